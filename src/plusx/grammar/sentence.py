@@ -1,0 +1,181 @@
+"""A block is one line of text, in the order in which the paper draws it.
+
+    basic       conv3s norm act conv3 norm + act
+    pre-act     norm act | conv3s norm act conv3 +
+    dense       norm act conv1*4 norm act conv3 &
+    highway     conv3 norm act conv3 norm ~ act
+
+Words are layers. Of the marks, `+` adds the shortcut, `&` concatenates it, `~` gates it, none of
+them leaves a plain network, and `|` says where a projected shortcut forks off.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+
+Merge = Literal["add", "concat", "gate", "none"]
+
+MARKS: dict[str, Merge] = {"+": "add", "&": "concat", "~": "gate"}
+
+_NUMBER = r"[1-9]\d{0,5}"
+_LIST = rf"\({_NUMBER}(?:,{_NUMBER}){{0,2}}\)"
+_KERNEL = rf"(?P<kernel>{_NUMBER}|{_LIST})"
+_RATIO = rf"(?P<ratio>[*/]{_NUMBER})?"
+_STRIDE = rf"(?P<stride>s(?:{_NUMBER}|{_LIST})?)?"
+_GROUPS = rf"(?:d(?P<dilation>{_NUMBER}))?(?:g(?P<groups>{_NUMBER})|(?P<depthwise>dw))?"
+_COUNT = rf"(?P<value>{_NUMBER})"
+
+# kind: (how it may be written, an example for the error message)
+VOCABULARY: dict[str, tuple[str, str]] = {
+    "conv": (rf"conv{_KERNEL}{_RATIO}{_STRIDE}{_GROUPS}(?P<bias>b)?", "conv3, conv1/4, conv3sg32"),
+    "norm": ("norm", "norm"),
+    "act": ("act", "act"),
+    "maxpool": (rf"maxpool{_KERNEL}{_STRIDE}", "maxpool3s2"),
+    "avgpool": (rf"avgpool{_KERNEL}{_STRIDE}", "avgpool2s"),
+    "blur": (rf"blur{_KERNEL}{_STRIDE}", "blur3s"),
+    "pool": (rf"pool(?P<value>{_NUMBER})?", "pool, pool7"),
+    "fc": (rf"fc{_COUNT}", "fc4096"),
+    "top": (rf"top{_COUNT}", "top8"),
+    "drop": (r"drop(?P<value>\.\d{1,6})", "drop.3"),
+    "se": (rf"se/{_COUNT}", "se/16"),
+    "eca": ("eca", "eca"),
+    "cbam": (rf"cbam/{_COUNT}", "cbam/16"),
+    "attn": (rf"attn{_COUNT}{_RATIO}(?P<bias>b)?", "attn4, attn12b, attn1/2b"),
+    "scale": (r"scale(?P<value>0|\.\d{1,6}|[1-9]e-\d{1,2})?", "scale, scale1e-4, scale0, scale.5"),
+    "gate": ("gate", "gate"),
+    "pad": (r"pad(?P<ratio>/2)?", "pad, pad/2"),
+    "embed": (rf"embed{_COUNT}", "embed16"),
+    "pos": ("pos", "pos"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One layer of a sentence.
+
+    `stride` None takes the stride of the stage; `groups` 0 is depthwise; `ratio` (numerator,
+    denominator) is the output width over the reference width.
+    """
+
+    kind: str
+    kernel: tuple[int, ...] = ()
+    ratio: tuple[int, int] = (1, 1)
+    stride: int | tuple[int, ...] | None = 1
+    dilation: int = 1
+    groups: int = 1
+    bias: bool = False
+    value: float | None = None
+    text: str = field(default="", compare=False)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether this is a `scale` by a constant (He et al. 2016), not a learned one."""
+        return self.kind == "scale" and self.text.startswith("scale.")
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the word counts towards a network's depth."""
+        return self.kind in ("conv", "fc", "attn")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """What is said before a projected shortcut forks off, the branch F, the merge, what follows."""
+
+    lead: tuple[Word, ...]
+    branch: tuple[Word, ...]
+    merge: Merge
+    after: tuple[Word, ...]
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return (*self.lead, *self.branch, *self.after)
+
+    def __str__(self) -> str:
+        parts = [*map(str, self.lead), "|"] if self.lead else []
+        parts += map(str, self.branch)
+        parts += [mark for mark, merge in MARKS.items() if merge == self.merge]
+        parts += map(str, self.after)
+        return " ".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Sentence:
+    """Read a sentence; `str()` of the result prints it again.
+
+    Raises ValueError that quotes the sentence, points at the word and suggests the nearest.
+    """
+    if len(text) > 2000:
+        raise ValueError(
+            f"a sentence of {len(text):,} characters, at most 2,000: {text[:60]!r} ..."
+        )
+    parts: dict[str, list[Word]] = {"lead": [], "branch": [], "after": []}
+    merge: Merge = "none"
+    place, forked = "branch", False
+    for position, token in enumerate(re.findall(r"[|+&~]|[^\s|+&~]+", text), 1):
+        if token == "|":
+            if forked or merge != "none":
+                raise _at(text, position, token, "at most one `|`, and before the mark")
+            parts["lead"], parts["branch"], forked = parts["branch"], [], True
+        elif token in MARKS:
+            if merge != "none":
+                raise _at(text, position, token, "a sentence has at most one of the marks + & ~")
+            merge, place = MARKS[token], "after"
+        else:
+            parts[place].append(_word(token, text, position))
+    if forked and merge not in ("add", "gate"):
+        raise ValueError(f"in {text!r}: `|` says where a shortcut forks off, but no + or ~ follows")
+    if forked and not parts["lead"]:
+        raise ValueError(f"in {text!r}: nothing is said before `|`, so it can be left out")
+    return Sentence(tuple(parts["lead"]), tuple(parts["branch"]), merge, tuple(parts["after"]))
+
+
+def _at(sentence: str, position: int, token: str, why: str) -> ValueError:
+    return ValueError(f"in {sentence!r}, at {token!r} (word {position}): {why}")
+
+
+def _word(text: str, sentence: str, position: int) -> Word:
+    for kind, (pattern, _) in VOCABULARY.items():
+        if match := re.fullmatch(pattern, text):
+            return _read(kind, text, match.groupdict())
+    letters = re.match("[a-z]*", text.lower())
+    assert letters is not None
+    if letters.group() in VOCABULARY:
+        raise _at(sentence, position, text, f"written like {VOCABULARY[letters.group()][1]}")
+    near = difflib.get_close_matches(letters.group() or text, VOCABULARY, 1, 0.5)
+    if near:
+        raise _at(sentence, position, text, f"no such word, did you mean {near[0]!r}?")
+    raise _at(sentence, position, text, f"no such word; the words are {', '.join(VOCABULARY)}")
+
+
+def _read(kind: str, text: str, found: dict[str, str | None]) -> Word:
+    ratio = found.get("ratio")
+    number = int(ratio[1:]) if ratio else 1
+    stride = found.get("stride")
+    value = found.get("value")
+    return Word(
+        kind,
+        kernel=_numbers(found.get("kernel") or "()"),
+        ratio=(1, number) if ratio and ratio[0] == "/" else (number, 1),
+        stride=1 if not stride else None if stride == "s" else _one_or_more(stride[1:]),
+        dilation=int(found.get("dilation") or 1),
+        groups=0 if found.get("depthwise") else int(found.get("groups") or 1),
+        bias=bool(found.get("bias")),
+        value=float(value) if value else None,
+        text=text,
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.strip("()").split(",") if number)
+
+
+def _one_or_more(text: str) -> int | tuple[int, ...]:
+    numbers = _numbers(text)
+    return numbers[0] if len(numbers) == 1 else numbers

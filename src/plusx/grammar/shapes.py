@@ -1,0 +1,320 @@
+"""Channels, sizes, parameters and multiply-adds of a spec, by arithmetic: no torch.
+
+Multiply-adds count convolutions, linear layers and the two products of attention; not bias,
+normalisation, pooling, blur or embedding. This is what torchvision states for its networks.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil, log2, prod
+
+from plusx.grammar.sentence import Word, parse
+from plusx.grammar.spec import Block, Net, Stride
+
+
+Size = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What runs through a network at one point, and what it has cost to get there."""
+
+    channels: int
+    size: Size  # positions a dimension
+    stride: Size  # positions of the input a step, a dimension
+    parameters: int = 0
+    multiply_adds: int = 0
+    depth: int = 0  # weighted layers on the way
+
+    def free(self) -> "Flow":
+        """The same tensor with nothing paid for it yet: where a side path starts."""
+        return replace(self, parameters=0, multiply_adds=0, depth=0)
+
+    def pay(self, parameters: int, multiply_adds: int = 0) -> "Flow":
+        return replace(
+            self,
+            parameters=self.parameters + parameters,
+            multiply_adds=self.multiply_adds + multiply_adds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where words are said: the net, the reference width and the stride that `s` takes."""
+
+    net: Net
+    width: int
+    stride: Size
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """One stage as it is built; `size` and `stride` are at its end."""
+
+    name: str
+    blocks: int
+    channels: int
+    size: Size
+    stride: Size
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What arithmetic says of a net. `depth` counts weighted layers along the branches."""
+
+    parameters: int
+    multiply_adds: int
+    depth: int
+    embed_width: int
+    stages: tuple[StageShape, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(stage.channels for stage in self.stages)
+
+    @property
+    def strides(self) -> tuple[Stride, ...]:
+        return tuple(
+            stage.stride[0] if len(set(stage.stride)) == 1 else stage.stride
+            for stage in self.stages
+        )
+
+
+def each_dimension(value: Stride, ndim: int) -> Size:
+    """One number for every dimension, or one each."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) not in (1, ndim):
+        raise ValueError(f"{value} has {len(numbers)} numbers for {ndim} dimensions")
+    return numbers * ndim if len(numbers) == 1 else numbers
+
+
+def padding(kernel: Size, dilation: int = 1) -> Size:
+    """Odd kernels are padded to keep the size, even ones not at all."""
+    return tuple(dilation * (k // 2) if k % 2 else 0 for k in kernel)
+
+
+def pooling(word: Word, setting: Setting) -> tuple[Size, Size]:
+    """Kernel and stride of a pooling or blur. Where `s` is 1 it does nothing in that dimension."""
+    ndim = setting.net.ndim
+    kernel = each_dimension(word.kernel, ndim)
+    if word.stride is not None:
+        return kernel, each_dimension(word.stride, ndim)
+    kernel = tuple(k if s > 1 else 1 for k, s in zip(kernel, setting.stride))
+    return kernel, setting.stride
+
+
+def eca_kernel(channels: int) -> int:
+    """Wang et al. 2020, eq. 12 with gamma 2 and b 1; never under 3."""
+    nearest = int(abs(log2(channels) + 1) / 2)
+    return max(nearest if nearest % 2 else nearest + 1, 3)
+
+
+def step(flow: Flow, word: Word, setting: Setting) -> Flow:
+    """What one word makes of the flow."""
+    net, c, ndim = setting.net, flow.channels, setting.net.ndim
+    positions, count = prod(flow.size), int(word.value or 1)
+    match word.kind:
+        case "act" | "drop":
+            return flow
+        case "norm":
+            return flow.pay(2 * c if net.affine else 0)
+        case "conv":
+            return _conv(flow, word, setting)
+        case "maxpool" | "avgpool" | "blur":
+            return _pool(flow, word, setting)
+        case "pool":
+            return replace(flow, size=(count,) * ndim)
+        case "top":
+            if positions < count:
+                raise ValueError(f"{word} of only {positions} positions")
+            return replace(flow, size=(count,))
+        case "fc":
+            cost = count * c * positions
+            paid = flow.pay(cost + count, cost)
+            return replace(paid, channels=count, size=(1,) * ndim, depth=flow.depth + 1)
+        case "pad":
+            if setting.width < c:
+                raise ValueError(f"{word} cannot go from {c} channels to {setting.width}")
+            size = tuple((n - 1) // s + 1 for n, s in zip(flow.size, setting.stride))
+            return replace(flow, channels=setting.width, size=size, stride=_times(flow, setting))
+        case "se":
+            hidden = _hidden(c, word)
+            return flow.pay(2 * c * hidden + hidden + c, 2 * c * hidden)
+        case "cbam":
+            hidden = _hidden(c, word)
+            spatial = 2 * 7**ndim
+            pair = 2 * c * hidden
+            return flow.pay(pair + hidden + c + spatial + 2, 2 * pair + spatial * positions)
+        case "eca":
+            return flow.pay(eca_kernel(c), eca_kernel(c) * c)
+        case "attn":
+            return _attention(flow, word, setting)
+        case "scale":
+            return flow.pay(0 if word.is_constant else 1 if word.value == 0 else c)
+        case "gate":
+            return flow.pay(c * c + c, c * c * positions)
+        case "embed":
+            return replace(flow.pay(c * count), channels=count)
+        case "pos":
+            return flow.pay(c * positions)
+    raise AssertionError(word)
+
+
+def run(flow: Flow, words: Iterable[Word], setting: Setting) -> Flow:
+    """What words said in turn make of the flow."""
+    for word in words:
+        flow = step(flow, word, setting)
+        if flow.channels < 1 or min(flow.size) < 1:
+            left = f"{flow.channels} channels at {_by(flow.size)} positions"
+            raise ValueError(f"nothing is left after {word}: {left}")
+    return flow
+
+
+def block(flow: Flow, spec: Block, setting: Setting) -> Flow:
+    """What a block makes of the flow. Raises ValueError where branch and shortcut disagree."""
+    said = parse(spec.body)
+    lead = run(flow, said.lead, setting)
+    y = run(lead, said.branch, setting)
+    if said.merge == "concat":
+        if y.size != flow.size:
+            raise ValueError(f"{spec.body!r} changes the size, so `&` cannot join it to its input")
+        y = replace(y, channels=flow.channels + y.channels)
+    elif said.merge in ("add", "gate"):
+        sides = {"shortcut": side_path(flow, lead, y, spec, setting)}
+        if said.merge == "gate":
+            sides["gate"] = run(flow.free(), parse(spec.gate).branch, setting)
+        for name, side in sides.items():
+            if (side.channels, side.size) != (y.channels, y.size):
+                raise ValueError(
+                    f"the branch of {spec.body!r} ends with {y.channels} channels at "
+                    f"{_by(y.size)}, its {name} {_text(name, spec, flow, y, setting)!r} with {side.channels} "
+                    f"at {_by(side.size)}"
+                )
+            y = y.pay(side.parameters, side.multiply_adds)
+    return run(y, said.after, replace(setting, stride=(1,) * setting.net.ndim))
+
+
+def projects(flow: Flow, y: Flow, setting: Setting) -> bool:
+    """Whether the shape changes between a block's input and its merge."""
+    return y.channels != flow.channels or max(setting.stride) > 1
+
+
+def side_path(flow: Flow, lead: Flow, y: Flow, spec: Block, setting: Setting) -> Flow:
+    """The shortcut: from behind the lead where it projects, from the block's input otherwise."""
+    if projects(flow, y, setting):
+        return run(lead.free(), parse(spec.shortcut).branch, setting)
+    return run(flow.free(), parse(spec.identity).branch, setting)
+
+
+def measure(net: Net) -> Measure:
+    """Count a whole network at its own input size. Raises ValueError where shapes do not fit."""
+    one = (1,) * net.ndim
+    flow = Flow(net.in_channels, each_dimension(net.size, net.ndim), one)
+    flow = run(flow, parse(net.stem).branch, Setting(net, net.stem_width, one))
+    stages = []
+    for i, stage in enumerate(net.stages, 1):
+        before = flow
+        flow = run(flow, parse(stage.enter).branch, Setting(net, flow.channels, one))
+        for j, spec in enumerate(stage.blocks):
+            stride = each_dimension(stage.stride, net.ndim) if j == 0 else one
+            flow = block(flow, spec, Setting(net, stage.width, stride))
+        stages.append(
+            StageShape(
+                f"layer{i}",
+                len(stage.blocks),
+                flow.channels,
+                flow.size,
+                flow.stride,
+                flow.parameters - before.parameters,
+                flow.multiply_adds - before.multiply_adds,
+            )
+        )
+    flow = run(flow, parse(net.tail).branch, Setting(net, flow.channels, one))
+    width = flow.channels * prod(flow.size)
+    if net.num_classes:
+        flow = flow.pay((width + 1) * net.num_classes, width * net.num_classes)
+        flow = replace(flow, depth=flow.depth + 1)
+    return Measure(flow.parameters, flow.multiply_adds, flow.depth, width, tuple(stages))
+
+
+def _times(flow: Flow, setting: Setting, stride: Size | None = None) -> Size:
+    return tuple(a * b for a, b in zip(flow.stride, stride or setting.stride))
+
+
+def _by(size: Size) -> str:
+    return " x ".join(map(str, size))
+
+
+def _text(name: str, spec: Block, flow: Flow, y: Flow, setting: Setting) -> str:
+    if name == "gate":
+        return spec.gate
+    return spec.shortcut if projects(flow, y, setting) else spec.identity
+
+
+def _hidden(channels: int, word: Word) -> int:
+    assert word.value is not None
+    hidden = channels // int(word.value)
+    if hidden < 1:
+        raise ValueError(f"{word} leaves nothing of {channels} channels")
+    return hidden
+
+
+def out_channels(channels: int, word: Word, setting: Setting) -> int:
+    """Channels behind a `conv` or `attn`: a share of the reference width, unless they stay."""
+    if word.groups == 0 or (word.kind == "attn" and word.ratio == (1, 1)):
+        return channels
+    return setting.width * word.ratio[0] // word.ratio[1]
+
+
+def _conv(flow: Flow, word: Word, setting: Setting) -> Flow:
+    ndim = setting.net.ndim
+    kernel = each_dimension(word.kernel, ndim)
+    stride = setting.stride if word.stride is None else each_dimension(word.stride, ndim)
+    size = tuple(
+        (n + 2 * p - word.dilation * (k - 1) - 1) // s + 1
+        for n, p, k, s in zip(flow.size, padding(kernel, word.dilation), kernel, stride)
+    )
+    out, groups = out_channels(flow.channels, word, setting), word.groups or flow.channels
+    if flow.channels % groups or out % groups:
+        raise ValueError(
+            f"{word}: {groups} groups do not divide {flow.channels} and {out} channels"
+        )
+    weights = out * (flow.channels // groups) * prod(kernel)
+    paid = flow.pay(weights + out * word.bias, weights * prod(size) if min(size) > 0 else 0)
+    return replace(
+        paid,
+        channels=out,
+        size=size,
+        stride=_times(flow, setting, stride),
+        depth=flow.depth + 1,
+    )
+
+
+def _pool(flow: Flow, word: Word, setting: Setting) -> Flow:
+    kernel, stride = pooling(word, setting)
+    pad = padding(kernel) if word.kind in ("maxpool", "blur") else (0,) * len(kernel)
+    if word.kind == "blur":
+        for n, k, p in zip(flow.size, kernel, pad):
+            if k % 2 == 0 or p >= n:
+                raise ValueError(f"{word} needs an odd kernel and more than {p} positions, not {n}")
+    # a blur is an odd padded convolution: what it leaves is rounded up already
+    rounds_up = word.stride is None and word.kind != "blur"
+    size = []
+    for n, k, s, p in zip(flow.size, kernel, stride, pad):
+        out = (ceil((n + 2 * p - k) / s) if rounds_up else (n + 2 * p - k) // s) + 1
+        # rounding up never starts a window beyond the input and its padding on the left
+        size.append(out - 1 if rounds_up and (out - 1) * s >= n + p else out)
+    return replace(flow, size=tuple(size), stride=_times(flow, setting, stride))
+
+
+def _attention(flow: Flow, word: Word, setting: Setting) -> Flow:
+    out, positions = out_channels(flow.channels, word, setting), prod(flow.size)
+    assert word.value is not None
+    if out % int(word.value):
+        raise ValueError(f"{word}: {int(word.value)} heads do not divide {out} channels")
+    weights = 3 * out * flow.channels
+    products = 2 * out * positions**2
+    paid = flow.pay(weights + 3 * out * word.bias, weights * positions + products)
+    return replace(paid, channels=out, depth=flow.depth + 1)

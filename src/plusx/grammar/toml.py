@@ -1,0 +1,118 @@
+"""Specs as plain mappings and as TOML, there and back."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from plusx.grammar.spec import Block, Net, Stage
+
+
+def to_dict(net: Net) -> dict[str, Any]:
+    """A plain mapping with the fields that differ from their defaults; tuples become lists."""
+    plain: dict[str, Any] = _plain(net)
+    return plain
+
+
+def from_dict(mapping: Mapping[str, Any]) -> Net:
+    """The net that a mapping describes. Raises ValueError naming an unknown or missing field."""
+    given = _fields(Net, mapping, "a net")
+    stages = given.get("stages")
+    if not isinstance(stages, list | tuple) or not all(isinstance(s, Mapping) for s in stages):
+        raise ValueError("stages of a net are a list of tables")
+    given["stages"] = tuple(_stage(stage, i) for i, stage in enumerate(stages, 1))
+    return Net(**given)
+
+
+def to_toml(net: Net) -> str:
+    """A net as a TOML document: its own fields first, then a table a stage."""
+    plain = to_dict(net)
+    stages = plain.pop("stages")
+    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
+    for stage in stages:
+        lines += ["", "[[stages]]"]
+        lines += [f"{key} = {_value(value)}" for key, value in stage.items()]
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(text: str) -> Net:
+    """The net of a TOML document, checked field by field. Raises ValueError."""
+    return from_dict(tomllib.loads(text))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Net | Stage | Block):
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in fields(value)
+            if getattr(value, field.name) != field.default
+        }
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _stage(mapping: Mapping[str, Any], number: int) -> Stage:
+    given = _fields(Stage, mapping, f"stage {number}")
+    block = given["block"]
+    if isinstance(block, list | tuple):
+        given["block"] = tuple(_block(each, number) for each in block)
+    else:
+        given["block"] = _block(block, number)
+    if given.get("first") is not None:
+        given["first"] = _block(given["first"], number)
+    return Stage(**given)
+
+
+def _block(mapping: Any, number: int) -> Block:
+    if isinstance(mapping, str):
+        return Block(body=mapping)
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"a block of stage {number} is a table or a sentence, not {mapping!r}")
+    return Block(**_fields(Block, mapping, f"a block of stage {number}"))
+
+
+def _fields(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The mapping's own fields, with types looked at, so that a mistake is named where it is."""
+    allowed: dict[str, Field[Any]] = {field.name: field for field in fields(cls)}
+    given = {}
+    for key, value in mapping.items():
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, 1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; fields are {', '.join(allowed)}"
+            raise ValueError(f"{where} has no field {key!r}{hint}")
+        if key in ("stages", "block", "first"):
+            given[key] = value
+            continue
+        kind = allowed[key].default
+        given[key] = _typed(where, key, value, kind if kind is not MISSING else None)
+    for key, field in allowed.items():
+        if field.default is MISSING and key not in given:
+            raise ValueError(f"{where} lacks the field {key!r}")
+    return given
+
+
+def _typed(where: str, key: str, value: Any, default: Any) -> Any:
+    if key in ("size", "stride"):
+        if isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
+            return tuple(value)
+        expected: type = int
+    elif default is None:
+        expected = int if key in ("depth", "width") else str
+    else:
+        expected = type(default)
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise ValueError(f"{key} of {where} is {value!r}; it should be of type {expected.__name__}")
+    return value
