@@ -1,0 +1,48 @@
+"""The literature as data: every network by its name.
+
+    >>> from plusx.zoo import find
+    >>> find("resnet20").stages[0].block.body
+    'conv3s norm act conv3 norm + act'
+
+The endings of the names: `_a`, `_b`, `_c` are the shortcuts of He 2015 (CIFAR networks without
+an ending have A, ImageNet networks B), `_v1` the stride of the paper, `_cifar` the small stem,
+`_bn` batch norm, `_narrow` 19 channels in place of 45, `_nodrop` without dropout, and what
+stands behind `resnet110_` or `resnet164_` a row of tables 1 and 2 of He 2016.
+"""
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from plusx.grammar.legal import check
+from plusx.grammar.spec import Net
+from plusx.zoo.cifar import CIFAR
+from plusx.zoo.entry import Entry, Plain
+from plusx.zoo.image import IMAGE
+from plusx.zoo.papers import PAPERS
+from plusx.zoo.sequence import SEQUENCE
+from plusx.zoo.volume import VOLUME
+
+
+__all__ = ["PAPERS", "ZOO", "Entry", "Plain", "find", "names"]
+
+ZOO: dict[str, Entry] = {**IMAGE, **CIFAR, **SEQUENCE, **VOLUME}
+
+
+def find(name: str) -> Net | Plain:
+    """The network of that name, checked.
+
+    ValueError: no network has the name. The message lists close matches.
+    """
+    entry = ZOO.get(name)
+    if entry is None:
+        near = get_close_matches(name.lower(), ZOO, n=5, cutoff=0.6)
+        hint = f"did you mean {', '.join(near)}?" if near else "`plusx models` lists every name"
+        raise ValueError(f"unknown network {name!r}: {hint}")
+    if isinstance(entry.net, Net):
+        check(entry.net)
+    return entry.net
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names that match a shell pattern such as "resnet*_b", in the order of the zoo."""
+    return [name for name in ZOO if fnmatchcase(name, pattern)]

@@ -1,0 +1,103 @@
+"""The blocks of the literature, one sentence each, in the order in which the papers draw them."""
+
+from dataclasses import replace
+
+from plusx.grammar.spec import Block, Stage, Stride
+
+
+# He 2015: figure 5, and the shortcuts A, B and C of section 4.1.
+BASIC = Block(body="conv3s norm act conv3 norm + act")
+BASIC_A = replace(BASIC, shortcut="pad")
+BASIC_C = replace(BASIC, identity="conv1 norm")
+PLAIN = Block(body="conv3s norm act conv3 norm act")
+BOTTLENECK = Block(body="conv1/4 norm act conv3/4s norm act conv1 norm + act")  # v1.5
+BOTTLENECK_V1 = Block(body="conv1/4s norm act conv3/4 norm act conv1 norm + act")
+BOTTLENECK_A = replace(BOTTLENECK, shortcut="pad")
+BOTTLENECK_D = replace(BOTTLENECK, shortcut="avgpool2s conv1 norm")  # He 2018
+BOTTLENECK_BLUR = Block(body="conv1/4 norm act conv3/4 norm act blur3s conv1 norm + act")
+BOTTLENECK_WIDE = Block(body="conv1/2 norm act conv3/2s norm act conv1 norm + act")
+
+# He 2016: full pre-activation. FIRST_ is the first block behind a stem that ends in `norm act`.
+PREACT = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
+PREACT_A = replace(PREACT, shortcut="pad")
+FIRST_PREACT = Block(body="conv3s norm act conv3 +", shortcut="conv1s")
+FIRST_PREACT_A = replace(FIRST_PREACT, shortcut="pad")
+PREACT_BOTTLENECK = Block(
+    body="norm act | conv1/4 norm act conv3/4s norm act conv1 +", shortcut="conv1s"
+)
+PREACT_BOTTLENECK_V1 = Block(
+    body="norm act | conv1/4s norm act conv3/4 norm act conv1 +", shortcut="conv1s"
+)
+
+# He 2016, table 1: what the shortcut says. The key is the end of the network's name.
+SHORTCUTS: dict[str, Block] = {
+    "constant": Block(
+        body="conv3s norm act conv3 norm scale.5 + act",
+        shortcut="pad scale.5",
+        identity="scale.5",
+    ),
+    "constant_shortcut": replace(BASIC, shortcut="pad scale.5", identity="scale.5"),
+    "exclusive_gate": Block(body="conv3s norm act conv3 norm ~ act", shortcut="pad"),
+    "shortcut_gate": replace(BASIC, shortcut="pad gate", identity="gate"),
+    "conv_shortcut": BASIC_C,
+    "dropout_shortcut": replace(BASIC, shortcut="pad drop.5", identity="drop.5"),
+}
+# He 2016, table 2: where norm and act stand. Full pre-activation is PREACT_A.
+ORDERS: dict[str, Block] = {
+    "norm_after": Block(body="conv3s norm act conv3 + norm act", shortcut="pad"),
+    "act_before": Block(body="conv3s norm act conv3 norm act +", shortcut="pad"),
+    "act_only": Block(body="act | conv3s norm act conv3 norm +", shortcut="pad"),
+}
+BOTTLENECK_ORDERS: dict[str, Block] = {
+    "norm_after": Block(
+        body="conv1/4s norm act conv3/4 norm act conv1 + norm act", shortcut="conv1s"
+    ),
+    "act_before": Block(body="conv1/4s norm act conv3/4 norm act conv1 norm act +"),
+    "act_only": Block(body="act | conv1/4s norm act conv3/4 norm act conv1 norm +"),
+}
+
+WIDE = Block(body="norm act | conv3s norm act drop.3 conv3 +", shortcut="conv1s")
+DENSE = Block(body="norm act conv3 &")
+DENSE_BC = Block(body="norm act conv1*4 norm act conv3 &")
+HIGHWAY = Block(body="conv3b act ~", gate="conv3b")
+CHANGE = Block(body="conv3b act")  # the plain layer where a highway changes its width
+VGG = Block(body="conv3b act")
+VGG_BN = Block(body="conv3b norm act")
+CONVNEXT = Block(body="conv7dwb norm conv1*4b act conv1b scale1e-6 +")
+BOTNET = Block(body="conv1/4 norm act attn4 avgpool2s norm act conv1 norm + act")
+NONLOCAL = Block(body="attn1/2b conv1b norm +")
+ATTEND = Block(body="norm attn12b conv1b +")
+PERCEIVE = Block(body="norm conv1*4b act conv1b +")
+
+
+def attended(body: Block, gate: str) -> Block:
+    """The same block with an attention gate said last on the branch (SE, ECA, CBAM)."""
+    return replace(body, body=body.body.replace(" +", f" {gate} +"))
+
+
+def resnext(groups: int, ratio: str) -> Block:
+    """A block of ResNeXt: `ratio` is the inner width against the outer ("/2", "", "*2")."""
+    return Block(body=f"conv1{ratio} norm act conv3{ratio}sg{groups} norm act conv1 norm + act")
+
+
+def stages(
+    block: Block,
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    *,
+    strides: tuple[Stride, ...] = (1, 2, 2, 2),
+    enter: str = "",
+    first: Block | None = None,
+) -> tuple[Stage, ...]:
+    """One block said at several widths. `first` opens the first stage, `enter` the later ones."""
+    return tuple(
+        Stage(
+            block=block,
+            depth=depth,
+            width=width,
+            stride=stride,
+            enter=enter if position else "",
+            first=None if position else first,
+        )
+        for position, (depth, width, stride) in enumerate(zip(depths, widths, strides))
+    )

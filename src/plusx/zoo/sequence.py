@@ -1,0 +1,121 @@
+"""Networks for sound and text: keyword spotting, speech, raw waveforms and characters."""
+
+from plusx.grammar.spec import Block, Net, Stage
+from plusx.zoo.blocks import BASIC, stages
+from plusx.zoo.entry import Entry
+
+
+def keyword(turns: int, pool: str, width: int) -> Net:
+    """res8 and res26 of Tang 2017: norms without weights, after every convolution's ReLU.
+
+    101 frames of 40 cepstral coefficients, 12 labels.
+    """
+    block = Block(body="norm | conv3 act norm conv3 act +")
+    first = Block(body="conv3 act norm conv3 act +")
+    return Net(
+        stem=f"conv3 act {pool}",
+        stem_width=width,
+        stages=(Stage(block=block, depth=turns, width=width, first=first),),
+        tail="norm pool",
+        in_channels=1,
+        num_classes=12,
+        size=(101, 40),
+        affine=False,
+    )
+
+
+def dilated(layer: int) -> str:
+    """Layer 1, 2, ... of res15: the dilation doubles after every third."""
+    dilation = 2 ** ((layer - 1) // 3)
+    return f"conv3d{dilation}" if dilation > 1 else "conv3"
+
+
+def dilated_keyword(width: int) -> Net:
+    """res15 of Tang 2017: no pooling, dilations of 1 to 16 in its place."""
+    leads = ("", *("norm | ",) * 5)
+    blocks = tuple(
+        Block(body=f"{lead}{dilated(2 * turn + 1)} act norm {dilated(2 * turn + 2)} act +")
+        for turn, lead in enumerate(leads)
+    )
+    return Net(
+        stem="conv3 act",
+        stem_width=width,
+        stages=(Stage(block=blocks, depth=1, width=width),),
+        tail="norm conv3d16 act norm pool",
+        in_channels=1,
+        num_classes=12,
+        size=(101, 40),
+        affine=False,
+    )
+
+
+def characters(depths: tuple[int, ...]) -> Net:
+    """Figure 1 of Conneau 2016 with its optional shortcuts: 1,024 of 69 characters, 4 topics."""
+    block = Block(body="conv3 norm act conv3 norm + act", shortcut="conv1 norm")
+    widths, strides = (64, 128, 256, 512), (1, 1, 1, 1)
+    return Net(
+        stem="embed16 conv3",
+        stem_width=64,
+        stages=stages(block, depths, widths, strides=strides, enter="maxpool3s2"),
+        tail="top8 fc2048 act fc2048 act",
+        ndim=1,
+        in_channels=69,
+        num_classes=4,
+        size=1024,
+    )
+
+
+def separable(kernel: int) -> Block:
+    """A block of QuartzNet: five depthwise separable convolutions and a projected shortcut."""
+    inner = f"conv{kernel}dw conv1 norm act " * 4
+    body = f"{inner}conv{kernel}dw conv1 norm + act"
+    return Block(body=body, shortcut="conv1 norm", identity="conv1 norm")
+
+
+def quartznet() -> Net:
+    """Table 1 of Kriman 2019, 15 x 5: 64 mel bands, 28 letters and the blank.
+
+    `features` gives the sequence that a recogniser reads; the head here reads its mean.
+    """
+    kernels, widths = (33, 39, 51, 63, 75), (256, 256, 512, 512, 512)
+    return Net(
+        stem="conv33s2dw conv1 norm act",
+        stem_width=256,
+        stages=tuple(
+            Stage(block=separable(kernel), depth=3, width=width)
+            for kernel, width in zip(kernels, widths)
+        ),
+        tail="conv87d2dw conv1 norm act conv1*2 norm act pool",
+        ndim=1,
+        in_channels=64,
+        num_classes=29,
+        size=1000,
+    )
+
+
+def waveform() -> Net:
+    """ResNet-18 in one dimension: one second of sound at 16 kHz, 35 words."""
+    return Net(
+        stem="conv7s2 norm act maxpool3s2",
+        stem_width=64,
+        stages=stages(BASIC, (2, 2, 2, 2), (64, 128, 256, 512)),
+        ndim=1,
+        in_channels=1,
+        num_classes=35,
+        size=16000,
+    )
+
+
+SEQUENCE: dict[str, Entry] = {
+    "res8": Entry(keyword(3, "avgpool(4,3)s(4,3)", 45), "Tang 2017, section 3"),
+    "res15": Entry(dilated_keyword(45), "Tang 2017, section 3"),
+    "res26": Entry(keyword(12, "avgpool2s2", 45), "Tang 2017, section 3"),
+    "res8_narrow": Entry(keyword(3, "avgpool(4,3)s(4,3)", 19), "Tang 2017, section 3"),
+    "res15_narrow": Entry(dilated_keyword(19), "Tang 2017, section 3"),
+    "res26_narrow": Entry(keyword(12, "avgpool2s2", 19), "Tang 2017, section 3"),
+    "quartznet15x5": Entry(quartznet(), "Kriman 2019, table 1"),
+    "resnet18_1d": Entry(waveform(), "He 2015, table 1, in one dimension"),
+    "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2"),
+    "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2"),
+    "vdcnn29": Entry(characters((5, 5, 2, 2)), "Conneau 2016, table 2"),
+}
