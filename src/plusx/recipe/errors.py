@@ -1,0 +1,188 @@
+"""What is wrong with a recipe, in one line: the key, what was given, what is allowed."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, get_args, get_origin
+
+from plusx.grammar.spec import Net
+from plusx.recipe.tables import Recipe
+from plusx.recipe.writing import toml_value
+
+
+# What people call these keys elsewhere.
+_ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "optimizer": "optim.kind",
+    "scheduler": "schedule.kind",
+    "lr_scheduler": "schedule.kind",
+    "milestones": "schedule.at",
+    "gamma": "schedule.factor",
+    "warmup": "schedule.warm_up",
+    "wd": "optim.weight_decay",
+    "ema": "optim.average",
+    "model": "net.base",
+    "arch": "net.base",
+    "pretrained": "net.weights",
+    "dataset": "data.kind",
+    "batch": "batch_size",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "iterations": "steps",
+    "max_steps": "steps",
+    "num_workers": "data.workers",
+    "image_size": "data.size",
+    "fp16": "device.precision",
+    "amp": "device.precision",
+    "early_stopping": "evaluate.patience",
+}
+
+
+def key_path(loc: tuple[str, ...], raw: object) -> tuple[str, ...]:
+    """pydantic's place of an error without the kinds that it puts between the keys."""
+    path: list[str] = []
+    for part in loc:
+        if isinstance(raw, Mapping):
+            if part not in raw and part != loc[-1] and part in (raw.get("kind"), "named"):
+                continue
+            if part not in raw and part == loc[-1] and part == raw.get("kind"):
+                continue
+            raw = raw.get(part)
+        elif not (isinstance(raw, list) and part.isdigit()):
+            break
+        else:
+            raw = raw[int(part)]
+        path.append(part)
+    return tuple(path)
+
+
+def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    section = ".".join(path[:-1])
+    key = f"[{section}] {path[-1]}" if section else (path[-1] if path else "the recipe")
+    if kind == "unexpected_keyword_argument":
+        return f"{key} is not a key{_suggest(path, raw)}"
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind in ("dataclass_type", "union_tag_not_found", "model_attributes_type"):
+        table = ".".join(path)
+        if isinstance(error["input"], Mapping):
+            return f"[{table}] needs kind: {_listed(_kinds(path), 'or')}"
+        return f"{table} is a table: write [{table}]"
+    if kind == "union_tag_invalid":
+        tag = context["tag"]
+        return f"[{'.'.join(path)}] kind = {toml_value(tag)}: {_allowed(tag, _kinds(path))}"
+    given = f"{key} = {toml_value(error['input'])}"
+    if kind == "literal_error":
+        options = re.findall("'(.*?)'", context["expected"])
+        return f"{given}: {_allowed(error['input'], options)}"
+    wanted = {
+        "int_type": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_type": "must be a number",
+        "bool_type": "must be true or false",
+        "string_type": "must be text in double quotes",
+        "tuple_type": "must be a list: [..., ...]",
+        "finite_number": "must be finite",
+        "greater_than": f"must be above {context.get('gt')}",
+        "greater_than_equal": f"must be at least {context.get('ge')}",
+        "less_than": f"must be below {context.get('lt')}",
+        "less_than_equal": f"must be at most {context.get('le')}",
+        "too_short": "must not be empty",
+    }.get(kind)
+    if wanted is None:
+        said = str(error["msg"]).removeprefix("Value error, ")
+        return f"{given}: {said}" if path else said
+    quoted = isinstance(error["input"], str) and re.fullmatch(
+        r"[-+\d.eE_]+|true|false", error["input"]
+    )
+    return f"{given}: {wanted}{', without quotes' if quoted and kind.endswith('_type') else ''}"
+
+
+def _suggest(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
+    """Which key was meant, and what this table knows."""
+    key = path[-1].replace("-", "_").lower()
+    table: Any = raw
+    for part in path[:-1]:
+        table = table.get(part, {})
+    here = [field.name for field in tables_at(path[:-1], table) or ()]
+    everywhere = {
+        f"{section.name}.{field.name}": field.name
+        for section in dataclasses.fields(Recipe)
+        for field in tables_at((section.name,), raw.get(section.name)) or ()
+    } | {field.name: field.name for field in dataclasses.fields(Recipe)}
+    prefix = ".".join(path[:-1])
+    elsewhere = [dotted for dotted, name in everywhere.items() if name == key]
+    synonym = difflib.get_close_matches(key, _ELSEWHERE, n=1, cutoff=0.8)
+    close = difflib.get_close_matches(key, here, n=1)
+    far = difflib.get_close_matches(key, list(everywhere.values()), n=1, cutoff=0.75)
+    other_kinds = [
+        kind
+        for cls in _classes(path[:-1])
+        for kind in _kinds_of(cls)
+        if key in [field.name for field in dataclasses.fields(cls)]
+    ]
+    if other_kinds and key not in here:
+        return f" here; it belongs to kind = {_listed(other_kinds, 'or')}"
+    if key in here:
+        meant = f"{prefix}.{key}" if prefix else key
+    elif elsewhere:
+        meant = elsewhere[0]
+    elif synonym:
+        meant = _ELSEWHERE[synonym[0]]
+    elif close:
+        meant = f"{prefix}.{close[0]}" if prefix else close[0]
+    elif far:
+        meant = next(dotted for dotted, name in everywhere.items() if name == far[0])
+    else:
+        meant = ""
+    hint = f"; did you mean {meant}?" if meant else ""
+    return f"{hint} (allowed: {', '.join(here)})" if here else hint
+
+
+def _allowed(given: object, options: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(given).lower(), options, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"must be {_listed(options, 'or')}{hint}"
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def _classes(path: tuple[str, ...]) -> list[Any]:
+    """The dataclasses that may stand at this place of a recipe."""
+    classes: list[Any] = [Recipe]
+    for part in path:
+        annotations = [
+            field.type for cls in classes for field in dataclasses.fields(cls) if field.name == part
+        ]
+        found = [cls for annotation in annotations for cls in _dataclasses_in(annotation)]
+        classes = list(dict.fromkeys(found))
+    return classes
+
+
+def _dataclasses_in(annotation: Any) -> list[Any]:
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return [annotation] if annotation is not Net else []
+    if get_origin(annotation) is Annotated:
+        return _dataclasses_in(get_args(annotation)[0])
+    return [cls for inner in get_args(annotation) for cls in _dataclasses_in(inner)]
+
+
+def _kinds(path: tuple[str, ...]) -> list[str]:
+    return [kind for cls in _classes(path) for kind in _kinds_of(cls)]
+
+
+def _kinds_of(cls: Any) -> tuple[str, ...]:
+    fields = [field for field in dataclasses.fields(cls) if field.name == "kind"]
+    return get_args(fields[0].type) if fields else ()
+
+
+def tables_at(path: tuple[str, ...], table: object) -> "tuple[dataclasses.Field[Any], ...] | None":
+    """The fields of the table at `path`: of its kind if it has one, else of the first."""
+    classes = _classes(path)
+    kind = table.get("kind") if isinstance(table, Mapping) else None
+    chosen = [cls for cls in classes if kind in _kinds_of(cls)] or classes[:1]
+    return dataclasses.fields(chosen[0]) if chosen else None

@@ -1,0 +1,191 @@
+"""From a file or a shipped name, and overrides, to a recipe."""
+
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from plusx.grammar.toml import from_dict
+from plusx.recipe.errors import explain, key_path, tables_at
+from plusx.recipe.tables import Recipe
+
+
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+_MAX_BYTES = 1_000_000
+_MAX_DEPTH = 20
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with plusx, in alphabetical order."""
+    folder = resources.files("plusx") / "recipes"
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of this name or path, with the fields changed that `overrides` name.
+
+    An override is `key=value` with a dotted key; the value is read as TOML, and as plain text
+    where it is none. ValueError says file, line, key and what is allowed.
+    """
+    where, text = _read(name_or_path)
+    return parse_recipe(text, overrides, where=where)
+
+
+def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
+    """The recipe that `text` (TOML) says; `where` names it in errors."""
+    if text.startswith("\ufeff"):
+        raise ValueError(f"{where}:1: begins with a byte order mark; save it as UTF-8 without one")
+    try:
+        raw = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found = re.search(r" \(at line (\d+), column \d+\)", str(error))
+        place, said = (f":{found[1]}", str(error).replace(found[0], "")) if found else ("", error)
+        raise ValueError(f"{where}{place}: not TOML: {said}{_toml_advice(text, found)}") from None
+    lines = _lines(text)
+    if _depth(raw) > _MAX_DEPTH:
+        raise ValueError(f"{where}: tables lie more than {_MAX_DEPTH} deep")
+    given: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        _change(raw, override, given)
+
+    def place_of(path: tuple[str, ...]) -> str:
+        for end in range(len(path), 0, -1):
+            for begun, override in given.items():
+                if begun[:end] == path[:end]:
+                    return f"override {override}"
+            if path[:end] in lines:
+                return f"{where}:{lines[path[:end]]}"
+        return where
+
+    return _build(raw, place_of)
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    """What to call the recipe in errors, and its text."""
+    path = Path(name_or_path)
+    if name_or_path in shipped_recipes():
+        file = resources.files("plusx") / "recipes" / f"{name_or_path}.toml"
+        return name_or_path, file.read_text(encoding="utf-8")
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        close = get_close_matches(path.stem, shipped_recipes(), n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(
+            f"no recipe {name_or_path!r}: neither a file nor one of "
+            f"{', '.join(shipped_recipes())}{hint}"
+        ) from None
+    if stat.S_ISDIR(status.st_mode):
+        inside = path / "recipe.toml"
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise ValueError(f"{name_or_path}: is a folder, not a recipe{hint}")
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+        raise ValueError(f"{name_or_path}: a recipe is a regular file of at most 1 MB")
+    try:
+        return name_or_path, path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name_or_path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ValueError(f"{name_or_path}: cannot be read: {error.strerror}") from None
+
+
+def _toml_advice(text: str, found: "re.Match[str] | None") -> str:
+    line = text.splitlines()[int(found[1]) - 1] if found else ""
+    if re.search(r"=\s*(yes|no|on|off|True|False)\b", line):
+        return "; a boolean is true or false"
+    if re.search(r"=\s*[A-Za-z]", line) and not re.search(r"=\s*(true|false|inf|nan)\b", line):
+        return "; text stands in double quotes"
+    return ""
+
+
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """The line on which each table and key is first said."""
+    lines: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    quoted = False
+    for number, line in enumerate(text.splitlines(), 1):
+        inside, quoted = quoted, quoted ^ bool((line.count('"""') + line.count("'''")) % 2)
+        if inside:
+            continue
+        if header := re.match(r"\s*\[\[?([^\[\]=]+)\]", line):
+            table = _split(header[1])
+            lines.setdefault(table, number)
+        elif key := re.match(r"\s*([^=#\[\]{}]+?)\s*=", line):
+            lines.setdefault(table + _split(key[1]), number)
+    return lines
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def _change(raw: dict[str, Any], override: str, given: dict[tuple[str, ...], str]) -> None:
+    """Set the field that `override` names, and note in `given` that it was."""
+    dotted, equals, said = override.partition("=")
+    path = _split(dotted)
+    if not equals or not all(path):
+        raise ValueError(
+            f"override {override!r}: overrides are key=value, for example optim.lr=0.1"
+        )
+    value = _value(said.strip())
+    table = raw
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"override {override!r}: {part} is one value, not a table")
+    if path in (("epochs",), ("steps",)):
+        for other in {"epochs", "steps"} - set(path):
+            if (other,) not in given:
+                raw.pop(other, None)
+    # Another kind has other fields: those of the file's kind fall away with it.
+    if path[-1] in ("kind", "base") and table.get(path[-1]) != value:
+        known = [field.name for field in tables_at(path[:-1], {path[-1]: value}) or ()]
+        for name in [name for name in table if known and name not in known]:
+            if (*path[:-1], name) not in given:
+                del table[name]
+    table[path[-1]] = value
+    given[path] = repr(override)
+
+
+def _value(said: str) -> object:
+    """A value as TOML says it; bare words, also in a list, are text."""
+    try:
+        read = tomllib.loads(f"value = {said}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        if said.startswith("[") and said.endswith("]") and "[" not in said[1:]:
+            return [_value(part.strip()) for part in said[1:-1].split(",") if part.strip()]
+        return said
+    return read["value"] if list(read) == ["value"] else said
+
+
+def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> Recipe:
+    net = raw.get("net")
+    if isinstance(net, dict) and "base" not in net and "stages" in net:
+        try:
+            raw = {**raw, "net": from_dict(net)}
+        except ValueError as error:
+            raise ValueError(f"{place_of(('net',))}: [net] {error}") from None
+    try:
+        return _ADAPTER.validate_python(raw)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+    said = []
+    for each in errors:
+        path = key_path(tuple(str(part) for part in each["loc"]), raw)
+        said.append(f"{place_of(path)}: {explain(each, path, raw)}")
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    raise ValueError(said[0] + more)
+
+
+def _depth(value: object) -> int:
+    inner = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    )
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)

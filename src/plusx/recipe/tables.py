@@ -1,0 +1,207 @@
+"""The tables of a recipe as frozen data; those that come in kinds are told apart by `kind`."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, InstanceOf, Strict, Tag
+from pydantic.dataclasses import dataclass
+
+from plusx.grammar.spec import Activation, Net, Norm
+
+
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _part(value: object) -> object:
+    whole = type(value) is int and value >= 0
+    if not whole and not (isinstance(value, float) and 0 <= value < 1):
+        raise ValueError("must be a whole number, or a share from 0.0 to below 1")
+    return value
+
+
+# Strict: text is no number, and a number no truth value.
+Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
+Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
+Share: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Amount: TypeAlias = Annotated[float, Strict(), Field(ge=0)]
+Rate: TypeAlias = Annotated[float, Strict(), Field(gt=0)]
+Flag: TypeAlias = Annotated[bool, Strict()]
+# A whole number counts (steps, images); a number below 1 is a share of the whole.
+Part: TypeAlias = Annotated[int | float, BeforeValidator(_part)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class NetByName:
+    """A network of the zoo. What is left out is the zoo's, or follows from the data."""
+
+    base: str
+    weights: str = ""  # a safetensors file or the name of torchvision's weights to begin from
+    in_channels: Positive | None = None  # None: the data's
+    num_classes: Positive | None = None  # None: the data's
+    size: Positive | None = None  # None: the data's
+    norm: Norm | None = None
+    affine: Flag | None = None
+    act: Activation | None = None
+    drop_path: Share | None = None
+    drop_mode: Literal["batch", "row"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Classify:
+    kind: Literal["classify"] = "classify"
+    label_smoothing: Share = 0.0
+    class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
+    multilabel: Flag = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class NoMix:
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Mix:
+    kind: Literal["mixup", "cutmix"]
+    alpha: Rate = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class KnownData:
+    """A set that plusx knows by name."""
+
+    kind: Literal["digits", "fashion-mnist", "cifar10", "cifar100"]
+    size: Positive | None = None  # positions a dimension; None: as published
+    augment: str = ""
+    mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
+    validation: Part | None = None  # images, or their share; None: the set's own rule
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class OwnData:
+    """A folder of class folders, or a CSV with the columns path,label and optionally split."""
+
+    kind: Literal["folder", "csv"]
+    path: str
+    size: Positive = 224
+    augment: str = ""
+    mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
+    validation: Part | None = None
+    damaged: Literal["error", "skip"] = "error"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Sgd:
+    kind: Literal["sgd"] = "sgd"
+    lr: Rate
+    momentum: Share = 0.9
+    nesterov: Flag = False
+    weight_decay: Amount = 1e-4
+    decay_norms: Flag = True  # whether norms and biases decay too, as in the ResNet papers
+    clip: Rate | None = None  # the largest norm of the gradient; None: not clipped
+    accumulate: Positive = 1  # parts in which a batch is worked off
+    average: Share = 0.0  # decay of the averaged weights; 0: none are kept
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class AdamW:
+    kind: Literal["adamw"] = "adamw"
+    lr: Rate
+    weight_decay: Amount = 0.05
+    decay_norms: Flag = False
+    clip: Rate | None = None
+    accumulate: Positive = 1
+    average: Share = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Constant:
+    kind: Literal["constant"] = "constant"
+    warm_up: Part = 0
+    warm_until: Share = 0.0  # hold `warm_rate` until the training error is below this; 0: never
+    warm_rate: Rate = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Steps:
+    kind: Literal["steps"] = "steps"
+    at: tuple[Part, ...]
+    factor: Rate = 0.1
+    warm_up: Part = 0
+    warm_until: Share = 0.0
+    warm_rate: Rate = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Cosine:
+    kind: Literal["cosine"] = "cosine"
+    warm_up: Part = 0
+    warm_until: Share = 0.0
+    warm_rate: Rate = 0.01
+    end: Amount = 0.0  # the rate at the last step
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class OneCycle:
+    kind: Literal["one-cycle"] = "one-cycle"
+    peak: Part = 0.3
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Device:
+    kind: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: Flag = True
+    compile: Flag = False
+    threads: Count = 0  # 0: as torch chooses
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Evaluate:
+    every: Count = 1  # epochs; 0: at the end alone
+    patience: Count = 0  # evaluations without a better one before the run stops; 0: never
+    keep: Literal["last", "best"] | None = None  # None: the best with patience, else the last
+    monitor: Literal["accuracy", "loss"] = "accuracy"
+    views: Literal["one", "flip"] = "one"  # the views of an image that predictions average over
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Checkpoint:
+    every_seconds: Amount = 30.0  # 0: not by the clock
+    every_steps: Count = 0  # 0: not by steps
+    keep: Positive = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Compare:
+    networks: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1)
+    threshold: Share = 0.9  # the accuracy whose first epoch is reported
+
+
+def _net_tag(value: object) -> str:
+    return "inline" if isinstance(value, Net) else "named"
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Recipe:
+    seed: Count = 0
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    batch_size: Positive = 128
+    net: Annotated[
+        Annotated[NetByName, Tag("named")] | Annotated[InstanceOf[Net], Tag("inline")],
+        Discriminator(_net_tag),
+    ]
+    task: Classify = Classify()
+    data: Annotated[KnownData | OwnData, Discriminator("kind")]
+    optim: Annotated[Sgd | AdamW, Discriminator("kind")]
+    schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
+    device: Device = Device()
+    evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoint = Checkpoint()
+    compare: Compare | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("a run is either so many epochs or so many steps long: give one")
