@@ -189,8 +189,8 @@ def block(flow: Flow, spec: Block, setting: Setting) -> Flow:
             if (side.channels, side.size) != (y.channels, y.size):
                 raise ValueError(
                     f"the branch of {spec.body!r} ends with {y.channels} channels at "
-                    f"{_by(y.size)}, its {name} {_text(name, spec, flow, y, setting)!r} with {side.channels} "
-                    f"at {_by(side.size)}"
+                    f"{_by(y.size)}, its {name} {_text(name, spec, flow, y, setting)!r} "
+                    f"with {side.channels} at {_by(side.size)}"
                 )
             y = y.pay(side.parameters, side.multiply_adds)
     return run(y, said.after, replace(setting, stride=(1,) * setting.net.ndim))
@@ -217,9 +217,18 @@ def measure(net: Net) -> Measure:
     for i, stage in enumerate(net.stages, 1):
         before = flow
         flow = run(flow, parse(stage.enter).branch, Setting(net, flow.channels, one))
+        first = Setting(net, stage.width, each_dimension(stage.stride, net.ndim))
+        rest = Setting(net, stage.width, one)
+        known: dict[tuple[Block, int, Size], Flow] = {}  # depth repeats itself
         for j, spec in enumerate(stage.blocks):
-            stride = each_dimension(stage.stride, net.ndim) if j == 0 else one
-            flow = block(flow, spec, Setting(net, stage.width, stride))
+            key = (spec, flow.channels, flow.size)
+            if j == 0:
+                flow = block(flow, spec, first)
+            elif key in known:
+                flow = _follow(flow, known[key])
+            else:
+                known[key] = block(replace(flow.free(), stride=one), spec, rest)
+                flow = _follow(flow, known[key])
         stages.append(
             StageShape(
                 f"layer{i}",
@@ -237,6 +246,18 @@ def measure(net: Net) -> Measure:
         flow = flow.pay((width + 1) * net.num_classes, width * net.num_classes)
         flow = replace(flow, depth=flow.depth + 1)
     return Measure(flow.parameters, flow.multiply_adds, flow.depth, width, tuple(stages))
+
+
+def _follow(flow: Flow, known: Flow) -> Flow:
+    """The flow behind a block whose own cost and shape are `known`."""
+    return Flow(
+        known.channels,
+        known.size,
+        tuple(a * b for a, b in zip(flow.stride, known.stride)),
+        flow.parameters + known.parameters,
+        flow.multiply_adds + known.multiply_adds,
+        flow.depth + known.depth,
+    )
 
 
 def _times(flow: Flow, setting: Setting, stride: Size | None = None) -> Size:

@@ -1,0 +1,64 @@
+"""How parameters begin: rules of the papers, by name."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from plusx.nn.block import ResidualBlock
+from plusx.nn.layers import Attention
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+Rule = Callable[[nn.Module], None]
+
+
+def _weights(fill: Callable[[nn.Parameter], object], heads: bool, module: nn.Module) -> None:
+    """Fill convolutions, and linear layers too where `heads`; their biases begin at 0."""
+    if isinstance(module, (*CONVOLUTIONS, nn.Linear) if heads else CONVOLUTIONS):
+        fill(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _keep(module: nn.Module) -> None:
+    """As PyTorch leaves it."""
+
+
+he_normal = partial(nn.init.kaiming_normal_, nonlinearity="relu")
+
+RULES: dict[str, Rule] = {
+    # He et al. 2015 (delving), eq. 14 and 10; linear layers as PyTorch leaves them
+    "he": partial(_weights, partial(he_normal, mode="fan_out"), False),
+    "he_fan_in": partial(_weights, partial(he_normal, mode="fan_in"), False),
+    # Krizhevsky et al. 2012, section 5
+    "normal0.01": partial(_weights, partial(nn.init.normal_, std=0.01), True),
+    # Dosovitskiy et al. 2021 and Liu et al. 2022
+    "truncated": partial(_weights, partial(nn.init.trunc_normal_, std=0.02), True),
+    "pytorch": _keep,
+}
+
+
+def initialise(net: nn.Module, rule: str | None = None, zero_last_gamma: bool = False) -> None:
+    """Begin a network's parameters anew, from torch's generator.
+
+    `rule` is a name of RULES; None is "he", or "truncated" for networks with layer norm.
+    `zero_last_gamma` makes every residual block the identity at the start: the weight of the
+    last norm before each `+` is 0 (Goyal et al. 2017, section 5.1).
+    """
+    if rule is None:
+        spec = getattr(net, "spec", None)
+        rule = "truncated" if spec is not None and spec.norm == "layer" else "he"
+    if rule not in RULES:
+        raise ValueError(f"no initialisation {rule!r}; there are {', '.join(RULES)}")
+    for module in net.modules():
+        RULES[rule](module)
+    for module in net.modules():
+        if isinstance(module, Attention) and rule == "he":
+            # fan-out would shrink the three projections by sqrt(3)
+            nn.init.xavier_uniform_(module.qkv.weight.flatten(1))
+        if zero_last_gamma and isinstance(module, ResidualBlock) and module.merge == "add":
+            last = getattr(module, module.branch[-1])
+            if getattr(last, "weight", None) is not None and not isinstance(last, CONVOLUTIONS):
+                nn.init.zeros_(last.weight)

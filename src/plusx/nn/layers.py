@@ -1,0 +1,260 @@
+"""A word to a module, and the layers that PyTorch does not have."""
+
+from math import gcd, prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plusx.grammar.sentence import Word
+from plusx.grammar.shapes import (
+    Flow,
+    Setting,
+    Size,
+    each_dimension,
+    out_channels,
+    padding,
+    pooling,
+)
+from plusx.nn.dims import layer_type
+from plusx.nn.gates import (
+    ConvolutionalBlockAttention,
+    EfficientChannelAttention,
+    ShortcutGate,
+    SqueezeExcite,
+)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+# activations that can overwrite their input, and the words whose output nothing else needs:
+# neither another path nor the word's own backward pass. Not `drop` and the poolings, which may
+# hand on their input, and not `attn`, whose output may be saved.
+OVERWRITING = ("relu", "silu")
+FRESH = {"conv", "norm", "se", "eca", "cbam", "scale", "gate", "fc", "top", "embed", "pos"}
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels at each position (Liu et al. 2022)."""
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ZeroPad(nn.Module):
+    """Option A of He et al. 2015: every `stride`-th position, and zero channels behind.
+
+    `half` puts half of the zero channels in front. The gradient reaches the input.
+    """
+
+    def __init__(self, channels: int, stride: Size, half: bool) -> None:
+        super().__init__()
+        before = channels // 2 if half else 0
+        self.channels, self.stride = (before, channels - before), stride
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
+        x = x[(..., *(slice(None, None, s) for s in self.stride))]
+        return F.pad(x, [0, 0] * len(self.stride) + list(self.channels))
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, stride={self.stride}"
+
+
+class Blur(nn.Module):
+    """A binomial filter, then the stride (Zhang 2019). Borders are reflected."""
+
+    kernel: Tensor
+
+    def __init__(self, kernel: Size, stride: Size) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = [p for k in reversed(kernel) for p in (k // 2, k // 2)]
+        weights = torch.ones(())
+        for size in kernel:
+            row = torch.ones(1)
+            for _ in range(size - 1):
+                row = F.pad(row, (0, 1)) + F.pad(row, (1, 0))
+            weights = weights.unsqueeze(-1) * row / row.sum()
+        self.register_buffer("kernel", weights, persistent=False)
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *t"]:
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        weight = self.kernel.expand(x.shape[1], 1, *self.kernel.shape)
+        padded = F.pad(x, self.padding, mode="reflect")
+        return convolve(padded, weight, stride=self.stride, groups=x.shape[1])
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over positions (Vaswani et al. 2017), without its projection out.
+
+    `qkv` gives queries, keys and values of `out` channels each, one head after another.
+    """
+
+    def __init__(self, channels: int, out: int, heads: int, ndim: int, bias: bool) -> None:
+        super().__init__()
+        self.qkv = layer_type("Conv", ndim)(channels, 3 * out, 1, bias=bias)
+        self.heads = heads
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
+        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1))
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # n heads positions channels
+        y = F.scaled_dot_product_attention(q, k, v)
+        return y.transpose(-1, -2).flatten(1, 2).unflatten(2, x.shape[2:])
+
+
+class Scale(nn.Module):
+    """One learned factor a channel (LayerScale, Touvron et al. 2021), or one for all of them."""
+
+    def __init__(self, channels: int, value: float, ndim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels, *[1] * ndim), value))
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        return self.gamma * x
+
+
+class ConstantScale(nn.Module):
+    """A constant factor (He et al. 2016, section 3.1)."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        return self.value * x
+
+
+class Embedding(nn.Embedding):
+    """Token numbers to channels."""
+
+    def forward(self, x: Int[Tensor, "n *s"]) -> Float[Tensor, "n c *s"]:
+        return super().forward(x).movedim(-1, 1)
+
+
+class Position(nn.Module):
+    """A learned summand at every position."""
+
+    def __init__(self, channels: int, size: Size) -> None:
+        super().__init__()
+        self.pos = nn.Parameter(torch.zeros(channels, *size))
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        return x + self.pos
+
+
+class FullyConnected(nn.Linear):
+    """A linear layer over all channels and positions that are left."""
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
+        y = super().forward(x.flatten(1))
+        return y.reshape(*y.shape, *[1] * (x.ndim - 2))
+
+
+class LargestInOrder(nn.Module):
+    """The `count` largest values of each channel, in their order (Conneau et al. 2017)."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Float[Tensor, "n c t"]) -> Float[Tensor, "n c count"]:
+        return x.gather(2, x.topk(self.count, dim=2).indices.sort(dim=2).values)
+
+
+def build(word: Word, flow: Flow, setting: Setting, fresh: bool) -> nn.Module:
+    """The module of one word, for the `flow` that reaches it.
+
+    `fresh`: nothing else holds the input, so an activation may overwrite it.
+    """
+    net, c, ndim = setting.net, flow.channels, setting.net.ndim
+    count = int(word.value or 1)
+    match word.kind:
+        case "conv":
+            kernel = each_dimension(word.kernel, ndim)
+            stride = setting.stride if word.stride is None else each_dimension(word.stride, ndim)
+            return layer_type("Conv", ndim)(
+                c,
+                out_channels(c, word, setting),
+                kernel,
+                stride,
+                padding(kernel, word.dilation),
+                word.dilation,
+                word.groups or c,
+                word.bias,
+            )
+        case "norm":
+            return _norm(c, setting)
+        case "act":
+            activation = ACTIVATIONS[net.act]
+            return activation(inplace=fresh) if net.act in OVERWRITING else activation()
+        case "maxpool" | "avgpool" | "blur":
+            return _pool(word, setting)
+        case "pool":
+            return layer_type("AdaptiveAvgPool", ndim)(count)
+        case "top":
+            return LargestInOrder(count)
+        case "fc":
+            return FullyConnected(c * prod(flow.size), count)
+        case "drop":
+            return nn.Dropout(word.value or 0.0)
+        case "se":
+            return SqueezeExcite(c, c // count, ndim)
+        case "eca":
+            return EfficientChannelAttention(c)
+        case "cbam":
+            return ConvolutionalBlockAttention(c, c // count, ndim)
+        case "attn":
+            return Attention(c, out_channels(c, word, setting), count, ndim, word.bias)
+        case "scale":
+            return _scale(word, c, ndim)
+        case "gate":
+            return ShortcutGate(c, ndim)
+        case "pad":
+            return ZeroPad(setting.width - c, setting.stride, half=word.ratio == (1, 2))
+        case "embed":
+            return Embedding(c, count)
+        case "pos":
+            return Position(c, flow.size)
+    raise AssertionError(word)
+
+
+def _norm(channels: int, setting: Setting) -> nn.Module:
+    net = setting.net
+    match net.norm:
+        case "batch":
+            return layer_type("BatchNorm", net.ndim)(channels, affine=net.affine)
+        case "instance":
+            return layer_type("InstanceNorm", net.ndim)(channels, affine=net.affine)
+        case "group":
+            return nn.GroupNorm(gcd(32, channels), channels, affine=net.affine)
+        case "layer":
+            return ChannelLayerNorm(channels, eps=1e-6, elementwise_affine=net.affine)
+
+
+def _pool(word: Word, setting: Setting) -> nn.Module:
+    kernel, stride = pooling(word, setting)
+    ndim, rounds_up = setting.net.ndim, word.stride is None
+    if rounds_up and max(stride) == 1:
+        return nn.Identity()
+    if word.kind == "maxpool":
+        pool = layer_type("MaxPool", ndim)
+        return pool(kernel, stride, padding(kernel), ceil_mode=rounds_up)
+    if word.kind == "avgpool":
+        pool = layer_type("AvgPool", ndim)
+        # a window that rounding up lets reach beyond the border averages what it covers
+        return pool(kernel, stride, ceil_mode=rounds_up, count_include_pad=False)
+    return Blur(kernel, stride)
+
+
+def _scale(word: Word, channels: int, ndim: int) -> nn.Module:
+    if word.is_constant:
+        return ConstantScale(word.value or 0.0)
+    if word.value == 0:
+        return Scale(1, 0.0, ndim)
+    return Scale(channels, 1e-6 if word.value is None else word.value, ndim)

@@ -1,0 +1,95 @@
+"""A spec to a network: stem, stages, tail and head, with torchvision's module names."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from plusx.grammar import legal, shapes
+from plusx.grammar.sentence import parse
+from plusx.grammar.shapes import Flow, Setting, each_dimension
+from plusx.grammar.spec import Net
+from plusx.nn.block import Phrase, ResidualBlock, attach, say
+
+
+class Network(nn.Module):
+    """Any network that the language can say. Raises ValueError where the spec is not legal.
+
+    `widths` are the channels and `strides` the input positions a step at the end of each stage.
+    Parameters are as PyTorch initialises them; `plusx.nn.init` has the rules of the papers.
+    """
+
+    def __init__(self, spec: Net) -> None:
+        super().__init__()
+        legal.check(spec)
+        measure = shapes.measure(spec)
+        self.spec, self.widths, self.strides = spec, measure.widths, measure.strides
+        one = (1,) * spec.ndim
+        flow = Flow(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
+        stem = Setting(spec, spec.stem_width, one)
+        self.stem, flow = attach(self, parse(spec.stem).branch, flow, stem)
+        total, built = sum(len(stage.blocks) for stage in spec.stages), 0
+        for i, stage in enumerate(spec.stages, 1):
+            if stage.enter:
+                enter = Phrase(stage.enter, flow, Setting(spec, flow.channels, one))
+                self.add_module(f"enter{i}", enter)
+                flow = enter.flow
+            blocks = []
+            for j, block in enumerate(stage.blocks):
+                stride = each_dimension(stage.stride, spec.ndim) if j == 0 else one
+                built += 1
+                drop = spec.drop_path * built / total
+                setting = Setting(spec, stage.width, stride)
+                blocks.append(ResidualBlock(block, flow, setting, drop))
+                flow = blocks[-1].flow
+            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+        self.tail = Phrase(spec.tail, flow, Setting(spec, flow.channels, one))
+        self.embed_width = measure.embed_width
+        self.fc = head(self.embed_width, spec.num_classes)
+
+    def features(
+        self,
+        x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"],
+        out: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """What the stages give: (n, widths[i], *s / strides[i]) each, for i in `out` or for all.
+
+        Nothing is computed behind the last stage that is asked for.
+        """
+        wanted = stage_positions(out, len(self.widths))
+        x, maps = say(self, self.stem, x), []
+        for i in range(max(wanted, default=-1) + 1):
+            if self.spec.stages[i].enter:
+                x = getattr(self, f"enter{i + 1}")(x)
+            x = getattr(self, f"layer{i + 1}")(x)
+            maps.append(x)
+        return [maps[i] for i in wanted]
+
+    def embed(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n width"]:
+        """What the head sees."""
+        return self.tail(self.features(x, out=[-1])[0]).flatten(1)
+
+    def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n k"]:
+        return self.fc(self.embed(x))
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new head for `num_classes`; 0 leaves none."""
+        device = next(self.parameters()).device
+        self.fc = head(self.embed_width, num_classes).to(device)
+        self.spec = replace(self.spec, num_classes=num_classes)
+
+
+def head(width: int, num_classes: int) -> nn.Module:
+    """A linear layer, or nothing where there are no classes."""
+    return nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+
+def stage_positions(out: Sequence[int] | None, count: int) -> list[int]:
+    """Which stages are asked for, as positions from 0. Raises ValueError beyond the last."""
+    if out is None:
+        return list(range(count))
+    for i in out:
+        if not -count <= i < count:
+            raise ValueError(f"there is no stage {i}: this network has 0 to {count - 1}")
+    return [i % count for i in out]
