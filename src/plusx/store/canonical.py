@@ -1,0 +1,72 @@
+"""JSON with one reading only: equal values give equal bytes, and nothing changes on its way."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plusx.store.files import read_bytes, write_bytes
+
+
+MAX_JSON_BYTES = 64 << 20
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a JSON file: sorted keys, ASCII, one reading only; equal values give equal bytes.
+
+    Raises ValueError for what JSON has no word for: numbers that are not finite, keys that are not
+    text, objects.
+    """
+    write_bytes(path, json_bytes(value, str(path)))
+
+
+def read_json(path: str | Path, limit: int = MAX_JSON_BYTES) -> Any:
+    """Reads a JSON file; ValueError where it is too long, not JSON, or says a key twice."""
+    return parse_json(read_bytes(path, limit), str(path))
+
+
+def json_bytes(value: Any, where: str) -> bytes:
+    check_json(value, where, "")
+    text = json.dumps(value, allow_nan=False, ensure_ascii=True, indent=2, sort_keys=True)
+    return text.encode("ascii") + b"\n"
+
+
+def check_json(value: Any, where: str, key: str) -> None:
+    """Refuses what JSON would change on its way back or has no word for."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: key {name!r} in {key or 'the table'} is not text")
+            check_json(inner, where, f"{key}.{name}" if key else name)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_json(inner, where, f"{key}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {key or 'the value'} is {value}, which JSON cannot say")
+    elif not isinstance(value, str | int | float | bool | None):
+        raise ValueError(f"{where}: {key or 'the value'} is a {type(value).__name__}, not data")
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=unique_keys,
+            parse_constant=refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not a JSON file that can be read: {error}") from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"{again!r} is there twice")
+    return table
+
+
+def refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON value")

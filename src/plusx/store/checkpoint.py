@@ -1,0 +1,244 @@
+"""Checkpoints: folders that are committed by one rename and notice a single flipped bit.
+
+A checkpoint is a folder `step-00000120` with one safetensors file per group of tensors, state.json
+and manifest.json, which has the size and sha256 of every file and of itself.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from plusx.store.canonical import json_bytes, parse_json
+from plusx.store.files import (
+    clean,
+    explained,
+    flush_folder,
+    make_folder,
+    read_bytes,
+    remove_ours,
+    temporary_name,
+    write_new,
+)
+from plusx.store.tensors import decode, encode
+
+
+_STEP = re.compile(r"step-([0-9]{8,})(?:-([0-9]+))?")
+_GROUP = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What load_checkpoint found: groups of tensors, plain values, and the folder they are in."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    values: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(
+    folder: str | Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    values: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Commits a checkpoint under `folder` and returns its path; older ones than `keep` go.
+
+    Nothing is deleted before the new one has been read back from the file system and verified.
+    Saving the same step again replaces it. The caller holds the lock of the run.
+    """
+    folder = Path(folder)
+    assert step >= 0, step
+    assert keep >= 1, keep
+    files = {}
+    for group, named in tensors.items():
+        assert _GROUP.fullmatch(group), group
+        files[f"{group}.safetensors"] = encode(named)
+    files[_STATE] = json_bytes(dict(values), f"state of step {step}")
+    files[_MANIFEST] = _manifest(step, files)
+
+    make_folder(folder)
+    clean(folder)
+    found = _checkpoints(folder)
+    again = [generation for at, generation, _ in found if at == step]
+    name = f"step-{step:08d}" + (f"-{max(again) + 1}" if again else "")
+    temporary = folder / temporary_name()
+    with explained(folder / name, sum(map(len, files.values()))):
+        try:
+            os.mkdir(temporary, 0o755)
+            for file, data in files.items():
+                write_new(temporary / file, data)
+            flush_folder(temporary)
+            os.rename(temporary, folder / name)
+        except BaseException:
+            remove_ours(temporary)
+            raise
+        flush_folder(folder)
+        _retain(folder, step, keep)
+    return folder / name
+
+
+def load_checkpoint(folder: str | Path, strict: bool = False) -> Checkpoint | None:
+    """The newest checkpoint under `folder` that verifies; None where there is none at all.
+
+    A damaged one is passed over with a warning that names the file, or, if `strict`, raises
+    ValueError; so does a folder that has checkpoints but none that verifies.
+    Reads only, so it may run beside the process that trains.
+    """
+    folder = Path(folder)
+    while True:
+        damage = []
+        vanished = False
+        for _, _, path in reversed(_checkpoints(folder)):
+            try:
+                return _read_checkpoint(path)
+            except ValueError as error:
+                if not path.exists():  # retention was faster than we were
+                    vanished = True
+                    continue
+                if strict:
+                    raise
+                damage.append(str(error))
+                warnings.warn(f"checkpoint passed over: {error}", stacklevel=2)
+        if damage:
+            raise ValueError(
+                f"no checkpoint under {folder} can be used: {'; '.join(damage)}. "
+                "Restore one, or delete them to start again"
+            )
+        if not vanished:
+            return None
+
+
+def _manifest(step: int, files: Mapping[str, bytes]) -> bytes:
+    body = {
+        "format": 1,
+        "step": step,
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in files.items()
+        },
+    }
+    digest = hashlib.sha256(json_bytes(body, _MANIFEST)).hexdigest()
+    return json_bytes({**body, "sha256": digest}, _MANIFEST)
+
+
+def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
+    where = path / _MANIFEST
+    try:
+        data = read_bytes(where, 1 << 20)
+    except FileNotFoundError:
+        raise ValueError(f"{where} is missing") from None
+    try:
+        manifest = parse_json(data, str(where))
+        digest = manifest.pop("sha256")
+        body = json_bytes(manifest, str(where))
+        # Compared as bytes: a flipped space or escape is damage too.
+        whole = json_bytes({**manifest, "sha256": digest}, str(where)) == data
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        sound = (
+            whole
+            and hashlib.sha256(body).hexdigest() == digest
+            and manifest["format"] == 1
+            and manifest["step"] == step
+            and _STATE in files
+            and all(
+                name == _STATE or _GROUP.fullmatch(name.removesuffix(".safetensors"))
+                for name in files
+            )
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is damaged ({type(error).__name__}: {error})") from None
+    if not sound:
+        raise ValueError(f"{where} is damaged: it does not agree with its own sha256")
+    return files
+
+
+def _verified_files(path: Path, step: int) -> Iterator[tuple[str, bytes]]:
+    for name, entry in _read_manifest(path, step).items():
+        where = path / name
+        try:
+            data = read_bytes(where, entry["bytes"])
+        except FileNotFoundError:
+            raise ValueError(f"{where} is missing") from None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise ValueError(f"{where} cannot be read: {error.strerror}") from None
+        if len(data) != entry["bytes"]:
+            raise ValueError(
+                f"{where} is damaged: it has {len(data):,} bytes, not {entry['bytes']:,}"
+            )
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise ValueError(f"{where} is damaged: its sha256 is not the manifest's")
+        yield name, data
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    match = _STEP.fullmatch(path.name)
+    assert match, path
+    step = int(match[1])
+    groups = {}
+    values = {}
+    for name, data in _verified_files(path, step):
+        if name == _STATE:
+            values = parse_json(data, str(path / name))
+        else:
+            groups[name.removesuffix(".safetensors")] = decode(data, str(path / name))[0]
+    return Checkpoint(step, groups, values, path)
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
+    """(step, generation, path) of the checkpoints under a folder, oldest first; links are not."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _STEP.fullmatch(entry.name)
+            if match and entry.is_dir(follow_symlinks=False):
+                found.append((int(match[1]), int(match[2] or 1), Path(entry.path)))
+    return sorted(found)
+
+
+def _retain(folder: Path, step: int, keep: int) -> None:
+    """Deletes checkpoints beyond the newest `keep` steps, after the one just written verifies.
+
+    Steps beyond the one just written belong to a run that went on from further back: they go too.
+    """
+    found = _checkpoints(folder)
+    new = max((entry for entry in found if entry[0] == step), key=lambda entry: entry[1])
+    newest = {at: (at, generation, path) for at, generation, path in found if at <= step}
+    kept = {newest[at] for at in sorted(newest)[-keep:]}
+    going = [entry for entry in found if entry not in kept]
+    if not going:
+        return
+    assert new in kept, (new, kept)
+    try:
+        for _ in _verified_files(new[2], step):
+            pass
+    except ValueError as error:
+        raise OSError(
+            errno.EIO, f"the disk returns other bytes than were written: {error}", str(new[2])
+        ) from None
+    for _, _, path in going:
+        _remove_checkpoint(path)
+
+
+def _remove_checkpoint(path: Path) -> None:
+    """Deletes our own files of a checkpoint, the manifest first; what is not ours stays."""
+    names = sorted(os.listdir(path), key=lambda name: name != _MANIFEST)
+    for name in names:
+        if name in (_MANIFEST, _STATE) or name.endswith(".safetensors"):
+            os.unlink(path / name)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
