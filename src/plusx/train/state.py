@@ -1,0 +1,129 @@
+"""All that a run needs to go on: the task, the optimizer, the average, the count of steps."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plusx.tasks.task import Task
+
+
+Tensors = dict[str, dict[str, Tensor]]
+
+
+class State:
+    """What training moves. Between two reports of `fit`, this is the whole of it.
+
+    step: updates made so far.
+    average: the task with averaged weights, once an `averaged` update has made it, else None.
+    loss_scale, clean_steps: of float16 training (`Scaling`); None and 0 without it.
+    """
+
+    def __init__(self, task: Task, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
+        self.task = task
+        self.optimizer = optimizer
+        self.seed = seed
+        self.step = 0
+        self.average: Task | None = None
+        self.loss_scale: float | None = None
+        self.clean_steps = 0
+
+    def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
+        """Groups of named tensors, and plain values that are exact in JSON.
+
+        The groups are "weights" (with buffers), "optimizer" and, where there is one, "average". The
+        tensors are those in use, not copies: write them before the next step.
+        """
+        tensors: Tensors = {"weights": dict(self.task.state_dict()), "optimizer": {}}
+        if self.average is not None:
+            tensors["average"] = dict(self.average.state_dict())
+        names = self._names()
+        for parameter, kept in self.optimizer.state.items():
+            for key, value in kept.items():
+                if value is None:
+                    continue
+                assert isinstance(value, Tensor), f"{key} of an optimizer is no tensor"
+                tensors["optimizer"][f"{names[parameter]}.{key}"] = value
+        groups = [
+            {
+                "params": [names[p] for p in group["params"]],
+                **{k: v for k, v in group.items() if k not in ("params", "lr")},
+            }
+            for group in self.optimizer.param_groups
+        ]
+        values = {
+            "step": self.step,
+            "seed": self.seed,
+            "loss_scale": self.loss_scale,
+            "clean_steps": self.clean_steps,
+            "groups": groups,
+        }
+        return tensors, values
+
+    def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """Go on, bit for bit, where `state_dict` was taken. Tensors are copied.
+
+        ValueError: the state is of other parameters than this task's and this optimizer's.
+        """
+        named = {name: p for p, name in self._names().items()}
+        told = [group["params"] for group in values["groups"]]
+        ours = [
+            [self._names()[p] for p in group["params"]] for group in self.optimizer.param_groups
+        ]
+        if told != ours:
+            raise ValueError(_difference(told, ours))
+        missing, unused = self.task.load_state_dict(tensors["weights"], strict=False)
+        if missing or unused:
+            raise ValueError(
+                "the saved state is of another task: "
+                f"without {', '.join(missing) or 'nothing'}; with {', '.join(unused) or 'nothing'}"
+            )
+        for group, saved in zip(self.optimizer.param_groups, values["groups"]):
+            for key, value in saved.items():
+                if key != "params":
+                    group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+        self.optimizer.state.clear()
+        for name, tensor in tensors["optimizer"].items():
+            owner, _, key = name.rpartition(".")
+            if owner not in named:
+                raise ValueError(f"the saved state moves {owner}, which this task does not have")
+            self.optimizer.state[named[owner]][key] = _like(tensor, named[owner])
+        self.average = None
+        if "average" in tensors:
+            self.average = start_average(self.task)
+            self.average.load_state_dict(tensors["average"])
+        self.step = values["step"]
+        self.seed = values["seed"]
+        self.loss_scale = values["loss_scale"]
+        self.clean_steps = values["clean_steps"]
+
+    def _names(self) -> dict[Tensor, str]:
+        return {p: name for name, p in self.task.named_parameters()}
+
+
+def start_average(task: Task) -> Task:
+    """A copy of the task that no gradient reaches."""
+    copy = deepcopy(task)
+    copy.requires_grad_(False)
+    return copy
+
+
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A copy where the parameter is.
+
+    Of the same memory format as well: fused optimizers walk through memory, not through positions.
+    """
+    if tensor.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+    return tensor.to(parameter.device, copy=True)
+
+
+def _difference(told: list[list[str]], ours: list[list[str]]) -> str:
+    said, have = {n for group in told for n in group}, {n for group in ours for n in group}
+    if said == have:
+        return "the saved state groups the parameters otherwise: was decay_norms changed?"
+    return (
+        f"the saved state is of other parameters: {', '.join(sorted(said - have)) or 'none'} are "
+        f"not here; {', '.join(sorted(have - said)) or 'none'} are not there"
+    )

@@ -1,0 +1,167 @@
+"""What is done with one batch: the update, chosen before training begins."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from plusx.data.batch import Batch
+from plusx.train.optim import trained_parameters
+from plusx.train.state import State, start_average
+
+
+# Moves the state by one batch and gives the loss it had.
+Update = Callable[[State, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Dynamic scaling of the loss for float16 (Micikevicius et al. 2018, section 3.2).
+
+    A step whose gradients overflow is left out and halves the scale; `patience` clean steps
+    double it. The scale is a power of two, so it changes no other gradient.
+    """
+
+    start: float = 2.0**16
+    patience: int = 2000
+    floor: float = 2.0**-14  # below it the fault is not the scale's
+
+
+@dataclass(frozen=True)
+class Descend:
+    """One step of gradient descent.
+
+    clip: the highest norm of the whole gradient; a longer one is shortened to it.
+    parts: take the batch in that many parts and add their gradients up, for a batch that does not
+        fit in memory. The sum equals the whole batch's but for rounding (within 1e-6 of the
+        largest gradient in float32), as long as no batch norm and no dropout looks at a part.
+    scaling: for float16.
+    FloatingPointError: the loss is not finite, or the gradient to be clipped is not. Nothing was
+        updated then; only batch-norm statistics have seen the batch.
+    """
+
+    clip: float | None = None
+    parts: int = 1
+    scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}; it has to be above 0")
+        if self.parts < 1:
+            raise ValueError(f"parts is {self.parts}; it has to be at least 1")
+
+    def __call__(self, state: State, batch: Batch) -> Tensor:
+        scale = self._scale(state)
+        state.optimizer.zero_grad()
+        loss = _backward(state, batch.split(self.parts), scale)
+        # Asked here and not before the backward pass, so that a GPU has work while it answers.
+        if not bool(loss.isfinite()):
+            state.optimizer.zero_grad()
+            raise FloatingPointError(f"{_where(state)}: the loss is {float(loss)}; no update made")
+        if self.clip is None and self.scaling is None:
+            state.optimizer.step()
+            return loss
+        gradients = _gradients(state)
+        if scale != 1:
+            torch._foreach_mul_(gradients, 1 / scale)
+        norm = get_total_norm(gradients)
+        sound = bool(norm.isfinite())
+        if not sound and self.scaling is None:
+            state.optimizer.zero_grad()
+            raise FloatingPointError(
+                f"{_where(state)}: the norm of the gradient is {float(norm)}; no update made"
+            )
+        if sound:
+            if self.clip is not None:
+                clip_grads_with_norm_(trained_parameters(state.optimizer), self.clip, norm)
+            state.optimizer.step()
+        self._rescale(state, sound)
+        return loss
+
+    def _scale(self, state: State) -> float:
+        if self.scaling is None:
+            return 1.0
+        if state.loss_scale is None:
+            state.loss_scale = self.scaling.start
+        return state.loss_scale
+
+    def _rescale(self, state: State, sound: bool) -> None:
+        if self.scaling is None:
+            return
+        assert state.loss_scale is not None
+        state.clean_steps = state.clean_steps + 1 if sound else 0
+        if not sound:
+            state.loss_scale /= 2
+            if state.loss_scale < self.scaling.floor:
+                state.optimizer.zero_grad()
+                raise FloatingPointError(
+                    f"{_where(state)}: the gradients are not finite at a loss scale of "
+                    f"{state.loss_scale * 2}; no update made"
+                )
+        elif state.clean_steps == self.scaling.patience:
+            state.loss_scale *= 2
+            state.clean_steps = 0
+
+
+descend = Descend()
+
+
+def averaged(update: Update, decay: float = 0.999) -> Update:
+    """The update, and behind it an exponential moving average of the weights in `state.average`.
+
+    average = d * average + (1 - d) * weights, where d after update number t (from 1) is
+    min(decay, t / (t + 9)): the start, which knows nothing, is soon forgotten. Floating-point
+    buffers (batch-norm statistics) are averaged alike, others (counts) copied.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay is {decay}; allowed is 0 <= decay < 1")
+
+    def update_and_average(state: State, batch: Batch) -> Tensor:
+        if state.average is None:
+            state.average = start_average(state.task)
+        loss = update(state, batch)
+        made = state.step + 1
+        _move(state.average, state.task, 1 - min(decay, made / (made + 9)))
+        return loss
+
+    return update_and_average
+
+
+@torch.no_grad()
+def _move(average: nn.Module, module: nn.Module, share: float) -> None:
+    pairs = [
+        *zip(average.parameters(), module.parameters()),
+        *zip(average.buffers(), module.buffers()),
+    ]
+    floating = [(a, b) for a, b in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], share)
+    for a, b in pairs:
+        if not a.is_floating_point():
+            a.copy_(b)
+
+
+def _backward(state: State, parts: Sequence[Batch], scale: float) -> Tensor:
+    """The loss of the whole batch, its gradients (times scale) added to the parameters'."""
+    count = sum(len(part) for part in parts)
+    total: Tensor | float = 0.0
+    seen: dict[str, Tensor] = {}
+    for part in parts:
+        share = len(part) / count
+        loss = state.task(part)
+        (loss * (share * scale)).backward()
+        total = loss.detach() * share + total
+        for key, value in state.task.seen.items():
+            seen[key] = value * share + seen[key] if key in seen else value * share
+    state.task.seen = seen
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _gradients(state: State) -> list[Tensor]:
+    return [p.grad for p in trained_parameters(state.optimizer) if p.grad is not None]
+
+
+def _where(state: State) -> str:
+    return f"step {state.step + 1}, rate {state.optimizer.param_groups[0]['lr']}"
