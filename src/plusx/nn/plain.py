@@ -1,0 +1,208 @@
+"""Plain modules: the networks that are no sentence with skips, behind the same few methods.
+
+Each has what a Network has: forward, features, embed, widths, strides and reset_head. PLAIN names
+them; a builder takes the numbers of classes and of input channels.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.alexnet import AlexNet as TorchvisionAlexNet
+from torchvision.models.googlenet import BasicConv2d
+from torchvision.models.googlenet import GoogLeNet as TorchvisionGoogLeNet
+
+
+def _head(width: int, num_classes: int) -> nn.Module:
+    return nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+
+def _selected(maps: Iterable[Tensor], stages: int, out: Sequence[int] | None) -> list[Tensor]:
+    """The maps at the positions `out`; what comes after the last of them is not computed."""
+    wanted = range(stages) if out is None else [range(stages)[i] for i in out]
+    if not wanted:
+        return []
+    kept = {}
+    for i, y in enumerate(maps):
+        if i in wanted:
+            kept[i] = y
+        if i == max(wanted):
+            break
+    return [kept[i] for i in wanted]
+
+
+class AlexNet(nn.Module):
+    """The one-tower AlexNet of Krizhevsky 2014 ("One weird trick"), in torchvision's form.
+
+    A stage is a convolution with its activation and, in stages 1, 2 and 5, the pooling after it.
+    Images are at least 63 positions a side.
+    """
+
+    plain = "alexnet"
+    widths = (64, 192, 384, 256, 256)
+    strides = (8, 16, 16, 16, 32)
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, in_channels
+        built = TorchvisionAlexNet(num_classes=1)
+        layers = list(built.features)
+        if in_channels != 3:
+            layers[0] = nn.Conv2d(in_channels, 64, 11, 4, 2)
+        self.layer1 = nn.Sequential(*layers[:3])
+        self.layer2 = nn.Sequential(*layers[3:6])
+        self.layer3 = nn.Sequential(*layers[6:8])
+        self.layer4 = nn.Sequential(*layers[8:10])
+        self.layer5 = nn.Sequential(*layers[10:])
+        drop1, fc1, act1, drop2, fc2, act2, _ = built.classifier
+        self.tail = nn.Sequential(built.avgpool, nn.Flatten(), drop1, fc1, act1, drop2, fc2, act2)
+        self.fc = _head(4096, num_classes)
+
+    def _maps(self, x: Tensor) -> Iterable[Tensor]:
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
+            x = layer(x)
+            yield x
+
+    def features(
+        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """The maps at the ends of the stages, or of those at the positions `out`."""
+        return _selected(self._maps(x), len(self.widths), out)
+
+    def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 4096"]:
+        return self.tail(self.features(x, out=(-1,))[0])
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        return self.fc(self.embed(x))
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new linear head; 0 classes have none."""
+        self.num_classes = num_classes
+        self.fc = _head(4096, num_classes).to(next(self.parameters()))
+
+
+class GoogLeNet(TorchvisionGoogLeNet):
+    """GoogLeNet (Szegedy et al. 2015) as torchvision has it: batch norm, no auxiliary heads.
+
+    Its module names are torchvision's. A stage ends where the next pooling begins. Images are at
+    least 15 positions a side.
+    """
+
+    plain = "googlenet"
+    widths = (192, 480, 832, 1024)
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
+        super().__init__(num_classes=1, aux_logits=False, init_weights=False)
+        self.num_classes, self.in_channels = num_classes, in_channels
+        if in_channels != 3:
+            self.conv1 = BasicConv2d(in_channels, 64, kernel_size=7, stride=2, padding=3)
+        self.fc = _head(1024, num_classes)
+
+    def _maps(self, x: Tensor) -> Iterable[Tensor]:
+        x = self.conv3(self.conv2(self.maxpool1(self.conv1(x))))
+        yield x
+        x = self.inception3b(self.inception3a(self.maxpool2(x)))
+        yield x
+        x = self.inception4c(self.inception4b(self.inception4a(self.maxpool3(x))))
+        x = self.inception4e(self.inception4d(x))
+        yield x
+        yield self.inception5b(self.inception5a(self.maxpool4(x)))
+
+    def features(
+        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """The maps at the ends of the stages, or of those at the positions `out`."""
+        return _selected(self._maps(x), len(self.widths), out)
+
+    def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1024"]:
+        return self.dropout(self.avgpool(self.features(x, out=(-1,))[0]).flatten(1))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        return self.fc(self.embed(x))
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new linear head; 0 classes have none."""
+        self.num_classes = num_classes
+        self.fc = _head(1024, num_classes).to(next(self.parameters()))
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's "same": what is odd goes to the right and bottom."""
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d a b"]:
+        pads = []
+        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        return super().forward(nn.functional.pad(x, pads))
+
+
+class KerasBlock(nn.Module):
+    """A basic block whose convolutions have biases, with a bare 1 x 1 shortcut where it strides."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = SameConv2d(before, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width, eps=1e-3)
+        self.conv2 = SameConv2d(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width, eps=1e-3)
+        self.downsample = nn.Sequential(SameConv2d(before, width, 1, 2)) if stride > 1 else None
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d a b"]:
+        skip = x if self.downsample is None else self.downsample(x)
+        y = self.bn1(self.conv1(x)).relu()
+        return (skip + self.bn2(self.conv2(y))).relu()
+
+
+class KerasResNet8(nn.Module):
+    """The ResNet-8 of MLPerf Tiny (Banbury et al. 2021) for CIFAR-10, as Keras computes it.
+
+    It stands beside the sentences for its padding ("same", one-sided at stride 2) and for Keras's
+    batch-norm epsilon of 0.001. Its published weights take pixels from 0 to 255, not scaled.
+    """
+
+    plain = "resnet8_keras"
+    widths = (16, 32, 64)
+    strides = (1, 2, 4)
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.conv1 = SameConv2d(in_channels, 16, 3)
+        self.bn1 = nn.BatchNorm2d(16, eps=1e-3)
+        self.layer1 = nn.Sequential(KerasBlock(16, 16, 1))
+        self.layer2 = nn.Sequential(KerasBlock(16, 32, 2))
+        self.layer3 = nn.Sequential(KerasBlock(32, 64, 2))
+        self.fc = _head(64, num_classes)
+
+    def _maps(self, x: Tensor) -> Iterable[Tensor]:
+        x = self.bn1(self.conv1(x)).relu()
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x)
+            yield x
+
+    def features(
+        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """The maps at the ends of the stages, or of those at the positions `out`."""
+        return _selected(self._maps(x), len(self.widths), out)
+
+    def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
+        return self.features(x, out=(-1,))[0].mean((2, 3))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        return self.fc(self.embed(x))
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new linear head; 0 classes have none."""
+        self.num_classes = num_classes
+        self.fc = _head(64, num_classes).to(next(self.parameters()))
+
+
+# name: builder(num_classes, in_channels)
+PLAIN: dict[str, Callable[[int, int], nn.Module]] = {
+    "alexnet": AlexNet,
+    "googlenet": GoogLeNet,
+    "resnet8_keras": KerasResNet8,
+}

@@ -1,0 +1,231 @@
+"""Our weight files: safetensors that say which network they are for and what it expects.
+
+The metadata has `model` (a name of the zoo, where there is one), `net` (the whole spec as TOML) or
+`plain` (a plain module's name and sizes as JSON), `preprocessing` and `classes` (JSON), `source`.
+Nothing in it names code: a network is built from the grammar, or from the three names of PLAIN.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from plusx import store
+from plusx.grammar.legal import check
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Net
+from plusx.grammar.toml import from_toml, to_toml
+from plusx.nn.network import Network
+from plusx.nn.plain import PLAIN
+from plusx.weights.load import load_weights
+
+
+FORMAT = "plusx weights 1"
+MAX_BLOCKS = 10_000
+
+# what a file of weights that is no safetensors may be, by its first bytes
+LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+BEGINNINGS = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"\x93NUMPY": "a single NumPy array",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"\x1f\x8b": "a gzip file",
+    b"\x80": "a pickle",
+    b"\x08": "an ONNX file",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weight file. What it does not say is None; `spec` is a Net or a plain module's sizes."""
+
+    tensors: Mapping[str, Tensor]
+    model: str | None = None
+    spec: Net | None = None
+    plain: Mapping[str, Any] | None = None  # name, num_classes, in_channels
+    preprocessing: dict[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
+    source: str = ""
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Open a safetensors file, ours or another's.
+
+    Raises ValueError for what is no safetensors file (a pickle is never opened), is damaged, or
+    holds numbers that are not finite.
+    """
+    path = Path(path)
+    if (kind := kind_of(path)) != "safetensors":
+        raise ValueError(
+            f"{path} is {KINDS.get(kind, kind)}, and plusx opens safetensors only: "
+            "`plusx convert FILE --as MODEL --source SOURCE --to FILE.safetensors` makes one"
+        )
+    tensors, metadata = store.load_tensors(path)
+    try:
+        return _described(tensors, metadata)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"the metadata of {path} is not plusx's: {error}") from None
+
+
+def write_weights(
+    path: str | Path,
+    net: nn.Module,
+    *,
+    model: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    source: str = "",
+) -> None:
+    """Write the weights of a network with all that is needed to build and to use it again.
+
+    `preprocessing` is what a Source's has as a dictionary; `classes` are the names in the order of
+    the outputs. Raises ValueError where their number is not that of the outputs.
+    """
+    tensors = net.state_dict()
+    metadata = describe(net, model, preprocessing, classes, source)
+    store.save_tensors(path, tensors, metadata)
+
+
+def describe(
+    net: nn.Module,
+    model: str | None,
+    preprocessing: Mapping[str, Any] | None,
+    classes: Sequence[str] | None,
+    source: str,
+) -> dict[str, str]:
+    """A file's metadata for a network; see the head of this module."""
+    outputs = net.fc.out_features if isinstance(net.fc, nn.Linear) else 0
+    metadata = {"format": FORMAT}
+    if isinstance(net, Network):
+        metadata["net"] = to_toml(replace(net.spec, num_classes=outputs))
+    else:
+        plain = {"name": net.plain, "num_classes": outputs, "in_channels": net.in_channels}
+        metadata["plain"] = json.dumps(plain)
+    if model:
+        metadata["model"] = model
+    if preprocessing is not None:
+        metadata["preprocessing"] = json.dumps(dict(preprocessing), allow_nan=False)
+    if classes is not None:
+        if len(classes) != outputs:
+            raise ValueError(f"{len(classes)} names of classes for {outputs} outputs")
+        metadata["classes"] = json.dumps(list(classes))
+    if source:
+        metadata["source"] = source
+    return metadata
+
+
+def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
+    """Build exactly the network that a plusx weight file describes, and load it, for evaluation."""
+    weights = read_weights(path)
+    numbers = sum(tensor.numel() for tensor in weights.tensors.values())
+    if weights.spec is not None:
+        if measure(weights.spec).parameters > numbers:
+            raise ValueError(f"{path} describes a larger network than it has weights for")
+        net: nn.Module = Network(weights.spec)
+    elif weights.plain is not None:
+        sizes = weights.plain
+        net = PLAIN[sizes["name"]](sizes["num_classes"], sizes["in_channels"])
+    else:
+        raise ValueError(
+            f"{path} does not say which network it is for; name one, or make the file with "
+            "`plusx convert`"
+        )
+    load_weights(net, weights.tensors)
+    return net.eval(), weights
+
+
+def kind_of(path: str | Path) -> str:
+    """What a file is by its content, whatever its name: a key of KINDS, or words for the rest."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file of weights")
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(LEGACY_TORCH):
+        return "torch, legacy"
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _kind_of_zip(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= max(
+        path.stat().st_size, 1 << 62
+    ):
+        return "safetensors"
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    for beginning, kind in BEGINNINGS.items():
+        if head.startswith(beginning):
+            return kind
+    if not head:
+        return "empty"
+    return "no file of weights that plusx knows"
+
+
+KINDS = {
+    "safetensors": "a safetensors file",
+    "torch": "a torch pickle",
+    "torch, legacy": "a torch pickle of the old kind",
+    "npz": "a NumPy archive",
+}
+
+
+def _kind_of_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "a damaged zip archive"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        if any(name.endswith("/constants.pkl") for name in names):
+            return "a TorchScript archive"
+        return "torch"
+    return "a zip archive"
+
+
+def _described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
+    if metadata.get("format") != FORMAT:
+        return Weights(tensors)
+    spec, plain = None, None
+    if "net" in metadata:
+        spec = from_toml(metadata["net"])
+        if sum(stage.depth for stage in spec.stages) > MAX_BLOCKS:
+            raise ValueError(f"a network of more than {MAX_BLOCKS:,} blocks")
+        check(spec)
+    elif "plain" in metadata:
+        plain = _checked_plain(json.loads(metadata["plain"]))
+    preprocessing = json.loads(metadata.get("preprocessing", "null"))
+    if not isinstance(preprocessing, dict | None):
+        raise ValueError("preprocessing is a table")
+    classes = json.loads(metadata.get("classes", "null"))
+    if classes is not None:
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("classes are a list of names")
+        classes = tuple(classes)
+    return Weights(
+        tensors,
+        model=metadata.get("model"),
+        spec=spec,
+        plain=plain,
+        preprocessing=preprocessing,
+        classes=classes,
+        source=metadata.get("source", ""),
+    )
+
+
+def _checked_plain(plain: Any) -> dict[str, Any]:
+    if not isinstance(plain, dict) or set(plain) != {"name", "num_classes", "in_channels"}:
+        raise ValueError("a plain module is a name, num_classes and in_channels")
+    if plain["name"] not in PLAIN:
+        raise ValueError(f"there is no plain module {plain['name']!r}")
+    for key, largest in (("num_classes", 1_000_000), ("in_channels", 10_000)):
+        if type(plain[key]) is not int or not 0 <= plain[key] <= largest:
+            raise ValueError(f"{key} is {plain[key]!r}")
+    return plain

@@ -1,0 +1,85 @@
+"""torchvision's published weights as data: addresses, hashes, preprocessing and classes."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import torchvision.models
+
+
+# torchvision's GoogLeNet scales its input once more, from ImageNet's mean and deviation to these
+INPUT = {"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published file. `digest` is the beginning of its sha256, which its name ends with."""
+
+    model: str
+    name: str
+    url: str
+    digest: str
+    size: int  # bytes, about
+    preprocessing: dict[str, Any] | None
+    classes: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        return PurePosixPath(urlsplit(self.url).path).name
+
+
+def published_names(model: str) -> tuple[str, ...]:
+    """The names of torchvision's weights for a network of the zoo; none where it has none."""
+    try:
+        return tuple(weights.name for weights in torchvision.models.get_model_weights(model))
+    except ValueError:
+        return ()
+
+
+def published(model: str, name: str) -> Published:
+    """What torchvision says of its weights `name` ("IMAGENET1K_V2", or "DEFAULT") for `model`.
+
+    Raises ValueError with the names there are.
+    """
+    names = published_names(model)
+    if not names:
+        raise ValueError(f"{name!r}: torchvision has no weights for {model}; give a file")
+    short = name.rpartition(".")[2]
+    if short not in (*names, "DEFAULT"):
+        near = difflib.get_close_matches(short, names, 1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{model} has no weights {name!r}{hint} It has {', '.join(names)}")
+    entry = torchvision.models.get_model_weights(model)[short]
+    if "." in name and name != f"{type(entry).__name__}.{short}":
+        raise ValueError(f"{name!r} are not weights for {model}; it has {', '.join(names)}")
+    match = re.search(r"-([0-9a-f]{8,})\.\w+$", entry.url)
+    assert match, entry.url
+    return Published(
+        model=model,
+        name=entry.name,
+        url=entry.url,
+        digest=match[1],
+        size=int(entry.meta["_file_size"] * (1 << 20)),
+        preprocessing=_preprocessing(model, entry.transforms()),
+        classes=tuple(entry.meta["categories"]),
+    )
+
+
+def published_as(model: str, file: str) -> Published | None:
+    """The published weights for `model` that are a file of that name."""
+    for name in published_names(model):
+        found = published(model, name)
+        if found.file == file:
+            return found
+    return None
+
+
+def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
+    size = list(transform.crop_size)
+    if len(size) == 1:
+        size = size * 2
+    mean, std = INPUT.get(model, (tuple(transform.mean), tuple(transform.std)))
+    return {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}

@@ -1,0 +1,283 @@
+"""How other libraries name the tensors of our networks: rename rules, as data.
+
+A rule is a pattern over a foreign name and the plusx name it stands for. In the latter `{1}` is the
+pattern's first group and `{1-1}` that group, a number, less one. The first rule that matches the
+whole name wins; a name that no rule matches stays as it is.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`pattern` becomes `name`; an empty name leaves the tensor out.
+
+    `change` turns the tensor's axes as well: "conv1" makes the matrix of a linear layer a
+    convolution of kernel 1, "keras" brings a kernel (height, width, in, out) or (in, out) into
+    torch's order.
+    """
+
+    pattern: str
+    name: str
+    change: Literal["", "conv1", "keras"] = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rules for the files in which some name matches `mark`.
+
+    `counted` pairs layers by their order: the numbers caught by its pattern, sorted, with the
+    modules of our network whose names match `among`.
+    """
+
+    mark: str
+    rules: tuple[Rule, ...] = ()
+    counted: str = ""
+    among: str = ""
+
+
+RESNET = Family(r"layer1\.0\.conv1\.weight")
+DENSENET = Family(
+    r"features\.denseblock1\..*",
+    (
+        # the published files are older than the library's present names: norm.1 for norm1
+        Rule(
+            r"features\.denseblock(\d+)\.denselayer(\d+)\.norm\.?(\d)\.(.+)",
+            "layer{1}.{2-1}.bn{3}.{4}",
+        ),
+        Rule(
+            r"features\.denseblock(\d+)\.denselayer(\d+)\.conv\.?(\d)\.(.+)",
+            "layer{1}.{2-1}.conv{3}.{4}",
+        ),
+        Rule(r"features\.transition(\d+)\.norm\.(.+)", "enter{1+1}.bn1.{2}"),
+        Rule(r"features\.transition(\d+)\.conv\.(.+)", "enter{1+1}.conv1.{2}"),
+        Rule(r"features\.conv0\.(.+)", "conv1.{1}"),
+        Rule(r"features\.norm0\.(.+)", "bn1.{1}"),
+        Rule(r"features\.norm5\.(.+)", "tail.bn1.{1}"),
+        Rule(r"classifier\.(.+)", "fc.{1}"),
+    ),
+)
+CONVNEXT = Family(
+    r"features\.1\.0\.block\.0\.weight",
+    (
+        Rule(r"features\.0\.0\.(.+)", "conv1.{1}"),
+        Rule(r"features\.0\.1\.(.+)", "norm1.{1}"),
+        *(
+            rule
+            for stage in (1, 2, 3, 4)
+            for rule in (
+                Rule(
+                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.0\.(.+)",
+                    f"layer{stage}.{{1}}.conv1.{{2}}",
+                ),
+                Rule(
+                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.2\.(.+)",
+                    f"layer{stage}.{{1}}.norm1.{{2}}",
+                ),
+                Rule(
+                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.3\.(.+)",
+                    f"layer{stage}.{{1}}.conv2.{{2}}",
+                    "conv1",
+                ),
+                Rule(
+                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.5\.(.+)",
+                    f"layer{stage}.{{1}}.conv3.{{2}}",
+                    "conv1",
+                ),
+                Rule(
+                    rf"features\.{2 * stage - 1}\.(\d+)\.layer_scale",
+                    f"layer{stage}.{{1}}.scale1.gamma",
+                ),
+                Rule(rf"features\.{2 * stage}\.0\.(.+)", f"enter{stage + 1}.norm1.{{1}}"),
+                Rule(rf"features\.{2 * stage}\.1\.(.+)", f"enter{stage + 1}.conv1.{{1}}"),
+            )
+        ),
+        Rule(r"classifier\.0\.(.+)", "tail.norm1.{1}"),
+        Rule(r"classifier\.2\.(.+)", "fc.{1}"),
+    ),
+)
+VGG = Family(
+    r"classifier\.3\.weight",
+    (
+        Rule(r"classifier\.0\.(.+)", "tail.fc1.{1}"),
+        Rule(r"classifier\.3\.(.+)", "tail.fc2.{1}"),
+        Rule(r"classifier\.6\.(.+)", "fc.{1}"),
+    ),
+    counted=r"features\.(\d+)\.(.+)",
+    among=r"layer\d+\.\d+\.(conv|bn)1",
+)
+ALEXNET = Family(
+    r"classifier\.4\.weight",
+    (
+        Rule(r"features\.0\.(.+)", "layer1.0.{1}"),
+        Rule(r"features\.3\.(.+)", "layer2.0.{1}"),
+        Rule(r"features\.6\.(.+)", "layer3.0.{1}"),
+        Rule(r"features\.8\.(.+)", "layer4.0.{1}"),
+        Rule(r"features\.10\.(.+)", "layer5.0.{1}"),
+        Rule(r"classifier\.1\.(.+)", "tail.3.{1}"),
+        Rule(r"classifier\.4\.(.+)", "tail.6.{1}"),
+        Rule(r"classifier\.6\.(.+)", "fc.{1}"),
+    ),
+)
+# the auxiliary heads only help training; plusx builds none
+GOOGLENET = Family(r"inception3a\..*", (Rule(r"aux[12]\..*", ""),))
+VIDEO_RESNET = Family(
+    r"stem\.0\.weight",
+    (
+        Rule(r"stem\.0\.(.+)", "conv1.{1}"),
+        Rule(r"stem\.1\.(.+)", "bn1.{1}"),
+        Rule(r"(layer\d+\.\d+)\.conv(\d)\.0\.(.+)", "{1}.conv{2}.{3}"),
+        Rule(r"(layer\d+\.\d+)\.conv(\d)\.1\.(.+)", "{1}.bn{2}.{3}"),
+    ),
+)
+CIFAR_RESNET = Family(r"linear\.weight", (Rule(r"linear\.(.+)", "fc.{1}"),))
+TIMM_RESNET = Family(
+    r"layer1\.0\.conv1\.weight",
+    (
+        Rule(r"(layer\d+\.\d+)\.se\.(fc[12])\.(.+)", "{1}.se1.{2}.{3}"),
+        Rule(r"(layer\d+\.\d+)\.se\.conv\.(.+)", "{1}.eca1.conv.{2}"),
+    ),
+)
+# the deep stem of ResNet-D is a run of layers whose last norm stands outside it
+TIMM_RESNET_D = Family(
+    r"conv1\.6\.weight",
+    (
+        Rule(r"conv1\.0\.(.+)", "conv1.{1}"),
+        Rule(r"conv1\.1\.(.+)", "bn1.{1}"),
+        Rule(r"conv1\.3\.(.+)", "conv2.{1}"),
+        Rule(r"conv1\.4\.(.+)", "bn2.{1}"),
+        Rule(r"conv1\.6\.(.+)", "conv3.{1}"),
+        Rule(r"bn1\.(.+)", "bn3.{1}"),
+        *TIMM_RESNET.rules,
+    ),
+)
+# Keras counts the layers of the whole model: (where they stand, conv2d, batch_normalization)
+KERAS_LAYERS = (
+    ("{0}1", "", ""),
+    ("layer1.0.{0}1", "_1", "_1"),
+    ("layer1.0.{0}2", "_2", "_2"),
+    ("layer2.0.{0}1", "_3", "_3"),
+    ("layer2.0.{0}2", "_4", "_4"),
+    ("layer3.0.{0}1", "_6", "_5"),
+    ("layer3.0.{0}2", "_7", "_6"),
+)
+KERAS_RESNET8 = Family(
+    r"conv2d\.kernel",
+    (
+        *(
+            rule
+            for where, conv, norm in KERAS_LAYERS
+            for rule in (
+                Rule(rf"conv2d{conv}\.kernel", where.format("conv") + ".weight", "keras"),
+                Rule(rf"conv2d{conv}\.bias", where.format("conv") + ".bias"),
+                Rule(rf"batch_normalization{norm}\.gamma", where.format("bn") + ".weight"),
+                Rule(rf"batch_normalization{norm}\.beta", where.format("bn") + ".bias"),
+                Rule(
+                    rf"batch_normalization{norm}\.moving_mean", where.format("bn") + ".running_mean"
+                ),
+                Rule(
+                    rf"batch_normalization{norm}\.moving_variance",
+                    where.format("bn") + ".running_var",
+                ),
+            )
+        ),
+        Rule(r"conv2d_5\.kernel", "layer2.0.downsample.0.weight", "keras"),
+        Rule(r"conv2d_5\.bias", "layer2.0.downsample.0.bias"),
+        Rule(r"conv2d_8\.kernel", "layer3.0.downsample.0.weight", "keras"),
+        Rule(r"conv2d_8\.bias", "layer3.0.downsample.0.bias"),
+        Rule(r"dense\.kernel", "fc.weight", "keras"),
+        Rule(r"dense\.bias", "fc.bias"),
+    ),
+)
+
+
+# source: its families; the first whose mark is found gives the rules
+SOURCES: dict[str, tuple[Family, ...]] = {
+    "plusx": (),
+    "torchvision": (DENSENET, CONVNEXT, VGG, ALEXNET, GOOGLENET, VIDEO_RESNET, RESNET),
+    "akamaster": (CIFAR_RESNET,),
+    "timm": (TIMM_RESNET_D, TIMM_RESNET, DENSENET),
+    "keras": (KERAS_RESNET8,),
+}
+
+
+def rename(
+    tensors: Mapping[str, Tensor], source: str, ours: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors under their plusx names, with their axes in torch's order.
+
+    `ours` are the names of the network's own tensors, in order; rules that count need them. Raises
+    ValueError for an unknown source, or a file in which two names become one.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}; sources are {', '.join(SOURCES)}")
+    if source != "plusx" and tensors and all(name.startswith("module.") for name in tensors):
+        # nn.DataParallel wraps the network in a module of that name
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    family = _family(tensors, source)
+    if family is None:
+        return dict(tensors)
+    counted = _counted(family, tensors, ours) if family.counted else {}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new, change = counted.get(name, ""), ""
+        if not new:
+            new, change = _apply(family.rules, name)
+        if new in renamed:
+            raise ValueError(f"two tensors become {new!r}, the second is {name!r}")
+        if new:
+            renamed[new] = _changed(tensor, change)
+    return renamed
+
+
+def _family(tensors: Mapping[str, Tensor], source: str) -> Family | None:
+    for family in SOURCES[source]:
+        if any(re.fullmatch(family.mark, name) for name in tensors):
+            return family
+    return None
+
+
+def _apply(rules: tuple[Rule, ...], name: str) -> tuple[str, str]:
+    for rule in rules:
+        if match := re.fullmatch(rule.pattern, name):
+            return _filled(rule.name, match), rule.change
+    return name, ""
+
+
+def _filled(template: str, match: re.Match[str]) -> str:
+    def group(place: re.Match[str]) -> str:
+        text = match[int(place[1])]
+        return str(int(text) + int(place[2])) if place[2] else text
+
+    return re.sub(r"\{(\d+)([+-]\d+)?\}", group, template)
+
+
+def _counted(family: Family, tensors: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
+    """The k-th numbered layer of the file is the k-th of our modules that may be meant."""
+    matches = [match for name in tensors if (match := re.fullmatch(family.counted, name))]
+    numbers = sorted({int(match[1]) for match in matches})
+    modules = [
+        module
+        for module in dict.fromkeys(name.rpartition(".")[0] for name in ours)
+        if re.fullmatch(family.among, module)
+    ]
+    # a network of another depth is told from the names that remain
+    places = dict(zip(numbers, modules))
+    return {
+        match[0]: f"{places[int(match[1])]}.{match[2]}"
+        for match in matches
+        if int(match[1]) in places
+    }
+
+
+def _changed(tensor: Tensor, change: str) -> Tensor:
+    if change == "conv1" and tensor.ndim == 2:
+        return tensor[:, :, None, None]
+    if change == "keras" and tensor.ndim >= 2:
+        return tensor.movedim((-1, -2), (0, 1)).contiguous()
+    return tensor
