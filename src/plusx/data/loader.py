@@ -1,0 +1,297 @@
+"""From a Source to batches: ordered, augmented, normalised, on the device.
+
+Sets in memory whose augmentation is done by the batch are gathered from one uint8 tensor. Files,
+and sets whose augmentation is done image by image, go through worker processes where there are
+any. Either way a sample's pixels are a function of (seed, epoch, index).
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from plusx.data.augment import NORMALISED, Plan, plan
+from plusx.data.batch import Batch
+from plusx.data.draws import Draws, permutation
+from plusx.data.image import DamagedImage, open_image
+from plusx.data.on_batch import BATCH_STEPS, PIXEL_STEPS
+from plusx.data.on_image import IMAGE_STEPS
+from plusx.data.sample import Source, as_split
+from plusx.data.source import open_data
+
+
+# seconds that one batch of a worker may take
+TIMEOUT = 120.0
+
+
+def batches(
+    data: str | Path | Source,
+    *,
+    split: str | None = None,
+    augment: str = "",
+    batch_size: int = 128,
+    seed: int = 0,
+    epoch: int = 0,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    drop_last: bool | None = None,
+    start: int = 0,
+    size: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of one epoch; see Loader, which also keeps its workers from epoch to epoch.
+
+    data      a set's name, a folder, a CSV, or a Source
+    split     "train" (of a Source: its own split), "validation", "test" or "all". Only "train"
+              is shuffled and augmented
+    epoch     another epoch has another order and other draws
+    start     how many batches of the epoch to leave out, without doing their work
+    size      of the images, where data is not yet a Source
+    """
+    if isinstance(data, Source):
+        if size is not None and data.preprocessing.size != (size, size):
+            raise ValueError("size is chosen where the data is opened: open_data(..., size=)")
+        source = data
+    else:
+        source = open_data(data, split=split or "train", seed=seed, size=size)
+    loader = Loader(
+        source,
+        split=split,
+        augment=augment,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        device=device,
+        drop_last=drop_last,
+    )
+    return _closing(loader, loader.epoch(epoch, start))
+
+
+def _closing(loader: "Loader", batches: Iterator[Batch]) -> Iterator[Batch]:
+    with loader:
+        yield from batches
+
+
+class Loader:
+    """Batches of a Source, epoch after epoch: `for batch in loader.epoch(3): ...`
+
+    Worker processes live until close(), or to the end of a `with` block. drop_last None leaves
+    out a last training batch only where it has one sample, of which batch norm knows no variance.
+    Raises ValueError for a wrong augmentation, split or number; RuntimeError that names the file
+    where one cannot be decoded any more, or where a worker dies or takes over `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        split: str | None = None,
+        augment: str = "",
+        batch_size: int = 128,
+        seed: int = 0,
+        workers: int = 0,
+        device: str | torch.device = "cpu",
+        drop_last: bool | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size}: at least 1")
+        if workers < 0:
+            raise ValueError(f"workers = {workers}: at least 0")
+        self.source = source
+        self.split = source.split if split is None else as_split(split)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = torch.device(device)
+        self.drop_last = drop_last
+        self.timeout = timeout
+        said = augment if self.split == "train" else ""
+        self.plan = plan(said, source.preprocessing.size, source.in_memory)
+        self._samples = _Samples(source, self.plan, seed)
+        self._order = _Order()
+        self._workers = self._start(workers) if workers and not self.plan.batched else None
+
+    def __len__(self) -> int:
+        """The number of batches of a whole epoch."""
+        full, rest = divmod(len(self.source), self.batch_size)
+        if self.drop_last is None:
+            return full + (rest > 1 or (rest == 1 and (self.split != "train" or not full)))
+        return full if self.drop_last else full + (rest > 0)
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._workers = None
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number`, from batch `start` on."""
+        count = len(self.source)
+        train = self.split == "train"
+        order = permutation(count, self.seed, number) if train else np.arange(count)
+        chosen = [
+            order[place * self.batch_size : (place + 1) * self.batch_size]
+            for place in range(start, len(self))
+        ]
+        if self.plan.batched:
+            images = (self._gathered(indices, number) for indices in chosen)
+        elif self._workers is None:
+            images = (self._stacked(indices, number) for indices in chosen)
+        else:
+            images = self._from_workers(self._workers, chosen, number)
+        for indices, pixels in zip(chosen, images):
+            yield self._batch(indices, pixels, number)
+
+    def _gathered(self, indices: np.ndarray, epoch: int) -> Tensor:
+        assert self.source.images is not None
+        stored = self.source.images
+        images = stored.index_select(0, torch.from_numpy(indices).to(stored.device))
+        images = images.to(self.device, non_blocking=True)
+        draws = Draws.of(self.seed, epoch, indices)
+        size = self.source.preprocessing.size
+        for place, word in enumerate(self.plan.words):
+            if word.kind in BATCH_STEPS:
+                images = BATCH_STEPS[word.kind](images, word, draws.at(place), size)
+        return images
+
+    def _stacked(self, indices: np.ndarray, epoch: int) -> Tensor:
+        return _good(_collate([self._samples[epoch, int(index)] for index in indices]))
+
+    def _batch(self, indices: np.ndarray, images: Tensor, epoch: int) -> Batch:
+        pixels = self.source.preprocessing.normalise(images.to(self.device, non_blocking=True))
+        for place, word in enumerate(self.plan.words):
+            if word.kind in PIXEL_STEPS:
+                PIXEL_STEPS[word.kind](pixels, word, Draws.of(self.seed, epoch, indices).at(place))
+        labels = self.source.labels
+        targets = labels.index_select(0, torch.from_numpy(indices).to(labels.device))
+        return Batch(pixels, targets.to(self.device, non_blocking=True))
+
+    def _start(self, workers: int) -> "DataLoader[Tensor | _Failure]":
+        self._samples.working_on = torch.full((workers,), -1, dtype=torch.int64).share_memory_()
+        return DataLoader(
+            self._samples,
+            batch_sampler=self._order,
+            num_workers=workers,
+            collate_fn=_collate,
+            timeout=self.timeout,
+            worker_init_fn=_begin_worker,
+            persistent_workers=True,
+            # workers draw nothing from it; without it the global generator would be moved on
+            generator=torch.Generator(),
+        )
+
+    def _from_workers(
+        self, workers: "DataLoader[Tensor | _Failure]", chosen: list[np.ndarray], epoch: int
+    ) -> Iterator[Tensor]:
+        self._order.epoch = epoch
+        self._order.batches = chosen
+        try:
+            for images in workers:
+                yield _good(images)
+        except RuntimeError as error:
+            if isinstance(error, _SampleError):
+                raise
+            at_work = self._samples.working_on.tolist()
+            names = [self.source.where(index) for index in at_work if index >= 0]
+            during = f" while at work on {', '.join(names)}" if names else ""
+            raise RuntimeError(f"a data worker died or hung{during}: {error}") from error
+
+
+class _Failure(NamedTuple):
+    """What comes back from a worker in place of images that cannot be had."""
+
+    message: str
+
+
+class _SampleError(RuntimeError):
+    """A sample that cannot be decoded any more."""
+
+
+@dataclass
+class _Order:
+    """The batches that the workers are to make: lists of (epoch, index)."""
+
+    epoch: int = 0
+    batches: Sequence[np.ndarray] = ()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for indices in self.batches:
+            yield [(self.epoch, int(index)) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Samples(Dataset[UInt8[Tensor, "c h w"] | _Failure]):
+    """Decodes and augments single samples, in the main process or in a worker."""
+
+    def __init__(self, source: Source, steps: Plan, seed: int) -> None:
+        self.source = source
+        self.plan = steps
+        self.seed = seed
+        self.working_on = torch.full((0,), -1, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, place: tuple[int, int]) -> UInt8[Tensor, "c h w"] | _Failure:
+        epoch, index = place
+        worker = get_worker_info()
+        if worker is not None:
+            self.working_on[worker.id] = index
+        try:
+            image = self._image(index)
+        except (DamagedImage, OSError) as error:
+            return _Failure(f"{self.source.where(index)} cannot be used any more: {error}")
+        size = self.source.preprocessing.size
+        draws = Draws.of(self.seed, epoch, np.array([index]))
+        for number, word in enumerate(self.plan.words):
+            if word.kind not in NORMALISED:
+                image = IMAGE_STEPS[word.kind](image, word, draws.at(number), size)
+        if worker is not None:
+            self.working_on[worker.id] = -1
+        return as_tensor(image)
+
+    def _image(self, index: int) -> Image.Image:
+        source = self.source
+        if source.paths is not None:
+            return open_image(source.paths[index], source.limit, source.preprocessing.channels)
+        assert source.images is not None
+        pixels = source.images[index].cpu().permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+
+
+def as_tensor(image: Image.Image) -> UInt8[Tensor, "c h w"]:
+    """The pixels of an RGB or grey Pillow image."""
+    pixels = np.array(image)
+    return torch.from_numpy(pixels).reshape(image.height, image.width, -1).permute(2, 0, 1)
+
+
+def _collate(samples: list[Tensor | _Failure]) -> Tensor | _Failure:
+    for sample in samples:
+        if isinstance(sample, _Failure):
+            return sample
+    return torch.stack([sample for sample in samples if isinstance(sample, Tensor)])
+
+
+def _good(images: Tensor | _Failure) -> Tensor:
+    if isinstance(images, _Failure):
+        raise _SampleError(images.message)
+    return images
+
+
+def _begin_worker(number: int) -> None:
+    # the handlers of a run (save and leave) are inherited, and are not a worker's business
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

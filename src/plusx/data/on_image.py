@@ -1,0 +1,166 @@
+"""The augmentations that act on one image, with torchvision's v2 functions on Pillow images.
+
+Each takes an image of mode RGB or L, the word, the draws of that one sample and the set's size.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from plusx.data.augment import Word
+from plusx.data.draws import Draws
+from plusx.data.on_batch import crop_places, half
+
+
+Size = tuple[int, int]
+Step = Callable[[Image.Image, Word, Draws, Size], Image.Image]
+
+# of the resized image, the share a side that evaluation keeps (He et al. 2015: 224 of 256)
+EVALUATION_SHARE = 0.875
+# a longer image is first cut to this many times its shorter side, around the middle
+_LONGEST = 20
+
+
+def evaluation_view(image: Image.Image, size: Size) -> Image.Image:
+    """The shorter side to size / 0.875, then the window in the middle: what evaluation sees."""
+    height, width = (round(side / EVALUATION_SHARE) for side in size)
+    image = _shortened(image)
+    # the least (height, width) of the image's shape that covers the wanted one, rounded down
+    if height * image.width >= width * image.height:
+        width = height * image.width // image.height
+    else:
+        height = width * image.height // image.width
+    image = functional.resize(image, [height, width], antialias=True)
+    return functional.center_crop(image, list(size))
+
+
+def _evaluate(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    return evaluation_view(image, size)
+
+
+def _window(word: Word, size: Size) -> Size:
+    return size if word.side is None else (word.side, word.side)
+
+
+def _shortened(image: Image.Image) -> Image.Image:
+    """Very long images, cut around the middle, so that scaling them cannot fill the memory."""
+    longest = _LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    return functional.center_crop(image, [min(image.height, longest), min(image.width, longest)])
+
+
+def _pad(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    assert word.side is not None
+    return functional.pad(image, [word.side], fill=0)
+
+
+def _crop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    height, width = _window(word, size)
+    tops, lefts = crop_places(draws, (image.height - height, image.width - width))
+    return functional.crop(image, int(tops[0]), int(lefts[0]), height, width)
+
+
+def _flip(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    return functional.horizontal_flip(image) if half(draws)[0] else image
+
+
+def _vflip(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    return functional.vertical_flip(image) if half(draws)[0] else image
+
+
+def _resize(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    return functional.resize(_shortened(image), [word.side], antialias=True)
+
+
+def _centercrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    return functional.center_crop(image, list(_window(word, size)))
+
+
+def _resizedcrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    """As torchvision's RandomResizedCrop: the first window that fits of 10, else the middle."""
+    window = list(_window(word, size))
+    for attempt in range(0, 40, 4):
+        area = image.width * image.height * draws.uniform(0.08, 1.0, attempt)[0]
+        ratio = math.exp(draws.uniform(math.log(3 / 4), math.log(4 / 3), attempt + 1)[0])
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= image.width and 0 < height <= image.height:
+            top = int(draws.below(image.height - height + 1, attempt + 2)[0])
+            left = int(draws.below(image.width - width + 1, attempt + 3)[0])
+            break
+    else:
+        width = min(image.width, max(1, round(image.height * 4 / 3)))
+        height = min(image.height, max(1, round(image.width * 4 / 3)))
+        top, left = (image.height - height) // 2, (image.width - width) // 2
+    return functional.resized_crop(image, top, left, height, width, window, antialias=True)
+
+
+def _jitter(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    assert word.value is not None
+    steps = (
+        functional.adjust_brightness,
+        functional.adjust_contrast,
+        functional.adjust_saturation,
+    )
+    order = np.argsort([draws.bits(draw)[0] for draw in range(3)])
+    for step in order:
+        factor = draws.uniform(1 - word.value, 1 + word.value, 3 + int(step))[0]
+        image = steps[step](image, float(factor))
+    return image
+
+
+def _grayscale(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    if image.mode == "L" or draws.uniform()[0] >= (1.0 if word.value is None else word.value):
+        return image
+    return functional.rgb_to_grayscale(image, num_output_channels=3)
+
+
+def _rotate(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    assert word.value is not None
+    angle = float(draws.uniform(-word.value, word.value)[0])
+    return functional.rotate(image, angle, v2.InterpolationMode.BILINEAR)
+
+
+def _randaugment(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    magnitude = 9 if word.side is None else word.side
+    return _with_torch_draws(v2.RandAugment(magnitude=magnitude), image, draws)
+
+
+def _trivialaugment(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    return _with_torch_draws(v2.TrivialAugmentWide(), image, draws)
+
+
+def _autoaugment(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    small = max(size) <= 32
+    policy = v2.AutoAugmentPolicy.CIFAR10 if small else v2.AutoAugmentPolicy.IMAGENET
+    return _with_torch_draws(v2.AutoAugment(policy), image, draws)
+
+
+def _with_torch_draws(transform: v2.Transform, image: Image.Image, draws: Draws) -> Image.Image:
+    """Let a transform that draws from torch's generator do so from a seed of the sample's own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(draws.bits()[0] >> np.uint64(1)))
+        return transform(image)
+
+
+IMAGE_STEPS: dict[str, Step] = {
+    "evaluate": _evaluate,
+    "pad": _pad,
+    "crop": _crop,
+    "flip": _flip,
+    "vflip": _vflip,
+    "resize": _resize,
+    "centercrop": _centercrop,
+    "resizedcrop": _resizedcrop,
+    "jitter": _jitter,
+    "grayscale": _grayscale,
+    "rotate": _rotate,
+    "randaugment": _randaugment,
+    "trivialaugment": _trivialaugment,
+    "autoaugment": _autoaugment,
+}

@@ -1,0 +1,233 @@
+"""What a set of labelled images is: Preprocessing, Sample and Source."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+
+from plusx.data.image import DEFAULT_LIMIT, decode, printable
+
+
+Split = Literal["train", "validation", "test", "all"]
+Labels = Int64[Tensor, "n"] | Float32[Tensor, "n k"]
+
+# bytes read at each end of a file for its fingerprint
+_SAMPLED = 16384
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become a network's input: size (height, width), channels, mean and std.
+
+    mean and std are on the scale 0 .. 1, one number a channel.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"size {self.size}: a size is at least 1 x 1")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels {self.channels}: images have 1 or 3 channels")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std {self.std}: every number must be above 0")
+
+    def normalise(self, images: UInt8[Tensor, "*n c h w"]) -> Float32[Tensor, "*n c h w"]:
+        """(image / 255 - mean) / std in float32, bit for bit as torchvision's v2 transforms."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
+        scaled = images.to(torch.float32).mul_(1.0 / 255)
+        return scaled.sub_(mean[:, None, None]).div_(std[:, None, None])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and TOML can hold."""
+        return {
+            "size": list(self.size),
+            "channels": self.channels,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The other way round. Raises ValueError where a key is missing, unknown or unfit."""
+        wanted = {"size", "channels", "mean", "std"}
+        if set(values) != wanted:
+            wrong = ", ".join(sorted(set(values) ^ wanted))
+            raise ValueError(
+                f"preprocessing has the keys size, channels, mean, std; not so: {wrong}"
+            )
+        try:
+            height, width = (int(side) for side in values["size"])
+            mean = tuple(float(number) for number in values["mean"])
+            std = tuple(float(number) for number in values["std"])
+            return cls((height, width), int(values["channels"]), mean, std)
+        except TypeError as error:
+            raise ValueError(f"preprocessing {values!r}: {error}") from None
+
+
+class Sample(NamedTuple):
+    """One image as it is stored, before any augmentation or scaling."""
+
+    image: UInt8[Tensor, "c h w"]
+    label: int | Float32[Tensor, "k"]
+    path: str | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+    """Labelled images, in memory (`images`) or in files (`paths`, absolute).
+
+    Labels are class numbers (n,) int64, or for several labels a sample (n, k) float32 of 0 and 1;
+    -1 stands for unknown. `notices` says what was skipped or remarked on, with the reasons.
+    A path that is no UTF-8 carries Python's surrogate escapes; `printable` makes it showable.
+    """
+
+    name: str
+    split: Split
+    classes: tuple[str, ...]
+    labels: Labels
+    preprocessing: Preprocessing
+    images: UInt8[Tensor, "n c h w"] | None = None
+    paths: list[str] | None = None
+    root: str | None = None  # paths are named relative to it in fingerprints and messages
+    rows: list[int] | None = None  # of the CSV, counted from 1 with its header
+    notices: list[str] = field(default_factory=list)
+    limit: int = DEFAULT_LIMIT  # pixels an image may have
+
+    def __post_init__(self) -> None:
+        assert (self.images is None) != (self.paths is None)
+        assert len(self.labels) == len(self.images if self.images is not None else self.paths or [])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        label = self.labels[index] if self.multilabel else int(self.labels[index])
+        if self.images is not None:
+            return Sample(self.images[index], label, None)
+        assert self.paths is not None
+        path = self.paths[index]
+        pixels = torch.from_numpy(decode(path, self.limit, self.preprocessing.channels).copy())
+        return Sample(pixels.permute(2, 0, 1).contiguous(), label, path)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a sample can have several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def in_memory(self) -> bool:
+        return self.images is not None
+
+    def subset(self, indices: Sequence[int] | Int64[Tensor, "m"]) -> "Source":
+        """The samples at `indices`, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        listed = chosen.tolist()
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            images=None if self.images is None else self.images[chosen],
+            paths=None if self.paths is None else [self.paths[index] for index in listed],
+            rows=None if self.rows is None else [self.rows[index] for index in listed],
+            notices=list(self.notices),
+        )
+
+    def to(self, device: str | torch.device) -> "Source":
+        """The same set with its images, where they are in memory, on another device."""
+        if self.images is None:
+            return self
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "Source":
+        """The same images for a network that wants another size, mean or std."""
+        if preprocessing.channels != self.preprocessing.channels and self.images is not None:
+            raise ValueError(
+                f"{self.name} has {self.preprocessing.channels} channels, "
+                f"the network wants {preprocessing.channels}"
+            )
+        images = self.images
+        if images is not None and images.shape[-2:] != preprocessing.size:
+            images = resized(images, preprocessing.size)
+        return replace(self, preprocessing=preprocessing, images=images)
+
+    def check_labels(self, num_classes: int) -> None:
+        """Raise ValueError that names the first sample whose label no network of k outputs has."""
+        if self.multilabel:
+            if self.labels.shape[1] != num_classes:
+                raise ValueError(
+                    f"{self.name} has {self.labels.shape[1]} labels, the network {num_classes}"
+                )
+            return
+        wrong = ((self.labels < 0) | (self.labels >= num_classes)).nonzero()
+        if len(wrong):
+            index = int(wrong[0])
+            raise ValueError(
+                f"{self.where(index)}: label {int(self.labels[index])} is outside "
+                f"0 to {num_classes - 1}"
+            )
+
+    def where(self, index: int) -> str:
+        """What to call a sample in a message: its path, its row, or its number."""
+        if self.paths is None:
+            return f"{self.name} {self.split}, image {index}"
+        path = printable(self.paths[index], self.root)
+        return path if self.rows is None else f"row {self.rows[index]} ({path})"
+
+    def fingerprint(self) -> str:
+        """A sha256 that changes with the set: its classes, labels and content.
+
+        Images in memory are read whole; of a file its name, its size, and 16 KiB at each end.
+        """
+        digest = hashlib.sha256()
+        digest.update(
+            repr((self.name, self.split, self.classes, tuple(self.labels.shape))).encode()
+        )
+        digest.update(self.labels.cpu().contiguous().numpy().tobytes())
+        if self.images is not None:
+            digest.update(repr(tuple(self.images.shape)).encode())
+            digest.update(self.images.cpu().contiguous().numpy().data)
+            return digest.hexdigest()
+        for path in self.paths or []:
+            name = os.path.relpath(path, self.root) if self.root else path
+            digest.update(os.fsencode(name) + b"\0")
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(size.to_bytes(8, "little"))
+                digest.update(file.read(_SAMPLED))
+                if size > _SAMPLED:
+                    file.seek(max(_SAMPLED, size - _SAMPLED))
+                    digest.update(file.read(_SAMPLED))
+        return digest.hexdigest()
+
+
+def resized(images: UInt8[Tensor, "n c h w"], size: tuple[int, int]) -> UInt8[Tensor, "n c y x"]:
+    """Images scaled to (height, width), bilinear with antialiasing."""
+    from torchvision.transforms.v2 import functional
+
+    return torch.cat([functional.resize(part, list(size)) for part in images.split(1000)])
+
+
+def as_split(text: str) -> Split:
+    """A split by any of its usual names. Raises ValueError for an unknown one."""
+    name = {"val": "validation", "valid": "validation"}.get(text, text)
+    if name not in get_args(Split):
+        raise ValueError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")
+    return name  # type: ignore[return-value]
+
+
+def as_path(data: str | Path) -> Path:
+    return Path(data).expanduser()

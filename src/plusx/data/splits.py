@@ -1,0 +1,44 @@
+"""Which samples train, validate and test, where the data itself does not say."""
+
+import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
+
+from plusx.data.draws import permutation
+
+
+def stratified_order(labels: Tensor, seed: int) -> Int64[np.ndarray, "n"]:
+    """An order of the samples of which every beginning has the classes in nearly equal shares.
+
+    Each class is shuffled by the seed and spread evenly over the order. Several labels a sample
+    (n, k) are shuffled only. The last sample of a class never stands in the first half, so that
+    a validation set of at most half leaves every class something to train on.
+    """
+    count = len(labels)
+    shuffled = permutation(count, seed, 0)
+    if labels.ndim == 2:
+        return shuffled
+    classes = labels.cpu().numpy()[shuffled]
+    place = np.empty(count)
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return shuffled[np.argsort(place, kind="stable")]
+
+
+def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.ndarray, "m"]:
+    """The indices, ascending, of the samples that validate: a share below 1, or a number."""
+    count = validation_count(len(labels), validation)
+    return np.sort(stratified_order(labels, seed)[:count])
+
+
+def validation_count(total: int, validation: float | int) -> int:
+    """How many of `total` samples validate. Raises ValueError where that leaves none to train."""
+    if validation < 0 or (isinstance(validation, float) and not validation < 1):
+        raise ValueError(
+            f"validation = {validation}: a share from 0 to below 1, or a whole number of samples"
+        )
+    count = round(validation * total) if isinstance(validation, float) else validation
+    if count >= total and total:
+        raise ValueError(f"validation = {validation}: that leaves none of {total} samples to train")
+    return count

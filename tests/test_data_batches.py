@@ -1,0 +1,227 @@
+"""Batches in memory: order, augmentation, and pixels that depend on (seed, epoch, index) alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plusx.data.batch import Batch
+from plusx.data.draws import Draws, permutation
+from plusx.data.loader import Loader, batches
+from plusx.data.sample import Preprocessing, Source
+from plusx.data.source import open_data
+
+
+def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3) -> Source:
+    """A set in memory of random pixels, whose labels count the samples."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, channels, *size), dtype=torch.uint8, generator=generator)
+    return Source(
+        name="colours",
+        split="train",
+        classes=tuple(map(str, range(count))),
+        labels=torch.arange(count),
+        preprocessing=Preprocessing(size, channels, (0.5,) * channels, (0.25,) * channels),
+        images=images,
+    )
+
+
+def by_label(made: list[Batch]) -> torch.Tensor:
+    """All inputs, in the order of the labels."""
+    targets = torch.cat([batch.targets for batch in made])
+    return torch.cat([batch.inputs for batch in made])[targets.argsort()]
+
+
+SENTENCE = "pad2 crop flip vflip cutout4 erase.5"
+
+
+def test_digits_have_the_stated_split_whatever_the_seed() -> None:
+    sizes = {"train": 1200, "validation": 300, "test": 297, "all": 1797}
+    for split, size in sizes.items():
+        first, second = (open_data("digits", split=split, seed=seed) for seed in (0, 7))
+        assert len(first) == size
+        assert first.fingerprint() == second.fingerprint()
+        assert first.preprocessing.size == (8, 8)
+        shares = first.labels.bincount(minlength=10) / size
+        assert ((shares - 0.1).abs() < 0.01).all()
+    parts = [open_data("digits", split=split).images for split in ("train", "validation", "test")]
+    whole = open_data("digits", split="all").images
+    as_rows = {tuple(image.flatten().tolist()) for part in parts for image in part}
+    assert as_rows == {tuple(image.flatten().tolist()) for image in whole}
+
+
+def test_no_validation_lets_every_training_sample_train() -> None:
+    assert len(open_data("digits", validation=0)) == 1500
+    with pytest.raises(ValueError, match="no validation split"):
+        open_data("digits", split="validation", validation=0)
+    assert len(open_data("digits", split="validation", validation=0.1)) == 150
+
+
+def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_is_in_order() -> None:
+    source = colours()
+    orders = [
+        torch.cat([batch.targets for batch in batches(source, seed=seed, epoch=epoch)]).tolist()
+        for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))
+    ]
+    assert orders[0] == orders[3]
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list(range(40)) for order in orders)
+    evaluated = [batch.targets for batch in batches(source, split="validation", augment=SENTENCE)]
+    assert torch.cat(evaluated).tolist() == list(range(40))
+
+
+def test_evaluation_never_augments() -> None:
+    source = colours()
+    (batch,) = batches(source, split="test", augment=SENTENCE)
+    assert torch.equal(batch.inputs, source.preprocessing.normalise(source.images))
+
+
+@pytest.mark.parametrize("augment", [SENTENCE, f"trivialaugment {SENTENCE}"])
+def test_pixels_do_not_depend_on_the_batch_or_on_where_an_epoch_resumes(augment: str) -> None:
+    source = colours()
+    whole = list(batches(source, augment=augment, batch_size=8, seed=3, epoch=2))
+    assert torch.equal(
+        by_label(whole), by_label(list(batches(source, augment=augment, seed=3, epoch=2)))
+    )
+    resumed = list(batches(source, augment=augment, batch_size=8, seed=3, epoch=2, start=3))
+    assert len(resumed) == 2
+    for old, new in zip(whole[3:], resumed):
+        assert torch.equal(old.inputs, new.inputs)
+        assert torch.equal(old.targets, new.targets)
+
+
+def test_workers_change_no_pixel_and_live_on_from_epoch_to_epoch() -> None:
+    source = colours()
+    augment = "pad2 crop flip randaugment jitter.4 cutout4"
+    made = {}
+    for workers in (0, 1, 2):
+        with Loader(source, augment=augment, batch_size=7, workers=workers) as loader:
+            made[workers] = [list(loader.epoch(epoch)) for epoch in (0, 1)]
+            # a consumer that leaves an epoch early does not disturb the next one
+            assert len(next(loader.epoch(2))) == 7
+            again = list(loader.epoch(1))
+        for batch, same in zip(made[workers][1], again):
+            assert torch.equal(batch.inputs, same.inputs)
+    for workers in (1, 2):
+        for epoch in (0, 1):
+            for batch, same in zip(made[0][epoch], made[workers][epoch]):
+                assert torch.equal(batch.inputs, same.inputs)
+                assert torch.equal(batch.targets, same.targets)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_draws_differ_between_samples_epochs_and_workers(workers: int) -> None:
+    """Workers that share one random state are the classic mistake: all draws must differ."""
+    same = colours(1).images.expand(40, -1, -1, -1)
+    source = replace(colours(), images=same.contiguous())
+    seen = set()
+    with Loader(source, augment="jitter.4 rotate30", batch_size=5, workers=workers) as loader:
+        for epoch in range(3):
+            for batch in loader.epoch(epoch):
+                seen |= {image.numpy().tobytes() for image in batch.inputs}
+    assert len(seen) == 120
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    source = colours()
+    torch.manual_seed(5)
+    state, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    for workers in (0, 1):
+        list(batches(source, augment="randaugment pad2 crop flip", workers=workers))
+    assert torch.equal(state, torch.get_rng_state())
+    assert np.array_equal(numbers, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_one_left_over_sample_is_dropped_in_training_only() -> None:
+    source = colours(9)
+    assert [len(batch) for batch in batches(source, batch_size=4)] == [4, 4]
+    assert [len(batch) for batch in batches(source, batch_size=4, split="test")] == [4, 4, 1]
+    assert [len(batch) for batch in batches(source, batch_size=4, drop_last=False)] == [4, 4, 1]
+    assert [len(batch) for batch in batches(colours(1), batch_size=4)] == [1]
+    assert [len(batch) for batch in batches(colours(11), batch_size=4)] == [4, 4, 3]
+    assert [len(b) for b in batches(colours(11), batch_size=4, drop_last=True)] == [4, 4]
+    for drop_last in (None, True, False):
+        loader = Loader(source, batch_size=4, drop_last=drop_last)
+        assert len(loader) == len(list(loader.epoch(0)))
+
+
+def test_a_loader_refuses_wrong_numbers() -> None:
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        batches(colours(), batch_size=0)
+    with pytest.raises(ValueError, match="workers = -1"):
+        batches(colours(), workers=-1)
+    with pytest.raises(ValueError, match="split 'trian'"):
+        batches(colours(), split="trian")
+
+
+def test_unknown_data_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        open_data("digit")
+
+
+def test_a_batch_splits_in_order_and_moves_to_channels_last() -> None:
+    batch = Batch(torch.randn(10, 3, 4, 4), torch.arange(10))
+    parts = batch.split(4)
+    assert [len(part) for part in parts] == [3, 3, 2, 2]
+    assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)
+    assert [len(part) for part in batch.split(99)] == [1] * 10
+    moved = batch.to("cpu", channels_last=True)
+    assert moved.inputs.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="1 part or more"):
+        batch.split(0)
+
+
+def test_a_set_at_another_size_is_scaled() -> None:
+    source = open_data("digits", split="test", size=32)
+    assert source.images.shape == (297, 1, 32, 32)
+    assert source.preprocessing.size == (32, 32)
+
+
+def test_preprocessing_survives_json_and_refuses_nonsense() -> None:
+    made = Preprocessing((8, 9), 1, (0.5,), (0.25,))
+    assert Preprocessing.from_dict(made.to_dict()) == made
+    with pytest.raises(ValueError, match="std"):
+        Preprocessing((8, 8), 1, (0.5,), (0.0,))
+    with pytest.raises(ValueError, match="2 numbers for 1 channels"):
+        Preprocessing((8, 8), 1, (0.5, 0.5), (1.0,))
+    with pytest.raises(ValueError, match="sizes"):
+        Preprocessing.from_dict({"sizes": 3})
+
+
+def test_normalising_is_torchvisions_bit_for_bit() -> None:
+    from torchvision.transforms import v2
+
+    source = colours()
+    peer = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.25,) * 3)]
+    )
+    assert torch.equal(source.preprocessing.normalise(source.images), peer(source.images))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**64), st.integers(0, 1000), st.integers(1, 300))
+def test_draws_are_a_function_of_their_counters(seed: int, epoch: int, count: int) -> None:
+    draws = Draws.of(seed, epoch, np.arange(count))
+    alone = Draws.of(seed, epoch, np.array([count - 1]))
+    assert draws.uniform()[-1] == alone.uniform()[0]
+    assert (draws.below(7) < 7).all()
+    assert (draws.below(7) >= 0).all()
+    assert sorted(permutation(count, seed, epoch)) == list(range(count))
+
+
+def test_draws_are_uniform_and_uncorrelated() -> None:
+    draws = Draws.of(0, 0, np.arange(20000))
+    columns = [draws.uniform(draw=draw) for draw in range(3)]
+    columns += [draws.at(1).uniform(), Draws.of(0, 1, np.arange(20000)).uniform()]
+    columns += [Draws.of(1, 0, np.arange(20000)).uniform(), [*columns[0][1:].tolist(), 0.5]]
+    for column in columns:
+        assert abs(np.mean(column) - 0.5) < 0.01
+        assert abs(np.var(column) - 1 / 12) < 0.003
+    correlation = np.corrcoef(columns) - np.eye(len(columns))
+    assert np.abs(correlation).max() < 0.03
+    counts = np.bincount(draws.below(9), minlength=9)
+    assert counts.min() > 2050
+    assert counts.max() < 2400
