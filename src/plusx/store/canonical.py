@@ -54,6 +54,7 @@ def parse_json(data: bytes, where: str) -> Any:
             data.decode("utf-8"),
             object_pairs_hook=unique_keys,
             parse_constant=refuse_constant,
+            parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not a JSON file that can be read: {error}") from None
@@ -70,3 +71,10 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is more than a number can be")
+    return number

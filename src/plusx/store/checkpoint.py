@@ -153,16 +153,18 @@ def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
             and manifest["format"] == 1
             and manifest["step"] == step
             and _STATE in files
-            and all(
-                name == _STATE or _GROUP.fullmatch(name.removesuffix(".safetensors"))
-                for name in files
-            )
+            and all(map(_of_group, files.keys() - {_STATE}))
+            and all(type(e["bytes"]) is int and type(e["sha256"]) is str for e in files.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where} is damaged ({type(error).__name__}: {error})") from None
     if not sound:
         raise ValueError(f"{where} is damaged: it does not agree with its own sha256")
     return files
+
+
+def _of_group(name: str) -> bool:
+    return bool(name.endswith(".safetensors") and _GROUP.fullmatch(name[: -len(".safetensors")]))
 
 
 def _verified_files(path: Path, step: int) -> Iterator[tuple[str, bytes]]:
@@ -238,7 +240,10 @@ def _remove_checkpoint(path: Path) -> None:
     """Deletes our own files of a checkpoint, the manifest first; what is not ours stays."""
     names = sorted(os.listdir(path), key=lambda name: name != _MANIFEST)
     for name in names:
-        if name in (_MANIFEST, _STATE) or name.endswith(".safetensors"):
+        if name in (_MANIFEST, _STATE) or _of_group(name):
             os.unlink(path / name)
-    with contextlib.suppress(OSError):
+    try:
         os.rmdir(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise

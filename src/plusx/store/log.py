@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from plusx.store.canonical import check_json
 from plusx.store.files import explained, flush_folder, write_all
@@ -24,7 +24,11 @@ class Log:
         with explained(self.path, 1):
             self._descriptor = os.open(
                 self.path,
-                os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0),
+                os.O_RDWR
+                | os.O_CREAT
+                | getattr(os, "O_NOFOLLOW", 0)  # a link's target is not ours to cut
+                | getattr(os, "O_CLOEXEC", 0)
+                | getattr(os, "O_BINARY", 0),
                 0o644,
             )
         try:
@@ -49,7 +53,8 @@ class Log:
         end = size
         while end:
             begin = max(0, end - 65536)
-            newline = os.pread(self._descriptor, end - begin, begin).rfind(b"\n")
+            os.lseek(self._descriptor, begin, os.SEEK_SET)
+            newline = os.read(self._descriptor, end - begin).rfind(b"\n")
             if newline >= 0:
                 return begin + newline + 1
             end = begin
@@ -82,7 +87,7 @@ class Log:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_: object) -> None:
