@@ -12,7 +12,7 @@ from plusx.grammar.spec import Net
 from plusx.nn.init import initialise
 from plusx.nn.network import Network
 from plusx.nn.plain import PLAIN
-from plusx.weights import load_named_or_file
+from plusx.weights.fetch import find_weights, load_found, own_spec
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -30,38 +30,36 @@ def create_model(
 ) -> Any:
     """Build a network of the zoo, or the one that a spec describes.
 
-    `num_classes=0` has no head. `weights` is a safetensors file or the name of torchvision's
-    weights, as "IMAGENET1K_V2". With a `seed` the parameters are the same every time, and torch's
-    own generator is left as it was.
+    `num_classes=0` has no head. `weights` is the name of torchvision's weights, as "IMAGENET1K_V2",
+    or a safetensors file; a file that was made for the network of that name brings its own spec,
+    with its number of classes. Where `num_classes` is another one the head is new. With a `seed`
+    the parameters are the same every time, and torch's own generator is left as it was.
 
     Raises ValueError for an unknown name (with the nearest ones), a spec that is not legal, or
     weights that do not fit.
     """
+    name = name_or_spec if isinstance(name_or_spec, str) else None
+    spec = zoo.find(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
+    found = None if weights is None else find_weights(name, weights)
+    if found is not None and name is not None and found.model == name:
+        spec = own_spec(found, spec)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        net = _build(name_or_spec, num_classes, in_channels, weights is not None)
-    if weights is not None:
-        name = name_or_spec if isinstance(name_or_spec, str) else None
-        load_named_or_file(net, name, weights)
-        if num_classes is not None and _classes(net) != num_classes:
-            net.reset_head(num_classes)
+        net = _build(name, spec, num_classes, in_channels)
+    if found is not None:
+        load_found(net, name, found, new_head=num_classes is not None)
     return net
 
 
 def _build(
-    name_or_spec: str | Net, num_classes: int | None, in_channels: int | None, loaded: bool
+    name: str | None, spec: Net | zoo.Plain, num_classes: int | None, in_channels: int | None
 ) -> nn.Module:
-    spec = zoo.find(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
     changes = {"num_classes": num_classes, "in_channels": in_channels}
     spec = replace(spec, **{key: value for key, value in changes.items() if value is not None})
     if isinstance(spec, Net):
         net = Network(spec)
         initialise(net)
         return net
-    assert isinstance(name_or_spec, str)
-    return PLAIN[name_or_spec](num_classes=spec.num_classes, in_channels=spec.in_channels)
-
-
-def _classes(net: nn.Module) -> int:
-    return int(getattr(net.fc, "out_features", 0))
+    assert name is not None
+    return PLAIN[name](spec.num_classes, spec.in_channels)

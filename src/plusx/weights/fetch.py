@@ -9,17 +9,18 @@ import urllib.request
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from plusx import store
-from plusx.grammar.spec import Net
+from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 from plusx.weights.convert import convert
 from plusx.weights.files import Weights, read_weights
 from plusx.weights.load import LoadReport, load_weights
 from plusx.weights.published import Published, published, published_names
-from plusx.zoo import find
+from plusx.zoo import Plain
 
 
 TIMEOUT = 30  # seconds without a byte
@@ -28,13 +29,12 @@ NAME = re.compile(r"(?:\w+_Weights\.)?[A-Z][A-Z0-9_]*")
 
 
 def load_named_or_file(
-    net: nn.Module, model: str | None, weights: str | Path, *, new_head: bool | None = None
+    net: nn.Module, model: str | None, weights: str | Path, *, new_head: bool = False
 ) -> LoadReport:
     """Load torchvision's weights by their name ("IMAGENET1K_V2"), or a safetensors file.
 
-    Strict, but for the head: where `net` was given another number of classes than the weights have,
-    its own head is kept (`new_head`; unless said, this is so where the number is not the one that
-    the zoo gives the network). Raises ValueError where the weights are for another network, and
+    Strict; but with `new_head` a network for another number of classes than the weights have keeps
+    the head it was built with. Raises ValueError where the weights are for another network, and
     OSError where they cannot be fetched.
     """
     return load_found(net, model, find_weights(model, weights), new_head=new_head)
@@ -54,18 +54,24 @@ def find_weights(model: str | None, weights: str | Path) -> Weights:
     return read_weights(weights)
 
 
+def own_spec(found: Weights, spec: Net | Plain) -> Net | Plain:
+    """What a file says of its network; `spec` where it says nothing."""
+    if found.spec is not None:
+        return found.spec
+    if found.plain is not None and isinstance(spec, Plain):
+        sizes = {key: found.plain[key] for key in ("num_classes", "in_channels")}
+        return replace(spec, **sizes)
+    return spec
+
+
 def load_found(
-    net: nn.Module, model: str | None, found: Weights, *, new_head: bool | None = None
+    net: nn.Module, model: str | None, found: Weights, *, new_head: bool = False
 ) -> LoadReport:
     """Load what `find_weights` opened; see `load_named_or_file`."""
-    _check_same(net, found)
+    _check_same(net, model, found)
     outputs = net.fc.out_features if isinstance(net.fc, nn.Linear) else 0
     tensors, head = dict(found.tensors), found.tensors.get("fc.weight")
-    if head is None or head.shape[:1] == (outputs,):
-        return load_weights(net, tensors)
-    if new_head is None:
-        new_head = outputs == 0 or (model is not None and outputs != find(model).num_classes)
-    if not new_head:
+    if not new_head or head is None or head.shape[:1] == (outputs,):
         return load_weights(net, tensors)
     why = f"is for {head.shape[0]} classes, the network has {outputs}"
     for name in ("fc.weight", "fc.bias"):
@@ -158,29 +164,37 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(store.read_bytes(path)).hexdigest()
 
 
-def _check_same(net: nn.Module, found: Weights) -> None:
+def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
     """Refuse weights whose tensors would fit although they were trained in another network."""
-    if found.plain is not None and getattr(net, "plain", None) != found.plain["name"]:
-        raise ValueError(f"the weights are for {found.plain['name']}")
-    if found.spec is None or not isinstance(net, Network):
+    plain = None if found.plain is None else found.plain["name"]
+    if plain is None and found.spec is None:
         return
-    ours, theirs = _essence(net.spec), _essence(found.spec)
-    if ours == theirs:
+    if isinstance(net, Network) and found.spec is not None:
+        differing = _difference(_essence(net.spec), _essence(found.spec))
+        if not differing:
+            return
+        if model in (found.model, None):
+            hint = "plusx.open_network builds the file's own"
+            raise ValueError(f"the weights are for another network than this: {differing}; {hint}")
+    elif not isinstance(net, Network) and plain == net.plain:
         return
-    said = f"the weights were made for another network than this one ({found.model or 'a spec'}): "
-    for name in Net.__dataclass_fields__:
-        if name != "stages" and getattr(ours, name) != getattr(theirs, name):
-            raise ValueError(
-                f"{said}{name} {getattr(theirs, name)!r}, here {getattr(ours, name)!r}"
-            )
-    for i, (stage, other) in enumerate(zip(ours.stages, theirs.stages), 1):
-        for name in type(stage).__dataclass_fields__:
-            if getattr(stage, name) != getattr(other, name):
-                raise ValueError(
-                    f"{said}{name} of stage {i} {getattr(other, name)!r}, here "
-                    f"{getattr(stage, name)!r}; plusx.open_network builds the file's own"
-                )
-    raise ValueError(f"{said}{len(theirs.stages)} stages, here {len(ours.stages)}")
+    theirs = found.model or plain or "a spec of its own"
+    raise ValueError(f"the weights are for {theirs}, not for {model or 'the given spec'}")
+
+
+def _difference(ours: Any, theirs: Any) -> str:
+    """The first field in which two specs, stages or blocks differ; "" where there is none."""
+    for name in type(ours).__dataclass_fields__:
+        one, other = getattr(ours, name), getattr(theirs, name)
+        if one == other:
+            continue
+        if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+            i = next(i for i, pair in enumerate(zip(one, other)) if pair[0] != pair[1])
+            name, one, other = f"{name}[{i}]", one[i], other[i]
+        if isinstance(one, Stage | Block) and type(one) is type(other):
+            return f"{name}.{_difference(one, other)}"
+        return f"{name} {other!r}, here {one!r}"
+    return ""
 
 
 def _essence(net: Net) -> Net:

@@ -50,7 +50,7 @@ def published(model: str, name: str) -> Published:
     short = name.rpartition(".")[2]
     if short not in (*names, "DEFAULT"):
         near = difflib.get_close_matches(short, names, 1)
-        hint = f", did you mean {near[0]}?" if near else ""
+        hint = f", did you mean {near[0]}?" if near else "."
         raise ValueError(f"{model} has no weights {name!r}{hint} It has {', '.join(names)}")
     entry = torchvision.models.get_model_weights(model)[short]
     if "." in name and name != f"{type(entry).__name__}.{short}":
