@@ -53,7 +53,7 @@ class Classification:
         self._targets.append(targets.detach().cpu().numpy().astype(np.int64))
 
     def compute(self) -> dict[str, Any]:
-        probabilities, right = _joined(self._probabilities), _joined(self._targets)
+        probabilities, right = _joined(self._probabilities, self._targets)
         n, k = probabilities.shape
         if right.min() < 0 or right.max() >= k:
             raise ValueError(
@@ -110,7 +110,7 @@ class MultiLabel:
         self._targets.append(answers > 0.5)
 
     def compute(self) -> dict[str, Any]:
-        probabilities, right = _joined(self._probabilities), _joined(self._targets)
+        probabilities, right = _joined(self._probabilities, self._targets)
         told = probabilities >= 0.5
         hits = (told & right).sum(0)
         predicted, actual = told.sum(0), right.sum(0)
@@ -141,10 +141,17 @@ def calibration_error(
     return float(np.abs(gaps).sum() / len(confidences))
 
 
-def _joined(parts: list[Any]) -> Any:
-    if not parts:
+def _joined(probabilities: list[Any], targets: list[Any]) -> tuple[Any, Any]:
+    """What all batches gave, in two arrays that can be judged."""
+    if not probabilities:
         raise ValueError("there are no predictions to judge: not one batch was seen")
-    return np.concatenate(parts)
+    joined = np.concatenate(probabilities)
+    broken = int((~np.isfinite(joined)).any(1).sum())
+    if broken:
+        raise FloatingPointError(
+            f"the predictions of {broken} of {len(joined)} inputs are not finite"
+        )
+    return joined, np.concatenate(targets)
 
 
 def _mean_log_loss(probabilities: Float[np.ndarray, "..."]) -> float:

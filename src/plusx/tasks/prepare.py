@@ -1,7 +1,5 @@
 """Where and how a task computes: its device, its precision, its memory format."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,7 +9,6 @@ from plusx.tasks.meters import Meter
 from plusx.tasks.task import Task
 
 
-Precision = Literal["float32", "bfloat16", "float16"]
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -19,7 +16,7 @@ def prepare(
     task: Task,
     *,
     device: str | torch.device = "auto",
-    precision: Precision = "float32",
+    precision: str = "float32",
     channels_last: bool = True,
     compile: bool = False,  # noqa: A002
 ) -> Task:
@@ -75,10 +72,10 @@ class Autocast(Task):
     Parameters, gradients, losses and predictions stay float32 (Micikevicius et al. 2018).
     """
 
-    def __init__(self, task: Task, precision: Literal["bfloat16", "float16"]) -> None:
+    def __init__(self, task: Task, precision: str) -> None:
         super().__init__()
         self.task = task
-        self.precision: Literal["bfloat16", "float16"] = precision
+        self.precision = precision
 
     @property
     def net(self) -> nn.Module:  # type: ignore[override]
@@ -86,7 +83,7 @@ class Autocast(Task):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         with torch.autocast(self.device.type, HALVES[self.precision]):
-            loss = self.task(batch)
+            loss: Tensor = self.task(batch)
         self.seen = self.task.seen
         return loss
 

@@ -1,6 +1,6 @@
 """Optimizers, and which parameters decay."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ OPTIMIZERS = ("sgd", "adamw")
 
 def make_optimizer(
     task: Task,
-    kind: Literal["sgd", "adamw"] = "sgd",
+    kind: str = "sgd",
     *,
     lr: float = 0.1,
     momentum: float = 0.9,
@@ -35,7 +35,7 @@ def make_optimizer(
     if not trained:
         raise ValueError("no parameter of the task requires a gradient: nothing can be trained")
     spared = set() if decay_norms else _spared(task)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for n, p in trained.items() if n not in spared]},
         {"params": [p for n, p in trained.items() if n in spared], "weight_decay": 0.0},
     ]

@@ -1,5 +1,6 @@
 """All that a run needs to go on: the task, the optimizer, the average, the count of steps."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,6 +11,8 @@ from plusx.tasks.task import Task
 
 
 Tensors = dict[str, dict[str, Tensor]]
+# Of an optimizer's groups: given anew at every step, or the way this machine computes them.
+NOT_KEPT = ("params", "lr", "foreach", "fused", "capturable", "differentiable")
 
 
 class State:
@@ -48,7 +51,7 @@ class State:
         groups = [
             {
                 "params": [names[p] for p in group["params"]],
-                **{k: v for k, v in group.items() if k not in ("params", "lr")},
+                **{key: value for key, value in group.items() if key not in NOT_KEPT},
             }
             for group in self.optimizer.param_groups
         ]
@@ -76,8 +79,8 @@ class State:
         missing, unused = self.task.load_state_dict(tensors["weights"], strict=False)
         if missing or unused:
             raise ValueError(
-                "the saved state is of another task: "
-                f"without {', '.join(missing) or 'nothing'}; with {', '.join(unused) or 'nothing'}"
+                f"the saved state is of another task: {_some(unused)} not here; "
+                f"{_some(missing)} not there"
             )
         for group, saved in zip(self.optimizer.param_groups, values["groups"]):
             for key, value in saved.items():
@@ -88,7 +91,8 @@ class State:
             owner, _, key = name.rpartition(".")
             if owner not in named:
                 raise ValueError(f"the saved state moves {owner}, which this task does not have")
-            self.optimizer.state[named[owner]][key] = _like(tensor, named[owner])
+            kept = self.optimizer.state[named[owner]]
+            kept[key] = _like(tensor, named[owner]) if key != "step" else self._count(tensor)
         self.average = None
         if "average" in tensors:
             self.average = start_average(self.task)
@@ -97,6 +101,12 @@ class State:
         self.seed = values["seed"]
         self.loss_scale = values["loss_scale"]
         self.clean_steps = values["clean_steps"]
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        """The optimizer's own count of steps, where the optimizer looks for it."""
+        group = self.optimizer.param_groups[0]
+        device = group["params"][0].device if group.get("fused") else torch.device("cpu")
+        return tensor.to(device, copy=True)
 
     def _names(self) -> dict[Tensor, str]:
         return {p: name for name, p in self.task.named_parameters()}
@@ -124,6 +134,14 @@ def _difference(told: list[list[str]], ours: list[list[str]]) -> str:
     if said == have:
         return "the saved state groups the parameters otherwise: was decay_norms changed?"
     return (
-        f"the saved state is of other parameters: {', '.join(sorted(said - have)) or 'none'} are "
-        f"not here; {', '.join(sorted(have - said)) or 'none'} are not there"
+        f"the saved state is of other parameters: {_some(sorted(said - have))} not here; "
+        f"{_some(sorted(have - said))} not there"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of the names and how many more there are, with the verb."""
+    if not names:
+        return "none is"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'}"

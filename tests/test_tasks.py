@@ -1,0 +1,181 @@
+"""Classify, against torch's losses and its own promises; prepare, against what it is told."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from plusx.data.batch import Batch
+from plusx.tasks.classify import Classify
+from plusx.tasks.prepare import Autocast, find_device, prepare
+from plusx.train.loop import evaluate
+
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 0.0], [1.0, 1.0, -1.0]])
+CLASSES = torch.tensor([0, 1, 1, 2])
+ROWS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
+
+
+def classify(**options) -> Classify:
+    return Classify(nn.Identity(), **options)
+
+
+def test_the_loss_of_class_numbers_is_cross_entropy():
+    for smoothing in (0.0, 0.1):
+        loss = classify(label_smoothing=smoothing)(Batch(LOGITS, CLASSES))
+        expected = F.cross_entropy(LOGITS, CLASSES, label_smoothing=smoothing)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_class_weights_weigh_each_sample_and_parts_add_up():
+    weights = [1.0, 3.0, 0.5]
+    task = classify(class_weights=weights)
+    each = F.cross_entropy(LOGITS, CLASSES, reduction="none") * torch.tensor(weights)[CLASSES]
+    torch.testing.assert_close(task(Batch(LOGITS, CLASSES)), each.mean())
+    halves = [task(Batch(LOGITS[p], CLASSES[p])) for p in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(sum(halves) / 2, each.mean())
+    assert "class_weights" not in task.state_dict()
+
+
+def test_shares_of_classes_are_accepted_and_agree_with_class_numbers():
+    one_hot = F.one_hot(CLASSES, 3).float()
+    for options in ({}, {"label_smoothing": 0.2}, {"class_weights": [1.0, 3.0, 0.5]}):
+        task = classify(**options)
+        torch.testing.assert_close(task(Batch(LOGITS, one_hot)), task(Batch(LOGITS, CLASSES)))
+    mixed = 0.3 * one_hot + 0.7 * one_hot.roll(1, 0)
+    torch.testing.assert_close(
+        classify()(Batch(LOGITS, mixed)),
+        0.3 * classify()(Batch(LOGITS, CLASSES)) + 0.7 * classify()(Batch(LOGITS, CLASSES.roll(1))),
+    )
+
+
+def test_several_labels_are_questions_of_their_own():
+    task = classify(multilabel=True, class_weights=[1.0, 2.0, 3.0], label_smoothing=0.2)
+    expected = F.binary_cross_entropy_with_logits(
+        LOGITS, ROWS * 0.8 + 0.1, pos_weight=torch.tensor([1.0, 2.0, 3.0])
+    )
+    torch.testing.assert_close(task(Batch(LOGITS, ROWS)), expected)
+    torch.testing.assert_close(task.predict(LOGITS), LOGITS.sigmoid())
+    # (0, 0) right, (0, 1) right, (0, 2) right, row 1 all wrong, row 2 two wrong, row 3 one wrong
+    assert float(task.seen["error"]) == pytest.approx(6 / 12)
+
+
+def test_what_was_seen_is_the_share_that_was_wrong_and_holds_no_graph():
+    logits = LOGITS.clone().requires_grad_()
+    task = classify()
+    task(Batch(logits, CLASSES))
+    assert float(task.seen["error"]) == 0.5
+    assert not task.seen["error"].requires_grad
+    task(Batch(logits, F.one_hot(CLASSES, 3).float()))
+    assert float(task.seen["error"]) == 0.5
+
+
+def test_probabilities_and_losses_are_float32_whatever_the_network_gives():
+    task = classify()
+    half = LOGITS.to(torch.bfloat16)
+    assert task.predict(half).dtype == torch.float32
+    assert task(Batch(half, CLASSES)).dtype == torch.float32
+    assert task.predict(LOGITS.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("wrong", [-100, -1, 3])
+def test_a_class_number_out_of_range_is_refused(wrong):
+    targets = CLASSES.clone()
+    targets[2] = wrong
+    with pytest.raises(ValueError, match=rf"class {wrong}; .* 3 classes allows 0 to 2"):
+        classify()(Batch(LOGITS, targets))
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "words"),
+    [
+        ({}, torch.rand(4, 2), r"float \(4, 3\)"),
+        ({}, torch.rand(4), "class numbers"),
+        ({}, torch.zeros(4, 3, dtype=torch.int64), "class numbers"),
+        ({"multilabel": True}, CLASSES, "zeros and ones"),
+        ({"multilabel": True}, ROWS + 1, "outside 0 to 1"),
+        ({"multilabel": True}, ROWS * float("nan"), "outside 0 to 1"),
+        ({"class_weights": [1.0, 2.0]}, CLASSES, "2 numbers; the network tells 3"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(options, targets, words):
+    with pytest.raises(ValueError, match=words):
+        classify(**options)(Batch(LOGITS, targets))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"class_weights": [1.0, -1.0]}, "finite"),
+        ({"class_weights": [1.0, float("inf")]}, "finite"),
+        ({"class_weights": [1.0], "classes": ["a", "b"]}, "1 numbers for 2 classes"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        classify(**options)
+
+
+def test_evaluation_merges_the_figures_over_batches():
+    figures = evaluate(
+        classify(classes=["a", "b", "c"]),
+        [Batch(LOGITS[:3], CLASSES[:3]), Batch(LOGITS[3:], CLASSES[3:])],
+    )
+    assert figures["accuracy"] == 0.5
+    assert figures["loss"] == pytest.approx(float(F.cross_entropy(LOGITS, CLASSES)))
+    assert [row["label"] for row in figures["per_class"]] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="not one batch"):
+        evaluate(classify(), [])
+
+
+def test_prepare_in_float32_gives_the_task_itself_with_channels_last():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(2))
+    net(torch.zeros(1, 3, 8, 8))
+    plain = [p.clone() for p in net.parameters()]
+    task = Classify(net)
+    assert prepare(task, device="cpu") is task
+    assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(a, b) for a, b in zip(plain, net.parameters()))
+    volumes = prepare(Classify(nn.Conv3d(2, 8, 3)), device="cpu")
+    assert volumes.net.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    kept = prepare(Classify(nn.Conv2d(3, 8, 3)), device="cpu", channels_last=False)
+    assert kept.net.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_computes_in_halves_and_keeps_the_parameters_whole(precision):
+    seen = []
+    net = nn.Sequential(nn.Linear(3, 3))
+    net[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    task = prepare(Classify(net), device="cpu", precision=precision)
+    assert isinstance(task, Autocast)
+    assert task.net is net
+    loss = task(Batch(LOGITS, CLASSES))
+    loss.backward()
+    assert seen == [getattr(torch, precision)]
+    assert loss.dtype == net[0].weight.grad.dtype == net[0].weight.dtype == torch.float32
+    assert task.predict(LOGITS).dtype == torch.float32
+    assert set(task.seen) == {"error"}
+
+
+def test_devices_and_precisions_that_are_not_there_are_refused():
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match=r"'cup' is not there; this machine has .*cpu"):
+        find_device("cup")
+    with pytest.raises(ValueError, match="'cuda:99' is not there"):
+        find_device("cuda:99")
+    with pytest.raises(ValueError, match="'float8'; allowed are"):
+        prepare(classify(), device="cpu", precision="float8")
+
+
+@pytest.mark.gpu
+def test_a_prepared_task_trains_on_the_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
+    task = prepare(Classify(net), device="cuda", precision="float16")
+    batch = Batch(torch.randn(4, 1, 8, 8), CLASSES).to(task.device, channels_last=True)
+    task(batch).backward()
+    assert net[0].weight.grad.isfinite().all()
