@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from plusx.grammar.toml import from_dict
+from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at
 from plusx.recipe.tables import Recipe
 
@@ -115,26 +116,16 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
         if inside:
             continue
         if header := re.match(r"\s*\[\[?([^\[\]=]+)\]", line):
-            table = _split(header[1])
+            table = split_key(header[1])
             lines.setdefault(table, number)
         elif key := re.match(r"\s*([^=#\[\]{}]+?)\s*=", line):
-            lines.setdefault(table + _split(key[1]), number)
+            lines.setdefault(table + split_key(key[1]), number)
     return lines
-
-
-def _split(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
 def _change(raw: dict[str, Any], override: str, given: dict[tuple[str, ...], str]) -> None:
     """Set the field that `override` names, and note in `given` that it was."""
-    dotted, equals, said = override.partition("=")
-    path = _split(dotted)
-    if not equals or not all(path):
-        raise ValueError(
-            f"override {override!r}: overrides are key=value, for example optim.lr=0.1"
-        )
-    value = _value(said.strip())
+    path, value = split_override(override)
     table = raw
     for part in path[:-1]:
         table = table.setdefault(part, {})
@@ -152,17 +143,6 @@ def _change(raw: dict[str, Any], override: str, given: dict[tuple[str, ...], str
                 del table[name]
     table[path[-1]] = value
     given[path] = repr(override)
-
-
-def _value(said: str) -> object:
-    """A value as TOML says it; bare words, also in a list, are text."""
-    try:
-        read = tomllib.loads(f"value = {said}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        if said.startswith("[") and said.endswith("]") and "[" not in said[1:]:
-            return [_value(part.strip()) for part in said[1:-1].split(",") if part.strip()]
-        return said
-    return read["value"] if list(read) == ["value"] else said
 
 
 def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> Recipe:

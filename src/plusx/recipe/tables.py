@@ -107,6 +107,7 @@ class Sgd:
 class AdamW:
     kind: Literal["adamw"] = "adamw"
     lr: Rate
+    betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: Amount = 0.05
     decay_norms: Flag = False
     clip: Rate | None = None
@@ -144,7 +145,7 @@ class Cosine:
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class OneCycle:
     kind: Literal["one-cycle"] = "one-cycle"
-    peak: Part = 0.3
+    rise: Rate = 0.3  # the share of the run until the peak
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -1,0 +1,160 @@
+"""What a network is and costs, for people and for programs: arithmetic only, no torch."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from plusx.grammar.legal import check
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Block, Net
+from plusx.grammar.toml import from_dict, from_toml, to_dict
+from plusx.overrides import split_override
+from plusx.zoo import PAPERS, ZOO, Plain, find, names
+
+
+def list_networks(pattern: str = "*") -> list[dict[str, Any]]:
+    """A row for every network of the zoo whose name matches the shell pattern.
+
+    ValueError: none does.
+    """
+    found = names(pattern)
+    if not found:
+        near = get_close_matches(pattern.strip("*?"), list(ZOO), n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"no network matches {pattern!r}{hint}")
+    return [_figures(name, ZOO[name].net) | {"source": ZOO[name].source} for name in found]
+
+
+def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Figures, sentences and source of a network, with fields changed that `overrides` name.
+
+    `model` is a name of the zoo or the path of a TOML spec. ValueError says what is wrong.
+    """
+    net, source = _network(model)
+    if overrides:
+        net = _changed(model, net, overrides)
+    described = _figures(model, net) | {"source": source}
+    if isinstance(net, Plain):
+        return described | {"stages": []}
+    shapes = measure(net).stages
+    return described | {
+        "stem": net.stem,
+        "stages": [
+            {
+                "name": shape.name,
+                "blocks": shape.blocks,
+                "channels": shape.channels,
+                "size": list(shape.size),
+                "stride": list(shape.stride),
+                "parameters": shape.parameters,
+                "multiply_adds": shape.multiply_adds,
+                "said": _sentences(stage.block),
+            }
+            | ({"enter": stage.enter} if stage.enter else {})
+            | ({"first": _sentences(stage.first)} if stage.first else {})
+            for shape, stage in zip(shapes, net.stages, strict=True)
+        ],
+        "tail": net.tail,
+        "norm": net.norm,
+        "act": net.act,
+        "drop_path": net.drop_path,
+    }
+
+
+def description(described: dict[str, Any]) -> str:
+    """`describe_network`'s answer as text for a terminal."""
+    shape = " x ".join(map(str, described["input"]))
+    lines = [
+        f"{described['name']}  ({described['source']})",
+        f"  input          {shape}",
+        f"  classes        {described['classes']:,}",
+        f"  parameters     {described['parameters']:,}",
+        f"  multiply-adds  {described['multiply_adds']:,}",
+        f"  depth          {described['depth']} layers with weights",
+    ]
+    if not described["stages"]:
+        return "\n".join([*lines, "  a plain module, built as it is published"])
+    said = f"norm {described['norm']}, act {described['act']}"
+    lines += [f"  {said}", "", f"  stem    {described['stem']}"]
+    for stage in described["stages"]:
+        size = " x ".join(map(str, stage["size"]))
+        lines.append(
+            f"  {stage['name']:7} {stage['blocks']} x {stage['channels']} channels at {size}, "
+            f"{stage['parameters']:,} parameters, {stage['multiply_adds']:,} multiply-adds"
+        )
+        if "enter" in stage:
+            lines.append(f"          enter     {stage['enter']}")
+        for label, said_of in (("first", stage.get("first", [])), ("", stage["said"])):
+            for block in said_of:
+                for name, sentence in block.items():
+                    words = f"{label} {name}".strip()
+                    lines.append(f"          {words:9} {sentence}")
+    return "\n".join([*lines, f"  tail    {described['tail']}"])
+
+
+def _network(model: str) -> tuple[Net | Plain, str]:
+    path = Path(model)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ValueError(f"{model}: no such file")
+        try:
+            net = from_toml(path.read_text(encoding="utf-8"))
+            check(net)
+        except ValueError as error:
+            raise ValueError(f"{model}: {error}") from None
+        return net, model
+    net = find(model)
+    source = ZOO[model].source
+    paper = next((title for key, title in PAPERS.items() if source.startswith(key)), None)
+    return net, f"{source}: {paper}" if paper else source
+
+
+def _changed(model: str, net: Net | Plain, overrides: Sequence[str]) -> Net:
+    if isinstance(net, Plain):
+        raise ValueError(f"{model} is a plain module without a spec: its fields do not change")
+    changeable = [field.name for field in fields(Net) if field.name != "stages"]
+    spec = to_dict(net)
+    for override in overrides:
+        path, value = split_override(override)
+        name = ".".join(path)
+        if name not in changeable:
+            near = get_close_matches(name, changeable, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"{override!r}: a network has no field {name!r}{hint} "
+                f"(fields: {', '.join(changeable)})"
+            )
+        spec[name] = value
+    changed = from_dict(spec)
+    check(changed)
+    return changed
+
+
+def _figures(name: str, net: Net | Plain) -> dict[str, Any]:
+    counted = net if isinstance(net, Plain) else measure(net)
+    if isinstance(net, Plain):
+        size = net.size if isinstance(net.size, tuple) else (net.size, net.size)
+    else:
+        size = net.size if isinstance(net.size, tuple) else (net.size,) * net.ndim
+    tokens = isinstance(net, Net) and net.stem.startswith("embed")
+    return {
+        "name": name,
+        "parameters": counted.parameters,
+        "multiply_adds": counted.multiply_adds,
+        "depth": counted.depth,
+        "input": list(size) if tokens else [net.in_channels, *size],
+        "classes": net.num_classes,
+    }
+
+
+def _sentences(block: Block | tuple[Block, ...]) -> list[dict[str, str]]:
+    turn = block if isinstance(block, tuple) else (block,)
+    return [
+        {"body": each.body}
+        | ({"shortcut": each.shortcut} if "+" in each.body else {})
+        | ({"identity": each.identity} if each.identity else {})
+        | ({"gate": each.gate} if "~" in each.body else {})
+        for each in turn
+    ]

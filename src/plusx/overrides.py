@@ -1,0 +1,33 @@
+"""`key=value` as it is typed on a command line: standard library only."""
+
+import tomllib
+
+
+def split_override(override: str) -> tuple[tuple[str, ...], object]:
+    """The dotted key, split, and the value, read as TOML or, where it is none, as plain text.
+
+    >>> split_override("optim.lr=1e-3")
+    (('optim', 'lr'), 0.001)
+    >>> split_override("compare.networks=[plain20, resnet20]")
+    (('compare', 'networks'), ['plain20', 'resnet20'])
+    """
+    dotted, equals, said = override.partition("=")
+    path = split_key(dotted)
+    if not equals or not all(path):
+        raise ValueError(f"{override!r} is not key=value, as in optim.lr=0.1")
+    return path, _value(said.strip())
+
+
+def split_key(dotted: str) -> tuple[str, ...]:
+    """The parts of a dotted key, without quotes and blanks."""
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def _value(said: str) -> object:
+    try:
+        read = tomllib.loads(f"value = {said}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        if said.startswith("[") and said.endswith("]") and "[" not in said[1:]:
+            return [_value(part.strip()) for part in said[1:-1].split(",") if part.strip()]
+        return said
+    return read["value"] if list(read) == ["value"] else said

@@ -1,0 +1,9 @@
+"""Runs: a recipe trained in a folder that survives a crash, then evaluated and used."""
+
+from plusx.run.evaluation import evaluate
+from plusx.run.folder import Run, load_run
+from plusx.run.prediction import predict, write_predictions
+from plusx.run.training import Stopped, train
+
+
+__all__ = ["Run", "Stopped", "evaluate", "load_run", "predict", "train", "write_predictions"]

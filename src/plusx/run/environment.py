@@ -1,0 +1,61 @@
+"""Where a run computes: what has to be equal for two runs to be equal bit for bit."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+_PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+# What may differ without a bit of the result changing.
+_HARMLESS = ("platform", "processor_flags", "plusx")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, processor, device and threads of this process."""
+    model, flags = _processor()
+    return {
+        "plusx": _version("plusx"),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "processor": model,
+        "processor_flags": flags,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else model,
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two environments in a way that can change bits."""
+    keys = [key for key in now if key not in (*_HARMLESS, "cores")]
+    return [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _processor() -> tuple[str, str]:
+    """The processor's name, and those of its abilities that kernels are chosen by."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), ""
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = said.get("flags", said.get("Features", "")).split()
+    kernels = ("avx", "fma", "amx", "asimd", "sve", "bf16", "neon")
+    chosen = sorted(flag for flag in flags if flag.startswith(kernels))
+    return said.get("model name", platform.machine()), " ".join(chosen)

@@ -1,0 +1,164 @@
+"""What lies in a run's folder, and opening one for use."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from plusx import store
+from plusx.data.source import Preprocessing
+from plusx.models import create_model
+from plusx.recipe import KnownData, Recipe, parse_recipe
+from plusx.run.parts import make_task, spec_of
+from plusx.tasks.task import Task
+from plusx.weights import open_network
+
+
+RECIPE = "recipe.toml"
+ENVIRONMENT = "environment.json"
+DATA = "data.json"
+LOG = "log.jsonl"
+TIMING = "timing.jsonl"
+RESULT = "result.json"
+WEIGHTS = "model.safetensors"
+TEST_USES = "test_uses.jsonl"
+_MAX_RECIPE = 1_000_000
+_SMALL = 64  # pixels a side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained network with all that is needed to use it.
+
+    `recipe` is None for a bare file of weights; `finished` says whether training came to its end.
+    """
+
+    path: Path
+    net: nn.Module
+    task: Task
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    recipe: Recipe | None
+    finished: bool
+
+    @property
+    def sees_whole(self) -> bool:
+        """Whether images are scaled as a whole, as those of sets in memory are, or cut to the
+        middle. A bare file of weights does not say; then small networks see the whole."""
+        if self.recipe is not None:
+            return isinstance(self.recipe.data, KnownData)
+        return max(self.preprocessing.size) <= _SMALL
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run's folder, or a file of weights that plusx wrote, in evaluation mode.
+
+    A run that is not finished is opened at its newest checkpoint. ValueError: it is neither, or
+    does not say what it takes to be used.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _from_weights(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such run or file of weights")
+    if not (path / RECIPE).is_file():
+        inside = sorted(found.parent.name for found in path.glob(f"*/{RECIPE}"))[:3]
+        hint = f"; did you mean {path / inside[0]}?" if inside else ""
+        raise ValueError(f"{path} is not a run's folder: it has no {RECIPE}{hint}")
+    recipe = read_recipe(path)
+    known = store.read_json(path / DATA)
+    classes, preprocessing = (
+        tuple(known["classes"]),
+        Preprocessing.from_dict(known["preprocessing"]),
+    )
+    if (path / WEIGHTS).is_file():
+        net, _ = open_network(path / WEIGHTS)
+        task = make_task(recipe, net, classes)
+    else:
+        net = create_model(spec_of(recipe.net), num_classes=len(classes), seed=recipe.seed)
+        task = make_task(recipe, net, classes)
+        saved = store.load_checkpoint(path / store.CHECKPOINTS)
+        if saved is None:
+            raise ValueError(f"{path}: the run has no checkpoint yet")
+        tensors = saved.tensors.get("average", saved.tensors["weights"])
+        # In half precision the task was trained inside a wrapper.
+        task.load_state_dict({name.removeprefix("task."): t for name, t in tensors.items()})
+    return Run(
+        path=path,
+        net=net,
+        task=task.eval(),
+        classes=classes,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        finished=(path / RESULT).is_file(),
+    )
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The expanded recipe that a run's folder holds."""
+    text = store.read_bytes(folder / RECIPE, _MAX_RECIPE).decode("utf-8")
+    return parse_recipe(text, where=str(folder / RECIPE))
+
+
+def test_uses(folder: Path) -> int:
+    """How many times the test set was looked at with this run."""
+    path = folder / TEST_USES
+    return store.read_bytes(path).count(b"\n") if path.is_file() else 0
+
+
+def record_test_use(folder: Path, **what: Any) -> int:
+    """Append to test_uses.jsonl; the number of uses so far, this one included."""
+    with store.Log(folder / TEST_USES) as uses:
+        uses.append({"date": now(), **what})
+        uses.sync()
+    return test_uses(folder)
+
+
+def now() -> str:
+    """The date and time in UTC, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """ValueError for a path that is a file, or a folder with things in it that no run put there."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a run needs a folder")
+    if not folder.is_dir() or (folder / RECIPE).is_file():
+        return
+    ours = {store.LOCK, ENVIRONMENT, DATA}
+    others = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.name not in ours and not re.fullmatch(r"\.plusx-.*\.tmp", entry.name)
+    )
+    if others:
+        raise ValueError(
+            f"{folder} is not empty and not a run's folder: {_first(others)}; choose another one"
+        )
+
+
+def _from_weights(path: Path) -> Run:
+    net, weights = open_network(path)
+    if weights.preprocessing is None:
+        raise ValueError(f"{path} does not say how images are to be prepared")
+    outputs = getattr(net.fc, "out_features", 0)
+    if not outputs:
+        raise ValueError(f"{path} has no classes: its network has no head")
+    classes = weights.classes or tuple(map(str, range(outputs)))
+    return Run(
+        path=path,
+        net=net,
+        task=make_task(None, net, classes).eval(),
+        classes=classes,
+        preprocessing=Preprocessing.from_dict(weights.preprocessing),
+        recipe=None,
+        finished=True,
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

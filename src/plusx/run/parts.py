@@ -1,0 +1,220 @@
+"""From the tables of a recipe to the parts of a training run."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plusx.data.batch import Batch
+from plusx.data.source import Source, open_data
+from plusx.grammar.legal import check
+from plusx.grammar.spec import Net
+from plusx.models import create_model
+from plusx.recipe import NetByName, OwnData, Recipe
+from plusx.recipe.tables import Constant, Cosine, OneCycle, Sgd, Steps
+from plusx.tasks.classify import Classify
+from plusx.tasks.task import Task
+from plusx.train import schedule as rates
+from plusx.train.optim import make_optimizer
+from plusx.train.update import Descend, Scaling, Update, averaged
+from plusx.weights.fetch import find_weights, load_found
+from plusx.zoo import Plain, find
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What a recipe trains on; `validation` is None where it keeps nothing back."""
+
+    train: Source
+    validation: Source | None
+
+
+def open_sets(recipe: Recipe) -> Sets:
+    """The recipe's training and validation images."""
+    train = open_split(recipe, "train")
+    if recipe.data.validation == 0:
+        return Sets(train, None)
+    return Sets(train, open_split(recipe, "validation"))
+
+
+def open_split(recipe: Recipe, split: str) -> Source:
+    """One split of the recipe's data. ValueError where there is none, or the data is wrong."""
+    data = recipe.data
+    return open_data(
+        Path(data.path).expanduser() if isinstance(data, OwnData) else data.kind,
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        size=data.size,
+        damaged=data.damaged if isinstance(data, OwnData) else "error",
+    )
+
+
+def resolved(recipe: Recipe, source: Source) -> Recipe:
+    """The recipe with what follows from the data said: classes, channels and size."""
+    if isinstance(recipe.net, Net):
+        return recipe
+    height, width = source.preprocessing.size
+    net = recipe.net
+    said = replace(
+        net,
+        num_classes=net.num_classes or len(source.classes),
+        in_channels=net.in_channels or source.preprocessing.channels,
+        size=net.size or (height if height == width else None),
+    )
+    return replace(recipe, net=said)
+
+
+def spec_of(net: NetByName | Net) -> Net | str:
+    """The spec that a recipe's [net] describes, checked; the name of a plain module as it is."""
+    if isinstance(net, Net):
+        check(net)
+        return net
+    found = find(net.base)
+    said = {
+        field.name: getattr(net, field.name)
+        for field in fields(net)
+        if field.name not in ("base", "weights") and getattr(net, field.name) is not None
+    }
+    if isinstance(found, Plain):
+        changed = sorted(set(said) - {"num_classes", "in_channels", "size"})
+        if changed:
+            raise ValueError(
+                f"[net] {changed[0]}: {net.base} is a plain module; only num_classes and "
+                "in_channels can be changed"
+            )
+        return net.base
+    spec = replace(found, **said)
+    check(spec)
+    return spec
+
+
+def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
+    """The recipe's network, and the preprocessing of the weights it begins with, if it has any."""
+    spec = spec_of(recipe.net)
+    table = recipe.net
+    classes, channels = (
+        (table.num_classes, table.in_channels) if isinstance(table, NetByName) else (None, None)
+    )
+    net: nn.Module = create_model(spec, num_classes=classes, in_channels=channels, seed=recipe.seed)
+    if isinstance(table, Net) or not table.weights:
+        return net, None
+    found = find_weights(table.base, table.weights)
+    load_found(net, table.base, found)
+    return net, found.preprocessing
+
+
+def make_task(recipe: Recipe | None, net: nn.Module, classes: tuple[str, ...]) -> Classify:
+    """The question that the network is asked, as it is used after training."""
+    multilabel = recipe is not None and recipe.task.multilabel
+    return Classify(net, multilabel=multilabel, classes=classes)
+
+
+def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Classify:
+    """The same with what only training knows: smoothing and the weights of the classes."""
+    if recipe.task.multilabel != source.multilabel:
+        has = "several labels a sample" if source.multilabel else "one label a sample"
+        said = str(recipe.task.multilabel).lower()
+        raise ValueError(f"[task] multilabel = {said}, but {source.name} has {has}")
+    return Classify(
+        net,
+        label_smoothing=recipe.task.label_smoothing,
+        class_weights=_class_weights(recipe, source),
+        multilabel=recipe.task.multilabel,
+        classes=source.classes,
+    )
+
+
+def _class_weights(recipe: Recipe, source: Source) -> Tensor | None:
+    said = recipe.task.class_weights
+    if said == "none":
+        return None
+    if said != "balanced":
+        return torch.tensor(said, dtype=torch.float32)
+    labels, classes = source.labels.cpu(), len(source.classes)
+    if source.multilabel:
+        positive = labels.sum(0).clamp(min=1)
+        return (len(source) - positive) / positive
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
+    return (len(source) / (classes * counts)).to(torch.float32)
+
+
+def make_schedule(recipe: Recipe, total: int) -> rates.Schedule:
+    """The learning rate as a function of the step, of `total` steps."""
+
+    def at(part: int | float) -> int:
+        return part if isinstance(part, int) else round(part * total)
+
+    rate, said = recipe.optim.lr, recipe.schedule
+    if isinstance(said, OneCycle):
+        return rates.one_cycle(rate, total, rise=said.rise)
+    warm = at(said.warm_up)
+    if isinstance(said, Constant):
+        made = rates.constant(rate)
+    elif isinstance(said, Steps):
+        places = [at(part) for part in said.at]
+        made = rates.steps(rate, places, said.factor)
+    else:
+        assert isinstance(said, Cosine)
+        made = rates.cosine(rate, max(total, warm + 1), begin=warm, end=said.end)
+    if warm:
+        made = rates.warm_up(made, warm)
+    if said.warm_until:
+        return rates.WarmUntil(made, said.warm_rate, said.warm_until)
+    return made
+
+
+def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the task's parameters."""
+    said = recipe.optim
+    if isinstance(said, Sgd):
+        return make_optimizer(
+            task,
+            "sgd",
+            lr=said.lr,
+            momentum=said.momentum,
+            nesterov=said.nesterov,
+            weight_decay=said.weight_decay,
+            decay_norms=said.decay_norms,
+        )
+    return make_optimizer(
+        task,
+        "adamw",
+        lr=said.lr,
+        weight_decay=said.weight_decay,
+        decay_norms=said.decay_norms,
+        betas=said.betas,
+    )
+
+
+def update_of(recipe: Recipe) -> Update:
+    """What is done with a batch."""
+    said = recipe.optim
+    scaling = Scaling() if recipe.device.precision == "float16" else None
+    update: Update = Descend(clip=said.clip, parts=said.accumulate, scaling=scaling)
+    return averaged(update, said.average) if said.average else update
+
+
+def mixed(
+    recipe: Recipe, batches: Iterable[Batch], step: Callable[[], int], num_classes: int
+) -> Iterator[Batch]:
+    """The batches, mixed as the recipe says; `step` tells how many updates were made."""
+    said = recipe.data.mix
+    if said.kind == "none":
+        yield from batches
+        return
+    from plusx.data.mix import cutmix, mixup
+
+    mix = {"mixup": mixup, "cutmix": cutmix}[said.kind](said.alpha)
+    for batch in batches:
+        yield mix(batch, recipe.seed, step(), num_classes)
+
+
+def plain_figures(name: str) -> Plain:
+    """The figures of a plain module."""
+    found = find(name)
+    assert isinstance(found, Plain)
+    return found

@@ -1,0 +1,61 @@
+"""How far a run is, on standard error: a moving line on a terminal, else a line an epoch."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from plusx.train.report import Report
+
+
+_EVERY = 0.1  # seconds between two drawings
+
+
+class Display:
+    """Shows the steps of a run; with `quiet` it shows nothing."""
+
+    def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.drawn = 0.0
+        self.bar: Progress | None = None
+        if not quiet and sys.stderr.isatty() and self.console.is_interactive:
+            self.bar = Progress(
+                TextColumn("step {task.completed:,}/{task.total:,}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(compact=True),
+                console=self.console,
+                transient=True,
+            )
+            self.task = self.bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> Self:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def step(self, report: Report) -> None:
+        """Show where training stands."""
+        if self.bar is None or time.monotonic() - self.drawn < _EVERY:
+            return
+        self.drawn = time.monotonic()
+        said = f"rate {report.lr:.3g}  loss {report.loss:.4f}"
+        self.bar.update(self.task, completed=report.step, description=said)
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
