@@ -1,0 +1,58 @@
+"""Reports: one HTML file for a run or a comparison, made again from its files at any time."""
+
+from pathlib import Path
+from typing import Any
+
+from plusx import store
+
+
+__all__ = ["write_report"]
+
+REPORT = "report.html"
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write report.html into the folder of a finished run or comparison, and return its path.
+
+    The file needs no network and no other file. ValueError: the folder is neither, or what it
+    holds is not whole.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of a run or a comparison")
+    if not (folder / "result.json").is_file():
+        begun = (folder / "recipe.toml").is_file()
+        raise ValueError(
+            f"{folder} has no result.json: "
+            + ("it is not finished yet" if begun else "it is no run and no comparison")
+        )
+    result = store.read_json(folder / "result.json")
+    try:
+        page = _page(folder, result)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{folder / 'result.json'} is not the result of a run or a comparison "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    store.write_text(folder / REPORT, page)
+    return folder / REPORT
+
+
+def _page(folder: Path, result: dict[str, Any]) -> str:
+    # matplotlib takes half a second to load: only where a page is drawn.
+    if result.get("kind") == "compare":
+        from plusx.report.comparison import comparison_page
+
+        return comparison_page(result)
+    from plusx.report.history import read_history
+    from plusx.report.single import run_page
+
+    uses = folder / "test_uses.jsonl"
+    return run_page(
+        result,
+        read_history(folder / "log.jsonl"),
+        classes=store.read_json(folder / "data.json")["classes"],
+        recipe=store.read_bytes(folder / "recipe.toml").decode("utf-8"),
+        environment=store.read_json(folder / "environment.json"),
+        test_uses=store.read_bytes(uses).count(b"\n") if uses.is_file() else 0,
+    )

@@ -1,0 +1,170 @@
+"""The parts of a page: elements of HTML as text, everything that comes from outside escaped.
+
+A page is one file. It asks for nothing over a network, and its policy forbids it: no image, font,
+style sheet or script but what stands in it. The one script sorts tables; without it nothing else
+changes.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: what it shows, and what it is sorted by if that is something else."""
+
+    text: str
+    value: float | str | None = None
+    colour: int | None = None  # a mark in one of the page's colours before the text
+    note: str = ""  # said smaller, after the text
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    unit: str = ""
+    number: bool = True
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, caption: str) -> str:
+    """A table; on a telephone each row becomes a card. The first cell of a row is its heading."""
+    sortable = len(rows) > 2
+    head = "".join(
+        f'<th scope="col"{_class(column)}>'
+        + (f'<button type="button">{_titled(column)}</button>' if sortable else _titled(column))
+        + "</th>"
+        for column in columns
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            _cell(column, cell, index == 0)
+            for index, (column, cell) in enumerate(zip(columns, row, strict=True))
+        )
+        + "</tr>\n"
+        for row in rows
+    )
+    return (
+        f'<div class="table" role="region" aria-label="{escape(caption)}" tabindex="0">'
+        f'<table class="data"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
+    )
+
+
+def figure(drawing: str, *, title: str, caption: str, alternative: str) -> str:
+    """A drawing with its title and caption, and a text that says what it shows."""
+    return (
+        f"<figure><h3>{escape(title)}</h3>"
+        f'<div class="drawing" role="img" aria-label="{escape(alternative)}">{drawing}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """A list of names and what they are."""
+    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>\n" for k, v in pairs if v)
+    return f"<dl>\n{rows}</dl>\n"
+
+
+def folded(title: str, inside: str) -> str:
+    """Something that is there but need not be seen at once."""
+    return f"<details><summary>{escape(title)}</summary>\n{inside}</details>\n"
+
+
+def section(title: str, inside: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>\n{inside}</section>\n"
+
+
+def note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>\n'
+
+
+def source(text: str) -> str:
+    """A text as it stands in a file."""
+    return f'<pre tabindex="0">{escape(text)}</pre>\n'
+
+
+def document(
+    *,
+    title: str,
+    kicker: str,
+    finding: str,
+    context: str,
+    body: str,
+    colours: Sequence[tuple[str, str]],
+) -> str:
+    """The whole page. `finding` is the sentence that it is about; `colours` are (light, dark)."""
+    style = _read("style.css") + _colour_variables(colours)
+    script = _read("sort.js")
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{_digest(script)}'"
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="kicker">{escape(kicker)}</p>
+<h1>{escape(finding)}</h1>
+<p class="context">{escape(context)}</p>
+</header>
+{body}</main>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _cell(column: Column, cell: Cell, heading: bool) -> str:
+    mark = (
+        ""
+        if cell.colour is None
+        else f'<i class="mark" style="background:var(--c{cell.colour})"></i>'
+    )
+    value = "" if cell.value is None else f' data-value="{escape(str(cell.value))}"'
+    aside = f' <span class="spread">{escape(cell.note)}</span>' if cell.note else ""
+    inside = f"{mark}{escape(cell.text)}{aside}"
+    if heading:
+        return f'<th scope="row"{value}>{inside}</th>'
+    label = column.title + (f", {column.unit}" if column.unit else "")
+    return f'<td{_class(column)} data-label="{escape(label)}"{value}><span>{inside}</span></td>'
+
+
+def _titled(column: Column) -> str:
+    unit = f" <small>{escape(column.unit)}</small>" if column.unit else ""
+    return escape(column.title) + unit
+
+
+def _class(column: Column) -> str:
+    return ' class="number"' if column.number else ""
+
+
+def _colour_variables(colours: Sequence[tuple[str, str]]) -> str:
+    light = "".join(f"--c{index}:{pair[0]};" for index, pair in enumerate(colours))
+    dark = "".join(f"--c{index}:{pair[1]};" for index, pair in enumerate(colours))
+    return f":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,157 @@
+"""The page of one run: how well it does, how it came there, where it errs, and what was run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plusx.report import page
+from plusx.report.colours import colours
+from plusx.report.confusion import confusion
+from plusx.report.figures import Line, curves
+from plusx.report.history import Point
+from plusx.report.page import Cell, Column
+
+
+def run_page(
+    result: Mapping[str, Any],
+    points: Sequence[Point],
+    *,
+    classes: Sequence[str],
+    recipe: str,
+    environment: Mapping[str, Any],
+    test_uses: int,
+) -> str:
+    """The page of a run's folder, from what its files hold."""
+    name, scores = str(result["name"]), result["validation"]
+    body = f'<div class="figures">\n{_figures(points)}</div>\n'
+    if scores is not None:
+        if "confusion" in scores:
+            body += page.section("Confusion", confusion(scores["confusion"], classes))
+        body += page.section("Every class", _per_class(scores))
+    body += page.section("What was run", _what_was_run(result, environment, recipe, test_uses))
+    epochs = result["epochs"]
+    kept = f", the weights of epoch {result['best_epoch']} kept" if result["best_epoch"] else ""
+    return page.document(
+        title=f"plusx: {name} on {result['data']}",
+        kicker=f"plusx train · {result['data']}",
+        finding=finding(result),
+        context=(
+            f"{name}, {result['parameters']:,} parameters, trained for {epochs} "
+            f"{'epoch' if epochs == 1 else 'epochs'}{kept}; {100 * result['train_error']:.1f} % "
+            f"of its training images are wrong."
+        ),
+        body=body,
+        colours=[*colours(["resnet56"]), ("#7c828a", "#9aa1a8")],
+    )
+
+
+def finding(result: Mapping[str, Any]) -> str:
+    """One sentence about a run: its accuracy, with Wilson's interval of 95 %."""
+    name, scores = result["name"], result["validation"]
+    if scores is None:
+        return (
+            f"{name} was trained on all training images of {result['data']}; none were kept back "
+            "to judge it by."
+        )
+    accuracy, count = float(scores["accuracy"]), int(scores["count"])
+    low, high = wilson(accuracy, count)
+    return (
+        f"{name} is right about {100 * accuracy:.1f} % of the {count:,} validation images "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)."
+    )
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval (1927) for a share of `count` independent trials."""
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count) ** 2 / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _figures(points: Sequence[Point]) -> str:
+    def line(name: str, colour: int, values: Sequence[tuple[int, float | None]]) -> Line | None:
+        known = [(float(epoch), value) for epoch, value in values if value is not None]
+        if not known:
+            return None
+        x, y = (tuple(column) for column in zip(*known, strict=True))
+        return Line(name, colour, x, y, y, y, dashed=colour == 1)
+
+    losses = [
+        line("training", 1, [(p.epoch, p.train_loss) for p in points]),
+        line("validation", 0, [(p.epoch, p.loss) for p in points]),
+    ]
+    errors = [
+        line("training", 1, [(p.epoch, p.train_error) for p in points]),
+        line(
+            "validation",
+            0,
+            [(p.epoch, None if p.accuracy is None else 1 - p.accuracy) for p in points],
+        ),
+    ]
+    return _figure("Error", errors, "share", "f-error", "Share of wrong answers.") + _figure(
+        "Loss", losses, "log", "f-loss", "Mean over the epoch, logarithmic scale."
+    )
+
+
+def _figure(title: str, lines: Sequence[Line | None], scale: Any, key: str, caption: str) -> str:
+    shown = [line for line in lines if line is not None]
+    if not shown:
+        return ""
+
+    def said(value: float) -> str:
+        return f"{100 * value:.1f} %" if scale == "share" else f"{value:.3g}"
+
+    parts = [
+        f"{line.name} {said(line.mean[0])} after epoch {line.x[0]:.0f}, {said(line.mean[-1])} "
+        f"after epoch {line.x[-1]:.0f}"
+        for line in shown
+    ]
+    moving = " Training is measured while the network changes." if len(shown) > 1 else ""
+    return page.figure(
+        curves(shown, key=key, scale=scale),
+        title=title,
+        caption=caption + moving,
+        alternative=f"{title}: {'; '.join(parts)}.",
+    )
+
+
+def _per_class(scores: Mapping[str, Any]) -> str:
+    columns = [Column("Class", number=False), Column("Precision", "%"), Column("Recall", "%"),
+               Column("F1", "%"), Column("Images")]  # fmt: skip
+    rows = [
+        [
+            Cell(str(each["label"]), str(each["label"])),
+            *(Cell(f"{100 * each[key]:.1f}", each[key]) for key in ("precision", "recall", "f1")),
+            Cell(f"{each['count']:,}", each["count"]),
+        ]
+        for each in scores["per_class"]
+    ]
+    return page.table(columns, rows, caption="Precision, recall and F1 of every class")
+
+
+def _what_was_run(
+    result: Mapping[str, Any], environment: Mapping[str, Any], recipe: str, test_uses: int
+) -> str:
+    machine = [str(environment[key]) for key in ("processor", "platform") if environment.get(key)]
+    if environment.get("device") not in (None, "cpu"):
+        machine.insert(0, str(environment.get("device_name", environment["device"])))
+    versions = [
+        f"{key} {environment[key]}"
+        for key in ("plusx", "python", "torch", "torchvision", "numpy")
+        if key in environment
+    ]
+    pairs = [
+        ("Data", str(result["data"])),
+        ("Steps", f"{result['steps']:,}"),
+        ("Seed", str(result["seed"])),
+        ("Threads", str(environment.get("threads", ""))),
+        ("Machine", "; ".join(machine)),
+        ("Versions", ", ".join(versions)),
+        ("Test set", _times(test_uses)),
+    ]
+    return page.facts(pairs) + page.folded("The recipe", page.source(recipe))
+
+
+def _times(uses: int) -> str:
+    return "not used" if not uses else "used once" if uses == 1 else f"used {uses} times"

@@ -1,0 +1,175 @@
+"""Training runs in processes of their own, several at a time, each with its share of the cores.
+
+A process trains one run after another, so that torch is loaded once a process and not once a run.
+What a run does is in its folder; over the pipe go only what to do and how it ended, as JSON. A
+process that dies takes down its own run alone: the others go on, and a new one takes its place.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+
+PATIENCE = 10.0  # seconds that a process has to save what it did before it is killed
+
+
+class Job(NamedTuple):
+    """A run to be made."""
+
+    name: str
+    seed: int
+    folder: Path
+    recipe: str  # TOML
+    split: str  # evaluated on this split at the end: validation, test
+
+    def __str__(self) -> str:
+        return f"{self.name} seed {self.seed}"
+
+
+class End(NamedTuple):
+    """How a run ended: `error` is empty where it is finished."""
+
+    job: Job
+    error: str
+    fault: bool  # what was wrong is what the user gave
+
+
+class _Worker(NamedTuple):
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+
+
+class Crew:
+    """As many processes as are told, each with one run at a time. Leaving the block stops them:
+    each saves the run that it is at and ends."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._context = multiprocessing.get_context("spawn")
+        self._idle: list[_Worker] = []
+        self._busy: dict[_Worker, Job] = {}
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The runs that are being made."""
+        return list(self._busy.values())
+
+    @property
+    def free(self) -> int:
+        """How many more runs can be taken on."""
+        return self._size - len(self._busy)
+
+    def start(self, job: Job) -> None:
+        assert self.free > 0
+        worker = self._idle.pop() if self._idle else self._hire()  # for one that died
+        self._busy[worker] = job
+        with contextlib.suppress(OSError):  # it is dead: `ended` will say so
+            worker.pipe.send_bytes(_packed(job._replace(folder=str(job.folder))))
+
+    def ended(self, timeout: float) -> list[End]:
+        """The runs that ended, after waiting for one for at most so many seconds."""
+        by_pipe = {worker.pipe: worker for worker in self._busy}
+        ends = []
+        for pipe in wait(list(by_pipe), timeout):
+            worker = by_pipe[pipe]
+            job = self._busy.pop(worker)
+            try:
+                error, fault = json.loads(worker.pipe.recv_bytes())
+            except (EOFError, OSError):
+                worker.process.join()
+                ends.append(End(job, _last_words(worker.process.exitcode), False))
+                worker.pipe.close()
+                continue
+            self._idle.append(worker)
+            ends.append(End(job, error, fault))
+        return ends
+
+    def __enter__(self) -> Self:
+        self._idle = [self._hire() for _ in range(self._size)]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        workers = [*self._idle, *self._busy]
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join(PATIENCE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+        self._idle, self._busy = [], {}
+
+    def _hire(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()  # else the end of the process would not close the pipe
+        return _Worker(process, ours)
+
+
+def _work(pipe: Connection) -> None:
+    """What a process of the crew does until the other end of the pipe closes."""
+    # Ctrl-C reaches all that run in the terminal's foreground. The parent alone shall answer, and
+    # then tell us.
+    if hasattr(os, "setpgid"):
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    import plusx.run  # noqa: F401  (slow: done before there is something to do)
+
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            name, seed, folder, recipe, split = json.loads(pipe.recv_bytes())
+            outcome = _train(Job(name, seed, Path(folder), recipe, split))
+            pipe.send_bytes(_packed(outcome))
+
+
+def _train(job: Job) -> tuple[str, bool]:
+    """Train one run; its error, and whether the user's input was at fault."""
+    from plusx.recipe import parse_recipe
+    from plusx.run import evaluate, load_run, train
+    from plusx.store import write_json
+
+    figures = job.folder / f"{job.split}.json"
+    try:
+        train(parse_recipe(job.recipe, where=str(job)), job.folder, progress=False)
+        if job.split != "validation" and not figures.exists():
+            write_json(figures, evaluate(load_run(job.folder), split=job.split))
+    except Exception as error:
+        if getattr(error, "signal_number", None) is not None:
+            raise SystemExit(128 + error.signal_number) from None  # type: ignore[attr-defined]
+        return f"{type(error).__name__}: {error}", isinstance(error, ValueError)
+    return "", False
+
+
+def _end_with_the_parent() -> None:
+    """A parent that was killed cannot tell us to stop, so we look."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _last_words(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = "; the system may have been out of memory" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with exit code {code}"
+
+
+def _packed(value: object) -> bytes:
+    return json.dumps(value).encode()

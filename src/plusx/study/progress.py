@@ -1,0 +1,172 @@
+"""Showing how a comparison goes on while it works: drawn in a terminal, plain lines elsewhere.
+
+Nothing is sent by the runs. What they log is read, which is all that is shown.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+
+EVERY = 5.0  # seconds between two plain lines
+
+
+class Tail:
+    """The lines of a log that have been written since it was last looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Whole new lines. A log that was cut short, as a resumed run does, is read anew."""
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, 2) < self._position:
+                    self._position = 0
+                file.seek(self._position)
+                text = file.read()
+        except OSError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._position += len(whole)
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError:
+            return []
+
+
+@dataclass
+class Going:
+    """A run that is being made: how far it is, as its log says."""
+
+    name: str
+    seed: int
+    tail: Tail
+    epochs: int
+    weight: float  # what an epoch of it costs, in any unit
+    epoch: int = 0
+    accuracy: float | None = None
+    begun: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        for line in self.tail.lines():
+            if "train_loss" in line:  # the end of an epoch
+                self.epoch = line["epoch"]
+                self.accuracy = line.get("validation", {}).get("accuracy", self.accuracy)
+
+    def __str__(self) -> str:
+        seen = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.1f} %"
+        return f"{self.name} seed {self.seed} epoch {self.epoch}/{self.epochs}{seen}"
+
+
+@dataclass
+class Progress:
+    """The state of a comparison, shown on `stream` until the block ends."""
+
+    stream: TextIO
+    runs: int
+    cost: float  # of all runs, in the unit of Going.weight
+    finished: int = 0
+    paid: float = 0.0  # of it, by runs that are finished
+    going: list[Going] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._console = Console(file=self.stream, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._begun = time.monotonic()
+        self._before: float | None = None  # paid before the first look: by an earlier start
+        self._said = self._begun
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def end(self, name: str, seed: int, error: str) -> None:
+        """A run is over: a line that stays."""
+        run = next(run for run in self.going if (run.name, run.seed) == (name, seed))
+        self.going.remove(run)
+        run.look()
+        if error:
+            self.say(f"{name} seed {seed} failed: {error}")
+            return
+        self.finished += 1
+        self.paid += run.weight
+        seconds = time.monotonic() - run.begun
+        known = "" if run.accuracy is None else f": accuracy {100 * run.accuracy:.1f} %"
+        self.say(f"{name} seed {seed}{known}, {run.epoch} epochs in {_time(seconds)}")
+
+    def show(self) -> None:
+        """Look at the runs' logs and show where they are."""
+        for run in self.going:
+            run.look()
+        now = time.monotonic()
+        if self._console.is_terminal:
+            self._live.update(self._drawn(now), refresh=True)
+        elif now - self._said >= EVERY:
+            self._said = now
+            parts = [str(run) for run in self.going]
+            self.say(f"{self._clock(now)}: {'; '.join(parts)}" if parts else self._clock(now))
+
+    def _clock(self, now: float) -> str:
+        left = self._left(now)
+        after = "" if left is None else f", about {_time(left)} left"
+        return f"{self.finished} of {self.runs} runs, {_time(now - self._begun)}{after}"
+
+    def _share(self) -> float:
+        part = sum(run.weight * run.epoch / run.epochs for run in self.going)
+        return min(1.0, (self.paid + part) / self.cost) if self.cost else 1.0
+
+    def _left(self, now: float) -> float | None:
+        """Seconds left at the pace so far; None before there is one."""
+        share = self._share()
+        if self._before is None:
+            self._before = share
+        done, elapsed = share - self._before, now - self._begun
+        return (1 - share) * elapsed / done if done > 0.02 and elapsed > 2 else None
+
+    def _drawn(self, now: float) -> Group:
+        head = Table.grid(padding=(0, 2))
+        head.add_row(ProgressBar(total=1, completed=self._share(), width=30), self._clock(now))
+        rows = Table.grid(padding=(0, 2))
+        for run in sorted(self.going, key=lambda run: (run.name, run.seed)):
+            rows.add_row(
+                Text(run.name, style="bold"),
+                f"seed {run.seed}",
+                f"epoch {run.epoch:>{len(str(run.epochs))}}/{run.epochs}",
+                Text(
+                    "starting" if run.accuracy is None else f"accuracy {100 * run.accuracy:.1f} %"
+                ),
+            )
+        return Group(head, rows)
+
+
+def _time(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 6000:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
