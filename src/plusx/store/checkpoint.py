@@ -112,13 +112,14 @@ def load_checkpoint(folder: str | Path, strict: bool = False) -> Checkpoint | No
                     raise
                 damage.append(str(error))
                 warnings.warn(f"checkpoint passed over: {error}", stacklevel=2)
+        if vanished:
+            continue
         if damage:
             raise ValueError(
                 f"no checkpoint under {folder} can be used: {'; '.join(damage)}. "
                 "Restore one, or delete them to start again"
             )
-        if not vanished:
-            return None
+        return None
 
 
 def _manifest(step: int, files: Mapping[str, bytes]) -> bytes:
@@ -237,9 +238,14 @@ def _retain(folder: Path, step: int, keep: int) -> None:
 
 
 def _remove_checkpoint(path: Path) -> None:
-    """Deletes our own files of a checkpoint, the manifest first; what is not ours stays."""
-    names = sorted(os.listdir(path), key=lambda name: name != _MANIFEST)
-    for name in names:
+    """Deletes our own files of a checkpoint; what is not ours stays, in its place."""
+    names = os.listdir(path)
+    if all(name in (_MANIFEST, _STATE) or _of_group(name) for name in names):
+        # Gone at once, for readers beside us; the rest may then take its time, or a crash.
+        going = path.parent / temporary_name()
+        os.rename(path, going)
+        path = going
+    for name in sorted(names, key=lambda name: name != _MANIFEST):
         if name in (_MANIFEST, _STATE) or _of_group(name):
             os.unlink(path / name)
     try:
