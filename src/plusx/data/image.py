@@ -139,6 +139,8 @@ def printable(path: str | Path, root: str | Path | None = None) -> str:
     name = os.fspath(path)
     if root is not None and name.startswith(os.path.join(root, "")):
         name = os.path.relpath(name, root)
+    if name.isprintable():
+        return name
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(
         letter if unicodedata.category(letter)[0] != "C" else ascii(letter)[1:-1] for letter in text

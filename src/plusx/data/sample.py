@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -227,7 +226,3 @@ def as_split(text: str) -> Split:
     if name not in get_args(Split):
         raise ValueError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")
     return name  # type: ignore[return-value]
-
-
-def as_path(data: str | Path) -> Path:
-    return Path(data).expanduser()

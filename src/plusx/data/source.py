@@ -2,16 +2,31 @@
 
 import difflib
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from plusx.data.check import Damaged, Entry, keep
+from plusx.data.folder import ScanReport, scan, scan_images
+from plusx.data.image import printable
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import Preprocessing, Sample, Source, Split, as_split
+from plusx.data.splits import held_out
+from plusx.data.table import Table, read_table
 
 
-__all__ = ["Preprocessing", "Sample", "Source", "Split", "open_data"]
+__all__ = ["Preprocessing", "Sample", "Source", "Split", "open_data", "open_images"]
 
-Damaged = Literal["error", "skip"]
+# of images in files, where no network says otherwise: ImageNet's
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_SIZE = 224
+# of the training files, where the data holds out none itself
+VALIDATION_SHARE = 0.2
 
 
 def open_data(
@@ -29,43 +44,185 @@ def open_data(
     split       "train", "validation", "test" or "all"
     seed        of the split where the data has none of its own
     validation  a share (below 1) or a number of training samples that validate; None is the
-                set's own rule, 0 lets all of the training part train
+                set's own rule (files: their own split, else 0.2), 0 lets all of them train
     size        of the images a network sees; None is the set's own, 224 for files
     damaged     "error": any file that cannot be used is an error that names it; "skip": such
-                files are left out before anything else, and counted in the notices
+                files are left out before anything else, and named in the notices
     classes     the classes that are expected, in their order (those of a trained network)
 
-    Raises ValueError for an unknown name, a missing path or data that cannot be used.
+    Every file of the split is decoded once, and the verdict kept in the cache folder.
+    Raises ValueError for an unknown name, a missing path or data that cannot be used; OSError
+    where a set cannot be downloaded.
     """
-    name = os.fspath(data)
-    wanted = as_split(split)
-    if name in PUBLISHED:
+    name, wanted = os.fspath(data), as_split(split)
+    if damaged not in ("error", "skip"):
+        raise ValueError(f"damaged = {damaged!r}: allowed are 'error' and 'skip'")
+    if size is not None and not 1 <= size <= 4096:
+        raise ValueError(f"size = {size}: a size is from 1 to 4096 pixels")
+    if isinstance(data, str) and name in PUBLISHED:
         source = PUBLISHED[name](wanted, validation, seed)
         if classes is not None and classes != source.classes:
             raise ValueError(
-                f"{name} has the classes {_listed(source.classes)}, expected were "
-                f"{_listed(classes)}"
+                f"{name} has the classes {_listed(source.classes)}; "
+                f"expected were {_listed(classes)}"
             )
+        if size is not None:
+            source = source.with_preprocessing(replace(source.preprocessing, size=(size, size)))
     else:
-        raise _unknown(name)
+        path = Path(data).expanduser()
+        listing: ScanReport | Table
+        if path.is_dir():
+            listing = scan(path)
+        elif path.is_file():
+            if path.suffix.lower() != ".csv":
+                raise ValueError(f"{printable(path)} is neither a folder nor a CSV")
+            listing = read_table(path, classes)
+        else:
+            raise _unknown(name, path)
+        source = _from_files(listing, path, wanted, seed, validation, size, damaged, classes)
     if not len(source):
-        raise ValueError(f"{name} has no {wanted} split with validation = {validation}")
-    if size is not None and source.preprocessing.size != (size, size):
-        preprocessing = Preprocessing(
-            (size, size),
-            source.preprocessing.channels,
-            source.preprocessing.mean,
-            source.preprocessing.std,
-        )
-        source = source.with_preprocessing(preprocessing)
+        raise ValueError(f"{printable(name)} has no {wanted} split with validation = {validation}")
     return source
+
+
+def open_images(
+    paths: Sequence[str | Path], preprocessing: Preprocessing, *, damaged: Damaged = "error"
+) -> Source:
+    """Images without labels (all -1) in files and folders, in the order given, for prediction.
+
+    Raises ValueError that names a missing path, a folder without images, or, unless they are to
+    be skipped, the files that cannot be used.
+    """
+    entries: list[Entry] = []
+    for path in paths:
+        if not os.path.lexists(path):
+            raise ValueError(f"{printable(path)} is missing")
+        found = scan_images(path)
+        if not any(entry.state == "used" for entry in found):
+            raise ValueError(f"{printable(path)} has no images")
+        entries += found
+    used, notices = keep(entries, os.getcwd(), damaged)
+    if not used:
+        raise ValueError("none of the images can be used")
+    return Source(
+        name="images",
+        split="all",
+        classes=(),
+        labels=torch.full((len(used),), -1),
+        preprocessing=preprocessing,
+        paths=[entry.path for entry in used],
+        notices=notices,
+    )
+
+
+def _from_files(
+    listing: ScanReport | Table,
+    path: Path,
+    split: Split,
+    seed: int,
+    validation: float | int | None,
+    size: int | None,
+    damaged: Damaged,
+    classes: tuple[str, ...] | None,
+) -> Source:
+    shown = printable(path)
+    known, dropped = _known_classes(listing, shown, damaged, classes)
+    entries, cut = _entries_of(listing, shown, split, validation)
+    used, notices = keep(entries, listing.root, damaged)
+    if not used:
+        raise ValueError(f"{shown} has no image in {split} that can be used")
+    labels = _labels(listing, used, known)
+    if classes is None and (cut or split == "train") and labels.ndim == 1:
+        lost = set(range(len(known))) - set(labels.tolist())
+        if lost:
+            raise ValueError(f"{shown}: no image of the class {known[min(lost)]!r} can be used")
+    chosen = np.arange(len(used))
+    if cut:
+        share = VALIDATION_SHARE if validation is None else validation
+        held = held_out(labels, share, seed)
+        chosen = held if split == "validation" else np.delete(chosen, held)
+    side = IMAGENET_SIZE if size is None else size
+    rows = [entry.row for entry in used if entry.row is not None]
+    return Source(
+        name=printable(os.path.basename(os.path.realpath(path))),
+        split=split,
+        classes=known,
+        labels=labels,
+        preprocessing=Preprocessing((side, side), 3, IMAGENET_MEAN, IMAGENET_STD),
+        paths=[entry.path for entry in used],
+        root=listing.root,
+        rows=rows or None,
+        notices=[*dropped, *notices],
+    ).subset(chosen)
+
+
+def _known_classes(
+    listing: ScanReport | Table, shown: str, damaged: Damaged, expected: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[str]]:
+    """The classes, and notices of those left out. What is only listed decides, not what decodes."""
+    found = listing.classes
+    if expected is not None:
+        unknown = sorted(set(found) - set(expected))
+        if unknown:
+            raise ValueError(f"{shown}: the class {unknown[0]!r} is not one of {_listed(expected)}")
+        return expected, []
+    notices = []
+    if isinstance(listing, ScanReport):
+        learning = listing.of("train") if "train" in listing.parts else listing.entries
+        states = {name: {e.state for e in learning if e.label == name} for name in found}
+        for name, seen in states.items():
+            if "used" in seen or (damaged == "error" and "refused" in seen):
+                continue
+            if damaged == "error" or any(
+                entry.state == "used" and entry.label == name for entry in listing.entries
+            ):
+                raise ValueError(f"{shown}: the class folder {name!r} has no images")
+            found = tuple(other for other in found if other != name)
+            notices.append(f"the class folder {name!r} has no images and is left out")
+    if len(found) == 1 and not (isinstance(listing, Table) and listing.multilabel):
+        raise ValueError(
+            f"{shown} has one class only ({found[0]!r}): there is nothing to tell apart"
+        )
+    if not found:
+        raise ValueError(f"{shown} has no images")
+    return found, notices
+
+
+def _entries_of(
+    listing: ScanReport | Table, shown: str, split: Split, validation: float | int | None
+) -> tuple[list[Entry], bool]:
+    """The entries that a split is made from, and whether it is cut from them by the seed."""
+    parts = listing.parts
+    if split == "all":
+        return list(listing.entries), False
+    if "validation" in parts and validation:
+        raise ValueError(
+            f"{shown} has a validation split of its own; leave out validation = {validation}"
+        )
+    if split in parts:
+        return listing.of(split), split == "train" and "validation" not in parts
+    if split == "test" or (parts and "train" not in parts):
+        has = ", ".join(parts) if parts else "none: it is split by the seed to train and validate"
+        raise ValueError(f"{shown} has no {split} split (its splits: {has})")
+    return listing.of("train"), True
+
+
+def _labels(listing: ScanReport | Table, entries: list[Entry], classes: tuple[str, ...]) -> Tensor:
+    if isinstance(listing, Table):
+        return listing.labels(entries, classes)
+    numbers = {name: number for number, name in enumerate(classes)}
+    return torch.tensor([numbers[entry.label] for entry in entries], dtype=torch.int64)
 
 
 def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def _unknown(name: str) -> ValueError:
+def _unknown(name: str, path: Path) -> ValueError:
+    if os.path.lexists(path):
+        return ValueError(f"{printable(path)} is neither a folder nor a CSV")
     near = difflib.get_close_matches(name, PUBLISHED, 1, 0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"no data {name!r}: neither a path nor one of {', '.join(PUBLISHED)}{hint}")
+    return ValueError(
+        f"no data {printable(name)!r}: neither a path nor one of {', '.join(PUBLISHED)}{hint}"
+    )
