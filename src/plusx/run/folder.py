@@ -16,6 +16,8 @@ from plusx.recipe import KnownData, Recipe, parse_recipe
 from plusx.run.parts import make_task, spec_of
 from plusx.tasks.task import Task
 from plusx.weights import open_network
+from plusx.weights.convert import HABITS, usual_classes, usual_preprocessing
+from plusx.weights.fetch import find_weights
 
 
 RECIPE = "recipe.toml"
@@ -95,6 +97,30 @@ def load_run(path: str | Path) -> Run:
         preprocessing=preprocessing,
         recipe=recipe,
         finished=(path / RESULT).is_file(),
+    )
+
+
+def load_weights_as(model: str, weights: str) -> Run:
+    """A network of the zoo with a file of weights, or with torchvision's of that name.
+
+    ValueError: the weights are not for that network. OSError: they cannot be fetched.
+    """
+    found = find_weights(model, weights)
+    net = create_model(model, weights=weights).eval()
+    outputs = getattr(net.fc, "out_features", 0)
+    expected = found.preprocessing or usual_preprocessing(net, HABITS["torchvision"])
+    if expected is None or not outputs:
+        raise ValueError(f"{weights} does not say how the inputs of {model} are to be prepared")
+    classes = found.classes or usual_classes(outputs, HABITS["torchvision"])
+    classes = classes or tuple(map(str, range(outputs)))
+    return Run(
+        path=Path(weights),
+        net=net,
+        task=make_task(None, net, classes).eval(),
+        classes=classes,
+        preprocessing=Preprocessing.from_dict(expected),
+        recipe=None,
+        finished=True,
     )
 
 

@@ -103,7 +103,7 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
     if isinstance(table, Net) or not table.weights:
         return net, None
     found = find_weights(table.base, table.weights)
-    load_found(net, table.base, found)
+    load_found(net, table.base, found, new_head=True)
     return net, found.preprocessing
 
 
