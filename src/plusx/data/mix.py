@@ -1,0 +1,84 @@
+"""MixUp and CutMix: batches mixed with themselves, after augmentation and on the device.
+
+A mix is a function of (seed, step) and of nothing else, so that a resumed run mixes the same.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from plusx.data.batch import Batch, class_shares
+from plusx.data.draws import Draws, permutation
+
+
+# (batch, seed, step, number of classes) -> batch with one number a class for targets
+Mix = Callable[[Batch, int, int, int], Batch]
+
+# the purpose of these draws, so that they are none of an augmentation's
+_MIXING = 1 << 33
+
+
+def mixup(alpha: float) -> Mix:
+    """x = l x_i + (1 - l) x_j and the same of the targets, l from Beta(alpha, alpha).
+
+    Zhang et al. 2018, equation 1; one l a batch, as in the authors' code.
+    """
+    _check(alpha)
+
+    def mixed(batch: Batch, seed: int, step: int, num_classes: int) -> Batch:
+        share = _share(alpha, seed, step)
+        others = _others(batch, seed, step)
+        inputs = batch.inputs.lerp(batch.inputs[others], 1 - share)
+        targets = class_shares(batch.targets, num_classes)
+        return Batch(inputs, targets.lerp(targets[others], 1 - share))
+
+    return mixed
+
+
+def cutmix(alpha: float) -> Mix:
+    """A window of 1 - l of the area is another image's, and so much of the target; l as in mixup.
+
+    Yun et al. 2019, equations 1 and 2: the window's centre is uniform over the image, it is cut
+    at the border, and l follows from what is left of it.
+    """
+    _check(alpha)
+
+    def mixed(batch: Batch, seed: int, step: int, num_classes: int) -> Batch:
+        sides = batch.inputs.shape[2:]
+        cut = (1 - _share(alpha, seed, step)) ** (1 / len(sides)) if len(sides) else 0.0
+        window: list[slice] = [slice(None), slice(None)]
+        area = 1.0
+        for number, side in enumerate(sides):
+            centre = int(_draws(seed, step).below(side, number)[0])
+            half = int(side * cut) // 2
+            first, last = max(0, centre - half), min(side, centre + half)
+            window.append(slice(first, last))
+            area *= (last - first) / side
+        others = _others(batch, seed, step)
+        inputs = batch.inputs.clone()
+        inputs[tuple(window)] = batch.inputs[others][tuple(window)]
+        targets = class_shares(batch.targets, num_classes)
+        return Batch(inputs, targets.lerp(targets[others], area))
+
+    return mixed
+
+
+def _check(alpha: float) -> None:
+    if not 0 < alpha <= 100:
+        raise ValueError(f"alpha = {alpha}: above 0, at most 100")
+
+
+def _draws(seed: int, step: int) -> Draws:
+    return Draws.of(seed, step, np.zeros(1, np.int64)).at(_MIXING)
+
+
+def _share(alpha: float, seed: int, step: int) -> float:
+    bits = int(_draws(seed, step).bits(99)[0])
+    return float(np.random.Generator(np.random.Philox(key=bits)).beta(alpha, alpha))
+
+
+def _others(batch: Batch, seed: int, step: int) -> torch.Tensor:
+    """For each sample the one that it is mixed with, (n,)."""
+    order = permutation(len(batch), seed ^ _MIXING, step)
+    return torch.from_numpy(order).to(batch.inputs.device)
