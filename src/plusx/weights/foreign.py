@@ -31,7 +31,9 @@ def main(path: str, kind: str, room: int) -> None:
 
 def read_torch(path: str) -> dict[str, torch.Tensor]:
     """The tensors of a state dict, or of the first of PLACES in a larger dictionary."""
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    # given a name, torch goes by its ending; what the file is has been told from its content
+    with open(path, "rb") as file:
+        held = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(held, Mapping):
         raise ValueError(f"it holds a {type(held).__name__}, not a dictionary of tensors")
     for place in PLACES:

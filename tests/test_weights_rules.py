@@ -1,0 +1,174 @@
+"""Other libraries' networks: their names become ours, and then both compute the same."""
+
+import pytest
+import torch
+import torchvision.models
+from torch import Tensor, nn
+
+import plusx
+from plusx import zoo
+from plusx.grammar.spec import Net
+from plusx.nn.network import Network
+from plusx.nn.plain import PLAIN
+from plusx.weights.load import load_weights
+from plusx.weights.rules import SOURCES, rename
+
+
+SAME = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+SAME += ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+SAME += ("wide_resnet50_2", "wide_resnet101_2")
+SAME += ("densenet121", "densenet161", "densenet169", "densenet201")
+SAME += ("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn")
+SAME += ("alexnet", "googlenet", "convnext_tiny", "r3d_18")
+QUICK = ("resnet18", "densenet121", "googlenet")
+# ConvNeXt's linear layers are convolutions here, which add up in another order
+TOLERANCE = {"convnext_tiny": 1e-5}
+
+quick_or_slow = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SAME
+]
+
+
+def perturbed(net: nn.Module) -> nn.Module:
+    """Statistics, scales and biases that a fresh network does not have: each must arrive."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif name.endswith(("running_mean", "bias")):
+                tensor.normal_(std=0.1, generator=generator)
+            elif name.endswith("layer_scale"):
+                tensor.uniform_(0.1, 1, generator=generator)
+    return net.eval()
+
+
+def built(name: str) -> nn.Module:
+    """Ours, without the time that initialising takes: every number is loaded."""
+    spec = zoo.find(name)
+    with torch.device("meta"):
+        if isinstance(spec, Net):
+            net: nn.Module = Network(spec)
+        else:
+            net = PLAIN[name](spec.num_classes, spec.in_channels)
+    return net.to_empty(device="cpu").eval()
+
+
+@pytest.mark.parametrize("name", quick_or_slow)
+def test_torchvisions_networks_load_and_compute_the_same(name: str) -> None:
+    if name == "googlenet":
+        theirs = torchvision.models.googlenet(aux_logits=True, init_weights=False)
+    else:
+        theirs = torchvision.models.get_model(name)
+    ours = built(name)
+    load_weights(ours, perturbed(theirs).state_dict(), source="torchvision")
+    shape = (2, 3, 4, 32, 32) if name == "r3d_18" else (2, 3, 64, 64)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        y, expected = ours(x), theirs(x)
+    assert torch.allclose(y, expected, rtol=0, atol=TOLERANCE.get(name, 0.0)), (
+        (y - expected).abs().max()
+    )
+    assert expected.std() > 1e-3
+
+
+def test_densenet_files_older_than_the_library_are_understood() -> None:
+    """The published files say norm.1 where the module is called norm1 today."""
+    with torch.device("meta"):
+        theirs = torchvision.models.densenet121().state_dict()
+    old = {}
+    for name, tensor in theirs.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        parts = name.split(".")
+        if "denselayer" in name:
+            parts[3:4] = [parts[3][:-1], parts[3][-1]]
+        old[".".join(parts)] = tensor
+    ours = built("densenet121").state_dict()
+    expected = {name for name in ours if not name.endswith("num_batches_tracked")}
+    assert set(rename(old, "torchvision", ours)) == expected
+
+
+TIMM = {
+    "resnet18": "resnet18",
+    "resnet50": "resnet50",
+    "resnet50_d": "resnet50d",
+    "resnext50_32x4d": "resnext50_32x4d",
+    "wide_resnet50_2": "wide_resnet50_2",
+    "se_resnet50": "seresnet50",
+    "densenet121": "densenet121",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_networks_load_and_compute_the_same(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    theirs, ours = perturbed(timm.create_model(TIMM[name])), built(name)
+    load_weights(ours, theirs.state_dict(), source="timm")
+    x = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+# the deep stem of ResNet-D: ours, timm's
+STEM = {
+    "conv1.": "conv1.0.",
+    "bn1.": "conv1.1.",
+    "conv2.": "conv1.3.",
+    "bn2.": "conv1.4.",
+    "conv3.": "conv1.6.",
+    "bn3.": "bn1.",
+}
+
+
+@pytest.mark.parametrize("name", ["se_resnet50", "eca_resnet50", "resnet50_d"])
+def test_timms_names_become_ours(name: str) -> None:
+    ours = built(name).state_dict()
+    theirs = {}
+    for key, tensor in ours.items():
+        old = key.replace(".se1.", ".se.").replace(".eca1.", ".se.")
+        if name == "resnet50_d":
+            stem = next((part for part in STEM if key.startswith(part)), "")
+            old = STEM.get(stem, "") + key.removeprefix(stem)
+        theirs[old] = tensor
+    assert len(theirs) == len(ours)
+    assert theirs.keys() != ours.keys()
+    renamed = rename(theirs, "timm", ours)
+    assert renamed.keys() == ours.keys()
+    assert all(renamed[key] is ours[key] for key in ours)
+
+
+def test_a_wrapper_around_the_network_is_taken_off() -> None:
+    ours = plusx.create_model("resnet20").state_dict()
+    theirs = {f"module.{key}".replace("fc.", "linear."): tensor for key, tensor in ours.items()}
+    assert rename(theirs, "akamaster", ours).keys() == ours.keys()
+
+
+def test_a_keras_kernel_is_turned() -> None:
+    kernel, matrix = torch.rand(3, 5, 2, 4), torch.rand(6, 7)  # height, width, in, out
+    turned = rename({"conv2d.kernel": kernel, "dense.kernel": matrix}, "keras")
+    conv, fc = turned["conv1.weight"], turned["fc.weight"]
+    assert conv.shape == (4, 2, 3, 5)
+    assert conv[3, 1, 2, 4] == kernel[2, 4, 1, 3]
+    assert torch.equal(fc, matrix.T)
+
+
+def test_two_names_that_become_one_are_refused() -> None:
+    tensors: dict[str, Tensor] = {"fc.weight": torch.ones(1), "linear.weight": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"two tensors become 'fc\.weight'.*linear\.weight"):
+        rename(tensors, "akamaster")
+
+
+def test_an_unknown_source_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"unknown source 'torchvison'.*torchvision"):
+        rename({}, "torchvison")
+    assert set(SOURCES) == {"plusx", "torchvision", "timm", "akamaster", "keras"}
+
+
+def test_vgg_of_another_depth_is_told_by_what_remains() -> None:
+    with torch.device("meta"):
+        theirs = torchvision.models.vgg13().state_dict()
+    ours = built("vgg11")
+    with pytest.raises(ValueError, match="unused: features"):
+        load_weights(ours, theirs, source="torchvision")
