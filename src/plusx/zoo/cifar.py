@@ -135,7 +135,7 @@ NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
 NO_DROP = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
 # Its convolutions have biases and Keras pads asymmetrically at stride 2, which no word says.
 RESNET8_KERAS = Plain(
-    parameters=78_666,
+    parameters=78_186,
     multiply_adds=12_501_632,
     depth=8,
     in_channels=3,
