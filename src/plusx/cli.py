@@ -260,7 +260,7 @@ def predict(
 
 @app.command(
     help_epilogue="Examples:\n"
-    "  plusx convert resnet20-12fca82f.th --as resnet20 --source akamaster --to resnet20.safetensors"
+    "  plusx convert resnet20.th --as resnet20 --source akamaster --to resnet20.safetensors"
 )
 def convert(
     file: Annotated[str, Parameter(name="FILE", help="What another library wrote.")],

@@ -59,6 +59,9 @@ def key_path(loc: tuple[str, ...], raw: object) -> tuple[str, ...]:
 
 def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     kind, context = error["type"], error.get("ctx", {})
+    place = ""
+    if path and path[-1].isdigit():
+        path, place = path[:-1], f", item {int(path[-1]) + 1}"
     section = ".".join(path[:-1])
     key = f"[{section}] {path[-1]}" if section else (path[-1] if path else "the recipe")
     if kind == "unexpected_keyword_argument":
@@ -72,8 +75,8 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         return f"{table} is a table: write [{table}]"
     if kind == "union_tag_invalid":
         tag = context["tag"]
-        return f"[{'.'.join(path)}] kind = {toml_value(tag)}: {_allowed(tag, _kinds(path))}"
-    given = f"{key} = {toml_value(error['input'])}"
+        return f"{key} = {toml_value(tag)}: {_allowed(tag, _kinds(path[:-1]))}"
+    given = f"{key}{place} = {toml_value(error['input'])}"
     if kind == "literal_error":
         options = re.findall("'(.*?)'", context["expected"])
         return f"{given}: {_allowed(error['input'], options)}"

@@ -157,8 +157,11 @@ def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> R
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
     said = []
-    for each in errors:
+    # A key that is misspelt is also one that is missing: the first is what was done.
+    for each in sorted(errors, key=lambda error: error["type"] == "missing"):
         path = key_path(tuple(str(part) for part in each["loc"]), raw)
+        if each["type"] == "union_tag_invalid":
+            path = (*path, "kind")
         said.append(f"{place_of(path)}: {explain(each, path, raw)}")
     more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
     raise ValueError(said[0] + more)

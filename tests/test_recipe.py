@@ -1,0 +1,271 @@
+"""Recipes: what is read, what is refused and with which words, and what is written again."""
+
+import dataclasses
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plusx.grammar.spec import Net
+from plusx.overrides import split_override
+from plusx.recipe import (
+    Recipe,
+    differences,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+    to_dict,
+    to_toml,
+)
+
+
+GOOD = """\
+seed = 3
+epochs = 4
+batch_size = 32
+
+[net]
+base = "resnet20"
+drop_path = 0.1
+
+[task]
+kind = "classify"
+label_smoothing = 0.1
+
+[data]
+kind = "cifar10"
+augment = "pad4 crop flip"
+mix = { kind = "mixup", alpha = 0.2 }
+
+[optim]
+kind = "sgd"
+lr = 0.1
+momentum = 0.9
+weight_decay = 1e-4
+
+[schedule]
+kind = "steps"
+at = [0.5, 0.75]
+
+[evaluate]
+patience = 5
+"""
+
+
+def test_a_recipe_is_read_with_its_defaults() -> None:
+    recipe = parse_recipe(GOOD)
+    assert (recipe.seed, recipe.epochs, recipe.steps) == (3, 4, None)
+    assert recipe.net.base == "resnet20"
+    assert recipe.net.num_classes is None
+    assert recipe.data.mix.alpha == 0.2
+    assert recipe.schedule.at == (0.5, 0.75)
+    assert recipe.checkpoint.keep == 2
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.seed = 4
+
+
+def test_the_expanded_recipe_says_every_field_and_reads_as_the_same() -> None:
+    recipe = parse_recipe(GOOD)
+    text = to_toml(recipe)
+    assert parse_recipe(text) == recipe
+    assert "nesterov = false" in text
+    assert "every_seconds" in text
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_read_and_return(name: str) -> None:
+    recipe = load_recipe(name)
+    assert parse_recipe(to_toml(recipe)) == recipe
+
+
+def test_a_whole_spec_can_stand_in_the_recipe() -> None:
+    text = GOOD.replace(
+        'base = "resnet20"\ndrop_path = 0.1\n',
+        'stem = "conv3 norm act"\nstem_width = 8\nnum_classes = 10\nsize = 32\n'
+        'stages = [{ block = "conv3s norm act conv3 norm + act", depth = 1, width = 8 }]\n',
+    )
+    recipe = parse_recipe(text)
+    assert isinstance(recipe.net, Net)
+    assert recipe.net.stages[0].width == 8
+    assert parse_recipe(to_toml(recipe)) == recipe
+    with pytest.raises(ValueError, match=r"\[net\].*stage 1 has no field 'widht'"):
+        parse_recipe(text.replace("width = 8 }", "widht = 8 }"))
+
+
+# What is typed, where (a line of GOOD is replaced), and what the one line of the error must say.
+TYPOS = [
+    ("lr = 0.1", "learing_rate = 0.1", "20", ["optim", "learing_rate", "optim.lr"]),
+    ("lr = 0.1", "learning_rate = 0.1", "20", ["optim", "learning_rate", "optim.lr"]),
+    ("epochs = 4", "num-epochs = 4", "2", ["num-epochs", "did you mean epochs"]),
+    ("epochs = 4", "epoch = 4", "2", ["epoch", "did you mean epochs"]),
+    ("epochs = 4", "lr = 4", "2", ["lr", "did you mean optim.lr"]),
+    ("momentum = 0.9", "batch_size = 3", "21", ["[optim] batch_size", "did you mean batch_size"]),
+    ("momentum = 0.9", "momentun = 0.9", "21", ["[optim] momentun", "did you mean optim.momentum"]),
+    ("lr = 0.1", 'lr = "1e-3"', "20", ["[optim] lr", "must be a number", "without quotes"]),
+    ("lr = 0.1", "lr = 0,1", "20", ["not TOML"]),
+    ("lr = 0.1", "lr = -0.1", "20", ["[optim] lr", "above 0"]),
+    ("lr = 0.1", "lr = nan", "20", ["[optim] lr", "finite"]),
+    ("lr = 0.1", "lr = true", "20", ["[optim] lr", "must be a number"]),
+    ("lr = 0.1", "nesterov = yes", "20", ["not TOML", "true or false"]),
+    ("lr = 0.1", 'lr = 0.1\nnesterov = "yes"', "21", ["[optim] nesterov", "true or false"]),
+    ("lr = 0.1", "lr = 0.1\nlr = 0.2", "21", ["not TOML"]),
+    ("seed = 3", "seed = 3.5", "1", ["seed", "whole number"]),
+    ("seed = 3", "seed = -1", "1", ["seed", "at least 0"]),
+    ("seed = 3", 'seed = "3"', "1", ["seed", "whole number", "without quotes"]),
+    ("batch_size = 32", "batch_size = 0", "3", ["batch_size", "at least 1"]),
+    ("epochs = 4", "epochs = 4\nsteps = 5", "", ["epochs", "steps", "one"]),
+    ("epochs = 4", "", "", ["epochs", "steps", "one"]),
+    ('kind = "cifar10"', 'kind = "cifar"', "14", ["[data] kind", "did you mean cifar10"]),
+    ('kind = "cifar10"', "", "13", ["[data] needs kind", "digits"]),
+    ('kind = "cifar10"', 'kind = "cifar10"\npath = "x"', "15", ["path", "kind = folder or csv"]),
+    ('kind = "sgd"', 'kind = "adam"', "19", ["[optim] kind", "did you mean adamw"]),
+    ('kind = "steps"', 'kind = "cosine"', "26", ["[schedule] at", "kind = steps"]),
+    ("at = [0.5, 0.75]", "at = 0.5", "26", ["[schedule] at", "list"]),
+    ("at = [0.5, 0.75]", "at = [0.5, 1.5]", "26", ["[schedule] at, item 2", "share"]),
+    ("at = [0.5, 0.75]", "", "24", ["[schedule] at is missing"]),
+    ("[schedule]", "[shedule]", "24", ["shedule", "did you mean schedule"]),
+    ("[schedule]", "[schedule", "24", ["not TOML"]),
+    ("[schedule]", "schedule:", "24", ["not TOML"]),
+    ('base = "resnet20"', "base = resnet20", "6", ["not TOML", "double quotes"]),
+    ("drop_path = 0.1", "drop_path = 1", "7", ["[net] drop_path", "below 1"]),
+    ("drop_path = 0.1", "drop_paths = 0.1", "7", ["did you mean net.drop_path"]),
+    ("patience = 5", 'keep = "bets"', "29", ["[evaluate] keep", "did you mean best"]),
+    ("seed = 3", "\ufeffseed = 3", "1", ["byte order mark"]),
+    ("seed = 3", "seed = " + "[" * 5000, "", ["not TOML"]),
+    ("seed = 3", "a" + ".a" * 50 + " = 1", "", ["20 deep"]),
+]
+
+
+@pytest.mark.parametrize(("line", "typo", "number", "said"), TYPOS)
+def test_a_typo_is_named_with_its_line(line: str, typo: str, number: str, said: list[str]) -> None:
+    assert line in GOOD
+    with pytest.raises(ValueError) as error:
+        parse_recipe(GOOD.replace(line, typo, 1), where="my.toml")
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"my.toml:{number}: " if number else "my.toml")
+    for words in said:
+        assert words in message, message
+
+
+def test_there_are_more_than_thirty_typos() -> None:
+    assert len(TYPOS) >= 30
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("lr=0.1", "did you mean optim.lr"),
+        ("optim.lr=fast", "must be a number"),
+        ("optim.momentun=0.9", "did you mean optim.momentum"),
+        ("net.basee=resnet20", "did you mean net.base"),
+        ("seed", "not key=value"),
+        ("=3", "not key=value"),
+        ("seed.x=3", "one value, not a table"),
+        ("data=digits", "data is a table"),
+        ("evaluate.keep=bets", "did you mean best"),
+    ],
+)
+def test_a_wrong_override_is_quoted(override: str, said: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_recipe(GOOD, [override])
+    assert override in str(error.value)
+    assert said in str(error.value)
+
+
+def test_overrides_change_fields_and_nothing_else() -> None:
+    before = parse_recipe(GOOD)
+    after = parse_recipe(GOOD, ["seed=7", "optim.lr=0.05", "net.base=plain20"])
+    assert differences(before, after) == {
+        "seed": "3 -> 7",
+        "net.base": '"resnet20" -> "plain20"',
+        "optim.lr": "0.1 -> 0.05",
+    }
+
+
+def test_another_kind_keeps_the_fields_that_it_knows() -> None:
+    recipe = parse_recipe(GOOD, ["data.kind=folder", "data.path=/photos", "optim.kind=adamw"])
+    assert recipe.data.path == "/photos"
+    assert recipe.data.augment == "pad4 crop flip"
+    assert recipe.optim.lr == 0.1
+    assert not hasattr(recipe.optim, "momentum")
+
+
+def test_steps_take_the_place_of_epochs() -> None:
+    recipe = parse_recipe(GOOD, ["steps=30"])
+    assert (recipe.epochs, recipe.steps) == (None, 30)
+    with pytest.raises(ValueError, match="give one"):
+        parse_recipe(GOOD, ["steps=30", "epochs=2"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!python/object/apply:os.system ['touch canary']",
+        "$(touch canary)",
+        "${oc.env:HOME}",
+        "__import__('os').system('touch canary')",
+        "{_target_ = 'os.system'}",
+    ],
+)
+def test_text_that_asks_to_be_run_stays_text(
+    value: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    try:
+        recipe = parse_recipe(GOOD, ["data.kind=folder", f"data.path={value}"])
+    except ValueError:
+        pass
+    else:
+        assert recipe.data.path == value
+    assert os.listdir(".") == []
+
+
+def test_names_and_paths(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    with open("mine.toml", "w") as file:
+        file.write(GOOD)
+    assert load_recipe("mine.toml") == parse_recipe(GOOD)
+    with pytest.raises(ValueError, match="did you mean digits"):
+        load_recipe("digitss")
+    with pytest.raises(ValueError, match="is a folder"):
+        load_recipe(".")
+    os.mkfifo("pipe.toml")
+    with pytest.raises(ValueError, match="regular file"):
+        load_recipe("pipe.toml")
+    with open("latin.toml", "wb") as file:
+        file.write(b'seed = "\xff"')
+    with pytest.raises(ValueError, match="UTF-8"):
+        load_recipe("latin.toml")
+
+
+def test_a_value_is_toml_or_text() -> None:
+    assert split_override("a.b=1e-3") == (("a", "b"), 1e-3)
+    assert split_override("a=true") == (("a",), True)
+    assert split_override("a=x=y") == (("a",), "x=y")
+    assert split_override("a=1\nb=2") == (("a",), "1\nb=2")
+    assert split_override("a=[plain20, resnet20]") == (("a",), ["plain20", "resnet20"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["seed", "optim.lr", "net.base", "data.augment", "evaluate", "a.b", ""]
+            ),
+            st.text(max_size=20),
+        ),
+        max_size=4,
+    )
+)
+def test_any_override_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
+    try:
+        recipe = parse_recipe(GOOD, [f"{key}={value}" for key, value in pairs])
+    except ValueError:
+        return
+    else:
+        assert isinstance(recipe, Recipe)
+        assert parse_recipe(to_toml(recipe)) == recipe
+        assert to_dict(recipe)["batch_size"] == 32
