@@ -141,6 +141,7 @@ def download(item: Published, place: Path) -> bytes:
     except (OSError, http.client.HTTPException) as error:
         why = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(error, urllib.error.HTTPError):
+            error.close()
             why = f"HTTP {error.code} {error.reason}"
         raise OSError(
             f"{item.name} for {item.model} could not be fetched from {item.url}: {why}. {by_hand}"

@@ -32,11 +32,15 @@ class Published:
 
 
 def published_names(model: str) -> tuple[str, ...]:
-    """The names of torchvision's weights for a network of the zoo; none where it has none."""
+    """The names of torchvision's weights for a network of the zoo; none where it has none.
+
+    VGG-16's features for detection are not among them: they have no head and no classes.
+    """
     try:
-        return tuple(weights.name for weights in torchvision.models.get_model_weights(model))
+        entries = torchvision.models.get_model_weights(model)
     except ValueError:
         return ()
+    return tuple(entry.name for entry in entries if entry.meta["categories"])
 
 
 def published(model: str, name: str) -> Published:
