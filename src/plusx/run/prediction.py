@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from plusx import store
-from plusx.data.image import DEFAULT_LIMIT, DamagedImage, is_image, open_image, printable
+from plusx.data.folder import scan_images
+from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
 from plusx.data.loader import as_tensor
 from plusx.data.on_image import evaluation_view
 from plusx.run.evaluation import Viewed, Views
@@ -21,7 +22,6 @@ from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
 
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # A spreadsheet would run a cell that begins with one of these.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -42,12 +42,12 @@ def predict(
 
     ValueError: a path does not exist, or there is no image. RuntimeError: no file can be used.
     """
-    files = image_files(paths)
+    failed: list[dict[str, str]] = []
+    files = image_files(paths, failed)
     task = prepare(run.task, device=device)
     chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
     viewed = Viewed(task, chosen)
     predictions: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
     with evaluating(viewed), torch.inference_mode():
         for names, images in _prepared(run, files, batch_size, failed):
             inputs = run.preprocessing.normalise(images.to(task.device))
@@ -59,22 +59,25 @@ def predict(
     return {"classes": list(run.classes), "predictions": predictions, "failed": failed}
 
 
-def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, and the image files in the folders named, in order of their names.
+def image_files(paths: Sequence[str | Path], failed: list[dict[str, str]]) -> list[str]:
+    """The files named, and the images in the folders named, in the order of their names.
 
-    Hidden files, links to folders and what is no image are passed over within folders.
+    What is found there but can be no image of a set (a pipe, a link into itself) goes to `failed`.
     """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(_images_in(path))
-            if not found:
-                raise ValueError(f"{printable(path)}: a folder without images")
-            files += found
-        elif not os.path.lexists(path):
+    files: list[str] = []
+    for path in map(str, paths):
+        if not os.path.lexists(path):
             raise ValueError(f"{printable(path)}: no such file or folder")
-        else:
-            files.append(path)
+        found = scan_images(path)
+        used = [entry.path for entry in found if entry.state == "used"]
+        if not used:
+            raise ValueError(f"{printable(path)}: a folder without images")
+        files += used
+        failed += [
+            {"path": printable(entry.path), "reason": entry.reason}
+            for entry in found
+            if entry.state == "refused"
+        ]
     return files
 
 
@@ -92,30 +95,11 @@ def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
     return [folder / "predictions.json", folder / "predictions.csv"]
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            if not name.startswith(".") and path.is_file() and _may_be_image(path):
-                yield path
-
-
-def _may_be_image(path: Path) -> bool:
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return is_image(file.read(32))
-    except OSError:
-        return False
-
-
 def _prepared(
-    run: Run, files: Sequence[Path], batch_size: int, failed: list[dict[str, str]]
-) -> Iterator[tuple[list[Path], Tensor]]:
+    run: Run, files: Sequence[str], batch_size: int, failed: list[dict[str, str]]
+) -> Iterator[tuple[list[str], Tensor]]:
     """Batches of at most `batch_size` images that can be used; the others go to `failed`."""
-    names: list[Path] = []
+    names: list[str] = []
     images: list[Tensor] = []
     for path in files:
         try:
@@ -143,7 +127,7 @@ def _view(run: Run, image: Image.Image) -> Image.Image:
     return evaluation_view(image, (height, width))
 
 
-def _row(run: Run, path: Path, probabilities: list[float]) -> dict[str, Any]:
+def _row(run: Run, path: str, probabilities: list[float]) -> dict[str, Any]:
     best = max(range(len(probabilities)), key=probabilities.__getitem__)
     row: dict[str, Any] = {
         "path": printable(path),

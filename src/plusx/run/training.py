@@ -109,6 +109,12 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
         raise ValueError(
             '[evaluate] patience and keep = "best" need validation images: [data] validation is 0'
         )
+    channels = sets.train.preprocessing.channels
+    if recipe.net.in_channels not in (None, channels):
+        raise ValueError(
+            f"[net] in_channels = {recipe.net.in_channels}, but the images of {sets.train.name} "
+            f"have {channels}"
+        )
     expected = recipe.net.num_classes
     if expected is not None and expected != len(sets.train.classes):
         raise ValueError(
