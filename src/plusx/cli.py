@@ -113,6 +113,9 @@ def train(
 
     complete = (folder / "result.json").is_file()
     result = run.train(read, folder, exact=exact, allow_data_change=allow_data_change)
+    from plusx.report import write_report
+
+    report = write_report(folder)
     if as_json:
         _print_json({"out": str(folder), **result})
         return
@@ -121,6 +124,7 @@ def train(
     print(f"  train error    {result['train_error']:.2%} ({result['steps']:,} steps)")
     if result["validation"] is not None:
         print(f"  validation     {_figures(result['validation'])}")
+    print(f"  report         {report}")
 
 
 @app.command(
@@ -153,7 +157,7 @@ def compare(
         return
     from plusx.study.table import comparison_table
 
-    print(comparison_table(result))
+    print(comparison_table(result, _width()))
     print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
 
 
@@ -442,6 +446,13 @@ def _run_name(recipe: str, overrides: tuple[str, ...]) -> str:
 
         name = f"{name[:80]}-{sha256(name.encode()).hexdigest()[:12]}"
     return name
+
+
+def _width() -> int | None:
+    """The width of the terminal that we write to; None where it is none."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _command() -> str:
