@@ -3,7 +3,6 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,7 +32,7 @@ class Display:
             )
             self.task = self.bar.add_task("", total=total, completed=done)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Display":
         if self.bar is not None:
             self.bar.start()
         return self

@@ -257,7 +257,8 @@ class _Trainer:
                 self._save()
                 result = self._result()
             except _Interrupted:
-                self._save()
+                if self.epoch < self.epochs and not self.stopped_early:
+                    self._save()  # afterwards it is saved, and the task may hold the best weights
                 raise self._stopped() from None
             store.write_json(self.out / files.RESULT, result)
             self.timing.append({"event": "end", "step": self.state.step, "date": files.now()})
@@ -418,6 +419,7 @@ class _Trainer:
     def _save(self) -> None:
         begun = time.monotonic()
         tensors, state = self.state.state_dict()
+        self._refuse_spoilt(tensors["weights"])
         if self.best:
             tensors = {**tensors, "best": self.best}
         values = {
@@ -441,6 +443,16 @@ class _Trainer:
         self.saved_at = time.monotonic()
         self.save_seconds = self.saved_at - begun
         self.saving_took += self.save_seconds
+
+    def _refuse_spoilt(self, weights: dict[str, Tensor]) -> None:
+        """An update can spoil the weights while its loss is still finite; that is never saved."""
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                rate = self.state.optimizer.param_groups[0]["lr"]
+                raise FloatingPointError(
+                    f"step {self.state.step}, rate {rate}: {name} is not finite after the update; "
+                    "the last checkpoint stays"
+                )
 
     def _restore(self, saved: store.Checkpoint) -> int:
         """Go on from a checkpoint; the length that the log had."""
