@@ -1,0 +1,416 @@
+"""A run that is killed, stopped, starved of disk or damaged ends as if nothing had happened.
+
+Training has shuffling, augmentation, dropout, batch norm, momentum and averaged weights, and saves
+after every step. What is compared are bytes: the newest checkpoint (weights, optimizer, average,
+state), log.jsonl, result.json and model.safetensors.
+"""
+
+import json
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from faults import flip
+from plusx import store
+
+
+RECIPE = """
+seed = 3
+steps = 24
+batch_size = 64
+
+[net]
+stem = "conv3 norm act"
+stem_width = 8
+size = 8
+in_channels = 1
+num_classes = 10
+
+[[net.stages]]
+depth = 1
+width = 8
+block = { body = "conv3s norm act drop.2 conv3 norm + act", shortcut = "pad" }
+
+[[net.stages]]
+depth = 1
+width = 16
+stride = 2
+block = { body = "conv3s norm act drop.2 conv3 norm + act", shortcut = "pad" }
+
+[data]
+kind = "digits"
+augment = "pad1 crop flip"
+
+[optim]
+kind = "sgd"
+lr = 0.1
+nesterov = true
+average = 0.9
+
+[schedule]
+kind = "cosine"
+warm_up = 0.1
+
+[device]
+kind = "cpu"
+threads = 1
+
+[checkpoint]
+every_steps = 1
+every_seconds = 0.0
+"""
+
+
+class Server:
+    """Runs plusx commands in forks of one process that has imported everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.recipe = folder / "tiny.toml"
+        self.recipe.write_text(RECIPE)
+        self.said = folder / "said.txt"
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                Path(__file__).with_name("crash_server.py"),
+                self.recipe,
+                folder / "0",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
+        )
+        assert self._answer() == "ready"
+
+    def train(
+        self, out: Path, *extra: str, signals: list[tuple[int, float, int]] | None = None
+    ) -> dict[str, Any]:
+        order = {
+            "arguments": ["train", str(self.recipe), *extra, "--out", str(out)],
+            "said": str(self.said),
+            "log": str(out / "log.jsonl"),
+            "signals": signals or [],
+        }
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return {**self._answer(), "said": self.said.read_text()}
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], 120)
+        assert ready, "the server does not answer"
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait(30)
+        self.process.stdout.close()  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    # In memory where there is such a place: killing a process does not test the disk, and flushing
+    # would take most of the time.
+    place = Path("/dev/shm")
+    made = Path(tempfile.mkdtemp(dir=place if os.access(place, os.W_OK) else None))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def server(folder) -> Iterator[Server]:
+    made = Server(folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def whole(server, folder) -> dict[str, Any]:
+    """What an uninterrupted run leaves, and how long it took."""
+    ended = server.train(folder / "whole")
+    assert ended["exit"] == 0, ended["said"]
+    assert "done" in ended["said"]
+    again = server.train(folder / "again")
+    assert outcome(folder / "again") == outcome(folder / "whole")
+    return {"outcome": outcome(folder / "whole"), "seconds": again["seconds"]}
+
+
+def newest(out: Path) -> Path:
+    found = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
+    assert found is not None
+    return found.path
+
+
+def outcome(out: Path) -> dict[str, bytes]:
+    """All that must not depend on what happened on the way."""
+    files = [out / name for name in ("log.jsonl", "result.json", "model.safetensors")]
+    files += sorted(newest(out).iterdir())
+    names = {path.name for path in files}
+    assert {"weights.safetensors", "optimizer.safetensors", "average.safetensors"} <= names
+    leftovers = [path for path in out.glob("**/*") if path.name.startswith(".plusx")]
+    assert not leftovers
+    assert not (out / store.LOCK).exists()
+    return {path.name: path.read_bytes() for path in files}
+
+
+def assert_same(out: Path, whole: dict[str, Any]) -> None:
+    found = outcome(out)
+    assert found.keys() == whole["outcome"].keys()
+    for name, data in whole["outcome"].items():
+        assert found[name] == data, name
+
+
+def begun_at(out: Path) -> list[int]:
+    """The steps that the run was begun or gone on with from."""
+    lines = (out / "timing.jsonl").read_text().splitlines()
+    return [record["step"] for line in lines if (record := json.loads(line))["event"] == "begin"]
+
+
+def saved_step(out: Path) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = store.load_checkpoint(out / store.CHECKPOINTS)
+    return 0 if found is None else found.step
+
+
+# --------------------------------------------------------------------------------------- kills
+
+
+def kill_until_done(server: Server, out: Path, kills: int, span: float, draw: random.Random) -> int:
+    """Kills a run at random moments, up to `kills` times, lets it finish; how many landed."""
+    landed = 0
+    for _ in range(kills):
+        before = saved_step(out)
+        ended = server.train(out, signals=[(0, draw.uniform(0, span), signal.SIGKILL)])
+        assert ended["exit"] == (-signal.SIGKILL if ended["landed"] else 0), ended["said"]
+        landed += ended["landed"]
+        assert saved_step(out) >= before
+        if not ended["landed"]:
+            break
+    before = saved_step(out)
+    finished_before = (out / "result.json").exists()
+    ended = server.train(out)
+    assert ended["exit"] == 0, ended["said"]
+    if not finished_before:
+        assert begun_at(out)[-1] == before  # nothing that was committed is done again
+    return landed
+
+
+def survive(server: Server, folder: Path, whole: dict[str, Any], wanted: int) -> tuple[int, int]:
+    draw = random.Random(wanted)
+    landed = runs = 0
+    while landed < wanted:
+        out = folder / f"killed-{wanted}-{runs}"
+        landed += kill_until_done(server, out, draw.randint(1, 4), whole["seconds"], draw)
+        assert_same(out, whole)
+        shutil.rmtree(out)
+        runs += 1
+        assert runs < 3 * wanted, f"only {landed} kills landed in {runs} runs"
+    return landed, runs
+
+
+def test_ten_kills_change_nothing(server, folder, whole):
+    landed, _ = survive(server, folder, whole, 10)
+    assert landed >= 10
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_nothing(server, folder, whole, record_property):
+    landed, runs = survive(server, folder, whole, 50)
+    record_property("kills landed", landed)
+    record_property("runs", runs)
+    assert landed >= 50
+
+
+# ------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_goes_on(server, folder, whole, number):
+    draw = random.Random(number)
+    for trial in range(3):
+        out = folder / f"stopped-{number}-{trial}"
+        at = (draw.randint(1, 20), draw.uniform(0, 0.01))
+        ended = server.train(out, signals=[(*at, number)])
+        assert ended["landed"] == 1
+        assert ended["exit"] == 128 + number, ended["said"]
+        assert ended["seconds"] < 10
+        assert "done" not in ended["said"]
+        assert not (out / "result.json").exists()
+        log = (out / "log.jsonl").read_text().splitlines()
+        steps = [json.loads(line)["step"] for line in log]
+        assert saved_step(out) == max(steps)
+        assert f"{signal.Signals(number).name} at step {saved_step(out)}" in ended["said"]
+        assert server.train(out)["exit"] == 0
+        assert_same(out, whole)
+
+
+def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(server, folder, whole):
+    draw = random.Random(2)
+    for trial in range(4):
+        out = folder / f"twice-{trial}"
+        at = (draw.randint(1, 20), draw.uniform(0, 0.01))
+        signals = [(*at, signal.SIGTERM), (0, draw.uniform(0, 0.004), signal.SIGTERM)]
+        ended = server.train(out, signals=signals)
+        assert ended["exit"] == 128 + signal.SIGTERM, ended["said"]
+        assert ended["landed"] >= 1
+        assert "done" not in ended["said"]
+        assert server.train(out)["exit"] == 0
+        assert_same(out, whole)
+
+
+# ------------------------------------------------------------------------------ what else fails
+
+
+def test_a_full_disk_is_said_and_survived(server, folder, whole):
+    disk = folder / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        out = disk / "run"
+        ended = server.train(out, signals=[(12, 0, signal.SIGTERM)])
+        assert ended["exit"] == 143
+        free = os.statvfs(disk)
+        before = saved_step(out)
+        assert before > 0
+        (disk / "ballast").write_bytes(b"x" * (free.f_bavail * free.f_frsize - 40_000))
+        ended = server.train(out)
+        assert ended["exit"] == 1, ended["said"]
+        line = ended["said"].strip().splitlines()[-1]
+        assert re.search(r"the disk is full: [0-9,]+ bytes needed, [0-9,]+ free", line), line
+        assert str(out) in line
+        assert "Traceback" not in ended["said"]
+        assert "done" not in ended["said"]
+        assert saved_step(out) >= before
+        assert not (out / "result.json").exists()
+        assert not [path for path in out.glob("**/*") if path.is_file() and not path.stat().st_size]
+        (disk / "ballast").unlink()
+        assert server.train(out)["exit"] == 0
+        assert_same(out, whole)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_folder_in_use_is_refused_by_its_holders_name(server, folder, whole):
+    out = folder / "used"
+    with store.lock(out):
+        ended = server.train(out)
+        assert ended["exit"] == 2, ended["said"]
+        assert f"process {os.getpid()} on " in ended["said"]
+        assert os.listdir(out) == [store.LOCK]
+    assert server.train(out)["exit"] == 0
+    assert_same(out, whole)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_anything(server, folder):
+    out = folder / "diverged"
+    ended = server.train(out, "optim.lr=1e19", "schedule.warm_up=0")
+    assert ended["exit"] == 1, ended["said"]
+    said = ended["said"].strip().splitlines()[-1]
+    assert re.search(r"step [0-9]+, rate [0-9.e+]+", said), said
+    assert "Traceback" not in ended["said"]
+    assert "done" not in ended["said"]
+    assert not (out / "result.json").exists()
+    saved = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
+    assert saved is not None
+    assert int(re.search(r"step ([0-9]+)", said)[1]) > saved.step  # type: ignore[index]
+    for group in saved.tensors.values():
+        for name, tensor in group.items():
+            assert bool(torch.isfinite(tensor.double()).all()), name
+
+
+def test_a_finished_run_is_left_as_it_is(server, folder, whole):
+    out = folder / "again"
+
+    def everything() -> dict[str, tuple[bytes, int]]:
+        files = [path for path in out.glob("**/*") if path.is_file()]
+        return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+
+    before = everything()
+    assert len(before) > 10
+    ended = server.train(out)
+    assert ended["exit"] == 0, ended["said"]
+    assert everything() == before
+
+
+def test_another_environment_is_warned_of_and_refused_where_bits_matter(server, folder, whole):
+    out = folder / "moved"
+    ended = server.train(out, signals=[(12, 0, signal.SIGTERM)])
+    assert ended["exit"] == 143
+    known = store.read_json(out / "environment.json")
+    store.write_json(out / "environment.json", {**known, "torch": "2.0.0", "threads": 7})
+    ended = server.train(out, "--exact")
+    assert ended["exit"] == 2, ended["said"]
+    assert "torch 2.0.0 -> " in ended["said"]
+    ended = server.train(out)
+    assert ended["exit"] == 0, ended["said"]
+    assert "not bit for bit" in ended["said"]
+    assert "threads 7 -> 1" in ended["said"]
+    assert_same(out, whole)
+
+
+def test_another_recipe_is_refused(server, folder, whole):
+    out = folder / "again"
+    ended = server.train(out, "optim.lr=0.2")
+    assert ended["exit"] == 2, ended["said"]
+    assert "optim.lr" in ended["said"]
+    assert_same(out, whole)
+
+
+@pytest.mark.parametrize("every", [7, 0])
+def test_how_often_it_is_saved_changes_nothing(server, folder, whole, every):
+    out = folder / f"every-{every}"
+    ended = server.train(out, f"checkpoint.every_steps={every}", "checkpoint.keep=1")
+    assert ended["exit"] == 0, ended["said"]
+    assert_same(out, whole)
+
+
+def test_a_damaged_checkpoint_costs_a_step_and_a_warning(server, folder, whole):
+    out = folder / "damaged"
+    ended = server.train(out, signals=[(15, 0, signal.SIGTERM)])
+    assert ended["exit"] == 143
+    step = saved_step(out)
+    path = newest(out) / "optimizer.safetensors"
+    path.write_bytes(flip(path.read_bytes(), 4321))
+    ended = server.train(out)
+    assert ended["exit"] == 0, ended["said"]
+    assert str(path) in ended["said"]
+    assert begun_at(out)[-1] == step - 1
+    assert_same(out, whole)
+
+
+def test_200_of_200_flipped_bits_of_a_real_checkpoint_are_noticed(folder, whole):
+    out = shutil.copytree(folder / "again", folder / "flipped")
+    draw = random.Random(7)
+    files = sorted(newest(out).iterdir())
+    assert len(files) == 5
+    noticed = 0
+    for trial in range(200):
+        path = files[trial % len(files)]
+        sound = path.read_bytes()
+        path.write_bytes(flip(sound, draw.randrange(8 * len(sound))))
+        with pytest.raises(ValueError, match=str(path)):
+            store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
+        noticed += 1
+        path.write_bytes(sound)
+    assert noticed == 200
+    assert_same(out, whole)
