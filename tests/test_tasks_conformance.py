@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.models import create_model
+from plusx.store import load_checkpoint, save_checkpoint
 from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
@@ -97,7 +99,7 @@ def test_the_loss_is_finite_and_falls_within_30_steps(make, rows):
 
 @each_task
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make, rows, kind):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make, rows, kind, tmp_path):
     def fresh(seed):
         task = make(small(seed))
         return State(task, make_optimizer(task, kind, decay_norms=False), seed=7)
@@ -108,13 +110,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make, rows, kind):
 
     first = fresh(0)
     train(first, 3, rows, update)
-    tensors, values = first.state_dict()
-    tensors = {g: {k: t.clone() for k, t in named.items()} for g, named in tensors.items()}
+    save_checkpoint(tmp_path, first.step, *first.state_dict())
     train(first, 5, rows, update)  # what came after the checkpoint is lost
 
     torch.manual_seed(123)  # the generators of the new process are elsewhere
     second = fresh(99)
-    second.load_state_dict(tensors, values)
+    checkpoint = load_checkpoint(tmp_path)
+    second.load_state_dict(checkpoint.tensors, checkpoint.values)
     assert train(second, 8, rows, update) == losses[3:]
     assert bits(second) == bits(whole)
 
@@ -148,3 +150,18 @@ def test_predictions_are_probabilities_and_evaluation_leaves_no_trace(make, rows
     assert ((predictions >= 0) & (predictions <= 1)).all()
     if not rows:
         torch.testing.assert_close(predictions.sum(1), torch.ones(16))
+
+
+def test_a_network_of_the_zoo_trains_and_resumes():
+    def fresh(seed):
+        task = Classify(create_model("resnet20", num_classes=4, in_channels=1, seed=seed))
+        return State(task, make_optimizer(task), seed=7)
+
+    whole, first, second = fresh(0), fresh(0), fresh(1)
+    losses = train(whole, 4, rows=False)
+    train(first, 2, rows=False)
+    second.load_state_dict(*first.state_dict())
+    assert train(second, 4, rows=False) == losses[2:]
+    assert bits(second) == bits(whole)
+    # The same seed gives the same network, and so the same losses.
+    assert train(fresh(0), 4, rows=False) == losses

@@ -51,7 +51,11 @@ class State:
         groups = [
             {
                 "params": [names[p] for p in group["params"]],
-                **{key: value for key, value in group.items() if key not in NOT_KEPT},
+                **{
+                    key: list(value) if isinstance(value, tuple) else value
+                    for key, value in group.items()
+                    if key not in NOT_KEPT
+                },
             }
             for group in self.optimizer.param_groups
         ]

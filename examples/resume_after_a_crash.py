@@ -1,0 +1,69 @@
+"""A run that is cut off and goes on, and ends with the same bits as one that was not.
+
+python examples/resume_after_a_crash.py                  a few seconds, nothing is downloaded
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import plusx
+from plusx.store import load_checkpoint, save_checkpoint
+from plusx.train.optim import make_optimizer
+from plusx.train.schedule import steps
+from plusx.train.update import averaged
+
+
+EPOCHS, STEPS_AN_EPOCH = 3, 19
+rate = steps(0.05, [30, 50])
+update = averaged(plusx.descend, decay=0.9)
+
+
+def begin() -> plusx.State:
+    task = plusx.Classify(plusx.create_model("resnet20", in_channels=1, seed=0))
+    return plusx.State(task, make_optimizer(task), seed=0)
+
+
+def batches(step: int) -> Iterator[plusx.Batch]:
+    """The batches of the run from this step on: order and augmentation follow from numbers."""
+    for epoch in range(step // STEPS_AN_EPOCH, EPOCHS):
+        start = step % STEPS_AN_EPOCH if epoch == step // STEPS_AN_EPOCH else 0
+        yield from plusx.batches(
+            "digits", augment="pad1 crop", batch_size=64, epoch=epoch, start=start
+        )
+
+
+def train(state: plusx.State, folder: Path, crash_at: int | None = None) -> None:
+    for report in plusx.fit(state, batches(state.step), rate, update):
+        if report.step % 10 == 0:
+            # Written under another name, flushed to the disk, renamed: whole or not there.
+            save_checkpoint(folder, state.step, *state.state_dict())
+        if report.step == crash_at:
+            raise RuntimeError(f"the power went off at step {report.step}")
+
+
+with tempfile.TemporaryDirectory() as name:
+    whole = begin()
+    train(whole, Path(name) / "whole")
+
+    folder = Path(name) / "crashed"
+    try:
+        train(begin(), folder, crash_at=26)
+    except RuntimeError as error:
+        print(error)
+    torch.manual_seed(12345)  # torch's generators are anywhere by now; it does not matter
+    resumed = begin()
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint is not None
+    resumed.load_state_dict(checkpoint.tensors, checkpoint.values)
+    print(f"going on from step {resumed.step}")
+    train(resumed, folder)
+
+for one, other in ((whole.task, resumed.task), (whole.average, resumed.average)):
+    assert one is not None
+    assert other is not None
+    pairs = zip(one.state_dict().values(), other.state_dict().values())
+    same = [torch.equal(a, b) for a, b in pairs]
+    print(f"{sum(same)} of {len(same)} tensors are equal to the last bit")
