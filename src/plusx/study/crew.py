@@ -14,7 +14,7 @@ import threading
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 
 PATIENCE = 10.0  # seconds that a process has to save what it did before it is killed
@@ -91,7 +91,7 @@ class Crew:
             ends.append(End(job, error, fault))
         return ends
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Crew":
         self._idle = [self._hire() for _ in range(self._size)]
         return self
 
