@@ -4,7 +4,8 @@ The rules, the same for training, evaluation and prediction:
 
 - JPEG, PNG, WebP, BMP, GIF and TIFF, told by content and not by name; nothing else is opened.
 - Regular files only. More pixels than the limit (50 million) are refused from the header.
-- Truncated files and PNGs whose checksums do not fit are refused, never filled up.
+- Files that are truncated, or whose header promises more pixels than there are, and PNGs whose
+  checksums do not fit are refused, never filled up.
 - The EXIF orientation is applied. Of an animation the first frame counts.
 - 16 bits a channel are scaled to 8 (the high byte); floats and 32-bit integers are refused,
   as their range is declared nowhere.
@@ -13,7 +14,9 @@ The rules, the same for training, evaluation and prediction:
 
 import io
 import os
+import re
 import stat
+import struct
 import threading
 import unicodedata
 import warnings
@@ -50,6 +53,22 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+# left, top, right and down of the seven passes of an interlaced PNG
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_PIECE = 1 << 20
+# what ends the coded pixels of a JPEG: no stuffed zero, no restart
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# decoded where pixels are missing; with restarts, for those images that have them
+_PART = bytes(range(0, 0xF1, 7)) * 4
+_FILLER = _PART + b"".join(bytes((0xFF, 0xD0 + number)) + _PART for number in range(8))
 
 
 class DamagedImage(ValueError):
@@ -95,21 +114,29 @@ _quiet = _Quiet()
 
 
 def decode(
-    source: str | Path | bytes, limit: int = DEFAULT_LIMIT, channels: int = 3
+    source: str | Path | bytes,
+    limit: int = DEFAULT_LIMIT,
+    channels: int = 3,
+    thorough: bool = True,
 ) -> UInt8[np.ndarray, "h w c"]:
     """The pixels of an image file (or of its bytes) as RGB (channels 3) or grey (channels 1).
 
-    Raises DamagedImage, a ValueError, with the reason; OSError where the file cannot be read.
+    `thorough` also counts the pixels of JPEGs and PNGs, which is left out where that was done
+    before. Raises DamagedImage, a ValueError, with the reason; OSError where the file cannot be
+    read.
     """
-    pixels = np.asarray(open_image(source, limit, channels))
+    pixels = np.asarray(open_image(source, limit, channels, thorough))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def open_image(
-    source: str | Path | bytes, limit: int = DEFAULT_LIMIT, channels: int = 3
+    source: str | Path | bytes,
+    limit: int = DEFAULT_LIMIT,
+    channels: int = 3,
+    thorough: bool = True,
 ) -> Image.Image:
     """As decode, but a Pillow image of mode RGB or L."""
-    image, _ = _decoded(source, limit)
+    image, _ = _decoded(source, limit, thorough)
     mode = {1: "L", 3: "RGB"}[channels]
     return image if image.mode == mode else image.convert(mode)
 
@@ -117,7 +144,7 @@ def open_image(
 def examine(path: str | Path, limit: int = DEFAULT_LIMIT) -> Verdict:
     """Decode a file wholly and say what came of it; never raises for a bad file."""
     try:
-        _, notice = _decoded(path, limit)
+        _, notice = _decoded(path, limit, True)
     except DamagedImage as error:
         return Verdict(str(error), None)
     except OSError as error:
@@ -161,7 +188,9 @@ def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
         return file.read(limit)
 
 
-def _decoded(source: str | Path | bytes, limit: int) -> tuple[Image.Image, str | None]:
+def _decoded(
+    source: str | Path | bytes, limit: int, thorough: bool
+) -> tuple[Image.Image, str | None]:
     data = source if isinstance(source, bytes) else read_regular(source)
     if not data:
         raise DamagedImage("an empty file")
@@ -170,7 +199,7 @@ def _decoded(source: str | Path | bytes, limit: int) -> tuple[Image.Image, str |
     _check_size(_webp_size(data), limit)
     with _quiet:
         try:
-            return _opened(data, limit)
+            return _opened(data, limit, thorough)
         except (DamagedImage, KeyboardInterrupt):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -182,10 +211,10 @@ def _decoded(source: str | Path | bytes, limit: int) -> tuple[Image.Image, str |
             raise DamagedImage(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
-def _opened(data: bytes, limit: int) -> tuple[Image.Image, str | None]:
+def _opened(data: bytes, limit: int, thorough: bool) -> tuple[Image.Image, str | None]:
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_size(image.size, limit)
-    if image.format == "PNG":
+    if thorough and image.format == "PNG":
         _check_png(data)
     if image.mode in ("F", "I") or image.mode.startswith("F;"):
         kind = "floats" if image.mode.startswith("F") else "32-bit integers"
@@ -193,6 +222,8 @@ def _opened(data: bytes, limit: int) -> tuple[Image.Image, str | None]:
     # the two-picture JPEGs of many cameras are no animations
     animated = image.format != "MPO" and getattr(image, "is_animated", False)
     image.load()
+    if thorough and image.format in ("JPEG", "MPO"):
+        _check_jpeg(data, image)
     turn = _TURNS.get(_orientation(image))
     image = _eight_bits(image)
     if turn is not None:
@@ -240,8 +271,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _check_png(data: bytes) -> None:
-    """Compare the checksums of the critical chunks, which Pillow skips for pixels."""
-    place = 8
+    """Compare the checksums and count the pixels, both of which Pillow leaves alone."""
+    place, parts = 8, []
     while place + 12 <= len(data):
         length = int.from_bytes(data[place : place + 4], "big")
         name = data[place + 4 : place + 8]
@@ -253,7 +284,54 @@ def _check_png(data: bytes) -> None:
             if found != int.from_bytes(data[end : end + 4], "big"):
                 shown = name.decode("ascii", "backslashreplace")
                 raise DamagedImage(f"the checksum of its {shown} chunk does not fit")
+        if name == b"IDAT":
+            parts.append(memoryview(data)[place + 8 : end])
         if name == b"IEND":
+            _count_png(data, parts)
             return
         place = end + 4
     raise DamagedImage("truncated: it has no end")
+
+
+def _count_png(data: bytes, parts: list[memoryview]) -> None:
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
+    passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
+    wanted = 0
+    for left, top, right, down in passes:
+        columns, rows = -((left - width) // right), -((top - height) // down)
+        if columns > 0:
+            wanted += rows * (1 + (columns * bits + 7) // 8)
+    unpacker, missing = zlib.decompressobj(), wanted
+    for part in parts:
+        missing -= len(unpacker.decompress(part, min(missing, _PIECE)))
+        while unpacker.unconsumed_tail and missing > 0:
+            missing -= len(unpacker.decompress(unpacker.unconsumed_tail, min(missing, _PIECE)))
+        if missing <= 0:
+            return
+    raise DamagedImage(f"its header promises {wanted:,} bytes of pixels, {missing:,} are missing")
+
+
+def _check_jpeg(data: bytes, image: Image.Image) -> None:
+    """Refuse a JPEG that has fewer pixels than its header promises.
+
+    libjpeg fills up what is missing and says nothing. But bytes put in behind the last pixel are
+    skipped where the image is whole, and decoded as pixels where it is not.
+    """
+    longer, place, copied = [], 2, 0
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xD9:
+            break
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:
+            place += 1 if marker == 0xFF else 2
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xDA:
+            found = _MARKER.search(data, place)
+            place = found.start() if found else len(data)
+            longer += [data[copied:place], _FILLER]
+            copied = place
+    filled = Image.open(io.BytesIO(b"".join([*longer, data[copied:]])), formats=("JPEG",))
+    if filled.tobytes() != image.tobytes():
+        raise DamagedImage("its header promises more pixels than there are")

@@ -266,7 +266,12 @@ class _Samples(Dataset[UInt8[Tensor, "c h w"] | _Failure]):
     def _image(self, index: int) -> Image.Image:
         source = self.source
         if source.paths is not None:
-            return open_image(source.paths[index], source.limit, source.preprocessing.channels)
+            return open_image(
+                source.paths[index],
+                source.limit,
+                source.preprocessing.channels,
+                thorough=False,
+            )
         assert source.images is not None
         pixels = source.images[index].cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])

@@ -120,7 +120,9 @@ class Source:
             return Sample(self.images[index], label, None)
         assert self.paths is not None
         path = self.paths[index]
-        pixels = torch.from_numpy(decode(path, self.limit, self.preprocessing.channels).copy())
+        pixels = torch.from_numpy(
+            decode(path, self.limit, self.preprocessing.channels, False).copy()
+        )
         return Sample(pixels.permute(2, 0, 1).contiguous(), label, path)
 
     @property

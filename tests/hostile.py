@@ -1,0 +1,602 @@
+"""A corpus of hostile and unusual image files, with what must become of each.
+
+Every case is made here, from a few bytes; nothing is read. `plant` lays the corpus out as a class
+folder. A case that is used states its pixels, so that a wrong decode shows.
+"""
+
+import io
+import os
+import socket
+import struct
+import zlib
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+
+class Case(NamedTuple):
+    """A file, what becomes of it, and if it is used its pixels and how far they may be off."""
+
+    name: str
+    data: bytes
+    verdict: Literal["used", "refused", "ignored"]
+    reason: str = ""  # a part of the reason, or of the notice
+    pixels: np.ndarray | None = None  # (h, w, 3) uint8
+    within: int = 0
+
+
+# six pixels that no turn or mirror maps onto themselves, enlarged so that JPEG keeps them
+SMALL = np.array(
+    [[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[250, 250, 0], [0, 0, 0], [250, 250, 250]]],
+    np.uint8,
+)
+PICTURE = SMALL.repeat(16, 0).repeat(16, 1)  # (32, 48, 3)
+
+
+def saved(pixels: np.ndarray | Image.Image, kind: str, **options: object) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(
+    width: int, height: int, depth: int, colour: int, rows: bytes, *, extra: bytes = b""
+) -> bytes:
+    """A PNG from raw rows (each with its filter byte), with chunks before the pixels."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """What a viewer shows of stored pixels under an EXIF orientation (TIFF 6.0, tag 274)."""
+    return {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1),
+        6: lambda p: np.rot90(p, -1),
+        7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+        8: lambda p: np.rot90(p, 1),
+    }[orientation](pixels)
+
+
+def plain(colour: tuple[int, int, int], height: int = 4, width: int = 4) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def corpus() -> list[Case]:
+    """All cases that are one file."""
+    return [*damaged(), *foreign(), *bombs(), *orientations(), *depths(), *modes(), *oddities()]
+
+
+def damaged() -> list[Case]:
+    jpeg, whole_png = saved(noise(), "JPEG", quality=90), saved(noise(), "PNG")
+    made = []
+    for kind, ending in (
+        ("JPEG", "jpg"),
+        ("PNG", "png"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tif"),
+    ):
+        data = saved(noise(), kind)
+        for share in (50, 99):
+            cut = data[: len(data) * share // 100]
+            made.append(Case(f"cut{share}.{ending}", cut, "refused"))
+    made.append(
+        Case(
+            "cut_deflate.tif", saved(noise(), "TIFF", compression="tiff_deflate")[:2000], "refused"
+        )
+    )
+    made.append(Case("head_only.jpg", jpeg[:20], "refused"))
+    made.append(Case("empty.jpg", b"", "refused", "empty"))
+    made.append(Case("zeros.png", bytes(4000), "refused", "not one of"))
+    made.append(Case("text.jpg", b"this is no image\n" * 50, "refused", "not one of"))
+    made.append(Case("no_end.png", whole_png[:-12], "refused", "no end"))
+    flipped = bytearray(whole_png)
+    flipped[len(flipped) // 2] ^= 4
+    made.append(Case("flipped_bit.png", bytes(flipped), "refused", "checksum"))
+    flipped = bytearray(whole_png)
+    flipped[18] ^= 1
+    made.append(Case("flipped_size.png", bytes(flipped), "refused"))
+    rows = (b"\0" + bytes(48)) * 16
+    made.append(Case("says_more_rows.png", png(16, 64, 8, 2, rows), "refused"))
+    place = jpeg.index(b"\xff\xc0")
+    lying = jpeg[: place + 5] + struct.pack(">H", 4000) + jpeg[place + 7 :]
+    made.append(Case("says_more_rows.jpg", lying, "refused"))
+    tables = jpeg.index(b"\xff\xc4")
+    made.append(
+        Case("broken_table.jpg", jpeg[: tables + 4] + b"\xff" * 40 + jpeg[tables + 44 :], "refused")
+    )
+    bmp = bytearray(saved(noise(), "BMP"))
+    bmp[22:26] = struct.pack("<i", 4000)
+    made.append(Case("says_more_rows.bmp", bytes(bmp), "refused"))
+    gif = bytearray(saved(noise(), "GIF"))
+    picture = 13 + (6 << (gif[10] & 7))
+    gif[6:10] = gif[picture + 5 : picture + 9] = struct.pack("<HH", 40, 400)
+    made.append(Case("says_more_rows.gif", bytes(gif), "refused"))
+    for options in ({}, {"progressive": True}):
+        data = saved(noise(), "JPEG", quality=90, **options)
+        made += [
+            Case(
+                f"cut{share}_ended{len(options)}.jpg",
+                data[: len(data) * share // 100] + b"\xff\xd9",
+                "refused",
+                "more pixels",
+            )
+            for share in (60, 95)
+        ]
+    return made
+
+
+def foreign() -> list[Case]:
+    """Formats that are not opened, under the names of images; and images under other names."""
+    heads = {
+        "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+        "pdf.jpg": b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n",
+        "fits.jpg": b"SIMPLE  =                    T".ljust(2880),
+        "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "html.jpg": b"<html><script>alert(1)</script></html>",
+        "ppm.png": b"P6 1 1 255\n\xff\0\0",
+        "psd.tif": b"8BPS\0\1" + bytes(60),
+        "avif.jpg": b"\0\0\0\x1cftypavif\0\0\0\0mif1avif",
+        "icon.bmp": b"\0\0\1\0\1\0\x10\x10" + bytes(60),
+        "zip.jpg": b"PK\3\4" + bytes(60),
+        "pickle.png": b"\x80\4cos\nsystem\n(S'true'\ntR.",
+    }
+    made = [Case(name, data, "refused", "not one of") for name, data in heads.items()]
+    as_png, as_tiff = saved(PICTURE, "PNG"), saved(PICTURE, "TIFF")
+    made.append(Case("tiff.jpg", as_tiff, "used", pixels=PICTURE))
+    made.append(Case("png.jpg", as_png, "used", pixels=PICTURE))
+    made.append(
+        Case(
+            "UPPER.PNG",
+            as_png[:-12] + chunk(b"tEXt", b"a\0b") + as_png[-12:],
+            "used",
+            pixels=PICTURE,
+        )
+    )
+    made.append(Case("no_ending", saved(PICTURE, "BMP"), "used", pixels=PICTURE))
+    made.append(
+        Case("photo.jpg.bak", saved(PICTURE, "WEBP", lossless=True), "used", pixels=PICTURE)
+    )
+    made.append(
+        Case("notes.txt", b"BM is how a bitmap begins, and a note can\n", "ignored", "no image")
+    )
+    made.append(Case("README", b"about these images\n", "ignored", "no image"))
+    made.append(Case("._photo.jpg", b"\0\5\x16\7" + bytes(78), "ignored", "hidden"))
+    made.append(Case(".DS_Store", b"\0\0\0\1Bud1", "ignored", "hidden"))
+    made.append(Case("Thumbs.db", b"\xd0\xcf\x11\xe0", "ignored", "hidden"))
+    return made
+
+
+def bombs() -> list[Case]:
+    """A few kilobytes that decode to gigabytes: refused from the header."""
+    made = []
+    for side in (20_000, 12_000):
+        row = b"\0" + bytes(side // 8)
+        packer = zlib.compressobj(9)
+        data = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+        header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+        body = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+        made.append(Case(f"bomb{side}.png", b"\x89PNG\r\n\x1a\n" + body, "refused", "pixels"))
+    made.append(
+        Case(
+            "bomb.gif",
+            b"GIF89a"
+            + struct.pack("<HH", 65535, 65535)
+            + b"\xf0\0\0"
+            + bytes(6)
+            + b"\x2c"
+            + bytes(4)
+            + struct.pack("<HH", 65535, 65535)
+            + b"\0\2\2\x44\1\0;",
+            "refused",
+            "pixels",
+        )
+    )
+    made.append(
+        Case(
+            "bomb.bmp",
+            b"BM"
+            + struct.pack("<IHHI", 60, 0, 0, 54)
+            + struct.pack("<IiiHHIIiiII", 40, 30000, 30000, 1, 24, *[0] * 6)
+            + bytes(6),
+            "refused",
+            "pixels",
+        )
+    )
+    webp = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xfe\x3f\0\xfe\x3f\0"
+    made.append(
+        Case(
+            "bomb.webp",
+            b"RIFF" + struct.pack("<I", len(webp) + 4) + b"WEBP" + webp,
+            "refused",
+            "pixels",
+        )
+    )
+    jpeg = bytearray(saved(noise(), "JPEG"))
+    place = jpeg.index(b"\xff\xc0")
+    jpeg[place + 5 : place + 9] = struct.pack(">HH", 65500, 65500)
+    made.append(Case("bomb.jpg", bytes(jpeg), "refused", "pixels"))
+    made.append(
+        Case(
+            "bomb.tif",
+            tiff(
+                [
+                    (256, 4, 60000),
+                    (257, 4, 60000),
+                    (258, 3, 8),
+                    (259, 3, 1),
+                    (262, 3, 1),
+                    (273, 4, 8),
+                    (278, 4, 60000),
+                    (279, 4, 10),
+                ]
+            ),
+            "refused",
+            "pixels",
+        )
+    )
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**27), 9))
+    made.append(Case("text_bomb.png", png(2, 2, 8, 0, b"\0ab\0cd", extra=text), "refused"))
+    return made
+
+
+def tiff(tags: list[tuple[int, int, int]], following: int = 0) -> bytes:
+    """A little-endian TIFF of one directory; `following` is where the next one lies."""
+    body = b"".join(
+        struct.pack("<HHI", tag, kind, 1)
+        + (struct.pack("<HH", value, 0) if kind == 3 else struct.pack("<I", value))
+        for tag, kind, value in tags
+    )
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + struct.pack("<I", following)
+
+
+def orientations() -> list[Case]:
+    made = []
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        shown = turned(PICTURE, number)
+        made.append(
+            Case(f"turned{number}.png", saved(PICTURE, "PNG", exif=exif), "used", pixels=shown)
+        )
+        made.append(
+            Case(
+                f"turned{number}.jpg",
+                saved(PICTURE, "JPEG", exif=exif, quality=95, subsampling=0),
+                "used",
+                pixels=shown,
+                within=16,
+            )
+        )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    made.append(
+        Case(
+            "turned6.webp",
+            saved(PICTURE, "WEBP", lossless=True, exif=exif),
+            "used",
+            pixels=turned(PICTURE, 6),
+        )
+    )
+    made.append(
+        Case("turned6.tif", saved(PICTURE, "TIFF", exif=exif), "used", pixels=turned(PICTURE, 6))
+    )
+    exif[0x0112] = 77
+    made.append(Case("turned77.png", saved(PICTURE, "PNG", exif=exif), "used", pixels=PICTURE))
+    broken = saved(
+        PICTURE, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\1", quality=95, subsampling=0
+    )
+    made.append(Case("broken_exif.jpg", broken, "used", pixels=PICTURE, within=16))
+    return made
+
+
+def depths() -> list[Case]:
+    grey = np.array([[0, 255, 256, 32768], [65535, 12345, 40000, 257]], np.uint16)
+    expected = (grey >> 8).astype(np.uint8)[:, :, None].repeat(3, 2)
+    made = [
+        Case("grey16.png", saved(Image.fromarray(grey), "PNG"), "used", pixels=expected),
+        Case("grey16.tif", saved(Image.fromarray(grey), "TIFF"), "used", pixels=expected),
+    ]
+    rows = b"".join(b"\0" + row.astype(">u2").repeat(3).tobytes() for row in grey)
+    made.append(Case("rgb16.png", png(4, 2, 16, 2, rows), "used", pixels=expected))
+    rows = b"".join(
+        b"\0" + np.stack([row, np.full(4, 65535)], 1).astype(">u2").tobytes() for row in grey
+    )
+    made.append(Case("grey_alpha16.png", png(4, 2, 16, 4, rows), "used", pixels=expected))
+    floats = Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4))
+    made.append(Case("floats.tif", saved(floats, "TIFF"), "refused", "floats"))
+    whole = Image.fromarray(np.arange(12, dtype=np.int32).reshape(3, 4) * 70000)
+    made.append(Case("int32.tif", saved(whole, "TIFF"), "refused", "32-bit"))
+    bits = np.array([[0, 255, 0], [255, 255, 0]], np.uint8)
+    bilevel = Image.fromarray(bits).convert("1")
+    shown = bits[:, :, None].repeat(3, 2)
+    made.append(Case("bilevel.png", saved(bilevel, "PNG"), "used", pixels=shown))
+    made.append(
+        Case("bilevel.tif", saved(bilevel, "TIFF", compression="group4"), "used", pixels=shown)
+    )
+    return made
+
+
+def modes() -> list[Case]:
+    alpha = np.zeros((4, 4, 4), np.uint8)
+    alpha[:, :, 0] = 200
+    made = [Case("alpha0.png", saved(alpha, "PNG"), "used", pixels=plain((255, 255, 255)))]
+    alpha[:, :, 3] = 51  # 0.2
+    made.append(
+        Case("alpha51.png", saved(alpha, "PNG"), "used", pixels=plain((244, 204, 204)), within=1)
+    )
+    made.append(
+        Case(
+            "alpha51.webp",
+            saved(alpha, "WEBP", lossless=True, exact=True),
+            "used",
+            pixels=plain((244, 204, 204)),
+            within=1,
+        )
+    )
+    grey_alpha = Image.merge("LA", [Image.new("L", (4, 4), 100), Image.new("L", (4, 4), 0)])
+    made.append(
+        Case("grey_alpha.png", saved(grey_alpha, "PNG"), "used", pixels=plain((255, 255, 255)))
+    )
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30, 90, 90, 90])
+    made.append(Case("palette.png", saved(palette, "PNG"), "used", pixels=plain((10, 200, 30))))
+    made.append(
+        Case(
+            "palette_clear.png",
+            saved(palette, "PNG", transparency=1),
+            "used",
+            pixels=plain((255, 255, 255)),
+        )
+    )
+    made.append(
+        Case(
+            "palette_alphas.png",
+            saved(palette, "PNG", transparency=b"\xff\x00"),
+            "used",
+            pixels=plain((255, 255, 255)),
+        )
+    )
+    clear = chunk(b"tRNS", struct.pack(">H", 7))
+    made.append(
+        Case(
+            "grey_clear.png",
+            png(2, 1, 8, 0, b"\0\7\x64", extra=clear),
+            "used",
+            pixels=np.array([[[255] * 3, [100] * 3]], np.uint8),
+        )
+    )
+    clear = chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))
+    made.append(
+        Case(
+            "rgb_clear.png",
+            png(2, 1, 8, 2, b"\0\1\2\3\4\5\6", extra=clear),
+            "used",
+            pixels=np.array([[[255] * 3, [4, 5, 6]]], np.uint8),
+        )
+    )
+    ink = Image.new("CMYK", (16, 16), (0, 128, 255, 51))
+    made.append(
+        Case(
+            "cmyk.jpg",
+            saved(ink, "JPEG", quality=95),
+            "used",
+            pixels=plain((204, 102, 0), 16, 16),
+            within=3,
+        )
+    )
+    made.append(
+        Case("cmyk.tif", saved(ink, "TIFF"), "used", pixels=plain((204, 102, 0), 16, 16), within=3)
+    )
+    # the same bytes read as YCCK: with neutral chroma the luminance comes back inverted twice
+    neutral = bytearray(saved(Image.new("CMYK", (16, 16), (200, 127, 127, 0)), "JPEG", quality=95))
+    neutral[neutral.index(b"Adobe") + 11] = 2
+    made.append(
+        Case("ycck.jpg", bytes(neutral), "used", pixels=plain((200, 200, 200), 16, 16), within=3)
+    )
+    made.append(
+        Case(
+            "grey.jpg",
+            saved(Image.new("L", (8, 8), 90), "JPEG"),
+            "used",
+            pixels=plain((90, 90, 90), 8, 8),
+            within=1,
+        )
+    )
+    return made
+
+
+def oddities() -> list[Case]:
+    first, second = (Image.fromarray(plain(colour)) for colour in ((9, 8, 7), (200, 0, 0)))
+    more = {"save_all": True, "append_images": [second], "duration": 50}
+    made = [
+        Case(
+            "moves.gif",
+            saved(first, "GIF", **more),
+            "used",
+            "first is used",
+            pixels=plain((9, 8, 7)),
+        ),
+        Case(
+            "moves.webp",
+            saved(first, "WEBP", lossless=True, **more),
+            "used",
+            "first is used",
+            pixels=plain((9, 8, 7)),
+        ),
+        Case(
+            "moves.png",
+            saved(first, "PNG", **more),
+            "used",
+            "first is used",
+            pixels=plain((9, 8, 7)),
+        ),
+        Case(
+            "pages.tif",
+            saved(first, "TIFF", save_all=True, append_images=[second]),
+            "used",
+            "first is used",
+            pixels=plain((9, 8, 7)),
+        ),
+        Case("still.gif", saved(first, "GIF"), "used", pixels=plain((9, 8, 7))),
+    ]
+    made.append(
+        Case(
+            "one_pixel.png",
+            saved(plain((1, 2, 3), 1, 1), "PNG"),
+            "used",
+            pixels=plain((1, 2, 3), 1, 1),
+        )
+    )
+    made.append(
+        Case(
+            "long.png",
+            saved(plain((1, 2, 3), 1, 5000), "PNG"),
+            "used",
+            pixels=plain((1, 2, 3), 1, 5000),
+        )
+    )
+    made.append(
+        Case(
+            "tall.png",
+            saved(plain((1, 2, 3), 5000, 1), "PNG"),
+            "used",
+            pixels=plain((1, 2, 3), 5000, 1),
+        )
+    )
+    made.append(
+        Case(
+            "progressive.jpg",
+            saved(PICTURE, "JPEG", progressive=True, quality=95, subsampling=0),
+            "used",
+            pixels=PICTURE,
+            within=16,
+        )
+    )
+    whole = saved(PICTURE, "JPEG", quality=95, subsampling=0)
+    made.append(Case("bytes_after_end.jpg", whole + b"\0" * 100, "used", pixels=PICTURE, within=16))
+    made.append(
+        Case(
+            "broken_profile.jpg",
+            saved(PICTURE, "JPEG", quality=95, subsampling=0, icc_profile=b"no profile"),
+            "used",
+            pixels=PICTURE,
+            within=16,
+        )
+    )
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "long " * 20000)
+    made.append(Case("much_text.png", saved(PICTURE, "PNG", pnginfo=info), "used", pixels=PICTURE))
+    grey = [
+        (256, 3, 2),
+        (257, 3, 2),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 200),
+        (277, 3, 1),
+        (278, 3, 2),
+        (279, 4, 4),
+    ]
+    circle = tiff(grey, following=8).ljust(200, b"\0") + bytes([10, 20, 30, 40])
+    made.append(
+        Case(
+            "directory_circle.tif",
+            circle,
+            "used",
+            pixels=np.array([[10, 20], [30, 40]], np.uint8)[:, :, None].repeat(3, 2),
+        )
+    )
+    fine = saved(PICTURE, "PNG")
+    for name in (
+        "-rf.png",
+        "emoji \U0001f600.png",
+        "<script>alert(1)</script>.png".replace("/", ""),
+        "new\nline.png",
+        "a" * 251 + ".png",
+        "quote\"'.png",
+    ):
+        made += [Case(name, fine + bytes(len(name)), "used", pixels=PICTURE)]
+    made.append(Case(os.fsdecode(b"caf\xe9\xff.png"), fine, "used", pixels=PICTURE))
+    return made
+
+
+def noise() -> np.ndarray:
+    """Pixels that compress badly, so that what is cut off is missed."""
+    return np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+def plant(folder: Path) -> dict[str, Case]:
+    """Write the corpus into a folder; gives the cases by path."""
+    folder.mkdir(parents=True)
+    planted = {}
+    for case in corpus():
+        path = os.path.join(folder, case.name)
+        assert path not in planted
+        with open(path, "wb") as file:
+            file.write(case.data)
+        planted[path] = case
+    return planted
+
+
+def plant_specials(folder: Path, outside: Path) -> dict[str, str]:
+    """Pipes, sockets, links and hidden folders in a class folder; path: a part of the reason.
+
+    The reason begins with the state. `outside` is a folder that is not below the root.
+    """
+    outside.mkdir(parents=True, exist_ok=True)
+    (outside / "away.png").write_bytes(saved(plain((5, 5, 5)), "PNG"))
+    (folder / "real.png").write_bytes(saved(plain((6, 6, 6)), "PNG"))
+    os.mkfifo(folder / "pipe.jpg")
+    listener = socket.socket(socket.AF_UNIX)
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        listener.bind(f"/proc/self/fd/{here}/socket.jpg")
+    finally:
+        os.close(here)
+        listener.close()
+    os.symlink("/dev/zero", folder / "device.jpg")
+    os.symlink("nothing.jpg", folder / "dangling.jpg")
+    os.symlink("self.jpg", folder / "self.jpg")
+    os.symlink(outside / "away.png", folder / "leaves.png")
+    os.symlink(outside, folder / "leaves")
+    os.symlink("..", folder / "loop")
+    os.symlink("real.png", folder / "twin_link.png")
+    os.link(folder / "real.png", folder / "twin_hard.png")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "x.png").write_bytes(saved(plain((7, 7, 7)), "PNG"))
+    (folder / "folder.jpg").mkdir()
+    (folder / "folder.jpg" / "inside.png").write_bytes(saved(plain((8, 8, 8)), "PNG"))
+    return {
+        "real.png": "used",
+        "folder.jpg/inside.png": "used",
+        "pipe.jpg": "refused pipe",
+        "socket.jpg": "refused socket",
+        "device.jpg": "refused leaves",
+        "dangling.jpg": "refused nothing",
+        "self.jpg": "refused circle",
+        "leaves.png": "refused leaves",
+        "leaves": "refused leaves",
+        "loop": "refused above",
+        "twin_link.png": "ignored same",
+        "twin_hard.png": "ignored same",
+        ".ipynb_checkpoints": "ignored hidden",
+    }
