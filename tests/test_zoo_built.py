@@ -22,7 +22,7 @@ from zoo_digest import build, inputs
 def deep(name: str) -> bool:
     """Whether a network has so many blocks that it is left to `make test-all`."""
     spec = find(name)
-    return isinstance(spec, Net) and sum(len(stage.blocks) for stage in spec.stages) > 27
+    return isinstance(spec, Net) and sum(len(stage.blocks) for stage in spec.stages) > 18
 
 
 TORCHVISION = {
@@ -96,7 +96,10 @@ def test_a_built_network_is_what_arithmetic_says(name: str) -> None:
         assert [tuple(y.shape) for y in net.features(x)] == shapes
 
 
-@pytest.mark.parametrize("name", SAME_NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if deep(name) else ()) for name in SAME_NAMES],
+)
 def test_the_tensors_have_torchvisions_names_and_shapes(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(models, name)().state_dict()

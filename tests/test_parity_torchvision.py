@@ -1,0 +1,105 @@
+"""torchvision's weights load strictly and give torchvision's outputs, bit for bit.
+
+Its networks are built with their own random initialisation; their batch-norm statistics are
+perturbed, because fresh ones hide a wrong order of norm and activation.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from plusx.nn.network import Network
+from plusx.nn.plain import PLAIN
+from plusx.weights import load_weights
+from plusx.zoo import Plain, find
+
+
+BIT_EQUAL = [
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+    *("densenet121", "densenet161", "densenet169", "densenet201"),
+    *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    *("alexnet", "googlenet"),
+]
+QUICK = ("resnet18", "resnext50_32x4d", "densenet121", "googlenet")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def theirs(name: str) -> nn.Module:
+    """torchvision's network, in evaluation, with perturbed statistics."""
+    torch.manual_seed(0)
+    build: Callable[..., nn.Module] = getattr(models.video if name == "r3d_18" else models, name)
+    net = build(init_weights=True, aux_logits=False) if name == "googlenet" else build()
+    for module in net.modules():
+        if isinstance(module, BATCH_NORMS):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return net.eval()
+
+
+def ours(name: str, tensors: dict[str, Tensor]) -> nn.Module:
+    """Our network with their weights, every one of them."""
+    spec = find(name)
+    if isinstance(spec, Plain):
+        net = PLAIN[name](spec.num_classes, spec.in_channels)
+    else:
+        net = Network(spec)
+    report = load_weights(net, tensors, source="torchvision")
+    assert report.share == 1
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BIT_EQUAL]
+)
+def test_outputs_are_equal_bit_for_bit(name: str) -> None:
+    there = theirs(name)
+    here = ours(name, there.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        here, there = (net.to(memory_format=memory_format) for net in (here, there))
+        x = x.to(memory_format=memory_format)
+        with torch.no_grad():
+            assert torch.equal(here(x), there(x))
+
+
+@pytest.mark.slow
+def test_convnext_is_equal_to_1e_5() -> None:
+    # its linear layers are 1x1 convolutions here, which add in another order
+    there = theirs("convnext_tiny")
+    with torch.no_grad():
+        for name, parameter in there.named_parameters():
+            if name.endswith("layer_scale"):
+                nn.init.uniform_(parameter, 0.1, 0.5)
+    here = ours("convnext_tiny", there.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert (here(x) - there(x)).abs().max() < 1e-5 * there(x).abs().max()
+
+
+@pytest.mark.slow
+def test_video_outputs_are_equal_bit_for_bit() -> None:
+    there = theirs("r3d_18")
+    here = ours("r3d_18", there.state_dict())
+    x = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(here(x), there(x))
+
+
+def test_a_training_step_is_equal_bit_for_bit() -> None:
+    there = theirs("resnet18").train()
+    here = ours("resnet18", there.state_dict()).train()
+    x, y = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
+    for net in (there, here):
+        nn.functional.cross_entropy(net(x), y).backward()
+    mine = dict(here.named_parameters())
+    for name, parameter in there.named_parameters():
+        assert torch.equal(mine[name].grad, parameter.grad)
+    buffers = dict(here.named_buffers())
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in there.named_buffers())
