@@ -153,7 +153,7 @@ def _from_files(
         root=listing.root,
         rows=rows or None,
         notices=[*dropped, *notices],
-    ).subset(chosen)
+    ).subset(chosen.tolist())
 
 
 def _known_classes(
