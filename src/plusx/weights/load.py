@@ -36,7 +36,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         count = f"{self.loaded_parameters:,} of {self.parameters:,}"
-        parts = [f"loaded {100 * self.share:.1f} % of the parameters ({count})"]
+        parts = [f"{100 * self.share:.1f} % of the parameters fit ({count})"]
         for kind, names in (("missing", self.missing), ("unused", self.unused)):
             if names:
                 said = [
