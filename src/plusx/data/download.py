@@ -3,9 +3,7 @@
 import hashlib
 import http.client
 import os
-import shutil
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -87,17 +85,11 @@ def unpack(archive: Path, target: Path, most_bytes: int, most_files: int = 1000)
     The members' first folder is dropped. Only regular files and folders are unpacked: a link, a
     device, a name that leaves the folder, more bytes or files than said raise ValueError.
     """
-    store.make_folder(target.parent)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with tarfile.open(archive) as members:
+        with store.whole_folder(target) as partial, tarfile.open(archive) as members:
             _unpack(members, archive, partial, most_bytes, most_files)
-        partial.chmod(0o755)
-        os.rename(partial, target)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{archive} is damaged: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _unpack(

@@ -67,7 +67,7 @@ _PIECE = 1 << 20
 # what ends the coded pixels of a JPEG: no stuffed zero, no restart
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 # decoded where pixels are missing; with restarts, for those images that have them
-_PART = bytes(range(0, 0xF1, 7)) * 4
+_PART = bytes(range(0x5B, 0xF1, 7)) * 6
 _FILLER = _PART + b"".join(bytes((0xFF, 0xD0 + number)) + _PART for number in range(8))
 
 
@@ -330,7 +330,9 @@ def _check_jpeg(data: bytes, image: Image.Image) -> None:
         if marker == 0xDA:
             found = _MARKER.search(data, place)
             place = found.start() if found else len(data)
-            longer += [data[copied:place], _FILLER]
+            # a cut may have left half a marker, which must not become one with the filler
+            stuffed = b"\0" if data[place - 1] == 0xFF else b""
+            longer += [data[copied:place], stuffed + _FILLER]
             copied = place
     filled = Image.open(io.BytesIO(b"".join([*longer, data[copied:]])), formats=("JPEG",))
     if filled.tobytes() != image.tobytes():
