@@ -7,6 +7,7 @@ from plusx.report import page
 from plusx.report.colours import colours, family
 from plusx.report.figures import Dots, Line, curves, dots
 from plusx.report.page import Cell, Column
+from plusx.report.setting import moment, setting
 
 
 def comparison_page(result: Mapping[str, Any]) -> str:
@@ -163,7 +164,8 @@ def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: 
         "Train error is that of the trained network on its training images. "
         f"Seconds are of training alone, with {result['jobs']} at a time."
     )
-    return page.table(columns, cells, caption="Results of every network") + page.note(notes)
+    drawn = page.table(columns, cells, caption="Results of every network")
+    return drawn + page.note(notes) + _numbers(result)
 
 
 def _spread(value: Mapping[str, Any]) -> Cell:
@@ -180,17 +182,42 @@ def _epochs(value: Mapping[str, Any]) -> Cell:
 
 
 def _what_was_run(result: Mapping[str, Any]) -> str:
-    machine, versions = result["machine"], result["versions"]
+    seconds = result["seconds"]
     pairs = [
         ("Command", result["command"]),
         ("Data", f"{result['data']}, split {result['split']}, {result['count']:,} images"),
         ("Seeds", ", ".join(map(str, result["seeds"]))),
-        ("Finished", result["date"]),
-        ("Time", f"{result['seconds']:.0f} s in all" if result["seconds"] else ""),
-        ("Machine", "; ".join(f"{key} {value}" for key, value in machine.items() if value)),
-        ("Versions", ", ".join(f"{key} {value}" for key, value in versions.items())),
-    ]
+        ("Finished", moment(result["date"])),
+        ("Time", f"{seconds:.0f} s for {len(result['rows']) * len(result['seeds'])} runs, "
+                 f"{result['jobs']} at a time" if seconds else ""),
+        *setting({**result["machine"], **result["versions"]}),
+    ]  # fmt: skip
     return page.facts(pairs) + page.folded("The recipe", page.source(result["recipe"]))
+
+
+def _numbers(result: Mapping[str, Any]) -> str:
+    """The curves as a table: validation accuracy of every epoch, mean over the seeds."""
+    drawn = result["curves"]
+    epochs = sorted({epoch for curve in drawn for epoch in curve["epochs"]})
+    known = [
+        {
+            epoch: value
+            for epoch, value in zip(curve["epochs"], curve["accuracy"]["mean"], strict=True)
+            if value is not None
+        }
+        for curve in drawn
+    ]
+    columns = [Column("Epoch"), *(Column(curve["name"], "%") for curve in drawn)]
+    rows = [
+        [Cell(str(epoch), epoch)]
+        + [
+            Cell(f"{100 * values[epoch]:.1f}", values[epoch]) if epoch in values else Cell("")
+            for values in known
+        ]
+        for epoch in epochs
+    ]
+    table = page.table(columns, rows, caption="Validation accuracy after every epoch")
+    return page.folded("Validation accuracy after every epoch, as numbers", table)
 
 
 def _share(value: float) -> str:

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 
+MOST_NARROW = 5  # columns that fit on a telephone as they are
 _HERE = Path(__file__).parent
 
 
@@ -34,8 +35,9 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, caption: str) -> str:
-    """A table; on a telephone each row becomes a card. The first cell of a row is its heading."""
+    """A table. The first cell of a row is its heading; on a telephone a wide row becomes a card."""
     sortable = len(rows) > 2
+    narrow = " narrow" if len(columns) <= MOST_NARROW else ""
     head = "".join(
         f'<th scope="col"{_class(column)}>'
         + (f'<button type="button">{_titled(column)}</button>' if sortable else _titled(column))
@@ -53,7 +55,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, caption:
     )
     return (
         f'<div class="table" role="region" aria-label="{escape(caption)}" tabindex="0">'
-        f'<table class="data"><caption>{escape(caption)}</caption>'
+        f'<table class="data{narrow}"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
     )
 

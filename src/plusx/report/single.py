@@ -10,6 +10,7 @@ from plusx.report.confusion import confusion
 from plusx.report.figures import Line, curves
 from plusx.report.history import Point
 from plusx.report.page import Cell, Column
+from plusx.report.setting import setting
 
 
 def run_page(
@@ -37,8 +38,8 @@ def run_page(
         finding=finding(result),
         context=(
             f"{name}, {result['parameters']:,} parameters, trained for {epochs} "
-            f"{'epoch' if epochs == 1 else 'epochs'}{kept}; {100 * result['train_error']:.1f} % "
-            f"of its training images are wrong."
+            f"{'epoch' if epochs == 1 else 'epochs'}{kept}; it is wrong about "
+            f"{100 * result['train_error']:.1f} % of its training images."
         ),
         body=body,
         colours=[*colours(["resnet56"]), ("#7c828a", "#9aa1a8")],
@@ -56,7 +57,7 @@ def finding(result: Mapping[str, Any]) -> str:
     accuracy, count = float(scores["accuracy"]), int(scores["count"])
     low, high = wilson(accuracy, count)
     return (
-        f"{name} is right about {100 * accuracy:.1f} % of the {count:,} validation images "
+        f"{name} names {100 * accuracy:.1f} % of the {count:,} validation images correctly "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)."
     )
 
@@ -133,22 +134,13 @@ def _per_class(scores: Mapping[str, Any]) -> str:
 def _what_was_run(
     result: Mapping[str, Any], environment: Mapping[str, Any], recipe: str, test_uses: int
 ) -> str:
-    machine = [str(environment[key]) for key in ("processor", "platform") if environment.get(key)]
-    if environment.get("device") not in (None, "cpu"):
-        machine.insert(0, str(environment.get("device_name", environment["device"])))
-    versions = [
-        f"{key} {environment[key]}"
-        for key in ("plusx", "python", "torch", "torchvision", "numpy")
-        if key in environment
-    ]
     pairs = [
         ("Data", str(result["data"])),
         ("Steps", f"{result['steps']:,}"),
         ("Seed", str(result["seed"])),
         ("Threads", str(environment.get("threads", ""))),
-        ("Machine", "; ".join(machine)),
-        ("Versions", ", ".join(versions)),
         ("Test set", _times(test_uses)),
+        *setting(environment),
     ]
     return page.facts(pairs) + page.folded("The recipe", page.source(recipe))
 

@@ -26,6 +26,8 @@ LOOK = 0.25  # seconds between two looks at the runs
 # Fields that may change between two starts: they choose what is compared, not how it is trained.
 HARMLESS = ("checkpoint.", "compare.", "data.workers", "net.base", "seed", "device.threads")
 
+_STOPPING = "stopping; what was trained is saved, and the same command goes on from there"
+
 Split = Literal["validation", "test"]
 
 
@@ -63,7 +65,13 @@ def compare(
         with store.lock(out):
             _refuse_other(recipe, out)
             store.write_text(out / "recipe.toml", to_toml(recipe))
-            made = _make(crew, planned, recipe, progress or sys.stderr)
+            stream = progress or sys.stderr
+            try:
+                made = _make(crew, planned, recipe, stream)
+            except BaseException as stop:
+                if not isinstance(stop, Exception):  # Ctrl-C or SIGTERM
+                    print(_STOPPING, file=stream, flush=True)
+                raise
             result = {
                 **_result(recipe, told, planned, split),
                 "jobs": f"{size} {'run' if size == 1 else 'runs'} of "
@@ -179,7 +187,6 @@ def _make(crew: Crew, planned: Sequence[Job], recipe: Recipe, stream: TextIO) ->
     costs = {name: float(_cost(name)) for name in {job.name for job in planned}}
     missing = [job for job in planned if not _finished(job)]
     failed: list[End] = []
-    epochs = recipe.epochs or 1
     shown = Progress(stream, len(planned), sum(costs[job.name] for job in planned))
     shown.finished = len(planned) - len(missing)
     shown.paid = shown.cost - sum(costs[job.name] for job in missing)
@@ -192,7 +199,8 @@ def _make(crew: Crew, planned: Sequence[Job], recipe: Recipe, stream: TextIO) ->
                 job = waiting.pop(0)
                 crew.start(job)
                 tail = Tail(job.folder / "log.jsonl")
-                shown.going.append(Going(job.name, job.seed, tail, epochs, costs[job.name]))
+                cost, length = costs[job.name], (recipe.epochs, recipe.steps)
+                shown.going.append(Going(job.name, job.seed, tail, cost, *length))
             for end in crew.ended(LOOK):
                 shown.show()
                 shown.end(end.job.name, end.job.seed, end.error)

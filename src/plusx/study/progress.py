@@ -4,11 +4,12 @@ Nothing is sent by the runs. What they log is read, which is all that is shown.
 """
 
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -52,21 +53,42 @@ class Going:
     name: str
     seed: int
     tail: Tail
-    epochs: int
-    weight: float  # what an epoch of it costs, in any unit
+    cost: float  # of the whole run, in any unit
+    epochs: int | None  # how long it is: so many epochs, or so many steps
+    steps: int | None
     epoch: int = 0
+    step: int = 0
     accuracy: float | None = None
     begun: float = field(default_factory=time.monotonic)
+    _steps_an_epoch: float = math.inf  # until the first one is over
 
     def look(self) -> None:
         for line in self.tail.lines():
+            self.step, self.epoch = line["step"], line["epoch"]
             if "train_loss" in line:  # the end of an epoch
-                self.epoch = line["epoch"]
+                self._steps_an_epoch = self.step / self.epoch
                 self.accuracy = line.get("validation", {}).get("accuracy", self.accuracy)
 
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        return min(1.0, self.step / (self.steps or self._steps_an_epoch * (self.epochs or 1)))
+
+    @property
+    def place(self) -> str:
+        if not self.step:
+            return "starting"
+        if self.epochs is None:
+            return f"step {self.step:,}/{self.steps:,}"
+        return f"epoch {self.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+
+    @property
+    def score(self) -> str:
+        return "" if self.accuracy is None else f"accuracy {100 * self.accuracy:.1f} %"
+
     def __str__(self) -> str:
-        seen = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.1f} %"
-        return f"{self.name} seed {self.seed} epoch {self.epoch}/{self.epochs}{seen}"
+        parts = [f"{self.name} seed {self.seed} {self.place}", self.score]
+        return ", ".join(filter(None, parts))
 
 
 @dataclass
@@ -75,7 +97,7 @@ class Progress:
 
     stream: TextIO
     runs: int
-    cost: float  # of all runs, in the unit of Going.weight
+    cost: float  # of all runs
     finished: int = 0
     paid: float = 0.0  # of it, by runs that are finished
     going: list[Going] = field(default_factory=list)
@@ -87,7 +109,7 @@ class Progress:
         self._before: float | None = None  # paid before the first look: by an earlier start
         self._said = self._begun
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -113,10 +135,11 @@ class Progress:
             self.say(f"{name} seed {seed} failed: {error}")
             return
         self.finished += 1
-        self.paid += run.weight
+        self.paid += run.cost
         seconds = time.monotonic() - run.begun
-        known = "" if run.accuracy is None else f": accuracy {100 * run.accuracy:.1f} %"
-        self.say(f"{name} seed {seed}{known}, {run.epoch} epochs in {_time(seconds)}")
+        said = f"{run.score}, " if run.score else ""
+        length = f"{run.epoch} {'epoch' if run.epoch == 1 else 'epochs'}"
+        self.say(f"{name} seed {seed}: {said}{length} in {_time(seconds)}")
 
     def show(self) -> None:
         """Look at the runs' logs and show where they are."""
@@ -136,7 +159,7 @@ class Progress:
         return f"{self.finished} of {self.runs} runs, {_time(now - self._begun)}{after}"
 
     def _share(self) -> float:
-        part = sum(run.weight * run.epoch / run.epochs for run in self.going)
+        part = sum(run.cost * run.share for run in self.going)
         return min(1.0, (self.paid + part) / self.cost) if self.cost else 1.0
 
     def _left(self, now: float) -> float | None:
@@ -152,14 +175,8 @@ class Progress:
         head.add_row(ProgressBar(total=1, completed=self._share(), width=30), self._clock(now))
         rows = Table.grid(padding=(0, 2))
         for run in sorted(self.going, key=lambda run: (run.name, run.seed)):
-            rows.add_row(
-                Text(run.name, style="bold"),
-                f"seed {run.seed}",
-                f"epoch {run.epoch:>{len(str(run.epochs))}}/{run.epochs}",
-                Text(
-                    "starting" if run.accuracy is None else f"accuracy {100 * run.accuracy:.1f} %"
-                ),
-            )
+            seed = f"seed {run.seed}"
+            rows.add_row(Text(run.name, style="bold"), seed, run.place, run.score)
         return Group(head, rows)
 
 

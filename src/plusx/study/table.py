@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+_HEAD = ("network", "parameters", "multiply-adds", "accuracy %", "precision %", "recall %", "F1 %",
+         "train error %", "s/epoch")  # fmt: skip
+
+
 def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str:
     """The rows of a comparison's result for a terminal `width` characters wide (None: any).
 
     Percentages are the mean over the seeds and, after ±, the spread.
     """
-    head = ["network", "parameters", "multiply-adds", "accuracy %", "precision %", "recall %",
-            "F1 %", "train error %", "s/epoch", f"epochs to {_percent(result['threshold'])} %"]  # fmt: skip
+    threshold = f"epochs to {_percent(result['threshold'])} %"
+    head = [*_HEAD, threshold]
     cells = [head, *([str(cell) for cell in _cells(row)] for row in result["rows"])]
     turned = [list(column) for column in zip(*cells, strict=True)]
     lines = _lines(cells)
@@ -47,11 +51,11 @@ def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
 def _notes(result: Mapping[str, Any]) -> list[str]:
     seeds = len(result["seeds"])
     spread = f"; ± is the standard deviation over {seeds} seeds (n - 1)" if seeds > 1 else ""
+    averages = f"precision, recall and F1 are {result['averaging']} averages over the classes"
     return [
-        f"{result['split']} split, {result['count']:,} images{spread}.",
-        f"precision, recall, F1: {result['averaging']} averages over the classes. Train error: of "
-        "the trained network.",
-        f"Seconds: training alone, {result['jobs']} at a time.",
+        f"{result['split']} split, {result['count']:,} images{spread};",
+        f"{averages}; train error is that of the trained network;",
+        f"seconds are of training alone, {result['jobs']} at a time.",
     ]
 
 
