@@ -451,3 +451,23 @@ def test_a_log_does_not_cut_what_a_link_points_to(tmp_path):
     with pytest.raises(OSError, match=r"log.jsonl"):
         store.Log(tmp_path / "log.jsonl", 0)
     assert (tmp_path / "theirs").read_text() == "precious"
+
+
+# ------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with store.whole_folder(tmp_path / "a" / "set") as partial:
+        store.write_bytes(store.make_folder(partial / "inner") / "x", b"1")
+        assert os.listdir(tmp_path / "a") == [partial.name]
+    assert (tmp_path / "a" / "set" / "inner" / "x").read_bytes() == b"1"
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), store.whole_folder(tmp_path / "b" / "set") as partial:
+            (partial / "inner").mkdir()
+            (partial / "link").symlink_to(tmp_path / "a")
+            raise error
+        assert os.listdir(tmp_path / "b") == []
+    with pytest.raises(OSError, match="a/set"), store.whole_folder(tmp_path / "a" / "set"):
+        pass
+    assert os.listdir(tmp_path / "a") == ["set"]
+    assert (tmp_path / "a" / "set" / "inner" / "x").read_bytes() == b"1"

@@ -48,7 +48,8 @@ def evaluate(
         result["notices"] = source.notices
     if source.split == "test" and run.path.is_dir():
         result["test_uses"] = record_test_use(
-            run.path, data=source.name, count=figures["count"], accuracy=figures["accuracy"]
+            run.path,
+            {"data": source.name, "count": figures["count"], "accuracy": figures["accuracy"]},
         )
     return result
 

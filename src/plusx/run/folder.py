@@ -1,7 +1,7 @@
 """What lies in a run's folder, and opening one for use."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,7 +136,7 @@ def test_uses(folder: Path) -> int:
     return store.read_bytes(path).count(b"\n") if path.is_file() else 0
 
 
-def record_test_use(folder: Path, **what: Any) -> int:
+def record_test_use(folder: Path, what: Mapping[str, Any]) -> int:
     """Append to test_uses.jsonl; the number of uses so far, this one included."""
     with store.Log(folder / TEST_USES) as uses:
         uses.append({"date": now(), **what})

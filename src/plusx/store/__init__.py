@@ -13,7 +13,14 @@ full, the bytes needed and free); `ValueError` where a file is not what it must 
 
 from plusx.store.canonical import read_json, write_json
 from plusx.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from plusx.store.files import clean, make_folder, read_bytes, write_bytes, write_text
+from plusx.store.files import (
+    clean,
+    make_folder,
+    read_bytes,
+    whole_folder,
+    write_bytes,
+    write_text,
+)
 from plusx.store.locking import CHECKPOINTS, LOCK, lock
 from plusx.store.log import Log
 from plusx.store.tensors import load_tensors, save_tensors
@@ -33,6 +40,7 @@ __all__ = [
     "read_json",
     "save_checkpoint",
     "save_tensors",
+    "whole_folder",
     "write_bytes",
     "write_json",
     "write_text",

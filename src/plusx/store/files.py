@@ -35,6 +35,28 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder to be filled in the block, which takes its name only when the block ends well.
+
+    Raises OSError where there is something of that name, unless it is an empty folder.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.parent / temporary_name()
+    try:
+        with explained(path, 0):
+            os.mkdir(temporary, 0o755)
+        yield temporary
+        with explained(path, 0):
+            flush_folder(temporary)
+            os.rename(temporary, path)
+            flush_folder(path.parent)
+    except BaseException:
+        remove_ours(temporary)
+        raise
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes a file whole or not at all, mode 0644 less the umask; its folder must be there.
 
@@ -92,7 +114,7 @@ def remove_ours(path: Path) -> None:
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             for name in os.listdir(path):
-                os.unlink(path / name)
+                remove_ours(path / name)
             os.rmdir(path)
         else:
             os.unlink(path)

@@ -18,7 +18,7 @@ Schedule = Callable[[int], float]
 
 def constant(rate: float) -> Schedule:
     """The same rate at every step."""
-    _positive(rate=rate)
+    _positive({"rate": rate})
     return lambda step: rate
 
 
@@ -27,7 +27,7 @@ def steps(rate: float, boundaries: Sequence[int], factor: float = 0.1) -> Schedu
 
     The products are made in decimal, so that 0.1 times 0.1 is the 0.01 one would write.
     """
-    _positive(rate=rate, factor=factor)
+    _positive({"rate": rate, "factor": factor})
     places = list(boundaries)
     if any(late <= early for early, late in zip([0, *places], places)):
         raise ValueError(f"boundaries are {places}; they have to rise, and begin above 0")
@@ -43,7 +43,7 @@ def cosine(rate: float, total: int, begin: int = 0, end: float = 0.0) -> Schedul
 
     Loshchilov and Hutter 2017, equation 5, without restarts. `begin` is for the end of a warm-up.
     """
-    _positive(rate=rate)
+    _positive({"rate": rate})
     if not 0 <= begin < total:
         raise ValueError(
             f"a cosine from step {begin} to step {total}; 0 <= begin < total is needed"
@@ -69,7 +69,7 @@ def one_cycle(
     Smith and Topin 2018, with the figures of `torch.optim.lr_scheduler.OneCycleLR`: the peak is
     at step rise * total - 1 (rounded to a whole step), the end at step total - 1.
     """
-    _positive(rate=rate, start=start, end=end)
+    _positive({"rate": rate, "start": start, "end": end})
     peak = max(round(rise * total) - 1, 0)
     if total < 2 or not 0 < rise < 1:
         raise ValueError(f"one cycle of {total} steps, rising for {rise} of them: nothing to do")
@@ -113,7 +113,7 @@ class WarmUntil:
     def __init__(
         self, schedule: Schedule, rate: float = 0.01, error: float = 0.8, window: int = 20
     ) -> None:
-        _positive(rate=rate)
+        _positive({"rate": rate})
         if not 0 < error <= 1 or window < 1:
             raise ValueError(
                 f"warm up until the error of {window} batches is below {error}: the error has to "
@@ -148,7 +148,7 @@ class WarmUntil:
         self.latest = deque(values["latest"], maxlen=self.latest.maxlen)
 
 
-def _positive(**named: float) -> None:
+def _positive(named: dict[str, float]) -> None:
     for name, value in named.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value}; it has to be above 0 and finite")
