@@ -4,6 +4,7 @@ Every case is made here, from a few bytes; nothing is read. `plant` lays the cor
 folder. A case that is used states its pixels, so that a wrong decode shows.
 """
 
+import functools
 import io
 import os
 import socket
@@ -78,6 +79,7 @@ def plain(colour: tuple[int, int, int], height: int = 4, width: int = 4) -> np.n
     return np.full((height, width, 3), colour, np.uint8)
 
 
+@functools.cache
 def corpus() -> list[Case]:
     """All cases that are one file."""
     return [*damaged(), *foreign(), *bombs(), *orientations(), *depths(), *modes(), *oddities()]
@@ -185,6 +187,7 @@ def foreign() -> list[Case]:
     return made
 
 
+@functools.cache
 def bombs() -> list[Case]:
     """A few kilobytes that decode to gigabytes: refused from the header."""
     made = []
@@ -557,11 +560,30 @@ def plant(folder: Path) -> dict[str, Case]:
     return planted
 
 
-def plant_specials(folder: Path, outside: Path) -> dict[str, str]:
-    """Pipes, sockets, links and hidden folders in a class folder; path: a part of the reason.
+# what plant_specials makes: its state and a part of the reason
+SPECIALS = {
+    "real.png": "used",
+    "folder.jpg/inside.png": "used",
+    "pipe.jpg": "refused pipe",
+    "socket.jpg": "refused socket",
+    "device.jpg": "refused leaves",
+    "dangling.jpg": "refused nothing",
+    "self.jpg": "refused circle",
+    "leaves.png": "refused leaves",
+    "leaves": "refused leaves",
+    "loop": "refused above",
+    "twin_link.png": "ignored same",
+    "twin_hard.png": "ignored same",
+    ".ipynb_checkpoints": "ignored hidden",
+}
 
-    The reason begins with the state. `outside` is a folder that is not below the root.
+
+def plant_specials(folder: Path, outside: Path) -> None:
+    """Pipes, sockets, links and hidden folders in a class folder.
+
+    `outside` is a folder that is not below the root.
     """
+    folder.mkdir(parents=True)
     outside.mkdir(parents=True, exist_ok=True)
     (outside / "away.png").write_bytes(saved(plain((5, 5, 5)), "PNG"))
     (folder / "real.png").write_bytes(saved(plain((6, 6, 6)), "PNG"))
@@ -585,18 +607,3 @@ def plant_specials(folder: Path, outside: Path) -> dict[str, str]:
     (folder / ".ipynb_checkpoints" / "x.png").write_bytes(saved(plain((7, 7, 7)), "PNG"))
     (folder / "folder.jpg").mkdir()
     (folder / "folder.jpg" / "inside.png").write_bytes(saved(plain((8, 8, 8)), "PNG"))
-    return {
-        "real.png": "used",
-        "folder.jpg/inside.png": "used",
-        "pipe.jpg": "refused pipe",
-        "socket.jpg": "refused socket",
-        "device.jpg": "refused leaves",
-        "dangling.jpg": "refused nothing",
-        "self.jpg": "refused circle",
-        "leaves.png": "refused leaves",
-        "leaves": "refused leaves",
-        "loop": "refused above",
-        "twin_link.png": "ignored same",
-        "twin_hard.png": "ignored same",
-        ".ipynb_checkpoints": "ignored hidden",
-    }
