@@ -1,0 +1,80 @@
+"""The package's source as syntax trees, for the tests that read it."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import plusx
+
+
+PACKAGE = Path(plusx.__file__).parent
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module: its path under the package, its text and its tree."""
+
+    path: str
+    text: str
+    tree: ast.Module
+
+    @property
+    def room(self) -> str:
+        return Path(self.path).parts[0].removesuffix(".py")
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+    def imports(self) -> Iterator[str]:
+        """Every module that is imported, or name from a package, wherever the statement stands."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.path}:{node.lineno}: a relative import"
+                whole = node.module or ""
+                if whole == "plusx":
+                    yield from (f"plusx.{alias.name}" for alias in node.names)
+                else:
+                    yield whole
+
+    def calls(self) -> Iterator[tuple[str, ast.Call]]:
+        """What is called, written out with the imported names in full ("os.path.join")."""
+        known = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    known[alias.asname or alias.name.partition(".")[0]] = (
+                        alias.name if alias.asname else alias.name.partition(".")[0]
+                    )
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call):
+                said = ast.unparse(node.func)
+                first, dot, rest = said.partition(".")
+                yield known.get(first, first) + dot + rest, node
+
+    def where(self, node: ast.AST) -> str:
+        return f"{self.path}:{getattr(node, 'lineno', '?')}"
+
+
+def module(path: str, text: str) -> Module:
+    return Module(path, text, ast.parse(text, path))
+
+
+def modules() -> list[Module]:
+    """Every module of the package."""
+    found = sorted(PACKAGE.rglob("*.py"))
+    return [module(str(p.relative_to(PACKAGE)), p.read_text(encoding="utf-8")) for p in found]
+
+
+def argument(call: ast.Call, name: str) -> object:
+    """The value of a literal keyword argument; None where it is not given or not literal."""
+    for keyword in call.keywords:
+        if keyword.arg == name and isinstance(keyword.value, ast.Constant):
+            return keyword.value.value
+    return None

@@ -1,0 +1,371 @@
+"""The rooms of the package and the doors between them, read from the source.
+
+docs/architecture.md draws the same arrows. Every rule is a function from modules to complaints; it
+has to have none about the package, and some about a module that breaks it.
+"""
+
+import ast
+import statistics
+import sys
+from collections.abc import Callable
+
+import pytest
+
+import plusx
+from source_tree import Module, module, modules
+
+
+# What each room may import. "data.batch" is one module of a room.
+DOORS: dict[str, set[str]] = {
+    "grammar": set(),
+    "overrides": set(),
+    "store": set(),
+    "zoo": {"grammar"},
+    "describe": {"grammar", "overrides", "zoo"},
+    "recipe": {"grammar", "overrides"},
+    "nn": {"grammar"},
+    "data": {"store"},
+    "tasks": {"nn", "data.batch"},
+    "train": {"tasks", "data.batch", "store"},
+    "weights": {"grammar", "zoo", "nn", "store"},
+    "models": {"grammar", "zoo", "nn", "weights"},
+    "report": {"store"},
+    "run": {
+        "data", "grammar", "models", "nn", "recipe", "report", "store", "tasks", "train", "weights",
+        "zoo",
+    },
+    "study": {
+        "data", "grammar", "models", "nn", "recipe", "report", "run", "store", "tasks", "train",
+        "weights", "zoo",
+    },
+    "cli": {
+        "data", "describe", "grammar", "models", "recipe", "report", "run", "store", "study",
+        "tasks", "weights", "zoo",
+    },
+    "__main__": {"cli"},
+    "__init__": set(),
+}  # fmt: skip
+
+# Rooms that may import nothing but the standard library, or nothing but what is said.
+OUTSIDE = {"grammar": set(), "zoo": set(), "overrides": set(), "describe": set(),
+           "recipe": {"pydantic"}}  # fmt: skip
+
+# Who may write files besides the store, and why.
+WRITERS = {
+    "weights/fetch.py": ({"os.unlink"}, "the download goes once our own file is made from it"),
+    "report/figures.py": ({"figure.savefig"}, "into memory, for the page that the store writes"),
+    "cli.py": ({"os.open"}, "the null device in the place of a closed standard output"),
+}
+
+# Who may print besides run, study and cli, and why.
+PRINTERS = {"weights/foreign.py": "a program of its own, whose standard error the parent reads"}
+
+# Who may read the environment besides run, study and cli, and why.
+ENVIRONMENT = {
+    "data/download.py": "PLUSX_DATA and PLUSX_CACHE say where published sets lie",
+    "weights/fetch.py": "PLUSX_CACHE says where published weights lie",
+}
+
+# Modules over 400 lines, and why they are one.
+LONG = {
+    "cli.py": "one short function a command, in the order of the help",
+    "run/training.py": "one run from its newest checkpoint to its result",
+}
+
+PROMISED = {
+    "create_model", "list_models", "find", "parse", "Block", "Stage", "Net", "Batch", "batches",
+    "Classify", "prepare", "State", "fit", "descend", "evaluate",
+}  # fmt: skip
+
+Rule = Callable[[list[Module]], list[str]]
+
+
+def doors(tree: list[Module]) -> list[str]:
+    """Imports follow the arrows."""
+    wrong = []
+    for each in tree:
+        if each.room not in DOORS:
+            wrong.append(f"{each.path}: no arrow leads to {each.room}")
+            continue
+        allowed = DOORS[each.room]
+        for name in each.imports():
+            first, _, rest = name.partition(".")
+            if first != "plusx" or not rest or rest == "__version__":
+                continue
+            room = rest.partition(".")[0]
+            exact = any(rest == way or rest.startswith(f"{way}.") for way in allowed)
+            if room != each.room and not exact:
+                wrong.append(f"{each.path} imports {name}")
+    return wrong
+
+
+def outside(tree: list[Module]) -> list[str]:
+    """The rooms without torch have none."""
+    return [
+        f"{each.path} imports {name}"
+        for each in tree
+        if each.room in OUTSIDE
+        for name in each.imports()
+        if (first := name.partition(".")[0]) not in sys.stdlib_module_names
+        and first not in {"plusx", *OUTSIDE[each.room]}
+    ]
+
+
+WRITING_MODES = set("wax+")
+WRITING = {
+    "os.rename", "os.replace", "os.unlink", "os.remove", "os.rmdir", "os.removedirs", "os.mkdir",
+    "os.makedirs", "os.link", "os.symlink", "os.truncate", "os.ftruncate", "os.mkfifo", "os.chmod",
+    "torch.save", "numpy.save", "numpy.savez", "numpy.savetxt", "safetensors.torch.save_file",
+    "json.dump", "tempfile.mkdtemp", "tempfile.mkstemp", "tempfile.NamedTemporaryFile",
+    "tempfile.TemporaryDirectory", "tempfile.mktemp", "logging.FileHandler",
+}  # fmt: skip
+WRITING_METHODS = {
+    "write_text", "write_bytes", "mkdir", "unlink", "touch", "rmdir", "symlink_to", "hardlink_to",
+    "rename", "savefig", "extract", "extractall", "chmod", "to_csv", "tofile",
+}  # fmt: skip
+
+
+def written(name: str, call: ast.Call) -> bool:
+    """Whether a call writes a file, as far as can be seen."""
+    last = name.rpartition(".")[2]
+    if last == "open" and name != "os.open":
+        # the mode is the second argument of open(path, mode), the first of path.open(mode)
+        place = 1 if name in ("open", "io.open", "gzip.open") else 0
+        modes = [
+            *call.args[place : place + 1],
+            *(k.value for k in call.keywords if k.arg == "mode"),
+        ]
+        return any(
+            isinstance(mode, ast.Constant) and bool(WRITING_MODES & set(str(mode.value)))
+            for mode in modes
+            if not (isinstance(mode, ast.Constant) and len(str(mode.value)) > 3)
+        )
+    if name == "os.open":
+        flags = ast.unparse(call)
+        return any(flag in flags for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"))
+    if name in WRITING or name.startswith("shutil."):
+        return name not in ("shutil.disk_usage", "shutil.get_terminal_size", "shutil.which")
+    return last in WRITING_METHODS and "." in name and not name.startswith("plusx.")
+
+
+def writers(tree: list[Module]) -> list[str]:
+    """Nothing but the store writes files."""
+    wrong = []
+    for each in tree:
+        allowed = WRITERS.get(each.path, (set(), ""))[0]
+        if each.room == "store":
+            continue
+        wrong += [
+            f"{each.where(call)} writes: {name}"
+            for name, call in each.calls()
+            if name not in allowed and not name.startswith("store.") and written(name, call)
+        ]
+    return wrong
+
+
+def printers(tree: list[Module]) -> list[str]:
+    """Only run, study and cli print."""
+    return [
+        f"{each.where(call)} prints"
+        for each in tree
+        if each.room not in ("run", "study", "cli") and each.path not in PRINTERS
+        for name, call in each.calls()
+        if name in ("print", "sys.stdout.write", "sys.stderr.write", "rich.print")
+    ]
+
+
+def environment(tree: list[Module]) -> list[str]:
+    """Only run, study and cli read the environment."""
+    return [
+        f"{each.where(node)} reads the environment"
+        for each in tree
+        if each.room not in ("run", "study", "cli") and each.path not in ENVIRONMENT
+        for node in ast.walk(each.tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
+    ]
+
+
+def networks_know_no_place(tree: list[Module]) -> list[str]:
+    """nn knows no file and no kind of device."""
+    wrong = []
+    for each in tree:
+        if each.room != "nn":
+            continue
+        banned = {"os", "io", "sys", "pathlib", "logging", "json", "safetensors"}
+        wrong += [f"{each.path} imports {n}" for n in each.imports() if n.split(".")[0] in banned]
+        for node in ast.walk(each.tree):
+            if isinstance(node, ast.Constant) and node.value in ("cuda", "mps", "cpu"):
+                wrong.append(f"{each.where(node)} names a device")
+        wrong += [f"{each.where(c)} calls {n}" for n, c in each.calls() if n in ("open", "print")]
+    return wrong
+
+
+def tasks_see_no_optimizer(tree: list[Module]) -> list[str]:
+    """A task sees no optimizer, step number, file or logger; prepare alone sees devices."""
+    wrong = []
+    for each in tree:
+        if each.room != "tasks":
+            continue
+        banned = {"os", "io", "pathlib", "logging", "sys"}
+        wrong += [f"{each.path} imports {n}" for n in each.imports() if n.split(".")[0] in banned]
+        for node in ast.walk(each.tree):
+            names = [getattr(node, "id", ""), getattr(node, "arg", ""), getattr(node, "attr", "")]
+            seen = {"optim", "optimizer", "step", "epoch", "logger"} & {str(n) for n in names}
+            if seen and not isinstance(node, ast.Constant):
+                wrong.append(f"{each.where(node)} sees {seen}")
+    return wrong
+
+
+def names_of_modules(tree: list[Module]) -> list[str]:
+    """No module is a home for nothing in particular."""
+    banned = {"util", "utils", "helper", "helpers", "common", "misc", "tools", "core", "base"}
+    return [
+        each.path
+        for each in tree
+        if banned & {part.removesuffix(".py") for part in each.path.split("/")}
+    ]
+
+
+def keywords(tree: list[Module]) -> list[str]:
+    """No function takes keywords that it does not name."""
+    return [
+        f"{each.where(node)} takes **{node.args.kwarg.arg}"
+        for each in tree
+        for node in ast.walk(each.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        and node.args.kwarg is not None
+    ]
+
+
+def stars(tree: list[Module]) -> list[str]:
+    """Nothing imports names that it does not say."""
+    return [
+        each.where(node)
+        for each in tree
+        for node in ast.walk(each.tree)
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+    ]
+
+
+def lengths(tree: list[Module]) -> list[str]:
+    """Modules are short, and there is a reason for each that is not."""
+    counts = {each.path: each.text.count("\n") for each in tree}
+    wrong = [f"{p} has {n} lines" for p, n in counts.items() if n > 400 and p not in LONG]
+    middle = statistics.median(counts.values())
+    return wrong + ([f"the median is {middle} lines"] if middle >= 180 else [])
+
+
+BREAKS: dict[Rule, list[Module]] = {
+    doors: [
+        module("grammar/x.py", "import plusx.zoo"),
+        module("nn/x.py", "def f():\n    from plusx.tasks import task"),
+        module("nn/x.py", "from plusx import data"),
+        module("tasks/x.py", "from plusx.data.loader import batches"),
+        module("tasks/x.py", "import plusx.data.batches"),
+        module("tasks/x.py", "from plusx.train.state import State"),
+        module("train/x.py", "import plusx.run"),
+        module("data/x.py", "from plusx.nn.network import Network"),
+        module("run/x.py", "from plusx.study import compare"),
+        module("store/x.py", "from plusx.train import state"),
+        module("newcomer/x.py", ""),
+    ],
+    outside: [
+        module("grammar/x.py", "import torch"),
+        module("zoo/x.py", "if True:\n    from numpy import array"),
+        module("recipe/x.py", "import torch.nn"),
+        module("describe.py", "import pydantic"),
+    ],
+    writers: [
+        module("run/x.py", "open(p, 'w')"),
+        module("run/x.py", "open(p, mode='ab')"),
+        module("run/x.py", "p.open('x')"),
+        module("data/x.py", "from os import replace\nreplace(a, b)"),
+        module("data/x.py", "import os as o\no.open(p, o.O_RDONLY | o.O_CREAT)"),
+        module("weights/x.py", "import torch\ntorch.save(x, p)"),
+        module("weights/x.py", "from safetensors.torch import save_file\nsave_file(x, p)"),
+        module("report/x.py", "p.write_text('x')"),
+        module("report/x.py", "figure.savefig(p)"),
+        module("cli.py", "import shutil\nshutil.rmtree(p)"),
+        module("study/x.py", "p.mkdir()"),
+        module("weights/fetch.py", "import os\nos.rename(a, b)"),
+    ],
+    printers: [
+        module("train/x.py", "print(1)"),
+        module("data/x.py", "import sys\nsys.stderr.write('x')"),
+    ],
+    environment: [
+        module("nn/x.py", "import os\nos.environ['X']"),
+        module("train/x.py", "import os\nos.getenv('X')"),
+    ],
+    networks_know_no_place: [
+        module("nn/x.py", "from pathlib import Path"),
+        module("nn/x.py", "x.to('cuda')"),
+        module("nn/x.py", "open('x')"),
+    ],
+    tasks_see_no_optimizer: [
+        module("tasks/x.py", "def f(optimizer): ..."),
+        module("tasks/x.py", "import torch\ntorch.optim.SGD"),
+        module("tasks/x.py", "state.step"),
+        module("tasks/x.py", "import logging"),
+    ],
+    names_of_modules: [module("nn/utils.py", ""), module("helpers/x.py", "")],
+    keywords: [module("nn/x.py", "def f(**kwargs): ..."), module("x.py", "f = lambda **k: k")],
+    stars: [module("nn/x.py", "from torch import *")],
+    lengths: [module("nn/x.py", "\n" * 401)],
+}
+
+
+@pytest.fixture(scope="module")
+def tree() -> list[Module]:
+    return modules()
+
+
+@pytest.mark.parametrize("rule", BREAKS, ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(tree, rule):
+    assert rule(tree) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "broken"),
+    [(rule, each) for rule, cases in BREAKS.items() for each in cases],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_module_that_breaks_the_rule_is_found(rule, broken):
+    assert rule([broken]) != []
+
+
+def test_the_whole_package_is_read(tree):
+    assert len(tree) > 50
+    assert {each.room for each in tree} >= {"grammar", "zoo", "nn", "data", "tasks", "train", "run"}
+    assert set(DOORS) - {"__main__"} <= {each.room for each in tree}
+
+
+def test_the_arrows_have_no_circle():
+    done: set[str] = set()
+    left = {room: {way.partition(".")[0] for way in ways} for room, ways in DOORS.items()}
+    while left:
+        free = [room for room, ways in left.items() if ways <= done]
+        assert free, f"a circle among {sorted(left)}"
+        done.update(free)
+        for room in free:
+            del left[room]
+
+
+@pytest.mark.parametrize(
+    ("table", "rule"), [(WRITERS, writers), (PRINTERS, printers), (ENVIRONMENT, environment)]
+)
+def test_every_exception_is_still_needed(tree, monkeypatch, table, rule):
+    for path in list(table):
+        with monkeypatch.context() as patch:
+            patch.delitem(table, path)
+            assert rule(tree) != [], f"{path} needs no exception any more"
+    assert all(any(each.path == path for each in tree) for path in (*table, *LONG))
+
+
+def test_the_exported_names_are_the_promised_ones():
+    assert set(plusx.__all__) == PROMISED | {"__version__"}
+    for name in PROMISED:
+        assert callable(getattr(plusx, name)), name
+    assert set(dir(plusx)) >= PROMISED
+    with pytest.raises(AttributeError, match="resnet"):
+        _ = plusx.resnet
