@@ -51,6 +51,19 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "pos": ("pos", "pos"),
 }
 
+# what others call these layers
+OTHER_NAMES = {
+    "batchnorm": "norm",
+    "bn": "norm",
+    "dense": "fc",
+    "dropout": "drop",
+    "gelu": "act",
+    "layernorm": "norm",
+    "linear": "fc",
+    "relu": "act",
+    "silu": "act",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -148,8 +161,9 @@ def _word(text: str, sentence: str, position: int) -> Word:
     assert letters is not None
     if letters.group() in VOCABULARY:
         raise _at(sentence, position, text, f"written like {VOCABULARY[letters.group()][1]}")
-    near = difflib.get_close_matches(letters.group() or text, VOCABULARY, 1, 0.5)
+    near = difflib.get_close_matches(letters.group() or text, [*VOCABULARY, *OTHER_NAMES], 1)
     if near:
+        near = [OTHER_NAMES.get(near[0], near[0])]
         raise _at(sentence, position, text, f"no such word, did you mean {near[0]!r}?")
     raise _at(sentence, position, text, f"no such word; the words are {', '.join(VOCABULARY)}")
 
