@@ -1,0 +1,350 @@
+"""What the code must not do, read from the source and watched while it is imported."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from source_tree import Module, argument, module, modules
+
+
+# The one program that opens pickles: run by path in a process of its own, tensors only.
+CONVERTER = "weights/foreign.py"
+
+MODULES = {
+    "pickle": CONVERTER,  # for the type of its error
+    "cPickle": None, "_pickle": None, "dill": None, "cloudpickle": None, "joblib": None,
+    "shelve": None, "marshal": None, "yaml": None, "telnetlib": None, "xmlrpc": None, "code": None,
+    "torch.package": None, "torch.hub": None, "torch.jit": None, "ctypes": None,
+}  # fmt: skip
+
+CALLS = {
+    "eval", "exec", "compile", "__import__", "input", "breakpoint",
+    "os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "os.startfile",
+    "subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell",
+    "torch.jit.load", "torch.export.load", "torch.hub.load", "torch.package.PackageImporter",
+    "torch.serialization.add_safe_globals", "torch.save",
+    "tempfile.mktemp", "PIL.ImageMath.eval", "PIL.ImageMath.unsafe_eval", "ImageMath.unsafe_eval",
+    "ssl._create_unverified_context", "shutil.unpack_archive", "importlib.reload",
+    "xml.etree.ElementTree.parse", "xml.etree.ElementTree.fromstring", "logging.config.listen",
+}  # fmt: skip
+
+METHODS = {"extractall", "extract", "unsafe_eval"}
+
+# Who opens connections: published files, checked against their digest.
+DOWNLOADERS = {"data/download.py", "weights/fetch.py"}
+
+# Who starts processes: the converter's child, and the runs of a comparison.
+STARTERS = {"weights/convert.py", "study/crew.py"}
+
+Rule = Callable[[list[Module]], list[str]]
+
+
+def modules_banned(tree: list[Module]) -> list[str]:
+    """Nothing that runs code from data is imported."""
+    return [
+        f"{each.path} imports {name}"
+        for each in tree
+        for name in each.imports()
+        for banned, allowed in MODULES.items()
+        if f"{name}.".startswith(f"{banned}.") and each.path != allowed
+    ]
+
+
+def calls_banned(tree: list[Module]) -> list[str]:
+    """Nothing that runs code from data, or a shell, is called."""
+    return [
+        f"{each.where(call)} calls {name}"
+        for each in tree
+        for name, call in each.calls()
+        if name in CALLS
+        or name.replace("np.", "numpy.", 1) in CALLS
+        or (name.rpartition(".")[2] in METHODS and "." in name)
+        or argument(call, "shell") is True
+    ]
+
+
+def pickles(tree: list[Module]) -> list[str]:
+    """torch.load stands in the converter's child alone, for tensors only; numpy opens no pickle."""
+    wrong = []
+    for each in tree:
+        for name, call in each.calls():
+            if name == "torch.load":
+                given = {keyword.arg for keyword in call.keywords}
+                alone = each.path == CONVERTER and argument(call, "weights_only") is True
+                if not alone or "pickle_module" in given:
+                    wrong.append(f"{each.where(call)} calls {name}")
+            elif name == "numpy.load" and argument(call, "allow_pickle") is not False:
+                wrong.append(f"{each.where(call)} lets numpy open pickles")
+            elif name.endswith((".load_url", "load_state_dict_from_url")):
+                wrong.append(f"{each.where(call)} loads from an address")
+    return wrong
+
+
+def the_converter_stands_alone(tree: list[Module]) -> list[str]:
+    """The program that opens pickles imports nothing of ours, and is called by no one."""
+    wrong = []
+    for each in tree:
+        if each.path == CONVERTER:
+            wrong += [f"{each.path} imports {n}" for n in each.imports() if n.startswith("plusx")]
+            continue
+        for name, call in each.calls():
+            if name.startswith(("plusx.weights.foreign", "foreign.")):
+                wrong.append(f"{each.where(call)} calls {name} in this process")
+    return wrong
+
+
+def images(tree: list[Module]) -> list[str]:
+    """Pillow opens the formats that are named, and its guards stay up."""
+    wrong = []
+    for each in tree:
+        for name, call in each.calls():
+            if name in ("PIL.Image.open", "Image.open") and not any(
+                keyword.arg == "formats" for keyword in call.keywords
+            ):
+                wrong.append(f"{each.where(call)} opens any format")
+        for node in ast.walk(each.tree):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            for target in targets:
+                said = ast.unparse(target)
+                if said.endswith(("MAX_IMAGE_PIXELS", "LOAD_TRUNCATED_IMAGES")):
+                    wrong.append(f"{each.where(node)} sets {said}")
+    return wrong
+
+
+def connections(tree: list[Module]) -> list[str]:
+    """Two modules fetch published files; no other opens a connection or listens."""
+    banned = {"urllib.request", "http.client", "http.server", "requests", "httpx", "aiohttp",
+              "ftplib", "smtplib", "socketserver", "asyncio", "huggingface_hub"}  # fmt: skip
+    wrong = []
+    for each in tree:
+        if each.path not in DOWNLOADERS:
+            wrong += [f"{each.path} imports {n}" for n in each.imports() if n in banned]
+        wrong += [
+            f"{each.where(call)} calls {name}"
+            for name, call in each.calls()
+            if name.startswith("socket.") and name != "socket.gethostname"
+        ]
+    return wrong
+
+
+def processes(tree: list[Module]) -> list[str]:
+    """Processes are started in two places, by lists of arguments."""
+    wrong = []
+    for each in tree:
+        for name in each.imports():
+            started = name.partition(".")[0] in ("subprocess", "multiprocessing", "pty")
+            if started and each.path not in STARTERS:
+                wrong.append(f"{each.path} imports {name}")
+        for name, call in each.calls():
+            if name.startswith("subprocess.") and call.args:
+                if isinstance(call.args[0], ast.Constant | ast.JoinedStr):
+                    wrong.append(f"{each.where(call)} starts a line of text")
+            elif name in ("os.fork", "os.forkpty"):
+                wrong.append(f"{each.where(call)} forks")
+    return wrong
+
+
+def names_from_data(tree: list[Module]) -> list[str]:
+    """No module or attribute is looked up by a name that a file could hold."""
+    return [
+        f"{each.where(call)} imports by name"
+        for each in tree
+        if each.path != "__init__.py"  # its names are its own table
+        for name, call in each.calls()
+        if name in ("importlib.import_module", "importlib.util.spec_from_file_location",
+                    "runpy.run_path", "runpy.run_module", "pkgutil.resolve_name",
+                    "importlib.metadata.entry_points")
+    ]  # fmt: skip
+
+
+def shared_places(tree: list[Module]) -> list[str]:
+    """No file has a name in /tmp that others could guess."""
+    return [
+        f"{each.where(node)} says {node.value!r}"
+        for each in tree
+        for node in ast.walk(each.tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith(("/tmp", "/var/tmp", "/dev/shm"))
+    ]
+
+
+BREAKS: dict[Rule, list[Module]] = {
+    modules_banned: [
+        module("nn/x.py", "import pickle"),
+        module("weights/x.py", "def f():\n    from pickle import loads"),
+        module("data/x.py", "import dill as d"),
+        module("recipe/x.py", "import yaml"),
+        module("weights/x.py", "import torch.jit"),
+        module("weights/x.py", "from torch.package import PackageImporter"),
+        module("store/x.py", "import shelve"),
+    ],
+    calls_banned: [
+        module("x.py", "eval('1')"),
+        module("x.py", "exec(text)"),
+        module("x.py", "compile(text, '', 'exec')"),
+        module("x.py", "__import__(name)"),
+        module("x.py", "from os import system as s\ns('ls')"),
+        module("x.py", "import subprocess\nsubprocess.run('ls', shell=True)"),
+        module("x.py", "import torch\ntorch.export.load(p)"),
+        module("x.py", "import torch\ntorch.jit.load(p)"),
+        module("x.py", "from PIL import ImageMath\nImageMath.unsafe_eval('1')"),
+        module("x.py", "members.extractall(p)"),
+        module("x.py", "import tempfile\ntempfile.mktemp()"),
+    ],
+    pickles: [
+        module("weights/x.py", "import torch\ntorch.load(p, weights_only=True)"),
+        module(CONVERTER, "import torch\ntorch.load(p)"),
+        module(CONVERTER, "import torch\ntorch.load(p, weights_only=False)"),
+        module(CONVERTER, "import torch\ntorch.load(p, weights_only=flag)"),
+        module(CONVERTER, "from torch import load\nload(p)"),
+        module(CONVERTER, "import torch\ntorch.load(p, weights_only=True, pickle_module=x)"),
+        module("data/x.py", "import numpy as np\nnp.load(p)"),
+        module("data/x.py", "import numpy as np\nnp.load(p, allow_pickle=True)"),
+    ],
+    the_converter_stands_alone: [
+        module(CONVERTER, "from plusx import store"),
+        module("weights/x.py", "from plusx.weights.foreign import read_torch\nread_torch(p)"),
+        module("weights/x.py", "from plusx.weights import foreign\nforeign.main(p)"),
+    ],
+    images: [
+        module("data/x.py", "from PIL import Image\nImage.open(p)"),
+        module("data/x.py", "from PIL import Image\nImage.MAX_IMAGE_PIXELS = None"),
+        module("data/x.py", "from PIL import ImageFile\nImageFile.LOAD_TRUNCATED_IMAGES = True"),
+    ],
+    connections: [
+        module("models.py", "import urllib.request"),
+        module("nn/x.py", "import requests"),
+        module("data/download.py", "import socket\nsocket.create_connection(a)"),
+    ],
+    processes: [
+        module("nn/x.py", "import subprocess"),
+        module("data/x.py", "from multiprocessing import Pool"),
+        module("weights/convert.py", "import subprocess\nsubprocess.run('ls -l')"),
+        module("run/x.py", "import os\nos.fork()"),
+    ],
+    names_from_data: [
+        module("run/x.py", "import importlib\nimportlib.import_module(name)"),
+        module("run/x.py", "from importlib import import_module\nimport_module(name)"),
+    ],
+    shared_places: [module("run/x.py", "p = '/tmp/plusx'")],
+}
+
+
+@pytest.fixture(scope="module")
+def tree() -> list[Module]:
+    return modules()
+
+
+@pytest.mark.parametrize("rule", BREAKS, ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(tree, rule):
+    assert rule(tree) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "broken"),
+    [(rule, each) for rule, cases in BREAKS.items() for each in cases],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_module_that_breaks_the_rule_is_found(rule, broken):
+    assert rule([broken]) != []
+
+
+def test_the_converter_is_the_one_place_that_opens_pickles(tree):
+    opening = [each.path for each in tree if any(n == "torch.load" for n, _ in each.calls())]
+    assert opening == [CONVERTER]
+    (text,) = [each.text for each in tree if each.path == "weights/convert.py"]
+    assert "foreign.__file__" in text  # run by path
+    assert '"-I"' in text  # without the user's site and PYTHONPATH
+
+
+# ------------------------------------------------------------------------ watched while imported
+
+WATCH = """
+import json, os, sys, threading
+seen = []
+def watch(event, arguments):
+    first = arguments[0] if arguments else ""
+    if event == "open":
+        path, mode, flags = arguments
+        writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        if flags & writes and "__pycache__" not in str(path) and str(path) != os.devnull:
+            seen.append(f"{event} {path}")
+    elif event.startswith(("socket.", "subprocess.", "os.system", "os.fork", "os.exec", "os.spawn",
+                           "os.posix_spawn", "os.remove", "os.rename", "os.mkdir", "shutil.",
+                           "urllib.", "http.", "ftplib.", "smtplib.", "webbrowser.")):
+        seen.append(f"{event} {first}")
+sys.addaudithook(watch)
+threads = threading.active_count()
+MODULES
+if threading.active_count() != threads:
+    seen.append("threads")
+print(json.dumps({"seen": seen, "torch": "torch" in sys.modules,
+                  "loaded": sorted(m for m in sys.modules if m.partition(".")[0] == "plusx")}))
+"""
+
+
+def watched(program: str, folder: object) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH.replace("MODULES", program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=str(folder),
+        check=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_plusx_touches_nothing(tmp_path):
+    told = watched("import plusx", tmp_path)
+    assert told == {"seen": [], "torch": False, "loaded": ["plusx"]}
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_importing_all_of_plusx_touches_nothing(tmp_path):
+    names = [
+        "plusx." + each.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for each in modules()
+        if each.path not in (CONVERTER, "__main__.py", "__init__.py")
+    ]
+    # What torch and its kind do when they are imported is theirs; they come first, unwatched.
+    theirs = sorted(
+        {
+            name
+            for each in modules()
+            if each.path != CONVERTER
+            for name in each.imports()
+            if name.partition(".")[0] not in ("plusx", *sys.stdlib_module_names)
+        }
+    )
+    program = "\n".join(f"import {name}" for name in names)
+    before = "\n".join(f"import {name}" for name in theirs)
+    told = watched(
+        f"{before}\nseen.clear()\nthreads = threading.active_count()\n{program}", tmp_path
+    )
+    assert told["seen"] == []
+    assert set(names) <= set(told["loaded"])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("deed", "seen"),
+    [
+        ("open('x', 'w')", "open x"),
+        ("import socket; socket.getaddrinfo('localhost', 80)", "socket.getaddrinfo localhost"),
+        ("import subprocess; subprocess.run(['true'])", "subprocess.Popen"),
+        ("import threading; threading.Thread(target=input, daemon=True).start()", "threads"),
+        ("os.mkdir('y')", "os.mkdir y"),
+    ],
+)
+def test_the_watch_sees_what_it_has_to(tmp_path, deed, seen):
+    told = watched(deed, tmp_path)
+    assert any(event.startswith(seen) for event in told["seen"])
