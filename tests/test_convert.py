@@ -1,5 +1,6 @@
 """Another library's files become ours, exactly, and nothing in them is ever run."""
 
+import ast
 import io
 import pickle
 import zipfile
@@ -237,6 +238,29 @@ def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"evil\.npz cannot be converted: .*allow_pickle=False"):
         convert(tmp_path / "evil.npz", "resnet8_keras", "keras", tmp_path / "to.safetensors")
     assert not (tmp_path / "canary").exists()
+
+
+READERS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
+CALLS = {"torch.load", "torch.jit.load", "torch.package", "torch.export.load", "np.load"}
+
+
+def test_pickles_are_opened_in_one_place_only() -> None:
+    """Only in the child of `convert`, where torch and NumPy are told to take care."""
+    source = Path(plusx.__file__).parent
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")]
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [(path.name, name) for name in names if name.split(".")[0] in READERS]
+            if isinstance(node, ast.Call) and (call := ast.unparse(node.func)) in CALLS:
+                said = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                found.append((path.name, call, said.get("weights_only"), said.get("allow_pickle")))
+    assert found == [
+        ("foreign.py", "pickle"),  # for the name of its error
+        ("foreign.py", "torch.load", "True", None),
+        ("foreign.py", "np.load", None, "False"),
+    ]
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:

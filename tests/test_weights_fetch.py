@@ -109,8 +109,11 @@ def test_a_file_is_fetched_once_checked_converted_and_kept(
         assert torch.equal(three.embed(x), ours.embed(x))
     assert Server.asked == [entry.file]
 
-    # what rots in the cache is noticed, and fetched again
-    path = next((tmp_path / "cache" / "weights").glob("*.safetensors"))
+
+@pytest.mark.slow
+def test_what_rots_in_the_cache_is_noticed_and_fetched_again(address: str, data: bytes) -> None:
+    entry = item(address, data)
+    path = fetch(entry)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.warns(UserWarning, match="is damaged and is made again"):

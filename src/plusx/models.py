@@ -55,8 +55,11 @@ def create_model(
 def _build(
     name: str | None, spec: Net | zoo.Plain, num_classes: int | None, in_channels: int | None
 ) -> nn.Module:
-    changes = {"num_classes": num_classes, "in_channels": in_channels}
-    spec = replace(spec, **{key: value for key, value in changes.items() if value is not None})
+    spec = replace(
+        spec,
+        num_classes=spec.num_classes if num_classes is None else num_classes,
+        in_channels=spec.in_channels if in_channels is None else in_channels,
+    )
     if isinstance(spec, Net):
         net = Network(spec)
         initialise(net)

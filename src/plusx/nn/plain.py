@@ -4,7 +4,7 @@ Each has what a Network has: forward, features, embed, widths, strides and reset
 them; a builder takes the numbers of classes and of input channels.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,23 +12,14 @@ from torchvision.models.alexnet import AlexNet as TorchvisionAlexNet
 from torchvision.models.googlenet import BasicConv2d
 from torchvision.models.googlenet import GoogLeNet as TorchvisionGoogLeNet
 
-
-def _head(width: int, num_classes: int) -> nn.Module:
-    return nn.Linear(width, num_classes) if num_classes else nn.Identity()
+from plusx.nn.network import head, stage_positions
 
 
-def _selected(maps: Iterable[Tensor], stages: int, out: Sequence[int] | None) -> list[Tensor]:
-    """The maps at the positions `out`; what comes after the last of them is not computed."""
-    wanted = range(stages) if out is None else [range(stages)[i] for i in out]
-    if not wanted:
-        return []
-    kept = {}
-    for i, y in enumerate(maps):
-        if i in wanted:
-            kept[i] = y
-        if i == max(wanted):
-            break
-    return [kept[i] for i in wanted]
+def _selected(maps: Iterator[Tensor], count: int, out: Sequence[int] | None) -> list[Tensor]:
+    """The maps of the stages in `out`, or of all; nothing behind the last of them is computed."""
+    wanted = stage_positions(out, count)
+    made = [next(maps) for _ in range(max(wanted, default=-1) + 1)]
+    return [made[i] for i in wanted]
 
 
 class AlexNet(nn.Module):
@@ -56,9 +47,9 @@ class AlexNet(nn.Module):
         self.layer5 = nn.Sequential(*layers[10:])
         drop1, fc1, act1, drop2, fc2, act2, _ = built.classifier
         self.tail = nn.Sequential(built.avgpool, nn.Flatten(), drop1, fc1, act1, drop2, fc2, act2)
-        self.fc = _head(4096, num_classes)
+        self.fc = head(4096, num_classes)
 
-    def _maps(self, x: Tensor) -> Iterable[Tensor]:
+    def _maps(self, x: Tensor) -> Iterator[Tensor]:
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
             x = layer(x)
             yield x
@@ -70,18 +61,20 @@ class AlexNet(nn.Module):
         return _selected(self._maps(x), len(self.widths), out)
 
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 4096"]:
-        return self.tail(self.features(x, out=(-1,))[0])
+        y: Tensor = self.tail(self.features(x, out=(-1,))[0])
+        return y
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        return self.fc(self.embed(x))
+        y: Tensor = self.fc(self.embed(x))
+        return y
 
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""
         self.num_classes = num_classes
-        self.fc = _head(4096, num_classes).to(next(self.parameters()))
+        self.fc = head(4096, num_classes).to(next(self.parameters()))
 
 
-class GoogLeNet(TorchvisionGoogLeNet):
+class GoogLeNet(TorchvisionGoogLeNet):  # type: ignore[misc]
     """GoogLeNet (Szegedy et al. 2015) as torchvision has it: batch norm, no auxiliary heads.
 
     Its module names are torchvision's. A stage ends where the next pooling begins. Images are at
@@ -97,9 +90,9 @@ class GoogLeNet(TorchvisionGoogLeNet):
         self.num_classes, self.in_channels = num_classes, in_channels
         if in_channels != 3:
             self.conv1 = BasicConv2d(in_channels, 64, kernel_size=7, stride=2, padding=3)
-        self.fc = _head(1024, num_classes)
+        self.fc = head(1024, num_classes)
 
-    def _maps(self, x: Tensor) -> Iterable[Tensor]:
+    def _maps(self, x: Tensor) -> Iterator[Tensor]:
         x = self.conv3(self.conv2(self.maxpool1(self.conv1(x))))
         yield x
         x = self.inception3b(self.inception3a(self.maxpool2(x)))
@@ -116,15 +109,17 @@ class GoogLeNet(TorchvisionGoogLeNet):
         return _selected(self._maps(x), len(self.widths), out)
 
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1024"]:
-        return self.dropout(self.avgpool(self.features(x, out=(-1,))[0]).flatten(1))
+        y: Tensor = self.dropout(self.avgpool(self.features(x, out=(-1,))[0]).flatten(1))
+        return y
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        return self.fc(self.embed(x))
+        y: Tensor = self.fc(self.embed(x))
+        return y
 
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""
         self.num_classes = num_classes
-        self.fc = _head(1024, num_classes).to(next(self.parameters()))
+        self.fc = head(1024, num_classes).to(next(self.parameters()))
 
 
 class SameConv2d(nn.Conv2d):
@@ -151,8 +146,8 @@ class KerasBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d a b"]:
         skip = x if self.downsample is None else self.downsample(x)
-        y = self.bn1(self.conv1(x)).relu()
-        return (skip + self.bn2(self.conv2(y))).relu()
+        y: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (skip + y).relu()
 
 
 class KerasResNet8(nn.Module):
@@ -174,9 +169,9 @@ class KerasResNet8(nn.Module):
         self.layer1 = nn.Sequential(KerasBlock(16, 16, 1))
         self.layer2 = nn.Sequential(KerasBlock(16, 32, 2))
         self.layer3 = nn.Sequential(KerasBlock(32, 64, 2))
-        self.fc = _head(64, num_classes)
+        self.fc = head(64, num_classes)
 
-    def _maps(self, x: Tensor) -> Iterable[Tensor]:
+    def _maps(self, x: Tensor) -> Iterator[Tensor]:
         x = self.bn1(self.conv1(x)).relu()
         for layer in (self.layer1, self.layer2, self.layer3):
             x = layer(x)
@@ -192,12 +187,13 @@ class KerasResNet8(nn.Module):
         return self.features(x, out=(-1,))[0].mean((2, 3))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        return self.fc(self.embed(x))
+        y: Tensor = self.fc(self.embed(x))
+        return y
 
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""
         self.num_classes = num_classes
-        self.fc = _head(64, num_classes).to(next(self.parameters()))
+        self.fc = head(64, num_classes).to(next(self.parameters()))
 
 
 # name: builder(num_classes, in_channels)

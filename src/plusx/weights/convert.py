@@ -22,10 +22,10 @@ from plusx.nn.plain import PLAIN
 from plusx.store.tensors import decode
 from plusx.weights import foreign
 from plusx.weights.files import KINDS, describe, kind_of
-from plusx.weights.load import check_finite, compare
+from plusx.weights.load import check_finite, compare, outputs_of
 from plusx.weights.published import published_as
 from plusx.weights.rules import rename
-from plusx.zoo import find
+from plusx.zoo import Plain, find
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -123,7 +123,7 @@ def convert(
     if preprocessing is None:
         preprocessing = known.preprocessing if known else usual_preprocessing(net, HABITS[source])
     if classes is None:
-        classes = known.classes if known else usual_classes(_outputs(net), HABITS[source])
+        classes = known.classes if known else usual_classes(outputs_of(net), HABITS[source])
     written = {key: _finished(given.get(key), tensor) for key, tensor in net.state_dict().items()}
     store.save_tensors(to, written, describe(net, name, preprocessing, classes, source))
     return Conversion(
@@ -132,7 +132,7 @@ def convert(
         source=source,
         tensors=len(written),
         parameters=report.parameters,
-        num_classes=_outputs(net),
+        num_classes=outputs_of(net),
         preprocessing=None if preprocessing is None else dict(preprocessing),
         classes=None if classes is None else tuple(classes),
     )
@@ -174,13 +174,12 @@ def _declared(file: Path) -> int:
 
 def usual_preprocessing(net: nn.Module, habit: Habit) -> dict[str, Any] | None:
     """What the files of a source expect, where it is images of three channels."""
-    size = net.spec.size if isinstance(net, Network) else find(net.plain).size
-    ndim = net.spec.ndim if isinstance(net, Network) else 2
-    channels = net.spec.in_channels if isinstance(net, Network) else net.in_channels
-    if ndim != 2 or channels != len(habit.mean):
+    spec = net.spec if isinstance(net, Network) else find(str(net.plain))
+    channels = spec.in_channels if isinstance(spec, Net) else net.in_channels
+    if (isinstance(spec, Net) and spec.ndim != 2) or channels != len(habit.mean):
         return None
     return {
-        "size": list(each_dimension(size, 2)),
+        "size": list(each_dimension(spec.size, 2)),
         "channels": channels,
         "mean": list(habit.mean),
         "std": list(habit.std),
@@ -197,7 +196,8 @@ def usual_classes(outputs: int, habit: Habit) -> tuple[str, ...] | None:
 
 def _meant(model: str | Net, habit: Habit) -> tuple[str | None, Net | None]:
     """The name, and the spec as the source builds it; no spec for a plain module."""
-    name, spec = None, model
+    name: str | None = None
+    spec: Net | Plain | str = model
     if isinstance(model, str) and model.endswith(".toml"):
         try:
             spec = from_toml(Path(model).read_text(encoding="utf-8"))
@@ -239,17 +239,11 @@ def _built(name: str | None, spec: Net | None) -> nn.Module:
     return PLAIN[name](figures.num_classes, figures.in_channels)
 
 
-def _match_head(net: nn.Module, given: Mapping[str, Tensor]) -> None:
+def _match_head(net: Any, given: Mapping[str, Tensor]) -> None:
     """As many classes as the file has."""
     head = given.get("fc.weight")
-    if head is None or head.ndim != 2 or not isinstance(net.fc, nn.Linear):
-        return
-    if 0 < head.shape[0] != net.fc.out_features:
+    if head is not None and head.ndim == 2 and 0 < head.shape[0] != outputs_of(net):
         net.reset_head(head.shape[0])
-
-
-def _outputs(net: nn.Module) -> int:
-    return net.fc.out_features if isinstance(net.fc, nn.Linear) else 0
 
 
 def _finished(given: Tensor | None, ours: Tensor) -> Tensor:

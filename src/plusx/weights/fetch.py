@@ -18,7 +18,7 @@ from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 from plusx.weights.convert import convert
 from plusx.weights.files import Weights, read_weights
-from plusx.weights.load import LoadReport, load_weights
+from plusx.weights.load import LoadReport, load_weights, outputs_of
 from plusx.weights.published import Published, published, published_names
 from plusx.zoo import Plain
 
@@ -69,7 +69,7 @@ def load_found(
 ) -> LoadReport:
     """Load what `find_weights` opened; see `load_named_or_file`."""
     _check_same(net, model, found)
-    outputs = net.fc.out_features if isinstance(net.fc, nn.Linear) else 0
+    outputs = outputs_of(net)
     tensors, head = dict(found.tensors), found.tensors.get("fc.weight")
     if not new_head or head is None or head.shape[:1] == (outputs,):
         return load_weights(net, tensors)
@@ -79,7 +79,7 @@ def load_found(
         if outputs:
             tensors[name] = net.state_dict()[name]
     report = load_weights(net, tensors)
-    kept = sum(parameter.numel() for parameter in net.fc.parameters())
+    kept = sum(parameter.numel() for parameter in net.get_submodule("fc").parameters())
     return replace(
         report,
         loaded=tuple(name for name in report.loaded if not name.startswith("fc.")),

@@ -21,7 +21,7 @@ from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
 from plusx.nn.network import Network
 from plusx.nn.plain import PLAIN
-from plusx.weights.load import load_weights
+from plusx.weights.load import load_weights, outputs_of
 
 
 FORMAT = "plusx weights 1"
@@ -98,7 +98,7 @@ def describe(
     source: str,
 ) -> dict[str, str]:
     """A file's metadata for a network; see the head of this module."""
-    outputs = net.fc.out_features if isinstance(net.fc, nn.Linear) else 0
+    outputs = outputs_of(net)
     metadata = {"format": FORMAT}
     if isinstance(net, Network):
         metadata["net"] = to_toml(replace(net.spec, num_classes=outputs))

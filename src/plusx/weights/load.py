@@ -114,6 +114,11 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
     )
 
 
+def outputs_of(net: nn.Module) -> int:
+    """How many classes the head has; 0 where there is none."""
+    return int(getattr(net.fc, "out_features", 0))
+
+
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError naming the first tensor with a number that is infinite or none at all."""
     for name, tensor in tensors.items():
