@@ -5,6 +5,7 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, NoReturn
@@ -20,6 +21,7 @@ app = App(
     help_format="plaintext",
     help_epilogue="`plusx COMMAND --help` shows examples. `--debug` shows where an error arose.",
     version=plusx.__version__,
+    suppress_keyboard_interrupt=False,
 )
 app["--help"].group = app["--version"].group = "Other"
 
@@ -149,9 +151,7 @@ def compare(
     folder = out or Path("runs") / f"compare-{_run_name(recipe, overrides)}"
     from plusx.study.compare import compare as compare_networks
 
-    result = compare_networks(
-        read, folder, jobs=jobs, split=split, command=_command(), progress=sys.stderr
-    )
+    result = compare_networks(read, folder, jobs=jobs, split=split, command=_command())
     if as_json:
         _print_json({"out": str(folder), **result})
         return
@@ -351,10 +351,8 @@ class _Terminated(BaseException):
 
 def main() -> NoReturn:
     """Run the command that the shell gave, and exit with a documented code (docs/exit-codes.md)."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
     signal.signal(signal.SIGTERM, _terminate)
-    code = _run([argument for argument in arguments if argument != "--debug"], debug=debug)
+    code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
     except OSError:
@@ -362,10 +360,17 @@ def main() -> NoReturn:
     raise SystemExit(code)
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
-    """Run one command; the exit code that it earned."""
+def run(arguments: Sequence[str]) -> int:
+    """Run one command, and say what is wrong in one line; the exit code that it earned."""
+    debug = "--debug" in arguments
     try:
-        app(arguments, exit_on_error=False, print_error=False, help_on_error=False)
+        app(
+            [argument for argument in arguments if argument != "--debug"],
+            exit_on_error=False,
+            print_error=False,
+            help_on_error=False,
+            result_action="return_value",
+        )
     except BrokenPipeError:
         return _stdout_closed()
     except KeyboardInterrupt:
@@ -375,17 +380,16 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     except CycloptsError as error:
         return _fail(str(error), 2)
     except Exception as error:
-        stopped_by = getattr(error, "signal_number", None)
-        if stopped_by is not None:
-            return _fail(str(error), 128 + stopped_by)
-        code = 2 if isinstance(error, ValueError) else 1
         if debug:
             import traceback
 
             traceback.print_exc()
+        stopped_by = getattr(error, "signal_number", None)
+        if stopped_by is not None:
+            return _fail(str(error), 128 + stopped_by)
         known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
         name = "" if known and str(error) else f"{type(error).__name__}: "
-        return _fail(f"{name}{error}", code)
+        return _fail(f"{name}{error}", 2 if isinstance(error, ValueError) else 1)
     return 0
 
 

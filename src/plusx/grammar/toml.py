@@ -5,7 +5,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from plusx.grammar.spec import Block, Net, Stage
 
@@ -94,6 +94,10 @@ def _fields(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]
         if key in ("stages", "block", "first"):
             given[key] = value
             continue
+        options = get_args(allowed[key].type)
+        if get_origin(allowed[key].type) is Literal and value not in options:
+            said = ", ".join(map(str, options))
+            raise ValueError(f"{key} of {where} is {value!r}; allowed are {said}")
         kind = allowed[key].default
         given[key] = _typed(where, key, value, kind if kind is not MISSING else None)
     for key, field in allowed.items():
