@@ -65,6 +65,8 @@ def fetch(item: Download, folder: Path) -> Path:
                     raise OSError(f"more than {item.most_bytes:,} bytes came")
     except (OSError, http.client.HTTPException) as error:
         why = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(error, urllib.error.HTTPError):
+            why = f"HTTP {error.code} {error.reason}"
         raise OSError(
             f"{item.name} could not be fetched from {item.address}: {why}. {by_hand}"
         ) from error

@@ -1,0 +1,271 @@
+"""Augmentation: the sentence, and the laws of each word."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from plusx.data.augment import BATCHED, VOCABULARY, parse_augment, plan
+from plusx.data.draws import Draws
+from plusx.data.loader import batches
+from plusx.data.on_batch import BATCH_STEPS, PIXEL_STEPS
+from plusx.data.on_image import IMAGE_STEPS, evaluation_view
+from plusx.data.sample import Preprocessing, Source
+
+
+def spoken(word: str, images: Tensor, seed: int = 0, size: tuple[int, int] = (8, 8)) -> Tensor:
+    """One word said to a batch of uint8 images, or of pixels."""
+    (parsed,) = parse_augment(word)
+    draws = Draws.of(seed, 0, np.arange(len(images)))
+    if parsed.kind in PIXEL_STEPS:
+        images = images.clone()
+        PIXEL_STEPS[parsed.kind](images, parsed, draws)
+        return images
+    return BATCH_STEPS[parsed.kind](images, parsed, draws, size)
+
+
+def numbered(count: int, height: int, width: int, channels: int = 3) -> Tensor:
+    """Images whose pixels all differ within a channel, never 0."""
+    plane = torch.arange(height * width).reshape(height, width) % 255 + 1
+    return plane.to(torch.uint8).expand(count, channels, height, width).contiguous()
+
+
+# the sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pad4 corp flip", r"in 'pad4 corp flip', at 'corp' \(word 2\): .*did you mean 'crop'"),
+        ("pad crop", r"at 'pad' \(word 1\): written like pad4"),
+        ("flip3", "written like flip"),
+        ("jitter4", "written like jitter.4"),
+        ("rotate181", "written like rotate15"),
+        ("randaugment31", "up to randaugment30"),
+        ("erase1.5", "written like erase.25"),
+        ("cutout8 flip", r"at 'flip' \(word 2\): cutout and erase come last"),
+        ("xyzzy", "the words are pad, crop"),
+        ("Flip", "no such word"),
+        ("pad0", "written like pad4"),
+    ],
+)
+def test_a_wrong_sentence_is_quoted_and_pointed_at(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_augment(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "in_memory", "message"),
+    [
+        ("crop40", True, "40 x 40 out of 32 x 32"),
+        ("resize256 flip", False, "different shapes; add crop"),
+        ("resize16 crop", False, "32 x 32 out of 16 x 16"),
+        ("resize40 pad4 crop", False, "after the images have one size"),
+        ("cutout33", True, "larger than the 32 x 32"),
+    ],
+)
+def test_a_sentence_that_cannot_give_one_size_is_refused(
+    text: str, in_memory: bool, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(text, (32, 32), in_memory)
+
+
+def test_plans_know_the_size_and_where_the_work_is_done() -> None:
+    assert plan("pad4 crop flip cutout8", (32, 32), True).batched
+    assert not plan("pad4 crop flip", (32, 32), False).batched
+    assert not plan("trivialaugment flip", (32, 32), True).batched
+    assert plan("resizedcrop176 flip", (224, 224), False).size == (176, 176)
+    assert plan("resize256 crop224", (160, 160), False).size == (224, 224)
+    assert [word.kind for word in plan("flip", (64, 64), False).words] == ["evaluate", "flip"]
+    assert plan("", (32, 32), True).words == ()
+    assert str(parse_augment("erase.25")[0]) == "erase.25"
+
+
+def test_every_word_is_documented_and_done_somewhere() -> None:
+    from plusx.data import augment
+
+    assert augment.__doc__ is not None
+    for word in VOCABULARY:
+        assert f"| `{word}" in augment.__doc__ or f"` `{word}" in augment.__doc__, word
+    assert set(VOCABULARY) == set(IMAGE_STEPS) - {"evaluate"} | set(PIXEL_STEPS)
+    assert set(BATCH_STEPS) | set(PIXEL_STEPS) == BATCHED
+
+
+SENTENCES = {
+    "pad": "pad2 crop",
+    "resize": "resize40 crop",
+    "jitter": "jitter.4",
+    "rotate": "rotate15",
+    "cutout": "cutout4",
+    "erase": "erase.5",
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("word", VOCABULARY)
+def test_every_word_acts_on_sets_in_memory_of_one_and_three_channels(
+    word: str, channels: int
+) -> None:
+    images = torch.randint(0, 256, (24, channels, 32, 32), dtype=torch.uint8)
+    source = Source(
+        name="x",
+        split="train",
+        classes=("a",),
+        labels=torch.zeros(24, dtype=torch.int64),
+        preprocessing=Preprocessing((32, 32), channels, (0.5,) * channels, (0.5,) * channels),
+        images=images,
+    )
+    (first,), (second,) = (
+        batches(source, augment=SENTENCES.get(word, word), epoch=epoch) for epoch in (0, 1)
+    )
+    assert first.inputs.shape == (24, channels, 32, 32)
+    assert first.inputs.isfinite().all()
+    plain = {word.kind for word in parse_augment(SENTENCES.get(word, word))}
+    if not plain & {"centercrop", "crop", "grayscale"} or "pad" in plain:
+        assert not torch.equal(first.inputs, second.inputs)
+
+
+# laws of the words
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 5), st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99)
+)
+def test_a_crop_is_a_window_of_the_padded_image(
+    count: int, height: int, width: int, pad: int, seed: int
+) -> None:
+    images = numbered(count, height, width)
+    padded = spoken(f"pad{pad}", images)
+    assert padded.shape == (count, 3, height + 2 * pad, width + 2 * pad)
+    assert torch.equal(padded[:, :, pad : pad + height, pad : pad + width], images)
+    assert int((padded != 0).sum()) == images.numel()
+    cropped = spoken("crop", padded, seed, (height, width))
+    assert cropped.shape == images.shape
+    for window, whole in zip(cropped, padded):
+        places = [
+            (top, left)
+            for top in range(2 * pad + 1)
+            for left in range(2 * pad + 1)
+            if torch.equal(window, whole[:, top : top + height, left : left + width])
+        ]
+        assert places
+
+
+def test_crops_reach_every_place_equally_often() -> None:
+    padded = spoken("pad4", numbered(8100, 4, 4, 1))
+    cropped = spoken("crop", padded, size=(4, 4))
+    windows = padded[0, 0].unfold(0, 4, 1).unfold(1, 4, 1).reshape(81, 16)
+    distinct, counts = cropped.reshape(-1, 16).unique(dim=0, return_counts=True)
+    assert len(distinct) == len(windows.unique(dim=0))
+    # 32 of the 81 places only see the border, which is black: they are one window
+    singles = counts[distinct.bool().any(1)]
+    assert singles.min() > 60
+    assert singles.max() < 145
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_a_flip_is_its_own_inverse(count: int, height: int, width: int, seed: int) -> None:
+    images = numbered(count, height, width)
+    for word, dimension in (("flip", 3), ("vflip", 2)):
+        once = spoken(word, images, seed)
+        assert torch.equal(spoken(word, once, seed), images)
+        for before, after in zip(images, once):
+            mirrored = before.flip(dimension - 1)
+            assert torch.equal(after, before) or torch.equal(after, mirrored)
+
+
+def test_half_of_the_images_are_flipped() -> None:
+    images = numbered(4000, 1, 2)
+    share = (spoken("flip", images) != images).flatten(1).any(1).float().mean()
+    assert 0.47 < share < 0.53
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 10), st.integers(0, 99))
+def test_cutout_blanks_one_square_that_may_stand_partly_outside(side: int, seed: int) -> None:
+    pixels = torch.ones(30, 2, 10, 12)
+    for image in spoken(f"cutout{side}", pixels, seed):
+        assert torch.equal(image[0], image[1])
+        rows, columns = (image[0] == 0).any(1).sum(), (image[0] == 0).any(0).sum()
+        assert (image[0] == 0).sum() == rows * columns
+        assert -(-side // 2) <= rows + 1
+        assert 1 <= rows <= side
+        assert 1 <= columns <= side
+
+
+def test_most_of_cutout_is_whole() -> None:
+    blanked = (spoken("cutout8", torch.ones(3000, 1, 32, 32)) == 0).flatten(1).sum(1)
+    assert blanked.max() == 64
+    # the centre is at least 4 from the borders in (32 - 7)^2 of 32^2 places
+    assert abs((blanked == 64).float().mean() - (25 / 32) ** 2) < 0.03
+
+
+def test_erase_blanks_a_rectangle_of_2_to_33_percent_as_often_as_said() -> None:
+    pixels = torch.ones(4000, 1, 32, 32)
+    blanked = (spoken("erase.25", pixels) == 0).flatten(1).sum(1) / 1024
+    some = blanked[blanked > 0]
+    assert abs(len(some) / 4000 - 0.25) < 0.03
+    assert some.min() > 0.015
+    assert some.max() < 0.36
+    assert some.max() - some.min() > 0.25
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["crop", "flip", "vflip", "pad3"]))
+def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str) -> None:
+    (word,) = parse_augment(text)
+    images = torch.randint(0, 256, (3, 3, 12, 10), dtype=torch.uint8)
+    together = spoken(text, images, seed)
+    for index, image in enumerate(images):
+        draws = Draws.of(seed, 0, np.array([index]))
+        alone = IMAGE_STEPS[word.kind](
+            Image.fromarray(image.permute(1, 2, 0).numpy()), word, draws, (8, 8)
+        )
+        assert np.array_equal(np.asarray(alone), together[index].permute(1, 2, 0).numpy())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 99))
+def test_sizes_come_out_as_said(height: int, width: int, size: int, seed: int) -> None:
+    image = Image.fromarray(np.zeros((height, width, 3), np.uint8))
+    draws = Draws.of(seed, 0, np.array([0]))
+    assert evaluation_view(image, (size, size + 1)).size == (size + 1, size)
+    (word,) = parse_augment(f"resizedcrop{size}")
+    assert IMAGE_STEPS["resizedcrop"](image, word, draws, (9, 9)).size == (size, size)
+    (word,) = parse_augment(f"resize{size}")
+    assert min(IMAGE_STEPS["resize"](image, word, draws, (9, 9)).size) == size
+
+
+def test_resized_crops_cover_8_to_100_percent() -> None:
+    """The share of the area, seen through an image whose colours are its coordinates."""
+    down, right = np.mgrid[0:200, 0:200]
+    image = Image.fromarray(np.stack([down, right, down * 0], 2).astype(np.uint8))
+    (word,) = parse_augment("resizedcrop32")
+    shares = []
+    for index in range(300):
+        draws = Draws.of(0, 0, np.array([index]))
+        found = np.asarray(IMAGE_STEPS["resizedcrop"](image, word, draws, (32, 32))).astype(float)
+        height, width = np.ptp(found[:, 0, 0]) * 33 / 32, np.ptp(found[0, :, 1]) * 33 / 32
+        shares.append(height * width / 200**2)
+        assert 0.68 < height / width < 1.47
+    assert min(shares) < 0.13
+    assert 0.9 < max(shares) < 1.06
+    assert 0.45 < np.mean(shares) < 0.6
+
+
+def test_jitter_keeps_black_and_stays_in_its_range() -> None:
+    (word,) = parse_augment("jitter.4")
+    grey = Image.fromarray(np.full((4, 4, 3), 100, np.uint8))
+    values = []
+    for index in range(200):
+        made = IMAGE_STEPS["jitter"](grey, word, Draws.of(0, 0, np.array([index])), (4, 4))
+        values.append(int(np.asarray(made)[0, 0, 0]))
+    assert 59 <= min(values) < 65
+    assert 135 < max(values) <= 141

@@ -1,0 +1,298 @@
+"""The published sets: found where they lie, or fetched and checked, or refused with the address."""
+
+import gzip
+import hashlib
+import io
+import os
+import struct
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plusx.data import published
+from plusx.data.download import Download, fetch, unpack
+from plusx.data.published import CIFAR10, CIFAR100, FASHION_MNIST, open_cifar, open_idx, read_idx
+from plusx.data.source import open_data
+
+
+@pytest.fixture
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.setenv("PLUSX_DATA", str(place))
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+def small_cifar(kind: published.Cifar) -> tuple[published.Cifar, dict[str, bytes]]:
+    """The same set with 20 images a file, and its files."""
+    small = replace(kind, records=20, test_records=10)
+    random = np.random.default_rng(0)
+    files = {}
+    for name in (*kind.train, *kind.test):
+        count = 20 if name in kind.train else 10
+        rows = random.integers(0, 256, (count, kind.label_bytes + 3072), dtype=np.uint8)
+        rows[:, : kind.label_bytes] = np.arange(count)[:, None] % 10
+        files[name] = rows.tobytes()
+    if isinstance(kind.classes, str):
+        files[kind.classes] = "\n".join(f"class{number}" for number in range(100)).encode()
+    return small, files
+
+
+def tar(files: dict[str, bytes], folder: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return packed.getvalue()
+
+
+@pytest.fixture
+def server() -> Iterator[dict[str, bytes]]:
+    """A server on this machine; what is put into the dictionary under its path is served."""
+    served: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = served.get(self.path)
+            self.send_response(200 if data is not None else 404)
+            self.end_headers()
+            self.wfile.write(data or b"")
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    served["address"] = f"http://127.0.0.1:{httpd.server_port}".encode()
+    yield served
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100], ids=["cifar10", "cifar100"])
+def test_cifar_is_read_from_the_official_binary_files(
+    kind: published.Cifar, empty_place: Path
+) -> None:
+    small, files = small_cifar(kind)
+    folder = empty_place / kind.folder
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    count = 20 * len(kind.train)
+    train = open_cifar(small, "train", 7)
+    assert len(train) == count - 7
+    assert len(train.classes) == kind.num_classes
+    assert train.labels[:13].tolist() == [number % 10 for number in range(13)]
+    raw = np.frombuffer(files[kind.train[0]], np.uint8).reshape(20, -1)[:, kind.label_bytes :]
+    assert train.images is not None
+    assert torch.equal(train.images[:13], torch.from_numpy(raw.reshape(20, 3, 32, 32)[:13].copy()))
+    assert len(open_cifar(small, "validation", 7)) == 7
+    assert len(open_cifar(small, "test", None)) == 10
+    assert len(open_cifar(small, "all", None)) == count + 10
+    path = folder / kind.train[0]
+    path.write_bytes(files[kind.train[0]][:-1])
+    with pytest.raises(ValueError, match="is damaged: "):
+        open_cifar(small, "train", None)
+    wrong = bytearray(files[kind.train[0]])
+    wrong[kind.label_bytes - 1] = 200
+    path.write_bytes(wrong)
+    with pytest.raises(ValueError, match="label 200 of image 0 is outside 0 to"):
+        open_cifar(small, "train", None)
+
+
+def test_an_archive_that_lies_there_is_checked_and_unpacked_into_the_cache(
+    empty_place: Path, tmp_path: Path
+) -> None:
+    small, files = small_cifar(CIFAR10)
+    data = tar(files, CIFAR10.folder)
+    (empty_place / CIFAR10.archive.name).write_bytes(data)
+    with pytest.raises(ValueError, match="is not the published file"):
+        open_cifar(small, "test", None)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    small = replace(small, archive=replace(CIFAR10.archive, digest=digest))
+    before = sorted(os.listdir(empty_place))
+    assert len(open_cifar(small, "test", None)) == 10
+    assert sorted(os.listdir(empty_place)) == before
+    assert sorted(os.listdir(tmp_path / "cache/data/cifar-10-batches-bin")) == sorted(files)
+
+
+def test_what_lies_nowhere_is_fetched_and_checked(
+    empty_place: Path, tmp_path: Path, server: dict[str, bytes]
+) -> None:
+    small, files = small_cifar(CIFAR10)
+    data = tar(files, CIFAR10.folder)
+    address = f"{server['address'].decode()}/set.tar.gz"
+    archive = Download(address, f"md5:{hashlib.md5(data).hexdigest()}", len(data))
+    small = replace(small, archive=archive)
+    target = tmp_path / "cache" / "data" / "set.tar.gz"
+    with pytest.raises(OSError, match=f"HTTP 404 .*put it at {target}"):
+        open_cifar(small, "train", None)
+    server["/set.tar.gz"] = data[:-1] + b"x"
+    with pytest.raises(OSError, match=r"is not the published file .*nothing was kept"):
+        open_cifar(small, "train", None)
+    server["/set.tar.gz"] = data + b"more"
+    with pytest.raises(OSError, match="more than"):
+        open_cifar(small, "train", None)
+    assert not target.exists()
+    server["/set.tar.gz"] = data
+    assert len(open_cifar(small, "train", 0)) == 100
+    del server["/set.tar.gz"]
+    assert len(open_cifar(small, "train", 0)) == 100
+
+
+def test_offline_the_error_names_the_address_and_the_place(tmp_path: Path) -> None:
+    # nothing listens on port 9 of this machine
+    item = Download("http://127.0.0.1:9/set.tar.gz", "md5:0", 100)
+    with pytest.raises(OSError, match=r"http://127\.0\.0\.1:9/set\.tar\.gz.* put it at"):
+        fetch(item, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, "/etc/passwd", size
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (_member("x/../../away"), "would leave the folder"),
+        (_member("/away"), "would leave the folder"),
+        (_member("x/link", tarfile.SYMTYPE), "no regular file"),
+        (_member("x/link", tarfile.LNKTYPE), "no regular file"),
+        (_member("x/pipe", tarfile.FIFOTYPE), "no regular file"),
+        (_member("x/device", tarfile.CHRTYPE), "no regular file"),
+        (_member("x/large", size=2000), "more than"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_hostile_archive_is_refused_and_leaves_nothing(
+    tmp_path: Path, member: tarfile.TarInfo, message: str
+) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(_member("x/fine"))
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(ValueError, match=message):
+        unpack(path, tmp_path / "out" / "set", most_bytes=1000)
+    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "away").exists()
+
+
+def test_archives_of_many_files_or_cut_ones_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar.gz"
+    data = tar({str(number): b"x" for number in range(30)}, "x")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="more than 20 files"):
+        unpack(path, tmp_path / "out" / "set", 1000, most_files=20)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="is damaged"):
+        unpack(path, tmp_path / "out" / "set", 1000)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def idx(array: np.ndarray) -> bytes:
+    head = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return gzip.compress(head + array.tobytes())
+
+
+def test_idx_files_are_read_and_damaged_ones_named(empty_place: Path) -> None:
+    small = replace(FASHION_MNIST, counts=(40, 10), elsewhere=())
+    folder = empty_place / "fashion-mnist"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    arrays = []
+    for count in (40, 10):
+        arrays += [random.integers(0, 256, (count, 28, 28), dtype=np.uint8)]
+        arrays += [np.arange(count, dtype=np.uint8) % 10]
+    for item, array in zip(small.files, arrays):
+        (folder / item.name).write_bytes(idx(array))
+    train = open_idx(small, "train", None)
+    assert len(train) == 36
+    assert train.images is not None
+    assert np.array_equal(train.images[:, 0].numpy(), arrays[0][:36])
+    assert open_idx(small, "validation", None).labels.tolist() == [6, 7, 8, 9]
+    assert len(open_idx(small, "all", None)) == 50
+    path = folder / small.files[0].name
+    good = path.read_bytes()
+    for data in (good[:-20], good[:200], b"junk", gzip.compress(b"junk"), idx(arrays[0][:39])):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="is damaged"):
+            open_idx(small, "train", None)
+    labels = folder / small.files[1].name
+    path.write_bytes(good)
+    labels.write_bytes(idx(np.full(40, 10, np.uint8)))
+    with pytest.raises(ValueError, match="label 10 of image 0"):
+        open_idx(small, "train", None)
+    assert read_idx(path, (40, 28, 28)).shape == (40, 28, 28)
+
+
+def test_the_classes_of_a_trained_network_must_be_those_of_the_set() -> None:
+    assert open_data("digits", classes=tuple("0123456789")).classes[3] == "3"
+    with pytest.raises(ValueError, match="digits has the classes 0, 1"):
+        open_data("digits", classes=("cat", "dog"))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, -1])
+def test_a_senseless_validation_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=f"validation = {share}"):
+        open_data("digits", validation=share)
+
+
+# the real ones, where they are
+
+
+def _needs(path: str) -> None:
+    root = os.environ.get("PLUSX_DATA")
+    if root is None:
+        pytest.skip("PLUSX_DATA is not set")
+    if not Path(root, path).exists():
+        pytest.skip(f"PLUSX_DATA has no {path}")
+
+
+@pytest.mark.data
+def test_the_real_cifar10_has_its_official_counts_and_mean() -> None:
+    _needs("cifar-10-batches-bin")
+    sizes = {
+        split: len(open_data("cifar10", split=split)) for split in ("train", "validation", "test")
+    }
+    assert sizes == {"train": 45_000, "validation": 5_000, "test": 10_000}
+    whole = open_data("cifar10", validation=0)
+    assert whole.images is not None
+    assert whole.labels.bincount().tolist() == [5000] * 10
+    found = []
+    for channel in range(3):
+        counts = np.bincount(whole.images[:, channel].numpy().ravel(), minlength=256)
+        levels, shares = np.arange(256) / 255, counts / counts.sum()
+        mean = (levels * shares).sum()
+        found.append((mean, np.sqrt((levels**2 * shares).sum() - mean**2)))
+    means, deviations = zip(*found)
+    assert means == pytest.approx([0.49140, 0.48216, 0.44653], abs=1e-5)
+    assert deviations == pytest.approx([0.24703, 0.24349, 0.26159], abs=1e-5)
+
+
+@pytest.mark.data
+def test_the_real_fashion_mnist_has_its_official_counts() -> None:
+    _needs("fashion-mnist")
+    sizes = {
+        split: len(open_data("fashion-mnist", split=split))
+        for split in ("train", "validation", "test")
+    }
+    assert sizes == {"train": 55_000, "validation": 5_000, "test": 10_000}
+    test = open_data("fashion-mnist", split="test")
+    assert test.labels.bincount().tolist() == [1000] * 10
+    assert test.classes[int(test.labels[0])] == "Ankle boot"
