@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 # (shallow, deep) in light and in dark, each at least 3:1 against the page; plain networks are warm.
 _HUES = {
-    "plain": (("#d9822b", "#9c3a0c"), ("#f5c48a", "#ee7a3a")),
+    "plain": (("#cf7a24", "#9c3a0c"), ("#f5c48a", "#ee7a3a")),
     "resnet": (("#4a93d1", "#12508c"), ("#a6d0f5", "#4a9bec")),
     "third": (("#3d9a6c", "#14603c"), ("#9fdcbb", "#3fb27d")),
     "fourth": (("#a06cc4", "#61308a"), ("#d3b4ea", "#a974d6")),

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 
-WIDTH, HEIGHT = 400, 264  # units of the drawing; the page scales them
+WIDTH, HEIGHT = 400.0, 264.0  # units of the drawing; the page scales them
 TEXT = 11.5
-GAP = 14  # between the feet of two labels
+GAP = 14.0  # between the feet of two labels
 MOST_LABELS = 8  # lines that can be labelled at their ends
 # matplotlib wants colours. These are never seen: each becomes a variable of the style sheet.
 INK, MUTED, RULE = "#a1c301", "#a1c302", "#a1c303"
@@ -61,7 +61,7 @@ def curves(
     """
     shown = [line for line in lines if line.x]
     labelled = len(shown) <= MOST_LABELS
-    right = 12 + (max((len(line.name) for line in shown), default=0) * 6.4 if labelled else 0)
+    right = 12.0 + (max((len(line.name) for line in shown), default=0) * 6.4 if labelled else 0)
     with _drawing(right) as (figure, axes):
         for line in shown:
             colour = _colour(line.colour)
@@ -97,9 +97,9 @@ def curves(
 
 def dots(groups: Sequence[Dots], *, key: str, limits: tuple[float, float] = (0, 1)) -> str:
     """Every seed as a dot, a row a network, over the interval that the statements rest on."""
-    left = 18 + max(len(group.name) for group in groups) * 6.6
-    height = max(HEIGHT, 60 + 22 * len(groups))
-    with _drawing(16, left=left, height=height) as (figure, axes):
+    left = 18.0 + max(len(group.name) for group in groups) * 6.6
+    height = max(HEIGHT, 60.0 + 22 * len(groups))
+    with _drawing(16.0, left=left, height=height) as (figure, axes):
         for row, group in enumerate(groups):
             colour = _colour(group.colour)
             if group.interval is not None:
@@ -135,7 +135,7 @@ def dots(groups: Sequence[Dots], *, key: str, limits: tuple[float, float] = (0, 
 
 @contextmanager
 def _drawing(
-    right: float, left: float = 46, height: float = HEIGHT
+    right: float, left: float = 46.0, height: float = HEIGHT
 ) -> Iterator[tuple[Figure, Axes]]:
     """Axes with margins in units, and matplotlib's settings for as long as they are drawn."""
     settings = {

@@ -22,7 +22,7 @@ class Cell:
     """A cell of a table: what it shows, and what it is sorted by if that is something else."""
 
     text: str
-    value: float | str | None = None
+    value: int | float | str | None = None
     colour: int | None = None  # a mark in one of the page's colours before the text
     note: str = ""  # said smaller, after the text
 

@@ -1,0 +1,216 @@
+"""What is said of a comparison follows from its numbers, and from nothing else."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from plusx.study.finding import finding, interval
+from plusx.study.progress import Going, Progress, Tail
+from plusx.study.rows import curve, epochs_to, row, spread
+from plusx.study.table import comparison_table
+from study_results import DEGRADED, comparison, run
+
+
+SHARES = st.lists(st.integers(0, 300).map(lambda right: right / 300), min_size=2, max_size=12)
+
+
+@given(SHARES)
+@settings(max_examples=60)
+def test_spread_is_that_of_the_sample(values: list[float]) -> None:
+    said = spread(values)
+    assert said["mean"] == pytest.approx(np.mean(values))
+    assert said["std"] == pytest.approx(np.std(values, ddof=1))
+    assert said["seeds"] == values
+
+
+def test_the_spread_of_one_seed_is_not_known() -> None:
+    assert spread([0.5]) == {"mean": 0.5, "std": None, "seeds": [0.5]}
+    assert interval([0.5], 300) is None
+
+
+@given(SHARES)
+@settings(max_examples=60)
+def test_an_interval_holds_both_doubts(values: list[float]) -> None:
+    said = interval(values, 300)
+    assert said is not None
+    assert 0 <= said.low <= np.mean(values) + 1e-12
+    assert np.mean(values) - 1e-12 <= said.high <= 1
+    students = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    p = (np.mean(values) * 300 + 2) / 304
+    images = stats.norm.ppf(0.975) * math.sqrt(p * (1 - p) / 304)
+    half = math.hypot(students, images)
+    assert said.low == pytest.approx(max(0, np.mean(values) - half), abs=1e-3)
+    assert said.high == pytest.approx(min(1, np.mean(values) + half), abs=1e-3)
+
+
+def test_seeds_that_agree_to_the_last_image_are_not_without_doubt() -> None:
+    said = interval([0.98, 0.98, 0.98], 300)
+    assert said is not None
+    assert said.high - said.low > 0.02
+
+
+def test_the_degradation_is_found() -> None:
+    assert comparison(DEGRADED)["finding"] == (
+        "plain56 reaches 32 % validation accuracy where resnet56 reaches 98.0 %: depth hurts "
+        "without skips."
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "said"),
+    [
+        (
+            {"plain56": (0.97, 0.98, 0.96), "resnet56": (0.98, 0.97, 0.98)},
+            ("plain56 (97.0 %) and resnet56 (97.7 %) do not differ in validation accuracy by more "
+            "than chance allows."),
+        ),
+        (
+            {"plain56": (0.2, 0.9, 0.5), "resnet56": (0.98, 0.97, 0.98)},
+            ("plain56 (53 %) and resnet56 (97.7 %) do not differ in validation accuracy by more "
+            "than chance allows."),
+        ),
+        (
+            {"plain56": (0.97, 0.98, 0.96), "resnet56": (0.48, 0.47, 0.48)},
+            ("resnet56 reaches 48 % validation accuracy where plain56 reaches 97.0 %: here the "
+            "skips did not help."),
+        ),
+        (
+            {"plain56": (0.3, 0.31, 0.3), "resnet56": (0.98, 0.97, 0.98)},
+            ("plain56 reaches 30 % validation accuracy where resnet56 reaches 97.7 %: at this "
+            "depth the skips make the difference."),
+        ),
+        (
+            {**DEGRADED, "plain20": (0.3, 0.31, 0.3)},
+            ("plain56 reaches 32 % validation accuracy where resnet56 reaches 98.0 %: at this "
+            "depth the skips make the difference."),
+        ),
+        (
+            {**DEGRADED, "resnet56": (0.8, 0.81, 0.8)},
+            ("plain56 reaches 32 % validation accuracy where resnet56 reaches 80 %: depth hurts "
+            "without skips, and less with them."),
+        ),
+        (
+            {
+                "resnet20": (0.98, 0.97, 0.98),
+                "wrn16_4": (0.985, 0.98, 0.98),
+                "vgg11": (0.7, 0.71, 0.7),
+            },
+            (
+                "wrn16_4 reaches 98.2 % validation accuracy; vgg11 (70 %) is behind; "
+                "resnet20 (97.7 %) does not differ from it by more than chance allows."
+            ),
+        ),
+        ({"resnet20": (0.98, 0.97)}, "resnet20 reaches 97.5 % validation accuracy."),
+        (
+            {"plain56": (0.3,), "resnet56": (0.98,)},
+            ("One seed, validation accuracy: plain56 30 % and resnet56 98.0 %; how far seeds "
+            "differ is not known."),
+        ),
+    ],
+)  # fmt: skip
+def test_nothing_is_claimed_that_the_intervals_do_not_carry(
+    accuracies: dict[str, tuple[float, ...]], said: str
+) -> None:
+    assert comparison(accuracies)["finding"] == said
+
+
+def test_a_network_that_only_overfits_is_not_called_harder_to_train() -> None:
+    """Degradation is worse training, not worse generalisation: He et al. 2015, figure 1."""
+    rows = comparison(DEGRADED)["rows"]
+    for each in rows:
+        each["train_error"] = spread([0.0, 0.0, 0.0])
+    assert "depth hurts" not in finding(rows, count=300, split="validation")
+
+
+def test_epochs_to_a_threshold() -> None:
+    points = run("resnet20", 0, 0.96, epochs=6).points  # 0.16, 0.32, ... 0.96
+    assert epochs_to(points, 0.5) == 4
+    assert epochs_to(points, points[4].accuracy or 0.0) == 5
+    assert epochs_to(points, 0.97) is None
+
+
+def test_a_row_says_how_many_seeds_reached_the_threshold() -> None:
+    runs = [run("resnet20", 0, 0.96), run("resnet20", 1, 0.5), run("resnet20", 2, 0.98)]
+    said = row("resnet20", runs, 0.9)
+    assert said["epochs_to_threshold"] == {
+        "threshold": 0.9, "mean": 6.0, "std": 0.0, "seeds": [6, None, 6], "reached": 2
+    }  # fmt: skip
+    assert said["accuracy"]["seeds"] == [0.96, 0.5, 0.98]
+
+
+def test_curves_are_means_between_lowest_and_highest() -> None:
+    said = curve("plain20", [run("plain20", 0, 0.6), run("plain20", 1, 0.3)])
+    assert said["epochs"] == [1, 2, 3, 4, 5, 6]
+    assert said["accuracy"]["mean"][-1] == pytest.approx(0.45)
+    assert said["accuracy"]["low"][-1] == pytest.approx(0.3)
+    assert said["accuracy"]["high"][-1] == pytest.approx(0.6)
+
+
+def test_curves_end_where_the_shortest_run_does() -> None:
+    said = curve("plain20", [run("plain20", 0, 0.6, epochs=4), run("plain20", 1, 0.3)])
+    assert said["epochs"] == [1, 2, 3, 4]
+
+
+def test_the_table_says_what_its_figures_are() -> None:
+    said = comparison_table(comparison(DEGRADED))
+    head, *_ = said.splitlines()
+    columns = ("parameters", "multiply-adds", "accuracy", "precision", "recall", "F1",
+               "train error", "s/epoch", "epochs to 90 %")  # fmt: skip
+    assert all(column in head for column in columns)
+    assert "not reached" in said
+    assert "± is the standard deviation over 3 seeds (n - 1)" in said
+    assert "macro averages" in said
+
+
+def test_the_table_fits_a_terminal() -> None:
+    lines = comparison_table(comparison(DEGRADED), 80).split("\n\n")[0].splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["network", "plain20", "resnet20", "plain56", "resnet56"]
+
+
+def test_a_log_is_read_as_it_grows_and_anew_after_it_was_cut(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    tail = Tail(log)
+    assert tail.lines() == []
+    log.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [line["step"] for line in tail.lines()] == [1, 2]
+    assert tail.lines() == []
+    with log.open("a") as file:
+        file.write('ep": 3}\n')
+    assert [line["step"] for line in tail.lines()] == [3]
+    log.write_text('{"step": 1}\n')
+    assert [line["step"] for line in tail.lines()] == [1]
+
+
+def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log.jsonl"
+    now = [0.0]
+    monkeypatch.setattr("plusx.study.progress.time.monotonic", lambda: now[0])
+    written = tmp_path / "said"
+    with written.open("w") as stream, Progress(stream, runs=2, cost=20.0) as progress:
+        progress.going.append(Going("plain20", 1, Tail(log), 10.0, epochs=4, steps=None, begun=0.0))
+        now[0] = 6.0
+        progress.show()
+        lines = [
+            {"step": 10, "epoch": 1, "loss": 1.0},
+            {"step": 10, "epoch": 1, "train_loss": 1.0, "validation": {"accuracy": 0.25}},
+        ]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        now[0] = 12.0
+        progress.show()
+        progress.end("plain20", 1, "")
+    said = written.read_text().splitlines()
+    assert said[0] == "0 of 2 runs, 6 s: plain20 seed 1 starting"
+    # A quarter of one of two equal runs took 12 s; seven eighths are left.
+    assert said[1] == (
+        "0 of 2 runs, 12 s, about 84 s left: plain20 seed 1 epoch 1/4, accuracy 25.0 %"
+    )
+    assert said[2] == "plain20 seed 1: accuracy 25.0 %, 1 epoch in 12 s"

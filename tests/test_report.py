@@ -1,0 +1,286 @@
+"""Reports: one file that asks for nothing, says everything twice, and lets no text become code."""
+
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plusx.report import write_report
+from plusx.report.colours import colours
+from plusx.report.comparison import comparison_page
+from plusx.report.figures import GAP, _apart
+from plusx.report.single import run_page, wilson
+from study_results import DEGRADED, comparison, run, single
+
+
+EVIL = '<script>alert("1")</script>&\'"$x^2$'
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A page as a browser takes it apart: elements, identities, and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    def attributes(self, name: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.elements if name in attrs]
+
+    @property
+    def said(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def single_page(**changed: object) -> str:
+    return run_page(
+        single([str(digit) for digit in range(10)], **changed),
+        run("resnet20", 0, 0.9).points,
+        classes=[str(digit) for digit in range(10)],
+        recipe="seed = 0\n",
+        environment={"processor": "A processor", "cores": 2, "torch": "2.11.0", "threads": 1},
+        test_uses=1,
+    )
+
+
+PAGES = {
+    "comparison": comparison_page(comparison(DEGRADED)),
+    "one seed": comparison_page(comparison({"resnet20": (0.98,)})),
+    "many": comparison_page(comparison({f"resnet{6 * n + 2}": (0.9, 0.8) for n in range(1, 14)})),
+    "run": single_page(),
+    "run without validation": single_page(validation=None),
+}
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
+def test_a_page_asks_for_nothing(page: str) -> None:
+    read = Page(page)
+    for name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster", "background"):
+        assert all(value.startswith("#") for value in read.attributes(name))
+    assert not re.search(r"url\((?!#)", page)
+    assert "@import" not in page
+    assert "@font-face" not in page
+    policy = read.attributes("content")[0]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy
+    assert [tag for tag, _ in read.elements].count("script") == 1
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
+def test_a_page_is_whole_and_its_identities_are_its_own(page: str) -> None:
+    read = Page(page)
+    identities = read.attributes("id")
+    assert len(identities) == len(set(identities))
+    for target in [value for value in read.attributes("href") if value.startswith("#")]:
+        assert target[1:] in identities
+    for target in re.findall(r"url\(#([^)]+)\)", page):
+        assert target in identities
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
+def test_every_figure_has_a_text_in_its_place(page: str) -> None:
+    read = Page(page)
+    images = [attrs for _, attrs in read.elements if attrs.get("role") == "img"]
+    assert images
+    for attrs in images:
+        assert re.search(r"\d", attrs["aria-label"] or "")
+    assert [tag for tag, _ in read.elements].count("svg") == len(images)
+
+
+def test_the_same_result_gives_the_same_bytes() -> None:
+    assert comparison_page(comparison(DEGRADED)) == PAGES["comparison"]
+
+
+def test_a_comparison_says_what_was_found_and_what_was_run() -> None:
+    said = Page(PAGES["comparison"]).said
+    for text in (
+        "depth hurts without skips",
+        "the test set was not used",
+        "269,434",
+        "2,516,608",
+        "97.7 ± 0.4",
+        "not reached",
+        "standard deviation over the 3 seeds (n - 1)",
+        "macro averages",
+        "plusx compare digits",
+        "torch 2.11.0",
+        "A processor",
+        "epochs = 6",
+    ):
+        assert text in said
+
+
+def test_the_use_of_the_test_set_is_said() -> None:
+    assert "the test set was not used" not in comparison_page(comparison(DEGRADED, split="test"))
+    assert "used once" in Page(PAGES["run"]).said
+
+
+@pytest.mark.parametrize("place", ["finding", "data", "command", "recipe", "averaging"])
+def test_what_comes_from_outside_is_text(place: str) -> None:
+    read = Page(comparison_page(comparison(DEGRADED, **{place: EVIL})))
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    assert EVIL in read.said
+
+
+def test_names_of_classes_are_text() -> None:
+    classes = [EVIL, "b", "c"]
+    page = run_page(
+        single(classes),
+        run("resnet20", 0, 0.9).points,
+        classes=classes,
+        recipe=EVIL,
+        environment={"processor": EVIL},
+        test_uses=0,
+    )
+    read = Page(page)
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    assert read.said.count(EVIL) >= 3
+    assert EVIL in read.attributes("title")
+
+
+def test_a_name_in_a_figure_is_text() -> None:
+    read = Page(comparison_page(comparison({EVIL: (0.9, 0.8), "$b$": (0.7, 0.6)})))
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    assert EVIL in read.said
+    assert "$b$" in read.said
+
+
+def test_many_classes_are_listed_by_what_is_confused() -> None:
+    classes = [f"class{number}" for number in range(100)]
+    page = run_page(
+        single(classes),
+        run("resnet20", 0, 0.9).points,
+        classes=classes,
+        recipe="",
+        environment={},
+        test_uses=0,
+    )
+    said = Page(page).said
+    assert "class0 class1 1 10.0" in said
+    assert len(page) < 200_000
+
+
+@given(st.lists(st.floats(0, 200), max_size=8).map(sorted), st.just(0.0), st.just(200.0))
+@settings(max_examples=80)
+def test_labels_keep_apart_in_their_order(wanted: list[float], bottom: float, top: float) -> None:
+    placed = _apart(wanted, GAP, bottom, top)
+    assert all(b - a >= GAP - 1e-9 for a, b in itertools.pairwise(placed))
+    assert all(bottom - 1e-9 <= place <= top + 1e-9 for place in placed)
+
+
+def test_labels_that_do_not_touch_stay_where_they_are() -> None:
+    assert _apart([10.0, 50.0, 90.0], GAP, 0.0, 200.0) == [10.0, 50.0, 90.0]
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_told_from_the_page_in_light_and_in_dark() -> None:
+    """3:1, what WCAG 2.2 asks of graphics (1.4.11)."""
+    names = [
+        f"{family}{depth}" for family in ("plain", "resnet", "a", "b", "c") for depth in (1, 2, 3)
+    ]
+    for light, dark in colours(names):
+        assert _contrast(light, "#fdfdfb") >= 3
+        assert _contrast(dark, "#14171a") >= 3
+
+
+def test_networks_of_one_family_share_a_hue_and_twins_do_not() -> None:
+    shallow, deep, residual, _ = colours(["plain20", "plain56", "resnet20", "resnet56"])
+    assert len({shallow, deep, residual}) == 3
+    assert colours(["plain20", "plain56"]) == [shallow, deep]
+
+
+def test_wilson_is_the_published_interval() -> None:
+    low, high = wilson(0.9, 100)
+    assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
+    assert wilson(1.0, 10)[1] == pytest.approx(1.0)
+
+
+def _folder(path: Path, files: dict[str, object]) -> Path:
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (path / name).write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_report_is_written_into_the_folder_of_a_comparison(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, {"result.json": comparison(DEGRADED)})
+    written = write_report(folder)
+    assert written == tmp_path / "report.html"
+    assert written.read_text(encoding="utf-8") == PAGES["comparison"]
+
+
+def test_a_report_is_written_into_the_folder_of_a_run(tmp_path: Path) -> None:
+    classes = [str(digit) for digit in range(10)]
+    lines = [
+        {"step": 1, "epoch": 1, "loss": 2.0, "error": 0.9},
+        {"step": 1, "epoch": 1, "train_loss": 2.0, "train_error": 0.9,
+         "validation": {"accuracy": 0.4, "loss": 1.5}},
+    ]  # fmt: skip
+    folder = _folder(
+        tmp_path,
+        {
+            "result.json": single(classes),
+            "data.json": {"classes": classes},
+            "environment.json": {"processor": "A processor"},
+            "recipe.toml": "seed = 0\n",
+            "log.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        },
+    )
+    said = Page(write_report(folder).read_text(encoding="utf-8")).said
+    assert "90.0 % of the 100 validation images" in said
+    assert "95 % interval 82.6 to 94.5 %" in said
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "it is no run and no comparison"),
+        ({"recipe.toml": "seed = 0\n"}, "it is not finished yet"),
+        ({"result.json": {"kind": "compare"}}, "not the result of a run or a comparison"),
+        ({"result.json": [1]}, "not the result of a run or a comparison"),
+        ({"result.json": "{"}, "result.json"),
+    ],
+)
+def test_a_folder_that_is_neither_is_refused(
+    tmp_path: Path, files: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_report(_folder(tmp_path, files))
+    with pytest.raises(ValueError, match="no such folder"):
+        write_report(tmp_path / "missing")

@@ -1,0 +1,131 @@
+"""Reports as a browser shows them: on a desk and on a telephone, in light and in dark."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from browser import Browser, browsing, find_browser
+from plusx.report.comparison import comparison_page
+from plusx.report.single import run_page
+from study_results import DEGRADED, comparison, run, single
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed"),
+]
+
+# For each figure its drawing's box, whether ink is in it, and the smallest size of its text.
+_FIGURES = """[...document.querySelectorAll('figure svg')].map(svg => {
+  const box = svg.getBoundingClientRect();
+  const texts = [...svg.querySelectorAll('text')];
+  const scale = box.width / svg.viewBox.baseVal.width;
+  return {
+    left: box.left, right: box.right, width: box.width, height: box.height,
+    marks: svg.querySelectorAll('path, use').length,
+    size: Math.min(...texts.map(text => parseFloat(getComputedStyle(text).fontSize) * scale)),
+    colours: [...new Set(texts.map(text => getComputedStyle(text).fill))],
+    cut: texts.filter(text => text.getBoundingClientRect().right > innerWidth).length,
+  };
+})"""
+_PALE = """(() => {
+  const parts = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = colour => { const [r, g, b] = parts(colour).map(p => {
+    p /= 255; return p <= 0.04045 ? p / 12.92 : ((p + 0.055) / 1.055) ** 2.4; });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const paper = light(getComputedStyle(document.documentElement).backgroundColor);
+  const pale = [];
+  for (const element of document.querySelectorAll('h1,h2,h3,p,th,td,dt,dd,figcaption,summary')) {
+    if (!element.textContent.trim() || element.closest('.confusion')) continue;
+    const [low, high] = [paper, light(getComputedStyle(element).color)].sort((a, b) => a - b);
+    if ((high + 0.05) / (low + 0.05) < 4.5) pale.push(element.outerHTML.slice(0, 80));
+  }
+  return pale;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("reports")
+    digits = [str(digit) for digit in range(10)]
+    made = {
+        "comparison": comparison_page(comparison(DEGRADED)),
+        "run": run_page(
+            single(digits),
+            run("resnet20", 0, 0.9).points,
+            classes=digits,
+            recipe="seed = 0\n",
+            environment={"processor": "A processor", "platform": "Linux-" + "x" * 60},
+            test_uses=0,
+        ),
+    }
+    for name, page in made.items():
+        (folder / f"{name}.html").write_text(page, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in made}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["comparison", "run"])
+def test_a_report_in_a_browser(
+    browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
+                 deviceScaleFactor=1, mobile=width < 500)  # fmt: skip
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.call("Emulation.setEmulatedMedia", features=[feature])
+    browser.open(pages[name])
+
+    asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
+    assert asked == [pages[name].as_uri()]
+    assert browser.named("Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
+    assert [event["entry"]["text"] for event in browser.named("Log.entryAdded")] == []
+
+    # Nothing sticks out to the side: what is wider scrolls in its own box.
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    figures = browser.value(_FIGURES)
+    assert len(figures) == {"comparison": 4, "run": 2}[name]
+    for figure in figures:
+        assert figure["left"] >= 0
+        assert figure["right"] <= width
+        assert figure["width"] > 300
+        assert figure["height"] > 150
+        assert figure["marks"] > 5
+        assert figure["size"] >= 9.5
+        assert figure["cut"] == 0
+        assert "rgb(0, 0, 0)" not in figure["colours"]  # every colour is one of the page's
+    assert browser.value(_PALE) == []
+
+
+def test_a_table_is_sorted_by_its_heads(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["comparison"])
+    table = "document.querySelectorAll('table')[0]"
+    names = f"[...{table}.tBodies[0].rows].map(row => row.cells[0].innerText)"
+    click = f"{table}.tHead.rows[0].cells[3].firstElementChild.click()"
+    assert browser.value(names) == ["plain20", "resnet20", "plain56", "resnet56"]
+    browser.value(click)
+    assert browser.value(names) == ["plain56", "plain20", "resnet56", "resnet20"]
+    browser.value(click)
+    assert browser.value(names) == ["resnet20", "resnet56", "plain20", "plain56"]
+
+
+def test_the_browser_would_have_told_of_a_request_and_an_error(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The control: what the tests above look for can be seen."""
+    page = tmp_path / "bad.html"
+    page.write_text(
+        '<!doctype html><img src="missing.png"><script>console.error(1); nothing.at.all</script>'
+    )
+    browser.open(page)
+    assert len(browser.named("Network.requestWillBeSent")) == 2
+    assert browser.named("Runtime.consoleAPICalled")
+    assert browser.named("Runtime.exceptionThrown")
+    assert browser.named("Log.entryAdded")
