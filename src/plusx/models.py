@@ -1,4 +1,8 @@
-"""Networks by name or by spec."""
+"""Networks by name or by spec.
+
+What only some networks need is imported when one of them is made: torchvision, which plain modules
+and published weights take from, is as slow to import as torch itself.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +15,6 @@ from plusx import zoo
 from plusx.grammar.spec import Net
 from plusx.nn.init import initialise
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
-from plusx.weights.fetch import find_weights, load_found, own_spec
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -40,9 +42,13 @@ def create_model(
     """
     name = name_or_spec if isinstance(name_or_spec, str) else None
     spec = zoo.find(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
-    found = None if weights is None else find_weights(name, weights)
-    if found is not None and name is not None and found.model == name:
-        spec = own_spec(found, spec)
+    found = None
+    if weights is not None:
+        from plusx.weights.fetch import find_weights, load_found, own_spec
+
+        found = find_weights(name, weights)
+        if name is not None and found.model == name:
+            spec = own_spec(found, spec)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -65,4 +71,6 @@ def _build(
         initialise(net)
         return net
     assert name is not None
+    from plusx.nn.plain import PLAIN
+
     return PLAIN[name](spec.num_classes, spec.in_channels)
