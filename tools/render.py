@@ -1,0 +1,131 @@
+"""Put what is measured and what is counted into README.md and docs/.
+
+    python tools/render.py            write it
+    python tools/render.py --check    say which files are not as they should be; status 1 if any
+
+A marked place is two comments with nothing typed between them:
+
+    <!-- begin NAME -->
+    <!-- end NAME -->
+
+Measured figures come from results/, counts from the specs. A place whose file under results/ is
+not there yet says so, with the command that makes it.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import networks
+
+
+ROOT = Path(__file__).parents[1]
+PLACE = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n(?:.*?\n)?<!-- end (?P=name) -->", re.DOTALL)
+
+
+def demo(found: Mapping[str, Any]) -> str:
+    """The comparison of `make demo`."""
+    lines = [
+        "| network | parameters | validation accuracy | F1 | train error | epochs to "
+        f"{_percent(found['threshold'])} |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in found["rows"]:
+        reached = row["epochs_to_threshold"]
+        epochs = "not reached"
+        if reached["reached"]:
+            epochs = f"{reached['mean']:.1f}".removesuffix(".0")
+            if reached["reached"] < len(row["seeds"]):
+                epochs += f" ({reached['reached']} of {len(row['seeds'])} seeds)"
+        lines.append(
+            f"| `{row['name']}` | {row['parameters']:,} | {_spread(row['accuracy'])} "
+            f"| {_spread(row['f1'])} | {_spread(row['train_error'])} | {epochs} |"
+        )
+    machine = found["machine"]
+    seconds = f", {found['seconds']:.0f} s" if found.get("seconds") else ""
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{found['finding']} Means and standard deviations over {len(found['seeds'])} seeds of "
+            f"{found['length']} each; {found['count']} validation images; {machine['cores']} cores "
+            f"({machine['processor']}){seconds}.",
+        ]
+    )
+
+
+def published_weights(found: Mapping[str, Any]) -> str:
+    """Accuracies of other people's trained weights."""
+    lines = ["| file | network | right of the test images | accuracy |", "|---|---|---:|---:|"]
+    lines += [
+        f"| `{row['file']}` ({row['source']}) | `{row['model']}` "
+        f"| {row['right']:,} of {row['count']:,} | {100 * row['accuracy']:.2f} % |"
+        for row in found["rows"]
+    ]
+    return "\n".join(lines)
+
+
+# name: (the file under results/, what makes it, how it is drawn)
+MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
+    "demo": ("digits.json", "make demo", demo),
+    "published-weights": (
+        "published_weights.json",
+        "python benchmarks/published_weights.py",
+        published_weights,
+    ),
+}
+
+
+def drawn(name: str) -> str:
+    """What stands at the place of that name."""
+    if name.startswith("networks-"):
+        return networks.table(name.removeprefix("networks-"))
+    if name not in MEASURED:
+        known = ", ".join([*MEASURED, *(f"networks-{group}" for group in networks.GROUPS)])
+        raise ValueError(f"there is no place {name!r} to fill; there are {known}")
+    file, command, draw = MEASURED[name]
+    path = ROOT / "results" / file
+    if not path.is_file():
+        return f"Not measured yet: `{command}`, kept as `results/{file}`."
+    return draw(json.loads(path.read_text(encoding="utf-8")))
+
+
+def filled(text: str) -> str:
+    """A page with every marked place filled."""
+    return PLACE.sub(
+        lambda place: (
+            f"<!-- begin {place['name']} -->\n{drawn(place['name'])}\n<!-- end {place['name']} -->"
+        ),
+        text,
+    )
+
+
+def main(check: bool) -> int:
+    stale = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        if (new := filled(text)) != text:
+            stale.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for path in stale:
+        print(f"{path}: {'is not as python tools/render.py makes it' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def _spread(value: Mapping[str, Any]) -> str:
+    spread = "" if value["std"] is None else f" ± {100 * value['std']:.1f}"
+    return f"{100 * value['mean']:.1f}{spread} %"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit("usage: python tools/render.py [--check]")
+    sys.exit(main("--check" in sys.argv))
