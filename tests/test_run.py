@@ -1,0 +1,295 @@
+"""Runs: what a folder holds, early stopping, kept weights, beginnings from weights, other data."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plusx.data.loader import Loader
+from plusx.data.source import open_data
+from plusx.recipe import Recipe, parse_recipe
+from plusx.run import evaluate, load_run, predict, train, write_predictions
+from plusx.run.parts import make_schedule
+from plusx.tasks.meters import Classification
+from plusx.train.loop import evaluating
+
+
+TINY = """
+epochs = 2
+batch_size = 64
+
+[net]
+stem = "conv3 norm act"
+stem_width = 8
+size = 8
+in_channels = 1
+num_classes = 10
+stages = [{ block = "conv3s norm act conv3 norm + act", depth = 1, width = 16, stride = 2 }]
+
+[data]
+kind = "digits"
+augment = "pad1 crop"
+
+[optim]
+kind = "sgd"
+lr = 0.1
+
+[device]
+kind = "cpu"
+threads = 1
+"""
+COLOUR = TINY.replace("in_channels = 1", "in_channels = 3").replace("size = 8", "size = 12")
+
+
+def tiny(*overrides: str) -> Recipe:
+    return parse_recipe(TINY, overrides)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny(), out, progress=False)
+    return out
+
+
+def test_what_a_run_leaves_behind(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "checkpoints",
+        "data.json",
+        "environment.json",
+        "log.jsonl",
+        "model.safetensors",
+        "recipe.toml",
+        "result.json",
+        "timing.jsonl",
+    }
+    log = lines(finished)
+    assert len(log) == 2 * 19 + 2
+    assert set(log[0]) == {"step", "epoch", "lr", "loss", "error"}
+    ends = [line for line in log if "train_loss" in line]
+    assert [line["epoch"] for line in ends] == [1, 2]
+    result = json.loads((finished / "result.json").read_text())
+    assert (result["epochs"], result["steps"]) == (2, 38)
+    assert ends[-1]["validation"]["accuracy"] == result["validation"]["accuracy"]
+    assert "date" not in (finished / "log.jsonl").read_text()
+    assert "date" in (finished / "timing.jsonl").read_text()
+
+
+def test_the_train_error_is_of_the_trained_network_on_images_as_they_are(finished: Path) -> None:
+    run = load_run(finished)
+    meter = Classification()
+    with evaluating(run.task), torch.inference_mode():
+        for batch in Loader(open_data("digits"), split="all").epoch(0):
+            meter.update(run.task.predict(batch.inputs), batch.targets)
+    said = json.loads((finished / "result.json").read_text())
+    assert said["train_error"] == pytest.approx(1 - meter.compute()["accuracy"])
+    assert said["train"]["count"] == 1200
+
+
+def test_the_same_twice_and_another_seed(finished: Path, tmp_path: Path) -> None:
+    train(tiny(), tmp_path / "again", progress=False)
+    train(tiny("seed=1"), tmp_path / "other", progress=False)
+    for name in ("log.jsonl", "result.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+        assert (tmp_path / "other" / name).read_bytes() != (finished / name).read_bytes()
+
+
+def test_steps_may_end_within_an_epoch(tmp_path: Path) -> None:
+    result = train(tiny("steps=25"), tmp_path / "run", progress=False)
+    assert (result["steps"], result["epochs"]) == (25, 2)
+    ends = [line for line in lines(tmp_path / "run") if "train_loss" in line]
+    assert [line["step"] for line in ends] == [19, 25]
+
+
+def test_patience_stops_and_keeps_the_best(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # At this rate later epochs get worse.
+    recipe = tiny("epochs=12", "optim.lr=0.1", "schedule.kind=one-cycle", "evaluate.patience=2")
+    result = train(recipe, out, progress=False)
+    accuracies = [line["validation"]["accuracy"] for line in lines(out) if "validation" in line]
+    best = int(np.argmax(accuracies))
+    assert result["weights"] == "best"
+    assert result["best_epoch"] == best + 1
+    assert result["validation"]["accuracy"] == accuracies[best]
+    if result["stopped_early"]:
+        assert len(accuracies) == best + 3
+    last = train(tiny("epochs=12", "schedule.kind=one-cycle"), tmp_path / "last", progress=False)
+    assert last["weights"] == "last"
+    assert last["epochs"] == 12
+
+
+def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+    result = train(tiny("optim.average=0.9"), tmp_path / "run", progress=False)
+    assert result["averaged"]
+    figures = evaluate(load_run(tmp_path / "run"))
+    assert figures["loss"] == pytest.approx(result["validation"]["loss"])
+
+
+def test_without_validation_images_nothing_is_evaluated(tmp_path: Path) -> None:
+    result = train(tiny("data.validation=0", "epochs=1"), tmp_path / "run", progress=False)
+    assert result["validation"] is None
+    assert result["train"]["count"] == 1500
+    with pytest.raises(ValueError, match="validation"):
+        evaluate(load_run(tmp_path / "run"))
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="not empty and not a run's folder: thesis.tex"):
+        train(tiny(), tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_begins_with_weights(finished: Path, tmp_path: Path) -> None:
+    base = 'base = "resnet20"\nnum_classes = 10'
+    recipe = parse_recipe(_with_net(TINY, base), ["epochs=1"])
+    train(recipe, tmp_path / "first", progress=False)
+    weights = tmp_path / "first" / "model.safetensors"
+    again = parse_recipe(
+        _with_net(TINY, f'{base}\nweights = "{weights}"'), ["epochs=1", "optim.lr=1e-9"]
+    )
+    result = train(again, tmp_path / "second", progress=False)
+    first = json.loads((tmp_path / "first" / "result.json").read_text())
+    assert abs(result["train"]["loss"] - first["train"]["loss"]) < 0.5 * first["train"]["loss"]
+    wrong = parse_recipe(_with_net(TINY, f'base = "plain20"\nweights = "{weights}"'))
+    with pytest.raises(ValueError, match="another network"):
+        train(wrong, tmp_path / "third", progress=False)
+    assert not (tmp_path / "third").exists()
+
+
+def _with_net(recipe: str, net: str) -> str:
+    head, rest = recipe.split("[net]")
+    return f"{head}[net]\n{net}\n\n[data]{rest.split('[data]')[1]}"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ({"schedule.kind": "constant"}, {0: 0.1, 99: 0.1}),
+        (
+            {"schedule.kind": "steps", "schedule.at": "[0.5, 75]"},
+            {49: 0.1, 50: 0.01, 74: 0.01, 75: 0.001},
+        ),
+        (
+            {"schedule.kind": "cosine", "schedule.warm_up": "0.1"},
+            {0: 0.0, 5: 0.05, 10: 0.1, 55: 0.05},
+        ),
+        ({"schedule.kind": "cosine", "schedule.end": "0.02"}, {0: 0.1, 50: 0.06, 100: 0.02}),
+        ({"schedule.kind": "one-cycle"}, {0: 0.004, 29: 0.1}),
+    ],
+)
+def test_the_rate_follows_the_recipe(schedule: dict[str, str], rates: dict[int, float]) -> None:
+    recipe = tiny(*(f"{key}={value}" for key, value in schedule.items()))
+    lr = make_schedule(recipe, 100)
+    for step, rate in rates.items():
+        assert lr(step) == pytest.approx(rate), step
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    draws = np.random.default_rng(0)
+    for label, tone in (("dark", 40), ("light", 210)):
+        (root / label).mkdir()
+        for number in range(10):
+            pixels = np.clip(draws.normal(tone, 20, (18, 22, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def of_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "photos"
+    overrides = ["data.kind=folder", f"data.path={photos}", "data.size=12", "batch_size=8"]
+    recipe = parse_recipe(
+        COLOUR.replace("num_classes = 10", "num_classes = 2"), [*overrides, "epochs=6"]
+    )
+    result = train(recipe, out, progress=False)
+    assert result["validation"]["accuracy"] == 1.0
+    return out
+
+
+def test_predictions_as_table_and_json(photos: Path, of_photos: Path, tmp_path: Path) -> None:
+    run = load_run(of_photos)
+    odd = tmp_path / "=1+1.png"
+    odd.write_bytes((photos / "light" / "0.png").read_bytes())
+    result = predict(run, [photos, odd])
+    assert result["classes"] == ["dark", "light"]
+    assert len(result["predictions"]) == 21
+    for row in result["predictions"][:20]:
+        assert row["label"] == Path(row["path"]).parent.name
+        assert row["probability"] == max(row["probabilities"])
+    json_file, csv_file = write_predictions(tmp_path / "out", {**result, "classes": ["=a", "@b"]})
+    assert json.loads(json_file.read_text())["predictions"] == result["predictions"]
+    with csv_file.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "label", "probability", "'=a", "'@b"]
+    assert float(rows[1][2]) == result["predictions"][0]["probability"]
+    relative = predict(run, [odd])
+    relative["predictions"][0]["path"] = "=cmd|' /C calc'!A0.png"
+    write_predictions(tmp_path / "out", relative)
+    assert "\n'=cmd|" in (tmp_path / "out" / "predictions.csv").read_text()
+
+
+def test_prediction_sees_what_evaluation_saw(photos: Path, of_photos: Path) -> None:
+    run = load_run(of_photos)
+    source = open_data(photos, split="all", size=12)
+    loader = Loader(source, split="all", batch_size=20)
+    with evaluating(run.task), torch.inference_mode():
+        expected = run.task.predict(next(loader.epoch(0)).inputs)
+    said = predict(run, source.paths or [])
+    told = torch.tensor([row["probabilities"] for row in said["predictions"]])
+    assert torch.allclose(told, expected, atol=1e-6)
+
+
+def test_views_are_averaged(photos: Path, of_photos: Path, tmp_path: Path) -> None:
+    run = load_run(of_photos)
+    path = photos / "dark" / "0.png"
+    mirrored = tmp_path / "mirrored.png"
+    Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
+    both = predict(run, [path, mirrored])["predictions"]
+    flip = predict(run, [path], views="flip")["predictions"][0]
+    mean = np.mean([row["probabilities"] for row in both], axis=0)
+    assert np.allclose(flip["probabilities"], mean, atol=1e-6)
+
+
+def test_evaluation_matches_classes_by_name(photos: Path, of_photos: Path, tmp_path: Path) -> None:
+    run = load_run(of_photos)
+    assert evaluate(run, data=photos, split="all")["accuracy"] == 1.0
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    (renamed / "light").symlink_to(photos / "light")
+    for name in ("a", "light"):
+        (renamed / name).unlink(missing_ok=True)
+        (renamed / name).mkdir()
+        (renamed / name / "0.png").write_bytes((photos / "light" / "0.png").read_bytes())
+    with pytest.raises(ValueError, match=r"'a'"):
+        evaluate(run, data=renamed, split="all")
+
+
+def test_images_that_changed_since_are_refused(photos: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for file in photos.rglob("*.png"):
+        target = data / file.relative_to(photos)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    recipe = parse_recipe(
+        COLOUR.replace("num_classes = 10", "num_classes = 2"),
+        ["data.kind=folder", f"data.path={data}", "data.size=12", "batch_size=8", "epochs=1"],
+    )
+    out = tmp_path / "run"
+    train(recipe, out, progress=False)
+    (out / "result.json").unlink()
+    (data / "dark" / "0.png").write_bytes((photos / "light" / "0.png").read_bytes())
+    with pytest.raises(ValueError, match="other images"):
+        train(recipe, out, progress=False)
+    train(recipe, out, progress=False, allow_data_change=True)
