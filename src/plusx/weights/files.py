@@ -27,6 +27,14 @@ from plusx.weights.load import load_weights, outputs_of
 FORMAT = "plusx weights 1"
 MAX_BLOCKS = 10_000
 
+# the kinds of file that can be opened or converted
+KINDS = {
+    "safetensors": "a safetensors file",
+    "torch": "a torch pickle",
+    "torch, legacy": "a torch pickle of the old kind",
+    "npz": "a NumPy archive",
+}
+READABLE = " or ".join(kind for name, kind in KINDS.items() if name != "safetensors")
 # what a file of weights that is no safetensors may be, by its first bytes
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 BEGINNINGS = {
@@ -61,8 +69,8 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     if (kind := kind_of(path)) != "safetensors":
         raise ValueError(
-            f"{path} is {KINDS.get(kind, kind)}, and plusx opens safetensors only: "
-            "`plusx convert FILE --as MODEL --source SOURCE --to FILE.safetensors` makes one"
+            f"{path} is {KINDS.get(kind, kind)}, and plusx opens safetensors only; `plusx convert "
+            f"FILE --as MODEL --source SOURCE --to FILE.safetensors` makes one of {READABLE}"
         )
     tensors, metadata = store.load_tensors(path)
     try:
@@ -153,9 +161,7 @@ def kind_of(path: str | Path) -> str:
         return "torch, legacy"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _kind_of_zip(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= max(
-        path.stat().st_size, 1 << 62
-    ):
+    if head[8:9] == b"{":
         return "safetensors"
     if head[257:262] == b"ustar":
         return "a tar archive"
@@ -165,14 +171,6 @@ def kind_of(path: str | Path) -> str:
     if not head:
         return "empty"
     return "no file of weights that plusx knows"
-
-
-KINDS = {
-    "safetensors": "a safetensors file",
-    "torch": "a torch pickle",
-    "torch, legacy": "a torch pickle of the old kind",
-    "npz": "a NumPy archive",
-}
 
 
 def _kind_of_zip(path: Path) -> str:

@@ -206,6 +206,10 @@ SOURCES: dict[str, tuple[Family, ...]] = {
 }
 
 
+# what nn.DataParallel and torch.compile put before every name
+WRAPPERS = ("_orig_mod.", "module.")
+
+
 def rename(
     tensors: Mapping[str, Tensor], source: str, ours: Iterable[str] = ()
 ) -> dict[str, Tensor]:
@@ -216,9 +220,9 @@ def rename(
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; sources are {', '.join(SOURCES)}")
-    if source != "plusx" and tensors and all(name.startswith("module.") for name in tensors):
-        # nn.DataParallel wraps the network in a module of that name
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    for wrapper in WRAPPERS:
+        if source != "plusx" and tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     family = _family(tensors, source)
     if family is None:
         return dict(tensors)
