@@ -57,13 +57,13 @@ def compare(
         raise ValueError(f"jobs = {jobs}: at least 1 run is made at a time")
     size = min(jobs or _size(recipe, threads), len(told.networks) * len(told.seeds))
     planned = _plan(recipe, told, threads, out, split)
+    _refuse_other(recipe, out)
     begun = time.monotonic()
     with Crew(size) as crew:
         from plusx import store  # loads torch, as the crew does meanwhile
 
-        _refuse_other(recipe, out)
         with store.lock(out):
-            _refuse_other(recipe, out)
+            _refuse_other(recipe, out)  # it may have been begun meanwhile
             store.write_text(out / "recipe.toml", to_toml(recipe))
             stream = progress or sys.stderr
             try:

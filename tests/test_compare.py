@@ -1,0 +1,267 @@
+"""Comparisons as they are made: runs in processes, interrupted, gone on with, failing alone."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plusx.recipe import load_recipe
+from plusx.run import load_run
+from plusx.study.compare import compare
+
+
+NETWORKS = "compare.networks=[plain20,resnet20]"
+QUICK = ("steps=2", NETWORKS, "compare.seeds=[3]")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    with (out.parent / "said").open("w") as stream:
+        return out, compare(load_recipe("digits", QUICK), out, jobs=1, progress=stream)
+
+
+def test_a_comparison_says_all_that_was_asked(made: tuple[Path, dict[str, Any]]) -> None:
+    out, result = made
+    assert result["split"] == "validation"
+    assert [row["name"] for row in result["rows"]] == ["plain20", "resnet20"]
+    for row in result["rows"]:
+        assert row["parameters"] == 269_434
+        assert row["multiply_adds"] == 2_516_608
+        for score in ("accuracy", "precision", "recall", "f1", "train_error"):
+            assert set(row[score]) == {"mean", "std", "seeds"}
+            assert 0 <= row[score]["mean"] <= 1
+            assert len(row[score]["seeds"]) == 1
+        assert row["seconds_per_epoch"]["mean"] > 0
+        assert row["epochs_to_threshold"]["reached"] == 0
+    assert {"command", "recipe", "versions", "machine", "date"} <= set(result)
+    assert json.loads((out / "result.json").read_text()) == result
+    assert "<svg" in (out / "report.html").read_text()
+
+
+def test_every_run_is_an_ordinary_one(made: tuple[Path, dict[str, Any]]) -> None:
+    out, result = made
+    run = load_run(out / "runs" / "plain20-seed3")
+    assert run.finished
+    assert run.recipe is not None
+    assert run.recipe.seed == 3
+    scores = json.loads((run.path / "result.json").read_text())["validation"]
+    assert result["rows"][0]["accuracy"]["seeds"] == [scores["accuracy"]]
+
+
+def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -> None:
+    out, result = made
+    logs = sorted((out / "runs").glob("*/*"))
+    before = [path.stat().st_mtime_ns for path in logs]
+    with (out.parent / "said").open("w") as stream:
+        assert compare(load_recipe("digits", QUICK), out, jobs=1, progress=stream) == result
+    assert sorted((out / "runs").glob("*/*")) == logs
+    assert [path.stat().st_mtime_ns for path in logs] == before
+    assert (out.parent / "said").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "jobs", "message"),
+    [
+        (("compare.networks=[plain20,resnet21]",), None, "unknown network 'resnet21'.*resnet20"),
+        (("compare.networks=[plain20,plain20]",), None, "networks: plain20 stands there twice"),
+        (("compare.seeds=[1,1]",), None, "seeds: 1 stands there twice"),
+        (("data.validation=0",), None, "no validation images"),
+        ((), 0, "jobs = 0"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused_before_it_begins(
+    tmp_path: Path, overrides: tuple[str, ...], jobs: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(load_recipe("digits", overrides), tmp_path / "out", jobs=jobs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_compares_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\[compare\] with networks"):
+        compare(load_recipe("digits-resnet20"), tmp_path / "out")
+
+
+def test_another_recipe_in_the_same_folder_is_refused(made: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = made
+    with pytest.raises(ValueError, match=r"another recipe \(optim.lr: [\d.]+ -> 0.3\)"):
+        compare(load_recipe("digits", (*QUICK, "optim.lr=0.3")), out)
+
+
+def test_folders_of_something_else_are_refused(
+    tmp_path: Path, made: tuple[Path, dict[str, Any]]
+) -> None:
+    recipe = load_recipe("digits", QUICK)
+    with pytest.raises(ValueError, match="folder of a run, not of a comparison"):
+        compare(recipe, made[0] / "runs" / "plain20-seed3")
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(ValueError, match=r"not a comparison's folder: photo\.jpg"):
+        compare(recipe, tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        compare(recipe, tmp_path / "photo.jpg")
+
+
+def _start(out: Path, *overrides: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "plusx", "compare", "digits", *overrides, "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def _going(out: Path, *overrides: str) -> "Iterator[subprocess.Popen[str]]":
+    """A comparison of which each of two runs has made a few steps."""
+    process = _start(out, *overrides)
+    try:
+        deadline = time.monotonic() + 200
+        while sum(log.stat().st_size > 1000 for log in out.glob("runs/*/log.jsonl")) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _finish(out: Path, *overrides: str) -> tuple[int, str, str]:
+    process = _start(out, *overrides)
+    said, errors = process.communicate(timeout=300)
+    return process.returncode, said, errors
+
+
+def _workers(parent: int) -> list[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def _gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+LONGER = ("epochs=3", NETWORKS, "compare.seeds=[0,1]")
+on_linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    code, said, errors = _finish(out, *LONGER)
+    assert code == 0, errors
+    assert "not differ" in said or "reaches" in said
+    return out
+
+
+def _figures(out: Path) -> list[bytes]:
+    """All that a comparison comes to but for what the clock says."""
+    logs = [path.read_bytes() for path in sorted((out / "runs").glob("*/log.jsonl"))]
+    result = json.loads((out / "result.json").read_text())
+    for row in result["rows"]:
+        del row["seconds_per_epoch"]
+    return [*logs, json.dumps([result["rows"], result["curves"], result["finding"]]).encode()]
+
+
+@pytest.mark.slow
+@on_linux
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_an_interrupted_comparison_stops_whole_and_goes_on_as_if_it_had_not(
+    uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "out"
+    with _going(out, *LONGER) as process:
+        workers = _workers(process.pid)
+        assert len(workers) == 2
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code
+        assert "Traceback" not in errors
+        if number is not signal.SIGKILL:
+            assert "the same command goes on" in errors
+        assert _gone(workers)
+    assert list(out.glob("runs/*/checkpoints/*"))
+    assert not (out / "result.json").exists()
+    code, _, errors = _finish(out, *LONGER)
+    assert code == 0, errors
+    assert _figures(out) == _figures(uninterrupted)
+
+
+@pytest.mark.slow
+@on_linux
+def test_a_process_that_dies_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with _going(out, *LONGER) as process:
+        os.kill(_workers(process.pid)[0], signal.SIGKILL)
+        said, errors = process.communicate(timeout=200)
+        assert process.returncode == 1
+    named = [f"{name} seed {seed}" for name in ("plain20", "resnet20") for seed in (0, 1)]
+    failed = [
+        name for name in named if f"{name} failed: its process was ended by SIGKILL" in errors
+    ]
+    assert len(failed) == 1
+    assert f"1 of 4 runs failed: {failed[0]}" in errors
+    assert said == ""
+    finished = list(out.glob("runs/*/result.json"))
+    assert len(finished) == 3
+    before = [path.stat().st_mtime_ns for path in finished]
+    code, _, errors = _finish(out, *LONGER)
+    assert code == 0
+    assert "3 of 4 runs are finished already" in errors
+    assert [path.stat().st_mtime_ns for path in finished] == before
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_with_its_seed_and_the_others_are_kept(tmp_path: Path) -> None:
+    code, said, errors = _finish(tmp_path / "out", *LONGER, "optim.lr=1e30", "schedule.warm_up=0")
+    assert code == 1
+    assert said == ""
+    assert "4 of 4 runs failed: plain20 seed 0: FloatingPointError" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_what_only_the_runs_can_see_is_wrong_is_the_users_fault(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing"
+    overrides = ("data.kind=folder", f"data.path={missing}", *QUICK)
+    code, said, errors = _finish(tmp_path / "out", *overrides)
+    assert code == 2
+    assert said == ""
+    assert str(missing) in errors
+    assert errors.count("\n") <= 2
+
+
+@pytest.mark.slow
+def test_every_use_of_the_test_set_is_recorded_once(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):
+        code, said, errors = _finish(out, *QUICK, "--split", "test")
+        assert code == 0, errors
+        assert "test split, 297 images" in said
+    for run in out.glob("runs/*"):
+        assert (run / "test_uses.jsonl").read_bytes().count(b"\n") == 1
+    assert json.loads((out / "result.json").read_text())["split"] == "test"
+    assert "the test set was not used" not in (out / "report.html").read_text()
