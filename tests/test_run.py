@@ -110,10 +110,9 @@ def test_steps_may_end_within_an_epoch(tmp_path: Path) -> None:
     assert [line["step"] for line in ends] == [19, 25]
 
 
-def test_patience_stops_and_keeps_the_best(tmp_path: Path) -> None:
+def test_patience_stops_and_keeps_the_best(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    # At this rate later epochs get worse.
-    recipe = tiny("epochs=12", "optim.lr=0.1", "schedule.kind=one-cycle", "evaluate.patience=2")
+    recipe = tiny("epochs=10", "schedule.kind=one-cycle", "evaluate.patience=2")
     result = train(recipe, out, progress=False)
     accuracies = [line["validation"]["accuracy"] for line in lines(out) if "validation" in line]
     best = int(np.argmax(accuracies))
@@ -122,9 +121,8 @@ def test_patience_stops_and_keeps_the_best(tmp_path: Path) -> None:
     assert result["validation"]["accuracy"] == accuracies[best]
     if result["stopped_early"]:
         assert len(accuracies) == best + 3
-    last = train(tiny("epochs=12", "schedule.kind=one-cycle"), tmp_path / "last", progress=False)
-    assert last["weights"] == "last"
-    assert last["epochs"] == 12
+    last = json.loads((finished / "result.json").read_text())
+    assert (last["weights"], last["best_epoch"]) == ("last", None)
 
 
 def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None:
@@ -144,7 +142,7 @@ def test_without_validation_images_nothing_is_evaluated(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match="not empty and not a run's folder: thesis.tex"):
+    with pytest.raises(ValueError, match=r"not empty and not a run's folder: thesis\.tex"):
         train(tiny(), tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -154,14 +152,12 @@ def test_a_run_that_begins_with_weights(finished: Path, tmp_path: Path) -> None:
     recipe = parse_recipe(_with_net(TINY, base), ["epochs=1"])
     train(recipe, tmp_path / "first", progress=False)
     weights = tmp_path / "first" / "model.safetensors"
-    again = parse_recipe(
-        _with_net(TINY, f'{base}\nweights = "{weights}"'), ["epochs=1", "optim.lr=1e-9"]
-    )
-    result = train(again, tmp_path / "second", progress=False)
-    first = json.loads((tmp_path / "first" / "result.json").read_text())
-    assert abs(result["train"]["loss"] - first["train"]["loss"]) < 0.5 * first["train"]["loss"]
+    again = parse_recipe(_with_net(TINY, f'{base}\nweights = "{weights}"'), ["steps=1"])
+    train(again, tmp_path / "second", progress=False)
+    fresh, begun = (lines(tmp_path / name)[0]["loss"] for name in ("first", "second"))
+    assert begun < fresh / 2
     wrong = parse_recipe(_with_net(TINY, f'base = "plain20"\nweights = "{weights}"'))
-    with pytest.raises(ValueError, match="another network"):
+    with pytest.raises(ValueError, match="the weights are for resnet20"):
         train(wrong, tmp_path / "third", progress=False)
     assert not (tmp_path / "third").exists()
 
@@ -259,7 +255,7 @@ def test_views_are_averaged(photos: Path, of_photos: Path, tmp_path: Path) -> No
     both = predict(run, [path, mirrored])["predictions"]
     flip = predict(run, [path], views="flip")["predictions"][0]
     mean = np.mean([row["probabilities"] for row in both], axis=0)
-    assert np.allclose(flip["probabilities"], mean, atol=1e-6)
+    assert np.allclose(flip["probabilities"], mean, atol=1e-4)
 
 
 def test_evaluation_matches_classes_by_name(photos: Path, of_photos: Path, tmp_path: Path) -> None:
