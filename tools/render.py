@@ -28,11 +28,8 @@ PLACE = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n(?:.*?\n)?<!-- end (?P=nam
 
 def demo(found: Mapping[str, Any]) -> str:
     """The comparison of `make demo`."""
-    lines = [
-        "| network | parameters | validation accuracy | F1 | train error | epochs to "
-        f"{_percent(found['threshold'])} |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    head = "| network | parameters | validation accuracy | F1 | train error | epochs to "
+    lines = [f"{head}{_percent(found['threshold'])} |", "|---|---:|---:|---:|---:|---:|"]
     for row in found["rows"]:
         reached = row["epochs_to_threshold"]
         epochs = "not reached"
@@ -46,15 +43,12 @@ def demo(found: Mapping[str, Any]) -> str:
         )
     machine = found["machine"]
     seconds = f", {found['seconds']:.0f} s" if found.get("seconds") else ""
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{found['finding']} Means and standard deviations over {len(found['seeds'])} seeds of "
-            f"{found['length']} each; {found['count']} validation images; {machine['cores']} cores "
-            f"({machine['processor']}){seconds}.",
-        ]
+    said = (
+        f"{found['finding']} Means and standard deviations over {len(found['seeds'])} seeds of "
+        f"{found['length']} each; {found['count']} validation images; {machine['cores']} cores "
+        f"({machine['processor']}){seconds}."
     )
+    return "\n".join([*lines, "", said])
 
 
 def published_weights(found: Mapping[str, Any]) -> str:
