@@ -22,7 +22,8 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
     bits = bits + _STEP
     bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
     bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
-    return bits ^ (bits >> np.uint64(31))
+    last: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return last
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -204,7 +204,7 @@ def _decoded(
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DamagedImage(f"too many pixels, at most {limit:,} are decoded") from error
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise DamagedImage("its header is damaged") from error
         except Exception as error:
             # a hostile file makes a decoder raise anything, struct.error and KeyError among them

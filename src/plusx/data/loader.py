@@ -116,6 +116,7 @@ class Loader:
         self.plan = plan(said, source.preprocessing.size, source.in_memory)
         self._samples = _Samples(source, self.plan, seed)
         self._order = _Order()
+        self._closed = False
         self._workers = self._start(workers) if workers and not self.plan.batched else None
 
     def __len__(self) -> int:
@@ -132,11 +133,14 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes; there is no further epoch."""
         self._workers = None
+        self._closed = True
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number`, from batch `start` on."""
+        if self._closed:
+            raise ValueError("the loader is closed")
         count = len(self.source)
         train = self.split == "train"
         order = permutation(count, self.seed, number) if train else np.arange(count)
@@ -144,6 +148,7 @@ class Loader:
             order[place * self.batch_size : (place + 1) * self.batch_size]
             for place in range(start, len(self))
         ]
+        images: Iterator[Tensor]
         if self.plan.batched:
             images = (self._gathered(indices, number) for indices in chosen)
         elif self._workers is None:
@@ -178,7 +183,8 @@ class Loader:
         return Batch(pixels, targets.to(self.device, non_blocking=True))
 
     def _start(self, workers: int) -> "DataLoader[Tensor | _Failure]":
-        self._samples.working_on = torch.full((workers,), -1, dtype=torch.int64).share_memory_()
+        self._samples.working_on = torch.full((workers,), -1, dtype=torch.int64)
+        self._samples.working_on.share_memory_()  # type: ignore[no-untyped-call]
         return DataLoader(
             self._samples,
             batch_sampler=self._order,

@@ -40,7 +40,8 @@ def _crop(images: Images, word: Word, draws: Draws, size: Size) -> Tensor:
 
 def half(draws: Draws) -> np.ndarray:
     """True for every second sample at random, (n,)."""
-    return draws.bits() >> np.uint64(63) == 1
+    chosen: np.ndarray = draws.bits() >> np.uint64(63) == 1
+    return chosen
 
 
 def _flip(images: Images, word: Word, draws: Draws, size: Size) -> Tensor:

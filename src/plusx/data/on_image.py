@@ -5,6 +5,7 @@ Each takes an image of mode RGB or L, the word, the draws of that one sample and
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def evaluation_view(image: Image.Image, size: Size) -> Image.Image:
     else:
         height = width * image.height // image.width
     image = functional.resize(image, [height, width], antialias=True)
-    return functional.center_crop(image, list(size))
+    return _image(functional.center_crop(image, list(size)))
 
 
 def _evaluate(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
@@ -52,34 +53,36 @@ def _shortened(image: Image.Image) -> Image.Image:
     longest = _LONGEST * min(image.size)
     if max(image.size) <= longest:
         return image
-    return functional.center_crop(image, [min(image.height, longest), min(image.width, longest)])
+    return _image(
+        functional.center_crop(image, [min(image.height, longest), min(image.width, longest)])
+    )
 
 
 def _pad(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
     assert word.side is not None
-    return functional.pad(image, [word.side], fill=0)
+    return _image(functional.pad(image, [word.side], fill=0))
 
 
 def _crop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
     height, width = _window(word, size)
     tops, lefts = crop_places(draws, (image.height - height, image.width - width))
-    return functional.crop(image, int(tops[0]), int(lefts[0]), height, width)
+    return _image(functional.crop(image, int(tops[0]), int(lefts[0]), height, width))
 
 
 def _flip(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
-    return functional.horizontal_flip(image) if half(draws)[0] else image
+    return _image(functional.horizontal_flip(image)) if half(draws)[0] else image
 
 
 def _vflip(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
-    return functional.vertical_flip(image) if half(draws)[0] else image
+    return _image(functional.vertical_flip(image)) if half(draws)[0] else image
 
 
 def _resize(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
-    return functional.resize(_shortened(image), [word.side], antialias=True)
+    return _image(functional.resize(_shortened(image), [word.side], antialias=True))
 
 
 def _centercrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
-    return functional.center_crop(image, list(_window(word, size)))
+    return _image(functional.center_crop(image, list(_window(word, size))))
 
 
 def _resizedcrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
@@ -97,7 +100,7 @@ def _resizedcrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Im
         width = min(image.width, max(1, round(image.height * 4 / 3)))
         height = min(image.height, max(1, round(image.width * 4 / 3)))
         top, left = (image.height - height) // 2, (image.width - width) // 2
-    return functional.resized_crop(image, top, left, height, width, window, antialias=True)
+    return _image(functional.resized_crop(image, top, left, height, width, window, antialias=True))
 
 
 def _jitter(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
@@ -117,13 +120,13 @@ def _jitter(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.I
 def _grayscale(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
     if image.mode == "L" or draws.uniform()[0] >= (1.0 if word.value is None else word.value):
         return image
-    return functional.rgb_to_grayscale(image, num_output_channels=3)
+    return _image(functional.rgb_to_grayscale(image, num_output_channels=3))
 
 
 def _rotate(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
     assert word.value is not None
     angle = float(draws.uniform(-word.value, word.value)[0])
-    return functional.rotate(image, angle, v2.InterpolationMode.BILINEAR)
+    return _image(functional.rotate(image, angle, v2.InterpolationMode.BILINEAR))
 
 
 def _randaugment(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
@@ -141,11 +144,17 @@ def _autoaugment(image: Image.Image, word: Word, draws: Draws, size: Size) -> Im
     return _with_torch_draws(v2.AutoAugment(policy), image, draws)
 
 
+def _image(made: Any) -> Image.Image:
+    """What torchvision, which is not typed, made of an image."""
+    assert isinstance(made, Image.Image)
+    return made
+
+
 def _with_torch_draws(transform: v2.Transform, image: Image.Image, draws: Draws) -> Image.Image:
     """Let a transform that draws from torch's generator do so from a seed of the sample's own."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(draws.bits()[0] >> np.uint64(1)))
-        return transform(image)
+        return _image(transform(image))
 
 
 IMAGE_STEPS: dict[str, Step] = {

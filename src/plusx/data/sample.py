@@ -219,7 +219,7 @@ def resized(images: UInt8[Tensor, "n c h w"], size: tuple[int, int]) -> UInt8[Te
     """Images scaled to (height, width), bilinear with antialiasing."""
     from torchvision.transforms.v2 import functional
 
-    return torch.cat([functional.resize(part, list(size)) for part in images.split(1000)])
+    return torch.cat([functional.resize(part, list(size)) for part in torch.split(images, 1000)])
 
 
 def as_split(text: str) -> Split:

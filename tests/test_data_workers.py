@@ -1,0 +1,139 @@
+"""Worker processes that hang, die or are interrupted: an error that names the file, no orphans."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import hostile
+from plusx.data import loader as room
+from plusx.data.loader import Loader
+from plusx.data.source import open_data
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for index in range(6):
+            (root / name / f"{index}.png").write_bytes(hostile.saved(hostile.PICTURE, "PNG"))
+    return root
+
+
+def children() -> set[int]:
+    """The running children of this process."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if int(parent) == os.getpid() and state != "Z":
+                found.add(int(entry.name))
+    return found
+
+
+def _worse(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """Make the decoding of dog/3.png hang or die, in workers."""
+    original = room.open_image
+
+    def decode(path: str, limit: int, channels: int, thorough: bool) -> Image.Image:
+        if path.endswith("dog/3.png"):
+            if then == "hang":
+                time.sleep(60)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(path, limit, channels, thorough)
+
+    monkeypatch.setattr(room, "open_image", decode)
+
+
+@pytest.mark.parametrize("then", ["hang", "die"])
+def test_a_worker_that_hangs_or_dies_is_an_error_that_names_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    source = open_data(folder, split="all", size=16)
+    _worse(monkeypatch, then)
+    before = children()
+    began = time.monotonic()
+    with (
+        Loader(source, workers=1, batch_size=4, timeout=1.5) as loader,
+        pytest.raises(RuntimeError, match=r"died or hung while at work on dog/3\.png"),
+    ):
+        list(loader.epoch(0))
+    assert time.monotonic() - began < 20
+    del loader
+    for _ in range(100):
+        if not children() - before:
+            break
+        time.sleep(0.1)
+    assert not children() - before
+
+
+def test_closing_ends_the_workers(folder: Path) -> None:
+    source = open_data(folder, split="all", size=16)
+    before = children()
+    with Loader(source, workers=2, batch_size=4) as loader:
+        first = list(loader.epoch(0))
+        assert len(first) == 3
+        assert len(children() - before) >= 2
+    for _ in range(100):
+        if not children() - before:
+            break
+        time.sleep(0.1)
+    assert not children() - before
+    with pytest.raises(ValueError, match="closed"):
+        next(loader.epoch(1))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(folder: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from plusx.data.loader import Loader\n"
+        "from plusx.data.source import open_data\n"
+        "loader = Loader(open_data(sys.argv[1], split='all', size=16), workers=2, batch_size=4)\n"
+        "batches = loader.epoch(0)\n"
+        "next(batches)\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    session = process.pid
+    process.kill()
+    process.wait()
+
+    def alive() -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                if int(fields[3]) == session and fields[0] != "Z":
+                    found.append(entry.name)
+        return found
+
+    for _ in range(200):
+        if not alive():
+            break
+        time.sleep(0.1)
+    process.stdout.close()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert alive() == []
