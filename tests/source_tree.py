@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import plusx
@@ -29,7 +30,7 @@ class Module:
 
     def imports(self) -> Iterator[str]:
         """Every module that is imported, or name from a package, wherever the statement stands."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -40,10 +41,17 @@ class Module:
                 else:
                     yield whole
 
-    def calls(self) -> Iterator[tuple[str, ast.Call]]:
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def calls(self) -> list[tuple[str, ast.Call]]:
         """What is called, written out with the imported names in full ("os.path.join")."""
-        known = {}
-        for node in ast.walk(self.tree):
+        known: dict[str, str] = {}
+        found = []
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     known[alias.asname or alias.name.partition(".")[0]] = (
@@ -52,11 +60,12 @@ class Module:
             elif isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Call):
                 said = ast.unparse(node.func)
                 first, dot, rest = said.partition(".")
-                yield known.get(first, first) + dot + rest, node
+                found.append((known.get(first, first) + dot + rest, node))
+        return found
 
     def where(self, node: ast.AST) -> str:
         return f"{self.path}:{getattr(node, 'lineno', '?')}"

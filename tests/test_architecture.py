@@ -157,7 +157,7 @@ def writers(tree: list[Module]) -> list[str]:
             continue
         wrong += [
             f"{each.where(call)} writes: {name}"
-            for name, call in each.calls()
+            for name, call in each.calls
             if name not in allowed and not name.startswith("store.") and written(name, call)
         ]
     return wrong
@@ -169,7 +169,7 @@ def printers(tree: list[Module]) -> list[str]:
         f"{each.where(call)} prints"
         for each in tree
         if each.room not in ("run", "study", "cli") and each.path not in PRINTERS
-        for name, call in each.calls()
+        for name, call in each.calls
         if name in ("print", "sys.stdout.write", "sys.stderr.write", "rich.print")
     ]
 
@@ -180,7 +180,7 @@ def environment(tree: list[Module]) -> list[str]:
         f"{each.where(node)} reads the environment"
         for each in tree
         if each.room not in ("run", "study", "cli") and each.path not in ENVIRONMENT
-        for node in ast.walk(each.tree)
+        for node in each.nodes
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     ]
 
@@ -193,10 +193,10 @@ def networks_know_no_place(tree: list[Module]) -> list[str]:
             continue
         banned = {"os", "io", "sys", "pathlib", "logging", "json", "safetensors"}
         wrong += [f"{each.path} imports {n}" for n in each.imports() if n.split(".")[0] in banned]
-        for node in ast.walk(each.tree):
+        for node in each.nodes:
             if isinstance(node, ast.Constant) and node.value in ("cuda", "mps", "cpu"):
                 wrong.append(f"{each.where(node)} names a device")
-        wrong += [f"{each.where(c)} calls {n}" for n, c in each.calls() if n in ("open", "print")]
+        wrong += [f"{each.where(c)} calls {n}" for n, c in each.calls if n in ("open", "print")]
     return wrong
 
 
@@ -208,7 +208,7 @@ def tasks_see_no_optimizer(tree: list[Module]) -> list[str]:
             continue
         banned = {"os", "io", "pathlib", "logging", "sys"}
         wrong += [f"{each.path} imports {n}" for n in each.imports() if n.split(".")[0] in banned]
-        for node in ast.walk(each.tree):
+        for node in each.nodes:
             names = [getattr(node, "id", ""), getattr(node, "arg", ""), getattr(node, "attr", "")]
             seen = {"optim", "optimizer", "step", "epoch", "logger"} & {str(n) for n in names}
             if seen and not isinstance(node, ast.Constant):
@@ -231,7 +231,7 @@ def keywords(tree: list[Module]) -> list[str]:
     return [
         f"{each.where(node)} takes **{node.args.kwarg.arg}"
         for each in tree
-        for node in ast.walk(each.tree)
+        for node in each.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         and node.args.kwarg is not None
     ]
@@ -242,7 +242,7 @@ def stars(tree: list[Module]) -> list[str]:
     return [
         each.where(node)
         for each in tree
-        for node in ast.walk(each.tree)
+        for node in each.nodes
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
     ]
 

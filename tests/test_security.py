@@ -60,7 +60,7 @@ def calls_banned(tree: list[Module]) -> list[str]:
     return [
         f"{each.where(call)} calls {name}"
         for each in tree
-        for name, call in each.calls()
+        for name, call in each.calls
         if name in CALLS
         or name.replace("np.", "numpy.", 1) in CALLS
         or (name.rpartition(".")[2] in METHODS and "." in name)
@@ -72,7 +72,7 @@ def pickles(tree: list[Module]) -> list[str]:
     """torch.load stands in the converter's child alone, for tensors only; numpy opens no pickle."""
     wrong = []
     for each in tree:
-        for name, call in each.calls():
+        for name, call in each.calls:
             if name == "torch.load":
                 given = {keyword.arg for keyword in call.keywords}
                 alone = each.path == CONVERTER and argument(call, "weights_only") is True
@@ -92,7 +92,7 @@ def the_converter_stands_alone(tree: list[Module]) -> list[str]:
         if each.path == CONVERTER:
             wrong += [f"{each.path} imports {n}" for n in each.imports() if n.startswith("plusx")]
             continue
-        for name, call in each.calls():
+        for name, call in each.calls:
             if name.startswith(("plusx.weights.foreign", "foreign.")):
                 wrong.append(f"{each.where(call)} calls {name} in this process")
     return wrong
@@ -102,12 +102,12 @@ def images(tree: list[Module]) -> list[str]:
     """Pillow opens the formats that are named, and its guards stay up."""
     wrong = []
     for each in tree:
-        for name, call in each.calls():
+        for name, call in each.calls:
             if name in ("PIL.Image.open", "Image.open") and not any(
                 keyword.arg == "formats" for keyword in call.keywords
             ):
                 wrong.append(f"{each.where(call)} opens any format")
-        for node in ast.walk(each.tree):
+        for node in each.nodes:
             targets = node.targets if isinstance(node, ast.Assign) else []
             for target in targets:
                 said = ast.unparse(target)
@@ -126,7 +126,7 @@ def connections(tree: list[Module]) -> list[str]:
             wrong += [f"{each.path} imports {n}" for n in each.imports() if n in banned]
         wrong += [
             f"{each.where(call)} calls {name}"
-            for name, call in each.calls()
+            for name, call in each.calls
             if name.startswith("socket.") and name != "socket.gethostname"
         ]
     return wrong
@@ -140,7 +140,7 @@ def processes(tree: list[Module]) -> list[str]:
             started = name.partition(".")[0] in ("subprocess", "multiprocessing", "pty")
             if started and each.path not in STARTERS:
                 wrong.append(f"{each.path} imports {name}")
-        for name, call in each.calls():
+        for name, call in each.calls:
             if name.startswith("subprocess.") and call.args:
                 if isinstance(call.args[0], ast.Constant | ast.JoinedStr):
                     wrong.append(f"{each.where(call)} starts a line of text")
@@ -155,7 +155,7 @@ def names_from_data(tree: list[Module]) -> list[str]:
         f"{each.where(call)} imports by name"
         for each in tree
         if each.path != "__init__.py"  # its names are its own table
-        for name, call in each.calls()
+        for name, call in each.calls
         if name in ("importlib.import_module", "importlib.util.spec_from_file_location",
                     "runpy.run_path", "runpy.run_module", "pkgutil.resolve_name",
                     "importlib.metadata.entry_points")
@@ -167,7 +167,7 @@ def shared_places(tree: list[Module]) -> list[str]:
     return [
         f"{each.where(node)} says {node.value!r}"
         for each in tree
-        for node in ast.walk(each.tree)
+        for node in each.nodes
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.startswith(("/tmp", "/var/tmp", "/dev/shm"))
@@ -256,7 +256,7 @@ def test_a_module_that_breaks_the_rule_is_found(rule, broken):
 
 
 def test_the_converter_is_the_one_place_that_opens_pickles(tree):
-    opening = [each.path for each in tree if any(n == "torch.load" for n, _ in each.calls())]
+    opening = [each.path for each in tree if any(n == "torch.load" for n, _ in each.calls)]
     assert opening == [CONVERTER]
     (text,) = [each.text for each in tree if each.path == "weights/convert.py"]
     assert "foreign.__file__" in text  # run by path
@@ -341,7 +341,7 @@ def test_importing_all_of_plusx_touches_nothing(tmp_path):
         ("open('x', 'w')", "open x"),
         ("import socket; socket.getaddrinfo('localhost', 80)", "socket.getaddrinfo localhost"),
         ("import subprocess; subprocess.run(['true'])", "subprocess.Popen"),
-        ("import threading; threading.Thread(target=input, daemon=True).start()", "threads"),
+        ("threading.Thread(target=threading.Event().wait, daemon=True).start()", "threads"),
         ("os.mkdir('y')", "os.mkdir y"),
     ],
 )
