@@ -145,7 +145,8 @@ def _cell(column: Column, cell: Cell, heading: bool) -> str:
     inside = f"{mark}{escape(cell.text)}{aside}"
     if heading:
         return f'<th scope="row"{value}>{inside}</th>'
-    label = column.title + (f", {column.unit}" if column.unit else "")
+    between = ", " if column.unit == "%" else " "
+    label = f"{column.title}{between}{column.unit}".strip()
     return f'<td{_class(column)} data-label="{escape(label)}"{value}><span>{inside}</span></td>'
 
 
