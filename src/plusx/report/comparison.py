@@ -1,11 +1,11 @@
 """The page of a comparison: the sentence, the figures, the table, and what was run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from plusx.report import page
 from plusx.report.colours import colours, family
-from plusx.report.figures import Dots, Line, curves, dots
+from plusx.report.figures import Dots, Line, Scale, curves, dots
 from plusx.report.page import Cell, Column
 from plusx.report.setting import moment, setting
 
@@ -41,7 +41,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
 def _figures(result: Mapping[str, Any], names: Sequence[str], seeds: int) -> list[str]:
     band = " Line: mean over the seeds; band: lowest to highest." if seeds > 1 else ""
     threshold = result["threshold"]
-    drawn = [
+    drawn: list[tuple[str, str, Literal["share", "log"], float | None, str]] = [
         (
             "accuracy",
             "Validation accuracy",

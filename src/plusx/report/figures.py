@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 WIDTH, HEIGHT = 400.0, 264.0  # units of the drawing; the page scales them
 TEXT = 11.5
+Scale = Literal["share", "log"]
 GAP = 14.0  # between the feet of two labels
 MOST_LABELS = 8  # lines that can be labelled at their ends
 # matplotlib wants colours. These are never seen: each becomes a variable of the style sheet.
@@ -52,9 +53,7 @@ class Dots:
     interval: tuple[float, float] | None
 
 
-def curves(
-    lines: Sequence[Line], *, key: str, scale: Literal["share", "log"], level: float | None = None
-) -> str:
+def curves(lines: Sequence[Line], *, key: str, scale: Scale, level: float | None = None) -> str:
     """Lines over epochs. `share`: from 0 to 100 %; `log`: a loss. `level` is drawn as a threshold.
 
     `key` makes the names inside the SVG unique on the page.
@@ -138,7 +137,7 @@ def _drawing(
     right: float, left: float = 46.0, height: float = HEIGHT
 ) -> Iterator[tuple[Figure, Axes]]:
     """Axes with margins in units, and matplotlib's settings for as long as they are drawn."""
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "plusx",
         "font.family": "sans-serif",
@@ -151,7 +150,7 @@ def _drawing(
         "text.color": INK,
         "text.parse_math": False,  # a dollar in a name is a dollar
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(cast(Any, settings)):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
         box = (left / WIDTH, 44 / height, (WIDTH - left - right) / WIDTH, (height - 58) / height)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def read_history(log: Path) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _point(line: dict) -> Point:
+def _point(line: dict[str, Any]) -> Point:
     validation = line.get("validation", {})
     return Point(
         epoch=line["epoch"],

@@ -228,7 +228,7 @@ def _result(recipe: Recipe, told: Compare, planned: Sequence[Job], split: Split)
     from plusx import store
     from plusx.study.rows import curve, read_finished, row
 
-    runs = {name: [] for name in told.networks}
+    runs: dict[str, list[Any]] = {name: [] for name in told.networks}
     for job in sorted(planned, key=lambda job: told.seeds.index(job.seed)):
         runs[job.name].append(read_finished(job.folder, job.name, job.seed, split))
     some = next(iter(runs.values()))[0]

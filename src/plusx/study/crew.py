@@ -71,11 +71,11 @@ class Crew:
         worker = self._idle.pop() if self._idle else self._hire()  # for one that died
         self._busy[worker] = job
         with contextlib.suppress(OSError):  # it is dead: `ended` will say so
-            worker.pipe.send_bytes(_packed(job._replace(folder=str(job.folder))))
+            worker.pipe.send_bytes(_packed([*map(_plain, job)]))
 
     def ended(self, timeout: float) -> list[End]:
         """The runs that ended, after waiting for one for at most so many seconds."""
-        by_pipe = {worker.pipe: worker for worker in self._busy}
+        by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._busy}
         ends = []
         for pipe in wait(list(by_pipe), timeout):
             worker = by_pipe[pipe]
@@ -133,7 +133,7 @@ def _work(pipe: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             name, seed, folder, recipe, split = json.loads(pipe.recv_bytes())
-            outcome = _train(Job(name, seed, Path(folder), recipe, split))
+            outcome = _train(Job(name, int(seed), Path(folder), recipe, split))
             pipe.send_bytes(_packed(outcome))
 
 
@@ -149,8 +149,9 @@ def _train(job: Job) -> tuple[str, bool]:
         if job.split != "validation" and not figures.exists():
             write_json(figures, evaluate(load_run(job.folder), split=job.split))
     except Exception as error:
-        if getattr(error, "signal_number", None) is not None:
-            os._exit(128 + error.signal_number)  # it is saved; do not take torch down first
+        number = getattr(error, "signal_number", None)
+        if number is not None:
+            os._exit(128 + number)  # it is saved; do not take torch down first
         return f"{type(error).__name__}: {error}", isinstance(error, ValueError)
     return "", False
 
@@ -169,6 +170,10 @@ def _last_words(code: int | None) -> str:
         hint = "; the system may have been out of memory" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{hint}"
     return f"its process ended with exit code {code}"
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _packed(value: object) -> bytes:
