@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from plusx.report import page
 from plusx.report.colours import colours, family
-from plusx.report.figures import Dots, Line, Scale, curves, dots
+from plusx.report.figures import Dots, Line, curves, dots
 from plusx.report.page import Cell, Column
 from plusx.report.setting import moment, setting
 

@@ -14,7 +14,7 @@ import threading
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 PATIENCE = 10.0  # seconds that a process has to save what it did before it is killed
