@@ -100,11 +100,11 @@ def _network(model: str) -> tuple[Net | Plain, str]:
         if not path.is_file():
             raise ValueError(f"{model}: no such file")
         try:
-            net = from_toml(path.read_text(encoding="utf-8"))
-            check(net)
+            said = from_toml(path.read_text(encoding="utf-8"))
+            check(said)
         except ValueError as error:
             raise ValueError(f"{model}: {error}") from None
-        return net, model
+        return said, model
     net = find(model)
     source = ZOO[model].source
     paper = next((title for key, title in PAPERS.items() if source.startswith(key)), None)

@@ -184,7 +184,7 @@ class Loader:
 
     def _start(self, workers: int) -> "DataLoader[Tensor | _Failure]":
         self._samples.working_on = torch.full((workers,), -1, dtype=torch.int64)
-        self._samples.working_on.share_memory_()  # type: ignore[no-untyped-call]
+        self._samples.working_on.share_memory_()
         return DataLoader(
             self._samples,
             batch_sampler=self._order,

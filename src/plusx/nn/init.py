@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from plusx.nn.block import ResidualBlock
 from plusx.nn.layers import Attention
@@ -14,7 +14,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Rule = Callable[[nn.Module], None]
 
 
-def _weights(fill: Callable[[nn.Parameter], object], heads: bool, module: nn.Module) -> None:
+def _weights(fill: Callable[[Tensor], object], heads: bool, module: nn.Module) -> None:
     """Fill convolutions, and linear layers too where `heads`; their biases begin at 0."""
     if isinstance(module, (*CONVOLUTIONS, nn.Linear) if heads else CONVOLUTIONS):
         fill(module.weight)
@@ -57,7 +57,9 @@ def initialise(net: nn.Module, rule: str | None = None, zero_last_gamma: bool = 
     for module in net.modules():
         if isinstance(module, Attention) and rule == "he":
             # fan-out would shrink the three projections by sqrt(3)
-            nn.init.xavier_uniform_(module.qkv.weight.flatten(1))
+            weight = module.qkv.weight
+            assert isinstance(weight, Tensor)
+            nn.init.xavier_uniform_(weight.flatten(1))
         if zero_last_gamma and isinstance(module, ResidualBlock) and module.merge == "add":
             last = getattr(module, module.branch[-1])
             if getattr(last, "weight", None) is not None and not isinstance(last, CONVOLUTIONS):

@@ -1,6 +1,7 @@
 """A word to a module, and the layers that PyTorch does not have."""
 
 from math import gcd, prod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -59,7 +60,8 @@ class ZeroPad(nn.Module):
         self.channels, self.stride = (before, channels - before), stride
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
-        x = x[(..., *(slice(None, None, s) for s in self.stride))]
+        taken: Any = (..., *(slice(None, None, s) for s in self.stride))
+        x = x[taken]
         return F.pad(x, [0, 0] * len(self.stride) + list(self.channels))
 
     def extra_repr(self) -> str:
