@@ -152,7 +152,9 @@ def _train(job: Job) -> tuple[str, bool]:
         number = getattr(error, "signal_number", None)
         if number is not None:
             os._exit(128 + number)  # it is saved; do not take torch down first
-        return f"{type(error).__name__}: {error}", isinstance(error, ValueError)
+        known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
+        name = "" if known and str(error) else f"{type(error).__name__}: "
+        return f"{name}{error}", isinstance(error, ValueError)
     return "", False
 
 
