@@ -1,0 +1,146 @@
+"""The benchmarks run, and what they time on both sides is the same work."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from plusx import store
+
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+RECORDED = sorted((FOLDER.parent / "results").glob("benchmark_*.json"))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """benchmarks/ is where a script of it runs; threads are as they were afterwards."""
+    monkeypatch.syspath_prepend(FOLDER)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def timing() -> ModuleType:
+    return importlib.import_module("timing")
+
+
+@pytest.fixture
+def training_step() -> ModuleType:
+    return importlib.import_module("training_step")
+
+
+@pytest.fixture
+def startup() -> ModuleType:
+    return importlib.import_module("startup")
+
+
+def test_everyone_runs_once_a_round_and_begins_in_turn(timing: ModuleType) -> None:
+    said: list[str] = []
+    times = timing.in_turns({name: lambda name=name: said.append(name) for name in "abc"}, 3)
+    assert "".join(said) == "abcbcacab"
+    assert {name: len(each.wall) for name, each in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_an_interval_keeps_the_pairs_of_a_round(timing: ModuleType) -> None:
+    # noise that meets both sides of a round alike leaves nothing of itself in their ratio
+    noise = np.random.default_rng(1).lognormal(size=15)
+    same = timing.ratio(2 * noise, noise)
+    assert (same.value, same.low, same.high) == pytest.approx((2, 2, 2))
+    other = timing.ratio(2 * noise, noise[::-1])
+    assert other.low < 2 < other.high
+    assert timing.median(np.full(10, 0.25)) == timing.Estimate(0.25, 0.25, 0.25)
+
+
+def small(training_step: ModuleType, model: str) -> object:
+    (case,) = (each for each in training_step.CASES if each.model == model)
+    if case.peer != "torchvision":
+        pytest.importorskip(case.peer)
+    return replace(case, size=32, batch_size=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet18", "resnet20_b"])
+def test_both_sides_of_a_training_step_learn_alike(training_step: ModuleType, model: str) -> None:
+    steps = training_step.contenders(small(training_step, model), torch.float64)
+    assert set(steps) == {"peer", "loop", "channels_last", "network"}
+    assert training_step.check_equal(steps, 1e-7) <= 1e-7
+
+
+def test_sides_that_learn_otherwise_are_not_timed(training_step: ModuleType) -> None:
+    case = replace(small(training_step, "resnet18"), classes=10)
+    net, batches = torch.nn.Linear(12, 10), training_step.training_data(case, torch.float32)
+    batches = [replace(each, inputs=each.inputs.flatten(1)[:, :12]) for each in batches]
+    other = torch.nn.Linear(12, 10)
+    steps = {"peer": training_step.plain_loop(net, batches)}
+    steps["loop"] = training_step.plain_loop(other, batches)
+    with pytest.raises(ValueError, match="loop is another network"):
+        training_step.check_equal(steps, 1e-5)
+
+
+@pytest.mark.slow
+def test_a_training_step_is_measured_and_recorded(
+    training_step: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pytorchcv")
+    out = tmp_path / "result.json"
+    assert training_step.main(["--tiny", "--threads", "1", "--out", str(out)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    found = store.read_json(out)
+    assert set(found["value"]) == set(found["spread"])
+    for name, (low, high) in found["spread"].items():
+        assert 0 < low <= found["value"][name] <= high
+
+
+@pytest.mark.parametrize("command", [["--help"], ["models"], ["describe", "resnet50"]])
+def test_commands_that_answer_at_once_load_nothing_heavy(
+    startup: ModuleType, command: list[str]
+) -> None:
+    names = startup.loaded(command)
+    assert {"plusx", "cyclopts"} <= set(names)
+    assert not startup.HEAVY & set(names)
+
+
+def test_a_missed_limit_is_said(startup: ModuleType) -> None:
+    row = {"name": "plusx models", "limit": 0.3, "seconds": {"value": 0.2}, "loaded": ["rich"]}
+    assert startup.missed(row) == ""
+    assert "limit is 0.3" in startup.missed(row | {"seconds": {"value": 0.31}})
+    assert "loads torch" in startup.missed(row | {"loaded": ["rich", "torch"]})
+
+
+@pytest.mark.slow
+def test_waiting_is_measured_and_recorded(startup: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    assert startup.main(["--rounds", "1", "--out", str(out)]) in (
+        0,
+        1,
+    )  # how fast is not asked here
+    rows = {row["name"]: row for row in store.read_json(out)["rows"]}
+    assert rows["plusx over torch"]["seconds"]["value"] < rows["import torch"]["seconds"]["value"]
+    assert rows["plusx --help"]["seconds"]["value"] > rows["python"]["seconds"]["value"]
+
+
+def test_both_loaders_give_the_same_pixels() -> None:
+    loader = importlib.import_module("loader")
+    source, _ = loader.images()
+    source = source.subset(range(2048))
+    ours = loader.Loader(source, split="train", augment="pad4 crop flip", batch_size=loader.BATCH)
+    torch.manual_seed(0)
+    loader.check_same(source, ours, loader.peer_loader(source))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_recorded_result_says_how_it_came_about(path: Path) -> None:
+    found = store.read_json(path)
+    assert set(found) == {
+        *("value", "spread", "seeds", "command", "recipe", "versions", "machine", "date", "rows")
+    }
+    assert found["command"].startswith("python benchmarks/")
+    assert found["machine"]["processor_flags"]
+    assert "tiny" not in found["command"]
