@@ -72,6 +72,7 @@ threads = 1
 every_steps = 1
 every_seconds = 0.0
 """
+LINES = 24 + 2  # of the whole log: the steps and the epochs
 
 
 class Server:
@@ -191,12 +192,21 @@ def saved_step(out: Path) -> int:
 # --------------------------------------------------------------------------------------- kills
 
 
+def moment(out: Path, span: float, draw: random.Random) -> tuple[int, float]:
+    """A random moment: one in four any, from the start to the report; the others in training."""
+    if not draw.randrange(4):
+        return 0, draw.uniform(0, span)
+    log = out / "log.jsonl"
+    known = log.read_bytes().count(b"\n") if log.exists() else 0
+    return draw.randint(min(known, LINES), LINES), draw.uniform(0, 0.03)
+
+
 def kill_until_done(server: Server, out: Path, kills: int, span: float, draw: random.Random) -> int:
     """Kills a run at random moments, up to `kills` times, lets it finish; how many landed."""
     landed = 0
     for _ in range(kills):
         before = saved_step(out)
-        ended = server.train(out, signals=[(0, draw.uniform(0, span), signal.SIGKILL)])
+        ended = server.train(out, signals=[(*moment(out, span, draw), signal.SIGKILL)])
         assert ended["exit"] == (-signal.SIGKILL if ended["landed"] else 0), ended["said"]
         landed += ended["landed"]
         assert saved_step(out) >= before
