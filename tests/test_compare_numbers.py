@@ -199,18 +199,20 @@ def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
         progress.going.append(Going("plain20", 1, Tail(log), 10.0, epochs=4, steps=None, begun=0.0))
         now[0] = 6.0
         progress.show()
-        lines = [
-            {"step": 10, "epoch": 1, "loss": 1.0},
-            {"step": 10, "epoch": 1, "train_loss": 1.0, "validation": {"accuracy": 0.25}},
-        ]
-        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        log.write_text('{"step": 1, "epoch": 1, "loss": 2.0}\n')
         now[0] = 12.0
+        progress.show()
+        end = {"step": 10, "epoch": 1, "train_loss": 1.0, "validation": {"accuracy": 0.25}}
+        with log.open("a") as file:
+            file.write(json.dumps(end) + "\n")
+        now[0] = 18.0
         progress.show()
         progress.end("plain20", 1, "")
     said = written.read_text().splitlines()
     assert said[0] == "0 of 2 runs, 6 s: plain20 seed 1 starting"
-    # A quarter of one of two equal runs took 12 s; seven eighths are left.
-    assert said[1] == (
-        "0 of 2 runs, 12 s, about 84 s left: plain20 seed 1 epoch 1/4, accuracy 25.0 %"
+    assert said[1] == "0 of 2 runs, 12 s: plain20 seed 1 epoch 1/4"
+    # An eighth of all took 6 s since the first step was seen; seven eighths are left.
+    assert said[2] == (
+        "0 of 2 runs, 18 s, about 42 s left: plain20 seed 1 epoch 1/4, accuracy 25.0 %"
     )
-    assert said[2] == "plain20 seed 1: accuracy 25.0 %, 1 epoch in 12 s"
+    assert said[3] == "plain20 seed 1: accuracy 25.0 %, 1 epoch in 18 s"

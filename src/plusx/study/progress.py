@@ -106,7 +106,7 @@ class Progress:
         self._console = Console(file=self.stream, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._begun = time.monotonic()
-        self._before: float | None = None  # paid before the first look: by an earlier start
+        self._first: tuple[float, float] | None = None  # share and time when a step was first seen
         self._said = self._begun
 
     def __enter__(self) -> "Progress":
@@ -163,11 +163,13 @@ class Progress:
         return min(1.0, (self.paid + part) / self.cost) if self.cost else 1.0
 
     def _left(self, now: float) -> float | None:
-        """Seconds left at the pace so far; None before there is one."""
+        """Seconds left at the pace since the first step was seen; None before there is one."""
         share = self._share()
-        if self._before is None:
-            self._before = share
-        done, elapsed = share - self._before, now - self._begun
+        if self._first is None:
+            if any(run.step for run in self.going):
+                self._first = share, now
+            return None
+        done, elapsed = share - self._first[0], now - self._first[1]
         return (1 - share) * elapsed / done if done > 0.02 and elapsed > 2 else None
 
     def _drawn(self, now: float) -> Group:

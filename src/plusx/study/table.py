@@ -1,5 +1,6 @@
 """The table of a comparison as text: networks in rows, or in columns where that fits better."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,10 @@ def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str
     lines = _lines(cells)
     if width is not None and len(lines[0]) > width:
         lines = min(lines, _lines(turned), key=lambda drawn: len(drawn[0]))
-    return "\n".join([*lines, "", *_notes(result)])
+    notes = _notes(result)
+    if width is not None:
+        notes = textwrap.wrap(" ".join(notes), max(width, 40))
+    return "\n".join([*lines, "", *notes])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
