@@ -409,6 +409,15 @@ def test_a_changed_set_has_another_fingerprint(tmp_path: Path) -> None:
     assert open_data(root, split="all").fingerprint() != first
 
 
+def test_the_end_of_a_large_file_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    root = photos(tmp_path / "set")
+    path = root / "cat" / "00.png"
+    path.write_bytes(path.read_bytes() + bytes(100_000))
+    first = open_data(root, split="all").fingerprint()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert open_data(root, split="all").fingerprint() != first
+
+
 # prediction
 
 
