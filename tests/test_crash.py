@@ -240,10 +240,9 @@ def test_ten_kills_change_nothing(server, folder, whole):
 
 
 @pytest.mark.slow
-def test_fifty_kills_change_nothing(server, folder, whole, record_property):
+def test_fifty_kills_change_nothing(server, folder, whole):
     landed, runs = survive(server, folder, whole, 50)
-    record_property("kills landed", landed)
-    record_property("runs", runs)
+    print(f"{landed} kills landed in {runs} runs, none of which differs")
     assert landed >= 50
 
 
