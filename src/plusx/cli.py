@@ -5,10 +5,11 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -352,6 +353,7 @@ class _Terminated(BaseException):
 def main() -> NoReturn:
     """Run the command that the shell gave, and exit with a documented code (docs/exit-codes.md)."""
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _warn
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -395,6 +397,17 @@ def run(arguments: Sequence[str]) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"plusx: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

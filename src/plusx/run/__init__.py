@@ -3,7 +3,8 @@
 from plusx.run.evaluation import evaluate
 from plusx.run.folder import Run, load_run
 from plusx.run.prediction import predict, write_predictions
-from plusx.run.training import Stopped, train
+from plusx.run.signals import Stopped
+from plusx.run.training import train
 
 
 __all__ = ["Run", "Stopped", "evaluate", "load_run", "predict", "train", "write_predictions"]

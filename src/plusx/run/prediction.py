@@ -15,7 +15,6 @@ from plusx import store
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
 from plusx.data.loader import as_tensor
-from plusx.data.on_image import evaluation_view
 from plusx.run.evaluation import Viewed, Views
 from plusx.run.folder import Run
 from plusx.tasks.prepare import prepare
@@ -124,6 +123,8 @@ def _view(run: Run, image: Image.Image) -> Image.Image:
         if image.size == (width, height):
             return image
         return image.resize((width, height), Image.Resampling.BILINEAR)
+    from plusx.data.on_image import evaluation_view  # loads torchvision
+
     return evaluation_view(image, (height, width))
 
 
