@@ -55,7 +55,7 @@ def _worse(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     monkeypatch.setattr(room, "open_image", decode)
 
 
-@pytest.mark.parametrize("then", ["hang", "die"])
+@pytest.mark.parametrize("then", [pytest.param("hang", marks=pytest.mark.slow), "die"])
 def test_a_worker_that_hangs_or_dies_is_an_error_that_names_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
