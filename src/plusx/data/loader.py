@@ -6,7 +6,7 @@ any. Either way a sample's pixels are a function of (seed, epoch, index).
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,6 @@ from plusx.data.batch import Batch
 from plusx.data.draws import Draws, permutation
 from plusx.data.image import DamagedImage, open_image
 from plusx.data.on_batch import BATCH_STEPS, PIXEL_STEPS
-from plusx.data.on_image import IMAGE_STEPS
 from plusx.data.sample import Source, as_split
 from plusx.data.source import open_data
 
@@ -246,6 +245,12 @@ class _Samples(Dataset[UInt8[Tensor, "c h w"] | _Failure]):
         self.source = source
         self.plan = steps
         self.seed = seed
+        self.on_image: Mapping[str, Callable[..., Image.Image]] = {}
+        if not steps.batched:
+            # torchvision takes a second or two to load, and sets in memory do without it
+            from plusx.data.on_image import IMAGE_STEPS
+
+            self.on_image = IMAGE_STEPS
         self.working_on = torch.full((0,), -1, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -264,7 +269,7 @@ class _Samples(Dataset[UInt8[Tensor, "c h w"] | _Failure]):
         draws = Draws.of(self.seed, epoch, np.array([index]))
         for number, word in enumerate(self.plan.words):
             if word.kind not in NORMALISED:
-                image = IMAGE_STEPS[word.kind](image, word, draws.at(number), size)
+                image = self.on_image[word.kind](image, word, draws.at(number), size)
         if worker is not None:
             self.working_on[worker.id] = -1
         return as_tensor(image)

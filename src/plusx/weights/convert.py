@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
 
 from plusx import store
 from plusx.grammar.legal import check
@@ -18,7 +17,6 @@ from plusx.grammar.shapes import each_dimension
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
 from plusx.store.tensors import decode
 from plusx.weights import foreign
 from plusx.weights.files import KINDS, describe, kind_of
@@ -190,6 +188,8 @@ def usual_classes(outputs: int, habit: Habit) -> tuple[str, ...] | None:
     """The names of a source's classes, or ImageNet's where there are a thousand."""
     if len(habit.classes) == outputs:
         return habit.classes
+    from torchvision.models import ResNet18_Weights  # slow, and seldom needed
+
     imagenet = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     return tuple(imagenet) if len(imagenet) == outputs else None
 
@@ -234,6 +234,8 @@ def spoken(net: Net, words: Mapping[str, str]) -> Net:
 def _built(name: str | None, spec: Net | None) -> nn.Module:
     if spec is not None:
         return Network(spec)
+    from plusx.nn.plain import PLAIN  # loads torchvision
+
     assert name is not None
     figures = find(name)
     return PLAIN[name](figures.num_classes, figures.in_channels)

@@ -20,7 +20,6 @@ from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
 from plusx.weights.load import load_weights, outputs_of
 
 
@@ -135,6 +134,8 @@ def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
             raise ValueError(f"{path} describes a larger network than it has weights for")
         net: nn.Module = Network(weights.spec)
     elif weights.plain is not None:
+        from plusx.nn.plain import PLAIN  # loads torchvision
+
         sizes = weights.plain
         net = PLAIN[sizes["name"]](sizes["num_classes"], sizes["in_channels"])
     else:
@@ -221,6 +222,8 @@ def _described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> We
 def _checked_plain(plain: Any) -> dict[str, Any]:
     if not isinstance(plain, dict) or set(plain) != {"name", "num_classes", "in_channels"}:
         raise ValueError("a plain module is a name, num_classes and in_channels")
+    from plusx.nn.plain import PLAIN
+
     if plain["name"] not in PLAIN:
         raise ValueError(f"there is no plain module {plain['name']!r}")
     for key, largest in (("num_classes", 1_000_000), ("in_channels", 10_000)):

@@ -7,8 +7,6 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import torchvision.models
-
 
 # torchvision's GoogLeNet scales its input once more, from ImageNet's mean and deviation to these
 INPUT = {"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
@@ -36,6 +34,8 @@ def published_names(model: str) -> tuple[str, ...]:
 
     VGG-16's features for detection are not among them: they have no head and no classes.
     """
+    import torchvision.models  # slow: only where its weights are asked for
+
     try:
         entries = torchvision.models.get_model_weights(model)
     except ValueError:
@@ -56,6 +56,8 @@ def published(model: str, name: str) -> Published:
         near = difflib.get_close_matches(short, names, 1)
         hint = f", did you mean {near[0]}?" if near else "."
         raise ValueError(f"{model} has no weights {name!r}{hint} It has {', '.join(names)}")
+    import torchvision.models
+
     entry = torchvision.models.get_model_weights(model)[short]
     if "." in name and name != f"{type(entry).__name__}.{short}":
         raise ValueError(f"{name!r} are not weights for {model}; it has {', '.join(names)}")
