@@ -69,7 +69,6 @@ ENVIRONMENT = {
 # Modules over 400 lines, and why they are one.
 LONG = {
     "cli.py": "one short function a command, in the order of the help",
-    "run/training.py": "one run from its newest checkpoint to its result",
 }
 
 PROMISED = {
