@@ -51,6 +51,33 @@ def demo(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", said])
 
 
+def recipes() -> str:
+    """What the recipes that come with plusx were measured to reach."""
+    lines = [
+        "| recipe | network | reaches | seeds | images | machine |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    for path in sorted((ROOT / "src" / "plusx" / "recipes").glob("*.toml")):
+        result = ROOT / "results" / f"{path.stem}.json"
+        if not result.is_file():
+            continue
+        found = json.loads(result.read_text(encoding="utf-8"))
+        machine = found["machine"]
+        where = machine["processor" if machine["device"] == "cpu" else "device_name"]
+        value, spread = found["value"], found["spread"]
+        if not isinstance(value, Mapping):
+            value, spread = {found["network"]: value}, {found["network"]: spread}
+        for network, share in value.items():
+            reached = _spread({"mean": share, "std": spread[network]}, digits=2)
+            lines.append(
+                f"| `{path.stem}` | `{network}` | {found['metric']} {reached} "
+                f"| {len(found['seeds'])} | {found['count']:,} | {where} |"
+            )
+    return (
+        "\n".join(lines) if len(lines) > 2 else "None is measured yet: `tools/measure.py RECIPE`."
+    )
+
+
 def published_weights(found: Mapping[str, Any]) -> str:
     """Accuracies of other people's trained weights."""
     lines = ["| file | network | right of the test images | accuracy |", "|---|---|---:|---:|"]
@@ -64,7 +91,7 @@ def published_weights(found: Mapping[str, Any]) -> str:
 
 # name: (the file under results/, what makes it, how it is drawn)
 MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
-    "demo": ("digits.json", "make demo", demo),
+    "demo": ("digits.json", "python tools/measure.py digits", demo),
     "published-weights": (
         "published_weights.json",
         "python benchmarks/published_weights.py",
@@ -77,8 +104,11 @@ def drawn(name: str) -> str:
     """What stands at the place of that name."""
     if name.startswith("networks-"):
         return networks.table(name.removeprefix("networks-"))
+    if name == "recipes":
+        return recipes()
     if name not in MEASURED:
-        known = ", ".join([*MEASURED, *(f"networks-{group}" for group in networks.GROUPS)])
+        groups = (f"networks-{group}" for group in networks.GROUPS)
+        known = ", ".join([*MEASURED, "recipes", *groups])
         raise ValueError(f"there is no place {name!r} to fill; there are {known}")
     file, command, draw = MEASURED[name]
     path = ROOT / "results" / file
@@ -114,9 +144,9 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
-def _spread(value: Mapping[str, Any]) -> str:
-    spread = "" if value["std"] is None else f" ± {100 * value['std']:.1f}"
-    return f"{100 * value['mean']:.1f}{spread} %"
+def _spread(value: Mapping[str, Any], digits: int = 1) -> str:
+    spread = "" if value["std"] is None else f" ± {100 * value['std']:.{digits}f}"
+    return f"{100 * value['mean']:.{digits}f}{spread} %"
 
 
 if __name__ == "__main__":
