@@ -5,9 +5,11 @@ has to have none about the package, and some about a module that breaks it.
 """
 
 import ast
+import re
 import statistics
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -337,6 +339,13 @@ def test_the_whole_package_is_read(tree):
     assert len(tree) > 50
     assert {each.room for each in tree} >= {"grammar", "zoo", "nn", "data", "tasks", "train", "run"}
     assert set(DOORS) - {"__main__"} <= {each.room for each in tree}
+
+
+def test_the_page_draws_the_same_arrows():
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", page, flags=re.MULTILINE)
+    drawn = {room: set(re.findall(r"`([\w.]+)`", ways)) for room, ways in rows}
+    assert drawn == {room: ways for room, ways in DOORS.items() if not room.startswith("__")}
 
 
 def test_the_arrows_have_no_circle():
