@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -35,7 +36,7 @@ def test_a_header_says_what_was_measured(measure: ModuleType, name: str) -> None
     found = json.loads(result.read_text(encoding="utf-8"))
     assert set(found) >= KEYS
     assert "\n".join(measure.header(found)) + "\n" in text
-    overrides = [word for word in found["command"].split()[3:] if "=" in word]
+    overrides = [word for word in shlex.split(found["command"])[3:] if "=" in word]
     now = differences(parse_recipe(found["recipe"]), load_recipe(name))
     overridden = {".".join(split_override(each)[0]) for each in overrides}
     assert set(now) <= overridden, f"the recipe was changed since it was measured: {now}"

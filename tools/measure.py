@@ -6,11 +6,13 @@ RECIPE is the name of one that comes with plusx. One with a table [compare] is c
 is a run under DIR (default: runs/measured), which goes on where it was interrupted; a run that is
 finished is not repeated. With `--split test`, and where a recipe keeps no validation images back,
 the test set is looked at, once a run. `python tools/measure.py --header RECIPE` writes the header
-again from results/.
+again from results/. Variables in overrides ('data.path=$PLUSX_DATA/faces') are filled in for the
+runs, and kept as they are in what is written.
 """
 
 import argparse
 import json
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -37,7 +39,7 @@ def measure(
     name: str, overrides: Sequence[str], seeds: Sequence[int], split: str, work: Path
 ) -> dict[str, Any]:
     """Train the recipe once a seed; the content of the file under results/."""
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(name, [os.path.expandvars(each) for each in overrides])
     if recipe.compare is not None:
         return _compared(name, recipe, overrides, work)
     split = "test" if recipe.data.validation == 0 else split
@@ -58,7 +60,7 @@ def measure(
         "steps": runs[0]["result"]["steps"],
         "seconds": mean(run["seconds"] for run in runs),
         "command": _command(name, overrides, seeds, split),
-        "recipe": to_toml(recipe),
+        "recipe": to_toml(load_recipe(name, overrides)),
         "versions": {key: environment[key] for key in VERSIONS},
         "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
         "date": now(),
