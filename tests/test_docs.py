@@ -1,0 +1,407 @@
+"""The documents say what is: every table, field, command, example, number and link in them."""
+
+import ast
+import dataclasses
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pytest
+
+import plusx
+from plusx.cli import app
+from plusx.data.augment import VOCABULARY as AUGMENTATION
+from plusx.data.augment import parse_augment
+from plusx.data.image import DEFAULT_LIMIT, FORMATS
+from plusx.grammar.legal import check
+from plusx.grammar.sentence import MARKS, VOCABULARY, parse
+from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.toml import from_toml
+from plusx.recipe import load_recipe, parse_recipe, shipped_recipes
+from plusx.recipe import tables as recipe_tables
+from plusx.weights import SOURCES
+from plusx.zoo import ZOO
+from test_architecture import DOORS
+
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+RESULTS = sorted((ROOT / "results").glob("*.json"))
+MADE = re.compile(r"<!-- begin [\w-]+ -->\n.*?<!-- end [\w-]+ -->", re.DOTALL)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+# What looks like a measurement and is a definition.
+DEFINED = {
+    "a window of 8 to 100 % of the area": "RandomResizedCrop",
+    "58.1 % of the parameters fit (269,722 of 464,154)": "an error message, exact by arithmetic",
+}
+
+
+class Line(NamedTuple):
+    page: Path
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}: {self.text}"
+
+
+def prose(page: Path) -> str:
+    """A page without what is made by a tool and without examples."""
+    return FENCE.sub("", MADE.sub("", page.read_text(encoding="utf-8")))
+
+
+def rows(page: Path, heading: str = "") -> Iterator[list[str]]:
+    """The cells of the tables' rows below a heading, or of the whole page."""
+    text = page.read_text(encoding="utf-8")
+    if heading:
+        text = re.split(r"^## ", text.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+    for line in text.splitlines():
+        if line.startswith("| ") and not line.startswith("|---"):
+            cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
+            yield [cell.strip() for cell in cells]
+
+
+def quoted(cell: str) -> list[str]:
+    return [each.replace("\\|", "|") for each in re.findall(r"`([^`]+)`", cell)]
+
+
+def commands() -> list[Line]:
+    """Every command in a fence or in quotes, on one line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        said = [
+            line for kind, body in FENCE.findall(text) if kind == "sh" for line in body.split("\n")
+        ]
+        said += re.findall(r"`((?:plusx|make|python) (?!weights)[^`]+)`", FENCE.sub("", text))
+        parts = [part for each in said for part in each.partition("  #")[0].split("&&")]
+        found += [Line(page, part.strip()) for part in parts if part.strip()]
+    return found
+
+
+def test_what_is_made_by_the_tool_is_as_it_makes_it() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "render.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_tool_makes_tables_of_every_network() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "tools" / "networks.py"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(made) == len(ZOO) + 2
+    docs = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").splitlines()
+    assert sorted(line for line in docs if line.startswith("| `")) == sorted(made[2:])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    main = re.search(r"<!-- begin networks-main -->\n(.*?)<!-- end", readme, re.DOTALL)
+    assert main
+    assert set(main[1].splitlines()) <= set(made)
+
+
+def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    changed = text.replace("| 25,557,032 |", "| 25,557,033 |")
+    assert changed != text
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "docs").mkdir()
+    for name in ("render.py", "networks.py"):
+        (tmp_path / "tools" / name).write_text((ROOT / "tools" / name).read_text())
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    (tmp_path / "README.md").write_text(changed, encoding="utf-8")
+    command = [sys.executable, tmp_path / "tools" / "render.py"]
+    checked = subprocess.run([*command, "--check"], capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (1, "")
+    assert "README.md" in checked.stdout
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("line", commands(), ids=str)
+def test_a_command_exists(line: Line) -> None:
+    words = shlex.split(line.text)
+    match words[0]:
+        case "make":
+            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            assert words[1] in targets
+        case "python":
+            assert (ROOT / words[1]).is_file()
+        case "plusx":
+            known = {name for name in app if not name.startswith("-")}
+            if words[1].startswith("-"):
+                assert words[1] in ("--help", "--version", "--debug")
+                return
+            assert words[1] in known
+            names = {
+                name
+                for argument in app[words[1]].assemble_argument_collection()
+                for name in argument.names
+            }
+            options = [word for word in words if word.startswith("--")]
+            assert set(options) <= names
+        case _:
+            assert words[0] in ("git", "cd", "pip")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for line in commands() if re.match(r"plusx (train|compare) [a-z]", line.text)],
+    ids=str,
+)
+def test_a_recipe_and_its_overrides_are_allowed(line: Line) -> None:
+    words = shlex.split(line.text)
+    assert load_recipe(words[2], [word for word in words[3:] if "=" in word])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_in_python_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(compile(text, page.name, "exec"), {"__name__": "__main__"})
+            assert float(capsys.readouterr().out.splitlines()[-1]) > 0.5
+
+
+def test_the_example_of_the_readme_is_of_five_lines() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = [body for kind, body in FENCE.findall(text) if kind == "python"]
+    statements = [each for each in ast.parse(example).body if not isinstance(each, ast.Import)]
+    assert sum(len(ast.unparse(each).splitlines()) for each in statements) == 5
+
+
+def test_examples_in_toml_are_legal() -> None:
+    (spec,) = [body for kind, body in _fences("language.md") if kind == "toml"]
+    check(from_toml(spec))
+    (recipe,) = [body for kind, body in _fences("recipes.md") if kind == "toml"]
+    assert parse_recipe(recipe).epochs == 5
+
+
+def _fences(name: str) -> list[tuple[str, str]]:
+    return FENCE.findall((ROOT / "docs" / name).read_text(encoding="utf-8"))
+
+
+# section of docs/recipes.md: the tables of a recipe that may stand there
+SECTIONS: dict[str, tuple[Any, ...]] = {
+    "The recipe itself": (recipe_tables.Recipe,),
+    "[net]": (recipe_tables.NetByName,),
+    "[task]": (recipe_tables.Classify,),
+    "[data]": (recipe_tables.KnownData, recipe_tables.OwnData),
+    "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW),
+    "[schedule]": (
+        recipe_tables.Constant,
+        recipe_tables.Steps,
+        recipe_tables.Cosine,
+        recipe_tables.OneCycle,
+    ),
+    "[device]": (recipe_tables.Device,),
+    "[evaluate]": (recipe_tables.Evaluate,),
+    "[checkpoint]": (recipe_tables.Checkpoint,),
+    "[compare]": (recipe_tables.Compare,),
+}
+
+
+def test_every_table_of_a_recipe_has_its_section() -> None:
+    tables = {
+        cls
+        for name, cls in vars(recipe_tables).items()
+        if dataclasses.is_dataclass(cls) and cls.__module__ == recipe_tables.__name__
+    }
+    told = {cls for classes in SECTIONS.values() for cls in classes}
+    assert tables - told == {recipe_tables.NoMix, recipe_tables.Mix}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_of_a_recipe_is_told_with_its_default(section: str) -> None:
+    fields = {
+        field.name: field
+        for cls in reversed(SECTIONS[section])
+        for field in dataclasses.fields(cls)
+    }
+    if section == "The recipe itself":
+        inner = {name.strip("[]") for name in SECTIONS if name.startswith("[")}
+        assert inner < set(fields)
+        fields = {name: field for name, field in fields.items() if name not in inner}
+    told = {
+        quoted(cells[0])[0]: cells[1]
+        for cells in rows(ROOT / "docs" / "recipes.md", section)
+        if quoted(cells[0])
+    }
+    assert set(told) == set(fields)
+    for name, said in told.items():
+        value = fields[name].default
+        if name == "kind" and len(SECTIONS[section]) > 1:
+            assert said == "required", "which table it is, only the kind says"
+            continue
+        if value.__class__.__module__.startswith("pydantic"):
+            value = value.default
+        if value is dataclasses.MISSING or type(value).__name__ == "PydanticUndefinedType":
+            assert said == "required", name
+        elif value is None:
+            assert said == "none", name
+        elif dataclasses.is_dataclass(value):
+            assert tomllib.loads(f"x = {said.strip('`')}")["x"] == {"kind": "none"}
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            assert tomllib.loads(f"x = {said.strip('`')}")["x"] == plain, name
+
+
+def test_every_kind_of_a_recipe_is_told() -> None:
+    for section, classes in SECTIONS.items():
+        kinds = [
+            kind
+            for cls in classes
+            for field in dataclasses.fields(cls)
+            if field.name == "kind"
+            for kind in get_args(field.type)
+        ]
+        said = rows(ROOT / "docs" / "recipes.md", section)
+        told = [cells[2] for cells in said if quoted(cells[0]) == ["kind"]]
+        assert all(kind in text for kind in kinds for text in told), section
+
+
+def test_every_shipped_recipe_is_told() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    told = re.search(r"\| recipe \| what it trains \|\n(.*?)\n\n", page, re.DOTALL)
+    assert told
+    assert sorted(re.findall(r"^\| `(.+?)` \|", told[1], re.MULTILINE)) == shipped_recipes()
+
+
+def test_every_field_of_a_spec_is_told_with_its_default() -> None:
+    told: dict[str, dict[str, str]] = {}
+    part = ""
+    for cells in rows(ROOT / "docs" / "language.md", "Specs"):
+        part = cells[0] or part
+        if quoted(cells[1]):
+            told.setdefault(part, {})[quoted(cells[1])[0]] = cells[2]
+    for cls in (Block, Stage, Net):
+        fields = {field.name: field.default for field in dataclasses.fields(cls)}
+        assert set(told[cls.__name__]) == set(fields)
+        for name, default in fields.items():
+            said = told[cls.__name__][name]
+            if default is dataclasses.MISSING:
+                assert said == ""
+            elif default is None:
+                assert said == "none"
+            else:
+                assert tomllib.loads(f"x = {said.strip('`')}")["x"] == default, name
+
+
+def test_every_word_of_the_language_is_told_and_every_one_told_is_one() -> None:
+    page = ROOT / "docs" / "language.md"
+    said = [word for cells in rows(page, "Words") for word in quoted(cells[0])]
+    words = [word for word in said if re.match("[a-z]{2}", word) and word != "dw"]
+    kinds = {kind for word in words for kind in (parse(word).words[0].kind,)}
+    assert kinds == set(VOCABULARY)
+    marks = [quoted(cells[0])[0] for cells in rows(page, "Marks") if quoted(cells[0])]
+    assert marks == [*MARKS, "|"]
+    bodies = [quoted(cells[1]) for cells in rows(page, "Families")]
+    for body in (body for each in bodies for body in each if "..." not in body):
+        assert str(parse(body)) == body
+
+
+def test_every_sentence_in_the_readme_is_one() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (said,) = [body for _, body in FENCE.findall(text) if "its plain twin" in body]
+    for line in said.splitlines():
+        assert parse(re.split(r"\s{2,}", line)[1] if "  " in line else line[16:])
+
+
+def test_every_word_of_augmentation_is_told() -> None:
+    page = ROOT / "docs" / "data.md"
+    said = [word for cells in rows(page, "Augmentation") for word in quoted(cells[0])]
+    assert {parse_augment(word)[0].kind for word in said} == set(AUGMENTATION)
+
+
+def test_formats_and_limits_are_the_ones_told() -> None:
+    for name in ("SECURITY.md", "docs/data.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for image_format in FORMATS:
+            assert image_format.lower() in text.lower(), (name, image_format)
+        assert f"{DEFAULT_LIMIT // 1_000_000} million pixels" in text
+
+
+def test_sources_of_weights_are_told() -> None:
+    said = [
+        quoted(cells[0])
+        for cells in rows(ROOT / "docs" / "weights.md", "Where they come from")
+        if quoted(cells[0])
+    ]
+    assert {words[0] for words in said if ".th" not in words[0] and ".npz" not in words[0]} == (
+        set(SOURCES) - {"plusx"}
+    )
+
+
+def test_exit_codes_are_the_ones_of_the_command_line() -> None:
+    said = {int(cells[0]) for cells in rows(ROOT / "docs" / "exit-codes.md") if cells[0].isdigit()}
+    assert said == {0, 1, 2, 130, 141, 143}
+    told = {
+        quoted(cells[0])[0] for cells in rows(ROOT / "docs" / "exit-codes.md") if quoted(cells[0])
+    }
+    assert told == {name for name in app if not name.startswith("-")}
+
+
+def test_the_rooms_and_arrows_are_those_of_the_source() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    drawn = {
+        quoted(cells[0])[0]: set(quoted(cells[1]))
+        for cells in rows(page, "The arrows")
+        if quoted(cells[0])
+    }
+    assert drawn == {room: ways for room, ways in DOORS.items() if not room.startswith("__")}
+    listed = re.findall(r"^  (\w+)/? ", _fences("architecture.md")[0][1], re.MULTILINE)
+    assert set(listed) == {*drawn, "recipes"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+    for path in re.findall(
+        r"`((?:src|tests|tools|docs|benchmarks|examples|results)/[\w./-]+)`", text
+    ):
+        assert (ROOT / path).exists(), path
+    for room, name in re.findall(r"`plusx\.(\w+)\.(\w+)", text):
+        assert hasattr(import_module(f"plusx.{room}"), name) or find_spec(f"plusx.{room}.{name}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_measured_number_is_typed(page: Path) -> None:
+    text = " ".join(prose(page).split())
+    for phrase in DEFINED:
+        text = text.replace(phrase, "")
+    numbers = re.findall(
+        r".{30}\b\d[\d.,]* ?(?:%|(?<= )s\b|ms\b|seconds|minutes|hours|times as).{10}", text
+    )
+    assert numbers == []
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
+def test_a_result_says_where_it_is_from(file: Path) -> None:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    keys = {"value", "spread", "seeds", "command", "recipe", "versions", "machine", "date"}
+    assert keys <= set(found)
+    assert str(ROOT) not in file.read_text(encoding="utf-8")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^([a-z-]+): *(.*)$", text, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(said)
+    assert said["cff-version"] == "1.2.0"
+    assert said["version"] == plusx.__version__ == project["version"]
+    assert said["license"] == project["license"]
+    assert plusx.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
