@@ -296,3 +296,13 @@ def test_the_real_fashion_mnist_has_its_official_counts() -> None:
     test = open_data("fashion-mnist", split="test")
     assert test.labels.bincount().tolist() == [1000] * 10
     assert test.classes[int(test.labels[0])] == "Ankle boot"
+
+
+def test_the_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    ours = open_data("digits", split="all")
+    assert ours.labels.tolist() == theirs.target.tolist()
+    pixels = torch.from_numpy(theirs.images * (255 / 16)).round().to(torch.uint8)
+    assert torch.equal(ours.images[:, 0], pixels)
