@@ -118,8 +118,9 @@ class Server:
         return json.loads(self.process.stdout.readline())
 
     def close(self) -> None:
-        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.kill()  # it holds nothing, and would take a while to unload everything
         self.process.wait(30)
+        self.process.stdin.close()  # type: ignore[union-attr]
         self.process.stdout.close()  # type: ignore[union-attr]
 
 
