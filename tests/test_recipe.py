@@ -192,6 +192,14 @@ def test_another_kind_keeps_the_fields_that_it_knows() -> None:
     assert not hasattr(recipe.optim, "momentum")
 
 
+def test_a_kind_that_is_not_said_is_the_default() -> None:
+    text = GOOD.replace('[schedule]\nkind = "steps"\nat = [0.5, 0.75]\n', "")
+    recipe = parse_recipe(text, ["schedule.warm_until=0.8"])
+    assert (recipe.schedule.kind, recipe.schedule.warm_until) == ("constant", 0.8)
+    with pytest.raises(ValueError, match="alpha is not a key here; it belongs to kind = mixup"):
+        parse_recipe(text.replace('kind = "mixup", ', ""))
+
+
 def test_steps_take_the_place_of_epochs() -> None:
     recipe = parse_recipe(GOOD, ["steps=30"])
     assert (recipe.epochs, recipe.steps) == (None, 30)

@@ -14,10 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 from plusx.grammar.toml import from_dict
 from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at
-from plusx.recipe.tables import Recipe
+from plusx.recipe.tables import Constant, NoMix, Recipe
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+# Tables that have a kind where none is said.
+_DEFAULT_KINDS = {("schedule",): Constant().kind, ("data", "mix"): NoMix().kind}
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
 
@@ -152,6 +154,12 @@ def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> R
             raw = {**raw, "net": from_dict(net)}
         except ValueError as error:
             raise ValueError(f"{place_of(('net',))}: [net] {error}") from None
+    for path, kind in _DEFAULT_KINDS.items():
+        table: Any = raw
+        for part in path:
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table.setdefault("kind", kind)
     try:
         return _ADAPTER.validate_python(raw)
     except ValidationError as invalid:
