@@ -289,3 +289,31 @@ def test_images_that_changed_since_are_refused(photos: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="other images"):
         train(recipe, out, progress=False)
     train(recipe, out, progress=False, allow_data_change=True)
+
+
+def test_several_labels_an_image(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    rows = ["path,label"]
+    for number in range(40):
+        red, green = (int(each) for each in draws.integers(0, 2, 2))
+        pixels = draws.normal(60, 20, (14, 15, 3))
+        pixels[:, :, 0] += 120 * red
+        pixels[:, :, 1] += 120 * green
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'|'.join(['red'] * red + ['green'] * green)}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    recipe = parse_recipe(
+        COLOUR.replace("num_classes = 10", "num_classes = 2"),
+        [
+            *("data.kind=csv", f"data.path={tmp_path / 'list.csv'}", "data.size=12"),
+            *("batch_size=8", "epochs=5", "task.multilabel=true", "task.class_weights=balanced"),
+        ],
+    )
+    result = train(recipe, tmp_path / "run", progress=False)
+    assert result["validation"]["label_accuracy"] >= 0.9
+    images = sorted(tmp_path.glob("*.png"))
+    cells = dict(row.split(",") for row in rows[1:])
+    for opened in (tmp_path / "run", tmp_path / "run" / "model.safetensors"):
+        said = predict(load_run(opened), images)["predictions"]
+        told = {Path(row["path"]).name: "|".join(reversed(row["labels"])) for row in said}
+        assert sum(told[name] == cell for name, cell in cells.items()) >= 36

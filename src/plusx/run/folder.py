@@ -13,9 +13,10 @@ from plusx import store
 from plusx.data.source import Preprocessing
 from plusx.models import create_model
 from plusx.recipe import KnownData, Recipe, parse_recipe
-from plusx.run.parts import make_task, spec_of
+from plusx.run.parts import spec_of
+from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
-from plusx.weights import open_network
+from plusx.weights import Weights, open_network
 from plusx.weights.convert import HABITS, usual_classes, usual_preprocessing
 from plusx.weights.fetch import find_weights
 
@@ -37,6 +38,8 @@ class Run:
     """A trained network with all that is needed to use it.
 
     `recipe` is None for a bare file of weights; `finished` says whether training came to its end.
+    `sees_whole` says whether images of another size are scaled as a whole, as those of sets in
+    memory are, or cut to the middle.
     """
 
     path: Path
@@ -46,14 +49,12 @@ class Run:
     preprocessing: Preprocessing
     recipe: Recipe | None
     finished: bool
+    sees_whole: bool
 
     @property
-    def sees_whole(self) -> bool:
-        """Whether images are scaled as a whole, as those of sets in memory are, or cut to the
-        middle. A bare file of weights does not say; then small networks see the whole."""
-        if self.recipe is not None:
-            return isinstance(self.recipe.data, KnownData)
-        return max(self.preprocessing.size) <= _SMALL
+    def multilabel(self) -> bool:
+        """Whether an image can have several labels."""
+        return isinstance(self.task, Classify) and self.task.multilabel
 
 
 def load_run(path: str | Path) -> Run:
@@ -79,10 +80,10 @@ def load_run(path: str | Path) -> Run:
     )
     if (path / WEIGHTS).is_file():
         net, _ = open_network(path / WEIGHTS)
-        task = make_task(recipe, net, classes)
+        task = Classify(net, multilabel=recipe.task.multilabel, classes=classes)
     else:
         net = create_model(spec_of(recipe.net), num_classes=len(classes), seed=recipe.seed)
-        task = make_task(recipe, net, classes)
+        task = Classify(net, multilabel=recipe.task.multilabel, classes=classes)
         saved = store.load_checkpoint(path / store.CHECKPOINTS)
         if saved is None:
             raise ValueError(f"{path}: the run has no checkpoint yet")
@@ -97,6 +98,7 @@ def load_run(path: str | Path) -> Run:
         preprocessing=preprocessing,
         recipe=recipe,
         finished=(path / RESULT).is_file(),
+        sees_whole=isinstance(recipe.data, KnownData),
     )
 
 
@@ -115,8 +117,9 @@ def load_weights_as(model: str, weights: str) -> Run:
     classes = classes or tuple(map(str, range(outputs)))
     return Run(
         path=Path(weights),
+        sees_whole=_sees_whole(found),
         net=net,
-        task=make_task(None, net, classes).eval(),
+        task=Classify(net, multilabel=found.multilabel, classes=classes).eval(),
         classes=classes,
         preprocessing=Preprocessing.from_dict(expected),
         recipe=None,
@@ -177,13 +180,20 @@ def _from_weights(path: Path) -> Run:
     classes = weights.classes or tuple(map(str, range(outputs)))
     return Run(
         path=path,
+        sees_whole=_sees_whole(weights),
         net=net,
-        task=make_task(None, net, classes).eval(),
+        task=Classify(net, multilabel=weights.multilabel, classes=classes).eval(),
         classes=classes,
         preprocessing=Preprocessing.from_dict(weights.preprocessing),
         recipe=None,
         finished=True,
     )
+
+
+def _sees_whole(weights: Weights) -> bool:
+    """As the file says; where it does not, small networks see the whole."""
+    size = (weights.preprocessing or {}).get("size", [_SMALL + 1])
+    return weights.view == "whole" or (weights.view is None and max(size) <= _SMALL)
 
 
 def _first(names: Sequence[str]) -> str:

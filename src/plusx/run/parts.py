@@ -107,12 +107,6 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
     return net, found.preprocessing
 
 
-def make_task(recipe: Recipe | None, net: nn.Module, classes: tuple[str, ...]) -> Classify:
-    """The question that the network is asked, as it is used after training."""
-    multilabel = recipe is not None and recipe.task.multilabel
-    return Classify(net, multilabel=multilabel, classes=classes)
-
-
 def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Classify:
     """The same with what only training knows: smoothing and the weights of the classes."""
     if recipe.task.multilabel != source.multilabel:

@@ -136,7 +136,7 @@ def _row(run: Run, path: str, probabilities: list[float]) -> dict[str, Any]:
         "probability": probabilities[best],
         "probabilities": probabilities,
     }
-    if run.recipe is not None and run.recipe.task.multilabel:
+    if run.multilabel:
         row["labels"] = [c for c, p in zip(run.classes, probabilities, strict=True) if p >= 0.5]
     return row
 

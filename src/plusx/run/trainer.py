@@ -245,6 +245,8 @@ class Trainer:
             model=name,
             preprocessing=self.sets.train.preprocessing.to_dict(),
             classes=self.sets.train.classes,
+            multilabel=self.recipe.task.multilabel,
+            view="whole" if self.sets.train.in_memory else "middle",
         )
         spec = parts.spec_of(table)
         counted = measure(spec) if isinstance(spec, Net) else parts.plain_figures(spec)

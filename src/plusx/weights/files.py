@@ -1,7 +1,9 @@
 """Our weight files: safetensors that say which network they are for and what it expects.
 
 The metadata has `model` (a name of the zoo, where there is one), `net` (the whole spec as TOML) or
-`plain` (a plain module's name and sizes as JSON), `preprocessing` and `classes` (JSON), `source`.
+`plain` (a plain module's name and sizes as JSON), `preprocessing` and `classes` (JSON), `source`,
+`multilabel` ("true" where an input can have several classes), and `view`, what the network sees of
+an image of another size: "whole" or its "middle".
 Nothing in it names code: a network is built from the grammar, or from the three names of PLAIN.
 """
 
@@ -10,7 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -57,6 +59,8 @@ class Weights:
     preprocessing: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     source: str = ""
+    multilabel: bool = False  # whether an input can have several of the classes
+    view: str | None = None  # of an image of another size: "whole" or "middle"
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -86,6 +90,8 @@ def write_weights(
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     source: str = "",
+    multilabel: bool = False,
+    view: Literal["whole", "middle"] | None = None,
 ) -> None:
     """Write the weights of a network with all that is needed to build and to use it again.
 
@@ -94,6 +100,10 @@ def write_weights(
     """
     tensors = net.state_dict()
     metadata = describe(net, model, preprocessing, classes, source)
+    if multilabel:
+        metadata["multilabel"] = "true"
+    if view is not None:
+        metadata["view"] = view
     store.save_tensors(path, tensors, metadata)
 
 
@@ -216,6 +226,8 @@ def _described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> We
         preprocessing=preprocessing,
         classes=classes,
         source=metadata.get("source", ""),
+        multilabel=metadata.get("multilabel") == "true",
+        view=metadata.get("view"),
     )
 
 
