@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# a process a core, each with one thread
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 .DEFAULT_GOAL := help
 
 .PHONY: help env demo test test-all lint format bench clean
@@ -25,10 +27,10 @@ demo: env ## Why skip connections matter, on real data, in about two minutes
 	$(BIN)/plusx compare digits --out demo
 
 test: env ## The quick tests (under 90 seconds on 2 cores)
-	$(BIN)/python -m pytest -m "not slow and not data and not gpu"
+	$(TEST) -m "not slow and not data and not gpu"
 
 test-all: env ## Every test; PLUSX_DATA=DIR adds those on the public data sets
-	$(BIN)/python -m pytest
+	$(TEST)
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -6,6 +6,7 @@ normalisation, pooling, blur or embedding. This is what torchvision states for i
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil, log2, prod
 
 from plusx.grammar.sentence import Word, parse
@@ -208,6 +209,7 @@ def side_path(flow: Flow, lead: Flow, y: Flow, spec: Block, setting: Setting) ->
     return run(flow.free(), parse(spec.identity).branch, setting)
 
 
+@lru_cache(maxsize=1024)  # specs are frozen, and are measured wherever they are checked
 def measure(net: Net) -> Measure:
     """Count a whole network at its own input size. Raises ValueError where shapes do not fit."""
     one = (1,) * net.ndim
