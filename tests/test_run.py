@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +291,30 @@ def test_images_that_changed_since_are_refused(photos: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="other images"):
         train(recipe, out, progress=False)
     train(recipe, out, progress=False, allow_data_change=True)
+
+
+def test_images_may_lie_elsewhere_and_threads_differ_with_a_warning(
+    photos: Path, tmp_path: Path
+) -> None:
+    recipe = parse_recipe(
+        COLOUR.replace("num_classes = 10", "num_classes = 2"),
+        ["data.kind=folder", f"data.path={photos}", "data.size=12", "batch_size=8", "epochs=1"],
+    )
+    out = tmp_path / "run"
+    first = train(recipe, out, progress=False)
+    (out / "result.json").unlink()
+    copied = tmp_path / photos.name
+    shutil.copytree(photos, copied)
+    moved = replace(
+        recipe,
+        data=replace(recipe.data, path=str(copied)),
+        device=replace(recipe.device, threads=2),
+    )
+    with pytest.warns(UserWarning, match="threads 1 -> 2"):
+        again = train(moved, out, progress=False)
+    assert again["data"] == first["data"]
+    with pytest.raises(ValueError, match="batch_size: 8 -> 4"):
+        train(replace(recipe, batch_size=4), out, progress=False)
 
 
 def test_several_labels_an_image(tmp_path: Path) -> None:

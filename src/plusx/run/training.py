@@ -14,8 +14,17 @@ from plusx.run.signals import Signals
 from plusx.run.trainer import Trainer
 
 
-# Fields that may change between the beginning of a run and its end.
-HARMLESS = ("checkpoint.", "compare.", "data.workers", "evaluate.views")
+# Fields that may change between the beginning of a run and its end. What the images and the
+# machine are is judged by themselves, not by where the recipe says they are.
+HARMLESS = (
+    "checkpoint.",
+    "compare.",
+    "data.path",
+    "data.workers",
+    "device.kind",
+    "device.threads",
+    "evaluate.views",
+)
 
 
 def train(
