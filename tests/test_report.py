@@ -186,6 +186,23 @@ def test_many_classes_are_listed_by_what_is_confused() -> None:
     assert len(page) < 200_000
 
 
+def test_where_images_have_several_labels_none_is_taken_for_another() -> None:
+    result = single(["sky", "sea"])
+    result["validation"] |= {"label_accuracy": 0.95, "confusion": [[[5, 1], [1, 13]]] * 2}
+    page = run_page(
+        result,
+        run("resnet20", 0, 0.9).points,
+        classes=["sky", "sea"],
+        recipe="",
+        environment={},
+        test_uses=0,
+    )
+    said = Page(page).said
+    assert "with every label right" in said
+    assert "Confusion" not in said
+    assert "Precision, recall and F1 of every class" in said
+
+
 @given(st.lists(st.floats(0, 200), max_size=8).map(sorted), st.just(0.0), st.just(200.0))
 @settings(max_examples=80)
 def test_labels_keep_apart_in_their_order(wanted: list[float], bottom: float, top: float) -> None:

@@ -19,7 +19,7 @@ from plusx.data.splits import held_out
 from plusx.data.table import Table, read_table
 
 
-__all__ = ["Preprocessing", "Sample", "Source", "Split", "open_data", "open_images"]
+__all__ = ["Preprocessing", "Sample", "Source", "Split", "is_undivided", "open_data", "open_images"]
 
 # of images in files, where no network says otherwise: ImageNet's
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -83,6 +83,16 @@ def open_data(
     if not len(source):
         raise ValueError(f"{printable(name)} has no {wanted} split with validation = {validation}")
     return source
+
+
+def is_undivided(data: str | Path) -> bool:
+    """Whether this is a folder or a CSV that does not say itself what validates and what tests."""
+    path = Path(data).expanduser()
+    if isinstance(data, str) and data in PUBLISHED:
+        return False
+    if path.is_dir():
+        return not scan(path).parts
+    return path.is_file() and path.suffix.lower() == ".csv" and not read_table(path).parts
 
 
 def open_images(

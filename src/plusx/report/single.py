@@ -26,7 +26,7 @@ def run_page(
     name, scores = str(result["name"]), result["validation"]
     body = f'<div class="figures">\n{_figures(points)}</div>\n'
     if scores is not None:
-        if "confusion" in scores:
+        if "confusion" in scores and not _several(scores):
             body += page.section("Confusion", confusion(scores["confusion"], classes))
         body += page.section("Every class", _per_class(scores))
     body += page.section("What was run", _what_was_run(result, environment, recipe, test_uses))
@@ -56,10 +56,16 @@ def finding(result: Mapping[str, Any]) -> str:
         )
     accuracy, count = float(scores["accuracy"]), int(scores["count"])
     low, high = wilson(accuracy, count)
+    right = "with every label right" if _several(scores) else "correctly"
     return (
-        f"{name} names {100 * accuracy:.1f} % of the {count:,} validation images correctly "
+        f"{name} names {100 * accuracy:.1f} % of the {count:,} validation images {right} "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)."
     )
+
+
+def _several(scores: Mapping[str, Any]) -> bool:
+    """Whether an image can have several labels: none is then taken for another."""
+    return "label_accuracy" in scores
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from plusx import store
 from plusx.data.loader import Loader
-from plusx.data.source import Source, open_data
+from plusx.data.source import Source, is_undivided, open_data
 from plusx.run import parts
-from plusx.run.folder import Run, record_test_use
+from plusx.run.folder import DATA, Run, record_test_use
 from plusx.tasks.meters import Meter
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
@@ -33,8 +34,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """The figures of a run on its own data, or on `data` (a name, a folder or a CSV).
 
-    A folder without splits is evaluated as a whole. `views` "flip" averages over an image and its
-    mirror image. With split "test" a line is added to the run's test_uses.jsonl.
+    A folder or a CSV without splits is evaluated as a whole, unless the run was trained on it: then
+    the images that it kept back are. `views` "flip" averages over an image and its mirror image.
+    With split "test" a line is added to the run's test_uses.jsonl.
     ValueError: there is no such data, or its classes are not the network's.
     """
     source = _source(run, data, split, damaged)
@@ -88,16 +90,32 @@ def _source(
             raise ValueError(f"{run.path} is a file of weights: say which data with --data")
         source = parts.open_split(run.recipe, split)
     else:
-        seed = run.recipe.seed if run.recipe is not None else 0
+        seed, size = run.recipe.seed if run.recipe is not None else 0, run.preprocessing.size[0]
+        kept = None
+        if split == "validation" and is_undivided(data):
+            kept, split = _kept_back(run, data, damaged), "all"
+        source = kept or open_data(data, split=split, seed=seed, size=size, damaged=damaged)
+    return _in_order_of(run, source).with_preprocessing(run.preprocessing)
+
+
+def _kept_back(run: Run, data: str | Path, damaged: Literal["error", "skip"]) -> Source | None:
+    """What the run kept back of `data` to validate on, if it is the data that it was trained on."""
+    if run.recipe is None:
+        return None
+    known = store.read_json(run.path / DATA)["validation"]
+    try:
         source = open_data(
             data,
-            split=split,
-            seed=seed,
+            split="validation",
+            seed=run.recipe.seed,
+            validation=run.recipe.data.validation,
             size=run.preprocessing.size[0],
             damaged=damaged,
-            classes=None,
         )
-    return _in_order_of(run, source).with_preprocessing(run.preprocessing)
+    except ValueError:  # too few images to keep some back; as a whole they may do
+        return None
+    same = known is not None and known["fingerprint"] == source.fingerprint()
+    return source if same else None
 
 
 def _in_order_of(run: Run, source: Source) -> Source:
