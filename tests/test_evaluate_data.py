@@ -1,0 +1,65 @@
+"""What `plusx evaluate RUN --data DATA` judges a run on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plusx.recipe import load_recipe
+from plusx.run import Run, evaluate, load_run, train
+
+
+SMALL = ["net.base=resnet20", "data.size=16", "epochs=1", "batch_size=8", "device.threads=1"]
+
+
+def photos(root: Path, seed: int, count: int = 10) -> Path:
+    draws = np.random.default_rng(seed)
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = draws.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photos(tmp_path_factory.mktemp("data") / "photos", 1)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(load_recipe("images", [f"data.path={folder}", *SMALL]), out, progress=False)
+    return load_run(out)
+
+
+def test_a_folder_without_splits_is_judged_as_a_whole(run: Run, tmp_path: Path) -> None:
+    other = photos(tmp_path / "photos", 2)
+    figures = evaluate(run, data=other)
+    assert (figures["split"], figures["count"]) == ("all", 20)
+    table = tmp_path / "photos.csv"
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in other.glob("*/*.png")]
+    table.write_text("\n".join(["path,label", *rows]))
+    assert evaluate(run, data=table)["count"] == 20
+
+
+def test_of_the_data_it_was_trained_on_only_what_was_kept_back(run: Run, folder: Path) -> None:
+    own = evaluate(run)
+    assert (own["split"], own["count"]) == ("validation", 4)
+    assert evaluate(run, data=folder) == own
+    moved = folder.parent / "elsewhere" / folder.name
+    moved.parent.mkdir()
+    moved.symlink_to(folder)
+    assert evaluate(run, data=moved) == own
+    assert evaluate(run, data=folder, split="all")["count"] == 20
+
+
+def test_a_folder_with_splits_is_judged_on_the_one_that_was_asked_for(
+    run: Run, tmp_path: Path
+) -> None:
+    photos(tmp_path / "photos" / "val", 3, 3)
+    photos(tmp_path / "photos" / "train", 4, 5)
+    assert evaluate(run, data=tmp_path / "photos")["count"] == 6
+    assert evaluate(run, data=tmp_path / "photos", split="train")["count"] == 10
