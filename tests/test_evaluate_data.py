@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plusx import store
 from plusx.recipe import load_recipe
 from plusx.run import Run, evaluate, load_run, train
 
@@ -63,3 +64,23 @@ def test_a_folder_with_splits_is_judged_on_the_one_that_was_asked_for(
     photos(tmp_path / "photos" / "train", 4, 5)
     assert evaluate(run, data=tmp_path / "photos")["count"] == 6
     assert evaluate(run, data=tmp_path / "photos", split="train")["count"] == 10
+
+
+def test_what_is_left_out_anywhere_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos(tmp_path / "photos" / "train", 5, 6)
+    photos(tmp_path / "photos" / "val", 6, 3)
+    (tmp_path / "photos" / "val" / "cat" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    said = ["net.base=resnet20", f"data.path={tmp_path / 'photos'}", "data.damaged=skip", *SMALL]
+    train(load_recipe("images", said), tmp_path / "run")
+    notices = store.read_json(tmp_path / "run" / "data.json")["notices"]
+    assert any("val/cat/cut.png" in notice for notice in notices)
+    assert "plusx: 1 of 7 files skipped" in capsys.readouterr().err
+
+
+def test_a_spec_for_images_of_another_size_is_refused(tmp_path: Path) -> None:
+    for size in ("net.size=16", "net.size=7"):
+        with pytest.raises(ValueError, match=r"\[net\] size = \d+, but .* 8 x 8 of digits"):
+            train(load_recipe("digits-resnet20", [size]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

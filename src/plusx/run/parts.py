@@ -31,6 +31,12 @@ class Sets:
     train: Source
     validation: Source | None
 
+    @property
+    def notices(self) -> list[str]:
+        """What was left out or remarked on, said once."""
+        held = [] if self.validation is None else self.validation.notices
+        return list(dict.fromkeys([*self.train.notices, *held]))
+
 
 def open_sets(recipe: Recipe) -> Sets:
     """The recipe's training and validation images."""

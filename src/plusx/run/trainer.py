@@ -371,7 +371,7 @@ class Trainer:
             "validation": None
             if validation is None
             else {"count": len(validation), "fingerprint": validation.fingerprint()},
-            "notices": train.notices,
+            "notices": self.sets.notices,
         }
 
     def _take_over(self, preprocessing: dict[str, Any]) -> None:

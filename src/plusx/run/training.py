@@ -65,6 +65,9 @@ def train(
                     _refuse_other_recipe(out, recipe)
                 trainer.begin(exact=exact, allow_data_change=allow_data_change)
                 with Display(trainer.total, trainer.state.step, quiet=not progress) as display:
+                    for notice in sets.notices:
+                        if not notice.startswith("skipped "):  # each file is named in data.json
+                            display.line(f"plusx: {notice}")
                     return trainer.run(display)
     finally:
         torch.set_num_threads(threads)
@@ -81,6 +84,12 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
         raise ValueError(
             f"[net] in_channels = {recipe.net.in_channels}, but the images of {sets.train.name} "
             f"have {channels}"
+        )
+    size, seen = recipe.net.size, sets.train.preprocessing.size
+    if size is not None and size not in (seen, seen[0] if seen[0] == seen[1] else None):
+        raise ValueError(
+            f"[net] size = {size}, but the network sees images of {' x '.join(map(str, seen))} "
+            f"of {sets.train.name}"
         )
     expected = recipe.net.num_classes
     if expected is not None and expected != len(sets.train.classes):
