@@ -89,6 +89,50 @@ def published_weights(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def training_step(found: Mapping[str, Any]) -> str:
+    """Ratios of the peers' time over ours."""
+    lines = ["| network | peer | threads | way | peer's time / ours | interval of 95 % |"]
+    lines.append("|---|---|---:|---|---:|---|")
+    lines += [
+        f"| `{row['model']}` | {row['peer']} | {row['threads']} | {way} | {each['value']:.3f} "
+        f"| {each['low']:.3f} to {each['high']:.3f} |"
+        for row in found["rows"]
+        for way, each in row["ratios"].items()
+    ]
+    return "\n".join([*lines, "", _where(found)])
+
+
+def loader(found: Mapping[str, Any]) -> str:
+    """Images a second, ours and the peer's."""
+    lines = ["| threads | images a second | torchvision's | ratio | interval of 95 % |"]
+    lines.append("|---:|---:|---:|---:|---|")
+    lines += [
+        f"| {row['threads']} | {row['ours_images_per_second']:,.0f} "
+        f"| {row['peer_images_per_second']:,.0f} | {row['ratio']:.1f} "
+        f"| {row['interval'][0]:.1f} to {row['interval'][1]:.1f} |"
+        for row in found["rows"]
+    ]
+    return "\n".join([*lines, "", _where(found)])
+
+
+def startup(found: Mapping[str, Any]) -> str:
+    """Seconds until an answer."""
+    lines = ["| what | median of seconds | interval of 95 % | limit |", "|---|---:|---|---:|"]
+    lines += [
+        f"| `{row['name']}` | {row['seconds']['value']:.3f} "
+        f"| {row['seconds']['low']:.3f} to {row['seconds']['high']:.3f} | {row['limit'] or ''} |"
+        for row in found["rows"]
+    ]
+    return "\n".join([*lines, "", _where(found)])
+
+
+def processes(found: Mapping[str, Any]) -> str:
+    """How much faster two processes are than two threads."""
+    low, high = found["spread"]
+    said = f"{found['value']:.2f} times as fast (interval of 95 %: {low:.2f} to {high:.2f})"
+    return f"Two processes of one thread are {said}. {_where(found)}"
+
+
 # name: (the file under results/, what makes it, how it is drawn)
 MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo": ("digits.json", "python tools/measure.py digits", demo),
@@ -96,6 +140,22 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         "published_weights.json",
         "python benchmarks/published_weights.py",
         published_weights,
+    ),
+    "training-step": (
+        "benchmark_training_step.json",
+        "python benchmarks/training_step.py",
+        training_step,
+    ),
+    "loader": (
+        "loader.json",
+        "python benchmarks/loader.py --out results/loader.json",
+        loader,
+    ),
+    "startup": ("benchmark_startup.json", "python benchmarks/startup.py", startup),
+    "processes": (
+        "processes.json",
+        "python benchmarks/processes.py --out results/processes.json",
+        processes,
     ),
 }
 
@@ -138,6 +198,15 @@ def main(check: bool) -> int:
     for path in stale:
         print(f"{path}: {'is not as python tools/render.py makes it' if check else 'written'}")
     return int(check and bool(stale))
+
+
+def _where(found: Mapping[str, Any]) -> str:
+    machine, versions = found["machine"], found["versions"]
+    note = f"; {machine['note']}" if machine.get("note") else ""
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, torch {versions['torch']}, "
+        f"{found['date'][:10]}{note}."
+    )
 
 
 def _percent(share: float) -> str:
