@@ -8,7 +8,7 @@ from PIL import Image
 
 from plusx import store
 from plusx.recipe import load_recipe
-from plusx.run import Run, evaluate, load_run, train
+from plusx.run import Run, evaluate, load_run, predict, train
 
 
 SMALL = ["net.base=resnet20", "data.size=16", "epochs=1", "batch_size=8", "device.threads=1"]
@@ -84,3 +84,12 @@ def test_a_spec_for_images_of_another_size_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"\[net\] size = \d+, but .* 8 x 8 of digits"):
             train(load_recipe("digits-resnet20", [size]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_has_an_image_at_least(run: Run, folder: Path) -> None:
+    for judge in (
+        lambda: evaluate(run, batch_size=0),
+        lambda: predict(run, [folder], batch_size=0),
+    ):
+        with pytest.raises(ValueError, match="batch_size = 0: at least 1"):
+            judge()

@@ -433,7 +433,10 @@ def _opened(trained: str, weights: str | None) -> Any:
 
     if weights is None:
         if trained in ZOO and not Path(trained).exists():
-            raise ValueError(f"{trained} is a network without weights: give them with --weights")
+            raise ValueError(
+                f"{trained} is a network without weights: name a run or a file of weights, or "
+                "with evaluate add --weights"
+            )
         from plusx.run import load_run
 
         return load_run(trained)

@@ -78,7 +78,7 @@ def open_data(
                 raise ValueError(f"{printable(path)} is neither a folder nor a CSV")
             listing = read_table(path, classes)
         else:
-            raise _unknown(name, path)
+            raise _unknown(data, path)
         source = _from_files(listing, path, wanted, seed, validation, size, damaged, classes)
     if not len(source):
         raise ValueError(f"{printable(name)} has no {wanted} split with validation = {validation}")
@@ -228,11 +228,13 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def _unknown(name: str, path: Path) -> ValueError:
+def _unknown(data: str | Path, path: Path) -> ValueError:
     if os.path.lexists(path):
         return ValueError(f"{printable(path)} is neither a folder nor a CSV")
-    near = difflib.get_close_matches(name, PUBLISHED, 1, 0.5)
+    if isinstance(data, Path):  # a name of a set would be text
+        return ValueError(f"{printable(path)} is missing: there is no such folder or CSV")
+    near = difflib.get_close_matches(data, PUBLISHED, 1, 0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
     return ValueError(
-        f"no data {printable(name)!r}: neither a path nor one of {', '.join(PUBLISHED)}{hint}"
+        f"no data {printable(data)!r}: neither a path nor one of {', '.join(PUBLISHED)}{hint}"
     )

@@ -41,6 +41,8 @@ def predict(
 
     ValueError: a path does not exist, or there is no image. RuntimeError: no file can be used.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}: at least 1")
     failed: list[dict[str, str]] = []
     files = image_files(paths, failed)
     task = prepare(run.task, device=device)

@@ -175,7 +175,7 @@ def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
         if not differing:
             return
         if model in (found.model, None):
-            hint = "plusx.open_network builds the file's own"
+            hint = "plusx.weights.open_network builds the file's own"
             raise ValueError(f"the weights are for another network than this: {differing}; {hint}")
     elif not isinstance(net, Network) and plain == net.plain:
         return
