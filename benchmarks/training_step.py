@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -194,15 +194,13 @@ def main(arguments: list[str]) -> int:
     rounds = 2 if said.tiny else said.rounds
     load_before, before = load(), torch.get_num_threads()
     rows, estimates = [], {}
-    for case in CASES:
-        if said.tiny:
-            case = replace(case, size=32, batch_size=4)
-        for threads in said.threads:
-            row, ratios = measure(case, threads, rounds)
-            rows.append(row)
-            for name, each in ratios.items():
-                estimates[f"{case.model}, {threads} thread(s), {name}"] = each
-                print(f"{case.model:10} / {case.peer:11} {threads} thread(s)  {name:13} {each}")
+    cases = [replace(case, size=32, batch_size=4) if said.tiny else case for case in CASES]
+    for threads, case in product(said.threads, cases):
+        row, ratios = measure(case, threads, rounds)
+        rows.append(row)
+        for name, each in ratios.items():
+            estimates[f"{case.model}, {threads} thread(s), {name}"] = each
+            print(f"{case.model:10} / {case.peer:11} {threads} thread(s)  {name:13} {each}")
     torch.set_num_threads(before)
     record(
         said.out,
