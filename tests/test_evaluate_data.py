@@ -1,5 +1,6 @@
 """What `plusx evaluate RUN --data DATA` judges a run on."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,44 @@ def test_of_the_data_it_was_trained_on_only_what_was_kept_back(run: Run, folder:
     moved.parent.mkdir()
     moved.symlink_to(folder)
     assert evaluate(run, data=moved) == own
-    assert evaluate(run, data=folder, split="all")["count"] == 20
+    whole = evaluate(run, data=folder, split="all")
+    assert whole["count"] == 20
+    assert "trained on are among" in whole["notices"][0]
+    shutil.copytree(folder, renamed := folder.parent / "renamed")
+    assert {**evaluate(run, data=renamed), "data": folder.name} == own
+    assert "trained on are among" in evaluate(run, data=renamed, split="all")["notices"][0]
+
+
+def test_a_folder_that_changed_since_is_not_cut_again(tmp_path: Path) -> None:
+    root, out = photos(tmp_path / "photos", 7, 5), tmp_path / "run"
+    recipe = load_recipe("images", [f"data.path={root}", *SMALL])
+    train(recipe, out, progress=False)
+    (root / ".DS_Store").write_bytes(b"")
+    assert train(recipe, out, progress=False)["steps"] == 1
+    evaluate(load_run(out))
+    (out / "result.json").rename(out / "kept.json")
+    train(recipe, out, progress=False)  # a notice more is no reason to refuse
+    (root / "cat" / "0.png").unlink()
+    with pytest.raises(ValueError, match="other images"):
+        train(recipe, out, progress=False)
+    for data in (None, root):
+        with pytest.raises(ValueError, match="have changed since"):
+            evaluate(load_run(out), data=data)
+    weights = load_run(out / "model.safetensors")
+    with pytest.raises(ValueError, match="have changed since"):
+        evaluate(weights, data=root)
+    assert evaluate(weights, data=root, split="all")["count"] == 9
+
+
+def test_where_nothing_was_kept_back_it_is_said(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", 8, 4)
+    said = [f"data.path={root}", "data.validation=0", *SMALL]
+    train(load_recipe("images", said), tmp_path / "run", progress=False)
+    shutil.copytree(root, tmp_path / "copy")
+    for data in (root, tmp_path / "copy"):
+        figures = evaluate(load_run(tmp_path / "run"), data=data)
+        assert figures["count"] == 8
+        assert "trained on are among" in figures["notices"][0]
 
 
 def test_a_folder_with_splits_is_judged_on_the_one_that_was_asked_for(

@@ -191,20 +191,21 @@ class Source:
     def fingerprint(self) -> str:
         """A sha256 that changes with the set: its classes, labels and content.
 
-        Images in memory are read whole; of a file its name, its size, and 16 KiB at each end.
+        Images in memory are read whole; of a file its name below the root, its size, and 16 KiB at
+        each end.
         """
         digest = hashlib.sha256()
-        digest.update(
-            repr((self.name, self.split, self.classes, tuple(self.labels.shape))).encode()
-        )
+        # a folder that is renamed holds the same images
+        name = self.name if self.in_memory else ""
+        digest.update(repr((name, self.split, self.classes, tuple(self.labels.shape))).encode())
         digest.update(self.labels.cpu().contiguous().numpy().tobytes())
         if self.images is not None:
             digest.update(repr(tuple(self.images.shape)).encode())
             digest.update(self.images.cpu().contiguous().numpy().data)
             return digest.hexdigest()
         for path in self.paths or []:
-            name = os.path.relpath(path, self.root) if self.root else path
-            digest.update(os.fsencode(name) + b"\0")
+            shown = os.path.relpath(path, self.root) if self.root else path
+            digest.update(os.fsencode(shown) + b"\0")
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 digest.update(size.to_bytes(8, "little"))

@@ -100,16 +100,22 @@ class Trainer:
         self.save_seconds = 0.0
         self.saving_took = 0.0
 
+    def refuse_other_images(self) -> None:
+        """ValueError where the run was begun with other images, classes or preprocessing."""
+        known = self.out / files.DATA
+        if known.is_file() and _identity(store.read_json(known)) != _identity(self._data()):
+            raise ValueError(
+                f"{self.out} was begun with other images than {self.sets.train.name} has now "
+                "(--allow-data-change goes on all the same)"
+            )
+
     def begin(self, *, exact: bool, allow_data_change: bool) -> None:
         """Write what the folder says from the first moment on, or go on from its checkpoint."""
         now = surroundings.environment(self.state.task.device)
         data = self._data()
         known = self.out / files.DATA
-        if known.is_file() and store.read_json(known) != data and not allow_data_change:
-            raise ValueError(
-                f"{self.out} was begun with other images than {self.sets.train.name} has now "
-                "(--allow-data-change goes on all the same)"
-            )
+        if not allow_data_change:
+            self.refuse_other_images()
         saved = store.load_checkpoint(self.out / store.CHECKPOINTS)
         changed: list[str] = []
         if saved is not None and (self.out / files.ENVIRONMENT).is_file():
@@ -385,3 +391,9 @@ class Trainer:
             train.with_preprocessing(wanted),
             None if validation is None else validation.with_preprocessing(wanted),
         )
+
+
+def _identity(data: dict[str, Any]) -> list[Any]:
+    """What of a data.json says which images it was; a notice or a new name is no other data."""
+    prints = [data[part] and data[part]["fingerprint"] for part in ("train", "validation")]
+    return [*prints, data["classes"], data["preprocessing"]]

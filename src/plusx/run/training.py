@@ -59,6 +59,8 @@ def train(
             with store.lock(out):
                 files.refuse_foreign(out)
                 if (out / files.RESULT).is_file():
+                    if not allow_data_change:
+                        trainer.refuse_other_images()
                     result: dict[str, Any] = store.read_json(out / files.RESULT)
                     return result
                 if (out / files.RECIPE).is_file():
