@@ -6,10 +6,12 @@ they reach is printed.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
 
 from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
@@ -22,14 +24,36 @@ from zoo_shrunken import shrunken
 
 
 STEPS = 100
-# He 2016 finds these hard or impossible to train at 110 layers (tables 1 and 2): two blocks a stage
-SHALLOW = {
-    *(f"resnet110_{row}" for row in (*SHORTCUTS, *ORDERS)),
-    *(f"resnet164_{row}" for row in BOTTLENECK_ORDERS),
-    *("resnet110_c", "resnet1202_c"),
+
+
+class Setting(NamedTuple):
+    """How a network is shrunk and trained; `depth` is the most blocks a stage."""
+
+    rate: float = 0.1  # of SGD with momentum; of AdamW where `adam`
+    adam: bool = False
+    width: int = 32
+    depth: int | None = None
+    identity_start: bool = False  # Goyal et al. 2017, section 5.1
+    digits: bool = False  # scanned digits in place of noise
+
+
+SETTINGS: dict[str, Setting] = {
+    # He 2015 begins at a tenth of the rate from 110 layers on
+    **dict.fromkeys(("resnet110", "resnet110_b", "resnet110_sd", "resnet164"), Setting(0.01)),
+    **dict.fromkeys(("resnet1202", "resnet1202_b"), Setting(0.02, identity_start=True)),
+    # He 2016 finds these hard or impossible to train at 110 layers (tables 1 and 2)
+    **{f"resnet110_{row}": Setting(depth=2) for row in (*SHORTCUTS, *ORDERS)},
+    **{f"resnet164_{row}": Setting(depth=2) for row in BOTTLENECK_ORDERS},
+    **dict.fromkeys(("resnet110_c", "resnet1202_c"), Setting(depth=2)),
+    # dropout leaves too little of few channels
+    **dict.fromkeys(("wrn16_4", "wrn16_8", "wrn28_10"), Setting(width=64)),
+    **dict.fromkeys(("wrn40_4", "wrn40_10"), Setting(width=64, depth=4)),
+    **dict.fromkeys(("vdcnn9", "vdcnn17", "vdcnn29"), Setting(0.03)),
+    "quartznet15x5": Setting(0.03, depth=1),
+    **dict.fromkeys(("convnext_tiny", "vit_base_patch16_gap"), Setting(1e-3, adam=True)),
+    # no norm tells averages of noise apart
+    "highway19": Setting(1e-3, adam=True, width=128, depth=2, digits=True),
 }
-# He 2015 begins at a tenth of the rate from 110 layers on
-SLOW_START = {"resnet110", "resnet110_b", "resnet110_sd", "resnet164", *names("resnet1202*")}
 QUICK = ("resnet18", "resnet20", "preact_resnet20", "densenet40_12", "vit_base_patch16_gap")
 
 
@@ -42,20 +66,31 @@ def residual(name: str) -> bool:
     return any(parse(block.body).merge != "none" for block in said)
 
 
+def images(spec: Net, setting: Setting) -> tuple[Tensor, Tensor]:
+    """16 inputs of unit variance (or tokens) and their classes of 10."""
+    x, y = inputs(spec, batch=16), torch.arange(16) % 10
+    if setting.digits:
+        found = load_digits()
+        x = torch.tensor(found.images[:16]).unsqueeze(1).expand(-1, spec.in_channels, -1, -1)
+        x = nn.functional.interpolate((x - x.mean()) / x.std(), spec.size)
+        y = torch.tensor(found.target[:16])
+    elif x.is_floating_point():
+        x = 3**0.5 * x
+    return (x.float() if x.is_floating_point() else x), y
+
+
 def learn(name: str) -> tuple[int, float]:
     """Steps taken, and the largest share of the 16 images that was right."""
-    spec = small(find(name))
+    spec, setting = small(find(name)), SETTINGS.get(name, Setting())
     assert isinstance(spec, Net)
-    spec = shrunken(spec, width=32, depth=2 if name in SHALLOW else None)
+    spec = replace(shrunken(spec, width=setting.width, depth=setting.depth), num_classes=10)
     torch.manual_seed(0)
-    net = Network(replace(spec, num_classes=10))
-    initialise(net)
-    rate = 0.01 if name in SLOW_START else 0.1
-    optimizer: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), rate, momentum=0.9)
-    if spec.norm == "layer":
-        optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
-    x, y = inputs(spec, batch=16), torch.arange(16) % 10
-    x = x if x.dtype == torch.long else 3**0.5 * x.float()
+    net = Network(spec)
+    initialise(net, zero_last_gamma=setting.identity_start)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), setting.rate, momentum=0.9)
+    if setting.adam:
+        optimizer = torch.optim.AdamW(net.parameters(), setting.rate)
+    x, y = images(spec, setting)
     dropouts = [module for module in net.modules() if isinstance(module, nn.Dropout)]
     best = 0.0
     for step in range(STEPS + 1):
