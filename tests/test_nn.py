@@ -448,3 +448,18 @@ def test_text_goes_through_an_embedding() -> None:
     tokens = torch.randint(0, 20, (3, 16))
     assert net(tokens).shape == (3, 2)
     assert sum(p.numel() for p in net.parameters()) == measure(spec).parameters
+
+
+@pytest.mark.parametrize("body", [PRE_ACTIVATION.body, "conv3s norm act conv3 norm se/2 + act"])
+def test_zero_last_gamma_finds_the_last_norm_of_the_branch(body: str) -> None:
+    net = made(small(Block(body=body, shortcut="conv1s"), depth=3, tail="norm act pool"))
+    initialise(net, zero_last_gamma=True)
+    x = torch.randn(2, 8, 8, 8).relu()
+    assert all(torch.equal(block(x), x) for block in net.layer1)
+
+
+def test_gates_begin_by_carrying() -> None:
+    gated = Stage(block=Block(body="conv3b act ~", gate="conv3b"), depth=1, width=8)
+    net = made(small(stages=(gated,)))
+    initialise(net)
+    assert torch.equal(net.layer1[0].gate[-1].bias, torch.full((8,), -2.0))

@@ -55,7 +55,7 @@ def test_several_labels_are_questions_of_their_own():
         LOGITS, ROWS * 0.8 + 0.1, pos_weight=torch.tensor([1.0, 2.0, 3.0])
     )
     torch.testing.assert_close(task(Batch(LOGITS, ROWS)), expected)
-    torch.testing.assert_close(task.predict(LOGITS), LOGITS.sigmoid())
+    torch.testing.assert_close(task.predict(LOGITS), LOGITS.double().sigmoid())
     # (0, 0) right, (0, 1) right, (0, 2) right, row 1 all wrong, row 2 two wrong, row 3 one wrong
     assert float(task.seen["error"]) == pytest.approx(6 / 12)
 
@@ -179,3 +179,10 @@ def test_a_prepared_task_trains_on_the_gpu():
     batch = Batch(torch.randn(4, 1, 8, 8), CLASSES).to(task.device, channels_last=True)
     task(batch).backward()
     assert net[0].weight.grad.isfinite().all()
+
+
+def test_a_sure_and_wrong_label_costs_its_logit() -> None:
+    task = Classify(nn.Identity(), multilabel=True)
+    batch = Batch(torch.tensor([[20.0, -20.0]]), torch.tensor([[0.0, 0.0]]))
+    figures = evaluate(task, [batch])
+    assert figures["loss"] == pytest.approx(10.0, rel=1e-6)  # the mean of 20 and 0

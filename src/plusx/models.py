@@ -40,6 +40,9 @@ def create_model(
     Raises ValueError for an unknown name (with the nearest ones), a spec that is not legal, or
     weights that do not fit.
     """
+    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value is not None and type(value) is not int:
+            raise ValueError(f"{key} is {value!r}; a whole number is needed")
     name = name_or_spec if isinstance(name_or_spec, str) else None
     spec = zoo.find(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
     found = None

@@ -1,5 +1,6 @@
 """`key=value` as it is typed on a command line: standard library only."""
 
+import re
 import tomllib
 
 
@@ -24,6 +25,8 @@ def split_key(dotted: str) -> tuple[str, ...]:
 
 
 def _value(said: str) -> object:
+    if re.fullmatch(r"-?\.\d+(e-?\d+)?", said):  # .1, which TOML wants as 0.1
+        return float(said)
     try:
         read = tomllib.loads(f"value = {said}")
     except (tomllib.TOMLDecodeError, RecursionError):

@@ -11,6 +11,8 @@ from plusx.nn.layers import Attention
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+GATE_BIAS = -2.0
+
 Rule = Callable[[nn.Module], None]
 
 
@@ -45,7 +47,8 @@ def initialise(net: nn.Module, rule: str | None = None, zero_last_gamma: bool = 
 
     `rule` is a name of RULES; None is "he", or "truncated" for networks with layer norm.
     `zero_last_gamma` makes every residual block the identity at the start: the weight of the
-    last norm before each `+` is 0 (Goyal et al. 2017, section 5.1).
+    last norm of each branch before a `+` is 0 (Goyal et al. 2017, section 5.1). Branches without
+    a norm are left as they are.
     """
     if rule is None:
         spec = getattr(net, "spec", None)
@@ -61,6 +64,12 @@ def initialise(net: nn.Module, rule: str | None = None, zero_last_gamma: bool = 
             assert isinstance(weight, Tensor)
             nn.init.xavier_uniform_(weight.flatten(1))
         if zero_last_gamma and isinstance(module, ResidualBlock) and module.merge == "add":
-            last = getattr(module, module.branch[-1])
-            if getattr(last, "weight", None) is not None and not isinstance(last, CONVOLUTIONS):
+            norms = [name for name in module.branch if name.startswith(("bn", "norm"))]
+            last = getattr(module, norms[-1]) if norms else None
+            if getattr(last, "weight", None) is not None:
                 nn.init.zeros_(last.weight)
+        if isinstance(module, ResidualBlock) and module.gate is not None:
+            # carry first, transform later (Srivastava et al. 2015, section 2.2)
+            bias = getattr(module.gate[-1], "bias", None)
+            if bias is not None and rule != "pytorch":
+                nn.init.constant_(bias, GATE_BIAS)

@@ -22,7 +22,7 @@ from plusx.store.canonical import refuse_constant, unique_keys
 from plusx.store.files import read_bytes, write_bytes
 
 
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 4 << 20  # AdamW of ResNet-1202 takes over 1 MiB
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
 

@@ -88,7 +88,10 @@ class Classify(Task):
 
     def predict(self, inputs: Tensor) -> Float[Tensor, "n k"]:
         logits = at_least_float32(self.net(inputs))
-        return logits.sigmoid() if self.multilabel else logits.softmax(1)
+        if not self.multilabel:
+            return logits.softmax(1)
+        # in float32 a sure answer is exactly 1, and the loss of a wrong one is lost
+        return (logits if logits.device.type == "mps" else logits.double()).sigmoid()
 
     def meters(self) -> list[Meter]:
         return [MultiLabel(self.classes) if self.multilabel else Classification(self.classes)]

@@ -76,7 +76,9 @@ def reseed(seed: int, step: int, device: torch.device) -> None:
     mixed = _mix((_mix(seed) ^ _mix(high)) + step)
     # Not torch.manual_seed, which looks for every kind of device and takes 0.2 ms.
     torch.default_generator.manual_seed(mixed)
-    if device.type != "cpu":
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(mixed)  # the task's device need not be the current one
+    elif device.type != "cpu":
         torch.get_device_module(device).manual_seed(mixed)
 
 

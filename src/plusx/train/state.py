@@ -73,11 +73,10 @@ class State:
 
         ValueError: the state is of other parameters than this task's and this optimizer's.
         """
-        named = {name: p for p, name in self._names().items()}
+        names = self._names()
+        named = {name: p for p, name in names.items()}
         told = [group["params"] for group in values["groups"]]
-        ours = [
-            [self._names()[p] for p in group["params"]] for group in self.optimizer.param_groups
-        ]
+        ours = [[names[p] for p in group["params"]] for group in self.optimizer.param_groups]
         if told != ours:
             raise ValueError(_difference(told, ours))
         missing, unused = self.task.load_state_dict(tensors["weights"], strict=False)
