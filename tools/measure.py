@@ -137,8 +137,11 @@ def _compared(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) -
 
     command = shlex.join(["plusx", "compare", name, *overrides])
     found = compare(recipe, work / name, command=command)
+    one_run = next((work / name / "runs").iterdir())
+    environment = store.read_json(one_run / "environment.json")
     return {
         **found,
+        "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
         "name": name,
         "metric": f"{found['split']} accuracy",
         "value": {row["name"]: row["accuracy"]["mean"] for row in found["rows"]},
