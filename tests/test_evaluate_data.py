@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 from plusx import store
+from plusx.models import create_model
 from plusx.recipe import load_recipe
 from plusx.run import Run, evaluate, load_run, predict, train
+from plusx.run.folder import load_weights_as
+from plusx.weights import write_weights
 
 
 SMALL = ["net.base=resnet20", "data.size=16", "epochs=1", "batch_size=8", "device.threads=1"]
@@ -131,3 +134,104 @@ def test_a_batch_has_an_image_at_least(run: Run, folder: Path) -> None:
     ):
         with pytest.raises(ValueError, match="batch_size = 0: at least 1"):
             judge()
+
+
+def weights_of(path: Path, outputs: int, channels: int = 3, **said: object) -> Path:
+    """A file of untrained weights that says as much of its use as is `said`."""
+    net = create_model("resnet20", num_classes=outputs, in_channels=channels, seed=0)
+    usual = {"size": [16, 16], "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    given = {"preprocessing": usual, "classes": None, **said}
+    write_weights(path, net, model="resnet20", **given)  # type: ignore[arg-type]
+    return path
+
+
+def told(figures: dict) -> list[list[int]]:
+    return figures["confusion"]
+
+
+@pytest.mark.parametrize("view", ["whole", "middle"])
+def test_evaluation_sees_what_prediction_sees(folder: Path, tmp_path: Path, view: str) -> None:
+    file = weights_of(tmp_path / "w.safetensors", 2, classes=("cat", "dog"), view=view)
+    run = load_run(file)
+    rows = predict(run, [folder])["predictions"]
+    right = [row["probabilities"][run.classes.index(Path(row["path"]).parent.name)] for row in rows]
+    expected = -float(np.mean(np.log(right)))
+    assert evaluate(run, data=folder)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_fewer_classes_and_numbers_are_taken_in_the_order_of_the_network(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", 9, 3)
+    names = ("dog", "bird", "cat")
+    run = load_run(weights_of(tmp_path / "w.safetensors", 3, classes=names))
+    counts = [3, 0, 3]
+    assert [sum(row) for row in told(evaluate(run, data=root))] == counts
+    table = tmp_path / "table.csv"
+    for number in ("0", "dog"), ("2", "cat"):
+        rows = [f"photos/{number[1]}/{each}.png,{number[0]}" for each in range(3)]
+        table.write_text("\n".join(["path,label", *rows]))
+        seen = [sum(row) for row in told(evaluate(run, data=table))]
+        assert seen == [3 * (each == number[1]) for each in names]
+    shutil.rmtree(root / "cat")
+    assert [sum(row) for row in told(evaluate(run, data=root))] == [3, 0, 0]
+
+
+def test_a_table_with_one_label_a_row_is_judged_by_a_network_that_tells_several(
+    tmp_path: Path,
+) -> None:
+    photos(tmp_path / "photos", 10, 2)
+    file = weights_of(
+        tmp_path / "w.safetensors", 3, classes=("dog", "bird", "cat"), multilabel=True
+    )
+    rows = [f"photos/{name}/{each}.png,{name}" for name in ("cat", "dog") for each in range(2)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+    figures = evaluate(load_run(file), data=tmp_path / "table.csv")
+    assert [row["count"] for row in figures["per_class"]] == [2, 0, 2]
+
+
+def test_classes_without_names_are_taken_in_the_order_of_the_data(
+    folder: Path, tmp_path: Path
+) -> None:
+    figures = evaluate(load_run(weights_of(tmp_path / "two.safetensors", 2)), data=folder)
+    assert [row["label"] for row in figures["per_class"]] == ["cat", "dog"]
+    assert "taken in their order" in figures["notices"][0]
+    with pytest.raises(ValueError, match=r"'cat'|which is which"):
+        evaluate(load_run(weights_of(tmp_path / "three.safetensors", 3)), data=folder)
+
+
+def test_the_folders_of_imagenet_are_its_classes_in_their_order(tmp_path: Path) -> None:
+    for number in range(1000):
+        path = tmp_path / "val" / f"n{1440764 + number:08}" / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number % 256, number // 256, 0)).save(path)
+    file = weights_of(tmp_path / "w.safetensors", 1000)
+    figures = evaluate(load_weights_as("resnet20", str(file)), data=tmp_path / "val")
+    assert figures["count"] == 1000
+    assert [row["label"] for row in figures["per_class"]][:2] == ["tench", "goldfish"]
+    assert any("ImageNet's folders" in said for said in figures["notices"])
+
+
+def test_weights_that_do_not_say_how_images_are_prepared(folder: Path, tmp_path: Path) -> None:
+    file = weights_of(tmp_path / "w.safetensors", 2, preprocessing=None, classes=("cat", "dog"))
+    figures = evaluate(load_weights_as("resnet20", str(file)), data=folder)
+    assert any("do not say how images are prepared" in said for said in figures["notices"])
+    usual = {"size": [8, 8], "channels": 1, "mean": [0.3053], "std": [0.3760]}
+    digits = tuple("0123456789")
+    losses = []
+    for preprocessing in (None, usual):
+        path = tmp_path / "digits.safetensors"
+        weights_of(path, 10, 1, preprocessing=preprocessing, classes=digits)
+        losses.append(evaluate(load_weights_as("resnet20", str(path)), data="digits")["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_every_look_at_test_images_is_recorded(run: Run, tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "val", "test")):
+        photos(tmp_path / "photos" / part, 20 + number, 2)
+    shutil.copytree(run.path, tmp_path / "run")
+    copied = load_run(tmp_path / "run")
+    weights = load_run(tmp_path / "run" / "model.safetensors")
+    assert evaluate(copied, data=tmp_path / "photos", split="all")["test_uses"] == 1
+    assert evaluate(weights, data=tmp_path / "photos", split="test")["test_uses"] == 2
+    assert "test_uses" not in evaluate(copied, data=tmp_path / "photos", split="train")
+    (tmp_path / "run" / "result.json").unlink()
+    assert "not finished" in evaluate(load_run(tmp_path / "run"))["notices"][0]

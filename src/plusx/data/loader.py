@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from plusx.data.augment import NORMALISED, Plan, plan
+from plusx.data.augment import NORMALISED, Plan, Word, plan
 from plusx.data.batch import Batch
 from plusx.data.draws import Draws, permutation
 from plusx.data.image import DamagedImage, open_image
@@ -29,6 +29,9 @@ from plusx.data.source import open_data
 
 # seconds that one batch of a worker may take
 TIMEOUT = 120.0
+
+# of an image in a file: all of it scaled to the size, or the window in its middle
+View = Literal["middle", "whole"]
 
 
 def batches(
@@ -83,6 +86,7 @@ class Loader:
 
     Worker processes live until close(), or to the end of a `with` block. drop_last None leaves
     out a last training batch only where it has one sample, of which batch norm knows no variance.
+    `view` is what a network sees of a file where the augmentation does not bring it to a size.
     Raises ValueError for a wrong augmentation, split or number; RuntimeError that names the file
     where one cannot be decoded any more, or where a worker dies or takes over `timeout` seconds.
     """
@@ -99,6 +103,7 @@ class Loader:
         device: str | torch.device = "cpu",
         drop_last: bool | None = None,
         timeout: float = TIMEOUT,
+        view: View = "middle",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: at least 1")
@@ -113,6 +118,10 @@ class Loader:
         self.timeout = timeout
         said = augment if self.split == "train" else ""
         self.plan = plan(said, source.preprocessing.size, source.in_memory)
+        words = (
+            Word(view, None, view) if word.kind == "evaluate" else word for word in self.plan.words
+        )
+        self.plan = self.plan._replace(words=tuple(words))
         self._samples = _Samples(source, self.plan, seed)
         self._order = _Order()
         self._closed = False
@@ -250,7 +259,7 @@ class _Samples(Dataset[UInt8[Tensor, "c h w"] | _Failure]):
             # torchvision takes a second or two to load, and sets in memory do without it
             from plusx.data.on_image import IMAGE_STEPS
 
-            self.on_image = IMAGE_STEPS
+            self.on_image = {**IMAGE_STEPS, "whole": _whole, "middle": _middle}
         self.working_on = torch.full((0,), -1, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -286,6 +295,26 @@ class _Samples(Dataset[UInt8[Tensor, "c h w"] | _Failure]):
         assert source.images is not None
         pixels = source.images[index].cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+
+
+def viewed(image: Image.Image, size: tuple[int, int], view: View) -> Image.Image:
+    """What a network of this size (height, width) sees of an image that is not augmented."""
+    if view == "whole":
+        height, width = size
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    from plusx.data.on_image import evaluation_view  # loads torchvision
+
+    return evaluation_view(image, size)
+
+
+def _whole(image: Image.Image, word: Word, draws: Draws, size: tuple[int, int]) -> Image.Image:
+    return viewed(image, size, "whole")
+
+
+def _middle(image: Image.Image, word: Word, draws: Draws, size: tuple[int, int]) -> Image.Image:
+    return viewed(image, size, "middle")
 
 
 def as_tensor(image: Image.Image) -> UInt8[Tensor, "c h w"]:

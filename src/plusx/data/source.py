@@ -16,10 +16,19 @@ from plusx.data.image import printable
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import Preprocessing, Sample, Source, Split, as_split
 from plusx.data.splits import held_out
-from plusx.data.table import Table, read_table
+from plusx.data.table import Table, read_table, table_parts
 
 
-__all__ = ["Preprocessing", "Sample", "Source", "Split", "is_undivided", "open_data", "open_images"]
+__all__ = [
+    "Preprocessing",
+    "Sample",
+    "Source",
+    "Split",
+    "is_undivided",
+    "open_data",
+    "open_images",
+    "parts_of",
+]
 
 # of images in files, where no network says otherwise: ImageNet's
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,6 +47,7 @@ def open_data(
     size: int | None = None,
     damaged: Damaged = "error",
     classes: tuple[str, ...] | None = None,
+    multilabel: bool = False,
 ) -> Source:
     """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder or a CSV.
 
@@ -49,6 +59,7 @@ def open_data(
     damaged     "error": any file that cannot be used is an error that names it; "skip": such
                 files are left out before anything else, and named in the notices
     classes     the classes that are expected, in their order (those of a trained network)
+    multilabel  whether a row of a CSV can have several labels, also where none has
 
     Every file of the split is decoded once, and the verdict kept in the cache folder.
     Raises ValueError for an unknown name, a missing path or data that cannot be used; OSError
@@ -76,7 +87,7 @@ def open_data(
         elif path.is_file():
             if path.suffix.lower() != ".csv":
                 raise ValueError(f"{printable(path)} is neither a folder nor a CSV")
-            listing = read_table(path, classes)
+            listing = read_table(path, classes, multilabel)
         else:
             raise _unknown(data, path)
         source = _from_files(listing, path, wanted, seed, validation, size, damaged, classes)
@@ -88,11 +99,17 @@ def open_data(
 def is_undivided(data: str | Path) -> bool:
     """Whether this is a folder or a CSV that does not say itself what validates and what tests."""
     path = Path(data).expanduser()
+    return (path.is_dir() or path.suffix.lower() == ".csv") and not parts_of(data)
+
+
+def parts_of(data: str | Path) -> tuple[str, ...]:
+    """The splits that the data itself has ("train", "validation", "test"); none where it is cut."""
+    path = Path(data).expanduser()
     if isinstance(data, str) and data in PUBLISHED:
-        return False
+        return "train", "test"
     if path.is_dir():
-        return not scan(path).parts
-    return path.is_file() and path.suffix.lower() == ".csv" and not read_table(path).parts
+        return scan(path).parts
+    return table_parts(path) if path.is_file() and path.suffix.lower() == ".csv" else ()
 
 
 def open_images(

@@ -57,20 +57,32 @@ class Table:
         return shares
 
 
-def read_table(path: str | Path, classes: tuple[str, ...] | None = None) -> Table:
+def table_parts(path: str | Path) -> tuple[str, ...]:
+    """The splits that a CSV names, whatever its labels are. Raises ValueError with the row."""
+    shown, root = printable(path), os.path.dirname(os.path.realpath(path))
+    return tuple(
+        sorted({entry.split for entry in _entries(_rows(path, shown), root, shown)} - {""})
+    )
+
+
+def read_table(
+    path: str | Path, classes: tuple[str, ...] | None = None, multilabel: bool = False
+) -> Table:
     """Read a CSV and check every row; files that are missing or no files are refused entries.
 
-    `classes` are the names that are expected, in their order. Raises ValueError with the row.
+    `classes` are the names that are expected, in their order; with `multilabel` a row can have
+    several labels, also where none has. Raises ValueError with the row.
     """
     shown = printable(path)
     root = os.path.dirname(os.path.realpath(path))
     entries = _entries(_rows(path, shown), root, shown)
     if not entries:
         raise ValueError(f"{shown} has no rows below its header")
-    multilabel = any(JOINT in entry.label for entry in entries)
+    multilabel = multilabel or any(JOINT in entry.label for entry in entries)
     entries, found = _named(entries, shown, multilabel, classes)
     parts = tuple(sorted({entry.split for entry in entries} - {""}))
-    _check_unknown(entries, shown, multilabel, parts)
+    if classes is None:
+        _check_unknown(entries, shown, multilabel, parts)
     return Table(root, parts, found, tuple(entries), multilabel)
 
 

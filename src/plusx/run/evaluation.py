@@ -1,6 +1,7 @@
 """Honest figures of a trained network, with every look at the test set recorded."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,15 +10,18 @@ from torch import Tensor
 
 from plusx import store
 from plusx.data.loader import Loader
+from plusx.data.published import PUBLISHED
 from plusx.data.sample import as_split
-from plusx.data.source import Source, Split, is_undivided, open_data
+from plusx.data.source import Source, Split, is_undivided, open_data, parts_of
 from plusx.recipe import OwnData, Recipe
 from plusx.run import parts
-from plusx.run.folder import DATA, RECIPE, WEIGHTS, Run, read_recipe, record_test_use
+from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
+from plusx.tasks.classify import Classify
 from plusx.tasks.meters import Meter
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
 from plusx.train.loop import evaluate as figures_of
+from plusx.weights.convert import HABITS, usual_classes
 
 
 Views = Literal["one", "flip"]
@@ -43,18 +47,35 @@ def evaluate(
     have changed since it began, so that nobody knows which of them it was trained on.
     """
     source = _source(run, data, as_split(split), damaged)
-    task = prepare(run.task, device=device)
+    task = run.task
+    if source.classes != run.classes:  # the data's names, where the weights have none
+        task = Classify(run.net, multilabel=run.multilabel, classes=source.classes).eval()
+    task = prepare(task, device=device)
     chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
-    loader = Loader(source, split="all", batch_size=batch_size, workers=workers, device=task.device)
+    loader = Loader(
+        source,
+        split="all",
+        batch_size=batch_size,
+        workers=workers,
+        device=task.device,
+        view=run.view,
+    )
     with loader:
         figures = figures_of(Viewed(task, chosen), loader.epoch(0))
     result = {"data": source.name, "split": source.split, "views": chosen, **figures}
     if source.notices:
         result["notices"] = source.notices
-    if source.split == "test" and run.path.is_dir():
+    home = _home(run)
+    if home is not None and (source.split == "test" or _has_test(run, data, source)):
+        split_said = {} if source.split == "test" else {"split": source.split}
         result["test_uses"] = record_test_use(
-            run.path,
-            {"data": source.name, "count": figures["count"], "accuracy": figures["accuracy"]},
+            home,
+            {
+                "data": source.name,
+                **split_said,
+                "count": figures["count"],
+                "accuracy": figures["accuracy"],
+            },
         )
     return result
 
@@ -107,13 +128,87 @@ def _source(
         kept = None
         if split == "validation" and is_undivided(data):
             kept, split = _moved(run, home, recipe, data, "validation", damaged), "all"
-        source = kept or open_data(data, split=split, seed=seed, size=size, damaged=damaged)
+        if run.assumed and data in PUBLISHED:
+            size = None
+        source = kept or _other(run, data, split, seed, size, damaged)
         if source.split == "all":
             trained_on = _moved(run, home, recipe, data, "train", damaged) is not None
     if trained_on:
         said = f"the images that the run was trained on are among those of {source.name}"
         source = dataclasses.replace(source, notices=[said, *source.notices])
-    return _in_order_of(run, source).with_preprocessing(run.preprocessing)
+    source = _in_order_of(run, source)
+    if source.preprocessing.channels != run.preprocessing.channels and source.in_memory:
+        raise ValueError(
+            f"{source.name} has {source.preprocessing.channels} channels, the network wants "
+            f"{run.preprocessing.channels}"
+        )
+    notices = [*source.notices]
+    if run.assumed and not source.in_memory:
+        notices.insert(0, "the weights do not say how images are prepared: as is usual (ImageNet)")
+    if not run.finished:
+        notices.insert(0, f"{run.path}: {UNFINISHED}")
+    source = dataclasses.replace(source, notices=notices)
+    if run.assumed and source.in_memory:
+        return source  # as is usual for the set
+    return source.with_preprocessing(run.preprocessing)
+
+
+def _other(
+    run: Run,
+    data: str | Path,
+    split: Split,
+    seed: int,
+    size: int | None,
+    damaged: Literal["error", "skip"],
+) -> Source:
+    """Data that the run was not trained on, with the run's classes in their order."""
+    if data in PUBLISHED:
+        return open_data(data, split=split, seed=seed, size=size)
+    try:
+        return open_data(
+            data,
+            split=split,
+            seed=seed,
+            size=size,
+            damaged=damaged,
+            classes=run.classes,
+            multilabel=run.multilabel,
+        )
+    except ValueError:
+        if run.recipe is not None:
+            raise
+        try:
+            source = open_data(data, split=split, seed=seed, size=size, damaged=damaged)
+        except ValueError:
+            source = None
+        if source is None or (run.named and not _by_number(run, source)):
+            raise
+        return source
+
+
+def _by_number(run: Run, source: Source) -> bool:
+    """Whether classes of other names can be taken in the order that the data has them.
+
+    So it is where the names of the network's classes are not known, and with the thousand classes
+    of ImageNet, which the weights number by the names of its folders (n01440764, ...).
+    """
+    if len(source.classes) != len(run.classes) or source.multilabel:
+        return False
+    if not run.named:
+        return True
+    by_folder = all(re.fullmatch(r"n\d{8}", name) for name in source.classes)
+    return by_folder and run.classes == usual_classes(len(run.classes), HABITS["torchvision"])
+
+
+def _has_test(run: Run, data: str | Path | None, source: Source) -> bool:
+    """Whether images that are kept for the test are among those of the split "all"."""
+    if source.split != "all":
+        return False
+    if data is None:
+        assert run.recipe is not None
+        said = run.recipe.data
+        data = Path(said.path).expanduser() if isinstance(said, OwnData) else said.kind
+    return "test" in parts_of(data)
 
 
 def _home(run: Run) -> Path | None:
@@ -180,10 +275,27 @@ def _in_order_of(run: Run, source: Source) -> Source:
     """The images with the run's class numbers, matched by the classes' names."""
     if source.classes == run.classes:
         return source
+    if source.multilabel != run.multilabel:
+        has, knows = ("several labels", "one") if source.multilabel else ("one label", "several")
+        raise ValueError(f"{source.name} has {has} an image, the network tells {knows}")
     unknown = [name for name in source.classes if name not in run.classes]
-    if unknown or source.multilabel:
+    if unknown and run.recipe is None and _by_number(run, source):
+        said = (
+            "the classes are ImageNet's folders"
+            if run.named
+            else "the weights do not name their classes"
+        )
+        notice = f"{said}: the {len(source.classes)} of {source.name} are taken in their order"
+        classes = run.classes if run.named else source.classes
+        return dataclasses.replace(source, classes=classes, notices=[notice, *source.notices])
+    if unknown and not run.named:
         raise ValueError(
-            f"{source.name} has the class {(unknown or source.classes)[0]!r}, which the network "
+            f"the weights do not name their {len(run.classes)} classes, and {source.name} has "
+            f"{len(source.classes)}: which is which cannot be told"
+        )
+    if unknown:
+        raise ValueError(
+            f"{source.name} has the class {unknown[0]!r}, which the network "
             f"does not know (it knows {', '.join(run.classes[:8])}"
             f"{', ...' if len(run.classes) > 8 else ''})"
         )

@@ -10,8 +10,11 @@ from typing import Any
 from torch import nn
 
 from plusx import store
+from plusx.data.loader import View
 from plusx.data.source import Preprocessing
+from plusx.grammar.shapes import each_dimension
 from plusx.models import create_model
+from plusx.nn.network import Network
 from plusx.recipe import KnownData, Recipe, parse_recipe
 from plusx.run.parts import spec_of
 from plusx.tasks.classify import Classify
@@ -30,6 +33,8 @@ RESULT = "result.json"
 WEIGHTS = "model.safetensors"
 TEST_USES = "test_uses.jsonl"
 _MAX_RECIPE = 1_000_000
+UNFINISHED = "the run is not finished; this is its newest checkpoint"
+_GREY = (0.449, 0.226)  # ImageNet's mean and deviation, the mean over its colours
 _SMALL = 64  # pixels a side
 
 
@@ -39,7 +44,8 @@ class Run:
 
     `recipe` is None for a bare file of weights; `finished` says whether training came to its end.
     `sees_whole` says whether images of another size are scaled as a whole, as those of sets in
-    memory are, or cut to the middle.
+    memory are, or cut to the middle. `named` is False where numbers stand in for classes whose
+    names nobody knows, `assumed` is True where the preprocessing is what is usual.
     """
 
     path: Path
@@ -50,6 +56,13 @@ class Run:
     recipe: Recipe | None
     finished: bool
     sees_whole: bool
+    named: bool = True
+    assumed: bool = False
+
+    @property
+    def view(self) -> View:
+        """What the network sees of an image of another size."""
+        return "whole" if self.sees_whole else "middle"
 
     @property
     def multilabel(self) -> bool:
@@ -111,13 +124,26 @@ def load_weights_as(model: str, weights: str) -> Run:
     net = create_model(model, weights=weights).eval()
     outputs = getattr(net.fc, "out_features", 0)
     expected = found.preprocessing or usual_preprocessing(net, HABITS["torchvision"])
+    if (
+        expected is None
+        and isinstance(net, Network)
+        and (net.spec.ndim, net.spec.in_channels)
+        == (
+            2,
+            1,
+        )
+    ):
+        size = list(each_dimension(net.spec.size, 2))
+        expected = {"size": size, "channels": 1, "mean": [_GREY[0]], "std": [_GREY[1]]}
     if expected is None or not outputs:
         raise ValueError(f"{weights} does not say how the inputs of {model} are to be prepared")
-    classes = found.classes or usual_classes(outputs, HABITS["torchvision"])
-    classes = classes or tuple(map(str, range(outputs)))
+    named = found.classes or usual_classes(outputs, HABITS["torchvision"])
+    classes = named or tuple(map(str, range(outputs)))
     return Run(
         path=Path(weights),
-        sees_whole=_sees_whole(found),
+        sees_whole=_sees_whole(found, expected),
+        named=bool(named),
+        assumed=found.preprocessing is None,
         net=net,
         task=Classify(net, multilabel=found.multilabel, classes=classes).eval(),
         classes=classes,
@@ -180,7 +206,8 @@ def _from_weights(path: Path) -> Run:
     classes = weights.classes or tuple(map(str, range(outputs)))
     return Run(
         path=path,
-        sees_whole=_sees_whole(weights),
+        sees_whole=_sees_whole(weights, weights.preprocessing),
+        named=bool(weights.classes),
         net=net,
         task=Classify(net, multilabel=weights.multilabel, classes=classes).eval(),
         classes=classes,
@@ -190,10 +217,10 @@ def _from_weights(path: Path) -> Run:
     )
 
 
-def _sees_whole(weights: Weights) -> bool:
+def _sees_whole(weights: Weights, preprocessing: Mapping[str, Any]) -> bool:
     """As the file says; where it does not, small networks see the whole."""
-    size = (weights.preprocessing or {}).get("size", [_SMALL + 1])
-    return weights.view == "whole" or (weights.view is None and max(size) <= _SMALL)
+    small = max(preprocessing["size"]) <= _SMALL
+    return weights.view == "whole" or (weights.view is None and small)
 
 
 def _first(names: Sequence[str]) -> str:

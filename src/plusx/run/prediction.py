@@ -3,20 +3,20 @@
 import csv
 import io
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from plusx import store
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
-from plusx.data.loader import as_tensor
+from plusx.data.loader import as_tensor, viewed
 from plusx.run.evaluation import Viewed, Views
-from plusx.run.folder import Run
+from plusx.run.folder import UNFINISHED, Run
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
 
@@ -45,6 +45,8 @@ def predict(
         raise ValueError(f"batch_size = {batch_size}: at least 1")
     failed: list[dict[str, str]] = []
     files = image_files(paths, failed)
+    if not run.finished:
+        warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
     task = prepare(run.task, device=device)
     chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
     viewed = Viewed(task, chosen)
@@ -110,24 +112,12 @@ def _prepared(
             failed.append({"path": printable(path), "reason": reason or str(error)})
             continue
         names.append(path)
-        images.append(as_tensor(_view(run, image)))
+        images.append(as_tensor(viewed(image, run.preprocessing.size, run.view)))
         if len(names) == batch_size:
             yield names, torch.stack(images)
             names, images = [], []
     if names:
         yield names, torch.stack(images)
-
-
-def _view(run: Run, image: Image.Image) -> Image.Image:
-    """The image as the network was evaluated on: whole, or the window in the middle."""
-    height, width = run.preprocessing.size
-    if run.sees_whole:
-        if image.size == (width, height):
-            return image
-        return image.resize((width, height), Image.Resampling.BILINEAR)
-    from plusx.data.on_image import evaluation_view  # loads torchvision
-
-    return evaluation_view(image, (height, width))
 
 
 def _row(run: Run, path: str, probabilities: list[float]) -> dict[str, Any]:
