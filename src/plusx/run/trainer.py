@@ -157,7 +157,8 @@ class Trainer:
     def _train_epoch(self, display: Display) -> None:
         begun, first, self.saving_took = time.perf_counter(), self.batch, 0.0
         lengths: list[int] = []
-        left = islice(self.loader.epoch(self.epoch, self.batch), self.total - self.state.step)
+        missing = max(self.total - self.state.step, 0)
+        left = islice(self.loader.epoch(self.epoch, self.batch), missing)
         batches = self._counted(left, lengths)
         mixed = parts.mixed(
             self.recipe, batches, lambda: self.state.step, len(self.sets.train.classes)
@@ -198,8 +199,8 @@ class Trainer:
         record: dict[str, Any] = {
             "epoch": number,
             "step": self.state.step,
-            "train_loss": self.sums.loss / self.sums.images,
-            "train_error": self.sums.error / self.sums.images,
+            "train_loss": self.sums.loss / max(self.sums.images, 1),
+            "train_error": self.sums.error / max(self.sums.images, 1),
         }
         said = [
             f"epoch {number}/{self.epochs}",
