@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import open_data
 from plusx.recipe import Recipe, parse_recipe
@@ -18,6 +20,8 @@ from plusx.run import evaluate, load_run, predict, train, write_predictions
 from plusx.run.parts import make_schedule
 from plusx.tasks.meters import Classification
 from plusx.train.loop import evaluating
+from plusx.train.state import State
+from plusx.train.update import descend
 
 
 TINY = """
@@ -343,3 +347,18 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
         said = predict(load_run(opened), images)["predictions"]
         told = {Path(row["path"]).name: "|".join(reversed(row["labels"])) for row in said}
         assert sum(told[name] == cell for name, cell in cells.items()) >= 36
+
+
+def test_weights_that_are_spoilt_are_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(state: State, batch: Batch) -> Tensor:
+        loss = descend(state, batch)
+        with torch.no_grad():
+            next(state.task.parameters()).fill_(torch.nan)
+        return loss
+
+    monkeypatch.setattr("plusx.run.parts.update_of", lambda recipe: spoilt)
+    with pytest.raises(FloatingPointError, match=r"step 1, rate 0\.\d+.*not finite"):
+        train(tiny("epochs=1", "batch_size=1200"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "result.json").exists()

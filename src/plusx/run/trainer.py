@@ -210,7 +210,7 @@ class Trainer:
         due = number == self.epochs or (every and number % every == 0)
         if self.validating is not None and due:
             begun = time.perf_counter()
-            figures = evaluate(self._evaluated(), self._watched(self.validating))
+            figures = self._judged(self._evaluated(), self.validating)
             record["validation"] = {
                 key: value for key, value in figures.items() if isinstance(value, int | float)
             }
@@ -240,9 +240,9 @@ class Trainer:
         task = self._evaluated()
         if self.best:
             task.load_state_dict(self.best)
-        validation = evaluate(task, self._watched(self.validating)) if self.validating else None
+        validation = self._judged(task, self.validating) if self.validating else None
         with self._loader(self.sets.train, "validation") as images:
-            trained = evaluate(task, self._watched(images))
+            trained = self._judged(task, images)
         net = task.net
         table = self.recipe.net
         name = None if isinstance(table, Net) else table.base
@@ -278,6 +278,17 @@ class Trainer:
     def _evaluated(self) -> Task:
         """The weights that are evaluated: the averaged ones where there are any."""
         return self.state.task if self.state.average is None else self.state.average
+
+    def _judged(self, task: Task, loader: Loader) -> dict[str, Any]:
+        """The figures of a task. FloatingPointError: its weights or predictions are not finite."""
+        self._refuse_spoilt(task.state_dict())
+        try:
+            return evaluate(task, self._watched(loader))
+        except FloatingPointError as error:
+            rate = self.state.optimizer.param_groups[0]["lr"]
+            raise FloatingPointError(
+                f"step {self.state.step}, rate {rate}: {error}; the last checkpoint stays"
+            ) from error
 
     def _watched(self, loader: Loader) -> Iterator[Batch]:
         """The images in order and as they are, until a signal comes."""
