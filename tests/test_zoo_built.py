@@ -22,7 +22,7 @@ from zoo_digest import build, inputs
 def deep(name: str) -> bool:
     """Whether a network has so many blocks that it is left to `make test-all`."""
     spec = find(name)
-    return isinstance(spec, Net) and sum(len(stage.blocks) for stage in spec.stages) > 18
+    return isinstance(spec, Net) and sum(len(stage.blocks) for stage in spec.stages) > 15
 
 
 TORCHVISION = {
