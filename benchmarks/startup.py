@@ -94,7 +94,11 @@ def imports(rounds: int) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
     answer(command)
     answers = [json.loads(answer(command).stdout) for _ in range(rounds)]
     limits = {"torch": None, "import": IMPORT, "network": None}
-    names = {"torch": "import torch", "import": "plusx over torch", "network": "first network"}
+    names = {
+        "torch": "import torch",
+        "import": "import plusx, over torch",
+        "network": "first network",
+    }
     rows, medians = [], {}
     for key, limit in limits.items():
         wall, processor = np.array([each[key] for each in answers]).T

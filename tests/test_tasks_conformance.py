@@ -146,7 +146,7 @@ def test_predictions_are_probabilities_and_evaluation_leaves_no_trace(make, rows
     assert all(torch.equal(before[n], v) for n, v in state.task.state_dict().items())
     predictions = state.task.eval().predict(draw(100).inputs)
     assert predictions.shape == (16, 4)
-    assert predictions.dtype == torch.float32
+    assert predictions.is_floating_point()
     assert ((predictions >= 0) & (predictions <= 1)).all()
     if not rows:
         torch.testing.assert_close(predictions.sum(1), torch.ones(16))

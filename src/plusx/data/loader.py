@@ -213,7 +213,7 @@ class Loader:
         try:
             for images in workers:
                 yield _good(images)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:  # its end can show in its pipe first
             if isinstance(error, _SampleError):
                 raise
             at_work = self._samples.working_on.tolist()

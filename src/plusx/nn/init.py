@@ -66,8 +66,9 @@ def initialise(net: nn.Module, rule: str | None = None, zero_last_gamma: bool = 
         if zero_last_gamma and isinstance(module, ResidualBlock) and module.merge == "add":
             norms = [name for name in module.branch if name.startswith(("bn", "norm"))]
             last = getattr(module, norms[-1]) if norms else None
-            if getattr(last, "weight", None) is not None:
-                nn.init.zeros_(last.weight)
+            gamma = getattr(last, "weight", None)
+            if gamma is not None:
+                nn.init.zeros_(gamma)
         if isinstance(module, ResidualBlock) and module.gate is not None:
             # carry first, transform later (Srivastava et al. 2015, section 2.2)
             bias = getattr(module.gate[-1], "bias", None)

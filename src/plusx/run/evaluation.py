@@ -124,7 +124,8 @@ def _source(
         trained_on = source.split == "all"
     else:
         assert data is not None
-        seed, size = recipe.seed if recipe is not None else 0, run.preprocessing.size[0]
+        seed = recipe.seed if recipe is not None else 0
+        size: int | None = run.preprocessing.size[0]
         kept = None
         if split == "validation" and is_undivided(data):
             kept, split = _moved(run, home, recipe, data, "validation", damaged), "all"

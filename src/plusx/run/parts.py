@@ -37,6 +37,32 @@ class Sets:
         held = [] if self.validation is None else self.validation.notices
         return list(dict.fromkeys([*self.train.notices, *held]))
 
+    def description(self) -> dict[str, Any]:
+        """What data.json says: enough to use the network, and to know the images again."""
+        train, held = self.train, self.validation
+        return {
+            "name": train.name,
+            "classes": list(train.classes),
+            "preprocessing": train.preprocessing.to_dict(),
+            "train": {"count": len(train), "fingerprint": train.fingerprint()},
+            "validation": None
+            if held is None
+            else {"count": len(held), "fingerprint": held.fingerprint()},
+            "notices": self.notices,
+        }
+
+    def prepared_as(self, preprocessing: dict[str, Any]) -> "Sets":
+        """The same images, prepared as the weights that training begins with expect them."""
+        ours = self.train.preprocessing
+        if len(preprocessing["mean"]) != ours.channels:
+            return self
+        wanted = replace(ours, mean=tuple(preprocessing["mean"]), std=tuple(preprocessing["std"]))
+        held = self.validation
+        return Sets(
+            self.train.with_preprocessing(wanted),
+            None if held is None else held.with_preprocessing(wanted),
+        )
+
 
 def open_sets(recipe: Recipe) -> Sets:
     """The recipe's training and validation images."""

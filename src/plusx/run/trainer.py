@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Trainer:
         net, preprocessing = parts.make_net(recipe)
         self.net = net
         if preprocessing is not None:
-            self._take_over(preprocessing)
+            self.sets = sets = sets.prepared_as(preprocessing)
         device = recipe.device
         task = prepare(
             parts.make_training_task(recipe, net, self.sets.train),
@@ -103,7 +103,9 @@ class Trainer:
     def refuse_other_images(self) -> None:
         """ValueError where the run was begun with other images, classes or preprocessing."""
         known = self.out / files.DATA
-        if known.is_file() and _identity(store.read_json(known)) != _identity(self._data()):
+        if known.is_file() and _identity(store.read_json(known)) != _identity(
+            self.sets.description()
+        ):
             raise ValueError(
                 f"{self.out} was begun with other images than {self.sets.train.name} has now "
                 "(--allow-data-change goes on all the same)"
@@ -112,7 +114,7 @@ class Trainer:
     def begin(self, *, exact: bool, allow_data_change: bool) -> None:
         """Write what the folder says from the first moment on, or go on from its checkpoint."""
         now = surroundings.environment(self.state.task.device)
-        data = self._data()
+        data = self.sets.description()
         known = self.out / files.DATA
         if not allow_data_change:
             self.refuse_other_images()
@@ -377,32 +379,6 @@ class Trainer:
     def _stopped(self) -> Stopped:
         assert self.signals.received is not None
         return Stopped(self.signals.received, self.state.step, self.out)
-
-    def _data(self) -> dict[str, Any]:
-        """What data.json says: enough to use the network, and to know the images again."""
-        train, validation = self.sets.train, self.sets.validation
-        return {
-            "name": train.name,
-            "classes": list(train.classes),
-            "preprocessing": train.preprocessing.to_dict(),
-            "train": {"count": len(train), "fingerprint": train.fingerprint()},
-            "validation": None
-            if validation is None
-            else {"count": len(validation), "fingerprint": validation.fingerprint()},
-            "notices": self.sets.notices,
-        }
-
-    def _take_over(self, preprocessing: dict[str, Any]) -> None:
-        """Prepare images as the weights that training begins with expect them."""
-        ours = self.sets.train.preprocessing
-        if len(preprocessing["mean"]) != ours.channels:
-            return
-        wanted = replace(ours, mean=tuple(preprocessing["mean"]), std=tuple(preprocessing["std"]))
-        train, validation = self.sets.train, self.sets.validation
-        self.sets = parts.Sets(
-            train.with_preprocessing(wanted),
-            None if validation is None else validation.with_preprocessing(wanted),
-        )
 
 
 def _identity(data: dict[str, Any]) -> list[Any]:
