@@ -1,5 +1,6 @@
 """Worker processes that hang, die or are interrupted: an error that names the file, no orphans."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -55,6 +56,9 @@ def _worse(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     monkeypatch.setattr(room, "open_image", decode)
 
 
+# what a dead worker had open for the pixels on their way is closed by the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("then", [pytest.param("hang", marks=pytest.mark.slow), "die"])
 def test_a_worker_that_hangs_or_dies_is_an_error_that_names_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, then: str
@@ -70,6 +74,7 @@ def test_a_worker_that_hangs_or_dies_is_an_error_that_names_the_file(
         list(loader.epoch(0))
     assert time.monotonic() - began < 20
     del loader
+    gc.collect()
     for _ in range(100):
         if not children() - before:
             break
