@@ -6,7 +6,7 @@ BIN := .venv/bin
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 .DEFAULT_GOAL := help
 
-.PHONY: help env demo test test-all lint format bench clean
+.PHONY: help env demo test test-all lint format clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'

@@ -68,6 +68,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_train_kill_resume_evaluate_predict(photos: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
     command = ["train", "images", f"data.path={photos}", *OVERRIDES]

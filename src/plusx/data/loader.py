@@ -216,10 +216,16 @@ class Loader:
         except (RuntimeError, OSError, EOFError) as error:  # its end can show in its pipe first
             if isinstance(error, _SampleError):
                 raise
-            at_work = self._samples.working_on.tolist()
-            names = [self.source.where(index) for index in at_work if index >= 0]
-            during = f" while at work on {', '.join(names)}" if names else ""
+            try:
+                during = self._at_work()
+            except RuntimeError:  # torch tells of the signal whenever it comes, also here
+                during = self._at_work()
             raise RuntimeError(f"a data worker died or hung{during}: {error}") from error
+
+    def _at_work(self) -> str:
+        at_work = self._samples.working_on.tolist()
+        names = [self.source.where(index) for index in at_work if index >= 0]
+        return f" while at work on {', '.join(names)}" if names else ""
 
 
 class _Failure(NamedTuple):
