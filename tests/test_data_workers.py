@@ -56,17 +56,10 @@ def _worse(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     monkeypatch.setattr(room, "open_image", decode)
 
 
-DIE = pytest.mark.xfail(
-    strict=False, reason="torch raises the signal of a worker's end wherever the main process is"
-)
-
-
 # what a dead worker had open for the pixels on their way is closed by the collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize(
-    "then", [pytest.param("hang", marks=pytest.mark.slow), pytest.param("die", marks=DIE)]
-)
+@pytest.mark.parametrize("then", [pytest.param("hang", marks=pytest.mark.slow), "die"])
 def test_a_worker_that_hangs_or_dies_is_an_error_that_names_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:

@@ -7,6 +7,7 @@ any. Either way a sample's pixels are a function of (seed, epoch, index).
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -163,8 +164,9 @@ class Loader:
             images = (self._stacked(indices, number) for indices in chosen)
         else:
             images = self._from_workers(self._workers, chosen, number)
-        for indices, pixels in zip(chosen, images):
-            yield self._batch(indices, pixels, number)
+        with self._naming_samples():
+            for indices, pixels in zip(chosen, images):
+                yield self._batch(indices, pixels, number)
 
     def _gathered(self, indices: np.ndarray, epoch: int) -> Tensor:
         assert self.source.images is not None
@@ -210,15 +212,21 @@ class Loader:
     ) -> Iterator[Tensor]:
         self._order.epoch = epoch
         self._order.batches = chosen
+        for images in workers:
+            yield _good(images)
+
+    @contextmanager
+    def _naming_samples(self) -> Iterator[None]:
+        """A worker's end names its sample, wherever in the epoch torch tells of it."""
         try:
-            for images in workers:
-                yield _good(images)
+            yield
         except (RuntimeError, OSError, EOFError) as error:  # its end can show in its pipe first
-            if isinstance(error, _SampleError):
+            of_worker = isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)
+            if self._workers is None or not of_worker:
                 raise
             try:
                 during = self._at_work()
-            except RuntimeError:  # torch tells of the signal whenever it comes, also here
+            except RuntimeError:  # the signal can come here too, once
                 during = self._at_work()
             raise RuntimeError(f"a data worker died or hung{during}: {error}") from error
 
