@@ -221,7 +221,7 @@ class Loader:
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:  # its end can show in its pipe first
-            of_worker = isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)
+            of_worker = isinstance(error, OSError | EOFError) or "DataLoader " in str(error)
             if self._workers is None or not of_worker:
                 raise
             try:
