@@ -195,6 +195,7 @@ def _fences(name: str) -> list[tuple[str, str]]:
 SECTIONS: dict[str, tuple[Any, ...]] = {
     "The recipe itself": (recipe_tables.Recipe,),
     "[net]": (recipe_tables.NetByName,),
+    "[init]": (recipe_tables.Init,),
     "[task]": (recipe_tables.Classify,),
     "[data]": (recipe_tables.KnownData, recipe_tables.OwnData),
     "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW),
@@ -208,6 +209,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[evaluate]": (recipe_tables.Evaluate,),
     "[checkpoint]": (recipe_tables.Checkpoint,),
     "[compare]": (recipe_tables.Compare,),
+    "[study]": (),
 }
 
 

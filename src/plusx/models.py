@@ -13,7 +13,7 @@ from torch import nn
 
 from plusx import zoo
 from plusx.grammar.spec import Net
-from plusx.nn.init import initialise
+from plusx.nn.init import GATE_BIAS, initialise
 from plusx.nn.network import Network
 
 
@@ -61,6 +61,18 @@ def create_model(
     return net
 
 
+def initialised(
+    spec: Net,
+    rule: str | None = None,
+    zero_last_gamma: bool = False,
+    gate_bias: float = GATE_BIAS,
+) -> Network:
+    """The network of a spec, its parameters from torch's generator; see `initialise`."""
+    net = Network(spec)
+    initialise(net, rule, zero_last_gamma, gate_bias)
+    return net
+
+
 def _build(
     name: str | None, spec: Net | zoo.Plain, num_classes: int | None, in_channels: int | None
 ) -> nn.Module:
@@ -70,9 +82,7 @@ def _build(
         in_channels=spec.in_channels if in_channels is None else in_channels,
     )
     if isinstance(spec, Net):
-        net = Network(spec)
-        initialise(net)
-        return net
+        return initialised(spec)
     assert name is not None
     from plusx.nn.plain import PLAIN
 

@@ -6,6 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from plusx.nn.block import ResidualBlock
+from plusx.nn.gates import ShortcutGate
 from plusx.nn.layers import Attention
 
 
@@ -42,13 +43,20 @@ RULES: dict[str, Rule] = {
 }
 
 
-def initialise(net: nn.Module, rule: str | None = None, zero_last_gamma: bool = False) -> None:
+def initialise(
+    net: nn.Module,
+    rule: str | None = None,
+    zero_last_gamma: bool = False,
+    gate_bias: float = GATE_BIAS,
+) -> None:
     """Begin a network's parameters anew, from torch's generator.
 
     `rule` is a name of RULES; None is "he", or "truncated" for networks with layer norm.
     `zero_last_gamma` makes every residual block the identity at the start: the weight of the
     last norm of each branch before a `+` is 0 (Goyal et al. 2017, section 5.1). Branches without
-    a norm are left as they are.
+    a norm are left as they are. `gate_bias` is where the gates of `~` and of the word `gate`
+    begin: below 0 they carry first and transform later (Srivastava et al. 2015, section 2.2; He
+    et al. 2016, section 3.1, tries 0 to -10).
     """
     if rule is None:
         spec = getattr(net, "spec", None)
@@ -69,8 +77,11 @@ def initialise(net: nn.Module, rule: str | None = None, zero_last_gamma: bool = 
             gamma = getattr(last, "weight", None)
             if gamma is not None:
                 nn.init.zeros_(gamma)
+        if rule == "pytorch":
+            continue
         if isinstance(module, ResidualBlock) and module.gate is not None:
-            # carry first, transform later (Srivastava et al. 2015, section 2.2)
             bias = getattr(module.gate[-1], "bias", None)
-            if bias is not None and rule != "pytorch":
-                nn.init.constant_(bias, GATE_BIAS)
+            if bias is not None:
+                nn.init.constant_(bias, gate_bias)
+        if isinstance(module, ShortcutGate):
+            nn.init.constant_(module.conv.bias, gate_bias)

@@ -1,35 +1,16 @@
 """The tables of a recipe as frozen data; those that come in kinds are told apart by `kind`."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, InstanceOf, Strict, Tag
+from pydantic import Discriminator, Field, InstanceOf, Strict, Tag
 from pydantic.dataclasses import dataclass
 
 from plusx.grammar.spec import Activation, Net, Norm
+from plusx.recipe import studies
+from plusx.recipe.values import CONFIG, Amount, Count, Flag, Part, Positive, Rate, Share
 
 
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-def _part(value: object) -> object:
-    whole = type(value) is int and value >= 0
-    if not whole and not (isinstance(value, float) and 0 <= value < 1):
-        raise ValueError("must be a whole number, or a share from 0.0 to below 1")
-    return value
-
-
-# Strict: text is no number, and a number no truth value.
-Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
-Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
-Share: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
-Amount: TypeAlias = Annotated[float, Strict(), Field(ge=0)]
-Rate: TypeAlias = Annotated[float, Strict(), Field(gt=0)]
-Flag: TypeAlias = Annotated[bool, Strict()]
-# A whole number counts (steps, images); a number below 1 is a share of the whole.
-Part: TypeAlias = Annotated[int | float, BeforeValidator(_part)]
-
-
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class NetByName:
     """A network of the zoo. What is left out is the zoo's, or follows from the data."""
 
@@ -45,7 +26,16 @@ class NetByName:
     drop_mode: Literal["batch", "row"] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Init:
+    """How parameters begin; plain modules and weights that are loaded begin as they are."""
+
+    rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch"] | None = None
+    zero_last_gamma: Flag = False  # the last norm of every branch before a + begins at 0
+    gate_bias: Annotated[float, Strict()] = -2.0  # where the gates of `~` and `gate` begin
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Classify:
     kind: Literal["classify"] = "classify"
     label_smoothing: Share = 0.0
@@ -53,18 +43,18 @@ class Classify:
     multilabel: Flag = False
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class NoMix:
     kind: Literal["none"] = "none"
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Mix:
     kind: Literal["mixup", "cutmix"]
     alpha: Rate = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class KnownData:
     """A set that plusx knows by name."""
 
@@ -73,10 +63,11 @@ class KnownData:
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
     validation: Part | None = None  # images, or their share; None: the set's own rule
+    train: Part | None = None  # images, or their share, that are trained on; None: all
     workers: Count = 0
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class OwnData:
     """A folder of class folders, or a CSV with the columns path,label and optionally split."""
 
@@ -86,11 +77,12 @@ class OwnData:
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
     validation: Part | None = None
+    train: Part | None = None  # images, or their share, that are trained on; None: all
     damaged: Literal["error", "skip"] = "error"
     workers: Count = 0
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Sgd:
     kind: Literal["sgd"] = "sgd"
     lr: Rate
@@ -103,7 +95,7 @@ class Sgd:
     average: Share = 0.0  # decay of the averaged weights; 0: none are kept
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AdamW:
     kind: Literal["adamw"] = "adamw"
     lr: Rate
@@ -115,7 +107,7 @@ class AdamW:
     average: Share = 0.0
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Constant:
     kind: Literal["constant"] = "constant"
     warm_up: Part = 0
@@ -123,7 +115,7 @@ class Constant:
     warm_rate: Rate = 0.01
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Steps:
     kind: Literal["steps"] = "steps"
     at: tuple[Part, ...]
@@ -133,7 +125,7 @@ class Steps:
     warm_rate: Rate = 0.01
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Cosine:
     kind: Literal["cosine"] = "cosine"
     warm_up: Part = 0
@@ -142,13 +134,13 @@ class Cosine:
     end: Amount = 0.0  # the rate at the last step
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class OneCycle:
     kind: Literal["one-cycle"] = "one-cycle"
     rise: Rate = 0.3  # the share of the run until the peak
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Device:
     kind: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -157,7 +149,7 @@ class Device:
     threads: Count = 0  # 0: as torch chooses
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Evaluate:
     every: Count = 1  # epochs; 0: at the end alone
     patience: Count = 0  # evaluations without a better one before the run stops; 0: never
@@ -166,14 +158,14 @@ class Evaluate:
     views: Literal["one", "flip"] = "one"  # the views of an image that predictions average over
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Checkpoint:
     every_seconds: Amount = 30.0  # 0: not by the clock
     every_steps: Count = 0  # 0: not by steps
     keep: Positive = 2
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Compare:
     networks: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -184,7 +176,7 @@ def _net_tag(value: object) -> str:
     return "inline" if isinstance(value, Net) else "named"
 
 
-@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
     seed: Count = 0
     epochs: Positive | None = None
@@ -194,6 +186,7 @@ class Recipe:
         Annotated[NetByName, Tag("named")] | Annotated[InstanceOf[Net], Tag("inline")],
         Discriminator(_net_tag),
     ]
+    init: Init = Init()
     task: Classify = Classify()
     data: Annotated[KnownData | OwnData, Discriminator("kind")]
     optim: Annotated[Sgd | AdamW, Discriminator("kind")]
@@ -202,6 +195,7 @@ class Recipe:
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpoint = Checkpoint()
     compare: Compare | None = None
+    study: Annotated[studies.Study, Discriminator("kind")] | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

@@ -5,22 +5,24 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
 from plusx.data.source import Source, open_data
+from plusx.data.splits import stratified_order
 from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
-from plusx.models import create_model
+from plusx.models import create_model, initialised
 from plusx.recipe import NetByName, OwnData, Recipe
-from plusx.recipe.tables import Constant, Cosine, OneCycle, Sgd, Steps
+from plusx.recipe.tables import Constant, Cosine, Init, OneCycle, Sgd, Steps
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 from plusx.train import schedule as rates
 from plusx.train.optim import make_optimizer
 from plusx.train.update import Descend, Scaling, Update, averaged
-from plusx.weights.fetch import find_weights, load_found
+from plusx.weights.fetch import find_weights, load_found, own_spec
 from plusx.zoo import Plain, find
 
 
@@ -75,7 +77,7 @@ def open_sets(recipe: Recipe) -> Sets:
 def open_split(recipe: Recipe, split: str) -> Source:
     """One split of the recipe's data. ValueError where there is none, or the data is wrong."""
     data = recipe.data
-    return open_data(
+    source = open_data(
         Path(data.path).expanduser() if isinstance(data, OwnData) else data.kind,
         split=split,
         seed=recipe.seed,
@@ -83,6 +85,17 @@ def open_split(recipe: Recipe, split: str) -> Source:
         size=data.size,
         damaged=data.damaged if isinstance(data, OwnData) else "error",
     )
+    return source if split != "train" or data.train is None else _part(source, data.train, recipe)
+
+
+def _part(source: Source, train: int | float, recipe: Recipe) -> Source:
+    """So many of the training images, or that share: the classes in equal parts, by the seed."""
+    whole = len(source)
+    count = train if isinstance(train, int) else round(train * whole)
+    if not 1 <= count <= whole:
+        raise ValueError(f"[data] train = {train}: {source.name} has {whole:,} images to train on")
+    chosen = np.sort(stratified_order(source.labels, recipe.seed)[:count])
+    return source.subset(chosen.tolist())
 
 
 def resolved(recipe: Recipe, source: Source) -> Recipe:
@@ -101,11 +114,19 @@ def resolved(recipe: Recipe, source: Source) -> Recipe:
 
 
 def spec_of(net: NetByName | Net) -> Net | str:
-    """The spec that a recipe's [net] describes, checked; the name of a plain module as it is."""
+    """The spec that a recipe's [net] describes, checked; the name of a plain module as it is.
+
+    A file of weights that says what network it is for is believed: another library's shortcuts
+    can be other ones than the zoo's under the same name.
+    """
     if isinstance(net, Net):
         check(net)
         return net
-    found = find(net.base)
+    found: Net | Plain = find(net.base)
+    if net.weights and Path(net.weights).expanduser().is_file():
+        weights = find_weights(net.base, net.weights)
+        if weights.model == net.base:
+            found = own_spec(weights, found)
     said = {
         field.name: getattr(net, field.name)
         for field in fields(net)
@@ -128,10 +149,18 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
     """The recipe's network, and the preprocessing of the weights it begins with, if it has any."""
     spec = spec_of(recipe.net)
     table = recipe.net
-    classes, channels = (
-        (table.num_classes, table.in_channels) if isinstance(table, NetByName) else (None, None)
-    )
-    net: nn.Module = create_model(spec, num_classes=classes, in_channels=channels, seed=recipe.seed)
+    net: nn.Module
+    if isinstance(spec, Net):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            said = recipe.init
+            net = initialised(spec, said.rule, said.zero_last_gamma, said.gate_bias)
+    else:
+        if recipe.init != Init():
+            raise ValueError(f"[init]: {spec} is a plain module, which begins in a way of its own")
+        assert isinstance(table, NetByName)
+        classes, channels = table.num_classes, table.in_channels
+        net = create_model(spec, num_classes=classes, in_channels=channels, seed=recipe.seed)
     if isinstance(table, Net) or not table.weights:
         return net, None
     found = find_weights(table.base, table.weights)

@@ -1,0 +1,174 @@
+"""The table [study] of a recipe: which experiment is made, and over what. `kind` tells them apart.
+
+What a study asks and what it measures is in plusx.study; docs/studies.md tells every field.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, Strict
+from pydantic.dataclasses import dataclass
+
+from plusx.grammar.spec import Activation
+from plusx.recipe.values import CONFIG, Count, Positive, Share
+
+
+Seeds: TypeAlias = Annotated[tuple[Count, ...], Field(min_length=1)]
+Depths: TypeAlias = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Names: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1)]
+NormKind = Literal["batch", "none"]
+Rule = Literal["he", "pytorch", "normal0.01"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Degradation:
+    """Error over depth: plain, residual and pre-activation networks, with and without norms."""
+
+    kind: Literal["degradation"] = "degradation"
+    depths: Depths = (20, 56)
+    kinds: tuple[Literal["plain", "resnet", "preact_resnet"], ...] = Field(
+        default=("plain", "resnet", "preact_resnet"), min_length=1
+    )
+    norms: tuple[NormKind, ...] = Field(default=("batch",), min_length=1)
+    looks: Count = 8  # places of the training where the gradients are measured; 0: none
+    seeds: Seeds = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Skips:
+    """What the merge does at equal multiply-adds: +, &, ~ and none; basic and bottleneck."""
+
+    kind: Literal["skips"] = "skips"
+    depth: Positive = 20
+    blocks: tuple[Literal["basic", "bottleneck"], ...] = Field(
+        default=("basic", "bottleneck"), min_length=1
+    )
+    merges: tuple[Literal["add", "concat", "gate", "none"], ...] = Field(
+        default=("add", "concat", "gate", "none"), min_length=1
+    )
+    seeds: Seeds = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Gradients:
+    """The gradient of every block, at the start and through training."""
+
+    kind: Literal["gradients"] = "gradients"
+    networks: Names = ("plain20", "resnet20", "plain56", "resnet56")
+    norms: tuple[NormKind, ...] = Field(default=("batch", "none"), min_length=1)
+    rules: tuple[Rule, ...] = Field(default=("he", "pytorch", "normal0.01"), min_length=1)
+    acts: tuple[Activation, ...] = Field(default=("relu", "tanh", "sigmoid"), min_length=1)
+    looks: Count = 6  # places of the training where they are measured; 0: at the start alone
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Responses:
+    """How strongly each layer answers (He et al. 2015, figure 7)."""
+
+    kind: Literal["responses"] = "responses"
+    networks: Names = ("plain20", "resnet20", "plain56", "resnet56")
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Convergence:
+    """Epochs and seconds until an accuracy is reached."""
+
+    kind: Literal["convergence"] = "convergence"
+    networks: Names
+    threshold: Share = 0.9
+    seeds: Seeds = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Generalisation:
+    """The gap between training and validation, over depth, remedies and the amount of data."""
+
+    kind: Literal["generalisation"] = "generalisation"
+    depths: Depths = (20, 56)
+    remedies: tuple[
+        Literal["none", "dropout", "stochastic-depth", "weight-decay", "augmentation"], ...
+    ] = Field(
+        default=("none", "dropout", "stochastic-depth", "weight-decay", "augmentation"),
+        min_length=1,
+    )
+    shares: tuple[Annotated[float, Strict(), Field(gt=0, le=1)], ...] = Field(
+        default=(0.01, 0.1, 1.0), min_length=1
+    )
+    seeds: Seeds = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Ablation:
+    """The shortcuts and the orders of He et al. 2016, tables 1 and 2."""
+
+    kind: Literal["ablation"] = "ablation"
+    depth: Positive = 56
+    variants: tuple[str, ...] = ()  # none: all of both tables
+    seeds: Seeds = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Lesion:
+    """The error after deleting one block after another (Veit et al. 2016)."""
+
+    kind: Literal["lesion"] = "lesion"
+    networks: tuple[str, ...] = ()  # trained by the recipe; none: only [net]
+    split: Literal["validation", "test"] = "validation"
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Paths:
+    """How long the paths are and how much gradient they carry (Veit et al. 2016)."""
+
+    kind: Literal["paths"] = "paths"
+    networks: Names = ("resnet56",)
+    samples: Positive = 16  # paths of each length
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Surface:
+    """The loss around the weights, in one and two dimensions (Li et al. 2018)."""
+
+    kind: Literal["surface"] = "surface"
+    networks: Names = ("plain56", "resnet56")
+    points: Positive = 25  # a dimension
+    span: Annotated[float, Strict(), Field(gt=0)] = 1.0
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Thousand:
+    """Networks of a thousand layers: built, trained for a step, the gradient of every block."""
+
+    kind: Literal["thousand"] = "thousand"
+    networks: Names = ("preact_resnet1001", "resnet1202")
+    seeds: Seeds = (0,)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Tables:
+    """Three tables: quality; epochs and time to convergence; parameters against error."""
+
+    kind: Literal["tables"] = "tables"
+    networks: Names
+    threshold: Share = 0.9
+    seeds: Seeds = (0, 1, 2)
+
+
+Study: TypeAlias = (
+    Degradation
+    | Skips
+    | Gradients
+    | Responses
+    | Convergence
+    | Generalisation
+    | Ablation
+    | Lesion
+    | Paths
+    | Surface
+    | Thousand
+    | Tables
+)
