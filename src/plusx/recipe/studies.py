@@ -21,7 +21,10 @@ Rule = Literal["he", "pytorch", "normal0.01"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Degradation:
-    """Error over depth: plain, residual and pre-activation networks, with and without norms."""
+    """Error over depth: plain, residual and pre-activation networks, with and without norms.
+
+    The gradients are measured at the start and at every checkpoint that is kept.
+    """
 
     kind: Literal["degradation"] = "degradation"
     depths: Depths = (20, 56)
@@ -29,7 +32,6 @@ class Degradation:
         default=("plain", "resnet", "preact_resnet"), min_length=1
     )
     norms: tuple[NormKind, ...] = Field(default=("batch",), min_length=1)
-    looks: Count = 8  # places of the training where the gradients are measured; 0: none
     seeds: Seeds = (0, 1, 2)
 
 
@@ -50,14 +52,13 @@ class Skips:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Gradients:
-    """The gradient of every block, at the start and through training."""
+    """The gradient of every block, at the start and at every checkpoint that is kept."""
 
     kind: Literal["gradients"] = "gradients"
     networks: Names = ("plain20", "resnet20", "plain56", "resnet56")
     norms: tuple[NormKind, ...] = Field(default=("batch", "none"), min_length=1)
     rules: tuple[Rule, ...] = Field(default=("he", "pytorch", "normal0.01"), min_length=1)
     acts: tuple[Activation, ...] = Field(default=("relu", "tanh", "sigmoid"), min_length=1)
-    looks: Count = 6  # places of the training where they are measured; 0: at the start alone
     seeds: Seeds = (0,)
 
 

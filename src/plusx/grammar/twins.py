@@ -1,0 +1,159 @@
+"""The same network said otherwise: without its skips, with other skips, without its norms.
+
+Each function gives a new spec. What a twin keeps is depth and, but for `&`, width; `at_cost`
+makes two networks equally expensive where a twin is not.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from plusx.grammar.sentence import MARKS, Merge, Sentence, Word, parse
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Block, Net, Stage
+
+
+_SHRINK = "norm act conv1/2 avgpool2s2"  # between the stages of a DenseNet (Huang et al. 2017)
+
+
+def with_merge(net: Net, merge: Merge) -> Net:
+    """The network whose blocks end their branches in another way: + & ~ or none at all.
+
+    A plain twin of a network whose shortcuts have no weights (option A) has its parameters and
+    multiply-adds to the unit. With `&` a block hands on its input beside its answer, so its stages
+    cannot have a stride: from the second on they are entered through a 1 x 1 convolution that
+    halves the channels and an average pooling.
+    """
+    _refuse_without_skips(net, merge)
+    if merge != "concat":
+        return _each_block(net, lambda block: replace(block, body=_merged(block.body, merge)))
+    stages = []
+    for position, stage in enumerate(net.stages):
+        stages.append(
+            replace(
+                _each_block_of(stage, lambda block: replace(block, body=_joined(block.body))),
+                stride=1,
+                enter=_SHRINK if position else "",
+            )
+        )
+    return replace(net, stages=tuple(stages), tail=_activated(net.tail))
+
+
+def without_norm(net: Net) -> Net:
+    """The network with no norms at all: the convolution before each has a bias in its place."""
+
+    def bare(text: str) -> str:
+        said = parse(text)
+        lead, branch, after = (_unnormed(words) for words in (said.lead, said.branch, said.after))
+        if not lead and said.lead:
+            return str(Sentence((), branch, said.merge, after))
+        return str(Sentence(lead, branch, said.merge, after))
+
+    def of(block: Block) -> Block:
+        return Block(
+            body=bare(block.body),
+            shortcut=bare(block.shortcut),
+            identity=bare(block.identity),
+            gate=bare(block.gate),
+        )
+
+    stages = tuple(
+        replace(_each_block_of(stage, of), enter=bare(stage.enter)) for stage in net.stages
+    )
+    return replace(net, stem=bare(net.stem), stages=stages, tail=bare(net.tail))
+
+
+def at_cost(net: Net, multiply_adds: int) -> Net:
+    """The network with all widths scaled by one factor, as near to so many multiply-adds as whole
+    widths come."""
+
+    def scaled(factor: float) -> Net:
+        def width(value: int) -> int:
+            return max(1, round(value * factor))
+
+        stages = tuple(replace(stage, width=width(stage.width)) for stage in net.stages)
+        stem = width(net.stem_width) if net.stem_width else 0
+        return replace(net, stem_width=stem, stages=stages)
+
+    low, high = 0.02, 50.0
+    for _ in range(40):
+        middle = (low * high) ** 0.5
+        if measure(scaled(middle)).multiply_adds < multiply_adds:
+            low = middle
+        else:
+            high = middle
+    return min(
+        (scaled(low), scaled(high)),
+        key=lambda found: abs(measure(found).multiply_adds - multiply_adds),
+    )
+
+
+def _refuse_without_skips(net: Net, merge: Merge) -> None:
+    """ValueError where there is no `+` that could be exchanged."""
+    merges = {parse(block.body).merge for stage in net.stages for block in stage.blocks}
+    if merges != {"add"}:
+        said = "none" if merges == {"none"} else " and ".join(sorted(merges - {"add"}))
+        raise ValueError(
+            f"a twin with merge {merge!r} is made from a network whose blocks all add their "
+            f"shortcut (+); this one has blocks that merge by {said}"
+        )
+
+
+def _merged(body: str, merge: Merge) -> str:
+    said = parse(body)
+    if merge == "none":
+        return str(Sentence((), (*said.lead, *said.branch), "none", said.after))
+    return str(replace(said, merge=merge))
+
+
+def _joined(body: str) -> str:
+    """The sentence with `&`, nothing after it, no stride, and no norm at the end of its branch.
+
+    What follows a `+` would be applied to all that was handed on so far, again in every block.
+    """
+    said = parse(body)
+    words = (*said.lead, *said.branch)
+    if any(word.kind in ("norm", "act") for word in said.after) or words[-1].kind == "norm":
+        # post-activation said as pre-activation: norm act conv ... norm act conv &
+        body_words = [word for word in words if word.kind not in ("norm", "act")]
+        words = tuple(each for word in body_words for each in (*parse("norm act").branch, word))
+    return f"{' '.join(_unstrided(word) for word in words)} {_mark('concat')}"
+
+
+def _mark(merge: Merge) -> str:
+    return next(mark for mark, each in MARKS.items() if each == merge)
+
+
+def _unstrided(word: Word) -> str:
+    return (
+        word.text.replace("s", "", 1) if word.kind == "conv" and word.stride is None else str(word)
+    )
+
+
+def _activated(tail: str) -> str:
+    """The tail behind blocks that do not end in `norm act`."""
+    return tail if tail.startswith("norm act") else f"norm act {tail}".strip()
+
+
+def _unnormed(words: tuple[Word, ...]) -> tuple[Word, ...]:
+    kept: list[Word] = []
+    for position, word in enumerate(words):
+        if word.kind == "norm":
+            continue
+        follows = words[position + 1].kind if position + 1 < len(words) else ""
+        if follows == "norm" and word.kind == "conv" and not word.bias:
+            word = parse(f"{word.text}b").branch[0]
+        kept.append(word)
+    return tuple(kept)
+
+
+def _each_block(net: Net, change: Callable[[Block], Block]) -> Net:
+    return replace(net, stages=tuple(_each_block_of(stage, change) for stage in net.stages))
+
+
+def _each_block_of(stage: Stage, change: Callable[[Block], Block]) -> Stage:
+    block = (
+        tuple(change(each) for each in stage.block)
+        if isinstance(stage.block, tuple)
+        else change(stage.block)
+    )
+    return replace(stage, block=block, first=None if stage.first is None else change(stage.first))
