@@ -76,6 +76,7 @@ LONG = {
 PROMISED = {
     "create_model", "list_models", "find", "parse", "Block", "Stage", "Net", "Batch", "batches",
     "Classify", "prepare", "State", "fit", "descend", "evaluate",
+    "grad_cam",
 }  # fmt: skip
 
 Rule = Callable[[list[Module]], list[str]]
