@@ -1,0 +1,141 @@
+"""A network taken apart for a study: its blocks in order, and what flows between them.
+
+Nothing here leaves a trace: no hook, no statistic of batch norm, no mode, no drawn number.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from plusx.grammar.sentence import parse
+from plusx.grammar.shapes import Flow, Setting, each_dimension, step
+from plusx.nn.block import ResidualBlock, say
+from plusx.nn.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A block and where it stands: `name` is its module's, `holder[index]` is the block.
+
+    `flow` is what reaches it: channels and positions.
+    """
+
+    name: str
+    block: ResidualBlock
+    holder: nn.Sequential
+    index: int
+    flow: Flow
+
+    @property
+    def has_shortcut(self) -> bool:
+        return self.block.merge != "none"
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether what leaves the block has another shape than what reaches it."""
+        into, out = self.flow, self.block.flow
+        return (into.channels, into.size) != (out.channels, out.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One pass: what reaches the first block, what each block gives, and the logits."""
+
+    start: Tensor
+    outputs: tuple[Tensor, ...]
+    logits: Tensor
+
+
+def network_of(net: nn.Module) -> Network:
+    """The net itself. ValueError where it is not built of sentences, or has no blocks."""
+    if not isinstance(net, Network):
+        raise ValueError(
+            f"{type(net).__name__} is a plain module, not built of blocks: choose a network that "
+            "is made of a spec"
+        )
+    if not net.spec.stages:
+        raise ValueError("the network has no blocks: its spec has no stages")
+    return net
+
+
+def places(net: nn.Module) -> list[Place]:
+    """Every block in order. ValueError as `network_of`."""
+    net = network_of(net)
+    spec, one = net.spec, (1,) * net.spec.ndim
+    flow = Flow(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
+    for word in parse(spec.stem).branch:
+        flow = step(flow, word, Setting(spec, spec.stem_width, one))
+    found = []
+    for number, stage in enumerate(spec.stages, 1):
+        if stage.enter:
+            flow = getattr(net, f"enter{number}").flow
+        holder = getattr(net, f"layer{number}")
+        for index, block in enumerate(holder):
+            found.append(Place(f"layer{number}.{index}", block, holder, index, flow))
+            flow = block.flow
+    return found
+
+
+def walk(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Walk:
+    """Run the network and keep what flows between its blocks; the logits are those of `net(x)`."""
+    net = network_of(net)
+    x = start = say(net, net.stem, inputs)
+    outputs: list[Tensor] = []
+    for number, stage in enumerate(net.spec.stages, 1):
+        if stage.enter:
+            x = getattr(net, f"enter{number}")(x)
+            start = start if outputs else x
+        for block in getattr(net, f"layer{number}"):
+            x = block(x)
+            outputs.append(x)
+    return Walk(start, tuple(outputs), net.fc(net.tail(x).flatten(1)))
+
+
+def pass_by(block: ResidualBlock, x: Tensor) -> Tensor:
+    """What is left of a block whose branch is deleted: its shortcut, and what follows the sum.
+
+    The features that a block with `&` would have added are zero.
+    """
+    assert block.merge != "none"
+    if block.merge == "concat":
+        missing = block.flow.channels - x.shape[1]
+        skip = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
+    else:
+        y = say(block, block.lead, x)
+        # an activation behind the sum may overwrite it, and others hold x
+        skip = (
+            x.clone() if block.downsample is None else block.downsample(y if block.projects else x)
+        )
+    return say(block, block.after, skip)
+
+
+@contextmanager
+def untouched(net: nn.Module) -> Iterator[None]:
+    """Leave the network as it was: modes, buffers, what is frozen, and torch's generator."""
+    modes = [(module, module.training) for module in net.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    cards = sorted({p.device.index for p, _ in wanted if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=cards):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for module, training in modes:
+                module.training = training
+            for parameter, wants in wanted:
+                parameter.requires_grad_(wants)
+
+
+def norm_of(*tensors: Tensor) -> float:
+    """The Euclidean norm of all of them together.
+
+    In float64: in float32 the square of 1e-23 is 0, and small gradients would look like none.
+    """
+    return float(sum(float(t.detach().double().square().sum()) for t in tensors) ** 0.5)
