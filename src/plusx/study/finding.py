@@ -38,14 +38,51 @@ def interval(shares: Sequence[float], count: int) -> Interval | None:
     """
     if len(shares) < 2:
         return None
-    freedom = len(shares) - 1
-    student = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
-    seeds = student * stdev(shares) / math.sqrt(len(shares))
+    seeds = student(len(shares) - 1) * stdev(shares) / math.sqrt(len(shares))
     middle = mean(shares)
     adjusted = (middle * count + 2) / (count + 4)
     images = _NORMAL * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
     half = math.hypot(seeds, images)
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
+
+
+def student(freedom: int) -> float:
+    """Student's t at 97.5 % for so many degrees of freedom (1 and more)."""
+    return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
+
+
+class Difference(NamedTuple):
+    """How much larger one mean is than another, with its interval of 95 %."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """In percentage points."""
+        low, high = 100 * self.low, 100 * self.high
+        return f"{100 * self.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> Difference | None:
+    """The mean of the first less that of the second, by Welch's t interval (1947).
+
+    Degrees of freedom are rounded down. None where one of them has fewer than two values. Where
+    nothing varies the interval is a point.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    middle = mean(first) - mean(second)
+    parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    variance = sum(parts)
+    if not variance:
+        return Difference(middle, middle, middle)
+    sizes = (len(first), len(second))
+    freedom = variance**2 / sum(
+        part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True)
+    )
+    half = student(max(1, int(freedom))) * math.sqrt(variance)
+    return Difference(middle, middle - half, middle + half)
 
 
 def finding(rows: Sequence[Mapping[str, Any]], *, count: int, split: str) -> str:

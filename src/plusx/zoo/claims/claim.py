@@ -86,7 +86,7 @@ def spec(name: str, num_classes: int | None = None) -> Net:
 
 
 def multiply_adds(name: str, data: str = "") -> int:
-    """Of one input of the network's own size, or of a grey image of 8 x 8 where `data` is digits."""
+    """Of one input of the network's own size; of a grey image of 8 x 8 where the data is digits."""
     net = ZOO[name].net
     if not isinstance(net, Net):
         return net.multiply_adds

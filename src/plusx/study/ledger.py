@@ -1,0 +1,132 @@
+"""The ledger of claims with what is known of each from results/: no torch.
+
+DIR/claims.json has the newest result of every claim that was run, under its id, and is rewritten
+whole. A result of --quick never takes the place of a full one.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from plusx import __version__
+from plusx.zoo.claims import (
+    CLAIMS,
+    PROTOCOLS,
+    RATE,
+    SEEDS,
+    Claim,
+    Cost,
+    Kind,
+    claim_names,
+    cost_of,
+)
+
+
+FILE = "claims.json"
+RESULTS = Path("results")
+NOT_RUN, NOT_YET = "not run", "not yet runnable"
+
+
+def ledger(
+    pattern: str = "*", kind: str | None = None, results: Path = RESULTS
+) -> list[dict[str, Any]]:
+    """A row for every claim whose id matches the shell pattern, with its state.
+
+    `state` is PASS, MISS or INCONCLUSIVE where it was run, "not run", or "not yet runnable" where
+    plusx lacks what `missing` names. `marks` say what makes a result another one than this version
+    would give. ValueError: no claim matches, there is no such kind, or the file is damaged.
+    """
+    if kind is not None and kind not in get_args(Kind):
+        raise ValueError(f"no kind of claim {kind!r}: there are {', '.join(get_args(Kind))}")
+    known = read_results(results)
+    claims = [CLAIMS[name] for name in claim_names(pattern)]
+    return [_row(claim, known.get(claim.id)) for claim in claims if kind in (None, claim.kind)]
+
+
+def read_results(results: Path) -> dict[str, dict[str, Any]]:
+    """What is known of claims, by id; nothing where there is no file. ValueError: it is damaged."""
+    path = results / FILE
+    if results.exists() and not results.is_dir():
+        raise ValueError(f"{results} is a file; results are kept in a folder")
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        environments = found["environments"]
+        return {
+            name: {**record, **environments[record["environment"]]}
+            for name, record in found["claims"].items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not what `plusx reproduce` wrote ({type(error).__name__}: {error}); "
+            "move it away, or name another folder"
+        ) from None
+
+
+def cost(claim: Claim) -> dict[str, Any]:
+    """Multiply-adds in all, and the hours that they take here at an assumed rate."""
+    cores = os.cpu_count() or 1
+    priced = Cost(cost_of(claim), cores)
+    return {
+        "multiply_adds": priced.multiply_adds,
+        "hours": round(priced.hours, 4),
+        "assumed": f"{RATE:g} multiply-adds a second on each of {cores} cores",
+    }
+
+
+def protocol_of(claim: Claim) -> str:
+    """How a claim is trained and judged, in words."""
+    if not claim.protocol:
+        return ""
+    protocol = PROTOCOLS[claim.protocol]
+    seeds = f"; seeds {', '.join(map(str, SEEDS))}" if protocol.images else ""
+    changed = f"; {' '.join(claim.overrides)}" if claim.overrides else ""
+    return f"{claim.protocol}: {protocol.said}{changed}{seeds}"
+
+
+def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:
+    """What makes a result another one than this version of plusx would give for the claim."""
+    found = []
+    if (made := record["versions"].get("plusx")) != __version__:
+        found.append(f"plusx {made}, not {__version__}")
+    if record["claimed"] != claim.value:
+        found.append(f"of another claim ({record['claimed']:g}, not {claim.value:g})")
+    if record.get("smaller"):
+        found.append(f"--quick: {record['smaller']}")
+    return found
+
+
+def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    known = record or {}
+    unknown = NOT_YET if claim.missing else NOT_RUN
+    return {
+        "id": claim.id,
+        "kind": claim.kind,
+        "state": known.get("verdict", unknown),
+        "statement": claim.statement,
+        "source": claim.source,
+        "network": claim.network or None,
+        "data": claim.data or None,
+        "protocol": protocol_of(claim) or None,
+        "metric": claim.metric,
+        "claimed": claim.value,
+        "unit": claim.unit,
+        "side": claim.side,
+        "tolerance": claim.tolerance,
+        "spread": claim.spread,
+        "others": [{"who": who, "value": value} for who, value in claim.others],
+        "runs": list(claim.runs),
+        "commands": list(claim.commands),
+        "erratum": claim.erratum,
+        "truth": claim.truth or None,
+        "missing": claim.missing or None,
+        "cost": cost(claim),
+        "value": known.get("value"),
+        "distance": known.get("distance"),
+        "seeds": known.get("seeds"),
+        "date": known.get("date"),
+        "marks": marks(record, claim) if record else [],
+    }
