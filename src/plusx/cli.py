@@ -163,6 +163,51 @@ def compare(
 
 
 @app.command(
+    help_epilogue="Examples:\n  plusx study\n  plusx study degradation --out degradation\n"
+    "  plusx study degradation data.kind=cifar10 data.train=10000 study.depths=[20,32,44,56]"
+)
+def study(
+    recipe: Annotated[
+        str | None, _about("A recipe with a table [study]. Without one, all studies are listed.")
+    ] = None,
+    /,
+    *overrides: Overrides,
+    out: Annotated[Path | None, _about("The folder. Default: runs/study- and the names.")] = None,
+    jobs: Annotated[int | None, _about("Cells at a time. Default: one a core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an experiment: many runs, what is measured in them, a table, figures, report.html."""
+    if recipe is None:
+        from plusx.study.catalogue import STUDIES
+
+        if as_json:
+            _print_json(
+                {"studies": [{"kind": k, "question": s.question} for k, s in STUDIES.items()]}
+            )
+            return
+        width = max(map(len, STUDIES))
+        for kind, found in STUDIES.items():
+            print(f"{kind:{width}}  {found.question}")
+        return
+    from plusx.recipe import load_recipe
+
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / f"study-{_run_name(recipe, overrides)}"
+    from plusx.study.experiment import study as make_study
+
+    result = make_study(read, folder, jobs=jobs, command=_command())
+    if as_json:
+        _print_json({"out": str(folder), **result})
+        return
+    from plusx.study.table import rows_table
+
+    print(rows_table(result["columns"], result["rows"], _width()))
+    for row in result["marked"]:
+        print(f"plusx: {row['name']} is left out: {row['why']}", file=sys.stderr)
+    print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
+
+
+@app.command(
     help_epilogue="Examples:\n  plusx evaluate runs/digits-resnet20\n"
     "  plusx evaluate runs/digits-resnet20 --split test\n"
     "  plusx evaluate resnet18 --weights IMAGENET1K_V1 --data imagenet/val"

@@ -12,7 +12,13 @@ full, the bytes needed and free); `ValueError` where a file is not what it must 
 """
 
 from plusx.store.canonical import read_json, write_json
-from plusx.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from plusx.store.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    read_checkpoints,
+    save_checkpoint,
+)
 from plusx.store.files import (
     clean,
     make_folder,
@@ -36,7 +42,9 @@ __all__ = [
     "load_tensors",
     "lock",
     "make_folder",
+    "prune_checkpoints",
     "read_bytes",
+    "read_checkpoints",
     "read_json",
     "save_checkpoint",
     "save_tensors",

@@ -122,6 +122,23 @@ def load_checkpoint(folder: str | Path, strict: bool = False) -> Checkpoint | No
         return None
 
 
+def read_checkpoints(folder: str | Path) -> Iterator[Checkpoint]:
+    """Every checkpoint under `folder` that verifies, the oldest first; see `load_checkpoint`."""
+    newest = {step: path for step, _, path in _checkpoints(Path(folder))}
+    for path in newest.values():
+        try:
+            yield _read_checkpoint(path)
+        except ValueError as error:
+            warnings.warn(f"checkpoint passed over: {error}", stacklevel=2)
+
+
+def prune_checkpoints(folder: str | Path) -> None:
+    """Deletes all checkpoints but the newest. The caller holds the lock of the run."""
+    found = _checkpoints(Path(folder))
+    for _, _, path in found[:-1]:
+        _remove_checkpoint(path)
+
+
 def _manifest(step: int, files: Mapping[str, bytes]) -> bytes:
     body = {
         "format": 1,

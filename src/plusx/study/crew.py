@@ -14,23 +14,36 @@ import threading
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+
+if TYPE_CHECKING:
+    from plusx.recipe import Recipe
 
 PATIENCE = 10.0  # seconds that a process has to save what it did before it is killed
 
 
 class Job(NamedTuple):
-    """A run to be made."""
+    """A run to be made: trained, evaluated and looked at, whatever of it is said."""
 
     name: str
     seed: int
     folder: Path
     recipe: str  # TOML
     split: str  # evaluated on this split at the end: validation, test
+    train: bool = True
+    looks: tuple[str, ...] = ()  # keys of catalogue.LOOKS
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it is in its folder."""
+        wanted = ["result.json"] if self.train else []
+        wanted += [f"{self.split}.json"] if self.split != "validation" else []
+        wanted += [f"{look}.json" for look in self.looks]
+        return all((self.folder / name).is_file() for name in wanted)
 
 
 class End(NamedTuple):
@@ -132,22 +145,26 @@ def _work(pipe: Connection) -> None:
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            name, seed, folder, recipe, split = json.loads(pipe.recv_bytes())
-            outcome = _train(Job(name, int(seed), Path(folder), recipe, split))
-            pipe.send_bytes(_packed(outcome))
+            name, seed, folder, recipe, split, train, looks = json.loads(pipe.recv_bytes())
+            job = Job(name, int(seed), Path(folder), recipe, split, train, tuple(looks))
+            pipe.send_bytes(_packed(_made(job)))
 
 
-def _train(job: Job) -> tuple[str, bool]:
-    """Train one run; its error, and whether the user's input was at fault."""
+def _made(job: Job) -> tuple[str, bool]:
+    """Make one run; its error, and whether the user's input was at fault."""
     from plusx.recipe import parse_recipe
     from plusx.run import evaluate, load_run, train
     from plusx.store import write_json
 
     figures = job.folder / f"{job.split}.json"
     try:
-        train(parse_recipe(job.recipe, where=str(job)), job.folder, progress=False)
+        recipe = parse_recipe(job.recipe, where=str(job))
+        if job.train:
+            train(recipe, job.folder, progress=False)
         if job.split != "validation" and not figures.exists():
             write_json(figures, evaluate(load_run(job.folder), split=job.split))
+        if job.looks:
+            _look(job, recipe)
     except Exception as error:
         number = getattr(error, "signal_number", None)
         if number is not None:
@@ -156,6 +173,24 @@ def _train(job: Job) -> tuple[str, bool]:
         name = "" if known and str(error) else f"{type(error).__name__}: "
         return f"{name}{error}", isinstance(error, ValueError)
     return "", False
+
+
+def _look(job: Job, recipe: "Recipe") -> None:
+    """Look at the run, and write what was seen into its folder."""
+    import torch
+
+    from plusx import store
+    from plusx.run.environment import environment
+    from plusx.study.catalogue import LOOKS
+
+    torch.set_num_threads(recipe.device.threads or 1)
+    if not job.train and not (job.folder / "environment.json").is_file():
+        store.make_folder(job.folder)
+        store.write_json(job.folder / "environment.json", environment(torch.device("cpu")))
+    for look in job.looks:
+        answer = job.folder / f"{look}.json"
+        if not answer.is_file():
+            store.write_json(answer, LOOKS[look](recipe, job.folder))
 
 
 def _end_with_the_parent() -> None:

@@ -1,0 +1,217 @@
+"""Degradation: do deeper networks train worse, with and without shortcuts?
+
+He et al. 2015, sections 1 and 4.2: plain networks have a higher training error when they are
+deeper, which is not overfitting, and with batch norm not for want of gradients either.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plusx.data.source import Source
+from plusx.grammar.twins import without_norm
+from plusx.recipe import Recipe
+from plusx.recipe.studies import Degradation
+from plusx.study.finding import Difference, difference
+from plusx.study.gradient import verdict
+from plusx.study.plan import Cell, Made, Study, by_name, spec, with_net
+from plusx.study.rows import curve, spread
+from plusx.study.watch import mean_ratio, over_depth, over_training
+
+
+MARGIN = 0.01  # a deeper network is not worse where its error is surely less than this above
+_KINDS = {"plain": "plain", "resnet": "residual", "preact_resnet": "pre-activation"}
+
+
+def cells(recipe: Recipe, source: Source) -> list[Cell]:
+    said = recipe.study
+    assert isinstance(said, Degradation)
+    found = []
+    for norm in said.norms:
+        for kind in said.kinds:
+            for depth in said.depths:
+                name = f"{kind}{depth}"
+                net = spec(name)
+                for seed in said.seeds:
+                    chosen = name if norm == "batch" else without_norm(net)
+                    found.append(
+                        Cell(
+                            name=name if norm == "batch" else f"{name} no norm",
+                            seed=seed,
+                            recipe=with_net(recipe, chosen, seed, source),
+                            factors={"kind": kind, "depth": depth, "norm": norm},
+                            looks=("gradients",),
+                        )
+                    )
+    return found
+
+
+def columns(recipe: Recipe) -> list[dict[str, str]]:
+    return [
+        {"key": "depth", "title": "Depth", "unit": "", "kind": "count"},
+        {"key": "parameters", "title": "Parameters", "unit": "", "kind": "count"},
+        {"key": "train_error", "title": "Train error", "unit": "%", "kind": "share"},
+        {"key": "error", "title": "Validation error", "unit": "%", "kind": "share"},
+        {"key": "ratio_start", "title": "Gradient, first / last", "unit": "at the start",
+         "kind": "number"},
+        {"key": "ratio_end", "title": "Gradient, first / last", "unit": "at the end",
+         "kind": "number"},
+    ]  # fmt: skip
+
+
+def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
+    found = []
+    for name, group in by_name(made).items():
+        runs = [each.run for each in group if each.run is not None]
+        looks = [each.looks["gradients"] for each in group]
+        found.append(
+            {
+                "name": name,
+                **group[0].cell.factors,
+                "seeds": [each.cell.seed for each in group],
+                "parameters": runs[0].parameters,
+                "multiply_adds": runs[0].multiply_adds,
+                "train_error": spread([run.train_error for run in runs]),
+                "error": spread([1 - run.scores["accuracy"] for run in runs]),
+                "ratio_start": mean_ratio(looks, 0),
+                "ratio_end": mean_ratio(looks, -1),
+            }
+        )
+    return found
+
+
+def finding(rows: Sequence[Mapping[str, Any]]) -> str:
+    """For each kind of network: is the deepest worse than the shallowest in training error?"""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["norm"], row["kind"]), []).append(row)
+    said = []
+    for group in groups.values():
+        shallow, deep = (pick(group, key=lambda row: row["depth"]) for pick in (min, max))
+        if shallow is deep:
+            continue
+        found = difference(deep["train_error"]["seeds"], shallow["train_error"]["seeds"])
+        said.append(f"{deep['name']} {_judged(found)} {shallow['name']}{_amount(found)}")
+        if found is not None and found.low > 0 and verdict(deep["ratio_end"]) == "steady":
+            said[-1] += ", while its gradients have settled"
+    return f"Training error: {'; '.join(said)}." if said else "One depth: nothing to set beside it."
+
+
+def _judged(found: Difference | None) -> str:
+    if found is None:
+        return "(one seed: not judged) against"
+    if found.low > 0:
+        return "is worse than"
+    if found.high < 0:
+        return "is better than"
+    return "is not worse than" if found.high < MARGIN else "is not known to differ from"
+
+
+def _amount(found: Difference | None) -> str:
+    return "" if found is None else f" by {found}"
+
+
+def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    groups = by_name(made)
+    train, held = [], []
+    for name, group in groups.items():
+        drawn = curve(name, [each.run for each in group if each.run is not None])
+        dashed = group[0].cell.factors["norm"] == "none"
+        train.append(_line(name, drawn["epochs"], drawn["train_error"], dashed))
+        wrong = {
+            key: [None if value is None else 1 - value for value in drawn["accuracy"][other]]
+            for key, other in (("mean", "mean"), ("low", "high"), ("high", "low"))
+        }
+        held.append(_line(name, drawn["epochs"], wrong, dashed))
+    looks = {name: [each.looks["gradients"] for each in group] for name, group in groups.items()}
+    epochs = {"title": "epoch", "scale": "linear"}
+    last = "; ".join(
+        f"{row['name']} {100 * row['train_error']['mean']:.1f} % in training and "
+        f"{100 * row['error']['mean']:.1f} % in validation"
+        for row in rows
+    )
+    return [
+        {
+            "kind": "lines",
+            "title": "Training error",
+            "caption": "Mean over the epoch while it trains; bands from the lowest to the highest "
+            "seed.",
+            "alternative": f"Errors of the trained networks: {last}.",
+            "x": epochs,
+            "y": {"title": "", "scale": "share"},
+            "lines": train,
+            "level": None,
+        },
+        {
+            "kind": "lines",
+            "title": "Validation error",
+            "caption": "After each epoch.",
+            "alternative": f"Errors of the trained networks: {last}.",
+            "x": epochs,
+            "y": {"title": "", "scale": "share"},
+            "lines": held,
+            "level": None,
+        },
+        {
+            "kind": "lines",
+            "title": "Gradient at every block at the start",
+            "caption": "Norm of the loss gradient in the output of each block, from the first "
+            "(0) to the last (1); geometric mean over the seeds.",
+            "alternative": "; ".join(
+                f"{row['name']}: first over last block {_number(row['ratio_start'])}"
+                for row in rows
+            ),
+            "x": {"title": "place of the block", "scale": "linear"},
+            "y": {"title": "", "scale": "log"},
+            "lines": [over_depth(name, each) for name, each in looks.items()],
+            "level": None,
+        },
+        {
+            "kind": "lines",
+            "title": "Gradient at the first block over that at the last",
+            "caption": "At the start and at every checkpoint that was kept; 1 is even.",
+            "alternative": "; ".join(
+                f"{row['name']}: {_number(row['ratio_start'])} at the start, "
+                f"{_number(row['ratio_end'])} at the end"
+                for row in rows
+            ),
+            "x": {"title": "step", "scale": "linear"},
+            "y": {"title": "", "scale": "log"},
+            "lines": [over_training(name, each) for name, each in looks.items()],
+            "level": 1.0,
+        },
+    ]
+
+
+def notes(recipe: Recipe) -> list[str]:
+    return [
+        (
+            "Train error is that of the trained network on its training images. Differences have "
+            "Welch's interval of 95 % over the seeds; not worse means surely less than "
+            f"{100 * MARGIN:.0f} point above. Gradients are those in the outputs of the blocks, of "
+            "the same 128 images each time, with the batch's own statistics."
+        )
+    ]
+
+
+def _line(
+    name: str, x: Sequence[float], band: Mapping[str, Sequence[float | None]], dashed: bool
+) -> dict[str, Any]:
+    known = [i for i, value in enumerate(band["mean"]) if value is not None]
+    picked = {key: [band[key][i] for i in known] for key in ("mean", "low", "high")}
+    return {"name": name, "x": [x[i] for i in known], **picked, "dashed": dashed}
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:,.3g}"
+
+
+DEGRADATION = Study(
+    title="Degradation",
+    question="Do deeper networks train worse, and do shortcuts mend it?",
+    cells=cells,
+    columns=columns,
+    rows=rows,
+    finding=finding,
+    figures=figures,
+    notes=notes,
+)

@@ -1,0 +1,170 @@
+"""A study in a folder: its cells made in processes of their own, looked at, and put into words.
+
+The folder holds runs/, recipe.toml, result.json and report.html. A study that was interrupted goes
+on: cells that are finished are not repeated, and one that was being made goes on where it was
+saved.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from plusx import store
+from plusx.data.source import Source
+from plusx.recipe import Recipe, to_toml
+from plusx.run import parts
+from plusx.study.alike import strangers
+from plusx.study.catalogue import STUDIES
+from plusx.study.crew import Crew, Job
+from plusx.study.folder import as_before, refuse_other, surroundings
+from plusx.study.making import Planned, at_a_time, crew_of, length_of, make
+from plusx.study.plan import Cell, Made, Study
+from plusx.study.rows import read_finished
+
+
+def study(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    command: str = "",
+    progress: TextIO | None = None,
+) -> dict[str, Any]:
+    """Make the study of a recipe's table [study]: what result.json holds, see docs/studies.md.
+
+    `jobs` cells are made at a time, each in a process of its own; None: as many as there are
+    cores for the threads of a cell, one with a GPU. `command` is noted; `progress` is told how it
+    goes (None: standard error).
+
+    ValueError: the recipe has no [study] table, the study cannot be asked of a network that it
+    names, or the recipe is not the one that `out` was begun with. RuntimeError: cells failed,
+    named with their seeds; the others are kept.
+    """
+    out = Path(out)
+    if recipe.study is None:
+        raise ValueError(
+            "the recipe does not say what to study: it needs a table [study] with a kind, one of "
+            f"{', '.join(STUDIES)}"
+        )
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs = {jobs}: at least 1 cell is made at a time")
+    found = STUDIES[recipe.study.kind]
+    refuse_other(recipe, out, "study")
+    source = parts.open_split(recipe, "train")
+    threads = recipe.device.threads or 1
+    cells = _checked(found, recipe, source, threads)
+    planned = [
+        Planned(
+            Job(
+                cell.name,
+                cell.seed,
+                out / "runs" / cell.folder,
+                to_toml(cell.recipe),
+                "validation",
+                cell.train,
+                cell.looks,
+            ),
+            cell.recipe,
+        )
+        for cell in cells
+    ]
+    size = min(jobs or at_a_time(recipe, threads), len(cells))
+    begun = time.monotonic()
+    with Crew(size) as crew, store.lock(out):
+        refuse_other(recipe, out, "study")  # it may have been begun meanwhile
+        store.write_text(out / "recipe.toml", to_toml(recipe))
+        count = make(crew, planned, progress or sys.stderr)
+        result = {
+            **_result(found, recipe, source, cells, out),
+            "jobs": crew_of(size, threads),
+            "command": command,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            # Known only where all of it was done at once.
+            "seconds": time.monotonic() - begun if count == len(cells) else None,
+        }
+        if count == 0 and (out / "result.json").is_file():
+            result = as_before(store.read_json(out / "result.json"), result)
+        store.write_json(out / "result.json", result)
+        from plusx.report import write_report
+
+        write_report(out)
+    return result
+
+
+def rows(recipe: Recipe, out: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of the study, one after the other; see `study`."""
+    yield from study(recipe, out)["rows"]
+
+
+def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list[Cell]:
+    cells = [
+        replace(
+            cell,
+            recipe=replace(
+                cell.recipe, device=replace(cell.recipe.device, threads=threads), study=None
+            ),
+        )
+        for cell in found.cells(recipe, source)
+    ]
+    folders = [cell.folder for cell in cells]
+    twice = [name for name in dict.fromkeys(folders) if folders.count(name) > 1]
+    if twice:
+        raise ValueError(f"[study]: {twice[0]} stands there twice")
+    for net in {cell.recipe.net: None for cell in cells}:
+        parts.spec_of(net)  # checked before anything begins
+    if recipe.data.validation == 0 and any(cell.train for cell in cells):
+        raise ValueError("[data] validation = 0: there are no validation images to judge by")
+    return cells
+
+
+def _result(
+    found: Study, recipe: Recipe, source: Source, cells: Sequence[Cell], out: Path
+) -> dict[str, Any]:
+    """The content of result.json but for what the clock and the caller say."""
+    assert recipe.study is not None
+    every = [_made(cell, out) for cell in cells]
+    odd = strangers({each.folder: _shares(each) for each in every})
+    made = [each for each in every if each.folder not in odd]
+    table = found.rows(made)
+    return {
+        "kind": "study",
+        "study": recipe.study.kind,
+        "title": found.title,
+        "question": found.question,
+        "finding": found.finding(table),
+        "data": source.name,
+        "split": "validation",
+        "seeds": sorted({cell.seed for cell in cells}),
+        "length": length_of(recipe),
+        "columns": found.columns(recipe),
+        "rows": table,
+        "marked": [
+            {**row, "why": odd[each.folder]}
+            for each in every
+            if each.folder in odd
+            for row in found.rows([each])
+        ],
+        "figures": found.figures(made, table),
+        "notes": found.notes(recipe),
+        "recipe": to_toml(recipe),
+        **surroundings(made[0].folder),
+    }
+
+
+def _made(cell: Cell, out: Path) -> Made:
+    folder = out / "runs" / cell.folder
+    return Made(
+        cell=cell,
+        folder=folder,
+        run=read_finished(folder, cell.name, cell.seed, "validation") if cell.train else None,
+        looks={look: store.read_json(folder / f"{look}.json") for look in cell.looks},
+    )
+
+
+def _shares(made: Made) -> str:
+    """Runs with the same data and seed have the same images."""
+    return f"{made.cell.recipe.data} {made.cell.seed}"

@@ -1,0 +1,74 @@
+"""The folder of a comparison or a study: whose it is, and what its result says of where it ran."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from plusx import store
+from plusx.recipe import Recipe, differences, parse_recipe
+
+
+# Fields that may change between two starts: they choose what is compared, not how it is trained.
+HARMLESS = (
+    "checkpoint.",
+    "compare.",
+    "data.workers",
+    "device.threads",
+    "net.base",
+    "seed",
+    "study.",
+)
+VERSIONS = ("plusx", "python", "torch", "torchvision", "numpy")
+MACHINE = ("processor", "cores", "instructions", "platform", "device", "device_name")
+
+What = Literal["comparison", "study"]
+
+
+def refuse_other(recipe: Recipe, out: Path, what: What) -> None:
+    """ValueError where `out` is something else, or was begun with another recipe."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"{out} is a file; a {what} needs a folder")
+    file = out / "recipe.toml"
+    if not file.is_file():
+        others = sorted(entry.name for entry in out.iterdir() if not _ours(entry.name))
+        if others:
+            raise ValueError(
+                f"{out} is not empty and not the folder of a {what}: {', '.join(others[:3])}; "
+                "choose another one"
+            )
+        return
+    before = parse_recipe(file.read_text(encoding="utf-8"), where=str(file))
+    if (before.compare if what == "comparison" else before.study) is None:
+        raise ValueError(f"{out} is the folder of something else than a {what}; choose another one")
+    changed = [
+        f"{key}: {how}"
+        for key, how in differences(before, recipe).items()
+        if not key.startswith(HARMLESS) or key == "study.kind"
+    ]
+    if changed:
+        raise ValueError(
+            f"{out} was begun with another recipe ({'; '.join(changed)}); choose another folder, "
+            "or give the recipe that it was begun with"
+        )
+
+
+def surroundings(folder: Path) -> dict[str, dict[str, Any]]:
+    """The versions and the machine that a run's folder notes."""
+    said = store.read_json(folder / "environment.json")
+    return {
+        "versions": {key: said[key] for key in VERSIONS},
+        "machine": {key: said[key] for key in MACHINE},
+    }
+
+
+def as_before(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same as before keeps its date: nothing was done."""
+    kept = ("jobs", "command", "date", "seconds")
+    same = all(before.get(key) == value for key, value in now.items() if key not in kept)
+    return {**now, **{key: before[key] for key in kept if same}}
+
+
+def _ours(name: str) -> bool:
+    return name in ("runs", "lock.json") or (name.startswith(".plusx-") and name.endswith(".tmp"))
