@@ -55,7 +55,7 @@ OUTSIDE = {"grammar": set(), "zoo": set(), "overrides": set(), "describe": set()
 # Who may write files besides the store, and why.
 WRITERS = {
     "weights/fetch.py": ({"os.unlink"}, "the download goes once our own file is made from it"),
-    "report/figures.py": ({"figure.savefig"}, "into memory, for the page that the store writes"),
+    "report/drawing.py": ({"figure.savefig"}, "into memory, for the page that the store writes"),
     "cli.py": ({"os.open"}, "the null device in the place of a closed standard output"),
 }
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from plusx.report import write_report
 from plusx.report.colours import colours
 from plusx.report.comparison import comparison_page
-from plusx.report.figures import GAP, _apart
+from plusx.report.drawing import LINE, apart
 from plusx.report.single import run_page, wilson
 from study_results import DEGRADED, comparison, run, single
 
@@ -206,13 +206,15 @@ def test_where_images_have_several_labels_none_is_taken_for_another() -> None:
 @given(st.lists(st.floats(0, 200), max_size=8).map(sorted), st.just(0.0), st.just(200.0))
 @settings(max_examples=80)
 def test_labels_keep_apart_in_their_order(wanted: list[float], bottom: float, top: float) -> None:
-    placed = _apart(wanted, GAP, bottom, top)
-    assert all(b - a >= GAP - 1e-9 for a, b in itertools.pairwise(placed))
+    sizes = [LINE * (1 + index % 2) for index in range(len(wanted))]
+    placed = apart(wanted, sizes, bottom, top)
+    for (a, size), (b, other) in itertools.pairwise(zip(placed, sizes, strict=True)):
+        assert b - a >= (size + other) / 2 - 1e-9
     assert all(bottom - 1e-9 <= place <= top + 1e-9 for place in placed)
 
 
 def test_labels_that_do_not_touch_stay_where_they_are() -> None:
-    assert _apart([10.0, 50.0, 90.0], GAP, 0.0, 200.0) == [10.0, 50.0, 90.0]
+    assert apart([10.0, 50.0, 90.0], [LINE] * 3, 0.0, 200.0) == [10.0, 50.0, 90.0]
 
 
 def _luminance(colour: str) -> float:
@@ -287,10 +289,10 @@ def test_a_report_is_written_into_the_folder_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "it is no run and no comparison"),
+        ({}, "it is no run, no comparison and no study"),
         ({"recipe.toml": "seed = 0\n"}, "it is not finished yet"),
-        ({"result.json": {"kind": "compare"}}, "not the result of a run or a comparison"),
-        ({"result.json": [1]}, "not the result of a run or a comparison"),
+        ({"result.json": {"kind": "compare"}}, "not the result of a run, a comparison or a study"),
+        ({"result.json": [1]}, "not the result of a run, a comparison or a study"),
         ({"result.json": "{"}, "result.json"),
     ],
 )

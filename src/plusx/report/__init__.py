@@ -1,4 +1,4 @@
-"""Reports: one HTML file for a run or a comparison, made again from its files at any time."""
+"""Reports: one HTML file for a run, a comparison or a study, made again from its files."""
 
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,26 @@ REPORT = "report.html"
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write report.html into the folder of a finished run or comparison, and return its path.
+    """Write report.html into the folder of a finished run, comparison or study; its path.
 
-    The file needs no network and no other file. ValueError: the folder is neither, or what it
-    holds is not whole.
+    The file needs no network and no other file. ValueError: the folder is none of them, or what
+    it holds is not whole.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of a run or a comparison")
+        raise ValueError(f"{folder}: no such folder of a run, a comparison or a study")
     if not (folder / "result.json").is_file():
         begun = (folder / "recipe.toml").is_file()
         raise ValueError(
             f"{folder} has no result.json: "
-            + ("it is not finished yet" if begun else "it is no run and no comparison")
+            + ("it is not finished yet" if begun else "it is no run, no comparison and no study")
         )
     result = store.read_json(folder / "result.json")
     try:
         page = _page(folder, result)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"{folder / 'result.json'} is not the result of a run or a comparison "
+            f"{folder / 'result.json'} is not the result of a run, a comparison or a study "
             f"({type(error).__name__}: {error})"
         ) from error
     store.write_text(folder / REPORT, page)
@@ -44,6 +44,10 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
         from plusx.report.comparison import comparison_page
 
         return comparison_page(result)
+    if result.get("kind") == "study":
+        from plusx.report.study import study_page
+
+        return study_page(result)
     from plusx.report.history import read_history
     from plusx.report.single import run_page
 

@@ -11,18 +11,52 @@ _HUES = {
     "third": (("#3d9a6c", "#14603c"), ("#9fdcbb", "#3fb27d")),
     "fourth": (("#a06cc4", "#61308a"), ("#d3b4ea", "#a974d6")),
     "fifth": (("#7c828a", "#3c4249"), ("#c9ced4", "#8b929a")),
+    "sixth": (("#d05c7e", "#9a1f4b"), ("#f4b6c8", "#e66a93")),
+    "seventh": (("#2f97a0", "#0d5560"), ("#93dbe0", "#35aab4")),
+    "eighth": (("#93852b", "#5a4f08"), ("#ddd08a", "#b3a233")),
 }
+# Of a surface, the lowest first, in light and in dark: the more, the further from the paper.
+SHADES = tuple(
+    zip(
+        ("#f1f4f3", "#dbe7ec", "#c0d9e5", "#9fc7dc", "#7ab2d0", "#569ac2", "#377fb0", "#226499",
+         "#144a7b", "#0b315a"),
+        ("#1d252b", "#1e3340", "#1f4257", "#20526f", "#246488", "#2f78a1", "#478db6", "#69a4c8",
+         "#94bfda", "#c8e0ee"),
+        strict=True,
+    )
+)  # fmt: skip
+_NUMBER = r"\d+(?:\.\d+)?"
 
 
 def family(name: str) -> str:
     """A name without its numbers: plain20 and plain56 are of one family."""
-    return re.sub(r"\d+", "", name)
+    return re.sub(_NUMBER, "", name)
 
 
-def depth(name: str) -> int:
-    """The first number of a name, 0 without one."""
-    found = re.search(r"\d+", name)
-    return int(found[0]) if found else 0
+def depth(name: str) -> tuple[float, ...]:
+    """The numbers of a name, by which those of a family are ordered."""
+    return tuple(float(number) for number in re.findall(_NUMBER, name))
+
+
+class Palette:
+    """The colours of a page: a name has the same one in its every figure, where they suffice.
+
+    With more families than hues, every figure that asks has colours of its own.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(dict.fromkeys(names))
+        self.colours = colours(self._names)
+        self._enough = len({family(name) for name in self._names}) <= len(_HUES)
+
+    def of(self, names: Sequence[str]) -> list[int]:
+        """The number of each name's colour among `colours`."""
+        own = list(dict.fromkeys(names))
+        if self._enough and set(own) <= set(self._names):
+            return [self._names.index(name) for name in names]
+        first = len(self.colours)
+        self.colours += colours(own)
+        return [first + own.index(name) for name in names]
 
 
 def colours(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,13 +1,14 @@
 """The page of a comparison: the sentence, the figures, the table, and what was run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from plusx.report import page
-from plusx.report.colours import colours, family
-from plusx.report.figures import Dots, Line, curves, dots
+from plusx.report.colours import Palette, family
+from plusx.report.figures import alternative, figure
 from plusx.report.page import Cell, Column
 from plusx.report.setting import moment, setting
+from plusx.report.values import percent
 
 
 def comparison_page(result: Mapping[str, Any]) -> str:
@@ -16,10 +17,10 @@ def comparison_page(result: Mapping[str, Any]) -> str:
     names = [row["name"] for row in rows]
     seeds = len(rows[0]["seeds"])
     split, count = result["split"], result["count"]
+    palette = Palette(names)
+    drawn = [figure(told, palette, f"f{n}") for n, told in enumerate(_figures(result, seeds))]
     body = (
-        '<div class="figures">\n'
-        + "".join(_figures(result, names, seeds))
-        + "</div>\n"
+        f'<div class="figures">\n{"".join(drawn)}</div>\n'
         + page.section("Results", _table(result, rows, seeds))
         + page.section("What was run", _what_was_run(result))
     )
@@ -34,20 +35,21 @@ def comparison_page(result: Mapping[str, Any]) -> str:
             + ("; the test set was not used." if split == "validation" else ".")
         ),
         body=body,
-        colours=colours(names),
+        colours=palette.colours,
     )
 
 
-def _figures(result: Mapping[str, Any], names: Sequence[str], seeds: int) -> list[str]:
+def _figures(result: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
+    """The figures of a comparison, as report.figures has them."""
     band = " Line: mean over the seeds; band: lowest to highest." if seeds > 1 else ""
     threshold = result["threshold"]
-    drawn: list[tuple[str, str, Literal["share", "log"], float | None, str]] = [
+    drawn: list[tuple[str, str, str, float | None, str]] = [
         (
             "accuracy",
             "Validation accuracy",
             "share",
             threshold,
-            f"After each epoch.{band} Dotted: the threshold of {_share(threshold)} %.",
+            f"After each epoch.{band} Dotted: the threshold of {percent(threshold)} %.",
         ),
         (
             "train_error",
@@ -60,81 +62,53 @@ def _figures(result: Mapping[str, Any], names: Sequence[str], seeds: int) -> lis
     ]
     figures = []
     for key, title, scale, level, caption in drawn:
-        lines = [
-            line
-            for index, curve in enumerate(result["curves"])
-            if (line := _line(curve, key, index))
-        ]
+        lines = [line for curve in result["curves"] if (line := _line(curve, key))]
         if lines:
-            drawing = curves(lines, key=f"f-{key}", scale=scale, level=level)
-            figures.append(
-                page.figure(
-                    drawing,
-                    title=title,
-                    caption=caption,
-                    alternative=_alternative(title, lines, scale),
-                )
-            )
-    figures.append(_seeds_figure(result, names))
-    return figures
+            told = {
+                "kind": "lines",
+                "title": title,
+                "caption": caption,
+                "x": {"title": "epoch", "scale": "linear"},
+                "y": {"title": "", "scale": scale},
+                "lines": lines,
+                "level": level,
+            }
+            figures.append({**told, "alternative": alternative(told)})
+    return [*figures, _seeds_figure(result)]
 
 
-def _line(curve: Mapping[str, Any], key: str, colour: int) -> Line | None:
+def _line(curve: Mapping[str, Any], key: str) -> dict[str, Any] | None:
     """The line of a curve over the epochs for which the value is known."""
     known = [index for index, value in enumerate(curve[key]["mean"]) if value is not None]
     if not known:
         return None
-    pick = {
-        part: tuple(curve[key][part][index] for index in known) for part in ("mean", "low", "high")
+    return {
+        "name": curve["name"],
+        "x": [curve["epochs"][index] for index in known],
+        **{part: [curve[key][part][index] for index in known] for part in ("mean", "low", "high")},
+        "dashed": family(curve["name"]) == "plain",
     }
-    epochs = tuple(float(curve["epochs"][index]) for index in known)
-    return Line(
-        curve["name"],
-        colour,
-        epochs,
-        pick["mean"],
-        pick["low"],
-        pick["high"],
-        dashed=family(curve["name"]) == "plain",
-    )
 
 
-def _seeds_figure(result: Mapping[str, Any], names: Sequence[str]) -> str:
-    groups = [
-        Dots(
-            row["name"],
-            index,
-            tuple(row["accuracy"]["seeds"]),
-            row["accuracy"]["mean"],
-            tuple(row["interval"]) if row["interval"] else None,
-        )
-        for index, row in enumerate(result["rows"])
-    ]
-    values = [value for group in groups for value in (*group.values, *(group.interval or ()))]
-    low = min(values)
-    limits = (0.0 if low < 0.5 else max(0.0, low - 0.02), 1.0)
-    said = "; ".join(
-        f"{group.name} {', '.join(_share(value) for value in group.values)} %" for group in groups
-    )
-    bars = " Bar: 95 % interval over seeds and images." if any(g.interval for g in groups) else ""
-    return page.figure(
-        dots(groups, key="f-seeds", limits=limits),
-        title=f"{result['split'].capitalize()} accuracy at the end, every seed",
-        caption=f"Dot: one seed; line: their mean.{bars}",
-        alternative=f"Accuracy at the end for every seed: {said}.",
-    )
-
-
-def _alternative(title: str, lines: Sequence[Line], scale: str) -> str:
-    def said(value: float) -> str:
-        return f"{_share(value)} %" if scale == "share" else f"{value:.3g}"
-
-    parts = [
-        f"{line.name} {said(line.mean[0])} after epoch {line.x[0]:.0f}, "
-        f"{said(line.mean[-1])} after epoch {line.x[-1]:.0f}"
-        for line in lines
-    ]
-    return f"{title}, mean over the seeds: {'; '.join(parts)}."
+def _seeds_figure(result: Mapping[str, Any]) -> dict[str, Any]:
+    rows = result["rows"]
+    bars = " Bar: 95 % interval over seeds and images." if any(r["interval"] for r in rows) else ""
+    told = {
+        "kind": "dots",
+        "title": f"{result['split'].capitalize()} accuracy at the end, every seed",
+        "caption": f"Dot: one seed; line: their mean.{bars}",
+        "x": {"title": "accuracy", "scale": "share"},
+        "groups": [
+            {
+                "name": row["name"],
+                "values": row["accuracy"]["seeds"],
+                "mean": row["accuracy"]["mean"],
+                "interval": row["interval"],
+            }
+            for row in rows
+        ],
+    }
+    return {**told, "alternative": alternative(told)}
 
 
 def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
@@ -142,7 +116,7 @@ def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: 
         Column("Network", number=False), Column("Parameters"), Column("Multiply-adds"),
         Column("Accuracy", "%"), Column("Precision", "%"), Column("Recall", "%"), Column("F1", "%"),
         Column("Train error", "%"), Column("Seconds", "an epoch"),
-        Column("Epochs", f"to {_share(result['threshold'])} %"),
+        Column("Epochs", f"to {percent(result['threshold'])} %"),
     ]  # fmt: skip
     cells = [
         [
@@ -165,7 +139,7 @@ def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: 
         f"Seconds are of training alone, with {result['jobs']} at a time."
     )
     drawn = page.table(columns, cells, caption="Results of every network")
-    return drawn + page.note(notes) + _numbers(result)
+    return drawn + page.note(notes)
 
 
 def _spread(value: Mapping[str, Any]) -> Cell:
@@ -193,32 +167,3 @@ def _what_was_run(result: Mapping[str, Any]) -> str:
         *setting({**result["machine"], **result["versions"]}),
     ]  # fmt: skip
     return page.facts(pairs) + page.folded("The recipe", page.source(result["recipe"]))
-
-
-def _numbers(result: Mapping[str, Any]) -> str:
-    """The curves as a table: validation accuracy of every epoch, mean over the seeds."""
-    drawn = result["curves"]
-    epochs = sorted({epoch for curve in drawn for epoch in curve["epochs"]})
-    known = [
-        {
-            epoch: value
-            for epoch, value in zip(curve["epochs"], curve["accuracy"]["mean"], strict=True)
-            if value is not None
-        }
-        for curve in drawn
-    ]
-    columns = [Column("Epoch"), *(Column(curve["name"], "%") for curve in drawn)]
-    rows = [
-        [Cell(str(epoch), epoch)]
-        + [
-            Cell(f"{100 * values[epoch]:.1f}", values[epoch]) if epoch in values else Cell("")
-            for values in known
-        ]
-        for epoch in epochs
-    ]
-    table = page.table(columns, rows, caption="Validation accuracy after every epoch")
-    return page.folded("Validation accuracy after every epoch, as numbers", table)
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}".removesuffix(".0")

@@ -1,247 +1,223 @@
-"""The figures of a report: SVG to stand inside a page, drawn by matplotlib, coloured by the page.
+"""The figures of a result: each drawn, captioned, told in words, and given as numbers.
 
-Text stays text, and every colour is a variable of the page's style sheet, so that one figure is
-right in light and in dark. A figure is 400 units wide: readable on a telephone, not too large
-beside another one.
+A figure is a mapping with "kind", "title", "caption" and "alternative" (its text alternative):
+
+    lines  x, y, lines: name, x, mean, low, high, dashed; level (a dotted rule) or None
+    dots   x, groups: name, values, mean, interval or None
+    bars   x, y, groups: name, labels, values
+    map    x, y, value, xs, ys, values (rows of ys)
+
+An axis is a mapping with "title" and "scale": linear, log or share.
 """
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from plusx.report import page, values
+from plusx.report.bars import Bars, draw_bars
+from plusx.report.colours import Palette
+from plusx.report.page import Cell, Column
+from plusx.report.plots import Dots, Drawn, Line, draw_dots, draw_lines
+from plusx.report.scales import Axis
+from plusx.report.surface import Surface, draw_surface
 
 
-WIDTH, HEIGHT = 400.0, 264.0  # units of the drawing; the page scales them
-TEXT = 11.5
-Scale = Literal["share", "log"]
-GAP = 14.0  # between the feet of two labels
-MOST_LABELS = 8  # lines that can be labelled at their ends
-# matplotlib wants colours. These are never seen: each becomes a variable of the style sheet.
-INK, MUTED, RULE = "#a1c301", "#a1c302", "#a1c303"
-_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
+MOST_NUMBERS = 200  # rows of the table beneath a figure; of more, every second, third, ...
+
+Told = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Line:
-    """One network over the epochs: the mean over its seeds, between the lowest and the highest."""
+def figure(told: Told, palette: Palette, key: str) -> str:
+    """One figure as an element of a page. `key` makes the names in its drawing unique there.
 
-    name: str
-    colour: int  # which of the page's colours, from 0
-    x: tuple[float, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Dots:
-    """One network's seeds, their mean and the interval that is claimed for it, if one is."""
-
-    name: str
-    colour: int
-    values: tuple[float, ...]
-    mean: float
-    interval: tuple[float, float] | None
-
-
-def curves(lines: Sequence[Line], *, key: str, scale: Scale, level: float | None = None) -> str:
-    """Lines over epochs. `share`: from 0 to 100 %; `log`: a loss. `level` is drawn as a threshold.
-
-    `key` makes the names inside the SVG unique on the page.
+    ValueError: its kind or the scale of an axis is none of those above.
     """
-    shown = [line for line in lines if line.x]
-    labelled = len(shown) <= MOST_LABELS
-    right = 12.0 + (max((len(line.name) for line in shown), default=0) * 6.4 if labelled else 0)
-    with _drawing(right) as (figure, axes):
-        for line in shown:
-            colour = _colour(line.colour)
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
-            axes.plot(
-                line.x,
-                line.mean,
-                color=colour,
-                linewidth=1.9,
-                solid_capstyle="round",
-                dashes=(4, 1.6) if line.dashed else (None, None),
-            )
-            if len(line.x) == 1:
-                axes.plot(line.x, line.mean, "o", color=colour, markersize=5)
-        last = max((line.x[-1] for line in shown), default=1)
-        first = min((line.x[0] for line in shown), default=0)
-        axes.set_xlim(min(first, last - 1), last)
-        if scale == "share":
-            axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-            axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        else:
-            axes.set_yscale("log")
-            _decades(axes, [v for line in shown for v in (*line.low, *line.high) if v > 0])
-        if level is not None:
-            axes.axhline(level, color=MUTED, linewidth=0.9, dashes=(1.5, 2.5))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        axes.set_xlabel("epoch", color=MUTED)
-        if labelled:
-            _label_ends(axes, shown)
-        return _svg(figure, key)
+    kinds = {"lines": _lines, "dots": _dots, "bars": _bars, "map": _map}
+    if told["kind"] not in kinds:
+        raise ValueError(f"the kind of a figure is one of {', '.join(kinds)}, not {told['kind']!r}")
+    drawn, numbers = kinds[told["kind"]](told, palette.of(names(told)), key)
+    return page.figure(
+        drawn.svg,
+        title=told["title"],
+        caption=told["caption"],
+        alternative=told["alternative"],
+        legend=[(each.name, each.colour, each.dashed) for each in drawn.legend],
+        numbers=numbers,
+    )
 
 
-def dots(groups: Sequence[Dots], *, key: str, limits: tuple[float, float] = (0, 1)) -> str:
-    """Every seed as a dot, a row a network, over the interval that the statements rest on."""
-    left = 18.0 + max(len(group.name) for group in groups) * 6.6
-    height = max(HEIGHT, 60.0 + 22 * len(groups))
-    with _drawing(16.0, left=left, height=height) as (figure, axes):
-        for row, group in enumerate(groups):
-            colour = _colour(group.colour)
-            if group.interval is not None:
-                axes.plot(
-                    group.interval,
-                    (row, row),
-                    color=colour,
-                    linewidth=9,
-                    alpha=0.22,
-                    solid_capstyle="butt",
-                )
-            axes.plot(
-                group.values,
-                [row] * len(group.values),
-                "o",
-                color=colour,
-                markersize=5.5,
-                alpha=0.75,
-                markeredgewidth=0,
-            )
-            axes.plot((group.mean, group.mean), (row - 0.28, row + 0.28), color=colour, linewidth=2)
-        axes.set_ylim(len(groups) - 0.4, -0.6)
-        axes.set_yticks(range(len(groups)), [group.name for group in groups], color=INK)
-        span = limits[1] - limits[0]
-        axes.set_xlim(limits[0] - 0.02 * span, limits[1] + 0.02 * span)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        axes.grid(False, axis="y")
-        axes.grid(True, axis="x", color=RULE, linewidth=0.8)
-        axes.spines["left"].set_visible(False)
-        return _svg(figure, key)
+def names(told: Told) -> list[str]:
+    """The names that a figure gives a colour to."""
+    return [str(each["name"]) for each in (*told.get("lines", ()), *told.get("groups", ()))]
 
 
-@contextmanager
-def _drawing(
-    right: float, left: float = 46.0, height: float = HEIGHT
-) -> Iterator[tuple[Figure, Axes]]:
-    """Axes with margins in units, and matplotlib's settings for as long as they are drawn."""
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "plusx",
-        "font.family": "sans-serif",
-        "font.size": TEXT,
-        "axes.edgecolor": RULE,
-        "axes.labelcolor": MUTED,
-        "axes.axisbelow": True,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "text.color": INK,
-        "text.parse_math": False,  # a dollar in a name is a dollar
-    }
-    with matplotlib.rc_context(cast(Any, settings)):
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-        FigureCanvasSVG(figure)
-        box = (left / WIDTH, 44 / height, (WIDTH - left - right) / WIDTH, (height - 58) / height)
-        axes = figure.add_axes(box)
-        axes.set_facecolor("none")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(length=0, pad=6)
-        axes.grid(True, axis="y", color=RULE, linewidth=0.8)
-        yield figure, axes
+def alternative(told: Told) -> str:
+    """What a figure shows, in words: where its lines begin and end, what its values are."""
+    parts = []
+    if told["kind"] == "lines":
+        x, y = Axis.read(told["x"]), Axis.read(told["y"])
+        for each in told["lines"]:
+            pairs = zip(each["x"], each["mean"], strict=True)
+            known = [(place, mean) for place, mean in pairs if mean is not None]
+            if known:
+                ends = [known[0], known[-1]] if len(known) > 1 else known
+                at = ", ".join(f"{y.said(up)} at {x.title} {x.said(on)}" for on, up in ends)
+                parts.append(f"{each['name']} {at}")
+    elif told["kind"] == "dots":
+        x = Axis.read(told["x"])
+        parts = [
+            f"{each['name']} {', '.join(x.said(v) for v in each['values'] if v is not None)}"
+            for each in told["groups"]
+        ]
+    elif told["kind"] == "bars":
+        y = Axis.read(told["y"])
+        for each in told["groups"]:
+            pairs = zip(each["labels"], each["values"], strict=True)
+            said = [f"{label} {y.said(value)}" for label, value in pairs if value is not None]
+            parts.append(f"{each['name']}: {', '.join(said)}")
+    else:
+        value = Axis.read(told["value"])
+        heights = [v for row in told["values"] for v in row if v is not None]
+        if heights:
+            between = f"{value.said(min(heights))} and {value.said(max(heights))}"
+            parts = [f"{value.title} between {between}"]
+    return f"{told['title']}: {'; '.join(parts) or 'no values'}."
 
 
-def _colour(index: int) -> str:
-    assert 0 <= index < 256
-    return f"#a1b2{index:02x}"
-
-
-def _decades(axes: Axes, values: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5, no more than six, written as plain numbers."""
-    low, high = min(values, default=0.1), max(values, default=1.0)
-    axes.set_ylim(low / 1.15, high * 1.15)
-    ticks = [
-        round(factor * 10**power, 12)
-        for power in range(-12, 13)
-        for factor in (1, 2, 5)
-        if low / 1.15 <= factor * 10**power <= high * 1.15
-    ]
-    if len(ticks) > 6:
-        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_yticks([], minor=True)
-
-
-def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
-    """The name of each line at its right end, moved apart where they would touch."""
-    figure = axes.figure
-    ends = [axes.transData.transform((line.x[-1], line.mean[-1])) for line in lines]
-    order = sorted(range(len(lines)), key=lambda index: ends[index][1])
-    bottom, top = (float(axes.transAxes.transform((0, y))[1]) for y in (0, 1))
-    feet = _apart([float(ends[index][1]) for index in order], GAP, bottom, top)
-    width, height = figure.bbox.width, figure.bbox.height
-    for index, foot in zip(order, feet, strict=True):
-        figure.text(
-            (ends[index][0] + 6) / width,
-            foot / height,
-            lines[index].name,
-            color=_colour(lines[index].colour),
-            va="center",
-            fontweight="bold",
+def _lines(told: Told, colours: Sequence[int], key: str) -> tuple[Drawn, str]:
+    x, y = Axis.read(told["x"]), Axis.read(told["y"])
+    lines = [
+        Line(
+            str(each["name"]),
+            colour,
+            tuple(map(float, each["x"])),
+            _floats(each["mean"], len(each["x"])),
+            _floats(each["low"], len(each["x"])),
+            _floats(each["high"], len(each["x"])),
+            bool(each["dashed"]),
         )
+        for each, colour in zip(told["lines"], colours, strict=True)
+    ]
+    drawn = draw_lines(lines, x, y, key=key, level=_float(told["level"]))
+    places = sorted({place for line in lines for place in line.x})
+    known = [dict(zip(line.x, line.mean, strict=True)) for line in lines]
+    columns = [[each.get(place) for place in places] for each in known]
+    return drawn, _numbers(told, x, y, places, [line.name for line in lines], columns)
 
 
-def _apart(wanted: Sequence[float], gap: float, bottom: float, top: float) -> list[float]:
-    """Ascending places at least `gap` apart, near those wanted (ascending) and in the range."""
-    placed: list[float] = []
-    for place in wanted:
-        placed.append(max(place, placed[-1] + gap) if placed else max(place, bottom))
-    over = top
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], over)
-        over = placed[index] - gap
-    return placed
+def _dots(told: Told, colours: Sequence[int], key: str) -> tuple[Drawn, str]:
+    x = Axis.read(told["x"])
+    groups = [
+        Dots(
+            str(each["name"]),
+            colour,
+            _floats(each["values"]),
+            _float(each["mean"]),
+            None if each["interval"] is None else _pair(each["interval"]),
+        )
+        for each, colour in zip(told["groups"], colours, strict=True)
+    ]
+    drawn = draw_dots(groups, x, key=key)
+    unit = "%" if x.kind == "share" else ""
+    most = max((len(each.values) for each in groups), default=0)
+    wide = any(each.interval for each in groups)
+    heads = [Column("", number=False), Column("mean", unit)]
+    heads += [Column("from", unit), Column("to", unit)] if wide else []
+    heads += [Column(f"value {number}", unit) for number in range(1, most + 1)]
+    cells = []
+    for each in groups:
+        ends = list(each.interval or (None, None)) if wide else []
+        row = [each.mean, *ends, *each.values, *([None] * (most - len(each.values)))]
+        cells.append([Cell(each.name, each.name), *(_cell(value, x) for value in row)])
+    return drawn, page.table(heads, cells, caption=told["title"], cards=False)
 
 
-def _svg(figure: Figure, key: str) -> str:
-    """The drawing as an element of a page: no prologue, no metadata, its own names, our colours."""
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer,
-        format="svg",
-        transparent=True,
-        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-    )
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r"<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>",
-        r'<svg viewBox="\1" aria-hidden="true">',
-        text,
-        count=1,
-    )
-    text = re.sub(r"\bid=\"|(?<=xlink:href=\")#|(?<=url\()#", lambda m: f"{m[0]}{key}-", text)
-    text = text.replace("xlink:href", "href")
-    return re.sub(r'style="[^"]*"', lambda found: _style(found[0]), text)
+def _bars(told: Told, colours: Sequence[int], key: str) -> tuple[Drawn, str]:
+    x, y = Axis.read(told["x"]), Axis.read(told["y"])
+    groups = [
+        Bars(
+            str(each["name"]),
+            colour,
+            tuple(map(str, each["labels"])),
+            _floats(each["values"], len(each["labels"])),
+        )
+        for each, colour in zip(told["groups"], colours, strict=True)
+    ]
+    drawn = draw_bars(groups, x, y, key=key)
+    labels = list(dict.fromkeys(label for group in groups for label in group.labels))
+    known = [dict(zip(group.labels, group.values, strict=True)) for group in groups]
+    columns = [[each.get(label) for label in labels] for each in known]
+    return drawn, _numbers(told, x, y, labels, [group.name for group in groups], columns)
 
 
-def _style(text: str) -> str:
-    """A style of matplotlib's with the page's colours and the page's font."""
-    text = re.sub(r" ?font-family:[^;\"]*;?", "", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
-    return re.sub(r"#a1b2([0-9a-f]{2})", lambda found: f"var(--c{int(found[1], 16)})", text)
+def _map(told: Told, colours: Sequence[int], key: str) -> tuple[Drawn, str]:
+    x, y, value = (Axis.read(told[part]) for part in ("x", "y", "value"))
+    xs, ys = tuple(map(float, told["xs"])), tuple(map(float, told["ys"]))
+    rows = tuple(_floats(row, len(xs)) for row in told["values"])
+    if len(rows) != len(ys):
+        raise ValueError(f"{told['title']}: {len(ys)} ys and {len(rows)} rows of values")
+    surface = Surface(xs, ys, rows)
+    drawn = draw_surface(surface, x, y, value, key=key)
+    corner = Column(f"{y.title} \\ {x.title}")
+    heads = [corner, *(Column(values.number(place)) for place in xs)]
+    cells = [
+        [Cell(values.number(place), place), *(_cell(each, value) for each in row)]
+        for place, row in zip(ys, rows, strict=True)
+    ]
+    return drawn, page.table(heads, cells, caption=told["title"], cards=False)
+
+
+def _numbers(
+    told: Told,
+    x: Axis,
+    y: Axis,
+    places: Sequence[float | str],
+    columns: Sequence[str],
+    known: Sequence[Sequence[float | None]],
+) -> str:
+    """A column for each line or group, a row for each place along x."""
+    unit = "%" if y.kind == "share" else ""
+    step = -(-len(places) // MOST_NUMBERS) or 1
+    kept = list(range(0, len(places), step))
+    if kept and kept[-1] != len(places) - 1:
+        kept.append(len(places) - 1)
+    cells = []
+    for index in kept:
+        place = places[index]
+        head = Cell(place, place) if isinstance(place, str) else Cell(_said(place, x), place)
+        cells.append([head, *(_cell(column[index], y) for column in known)])
+    heads = [
+        Column(x.title, number=not any(isinstance(place, str) for place in places)),
+        *(Column(name, unit) for name in columns),
+    ]
+    table = page.table(heads, cells, caption=told["title"], cards=False)
+    words = {1: "", 2: " second", 3: " third"}.get(step, f" {step}th")
+    return table + (page.note(f"Every{words} row is given here.") if step > 1 else "")
+
+
+def _said(value: float, axis: Axis) -> str:
+    if axis.kind == "share":
+        return axis.said(value)
+    return f"{value:,.0f}" if value == int(value) else values.number(value)
+
+
+def _cell(value: float | None, axis: Axis) -> Cell:
+    if value is None:
+        return Cell(values.ABSENT, "")
+    text = f"{100 * value:.2f}" if axis.kind == "share" else values.number(value)
+    return Cell(text, value)
+
+
+def _floats(several: Sequence[Any], count: int | None = None) -> tuple[float | None, ...]:
+    if count is not None and len(several) != count:
+        raise ValueError(f"a figure has {count} places and {len(several)} values")
+    return tuple(_float(value) for value in several)
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _pair(ends: Sequence[Any]) -> tuple[float, float]:
+    low, high = ends
+    return float(low), float(high)

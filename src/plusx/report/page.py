@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from plusx.report.colours import SHADES
+
 
 MOST_NARROW = 5  # columns that fit on a telephone as they are
+MOST_CARDS = 6  # rows that can be compared as cards; more are scrolled sideways, their names kept
 _HERE = Path(__file__).parent
 
 
@@ -34,10 +37,22 @@ class Column:
     number: bool = True
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, caption: str) -> str:
-    """A table. The first cell of a row is its heading; on a telephone a wide row becomes a card."""
+def table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    caption: str,
+    cards: bool = True,
+) -> str:
+    """A table. The first cell of a row is its heading.
+
+    On a telephone the rows of a wide table become cards; where they are many, or `cards` is not
+    wanted, it is scrolled sideways under the names of its rows, which stay.
+    """
     sortable = len(rows) > 2
-    narrow = " narrow" if len(columns) <= MOST_NARROW else ""
+    narrow = " narrow" if len(columns) <= MOST_NARROW else " cards"
+    if narrow == " cards" and (not cards or len(rows) > MOST_CARDS):
+        narrow = " long"
     head = "".join(
         f'<th scope="col"{_class(column)}>'
         + (f'<button type="button">{_titled(column)}</button>' if sortable else _titled(column))
@@ -60,12 +75,32 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, caption:
     )
 
 
-def figure(drawing: str, *, title: str, caption: str, alternative: str) -> str:
-    """A drawing with its title and caption, and a text that says what it shows."""
+def figure(
+    drawing: str,
+    *,
+    title: str,
+    caption: str,
+    alternative: str,
+    legend: Sequence[tuple[str, int, bool]] = (),
+    numbers: str = "",
+) -> str:
+    """A drawing with its title and caption, and a text that says what it shows.
+
+    `legend` has (name, colour, dashed) for what is not named in the drawing; `numbers` is a table
+    of what is drawn.
+    """
+    keys = "".join(
+        f'<li><i class="line{" dashed" if dashed else ""}" style="--colour:var(--c{colour})"></i>'
+        f"{escape(name)}</li>"
+        for name, colour, dashed in legend
+    )
     return (
         f"<figure><h3>{escape(title)}</h3>"
         f'<div class="drawing" role="img" aria-label="{escape(alternative)}">{drawing}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+        + (f'<ul class="legend">{keys}</ul>' if keys else "")
+        + f"<figcaption>{escape(caption)}</figcaption>"
+        + (folded("The numbers", numbers) if numbers else "")
+        + "</figure>\n"
     )
 
 
@@ -82,6 +117,11 @@ def folded(title: str, inside: str) -> str:
 
 def section(title: str, inside: str) -> str:
     return f"<section><h2>{escape(title)}</h2>\n{inside}</section>\n"
+
+
+def heading(text: str) -> str:
+    """A heading within a section."""
+    return f"<h3>{escape(text)}</h3>\n"
 
 
 def note(text: str) -> str:
@@ -101,8 +141,11 @@ def document(
     context: str,
     body: str,
     colours: Sequence[tuple[str, str]],
+    more: str = "",
 ) -> str:
-    """The whole page. `finding` is the sentence that it is about; `colours` are (light, dark)."""
+    """The whole page. `finding` is the sentence that it is about, `more` what else was found;
+    `colours` are (light, dark)."""
+    beneath = f'<p class="more">{escape(more)}</p>\n' if more else ""
     style = _read("style.css") + _colour_variables(colours)
     script = _read("sort.js")
     policy = (
@@ -125,7 +168,7 @@ def document(
 <header>
 <p class="kicker">{escape(kicker)}</p>
 <h1>{escape(finding)}</h1>
-<p class="context">{escape(context)}</p>
+{beneath}<p class="context">{escape(context)}</p>
 </header>
 {body}</main>
 <script>{script}</script>
@@ -160,8 +203,10 @@ def _class(column: Column) -> str:
 
 
 def _colour_variables(colours: Sequence[tuple[str, str]]) -> str:
-    light = "".join(f"--c{index}:{pair[0]};" for index, pair in enumerate(colours))
-    dark = "".join(f"--c{index}:{pair[1]};" for index, pair in enumerate(colours))
+    pairs = [(f"c{index}", pair) for index, pair in enumerate(colours)]
+    pairs += [(f"s{index}", pair) for index, pair in enumerate(SHADES)]
+    light = "".join(f"--{name}:{pair[0]};" for name, pair in pairs)
+    dark = "".join(f"--{name}:{pair[1]};" for name, pair in pairs)
     return f":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 

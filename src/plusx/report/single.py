@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx.report import page
-from plusx.report.colours import colours
+from plusx.report.colours import Palette, colours
 from plusx.report.confusion import confusion
-from plusx.report.figures import Line, curves
+from plusx.report.figures import alternative, figure
 from plusx.report.history import Point
 from plusx.report.page import Cell, Column
 from plusx.report.setting import setting
+
+
+Series = tuple[str, list[tuple[int, float | None]]]  # a name, and a value for each epoch
 
 
 def run_page(
@@ -24,7 +27,9 @@ def run_page(
 ) -> str:
     """The page of a run's folder, from what its files hold."""
     name, scores = str(result["name"]), result["validation"]
-    body = f'<div class="figures">\n{_figures(points)}</div>\n'
+    palette = Palette(["validation", "training"])
+    drawn = [figure(told, palette, f"f{n}") for n, told in enumerate(_figures(points))]
+    body = f'<div class="figures">\n{"".join(drawn)}</div>\n'
     if scores is not None:
         if "confusion" in scores and not _several(scores):
             body += page.section("Confusion", confusion(scores["confusion"], classes))
@@ -42,7 +47,7 @@ def run_page(
             f"{100 * result['train_error']:.1f} % of its training images."
         ),
         body=body,
-        colours=[*colours(["resnet56"]), ("#7c828a", "#9aa1a8")],
+        colours=[*colours(["resnet56"]), ("#7c828a", "#9aa1a8")],  # validation, training
     )
 
 
@@ -76,51 +81,58 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _figures(points: Sequence[Point]) -> str:
-    def line(name: str, colour: int, values: Sequence[tuple[int, float | None]]) -> Line | None:
-        known = [(float(epoch), value) for epoch, value in values if value is not None]
-        if not known:
-            return None
-        x, y = (tuple(column) for column in zip(*known, strict=True))
-        return Line(name, colour, x, y, y, y, dashed=colour == 1)
-
-    losses = [
-        line("training", 1, [(p.epoch, p.train_loss) for p in points]),
-        line("validation", 0, [(p.epoch, p.loss) for p in points]),
+def _figures(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Error and loss over the epochs, as report.figures has them."""
+    losses: list[Series] = [
+        ("training", [(point.epoch, point.train_loss) for point in points]),
+        ("validation", [(point.epoch, point.loss) for point in points]),
     ]
-    errors = [
-        line("training", 1, [(p.epoch, p.train_error) for p in points]),
-        line(
+    errors: list[Series] = [
+        ("training", [(point.epoch, point.train_error) for point in points]),
+        (
             "validation",
-            0,
             [(p.epoch, None if p.accuracy is None else 1 - p.accuracy) for p in points],
         ),
     ]
-    return _figure("Error", errors, "share", "f-error", "Share of wrong answers.") + _figure(
-        "Loss", losses, "log", "f-loss", "Mean over the epoch, logarithmic scale."
-    )
-
-
-def _figure(title: str, lines: Sequence[Line | None], scale: Any, key: str, caption: str) -> str:
-    shown = [line for line in lines if line is not None]
-    if not shown:
-        return ""
-
-    def said(value: float) -> str:
-        return f"{100 * value:.1f} %" if scale == "share" else f"{value:.3g}"
-
-    parts = [
-        f"{line.name} {said(line.mean[0])} after epoch {line.x[0]:.0f}, {said(line.mean[-1])} "
-        f"after epoch {line.x[-1]:.0f}"
-        for line in shown
+    drawn = [
+        _figure("Error", errors, "share", "Share of wrong answers."),
+        _figure("Loss", losses, "log", "Mean over the epoch, logarithmic scale."),
     ]
-    moving = " Training is measured while the network changes." if len(shown) > 1 else ""
-    return page.figure(
-        curves(shown, key=key, scale=scale),
-        title=title,
-        caption=caption + moving,
-        alternative=f"{title}: {'; '.join(parts)}.",
-    )
+    return [told for told in drawn if told is not None]
+
+
+def _figure(
+    title: str,
+    series: Sequence[Series],
+    scale: str,
+    caption: str,
+) -> dict[str, Any] | None:
+    lines = []
+    for name, pairs in series:
+        known = [(epoch, value) for epoch, value in pairs if value is not None]
+        values = [value for _, value in known]
+        if known:
+            lines.append(
+                {
+                    "name": name,
+                    "x": [epoch for epoch, _ in known],
+                    **dict.fromkeys(("mean", "low", "high"), values),
+                    "dashed": name == "training",
+                }
+            )
+    if not lines:
+        return None
+    moving = " Training is measured while the network changes." if len(lines) > 1 else ""
+    told = {
+        "kind": "lines",
+        "title": title,
+        "caption": caption + moving,
+        "x": {"title": "epoch", "scale": "linear"},
+        "y": {"title": "", "scale": scale},
+        "lines": lines,
+        "level": None,
+    }
+    return {**told, "alternative": alternative(told)}
 
 
 def _per_class(scores: Mapping[str, Any]) -> str:

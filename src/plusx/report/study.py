@@ -1,0 +1,150 @@
+"""The page of a study: what was found, the figures, the table, and what was run."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plusx.report import page, values
+from plusx.report.colours import Palette
+from plusx.report.figures import alternative, figure, names
+from plusx.report.page import Cell, Column
+from plusx.report.setting import moment, setting
+
+
+LONGEST = 180  # signs of a finding that are set large; the sentences after them stand beneath
+
+
+def study_page(result: Mapping[str, Any]) -> str:
+    """The page of a study's result.json; ``recipe`` in it is the text of the recipe."""
+    rows: Sequence[Mapping[str, Any]] = result["rows"]
+    figures: Sequence[Mapping[str, Any]] = result["figures"]
+    named = [name for told in figures for name in names(told)]
+    palette = Palette([*named, *(row["name"] for row in rows if row["name"] in set(named))])
+    drawn = "".join(
+        figure({**told, "alternative": told["alternative"] or alternative(told)}, palette, f"f{n}")
+        for n, told in enumerate(figures)
+    )
+    head, rest = _parted(result["finding"])
+    body = (
+        (f'<div class="figures">\n{drawn}</div>\n' if drawn else "")
+        + page.section("Results", _results(result, rows, palette))
+        + page.section("What was run", _what_was_run(result))
+    )
+    split = f" · {result['split']} split" if result["split"] else ""
+    return page.document(
+        title=f"plusx: {result['title']}",
+        kicker=f"plusx study {result['study']} · {result['title']} · {result['data']}{split}",
+        finding=head,
+        more=rest,
+        context=f"{result['question']} {_setup(result, rows)}".strip(),
+        body=body,
+        colours=palette.colours,
+    )
+
+
+def _parted(finding: str) -> tuple[str, str]:
+    """The sentence that is set large, and those that do not fit beside it."""
+    sentences = re.split(r"(?<=[.!?])\s+", finding)
+    head = sentences[0]
+    count = 1
+    while count < len(sentences) and len(head) + len(sentences[count]) < LONGEST:
+        head = f"{head} {sentences[count]}"
+        count += 1
+    return head, " ".join(sentences[count:])
+
+
+def _setup(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    seeds = len(result["seeds"])
+    if not rows or not seeds:
+        return ""
+    return (
+        f"{seeds} seeds each." if seeds > 1 else "One seed each: how far seeds differ is not known."
+    )
+
+
+def _results(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], palette: Palette) -> str:
+    columns: Sequence[Mapping[str, Any]] = result["columns"]
+    marked: Sequence[Mapping[str, Any]] = result["marked"]
+    coloured = {name for told in result["figures"] for name in names(told)}
+    indices = [palette.of([row["name"]])[0] if row["name"] in coloured else None for row in rows]
+    # What has no value in any row is not shown.
+    heads, texts = _filled(columns, [*rows, *marked])
+    cells = [
+        [Cell(str(row["name"]), str(row["name"]), colour=index), *texts[number]]
+        for number, (row, index) in enumerate(zip(rows, indices, strict=True))
+    ]
+    said = page.table(
+        [Column("Name", number=False), *heads], cells, caption=f"Results: {result['title']}"
+    )
+    if not rows:
+        said = page.note("There are no rows: nothing was finished.")
+    spread = any(
+        isinstance(row.get(column["key"]), Mapping) and row[column["key"]].get("std") is not None
+        for row in rows
+        for column in columns
+    )
+    notes = ["± is the standard deviation over the seeds (n - 1)."] if spread else []
+    said += "".join(page.note(text) for text in [*notes, *result["notes"]])
+    if marked:
+        said += _marked(heads, texts[len(rows) :], marked)
+    return said
+
+
+def _marked(
+    heads: Sequence[Column], texts: Sequence[Sequence[Cell]], marked: Sequence[Mapping[str, Any]]
+) -> str:
+    cells = [
+        [Cell(str(row["name"]), str(row["name"])), Cell(str(row["why"])), *told]
+        for row, told in zip(marked, texts, strict=True)
+    ]
+    columns = [Column("Name", number=False), Column("Why", number=False), *heads]
+    return (
+        page.heading("Marked: in no mean above")
+        + page.note(
+            "These were made by another version, on other data or on another machine, and are "
+            "shown for comparison only."
+        )
+        + page.table(columns, cells, caption="Rows that are marked and in no mean")
+    )
+
+
+def _filled(
+    columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[Column], list[list[Cell]]]:
+    """The columns in which some row has a value, and the cells of every row."""
+    heads: list[Column] = []
+    texts: list[list[Cell]] = [[] for _ in rows]
+    for column in columns:
+        several = [row.get(column["key"]) for row in rows]
+        if all(value is None for value in several):
+            continue
+        title, unit = values.heading(column)
+        heads.append(Column(title, unit, number=column["kind"] != "text"))
+        absent = column.get("absent") or values.ABSENT
+        for told, each in zip(
+            texts, values.said(column["kind"], several, absent=absent), strict=True
+        ):
+            order = "" if each.order is None else each.order
+            told.append(Cell(each.text, order, note=each.aside))
+    return heads, texts
+
+
+def _what_was_run(result: Mapping[str, Any]) -> str:
+    seconds = result["seconds"]
+    pairs = [
+        ("Command", result["command"]),
+        ("Data", str(result["data"]) + (f", split {result['split']}" if result["split"] else "")),
+        ("Seeds", ", ".join(map(str, result["seeds"]))),
+        ("Finished", moment(result["date"])),
+        ("Time", f"{_duration(seconds)}, {result['jobs']} at a time" if seconds else ""),
+        *setting({**result["machine"], **result["versions"]}),
+    ]
+    return page.facts(pairs) + page.folded("The recipe", page.source(result["recipe"]))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,144 @@
+"""Values as text: shares as percentages, counts whole, numbers to as many figures as they carry.
+
+A value is None, a text, a number, or a spread: {"mean", "std", "seeds"}. The values of a column are
+written alike, so that they can be read down it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+ABSENT = "–"
+# A number outside of these is written with a power of ten.
+SMALLEST, LARGEST = 1e-3, 1e7
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A value as it stands in a table: the text, what stands smaller beside it, and its order."""
+
+    text: str
+    aside: str = ""
+    order: float | str | None = None  # None: not known
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.aside}".strip()
+
+
+def said(kind: str, values: Sequence[Any], *, absent: str = ABSENT) -> list[Said]:
+    """The values of a column of this kind (text, count, number or share), one under another."""
+    factor = 100.0 if kind == "share" else 1.0
+    taken = [_taken(value, factor) for value in values]
+    means = [mean for mean, _, _ in taken if isinstance(mean, float)]
+    spreads = [std for _, std, _ in taken if std is not None]
+    places = _places(kind, means, spreads)
+    return [_said(mean, std, aside, places, absent) for mean, std, aside in taken]
+
+
+def heading(column: Mapping[str, Any]) -> tuple[str, str]:
+    """Title and unit of a column; shares are written in per cent."""
+    unit = str(column.get("unit") or "")
+    return str(column["title"]), "%" if column["kind"] == "share" and not unit else unit
+
+
+def number(value: float | int) -> str:
+    """A number to three figures, with a power of ten where it is very small or large."""
+    return _significant(float(value), 3)
+
+
+def percent(share: float | int) -> str:
+    """A share as a percentage, without a decimal where none is needed."""
+    return f"{100 * share:.1f}".removesuffix(".0").replace("-", _MINUS)
+
+
+def power(exponent: int) -> str:
+    """Ten to this power, as it is printed."""
+    return f"10{str(exponent).translate(_RAISED)}"
+
+
+def _taken(value: Any, factor: float) -> tuple[float | str | None, float | None, str]:
+    """A value as (mean, standard deviation, remark); a text stays one."""
+    if isinstance(value, Mapping):
+        seeds = list(value.get("seeds") or ())
+        known = sum(seed is not None for seed in seeds)
+        remark = f"in {known} of {len(seeds)}" if 0 < known < len(seeds) else ""
+        mean, std = value.get("mean"), value.get("std")
+        return _number(mean, factor), _float(std, factor), remark
+    if isinstance(value, bool):
+        return "yes" if value else "no", None, ""
+    return _number(value, factor), None, ""
+
+
+def _number(value: Any, factor: float) -> float | str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return factor * value if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def _float(value: Any, factor: float) -> float | None:
+    return factor * value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _places(kind: str, means: Sequence[float], spreads: Sequence[float]) -> int | None:
+    """Decimals that all values of a column have; None: each to three figures of its own."""
+    sizes = [abs(mean) for mean in means if mean]
+    if kind == "count" and all(mean == int(mean) for mean in means):
+        return 0
+    if kind in ("count", "share"):
+        fine = [size for size in (*sizes, *spreads) if 0 < size < 0.095]
+        return 2 if fine and kind == "share" else 1
+    if not sizes:
+        return 0
+    if min(sizes) < SMALLEST or max(sizes) >= LARGEST or max(sizes) / min(sizes) > 1e4:
+        return None
+    if all(mean == int(mean) for mean in means) and not any(spreads):
+        return 0
+    # Three figures for the value in the middle, and at least one for the smallest.
+    middle = sorted(sizes)[len(sizes) // 2]
+    return max(0, 2 - _exponent(middle), -_exponent(min(sizes)))
+
+
+def _said(
+    mean: float | str | None, std: float | None, remark: str, places: int | None, absent: str
+) -> Said:
+    if mean is None:
+        return Said(absent)
+    if isinstance(mean, str):
+        return Said(mean, "", mean)
+    aside = remark
+    if std is not None:
+        aside = f"± {_written(std, places, 2)} {remark}".strip()
+    return Said(_written(mean, places, 3), aside, mean)
+
+
+def _written(value: float, places: int | None, figures: int) -> str:
+    if places is None:
+        return _significant(value, figures)
+    text = f"{value:,.{places}f}"
+    return text.replace("-", _MINUS) if float(text.replace(",", "")) else text.replace("-", "")
+
+
+def _significant(value: float, figures: int) -> str:
+    if not value:
+        return "0"
+    if SMALLEST <= abs(value) < LARGEST:
+        rounded = float(f"{value:.{figures}g}")
+        places = max(0, figures - 1 - _exponent(rounded))
+        text = f"{rounded:,.{places}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        # Written by its shortest form, so that 9.996 does not become 10.0.
+        factor, exponent = f"{value:.{figures - 1}e}".split("e")
+        factor = factor.rstrip("0").rstrip(".") if "." in factor else factor
+        text = f"{factor} × {power(int(exponent))}" if factor != "1" else power(int(exponent))
+    return text.replace("-", _MINUS)
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(abs(value)))
