@@ -43,7 +43,7 @@ def make_optimizer(
     # One kernel for all of a network's small tensors: on a CPU six times as fast as a loop.
     fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
     if kind == "sgd":
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             groups,
             lr=lr,
             momentum=momentum,
@@ -51,6 +51,12 @@ def make_optimizer(
             weight_decay=weight_decay,
             fused=fused,
         )
+        if momentum:
+            # As the first step would leave it. The fused kernel takes all or none of them, but a
+            # block that stochastic depth drops in the first step gets none there.
+            for parameter in trained.values():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
