@@ -1,0 +1,135 @@
+"""The time of a training step of ResNet-110 with stochastic depth, against constant depth.
+
+    python benchmarks/stochastic_depth.py
+
+Both networks have the same weights, loop and images; one drops its last block half of the time and
+the others in proportion (Huang et al. 2016, section 3). What a dropped block would have computed is
+not computed, so of 54 blocks 40.25 remain on average, and the ratio of the times ought to be near
+their share. A ratio is the time with stochastic depth over that with constant depth: below 1 it is
+faster. A round is several steps of each, since the number of blocks differs from step to step.
+
+Writes results/stochastic_depth.json. Status 1 says that the upper end of the interval is above
+CEILING.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
+
+import plusx
+from plusx.study.anatomy import places
+from plusx.study.stochastic import expected_depth
+from plusx.train.optim import make_optimizer
+from plusx.train.schedule import constant
+
+
+CEILING = 0.85
+MODELS = {"stochastic": "resnet110_sd", "constant": "resnet110"}
+RATE, MOMENTUM, DECAY = 0.01, 0.9, 1e-4
+NAME = "stochastic depth / constant depth"
+
+
+def training_data(batch_size: int, size: int) -> list[plusx.Batch]:
+    """Noise: the time of a step does not depend on what is on the images."""
+    random = torch.Generator().manual_seed(SEED)
+    return [
+        plusx.Batch(
+            torch.randn(batch_size, 3, size, size, generator=random),
+            torch.randint(10, (batch_size,), generator=random),
+        )
+        for _ in range(4)
+    ]
+
+
+def contenders(
+    batches: list[plusx.Batch], steps: int, counted: list[int]
+) -> dict[str, Callable[[], object]]:
+    """Both networks in plusx's own loop; `counted` is told the blocks that ran, a number a step."""
+    made: dict[str, Callable[[], object]] = {}
+    for way, name in MODELS.items():
+        net = plusx.create_model(name, seed=SEED)
+        task = plusx.prepare(plusx.Classify(net), device="cpu")
+        optimizer = make_optimizer(task, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+        state = plusx.State(task, optimizer, seed=SEED)
+        reports = plusx.fit(state, cycle(batches), constant(RATE))
+        blocks = [place.block for place in places(net)]
+
+        def turn(reports: Any = reports, blocks: Any = blocks, way: str = way) -> None:
+            for _ in range(steps):
+                for block in blocks:
+                    block.zero_grad(set_to_none=True)
+                next(reports)
+                if way == "stochastic":
+                    counted.append(sum(block.conv1.weight.grad is not None for block in blocks))
+
+        made[way] = turn
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="A step with stochastic and constant depth.")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=3, help="of each in a round")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=RESULTS / "stochastic_depth.json")
+    parser.add_argument(
+        "--tiny", action="store_true", help="two small rounds to see that it runs; judges nothing"
+    )
+    said = parser.parse_args(arguments)
+    rounds, size = (2, 8) if said.tiny else (said.rounds, 32)
+    batch_size = 2 if said.tiny else said.batch_size
+    load_before, before = load(), torch.get_num_threads()
+    torch.set_num_threads(said.threads)
+    counted: list[int] = []
+    steps = contenders(training_data(batch_size, size), said.steps, counted)
+    for step in steps.values():
+        step()
+    counted.clear()
+    times = in_turns(steps, rounds)
+    torch.set_num_threads(before)
+    found = ratio(times["stochastic"].wall, times["constant"].wall)
+    blocks = 54
+    row = {
+        "model": MODELS["stochastic"],
+        "peer": MODELS["constant"],
+        "batch_size": batch_size,
+        "size": size,
+        "threads": said.threads,
+        "rounds": rounds,
+        "steps_a_round": said.steps,
+        "constant_seconds": float(np.median(times["constant"].wall)) / said.steps,
+        "ratio": asdict(found),
+        "processor_time_ratio": asdict(
+            ratio(times["stochastic"].processor, times["constant"].processor)
+        ),
+        "expected_share": expected_depth(blocks, 0.5) / blocks,
+        "counted_share": float(np.mean(counted)) / blocks,
+    }
+    estimates: dict[str, Estimate] = {NAME: found}
+    print(f"{NAME}: {found}; blocks that ran: {row['counted_share']:.3f} of all")
+    record(
+        said.out,
+        [row],
+        estimates,
+        recipe={"optimizer": "sgd", "lr": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
+        | {"rounds": rounds, "ceiling": CEILING, "compile": False},
+        versions={},
+        load_before=load_before,
+    )
+    if found.high > CEILING and not said.tiny:
+        print(f"above {CEILING}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

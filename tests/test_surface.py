@@ -1,0 +1,91 @@
+"""The loss around the weights, along directions that are normalised filter by filter."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from plusx.study.surface import line, plane, random_direction
+from test_gradient_study import BASIC, made, small, some_batch, state_of
+
+
+def loss(net: nn.Module) -> float:
+    inputs, targets = some_batch()
+    return F.cross_entropy(net(inputs), targets).item()
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 999))
+def test_each_filter_of_a_direction_is_as_long_as_the_networks_own(seed: int) -> None:
+    net = made(small(BASIC))
+    found = random_direction(net, seed)
+    parameters = dict(net.named_parameters())
+    assert set(found) == {name for name, p in parameters.items() if p.ndim > 1}
+    assert "fc.weight" in found
+    assert not [name for name in found if "bn" in name or "bias" in name]
+    for name, along in found.items():
+        for drawn, own in zip(along, parameters[name], strict=True):
+            assert drawn.norm().item() == pytest.approx(own.norm().item(), rel=1e-9)
+    again = random_direction(net, seed)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    other = random_direction(net, seed + 1000)
+    flat, another = (torch.cat([t.flatten() for t in d.values()]) for d in (found, other))
+    assert abs(float(flat @ another / flat.norm() / another.norm())) < 0.2
+
+
+def test_a_filter_of_zero_does_not_move() -> None:
+    net = made(small(BASIC))
+    nn.init.zeros_(net.layer1[0].conv2.weight)
+    assert random_direction(net, 0)["layer1.0.conv2.weight"].abs().sum() == 0
+
+
+def test_the_loss_is_that_of_the_moved_weights_and_all_is_put_back() -> None:
+    net = made(small(BASIC)).train()
+    directions = (random_direction(net, 0), random_direction(net, 1))
+    before = state_of(net)
+    found = plane(net, loss, directions, [-0.5, 0.0, 1.0], [0.0, 0.25])
+    along = line(net, loss, directions[0], [-0.5, 0.0, 1.0])
+    assert state_of(net) == before
+    assert found[0] == along
+    net.eval()
+    assert found[0][1] == pytest.approx(loss(net), rel=1e-12)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name in directions[0]:
+                parameter += directions[0][name] + 0.25 * directions[1][name]
+    assert found[1][2] == pytest.approx(loss(net), rel=1e-9)
+    assert found[1][2] != pytest.approx(found[0][2], rel=1e-3)
+
+
+def test_a_quadratic_has_its_parabola() -> None:
+    """|w + a d|^2 with d as long as w, and nothing else to move."""
+    net = nn.Linear(6, 1, bias=False).double()
+    direction = random_direction(net, 0)
+    w, d = net.weight.detach(), direction["weight"]
+
+    def square(net: nn.Module) -> float:
+        return net.weight.square().sum().item()
+
+    steps = [-1.0, -0.5, 0.0, 2.0]
+    expected = [float(w.square().sum() * (1 + a * a) + 2 * a * (w * d).sum()) for a in steps]
+    assert line(net, square, direction, steps) == pytest.approx(expected, rel=1e-12)
+
+
+def test_weights_are_put_back_when_an_evaluation_fails() -> None:
+    net = made(small(BASIC))
+    before = state_of(net)
+
+    def fails(_net: nn.Module) -> float:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        line(net, fails, random_direction(net, 0), [1.0])
+    assert state_of(net) == before
+
+
+def test_a_direction_of_another_network_is_refused() -> None:
+    other = random_direction(made(small(BASIC, depth=4)), 0)
+    with pytest.raises(ValueError, match=r"direction is of another network: at layer1\.3"):
+        line(made(small(BASIC)), loss, other, [0.0])
