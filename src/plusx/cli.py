@@ -309,6 +309,62 @@ def predict(
 
 
 @app.command(
+    help_epilogue="Examples:\n  plusx explain runs/photos new-photos --out why\n"
+    "  plusx explain runs/photos cat.jpg --class dog\n"
+    "  plusx explain model.safetensors *.png --method occlusion --json"
+)
+def explain(
+    trained: Annotated[
+        str, Parameter(name="RUN", help="A run's folder or a safetensors file that plusx wrote.")
+    ],
+    /,
+    *paths: Annotated[str, _about("Images, and folders of images.")],
+    out: Annotated[Path | None, _about("The folder. Default: runs/explain- and the name.")] = None,
+    method: Annotated[
+        Literal["grad-cam", "integrated-gradients", "occlusion"],
+        _about("The latter two need the extra: pip install 'plusx[explain]'."),
+    ] = "grad-cam",
+    class_name: Annotated[
+        str | None,
+        Parameter(name="--class", help="What to look for. Default: what the network says."),
+    ] = None,
+    stage: Annotated[
+        str | None, _about("Where Grad-CAM looks: layer2, ... Default: what is pooled.")
+    ] = None,
+    checked: Annotated[int, _about("Images whose maps are put to the test; 0 for none.")] = 32,
+    seed: Annotated[int, _about("Of random maps and shuffled weights.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show where in images the network found its answer, and whether to believe that."""
+    if not paths:
+        raise ValueError("explain: name images or folders of images")
+    folder = out or Path("runs") / f"explain-{_run_name(Path(trained).resolve().name, ())}"
+    from plusx.study.explain import explain as explain_images
+
+    result = explain_images(
+        _opened(trained, None),
+        paths,
+        folder,
+        method=method,
+        class_name=class_name,
+        stage=stage,
+        checked=checked,
+        seed=seed,
+        device=device,
+        command=_command(),
+    )
+    for each in result["failed"]:
+        print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
+    if as_json:
+        _print_json({"out": str(folder), **result})
+        return
+    from plusx.study.judgement import told
+
+    print(f"{told(result)}\n\n{folder / 'explain.html'}")
+
+
+@app.command(
     help_epilogue="Examples:\n"
     "  plusx convert resnet20.th --as resnet20 --source akamaster --to resnet20.safetensors"
 )

@@ -17,6 +17,7 @@ from plusx.report.colours import SHADES
 
 MOST_NARROW = 5  # columns that fit on a telephone as they are
 MOST_CARDS = 6  # rows that can be compared as cards; more are scrolled sideways, their names kept
+MOST_KEPT = 18  # signs of a row's name that are not broken
 _HERE = Path(__file__).parent
 
 
@@ -83,11 +84,12 @@ def figure(
     alternative: str,
     legend: Sequence[tuple[str, int, bool]] = (),
     numbers: str = "",
+    tall: bool = False,
 ) -> str:
     """A drawing with its title and caption, and a text that says what it shows.
 
     `legend` has (name, colour, dashed) for what is not named in the drawing; `numbers` is a table
-    of what is drawn.
+    of what is drawn. One that is `tall` stands beside two others.
     """
     keys = "".join(
         f'<li><i class="line{" dashed" if dashed else ""}" style="--colour:var(--c{colour})"></i>'
@@ -95,7 +97,7 @@ def figure(
         for name, colour, dashed in legend
     )
     return (
-        f"<figure><h3>{escape(title)}</h3>"
+        f"<figure{' class="tall"' if tall else ''}><h3>{escape(title)}</h3>"
         f'<div class="drawing" role="img" aria-label="{escape(alternative)}">{drawing}</div>'
         + (f'<ul class="legend">{keys}</ul>' if keys else "")
         + f"<figcaption>{escape(caption)}</figcaption>"
@@ -142,15 +144,16 @@ def document(
     body: str,
     colours: Sequence[tuple[str, str]],
     more: str = "",
+    pictures: bool = False,
 ) -> str:
     """The whole page. `finding` is the sentence that it is about, `more` what else was found;
-    `colours` are (light, dark)."""
+    `colours` are (light, dark). `pictures` says that images stand in it, as data: URIs."""
     beneath = f'<p class="more">{escape(more)}</p>\n' if more else ""
     style = _read("style.css") + _colour_variables(colours)
     script = _read("sort.js")
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
-        f"script-src 'sha256-{_digest(script)}'"
+        f"script-src 'sha256-{_digest(script)}'" + ("; img-src data:" if pictures else "")
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -187,9 +190,10 @@ def _cell(column: Column, cell: Cell, heading: bool) -> str:
     aside = f' <span class="spread">{escape(cell.note)}</span>' if cell.note else ""
     inside = f"{mark}{escape(cell.text)}{aside}"
     if heading:
-        return f'<th scope="row"{value}>{inside}</th>'
-    between = ", " if column.unit == "%" else " "
-    label = f"{column.title}{between}{column.unit}".strip()
+        wide = ' class="wide"' if len(cell.text) > MOST_KEPT else ""
+        return f'<th scope="row"{wide}{value}>{inside}</th>'
+    words = column.unit.partition(" ")[0] in ("a", "an", "to", "of", "per", "from", "in")
+    label = f"{column.title}{' ' if words else ', '}{column.unit}".removesuffix(", ").strip()
     return f'<td{_class(column)} data-label="{escape(label)}"{value}><span>{inside}</span></td>'
 
 

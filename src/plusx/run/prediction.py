@@ -52,7 +52,7 @@ def predict(
     viewed = Viewed(task, chosen)
     predictions: list[dict[str, Any]] = []
     with evaluating(viewed), torch.inference_mode():
-        for names, images in _prepared(run, files, batch_size, failed):
+        for names, images in prepared_images(run, files, batch_size, failed):
             inputs = run.preprocessing.normalise(images.to(task.device))
             for name, row in zip(names, viewed.predict(inputs).cpu().tolist(), strict=True):
                 predictions.append(_row(run, name, row))
@@ -98,7 +98,7 @@ def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
     return [folder / "predictions.json", folder / "predictions.csv"]
 
 
-def _prepared(
+def prepared_images(
     run: Run, files: Sequence[str], batch_size: int, failed: list[dict[str, str]]
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Batches of at most `batch_size` images that can be used; the others go to `failed`."""

@@ -1,0 +1,391 @@
+"""Explanations of a trained network's answers: maps over images, and whether to believe them."""
+
+import difflib
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from plusx import store
+from plusx.data.image import printable
+from plusx.run import Run
+from plusx.run.environment import environment
+from plusx.run.prediction import image_files, prepared_images
+from plusx.study import faithfulness, judgement, overlay
+from plusx.study.attribution import integrated_gradients, occlusion, require_captum
+from plusx.study.faithfulness import Faith
+from plusx.study.grad_cam import grad_cam
+from plusx.tasks.prepare import prepare
+from plusx.train.loop import evaluating
+
+
+BATCH = 32  # images at a time
+CHECKED = 32  # images that deletion and insertion are asked of
+FORGOTTEN = 16  # of these, images that are asked of networks with shuffled weights
+RANDOM = 5  # random maps for each image
+EVERY = 5.0  # seconds between two lines of progress
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make maps (n, a, b) from a network, its inputs (n, c, h, w) and classes (n,)."""
+
+    title: str
+    source: str
+    maps: Callable[[nn.Module, Tensor, Tensor, int | None], Tensor]
+    networks: int  # with shuffled weights, to compare with: each costs what the maps cost
+    captum: bool = True
+
+
+METHODS = {
+    "grad-cam": Method(
+        title="Grad-CAM",
+        source="Selvaraju et al. 2017",
+        maps=lambda net, x, classes, stage: grad_cam(net, x, classes, stage=stage),
+        networks=3,
+        captum=False,
+    ),
+    "integrated-gradients": Method(
+        title="Integrated gradients",
+        source="Sundararajan et al. 2017, captum",
+        maps=lambda net, x, classes, stage: integrated_gradients(net, x, classes),
+        networks=1,
+    ),
+    "occlusion": Method(
+        title="Occlusion",
+        source="Zeiler and Fergus 2014, captum",
+        maps=lambda net, x, classes, stage: occlusion(net, x, classes),
+        networks=1,
+    ),
+}
+
+
+@dataclass
+class _Said:
+    """A line now and then about how far it is."""
+
+    stream: TextIO
+    last: float = field(default_factory=time.monotonic)
+
+    def __call__(self, text: str, *, always: bool = False) -> None:
+        now = time.monotonic()
+        if always or now - self.last >= EVERY:
+            self.last = now
+            print(f"plusx: {text}", file=self.stream, flush=True)
+
+
+def explain(
+    run: Run,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    method: str = "grad-cam",
+    class_name: str | None = None,
+    stage: str | None = None,
+    checked: int = CHECKED,
+    seed: int = 0,
+    device: str = "auto",
+    command: str = "",
+    progress: TextIO | None = None,
+) -> dict[str, Any]:
+    """Explain a network's answers for image files, and for those in folders and folders within.
+
+    Writes overlays/ (the map over what the network saw, and side by side with it), explanation.json
+    and explain.html into the folder `out`, and returns what explanation.json holds.
+
+    method: one of METHODS. class_name: the class whose evidence is shown, for every image; without
+    it what the network says of each. stage: "layer2", where Grad-CAM takes its maps; without it at
+    the tensor that is pooled. checked: for so many images, the first ones, the maps are put to the
+    test of deletion and insertion, and some of them to that of shuffled weights; 0 leaves both out.
+
+    Files that cannot be used are named in `failed` and stop no other. ValueError: a path, method,
+    class or stage that is not there, an extra that is not installed, or a network that has no
+    place to explain by. RuntimeError: no file can be used.
+    """
+    chosen = _method(method)
+    target = _class(run, class_name)
+    number = _stage(run.net, stage, method)
+    if checked < 0:
+        raise ValueError(f"checked = {checked}: a number of images, 0 for none")
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; the explanation needs a folder")
+    failed: list[dict[str, str]] = []
+    files = image_files(paths, failed)
+    said = _Said(progress or sys.stderr)
+    task = prepare(run.task, device=device)
+    begun = time.monotonic()
+
+    def ask(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
+        return chosen.maps(net, x, classes, number).float()
+
+    rows: list[dict[str, Any]] = []
+    pages: list[tuple[bytes, ...]] = []
+    curves: dict[str, list[Faith]] = {"map": [], "random": [], "centre": []}
+    first: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluating(task):
+        for names, images in prepared_images(run, files, BATCH, failed):
+            x = run.preprocessing.normalise(images.to(task.device))
+            with torch.inference_mode():
+                answers = task.predict(x)
+            wanted = answers.argmax(1) if target is None else torch.full_like(answers[:, 0], target)
+            wanted = wanted.long().clone()
+            maps = ask(run.net, x, wanted)
+            if not rows:
+                _refuse_one_position(maps, run.net)
+            begin = len(rows)
+            for name, image, grid, answer, label in zip(
+                names, images, maps.cpu(), answers.cpu(), wanted.tolist(), strict=True
+            ):
+                row = _row(run, name, answer, label, grid, len(rows) + 1)
+                pages.append(_draw(out, row, image, grid))
+                rows.append(row)
+            left = min(len(x), checked - begin)
+            if left > 0:
+                said(f"{len(rows)} of {len(files)} images explained; deletion and insertion")
+                part = x[:left], wanted[:left], maps[:left]
+                for key, each in _faith(task.predict, *part, seed=seed + begin).items():
+                    curves[key] += each
+                first.append(part)
+            said(f"{len(rows)} of {len(files)} images explained")
+    if not rows:
+        reasons = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
+        raise RuntimeError(f"none of {len(failed)} files can be used: {reasons}")
+    faith = _put(rows, curves) if first else None
+    forgotten: list[dict[str, Any]] = []
+    if first:
+        x, classes, maps = (
+            torch.cat([part[k][:FORGOTTEN] for part in first])[:FORGOTTEN] for k in range(3)
+        )
+        said(f"{len(x)} images asked of networks with shuffled weights")
+        forgotten = _forgotten(run.net, ask, x, classes, maps, chosen.networks, seed)
+    grid = list(maps.shape[1:])
+    result = {
+        "kind": "explanation",
+        "run": printable(run.path),
+        "network": _network_name(run),
+        "method": method,
+        "title": chosen.title,
+        "source": chosen.source,
+        "stage": stage,
+        "positions": grid,
+        "size": list(run.preprocessing.size),
+        "class": class_name,
+        "classes": list(run.classes),
+        "seed": seed,
+        "finding": judgement.finding(chosen.title, faith, forgotten),
+        "images": rows,
+        "failed": failed,
+        "faithfulness": faith,
+        "forgotten": forgotten,
+        "about_forgetting": (
+            judgement.about_forgetting(forgotten, grid[0] * grid[1]) if forgotten else ""
+        ),
+        "figures": _figures(curves) if first else [],
+        "machine": environment(task.device),
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": time.monotonic() - begun,
+    }
+    store.write_json(out / "explanation.json", result)
+    from plusx.report.explanation import explanation_page
+
+    store.write_text(out / "explain.html", explanation_page(result, pages))
+    return result
+
+
+def _method(name: str) -> Method:
+    if name not in METHODS:
+        raise ValueError(f"method {name!r}: allowed are {', '.join(METHODS)}")
+    if METHODS[name].captum:
+        require_captum()
+    return METHODS[name]
+
+
+def _class(run: Run, name: str | None) -> int | None:
+    if name is None:
+        return None
+    if name not in run.classes:
+        near = difflib.get_close_matches(name, run.classes, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else _listed(run.classes)
+        raise ValueError(f"the network knows no class {name!r}; {hint}")
+    return run.classes.index(name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"it knows {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+
+
+def _stage(net: nn.Module, name: str | None, method: str) -> int | None:
+    if name is None:
+        return None
+    if method != "grad-cam":
+        raise ValueError(f"a stage is for grad-cam; {method} asks of pixels")
+    count = len(net.widths)  # type: ignore[arg-type]
+    found = re.fullmatch(r"layer(\d{1,3})", name)
+    if found is None or not 1 <= int(found[1]) <= count:
+        raise ValueError(f"there is no stage {name!r}: this network has layer1 to layer{count}")
+    return int(found[1]) - 1
+
+
+def _refuse_one_position(maps: Tensor, net: nn.Module) -> None:
+    if maps[0].numel() == 1:
+        raise ValueError(
+            "the map would have one position for images of this size and could show no place: "
+            f"choose an earlier stage (--stage layer{max(1, len(net.widths) - 1)})"  # type: ignore[arg-type]
+        )
+
+
+def _row(
+    run: Run, path: str, answer: Tensor, label: int, grid: Tensor, number: int
+) -> dict[str, Any]:
+    best = int(answer.argmax())
+    stem = re.sub(r"[^\w-]+", "_", Path(printable(path)).stem)[:60]
+    name = f"overlays/{number:04}-{stem}"
+    return {
+        "path": printable(path),
+        "label": run.classes[best],
+        "probability": float(answer[best]),
+        "class": run.classes[label],
+        "class_probability": float(answer[label]),
+        "overlay": f"{name}.png",
+        "side_by_side": f"{name}-side-by-side.png",
+        "map": grid.tolist(),
+        "nothing": bool((grid <= 0).all()),
+    }
+
+
+def _draw(out: Path, row: dict[str, Any], image: Tensor, grid: Tensor) -> tuple[bytes, ...]:
+    """Write the two pictures of an image, and give those of the page."""
+    store.make_folder(out / "overlays")
+    panels = overlay.panels(image, grid)
+    size = (int(image.shape[1]), int(image.shape[2]))
+    high = overlay.heat(faithfulness.enlarged(grid[None], size))[0].numpy()
+    small = overlay.blended(overlay.as_rgb(image), high)
+    store.write_bytes(out / row["overlay"], overlay.png(small))
+    store.write_bytes(out / row["side_by_side"], overlay.png(overlay.abreast(panels)))
+    return tuple(map(overlay.png, panels))
+
+
+def _faith(
+    predict: Callable[[Tensor], Tensor], x: Tensor, classes: Tensor, maps: Tensor, *, seed: int
+) -> dict[str, list[Faith]]:
+    """The curves of the maps, of random maps (one Faith each) and of the blob."""
+    size, count = (int(x.shape[2]), int(x.shape[3])), len(x)
+    grid = (int(maps.shape[1]), int(maps.shape[2]))
+
+    def asked(each: Tensor) -> Faith:
+        return faithfulness.deletion_and_insertion(predict, x, classes, each.to(x.device))
+
+    noise = [faithfulness.random_maps(count, grid, size, seed * RANDOM + k) for k in range(RANDOM)]
+    drawn = [asked(each) for each in noise]
+    return {
+        "map": [asked(faithfulness.enlarged(maps, size))],
+        "random": [
+            Faith(
+                torch.stack([each.deletion for each in drawn]).mean(0),
+                torch.stack([each.insertion for each in drawn]).mean(0),
+            )
+        ],
+        "centre": [asked(faithfulness.centre_blob(count, size))],
+    }
+
+
+def _put(rows: list[dict[str, Any]], curves: dict[str, list[Faith]]) -> dict[str, Any]:
+    """Give each image its areas; the summary of all."""
+    deletion: dict[str, list[float]] = {}
+    insertion: dict[str, list[float]] = {}
+    for key, several in curves.items():
+        areas = [each.areas for each in several]
+        deletion[key] = torch.cat([each[0] for each in areas]).tolist()
+        insertion[key] = torch.cat([each[1] for each in areas]).tolist()
+    count = len(deletion["map"])
+    for index, row in enumerate(rows[:count]):
+        row["deletion"] = {key: values[index] for key, values in deletion.items()}
+        row["insertion"] = {key: values[index] for key, values in insertion.items()}
+    return judgement.summary(rows[:count])
+
+
+def _forgotten(
+    net: nn.Module,
+    ask: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    x: Tensor,
+    classes: Tensor,
+    maps: Tensor,
+    networks: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """For each part down to which the network forgets, how alike the maps still are."""
+    alike: dict[str, list[float]] = {}
+    for index in range(networks):
+        for part, forgetful in faithfulness.forgetting(net, seed + index):
+            again = ask(forgetful, x, classes)
+            alike.setdefault(part, []).extend(faithfulness.rank_correlation(maps, again).tolist())
+    return [
+        {
+            "part": part,
+            "rank_correlation": judgement.spread(values),
+            "without_sign": judgement.spread([abs(value) for value in values]),
+            "images": len(x),
+            "networks": networks,
+        }
+        for part, values in alike.items()
+    ]
+
+
+def _figures(curves: dict[str, list[Faith]]) -> list[dict[str, Any]]:
+    """Deletion and insertion as lines: the mean over the images and the middle half of them."""
+    names = {"map": "map", "random": "random", "centre": "centre blob"}
+    told = {
+        "deletion": "Pixels are set to the mean of the training images, those first that a map "
+        "ranks highest. The lower the line, the better the map found what the network uses.",
+        "insertion": "Pixels come back into a blurred image, those first that a map ranks "
+        "highest. The higher the line, the better.",
+    }
+    figures = []
+    for key, caption in told.items():
+        lines = []
+        for name, title in names.items():
+            values = torch.cat([getattr(each, key) for each in curves[name]])
+            low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=0)
+            steps = values.shape[1] - 1
+            lines.append(
+                {
+                    "name": title,
+                    "x": [step / steps for step in range(steps + 1)],
+                    "mean": values.mean(0).tolist(),
+                    "low": low.tolist(),
+                    "high": high.tolist(),
+                    "dashed": name != "map",
+                }
+            )
+        figures.append(
+            {
+                "kind": "lines",
+                "title": key.capitalize(),
+                "caption": f"{caption} Bands hold the middle half of the images.",
+                "alternative": "",
+                "x": {"title": f"share of the pixels {_done(key)}", "scale": "share"},
+                "y": {"title": "probability of the class", "scale": "share"},
+                "lines": lines,
+                "level": None,
+            }
+        )
+    return figures
+
+
+def _done(key: str) -> str:
+    return "gone" if key == "deletion" else "back"
+
+
+def _network_name(run: Run) -> str:
+    if run.recipe is not None:
+        return str(getattr(run.recipe.net, "base", None) or type(run.net).__name__)
+    return str(getattr(run.net, "plain", None) or type(run.net).__name__)
