@@ -32,7 +32,7 @@ from plusx.report.scales import Axis, Scale, scale
 MOST_BESIDE = 60  # bars that can stand in one panel; more go to a panel for each group
 MOST_WRITTEN = 16  # bars whose value is written at their end
 MOST_ROWS = 60  # labels that are all written, one under another
-HEAD = 30.0  # above a panel: what y is, and whose bars they are
+HEAD = 36.0  # above a panel: what y is, and whose bars they are
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ def _upright(groups: Sequence[Bars], x: Axis, y: Axis, *, key: str) -> Drawn:
             along(axes, "y", upward)
             if number == 0:
                 write(figure, 4.0, height - 9.0, clean(y.title) if y.title else "")
-            _name(figure, part, left, top + 9.0, len(groups) > 1)
+            _name(figure, part, left, top + 11.0, len(groups) > 1)
             top -= tall + 22.0
         write(figure, WIDTH - 8.0, 10.0, clean(x.title) if x.title else "", align="right")
-        return Drawn(svg(figure, key))
+        return Drawn(svg(figure, key), height)
 
 
 def _stand(axes: Axes, groups: Sequence[Bars], labels: Sequence[str], upward: Scale) -> None:
@@ -129,11 +129,11 @@ def _lying(groups: Sequence[Bars], labels: Sequence[str], x: Axis, y: Axis, *, k
     across = scale(y, [v for group in groups for v in group.values], from_zero=y.kind != "log")
     names = [wrapped(label, 132.0, most=2) for label in labels]
     left = 20.0 + max((extent(part) for name in names for part in name), default=0.0)
-    bar = 11.0 if len(groups) > 1 else 13.0
+    written = len(labels) * len(groups) <= MOST_WRITTEN
+    bar = 13.5 if written else 11.0
     sizes = [max(LINE * len(name), bar * len(groups)) + 9.0 for name in names]
     high = max(sum(sizes), 40.0)
-    top = HEAD if len(groups) > 1 else 14.0
-    written = len(labels) * len(groups) <= MOST_WRITTEN
+    top = 30.0 if len(groups) > 1 else 14.0
     right = 56.0 if written else 18.0
     with drawing(high + BOTTOM + top) as figure:
         axes = panel(figure, left, BOTTOM, WIDTH - left - right, high)
@@ -159,7 +159,7 @@ def _lying(groups: Sequence[Bars], labels: Sequence[str], x: Axis, y: Axis, *, k
         write(figure, WIDTH - right, 10.0, clean(y.title) if y.title else "", align="right")
         if not labels:
             axes.text(0.5, 0.5, "no values", color=MUTED, ha="center", transform=axes.transAxes)
-        return Drawn(svg(figure, key))
+        return Drawn(svg(figure, key), high + BOTTOM + top)
 
 
 def _lay(

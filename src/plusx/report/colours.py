@@ -25,6 +25,7 @@ SHADES = tuple(
         strict=True,
     )
 )  # fmt: skip
+_WANTED = {"plain": "plain", "resnet": "resnet", "residual": "resnet"}
 _NUMBER = r"\d+(?:\.\d+)?"
 
 
@@ -41,18 +42,18 @@ def depth(name: str) -> tuple[float, ...]:
 class Palette:
     """The colours of a page: a name has the same one in its every figure, where they suffice.
 
-    With more families than hues, every figure that asks has colours of its own.
+    With more families than hues (`shared` is False), every figure has colours of its own.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = list(dict.fromkeys(names))
         self.colours = colours(self._names)
-        self._enough = len({family(name) for name in self._names}) <= len(_HUES)
+        self.shared = len({family(name) for name in self._names}) <= len(_HUES)
 
     def of(self, names: Sequence[str]) -> list[int]:
         """The number of each name's colour among `colours`."""
         own = list(dict.fromkeys(names))
-        if self._enough and set(own) <= set(self._names):
+        if self.shared and set(own) <= set(self._names):
             return [self._names.index(name) for name in names]
         first = len(self.colours)
         self.colours += colours(own)
@@ -62,13 +63,17 @@ class Palette:
 def colours(names: Sequence[str]) -> list[tuple[str, str]]:
     """For each network its colour in light and in dark."""
     families = list(dict.fromkeys(family(name) for name in names))
-    hues = dict.fromkeys(families, "")
-    free = [hue for hue in _HUES if hue not in families]
-    for index, each in enumerate(other for other in families if other not in _HUES):
+    hues: dict[str, str] = {}
+    for each in families:
+        wanted = next((hue for start, hue in _WANTED.items() if each.startswith(start)), "")
+        if wanted and wanted not in hues.values():
+            hues[each] = wanted
+    free = [hue for hue in list(_HUES)[2:] + list(_HUES)[:2] if hue not in hues.values()]
+    for index, each in enumerate(other for other in families if other not in hues):
         hues[each] = (free or list(_HUES))[index % len(free or _HUES)]
     chosen = []
     for name in names:
-        ends = _HUES[hues[family(name)] or family(name)]
+        ends = _HUES[hues[family(name)]]
         siblings = sorted({depth(other) for other in names if family(other) == family(name)})
         place = siblings.index(depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else 1.0
         light, dark = (_between(*pair, place) for pair in ends)

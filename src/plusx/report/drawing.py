@@ -156,18 +156,25 @@ def wrapped(text: str, width: float, *, most: int = 3, bold: bool = False) -> li
 def apart(
     wanted: Sequence[float], sizes: Sequence[float], bottom: float, top: float
 ) -> list[float]:
-    """Places for things of these sizes, each in its middle: ascending as wanted, near what is
-    wanted, in the range, and not over one another (unless all of them do not fit)."""
-    placed: list[float] = []
-    edge = bottom
-    for place, size in zip(wanted, sizes, strict=True):
-        placed.append(max(place, edge + size / 2))
-        edge = placed[-1] + size / 2
-    edge = top
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], edge - sizes[index] / 2)
-        edge = placed[index] - sizes[index] / 2
-    return placed
+    """Places for things of these sizes, each in its middle: ascending as wanted, in the range, not
+    over one another (unless all of them do not fit), and otherwise as near as can be to what is
+    wanted, by the sum of squares: things that touch move together, about their middle."""
+    shifts: list[float] = []
+    edge = 0.0
+    for size in sizes:
+        shifts.append(edge + size / 2)
+        edge += size
+    groups: list[tuple[float, int]] = []  # (place of the group's foot, how many are in it)
+    for place, shift in zip(wanted, shifts, strict=True):
+        foot, count = place - shift, 1
+        while groups and groups[-1][0] >= foot:
+            below, several = groups.pop()
+            foot = (below * several + foot * count) / (several + count)
+            count += several
+        groups.append((foot, count))
+    highest = max(bottom, top - edge)
+    feet = [min(max(foot, bottom), highest) for foot, count in groups for _ in range(count)]
+    return [foot + shift for foot, shift in zip(feet, shifts, strict=True)]
 
 
 def svg(figure: Figure, key: str) -> str:

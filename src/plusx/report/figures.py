@@ -22,6 +22,7 @@ from plusx.report.scales import Axis
 from plusx.report.surface import Surface, draw_surface
 
 
+TALL = 450.0  # units, from which a drawing stands beside two others
 MOST_NUMBERS = 200  # rows of the table beneath a figure; of more, every second, third, ...
 
 Told = Mapping[str, Any]
@@ -43,6 +44,7 @@ def figure(told: Told, palette: Palette, key: str) -> str:
         alternative=told["alternative"],
         legend=[(each.name, each.colour, each.dashed) for each in drawn.legend],
         numbers=numbers,
+        tall=drawn.height > TALL,
     )
 
 

@@ -91,13 +91,14 @@ def figure(
     `legend` has (name, colour, dashed) for what is not named in the drawing; `numbers` is a table
     of what is drawn. One that is `tall` stands beside two others.
     """
+    kind = ' class="tall"' if tall else ""
     keys = "".join(
         f'<li><i class="line{" dashed" if dashed else ""}" style="--colour:var(--c{colour})"></i>'
         f"{escape(name)}</li>"
         for name, colour, dashed in legend
     )
     return (
-        f"<figure{' class="tall"' if tall else ''}><h3>{escape(title)}</h3>"
+        f"<figure{kind}><h3>{escape(title)}</h3>"
         f'<div class="drawing" role="img" aria-label="{escape(alternative)}">{drawing}</div>'
         + (f'<ul class="legend">{keys}</ul>' if keys else "")
         + f"<figcaption>{escape(caption)}</figcaption>"

@@ -29,6 +29,7 @@ from plusx.report.drawing import (
 from plusx.report.scales import Axis, Scale, scale, ticks_at
 
 
+ASIDE = 18.0  # from the edge of the panel to the names at its right
 LABEL = 118.0  # the widest label at a line's end
 TALLEST = 400.0
 MOST_MARKED = 16  # points of a line that are shown one by one
@@ -76,6 +77,7 @@ class Drawn:
     the drawing."""
 
     svg: str
+    height: float
     legend: tuple[Key, ...] = ()
 
 
@@ -96,8 +98,9 @@ def draw_lines(
     labels = [wrapped(clean(line.name), LABEL, bold=True) for line in shown]
     tall = sum(LINE * len(label) for label in labels)
     direct = tall <= TALLEST - BOTTOM - TOP and not any(label[-1].endswith("…") for label in labels)
-    right = 14.0
+    right = 16.0
     if direct:
+        right += ASIDE - 9.0
         right += max((extent(part, bold=True) for label in labels for part in label), default=0.0)
     height = max(HEIGHT, tall + BOTTOM + TOP) if direct else HEIGHT
     left = _left(upward)
@@ -116,7 +119,7 @@ def draw_lines(
         elif direct:
             _label_ends(figure, axes, shown, labels, across, upward)
         keys = () if direct else tuple(Key(clean(e.name), e.colour, e.dashed) for e in shown)
-        return Drawn(svg(figure, key), keys)
+        return Drawn(svg(figure, key), height, keys)
 
 
 def draw_dots(groups: Sequence[Dots], x: Axis, *, key: str) -> Drawn:
@@ -143,7 +146,7 @@ def draw_dots(groups: Sequence[Dots], x: Axis, *, key: str) -> Drawn:
         if not groups:
             _nothing(axes)
         write(figure, WIDTH - 22.0, 10.0, clean(x.title), align="right")
-        return Drawn(svg(figure, key))
+        return Drawn(svg(figure, key), high + BOTTOM + 8.0)
 
 
 def _draw_line(axes: Axes, line: Line, across: Scale, upward: Scale) -> None:
@@ -206,24 +209,28 @@ def _nothing(axes: Axes) -> None:
 
 
 def _few_ticks(axis: Axis, across: Scale, lines: Sequence[Line], width: float) -> Scale:
-    """Ticks at the values themselves where they are few: depths, shares of the data."""
+    """Ticks at the values themselves where they are few (depths, shares of the data), and at the
+    first and the last of whole numbers (blocks, epochs)."""
     values = sorted({value for line in lines for value in line.x})
-    if not 1 < len(values) <= 8 or across.high == across.low:
+    if len(values) < 2 or across.high == across.low:
         return across
-    if values == list(range(int(values[0]), int(values[0]) + len(values))) and len(values) > 6:
+    ends = ticks_at(axis, across, [values[0], values[-1]]).ticks
+    if len(values) <= 8:
+        wanted = [*ends, *ticks_at(axis, across, values).ticks]
+    elif axis.kind == "linear" and all(value == int(value) for value in values):
+        wanted = [*ends, *across.ticks]
+    else:
         return across
-    exact = ticks_at(axis, across, values)
-    kept: list[tuple[float, str]] = []
-    edge = -math.inf
-    for place, text in exact.ticks:
+    kept: list[tuple[float, float, str]] = []
+    for place, text in wanted:
         if math.isnan(place):
             continue
         middle = (place - across.low) / (across.high - across.low) * width
-        half = extent(text) / 2 + 2
-        if middle - half >= edge:
-            kept.append((place, text))
-            edge = middle + half
-    return Scale(across.low, across.high, tuple(kept), across.logarithmic, across.foot)
+        half = extent(text) / 2 + 3
+        if all(abs(middle - other) >= half + extent(said) / 2 + 3 for other, _, said in kept):
+            kept.append((middle, place, text))
+    ticks = tuple((place, text) for _, place, text in sorted(kept))
+    return Scale(across.low, across.high, ticks, across.logarithmic, across.foot)
 
 
 def _label_ends(
@@ -243,12 +250,12 @@ def _label_ends(
     feet = apart([ends[index][1] for index in order], sizes, bottom - LINE / 2, top + LINE / 2)
     for index, foot in zip(order, feet, strict=True):
         colour, (right, height) = series(lines[index].colour), ends[index]
-        if edge - right > 12 or abs(foot - height) > LINE:
-            ends_at = (right + 4, edge + 6), (height, foot)
+        if edge - right > 12 or abs(foot - height) > LINE / 2:
+            ends_at = (right + 4, edge + ASIDE - 3), (height, foot)
             figure.add_artist(Line2D(*ends_at, color=colour, lw=0.7, alpha=0.6, transform=_UNITS))
         for row, part in enumerate(labels[index]):
             middle = foot + LINE * ((len(labels[index]) - 1) / 2 - row)
-            write(figure, edge + 9, middle, part, colour=colour, bold=True)
+            write(figure, edge + ASIDE, middle, part, colour=colour, bold=True)
 
 
 def _end(line: Line, axes: Axes, across: Scale, upward: Scale) -> tuple[float, float]:

@@ -57,21 +57,23 @@ def _setup(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     seeds = len(result["seeds"])
     if not rows or not seeds:
         return ""
-    return (
-        f"{seeds} seeds each." if seeds > 1 else "One seed each: how far seeds differ is not known."
-    )
+    if seeds == 1:
+        return "One seed each: how far seeds differ is not known."
+    words = {2: "Two", 3: "Three", 4: "Four", 5: "Five"}
+    return f"{words.get(seeds, seeds)} seeds each."
 
 
 def _results(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], palette: Palette) -> str:
     columns: Sequence[Mapping[str, Any]] = result["columns"]
     marked: Sequence[Mapping[str, Any]] = result["marked"]
     coloured = {name for told in result["figures"] for name in names(told)}
-    indices = [palette.of([row["name"]])[0] if row["name"] in coloured else None for row in rows]
-    # What has no value in any row is not shown.
-    heads, texts = _filled(columns, [*rows, *marked])
+    # Marks only where they tell of a line or a bar that has the name, for every row.
+    shared = palette.shared and all(row["name"] in coloured for row in rows)
+    indices = palette.of([row["name"] for row in rows]) if shared else [None] * len(rows)
+    heads, texts = _filled(columns, rows)
     cells = [
-        [Cell(str(row["name"]), str(row["name"]), colour=index), *texts[number]]
-        for number, (row, index) in enumerate(zip(rows, indices, strict=True))
+        [Cell(str(row["name"]), str(row["name"]), colour=index), *told]
+        for row, index, told in zip(rows, indices, texts, strict=True)
     ]
     said = page.table(
         [Column("Name", number=False), *heads], cells, caption=f"Results: {result['title']}"
@@ -86,25 +88,24 @@ def _results(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], palet
     notes = ["± is the standard deviation over the seeds (n - 1)."] if spread else []
     said += "".join(page.note(text) for text in [*notes, *result["notes"]])
     if marked:
-        said += _marked(heads, texts[len(rows) :], marked)
+        said += _marked(columns, marked)
     return said
 
 
-def _marked(
-    heads: Sequence[Column], texts: Sequence[Sequence[Cell]], marked: Sequence[Mapping[str, Any]]
-) -> str:
+def _marked(columns: Sequence[Mapping[str, Any]], marked: Sequence[Mapping[str, Any]]) -> str:
+    heads, texts = _filled(columns, marked)
     cells = [
         [Cell(str(row["name"]), str(row["name"])), Cell(str(row["why"])), *told]
         for row, told in zip(marked, texts, strict=True)
     ]
-    columns = [Column("Name", number=False), Column("Why", number=False), *heads]
+    heads = [Column("Name", number=False), Column("Why", number=False), *heads]
     return (
         page.heading("Marked: in no mean above")
         + page.note(
             "These were made by another version, on other data or on another machine, and are "
             "shown for comparison only."
         )
-        + page.table(columns, cells, caption="Rows that are marked and in no mean")
+        + page.table(heads, cells, caption="Rows that are marked and in no mean")
     )
 
 

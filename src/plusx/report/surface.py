@@ -75,7 +75,7 @@ def draw_surface(surface: Surface, x: Axis, y: Axis, value: Axis, *, key: str) -
         title = clean(value.title) if value.title else ""
         write(figure, WIDTH - 4.0, high + BOTTOM + TOP - 9.0, title, align="right")
         write(figure, left + width, 10.0, clean(x.title) if x.title else "", align="right")
-        return Drawn(svg(figure, key))
+        return Drawn(svg(figure, key), high + BOTTOM + TOP)
 
 
 def _levels(axis: Axis, known: Sequence[float]) -> Scale:
