@@ -62,6 +62,22 @@ def without_norm(net: Net) -> Net:
     return replace(net, stem=bare(net.stem), stages=stages, tail=bare(net.tail))
 
 
+def with_dropout(net: Net, rate: float) -> Net:
+    """The network with dropout before the last convolution of every block, as in wide residual
+    networks (Zagoruyko and Komodakis 2016, section 2.4)."""
+    word = parse(f"drop{rate:.6f}".rstrip("0").replace("drop0.", "drop.")).branch[0]
+
+    def of(block: Block) -> Block:
+        said = parse(block.body)
+        last = max((i for i, each in enumerate(said.branch) if each.kind == "conv"), default=None)
+        if last is None:
+            raise ValueError(f"{block.body!r} has no convolution to put dropout before")
+        branch = (*said.branch[:last], word, *said.branch[last:])
+        return replace(block, body=str(replace(said, branch=branch)))
+
+    return _each_block(net, of)
+
+
 def at_cost(net: Net, multiply_adds: int) -> Net:
     """The network with all widths scaled by one factor, as near to so many multiply-adds as whole
     widths come."""

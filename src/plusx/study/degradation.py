@@ -11,15 +11,15 @@ from plusx.data.source import Source
 from plusx.grammar.twins import without_norm
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Degradation
+from plusx.study import drawn
 from plusx.study.finding import Difference, difference
 from plusx.study.gradient import verdict
 from plusx.study.plan import Cell, Made, Study, by_name, spec, with_net
-from plusx.study.rows import curve, spread
+from plusx.study.rows import spread
 from plusx.study.watch import mean_ratio, over_depth, over_training
 
 
 MARGIN = 0.01  # a deeper network is not worse where its error is surely less than this above
-_KINDS = {"plain": "plain", "resnet": "residual", "preact_resnet": "pre-activation"}
 
 
 def cells(recipe: Recipe, source: Source) -> list[Cell]:
@@ -48,9 +48,9 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
 def columns(recipe: Recipe) -> list[dict[str, str]]:
     return [
         {"key": "depth", "title": "Depth", "unit": "", "kind": "count"},
-        {"key": "parameters", "title": "Parameters", "unit": "", "kind": "count"},
-        {"key": "train_error", "title": "Train error", "unit": "%", "kind": "share"},
-        {"key": "error", "title": "Validation error", "unit": "%", "kind": "share"},
+        drawn.PARAMETERS,
+        drawn.TRAIN_ERROR,
+        drawn.ERROR,
         {"key": "ratio_start", "title": "Gradient, first / last", "unit": "at the start",
          "kind": "number"},
         {"key": "ratio_end", "title": "Gradient, first / last", "unit": "at the end",
@@ -112,73 +112,45 @@ def _amount(found: Difference | None) -> str:
 
 def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups = by_name(made)
-    train, held = [], []
-    for name, group in groups.items():
-        drawn = curve(name, [each.run for each in group if each.run is not None])
-        dashed = group[0].cell.factors["norm"] == "none"
-        train.append(_line(name, drawn["epochs"], drawn["train_error"], dashed))
-        wrong = {
-            key: [None if value is None else 1 - value for value in drawn["accuracy"][other]]
-            for key, other in (("mean", "mean"), ("low", "high"), ("high", "low"))
-        }
-        held.append(_line(name, drawn["epochs"], wrong, dashed))
+    bare = [name for name, group in groups.items() if group[0].cell.factors["norm"] == "none"]
     looks = {name: [each.looks["gradients"] for each in group] for name, group in groups.items()}
-    epochs = {"title": "epoch", "scale": "linear"}
-    last = "; ".join(
-        f"{row['name']} {100 * row['train_error']['mean']:.1f} % in training and "
-        f"{100 * row['error']['mean']:.1f} % in validation"
-        for row in rows
-    )
+    logarithmic = {"title": "", "scale": "log"}
     return [
-        {
-            "kind": "lines",
-            "title": "Training error",
-            "caption": "Mean over the epoch while it trains; bands from the lowest to the highest "
-            "seed.",
-            "alternative": f"Errors of the trained networks: {last}.",
-            "x": epochs,
-            "y": {"title": "", "scale": "share"},
-            "lines": train,
-            "level": None,
-        },
-        {
-            "kind": "lines",
-            "title": "Validation error",
-            "caption": "After each epoch.",
-            "alternative": f"Errors of the trained networks: {last}.",
-            "x": epochs,
-            "y": {"title": "", "scale": "share"},
-            "lines": held,
-            "level": None,
-        },
-        {
-            "kind": "lines",
-            "title": "Gradient at every block at the start",
-            "caption": "Norm of the loss gradient in the output of each block, from the first "
-            "(0) to the last (1); geometric mean over the seeds.",
-            "alternative": "; ".join(
-                f"{row['name']}: first over last block {_number(row['ratio_start'])}"
+        drawn.lines_figure(
+            "Training error",
+            "Mean over the epoch while it trains; bands from the lowest to the highest seed.",
+            drawn.errors_in_words(rows),
+            drawn.training_lines(groups, bare),
+        ),
+        drawn.lines_figure(
+            "Validation error",
+            "After each epoch.",
+            drawn.errors_in_words(rows),
+            drawn.validation_lines(groups, bare),
+        ),
+        drawn.lines_figure(
+            "Gradient at every block at the start",
+            "Norm of the loss gradient in the output of each block, from the first (0) to the "
+            "last (1); geometric mean over the seeds.",
+            "First over last block: "
+            + "; ".join(f"{row['name']} {drawn.number(row['ratio_start'])}" for row in rows),
+            [over_depth(name, each) for name, each in looks.items()],
+            x={"title": "place of the block", "scale": "linear"},
+            y=logarithmic,
+        ),
+        drawn.lines_figure(
+            "Gradient at the first block over that at the last",
+            "At the start and at every checkpoint that was kept; 1 is even.",
+            "; ".join(
+                f"{row['name']}: {drawn.number(row['ratio_start'])} at the start, "
+                f"{drawn.number(row['ratio_end'])} at the end"
                 for row in rows
             ),
-            "x": {"title": "place of the block", "scale": "linear"},
-            "y": {"title": "", "scale": "log"},
-            "lines": [over_depth(name, each) for name, each in looks.items()],
-            "level": None,
-        },
-        {
-            "kind": "lines",
-            "title": "Gradient at the first block over that at the last",
-            "caption": "At the start and at every checkpoint that was kept; 1 is even.",
-            "alternative": "; ".join(
-                f"{row['name']}: {_number(row['ratio_start'])} at the start, "
-                f"{_number(row['ratio_end'])} at the end"
-                for row in rows
-            ),
-            "x": {"title": "step", "scale": "linear"},
-            "y": {"title": "", "scale": "log"},
-            "lines": [over_training(name, each) for name, each in looks.items()],
-            "level": 1.0,
-        },
+            [over_training(name, each) for name, each in looks.items()],
+            x={"title": "step", "scale": "linear"},
+            y=logarithmic,
+            level=1.0,
+        ),
     ]
 
 
@@ -191,18 +163,6 @@ def notes(recipe: Recipe) -> list[str]:
             "the same 128 images each time, with the batch's own statistics."
         )
     ]
-
-
-def _line(
-    name: str, x: Sequence[float], band: Mapping[str, Sequence[float | None]], dashed: bool
-) -> dict[str, Any]:
-    known = [i for i, value in enumerate(band["mean"]) if value is not None]
-    picked = {key: [band[key][i] for i in known] for key in ("mean", "low", "high")}
-    return {"name": name, "x": [x[i] for i in known], **picked, "dashed": dashed}
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:,.3g}"
 
 
 DEGRADATION = Study(
