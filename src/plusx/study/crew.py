@@ -32,7 +32,7 @@ class Job(NamedTuple):
     recipe: str  # TOML
     split: str  # evaluated on this split at the end: validation, test
     train: bool = True
-    looks: tuple[str, ...] = ()  # keys of catalogue.LOOKS
+    looks: tuple[str, ...] = ()  # as plan.Cell has them
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
@@ -182,6 +182,7 @@ def _look(job: Job, recipe: "Recipe") -> None:
     from plusx import store
     from plusx.run.environment import environment
     from plusx.study.catalogue import LOOKS
+    from plusx.study.plan import asked
 
     torch.set_num_threads(recipe.device.threads or 1)
     if not job.train and not (job.folder / "environment.json").is_file():
@@ -190,7 +191,8 @@ def _look(job: Job, recipe: "Recipe") -> None:
     for look in job.looks:
         answer = job.folder / f"{look}.json"
         if not answer.is_file():
-            store.write_json(answer, LOOKS[look](recipe, job.folder))
+            name, settings = asked(look)
+            store.write_json(answer, LOOKS[name](recipe, job.folder, *settings))
 
 
 def _end_with_the_parent() -> None:

@@ -1,8 +1,10 @@
 """What a study is: cells to be made, what is looked at in them, and what is said of them.
 
 A cell is a run of its own: it is trained by a recipe with a seed, and then looked at, or only
-looked at. A look is a function of a recipe and a run's folder whose answer is kept in that folder
-as LOOK.json, so that a study that was interrupted goes on where it stopped.
+looked at. A look is a function of a recipe, a run's folder and its settings, if it has any. Its
+answer is kept in that folder as LOOK.json, so that a study that was interrupted goes on where it
+stopped; the settings are part of that name, so that an answer to other settings is not taken for
+this one's.
 """
 
 import re
@@ -22,7 +24,7 @@ from plusx.zoo import Plain, find
 
 
 Factor = str | int | float
-Look = Callable[[Recipe, Path], Any]  # the answer is JSON
+Look = Callable[..., Any]  # (recipe, folder, settings...) -> JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Cell:
     recipe: Recipe
     factors: Mapping[str, Factor] = field(default_factory=dict)  # what the study varies
     train: bool = True
-    looks: tuple[str, ...] = ()  # keys of catalogue.LOOKS
+    looks: tuple[str, ...] = ()  # keys of catalogue.LOOKS, or `look_with(key, settings...)`
 
     @property
     def folder(self) -> str:
@@ -50,6 +52,11 @@ class Made:
     folder: Path
     run: Run | None
     looks: Mapping[str, Any]
+
+    def seen(self, name: str) -> Any:
+        """The answer of the look of that name, whatever its settings were."""
+        (found,) = (answer for look, answer in self.looks.items() if asked(look)[0] == name)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +93,26 @@ def opened(recipe: Recipe, folder: Path) -> Opened:
     if preprocessing is not None:
         sets = sets.prepared_as(preprocessing)
     return Opened(net.eval(), sets)
+
+
+def look_with(name: str, *settings: int | float | str) -> str:
+    """A look with its settings, as `surface(25,1.0)`."""
+    return f"{name}({','.join(map(str, settings))})"
+
+
+def asked(look: str) -> tuple[str, list[Factor]]:
+    """The name of a look and its settings."""
+    name, _, rest = look.partition("(")
+    return name, [_value(text) for text in rest.removesuffix(")").split(",") if text]
+
+
+def _value(text: str) -> Factor:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def by_name(made: Iterable[Made]) -> dict[str, list[Made]]:
