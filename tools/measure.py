@@ -2,18 +2,19 @@
 
     python tools/measure.py RECIPE [KEY=VALUE ...] [--seeds 0 1 2] [--split test] [--work DIR]
 
-RECIPE is the name of one that comes with plusx. One with a table [compare] is compared. Each seed
-is a run under DIR (default: runs/measured), which goes on where it was interrupted; a run that is
-finished is not repeated. With `--split test`, and where a recipe keeps no validation images back,
-the test set is looked at, once a run. `python tools/measure.py --header RECIPE` writes the header
-again from results/. Variables in overrides ('data.path=$PLUSX_DATA/faces') are filled in for the
-runs, and kept as they are in what is written.
+RECIPE is the name of one that comes with plusx. One with a table [compare] is compared, one with
+a table [study] is studied. Each seed is a run under DIR (default: runs/measured), which goes on
+where it was interrupted; a run that is finished is not repeated. With `--split test`, and where a
+recipe keeps no validation images back, the test set is looked at, once a run. `python
+tools/measure.py --header RECIPE` writes the header again from results/. Variables in overrides
+('data.path=$PLUSX_DATA/faces') are filled in for the runs, and kept as they are in what is written.
 """
 
 import argparse
 import json
 import os
 import shlex
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,8 @@ def measure(
 ) -> dict[str, Any]:
     """Train the recipe once a seed; the content of the file under results/."""
     recipe = load_recipe(name, [os.path.expandvars(each) for each in overrides])
+    if recipe.study is not None:
+        return _studied(name, recipe, overrides, work)
     if recipe.compare is not None:
         return _compared(name, recipe, overrides, work)
     split = "test" if recipe.data.validation == 0 else split
@@ -71,6 +74,8 @@ def header(found: dict[str, Any]) -> list[str]:
     """The lines of a recipe's header, from its file under results/."""
     machine = found["machine"]
     where = machine["device_name"] if machine["device"] != "cpu" else machine["processor"]
+    if found.get("kind") == "study":
+        return _study_header(found, where)
     count = machine["threads"]
     threads = f", {count} thread{'' if count == 1 else 's'}" if machine["device"] == "cpu" else ""
     if isinstance(found["value"], dict):
@@ -88,6 +93,16 @@ def header(found: dict[str, Any]) -> list[str]:
     lines += [
         f"{count} seed{'' if count == 1 else 's'}, {found['count']:,} images{seconds}",
         f"{where}{threads}, torch {found['versions']['torch']}, {found['date'][:10]}",
+        found["command"],
+    ]
+    return [BEGIN, *(f"#   {line}" for line in lines), END]
+
+
+def _study_header(found: dict[str, Any], where: str) -> list[str]:
+    lines = [
+        *textwrap.wrap(found["finding"], 94, break_on_hyphens=False),
+        f"{len(found['rows'])} rows, {len(found['seeds'])} seeds, {found['jobs']}",
+        f"{where}, torch {found['versions']['torch']}, {found['date'][:10]}",
         found["command"],
     ]
     return [BEGIN, *(f"#   {line}" for line in lines), END]
@@ -146,6 +161,29 @@ def _compared(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) -
         "metric": f"{found['split']} accuracy",
         "value": {row["name"]: row["accuracy"]["mean"] for row in found["rows"]},
         "spread": {row["name"]: row["accuracy"]["std"] for row in found["rows"]},
+    }
+
+
+def _studied(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) -> dict[str, Any]:
+    from plusx.study.experiment import study
+
+    command = shlex.join(["plusx", "study", name, *overrides])
+    found = study(recipe, work / name, command=command)
+    # what counts is the first figure of the table that has a spread, else the first number
+    figures = [c["key"] for c in found["columns"] if c["kind"] in ("share", "number")]
+    spreads = [key for key in figures if any(isinstance(r.get(key), dict) for r in found["rows"])]
+    key = (spreads or figures)[0]
+    values = {row["name"]: row.get(key) for row in found["rows"]}
+    one_run = next((work / name / "runs").iterdir())
+    environment = store.read_json(one_run / "environment.json")
+    return {
+        **found,
+        "recipe": to_toml(load_recipe(name, overrides)),
+        "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
+        "name": name,
+        "metric": key,
+        "value": {row: v["mean"] if isinstance(v, dict) else v for row, v in values.items()},
+        "spread": {row: v["std"] if isinstance(v, dict) else None for row, v in values.items()},
     }
 
 

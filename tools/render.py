@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import networks
+import studies
 
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,8 @@ def recipes() -> str:
         if not result.is_file():
             continue
         found = json.loads(result.read_text(encoding="utf-8"))
+        if found.get("kind") == "study":
+            continue  # docs/studies.md has it
         machine = found["machine"]
         where = machine["processor" if machine["device"] == "cpu" else "device_name"]
         value, spread = found["value"], found["spread"]
@@ -166,6 +169,12 @@ def drawn(name: str) -> str:
         return networks.table(name.removeprefix("networks-"))
     if name == "recipes":
         return recipes()
+    if name.startswith("study-"):
+        recipe = name.removeprefix("study-")
+        path = ROOT / "results" / f"{recipe}.json"
+        if not path.is_file():
+            return f"Not measured yet: `python tools/measure.py {recipe}`."
+        return studies.study(json.loads(path.read_text(encoding="utf-8")))
     if name not in MEASURED:
         groups = (f"networks-{group}" for group in networks.GROUPS)
         known = ", ".join([*MEASURED, "recipes", *groups])
