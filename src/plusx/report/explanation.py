@@ -74,9 +74,9 @@ def _context(result: Mapping[str, Any]) -> str:
 
 
 def _image(row: Mapping[str, Any], three: Sequence[bytes], title: str) -> str:
-    said = f"{row['label']} {100 * row['probability']:.1f} %"
+    said = f"{row['label']}, {100 * row['probability']:.1f} %"
     other = row["class"] != row["label"]
-    about = f"{row['class']} {100 * row['class_probability']:.1f} %" if other else ""
+    about = f"{row['class']}, {100 * row['class_probability']:.1f} %" if other else ""
     texts = (
         f"{row['path']} as the network saw it",
         f"{title}: the map for {row['class']}",
@@ -112,10 +112,10 @@ def _beside(told: Mapping[str, float]) -> str:
 def _faithfulness(faith: Mapping[str, Any]) -> str:
     columns = [
         Column("Map", number=False),
-        Column("Deletion"),
-        Column("lead"),
-        Column("Insertion"),
-        Column("lead"),
+        Column("Deletion", "lower is better"),
+        Column("the map's lead"),
+        Column("Insertion", "higher is better"),
+        Column("the map's lead"),
     ]
     rows = []
     for key, title in _OPPONENTS.items():
@@ -128,10 +128,10 @@ def _faithfulness(faith: Mapping[str, Any]) -> str:
         rows.append(cells)
     images = "image" if faith["count"] == 1 else "images"
     return page.table(columns, rows, caption="Deletion and insertion") + page.note(
-        f"Areas under the lines above, over {faith['count']} {images} (± standard deviation). A "
+        f"Areas under the lines above, over {faith['count']} {images} (± standard deviation). The "
         "lead is how much better the map is than that row, image by image, with its interval of "
         "95 %: where it leaves out 0, the map is better (above) or worse (below). Random maps are "
-        "as coarse as the map is."
+        "as coarse as the map is, and five are drawn for each image."
     )
 
 
@@ -150,13 +150,9 @@ def _forgotten(forgotten: Sequence[Mapping[str, Any]], about: str) -> str:
         Column("Rank correlation"),
         Column("Without its sign"),
     ]
-    parts = [each["part"] for each in forgotten]
     rows = []
     for index, each in enumerate(forgotten):
-        name = parts[0] if index == 0 else f"{parts[index]} and all above"
-        if index == len(forgotten) - 1 and index:
-            name = "everything"
-        cells = [Cell(name, index)]
+        cells = [Cell(each["title"], index)]
         for key in ("rank_correlation", "without_sign"):
             told = each[key]
             spread = "" if told["std"] is None else f"± {told['std']:.2f}"

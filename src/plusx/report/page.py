@@ -17,7 +17,8 @@ from plusx.report.colours import SHADES
 
 MOST_NARROW = 5  # columns that fit on a telephone as they are
 MOST_CARDS = 6  # rows that can be compared as cards; more are scrolled sideways, their names kept
-MOST_KEPT = 18  # signs of a row's name that are not broken
+MOST_KEPT = 18  # signs of a row's name that are not broken on a telephone
+MOST_UNBROKEN = 36  # signs of a cell that are not broken anywhere
 _HERE = Path(__file__).parent
 
 
@@ -195,7 +196,9 @@ def _cell(column: Column, cell: Cell, heading: bool) -> str:
         return f'<th scope="row"{wide}{value}>{inside}</th>'
     words = column.unit.partition(" ")[0] in ("a", "an", "to", "of", "per", "from", "in")
     label = f"{column.title}{' ' if words else ', '}{column.unit}".removesuffix(", ").strip()
-    return f'<td{_class(column)} data-label="{escape(label)}"{value}><span>{inside}</span></td>'
+    kinds = ["number"] * column.number + ["wide"] * (len(cell.text) > MOST_UNBROKEN)
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f'<td{kind} data-label="{escape(label)}"{value}><span>{inside}</span></td>'
 
 
 def _titled(column: Column) -> str:

@@ -96,7 +96,7 @@ def draw_lines(
         + ([] if level is None else [level]),
     )
     labels = [wrapped(clean(line.name), LABEL, bold=True) for line in shown]
-    tall = sum(LINE * len(label) for label in labels)
+    tall = sum(LINE * len(label) + 2.0 for label in labels)
     direct = tall <= TALLEST - BOTTOM - TOP and not any(label[-1].endswith("…") for label in labels)
     right = 16.0
     if direct:
@@ -246,7 +246,7 @@ def _label_ends(
     order = sorted(range(len(lines)), key=lambda index: ends[index][1])
     bottom, top = (float(axes.transAxes.transform((0, y))[1]) for y in (0, 1))
     edge = float(axes.transAxes.transform((1, 0))[0])
-    sizes = [LINE * len(labels[index]) for index in order]
+    sizes = [LINE * len(labels[index]) + 2.0 for index in order]
     feet = apart([ends[index][1] for index in order], sizes, bottom - LINE / 2, top + LINE / 2)
     for index, foot in zip(order, feet, strict=True):
         colour, (right, height) = series(lines[index].colour), ends[index]

@@ -57,10 +57,11 @@ def _setup(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     seeds = len(result["seeds"])
     if not rows or not seeds:
         return ""
+    length = f", trained for {result['length']}" if result.get("length") else ""
     if seeds == 1:
-        return "One seed each: how far seeds differ is not known."
+        return f"One seed each{length}: how far seeds differ is not known."
     words = {2: "Two", 3: "Three", 4: "Four", 5: "Five"}
-    return f"{words.get(seeds, seeds)} seeds each."
+    return f"{words.get(seeds, seeds)} seeds each{length}."
 
 
 def _results(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], palette: Palette) -> str:

@@ -1,12 +1,46 @@
-"""The table of a comparison as text: networks in rows, or in columns where that fits better."""
+"""Tables as text: what was made in rows, or in columns where that fits a terminal better."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from plusx.report import values
 
-_HEAD = ("network", "parameters", "multiply-adds", "accuracy %", "precision %", "recall %", "F1 %",
-         "train error %", "s/epoch")  # fmt: skip
+
+NARROWEST = 40  # what notes are wrapped to on a terminal that is narrower
+LONGEST = 28  # signs of a line of text in a cell, where the table does not fit otherwise
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column: its title and unit, its texts, and whether they are set to the left."""
+
+    head: tuple[str, str]
+    texts: list[str]
+    left: bool = False
+
+
+def rows_table(
+    columns: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    width: int | None = None,
+) -> str:
+    """The rows of a study's result for a terminal `width` characters wide (None: any).
+
+    Columns and values are those of result.json, see docs/studies.md; a column without any value
+    is left out. What does not fit is turned, or parted into tables under one another.
+    """
+    shown = [
+        column for column in columns if any(row.get(column["key"]) is not None for row in rows)
+    ]
+    drawn = [_Column(("name", ""), [str(row["name"]) for row in rows], left=True)]
+    for column in shown:
+        told = [row.get(column["key"]) for row in rows]
+        absent = str(column.get("absent") or values.ABSENT)
+        texts = [str(each) for each in values.said(column["kind"], told, absent=absent)]
+        drawn.append(_Column(values.heading(column), texts, left=column["kind"] == "text"))
+    return "\n".join(_fitted(drawn, width))
 
 
 def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str:
@@ -14,42 +48,87 @@ def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str
 
     Percentages are the mean over the seeds and, after ±, the spread.
     """
-    threshold = f"epochs to {_percent(result['threshold'])} %"
-    head = [*_HEAD, threshold]
-    cells = [head, *([str(cell) for cell in _cells(row)] for row in result["rows"])]
-    turned = [list(column) for column in zip(*cells, strict=True)]
-    lines = _lines(cells)
-    if width is not None and len(lines[0]) > width:
-        lines = min(lines, _lines(turned), key=lambda drawn: len(drawn[0]))
+    shares = ("accuracy", "precision", "recall", "f1", "train_error")
+    titles = ("accuracy", "precision", "recall", "F1", "train error")
+    known: list[tuple[str, str, str]] = [
+        ("parameters", "parameters", "count"),
+        ("multiply_adds", "multiply-adds", "count"),
+        *((key, title, "share") for key, title in zip(shares, titles, strict=True)),
+    ]
+    rows = result["rows"]
+    columns = [_Column(("network", ""), [row["name"] for row in rows], left=True)]
+    for key, title, kind in known:
+        told = values.said(kind, [row[key] for row in rows])
+        unit = "%" if kind == "share" else ""
+        columns.append(_Column((title, unit), list(map(str, told))))
+    seconds = [f"{row['seconds_per_epoch']['mean']:.2f}" for row in rows]
+    columns.append(_Column(("s/epoch", ""), seconds))
+    reached = [_epochs(row["epochs_to_threshold"]) for row in rows]
+    columns.append(_Column((f"epochs to {values.percent(result['threshold'])} %", ""), reached))
+    lines = _fitted(columns, width)
     notes = _notes(result)
     if width is not None:
-        notes = textwrap.wrap(" ".join(notes), max(width, 40))
+        notes = textwrap.wrap(" ".join(notes), max(width, NARROWEST))
     return "\n".join([*lines, "", *notes])
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    scores = ("accuracy", "precision", "recall", "f1", "train_error")
+def _fitted(columns: Sequence[_Column], width: int | None) -> list[str]:
+    """Columns side by side; where they are too wide, turned, and else in parts."""
+    lines = _lines(columns)
+    if width is None or _widest(lines) <= width:
+        return lines
+    drawn = _lines(_turned(columns))
+    if _widest(drawn) <= width:
+        return drawn
+    short = [
+        replace(column, texts=[_cut(text) for text in column.texts]) if column.left else column
+        for column in columns
+    ]
+    name, *others = short
+    parts: list[list[_Column]] = [[name]]
+    for column in others:
+        # A column alone may be too wide; it is shown all the same.
+        if len(parts[-1]) > 1 and _widest(_lines([*parts[-1], column])) > width:
+            parts.append([name])
+        parts[-1].append(column)
+    return [line for part in parts for line in ("", *_lines(part))][1:]
+
+
+def _turned(columns: Sequence[_Column]) -> list[_Column]:
+    """The names as heads, and the heads as the first column."""
+    name, *others = columns
+    first = _Column(name.head, [" ".join(filter(None, each.head)) for each in others], left=True)
     return [
-        row["name"],
-        f"{row['parameters']:,}",
-        f"{row['multiply_adds']:,}",
-        *(_spread(row[key]) for key in scores),
-        f"{row['seconds_per_epoch']['mean']:.2f}",
-        _epochs(row["epochs_to_threshold"]),
+        first,
+        *(
+            _Column((head, ""), [each.texts[index] for each in others])
+            for index, head in enumerate(name.texts)
+        ),
     ]
 
 
-def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Cells under each other: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+def _lines(columns: Sequence[_Column]) -> list[str]:
+    """The heads over a rule, and the rows; a line of units only where there are some."""
+    widths = [max(map(len, (*column.head, *column.texts))) for column in columns]
+    heads = [[column.head[row] for column in columns] for row in (0, 1)]
+    rows = zip(*(column.texts for column in columns), strict=True)
     lines = [
         "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
+            text.ljust(width) if column.left else text.rjust(width)
+            for text, width, column in zip(row, widths, columns, strict=True)
+        ).rstrip()
+        for row in (*heads, *rows)
     ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return [*lines[: 2 if lines[1] else 1], rule, *lines[2:]]
+
+
+def _widest(lines: Sequence[str]) -> int:
+    return max(map(len, lines))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
@@ -63,18 +142,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _spread(value: Mapping[str, Any]) -> str:
-    spread = "" if value["std"] is None else f" ± {100 * value['std']:.1f}"
-    return f"{100 * value['mean']:.1f}{spread}"
-
-
 def _epochs(value: Mapping[str, Any]) -> str:
     seeds, reached = len(value["seeds"]), value["reached"]
     if not reached:
         return "not reached"
     said = f"{value['mean']:.1f}".removesuffix(".0")
     return said if reached == seeds else f"{said} ({reached} of {seeds})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0")
