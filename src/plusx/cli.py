@@ -401,6 +401,78 @@ def convert(
     )
 
 
+@app.command(
+    help_epilogue="Examples:\n  plusx claims\n  plusx claims 'error-*-cifar10'\n"
+    "  plusx claims 'erratum-*' --json\n  plusx claims --kind property"
+)
+def claims(
+    pattern: Annotated[str, _about("A claim's name or a shell pattern in quotes.")] = "*",
+    /,
+    *,
+    kind: Annotated[str | None, _about("arithmetic, property or training.")] = None,
+    results: Annotated[Path, _about("The folder with what is known of them.")] = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """List what the literature claims, with what came out where it was run."""
+    from plusx.study.ledger import ledger, ledger_table
+
+    rows = ledger(pattern, kind, results)
+    if as_json:
+        _print_json({"claims": rows})
+    else:
+        print(ledger_table(rows))
+
+
+@app.command(
+    help_epilogue="Examples:\n  plusx reproduce parameters-resnet110\n"
+    "  plusx reproduce gradient-identity\n  plusx reproduce 'erratum-*'\n"
+    "  plusx reproduce error-resnet20-cifar10 --quick"
+)
+def reproduce(
+    claim: Annotated[str, Parameter(name="CLAIM", help="A claim's name, or a pattern of several.")],
+    /,
+    *,
+    quick: Annotated[
+        bool,
+        Parameter(negative="", help="A smaller version, which says in what it is smaller."),
+    ] = False,
+    kind: Annotated[str | None, _about("With a pattern: only claims of this kind.")] = None,
+    out: Annotated[Path, _about("The folder whose claims.json keeps the result.")] = Path(
+        "results"
+    ),
+    work: Annotated[
+        Path | None, _about("The folder of the runs it takes. Default: runs/claims/CLAIM.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a claim against its number: PASS, MISS or INCONCLUSIVE, and the distance."""
+    from plusx.study.ledger import chosen
+
+    names, several = chosen(claim, kind)
+    from plusx.study.reproduce import described, reproduce_all
+    from plusx.study.reproduce import reproduce as reproduce_one
+
+    if not several:
+        record = reproduce_one(
+            names[0], quick=quick, out=out, work=work, command=_command(), tell=_tell
+        )
+        if as_json:
+            _print_json(record)
+        else:
+            print(described(record))
+        return
+    found = reproduce_all(names, quick=quick, out=out, work=work, tell=_tell)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(described(record) for record in found["claims"]))
+    if found["failed"]:
+        raise RuntimeError(
+            f"{len(found['failed'])} of {len(names)} claims could not be run: "
+            + "; ".join(f"{each['id']}: {each['reason']}" for each in found["failed"][:3])
+        )
+
+
 @app.command(help_epilogue="Examples:\n  plusx report runs/digits-resnet20\n  plusx report demo")
 def report(
     folder: Annotated[Path, Parameter(name="DIR", help="A finished run or comparison.")],
@@ -574,6 +646,10 @@ def _width() -> int | None:
     import shutil
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _tell(line: str) -> None:
+    print(f"plusx: {line}", file=sys.stderr, flush=True)
 
 
 def _command() -> str:

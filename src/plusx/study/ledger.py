@@ -6,7 +6,9 @@ whole. A result of --quick never takes the place of a full one.
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,11 +40,49 @@ def ledger(
     plusx lacks what `missing` names. `marks` say what makes a result another one than this version
     would give. ValueError: no claim matches, there is no such kind, or the file is damaged.
     """
-    if kind is not None and kind not in get_args(Kind):
-        raise ValueError(f"no kind of claim {kind!r}: there are {', '.join(get_args(Kind))}")
+    if kind is not None:
+        _check_kind(kind)
     known = read_results(results)
     claims = [CLAIMS[name] for name in claim_names(pattern)]
     return [_row(claim, known.get(claim.id)) for claim in claims if kind in (None, claim.kind)]
+
+
+def chosen(pattern: str, kind: str | None = None) -> tuple[list[str], bool]:
+    """The ids of the claims to run, and whether a pattern was given. ValueError: there is none."""
+    several = any(mark in pattern for mark in "*?[")
+    names = claim_names(pattern)
+    if kind is not None:
+        _check_kind(kind)
+        names = [name for name in names if CLAIMS[name].kind == kind]
+        if not names:
+            raise ValueError(f"{pattern!r} matches no claim of the kind {kind}")
+    return names, several
+
+
+def ledger_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text for a terminal."""
+    name = max((len(row["id"]) for row in rows), default=2)
+    lines = [f"{'claim':{name}}  {'kind':10}  {'state':16}  {'hours':>9}  what is claimed"]
+    for row in rows:
+        hours = row["cost"]["hours"]
+        cost = "" if not row["cost"]["multiply_adds"] else f"{hours:,.2f}"
+        mark = " *" if row["marks"] else ""
+        lines.append(
+            f"{row['id']:{name}}  {row['kind']:10}  {row['state'] + mark:16}  {cost:>9}  "
+            f"{row['statement']} ({row['source']})"
+        )
+    marked = [f"* {row['id']}: {'; '.join(row['marks'])}" for row in rows if row["marks"]]
+    assumed = rows[0]["cost"]["assumed"] if rows else ""
+    states = Counter(row["state"] for row in rows)
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return "\n".join([*lines, *marked, "", f"{len(rows)} claims: {counted}", f"hours at {assumed}"])
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(Kind):
+        near = get_close_matches(kind, get_args(Kind), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no kind of claim {kind!r}{hint} (there are {', '.join(get_args(Kind))})")
 
 
 def read_results(results: Path) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,234 @@
+"""Claims about counts: by arithmetic on the specs and, unless it has to be quick, on the networks
+as they are built, on a device without memory.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from plusx.grammar.sentence import parse
+from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.spec import Block, Net, Stage
+from plusx.models import create_model
+from plusx.study.outcome import Asked, Outcome
+from plusx.zoo import ZOO
+from plusx.zoo.blocks import BASIC, BOTTLENECK
+from plusx.zoo.claims import Claim
+from plusx.zoo.claims.claim import multiply_adds, spec
+from plusx.zoo.claims.counts import CIFAR_RESNETS
+
+
+def parameters_of(network: str, num_classes: int | None = None) -> int:
+    """By arithmetic on the spec."""
+    net = ZOO[network].net
+    return (
+        net.parameters
+        if not isinstance(net, Net)
+        else measure(spec(network, num_classes)).parameters
+    )
+
+
+def built(network: str, num_classes: int | None = None) -> nn.Module:
+    """The network without values in it."""
+    with torch.device("meta"):
+        net: nn.Module = create_model(network, num_classes=num_classes)
+    return net
+
+
+def parameters(claim: Claim, asked: Asked) -> Outcome:
+    """The parameters of a network, by arithmetic and as it is built."""
+    counted = parameters_of(claim.network, claim.num_classes)
+    shown = [f"{name}: {parameters_of(name):,} parameters" for name in claim.beside]
+    if asked.quick:
+        return _counted(counted, shown, "arithmetic alone, no network is built")
+    there = _numel(built(claim.network, claim.num_classes))
+    _agree(claim.network, "parameters", counted, there)
+    return _counted(counted, [*shown, f"arithmetic and the built network: {counted:,}"])
+
+
+def multiply_adds_of(claim: Claim, asked: Asked) -> Outcome:
+    """The multiply-adds of one input; torch's own counter of operations has to agree."""
+    counted = multiply_adds(claim.network)
+    if asked.quick:
+        return _counted(counted, [], "arithmetic alone, no network is built")
+    net = spec(claim.network)
+    size = each_dimension(net.size, net.ndim)
+    model = built(claim.network).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, net.in_channels, *size, device="meta"))
+    _agree(claim.network, "multiply-adds", counted, counter.get_total_flops() // 2)
+    return _counted(counted, [f"arithmetic and torch's counter of operations: {counted:,}"])
+
+
+def auxiliary_heads(claim: Claim, asked: Asked) -> Outcome:
+    """GoogLeNet as it is trained, with two more heads; torchvision builds it."""
+    from torchvision.models.googlenet import GoogLeNet
+
+    with torch.device("meta"):
+        net = GoogLeNet(init_weights=False)
+    without = parameters_of(claim.network)
+    return _counted(_numel(net), [f"without auxiliary heads: {without:,}"])
+
+
+def twins(claim: Claim, asked: Asked) -> Outcome:
+    """Plain networks beside residual ones with shortcut A."""
+    pairs = [(f"plain{depth}", f"resnet{depth}") for depth, *_ in CIFAR_RESNETS]
+    pairs += [("plain34", "resnet34_a")]
+    shown, most = [], 0
+    for plain, residual in pairs:
+        ours, theirs = measure(spec(plain)), measure(spec(residual))
+        most = max(
+            most,
+            abs(ours.parameters - theirs.parameters),
+            abs(ours.multiply_adds - theirs.multiply_adds),
+        )
+        shown.append(
+            f"{plain} {ours.parameters:,} parameters, {ours.multiply_adds:,} multiply-adds; "
+            f"{residual} {theirs.parameters:,} and {theirs.multiply_adds:,}"
+        )
+    return _counted(most, shown)
+
+
+def option_b_minus_a(claim: Claim, asked: Asked) -> Outcome:
+    """What projections add, at every depth; the one furthest from the claim is judged."""
+    more = {
+        depth: parameters_of(f"resnet{depth}_b") - parameters_of(f"resnet{depth}")
+        for depth, *_ in CIFAR_RESNETS
+    }
+    worst = max(more.values(), key=lambda count: abs(count - claim.value))
+    return _counted(worst, [f"ResNet-{depth}: {count:,}" for depth, count in more.items()])
+
+
+def parameters_of_two(claim: Claim, asked: Asked) -> Outcome:
+    """The sum over two networks."""
+    names = (claim.network, claim.against)
+    shown = [
+        f"{name}: {parameters_of(name):,} parameters, {ZOO[name].net.num_classes:,} classes"
+        for name in (*names, *claim.beside)
+    ]
+    return _counted(sum(map(parameters_of, names)), shown)
+
+
+def networks_with_more(claim: Claim, asked: Asked) -> Outcome:
+    """How many of the networks beside have more parameters."""
+    own = parameters_of(claim.network)
+    more = [name for name in claim.beside if parameters_of(name) > own]
+    names = (claim.network, *claim.beside)
+    return _counted(len(more), [f"{name}: {parameters_of(name):,}" for name in names])
+
+
+def parameters_difference(claim: Claim, asked: Asked) -> Outcome:
+    """The parameters of one network less those of another."""
+    names = (claim.network, claim.against)
+    first, second = map(parameters_of, names)
+    shown = [
+        f"{name}: {parameters_of(name):,} parameters, {measure(spec(name)).depth} layers"
+        for name in (*names, *claim.beside)
+    ]
+    return _counted(first - second, shown)
+
+
+def parameters_ratio(claim: Claim, asked: Asked) -> Outcome:
+    """By what share the parameters of two networks differ."""
+    first, second = map(parameters_of, (claim.network, claim.against))
+    shown = [f"{claim.network}: {first:,}", f"{claim.against}: {second:,}"]
+    return Outcome(values=(abs(first - second) / second,), shown=tuple(shown))
+
+
+def multiply_adds_difference(claim: Claim, asked: Asked) -> Outcome:
+    """The multiply-adds of one network less those of another."""
+    first, second = map(multiply_adds, (claim.network, claim.against))
+    return _counted(first - second, [f"{claim.network}: {first:,}", f"{claim.against}: {second:,}"])
+
+
+def identity_shortcut_cost(claim: Claim, asked: Asked) -> Outcome:
+    """What a residual network costs beyond its plain twin."""
+    residual, plain = measure(spec(claim.network)), measure(spec(claim.against))
+    more = residual.parameters - plain.parameters + residual.multiply_adds - plain.multiply_adds
+    additions = sum(
+        stage.blocks * stage.channels * stage.size[0] * stage.size[1] for stage in residual.stages
+    )
+    return _counted(
+        more,
+        [
+            f"{name}: {each.parameters:,} parameters, {each.multiply_adds:,} multiply-adds"
+            for name, each in ((claim.network, residual), (claim.against, plain))
+        ]
+        + [f"additions of the skips: {additions:,}, {additions / residual.multiply_adds:.2%} more"],
+    )
+
+
+def bottleneck(claim: Claim, asked: Asked) -> Outcome:
+    """Figure 5 of He 2015: a basic block of 64 channels beside a bottleneck of 256, at 56 x 56."""
+
+    def cost(block: Block, width: int) -> int:
+        stage = Stage(block=block, depth=1, width=width)
+        net = Net(stem="", stages=(stage,), in_channels=width, size=56, num_classes=0)
+        return measure(net).stages[0].multiply_adds
+
+    narrow, wide, ours = cost(BASIC, 64), cost(BASIC, 256), cost(BOTTLENECK, 256)
+    shown = (
+        f"basic block of 64 channels: {narrow:,} multiply-adds",
+        f"bottleneck of 256 channels: {ours:,}",
+        f"basic block of 256 channels: {wide:,}",
+    )
+    return Outcome(values=(ours / narrow,), shown=shown)
+
+
+def merges(claim: Claim, asked: Asked) -> Outcome:
+    """How many blocks of a network add their input, concatenate it or hand on none."""
+    said = [
+        parse(block.body).merge for stage in spec(claim.network).stages for block in stage.blocks
+    ]
+    words = {"add": "add their input", "concat": "concatenate it", "none": "have no skip"}
+    shown = [f"{said.count(merge)} blocks {words.get(merge, merge)}" for merge in sorted(set(said))]
+    return _counted(said.count("add"), [f"{claim.network}: {', '.join(shown)}"])
+
+
+def convolutions_a_block(claim: Claim, asked: Asked) -> Outcome:
+    """How many convolutions the branch of a network's blocks has."""
+
+    def convolutions(name: str) -> list[int]:
+        blocks = {block.body for stage in spec(name).stages for block in stage.blocks}
+        return sorted(sum(word.kind == "conv" for word in parse(body).words) for body in blocks)
+
+    shown = [
+        f"{name}: {', '.join(map(str, convolutions(name)))} convolutions a block"
+        for name in (claim.network, *claim.beside)
+    ]
+    return _counted(max(convolutions(claim.network)), shown)
+
+
+def dilated_shortcuts(claim: Claim, asked: Asked) -> Outcome:
+    """Dilated convolutions in the shortcuts of all networks whose blocks add."""
+    nets = [entry.net for entry in ZOO.values() if isinstance(entry.net, Net)]
+    blocks = {block for net in nets for stage in net.stages for block in stage.blocks}
+    adding = [block for block in blocks if parse(block.body).merge == "add"]
+    words = [word for block in adding for text in (block.shortcut, block.identity)
+             for word in parse(text).words]  # fmt: skip
+    dilated = sum(word.dilation > 1 for word in words)
+    bodies = sum(any(word.dilation > 1 for word in parse(block.body).words) for block in adding)
+    return _counted(
+        dilated,
+        [
+            f"{len(adding)} kinds of residual block in the zoo, none with a dilated shortcut",
+            f"{bodies} of them have a dilated convolution in F, as in res15, for its width alone",
+        ],
+    )
+
+
+def _counted(count: int, shown: list[str], smaller: str = "") -> Outcome:
+    return Outcome(values=(float(count),), shown=tuple(shown), smaller=smaller)
+
+
+def _numel(net: Any) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _agree(network: str, what: str, counted: int, there: int) -> None:
+    if counted != there:
+        raise RuntimeError(
+            f"{network}: arithmetic gives {counted:,} {what}, the built network has {there:,}"
+        )

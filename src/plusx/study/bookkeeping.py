@@ -1,0 +1,177 @@
+"""Claims about figures, runs and rates, and those that rest on what others have published."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from plusx import store
+from plusx.study.outcome import Asked, Outcome
+from plusx.tasks.meters import Classification
+from plusx.train.report import Report
+from plusx.train.schedule import WarmUntil, steps, warm_up
+from plusx.zoo.claims import Claim
+
+
+SEED = 0
+_PATIENCE = 120.0  # seconds until a run of seconds is given up
+
+
+def balanced_recall(claim: Claim, asked: Asked) -> Outcome:
+    """Random answers about balanced classes."""
+    worst, shown = 0.0, ""
+    for figures in _tables(balanced=True):
+        recall = float(np.mean([row["recall"] for row in figures["per_class"]]))
+        worst = max(worst, abs(recall - figures["accuracy"]), abs(recall - figures["recall"]))
+        shown = f"the last of them: recall {recall:.6f}, accuracy {figures['accuracy']:.6f}"
+    return Outcome(values=(worst,), shown=(shown,))
+
+
+def macro_f1(claim: Claim, asked: Asked) -> Outcome:
+    """Random answers about classes of different sizes."""
+    worst = apart = 0.0
+    for figures in _tables(balanced=False):
+        mean = float(np.mean([row["f1"] for row in figures["per_class"]]))
+        p, r = figures["precision"], figures["recall"]
+        worst = max(worst, abs(mean - figures["f1"]))
+        apart = max(apart, abs(2 * p * r / (p + r) - mean))
+    said = f"the harmonic mean of macro precision and recall lies up to {apart:.4f} away"
+    return Outcome(values=(worst,), shown=(said,))
+
+
+def resume(claim: Claim, asked: Asked) -> Outcome:
+    """A run that is killed with SIGKILL as soon as it has a checkpoint, and one left alone."""
+    recipe = [
+        "digits-resnet20",
+        f"net.base={claim.network}",
+        f"epochs={1 if asked.quick else 2}",
+        "checkpoint.every_steps=3",
+        "checkpoint.every_seconds=0.0",
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        alone, killed = Path(place, "alone"), Path(place, "killed")
+        _end(_begin(recipe, alone))
+        victim = _begin(recipe, killed)
+        for _ in range(2):
+            _await_checkpoint(victim, killed)
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+            victim = _begin(recipe, killed)
+        _end(victim)
+        logged = store.read_bytes(alone / "log.jsonl").count(b"\n")
+        begun = store.read_bytes(killed / "timing.jsonl").count(b'"begin"')
+        names = ("model.safetensors", "log.jsonl", "result.json")
+        differ = [n for n in names if store.read_bytes(alone / n) != store.read_bytes(killed / n)]
+    return Outcome(
+        values=(float(len(differ)),),
+        shown=(
+            f"compared: {', '.join(names)} ({logged} lines of log)",
+            f"differing: {', '.join(differ) or 'none'}",
+            f"the run was begun {begun} times, and killed with SIGKILL before each but the last",
+        ),
+        smaller="1 epoch in place of 2" if asked.quick else "",
+    )
+
+
+def warm_up_rate(claim: Claim, asked: Asked) -> Outcome:
+    """The rates of both kinds of warm-up around their end; the one furthest off is judged."""
+    schedule = steps(claim.value, [32_000, 48_000])
+    ramp = warm_up(schedule, 400)
+    held = WarmUntil(schedule, rate=0.01, error=0.8, window=20)
+    before = held(0)
+    for step in range(1, 500):
+        held.observe(Report(step=step, lr=held(step), loss=1.0, seen={"error": 0.9 - step / 1000}))
+    after = held(500)
+    found = (ramp(400), ramp(31_999), after)
+    worst = max(found, key=lambda rate: abs(rate - claim.value))
+    return Outcome(
+        values=(worst,),
+        shown=(
+            f"a ramp of 400 steps: {ramp(399):g} at step 399, {ramp(400):g} at step 400",
+            f"0.01 until the error is below 80 %: {before:g} before, {after:g} after",
+        ),
+    )
+
+
+def cited(claim: Claim, asked: Asked) -> Outcome:
+    """What others published, against the claim: the first of them is judged. Nothing is run."""
+    return Outcome(values=(claim.others[0][1],), shown=_published(claim))
+
+
+def cited_difference(claim: Claim, asked: Asked) -> Outcome:
+    """The first published figure less the second. Nothing is run."""
+    (_, first), (_, second), *_ = claim.others
+    return Outcome(values=(first - second,), shown=_published(claim))
+
+
+def _published(claim: Claim) -> tuple[str, ...]:
+    shown = [
+        f"published, not run here: {who}: {_said(claim, value)}" for who, value in claim.others
+    ]
+    if claim.runs:
+        shown.append(f"measured by: plusx reproduce {' '.join(claim.runs)}")
+    return tuple(shown)
+
+
+def _said(claim: Claim, value: float) -> str:
+    return f"{100 * value:.2f} %" if claim.unit == "share" else f"{value:,.10g}"
+
+
+def _tables(*, balanced: bool) -> list[dict[str, Any]]:
+    """Figures of 200 classifiers that answer at random, better than by chance."""
+    random = np.random.default_rng(SEED)
+    found = []
+    for _ in range(200):
+        classes = int(random.integers(2, 12))
+        sizes = np.full(classes, 25) if balanced else random.integers(5, 60, classes)
+        targets = torch.from_numpy(np.repeat(np.arange(classes), sizes))
+        scores: Float[np.ndarray, "n k"] = random.random((len(targets), classes))
+        scores[np.arange(len(targets)), targets.numpy()] += 0.3
+        meter = Classification()
+        meter.update(torch.from_numpy(scores / scores.sum(1, keepdims=True)), targets)
+        found.append(meter.compute())
+    return found
+
+
+def _begin(recipe: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """A training in a process of its own, with one thread."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "plusx", "train", *recipe, "--out", str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _await_checkpoint(run: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait until one more checkpoint is there. RuntimeError: the run ended or takes too long."""
+    known = set(_checkpoints(folder))
+    begun = time.monotonic()
+    while not set(_checkpoints(folder)) - known:
+        if run.poll() is not None or time.monotonic() - begun > _PATIENCE:
+            said = (
+                b"" if run.stderr is None else run.stderr.read() if run.poll() is not None else b""
+            )
+            run.kill()
+            raise RuntimeError(f"a run to be killed made no checkpoint: {said.decode()[-300:]}")
+        time.sleep(0.02)
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    place = folder / store.CHECKPOINTS
+    return [path.name for path in place.glob("[!.]*")] if place.is_dir() else []
+
+
+def _end(run: subprocess.Popen[bytes]) -> None:
+    """Wait for its end. RuntimeError: it failed, with its last words."""
+    _, said = run.communicate()
+    if run.returncode:
+        raise RuntimeError(f"a run failed: {said.decode()[-300:].strip()}")

@@ -1,0 +1,328 @@
+"""Claims run against their numbers: PASS, MISS or INCONCLUSIVE, and how far off.
+
+What was found is kept in DIR/claims.json, which `plusx claims` and docs/evidence.md read.
+"""
+
+import math
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plusx import store
+from plusx.run.environment import environment
+from plusx.run.folder import now
+from plusx.study import arithmetic, bookkeeping, errata, properties, trained
+from plusx.study.folder import MACHINE, VERSIONS
+from plusx.study.ledger import FILE, RESULTS, read_results
+from plusx.study.outcome import Asked, Check, Outcome
+from plusx.study.verdict import Judged, judge
+from plusx.zoo.claims import Claim, find_claim, members
+
+
+WORK = Path("runs/claims")
+_WAIT = 30.0  # seconds for another process to write its own result
+
+# what a claim's `check` says is run
+CHECKS: dict[str, Check] = {
+    "parameters": arithmetic.parameters,
+    "multiply-adds": arithmetic.multiply_adds_of,
+    "parameters-with-auxiliary-heads": arithmetic.auxiliary_heads,
+    "twins": arithmetic.twins,
+    "option-b-minus-a": arithmetic.option_b_minus_a,
+    "parameters-of-two": arithmetic.parameters_of_two,
+    "networks-with-more": arithmetic.networks_with_more,
+    "parameters-difference": arithmetic.parameters_difference,
+    "parameters-ratio": arithmetic.parameters_ratio,
+    "multiply-adds-difference": arithmetic.multiply_adds_difference,
+    "identity-shortcut-cost": arithmetic.identity_shortcut_cost,
+    "bottleneck": arithmetic.bottleneck,
+    "merges": arithmetic.merges,
+    "convolutions-a-block": arithmetic.convolutions_a_block,
+    "dilated-shortcuts": arithmetic.dilated_shortcuts,
+    "zero-residual-identity": properties.zero_residual,
+    "unrolling": properties.unrolling,
+    "gradient-identity": properties.gradient_identity,
+    "gradient-equal": properties.gradient_equal,
+    "gradient-scaled": properties.gradient_scaled,
+    "expected-depth": properties.expected_depth,
+    "skipped-blocks": properties.skipped_blocks,
+    "survival-in-evaluation": properties.survival_in_evaluation,
+    "option-a": properties.option_a,
+    "grad-cam": properties.grad_cam_identity,
+    "identity-branch": properties.identity_branch,
+    "projection": properties.projection,
+    "balanced-recall": bookkeeping.balanced_recall,
+    "macro-f1": bookkeeping.macro_f1,
+    "resume": bookkeeping.resume,
+    "warm-up": bookkeeping.warm_up_rate,
+    "cited": bookkeeping.cited,
+    "cited-difference": bookkeeping.cited_difference,
+    "plain-gradients": errata.plain_gradients,
+    "vgg19": errata.vgg19,
+    "tables": errata.tables,
+    "train": trained.train,
+    "weights": trained.published,
+    "members": lambda claim, asked: _members(claim, asked),
+}
+
+
+def reproduce(
+    name: str,
+    *,
+    quick: bool = False,
+    out: Path = RESULTS,
+    work: Path | None = None,
+    command: str = "",
+    tell: Any = lambda line: None,
+) -> dict[str, Any]:
+    """Run one claim and keep what was found in OUT/claims.json; the record of it.
+
+    Runs that training needs lie in `work` (None: runs/claims/ID). `quick` runs a smaller version,
+    which the record describes; of a claim about training it is never a PASS, and it never takes
+    the place of a full result.
+
+    ValueError: there is no such claim, plusx has not got what it takes to run it, or its data is
+    not there. RuntimeError: what was built is not what arithmetic says.
+    """
+    claim = find_claim(name)
+    read_results(out)  # a file in ruins is told of before the work, not after it
+    record = run_claim(claim, Asked(quick=quick, work=work or WORK / name, tell=tell), command)
+    keep(record, out)
+    return record
+
+
+def reproduce_all(
+    names: Sequence[str],
+    *,
+    quick: bool = False,
+    out: Path = RESULTS,
+    work: Path | None = None,
+    tell: Any = lambda line: None,
+) -> dict[str, Any]:
+    """Run several claims, one after another: {claims: [record], failed, skipped: [{id, reason}]}.
+
+    Each is kept as soon as it is known. One that cannot be run stops no other: `skipped` are those
+    that plusx has not got what it takes for, `failed` those whose data or network is wrong.
+    """
+    read_results(out)
+    found: dict[str, Any] = {"claims": [], "failed": [], "skipped": []}
+    for number, name in enumerate(names, 1):
+        claim = find_claim(name)
+        if claim.missing:
+            found["skipped"].append({"id": name, "reason": claim.missing})
+            tell(f"{number} of {len(names)}: {name}: not yet runnable: {claim.missing}")
+            continue
+        try:
+            record = reproduce(
+                name,
+                quick=quick,
+                out=out,
+                work=None if work is None else work / name,
+                command=shlex.join(["plusx", "reproduce", name, *(["--quick"] if quick else [])]),
+                tell=tell,
+            )
+        except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+            if getattr(error, "signal_number", None) is not None:
+                raise
+            found["failed"].append({"id": name, "reason": str(error)})
+            tell(f"{number} of {len(names)}: {name}: {error}")
+            continue
+        found["claims"].append(record)
+        tell(f"{number} of {len(names)}: {name}: {record['verdict']}")
+    return found
+
+
+def run_claim(claim: Claim, asked: Asked, command: str = "") -> dict[str, Any]:
+    """Run one claim; the record of it, kept nowhere."""
+    if claim.missing:
+        raise ValueError(f"{claim.id} is not yet runnable; plusx has not got {claim.missing}")
+    begun = time.monotonic()
+    outcome = CHECKS[claim.check](claim, asked)
+    judged = judged_outcome(claim, outcome, asked.quick)
+    here = outcome.environment or _here()
+    return {
+        "id": claim.id,
+        "verdict": judged.verdict,
+        "value": _finite(judged.value),
+        "spread": judged.spread,
+        "interval": None if judged.interval is None else list(judged.interval),
+        "distance": judged.distance,
+        "claimed": claim.value,
+        "tolerance": claim.tolerance,
+        "side": claim.side,
+        "metric": claim.metric,
+        "unit": claim.unit,
+        "seeds": list(outcome.seeds),
+        "values": [_finite(value) for value in outcome.values],
+        "shown": list(outcome.shown),
+        "erratum": claim.erratum,
+        "truth": claim.truth or None,
+        "smaller": outcome.smaller or None,
+        "unsettled": outcome.unsettled or None,
+        "source": claim.source,
+        "command": command,
+        "recipe": outcome.recipe,
+        "date": now(),
+        "seconds": round(time.monotonic() - begun, 1),
+        **here,
+    }
+
+
+def judged_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judged:
+    """The verdict on what was found; a smaller training decides about no claim."""
+    judged = judge(
+        outcome.values,
+        claim.value,
+        claim.tolerance,
+        claim.side,
+        exact=outcome.exact,
+        spread=claim.spread,
+    )
+    if outcome.unsettled or (quick and claim.kind == "training"):
+        return replace(judged, verdict="INCONCLUSIVE")
+    return judged
+
+
+def keep(record: Mapping[str, Any], out: Path) -> None:
+    """Put a record into OUT/claims.json, which is rewritten whole.
+
+    A quick result does not take the place of a full one; one that says what is known already keeps
+    the known one's date.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            with store.lock(out):
+                _keep(record, out)
+                return
+        except ValueError as error:
+            if "in use" not in str(error) or time.monotonic() - begun > _WAIT:
+                raise
+            time.sleep(0.1)
+
+
+def _keep(record: Mapping[str, Any], out: Path) -> None:
+    known = read_results(out)
+    before = known.get(record["id"])
+    if before is not None:
+        if record["smaller"] and not before["smaller"]:
+            return
+        passing = ("date", "seconds", "command")
+        if all(before.get(key) == value for key, value in record.items() if key not in passing):
+            return
+    known[record["id"]] = dict(record)
+    places: list[dict[str, Any]] = []
+    claims = {}
+    for name in sorted(known):
+        told = known[name]
+        here = {"versions": told.pop("versions"), "machine": told.pop("machine")}
+        if here not in places:
+            places.append(here)
+        claims[name] = {**told, "environment": places.index(here)}
+    verdicts = [told["verdict"] for told in claims.values()]
+    store.write_json(
+        out / FILE,
+        {
+            "value": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+            "spread": None,
+            "seeds": [],
+            "command": record["command"],
+            "recipe": None,
+            "versions": record["versions"],
+            "machine": record["machine"],
+            "date": record["date"],
+            "environments": places,
+            "claims": claims,
+        },
+    )
+
+
+def _members(claim: Claim, asked: Asked) -> Outcome:
+    """Every claim that this one is made of. It misses where one does."""
+    shown, verdicts, environment = [], [], {}
+    smaller = []
+    for member in members(claim):
+        asked.tell(f"{claim.id}: {member.id}")
+        record = run_claim(member, replace(asked, work=asked.work / member.id))
+        verdicts.append(record["verdict"])
+        shown.append(f"{member.id}: {record['verdict']}")
+        smaller += [record["smaller"]] if record["smaller"] else []
+        environment = {key: record[key] for key in ("versions", "machine")}
+    open_ones = verdicts.count("INCONCLUSIVE")
+    missed = verdicts.count("MISS")
+    return Outcome(
+        values=(float(missed),),
+        shown=tuple(shown),
+        smaller="; ".join(dict.fromkeys(smaller)),
+        unsettled=f"{open_ones} of {len(verdicts)} claims behind it are inconclusive"
+        if open_ones and not missed
+        else "",
+        environment=environment,
+    )
+
+
+def _here() -> dict[str, Any]:
+    said = environment(torch.device("cpu"))
+    return {
+        "versions": {key: said[key] for key in VERSIONS},
+        "machine": {key: said[key] for key in MACHINE},
+    }
+
+
+def described(record: Mapping[str, Any]) -> str:
+    """A record as text for a terminal."""
+    claim = find_claim(record["id"])
+    seeds: Sequence[int] = record["seeds"]
+    found = _figure(record["value"], record["unit"])
+    if record["spread"] is not None:
+        found += f" ± {_figure(record['spread'], record['unit'])}"
+    if record["interval"] is not None:
+        low, high = (_figure(each, record["unit"]) for each in record["interval"])
+        found += f" (95 %: {low} to {high})"
+    distance = record["distance"]
+    known = "no spread is known" if distance is None else f"{distance:+.2f} spreads"
+    lines = [
+        f"{record['verdict']}  {record['id']}",
+        f"  claim      {claim.statement} ({claim.source})",
+        f"  metric     {record['metric']}",
+        f"  claimed    {_limit(record)}",
+        f"  found      {found}",
+        f"  distance   {known}",
+        f"  seeds      {len(seeds) or 'none: exact'}",
+    ]
+    lines += [f"             {line}" for line in record["shown"]]
+    if record["smaller"]:
+        lines.append(f"  smaller    {record['smaller']}")
+    if record["unsettled"]:
+        lines.append(f"  open       {record['unsettled']}")
+    if record["truth"]:
+        lines.append(f"  true       {record['truth']}")
+    return "\n".join(lines)
+
+
+def _limit(record: Mapping[str, Any]) -> str:
+    words = {"equal": "", "most": "at most ", "least": "at least "}[record["side"]]
+    tolerance = record["tolerance"]
+    slack = f" ± {_figure(tolerance, record['unit'])}" if tolerance else ""
+    if record["side"] != "equal" and tolerance:
+        sign = "+" if record["side"] == "most" else "-"
+        slack = f" {sign} {_figure(tolerance, record['unit'])}"
+    return f"{words}{_figure(record['claimed'], record['unit'])}{slack}"
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no number for what is none."""
+    return value if math.isfinite(value) else None
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return "no finite number"
+    if unit == "share":
+        return f"{100 * value:.2f} %"
+    return f"{value:,.0f}" if unit == "count" and value == int(value) else f"{value:.6g}"

@@ -1,0 +1,187 @@
+"""Claims about errors: networks trained by the papers' protocols, or judged with published weights.
+
+Nothing is selected: the schedule is fixed beforehand, and the test set is used once a finished run.
+Runs are ordinary run folders, NETWORK-seedN under the claim's folder, which go on where they
+stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from plusx import run, store
+from plusx.data.download import places
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Net
+from plusx.recipe import Recipe, load_recipe, to_toml
+from plusx.report.history import read_history
+from plusx.run.folder import load_weights_as
+from plusx.study.alike import strangers
+from plusx.study.folder import surroundings
+from plusx.study.outcome import Asked, Outcome
+from plusx.study.rows import epochs_to
+from plusx.zoo import ZOO
+from plusx.zoo.claims import PROTOCOLS, SEEDS, Claim
+
+
+THRESHOLD = 0.9  # the accuracy of "epochs to 90 %"
+QUICK = 5e11  # multiply-adds of a quick training, half a minute on one core
+_QUICK_EPOCHS, _DIGITS, _FEWEST = 6, 1_200, 100
+_SIZES = (8, 16, 32, 64)
+
+
+def train(claim: Claim, asked: Asked) -> Outcome:
+    """Train with every seed, and judge each finished run once.
+
+    ValueError: the data is not there, or the folder was begun with another recipe.
+    """
+    names = [name for name in (claim.network, claim.against) if name]
+    seeds = SEEDS[:1] if asked.quick else SEEDS
+    plan = {
+        (name, seed): quick_recipe(claim, name, seed) if asked.quick else recipe(claim, name, seed)
+        for seed in seeds
+        for name in names
+    }
+    work = asked.work / "quick" if asked.quick else asked.work
+    folders = {key: work / f"{key[0]}-seed{key[1]}" for key in plan}
+    for number, (key, told) in enumerate(plan.items(), 1):
+        asked.tell(f"run {number} of {len(plan)}: {key[0]}, seed {key[1]}, in {folders[key]}")
+        run.train(told, folders[key])
+    odd = strangers({folder: str(key[1]) for key, folder in folders.items()})
+    kept = [seed for seed in seeds if not any(folders[name, seed] in odd for name in names)]
+    metric = METRICS[_quick_metric(claim.metric) if asked.quick else claim.metric]
+    found = {key: metric(folders[key]) for key in plan if key[1] in kept}
+    values = [_difference([found[name, seed] for name in names]) for seed in kept]
+    first = next(iter(plan.values()))
+    shown = [f"{name}, seed {seed}: {value:.4f}" for (name, seed), value in found.items()]
+    shown += [f"not in the mean: {folder.name}: {why}" for folder, why in odd.items()]
+    return Outcome(
+        values=tuple(values),
+        exact=False,
+        seeds=tuple(kept),
+        shown=tuple(shown),
+        recipe=to_toml(first),
+        smaller=_smaller(claim, first) if asked.quick else "",
+        environment=surroundings(folders[names[0], kept[0]]),
+    )
+
+
+def published(claim: Claim, asked: Asked) -> Outcome:
+    """Torchvision's weights on ImageNet's validation images."""
+    if asked.quick:
+        raise ValueError(f"{claim.id}: 50,000 images are judged or none; there is no quick version")
+    accuracy = published_figures(claim.network)["accuracy"]
+    return Outcome(values=(accuracy,), shown=("torchvision's IMAGENET1K_V1, all images, one crop",))
+
+
+def published_figures(network: str) -> dict[str, Any]:
+    """The figures of torchvision's weights. ValueError: ImageNet is not there."""
+    place = imagenet()
+    opened = load_weights_as(network, "IMAGENET1K_V1")
+    return run.evaluate(opened, data=place, split="validation")
+
+
+def imagenet() -> Path:
+    """The folder of ImageNet's images. ValueError: it is not there, and where it is looked for."""
+    looked = [place / "imagenet" for place in places()]
+    for place in looked:
+        if (place / "val").is_dir():
+            return place
+    raise ValueError(
+        "ImageNet is not here, and nobody may hand it on: put its images at "
+        f"{looked[0]}/train/CLASS/... and {looked[0]}/val/CLASS/... (PLUSX_DATA says where)"
+    )
+
+
+def recipe(claim: Claim, network: str, seed: int) -> Recipe:
+    """The protocol's recipe for one network and seed."""
+    protocol = PROTOCOLS[claim.protocol]
+    overrides = [f"net.base={network}", *protocol.overrides]
+    if claim.data == "imagenet":
+        overrides.append(f"data.path={imagenet()}")
+    elif protocol.recipe != claim.data:
+        overrides.append(f"data.kind={claim.data}")
+    read = load_recipe(protocol.recipe, [*overrides, *claim.overrides, f"seed={seed}"])
+    return replace(read, compare=None, study=None)
+
+
+def quick_recipe(claim: Claim, network: str, seed: int) -> Recipe:
+    """A smaller version in about half a minute: scikit-learn's digits, few epochs."""
+    size, multiply_adds = _quick_size(network)
+    affordable = int(QUICK / (3 * multiply_adds))
+    images = max(min(affordable, _DIGITS), _FEWEST)
+    epochs = max(min(affordable // _DIGITS, _QUICK_EPOCHS), 1)
+    part = [] if images == _DIGITS else [f"data.train={images}"]
+    overrides = [f"net.base={network}", f"data.size={size}", f"epochs={epochs}", *part]
+    read = load_recipe("digits", [*overrides, *claim.overrides, f"seed={seed}"])
+    return replace(read, compare=None)
+
+
+def _quick_size(network: str) -> tuple[int, int]:
+    """The smallest images that a network can read, and its multiply-adds for one."""
+    net = ZOO[network].net
+    if not isinstance(net, Net):
+        return 64, net.multiply_adds // 8
+    for size in _SIZES:
+        try:
+            return size, measure(replace(net, size=size, in_channels=1)).multiply_adds
+        except ValueError:
+            continue
+    raise ValueError(f"{network} cannot read images of up to {_SIZES[-1]} pixels")
+
+
+def _smaller(claim: Claim, told: Recipe) -> str:
+    size = told.data.size
+    images = getattr(told.data, "train", None)
+    where = "" if claim.data == "digits" else f" in place of {claim.data}"
+    part = f" {images:,} of" if isinstance(images, int) else ""
+    epochs = f"{told.epochs} epoch{'' if told.epochs == 1 else 's'}"
+    return (
+        f"one seed, {epochs} of{part} {_DIGITS:,} digits of {size} x {size}{where}, judged on the "
+        "validation digits"
+    )
+
+
+def _quick_metric(metric: str) -> str:
+    return {"test error": "validation error"}.get(metric, metric)
+
+
+def _difference(values: Sequence[float]) -> float:
+    return values[0] - values[1] if len(values) == 2 else values[0]
+
+
+def _test_error(folder: Path) -> float:
+    """Of the test images, which are looked at once."""
+    kept = folder / "test.json"
+    if not kept.is_file():
+        store.write_json(kept, run.evaluate(run.load_run(folder), split="test"))
+    return 1.0 - float(store.read_json(kept)["accuracy"])
+
+
+def _result(folder: Path) -> Any:
+    return store.read_json(folder / "result.json")
+
+
+def _validation_error(folder: Path) -> float:
+    return 1.0 - float(_result(folder)["validation"]["accuracy"])
+
+
+def _train_error(folder: Path) -> float:
+    return float(_result(folder)["train_error"])
+
+
+def _epochs(folder: Path) -> float:
+    """Epochs until the accuracy was reached; one more than there were where it never was."""
+    points = read_history(folder / "log.jsonl")
+    return float(epochs_to(points, THRESHOLD) or len(points) + 1)
+
+
+METRICS: dict[str, Callable[[Path], float]] = {
+    "test error": _test_error,
+    "validation error": _validation_error,
+    "validation top-5 error": lambda folder: 1.0 - float(_result(folder)["validation"]["top5"]),
+    "train error": _train_error,
+    "gap": lambda folder: _validation_error(folder) - _train_error(folder),
+    "epochs to 90 %": _epochs,
+}
