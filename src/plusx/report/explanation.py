@@ -156,7 +156,7 @@ def _forgotten(forgotten: Sequence[Mapping[str, Any]], about: str) -> str:
         for key in ("rank_correlation", "without_sign"):
             told = each[key]
             spread = "" if told["std"] is None else f"± {told['std']:.2f}"
-            cells.append(Cell(f"{told['mean']:.2f}", told["mean"], note=spread))
+            cells.append(Cell(f"{told['mean']:z.2f}", told["mean"], note=spread))
         rows.append(cells)
     images, networks = forgotten[0]["images"], forgotten[0]["networks"]
     return (

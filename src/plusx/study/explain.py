@@ -18,18 +18,17 @@ from plusx.data.image import printable
 from plusx.run import Run
 from plusx.run.environment import environment
 from plusx.run.prediction import image_files, prepared_images
-from plusx.study import faithfulness, judgement, overlay
+from plusx.study import judgement, overlay
 from plusx.study.attribution import integrated_gradients, occlusion, require_captum
-from plusx.study.faithfulness import Faith
+from plusx.study.faithfulness import enlarged
 from plusx.study.grad_cam import grad_cam
+from plusx.study.trial import Trial
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
 
 
 BATCH = 32  # images at a time
 CHECKED = 32  # images that deletion and insertion are asked of
-FORGOTTEN = 16  # of these, images that are asked of networks with shuffled weights
-RANDOM = 5  # random maps for each image
 EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -128,8 +127,7 @@ def explain(
 
     rows: list[dict[str, Any]] = []
     pages: list[tuple[bytes, ...]] = []
-    curves: dict[str, list[Faith]] = {"map": [], "random": [], "centre": []}
-    first: list[tuple[Tensor, Tensor, Tensor]] = []
+    trial = Trial(task.predict, ask, seed)
     with evaluating(task):
         for names, images in prepared_images(run, files, BATCH, failed):
             x = run.preprocessing.normalise(images.to(task.device))
@@ -150,23 +148,19 @@ def explain(
             left = min(len(x), checked - begin)
             if left > 0:
                 said(f"{len(rows)} of {len(files)} images explained; deletion and insertion")
-                part = x[:left], wanted[:left], maps[:left]
-                for key, each in _faith(task.predict, *part, seed=seed + begin).items():
-                    curves[key] += each
-                first.append(part)
+                areas = trial.add(x[:left], wanted[:left], maps[:left])
+                for row, each in zip(rows[begin:], areas, strict=False):
+                    row.update(each)
             said(f"{len(rows)} of {len(files)} images explained")
     if not rows:
         reasons = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
         raise RuntimeError(f"none of {len(failed)} files can be used: {reasons}")
-    faith = _put(rows, curves) if first else None
+    faith = judgement.summary(rows[: trial.count]) if trial.count else None
     forgotten: list[dict[str, Any]] = []
-    if first:
-        x, classes, maps = (
-            torch.cat([part[k][:FORGOTTEN] for part in first])[:FORGOTTEN] for k in range(3)
-        )
-        said(f"{len(x)} images asked of networks with shuffled weights")
-        forgotten = _forgotten(run.net, ask, x, classes, maps, chosen.networks, seed)
-    grid = list(maps.shape[1:])
+    if trial.count:
+        said("networks with shuffled weights are asked")
+        forgotten = trial.forget(run.net, chosen.networks)
+    positions = list(maps.shape[1:])
     result = {
         "kind": "explanation",
         "run": printable(run.path),
@@ -175,7 +169,7 @@ def explain(
         "title": chosen.title,
         "source": chosen.source,
         "stage": stage,
-        "positions": grid,
+        "positions": positions,
         "size": list(run.preprocessing.size),
         "class": class_name,
         "classes": list(run.classes),
@@ -186,9 +180,9 @@ def explain(
         "faithfulness": faith,
         "forgotten": forgotten,
         "about_forgetting": (
-            judgement.about_forgetting(forgotten, grid[0] * grid[1]) if forgotten else ""
+            judgement.about_forgetting(forgotten, maps[0].numel()) if forgotten else ""
         ),
-        "figures": _figures(curves) if first else [],
+        "figures": trial.figures() if trial.count else [],
         "machine": environment(task.device),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -267,125 +261,15 @@ def _draw(out: Path, row: dict[str, Any], image: Tensor, grid: Tensor) -> tuple[
     store.make_folder(out / "overlays")
     panels = overlay.panels(image, grid)
     size = (int(image.shape[1]), int(image.shape[2]))
-    high = overlay.heat(faithfulness.enlarged(grid[None], size))[0].numpy()
+    high = overlay.heat(enlarged(grid[None], size))[0].numpy()
     small = overlay.blended(overlay.as_rgb(image), high)
     store.write_bytes(out / row["overlay"], overlay.png(small))
     store.write_bytes(out / row["side_by_side"], overlay.png(overlay.abreast(panels)))
     return tuple(map(overlay.png, panels))
 
 
-def _faith(
-    predict: Callable[[Tensor], Tensor], x: Tensor, classes: Tensor, maps: Tensor, *, seed: int
-) -> dict[str, list[Faith]]:
-    """The curves of the maps, of random maps (one Faith each) and of the blob."""
-    size, count = (int(x.shape[2]), int(x.shape[3])), len(x)
-    grid = (int(maps.shape[1]), int(maps.shape[2]))
-
-    def asked(each: Tensor) -> Faith:
-        return faithfulness.deletion_and_insertion(predict, x, classes, each.to(x.device))
-
-    noise = [faithfulness.random_maps(count, grid, size, seed * RANDOM + k) for k in range(RANDOM)]
-    drawn = [asked(each) for each in noise]
-    return {
-        "map": [asked(faithfulness.enlarged(maps, size))],
-        "random": [
-            Faith(
-                torch.stack([each.deletion for each in drawn]).mean(0),
-                torch.stack([each.insertion for each in drawn]).mean(0),
-            )
-        ],
-        "centre": [asked(faithfulness.centre_blob(count, size))],
-    }
-
-
-def _put(rows: list[dict[str, Any]], curves: dict[str, list[Faith]]) -> dict[str, Any]:
-    """Give each image its areas; the summary of all."""
-    deletion: dict[str, list[float]] = {}
-    insertion: dict[str, list[float]] = {}
-    for key, several in curves.items():
-        areas = [each.areas for each in several]
-        deletion[key] = torch.cat([each[0] for each in areas]).tolist()
-        insertion[key] = torch.cat([each[1] for each in areas]).tolist()
-    count = len(deletion["map"])
-    for index, row in enumerate(rows[:count]):
-        row["deletion"] = {key: values[index] for key, values in deletion.items()}
-        row["insertion"] = {key: values[index] for key, values in insertion.items()}
-    return judgement.summary(rows[:count])
-
-
-def _forgotten(
-    net: nn.Module,
-    ask: Callable[[nn.Module, Tensor, Tensor], Tensor],
-    x: Tensor,
-    classes: Tensor,
-    maps: Tensor,
-    networks: int,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """For each part down to which the network forgets, how alike the maps still are."""
-    alike: dict[str, list[float]] = {}
-    for index in range(networks):
-        for part, forgetful in faithfulness.forgetting(net, seed + index):
-            again = ask(forgetful, x, classes)
-            alike.setdefault(part, []).extend(faithfulness.rank_correlation(maps, again).tolist())
-    return [
-        {
-            "part": part,
-            "rank_correlation": judgement.spread(values),
-            "without_sign": judgement.spread([abs(value) for value in values]),
-            "images": len(x),
-            "networks": networks,
-        }
-        for part, values in alike.items()
-    ]
-
-
-def _figures(curves: dict[str, list[Faith]]) -> list[dict[str, Any]]:
-    """Deletion and insertion as lines: the mean over the images and the middle half of them."""
-    names = {"map": "map", "random": "random", "centre": "centre blob"}
-    told = {
-        "deletion": "Pixels are set to the mean of the training images, those first that a map "
-        "ranks highest. The lower the line, the better the map found what the network uses.",
-        "insertion": "Pixels come back into a blurred image, those first that a map ranks "
-        "highest. The higher the line, the better.",
-    }
-    figures = []
-    for key, caption in told.items():
-        lines = []
-        for name, title in names.items():
-            values = torch.cat([getattr(each, key) for each in curves[name]])
-            low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=0)
-            steps = values.shape[1] - 1
-            lines.append(
-                {
-                    "name": title,
-                    "x": [step / steps for step in range(steps + 1)],
-                    "mean": values.mean(0).tolist(),
-                    "low": low.tolist(),
-                    "high": high.tolist(),
-                    "dashed": name != "map",
-                }
-            )
-        figures.append(
-            {
-                "kind": "lines",
-                "title": key.capitalize(),
-                "caption": f"{caption} Bands hold the middle half of the images.",
-                "alternative": "",
-                "x": {"title": f"share of the pixels {_done(key)}", "scale": "share"},
-                "y": {"title": "probability of the class", "scale": "share"},
-                "lines": lines,
-                "level": None,
-            }
-        )
-    return figures
-
-
-def _done(key: str) -> str:
-    return "gone" if key == "deletion" else "back"
-
-
 def _network_name(run: Run) -> str:
-    if run.recipe is not None:
-        return str(getattr(run.recipe.net, "base", None) or type(run.net).__name__)
-    return str(getattr(run.net, "plain", None) or type(run.net).__name__)
+    name = None if run.recipe is None else getattr(run.recipe.net, "base", None)
+    name = name or getattr(run.net, "plain", None)
+    count = sum(parameter.numel() for parameter in run.net.parameters())
+    return (f"{name}, " if name else "") + f"{count:,} parameters"

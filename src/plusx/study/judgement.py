@@ -50,7 +50,7 @@ def finding(
         last = forgotten[-1]["rank_correlation"]["mean"]
         return (
             f"These maps are worthless: with all weights of the network shuffled they hardly "
-            f"change (rank correlation {last:.2f}), so they do not show what it has learned."
+            f"change (rank correlation {last:z.2f}), so they do not show what it has learned."
         )
     if faith is None:
         return f"{title} of these images; whether the maps are faithful was not asked."
@@ -63,27 +63,28 @@ def finding(
         for measure in ("deletion", "insertion")
         for name in OPPONENTS
     }
-    won = [name for name in OPPONENTS if _both(sides, name, "better")]
+    won = [name for name in OPPONENTS if _sides(sides, name) == {"better"}]
     if len(won) == 2:
         return (
             f"On {images} {title} marks what the network uses: by deletion and by insertion it "
             "beats random maps and a blob in the middle."
         )
     if won:
-        other = next(name for name in OPPONENTS if name not in won)
-        return (
-            f"On {images} {title} beats {OPPONENTS[won[0]]} by deletion and by insertion, but it "
-            f"is not shown to be better than {OPPONENTS[other]}."
+        (other,) = (name for name in OPPONENTS if name not in won)
+        lost = "worse" in _sides(sides, other) and "better" not in _sides(sides, other)
+        rest = (
+            f"{OPPONENTS[other]} does better"
+            if lost
+            else f"it is not shown to be better than {OPPONENTS[other]}"
         )
-    ahead = [f"{m} against {OPPONENTS[n]}" for (m, n), each in sides.items() if each == "better"]
-    if ahead:
         return (
-            f"On {images} {title} is ahead in part only ({', '.join(ahead)}): what it marks is "
-            "not shown to be what the network uses."
+            f"On {images} {title} beats {OPPONENTS[won[0]]} by deletion and insertion, but {rest}."
         )
+    ahead = [f"by {m} against {OPPONENTS[n]}" for (m, n), each in sides.items() if each == "better"]
+    part = f", although ahead {' and '.join(ahead)}" if ahead else ""
     return (
-        f"On {images} {title} is not shown to be better than random maps or a blob in the middle: "
-        "do not read the maps as what the network uses."
+        f"On {images} {title} is not shown to be better than random maps or a blob in the middle"
+        f"{part}: do not read the maps as what the network uses."
     )
 
 
@@ -95,20 +96,20 @@ def worthless(forgotten: Sequence[Mapping[str, Any]]) -> bool:
 def about_forgetting(forgotten: Sequence[Mapping[str, Any]], positions: int) -> str:
     """What the randomised weights say, in plain words."""
     last = forgotten[-1]["rank_correlation"]["mean"]
-    few = (
-        f" Maps of {positions} positions agree by chance easily, so this says little."
-        if positions < FEWEST
-        else ""
-    )
     if worthless(forgotten):
         return (
-            f"With all weights shuffled the rank correlation is still {last:.2f}, above "
+            f"With all weights shuffled the rank correlation is still {last:z.2f}, above "
             f"{WORTHLESS}: the map does not change with what the network has learned. A map that "
-            f"does not change is worthless as an explanation.{few}"
+            "does not change is worthless as an explanation."
+        )
+    if positions < FEWEST:
+        return (
+            f"With all weights shuffled the rank correlation is {last:z.2f}; maps of {positions} "
+            "positions agree by chance too easily to be judged by that."
         )
     return (
-        f"With all weights shuffled the rank correlation is {last:.2f}, not above {WORTHLESS}: the "
-        f"map depends on what the network has learned.{few}"
+        f"With all weights shuffled the rank correlation is {last:z.2f}, not above {WORTHLESS}: the "
+        "map depends on what the network has learned."
     )
 
 
@@ -116,8 +117,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
 
 
-def _both(sides: Mapping[tuple[str, str], Side], name: str, wanted: Side) -> bool:
-    return all(sides[measure, name] == wanted for measure in ("deletion", "insertion"))
+def _sides(sides: Mapping[tuple[str, str], Side], name: str) -> set[Side]:
+    return {sides[measure, name] for measure in ("deletion", "insertion")}
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
@@ -149,7 +150,7 @@ def told(result: Mapping[str, Any]) -> str:
     if result["forgotten"]:
         lines += ["", "rank correlation with the map, the more weights are shuffled"]
         lines += [
-            f"{each['part']:22} {each['rank_correlation']['mean']:8.2f}"
+            f"{each['title']:22} {each['rank_correlation']['mean']:z8.2f}"
             for each in result["forgotten"]
         ]
         lines += ["", result["about_forgetting"]]

@@ -20,10 +20,13 @@ _GAP = 8
 def heat(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     """What speaks for the class, from 0 to 1 in each map; what speaks against it is 0.
 
+    1 is all that lies above 99 % of the positions, so that single pixels do not darken the rest.
     This is for the eye alone: heights of two maps cannot be compared any more.
     """
     positive = maps.relu()
-    return positive / positive.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    top = positive.flatten(1).quantile(0.99, dim=1)[:, None, None]
+    top = torch.where(top > 0, top, positive.amax((1, 2), keepdim=True))
+    return (positive / top.clamp(min=torch.finfo(maps.dtype).tiny)).clamp(max=1)
 
 
 def factor(size: tuple[int, int]) -> int:
@@ -36,11 +39,13 @@ def panels(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The image, the map and the map over the image, all large enough to be looked at, RGB.
 
-    The image is enlarged by whole pixels, the map from its own positions.
+    The image is enlarged by whole pixels, and so is a map of pixels; a coarser one is smooth.
     """
     times = factor((image.shape[1], image.shape[2]))
     large = image.repeat_interleave(times, 1).repeat_interleave(times, 2)
     pixels = as_rgb(large)
+    if grid.shape == image.shape[1:]:
+        grid = grid.repeat_interleave(times, 0).repeat_interleave(times, 1)
     size = (int(large.shape[1]), int(large.shape[2]))
     high = heat(enlarged(grid[None].float(), size))[0].numpy()
     return pixels, _colours(high), blended(pixels, high)
