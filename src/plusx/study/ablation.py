@@ -24,7 +24,7 @@ from plusx.zoo.cifar import net
 from plusx.zoo.claims import find_claim
 
 
-DRAWS = 2000  # of the seeds, for the interval
+DRAWS = 1000  # of the seeds, for the interval
 
 
 class Variant(NamedTuple):

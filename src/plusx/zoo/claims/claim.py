@@ -45,10 +45,10 @@ class Claim:
     check: str  # what is run
     source: str  # paper and table, or text and row
     metric: str
-    value: float
+    value: int | float
     unit: Unit = "count"
     side: Literal["equal", "most", "least"] = "equal"
-    tolerance: float = 0.0
+    tolerance: int | float = 0.0
     spread: float | None = None  # as published
     network: str = ""
     num_classes: int | None = None  # None: the network's own

@@ -1,0 +1,111 @@
+"""Laws of a network's twins: other merges, no norms, dropout, and one cost for all."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from plusx.grammar.legal import check
+from plusx.grammar.sentence import parse
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Net
+from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
+from plusx.nn.network import Network
+from plusx.study.ablation import agreement
+from plusx.study.finding import difference
+from plusx.zoo import find
+
+
+ADDING = ["resnet20", "resnet56_b", "resnet164", "preact_resnet20", "preact_resnet164", "resnet18"]
+
+
+def net_of(name: str) -> Net:
+    found = find(name)
+    assert isinstance(found, Net)
+    return found
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_the_plain_twin_of_option_a_has_its_count_and_its_sentences(depth: int) -> None:
+    residual, plain = net_of(f"resnet{depth}"), net_of(f"plain{depth}")
+    twin = with_merge(residual, "none")
+    assert measure(twin).parameters == measure(residual).parameters
+    assert measure(twin).multiply_adds == measure(residual).multiply_adds
+    bodies = [
+        [block.body for stage in net.stages for block in stage.blocks] for net in (twin, plain)
+    ]
+    assert bodies[0] == bodies[1]
+
+
+@pytest.mark.parametrize("name", ADDING)
+@pytest.mark.parametrize("merge", ["none", "gate", "concat"])
+def test_every_twin_is_legal_merges_as_told_and_reaches_its_cost(name: str, merge: str) -> None:
+    net = replace(net_of(name), size=32)
+    twin = with_merge(net, merge)  # type: ignore[arg-type]
+    check(twin)
+    merges = {parse(block.body).merge for stage in twin.stages for block in stage.blocks}
+    assert merges == {merge}
+    equal = at_cost(twin, measure(net).multiply_adds)
+    check(equal)
+    assert measure(equal).multiply_adds == pytest.approx(measure(net).multiply_adds, rel=0.05)
+
+
+def test_a_network_without_shortcuts_has_no_twin_with_others() -> None:
+    with pytest.raises(ValueError, match=r"merge by none"):
+        with_merge(net_of("plain20"), "gate")
+    with pytest.raises(ValueError, match=r"merge by concat"):
+        with_merge(net_of("densenet40_12"), "none")
+
+
+@pytest.mark.parametrize("name", ["plain20", "resnet20_b", "preact_resnet20", "se_resnet20"])
+def test_no_norm_is_left_and_biases_stand_in_their_place(name: str) -> None:
+    bare = without_norm(net_of(name))
+    check(bare)
+    built = Network(bare)
+    kinds = {type(module).__name__ for module in built.modules()}
+    assert not any("Norm" in kind for kind in kinds)
+    stem = built.get_parameter("conv1.bias")
+    assert stem.shape == (16,)
+    assert built(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_dropout_stands_before_the_last_convolution() -> None:
+    first = with_dropout(net_of("resnet20"), 0.25).stages[0].blocks[0]
+    assert first.body == "conv3s norm act drop.25 conv3 norm + act"
+    assert measure(with_dropout(net_of("resnet56"), 0.3)) == measure(net_of("resnet56"))
+
+
+shares = st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=2, max_size=8, unique=True)
+
+
+@settings(max_examples=50)
+@given(shares, shares)
+def test_a_difference_is_welchs_interval(first: list[float], second: list[float]) -> None:
+    found = difference(first, second)
+    assert found is not None
+    assert found.low <= found.mean <= found.high
+    if found.low == found.high:
+        return
+    theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    # degrees of freedom are rounded down: never narrower
+    assert found.high - found.low >= (theirs.high - theirs.low) * (1 - 1e-3)
+    assert found.mean == pytest.approx((theirs.low + theirs.high) / 2, abs=1e-9)
+
+
+def test_one_seed_has_no_difference() -> None:
+    assert difference([0.5], [0.1, 0.2]) is None
+
+
+def test_agreement_with_the_papers_order() -> None:
+    paper = [0.06, 0.07, 0.08, 0.2]
+    same = [[value + 0.1 + seed / 1000 for seed in range(3)] for value in paper]
+    assert agreement(same, paper) == (1.0, (1.0, 1.0))
+    assert agreement(same[::-1], paper)[0] == -1.0
+    assert agreement([each[:1] for each in same], paper) == (1.0, None)
+    noisy = [[0.3, 0.1], [0.1, 0.3], [0.2, 0.25], [0.22, 0.2]]
+    middle, interval = agreement(noisy, paper)
+    assert interval is not None
+    assert interval[0] < middle < interval[1]
