@@ -8,6 +8,8 @@ import pytest
 from browser import Browser, browsing, find_browser
 from plusx.report.comparison import comparison_page
 from plusx.report.single import run_page
+from plusx.report.study import study_page
+from study_pages import axis, line, lines, study
 from study_results import DEGRADED, comparison, run, single
 
 
@@ -27,6 +29,12 @@ _FIGURES = """[...document.querySelectorAll('figure svg')].map(svg => {
     size: Math.min(...texts.map(text => parseFloat(getComputedStyle(text).fontSize) * scale)),
     colours: [...new Set(texts.map(text => getComputedStyle(text).fill))],
     cut: texts.filter(text => text.getBoundingClientRect().right > innerWidth).length,
+    touching: texts.flatMap((one, index) => texts.slice(index + 1).filter(other => {
+      // The middle third of a line of text is what may not be covered.
+      const [a, b] = [one, other].map(text => text.getBoundingClientRect());
+      return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.34 * a.height;
+    }).map(other => one.textContent + " | " + other.textContent)),
   };
 })"""
 _PALE = """(() => {
@@ -59,6 +67,21 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             environment={"processor": "A processor", "platform": "Linux-" + "x" * 60},
             test_uses=0,
         ),
+        "study": study_page(study()),
+        "hard study": study_page(
+            study(
+                figures=[
+                    lines(
+                        "Forty lines",
+                        axis("depth"),
+                        axis("norm", "log"),
+                        [line(f"network number {n}", [1, 2], [n, n + 1]) for n in range(40)],
+                    ),
+                    lines("Nothing", axis("depth"), axis("norm"), []),
+                ],
+                finding="x" * 300,
+            )
+        ),
     }
     for name, page in made.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
@@ -73,7 +96,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["comparison", "run"])
+@pytest.mark.parametrize("name", ["comparison", "run", "study", "hard study"])
 def test_a_report_in_a_browser(
     browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
@@ -91,22 +114,23 @@ def test_a_report_in_a_browser(
     # Nothing sticks out to the side: what is wider scrolls in its own box.
     assert browser.value("document.documentElement.scrollWidth") <= width
     figures = browser.value(_FIGURES)
-    assert len(figures) == {"comparison": 4, "run": 2}[name]
+    assert len(figures) == {"comparison": 4, "run": 2, "study": 7, "hard study": 2}[name]
     for figure in figures:
         assert figure["left"] >= 0
         assert figure["right"] <= width
         assert figure["width"] > 300
-        assert figure["height"] > 150
-        assert figure["marks"] > 5
+        assert figure["height"] > 100
+        assert figure["marks"] >= 3
         assert figure["size"] >= 9.5
         assert figure["cut"] == 0
         assert "rgb(0, 0, 0)" not in figure["colours"]  # every colour is one of the page's
+        assert figure["touching"] == []
     assert browser.value(_PALE) == []
 
 
 def test_a_table_is_sorted_by_its_heads(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["comparison"])
-    table = "document.querySelectorAll('table')[0]"
+    table = "document.querySelector('section table')"
     names = f"[...{table}.tBodies[0].rows].map(row => row.cells[0].innerText)"
     click = f"{table}.tHead.rows[0].cells[3].firstElementChild.click()"
     assert browser.value(names) == ["plain20", "resnet20", "plain56", "resnet56"]
@@ -114,6 +138,64 @@ def test_a_table_is_sorted_by_its_heads(browser: Browser, pages: dict[str, Path]
     assert browser.value(names) == ["plain56", "plain20", "resnet56", "resnet20"]
     browser.value(click)
     assert browser.value(names) == ["resnet20", "resnet56", "plain20", "plain56"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_surface_has_all_its_shades_in_light_and_in_dark(
+    browser: Browser, pages: dict[str, Path], scheme: str
+) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.call("Emulation.setEmulatedMedia", features=[feature])
+    browser.open(pages["study"])
+    fills = browser.value(
+        "[...document.querySelectorAll('figure:last-of-type svg path:not(defs path)')]"
+        ".map(path => getComputedStyle(path).fill)"
+    )
+    assert len(set(fills) - {"none", "rgb(0, 0, 0)"}) >= 6
+    assert "rgb(0, 0, 0)" not in fills
+
+
+def test_a_table_is_sorted_on_a_telephone_too(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=900,
+                 deviceScaleFactor=1, mobile=True)  # fmt: skip
+    browser.open(pages["comparison"])
+    table = "document.querySelector('section table')"
+    names = f"[...{table}.tBodies[0].rows].map(row => row.cells[0].innerText)"
+    choose = (
+        "(() => { const select = document.querySelector('section select'); select.value = '3 %s';"
+        "select.dispatchEvent(new Event('change')); return select.offsetHeight; })()"
+    )
+    assert browser.value(choose % "up") > 20
+    assert browser.value(names) == ["plain56", "plain20", "resnet56", "resnet20"]
+    browser.value(choose % "down")
+    assert browser.value(names) == ["resnet20", "resnet56", "plain20", "plain56"]
+
+
+def test_what_is_not_known_is_last_whichever_way_a_table_is_sorted(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["study"])
+    table = "document.querySelector('section table')"
+    heads = f"[...{table}.tHead.rows[0].cells].map(cell => cell.innerText)"
+    column = next(n for n, text in enumerate(browser.value(heads)) if "Gradient ratio" in text)
+    last = f"{table}.tBodies[0].rows[11].cells[0].innerText"
+    for _ in ("ascending", "descending"):
+        browser.value(f"{table}.tHead.rows[0].cells[{column}].firstElementChild.click()")
+        assert browser.value(last) == "resnet32"
+
+
+def test_the_names_of_a_long_table_stay_when_it_is_scrolled(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=900,
+                 deviceScaleFactor=1, mobile=True)  # fmt: skip
+    browser.open(pages["study"])
+    place = (
+        "(() => { const table = document.querySelector('section table');"
+        "table.parentElement.scrollLeft = %d;"
+        "return table.tBodies[0].rows[0].cells[0].getBoundingClientRect().left; })()"
+    )
+    assert browser.value(place % 0) == browser.value(place % 200)
 
 
 def test_the_browser_would_have_told_of_a_request_and_an_error(

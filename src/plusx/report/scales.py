@@ -83,7 +83,7 @@ def scale(
             low = min(low, 0.0)
         if from_zero or (not tight and 0.4 * low < high < 0):
             high = max(high, 0.0)
-        if low == high:
+        if high - low <= 1e-9 * max(abs(low), abs(high)):
             step = 1.0 if whole else abs(low) / 10 or 1.0
             low, high = low - step * (not from_zero), high + step
     locator = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=1)
@@ -91,8 +91,11 @@ def scale(
     if not tight and axis.kind == "linear":
         low, high = _reach(places, low, high)
     edge = 1e-9 * (high - low)
-    ticks = [round(place, 12) for place in places if low - edge <= place <= high + edge]
-    return Scale(low, high, tuple(zip(ticks, _texts(axis, ticks), strict=True)))
+    ticks = [float(f"{place:.12g}") for place in places if low - edge <= place <= high + edge]
+    found: dict[str, float] = {}
+    for place, text in zip(ticks, _exact(axis, ticks), strict=True):
+        found.setdefault(text, place)
+    return Scale(low, high, tuple((place, text) for text, place in found.items()))
 
 
 def ticks_at(axis: Axis, drawn: Scale, wanted: Sequence[float]) -> Scale:
@@ -164,12 +167,6 @@ def _marks(first: float, last: float, most: int) -> list[tuple[float, str]]:
         for n in tens
         if n % step == 0
     ]
-
-
-def _texts(axis: Axis, ticks: Sequence[float]) -> list[str]:
-    if axis.kind == "share":
-        return [f"{round(100 * tick, 6):g} %".replace("-", "−") for tick in ticks]
-    return _exact(axis, ticks)
 
 
 def _exact(axis: Axis, ticks: Sequence[float]) -> list[str]:

@@ -1,0 +1,357 @@
+"""The page of a study: every kind of figure, whatever its values are, and a table of all rows."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from page_reader import Page
+from plusx.report import values, write_report
+from plusx.report.colours import SHADES, Palette
+from plusx.report.figures import alternative, figure
+from plusx.report.scales import Axis, scale
+from plusx.report.study import study_page
+from plusx.study.table import rows_table
+from study_pages import Told, axis, columns, line, lines, rows, spread, study, surface
+
+
+EVIL = '<script>alert("1")</script>&\'"$x^2$\x00\n'
+PAGE = study_page(study())
+
+
+def drawn(told: Told) -> Page:
+    """One figure, taken apart."""
+    names = [each["name"] for each in (*told.get("lines", ()), *told.get("groups", ()))]
+    return Page(figure({**told, "alternative": alternative(told)}, Palette(names), "f0"))
+
+
+def paths(told: Told) -> list[str]:
+    names = [each["name"] for each in (*told.get("lines", ()), *told.get("groups", ()))]
+    text = figure({**told, "alternative": ""}, Palette(names), "f0")
+    return re.findall(r' d="([^"]*)"', text)
+
+
+def bars(groups: dict[str, dict[str, float | None]], scale: str = "share") -> Told:
+    return {
+        "kind": "bars", "title": "Bars", "caption": "", "alternative": "",
+        "x": axis("block"), "y": axis("error", scale),
+        "groups": [
+            {"name": name, "labels": list(values), "values": list(values.values())}
+            for name, values in groups.items()
+        ],
+    }  # fmt: skip
+
+
+def dots(groups: dict[str, list[float | None]], scale: str = "share") -> Told:
+    made = [
+        {
+            "name": name,
+            "values": values,
+            "mean": next((v for v in values if v is not None), None),
+            "interval": None,
+        }
+        for name, values in groups.items()
+    ]
+    return {"kind": "dots", "title": "Dots", "caption": "", "x": axis("error", scale),
+            "groups": made}  # fmt: skip
+
+
+def several(drawn: list[Told], x: str = "linear", y: str = "linear") -> Told:
+    return lines("Lines", axis("depth", x), axis("norm", y), drawn)
+
+
+def grid(heights: list[list[Any]], scale: str = "linear") -> Told:
+    told = surface(2)
+    return {
+        **told,
+        "xs": list(range(len(heights[0]) if heights else 0)),
+        "ys": list(range(len(heights))),
+        "values": heights,
+        "value": axis("loss", scale),
+    }
+
+
+def test_a_page_is_whole_asks_for_nothing_and_says_every_figure_in_words() -> None:
+    read = Page(PAGE)
+    identities = read.attributes("id")
+    assert len(identities) == len(set(identities))
+    for target in [value for value in read.attributes("href") if value.startswith("#")]:
+        assert target[1:] in identities
+    assert all(value.startswith("#") for value in read.attributes("href"))
+    assert not re.search(r"url\((?!#)", PAGE)
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    images = [attrs for _, attrs in read.elements if attrs.get("role") == "img"]
+    assert len(images) == [tag for tag, _ in read.elements].count("svg") == 7
+    assert all(re.search(r"\d", attrs["aria-label"] or "") for attrs in images)
+    assert study_page(study()) == PAGE  # the same result gives the same bytes
+
+
+def test_a_page_says_what_was_asked_found_measured_and_run() -> None:
+    said = Page(PAGE).said
+    for text in (
+        "plain56 ends with 13.7 % training error",
+        "what holds it back is not a vanishing gradient",
+        "Do plain networks train worse",
+        "Three seeds each",
+        "869,434",
+        "11.0 ± 0.3",
+        "3,000,000 ± 12",
+        "Train error is that of the trained network",
+        "plusx study degradation --out degradation",
+        "2 h 5 min",
+        "torch 2.11.0",
+        "epochs = 60",
+    ):
+        assert text in said
+    assert "Never measured" not in said  # a column without a value is none
+
+
+def test_marked_rows_stand_beneath_with_why_and_only_what_is_known_of_them() -> None:
+    said = Page(study_page(study(figures=[]))).said
+    results, marked = said.split("Marked: in no mean above")
+    assert "plain110" not in results.split("Results")[-1]
+    row = marked.split("plain110")[1].split("What was run")[0]
+    assert "another machine: NVIDIA H200" in row
+    assert "31.0 ± 2.0" in row
+    assert "Marked" not in Page(study_page(study(marked=[], figures=[]))).said
+
+
+def test_a_study_without_rows_figures_or_seeds_has_a_page() -> None:
+    empty = study(rows=[], figures=[], columns=[], marked=[], seeds=[], split=None, seconds=None)
+    said = Page(study_page(empty)).said
+    assert "nothing was finished" in said
+
+
+@pytest.mark.parametrize("place", ["finding", "title", "question", "data", "command", "recipe"])
+def test_what_comes_from_outside_is_text(place: str) -> None:
+    read = Page(study_page(study(figures=[], **{place: EVIL})))
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    assert '<script>alert("1")</script>&\'"$x^2$' in read.said
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        several([line(EVIL, [1, 2], [0.5, 0.25])]),
+        bars({EVIL: {EVIL: 0.5, "b": 0.1}, "other": {EVIL: 0.2}}),
+        dots({EVIL: [0.5], "\U0001f600 学習": [0.4]}),
+        {**grid([[1, 2], [3, 4]]), "title": EVIL, "x": axis(EVIL), "value": axis(EVIL)},
+    ],
+    ids=["lines", "bars", "dots", "map"],
+)
+def test_names_in_a_figure_are_text(told: Told) -> None:
+    read = drawn(told)
+    assert "script" not in [tag for tag, _ in read.elements]
+    assert '<script>alert("1")</script>&\'"$x^2$' in read.said
+
+
+def test_names_and_rows_of_a_table_are_text() -> None:
+    row = {"name": EVIL, "seeds": [0], "kind": EVIL}
+    page = study_page(study(rows=[row], marked=[{**row, "why": EVIL}], figures=[]))
+    read = Page(page)
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    assert read.said.count('alert("1")') == 5
+
+
+HARD = {
+    "no lines": several([]),
+    "an empty line": several([line("a", [], [])]),
+    "one point": several([line("a", [3], [0.5])]),
+    "all the same": several([line("a", [1, 2, 3], [2, 2, 2])]),
+    "gaps": several([line("a", [1, 2, 3, 4], [1.0, None, 3.0, None])]),
+    "nothing known": several([line("a", [1, 2], [None, None])], y="log"),
+    "zeros on a logarithm": several([line("a", [1, 2, 3], [0, 0, 0])], y="log"),
+    "negative on a logarithm": several([line("a", [1, 2], [-1, 1])], y="log"),
+    "large and small": several([line("a", [1, 10, 1000], [1e-30, 1.0, 1e30])], "log", "log"),
+    "long names": several([line("a name without end " * 9 + str(n), [1], [n]) for n in (1, 2)]),
+    "no bars": bars({}),
+    "no labels": bars({"a": {}}),
+    "one bar": bars({"a": {"block 1": 0.5}}),
+    "unknown bars": bars({"a": {"block 1": None, "block 2": None, "block 3": None}}),
+    "negative bars": bars({"a": {"x": -0.5, "y": 0.25}}, "linear"),
+    "bars on a logarithm": bars({"a": {"1": 0.0, "2": 10.0, "3": 1e-6}}, "log"),
+    "no dots": dots({}),
+    "unknown dots": dots({"a": [None], "b": []}),
+    "one dot": dots({"a": [0.5]}),
+    "an empty grid": grid([]),
+    "one place": grid([[1.0]]),
+    "one row": grid([[1.0, 2.0, 3.0]]),
+    "a flat surface": grid([[1.0, 1.0], [1.0, 1.0]]),
+    "an unknown surface": grid([[None, None], [None, None]]),
+    "holes": grid([[1.0, None, 2.0], [3.0, 4.0, None], [1.0, 2.0, 3.0]]),
+    "zeros in a surface": grid([[0.0, 1.0], [10.0, 1e5]], "log"),
+    "shares in a surface": grid([[0.0, 1.0], [0.5, 0.1]], "share"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", HARD.values(), ids=HARD.keys())
+def test_a_figure_can_have_any_values(told: Told) -> None:
+    read = drawn(told)
+    assert [tag for tag, _ in read.elements].count("svg") == 1
+    assert not any("nan" in path or "inf" in path for path in paths(told))
+
+
+def test_a_logarithmic_axis_shows_zero_below_all_else() -> None:
+    """Gradients that are exactly zero are what a figure of them is about."""
+    found = scale(Axis("norm", "log"), [0.0, 1e-3, 1.0])
+    assert found.place(0.0) < found.place(1e-3) - 0.2
+    assert found.low < found.place(0.0)
+    assert found.ticks[0][1] == "0"
+    assert math.isnan(found.place(-1.0))
+    without = scale(Axis("norm", "log"), [1e-3, 1.0])
+    assert math.isnan(without.place(0.0))
+    assert "0" not in [text for _, text in without.ticks]
+
+
+@given(
+    st.lists(st.floats(-1e12, 1e12) | st.integers(-(10**6), 10**6), max_size=6),
+    st.sampled_from(["linear", "log"]),
+    st.booleans(),
+)
+@settings(max_examples=120)
+def test_a_scale_holds_its_values_and_has_ticks_in_order(
+    known: list[float], kind: Any, tight: bool
+) -> None:
+    found = scale(Axis("x", kind), known, tight=tight)
+    places = [place for value in known if not math.isnan(place := found.place(value))]
+    slack = 1e-9 * (found.high - found.low)
+    assert found.low < found.high
+    assert all(found.low - slack <= place <= found.high + slack for place in places)
+    ticks = [place for place, _ in found.ticks]
+    assert ticks == sorted(ticks)
+    texts = [text for _, text in found.ticks]
+    assert len(set(texts)) == len(texts) <= 12
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        ("share", [0.9, 0.085], ["90.0", "8.5"]),
+        ("share", [0.0004, 0.5], ["0.04", "50.00"]),
+        ("share", [spread(0.0661, 0.0012), None], ["6.6 ± 0.1", "–"]),
+        ("count", [1727962, 10], ["1,727,962", "10"]),
+        ("count", [spread(12.5, 0.7)], ["12.5 ± 0.7"]),
+        ("number", [0.5, 2.25], ["0.50", "2.25"]),
+        ("number", [2.7, 3e7], ["2.7", "3 × 10⁷"]),
+        ("number", [1.25e-7, 0.0], ["1.25 × 10⁻⁷", "0"]),
+        ("number", [-3.0, 1500.0], ["−3", "1,500"]),
+        ("text", ["explode", None], ["explode", "–"]),
+        ("text", [True, 3], ["yes", "3"]),
+        (
+            "count",
+            [{"mean": 6.0, "std": 0.0, "seeds": [6, None, 6]}],
+            ["6 ± 0 in 2 of 3"],
+        ),
+        ("count", [{"mean": None, "std": None, "seeds": [None, None]}], ["–"]),
+    ],
+)
+def test_values_are_written_as_they_are_read(kind: str, given: list[Any], said: list[str]) -> None:
+    assert [str(each) for each in values.said(kind, given)] == said
+
+
+@given(st.floats(1e-300, 1e300))
+@settings(max_examples=200)
+def test_a_number_as_it_is_written_is_near_the_number(value: float) -> None:
+    written = values.number(value).replace(",", "")
+    if "10" in written and any(sign in written for sign in "⁰¹²³⁴⁵⁶⁷⁸⁹"):
+        factor, _, power = written.rpartition("10")
+        digits = power.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+        read = float(f"{factor.strip(' ×') or 1}e{digits}")
+    else:
+        read = float(written)
+    assert read == pytest.approx(value, rel=0.0051)
+
+
+def test_many_lines_have_a_legend_beneath_and_few_have_their_names_at_their_ends() -> None:
+    many = several([line(f"net {n}", [1, 2, 3], [n, n + 1.0, n]) for n in range(40)])
+    read = drawn(many)
+    legend = [tag for tag, attrs in read.elements if "line" in (attrs.get("class") or "")]
+    assert len(legend) == 40
+    few = several([line(f"net {n}", [1, 2, 3], [n, n + 1.0, n]) for n in range(8)])
+    read = drawn(few)
+    assert not read.attributes("style")[0].startswith("--colour")
+    for n in range(8):
+        assert f"net {n}" in read.said.split("The numbers")[0]
+
+
+def test_the_numbers_of_a_figure_are_beneath_it() -> None:
+    long = several([line("a", list(range(1000)), [float(n) for n in range(1000)])])
+    said = drawn(long).said
+    assert "Every 5th row is given here" in said
+    assert "999" in said
+    said = drawn(dots({"a": [0.5, 0.25]})).said
+    assert "50.00 50.00 25.00" in said
+
+
+def test_labels_that_count_stand_and_others_lie_with_every_name() -> None:
+    blocks = bars({"net": {f"layer1.{n}": 0.1 for n in range(27)}})
+    said = drawn(blocks).said.split("The numbers")[0]
+    assert "layer1.0" in said
+    assert "layer1.1 " not in said  # there is no room for all, and they can be counted
+    orders = bars({"net": {f"an order of activation, {sign}": 0.1 for sign in "abcdefgh"}})
+    said = drawn(orders).said.split("The numbers")[0]
+    assert all(f"activation, {sign}" in said for sign in "abcdefgh")
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({**several([]), "kind": "pie"}, "lines, dots, bars, map, not 'pie'"),
+        (several([], y="cubic"), "linear, log, share, not 'cubic'"),
+        (several([{**line("a", [1, 2], [1, 2]), "low": [1]}]), "2 places and 1 values"),
+        ({**grid([[1, 2]]), "ys": [1, 2, 3]}, "3 ys and 1 rows"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused(told: Told, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        figure({**told, "alternative": ""}, Palette(["a"]), "f0")
+
+
+def test_a_name_keeps_its_colour_from_figure_to_figure() -> None:
+    few = Palette(["plain20", "resnet20", "plain56"])
+    assert few.shared
+    assert few.of(["plain56"]) + few.of(["plain20"]) == [2, 0]
+    many = Palette([f"{sign} net" for sign in "abcdefghijk"])
+    assert not many.shared
+    first, second = (many.of(["a net", "b net"]), many.of(["k net", "j net"]))
+    assert len({many.colours[index] for index in first}) == 2
+    assert len({many.colours[index] for index in second}) == 2
+
+
+def test_the_shades_of_a_surface_go_one_way_in_light_and_in_dark() -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    day, night = ([light(pair[side]) for pair in SHADES] for side in (0, 1))
+    assert day == sorted(day, reverse=True)
+    assert night == sorted(night)
+
+
+def test_a_report_is_written_into_the_folder_of_a_study(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(study(figures=[])), encoding="utf-8")
+    written = write_report(tmp_path).read_text(encoding="utf-8")
+    assert written == study_page(study(figures=[]))
+
+
+@pytest.mark.parametrize("width", [None, 200, 80, 40, 10])
+def test_a_table_for_a_terminal_has_every_value_within_the_width(width: int | None) -> None:
+    said = rows_table(columns(), rows(), width)
+    for text in ("plain56", "preact_resnet56", "869,434", "11.0 ± 0.3", "explode", "–"):
+        assert text in said
+    assert "Never" not in said
+    if width is not None and width >= 80:
+        assert max(map(len, said.splitlines())) <= width
+
+
+def test_a_table_is_turned_where_that_fits() -> None:
+    head, *_ = rows_table(columns(), rows()[:3], 80).splitlines()
+    assert head.split() == ["name", "plain20", "plain32", "plain44"]
+    assert rows_table(columns(), [], 80).startswith("name")
