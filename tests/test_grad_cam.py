@@ -18,9 +18,8 @@ from zoo_shrunken import shrunken
 
 # one of each tail that ends in one linear layer, in one, two and three dimensions
 QUICK = [
-    *("resnet20", "preact_resnet20", "resnet110_act_only", "res8", "res15", "highway19"),
-    *("vgg16_cifar", "densenet40_12", "vit_base_patch16_gap", "quartznet15x5", "resnet18_1d"),
-    *("r3d_18", "resnet8_keras"),
+    *("preact_resnet20", "resnet110_act_only", "res15", "highway19", "vgg16_cifar"),
+    *("densenet40_12", "vit_base_patch16_gap", "resnet18_1d", "resnet8_keras"),
 ]
 # what comes between the pooling and the linear layer of these is no average: no CAM is defined
 WITHOUT_CAM = {

@@ -74,7 +74,7 @@ def occlusion(
             baselines=0,
             perturbations_per_eval=max(1, TOGETHER // max(1, len(x))),
         )
-    return found.detach()[:, 0]
+    return found.detach()[:, 0].to(x.dtype)  # captum gives float32
 
 
 def _answers(net: nn.Module, inputs: Tensor, classes: Classes) -> Tensor:

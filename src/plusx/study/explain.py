@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,16 +68,15 @@ METHODS = {
 
 @dataclass
 class _Said:
-    """A line now and then about how far it is."""
+    """A line now and then about how far it is, on standard error."""
 
-    stream: TextIO
     last: float = field(default_factory=time.monotonic)
 
-    def __call__(self, text: str, *, always: bool = False) -> None:
+    def __call__(self, text: str) -> None:
         now = time.monotonic()
-        if always or now - self.last >= EVERY:
+        if now - self.last >= EVERY:
             self.last = now
-            print(f"plusx: {text}", file=self.stream, flush=True)
+            print(f"plusx: {text}", file=sys.stderr, flush=True)
 
 
 def explain(
@@ -92,7 +91,6 @@ def explain(
     seed: int = 0,
     device: str = "auto",
     command: str = "",
-    progress: TextIO | None = None,
 ) -> dict[str, Any]:
     """Explain a network's answers for image files, and for those in folders and folders within.
 
@@ -118,7 +116,7 @@ def explain(
         raise ValueError(f"{out} is a file; the explanation needs a folder")
     failed: list[dict[str, str]] = []
     files = image_files(paths, failed)
-    said = _Said(progress or sys.stderr)
+    said = _Said()
     task = prepare(run.task, device=device)
     begun = time.monotonic()
 

@@ -108,8 +108,8 @@ def about_forgetting(forgotten: Sequence[Mapping[str, Any]], positions: int) -> 
             "positions agree by chance too easily to be judged by that."
         )
     return (
-        f"With all weights shuffled the rank correlation is {last:z.2f}, not above {WORTHLESS}: the "
-        "map depends on what the network has learned."
+        f"With all weights shuffled the rank correlation is {last:z.2f}, not above {WORTHLESS}: "
+        "the map depends on what the network has learned."
     )
 
 

@@ -1,0 +1,388 @@
+"""Explanations: what is written, what is measured of a map, and what is said of it."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from plusx import cli
+from plusx.grammar.spec import Block, Net, Stage
+from plusx.nn.network import Network
+from plusx.run import load_run
+from plusx.study import attribution, explain, faithfulness, judgement, overlay
+from plusx.study.attribution import integrated_gradients, occlusion
+from plusx.study.faithfulness import deletion_and_insertion, rank_correlation
+from plusx.study.grad_cam import grad_cam
+from plusx.weights.files import write_weights
+
+
+SIDE = 12
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+def reds_and_greens(tail: str = "pool") -> Network:
+    """A network that is understood: the more sharply red an image is, the surer of class "red"."""
+    stage = Stage(block=Block(body="conv1b act"), depth=1, width=3)
+    net = Network(
+        Net(stem="conv1", stem_width=3, stages=(stage,), tail=tail, size=SIDE, num_classes=2)
+    )
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if parameter.ndim == 4:
+                parameter.copy_(torch.eye(3)[:, :, None, None] * (5 if "layer" in name else 1))
+            elif name.startswith("layer"):
+                parameter.fill_(-4)
+        net.fc.weight.copy_(torch.tensor([[40.0, 0.0, 0.0], [0.0, 40.0, 0.0]]))
+        net.fc.bias.zero_()
+    return net
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "colours.safetensors"
+    write_weights(
+        path,
+        reds_and_greens(),
+        preprocessing={"size": [SIDE, SIDE], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3},
+        classes=["red", "<b>green</b>"],
+        view="whole",
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Squares of red, one of green, none in the middle; and a file that is no image."""
+    folder = tmp_path_factory.mktemp("photos")
+    places = [(0, 0), (0, 8), (8, 0), (8, 8), (1, 7), (7, 1)]
+    for number, (top, left) in enumerate(places):
+        picture = Image.new("RGB", (SIDE, SIDE))
+        picture.paste((255, 0, 0) if number else (0, 255, 0), (left, top, left + 4, top + 4))
+        picture.save(folder / (HOSTILE if number == 3 else f"{number}.png"))
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def explained(
+    weights: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("out") / "why"
+    return explain.explain(load_run(weights), [photos], out, device="cpu"), out
+
+
+def test_it_marks_what_the_network_uses(explained: tuple[dict[str, Any], Path]) -> None:
+    result, _ = explained
+    rows = result["images"]
+    assert [row["label"] for row in rows] == ["<b>green</b>", *["red"] * 5]
+    for row in rows:
+        middle = torch.tensor(row["map"])
+        assert int((middle > 0).sum()) == 16  # the square and nothing else
+        for other in ("random", "centre"):
+            assert row["deletion"]["map"] < row["deletion"][other]
+            assert row["insertion"]["map"] > row["insertion"][other]
+    faith = result["faithfulness"]
+    assert faith["count"] == 6
+    low, high = faith["deletion"]["random"]["interval"]
+    assert 0 < low < faith["deletion"]["random"]["lead"] < high
+    assert result["finding"] == (
+        "On these 6 images Grad-CAM marks what the network uses: by deletion and by insertion it "
+        "beats random maps and a blob in the middle."
+    )
+    assert [each["part"] for each in result["forgotten"]] == ["head", "layer1", "stem"]
+    assert result["forgotten"][-1]["title"] == "everything"
+    assert {Path(each["path"]).name for each in result["failed"]} == {"broken.png"}
+
+
+def test_what_is_written(explained: tuple[dict[str, Any], Path]) -> None:
+    result, out = explained
+    assert json.loads((out / "explanation.json").read_text()) == result
+    for row in result["images"]:
+        with Image.open(out / row["overlay"]) as picture:
+            assert picture.size == (SIDE, SIDE)
+        with Image.open(out / row["side_by_side"]) as picture:
+            assert picture.height >= 224
+            assert picture.width > 3 * picture.height
+    page = (out / "explain.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == 18
+    assert "img-src data:" in page
+    assert "<b>" not in page
+    assert HOSTILE not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert not re.search(r"""(src|href)="(?!data:|#)""", page)
+    assert "its header is damaged" in page
+
+
+def test_other_pages_have_no_pictures() -> None:
+    from plusx.report import page
+
+    plain = page.document(title="", kicker="", finding="", context="", body="", colours=[])
+    assert "img-src" not in plain
+
+
+def test_a_map_that_ignores_the_network_is_worthless(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_the_image(net: nn.Module, x: Tensor, classes: Tensor, stage: int | None) -> Tensor:
+        return x.abs().sum(1)
+
+    method = explain.Method("Edges", "nobody", of_the_image, networks=1, captum=False)
+    monkeypatch.setitem(explain.METHODS, "grad-cam", method)
+    result = explain.explain(load_run(weights), [photos], tmp_path, device="cpu")
+    assert [each["rank_correlation"]["mean"] for each in result["forgotten"]] == [1.0] * 3
+    assert result["finding"].startswith("These maps are worthless")
+    assert "is worthless as an explanation" in (tmp_path / "explain.html").read_text()
+
+
+def predictions(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """A network whose probability of class 0 is a weighted sum of pixels."""
+
+    def predict(x: Tensor) -> Tensor:
+        p = (x * weight).sum((1, 2, 3))
+        return torch.stack([p, 1 - p], 1)
+
+    return predict
+
+
+def test_deletion_and_insertion_of_a_sum() -> None:
+    weight = torch.zeros(4, 4)
+    weight[1, 2], weight[0, 0] = 0.75, 0.25
+    x = torch.ones(2, 1, 4, 4)
+    classes = torch.tensor([0, 1])
+    faith = deletion_and_insertion(
+        predictions(weight), x, classes, weight.expand(2, 4, 4), steps=16
+    )
+    went = torch.tensor([1.0, 0.25] + [0.0] * 15).double()
+    torch.testing.assert_close(faith.deletion, torch.stack([went, 1 - went]))
+    # a blur leaves an even image as it is
+    torch.testing.assert_close(faith.insertion[0], torch.ones(17).double())
+    torch.testing.assert_close(faith.areas[0][0], torch.tensor(0.75 / 16).double())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_no_map_beats_what_each_pixel_adds(seed: int) -> None:
+    """Where a network sums pixels up, what each adds is the best map that there is."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.rand(5, 6, generator=generator)
+    weight /= weight.sum()
+    x, classes = torch.rand(1, 1, 5, 6, generator=generator), torch.tensor([0])
+    predict = predictions(weight)
+    other = torch.rand(1, 5, 6, generator=generator)
+    best = deletion_and_insertion(predict, x, classes, x[:, 0] * weight, steps=10)
+    any_map = deletion_and_insertion(predict, x, classes, other, steps=10)
+    assert float(best.areas[0]) <= float(any_map.areas[0]) + 1e-6
+    gains = (x - faithfulness.blurred(x))[:, 0] * weight
+    best = deletion_and_insertion(predict, x, classes, gains, steps=10)
+    assert float(best.areas[1]) >= float(any_map.areas[1]) - 1e-6
+    assert float(best.deletion[0, 0]) == pytest.approx(float(predict(x)[0, 0]))
+    assert float(best.deletion[0, -1]) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow  # scipy is slow to import
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=12), st.integers(0, 99))
+def test_rank_correlation_is_scipys(values: list[int], seed: int) -> None:
+    from scipy.stats import spearmanr
+
+    first = torch.tensor([values]).double()
+    second = first[:, torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
+    found = float(rank_correlation(first, second))
+    if len(set(values)) == 1:
+        assert found == 1
+        return
+    assert found == pytest.approx(spearmanr(first[0], second[0]).statistic, abs=1e-12)
+    assert float(rank_correlation(first, -first)) == pytest.approx(-1)
+
+
+def test_rank_correlation_of_values_that_are_equal() -> None:
+    first, second = torch.tensor([[1.0, 2.0, 2.0, 3.0]]), torch.tensor([[1.0, 3.0, 2.0, 4.0]])
+    assert float(rank_correlation(first, second)) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+    assert float(rank_correlation(first, first**3)) == pytest.approx(1)
+    assert float(rank_correlation(torch.zeros(1, 4), torch.ones(1, 4))) == 1
+    assert float(rank_correlation(torch.zeros(1, 4), first)) == 0
+
+
+def test_forgetting_goes_from_the_head_down_and_keeps_the_values() -> None:
+    net = reds_and_greens()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).view(parameter.shape))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    changed = []
+    for _, forgetful in faithfulness.forgetting(net, 0):
+        after = forgetful.state_dict()
+        changed.append({name for name in before if not torch.equal(before[name], after[name])})
+        for name, value in before.items():
+            assert torch.equal(after[name].flatten().sort().values, value.flatten().sort().values)
+    assert [{name.split(".")[0] for name in names} for names in changed] == [
+        {"fc"}, {"fc", "layer1"}, {"fc", "layer1", "conv1"},
+    ]  # fmt: skip
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_heat_is_of_what_speaks_for_the_class() -> None:
+    maps = torch.tensor([[[-5.0, 1.0], [2.0, 4.0]], [[-1.0, -2.0], [-3.0, -4.0]]])
+    heat = overlay.heat(maps)
+    assert float(heat[0, 0, 0]) == 0
+    assert float(heat[0].max()) == 1
+    assert float(heat[0, 0, 1] * 2) == pytest.approx(float(heat[0, 1, 0]))
+    assert not heat[1].any()
+
+
+def lead(low: float, high: float) -> dict[str, Any]:
+    return {"mean": 0.5, "std": 0.1, "lead": (low + high) / 2, "interval": [low, high]}
+
+
+@pytest.mark.parametrize(
+    ("random", "centre", "said"),
+    [
+        ((0.1, 0.2), (0.1, 0.2), "marks what the network uses"),
+        ((0.1, 0.2), (-0.1, 0.2), "it is not shown to be better than a blob in the middle"),
+        ((0.1, 0.2), (-0.3, -0.2), "but a blob in the middle does better"),
+        ((-0.1, 0.2), (-0.1, 0.2), "do not read the maps as what the network uses"),
+    ],
+)
+def test_what_the_figures_come_to(
+    random: tuple[float, float], centre: tuple[float, float], said: str
+) -> None:
+    measure = {"map": {"mean": 0.4, "std": 0.1}, "random": lead(*random), "centre": lead(*centre)}
+    faith = {"count": 9, "deletion": measure, "insertion": measure}
+    assert said in judgement.finding("Grad-CAM", faith, [])
+    changed = [{"rank_correlation": {"mean": 0.9, "std": 0.1}}]
+    assert "worthless" in judgement.finding("Grad-CAM", faith, changed)
+
+
+def test_two_images_are_too_few_to_judge_by() -> None:
+    row = {
+        measure: {"map": 0.1, "random": 0.5, "centre": 0.5} for measure in ("deletion", "insertion")
+    }
+    assert "too few" in judgement.finding("Grad-CAM", judgement.summary([row, row]), [])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--class", "reds"], "no class 'reds'; did you mean red?"),
+        (["--stage", "layer2"], "no stage 'layer2': this network has layer1 to layer1"),
+        (["--method", "occlusion", "--stage", "layer1"], "a stage is for grad-cam"),
+        (["--checked", "-1"], "checked = -1"),
+    ],
+)
+def test_what_cannot_be_explained_starts_nothing(
+    weights: Path, photos: Path, tmp_path: Path, options: list[str], said: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(explain, "require_captum", lambda: None)
+    out = tmp_path / "why"
+    assert cli.run(["explain", str(weights), str(photos), "--out", str(out), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_network_without_a_spatial_stage_is_refused(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(block=Block(body="conv1 act"), depth=1, width=3)
+    spec = Net(stem=f"conv{SIDE}", stem_width=3, stages=(stage,), size=SIDE, num_classes=2)
+    file = tmp_path / "flat.safetensors"
+    one = {"size": [SIDE, SIDE], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
+    write_weights(file, Network(spec), preprocessing=one, classes=["a", "b"], view="whole")
+    out = tmp_path / "why"
+    assert cli.run(["explain", str(file), str(photos), "--out", str(out)]) == 2
+    assert "every stage of this network has one position" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_missing_extra_is_named(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(attribution, "find_spec", lambda name: None)
+    command = ["explain", str(weights), str(photos), "--out", str(tmp_path / "why")]
+    assert cli.run([*command, "--method", "integrated-gradients"]) == 2
+    assert "pip install 'plusx[explain]'" in capsys.readouterr().err
+    assert not (tmp_path / "why").exists()
+
+
+def test_the_command_prints_one_object(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "why"
+    options = ["--out", str(out), "--class", "<b>green</b>", "--checked", "0", "--device", "cpu"]
+    assert cli.run(["explain", str(weights), str(photos), *options, "--json"]) == 0
+    captured = capsys.readouterr()
+    said = json.loads(captured.out)
+    assert said["out"] == str(out)
+    assert {row["class"] for row in said["images"]} == {"<b>green</b>"}
+    assert said["faithfulness"] is None
+    assert said["images"][1]["nothing"]
+    assert "broken.png" in captured.err
+    assert cli.run(["explain", str(weights), str(photos / "broken.png"), "--out", str(out)]) == 1
+
+
+def linear() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2 * 6 * 6, 3)).double()
+    return net.train(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
+
+
+@pytest.mark.slow
+def test_of_a_linear_network_captums_maps_are_what_each_pixel_adds() -> None:
+    pytest.importorskip("captum")
+    net, x = linear()
+    rows = net[1].weight[[2, 0]].view(2, 2, 6, 6)  # type: ignore[union-attr]
+    added = (rows * x).sum(1).detach()
+    classes = torch.tensor([2, 0])
+    with torch.no_grad():
+        torch.testing.assert_close(integrated_gradients(net, x, classes), added)
+        found = occlusion(net, x, classes, windows=6)  # which captum computes in float32
+        torch.testing.assert_close(found, added, rtol=1e-5, atol=1e-6)
+        score = integrated_gradients(net, x, lambda answers: answers[:, 2])
+    torch.testing.assert_close(score[0], added[0])
+    assert net.training
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.slow
+def test_integrated_gradients_add_up_to_what_the_score_gains() -> None:
+    pytest.importorskip("captum")
+    torch.manual_seed(0)
+    net = reds_and_greens().double().eval()
+    x = torch.rand(3, 3, SIDE, SIDE, dtype=torch.float64)
+    found = integrated_gradients(net, x, 0, steps=256).sum((1, 2))
+    gained = (net(x) - net(torch.zeros_like(x)))[:, 0].detach()
+    torch.testing.assert_close(found, gained, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["integrated-gradients", "occlusion"])
+def test_captums_methods_from_the_command_line(
+    weights: Path, photos: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("captum")
+    out = tmp_path / "why"
+    assert cli.run(["explain", str(weights), str(photos), "--out", str(out),
+                    "--method", method, "--json"]) == 0  # fmt: skip
+    said = json.loads(capsys.readouterr().out)
+    assert said["method"] == method
+    assert said["positions"] == [SIDE, SIDE]
+    faith = said["faithfulness"]
+    assert faith["deletion"]["map"]["mean"] < faith["deletion"]["random"]["mean"]
+    assert (out / "explain.html").is_file()
+
+
+def test_grad_cam_of_the_colours_is_red() -> None:
+    x = torch.zeros(1, 3, SIDE, SIDE)
+    x[0, 0, 2:5, 3:6] = 1
+    found = grad_cam(reds_and_greens(), x, 0)
+    assert torch.equal(found > 0, x[:, 0] > 0)
