@@ -255,10 +255,15 @@ def test_responses_need_a_layer_and_an_input() -> None:
         responses(made(small(BASIC)), [])
 
 
+def noise(n: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.arange(n) % 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "blocks"), [("preact_resnet1001", 333), ("resnet1202", 600)])
 def test_a_thousand_layers_build_and_train_a_step(name: str, blocks: int) -> None:
-    found = deep_step(name, batch_size=2)
+    found = deep_step(create_model(name, seed=0), *noise(2))
     assert found.finite
     assert found.reached == len(found.gradients) == blocks
     assert found.after != found.loss
@@ -266,7 +271,7 @@ def test_a_thousand_layers_build_and_train_a_step(name: str, blocks: int) -> Non
 
 @pytest.mark.slow
 def test_a_gradient_that_does_not_arrive_is_counted() -> None:
-    found = deep_step("resnet20", batch_size=2)
+    found = deep_step(create_model("resnet20", seed=0), *noise(2))
     assert (found.reached, found.finite) == (9, True)
     cut = replace(
         found, gradients=(BlockGradient("a", 0.0, 1.0), BlockGradient("b", 1.0, math.inf))

@@ -116,6 +116,9 @@ class Lesion:
     kind: Literal["lesion"] = "lesion"
     networks: tuple[str, ...] = ()  # trained by the recipe; none: only [net]
     split: Literal["validation", "test"] = "validation"
+    images: Positive = 1000  # at most, of that split
+    counts: tuple[Positive, ...] = (1, 2, 4, 8)  # blocks that are deleted at once
+    draws: Positive = 5  # of blocks, for each count
     seeds: Seeds = (0,)
 
 

@@ -137,7 +137,7 @@ def _result(
         "question": found.question,
         "finding": found.finding(table),
         "data": source.name,
-        "split": "validation",
+        "split": getattr(recipe.study, "split", "validation"),
         "seeds": sorted({cell.seed for cell in cells}),
         "length": length_of(recipe),
         "columns": found.columns(recipe),

@@ -1,32 +1,30 @@
-"""Networks of a thousand layers and more: do they build, train a step and pass a gradient?"""
+"""One step of a network of a thousand layers and more: does a gradient reach every block?"""
 
 import math
 import time
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.models import create_model
 from plusx.study.anatomy import network_of
 from plusx.study.gradient import BlockGradient, block_gradients
 
 
 @dataclass(frozen=True)
 class DeepStep:
-    """A network and its first training step, on noise.
+    """A network's training step.
 
     `gradients` are those that the step goes by. `loss` is before it, `after` on the same images
-    behind it, both with the batch's own statistics.
+    behind it, both with the batch's own statistics. `seconds` are those of the step.
     """
 
-    name: str
-    parameters: int
     gradients: tuple[BlockGradient, ...]
     loss: float
     after: float
-    build_seconds: float
-    step_seconds: float
+    seconds: float
 
     @property
     def finite(self) -> bool:
@@ -41,27 +39,20 @@ class DeepStep:
 
 
 def deep_step(
-    name: str,
+    net: nn.Module,
+    inputs: Shaped[Tensor, "n ..."],
+    targets: Shaped[Tensor, "n ..."],
     *,
     rate: float = 0.01,
-    size: int = 8,
-    batch_size: int = 4,
     seed: int = 0,
 ) -> DeepStep:
-    """Build a network of the zoo and train it one step of SGD on `batch_size` images of noise.
+    """Train a network one step of plain SGD; it is left trained, in training mode.
 
-    The images have `size` positions a dimension: the depth is what counts here, and small ones
-    keep it in seconds. He et al. 2015, section 4.2, begin their deep networks at a rate of 0.01.
-
-    ValueError: the network is unknown, or not made of blocks.
+    He et al. 2015, section 4.2, begin their deep networks at a rate of 0.01. What is drawn
+    (dropout, stochastic depth) is drawn from `seed`. ValueError: the network has no blocks.
     """
-    began = time.perf_counter()
-    net = network_of(create_model(name, seed=seed)).train()
-    built = time.perf_counter() - began
-    generator = torch.Generator().manual_seed(seed)
-    shape = (batch_size, net.spec.in_channels, *[size] * net.spec.ndim)
-    inputs = torch.randn(shape, generator=generator)
-    targets = torch.randint(net.spec.num_classes, (batch_size,), generator=generator)
+    net = network_of(net)
+    net.train()
     gradients = block_gradients(net, inputs, targets, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,12 +64,4 @@ def deep_step(
         took = time.perf_counter() - began
     with torch.no_grad():
         after = F.cross_entropy(net(inputs), targets)
-    return DeepStep(
-        name=name,
-        parameters=sum(parameter.numel() for parameter in net.parameters()),
-        gradients=tuple(gradients),
-        loss=loss.item(),
-        after=after.item(),
-        build_seconds=built,
-        step_seconds=took,
-    )
+    return DeepStep(tuple(gradients), loss.item(), after.item(), took)
