@@ -116,7 +116,7 @@ def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     assert changed != text
     (tmp_path / "tools").mkdir()
     (tmp_path / "docs").mkdir()
-    for name in ("render.py", "networks.py"):
+    for name in ("render.py", "evidence.py", "networks.py"):
         (tmp_path / "tools" / name).write_text((ROOT / "tools" / name).read_text())
     (tmp_path / "results").symlink_to(ROOT / "results")
     (tmp_path / "src").symlink_to(ROOT / "src")

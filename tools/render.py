@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import evidence
 import networks
 import studies
 
@@ -165,6 +166,8 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
 
 def drawn(name: str) -> str:
     """What stands at the place of that name."""
+    if name.startswith("evidence-") and name.removeprefix("evidence-") in evidence.TABLES:
+        return evidence.TABLES[name.removeprefix("evidence-")]()
     if name.startswith("networks-"):
         return networks.table(name.removeprefix("networks-"))
     if name == "recipes":

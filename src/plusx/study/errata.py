@@ -1,17 +1,22 @@
 """Errata of the texts that take more than a count to show."""
 
 import math
+from importlib import resources
 
 import torch
 
 from plusx.grammar.twins import without_norm
-from plusx.models import create_model
-from plusx.nn.init import initialise
+from plusx.models import initialised
+from plusx.study.consistency import check
 from plusx.study.gradient import block_gradients, gradient_ratio
-from plusx.study.outcome import Asked, Outcome
+from plusx.study.outcome import Asked, Check, Outcome
+from plusx.study.printed import read_tables
 from plusx.study.trained import imagenet, published_figures
 from plusx.zoo.claims import SEEDS, Claim
 from plusx.zoo.claims.claim import spec
+
+
+TABLES = "text1.toml"
 
 
 def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
@@ -31,9 +36,8 @@ def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
         ):
             ratios = []
             for seed in SEEDS:
-                model = create_model(net, seed=seed)
                 torch.manual_seed(seed)
-                initialise(model, rule)
+                model = initialised(net, rule)
                 x = torch.randn(count, 3, 32, 32)
                 gradients = block_gradients(model, x, torch.arange(count) % 10, seed=seed)
                 ratios.append(gradient_ratio(gradients))
@@ -67,9 +71,17 @@ def vgg19(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(values=(found[names[0]] - found[names[1]],), shown=tuple(shown))
 
 
-def tables(claim: Claim, asked: Asked) -> Outcome:
-    """What the checker of tables complains about in the text's own."""
-    raise NotImplementedError
+def tables_about(column: str) -> Check:
+    """A check of the text's own tables: what the checker complains about in one column, or, for
+    "rows", about rows that are missing."""
+
+    def complaints(claim: Claim, asked: Asked) -> Outcome:
+        with resources.as_file(resources.files("plusx.zoo.claims") / TABLES) as path:
+            found = check(read_tables(path))
+        about = [str(each) for each in found if (each.column or "rows") == column]
+        return Outcome(values=(float(len(about)),), shown=tuple(about))
+
+    return complaints
 
 
 def _log10(ratio: float | None) -> float:
@@ -77,4 +89,4 @@ def _log10(ratio: float | None) -> float:
 
 
 def _said(ratio: float | None) -> str:
-    return "no gradient" if ratio is None else f"{ratio:.3g}"
+    return "none at either end" if ratio is None else f"{ratio:.3g}"

@@ -21,10 +21,14 @@ from plusx.study.folder import MACHINE, VERSIONS
 from plusx.study.ledger import FILE, RESULTS, read_results
 from plusx.study.outcome import Asked, Check, Outcome
 from plusx.study.verdict import Judged, judge
-from plusx.zoo.claims import Claim, find_claim, members
+from plusx.zoo.claims import CLAIMS, Claim, find_claim, members
 
 
 WORK = Path("runs/claims")
+# what is kept of a record; the rest is in the ledger under the claim's id
+KEPT = ("verdict", "value", "spread", "interval", "distance", "claimed", "seeds", "values", "shown",
+        "smaller", "unsettled", "command", "recipe", "date", "seconds", "versions",
+        "machine")  # fmt: skip
 _WAIT = 30.0  # seconds for another process to write its own result
 
 # what a claim's `check` says is run
@@ -64,7 +68,10 @@ CHECKS: dict[str, Check] = {
     "cited-difference": bookkeeping.cited_difference,
     "plain-gradients": errata.plain_gradients,
     "vgg19": errata.vgg19,
-    "tables": errata.tables,
+    "tables-error": errata.tables_about("error"),
+    "tables-recall": errata.tables_about("recall"),
+    "tables-total_time": errata.tables_about("total_time"),
+    "tables-rows": errata.tables_about("rows"),
     "train": trained.train,
     "weights": trained.published,
     "members": lambda claim, asked: _members(claim, asked),
@@ -208,22 +215,22 @@ def keep(record: Mapping[str, Any], out: Path) -> None:
 
 def _keep(record: Mapping[str, Any], out: Path) -> None:
     known = read_results(out)
-    before = known.get(record["id"])
+    before, new = known.get(record["id"]), {key: record[key] for key in KEPT}
     if before is not None:
         if record["smaller"] and not before["smaller"]:
             return
         passing = ("date", "seconds", "command")
-        if all(before.get(key) == value for key, value in record.items() if key not in passing):
+        if all(before.get(key) == value for key, value in new.items() if key not in passing):
             return
-    known[record["id"]] = dict(record)
+    known[record["id"]] = new
     places: list[dict[str, Any]] = []
     claims = {}
-    for name in sorted(known):
+    for name in sorted(known.keys() & CLAIMS.keys()):
         told = known[name]
         here = {"versions": told.pop("versions"), "machine": told.pop("machine")}
         if here not in places:
             places.append(here)
-        claims[name] = {**told, "environment": places.index(here)}
+        claims[name] = told | {"environment": places.index(here)}
     verdicts = [told["verdict"] for told in claims.values()]
     store.write_json(
         out / FILE,

@@ -31,7 +31,7 @@ _T6, _C2 = "He 2015, table 6", "He 2016, table 2"
 _C1, _C3 = "He 2016, table 1, ResNet-110", "He 2016, table 3"
 _ONE_RUN = "an independent reproduction, one run; He 2015, figure 6 shows the curves only"
 _DENSE = "Huang 2017, table 2, authors' code"
-_WIDE, _WIDE_DROP = "Zagoruyko 2016, table 5, median of 5", "Zagoruyko 2016, authors' code"
+_WIDE, _WIDE_DROP = "Zagoruyko 2016, median of 5", "Zagoruyko 2016, authors' code"
 _MM = "MMPretrain, configs/resnet"
 _NEXT = "Xie 2016, table 7, mean of 10"
 _FAIL = 20.0  # the paper's mark "fail" stands for an error above it
@@ -149,13 +149,13 @@ ROWS: tuple[Row, ...] = (
     Row("densenet_bc250_24", "cifar100", "huang2017", 17.60, _DENSE),
     Row("densenet_bc190_40", "cifar10", "huang2017", 3.46, _DENSE),
     Row("densenet_bc190_40", "cifar100", "huang2017", 17.18, _DENSE),
-    Row("resnet110_sd", "cifar10", "huang2016", 5.25, "Huang 2016, table 1, authors' code"),
+    Row("resnet110_sd", "cifar10", "huang2016", 5.25, "Huang 2016, authors' code"),
     Row(
-        "resnet110", "cifar10", "huang2016", 6.41, "Huang 2016, table 1, constant depth", None,
+        "resnet110", "cifar10", "huang2016", 6.41, "Huang 2016, authors' code, p = 1", None,
         "constant-depth",
     ),
     Row(
-        "resnet110_sd", "svhn", "huang2016", 1.75, "Huang 2016, table 1",
+        "resnet110_sd", "svhn", "huang2016", 1.75, "Huang 2016, authors' code",
         missing="the images of SVHN",
     ),
     Row(

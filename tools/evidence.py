@@ -1,0 +1,169 @@
+"""The tables of docs/evidence.md: the ledger of claims with what came out, from results/.
+
+python tools/evidence.py [summary|arithmetic|property|training|errata|scope]        Markdown
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plusx.study.ledger import FILE, ledger, read_results
+from plusx.zoo.claims import RATE, TEXTS, Cost
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+STATES = ("PASS", "MISS", "INCONCLUSIVE", "not run", "not yet runnable")
+
+
+def summary() -> str:
+    """How many claims of each kind are in which state."""
+    rows = [row for row in ledger(results=RESULTS) if row["erratum"] is None]
+    errata = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
+    lines = [f"| claims | {' | '.join(STATES)} | in all |", f"|---|{'---:|' * (len(STATES) + 1)}"]
+    lines += [
+        _counts(kind, [row for row in rows if row["kind"] == kind])
+        for kind in ("arithmetic", "property", "training")
+    ]
+    lines.append(_counts("errata of the texts", errata))
+    return "\n".join([*lines, "", *_where()])
+
+
+def arithmetic() -> str:
+    return _table("arithmetic")
+
+
+def properties() -> str:
+    return _table("property")
+
+
+def training() -> str:
+    """Claims about training, with what they cost."""
+    lines = [
+        "| claim | claimed | found | state | seeds | multiply-adds | hours of a core | source |",
+        "|---|---:|---:|---|---:|---:|---:|---|",
+    ]
+    for row in _rows("training"):
+        amount = row["cost"]["multiply_adds"]
+        hours = Cost(amount, 1).hours
+        lines.append(
+            f"| `{row['id']}` | {_claimed(row)} | {_found(row)} | {_state(row)} "
+            f"| {len(row['seeds'] or []) or ''} | {amount:.1e} | {hours:,.1f} | {row['source']} |"
+        )
+    return "\n".join([*lines, "", f"Hours at an assumed {RATE:.0e} multiply-adds a second."])
+
+
+def errata() -> str:
+    """What the texts say wrongly, what came out, and what is true."""
+    rows = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
+    lines = [
+        "| | where | what is claimed | metric | claimed | found | state | what is true |",
+        "|---:|---|---|---|---:|---:|---|---|",
+    ]
+    lines += [
+        f"| {row['erratum']} | {row['source']} | {row['statement']} | {row['metric']} "
+        f"| {_claimed(row)} | {_found(row)} | {_state(row)} | {row['truth']} |"
+        for row in sorted(rows, key=lambda row: row["erratum"])
+    ]
+    texts = [f"{name.capitalize()} is {what}." for name, what in TEXTS.items()]
+    return "\n".join([*lines, "", " ".join(texts)])
+
+
+def scope() -> str:
+    """Every row of what the texts claim, and what plusx runs for it."""
+    lines = ["| row | what the texts claim | what is run for it | state |", "|---|---|---|---|"]
+    for row in ledger("scope-*", results=RESULTS):
+        run = [f"`{name}`" for name in (*row["runs"], *row["commands"])]
+        said = ", ".join(run) if run else f"nothing yet: {row['missing']}"
+        lines.append(
+            f"| {row['id'].removeprefix('scope-').upper()} | {row['statement']} | {said} "
+            f"| {_state(row)} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary,
+    "arithmetic": arithmetic,
+    "property": properties,
+    "training": training,
+    "errata": errata,
+    "scope": scope,
+}
+
+
+def _rows(kind: str) -> list[dict[str, Any]]:
+    return [
+        row
+        for row in ledger(kind=kind, results=RESULTS)
+        if row["erratum"] is None and not row["id"].startswith("scope-")
+    ]
+
+
+def _table(kind: str) -> str:
+    lines = [
+        "| claim | what is claimed | claimed | found | state | source |",
+        "|---|---|---:|---:|---|---|",
+    ]
+    lines += [
+        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_found(row)} | {_state(row)} "
+        f"| {row['source']} |"
+        for row in _rows(kind)
+    ]
+    return "\n".join(lines)
+
+
+def _counts(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    states = Counter(row["state"] for row in rows)
+    counts = " | ".join(str(states[state]) for state in STATES)
+    return f"| {name} | {counts} | {len(rows)} |"
+
+
+def _where() -> list[str]:
+    """The machines and versions behind the results."""
+    if not read_results(RESULTS):
+        return ["Nothing is run yet: `plusx reproduce '*' --kind arithmetic`."]
+    found = json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
+    return [
+        f"{here['machine']['device_name']}, {here['machine']['cores']} cores, torch "
+        f"{here['versions']['torch']}, plusx {here['versions']['plusx']}."
+        for here in found["environments"]
+    ]
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    marks = f" ({'; '.join(row['marks'])})" if row["marks"] else ""
+    return row["state"] + marks
+
+
+def _claimed(row: Mapping[str, Any]) -> str:
+    words = {"equal": "", "most": "≤ ", "least": "≥ "}[row["side"]]
+    tolerance = row["tolerance"]
+    sign = {"equal": "±", "most": "+", "least": "-"}[row["side"]]
+    slack = f" {sign} {_figure(tolerance, row['unit'])}" if tolerance else ""
+    return f"{words}{_figure(row['claimed'], row['unit'])}{slack}"
+
+
+def _found(row: Mapping[str, Any]) -> str:
+    if row["date"] is None:
+        return ""
+    if row["value"] is None:
+        return "no finite number"
+    known = read_results(RESULTS)[row["id"]]["spread"]
+    spread = "" if known is None else f" ± {_figure(known, row['unit'])}"
+    return f"{_figure(row['value'], row['unit'])}{spread}"
+
+
+def _figure(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{100 * value:.4g} %"
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:] or ["summary"]
+    if len(asked) > 1 or asked[0] not in TABLES:
+        sys.exit(f"usage: python tools/evidence.py [{'|'.join(TABLES)}]")
+    print(TABLES[asked[0]]())
