@@ -101,10 +101,10 @@ def test_folders_of_something_else_are_refused(
     tmp_path: Path, made: tuple[Path, dict[str, Any]]
 ) -> None:
     recipe = load_recipe("digits", QUICK)
-    with pytest.raises(ValueError, match="folder of a run, not of a comparison"):
+    with pytest.raises(ValueError, match="folder of something else than a comparison"):
         compare(recipe, made[0] / "runs" / "plain20-seed3")
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(ValueError, match=r"not a comparison's folder: photo\.jpg"):
+    with pytest.raises(ValueError, match=r"not the folder of a comparison: photo\.jpg"):
         compare(recipe, tmp_path)
     with pytest.raises(ValueError, match="is a file"):
         compare(recipe, tmp_path / "photo.jpg")

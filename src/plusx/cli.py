@@ -159,6 +159,7 @@ def compare(
     from plusx.study.table import comparison_table
 
     print(comparison_table(result, _width()))
+    _say_marked(result["marked"])
     print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
 
 
@@ -202,8 +203,7 @@ def study(
     from plusx.study.table import rows_table
 
     print(rows_table(result["columns"], result["rows"], _width()))
-    for row in result["marked"]:
-        print(f"plusx: {row['name']} is left out: {row['why']}", file=sys.stderr)
+    _say_marked(result["marked"])
     print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
 
 
@@ -473,6 +473,34 @@ def reproduce(
         )
 
 
+@app.command(
+    name="check-tables",
+    help_epilogue="Examples:\n  plusx check-tables tables.toml\n"
+    "  plusx check-tables runs/study-tables/tables.toml --json",
+)
+def check_tables(
+    file: Annotated[Path, Parameter(name="FILE", help="Tables in TOML, see docs/studies.md.")],
+    /,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Check whether tables about networks can be true: rounding, averages, units and counts."""
+    from plusx.study.consistency import check, described
+    from plusx.study.printed import read_tables
+
+    tables = read_tables(file)
+    found = check(tables)
+    if as_json:
+        _print_json({"file": str(file), "complaints": [described(each) for each in found]})
+    else:
+        print("\n".join(map(str, found)) or f"{file}: nothing contradicts anything else")
+    if found:
+        raise RuntimeError(
+            f"{file}: {len(found)} {'figure or row' if len(found) == 1 else 'figures or rows'} "
+            "cannot be as printed"
+        )
+
+
 @app.command(help_epilogue="Examples:\n  plusx report runs/digits-resnet20\n  plusx report demo")
 def report(
     folder: Annotated[Path, Parameter(name="DIR", help="A finished run or comparison.")],
@@ -592,6 +620,14 @@ def _stdout_closed() -> int:
     """Who read our output has left, as `head` does: what is still buffered goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+
+
+def _say_marked(marked: Sequence[dict[str, Any]]) -> None:
+    """Name the runs that stand in no mean."""
+    for row in marked:
+        seeds = row.get("seeds") or [row["seed"]]
+        said = f"{row['name']} seed {', '.join(map(str, seeds))}"
+        print(f"plusx: {said} is in no mean: {row['why']}", file=sys.stderr)
 
 
 def _print_json(result: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 Each run is an ordinary run folder, OUT/runs/NAME-seedN. A comparison that was interrupted goes on:
 runs that are finished are not repeated, and one that was being made goes on where it was saved.
+Runs of another version, machine or other images than most are named, and stand in no mean.
 """
 
 import dataclasses
@@ -119,11 +120,15 @@ def _result(
     recipe: Recipe, told: Compare, planned: Sequence[Planned], split: Split
 ) -> dict[str, Any]:
     """The content of result.json but for what the clock and the caller say."""
+    from plusx.study.alike import strangers
     from plusx.study.rows import curve, read_finished, row
 
-    runs: dict[str, list[Any]] = {name: [] for name in told.networks}
-    for job, _ in sorted(planned, key=lambda each: told.seeds.index(each.job.seed)):
-        runs[job.name].append(read_finished(job.folder, job.name, job.seed, split))
+    runs: dict[str, list[Any]] = {}
+    odd = strangers({job.folder: str(job.seed) for job, _ in planned})
+    for job, _ in planned:
+        if job.folder not in odd:
+            made = runs.setdefault(job.name, [])
+            made.append(read_finished(job.folder, job.name, job.seed, split))
     some = next(iter(runs.values()))[0]
     rows = []
     for name, made in runs.items():
@@ -142,7 +147,12 @@ def _result(
         "length": length_of(recipe),
         "finding": finding(rows, count=some.count, split=split),
         "rows": rows,
+        "marked": [
+            {"name": job.name, "seed": job.seed, "why": odd[job.folder]}
+            for job, _ in planned
+            if job.folder in odd
+        ],
         "curves": [curve(name, made) for name, made in runs.items()],
         "recipe": to_toml(recipe),
-        **surroundings(planned[0].job.folder),
+        **surroundings(next(job.folder for job, _ in planned if job.folder not in odd)),
     }

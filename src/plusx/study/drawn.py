@@ -84,7 +84,7 @@ def percent(value: Mapping[str, Any]) -> str:
     return f"{100 * value['mean']:.1f} %"
 
 
-def number(value: float | None) -> str:
+def number(value: int | float | None) -> str:
     """A number in three digits."""
     return "not finite" if value is None else f"{value:,.3g}"
 
@@ -97,7 +97,7 @@ def _curves(groups: Mapping[str, Sequence[Made]]) -> list[tuple[str, dict[str, A
 
 
 def _line(
-    name: str, x: Sequence[float], band: Mapping[str, Sequence[float | None]], dashed: bool
+    name: str, x: Sequence[int | float], band: Mapping[str, Sequence[float | None]], dashed: bool
 ) -> Line:
     known = [i for i, value in enumerate(band["mean"]) if value is not None]
     picked = {key: [band[key][i] for i in known] for key in ("mean", "low", "high")}

@@ -56,7 +56,7 @@ def gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return found
 
 
-def mean_ratio(looks: Sequence[Mapping[str, Any]], place: int) -> float | None:
+def mean_ratio(looks: Sequence[Mapping[str, Any]], place: int) -> int | float | None:
     """The geometric mean over the seeds of the ratio at one look (0: the start, -1: the end)."""
     ratios = [look["ratio"][place] for look in looks]
     if any(ratio is None or ratio <= 0 for ratio in ratios):
@@ -76,7 +76,9 @@ def over_depth(name: str, looks: Sequence[Mapping[str, Any]], place: int = 0) ->
     return _line(name, x, [look["outputs"][place] for look in looks])
 
 
-def _line(name: str, x: Sequence[float], seeds: Sequence[Sequence[float | None]]) -> dict[str, Any]:
+def _line(
+    name: str, x: Sequence[int | float], seeds: Sequence[Sequence[int | float | None]]
+) -> dict[str, Any]:
     """Geometric mean, lowest and highest over the seeds, where all of them are above 0."""
     columns = {
         at: [float(value) for value in values if value is not None and value > 0]

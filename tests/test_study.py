@@ -1,0 +1,198 @@
+"""Studies as they are made: in real processes, interrupted, gone on with, and with odd runs."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plusx import cli
+from plusx.recipe import load_recipe
+from plusx.study.catalogue import LOOKS, STUDIES
+from plusx.study.experiment import rows, study
+
+
+SMALL = (
+    "epochs=2",
+    "data.train=64",
+    "study.depths=[20]",
+    "study.kinds=[plain,resnet]",
+    "study.norms=[batch,none]",
+    "study.seeds=[0,1]",
+    "checkpoint.every_steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("study") / "out"
+    with (out.parent / "said").open("w") as stream:
+        return out, study(load_recipe("degradation", SMALL), out, jobs=2, progress=stream)
+
+
+@pytest.mark.slow
+def test_a_study_says_all_that_was_asked(made: tuple[Path, dict[str, Any]]) -> None:
+    out, result = made
+    names = ["plain20", "resnet20", "plain20 no norm", "resnet20 no norm"]
+    assert [row["name"] for row in result["rows"]] == names
+    keys = {column["key"] for column in result["columns"]}
+    for row in result["rows"]:
+        assert keys <= set(row)
+        assert row["seeds"] == [0, 1]
+        assert 0 <= row["train_error"]["mean"] <= 1
+    assert result["marked"] == []
+    assert {"command", "recipe", "versions", "machine", "date", "finding"} <= set(result)
+    assert json.loads((out / "result.json").read_text()) == result
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == len(result["figures"]) == 4
+
+
+@pytest.mark.slow
+def test_gradients_are_measured_at_the_start_and_at_checkpoints(
+    made: tuple[Path, dict[str, Any]],
+) -> None:
+    out, _ = made
+    folder = out / "runs" / "plain20-seed0"
+    seen = json.loads((folder / "gradients.json").read_text())
+    assert seen["steps"] == [0, 1, 2]
+    assert len(seen["blocks"]) == 9
+    assert all(len(norms) == 9 for norms in seen["outputs"])
+    assert len(list((folder / "checkpoints").glob("step-*"))) == 1
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -> None:
+    out, result = made
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*/*.json")}
+    recipe = load_recipe("degradation", SMALL)
+    assert list(rows(recipe, out)) == result["rows"]
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*/*.json")} == before
+    assert json.loads((out / "result.json").read_text()) == result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "key", "value", "why"),
+    [
+        ("environment.json", "plusx", "0.0.1", "plusx 0.0.1, not "),
+        ("environment.json", "processor", "Abacus", "processor Abacus, not "),
+        ("data.json", "classes", ["a", "b"], "other images than the other runs"),
+    ],
+)
+def test_a_run_unlike_the_others_is_shown_and_in_no_mean(
+    made: tuple[Path, dict[str, Any]], file: str, key: str, value: object, why: str
+) -> None:
+    out, result = made
+    path = out / "runs" / "resnet20-seed1" / file
+    known = path.read_text()
+    path.write_text(json.dumps({**json.loads(known), key: value}))
+    try:
+        changed = study(load_recipe("degradation", SMALL), out)
+    finally:
+        path.write_text(known)
+    row = changed["rows"][1]
+    assert (row["name"], row["seeds"]) == ("resnet20", [0])
+    assert row["train_error"]["std"] is None
+    (odd,) = changed["marked"]
+    assert odd["name"] == "resnet20"
+    assert odd["seeds"] == [1]
+    assert why in odd["why"]
+    assert odd["why"] in (out / "report.html").read_text()
+    assert study(load_recipe("degradation", SMALL), out)["rows"] == result["rows"]
+
+
+@pytest.mark.slow
+def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "plusx", "study", "degradation", "--out", str(out), "--json"]
+    command += ["--jobs", "1", "study.kinds=[resnet]", "study.depths=[20]", "study.seeds=[0,1,2]"]
+    command += ["epochs=3", "data.train=256"]
+    with (tmp_path / "said").open("w") as said:
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        for _ in range(600):
+            if list((out / "runs").glob("*/gradients.json")):
+                break
+            time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 143
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/gradients.json")}
+    assert 1 <= len(finished) < 3
+    assert "goes on from there" in (tmp_path / "said").read_text()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "finished already; going on" in again.stderr
+    result = json.loads(again.stdout)
+    assert result["rows"][0]["seeds"] == [0, 1, 2]
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("degradation", ["study.depths=[21]"], "unknown network 'plain21'"),
+        ("degradation", ["study.kinds=[vgg]"], "must be plain, resnet or preact_resnet"),
+        ("degradation", ["study.seeds=[1,1]"], "plain20-seed1 stands there twice"),
+        ("degradation", ["study.kind=degradaton"], "did you mean degradation?"),
+        ("degradation", ["study.depth=20"], "belongs to kind = skips or ablation"),
+        ("degradation", ["data.train=5000"], "1,200 images to train on"),
+        ("degradation", ["data.validation=0"], "no validation images"),
+        ("digits", [], r"table \[study\]"),
+        ("ablation", ["study.variants=[orginal]"], "did you mean original?"),
+        ("ablation", ["study.depth=5"], "at least 8"),
+        ("skips", ["study.depth=5"], "at least 8"),
+        ("generalisation", ["study.shares=[0.001]"], "less than one of each of 10 classes"),
+        ("generalisation", ["data.augment="], "augmentation is data.augment"),
+    ],
+)
+def test_what_cannot_be_studied_is_said_before_anything_begins(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recipe: str,
+    overrides: list[str],
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    assert cli.run(["study", recipe, *overrides, "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert re.search(message, said.err), said.err
+    assert not out.exists()
+
+
+def test_another_recipe_is_refused_in_a_studys_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from plusx.recipe import to_toml
+
+    (tmp_path / "recipe.toml").write_text(to_toml(load_recipe("degradation")))
+    assert cli.run(["study", "degradation", "optim.lr=0.2", "--out", str(tmp_path)]) == 2
+    assert "begun with another recipe (optim.lr: 0.05 -> 0.2)" in capsys.readouterr().err
+    assert cli.run(["study", "skips", "--out", str(tmp_path)]) == 2
+    assert "study.kind" in capsys.readouterr().err
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "recipe.toml").unlink()
+    assert cli.run(["study", "skips", "--out", str(tmp_path)]) == 2
+    assert "not the folder of a study: photo.jpg" in capsys.readouterr().err
+
+
+def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["study"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(STUDIES)
+    assert cli.run(["study", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["studies"]
+    assert [each["kind"] for each in listed] == list(STUDIES)
+    assert all(each["question"].endswith("?") for each in listed)
+    assert LOOKS
+
+
+def test_every_kind_of_study_has_a_recipe_of_its_name() -> None:
+    for kind in STUDIES:
+        said = load_recipe(kind).study
+        assert said is not None
+        assert said.kind == kind
