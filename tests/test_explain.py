@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from plusx import cli
+from plusx import cli, store
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 from plusx.run import load_run
@@ -80,12 +80,12 @@ def explained(
 
 
 def test_it_marks_what_the_network_uses(explained: tuple[dict[str, Any], Path]) -> None:
-    result, _ = explained
+    result, out = explained
     rows = result["images"]
+    maps = store.load_tensors(out / "maps.safetensors")[0]["maps"]
     assert [row["label"] for row in rows] == ["<b>green</b>", *["red"] * 5]
-    for row in rows:
-        middle = torch.tensor(row["map"])
-        assert int((middle > 0).sum()) == 16  # the square and nothing else
+    for row, found in zip(rows, maps, strict=True):
+        assert int((found > 0).sum()) == 16  # the square and nothing else
         for other in ("random", "centre"):
             assert row["deletion"]["map"] < row["deletion"][other]
             assert row["insertion"]["map"] > row["insertion"][other]

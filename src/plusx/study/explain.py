@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.data.image import printable
+from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
 from plusx.run.environment import environment
+from plusx.run.folder import UNFINISHED
 from plusx.run.prediction import image_files, prepared_images
 from plusx.study import judgement, overlay
 from plusx.study.attribution import integrated_gradients, occlusion, require_captum
@@ -27,7 +30,7 @@ from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
 
 
-BATCH = 32  # images at a time
+BATCH = 8  # images at a time, between two lines of progress
 CHECKED = 32  # images that deletion and insertion are asked of
 EVERY = 5.0  # seconds between two lines of progress
 
@@ -94,8 +97,9 @@ def explain(
 ) -> dict[str, Any]:
     """Explain a network's answers for image files, and for those in folders and folders within.
 
-    Writes overlays/ (the map over what the network saw, and side by side with it), explanation.json
-    and explain.html into the folder `out`, and returns what explanation.json holds.
+    Writes overlays/ (the map over what the network saw, and side by side with it), the maps as
+    maps.safetensors, explanation.json and explain.html into the folder `out`, and returns what
+    explanation.json holds.
 
     method: one of METHODS. class_name: the class whose evidence is shown, for every image; without
     it what the network says of each. stage: "layer2", where Grad-CAM takes its maps; without it at
@@ -116,6 +120,8 @@ def explain(
         raise ValueError(f"{out} is a file; the explanation needs a folder")
     failed: list[dict[str, str]] = []
     files = image_files(paths, failed)
+    if not run.finished:
+        warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
     said = _Said()
     task = prepare(run.task, device=device)
     begun = time.monotonic()
@@ -124,7 +130,8 @@ def explain(
         return chosen.maps(net, x, classes, number).float()
 
     rows: list[dict[str, Any]] = []
-    pages: list[tuple[bytes, ...]] = []
+    drawn: list[tuple[bytes, ...]] = []
+    made: list[Tensor] = []
     trial = Trial(task.predict, ask, seed)
     with evaluating(task):
         for names, images in prepared_images(run, files, BATCH, failed):
@@ -134,6 +141,10 @@ def explain(
             wanted = answers.argmax(1) if target is None else torch.full_like(answers[:, 0], target)
             wanted = wanted.long().clone()
             maps = ask(run.net, x, wanted)
+            if not bool(maps.isfinite().all()):
+                raise FloatingPointError(
+                    f"{printable(names[0])} or the images after it: the maps are not finite"
+                )
             if not rows:
                 _refuse_one_position(maps, run.net)
             begin = len(rows)
@@ -141,8 +152,10 @@ def explain(
                 names, images, maps.cpu(), answers.cpu(), wanted.tolist(), strict=True
             ):
                 row = _row(run, name, answer, label, grid, len(rows) + 1)
-                pages.append(_draw(out, row, image, grid))
+                pictures = _draw(out, row, image, grid)
+                drawn += [pictures] if len(drawn) < MOST else []
                 rows.append(row)
+            made.append(maps.cpu())
             left = min(len(x), checked - begin)
             if left > 0:
                 said(f"{len(rows)} of {len(files)} images explained; deletion and insertion")
@@ -186,10 +199,9 @@ def explain(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": time.monotonic() - begun,
     }
+    store.save_tensors(out / "maps.safetensors", {"maps": torch.cat(made).contiguous()}, {})
     store.write_json(out / "explanation.json", result)
-    from plusx.report.explanation import explanation_page
-
-    store.write_text(out / "explain.html", explanation_page(result, pages))
+    store.write_text(out / "explain.html", explanation_page(result, drawn))
     return result
 
 
@@ -249,7 +261,6 @@ def _row(
         "class_probability": float(answer[label]),
         "overlay": f"{name}.png",
         "side_by_side": f"{name}-side-by-side.png",
-        "map": grid.tolist(),
         "nothing": bool((grid <= 0).all()),
     }
 

@@ -77,7 +77,7 @@ def deletion_and_insertion(
                 part += [x.masked_fill(chosen, 0.0), torch.where(chosen, x, vague)]
             answers = predict(torch.cat(part)).reshape(len(part) // 2, 2, n, -1)
             wanted = classes.expand(*answers.shape[:3])[..., None]
-            said.append(answers.gather(3, wanted)[..., 0].double().cpu())
+            said.append(answers.gather(3, wanted)[..., 0].cpu().double())
     deletion, insertion = torch.cat(said).permute(1, 2, 0)
     return Faith(deletion.contiguous(), insertion.contiguous())
 
