@@ -1,0 +1,344 @@
+"""Whether tables about networks can be true together: a check of what must hold between figures.
+
+A printed figure stands for an interval: 71.3 for all that is rounded to it, 71.25 to 71.35. A
+complaint is made only where no values in the intervals fit each other, so that a table of true
+figures has none. Nothing is known here of any particular table.
+
+What must hold, with k classes, precision P, recall R and F1 of each class, and means over them:
+
+- Recall averaged by the classes' sizes is the accuracy, and so is macro recall where all classes
+  are of one size. Micro averages all are.
+- F1 of a class, 2 P R / (P + R), is concave in (P, R) and homogeneous. So by Jensen's inequality
+  its mean over classes (macro or weighted, and over seeds as well) is at most the harmonic mean of
+  the averaged P and R. It is at least max(0, P + R - 1), the convex envelope on the unit square.
+  It is not the harmonic mean itself.
+- Error is 1 - accuracy; epochs times the time of one are the total; parameters and multiply-adds
+  are arithmetic; one network has one figure for one thing; each network that is named has a row.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Net
+from plusx.study.printed import (
+    COUNTS,
+    QUANTITIES,
+    SHARES,
+    TIMES,
+    Interval,
+    Tables,
+    interval,
+    refuse_unknown,
+)
+from plusx.zoo import find, names
+
+
+_UNIT = Interval(Fraction(0), Fraction(1))
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What cannot be: where, what, and between which values it would be possible."""
+
+    table: str
+    row: str
+    column: str
+    what: str
+    allowed: tuple[float, float] | None  # in the unit of the column
+    unit: str = ""
+
+    def __str__(self) -> str:
+        where = ", ".join(filter(None, (self.table, self.row, self.column)))
+        if self.allowed is None:
+            return f"{where}: {self.what}"
+        low, high = (f"{value:,.6g}" for value in self.allowed)
+        between = low if low == high else f"{low} to {high}"
+        return f"{where}: {self.what}; possible: {between} {self.unit}".rstrip()
+
+
+def described(complaint: Complaint) -> dict[str, Any]:
+    """A complaint as JSON."""
+    return {
+        "table": complaint.table,
+        "row": complaint.row,
+        "column": complaint.column,
+        "what": complaint.what,
+        "allowed": None if complaint.allowed is None else list(complaint.allowed),
+        "unit": complaint.unit,
+    }
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A figure: its place, its text, and the values that it stands for, in the base unit."""
+
+    table: str
+    row: str
+    column: str
+    text: str
+    unit: str
+    interval: Interval
+
+    @property
+    def printed(self) -> str:
+        return f"{self.text} {self.unit}".rstrip()
+
+    def complaint(self, what: str, allowed: Interval | None) -> Complaint:
+        if allowed is None:
+            return Complaint(self.table, self.row, self.column, what, None)
+        factor = QUANTITIES[self.column][self.unit]
+        # A value that is printed is possible if its own interval meets that of the true values.
+        ends = (float(allowed.low / factor), float(allowed.high / factor))
+        return Complaint(self.table, self.row, self.column, what, ends, self.unit)
+
+
+def check(tables: Tables) -> list[Complaint]:
+    """Everything that cannot be true in the tables, in their order. See above for what must hold.
+
+    ValueError: a column, unit or figure that cannot be read, or a network that there is not.
+    """
+    for network in tables.networks.values():
+        find(network)
+    cells = _cells(tables)
+    rows = list(dict.fromkeys(row for table in tables.tables for row in table.rows))
+    found: list[Complaint] = []
+    found += _possible(cells)
+    for row in rows:
+        own = [cell for cell in cells if cell.row == row]
+        found += _same(own)
+        found += _scores(own, tables)
+        found += _errors(own)
+        found += _counts(own, tables)
+    found += _times(cells)
+    found += _missing(tables, rows)
+    found += _most(tables, cells)
+    order = {table.name: number for number, table in enumerate(tables.tables)}
+    return sorted(found, key=lambda each: order.get(each.table, len(order)))
+
+
+def _cells(tables: Tables) -> list[_Cell]:
+    cells = []
+    for table in tables.tables:
+        where = table.name
+        for column, unit in table.columns.items():
+            refuse_unknown({column: unit}, set(QUANTITIES), f"{where}, columns: ")
+            if unit not in QUANTITIES[column]:
+                allowed = ", ".join(repr(each) for each in QUANTITIES[column])
+                raise ValueError(f"{where}, {column}: the unit is one of {allowed}, not {unit!r}")
+        for row, texts in table.rows.items():
+            refuse_unknown(texts, set(table.columns), f"{where}, {row}: ")
+            for column, text in texts.items():
+                unit = table.columns[column]
+                factor = QUANTITIES[column][unit]
+                whole = factor == 1 and QUANTITIES[column] not in (SHARES, TIMES)
+                try:
+                    stands_for = interval(text, factor, whole=whole)
+                except ValueError as error:
+                    raise ValueError(f"{where}, {row}, {column}: {error}") from error
+                cells.append(_Cell(where, row, column, text, unit, stands_for))
+    return cells
+
+
+def _possible(cells: Sequence[_Cell]) -> Iterator[Complaint]:
+    for cell in cells:
+        if QUANTITIES[cell.column] is SHARES and not cell.interval.meets(_UNIT):
+            yield cell.complaint(f"{cell.printed} is no share", _UNIT)
+        elif cell.interval.high < 0:
+            yield cell.complaint(f"{cell.printed} is less than nothing", None)
+
+
+def _of(cells: Sequence[_Cell], column: str, table: str = "") -> _Cell | None:
+    """The figure of that column, the one in that table before those in others."""
+    own = [cell for cell in cells if cell.column == column]
+    return next((cell for cell in own if cell.table == table), own[0] if own else None)
+
+
+def _same(own: Sequence[_Cell]) -> Iterator[Complaint]:
+    for first, second in itertools.combinations(own, 2):
+        if first.column == second.column and not first.interval.meets(second.interval):
+            what = f"{second.printed} here, {first.printed} in {first.table}"
+            yield second.complaint(what, first.interval)
+
+
+def _scores(own: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
+    weighted = tables.averaging in ("weighted", "micro")
+    why = (
+        "all classes are of one size: averaged recall is accuracy"
+        if tables.balanced
+        else f"{tables.averaging} recall is accuracy"
+    )
+    equal = ["recall"] if tables.balanced or weighted else []
+    if tables.averaging == "micro":
+        equal = ["precision", "recall", "f1"]
+        why = "micro averages are accuracy"
+    for cell in own:
+        accuracy = _of(own, "accuracy", cell.table)
+        if cell.column in equal and accuracy and not cell.interval.meets(accuracy.interval):
+            what = f"{cell.printed}, but {why}, {accuracy.printed}"
+            yield cell.complaint(what, accuracy.interval)
+        precision, recall = _of(own, "precision", cell.table), _of(own, "recall", cell.table)
+        if cell.column == "f1" and precision and recall:
+            allowed = f1_bounds(precision.interval, recall.interval)
+            if not cell.interval.meets(allowed):
+                what = (
+                    f"{cell.printed} is no mean of F1 with precision {precision.printed} and "
+                    f"recall {recall.printed}"
+                )
+                yield cell.complaint(what, allowed)
+
+
+def f1_bounds(precision: Interval, recall: Interval) -> Interval:
+    """What the mean of F1 over classes can be for these means of precision and recall.
+
+    At most their harmonic mean, at least max(0, precision + recall - 1).
+    """
+    high = precision.high + recall.high
+    return Interval(
+        max(Fraction(0), precision.low + recall.low - 1),
+        2 * precision.high * recall.high / high if high > 0 else Fraction(0),
+    )
+
+
+def _errors(own: Sequence[_Cell]) -> Iterator[Complaint]:
+    for cell in own:
+        accuracy = _of(own, "accuracy", cell.table) if cell.column == "error" else None
+        if accuracy is None:
+            continue
+        allowed = Interval(1 - accuracy.interval.high, 1 - accuracy.interval.low)
+        if not cell.interval.meets(allowed):
+            there = "" if accuracy.table == cell.table else f" in {accuracy.table}"
+            what = f"{cell.printed}, but the accuracy{there} is {accuracy.printed}"
+            yield cell.complaint(what, allowed)
+
+
+def _counts(own: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
+    for cell in own:
+        network = tables.networks.get(cell.row)
+        if QUANTITIES[cell.column] is not COUNTS or network is None:
+            continue
+        true = counted(network, cell.column, tables.classes)
+        if cell.interval.low <= true <= cell.interval.high:
+            continue
+        what = f"{cell.printed}, but {network} has {true:,}{_elsewhere(cell, network, tables)}"
+        yield cell.complaint(what, Interval(Fraction(true), Fraction(true)))
+
+
+def counted(network: str, quantity: str, classes: int | None = None) -> int:
+    """Parameters or multiply-adds of a network of the zoo, by arithmetic."""
+    net = find(network)
+    if not isinstance(net, Net):
+        return int(getattr(net, quantity))
+    return int(getattr(measure(net if classes is None else _headed(net, classes)), quantity))
+
+
+def _headed(net: Net, classes: int) -> Net:
+    return replace(net, num_classes=classes)
+
+
+def _elsewhere(cell: _Cell, network: str, tables: Tables) -> str:
+    """Whose figure it would be: of a network named in the tables, or of a relative in the zoo."""
+    others = [each for each in tables.networks.values() if each != network]
+    relatives = [name for name in names() if network.startswith(name) and name != network]
+    for name in (*relatives, *others):
+        # A relative of another size of image has a head of its own.
+        count = counted(name, cell.column, tables.classes if name in others else None)
+        if cell.interval.low <= count <= cell.interval.high:
+            return f"; {cell.printed} is {name} ({count:,})"
+    return ""
+
+
+def _times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
+    """Epochs times the time of one are the total; where they are not, other units are tried."""
+    trios: dict[str, list[tuple[_Cell, _Cell, _Cell]]] = {}
+    for total in cells:
+        own = [cell for cell in cells if cell.row == total.row]
+        epochs, each = (_of(own, column, total.table) for column in ("epochs", "epoch_time"))
+        if total.column == "total_time" and epochs and each:
+            trios.setdefault(total.table, []).append((epochs, each, total))
+    for several in trios.values():
+        wrong = [trio for trio in several if not _fits(*trio)]
+        if not wrong:
+            continue
+        ways = [(a, b) for a in TIMES for b in TIMES]
+        fitting = {way: sum(_fits(*trio, *way) for trio in several) for way in ways}
+        most = max(fitting.values())
+        for epochs, each, total in wrong:
+            allowed = epochs.interval * each.interval
+            what = (
+                f"{total.printed}, but {epochs.printed} epochs of {each.printed} are "
+                f"{_time(allowed)}"
+            )
+            better = [way for way in ways if _fits(epochs, each, total, *way)]
+            if better:
+                hints = [_said(way, each, total) for way in _plainest(better, each, total)]
+                what += f"; it would fit {' or '.join(hints)}"
+            elif most:
+                best = _plainest([w for w in ways if fitting[w] == most], each, total)[0]
+                other = epochs.interval * _reread(each, best[0])
+                what += f"; {_said(best, each, total)}, which fits other rows, it is {_time(other)}"
+            yield total.complaint(what, allowed)
+
+
+def _fits(
+    epochs: _Cell, each: _Cell, total: _Cell, unit: str | None = None, of_total: str | None = None
+) -> bool:
+    product = epochs.interval * _reread(each, unit or each.unit)
+    return product.meets(_reread(total, of_total or total.unit))
+
+
+def _reread(cell: _Cell, unit: str) -> Interval:
+    """What a time stands for if it is in another unit."""
+    return cell.interval.scaled(TIMES[unit] / TIMES[cell.unit])
+
+
+def _plainest(ways: Sequence[tuple[str, str]], each: _Cell, total: _Cell) -> list[tuple[str, str]]:
+    """Those that change the fewest units."""
+    changes = [(a != each.unit) + (b != total.unit) for a, b in ways]
+    return [way for way, change in zip(ways, changes, strict=True) if change == min(changes)]
+
+
+def _said(way: tuple[str, str], each: _Cell, total: _Cell) -> str:
+    parts = []
+    if way[0] != each.unit:
+        parts.append(f"with an epoch in {way[0]}")
+    if way[1] != total.unit:
+        parts.append(f"with the total in {way[1]}")
+    return " and ".join(parts) or "as printed"
+
+
+def _time(spent: Interval) -> str:
+    middle = float((spent.low + spent.high) / 2)
+    unit = next(unit for unit in ("h", "min", "s") if middle >= float(TIMES[unit]) or unit == "s")
+    return f"{middle / float(TIMES[unit]):.3g} {unit}"
+
+
+def _missing(tables: Tables, rows: Sequence[str]) -> Iterator[Complaint]:
+    for row in dict.fromkeys((*rows, *tables.named)):
+        there = [table.name for table in tables.tables if row in table.rows]
+        for table in tables.tables:
+            if table.name not in there:
+                told = f"is in {', '.join(there)}" if there else "is named"
+                yield Complaint(table.name, row, "", f"{told} and has no row here", None)
+
+
+def _most(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
+    for quantity, row in (tables.most or {}).items():
+        refuse_unknown({quantity: row}, set(QUANTITIES), "most: ")
+        known: dict[str, Interval] = {}
+        for name in dict.fromkeys((*tables.networks, *(cell.row for cell in cells))):
+            cell = _of([each for each in cells if each.row == name], quantity)
+            if QUANTITIES[quantity] is COUNTS and name in tables.networks:
+                count = Fraction(counted(tables.networks[name], quantity, tables.classes))
+                known[name] = Interval(count, count)
+            elif cell is not None:
+                known[name] = cell.interval
+        more = [name for name, each in known.items() if name in known and row in known
+                and each.low > known[row].high]  # fmt: skip
+        if more:
+            least = "; it has the least" if len(more) == len(known) - 1 else ""
+            what = f"is said to have the most {quantity}: {', '.join(more)} have more{least}"
+            yield Complaint("", row, quantity, what, None)

@@ -1,0 +1,168 @@
+"""Tables as they are printed: texts that stand for intervals, with their units, read from TOML."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+
+SHARES = {"": Fraction(1), "%": Fraction(1, 100)}
+COUNTS = {"": Fraction(1), "K": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9)}
+TIMES = {"s": Fraction(1), "min": Fraction(60), "h": Fraction(3600)}
+# What a column can show, and in which units.
+QUANTITIES: dict[str, Mapping[str, Fraction]] = {
+    **dict.fromkeys(("accuracy", "precision", "recall", "f1", "error"), SHARES),
+    **dict.fromkeys(("parameters", "multiply_adds"), COUNTS),
+    "epochs": {"": Fraction(1)},
+    **dict.fromkeys(("epoch_time", "total_time"), TIMES),
+}
+AVERAGES = ("macro", "weighted", "micro", "")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.(\d+))?")
+
+Average = Literal["macro", "weighted", "micro", ""]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All values from low to high, both among them."""
+
+    low: Fraction
+    high: Fraction
+
+    def __mul__(self, other: "Interval") -> "Interval":
+        """The products of what is not negative."""
+        return Interval(self.low * other.low, self.high * other.high)
+
+    def scaled(self, factor: Fraction) -> "Interval":
+        return Interval(self.low * factor, self.high * factor)
+
+    def meets(self, other: "Interval") -> bool:
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table as it is printed.
+
+    `columns` has the unit of each quantity of QUANTITIES, `rows` for each network its texts; a
+    quantity without a text is not known.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    rows: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables that belong together, and what is known of what they are about.
+
+    `networks`: the network of the zoo that a row is, where it is one. `named`: what the text
+    speaks of besides. `most`: for a quantity the row that is said to have the most of it.
+    `balanced`: all classes have as many images. `averaging` of precision, recall and F1, "" where
+    it is not said. `classes`: those of the networks' heads, None as the zoo has them.
+    """
+
+    tables: tuple[Table, ...]
+    networks: Mapping[str, str]
+    named: tuple[str, ...] = ()
+    most: Mapping[str, str] | None = None
+    balanced: bool = False
+    averaging: Average = ""
+    classes: int | None = None
+
+
+def read_tables(path: str | Path) -> Tables:
+    """The tables of a TOML file; docs/studies.md says how one is written.
+
+    ValueError: the file cannot be read as tables; the message says where.
+    """
+    path = Path(path)
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    try:
+        return _tables(told)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def interval(text: str, unit: Fraction = Fraction(1), *, whole: bool = False) -> Interval:
+    """The values that are printed as this text, times the unit; a spread after ± is left aside.
+
+    `whole`: a number without decimals is a count, exact. ValueError: it is no number.
+    """
+    number = text.partition("±")[0].strip()
+    found = _NUMBER.fullmatch(number)
+    if found is None:
+        raise ValueError(f"{text!r} is not a number as it is printed, such as 71.3 or 269,434")
+    value = Fraction(number.replace(",", ""))
+    decimals = len(found[1] or "")
+    half = Fraction(0) if whole and not decimals else Fraction(1, 2 * 10**decimals)
+    low = value - half if value < 0 else max(Fraction(0), value - half)
+    return Interval(low * unit, (value + half) * unit)
+
+
+def _tables(told: Mapping[str, Any]) -> Tables:
+    known = {"tables", "networks", "named", "most", "balanced", "averaging", "classes", "title"}
+    refuse_unknown(told, known, "")
+    shapes: dict[str, tuple[type, ...]] = {
+        "tables": (list,), "networks": (dict,), "named": (list,), "most": (dict,),
+        "balanced": (bool,), "averaging": (str,), "classes": (int,), "title": (str,),
+    }  # fmt: skip
+    for key, value in told.items():
+        if not isinstance(value, shapes[key]):
+            raise ValueError(f"{key}: {value!r} is no {shapes[key][0].__name__}")
+    averaging = told.get("averaging", "")
+    if averaging not in AVERAGES:
+        raise ValueError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
+    if not told.get("tables"):
+        raise ValueError("there are no [[tables]]")
+    return Tables(
+        tables=tuple(_table(each, number) for number, each in enumerate(told["tables"], 1)),
+        networks={str(key): str(value) for key, value in told.get("networks", {}).items()},
+        named=tuple(map(str, told.get("named", ()))),
+        most={str(key): str(value) for key, value in told.get("most", {}).items()},
+        balanced=told.get("balanced", False),
+        averaging=averaging,
+        classes=told.get("classes"),
+    )
+
+
+def _table(told: Any, number: int) -> Table:
+    if not isinstance(told, dict):
+        raise ValueError(f"[[tables]] {number} is no table")
+    name = str(told.get("name", f"table {number}"))
+    refuse_unknown(told, {"name", "columns", "rows"}, f"{name}: ")
+    rows, columns = told.get("rows", {}), told.get("columns", {})
+    if not isinstance(rows, dict) or not isinstance(columns, dict) or not columns:
+        raise ValueError(f"{name}: needs tables columns and rows")
+    for row, texts in rows.items():
+        if not isinstance(texts, dict):
+            raise ValueError(f"{name}, {row}: {texts!r} is no table of columns")
+        for column, text in texts.items():
+            if isinstance(text, float):
+                raise ValueError(
+                    f'{name}, {row}, {column}: write {text} in quotes as it is printed, "{text}": '
+                    "its decimals say how it was rounded"
+                )
+    return Table(
+        name,
+        {str(column): str(unit) for column, unit in columns.items()},
+        {row: {c: str(text) for c, text in texts.items()} for row, texts in rows.items()},
+    )
+
+
+def refuse_unknown(told: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in told:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            raise ValueError(f"{where}unknown key {key!r}: {hint}")

@@ -1,0 +1,371 @@
+"""The checker of tables: what is true passes, and what cannot be true is found."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
+
+from plusx.cli import run
+from plusx.study import consistency, printed
+from plusx.study.consistency import Complaint, check, counted, f1_bounds
+from plusx.study.printed import QUANTITIES, Interval, Table, Tables, interval, read_tables
+
+
+TEXT1 = Path(printed.__file__).parents[1] / "zoo" / "claims" / "text1.toml"
+NETWORKS = ("resnet20", "plain20", "resnet110", "resnet18_cifar", "wrn16_4", "vgg16_cifar")
+PARAMETERS = {name: counted(name, "parameters") for name in NETWORKS}
+SCORES = ("accuracy", "precision", "recall", "f1")
+
+
+@st.composite
+def confusions(draw: st.DrawFn, balanced: bool = True) -> np.ndarray[Any, Any]:
+    """Counts of images by what they are and what they were taken for."""
+    classes, size = draw(st.integers(2, 6)), draw(st.integers(1, 40))
+    made = np.zeros((classes, classes), dtype=int)
+    for row in range(classes):
+        own = size if balanced else draw(st.integers(1, 40))
+        for _ in range(own):
+            # Mostly right, so that figures are like those of networks.
+            taken = draw(st.integers(0, 3 * classes))
+            made[row, taken if taken < classes else row] += 1
+    return made
+
+
+def scores(confusion: np.ndarray[Any, Any], averaging: str) -> dict[str, Fraction]:
+    """Exact scores. No prediction of a class: its precision is 0, as scikit-learn can be told."""
+    right = [int(value) for value in np.diag(confusion)]
+    sizes, taken = ([int(value) for value in confusion.sum(axis=axis)] for axis in (1, 0))
+    total = sum(sizes)
+    accuracy = Fraction(sum(right), total)
+    if averaging == "micro":
+        return dict.fromkeys(SCORES, accuracy)
+    weights = [
+        Fraction(size, total) if averaging == "weighted" else Fraction(1, len(sizes))
+        for size in sizes
+    ]
+    each = {
+        "precision": [Fraction(r, t) if t else Fraction(0) for r, t in zip(right, taken)],
+        "recall": [Fraction(r, s) for r, s in zip(right, sizes)],
+        "f1": [Fraction(2 * r, s + t) for r, s, t in zip(right, sizes, taken)],
+    }
+    means = {
+        key: sum((w * v for w, v in zip(weights, several)), Fraction(0))
+        for key, several in each.items()
+    }
+    return {"accuracy": accuracy, **means}
+
+
+def text(value: Fraction | int, decimals: int) -> str:
+    return f"{float(value):,.{decimals}f}"
+
+
+@st.composite
+def true_plans(draw: st.DrawFn) -> dict[str, Any]:
+    """The content of `tables_of`: figures of runs that could have been, as they are printed."""
+    rows = draw(st.lists(st.sampled_from(NETWORKS), min_size=1, max_size=4, unique=True))
+    averaging = draw(st.sampled_from(["macro", "weighted", "micro"]))
+    balanced = draw(st.booleans())
+    decimals = draw(st.integers(0, 3))
+    unit, of_total = (draw(st.sampled_from(["s", "min", "h"])) for _ in range(2))
+    first: dict[str, dict[str, str]] = {}
+    second: dict[str, dict[str, str]] = {}
+    third: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found = scores(draw(confusions(balanced)), averaging)
+        first[row] = {key: text(100 * value, decimals) for key, value in found.items()}
+        epochs = draw(st.integers(1, 300))
+        seconds = draw(st.integers(1, 10**7)) / Fraction(1000)
+        sizes = QUANTITIES["epoch_time"]
+        second[row] = {
+            "epochs": str(epochs),
+            "epoch_time": text(seconds / sizes[unit], decimals),
+            "total_time": text(epochs * seconds / sizes[of_total], decimals),
+            "error": text(100 * (1 - found["accuracy"]), decimals),
+        }
+        millions = Fraction(PARAMETERS[row], 10**6)
+        third[row] = {
+            "parameters": text(millions, decimals),
+            "error": text(100 * (1 - found["accuracy"]), 1),
+        }
+    times = {"epochs": "", "epoch_time": unit, "total_time": of_total, "error": "%"}
+    return {
+        "tables": [
+            ("scores", dict.fromkeys(SCORES, "%"), first),
+            ("time", times, second),
+            ("size", {"parameters": "M", "error": "%"}, third),
+        ],
+        "networks": {row: row for row in rows},
+        "balanced": balanced,
+        "averaging": averaging,
+    }
+
+
+def tables_of(plan: dict[str, Any]) -> Tables:
+    return Tables(**{**plan, "tables": tuple(Table(*each) for each in plan["tables"])})
+
+
+def changed(tables: Tables, table: int, row: str, column: str, new: str | None) -> Tables:
+    """The tables with another text in one place; None: without it."""
+    old = tables.tables[table]
+    texts = {key: value for key, value in old.rows[row].items() if key != column or new is not None}
+    if new is not None:
+        texts[column] = new
+    other = replace(old, rows={**old.rows, row: texts})
+    several = [other if n == table else each for n, each in enumerate(tables.tables)]
+    return replace(tables, tables=tuple(several))
+
+
+@given(st.fractions(0, 10**6), st.integers(0, 6))
+def test_a_printed_figure_stands_for_what_is_rounded_to_it(value: Fraction, decimals: int) -> None:
+    found = interval(f"{float(value):,.{decimals}f}")
+    assert found.low <= Fraction(float(value)) <= found.high
+    assert found.high - found.low <= Fraction(1, 10**decimals)
+
+
+@pytest.mark.parametrize("averaging", ["macro", "weighted", "micro"])
+@given(confusion=confusions(balanced=False))
+@settings(max_examples=10, deadline=None)
+def test_scores_here_are_those_of_scikit_learn(
+    averaging: str, confusion: np.ndarray[Any, Any]
+) -> None:
+    """The laws below are tested on these scores: they have to be the usual ones."""
+    true = np.repeat(np.arange(len(confusion)), confusion.sum(axis=1))
+    taken = np.concatenate([np.repeat(np.arange(len(confusion)), row) for row in confusion])
+    theirs = precision_recall_fscore_support(
+        true, taken, average=averaging, zero_division=0, labels=np.arange(len(confusion))
+    )[:3]
+    ours = scores(confusion, averaging)
+    assert [float(ours[key]) for key in SCORES[1:]] == pytest.approx(list(theirs))
+
+
+@given(confusions(balanced=False), st.sampled_from(["macro", "weighted", "micro"]))
+@settings(max_examples=60, deadline=None)
+def test_f1_lies_within_its_bounds_for_any_confusion(
+    confusion: np.ndarray[Any, Any], averaging: str
+) -> None:
+    found = scores(confusion, averaging)
+    exact = {key: Interval(value, value) for key, value in found.items()}
+    bounds = f1_bounds(exact["precision"], exact["recall"])
+    assert bounds.low <= found["f1"] <= bounds.high
+
+
+def test_f1_is_not_the_harmonic_mean_of_the_averages_and_its_bounds_are_sharp() -> None:
+    # One class is always found and one never is, in favour of a third.
+    skew = scores(np.array([[9, 0, 0], [0, 0, 9], [0, 0, 9]]), "macro")
+    precision, recall = skew["precision"], skew["recall"]
+    assert skew["f1"] < 2 * precision * recall / (precision + recall)
+    even = scores(np.array([[8, 2], [2, 8]]), "macro")
+    bounds = f1_bounds(*(Interval(even[key], even[key]) for key in ("precision", "recall")))
+    assert even["f1"] == bounds.high
+
+
+@given(true_plans())
+@settings(max_examples=25, deadline=None)
+def test_tables_of_true_figures_pass(plan: dict[str, Any]) -> None:
+    assert check(tables_of(plan)) == []
+
+
+@given(true_plans(), st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_planted_error_is_found(plan: dict[str, Any], data: st.DataObject) -> None:
+    """Larger than rounding, in any figure that the others or arithmetic determine."""
+    tables = tables_of(plan)
+    determined = [(2, "parameters"), (2, "error"), (1, "error"), (1, "epochs"), (1, "epoch_time"),
+                  (1, "total_time")]  # fmt: skip
+    if tables.balanced or tables.averaging in ("weighted", "micro"):
+        determined += [(0, "recall"), (0, "accuracy")]
+    number, column = data.draw(st.sampled_from(determined))
+    row = data.draw(st.sampled_from(sorted(tables.networks)))
+    table = tables.tables[number]
+    old = interval(table.rows[row][column])
+    if column in ("epochs", "epoch_time", "total_time"):
+        times = [interval(table.rows[row][each]) for each in ("epoch_time", "total_time")]
+        # A time that is printed as little more than its rounding determines nothing.
+        assume(all(time.low > 0 and time.high / time.low < Fraction(3, 2) for time in times))
+        new = old.high * data.draw(st.integers(3, 50)) + 1
+    elif column == "parameters":
+        new = old.high + data.draw(st.integers(2, 40))
+    else:
+        shift = data.draw(st.integers(3, 40))
+        new = old.high + shift if old.high + shift <= 100 else old.low - shift
+    decimals = len(table.rows[row][column].partition(".")[2])
+    planted = changed(tables, number, row, column, text(new, decimals))
+    found = check(planted)
+    assert found
+    assert row in {each.row for each in found}
+
+
+def test_an_impossible_f1_and_an_impossible_share_are_found() -> None:
+    def complaints(**texts: str) -> list[Complaint]:
+        table = Table("t", dict.fromkeys(SCORES, "%"), {"net": texts})
+        return check(Tables((table,), {}, averaging="macro"))
+
+    assert complaints(precision="90.0", recall="80.0", f1="84.7") == []
+    assert complaints(precision="90.0", recall="80.0", f1="80.0") == []  # classes may differ
+    (high,) = complaints(precision="90.0", recall="80.0", f1="84.9")
+    assert (high.column, high.unit) == ("f1", "%")
+    assert high.allowed == pytest.approx((69.9, 84.7554), abs=1e-3)
+    (low,) = complaints(precision="90.0", recall="80.0", f1="69.8")
+    assert "no mean of F1" in low.what
+    (over,) = complaints(accuracy="100.2")
+    assert "no share" in over.what
+
+
+def test_macro_recall_need_not_be_accuracy_where_classes_differ_in_size() -> None:
+    table = Table("t", dict.fromkeys(SCORES, "%"), {"net": {"accuracy": "90.0", "recall": "80.0"}})
+    assert check(Tables((table,), {}, averaging="macro")) == []
+    assert len(check(Tables((table,), {}, averaging="macro", balanced=True))) == 1
+    assert len(check(Tables((table,), {}, averaging="weighted"))) == 1
+
+
+def test_another_unit_is_tried_where_a_total_does_not_fit() -> None:
+    def complaints(*rows: tuple[str, str, str]) -> list[Complaint]:
+        columns = {"epochs": "", "epoch_time": "s", "total_time": "h"}
+        texts = {f"net{n}": dict(zip(columns, row)) for n, row in enumerate(rows)}
+        return check(Tables((Table("t", columns, texts),), {}))
+
+    (found,) = complaints(("40", "3.0", "2.0"))
+    assert "40 epochs of 3.0 s are 2 min" in found.what
+    assert "it would fit" in found.what
+    assert "with the total in min" in found.what
+    assert "with an epoch in min" in found.what
+    _, wrong = complaints(("40", "3.0", "2.0"), ("30", "3.0", "2.5"))
+    assert "would fit" not in wrong.what
+    assert "it is 1.5 min" in wrong.what or "it is 1.5 h" in wrong.what
+    assert complaints(("40", "180.0", "2.0")) == []
+
+
+def test_a_count_is_that_of_the_named_network_and_whose_it_would_be_is_said() -> None:
+    def complaints(rows: dict[str, str], **known: Any) -> list[Complaint]:
+        table = Table("t", {"parameters": "M"}, {row: {"parameters": t} for row, t in rows.items()})
+        return check(Tables((table,), {row: row for row in rows}, **known))
+
+    assert complaints({"resnet20": "0.27", "resnet110": "1.73"}) == []
+    assert complaints({"resnet20": "0.28"}, classes=100) == []
+    (found,) = complaints({"resnet20": "1.73", "resnet110": "1.73"})
+    assert found.row == "resnet20"
+    assert "269,434" not in (found.what.partition(";")[2])
+    assert "1.73 M is resnet110 (1,727,962)" in found.what
+    assert found.allowed == pytest.approx((0.269434, 0.269434), rel=0.05)
+
+
+def test_a_network_has_one_figure_and_a_row_in_every_table() -> None:
+    one = Table("one", {"error": "%"}, {"a": {"error": "5.2"}, "b": {}})
+    two = Table("two", {"error": "%"}, {"a": {"error": "5.4"}})
+    found = check(Tables((one, two), {}, named=("c",)))
+    assert [(each.table, each.row) for each in found] == [
+        ("one", "c"), ("two", "a"), ("two", "b"), ("two", "c"),
+    ]  # fmt: skip
+    assert "5.2 % in one" in found[1].what
+    assert "is named and has no row here" in found[3].what
+
+
+def test_the_most_of_something_is_checked() -> None:
+    table = Table("t", {"epochs": ""}, {"a": {"epochs": "5"}, "b": {"epochs": "7"}})
+    assert check(Tables((table,), {}, most={"epochs": "b"})) == []
+    (found,) = check(Tables((table,), {}, most={"epochs": "a"}))
+    assert "b have more; it has the least" in found.what
+
+
+def test_what_is_wrong_in_the_first_text_is_found() -> None:
+    """Every contradiction between its own cells, as far as they are quoted."""
+    found = {(each.table, each.row, each.column): each.what for each in check(read_tables(TEXT1))}
+    recalls = {("Table 1", f"ResNet-{depth}", "recall") for depth in (18, 34, 50, 110)}
+    counts = {("Table 3", f"ResNet-{depth}", "parameters") for depth in (18, 34, 50)}
+    missing = {
+        *((f"Table {number}", "VGG-16", "") for number in (1, 2, 3)),
+        *((f"Table {number}", "ResNet-110", "") for number in (2, 3)),
+    }
+    assert set(found) == {
+        *recalls, *counts, *missing,
+        ("Table 2", "ResNet-18", "total_time"),
+        ("Table 3", "ResNet-34", "error"),
+        ("", "ResNet-110", "parameters"),
+    }  # fmt: skip
+    assert "is resnet110 (1,727,962)" in found["Table 3", "ResNet-18", "parameters"]
+    assert "is resnet34 (21,797,672)" in found["Table 3", "ResNet-34", "parameters"]
+    assert "is resnet50 (25,557,032)" in found["Table 3", "ResNet-50", "parameters"]
+    assert "it would fit with" in found["Table 2", "ResNet-18", "total_time"]
+    assert "it has the least" in found["", "ResNet-110", "parameters"]
+
+
+def test_no_value_of_a_text_stands_in_the_code() -> None:
+    code = "".join(
+        Path(each.__file__).read_text(encoding="utf-8") for each in (consistency, printed)
+    )
+    numbers = set(re.findall(r"\d+\.\d+", code))
+    for table in read_tables(TEXT1).tables:
+        for row, texts in table.rows.items():
+            assert row not in code
+            assert not numbers & set(texts.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("tables = 3", "tables: 3 is no list"),
+        ("", "no [[tables]]"),
+        ("x =", "Invalid"),
+        ("balance = true", "did you mean balanced?"),
+        ('averaging = "mean"', "macro, weighted, micro, not 'mean'"),
+        ('[[tables]]\ncolumns = {acuracy = "%"}', "did you mean accuracy?"),
+        ('[[tables]]\ncolumns = {accuracy = "s"}', "the unit is one of '', '%', not 's'"),
+        ('[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {recall = "1"}}', "unknown key"),
+        (
+            '[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {accuracy = 95.10}}',
+            "in quotes as it is printed",
+        ),
+        (
+            '[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {accuracy = "high"}}',
+            "'high' is not a number as it is printed",
+        ),
+        (
+            'networks.a = "resnet2O"\ntables = [{columns.epochs = "", rows.a = {epochs = "1"}}]',
+            "unknown network 'resnet2O'",
+        ),
+        ("[[tables]]\nname = 'x'", "needs tables columns and rows"),
+    ],
+)
+def test_a_file_that_is_no_tables_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    file = tmp_path / "tables.toml"
+    file.write_text(content)
+    assert run(["check-tables", str(file)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_lists_complaints_and_says_by_its_code_that_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check-tables", str(TEXT1)]) == 1
+    said = capsys.readouterr()
+    assert "Table 1, ResNet-34, recall: 94.6 %" in said.out
+    assert "cannot be as printed" in said.err
+    assert run(["check-tables", str(TEXT1), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["complaints"]) == 15
+    good = tmp_path / "good.toml"
+    good.write_text('[[tables]]\ncolumns = {error = "%"}\nrows = {a = {error = "5 ± 1"}}')
+    assert run(["check-tables", str(good)]) == 0
+    assert "nothing contradicts" in capsys.readouterr().out
+    assert run(["check-tables", str(tmp_path / "none.toml")]) == 2
+
+
+def test_the_checker_needs_no_torch() -> None:
+    code = (
+        "import sys; from plusx.study.consistency import check; "
+        "from plusx.study.printed import read_tables; "
+        f"check(read_tables({str(TEXT1)!r})); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
