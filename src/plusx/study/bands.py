@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from plusx.data.loader import Loader
 from plusx.data.sample import Source
 from plusx.grammar.sentence import Merge, parse
 from plusx.grammar.spec import Net
+from plusx.study.rows import spread
 
+
+Number: TypeAlias = int | float  # as JSON gives them: 1.0 is written as 1
 
 DRAWN = 0  # the seed that chooses which images are looked at: the same in every cell
 
@@ -38,7 +41,11 @@ def merges_of(net: Net) -> set[Merge]:
 
 
 def band_of(
-    name: str, x: Sequence[float], seeds: Sequence[Sequence[float | None]], *, dashed: bool = False
+    name: str,
+    x: Sequence[Number],
+    seeds: Sequence[Sequence[Number | None]],
+    *,
+    dashed: bool = False,
 ) -> dict[str, Any]:
     """A line of a figure: mean, lowest and highest over the seeds, where all of them are known."""
     columns = {
@@ -61,15 +68,20 @@ def relative_places(count: int) -> list[float]:
     return [index / max(1, count - 1) for index in range(count)]
 
 
-def median_of(values: Sequence[float | None]) -> float | None:
+def median_of(values: Sequence[Number | None]) -> float | None:
     """The median of what is known."""
     known = [value for value in values if value is not None]
-    return median(known) if known else None
+    return float(median(known)) if known else None
 
 
 def listed(parts: Sequence[str]) -> str:
     """In words: a, b and c."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else ""
+
+
+def spread_of(values: Sequence[Number]) -> dict[str, Any]:
+    """As `rows.spread`, of numbers that were read from JSON."""
+    return spread([float(value) for value in values])
 
 
 def counted(words: Sequence[str], told: Mapping[str, str]) -> str:

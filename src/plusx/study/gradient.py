@@ -25,6 +25,7 @@ FACTOR = 100.0
 
 Verdict = Literal["vanish", "explode", "steady"]
 Part = Literal["weights", "outputs"]
+Ratio = int | float | None  # None: there is no gradient to compare
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -90,14 +91,14 @@ def gradient_ratio(gradients: Sequence[BlockGradient], part: Part = "outputs") -
     return math.inf if first else None
 
 
-def verdict(ratio: float | None) -> Verdict:
+def verdict(ratio: Ratio) -> Verdict:
     """What a ratio of first to last block says; see FACTOR."""
     if ratio is None or ratio < 1 / FACTOR:
         return "vanish"
     return "steady" if ratio <= FACTOR else "explode"
 
 
-def course(ratios: Sequence[float | None]) -> str:
+def course(ratios: Sequence[Ratio]) -> str:
     """What ratios say that were measured one after another through training, in words.
 
     Gradients settle where they vanish or explode at the start and are steady at the end.
@@ -118,7 +119,7 @@ def course(ratios: Sequence[float | None]) -> str:
     return f"{told[first]} at the start ({begin}) and {verb} by the end ({end})"
 
 
-def _times(ratio: float | None) -> str:
+def _times(ratio: Ratio) -> str:
     if ratio is None:
         return "no gradient at all"
     return f"{ratio:,.0f} times" if ratio >= 100 else f"{ratio:.2g} times"

@@ -17,10 +17,9 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Gradients
 from plusx.study import drawn
 from plusx.study.anatomy import network_of
-from plusx.study.bands import band_of, counted, listed, relative_places, some_batches
+from plusx.study.bands import band_of, counted, listed, relative_places, some_batches, spread_of
 from plusx.study.gradient import FACTOR, course, shortcut_identity, verdict
 from plusx.study.plan import Cell, Made, Study, by_name, opened, spec, with_net
-from plusx.study.rows import spread
 from plusx.study.watch import mean_ratio, over_depth, over_training
 
 
@@ -120,7 +119,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "ratio_start": ratios[0],
                 "weights_start": mean_ratio([_of_weights(look) for look in looks], 0),
                 "ratio_end": ratios[-1],
-                "train_error": spread([each.run.train_error for each in group if each.run]),
+                "train_error": spread_of([each.run.train_error for each in group if each.run]),
                 "identity": max(each.seen("identity")["difference"] for each in group)
                 if has_identity
                 else None,

@@ -16,10 +16,18 @@ from plusx.run import parts
 from plusx.run.folder import record_test_use
 from plusx.study import drawn
 from plusx.study.anatomy import places
-from plusx.study.bands import band_of, listed, median_of, relative_places, some_batches, wrong_of
+from plusx.study.bands import (
+    Number,
+    band_of,
+    listed,
+    median_of,
+    relative_places,
+    some_batches,
+    spread_of,
+    wrong_of,
+)
 from plusx.study.lesion import deletions, lesions, undeletable, without
 from plusx.study.plan import Cell, Made, Study, by_name, look_with, opened, spec, with_net
-from plusx.study.rows import spread
 
 
 def cells(recipe: Recipe, source: Source) -> list[Cell]:
@@ -127,9 +135,9 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "seeds": [each.cell.seed for each in group],
-                "error": spread([look["error"] for look in looks]),
-                "median": spread([median_of(errors) or 0.0 for errors in without_one]),
-                "worst": spread([max(errors, default=0.0) for errors in without_one]),
+                "error": spread_of([look["error"] for look in looks]),
+                "median": spread_of([median_of(errors) or 0.0 for errors in without_one]),
+                "worst": spread_of([max(errors, default=0.0) for errors in without_one]),
                 "deleted": len(without_one[0]),
                 "kept": len(looks[0]["blocks"]) - len(without_one[0]),
                 "images": looks[0]["images"],
@@ -212,7 +220,7 @@ def _several(name: str, looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return band_of(name, counts, draws)
 
 
-def _mean(errors: Sequence[float]) -> str:
+def _mean(errors: Sequence[Number]) -> str:
     return f"{100 * sum(errors) / len(errors):.1f} %"
 
 

@@ -12,7 +12,7 @@ from plusx.data.sample import Source
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Paths
 from plusx.study import drawn
-from plusx.study.bands import band_of, merges_of, some_batches
+from plusx.study.bands import band_of, merges_of, some_batches, spread_of
 from plusx.study.paths import (
     PathGradient,
     contributions,
@@ -20,7 +20,6 @@ from plusx.study.paths import (
     path_gradients,
 )
 from plusx.study.plan import Cell, Made, Study, by_name, look_with, opened, spec, with_net
-from plusx.study.rows import spread
 
 
 IMAGES = 32
@@ -63,7 +62,10 @@ def look(recipe: Recipe, folder: Path, samples: int) -> dict[str, Any]:
 
 def _read(look: Mapping[str, Any]) -> list[PathGradient]:
     pairs = zip(look["shares"], look["norms"], strict=True)
-    return [PathGradient(k, share, tuple(norms)) for k, (share, norms) in enumerate(pairs)]
+    return [
+        PathGradient(k, float(share), tuple(map(float, norms)))
+        for k, (share, norms) in enumerate(pairs)
+    ]
 
 
 def columns(recipe: Recipe) -> list[dict[str, str]]:
@@ -90,18 +92,18 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "seeds": [each.cell.seed for each in group],
                 "blocks": len(looks[0]) - 1,
                 "usual": (len(looks[0]) - 1) / 2,
-                "length": spread(
+                "length": spread_of(
                     [sum(k * c for k, c in enumerate(contributions(look))) for look in looks]
                 ),
-                "shortest": spread([float(low) for low, _ in ranges]),
-                "longest": spread([float(high) for _, high in ranges]),
-                "paths": spread(
+                "shortest": spread_of([float(low) for low, _ in ranges]),
+                "longest": spread_of([float(high) for _, high in ranges]),
+                "paths": spread_of(
                     [
                         sum(each.paths for each in look[low : high + 1])
                         for look, (low, high) in zip(looks, ranges, strict=True)
                     ]
                 ),
-                "error": spread([1 - each.run.scores["accuracy"] for each in group if each.run]),
+                "error": spread_of([1 - each.run.scores["accuracy"] for each in group if each.run]),
             }
         )
     return found

@@ -13,10 +13,9 @@ from plusx.data.sample import Source
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Responses
 from plusx.study import drawn
-from plusx.study.bands import band_of, listed, relative_places, some_batches
+from plusx.study.bands import band_of, listed, relative_places, some_batches, spread_of
 from plusx.study.plan import Cell, Made, Study, by_name, opened, spec, with_net
 from plusx.study.response import responses
-from plusx.study.rows import spread
 
 
 IMAGES = 256
@@ -68,11 +67,11 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "name": name,
                 "seeds": [each.cell.seed for each in group],
                 "layers": len(looks[0]),
-                "response": spread([mean(look) for look in looks]),
-                "smallest": spread([min(look) for look in looks]),
-                "largest": spread([max(look) for look in looks]),
-                "train_error": spread([run.train_error for run in runs]),
-                "error": spread([1 - run.scores["accuracy"] for run in runs]),
+                "response": spread_of([mean(look) for look in looks]),
+                "smallest": spread_of([min(look) for look in looks]),
+                "largest": spread_of([max(look) for look in looks]),
+                "train_error": spread_of([run.train_error for run in runs]),
+                "error": spread_of([1 - run.scores["accuracy"] for run in runs]),
             }
         )
     return found

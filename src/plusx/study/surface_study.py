@@ -16,9 +16,8 @@ from plusx.data.sample import Source
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Surface
 from plusx.study import drawn
-from plusx.study.bands import band_of, some_batches
+from plusx.study.bands import Number, band_of, some_batches, spread_of
 from plusx.study.plan import Cell, Made, Study, by_name, look_with, opened, with_net
-from plusx.study.rows import spread
 from plusx.study.surface import line, plane, random_direction
 from plusx.zoo import find
 
@@ -72,7 +71,7 @@ def look(recipe: Recipe, folder: Path, points: int, span: float) -> dict[str, An
     }
 
 
-def bent_down(steps: Sequence[float], values: Sequence[Sequence[float | None]]) -> float | None:
+def bent_down(steps: Sequence[Number], values: Sequence[Sequence[Number | None]]) -> float | None:
     """The share of inner grid points at which the surface curves down in some direction.
 
     By the eigenvalues of the Hessian from finite differences (Li et al. 2018, section 6, look at
@@ -120,8 +119,8 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "near": _spread([_nearest(look, 0.5) for look in looks]),
                 "highest": _spread([_highest(look) for look in looks]),
                 "bent": _spread(bent),
-                "train_error": spread([run.train_error for run in runs]),
-                "error": spread([1 - run.scores["accuracy"] for run in runs]),
+                "train_error": spread_of([run.train_error for run in runs]),
+                "error": spread_of([1 - run.scores["accuracy"] for run in runs]),
             }
         )
     return found
@@ -195,13 +194,13 @@ def _nearest(look: Mapping[str, Any], share: float) -> float | None:
     return None if any(v is None for v in values) else float(np.mean(values))
 
 
-def _highest(look: Mapping[str, Any]) -> float | None:
+def _highest(look: Mapping[str, Any]) -> Number | None:
     return max((v for row in look["plane"] for v in row if v is not None), default=None)
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
+def _spread(values: Sequence[Number | None]) -> dict[str, Any] | None:
     known = [value for value in values if value is not None]
-    return spread(known) if len(known) == len(values) else None
+    return spread_of(known) if len(known) == len(values) else None
 
 
 def _finite(value: float) -> float | None:

@@ -15,9 +15,8 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Thousand
 from plusx.run import parts
 from plusx.study import drawn
-from plusx.study.bands import band_of, relative_places, some_batches
+from plusx.study.bands import Number, band_of, relative_places, some_batches, spread_of
 from plusx.study.plan import Cell, Made, Study, by_name, spec, with_net
-from plusx.study.rows import spread
 from plusx.study.thousand import deep_step
 
 
@@ -90,14 +89,14 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "finite": all(look["finite"] for look in looks),
                 "images": looks[0]["images"],
                 "ratio": _ratio(looks[0]["outputs"]),
-                "build_seconds": spread([look["build_seconds"] for look in looks]),
-                "step_seconds": spread([look["step_seconds"] for look in looks]),
+                "build_seconds": spread_of([look["build_seconds"] for look in looks]),
+                "step_seconds": spread_of([look["step_seconds"] for look in looks]),
             }
         )
     return found
 
 
-def _ratio(norms: Sequence[float | None]) -> float | None:
+def _ratio(norms: Sequence[Number | None]) -> float | None:
     first, last = norms[0], norms[-1]
     return None if first is None or not last else first / last
 

@@ -1,0 +1,229 @@
+"""The studies that look into networks, made small through the command line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plusx import cli
+from plusx.recipe import load_recipe
+from plusx.study.bands import band_of, some_batches
+from plusx.study.catalogue import STUDIES
+from plusx.study.plan import asked, look_with
+from plusx.study.surface_study import bent_down
+
+
+SMALL = ["epochs=1", "data.train=128", "study.seeds=[0,1]"]
+STEPS = ["steps=4", "data.train=128", "study.seeds=[0,1]", "checkpoint.every_steps=2"]
+
+
+def made(
+    kind: str, out: Path, capsys: pytest.CaptureFixture[str], *overrides: str
+) -> dict[str, Any]:
+    assert cli.run(["study", kind, *overrides, "--out", str(out), "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "result.json").read_text(encoding="utf-8")) == result
+    keys = {column["key"] for column in result["columns"]}
+    assert all(keys <= set(row) for row in result["rows"])
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= len(result["figures"]) > 0
+    for figure in result["figures"]:
+        assert figure["alternative"], figure["title"]
+        for line in figure.get("lines", []):
+            lengths = {len(line[key]) for key in ("x", "mean", "low", "high")}
+            assert len(lengths) == 1
+            assert all(low <= high for low, high in zip(line["low"], line["high"]))
+    return result
+
+
+@pytest.mark.slow
+def test_gradients_are_called_by_what_they_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = "study.networks=[plain20,preact_resnet20]"
+    said = ["study.rules=[he,normal0.01]", "study.acts=[relu,sigmoid]"]
+    result = made("gradients", tmp_path / "out", capsys, *STEPS, networks, *said)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert len(rows) == 2 * 2 * 2 * 2
+    for row in rows.values():
+        has_identity = row["network"] == "preact_resnet20"
+        assert (row["identity"] is not None) == has_identity
+        assert not has_identity or row["identity"] < 1e-12
+    assert rows["preact_resnet20 he relu"]["at_start"] == "steady"
+    assert rows["plain20 no norm normal0.01 relu"]["at_start"] == "vanish"
+    assert rows["plain20 no norm he sigmoid"]["at_start"] == "vanish"
+    assert rows["plain20 he relu"]["ratio_start"] > 1
+    assert "plain20: gradients" in result["finding"]
+    assert "Equation 5 of He 2016 holds within" in result["finding"]
+    assert [figure["kind"] for figure in result["figures"]] == ["lines", "lines", "dots", "lines"]
+    folder = tmp_path / "out" / "runs" / "plain20-no-norm-he-relu-seed0"
+    assert "clip = 1" in (folder / "recipe.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_responses_have_a_line_a_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = "study.networks=[plain20,preact_resnet20]"
+    result = made("responses", tmp_path / "out", capsys, *SMALL, networks)
+    for row in result["rows"]:
+        assert row["layers"] == 19
+        assert 0 < row["smallest"]["mean"] < row["response"]["mean"] < row["largest"]["mean"]
+    ordered = result["figures"][1]["lines"][0]["mean"]
+    assert ordered == sorted(ordered, reverse=True)
+
+
+@pytest.mark.slow
+def test_lesions_tell_what_cannot_be_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["study.networks=[plain20,resnet20]", "study.counts=[1,3,8]", "study.draws=2"]
+    out = tmp_path / "out"
+    result = made("lesion", out, capsys, *SMALL, *said, "study.split=test", "study.images=60")
+    plain, residual = result["rows"]
+    assert (plain["deleted"], plain["kept"], plain["images"]) == (7, 2, 60)
+    assert (residual["deleted"], residual["kept"]) == (9, 0)
+    assert plain["blocks"][3]["errors"] == [None, None]
+    assert "16 channels" in plain["blocks"][3]["why"]
+    assert result["split"] == "test"
+    alone, several = result["figures"]
+    assert [len(line["x"]) for line in alone["lines"]] == [7, 9]
+    assert "plain20 without layer2.0 and layer3.0" in alone["caption"]
+    assert [line["x"] for line in several["lines"]] == [[0, 1, 3], [0, 1, 3, 8]]
+    uses = out / "runs" / "resnet20-seed0" / "test_uses.jsonl"
+    assert [json.loads(line)["for"] for line in uses.read_text().splitlines()] == ["lesion"]
+
+
+@pytest.mark.slow
+def test_lesions_of_given_weights_stand_beside_what_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "digits-resnet20", "epochs=2", "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    weights = f"net.weights={tmp_path / 'run' / 'model.safetensors'}"
+    said = ["net.base=resnet20", weights, "study.networks=[plain20]", "study.counts=[]"]
+    result = made("lesion", tmp_path / "out", capsys, *SMALL, *said)
+    given, plain = result["rows"]
+    assert (given["name"], given["seeds"]) == ("resnet20, given weights", [0])
+    assert given["error"]["mean"] < 0.5 < plain["median"]["mean"]
+    assert len(result["figures"]) == 1
+    assert "validation images" in result["notes"][-1]
+    recipe = (tmp_path / "out" / "runs" / "plain20-seed0" / "recipe.toml").read_text()
+    assert "safetensors" not in recipe
+
+
+@pytest.mark.slow
+def test_paths_are_binomial_and_weighted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["study.networks=[resnet20]", "study.samples=3"]
+    result = made("paths", tmp_path / "out", capsys, *SMALL, *said)
+    (row,) = result["rows"]
+    assert (row["blocks"], row["usual"]) == (9, 4.5)
+    assert 0 <= row["shortest"]["mean"] <= row["length"]["mean"] <= row["longest"]["mean"] <= 9
+    gradient, paths = result["figures"][0]["lines"]
+    assert sum(gradient["mean"]) == pytest.approx(1)
+    assert sum(paths["mean"]) == pytest.approx(1)
+    assert paths["dashed"]
+    # another number of samples is another look: the trained runs are kept, the answers are not
+    logs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/log.jsonl")}
+    again = made("paths", tmp_path / "out", capsys, *SMALL, said[0], "study.samples=2")
+    assert again["rows"] != result["rows"]
+    assert {path: path.stat().st_mtime_ns for path in logs} == logs
+
+
+@pytest.mark.slow
+def test_a_surface_is_a_map_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ["study.networks=[plain20,resnet20]", "study.points=5", "study.span=0.5"]
+    result = made("surface", tmp_path / "out", capsys, *SMALL, *said)
+    line, *maps = result["figures"]
+    assert line["lines"][0]["x"] == [-0.5, -0.25, 0, 0.25, 0.5]
+    assert [each["kind"] for each in maps] == ["map", "map"]
+    for row, each in zip(result["rows"], maps):
+        assert each["values"][2][2] == pytest.approx(row["loss"]["seeds"][0], rel=1e-5)
+        assert row["highest"]["mean"] >= row["near"]["mean"]
+        assert 0 <= row["bent"]["mean"] <= 1
+
+
+@pytest.mark.slow
+def test_a_step_of_deep_networks_is_told_block_by_block(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["study.networks=[preact_resnet164,plain110]", "study.seeds=[0]"]
+    result = made("thousand", tmp_path / "out", capsys, *said)
+    residual, plain = result["rows"]
+    assert (residual["depth"], residual["blocks"], residual["reached"]) == (164, 54, 54)
+    assert plain["ratio"] > 1e5
+    assert residual["ratio"] < plain["ratio"] / 100
+    assert "a finite gradient other than 0 in each of its 54 blocks" in result["finding"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("gradients", ["study.networks=[alexnet]"], "alexnet is a plain module"),
+        ("gradients", ["study.acts=[rleu]"], "relu"),
+        ("responses", ["study.networks=[resnet21]"], "unknown network 'resnet21'"),
+        ("lesion", ["study.networks=[googlenet]"], "googlenet is a plain module"),
+        ("lesion", ["study.split=train"], "must be validation or test"),
+        ("paths", ["study.networks=[plain20]"], r"plain20 has blocks that are not x \+ F\(x\)"),
+        ("paths", ["study.networks=[densenet40_12]"], "densenet40_12 has blocks that are not"),
+        ("surface", ["study.networks=[]"], "networks"),
+        ("surface", ["study.span=0"], "span"),
+        ("thousand", ["study.networks=[alexnet]"], "alexnet is a plain module"),
+    ],
+)
+def test_a_network_that_cannot_be_looked_at_so_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recipe: str,
+    overrides: list[str],
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    assert cli.run(["study", recipe, *overrides, "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.search(message, said.err), said.err
+    assert not out.exists()
+
+
+def test_settings_of_a_look_are_read_as_they_were_written() -> None:
+    assert asked(look_with("surface", 25, 0.5)) == ("surface", [25, 0.5])
+    assert asked(look_with("lesion", "test", 1000, 5, 1, 2)) == ("lesion", ["test", 1000, 5, 1, 2])
+    assert asked("gradients") == ("gradients", [])
+    assert set(STUDIES) >= {"gradients", "responses", "lesion", "paths", "surface", "thousand"}
+
+
+def test_where_a_surface_curves_down_is_counted() -> None:
+    steps = [float(step) for step in np.linspace(-1, 1, 9)]
+    x, y = np.meshgrid(steps, steps)
+    assert bent_down(steps, (x**2 + 3 * y**2).tolist()) == 0
+    assert bent_down(steps, (x**2 - y**2).tolist()) == 1
+    assert bent_down(steps, (x * y).tolist()) == 1
+    assert bent_down(steps, (1 - x**2 - y**2).tolist()) == 1
+    assert bent_down(steps, (x + y).tolist()) == 0
+    half = np.where(x < 0, x**2 + y**2, x**2 - y**2)
+    assert bent_down(steps, half.tolist()) == pytest.approx(0.5, abs=0.2)
+    unknown = [[None] * 9 for _ in steps]
+    assert bent_down(steps, unknown) is None
+    assert bent_down(steps[:2], [[0, 1], [1, 2]]) is None
+
+
+def test_a_line_leaves_out_what_one_seed_does_not_know() -> None:
+    line = band_of("a", [0, 1, 2], [[1, None, 4], [3.0, 5, 2]])
+    assert (line["x"], line["mean"]) == ([0, 2], [2, 3])
+    assert (line["low"], line["high"]) == ([1, 2], [3, 4])
+
+
+def test_the_same_images_are_looked_at_every_time() -> None:
+    from plusx.run import parts
+
+    source = parts.open_split(load_recipe("digits-resnet20"), "train")
+    first, again = (some_batches(source, 20, 8) for _ in range(2))
+    assert [len(batch) for batch in first] == [8, 8, 4]
+    assert all(bool((a.inputs == b.inputs).all()) for a, b in zip(first, again))
+    assert sum(len(batch) for batch in some_batches(source, 10**6)) == len(source)
