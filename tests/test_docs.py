@@ -116,7 +116,7 @@ def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     assert changed != text
     (tmp_path / "tools").mkdir()
     (tmp_path / "docs").mkdir()
-    for name in ("render.py", "evidence.py", "networks.py"):
+    for name in ("render.py", "evidence.py", "networks.py", "studies.py"):
         (tmp_path / "tools" / name).write_text((ROOT / "tools" / name).read_text())
     (tmp_path / "results").symlink_to(ROOT / "results")
     (tmp_path / "src").symlink_to(ROOT / "src")
@@ -157,7 +157,7 @@ def test_a_command_exists(line: Line) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [line for line in commands() if re.match(r"plusx (train|compare) [a-z]", line.text)],
+    [line for line in commands() if re.match(r"plusx (train|compare|study) [a-z]", line.text)],
     ids=str,
 )
 def test_a_recipe_and_its_overrides_are_allowed(line: Line) -> None:
