@@ -83,7 +83,7 @@ def resume(claim: Claim, asked: Asked) -> Outcome:
 
 def warm_up_rate(claim: Claim, asked: Asked) -> Outcome:
     """The rates of both kinds of warm-up around their end; the one furthest off is judged."""
-    schedule = steps(claim.value, [32_000, 48_000])
+    schedule = steps(0.1, [32_000, 48_000])
     ramp = warm_up(schedule, 400)
     held = WarmUntil(schedule, rate=0.01, error=0.8, window=20)
     before = held(0)

@@ -327,7 +327,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _figure(value: float | None, unit: str) -> str:
+def _figure(value: int | float | None, unit: str) -> str:
     if value is None:
         return "no finite number"
     if unit == "share":

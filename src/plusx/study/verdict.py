@@ -17,6 +17,7 @@ from plusx.study.finding import student
 
 Verdict = Literal["PASS", "MISS", "INCONCLUSIVE"]
 Side = Literal["equal", "most", "least"]
+Number = int | float
 
 # Of sums such as 0.0875 + 0.003, which are not exact in binary.
 _ROUNDING = 1e-12
@@ -38,7 +39,7 @@ class Judged:
     distance: float | None
 
 
-def allowed(claimed: float, tolerance: float, side: Side) -> tuple[float, float]:
+def allowed(claimed: Number, tolerance: Number, side: Side) -> tuple[float, float]:
     """The lowest and the highest value that a claim allows."""
     slack = _ROUNDING * max(abs(claimed), tolerance) if tolerance else 0.0
     low = claimed - tolerance - slack if side != "most" else -math.inf
@@ -47,9 +48,9 @@ def allowed(claimed: float, tolerance: float, side: Side) -> tuple[float, float]
 
 
 def judge(
-    values: Sequence[float],
-    claimed: float,
-    tolerance: float = 0.0,
+    values: Sequence[Number],
+    claimed: Number,
+    tolerance: Number = 0.0,
     side: Side = "equal",
     *,
     exact: bool,
@@ -62,7 +63,7 @@ def judge(
     if not values:
         raise ValueError("there is no value to judge")
     low, high = allowed(claimed, tolerance, side)
-    value = mean(values)
+    value = float(mean(values))
     own = stdev(values) if len(values) > 1 and math.isfinite(value) else None
     between = (value, value) if exact else interval(values)
     if math.isnan(value):
@@ -79,7 +80,7 @@ def judge(
     return Judged(verdict, value, own, shown, _distance(value, claimed, own or spread))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
+def interval(values: Sequence[Number]) -> tuple[float, float] | None:
     """Where the mean lies with 95 %, by Student's t. None for one value, which says nothing of it,
     and for values that are not finite."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
@@ -88,7 +89,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean(values) - half, mean(values) + half
 
 
-def _distance(value: float, claimed: float, spread: float | None) -> float | None:
+def _distance(value: Number, claimed: Number, spread: Number | None) -> float | None:
     if value == claimed:
         return 0.0
     if not spread or not math.isfinite(value):

@@ -1,0 +1,275 @@
+"""The ledger of claims: complete, sound, and listed with what is known."""
+
+import json
+import re
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from plusx import cli
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Net
+from plusx.recipe import load_recipe
+from plusx.study import trained
+from plusx.study.ledger import NOT_RUN, NOT_YET, chosen, ledger, read_results
+from plusx.zoo import PAPERS, ZOO
+from plusx.zoo.claims import (
+    _ALL,
+    CLAIMS,
+    PROTOCOLS,
+    RATE,
+    TEXTS,
+    Cost,
+    claim_names,
+    cost_of,
+    find_claim,
+    members,
+)
+from plusx.zoo.claims.claim import multiply_adds, spec
+from plusx.zoo.claims.counts import CIFAR, CIFAR_RESNETS, IMAGENET, MULTIPLY_ADDS
+
+
+RECORD = {
+    "verdict": "PASS",
+    "value": 1_727_962,
+    "spread": None,
+    "interval": None,
+    "distance": 0.0,
+    "claimed": 1_727_962,
+    "seeds": [],
+    "smaller": None,
+    "date": "2026-01-01T00:00:00+00:00",
+    "environment": 0,
+}
+# counts that the papers misprint or the texts confuse
+WRONG = {"literature-misprint-resnet1001", "erratum-1"}
+
+
+def kept(folder: Path, version: str = "0.1.0", **changed: object) -> Path:
+    """A folder of results with one claim in it."""
+    folder.mkdir(exist_ok=True)
+    found = {
+        "environments": [{"versions": {"plusx": version}, "machine": {}}],
+        "claims": {"parameters-resnet110": {**RECORD, **changed}},
+    }
+    (folder / "claims.json").write_text(json.dumps(found))
+    return folder
+
+
+def state(folder: Path) -> dict[str, object]:
+    return ledger("parameters-resnet110", results=folder)[0]
+
+
+def test_every_claim_has_a_name_of_its_own_a_kind_a_source_and_words() -> None:
+    assert len(CLAIMS) == len(_ALL) > 300
+    for name, claim in CLAIMS.items():
+        assert re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)+", name), name
+        assert claim.kind in ("arithmetic", "property", "training")
+        assert claim.statement, name
+        assert claim.metric, name
+        assert claim.source, name
+        assert claim.tolerance >= 0, name
+
+
+def test_every_network_protocol_and_pattern_that_is_named_is_there() -> None:
+    for claim in CLAIMS.values():
+        for name in filter(None, (claim.network, claim.against, *claim.beside)):
+            assert name in ZOO, claim.id
+        assert claim.protocol in ("", *PROTOCOLS), claim.id
+        for pattern in claim.runs:
+            assert any(fnmatchcase(name, pattern) for name in CLAIMS), (claim.id, pattern)
+        if claim.check == "members":
+            assert claim.missing or members(claim), claim.id
+            assert not any(member.erratum for member in members(claim)), claim.id
+            assert not any(member.check == "members" for member in members(claim)), claim.id
+
+
+@pytest.mark.parametrize("metric", ["parameters", "multiply-adds"])
+def test_every_count_is_the_one_of_the_definition(metric: str) -> None:
+    counted = 0
+    for claim in CLAIMS.values():
+        if claim.check != metric or claim.id in WRONG:
+            continue
+        counted += 1
+        found = ZOO[claim.network].net
+        if isinstance(found, Net):
+            found = measure(spec(claim.network, claim.num_classes))
+        value = getattr(found, metric.replace("-", "_"))
+        assert abs(value - claim.value) <= claim.tolerance, claim.id
+    wanted = len(MULTIPLY_ADDS)
+    if metric == "parameters":
+        wanted = len(IMAGENET) + 4 * len(CIFAR_RESNETS) + len(CIFAR) + 1
+        wanted += sum(bool(hundred) for _, hundred in CIFAR.values())
+    assert counted == wanted
+
+
+def test_every_erratum_of_the_texts_is_there_once_with_what_is_true() -> None:
+    errata = {claim.erratum: claim for claim in CLAIMS.values() if claim.erratum is not None}
+    assert sorted(errata) == list(range(1, 24))
+    assert sum(claim.erratum is not None for claim in CLAIMS.values()) == 23
+    for number, claim in errata.items():
+        text = 1 if number <= 14 else 0 if number <= 17 else 3 if number <= 21 else 2
+        assert claim.source.startswith(f"text {text}"), claim.id
+        assert f"text {text}" in TEXTS
+        assert claim.truth, claim.id
+        assert claim.id == f"erratum-{number}"
+
+
+def test_every_row_of_the_texts_is_there() -> None:
+    rows = [name.removeprefix("scope-") for name in claim_names("scope-*")]
+    counts = {"a": 11, "b": 7, "c": 8, "d": 4, "e": 6}
+    wanted = [f"{part}{i}" for part, count in counts.items() for i in range(1, count + 1)]
+    assert rows == wanted
+    for name in rows:
+        claim = CLAIMS[f"scope-{name}"]
+        assert bool(claim.runs) != bool(claim.missing), name
+
+
+def test_sources_are_papers_that_plusx_names_or_say_who() -> None:
+    known = (*PAPERS, *TEXTS, "texts ", "Selvaraju 2017", "Schroff 2015", "by definition", "plusx")
+    others = ("torchvision", "MMPretrain", "KaimingHe/", "kuangliu/", "fb.resnet", "an independent",
+              "as quoted")  # fmt: skip
+    for claim in CLAIMS.values():
+        assert claim.source.startswith((*known, *others)), (claim.id, claim.source)
+
+
+def runnable() -> list[str]:
+    return [c.id for c in CLAIMS.values() if c.check == "train" and not c.missing]
+
+
+def test_protocols_train_as_many_images_as_they_are_priced_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trained, "imagenet", lambda: tmp_path)
+    sets = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167, "digits": 1_200}
+    seen = set()
+    for name in runnable():
+        claim = find_claim(name)
+        protocol = PROTOCOLS[claim.protocol]
+        read = trained.recipe(claim, claim.network, 1)
+        assert read.net.base == claim.network
+        assert read.seed == 1
+        assert read.compare is None
+        images = sets[claim.data] - (read.data.validation or 0)
+        done = read.steps * read.batch_size if read.steps else read.epochs * images
+        assert done == protocol.images, name
+        if protocol.split == "test" and not protocol.recipe.startswith("digits"):
+            selects = read.evaluate.keep == "best"
+            assert (read.data.validation == 0) != selects, name
+        seen.add(claim.protocol)
+    assert seen == set(PROTOCOLS) - {"published-weights", "ten-crop"}
+
+
+def test_the_recipe_of_the_first_paper_is_its_own() -> None:
+    claim = find_claim("error-resnet110-cifar10")
+    read = trained.recipe(claim, claim.network, 0)
+    same = load_recipe(
+        "cifar10-resnet20",
+        ["net.base=resnet110", "schedule.warm_until=0.8", "schedule.warm_rate=0.01"],
+    )
+    assert read == same
+    assert (read.steps, read.batch_size, read.schedule.at) == (64_000, 128, (32_000, 48_000))
+    wide = trained.recipe(find_claim("error-wrn28_10-cifar100"), "wrn28_10", 0)
+    assert (wide.data.kind, wide.epochs, wide.schedule.factor) == ("cifar100", 200, 0.2)
+
+
+def test_what_a_claim_costs() -> None:
+    claim = find_claim("error-resnet20-cifar10")
+    each = multiply_adds("resnet20")
+    assert cost_of(claim) == 3 * each * (3 * 64_000 * 128 + 60_000)
+    assert Cost(int(RATE * 3600 * 4), 2).hours == 2
+    assert cost_of(find_claim("parameters-resnet20")) == 0
+    pair = find_claim("degradation-plain-digits")
+    assert cost_of(pair) > cost_of(find_claim("convergence-digits")) > 0
+    row = find_claim("scope-b4")
+    assert cost_of(row) == sum(map(cost_of, members(row)))
+
+
+def test_a_state_is_what_the_file_says(tmp_path: Path) -> None:
+    assert state(tmp_path / "none")["state"] == NOT_RUN
+    row = state(kept(tmp_path))
+    assert (row["state"], row["value"], row["marks"]) == ("PASS", 1_727_962, [])
+    assert ledger("scope-d2", results=tmp_path)[0]["state"] == NOT_YET
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"version": "0.0.9"}, "plusx 0.0.9"),
+        ({"claimed": 1_700_000}, "another claim"),
+        ({"smaller": "one seed"}, "one seed"),
+    ],
+)
+def test_a_result_of_another_version_or_claim_is_marked(
+    changed: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    row = state(kept(tmp_path, **changed))
+    assert row["state"] == "PASS"
+    assert said in str(row["marks"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"claims": {"a": {}}}', '{"claims": {"a": {}}, "environments": []}', "\0"],
+)
+def test_a_damaged_file_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "claims.json").write_text(text)
+    with pytest.raises(ValueError, match=r"claims\.json is not what"):
+        read_results(tmp_path)
+
+
+def test_results_in_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        read_results(tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("paramters-resnet110", "parameters-resnet110"), ("eratum-5", "erratum-5"),
+     ("gradient", "gradient-identity"), ("resnet20", "parameters-resnet20")],
+)  # fmt: skip
+def test_an_unknown_claim_has_nearest_ones(name: str, near: str) -> None:
+    for ask in (find_claim, claim_names):
+        with pytest.raises(ValueError, match=near):
+            ask(name)
+
+
+def test_a_pattern_and_a_kind_choose() -> None:
+    assert chosen("erratum-1") == (["erratum-1"], False)
+    names, several = chosen("erratum-*", "property")
+    assert several
+    assert {CLAIMS[name].kind for name in names} == {"property"}
+    with pytest.raises(ValueError, match="did you mean arithmetic"):
+        chosen("*", "arithmetics")
+    with pytest.raises(ValueError, match="no claim of the kind training"):
+        chosen("parameters-*", "training")
+    with pytest.raises(ValueError, match="no claim matches 'paramters-"):
+        chosen("paramters-*")
+
+
+def test_the_command_lists_and_loads_neither_torch_nor_pydantic(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom plusx import cli\n"
+        f"assert cli.run(['claims', '--json', '--results', {str(tmp_path)!r}]) == 0\n"
+        "assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["claims"]
+    assert [row["id"] for row in rows] == list(CLAIMS)
+    assert {"id", "kind", "source", "cost", "erratum", "state"} <= set(rows[0])
+
+
+def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept(tmp_path, version="0.0.9")
+    assert cli.run(["claims", "parameters-resnet11*", "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"parameters-resnet110 +arithmetic +PASS \*", said)
+    assert "* parameters-resnet110: plusx 0.0.9" in said
+    assert cli.run(["claims", "nothing-like-it"]) == 2
+    assert "unknown claim" in capsys.readouterr().err
+    assert cli.run(["claims", "--kind", "nonsense"]) == 2

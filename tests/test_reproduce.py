@@ -1,0 +1,425 @@
+"""Claims run against their numbers: the verdicts, what is kept, and the checks themselves."""
+
+import json
+import math
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plusx import cli
+from plusx.study import reproduce as reproducing
+from plusx.study import trained
+from plusx.study.ledger import ledger, read_results
+from plusx.study.outcome import Asked, Outcome
+from plusx.study.reproduce import CHECKS, judged_outcome, keep, reproduce, reproduce_all, run_claim
+from plusx.study.verdict import Side, allowed, interval, judge
+from plusx.zoo.claims import CLAIMS, Claim, find_claim
+
+
+number = st.floats(-1e6, 1e6).map(lambda x: round(x, 3))
+tolerance = st.floats(0, 1e3).map(lambda x: round(x, 3))
+sides = st.sampled_from(["equal", "most", "least"])
+several = st.lists(number, min_size=2, max_size=8)
+
+
+def asked(folder: Path, quick: bool = True) -> Asked:
+    return Asked(quick=quick, work=folder, tell=lambda line: None)
+
+
+# the verdict
+
+
+@given(number, number, tolerance, sides)
+def test_a_count_is_within_what_is_allowed_or_not(
+    value: float, claimed: float, slack: float, side: Side
+) -> None:
+    judged = judge([value], claimed, slack, side, exact=True)
+    low, high = allowed(claimed, slack, side)
+    assert judged.verdict == ("PASS" if low <= value <= high else "MISS")
+    assert judged.interval is None
+
+
+@given(number, tolerance, sides)
+def test_what_is_claimed_holds(claimed: float, slack: float, side: Side) -> None:
+    assert judge([claimed], claimed, slack, side, exact=True).verdict == "PASS"
+    assert judge([claimed] * 3, claimed, slack, side, exact=False).verdict == "PASS"
+    for off in (-slack, slack):
+        assert judge([claimed + off], claimed, slack, side, exact=True).verdict == "PASS"
+
+
+@given(number, number, tolerance, sides)
+def test_one_seed_never_decides(value: float, claimed: float, slack: float, side: Side) -> None:
+    assert judge([value], claimed, slack, side, exact=False).verdict == "INCONCLUSIVE"
+
+
+@given(several, number, tolerance, sides)
+def test_a_verdict_is_that_of_the_interval(
+    values: list[float], claimed: float, slack: float, side: Side
+) -> None:
+    judged = judge(values, claimed, slack, side, exact=False)
+    low, high = allowed(claimed, slack, side)
+    assert judged.interval is not None
+    inside = [low <= end <= high for end in judged.interval]
+    if judged.verdict == "PASS":
+        assert all(inside)
+        assert low <= judged.value <= high or math.isclose(judged.value, high)
+    if judged.verdict == "MISS":
+        assert not any(inside)
+        assert not low <= judged.value <= high
+    if judged.verdict == "INCONCLUSIVE":
+        straddles = [judged.interval[0] <= limit <= judged.interval[1] for limit in (low, high)]
+        assert any(straddles)
+
+
+@given(several, number, tolerance, tolerance, sides)
+def test_more_tolerance_never_makes_it_worse(
+    values: list[float], claimed: float, slack: float, more: float, side: Side
+) -> None:
+    tight = judge(values, claimed, slack, side, exact=False).verdict
+    loose = judge(values, claimed, slack + more, side, exact=False).verdict
+    assert not (tight == "PASS" and loose != "PASS")
+    assert not (loose == "MISS" and tight != "MISS")
+
+
+@given(several, number, tolerance)
+def test_the_sides_mirror_each_other(values: list[float], claimed: float, slack: float) -> None:
+    most = judge(values, claimed, slack, "most", exact=False)
+    least = judge([-value for value in values], -claimed, slack, "least", exact=False)
+    assert most.verdict == least.verdict
+    both = judge(values, claimed, slack, "equal", exact=False).verdict
+    above = judge(values, claimed, slack, "least", exact=False).verdict
+    assert (both == "PASS") == (most.verdict == above == "PASS")
+
+
+@given(several, number, tolerance, sides, st.floats(0.1, 10))
+def test_a_smaller_error_never_turns_a_pass_into_a_miss(
+    values: list[float], claimed: float, slack: float, side: Side, less: float
+) -> None:
+    before = judge(values, claimed, slack, "most", exact=False).verdict
+    after = judge([value - less for value in values], claimed, slack, "most", exact=False).verdict
+    assert not (before == "PASS" and after == "MISS")
+
+
+def test_the_interval_is_students() -> None:
+    low, high = interval([0.0, 1.0, 2.0])
+    assert (low + high) / 2 == pytest.approx(1.0)
+    assert (high - low) / 2 == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+    assert interval([1.0]) is None
+    assert interval([1.0, math.inf]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([0.0870, 0.0880, 0.0875], "PASS"),
+        ([0.0850, 0.0950, 0.0900], "INCONCLUSIVE"),
+        ([0.0990, 0.1000, 0.1010], "MISS"),
+        ([0.0905, 0.0905, 0.0905], "PASS"),  # 0.0875 + 0.003 is less than 0.0905 in binary
+        ([0.09051, 0.09051, 0.09051], "MISS"),
+        ([0.05, 0.05, 0.05], "PASS"),  # better than the paper
+        ([math.nan, 0.05, 0.05], "MISS"),
+    ],
+)
+def test_an_error_and_its_tolerance(values: list[float], verdict: str) -> None:
+    assert judge(values, 0.0875, 0.003, "most", exact=False).verdict == verdict
+
+
+def test_the_distance_is_in_our_spreads_else_in_the_papers() -> None:
+    ours = judge([1.0, 3.0], 1.0, exact=False, spread=100.0)
+    assert ours.distance == pytest.approx(1 / math.sqrt(2))
+    assert judge([3.0], 1.0, exact=False, spread=4.0).distance == 0.5
+    assert judge([3.0], 1.0, exact=True).distance is None
+    assert judge([3.0], 3.0, exact=True).distance == 0.0
+    assert judge([math.nan], 3.0, exact=True).distance is None
+    with pytest.raises(ValueError, match="no value"):
+        judge([], 1.0, exact=True)
+
+
+@given(several, st.sampled_from([c for c in CLAIMS.values() if c.kind == "training"]))
+def test_quick_training_never_decides(values: list[float], claim: Claim) -> None:
+    outcome = Outcome(values=tuple(values), exact=False, seeds=(0,))
+    assert judged_outcome(claim, outcome, True).verdict == "INCONCLUSIVE"
+    same = replace(outcome, exact=True, values=(float(claim.value),))
+    assert judged_outcome(claim, same, True).verdict == "INCONCLUSIVE"
+    assert judged_outcome(claim, same, False).verdict == "PASS"
+    assert judged_outcome(claim, replace(same, unsettled="why"), False).verdict == "INCONCLUSIVE"
+
+
+# what is run
+
+
+def test_every_claim_has_a_check_and_every_check_a_claim() -> None:
+    assert {claim.check for claim in CLAIMS.values() if not claim.missing} == set(CHECKS)
+
+
+QUICK = [
+    "parameters-resnet110", "parameters-wrn28_10-cifar100", "multiply-adds-resnet20",
+    "plain-twin-counts", "option-b-minus-a", "resnet34-cheaper-than-vgg16", "bottleneck-cheaper",
+    "zero-residual-identity", "option-a-zeros", "warm-up-rate", "macro-f1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_claim_that_holds_passes(name: str, tmp_path: Path) -> None:
+    record = run_claim(find_claim(name), asked(tmp_path))
+    assert record["verdict"] == "PASS", record
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_claim_with_another_figure_misses(name: str, tmp_path: Path) -> None:
+    claim = find_claim(name)
+    worse = {"equal": 1.0, "most": -1e15, "least": 1e15}[claim.side]
+    assert (
+        run_claim(replace(claim, value=claim.value + worse), asked(tmp_path))["verdict"] == "MISS"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [claim.id for claim in CLAIMS.values() if claim.erratum and claim.kind == "arithmetic"],
+)
+def test_an_erratum_misses_and_says_what_is_true(name: str, tmp_path: Path) -> None:
+    record = run_claim(find_claim(name), asked(tmp_path))
+    needs_data = name == "erratum-20"
+    assert record["verdict"] == ("INCONCLUSIVE" if needs_data else "MISS"), record
+    assert record["truth"]
+    assert record["shown"]
+    assert bool(record["unsettled"]) == needs_data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        claim.id
+        for claim in CLAIMS.values()
+        if claim.kind == "property" and claim.check != "members" and not claim.missing
+    ],
+)
+def test_every_property_is_as_recorded(name: str, tmp_path: Path) -> None:
+    record = run_claim(find_claim(name), asked(tmp_path))
+    assert record["verdict"] == ("MISS" if record["erratum"] else "PASS"), record
+
+
+@pytest.mark.slow
+def test_the_built_network_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = find_claim("parameters-resnet20")
+    assert run_claim(claim, asked(tmp_path, quick=False))["verdict"] == "PASS"
+    assert run_claim(find_claim("multiply-adds-resnet20"), asked(tmp_path, quick=False))
+    real = reproducing.arithmetic.built
+    other = lambda name, classes=None: real("resnet32", classes)  # noqa: E731
+    monkeypatch.setattr(reproducing.arithmetic, "built", other)
+    with pytest.raises(RuntimeError, match=r"arithmetic gives 269,722 .* has 464,154"):
+        run_claim(claim, asked(tmp_path, quick=False))
+
+
+def test_a_row_misses_where_a_claim_behind_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = find_claim("scope-a4")
+    assert run_claim(row, asked(tmp_path))["verdict"] == "PASS"
+    wrong = replace(CLAIMS["plain-twin-counts"], value=5)
+    monkeypatch.setitem(CLAIMS, "plain-twin-counts", wrong)
+    found = run_claim(row, asked(tmp_path))
+    assert found["verdict"] == "MISS"
+    assert found["shown"] == ["plain-twin-counts: MISS"]
+
+
+def test_what_cannot_be_run_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"scope-d2 is not yet runnable.*BLEU"):
+        reproduce("scope-d2", out=tmp_path)
+    with pytest.raises(ValueError, match="did you mean scope-d2"):
+        reproduce("scope-d22", out=tmp_path)
+    assert not (tmp_path / "claims.json").exists()
+
+
+def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUSX_DATA", str(tmp_path))
+    for name in ("error-resnet50-imagenet-one-crop", "accuracy-resnet18-imagenet-weights"):
+        with pytest.raises(ValueError, match=r"ImageNet is not here.*imagenet/train/CLASS"):
+            reproduce(name, out=tmp_path)
+
+
+# what is kept
+
+
+def test_a_result_is_kept_and_listed(tmp_path: Path) -> None:
+    record = reproduce("parameters-resnet110", quick=True, out=tmp_path, command="a command")
+    known = read_results(tmp_path)["parameters-resnet110"]
+    assert known["verdict"] == record["verdict"] == "PASS"
+    assert {"value", "spread", "seeds", "command", "recipe", "versions", "machine", "date"} <= set(
+        known
+    )
+    (row,) = ledger("parameters-resnet110", results=tmp_path)
+    assert (row["state"], row["value"]) == ("PASS", 1_727_962)
+    file = json.loads((tmp_path / "claims.json").read_text())
+    assert file["value"] == {"PASS": 1}
+
+
+def full(**changed: Any) -> dict[str, Any]:
+    record = run_claim(find_claim("erratum-1"), asked(Path()))
+    return {**record, "smaller": None, "date": "2026-01-01", **changed}
+
+
+def test_a_quick_result_does_not_take_the_place_of_a_full_one(tmp_path: Path) -> None:
+    keep(full(smaller="less", value=1.0), tmp_path)
+    keep(full(value=2.0), tmp_path)
+    keep(full(smaller="less", value=3.0), tmp_path)
+    assert read_results(tmp_path)["erratum-1"]["value"] == 2.0
+    keep(full(value=4.0), tmp_path)
+    assert read_results(tmp_path)["erratum-1"]["value"] == 4.0
+
+
+def test_the_same_result_keeps_its_date_and_machines_are_said_once(tmp_path: Path) -> None:
+    keep(full(), tmp_path)
+    before = (tmp_path / "claims.json").read_bytes()
+    keep(full(date="2027-01-01", seconds=9.0), tmp_path)
+    assert (tmp_path / "claims.json").read_bytes() == before
+    keep(full(machine={"cores": 99}), tmp_path)
+    assert read_results(tmp_path)["erratum-1"]["machine"] == {"cores": 99}
+    keep({**full(), "id": "erratum-2"}, tmp_path)
+    keep({**full(), "id": "erratum-3"}, tmp_path)
+    assert len(json.loads((tmp_path / "claims.json").read_text())["environments"]) == 2
+
+
+def test_a_claim_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    keep(full(), tmp_path)
+    keep({**full(), "id": "no-such-claim"}, tmp_path)
+    assert set(read_results(tmp_path)) == {"erratum-1"}
+
+
+def test_results_of_several_at_once_are_all_kept(tmp_path: Path) -> None:
+    names = [f"erratum-{number}" for number in range(1, 7)]
+    threads = [
+        threading.Thread(target=keep, args=({**full(), "id": name}, tmp_path)) for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(read_results(tmp_path)) == set(names)
+
+
+def test_several_claims_go_on_where_one_cannot_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(claim: Claim, how: Asked) -> Outcome:
+        raise RuntimeError("it broke")
+
+    monkeypatch.setitem(CHECKS, "bottleneck", broken)
+    names = ["bottleneck-cheaper", "scope-e1", "erratum-1"]
+    found = reproduce_all(names, quick=True, out=tmp_path)
+    assert [record["id"] for record in found["claims"]] == ["erratum-1"]
+    assert found["failed"] == [{"id": "bottleneck-cheaper", "reason": "it broke"}]
+    assert [each["id"] for each in found["skipped"]] == ["scope-e1"]
+
+
+# training
+
+
+def tiny(metric: str, **changed: Any) -> Claim:
+    """A claim about a few steps on the digits."""
+    steps = ("steps=2", "batch_size=32", "data.validation=100", "schedule.at=[1]")
+    claim = find_claim("error-resnet20-cifar10")
+    return replace(claim, metric=metric, data="digits", overrides=steps, value=1.0, **changed)
+
+
+@pytest.mark.slow
+def test_training_judges_each_seed_once(tmp_path: Path) -> None:
+    lines: list[str] = []
+    how = Asked(quick=False, work=tmp_path, tell=lines.append)
+    first = trained.train(tiny("test error"), how)
+    assert first.seeds == (0, 1, 2)
+    assert len(set(first.values)) > 1
+    assert len(lines) == 3
+    assert 'base = "resnet20"' in (first.recipe or "")
+    again = trained.train(tiny("test error"), how)
+    assert again.values == first.values
+    for seed in first.seeds:
+        uses = (tmp_path / f"resnet20-seed{seed}" / "test_uses.jsonl").read_text().splitlines()
+        assert len(uses) == 1
+
+
+@pytest.mark.slow
+def test_training_compares_two_networks_seed_by_seed(tmp_path: Path) -> None:
+    how = asked(tmp_path, quick=False)
+    found = trained.train(tiny("train error", against="plain20"), how)
+    errors = {
+        (name, seed): json.loads((tmp_path / f"{name}-seed{seed}/result.json").read_text())
+        for name in ("resnet20", "plain20")
+        for seed in (0, 1, 2)
+    }
+    assert found.values == tuple(
+        errors["resnet20", seed]["train_error"] - errors["plain20", seed]["train_error"]
+        for seed in (0, 1, 2)
+    )
+    # a run of another version is in no mean
+    place = tmp_path / "plain20-seed1" / "environment.json"
+    place.write_text(place.read_text().replace('"plusx": "', '"plusx": "9.'))
+    other = trained.train(tiny("train error", against="plain20"), how)
+    assert other.seeds == (0, 2)
+    assert any("plain20-seed1" in line and "plusx" in line for line in other.shown)
+
+
+@pytest.mark.slow
+def test_quick_training_says_what_is_smaller(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained, "QUICK", 1e9)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["reproduce", "error-resnet20-cifar10", "--quick", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["verdict"] == "INCONCLUSIVE"
+    assert "in place of cifar10" in said["smaller"]
+    assert said["seeds"] == [0]
+    assert "cost" not in said
+    (row,) = ledger("error-resnet20-cifar10", results=tmp_path / "results")
+    assert row["state"] == "INCONCLUSIVE"
+    assert "--quick" in row["marks"][0]
+
+
+@pytest.mark.slow
+def test_every_training_claim_has_a_quick_version_that_can_be_built() -> None:
+    for claim in CLAIMS.values():
+        if claim.check == "train" and not claim.missing and claim.network in trained.ZOO:
+            read = trained.quick_recipe(claim, claim.network, 0)
+            assert read.data.kind == "digits"
+
+
+# the command
+
+
+def test_the_command_says_verdict_value_distance_and_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["reproduce", "erratum-1", "--quick", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("MISS  erratum-1\n")
+    for word in ("11,689,512", "1,700,000 ± 50,000", "distance", "seeds", "true", "ResNet-110"):
+        assert word in said
+    assert cli.run(["reproduce", "erratum-3", "--json", "--out", str(tmp_path)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {"id", "verdict", "value", "claimed", "distance", "seeds"} <= set(record)
+    assert (record["verdict"], record["value"]) == ("MISS", 3)
+
+
+def test_the_command_runs_a_pattern_with_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "option-?-*", "--quick", "--out", str(tmp_path)]
+    assert cli.run(command) == 0
+    said = capsys.readouterr()
+    assert said.out.count("PASS") == 2
+    assert "1 of 2: " in said.err
+    assert cli.run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {record["id"] for record in found["claims"]} == {"option-a-zeros", "option-b-minus-a"}
+    assert cli.run(["reproduce", "scope-d2", "--out", str(tmp_path)]) == 2
+    assert "BLEU" in capsys.readouterr().err
+    assert cli.run(["reproduce", "scope-d*", "--out", str(tmp_path)]) == 0
+    assert "not yet runnable" in capsys.readouterr().err
