@@ -117,6 +117,8 @@ REFUSED = [
     (["evaluate", "resnet20", "--weights", "x.safetensors"], ["x.safetensors"]),
     (["predict", "nowhere", "x.jpg"], ["nowhere"]),
     (["predict", "."], ["name images"]),
+    (["explain", "nowhere", "x.jpg"], ["nowhere"]),
+    (["explain", "."], ["name images"]),
     (["compare", "digits-resnet20"], ["[compare]"]),
     (["compare", "digits", "compare.networks=[resnet21]"], ["resnet21", "resnet20"]),
     (["report", "nowhere"], ["nowhere"]),
@@ -149,7 +151,8 @@ def test_a_wrong_command_is_one_line_and_nothing_is_written(
 
 def test_help_has_examples_for_every_command(plusx: Callable[..., Said]) -> None:
     overview = plusx("--help").out
-    for name in ("models", "describe", "train", "compare", "evaluate", "predict", "convert"):
+    with_several = ("models", "describe", "train", "compare", "evaluate", "predict", "explain")
+    for name in (*with_several, "convert"):
         assert name in overview
         assert f"Examples:\n  plusx {name}" in plusx(name, "--help").out
     for name in ("report", "info"):

@@ -209,6 +209,7 @@ def test_rank_correlation_of_values_that_are_equal() -> None:
     assert float(rank_correlation(first, first**3)) == pytest.approx(1)
     assert float(rank_correlation(torch.zeros(1, 4), torch.ones(1, 4))) == 1
     assert float(rank_correlation(torch.zeros(1, 4), first)) == 0
+    assert float(rank_correlation(first, first * float("nan"))) == 0
 
 
 def test_forgetting_goes_from_the_head_down_and_keeps_the_values() -> None:

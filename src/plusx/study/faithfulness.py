@@ -152,13 +152,15 @@ def rank_correlation(
     """Spearman's rank correlation of each pair of maps, 1 where they rank all positions alike.
 
     A map without any differences has no ranks: with another such map it is 1, for nothing changed,
-    and with any other 0.
+    and with any other 0, as it is for a map that is not finite.
     """
     pairs = zip(first.flatten(1).double().cpu(), second.flatten(1).double().cpu(), strict=True)
     return torch.tensor([_spearman(a, b) for a, b in pairs], dtype=torch.float64)
 
 
 def _spearman(first: Tensor, second: Tensor) -> float:
+    if not bool((first.isfinite() & second.isfinite()).all()):
+        return 0.0
     a, b = _ranks(first), _ranks(second)
     flat = [float(ranks.square().sum()) == 0 for ranks in (a, b)]
     if any(flat):
