@@ -45,6 +45,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DEFINED = {
     "a window of 8 to 100 % of the area": "RandomResizedCrop",
     "58.1 % of the parameters fit (269,722 of 464,154)": "an error message, exact by arithmetic",
+    "nterval of 95 %": "how sure an interval is",
+    "ntervals of 95 %": "how sure intervals are",
 }
 
 
