@@ -92,8 +92,10 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
         found = difference(deep["train_error"]["seeds"], shallow["train_error"]["seeds"])
         said.append(f"{deep['name']} {_judged(found)} {shallow['name']}{_amount(found)}")
         if found is not None and found.low > 0 and verdict(deep["ratio_end"]) == "steady":
-            said[-1] += ", while its gradients have settled"
-    return f"Training error: {'; '.join(said)}." if said else "One depth: nothing to set beside it."
+            said[-1] += " while its gradients have settled"
+    if not said:
+        return "One depth: nothing to set beside it."
+    return f"Training error: {'; '.join(said)}."
 
 
 def _judged(found: Difference | None) -> str:
@@ -107,7 +109,7 @@ def _judged(found: Difference | None) -> str:
 
 
 def _amount(found: Difference | None) -> str:
-    return "" if found is None else f" by {found}"
+    return "" if found is None else f" ({found})"
 
 
 def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -59,9 +59,9 @@ class Difference(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        """In percentage points."""
+        """In percentage points, the interval behind the mean."""
         low, high = 100 * self.low, 100 * self.high
-        return f"{100 * self.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+        return f"{100 * self.mean:+.1f} points, {low:+.1f} to {high:+.1f}"
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Difference | None:

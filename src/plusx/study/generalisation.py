@@ -124,7 +124,11 @@ def _deeper(rows: Sequence[Mapping[str, Any]]) -> str:
     if shallow is None or deep is None or shallow is deep:
         return ""
     found = difference(deep["gap"]["seeds"], shallow["gap"]["seeds"])
-    return "" if found is None else f"; from {depths[0]} to {depths[-1]} layers the gap is {found}"
+    return (
+        ""
+        if found is None
+        else f"; from {depths[0]} to {depths[-1]} layers the gap changes by {found}"
+    )
 
 
 def _bare(rows: Sequence[Mapping[str, Any]], depth: int) -> Mapping[str, Any] | None:
