@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +60,15 @@ def resume(claim: Claim, asked: Asked) -> Outcome:
     ]
     with tempfile.TemporaryDirectory() as place:
         alone, killed = Path(place, "alone"), Path(place, "killed")
-        _end(_begin(recipe, alone))
-        victim = _begin(recipe, killed)
+        with _begun(recipe, alone) as run:
+            _end(run)
         for _ in range(2):
-            _await_checkpoint(victim, killed)
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-            victim = _begin(recipe, killed)
-        _end(victim)
+            with _begun(recipe, killed) as victim:
+                _await_checkpoint(victim, killed)
+                victim.send_signal(signal.SIGKILL)
+                victim.communicate()
+        with _begun(recipe, killed) as run:
+            _end(run)
         logged = store.read_bytes(alone / "log.jsonl").count(b"\n")
         begun = store.read_bytes(killed / "timing.jsonl").count(b'"begin"')
         names = ("model.safetensors", "log.jsonl", "result.json")
@@ -141,14 +144,20 @@ def _tables(*, balanced: bool) -> list[dict[str, Any]]:
     return found
 
 
-def _begin(recipe: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """A training in a process of its own, with one thread."""
-    return subprocess.Popen(
+@contextmanager
+def _begun(recipe: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A training in a process of its own, with one thread; it does not outlive the block."""
+    run = subprocess.Popen(
         [sys.executable, "-m", "plusx", "train", *recipe, "--out", str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+    with run:
+        try:
+            yield run
+        finally:
+            run.kill()
 
 
 def _await_checkpoint(run: subprocess.Popen[bytes], folder: Path) -> None:
@@ -157,10 +166,8 @@ def _await_checkpoint(run: subprocess.Popen[bytes], folder: Path) -> None:
     begun = time.monotonic()
     while not set(_checkpoints(folder)) - known:
         if run.poll() is not None or time.monotonic() - begun > _PATIENCE:
-            said = (
-                b"" if run.stderr is None else run.stderr.read() if run.poll() is not None else b""
-            )
             run.kill()
+            _, said = run.communicate()
             raise RuntimeError(f"a run to be killed made no checkpoint: {said.decode()[-300:]}")
         time.sleep(0.02)
 

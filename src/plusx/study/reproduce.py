@@ -210,7 +210,7 @@ def keep(record: Mapping[str, Any], out: Path) -> None:
         except ValueError as error:
             if "in use" not in str(error) or time.monotonic() - begun > _WAIT:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.02)
 
 
 def _keep(record: Mapping[str, Any], out: Path) -> None:
