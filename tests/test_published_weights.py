@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from plusx import store
+from plusx.recipe import load_recipe
+from plusx.run import train
+from plusx.weights import convert
 
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "published_weights.py"))
@@ -31,3 +34,21 @@ def test_the_recorded_result_is_the_expected_one() -> None:
     assert recorded["value"] == {name: item.right / 10_000 for name, item in ITEMS.items()}
     assert recorded["machine"]["processor_flags"]
     assert recorded["versions"]["torch"]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_run_begins_with_the_weights_of_another_librarys_network(tmp_path: Path) -> None:
+    """Its shortcuts pad on both sides, those of the zoo's network of that name do not."""
+    data = os.environ.get("PLUSX_DATA")
+    found = sorted((Path(data or "none") / "weights" / "akamaster_cifar10").glob("resnet20*"))
+    if not found:
+        pytest.skip("the weights are not under PLUSX_DATA")
+    file = tmp_path / "resnet20.safetensors"
+    convert(found[0], "resnet20", "akamaster", file)
+    overrides = [f"net.weights={file}", "net.base=resnet20", "steps=2", "optim.lr=1e-6"]
+    overrides += ["data.kind=cifar10", "data.train=64", "data.augment="]
+    recipe = load_recipe("cifar10-resnet20-quick", overrides)
+    result = train(recipe, tmp_path / "run", progress=False)
+    assert result["train"]["count"] == 64
+    assert result["validation"]["accuracy"] > 0.9  # its own training images

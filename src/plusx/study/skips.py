@@ -122,8 +122,8 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
 def notes(recipe: Recipe) -> list[str]:
     return [
         (
-            "All networks have the multiply-adds of the basic residual one, as near as whole widths "
-            "come: every width is scaled by one factor. With & the stages begin with a halving of "
+            "All networks have the multiply-adds of the basic residual one, as near as widths "
+            "come: every width is scaled by one factor. With & the stages begin by halving "
             "the channels and pooling, as in DenseNet. Intervals are Welch's of 95 % over seeds."
         )
     ]
