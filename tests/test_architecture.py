@@ -56,6 +56,10 @@ OUTSIDE = {"grammar": set(), "zoo": set(), "overrides": set(), "describe": set()
 WRITERS = {
     "weights/fetch.py": ({"os.unlink"}, "the download goes once our own file is made from it"),
     "report/drawing.py": ({"figure.savefig"}, "into memory, for the page that the store writes"),
+    "study/bookkeeping.py": (
+        {"tempfile.TemporaryDirectory"},
+        "two runs are compared in a folder that goes afterwards",
+    ),
     "cli.py": ({"os.open"}, "the null device in the place of a closed standard output"),
 }
 
