@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,18 @@ from plusx import cli
 from plusx.recipe import load_recipe
 from plusx.study.bands import band_of, some_batches
 from plusx.study.catalogue import STUDIES
+from plusx.study.experiment import study
 from plusx.study.plan import asked, look_with
 from plusx.study.surface_study import bent_down
 
 
 SMALL = ["epochs=1", "data.train=128", "study.seeds=[0,1]"]
-STEPS = ["steps=4", "data.train=128", "study.seeds=[0,1]", "checkpoint.every_steps=2"]
+STEPS = ["steps=2", "data.train=128", "study.seeds=[0]", "checkpoint.every_steps=1"]
 
 
-def made(
-    kind: str, out: Path, capsys: pytest.CaptureFixture[str], *overrides: str
-) -> dict[str, Any]:
-    assert cli.run(["study", kind, *overrides, "--out", str(out), "--json"]) == 0
-    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+def made(kind: str, out: Path, *overrides: str) -> dict[str, Any]:
+    with (out.parent / "said").open("w") as stream:
+        result = study(load_recipe(kind, overrides), out, jobs=1, progress=stream)
     assert json.loads((out / "result.json").read_text(encoding="utf-8")) == result
     keys = {column["key"] for column in result["columns"]}
     assert all(keys <= set(row) for row in result["rows"])
@@ -40,12 +41,10 @@ def made(
 
 
 @pytest.mark.slow
-def test_gradients_are_called_by_what_they_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gradients_are_called_by_what_they_do(tmp_path: Path) -> None:
     networks = "study.networks=[plain20,preact_resnet20]"
     said = ["study.rules=[he,normal0.01]", "study.acts=[relu,sigmoid]"]
-    result = made("gradients", tmp_path / "out", capsys, *STEPS, networks, *said)
+    result = made("gradients", tmp_path / "out", *STEPS, networks, *said)
     rows = {row["name"]: row for row in result["rows"]}
     assert len(rows) == 2 * 2 * 2 * 2
     for row in rows.values():
@@ -64,11 +63,9 @@ def test_gradients_are_called_by_what_they_do(
 
 
 @pytest.mark.slow
-def test_responses_have_a_line_a_network(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_responses_have_a_line_a_network(tmp_path: Path) -> None:
     networks = "study.networks=[plain20,preact_resnet20]"
-    result = made("responses", tmp_path / "out", capsys, *SMALL, networks)
+    result = made("responses", tmp_path / "out", *SMALL, networks)
     for row in result["rows"]:
         assert row["layers"] == 19
         assert 0 < row["smallest"]["mean"] < row["response"]["mean"] < row["largest"]["mean"]
@@ -77,12 +74,10 @@ def test_responses_have_a_line_a_network(
 
 
 @pytest.mark.slow
-def test_lesions_tell_what_cannot_be_deleted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lesions_tell_what_cannot_be_deleted(tmp_path: Path) -> None:
     said = ["study.networks=[plain20,resnet20]", "study.counts=[1,3,8]", "study.draws=2"]
     out = tmp_path / "out"
-    result = made("lesion", out, capsys, *SMALL, *said, "study.split=test", "study.images=60")
+    result = made("lesion", out, *SMALL, *said, "study.split=test", "study.images=60")
     plain, residual = result["rows"]
     assert (plain["deleted"], plain["kept"], plain["images"]) == (7, 2, 60)
     assert (residual["deleted"], residual["kept"]) == (9, 0)
@@ -98,14 +93,11 @@ def test_lesions_tell_what_cannot_be_deleted(
 
 
 @pytest.mark.slow
-def test_lesions_of_given_weights_stand_beside_what_is_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lesions_of_given_weights_stand_beside_what_is_trained(tmp_path: Path) -> None:
     assert cli.run(["train", "digits-resnet20", "epochs=2", "--out", str(tmp_path / "run")]) == 0
-    capsys.readouterr()
     weights = f"net.weights={tmp_path / 'run' / 'model.safetensors'}"
     said = ["net.base=resnet20", weights, "study.networks=[plain20]", "study.counts=[]"]
-    result = made("lesion", tmp_path / "out", capsys, *SMALL, *said)
+    result = made("lesion", tmp_path / "out", *SMALL, *said)
     given, plain = result["rows"]
     assert (given["name"], given["seeds"]) == ("resnet20, given weights", [0])
     assert given["error"]["mean"] < 0.5 < plain["median"]["mean"]
@@ -116,11 +108,9 @@ def test_lesions_of_given_weights_stand_beside_what_is_trained(
 
 
 @pytest.mark.slow
-def test_paths_are_binomial_and_weighted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_paths_are_binomial_and_weighted(tmp_path: Path) -> None:
     said = ["study.networks=[resnet20]", "study.samples=3"]
-    result = made("paths", tmp_path / "out", capsys, *SMALL, *said)
+    result = made("paths", tmp_path / "out", *SMALL, *said)
     (row,) = result["rows"]
     assert (row["blocks"], row["usual"]) == (9, 4.5)
     assert 0 <= row["shortest"]["mean"] <= row["length"]["mean"] <= row["longest"]["mean"] <= 9
@@ -130,15 +120,15 @@ def test_paths_are_binomial_and_weighted(
     assert paths["dashed"]
     # another number of samples is another look: the trained runs are kept, the answers are not
     logs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/log.jsonl")}
-    again = made("paths", tmp_path / "out", capsys, *SMALL, said[0], "study.samples=2")
+    again = made("paths", tmp_path / "out", *SMALL, said[0], "study.samples=2")
     assert again["rows"] != result["rows"]
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
 
 
 @pytest.mark.slow
-def test_a_surface_is_a_map_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_surface_is_a_map_a_network(tmp_path: Path) -> None:
     said = ["study.networks=[plain20,resnet20]", "study.points=5", "study.span=0.5"]
-    result = made("surface", tmp_path / "out", capsys, *SMALL, *said)
+    result = made("surface", tmp_path / "out", *SMALL, *said)
     line, *maps = result["figures"]
     assert line["lines"][0]["x"] == [-0.5, -0.25, 0, 0.25, 0.5]
     assert [each["kind"] for each in maps] == ["map", "map"]
@@ -149,11 +139,11 @@ def test_a_surface_is_a_map_a_network(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_a_step_of_deep_networks_is_told_block_by_block(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = ["study.networks=[preact_resnet164,plain110]", "study.seeds=[0]"]
-    result = made("thousand", tmp_path / "out", capsys, *said)
+def test_a_step_of_deep_networks_is_told_block_by_block(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "plusx", "study", "thousand", "--json"]
+    command += ["study.networks=[preact_resnet164,plain110]", "--out", str(tmp_path / "out")]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    result = json.loads(told.stdout)
     residual, plain = result["rows"]
     assert (residual["depth"], residual["blocks"], residual["reached"]) == (164, 54, 54)
     assert plain["ratio"] > 1e5
