@@ -262,6 +262,16 @@ def test_what_the_figures_come_to(
     assert "worthless" in judgement.finding("Grad-CAM", faith, changed)
 
 
+def test_tests_that_disagree_are_told_apart() -> None:
+    undecided = {"map": {"mean": 0.4}, "random": lead(-1, 1), "centre": lead(-1, 1)}
+    won = {"map": {"mean": 0.4}, "random": lead(0.1, 1), "centre": lead(0.1, 1)}
+    faith = {"count": 9, "deletion": undecided, "insertion": won}
+    assert judgement.finding("Grad-CAM", faith, []) == (
+        "On these 9 images Grad-CAM beats random maps and a blob in the middle by insertion; more "
+        "is not shown, so read the maps with care."
+    )
+
+
 def test_two_images_are_too_few_to_judge_by() -> None:
     row = {
         measure: {"map": 0.1, "random": 0.5, "centre": 0.5} for measure in ("deletion", "insertion")

@@ -80,11 +80,19 @@ def finding(
         return (
             f"On {images} {title} beats {OPPONENTS[won[0]]} by deletion and insertion, but {rest}."
         )
-    ahead = [f"by {m} against {OPPONENTS[n]}" for (m, n), each in sides.items() if each == "better"]
-    part = f", although ahead {' and '.join(ahead)}" if ahead else ""
+    ahead = {
+        measure: [OPPONENTS[name] for name in OPPONENTS if sides[measure, name] == "better"]
+        for measure in ("deletion", "insertion")
+    }
+    beaten = [f"{' and '.join(names)} by {measure}" for measure, names in ahead.items() if names]
+    if beaten:
+        return (
+            f"On {images} {title} beats {', and '.join(beaten)}; more is not shown, so read the "
+            "maps with care."
+        )
     return (
-        f"On {images} {title} is not shown to be better than random maps or a blob in the middle"
-        f"{part}: do not read the maps as what the network uses."
+        f"On {images} {title} is not shown to be better than random maps or a blob in the middle: "
+        "do not read the maps as what the network uses."
     )
 
 
