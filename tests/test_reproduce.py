@@ -331,11 +331,14 @@ def test_several_claims_go_on_where_one_cannot_be_run(
 # training
 
 
+STEPS = ("steps=2", "batch_size=32", "data.validation=100", "schedule.at=[1]")
+PLACE = "he2015-digits-steps2-batch_size32-data.validation100-schedule.at[1]"
+
+
 def tiny(metric: str, **changed: Any) -> Claim:
     """A claim about a few steps on the digits."""
-    steps = ("steps=2", "batch_size=32", "data.validation=100", "schedule.at=[1]")
     claim = find_claim("error-resnet20-cifar10")
-    return replace(claim, metric=metric, data="digits", overrides=steps, value=1.0, **changed)
+    return replace(claim, metric=metric, data="digits", overrides=STEPS, value=1.0, **changed)
 
 
 @pytest.mark.slow
@@ -350,7 +353,9 @@ def test_training_judges_each_seed_once(tmp_path: Path) -> None:
     again = trained.train(tiny("test error"), how)
     assert again.values == first.values
     for seed in first.seeds:
-        uses = (tmp_path / f"resnet20-seed{seed}" / "test_uses.jsonl").read_text().splitlines()
+        uses = (
+            (tmp_path / PLACE / f"resnet20-seed{seed}" / "test_uses.jsonl").read_text().splitlines()
+        )
         assert len(uses) == 1
 
 
@@ -359,7 +364,7 @@ def test_training_compares_two_networks_seed_by_seed(tmp_path: Path) -> None:
     how = asked(tmp_path, quick=False)
     found = trained.train(tiny("train error", against="plain20"), how)
     errors = {
-        (name, seed): json.loads((tmp_path / f"{name}-seed{seed}/result.json").read_text())
+        (name, seed): json.loads((tmp_path / PLACE / f"{name}-seed{seed}/result.json").read_text())
         for name in ("resnet20", "plain20")
         for seed in (0, 1, 2)
     }
@@ -368,7 +373,7 @@ def test_training_compares_two_networks_seed_by_seed(tmp_path: Path) -> None:
         for seed in (0, 1, 2)
     )
     # a run of another version is in no mean
-    place = tmp_path / "plain20-seed1" / "environment.json"
+    place = tmp_path / PLACE / "plain20-seed1" / "environment.json"
     place.write_text(place.read_text().replace('"plusx": "', '"plusx": "9.'))
     other = trained.train(tiny("train error", against="plain20"), how)
     assert other.seeds == (0, 2)

@@ -202,7 +202,10 @@ def study(
         return
     from plusx.study.table import rows_table
 
-    print(rows_table(result["columns"], result["rows"], _width()))
+    for told in result["tables"] or [{**result, "title": "", "note": ""}]:
+        print(f"{told['title']}\n" if told["title"] else "", end="")
+        print(rows_table(told["columns"], told["rows"], _width()))
+        print(f"{told['note']}\n" if told["note"] else "", end="")
     _say_marked(result["marked"])
     print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
 
@@ -440,9 +443,9 @@ def reproduce(
     out: Annotated[Path, _about("The folder whose claims.json keeps the result.")] = Path(
         "results"
     ),
-    work: Annotated[
-        Path | None, _about("The folder of the runs it takes. Default: runs/claims/CLAIM.")
-    ] = None,
+    work: Annotated[Path, _about("The folder of the runs it takes, which claims share.")] = Path(
+        "runs/claims"
+    ),
     as_json: Json = False,
 ) -> None:
     """Run a claim against its number: PASS, MISS or INCONCLUSIVE, and the distance."""

@@ -83,22 +83,22 @@ def reproduce(
     *,
     quick: bool = False,
     out: Path = RESULTS,
-    work: Path | None = None,
+    work: Path = WORK,
     command: str = "",
     tell: Any = lambda line: None,
 ) -> dict[str, Any]:
     """Run one claim and keep what was found in OUT/claims.json; the record of it.
 
-    Runs that training needs lie in `work` (None: runs/claims/ID). `quick` runs a smaller version,
-    which the record describes; of a claim about training it is never a PASS, and it never takes
-    the place of a full result.
+    Runs that training needs lie in `work`, where other claims find them. `quick` runs a smaller
+    version, which the record describes; of a claim about training it is never a PASS, and it
+    never takes the place of a full result.
 
     ValueError: there is no such claim, plusx has not got what it takes to run it, or its data is
     not there. RuntimeError: what was built is not what arithmetic says.
     """
     claim = find_claim(name)
     read_results(out)  # a file in ruins is told of before the work, not after it
-    record = run_claim(claim, Asked(quick=quick, work=work or WORK / name, tell=tell), command)
+    record = run_claim(claim, Asked(quick=quick, work=work, tell=tell), command)
     keep(record, out)
     return record
 
@@ -108,7 +108,7 @@ def reproduce_all(
     *,
     quick: bool = False,
     out: Path = RESULTS,
-    work: Path | None = None,
+    work: Path = WORK,
     tell: Any = lambda line: None,
 ) -> dict[str, Any]:
     """Run several claims, one after another: {claims: [record], failed, skipped: [{id, reason}]}.
@@ -129,7 +129,7 @@ def reproduce_all(
                 name,
                 quick=quick,
                 out=out,
-                work=None if work is None else work / name,
+                work=work,
                 command=shlex.join(["plusx", "reproduce", name, *(["--quick"] if quick else [])]),
                 tell=tell,
             )
@@ -255,7 +255,7 @@ def _members(claim: Claim, asked: Asked) -> Outcome:
     smaller = []
     for member in members(claim):
         asked.tell(f"{claim.id}: {member.id}")
-        record = run_claim(member, replace(asked, work=asked.work / member.id))
+        record = run_claim(member, asked)
         verdicts.append(record["verdict"])
         shown.append(f"{member.id}: {record['verdict']}")
         smaller += [record["smaller"]] if record["smaller"] else []

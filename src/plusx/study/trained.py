@@ -1,8 +1,8 @@
 """Claims about errors: networks trained by the papers' protocols, or judged with published weights.
 
 Nothing is selected: the schedule is fixed beforehand, and the test set is used once a finished run.
-Runs are ordinary run folders, NETWORK-seedN under the claim's folder, which go on where they
-stopped.
+Runs are ordinary run folders, PROTOCOL-DATA/NETWORK-seedN, which go on where they stopped. Claims
+about the same networks, trained the same way, share them.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def train(claim: Claim, asked: Asked) -> Outcome:
         for seed in seeds
         for name in names
     }
-    work = asked.work / "quick" if asked.quick else asked.work
+    work = asked.work / _place(claim, asked.quick)
     folders = {key: work / f"{key[0]}-seed{key[1]}" for key in plan}
     for number, (key, told) in enumerate(plan.items(), 1):
         asked.tell(f"run {number} of {len(plan)}: {key[0]}, seed {key[1]}, in {folders[key]}")
@@ -116,6 +116,12 @@ def quick_recipe(claim: Claim, network: str, seed: int) -> Recipe:
     overrides = [f"net.base={network}", f"data.size={size}", f"epochs={epochs}", *part]
     read = load_recipe("digits", [*overrides, *claim.overrides, f"seed={seed}"])
     return replace(read, compare=None)
+
+
+def _place(claim: Claim, quick: bool) -> str:
+    """The folder of all runs that are trained like those of the claim."""
+    parts = ["quick"] if quick else [claim.protocol, claim.data]
+    return "-".join([*parts, *(override.replace("=", "") for override in claim.overrides)])
 
 
 def _quick_size(network: str) -> tuple[int, int]:
