@@ -200,12 +200,9 @@ def study(
     if as_json:
         _print_json({"out": str(folder), **result})
         return
-    from plusx.study.table import rows_table
+    from plusx.study.table import study_tables
 
-    for told in result["tables"] or [{**result, "title": "", "note": ""}]:
-        print(f"{told['title']}\n" if told["title"] else "", end="")
-        print(rows_table(told["columns"], told["rows"], _width()))
-        print(f"{told['note']}\n" if told["note"] else "", end="")
+    print(study_tables(result, _width()))
     _say_marked(result["marked"])
     print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
 

@@ -158,6 +158,7 @@ class Tables:
 
     kind: Literal["tables"] = "tables"
     networks: Names
+    twins: bool = True  # each residual network beside itself without its skips
     threshold: Share = 0.9
     seeds: Seeds = (0, 1, 2)
 

@@ -65,32 +65,43 @@ def _setup(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _results(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], palette: Palette) -> str:
-    columns: Sequence[Mapping[str, Any]] = result["columns"]
-    marked: Sequence[Mapping[str, Any]] = result["marked"]
-    coloured = {name for told in result["figures"] for name in names(told)}
-    # Marks only where they tell of a line or a bar that has the name, for every row.
-    shared = palette.shared and all(row["name"] in coloured for row in rows)
-    indices = palette.of([row["name"] for row in rows]) if shared else [None] * len(rows)
-    heads, texts = _filled(columns, rows)
-    cells = [
-        [Cell(str(row["name"]), str(row["name"]), colour=index), *told]
-        for row, index, told in zip(rows, indices, texts, strict=True)
-    ]
-    said = page.table(
-        [Column("Name", number=False), *heads], cells, caption=f"Results: {result['title']}"
-    )
     if not rows:
-        said = page.note("There are no rows: nothing was finished.")
-    spread = any(
-        isinstance(row.get(column["key"]), Mapping) and row[column["key"]].get("std") is not None
+        drawn = page.note("There are no rows: nothing was finished.")
+    else:
+        one = {"title": "", "note": "", "columns": result["columns"], "rows": rows}
+        coloured = {name for told in result["figures"] for name in names(told)}
+        # Marks only where they tell of a line or a bar that has the name, for every row.
+        shared = palette.shared and all(row["name"] in coloured for row in rows)
+        drawn = "".join(
+            _table(told, result["title"], palette if shared else None)
+            for told in result.get("tables") or [one]
+        )
+    notes = ["± is the standard deviation over the seeds (n - 1)."] if _spread(rows) else []
+    drawn += "".join(page.note(text) for text in [*notes, *result["notes"]])
+    return drawn + (_marked(result["columns"], result["marked"]) if result["marked"] else "")
+
+
+def _table(told: Mapping[str, Any], title: str, palette: Palette | None) -> str:
+    """One table with its title and note; in the colours of the figures, if it is told them."""
+    rows = told["rows"]
+    indices = palette.of([row["name"] for row in rows]) if palette else [None] * len(rows)
+    heads, texts = _filled(told["columns"], rows)
+    cells = [
+        [Cell(str(row["name"]), str(row["name"]), colour=index), *own]
+        for row, index, own in zip(rows, indices, texts, strict=True)
+    ]
+    caption = f"Results: {told['title'] or title}"
+    drawn = page.table([Column("Name", number=False), *heads], cells, caption=caption)
+    above = page.heading(told["title"]) if told["title"] else ""
+    return above + drawn + (page.note(told["note"]) if told["note"] else "")
+
+
+def _spread(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(
+        isinstance(value, Mapping) and value.get("std") is not None
         for row in rows
-        for column in columns
+        for value in row.values()
     )
-    notes = ["± is the standard deviation over the seeds (n - 1)."] if spread else []
-    said += "".join(page.note(text) for text in [*notes, *result["notes"]])
-    if marked:
-        said += _marked(columns, marked)
-    return said
 
 
 def _marked(columns: Sequence[Mapping[str, Any]], marked: Sequence[Mapping[str, Any]]) -> str:
@@ -117,15 +128,11 @@ def _filled(
     heads: list[Column] = []
     texts: list[list[Cell]] = [[] for _ in rows]
     for column in columns:
-        several = [row.get(column["key"]) for row in rows]
-        if all(value is None for value in several):
+        if all(row.get(column["key"]) is None for row in rows):
             continue
         title, unit = values.heading(column)
         heads.append(Column(title, unit, number=column["kind"] != "text"))
-        absent = column.get("absent") or values.ABSENT
-        for told, each in zip(
-            texts, values.said(column["kind"], several, absent=absent), strict=True
-        ):
+        for told, each in zip(texts, values.told(column, rows), strict=True):
             order = "" if each.order is None else each.order
             told.append(Cell(each.text, order, note=each.aside))
     return heads, texts

@@ -29,13 +29,26 @@ class Said:
         return f"{self.text} {self.aside}".strip()
 
 
-def said(kind: str, values: Sequence[Any], *, absent: str = ABSENT) -> list[Said]:
-    """The values of a column of this kind (text, count, number or share), one under another."""
+def told(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Said]:
+    """The values of a column as they are written; "absent" and "places" of it are its wishes."""
+    several = [row.get(column["key"]) for row in rows]
+    absent = str(column.get("absent") or ABSENT)
+    return said(column["kind"], several, absent=absent, places=column.get("places"))
+
+
+def said(
+    kind: str, values: Sequence[Any], *, absent: str = ABSENT, places: int | None = None
+) -> list[Said]:
+    """The values of a column of this kind (text, count, number or share), one under another.
+
+    `absent` is written for a value that is not known; `places` are decimals (None: as needed).
+    """
     factor = 100.0 if kind == "share" else 1.0
     taken = [_taken(value, factor) for value in values]
     means = [mean for mean, _, _ in taken if isinstance(mean, float)]
     spreads = [std for _, std, _ in taken if std is not None]
-    places = _places(kind, means, spreads)
+    if places is None:
+        places = _places(kind, means, spreads)
     return [_said(mean, std, aside, places, absent) for mean, std, aside in taken]
 
 

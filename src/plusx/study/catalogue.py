@@ -20,6 +20,7 @@ from plusx.study.response_study import RESPONSES
 from plusx.study.skips import SKIPS
 from plusx.study.surface_study import SURFACE
 from plusx.study.thousand_study import THOUSAND
+from plusx.study.three_tables import TABLES
 from plusx.study.watch import gradients
 
 
@@ -35,6 +36,7 @@ STUDIES: dict[str, Study] = {
     "paths": PATHS,
     "surface": SURFACE,
     "thousand": THOUSAND,
+    "tables": TABLES,
 }
 
 LOOKS: dict[str, Look] = {

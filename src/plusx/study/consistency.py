@@ -17,6 +17,7 @@ What must hold, with k classes, precision P, recall R and F1 of each class, and 
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,6 +25,7 @@ from typing import Any
 
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
+from plusx.grammar.twins import with_merge
 from plusx.study.printed import (
     COUNTS,
     QUANTITIES,
@@ -34,9 +36,10 @@ from plusx.study.printed import (
     interval,
     refuse_unknown,
 )
-from plusx.zoo import find, names
+from plusx.zoo import Plain, find, names
 
 
+_PLAIN = re.compile(r"plain\((\w+)\)")
 _UNIT = Interval(Fraction(0), Fraction(1))
 
 
@@ -102,7 +105,7 @@ def check(tables: Tables) -> list[Complaint]:
     ValueError: a column, unit or figure that cannot be read, or a network that there is not.
     """
     for network in tables.networks.values():
-        find(network)
+        _network(network)
     cells = _cells(tables)
     rows = list(dict.fromkeys(row for table in tables.tables for row in table.rows))
     found: list[Complaint] = []
@@ -220,23 +223,51 @@ def _counts(own: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
         network = tables.networks.get(cell.row)
         if QUANTITIES[cell.column] is not COUNTS or network is None:
             continue
-        true = counted(network, cell.column, tables.classes)
+        true = _count(network, cell.column, tables)
         if cell.interval.low <= true <= cell.interval.high:
             continue
         what = f"{cell.printed}, but {network} has {true:,}{_elsewhere(cell, network, tables)}"
         yield cell.complaint(what, Interval(Fraction(true), Fraction(true)))
 
 
-def counted(network: str, quantity: str, classes: int | None = None) -> int:
-    """Parameters or multiply-adds of a network of the zoo, by arithmetic."""
-    net = find(network)
+def counted(
+    network: str,
+    quantity: str,
+    *,
+    classes: int | None = None,
+    channels: int | None = None,
+    size: int | None = None,
+) -> int:
+    """Parameters or multiply_adds of a network, by arithmetic; see `Tables` for its name.
+
+    What is None is as in the zoo. A network that is no sentence has the figures of the zoo.
+    """
+    net = _network(network)
     if not isinstance(net, Net):
         return int(getattr(net, quantity))
-    return int(getattr(measure(net if classes is None else _headed(net, classes)), quantity))
+    own = replace(
+        net,
+        num_classes=net.num_classes if classes is None else classes,
+        in_channels=net.in_channels if channels is None else channels,
+        size=net.size if size is None else size,
+    )
+    return int(getattr(measure(own), quantity))
 
 
-def _headed(net: Net, classes: int) -> Net:
-    return replace(net, num_classes=classes)
+def _network(name: str) -> Net | Plain:
+    found = _PLAIN.fullmatch(name)
+    if found is None:
+        return find(name)
+    net = find(found[1])
+    if not isinstance(net, Net):
+        raise ValueError(f"{name}: {found[1]} is a plain module and has no twin")
+    return with_merge(net, "none")
+
+
+def _count(network: str, quantity: str, tables: Tables) -> int:
+    return counted(
+        network, quantity, classes=tables.classes, channels=tables.channels, size=tables.size
+    )
 
 
 def _elsewhere(cell: _Cell, network: str, tables: Tables) -> str:
@@ -245,7 +276,8 @@ def _elsewhere(cell: _Cell, network: str, tables: Tables) -> str:
     relatives = [name for name in names() if network.startswith(name) and name != network]
     for name in (*relatives, *others):
         # A relative of another size of image has a head of its own.
-        count = counted(name, cell.column, tables.classes if name in others else None)
+        in_tables = name in others
+        count = _count(name, cell.column, tables) if in_tables else counted(name, cell.column)
         if cell.interval.low <= count <= cell.interval.high:
             return f"; {cell.printed} is {name} ({count:,})"
     return ""
@@ -332,7 +364,7 @@ def _most(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
         for name in dict.fromkeys((*tables.networks, *(cell.row for cell in cells))):
             cell = _of([each for each in cells if each.row == name], quantity)
             if QUANTITIES[quantity] is COUNTS and name in tables.networks:
-                count = Fraction(counted(tables.networks[name], quantity, tables.classes))
+                count = Fraction(_count(tables.networks[name], quantity, tables))
                 known[name] = Interval(count, count)
             elif cell is not None:
                 known[name] = cell.interval

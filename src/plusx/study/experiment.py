@@ -78,8 +78,9 @@ def study(
         refuse_other(recipe, out, "study")  # it may have been begun meanwhile
         store.write_text(out / "recipe.toml", to_toml(recipe))
         count = make(crew, planned, progress or sys.stderr)
+        said, files = _result(found, recipe, source, cells, out)
         result = {
-            **_result(found, recipe, source, cells, out),
+            **said,
             "jobs": crew_of(size, threads),
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -88,6 +89,8 @@ def study(
         }
         if count == 0 and (out / "result.json").is_file():
             result = as_before(store.read_json(out / "result.json"), result)
+        for name, text in files.items():
+            store.write_text(out / name, text)
         store.write_json(out / "result.json", result)
         from plusx.report import write_report
 
@@ -123,14 +126,14 @@ def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list
 
 def _result(
     found: Study, recipe: Recipe, source: Source, cells: Sequence[Cell], out: Path
-) -> dict[str, Any]:
-    """The content of result.json but for what the clock and the caller say."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content of result.json but for what the clock and the caller say, and other files."""
     assert recipe.study is not None
     every = [_made(cell, out) for cell in cells]
     odd = strangers({each.folder: _shares(each) for each in every})
     made = [each for each in every if each.folder not in odd]
     table = found.rows(made)
-    return {
+    said = {
         "kind": "study",
         "study": recipe.study.kind,
         "title": found.title,
@@ -142,6 +145,7 @@ def _result(
         "length": length_of(recipe),
         "columns": found.columns(recipe),
         "rows": table,
+        "tables": found.tables(recipe, made, table),
         "marked": [
             {**row, "why": odd[each.folder]}
             for each in every
@@ -153,6 +157,7 @@ def _result(
         "recipe": to_toml(recipe),
         **surroundings(made[0].folder),
     }
+    return said, found.files(recipe, made, table)
 
 
 def _made(cell: Cell, out: Path) -> Made:

@@ -75,6 +75,13 @@ class Study:
     finding: Callable[[Sequence[Mapping[str, Any]]], str]
     figures: Callable[[Sequence[Made], Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
     notes: Callable[[Recipe], list[str]] = lambda recipe: []
+    # Tables in the place of one, and files with their contents to be written beside result.json.
+    tables: Callable[
+        [Recipe, Sequence[Made], Sequence[Mapping[str, Any]]], list[dict[str, Any]]
+    ] = lambda recipe, made, rows: []
+    files: Callable[[Recipe, Sequence[Made], Sequence[Mapping[str, Any]]], dict[str, str]] = (
+        lambda recipe, made, rows: {}
+    )
 
 
 class Opened(NamedTuple):

@@ -1,6 +1,7 @@
 """Tables as they are printed: texts that stand for intervals, with their units, read from TOML."""
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -61,10 +62,11 @@ class Table:
 class Tables:
     """Tables that belong together, and what is known of what they are about.
 
-    `networks`: the network of the zoo that a row is, where it is one. `named`: what the text
-    speaks of besides. `most`: for a quantity the row that is said to have the most of it.
-    `balanced`: all classes have as many images. `averaging` of precision, recall and F1, "" where
-    it is not said. `classes`: those of the networks' heads, None as the zoo has them.
+    `networks`: the network of the zoo that a row is, where it is one; "plain(NAME)" is NAME
+    without its skips. `named`: what the text speaks of besides. `most`: for a quantity the row
+    that is said to have the most of it. `balanced`: all classes have as many images. `averaging`
+    of precision, recall and F1, "" where it is not said. `classes`, `channels` and `size` are
+    those of the images, None as the networks have them in the zoo.
     """
 
     tables: tuple[Table, ...]
@@ -74,6 +76,8 @@ class Tables:
     balanced: bool = False
     averaging: Average = ""
     classes: int | None = None
+    channels: int | None = None
+    size: int | None = None
 
 
 def read_tables(path: str | Path) -> Tables:
@@ -111,15 +115,14 @@ def interval(text: str, unit: Fraction = Fraction(1), *, whole: bool = False) ->
 
 
 def _tables(told: Mapping[str, Any]) -> Tables:
-    known = {"tables", "networks", "named", "most", "balanced", "averaging", "classes", "title"}
-    refuse_unknown(told, known, "")
-    shapes: dict[str, tuple[type, ...]] = {
-        "tables": (list,), "networks": (dict,), "named": (list,), "most": (dict,),
-        "balanced": (bool,), "averaging": (str,), "classes": (int,), "title": (str,),
+    shapes: dict[str, type] = {
+        "title": str, "tables": list, "networks": dict, "named": list, "most": dict,
+        "balanced": bool, "averaging": str, "classes": int, "channels": int, "size": int,
     }  # fmt: skip
+    refuse_unknown(told, set(shapes), "")
     for key, value in told.items():
         if not isinstance(value, shapes[key]):
-            raise ValueError(f"{key}: {value!r} is no {shapes[key][0].__name__}")
+            raise ValueError(f"{key}: {value!r} is no {shapes[key].__name__}")
     averaging = told.get("averaging", "")
     if averaging not in AVERAGES:
         raise ValueError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
@@ -133,6 +136,8 @@ def _tables(told: Mapping[str, Any]) -> Tables:
         balanced=told.get("balanced", False),
         averaging=averaging,
         classes=told.get("classes"),
+        channels=told.get("channels"),
+        size=told.get("size"),
     )
 
 
@@ -166,3 +171,30 @@ def refuse_unknown(told: Mapping[str, Any], known: set[str], where: str) -> None
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
             raise ValueError(f"{where}unknown key {key!r}: {hint}")
+
+
+def to_toml(tables: Tables, *, title: str = "") -> str:
+    """The tables as `read_tables` reads them."""
+
+    def said(value: Any) -> str:
+        if isinstance(value, Mapping):
+            inside = ", ".join(f"{said(str(k))} = {said(v)}" for k, v in value.items())
+            return f"{{ {inside} }}" if inside else "{}"
+        if isinstance(value, tuple):
+            return f"[{', '.join(map(said, value))}]"
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+    keys = ("named", "balanced", "averaging", "classes", "channels", "size")
+    lines = [f"title = {said(title)}"] if title else []
+    for key in keys:
+        value = getattr(tables, key)
+        if value not in (None, "", ()):
+            lines.append(f"{key} = {said(value)}")
+    for name, pairs in (("networks", tables.networks), ("most", tables.most or {})):
+        if pairs:
+            lines += ["", f"[{name}]", *(f"{said(k)} = {said(v)}" for k, v in pairs.items())]
+    for table in tables.tables:
+        lines += ["", "[[tables]]", f"name = {said(table.name)}"]
+        lines += [f"columns = {said(table.columns)}", "", "[tables.rows]"]
+        lines += [f"{said(row)} = {said(texts)}" for row, texts in table.rows.items()]
+    return "\n".join(lines) + "\n"

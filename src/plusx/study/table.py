@@ -36,11 +36,20 @@ def rows_table(
     ]
     drawn = [_Column(("name", ""), [str(row["name"]) for row in rows], left=True)]
     for column in shown:
-        told = [row.get(column["key"]) for row in rows]
-        absent = str(column.get("absent") or values.ABSENT)
-        texts = [str(each) for each in values.said(column["kind"], told, absent=absent)]
+        texts = [str(each) for each in values.told(column, rows)]
         drawn.append(_Column(values.heading(column), texts, left=column["kind"] == "text"))
     return "\n".join(_fitted(drawn, width))
+
+
+def study_tables(result: Mapping[str, Any], width: int | None = None) -> str:
+    """The table of a study's result, or those that it has in its place, for a terminal."""
+    parts = []
+    for told in result["tables"] or [{**result, "title": "", "note": ""}]:
+        lines = [told["title"], rows_table(told["columns"], told["rows"], width)]
+        wide = max(width or 10**6, NARROWEST)
+        lines += textwrap.wrap(told["note"], wide)
+        parts.append("\n".join(filter(None, lines)))
+    return "\n\n".join(parts)
 
 
 def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str:
