@@ -258,8 +258,21 @@ def test_what_the_figures_come_to(
     measure = {"map": {"mean": 0.4, "std": 0.1}, "random": lead(*random), "centre": lead(*centre)}
     faith = {"count": 9, "deletion": measure, "insertion": measure}
     assert said in judgement.finding("Grad-CAM", faith, [])
-    changed = [{"rank_correlation": {"mean": 0.9, "std": 0.1}}]
-    assert "worthless" in judgement.finding("Grad-CAM", faith, changed)
+    assert "worthless" in judgement.finding("Grad-CAM", faith, survived(0.9, 0.8, 1.0))
+    assert said in judgement.finding("Grad-CAM", faith, survived(0.9, 0.0, 0.9))
+
+
+def survived(*values: float) -> list[dict[str, Any]]:
+    return [{"rank_correlation": judgement.spread(values)}]
+
+
+def test_what_shuffled_weights_come_to() -> None:
+    assert "worthless" in judgement.about_forgetting(survived(0.9, 0.8, 1.0), 64)
+    assert "worthless" in judgement.about_forgetting(survived(0.9), 64)
+    assert "varies too much" in judgement.about_forgetting(survived(0.9, 0.0, 0.9), 64)
+    assert "agree by chance" in judgement.about_forgetting(survived(0.1, 0.2, 0.3), 4)
+    assert "depends on what" in judgement.about_forgetting(survived(0.1, 0.2, 0.3), 64)
+    assert judgement.spread([-0.001])["interval"] is None
 
 
 def test_tests_that_disagree_are_told_apart() -> None:

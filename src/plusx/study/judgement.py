@@ -97,8 +97,15 @@ def finding(
 
 
 def worthless(forgotten: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether maps hardly change when the network has forgotten everything."""
-    return bool(forgotten) and forgotten[-1]["rank_correlation"]["mean"] > WORTHLESS
+    """Whether maps hardly change when the network has forgotten everything.
+
+    So it is where the interval of their rank correlation lies above WORTHLESS, or for fewer than
+    three values their mean.
+    """
+    if not forgotten:
+        return False
+    last = forgotten[-1]["rank_correlation"]
+    return bool((last["interval"] or [last["mean"]])[0] > WORTHLESS)
 
 
 def about_forgetting(forgotten: Sequence[Mapping[str, Any]], positions: int) -> str:
@@ -109,6 +116,12 @@ def about_forgetting(forgotten: Sequence[Mapping[str, Any]], positions: int) -> 
             f"With all weights shuffled the rank correlation is still {last:z.2f}, above "
             f"{WORTHLESS}: the map does not change with what the network has learned. A map that "
             "does not change is worthless as an explanation."
+        )
+    if last > WORTHLESS:
+        return (
+            f"With all weights shuffled the rank correlation is {last:z.2f}, but it varies too "
+            "much to say that the map does not change with what the network has learned. More "
+            "images would tell."
         )
     if positions < FEWEST:
         return (
@@ -122,7 +135,12 @@ def about_forgetting(forgotten: Sequence[Mapping[str, Any]], positions: int) -> 
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
+    """Mean, standard deviation (n - 1) and the interval of the mean, Student's of 95 %."""
+    return {
+        "mean": mean(values),
+        "std": stdev(values) if len(values) > 1 else None,
+        "interval": _interval(values),
+    }
 
 
 def _sides(sides: Mapping[tuple[str, str], Side], name: str) -> set[Side]:
