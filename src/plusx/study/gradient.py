@@ -122,6 +122,8 @@ def course(ratios: Sequence[Ratio]) -> str:
 def _times(ratio: Ratio) -> str:
     if ratio is None:
         return "no gradient at all"
+    if 0 < ratio < 1e-3:
+        return f"10^{math.log10(ratio):.0f} times"
     return f"{ratio:,.0f} times" if ratio >= 100 else f"{ratio:.2g} times"
 
 

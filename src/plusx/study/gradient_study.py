@@ -17,7 +17,7 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Gradients
 from plusx.study import drawn
 from plusx.study.anatomy import network_of
-from plusx.study.bands import band_of, counted, listed, relative_places, some_batches, spread_of
+from plusx.study.bands import band_of, counted, listed, some_batches, spread_of
 from plusx.study.gradient import FACTOR, course, shortcut_identity, verdict
 from plusx.study.plan import Cell, Made, Study, by_name, opened, spec, with_net
 from plusx.study.watch import mean_ratio, over_depth, over_training
@@ -144,7 +144,7 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     known = [row["identity"] for row in rows if row["identity"] is not None]
     beside = [f"Equation 5 of He 2016 holds within {max(known):.0e}"] if known else []
-    return ". ".join([*(["; ".join(said)] if said else []), of_all, *beside]) + "."
+    return ". ".join([of_all, *(["; ".join(said)] if said else []), *beside]) + "."
 
 
 def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ def _identity_figure(groups: Mapping[str, Sequence[Made]], names: Sequence[str])
     lines = []
     for name in names:
         looks = [each.seen("identity") for each in groups[name]]
-        x = relative_places(len(looks[0]["blocks"]))
+        x = list(range(1, len(looks[0]["blocks"]) + 1))
         lines.append(band_of(f"{name}, measured", x, [look["measured"] for look in looks]))
         lines.append(
             band_of(f"{name}, equation 5", x, [look["expected"] for look in looks], dashed=True)
@@ -223,7 +223,7 @@ def _identity_figure(groups: Mapping[str, Sequence[Made]], names: Sequence[str])
         "the block behind each stage's projection on.",
         "Measured and expected lie on each other.",
         lines,
-        x={"title": "place of the block", "scale": "linear"},
+        x={"title": "block", "scale": "linear"},
         y={"title": "", "scale": "log"},
     )
 
