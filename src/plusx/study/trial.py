@@ -19,12 +19,12 @@ NAMES = {"map": "the map", "random": "random", "centre": "centre blob"}
 # What is measured: what is done, along which axis, and what that shows.
 MEASURES = {
     "deletion": (
-        "Pixels are set to the mean of the training images, those that a map ranks highest first.",
+        "Pixels are set to 0, mostly the training images' mean, those ranked highest first.",
         "share of the pixels gone",
         "The lower the line, the better.",
     ),
     "insertion": (
-        "Pixels come back into a blurred image, those that a map ranks highest first.",
+        "Pixels come back into a blurred image, those that the map ranks highest first.",
         "share of the pixels back",
         "The higher the line, the better.",
     ),
