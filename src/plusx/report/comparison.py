@@ -139,7 +139,20 @@ def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: 
         f"Seconds are of training alone, with {result['jobs']} at a time."
     )
     drawn = page.table(columns, cells, caption="Results of every network")
-    return drawn + page.note(notes)
+    return drawn + page.note(notes) + _marked(result.get("marked") or ())
+
+
+def _marked(marked: Sequence[Mapping[str, Any]]) -> str:
+    """Runs that are in no mean, and why."""
+    if not marked:
+        return ""
+    columns = [Column("Network", number=False), Column("Seed"), Column("Why", number=False)]
+    cells = [
+        [Cell(each["name"], each["name"]), Cell(str(each["seed"]), each["seed"]), Cell(each["why"])]
+        for each in marked
+    ]
+    caption = "Runs that are marked and in no mean"
+    return page.heading("Marked: in no mean above") + page.table(columns, cells, caption=caption)
 
 
 def _spread(value: Mapping[str, Any]) -> Cell:

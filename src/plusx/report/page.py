@@ -102,7 +102,7 @@ def figure(
         f"<figure{kind}><h3>{escape(title)}</h3>"
         f'<div class="drawing" role="img" aria-label="{escape(alternative)}">{drawing}</div>'
         + (f'<ul class="legend">{keys}</ul>' if keys else "")
-        + f"<figcaption>{escape(caption)}</figcaption>"
+        + f"<figcaption>{said(caption)}</figcaption>"
         + (folded("The numbers", numbers) if numbers else "")
         + "</figure>\n"
     )
@@ -123,13 +123,18 @@ def section(title: str, inside: str) -> str:
     return f"<section><h2>{escape(title)}</h2>\n{inside}</section>\n"
 
 
+def said(text: str) -> str:
+    """A text of sentences: escaped, and no number is parted from its per cent sign."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def heading(text: str) -> str:
     """A heading within a section."""
     return f"<h3>{escape(text)}</h3>\n"
 
 
 def note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>\n'
+    return f'<p class="note">{said(text)}</p>\n'
 
 
 def source(text: str) -> str:
@@ -150,7 +155,7 @@ def document(
 ) -> str:
     """The whole page. `finding` is the sentence that it is about, `more` what else was found;
     `colours` are (light, dark). `pictures` says that images stand in it, as data: URIs."""
-    beneath = f'<p class="more">{escape(more)}</p>\n' if more else ""
+    beneath = f'<p class="more">{said(more)}</p>\n' if more else ""
     style = _read("style.css") + _colour_variables(colours)
     script = _read("sort.js")
     policy = (
@@ -172,8 +177,8 @@ def document(
 <main>
 <header>
 <p class="kicker">{escape(kicker)}</p>
-<h1>{escape(finding)}</h1>
-{beneath}<p class="context">{escape(context)}</p>
+<h1>{said(finding)}</h1>
+{beneath}<p class="context">{said(context)}</p>
 </header>
 {body}</main>
 <script>{script}</script>

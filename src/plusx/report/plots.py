@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.transforms import IdentityTransform
 
 from plusx.report.drawing import (
     HEIGHT,
@@ -16,7 +14,6 @@ from plusx.report.drawing import (
     MUTED,
     WIDTH,
     along,
-    apart,
     clean,
     drawing,
     extent,
@@ -26,15 +23,14 @@ from plusx.report.drawing import (
     wrapped,
     write,
 )
+from plusx.report.labels import ASIDE, Box, Label, beside_points, label_ends, label_points
 from plusx.report.scales import Axis, Scale, scale, ticks_at
 
 
-ASIDE = 18.0  # from the edge of the panel to the names at its right
 LABEL = 118.0  # the widest label at a line's end
 TALLEST = 400.0
 MOST_MARKED = 16  # points of a line that are shown one by one
 DASHES = (4.0, 1.8)
-_UNITS = IdentityTransform()
 BOTTOM, TOP = 44.0, 24.0  # room for what is written along x, and above y
 
 
@@ -89,27 +85,37 @@ def draw_lines(
     Names stand at the ends of the lines, or beneath the drawing if they are too many or too long.
     """
     shown = [line for line in lines if line.x]
-    across = scale(x, [value for line in shown for value in line.x], tight=True)
+    # Lines of one point each are points: they are labelled where they are.
+    scattered = all(len(line.x) == 1 for line in shown)
+    across = scale(x, [value for line in shown for value in line.x], tight=not scattered)
     upward = scale(
         y,
         [v for line in shown for part in (line.mean, line.low, line.high) for v in part]
         + ([] if level is None else [level]),
     )
-    labels = [wrapped(clean(line.name), LABEL, bold=True) for line in shown]
-    tall = sum(LINE * len(label) + 2.0 for label in labels)
-    direct = tall <= TALLEST - BOTTOM - TOP and not any(label[-1].endswith("…") for label in labels)
-    right = 16.0
-    if direct:
-        right += ASIDE - 9.0
-        right += max((extent(part, bold=True) for label in labels for part in label), default=0.0)
+    named = [wrapped(clean(line.name), LABEL, bold=True) for line in shown]
+    tall = sum(LINE * len(name) + 2.0 for name in named)
+    direct = tall <= TALLEST - BOTTOM - TOP and not any(name[-1].endswith("…") for name in named)
     height = max(HEIGHT, tall + BOTTOM + TOP) if direct else HEIGHT
-    left = _left(upward)
-    across = _few_ticks(x, across, shown, WIDTH - left - right)
+
+    def labels(right: float) -> tuple[Box, list[Label]]:
+        box = Box(_left(upward), BOTTOM, WIDTH - right, height - TOP)
+        pairs = zip(shown, named, strict=True)
+        return box, [
+            Label(name, series(line.colour), *_end(line, box, across, upward))
+            for line, name in pairs
+        ]
+
+    box, placed = labels(16.0)
+    beside = scattered and direct and beside_points(box, placed)
+    if direct and not beside:
+        box, placed = labels(7.0 + ASIDE + max((each.width for each in placed), default=0.0))
+    ticks = across if scattered else _few_ticks(x, across, shown, box.right - box.left)
     with drawing(height) as figure:
-        axes = panel(figure, left, BOTTOM, WIDTH - left - right, height - BOTTOM - TOP)
+        axes = panel(figure, box.left, BOTTOM, box.right - box.left, box.top - BOTTOM)
         for line in shown:
             _draw_line(axes, line, across, upward)
-        along(axes, "x", across, grid=False)
+        along(axes, "x", ticks, grid=False)
         along(axes, "y", upward)
         if level is not None and math.isfinite(upward.place(level)):
             axes.axhline(upward.place(level), color=MUTED, linewidth=0.9, dashes=(1.5, 2.5))
@@ -117,7 +123,7 @@ def draw_lines(
         if not shown:
             _nothing(axes)
         elif direct:
-            _label_ends(figure, axes, shown, labels, across, upward)
+            (label_points if beside else label_ends)(figure, box, placed)
         keys = () if direct else tuple(Key(clean(e.name), e.colour, e.dashed) for e in shown)
         return Drawn(svg(figure, key), height, keys)
 
@@ -155,6 +161,8 @@ def _draw_line(axes: Axes, line: Line, across: Scale, upward: Scale) -> None:
     low, high = upward.places(line.low), upward.places(line.high)
     if any(a != b for a, b in zip(low, high, strict=True)):
         axes.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0)
+    if len(places) == 1:
+        axes.plot((places[0], places[0]), (low[0], high[0]), color=colour, alpha=0.4, lw=3)
     axes.plot(
         places,
         means,
@@ -214,8 +222,9 @@ def _few_ticks(axis: Axis, across: Scale, lines: Sequence[Line], width: float) -
     values = sorted({value for line in lines for value in line.x})
     if len(values) < 2 or across.high == across.low:
         return across
+    plain = all(float(f"{value:.3g}") == value for value in values)
     ends = ticks_at(axis, across, [values[0], values[-1]]).ticks
-    if len(values) <= 8:
+    if len(values) <= 8 and plain:
         wanted = [*ends, *ticks_at(axis, across, values).ticks]
     elif axis.kind == "linear" and all(value == int(value) for value in values):
         wanted = [*ends, *across.ticks]
@@ -233,37 +242,11 @@ def _few_ticks(axis: Axis, across: Scale, lines: Sequence[Line], width: float) -
     return Scale(across.low, across.high, ticks, across.logarithmic, across.foot)
 
 
-def _label_ends(
-    figure: Figure,
-    axes: Axes,
-    lines: Sequence[Line],
-    labels: Sequence[list[str]],
-    across: Scale,
-    upward: Scale,
-) -> None:
-    """The name of each line to the right of its end, moved apart where they would touch."""
-    ends = [_end(line, axes, across, upward) for line in lines]
-    order = sorted(range(len(lines)), key=lambda index: ends[index][1])
-    bottom, top = (float(axes.transAxes.transform((0, y))[1]) for y in (0, 1))
-    edge = float(axes.transAxes.transform((1, 0))[0])
-    sizes = [LINE * len(labels[index]) + 2.0 for index in order]
-    feet = apart([ends[index][1] for index in order], sizes, bottom - LINE / 2, top + LINE / 2)
-    for index, foot in zip(order, feet, strict=True):
-        colour, (right, height) = series(lines[index].colour), ends[index]
-        if edge - right > 12 or abs(foot - height) > LINE / 2:
-            ends_at = (right + 4, edge + ASIDE - 3), (height, foot)
-            figure.add_artist(Line2D(*ends_at, color=colour, lw=0.7, alpha=0.6, transform=_UNITS))
-        for row, part in enumerate(labels[index]):
-            middle = foot + LINE * ((len(labels[index]) - 1) / 2 - row)
-            write(figure, edge + ASIDE, middle, part, colour=colour, bold=True)
-
-
-def _end(line: Line, axes: Axes, across: Scale, upward: Scale) -> tuple[float, float]:
+def _end(line: Line, box: Box, across: Scale, upward: Scale) -> tuple[float, float]:
     """Where a line ends, in units; one without values at the lower right corner."""
     pairs = list(zip(across.places(line.x), upward.places(line.mean), strict=True))
     known = [pair for pair in pairs if not math.isnan(pair[0] + pair[1])]
-    if not known:
-        x, y = axes.transAxes.transform((1, 0))
-    else:
-        x, y = axes.transData.transform(known[-1])
-    return float(x), float(y)
+    x, y = known[-1] if known else (across.high, upward.low)
+    right = (x - across.low) / (across.high - across.low)
+    up = (y - upward.low) / (upward.high - upward.low)
+    return box.left + right * (box.right - box.left), box.bottom + up * (box.top - box.bottom)

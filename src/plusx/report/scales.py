@@ -111,7 +111,7 @@ def _share(low: float, high: float, from_zero: bool) -> tuple[float, float]:
     if low < 0 or high > 1:  # a difference between shares
         reach = _above(max(abs(low), abs(high)))
         return (-reach if low < 0 else 0.0), (reach if high > 0 else 0.0)
-    if high <= 0.5 or from_zero:
+    if high <= 0.8 or from_zero:
         return 0.0, _above(high)
     if low >= 0.5:
         return 1.0 - _above(1.0 - low), 1.0
@@ -152,12 +152,17 @@ def _logarithmic(known: Sequence[float], tight: bool, most: int) -> Scale:
 
 def _marks(first: float, last: float, most: int) -> list[tuple[float, str]]:
     """The finest of the usual steps that gives no more than `most` ticks (one more for tens)."""
+    if last - first < 0.5:
+        found = MaxNLocator(min(most, 4)).tick_values(10.0**first, 10.0**last)
+        near = [float(f"{mark:.12g}") for mark in found if 10.0**first <= mark <= 10.0**last]
+        return [(math.log10(m), text) for m, text in zip(near, _numbers(near), strict=True)]
     exponents = range(math.floor(first), math.ceil(last) + 1)
     for factors in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3)):
         marks = [factor * 10.0**n for n in exponents for factor in factors]
         within = [mark for mark in marks if first <= math.log10(mark) <= last]
         if len(within) <= most:
-            return [(math.log10(mark), values.number(mark)) for mark in within]
+            texts = _numbers(within)
+            return [(math.log10(mark), text) for mark, text in zip(within, texts, strict=True)]
     tens = [n for n in exponents if first <= n <= last]
     # In steps from one: 1 is a tick and not 10 where every third is.
     step = math.ceil(len(tens) / (most + 1))
@@ -173,6 +178,10 @@ def _exact(axis: Axis, ticks: Sequence[float]) -> list[str]:
     """Numbers in full, large ones in millions and so on."""
     if axis.kind == "share":
         return [f"{round(100 * tick, 6):g} %".replace("-", "−") for tick in ticks]
+    return _numbers(ticks)
+
+
+def _numbers(ticks: Sequence[float]) -> list[str]:
     largest = max(map(abs, ticks), default=0.0)
     for factor, sign in ((1e12, " T"), (1e9, " G"), (1e6, " M")):
         if largest >= factor:

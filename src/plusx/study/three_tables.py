@@ -150,7 +150,7 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
 
 def notes(recipe: Recipe) -> list[str]:
     return [
-        "Where several runs are made at a time they share the machine: compare their times within one study.",
+        "Runs that are made at a time share the machine: compare times within one study only.",
         "A plain network is the one that it is named after, without its skips.",
     ]
 
