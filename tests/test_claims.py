@@ -159,6 +159,7 @@ def test_protocols_train_as_many_images_as_they_are_priced_for(
         if protocol.split == "test" and not protocol.recipe.startswith("digits"):
             selects = read.evaluate.keep == "best"
             assert (read.data.validation == 0) != selects, name
+        assert claim.metric.partition(" of ")[0] in trained.METRICS
         seen.add(claim.protocol)
     assert seen == set(PROTOCOLS) - {"published-weights", "ten-crop"}
 

@@ -50,7 +50,8 @@ def train(claim: Claim, asked: Asked) -> Outcome:
         run.train(told, folders[key])
     odd = strangers({folder: str(key[1]) for key, folder in folders.items()})
     kept = [seed for seed in seeds if not any(folders[name, seed] in odd for name in names)]
-    metric = METRICS[_quick_metric(claim.metric) if asked.quick else claim.metric]
+    measured = claim.metric.partition(" of ")[0]
+    metric = METRICS[_quick_metric(measured) if asked.quick else measured]
     found = {key: metric(folders[key]) for key in plan if key[1] in kept}
     values = [_difference([found[name, seed] for name in names]) for seed in kept]
     first = next(iter(plan.values()))

@@ -3,7 +3,7 @@
 A row is made of other claims (`runs`), or says what plusx has not got yet to run it (`missing`).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from plusx.zoo.claims.claim import Claim
 
@@ -143,30 +143,29 @@ ROWS: tuple[Row, ...] = (
 
 
 def _difference(
-    ending: str,
+    name: str,
     statement: str,
     metric: str,
     network: str,
     against: str,
     data: str,
-    side: str,
-    tolerance: float,
+    side: Literal["most", "least"],
+    value: float,
     source: str,
     protocol: str,
     overrides: tuple[str, ...] = (),
 ) -> Claim:
     """A claim that one trained network is above or below another, seed by seed."""
     return Claim(
-        id=ending,
+        id=name,
         statement=statement,
         kind="training",
         check="train",
         source=source,
-        metric=metric,
-        value=0.0,
+        metric=f"{metric} of {network} less that of {against}",
+        value=value,
         unit="number" if metric.startswith("epochs") else "share",
-        side="least" if side == "least" else "most",
-        tolerance=tolerance,
+        side=side,
         network=network,
         against=against,
         data=data,
@@ -181,8 +180,8 @@ PAIRS: tuple[Claim, ...] = (
     *(
         _difference(
             f"degradation-plain-{data}",
-            f"plain56 has a higher training error than plain20 on {data}",
-            "train error", "plain56", "plain20", data, "least", 0.0,
+            f"plain56 has a higher training error than plain20 on {data}, by half a point or more",
+            "train error", "plain56", "plain20", data, "least", 0.005,
             "He 2015, figure 1; " + _B1, protocol,
         )
         for data, protocol in (("digits", "digits"), ("cifar10", "he2015"))
@@ -190,7 +189,7 @@ PAIRS: tuple[Claim, ...] = (
     *(
         _difference(
             f"degradation-residual-{data}",
-            f"resnet56 has no higher training error than resnet20 on {data}",
+            f"resnet56 has no higher training error than resnet20 on {data}, within half a point",
             "train error", "resnet56", "resnet20", data, "most", 0.005,
             "He 2015, figure 6; " + _B1, protocol,
         )
@@ -203,7 +202,8 @@ PAIRS: tuple[Claim, ...] = (
     ),
     _difference(
         "generalisation-digits",
-        "resnet20 has no larger gap between training and validation error than plain20",
+        "resnet20 has no larger gap between training and validation error than plain20 on digits, "
+        "within half a point",
         "gap", "resnet20", "plain20", "digits", "most", 0.005, _B4, "digits",
     ),
     _difference(
