@@ -356,9 +356,9 @@ def _scaled(value: Mapping[str, Any] | None, unit: str) -> dict[str, Any] | None
 
 
 def _places(rows: Sequence[Mapping[str, Any]], key: str) -> int:
-    """Decimals that give the shortest time two figures, no more than four."""
+    """Decimals that give the shortest time two figures: one to four."""
     known = [mean for row in rows if (mean := _mean(row, key))]
-    return min(4, max(0, 1 - math.floor(math.log10(min(known))))) if known else 0
+    return min(4, max(1, 1 - math.floor(math.log10(min(known))))) if known else 1
 
 
 def _threshold(recipe: Recipe) -> str:

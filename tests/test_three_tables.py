@@ -1,0 +1,157 @@
+"""Three tables made from runs: consistent, printed alike everywhere, refused where they are not."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from page_reader import Page
+from plusx.recipe import Recipe, load_recipe
+from plusx.study import three_tables
+from plusx.study.consistency import check
+from plusx.study.experiment import study
+from plusx.study.plan import Cell, Made
+from plusx.study.printed import read_tables
+from plusx.study.table import study_tables
+from study_results import run
+
+
+FILES = ("tables.md", "table1.csv", "table2.csv", "table3.csv", "tables.toml")
+
+
+def _recipe(*overrides: str) -> Recipe:
+    fields = ["study.networks=[resnet20,vgg16_cifar]", "study.seeds=[0,1]", *overrides]
+    return load_recipe("tables", fields)
+
+
+def _made(
+    folder: Path, recipe: Recipe, counts: tuple[int, ...] = (30, 30), **changed: Any
+) -> list[Made]:
+    """Runs that were never made, with the files that the tables read."""
+    made = []
+    for name, accuracies in {"resnet20": (0.97, 0.98), "plain resnet20": (0.9, 0.3)}.items():
+        for seed, accuracy in enumerate(accuracies):
+            own = folder / f"{name}-{seed}"
+            own.mkdir(parents=True)
+            data = {"classes": [str(n) for n in range(10)],
+                    "preprocessing": {"size": [32, 32], "channels": 1}}  # fmt: skip
+            scores = {"per_class": [{"count": count} for count in counts]}
+            (own / "data.json").write_text(json.dumps(data))
+            (own / "result.json").write_text(json.dumps({"validation": scores}))
+            cell = Cell(name=name, seed=seed, recipe=recipe, factors={"threshold": 0.8})
+            found = replace(run(name, seed, accuracy), seconds_per_epoch=50.0 + seed, **changed)
+            made.append(Made(cell=cell, folder=own, run=found, looks={}))
+    return made
+
+
+def test_the_tables_say_what_their_figures_are_and_contradict_nothing(tmp_path: Path) -> None:
+    recipe = _recipe("study.threshold=0.8")
+    made = _made(tmp_path, recipe)
+    rows = three_tables.rows(made)
+    quality, time, size = three_tables.tables(recipe, made, rows)
+    assert "macro averages" in quality["note"]
+    assert "at least 80 %" in time["note"]
+    assert "validation images of digits" in size["note"]
+    text = three_tables.markdown(time)
+    # Of resnet20 epochs 5 and 5; of its twin one seed comes to 80 %, after 6 epochs of 50 s.
+    assert "| resnet20 | 5.0 ± 0.0 | 50.5 ± 0.7 | 4.2 ± 0.1 |" in text
+    assert "Time, s an epoch | Total time, min |" in text
+    assert "6.0 in 1 of 2" in text
+    assert "| 269,434 |" in three_tables.markdown(size)
+    printed = three_tables.as_printed([quality, time, size], made)
+    assert printed.networks == {"resnet20": "resnet20", "plain resnet20": "plain(resnet20)"}
+    assert (printed.balanced, printed.averaging, printed.channels) == (True, "macro", 1)
+    assert check(printed) == []
+
+
+def test_the_time_of_an_epoch_and_its_number_make_the_total(tmp_path: Path) -> None:
+    made = _made(tmp_path, _recipe("study.threshold=0.8"))
+    for row in three_tables.rows(made):
+        product = row["epochs"]["mean"] * row["epoch_time"]["mean"]
+        assert product == pytest.approx(row["total_time"]["mean"])
+
+
+def test_what_no_seed_reaches_is_not_reached(tmp_path: Path) -> None:
+    recipe = _recipe("study.threshold=0.99")
+    made = [
+        replace(each, cell=replace(each.cell, factors={"threshold": 0.99}))
+        for each in _made(tmp_path, recipe)
+    ]
+    rows = three_tables.rows(made)
+    time = three_tables.tables(recipe, made, rows)[1]
+    assert three_tables.markdown(time).count("not reached") == 2
+    assert "threshold" not in three_tables.finding(rows)
+
+
+@pytest.mark.parametrize(
+    ("changed", "counts", "said"),
+    [
+        ({"parameters": 269435}, (30, 30), "but resnet20 has 269,434"),
+        (
+            {"scores": {"accuracy": 0.9, "precision": 0.9, "recall": 0.8, "f1": 0.85}},
+            (30, 30),
+            "averaged recall is accuracy",
+        ),
+        (
+            {"scores": {"accuracy": 0.9, "precision": 0.5, "recall": 0.5, "f1": 0.85}},
+            (30, 31),
+            "no mean of F1",
+        ),
+    ],
+)
+def test_tables_that_cannot_be_true_are_not_printed(
+    tmp_path: Path, changed: dict[str, Any], counts: tuple[int, ...], said: str
+) -> None:
+    recipe = _recipe()
+    made = _made(tmp_path, recipe, counts, **changed)
+    with pytest.raises(RuntimeError, match=r"the tables are not printed") as refused:
+        three_tables.tables(recipe, made, three_tables.rows(made))
+    assert said in str(refused.value)
+    with pytest.raises(RuntimeError):
+        three_tables.files(recipe, made, three_tables.rows(made))
+
+
+def test_times_are_in_a_unit_that_can_be_read() -> None:
+    assert [three_tables._unit([seconds]) for seconds in (0.1, 299.0, 301.0, 17999.0, 18001.0)] == [
+        "s", "s", "min", "min", "h"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_study_writes_its_tables_and_none_where_a_run_is_not_what_it_was(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "tables",
+        ["study.networks=[resnet20]", "study.seeds=[0,1]", "study.threshold=0.2", "epochs=1",
+         "data.size=8"],
+    )  # fmt: skip
+    out = tmp_path / "tables"
+    result = study(recipe, out, jobs=1)
+    assert [row["name"] for row in result["rows"]] == ["resnet20", "plain resnet20"]
+    assert all((out / name).is_file() for name in FILES)
+    assert check(read_tables(out / "tables.toml")) == []
+    markdown = (out / "tables.md").read_text(encoding="utf-8")
+    terminal = study_tables(result, 100)
+    page = Page((out / "report.html").read_text(encoding="utf-8")).said
+    for number in (1, 2, 3):
+        with (out / f"table{number}.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert [line["network"] for line in lines] == ["resnet20", "plain resnet20"]
+    accuracy = f"{100 * result['rows'][0]['accuracy']['mean']:.1f} ± "
+    for said in (markdown, terminal, page):
+        assert "Table 2: time to convergence" in said
+        assert accuracy in said
+        assert "269,434" in said
+
+    # A run's result that was changed by hand: the tables are refused, and what was there is kept.
+    before = {name: (out / name).read_bytes() for name in (*FILES, "result.json")}
+    file = out / "runs" / "resnet20-seed0" / "result.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps({**told, "parameters": 270000}))
+    with pytest.raises(RuntimeError, match="but resnet20 has 269,434"):
+        study(recipe, out, jobs=1)
+    assert {name: (out / name).read_bytes() for name in (*FILES, "result.json")} == before
+    shutil.rmtree(out)
