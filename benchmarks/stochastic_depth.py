@@ -74,6 +74,16 @@ def contenders(
     return made
 
 
+def check_equal(batch: plusx.Batch) -> None:
+    """ValueError where the networks differ in anything but what is dropped."""
+    nets = {way: plusx.create_model(name, seed=SEED).train() for way, name in MODELS.items()}
+    for place in places(nets["stochastic"]):
+        place.block.drop = 0.0
+    stochastic, steady = (nets[way](batch.inputs) for way in MODELS)
+    if not torch.equal(stochastic, steady):
+        raise ValueError("with nothing dropped the networks give different answers")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="A step with stochastic and constant depth.")
     parser.add_argument("--rounds", type=int, default=30)
@@ -90,7 +100,9 @@ def main(arguments: list[str]) -> int:
     load_before, before = load(), torch.get_num_threads()
     torch.set_num_threads(said.threads)
     counted: list[int] = []
-    steps = contenders(training_data(batch_size, size), said.steps, counted)
+    batches = training_data(batch_size, size)
+    check_equal(batches[0])
+    steps = contenders(batches, said.steps, counted)
     for step in steps.values():
         step()
     counted.clear()

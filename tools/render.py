@@ -137,6 +137,19 @@ def processes(found: Mapping[str, Any]) -> str:
     return f"Two processes of one thread are {said}. {_where(found)}"
 
 
+def stochastic_depth(found: Mapping[str, Any]) -> str:
+    """The time of a step with stochastic depth, against constant depth."""
+    (row,) = found["rows"]
+    lines = ["| images | threads | time / constant depth | interval of 95 % | blocks that ran |"]
+    lines.append("|---:|---:|---:|---|---:|")
+    lines.append(
+        f"| {row['batch_size']} | {row['threads']} | {row['ratio']['value']:.3f} "
+        f"| {row['ratio']['low']:.3f} to {row['ratio']['high']:.3f} "
+        f"| {100 * row['counted_share']:.1f} % ({100 * row['expected_share']:.1f} % expected) |"
+    )
+    return "\n".join([*lines, "", _where(found)])
+
+
 # name: (the file under results/, what makes it, how it is drawn)
 MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo": ("digits.json", "python tools/measure.py digits", demo),
@@ -156,6 +169,11 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         loader,
     ),
     "startup": ("benchmark_startup.json", "python benchmarks/startup.py", startup),
+    "stochastic-depth": (
+        "stochastic_depth.json",
+        "python benchmarks/stochastic_depth.py",
+        stochastic_depth,
+    ),
     "processes": (
         "processes.json",
         "python benchmarks/processes.py --out results/processes.json",
