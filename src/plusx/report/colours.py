@@ -18,10 +18,10 @@ _HUES = {
 # Of a surface, the lowest first, in light and in dark: the more, the further from the paper.
 SHADES = tuple(
     zip(
-        ("#f1f4f3", "#dbe7ec", "#c0d9e5", "#9fc7dc", "#7ab2d0", "#569ac2", "#377fb0", "#226499",
-         "#144a7b", "#0b315a"),
-        ("#1d252b", "#1e3340", "#1f4257", "#20526f", "#246488", "#2f78a1", "#478db6", "#69a4c8",
-         "#94bfda", "#c8e0ee"),
+        ("#f1f4f3", "#dfe9ed", "#cadee8", "#b1d1e1", "#95c1d9", "#77b0cf", "#599cc3", "#3f86b5",
+         "#2c70a3", "#1d5b8e", "#124575", "#0b315a"),
+        ("#1d252b", "#1e303c", "#1f3d4f", "#1f4962", "#215776", "#25668a", "#2e769f", "#4087b0",
+         "#5a9ac0", "#79aecf", "#9dc5de", "#c8e0ee"),
         strict=True,
     )
 )  # fmt: skip

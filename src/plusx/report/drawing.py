@@ -33,7 +33,7 @@ _VARIABLES = {
     RULE: "var(--rule)",
     PAPER: "var(--paper)",
 }
-SHADES = 10  # that a surface is drawn with
+SHADES = 12  # that a surface is drawn with
 _NARROW = frozenset("fijlrtI|!.,:;'`()[]{} ·-")
 _WIDE = frozenset("mwMWGOQ@%&—…×")
 

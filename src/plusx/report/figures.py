@@ -5,7 +5,7 @@ A figure is a mapping with "kind", "title", "caption" and "alternative" (its tex
     lines  x, y, lines: name, x, mean, low, high, dashed; level (a dotted rule) or None
     dots   x, groups: name, values, mean, interval or None
     bars   x, y, groups: name, labels, values
-    map    x, y, value, xs, ys, values (rows of ys)
+    map    x, y, value, xs, ys, values (rows of ys); reach (lowest and highest) if it is shared
 
 An axis is a mapping with "title" and "scale": linear, log or share.
 """
@@ -159,7 +159,8 @@ def _map(told: Told, colours: Sequence[int], key: str) -> tuple[Drawn, str]:
     if len(rows) != len(ys):
         raise ValueError(f"{told['title']}: {len(ys)} ys and {len(rows)} rows of values")
     surface = Surface(xs, ys, rows)
-    drawn = draw_surface(surface, x, y, value, key=key)
+    reach = tuple(map(float, told.get("reach") or ()))
+    drawn = draw_surface(surface, x, y, value, key=key, reach=reach)
     corner = Column(f"{y.title} \\ {x.title}")
     heads = [corner, *(Column(values.number(place)) for place in xs)]
     cells = [

@@ -19,6 +19,7 @@ MOST_NARROW = 5  # columns that fit on a telephone as they are
 MOST_CARDS = 6  # rows that can be compared as cards; more are scrolled sideways, their names kept
 MOST_KEPT = 18  # signs of a row's name that are not broken on a telephone
 MOST_UNBROKEN = 36  # signs of a cell that are not broken anywhere
+LONG = 160  # signs of a finding that is set smaller
 _HERE = Path(__file__).parent
 
 
@@ -155,6 +156,7 @@ def document(
 ) -> str:
     """The whole page. `finding` is the sentence that it is about, `more` what else was found;
     `colours` are (light, dark). `pictures` says that images stand in it, as data: URIs."""
+    long = ' class="long"' if len(finding) > LONG else ""
     beneath = f'<p class="more">{said(more)}</p>\n' if more else ""
     style = _read("style.css") + _colour_variables(colours)
     script = _read("sort.js")
@@ -177,7 +179,7 @@ def document(
 <main>
 <header>
 <p class="kicker">{escape(kicker)}</p>
-<h1>{said(finding)}</h1>
+<h1{long}>{said(finding)}</h1>
 {beneath}<p class="context">{said(context)}</p>
 </header>
 {body}</main>

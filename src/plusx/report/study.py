@@ -21,7 +21,15 @@ def study_page(result: Mapping[str, Any]) -> str:
     named = [name for told in figures for name in names(told)]
     palette = Palette([*named, *(row["name"] for row in rows if row["name"] in set(named))])
     drawn = "".join(
-        figure({**told, "alternative": told["alternative"] or alternative(told)}, palette, f"f{n}")
+        figure(
+            {
+                **told,
+                "alternative": told["alternative"] or alternative(told),
+                "reach": _reach(told, figures),
+            },
+            palette,
+            f"f{n}",
+        )
         for n, told in enumerate(figures)
     )
     head, rest = _parted(result["finding"])
@@ -40,6 +48,15 @@ def study_page(result: Mapping[str, Any]) -> str:
         body=body,
         colours=palette.colours,
     )
+
+
+def _reach(told: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The lowest and highest value of all surfaces that show what this one does."""
+    if told["kind"] != "map":
+        return []
+    alike = [each for each in figures if each["kind"] == "map" and each["value"] == told["value"]]
+    known = [v for each in alike for row in each["values"] for v in row if v is not None]
+    return [min(known), max(known)] if known else []
 
 
 def _parted(finding: str) -> tuple[str, str]:

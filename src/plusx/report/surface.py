@@ -48,13 +48,24 @@ class Surface:
         ]
 
 
-def draw_surface(surface: Surface, x: Axis, y: Axis, value: Axis, *, key: str) -> Drawn:
-    """Filled contours; a cross at the lowest value, and what is not known left blank."""
+def draw_surface(
+    surface: Surface,
+    x: Axis,
+    y: Axis,
+    value: Axis,
+    *,
+    key: str,
+    reach: tuple[float, ...] = (),
+) -> Drawn:
+    """Filled contours; a cross at the lowest value, and what is not known left blank.
+
+    The scale of the shades holds the values in `reach` too, so that surfaces can be compared.
+    """
     across, upward = (
         scale(axis, ends, tight=True) for axis, ends in ((x, surface.xs), (y, surface.ys))
     )
     known = surface.known
-    levels = _levels(value, [each[0] for each in known])
+    levels = _levels(value, [*(each[0] for each in known), *reach])
     right = 44.0 + max((extent(text) for _, text in levels.ticks), default=0.0)
     left = 14.0 + max((extent(text) for _, text in upward.ticks), default=0.0)
     width = WIDTH - left - right

@@ -117,8 +117,12 @@ def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list
     twice = [name for name in dict.fromkeys(folders) if folders.count(name) > 1]
     if twice:
         raise ValueError(f"[study]: {twice[0]} stands there twice")
-    for net in {cell.recipe.net: None for cell in cells}:
-        parts.spec_of(net)  # checked before anything begins
+    for cell in {cell.recipe.net: cell for cell in cells}.values():
+        # Checked with the size of the images before anything begins.
+        try:
+            parts.spec_of(parts.resolved(cell.recipe, source).net)
+        except ValueError as error:
+            raise ValueError(f"{cell.name} on {source.name}: {error}") from error
     if recipe.data.validation == 0 and any(cell.train for cell in cells):
         raise ValueError("[data] validation = 0: there are no validation images to judge by")
     return cells
