@@ -64,10 +64,12 @@ def surroundings(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def as_before(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the same as before keeps its date: nothing was done."""
-    kept = ("jobs", "command", "date", "seconds")
+    """What is said where no run was made: how they were made stays as it was told, and if all else
+    is the same too, so do command and date."""
+    told = {key: before[key] for key in ("jobs", "seconds") if key in before}
+    kept = ("jobs", "seconds", "command", "date")
     same = all(before.get(key) == value for key, value in now.items() if key not in kept)
-    return {**now, **{key: before[key] for key in kept if same}}
+    return {**now, **told, **({key: before[key] for key in kept} if same else {})}
 
 
 def _ours(name: str) -> bool:
