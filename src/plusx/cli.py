@@ -420,7 +420,7 @@ def claims(
     if as_json:
         _print_json({"claims": rows})
     else:
-        print(ledger_table(rows))
+        print(ledger_table(rows, _width()))
 
 
 @app.command(

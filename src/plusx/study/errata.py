@@ -1,22 +1,30 @@
 """Errata of the texts that take more than a count to show."""
 
+import itertools
 import math
 from importlib import resources
 
 import torch
 
+from plusx.data.loader import batches
 from plusx.grammar.twins import without_norm
-from plusx.models import initialised
+from plusx.models import create_model, initialised
 from plusx.study.consistency import check
-from plusx.study.gradient import block_gradients, gradient_ratio
+from plusx.study.gradient import BlockGradient, block_gradients, gradient_ratio
 from plusx.study.outcome import Asked, Check, Outcome
 from plusx.study.printed import read_tables
+from plusx.study.properties import unrolling
 from plusx.study.trained import imagenet, published_figures
-from plusx.zoo.claims import SEEDS, Claim
+from plusx.tasks.classify import Classify
+from plusx.train.loop import fit
+from plusx.train.schedule import constant
+from plusx.train.state import State
+from plusx.zoo.claims import SEEDS, Claim, find_claim
 from plusx.zoo.claims.claim import spec
 
 
 TABLES = "text1.toml"
+SETTLED = 60  # steps after which gradients are looked at again
 
 
 def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
@@ -26,7 +34,8 @@ def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
     """
     count = 16 if asked.quick else 64
     names = (claim.network,) if asked.quick else ("plain20", claim.network, "plain110")
-    shown, judged = [], []
+    shown: list[str] = []
+    judged: list[float] = []
     for name in names:
         bare = without_norm(spec(name))
         for said, net, rule in (
@@ -44,6 +53,13 @@ def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
             if name == claim.network and not judged:
                 judged = [_log10(ratio) for ratio in ratios]
             shown.append(f"{name} {said}: first to last block {', '.join(map(_said, ratios))}")
+    if not asked.quick:
+        ratio = gradient_ratio(_gradients_after(claim.network, SETTLED))
+        shown.append(
+            f"{claim.network} with batch norm, after {SETTLED} steps on digits: {_said(ratio)}"
+        )
+    shown += unrolling(find_claim("preactivation-unrolling"), asked).shown
+    shown.append("worse with depth all the same: plusx reproduce degradation-plain-digits")
     return Outcome(
         values=tuple(judged),
         exact=False,
@@ -51,6 +67,19 @@ def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
         shown=tuple(shown),
         smaller=f"{count} images and {claim.network} alone" if asked.quick else "",
     )
+
+
+def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
+    """Gradients at the blocks of a network that was trained for so many steps on the digits."""
+    net = create_model(network, in_channels=1, seed=0)
+    task = Classify(net)
+    state = State(task, torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9))
+    epochs = (batches("digits", batch_size=64, epoch=epoch) for epoch in itertools.count())
+    given = itertools.chain.from_iterable(epochs)
+    for _ in fit(state, itertools.islice(given, steps), constant(0.05)):
+        pass
+    batch = next(iter(batches("digits", batch_size=64)))
+    return block_gradients(net, batch.inputs, batch.targets)
 
 
 def vgg19(claim: Claim, asked: Asked) -> Outcome:

@@ -59,8 +59,8 @@ def chosen(pattern: str, kind: str | None = None) -> tuple[list[str], bool]:
     return names, several
 
 
-def ledger_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as text for a terminal."""
+def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+    """The rows as text, cut to the `width` of a terminal where there is one."""
     name = max((len(row["id"]) for row in rows), default=2)
     lines = [f"{'claim':{name}}  {'kind':10}  {'state':16}  {'hours':>9}  what is claimed"]
     for row in rows:
@@ -71,6 +71,8 @@ def ledger_table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['id']:{name}}  {row['kind']:10}  {row['state'] + mark:16}  {cost:>9}  "
             f"{row['statement']} ({row['source']})"
         )
+    if width is not None:
+        lines = [line if len(line) <= width else f"{line[: width - 3]}..." for line in lines]
     marked = [f"* {row['id']}: {'; '.join(row['marks'])}" for row in rows if row["marks"]]
     assumed = rows[0]["cost"]["assumed"] if rows else ""
     states = Counter(row["state"] for row in rows)

@@ -83,6 +83,10 @@ ROWS: tuple[Row, ...] = (
         missing="ResNet-1001 with the activation behind the sum, as a network of the zoo",
     ),
     Row(
+        "resnet110", "cifar10", "he2015-warm", 9.90, f"{_C3}, skips over one layer", None,
+        "one-layer", missing="networks whose skips span one layer",
+    ),
+    Row(
         "preact_resnet110", "cifar10", "he2015-warm", 8.91, f"{_C3}, skips over one layer", None,
         "one-layer", missing="pre-activation networks whose skips span one layer",
     ),
