@@ -118,11 +118,11 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "resnet110_shortcut_gate", "cifar10", "he2015-warm", 12.86, f"{_C1}, bias 0", None,
-        "bias0", missing="the bias at which the gate of a shortcut begins, as a field",
+        "bias0", ("init.gate_bias=0.0",),
     ),
     Row(
         "resnet110_shortcut_gate", "cifar10", "he2015-warm", 6.91, f"{_C1}, bias -6", None,
-        "bias6", missing="the bias at which the gate of a shortcut begins, as a field",
+        "bias6", ("init.gate_bias=-6.0",),
     ),
     Row("resnet110_conv_shortcut", "cifar10", "he2015-warm", 12.22, _C1),
     Row(
