@@ -15,7 +15,7 @@ from pathlib import Path
 from plusx.report.colours import SHADES
 
 
-MOST_NARROW = 5  # columns that fit on a telephone as they are
+MOST_NARROW = 5  # columns of numbers that fit on a telephone as they are
 MOST_CARDS = 6  # rows that can be compared as cards; more are scrolled sideways, their names kept
 MOST_KEPT = 18  # signs of a row's name that are not broken on a telephone
 MOST_UNBROKEN = 36  # signs of a cell that are not broken anywhere
@@ -53,7 +53,9 @@ def table(
     wanted, it is scrolled sideways under the names of its rows, which stay.
     """
     sortable = len(rows) > 2
-    narrow = " narrow" if len(columns) <= MOST_NARROW else " cards"
+    # A text needs the room of two numbers.
+    wide = len(columns) + sum(not column.number for column in columns[1:])
+    narrow = " narrow" if wide <= MOST_NARROW else " cards"
     if narrow == " cards" and (not cards or len(rows) > MOST_CARDS):
         narrow = " long"
     head = "".join(
