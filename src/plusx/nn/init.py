@@ -84,4 +84,4 @@ def initialise(
             if bias is not None:
                 nn.init.constant_(bias, gate_bias)
         if isinstance(module, ShortcutGate):
-            nn.init.constant_(module.conv.bias, gate_bias)
+            nn.init.constant_(module.get_parameter("conv.bias"), gate_bias)
