@@ -235,6 +235,7 @@ def survive(server: Server, folder: Path, whole: dict[str, Any], wanted: int) ->
     return landed, runs
 
 
+@pytest.mark.slow
 def test_ten_kills_change_nothing(server, folder, whole):
     landed, _ = survive(server, folder, whole, 10)
     assert landed >= 10

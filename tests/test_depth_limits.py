@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 
 from plusx.models import create_model
@@ -12,6 +13,7 @@ from plusx.train.state import State
 from plusx.zoo import find
 
 
+@pytest.mark.slow
 def test_the_state_of_resnet1202_is_written_and_read_in_seconds() -> None:
     with torch.device("meta"):
         names = [name for name, _ in create_model("resnet1202").named_parameters()]

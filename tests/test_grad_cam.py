@@ -175,6 +175,7 @@ def alive() -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
+@pytest.mark.slow
 def test_memory_goes_back_to_where_it_was() -> None:
     net = with_tail("norm act pool")
     x = inputs(net.spec).float()

@@ -91,6 +91,7 @@ def cached(tmp_path: Path) -> set[str]:
     return {path.suffix for path in folder.iterdir()} if folder.exists() else set()
 
 
+@pytest.mark.slow
 def test_a_file_is_fetched_once_checked_converted_and_kept(
     address: str, net: torch.nn.Module, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,7 +159,7 @@ def _marks(first: float, last: float, most: int) -> list[tuple[float, str]]:
     exponents = range(math.floor(first), math.ceil(last) + 1)
     for factors in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3)):
         marks = [factor * 10.0**n for n in exponents for factor in factors]
-        within = [mark for mark in marks if first <= math.log10(mark) <= last]
+        within = [mark for mark in marks if mark > 0 and first <= math.log10(mark) <= last]
         if len(within) <= most:
             texts = _numbers(within)
             return [(math.log10(mark), text) for mark, text in zip(within, texts, strict=True)]
