@@ -26,8 +26,9 @@ def prepare(
     precision: with "bfloat16" and "float16" the returned task is a wrapper that computes under
         autocast; the parameters stay float32. Training in float16 needs a scaled loss:
         `Descend(scaling=Scaling())`.
-    channels_last: keep the weights of convolutions with the channels innermost, which is faster
-        wherever it was measured. It changes no result but for rounding.
+    channels_last: keep the weights of convolutions with the channels innermost, which is faster in
+        training with usual batches (docs/benchmarks.md); a few small images can be slower. It
+        changes no result but for rounding.
     compile: let torch.compile build the network at the first batch (tens of seconds on a CPU).
     ValueError: a device that is not there, or a precision that is not known.
     """
