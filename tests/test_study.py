@@ -196,3 +196,22 @@ def test_every_kind_of_study_has_a_recipe_of_its_name() -> None:
         said = load_recipe(kind).study
         assert said is not None
         assert said.kind == kind
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_is_an_answer(tmp_path: Path) -> None:
+    """Batch norm bears any rate; without norms the weights are soon no numbers."""
+    said = ["epochs=4", "data.train=64", "study.kinds=[resnet]", "study.depths=[20]"]
+    said += ["study.seeds=[0]", "optim.lr=3.0", "study.norms=[batch,none]"]
+    recipe = load_recipe("degradation", said)
+    result = study(recipe, tmp_path / "out", jobs=2)
+    assert [row["name"] for row in result["rows"]] == ["resnet20"]
+    (lost,) = result["marked"]
+    assert (lost["name"], lost["seeds"]) == ("resnet20 no norm", [0])
+    assert "training diverged: step" in lost["why"]
+    before = (tmp_path / "out" / "runs" / "resnet20-no-norm-seed0" / "diverged.json").stat()
+    assert study(recipe, tmp_path / "out") == result
+    after = (tmp_path / "out" / "runs" / "resnet20-no-norm-seed0" / "diverged.json").stat()
+    assert after.st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(RuntimeError, match="every cell diverged"):
+        study(load_recipe("degradation", [*said, "study.norms=[none]"]), tmp_path / "other")

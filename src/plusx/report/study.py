@@ -131,8 +131,8 @@ def _marked(columns: Sequence[Mapping[str, Any]], marked: Sequence[Mapping[str, 
     return (
         page.heading("Marked: in no mean above")
         + page.note(
-            "These were made by another version, on other data or on another machine, and are "
-            "shown for comparison only."
+            "Each says why: training that came to nothing, or another version, machine or other "
+            "images than those of the other runs."
         )
         + page.table(heads, cells, caption="Rows that are marked and in no mean")
     )

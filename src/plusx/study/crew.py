@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from plusx.recipe import Recipe
 
+DIVERGED = "diverged.json"  # in a run's folder: why its training came to nothing
 PATIENCE = 10.0  # seconds that a process has to save what it did before it is killed
 
 
@@ -33,6 +34,7 @@ class Job(NamedTuple):
     split: str  # evaluated on this split at the end: validation, test
     train: bool = True
     looks: tuple[str, ...] = ()  # as plan.Cell has them
+    may_diverge: bool = False  # then that is an answer too, kept as DIVERGED
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
@@ -40,6 +42,8 @@ class Job(NamedTuple):
     @property
     def finished(self) -> bool:
         """Whether all of it is in its folder."""
+        if self.may_diverge and (self.folder / DIVERGED).is_file():
+            return True
         wanted = ["result.json"] if self.train else []
         wanted += [f"{self.split}.json"] if self.split != "validation" else []
         wanted += [f"{look}.json" for look in self.looks]
@@ -52,6 +56,7 @@ class End(NamedTuple):
     job: Job
     error: str
     fault: bool  # what was wrong is what the user gave
+    diverged: bool = False  # a loss or a weight was not finite
 
 
 class _Worker(NamedTuple):
@@ -94,14 +99,14 @@ class Crew:
             worker = by_pipe[pipe]
             job = self._busy.pop(worker)
             try:
-                error, fault = json.loads(worker.pipe.recv_bytes())
+                outcome = json.loads(worker.pipe.recv_bytes())
             except (EOFError, OSError):
                 worker.process.join()
                 ends.append(End(job, _last_words(worker.process.exitcode), False))
                 worker.pipe.close()
                 continue
             self._idle.append(worker)
-            ends.append(End(job, error, fault))
+            ends.append(End(job, *outcome))
         return ends
 
     def __enter__(self) -> "Crew":
@@ -145,13 +150,13 @@ def _work(pipe: Connection) -> None:
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            name, seed, folder, recipe, split, train, looks = json.loads(pipe.recv_bytes())
-            job = Job(name, int(seed), Path(folder), recipe, split, train, tuple(looks))
+            name, seed, folder, recipe, split, train, looks, may = json.loads(pipe.recv_bytes())
+            job = Job(name, int(seed), Path(folder), recipe, split, train, tuple(looks), may)
             pipe.send_bytes(_packed(_made(job)))
 
 
-def _made(job: Job) -> tuple[str, bool]:
-    """Make one run; its error, and whether the user's input was at fault."""
+def _made(job: Job) -> tuple[str, bool, bool]:
+    """Make one run; what an End says of it."""
     from plusx.recipe import parse_recipe
     from plusx.run import evaluate, load_run, train
     from plusx.store import write_json
@@ -171,8 +176,12 @@ def _made(job: Job) -> tuple[str, bool]:
             os._exit(128 + number)  # it is saved; do not take torch down first
         known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
         name = "" if known and str(error) else f"{type(error).__name__}: "
-        return f"{name}{error}", isinstance(error, ValueError)
-    return "", False
+        return (
+            f"{name}{error}",
+            isinstance(error, ValueError),
+            isinstance(error, FloatingPointError),
+        )
+    return "", False, False
 
 
 def _look(job: Job, recipe: "Recipe") -> None:

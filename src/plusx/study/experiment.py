@@ -19,7 +19,7 @@ from plusx.recipe import Recipe, to_toml
 from plusx.run import parts
 from plusx.study.alike import strangers
 from plusx.study.catalogue import STUDIES
-from plusx.study.crew import Crew, Job
+from plusx.study.crew import DIVERGED, Crew, Job
 from plusx.study.folder import as_before, refuse_other, surroundings
 from plusx.study.making import Planned, at_a_time, crew_of, length_of, make
 from plusx.study.plan import Cell, Made, Study
@@ -67,6 +67,7 @@ def study(
                 "validation",
                 cell.train,
                 cell.looks,
+                may_diverge=True,
             ),
             cell.recipe,
         )
@@ -133,7 +134,10 @@ def _result(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The content of result.json but for what the clock and the caller say, and other files."""
     assert recipe.study is not None
-    every = [_made(cell, out) for cell in cells]
+    lost = [(cell, why) for cell in cells if (why := _diverged(cell, out))]
+    every = [_made(cell, out) for cell in cells if not _diverged(cell, out)]
+    if not every:
+        raise RuntimeError(f"every cell diverged; the first: {lost[0][1]}")
     odd = strangers({each.folder: _shares(each) for each in every})
     made = [each for each in every if each.folder not in odd]
     table = found.rows(made)
@@ -155,6 +159,10 @@ def _result(
             for each in every
             if each.folder in odd
             for row in found.rows([each])
+        ]
+        + [
+            {"name": cell.name, "seeds": [cell.seed], "why": f"training diverged: {why}"}
+            for cell, why in lost
         ],
         "figures": found.figures(made, table),
         "notes": found.notes(recipe),
@@ -162,6 +170,12 @@ def _result(
         **surroundings(made[0].folder),
     }
     return said, found.files(recipe, made, table)
+
+
+def _diverged(cell: Cell, out: Path) -> str:
+    """Why the cell's training came to nothing; empty where it came to something."""
+    told = out / "runs" / cell.folder / DIVERGED
+    return str(store.read_json(told)["why"]) if told.is_file() else ""
 
 
 def _made(cell: Cell, out: Path) -> Made:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TextIO
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe
-from plusx.study.crew import Crew, End, Job
+from plusx.study.crew import DIVERGED, Crew, End, Job
 from plusx.study.progress import Going, Progress, Tail
 from plusx.zoo import find
 
@@ -51,9 +51,12 @@ def at_a_time(recipe: Recipe, threads: int) -> int:
 def make(crew: Crew, planned: Sequence[Planned], stream: TextIO) -> int:
     """Make the runs that are not finished, the costliest first, and return how many those were.
 
-    So the processes end at about the same time. ValueError: what was given is wrong. RuntimeError:
-    runs failed, named with their seeds; the others are kept.
+    So the processes end at about the same time. A run that may diverge and does is told of in its
+    folder, and is not made again. ValueError: what was given is wrong. RuntimeError: runs failed,
+    named with their seeds; the others are kept.
     """
+    from plusx import store  # loads torch, as the crew does meanwhile
+
     missing = [each for each in planned if not each.job.finished]
     failed: list[End] = []
     shown = Progress(stream, len(planned), sum(each.cost for each in planned))
@@ -76,7 +79,9 @@ def make(crew: Crew, planned: Sequence[Planned], stream: TextIO) -> int:
                     shown.end(end.job.name, end.job.seed, end.error)
                     if end.fault:
                         raise ValueError(f"{end.job}: {end.error}")
-                    if end.error:
+                    if end.diverged and end.job.may_diverge:
+                        store.write_json(end.job.folder / DIVERGED, {"why": end.error})
+                    elif end.error:
                         failed.append(end)
                 shown.show()
     except BaseException as stop:
