@@ -49,7 +49,7 @@ def train(
     recipe = parts.resolved(recipe, sets.train)
     _check(recipe, sets)
     if (out / files.RECIPE).is_file():
-        _refuse_other_recipe(out, recipe)
+        refuse_other_recipe(out, recipe)
     threads = torch.get_num_threads()
     if recipe.device.threads:
         torch.set_num_threads(recipe.device.threads)
@@ -64,7 +64,7 @@ def train(
                     result: dict[str, Any] = store.read_json(out / files.RESULT)
                     return result
                 if (out / files.RECIPE).is_file():
-                    _refuse_other_recipe(out, recipe)
+                    refuse_other_recipe(out, recipe)
                 trainer.begin(exact=exact, allow_data_change=allow_data_change)
                 with Display(trainer.total, trainer.state.step, quiet=not progress) as display:
                     for notice in sets.notices:
@@ -101,7 +101,8 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
         )
 
 
-def _refuse_other_recipe(out: Path, recipe: Recipe) -> None:
+def refuse_other_recipe(out: Path, recipe: Recipe) -> None:
+    """ValueError where the run in this folder was begun with another recipe, resolved as this."""
     changed = differences(files.read_recipe(out), recipe)
     harmful = [f"{key}: {how}" for key, how in changed.items() if not key.startswith(HARMLESS)]
     if harmful:

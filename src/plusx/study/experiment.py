@@ -17,6 +17,8 @@ from plusx import store
 from plusx.data.source import Source
 from plusx.recipe import Recipe, to_toml
 from plusx.run import parts
+from plusx.run.folder import RECIPE
+from plusx.run.training import refuse_other_recipe
 from plusx.study.alike import strangers
 from plusx.study.catalogue import STUDIES
 from plusx.study.crew import DIVERGED, Crew, Job
@@ -57,6 +59,7 @@ def study(
     source = parts.open_split(recipe, "train")
     threads = recipe.device.threads or 1
     cells = _checked(found, recipe, source, threads)
+    _refuse_other_cells(cells, source, out)
     planned = [
         Planned(
             Job(
@@ -77,6 +80,7 @@ def study(
     begun = time.monotonic()
     with Crew(size) as crew, store.lock(out):
         refuse_other(recipe, out, "study")  # it may have been begun meanwhile
+        _refuse_other_cells(cells, source, out)
         store.write_text(out / "recipe.toml", to_toml(recipe))
         count = make(crew, planned, progress or sys.stderr)
         said, files = _result(found, recipe, source, cells, out)
@@ -129,6 +133,18 @@ def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list
     return cells
 
 
+def _refuse_other_cells(cells: Sequence[Cell], source: Source, out: Path) -> None:
+    """ValueError where a cell of that name was made by another recipe.
+
+    What a study is over may change between two starts, and not all of it is in the cells' names:
+    the depth of `skips` and `ablation` is not.
+    """
+    for cell in cells:
+        folder = out / "runs" / cell.folder
+        if cell.train and (folder / RECIPE).is_file():
+            refuse_other_recipe(folder, parts.resolved(cell.recipe, source))
+
+
 def _result(
     found: Study, recipe: Recipe, source: Source, cells: Sequence[Cell], out: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -146,7 +162,7 @@ def _result(
         "study": recipe.study.kind,
         "title": found.title,
         "question": found.question,
-        "finding": found.finding(table),
+        "finding": found.finding(table) + _without(lost),
         "data": source.name,
         "split": getattr(recipe.study, "split", "validation"),
         "seeds": sorted({cell.seed for cell in cells}),
@@ -170,6 +186,14 @@ def _result(
         **surroundings(made[0].folder),
     }
     return said, found.files(recipe, made, table)
+
+
+def _without(lost: Sequence[tuple[Cell, str]]) -> str:
+    """What a finding about the others must not hide: means are over those that came to an end."""
+    if not lost:
+        return ""
+    named = ", ".join(f"{cell.name} seed {cell.seed}" for cell, _ in lost)
+    return f" Training diverged, and is in no mean: {named}."
 
 
 def _diverged(cell: Cell, out: Path) -> str:
