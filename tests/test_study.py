@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plusx import cli
-from plusx.recipe import load_recipe
+from plusx import cli, run
+from plusx.recipe import load_recipe, to_toml
+from plusx.run import parts
 from plusx.study.catalogue import LOOKS, STUDIES
 from plusx.study.experiment import rows, study
+from plusx.study.generalisation import notes as generalisation_notes
+from plusx.study.watch import aligned, gradients, over_training
 
 
 SMALL = (
@@ -63,6 +67,27 @@ def test_gradients_are_measured_at_the_start_and_at_checkpoints(
     assert len(seen["blocks"]) == 9
     assert all(len(norms) == 9 for norms in seen["outputs"])
     assert len(list((folder / "checkpoints").glob("step-*"))) == 1
+
+
+@pytest.mark.slow
+def test_where_a_run_was_interrupted_is_no_place_to_look_at(tmp_path: Path) -> None:
+    """Ctrl-C saves wherever a run is; here it is saved after each step, and every second is due."""
+    said = ["steps=5", "data.train=64", "batch_size=8", "checkpoint.every_steps=1"]
+    recipe = replace(load_recipe("degradation", [*said, "net.base=plain20"]), study=None)
+    run.train(recipe, tmp_path / "run", progress=False)
+    due = replace(recipe, checkpoint=replace(recipe.checkpoint, every_steps=2))
+    assert gradients(due, tmp_path / "run")["steps"] == [0, 2, 4, 5]
+
+
+def test_seeds_are_set_side_by_side_at_the_steps_that_all_have() -> None:
+    def seen(*steps: int) -> dict[str, Any]:
+        places = list(steps)
+        norms = [[float(step)] for step in steps]
+        return {"steps": places, "blocks": ["a"], "outputs": norms, "weights": norms,
+                "ratio": [float(step) for step in steps]}  # fmt: skip
+
+    assert aligned([seen(0, 2, 3, 4), seen(0, 2, 4)]) == [seen(0, 2, 4)] * 2
+    assert over_training("net", aligned([seen(1, 2, 3), seen(1, 3)]))["x"] == [1, 3]
 
 
 @pytest.mark.slow
@@ -167,8 +192,6 @@ def test_what_cannot_be_studied_is_said_before_anything_begins(
 def test_another_recipe_is_refused_in_a_studys_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from plusx.recipe import to_toml
-
     (tmp_path / "recipe.toml").write_text(to_toml(load_recipe("degradation")))
     assert cli.run(["study", "degradation", "optim.lr=0.2", "--out", str(tmp_path)]) == 2
     assert "begun with another recipe (optim.lr: 0.05 -> 0.2)" in capsys.readouterr().err
@@ -178,6 +201,29 @@ def test_another_recipe_is_refused_in_a_studys_folder(
     (tmp_path / "recipe.toml").unlink()
     assert cli.run(["study", "skips", "--out", str(tmp_path)]) == 2
     assert "not the folder of a study: photo.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["skips", "ablation"])
+def test_a_cell_of_another_depth_is_not_taken_for_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """The depth is of [study], which may change between two starts, and is in no cell's name."""
+    chosen = {"skips": ["study.blocks=[basic]", "study.merges=[add]"],
+              "ablation": ["study.variants=[original]"]}[kind]  # fmt: skip
+    said = [*chosen, "study.seeds=[0]", "study.depth=8"]
+    recipe = load_recipe(kind, said)
+    source = parts.open_split(recipe, "train")
+    (cell,) = STUDIES[kind].cells(recipe, source)
+    folder = tmp_path / "runs" / cell.folder
+    folder.mkdir(parents=True)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe))
+    (folder / "recipe.toml").write_text(to_toml(parts.resolved(cell.recipe, source)))
+    (folder / "result.json").write_text("{}")
+    other = [*said[:-1], "study.depth=14"]
+    assert cli.run(["study", kind, *other, "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert f"{cell.folder} was begun with another recipe (net" in told
+    assert (folder / "result.json").read_text() == "{}"
 
 
 def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,9 +255,29 @@ def test_a_training_that_diverges_is_an_answer(tmp_path: Path) -> None:
     (lost,) = result["marked"]
     assert (lost["name"], lost["seeds"]) == ("resnet20 no norm", [0])
     assert "training diverged: step" in lost["why"]
+    assert "in no mean: resnet20 no norm seed 0." in result["finding"]
     before = (tmp_path / "out" / "runs" / "resnet20-no-norm-seed0" / "diverged.json").stat()
     assert study(recipe, tmp_path / "out") == result
     after = (tmp_path / "out" / "runs" / "resnet20-no-norm-seed0" / "diverged.json").stat()
     assert after.st_mtime_ns == before.st_mtime_ns
     with pytest.raises(RuntimeError, match="every cell diverged"):
         study(load_recipe("degradation", [*said, "study.norms=[none]"]), tmp_path / "other")
+
+
+def test_the_number_of_updates_is_said_as_the_recipe_has_it() -> None:
+    by_steps = generalisation_notes(load_recipe("generalisation"))[0]
+    assert "the same number of updates" in by_steps
+    by_epochs = generalisation_notes(load_recipe("generalisation", ["epochs=3"]))[0]
+    assert "the same number of epochs, so those with fewer images make fewer updates" in by_epochs
+
+
+@pytest.mark.parametrize(
+    ("start", "said"), [(3000.0, "have settled"), (0.3, "are steady"), (2.0, "are steady")]
+)
+def test_gradients_settle_where_they_did_not_begin_so(start: float, said: str) -> None:
+    rows = [
+        {"name": f"plain{depth}", "kind": "plain", "norm": "batch", "depth": depth,
+         "train_error": {"seeds": errors}, "ratio_start": start, "ratio_end": 1.5}
+        for depth, errors in ((20, [0.01, 0.02, 0.01]), (56, [0.4, 0.41, 0.42]))
+    ]  # fmt: skip
+    assert STUDIES["degradation"].finding(rows).endswith(f"while its gradients {said}.")

@@ -16,7 +16,7 @@ from plusx.study.finding import Difference, difference
 from plusx.study.gradient import verdict
 from plusx.study.plan import Cell, Made, Study, by_name, spec, with_net
 from plusx.study.rows import spread
-from plusx.study.watch import mean_ratio, over_depth, over_training
+from plusx.study.watch import aligned, mean_ratio, over_depth, over_training
 
 
 MARGIN = 0.01  # a deeper network is not worse where its error is surely less than this above
@@ -62,7 +62,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
     found = []
     for name, group in by_name(made).items():
         runs = [each.run for each in group if each.run is not None]
-        looks = [each.looks["gradients"] for each in group]
+        looks = aligned([each.looks["gradients"] for each in group])
         found.append(
             {
                 "name": name,
@@ -92,7 +92,8 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
         found = difference(deep["train_error"]["seeds"], shallow["train_error"]["seeds"])
         said.append(f"{deep['name']} {_judged(found)} {shallow['name']}{_amount(found)}")
         if found is not None and found.low > 0 and verdict(deep["ratio_end"]) == "steady":
-            said[-1] += " while its gradients have settled"
+            always = verdict(deep["ratio_start"]) == "steady"
+            said[-1] += f" while its gradients {'are steady' if always else 'have settled'}"
     if not said:
         return "One depth: nothing to set beside it."
     return f"Training error: {'; '.join(said)}."
@@ -115,7 +116,9 @@ def _amount(found: Difference | None) -> str:
 def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups = by_name(made)
     bare = [name for name, group in groups.items() if group[0].cell.factors["norm"] == "none"]
-    looks = {name: [each.looks["gradients"] for each in group] for name, group in groups.items()}
+    looks = {
+        name: aligned([each.looks["gradients"] for each in group]) for name, group in groups.items()
+    }
     logarithmic = {"title": "", "scale": "log"}
     return [
         drawn.lines_figure(

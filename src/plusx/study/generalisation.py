@@ -99,8 +99,8 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
 
 
 def finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """For each share of the data: what lowers the validation error surely, at any depth; and
-    whether depth widens the gap."""
+    """For each share of the data: what lowers the validation error, at any depth; and how depth
+    changes the gap. A remedy helps where Welch's interval of 95 % lies below 0."""
     said = []
     for share in dict.fromkeys(row["share"] for row in rows):
         of_share = [row for row in rows if row["share"] == share]
@@ -112,7 +112,7 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
             and (found := difference(row["error"]["seeds"], bare["error"]["seeds"])) is not None
             and found.high < 0
         ]
-        heard = f"surely less error by {', '.join(helps)}" if helps else "no remedy surely helps"
+        heard = f"less error by {', '.join(helps)}" if helps else "no remedy is shown to help"
         said.append(f"with {100 * share:g} % of the images {heard}{_deeper(of_share)}")
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}."
@@ -169,14 +169,27 @@ def _over_images(remedy: str, key: str, rows: Sequence[Mapping[str, Any]]) -> di
 
 
 def notes(recipe: Recipe) -> list[str]:
+    said = recipe.study
+    assert isinstance(said, Generalisation)
+    length = (
+        "All runs make the same number of updates, whatever the number of images."
+        if recipe.steps
+        else "All runs make the same number of epochs, so those with fewer images make fewer "
+        "updates: what few images cost and what few updates cost is not told apart."
+    )
+    compared = len(said.depths) * len(said.shares) * len(set(said.remedies) - {"none"})
     return [
         (
-            "All runs make the same number of updates, whatever the number of images. The gap is "
-            "the validation error less the training error of the trained network. Dropout "
-            f"({DROPOUT}) stands before the last convolution of a block; stochastic depth drops "
-            f"the last block with {DROP_PATH}; weight decay is {recipe.optim.weight_decay:g}; "
+            f"{length} The gap is the validation error less the training error of the trained "
+            f"network. Dropout ({DROPOUT}) stands before the last convolution of a block; "
+            f"stochastic depth drops the last block with {DROP_PATH}; weight decay is {recipe.optim.weight_decay:g}; "
             f"augmentation is {recipe.data.augment!r}; none of them stands in the others' rows."
-        )
+        ),
+        (
+            "Remedies are compared with none of them by Welch's interval over the seeds, each of "
+            f"the {compared} comparisons at 95 % for itself: if no remedy did anything, one in 40 "
+            "would be said to help by chance."
+        ),
     ]
 
 

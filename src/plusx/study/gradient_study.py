@@ -20,7 +20,7 @@ from plusx.study.anatomy import network_of
 from plusx.study.bands import band_of, counted, listed, some_batches, spread_of
 from plusx.study.gradient import FACTOR, course, shortcut_identity, verdict
 from plusx.study.plan import Cell, Made, Study, by_name, opened, spec, with_net
-from plusx.study.watch import mean_ratio, over_depth, over_training
+from plusx.study.watch import aligned, mean_ratio, over_depth, over_training
 
 
 CLIP = 1.0  # of networks without norms, whose first steps would else leave the numbers' range
@@ -105,7 +105,7 @@ def columns(recipe: Recipe) -> list[dict[str, str]]:
 def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
     found = []
     for name, group in by_name(made).items():
-        looks = [each.seen("gradients") for each in group]
+        looks = aligned([each.seen("gradients") for each in group])
         ratios = [mean_ratio(looks, place) for place in range(len(looks[0]["steps"]))]
         has_identity = any(look.startswith("identity") for look in group[0].cell.looks)
         found.append(
@@ -151,7 +151,7 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
     groups = by_name(made)
     usual = [row["name"] for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
     names = usual or list(groups)[:6]
-    looks = {name: [each.seen("gradients") for each in groups[name]] for name in names}
+    looks = {name: aligned([each.seen("gradients") for each in groups[name]]) for name in names}
     told = {row["name"]: row for row in rows}
     logarithmic = {"title": "", "scale": "log"}
     found = [

@@ -47,12 +47,30 @@ def gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
     look(0)
     kept = folder / store.CHECKPOINTS
+    every = recipe.checkpoint.every_steps
+    total = _last_step(folder)
     for saved in store.read_checkpoints(kept):
+        if every and saved.step % every and saved.step != total:
+            continue  # saved because it was interrupted there, which no other seed was
         weights = saved.tensors["weights"]
         task.load_state_dict({name.removeprefix("task."): t for name, t in weights.items()})
         look(saved.step)
     with store.lock(folder):
         store.prune_checkpoints(kept)
+    return found
+
+
+def aligned(looks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The looks of several seeds at those steps alone that all of them have.
+
+    Seeds can have other steps where checkpoints were made by the clock, or more often later on.
+    """
+    shared = set.intersection(*(set(look["steps"]) for look in looks))
+    found = []
+    for look in looks:
+        places = [place for place, step in enumerate(look["steps"]) if step in shared]
+        per_step = ("steps", "outputs", "weights", "ratio")
+        found.append({**look, **{key: [look[key][at] for at in places] for key in per_step}})
     return found
 
 
@@ -93,6 +111,12 @@ def _line(
         "high": [max(v) for v in whole.values()],
         "dashed": False,
     }
+
+
+def _last_step(folder: Path) -> int | None:
+    """The step that the run ended at; None where it has not ended."""
+    result = folder / "result.json"
+    return int(store.read_json(result)["steps"]) if result.is_file() else None
 
 
 def _finite(value: float | None) -> float | None:
