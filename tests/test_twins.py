@@ -14,7 +14,7 @@ from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
 from plusx.nn.network import Network
-from plusx.study.ablation import agreement
+from plusx.study.ablation import agreement, largest
 from plusx.study.finding import difference
 from plusx.zoo import find
 
@@ -109,3 +109,19 @@ def test_agreement_with_the_papers_order() -> None:
     middle, interval = agreement(noisy, paper)
     assert interval is not None
     assert interval[0] < middle < interval[1]
+
+
+def test_ties_of_the_paper_leave_an_order_without_ties_below_1() -> None:
+    paper = [0.06, 0.07, 0.2, 0.2]
+    middle, _ = agreement([[0.1], [0.2], [0.3], [0.4]], paper)
+    assert middle == pytest.approx(largest(paper))
+    assert largest(paper) < largest([0.06, 0.07, 0.08]) == 1.0
+
+
+def test_an_order_is_no_surer_than_the_difference_of_its_means() -> None:
+    """No draw of these seeds with replacement turns them round, yet three seeds do not decide."""
+    errors = [[0.10, 0.11, 0.12], [0.125, 0.13, 0.135]]
+    apart = difference(errors[1], errors[0])
+    assert apart is not None
+    assert apart.low < 0 < apart.high
+    assert agreement(errors, [0.06, 0.07]) == (1.0, (-1.0, 1.0))
