@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from plusx import cli
 from plusx.study import reproduce as reproducing
 from plusx.study import trained
+from plusx.study.folder import MACHINE, VERSIONS
 from plusx.study.ledger import ledger, read_results
 from plusx.study.outcome import Asked, Outcome
 from plusx.study.reproduce import CHECKS, judged_outcome, keep, reproduce, reproduce_all, run_claim
@@ -378,6 +379,45 @@ def test_training_compares_two_networks_seed_by_seed(tmp_path: Path) -> None:
     other = trained.train(tiny("train error", against="plain20"), how)
     assert other.seeds == (0, 2)
     assert any("plain20-seed1" in line and "plusx" in line for line in other.shown)
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], accuracies: dict[str, float]
+) -> None:
+    """In the place of training: folders with the version and the accuracy of each network."""
+
+    def train(recipe: Any, out: Path) -> None:
+        name = recipe.net.base
+        out.mkdir(parents=True)
+        known = dict.fromkeys((*VERSIONS, *MACHINE), "one")
+        (out / "environment.json").write_text(json.dumps({**known, "plusx": versions[name]}))
+        record = {"epoch": 1, "step": 1, "train_loss": 1.0, "train_error": 0.5,
+                  "validation": {"accuracy": accuracies[name], "loss": 1.0}}  # fmt: skip
+        (out / "log.jsonl").write_text(json.dumps(record) + "\n")
+
+    monkeypatch.setattr(trained.run, "train", train)
+
+
+def test_runs_that_cannot_be_compared_are_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, {"resnet20": "1", "plain20": "2"}, {"resnet20": 0.95, "plain20": 0.95})
+    with pytest.raises(RuntimeError, match=r"no seed is left.*resnet20-seed0: plusx 1, not 2"):
+        trained.train(find_claim("convergence-digits"), asked(tmp_path, quick=False))
+
+
+@pytest.mark.parametrize(
+    ("residual", "plain", "verdict"),
+    [(0.5, 0.5, "INCONCLUSIVE"), (0.95, 0.5, "PASS"), (0.5, 0.95, "MISS"), (0.95, 0.95, "PASS")],
+)
+def test_where_no_network_comes_there_none_is_the_sooner(
+    residual: float, plain: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = {"resnet20": residual, "plain20": plain}
+    pretend(monkeypatch, {"resnet20": "1", "plain20": "1"}, accuracies)
+    claim = find_claim("convergence-digits")
+    found = trained.train(claim, asked(tmp_path, quick=False))
+    assert judged_outcome(claim, found, False).verdict == verdict
 
 
 @pytest.mark.slow

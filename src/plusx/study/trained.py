@@ -50,6 +50,12 @@ def train(claim: Claim, asked: Asked) -> Outcome:
         run.train(told, folders[key])
     odd = strangers({folder: str(key[1]) for key, folder in folders.items()})
     kept = [seed for seed in seeds if not any(folders[name, seed] in odd for name in names)]
+    if not kept:
+        why = "; ".join(f"{folder.name}: {why}" for folder, why in odd.items())
+        raise RuntimeError(
+            f"{claim.id}: no seed is left, for no runs in {work} are of one version, machine and "
+            f"data ({why}); move those away that are to be made again"
+        )
     measured = claim.metric.partition(" of ")[0]
     metric = METRICS[_quick_metric(measured) if asked.quick else measured]
     found = {key: metric(folders[key]) for key in plan if key[1] in kept}
@@ -64,6 +70,9 @@ def train(claim: Claim, asked: Asked) -> Outcome:
         shown=tuple(shown),
         recipe=_placeless(first),
         smaller=_smaller(claim, first) if asked.quick else "",
+        unsettled=_never([[folders[name, seed] for name in names] for seed in kept])
+        if measured == "epochs to 90 %"
+        else "",
         environment=surroundings(folders[names[0], kept[0]]),
     )
 
@@ -182,6 +191,17 @@ def _validation_error(folder: Path) -> float:
 
 def _train_error(folder: Path) -> float:
     return float(_result(folder)["train_error"])
+
+
+def _never(seeds: Sequence[Sequence[Path]]) -> str:
+    """Why epochs do not decide: with some seed no network came there, so none was the sooner."""
+    if all(any(_came_there(folder) for folder in folders) for folders in seeds):
+        return ""
+    return f"with some seed no network reached {100 * THRESHOLD:.0f} %"
+
+
+def _came_there(folder: Path) -> bool:
+    return epochs_to(read_history(folder / "log.jsonl"), THRESHOLD) is not None
 
 
 def _epochs(folder: Path) -> float:
