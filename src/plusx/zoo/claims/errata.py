@@ -290,7 +290,7 @@ TEXT3: tuple[Claim, ...] = (
             ("He 2015, table 6, ResNet-1202", 0.0793),
             ("He 2015, table 6, ResNet-110", 0.0643),
             ("He 2016, table 3, pre-activation ResNet-1001", 0.0492),
-            ("the same at batch 64", 0.0462),
+            ("He 2016, table 4, the same at batch 64", 0.0462),
         ),
         runs=("error-resnet1202-cifar10", "error-preact_resnet1001-*"),
         erratum=19,
