@@ -281,3 +281,20 @@ def test_gradients_settle_where_they_did_not_begin_so(start: float, said: str) -
         for depth, errors in ((20, [0.01, 0.02, 0.01]), (56, [0.4, 0.41, 0.42]))
     ]  # fmt: skip
     assert STUDIES["degradation"].finding(rows).endswith(f"while its gradients {said}.")
+
+
+def test_the_first_is_not_told_from_those_that_are_as_soon() -> None:
+    def row(name: str, epochs: list[float]) -> dict[str, Any]:
+        told = {"seeds": epochs, "mean": sum(epochs) / len(epochs)}
+        return {"name": name, "seeds": [0, 1, 2], "reached": 3, "epochs": told, "seconds": told}
+
+    rows = [
+        row("slow", [30.0, 31.0, 32.0]),
+        row("near", [10.0, 12.0, 14.0]),
+        row("a", [9.0, 12.0, 12.0]),
+    ]
+    said = STUDIES["convergence"].finding(rows)
+    assert said.startswith("a needs the fewest epochs on average (11.0), not told from near; ")
+    assert "slow" not in said
+    alone = STUDIES["convergence"].finding([rows[0], rows[2]])
+    assert "not told" not in alone

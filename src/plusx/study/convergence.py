@@ -8,6 +8,8 @@ from plusx.data.source import Source
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Convergence
 from plusx.study import drawn
+from plusx.study.bands import listed
+from plusx.study.finding import difference
 from plusx.study.plan import Cell, Made, Study, by_name, with_net
 from plusx.study.rows import epochs_to, row, spread
 
@@ -69,22 +71,30 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
 
 
 def finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Which is the first in epochs, which in seconds, and which did not come there."""
+    """Which is the first in epochs and in seconds, which are not told from it, by Welch's interval
+    of 95 % over the seeds, and which did not come there."""
     whole = [row for row in rows if row["reached"] == len(row["seeds"])]
     short = [row["name"] for row in rows if row not in whole]
     said = []
     if whole:
-        by_epochs = min(whole, key=lambda row: mean(row["epochs"]["seeds"]))
-        by_seconds = min(whole, key=lambda row: mean(row["seconds"]["seeds"]))
-        said.append(
-            f"{by_epochs['name']} needs the fewest epochs ({by_epochs['epochs']['mean']:.1f})"
-        )
-        said.append(
-            f"{by_seconds['name']} the fewest seconds ({by_seconds['seconds']['mean']:.1f})"
-        )
+        said += [_first(whole, "epochs"), _first(whole, "seconds")]
     if short:
         said.append(f"{', '.join(short)} did not come there with every seed")
     return f"{'; '.join(said)}."
+
+
+def _first(rows: Sequence[Mapping[str, Any]], what: str) -> str:
+    best = min(rows, key=lambda row: mean(row[what]["seeds"]))
+    said = f"{best['name']} needs the fewest {what} on average ({best[what]['mean']:.1f})"
+    alike = [
+        row["name"]
+        for row in rows
+        if row is not best
+        and (
+            (found := difference(row[what]["seeds"], best[what]["seeds"])) is None or found.low <= 0
+        )
+    ]
+    return f"{said}, not told from {listed(alike)}" if alike else said
 
 
 def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -182,8 +182,9 @@ def notes(recipe: Recipe) -> list[str]:
         (
             f"{length} The gap is the validation error less the training error of the trained "
             f"network. Dropout ({DROPOUT}) stands before the last convolution of a block; "
-            f"stochastic depth drops the last block with {DROP_PATH}; weight decay is {recipe.optim.weight_decay:g}; "
-            f"augmentation is {recipe.data.augment!r}; none of them stands in the others' rows."
+            f"stochastic depth drops the last block with {DROP_PATH}; weight decay is "
+            f"{recipe.optim.weight_decay:g}; augmentation is {recipe.data.augment!r}; none "
+            "of them stands in the others' rows."
         ),
         (
             "Remedies are compared with none of them by Welch's interval over the seeds, each of "
