@@ -101,11 +101,15 @@ def header(found: dict[str, Any]) -> list[str]:
 def _study_header(found: dict[str, Any], where: str) -> list[str]:
     lines = [
         *textwrap.wrap(found["finding"], 94, break_on_hyphens=False),
-        f"{len(found['rows'])} rows, {len(found['seeds'])} seeds, {found['jobs']}",
+        f"{_counted(found['rows'], 'row')}, {_counted(found['seeds'], 'seed')}, {found['jobs']}",
         f"{where}, torch {found['versions']['torch']}, {found['date'][:10]}",
         found["command"],
     ]
     return [BEGIN, *(f"#   {line}" for line in lines), END]
+
+
+def _counted(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def with_header(text: str, lines: Sequence[str]) -> str:
@@ -178,6 +182,7 @@ def _studied(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) ->
     environment = store.read_json(one_run / "environment.json")
     return {
         **found,
+        "command": command,
         "recipe": to_toml(load_recipe(name, overrides)),
         "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
         "name": name,
