@@ -202,6 +202,9 @@ def _look(job: Job, recipe: "Recipe") -> None:
         if not answer.is_file():
             name, settings = asked(look)
             store.write_json(answer, LOOKS[name](recipe, job.folder, *settings))
+    if job.train:  # only now: a look may need what was saved on the way
+        with store.lock(job.folder):
+            store.prune_checkpoints(job.folder / store.CHECKPOINTS)
 
 
 def _end_with_the_parent() -> None:

@@ -23,8 +23,7 @@ def gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
     `steps` (0 is the start), `blocks` (their names), `outputs` and `weights` (for each step the
     norm at each block, None where it is not finite) and `ratio` (the outputs' norm at the first
-    block over that at the last, None where it cannot be said). Afterwards only the newest
-    checkpoint is left.
+    block over that at the last, None where it cannot be said).
     """
     sets = parts.open_sets(recipe)
     recipe = parts.resolved(recipe, sets.train)
@@ -55,8 +54,6 @@ def gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
         weights = saved.tensors["weights"]
         task.load_state_dict({name.removeprefix("task."): t for name, t in weights.items()})
         look(saved.step)
-    with store.lock(folder):
-        store.prune_checkpoints(kept)
     return found
 
 
