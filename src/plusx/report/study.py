@@ -141,11 +141,11 @@ def _marked(columns: Sequence[Mapping[str, Any]], marked: Sequence[Mapping[str, 
 def _filled(
     columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Column], list[list[Cell]]]:
-    """The columns in which some row has a value, and the cells of every row."""
+    """The columns in which some row has a value, or that have a word for none; and the cells."""
     heads: list[Column] = []
     texts: list[list[Cell]] = [[] for _ in rows]
     for column in columns:
-        if all(row.get(column["key"]) is None for row in rows):
+        if "absent" not in column and all(row.get(column["key"]) is None for row in rows):
             continue
         title, unit = values.heading(column)
         heads.append(Column(title, unit, number=column["kind"] != "text"))

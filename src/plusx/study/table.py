@@ -29,10 +29,13 @@ def rows_table(
     """The rows of a study's result for a terminal `width` characters wide (None: any).
 
     Columns and values are those of result.json, see docs/studies.md; a column without any value
-    is left out. What does not fit is turned, or parted into tables under one another.
+    is left out, unless it has a word for that. What does not fit is turned, or parted into tables
+    under one another.
     """
     shown = [
-        column for column in columns if any(row.get(column["key"]) is not None for row in rows)
+        column
+        for column in columns
+        if "absent" in column or any(row.get(column["key"]) is not None for row in rows)
     ]
     drawn = [_Column(("name", ""), [str(row["name"]) for row in rows], left=True)]
     for column in shown:

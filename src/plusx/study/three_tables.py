@@ -19,6 +19,7 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Tables as TablesOfRecipe
 from plusx.report import values
 from plusx.study import drawn
+from plusx.study.bands import listed
 from plusx.study.consistency import check
 from plusx.study.plan import Cell, Made, Study, by_name, with_net
 from plusx.study.printed import QUANTITIES, TIMES, Average, Table, Tables, to_toml
@@ -100,17 +101,23 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
 
 
 def finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    best = min(rows, key=lambda row: row["error"]["mean"])
-    small = min(rows, key=lambda row: row["parameters"])
-    said = [f"{best['name']} has the lowest error, {drawn.percent(best['error'])}"]
+    lowest, fewest = (
+        min(measured(row) for row in rows)
+        for measured in (lambda row: row["error"]["mean"], lambda row: row["parameters"])
+    )
+    best = [row["name"] for row in rows if row["error"]["mean"] == lowest]
+    small = [row for row in rows if row["parameters"] == fewest]
+    have = "has" if len(best) == 1 else "have"
+    said = [f"{listed(best)} {have} the lowest error, {drawn.percent({'mean': lowest})}"]
     there = [row for row in rows if row["epochs"] and row["epochs"]["reached"] == len(row["seeds"])]
     if there:
         first = min(there, key=lambda row: row["total_time"]["mean"])
         said.append(f"{first['name']} is the first to reach the threshold")
-    said.append(
-        f"{small['name']} is the smallest, with {small['parameters']:,} parameters and "
-        f"{drawn.percent(small['error'])}"
-    )
+    elif not any(row["epochs"] for row in rows):
+        said.append("none reaches the threshold")
+    errors = [f"{row['name']} ({drawn.percent(row['error'])})" for row in small]
+    are = "is the smallest" if len(small) == 1 else "are the smallest"
+    said.append(f"{listed(errors)} {are}, with {fewest:,} parameters")
     return "; ".join(said) + "."
 
 
