@@ -159,7 +159,7 @@ def test_a_ratio_is_of_the_first_block_to_the_last() -> None:
     ("ratios", "said"),
     [
         ([5e3, 40.0, 2.7], "explode at the start (5,000 times) and settle by the end (2.7 times)"),
-        ([1e-25, 1e-5], "vanish from the start (10^-25 times) to the end (10^-5 times)"),
+        ([1e-25, 1e-5], "vanish from the start (10⁻²⁵ times) to the end (10⁻⁵ times)"),
         ([0.3], "are steady at the start (0.3 times)"),
         ([None, 0.0], "vanish from the start (no gradient at all) to the end (0 times)"),
         (

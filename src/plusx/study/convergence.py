@@ -79,7 +79,7 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
     if whole:
         said += [_first(whole, "epochs"), _first(whole, "seconds")]
     if short:
-        said.append(f"{', '.join(short)} did not come there with every seed")
+        said.append(f"{listed(short)} did not reach the accuracy with every seed")
     return f"{'; '.join(said)}."
 
 

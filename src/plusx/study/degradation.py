@@ -30,7 +30,10 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
         for kind in said.kinds:
             for depth in said.depths:
                 name = f"{kind}{depth}"
-                net = spec(name)
+                try:
+                    net = spec(name)
+                except ValueError as error:
+                    raise ValueError(f"[study] depths: {depth}: {error}") from None
                 for seed in said.seeds:
                     chosen = name if norm == "batch" else without_norm(net)
                     found.append(
@@ -90,8 +93,14 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
         if shallow is deep:
             continue
         found = difference(deep["train_error"]["seeds"], shallow["train_error"]["seeds"])
-        said.append(f"{deep['name']} {_judged(found)} {shallow['name']}{_amount(found)}")
-        if found is not None and found.low > 0 and verdict(deep["ratio_end"]) == "steady":
+        if found is None:
+            errors = [
+                f"{row['name']} {drawn.percent(row['train_error'])}" for row in (shallow, deep)
+            ]
+            said.append(f"{' and '.join(errors)} (one seed: not judged)")
+            continue
+        said.append(f"{deep['name']} {_judged(found)} {shallow['name']} ({found})")
+        if found.low > 0 and verdict(deep["ratio_end"]) == "steady":
             always = verdict(deep["ratio_start"]) == "steady"
             said[-1] += f" while its gradients {'are steady' if always else 'have settled'}"
     if not said:
@@ -99,18 +108,12 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Training error: {'; '.join(said)}."
 
 
-def _judged(found: Difference | None) -> str:
-    if found is None:
-        return "(one seed: not judged) against"
+def _judged(found: Difference) -> str:
     if found.low > 0:
         return "is worse than"
     if found.high < 0:
         return "is better than"
     return "is not worse than" if found.high < MARGIN else "is not known to differ from"
-
-
-def _amount(found: Difference | None) -> str:
-    return "" if found is None else f" ({found})"
 
 
 def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plusx.report import values
 from plusx.study.plan import Made
 from plusx.study.rows import curve
 
@@ -85,8 +86,8 @@ def percent(value: Mapping[str, Any]) -> str:
 
 
 def number(value: int | float | None) -> str:
-    """A number in three digits."""
-    return "not finite" if value is None else f"{value:,.3g}"
+    """A number in three digits, written as tables write it."""
+    return "not finite" if value is None else values.number(value)
 
 
 def _curves(groups: Mapping[str, Sequence[Made]]) -> list[tuple[str, dict[str, Any]]]:

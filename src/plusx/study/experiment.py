@@ -109,6 +109,15 @@ def rows(recipe: Recipe, out: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list[Cell]:
+    assert recipe.study is not None
+    for key, several in vars(recipe.study).items():
+        doubled = (
+            [each for each in several if several.count(each) > 1]
+            if isinstance(several, tuple)
+            else []
+        )
+        if doubled:
+            raise ValueError(f"[study] {key}: {doubled[0]} stands there twice")
     cells = [
         replace(
             cell,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from plusx.nn.block import say
 from plusx.nn.layers import ConstantScale
+from plusx.report import values
 from plusx.study.anatomy import Place, network_of, norm_of, places, untouched, walk
 
 
@@ -123,7 +124,7 @@ def _times(ratio: Ratio) -> str:
     if ratio is None:
         return "no gradient at all"
     if 0 < ratio < 1e-3:
-        return f"10^{math.log10(ratio):.0f} times"
+        return f"{values.power(round(math.log10(ratio)))} times"
     return f"{ratio:,.0f} times" if ratio >= 100 else f"{ratio:.2g} times"
 
 

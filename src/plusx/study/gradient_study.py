@@ -143,7 +143,7 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{counted([row['at_end'] for row in rows], SAID)} at the end"
     )
     known = [row["identity"] for row in rows if row["identity"] is not None]
-    beside = [f"Equation 5 of He 2016 holds within {max(known):.0e}"] if known else []
+    beside = [f"Equation 5 of He 2016 holds within {drawn.number(max(known))}"] if known else []
     return ". ".join([of_all, *(["; ".join(said)] if said else []), *beside]) + "."
 
 

@@ -97,7 +97,8 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
 def _beside(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     found = difference(row["train_error"]["seeds"], other["train_error"]["seeds"])
     if found is None:
-        return f"{row['name']} {drawn.percent(row['train_error'])}, one seed"
+        errors = [f"{each['name']} {drawn.percent(each['train_error'])}" for each in (row, other)]
+        return f"{' and '.join(errors)} (one seed: not judged)"
     how = "worse than" if found.low > 0 else "better than" if found.high < 0 else "not told from"
     return f"{row['name']} is {how} {other['name']} ({found})"
 
