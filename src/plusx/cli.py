@@ -165,7 +165,7 @@ def compare(
 
 @app.command(
     help_epilogue="Examples:\n  plusx study\n  plusx study degradation --out degradation\n"
-    "  plusx study degradation data.kind=cifar10 data.train=10000 study.depths=[20,32,44,56]"
+    "  plusx study degradation data.kind=cifar10 study.depths=[20,32,44]"
 )
 def study(
     recipe: Annotated[
@@ -503,12 +503,12 @@ def check_tables(
 
 @app.command(help_epilogue="Examples:\n  plusx report runs/digits-resnet20\n  plusx report demo")
 def report(
-    folder: Annotated[Path, Parameter(name="DIR", help="A finished run or comparison.")],
+    folder: Annotated[Path, Parameter(name="DIR", help="A finished run, comparison or study.")],
     /,
     *,
     as_json: Json = False,
 ) -> None:
-    """Write report.html, which needs no network and no other file, into a run or comparison."""
+    """Write report.html, which needs no network and no other file, into the folder of results."""
     from plusx.report import write_report
 
     written = write_report(folder)

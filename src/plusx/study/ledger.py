@@ -76,8 +76,10 @@ def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) ->
     marked = [f"* {row['id']}: {'; '.join(row['marks'])}" for row in rows if row["marks"]]
     assumed = rows[0]["cost"]["assumed"] if rows else ""
     states = Counter(row["state"] for row in rows)
+    claims = "claim" if len(rows) == 1 else "claims"
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return "\n".join([*lines, *marked, "", f"{len(rows)} claims: {counted}", f"hours at {assumed}"])
+    foot = [f"{len(rows)} {claims}: {counted}", f"hours at {assumed}"]
+    return "\n".join([*lines, *marked, "", *foot])
 
 
 def _check_kind(kind: str) -> None:
@@ -115,7 +117,7 @@ def cost(claim: Claim) -> dict[str, Any]:
     return {
         "multiply_adds": priced.multiply_adds,
         "hours": round(priced.hours, 4),
-        "assumed": f"{RATE:g} multiply-adds a second on each of {cores} cores",
+        "assumed": f"{RATE:,.0f} multiply-adds a second on each of {cores} cores",
     }
 
 

@@ -101,7 +101,7 @@ def length_of(recipe: Recipe) -> str:
     """How long the runs of a recipe are, in words."""
     if recipe.epochs:
         return f"{recipe.epochs} {'epoch' if recipe.epochs == 1 else 'epochs'}"
-    return f"{recipe.steps:,} steps"
+    return f"{recipe.steps:,} {'step' if recipe.steps == 1 else 'steps'}"
 
 
 def crew_of(size: int, threads: int) -> str:

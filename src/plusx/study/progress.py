@@ -137,6 +137,9 @@ class Progress:
         self.finished += 1
         self.paid += run.cost
         seconds = time.monotonic() - run.begun
+        if not run.step:  # nothing was left to be trained
+            self.say(f"{name} seed {seed}: done in {_time(seconds)}")
+            return
         said = f"{run.score}, " if run.score else ""
         length = f"{run.epoch} {'epoch' if run.epoch == 1 else 'epochs'}"
         self.say(f"{name} seed {seed}: {said}{length} in {_time(seconds)}")

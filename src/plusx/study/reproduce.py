@@ -292,7 +292,10 @@ def described(record: Mapping[str, Any]) -> str:
         low, high = (_figure(each, record["unit"]) for each in record["interval"])
         found += f" (95 %: {low} to {high})"
     distance = record["distance"]
-    known = "no spread is known" if distance is None else f"{distance:+.2f} spreads"
+    if distance == 0:
+        known = "none"
+    else:
+        known = "no spread is known" if distance is None else f"{distance:+.2f} spreads"
     lines = [
         f"{record['verdict']}  {record['id']}",
         f"  claim      {claim.statement} ({claim.source})",
@@ -332,4 +335,4 @@ def _figure(value: int | float | None, unit: str) -> str:
         return "no finite number"
     if unit == "share":
         return f"{100 * value:.2f} %"
-    return f"{value:,.0f}" if unit == "count" and value == int(value) else f"{value:.6g}"
+    return f"{value:,.0f}" if unit == "count" and value == int(value) else f"{value:.4g}"
