@@ -58,8 +58,8 @@ def predict(
                 predictions.append(_row(run, name, row))
     if not predictions:
         said = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
-        files = "the only file cannot" if len(failed) == 1 else f"none of {len(failed)} files can"
-        raise RuntimeError(f"{files} be used: {said}")
+        none = "the only file cannot" if len(failed) == 1 else f"none of {len(failed)} files can"
+        raise RuntimeError(f"{none} be used: {said}")
     return {"classes": list(run.classes), "predictions": predictions, "failed": failed}
 
 
