@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -190,3 +191,27 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     with pytest.raises(OSError, match=r"lock.json"), store.lock(tmp_path):
         pass
     assert (tmp_path / "theirs").read_text() == "precious"
+
+
+def test_of_several_threads_one_holds_the_folder(tmp_path):
+    """The system's lock is one of processes: both of two threads would get it."""
+    inside, most, done = [], [], []
+
+    def work() -> None:
+        while not done or len(done) < 40:
+            try:
+                with store.lock(tmp_path):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.0005)
+                    inside.pop()
+                    done.append(1)
+            except ValueError as error:
+                assert "in use" in str(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1

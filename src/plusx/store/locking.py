@@ -5,6 +5,7 @@ import datetime
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,19 @@ LOCK = "lock.json"
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _held: dict[str, int] = {}  # real path of a lock file: the process of ours that holds it
+# The system's lock is one of processes: of two threads both would get it, and where one closes the
+# file the other loses it.
+_one_thread = threading.Lock()
+
+
+def _renew() -> None:
+    """A fork made while another thread was at it must not wait for that thread."""
+    global _one_thread
+    _one_thread = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 @contextlib.contextmanager
@@ -38,22 +52,25 @@ def lock(folder: str | Path) -> Iterator[None]:
     folder = make_folder(folder)
     path = folder / LOCK
     key = os.path.realpath(path)
-    if _held.get(key) == os.getpid():
-        raise ValueError(f"{folder} is in use: this very process ({os.getpid()}) holds it")
-    descriptor = _acquire(folder, path)
-    _held[key] = os.getpid()
+    with _one_thread:
+        if _held.get(key) == os.getpid():
+            raise ValueError(f"{folder} is in use: this very process ({os.getpid()}) holds it")
+        descriptor = _acquire(folder, path)
+        _held[key] = os.getpid()
     try:
         clean(folder)
         clean(folder / CHECKPOINTS)
         yield
     finally:
         # A fork of ours that leaves the block holds nothing.
-        if _held.get(key) == os.getpid():
-            # Unlinked while still held: whoever opened the old file finds that it lost its name.
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            os.close(descriptor)
-            del _held[key]
+        with _one_thread:
+            if _held.get(key) == os.getpid():
+                # Unlinked while still held: whoever opened the old file finds that it lost its
+                # name.
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                os.close(descriptor)
+                del _held[key]
 
 
 def _acquire(folder: Path, path: Path) -> int:
