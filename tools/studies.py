@@ -41,4 +41,6 @@ def _cell(value: Any, kind: str) -> str:
 def _number(value: float, kind: str) -> str:
     if kind == "count":
         return f"{value:,}"
-    return f"{100 * value:.1f}" if kind == "share" else f"{value:,.3g}"
+    if kind == "share":
+        return f"{100 * value:.1f}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
