@@ -117,7 +117,7 @@ def test_train_kill_resume_evaluate_predict(photos: Path, tmp_path: Path) -> Non
     assert [row["label"] for row in rows] == ["warm", "cold"]
     assert json.loads((tmp_path / "said" / "predictions.json").read_text()) == said
 
-    with pytest.raises(RuntimeError, match=r"none of 1 files can be used: .*broken\.jpg"):
+    with pytest.raises(RuntimeError, match=r"the only file cannot be used: .*broken\.jpg"):
         predict(load_run(out), [damaged])
 
     from_weights = predict(load_run(out / "model.safetensors"), some)
