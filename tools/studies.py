@@ -31,7 +31,8 @@ def _cell(value: Any, kind: str) -> str:
     if value is None:
         return ""
     if kind == "text":
-        return f"`{value}`" if any(mark in str(value) for mark in "+&~|*") else str(value)
+        text = str(value).replace("|", "\\|")  # else it would end the cell
+        return f"`{text}`" if any(mark in text for mark in "+&~|*") else text
     if isinstance(value, Mapping):
         middle, spread = _number(value["mean"], kind), value["std"]
         return middle if spread is None else f"{middle} ± {_number(spread, kind)}"
