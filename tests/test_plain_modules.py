@@ -72,7 +72,8 @@ def test_the_gradient_reaches_the_input_and_every_parameter(name: str) -> None:
 def test_what_is_not_asked_for_is_not_computed() -> None:
     net = plusx.create_model("resnet8_keras").eval()
     net.layer3.register_forward_hook(lambda *_: pytest.fail("layer3 was run"))
-    net.features(torch.rand(1, 3, 32, 32), out=(0, 1))
+    maps = net.features(torch.rand(1, 3, 32, 32), out=(0, 1))
+    assert [each.shape[1] for each in maps] == list(net.widths[:2])
 
 
 @pytest.mark.parametrize("size", [7, 8, 9, 32, 33])

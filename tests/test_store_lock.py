@@ -103,7 +103,7 @@ def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
     os.kill(worker, 0)  # still there
     try:
         with store.lock(tmp_path):
-            pass
+            assert store.read_json(tmp_path / store.LOCK)["pid"] == os.getpid()
     finally:
         os.kill(worker, signal.SIGKILL)
 
