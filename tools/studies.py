@@ -1,18 +1,23 @@
 """What a measured study came to, as Markdown: its table, its finding and where it ran."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from plusx.report import values
 
 
 def study(found: Mapping[str, Any]) -> str:
     """The table of a study, with its finding beneath."""
-    columns = found["columns"]
-    head = ["", *(f"{column['title']} {column['unit']}".strip() for column in columns)]
+    columns, rows = found["columns"], found["rows"]
+    head = ["", *(" ".join(filter(None, values.heading(column))) for column in columns)]
     align = ["---", *("---" if column["kind"] == "text" else "---:" for column in columns)]
+    told = [
+        [_cell(str(value), column) for value in values.told(column, rows)] for column in columns
+    ]
     lines = [_row(head), f"|{'|'.join(align)}|"]
     lines += [
-        _row([f"`{row['name']}`", *(_cell(row.get(c["key"]), c["kind"]) for c in columns)])
-        for row in found["rows"]
+        _row([f"`{row['name']}`", *cells])
+        for row, cells in zip(rows, zip(*told, strict=True), strict=True)
     ]
     machine = found["machine"]
     seeds = f"{len(found['seeds'])} {'seed' if len(found['seeds']) == 1 else 'seeds'}"
@@ -23,25 +28,11 @@ def study(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", found["finding"], "", where])
 
 
-def _row(cells: list[str]) -> str:
+def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(value: Any, kind: str) -> str:
-    if value is None:
-        return ""
-    if kind == "text":
-        text = str(value).replace("|", "\\|")  # else it would end the cell
-        return f"`{text}`" if any(mark in text for mark in "+&~|*") else text
-    if isinstance(value, Mapping):
-        middle, spread = _number(value["mean"], kind), value["std"]
-        return middle if spread is None else f"{middle} ± {_number(spread, kind)}"
-    return _number(value, kind)
-
-
-def _number(value: float, kind: str) -> str:
-    if kind == "count":
-        return f"{value:,}"
-    if kind == "share":
-        return f"{100 * value:.1f}"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+def _cell(text: str, column: Mapping[str, Any]) -> str:
+    text = text.replace("|", "\\|")  # else it would end the cell
+    sentence = column["kind"] == "text" and any(mark in text for mark in "+&~|*")
+    return f"`{text}`" if sentence else text

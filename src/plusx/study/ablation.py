@@ -103,14 +103,20 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     return found
 
 
-def columns(recipe: Recipe) -> list[dict[str, str]]:
+def columns(recipe: Recipe) -> list[dict[str, Any]]:
     return [
         {"key": "table", "title": "Table", "unit": "He 2016", "kind": "count"},
         {"key": "sentence", "title": "Block", "unit": "", "kind": "text"},
         {"key": "shortcut", "title": "Shortcut", "unit": "", "kind": "text"},
         drawn.TRAIN_ERROR,
         drawn.ERROR,
-        {"key": "paper", "title": "Paper's test error", "unit": "%, 110 layers", "kind": "share"},
+        {
+            "key": "paper",
+            "title": "Paper's test error",
+            "unit": "%, 110 layers",
+            "kind": "share",
+            "places": 2,
+        },
     ]
 
 
@@ -206,7 +212,7 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
             "title": f"Validation error, {title}",
             "caption": "Every seed, and the mean as a line; the paper's order from top to bottom.",
             "alternative": drawn.errors_in_words([row for row in rows if row["table"] == table]),
-            "x": {"title": "", "scale": "share"},
+            "x": {"title": "validation error", "scale": "share"},
             "groups": [
                 {
                     "name": row["name"],

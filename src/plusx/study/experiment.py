@@ -176,7 +176,7 @@ def _result(
         "split": getattr(recipe.study, "split", "validation"),
         "seeds": sorted({cell.seed for cell in cells}),
         "length": length_of(recipe),
-        "columns": found.columns(recipe),
+        "columns": list(found.columns(recipe)),
         "rows": table,
         "tables": found.tables(recipe, made, table),
         "marked": [

@@ -70,7 +70,7 @@ class Study:
     title: str
     question: str
     cells: Callable[[Recipe, Source], list[Cell]]
-    columns: Callable[[Recipe], list[dict[str, str]]]
+    columns: Callable[[Recipe], Sequence[Mapping[str, Any]]]
     rows: Callable[[Sequence[Made]], list[dict[str, Any]]]
     finding: Callable[[Sequence[Mapping[str, Any]]], str]
     figures: Callable[[Sequence[Made], Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
