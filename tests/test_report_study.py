@@ -197,6 +197,21 @@ def test_a_figure_can_have_any_values(told: Told) -> None:
     assert not any("nan" in path or "inf" in path for path in paths(told))
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        several([line("a", [1, 2], [0.5, 0.2])]),
+        dots({"a": [0.1, 0.2]}),
+        bars({"a": {"1": 0.2, "2": 0.3}}),
+        grid([[1.0, 2.0], [3.0, 4.0]]),
+    ],
+    ids=lambda told: str(told["kind"]),
+)
+def test_an_axis_without_a_title_has_none(told: Told) -> None:
+    bare = {key: {**told[key], "title": ""} for key in ("x", "y", "value") if key in told}
+    assert "no name" not in figure({**told, **bare, "alternative": ""}, Palette(["a"]), "f0")
+
+
 def test_a_logarithmic_axis_shows_zero_below_all_else() -> None:
     """Gradients that are exactly zero are what a figure of them is about."""
     found = scale(Axis("norm", "log"), [0.0, 1e-3, 1.0])

@@ -19,6 +19,7 @@ from plusx.report.drawing import (
     clean,
     drawing,
     extent,
+    heading,
     panel,
     series,
     svg,
@@ -82,10 +83,10 @@ def _upright(groups: Sequence[Bars], x: Axis, y: Axis, *, key: str) -> Drawn:
             _label_some(axes, labels, width / (longest + 0.2))
             along(axes, "y", upward)
             if number == 0:
-                write(figure, 4.0, height - 9.0, clean(y.title) if y.title else "")
+                write(figure, 4.0, height - 9.0, heading(y.title))
             _name(figure, part, left, top + 11.0, len(groups) > 1)
             top -= tall + 22.0
-        write(figure, WIDTH - 8.0, 10.0, clean(x.title) if x.title else "", align="right")
+        write(figure, WIDTH - 8.0, 10.0, heading(x.title), align="right")
         return Drawn(svg(figure, key), height)
 
 
@@ -156,7 +157,7 @@ def _lying(groups: Sequence[Bars], labels: Sequence[str], x: Axis, y: Axis, *, k
         if across.low < 0 < across.high and not across.logarithmic:
             axes.axvline(0, color=MUTED, linewidth=0.8)
         _name(figure, groups, left, BOTTOM + high + 14.0, len(groups) > 1)
-        write(figure, WIDTH - right, 10.0, clean(y.title) if y.title else "", align="right")
+        write(figure, WIDTH - right, 10.0, heading(y.title), align="right")
         if not labels:
             axes.text(0.5, 0.5, "no values", color=MUTED, ha="center", transform=axes.transAxes)
         return Drawn(svg(figure, key), high + BOTTOM + top)

@@ -128,6 +128,11 @@ def clean(text: str) -> str:
     return " ".join("".join(kept).split()) or "(no name)"
 
 
+def heading(title: str) -> str:
+    """The title of an axis as one line; nothing where there is none."""
+    return clean(title) if title else ""
+
+
 def extent(text: str, *, bold: bool = False) -> float:
     """About how wide a text is, rather too much than too little: fonts differ."""
     width = 0.0

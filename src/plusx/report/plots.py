@@ -17,6 +17,7 @@ from plusx.report.drawing import (
     clean,
     drawing,
     extent,
+    heading,
     panel,
     series,
     svg,
@@ -151,7 +152,7 @@ def draw_dots(groups: Sequence[Dots], x: Axis, *, key: str) -> Drawn:
                 write(figure, left - 12.0, middle, part, colour=INK, align="right")
         if not groups:
             _nothing(axes)
-        write(figure, WIDTH - 22.0, 10.0, clean(x.title), align="right")
+        write(figure, WIDTH - 22.0, 10.0, heading(x.title), align="right")
         return Drawn(svg(figure, key), high + BOTTOM + 8.0)
 
 
@@ -207,8 +208,8 @@ def _left(upward: Scale) -> float:
 def _titles(figure: Figure, axes: Axes, x: Axis, y: Axis) -> None:
     """What the axes show: y above its numbers, read as a line; x beneath its end."""
     left, right = (float(axes.transAxes.transform((side, 0))[0]) for side in (0, 1))
-    write(figure, 4.0, figure.bbox.height - 9.0, clean(y.title) if y.title else "")
-    title = clean(x.title) if x.title else ""
+    write(figure, 4.0, figure.bbox.height - 9.0, heading(y.title))
+    title = heading(x.title)
     write(figure, max(right, left + extent(title)), 10.0, title, align="right")
 
 

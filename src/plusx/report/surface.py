@@ -17,9 +17,9 @@ from plusx.report.drawing import (
     TEXT,
     WIDTH,
     along,
-    clean,
     drawing,
     extent,
+    heading,
     panel,
     shade,
     svg,
@@ -82,10 +82,10 @@ def draw_surface(
             axes.text(0.5, 0.5, "no values", color=MUTED, ha="center", transform=axes.transAxes)
         along(axes, "x", across, grid=False)
         along(axes, "y", upward, grid=False)
-        write(figure, 4.0, high + BOTTOM + TOP - 9.0, clean(y.title) if y.title else "")
-        title = clean(value.title) if value.title else ""
+        write(figure, 4.0, high + BOTTOM + TOP - 9.0, heading(y.title))
+        title = heading(value.title)
         write(figure, WIDTH - 4.0, high + BOTTOM + TOP - 9.0, title, align="right")
-        write(figure, left + width, 10.0, clean(x.title) if x.title else "", align="right")
+        write(figure, left + width, 10.0, heading(x.title), align="right")
         return Drawn(svg(figure, key), high + BOTTOM + TOP)
 
 
