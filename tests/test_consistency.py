@@ -134,7 +134,7 @@ def test_a_printed_figure_stands_for_what_is_rounded_to_it(value: Fraction, deci
 
 @pytest.mark.parametrize("averaging", ["macro", "weighted", "micro"])
 @given(confusion=confusions(balanced=False))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_scores_here_are_those_of_scikit_learn(
     averaging: str, confusion: np.ndarray[Any, Any]
 ) -> None:
@@ -149,7 +149,7 @@ def test_scores_here_are_those_of_scikit_learn(
 
 
 @given(confusions(balanced=False), st.sampled_from(["macro", "weighted", "micro"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_f1_lies_within_its_bounds_for_any_confusion(
     confusion: np.ndarray[Any, Any], averaging: str
 ) -> None:
@@ -170,13 +170,13 @@ def test_f1_is_not_the_harmonic_mean_of_the_averages_and_its_bounds_are_sharp() 
 
 
 @given(true_plans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_tables_of_true_figures_pass(plan: dict[str, Any]) -> None:
     assert check(tables_of(plan)) == []
 
 
 @given(true_plans(), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_planted_error_is_found(plan: dict[str, Any], data: st.DataObject) -> None:
     """Larger than rounding, in any figure that the others or arithmetic determine."""
     tables = tables_of(plan)

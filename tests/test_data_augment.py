@@ -138,7 +138,7 @@ def test_every_word_acts_on_sets_in_memory_of_one_and_three_channels(
 # laws of the words
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 5), st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99)
 )
@@ -172,7 +172,7 @@ def test_crops_reach_every_place_equally_often() -> None:
     assert max(counts) < 250
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 def test_a_flip_is_its_own_inverse(count: int, height: int, width: int, seed: int) -> None:
     images = numbered(count, height, width)
@@ -190,7 +190,7 @@ def test_half_of_the_images_are_flipped() -> None:
     assert 0.47 < share < 0.53
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 10), st.integers(0, 99))
 def test_cutout_blanks_one_square_that_may_stand_partly_outside(side: int, seed: int) -> None:
     pixels = torch.ones(30, 2, 10, 12)
@@ -220,7 +220,7 @@ def test_erase_blanks_a_rectangle_of_2_to_33_percent_as_often_as_said() -> None:
     assert some.max() - some.min() > 0.25
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(["crop", "flip", "vflip", "pad3"]))
 def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str) -> None:
     (word,) = parse_augment(text)
@@ -234,7 +234,7 @@ def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str)
         assert np.array_equal(np.asarray(alone), together[index].permute(1, 2, 0).numpy())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 99))
 def test_sizes_come_out_as_said(height: int, width: int, size: int, seed: int) -> None:
     image = Image.fromarray(np.zeros((height, width, 3), np.uint8))

@@ -201,7 +201,7 @@ def test_normalising_is_torchvisions_bit_for_bit() -> None:
     assert torch.equal(source.preprocessing.normalise(source.images), peer(source.images))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**64), st.integers(0, 1000), st.integers(1, 300))
 def test_draws_are_a_function_of_their_counters(seed: int, epoch: int, count: int) -> None:
     draws = Draws.of(seed, epoch, np.arange(count))

@@ -175,7 +175,7 @@ def test_the_scan_names_every_file_once_with_its_fate(hostile_set: Path) -> None
     began = time.perf_counter()
     report = scan(hostile_set)
     entries = examined(list(report.entries), report.root)
-    assert time.perf_counter() - began < 15
+    assert time.perf_counter() - began < 60
     paths = [entry.path for entry in entries]
     assert len(paths) == len(set(paths))
     found = {os.path.relpath(entry.path, report.root): entry for entry in entries}

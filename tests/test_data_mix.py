@@ -15,7 +15,7 @@ def ones_of_a_kind(count: int = 16, size: int = 16) -> Batch:
     return Batch(labels.float()[:, None, None, None].expand(-1, 3, size, size).clone(), labels)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**40), st.integers(0, 10**6), st.sampled_from([0.2, 1.0, 5.0]))
 def test_mixup_mixes_inputs_and_targets_by_one_share(seed: int, step: int, alpha: float) -> None:
     batch = ones_of_a_kind()
@@ -28,7 +28,7 @@ def test_mixup_mixes_inputs_and_targets_by_one_share(seed: int, step: int, alpha
     assert len(others) == 0 or torch.allclose(others, others[0].expand_as(others), atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**40), st.integers(0, 10**6))
 def test_cutmix_takes_as_much_of_the_target_as_of_the_pixels(seed: int, step: int) -> None:
     batch = ones_of_a_kind()

@@ -68,11 +68,11 @@ def test_a_worker_that_hangs_or_dies_is_an_error_that_names_the_file(
     before = children()
     began = time.monotonic()
     with (
-        Loader(source, workers=1, batch_size=4, timeout=1.5) as loader,
+        Loader(source, workers=1, batch_size=4, timeout=5) as loader,
         pytest.raises(RuntimeError, match=r"died or hung while at work on dog/3\.png"),
     ):
         list(loader.epoch(0))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     del loader
     gc.collect()
     for _ in range(100):

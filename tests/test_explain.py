@@ -167,7 +167,7 @@ def test_deletion_and_insertion_of_a_sum() -> None:
     torch.testing.assert_close(faith.areas[0][0], torch.tensor(0.75 / 16).double())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_no_map_beats_what_each_pixel_adds(seed: int) -> None:
     """Where a network sums pixels up, what each adds is the best map that there is."""
@@ -188,7 +188,7 @@ def test_no_map_beats_what_each_pixel_adds(seed: int) -> None:
 
 
 @pytest.mark.slow  # scipy is slow to import
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-3, 3), min_size=2, max_size=12), st.integers(0, 99))
 def test_rank_correlation_is_scipys(values: list[int], seed: int) -> None:
     from scipy.stats import spearmanr

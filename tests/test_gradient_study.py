@@ -173,7 +173,7 @@ def test_the_course_of_gradients_is_said_in_words(ratios: list[float | None], sa
     assert course(ratios) == said
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     act=st.sampled_from(["relu", "tanh", "sigmoid", "gelu"]),
     identity=st.sampled_from(["", "scale.5", "scale.9"]),

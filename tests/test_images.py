@@ -34,10 +34,10 @@ def test_the_corpus_is_large_and_has_every_verdict() -> None:
 def test_a_damaged_file_is_refused_with_the_reason(case: hostile.Case, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(case.data)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(DamagedImage) as caught:
         decode(path)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert case.reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert examine(path).problem == str(caught.value)
@@ -90,9 +90,9 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
         "from PIL import Image; Image.init()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"
-        "    began = time.perf_counter()\n"
+        "    began = time.process_time()\n"
         "    assert examine(path).problem, path\n"
-        "    assert time.perf_counter() - began < 0.5, path\n"
+        "    assert time.process_time() - began < 0.5, path\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "assert grown < 50 * 1024, grown\n"
         "print(len(sys.argv) - 1)\n"
@@ -108,10 +108,10 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(DamagedImage, match="not a regular file"):
             decode(path)
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < 1
     with pytest.raises(FileNotFoundError):
         decode(tmp_path / "missing")
     assert "No such file" in (examine(tmp_path / "missing").problem or "")
@@ -166,13 +166,13 @@ def test_mutated_files_raise_nothing_else(kind: str, count: int) -> None:
             mutated[random.integers(len(mutated))] = random.integers(256)
         if random.random() < 0.3:
             del mutated[random.integers(len(mutated)) :]
-        began = time.perf_counter()
+        began = time.process_time()
         with contextlib.suppress(DamagedImage):
             assert decode(bytes(mutated)).ndim == 3
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),

@@ -33,7 +33,7 @@ def judge(meter, predictions, targets, batch: int = 7) -> dict:
 
 
 @given(st.integers(1, 60), st.integers(2, 9), st.integers(0, 999), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_multi_class_figures_are_those_of_scikit_learn(n, k, seed, ties):
     probabilities, targets = draw(n, k, seed, ties)
     figures = judge(Classification(), probabilities, targets)
@@ -64,7 +64,7 @@ def test_multi_class_figures_are_those_of_scikit_learn(n, k, seed, ties):
 
 
 @given(st.integers(2, 60), st.integers(2, 9), st.integers(0, 999), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_areas_under_the_curve_are_those_of_scikit_learn(n, k, seed, ties):
     probabilities, targets = draw(n, k, seed, ties)
     areas = [
@@ -80,7 +80,7 @@ def test_areas_under_the_curve_are_those_of_scikit_learn(n, k, seed, ties):
 
 
 @given(st.integers(1, 60), st.integers(1, 6), st.integers(0, 999))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_several_labels_are_judged_as_scikit_learn_does(n, k, seed):
     generator = np.random.default_rng(seed)
     targets = generator.integers(0, 2, (n, k))
@@ -122,7 +122,7 @@ def test_several_labels_are_judged_as_scikit_learn_does(n, k, seed):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=80))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_calibration_error_is_the_sum_over_bins_of_its_definition(pairs):
     confidences, hits = np.array([p for p, _ in pairs]), np.array([h for _, h in pairs])
     edges = np.linspace(0, 1, 16)

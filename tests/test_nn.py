@@ -66,7 +66,7 @@ def perturbed(net: nn.Module, seed: int = 0) -> nn.Module:
     return net
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plans())
 def test_what_arithmetic_says_is_what_is_built(plan: dict[str, Any]) -> None:
     spec = legal(plan)
@@ -95,7 +95,7 @@ def test_what_arithmetic_says_is_what_is_built(plan: dict[str, Any]) -> None:
     assert multiply_adds == expected.multiply_adds
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plans())
 def test_overwriting_changes_nothing_and_gradients_reach_everything(plan: dict[str, Any]) -> None:
     spec = legal(plan)
@@ -122,7 +122,7 @@ def test_overwriting_changes_nothing_and_gradients_reach_everything(plan: dict[s
     assert not [name for name, p in net.named_parameters() if p.grad is None]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(plans())
 def test_evaluation_is_deterministic_and_independent_of_the_batch(plan: dict[str, Any]) -> None:
     spec = legal(plan)

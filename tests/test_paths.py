@@ -31,7 +31,7 @@ def test_lengths_are_binomial() -> None:
     assert shares[3] * 2**54 == comb(54, 3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     body=st.sampled_from([BASIC.body, PRE_ACTIVATION.body, "norm act | conv3s + norm act"]),
     shortcut=st.sampled_from(["pad", "conv1s norm"]),

@@ -256,7 +256,7 @@ def test_a_value_is_toml_or_text() -> None:
     assert split_override("a=[plain20, resnet20]") == (("a",), ["plain20", "resnet20"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

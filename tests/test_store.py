@@ -183,7 +183,7 @@ values = st.recursive(
 
 
 @given(values)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_json_comes_back_as_it_went(tmp_path_factory, value):
     folder = tmp_path_factory.getbasetemp()
     store.write_json(folder / "a.json", value)
@@ -260,7 +260,7 @@ def named_tensors(draw):
 
 
 @given(named_tensors(), st.dictionaries(st.text(max_size=6), st.text(max_size=6), max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_format_is_the_librarys_in_both_directions(tmp_path_factory, tensors, metadata):
     path = tmp_path_factory.getbasetemp() / "a.safetensors"
     store.save_tensors(path, tensors, metadata)

@@ -16,7 +16,7 @@ def loss(net: nn.Module) -> float:
     return F.cross_entropy(net(inputs), targets).item()
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 999))
 def test_each_filter_of_a_direction_is_as_long_as_the_networks_own(seed: int) -> None:
     net = made(small(BASIC))

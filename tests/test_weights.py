@@ -306,10 +306,10 @@ MALFORMED = {
 def test_malformed_files_are_refused_at_once(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(MALFORMED[name])
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ValueError, match=r"bad\.safetensors"):
         read_weights(path)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(
