@@ -103,7 +103,7 @@ class Loader:
         workers: int = 0,
         device: str | torch.device = "cpu",
         drop_last: bool | None = None,
-        timeout: float = TIMEOUT,
+        timeout: int | float = TIMEOUT,
         view: View = "middle",
     ) -> None:
         if batch_size < 1:

@@ -1,0 +1,108 @@
+"""What the commands have in common: the app, arguments that several take, and what they print."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+import plusx
+
+
+app = App(
+    name="plusx",
+    help="Residual learning, y = F(x) + x: build, train, compare, evaluate and use networks.",
+    help_format="plaintext",
+    help_epilogue="`plusx COMMAND --help` shows examples. `--debug` shows where an error arose.",
+    version=plusx.__version__,
+    suppress_keyboard_interrupt=False,
+)
+app["--help"].group = app["--version"].group = "Other"
+
+
+def about(text: str) -> Any:
+    return Parameter(help=text)
+
+
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")
+]
+RecipeName = Annotated[str, about("A recipe that comes with plusx, or a TOML file.")]
+Overrides = Annotated[str, about("KEY=VALUE changes a field: seed=1 epochs=5 optim.lr=0.05 ...")]
+Views = Annotated[
+    Literal["one", "flip"] | None,
+    about("flip: the mean over an image and its mirror image. Default: as the recipe says."),
+]
+Device = Annotated[str, about("auto, cpu, cuda, cuda:1 or mps.")]
+
+
+def print_json(result: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(result, ensure_ascii=True, allow_nan=False))
+
+
+def opened(trained: str, weights: str | None) -> Any:
+    """The run, the file of weights, or the network of that name with `weights`."""
+    from plusx.zoo import ZOO, find
+
+    if weights is None:
+        if trained in ZOO and not Path(trained).exists():
+            raise ValueError(
+                f"{trained} is a network without weights: name a run or a file of weights, or "
+                "with evaluate add --weights"
+            )
+        from plusx.run import load_run
+
+        return load_run(trained)
+    find(trained)
+    from plusx.run.folder import load_weights_as
+
+    return load_weights_as(trained, weights)
+
+
+def figures_line(figures: dict[str, Any]) -> str:
+    return (
+        f"accuracy {figures['accuracy']:.2%}, precision {figures['precision']:.3f}, "
+        f"recall {figures['recall']:.3f}, F1 {figures['f1']:.3f} ({figures['averaging']}), "
+        f"loss {figures['loss']:.4f}, {figures['count']:,} images"
+    )
+
+
+def run_name(recipe: str, overrides: tuple[str, ...]) -> str:
+    """A folder's name that is the same for the same command, so that it goes on there."""
+    import re
+
+    stem = Path(recipe).name.removesuffix(".toml")
+    name = ",".join([stem, *overrides])
+    name = re.sub(r"[^\w.=,+-]+", "_", name).lstrip(".-") or "run"
+    if len(name.encode()) > 120:
+        from hashlib import sha256
+
+        name = f"{name[:80]}-{sha256(name.encode()).hexdigest()[:12]}"
+    return name
+
+
+def say_marked(marked: Sequence[dict[str, Any]]) -> None:
+    """Name the runs that stand in no mean."""
+    for row in marked:
+        seeds = row.get("seeds") or [row["seed"]]
+        said = f"{row['name']} seed {', '.join(map(str, seeds))}"
+        print(f"plusx: {said} is in no mean: {row['why']}", file=sys.stderr)
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal that we write to; None where it is none."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def tell(line: str) -> None:
+    print(f"plusx: {line}", file=sys.stderr, flush=True)
+
+
+def command() -> str:
+    return shlex.join(["plusx", *sys.argv[1:]])

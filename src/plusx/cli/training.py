@@ -1,0 +1,139 @@
+"""Commands that train: one run, networks side by side, an experiment."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from plusx.cli.shell import (
+    Json,
+    Overrides,
+    RecipeName,
+    about,
+    app,
+    command,
+    figures_line,
+    print_json,
+    run_name,
+    say_marked,
+    terminal_width,
+)
+
+
+@app.command(
+    help_epilogue="Examples:\n  plusx train digits-resnet20\n"
+    "  plusx train images data.path=photos --out runs/photos\n"
+    "  plusx train cifar10-resnet20 seed=1 --out runs/cifar10-1"
+)
+def train(
+    recipe: RecipeName,
+    /,
+    *overrides: Overrides,
+    out: Annotated[Path | None, about("The run's folder. Default: runs/ and the names.")] = None,
+    exact: Annotated[
+        bool,
+        Parameter(negative="", help="Refuse to go on where it would not be the same to the bit."),
+    ] = False,
+    allow_data_change: Annotated[
+        bool, Parameter(negative="", help="Go on although the images are not what they were.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe in a folder. A run that stopped goes on where it was saved."""
+    from plusx.recipe import load_recipe
+
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / run_name(recipe, overrides)
+    from plusx import run
+
+    complete = (folder / "result.json").is_file()
+    result = run.train(read, folder, exact=exact, allow_data_change=allow_data_change)
+    from plusx.report import write_report
+
+    report = write_report(folder)
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    print(f"{folder}: {'already complete' if complete else 'done'}")
+    print(f"  network        {result['name']}, {result['parameters']:,} parameters")
+    print(f"  train error    {result['train_error']:.2%} ({result['steps']:,} steps)")
+    if result["validation"] is not None:
+        print(f"  validation     {figures_line(result['validation'])}")
+    print(f"  report         {report}")
+
+
+@app.command(
+    help_epilogue="Examples:\n  plusx compare digits --out demo\n"
+    "  plusx compare digits compare.networks=[plain20,resnet20] compare.seeds=[0,1]"
+)
+def compare(
+    recipe: RecipeName,
+    /,
+    *overrides: Overrides,
+    out: Annotated[Path | None, about("The folder. Default: runs/compare- and the names.")] = None,
+    jobs: Annotated[int | None, about("Runs at a time. Default: one a core.")] = None,
+    split: Annotated[
+        Literal["validation", "test"], about("test: recorded as a use.")
+    ] = "validation",
+    as_json: Json = False,
+) -> None:
+    """Train networks with several seeds each and compare them: a table, figures, report.html."""
+    from plusx.recipe import load_recipe
+
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / f"compare-{run_name(recipe, overrides)}"
+    from plusx.study.compare import compare as compare_networks
+
+    result = compare_networks(read, folder, jobs=jobs, split=split, command=command())
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.study.table import comparison_table
+
+    print(comparison_table(result, terminal_width()))
+    say_marked(result["marked"])
+    print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
+
+
+@app.command(
+    help_epilogue="Examples:\n  plusx study\n  plusx study degradation --out degradation\n"
+    "  plusx study degradation data.kind=cifar10 study.depths=[20,32,44]"
+)
+def study(
+    recipe: Annotated[
+        str | None, about("A recipe with a table [study]. Without one, all studies are listed.")
+    ] = None,
+    /,
+    *overrides: Overrides,
+    out: Annotated[Path | None, about("The folder. Default: runs/study- and the names.")] = None,
+    jobs: Annotated[int | None, about("Cells at a time. Default: one a core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an experiment: many runs, what is measured in them, a table, figures, report.html."""
+    if recipe is None:
+        from plusx.study.catalogue import STUDIES
+
+        if as_json:
+            print_json(
+                {"studies": [{"kind": k, "question": s.question} for k, s in STUDIES.items()]}
+            )
+            return
+        width = max(map(len, STUDIES))
+        for kind, found in STUDIES.items():
+            print(f"{kind:{width}}  {found.question}")
+        return
+    from plusx.recipe import load_recipe
+
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / f"study-{run_name(recipe, overrides)}"
+    from plusx.study.experiment import study as make_study
+
+    result = make_study(read, folder, jobs=jobs, command=command())
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.study.table import study_tables
+
+    print(study_tables(result, terminal_width()))
+    say_marked(result["marked"])
+    print(f"\n{result['finding']}\n\n{folder / 'report.html'}")

@@ -1,0 +1,176 @@
+"""Commands that use what was trained."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from plusx.cli.shell import (
+    Device,
+    Json,
+    Views,
+    about,
+    app,
+    command,
+    figures_line,
+    opened,
+    print_json,
+    run_name,
+)
+
+
+@app.command(
+    help_epilogue="Examples:\n  plusx evaluate runs/digits-resnet20\n"
+    "  plusx evaluate runs/digits-resnet20 --split test\n"
+    "  plusx evaluate resnet18 --weights IMAGENET1K_V1 --data imagenet/val"
+)
+def evaluate(
+    trained: Annotated[
+        str,
+        Parameter(name="RUN", help="A run's folder, a safetensors file, or a network's name."),
+    ],
+    /,
+    *,
+    weights: Annotated[
+        str | None, about("With a network's name: its file, or the name of torchvision's weights.")
+    ] = None,
+    data: Annotated[
+        str | None, about("digits, fashion-mnist, cifar10, cifar100, a folder or a CSV.")
+    ] = None,
+    split: Annotated[str, about("validation, test, train or all; a use of test is recorded.")] = (
+        "validation"
+    ),
+    views: Views = None,
+    damaged: Annotated[
+        Literal["error", "skip"], about("What to do with files in ruins.")
+    ] = "error",
+    batch_size: Annotated[int, about("Images at a time.")] = 128,
+    workers: Annotated[int, about("Processes that decode files.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run, or a network with weights: accuracy, precision, recall, F1 and more."""
+    from plusx import run
+
+    result = run.evaluate(
+        opened(trained, weights),
+        data=data,
+        split=split,
+        views=views,
+        damaged=damaged,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+    )
+    if as_json:
+        print_json(result)
+        return
+    print(f"{result['data']} {result['split']}: {figures_line(result)}")
+    names = max(len(row["label"]) for row in result["per_class"])
+    print(f"\n  {'class':{names}} {'precision':>9} {'recall':>7} {'F1':>7} {'images':>7}")
+    for row in result["per_class"]:
+        print(
+            f"  {row['label']:{names}} {row['precision']:9.3f} {row['recall']:7.3f} "
+            f"{row['f1']:7.3f} {row['count']:7,}"
+        )
+    for notice in result.get("notices", ()):
+        print(f"plusx: {notice}", file=sys.stderr)
+    if "test_uses" in result:
+        times = "once" if result["test_uses"] == 1 else f"{result['test_uses']} times"
+        print(f"\nThis run has looked at the test set {times} (test_uses.jsonl).")
+
+
+@app.command(
+    help_epilogue="Examples:\n  plusx predict runs/photos holiday.jpg\n"
+    "  plusx predict runs/photos new-photos --out answers --views flip\n"
+    "  plusx predict model.safetensors *.png --json"
+)
+def predict(
+    trained: Annotated[
+        str, Parameter(name="RUN", help="A run's folder or a safetensors file that plusx wrote.")
+    ],
+    /,
+    *paths: Annotated[str, about("Images, and folders of images.")],
+    out: Annotated[Path | None, about("Where predictions.json and predictions.csv go.")] = None,
+    views: Views = None,
+    batch_size: Annotated[int, about("Images at a time.")] = 64,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say what is on images. A file that cannot be used is named and stops no other."""
+    if not paths:
+        raise ValueError("predict: name images or folders of images")
+    from plusx import run
+
+    result = run.predict(
+        opened(trained, None), paths, views=views, batch_size=batch_size, device=device
+    )
+    for each in result["failed"]:
+        print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
+    written = run.write_predictions(out, result) if out is not None else []
+    if as_json:
+        print_json(result)
+        return
+    width = max(len(row["path"]) for row in result["predictions"])
+    label = max(len(row["label"]) for row in result["predictions"])
+    for row in result["predictions"]:
+        print(f"{row['path']:{width}}  {row['label']:{label}}  {row['probability']:7.2%}")
+    for path in written:
+        print(f"plusx: wrote {path}", file=sys.stderr)
+
+
+@app.command(
+    help_epilogue="Examples:\n  plusx explain runs/photos new-photos --out why\n"
+    "  plusx explain runs/photos cat.jpg --class dog\n"
+    "  plusx explain model.safetensors *.png --method occlusion --json"
+)
+def explain(
+    trained: Annotated[
+        str, Parameter(name="RUN", help="A run's folder or a safetensors file that plusx wrote.")
+    ],
+    /,
+    *paths: Annotated[str, about("Images, and folders of images.")],
+    out: Annotated[Path | None, about("The folder. Default: runs/explain- and the name.")] = None,
+    method: Annotated[
+        Literal["grad-cam", "integrated-gradients", "occlusion"],
+        about("The latter two need the extra: pip install 'plusx[explain]'."),
+    ] = "grad-cam",
+    class_name: Annotated[
+        str | None,
+        Parameter(name="--class", help="What to look for. Default: what the network says."),
+    ] = None,
+    stage: Annotated[
+        str | None, about("Where Grad-CAM looks: layer2, ... Default: what is pooled.")
+    ] = None,
+    checked: Annotated[int, about("Images whose maps are put to the test; 0 for none.")] = 32,
+    seed: Annotated[int, about("Of random maps and shuffled weights.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show where in images the network found its answer, and whether to believe that."""
+    if not paths:
+        raise ValueError("explain: name images or folders of images")
+    folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
+    from plusx.study.explain import explain as explain_images
+
+    result = explain_images(
+        opened(trained, None),
+        paths,
+        folder,
+        method=method,
+        class_name=class_name,
+        stage=stage,
+        checked=checked,
+        seed=seed,
+        device=device,
+        command=command(),
+    )
+    for each in result["failed"]:
+        print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.study.judgement import told
+
+    print(f"{told(result)}\n\n{folder / 'explain.html'}")
