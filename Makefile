@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# the optional parts that tests need
+EXTRAS := fast,onnx,shards
 # a process a core, each with one thread
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 .DEFAULT_GOAL := help
@@ -16,10 +18,10 @@ env: .venv/.installed ## Make the environment and install plusx into it
 .venv/.installed: pyproject.toml
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --python $(PYTHON) .venv && \
-	  UV_COMPILE_BYTECODE=1 uv pip install --quiet --python $(BIN)/python --group dev --editable . ; \
+	  UV_COMPILE_BYTECODE=1 uv pip install --quiet --python $(BIN)/python --group dev --editable '.[$(EXTRAS)]' ; \
 	else \
 	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
-	  $(BIN)/python -m pip install --quiet --group dev --editable . ; \
+	  $(BIN)/python -m pip install --quiet --group dev --editable '.[$(EXTRAS)]' ; \
 	fi
 	@touch $@
 
