@@ -148,7 +148,84 @@ def test_one_left_over_sample_is_dropped_in_training_only() -> None:
         assert len(loader) == len(list(loader.epoch(0)))
 
 
+@given(
+    count=st.integers(4, 40),
+    batch_size=st.integers(4, 17),
+    world=st.integers(1, 4),
+    split=st.sampled_from(["train", "test"]),
+    drop_last=st.sampled_from([None, True, False]),
+)
+@settings(max_examples=20, deadline=None)
+def test_the_shares_of_all_ranks_are_the_whole_batches(
+    count: int, batch_size: int, world: int, split: str, drop_last: bool | None
+) -> None:
+    source = colours(count, size=(3, 2))
+
+    def made(rank: int, world: int, start: int = 0) -> list[Batch]:
+        loader = Loader(
+            source,
+            split=split,
+            augment="pad1 crop flip",
+            batch_size=batch_size,
+            drop_last=drop_last,
+            part=(rank, world),
+        )
+        found = list(loader.epoch(2, start))
+        assert len(found) == max(0, len(loader) - start)
+        return found
+
+    whole = made(0, 1)
+    parts = [made(rank, world) for rank in range(world)]
+    lengths = [len(each) for each in parts]
+    for place in range(max(lengths)):
+        shares = [part[place] for part in parts if place < len(part)]
+        # no rank waits for another in training, nor ever has an empty batch
+        assert len(shares) == world or split != "train"
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert min(map(len, shares)) > 0
+        assert torch.equal(torch.cat([each.inputs for each in shares]), whole[place].inputs)
+        assert torch.equal(torch.cat([each.targets for each in shares]), whole[place].targets)
+    if split != "train" and drop_last is not True:
+        assert sum(len(batch) for part in parts for batch in part) == count
+    assert all(
+        torch.equal(made(0, world, 1)[i].inputs, b.inputs) for i, b in enumerate(parts[0][1:])
+    )
+    # of what a lone process has, training leaves out no more than a last batch too small to share
+    assert max(lengths) == len(whole) or (
+        split == "train" and len(whole) - max(lengths) == 1 and len(whole[-1]) < 2 * world
+    )
+
+
+def test_a_last_batch_of_one_image_a_rank_is_left_out_in_training() -> None:
+    lengths = {
+        (split, drop_last): [
+            len(Loader(colours(11), split=split, batch_size=8, drop_last=drop_last, part=(rank, 2)))
+            for rank in (0, 1)
+        ]
+        for split in ("train", "test")
+        for drop_last in (None, False)
+    }
+    # 8 and 3 images: the last are 2 and 1
+    assert lengths == {
+        ("train", None): [1, 1],
+        ("train", False): [2, 2],
+        ("test", None): [2, 2],
+        ("test", False): [2, 2],
+    }
+    assert [len(Loader(colours(9), split="test", batch_size=8, part=(r, 2))) for r in (0, 1)] == [
+        *(2, 1)
+    ]
+    assert len(Loader(colours(9), batch_size=8, drop_last=False, part=(0, 2))) == 1
+
+
 def test_a_loader_refuses_wrong_numbers() -> None:
+    for part in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match="part ="):
+            Loader(colours(), part=part)
+    with pytest.raises(ValueError, match="cannot share so few"):
+        Loader(colours(), batch_size=3, part=(0, 4))
+    with pytest.raises(ValueError, match="colours has 3 images: 4"):
+        Loader(colours(3), part=(0, 4))
     with pytest.raises(ValueError, match="batch_size = 0"):
         batches(colours(), batch_size=0)
     with pytest.raises(ValueError, match="workers = -1"):

@@ -48,6 +48,7 @@ def batches(
     drop_last: bool | None = None,
     start: int = 0,
     size: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """The batches of one epoch; see Loader, which also keeps its workers from epoch to epoch.
 
@@ -57,6 +58,7 @@ def batches(
     epoch     another epoch has another order and other draws
     start     how many batches of the epoch to leave out, without doing their work
     size      of the images, where data is not yet a Source
+    part      (rank, world): the share of every batch that is this process's own; see Loader
     """
     if isinstance(data, Source):
         if size is not None and data.preprocessing.size != (size, size):
@@ -73,6 +75,7 @@ def batches(
         workers=workers,
         device=device,
         drop_last=drop_last,
+        part=part,
     )
     return _closing(loader, loader.epoch(epoch, start))
 
@@ -85,8 +88,16 @@ def _closing(loader: "Loader", batches: Iterator[Batch]) -> Iterator[Batch]:
 class Loader:
     """Batches of a Source, epoch after epoch: `for batch in loader.epoch(3): ...`
 
-    Worker processes live until close(), or to the end of a `with` block. drop_last None leaves
-    out a last training batch only where it has one sample, of which batch norm knows no variance.
+    Worker processes live until close(), or to the end of a `with` block.
+
+    Of a world of w processes, part (rank, w) is given rank's share of every batch of batch_size
+    samples: the w shares, in the order of the ranks, are the batch that one process alone would
+    have, and differ in length by one at most. The pixels are the same whoever makes them.
+
+    drop_last None leaves out a last training batch only where a share of it is of one sample, of
+    which batch norm knows no variance, or of none. Of a last batch of another split that has fewer
+    samples than there are ranks, the last ranks have no share and one batch less.
+
     `view` is what a network sees of a file where the augmentation does not bring it to a size.
     Raises ValueError for a wrong augmentation, split or number; RuntimeError that names the file
     where one cannot be decoded any more, or where a worker dies or takes over `timeout` seconds.
@@ -105,9 +116,21 @@ class Loader:
         drop_last: bool | None = None,
         timeout: int | float = TIMEOUT,
         view: View = "middle",
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: at least 1")
+        self.rank, self.world = part
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"part = {part}: a rank from 0 on, and a world that is larger")
+        if batch_size < self.world:
+            raise ValueError(
+                f"batch_size = {batch_size}: {self.world} processes cannot share so few images"
+            )
+        if len(source) < self.world:
+            raise ValueError(
+                f"{source.name} has {len(source):,} images: {self.world} processes cannot share them"
+            )
         if workers < 0:
             raise ValueError(f"workers = {workers}: at least 0")
         self.source = source
@@ -131,9 +154,12 @@ class Loader:
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
         full, rest = divmod(len(self.source), self.batch_size)
-        if self.drop_last is None:
-            return full + (rest > 1 or (rest == 1 and (self.split != "train" or not full)))
-        return full if self.drop_last else full + (rest > 0)
+        if self.drop_last:
+            return full
+        if self.split != "train":
+            return full + (rest > self.rank)
+        each = rest // self.world  # what the smallest share of a last batch has
+        return full + (each > 1 or (each == 1 and (self.drop_last is False or not full)))
 
     def __enter__(self) -> "Loader":
         return self
@@ -153,8 +179,9 @@ class Loader:
         count = len(self.source)
         train = self.split == "train"
         order = permutation(count, self.seed, number) if train else np.arange(count)
+        size = self.batch_size
         chosen = [
-            order[place * self.batch_size : (place + 1) * self.batch_size]
+            _share(order[place * size : (place + 1) * size], self.rank, self.world)
             for place in range(start, len(self))
         ]
         images: Iterator[Tensor]
@@ -234,6 +261,13 @@ class Loader:
         at_work = self._samples.working_on.tolist()
         names = [self.source.where(index) for index in at_work if index >= 0]
         return f" while at work on {', '.join(names)}" if names else ""
+
+
+def _share(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """What belongs to one of `world` ranks: in their order, the first ones get what is left."""
+    each, left = divmod(len(indices), world)
+    begin = rank * each + min(rank, left)
+    return indices[begin : begin + each + (rank < left)]
 
 
 class _Failure(NamedTuple):
