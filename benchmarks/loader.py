@@ -30,9 +30,9 @@ from torchvision.transforms.v2 import functional
 from plusx import store
 from plusx.data.draws import Draws, permutation
 from plusx.data.loader import Loader
-from plusx.data.on_batch import crop_places, half
 from plusx.data.sample import Preprocessing, Source
 from plusx.data.source import open_data
+from plusx.data.windows import crop_places, half
 from plusx.run.environment import environment
 from plusx.run.folder import now
 

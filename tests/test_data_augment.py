@@ -13,9 +13,10 @@ from torch import Tensor
 from plusx.data.augment import BATCHED, VOCABULARY, parse_augment, plan
 from plusx.data.draws import Draws
 from plusx.data.loader import batches
-from plusx.data.on_batch import BATCH_STEPS, PIXEL_STEPS
+from plusx.data.on_batch import PIXEL_STEPS
 from plusx.data.on_image import IMAGE_STEPS, evaluation_view
 from plusx.data.sample import Preprocessing, Source
+from plusx.data.windows import WINDOW_STEPS, Windows, copied, looked_up
 
 
 def spoken(word: str, images: Tensor, seed: int = 0, size: tuple[int, int] = (8, 8)) -> Tensor:
@@ -26,7 +27,9 @@ def spoken(word: str, images: Tensor, seed: int = 0, size: tuple[int, int] = (8,
         images = images.clone()
         PIXEL_STEPS[parsed.kind](images, parsed, draws)
         return images
-    return BATCH_STEPS[parsed.kind](images, parsed, draws, size)
+    windows = Windows.whole(len(images), (images.shape[2], images.shape[3]))
+    windows = WINDOW_STEPS[parsed.kind](windows, parsed, draws, size)
+    return copied(images, np.arange(len(images)), windows)
 
 
 def numbered(count: int, height: int, width: int, channels: int = 3) -> Tensor:
@@ -98,7 +101,7 @@ def test_every_word_is_documented_and_done_somewhere() -> None:
     for row in augment.__doc__.splitlines():
         assert row.partition("(")[0].rstrip(" |") in page or not row.startswith("| `"), row
     assert set(VOCABULARY) == set(IMAGE_STEPS) - {"evaluate"} | set(PIXEL_STEPS)
-    assert set(BATCH_STEPS) | set(PIXEL_STEPS) == BATCHED
+    assert set(WINDOW_STEPS) | set(PIXEL_STEPS) == BATCHED
 
 
 SENTENCES = {
@@ -160,6 +163,32 @@ def test_a_crop_is_a_window_of_the_padded_image(
             if torch.equal(window, whole[:, top : top + height, left : left + width])
         ]
         assert places
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from(["pad1", "pad3", "crop6", "crop4", "flip", "vflip"]), max_size=6),
+    st.integers(0, 99),
+)
+def test_many_words_are_one_window_wherever_the_pixels_are_read(
+    words: list[str], seed: int
+) -> None:
+    images = torch.randint(0, 256, (9, 2, 9, 8), dtype=torch.uint8)
+    indices = np.array([3, 8, 0, 3, 5])
+    windows, said = Windows.whole(5, (9, 8)), images[indices]
+    for place, text in enumerate(words):
+        (word,) = parse_augment(text)
+        if word.kind == "crop" and min(said.shape[2:]) < int(word.value or 0):
+            continue
+        draws = Draws.of(seed, 0, indices).at(place)
+        windows = WINDOW_STEPS[word.kind](windows, word, draws, (4, 4))
+        # the same word said to what the words before it have made
+        alone = WINDOW_STEPS[word.kind](
+            Windows.whole(5, (said.shape[2], said.shape[3])), word, draws, (4, 4)
+        )
+        said = looked_up(said, np.arange(5), alone)
+    assert torch.equal(copied(images, indices, windows), said)
+    assert torch.equal(looked_up(images, indices, windows), said)
 
 
 def test_crops_reach_every_place_equally_often() -> None:

@@ -224,7 +224,7 @@ def test_a_loader_refuses_wrong_numbers() -> None:
             Loader(colours(), part=part)
     with pytest.raises(ValueError, match="cannot share so few"):
         Loader(colours(), batch_size=3, part=(0, 4))
-    with pytest.raises(ValueError, match="colours has 3 images: 4"):
+    with pytest.raises(ValueError, match="colours has 3 images: too few for 4"):
         Loader(colours(3), part=(0, 4))
     with pytest.raises(ValueError, match="batch_size = 0"):
         batches(colours(), batch_size=0)

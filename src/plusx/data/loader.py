@@ -23,9 +23,10 @@ from plusx.data.augment import NORMALISED, Plan, Word, plan
 from plusx.data.batch import Batch
 from plusx.data.draws import Draws, permutation
 from plusx.data.image import DamagedImage, open_image
-from plusx.data.on_batch import BATCH_STEPS, PIXEL_STEPS
+from plusx.data.on_batch import PIXEL_STEPS
 from plusx.data.sample import Source, as_split
 from plusx.data.source import open_data
+from plusx.data.windows import WINDOW_STEPS, Windows, seen
 
 
 # seconds that one batch of a worker may take
@@ -129,7 +130,7 @@ class Loader:
             )
         if len(source) < self.world:
             raise ValueError(
-                f"{source.name} has {len(source):,} images: {self.world} processes cannot share them"
+                f"{source.name} has {len(source):,} images: too few for {self.world} processes"
             )
         if workers < 0:
             raise ValueError(f"workers = {workers}: at least 0")
@@ -196,15 +197,23 @@ class Loader:
                 yield self._batch(indices, pixels, number)
 
     def _gathered(self, indices: np.ndarray, epoch: int) -> Tensor:
-        assert self.source.images is not None
-        stored = self.source.images
-        images = stored.index_select(0, torch.from_numpy(indices).to(stored.device))
-        images = images.to(self.device, non_blocking=True)
+        stored = self._stored()
+        windows = Windows.whole(len(indices), (stored.shape[2], stored.shape[3]))
         draws = Draws.of(self.seed, epoch, indices)
         size = self.source.preprocessing.size
         for place, word in enumerate(self.plan.words):
-            if word.kind in BATCH_STEPS:
-                images = BATCH_STEPS[word.kind](images, word, draws.at(place), size)
+            if word.kind in WINDOW_STEPS:
+                windows = WINDOW_STEPS[word.kind](windows, word, draws.at(place), size)
+        return seen(stored, indices, windows)
+
+    def _stored(self) -> Tensor:
+        """The images of a set in memory, brought to the device once, and not batch by batch."""
+        images = self.source.images
+        assert images is not None
+        if images.device != self.device:
+            self.source = self.source.to(self.device)
+            images = self.source.images
+            assert images is not None
         return images
 
     def _stacked(self, indices: np.ndarray, epoch: int) -> Tensor:

@@ -1,61 +1,20 @@
-"""The augmentations that act on a whole batch at once, on any device.
+"""The augmentations that act on a batch of normalised images, in place, on any device.
 
-Each takes images (n, c, h, w), the word, the draws of the n samples and the set's size, and
-gives images. Those of PIXEL_STEPS act on normalised float images, in place.
+Each takes pixels (n, c, h, w), the word and the draws of the n samples.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from torch import Tensor
 
 from plusx.data.augment import Word
 from plusx.data.draws import Draws
 
 
-Size = tuple[int, int]
-Images = UInt8[Tensor, "n c h w"]
 Pixels = Float32[Tensor, "n c h w"]
-
-
-def _pad(images: Images, word: Word, draws: Draws, size: Size) -> Tensor:
-    assert word.side is not None
-    return torch.nn.functional.pad(images, [word.side] * 4)
-
-
-def crop_places(draws: Draws, room: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Top and left edges (n,) of random windows that can move by `room` (down, right)."""
-    return draws.below(room[0] + 1, 0), draws.below(room[1] + 1, 1)
-
-
-def _crop(images: Images, word: Word, draws: Draws, size: Size) -> Tensor:
-    height, width = size if word.side is None else (word.side, word.side)
-    room = images.shape[2] - height, images.shape[3] - width
-    tops, lefts = (_on(images, places) for places in crop_places(draws, room))
-    windows = images.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(images), device=images.device), :, tops, lefts]
-
-
-def half(draws: Draws) -> np.ndarray:
-    """True for every second sample at random, (n,)."""
-    chosen: np.ndarray = draws.bits() >> np.uint64(63) == 1
-    return chosen
-
-
-def _flip(images: Images, word: Word, draws: Draws, size: Size) -> Tensor:
-    return _mirrored(images, half(draws), 3)
-
-
-def _vflip(images: Images, word: Word, draws: Draws, size: Size) -> Tensor:
-    return _mirrored(images, half(draws), 2)
-
-
-def _mirrored(images: Tensor, which: np.ndarray, dimension: int) -> Tensor:
-    chosen = _on(images, np.flatnonzero(which))
-    mirrored = images.index_select(0, chosen).flip(dimension)
-    return images.clone().index_copy_(0, chosen, mirrored)
 
 
 def _cutout(pixels: Pixels, word: Word, draws: Draws) -> None:
@@ -103,12 +62,6 @@ def _on(images: Tensor, numbers: np.ndarray) -> Tensor:
     return torch.from_numpy(numbers).to(images.device, non_blocking=True)
 
 
-BATCH_STEPS: dict[str, Callable[[Tensor, Word, Draws, Size], Tensor]] = {
-    "pad": _pad,
-    "crop": _crop,
-    "flip": _flip,
-    "vflip": _vflip,
-}
 PIXEL_STEPS: dict[str, Callable[[Tensor, Word, Draws], None]] = {
     "cutout": _cutout,
     "erase": _erase,

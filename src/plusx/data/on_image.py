@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from plusx.data.augment import Word
 from plusx.data.draws import Draws
-from plusx.data.on_batch import crop_places, half
+from plusx.data.windows import crop_places, half
 
 
 Size = tuple[int, int]
