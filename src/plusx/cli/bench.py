@@ -1,16 +1,27 @@
 """What networks cost on this machine. `plusx bench memory` is about their memory alone."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App
 
-from plusx.cli.shell import Json, about, app, print_json
+from plusx.cli.shell import (
+    Device,
+    Json,
+    about,
+    app,
+    command,
+    print_json,
+    tell,
+    terminal_width,
+)
 
 
 bench = App(
     name="bench",
     help_format="plaintext",
-    help_epilogue="Examples:\n  plusx bench\n  plusx bench resnet20 resnet56 --json",
+    help_epilogue="Examples:\n  plusx bench\n  plusx bench resnet20 resnet56 wrn16_4 --batch 128\n"
+    "  plusx bench resnet18 resnet50 --size 160 --threads 1 --json",
     version_flags=(),
 )
 app.command(bench)
@@ -18,15 +29,42 @@ app.command(bench)
 
 @bench.default
 def networks(
-    *names: Annotated[str, about("Names of networks.")],
+    *names: Annotated[str, about("Names of networks. Default: ResNet-20 to 56 of CIFAR.")],
+    size: Annotated[int | None, about("Pixels a side. Default: each network's own.")] = None,
+    batch: Annotated[int, about("Images at a time, for throughput and training.")] = 32,
+    threads: Annotated[int, about("Of the CPU; 0 is torch's choice.")] = 0,
+    device: Device = "auto",
+    seconds: Annotated[float, about("Of measuring, for each network.")] = 5.0,
+    out: Annotated[Path, about("The folder of bench.json and bench.html.")] = Path("runs/bench"),
+    results: Annotated[Path, about("The folder that measured accuracies are in.")] = Path(
+        "results"
+    ),
     as_json: Json = False,
 ) -> None:
-    """Measure networks on this machine."""
-    from plusx.describe import list_networks
+    """Measure networks on this machine: time for an image, images a second, training and memory."""
+    from plusx.study.bench import bench as measured
 
-    rows = [row for name in names or ("resnet20",) for row in list_networks(name)]
+    result = measured(
+        names,
+        out,
+        size=size,
+        batch=batch,
+        threads=threads,
+        device=device,
+        seconds=seconds,
+        results=results,
+        command=command(),
+        tell=tell,
+    )
     if as_json:
-        print_json({"rows": rows})
-        return
-    for row in rows:
-        print(f"{row['name']} {row['parameters']:,} {row['multiply_adds']:,}")
+        print_json({"out": str(out), **result})
+    else:
+        from plusx.report.bench import columns, flat
+        from plusx.study.table import rows_table
+
+        print(rows_table(columns(batch), [flat(row) for row in result["rows"]], terminal_width()))
+        print(f"\n{result['finding']}\n\n{out / 'bench.html'}")
+    if result["stopped_by"] is not None:
+        from plusx.study.bench import Stopped
+
+        raise Stopped(result["stopped_by"], result["rounds"])
