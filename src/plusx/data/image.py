@@ -14,23 +14,27 @@ The rules, the same for training, evaluation and prediction:
 
 import io
 import os
-import re
 import stat
-import struct
 import threading
 import unicodedata
 import warnings
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from plusx.data.counting import jpeg_problem, png_problem
+
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_LIMIT = 50_000_000
+# of the pixels of colour JPEGs; they differ by a level or two, so it is chosen and never guessed
+Decoder = Literal["pillow", "simplejpeg"]
 _FILE_LIMIT = 512 * 2**20
 _BEGINNINGS = (
     b"\xff\xd8\xff",
@@ -53,23 +57,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
-# left, top, right and down of the seven passes of an interlaced PNG
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-_PIECE = 1 << 20
-_STRIP = 256
-# what ends the coded pixels of a JPEG: no stuffed zero, no restart
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-# decoded where pixels are missing; with restarts, for those images that have them
-_PART = bytes(range(0x5B, 0xF1, 7)) * 6
-_FILLER = _PART + b"".join(bytes((0xFF, 0xD0 + number)) + _PART for number in range(8))
 
 
 class DamagedImage(ValueError):
@@ -137,20 +124,110 @@ def open_image(
     thorough: bool = True,
 ) -> Image.Image:
     """As decode, but a Pillow image of mode RGB or L."""
-    image, _ = _decoded(source, limit, thorough)
-    mode = {1: "L", 3: "RGB"}[channels]
-    return image if image.mode == mode else image.convert(mode)
+    return Picture(source, limit).decoded(channels, thorough)
+
+
+class Picture:
+    """An image file whose header is read and good; its pixels are decoded where they are wanted.
+
+    Raises DamagedImage where the file is refused; OSError where it cannot be read.
+    """
+
+    def __init__(self, source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> None:
+        data = source if isinstance(source, bytes) else read_regular(source)
+        if not data:
+            raise DamagedImage("an empty file")
+        if not is_image(data[:32]):
+            raise DamagedImage(f"not one of {', '.join(FORMATS)}")
+        _check_size(_webp_size(data), limit)
+        self._data = data
+        self._limit = limit
+        with _refusing(limit):
+            self._image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_size(self._image.size, limit)
+        image = self._image
+        if image.mode in ("F", "I") or image.mode.startswith("F;"):
+            kind = "floats" if image.mode.startswith("F") else "32-bit integers"
+            raise DamagedImage(f"its pixels are {kind}, whose range is declared nowhere")
+        self.is_jpeg = image.format == "JPEG"
+        # the two-picture JPEGs of many cameras are no animations
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        self.notice = "animated or of several pages: the first is used" if animated else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as the image is seen, of a JPEG before it is decoded."""
+        width, height = self._image.size
+        return (height, width) if _orientation(self._image) > 4 else (width, height)
+
+    def decoded(
+        self,
+        channels: int = 3,
+        thorough: bool = False,
+        decoder: Decoder = "pillow",
+        shrink: int = 1,
+    ) -> Image.Image:
+        """A Pillow image of mode RGB or L, once. What is counted where `thorough`: see decode.
+
+        shrink: 2, 4 or 8 gives a JPEG of so many times fewer rows and columns, rounded up, without
+        decoding the others; other formats come whole.
+        """
+        image = self._image
+        with _refusing(self._limit):
+            if thorough and image.format == "PNG":
+                _refuse(png_problem(self._data))
+            quick = None
+            if self.is_jpeg and decoder == "simplejpeg" and not thorough:
+                quick = _simplejpeg(self._data, image, shrink)
+            elif self.is_jpeg and shrink > 1:
+                image.draft(None, (image.width // shrink, image.height // shrink))
+            if quick is None:
+                image.load()
+            if thorough and image.format in ("JPEG", "MPO"):
+                _refuse(jpeg_problem(self._data, image))
+            turn = _TURNS.get(_orientation(image))
+            made = _eight_bits(image if quick is None else quick)
+            made = made if turn is None else made.transpose(turn)
+            mode = {1: "L", 3: "RGB"}[channels]
+            return made if made.mode == mode else made.convert(mode)
+
+
+def check_decoder(decoder: str) -> None:
+    """Raise ValueError for an unknown decoder, RuntimeError where it is not installed."""
+    if decoder not in get_args(Decoder):
+        raise ValueError(f"decoder = {decoder!r}: allowed are {', '.join(get_args(Decoder))}")
+    if decoder == "simplejpeg" and find_spec("simplejpeg") is None:
+        raise RuntimeError("decoder = \"simplejpeg\" needs an extra: pip install 'plusx[fast]'")
+
+
+def _simplejpeg(data: bytes, image: Image.Image, shrink: int) -> Image.Image | None:
+    """The pixels of a colour JPEG by libjpeg-turbo alone; None for those that it makes doubts of.
+
+    Pillow has read the header first, so that its limits hold; both have to read the same.
+    """
+    import simplejpeg
+
+    width, height = image.size
+    try:
+        if image.mode != "RGB" or simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
+            return None
+        rows, columns = -(-height // shrink), -(-width // shrink)
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns)
+    except ValueError:
+        return None
+    return Image.fromarray(pixels)
 
 
 def examine(path: str | Path, limit: int = DEFAULT_LIMIT) -> Verdict:
     """Decode a file wholly and say what came of it; never raises for a bad file."""
     try:
-        _, notice = _decoded(path, limit, True)
+        picture = Picture(path, limit)
+        picture.decoded(thorough=True)
     except DamagedImage as error:
         return Verdict(str(error), None)
     except OSError as error:
         return Verdict(f"cannot be read: {error.strerror or error}", None)
-    return Verdict(None, notice)
+    return Verdict(None, picture.notice)
 
 
 def is_image(head: bytes) -> bool:
@@ -189,18 +266,12 @@ def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
         return file.read(limit)
 
 
-def _decoded(
-    source: str | Path | bytes, limit: int, thorough: bool
-) -> tuple[Image.Image, str | None]:
-    data = source if isinstance(source, bytes) else read_regular(source)
-    if not data:
-        raise DamagedImage("an empty file")
-    if not is_image(data[:32]):
-        raise DamagedImage(f"not one of {', '.join(FORMATS)}")
-    _check_size(_webp_size(data), limit)
+@contextmanager
+def _refusing(limit: int) -> Iterator[None]:
+    """Whatever a decoder makes of a file is a DamagedImage, and its warnings are nobody's."""
     with _quiet:
         try:
-            return _opened(data, limit, thorough)
+            yield
         except (DamagedImage, KeyboardInterrupt):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -212,24 +283,9 @@ def _decoded(
             raise DamagedImage(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
-def _opened(data: bytes, limit: int, thorough: bool) -> tuple[Image.Image, str | None]:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    _check_size(image.size, limit)
-    if thorough and image.format == "PNG":
-        _check_png(data)
-    if image.mode in ("F", "I") or image.mode.startswith("F;"):
-        kind = "floats" if image.mode.startswith("F") else "32-bit integers"
-        raise DamagedImage(f"its pixels are {kind}, whose range is declared nowhere")
-    # the two-picture JPEGs of many cameras are no animations
-    animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    image.load()
-    if thorough and image.format in ("JPEG", "MPO"):
-        _check_jpeg(data, image)
-    turn = _TURNS.get(_orientation(image))
-    image = _eight_bits(image)
-    if turn is not None:
-        image = image.transpose(turn)
-    return image, "animated or of several pages: the first is used" if animated else None
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise DamagedImage(problem)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -269,79 +325,3 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     sides = (int.from_bytes(data[start : start + 2], "little") & 0x3FFF for start in (26, 28))
     return next(sides), next(sides)
-
-
-def _check_png(data: bytes) -> None:
-    """Compare the checksums and count the pixels, both of which Pillow leaves alone."""
-    place, parts = 8, []
-    while place + 12 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        name = data[place + 4 : place + 8]
-        end = place + 8 + length
-        if end + 4 > len(data):
-            break
-        if not name[0] & 0x20:
-            found = zlib.crc32(memoryview(data)[place + 4 : end])
-            if found != int.from_bytes(data[end : end + 4], "big"):
-                shown = name.decode("ascii", "backslashreplace")
-                raise DamagedImage(f"the checksum of its {shown} chunk does not fit")
-        if name == b"IDAT":
-            parts.append(memoryview(data)[place + 8 : end])
-        if name == b"IEND":
-            _count_png(data, parts)
-            return
-        place = end + 4
-    raise DamagedImage("truncated: it has no end")
-
-
-def _count_png(data: bytes, parts: list[memoryview]) -> None:
-    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
-    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
-    passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
-    wanted = 0
-    for left, top, right, down in passes:
-        columns, rows = -((left - width) // right), -((top - height) // down)
-        if columns > 0:
-            wanted += rows * (1 + (columns * bits + 7) // 8)
-    unpacker, missing = zlib.decompressobj(), wanted
-    for part in parts:
-        missing -= len(unpacker.decompress(part, min(missing, _PIECE)))
-        while unpacker.unconsumed_tail and missing > 0:
-            missing -= len(unpacker.decompress(unpacker.unconsumed_tail, min(missing, _PIECE)))
-        if missing <= 0:
-            return
-    raise DamagedImage(f"its header promises {wanted:,} bytes of pixels, {missing:,} are missing")
-
-
-def _check_jpeg(data: bytes, image: Image.Image) -> None:
-    """Refuse a JPEG that has fewer pixels than its header promises.
-
-    libjpeg fills up what is missing and says nothing. But bytes put in behind the last pixel are
-    skipped where the image is whole, and decoded as pixels where it is not.
-    """
-    longer, place, copied = [], 2, 0
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xD9:
-            break
-        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:
-            place += 1 if marker == 0xFF else 2
-            continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == 0xDA:
-            found = _MARKER.search(data, place)
-            place = found.start() if found else len(data)
-            # a cut may have left half a marker, which must not become one with the filler
-            stuffed = b"\0" if data[place - 1] == 0xFF else b""
-            longer += [data[copied:place], stuffed + _FILLER]
-            copied = place
-    filled = Image.open(io.BytesIO(b"".join([*longer, data[copied:]])), formats=("JPEG",))
-    if not _equal(filled, image):
-        raise DamagedImage("its header promises more pixels than there are")
-
-
-def _equal(first: Image.Image, second: Image.Image) -> bool:
-    """Whether two images of one size have the same pixels; copies only a strip at a time."""
-    width, height = first.size
-    strips = ((0, top, width, min(height, top + _STRIP)) for top in range(0, height, _STRIP))
-    return all(first.crop(strip).tobytes() == second.crop(strip).tobytes() for strip in strips)

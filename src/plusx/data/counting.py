@@ -1,0 +1,101 @@
+"""Whether a PNG or a JPEG has the pixels that its header promises, which no decoder says."""
+
+import io
+import re
+import struct
+import zlib
+
+from PIL import Image
+
+
+# left, top, right and down of the seven passes of an interlaced PNG
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+_PIECE = 1 << 20
+_STRIP = 256
+# what ends the coded pixels of a JPEG: no stuffed zero, no restart
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# decoded where pixels are missing; with restarts, for those images that have them
+_PART = bytes(range(0x5B, 0xF1, 7)) * 6
+_FILLER = _PART + b"".join(bytes((0xFF, 0xD0 + number)) + _PART for number in range(8))
+
+
+def png_problem(data: bytes) -> str | None:
+    """What is wrong with the checksums or the number of pixels; None where nothing is."""
+    place, parts = 8, []
+    while place + 12 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        name = data[place + 4 : place + 8]
+        end = place + 8 + length
+        if end + 4 > len(data):
+            break
+        if not name[0] & 0x20:
+            found = zlib.crc32(memoryview(data)[place + 4 : end])
+            if found != int.from_bytes(data[end : end + 4], "big"):
+                shown = name.decode("ascii", "backslashreplace")
+                return f"the checksum of its {shown} chunk does not fit"
+        if name == b"IDAT":
+            parts.append(memoryview(data)[place + 8 : end])
+        if name == b"IEND":
+            return _png_count(data, parts)
+        place = end + 4
+    return "truncated: it has no end"
+
+
+def _png_count(data: bytes, parts: list[memoryview]) -> str | None:
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
+    passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
+    wanted = 0
+    for left, top, right, down in passes:
+        columns, rows = -((left - width) // right), -((top - height) // down)
+        if columns > 0:
+            wanted += rows * (1 + (columns * bits + 7) // 8)
+    unpacker, missing = zlib.decompressobj(), wanted
+    for part in parts:
+        missing -= len(unpacker.decompress(part, min(missing, _PIECE)))
+        while unpacker.unconsumed_tail and missing > 0:
+            missing -= len(unpacker.decompress(unpacker.unconsumed_tail, min(missing, _PIECE)))
+        if missing <= 0:
+            return None
+    return f"its header promises {wanted:,} bytes of pixels, {missing:,} are missing"
+
+
+def jpeg_problem(data: bytes, image: Image.Image) -> str | None:
+    """What is wrong with a JPEG, decoded as `image`, that has fewer pixels than it promises.
+
+    libjpeg fills up what is missing and says nothing. But bytes put in behind the last pixel are
+    skipped where the image is whole, and decoded as pixels where it is not.
+    """
+    longer, place, copied = [], 2, 0
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xD9:
+            break
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:
+            place += 1 if marker == 0xFF else 2
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xDA:
+            found = _MARKER.search(data, place)
+            place = found.start() if found else len(data)
+            # a cut may have left half a marker, which must not become one with the filler
+            stuffed = b"\0" if data[place - 1] == 0xFF else b""
+            longer += [data[copied:place], stuffed + _FILLER]
+            copied = place
+    filled = Image.open(io.BytesIO(b"".join([*longer, data[copied:]])), formats=("JPEG",))
+    return None if _equal(filled, image) else "its header promises more pixels than there are"
+
+
+def _equal(first: Image.Image, second: Image.Image) -> bool:
+    """Whether two images of one size have the same pixels; copies only a strip at a time."""
+    width, height = first.size
+    strips = ((0, top, width, min(height, top + _STRIP)) for top in range(0, height, _STRIP))
+    return all(first.crop(strip).tobytes() == second.crop(strip).tobytes() for strip in strips)
