@@ -31,17 +31,18 @@ DOORS: dict[str, set[str]] = {
     "train": {"tasks", "data.batch", "store"},
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},
+    "export": {"nn", "store"},
     "report": {"store"},
     "run": {
-        "data", "grammar", "models", "nn", "recipe", "report", "store", "tasks", "train", "weights",
-        "zoo",
+        "data", "export", "grammar", "models", "nn", "recipe", "report", "store", "tasks", "train",
+        "weights", "zoo",
     },
     "study": {
         "data", "grammar", "models", "nn", "recipe", "report", "run", "store", "tasks", "train",
         "weights", "zoo",
     },
     "cli": {
-        "data", "describe", "grammar", "models", "recipe", "report", "run", "store", "study",
+        "data", "describe", "export", "grammar", "models", "recipe", "report", "run", "store", "study",
         "tasks", "weights", "zoo",
     },
     "__main__": {"cli"},

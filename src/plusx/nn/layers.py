@@ -159,14 +159,18 @@ class FullyConnected(nn.Linear):
 
 
 class LargestInOrder(nn.Module):
-    """The `count` largest values of each channel, in their order (Conneau et al. 2017)."""
+    """The `count` largest values of each channel, in their order (Conneau et al. 2017).
+
+    Of equal values the first ones count: behind a ReLU many are 0, and `topk` takes any of them.
+    """
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.count = count
 
     def forward(self, x: Float[Tensor, "n c t"]) -> Float[Tensor, "n c count"]:
-        return x.gather(2, x.topk(self.count, dim=2).indices.sort(dim=2).values)
+        chosen = x.sort(dim=2, descending=True, stable=True).indices[..., : self.count]
+        return x.gather(2, chosen.sort(dim=2).values)
 
 
 def build(word: Word, flow: Flow, setting: Setting, fresh: bool) -> nn.Module:
