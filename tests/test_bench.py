@@ -51,9 +51,9 @@ def test_a_median_lies_in_its_interval_and_both_are_of_the_values(values: list[f
 
 def test_the_ranks_of_an_interval_are_those_of_the_binomial_distribution() -> None:
     # published tables of the distribution-free interval (Conover 1999): 2 to 9 of 10, 6 to 15 of 20
-    assert median([*range(1, 11)]) == Interval(5.5, 2, 9)
-    assert median([*range(1, 21)]) == Interval(10.5, 6, 15)
-    assert median([3.0, 1.0, 2.0]) == Interval(2, 1, 3)
+    assert median([float(n) for n in range(1, 11)]) == Interval(5.5, 2.0, 9.0)
+    assert median([float(n) for n in range(1, 21)]) == Interval(10.5, 6.0, 15.0)
+    assert median([3.0, 1.0, 2.0]) == Interval(2.0, 1.0, 3.0)
 
 
 def test_what_the_backward_pass_needs_is_counted_to_the_byte() -> None:
@@ -82,6 +82,7 @@ def test_known_accuracies_say_whose_they_are(tmp_path: Path) -> None:
     assert known_accuracies("vdcnn9", tmp_path)["measured"] is None
 
 
+@pytest.mark.slow
 def test_every_round_has_every_network_and_who_begins_rotates(clockless: list[str]) -> None:
     result = bench(["resnet20", "resnet32"], size=8, batch=2, seconds=1e-9, tell=quiet)
     assert result["rounds"] == module.FEWEST
@@ -94,6 +95,7 @@ def test_every_round_has_every_network_and_who_begins_rotates(clockless: list[st
     assert row["saved_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_whole_rounds(
     tmp_path: Path, clockless: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_signal_leaves_whole_rounds(
     assert "A signal ended it early" in Page((tmp_path / "bench.html").read_text()).said
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_round_leaves_nothing(
     tmp_path: Path, clockless: list[str]
 ) -> None:
@@ -127,7 +130,7 @@ def test_a_signal_before_the_first_round_leaves_nothing(
 @pytest.mark.parametrize(
     ("names", "options", "said"),
     [
-        (["resnet21"], {}, "did you mean resnet20"),
+        (["resnet21"], {}, "did you mean .*resnet20"),
         (["alexnet"], {"size": 64}, "plain module"),
         (["resnet20"], {"batch": 1}, "batch = 1: at least 2"),
         (["resnet20"], {"seconds": 0}, "above 0"),
@@ -155,8 +158,7 @@ def test_a_batch_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_command_writes_json_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size = str(8)
-    asked = ["bench", "resnet20", "resnet32", "--size", size, "--batch", "2", "--seconds", "0.01"]
+    asked = ["bench", "resnet20", "resnet32", "--size", "8", "--batch", "2", "--seconds", "0.01"]
     assert cli.run([*asked, "--threads", "1", "--out", str(tmp_path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     kept = store.read_json(tmp_path / "bench.json")

@@ -19,9 +19,7 @@ def bench_page(result: Mapping[str, Any]) -> str:
         figure({**each, "alternative": alternative(each)}, palette, f"f{number}")
         for number, each in enumerate(told)
     )
-    stopped = (
-        "" if result["stopped_by"] is None else " Stopped by a signal: fewer than were wanted."
-    )
+    stopped = "" if result["stopped_by"] is None else " A signal ended it early."
     body = (
         f'<div class="figures">\n{drawn}</div>\n'
         + page.section("Results", _table(rows, result["batch"]) + page.note(NOTE))
@@ -31,7 +29,7 @@ def bench_page(result: Mapping[str, Any]) -> str:
         title="plusx: networks on this machine",
         kicker="plusx bench",
         finding=result["finding"],
-        context=f"Medians of {result['rounds']} rounds, every network once a round.{stopped}",
+        context=f"Medians of rounds ({result['rounds']}), every network once in each.{stopped}",
         body=body,
         colours=palette.colours,
     )
@@ -159,7 +157,7 @@ def _figure(
     caption: str,
     x: Mapping[str, str],
     y: Mapping[str, str],
-    points: Sequence[tuple[str, float, float, float, float]],
+    points: Sequence[tuple[str, float | int, float | int, float | int, float | int]],
 ) -> dict[str, Any]:
     """Points (name, x, y, low, high), each a line of its own."""
     lines = [
