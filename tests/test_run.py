@@ -358,7 +358,7 @@ def test_weights_that_are_spoilt_are_not_evaluated(
             next(state.task.parameters()).fill_(torch.nan)
         return loss
 
-    monkeypatch.setattr("plusx.run.parts.update_of", lambda recipe: spoilt)
+    monkeypatch.setattr("plusx.run.parts.update_of", lambda recipe, sharing: spoilt)
     with pytest.raises(FloatingPointError, match=r"step 1, rate 0\.\d+.*not finite"):
         train(tiny("epochs=1", "batch_size=1200"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "result.json").exists()

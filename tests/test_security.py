@@ -39,9 +39,16 @@ METHODS = {"extractall", "extract", "unsafe_eval"}
 # Who opens connections: published files, checked against their digest.
 DOWNLOADERS = {"data/download.py", "weights/fetch.py"}
 
+# Who listens: where the processes of a run meet, on the loopback, where torch by itself would listen
+# on every interface.
+LISTENER = "run/distributed.py"
+LISTENING = ("socket.create_server", "socket.if_nameindex")
+
 # Who starts processes: the converter's child, the runs of a comparison, the run that is killed for
-# the claim that it goes on.
-STARTERS = {"weights/convert.py", "study/crew.py", "study/bookkeeping.py"}
+# the claim that it goes on, the processes that share one run.
+STARTERS = {
+    "weights/convert.py", "study/crew.py", "study/bookkeeping.py", "run/launching.py",
+}  # fmt: skip
 
 Rule = Callable[[list[Module]], list[str]]
 
@@ -129,7 +136,9 @@ def connections(tree: list[Module]) -> list[str]:
         wrong += [
             f"{each.where(call)} calls {name}"
             for name, call in each.calls
-            if name.startswith("socket.") and name != "socket.gethostname"
+            if name.startswith("socket.")
+            and name != "socket.gethostname"
+            and not (each.path == LISTENER and name.startswith(LISTENING))
         ]
     return wrong
 
@@ -140,6 +149,7 @@ def processes(tree: list[Module]) -> list[str]:
     for each in tree:
         for name in each.imports():
             started = name.partition(".")[0] in ("subprocess", "multiprocessing", "pty")
+            started |= name.startswith(("torch.distributed.launcher", "torch.multiprocessing"))
             if started and each.path not in STARTERS:
                 wrong.append(f"{each.path} imports {name}")
         for name, call in each.calls:
@@ -223,10 +233,13 @@ BREAKS: dict[Rule, list[Module]] = {
         module("models.py", "import urllib.request"),
         module("nn/x.py", "import requests"),
         module("data/download.py", "import socket\nsocket.create_connection(a)"),
+        module("run/x.py", "import socket\nsocket.create_server(a)"),
+        module(LISTENER, "import socket\nsocket.create_connection(a)"),
     ],
     processes: [
         module("nn/x.py", "import subprocess"),
         module("data/x.py", "from multiprocessing import Pool"),
+        module("train/x.py", "from torch.distributed.launcher.api import launch_agent"),
         module("weights/convert.py", "import subprocess\nsubprocess.run('ls -l')"),
         module("run/x.py", "import os\nos.fork()"),
     ],

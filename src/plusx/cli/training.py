@@ -23,7 +23,8 @@ from plusx.cli.shell import (
 @app.command(
     help_epilogue="Examples:\n  plusx train digits-resnet20\n"
     "  plusx train images data.path=photos --out runs/photos\n"
-    "  plusx train cifar10-resnet20 seed=1 --out runs/cifar10-1"
+    "  plusx train cifar10-resnet20 seed=1 --out runs/cifar10-1\n"
+    "  plusx train imagenet.toml --processes 8 --restarts 3"
 )
 def train(
     recipe: RecipeName,
@@ -37,6 +38,10 @@ def train(
     allow_data_change: Annotated[
         bool, Parameter(negative="", help="Go on although the images are not what they were.")
     ] = False,
+    processes: Annotated[
+        int, about("Processes of this machine that share every batch; on GPUs, one each.")
+    ] = 1,
+    restarts: Annotated[int, about("How often they are started again after one has died.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train a recipe in a folder. A run that stopped goes on where it was saved."""
@@ -44,10 +49,22 @@ def train(
 
     read = load_recipe(recipe, overrides)
     folder = out or Path("runs") / run_name(recipe, overrides)
+    if processes < 1 or restarts < 0:
+        raise ValueError(f"--processes {processes} --restarts {restarts}: at least 1 and 0")
+    if processes > 1:
+        from plusx.run.launching import launch
+
+        flags = {"--exact": exact, "--allow-data-change": allow_data_change, "--json": as_json}
+        said = [flag for flag, given in flags.items() if given]
+        arguments = ["train", recipe, *overrides, "--out", str(folder), *said]
+        raise SystemExit(launch(arguments, processes, restarts))
     from plusx import run
+    from plusx.run.distributed import is_first
 
     complete = (folder / "result.json").is_file()
     result = run.train(read, folder, exact=exact, allow_data_change=allow_data_change)
+    if not is_first():
+        return
     from plusx.report import write_report
 
     report = write_report(folder)

@@ -33,6 +33,7 @@ class Init:
     rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch"] | None = None
     zero_last_gamma: Flag = False  # the last norm of every branch before a + begins at 0
     gate_bias: Annotated[float, Strict()] = -2.0  # where the gates of `~` and `gate` begin
+    whiten: Flag = False  # the first convolution whitens patches of training images, untrained
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -108,6 +109,21 @@ class AdamW:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Muon:
+    kind: Literal["muon"] = "muon"
+    lr: Rate  # of filters; the schedule scales the other two alike
+    momentum: Share = 0.6
+    iterations: Positive = 3  # of Newton and Schulz
+    head_lr: Rate = 1.0  # of all other weights, by SGD
+    bias_lr: Rate = 0.1  # of biases and norms, by SGD
+    sgd_momentum: Share = 0.85
+    weight_decay: Amount = 0.0  # of the other weights
+    clip: Rate | None = None
+    accumulate: Positive = 1
+    average: Share = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Constant:
     kind: Literal["constant"] = "constant"
     warm_up: Part = 0
@@ -147,6 +163,8 @@ class Device:
     channels_last: Flag = True
     compile: Flag = False
     threads: Count = 0  # 0: as torch chooses
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: copies, or sharded (FSDP2)
+    timeout: Rate = 300.0  # seconds in which one of several processes has to go on
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -189,7 +207,7 @@ class Recipe:
     init: Init = Init()
     task: Classify = Classify()
     data: Annotated[KnownData | OwnData, Discriminator("kind")]
-    optim: Annotated[Sgd | AdamW, Discriminator("kind")]
+    optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
     device: Device = Device()
     evaluate: Evaluate = Evaluate()

@@ -15,8 +15,8 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 _HARMLESS = ("platform", "processor_flags", "plusx")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, processor, device and threads of this process."""
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Versions, processor, device and threads of this process, one of so many of its run."""
     model, flags = _processor()
     return {
         "plusx": _version("plusx"),
@@ -29,6 +29,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else model,
@@ -37,6 +38,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change bits."""
+    before = {"processes": 1, **before}  # which was not said always
     keys = [key for key in now if key not in (*_HARMLESS, "cores")]
     return [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
 

@@ -10,20 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.data.loader import Loader
 from plusx.data.source import Source, open_data
 from plusx.data.splits import stratified_order
 from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
 from plusx.models import create_model, initialised
+from plusx.nn.whitening import whiten
 from plusx.recipe import NetByName, OwnData, Recipe
-from plusx.recipe.tables import Constant, Cosine, Init, OneCycle, Sgd, Steps
+from plusx.recipe.tables import Constant, Cosine, Init, Muon, OneCycle, Sgd, Steps
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 from plusx.train import schedule as rates
+from plusx.train.muon import make_muon
 from plusx.train.optim import make_optimizer
-from plusx.train.update import Descend, Scaling, Update, averaged
+from plusx.train.update import Descend, Scaling, Sharing, Update, averaged
 from plusx.weights.fetch import find_weights, load_found, own_spec
 from plusx.zoo import Plain, find
+
+
+WHITENED = 2000  # training images, the classes in equal shares, whose patches are whitened
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,17 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
     return net, found.preprocessing
 
 
+def begin_from(recipe: Recipe, net: nn.Module, source: Source) -> None:
+    """What of a network's beginning depends on the images: a first convolution that whitens."""
+    if not recipe.init.whiten:
+        return
+    if isinstance(recipe.net, NetByName) and recipe.net.weights:
+        raise ValueError("[init] whiten: the network begins with weights that are loaded")
+    few = source.subset(np.sort(stratified_order(source.labels, recipe.seed)[:WHITENED]).tolist())
+    with Loader(few, split="validation") as loader:
+        whiten(net, (batch.inputs for batch in loader.epoch(0)))
+
+
 def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Classify:
     """The same with what only training knows: smoothing and the weights of the classes."""
     if recipe.task.multilabel != source.multilabel:
@@ -235,6 +252,17 @@ def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
             weight_decay=said.weight_decay,
             decay_norms=said.decay_norms,
         )
+    if isinstance(said, Muon):
+        return make_muon(
+            task,
+            lr=said.lr,
+            momentum=said.momentum,
+            iterations=said.iterations,
+            head_lr=said.head_lr,
+            bias_lr=said.bias_lr,
+            sgd_momentum=said.sgd_momentum,
+            weight_decay=said.weight_decay,
+        )
     return make_optimizer(
         task,
         "adamw",
@@ -245,11 +273,13 @@ def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
     )
 
 
-def update_of(recipe: Recipe) -> Update:
-    """What is done with a batch."""
+def update_of(recipe: Recipe, sharing: Sharing | None = None) -> Update:
+    """What is done with a batch, of which other processes have their shares where `sharing` is."""
     said = recipe.optim
     scaling = Scaling() if recipe.device.precision == "float16" else None
-    update: Update = Descend(clip=said.clip, parts=said.accumulate, scaling=scaling)
+    update: Update = Descend(
+        clip=said.clip, parts=said.accumulate, scaling=scaling, sharing=sharing
+    )
     return averaged(update, said.average) if said.average else update
 
 

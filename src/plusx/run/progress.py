@@ -16,12 +16,15 @@ _EVERY = 0.1  # seconds between two drawings
 class Display:
     """Shows the steps of a run; with `quiet` it shows nothing."""
 
-    def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.drawn = 0.0
         self.bar: Progress | None = None
-        if not quiet and sys.stderr.isatty() and self.console.is_interactive:
+
+    def begin(self, total: int, done: int = 0) -> None:
+        """Of so many steps so many are made."""
+        if not self.quiet and sys.stderr.isatty() and self.console.is_interactive:
             self.bar = Progress(
                 TextColumn("step {task.completed:,}/{task.total:,}"),
                 BarColumn(bar_width=24),
@@ -31,10 +34,9 @@ class Display:
                 transient=True,
             )
             self.task = self.bar.add_task("", total=total, completed=done)
+            self.bar.start()
 
     def __enter__(self) -> "Display":
-        if self.bar is not None:
-            self.bar.start()
         return self
 
     def __exit__(

@@ -21,15 +21,22 @@ class Stopped(RuntimeError):
 
 
 class Signals:
-    """SIGTERM and SIGINT are noted once; the second one ends the process at once."""
+    """SIGTERM and SIGINT are noted once; the second one ends the process at once.
 
-    def __init__(self) -> None:
+    With `patient` it does not: what starts the processes of a run passes a signal on to those that
+    have it already, and ends them itself where they take too long.
+    """
+
+    NOTED = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, *, patient: bool = False) -> None:
         self.received: int | None = None
+        self.patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self.NOTED:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -39,6 +46,8 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        if self.patient:
+            return
         # What was in place before ends the process: a second signal does not wait.
         for each in self._before:
             signal.signal(each, _leave)

@@ -7,9 +7,8 @@ and result.json is a function of recipe, data and environment alone; the clock g
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 from torch import Tensor
 
 from plusx import store
-from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.grammar.shapes import measure
@@ -26,13 +24,16 @@ from plusx.recipe import Recipe, to_toml
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
 from plusx.run import parts
+from plusx.run.distributed import World
+from plusx.run.judging import Interrupted, Judging
+from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, refuse_spoilt
 from plusx.run.progress import Display
-from plusx.run.signals import Signals, Stopped
+from plusx.run.sharing import Engine, Together, engine_of
+from plusx.run.signals import Stopped
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
-from plusx.train.loop import evaluate, fit
+from plusx.train.loop import fit
 from plusx.train.patience import Patience
-from plusx.train.report import Report
 from plusx.train.schedule import WarmUntil
 from plusx.train.state import State
 from plusx.weights import write_weights
@@ -42,50 +43,33 @@ from plusx.weights import write_weights
 MOST_SAVING = 0.02
 
 
-@dataclass
-class Sums:
-    """The training figures of an epoch so far, exact in JSON."""
-
-    images: int = 0
-    loss: float = 0.0
-    error: float = 0.0
-
-    def add(self, report: Report, images: int) -> None:
-        self.images += images
-        self.loss += report.loss * images
-        self.error += report.seen["error"] * images
-
-
-class _Interrupted(Exception):
-    """A signal came while the validation images were looked at."""
-
-
 class Trainer:
     """One run from its newest checkpoint to its result."""
 
-    def __init__(self, recipe: Recipe, sets: parts.Sets, out: Path, signals: Signals) -> None:
-        self.recipe, self.sets, self.out, self.signals = recipe, sets, out, signals
+    def __init__(self, recipe: Recipe, sets: parts.Sets, out: Path, world: World) -> None:
+        self.recipe, self.sets, self.out, self.world = recipe, sets, out, world
         net, preprocessing = parts.make_net(recipe)
         self.net = net
         if preprocessing is not None:
             self.sets = sets = sets.prepared_as(preprocessing)
+        parts.begin_from(recipe, net, self.sets.train)
         device = recipe.device
         task = prepare(
             parts.make_training_task(recipe, net, self.sets.train),
-            device=device.kind,
+            device=world.device(device.kind),
             precision=device.precision,
             channels_last=device.channels_last,
             compile=device.compile,
         )
         self.state = State(task, parts.optimizer_of(recipe, task), recipe.seed)
-        self.loader = self._loader(self.sets.train, "train")
+        self.loader = self._loader(self.sets.train, "train", (world.rank, world.size))
         validation = self.sets.validation
-        self.validating = None if validation is None else self._loader(validation, "validation")
+        self.validating = None if validation is None else self._judging(validation)
         self.per_epoch = len(self.loader)
         self.total = recipe.steps or (recipe.epochs or 0) * self.per_epoch
         self.epochs = -(-self.total // self.per_epoch)  # the last one may be cut short
         self.lr = parts.make_schedule(recipe, self.total)
-        self.update = parts.update_of(recipe)
+        self.engine: Engine | None = None  # of several processes
         self.keep_best = recipe.evaluate.keep == "best" or (
             recipe.evaluate.keep is None and recipe.evaluate.patience > 0
         )
@@ -96,6 +80,7 @@ class Trainer:
         self.batch = 0  # of the epoch, already worked off
         self.sums = Sums()
         self.stopped_early = False
+        self.changed: list[str] = []  # of the environment, since the run began
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0
         self.saving_took = 0.0
@@ -113,16 +98,37 @@ class Trainer:
 
     def begin(self, *, exact: bool, allow_data_change: bool) -> None:
         """Write what the folder says from the first moment on, or go on from its checkpoint."""
-        now = surroundings.environment(self.state.task.device)
+        saved = self._before(exact, allow_data_change) if self.world.first else None
+        position = 0
+        if (told := checkpoint_told(saved, self.world)) is not None:
+            position = self._restore(*told)
+        sharing = None
+        if self.world.size > 1:
+            self.state.seed += self.world.rank << 32  # of dropout and stochastic depth
+            self.engine = engine_of(self.recipe, self.state, self.world)
+            sharing = Together(self.world, self.engine, self._samples)
+        self.update = parts.update_of(self.recipe, sharing)
+        self.log: Lines = Unwritten()
+        self.timing: Lines = Unwritten()
+        if self.world.first:
+            self.log = store.Log(self.out / files.LOG, position)
+            self.timing = store.Log(self.out / files.TIMING)
+        begun = {"event": "begin", "step": self.state.step, "date": files.now()}
+        changed = {"environment": self.changed} if self.changed else {}
+        self.timing.append({**begun, **changed})
+
+    def _before(self, exact: bool, allow_data_change: bool) -> store.Checkpoint | None:
+        """Judge what the folder says and write what holds now; the checkpoint to go on from."""
+        now = surroundings.environment(self.state.task.device, self.world.size)
         data = self.sets.description()
         known = self.out / files.DATA
         if not allow_data_change:
             self.refuse_other_images()
         saved = store.load_checkpoint(self.out / store.CHECKPOINTS)
-        changed: list[str] = []
         if saved is not None and (self.out / files.ENVIRONMENT).is_file():
             before = store.read_json(self.out / files.ENVIRONMENT)
             if changed := surroundings.differences(before, now):
+                self.changed = changed
                 said = f"not bit for bit the same as without a break: {'; '.join(changed)}"
                 if exact:
                     raise ValueError(f"{self.out}: {said} (--exact)")
@@ -131,13 +137,7 @@ class Trainer:
             store.write_json(self.out / files.ENVIRONMENT, now)
         store.write_json(known, data)
         store.write_text(self.out / files.RECIPE, to_toml(self.recipe))
-        position = 0
-        if saved is not None:
-            position = self._restore(saved)
-        self.log = store.Log(self.out / files.LOG, position)
-        self.timing = store.Log(self.out / files.TIMING)
-        begun = {"event": "begin", "step": self.state.step, "date": files.now()}
-        self.timing.append({**begun, "environment": changed} if changed else begun)
+        return saved
 
     def run(self, display: Display) -> dict[str, Any]:
         """Train to the end and write the result."""
@@ -148,28 +148,27 @@ class Trainer:
                     self._end_epoch(display)
                 self._save()
                 result = self._result()
-            except _Interrupted:
+            except Interrupted:
                 if self.epoch < self.epochs and not self.stopped_early:
                     self._save()  # afterwards it is saved, and the task may hold the best weights
                 raise self._stopped() from None
-            store.write_json(self.out / files.RESULT, result)
+            if self.world.first:
+                store.write_json(self.out / files.RESULT, result)
             self.timing.append({"event": "end", "step": self.state.step, "date": files.now()})
         return result
 
     def _train_epoch(self, display: Display) -> None:
         begun, first, self.saving_took = time.perf_counter(), self.batch, 0.0
-        lengths: list[int] = []
         missing = max(self.total - self.state.step, 0)
         left = islice(self.loader.epoch(self.epoch, self.batch), missing)
-        batches = self._counted(left, lengths)
         mixed = parts.mixed(
-            self.recipe, batches, lambda: self.state.step, len(self.sets.train.classes)
+            self.recipe, left, lambda: self.state.step, len(self.sets.train.classes)
         )
         for report in fit(self.state, mixed, self.lr, self.update):
             if isinstance(self.lr, WarmUntil):
                 self.lr.observe(report)
             self.batch += 1
-            self.sums.add(report, lengths[-1])
+            self.sums.add(report, self._samples(report.step - 1))
             self.log.append(
                 {
                     "step": report.step,
@@ -180,7 +179,7 @@ class Trainer:
                 }
             )
             display.step(report)
-            if self.signals.received is not None:
+            if self.world.stopping is not None:
                 self._save()
                 raise self._stopped()
             self._save_if_due()
@@ -243,20 +242,21 @@ class Trainer:
         if self.best:
             task.load_state_dict(self.best)
         validation = self._judged(task, self.validating) if self.validating else None
-        with self._loader(self.sets.train, "validation") as images:
+        with self._judging(self.sets.train) as images:
             trained = self._judged(task, images)
         net = task.net
         table = self.recipe.net
         name = None if isinstance(table, Net) else table.base
-        write_weights(
-            self.out / files.WEIGHTS,
-            net,
-            model=name,
-            preprocessing=self.sets.train.preprocessing.to_dict(),
-            classes=self.sets.train.classes,
-            multilabel=self.recipe.task.multilabel,
-            view="whole" if self.sets.train.in_memory else "middle",
-        )
+        if self.world.first:
+            write_weights(
+                self.out / files.WEIGHTS,
+                net,
+                model=name,
+                preprocessing=self.sets.train.preprocessing.to_dict(),
+                classes=self.sets.train.classes,
+                multilabel=self.recipe.task.multilabel,
+                view="whole" if self.sets.train.in_memory else "middle",
+            )
         spec = parts.spec_of(table)
         counted = measure(spec) if isinstance(spec, Net) else parts.plain_figures(spec)
         return {
@@ -279,32 +279,30 @@ class Trainer:
 
     def _evaluated(self) -> Task:
         """The weights that are evaluated: the averaged ones where there are any."""
-        return self.state.task if self.state.average is None else self.state.average
+        if self.state.average is not None:
+            return self.state.average
+        return self.state.task if self.engine is None else self.engine.plain()
 
-    def _judged(self, task: Task, loader: Loader) -> dict[str, Any]:
+    def _judged(self, task: Task, images: Judging) -> dict[str, Any]:
         """The figures of a task. FloatingPointError: its weights or predictions are not finite."""
-        self._refuse_spoilt(task.state_dict())
+        refuse_spoilt(task.state_dict(), self._where())
         try:
-            return evaluate(task, self._watched(loader))
+            return images.figures(task)
         except FloatingPointError as error:
-            rate = self.state.optimizer.param_groups[0]["lr"]
             raise FloatingPointError(
-                f"step {self.state.step}, rate {rate}: {error}; the last checkpoint stays"
+                f"{self._where()}: {error}; the last checkpoint stays"
             ) from error
 
-    def _watched(self, loader: Loader) -> Iterator[Batch]:
-        """The images in order and as they are, until a signal comes."""
-        for batch in loader.epoch(0):
-            if self.signals.received is not None:
-                raise _Interrupted
-            yield batch
+    def _samples(self, step: int) -> int:
+        """How many samples the batch of a step has, those of other processes among them."""
+        begin = step % self.per_epoch * self.recipe.batch_size
+        return min(self.recipe.batch_size, len(self.sets.train) - begin)
 
-    def _counted(self, batches: Iterable[Batch], lengths: list[int]) -> Iterator[Batch]:
-        for batch in batches:
-            lengths.append(len(batch))
-            yield batch
+    def _judging(self, source: Source) -> Judging:
+        size = self.recipe.batch_size
+        return Judging(source, size, self.world, lambda own: self._loader(own, "validation"))
 
-    def _loader(self, source: Source, split: str) -> Loader:
+    def _loader(self, source: Source, split: str, part: tuple[int, int] = (0, 1)) -> Loader:
         return Loader(
             source,
             split=split,
@@ -313,19 +311,27 @@ class Trainer:
             seed=self.recipe.seed,
             workers=self.recipe.data.workers,
             device=self.state.task.device,
+            part=part,
         )
 
     def _save_if_due(self) -> None:
         said, waited = self.recipe.checkpoint, time.monotonic() - self.saved_at
         by_steps = said.every_steps and self.state.step % said.every_steps == 0
         patient = max(said.every_seconds, self.save_seconds / MOST_SAVING)
-        if by_steps or (said.every_seconds and waited >= patient):
+        due = by_steps or bool(said.every_seconds and waited >= patient)
+        if self.world.size > 1:
+            due = self.world.told(due)  # one clock for all: where state is sharded, all save
+        if due:
             self._save()
 
     def _save(self) -> None:
         begun = time.monotonic()
-        tensors, state = self.state.state_dict()
-        self._refuse_spoilt(tensors["weights"])
+        tensors, state = (
+            self.state.state_dict() if self.engine is None else self.engine.whole(self.state)
+        )
+        if not self.world.first:
+            return
+        refuse_spoilt(tensors["weights"], self._where())
         if self.best:
             tensors = {**tensors, "best": self.best}
         values = {
@@ -350,20 +356,11 @@ class Trainer:
         self.save_seconds = self.saved_at - begun
         self.saving_took += self.save_seconds
 
-    def _refuse_spoilt(self, weights: dict[str, Tensor]) -> None:
-        """An update can spoil the weights while its loss is still finite; that is never saved."""
-        for name, tensor in weights.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                rate = self.state.optimizer.param_groups[0]["lr"]
-                raise FloatingPointError(
-                    f"step {self.state.step}, rate {rate}: {name} is not finite after the update; "
-                    "the last checkpoint stays"
-                )
+    def _where(self) -> str:
+        return f"step {self.state.step}, rate {self.state.optimizer.param_groups[0]['lr']}"
 
-    def _restore(self, saved: store.Checkpoint) -> int:
+    def _restore(self, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> int:
         """Go on from a checkpoint; the length that the log had."""
-        values = saved.values
-        tensors = dict(saved.tensors)
         self.best = tensors.pop("best", {})
         self.state.load_state_dict(tensors, values["state"])
         self.epoch, self.batch = values["epoch"], values["batch"]
@@ -377,8 +374,9 @@ class Trainer:
         return position
 
     def _stopped(self) -> Stopped:
-        assert self.signals.received is not None
-        return Stopped(self.signals.received, self.state.step, self.out)
+        assert self.world.stopping is not None
+        self.world.wait()  # until it is saved
+        return Stopped(self.world.stopping, self.state.step, self.out)
 
 
 def _identity(data: dict[str, Any]) -> list[Any]:

@@ -1,14 +1,16 @@
 """Training a recipe in a folder: what has to hold before a run may begin or go on."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plusx import store
-from plusx.recipe import Recipe, differences
+from plusx.recipe import Recipe, differences, to_toml
 from plusx.run import folder as files
 from plusx.run import parts
+from plusx.run.distributed import World, joined
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
 from plusx.run.trainer import Trainer
@@ -22,7 +24,9 @@ HARMLESS = (
     "data.path",
     "data.workers",
     "device.kind",
+    "device.parallel",
     "device.threads",
+    "device.timeout",
     "evaluate.views",
 )
 
@@ -43,36 +47,64 @@ def train(
     ValueError: recipe, data or folder are wrong; nothing was trained. FloatingPointError: the loss
     is not finite; the last checkpoint stays. Stopped: SIGTERM or SIGINT came; the state was saved.
     """
-    out = Path(out)
-    files.refuse_foreign(out)
+    with joined(recipe.device.kind, recipe.device.timeout) as world:
+        threads = torch.get_num_threads()
+        if recipe.device.threads:
+            torch.set_num_threads(recipe.device.threads)
+        try:
+            with Signals(patient=world.size > 1) as signals:
+                world.signals = signals
+                display = Display(quiet=not (progress and world.first))
+                return _train(recipe, Path(out), world, display, exact, allow_data_change)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    world: World,
+    display: Display,
+    exact: bool,
+    allow_data_change: bool,
+) -> dict[str, Any]:
+    if world.first:
+        files.refuse_foreign(out)
     sets = parts.open_sets(recipe)
     recipe = parts.resolved(recipe, sets.train)
     _check(recipe, sets)
-    if (out / files.RECIPE).is_file():
+    _refuse_disagreement(recipe, sets, world)
+    if world.first and (out / files.RECIPE).is_file():
         refuse_other_recipe(out, recipe)
-    threads = torch.get_num_threads()
-    if recipe.device.threads:
-        torch.set_num_threads(recipe.device.threads)
-    try:
-        with Signals() as signals:
-            trainer = Trainer(recipe, sets, out, signals)
-            with store.lock(out):
-                files.refuse_foreign(out)
-                if (out / files.RESULT).is_file():
-                    if not allow_data_change:
-                        trainer.refuse_other_images()
-                    result: dict[str, Any] = store.read_json(out / files.RESULT)
-                    return result
-                if (out / files.RECIPE).is_file():
-                    refuse_other_recipe(out, recipe)
-                trainer.begin(exact=exact, allow_data_change=allow_data_change)
-                with Display(trainer.total, trainer.state.step, quiet=not progress) as display:
-                    for notice in sets.notices:
-                        if not notice.startswith("skipped "):  # each file is named in data.json
-                            display.line(f"plusx: {notice}")
-                    return trainer.run(display)
-    finally:
-        torch.set_num_threads(threads)
+    trainer = Trainer(recipe, sets, out, world)
+    with store.lock(out) if world.first else nullcontext():
+        finished = None
+        if world.first:
+            files.refuse_foreign(out)
+            if (out / files.RESULT).is_file():
+                if not allow_data_change:
+                    trainer.refuse_other_images()
+                finished = store.read_json(out / files.RESULT)
+            elif (out / files.RECIPE).is_file():
+                refuse_other_recipe(out, recipe)
+        result: dict[str, Any] | None = world.told(finished)
+        if result is not None:
+            return result
+        trainer.begin(exact=exact, allow_data_change=allow_data_change)
+        with display:
+            display.begin(trainer.total, trainer.state.step)
+            for notice in sets.notices:
+                if not notice.startswith("skipped "):  # each file is named in data.json
+                    display.line(f"plusx: {notice}")
+            return trainer.run(display)
+
+
+def _refuse_disagreement(recipe: Recipe, sets: parts.Sets, world: World) -> None:
+    """ValueError where the processes of a run were given different things to do."""
+    ours = [to_toml(recipe), sets.description()]
+    if world.size > 1 and (theirs := world.told(ours)) != ours:
+        other = "another recipe" if theirs[0] != ours[0] else "other images"
+        raise ValueError(f"rank {world.rank} was given {other} than rank 0")
 
 
 def _check(recipe: Recipe, sets: parts.Sets) -> None:

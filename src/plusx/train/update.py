@@ -1,7 +1,8 @@
 """What is done with one batch: the update, chosen before training begins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,20 @@ from plusx.train.state import State, start_average
 
 # Moves the state by one batch and gives the loss it had.
 Update = Callable[[State, Batch], Tensor]
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """What the processes of a world do together, each with a share of every batch."""
+
+    def loss(self, batch: Batch, last: bool) -> Tensor:
+        """The task's loss; with `last`, its backward pass makes gradients the mean over them."""
+
+    def weight(self, step: int, count: int) -> float:
+        """What the loss of `count` samples of this step counts in that mean."""
+
+    def mean(self, loss: Tensor, seen: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over them of a loss, and of what was seen."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,7 @@ class Descend:
         fit in memory. The sum equals the whole batch's but for rounding (within 1e-6 of the
         largest gradient in float32), as long as no batch norm and no dropout looks at a part.
     scaling: for float16.
+    sharing: for a batch of which other processes have their shares.
     FloatingPointError: the loss is not finite, or the gradient to be clipped is not. Nothing was
         updated then; only batch-norm statistics have seen the batch.
     """
@@ -45,6 +61,7 @@ class Descend:
     clip: float | None = None
     parts: int = 1
     scaling: Scaling | None = None
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
@@ -55,7 +72,7 @@ class Descend:
     def __call__(self, state: State, batch: Batch) -> Tensor:
         scale = self._scale(state)
         state.optimizer.zero_grad()
-        loss = _backward(state, batch.split(self.parts), scale)
+        loss = _backward(state, batch.split(self.parts), scale, self.sharing)
         # Asked here and not before the backward pass, so that a GPU has work while it answers.
         if not bool(loss.isfinite()):
             state.optimizer.zero_grad()
@@ -142,20 +159,28 @@ def _move(average: nn.Module, module: nn.Module, share: float) -> None:
             a.copy_(b)
 
 
-def _backward(state: State, parts: Sequence[Batch], scale: float) -> Tensor:
+def _backward(
+    state: State, parts: Sequence[Batch], scale: float, sharing: Sharing | None
+) -> Tensor:
     """The loss of the whole batch, its gradients (times scale) added to the parameters'."""
     count = sum(len(part) for part in parts)
     total: Tensor | float = 0.0
     seen: dict[str, Tensor] = {}
     for part in parts:
-        share = len(part) / count
-        loss = state.task(part)
+        if sharing is None:
+            share = len(part) / count
+            loss = state.task(part)
+        else:
+            share = sharing.weight(state.step, len(part))
+            loss = sharing.loss(part, last=part is parts[-1])
         (loss * (share * scale)).backward()
         total = loss.detach() * share + total
         for key, value in state.task.seen.items():
             seen[key] = value * share + seen[key] if key in seen else value * share
-    state.task.seen = seen
     assert isinstance(total, Tensor)
+    if sharing is not None:
+        total, seen = sharing.mean(total, seen)
+    state.task.seen = seen
     return total
 
 

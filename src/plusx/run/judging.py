@@ -1,0 +1,89 @@
+"""The figures of a task on images in their order and as they are, by one process or several."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from plusx.data.batch import Batch
+from plusx.data.loader import Loader
+from plusx.data.source import Source
+from plusx.run.distributed import World
+from plusx.tasks.task import Task
+from plusx.train.loop import evaluate, evaluating
+
+
+class Interrupted(Exception):
+    """A signal came while images were looked at."""
+
+
+class Judging:
+    """Evaluates tasks on a source, time after time; its workers live until the `with` block ends.
+
+    Each process takes whole batches, the first one the first, and rank 0 puts what they predict in
+    order: a batch is what it is with one process, and so are the figures, to the bit.
+    """
+
+    def __init__(
+        self, source: Source, batch_size: int, world: World, make: Callable[[Source], Loader]
+    ) -> None:
+        self.source, self.batch_size, self.world = source, batch_size, world
+        self.loader: Loader | None = None
+        if world.size == 1:
+            self.loader = make(source)
+            return
+        own = torch.arange(len(source)).split(batch_size)
+        mine = [indices for number, indices in enumerate(own) if number % world.size == world.rank]
+        if mine:
+            self.loader = make(source.subset(torch.cat(mine)))
+
+    def __enter__(self) -> "Judging":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.loader is not None:
+            self.loader.close()
+
+    def figures(self, task: Task) -> dict[str, Any]:
+        """What evaluate tells, on every rank. Interrupted: a signal came."""
+        if self.world.size == 1:
+            return evaluate(task, self._watched())
+        self.world.level(task)
+        meters = task.meters()
+        own = iter(()) if self.loader is None else self.loader.epoch(0)
+        with evaluating(task), torch.inference_mode():
+            for begin in range(0, len(self.source), self.batch_size * self.world.size):
+                self.world.tick()
+                self.world.wait()
+                self._refuse_signal()
+                batch = next(own, None)
+                if batch is None:
+                    continue
+                predictions = task.predict(batch.to(task.device).inputs).cpu()
+                if not self.world.first:
+                    self.world.send(predictions)
+                    continue
+                for rank in range(self.world.size):
+                    start = begin + rank * self.batch_size
+                    targets = self.source.labels[start : start + self.batch_size]
+                    if not len(targets):
+                        break
+                    if rank:
+                        predictions = self.world.receive(rank, predictions, len(targets))
+                    for meter in meters:
+                        meter.update(predictions, targets)
+        figures = None
+        if self.world.first:
+            figures = {n: figure for meter in meters for n, figure in meter.compute().items()}
+        told: dict[str, Any] = self.world.told(figures)
+        return told
+
+    def _watched(self) -> Iterator[Batch]:
+        assert self.loader is not None
+        for batch in self.loader.epoch(0):
+            self._refuse_signal()
+            yield batch
+
+    def _refuse_signal(self) -> None:
+        if self.world.stopping is not None:
+            raise Interrupted

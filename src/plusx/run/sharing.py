@@ -1,0 +1,197 @@
+"""One update by all processes of a world: DistributedDataParallel, or FSDP2 with sharded state."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from plusx.data.batch import Batch
+from plusx.grammar.spec import Net
+from plusx.nn.block import ResidualBlock
+from plusx.recipe import Recipe
+from plusx.run import parts
+from plusx.run.distributed import World
+from plusx.tasks.task import Task
+from plusx.train.state import State, Tensors
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """How the processes hold the network, and how their gradients come together."""
+
+    def loss(self, batch: Batch, last: bool) -> Tensor:
+        """The task's loss; with `last`, its backward pass makes gradients the mean over ranks."""
+
+    def whole(self, state: State) -> tuple[Tensors, dict[str, Any]]:
+        """All of the state as one process would have it; every rank has to ask for it."""
+
+    def plain(self) -> Task:
+        """The task with the whole of its weights, to be evaluated; every rank has to ask for it."""
+
+
+class Together:
+    """What an update of all processes needs (train.update.Sharing)."""
+
+    def __init__(self, world: World, engine: Engine, samples: Callable[[int], int]) -> None:
+        self.world, self.engine = world, engine
+        self.samples = samples  # from the step to the samples of its whole batch
+
+    def loss(self, batch: Batch, last: bool) -> Tensor:
+        self.world.tick()
+        return self.engine.loss(batch, last)
+
+    def weight(self, step: int, count: int) -> float:
+        """What the loss of `count` samples counts, so that the mean over ranks is the batch's."""
+        return count * self.world.size / self.samples(step)
+
+    def mean(self, loss: Tensor, seen: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over the ranks of what each has weighted."""
+        sums = self.world.totals([float(loss), *map(float, seen.values())])
+        means = [torch.tensor(each / self.world.size, dtype=torch.float64) for each in sums]
+        return means[0], dict(zip(seen, means[1:]))
+
+
+class Replicas:
+    """Every process holds the whole network: torch's DistributedDataParallel."""
+
+    def __init__(self, task: Task, drops_blocks: bool) -> None:
+        self.task = task
+        with warnings.catch_warnings():
+            # its successor is not in every version of torch that we run with
+            warnings.filterwarnings("ignore", message="`broadcast_buffers`")
+            self.module = DistributedDataParallel(
+                task,
+                # each rank's running statistics are its own; rank 0's are kept (World.level)
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                # a block that this rank drops and another does not is waited for otherwise
+                find_unused_parameters=drops_blocks,
+            )
+        self.begun = False
+
+    def loss(self, batch: Batch, last: bool) -> Tensor:
+        if not self.begun:
+            self._begin(batch)
+        with nullcontext() if last else self.module.no_sync():
+            loss: Tensor = self.module(batch)
+        return loss
+
+    def _begin(self, batch: Batch) -> None:
+        """A pass that moves nothing.
+
+        After the first one DDP lays its buckets out anew, and with them the order in which three
+        or more ranks are summed. So a run that goes on sums as one that was never interrupted.
+        """
+        self.begun = True
+        buffers = [buffer.clone() for buffer in self.task.buffers()]
+        index = self.task.device.index
+        with torch.random.fork_rng([] if index is None else [index]):
+            (self.module(batch) * 0).backward()
+        for buffer, before in zip(self.task.buffers(), buffers):
+            buffer.copy_(before)
+        self.module.zero_grad()
+
+    def whole(self, state: State) -> tuple[Tensors, dict[str, Any]]:
+        return state.state_dict()
+
+    def plain(self) -> Task:
+        return self.task
+
+
+class Shards:
+    """Every process holds a part of each parameter: torch's fully_shard (FSDP2)."""
+
+    def __init__(self, state: State, world: World) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        self.task = state.task
+        self.copy = deepcopy(state.task)
+        mesh = init_device_mesh(state.task.device.type, (world.size,))
+        for parameter in state.task.parameters():
+            parameter.data = parameter.data.contiguous()  # shards know no other layout
+        with _resharded(state, mesh):
+            for module in state.task.modules():
+                if isinstance(module, ResidualBlock):
+                    fully_shard(module, mesh=mesh)
+            fully_shard(state.task, mesh=mesh)
+
+    def loss(self, batch: Batch, last: bool) -> Tensor:
+        self.task.set_requires_gradient_sync(last)  # type: ignore[operator]
+        loss: Tensor = self.task(batch)
+        return loss
+
+    def whole(self, state: State) -> tuple[Tensors, dict[str, Any]]:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        whole: Any = get_state_dict(state.task, state.optimizer, options=options)
+        weights, moved = whole
+        optimizer = {
+            f"{name}.{key}": tensor
+            for name, kept in moved.get("state", {}).items()
+            for key, tensor in kept.items()
+        }
+        _, values = state.state_dict()
+        return {"weights": weights, "optimizer": optimizer}, values
+
+    def plain(self) -> Task:
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            get_model_state_dict,
+        )
+
+        whole = get_model_state_dict(self.task, options=StateDictOptions(full_state_dict=True))
+        self.copy.load_state_dict(whole)
+        return self.copy
+
+
+def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
+    """The recipe's engine over a state that is the same on every rank.
+
+    ValueError: what FSDP2 cannot do.
+    """
+    spec = parts.spec_of(recipe.net)
+    drops = isinstance(spec, Net) and spec.drop_path > 0 and spec.drop_mode == "batch"
+    if recipe.device.parallel == "ddp":
+        return Replicas(state.task, drops)
+    if drops:
+        raise ValueError(
+            '[device] parallel = "fsdp": blocks that a rank drops have no gradients to be shared; '
+            'net.drop_mode = "row" or parallel = "ddp" have'
+        )
+    if recipe.optim.average:
+        raise ValueError('[device] parallel = "fsdp" keeps no average: take "ddp"')
+    if recipe.optim.kind not in ("sgd", "adamw"):
+        raise ValueError(
+            f'[device] parallel = "fsdp": {recipe.optim.kind} needs whole matrices; take "ddp"'
+        )
+    return Shards(state, world)
+
+
+@contextmanager
+def _resharded(state: State, mesh: DeviceMesh) -> Iterator[None]:
+    """Inside, the parameters of the task are sharded; afterwards the optimizer moves the shards."""
+    optimizer = state.optimizer
+    names: dict[Tensor, str] = {p: name for name, p in state.task.named_parameters()}
+    yield
+    shards = dict(state.task.named_parameters())
+    kept = {names[parameter]: values for parameter, values in optimizer.state.items()}
+    for group in optimizer.param_groups:
+        group["params"] = [shards[names[parameter]] for parameter in group["params"]]
+        group["fused"] = False  # torch has no such kernel for shards
+    optimizer.state.clear()
+    for name, values in kept.items():
+        shard = shards[name]
+        optimizer.state[shard] = {
+            key: distribute_tensor(value, mesh, shard.placements)  # type: ignore[attr-defined]
+            if value.shape == shard.shape
+            else value.cpu()
+            for key, value in values.items()
+        }
