@@ -276,6 +276,18 @@ def test_normalising_is_torchvisions_bit_for_bit() -> None:
         [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.25,) * 3)]
     )
     assert torch.equal(source.preprocessing.normalise(source.images), peer(source.images))
+    for channels in (3, 1):  # so many that they are normalised in pieces, in both layouts
+        large = colours(5, (333, 401), channels)
+        whole = large.images
+        made = [
+            large.preprocessing.normalise(each)
+            for each in (whole, whole.to(memory_format=torch.channels_last), whole[:, :, ::2, 1:])
+        ]
+        wanted = v2.Normalize([0.5] * channels, [0.25] * channels)(whole.float() * (1.0 / 255))
+        assert torch.equal(made[0], wanted)
+        assert torch.equal(made[1], wanted)
+        assert torch.equal(made[2], wanted[:, :, ::2, 1:])
+        assert made[1].is_contiguous(memory_format=torch.channels_last)
 
 
 @settings(max_examples=50)

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import hostile
-from plusx.data import loader as room
+from plusx.data import sample as room
+from plusx.data.image import Picture
 from plusx.data.loader import Loader
 from plusx.data.source import open_data
 
@@ -44,16 +44,16 @@ def children() -> set[int]:
 
 def _worse(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     """Make the decoding of dog/3.png hang or die, in workers."""
-    original = room.open_image
+    original = room.Picture
 
-    def decode(path: str, limit: int, channels: int, thorough: bool) -> Image.Image:
+    def opened(path: str, limit: int) -> Picture:
         if path.endswith("dog/3.png"):
             if then == "hang":
                 time.sleep(60)
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(path, limit, channels, thorough)
+        return original(path, limit)
 
-    monkeypatch.setattr(room, "open_image", decode)
+    monkeypatch.setattr(room, "Picture", opened)
 
 
 # what a dead worker had open for the pixels on their way is closed by the collector

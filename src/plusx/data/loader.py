@@ -5,26 +5,22 @@ and sets whose augmentation is done image by image, go through worker processes 
 any. Either way a sample's pixels are a function of (seed, epoch, index).
 """
 
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from plusx.data.augment import NORMALISED, Plan, Word, plan
+from plusx.data.augment import Word, plan
 from plusx.data.batch import Batch
 from plusx.data.draws import Draws, permutation
-from plusx.data.image import DamagedImage, open_image
 from plusx.data.on_batch import PIXEL_STEPS
 from plusx.data.sample import Source, as_split
+from plusx.data.samples import Failure, Samples, View, as_tensor, begin_worker, good, viewed
 from plusx.data.source import open_data
 from plusx.data.windows import WINDOW_STEPS, Windows, seen
 
@@ -32,8 +28,7 @@ from plusx.data.windows import WINDOW_STEPS, Windows, seen
 # seconds that one batch of a worker may take
 TIMEOUT = 120.0
 
-# of an image in a file: all of it scaled to the size, or the window in its middle
-View = Literal["middle", "whole"]
+__all__ = ["Loader", "View", "as_tensor", "batches", "viewed"]
 
 
 def batches(
@@ -99,7 +94,9 @@ class Loader:
     which batch norm knows no variance, or of none. Of a last batch of another split that has fewer
     samples than there are ranks, the last ranks have no share and one batch less.
 
-    `view` is what a network sees of a file where the augmentation does not bring it to a size.
+    `channels_last` lays images of files out so, as they come from decoders; the values are the
+    same. `view` is what a network sees of a file where the augmentation does not bring it to a
+    size.
     Raises ValueError for a wrong augmentation, split or number; RuntimeError that names the file
     where one cannot be decoded any more, or where a worker dies or takes over `timeout` seconds.
     """
@@ -118,6 +115,7 @@ class Loader:
         timeout: int | float = TIMEOUT,
         view: View = "middle",
         part: tuple[int, int] = (0, 1),
+        channels_last: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: at least 1")
@@ -147,7 +145,7 @@ class Loader:
             Word(view, None, view) if word.kind == "evaluate" else word for word in self.plan.words
         )
         self.plan = self.plan._replace(words=tuple(words))
-        self._samples = _Samples(source, self.plan, seed)
+        self._samples = Samples(source, self.plan, seed, channels_last)
         self._order = _Order()
         self._closed = False
         self._workers = self._start(workers) if workers and not self.plan.batched else None
@@ -217,7 +215,7 @@ class Loader:
         return images
 
     def _stacked(self, indices: np.ndarray, epoch: int) -> Tensor:
-        return _good(_collate([self._samples[epoch, int(index)] for index in indices]))
+        return good(self._samples.collate([self._samples[epoch, int(index)] for index in indices]))
 
     def _batch(self, indices: np.ndarray, images: Tensor, epoch: int) -> Batch:
         pixels = self.source.preprocessing.normalise(images.to(self.device, non_blocking=True))
@@ -228,28 +226,28 @@ class Loader:
         targets = labels.index_select(0, torch.from_numpy(indices).to(labels.device))
         return Batch(pixels, targets.to(self.device, non_blocking=True))
 
-    def _start(self, workers: int) -> "DataLoader[Tensor | _Failure]":
+    def _start(self, workers: int) -> "DataLoader[Tensor | Failure]":
         self._samples.working_on = torch.full((workers,), -1, dtype=torch.int64)
         self._samples.working_on.share_memory_()
         return DataLoader(
             self._samples,
             batch_sampler=self._order,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=self._samples.collate,
             timeout=self.timeout,
-            worker_init_fn=_begin_worker,
+            worker_init_fn=begin_worker,
             persistent_workers=True,
             # workers draw nothing from it; without it the global generator would be moved on
             generator=torch.Generator(),
         )
 
     def _from_workers(
-        self, workers: "DataLoader[Tensor | _Failure]", chosen: list[np.ndarray], epoch: int
+        self, workers: "DataLoader[Tensor | Failure]", chosen: list[np.ndarray], epoch: int
     ) -> Iterator[Tensor]:
         self._order.epoch = epoch
         self._order.batches = chosen
         for images in workers:
-            yield _good(images)
+            yield good(images)
 
     @contextmanager
     def _naming_samples(self) -> Iterator[None]:
@@ -279,16 +277,6 @@ def _share(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
     return indices[begin : begin + each + (rank < left)]
 
 
-class _Failure(NamedTuple):
-    """What comes back from a worker in place of images that cannot be had."""
-
-    message: str
-
-
-class _SampleError(RuntimeError):
-    """A sample that cannot be decoded any more."""
-
-
 @dataclass
 class _Order:
     """The batches that the workers are to make: lists of (epoch, index)."""
@@ -302,98 +290,3 @@ class _Order:
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-class _Samples(Dataset[UInt8[Tensor, "c h w"] | _Failure]):
-    """Decodes and augments single samples, in the main process or in a worker."""
-
-    def __init__(self, source: Source, steps: Plan, seed: int) -> None:
-        self.source = source
-        self.plan = steps
-        self.seed = seed
-        self.on_image: Mapping[str, Callable[..., Image.Image]] = {}
-        if not steps.batched:
-            # torchvision takes a second or two to load, and sets in memory do without it
-            from plusx.data.on_image import IMAGE_STEPS
-
-            self.on_image = {**IMAGE_STEPS, "whole": _whole, "middle": _middle}
-        self.working_on = torch.full((0,), -1, dtype=torch.int64)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, place: tuple[int, int]) -> UInt8[Tensor, "c h w"] | _Failure:
-        epoch, index = place
-        worker = get_worker_info()
-        if worker is not None:
-            self.working_on[worker.id] = index
-        try:
-            image = self._image(index)
-        except (DamagedImage, OSError) as error:
-            return _Failure(f"{self.source.where(index)} cannot be used any more: {error}")
-        size = self.source.preprocessing.size
-        draws = Draws.of(self.seed, epoch, np.array([index]))
-        for number, word in enumerate(self.plan.words):
-            if word.kind not in NORMALISED:
-                image = self.on_image[word.kind](image, word, draws.at(number), size)
-        if worker is not None:
-            self.working_on[worker.id] = -1
-        return as_tensor(image)
-
-    def _image(self, index: int) -> Image.Image:
-        source = self.source
-        if source.paths is not None:
-            return open_image(
-                source.paths[index],
-                source.limit,
-                source.preprocessing.channels,
-                thorough=False,
-            )
-        assert source.images is not None
-        pixels = source.images[index].cpu().permute(1, 2, 0).numpy()
-        return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
-
-
-def viewed(image: Image.Image, size: tuple[int, int], view: View) -> Image.Image:
-    """What a network of this size (height, width) sees of an image that is not augmented."""
-    if view == "whole":
-        height, width = size
-        if image.size == (width, height):
-            return image
-        return image.resize((width, height), Image.Resampling.BILINEAR)
-    from plusx.data.on_image import evaluation_view  # loads torchvision
-
-    return evaluation_view(image, size)
-
-
-def _whole(image: Image.Image, word: Word, draws: Draws, size: tuple[int, int]) -> Image.Image:
-    return viewed(image, size, "whole")
-
-
-def _middle(image: Image.Image, word: Word, draws: Draws, size: tuple[int, int]) -> Image.Image:
-    return viewed(image, size, "middle")
-
-
-def as_tensor(image: Image.Image) -> UInt8[Tensor, "c h w"]:
-    """The pixels of an RGB or grey Pillow image."""
-    pixels = np.array(image)
-    return torch.from_numpy(pixels).reshape(image.height, image.width, -1).permute(2, 0, 1)
-
-
-def _collate(samples: list[Tensor | _Failure]) -> Tensor | _Failure:
-    for sample in samples:
-        if isinstance(sample, _Failure):
-            return sample
-    return torch.stack([sample for sample in samples if isinstance(sample, Tensor)])
-
-
-def _good(images: Tensor | _Failure) -> Tensor:
-    if isinstance(images, _Failure):
-        raise _SampleError(images.message)
-    return images
-
-
-def _begin_worker(number: int) -> None:
-    # the handlers of a run (save and leave) are inherited, and are not a worker's business
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

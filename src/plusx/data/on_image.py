@@ -1,9 +1,8 @@
-"""The augmentations that act on one image, with torchvision's v2 functions on Pillow images.
+"""The augmentations that act on one image, mostly with torchvision's v2 functions on Pillow images.
 
 Each takes an image of mode RGB or L, the word, the draws of that one sample and the set's size.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from plusx.data.augment import Word
 from plusx.data.draws import Draws
+from plusx.data.scaled import random_windows, scaled
 from plusx.data.windows import crop_places, half
 
 
@@ -86,21 +86,11 @@ def _centercrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Ima
 
 
 def _resizedcrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
-    """As torchvision's RandomResizedCrop: the first window that fits of 10, else the middle."""
-    window = list(_window(word, size))
-    for attempt in range(0, 40, 4):
-        area = image.width * image.height * draws.uniform(0.08, 1.0, attempt)[0]
-        ratio = math.exp(draws.uniform(math.log(3 / 4), math.log(4 / 3), attempt + 1)[0])
-        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < width <= image.width and 0 < height <= image.height:
-            top = int(draws.below(image.height - height + 1, attempt + 2)[0])
-            left = int(draws.below(image.width - width + 1, attempt + 3)[0])
-            break
-    else:
-        width = min(image.width, max(1, round(image.height * 4 / 3)))
-        height = min(image.height, max(1, round(image.width * 4 / 3)))
-        top, left = (image.height - height) // 2, (image.width - width) // 2
-    return _image(functional.resized_crop(image, top, left, height, width, window, antialias=True))
+    found = random_windows(draws, np.array([image.height]), np.array([image.width]))
+    top, left, tall, wide = (int(each[0]) for each in found)
+    pixels = np.array(image.crop((left, top, left + wide, top + tall)))
+    made = scaled(pixels.reshape(tall, wide, -1), _window(word, size))
+    return Image.fromarray(made if made.shape[2] == 3 else made[:, :, 0])
 
 
 def _jitter(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
