@@ -200,7 +200,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[init]": (recipe_tables.Init,),
     "[task]": (recipe_tables.Classify,),
     "[data]": (recipe_tables.KnownData, recipe_tables.OwnData),
-    "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW),
+    "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW, recipe_tables.Muon),
     "[schedule]": (
         recipe_tables.Constant,
         recipe_tables.Steps,

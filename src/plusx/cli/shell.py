@@ -32,8 +32,11 @@ Json = Annotated[
 RecipeName = Annotated[str, about("A recipe that comes with plusx, or a TOML file.")]
 Overrides = Annotated[str, about("KEY=VALUE changes a field: seed=1 epochs=5 optim.lr=0.05 ...")]
 Views = Annotated[
-    Literal["one", "flip"] | None,
-    about("flip: the mean over an image and its mirror image. Default: as the recipe says."),
+    Literal["one", "flip", "flip-shift"] | None,
+    about(
+        "flip: the mean over an image and its mirror image. flip-shift: also over both moved by a "
+        "pixel, six in all. Default: as the recipe says."
+    ),
 ]
 Device = Annotated[str, about("auto, cpu, cuda, cuda:1 or mps.")]
 

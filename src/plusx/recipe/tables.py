@@ -173,7 +173,8 @@ class Evaluate:
     patience: Count = 0  # evaluations without a better one before the run stops; 0: never
     keep: Literal["last", "best"] | None = None  # None: the best with patience, else the last
     monitor: Literal["accuracy", "loss"] = "accuracy"
-    views: Literal["one", "flip"] = "one"  # the views of an image that predictions average over
+    # the views of an image that predictions average over
+    views: Literal["one", "flip", "flip-shift"] = "one"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from plusx import store
 from plusx.data.loader import Loader
@@ -24,7 +25,7 @@ from plusx.train.loop import evaluate as figures_of
 from plusx.weights.convert import HABITS, usual_classes
 
 
-Views = Literal["one", "flip"]
+Views = Literal["one", "flip", "flip-shift"]
 
 
 def evaluate(
@@ -41,7 +42,8 @@ def evaluate(
     """The figures of a run on its own data, or on `data` (a name, a folder or a CSV).
 
     A folder or a CSV without splits is evaluated as a whole, unless the run was trained on it: then
-    the images that it kept back are. `views` "flip" averages over an image and its mirror image.
+    the images that it kept back are. `views` "flip" averages over an image and its mirror image,
+    "flip-shift" over both and both moved by a pixel.
     With split "test" a line is added to the run's test_uses.jsonl.
     ValueError: there is no such data, its classes are not the network's, or the images of the run
     have changed since it began, so that nobody knows which of them it was trained on.
@@ -97,10 +99,18 @@ class Viewed(Task):
         return loss
 
     def predict(self, inputs: Tensor) -> Tensor:
-        told = self.task.predict(inputs)
-        if self.views == "flip":
-            told = (told + self.task.predict(inputs.flip(-1))) / 2
-        return told
+        if self.views == "flip-shift":
+            # the six views of Jordan 2024, section 3.5: half of the weight is that of the middle
+            wide = F.pad(inputs, [1] * 2 * (inputs.ndim - 2), mode="reflect")
+            inner, outer = slice(None, -2), slice(2, None)
+            first, second = (wide[(..., *(part,) * (inputs.ndim - 2))] for part in (inner, outer))
+            middle = self._flipped(inputs)
+            return middle / 2 + (self._flipped(first) + self._flipped(second)) / 4
+        return self._flipped(inputs) if self.views == "flip" else self.task.predict(inputs)
+
+    def _flipped(self, inputs: Tensor) -> Tensor:
+        """The mean over the inputs and their mirror images."""
+        return (self.task.predict(inputs) + self.task.predict(inputs.flip(-1))) / 2
 
     def meters(self) -> list[Meter]:
         return self.task.meters()

@@ -99,6 +99,7 @@ def opened(recipe: Recipe, folder: Path) -> Opened:
     net, preprocessing = parts.make_net(parts.resolved(recipe, sets.train))
     if preprocessing is not None:
         sets = sets.prepared_as(preprocessing)
+    parts.begin_from(recipe, net, sets.train)
     return Opened(net.eval(), sets)
 
 

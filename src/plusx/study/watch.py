@@ -30,6 +30,7 @@ def gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
     net, preprocessing = parts.make_net(recipe)
     if preprocessing is not None:
         sets = sets.prepared_as(preprocessing)
+    parts.begin_from(recipe, net, sets.train)
     task = Classify(net, multilabel=recipe.task.multilabel, classes=sets.train.classes)
     few = sets.train.subset(np.arange(min(IMAGES, len(sets.train))).tolist())
     with Loader(few, split="validation", batch_size=IMAGES) as loader:

@@ -1,0 +1,57 @@
+"""A first convolution that whitens: it is computed from patches of images, and not trained.
+
+Coates and Ng 2012, "Learning feature representations with k-means", section 2, and the records on
+CIFAR-10 since Page 2019.
+"""
+
+from collections.abc import Iterable
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plusx.nn.init import CONVOLUTIONS
+
+
+@torch.no_grad()
+def whiten(
+    net: nn.Module, images: Iterable[Float[Tensor, "n c *s"]], epsilon: float = 5e-4
+) -> None:
+    """Let the first convolution of `net` whiten the patches of these images, and freeze it.
+
+    Its filters become the principal directions of the patches, the strongest first, each divided by
+    sqrt(variance + epsilon), and behind them their negatives, so that an activation that cuts off
+    what is below zero loses nothing. A bias begins at 0 and is trained.
+
+    ValueError: there is no convolution, it has groups, or more filters than twice the values of a
+    patch. RuntimeError: there are no images.
+    """
+    first = next((each for each in net.modules() if isinstance(each, CONVOLUTIONS)), None)
+    if first is None:
+        raise ValueError("there is no convolution that could whiten")
+    weight = first.weight
+    count, values = len(weight), first.in_channels * prod(first.kernel_size)
+    if first.groups != 1 or count > 2 * values:
+        raise ValueError(
+            f"the first convolution has {count} filters in {first.groups} groups; a whitening one "
+            f"has one group and at most {2 * values} filters for its patches of {values} values"
+        )
+    moments, seen = torch.zeros(values, values, dtype=torch.float64), 0
+    for batch in images:
+        patches = batch
+        for dimension, length in enumerate(first.kernel_size, 2):
+            patches = patches.unfold(dimension, length, 1)
+        patches = patches.movedim(1, batch.ndim - 1).reshape(-1, values)
+        moments += (patches.T @ patches).cpu().double()
+        seen += len(patches)
+    if not seen:
+        raise RuntimeError("there are no images to whiten")
+    variances, directions = torch.linalg.eigh(moments / seen)
+    filters = (directions / (variances.clamp(min=0) + epsilon).sqrt()).T.flip(0)
+    half = -(-count // 2)
+    chosen = torch.cat([filters[:half], -filters[: count - half]])
+    weight.copy_(chosen.reshape(weight.shape))
+    weight.requires_grad_(False)
+    if first.bias is not None:
+        nn.init.zeros_(first.bias)
