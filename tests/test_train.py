@@ -163,6 +163,57 @@ def test_fused_optimizers_keep_to_the_memory_format():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_sgd_is_torchs_to_the_bit_in_either_layout(momentum, channels_last):
+    results = []
+    for other in (False, True):
+        task = prepare(Classify(convolutional()), device="cpu", channels_last=channels_last)
+        optimizer = make_optimizer(task, momentum=momentum, nesterov=momentum > 0)
+        if other:
+            optimizer = torch.optim.SGD(
+                task.parameters(), 0.1, momentum, weight_decay=1e-4, nesterov=momentum > 0,
+                fused=True,
+            )  # fmt: skip
+        list(fit(State(task, optimizer), (images(s) for s in range(3)), constant(0.1)))
+        results.append([p.detach().clone() for p in task.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_gradient_in_another_layout_than_its_parameter_is_brought_into_it():
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        task = prepare(Classify(convolutional()), device="cpu")
+        optimizer = make_optimizer(task)
+        for p in task.parameters():
+            p.grad = torch.arange(p.numel()).reshape(p.shape).float()
+            if p.ndim == 4:
+                p.grad = p.grad.contiguous(memory_format=layout)
+        optimizer.step()
+        results.append([p.detach().clone() for p in task.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_norm_in_evaluation_mode_stays_frozen_and_a_whole_task_in_it_does_not():
+    task = Classify(convolutional())
+    norms = [part for part in task.modules() if isinstance(part, nn.BatchNorm2d)]
+    norms[0].eval()
+    before = norms[0].running_mean.clone()
+    reports = fit(State(task, make_optimizer(task)), (images(s) for s in range(3)), constant(0.1))
+    next(reports)
+    task.eval()  # undone by the next step, for the frozen one too
+    assert len(list(reports)) == 2
+    assert torch.equal(norms[0].running_mean, before)
+    assert not norms[0].training
+    assert all(part.training for part in task.modules() if part is not norms[0])
+    task.net.eval()
+    list(fit(State(task, make_optimizer(task)), [images()], constant(0.1)))
+    assert norms[0].training
+    assert not torch.equal(norms[0].running_mean, before)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("update", [descend, Descend(clip=1.0, parts=2), averaged(descend)])
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(bad, update):

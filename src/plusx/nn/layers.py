@@ -18,6 +18,7 @@ from plusx.grammar.shapes import (
     padding,
     pooling,
 )
+from plusx.nn.convolution import Convolution2d
 from plusx.nn.dims import layer_type
 from plusx.nn.gates import (
     ConvolutionalBlockAttention,
@@ -184,7 +185,8 @@ def build(word: Word, flow: Flow, setting: Setting, fresh: bool) -> nn.Module:
         case "conv":
             kernel = each_dimension(word.kernel, ndim)
             stride = setting.stride if word.stride is None else each_dimension(word.stride, ndim)
-            return layer_type("Conv", ndim)(
+            convolution = Convolution2d if ndim == 2 else layer_type("Conv", ndim)
+            return convolution(
                 c,
                 out_channels(c, word, setting),
                 kernel,

@@ -25,15 +25,25 @@ def fit(
     every step, from `state.seed` and the step alone, so dropout and stochastic depth are the same
     whatever happened in between.
 
+    A task or a network that is in evaluation mode is put in training mode, whole. Otherwise what
+    was put in evaluation mode before, as a norm whose statistics are to stay, remains in it. What
+    happens to the modes between two reports is undone.
+
     FloatingPointError: from the update, where the loss is not finite.
     """
+    if not (state.task.training and state.task.net.training):
+        state.task.train()
+    modes = [(part, part.training) for part in state.task.modules()]
+    device = state.task.device
     for batch in batches:
         rate = lr(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        reseed(state.seed, state.step, state.task.device)
-        state.task.train()
-        loss = update(state, batch.to(state.task.device))
+        reseed(state.seed, state.step, device)
+        for part, mode in modes:
+            if part.training is not mode:
+                part.training = mode
+        loss = update(state, batch.to(device))
         state.task.after_step()
         state.step += 1
         seen = {name: float(value) for name, value in state.task.seen.items()}
