@@ -190,7 +190,11 @@ def _resharded(state: State, mesh: DeviceMesh) -> Iterator[None]:
     for name, values in kept.items():
         shard = shards[name]
         optimizer.state[shard] = {
-            key: distribute_tensor(value, mesh, shard.placements)  # type: ignore[attr-defined]
+            key: distribute_tensor(
+                value.contiguous(),  # of another layout it would be taken apart wrongly
+                mesh,
+                shard.placements,  # type: ignore[attr-defined]
+            )
             if value.shape == shard.shape
             else value.cpu()
             for key, value in values.items()

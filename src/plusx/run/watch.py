@@ -25,8 +25,9 @@ FAREWELL = 10.0  # seconds that rank 0, where the store is, waits for the others
 
 
 class Failure(NamedTuple):
-    """What ended a run: the exit code that all its processes earn by it, and why."""
+    """What ended a run: which rank says so, the exit code that all earn by it, and why."""
 
+    rank: int
     code: int
     message: str
 
@@ -97,7 +98,7 @@ class Watch(threading.Thread):
                 missing = self._missing()
                 if missing:
                     error = RuntimeError(f"{_named(missing)} ended or hangs without a word")
-            said = json.dumps([code, str(error)])
+            said = json.dumps([self.rank, code, str(error)])
             first = self.asking.compare_set("failure", "", said).decode()
             mine = first == said
             failure = Failure(*json.loads(first))
@@ -162,7 +163,7 @@ class Watch(threading.Thread):
         """Say why and end this process, whose main thread waits for what never comes."""
         if self.done.is_set() or not self.ending.acquire(blocking=False):
             return
-        said, mine = json.dumps([1, message]), True
+        said, mine = json.dumps([self.rank, 1, message]), True
         with contextlib.suppress(RuntimeError):
             mine = self.own.compare_set("failure", "", said).decode() == said
         if mine:
