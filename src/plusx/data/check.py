@@ -99,7 +99,7 @@ def _judged(entry: Entry, verdict: Verdict | None) -> Entry:
 def _verdicts(paths: list[str], root: str, limit: int) -> list[Verdict]:
     place = _cache_place(root)
     known = _remembered(place, limit)
-    marks = [_mark(path) for path in paths]
+    marks = [mark_of(path) for path in paths]
     found = [known.get(_key(path, root)) for path in paths]
     fresh = [
         number
@@ -133,13 +133,37 @@ def _decoded(paths: list[str], limit: int) -> Iterator[Verdict]:
         pool.shutdown(cancel_futures=True)
 
 
-def _mark(path: str) -> list[int] | None:
+def mark_of(path: str) -> list[int] | None:
     """What tells a file from its changed self; None where it cannot be asked."""
     try:
         found = os.stat(path)
     except OSError:
         return None
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def remembered_sum(path: str, mark: tuple[int, ...]) -> str | None:
+    """The digest that a file had when it was last as it is now; None where nobody looked."""
+    try:
+        kept = json.loads(store.read_bytes(_sum_place(path), _CACHE_LIMIT))
+        return str(kept["sum"]) if kept["mark"] == list(mark) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember_sum(path: str, mark: tuple[int, ...], digest: str) -> None:
+    """Keep the digest of a file that is as `mark` says, so that it need not be read again."""
+    place = _sum_place(path)
+    try:
+        store.make_folder(place.parent)
+        store.write_text(place, json.dumps({"mark": list(mark), "sum": digest}))
+    except OSError as error:
+        _log.info("that %s was checked is not kept: %s", printable(path), error)
+
+
+def _sum_place(path: str) -> Path:
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    return cache_folder() / "checked" / f"{name}-sum.json"
 
 
 def _key(path: str, root: str) -> str:

@@ -2,7 +2,8 @@
 
 Sets in memory whose augmentation is done by the batch are gathered from one uint8 tensor. Files,
 and sets whose augmentation is done image by image, go through worker processes where there are
-any. Either way a sample's pixels are a function of (seed, epoch, index).
+any; windows of packed sets are cut in threads. A sample's pixels are always a function of (seed,
+epoch, index).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from plusx.data.augment import Word, plan
 from plusx.data.batch import Batch
+from plusx.data.cutting import Cutter, can_cut
 from plusx.data.draws import Draws, permutation
 from plusx.data.on_batch import PIXEL_STEPS
 from plusx.data.sample import Source, as_split
@@ -148,7 +150,20 @@ class Loader:
         self._samples = Samples(source, self.plan, seed, channels_last)
         self._order = _Order()
         self._closed = False
-        self._workers = self._start(workers) if workers and not self.plan.batched else None
+        self._cutter = (
+            Cutter(
+                source,
+                self.plan,
+                seed,
+                threads=workers,
+                channels_last=channels_last,
+                timeout=timeout,
+            )
+            if can_cut(source, self.plan)
+            else None
+        )
+        alone = self.plan.batched or self._cutter is not None
+        self._workers = self._start(workers) if workers and not alone else None
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
@@ -169,6 +184,8 @@ class Loader:
     def close(self) -> None:
         """End the worker processes; there is no further epoch."""
         self._workers = None
+        if self._cutter is not None:
+            self._cutter.close()
         self._closed = True
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
@@ -186,6 +203,8 @@ class Loader:
         images: Iterator[Tensor]
         if self.plan.batched:
             images = (self._gathered(indices, number) for indices in chosen)
+        elif self._cutter is not None:
+            images = self._cutter.batches(chosen, number)
         elif self._workers is None:
             images = (self._stacked(indices, number) for indices in chosen)
         else:

@@ -30,14 +30,22 @@ _LONGEST = 20
 def evaluation_view(image: Image.Image, size: Size) -> Image.Image:
     """The shorter side to size / 0.875, then the window in the middle: what evaluation sees."""
     height, width = (round(side / EVALUATION_SHARE) for side in size)
+    return _image(functional.center_crop(_covering(image, height, width), list(size)))
+
+
+def shorter_side(image: Image.Image, side: int) -> Image.Image:
+    """Scaled as evaluation does before it cuts: the shorter side to so many pixels."""
+    return _covering(image, side, side)
+
+
+def _covering(image: Image.Image, height: int, width: int) -> Image.Image:
     image = _shortened(image)
     # the least (height, width) of the image's shape that covers the wanted one, rounded down
     if height * image.width >= width * image.height:
         width = height * image.width // image.height
     else:
         height = width * image.height // image.width
-    image = functional.resize(image, [height, width], antialias=True)
-    return _image(functional.center_crop(image, list(size)))
+    return _image(functional.resize(image, [height, width], antialias=True))
 
 
 def _evaluate(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:

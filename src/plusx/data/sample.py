@@ -9,9 +9,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
 from plusx.data.image import DEFAULT_LIMIT, Decoder, Picture, printable
+from plusx.data.packed import Packed
 
 
 Split = Literal["train", "validation", "test", "all"]
@@ -111,6 +113,8 @@ class Source:
     notices: list[str] = field(default_factory=list)
     limit: int = DEFAULT_LIMIT  # pixels an image may have
     decoder: Decoder = "pillow"
+    packed: Packed | None = None  # where the pixels of `paths` are, which need not be there
+    numbers: Int64[Tensor, "n"] | None = None  # which images of the packed file these are
 
     def __post_init__(self) -> None:
         assert (self.images is None) != (self.paths is None)
@@ -129,6 +133,10 @@ class Source:
         if isinstance(stored, Picture):
             image = stored.decoded(self.preprocessing.channels, decoder=self.decoder)
             stored = np.asarray(image).reshape(image.height, image.width, -1)
+        elif (
+            stored.shape[2] != self.preprocessing.channels
+        ):  # packed are colours, and grey is wanted
+            stored = np.asarray(Image.fromarray(stored).convert("L"))[:, :, None]
         pixels = torch.from_numpy(stored.copy()).permute(2, 0, 1).contiguous()
         return Sample(pixels, label, self.paths[index])
 
@@ -136,6 +144,9 @@ class Source:
         """One image as it lies there: a file that is not decoded yet, or pixels."""
         if self.images is not None:
             return self.images[index].cpu().permute(1, 2, 0).numpy()
+        if self.packed is not None:
+            assert self.numbers is not None
+            return self.packed.pixels(int(self.numbers[index]))
         assert self.paths is not None
         return Picture(self.paths[index], self.limit)
 
@@ -158,6 +169,7 @@ class Source:
             images=None if self.images is None else self.images[chosen],
             paths=None if self.paths is None else [self.paths[index] for index in listed],
             rows=None if self.rows is None else [self.rows[index] for index in listed],
+            numbers=None if self.numbers is None else self.numbers[chosen],
             notices=list(self.notices),
         )
 
@@ -206,7 +218,7 @@ class Source:
         """A sha256 that changes with the set: its classes, labels and content.
 
         Images in memory are read whole; of a file its name below the root, its size, and 16 KiB at
-        each end.
+        each end; of a packed file the digest of its contents.
         """
         digest = hashlib.sha256()
         # a folder that is renamed holds the same images
@@ -217,9 +229,13 @@ class Source:
             digest.update(repr(tuple(self.images.shape)).encode())
             digest.update(self.images.cpu().contiguous().numpy().data)
             return digest.hexdigest()
+        if self.packed is not None:
+            digest.update(self.packed.digest.encode())
         for path in self.paths or []:
             shown = os.path.relpath(path, self.root) if self.root else path
             digest.update(os.fsencode(shown) + b"\0")
+            if self.packed is not None:
+                continue
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 digest.update(size.to_bytes(8, "little"))

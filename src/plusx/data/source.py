@@ -12,7 +12,8 @@ from torch import Tensor
 
 from plusx.data.check import Damaged, Entry, keep
 from plusx.data.folder import ScanReport, scan, scan_images
-from plusx.data.image import printable
+from plusx.data.image import Decoder, check_decoder, printable
+from plusx.data.packed import Packed, is_packed, read_packed
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import Preprocessing, Sample, Source, Split, as_split
 from plusx.data.splits import held_out
@@ -29,6 +30,8 @@ __all__ = [
     "open_images",
     "parts_of",
 ]
+
+Listing = ScanReport | Table | Packed
 
 # of images in files, where no network says otherwise: ImageNet's
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -48,8 +51,10 @@ def open_data(
     damaged: Damaged = "error",
     classes: tuple[str, ...] | None = None,
     multilabel: bool = False,
+    decoder: Decoder = "pillow",
 ) -> Source:
-    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder or a CSV.
+    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder, a CSV or a
+    packed file.
 
     split       "train", "validation", "test" or "all"
     seed        of the split where the data has none of its own
@@ -60,6 +65,8 @@ def open_data(
                 files are left out before anything else, and named in the notices
     classes     the classes that are expected, in their order (those of a trained network)
     multilabel  whether a row of a CSV can have several labels, also where none has
+    decoder     of colour JPEGs in training: "pillow", or "simplejpeg", which is quicker, of
+                slightly other pixels, and needs the extra plusx[fast]
 
     Every file of the split is decoded once, and the verdict kept in the cache folder.
     Raises ValueError for an unknown name, a missing path or data that cannot be used; OSError
@@ -81,16 +88,18 @@ def open_data(
             source = source.with_preprocessing(replace(source.preprocessing, size=(size, size)))
     else:
         path = Path(data).expanduser()
-        listing: ScanReport | Table
+        check_decoder(decoder)
+        listing: Listing
         if path.is_dir():
             listing = scan(path)
-        elif path.is_file():
-            if path.suffix.lower() != ".csv":
-                raise ValueError(f"{printable(path)} is neither a folder nor a CSV")
+        elif path.is_file() and path.suffix.lower() == ".csv":
             listing = read_table(path, classes, multilabel)
+        elif is_packed(path):
+            listing = read_packed(path)
         else:
             raise _unknown(data, path)
         source = _from_files(listing, path, wanted, seed, validation, size, damaged, classes)
+        source = replace(source, decoder=decoder)
     if not len(source):
         raise ValueError(f"{printable(name)} has no {wanted} split with validation = {validation}")
     return source
@@ -99,7 +108,8 @@ def open_data(
 def is_undivided(data: str | Path) -> bool:
     """Whether this is a folder or a CSV that does not say itself what validates and what tests."""
     path = Path(data).expanduser()
-    return (path.is_dir() or path.suffix.lower() == ".csv") and not parts_of(data)
+    own = path.is_dir() or path.suffix.lower() == ".csv" or is_packed(path)
+    return own and not parts_of(data)
 
 
 def parts_of(data: str | Path) -> tuple[str, ...]:
@@ -109,6 +119,8 @@ def parts_of(data: str | Path) -> tuple[str, ...]:
         return "train", "test"
     if path.is_dir():
         return scan(path).parts
+    if is_packed(path):
+        return read_packed(path).parts
     return table_parts(path) if path.is_file() and path.suffix.lower() == ".csv" else ()
 
 
@@ -143,7 +155,7 @@ def open_images(
 
 
 def _from_files(
-    listing: ScanReport | Table,
+    listing: Listing,
     path: Path,
     split: Split,
     seed: int,
@@ -155,7 +167,10 @@ def _from_files(
     shown = printable(path)
     known, dropped = _known_classes(listing, shown, damaged, classes)
     entries, cut = _entries_of(listing, shown, split, validation)
-    used, notices = keep(entries, listing.root, damaged)
+    if isinstance(listing, Packed):
+        used, notices = entries, [*listing.notices]
+    else:
+        used, notices = keep(entries, listing.root, damaged)
     if not used:
         raise ValueError(f"{shown} has no image in {split} that can be used")
     labels = _labels(listing, used, known)
@@ -180,11 +195,18 @@ def _from_files(
         root=listing.root,
         rows=rows or None,
         notices=[*dropped, *notices],
+        packed=listing if isinstance(listing, Packed) else None,
+        numbers=_numbers(listing, used) if isinstance(listing, Packed) else None,
     ).subset(chosen.tolist())
 
 
+def _numbers(packed: Packed, entries: list[Entry]) -> Tensor:
+    numbers = {entry.path: number for number, entry in enumerate(packed.entries)}
+    return torch.tensor([numbers[entry.path] for entry in entries], dtype=torch.int64)
+
+
 def _known_classes(
-    listing: ScanReport | Table, shown: str, damaged: Damaged, expected: tuple[str, ...] | None
+    listing: Listing, shown: str, damaged: Damaged, expected: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[str]]:
     """The classes, and notices of those left out. What is only listed decides, not what decodes."""
     found = listing.classes
@@ -216,7 +238,7 @@ def _known_classes(
 
 
 def _entries_of(
-    listing: ScanReport | Table, shown: str, split: Split, validation: float | int | None
+    listing: Listing, shown: str, split: Split, validation: float | int | None
 ) -> tuple[list[Entry], bool]:
     """The entries that a split is made from, and whether it is cut from them by the seed."""
     parts = listing.parts
@@ -234,7 +256,7 @@ def _entries_of(
     return listing.of("train"), True
 
 
-def _labels(listing: ScanReport | Table, entries: list[Entry], classes: tuple[str, ...]) -> Tensor:
+def _labels(listing: Listing, entries: list[Entry], classes: tuple[str, ...]) -> Tensor:
     if isinstance(listing, Table):
         return listing.labels(entries, classes)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -247,9 +269,9 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _unknown(data: str | Path, path: Path) -> ValueError:
     if os.path.lexists(path):
-        return ValueError(f"{printable(path)} is neither a folder nor a CSV")
+        return ValueError(f"{printable(path)} is neither a folder, a CSV nor a packed file")
     if isinstance(data, Path):  # a name of a set would be text
-        return ValueError(f"{printable(path)} is missing: there is no such folder or CSV")
+        return ValueError(f"{printable(path)} is missing: there is no such folder or file")
     near = difflib.get_close_matches(data, PUBLISHED, 1, 0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
     return ValueError(

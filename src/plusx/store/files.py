@@ -11,6 +11,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 _TEMPORARY = re.compile(r"\.plusx-[0-9a-f]{16}\.tmp")
@@ -54,6 +55,28 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             flush_folder(path.parent)
     except BaseException:
         remove_ours(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A new file to be written in the block, which takes its name only when the block ends well.
+
+    For files too large for the memory. A link under that name is replaced, not followed.
+    """
+    path = Path(path)
+    temporary = path.parent / temporary_name()
+    try:
+        with explained(path, 0):
+            with open(_new(temporary), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
 
 
@@ -124,10 +147,15 @@ def temporary_name() -> str:
     return f".plusx-{secrets.token_hex(8)}.tmp"
 
 
-def write_new(path: Path, data: bytes) -> None:
+def _new(path: Path) -> int:
+    """A descriptor of a file that was not there before."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o644)
+    return os.open(path, flags, 0o644)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    descriptor = _new(path)
     try:
         write_all(descriptor, data)
         os.fsync(descriptor)
@@ -160,7 +188,8 @@ def explained(path: Path, needed: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            text = f"the disk is full: {needed:,} bytes needed, {_free(path)} free"
+            wanted = f"{needed:,} bytes needed, " if needed else ""
+            text = f"the disk is full: {wanted}{_free(path)} free"
             if error.errno == errno.EFBIG:
                 text = f"the file is larger than allowed (ulimit -f): {needed:,} bytes needed"
             raise OSError(error.errno, text, str(path)) from error

@@ -1,0 +1,127 @@
+"""Whole batches of a packed set: windows are cut, scaled and turned over without a decoder.
+
+Done in threads, as no foreign file is decoded and numpy and torch leave the interpreter to others
+meanwhile; words that need Pillow are done image by image, in processes, as for files.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from plusx.data.augment import NORMALISED, Plan
+from plusx.data.draws import Draws
+from plusx.data.image import printable
+from plusx.data.packed import Packed
+from plusx.data.sample import Source
+from plusx.data.samples import as_array, as_image, viewed
+from plusx.data.scaled import random_windows, scaled
+from plusx.data.windows import half
+
+
+_FIRST = frozenset({"resizedcrop", "middle"})
+_TURNS = frozenset({"flip", "vflip"})
+
+Pixels = UInt8[np.ndarray, "h w c"]
+
+
+def can_cut(source: Source, steps: Plan) -> bool:
+    """Whether a sentence is one that Cutter does: a window, then flips."""
+    kinds = [word.kind for word in steps.words if word.kind not in NORMALISED]
+    colours = source.packed is not None and source.preprocessing.channels == 3
+    return colours and bool(kinds) and kinds[0] in _FIRST and set(kinds[1:]) <= _TURNS
+
+
+class Cutter:
+    """Makes the batches of a packed set by a plan, in `threads` threads or, with none, at once.
+
+    Raises RuntimeError where a batch takes over `timeout` seconds, as on a disk that hangs.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        steps: Plan,
+        seed: int,
+        *,
+        threads: int,
+        channels_last: bool,
+        timeout: int | float,
+    ) -> None:
+        assert source.packed is not None
+        assert source.numbers is not None
+        self.packed: Packed = source.packed
+        self.numbers = source.numbers.numpy()
+        self.plan = steps
+        self.size = source.preprocessing.size
+        self.seed = seed
+        self.threads = threads
+        self.channels_last = channels_last
+        self.timeout = timeout
+        self._pool = ThreadPoolExecutor(threads, "plusx-data") if threads else None
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def batches(self, chosen: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
+        """The images of each of the batches, two a thread ahead of what is asked for."""
+        if self._pool is None:
+            yield from (self.batch(indices, epoch) for indices in chosen)
+            return
+        upcoming = (self._pool.submit(self.batch, indices, epoch) for indices in chosen)
+        waiting: list[Future[Tensor]] = list(islice(upcoming, 2 * self.threads))
+        try:
+            while waiting:
+                yield waiting.pop(0).result(self.timeout)
+                waiting.extend(islice(upcoming, 1))
+        except TimeoutError:
+            raise RuntimeError(
+                f"{printable(self.packed.path)}: a batch was not read in {self.timeout} seconds"
+            ) from None
+        finally:
+            for left in waiting:
+                left.cancel()
+
+    def batch(self, indices: np.ndarray, epoch: int) -> UInt8[Tensor, "n c h w"]:
+        """The images of the samples `indices`."""
+        draws = Draws.of(self.seed, epoch, indices)
+        numbers = self.numbers[indices]
+        mirrored, upset = np.zeros((2, len(indices)), np.bool_)
+        for place, word in enumerate(self.plan.words):
+            if word.kind == "flip":
+                mirrored = mirrored ^ half(draws.at(place))
+            elif word.kind == "vflip":
+                upset = upset ^ half(draws.at(place))
+        height, width = self._window()
+        made = np.empty((len(indices), height, width, 3), np.uint8)
+        turns = zip(mirrored.tolist(), upset.tolist())
+        for row, image, (mirror, turn) in zip(made, self._cut(numbers, draws), turns):
+            image = image[::-1] if turn else image
+            row[:] = image[:, ::-1] if mirror else image
+        images = torch.from_numpy(made).permute(0, 3, 1, 2)
+        return images if self.channels_last else images.contiguous()
+
+    def _window(self) -> tuple[int, int]:
+        side = self.plan.words[0].side
+        return self.size if side is None else (side, side)
+
+    def _cut(self, numbers: np.ndarray, draws: Draws) -> Iterator[Pixels]:
+        size = self._window()
+        if self.plan.words[0].kind == "middle":
+            for number in numbers.tolist():
+                yield self._middle(self.packed.pixels(number), size)
+            return
+        heights, widths = self.packed.heights[numbers], self.packed.widths[numbers]
+        found = np.stack(random_windows(draws.at(0), heights, widths), 1)
+        for number, (top, left, tall, wide) in zip(numbers.tolist(), found.tolist()):
+            pixels = self.packed.pixels(number)[top : top + tall, left : left + wide]
+            yield scaled(pixels.copy(), size)
+
+    def _middle(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
+        return as_array(viewed(as_image(pixels, 3), size, "middle"))

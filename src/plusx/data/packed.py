@@ -1,0 +1,220 @@
+"""A packed set: images scaled once and kept as bytes in one file, so that nothing is decoded again.
+
+The file, of which nothing is believed before it is checked:
+
+    MAGIC | the images' pixels, row by row, RGB, one after the other | JSON | sha256 of the JSON |
+    length of the JSON in 8 bytes, least first | MAGIC
+
+The JSON has the classes, and of every image its name below the folder, class, split, height and
+width; the size and digest of the file that it was made from; and the digest of all pixels.
+"""
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from plusx import store
+from plusx.data.check import Entry, mark_of, remember_sum, remembered_sum
+from plusx.data.folder import scan
+from plusx.data.image import printable
+
+
+_log = logging.getLogger("plusx.data")
+
+MAGIC = b"plusx packed 1\n\0"
+_END = 32 + 8 + len(MAGIC)
+_JSON_LIMIT = 2**31
+_CHUNK = 1 << 24
+_COLUMNS = ("path", "label", "split", "height", "width", "bytes", "modified", "sha256")
+_SPLITS = ("", "train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A packed file whose contents fit their checksums, as a listing of images."""
+
+    path: str
+    root: str  # the folder that it was made from
+    side: int  # pixels of the shorter side
+    parts: tuple[str, ...]
+    classes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    notices: tuple[str, ...]
+    heights: Int64[np.ndarray, "n"]
+    widths: Int64[np.ndarray, "n"]
+    digest: str
+    _starts: Int64[np.ndarray, "n"]
+    _bytes: UInt8[np.ndarray, "b"]
+
+    def of(self, split: str) -> list[Entry]:
+        """The entries of one split, or of all of a set without splits."""
+        return [entry for entry in self.entries if not self.parts or entry.split == split]
+
+    def pixels(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Those of one image, as they lie in the file: they cannot be written."""
+        height, width, start = self.heights[number], self.widths[number], self._starts[number]
+        return self._bytes[start : start + 3 * height * width].reshape(height, width, 3)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # to a worker goes where the file is, and not what is in it
+        return read_packed, (self.path,)
+
+
+def is_packed(path: str | Path) -> bool:
+    """Whether a file begins as packed sets do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def read_packed(path: str | Path) -> Packed:
+    """Open a packed file: its sums are checked (once for as long as it does not change), and the
+    folder that it was made from, where that is still there, has to be as it was.
+
+    Raises ValueError that names the file where it is damaged, and the first image that changed.
+    """
+    real = os.path.realpath(path)
+    mark = mark_of(real)
+    if mark is None:
+        raise ValueError(f"{printable(path)} is missing")
+    return _read(real, tuple(mark))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, mark: tuple[int, ...]) -> Packed:
+    shown = printable(path)
+    said, digest, end = _index(path, shown)
+    try:
+        packed, files = _understood(said, digest, path, end)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{shown} is no packed set that can be read: {error}") from None
+    wanted = said["pixels"]["sha256"]
+    if remembered_sum(path, mark) != wanted:
+        if _sum(packed._bytes[len(MAGIC) : end], shown) != wanted:
+            raise ValueError(
+                f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
+            )
+        remember_sum(path, mark, wanted)
+    changed = _first_change(packed, files)
+    if changed:
+        raise ValueError(
+            f"{shown} was packed from {printable(packed.root)}, where {changed}: pack it again "
+            f"(plusx pack {printable(packed.root)} --to {shown})"
+        )
+    return packed
+
+
+def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
+    """The JSON, its digest, and the place where it begins."""
+    whole = os.path.getsize(path)
+    with open(path, "rb") as file:
+        begins = file.read(len(MAGIC)) == MAGIC
+        if begins and whole >= len(MAGIC) + _END:
+            file.seek(whole - _END)
+            last = file.read(_END)
+            length = int.from_bytes(last[32:40], "little")
+            end = whole - _END - length
+            if last[40:] == MAGIC and length <= _JSON_LIMIT and end >= len(MAGIC):
+                file.seek(end)
+                text = file.read(length)
+                if hashlib.sha256(text).digest() == last[:32]:
+                    try:
+                        return json.loads(text), last[:32].hex(), end
+                    except (ValueError, RecursionError) as error:
+                        raise ValueError(f"{shown} is no packed set: {error}") from None
+    raise ValueError(
+        f"{shown} is damaged: its end does not fit its checksum; pack it again"
+        if begins
+        else f"{shown} is no packed set"
+    )
+
+
+def _understood(
+    said: dict[str, Any], digest: str, path: str, end: int
+) -> tuple[Packed, list[tuple[str, int, int, str]]]:
+    columns = {name: said["images"][name] for name in _COLUMNS}
+    counts = {name: len(column) for name, column in columns.items()}
+    if len(set(counts.values())) != 1 or not counts["path"]:
+        raise ValueError(f"its columns have {counts} entries")
+    root, classes = str(said["source"]), tuple(map(str, said["classes"]))
+    for name in columns["path"]:
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise ValueError(f"{name!r} lies outside its folder")
+    if not set(columns["split"]) <= set(_SPLITS):
+        raise ValueError("an image is of an unknown split")
+    entries = tuple(
+        Entry(os.path.join(root, name), classes[label], split=split)
+        for name, label, split in zip(columns["path"], columns["label"], columns["split"])
+    )
+    if min(columns["label"]) < 0:
+        raise ValueError("an image has no class")
+    heights, widths = (np.array(columns[name], np.int64) for name in ("height", "width"))
+    if min(heights.min(), widths.min()) < 1 or max(heights.max(), widths.max()) > 2**20:
+        raise ValueError("an image has no size")
+    sizes = 3 * heights * widths
+    starts = len(MAGIC) + np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    if len(MAGIC) + int(sizes.sum()) != end:
+        raise ValueError("it has not as many pixels as its images")
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    packed = Packed(
+        path=path,
+        root=root,
+        side=int(said["side"]),
+        parts=tuple(map(str, said["parts"])),
+        classes=classes,
+        entries=entries,
+        notices=tuple(map(str, said["notices"])),
+        heights=heights,
+        widths=widths,
+        digest=digest,
+        _starts=starts,
+        _bytes=np.frombuffer(mapped, np.uint8),
+    )
+    names = [*columns["path"], *said["left_out"]]
+    nothing = [None] * len(said["left_out"])
+    made_from = [[*columns[name], *nothing] for name in ("bytes", "modified", "sha256")]
+    return packed, list(zip(names, *made_from))
+
+
+def _sum(pixels: UInt8[np.ndarray, "b"], shown: str) -> str:
+    digest, said = hashlib.sha256(), time.monotonic()
+    for start in range(0, len(pixels), _CHUNK):
+        digest.update(pixels[start : start + _CHUNK].data)
+        if time.monotonic() - said > 2:
+            _log.info("checked %.0f %% of %s", 100 * start / len(pixels), shown)
+            said = time.monotonic()
+    return digest.hexdigest()
+
+
+def _first_change(packed: Packed, files: list[tuple[str, Any, Any, Any]]) -> str:
+    """What is not as it was in the folder, where that is still there; "" if nothing."""
+    if not os.path.isdir(packed.root):
+        return ""
+    try:
+        found = {entry.path for entry in scan(packed.root).entries if entry.state == "used"}
+    except ValueError as error:
+        return str(error)
+    known = {os.path.join(packed.root, name): rest for name, *rest in files}
+    for path in sorted(found ^ set(known)):
+        shown = printable(path, packed.root)
+        return f"{shown} is {'new' if path in found else 'missing'}"
+    for path, (size, modified, digest) in known.items():
+        mark = mark_of(path)
+        if digest is None or mark is None or (mark[0] == size and mark[1] == modified):
+            continue
+        if mark[0] != size or hashlib.sha256(store.read_bytes(path)).hexdigest() != digest:
+            return f"{printable(path, packed.root)} has changed"
+    return ""
