@@ -38,9 +38,6 @@ from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon
-from plusx.report import page
-from plusx.report.colours import Palette
-from plusx.report.figures import alternative, figure
 from plusx.run import parts
 from plusx.run.environment import environment
 from plusx.run.evaluation import Viewed
@@ -240,12 +237,18 @@ def curve(rows: Sequence[Row]) -> dict[str, Any]:
         "lines": lines,
         "level": None,
     }
-    return {**told, "alternative": alternative(told)}
+    return told
 
 
 def write(said: Said, rows: list[Row]) -> None:
     """The result, and a page with the curve beside the cells."""
+    # matplotlib takes half a second to load
+    from plusx.report import page
+    from plusx.report.colours import Palette
+    from plusx.report.figures import alternative, figure
+
     told = curve(rows)
+    told["alternative"] = alternative(told)
     surroundings = environment(torch.device("cpu"))
     own = ("plusx", "python", "torch", "torchvision", "numpy")
     names = {f"{row['name']}, {row['work']:g} PFLOP": row["accuracy"] for row in rows}

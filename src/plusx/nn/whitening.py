@@ -8,17 +8,14 @@ from collections.abc import Iterable
 from math import prod
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.nn.init import CONVOLUTIONS
 
 
 @torch.no_grad()
-def whiten(
-    net: nn.Module, images: Iterable[Float[Tensor, "n c *s"]], epsilon: float = 5e-4
-) -> None:
-    """Let the first convolution of `net` whiten the patches of these images, and freeze it.
+def whiten(net: nn.Module, images: Iterable[Tensor], epsilon: float = 5e-4) -> None:
+    """Let the first convolution of `net` whiten patches of images (n, c, *s), and freeze it.
 
     Its filters become the principal directions of the patches, the strongest first, each divided by
     sqrt(variance + epsilon), and behind them their negatives, so that an activation that cuts off
