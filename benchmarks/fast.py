@@ -227,7 +227,7 @@ def curve(rows: Sequence[Row]) -> dict[str, Any]:
                 "dashed": False,
             }
         )
-    told = {
+    return {
         "kind": "lines",
         "title": "Validation accuracy at equal work",
         "caption": "One view of each image. The mean over the seeds, between least and most.",
@@ -237,7 +237,6 @@ def curve(rows: Sequence[Row]) -> dict[str, Any]:
         "lines": lines,
         "level": None,
     }
-    return told
 
 
 def write(said: Said, rows: list[Row]) -> None:
