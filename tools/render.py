@@ -119,6 +119,22 @@ def loader(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", _where(found)])
 
 
+def fast(found: Mapping[str, Any]) -> str:
+    """Accuracy at equal work: a row for each work, a column for each recipe."""
+    rows = found["rows"]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    lines = [f"| PFLOP | {' | '.join(names)} | fast, {rows[0]['views']} views | seeds |"]
+    lines.append(f"|---:|{'---:|' * (len(names) + 2)}")
+    for work in dict.fromkeys(row["work"] for row in rows):
+        here = {row["name"]: row for row in rows if row["work"] == work}
+        cells = [_spread(here[name]["accuracy"]) if name in here else "" for name in names]
+        views = _spread(here["fast"]["accuracy_views"]) if "fast" in here else ""
+        seeds = max(len(row["seeds"]) for row in here.values())
+        lines.append(f"| {work:g} | {' | '.join(cells)} | {views} | {seeds} |")
+    precision = found["recipe"]["precision"]
+    return "\n".join([*lines, "", f"Computed in {precision}. {_where(found)}"])
+
+
 def startup(found: Mapping[str, Any]) -> str:
     """Seconds until an answer."""
     lines = ["| what | median of seconds | interval of 95 % | limit |", "|---|---:|---|---:|"]
@@ -168,6 +184,7 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         "python benchmarks/loader.py --out results/loader.json",
         loader,
     ),
+    "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
     "startup": ("benchmark_startup.json", "python benchmarks/startup.py", startup),
     "stochastic-depth": (
         "stochastic_depth.json",
