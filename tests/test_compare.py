@@ -112,13 +112,18 @@ def test_folders_of_something_else_are_refused(
 
 def _start(out: Path, *overrides: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "plusx", "compare", "digits", *overrides, "--out", str(out)]
-    return subprocess.Popen(
-        [*command, "--jobs", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    # a shell that starts the tests in the background has them ignore interrupts, and what they start
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [*command, "--jobs", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @contextlib.contextmanager
