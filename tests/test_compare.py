@@ -112,7 +112,7 @@ def test_folders_of_something_else_are_refused(
 
 def _start(out: Path, *overrides: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "plusx", "compare", "digits", *overrides, "--out", str(out)]
-    # a shell that starts the tests in the background has them ignore interrupts, and what they start
+    # a shell that starts tests in the background has them ignore interrupts, and their children
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
