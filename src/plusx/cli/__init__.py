@@ -12,11 +12,22 @@ from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import about, bench, evidence, networks, training, using
+from plusx.cli import about, bench, evidence, exporting, networks, training, using
 from plusx.cli.shell import app
 
 
-__all__ = ["about", "app", "bench", "evidence", "main", "networks", "run", "training", "using"]
+__all__ = [
+    "about",
+    "app",
+    "bench",
+    "evidence",
+    "exporting",
+    "main",
+    "networks",
+    "run",
+    "training",
+    "using",
+]
 
 
 class _Terminated(BaseException):

@@ -28,7 +28,7 @@ from plusx.cli.shell import (
 def evaluate(
     trained: Annotated[
         str,
-        Parameter(name="RUN", help="A run's folder, a safetensors file, or a network's name."),
+        Parameter(name="RUN", help="A run's folder, a safetensors or ONNX file, or a name."),
     ],
     /,
     *,
@@ -84,11 +84,13 @@ def evaluate(
 @app.command(
     help_epilogue="Examples:\n  plusx predict runs/photos holiday.jpg\n"
     "  plusx predict runs/photos new-photos --out answers --views flip\n"
-    "  plusx predict model.safetensors *.png --json"
+    "  plusx predict model.safetensors *.png --json\n"
+    "  plusx predict model.onnx *.png"
 )
 def predict(
     trained: Annotated[
-        str, Parameter(name="RUN", help="A run's folder or a safetensors file that plusx wrote.")
+        str,
+        Parameter(name="RUN", help="A run's folder, or a safetensors or ONNX file of plusx."),
     ],
     /,
     *paths: Annotated[str, about("Images, and folders of images.")],

@@ -21,11 +21,10 @@ LARGEST = 2**31 - 2**20  # bytes: more than this no ONNX file holds in itself
 _CONVOLUTIONS = {f"conv{ndim}d.default" for ndim in (1, 2, 3)}
 
 
-def to_onnx(net: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> bytes:
+def to_onnx(net: nn.Module, example: Tensor) -> bytes:
     """The network as the content of an ONNX file: `input` (n, ...) to `logits` (n, k).
 
-    `example` is one input or more, (n, ...); its sizes behind n are those of the file. `metadata`
-    goes into the file as it is.
+    `example` is one input or more, (n, ...); its sizes behind n are those of the file.
     ValueError: the network does something that is not known here, or is too large for a file.
     RuntimeError: the extra is not installed.
     """
@@ -51,7 +50,6 @@ def to_onnx(net: nn.Module, example: Tensor, metadata: Mapping[str, str]) -> byt
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    helper.set_model_props(made, dict(metadata))
     content: bytes = made.SerializeToString(deterministic=True)
     return content
 
@@ -99,7 +97,9 @@ def written(program: torch.export.ExportedProgram) -> tuple[Graph, Value]:
 def _write(graph: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> None:
     """Add what a step is; its value goes to `values`."""
     if node.target is operator.getitem:
-        values[node] = values[node.args[0]][node.args[1]]
+        several, place = node.args
+        assert isinstance(several, fx.Node)
+        values[node] = values[several][place]
         return
     arguments = _arguments(node, values)
     if not any(isinstance(each, Value) for each in _flat(arguments.values())):
@@ -134,7 +134,8 @@ def _write(graph: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> None:
         return
     values[node] = Value(OPERATORS[name](graph, arguments, _sizes(node)), _sizes(node))
     if word.endswith("_"):  # whoever reads the input from now on reads the result
-        values[node.args[0]] = values[node]  # type: ignore[index]
+        assert isinstance(node.args[0], fx.Node)
+        values[node.args[0]] = values[node]
 
 
 def folded(convolution: Mapping[str, Any], norm: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,16 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     }
 
 
+def exact_eight_bits() -> bool:
+    """Whether this processor adds products of eight bits in 32 bits, where sums cannot saturate.
+
+    False where nothing is known of it.
+    """
+    _, flags = _processor()
+    exact = ("vnni", "amx_int8", "asimddp")
+    return any(name in flag for flag in flags.split() for name in exact)
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change bits."""
     before = {"processes": 1, **before}  # which was not said always

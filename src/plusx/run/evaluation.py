@@ -126,11 +126,11 @@ def _source(
     if data is None and recipe is None:
         raise ValueError(f"{run.path} is a file of weights: say which data with --data")
     trained_on = False
-    if recipe is not None and (data is None or _is_own(recipe, data)):
+    if recipe is not None and (data is None or is_own(recipe, data)):
         assert home is not None
         whole = split == "validation" and data is not None and _keeps_nothing(recipe, data)
         source = parts.open_split(recipe, "all" if whole else split)
-        _refuse_changed(home, source)
+        refuse_changed(home, source)
         trained_on = source.split == "all"
     else:
         assert data is not None
@@ -141,13 +141,13 @@ def _source(
             kept, split = _moved(run, home, recipe, data, "validation", damaged), "all"
         if run.assumed and data in PUBLISHED:
             size = None
-        source = kept or _other(run, data, split, seed, size, damaged)
+        source = kept or other_data(run, data, split, seed, size, damaged)
         if source.split == "all":
             trained_on = _moved(run, home, recipe, data, "train", damaged) is not None
     if trained_on:
         said = f"the images that the run was trained on are among those of {source.name}"
         source = dataclasses.replace(source, notices=[said, *source.notices])
-    source = _in_order_of(run, source)
+    source = in_order_of(run, source)
     if source.preprocessing.channels != run.preprocessing.channels and source.in_memory:
         raise ValueError(
             f"{source.name} has {source.preprocessing.channels} channels, the network wants "
@@ -164,7 +164,7 @@ def _source(
     return source.with_preprocessing(run.preprocessing)
 
 
-def _other(
+def other_data(
     run: Run,
     data: str | Path,
     split: Split,
@@ -232,7 +232,7 @@ def _home(run: Run) -> Path | None:
     return folder if (folder / DATA).is_file() else None
 
 
-def _is_own(recipe: Recipe, data: str | Path) -> bool:
+def is_own(recipe: Recipe, data: str | Path) -> bool:
     """Whether `data` is what the recipe says to train on."""
     if not isinstance(recipe.data, OwnData):
         return data == recipe.data.kind
@@ -244,7 +244,7 @@ def _keeps_nothing(recipe: Recipe, data: str | Path) -> bool:
     return recipe.data.validation == 0 and is_undivided(data)
 
 
-def _refuse_changed(home: Path, source: Source) -> None:
+def refuse_changed(home: Path, source: Source) -> None:
     """ValueError where a split that the run knows is no longer what it was."""
     known = store.read_json(home / DATA).get(source.split)
     if known is not None and known["fingerprint"] != source.fingerprint():
@@ -282,7 +282,7 @@ def _moved(
     return source if same else None
 
 
-def _in_order_of(run: Run, source: Source) -> Source:
+def in_order_of(run: Run, source: Source) -> Source:
     """The images with the run's class numbers, matched by the classes' names."""
     if source.classes == run.classes:
         return source

@@ -1,6 +1,7 @@
 """What lies in a run's folder, and opening one for use."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +17,14 @@ from plusx.grammar.shapes import each_dimension
 from plusx.models import create_model
 from plusx.nn.network import Network
 from plusx.recipe import KnownData, Recipe, parse_recipe
+from plusx.run.environment import exact_eight_bits
 from plusx.run.parts import spec_of
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 from plusx.weights import Weights, open_network
 from plusx.weights.convert import HABITS, usual_classes, usual_preprocessing
 from plusx.weights.fetch import find_weights
+from plusx.weights.files import FORMAT, described, kind_of
 
 
 RECIPE = "recipe.toml"
@@ -65,22 +68,28 @@ class Run:
         return "whole" if self.sees_whole else "middle"
 
     @property
+    def has_gradients(self) -> bool:
+        """Whether torch computes the network: what asks how answers come about needs that."""
+        return any(True for _ in self.net.parameters())
+
+    @property
     def multilabel(self) -> bool:
         """Whether an image can have several labels."""
         return isinstance(self.task, Classify) and self.task.multilabel
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a run's folder, or a file of weights that plusx wrote, in evaluation mode.
+    """Open a run's folder, or a file of weights or an ONNX file that plusx wrote, for evaluation.
 
     A run that is not finished is opened at its newest checkpoint. ValueError: it is neither, or
     does not say what it takes to be used.
     """
     path = Path(path)
     if path.is_file():
-        return _from_weights(path)
+        is_onnx = path.suffix == ".onnx" or kind_of(path) == "an ONNX file"
+        return _from_onnx(path) if is_onnx else _from_weights(path)
     if not path.exists():
-        raise ValueError(f"{path}: no such run or file of weights")
+        raise ValueError(f"{path}: no such run, file of weights or ONNX file")
     if not (path / RECIPE).is_file():
         inside = sorted(found.parent.name for found in path.glob(f"*/{RECIPE}"))[:3]
         hint = f"; did you mean {path / inside[0]}?" if inside else ""
@@ -215,6 +224,48 @@ def _from_weights(path: Path) -> Run:
         recipe=None,
         finished=True,
     )
+
+
+def _from_onnx(path: Path) -> Run:
+    """The network is a session of ONNX Runtime; all else is as with a file of weights."""
+    from plusx.export import OnnxNetwork, read_onnx
+
+    file = read_onnx(path)
+    try:
+        said = described({}, {**file.metadata, "format": FORMAT})
+        if said.preprocessing is None:
+            raise ValueError("it does not say how images are to be prepared")
+        preprocessing = Preprocessing.from_dict(said.preprocessing)
+        classes = said.classes or tuple(map(str, range(file.outputs)))
+        if file.tokens or file.sizes != (preprocessing.channels, *preprocessing.size):
+            raise ValueError(f"its input is {file.sizes}, and {said.preprocessing} is said of it")
+        if len(classes) != file.outputs or not classes:
+            raise ValueError(f"it names {len(classes)} classes for {file.outputs} outputs")
+        net = OnnxNetwork(file.content)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+    _warn_of_saturation(path, file.metadata.get("int8", ""))
+    return Run(
+        path=path,
+        sees_whole=_sees_whole(said, said.preprocessing),
+        named=bool(said.classes),
+        net=net,
+        task=Classify(net, multilabel=said.multilabel, classes=classes).eval(),
+        classes=classes,
+        preprocessing=preprocessing,
+        recipe=None,
+        finished=True,
+    )
+
+
+def _warn_of_saturation(path: Path, int8: str) -> None:
+    """Weights of eight full bits need a processor that adds their products in 32."""
+    if '"full_range": true' in int8 and not exact_eight_bits():
+        warnings.warn(
+            f"{path} was quantised for a processor with VNNI, which this one has not: its sums can "
+            "saturate and its answers be wrong; export it again here",
+            stacklevel=3,
+        )
 
 
 def _sees_whole(weights: Weights, preprocessing: Mapping[str, Any]) -> bool:

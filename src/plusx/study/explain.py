@@ -110,6 +110,11 @@ def explain(
     class or stage that is not there, an extra that is not installed, or a network that has no
     place to explain by. RuntimeError: no file can be used.
     """
+    if not run.has_gradients:
+        raise ValueError(
+            f"{printable(run.path)} is an ONNX file, which has no gradients and no weights to "
+            "shuffle: name the run or the safetensors file that it was exported from"
+        )
     chosen = _method(method)
     target = _class(run, class_name)
     number = _stage(run.net, stage, method)

@@ -77,7 +77,7 @@ def read_weights(path: str | Path) -> Weights:
         )
     tensors, metadata = store.load_tensors(path)
     try:
-        return _described(tensors, metadata)
+        return described(tensors, metadata)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"the metadata of {path} is not plusx's: {error}") from None
 
@@ -199,7 +199,9 @@ def _kind_of_zip(path: Path) -> str:
     return "a zip archive"
 
 
-def _described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
+def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
+    """What metadata says, beside tensors. Nobody has to trust it: ValueError, TypeError, KeyError
+    or RecursionError where it does not make sense."""
     if metadata.get("format") != FORMAT:
         return Weights(tensors)
     spec, plain = None, None

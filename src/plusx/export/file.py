@@ -1,0 +1,146 @@
+"""ONNX files that plusx writes, and opening one that somebody gave us.
+
+What makes the network usable (classes, preprocessing, the spec) stands in `metadata_props`, beside
+`digest`: the sha256 of all the rest of the file. A file is untrusted until it is read here: it must
+be what plusx wrote, to the last bit, hold all of its numbers itself, and consist of nothing but the
+kinds of nodes that plusx writes.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plusx import store
+from plusx.export.extra import require_onnx
+from plusx.export.graph import INPUT, LARGEST, OUTPUT
+
+
+FORMAT = "plusx onnx 1"
+KINDS = {
+    "Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "DequantizeLinear", "Div",
+    "Gather", "GatherElements", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Identity",
+    "InstanceNormalization", "LayerNormalization", "MatMul", "MaxPool", "Mul", "Pad",
+    "QuantizeLinear", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax",
+    "Sub", "Tanh", "TopK", "Transpose",
+}  # fmt: skip
+_MAX_METADATA = 1_000_000
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that passed: its bytes, what it says of itself, and its sizes behind the batch."""
+
+    content: bytes
+    metadata: dict[str, str]
+    sizes: tuple[int, ...]
+    outputs: int
+    tokens: bool  # whether the inputs are whole numbers
+
+
+def sealed(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The same model with this metadata, its format and the digest of it all."""
+    from onnx import ModelProto, helper
+
+    model = ModelProto.FromString(content)
+    del model.metadata_props[:]
+    helper.set_model_props(model, {**metadata, "format": FORMAT})
+    digest = _digest(model)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "digest", digest
+    done: bytes = model.SerializeToString(deterministic=True)
+    return done
+
+
+def read_onnx(path: str | Path) -> OnnxFile:
+    """Read a file that `plusx export` wrote.
+
+    ValueError: it is damaged, was not written by plusx or was changed since, or keeps numbers in
+    another file. RuntimeError: the extra is not installed.
+    """
+    require_onnx()
+    return checked(store.read_bytes(path, LARGEST), str(path))
+
+
+def checked(content: bytes, where: str) -> OnnxFile:
+    """The same for bytes that are read already."""
+    from google.protobuf.message import DecodeError
+    from onnx import ModelProto
+
+    try:
+        model = ModelProto.FromString(content)
+    except (DecodeError, RecursionError):
+        raise ValueError(f"{where} is damaged, or is no ONNX file") from None
+    if not model.graph.node:
+        raise ValueError(f"{where} is damaged, or is no ONNX file: it has no graph")
+    if any(_is_external(tensor) for tensor in _tensors(model)):
+        raise ValueError(f"{where} keeps numbers in another file, which plusx does not open")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{where} is an ONNX file that plusx did not write: it does not say which network it "
+            "is, nor how its inputs are prepared (`plusx export` makes one)"
+        )
+    if sum(map(len, metadata.values())) > _MAX_METADATA:
+        raise ValueError(f"{where} has more than {_MAX_METADATA:,} characters of metadata")
+    if metadata.pop("digest", None) != _digest(model):
+        raise ValueError(f"{where} is not as plusx wrote it: it is damaged, or was changed since")
+    _refuse_foreign(model, where)
+    (given,), (answer,) = model.graph.input, model.graph.output
+    sizes, outputs = _sizes(given), _sizes(answer)
+    if given.name != INPUT or answer.name != OUTPUT or len(outputs) != 1:
+        raise ValueError(f"{where} does not take `{INPUT}` (n, ...) and give `{OUTPUT}` (n, k)")
+    tokens = given.type.tensor_type.elem_type == 7  # TensorProto.INT64
+    return OnnxFile(content, metadata, sizes, outputs[0], tokens)
+
+
+def _digest(model: Any) -> str:
+    """The sha256 of a model without its entry `digest`."""
+    from onnx import ModelProto
+
+    kept = ModelProto()
+    kept.CopyFrom(model)
+    entries = [entry for entry in kept.metadata_props if entry.key != "digest"]
+    del kept.metadata_props[:]
+    kept.metadata_props.extend(entries)
+    return hashlib.sha256(kept.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _refuse_foreign(model: Any, where: str) -> None:
+    """ValueError for anything that plusx does not write: other domains, functions, graphs within"""
+    graph = model.graph
+    strange = {node.op_type for node in graph.node if node.domain or node.op_type not in KINDS}
+    within = [each for node in graph.node for each in node.attribute if each.HasField("g")]
+    if strange or within or model.functions or len(graph.input) != 1 or len(graph.output) != 1:
+        said = f" ({', '.join(sorted(strange)[:5])})" if strange else ""
+        raise ValueError(f"{where} has parts that plusx does not write{said}")
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """Every constant of a model, those within nodes, graphs and functions included."""
+
+    def inside(nodes: Any) -> Iterator[Any]:
+        for node in nodes:
+            for each in node.attribute:
+                yield from (each.t, *each.tensors)
+                for graph in (each.g, *each.graphs):
+                    yield from of(graph)
+
+    def of(graph: Any) -> Iterator[Any]:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        yield from inside(graph.node)
+
+    yield from of(model.graph)
+    for function in model.functions:
+        yield from inside(function.node)
+
+
+def _is_external(tensor: Any) -> bool:
+    return tensor.data_location == 1 or bool(tensor.external_data)  # TensorProto.EXTERNAL
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    return tuple(size.dim_value for size in value.type.tensor_type.shape.dim[1:])

@@ -1,0 +1,156 @@
+"""A trained network to an ONNX file that is checked against torch before it is kept."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+import plusx
+from plusx import export, store
+from plusx.data.image import printable
+from plusx.grammar.sentence import parse
+from plusx.grammar.shapes import each_dimension
+from plusx.grammar.spec import Net
+from plusx.models import create_model
+from plusx.nn.network import Network
+from plusx.recipe import NetByName
+from plusx.run.folder import UNFINISHED, Run, load_run, load_weights_as
+from plusx.run.quantising import quantised
+from plusx.weights.fetch import find_weights
+from plusx.weights.files import Weights, describe, open_network, read_weights
+from plusx.zoo import find
+
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A network to be exported; `run` is None where it takes no images."""
+
+    net: nn.Module
+    sizes: tuple[int, ...]  # of an input
+    tokens: int  # how many there are; 0 where an input is numbers
+    metadata: dict[str, str]
+    run: Run | None
+
+
+def export_onnx(
+    trained: str | Path,
+    to: str | Path,
+    *,
+    weights: str | None = None,
+    int8: bool = False,
+    data: str | Path | None = None,
+    damaged: Literal["error", "skip"] = "error",
+    tell: Tell = lambda line: None,
+) -> dict[str, Any]:
+    """Write a run, a file of weights, or a network of the zoo with `weights`, as an ONNX file.
+
+    The file is checked against torch before it is kept: see `plusx.export.compare`. With `int8` it
+    is quantised on training images of the run's own data, or of `data`, its choices made on
+    validation images; the test set is not touched. `tell` hears how far that is.
+
+    Gives the error that was found and what is allowed, and with `int8` what eight bits cost and
+    gain on validation images that had no part in the choices.
+    ValueError: it cannot be exported, or there are too few images. RuntimeError: the file does not
+    compute what the network does; nothing is written then.
+    """
+    to = Path(to)
+    if to.suffix != ".onnx":
+        raise ValueError(f"{printable(to)}: what is exported is an .onnx file")
+    if data is not None and not int8:
+        raise ValueError("--data gives images to calibrate with, and goes with --int8")
+    opened = _open(trained, weights)
+    run, metadata = opened.run, opened.metadata
+    if int8 and run is None:
+        raise ValueError("eight bits are chosen by images, and this network takes none")
+    inputs = export.example_inputs(opened.sizes, opened.tokens)
+    content = export.to_onnx(opened.net, inputs[:1])
+    agreement = export.compare(opened.net, content, inputs)
+    result: dict[str, Any] = {
+        "out": str(to),
+        "model": metadata.get("model"),
+        "input": list(opened.sizes),
+        "error": agreement.error,
+        "allowed": agreement.allowed,
+        "largest_logit": agreement.largest,
+        "inputs": agreement.inputs,
+        "notices": [],
+    }
+    if run is not None and not run.finished:
+        result["notices"].append(f"{printable(run.path)}: {UNFINISHED}")
+    if run is not None and run.assumed:
+        result["notices"].append("how images are prepared is not known: the usual way is assumed")
+    if int8:
+        assert run is not None
+        content, said = quantised(run, content, data, damaged, tell)
+        result["notices"] += said.pop("notices")
+        result["int8"] = said
+        kept = ("weights", "activations", "full_range", "calibration", "float_layers", "images")
+        metadata = {**metadata, "int8": json.dumps({key: said[key] for key in kept})}
+    content = export.sealed(content, metadata)
+    export.checked(content, str(to))
+    store.make_folder(to.parent)
+    store.write_bytes(to, content)
+    return {**result, "bytes": len(content)}
+
+
+def _open(trained: str | Path, weights: str | None) -> _Opened:
+    run, net, found = _found(trained, weights)
+    if isinstance(net, export.OnnxNetwork):
+        raise ValueError(f"{printable(trained)} is an ONNX file already")
+    spec = net.spec if isinstance(net, Network) else None
+    tokens = 0
+    sizes: tuple[int, ...]
+    preprocessing: dict[str, Any] | None
+    if run is not None:
+        sizes = (run.preprocessing.channels, *run.preprocessing.size)
+        preprocessing, classes = run.preprocessing.to_dict(), run.classes if run.named else None
+        multilabel, view = run.multilabel, str(run.view)
+    else:
+        assert spec is not None
+        assert found is not None
+        space = each_dimension(spec.size, spec.ndim)
+        if parse(spec.stem).words[0].kind == "embed":
+            sizes, tokens = space, spec.in_channels
+        else:
+            sizes = (spec.in_channels, *space)
+        preprocessing, classes = found.preprocessing, found.classes
+        multilabel, view = found.multilabel, found.view or ""
+    model = found.model if found is not None else None
+    if run is not None and run.recipe is not None and isinstance(run.recipe.net, NetByName):
+        model = run.recipe.net.base
+    metadata = describe(net, model, preprocessing, classes, found.source if found else "")
+    metadata |= {"plusx": plusx.__version__, "multilabel": str(multilabel).lower()}
+    if view:
+        metadata["view"] = view
+    return _Opened(net, sizes, tokens, metadata, run)
+
+
+def _found(
+    trained: str | Path, weights: str | None
+) -> tuple[Run | None, nn.Module, Weights | None]:
+    """The run where it takes images, the network, and what a file of weights says of it."""
+    if weights is not None:
+        name, spec = str(trained), find(str(trained))
+        found = find_weights(name, weights)
+        if isinstance(spec, Net) and (spec.ndim != 2 or spec.in_channels not in (1, 3)):
+            return None, create_model(name, weights=weights).eval(), found
+        run = load_weights_as(name, weights)
+        return run, run.net, found
+    path = Path(trained)
+    if path.is_file() and path.suffix == ".safetensors":
+        found = read_weights(path)
+        if found.preprocessing is None and (found.spec is not None or found.plain is not None):
+            net, found = open_network(path)
+            if not isinstance(net, Network) or (net.spec.ndim == 2 and net.spec.num_classes):
+                raise ValueError(f"{printable(path)} does not say how images are to be prepared")
+            return None, net, found
+        run = load_run(path)
+        return run, run.net, found
+    run = load_run(path)
+    return run, run.net, None

@@ -1,0 +1,142 @@
+"""Eight bits for a run's network: images to choose by, and what they cost and gain."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from plusx import export
+from plusx.data.loader import Loader
+from plusx.data.source import Source
+from plusx.data.splits import stratified_order
+from plusx.export.quantise import ENOUGH, Tell, answers, distance
+from plusx.run import parts
+from plusx.run.environment import exact_eight_bits
+from plusx.run.evaluation import in_order_of, is_own, other_data, refuse_changed
+from plusx.run.folder import Run
+
+
+CALIBRATING, CHOOSING, JUDGING = 256, 256, 1000  # images, where there are so many
+GOAL = 0.985  # of the classes that stay: below it, a notice
+ROUNDS = 30  # of timing
+EVERY = 5.0  # seconds between two lines of progress
+
+
+def quantised(
+    run: Run,
+    content: bytes,
+    data: str | Path | None,
+    damaged: Literal["error", "skip"],
+    tell: Tell,
+) -> tuple[bytes, dict[str, Any]]:
+    """The file in eight bits, and what there is to say of it.
+
+    Training images calibrate, of which there have to be enough; validation images choose, and other
+    validation images judge. Where a run kept none back, training images that did not calibrate do.
+    """
+    told = _seldom(tell)
+    train = _split(run, data, "train", damaged)
+    first = stratified_order(train.labels, 0).tolist()
+    images, _ = _inputs(run, train.subset(first[:CALIBRATING]))
+    notices = []
+    if len(images) < ENOUGH:
+        notices.append(
+            f"only {len(images)} images to calibrate with: {ENOUGH} and more give better ranges"
+        )
+    held = _validation(run, data, damaged)
+    order = stratified_order(held.labels, 0).tolist() if held is not None else first[CALIBRATING:]
+    source = held if held is not None else train
+    if len(order) < 2:
+        raise ValueError(f"{source.name} has no images that could say what eight bits change")
+    if held is None:
+        notices.append("no validation images were kept back: training images judge")
+    count = min(CHOOSING, len(order) // 2)
+    choosing, _ = _inputs(run, source.subset(order[:count]))
+    made = export.quantise(content, images, choosing, exact_eight_bits(), told)
+    judging, labels = _inputs(run, source.subset(order[count : count + JUDGING]))
+    told("the validation images")
+    before, after = answers(content, judging), answers(made.content, judging)
+    error, agreement = distance(after, before)
+    if agreement < GOAL:
+        notices.append(f"eight bits change the class of {1 - agreement:.1%} of the images")
+    return made.content, {
+        **made.to_dict(),
+        "count": len(judging),
+        "error": error,
+        "agreement": agreement,
+        "accuracy": _accuracy(run, after, labels),
+        "accuracy_float32": _accuracy(run, before, labels),
+        "bytes": len(made.content),
+        "bytes_float32": len(content),
+        "speed": _speed(content, made.content, judging[:1]),
+        "threads": torch.get_num_threads(),
+        "notices": notices,
+    }
+
+
+def _split(
+    run: Run, data: str | Path | None, split: Literal["train", "validation"], damaged: Any
+) -> Source:
+    """A split of the run's own data, or of `data`, as the network is used to it."""
+    if run.recipe is not None and (data is None or is_own(run.recipe, data)):
+        source = parts.open_split(run.recipe, split)
+        refuse_changed(run.path, source)
+    elif data is None:
+        raise ValueError(f"{run.path} is a file of weights: say which images with --data")
+    else:
+        seed = run.recipe.seed if run.recipe is not None else 0
+        source = other_data(run, data, split, seed, run.preprocessing.size[0], damaged)
+    return in_order_of(run, source).with_preprocessing(run.preprocessing)
+
+
+def _validation(run: Run, data: str | Path | None, damaged: Any) -> Source | None:
+    own = run.recipe is not None and (data is None or is_own(run.recipe, data))
+    if own and run.recipe is not None and run.recipe.data.validation == 0:
+        return None
+    return _split(run, data, "validation", damaged)
+
+
+def _inputs(run: Run, source: Source) -> tuple[Tensor, Tensor]:
+    """All the images (n, c, h, w) as the network sees them, and their labels."""
+    with Loader(source, split="all", batch_size=64, view=run.view) as loader:
+        batches = list(loader.epoch(0))
+    return (
+        torch.cat([batch.inputs for batch in batches]).contiguous(),
+        torch.cat([batch.targets for batch in batches]),
+    )
+
+
+def _accuracy(run: Run, logits: Tensor, labels: Tensor) -> float:
+    """The share of right answers: of images, or with several labels of all questions."""
+    if run.multilabel:
+        return float(((logits > 0) == (labels > 0.5)).float().mean())
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+def _speed(before: bytes, after: bytes, image: Tensor) -> float:
+    """The time of one image before over that after, medians of rounds in turns."""
+    files = [export.OnnxNetwork(before), export.OnnxNetwork(after)]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for file, taken in zip(files, seconds):
+            file(image)  # what was in the caches was the other's
+            began = time.perf_counter()
+            file(image)
+            taken.append(time.perf_counter() - began)
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+
+
+def _seldom(tell: Tell) -> Tell:
+    """The same, but a line every few seconds only."""
+    last = time.monotonic()
+
+    def told(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            tell(line)
+
+    return told
