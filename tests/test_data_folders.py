@@ -311,7 +311,7 @@ def test_links_inside_the_root_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_empty_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing is missing: there is no such folder or CSV"):
+    with pytest.raises(ValueError, match="nothing is missing: there is no such folder or file"):
         open_data(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"neither a path nor one of digits.*mean 'digits'"):
         open_data("digit")

@@ -5,6 +5,7 @@
 | `pad4` | 4 black pixels on each side |
 | `crop` `crop28` | a window at a random place: of the set's size, or 28 x 28 |
 | `flip` `vflip` | mirrored left to right, top to bottom, every second time |
+| `altflip` | mirrored left to right in every second epoch, half of the images first (Jordan 2024) |
 | `resize256` | the shorter side to 256 |
 | `centercrop` `centercrop224` | the window in the middle |
 | `resizedcrop` `resizedcrop224` | a window of 8 to 100 % of the area and 3:4 to 4:3, scaled |
@@ -41,6 +42,7 @@ VOCABULARY: dict[str, tuple[str, bool, str]] = {
     "crop": (_SIDE, True, "crop, crop28"),
     "flip": ("", True, "flip"),
     "vflip": ("", True, "vflip"),
+    "altflip": ("", True, "altflip"),
     "resize": (_SIDE, False, "resize256"),
     "centercrop": (_SIDE, True, "centercrop, centercrop224"),
     "resizedcrop": (_SIDE, True, "resizedcrop, resizedcrop224"),
@@ -53,7 +55,7 @@ VOCABULARY: dict[str, tuple[str, bool, str]] = {
     "cutout": (_SIDE, False, "cutout8"),
     "erase": (_SHARE, False, "erase.25"),
 }
-BATCHED = frozenset({"pad", "crop", "flip", "vflip", "cutout", "erase"})
+BATCHED = frozenset({"pad", "crop", "flip", "vflip", "altflip", "cutout", "erase"})
 NORMALISED = frozenset({"cutout", "erase"})
 _SIZING = frozenset({"resize", "resizedcrop"})
 

@@ -18,22 +18,19 @@ from plusx.data.draws import Draws
 from plusx.data.image import printable
 from plusx.data.packed import Packed
 from plusx.data.sample import Source
-from plusx.data.samples import as_array, as_image, viewed
+from plusx.data.samples import as_image, as_tensor, viewed
 from plusx.data.scaled import random_windows, scaled
-from plusx.data.windows import half
+from plusx.data.windows import TURNS
 
 
 _FIRST = frozenset({"resizedcrop", "middle"})
-_TURNS = frozenset({"flip", "vflip"})
-
-Pixels = UInt8[np.ndarray, "h w c"]
 
 
 def can_cut(source: Source, steps: Plan) -> bool:
     """Whether a sentence is one that Cutter does: a window, then flips."""
     kinds = [word.kind for word in steps.words if word.kind not in NORMALISED]
     colours = source.packed is not None and source.preprocessing.channels == 3
-    return colours and bool(kinds) and kinds[0] in _FIRST and set(kinds[1:]) <= _TURNS
+    return colours and bool(kinds) and kinds[0] in _FIRST and set(kinds[1:]) <= set(TURNS)
 
 
 class Cutter:
@@ -92,36 +89,32 @@ class Cutter:
         """The images of the samples `indices`."""
         draws = Draws.of(self.seed, epoch, indices)
         numbers = self.numbers[indices]
-        mirrored, upset = np.zeros((2, len(indices)), np.bool_)
+        turned = np.zeros((len(indices), 2), np.bool_)  # upside down, mirrored
         for place, word in enumerate(self.plan.words):
-            if word.kind == "flip":
-                mirrored = mirrored ^ half(draws.at(place))
-            elif word.kind == "vflip":
-                upset = upset ^ half(draws.at(place))
-        height, width = self._window()
-        made = np.empty((len(indices), height, width, 3), np.uint8)
-        turns = zip(mirrored.tolist(), upset.tolist())
-        for row, image, (mirror, turn) in zip(made, self._cut(numbers, draws), turns):
-            image = image[::-1] if turn else image
-            row[:] = image[:, ::-1] if mirror else image
-        images = torch.from_numpy(made).permute(0, 3, 1, 2)
-        return images if self.channels_last else images.contiguous()
+            if word.kind in TURNS:
+                dimension, chosen = TURNS[word.kind]
+                turned[:, dimension - 1] ^= chosen(draws.at(place))
+        size, inner = self._window(), self.channels_last
+        layout = torch.channels_last if inner else torch.contiguous_format
+        made = torch.empty((len(indices), 3, *size), dtype=torch.uint8, memory_format=layout)
+        for row, image, (upset, mirrored) in zip(made, self._cut(numbers, draws), turned.tolist()):
+            image = image.flip(1) if upset else image
+            row.copy_(image.flip(2) if mirrored else image)
+        return made
 
     def _window(self) -> tuple[int, int]:
         side = self.plan.words[0].side
         return self.size if side is None else (side, side)
 
-    def _cut(self, numbers: np.ndarray, draws: Draws) -> Iterator[Pixels]:
+    def _cut(self, numbers: np.ndarray, draws: Draws) -> Iterator[UInt8[Tensor, "3 h w"]]:
         size = self._window()
         if self.plan.words[0].kind == "middle":
             for number in numbers.tolist():
-                yield self._middle(self.packed.pixels(number), size)
+                image = as_image(self.packed.pixels(number), 3)
+                yield as_tensor(viewed(image, size, "middle"))
             return
         heights, widths = self.packed.heights[numbers], self.packed.widths[numbers]
         found = np.stack(random_windows(draws.at(0), heights, widths), 1)
         for number, (top, left, tall, wide) in zip(numbers.tolist(), found.tolist()):
             pixels = self.packed.pixels(number)[top : top + tall, left : left + wide]
-            yield scaled(pixels.copy(), size)
-
-    def _middle(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
-        return as_array(viewed(as_image(pixels, 3), size, "middle"))
+            yield scaled(pixels.copy(), size, self.channels_last)

@@ -5,7 +5,7 @@ kept, so a sample's pixels do not depend on the batch around it, on the number o
 device, or on whether the run was resumed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,8 @@ _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 # the purpose of an order; the words of an augmentation have the purposes 0, 1, 2, ...
 _ORDER = 1 << 32
+# in the place of an epoch, of what is drawn once for all of them
+_LASTING = 1 << 63
 
 
 def _mixed(bits: np.ndarray) -> np.ndarray:
@@ -31,16 +33,28 @@ class Draws:
     """The random numbers of n samples; `at(k)` gives those of another purpose."""
 
     keys: np.ndarray  # (n,) uint64
+    seed: int
+    epoch: int
+    indices: np.ndarray  # (n,)
 
     @classmethod
     def of(cls, seed: int, epoch: int, indices: np.ndarray) -> "Draws":
         """Draws of the samples `indices` (n,) in one epoch of one seed."""
         start = _mixed(_mixed(np.array([seed & _MASK], np.uint64)) ^ np.uint64(epoch & _MASK))
-        return cls(_mixed(start ^ indices.astype(np.uint64)))
+        return cls(_mixed(start ^ indices.astype(np.uint64)), seed, epoch, indices)
 
     def at(self, purpose: int) -> "Draws":
         """Independent draws of the same samples, for another purpose."""
-        return type(self)(_mixed(self.keys ^ np.uint64(purpose + 1)))
+        return replace(self, keys=_mixed(self.keys ^ np.uint64(purpose + 1)))
+
+    def lasting(self) -> "Draws":
+        """Draws of the same samples that are the same in every epoch."""
+        return self.of(self.seed, _LASTING, self.indices)
+
+    def alone(self, place: int) -> "Draws":
+        """Those of one of the samples, the `place`-th."""
+        here = slice(place, place + 1)
+        return replace(self, keys=self.keys[here], indices=self.indices[here])
 
     def bits(self, draw: int = 0) -> np.ndarray:
         """64 random bits a sample, (n,) uint64."""

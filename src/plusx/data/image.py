@@ -35,6 +35,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_LIMIT = 50_000_000
 # of the pixels of colour JPEGs; they differ by a level or two, so it is chosen and never guessed
 Decoder = Literal["pillow", "simplejpeg"]
+Box = tuple[int, int, int, int]  # left, top, right and bottom
 _FILE_LIMIT = 512 * 2**20
 _BEGINNINGS = (
     b"\xff\xd8\xff",
@@ -98,7 +99,7 @@ class _Quiet:
                 self.filters.__exit__(None, None, None)
 
 
-_quiet = _Quiet()
+quiet = _Quiet()
 
 
 def decode(
@@ -176,20 +177,50 @@ class Picture:
         with _refusing(self._limit):
             if thorough and image.format == "PNG":
                 _refuse(png_problem(self._data))
-            quick = None
-            if self.is_jpeg and decoder == "simplejpeg" and not thorough:
-                quick = _simplejpeg(self._data, image, shrink)
-            elif self.is_jpeg and shrink > 1:
-                image.draft(None, (image.width // shrink, image.height // shrink))
-            if quick is None:
+            quick = None if thorough else self._quick(decoder, shrink)
+            if quick is not None:
+                image = Image.fromarray(quick)
+            else:
+                if shrink > 1 and self.is_jpeg:
+                    image.draft(None, (image.width // shrink, image.height // shrink))
                 image.load()
             if thorough and image.format in ("JPEG", "MPO"):
                 _refuse(jpeg_problem(self._data, image))
-            turn = _TURNS.get(_orientation(image))
-            made = _eight_bits(image if quick is None else quick)
+            turn = _TURNS.get(_orientation(self._image))
+            made = _eight_bits(image)
             made = made if turn is None else made.transpose(turn)
             mode = {1: "L", 3: "RGB"}[channels]
             return made if made.mode == mode else made.convert(mode)
+
+    def window(
+        self, box: Box, channels: int, decoder: Decoder, shrink: int
+    ) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels within (left, top, right, bottom) of a JPEG, whose places are those of `size`.
+
+        Shrunken, the window is that of the pixels that it touches.
+        """
+        size = self.size
+        if channels == 3 and _orientation(self._image) not in _TURNS:
+            with _refusing(self._limit):
+                quick = self._quick(decoder, shrink)
+            if quick is not None:
+                left, top, right, bottom = _shrunken(box, shrink)
+                return quick[top:bottom, left:right]
+        image = self.decoded(channels, decoder=decoder, shrink=shrink)
+        if image.size != size:
+            box = _shrunken(box, shrink)
+        pixels = np.array(image if box == (0, 0, *image.size) else image.crop(box))
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+    def _quick(self, decoder: Decoder, shrink: int) -> UInt8[np.ndarray, "h w 3"] | None:
+        if decoder == "pillow" or not self.is_jpeg or self._image.mode != "RGB":
+            return None
+        return _by_simplejpeg(self._data, self._image.size, shrink)
+
+
+def _shrunken(box: Box, shrink: int) -> Box:
+    left, top, right, bottom = box
+    return left // shrink, top // shrink, -(-right // shrink), -(-bottom // shrink)
 
 
 def check_decoder(decoder: str) -> None:
@@ -200,22 +231,24 @@ def check_decoder(decoder: str) -> None:
         raise RuntimeError("decoder = \"simplejpeg\" needs an extra: pip install 'plusx[fast]'")
 
 
-def _simplejpeg(data: bytes, image: Image.Image, shrink: int) -> Image.Image | None:
-    """The pixels of a colour JPEG by libjpeg-turbo alone; None for those that it makes doubts of.
+def _by_simplejpeg(
+    data: bytes, size: tuple[int, int], shrink: int
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The pixels of a colour JPEG by libjpeg-turbo alone; None for those that it has doubts about.
 
     Pillow has read the header first, so that its limits hold; both have to read the same.
     """
     import simplejpeg
 
-    width, height = image.size
+    width, height = size
+    rows, columns = -(-height // shrink), -(-width // shrink)
     try:
-        if image.mode != "RGB" or simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
+        if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
             return None
-        rows, columns = -(-height // shrink), -(-width // shrink)
-        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns)
     except ValueError:
         return None
-    return Image.fromarray(pixels)
+    return pixels if pixels.shape == (rows, columns, 3) else None
 
 
 def examine(path: str | Path, limit: int = DEFAULT_LIMIT) -> Verdict:
@@ -263,13 +296,13 @@ def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
             raise DamagedImage("not a regular file")
         if found.st_size > limit:
             raise DamagedImage(f"{found.st_size:,} bytes, at most {limit:,} are read")
-        return file.read(limit)
+        return file.read(found.st_size)
 
 
 @contextmanager
 def _refusing(limit: int) -> Iterator[None]:
     """Whatever a decoder makes of a file is a DamagedImage, and its warnings are nobody's."""
-    with _quiet:
+    with quiet:
         try:
             yield
         except (DamagedImage, KeyboardInterrupt):
@@ -304,7 +337,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _check_size(size: tuple[int, int], limit: int) -> None:

@@ -234,7 +234,8 @@ class Loader:
         return images
 
     def _stacked(self, indices: np.ndarray, epoch: int) -> Tensor:
-        return good(self._samples.collate([self._samples[epoch, int(index)] for index in indices]))
+        places = [(epoch, int(index)) for index in indices]
+        return good(self._samples.collate(self._samples.__getitems__(places)))
 
     def _batch(self, indices: np.ndarray, images: Tensor, epoch: int) -> Batch:
         pixels = self.source.preprocessing.normalise(images.to(self.device, non_blocking=True))

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 from plusx.data.augment import Word
 from plusx.data.draws import Draws
 from plusx.data.scaled import random_windows, scaled
-from plusx.data.windows import crop_places, half
+from plusx.data.windows import alternating, crop_places, half
 
 
 Size = tuple[int, int]
@@ -81,6 +81,10 @@ def _flip(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Ima
     return _image(functional.horizontal_flip(image)) if half(draws)[0] else image
 
 
+def _altflip(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    return _image(functional.horizontal_flip(image)) if alternating(draws)[0] else image
+
+
 def _vflip(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
     return _image(functional.vertical_flip(image)) if half(draws)[0] else image
 
@@ -97,8 +101,9 @@ def _resizedcrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Im
     found = random_windows(draws, np.array([image.height]), np.array([image.width]))
     top, left, tall, wide = (int(each[0]) for each in found)
     pixels = np.array(image.crop((left, top, left + wide, top + tall)))
-    made = scaled(pixels.reshape(tall, wide, -1), _window(word, size))
-    return Image.fromarray(made if made.shape[2] == 3 else made[:, :, 0])
+    made = scaled(pixels.reshape(tall, wide, -1), _window(word, size), channels_last=True)
+    planes = made.permute(1, 2, 0).numpy()
+    return Image.fromarray(planes if len(made) == 3 else planes[:, :, 0])
 
 
 def _jitter(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
@@ -161,6 +166,7 @@ IMAGE_STEPS: dict[str, Step] = {
     "crop": _crop,
     "flip": _flip,
     "vflip": _vflip,
+    "altflip": _altflip,
     "resize": _resize,
     "centercrop": _centercrop,
     "resizedcrop": _resizedcrop,

@@ -254,16 +254,18 @@ def _normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     count, channels, height, width = images.shape
     inner = channels > 1 and images.is_contiguous(memory_format=torch.channels_last)
     # numpy asks for large pages, of which the system has to hand out fewer
-    shape = (count, height, width, channels) if inner else (count, channels, height, width)
-    made = torch.from_numpy(np.empty(shape, np.float32))
-    stored = images.permute(0, 2, 3, 1) if inner else images
     if inner:
         # one long row of channels is quicker than many rows of three
-        stored, rows = stored.flatten(2), made.flatten(2)
+        made = torch.from_numpy(np.empty((count, height, width, channels), np.float32))
+        rows, stored = made.view(-1, width * channels), images.permute(0, 2, 3, 1)
+        stored = stored.reshape(-1, width * channels)
         mean, std = mean.repeat(width), std.repeat(width)
+        step = max(1, _PIECE // rows.shape[1])
     else:
-        rows, mean, std = made, mean[:, None, None], std[:, None, None]
-    step = max(1, _PIECE // (channels * height * width))
+        made = torch.from_numpy(np.empty((count, channels, height, width), np.float32))
+        rows, stored = made, images
+        mean, std = mean[:, None, None], std[:, None, None]
+        step = max(1, _PIECE // (channels * height * width))
     for part, found in zip(rows.split(step), stored.split(step)):
         part.copy_(found).mul_(1.0 / 255).sub_(mean).div_(std)
     return made.permute(0, 3, 1, 2) if inner else made

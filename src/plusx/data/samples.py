@@ -13,15 +13,20 @@ from torch.utils.data import Dataset, get_worker_info
 
 from plusx.data.augment import NORMALISED, Plan, Word
 from plusx.data.draws import Draws
-from plusx.data.image import DamagedImage, Picture
+from plusx.data.image import Box, DamagedImage, Picture, quiet
 from plusx.data.sample import Source
 from plusx.data.scaled import random_windows, scaled
+from plusx.data.windows import TURNS
 
 
 # of an image in a file: all of it scaled to the size, or the window in its middle
 View = Literal["middle", "whole"]
 
 Pixels = UInt8[np.ndarray, "h w c"]
+Made = UInt8[Tensor, "c h w"]
+
+# samples whose headers are read, and draws made, at a time
+_TOGETHER = 16
 
 
 class Failure(NamedTuple):
@@ -34,7 +39,7 @@ class SampleError(RuntimeError):
     """A sample that cannot be decoded any more."""
 
 
-class Samples(Dataset[UInt8[Tensor, "h w c"] | Failure]):
+class Samples(Dataset[Made | Failure]):
     """The samples (epoch, index) of a set, augmented by a plan."""
 
     def __init__(self, source: Source, steps: Plan, seed: int, channels_last: bool) -> None:
@@ -53,68 +58,108 @@ class Samples(Dataset[UInt8[Tensor, "h w c"] | Failure]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, place: tuple[int, int]) -> UInt8[Tensor, "h w c"] | Failure:
-        epoch, index = place
-        worker = get_worker_info()
-        if worker is not None:
-            self.working_on[worker.id] = index
-        try:
-            made = self._made(index, epoch)
-        except (DamagedImage, OSError) as error:
-            return Failure(f"{self.source.where(index)} cannot be used any more: {error}")
-        if worker is not None:
-            self.working_on[worker.id] = -1
-        return torch.from_numpy(made)
+    def __getitem__(self, place: tuple[int, int]) -> Made | Failure:
+        return self.__getitems__([place])[0]
 
-    def _made(self, index: int, epoch: int) -> Pixels:
-        size = self.source.preprocessing.size
-        draws = Draws.of(self.seed, epoch, np.array([index]))
+    def __getitems__(self, places: list[tuple[int, int]]) -> list[Made | Failure]:
+        """Samples of one epoch; what comes after one that cannot be had is left out."""
+        made: list[Made | Failure] = []
+        for start in range(0, len(places), _TOGETHER):
+            some = places[start : start + _TOGETHER]
+            epochs, indices = {epoch for epoch, _ in some}, [index for _, index in some]
+            (epoch,) = epochs
+            with quiet:
+                made += self._made(indices, epoch)
+            if isinstance(made[-1], Failure):
+                break
+        return made
+
+    def _made(self, indices: list[int], epoch: int) -> list[Made | Failure]:
+        draws = Draws.of(self.seed, epoch, np.array(indices))
         words = [
-            (number, word)
+            (word, draws.at(number))
             for number, word in enumerate(self.plan.words)
             if word.kind not in NORMALISED
         ]
-        stored = self.source.stored(index)
-        image: Image.Image
-        if not isinstance(stored, Picture):
-            image = as_image(stored, self.source.preprocessing.channels)
-        elif stored.is_jpeg and words and words[0][1].kind == "resizedcrop":
-            (number, word), *words = words
-            side = size if word.side is None else (word.side, word.side)
-            image = self._resized(stored, side, draws.at(number))
+        made: list[Made | Failure] = []
+        current = indices[0]
+        try:
+            stored = []
+            for current in indices:
+                self._work_on(current)
+                stored.append(self.source.stored(current))
+            windows = self._windows(stored, words)
+            for place, current in enumerate(indices):
+                self._work_on(current)
+                own = [(word, all_draws.alone(place)) for word, all_draws in words]
+                made.append(self._augmented(stored[place], windows[place], own))
+        except (DamagedImage, OSError) as error:
+            why = f"{self.source.where(current)} cannot be used any more: {error}"
+            return [*made, Failure(why)]
+        self._work_on(-1)
+        return made
+
+    def _work_on(self, index: int) -> None:
+        worker = get_worker_info()
+        if worker is not None:
+            self.working_on[worker.id] = index
+
+    def _windows(
+        self, stored: list[Picture | Pixels], words: list[tuple[Word, Draws]]
+    ) -> list[Box | None]:
+        """Where `resizedcrop` comes first: what it sees of each JPEG, before that is decoded."""
+        jpegs = [isinstance(each, Picture) and each.is_jpeg for each in stored]
+        if not words or words[0][0].kind != "resizedcrop" or not any(jpegs):
+            return [None] * len(stored)
+        sizes = [each.size if isinstance(each, Picture) else (1, 1) for each in stored]
+        widths, heights = np.array(sizes, np.int64).T
+        found = np.stack(random_windows(words[0][1], heights, widths), 1).tolist()
+        return [
+            (left, top, left + wide, top + tall) if jpeg else None
+            for jpeg, (top, left, tall, wide) in zip(jpegs, found)
+        ]
+
+    def _augmented(
+        self, stored: Picture | Pixels, box: Box | None, words: list[tuple[Word, Draws]]
+    ) -> Made:
+        size, channels = self.source.preprocessing.size, self.source.preprocessing.channels
+        image: Image.Image | Tensor
+        if box is not None:
+            assert isinstance(stored, Picture)
+            (first, _), *words = words
+            side = size if first.side is None else (first.side, first.side)
+            pixels = stored.window(box, channels, self.source.decoder, _shrinking(box, side))
+            image = scaled(pixels, side, self.channels_last)
+        elif isinstance(stored, Picture):
+            image = stored.decoded(channels, decoder=self.source.decoder)
         else:
-            image = self._decoded(stored)
-        for number, word in words:
-            image = self.on_image[word.kind](image, word, draws.at(number), size)
-        return as_array(image)
-
-    def _decoded(self, picture: Picture, shrink: int = 1) -> Image.Image:
-        source = self.source
-        return picture.decoded(source.preprocessing.channels, decoder=source.decoder, shrink=shrink)
-
-    def _resized(self, picture: Picture, size: tuple[int, int], draws: Draws) -> Image.Image:
-        """`resizedcrop` as the first word: pixels that scaling would drop are not decoded."""
-        width, height = picture.size
-        found = random_windows(draws, np.array([height]), np.array([width]))
-        top, left, tall, wide = (int(each[0]) for each in found)
-        shrink = max(
-            k for k in (1, 2, 4, 8) if k == 1 or (tall >= k * size[0] and wide >= k * size[1])
-        )
-        image = self._decoded(picture, shrink)
-        if image.size == (width, height):
-            shrink = 1
-        right, bottom = -(-(left + wide) // shrink), -(-(top + tall) // shrink)
-        window = image.crop((left // shrink, top // shrink, right, bottom))
-        return Image.fromarray(_planes(scaled(as_array(window), size)))
+            image = as_image(stored, channels)
+        for word, draws in words:
+            if isinstance(image, Tensor) and word.kind in TURNS:
+                dimension, chosen = TURNS[word.kind]
+                image = image.flip(dimension) if chosen(draws)[0] else image
+            else:
+                if isinstance(image, Tensor):
+                    image = as_image(image.permute(1, 2, 0).numpy(), channels)
+                image = self.on_image[word.kind](image, word, draws, size)
+        return image if isinstance(image, Tensor) else as_tensor(image)
 
     def collate(self, samples: list[Tensor | Failure]) -> UInt8[Tensor, "n c h w"] | Failure:
         """One tensor of all, or the first that failed."""
         for sample in samples:
             if isinstance(sample, Failure):
                 return sample
-        made = torch.stack([each for each in samples if isinstance(each, Tensor)])
-        made = made.permute(0, 3, 1, 2)
-        return made if self.channels_last else made.contiguous()
+        images = [each for each in samples if isinstance(each, Tensor)]
+        if self.channels_last:
+            return torch.stack([each.permute(1, 2, 0) for each in images]).permute(0, 3, 1, 2)
+        return torch.stack(images)
+
+
+def _shrinking(box: Box, size: tuple[int, int]) -> int:
+    """How many times fewer pixels still are as many as are wanted (height, width)."""
+    left, top, right, bottom = box
+    tall, wide = (bottom - top) // size[0], (right - left) // size[1]
+    return next((by for by in (8, 4, 2) if min(tall, wide) >= by), 1)
 
 
 def good(images: Tensor | Failure) -> Tensor:

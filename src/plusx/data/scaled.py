@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from torch import Tensor
 from torch.nn import functional
 
 from plusx.data.draws import Draws
@@ -46,14 +47,21 @@ def random_windows(draws: Draws, heights: Places, widths: Places) -> Rectangles:
     return Rectangles(tops, lefts, tall, wide)
 
 
-def scaled(pixels: UInt8[np.ndarray, "y x c"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"]:
-    """All of an image at (height, width), bilinear with antialiasing.
+def scaled(
+    pixels: UInt8[np.ndarray, "y x c"], size: tuple[int, int], channels_last: bool = False
+) -> UInt8[Tensor, "c h w"]:
+    """All of an image at (height, width), bilinear with antialiasing; pixels have to be writable.
 
     By torch's kernel for bytes, which is the quicker the more a processor does at once. It differs
     from Pillow's, whose weights have more digits, by one level in a few of a thousand pixels.
     """
-    if pixels.shape[:2] == size:
-        return pixels
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
-    made = functional.interpolate(image, size, mode="bilinear", antialias=True)
-    return np.ascontiguousarray(made[0].permute(1, 2, 0).numpy())
+    image = torch.from_numpy(pixels)
+    if channels_last:
+        image = image[None].permute(0, 3, 1, 2)
+    else:
+        # of these strides torch makes planes, which is cheaper than to turn its result
+        image = image.permute(2, 0, 1)[None]
+    if image.shape[2:] != size:
+        image = functional.interpolate(image, size, mode="bilinear", antialias=True)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return image.contiguous(memory_format=layout)[0]

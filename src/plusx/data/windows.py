@@ -83,8 +83,17 @@ def half(draws: Draws) -> Choices:
     return chosen
 
 
+def alternating(draws: Draws) -> Choices:
+    """True for half of the samples, drawn once, and for the other half in the next epoch, (n,)."""
+    return half(draws.lasting()) ^ (draws.epoch % 2 == 1)
+
+
 def _flip(windows: Windows, word: Word, draws: Draws, size: Size) -> Windows:
     return replace(windows, mirrored=windows.mirrored ^ half(draws))
+
+
+def _altflip(windows: Windows, word: Word, draws: Draws, size: Size) -> Windows:
+    return replace(windows, mirrored=windows.mirrored ^ alternating(draws))
 
 
 def _vflip(windows: Windows, word: Word, draws: Draws, size: Size) -> Windows:
@@ -96,6 +105,15 @@ WINDOW_STEPS: dict[str, Callable[[Windows, Word, Draws, Size], Windows]] = {
     "crop": _crop,
     "flip": _flip,
     "vflip": _vflip,
+    "altflip": _altflip,
+}
+
+
+# along which dimension of an image (c, h, w) a word turns over which of the samples
+TURNS: dict[str, tuple[int, Callable[[Draws], Choices]]] = {
+    "flip": (2, half),
+    "vflip": (1, half),
+    "altflip": (2, alternating),
 }
 
 
