@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.data.batch import Batch
+from plusx.data.loader import batches
+from plusx.data.sample import Preprocessing, Source
 from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
 from plusx.nn.dims import layer_type
@@ -232,3 +234,34 @@ def test_the_benchmark_runs(
     capsys.readouterr()
     assert fast.main(asked) == 0
     assert not capsys.readouterr().out, "what is done is not done again"
+
+
+def numbered_source() -> Source:
+    return Source(
+        name="numbers",
+        split="train",
+        classes=("a", "b"),
+        labels=torch.arange(64) % 2,
+        preprocessing=Preprocessing(size=(1, 2), channels=1, mean=(0.0,), std=(1.0,)),
+        images=torch.stack([torch.arange(64), torch.arange(64, 128)], 1).byte().view(64, 1, 1, 2),
+    )
+
+
+def mirrored(source: Source, augment: str, epoch: int) -> list[bool]:
+    """Of every image, by its number, whether it is mirrored in this epoch."""
+    seen = {}
+    for batch in batches(source, augment=augment, batch_size=16, seed=3, epoch=epoch):
+        for left, right in (batch.inputs[:, 0, 0] * 255).round().int().tolist():
+            seen[min(left, right)] = left > right
+    return [seen[number] for number in range(64)]
+
+
+@pytest.mark.parametrize("more", ["", " centercrop"])
+def test_an_alternating_flip_shows_every_image_from_both_sides_in_two_epochs(more: str) -> None:
+    source = numbered_source()
+    epochs = [mirrored(source, f"altflip{more}", epoch) for epoch in range(4)]
+    assert 16 < sum(epochs[0]) < 48
+    assert epochs[1] == [not each for each in epochs[0]]
+    assert epochs[2:] == epochs[:2]
+    # a flip is drawn anew
+    assert len({tuple(mirrored(source, "flip", epoch)) for epoch in range(4)}) == 4

@@ -86,7 +86,9 @@ class Muon(torch.optim.Optimizer):
             moved = [p for p in group["params"] if p.grad is not None]
             if not moved:
                 continue
-            gradients: Sequence[Tensor] = [p.grad for p in moved if p.grad is not None]
+            gradients: tuple[Tensor, ...] | list[Tensor] = [
+                p.grad for p in moved if p.grad is not None
+            ]
             if group["weight_decay"]:
                 gradients = torch._foreach_add(gradients, moved, alpha=group["weight_decay"])
             buffers = [self.state[p]["momentum_buffer"] for p in moved]
