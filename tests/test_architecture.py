@@ -76,7 +76,7 @@ ENVIRONMENT = {
 PROMISED = {
     "create_model", "list_models", "find", "parse", "Block", "Stage", "Net", "Batch", "batches",
     "Classify", "prepare", "State", "fit", "descend", "evaluate",
-    "grad_cam",
+    "grad_cam", "save_memory",
 }  # fmt: skip
 
 Rule = Callable[[list[Module]], list[str]]

@@ -28,6 +28,7 @@ _EXPORTS = {
     "list_models": "plusx.models",
     "parse": "plusx.grammar.sentence",
     "prepare": "plusx.tasks.prepare",
+    "save_memory": "plusx.nn.saving",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -12,6 +12,7 @@ from plusx.grammar.sentence import Word, parse
 from plusx.grammar.shapes import Flow, Setting
 from plusx.grammar.spec import Block
 from plusx.nn.layers import FRESH, build
+from plusx.nn.memory import keep
 
 
 def attach(
@@ -74,6 +75,7 @@ class ResidualBlock(nn.Module):
         self.merge = said.merge
         self.drop = drop if said.merge == "add" else 0.0
         self.drops_rows = net.drop_mode == "row"
+        self.kept = False  # whether a plan that saves memory keeps what this block gives
         self.lead, lead = attach(self, said.lead, flow, setting)
         self.branch, y = attach(self, said.branch, lead, setting)
         # the sum may overwrite the branch where nothing else needs it: a norm or a convolution
@@ -100,7 +102,7 @@ class ResidualBlock(nn.Module):
         y = say(self, self.lead, x)
         skip = x if self.downsample is None else self.downsample(y if self.projects else x)
         if self.dropped():
-            return say(self, self.after, skip)
+            return self.given(say(self, self.after, skip))
         y = say(self, self.branch, y)
         match self.merge:
             case "add":
@@ -112,7 +114,11 @@ class ResidualBlock(nn.Module):
                 assert self.gate is not None
                 t = self.gate(x).sigmoid()
                 y = t * y + (1 - t) * skip
-        return say(self, self.after, y)
+        return self.given(say(self, self.after, y))
+
+    def given(self, y: Float[Tensor, "n d *t"]) -> Float[Tensor, "n d *t"]:
+        """What the block gives, kept for the backward pass where the plan says so."""
+        return keep(y) if self.kept else y
 
     def dropped(self) -> bool:
         """Whether this batch passes the block by; then no work is done at all."""

@@ -7,10 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plusx.grammar import legal, shapes
+from plusx.grammar.remember import Rule
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import Flow, Setting, each_dimension
 from plusx.grammar.spec import Net
 from plusx.nn.block import Phrase, ResidualBlock, attach, say
+from plusx.nn.memory import remembering
 
 
 class Network(nn.Module):
@@ -47,6 +49,7 @@ class Network(nn.Module):
         self.tail = Phrase(spec.tail, flow, Setting(spec, flow.channels, one))
         self.embed_width = measure.embed_width
         self.fc = head(self.embed_width, spec.num_classes)
+        self.memory: Rule | None = None  # what is kept for the backward pass; None: PyTorch's way
 
     def features(
         self,
@@ -58,12 +61,13 @@ class Network(nn.Module):
         Nothing is computed behind the last stage that is asked for.
         """
         wanted = stage_positions(out, len(self.widths))
-        x, maps = say(self, self.stem, x), []
-        for i in range(max(wanted, default=-1) + 1):
-            if self.spec.stages[i].enter:
-                x = getattr(self, f"enter{i + 1}")(x)
-            x = getattr(self, f"layer{i + 1}")(x)
-            maps.append(x)
+        with remembering(self.memory):
+            x, maps = say(self, self.stem, x), []
+            for i in range(max(wanted, default=-1) + 1):
+                if self.spec.stages[i].enter:
+                    x = getattr(self, f"enter{i + 1}")(x)
+                x = getattr(self, f"layer{i + 1}")(x)
+                maps.append(x)
         return [maps[i] for i in wanted]
 
     def embed(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n width"]:
@@ -71,7 +75,8 @@ class Network(nn.Module):
         return self.tail(self.features(x, out=[-1])[0]).flatten(1)
 
     def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n k"]:
-        return self.fc(self.embed(x))
+        with remembering(self.memory):
+            return self.fc(self.embed(x))
 
     def reset_head(self, num_classes: int) -> None:
         """A new head for `num_classes`; 0 leaves none."""

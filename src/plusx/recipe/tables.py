@@ -70,9 +70,11 @@ class KnownData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class OwnData:
-    """A folder of class folders, or a CSV with the columns path,label and optionally split."""
+    """A folder of class folders, a CSV with the columns path,label and optionally split, what
+    `plusx pack` made of a folder, or tar files that hold images and their classes.
+    """
 
-    kind: Literal["folder", "csv"]
+    kind: Literal["folder", "csv", "packed", "shards"]
     path: str
     size: Positive = 224
     augment: str = ""
@@ -80,6 +82,7 @@ class OwnData:
     validation: Part | None = None
     train: Part | None = None  # images, or their share, that are trained on; None: all
     damaged: Literal["error", "skip"] = "error"
+    decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
     workers: Count = 0
 
 
@@ -162,6 +165,7 @@ class Device:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: Flag = True
     compile: Flag = False
+    memory: Literal["keep", "recompute", "segments"] = "keep"  # what is kept for the backward pass
     threads: Count = 0  # 0: as torch chooses
     parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: copies, or sharded (FSDP2)
     timeout: Rate = 300.0  # seconds in which one of several processes has to go on

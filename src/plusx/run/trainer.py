@@ -23,7 +23,7 @@ from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, to_toml
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
-from plusx.run import parts
+from plusx.run import memory, parts
 from plusx.run.distributed import World
 from plusx.run.judging import Interrupted, Judging
 from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, refuse_spoilt
@@ -49,6 +49,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, sets: parts.Sets, out: Path, world: World) -> None:
         self.recipe, self.sets, self.out, self.world = recipe, sets, out, world
         net, preprocessing = parts.make_net(recipe)
+        memory.follow(recipe, net)
         self.net = net
         if preprocessing is not None:
             self.sets = sets = sets.prepared_as(preprocessing)
@@ -312,6 +313,7 @@ class Trainer:
             workers=self.recipe.data.workers,
             device=self.state.task.device,
             part=part,
+            channels_last=self.recipe.device.channels_last,
         )
 
     def _save_if_due(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from plusx import store
 from plusx.recipe import Recipe, differences, to_toml
 from plusx.run import folder as files
-from plusx.run import parts
+from plusx.run import memory, parts
 from plusx.run.distributed import World, joined
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
@@ -96,7 +96,10 @@ def _train(
             for notice in sets.notices:
                 if not notice.startswith("skipped "):  # each file is named in data.json
                     display.line(f"plusx: {notice}")
-            return trainer.run(display)
+            device = trainer.state.task.device
+            memory.warn(recipe, trainer.net, device)
+            with memory.explaining(recipe, trainer.net, device):
+                return trainer.run(display)
 
 
 def _refuse_disagreement(recipe: Recipe, sets: parts.Sets, world: World) -> None:

@@ -1,0 +1,40 @@
+"""Sizes in bytes as people write them."""
+
+import re
+
+
+UNITS = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+SHORT = {"K": "kB", "M": "MB", "G": "GB", "T": "TB", "KB": "kB"}
+
+
+def parse_size(text: str) -> int:
+    """The bytes of `4GB`, `512MiB`, `1.5 GB`, `800000`. ValueError says how sizes are written."""
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", text)
+    units = {unit.lower(): size for unit, size in UNITS.items()}
+    units |= {short.lower(): UNITS[unit] for short, unit in SHORT.items()} | {"": 1}
+    if found is None or found[2].lower() not in units:
+        raise ValueError(f"{text!r} is no size: write 4GB, 512MiB or 1.5GB")
+    size = int(float(found[1]) * units[found[2].lower()])
+    if size < 1:
+        raise ValueError(f"{text!r} is no size: it is less than one byte")
+    return size
+
+
+def said_size(size: int) -> str:
+    """Bytes with three digits: 86.1 MB."""
+    for unit in ("TB", "GB", "MB", "kB"):
+        if size >= 0.9995 * UNITS[unit]:
+            value = size / UNITS[unit]
+            digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+            return f"{value:.{digits}f} {unit}"
+    return f"{size} B"

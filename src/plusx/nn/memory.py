@@ -1,0 +1,383 @@
+"""Training that keeps less: values that are cheap to make again are not kept for the backward pass.
+
+A plan is a rule about values (`plusx.grammar.remember.Rule`). While a network runs forward under
+it, every operation is seen; those of AGAIN leave a note of how to make their result again, and
+where autograd would keep such a result it keeps the note. All else, gradients too, is PyTorch's
+own. Batch norm is made again with the statistics that it had, so running statistics move once,
+and random numbers are kept, so dropout is the same.
+"""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from plusx.grammar.remember import DEEPEST, Again, Kept, Rule, Source
+
+
+aten = torch.ops.aten
+
+# One pass over memory each: results that are made again by the same call. The number says which
+# of the results, where there are several.
+CALLS = {
+    aten.relu.default: (0,),
+    aten.gelu.default: (0,),
+    aten.silu.default: (0,),
+    aten.sigmoid.default: (0,),
+    aten.tanh.default: (0,),
+    aten.add.Tensor: (0,),
+    aten.sub.Tensor: (0,),
+    aten.rsub.Scalar: (0,),
+    aten.mul.Tensor: (0,),
+    aten.mul.Scalar: (0,),
+    aten.div.Tensor: (0,),
+    aten.div.Scalar: (0,),
+    aten.constant_pad_nd.default: (0,),
+    aten.reflection_pad1d.default: (0,),
+    aten.reflection_pad2d.default: (0,),
+    aten.reflection_pad3d.default: (0,),
+    aten.avg_pool2d.default: (0,),
+    aten.avg_pool3d.default: (0,),
+    aten.native_layer_norm.default: (0,),
+    aten.native_group_norm.default: (0,),
+    aten.clone.default: (0,),
+}
+# The same, but slow enough to be held from one use to the next.
+SLOW_CALLS = {
+    aten.max_pool2d_with_indices.default: (0, 1),
+    aten.max_pool3d_with_indices.default: (0, 1),
+}
+# The same on top of the value that they overwrite.
+OVERWRITING = {
+    aten.relu_.default,
+    aten.silu_.default,
+    aten.add_.Tensor,
+    aten.mul_.Tensor,
+    aten.mul_.Scalar,
+    aten.div_.Scalar,
+}
+BATCH_NORMS = {aten.native_batch_norm.default, aten.cudnn_batch_norm.default}
+
+
+@dataclass(frozen=True, eq=False)
+class Note:
+    """How a value is made again, and how it lies in memory."""
+
+    again: Again[Tensor]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class View(Source[Tensor]):
+    """A part of a value that is made again, or all of it."""
+
+    def __init__(self, note: Note, seen: Tensor) -> None:
+        self.note, self.steps, self.depth = note, note.again.steps, note.again.depth
+        self.size, self.stride = tuple(seen.shape), seen.stride()
+        self.offset = int(seen.storage_offset())
+
+    def value(self) -> Tensor:
+        return self._of(self.note.again.value())
+
+    def used(self) -> Tensor:
+        return self._of(self.note.again.used())
+
+    def _of(self, whole: Tensor) -> Tensor:
+        if self.is_whole and whole.stride() == self.stride:
+            return whole
+        if whole.stride() != self.note.stride:  # a view counts positions in the layout of then
+            whole = whole.new_empty_strided(whole.shape, self.note.stride).copy_(whole)
+        return whole.as_strided(self.size, self.stride, self.offset)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.size == self.note.size and not self.offset
+
+
+class There(Kept[Tensor]):
+    """A tensor that is kept. RuntimeError where it was overwritten since."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor.detach())  # without the graph behind it
+        self.seen, self.version = weakref.ref(tensor), tensor._version
+
+    def value(self) -> Tensor:
+        seen = self.seen()
+        if seen is not None and seen._version != self.version:
+            raise RuntimeError(
+                "a value that others are made again from was overwritten after the forward pass"
+            )
+        return self.held
+
+
+class Remembering(TorchDispatchMode):
+    """Sees every operation of a forward pass and notes how results are made again."""
+
+    def __init__(self, rule: Rule, count: "SavedBytes | None") -> None:
+        super().__init__()
+        self.rule, self.count = rule, count
+        # a storage is known by its address as long as it lives
+        self.notes: dict[int, tuple[weakref.ref[torch.UntypedStorage], Note]] = {}
+
+    def __torch_dispatch__(
+        self,
+        function: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if function in OVERWRITING:
+            return self._overwritten(function, args, kwargs or {})
+        result = function(*args, **(kwargs or {}))
+        if function in CALLS:
+            for place in CALLS[function]:
+                self._called(function, args, kwargs or {}, result, place)
+        elif function in SLOW_CALLS:
+            for place in SLOW_CALLS[function]:
+                self._called(function, args, kwargs or {}, result, place, dear=True)
+        elif function in BATCH_NORMS:
+            self._normed(function, args, result)
+        elif function is aten.cat.default:
+            self._joined(args, result)
+        elif function is aten.convolution.default:
+            work = args[1][0].numel()
+            if work <= self.rule.heaviest:
+                dear = work > self.rule.lightest
+                self._called(function, args, kwargs or {}, result, 0, steps=0, dear=dear)
+        elif function._schema.is_mutable:
+            for each in args:
+                if isinstance(each, Tensor):
+                    self.forget(each)
+        return result
+
+    def forget(self, tensor: Tensor) -> None:
+        """The tensor is no longer what was noted of it."""
+        self.notes.pop(tensor.untyped_storage()._cdata, None)
+
+    def keep(self, tensor: Tensor) -> None:
+        """The tensor is kept as it is now."""
+        found = self.find(tensor)
+        if found is not None and found.is_whole:
+            found.note.again.keep(tensor.detach())
+            if self.count is not None:
+                self.count.watch(tensor)
+
+    def find(self, tensor: Tensor) -> View | None:
+        """How the tensor is made again, where it is not kept."""
+        storage = tensor.untyped_storage()
+        known = self.notes.get(storage._cdata)
+        if known is None or known[0]() is not storage:
+            return None
+        return View(known[1], tensor)
+
+    def source(self, tensor: Tensor) -> Source[Tensor]:
+        found = self.find(tensor)
+        if found is None and self.count is not None:
+            self.count.watch(tensor)
+        return There(tensor) if found is None else found
+
+    def pack(self, tensor: Tensor) -> Tensor | View:
+        """What autograd keeps for this tensor."""
+        found = self.find(tensor)
+        if found is not None:
+            found.note.again.uses += 1
+            return found
+        if self.count is not None:
+            self.count.watch(tensor)
+        return tensor
+
+    def _note(self, result: Tensor, again: Again[Tensor]) -> None:
+        storage, count, make = result.untyped_storage(), self.count, again.make
+        if again.depth > DEEPEST:
+            self.forget(result)
+            return
+        if count is not None:
+
+            def watched(values: Sequence[Tensor]) -> Tensor:
+                made = make(values)
+                count.watch(made)
+                return made
+
+            again.make = watched
+        note = Note(again, tuple(result.shape), result.stride())
+        self.notes[storage._cdata] = (weakref.ref(storage), note)
+
+    def _called(
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+        place: int,
+        *,
+        steps: int = 1,
+        dear: bool = False,
+    ) -> None:
+        """Made again by the same call, from the same tensors."""
+        tensors = [i for i, each in enumerate(args) if isinstance(each, Tensor)]
+        rest = list(args)
+        for i in tensors:
+            rest[i] = None
+
+        def make(values: Sequence[Tensor]) -> Tensor:
+            given = list(rest)
+            for i, value in zip(tensors, values, strict=True):
+                given[i] = value
+            made = function(*given, **kwargs)
+            found: Tensor = made if isinstance(made, Tensor) else made[place]
+            return found
+
+        sources = [self.source(args[i]) for i in tensors]
+        out = result if isinstance(result, Tensor) else result[place]
+        self._note(out, Again(make, sources, steps=steps, dear=dear))
+
+    def _overwritten(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Made again on top of what is overwritten, unless that was kept."""
+        target, rest = args[0], args[1:]
+        before = self.find(target)
+        if before is None or not before.is_whole or before.note.again.kept:
+            self.forget(target)
+            return function(*args, **kwargs)
+        others = [self.source(each) for each in rest if isinstance(each, Tensor)]
+        places = [i for i, each in enumerate(rest) if isinstance(each, Tensor)]
+        plain = [None if isinstance(each, Tensor) else each for each in rest]
+        inner = before.note.again
+
+        def make(values: Sequence[Tensor]) -> Tensor:
+            count = len(inner.sources)
+            given = list(plain)
+            for i, value in zip(places, values[count:], strict=True):
+                given[i] = value
+            made: Tensor = function(inner.make(values[:count]), *given, **kwargs)
+            return made
+
+        sources = [*inner.sources, *others]
+        result = function(*args, **kwargs)
+        self._note(target, Again(make, sources, steps=inner.own + 1, dear=inner.dear))
+        return result
+
+    def _normed(self, function: Any, args: tuple[Any, ...], result: Any) -> None:
+        """Made again with the statistics that it had."""
+        x, weight, bias, running_mean, running_var, training, _, epsilon = args[:8]
+        out, mean, inverse = result[:3]
+        affine = [each if each is None else each.detach() for each in (weight, bias)]
+        again: Any = aten.native_batch_norm.default
+
+        def make(values: Sequence[Tensor]) -> Tensor:
+            statistics = (running_mean, running_var, False, 0.0, epsilon)
+            if training:  # in evaluation the same call divides by the root of what it is given
+                statistics = (mean, inverse.reciprocal().square_(), False, 0.0, 0.0)
+            made: Tensor = again(values[0], *affine, *statistics)[0]
+            return made
+
+        self._note(out, Again(make, [self.source(x)], steps=1))
+
+    def _joined(self, args: tuple[Any, ...], result: Tensor) -> None:
+        """Made again at once from all that was joined one after another."""
+        dim = args[1] if len(args) > 1 else 0
+        sources: list[Source[Tensor]] = []
+        for each in args[0]:
+            found = self.source(each)
+            inner = found.note.again if isinstance(found, View) and found.is_whole else None
+            if isinstance(inner, Joined) and inner.dim == dim and not inner.kept:
+                sources += inner.sources
+            else:
+                sources.append(found)
+        self._note(result, Joined(dim, sources))
+
+
+class Joined(Again[Tensor]):
+    """A concatenation. Concatenated anew, it is made from the parts, not from itself."""
+
+    def __init__(self, dim: int, sources: Sequence[Source[Tensor]]) -> None:
+        super().__init__(lambda values: torch.cat(list(values), dim), sources, steps=1)
+        self.dim = dim
+
+
+_running: ContextVar[Remembering | None] = ContextVar("running", default=None)
+_counting: ContextVar["SavedBytes | None"] = ContextVar("counting", default=None)
+
+
+def remembering(rule: Rule | None) -> AbstractContextManager[object]:
+    """A forward pass under this rule, where gradients are wanted and none is under way already."""
+    if rule is None or not torch.is_grad_enabled() or _running.get() is not None:
+        return nullcontext()
+    return _remembering(rule)
+
+
+@contextmanager
+def _remembering(rule: Rule) -> Iterator[None]:
+    mode = Remembering(rule, _counting.get())
+    token = _running.set(mode)
+    try:
+        with mode, saved_tensors_hooks(mode.pack, _unpack):
+            yield
+    finally:
+        _running.reset(token)
+        mode.notes.clear()  # autograd keeps the hooks, and with them the mode
+
+
+@torch.no_grad()
+def _unpack(saved: Tensor | View) -> Tensor:
+    return saved if isinstance(saved, Tensor) else saved.used()
+
+
+def keep(x: Tensor) -> Tensor:
+    """The same tensor, which is kept and not made again."""
+    mode = _running.get()
+    if mode is not None:
+        mode.keep(x)
+    return x
+
+
+class SavedBytes:
+    """Counts the bytes that autograd, or a plan in its place, holds for the backward pass.
+
+        with SavedBytes(net) as saved:
+            task(batch).backward()
+        saved.peak
+
+    Every storage counts once, from when it is kept or made again until it is freed; parameters and
+    buffers of `module` do not count.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        state = [*module.parameters(), *module.buffers()]
+        self.state = {each.untyped_storage()._cdata for each in state}
+        self.known: set[int] = set()
+        self.live = self.peak = 0
+
+    def watch(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.state or key in self.known:
+            return
+        self.known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._freed, key, size).atexit = False
+
+    def _freed(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        self.watch(tensor)
+        return tensor
+
+    def __enter__(self) -> "SavedBytes":
+        self.token = _counting.set(self)
+        self.hooks = saved_tensors_hooks(self._pack, _unpack)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(*error)
+        _counting.reset(self.token)
