@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import about, bench, evidence, exporting, networks, training, using
+from plusx.cli import about, bench, evidence, exporting, networks, packing, training, using
 from plusx.cli.shell import app
 
 
@@ -24,6 +24,7 @@ __all__ = [
     "exporting",
     "main",
     "networks",
+    "packing",
     "run",
     "training",
     "using",

@@ -95,6 +95,8 @@ def open_data(
         elif path.is_file() and path.suffix.lower() == ".csv":
             listing = read_table(path, classes, multilabel)
         elif is_packed(path):
+            if decoder != "pillow":
+                raise ValueError(f"decoder = {decoder!r}: {printable(path)} is decoded already")
             listing = read_packed(path)
         else:
             raise _unknown(data, path)
@@ -103,6 +105,16 @@ def open_data(
     if not len(source):
         raise ValueError(f"{printable(name)} has no {wanted} split with validation = {validation}")
     return source
+
+
+def kind_of(path: str | Path) -> str | None:
+    """Of which kind data of one's own is: folder, csv or packed; None where there is none."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return "folder"
+    if path.is_file():
+        return "packed" if is_packed(path) else "csv"
+    return None
 
 
 def is_undivided(data: str | Path) -> bool:

@@ -223,3 +223,5 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("a run is either so many epochs or so many steps long: give one")
+        if isinstance(self.optim, Muon) and self.device.parallel == "fsdp":
+            raise ValueError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')

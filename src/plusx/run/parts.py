@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader
-from plusx.data.source import Source, open_data
+from plusx.data.source import Source, kind_of, open_data
 from plusx.data.splits import stratified_order
 from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
@@ -83,6 +83,8 @@ def open_sets(recipe: Recipe) -> Sets:
 def open_split(recipe: Recipe, split: str) -> Source:
     """One split of the recipe's data. ValueError where there is none, or the data is wrong."""
     data = recipe.data
+    if isinstance(data, OwnData) and (kind := kind_of(data.path)) not in (None, data.kind):
+        raise ValueError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
     source = open_data(
         Path(data.path).expanduser() if isinstance(data, OwnData) else data.kind,
         split=split,
@@ -90,6 +92,7 @@ def open_split(recipe: Recipe, split: str) -> Source:
         validation=data.validation,
         size=data.size,
         damaged=data.damaged if isinstance(data, OwnData) else "error",
+        decoder=data.decoder if isinstance(data, OwnData) else "pillow",
     )
     return source if split != "train" or data.train is None else _part(source, data.train, recipe)
 
