@@ -265,3 +265,8 @@ def test_an_alternating_flip_shows_every_image_from_both_sides_in_two_epochs(mor
     assert epochs[2:] == epochs[:2]
     # a flip is drawn anew
     assert len({tuple(mirrored(source, "flip", epoch)) for epoch in range(4)}) == 4
+
+
+def test_muon_wants_whole_filters() -> None:
+    with pytest.raises(ValueError, match="whole filters"):
+        parse_recipe(SMALL.replace("threads = 1", 'parallel = "fsdp"'))
