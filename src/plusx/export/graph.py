@@ -184,6 +184,7 @@ def _sizes(node: fx.Node) -> tuple[int, ...]:
 
 def _sizes_of(value: Tensor, node: fx.Node) -> tuple[int, ...]:
     first, *rest = value.shape
-    if isinstance(first, int) or not all(isinstance(size, int) for size in rest):
+    counts = not isinstance(first, int) and str(first).isidentifier()  # a symbol, not 3 * one
+    if not counts or not all(isinstance(size, int) for size in rest):
         raise ValueError(f"{node.name} does not keep inputs apart, or depends on their number")
     return tuple(rest)

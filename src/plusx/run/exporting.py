@@ -114,11 +114,7 @@ def _open(trained: str | Path, weights: str | None) -> _Opened:
     else:
         assert spec is not None
         assert found is not None
-        space = each_dimension(spec.size, spec.ndim)
-        if parse(spec.stem).words[0].kind == "embed":
-            sizes, tokens = space, spec.in_channels
-        else:
-            sizes = (spec.in_channels, *space)
+        sizes, tokens = input_of(spec)
         preprocessing, classes = found.preprocessing, found.classes
         multilabel, view = found.multilabel, found.view or ""
     model = found.model if found is not None else None
@@ -129,6 +125,14 @@ def _open(trained: str | Path, weights: str | None) -> _Opened:
     if view:
         metadata["view"] = view
     return _Opened(net, sizes, tokens, metadata, run)
+
+
+def input_of(spec: Net) -> tuple[tuple[int, ...], int]:
+    """The sizes of an input, and how many different tokens there are; 0 where it is numbers."""
+    space = each_dimension(spec.size, spec.ndim)
+    if any(word.kind == "embed" for word in parse(spec.stem).words[:1]):
+        return space, spec.in_channels
+    return (spec.in_channels, *space), 0
 
 
 def _found(

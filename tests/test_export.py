@@ -1,0 +1,208 @@
+"""Networks as ONNX graphs: every family, in any number, and what refuses to be one."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import plusx
+from plusx import zoo
+from plusx.export import compare, example_inputs, to_onnx
+from plusx.export.graph import folded
+from plusx.grammar.sentence import parse
+from plusx.grammar.spec import Net
+from plusx.nn.layers import LargestInOrder
+from plusx.run.exporting import input_of
+from zoo_shrunken import shrunken
+
+
+pytest.importorskip("onnxruntime")
+
+
+def stirred(net: nn.Module, seed: int = 0) -> nn.Module:
+    """Statistics, scales and shifts of norms as if they had been learnt."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            last = name.rpartition(".")[2]
+            if last == "running_mean":
+                tensor.copy_(torch.randn(tensor.shape, generator=random) * 0.3)
+            elif last == "running_var":
+                tensor.copy_(torch.rand(tensor.shape, generator=random) + 0.5)
+            elif tensor.is_floating_point() and tensor.ndim <= 1:
+                tensor.add_(torch.randn(tensor.shape, generator=random) * 0.1)
+    return net.eval()
+
+
+def kinds(net: Net) -> tuple[object, ...]:
+    """What a network has that another may not: its words, merges, dimensions and norms."""
+    sentences = [net.stem, net.tail]
+    for stage in net.stages:
+        sentences.append(stage.enter)
+        for block in stage.blocks:
+            sentences += [block.body, block.shortcut, block.identity, block.gate]
+    said = [parse(sentence) for sentence in sentences]
+    words = {
+        (word.kind, word.bias, word.groups == 0, word.groups > 1, word.dilation > 1)
+        for each in said
+        for word in each.words
+    }
+    merges = {each.merge for each in said}
+    return frozenset(words), frozenset(merges), net.ndim, net.norm, net.act, net.affine
+
+
+def families() -> Iterator[tuple[str, Net]]:
+    """A small network for each set of kinds in the zoo, and for what the language has beside."""
+    seen = set()
+    for name in zoo.names("*"):
+        net = zoo.find(name)
+        if isinstance(net, Net) and kinds(net) not in seen:
+            seen.add(kinds(net))
+            yield name, shrunken(net, width=16, depth=1)
+    small = shrunken(zoo.find("resnet20"), width=16, depth=1)
+    for norm in ("instance", "group", "layer"):
+        yield norm, replace(small, norm=norm)
+        yield f"{norm} alone", replace(small, norm=norm, affine=False)
+    for act in ("gelu", "silu", "sigmoid", "tanh"):
+        yield act, replace(small, act=act)
+    yield "survival", replace(small, drop_path=0.5)
+    yield "no head", replace(small, num_classes=0)
+
+
+FAMILIES = dict(families())
+
+
+def check(net: nn.Module, sizes: tuple[int, ...], tokens: int = 0) -> bytes:
+    """Export, and compare with torch: eight inputs, one, and the sizes that the file states."""
+    inputs = example_inputs(sizes, tokens)
+    content = to_onnx(net, inputs[:1])
+    found = compare(net, content, inputs)
+    assert found.inputs == len(inputs)
+    assert found.error <= found.allowed <= 1e-4 * max(1.0, found.largest)
+    return content
+
+
+def kinds_of_nodes(content: bytes) -> list[str]:
+    from onnx import ModelProto
+
+    return [node.op_type for node in ModelProto.FromString(content).graph.node]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_computes_what_torch_does(name: str) -> None:
+    net = FAMILIES[name]
+    content = check(stirred(plusx.create_model(net, seed=0)), *input_of(net))
+    if name in ("resnet18", "resnet20", "resnet50_d", "cbam_resnet18", "quartznet15x5", "r3d_18"):
+        assert "BatchNormalization" not in kinds_of_nodes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"), [("alexnet", 63), ("googlenet", 64), ("resnet8_keras", 32)]
+)
+def test_plain_modules_compute_what_torch_does(name: str, size: int) -> None:
+    check(stirred(plusx.create_model(name, num_classes=7, seed=0)), (3, size, size))
+
+
+@pytest.mark.slow
+def test_a_network_stays_in_the_mode_that_it_was_in() -> None:
+    net = stirred(plusx.create_model(FAMILIES["resnet20"], seed=0)).train()
+    net.layer1.eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    content = to_onnx(net, torch.zeros(1, 3, 32, 32))
+    assert net.training
+    assert not net.layer1.training
+    assert all(torch.equal(before[name], each) for name, each in net.state_dict().items())
+    compare(net.eval(), content, torch.randn(3, 3, 32, 32))
+
+
+@pytest.mark.slow
+def test_another_network_is_told_apart() -> None:
+    net = stirred(plusx.create_model(FAMILIES["resnet20"], seed=0))
+    content = to_onnx(net, torch.zeros(1, 3, 32, 32))
+    inputs = example_inputs((3, 32, 32))
+    compare(net, content, inputs)
+    with torch.no_grad():
+        net.layer3[0].bn2.running_var.mul_(1.01)  # what an export without statistics would do
+    with pytest.raises(RuntimeError, match="does not compute what the network does"):
+        compare(net, content, inputs)
+
+
+class Odd(nn.Module):
+    """Something that no network of ours does."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.how:
+            case "unknown":
+                return torch.fft.fft(x).real
+            case "batch":
+                return (x - x.mean(0)).flatten(1)
+            case "mixed":
+                return x.flatten(0, 1)
+        raise AssertionError(self.how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "said"), [("unknown", "does not know"), ("batch", "inputs apart"), ("mixed", "apart")]
+)
+def test_what_cannot_be_exported_is_named(how: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        to_onnx(Odd(how), torch.zeros(1, 3, 8))
+
+
+class Steps(nn.Module):
+    """The steps of torch that a network may take and our small ones do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(6, affine=True)
+        self.register_buffer("factors", torch.rand(6, 1, 1))
+        self.linear = nn.Linear(5, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, (1, 2, 0, 3), mode="reflect")
+        x = nn.functional.pad(x, (2, 1), value=0.5)
+        x = self.norm(x) * (self.factors.exp() + 1) / 3  # what depends on no input is computed
+        x = nn.functional.silu(x, inplace=True) - x.amax(1, keepdim=True)
+        x = 2 - x.permute(0, 2, 3, 1).transpose(1, 2).movedim(-1, 1)
+        x = nn.functional.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False)
+        x = nn.functional.adaptive_avg_pool2d(x, (7, 5))
+        parts = x.unflatten(1, (2, 3)).unbind(1)
+        x = torch.cat([self.linear(part[:, :, 1::2].contiguous()) for part in parts], 1)
+        return torch.tanh(x).mean((2, 3))
+
+
+@pytest.mark.slow
+def test_steps_beside_those_of_our_networks() -> None:
+    torch.manual_seed(0)
+    check(stirred(Steps()), (6, 9, 8))
+
+
+def test_a_batch_norm_is_folded_with_the_precision_of_its_result() -> None:
+    # a variance near 0 under a scale near 0: their quotient is an ordinary number
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, 3, 3, generator=random)
+    norm = {"running_mean": torch.full((4,), 1e3), "running_var": torch.full((4,), 1e-8)}
+    norm |= {"weight": torch.full((4,), 3e-3), "bias": torch.full((4,), -0.5), "eps": 1e-5}
+    given = {"weight": weight, "bias": torch.full((4,), 1e3 + 0.25)}
+    found, shift = folded(given, norm)
+    factor = 3e-3 / np.sqrt(1e-8 + 1e-5)
+    np.testing.assert_allclose(found, weight.double() * factor, rtol=1e-6)
+    np.testing.assert_allclose(shift, 0.25 * factor - 0.5, rtol=1e-6)
+
+
+def test_of_equal_values_the_first_are_the_largest() -> None:
+    # as ONNX has it; torch's topk takes any of them, and most values behind a ReLU are 0
+    x = torch.tensor([[[0.0, 5.0, 0.0, 1.0, 0.0, 0.0]]])
+    assert LargestInOrder(3)(x).tolist() == [[[0.0, 5.0, 1.0]]]
+    x[0, 0, 0] = -1.0
+    assert LargestInOrder(3)(x).tolist() == [[[5.0, 0.0, 1.0]]]
