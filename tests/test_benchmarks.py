@@ -58,30 +58,32 @@ def test_an_interval_keeps_the_pairs_of_a_round(timing: ModuleType) -> None:
     assert timing.median(np.full(10, 0.25)) == timing.Estimate(0.25, 0.25, 0.25)
 
 
-def small(training_step: ModuleType, model: str) -> object:
-    (case,) = (each for each in training_step.CASES if each.model == model)
-    if case.peer != "torchvision":
-        pytest.importorskip(case.peer)
-    return replace(case, size=32, batch_size=4)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18", "resnet20_b"])
 def test_both_sides_of_a_training_step_learn_alike(training_step: ModuleType, model: str) -> None:
-    steps = training_step.contenders(small(training_step, model), torch.float64)
-    assert set(steps) == {"peer", "loop", "channels_last", "network"}
-    assert training_step.check_equal(steps, 1e-7) <= 1e-7
+    (case,) = (each for each in training_step.CASES if each.model == model)
+    for peer in case.peers:
+        pytest.importorskip(peer)
+    steps = training_step.contenders(replace(case, size=32, batch_size=8), torch.float64)
+    assert set(steps) == {
+        "ours",
+        *(f"{peer} {way}" for peer in case.peers for way in ("default", "channels_last")),
+    }
+    apart, seconds = training_step.check_equal(steps, 3)
+    assert apart <= 1e-7
+    assert set(seconds) == set(steps)
 
 
 def test_sides_that_learn_otherwise_are_not_timed(training_step: ModuleType) -> None:
-    case = replace(small(training_step, "resnet18"), classes=10)
-    net, batches = torch.nn.Linear(12, 10), training_step.training_data(case, torch.float32)
+    case = replace(training_step.CASES[0], size=32, batch_size=4, classes=10)
+    batches = training_step.training_data(case, torch.float32)
     batches = [replace(each, inputs=each.inputs.flatten(1)[:, :12]) for each in batches]
-    other = torch.nn.Linear(12, 10)
-    steps = {"peer": training_step.plain_loop(net, batches)}
-    steps["loop"] = training_step.plain_loop(other, batches)
-    with pytest.raises(ValueError, match="loop is another network"):
-        training_step.check_equal(steps, 1e-5)
+    steps = {
+        "peer": training_step.plain_loop(torch.nn.Linear(12, 10), batches),
+        "ours": training_step.plain_loop(torch.nn.Linear(12, 10), batches),
+    }
+    with pytest.raises(ValueError, match="ours is another network than peer"):
+        training_step.check_equal(steps, 2)
 
 
 @pytest.mark.slow
@@ -90,9 +92,13 @@ def test_a_training_step_is_measured_and_recorded(
 ) -> None:
     pytest.importorskip("pytorchcv")
     out = tmp_path / "result.json"
-    assert training_step.main(["--tiny", "--threads", "1", "--out", str(out)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    command = ["--tiny", "--models", "resnet20_b", "--threads", "1", "--out", str(out)]
+    assert training_step.main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
     found = store.read_json(out)
+    (row,) = found["rows"]
+    assert set(row["targets"]) == {"default / ours", "channels_last / ours"}
+    assert row["machine_at_best"]["convolution_flops"] > 0
     assert set(found["value"]) == set(found["spread"])
     for name, (low, high) in found["spread"].items():
         assert 0 < low <= found["value"][name] <= high

@@ -94,7 +94,7 @@ def test_everything_else_is_torchs_own() -> None:
         assert not by_product(net, x)
     assert not by_product(Convolution2d(96, 320, 3, padding=1), x)  # in the usual layout
     assert not by_product(net.requires_grad_(False), x.clone().requires_grad_())
-    assert not by_product(net.requires_grad_(True).double(), x.double())
+    assert not by_product(net.requires_grad_(True).bfloat16(), x.bfloat16())
     grouped = Convolution2d(640, 640, 3, groups=8).to(memory_format=CHANNELS_LAST)
     pointwise = Convolution2d(640, 640, 1).to(memory_format=CHANNELS_LAST)
     for other in (grouped, pointwise):

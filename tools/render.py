@@ -95,14 +95,17 @@ def published_weights(found: Mapping[str, Any]) -> str:
 
 def training_step(found: Mapping[str, Any]) -> str:
     """Ratios of the peers' time over ours."""
-    lines = ["| network | peer | threads | way | peer's time / ours | interval of 95 % |"]
-    lines.append("|---|---|---:|---|---:|---|")
-    lines += [
-        f"| `{row['model']}` | {row['peer']} | {row['threads']} | {way} | {each['value']:.3f} "
-        f"| {each['low']:.3f} to {each['high']:.3f} |"
-        for row in found["rows"]
-        for way, each in row["ratios"].items()
-    ]
+    lines = ["| network | peer | threads | what | ratio | interval of 95 % | asked |"]
+    lines.append("|---|---|---:|---|---:|---|---:|")
+    for row in found["rows"]:
+        for what, each in row["ratios"].items():
+            asked = row.get("targets", {}).get(what)
+            missed = ", missed" if what in row.get("missed", ()) else ""
+            lines.append(
+                f"| `{row['model']}` | {row['peer']} | {row['threads']} | {what} "
+                f"| {each['value']:.3f} | {each['low']:.3f} to {each['high']:.3f} "
+                f"| {'' if asked is None else f'{asked:.2f}{missed}'} |"
+            )
     return "\n".join([*lines, "", _where(found)])
 
 

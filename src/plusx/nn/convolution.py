@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 # Below so many weights the gradient is moved in no time.
 LARGE = 250_000
+WHOLE = (torch.float32, torch.float64)
 
 
 class Convolution2d(nn.Conv2d):
     """torch's convolution, from the same values to the same values but for rounding.
 
-    On a CPU, in float32 and with the channels innermost, the gradient of a filter with at least
+    On a CPU and with the channels innermost, the gradient of a filter with at least
     LARGE weights is a matrix product where there are no more positions than filters (a batch of 8
     at 7 x 7, and 512 filters). Everything else is torch's own.
     """
@@ -44,8 +45,7 @@ class Convolution2d(nn.Conv2d):
             return False
         if self.groups != 1 or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return False
-        float32 = weight.dtype == x.dtype == torch.float32
-        if not float32 or weight.is_contiguous():
+        if weight.dtype not in WHOLE or x.dtype != weight.dtype or weight.is_contiguous():
             return False
         positions = x.shape[0]
         for size, stride in zip(x.shape[2:], self.stride):
