@@ -1,11 +1,11 @@
 """Imports plusx once, then forks the processes of one run for every line on standard input.
 
 A line is JSON: {"arguments": [...], "ranks": how many, "said": a file for the output of each, whose
-rank is put behind it, "log": the file that the run logs to, "signals": [[lines, rank, number],
-...]}. A signal is sent once the log has so many lines, to a process that stands still: one that has
-ended, or went on for a while unseen, is not what was to be found. The answer is a line of JSON:
-{"exits": [code, or minus the signal that ended it, ...], "landed": the lines of the log at each
-signal that found its process running}.
+rank is put behind it, "log": the file that the run logs to, "faulty": the rank that raises an error
+or null, "signals": [[lines, rank, number], ...]}. A signal is sent once the log has so many lines,
+to a process that stands still: one that has ended, or went on for a while unseen, is not what was
+to be found. The answer is a line of JSON: {"exits": [code, or minus the signal that ended it, ...],
+"landed": the lines of the log at each signal that found its process running}.
 """
 
 import json
@@ -22,10 +22,13 @@ with install_import_hook(["plusx.run", "plusx.train"], "beartype.beartype"):
     from crash_server import command, held, lines_in
     from plusx.recipe import load_recipe
     from plusx.run import sharing, train
+    from plusx.train import loop
+    from plusx.train.loop import reseed
 
 import torch
 import torch.distributed.checkpoint.state_dict
 import torch.distributed.fsdp
+import torch.nn.parallel
 
 
 LONGEST = 240.0  # seconds, after which a run hangs
@@ -40,6 +43,13 @@ def reserved() -> socket.socket:
     return held_open
 
 
+def fault(seed: int, step: int, device: torch.device) -> None:
+    """What a rank does at its fifth step in the place of `reseed`."""
+    if step == 4:
+        raise ValueError("the images are upside down")
+    reseed(seed, step, device)
+
+
 def start(order: dict, rank: int, port: int) -> int:
     child = os.fork()
     if child:
@@ -51,6 +61,8 @@ def start(order: dict, rank: int, port: int) -> int:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+    if rank == order["faulty"]:
+        loop.reseed = fault
     command({**order, "said": f"{order['said']}{rank}"})
     raise AssertionError  # it does not come back
 

@@ -4,6 +4,7 @@ The processes are real, and meet on the loopback. Most are forks of one that has
 the variables that torchrun sets; torch's own agent starts those of the last test.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -13,7 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ import pytest
 import torch
 
 from plusx import store
+from plusx.data.loader import Loader
 from plusx.recipe import load_recipe
 from plusx.run import evaluate, load_run, parts
-from plusx.data.loader import Loader
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import reseed
 from plusx.train.optim import trained_parameters
@@ -112,6 +114,7 @@ class Server:
         ranks: int = 2,
         recipe: str = "tiny",
         signals: list[tuple[int, int, int]] | None = None,
+        faulty: int | None = None,
     ) -> dict[str, Any]:
         order = {
             "arguments": [
@@ -125,6 +128,7 @@ class Server:
             "said": str(self.folder / "said"),
             "log": str(out / "log.jsonl"),
             "signals": signals or [],
+            "faulty": faulty,
         }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -279,3 +283,164 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(server, folder, r
             assert len(losses(out)) == newest(out).step
     assert server.train(out, *said, ranks=ranks)["exits"] == [0] * ranks
     assert outcome(out) == outcome(unbroken)
+
+
+def test_it_goes_on_with_another_number_of_processes_which_is_said(server, folder):
+    out = folder / "fewer"
+    ended = server.train(out, signals=[(3, 0, signal.SIGTERM)])
+    assert ended["exits"] == [143, 143], ended["all"]
+    ended = server.train(out, ranks=1)
+    assert ended["exits"] == [0], ended["all"]
+    assert "not bit for bit" in ended["all"]
+    assert "processes 2 -> 1" in ended["all"]
+    assert len(losses(out)) == 12
+
+
+# ------------------------------------------------------------------------------- one of them dies
+
+
+def test_who_was_killed_is_named_and_the_run_goes_on(server, folder, whole):
+    out = folder / "killed"
+    landed = 0
+    for lines, rank in ((2, 1), (6, 0)):
+        ended = server.train(out, signals=[(lines, rank, signal.SIGKILL)])
+        if ended["landed"] and ended["landed"][0] < 12:
+            landed += 1
+            assert ended["exits"][rank] == -signal.SIGKILL
+            assert ended["exits"][1 - rank] == 1
+            assert f"rank {rank} ended" in ended["said"][1 - rank], ended["all"]
+            assert "Traceback" not in ended["all"]
+    assert landed, "no kill came in time"
+    assert server.train(out)["exits"] == [0, 0]
+    assert outcome(out) == whole
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_stands_still_is_named_within_the_timeout(server, folder, whole, rank):
+    out = folder / f"still-{rank}"
+    ended = server.train(out, "device.timeout=10.0", signals=[(3, rank, signal.SIGSTOP)])
+    assert ended["landed"], ended["all"]
+    assert ended["exits"][1 - rank] == 1  # and the server did not have to end it
+    assert f"rank {rank}" in ended["said"][1 - rank], ended["all"]
+    assert server.train(out)["exits"] == [0, 0]
+    assert outcome(out) == whole
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_is_said_once_and_ends_all_with_its_code(server, folder, whole, rank):
+    out = folder / f"faulty-{rank}"
+    ended = server.train(out, faulty=rank)
+    assert ended["exits"] == [2, 2], ended["all"]
+    assert ended["all"] == "plusx: the images are upside down\n"
+    assert ended["said"][rank]
+    assert newest(out).step == 4
+    assert server.train(out)["exits"] == [0, 0]
+    assert outcome(out) == whole
+
+
+def test_what_ends_all_at_once_is_said_once(server, folder, whole):
+    ended = server.train(folder / "diverged", "optim.lr=1e19", "schedule.warm_up=0")
+    assert ended["exits"] == [1, 1], ended["all"]
+    assert ended["all"].count("plusx:") == 1, ended["all"]
+    assert re.search(r"step [0-9]+, rate [0-9.e+]+", ended["all"])
+    with store.lock(folder / "used"):
+        ended = server.train(folder / "used")
+    assert ended["exits"] == [2, 2], ended["all"]
+    assert ended["all"].count("plusx:") == 1, ended["all"]
+    assert f"process {os.getpid()} on " in ended["all"]
+    ended = server.train(folder / "whole")
+    assert ended["exits"] == [0, 0], ended["all"]
+    assert ended["all"].count("already complete") == 1
+    assert outcome(folder / "whole") == whole
+
+
+# ------------------------------------------------------------------------------ torch's own agent
+
+
+def until(said: str, what: Callable[[], object]) -> None:
+    end = time.monotonic() + 240
+    while not what():
+        assert time.monotonic() < end, f"waited in vain for {said}"
+        time.sleep(0.005)
+
+
+def children(pid: int) -> dict[int, int]:
+    """The ranks that an agent has started, with their processes."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        said = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks = [int(each[5:]) for each in said if each.startswith(b"RANK=")]
+        if ranks:
+            found[ranks[0]] = int(child)
+    return found
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses, in hexadecimal, at which a process listens."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            inodes.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_torchs_agent_starts_them_again_passes_signals_on_and_may_die(server, folder):
+    long = "steps=200"
+    assert server.train(folder / "long", long)["exits"] == [0, 0]
+    out, said = folder / "agent", folder / "agent.txt"
+    log = out / "log.jsonl"
+
+    def lines() -> int:
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
+    def begun() -> int:
+        return (out / "timing.jsonl").read_text().count('"begin"')
+
+    def launch() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "plusx", "train", str(server.recipe), long]
+        command += ["--out", str(out), "--processes", "2", "--restarts", "1"]
+        with said.open("ab") as file:
+            return subprocess.Popen(command, stdout=file, stderr=file, cwd=folder)
+
+    agent = launch()
+    try:
+        until("the first steps", lambda: lines() >= 3 or agent.poll() is not None)
+        assert agent.poll() is None, said.read_text()
+        ranks = children(agent.pid)
+        for pid in (agent.pid, *ranks.values()):
+            assert listening(pid) <= {"0100007F", "00000000000000000000000001000000"}
+        assert listening(ranks[0])
+        os.kill(ranks[1], signal.SIGKILL)
+        until("a second beginning", lambda: begun() == 2 or agent.poll() is not None)
+        assert agent.poll() is None, said.read_text()
+        before = lines()
+        until("more steps", lambda: lines() > before or agent.poll() is not None)
+        agent.terminate()
+        assert agent.wait(240) == 128 + signal.SIGTERM, said.read_text()
+        assert len(losses(out)) == newest(out).step < 200
+        assert "stopped by SIGTERM" in said.read_text()
+
+        agent = launch()
+        until("a third beginning", lambda: begun() == 3 or agent.poll() is not None)
+        assert agent.poll() is None, said.read_text()
+        ranks = children(agent.pid)
+        agent.kill()
+        agent.wait(240)
+        until("the end of all", lambda: all(gone(pid) for pid in ranks.values()))
+    finally:
+        agent.kill()
+        agent.wait(240)
+    assert server.train(out, long)["exits"] == [0, 0]
+    assert outcome(out) == outcome(folder / "long")

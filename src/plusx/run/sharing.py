@@ -8,9 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from plusx.data.batch import Batch
 from plusx.grammar.spec import Net
@@ -62,6 +59,8 @@ class Replicas:
     """Every process holds the whole network: torch's DistributedDataParallel."""
 
     def __init__(self, task: Task, drops_blocks: bool) -> None:
+        from torch.nn.parallel import DistributedDataParallel
+
         self.task = task
         with warnings.catch_warnings():
             # its successor is not in every version of torch that we run with
@@ -109,6 +108,8 @@ class Shards:
     """Every process holds a part of each parameter: torch's fully_shard (FSDP2)."""
 
     def __init__(self, state: State, world: World) -> None:
+        # which one process alone does not wait for: it takes torch a second to load this
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         self.task = state.task
@@ -116,7 +117,7 @@ class Shards:
         mesh = init_device_mesh(state.task.device.type, (world.size,))
         for parameter in state.task.parameters():
             parameter.data = parameter.data.contiguous()  # shards know no other layout
-        with _resharded(state, mesh):
+        with _resharded(state):
             for module in state.task.modules():
                 if isinstance(module, ResidualBlock):
                     fully_shard(module, mesh=mesh)
@@ -176,12 +177,14 @@ def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
 
 
 @contextmanager
-def _resharded(state: State, mesh: DeviceMesh) -> Iterator[None]:
+def _resharded(state: State) -> Iterator[None]:
     """Inside, the parameters of the task are sharded; afterwards the optimizer moves the shards."""
     optimizer = state.optimizer
     names: dict[Tensor, str] = {p: name for name, p in state.task.named_parameters()}
     yield
-    shards = dict(state.task.named_parameters())
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    shards: dict[str, DTensor] = dict(state.task.named_parameters())  # type: ignore[arg-type]
     kept = {names[parameter]: values for parameter, values in optimizer.state.items()}
     for group in optimizer.param_groups:
         group["params"] = [shards[names[parameter]] for parameter in group["params"]]
@@ -190,11 +193,8 @@ def _resharded(state: State, mesh: DeviceMesh) -> Iterator[None]:
     for name, values in kept.items():
         shard = shards[name]
         optimizer.state[shard] = {
-            key: distribute_tensor(
-                value.contiguous(),  # of another layout it would be taken apart wrongly
-                mesh,
-                shard.placements,  # type: ignore[attr-defined]
-            )
+            # contiguous: of another layout it would be taken apart wrongly
+            key: distribute_tensor(value.contiguous(), shard.device_mesh, shard.placements)
             if value.shape == shard.shape
             else value.cpu()
             for key, value in values.items()

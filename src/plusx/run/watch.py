@@ -21,7 +21,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 BEAT = 0.5  # seconds between two signs of life
 GRACE = 8.0  # seconds without one, after a connection was lost, by which a process counts as dead
-FAREWELL = 10.0  # seconds that rank 0, where the store is, waits for the others to read it
+FAREWELL = 5.0  # seconds that rank 0, where the store is, waits for the others to read it
 
 
 class Failure(NamedTuple):
@@ -50,7 +50,8 @@ class Watch(threading.Thread):
             each.set_timeout(datetime.timedelta(seconds=timeout))
         self.parent = os.getppid()
         self.ticks = 0  # what this process has begun: updates, rounds of an evaluation
-        self.moved = time.monotonic()
+        self.now = 0.0  # seconds of this watch: a run that is put to sleep as a whole ages by none
+        self.moved = self.answered = 0.0  # the latest tick, the latest answer of the store
         self.done = threading.Event()
         self.ending = threading.Lock()  # taken once, by who ends this process
         self.seen: dict[int, tuple[str, float]] = {}
@@ -63,10 +64,11 @@ class Watch(threading.Thread):
     def tick(self) -> None:
         """Another piece of work has begun, which may take as long as the timeout."""
         self.ticks += 1
-        self.moved = time.monotonic()
+        self.moved = self.now
 
     def run(self) -> None:
         """Beat and look, until the end."""
+        threading.Thread(target=self._count, name="clock", daemon=True).start()
         number = 0
         while not self.done.wait(BEAT):
             number += 1
@@ -84,6 +86,7 @@ class Watch(threading.Thread):
                 self._leave(failure.code)
             elif silent is not None:
                 self._end(silent)
+            self.answered = self.now
 
     def verdict(self, error: Exception, code: int, lost: bool) -> tuple[Exception, int, bool]:
         """Why the run ends, where `error` came up in this process, with which code, who says so.
@@ -119,6 +122,18 @@ class Watch(threading.Thread):
                     break
                 time.sleep(0.02)
 
+    def _count(self) -> None:
+        """Count the time, and end this process where the store does not answer.
+
+        In a thread of its own: an answer can be waited for without an end.
+        """
+        while not self.done.wait(BEAT):
+            self.now += BEAT
+            if self.now - self.answered >= self.timeout:
+                said = f"rank 0 has given no sign of life for {self.timeout:g} seconds"
+                print(f"plusx: {said}", file=sys.stderr, flush=True)
+                os._exit(1)
+
     def _beat(self, number: int) -> None:
         self.own.set(f"beat/{self.rank}", f"{number} {self.ticks}")
 
@@ -128,7 +143,7 @@ class Watch(threading.Thread):
 
     def _silent(self) -> str | None:
         """What is wrong with another process' signs of life, or with this one's work."""
-        now = time.monotonic()
+        now = self.now
         # one looks at all, all at that one: what is read does not grow with the square
         others = range(1, self.size) if self.rank == 0 else (0,)
         ticks = {self.rank: self.ticks}
