@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from plusx import store
 from plusx.data.batch import Batch
@@ -27,6 +26,7 @@ from plusx.grammar.legal import check
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net
 from plusx.models import create_model
+from plusx.nn.memory import SavedBytes
 from plusx.report.bench import bench_page, figures
 from plusx.run.environment import environment
 from plusx.run.signals import Signals
@@ -205,28 +205,17 @@ def _counts(contender: _Contender, batch: int, results: Path) -> dict[str, Any]:
 
 
 def saved_bytes(task: Task, batch: Batch) -> int:
-    """Bytes that one forward pass in training keeps for its backward pass.
+    """The most bytes that one training step holds for its backward pass at a time.
 
     Every storage once, those of parameters and buffers not counted. Statistics of norms move as in
     any forward pass in training.
     """
-    own = {t.untyped_storage().data_ptr() for t in (*task.parameters(), *task.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     task.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = task(batch)
-    count = sum(kept.values())
-    loss.backward()
+    with SavedBytes(task) as saved:
+        task(batch).backward()
     for parameter in task.parameters():
         parameter.grad = None
-    return count
+    return saved.peak
 
 
 def _rounds(
