@@ -59,11 +59,12 @@ def networks(
     if as_json:
         print_json({"out": str(out), **result})
     else:
-        from plusx.report.bench import columns, flat
+        from plusx.report.bench import columns, flat, sources
         from plusx.study.table import rows_table
 
         print(rows_table(columns(batch), [flat(row) for row in result["rows"]], terminal_width()))
-        print(f"\n{result['finding']}\n\n{out / 'bench.html'}")
+        print("\n".join(["", *sources(result["rows"]), result["finding"]]))
+        print(f"\n{out / 'bench.html'}")
     if result["stopped_by"] is not None:
         from plusx.study.bench import Stopped
 

@@ -19,10 +19,11 @@ def bench_page(result: Mapping[str, Any]) -> str:
         figure({**each, "alternative": alternative(each)}, palette, f"f{number}")
         for number, each in enumerate(told)
     )
+    notes = [NOTE, *sources(rows)]
     stopped = "" if result["stopped_by"] is None else " A signal ended it early."
     body = (
         f'<div class="figures">\n{drawn}</div>\n'
-        + page.section("Results", _table(rows, result["batch"]) + page.note(NOTE))
+        + page.section("Results", _table(rows, result["batch"]) + "".join(map(page.note, notes)))
         + page.section("What was run", _what_was_run(result))
     )
     return page.document(
@@ -73,9 +74,7 @@ def columns(batch: int) -> list[dict[str, str]]:
         ("parameters", "Parameters", "", "count"),
         ("multiply_adds", "Multiply-adds", "", "count"),
         ("published", "Accuracy", "published", "share"),
-        ("published_source", "Published", "by", "text"),
         ("measured", "Accuracy", "measured", "share"),
-        ("measured_source", "Measured", "in", "text"),
         ("latency", "One image", "ms", "number"),
         ("latency_interval", "Interval", "ms, 95 %", "text"),
         ("images_per_second", "Images", "a second", "number"),
@@ -95,9 +94,7 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": row["parameters"],
         "multiply_adds": row["multiply_adds"],
         "published": published.get("accuracy"),
-        "published_source": _whose(published),
         "measured": measured.get("accuracy"),
-        "measured_source": _whose(measured),
         "latency": 1e3 * latency["median"],
         "latency_interval": f"{1e3 * latency['low']:.3g} to {1e3 * latency['high']:.3g}",
         "images_per_second": row["images_per_second"]["median"],
@@ -106,14 +103,21 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _whose(known: Mapping[str, Any]) -> str | None:
-    return f"{known['data']}, {known['source']}" if known else None
+def sources(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whose the accuracies of the table are, a line for each source."""
+    lines: dict[str, list[str]] = {}
+    for key in ("published", "measured"):
+        for row in rows:
+            if row[key]:
+                said = f"{key}: {row[key]['data']}, {row[key]['source']}"
+                lines.setdefault(said, []).append(row["name"])
+    return [f"Accuracy {said} ({', '.join(names)})." for said, names in lines.items()]
 
 
 def figures(rows: Sequence[Mapping[str, Any]], batch: int) -> list[dict[str, Any]]:
     """What the page draws: time over work, memory over work, accuracy over time."""
     work = {"title": "multiply-adds of one image", "scale": "log"}
-    latency = {"title": "seconds for one image", "scale": "log"}
+    latency = {"title": "ms for one image", "scale": "log"}
     drawn = [
         _figure(
             "Time for one image",
@@ -126,8 +130,8 @@ def figures(rows: Sequence[Mapping[str, Any]], batch: int) -> list[dict[str, Any
             "Memory of training",
             f"What the forward pass keeps for the backward pass, of a batch of {batch}.",
             work,
-            {"title": "bytes", "scale": "log"},
-            [(row["name"], row["multiply_adds"], *[row["saved_bytes"]] * 3) for row in rows],
+            {"title": "MB", "scale": "log"},
+            [(row["name"], row["multiply_adds"], *[row["saved_bytes"] / 1e6] * 3) for row in rows],
         ),
     ]
     for key, title in (("published", "Published accuracy"), ("measured", "Measured accuracy")):
@@ -140,7 +144,7 @@ def figures(rows: Sequence[Mapping[str, Any]], batch: int) -> list[dict[str, Any
                     latency,
                     {"title": "accuracy", "scale": "share"},
                     [
-                        (row["name"], row["latency_seconds"]["median"], *[row[key]["accuracy"]] * 3)
+                        (row["name"], _ends(row["latency_seconds"])[0], *[row[key]["accuracy"]] * 3)
                         for row in known
                     ],
                 )
@@ -149,7 +153,8 @@ def figures(rows: Sequence[Mapping[str, Any]], batch: int) -> list[dict[str, Any
 
 
 def _ends(value: Mapping[str, float]) -> tuple[float, float, float]:
-    return value["median"], value["low"], value["high"]
+    """In milliseconds."""
+    return 1e3 * value["median"], 1e3 * value["low"], 1e3 * value["high"]
 
 
 def _figure(

@@ -47,6 +47,7 @@ FEWEST = 3  # rounds, however long they take
 CALLS = 3  # answers in turn, of which the one in the middle counts
 LR = 1e-3  # of the measured training steps: it moves the weights, and changes no time
 RESULT, PAGE = "bench.json", "bench.html"
+UNKNOWN: dict[str, Any] = {"published": None, "measured": None}
 
 Tell = Callable[[str], None]
 
@@ -198,7 +199,8 @@ def _counts(contender: _Contender, batch: int, results: Path) -> dict[str, Any]:
         "multiply_adds": counted.multiply_adds,
         "depth": counted.depth,
         "input": [spec.in_channels, *size],
-        **known_accuracies(name, results),
+        # accuracies are of images of the network's own size
+        **(known_accuracies(name, results) if spec == find(name) else UNKNOWN),
         "saved_bytes": saved,
         "saved_bytes_per_image": saved / batch,
     }
