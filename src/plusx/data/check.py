@@ -9,10 +9,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import PIL
 
@@ -24,6 +24,8 @@ from plusx.data.image import DEFAULT_LIMIT, Verdict, examine, printable
 _log = logging.getLogger("plusx.data")
 
 Damaged = Literal["error", "skip"]
+Terms = list[Any]  # plain values that JSON can hold
+Item = TypeVar("Item")
 State = Literal["used", "refused", "ignored"]
 
 # raised whenever the rules of decoding change, so that old verdicts count no more
@@ -57,7 +59,11 @@ def keep(
     Raises ValueError that names the files which cannot be used, with the reasons, unless they are
     to be skipped.
     """
-    entries = examined(list(entries), root, limit)
+    return judged(examined(list(entries), root, limit), root, damaged)
+
+
+def judged(entries: list[Entry], root: str, damaged: Damaged) -> tuple[list[Entry], list[str]]:
+    """The same of entries that have been decoded."""
     used = [entry for entry in entries if entry.state == "used"]
     refused = [entry for entry in entries if entry.state == "refused"]
     notices = []
@@ -106,7 +112,8 @@ def _verdicts(paths: list[str], root: str, limit: int) -> list[Verdict]:
         for number, (mark, old) in enumerate(zip(marks, found))
         if mark is None or old is None or old[0] != mark
     ]
-    news = dict(zip(fresh, _decoded([paths[number] for number in fresh], limit)))
+    files = [paths[number] for number in fresh]
+    news = dict(zip(fresh, decoded_verdicts(files, lambda path: path, limit)))
     verdicts = []
     for number, path in enumerate(paths):
         verdict = news[number] if number in news else Verdict(*found[number][1])  # type: ignore[index]
@@ -118,15 +125,19 @@ def _verdicts(paths: list[str], root: str, limit: int) -> list[Verdict]:
     return verdicts
 
 
-def _decoded(paths: list[str], limit: int) -> Iterator[Verdict]:
+def decoded_verdicts(
+    items: Sequence[Item], content: Callable[[Item], str | bytes], limit: int = DEFAULT_LIMIT
+) -> Iterator[Verdict]:
+    """Decode each of the items, whose path or bytes `content` gives, in threads."""
     threads = min(_THREADS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="plusx-check")
     began = said = time.monotonic()
     try:
-        for count, verdict in enumerate(pool.map(lambda path: examine(path, limit), paths), 1):
+        verdicts = pool.map(lambda item: examine(content(item), limit), items)
+        for count, verdict in enumerate(verdicts, 1):
             now = time.monotonic()
-            if now - said > 2 or (count == len(paths) and now - began > 2):
-                _log.info("checked %s of %s images", f"{count:,}", f"{len(paths):,}")
+            if now - said > 2 or (count == len(items) and now - began > 2):
+                _log.info("checked %s of %s images", f"{count:,}", f"{len(items):,}")
                 said = now
             yield verdict
     finally:
@@ -142,28 +153,28 @@ def mark_of(path: str) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def remembered_sum(path: str, mark: tuple[int, ...]) -> str | None:
-    """The digest that a file had when it was last as it is now; None where nobody looked."""
+def kept_json(path: str, what: str, said: Terms) -> Any:
+    """What was kept of a file under the same terms; None where nothing was, or it is damaged."""
     try:
-        kept = json.loads(store.read_bytes(_sum_place(path), _CACHE_LIMIT))
-        return str(kept["sum"]) if kept["mark"] == list(mark) else None
+        kept = json.loads(store.read_bytes(_kept_place(path, what), _CACHE_LIMIT))
+        return kept["kept"] if kept["terms"] == said else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def remember_sum(path: str, mark: tuple[int, ...], digest: str) -> None:
-    """Keep the digest of a file that is as `mark` says, so that it need not be read again."""
-    place = _sum_place(path)
+def keep_json(path: str, what: str, said: Terms, value: Any) -> None:
+    """Keep what was found out about a file, and the terms under which it holds."""
+    place = _kept_place(path, what)
     try:
         store.make_folder(place.parent)
-        store.write_text(place, json.dumps({"mark": list(mark), "sum": digest}))
+        store.write_text(place, json.dumps({"terms": said, "kept": value}))
     except OSError as error:
-        _log.info("that %s was checked is not kept: %s", printable(path), error)
+        _log.info("what was checked of %s is not kept: %s", printable(path), error)
 
 
-def _sum_place(path: str) -> Path:
+def _kept_place(path: str, what: str) -> Path:
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
-    return cache_folder() / "checked" / f"{name}-sum.json"
+    return cache_folder() / "checked" / f"{name}-{what}.json"
 
 
 def _key(path: str, root: str) -> str:
@@ -175,7 +186,8 @@ def _cache_place(root: str) -> Path:
     return cache_folder() / "checked" / f"{name}.json"
 
 
-def _terms(limit: int) -> list[Any]:
+def terms(limit: int) -> Terms:
+    """What a verdict depends on besides its file."""
     return [_RULES, limit, PIL.__version__]
 
 
@@ -183,7 +195,7 @@ def _remembered(place: Path, limit: int) -> dict[str, Any]:
     """The verdicts of earlier times by name; none where the file is missing, old or damaged."""
     try:
         kept = json.loads(store.read_bytes(place, _CACHE_LIMIT))
-        if kept["terms"] != _terms(limit):
+        if kept["terms"] != terms(limit):
             return {}
         for mark, (problem, notice) in kept["files"].values():
             right = len(mark) == 3 and all(isinstance(number, int) for number in mark)
@@ -197,7 +209,7 @@ def _remembered(place: Path, limit: int) -> dict[str, Any]:
 def _remember(place: Path, limit: int, verdicts: dict[str, Any]) -> None:
     try:
         store.make_folder(place.parent)
-        store.write_text(place, json.dumps({"terms": _terms(limit), "files": verdicts}))
+        store.write_text(place, json.dumps({"terms": terms(limit), "files": verdicts}))
     except OSError as error:
         # without a memory the files are decoded again next time, no more
         _log.info("the verdicts on the images are not kept: %s", error)

@@ -251,10 +251,10 @@ def _by_simplejpeg(
     return pixels if pixels.shape == (rows, columns, 3) else None
 
 
-def examine(path: str | Path, limit: int = DEFAULT_LIMIT) -> Verdict:
-    """Decode a file wholly and say what came of it; never raises for a bad file."""
+def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
+    """Decode a file (or its bytes) wholly and say what came of it; never raises for a bad one."""
     try:
-        picture = Picture(path, limit)
+        picture = Picture(source, limit)
         picture.decoded(thorough=True)
     except DamagedImage as error:
         return Verdict(str(error), None)

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from plusx import store
-from plusx.data.check import Entry, mark_of, remember_sum, remembered_sum
+from plusx.data.check import Entry, keep_json, kept_json, mark_of
 from plusx.data.folder import scan
 from plusx.data.image import printable
 
@@ -73,6 +73,9 @@ class Packed:
 def is_packed(path: str | Path) -> bool:
     """Whether a file begins as packed sets do."""
     try:
+        # a pipe must not be opened, which would wait for its other end
+        if not os.path.isfile(path):
+            return False
         with open(path, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
@@ -101,12 +104,12 @@ def _read(path: str, mark: tuple[int, ...]) -> Packed:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{shown} is no packed set that can be read: {error}") from None
     wanted = said["pixels"]["sha256"]
-    if remembered_sum(path, mark) != wanted:
+    if kept_json(path, "sum", list(mark)) != wanted:
         if _sum(packed._bytes[len(MAGIC) : end], shown) != wanted:
             raise ValueError(
                 f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
             )
-        remember_sum(path, mark, wanted)
+        keep_json(path, "sum", list(mark), wanted)
     changed = _first_change(packed, files)
     if changed:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from plusx import __version__, store
-from plusx.data.check import Damaged, Entry, examined, keep, mark_of, remember_sum
+from plusx.data.check import Damaged, Entry, examined, keep, keep_json, mark_of
 from plusx.data.folder import scan
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, Picture, printable, read_regular
 from plusx.data.packed import MAGIC
@@ -110,7 +110,7 @@ def pack(
         size_in_bytes = file.tell()
     mark = mark_of(os.path.realpath(path))
     if mark is not None:
-        remember_sum(os.path.realpath(path), tuple(mark), digest.hexdigest())
+        keep_json(os.path.realpath(path), "sum", mark, digest.hexdigest())
     seconds = time.monotonic() - checked
     return {
         "file": str(path),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from plusx.data.image import DEFAULT_LIMIT, Decoder, Picture, printable
 from plusx.data.packed import Packed
+from plusx.data.shards import Shards
 
 
 Split = Literal["train", "validation", "test", "all"]
@@ -113,7 +114,9 @@ class Source:
     notices: list[str] = field(default_factory=list)
     limit: int = DEFAULT_LIMIT  # pixels an image may have
     decoder: Decoder = "pillow"
-    packed: Packed | None = None  # where the pixels of `paths` are, which need not be there
+    # where the images of `paths` are, which are no files then
+    packed: Packed | None = None
+    shards: Shards | None = None
     numbers: Int64[Tensor, "n"] | None = None  # which images of the packed file these are
 
     def __post_init__(self) -> None:
@@ -148,6 +151,8 @@ class Source:
             assert self.numbers is not None
             return self.packed.pixels(int(self.numbers[index]))
         assert self.paths is not None
+        if self.shards is not None:
+            return self.shards.stored(self.paths[index], self.limit)
         return Picture(self.paths[index], self.limit)
 
     @property
@@ -218,7 +223,7 @@ class Source:
         """A sha256 that changes with the set: its classes, labels and content.
 
         Images in memory are read whole; of a file its name below the root, its size, and 16 KiB at
-        each end; of a packed file the digest of its contents.
+        each end; of a packed file the digest of its contents; of tar files their indices.
         """
         digest = hashlib.sha256()
         # a folder that is renamed holds the same images
@@ -229,12 +234,13 @@ class Source:
             digest.update(repr(tuple(self.images.shape)).encode())
             digest.update(self.images.cpu().contiguous().numpy().data)
             return digest.hexdigest()
-        if self.packed is not None:
-            digest.update(self.packed.digest.encode())
+        archive = self.packed or self.shards
+        if archive is not None:
+            digest.update(archive.digest.encode())
         for path in self.paths or []:
             shown = os.path.relpath(path, self.root) if self.root else path
             digest.update(os.fsencode(shown) + b"\0")
-            if self.packed is not None:
+            if archive is not None:
                 continue
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plusx.data.check import Damaged, Entry, keep
+from plusx.data.check import Damaged, Entry, judged, keep
 from plusx.data.folder import ScanReport, scan, scan_images
 from plusx.data.image import Decoder, check_decoder, printable
 from plusx.data.packed import Packed, is_packed, read_packed
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import Preprocessing, Sample, Source, Split, as_split
+from plusx.data.shards import Shards, is_shards, read_shards
 from plusx.data.splits import held_out
 from plusx.data.table import Table, read_table, table_parts
 
@@ -31,7 +32,7 @@ __all__ = [
     "parts_of",
 ]
 
-Listing = ScanReport | Table | Packed
+Listing = ScanReport | Table | Packed | Shards
 
 # of images in files, where no network says otherwise: ImageNet's
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -53,8 +54,8 @@ def open_data(
     multilabel: bool = False,
     decoder: Decoder = "pillow",
 ) -> Source:
-    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder, a CSV or a
-    packed file.
+    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder, a CSV, a
+    packed file or tar files.
 
     split       "train", "validation", "test" or "all"
     seed        of the split where the data has none of its own
@@ -94,6 +95,8 @@ def open_data(
             listing = scan(path)
         elif path.is_file() and path.suffix.lower() == ".csv":
             listing = read_table(path, classes, multilabel)
+        elif is_shards(path):
+            listing = read_shards(path)
         elif is_packed(path):
             if decoder != "pillow":
                 raise ValueError(f"decoder = {decoder!r}: {printable(path)} is decoded already")
@@ -108,19 +111,19 @@ def open_data(
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Of which kind data of one's own is: folder, csv or packed; None where there is none."""
+    """Which of folder, csv, packed and shards data of one's own is; None where there is none."""
     path = Path(path).expanduser()
     if path.is_dir():
         return "folder"
     if path.is_file():
-        return "packed" if is_packed(path) else "csv"
-    return None
+        return "shards" if is_shards(path) else "packed" if is_packed(path) else "csv"
+    return "shards" if is_shards(path) else None
 
 
 def is_undivided(data: str | Path) -> bool:
     """Whether this is a folder or a CSV that does not say itself what validates and what tests."""
     path = Path(data).expanduser()
-    own = path.is_dir() or path.suffix.lower() == ".csv" or is_packed(path)
+    own = path.is_dir() or path.suffix.lower() == ".csv" or is_packed(path) or is_shards(path)
     return own and not parts_of(data)
 
 
@@ -133,6 +136,8 @@ def parts_of(data: str | Path) -> tuple[str, ...]:
         return scan(path).parts
     if is_packed(path):
         return read_packed(path).parts
+    if is_shards(path):
+        return read_shards(path).parts
     return table_parts(path) if path.is_file() and path.suffix.lower() == ".csv" else ()
 
 
@@ -180,7 +185,9 @@ def _from_files(
     known, dropped = _known_classes(listing, shown, damaged, classes)
     entries, cut = _entries_of(listing, shown, split, validation)
     if isinstance(listing, Packed):
-        used, notices = entries, [*listing.notices]
+        used, notices = entries, [*listing.notices, *_too_small(listing, size)]
+    elif isinstance(listing, Shards):
+        used, notices = judged(entries, listing.root, damaged)
     else:
         used, notices = keep(entries, listing.root, damaged)
     if not used:
@@ -208,6 +215,7 @@ def _from_files(
         rows=rows or None,
         notices=[*dropped, *notices],
         packed=listing if isinstance(listing, Packed) else None,
+        shards=listing if isinstance(listing, Shards) else None,
         numbers=_numbers(listing, used) if isinstance(listing, Packed) else None,
     ).subset(chosen.tolist())
 
@@ -215,6 +223,13 @@ def _from_files(
 def _numbers(packed: Packed, entries: list[Entry]) -> Tensor:
     numbers = {entry.path: number for number, entry in enumerate(packed.entries)}
     return torch.tensor([numbers[entry.path] for entry in entries], dtype=torch.int64)
+
+
+def _too_small(packed: Packed, size: int | None) -> list[str]:
+    wanted = IMAGENET_SIZE if size is None else size
+    if wanted <= packed.side:
+        return []
+    return [f"the packed images have {packed.side} pixels on a side, the network sees {wanted}"]
 
 
 def _known_classes(
@@ -281,7 +296,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _unknown(data: str | Path, path: Path) -> ValueError:
     if os.path.lexists(path):
-        return ValueError(f"{printable(path)} is neither a folder, a CSV nor a packed file")
+        return ValueError(f"{printable(path)} is no folder, CSV, packed set or tar files")
     if isinstance(data, Path):  # a name of a set would be text
         return ValueError(f"{printable(path)} is missing: there is no such folder or file")
     near = difflib.get_close_matches(data, PUBLISHED, 1, 0.5)

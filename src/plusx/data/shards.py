@@ -1,0 +1,276 @@
+"""Sets in tar files, as WebDataset writes them: members 000017.jpg and 000017.cls lie together.
+
+A tar file that is not compressed can be read at any place, so its members are indexed once, and
+are from then on images like those of a folder: in any order, by any process, from any batch on.
+Nothing is ever unpacked to disk. A file with a member that is no regular file (a link, a device),
+that is named outside the archive, or that promises more bytes than there are, is refused whole.
+"""
+
+import glob
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from plusx.data.check import (
+    Entry,
+    State,
+    Terms,
+    decoded_verdicts,
+    keep_json,
+    kept_json,
+    mark_of,
+    terms,
+)
+from plusx.data.image import DEFAULT_LIMIT, Picture, printable
+
+
+_IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"))
+_LABEL_LIMIT = 1024
+_HEADER_LIMIT = 2**20  # bytes of a member's name and the like
+_IMAGE_LIMIT = 512 * 2**20
+_MOST_FILES = 100_000
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+class Member(NamedTuple):
+    """One image of a tar file: where its bytes are, its class, and what decoding it came to."""
+
+    name: str
+    offset: int
+    size: int
+    label: str
+    problem: str | None
+    notice: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Shards:
+    """The images of tar files, as a listing; `places` says of each entry's path where it lies."""
+
+    root: str
+    parts: tuple[str, ...]
+    classes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    places: dict[str, tuple[str, int, int]]  # file, offset, size
+    digest: str
+
+    def of(self, split: str) -> list[Entry]:
+        """The entries of one split, or of all of a set without splits."""
+        return [entry for entry in self.entries if not self.parts or entry.split == split]
+
+    def stored(self, path: str, limit: int) -> Picture:
+        """One image, which is not decoded yet."""
+        file, offset, size = self.places[path]
+        with open(file, "rb", buffering=0) as opened:
+            opened.seek(offset)
+            return Picture(opened.read(size), limit)
+
+
+def is_shards(path: str | Path) -> bool:
+    """Whether this names tar files: by its ending, or with a pattern in it."""
+    name = os.fspath(path)
+    return name.endswith(".tar") and (glob.has_magic(name) or "{" in name or os.path.isfile(name))
+
+
+def expanded(pattern: str) -> list[str]:
+    """The files that a pattern names: *, ? and [ab] are searched, {000..146} and {a,b} counted.
+
+    Raises ValueError where there are none, or where one that is counted is missing.
+    """
+    names = _spelled(os.path.expanduser(pattern))
+    found: list[str] = []
+    for name in names:
+        here = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+        if not here or not os.path.isfile(here[0]):
+            raise ValueError(f"{printable(name)} is missing: there is no such tar file")
+        found += here
+    return sorted(dict.fromkeys(map(os.path.realpath, found)))
+
+
+def _spelled(pattern: str) -> list[str]:
+    """The names that braces stand for."""
+    names = [pattern]
+    while (found := _BRACES.search(names[0])) is not None:
+        text = found[1]
+        if (range_ := _RANGE.fullmatch(text)) is not None:
+            first, last = int(range_[1]), int(range_[2])
+            if not 0 <= last - first < _MOST_FILES:
+                raise ValueError(f"{pattern}: {{{text}}} counts from less to more")
+            options = [f"{number:0{len(range_[1])}}" for number in range(first, last + 1)]
+        else:
+            options = text.split(",")
+        if len(names) * len(options) > _MOST_FILES:
+            raise ValueError(f"{pattern} stands for more than {_MOST_FILES:,} files")
+        names = [name.replace(found[0], option, 1) for name in names for option in options]
+    return names
+
+
+def read_shards(pattern: str | Path) -> Shards:
+    """Index tar files and decode every image once; both are remembered until a file changes.
+
+    Raises ValueError that names the file, and the member, where one is damaged or hostile.
+    """
+    files = expanded(os.fspath(pattern))
+    marks = tuple((file, *(mark_of(file) or ())) for file in files)
+    return _read(printable(pattern), marks)
+
+
+@lru_cache(maxsize=4)
+def _read(shown: str, marks: tuple[tuple[Any, ...], ...]) -> Shards:
+    files = [file for file, *_ in marks]
+    root = os.path.commonpath([os.path.dirname(file) for file in files])
+    splits = [_split_of(file) for file in files]
+    if "" in splits and any(splits):
+        file = printable(files[splits.index("")], root)
+        raise ValueError(f"{shown}: the name of {file} says no split, though others do")
+    entries: list[Entry] = []
+    places: dict[str, tuple[str, int, int]] = {}
+    digest = hashlib.sha256()
+    for (file, *mark), split in zip(marks, splits):
+        members = _members(file, mark)
+        digest.update(repr([os.path.relpath(file, root), mark[0], members]).encode())
+        for member in members:
+            path = os.path.join(file, member.name)
+            state: State = "used" if member.problem is None else "refused"
+            reason = member.problem or member.notice or ""
+            entries.append(Entry(path, member.label, state, reason, split=split))
+            places[path] = (file, member.offset, member.size)
+    if not entries:
+        raise ValueError(f"{shown} has no images")
+    learned = [each.label for each in entries if each.split in ("", "train")]
+    classes = _ordered({*(learned or [each.label for each in entries])}, shown)
+    unknown = sorted({entry.label for entry in entries} - set(classes))
+    if unknown:
+        raise ValueError(f"{shown}: the class {unknown[0]!r} does not train")
+    parts = tuple(sorted({split for split in splits if split}))
+    return Shards(root, parts, classes, tuple(entries), places, digest.hexdigest())
+
+
+def _split_of(file: str) -> str:
+    words = re.split(r"[^a-z]+", os.path.basename(file).lower())
+    found = {_SPLITS[word] for word in words if word in _SPLITS}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
+    """Classes by name; numbers count from 0 without gaps."""
+    if not all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names))
+    numbers = sorted(map(int, names))
+    if numbers != list(range(len(names))):
+        raise ValueError(
+            f"{shown}: classes that are numbers count from 0 without gaps; here are {numbers[:5]}"
+        )
+    return tuple(map(str, numbers))
+
+
+def _members(file: str, mark: list[int]) -> list[Member]:
+    """The images of a tar file, decoded once; as remembered where it has not changed."""
+    said: Terms = [*terms(DEFAULT_LIMIT), mark]
+    kept = kept_json(file, "shard", said)
+    try:
+        return [Member(*map(_checked, row, (str, int, int, str, None, None))) for row in kept]
+    except (TypeError, ValueError):
+        pass
+    indexed = list(_index(file))
+
+    def content(place: tuple[str, int, int, str]) -> bytes:
+        with open(file, "rb", buffering=0) as opened:
+            opened.seek(place[1])
+            return opened.read(place[2])
+
+    verdicts = decoded_verdicts(indexed, content)
+    members = [Member(*place, *verdict) for place, verdict in zip(indexed, verdicts)]
+    keep_json(file, "shard", said, [list(member) for member in members])
+    return members
+
+
+def _checked(value: Any, kind: type | None) -> Any:
+    if not isinstance(value, str | None if kind is None else kind):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value
+
+
+class _Headers:
+    """A file of which only headers are read: a member's name is not as long as a memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _HEADER_LIMIT:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
+    """Name, offset, size and class of every image, in the order of the file."""
+    shown = printable(file)
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, str] = {}
+    with open(file, "rb") as opened:
+        whole = os.fstat(opened.fileno()).st_size
+        try:
+            # the stub is no whole file object, but all that tarfile asks for here
+            with tarfile.open(fileobj=_Headers(opened), mode="r:") as archive:  # type: ignore[call-overload]
+                for member in archive:
+                    name = member.name
+                    _refuse_hostile(member, shown, whole)
+                    if not member.isfile() or os.path.basename(name).startswith("."):
+                        continue
+                    folder, _, base = name.rpartition("/")
+                    stem, _, kind = base.partition(".")
+                    key, kind = f"{folder}/{stem}", kind.lower()
+                    table: dict[str, Any] = images if kind in _IMAGES else labels
+                    if kind not in _IMAGES and kind != "cls":
+                        continue
+                    if key in table:
+                        raise ValueError(f"{shown}: {printable(name)} is there twice")
+                    if kind in _IMAGES:
+                        images[key] = (name, member.offset_data, member.size)
+                        continue
+                    if member.size > _LABEL_LIMIT:
+                        raise ValueError(f"{shown}: {printable(name)} is too long for a class")
+                    opened.seek(member.offset_data)
+                    labels[key] = opened.read(member.size).decode("utf-8", "replace").strip()
+        except (tarfile.TarError, EOFError, OverflowError) as error:
+            raise ValueError(
+                f"{shown} is no tar file that can be read (compressed ones cannot): {error}"
+            ) from None
+    for key, (name, offset, size) in images.items():
+        label = labels.get(key, "" if labels else key.rpartition("/")[0].rpartition("/")[2])
+        if not label:
+            raise ValueError(
+                f"{shown}: {printable(name)} has no class: neither a .cls beside it nor a folder"
+            )
+        yield name, offset, size, printable(label)
+
+
+def _refuse_hostile(member: tarfile.TarInfo, shown: str, whole: int) -> None:
+    name = printable(member.name)
+    if not (member.isfile() or member.isdir()) or member.issparse():
+        raise ValueError(f"{shown}: {name} is no regular file, as a link or a device is not")
+    if member.name.startswith("/") or ".." in member.name.split("/") or "\\" in member.name:
+        raise ValueError(f"{shown}: {name} is named outside the archive")
+    if member.size > _IMAGE_LIMIT or member.offset_data + member.size > whole:
+        raise ValueError(f"{shown}: {name} promises {member.size:,} bytes, more than there can be")
