@@ -173,11 +173,11 @@ class _Writing:
         scales = scales.astype(np.float32)
         wide = scales.astype(np.float64).reshape(-1, *[1] * (numbers.ndim - 1))
         whole = np.clip(np.rint(numbers / wide), -self.most, self.most).astype(np.int8)
-        node.input[1] = self.constant_pair(weight, whole, scales)
+        node.input[1] = self.constant_pair(f"{node.name}.weight", whole, scales)
         if bias:
             fine = (np.float32(scale_in) * scales).astype(np.float32)
             sums = np.rint(shift / fine.astype(np.float64)).astype(np.int32)
-            node.input[2] = self.constant_pair(bias[0], sums, fine)
+            node.input[2] = self.constant_pair(f"{node.name}.bias", sums, fine)
 
     def constant_pair(self, name: str, whole: np.ndarray, scales: np.ndarray) -> str:
         """A constant as whole numbers with a scale for each of its first dimension."""

@@ -81,6 +81,8 @@ def export_onnx(
         "inputs": agreement.inputs,
         "notices": [],
     }
+    if run is not None:
+        result["classes"] = list(run.classes)
     if run is not None and not run.finished:
         result["notices"].append(f"{printable(run.path)}: {UNFINISHED}")
     if run is not None and run.assumed:

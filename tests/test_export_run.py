@@ -1,0 +1,213 @@
+"""From a run to an ONNX file through the commands, and the same answers from both."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import plusx
+from plusx import run, zoo
+from plusx.cli import run as command
+from plusx.weights import write_weights
+from test_export import stirred
+from zoo_shrunken import shrunken
+
+
+pytest.importorskip("onnxruntime")
+
+TRAINED = ["digits-resnet20", "steps=30", "batch_size=32", "device.threads=1", "net.base=resnet20"]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> None:
+    torch.set_num_threads(1)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:
+    """What a command printed with --json, or its standard error where it has to fail."""
+    capsys.readouterr()
+    given = [str(each) for each in arguments]
+    assert command([*given, "--json"]) == code
+    found = capsys.readouterr()
+    return json.loads(found.out) if code == 0 else found.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps on the digits."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert command(["train", *TRAINED, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    draws = np.random.default_rng(3)
+    for number in range(9):
+        pixels = draws.integers(0, 256, (8 + number, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def probabilities(found: dict[str, Any]) -> np.ndarray:
+    return np.array([row["probabilities"] for row in found["predictions"]])
+
+
+@pytest.mark.slow
+def test_a_run_a_safetensors_file_and_an_onnx_file_answer_alike(
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = tmp_path / "files" / "digits.onnx"  # the folder is made
+    made = said(capsys, "export", trained, "--to", onnx)
+    assert 0 < made["error"] <= made["allowed"]
+    assert made["bytes"] == onnx.stat().st_size
+    assert (made["model"], made["input"], made["notices"]) == ("resnet20", [1, 8, 8], [])
+    assert os.listdir(onnx.parent) == ["digits.onnx"]
+    answers = [
+        said(capsys, "predict", each, images)
+        for each in (trained, trained / "model.safetensors", onnx)
+    ]
+    assert len({json.dumps(each["classes"]) for each in answers}) == 1
+    first, *others = map(probabilities, answers)
+    for other in others:
+        np.testing.assert_allclose(other, first, atol=1e-5)  # sums in another order
+    labels = [[row["label"] for row in each["predictions"]] for each in answers]
+    assert labels[0] == labels[1] == labels[2]
+    figures = [
+        said(capsys, "evaluate", each, "--data", "digits", "--views", "flip")
+        for each in (trained / "model.safetensors", onnx)
+    ]
+    assert figures[1]["confusion"] == figures[0]["confusion"]
+    assert figures[1]["loss"] == pytest.approx(figures[0]["loss"], rel=1e-4)
+    assert said(capsys, "predict", onnx, images, "--out", tmp_path / "out")["failed"] == []
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        assert len(list(csv.reader(file))) == 10
+
+
+@pytest.mark.slow
+def test_eight_bits_from_a_run_and_what_they_cost(
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = tmp_path / "digits-int8.onnx"
+    made = said(capsys, "export", trained, "--int8", "--to", onnx)
+    found = made["int8"]
+    assert (found["images"], found["held"]) == (256, 150)  # 300 digits are kept to validate
+    assert found["count"] == 150
+    assert 0.9 < found["agreement"] <= 1
+    assert abs(found["accuracy"] - found["accuracy_float32"]) <= 1 - found["agreement"] + 1e-9
+    assert found["bytes"] < 0.4 * found["bytes_float32"]
+    assert found["speed"] > 0
+    assert {each["calibration"] for each in found["trials"]} >= {found["calibration"]}
+    assert os.listdir(tmp_path) == ["digits-int8.onnx"]
+    assert not (trained / "test_uses.jsonl").exists()
+    exact, rounded = (probabilities(said(capsys, "predict", p, images)) for p in (trained, onnx))
+    assert 0 < np.abs(exact - rounded).max() < 0.5
+    assert command(["export", str(trained), "--int8", "--to", str(onnx)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{found['images']} training images" in shown
+    assert "told alike" in shown
+
+
+@pytest.mark.slow
+def test_what_cannot_be_asked_of_a_file_is_said(
+    trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = tmp_path / "digits.onnx"
+    said(capsys, "export", trained, "--to", onnx)
+    error = said(capsys, "explain", onnx, images, "--out", tmp_path / "why", code=2)
+    assert "has no gradients" in error
+    assert "ONNX file already" in said(capsys, "export", onnx, "--to", tmp_path / "x.onnx", code=2)
+    assert "say which data" in said(capsys, "evaluate", onnx, code=2)
+    whole = onnx.read_bytes()
+    onnx.write_bytes(whole[: len(whole) // 2])
+    assert "is damaged" in said(capsys, "predict", onnx, images, code=2)
+    before = [*tmp_path.iterdir()]
+    for arguments, reason in (
+        (["--to", tmp_path / "x.pt"], "is an .onnx file"),
+        (["--to", tmp_path / "x.onnx", "--data", "digits"], "goes with --int8"),
+    ):
+        assert reason in said(capsys, "export", trained, *arguments, code=2)
+    assert [*tmp_path.iterdir()] == before
+
+
+@pytest.mark.slow
+def test_too_few_images_to_calibrate_with_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = replace(shrunken(zoo.find("resnet20"), width=8, depth=1), num_classes=2)
+    net = stirred(plusx.create_model(spec, seed=0))
+    preprocessing = {"size": [32, 32], "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
+    weights = tmp_path / "net.safetensors"
+    write_weights(weights, net, preprocessing=preprocessing, classes=["a", "b"])
+    photos = plant(tmp_path / "photos", range(16))
+    arguments = ["export", weights, "--int8", "--data", photos, "--to", tmp_path / "net.onnx"]
+    assert "13 images to calibrate with: at least 16" in said(capsys, *arguments, code=2)
+    assert not (tmp_path / "net.onnx").exists()
+    plant(photos, range(16, 40))
+    made = said(capsys, *arguments)
+    assert made["int8"]["images"] == 32
+    assert any("only 32 images to calibrate with" in each for each in made["notices"])
+
+
+def plant(root: Path, numbers: Sequence[int]) -> Path:
+    draws = np.random.default_rng(list(numbers))
+    for number in numbers:
+        folder = root / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = draws.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return root
+
+
+@pytest.mark.slow
+def test_a_file_that_fails_its_check_is_not_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plusx.export import graph
+    from plusx.run.exporting import export_onnx
+
+    onnx = tmp_path / "digits.onnx"
+    onnx.write_bytes(b"an older one")
+    right = graph.folded
+
+    def wrong(convolution: Any, norm: Any) -> Any:
+        weight, bias = right(convolution, norm)
+        return weight * 1.01, bias
+
+    monkeypatch.setattr(graph, "folded", wrong)
+    with pytest.raises(RuntimeError, match="does not compute what the network does"):
+        export_onnx(trained, onnx)
+    assert onnx.read_bytes() == b"an older one"
+    assert os.listdir(tmp_path) == ["digits.onnx"]
+
+
+@pytest.mark.slow
+def test_networks_that_take_no_images_are_exported_but_predict_none(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = shrunken(zoo.find("vdcnn9"), width=8, depth=1)
+    weights, onnx = tmp_path / "text.safetensors", tmp_path / "text.onnx"
+    write_weights(weights, stirred(plusx.create_model(spec, seed=0)), classes=list("abcd"))
+    made = said(capsys, "export", weights, "--to", onnx)
+    assert made["input"] == [1024]
+    assert "does not say how images" in said(capsys, "predict", onnx, images, code=2)
+    error = said(capsys, "export", weights, "--int8", "--to", onnx, code=2)
+    assert "this network takes none" in error
+
+
+@pytest.mark.slow
+def test_the_python_door_gives_what_the_command_prints(trained: Path, tmp_path: Path) -> None:
+    made = run.export_onnx(trained, tmp_path / "digits.onnx")
+    opened = run.load_run(tmp_path / "digits.onnx")
+    assert list(opened.classes) == made["classes"]
+    assert opened.view == run.load_run(trained).view
