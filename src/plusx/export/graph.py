@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from plusx.export.extra import require_onnx
-from plusx.export.operators import OPERATORS, OPSET, Graph, Value
+from plusx.export.nodes import Graph, Value
+from plusx.export.operators import OPERATORS, OPSET
 
 
 INPUT, OUTPUT = "input", "logits"
