@@ -36,6 +36,8 @@ _END = 32 + 8 + len(MAGIC)
 _JSON_LIMIT = 2**31
 _CHUNK = 1 << 24
 _COLUMNS = ("path", "label", "split", "height", "width", "bytes", "modified", "sha256")
+# the name below the folder, and of what was packed its size, its time of change and its digest
+File = tuple[str, int | None, int | None, str | None]
 _SPLITS = ("", "train", "validation", "test")
 
 
@@ -92,16 +94,24 @@ def read_packed(path: str | Path) -> Packed:
     mark = mark_of(real)
     if mark is None:
         raise ValueError(f"{printable(path)} is missing")
-    return _read(real, tuple(mark))
+    packed, files = _read(real, tuple(mark))
+    changed = _first_change(packed, files)
+    if changed:
+        shown, root = printable(path), printable(packed.root)
+        raise ValueError(
+            f"{shown} was packed from {root}, where {changed}: pack it again "
+            f"(plusx pack {root} --to {shown})"
+        )
+    return packed
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, mark: tuple[int, ...]) -> Packed:
+def _read(path: str, mark: tuple[int, ...]) -> tuple[Packed, list[File]]:
     shown = printable(path)
     said, digest, end = _index(path, shown)
     try:
         packed, files = _understood(said, digest, path, end)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{shown} is no packed set that can be read: {error}") from None
     wanted = said["pixels"]["sha256"]
     if kept_json(path, "sum", list(mark)) != wanted:
@@ -110,13 +120,7 @@ def _read(path: str, mark: tuple[int, ...]) -> Packed:
                 f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
             )
         keep_json(path, "sum", list(mark), wanted)
-    changed = _first_change(packed, files)
-    if changed:
-        raise ValueError(
-            f"{shown} was packed from {printable(packed.root)}, where {changed}: pack it again "
-            f"(plusx pack {printable(packed.root)} --to {shown})"
-        )
-    return packed
+    return packed, files
 
 
 def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
@@ -146,7 +150,7 @@ def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
 
 def _understood(
     said: dict[str, Any], digest: str, path: str, end: int
-) -> tuple[Packed, list[tuple[str, int, int, str]]]:
+) -> tuple[Packed, list[File]]:
     columns = {name: said["images"][name] for name in _COLUMNS}
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) != 1 or not counts["path"]:
@@ -202,7 +206,7 @@ def _sum(pixels: UInt8[np.ndarray, "b"], shown: str) -> str:
     return digest.hexdigest()
 
 
-def _first_change(packed: Packed, files: list[tuple[str, Any, Any, Any]]) -> str:
+def _first_change(packed: Packed, files: list[File]) -> str:
     """What is not as it was in the folder, where that is still there; "" if nothing."""
     if not os.path.isdir(packed.root):
         return ""

@@ -1,0 +1,362 @@
+"""Packed sets: the folder's pixels, whole or refused, and never those of a folder that changed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hostile
+from plusx import cli
+from plusx.data import packing
+from plusx.data.augment import parse_augment
+from plusx.data.batch import Batch
+from plusx.data.draws import Draws
+from plusx.data.loader import Loader, batches
+from plusx.data.packed import MAGIC, Packed, read_packed
+from plusx.data.packing import pack
+from plusx.data.samples import as_image
+from plusx.data.source import kind_of, open_data, parts_of
+
+
+SIZES = ((40, 30), (24, 44), (31, 31), (19, 90), (9, 12), (150, 6))
+
+
+def fill(root: Path, split: str = "", each: int = 6) -> None:
+    """Noisy JPEGs of several shapes in two class folders, one of them turned by its EXIF tag."""
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / split / name).mkdir(parents=True)
+        for index in range(each):
+            width, height = SIZES[index % len(SIZES)]
+            coarse = random.integers(0, 256, (6, 5, 3)).astype(np.uint8)
+            image = Image.fromarray(coarse).resize((width, height))
+            exif = Image.Exif()
+            if index == 1:
+                exif[0x0112] = 6
+            data = hostile.saved(image, "JPEG", quality=90, exif=exif)
+            (root / split / name / f"{index}.jpg").write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder, and what it was packed to, which no test changes."""
+    place = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUSX_CACHE", str(place / "cache"))
+        fill(place / "set")
+        (place / "set" / "dog" / "grey.png").write_bytes(
+            hostile.saved(hostile.PICTURE[:, :, 0].copy(), "PNG")
+        )
+        pack(place / "set", place / "set.plusx", size=16, threads=1)
+        yield place
+
+
+@pytest.fixture
+def folder(whole: Path) -> Path:
+    return whole / "set"
+
+
+@pytest.fixture
+def packed(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the file; its folder is where it was."""
+    return Path(shutil.copy(whole / "set.plusx", tmp_path))
+
+
+@pytest.fixture
+def own(whole: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of the test's own, and its file."""
+    folder, file = tmp_path / "own", tmp_path / "own.plusx"
+    shutil.copytree(whole / "set", folder)
+    pack(folder, file, size=16, threads=1)
+    return folder, file
+
+
+def pixels(made: list[Batch]) -> torch.Tensor:
+    return torch.cat([batch.inputs for batch in made])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "all"])
+def test_evaluation_sees_the_folders_pixels(folder: Path, packed: Path, split: str) -> None:
+    ours, theirs = (open_data(each, split=split, size=16) for each in (packed, folder))
+    assert ours.paths == theirs.paths
+    assert ours.classes == theirs.classes
+    assert torch.equal(ours.labels, theirs.labels)
+    assert [ours.where(0), ours.name] == [theirs.where(0), "set.plusx"]
+    for workers in (0, 1):
+        made = pixels(list(batches(ours, split="test", batch_size=4, workers=workers)))
+        assert torch.equal(made, pixels(list(batches(theirs, split="test", batch_size=4))))
+
+
+def test_a_file_holds_the_splits_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "val", "test"):
+        fill(tmp_path / "set", split, 3)
+    file = tmp_path / "set.plusx"
+    said = pack(tmp_path / "set", file, side=12)
+    assert (said["images"], said["classes"], said["side"]) == (18, 2, 12)
+    assert said["bytes"] == file.stat().st_size
+    assert parts_of(file) == parts_of(tmp_path / "set") == ("test", "train", "validation")
+    for split in ("train", "validation", "test"):
+        source = open_data(file, split=split, size=8)
+        assert source.paths == open_data(tmp_path / "set", split=split).paths
+        assert all(f"/{split[:3]}" in path for path in source.paths or [])
+    assert kind_of(file) == "packed"
+
+
+def test_windows_are_the_same_however_they_are_cut(packed: Path) -> None:
+    source = open_data(packed, split="train", validation=0, size=8)
+
+    def made(workers: int = 0, part: tuple[int, int] = (0, 1), start: int = 0, **said: Any) -> Any:
+        with Loader(
+            source, augment="resizedcrop flip vflip", batch_size=5, seed=3, workers=workers,
+            part=part, **said,
+        ) as loader:  # fmt: skip
+            return pixels(list(loader.epoch(1, start)))
+
+    whole = made()
+    assert torch.equal(made(2), whole)
+    assert torch.equal(made(1, start=1), whole[5:])
+    assert torch.equal(made(channels_last=True), whole)
+    assert made(channels_last=True).is_contiguous(memory_format=torch.channels_last)
+    halves = [made(part=(rank, 2)) for rank in (0, 1)]
+    assert torch.equal(halves[0][:3], whole[:3])
+    assert torch.equal(halves[1][:2], whole[3:5])
+
+
+def test_windows_are_those_of_the_words(packed: Path) -> None:
+    """What is cut in one go is what the words make of the stored pixels, one by one."""
+    from plusx.data.on_image import IMAGE_STEPS
+
+    source = open_data(packed, split="train", validation=0, size=8)
+    assert source.packed is not None
+    assert source.numbers is not None
+    words = parse_augment("resizedcrop flip vflip")
+    loader = Loader(source, augment="resizedcrop flip vflip", batch_size=4, drop_last=False)
+    for batch in loader.epoch(2):
+        for made, label in zip(batch.inputs, batch.targets):
+            assert made.shape == (3, 8, 8)
+            assert int(label) in (0, 1)
+    for index in range(len(source)):
+        stored = source.packed.pixels(int(source.numbers[index]))
+        image, draws = as_image(stored, 3), Draws.of(0, 2, np.array([index]))
+        for number, word in enumerate(words):
+            image = IMAGE_STEPS[word.kind](image, word, draws.at(number), (8, 8))
+        wanted = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        assert loader._cutter is not None
+        (found,) = loader._cutter.batch(np.array([index]), 2)
+        assert torch.equal(found, wanted)
+
+
+def test_other_words_are_done_by_processes(packed: Path) -> None:
+    source = open_data(packed, split="train", validation=0, size=8)
+    made = [
+        pixels(list(batches(source, augment="resizedcrop jitter.4 flip", workers=workers)))
+        for workers in (0, 1)
+    ]
+    assert torch.equal(*made)
+    grey = source.with_preprocessing(type(source.preprocessing)((8, 8), 1, (0.5,), (0.25,)))
+    assert next(batches(grey, augment="resizedcrop flip")).inputs.shape[1] == 1
+    assert source[0].image.shape[0] == 3
+    assert grey[0].image.shape[0] == 1
+
+
+@pytest.mark.parametrize("place", [3, len(MAGIC) + 7, -200, -60, -20, -3])
+def test_a_flipped_bit_anywhere_is_refused_with_the_files_name(packed: Path, place: int) -> None:
+    data = bytearray(packed.read_bytes())
+    data[place] ^= 4
+    packed.write_bytes(data)
+    with pytest.raises(ValueError, match=r"set\.plusx"):
+        open_data(packed)
+
+
+def test_a_cut_file_is_refused(packed: Path) -> None:
+    data = packed.read_bytes()
+    for length in (len(MAGIC), len(MAGIC) + 50, len(data) - 1):
+        packed.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"set\.plusx is damaged: its end .* pack it again"):
+            open_data(packed)
+
+
+def test_a_file_is_summed_once_for_as_long_as_it_does_not_change(
+    own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plusx.data import packed as room
+
+    _, packed = own
+
+    def refuse(*said: object) -> str:
+        raise AssertionError("summed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_sum", refuse)
+        open_data(packed)  # packing has kept the sum
+        os.utime(packed, ns=(1, 1))
+        with pytest.raises(AssertionError, match="summed again"):
+            open_data(packed)
+    open_data(packed)
+
+
+def written(file: Path, said: Any, contents: bytes) -> None:
+    text = json.dumps(said).encode()
+    end = hashlib.sha256(text).digest() + len(text).to_bytes(8, "little")
+    file.write_bytes(MAGIC + contents + text + end + MAGIC)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said["images"]["path"].__setitem__(0, "../outside.jpg"),
+        lambda said: said["images"]["path"].__setitem__(0, "/etc/passwd"),
+        lambda said: said["images"]["label"].__setitem__(0, 7),
+        lambda said: said["images"]["label"].__setitem__(0, -1),
+        lambda said: said["images"]["height"].__setitem__(0, -3),
+        lambda said: said["images"]["width"].__setitem__(0, 10**9),
+        lambda said: said["images"]["width"].__setitem__(0, "wide"),
+        lambda said: said["images"]["split"].__setitem__(0, "else"),
+        lambda said: said["images"].pop("label"),
+        lambda said: said["images"]["label"].pop(),
+        lambda said: said.pop("classes"),
+        lambda said: said.__setitem__("images", 3),
+    ],
+)
+def test_nothing_that_an_index_says_is_believed(
+    packed: Path, change: Callable[[Any], object]
+) -> None:
+    data = packed.read_bytes()
+    length = int.from_bytes(data[-len(MAGIC) - 8 : -len(MAGIC)], "little")
+    end = len(data) - len(MAGIC) - 40 - length
+    said = json.loads(data[end : end + length])
+    change(said)
+    written(packed, said, data[len(MAGIC) : end])
+    with pytest.raises(ValueError, match=r"set\.plusx is no packed set that can be read"):
+        open_data(packed)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda root: (root / "dog" / "2.jpg").unlink(), r"dog/2\.jpg is missing"),
+        (
+            lambda root: shutil.copy(root / "cat" / "2.jpg", root / "cat" / "20.jpg"),
+            r"cat/20\.jpg is new",
+        ),
+        (
+            lambda root: shutil.copy(root / "cat" / "2.jpg", root / "dog" / "3.jpg"),
+            r"dog/3\.jpg has changed",
+        ),
+        (lambda root: shutil.rmtree(root / "dog"), r"dog/0\.jpg is missing"),
+    ],
+)
+def test_a_folder_that_changed_is_said_and_its_file_not_used(
+    own: tuple[Path, Path], change: Callable[[Path], object], said: str
+) -> None:
+    folder, packed = own
+    open_data(packed)
+    change(folder)
+    with pytest.raises(ValueError, match=rf"packed from .*own, where {said}: pack it again"):
+        open_data(packed)
+
+
+def test_a_folder_that_was_only_touched_or_is_gone_does_not_matter(
+    own: tuple[Path, Path],
+) -> None:
+    folder, packed = own
+    before = open_data(packed).fingerprint()
+    os.utime(folder / "dog" / "2.jpg", ns=(1, 1))
+    assert open_data(packed).fingerprint() == before
+    shutil.rmtree(folder)
+    assert open_data(packed).fingerprint() == before
+    moved = packed.rename(packed.with_name("moved"))
+    assert open_data(moved).fingerprint() == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_packing_that_stops_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    file = tmp_path / "new.plusx"
+    original, calls = packing._made, []
+
+    def made(path: str, side: int) -> Any:
+        calls.append(path)
+        if len(calls) == 4:
+            raise error
+        return original(path, side)
+
+    monkeypatch.setattr(packing, "_made", made)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        pack(folder, file, size=16, threads=1)
+    assert len(calls) >= 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, _ = own
+    for to, said in (
+        (folder / "in.plusx", "lies in the folder that is packed"),
+        (folder, "is a folder"),
+        (tmp_path / "nowhere" / "x.plusx", "lies in no folder that is there"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pack(folder, to)
+    with pytest.raises(ValueError, match="from 1 to 4096"):
+        pack(folder, tmp_path / "x.plusx", side=0)
+    (folder / "dog" / "0.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(ValueError, match=r"dog/0\.jpg"):
+        pack(folder, tmp_path / "x.plusx")
+    said = pack(folder, tmp_path / "x.plusx", side=9, damaged="skip")
+    assert said["images"] == 12
+    assert any("dog/0.jpg" in notice for notice in said["notices"])
+    source = open_data(tmp_path / "x.plusx", split="all")
+    assert len(source) == 12
+    assert any("dog/0.jpg" in notice for notice in source.notices)
+    assert any("9 pixels on a side, the network sees 224" in notice for notice in source.notices)
+    with pytest.raises(ValueError, match="is decoded already"):
+        open_data(tmp_path / "x.plusx", decoder="simplejpeg")
+
+
+def test_the_command_says_what_it_cost(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.plusx"
+    assert cli.run(["pack", str(folder), "--to", str(file), "--size", "16", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["images"], said["side"], said["bytes"]) == (13, 18, file.stat().st_size)
+    assert cli.run(["pack", str(folder), "--to", str(file), "--side", "20"]) == 0
+    assert "13 images of 2 classes, 20 pixels on the shorter side" in capsys.readouterr().out
+    assert cli.run(["pack", str(tmp_path / "none"), "--to", str(file)]) == 2
+    assert "is missing" in capsys.readouterr().err
+    assert isinstance(read_packed(file), Packed)
+
+
+@pytest.mark.slow
+def test_a_packed_set_trains_and_is_evaluated_like_its_folder(
+    folder: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["net.base=resnet20", "data.size=16", "epochs=1", "batch_size=4", "data.workers=1"]
+    out = tmp_path / "run"
+    recipe = ["data.kind=packed", f"data.path={packed}", "data.augment=resizedcrop flip"]
+    assert cli.run(["train", "images", *recipe, *small, "--out", str(out)]) == 0
+    capsys.readouterr()
+    found = []
+    for data in (packed, folder):
+        assert cli.run(
+            ["evaluate", str(out), "--data", str(data), "--split", "all", "--json"]
+        ) == 0  # fmt: skip
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["count"] == found[1]["count"] == 13
+    assert found[0]["loss"] == found[1]["loss"]
+    assert found[0]["confusion"] == found[1]["confusion"]
+    wrong = ["data.kind=folder", f"data.path={packed}"]
+    assert cli.run(["train", "images", *wrong, *small, "--out", str(tmp_path / "no")]) == 2
+    assert 'is of the kind "packed"' in capsys.readouterr().err
