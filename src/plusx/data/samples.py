@@ -22,7 +22,7 @@ from plusx.data.windows import TURNS
 # of an image in a file: all of it scaled to the size, or the window in its middle
 View = Literal["middle", "whole"]
 
-Pixels = UInt8[np.ndarray, "_ _ c"]
+Pixels = UInt8[np.ndarray, "_ _ _"]
 Made = UInt8[Tensor, "c h w"]
 
 # samples whose headers are read, and draws made, at a time

@@ -13,7 +13,6 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -124,14 +123,7 @@ def read_shards(pattern: str | Path) -> Shards:
 
     Raises ValueError that names the file, and the member, where one is damaged or hostile.
     """
-    files = expanded(os.fspath(pattern))
-    marks = tuple((file, *(mark_of(file) or ())) for file in files)
-    return _read(printable(pattern), marks)
-
-
-@lru_cache(maxsize=4)
-def _read(shown: str, marks: tuple[tuple[Any, ...], ...]) -> Shards:
-    files = [file for file, *_ in marks]
+    files, shown = expanded(os.fspath(pattern)), printable(pattern)
     root = os.path.commonpath([os.path.dirname(file) for file in files])
     splits = [_split_of(file) for file in files]
     if "" in splits and any(splits):
@@ -140,7 +132,10 @@ def _read(shown: str, marks: tuple[tuple[Any, ...], ...]) -> Shards:
     entries: list[Entry] = []
     places: dict[str, tuple[str, int, int]] = {}
     digest = hashlib.sha256()
-    for (file, *mark), split in zip(marks, splits):
+    for file, split in zip(files, splits):
+        mark = mark_of(file)
+        if mark is None:
+            raise ValueError(f"{printable(file)} is missing: there is no such tar file")
         members = _members(file, mark)
         digest.update(repr([os.path.relpath(file, root), mark[0], members]).encode())
         for member in members:
