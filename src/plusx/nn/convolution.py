@@ -39,9 +39,9 @@ class Convolution2d(nn.Conv2d):
         weight = self.weight
         if weight.numel() < LARGE or self.kernel_size == (1, 1) or not weight.requires_grad:
             return False
-        if not torch.is_grad_enabled() or weight.device.type != "cpu" or x.ndim != 4:
+        if not torch.is_grad_enabled() or not weight.is_cpu or x.ndim != 4:
             return False
-        if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
+        if torch.compiler.is_exporting() or torch.is_autocast_enabled(weight.device.type):
             return False
         if self.groups != 1 or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return False

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,7 +63,13 @@ class Classify(Task):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        logits = at_least_float32(self.net(batch.inputs))
+        return self.loss(self.net(batch.inputs), batch.targets)
+
+    def loss(
+        self, logits: Float[Tensor, "n k"], targets: Shaped[Tensor, "n ..."]
+    ) -> Float[Tensor, ""]:
+        """The loss of what the network answered, and what was `seen` in it."""
+        logits = at_least_float32(logits)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
             raise ValueError(
@@ -71,11 +77,11 @@ class Classify(Task):
                 "classes apart"
             )
         if self.multilabel:
-            targets = _answers(batch.targets, logits)
+            targets = _answers(targets, logits)
             smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
             self.seen = {"error": ((logits.detach() > 0) != (targets > 0.5)).float().mean()}
             return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)
-        targets = _classes(batch.targets, logits)
+        targets = _classes(targets, logits)
         right = targets if targets.ndim == 1 else targets.argmax(1)
         self.seen = {"error": (logits.detach().argmax(1) != right).float().mean()}
         return F.cross_entropy(

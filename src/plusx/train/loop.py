@@ -1,6 +1,6 @@
 """The loop: a batch, an update, a report."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,23 +31,33 @@ def fit(
 
     FloatingPointError: from the update, where the loss is not finite.
     """
-    if not (state.task.training and state.task.net.training):
-        state.task.train()
-    modes = [(part, part.training) for part in state.task.modules()]
+    keep_modes = training_modes(state.task)
     device = state.task.device
     for batch in batches:
         rate = lr(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         reseed(state.seed, state.step, device)
-        for part, mode in modes:
-            if part.training is not mode:
-                part.training = mode
+        keep_modes()
         loss = update(state, batch.to(device))
         state.task.after_step()
         state.step += 1
         seen = {name: float(value) for name, value in state.task.seen.items()}
         yield Report(step=state.step, lr=rate, loss=float(loss), seen=seen)
+
+
+def training_modes(task: Task) -> Callable[[], None]:
+    """Put a task in training mode as `fit` says; a call that undoes every later change of modes."""
+    if not (task.training and task.net.training):
+        task.train()
+    modes = [(part, part.training) for part in task.modules()]
+
+    def keep() -> None:
+        for part, mode in modes:
+            if part.training is not mode:
+                part.training = mode
+
+    return keep
 
 
 def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
