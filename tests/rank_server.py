@@ -2,10 +2,11 @@
 
 A line is JSON: {"arguments": [...], "ranks": how many, "said": a file for the output of each, whose
 rank is put behind it, "log": the file that the run logs to, "faulty": the rank that raises an error
-or null, "signals": [[lines, rank, number], ...]}. A signal is sent once the log has so many lines,
-to a process that stands still: one that has ended, or went on for a while unseen, is not what was
-to be found. The answer is a line of JSON: {"exits": [code, or minus the signal that ended it, ...],
-"landed": the lines of the log at each signal that found its process running}.
+or null, "hanging": the one that does not go on, "signals": [[lines, rank, number], ...]}. A signal
+is sent once the log has so many lines, to a process that stands still: one that has ended, or went
+on for a while unseen, is not what was to be found. The answer is a line of JSON: {"exits": [code,
+or minus the signal that ended it, ...], "landed": the lines of the log at each signal that found
+its process running}.
 """
 
 import json
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 
 from jaxtyping import install_import_hook
@@ -50,6 +52,13 @@ def fault(seed: int, step: int, device: torch.device) -> None:
     reseed(seed, step, device)
 
 
+def hang(seed: int, step: int, device: torch.device) -> None:
+    """The same for a rank that does not go on, though it lives."""
+    if step == 4:
+        threading.Event().wait()
+    reseed(seed, step, device)
+
+
 def start(order: dict, rank: int, port: int) -> int:
     child = os.fork()
     if child:
@@ -63,6 +72,8 @@ def start(order: dict, rank: int, port: int) -> int:
     )
     if rank == order["faulty"]:
         loop.reseed = fault
+    if rank == order["hanging"]:
+        loop.reseed = hang
     command({**order, "said": f"{order['said']}{rank}"})
     raise AssertionError  # it does not come back
 

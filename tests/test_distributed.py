@@ -115,6 +115,7 @@ class Server:
         recipe: str = "tiny",
         signals: list[tuple[int, int, int]] | None = None,
         faulty: int | None = None,
+        hanging: int | None = None,
     ) -> dict[str, Any]:
         order = {
             "arguments": [
@@ -129,6 +130,7 @@ class Server:
             "log": str(out / "log.jsonl"),
             "signals": signals or [],
             "faulty": faulty,
+            "hanging": hanging,
         }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -268,8 +270,7 @@ def test_what_is_evaluated_in_shares_is_what_one_process_finds(folder, whole):
 # ------------------------------------------------------------------------------- it is stopped
 
 
-@pytest.mark.parametrize("said", [(), ("device.parallel=fsdp", "device.channels_last=false")])
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize(("ranks", "said"), [(3, ()), (2, ("device.parallel=fsdp",))])
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(server, folder, ranks, said):
     """To the bit; with three of them sums depend on the order in which they are made."""
     unbroken = folder / f"unbroken-{ranks}-{len(said)}"
@@ -318,12 +319,20 @@ def test_who_was_killed_is_named_and_the_run_goes_on(server, folder, whole):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_who_stands_still_is_named_within_the_timeout(server, folder, whole, rank):
     out = folder / f"still-{rank}"
-    ended = server.train(out, "device.timeout=10.0", signals=[(3, rank, signal.SIGSTOP)])
+    ended = server.train(out, "device.timeout=8.0", signals=[(3, rank, signal.SIGSTOP)])
     assert ended["landed"], ended["all"]
     assert ended["exits"][1 - rank] == 1  # and the server did not have to end it
     assert f"rank {rank}" in ended["said"][1 - rank], ended["all"]
     assert server.train(out)["exits"] == [0, 0]
     assert outcome(out) == whole
+
+
+def test_who_lives_and_does_not_go_on_is_named_within_the_timeout(server, folder):
+    ended = server.train(folder / "hanging", "device.timeout=8.0", hanging=1)
+    assert ended["exits"] == [1, 1]
+    assert ended["all"].count("plusx:") == 1, ended["all"]
+    assert "rank 1 did not go on for 8 seconds" in ended["all"]
+    assert newest(folder / "hanging").step == 4
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -389,15 +398,22 @@ def listening(pid: int) -> set[str]:
     return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
 
 
-def gone(pid: int) -> bool:
+def state_of(pid: int) -> str:
+    """As /proc has it: T where it stands still, Z where it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    until(f"process {pid} to stand still", lambda: state_of(pid) in "TZ")
+    assert state_of(pid) == "T"
 
 
 def test_torchs_agent_starts_them_again_passes_signals_on_and_may_die(server, folder):
-    long = "steps=200"
+    long = "steps=120"
     assert server.train(folder / "long", long)["exits"] == [0, 0]
     out, said = folder / "agent", folder / "agent.txt"
     log = out / "log.jsonl"
@@ -422,23 +438,28 @@ def test_torchs_agent_starts_them_again_passes_signals_on_and_may_die(server, fo
         for pid in (agent.pid, *ranks.values()):
             assert listening(pid) <= {"0100007F", "00000000000000000000000001000000"}
         assert listening(ranks[0])
+        stop(ranks[1])  # who stands still has not finished meanwhile
         os.kill(ranks[1], signal.SIGKILL)
         until("a second beginning", lambda: begun() == 2 or agent.poll() is not None)
         assert agent.poll() is None, said.read_text()
         before = lines()
         until("more steps", lambda: lines() > before or agent.poll() is not None)
+        ranks = children(agent.pid)
+        stop(ranks[0])
         agent.terminate()
+        os.kill(ranks[0], signal.SIGCONT)
         assert agent.wait(240) == 128 + signal.SIGTERM, said.read_text()
-        assert len(losses(out)) == newest(out).step < 200
+        assert len(losses(out)) == newest(out).step < 120
         assert "stopped by SIGTERM" in said.read_text()
 
         agent = launch()
         until("a third beginning", lambda: begun() == 3 or agent.poll() is not None)
-        assert agent.poll() is None, said.read_text()
         ranks = children(agent.pid)
+        stop(ranks[0])
         agent.kill()
         agent.wait(240)
-        until("the end of all", lambda: all(gone(pid) for pid in ranks.values()))
+        os.kill(ranks[0], signal.SIGCONT)
+        until("the end of all", lambda: all(state_of(pid) == "Z" for pid in ranks.values()))
     finally:
         agent.kill()
         agent.wait(240)

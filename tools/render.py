@@ -21,6 +21,7 @@ from typing import Any
 
 import evidence
 import networks
+import scaling
 import studies
 
 
@@ -110,32 +111,57 @@ def training_step(found: Mapping[str, Any]) -> str:
 
 
 def loader(found: Mapping[str, Any]) -> str:
-    """Images a second, ours and the peer's."""
-    lines = ["| threads | images a second | torchvision's | ratio | interval of 95 % |"]
-    lines.append("|---:|---:|---:|---:|---|")
-    lines += [
-        f"| {row['threads']} | {row['ours_images_per_second']:,.0f} "
-        f"| {row['peer_images_per_second']:,.0f} | {row['ratio']:.1f} "
-        f"| {row['interval'][0]:.1f} to {row['interval'][1]:.1f} |"
-        for row in found["rows"]
-    ]
+    """Images a second of sets in memory, ours and the peers'."""
+    lines = ["| threads | images a second | torchvision on | images a second | ratio "
+             "| interval of 95 % | at least |"]  # fmt: skip
+    lines.append("|---:|---:|---|---:|---:|---|---:|")
+    for row in found["rows"]:
+        rate = row["images_per_second"]
+        for kind, each in row["ratios"].items():
+            target = row["targets"][kind]
+            mark = "" if each["low"] >= target else " (missed)"
+            lines.append(
+                f"| {row['threads']} | {rate['ours']:,.0f} | {kind} | {rate[kind]:,.0f} "
+                f"| {each['value']:.1f} | {each['low']:.1f} to {each['high']:.1f} "
+                f"| {target:.0f}{mark} |"
+            )
     return "\n".join([*lines, "", _where(found)])
 
 
-def fast(found: Mapping[str, Any]) -> str:
-    """Accuracy at equal work: a row for each work, a column for each recipe."""
+def folders(found: Mapping[str, Any]) -> str:
+    """Images a second of a folder of JPEGs and of the same packed."""
     rows = found["rows"]
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    lines = [f"| PFLOP | {' | '.join(names)} | fast, {rows[0]['views']} views | seeds |"]
-    lines.append(f"|---:|{'---:|' * (len(names) + 2)}")
-    for work in dict.fromkeys(row["work"] for row in rows):
-        here = {row["name"]: row for row in rows if row["work"] == work}
-        cells = [_spread(here[name]["accuracy"]) if name in here else "" for name in names]
-        views = _spread(here["fast"]["accuracy_views"]) if "fast" in here else ""
-        seeds = max(len(row["seeds"]) for row in here.values())
-        lines.append(f"| {work:g} | {' | '.join(cells)} | {views} | {seeds} |")
-    precision = found["recipe"]["precision"]
-    return "\n".join([*lines, "", f"Computed in {precision}. {_where(found)}"])
+    lines = ["| what | " + " | ".join(_how(row) for row in rows) + " |"]
+    lines.append("|---|" + "---:|" * len(rows))
+    for name in rows[0]["images_per_second"]:
+        rates = [f"{row['images_per_second'][name]['value']:,.0f}" for row in rows]
+        lines.append(f"| {name} | {' | '.join(rates)} |")
+    lines += ["", "| ratio | " + " | ".join(_how(row) for row in rows) + " |"]
+    lines.append("|---|" + "---|" * len(rows))
+    for name in rows[0]["ratios"]:
+        said = [row["ratios"][name] for row in rows]
+        cells = [f"{x['value']:.2f} ({x['low']:.2f} to {x['high']:.2f})" for x in said]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| target | at least | reached | |", "|---|---:|---|---|"]
+    for each in rows[0]["targets"]:
+        reached = each["reached"]
+        digits = 0 if each["target"] > 100 else 2
+        value, low, high = (f"{reached[x]:,.{digits}f}" for x in ("value", "low", "high"))
+        verdict = "met" if each["met"] else "missed"
+        lines.append(
+            f"| {each['what']} | {each['target']:,g} | {value} ({low} to {high}) | {verdict} |"
+        )
+    cost = rows[0]["packing"]
+    said = (
+        f"Packing {cost['images']:,} images took {cost['seconds']:.1f} s "
+        f"({cost['images_per_second']:,.0f} a second) and {cost['bytes']:,} bytes, of "
+        f"{cost['source_bytes']:,} of JPEGs. {found['recipe']['images']}."
+    )
+    return "\n".join([*lines, "", said, "", _where(found)])
+
+
+def _how(row: Mapping[str, Any]) -> str:
+    return f"{row['workers']} workers" if row["workers"] else "no workers, 1 thread"
 
 
 def startup(found: Mapping[str, Any]) -> str:
@@ -183,11 +209,20 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         training_step,
     ),
     "loader": (
-        "loader.json",
-        "python benchmarks/loader.py --out results/loader.json",
+        "benchmark_loader.json",
+        "python benchmarks/loader.py",
         loader,
     ),
+    "folders": ("benchmark_folders.json", "python benchmarks/folders.py", folders),
     "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
+    **{
+        f"scale-{name}": ("benchmark_scale.json", "python benchmarks/scale.py", draw)
+        for name, draw in (
+            ("bytes", scaling.moved),
+            ("speed", scaling.speed),
+            ("imagenet", scaling.imagenet),
+        )
+    },
     "startup": ("benchmark_startup.json", "python benchmarks/startup.py", startup),
     "stochastic-depth": (
         "stochastic_depth.json",

@@ -55,6 +55,7 @@ class Watch(threading.Thread):
         self.done = threading.Event()
         self.ending = threading.Lock()  # taken once, by who ends this process
         self.seen: dict[int, tuple[str, float]] = {}
+        self.absent = 0  # others that will not say farewell
         if rank == 0:
             self.own.set("failure", "")
         self._beat(0)
@@ -99,6 +100,7 @@ class Watch(threading.Thread):
         try:
             if lost:
                 missing = self._missing()
+                self.absent = len(missing)
                 if missing:
                     error = RuntimeError(f"{_named(missing)} ended or hangs without a word")
             said = json.dumps([self.rank, code, str(error)])
@@ -117,7 +119,7 @@ class Watch(threading.Thread):
         with contextlib.suppress(RuntimeError):
             self.asking.add("left", 1)
             end = time.monotonic() + FAREWELL
-            while self.rank == 0 and self.asking.add("left", 0) < self.size:
+            while self.rank == 0 and self.asking.add("left", 0) < self.size - self.absent:
                 if time.monotonic() > end:
                     break
                 time.sleep(0.02)
@@ -153,6 +155,7 @@ class Watch(threading.Thread):
             if rank not in self.seen or self.seen[rank][0] != said:
                 self.seen[rank] = (said, now)
             elif now - self.seen[rank][1] >= self.timeout:
+                self.absent = 1
                 return f"rank {rank} has given no sign of life for {self.timeout:g} seconds"
         last = [rank for rank, done in ticks.items() if done == min(ticks.values())]
         behind = self.rank == 0 and len(last) < len(ticks)

@@ -1,0 +1,316 @@
+"""Two processes of one thread against one process of two, and the bytes that processes exchange.
+
+    python benchmarks/scale.py
+
+Speed: training steps of ResNet-20 on images of 32 x 32 (noise: a step does not depend on what they
+show), by DDP and by FSDP2 with two processes over gloo on the loopback, and by one process. Before
+anything is timed, the losses of the processes have to be those of one that normalises the same
+halves of the same batches. A ratio above 1 says that two processes are faster.
+
+Bytes: what the processes receive in a step, as the kernel counts it for their own sockets, beside
+what the algorithms need by arithmetic. What 8 and 64 GPUs would give is computed from ASSUMED.
+
+Writes results/benchmark_scale.json.
+"""
+
+import argparse
+import multiprocessing
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import count, islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
+
+import plusx
+from plusx.run.distributed import World, joined
+from plusx.run.sharing import Replicas, Shards, Together
+from plusx.train.optim import make_optimizer
+from plusx.train.schedule import constant
+from plusx.train.update import Descend
+
+
+MODEL = "resnet20"
+RATE, MOMENTUM, DECAY = 0.01, 0.9, 1e-4
+ENGINES = ("ddp", "fsdp")
+STEPS = 3  # of a contender in a round
+TCP_INFO_SIZE, BYTES_RECEIVED = 232, 128  # of struct tcp_info in linux/tcp.h
+
+# What the projection takes for granted. None of it was measured here.
+ASSUMED = {
+    "model": "resnet50",
+    "images": 1_281_167,  # ImageNet's training images
+    "epochs": 90,
+    "batch_a_gpu": 256,
+    "images_per_second": 3500.0,  # of one GPU of the H100's class, bfloat16, channels_last, eager
+    "backward_share": 2 / 3,  # of a step, under which gradients can travel
+    "gpus_a_node": 8,
+    "bytes_per_second_in_a_node": 400e9,  # NVLink, each way, what all-reduce gets of it
+    "bytes_per_second_between_nodes": 45e9,  # a card of 400 Gb/s for each GPU
+    "seconds_a_hop": 20e-6,
+    "bucket_bytes": 25 * 2**20,  # DistributedDataParallel's
+    "jpeg_bytes": 110_000.0,  # of an image of the training set, on average
+    "jpegs_a_core": 210.0,  # decoded and cropped a second by Pillow
+    "packed_a_core": 2000.0,  # read a second from a packed cache
+}
+
+
+def received(engine: str, parameter_bytes: int, world: int) -> float:
+    """The bytes that one of so many processes receives in a step, by the algorithms.
+
+    A ring all-reduce passes every byte of the gradients round twice but for its own share; FSDP2
+    gathers the parameters for the forward and again for the backward pass, and scatters gradients.
+    """
+    rounds = {"ddp": 2, "fsdp": 3}[engine]
+    return rounds * (world - 1) / world * parameter_bytes
+
+
+def projected(gpus: int, assumed: dict[str, Any] = ASSUMED) -> dict[str, float]:
+    """What so many GPUs would give for ImageNet with DDP, under what is assumed."""
+    gradient_bytes = 4 * sum(p.numel() for p in _on_meta(assumed["model"]).parameters())
+    step = assumed["batch_a_gpu"] / assumed["images_per_second"]
+    moved = received("ddp", gradient_bytes, gpus)
+    place = "in_a_node" if gpus <= assumed["gpus_a_node"] else "between_nodes"
+    pace = assumed[f"bytes_per_second_{place}"]
+    buckets = -(-gradient_bytes // assumed["bucket_bytes"])
+    latency = 2 * (gpus - 1) * assumed["seconds_a_hop"]  # of a bucket
+    travel = moved / pace + buckets * latency
+    # the last bucket is complete when the backward pass is over
+    last = travel / buckets
+    hidden = max(travel - assumed["backward_share"] * step, last)
+    rate = gpus * assumed["batch_a_gpu"] / (step + hidden)
+    return {
+        "gpus": gpus,
+        "batch": gpus * assumed["batch_a_gpu"],
+        "gradient_bytes": gradient_bytes,
+        "received_bytes": moved,
+        "step_seconds": step,
+        "travel_seconds": travel,
+        "images_per_second": rate,
+        "efficiency": step / (step + hidden),
+        "efficiency_without_overlap": step / (step + travel),
+        "hours": assumed["images"] * assumed["epochs"] / rate / 3600,
+        "jpeg_bytes_per_second": rate * assumed["jpeg_bytes"],
+        "cores_for_jpegs": rate / assumed["jpegs_a_core"],
+        "cores_for_packed": rate / assumed["packed_a_core"],
+    }
+
+
+def batch_of(size: int, pixels: int, number: int) -> plusx.Batch:
+    random = torch.Generator().manual_seed(SEED + number)
+    images = torch.randn(size, 3, pixels, pixels, generator=random)
+    return plusx.Batch(images, torch.randint(10, (size,), generator=random))
+
+
+def state_of() -> plusx.State:
+    task = plusx.prepare(plusx.Classify(plusx.create_model(MODEL, seed=SEED)), device="cpu")
+    optimizer = make_optimizer(task, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+    return plusx.State(task, optimizer, seed=SEED)
+
+
+def rank(pipe: Connection, number: int, size: int, port: int, batch: int, pixels: int) -> None:
+    """One of the processes: makes steps when told to, and tells losses and bytes."""
+    os.environ.update(
+        RANK=str(number),
+        LOCAL_RANK=str(number),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    with joined("cpu", 300.0) as world:
+        engines = {name: _reports(name, world, batch, pixels) for name in ENGINES}
+        pipe.send("ready")
+        while (order := pipe.recv()) is not None:
+            name, steps = order
+            before = bytes_received()
+            losses = [report.loss for report in islice(engines[name], steps)]
+            world.wait()  # until all have what was sent to them
+            pipe.send((losses, bytes_received() - before))
+
+
+def _reports(name: str, world: World, batch: int, pixels: int) -> Any:
+    state = state_of()
+    engine = Replicas(state.task, False) if name == "ddp" else Shards(state, world)
+    shares = (
+        batch_of(batch, pixels, number % 4).split(world.size)[world.rank] for number in count()
+    )
+    update = Descend(sharing=Together(world, engine, lambda step: batch))
+    return plusx.fit(state, shares, constant(RATE), update)
+
+
+def bytes_received() -> int:
+    """What the kernel has counted as received on this process' TCP connections."""
+    total = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            if not os.readlink(entry).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as each:
+                if each.type == socket.SOCK_STREAM and each.family != socket.AF_UNIX:
+                    info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+                    total += struct.unpack_from("Q", info, BYTES_RECEIVED)[0]
+        except OSError:
+            continue
+    return total
+
+
+class Ranks:
+    """The processes of one world, which wait between their steps without taking any time."""
+
+    def __init__(self, size: int, batch: int, pixels: int) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        with socket.socket() as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("127.0.0.1", 0))
+            port = held.getsockname()[1]
+            self.pipes, self.processes = [], []
+            for number in range(size):
+                ours, theirs = spawning.Pipe()
+                self.pipes.append(ours)
+                arguments = (theirs, number, size, port, batch, pixels)
+                self.processes.append(spawning.Process(target=rank, args=arguments, daemon=True))
+                self.processes[-1].start()
+                theirs.close()
+            for pipe in self.pipes:
+                pipe.recv()
+
+    def steps(self, name: str, steps: int) -> tuple[list[float], float]:
+        """The losses of so many steps, and the bytes that a process received in each."""
+        for pipe in self.pipes:
+            pipe.send((name, steps))
+        told = [pipe.recv() for pipe in self.pipes]
+        return told[0][0], float(np.mean([got for _, got in told])) / steps
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.send(None)
+        for process in self.processes:
+            process.join(60)
+
+
+def check_equal(ranks: Ranks, batch: int, pixels: int, steps: int) -> float:
+    """The largest distance between the losses of the processes and of one; ValueError above 1e-4.
+
+    After it, every engine has made so many steps.
+    """
+    batches = (batch_of(batch, pixels, number % 4) for number in count())
+    halves = plusx.fit(state_of(), batches, constant(RATE), Descend(parts=2))
+    alone = [report.loss for report in islice(halves, steps)]
+    apart = 0.0
+    for name in ENGINES:
+        told, _ = ranks.steps(name, steps)
+        apart = max(apart, *(abs(one - other) for one, other in zip(alone, told)))
+        if apart > 1e-4:
+            raise ValueError(f"{name}: losses {told}, of one process {alone}")
+    return apart
+
+
+def speed(ranks: Ranks, batch: int, pixels: int, rounds: int) -> dict[str, Any]:
+    """Two processes of one thread against one of two."""
+    apart = check_equal(ranks, batch, pixels, 5)
+    torch.set_num_threads(2)
+    batches = (batch_of(batch, pixels, number % 4) for number in count())
+    alone = plusx.fit(state_of(), batches, constant(RATE))
+    contenders: dict[str, Callable[[], object]] = {
+        "one": lambda: [next(alone) for _ in range(STEPS)],
+        **{name: lambda name=name: ranks.steps(name, STEPS) for name in ENGINES},
+    }
+    contenders["one"]()
+    times = in_turns(contenders, rounds)
+    found = {name: ratio(times["one"].wall, times[name].wall) for name in ENGINES}
+    return {
+        "what": "speed",
+        "model": MODEL,
+        "batch_size": batch,
+        "size": pixels,
+        "rounds": rounds,
+        "steps_a_round": STEPS,
+        "apart": apart,
+        "one_seconds": float(np.median(times["one"].wall)) / STEPS,
+        "ratios": {name: asdict(each) for name, each in found.items()},
+    }
+
+
+def moved(ranks: Ranks, size: int) -> list[dict[str, Any]]:
+    """The bytes of a step, counted and computed."""
+    parameter_bytes = 4 * sum(p.numel() for p in _on_meta(MODEL).parameters())
+    rows = []
+    for name in ENGINES:
+        ranks.steps(name, 2)  # connections are made and buckets laid out
+        _, counted = ranks.steps(name, 8)
+        computed = received(name, parameter_bytes, size)
+        rows.append(
+            {
+                "what": "bytes",
+                "engine": name,
+                "model": MODEL,
+                "processes": size,
+                "parameter_bytes": parameter_bytes,
+                "computed": computed,
+                "counted": counted,
+            }
+        )
+    return rows
+
+
+def _on_meta(name: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return plusx.create_model(name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description="Many processes: their speed and their bytes.")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_scale.json")
+    parser.add_argument(
+        "--tiny", action="store_true", help="two small rounds to see that it runs; judges nothing"
+    )
+    said = parser.parse_args(arguments)
+    batch, pixels, rounds = (8, 8, 2) if said.tiny else (said.batch_size, 32, said.rounds)
+    load_before, before = load(), torch.get_num_threads()
+    rows = []
+    for size in (2,) if said.tiny else (2, 4):
+        ranks = Ranks(size, batch if size == 2 else 32, pixels)
+        try:
+            if size == 2:
+                rows.append(speed(ranks, batch, pixels, rounds))
+            rows += moved(ranks, size)
+        finally:
+            ranks.close()
+            torch.set_num_threads(before)
+    rows += [{"what": "projection", **projected(gpus)} for gpus in (1, 8, 64)]
+    for row in rows:
+        if row["what"] == "bytes":
+            print(
+                f"{row['engine']}, {row['processes']} processes: {row['counted']:,.0f} bytes "
+                f"a step and process, computed {row['computed']:,.0f}"
+            )
+    found = {
+        f"{name}, two processes / one": Estimate(**each) for name, each in rows[0]["ratios"].items()
+    }
+    for name, each in found.items():
+        print(f"{name}: {each}")
+    record(
+        said.out,
+        rows,
+        found,
+        recipe={"optimizer": "sgd", "lr": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
+        | {"rounds": rounds, "backend": "gloo", "compile": False, "assumed": ASSUMED},
+        versions={},
+        load_before=load_before,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+"""The tables of docs/scale.md, from results/benchmark_scale.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def speed(found: Mapping[str, Any]) -> str:
+    """Two processes of one thread against one process of two."""
+    lines = ["| engine | network | batch | one process' time / ours | interval of 95 % |"]
+    lines.append("|---|---|---:|---:|---|")
+    for row in _rows(found, "speed"):
+        lines += [
+            f"| {name} | `{row['model']}` | {row['batch_size']} | {each['value']:.2f} "
+            f"| {each['low']:.2f} to {each['high']:.2f} |"
+            for name, each in row["ratios"].items()
+        ]
+    return "\n".join([*lines, "", where(found)])
+
+
+def moved(found: Mapping[str, Any]) -> str:
+    """The bytes that a process receives in a step."""
+    lines = ["| engine | processes | parameters, bytes | computed | counted | counted / computed |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    lines += [
+        f"| {row['engine']} | {row['processes']} | {row['parameter_bytes']:,} "
+        f"| {row['computed']:,.0f} | {row['counted']:,.0f} "
+        f"| {row['counted'] / row['computed']:.3f} |"
+        for row in _rows(found, "bytes")
+    ]
+    return "\n".join([*lines, "", where(found)])
+
+
+def imagenet(found: Mapping[str, Any]) -> str:
+    """What many GPUs would give, and what that takes for granted."""
+    assumed = found["recipe"]["assumed"]
+    head = "| GPUs | batch | received a step | on the way | images a second | of linear "
+    lines = [f"{head}| without overlap | {assumed['epochs']} epochs | JPEGs | cores | packed |"]
+    lines.append("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    lines += [
+        f"| {row['gpus']} | {row['batch']:,} | {row['received_bytes'] / 1e6:.0f} MB "
+        f"| {1000 * row['travel_seconds']:.1f} ms | {row['images_per_second']:,.0f} "
+        f"| {100 * row['efficiency']:.1f} % | {100 * row['efficiency_without_overlap']:.1f} % "
+        f"| {row['hours']:.2f} h | {row['jpeg_bytes_per_second'] / 1e9:.1f} GB/s "
+        f"| {row['cores_for_jpegs']:,.0f} | {row['cores_for_packed']:,.0f} |"
+        for row in _rows(found, "projection")
+    ]
+    (one,) = (row for row in _rows(found, "projection") if row["gpus"] == 1)
+    said = (
+        f"Assumed, not measured: a GPU makes {assumed['images_per_second']:,.0f} images of "
+        f"{assumed['model']} a second alone (the H100's class, bfloat16, channels_last) in batches "
+        f"of {assumed['batch_a_gpu']}, {100 * assumed['backward_share']:.0f} % of a step being the "
+        f"backward pass; {assumed['gpus_a_node']} GPUs a machine, between which an all-reduce gets "
+        f"{assumed['bytes_per_second_in_a_node'] / 1e9:.0f} GB/s, and "
+        f"{assumed['bytes_per_second_between_nodes'] / 1e9:.0f} GB/s a GPU between machines; "
+        f"{1e6 * assumed['seconds_a_hop']:.0f} µs a hop of the ring and bucket of "
+        f"{assumed['bucket_bytes'] / 2**20:.0f} MiB; gradients of {one['gradient_bytes']:,} bytes "
+        f"in float32; {assumed['images']:,} images of {assumed['jpeg_bytes'] / 1000:.0f} kB; a "
+        f"core decodes {assumed['jpegs_a_core']:,.0f} JPEGs a second, or reads "
+        f"{assumed['packed_a_core']:,.0f} images from a packed file."
+    )
+    return "\n".join([*lines, "", said])
+
+
+def where(found: Mapping[str, Any]) -> str:
+    """Machine, versions and date."""
+    machine, versions = found["machine"], found["versions"]
+    note = f"; {machine['note']}" if machine.get("note") else ""
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, torch {versions['torch']}, "
+        f"{found['date'][:10]}{note}."
+    )
+
+
+def _rows(found: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
+    return [row for row in found["rows"] if row["what"] == what]
