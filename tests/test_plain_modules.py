@@ -10,7 +10,7 @@ from plusx.nn.plain import PLAIN, SameConv2d
 from plusx.zoo import Plain
 
 
-SIDE = {"alexnet": 64, "googlenet": 64, "resnet8_keras": 32}
+SIDE = {"alexnet": 64, "googlenet": 64, "resnet8_keras": 32, "revnet38": 32, "revnet110": 32}
 
 
 def test_the_zoo_has_the_same_names() -> None:

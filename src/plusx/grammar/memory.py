@@ -38,7 +38,16 @@ class Thought:
         if net.stem.startswith("embed"):
             x = tape.there(prod(flow.size), width=INDEX, moves=False)
         x, flow = self.say(parse(net.stem).branch, x, flow, Setting(net, net.stem_width, one))
-        number = 0
+        x, flow = self.trunk(x, flow)
+        x, flow = self.say(parse(net.tail).branch, x, flow, Setting(net, flow.channels, one))
+        if net.num_classes:
+            tape.save(x)
+            tape.save_small(net.num_classes)
+        return tape
+
+    def trunk(self, x: Value, flow: Flow) -> tuple[Value, Flow]:
+        """The stages."""
+        net, tape, one, number = self.net, self.tape, (1,) * self.net.ndim, 0
         for stage in net.stages:
             setting = Setting(net, flow.channels, one)
             x, flow = self.say(parse(stage.enter).branch, x, flow, setting)
@@ -48,11 +57,7 @@ class Thought:
                 if number in self.rule.blocks:
                     tape.keep(x)
                 number += 1
-        x, flow = self.say(parse(net.tail).branch, x, flow, Setting(net, flow.channels, one))
-        if net.num_classes:
-            tape.save(x)
-            tape.save_small(net.num_classes)
-        return tape
+        return x, flow
 
     def say(
         self,

@@ -77,19 +77,25 @@ class Again(Source[Value]):
         self.depth = 1 + max((source.depth for source in self.sources), default=0)
         self.uses = 0
         self.cached: Value | None = None
-        self.kept = False
+        self.kept = self.once = False
+        self.also: Again[Value] | None = None  # is made as soon as this was asked for
 
     def value(self) -> Value:
         if self.cached is not None:
             return self.cached
         made = self.make([source.value() for source in self.sources])
-        if self.uses > 0 and (self.dear or self.steps > FEW):
+        if self.once:
+            self.keep(made)
+        elif self.uses > 0 and (self.dear or self.steps > FEW):
             self.cached = made
         return made
 
     def used(self) -> Value:
         """The value, for the backward pass."""
         made = self.value()
+        if self.also is not None:
+            also, self.also, self.cached = self.also, None, made
+            also.value()
         self.uses -= 1
         self.cached = made if self.uses > 0 or self.kept else None
         return made
@@ -98,3 +104,10 @@ class Again(Source[Value]):
         """This is the value, and it is kept from now on."""
         self.cached, self.kept = value, True
         self.sources, self.steps, self.depth = (), 0, 0
+
+    def turn(
+        self, make: Callable[[Sequence[Value]], Value], sources: Sequence[Source[Value]]
+    ) -> None:
+        """From now on the value is made in another way, and kept once it was made."""
+        self.make, self.sources, self.cached, self.kept = make, tuple(sources), None, False
+        self.once = True

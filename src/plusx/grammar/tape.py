@@ -133,6 +133,23 @@ class Tape:
         if isinstance(value.source, Again):
             value.source.keep(Held(self.account, value.size, counted=True))
 
+    def turn(self, value: Value, others: Sequence[Value], also: Value | None = None) -> None:
+        """The value is made from others, as soon as what is made before `also` is made again."""
+        inner = value.source
+        if not isinstance(inner, Again):
+            return
+        account, size = self.account, value.size
+
+        def make(_: Sequence[Held]) -> Held:
+            self.passed += size
+            return Held(account, size, counted=True)
+
+        inner.turn(make, [self._source(other) for other in others])
+        if also is not None and isinstance(also.source, Again):
+            last = also.source.sources[0]
+            if isinstance(last, Again):
+                last.also = inner
+
     def save(self, *values: Value) -> None:
         """An operation whose backward pass needs these."""
         packed: list[Held | Again[Held]] = []

@@ -8,51 +8,53 @@ and random numbers are kept, so dropout is the same.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plusx.grammar.remember import DEEPEST, Again, Kept, Rule, Source
+from plusx.nn.saved import SavedBytes, counting
 
 
 aten = torch.ops.aten
 
-# One pass over memory each: results that are made again by the same call. The number says which
-# of the results, where there are several.
+# One pass over memory each: the first result is made again by the same call.
 CALLS = {
-    aten.relu.default: (0,),
-    aten.gelu.default: (0,),
-    aten.silu.default: (0,),
-    aten.sigmoid.default: (0,),
-    aten.tanh.default: (0,),
-    aten.add.Tensor: (0,),
-    aten.sub.Tensor: (0,),
-    aten.rsub.Scalar: (0,),
-    aten.mul.Tensor: (0,),
-    aten.mul.Scalar: (0,),
-    aten.div.Tensor: (0,),
-    aten.div.Scalar: (0,),
-    aten.constant_pad_nd.default: (0,),
-    aten.reflection_pad1d.default: (0,),
-    aten.reflection_pad2d.default: (0,),
-    aten.reflection_pad3d.default: (0,),
-    aten.avg_pool2d.default: (0,),
-    aten.avg_pool3d.default: (0,),
-    aten.native_layer_norm.default: (0,),
-    aten.native_group_norm.default: (0,),
-    aten.clone.default: (0,),
+    aten.relu.default,
+    aten.gelu.default,
+    aten.silu.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.rsub.Scalar,
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.div.Tensor,
+    aten.div.Scalar,
+    aten.constant_pad_nd.default,
+    aten.reflection_pad1d.default,
+    aten.reflection_pad2d.default,
+    aten.reflection_pad3d.default,
+    aten.avg_pool2d.default,
+    aten.avg_pool3d.default,
+    aten.native_layer_norm.default,
+    aten.native_group_norm.default,
+    aten.clone.default,
+    aten._to_copy.default,
 }
-# The same, but slow enough to be held from one use to the next.
+# The same of both results, but slow enough for them to be held from one use to the next.
 SLOW_CALLS = {
-    aten.max_pool2d_with_indices.default: (0, 1),
-    aten.max_pool3d_with_indices.default: (0, 1),
+    aten.max_pool2d_with_indices.default,
+    aten.max_pool3d_with_indices.default,
 }
 # The same on top of the value that they overwrite.
 OVERWRITING = {
@@ -120,7 +122,7 @@ class There(Kept[Tensor]):
 class Remembering(TorchDispatchMode):
     """Sees every operation of a forward pass and notes how results are made again."""
 
-    def __init__(self, rule: Rule, count: "SavedBytes | None") -> None:
+    def __init__(self, rule: Rule, count: SavedBytes | None) -> None:
         super().__init__()
         self.rule, self.count = rule, count
         # a storage is known by its address as long as it lives
@@ -133,25 +135,25 @@ class Remembering(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        kwargs = kwargs or {}
         if function in OVERWRITING:
-            return self._overwritten(function, args, kwargs or {})
-        result = function(*args, **(kwargs or {}))
+            return self._overwritten(function, args, kwargs)
+        result = function(*args, **kwargs)
         if function in CALLS:
-            for place in CALLS[function]:
-                self._called(function, args, kwargs or {}, result, place)
+            self._called(function, args, kwargs, result, 0)
         elif function in SLOW_CALLS:
-            for place in SLOW_CALLS[function]:
-                self._called(function, args, kwargs or {}, result, place, dear=True)
+            for place in (0, 1):
+                self._called(function, args, kwargs, result, place, dear=True)
         elif function in BATCH_NORMS:
             self._normed(function, args, result)
         elif function is aten.cat.default:
             self._joined(args, result)
         elif function is aten.convolution.default:
-            work = args[1][0].numel()
+            work = args[1].numel() // len(args[1])
             if work <= self.rule.heaviest:
                 dear = work > self.rule.lightest
-                self._called(function, args, kwargs or {}, result, 0, steps=0, dear=dear)
-        elif function._schema.is_mutable:
+                self._called(function, args, kwargs, result, 0, steps=0, dear=dear)
+        elif _overwrites(function):
             for each in args:
                 if isinstance(each, Tensor):
                     self.forget(each)
@@ -183,6 +185,15 @@ class Remembering(TorchDispatchMode):
             self.count.watch(tensor)
         return There(tensor) if found is None else found
 
+    def turn(
+        self, x: Tensor, others: Sequence[Tensor], make: Callable[[Sequence[Tensor]], Tensor]
+    ) -> None:
+        """The tensor is made from others, whatever it was made from before."""
+        found = self.find(x)
+        if found is not None:
+            sources = [self.source(other) for other in others]
+            found.note.again.turn(self._watched(make), sources)
+
     def pack(self, tensor: Tensor) -> Tensor | View:
         """What autograd keeps for this tensor."""
         found = self.find(tensor)
@@ -194,20 +205,28 @@ class Remembering(TorchDispatchMode):
         return tensor
 
     def _note(self, result: Tensor, again: Again[Tensor]) -> None:
-        storage, count, make = result.untyped_storage(), self.count, again.make
         if again.depth > DEEPEST:
             self.forget(result)
             return
-        if count is not None:
-
-            def watched(values: Sequence[Tensor]) -> Tensor:
-                made = make(values)
-                count.watch(made)
-                return made
-
-            again.make = watched
+        storage = result.untyped_storage()
+        again.make = self._watched(again.make)
         note = Note(again, tuple(result.shape), result.stride())
         self.notes[storage._cdata] = (weakref.ref(storage), note)
+
+    def _watched(
+        self, make: Callable[[Sequence[Tensor]], Tensor]
+    ) -> Callable[[Sequence[Tensor]], Tensor]:
+        """The same, and counted where somebody counts."""
+        count = self.count
+        if count is None:
+            return make
+
+        def watched(values: Sequence[Tensor]) -> Tensor:
+            made = make(values)
+            count.watch(made)
+            return made
+
+        return watched
 
     def _called(
         self,
@@ -302,7 +321,6 @@ class Joined(Again[Tensor]):
 
 
 _running: ContextVar[Remembering | None] = ContextVar("running", default=None)
-_counting: ContextVar["SavedBytes | None"] = ContextVar("counting", default=None)
 
 
 def remembering(rule: Rule | None) -> AbstractContextManager[object]:
@@ -314,7 +332,7 @@ def remembering(rule: Rule | None) -> AbstractContextManager[object]:
 
 @contextmanager
 def _remembering(rule: Rule) -> Iterator[None]:
-    mode = Remembering(rule, _counting.get())
+    mode = Remembering(rule, counting.get())
     token = _running.set(mode)
     try:
         with mode, saved_tensors_hooks(mode.pack, _unpack):
@@ -324,9 +342,20 @@ def _remembering(rule: Rule) -> Iterator[None]:
         mode.notes.clear()  # autograd keeps the hooks, and with them the mode
 
 
-@torch.no_grad()
 def _unpack(saved: Tensor | View) -> Tensor:
-    return saved if isinstance(saved, Tensor) else saved.used()
+    if isinstance(saved, Tensor):
+        return saved
+    if not torch.is_grad_enabled():
+        return saved.used()
+    with torch.no_grad():
+        return saved.used()
+
+
+@cache
+def _overwrites(function: Any) -> bool:
+    """Whether an operation changes one of its arguments."""
+    changes: bool = function._schema.is_mutable
+    return changes
 
 
 def keep(x: Tensor) -> Tensor:
@@ -337,47 +366,30 @@ def keep(x: Tensor) -> Tensor:
     return x
 
 
-class SavedBytes:
-    """Counts the bytes that autograd, or a plan in its place, holds for the backward pass.
+def keep_whole(whole: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """A concatenation along the channels that is kept, and its parts only as parts of it."""
+    mode = _running.get()
+    if mode is None:
+        return whole
+    mode.keep(whole)
+    begin = 0
+    for part in parts:
+        mode.turn(part, [whole], _part(begin, part.shape[1]))
+        begin += part.shape[1]
+    return whole
 
-        with SavedBytes(net) as saved:
-            task(batch).backward()
-        saved.peak
 
-    Every storage counts once, from when it is kept or made again until it is freed; parameters and
-    buffers of `module` do not count.
-    """
+def turn_back(x: Tensor, y: Tensor, added: Tensor) -> None:
+    """x follows from y = x + added, as soon as the backward pass makes `added` again."""
+    mode = _running.get()
+    if mode is not None:
+        mode.turn(x, [y, added], lambda values: values[0] - values[1])
+        inner, found = mode.find(added), mode.find(x)
+        if inner is not None and found is not None:
+            last = inner.note.again.sources[0]
+            if isinstance(last, View):
+                last.note.again.also = found.note.again
 
-    def __init__(self, module: nn.Module) -> None:
-        state = [*module.parameters(), *module.buffers()]
-        self.state = {each.untyped_storage()._cdata for each in state}
-        self.known: set[int] = set()
-        self.live = self.peak = 0
 
-    def watch(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.state or key in self.known:
-            return
-        self.known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._freed, key, size).atexit = False
-
-    def _freed(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.live -= size
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        self.watch(tensor)
-        return tensor
-
-    def __enter__(self) -> "SavedBytes":
-        self.token = _counting.set(self)
-        self.hooks = saved_tensors_hooks(self._pack, _unpack)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.hooks.__exit__(*error)
-        _counting.reset(self.token)
+def _part(begin: int, count: int) -> Callable[[Sequence[Tensor]], Tensor]:
+    return lambda values: values[0].narrow(1, begin, count).clone()

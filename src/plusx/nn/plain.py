@@ -5,6 +5,7 @@ them; a builder takes the numbers of classes and of input channels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from torchvision.models.alexnet import AlexNet as TorchvisionAlexNet
 from torchvision.models.googlenet import BasicConv2d
 from torchvision.models.googlenet import GoogLeNet as TorchvisionGoogLeNet
 
+from plusx.grammar.reversible import REVNET38, REVNET110
 from plusx.nn.network import head, stage_positions
+from plusx.nn.reversible import ReversibleNetwork
 
 
 def _selected(maps: Iterator[Tensor], count: int, out: Sequence[int] | None) -> list[Tensor]:
@@ -201,4 +204,6 @@ PLAIN: dict[str, Callable[[int, int], nn.Module]] = {
     "alexnet": AlexNet,
     "googlenet": GoogLeNet,
     "resnet8_keras": KerasResNet8,
+    "revnet38": partial(ReversibleNetwork, "revnet38", REVNET38),
+    "revnet110": partial(ReversibleNetwork, "revnet110", REVNET110),
 }

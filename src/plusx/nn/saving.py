@@ -28,7 +28,7 @@ def save_memory(net: Backbone, plan: str) -> Backbone:
         near = get_close_matches(plan, PLANS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no plan {plan!r}: there are {', '.join(map(repr, PLANS))}{hint}")
-    chosen = PLANS[PLANS.index(plan)]  # type: ignore[arg-type]
+    chosen = PLANS[PLANS.index(plan)]
     if isinstance(net, Network):
         net.memory = rule_of(net.spec, chosen)
         kept = net.memory.blocks if net.memory else frozenset()

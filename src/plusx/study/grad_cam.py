@@ -32,6 +32,8 @@ _PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "alexnet": lambda net, maps: net.fc(net.tail(maps)),
     "googlenet": lambda net, maps: net.fc(net.dropout(net.avgpool(maps).flatten(1))),
     "resnet8_keras": lambda net, maps: net.fc(maps.mean((2, 3))),
+    "revnet38": lambda net, maps: net.fc(net.tail(maps).flatten(1)),
+    "revnet110": lambda net, maps: net.fc(net.tail(maps).flatten(1)),
 }
 
 

@@ -4,7 +4,7 @@ The metadata has `model` (a name of the zoo, where there is one), `net` (the who
 `plain` (a plain module's name and sizes as JSON), `preprocessing` and `classes` (JSON), `source`,
 `multilabel` ("true" where an input can have several classes), and `view`, what the network sees of
 an image of another size: "whole" or its "middle".
-Nothing in it names code: a network is built from the grammar, or from the three names of PLAIN.
+Nothing in it names code: a network is built from the grammar, or from the few names of PLAIN.
 """
 
 import json

@@ -5,6 +5,7 @@ three stages, and 6 n + 4 in the wide networks, whose authors count the three pr
 not the head.
 """
 
+from plusx.grammar.reversible import REVNET38, REVNET110
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.zoo.blocks import (
     BASIC,
@@ -142,6 +143,23 @@ RESNET8_KERAS = Plain(
     num_classes=10,
     size=32,
 )
+# What comes out of a unit tells what was put in, which no word says. The published counts are in
+# millions with two digits: 0.46 and 1.73.
+REVNETS = {
+    name: Plain(
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        depth=depth,
+        in_channels=3,
+        num_classes=10,
+        size=32,
+        reversible=said,
+    )
+    for name, said, depth, parameters, multiply_adds in (
+        ("revnet38", REVNET38, 38, 464_890, 77_231_200),
+        ("revnet110", REVNET110, 110, 1_729_194, 253_330_688),
+    )
+}
 
 CIFAR: dict[str, Entry] = {
     # no ending: option A, the paper's own choice for CIFAR
@@ -240,4 +258,6 @@ CIFAR: dict[str, Entry] = {
         imagenet(BOTTLENECK, (3, 8, 36, 3), BROAD), "He 2015, table 1, small stem"
     ),
     "resnet8_keras": Entry(RESNET8_KERAS, "Banbury 2021, image classification"),
+    "revnet38": Entry(REVNETS["revnet38"], "Gomez 2017, table 2"),
+    "revnet110": Entry(REVNETS["revnet110"], "Gomez 2017, table 2"),
 }

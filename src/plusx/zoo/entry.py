@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from plusx.grammar.reversible import Reversible
 from plusx.grammar.spec import Net
 
 
@@ -19,6 +20,7 @@ class Plain:
     in_channels: int
     num_classes: int
     size: int | tuple[int, ...]
+    reversible: Reversible | None = None  # what arithmetic needs to know of a reversible network
 
 
 class Entry(NamedTuple):

@@ -4,6 +4,7 @@ PAPERS: dict[str, str] = {
     "Banbury 2021": "MLPerf Tiny Benchmark, arXiv:2106.07597",
     "Beyer 2022": "Better plain ViT baselines for ImageNet-1k, arXiv:2205.01580",
     "Conneau 2016": "Very Deep Convolutional Networks for Text Classification, arXiv:1606.01781",
+    "Gomez 2017": "The Reversible Residual Network, arXiv:1707.04585",
     "He 2015": "Deep Residual Learning for Image Recognition, arXiv:1512.03385",
     "He 2016": "Identity Mappings in Deep Residual Networks, arXiv:1603.05027",
     "He 2018": "Bag of Tricks for Image Classification with CNNs, arXiv:1812.01187",
