@@ -8,10 +8,12 @@ from typing import Any
 
 from plusx.grammar.legal import check
 from plusx.grammar.shapes import measure
+from plusx.grammar.sizes import parse_size
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_dict, from_toml, to_dict
 from plusx.overrides import split_override
 from plusx.zoo import PAPERS, ZOO, Plain, find, names
+from plusx.zoo.fits import fit
 
 
 def list_networks(pattern: str = "*") -> list[dict[str, Any]]:
@@ -61,6 +63,16 @@ def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any
         "act": net.act,
         "drop_path": net.drop_path,
     }
+
+
+def describe_memory(
+    model: str, overrides: Sequence[str], memory: str, batch: int
+) -> dict[str, Any]:
+    """What fits into so much memory, such as "4GB", with a batch of so many images."""
+    net, _ = _network(model)
+    if overrides:
+        net = _changed(model, net, overrides)
+    return fit(model, net, parse_size(memory), batch)
 
 
 def description(described: dict[str, Any]) -> str:

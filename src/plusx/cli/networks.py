@@ -34,22 +34,36 @@ def models(
 
 @app.command(
     help_epilogue="Examples:\n  plusx describe resnet50\n"
-    "  plusx describe resnet20 num_classes=100 act=silu\n  plusx describe my-network.toml --json"
+    "  plusx describe resnet20 num_classes=100 act=silu\n  plusx describe my-network.toml --json\n"
+    "  plusx describe resnet50 --memory 4GB --batch 64"
 )
 def describe(
     model: Annotated[str, about("The name of a network, or a TOML file with a spec.")],
     /,
     *fields: Annotated[str, about("FIELD=VALUE changes a field: num_classes=100 act=silu ...")],
+    memory: Annotated[
+        str | None, about("Say which plan trains in this: 4GB, 512MiB, 1.5GB.")
+    ] = None,
+    batch: Annotated[int | None, about("Images at a time, with --memory. Default: 64.")] = None,
     as_json: Json = False,
 ) -> None:
     """Describe a network: its sentences, its stages and what it costs, by arithmetic."""
-    from plusx.describe import describe_network, description
+    from plusx.describe import describe_memory, describe_network, description
 
+    if memory is None and batch is not None:
+        raise ValueError("--batch says how many images are to fit into --memory: give both")
     found = describe_network(model, fields)
+    fits = None
+    if memory is not None:
+        fits = describe_memory(model, fields, memory, 64 if batch is None else batch)
     if as_json:
-        print_json(found)
-    else:
-        print(description(found))
+        print_json(found | (fits or {}))
+        return
+    print(description(found))
+    if fits is not None:
+        from plusx.zoo.fits import fitting
+
+        print(fitting(fits))
 
 
 @app.command(

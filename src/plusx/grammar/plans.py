@@ -34,7 +34,7 @@ AIMS: dict[Plan, Aim] = {
 PASS = 0.067
 LIGHTEST = (0, 64, 128, 256, 512)
 APART = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
-DEEPEST = 64  # blocks a stage that are thought through; deeper stages repeat themselves
+DEEPEST = 30  # blocks a stage that are thought through; deeper stages repeat themselves
 
 
 class Choice(NamedTuple):

@@ -1,0 +1,120 @@
+"""Which plan, and which depth of a family, trains in a given memory: by arithmetic, no torch."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from plusx.grammar.memory import saved_bytes
+from plusx.grammar.plans import rule_of
+from plusx.grammar.remember import PLANS
+from plusx.grammar.reversible import reversible_bytes
+from plusx.grammar.shapes import measure
+from plusx.grammar.sizes import said_size
+from plusx.grammar.spec import Net
+from plusx.zoo import ZOO, Plain
+
+
+# Bytes a parameter: its weight, its gradient, the momentum of SGD, in float32.
+STATE = {"weights": 4, "gradients": 4, "optimizer": 4}
+
+
+def fit(name: str, net: Net | Plain, memory: int, batch: int) -> dict[str, Any]:
+    """What `describe` says of a memory of so many bytes and a batch of so many images.
+
+    plans: a row each, with the bytes that training holds for the backward pass of the batch;
+    state_bytes: weights, gradients and SGD's momentum; family: the same network in other depths,
+    and the first plan by which each fits, or None.
+
+    ValueError: a network that arithmetic knows nothing of, or no image.
+    """
+    if batch < 1:
+        raise ValueError(f"--batch {batch}: a batch has at least one image")
+    state = _state(net)
+    plans = [
+        {
+            "plan": plan,
+            "saved_bytes_per_image": saved / batch,
+            "saved_bytes": saved,
+            "total_bytes": saved + sum(state.values()),
+            "fits": saved + sum(state.values()) <= memory,
+        }
+        for plan, saved in _saved(name, net, batch)
+    ]
+    return {
+        "memory": memory,
+        "batch": batch,
+        "state_bytes": state,
+        "plans": plans,
+        "family": [
+            {"name": relative, "plan": _first(relative, memory, batch)} for relative in family(name)
+        ],
+    }
+
+
+def family(name: str) -> list[str]:
+    """The networks of the zoo that differ from this one in the first number of their name alone."""
+    if name not in ZOO:
+        return []
+    like = re.compile(re.sub(r"\d+", r"(\\d+)", re.escape(name), count=1))
+    if not like.groups:
+        return [name]
+    size = ZOO[name].net.size
+    found = [
+        (int(match[1]), other)
+        for other, entry in ZOO.items()
+        if (match := like.fullmatch(other)) and entry.net.size == size
+    ]
+    return [other for _, other in sorted(found)]
+
+
+def fitting(found: dict[str, Any]) -> str:
+    """`fit`'s answer as text for a terminal."""
+    batch, state = found["batch"], sum(found["state_bytes"].values())
+    lines = [
+        "",
+        f"  training a batch of {batch} images in {said_size(found['memory'])}",
+        f"  {said_size(state)} of it for weights, gradients and SGD's momentum",
+        "",
+        f"  {'plan':11} {'an image':>9} {'the batch':>10} {'with state':>11}",
+    ]
+    lines += [
+        f"  {row['plan']:11} {said_size(round(row['saved_bytes_per_image'])):>9} "
+        f"{said_size(row['saved_bytes']):>10} {said_size(row['total_bytes']):>11}  "
+        f"{'fits' if row['fits'] else 'does not fit'}"
+        for row in found["plans"]
+    ]
+    relatives = [
+        f"{row['name']} ({row['plan']})" if row["plan"] else f"{row['name']} (does not fit)"
+        for row in found["family"]
+    ]
+    if len(relatives) > 1:
+        lines += ["", f"  of its family: {', '.join(relatives)}"]
+    return "\n".join(lines)
+
+
+def _first(name: str, memory: int, batch: int) -> str | None:
+    net = ZOO[name].net
+    state = sum(_state(net).values())
+    for plan, saved in _saved(name, net, batch):
+        if saved + state <= memory:
+            return plan
+    return None
+
+
+def _saved(name: str, net: Net | Plain, batch: int) -> Iterator[tuple[str, int]]:
+    """Every plan and the bytes that it holds, from the quickest on, each worked out when asked."""
+    if isinstance(net, Net):
+        for plan in PLANS:
+            yield plan, saved_bytes(net, rule_of(net, plan), batch)
+    elif net.reversible is not None:
+        yield "reversible", reversible_bytes(net.reversible, batch)
+    else:
+        raise ValueError(
+            f"{name} is a plain module, and no plan is offered for it: `plusx bench memory {name}` "
+            "counts what it holds"
+        )
+
+
+def _state(net: Net | Plain) -> dict[str, int]:
+    count = net.parameters if isinstance(net, Plain) else measure(net).parameters
+    return {key: count * size for key, size in STATE.items()}
