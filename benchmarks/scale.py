@@ -31,6 +31,7 @@ import torch
 from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 
 import plusx
+from plusx.grammar.shapes import measure
 from plusx.run.distributed import World, joined
 from plusx.run.sharing import Replicas, Shards, Together
 from plusx.train.optim import make_optimizer
@@ -75,7 +76,7 @@ def received(engine: str, parameter_bytes: int, world: int) -> float:
 
 def projected(gpus: int, assumed: dict[str, Any] = ASSUMED) -> dict[str, float]:
     """What so many GPUs would give for ImageNet with DDP, under what is assumed."""
-    gradient_bytes = 4 * sum(p.numel() for p in _on_meta(assumed["model"]).parameters())
+    gradient_bytes = _parameter_bytes(assumed["model"])
     step = assumed["batch_a_gpu"] / assumed["images_per_second"]
     moved = received("ddp", gradient_bytes, gpus)
     place = "in_a_node" if gpus <= assumed["gpus_a_node"] else "between_nodes"
@@ -242,7 +243,7 @@ def speed(ranks: Ranks, batch: int, pixels: int, rounds: int) -> dict[str, Any]:
 
 def moved(ranks: Ranks, size: int) -> list[dict[str, Any]]:
     """The bytes of a step, counted and computed."""
-    parameter_bytes = 4 * sum(p.numel() for p in _on_meta(MODEL).parameters())
+    parameter_bytes = _parameter_bytes(MODEL)
     rows = []
     for name in ENGINES:
         ranks.steps(name, 2)  # connections are made and buckets laid out
@@ -262,9 +263,8 @@ def moved(ranks: Ranks, size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _on_meta(name: str) -> torch.nn.Module:
-    with torch.device("meta"):
-        return plusx.create_model(name)
+def _parameter_bytes(name: str) -> int:
+    return 4 * measure(plusx.find(name)).parameters
 
 
 def main(arguments: Sequence[str]) -> int:

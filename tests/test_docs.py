@@ -118,8 +118,8 @@ def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     assert changed != text
     (tmp_path / "tools").mkdir()
     (tmp_path / "docs").mkdir()
-    for name in ("render.py", "evidence.py", "networks.py", "studies.py"):
-        (tmp_path / "tools" / name).write_text((ROOT / "tools" / name).read_text())
+    for path in (ROOT / "tools").glob("*.py"):
+        (tmp_path / "tools" / path.name).write_text(path.read_text(encoding="utf-8"))
     (tmp_path / "results").symlink_to(ROOT / "results")
     (tmp_path / "src").symlink_to(ROOT / "src")
     (tmp_path / "README.md").write_text(changed, encoding="utf-8")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import evidence
+import exporting
 import networks
 import scaling
 import studies
@@ -112,8 +113,8 @@ def training_step(found: Mapping[str, Any]) -> str:
 
 def loader(found: Mapping[str, Any]) -> str:
     """Images a second of sets in memory, ours and the peers'."""
-    lines = ["| threads | images a second | torchvision on | images a second | ratio "
-             "| interval of 95 % | at least |"]  # fmt: skip
+    head = "| threads | images a second | torchvision on | images a second | ratio "
+    lines = [f"{head}| interval of 95 % | at least |"]
     lines.append("|---:|---:|---|---:|---:|---|---:|")
     for row in found["rows"]:
         rate = row["images_per_second"]
@@ -162,6 +163,22 @@ def folders(found: Mapping[str, Any]) -> str:
 
 def _how(row: Mapping[str, Any]) -> str:
     return f"{row['workers']} workers" if row["workers"] else "no workers, 1 thread"
+
+
+def fast(found: Mapping[str, Any]) -> str:
+    """Accuracy at equal work: a row for each work, a column for each recipe."""
+    rows = found["rows"]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    lines = [f"| PFLOP | {' | '.join(names)} | fast, {rows[0]['views']} views | seeds |"]
+    lines.append(f"|---:|{'---:|' * (len(names) + 2)}")
+    for work in dict.fromkeys(row["work"] for row in rows):
+        here = {row["name"]: row for row in rows if row["work"] == work}
+        cells = [_spread(here[name]["accuracy"]) if name in here else "" for name in names]
+        views = _spread(here["fast"]["accuracy_views"]) if "fast" in here else ""
+        seeds = max(len(row["seeds"]) for row in here.values())
+        lines.append(f"| {work:g} | {' | '.join(cells)} | {views} | {seeds} |")
+    precision = found["recipe"]["precision"]
+    return "\n".join([*lines, "", f"Computed in {precision}. {_where(found)}"])
 
 
 def startup(found: Mapping[str, Any]) -> str:
@@ -214,6 +231,8 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         loader,
     ),
     "folders": ("benchmark_folders.json", "python benchmarks/folders.py", folders),
+    "inference": ("benchmark_inference.json", "python benchmarks/inference.py", exporting.latency),
+    "int8": ("benchmark_int8.json", "python benchmarks/int8.py", exporting.eight_bits),
     "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
     **{
         f"scale-{name}": ("benchmark_scale.json", "python benchmarks/scale.py", draw)

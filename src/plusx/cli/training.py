@@ -1,5 +1,6 @@
 """Commands that train: one run, networks side by side, an experiment."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,6 +53,8 @@ def train(
     if processes < 1 or restarts < 0:
         raise ValueError(f"--processes {processes} --restarts {restarts}: at least 1 and 0")
     if processes > 1:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(f"--processes {processes}: torchrun has started them already")
         from plusx.run.launching import launch
 
         flags = {"--exact": exact, "--allow-data-change": allow_data_change, "--json": as_json}

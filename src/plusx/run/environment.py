@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 _HARMLESS = ("platform", "processor_flags", "plusx")
 
 
-def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+def environment(device: torch.device, processes: int = 1, parallel: str = "none") -> dict[str, Any]:
     """Versions, processor, device and threads of this process, one of so many of its run."""
     model, flags = _processor()
     return {
@@ -30,6 +30,7 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "processes": processes,
+        "parallel": parallel,
         "threads": torch.get_num_threads(),
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else model,
@@ -48,7 +49,7 @@ def exact_eight_bits() -> bool:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change bits."""
-    before = {"processes": 1, **before}  # which was not said always
+    before = {"processes": 1, "parallel": "none", **before}  # which was not said always
     keys = [key for key in now if key not in (*_HARMLESS, "cores")]
     return [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
 

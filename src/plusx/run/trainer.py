@@ -120,7 +120,8 @@ class Trainer:
 
     def _before(self, exact: bool, allow_data_change: bool) -> store.Checkpoint | None:
         """Judge what the folder says and write what holds now; the checkpoint to go on from."""
-        now = surroundings.environment(self.state.task.device, self.world.size)
+        parallel = self.recipe.device.parallel if self.world.size > 1 else "none"
+        now = surroundings.environment(self.state.task.device, self.world.size, parallel)
         data = self.sets.description()
         known = self.out / files.DATA
         if not allow_data_change:
