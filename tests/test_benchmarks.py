@@ -141,7 +141,44 @@ def test_both_loaders_give_the_same_pixels() -> None:
     source = source.subset(range(2048))
     ours = loader.Loader(source, split="train", augment="pad4 crop flip", batch_size=loader.BATCH)
     torch.manual_seed(0)
-    loader.check_same(source, ours, loader.peer_loader(source))
+    for kind in ("PIL", "tensors"):
+        loader.check_same(source, ours, loader.peer_loader(source, kind, 1024))
+
+
+@pytest.mark.slow
+def test_pixels_of_another_kind_are_not_timed() -> None:
+    loader = importlib.import_module("loader")
+    source, _ = loader.images()
+    source = source.subset(range(512))
+    other = loader.Loader(source, split="train", augment="pad4 crop", batch_size=loader.BATCH)
+    with pytest.raises(AssertionError):
+        loader.check_same(source, other, loader.peer_loader(source))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["loader", "folders"])
+def test_loading_is_measured_and_recorded(name: str, tmp_path: Path) -> None:
+    benchmark, out = importlib.import_module(name), tmp_path / "result.json"
+    if name == "folders":
+        pytest.importorskip("simplejpeg")
+    assert benchmark.main(["--tiny", "--out", str(out)]) == 0
+    found = store.read_json(out)
+    assert set(found["value"]) == set(found["spread"])
+    assert all(row["ratios"] and row["images_per_second"] for row in found["rows"])
+    for each in found["rows"][0]["targets"] if name == "folders" else []:
+        assert each["met"] == (each["reached"]["low"] >= each["target"])
+
+
+def test_a_folder_of_other_pixels_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = importlib.import_module("folders")
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    folders.make_folder(tmp_path / "a", 1)
+    source = replace(folders.open_data(tmp_path / "a", split="all"), split="train")
+    wrong = replace(source, preprocessing=replace(source.preprocessing, mean=(0.4, 0.4, 0.4)))
+    with pytest.raises(ValueError, match="pillow: pixels differ"):
+        folders.check_same(wrong, source, source)
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)

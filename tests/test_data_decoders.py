@@ -64,6 +64,8 @@ def test_pillow_decodes_unless_the_other_is_chosen(
 def test_simplejpeg_sees_the_same_windows(folder: Path) -> None:
     pytest.importorskip("simplejpeg")
     sources = [open_data(folder, split="all", size=16, decoder=d) for d in ("pillow", "simplejpeg")]
+    first, second = (next(batches(source, split="test")) for source in sources)
+    assert torch.equal(first.inputs, second.inputs)
     for augment in ("", "resizedcrop flip", "resizedcrop jitter.4"):
         first, second = (
             next(batches(source, split="train", augment=augment)) for source in sources

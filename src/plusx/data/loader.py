@@ -8,7 +8,7 @@ epoch, index).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -134,8 +134,11 @@ class Loader:
             )
         if workers < 0:
             raise ValueError(f"workers = {workers}: at least 0")
-        self.source = source
         self.split = source.split if split is None else as_split(split)
+        if self.split != "train":
+            # figures and predictions are of the same pixels, whatever was quicker in training
+            source = replace(source, decoder="pillow")
+        self.source = source
         self.batch_size = batch_size
         self.seed = seed
         self.device = torch.device(device)

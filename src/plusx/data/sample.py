@@ -53,7 +53,7 @@ class Preprocessing:
         """(image / 255 - mean) / std in float32, bit for bit as torchvision's v2 transforms."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
-        if images.device.type == "cpu" and images.ndim == 4 and images.numel() > _PIECE:
+        if images.device.type == "cpu" and images.ndim == 4 and images.numel() > 2 * _PIECE:
             return _normalised(images, mean, std)
         scaled = images.to(torch.float32).mul_(1.0 / 255)
         return scaled.sub_(mean[:, None, None]).div_(std[:, None, None])
