@@ -16,7 +16,8 @@ class OnnxNetwork(nn.Module):
     """Logits (n, k) from inputs (n, ...), computed by ONNX Runtime on the CPU.
 
     It has as many threads as torch has when it is made. They do not spin while they wait: between
-    two batches others decode images on the same cores. There are no gradients.
+    two batches others decode images on the same cores; and they take work in small parts, so that
+    one that is held up does not hold up the others. There are no gradients.
     ValueError: ONNX Runtime cannot run the content. RuntimeError: the extra is not installed.
     """
 
@@ -40,6 +41,7 @@ def open_session(content: bytes, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.dynamic_block_base", "4")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no other class in common
