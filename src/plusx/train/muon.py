@@ -131,7 +131,7 @@ def make_muon(
     if not moved:
         raise ValueError("muon is for the filters of convolutions, and the network has none")
     others = [p for p in trained if id(p) not in filters]
-    flat = [p for p in others if p.numel() == p.shape[0] or p.ndim < 2] if others else []
+    flat = [p for p in others if p.ndim < 2 or p.numel() == p.shape[0]]
     told = {id(p) for p in flat}
     sgd = {"momentum": sgd_momentum, "orthogonal": False}
     groups: list[dict[str, Any]] = [
