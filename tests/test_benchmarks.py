@@ -181,6 +181,34 @@ def test_a_folder_of_other_pixels_is_not_timed(
         folders.check_same(wrong, source, source)
 
 
+@pytest.mark.slow
+def test_one_image_is_timed_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    inference = importlib.import_module("inference")
+    out = tmp_path / "result.json"
+    assert inference.main(["--tiny", "--threads", "1", "--out", str(out)]) == 0
+    (row,) = store.read_json(out)["rows"]
+    assert row["difference"] <= 1
+    assert set(row["ratios"]) == {"eager", "channels_last", "ort", "ort still", "openvino"}
+    slow = {name: each | {"value": 0.5} for name, each in row["ratios"].items()}
+    assert len(inference.missed(row | {"ratios": slow})) == 2
+
+
+@pytest.mark.slow
+def test_eight_bits_are_timed_and_recorded(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    int8 = importlib.import_module("int8")
+    out = tmp_path / "result.json"
+    assert int8.main(["--tiny", "--threads", "1", "--out", str(out)]) == 0
+    (row,) = store.read_json(out)["rows"]
+    assert set(row["speed"]["1"]["1"]) == {"ours", "default", "s8s8"}
+    speed = {"1": {"1": {"ours": {"value": 1.5}}}}
+    poor = {"ours": {"lost": {"value": 0.004}, "agreement": 0.98}}
+    assert len(int8.missed(row | {"speed": speed, "quality": poor})) == 3
+    same = int8.share(torch.tensor([1, -1, 0, 0]))
+    assert (same.value, same.low < 0 < same.high) == (0, True)
+
+
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_recorded_result_says_how_it_came_about(path: Path) -> None:
     found = store.read_json(path)
