@@ -248,9 +248,21 @@ def test_two_processes_are_one_that_takes_their_shares_in_turn(server, folder, w
     assert_close(dict(expected), newest(folder / "whole").tensors["weights"])
 
 
+def test_a_block_that_one_process_drops_and_another_does_not(server, folder):
+    """Has the gradient of the one; a block that both drop has none, and does not move."""
+    said = "net.drop_path=0.8"
+    assert server.train(folder / "dropped", said)["exits"] == [0, 0]
+    expected = shares_on_one(server.recipe, said, ranks=2).task.state_dict()
+    assert_close(dict(expected), newest(folder / "dropped").tensors["weights"])
+
+
 def test_where_no_norm_looks_at_the_batch_they_are_one_process(server, folder):
-    for name, ranks, *said in (("one", 1), ("two", 2), ("sharded", 2, "device.parallel=fsdp")):
-        ended = server.train(folder / name, *said, recipe="plain", ranks=ranks)
+    for name, ranks, *said in (
+        ("one", 1),
+        ("two", 2, "optim.accumulate=2"),
+        ("sharded", 2, "device.parallel=fsdp", "optim.accumulate=3"),
+    ):
+        ended = server.train(folder / name, *said, "optim.clip=0.5", recipe="plain", ranks=ranks)
         assert ended["exits"] == [0] * ranks, ended["all"]
     one = newest(folder / "one").tensors
     assert {"weights", "optimizer"} <= one.keys()
