@@ -13,6 +13,7 @@ from plusx.data.draws import Draws, permutation
 from plusx.data.loader import Loader, batches
 from plusx.data.sample import Preprocessing, Source
 from plusx.data.source import open_data
+from plusx.data.spare import Spare
 
 
 def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3) -> Source:
@@ -216,6 +217,36 @@ def test_a_last_batch_of_one_image_a_rank_is_left_out_in_training() -> None:
         *(2, 1)
     ]
     assert len(Loader(colours(9), batch_size=8, drop_last=False, part=(0, 2))) == 1
+
+
+def test_memory_is_used_again_only_when_nobody_has_it() -> None:
+    spare = Spare(most=2)
+    first = spare.take((4, 5))
+    place = first.ctypes.data
+    assert spare.take((4, 5)).ctypes.data != place
+    tensor = torch.from_numpy(first)
+    view = tensor[1:].reshape(-1)[3:]
+    del first, tensor
+    assert spare.take((20,)).ctypes.data != place  # a view of a tensor has it
+    saved = (view * torch.ones(12, requires_grad=True)).sum()
+    del view
+    assert spare.take((20,)).ctypes.data != place  # a graph has saved it
+    del saved
+    again = spare.take((2, 10))
+    assert again.ctypes.data == place
+    for size in (1, 2, 3, 4):
+        spare.take((size,))
+    assert len(spare._arrays) == 2
+
+
+def test_batches_that_are_kept_stay_as_they_are() -> None:
+    source = colours(24, (180, 190))
+    kept = list(batches(source, augment="flip", batch_size=8))
+    with Loader(source, augment="flip", batch_size=8) as loader:
+        for epoch in (0, 0):
+            for place, batch in enumerate(loader.epoch(epoch)):
+                assert torch.equal(batch.inputs, kept[place].inputs)
+    assert len({batch.inputs.data_ptr() for batch in kept}) == 3
 
 
 def test_a_loader_refuses_wrong_numbers() -> None:

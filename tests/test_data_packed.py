@@ -1,5 +1,6 @@
 """Packed sets: the folder's pixels, whole or refused, and never those of a folder that changed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -360,3 +361,16 @@ def test_a_packed_set_trains_and_is_evaluated_like_its_folder(
     wrong = ["data.kind=folder", f"data.path={packed}"]
     assert cli.run(["train", "images", *wrong, *small, "--out", str(tmp_path / "no")]) == 2
     assert 'is of the kind "packed"' in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "x.plusx").write_bytes(b"as it was")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"the disk is full: [\d,]+ free.*x\.plusx"):
+        pack(folder, tmp_path / "x.plusx", size=16, threads=1)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"as it was"]

@@ -95,8 +95,10 @@ class Cutter:
                 dimension, chosen = TURNS[word.kind]
                 turned[:, dimension - 1] ^= chosen(draws.at(place))
         size, inner = self._window(), self.channels_last
-        layout = torch.channels_last if inner else torch.contiguous_format
-        made = torch.empty((len(indices), 3, *size), dtype=torch.uint8, memory_format=layout)
+        shape = (len(indices), *size, 3) if inner else (len(indices), 3, *size)
+        # numpy asks the system for large pages, of which it has to hand out fewer
+        made = torch.from_numpy(np.empty(shape, np.uint8))
+        made = made.permute(0, 3, 1, 2) if inner else made
         for row, image, (upset, mirrored) in zip(made, self._cut(numbers, draws), turned.tolist()):
             image = image.flip(1) if upset else image
             row.copy_(image.flip(2) if mirrored else image)

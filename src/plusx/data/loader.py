@@ -24,6 +24,7 @@ from plusx.data.on_batch import PIXEL_STEPS
 from plusx.data.sample import Source, as_split
 from plusx.data.samples import Failure, Samples, View, as_tensor, begin_worker, good, viewed
 from plusx.data.source import open_data
+from plusx.data.spare import Spare
 from plusx.data.windows import WINDOW_STEPS, Windows, seen
 
 
@@ -152,6 +153,7 @@ class Loader:
         self.plan = self.plan._replace(words=tuple(words))
         self._samples = Samples(source, self.plan, seed, channels_last)
         self._order = _Order()
+        self._spare = Spare()
         self._closed = False
         self._cutter = (
             Cutter(
@@ -241,7 +243,8 @@ class Loader:
         return good(self._samples.collate(self._samples.__getitems__(places)))
 
     def _batch(self, indices: np.ndarray, images: Tensor, epoch: int) -> Batch:
-        pixels = self.source.preprocessing.normalise(images.to(self.device, non_blocking=True))
+        images = images.to(self.device, non_blocking=True)
+        pixels = self.source.preprocessing.normalise(images, self._spare)
         for place, word in enumerate(self.plan.words):
             if word.kind in PIXEL_STEPS:
                 PIXEL_STEPS[word.kind](pixels, word, Draws.of(self.seed, epoch, indices).at(place))

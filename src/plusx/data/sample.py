@@ -15,6 +15,7 @@ from torch import Tensor
 from plusx.data.image import DEFAULT_LIMIT, Decoder, Picture, printable
 from plusx.data.packed import Packed
 from plusx.data.shards import Shards
+from plusx.data.spare import Spare
 
 
 Split = Literal["train", "validation", "test", "all"]
@@ -49,12 +50,17 @@ class Preprocessing:
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std {self.std}: every number must be above 0")
 
-    def normalise(self, images: UInt8[Tensor, "*n c h w"]) -> Float32[Tensor, "*n c h w"]:
-        """(image / 255 - mean) / std in float32, bit for bit as torchvision's v2 transforms."""
+    def normalise(
+        self, images: UInt8[Tensor, "*n c h w"], spare: Spare | None = None
+    ) -> Float32[Tensor, "*n c h w"]:
+        """(image / 255 - mean) / std in float32, bit for bit as torchvision's v2 transforms.
+
+        spare: where memory for many images comes from; None is the system.
+        """
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
         if images.device.type == "cpu" and images.ndim == 4 and images.numel() > 2 * _PIECE:
-            return _normalised(images, mean, std)
+            return _normalised(images, mean, std, spare or Spare())
         scaled = images.to(torch.float32).mul_(1.0 / 255)
         return scaled.sub_(mean[:, None, None]).div_(std[:, None, None])
 
@@ -252,23 +258,22 @@ class Source:
         return digest.hexdigest()
 
 
-def _normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def _normalised(images: Tensor, mean: Tensor, std: Tensor, spare: Spare) -> Tensor:
     """The same, a few images at a time, which the processor's cache can hold between the steps.
 
     Images with their channels innermost keep them there.
     """
     count, channels, height, width = images.shape
     inner = channels > 1 and images.is_contiguous(memory_format=torch.channels_last)
-    # numpy asks for large pages, of which the system has to hand out fewer
     if inner:
         # one long row of channels is quicker than many rows of three
-        made = torch.from_numpy(np.empty((count, height, width, channels), np.float32))
+        made = torch.from_numpy(spare.take((count, height, width, channels)))
         rows, stored = made.view(-1, width * channels), images.permute(0, 2, 3, 1)
         stored = stored.reshape(-1, width * channels)
         mean, std = mean.repeat(width), std.repeat(width)
         step = max(1, _PIECE // rows.shape[1])
     else:
-        made = torch.from_numpy(np.empty((count, channels, height, width), np.float32))
+        made = torch.from_numpy(spare.take((count, channels, height, width)))
         rows, stored = made, images
         mean, std = mean[:, None, None], std[:, None, None]
         step = max(1, _PIECE // (channels * height * width))
