@@ -69,3 +69,45 @@ def networks(
         from plusx.study.bench import Stopped
 
         raise Stopped(result["stopped_by"], result["rounds"])
+
+
+@bench.command(
+    help_epilogue="Examples:\n  plusx bench memory\n  plusx bench memory resnet20 --family\n"
+    "  plusx bench memory resnet50 densenet121 --size 128 --batch 4 --json"
+)
+def memory(
+    *networks: Annotated[
+        str, about("Names, or patterns of names. Default: some of CIFAR, and reversible ones.")
+    ],
+    family: Annotated[bool, about("Each network in all depths that the zoo has.")] = False,
+    size: Annotated[int | None, about("Pixels a side. Default: each network's own.")] = None,
+    batch: Annotated[int, about("Images at a time.")] = 8,
+    resident: Annotated[
+        bool, about("Measure as well how far the memory of a fresh process rises.")
+    ] = True,
+    out: Annotated[Path, about("The folder of memory.json and memory.html.")] = Path(
+        "runs/bench-memory"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Count what training holds for the backward pass, by every plan that keeps less."""
+    from plusx.study.memory import memory as counted
+
+    result = counted(
+        networks,
+        out,
+        families=family,
+        size=size,
+        batch=batch,
+        resident=resident,
+        command=command(),
+        tell=tell,
+    )
+    if as_json:
+        print_json({"out": str(out), **result})
+        return
+    from plusx.report.memory import COLUMNS, flat
+    from plusx.study.table import rows_table
+
+    print(rows_table(COLUMNS, [flat(row) for row in result["rows"]], terminal_width()))
+    print(f"\n{result['finding']}\n\n{out / 'memory.html'}")

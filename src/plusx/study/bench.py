@@ -26,7 +26,7 @@ from plusx.grammar.legal import check
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net
 from plusx.models import create_model
-from plusx.nn.memory import SavedBytes
+from plusx.nn.saved import SavedBytes
 from plusx.report.bench import bench_page, figures
 from plusx.run.environment import environment
 from plusx.run.signals import Signals

@@ -1,0 +1,223 @@
+"""What training holds of networks under every plan: counted, by arithmetic, and as the process
+grows.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from plusx import store
+from plusx.data.batch import Batch
+from plusx.grammar.memory import saved_bytes
+from plusx.grammar.plans import rule_of
+from plusx.grammar.remember import PLANS
+from plusx.grammar.reversible import reversible_bytes
+from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.spec import Net
+from plusx.models import create_model
+from plusx.nn.saved import SavedBytes
+from plusx.nn.saving import save_memory
+from plusx.report.memory import figures, memory_page
+from plusx.run.environment import environment
+from plusx.tasks.classify import Classify
+from plusx.zoo import Plain, find, names
+from plusx.zoo.fits import family
+
+
+# Plain, residual and reversible networks whose depth grows, small enough for any machine.
+USUAL = ("resnet20", "resnet56", "resnet110", "revnet38", "revnet110")
+RESULT, PAGE = "memory.json", "memory.html"
+
+Tell = Callable[[str], None]
+
+
+def memory(
+    asked: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    families: bool = False,
+    size: int | None = None,
+    batch: int = 8,
+    resident: bool = True,
+    command: str = "",
+    tell: Tell = print,
+) -> dict[str, Any]:
+    """Count what a training step holds; with `out`, memory.json and memory.html are written there.
+
+    asked: names of networks and patterns of names; with `families` each stands for all depths of
+    its family. size: pixels a side, in place of each network's own. batch: images at a time.
+    resident: measure as well how far the memory of a fresh process rises.
+
+    ValueError: a name or number that cannot be. RuntimeError: a process that measured failed.
+    """
+    if batch < 2:
+        raise ValueError(f"batch = {batch}: at least 2, for batch norm")
+    rows = []
+    for name in _named(asked, families):
+        for plan in _plans(name):
+            tell(f"{name}, {plan}")
+            rows.append(_row(name, plan, size, batch, resident))
+    for row in rows:
+        kept = [each for each in rows if each["name"] == row["name"] and each["plan"] == "keep"]
+        base = kept[0]["saved_bytes"] if kept else None
+        row["share_of_keep"] = None if base is None else row["saved_bytes"] / base
+    result = {
+        "kind": "memory",
+        "rows": rows,
+        "batch": batch,
+        "size": size,
+        "finding": _finding(rows),
+        "figures": figures(rows),
+        "machine": environment(torch.device("cpu")),
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if out is not None:
+        store.make_folder(Path(out))
+        store.write_json(Path(out) / RESULT, result)
+        store.write_text(Path(out) / PAGE, memory_page(result))
+    return result
+
+
+def _named(asked: Sequence[str], families: bool) -> list[str]:
+    found: list[str] = []
+    for each in asked or USUAL:
+        matching = names(each) if any(sign in each for sign in "*?[") else [each]
+        if not matching:
+            raise ValueError(f"no network matches {each!r}")
+        for name in matching:
+            find(name)
+            found += family(name) if families else [name]
+    return list(dict.fromkeys(found))
+
+
+def _plans(name: str) -> tuple[str, ...]:
+    spec = find(name)
+    if isinstance(spec, Net):
+        return PLANS
+    return ("keep",) if spec.reversible is None else ("keep", "reversible")
+
+
+def _row(name: str, plan: str, size: int | None, batch: int, resident: bool) -> dict[str, Any]:
+    spec = find(name)
+    net = _built(name, plan, size)
+    counted = _counted(net, _given(net, spec, size, batch))
+    told = _told(spec, net, plan, batch)
+    return {
+        "name": name,
+        "family": re.sub(r"\d+", "", name, count=1),
+        "depth": spec.depth if isinstance(spec, Plain) else measure(spec).depth,
+        "plan": plan,
+        "saved_bytes": counted,
+        "saved_bytes_per_image": counted / batch,
+        "predicted_bytes_per_image": None if told is None else told / batch,
+        "resident_bytes": _risen(name, plan, size, batch) if resident else None,
+    }
+
+
+def _built(name: str, plan: str, size: int | None) -> nn.Module:
+    """The network in training, under the plan."""
+    spec = find(name)
+    if size is not None and isinstance(spec, Plain):
+        raise ValueError(f"size = {size}: {name} is a plain module of a size of its own")
+    made: nn.Module = create_model(
+        replace(spec, size=size) if size is not None and isinstance(spec, Net) else name, seed=0
+    )
+    if isinstance(spec, Plain):
+        if spec.reversible is not None:
+            made.reverses = plan == "reversible"  # type: ignore[assignment]
+        return made.train()
+    return save_memory(made, plan).train()
+
+
+def _given(net: nn.Module, spec: Net | Plain, size: int | None, batch: int) -> Batch:
+    sides = each_dimension(size or spec.size, spec.ndim if isinstance(spec, Net) else 2)
+    random = torch.Generator().manual_seed(0)
+    if isinstance(spec, Net) and spec.stem.startswith("embed"):
+        inputs = torch.randint(spec.in_channels, (batch, *sides), generator=random)
+    else:
+        inputs = torch.randn((batch, spec.in_channels, *sides), generator=random)
+    return Batch(inputs, torch.randint(max(spec.num_classes, 1), (batch,), generator=random))
+
+
+def _counted(net: nn.Module, batch: Batch) -> int:
+    task = Classify(net)
+    with SavedBytes(net) as saved:
+        task(batch).backward()
+    return saved.peak
+
+
+def _told(spec: Net | Plain, net: nn.Module, plan: str, batch: int) -> int | None:
+    """The same by arithmetic; None for a plain module."""
+    if isinstance(spec, Plain):
+        if spec.reversible is None:
+            return None
+        return reversible_bytes(spec.reversible, batch, reverses=plan == "reversible")
+    built = net.spec
+    assert isinstance(built, Net)
+    chosen = next(each for each in PLANS if each == plan)
+    return saved_bytes(built, rule_of(built, chosen), batch)
+
+
+def _risen(name: str, plan: str, size: int | None, batch: int) -> int:
+    """Bytes by which the memory of a fresh process rises in a training step."""
+    words = json.dumps([name, plan, size, batch])
+    done = subprocess.run(
+        [sys.executable, "-m", "plusx.study.memory", words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no word"]
+        raise RuntimeError(f"{name} by {plan}: the process that measured it failed: {last[0]}")
+    return int(done.stdout)
+
+
+def rise(name: str, plan: str, size: int | None, batch: int) -> int:
+    """How far the memory of this process rises in a training step of the whole batch.
+
+    A small step comes first, so that what libraries set up once does not count.
+    """
+    net, spec = _built(name, plan, size), find(name)
+    task = Classify(net)
+    task(_given(net, spec, size, 2)).backward()
+    batches = _given(net, spec, size, batch)
+    highest = Path("/proc/self/clear_refs")
+    highest.write_text("5", encoding="ascii")  # Linux: the highest is from now on
+    before = _resident("VmRSS")
+    task(batches).backward()
+    return max(_resident("VmHWM") - before, 0)
+
+
+def _resident(which: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{which}:"))
+    return int(kilobytes) * 1024
+
+
+def _finding(rows: Sequence[dict[str, Any]]) -> str:
+    """The most that a plan saves, in one sentence."""
+    shares = [row for row in rows if row["share_of_keep"] is not None and row["plan"] != "keep"]
+    if not shares:
+        row = max(rows, key=lambda row: row["saved_bytes_per_image"])
+        return f"{row['name']} holds {row['saved_bytes_per_image'] / 1e6:.3g} MB of an image."
+    least = min(shares, key=lambda row: row["share_of_keep"])
+    return (
+        f"{least['name']} by {least['plan']} holds {least['share_of_keep']:.1%} of what "
+        "PyTorch's own way holds."
+    )
+
+
+if __name__ == "__main__":
+    print(rise(*json.loads(sys.argv[1])))
