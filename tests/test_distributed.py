@@ -196,12 +196,11 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def assert_close(one: dict[str, Any], other: dict[str, Any], names: str = "") -> None:
+def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Equal but for rounding: twelve steps in float32, summed in another order."""
     assert one.keys() == other.keys()
     for name, tensor in one.items():
-        if re.search(names, name):
-            torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=2e-6, msg=name)
 
 
 # ---------------------------------------------------------------------------- what is computed
@@ -267,7 +266,7 @@ def test_where_no_norm_looks_at_the_batch_they_are_one_process(server, folder):
     one = newest(folder / "one").tensors
     assert {"weights", "optimizer"} <= one.keys()
     for name in ("two", "sharded"):
-        assert losses(folder / name) == pytest.approx(losses(folder / "one"), rel=1e-4)
+        assert losses(folder / name) == pytest.approx(losses(folder / "one"), rel=1e-5)
         for group, tensors in newest(folder / name).tensors.items():
             assert_close(one[group], tensors)
 
@@ -335,8 +334,10 @@ def test_who_stands_still_is_named_within_the_timeout(server, folder, whole, ran
     assert ended["landed"], ended["all"]
     assert ended["exits"][1 - rank] == 1  # and the server did not have to end it
     assert f"rank {rank}" in ended["said"][1 - rank], ended["all"]
-    assert server.train(out)["exits"] == [0, 0]
-    assert outcome(out) == whole
+    assert newest(out).step < 12
+    if rank:  # once is enough
+        assert server.train(out)["exits"] == [0, 0]
+        assert outcome(out) == whole
 
 
 def test_who_lives_and_does_not_go_on_is_named_within_the_timeout(server, folder):
@@ -355,8 +356,6 @@ def test_an_error_of_one_is_said_once_and_ends_all_with_its_code(server, folder,
     assert ended["all"] == "plusx: the images are upside down\n"
     assert ended["said"][rank]
     assert newest(out).step == 4
-    assert server.train(out)["exits"] == [0, 0]
-    assert outcome(out) == whole
 
 
 def test_what_ends_all_at_once_is_said_once(server, folder, whole):

@@ -18,8 +18,6 @@ from torch import Tensor
 from plusx import store
 from plusx.data.loader import Loader
 from plusx.data.source import Source
-from plusx.grammar.shapes import measure
-from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, to_toml
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
@@ -28,6 +26,7 @@ from plusx.run.distributed import World
 from plusx.run.judging import Interrupted, Judging
 from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, refuse_spoilt
 from plusx.run.progress import Display
+from plusx.run.result import described, write_kept
 from plusx.run.sharing import Engine, Together, engine_of
 from plusx.run.signals import Stopped
 from plusx.tasks.prepare import prepare
@@ -36,7 +35,6 @@ from plusx.train.loop import fit
 from plusx.train.patience import Patience
 from plusx.train.schedule import WarmUntil
 from plusx.train.state import State
-from plusx.weights import write_weights
 
 
 # A checkpoint by the clock may take this share of the time at most.
@@ -157,6 +155,7 @@ class Trainer:
             if self.world.first:
                 store.write_json(self.out / files.RESULT, result)
             self.timing.append({"event": "end", "step": self.state.step, "date": files.now()})
+            self.world.wait()  # none is done before the result is written
         return result
 
     def _train_epoch(self, display: Display) -> None:
@@ -246,31 +245,16 @@ class Trainer:
         validation = self._judged(task, self.validating) if self.validating else None
         with self._judging(self.sets.train) as images:
             trained = self._judged(task, images)
-        net = task.net
-        table = self.recipe.net
-        name = None if isinstance(table, Net) else table.base
         if self.world.first:
-            write_weights(
-                self.out / files.WEIGHTS,
-                net,
-                model=name,
-                preprocessing=self.sets.train.preprocessing.to_dict(),
-                classes=self.sets.train.classes,
-                multilabel=self.recipe.task.multilabel,
-                view="whole" if self.sets.train.in_memory else "middle",
-            )
-        spec = parts.spec_of(table)
-        counted = measure(spec) if isinstance(spec, Net) else parts.plain_figures(spec)
+            write_kept(self.out / files.WEIGHTS, self.recipe, self.sets.train, task.net)
         return {
-            "name": name or "inline",
+            **described(self.recipe, task.net),
             "data": self.sets.train.name,
             "seed": self.recipe.seed,
             "split": "validation" if validation else None,
             "validation": validation,
             "train": {key: trained[key] for key in ("count", "loss", "accuracy")},
             "train_error": round((1 - trained["accuracy"]) * trained["count"]) / trained["count"],
-            "parameters": sum(parameter.numel() for parameter in net.parameters()),
-            "multiply_adds": counted.multiply_adds,
             "epochs": self.epoch,
             "steps": self.state.step,
             "stopped_early": self.stopped_early,

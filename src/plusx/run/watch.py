@@ -21,7 +21,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 BEAT = 0.5  # seconds between two signs of life
 GRACE = 8.0  # seconds without one, after a connection was lost, by which a process counts as dead
-FAREWELL = 5.0  # seconds that rank 0, where the store is, waits for the others to read it
+FAREWELL = 20.0  # seconds that rank 0, where the store is, waits for the others to read it
 
 
 class Failure(NamedTuple):
@@ -160,6 +160,8 @@ class Watch(threading.Thread):
         last = [rank for rank, done in ticks.items() if done == min(ticks.values())]
         behind = self.rank == 0 and len(last) < len(ticks)
         if behind and now - self.moved >= self.timeout:
+            since = [now - self.seen[rank][1] for rank in last if rank in self.seen]
+            self.absent = sum(each > 4 * BEAT for each in since)
             return f"{_named(last)} did not go on for {self.timeout:g} seconds; the others wait"
         return None
 
