@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import plusx
 from plusx import zoo
-from plusx.export import compare, example_inputs, to_onnx
+from plusx.export import checked, compare, example_inputs, sealed, to_onnx
 from plusx.export.graph import folded
 from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
@@ -88,6 +88,8 @@ def check(net: nn.Module, sizes: tuple[int, ...], tokens: int = 0) -> bytes:
     found = compare(net, content, inputs)
     assert found.inputs == len(inputs)
     assert found.error <= found.allowed <= 1e-4 * max(1.0, found.largest)
+    read = checked(sealed(content, {}), "it")
+    assert (read.sizes, read.tokens) == (sizes, tokens > 0)
     return content
 
 
@@ -108,7 +110,7 @@ def test_every_family_computes_what_torch_does(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"), [("alexnet", 63), ("googlenet", 64), ("resnet8_keras", 32)]
+    ("name", "size"), [("alexnet", 63), ("googlenet", 64), ("resnet8_keras", 32), ("revnet38", 32)]
 )
 def test_plain_modules_compute_what_torch_does(name: str, size: int) -> None:
     check(stirred(plusx.create_model(name, num_classes=7, seed=0)), (3, size, size))

@@ -23,7 +23,7 @@ KINDS = {
     "Gather", "GatherElements", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Identity",
     "InstanceNormalization", "LayerNormalization", "MatMul", "MaxPool", "Mul", "Pad",
     "QuantizeLinear", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax",
-    "Sub", "Tanh", "TopK", "Transpose",
+    "Split", "Sub", "Tanh", "TopK", "Transpose",
 }  # fmt: skip
 _MAX_METADATA = 1_000_000
 

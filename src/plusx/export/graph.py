@@ -110,7 +110,7 @@ def _write(graph: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> None:
     name = str(node.target).removeprefix("aten.")
     word, _, overload = name.partition(".")
     name = f"{word.removesuffix('_')}.{overload}"
-    if name == "sym_size.int":
+    if name in ("sym_size.int", "_assert_tensor_metadata.default"):
         values[node] = None  # only the number of inputs is not known, and reshapes keep that
         return
     if name not in OPERATORS:

@@ -226,6 +226,23 @@ def unbound(graph: Graph, a: Arguments, out: Sizes) -> list[str]:
     return [graph.add("Gather", [x.name, graph.operand(i)], {"axis": axis}) for i in parts]
 
 
+def chunked(graph: Graph, a: Arguments, out: Any) -> list[str]:
+    """Parts of equal length along a dimension, the last one perhaps shorter."""
+    x = a["self"]
+    axis = a["dim"] % (len(x.sizes) + 1)
+    size = x.sizes[axis - 1]
+    length = -(-size // a["chunks"])
+    parts = [min(length, size - begin) for begin in range(0, size, length)]
+    inputs = [x.name, graph.operand(np.array(parts, np.int64))]
+    return graph.split("Split", inputs, len(parts), {"axis": axis})
+
+
+def same_kind(graph: Graph, a: Arguments, out: Sizes) -> str:
+    if a["dtype"] is not torch.float32:
+        raise ValueError(f"numbers of type {a['dtype']} cannot be exported")
+    return same(graph, a, out)
+
+
 def joined(graph: Graph, a: Arguments, out: Sizes) -> str:
     axis = a["dim"] % (len(out) + 1)
     return graph.add("Concat", [graph.operand(each) for each in a["tensors"]], {"axis": axis})
@@ -295,10 +312,12 @@ _BY_DIMENSION: dict[str, Operator] = {
 # overwrites its input is the same step to all who read it afterwards.
 OPERATORS: dict[str, Operator] = {
     **_BY_DIMENSION,
+    "alias.default": same,
     "add.Tensor": arithmetic("Add"),
     "amax.default": reduction("ReduceMax", "GlobalMaxPool"),
     "batch_norm.default": batch_norm,
     "cat.default": joined,
+    "chunk.default": chunked,
     "clone.default": same,
     "contiguous.default": same,
     "div.Tensor": arithmetic("Div"),
@@ -328,6 +347,7 @@ OPERATORS: dict[str, Operator] = {
     "squeeze.dim": reshape,
     "sub.Tensor": arithmetic("Sub"),
     "tanh.default": simple("Tanh"),
+    "to.dtype": same_kind,
     "transpose.int": transposed,
     "unbind.int": unbound,
     "unflatten.int": reshape,
