@@ -7,14 +7,16 @@ bytes held at one time is the answer.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import gcd, prod
 
 from plusx.grammar import shapes
 from plusx.grammar.remember import Rule
+from plusx.grammar.script import FLOAT, INDEX, Named, Script
 from plusx.grammar.sentence import Word, parse
 from plusx.grammar.shapes import Flow, Setting, each_dimension
 from plusx.grammar.spec import Block, Net
-from plusx.grammar.tape import FLOAT, INDEX, Held, Tape, Value
+from plusx.grammar.tape import Tape
 
 
 OVERWRITING = ("relu", "silu")
@@ -23,50 +25,46 @@ FRESH = {"conv", "norm", "se", "eca", "cbam", "scale", "gate", "fc", "top", "emb
 
 
 class Thought:
-    """A network in thought: its words on a tape."""
+    """A network in thought: its words on a script."""
 
-    def __init__(self, net: Net, rule: Rule | None, batch: int) -> None:
-        self.net, self.tape = net, Tape(rule, batch)
-        self.rule = rule or Rule()
-        self.works: set[int] = set()  # multiply-adds a value of the convolutions that there are
+    def __init__(self, net: Net) -> None:
+        self.net, self.script = net, Script()
 
-    def run(self) -> Tape:
+    def run(self) -> Script:
         """Forward through the whole network and its loss."""
-        net, tape, one = self.net, self.tape, (1,) * self.net.ndim
+        net, script, one = self.net, self.script, (1,) * self.net.ndim
         flow = Flow(net.in_channels, each_dimension(net.size, net.ndim), one)
-        x = tape.there(flow.channels * prod(flow.size), moves=False)
+        x = script.there(flow.channels * prod(flow.size), moves=False)
         if net.stem.startswith("embed"):
-            x = tape.there(prod(flow.size), width=INDEX, moves=False)
+            x = script.there(prod(flow.size), width=INDEX, moves=False)
         x, flow = self.say(parse(net.stem).branch, x, flow, Setting(net, net.stem_width, one))
         x, flow = self.trunk(x, flow)
         x, flow = self.say(parse(net.tail).branch, x, flow, Setting(net, flow.channels, one))
         if net.num_classes:
-            tape.save(x)
-            tape.save_small(net.num_classes)
-        return tape
+            script.save(x)
+            script.save_small(net.num_classes)
+        return script
 
-    def trunk(self, x: Value, flow: Flow) -> tuple[Value, Flow]:
+    def trunk(self, x: Named, flow: Flow) -> tuple[Named, Flow]:
         """The stages."""
-        net, tape, one, number = self.net, self.tape, (1,) * self.net.ndim, 0
+        net, script, one = self.net, self.script, (1,) * self.net.ndim
         for stage in net.stages:
             setting = Setting(net, flow.channels, one)
             x, flow = self.say(parse(stage.enter).branch, x, flow, setting)
             for j, block in enumerate(stage.blocks):
                 stride = each_dimension(stage.stride, net.ndim) if j == 0 else one
                 x, flow = self.block(block, x, flow, Setting(net, stage.width, stride))
-                if number in self.rule.blocks:
-                    tape.keep(x)
-                number += 1
+                script.block(x)
         return x, flow
 
     def say(
         self,
         words: Sequence[Word],
-        x: Value,
+        x: Named,
         flow: Flow,
         setting: Setting,
         fresh: bool | None = False,
-    ) -> tuple[Value, Flow]:
+    ) -> tuple[Named, Flow]:
         """Words in turn. `fresh` None: nothing is ever overwritten, as in a shortcut."""
         for word in words:
             out = shapes.step(flow, word, setting)
@@ -75,9 +73,9 @@ class Thought:
             fresh = None if fresh is None else word.kind in FRESH
         return x, flow
 
-    def block(self, spec: Block, x: Value, flow: Flow, setting: Setting) -> tuple[Value, Flow]:
+    def block(self, spec: Block, x: Named, flow: Flow, setting: Setting) -> tuple[Named, Flow]:
         """One block, step for step as plusx.nn.block runs it."""
-        said, tape, net = parse(spec.body), self.tape, self.net
+        said, script, net = parse(spec.body), self.script, self.net
         y, lead = self.say(said.lead, x, flow, setting)
         out = shapes.run(lead, said.branch, setting)
         skip = x
@@ -88,62 +86,49 @@ class Thought:
         y, after = self.say(said.branch, y, lead, setting)
         if said.merge == "add":
             if net.drop_path and net.drop_mode == "row":
-                y = tape.call(y.size, [y], steps=2)
+                y = script.call(y.size, [y], steps=2)
             if said.branch[-1].kind in ("norm", "conv"):
-                y = tape.overwrite(y, [skip])
+                y = script.overwrite(y, [skip])
             else:
-                y = tape.call(y.size, [y, skip])
+                y = script.call(y.size, [y, skip])
         elif said.merge == "concat":
-            y = tape.join(skip, y)
+            y = script.join(skip, y)
             after = replace(after, channels=flow.channels + after.channels)
         elif said.merge == "gate":
             gate, _ = self.say(parse(spec.gate).branch, x, flow, setting, fresh=None)
             gate = self.squashed(gate)
             kept = self.product(gate, y)
-            rest = self.product(tape.call(gate.size, [gate]), skip)
-            y = tape.call(kept.size, [kept, rest])
+            rest = self.product(script.call(gate.size, [gate]), skip)
+            y = script.call(kept.size, [kept, rest])
         one = replace(setting, stride=(1,) * net.ndim)
         fresh = said.merge != "none" and not (net.drop_path and net.drop_mode == "batch")
         return self.say(said.after, y, after, one, fresh)
 
-    def squashed(self, x: Value) -> Value:
+    def squashed(self, x: Named) -> Named:
         """A sigmoid, whose backward pass needs what it gives."""
-        y = self.tape.call(x.size, [x])
-        self.tape.save(y)
+        y = self.script.call(x.size, [x])
+        self.script.save(y)
         return y
 
-    def product(self, a: Value, b: Value) -> Value:
+    def product(self, a: Named, b: Named) -> Named:
         """A product of two values, whose backward pass needs both."""
         size = max(a.size, b.size)
-        y = self.tape.call(size, [a, b])
-        self.tape.save(*([b] if a.moves else []), *([a] if b.moves else []))
-        return y
-
-    def convolved(self, x: Value, work: int, numbers: int) -> Value:
-        """A convolution of so many multiply-adds a number that it gives."""
-        tape, rule = self.tape, self.rule
-        self.works.add(work)
-        if tape.rule is not None and work <= rule.heaviest:
-            size = numbers * FLOAT * tape.batch
-            dear = work > rule.lightest
-            y = tape.call(size, [x], steps=0, dear=dear, work=work * numbers)
-        else:
-            y = tape.there(numbers)
-        tape.save(x)
+        y = self.script.call(size, [a, b])
+        self.script.save(*([b] if a.moves else []), *([a] if b.moves else []))
         return y
 
     def word(
-        self, word: Word, x: Value, flow: Flow, out: Flow, setting: Setting, fresh: bool
-    ) -> Value:
+        self, word: Word, x: Named, flow: Flow, out: Flow, setting: Setting, fresh: bool
+    ) -> Named:
         """What one word makes of a value, and what it saves."""
-        tape, c, positions = self.tape, flow.channels, prod(flow.size)
+        script, c, positions = self.script, flow.channels, prod(flow.size)
         numbers = out.channels * prod(out.size)
-        size = numbers * FLOAT * tape.batch
+        size = numbers * FLOAT
         match word.kind:
             case "conv":
                 kernel = each_dimension(word.kernel, setting.net.ndim)
                 groups = word.groups or c
-                return self.convolved(x, c // groups * prod(kernel), numbers)
+                return self.script.convolve(x, c // groups * prod(kernel), numbers)
             case "norm":
                 return self.normed(x, c, positions)
             case "act":
@@ -152,27 +137,26 @@ class Thought:
                 return self.pooled(word, x, flow, out, setting)
             case "pool":
                 if word.value and word.value > 1:
-                    tape.save(x)
-                return tape.there(numbers)
+                    script.save(x)
+                return script.there(numbers)
             case "top":  # all positions in order are there until the first of them are known
-                order = Held(tape.account, x.size // FLOAT * INDEX, counted=True)
-                tape.save_small(numbers, width=INDEX)
-                del order
-                return tape.there(numbers)
+                script.pass_by(positions * c, width=INDEX)
+                script.save_small(numbers, width=INDEX)
+                return script.there(numbers)
             case "fc":
-                tape.save(x)
-                return tape.there(numbers)
+                script.save(x)
+                return script.there(numbers)
             case "drop":
-                noise = tape.there(numbers, moves=False)
-                y = tape.call(size, [x, noise])
+                noise = script.there(numbers, moves=False)
+                y = script.call(size, [x, noise])
                 if x.moves:
-                    tape.save(noise)
+                    script.save(noise)
                 return y
             case "se":
                 return self.squeezed(word, x, c)
             case "eca":
-                mean = tape.there(c)
-                gate = self.squashed(self.convolved(mean, shapes.eca_kernel(c), c))
+                mean = script.there(c)
+                gate = self.squashed(self.script.convolve(mean, shapes.eca_kernel(c), c))
                 return self.product(x, gate)
             case "cbam":
                 return self.convolutional_gate(word, x, c, positions)
@@ -180,112 +164,116 @@ class Thought:
                 return self.attended(word, x, flow, out, setting)
             case "scale":
                 if word.is_constant:
-                    return tape.call(size, [x])
-                y = tape.call(size, [x])
-                tape.save(x)
+                    return script.call(size, [x])
+                y = script.call(size, [x])
+                script.save(x)
                 return y
             case "gate":
-                gate = self.squashed(self.convolved(x, c, numbers))
-                return self.product(x, tape.call(size, [gate]))
+                gate = self.squashed(self.script.convolve(x, c, numbers))
+                return self.product(x, script.call(size, [gate]))
             case "pad" | "pos":
-                return tape.call(size, [x])
+                return script.call(size, [x])
             case "embed":
-                tape.save(x)
-                return tape.there(numbers)
+                script.save(x)
+                return script.there(numbers)
         raise AssertionError(word)
 
-    def normed(self, x: Value, channels: int, positions: int) -> Value:
-        tape = self.tape
-        y = tape.call(x.size, [x])
-        tape.save(x)
+    def normed(self, x: Named, channels: int, positions: int) -> Named:
+        script = self.script
+        y = script.call(x.size, [x])
+        script.save(x)
         match self.net.norm:
             case "batch":
-                tape.save_small(2 * channels, an_image=False)
+                script.save_small(2 * channels, an_image=False)
             case "layer":
-                tape.save_small(2 * positions)
+                script.save_small(2 * positions)
             case "group":
-                tape.save_small(2 * gcd(32, channels))
+                script.save_small(2 * gcd(32, channels))
             case "instance":
-                tape.save_small((4 if self.net.affine else 2) * channels)
+                script.save_small((4 if self.net.affine else 2) * channels)
         return y
 
-    def activated(self, x: Value, fresh: bool) -> Value:
+    def activated(self, x: Named, fresh: bool) -> Named:
         """Some activations save what they give, others what they are given."""
-        tape, act = self.tape, self.net.act
+        script, act = self.script, self.net.act
         if act == "silu" and fresh:
-            tape.save(tape.call(x.size, [x]))
-            return tape.overwrite(x)
+            script.save(script.call(x.size, [x]))
+            return script.overwrite(x)
         if act in OVERWRITING and fresh:
-            y = tape.overwrite(x)
+            y = script.overwrite(x)
         else:
-            y = tape.call(x.size, [x])
-        tape.save(x if act in ("gelu", "silu") else y)
+            y = script.call(x.size, [x])
+        script.save(x if act in ("gelu", "silu") else y)
         return y
 
-    def pooled(self, word: Word, x: Value, flow: Flow, out: Flow, setting: Setting) -> Value:
-        tape, (kernel, stride) = self.tape, shapes.pooling(word, setting)
+    def pooled(self, word: Word, x: Named, flow: Flow, out: Flow, setting: Setting) -> Named:
+        script, (kernel, stride) = self.script, shapes.pooling(word, setting)
         numbers = out.channels * prod(out.size)
-        size = numbers * FLOAT * tape.batch
+        size = numbers * FLOAT
         if word.stride is None and max(stride) == 1:
             return x
         if word.kind == "avgpool":
-            y = tape.call(size, [x])
-            tape.save(x)
+            y = script.call(size, [x])
+            script.save(x)
             return y
         if word.kind == "blur":
             pads = [n + 2 * p for n, p in zip(flow.size, shapes.padding(kernel))]
-            padded = tape.call(flow.channels * prod(pads) * FLOAT * tape.batch, [x])
-            tape.save(x)
-            return self.convolved(padded, prod(kernel), numbers)
-        y = tape.call(size, [x], dear=True)
-        places = tape.call(numbers * INDEX * tape.batch, [x], dear=True)
-        tape.save(x, places)
+            padded = script.call(flow.channels * prod(pads) * FLOAT, [x])
+            script.save(x)
+            return self.script.convolve(padded, prod(kernel), numbers)
+        y = script.call(size, [x], dear=True)
+        places = script.call(numbers * INDEX, [x], dear=True)
+        script.save(x, places)
         return y
 
-    def squeezed(self, word: Word, x: Value, channels: int) -> Value:
-        tape, hidden = self.tape, channels // int(word.value or 1)
-        inner = self.convolved(tape.there(channels), channels, hidden)
-        inner = tape.call(inner.size, [inner])
-        tape.save(inner)
-        gate = self.squashed(self.convolved(inner, hidden, channels))
+    def squeezed(self, word: Word, x: Named, channels: int) -> Named:
+        script, hidden = self.script, channels // int(word.value or 1)
+        inner = self.script.convolve(script.there(channels), channels, hidden)
+        inner = script.call(inner.size, [inner])
+        script.save(inner)
+        gate = self.squashed(self.script.convolve(inner, hidden, channels))
         return self.product(x, gate)
 
-    def convolutional_gate(self, word: Word, x: Value, channels: int, positions: int) -> Value:
+    def convolutional_gate(self, word: Word, x: Named, channels: int, positions: int) -> Named:
         """CBAM: channels by mean and maximum, then positions likewise."""
-        tape, hidden = self.tape, channels // int(word.value or 1)
-        mean, peak = tape.there(channels), tape.there(channels)
-        tape.save(x, peak)
+        script, hidden = self.script, channels // int(word.value or 1)
+        mean, peak = script.there(channels), script.there(channels)
+        script.save(x, peak)
         both = []
         for summary in (mean, peak):
-            inner = self.convolved(summary, channels, hidden)
-            inner = tape.call(inner.size, [inner])
-            tape.save(inner)
-            both.append(self.convolved(inner, hidden, channels))
-        x = self.product(x, self.squashed(tape.call(both[0].size, both)))
-        highest = tape.there(positions)
-        tape.save(x, highest)
-        summary = tape.join(highest, tape.there(positions))
-        spatial = self.convolved(summary, 2 * 7**self.net.ndim, positions)
-        normed = tape.call(spatial.size, [spatial])
-        tape.save(spatial)
+            inner = self.script.convolve(summary, channels, hidden)
+            inner = script.call(inner.size, [inner])
+            script.save(inner)
+            both.append(self.script.convolve(inner, hidden, channels))
+        x = self.product(x, self.squashed(script.call(both[0].size, both)))
+        highest = script.there(positions)
+        script.save(x, highest)
+        summary = script.join(highest, script.there(positions))
+        spatial = self.script.convolve(summary, 2 * 7**self.net.ndim, positions)
+        normed = script.call(spatial.size, [spatial])
+        script.save(spatial)
         return self.product(x, self.squashed(normed))
 
-    def attended(self, word: Word, x: Value, flow: Flow, out: Flow, setting: Setting) -> Value:
+    def attended(self, word: Word, x: Named, flow: Flow, out: Flow, setting: Setting) -> Named:
         """Queries, keys and values, their products' shares, and the result."""
-        tape, positions, heads = self.tape, prod(flow.size), int(word.value or 1)
-        joined = self.convolved(x, flow.channels, 3 * out.channels * positions)
-        tape.save(joined)
-        y = tape.there(out.channels * positions)
-        tape.save(y)
-        tape.save_small(heads * positions)
+        script, positions, heads = self.script, prod(flow.size), int(word.value or 1)
+        joined = self.script.convolve(x, flow.channels, 3 * out.channels * positions)
+        script.save(joined)
+        y = script.there(out.channels * positions)
+        script.save(y)
+        script.save_small(heads * positions)
         return y
+
+
+@lru_cache(maxsize=64)
+def script_of(net: Net) -> Script:
+    """What the network does in training."""
+    return Thought(net).run()
 
 
 def saved_bytes(net: Net, rule: Rule | None = None, batch: int = 1) -> int:
     """The most bytes that are held for the backward pass of a batch, in float32.
 
-    Counted as `plusx.nn.memory.SavedBytes` counts: every tensor once, parameters and buffers not.
+    Counted as `plusx.nn.saved.SavedBytes` counts: every tensor once, parameters and buffers not.
     """
-    tape = Thought(net, rule, batch).run()
-    tape.backward()
-    return tape.account.peak
+    return Tape(script_of(net), rule, batch).account.peak

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from plusx.grammar.memory import Thought
+from plusx.grammar.memory import script_of
 from plusx.grammar.remember import Plan, Rule
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
+from plusx.grammar.tape import Tape
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class Search:
     def __init__(self, net: Net, aim: Aim) -> None:
         self.net, self.aim = net, aim
         self.multiply_adds = 3 * max(measure(net).multiply_adds, 1)
-        first = Thought(net, None, 1)
-        first.run().backward()
-        self.all_bytes = first.tape.account.peak
-        most = aim.heaviest if aim.heaviest is not None else max(first.works, default=0)
-        weights = sorted(work for work in first.works if work <= most)
+        self.script = script_of(net)
+        self.all_bytes = Tape(self.script, None, 1).account.peak
+        works = {line.work for line in self.script.lines if line.kind == "convolve"}
+        most = aim.heaviest if aim.heaviest is not None else max(works, default=0)
+        weights = sorted(work for work in works if work <= most)
         longest = max(len(stage.blocks) for stage in net.stages)
         # what `&` joins is there already: "recompute" keeps none of it twice
         joins = aim.heaviest is not None and any(
@@ -116,8 +117,7 @@ class Search:
 
     def judged(self, choice: Choice) -> Found:
         if choice not in self.known:
-            tape = Thought(self.net, _rule(choice, self.net), 1).run()
-            tape.backward()
+            tape = Tape(self.script, _rule(choice, self.net), 1)
             work, passed = tape.work / self.multiply_adds, PASS * tape.passed / self.all_bytes
             self.known[choice] = Found(tape.account.peak / self.all_bytes, 1 + work + passed)
         return self.known[choice]

@@ -1,11 +1,10 @@
 """A forward pass in thought: what every operation saves, in bytes, and the way back over it."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from plusx.grammar.remember import DEEPEST, Again, Kept, Rule, Source
-
-
-FLOAT, INDEX = 4, 8  # bytes of a number and of a position
+from plusx.grammar.script import Line, Script
 
 
 class Account:
@@ -26,10 +25,11 @@ class Held:
             self.count()
 
     def count(self) -> None:
+        account = self.account
         if not self.counted:
             self.counted = True
-            self.account.live += self.bytes
-            self.account.peak = max(self.account.peak, self.account.live)
+            account.live += self.bytes
+            account.peak = max(account.peak, account.live)
 
     def __del__(self) -> None:
         if self.counted:
@@ -40,121 +40,130 @@ class Joined(Again[Held]):
     """A concatenation; concatenated anew, it is made from the parts."""
 
 
-class Value:
-    """What runs through the network: `size` bytes that come from `source`."""
-
-    def __init__(self, size: int, source: Source[Held], moves: bool = True) -> None:
-        self.size, self.source = size, source
-        self.moves = moves  # whether a gradient goes back through it
-
-
 class Tape:
-    """A forward pass in thought under a rule; None keeps what PyTorch keeps."""
+    """A script under a rule, forward and backward; None keeps what PyTorch keeps.
 
-    def __init__(self, rule: Rule | None, batch: int) -> None:
-        self.rule, self.batch, self.account = rule, batch, Account()
+    `account.peak` is the most bytes that are held, `work` the multiply-adds of convolutions that
+    are made again, `passed` the bytes of values that are, once for every pass over them.
+    """
+
+    def __init__(self, script: Script, rule: Rule | None, batch: int) -> None:
+        self.script, self.rule, self.batch = script, rule, batch
+        self.account = Account()
+        self.work = self.passed = 0
+        self.sources: list[Source[Held] | None] = [None] * script.values
         self.saved: list[list[Held | Again[Held]]] = []
-        self.work = 0  # multiply-adds of convolutions that were made again
-        self.passed = 0  # bytes of values that were made again, once for every pass
+        readers: dict[str, Callable[[Line], object]] = {
+            "there": self._there,
+            "call": self._call,
+            "convolve": self._convolve,
+            "overwrite": self._overwrite,
+            "join": self._join,
+            "keep": self._keep,
+            "block": self._block,
+            "turn": self._turn,
+            "save": self._save,
+            "small": self._small,
+        }
+        passing: Held | None = None
+        for line, done in zip(script.lines, _last_uses(script), strict=True):
+            if line.kind == "pass_by":
+                passing = Held(self.account, line.size * batch, counted=True)
+                continue
+            readers[line.kind](line)
+            passing = None
+            for number in done:
+                self.sources[number] = None
+        assert passing is None
+        self.sources.clear()
+        self._backward()
 
-    def there(self, numbers: int, *, width: int = FLOAT, moves: bool = True) -> Value:
-        """A value of so many numbers an image that is kept as it is."""
-        size = numbers * width * self.batch
-        return Value(size, Kept(Held(self.account, size)), moves)
+    def _backward(self) -> None:
+        """Use what was saved in reverse order, and let it go."""
+        while self.saved:
+            packed = self.saved.pop()
+            used = [each.used() if isinstance(each, Again) else each for each in packed]
+            del used, packed
 
-    def call(
-        self,
-        size: int,
-        values: Sequence[Value],
-        *,
-        steps: int = 1,
-        dear: bool = False,
-        work: int = 0,
-    ) -> Value:
-        """A value of `size` bytes that can be made again from others."""
-        moves = any(value.moves for value in values)
+    def _there(self, line: Line) -> None:
+        self.sources[line.out] = Kept(Held(self.account, line.size * self.batch))
+
+    def _call(self, line: Line) -> None:
         if self.rule is None:
-            return Value(size, Kept(Held(self.account, size)), moves or bool(work))
-        account = self.account
+            self._there(line)
+        else:
+            self._again(line, line.steps, line.dear, 0)
 
-        def make(_: Sequence[Held]) -> Held:
-            self.work += work
-            self.passed += steps * size
-            return Held(account, size, counted=True)
+    def _convolve(self, line: Line) -> None:
+        if self.rule is None or line.work > self.rule.heaviest:
+            self._there(line)
+        else:
+            work = line.work * (line.size // 4) * self.batch
+            self._again(line, 0, line.work > self.rule.lightest, work)
 
-        sources = [self._source(value) for value in values]
-        made = Again(make, sources, steps=steps, dear=dear)
-        if made.depth > DEEPEST:
-            return Value(size, Kept(Held(account, size)), moves or bool(work))
-        return Value(size, made, moves or bool(work))
+    def _again(self, line: Line, steps: int, dear: bool, work: int) -> None:
+        size = line.size * self.batch
+        make = self._maker(size, steps, work)
+        made = Again(make, [self._source(each) for each in line.given], steps=steps, dear=dear)
+        self._note(line.out, made, size)
 
-    def overwrite(self, value: Value, others: Sequence[Value] = ()) -> Value:
-        """An operation in place."""
-        inner = value.source
+    def _overwrite(self, line: Line) -> None:
+        first, *others = line.given
+        inner = self.sources[first]
         if not isinstance(inner, Again) or inner.kept:
-            return value
-        sources, size = [*inner.sources, *map(self._source, others)], value.size
-        first: Callable[[Sequence[Held]], Held] = inner.make
+            self.sources[line.out] = inner
+            return
+        size, before = line.size * self.batch, inner.make
+        own: Callable[[Sequence[Held]], Held] = before
 
         def make(values: Sequence[Held]) -> Held:
             self.passed += size
-            return first(values)
+            return own(values)
 
+        sources = [*inner.sources, *(self._source(each) for each in others)]
         made = Again(make, sources, steps=inner.own + 1, dear=inner.dear)
-        if made.depth > DEEPEST:
-            return Value(value.size, Kept(Held(self.account, value.size)), value.moves)
-        return Value(value.size, made, value.moves)
+        self._note(line.out, made, size)
 
-    def join(self, first: Value, second: Value) -> Value:
-        """Two values one behind the other."""
-        size = first.size + second.size
+    def _join(self, line: Line) -> None:
         if self.rule is None:
-            return Value(size, Kept(Held(self.account, size)))
-        account = self.account
+            self._there(line)
+            return
         sources: list[Source[Held]] = []
-        for value in (first, second):
-            inner = value.source
+        for number in line.given:
+            inner = self.sources[number]
             if isinstance(inner, Joined) and not inner.kept:
                 sources += inner.sources
             else:
-                sources.append(self._source(value))
+                sources.append(self._source(number))
+        size = line.size * self.batch
+        self._note(line.out, Joined(self._maker(size, 1, 0), sources, steps=1), size)
 
-        def make(_: Sequence[Held]) -> Held:
-            self.passed += size
-            return Held(account, size, counted=True)
+    def _keep(self, line: Line) -> None:
+        inner = self.sources[line.given[0]]
+        if isinstance(inner, Again):
+            inner.keep(Held(self.account, line.size * self.batch, counted=True))
 
-        joined = Joined(make, sources, steps=1)
-        if joined.depth > DEEPEST:
-            return Value(size, Kept(Held(account, size)))
-        return Value(size, joined)
+    def _block(self, line: Line) -> None:
+        if self.rule is not None and line.out in self.rule.blocks:
+            self._keep(line)
 
-    def keep(self, value: Value) -> None:
-        """The value is kept as it is, and not made again."""
-        if isinstance(value.source, Again):
-            value.source.keep(Held(self.account, value.size, counted=True))
-
-    def turn(self, value: Value, others: Sequence[Value], also: Value | None = None) -> None:
-        """The value is made from others, as soon as what is made before `also` is made again."""
-        inner = value.source
+    def _turn(self, line: Line) -> None:
+        first, *others = line.given
+        inner = self.sources[first]
         if not isinstance(inner, Again):
             return
-        account, size = self.account, value.size
-
-        def make(_: Sequence[Held]) -> Held:
-            self.passed += size
-            return Held(account, size, counted=True)
-
-        inner.turn(make, [self._source(other) for other in others])
-        if also is not None and isinstance(also.source, Again):
-            last = also.source.sources[0]
+        make = self._maker(line.size * self.batch, 1, 0)
+        inner.turn(make, [self._source(each) for each in others])
+        after = self.sources[line.out] if line.out >= 0 else None
+        if isinstance(after, Again):
+            last = after.sources[0]
             if isinstance(last, Again):
                 last.also = inner
 
-    def save(self, *values: Value) -> None:
-        """An operation whose backward pass needs these."""
+    def _save(self, line: Line) -> None:
         packed: list[Held | Again[Held]] = []
-        for value in values:
-            source = value.source
+        for number in line.given:
+            source = self.sources[number]
             if isinstance(source, Again):
                 source.uses += 1
                 packed.append(source)
@@ -164,19 +173,43 @@ class Tape:
                 packed.append(source.held)
         self.saved.append(packed)
 
-    def save_small(self, numbers: int, *, an_image: bool = True, width: int = FLOAT) -> None:
-        """Statistics, or positions, that belong to no value."""
-        held = Held(self.account, numbers * width * (self.batch if an_image else 1), counted=True)
-        self.saved.append([held])
+    def _small(self, line: Line) -> None:
+        size = line.size if line.fixed else line.size * self.batch
+        self.saved.append([Held(self.account, size, counted=True)])
 
-    def backward(self) -> None:
-        """Use what was saved in reverse order, and let it go."""
-        while self.saved:
-            packed = self.saved.pop()
-            used = [each.used() if isinstance(each, Again) else each for each in packed]
-            del used, packed
+    def _maker(self, size: int, steps: int, work: int) -> Callable[[Sequence[Held]], Held]:
+        account, passed = self.account, steps * size
 
-    def _source(self, value: Value) -> Source[Held]:
-        if isinstance(value.source, Kept):
-            value.source.held.count()
-        return value.source
+        def make(_: Sequence[Held]) -> Held:
+            self.work += work
+            self.passed += passed
+            return Held(account, size, counted=True)
+
+        return make
+
+    def _note(self, number: int, made: Again[Held], size: int) -> None:
+        """What was made, unless making it again would go too deep."""
+        too_deep = made.depth > DEEPEST
+        self.sources[number] = Kept(Held(self.account, size)) if too_deep else made
+
+    def _source(self, number: int) -> Source[Held]:
+        source = self.sources[number]
+        assert source is not None
+        if isinstance(source, Kept):
+            source.held.count()
+        return source
+
+
+@lru_cache(maxsize=16)
+def _last_uses(script: Script) -> list[list[int]]:
+    """The values that no line behind this one names, for each line."""
+    last: dict[int, int] = {}
+    for place, line in enumerate(script.lines):
+        for number in line.given:
+            last[number] = place
+        if line.kind == "turn" and line.out >= 0:
+            last[line.out] = place
+    done: list[list[int]] = [[] for _ in script.lines]
+    for number, place in last.items():
+        done[place].append(number)
+    return done
