@@ -91,7 +91,7 @@ def compare(
     /,
     *overrides: Overrides,
     out: Annotated[Path | None, about("The folder. Default: runs/compare- and the names.")] = None,
-    jobs: Annotated[int | None, about("Runs at a time. Default: one a core.")] = None,
+    jobs: Annotated[int | None, about("Processes at a time. Default: one a core.")] = None,
     split: Annotated[
         Literal["validation", "test"], about("test: recorded as a use.")
     ] = "validation",
@@ -112,7 +112,7 @@ def compare(
 
     print(comparison_table(result, terminal_width()))
     say_marked(result["marked"])
-    print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
+    print("\n".join(["", result["finding"], *result["notes"], "", str(folder / "report.html")]))
 
 
 @app.command(

@@ -22,6 +22,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
     body = (
         f'<div class="figures">\n{"".join(drawn)}</div>\n'
         + page.section("Results", _table(result, rows, seeds))
+        + "".join(page.note(text) for text in result.get("notes", ()))
         + page.section("What was run", _what_was_run(result))
     )
     each = f"{seeds} seeds each" if seeds > 1 else "one seed each"

@@ -33,7 +33,7 @@ class Engine(Protocol):
         """The task with the whole of its weights, to be evaluated; every rank has to ask for it."""
 
 
-class Together:
+class Shared:
     """What an update of all processes needs (train.update.Sharing)."""
 
     def __init__(self, world: World, engine: Engine, samples: Callable[[int], int]) -> None:

@@ -7,7 +7,8 @@ and result.json is a function of recipe, data and environment alone; the clock g
 
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from plusx import store
+from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.recipe import Recipe, to_toml
@@ -24,15 +26,16 @@ from plusx.run import folder as files
 from plusx.run import memory, parts
 from plusx.run.distributed import World
 from plusx.run.judging import Interrupted, Judging
-from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, refuse_spoilt
+from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, identity, refuse_spoilt
 from plusx.run.progress import Display
 from plusx.run.result import described, write_kept
-from plusx.run.sharing import Engine, Together, engine_of
+from plusx.run.sharing import Engine, Shared, engine_of
 from plusx.run.signals import Stopped
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
 from plusx.train.loop import fit
 from plusx.train.patience import Patience
+from plusx.train.report import Report
 from plusx.train.schedule import WarmUntil
 from plusx.train.state import State
 
@@ -79,6 +82,7 @@ class Trainer:
         self.batch = 0  # of the epoch, already worked off
         self.sums = Sums()
         self.stopped_early = False
+        self.finishing = False  # all is saved, and the task may hold the best weights
         self.changed: list[str] = []  # of the environment, since the run began
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0
@@ -87,7 +91,7 @@ class Trainer:
     def refuse_other_images(self) -> None:
         """ValueError where the run was begun with other images, classes or preprocessing."""
         known = self.out / files.DATA
-        if known.is_file() and _identity(store.read_json(known)) != _identity(
+        if known.is_file() and identity(store.read_json(known)) != identity(
             self.sets.description()
         ):
             raise ValueError(
@@ -105,7 +109,7 @@ class Trainer:
         if self.world.size > 1:
             self.state.seed += self.world.rank << 32  # of dropout and stochastic depth
             self.engine = engine_of(self.recipe, self.state, self.world)
-            sharing = Together(self.world, self.engine, self._samples)
+            sharing = Shared(self.world, self.engine, self._samples)
         self.update = parts.update_of(self.recipe, sharing)
         self.log: Lines = Unwritten()
         self.timing: Lines = Unwritten()
@@ -141,58 +145,69 @@ class Trainer:
 
     def run(self, display: Display) -> dict[str, Any]:
         """Train to the end and write the result."""
-        with self.log, self.timing, self.loader, self.validating or nullcontext():
+        with self.opened():
             try:
-                while self.epoch < self.epochs and not self.stopped_early:
-                    self._train_epoch(display)
-                    self._end_epoch(display)
-                self._save()
-                result = self._result()
+                self.advance(display, self.total)
+                self.save()
+                return self.finish()
             except Interrupted:
-                if self.epoch < self.epochs and not self.stopped_early:
-                    self._save()  # afterwards it is saved, and the task may hold the best weights
-                raise self._stopped() from None
-            if self.world.first:
-                store.write_json(self.out / files.RESULT, result)
-            self.timing.append({"event": "end", "step": self.state.step, "date": files.now()})
-            self.world.wait()  # none is done before the result is written
-        return result
+                raise self.stop() from None
 
-    def _train_epoch(self, display: Display) -> None:
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The run's logs and images are open inside."""
+        with self.log, self.timing, self.loader, self.validating or nullcontext():
+            yield
+
+    def advance(self, display: Display, until: int) -> None:
+        """Train until so many steps are made, and end every epoch that ends with them.
+
+        Stopped: a signal came; the state was saved. Interrupted: it came in an evaluation.
+        """
+        while self.epoch < self.epochs and not self.stopped_early:
+            if self.state.step < until and not self.epoch_is_made:
+                self._train_epoch(display, until)
+            if not self.epoch_is_made:
+                return
+            self._end_epoch(display)
+
+    @property
+    def epoch_is_made(self) -> bool:
+        """Whether all steps of the epoch are made: it waits to be ended."""
+        return self.batch == self.per_epoch or self.state.step >= self.total
+
+    def _train_epoch(self, display: Display, until: int) -> None:
         begun, first, self.saving_took = time.perf_counter(), self.batch, 0.0
-        missing = max(self.total - self.state.step, 0)
-        left = islice(self.loader.epoch(self.epoch, self.batch), missing)
-        mixed = parts.mixed(
-            self.recipe, left, lambda: self.state.step, len(self.sets.train.classes)
-        )
-        for report in fit(self.state, mixed, self.lr, self.update):
-            if isinstance(self.lr, WarmUntil):
-                self.lr.observe(report)
-            self.batch += 1
-            self.sums.add(report, self._samples(report.step - 1))
-            self.log.append(
-                {
-                    "step": report.step,
-                    "epoch": self.epoch + 1,
-                    "lr": report.lr,
-                    "loss": report.loss,
-                    **report.seen,
-                }
-            )
-            display.step(report)
+        for report in fit(self.state, self.left(until), self.lr, self.update):
+            self.take(report, display)
             if self.world.stopping is not None:
-                self._save()
-                raise self._stopped()
-            self._save_if_due()
+                raise self.stop()
+            if self.due():
+                self.save()
+        self.note_epoch(self.batch - first, time.perf_counter() - begun - self.saving_took)
+
+    def left(self, until: int) -> Iterator[Batch]:
+        """The batches of the epoch that are not worked off, as long as there are steps to make."""
+        missing = max(until - self.state.step, 0)
+        left = islice(self.loader.epoch(self.epoch, self.batch), missing)
+        return parts.mixed(self.recipe, left, lambda: self.state.step, len(self.sets.train.classes))
+
+    def take(self, report: Report, display: Display) -> None:
+        """Count, log and show a step that was made."""
+        if isinstance(self.lr, WarmUntil):
+            self.lr.observe(report)
+        self.batch += 1
+        self.sums.add(report, self._samples(report.step - 1))
+        said = {"step": report.step, "epoch": self.epoch + 1, "lr": report.lr, "loss": report.loss}
+        self.log.append({**said, **report.seen})
+        display.step(report)
+
+    def note_epoch(self, steps: int, seconds: float) -> None:
+        """Say how long these steps of the epoch took, without saving."""
+        took = {"seconds": seconds, "saving_seconds": self.saving_took}
+        number = self.epoch + 1
         self.timing.append(
-            {
-                "event": "epoch",
-                "epoch": self.epoch + 1,
-                "steps": self.batch - first,
-                "seconds": time.perf_counter() - begun - self.saving_took,
-                "saving_seconds": self.saving_took,
-                "date": files.now(),
-            }
+            {"event": "epoch", "epoch": number, "steps": steps, **took, "date": files.now()}
         )
 
     def _end_epoch(self, display: Display) -> None:
@@ -236,6 +251,16 @@ class Trainer:
             weights = self._evaluated().state_dict()
             self.best = {name: tensor.detach().clone() for name, tensor in weights.items()}
             self.best_epoch = epoch
+
+    def finish(self) -> dict[str, Any]:
+        """Write the result of a run that is at its end and saved."""
+        self.finishing = True
+        result = self._result()
+        if self.world.first:
+            store.write_json(self.out / files.RESULT, result)
+        self.timing.append({"event": "end", "step": self.state.step, "date": files.now()})
+        self.world.wait()  # none is done before the result is written
+        return result
 
     def _result(self) -> dict[str, Any]:
         """The figures of the run, of the weights that are kept, which are written beside it."""
@@ -301,17 +326,18 @@ class Trainer:
             channels_last=self.recipe.device.channels_last,
         )
 
-    def _save_if_due(self) -> None:
+    def due(self) -> bool:
+        """Whether it is time to save."""
         said, waited = self.recipe.checkpoint, time.monotonic() - self.saved_at
         by_steps = said.every_steps and self.state.step % said.every_steps == 0
         patient = max(said.every_seconds, self.save_seconds / MOST_SAVING)
         due = by_steps or bool(said.every_seconds and waited >= patient)
         if self.world.size > 1:
             due = self.world.told(due)  # one clock for all: where state is sharded, all save
-        if due:
-            self._save()
+        return due
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Keep all that is needed to go on from here. FloatingPointError: weights not finite."""
         begun = time.monotonic()
         tensors, state = (
             self.state.state_dict() if self.engine is None else self.engine.whole(self.state)
@@ -360,13 +386,10 @@ class Trainer:
         position: int = values["log"]
         return position
 
-    def _stopped(self) -> Stopped:
+    def stop(self) -> Stopped:
+        """Save, where that is not done, and what is to be raised because of a signal."""
         assert self.world.stopping is not None
+        if not self.finishing:
+            self.save()
         self.world.wait()  # until it is saved
         return Stopped(self.world.stopping, self.state.step, self.out)
-
-
-def _identity(data: dict[str, Any]) -> list[Any]:
-    """What of a data.json says which images it was; a notice or a new name is no other data."""
-    prints = [data[part] and data[part]["fingerprint"] for part in ("train", "validation")]
-    return [*prints, data["classes"], data["preprocessing"]]

@@ -68,15 +68,8 @@ def _train(
     exact: bool,
     allow_data_change: bool,
 ) -> dict[str, Any]:
-    if world.first:
-        files.refuse_foreign(out)
-    sets = parts.open_sets(recipe)
-    recipe = parts.resolved(recipe, sets.train)
-    _check(recipe, sets)
-    _refuse_disagreement(recipe, sets, world)
-    if world.first and (out / files.RECIPE).is_file():
-        refuse_other_recipe(out, recipe)
-    trainer = Trainer(recipe, sets, out, world)
+    trainer = prepared(recipe, out, world)
+    recipe, sets = trainer.recipe, trainer.sets
     with store.lock(out) if world.first else nullcontext():
         finished = None
         if world.first:
@@ -100,6 +93,19 @@ def _train(
             memory.warn(recipe, trainer.net, device)
             with memory.explaining(recipe, trainer.net, device):
                 return trainer.run(display)
+
+
+def prepared(recipe: Recipe, out: Path, world: World) -> Trainer:
+    """The run of a recipe, before anything is written. ValueError as `train` raises it."""
+    if world.first:
+        files.refuse_foreign(out)
+    sets = parts.open_sets(recipe)
+    recipe = parts.resolved(recipe, sets.train)
+    _check(recipe, sets)
+    _refuse_disagreement(recipe, sets, world)
+    if world.first and (out / files.RECIPE).is_file():
+        refuse_other_recipe(out, recipe)
+    return Trainer(recipe, sets, out, world)
 
 
 def _refuse_disagreement(recipe: Recipe, sets: parts.Sets, world: World) -> None:

@@ -1,8 +1,9 @@
 """Training runs in processes of their own, several at a time, each with its share of the cores.
 
-A process trains one run after another, so that torch is loaded once a process and not once a run.
-What a run does is in its folder; over the pipe go only what to do and how it ended, as JSON. A
-process that dies takes down its own run alone: the others go on, and a new one takes its place.
+A process trains one run after another, so that torch is loaded once a process and not once a run;
+or a few of one network at once, together. What a run does is in its folder; over the pipe go only
+what to do and how it ended, as JSON. A process that dies takes down its own runs alone: the others
+go on, and a new one takes its place.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -65,31 +67,35 @@ class _Worker(NamedTuple):
 
 
 class Crew:
-    """As many processes as are told, each with one run at a time. Leaving the block stops them:
-    each saves the run that it is at and ends."""
+    """As many processes as are told, each with one run at a time, or a few that train together.
+
+    Leaving the block stops them: each saves the runs that it is at and ends.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
-        self._busy: dict[_Worker, Job] = {}
+        self._busy: dict[_Worker, tuple[Job, ...]] = {}
 
     @property
     def jobs(self) -> list[Job]:
         """The runs that are being made."""
-        return list(self._busy.values())
+        return [job for jobs in self._busy.values() for job in jobs]
 
     @property
     def free(self) -> int:
-        """How many more runs can be taken on."""
+        """How many processes have nothing to do."""
         return self._size - len(self._busy)
 
-    def start(self, job: Job) -> None:
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Have a run made; or several, which differ in their seed alone, together."""
         assert self.free > 0
+        assert jobs
         worker = self._idle.pop() if self._idle else self._hire()  # for one that died
-        self._busy[worker] = job
+        self._busy[worker] = tuple(jobs)
         with contextlib.suppress(OSError):  # it is dead: `ended` will say so
-            worker.pipe.send_bytes(_packed([*map(_plain, job)]))
+            worker.pipe.send_bytes(_packed([[*map(_plain, job)] for job in jobs]))
 
     def ended(self, timeout: float) -> list[End]:
         """The runs that ended, after waiting for one for at most so many seconds."""
@@ -97,16 +103,17 @@ class Crew:
         ends = []
         for pipe in wait(list(by_pipe), timeout):
             worker = by_pipe[pipe]
-            job = self._busy.pop(worker)
+            jobs = self._busy.pop(worker)
             try:
-                outcome = json.loads(worker.pipe.recv_bytes())
+                outcomes = json.loads(worker.pipe.recv_bytes())
             except (EOFError, OSError):
                 worker.process.join()
-                ends.append(End(job, _last_words(worker.process.exitcode), False))
+                said = _last_words(worker.process.exitcode)
+                ends += [End(job, "" if job.finished else said, False) for job in jobs]
                 worker.pipe.close()
                 continue
             self._idle.append(worker)
-            ends.append(End(job, *outcome))
+            ends += [End(job, *outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
         return ends
 
     def __enter__(self) -> "Crew":
@@ -150,9 +157,35 @@ def _work(pipe: Connection) -> None:
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            name, seed, folder, recipe, split, train, looks, may = json.loads(pipe.recv_bytes())
-            job = Job(name, int(seed), Path(folder), recipe, split, train, tuple(looks), may)
-            pipe.send_bytes(_packed(_made(job)))
+            jobs = [_job(*told) for told in json.loads(pipe.recv_bytes())]
+            why = _trained_together(jobs) if len(jobs) > 1 else None
+            pipe.send_bytes(_packed([why or _made(job) for job in jobs]))
+
+
+def _job(
+    name: str,
+    seed: int,
+    folder: str,
+    recipe: str,
+    split: str,
+    train: bool,
+    looks: Sequence[str],
+    may_diverge: bool,
+) -> Job:
+    return Job(name, seed, Path(folder), recipe, split, train, tuple(looks), may_diverge)
+
+
+def _trained_together(jobs: Sequence[Job]) -> tuple[str, bool, bool] | None:
+    """Train runs as one; where they come to a bad end, what an End says of it."""
+    from plusx.recipe import parse_recipe
+    from plusx.run.seeds import train_together
+
+    try:
+        recipes = [parse_recipe(job.recipe, where=str(job)) for job in jobs]
+        train_together(recipes, [job.folder for job in jobs])
+    except Exception as error:
+        return _outcome(error)
+    return None
 
 
 def _made(job: Job) -> tuple[str, bool, bool]:
@@ -171,17 +204,22 @@ def _made(job: Job) -> tuple[str, bool, bool]:
         if job.looks:
             _look(job, recipe)
     except Exception as error:
-        number = getattr(error, "signal_number", None)
-        if number is not None:
-            os._exit(128 + number)  # it is saved; do not take torch down first
-        known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
-        name = "" if known and str(error) else f"{type(error).__name__}: "
-        return (
-            f"{name}{error}",
-            isinstance(error, ValueError),
-            isinstance(error, FloatingPointError),
-        )
+        return _outcome(error)
     return "", False, False
+
+
+def _outcome(error: Exception) -> tuple[str, bool, bool]:
+    """What an End says of an error. Where a signal came, the end of this process."""
+    number = getattr(error, "signal_number", None)
+    if number is not None:
+        os._exit(128 + number)  # it is saved; do not take torch down first
+    known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
+    name = "" if known and str(error) else f"{type(error).__name__}: "
+    return (
+        f"{name}{error}",
+        isinstance(error, ValueError),
+        isinstance(error, FloatingPointError),
+    )
 
 
 def _look(job: Job, recipe: "Recipe") -> None:
