@@ -33,6 +33,7 @@ class Degradation:
     )
     norms: tuple[NormKind, ...] = Field(default=("batch",), min_length=1)
     seeds: Seeds = (0, 1, 2)
+    together: Positive = 1  # as [compare] has it
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -79,6 +80,7 @@ class Convergence:
     networks: Names
     threshold: Share = 0.9
     seeds: Seeds = (0, 1, 2)
+    together: Positive = 1  # as [compare] has it
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -161,6 +163,7 @@ class Tables:
     twins: bool = True  # each residual network beside itself without its skips
     threshold: Share = 0.9
     seeds: Seeds = (0, 1, 2)
+    together: Positive = 1  # as [compare] has it
 
 
 Study: TypeAlias = (

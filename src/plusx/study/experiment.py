@@ -23,7 +23,16 @@ from plusx.study.alike import strangers
 from plusx.study.catalogue import STUDIES
 from plusx.study.crew import DIVERGED, Crew, Job
 from plusx.study.folder import as_before, refuse_other, surroundings
-from plusx.study.making import Planned, at_a_time, crew_of, length_of, make
+from plusx.study.making import (
+    Planned,
+    at_a_time,
+    crew_of,
+    in_groups,
+    length_of,
+    make,
+    refuse_apart,
+    told_together,
+)
 from plusx.study.plan import Cell, Made, Study
 from plusx.study.rows import read_finished
 
@@ -38,7 +47,8 @@ def study(
 ) -> dict[str, Any]:
     """Make the study of a recipe's table [study]: what result.json holds, see docs/studies.md.
 
-    `jobs` cells are made at a time, each in a process of its own; None: as many as there are
+    `jobs` cells are made at a time, each in a process of its own, or up to K seeds of one network
+    in a process where the table says together = K; None: as many as there are
     cores for the threads of a cell, one with a GPU. `command` is noted; `progress` is told how it
     goes (None: standard error).
 
@@ -76,17 +86,20 @@ def study(
         )
         for cell in cells
     ]
-    size = min(jobs or at_a_time(recipe, threads), len(cells))
+    together = getattr(recipe.study, "together", 1)
+    refuse_apart(planned, together, "study")
+    size = min(jobs or at_a_time(recipe, threads), len(in_groups(planned, together)))
     begun = time.monotonic()
     with Crew(size) as crew, store.lock(out):
         refuse_other(recipe, out, "study")  # it may have been begun meanwhile
         _refuse_other_cells(cells, source, out)
         store.write_text(out / "recipe.toml", to_toml(recipe))
-        count = make(crew, planned, progress or sys.stderr)
+        count = make(crew, planned, progress or sys.stderr, together)
         said, files = _result(found, recipe, source, cells, out)
         result = {
             **said,
-            "jobs": crew_of(size, threads),
+            "notes": [*said["notes"], *told_together(planned)],
+            "jobs": crew_of(size, threads, together),
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             # Known only where all of it was done at once.
