@@ -1,8 +1,14 @@
 """Runs of several seeds trained together are ordinary runs, whatever comes in between."""
 
+import contextlib
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +16,14 @@ import pytest
 import torch
 
 import plusx
+from plusx import store
 from plusx.recipe import Recipe, load_recipe, to_toml
 from plusx.run import Stopped, evaluate, load_run, train
 from plusx.run.seeds import train_together, why_apart
 from plusx.run.trainer import Trainer
 from plusx.study.compare import compare
 from plusx.study.experiment import study
+from plusx.tasks.task import Task
 from plusx.train.report import Report
 from zoo_shrunken import shrunken
 
@@ -28,8 +36,6 @@ LOST = r"seeds 0, 1 go on alone from their last checkpoints: "
 
 def recipes() -> list[Recipe]:
     """Of a small network for a little more than an epoch of the digits."""
-    from dataclasses import replace
-
     net = replace(
         shrunken(plusx.find("resnet20"), width=16, depth=1),
         size=8, in_channels=1, num_classes=10,
@@ -127,7 +133,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [7, 17])  # 17: the last of an epoch is 17 or near it
+@pytest.mark.parametrize("step", [7, 19])  # 19: the last of the first epoch
 def test_a_signal_stops_all_at_one_step_and_they_go_on_together(
     step: int, together: list[Path], tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
@@ -143,6 +149,31 @@ def test_a_signal_stops_all_at_one_step_and_they_go_on_together(
     train_together(recipes(), out)
     assert same_bytes(out, together)
     assert all(events(folder).count("together") == 2 for folder in out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2, 3])  # the epoch's end, the run's end, its result
+def test_a_signal_while_one_is_evaluated_is_as_any_other(
+    number: int, together: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, judged, seen = folders(tmp_path), Trainer._judged, []
+
+    def watched(self: Trainer, task: Task, images: Any) -> dict[str, Any]:
+        if self.recipe.seed == 1:
+            seen.append(True)
+            if len(seen) == number:
+                signal.raise_signal(signal.SIGTERM)
+        return judged(self, task, images)
+
+    monkeypatch.setattr(Trainer, "_judged", watched)
+    with pytest.raises(Stopped, match=f"at step {19 if number == 1 else 24}; saved"):
+        train_together(recipes(), out)
+    monkeypatch.undo()
+    assert [(folder / "result.json").exists() for folder in out] == [number == 3, False]
+    train_together(recipes(), out)
+    for recipe, folder in zip(recipes(), out, strict=True):
+        train(recipe, folder, progress=False)
+    assert same_bytes(out, together)
 
 
 class Killed(BaseException):
@@ -210,6 +241,40 @@ def test_a_comparison_trains_its_seeds_together(tmp_path: Path) -> None:
         assert again is not None
         train(again, tmp_path / "alone" / run.name, progress=False)
         assert losses(run) == pytest.approx(losses(tmp_path / "alone" / run.name), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_stopped_leaves_its_seeds_at_one_step(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = ("compare.networks=[plain20]", "compare.seeds=[0,1]", "compare.together=2")
+    # so long that it cannot end before the signal comes
+    command = ["compare", "digits", *said, "steps=1000000", "--jobs", "1", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plusx", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while sum(log.stat().st_size > 500 for log in out.glob("runs/*/log.jsonl")) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == 143, errors
+    assert "the same command goes on" in errors
+    saved = [
+        store.load_checkpoint(out / "runs" / f"plain20-seed{n}" / "checkpoints") for n in SEEDS
+    ]
+    steps = [0 if each is None else each.values["state"]["step"] for each in saved]
+    assert steps[0] == steps[1] > 0
 
 
 @pytest.mark.parametrize(
