@@ -1,7 +1,7 @@
 """A forward pass in thought: what every operation saves, in bytes, and the way back over it."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from plusx.grammar.remember import DEEPEST, Again, Kept, Rule, Source
 from plusx.grammar.script import Line, Script
@@ -103,7 +103,7 @@ class Tape:
 
     def _again(self, line: Line, steps: int, dear: bool, work: int) -> None:
         size = line.size * self.batch
-        make = self._maker(size, steps, work)
+        make = partial(self._made, size, steps, work)
         made = Again(make, [self._source(each) for each in line.given], steps=steps, dear=dear)
         self._note(line.out, made, size)
 
@@ -113,13 +113,8 @@ class Tape:
         if not isinstance(inner, Again) or inner.kept:
             self.sources[line.out] = inner
             return
-        size, before = line.size * self.batch, inner.make
-        own: Callable[[Sequence[Held]], Held] = before
-
-        def make(values: Sequence[Held]) -> Held:
-            self.passed += size
-            return own(values)
-
+        size = line.size * self.batch
+        make = partial(self._made_on_top, size, inner.make)
         sources = [*inner.sources, *(self._source(each) for each in others)]
         made = Again(make, sources, steps=inner.own + 1, dear=inner.dear)
         self._note(line.out, made, size)
@@ -136,7 +131,7 @@ class Tape:
             else:
                 sources.append(self._source(number))
         size = line.size * self.batch
-        self._note(line.out, Joined(self._maker(size, 1, 0), sources, steps=1), size)
+        self._note(line.out, Joined(partial(self._made, size, 1, 0), sources, steps=1), size)
 
     def _keep(self, line: Line) -> None:
         inner = self.sources[line.given[0]]
@@ -152,7 +147,7 @@ class Tape:
         inner = self.sources[first]
         if not isinstance(inner, Again):
             return
-        make = self._maker(line.size * self.batch, 1, 0)
+        make = partial(self._made, line.size * self.batch, 1, 0)
         inner.turn(make, [self._source(each) for each in others])
         after = self.sources[line.out] if line.out >= 0 else None
         if isinstance(after, Again):
@@ -177,15 +172,16 @@ class Tape:
         size = line.size if line.fixed else line.size * self.batch
         self.saved.append([Held(self.account, size, counted=True)])
 
-    def _maker(self, size: int, steps: int, work: int) -> Callable[[Sequence[Held]], Held]:
-        account, passed = self.account, steps * size
+    def _made(self, size: int, steps: int, work: int, _: Sequence[Held]) -> Held:
+        self.work += work
+        self.passed += steps * size
+        return Held(self.account, size, counted=True)
 
-        def make(_: Sequence[Held]) -> Held:
-            self.work += work
-            self.passed += passed
-            return Held(account, size, counted=True)
-
-        return make
+    def _made_on_top(
+        self, size: int, make: Callable[[Sequence[Held]], Held], values: Sequence[Held]
+    ) -> Held:
+        self.passed += size
+        return make(values)
 
     def _note(self, number: int, made: Again[Held], size: int) -> None:
         """What was made, unless making it again would go too deep."""

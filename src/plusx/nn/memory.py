@@ -1,7 +1,7 @@
 """Training that keeps less: values that are cheap to make again are not kept for the backward pass.
 
 A plan is a rule about values (`plusx.grammar.remember.Rule`). While a network runs forward under
-it, every operation is seen; those of AGAIN leave a note of how to make their result again, and
+it, every operation is seen; those of `plusx.nn.again` leave a note of how to make their result, and
 where autograd would keep such a result it keeps the note. All else, gradients too, is PyTorch's
 own. Batch norm is made again with the statistics that it had, so running statistics move once,
 and random numbers are kept, so dropout is the same.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -21,51 +21,18 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plusx.grammar.remember import DEEPEST, Again, Kept, Rule, Source
+from plusx.nn.again import (
+    BATCH_NORMS,
+    CALLS,
+    OVERWRITING,
+    SLOW_CALLS,
+    aten,
+    call_again,
+    join_again,
+    norm_again,
+    overwrite_again,
+)
 from plusx.nn.saved import SavedBytes, counting
-
-
-aten = torch.ops.aten
-
-# One pass over memory each: the first result is made again by the same call.
-CALLS = {
-    aten.relu.default,
-    aten.gelu.default,
-    aten.silu.default,
-    aten.sigmoid.default,
-    aten.tanh.default,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.rsub.Scalar,
-    aten.mul.Tensor,
-    aten.mul.Scalar,
-    aten.div.Tensor,
-    aten.div.Scalar,
-    aten.constant_pad_nd.default,
-    aten.reflection_pad1d.default,
-    aten.reflection_pad2d.default,
-    aten.reflection_pad3d.default,
-    aten.avg_pool2d.default,
-    aten.avg_pool3d.default,
-    aten.native_layer_norm.default,
-    aten.native_group_norm.default,
-    aten.clone.default,
-    aten._to_copy.default,
-}
-# The same of both results, but slow enough for them to be held from one use to the next.
-SLOW_CALLS = {
-    aten.max_pool2d_with_indices.default,
-    aten.max_pool3d_with_indices.default,
-}
-# The same on top of the value that they overwrite.
-OVERWRITING = {
-    aten.relu_.default,
-    aten.silu_.default,
-    aten.add_.Tensor,
-    aten.mul_.Tensor,
-    aten.mul_.Scalar,
-    aten.div_.Scalar,
-}
-BATCH_NORMS = {aten.native_batch_norm.default, aten.cudnn_batch_norm.default}
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,16 +184,7 @@ class Remembering(TorchDispatchMode):
         self, make: Callable[[Sequence[Tensor]], Tensor]
     ) -> Callable[[Sequence[Tensor]], Tensor]:
         """The same, and counted where somebody counts."""
-        count = self.count
-        if count is None:
-            return make
-
-        def watched(values: Sequence[Tensor]) -> Tensor:
-            made = make(values)
-            count.watch(made)
-            return made
-
-        return watched
+        return make if self.count is None else partial(_watched, self.count, make)
 
     def _called(
         self,
@@ -241,18 +199,8 @@ class Remembering(TorchDispatchMode):
     ) -> None:
         """Made again by the same call, from the same tensors."""
         tensors = [i for i, each in enumerate(args) if isinstance(each, Tensor)]
-        rest = list(args)
-        for i in tensors:
-            rest[i] = None
-
-        def make(values: Sequence[Tensor]) -> Tensor:
-            given = list(rest)
-            for i, value in zip(tensors, values, strict=True):
-                given[i] = value
-            made = function(*given, **kwargs)
-            found: Tensor = made if isinstance(made, Tensor) else made[place]
-            return found
-
+        rest = [None if isinstance(each, Tensor) else each for each in args]
+        make = partial(call_again, function, tensors, rest, kwargs, place)
         sources = [self.source(args[i]) for i in tensors]
         out = result if isinstance(result, Tensor) else result[place]
         self._note(out, Again(make, sources, steps=steps, dear=dear))
@@ -261,22 +209,14 @@ class Remembering(TorchDispatchMode):
         """Made again on top of what is overwritten, unless that was kept."""
         target, rest = args[0], args[1:]
         before = self.find(target)
-        if before is None or not before.is_whole or before.note.again.kept:
+        if kwargs or before is None or not before.is_whole or before.note.again.kept:
             self.forget(target)
             return function(*args, **kwargs)
         others = [self.source(each) for each in rest if isinstance(each, Tensor)]
         places = [i for i, each in enumerate(rest) if isinstance(each, Tensor)]
         plain = [None if isinstance(each, Tensor) else each for each in rest]
         inner = before.note.again
-
-        def make(values: Sequence[Tensor]) -> Tensor:
-            count = len(inner.sources)
-            given = list(plain)
-            for i, value in zip(places, values[count:], strict=True):
-                given[i] = value
-            made: Tensor = function(inner.make(values[:count]), *given, **kwargs)
-            return made
-
+        make = partial(overwrite_again, function, inner.make, len(inner.sources), places, plain)
         sources = [*inner.sources, *others]
         result = function(*args, **kwargs)
         self._note(target, Again(make, sources, steps=inner.own + 1, dear=inner.dear))
@@ -287,15 +227,11 @@ class Remembering(TorchDispatchMode):
         x, weight, bias, running_mean, running_var, training, _, epsilon = args[:8]
         out, mean, inverse = result[:3]
         affine = [each if each is None else each.detach() for each in (weight, bias)]
-        again: Any = aten.native_batch_norm.default
-
-        def make(values: Sequence[Tensor]) -> Tensor:
-            statistics = (running_mean, running_var, False, 0.0, epsilon)
-            if training:  # in evaluation the same call divides by the root of what it is given
-                statistics = (mean, inverse.reciprocal().square_(), False, 0.0, 0.0)
-            made: Tensor = again(values[0], *affine, *statistics)[0]
-            return made
-
+        if training:  # in evaluation the same call divides by the root of what it is given
+            make = partial(norm_again, affine, mean, inverse)
+        else:
+            rest = [*affine, running_mean, running_var, False, 0.0, epsilon]
+            make = partial(call_again, aten.native_batch_norm.default, [0], [None, *rest], {}, 0)
         self._note(out, Again(make, [self.source(x)], steps=1))
 
     def _joined(self, args: tuple[Any, ...], result: Tensor) -> None:
@@ -312,11 +248,19 @@ class Remembering(TorchDispatchMode):
         self._note(result, Joined(dim, sources))
 
 
+def _watched(
+    count: SavedBytes, make: Callable[[Sequence[Tensor]], Tensor], values: Sequence[Tensor]
+) -> Tensor:
+    made = make(values)
+    count.watch(made)
+    return made
+
+
 class Joined(Again[Tensor]):
     """A concatenation. Concatenated anew, it is made from the parts, not from itself."""
 
     def __init__(self, dim: int, sources: Sequence[Source[Tensor]]) -> None:
-        super().__init__(lambda values: torch.cat(list(values), dim), sources, steps=1)
+        super().__init__(partial(join_again, dim), sources, steps=1)
         self.dim = dim
 
 
