@@ -33,7 +33,7 @@ from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 import plusx
 from plusx.grammar.shapes import measure
 from plusx.run.distributed import World, joined
-from plusx.run.sharing import Replicas, Shards, Together
+from plusx.run.sharing import Replicas, Shards, Shared
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 from plusx.train.update import Descend
@@ -144,7 +144,7 @@ def _reports(name: str, world: World, batch: int, pixels: int) -> Any:
     shares = (
         batch_of(batch, pixels, number % 4).split(world.size)[world.rank] for number in count()
     )
-    update = Descend(sharing=Together(world, engine, lambda step: batch))
+    update = Descend(sharing=Shared(world, engine, lambda step: batch))
     return plusx.fit(state, shares, constant(RATE), update)
 
 
