@@ -297,6 +297,7 @@ def test_what_cannot_train_together_is_refused_before_anything_begins(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_study_refuses_it_too(tmp_path: Path) -> None:
     said = ("study.together=3", "study.networks=[densenet40_12]")
     recipe = load_recipe("convergence", said)
