@@ -140,6 +140,7 @@ class Thought:
                     script.save(x)
                 return script.there(numbers)
             case "top":  # all positions in order are there until the first of them are known
+                script.save(x)
                 script.pass_by(positions * c, width=INDEX)
                 script.save_small(numbers, width=INDEX)
                 return script.there(numbers)
