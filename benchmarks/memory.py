@@ -297,7 +297,7 @@ def missed(target: Target, share: float, time: Estimate) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Memory of training, ours and the peers'.")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_memory.json")
     parser.add_argument(

@@ -225,6 +225,22 @@ def test_eight_bits_are_timed_and_recorded(tmp_path: Path) -> None:
     assert (same.value, same.low < 0 < same.high) == (0, True)
 
 
+@pytest.mark.slow
+def test_memory_is_measured_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = importlib.import_module("memory")
+    out = tmp_path / "result.json"
+    assert memory.main(["--tiny", "--threads", "1", "--out", str(out)]) == 0
+    assert "ours segments" in capsys.readouterr().out
+    found = store.read_json(out)
+    rows = {(row["model"], row["name"]): row for row in found["rows"]}
+    assert rows["resnet50", "ours"]["saved_share"] == pytest.approx(1, abs=1e-3)
+    assert rows["resnet50", "ours recompute"]["saved_share"] < 0.6
+    assert rows["densenet121", "torchvision memory_efficient"]["live_share"] < 0.9
+    assert found["recipe"]["gradients_apart"]["resnet50"]["ours segments"] < 1e-7
+
+
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_recorded_result_says_how_it_came_about(path: Path) -> None:
     found = store.read_json(path)
