@@ -42,8 +42,8 @@ DOORS: dict[str, set[str]] = {
         "weights", "zoo",
     },
     "cli": {
-        "data", "describe", "export", "grammar", "models", "recipe", "report", "run", "store", "study",
-        "tasks", "weights", "zoo",
+        "data", "describe", "export", "grammar", "models", "recipe", "report", "run", "store",
+        "study", "tasks", "weights", "zoo",
     },
     "__main__": {"cli"},
     "__init__": set(),

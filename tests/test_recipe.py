@@ -118,7 +118,12 @@ TYPOS = [
     ("epochs = 4", "", "", ["epochs", "steps", "one"]),
     ('kind = "cifar10"', 'kind = "cifar"', "14", ["[data] kind", "did you mean cifar10"]),
     ('kind = "cifar10"', "", "13", ["[data] needs kind", "digits"]),
-    ('kind = "cifar10"', 'kind = "cifar10"\npath = "x"', "15", ["path", "kind = folder, csv, packed or shards"]),
+    (
+        'kind = "cifar10"',
+        'kind = "cifar10"\npath = "x"',
+        "15",
+        ["path", "kind = folder, csv, packed or shards"],
+    ),
     ('kind = "sgd"', 'kind = "adam"', "19", ["[optim] kind", "did you mean adamw"]),
     ('kind = "steps"', 'kind = "cosine"', "26", ["[schedule] at", "kind = steps"]),
     ("at = [0.5, 0.75]", "at = 0.5", "26", ["[schedule] at", "list"]),

@@ -39,8 +39,8 @@ METHODS = {"extractall", "extract", "unsafe_eval"}
 # Who opens connections: published files, checked against their digest.
 DOWNLOADERS = {"data/download.py", "weights/fetch.py"}
 
-# Who listens: where the processes of a run meet, on the loopback, where torch by itself would listen
-# on every interface.
+# Who listens: where the processes of a run meet, on the loopback, where torch by itself would
+# listen on every interface.
 LISTENER = "run/distributed.py"
 LISTENING = ("socket.create_server", "socket.if_nameindex")
 

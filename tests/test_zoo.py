@@ -36,8 +36,8 @@ preact_resnet1001 resnet164 resnet110_sd wrn16_4 wrn16_8 wrn28_10 wrn40_4 wrn40_
 resnext29_4x64d resnext29_8x64d resnext29_16x64d densenet40_12 densenet100_12 densenet100_24
 densenet_bc100_12 densenet_bc250_24 densenet_bc190_40 se_resnet20 eca_resnet20 cbam_resnet20
 highway19 vgg16_cifar resnet18_cifar resnet34_cifar resnet50_cifar resnet101_cifar
-resnet152_cifar resnet8_keras revnet38 revnet110 res8 res15 res26 res8_narrow res15_narrow res26_narrow
-vdcnn9 vdcnn17 vdcnn29
+resnet152_cifar resnet8_keras revnet38 revnet110 res8 res15 res26 res8_narrow res15_narrow
+res26_narrow vdcnn9 vdcnn17 vdcnn29
 """
 TURNS = st.integers(3, 200)
 
