@@ -15,9 +15,7 @@ _ERRORS = 3  # the least that ONNX Runtime writes to standard error by itself
 class OnnxNetwork(nn.Module):
     """Logits (n, k) from inputs (n, ...), computed by ONNX Runtime on the CPU.
 
-    It has as many threads as torch has when it is made. They do not spin while they wait: between
-    two batches others decode images on the same cores; and they take work in small parts, so that
-    one that is held up does not hold up the others. There are no gradients.
+    It has as many threads as torch has when it is made. There are no gradients.
     ValueError: ONNX Runtime cannot run the content. RuntimeError: the extra is not installed.
     """
 
@@ -40,8 +38,6 @@ def open_session(content: bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.intra_op.dynamic_block_base", "4")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no other class in common
