@@ -25,6 +25,13 @@ import networks
 import scaling
 import studies
 
+from plusx.grammar.memory import saved_bytes
+from plusx.grammar.plans import rule_of
+from plusx.grammar.remember import PLANS
+from plusx.grammar.reversible import reversible_bytes
+from plusx.grammar.spec import Net
+from plusx.zoo import Plain, find
+
 
 ROOT = Path(__file__).parents[1]
 PLACE = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n(?:.*?\n)?<!-- end (?P=name) -->", re.DOTALL)
@@ -229,6 +236,49 @@ def stochastic_depth(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", _where(found)])
 
 
+def memory(found: Mapping[str, Any]) -> str:
+    """Bytes and times of plans and of peers."""
+    head = "| network | trained by | threads | held, an image | bytes | time | interval of 95 % |"
+    lines = [f"{head} asked |", "|---|---|---:|---:|---:|---:|---|---|"]
+    for row in found["rows"]:
+        exact = row["saved_share"] is not None
+        share = row["saved_share" if exact else "live_share"]
+        held = row["bytes_per_image"]["saved" if exact else "live"]
+        target = row["target"]
+        asked = "" if target is None else f"{target['bytes']:.2f} at {target['time']:.2f}"
+        lines.append(
+            f"| {row['model']} | {row['name']} | {row['threads']} | {held / 1e6:.2f} MB "
+            f"| {share:.3f}{'' if exact else ' (live)'} of {row['base']} "
+            f"| {row['time']['value']:.3f} | {row['time']['low']:.3f} to {row['time']['high']:.3f} "
+            f"| {asked}{', missed' if row['missed'] else ''} |"
+        )
+    return "\n".join([*lines, "", _where(found)])
+
+
+def memory_plans() -> str:
+    """What plans hold of some networks, by arithmetic."""
+    names = ("resnet18", "resnet50", "resnet152", "densenet121", "convnext_tiny", "wrn28_10")
+    names += ("resnet20", "resnet110", "preact_resnet110", "densenet_bc100_12")
+    lines = ["| network | keep | recompute | segments |", "|---|---:|---:|---:|"]
+    for name in names:
+        net = find(name)
+        assert isinstance(net, Net)
+        held = [saved_bytes(net, rule_of(net, plan)) for plan in PLANS]
+        cells = [f"{held[0] / 1e6:.2f} MB"]
+        cells += [f"{each / 1e6:.2f} MB ({100 * each / held[0]:.0f} %)" for each in held[1:]]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    for name in ("revnet38", "revnet110"):
+        plain = find(name)
+        assert isinstance(plain, Plain)
+        assert plain.reversible is not None
+        stored, ours = (reversible_bytes(plain.reversible, reverses=way) for way in (False, True))
+        share = f"{100 * ours / stored:.0f} %"
+        lines.append(
+            f"| `{name}` | {stored / 1e6:.2f} MB | reversible: {ours / 1e6:.2f} MB ({share}) | |"
+        )
+    return "\n".join(lines)
+
+
 # name: (the file under results/, what makes it, how it is drawn)
 MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo": ("digits.json", "python tools/measure.py digits", demo),
@@ -260,6 +310,7 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         )
     },
     "together": ("benchmark_together.json", "python benchmarks/together.py", together),
+    "memory": ("benchmark_memory.json", "python benchmarks/memory.py", memory),
     "startup": ("benchmark_startup.json", "python benchmarks/startup.py", startup),
     "stochastic-depth": (
         "stochastic_depth.json",
@@ -282,6 +333,8 @@ def drawn(name: str) -> str:
         return networks.table(name.removeprefix("networks-"))
     if name == "recipes":
         return recipes()
+    if name == "memory-plans":
+        return memory_plans()
     if name.startswith("study-"):
         recipe = name.removeprefix("study-")
         path = ROOT / "results" / f"{recipe}.json"
