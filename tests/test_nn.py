@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from torch import Tensor, nn
 
 from plusx.grammar.legal import check
+from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_dict
@@ -116,8 +117,11 @@ def test_overwriting_changes_nothing_and_gradients_reach_everything(plan: dict[s
     for y in outputs:
         (y.square().sum() + y[:, 0].sum()).backward()
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-3, atol=1e-6)
-    # a group of one channel that attention made equal everywhere has a gradient of 0
-    if spec.norm in ("batch", "layer"):
+    # a group of one channel that attention made equal everywhere has a gradient of 0, and small
+    # factors that no skip passes by can leave one that float32 cannot hold
+    said = parse(plan["stages"][0]["block"]["body"])
+    passed = said.words if said.merge == "none" else said.after
+    if spec.norm in ("batch", "layer") and not any(word.kind == "scale" for word in passed):
         assert inputs[0].grad.abs().sum() > 0
     assert not [name for name, p in net.named_parameters() if p.grad is None]
 
