@@ -180,6 +180,36 @@ def test_a_name_as_long_as_a_memory_is_not_read(tmp_path: Path) -> None:
         open_data(file)
 
 
+def long_names(count: int) -> bytes:
+    """Headers of long names, each of which is of the next one."""
+    long = tarfile.TarInfo("././@LongLink")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 1
+    return (long.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * count
+
+
+def backwards() -> bytes:
+    """A member behind which the same one comes again."""
+    back = tarfile.TarInfo("notes.txt")
+    back.size = -512
+    return tarfile.TarInfo("first.txt").tobuf() + back.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse() -> bytes:
+    """A map of holes that ends in its middle."""
+    info = tarfile.TarInfo("a.png")
+    info.size = 512
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    return info.tobuf(tarfile.PAX_FORMAT) + b"99\n" + bytes(509)
+
+
+@pytest.mark.parametrize("content", [long_names(3000), backwards(), sparse()])
+def test_an_archive_made_to_keep_its_reader_busy_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "x.tar"
+    file.write_bytes(content + bytes(2048))
+    with pytest.raises(ValueError, match=r"x\.tar"):
+        open_data(file)
+
+
 def test_damaged_images_are_an_error_or_left_out(tmp_path: Path) -> None:
     bomb = hostile.png(60_000, 60_000, 8, 2, b"\0" * 30)
     file = tar(tmp_path / "x.tar", *pairs(0, 8), member("bad.png", bomb), member("bad.cls", b"1"))

@@ -225,33 +225,26 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
     labels: dict[str, str] = {}
     with open(file, "rb") as opened:
         whole = os.fstat(opened.fileno()).st_size
-        try:
-            # the stub is no whole file object, but all that tarfile asks for here
-            with tarfile.open(fileobj=_Headers(opened), mode="r:") as archive:  # type: ignore[call-overload]
-                for member in archive:
-                    name = member.name
-                    _refuse_hostile(member, shown, whole)
-                    if not member.isfile() or os.path.basename(name).startswith("."):
-                        continue
-                    folder, _, base = name.rpartition("/")
-                    stem, _, kind = base.partition(".")
-                    key, kind = f"{folder}/{stem}", kind.lower()
-                    table: dict[str, Any] = images if kind in _IMAGES else labels
-                    if kind not in _IMAGES and kind != "cls":
-                        continue
-                    if key in table:
-                        raise ValueError(f"{shown}: {printable(name)} is there twice")
-                    if kind in _IMAGES:
-                        images[key] = (name, member.offset_data, member.size)
-                        continue
-                    if member.size > _LABEL_LIMIT:
-                        raise ValueError(f"{shown}: {printable(name)} is too long for a class")
-                    opened.seek(member.offset_data)
-                    labels[key] = opened.read(member.size).decode("utf-8", "replace").strip()
-        except (tarfile.TarError, EOFError, OverflowError) as error:
-            raise ValueError(
-                f"{shown} is no tar file that can be read (compressed ones cannot): {error}"
-            ) from None
+        for member in _read(opened, shown):
+            name = member.name
+            _refuse_hostile(member, shown, whole)
+            if not member.isfile() or os.path.basename(name).startswith("."):
+                continue
+            folder, _, base = name.rpartition("/")
+            stem, _, kind = base.partition(".")
+            key, kind = f"{folder}/{stem}", kind.lower()
+            table: dict[str, Any] = images if kind in _IMAGES else labels
+            if kind not in _IMAGES and kind != "cls":
+                continue
+            if key in table:
+                raise ValueError(f"{shown}: {printable(name)} is there twice")
+            if kind in _IMAGES:
+                images[key] = (name, member.offset_data, member.size)
+                continue
+            if member.size > _LABEL_LIMIT:
+                raise ValueError(f"{shown}: {printable(name)} is too long for a class")
+            opened.seek(member.offset_data)
+            labels[key] = opened.read(member.size).decode("utf-8", "replace").strip()
     for key, (name, offset, size) in images.items():
         label = labels.get(key, "" if labels else key.rpartition("/")[0].rpartition("/")[2])
         if not label:
@@ -261,11 +254,24 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
         yield name, offset, size, printable(label)
 
 
+def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
+    """The members. ValueError that names the file, whatever tarfile has to say of it."""
+    try:
+        # the stub is no whole file object, but all that tarfile asks for here
+        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
+            yield from archive
+    except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
+        raise ValueError(
+            f"{shown} is no tar file that can be read (compressed ones cannot): {error}"
+        ) from None
+
+
 def _refuse_hostile(member: tarfile.TarInfo, shown: str, whole: int) -> None:
     name = printable(member.name)
     if not (member.isfile() or member.isdir()) or member.issparse():
         raise ValueError(f"{shown}: {name} is no regular file, as a link or a device is not")
     if member.name.startswith("/") or ".." in member.name.split("/") or "\\" in member.name:
         raise ValueError(f"{shown}: {name} is named outside the archive")
-    if member.size > _IMAGE_LIMIT or member.offset_data + member.size > whole:
+    # after a size below 0 the same member would come again, without an end
+    if not 0 <= member.size <= _IMAGE_LIMIT or member.offset_data + member.size > whole:
         raise ValueError(f"{shown}: {name} promises {member.size:,} bytes, more than there can be")
