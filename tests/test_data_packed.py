@@ -227,6 +227,8 @@ def written(file: Path, said: Any, contents: bytes) -> None:
         lambda said: said["images"].pop("label"),
         lambda said: said["images"]["label"].pop(),
         lambda said: said.pop("classes"),
+        lambda said: said.pop("pixels"),
+        lambda said: said.__setitem__("pixels", 3),
         lambda said: said.__setitem__("images", 3),
     ],
 )

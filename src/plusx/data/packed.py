@@ -111,9 +111,9 @@ def _read(path: str, mark: tuple[int, ...]) -> tuple[Packed, list[File]]:
     said, digest, end = _index(path, shown)
     try:
         packed, files = _understood(said, digest, path, end)
+        wanted = str(said["pixels"]["sha256"])
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{shown} is no packed set that can be read: {error}") from None
-    wanted = said["pixels"]["sha256"]
     if kept_json(path, "sum", list(mark)) != wanted:
         if _sum(packed._bytes[len(MAGIC) : end], shown) != wanted:
             raise ValueError(
