@@ -3,10 +3,11 @@
 A line is JSON: {"arguments": [...], "ranks": how many, "said": a file for the output of each, whose
 rank is put behind it, "log": the file that the run logs to, "faulty": the rank that raises an error
 or null, "hanging": the one that does not go on, "signals": [[lines, rank, number], ...]}. A signal
-is sent once the log has so many lines, to a process that stands still: one that has ended, or went
-on for a while unseen, is not what was to be found. The answer is a line of JSON: {"exits": [code,
-or minus the signal that ended it, ...], "landed": the lines of the log at each signal that found
-its process running}.
+is sent once the log has so many lines, and one more than it began with (a process that has only
+begun does not take signals yet), to a process that stands still: one that has ended, or went on
+for a while unseen, is not what was to be found. The answer is a line of JSON: {"exits": [code, or
+minus the signal that ended it, ...], "landed": the lines of the log at each signal that found its
+process running}.
 """
 
 import json
@@ -80,6 +81,7 @@ def start(order: dict, rank: int, port: int) -> int:
 
 def serve(order: dict) -> dict:
     end = time.monotonic() + LONGEST
+    before = lines_in(order["log"])
     with reserved() as port:
         running = {r: start(order, r, port.getsockname()[1]) for r in range(order["ranks"])}
         exits: dict[int, int] = {}
@@ -94,6 +96,7 @@ def serve(order: dict) -> dict:
                     del running[rank]
 
         for lines, rank, number in order["signals"]:
+            lines = max(lines, before + 1)
             while rank in running and lines_in(order["log"]) < lines and time.monotonic() < end:
                 reap()
                 time.sleep(0.001)
