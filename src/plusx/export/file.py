@@ -110,7 +110,8 @@ def _digest(model: Any) -> str:
 def _refuse_foreign(model: Any, where: str) -> None:
     """ValueError for anything that plusx does not write: other domains, functions, graphs within"""
     graph = model.graph
-    strange = {node.op_type for node in graph.node if node.domain or node.op_type not in KINDS}
+    # what is no text is given as bytes
+    strange = {str(node.op_type) for node in graph.node if node.domain or node.op_type not in KINDS}
     within = [each for node in graph.node for each in node.attribute if each.HasField("g")]
     if strange or within or model.functions or len(graph.input) != 1 or len(graph.output) != 1:
         said = f" ({', '.join(sorted(strange)[:5])})" if strange else ""
