@@ -62,9 +62,9 @@ class Cutter:
         self._pool = ThreadPoolExecutor(threads, "plusx-data") if threads else None
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, without waiting: one that a disk holds up would never end."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def batches(self, chosen: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
         """The images of each of the batches, two a thread ahead of what is asked for."""
