@@ -75,7 +75,11 @@ def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("override", "said"),
-    [("optim.average=0.9", "keeps no average"), ("net.drop_path=0.5", "blocks that a rank drops")],
+    [
+        ("optim.average=0.9", "keeps no average"),
+        ("net.drop_path=0.5", "blocks that a rank drops"),
+        ("device.memory=segments", "weights that have left the process"),
+    ],
 )
 def test_what_sharded_state_cannot_do_is_refused(override: str, said: str) -> None:
     given = ("device.parallel=fsdp", "net.num_classes=10", "net.in_channels=1", "net.size=8")

@@ -379,6 +379,16 @@ def test_where_memory_ends_the_plan_that_fits_is_named(error: Exception) -> None
     assert caught.value.__cause__ is error
 
 
+def test_a_compiled_network_is_told_of_no_plan() -> None:
+    recipe, net = large("device.compile=true")
+    with (
+        pytest.raises(RuntimeError, match=r"optim\.accumulate=2") as caught,
+        memory.explaining(recipe, net, torch.device("cpu")),
+    ):
+        raise MemoryError
+    assert "device.memory" not in str(caught.value)
+
+
 def test_other_errors_stay_what_they_are() -> None:
     recipe, net = large()
     with (

@@ -57,8 +57,7 @@ def need(recipe: Recipe, net: nn.Module, plan: Plan, parts: int) -> Need | None:
     spec = getattr(net, "spec", None)
     if not isinstance(spec, Net):
         return None
-    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    images = -(-recipe.batch_size // (parts * world))
+    images = -(-recipe.batch_size // (parts * _world()))
     saved = saved_bytes(spec, rule_of(spec, plan), images)
     if recipe.device.precision != "float32":
         saved //= 2
@@ -70,12 +69,19 @@ def need(recipe: Recipe, net: nn.Module, plan: Plan, parts: int) -> Need | None:
     return Need(plan, parts, images, saved, 4 * numbers * (copies + (recipe.optim.average > 0)))
 
 
+def _world() -> int:
+    """The processes that share a batch."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
 def fitting(recipe: Recipe, net: nn.Module, limit: int) -> Need | None:
     """The first that fits: another plan, then more parts of the batch too; None where none does."""
-    begin = PLANS.index(recipe.device.memory)
+    plans = PLANS[PLANS.index(recipe.device.memory) :]
+    if recipe.device.compile or (_world() > 1 and recipe.device.parallel == "fsdp"):
+        plans = plans[:1]  # neither goes with a plan
     parts = recipe.optim.accumulate
     while parts <= recipe.batch_size:
-        for plan in PLANS[begin:]:
+        for plan in plans:
             needed = need(recipe, net, plan, parts)
             if needed is not None and needed.total <= USABLE * limit:
                 return needed

@@ -167,6 +167,11 @@ def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
             '[device] parallel = "fsdp": blocks that a rank drops have no gradients to be shared; '
             'net.drop_mode = "row" or parallel = "ddp" have'
         )
+    if recipe.device.memory != "keep":
+        raise ValueError(
+            f'[device] parallel = "fsdp" with memory = "{recipe.device.memory}": values cannot be '
+            'made again of weights that have left the process; choose one of the two, or "ddp"'
+        )
     if recipe.optim.average:
         raise ValueError('[device] parallel = "fsdp" keeps no average: take "ddp"')
     if recipe.optim.kind not in ("sgd", "adamw"):
