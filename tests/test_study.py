@@ -139,12 +139,12 @@ def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
     command += ["epochs=3", "data.train=256"]
     with (tmp_path / "said").open("w") as said:
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
-        for _ in range(600):
-            if list((out / "runs").glob("*/gradients.json")):
+        for _ in range(3000):  # the processors may be shared with much else
+            if list((out / "runs").glob("*/gradients.json")) or running.poll() is not None:
                 break
             time.sleep(0.1)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(60) == 143
+        assert running.wait(300) == 143
     finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/gradients.json")}
     assert 1 <= len(finished) < 3
     assert "goes on from there" in (tmp_path / "said").read_text()
