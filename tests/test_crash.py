@@ -113,7 +113,7 @@ class Server:
 
     def _answer(self) -> Any:
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], 120)
+        ready, _, _ = select.select([self.process.stdout], [], [], 300)
         assert ready, "the server does not answer"
         return json.loads(self.process.stdout.readline())
 

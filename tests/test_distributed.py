@@ -281,6 +281,19 @@ def test_what_is_evaluated_in_shares_is_what_one_process_finds(folder, whole):
 # ------------------------------------------------------------------------------- it is stopped
 
 
+def caught(server: Server, out: Path, *said: str, at: tuple[int, int, int]) -> dict[str, Any]:
+    """A new run that a signal found in training. On a busy machine one may come late: again, then.
+
+    at: lines of the log, rank, signal.
+    """
+    for _ in range(10):
+        ended = server.train(out, *said, signals=[at])
+        if ended["landed"] and ended["landed"][0] < 11:
+            return ended
+        shutil.rmtree(out)
+    raise AssertionError("no signal of 10 came in time")
+
+
 @pytest.mark.parametrize(("ranks", "said"), [(3, ()), (2, ("device.parallel=fsdp",))])
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(server, folder, ranks, said):
     """To the bit; with three of them sums depend on the order in which they are made."""
@@ -299,7 +312,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(server, folder, r
 
 def test_it_goes_on_with_another_number_of_processes_which_is_said(server, folder):
     out = folder / "fewer"
-    ended = server.train(out, signals=[(3, 0, signal.SIGTERM)])
+    ended = caught(server, out, at=(3, 0, signal.SIGTERM))
     assert ended["exits"] == [143, 143], ended["all"]
     ended = server.train(out, ranks=1)
     assert ended["exits"] == [0], ended["all"]
@@ -313,16 +326,14 @@ def test_it_goes_on_with_another_number_of_processes_which_is_said(server, folde
 
 def test_who_was_killed_is_named_and_the_run_goes_on(server, folder, whole):
     out = folder / "killed"
-    landed = 0
-    for lines, rank in ((2, 1), (6, 0)):
-        ended = server.train(out, signals=[(lines, rank, signal.SIGKILL)])
-        if ended["landed"] and ended["landed"][0] < 12:
-            landed += 1
+    first = caught(server, out, at=(2, 1, signal.SIGKILL))
+    second = server.train(out, signals=[(6, 0, signal.SIGKILL)])
+    for rank, ended in ((1, first), (0, second)):
+        if ended["landed"] and ended["landed"][0] < 11:
             assert ended["exits"][rank] == -signal.SIGKILL
             assert ended["exits"][1 - rank] == 1
             assert f"rank {rank} ended" in ended["said"][1 - rank], ended["all"]
             assert "Traceback" not in ended["all"]
-    assert landed, "no kill came in time"
     assert server.train(out)["exits"] == [0, 0]
     assert outcome(out) == whole
 
@@ -330,8 +341,7 @@ def test_who_was_killed_is_named_and_the_run_goes_on(server, folder, whole):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_who_stands_still_is_named_within_the_timeout(server, folder, whole, rank):
     out = folder / f"still-{rank}"
-    ended = server.train(out, "device.timeout=8.0", signals=[(3, rank, signal.SIGSTOP)])
-    assert ended["landed"], ended["all"]
+    ended = caught(server, out, "device.timeout=20.0", at=(3, rank, signal.SIGSTOP))
     assert ended["exits"][1 - rank] == 1  # and the server did not have to end it
     assert f"rank {rank}" in ended["said"][1 - rank], ended["all"]
     assert newest(out).step < 12
@@ -341,10 +351,10 @@ def test_who_stands_still_is_named_within_the_timeout(server, folder, whole, ran
 
 
 def test_who_lives_and_does_not_go_on_is_named_within_the_timeout(server, folder):
-    ended = server.train(folder / "hanging", "device.timeout=8.0", hanging=1)
+    ended = server.train(folder / "hanging", "device.timeout=20.0", hanging=1)
     assert ended["exits"] == [1, 1]
     assert ended["all"].count("plusx:") == 1, ended["all"]
-    assert "rank 1 did not go on for 8 seconds" in ended["all"]
+    assert "rank 1 did not go on for 20 seconds" in ended["all"]
     assert newest(folder / "hanging").step == 4
 
 
