@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from plusx.grammar.sentence import Word, parse
 from plusx.nn.block import say
 from plusx.nn.network import Network, stage_positions
+from plusx.nn.reversible import ReversibleNetwork
 from plusx.train.loop import evaluating
 
 
@@ -32,8 +33,6 @@ _PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "alexnet": lambda net, maps: net.fc(net.tail(maps)),
     "googlenet": lambda net, maps: net.fc(net.dropout(net.avgpool(maps).flatten(1))),
     "resnet8_keras": lambda net, maps: net.fc(maps.mean((2, 3))),
-    "revnet38": lambda net, maps: net.fc(net.tail(maps).flatten(1)),
-    "revnet110": lambda net, maps: net.fc(net.tail(maps).flatten(1)),
 }
 
 
@@ -118,7 +117,9 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
     word that moves positions. ValueError: the network cannot be cut there.
     """
     if isinstance(net, Network):
-        return _cut_network(net, stage)
+        return _cut_network(net, stage, _pooled(parse(net.spec.tail).branch))
+    if isinstance(net, ReversibleNetwork):
+        return _cut_network(net, stage, net.tail.names.index("pool1"))
     answer = _PLAIN.get(str(getattr(net, "plain", "")))
     if answer is None:
         raise ValueError(
@@ -159,10 +160,10 @@ def scores(answers: Tensor, classes: Classes) -> Tensor:
     return answers.gather(1, wanted[:, None])[:, 0]
 
 
-def _cut_network(net: Network, stage: int | None) -> Cut:
-    words, names = parse(net.spec.tail).branch, net.tail.names
+def _cut_network(net: Network | ReversibleNetwork, stage: int | None, pooled: int) -> Cut:
+    names = net.tail.names
     if stage is None:
-        stage, place = len(net.widths) - 1, _pooled(words)
+        stage, place = len(net.widths) - 1, pooled
     else:
         (stage,), place = stage_positions([stage], len(net.widths)), 0
 
@@ -171,8 +172,7 @@ def _cut_network(net: Network, stage: int | None) -> Cut:
 
     def answer(x: Tensor) -> Tensor:
         for i in range(stage + 1, len(net.widths)):
-            if net.spec.stages[i].enter:
-                x = getattr(net, f"enter{i + 1}")(x)
+            x = getattr(net, f"enter{i + 1}", nn.Identity())(x)
             x = getattr(net, f"layer{i + 1}")(x)
         return net.fc(say(net.tail, names[place:], x).flatten(1))
 
