@@ -151,6 +151,7 @@ def test_waiting_is_measured_and_recorded(startup: ModuleType, tmp_path: Path) -
     assert rows["plusx --help"]["seconds"]["value"] > rows["python"]["seconds"]["value"]
 
 
+@pytest.mark.slow
 def test_both_loaders_give_the_same_pixels() -> None:
     loader = importlib.import_module("loader")
     source, _ = loader.images()

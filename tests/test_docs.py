@@ -112,6 +112,7 @@ def test_the_tool_makes_tables_of_every_network() -> None:
     assert set(main[1].splitlines()) <= set(made)
 
 
+@pytest.mark.slow
 def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = text.replace("| 25,557,032 |", "| 25,557,033 |")

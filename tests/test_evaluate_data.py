@@ -198,6 +198,7 @@ def test_classes_without_names_are_taken_in_the_order_of_the_data(
         evaluate(load_run(weights_of(tmp_path / "three.safetensors", 3)), data=folder)
 
 
+@pytest.mark.slow
 def test_the_folders_of_imagenet_are_its_classes_in_their_order(tmp_path: Path) -> None:
     for number in range(1000):
         path = tmp_path / "val" / f"n{1440764 + number:08}" / "0.png"

@@ -10,6 +10,8 @@ from plusx.nn.plain import PLAIN, SameConv2d
 from plusx.zoo import Plain
 
 
+# the deepest of them takes as long as all others
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] * (n == "revnet110")) for n in PLAIN]
 SIDE = {"alexnet": 64, "googlenet": 64, "resnet8_keras": 32, "revnet38": 32, "revnet110": 32}
 
 
@@ -17,7 +19,7 @@ def test_the_zoo_has_the_same_names() -> None:
     assert set(PLAIN) == {name for name in zoo.names() if isinstance(zoo.find(name), Plain)}
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_zoos_figures_are_those_of_the_module(name: str) -> None:
     figures = zoo.find(name)
     with torch.device("meta"):
@@ -38,7 +40,7 @@ def multiply_adds(total: list[int]) -> object:
     return count
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", NAMES)
 def test_features_embed_and_head(name: str) -> None:
     net = plusx.create_model(name, num_classes=3, in_channels=2, seed=0).eval()
     side = SIDE[name]
@@ -60,7 +62,7 @@ def test_features_embed_and_head(name: str) -> None:
     assert torch.equal(net(x), y)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_reaches_the_input_and_every_parameter(name: str) -> None:
     net = plusx.create_model(name, num_classes=3, seed=0)
     x = torch.randn(2, 3, SIDE[name], SIDE[name], requires_grad=True)

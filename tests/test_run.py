@@ -153,6 +153,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_with_weights(finished: Path, tmp_path: Path) -> None:
     base = 'base = "resnet20"\nnum_classes = 10'
     recipe = parse_recipe(_with_net(TINY, base), ["epochs=1"])

@@ -223,6 +223,7 @@ def test_without_a_flush_that_would_be_noticed(tmp_path, record, forgotten):
     assert faults_after(tmp_path, careless, 200) != []
 
 
+@pytest.mark.slow
 def test_without_a_rename_that_would_be_noticed(tmp_path, record):
     # and as it would be if it wrote everything under its final name
     for name in (f"{store.CHECKPOINTS}/step-00000001", "result.json"):

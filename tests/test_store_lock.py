@@ -44,6 +44,7 @@ def test_one_process_cannot_hold_a_folder_twice(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_of_two_that_start_together_exactly_one_wins(tmp_path):
     for round_ in range(20):
         folder = tmp_path / str(round_)

@@ -99,7 +99,9 @@ def cancelled(key: str, spec: Net) -> bool:
     return key.endswith("bias") or (spec.stem.startswith("conv16") and "qkv" in key)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "revnet110")) for n in PLAIN]
+)
 def test_plain_modules_keep_the_same_promises(name: str) -> None:
     spec = find(name)
     torch.manual_seed(0)
