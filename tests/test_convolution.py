@@ -19,7 +19,7 @@ def slopes(y: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad((y * weights).sum(), inputs)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),

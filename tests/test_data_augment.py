@@ -165,7 +165,7 @@ def test_a_crop_is_a_window_of_the_padded_image(
         assert places
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.sampled_from(["pad1", "pad3", "crop6", "crop4", "flip", "vflip"]), max_size=6),
     st.integers(0, 99),

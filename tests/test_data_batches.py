@@ -156,7 +156,7 @@ def test_one_left_over_sample_is_dropped_in_training_only() -> None:
     split=st.sampled_from(["train", "test"]),
     drop_last=st.sampled_from([None, True, False]),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_shares_of_all_ranks_are_the_whole_batches(
     count: int, batch_size: int, world: int, split: str, drop_last: bool | None
 ) -> None:

@@ -81,7 +81,7 @@ FAMILIES = dict(families())
 SMALL = shrunken(zoo.find("resnet20"), width=16, depth=1)
 
 
-def check(net: nn.Module, sizes: tuple[int, ...], tokens: int = 0) -> bytes:
+def assert_exported(net: nn.Module, sizes: tuple[int, ...], tokens: int = 0) -> bytes:
     """Export, and compare with torch: eight inputs, one, and the sizes that the file states."""
     inputs = example_inputs(sizes, tokens)
     content = to_onnx(net, inputs[:1])
@@ -103,7 +103,7 @@ def kinds_of_nodes(content: bytes) -> list[str]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_computes_what_torch_does(name: str) -> None:
     net = FAMILIES[name]
-    content = check(stirred(plusx.create_model(net, seed=0)), *input_of(net))
+    content = assert_exported(stirred(plusx.create_model(net, seed=0)), *input_of(net))
     if name in ("resnet20", "resnet50_d", "cbam_resnet20", "quartznet15x5", "r3d_18"):
         assert "BatchNormalization" not in kinds_of_nodes(content)
 
@@ -113,7 +113,7 @@ def test_every_family_computes_what_torch_does(name: str) -> None:
     ("name", "size"), [("alexnet", 63), ("googlenet", 64), ("resnet8_keras", 32), ("revnet38", 32)]
 )
 def test_plain_modules_compute_what_torch_does(name: str, size: int) -> None:
-    check(stirred(plusx.create_model(name, num_classes=7, seed=0)), (3, size, size))
+    assert_exported(stirred(plusx.create_model(name, num_classes=7, seed=0)), (3, size, size))
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ class Steps(nn.Module):
 @pytest.mark.slow
 def test_steps_beside_those_of_our_networks() -> None:
     torch.manual_seed(0)
-    check(stirred(Steps()), (6, 9, 8))
+    assert_exported(stirred(Steps()), (6, 9, 8))
 
 
 def test_a_batch_norm_is_folded_with_the_precision_of_its_result() -> None:

@@ -92,7 +92,7 @@ def given_inputs(spec: Net, count: int = 3) -> Tensor:
     return inputs(spec, count).clone()  # the numbers are a part of a long table
 
 
-def same_as_plain(net: nn.Module, other: nn.Module, x: Tensor) -> None:
+def assert_same_as_plain(net: nn.Module, other: nn.Module, x: Tensor) -> None:
     """Two ways to train one network in float64 agree to rounding; statistics agree exactly."""
     ours, _ = step(net, x)
     theirs, _ = step(other, x)
@@ -108,7 +108,7 @@ def test_a_plan_changes_no_gradient_and_holds_less(plan: str) -> None:
     other = deepcopy(net)
     assert save_memory(net, plan) is net
     x = given_inputs(spec)
-    same_as_plain(net, other, x)
+    assert_same_as_plain(net, other, x)
     assert step(net, x)[1] < 0.75 * step(other, x)[1]
     save_memory(net, "keep")
     assert torch.equal(step(net, x)[0], step(other, x)[0])
@@ -146,17 +146,17 @@ def test_every_sentence_trains_alike_under_every_rule(name: str) -> None:
     net = plusx.create_model(spec, seed=0).double()
     x = given_inputs(spec)
     for rule in RULES[2:4]:
-        same_as_plain(ruled(deepcopy(net), rule), deepcopy(net), x)
+        assert_same_as_plain(ruled(deepcopy(net), rule), deepcopy(net), x)
 
 
 @pytest.mark.slow
 @given(said=plans(), rule=st.sampled_from(RULES[1:]))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_any_network_trains_alike_and_holds_what_is_told(said: dict, rule: Rule) -> None:
     spec = from_dict(said)
     net = plusx.create_model(spec, seed=0).double()
     x = torch.randn(3, 2, *[said["size"]] * said["ndim"], dtype=torch.float64)
-    same_as_plain(ruled(deepcopy(net), rule), deepcopy(net), x)
+    assert_same_as_plain(ruled(deepcopy(net), rule), deepcopy(net), x)
     _, held = step(ruled(net.float(), rule), x.float())
     if spec.norm == "batch" and "attn" not in said["stages"][0]["block"]["body"]:
         assert saved_bytes(spec, rule, 3) == pytest.approx(held, rel=0.05, abs=600)
@@ -168,7 +168,7 @@ def test_any_network_trains_alike_and_holds_what_is_told(said: dict, rule: Rule)
 def test_dropped_blocks_and_dropout_are_the_same(plan: str, mode: str) -> None:
     spec = replace(shrunken_spec("wrn16_4"), drop_path=0.5, drop_mode=mode)
     net = plusx.create_model(spec, seed=0).double()
-    same_as_plain(save_memory(deepcopy(net), plan), net, given_inputs(spec))
+    assert_same_as_plain(save_memory(deepcopy(net), plan), net, given_inputs(spec))
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_a_frozen_part_and_a_second_backward_pass() -> None:
     for parameter in net.layer1.parameters():
         parameter.requires_grad_(False)
     other, x = deepcopy(net), given_inputs(spec)
-    same_as_plain(save_memory(net, "segments"), other, x)
+    assert_same_as_plain(save_memory(net, "segments"), other, x)
     loss = net(x).square().sum()
     first = torch.autograd.grad(loss, net.fc.weight, retain_graph=True)[0]
     assert torch.equal(torch.autograd.grad(loss, net.fc.weight)[0], first)
@@ -260,7 +260,7 @@ def test_a_reversible_network_trains_as_if_activations_were_stored() -> None:
     other = deepcopy(net)
     other.reverses = False
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    same_as_plain(net, other, x)
+    assert_same_as_plain(net, other, x)
     assert step(net, x)[1] < 0.5 * step(other, x)[1]
 
 
