@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 # the optional parts that tests need
-EXTRAS := fast,onnx
+EXTRAS := detect,fast,medical,onnx,satellite
 # a process a core, each with one thread
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 .DEFAULT_GOAL := help

@@ -122,7 +122,7 @@ TYPOS = [
         'kind = "cifar10"',
         'kind = "cifar10"\npath = "x"',
         "15",
-        ["path", "kind = folder, csv, packed or shards"],
+        ["path", "kind = folder, csv, packed, shards, voc, coco, boxes or masks"],
     ),
     ('kind = "sgd"', 'kind = "adam"', "19", ["[optim] kind", "did you mean adamw"]),
     ('kind = "steps"', 'kind = "cosine"', "26", ["[schedule] at", "kind = steps"]),

@@ -14,12 +14,16 @@ from pydantic import TypeAdapter, ValidationError
 from plusx.grammar.toml import from_dict
 from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at
-from plusx.recipe.tables import Constant, NoMix, Recipe
+from plusx.recipe.tables import Classify, Constant, NoMix, Recipe
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 # Tables that have a kind where none is said.
-_DEFAULT_KINDS = {("schedule",): Constant().kind, ("data", "mix"): NoMix().kind}
+_DEFAULT_KINDS = {
+    ("schedule",): Constant().kind,
+    ("task",): Classify().kind,
+    ("data", "mix"): NoMix().kind,
+}
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
 

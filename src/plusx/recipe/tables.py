@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, InstanceOf, Strict, Tag
 from pydantic.dataclasses import dataclass
 
+from plusx.grammar.heads import Head
 from plusx.grammar.spec import Activation, Net, Norm
 from plusx.recipe import studies
 from plusx.recipe.values import CONFIG, Amount, Count, Flag, Part, Positive, Rate, Share
@@ -42,6 +43,35 @@ class Classify:
     label_smoothing: Share = 0.0
     class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
     multilabel: Flag = False
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Segment:
+    """A class for every position."""
+
+    kind: Literal["segment"] = "segment"
+    loss: str = "cross-entropy"  # words that are added: cross-entropy dice focal tversky
+    class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Detect:
+    """Boxes, and with [head] kind = "mask-rcnn" a mask for each."""
+
+    kind: Literal["detect"] = "detect"
+    score: Share = 0.05  # a box of a lower score is not told
+    overlap: Share = 0.6  # of two boxes of a class that overlap more, the better one is told
+    most: Positive = 100  # boxes of an image
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Embed:
+    """Vectors that are near each other where two images show the same."""
+
+    kind: Literal["embed"] = "embed"
+    loss: Literal["arcface", "triplet"] = "arcface"
+    margin: Rate = 0.5
+    scale: Rate = 64.0  # of the cosines, with arcface
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -83,6 +113,23 @@ class OwnData:
     train: Part | None = None  # images, or their share, that are trained on; None: all
     damaged: Literal["error", "skip"] = "error"
     decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class SceneData:
+    """Images with boxes or masks: a folder as Pascal VOC has it, a COCO JSON, a CSV of boxes, or
+    folders of images and of masks.
+    """
+
+    kind: Literal["voc", "coco", "boxes", "masks"]
+    path: str
+    size: tuple[Positive, Positive] | None = None  # height and width; None: as images are
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Part | None = None
+    train: Part | None = None
+    damaged: Literal["error", "skip"] = "error"
     workers: Count = 0
 
 
@@ -211,8 +258,9 @@ class Recipe:
         Discriminator(_net_tag),
     ]
     init: Init = Init()
-    task: Classify = Classify()
-    data: Annotated[KnownData | OwnData, Discriminator("kind")]
+    task: Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")] = Classify()
+    head: Annotated[Head, Discriminator("kind")] | None = None  # None: the network's own
+    data: Annotated[KnownData | OwnData | SceneData, Discriminator("kind")]
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
     device: Device = Device()
