@@ -1,6 +1,7 @@
 """What a set of labelled images is: Preprocessing, Sample and Source."""
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, Num, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -31,37 +32,51 @@ _PIECE = 2**18
 class Preprocessing:
     """How pixels become a network's input: size (height, width), channels, mean and std.
 
-    mean and std are on the scale 0 .. 1, one number a channel.
+    mean and std are one number a channel, on the scale on which `low`, the value of a stored
+    pixel, is 0 and `high` is 1. Images of 8 bits have 0 and 255; what else has another range
+    says so.
     """
 
     size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    low: int | float = 0
+    high: int | float = 255
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise ValueError(f"size {self.size}: a size is at least 1 x 1")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels {self.channels}: images have 1 or 3 channels")
+        if self.channels < 1:
+            raise ValueError(f"channels {self.channels}: images have 1 channel or more")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std {self.std}: every number must be above 0")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(
+                f"range {self.low} to {self.high}: from a lower number to a higher one"
+            )
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether stored pixels are from 0 to 255, as those of common image files are."""
+        return (self.low, self.high) == (0, 255)
 
     def normalise(
-        self, images: UInt8[Tensor, "*n c h w"], spare: Spare | None = None
+        self, images: Num[Tensor, "*n c h w"], spare: Spare | None = None
     ) -> Float32[Tensor, "*n c h w"]:
-        """(image / 255 - mean) / std in float32, bit for bit as torchvision's v2 transforms.
+        """((image - low) / (high - low) - mean) / std in float32.
 
+        Of 8 bits that is (image / 255 - mean) / std, bit for bit as torchvision's v2 transforms.
         spare: where memory for many images comes from; None is the system.
         """
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
         if images.device.type == "cpu" and images.ndim == 4 and images.numel() > 2 * _PIECE:
-            return _normalised(images, mean, std, spare or Spare())
-        scaled = images.to(torch.float32).mul_(1.0 / 255)
+            return _normalised(images, mean, std, self.low, self.high, spare or Spare())
+        scaled = _on_scale(images.to(torch.float32, copy=True), self.low, self.high)
         return scaled.sub_(mean[:, None, None]).div_(std[:, None, None])
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,22 +86,25 @@ class Preprocessing:
             "channels": self.channels,
             "mean": list(self.mean),
             "std": list(self.std),
+            **({} if self.eight_bits else {"low": self.low, "high": self.high}),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The other way round. Raises ValueError where a key is missing, unknown or unfit."""
-        wanted = {"size", "channels", "mean", "std"}
-        if set(values) != wanted:
-            wrong = ", ".join(sorted(set(values) ^ wanted))
+        wanted, ranged = {"size", "channels", "mean", "std"}, {"low", "high"}
+        if set(values) not in (wanted, wanted | ranged):
+            wrong = ", ".join(sorted(set(values) ^ (wanted | (ranged & set(values)))))
             raise ValueError(
-                f"preprocessing has the keys size, channels, mean, std; not so: {wrong}"
+                "preprocessing has the keys size, channels, mean, std, and may have low and high "
+                f"together; not so: {wrong or 'one of low and high'}"
             )
         try:
             height, width = (int(side) for side in values["size"])
             mean = tuple(float(number) for number in values["mean"])
             std = tuple(float(number) for number in values["std"])
-            return cls((height, width), int(values["channels"]), mean, std)
+            low, high = float(values.get("low", 0)), float(values.get("high", 255))
+            return cls((height, width), int(values["channels"]), mean, std, low, high)
         except TypeError as error:
             raise ValueError(f"preprocessing {values!r}: {error}") from None
 
@@ -258,7 +276,16 @@ class Source:
         return digest.hexdigest()
 
 
-def _normalised(images: Tensor, mean: Tensor, std: Tensor, spare: Spare) -> Tensor:
+def _on_scale(values: Tensor, low: int | float, high: int | float) -> Tensor:
+    """Values, in place, such that low is 0 and high is 1."""
+    if low:
+        values = values.sub_(low)
+    return values.mul_(1.0 / (high - low))
+
+
+def _normalised(
+    images: Tensor, mean: Tensor, std: Tensor, low: int | float, high: int | float, spare: Spare
+) -> Tensor:
     """The same, a few images at a time, which the processor's cache can hold between the steps.
 
     Images with their channels innermost keep them there.
@@ -278,7 +305,7 @@ def _normalised(images: Tensor, mean: Tensor, std: Tensor, spare: Spare) -> Tens
         mean, std = mean[:, None, None], std[:, None, None]
         step = max(1, _PIECE // (channels * height * width))
     for part, found in zip(rows.split(step), stored.split(step)):
-        part.copy_(found).mul_(1.0 / 255).sub_(mean).div_(std)
+        _on_scale(part.copy_(found), low, high).sub_(mean).div_(std)
     return made.permute(0, 3, 1, 2) if inner else made
 
 
