@@ -223,7 +223,23 @@ class Evaluate:
     every: Count = 1  # epochs; 0: at the end alone
     patience: Count = 0  # evaluations without a better one before the run stops; 0: never
     keep: Literal["last", "best"] | None = None  # None: the best with patience, else the last
-    monitor: Literal["accuracy", "loss"] = "accuracy"
+    # the figure by which the best is kept; None: the task's foremost one
+    monitor: (
+        Literal[
+            "accuracy",
+            "loss",
+            "auroc",
+            "mean_iou",
+            "dice",
+            "map50",
+            "map",
+            "mask_map50",
+            "mask_map",
+            "equal_error_rate",
+            "true_accept_rate",
+        ]
+        | None
+    ) = None
     # the views of an image that predictions average over
     views: Literal["one", "flip", "flip-shift"] = "one"
 

@@ -94,6 +94,10 @@ class Viewed(Task):
     def net(self) -> torch.nn.Module:  # type: ignore[override]
         return self.task.net
 
+    @property
+    def scores(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.task.scores
+
     def forward(self, batch: Any) -> Tensor:
         loss: Tensor = self.task(batch)
         return loss

@@ -13,17 +13,25 @@ from plusx.train.report import Report
 
 @dataclass
 class Sums:
-    """The training figures of an epoch so far, exact in JSON."""
+    """The training figures of an epoch so far, exact in JSON; error None: the task knows none."""
 
     images: int = 0
     loss: float = 0.0
-    error: float = 0.0
+    error: float | None = 0.0
 
     def add(self, report: Report, images: int) -> None:
         """Take in a step that saw so many images."""
         self.images += images
         self.loss += report.loss * images
-        self.error += report.seen["error"] * images
+        wrong = report.seen.get("error")
+        self.error = None if wrong is None or self.error is None else self.error + wrong * images
+
+    @property
+    def means(self) -> dict[str, float]:
+        """What an epoch's line in the log says."""
+        images = max(self.images, 1)
+        told = {"train_loss": self.loss / images}
+        return told if self.error is None else {**told, "train_error": self.error / images}
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """What a finished run says of its network, and the weights that it keeps."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,24 @@ from plusx.data.source import Source
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe
+from plusx.recipe.tables import Classify
 from plusx.run import parts
+from plusx.tasks.task import Task
 from plusx.weights import write_weights
 
 
-def write_kept(path: Path, recipe: Recipe, source: Source, net: nn.Module) -> None:
-    """Write the network's weights with all that is needed to use them.
+def write_kept(path: Path, recipe: Recipe, source: Source, task: Task) -> None:
+    """Write the weights of a task's network with all that is needed to use them.
 
     source: the images that it was trained on. OSError: they cannot be written.
     """
     write_weights(
         path,
-        net,
+        task.net,
         model=_name(recipe),
         preprocessing=source.preprocessing.to_dict(),
         classes=source.classes,
-        multilabel=recipe.task.multilabel,
+        multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
         view="whole" if source.in_memory else "middle",
     )
 
@@ -37,6 +40,22 @@ def described(recipe: Recipe, net: nn.Module) -> dict[str, Any]:
         "name": _name(recipe) or "inline",
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "multiply_adds": counted.multiply_adds,
+    }
+
+
+def of_training(task: Task, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What result.json says of the training images; `scores` are the keys of a task's figures.
+
+    `train_error` is the share of wrong answers, None where an answer is not right or wrong.
+    """
+    told = ("count", "loss", task.scores[0])
+    wrong = None
+    if "accuracy" in figures:
+        wrong = round((1 - figures["accuracy"]) * figures["count"]) / figures["count"]
+    return {
+        "scores": list(task.scores),
+        "train": {key: figures[key] for key in told if key in figures},
+        "train_error": wrong,
     }
 
 

@@ -21,6 +21,7 @@ from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.recipe import Recipe, to_toml
+from plusx.report.scores import better, line
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
 from plusx.run import memory, parts
@@ -28,7 +29,7 @@ from plusx.run.distributed import World
 from plusx.run.judging import Interrupted, Judging
 from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, identity, refuse_spoilt
 from plusx.run.progress import Display
-from plusx.run.result import described, write_kept
+from plusx.run.result import described, of_training, write_kept
 from plusx.run.sharing import Engine, Shared, engine_of
 from plusx.run.signals import Stopped
 from plusx.tasks.prepare import prepare
@@ -216,14 +217,11 @@ class Trainer:
         record: dict[str, Any] = {
             "epoch": number,
             "step": self.state.step,
-            "train_loss": self.sums.loss / max(self.sums.images, 1),
-            "train_error": self.sums.error / max(self.sums.images, 1),
+            **self.sums.means,
         }
-        said = [
-            f"epoch {number}/{self.epochs}",
-            f"train loss {record['train_loss']:.4f}",
-            f"train error {record['train_error']:.1%}",
-        ]
+        said = [f"epoch {number}/{self.epochs}", f"train loss {record['train_loss']:.4f}"]
+        if "train_error" in record:
+            said.append(f"train error {record['train_error']:.1%}")
         due = number == self.epochs or (every and number % every == 0)
         if self.validating is not None and due:
             begun = time.perf_counter()
@@ -234,16 +232,16 @@ class Trainer:
             self._observe(figures, number)
             seconds = time.perf_counter() - begun
             self.timing.append({"event": "evaluate", "epoch": number, "seconds": seconds})
-            said.append(
-                f"validation loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.1%}"
-            )
+            said.append(f"validation {line(figures, self.state.task.scores[:1])}")
         self.log.append(record)
         display.line("  ".join(said))
         self.epoch, self.batch, self.sums = number, 0, Sums()
 
     def _observe(self, figures: dict[str, Any], epoch: int) -> None:
-        monitor = self.recipe.evaluate.monitor
-        figure = figures[monitor] if monitor == "accuracy" else -figures[monitor]
+        monitor = self.recipe.evaluate.monitor or self.state.task.scores[0]
+        if figures.get(monitor) is None:
+            raise ValueError(f"[evaluate] monitor = {monitor!r}: the task has no such figure here")
+        figure = better(monitor, figures[monitor])
         before = self.patience.best
         out_of_patience = self.patience.observe(figure)
         self.stopped_early = bool(self.recipe.evaluate.patience) and out_of_patience
@@ -271,15 +269,14 @@ class Trainer:
         with self._judging(self.sets.train) as images:
             trained = self._judged(task, images)
         if self.world.first:
-            write_kept(self.out / files.WEIGHTS, self.recipe, self.sets.train, task.net)
+            write_kept(self.out / files.WEIGHTS, self.recipe, self.sets.train, task)
         return {
             **described(self.recipe, task.net),
             "data": self.sets.train.name,
             "seed": self.recipe.seed,
             "split": "validation" if validation else None,
             "validation": validation,
-            "train": {key: trained[key] for key in ("count", "loss", "accuracy")},
-            "train_error": round((1 - trained["accuracy"]) * trained["count"]) / trained["count"],
+            **of_training(task, trained),
             "epochs": self.epoch,
             "steps": self.state.step,
             "stopped_early": self.stopped_early,

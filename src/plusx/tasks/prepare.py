@@ -82,6 +82,10 @@ class Autocast(Task):
     def net(self) -> nn.Module:  # type: ignore[override]
         return self.task.net
 
+    @property
+    def scores(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.task.scores
+
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         with torch.autocast(self.device.type, HALVES[self.precision]):
             loss: Tensor = self.task(batch)

@@ -19,12 +19,15 @@ class Task(nn.Module, ABC):
     `seen` is what the latest forward saw on the way: short names and detached numbers, each a mean
     over the batch. Reports carry them on.
 
+    `scores` are the figures of its meters that say how good it is, the foremost first.
+
     A new kind of task is a class that fills in the abstract methods. One task is changed into
     another by a wrapper that holds it, never by inheriting from it.
     """
 
     net: nn.Module
     seen: dict[str, Tensor]
+    scores: tuple[str, ...]
 
     def __init__(self) -> None:
         super().__init__()
