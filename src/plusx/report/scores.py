@@ -1,0 +1,53 @@
+"""The figures that say how good a trained network is: what they are called, and which way is up."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Score(NamedTuple):
+    """A figure from 0 to 1. `less` says that less is better; `of_images` that it is the share of
+    images that are right, so that chance among images is known.
+    """
+
+    title: str
+    less: bool = False
+    of_images: bool = False
+
+
+# by their keys in figures
+SCORES: dict[str, Score] = {
+    "accuracy": Score("accuracy", of_images=True),
+    "precision": Score("precision"),
+    "recall": Score("recall"),
+    "f1": Score("F1"),
+    "auroc": Score("AUROC"),
+    "mean_iou": Score("mean IoU"),
+    "dice": Score("Dice"),
+    "position_accuracy": Score("accuracy of positions"),
+    "map50": Score("mAP at 0.5"),
+    "map": Score("mAP at 0.50:0.95"),
+    "mask_map50": Score("mask mAP at 0.5"),
+    "mask_map": Score("mask mAP at 0.50:0.95"),
+    "equal_error_rate": Score("equal error rate", less=True),
+    "true_accept_rate": Score("true accepts"),
+    "loss": Score("loss", less=True),
+}
+# of classifiers, and of runs from before other tasks were known
+OF_CLASSES = ("accuracy", "precision", "recall", "f1")
+
+
+def score(key: str) -> Score:
+    """What is known of a figure; of one that nobody named, that more is better."""
+    return SCORES.get(key, Score(key.replace("_", " ")))
+
+
+def better(key: str, value: float) -> float:
+    """The figure so that more is better."""
+    return -value if score(key).less else value
+
+
+def line(figures: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The loss, where there is one, and these figures as a part of a sentence."""
+    said = [] if figures.get("loss") is None else [f"loss {figures['loss']:.4f}"]
+    known = [key for key in keys if figures.get(key) is not None]
+    return ", ".join([*said, *(f"{score(key).title} {figures[key]:.1%}" for key in known)])
