@@ -25,7 +25,7 @@ import torch
 from plusx import store
 from plusx.data.loader import Loader
 from plusx.recipe import load_recipe
-from plusx.run import evaluate, load_run, parts
+from plusx.run import evaluate, load_run, parts, questions
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import reseed
 from plusx.train.optim import trained_parameters
@@ -212,7 +212,7 @@ def shares_on_one(recipe: Path, *overrides: str, ranks: int) -> State:
     sets = parts.open_sets(said)
     said = parts.resolved(said, sets.train)
     net, _ = parts.make_net(said)
-    task = prepare(parts.make_training_task(said, net, sets.train), device="cpu")
+    task = prepare(questions.make_training_task(said, net, sets.train), device="cpu")
     state = State(task, parts.optimizer_of(said, task), said.seed)
     rate = parts.make_schedule(said, said.steps or 0)
     loader = Loader(
@@ -256,10 +256,11 @@ def test_a_block_that_one_process_drops_and_another_does_not(server, folder):
 
 
 def test_where_no_norm_looks_at_the_batch_they_are_one_process(server, folder):
+    """Of batches of 63 shares have 32 and 31 samples, and are worked off in as many parts."""
     for name, ranks, *said in (
         ("one", 1),
         ("two", 2, "optim.accumulate=2"),
-        ("sharded", 2, "device.parallel=fsdp", "optim.accumulate=3"),
+        ("sharded", 2, "device.parallel=fsdp", "optim.accumulate=32"),
     ):
         ended = server.train(folder / name, *said, "optim.clip=0.5", recipe="plain", ranks=ranks)
         assert ended["exits"] == [0] * ranks, ended["all"]

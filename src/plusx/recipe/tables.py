@@ -74,6 +74,9 @@ class Embed:
     scale: Rate = 64.0  # of the cosines, with arcface
 
 
+TaskTable = Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")]
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class NoMix:
     kind: Literal["none"] = "none"
@@ -274,7 +277,7 @@ class Recipe:
         Discriminator(_net_tag),
     ]
     init: Init = Init()
-    task: Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")] = Classify()
+    task: TaskTable = Classify()
     head: Annotated[Head, Discriminator("kind")] | None = None  # None: the network's own
     data: Annotated[KnownData | OwnData | SceneData, Discriminator("kind")]
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]

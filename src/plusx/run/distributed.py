@@ -112,15 +112,19 @@ class World:
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
 
-    def send(self, tensor: Tensor) -> None:
-        """Give rank 0 a tensor."""
-        distributed.send(tensor.cpu().contiguous(), 0)
+    def send(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give rank 0 tensors of any shape."""
+        data = torch.frombuffer(bytearray(encode(tensors)), dtype=torch.uint8)
+        distributed.send(torch.tensor([len(data)]), 0)
+        distributed.send(data, 0)
 
-    def receive(self, rank: int, like: Tensor, length: int) -> Tensor:
-        """On rank 0: what a rank sends, `length` rows of what `like` has."""
-        made = torch.empty((length, *like.shape[1:]), dtype=like.dtype)
-        distributed.recv(made, rank)
-        return made
+    def receive(self, rank: int) -> dict[str, Tensor]:
+        """On rank 0: what a rank sends."""
+        length = torch.zeros(1, dtype=torch.int64)
+        distributed.recv(length, rank)
+        data = torch.empty(int(length), dtype=torch.uint8)
+        distributed.recv(data, rank)
+        return decode(data.numpy().tobytes(), f"what rank {rank} sent")[0]
 
     def _bytes(self, data: bytes) -> bytes:
         length = torch.tensor([len(data)])

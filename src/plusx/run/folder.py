@@ -18,7 +18,8 @@ from plusx.models import create_model
 from plusx.nn.network import Network
 from plusx.recipe import KnownData, Recipe, parse_recipe
 from plusx.run.environment import exact_eight_bits
-from plusx.run.parts import spec_of
+from plusx.run.parts import blank_net
+from plusx.run.questions import open_task
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 from plusx.weights import Weights, open_network
@@ -73,6 +74,11 @@ class Run:
         return any(True for _ in self.net.parameters())
 
     @property
+    def classifies(self) -> bool:
+        """Whether its answer is one of the classes, or some of them."""
+        return isinstance(self.task, Classify)
+
+    @property
     def multilabel(self) -> bool:
         """Whether an image can have several labels."""
         return isinstance(self.task, Classify) and self.task.multilabel
@@ -102,10 +108,10 @@ def load_run(path: str | Path) -> Run:
     )
     if (path / WEIGHTS).is_file():
         net, _ = open_network(path / WEIGHTS)
-        task = Classify(net, multilabel=recipe.task.multilabel, classes=classes)
+        task = open_task(recipe.task, net, classes)
     else:
-        net = create_model(spec_of(recipe.net), num_classes=len(classes), seed=recipe.seed)
-        task = Classify(net, multilabel=recipe.task.multilabel, classes=classes)
+        net = blank_net(recipe, len(classes))
+        task = open_task(recipe.task, net, classes)
         saved = store.load_checkpoint(path / store.CHECKPOINTS)
         if saved is None:
             raise ValueError(f"{path}: the run has no checkpoint yet")

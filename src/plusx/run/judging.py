@@ -60,18 +60,17 @@ class Judging:
                 if batch is None:
                     continue
                 predictions = task.predict(batch.to(task.device).inputs).cpu()
+                made = {"predictions": predictions, "targets": batch.targets.cpu()}
                 if not self.world.first:
-                    self.world.send(predictions)
+                    self.world.send(made)
                     continue
                 for rank in range(self.world.size):
-                    start = begin + rank * self.batch_size
-                    targets = self.source.labels[start : start + self.batch_size]
-                    if not len(targets):
+                    if begin + rank * self.batch_size >= len(self.source):
                         break
                     if rank:
-                        predictions = self.world.receive(rank, predictions, len(targets))
+                        made = self.world.receive(rank)
                     for meter in meters:
-                        meter.update(predictions, targets)
+                        meter.update(made["predictions"], made["targets"])
         figures = None
         if self.world.first:
             figures = {n: figure for meter in meters for n, figure in meter.compute().items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader
@@ -18,8 +18,7 @@ from plusx.grammar.spec import Net
 from plusx.models import create_model, initialised
 from plusx.nn.whitening import whiten
 from plusx.recipe import NetByName, OwnData, Recipe
-from plusx.recipe.tables import Constant, Cosine, Init, Muon, OneCycle, Sgd, Steps
-from plusx.tasks.classify import Classify
+from plusx.recipe.tables import Constant, Cosine, Embed, Init, Muon, OneCycle, Sgd, Steps
 from plusx.tasks.task import Task
 from plusx.train import schedule as rates
 from plusx.train.muon import make_muon
@@ -177,6 +176,12 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
     return net, found.preprocessing
 
 
+def blank_net(recipe: Recipe, classes: int) -> nn.Module:
+    """The recipe's network for so many classes, for weights to be loaded into it."""
+    own = recipe.net.num_classes if isinstance(recipe.task, Embed) else None
+    return create_model(spec_of(recipe.net), num_classes=own or classes, seed=recipe.seed)
+
+
 def begin_from(recipe: Recipe, net: nn.Module, source: Source) -> None:
     """What of a network's beginning depends on the images: a first convolution that whitens."""
     if not recipe.init.whiten:
@@ -186,35 +191,6 @@ def begin_from(recipe: Recipe, net: nn.Module, source: Source) -> None:
     few = source.subset(np.sort(stratified_order(source.labels, recipe.seed)[:WHITENED]).tolist())
     with Loader(few, split="validation") as loader:
         whiten(net, (batch.inputs for batch in loader.epoch(0)))
-
-
-def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Classify:
-    """The same with what only training knows: smoothing and the weights of the classes."""
-    if recipe.task.multilabel != source.multilabel:
-        has = "several labels a sample" if source.multilabel else "one label a sample"
-        said = str(recipe.task.multilabel).lower()
-        raise ValueError(f"[task] multilabel = {said}, but {source.name} has {has}")
-    return Classify(
-        net,
-        label_smoothing=recipe.task.label_smoothing,
-        class_weights=_class_weights(recipe, source),
-        multilabel=recipe.task.multilabel,
-        classes=source.classes,
-    )
-
-
-def _class_weights(recipe: Recipe, source: Source) -> Tensor | None:
-    said = recipe.task.class_weights
-    if said == "none":
-        return None
-    if said != "balanced":
-        return torch.tensor(said, dtype=torch.float32)
-    labels, classes = source.labels.cpu(), len(source.classes)
-    if source.multilabel:
-        positive = labels.sum(0).clamp(min=1)
-        return (len(source) - positive) / positive
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
-    return (len(source) / (classes * counts)).to(torch.float32)
 
 
 def make_schedule(recipe: Recipe, total: int) -> rates.Schedule:

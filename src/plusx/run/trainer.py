@@ -24,7 +24,7 @@ from plusx.recipe import Recipe, to_toml
 from plusx.report.scores import better, line
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
-from plusx.run import memory, parts
+from plusx.run import memory, parts, questions
 from plusx.run.distributed import World
 from plusx.run.judging import Interrupted, Judging
 from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, identity, refuse_spoilt
@@ -58,7 +58,7 @@ class Trainer:
         parts.begin_from(recipe, net, self.sets.train)
         device = recipe.device
         task = prepare(
-            parts.make_training_task(recipe, net, self.sets.train),
+            questions.make_training_task(recipe, net, self.sets.train),
             device=world.device(device.kind),
             precision=device.precision,
             channels_last=device.channels_last,

@@ -1,0 +1,122 @@
+"""From a recipe's [task] to the task: in training, and to use what was trained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from plusx.data.source import Source
+from plusx.recipe import Recipe
+from plusx.recipe.tables import Classify as ClassifyTable
+from plusx.recipe.tables import Detect as DetectTable
+from plusx.recipe.tables import Embed as EmbedTable
+from plusx.recipe.tables import Segment as SegmentTable
+from plusx.recipe.tables import TaskTable
+from plusx.tasks.classify import Classify
+from plusx.tasks.task import Task
+
+
+_ADAPTER: TypeAdapter[TaskTable] = TypeAdapter(TaskTable)
+
+
+def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
+    """The recipe's task with what only training knows: smoothing, the weights of the classes.
+
+    ValueError: the images do not have what the task asks for.
+    """
+    table = recipe.task
+    if isinstance(table, SegmentTable):
+        from plusx.tasks.segment import Segment
+
+        return Segment(
+            net,
+            loss=table.loss,
+            class_weights=_position_weights(table, source),
+            classes=source.classes,
+        )
+    if isinstance(table, DetectTable | EmbedTable):
+        return open_task(table, net, source.classes)
+    return _classifier(table, net, source)
+
+
+def open_task(table: TaskTable, net: nn.Module, classes: Sequence[str] | None) -> Task:
+    """The task that a trained network answers."""
+    if isinstance(table, SegmentTable):
+        from plusx.tasks.segment import Segment
+
+        return Segment(net, loss=table.loss, classes=classes)
+    if isinstance(table, DetectTable):
+        from plusx.tasks.detect import Detect
+
+        return Detect(
+            net, score=table.score, overlap=table.overlap, most=table.most, classes=classes
+        )
+    if isinstance(table, EmbedTable):
+        from plusx.tasks.embed import Embed
+
+        return Embed(net, loss=table.loss, margin=table.margin, scale=table.scale, classes=classes)
+    return Classify(net, multilabel=table.multilabel, classes=classes)
+
+
+def told(table: TaskTable) -> dict[str, Any]:
+    """A task as a file of weights says it; `read` is the other way round."""
+    return asdict(table)
+
+
+def read(said: Mapping[str, Any] | None, multilabel: bool = False) -> TaskTable:
+    """The table that a file of weights holds; a classifier where it says nothing.
+
+    ValueError: it is no table of a task.
+    """
+    if said is None:
+        return ClassifyTable(multilabel=multilabel)
+    try:
+        return _ADAPTER.validate_python(dict(said))
+    except ValidationError as error:
+        raise ValueError(f"no task is {dict(said)!r}: {error.errors()[0]['msg']}") from None
+
+
+def _classifier(table: ClassifyTable, net: nn.Module, source: Source) -> Classify:
+    if getattr(source, "truth", None) is not None:
+        raise ValueError(
+            f'[task] kind = "classify", but {source.name} has boxes or masks: "detect" or "segment"'
+        )
+    if table.multilabel != source.multilabel:
+        has = "several labels a sample" if source.multilabel else "one label a sample"
+        said = str(table.multilabel).lower()
+        raise ValueError(f"[task] multilabel = {said}, but {source.name} has {has}")
+    return Classify(
+        net,
+        label_smoothing=table.label_smoothing,
+        class_weights=_class_weights(table, source),
+        multilabel=table.multilabel,
+        classes=source.classes,
+    )
+
+
+def _class_weights(table: ClassifyTable, source: Source) -> Tensor | None:
+    said = table.class_weights
+    if said == "none":
+        return None
+    if said != "balanced":
+        return torch.tensor(said, dtype=torch.float32)
+    labels, classes = source.labels.cpu(), len(source.classes)
+    if source.multilabel:
+        positive = labels.sum(0).clamp(min=1)
+        return (len(source) - positive) / positive
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
+    return (len(source) / (classes * counts)).to(torch.float32)
+
+
+def _position_weights(table: SegmentTable, source: Source) -> Tensor | None:
+    said = table.class_weights
+    if said == "none":
+        return None
+    if said != "balanced":
+        return torch.tensor(said, dtype=torch.float32)
+    from plusx.tasks.segment import balanced
+
+    return balanced(source.position_counts())
