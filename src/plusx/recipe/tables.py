@@ -50,8 +50,13 @@ class Segment:
     """A class for every position."""
 
     kind: Literal["segment"] = "segment"
-    loss: str = "cross-entropy"  # words that are added: cross-entropy dice focal tversky
-    class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
+    # words that are added: cross-entropy dice focal tversky lovasz
+    loss: str = "cross-entropy"
+    # by how many positions each class has; root: of the square root of its share
+    class_weights: Literal["none", "balanced", "root"] | tuple[Rate, ...] = "none"
+    background: str = ""  # the class that is what is left over, which Dice leaves out
+    window: tuple[Positive, ...] | None = None  # positions looked at at a time; None: the whole
+    overlap: Share = 0.5  # what two windows have in common
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

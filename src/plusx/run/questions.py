@@ -29,14 +29,7 @@ def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     """
     table = recipe.task
     if isinstance(table, SegmentTable):
-        from plusx.tasks.segment import Segment
-
-        return Segment(
-            net,
-            loss=table.loss,
-            class_weights=_position_weights(table, source),
-            classes=source.classes,
-        )
+        return _segmenter(table, net, source.classes, _position_weights(table, source))
     if isinstance(table, DetectTable | EmbedTable):
         return open_task(table, net, source.classes)
     return _classifier(table, net, source)
@@ -45,9 +38,7 @@ def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
 def open_task(table: TaskTable, net: nn.Module, classes: Sequence[str] | None) -> Task:
     """The task that a trained network answers."""
     if isinstance(table, SegmentTable):
-        from plusx.tasks.segment import Segment
-
-        return Segment(net, loss=table.loss, classes=classes)
+        return _segmenter(table, net, classes, None)
     if isinstance(table, DetectTable):
         from plusx.tasks.detect import Detect
 
@@ -111,12 +102,28 @@ def _class_weights(table: ClassifyTable, source: Source) -> Tensor | None:
     return (len(source) / (classes * counts)).to(torch.float32)
 
 
+def _segmenter(
+    table: SegmentTable, net: nn.Module, classes: Sequence[str] | None, weights: Tensor | None
+) -> Task:
+    from plusx.tasks.segment import Segment
+
+    return Segment(
+        net,
+        loss=table.loss,
+        class_weights=weights,
+        classes=classes,
+        background=table.background,
+        window=table.window,
+        overlap=table.overlap,
+    )
+
+
 def _position_weights(table: SegmentTable, source: Source) -> Tensor | None:
     said = table.class_weights
     if said == "none":
         return None
-    if said != "balanced":
+    if isinstance(said, tuple):
         return torch.tensor(said, dtype=torch.float32)
     from plusx.tasks.segment import balanced
 
-    return balanced(source.position_counts())
+    return balanced(source.position_counts(), said)

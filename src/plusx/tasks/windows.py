@@ -1,0 +1,86 @@
+"""Answers for positions that are asked window by window, where an input is too large for one look.
+
+The windows of one dimension overlap, the first begins at the start and the last ends at the end.
+What several windows say of a position is averaged, each by how near it lies to the middle of the
+window: at a window's edge a network sees less of what is around. So do nnU-Net (Isensee et al.
+2021) and MONAI's sliding_window_inference.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from math import ceil
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+# Deviation of the Gaussian weights, as a share of the window's length (nnU-Net, MONAI).
+SIGMA = 0.125
+# The least weight: at the corner of a volume the Gaussian itself would be lost in rounding.
+LEAST = 1e-3
+
+
+def starts(length: int, window: int, overlap: int | float) -> list[int]:
+    """Where windows begin along a dimension of so many positions, ascending.
+
+    overlap: the share of a window that the next one covers too, at least; 0 <= overlap < 1.
+    A window that is no shorter than the dimension begins at 0, alone.
+    """
+    assert length > 0
+    assert window > 0
+    assert 0 <= overlap < 1
+    if window >= length:
+        return [0]
+    step = max(1, int(window * (1 - overlap)))
+    count = ceil((length - window) / step) + 1
+    return [place * (length - window) // (count - 1) for place in range(count)]
+
+
+def windows(
+    size: Sequence[int], window: Sequence[int], overlap: int | float
+) -> list[tuple[slice, ...]]:
+    """The windows over `size`, in order, the last dimension the quickest."""
+    assert len(size) == len(window)
+    along = [
+        [slice(start, start + min(side, length)) for start in starts(length, side, overlap)]
+        for length, side in zip(size, window)
+    ]
+    return list(product(*along))
+
+
+def importance(window: Sequence[int]) -> Float[Tensor, "*s"]:
+    """The weight of every position of a window: a Gaussian around the middle, at most 1."""
+    weights = torch.ones((), dtype=torch.float32)
+    for side in window:
+        places = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+        along = torch.exp(-0.5 * (places / (SIGMA * side)) ** 2)
+        weights = weights[..., None] * along
+    return weights.clamp(min=LEAST)
+
+
+def over_windows(
+    answer: Callable[[Tensor], Tensor],
+    inputs: Float[Tensor, "n c *s"],
+    window: Sequence[int],
+    overlap: int | float,
+) -> Float[Tensor, "n k *s"]:
+    """What `answer` says of every position, from (n, c, *w) to (n, k, *w), window by window.
+
+    An input that fits in one window is asked whole, and so is a dimension that does.
+    """
+    size = tuple(inputs.shape[2:])
+    every = windows(size, window, overlap)
+    if len(every) == 1:
+        return answer(inputs)
+    weights = importance([place.stop - place.start for place in every[0]]).to(inputs.device)
+    told: Tensor | None = None
+    total = torch.zeros(size, dtype=torch.float32, device=inputs.device)
+    for place in every:
+        said = answer(inputs[(..., *place)])
+        if told is None:
+            told = said.new_zeros((len(inputs), said.shape[1], *size))
+        told[(..., *place)] += said * weights.to(said.dtype)
+        total[place] += weights
+    assert told is not None
+    return told.div_(total.to(told.dtype))
