@@ -16,6 +16,7 @@ from torch import Tensor
 from plusx.data.image import DEFAULT_LIMIT, Decoder, Picture, printable
 from plusx.data.packed import Packed
 from plusx.data.shards import Shards
+from plusx.data.space import Space
 from plusx.data.spare import Spare
 
 
@@ -32,6 +33,8 @@ _PIECE = 2**18
 class Preprocessing:
     """How pixels become a network's input: size (height, width), channels, mean and std.
 
+    `space` is the grid of volumes, of whose patches the size is a slice's.
+
     mean and std are one number a channel, on the scale on which `low`, the value of a stored
     pixel, is 0 and `high` is 1. Images of 8 bits have 0 and 255; what else has another range
     says so.
@@ -43,8 +46,11 @@ class Preprocessing:
     std: tuple[float, ...]
     low: int | float = 0
     high: int | float = 255
+    space: Space | None = None
 
     def __post_init__(self) -> None:
+        if self.space is not None and self.size != self.space.patch[1:]:
+            raise ValueError(f"size {self.size}: a patch has {self.space.patch}")
         if min(self.size) < 1:
             raise ValueError(f"size {self.size}: a size is at least 1 x 1")
         if self.channels < 1:
@@ -65,8 +71,10 @@ class Preprocessing:
         return (self.low, self.high) == (0, 255)
 
     def normalise(
-        self, images: Num[Tensor, "*n c h w"], spare: Spare | None = None
-    ) -> Float32[Tensor, "*n c h w"]:
+        self,
+        images: Num[Tensor, "*n c h w"] | Num[Tensor, "*n c d h w"],
+        spare: Spare | None = None,
+    ) -> Float32[Tensor, "*n c h w"] | Float32[Tensor, "*n c d h w"]:
         """((image - low) / (high - low) - mean) / std in float32.
 
         Of 8 bits that is (image / 255 - mean) / std, bit for bit as torchvision's v2 transforms.
@@ -74,10 +82,12 @@ class Preprocessing:
         """
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device)
-        if images.device.type == "cpu" and images.ndim == 4 and images.numel() > 2 * _PIECE:
+        many = images.ndim == 4 and self.space is None and images.numel() > 2 * _PIECE
+        if many and images.device.type == "cpu":
             return _normalised(images, mean, std, self.low, self.high, spare or Spare())
         scaled = _on_scale(images.to(torch.float32, copy=True), self.low, self.high)
-        return scaled.sub_(mean[:, None, None]).div_(std[:, None, None])
+        sides = (1,) * (2 if self.space is None else 3)
+        return scaled.sub_(mean.view(-1, *sides)).div_(std.view(-1, *sides))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON and TOML can hold."""
@@ -87,24 +97,28 @@ class Preprocessing:
             "mean": list(self.mean),
             "std": list(self.std),
             **({} if self.eight_bits else {"low": self.low, "high": self.high}),
+            **({} if self.space is None else {"space": self.space.to_dict()}),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The other way round. Raises ValueError where a key is missing, unknown or unfit."""
         wanted, ranged = {"size", "channels", "mean", "std"}, {"low", "high"}
+        space, values = values.get("space"), {k: v for k, v in values.items() if k != "space"}
         if set(values) not in (wanted, wanted | ranged):
             wrong = ", ".join(sorted(set(values) ^ (wanted | (ranged & set(values)))))
             raise ValueError(
                 "preprocessing has the keys size, channels, mean, std, and may have low and high "
-                f"together; not so: {wrong or 'one of low and high'}"
+                f"together, and space; not so: {wrong or 'one of low and high'}"
             )
         try:
             height, width = (int(side) for side in values["size"])
             mean = tuple(float(number) for number in values["mean"])
             std = tuple(float(number) for number in values["std"])
             low, high = float(values.get("low", 0)), float(values.get("high", 255))
-            return cls((height, width), int(values["channels"]), mean, std, low, high)
+            known = None if space is None else Space.from_dict(space)
+            size, channels = (height, width), int(values["channels"])
+            return cls(size, channels, mean, std, low, high, known)
         except TypeError as error:
             raise ValueError(f"preprocessing {values!r}: {error}") from None
 
