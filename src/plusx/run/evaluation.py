@@ -14,7 +14,8 @@ from plusx.data.loader import Loader
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import as_split
 from plusx.data.source import Source, Split, is_undivided, open_data, parts_of
-from plusx.recipe import OwnData, Recipe
+from plusx.recipe import KnownData, OwnData, Recipe
+from plusx.recipe.tables import Embed
 from plusx.run import parts
 from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
 from plusx.tasks.classify import Classify
@@ -50,10 +51,12 @@ def evaluate(
     """
     source = _source(run, data, as_split(split), damaged)
     task = run.task
-    if source.classes != run.classes:  # the data's names, where the weights have none
+    if run.classifies and source.classes != run.classes:  # the data's, where the weights name none
         task = Classify(run.net, multilabel=run.multilabel, classes=source.classes).eval()
     task = prepare(task, device=device)
     chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
+    if not run.classifies and chosen != "one":
+        raise ValueError(f"views = {chosen!r}: only answers of classifiers are averaged over views")
     loader = Loader(
         source,
         split="all",
@@ -63,8 +66,11 @@ def evaluate(
         view=run.view,
     )
     with loader:
-        figures = figures_of(Viewed(task, chosen), loader.epoch(0))
-    result = {"data": source.name, "split": source.split, "views": chosen, **figures}
+        asked = Viewed(task, chosen) if run.classifies else task
+        figures = figures_of(asked, loader.epoch(0))
+    told = {"views": chosen} if run.classifies else {}
+    result = {"data": source.name, "split": source.split, **told, "scores": list(task.scores)}
+    result |= figures
     if source.notices:
         result["notices"] = source.notices
     home = _home(run)
@@ -76,7 +82,7 @@ def evaluate(
                 "data": source.name,
                 **split_said,
                 "count": figures["count"],
-                "accuracy": figures["accuracy"],
+                task.scores[0]: figures[task.scores[0]],
             },
         )
     return result
@@ -127,6 +133,8 @@ def _source(
     recipe = run.recipe
     if recipe is None and home is not None and data is not None:
         recipe = read_recipe(home)
+    if recipe is not None and not isinstance(recipe.data, KnownData | OwnData):
+        return _of_its_kind(run, recipe, home, data, split)
     if data is None and recipe is None:
         raise ValueError(f"{run.path} is a file of weights: say which data with --data")
     trained_on = False
@@ -166,6 +174,33 @@ def _source(
     if run.assumed and source.in_memory:
         return source  # as is usual for the set
     return source.with_preprocessing(run.preprocessing)
+
+
+def _of_its_kind(
+    run: Run, recipe: Recipe, home: Path | None, data: str | Path | None, split: Split
+) -> Source:
+    """Images with boxes, masks and the like: the run's own, or others laid out as they are."""
+    own = data is None or is_own(recipe, data)
+    if not own:
+        if not hasattr(recipe.data, "path"):
+            raise ValueError(f'[data] kind = "{recipe.data.kind}" is made, not read from {data}')
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, path=str(data)))
+    source = parts.open_split(recipe, split)
+    if own and home is not None:
+        refuse_changed(home, source)
+    if run.named and run.classes and source.classes != run.classes and not told_by_people(run):
+        raise ValueError(
+            f"{source.name} has the classes {', '.join(source.classes[:8])}; the network knows "
+            f"{', '.join(run.classes[:8])}"
+        )
+    if not run.finished:
+        source = dataclasses.replace(source, notices=[f"{run.path}: {UNFINISHED}", *source.notices])
+    return source
+
+
+def told_by_people(run: Run) -> bool:
+    """Whether the network is for classes, such as people, that it never saw."""
+    return run.recipe is not None and isinstance(run.recipe.task, Embed)
 
 
 def other_data(
@@ -219,6 +254,8 @@ def _has_test(run: Run, data: str | Path | None, source: Source) -> bool:
     """Whether images that are kept for the test are among those of the split "all"."""
     if source.split != "all":
         return False
+    if run.recipe is not None and not isinstance(run.recipe.data, KnownData | OwnData):
+        return True  # nothing but the recipe says which of them test
     if data is None:
         assert run.recipe is not None
         said = run.recipe.data
@@ -238,9 +275,10 @@ def _home(run: Run) -> Path | None:
 
 def is_own(recipe: Recipe, data: str | Path) -> bool:
     """Whether `data` is what the recipe says to train on."""
-    if not isinstance(recipe.data, OwnData):
+    path = getattr(recipe.data, "path", None)
+    if path is None:
         return data == recipe.data.kind
-    own, given = Path(recipe.data.path).expanduser(), Path(data).expanduser()
+    own, given = Path(path).expanduser(), Path(data).expanduser()
     return own.exists() and given.exists() and own.samefile(given)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from plusx import store
 from plusx.recipe import Recipe, differences, to_toml
+from plusx.recipe.tables import Embed
 from plusx.run import folder as files
 from plusx.run import memory, parts
 from plusx.run.distributed import World, joined
@@ -134,7 +135,7 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
             f"[net] size = {size}, but the network sees images of {' x '.join(map(str, seen))} "
             f"of {sets.train.name}"
         )
-    expected = recipe.net.num_classes
+    expected = None if isinstance(recipe.task, Embed) else recipe.net.num_classes
     if expected is not None and expected != len(sets.train.classes):
         raise ValueError(
             f"[net] num_classes = {expected}, but {sets.train.name} has "
