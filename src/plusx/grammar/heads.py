@@ -41,12 +41,16 @@ class UNet:
 class Fcos:
     """An anchor-free one-stage detector (Tian et al. 2019) on a slim feature pyramid.
 
-    width: channels of the pyramid and the towers; depth: convolutions in each tower.
+    width: channels of the pyramid and the towers; depth: convolutions in each tower; finest: the
+    stride of the finest stage that the pyramid stands on; levels: how many it has, the coarser
+    ones by convolutions with stride 2.
     """
 
     kind: Literal["fcos"] = "fcos"
     width: int = 64
     depth: int = 2
+    finest: Literal[2, 4, 8, 16] = 8
+    levels: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from plusx.grammar.remember import Rule
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import Flow, Setting, each_dimension
 from plusx.grammar.spec import Net
-from plusx.nn.block import Phrase, ResidualBlock, attach, say
+from plusx.nn.block import Phrase, ResidualBlock, attach
 from plusx.nn.memory import remembering
 
 
@@ -60,15 +60,28 @@ class Network(nn.Module):
 
         Nothing is computed behind the last stage that is asked for.
         """
+        return self.pyramid(x, (), out)[1]
+
+    def pyramid(
+        self,
+        x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"],
+        stem: Sequence[int],
+        out: Sequence[int] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What the stem's words at the positions `stem` give, and `features`."""
         wanted = stage_positions(out, len(self.widths))
         with remembering(self.memory):
-            x, maps = say(self, self.stem, x), []
+            begun, maps = [], []
+            for position, name in enumerate(self.stem):
+                x = getattr(self, name)(x)
+                if position in stem:
+                    begun.append(x)
             for i in range(max(wanted, default=-1) + 1):
                 if self.spec.stages[i].enter:
                     x = getattr(self, f"enter{i + 1}")(x)
                 x = getattr(self, f"layer{i + 1}")(x)
                 maps.append(x)
-        return [maps[i] for i in wanted]
+        return begun, [maps[i] for i in wanted]
 
     def embed(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n width"]:
         """What the head sees."""

@@ -1,0 +1,187 @@
+"""Heads that give a class for every position: FCN, DeepLabV3 and a U-Net's decoder.
+
+Each takes the network's input and the maps of its stem and stages, finest first, and gives logits
+of the input's size. All work in one, two and three dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plusx.grammar.heads import DeepLab, Fcn, UNet
+from plusx.grammar.shapes import Flow, Setting
+from plusx.grammar.spec import Net
+from plusx.nn.block import Phrase
+from plusx.nn.dims import layer_type
+from plusx.nn.levels import Level, Levels
+
+
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # Chen et al. 2017, section 3.3
+BROADEST = 8  # a decoder's widest level against its narrowest
+
+
+class FcnHead(nn.Sequential):
+    """A 3 x 3 convolution to a quarter of the channels, and a 1 x 1 to the classes, under
+    torchvision's names."""
+
+    def __init__(self, channels: int, num_classes: int, ndim: int) -> None:
+        convolution, norm = layer_type("Conv", ndim), layer_type("BatchNorm", ndim)
+        inner = channels // 4
+        super().__init__(
+            convolution(channels, inner, 3, padding=1, bias=False),
+            norm(inner),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.1),
+            convolution(inner, num_classes, 1),
+        )
+
+
+class PooledBranch(nn.Sequential):
+    """What the whole map says, at every position."""
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
+        size = x.shape[2:]
+        return super().forward(x).expand(-1, -1, *size)
+
+
+class SpatialPyramid(nn.Module):
+    """Convolutions of several rates side by side (Chen et al. 2017, figure 5)."""
+
+    def __init__(self, channels: int, rates: Sequence[int], out: int, ndim: int) -> None:
+        super().__init__()
+        convolution, norm = layer_type("Conv", ndim), layer_type("BatchNorm", ndim)
+
+        def then(kernel: int, rate: int) -> list[nn.Module]:
+            edge = rate * (kernel // 2)
+            made = convolution(channels, out, kernel, padding=edge, dilation=rate, bias=False)
+            return [made, norm(out), nn.ReLU(inplace=True)]
+
+        pool = layer_type("AdaptiveAvgPool", ndim)(1)
+        self.convs = nn.ModuleList(
+            [
+                nn.Sequential(*then(1, 1)),
+                *(nn.Sequential(*then(3, rate)) for rate in rates),
+                PooledBranch(pool, *then(1, 1)),
+            ]
+        )
+        self.project = nn.Sequential(
+            convolution(len(self.convs) * out, out, 1, bias=False),
+            norm(out),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+        )
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
+        y: Tensor = self.project(torch.cat([convolve(x) for convolve in self.convs], dim=1))
+        return y
+
+
+class DeepLabHead(nn.Sequential):
+    """DeepLabV3's head under torchvision's names."""
+
+    def __init__(self, channels: int, num_classes: int, rates: Sequence[int], ndim: int) -> None:
+        convolution, norm = layer_type("Conv", ndim), layer_type("BatchNorm", ndim)
+        super().__init__(
+            SpatialPyramid(channels, rates, 256, ndim),
+            convolution(256, 256, 3, padding=1, bias=False),
+            norm(256),
+            nn.ReLU(inplace=True),
+            convolution(256, num_classes, 1),
+        )
+
+
+class Upsampled(nn.Module):
+    """A head on the last stage, its logits brought to the input's size, and where it is wanted
+    another one on the stage before, in training alone."""
+
+    def __init__(self, spec: Fcn | DeepLab, levels: Levels, num_classes: int) -> None:
+        super().__init__()
+        ndim, last = levels.net.ndim, levels.stages[-1].channels
+        self.classifier = (
+            FcnHead(last, num_classes, ndim)
+            if isinstance(spec, Fcn)
+            else DeepLabHead(last, num_classes, RATES[spec.stride], ndim)
+        )
+        self.aux_classifier: nn.Module | None = None
+        if spec.auxiliary:
+            if len(levels.stages) < 2:
+                raise ValueError("[head] auxiliary: the network has one stage, so none before it")
+            self.aux_classifier = FcnHead(levels.stages[-2].channels, num_classes, ndim)
+
+    def forward(
+        self, x: Tensor, stem: Sequence[Tensor], stages: Sequence[Tensor]
+    ) -> Float[Tensor, "n k *s"] | tuple[Float[Tensor, "n k *s"], Float[Tensor, "n k *s"]]:
+        size = list(x.shape[2:])
+        y = resized(self.classifier(stages[-1]), size)
+        if self.aux_classifier is None or not self.training:
+            return y
+        return y, resized(self.aux_classifier(stages[-2]), size)
+
+
+def resized(x: Float[Tensor, "n c *s"], size: list[int]) -> Float[Tensor, "n c *t"]:
+    """Linear interpolation, with positions at the middles of what they cover."""
+    return F.interpolate(x, size=size, mode=LINEAR[x.ndim - 2], align_corners=False)
+
+
+class UNetDecoder(nn.Module):
+    """From the coarsest map to the input's size: upsample, join the finer map, convolve twice
+    (Ronneberger et al. 2015, figure 1).
+
+    The finest level is the input itself, behind one convolution. Sizes need not be multiples of
+    anything: each map is brought to the size of the one it joins.
+    """
+
+    def __init__(self, spec: UNet, levels: Levels, num_classes: int) -> None:
+        super().__init__()
+        if spec.width < 1:
+            raise ValueError(f"[head] width = {spec.width}; it is at least 1")
+        net, ndim = replace(levels.net, affine=True), levels.net.ndim
+        self.levels = distinct(levels)
+        finest = self.levels[0]
+        self.reads_input = finest.source == "input"
+        widths = [spec.width * min(2**i, BROADEST) for i in range(len(self.levels))]
+        flow = flow_of(self.levels[-1])
+        if self.reads_input:
+            self.enter = Phrase("conv3 norm act", flow_of(finest), said_at(net, spec.width))
+        for i in range(len(self.levels) - 2, -1, -1):
+            beside = self.enter.flow if i == 0 and self.reads_input else flow_of(self.levels[i])
+            joined = replace(flow, channels=flow.channels + beside.channels)
+            up = Phrase("conv3 norm act conv3 norm act", joined, said_at(net, widths[i]))
+            self.add_module(f"up{i}", up)
+            flow = up.flow
+        self.classifier = layer_type("Conv", ndim)(flow.channels, num_classes, 1)
+
+    def forward(
+        self, x: Tensor, stem: Sequence[Tensor], stages: Sequence[Tensor]
+    ) -> Float[Tensor, "n k *s"]:
+        kinds = {"input": [x], "stem": stem, "stage": stages}
+        maps = [kinds[level.source][level.index] for level in self.levels]
+        if self.reads_input:
+            maps[0] = self.enter(x)
+        y = maps[-1]
+        for i in range(len(maps) - 2, -1, -1):
+            y = F.interpolate(y, size=maps[i].shape[2:], mode="nearest")
+            y = getattr(self, f"up{i}")(torch.cat([y, maps[i]], dim=1))
+        logits: Tensor = self.classifier(y)
+        return logits
+
+
+def distinct(levels: Levels) -> list[Level]:
+    """One level of each resolution, the deepest, finest first."""
+    last = {level.stride: level for level in levels.all}
+    return sorted(last.values(), key=lambda level: level.stride)
+
+
+def flow_of(level: Level) -> Flow:
+    """The level as what words are said to; sizes are not known, nor are they needed."""
+    return Flow(level.channels, (64,) * len(level.stride), level.stride)
+
+
+def said_at(net: Net, width: int) -> Setting:
+    """Where a head's words are said: the network's norm and activation, at a width of its own."""
+    return Setting(net, width, (1,) * net.ndim)

@@ -1,0 +1,101 @@
+"""A network with a head on its features: a class for every position, or boxes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from plusx.grammar.dense import backbone_of, stem_maps
+from plusx.grammar.heads import DeepLab, Fcn, Fcos, Head, UNet
+from plusx.nn.decoders import UNetDecoder, Upsampled
+from plusx.nn.levels import Levels, levels_of
+from plusx.nn.network import Network
+from plusx.nn.pyramid import FcosHead
+
+
+HEAD_MODULES: dict[type, Callable[[Any, Levels, int], nn.Module]] = {
+    Fcn: Upsampled,
+    DeepLab: Upsampled,
+    UNet: UNetDecoder,
+    Fcos: FcosHead,
+}
+DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
+
+
+class Dense(nn.Module):
+    """A network whose linear head is replaced by one that `head` describes.
+
+    The network is built anew without its head and what pools before it, and dilated where the head
+    wants finer features; its weights are the given network's. What it gives is, by the head,
+
+    fcn, deeplabv3, unet: logits (n, k, *s) of the input's size; in training with an auxiliary head
+        two of them;
+    fcos: a map a level (n, k + 5, h, w), finest first: logits of the classes, the distances to
+        left, top, right and bottom in pixels of the input, the logit of centre-ness.
+
+    Raises ValueError where the head cannot stand on the network.
+    """
+
+    def __init__(self, backbone: nn.Module, head: Head, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"a head for {num_classes} classes; there is at least 1")
+        self.head_spec, self.num_classes = head, num_classes
+        self.backbone = without_head(backbone, head)
+        levels = levels_of(self.backbone)
+        if head.kind in DETECTORS and levels.net.ndim != 2:
+            raise ValueError(
+                f'[head] kind = "{head.kind}" finds boxes in images; the network has '
+                f"{levels.net.ndim} dimensions"
+            )
+        self.stem_positions = (
+            tuple(found.position for found in stem_maps(self.backbone.spec))
+            if isinstance(self.backbone, Network)
+            else ()
+        )
+        self.head = HEAD_MODULES[type(head)](head, levels, num_classes)
+
+    @property
+    def level_strides(self) -> tuple[tuple[int, int], ...]:
+        """Of a detector's levels: the input's positions a step, down and right, finest first."""
+        strides: tuple[tuple[int, int], ...] = self.head.strides
+        return strides
+
+    def maps(
+        self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The maps of the stem that are finer than the stages', and those of the stages."""
+        if not isinstance(self.backbone, Network):
+            return [], self.backbone.features(x)  # type: ignore[operator]
+        stem, stages = self.backbone.pyramid(x, self.stem_positions)
+        stages[-1] = self.backbone.tail(stages[-1])
+        return stem, stages
+
+    def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Any:
+        return self.head(x, *self.maps(x))
+
+
+def without_head(backbone: nn.Module, head: Head) -> nn.Module:
+    """The same network and weights as a backbone; see `grammar.dense.backbone_of`."""
+    if isinstance(backbone, Network):
+        spec = backbone_of(backbone.spec, head)
+        if spec == backbone.spec:
+            return backbone
+        given = next(backbone.parameters())
+        made = Network(spec).to(given)
+        kept = {
+            key: each for key, each in backbone.state_dict().items() if key in made.state_dict()
+        }
+        made.load_state_dict(kept)
+        made.memory = backbone.memory
+        return made.train(backbone.training)
+    coarsest = max(backbone.strides)  # type: ignore[type-var, arg-type]
+    if isinstance(head, Fcn | DeepLab) and coarsest > head.stride:
+        raise ValueError(
+            f"[head] stride = {head.stride}: {backbone.plain} is a plain module of stride "
+            f"{coarsest}, which cannot be dilated"
+        )
+    backbone.reset_head(0)  # type: ignore[operator]
+    backbone.tail = nn.Identity()
+    return backbone

@@ -1,0 +1,116 @@
+"""One-stage detectors: a slim feature pyramid with the towers of FCOS, and YOLOv3's head."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plusx.grammar.heads import Fcos
+from plusx.grammar.spec import Net
+from plusx.nn.block import Phrase
+from plusx.nn.decoders import distinct, flow_of, said_at
+from plusx.nn.levels import Level, Levels
+
+
+RARE = 0.01  # the score with which a class begins everywhere (Lin et al. 2017, section 3.3)
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid (Lin et al. 2017): from the coarsest map down, each joined to what the
+    coarser ones say. Coarser levels than the network has are convolutions with stride 2.
+
+    `strides` are those of the levels, finest first.
+    """
+
+    def __init__(self, found: Sequence[Level], width: int, count: int) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(nn.Conv2d(level.channels, width, 1) for level in found)
+        self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in found)
+        more = max(count - len(found), 0)
+        self.coarser = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in range(more))
+        strides = [level.stride for level in found]
+        for _ in range(more):
+            strides.append(tuple(2 * size for size in strides[-1]))
+        self.strides = tuple(strides)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        y = self.inner[-1](maps[-1])
+        made = [self.outer[-1](y)]
+        for i in range(len(maps) - 2, -1, -1):
+            y = self.inner[i](maps[i]) + F.interpolate(y, size=maps[i].shape[2:], mode="nearest")
+            made.insert(0, self.outer[i](y))
+        for convolve in self.coarser:
+            made.append(convolve(F.relu(made[-1])))
+        return made
+
+
+class FcosHead(nn.Module):
+    """FCOS (Tian et al. 2019): at every position of every level the logits of the classes, the
+    distances to the four sides of a box in pixels of the input, and the logit of centre-ness.
+
+    Two towers of convolutions, each behind a group norm, are the same for all levels.
+    """
+
+    def __init__(self, spec: Fcos, levels: Levels, num_classes: int) -> None:
+        super().__init__()
+        if spec.width < 1 or spec.depth < 0:
+            raise ValueError(
+                f"[head] width = {spec.width}, depth = {spec.depth}; a width is at least 1, a "
+                "depth at least 0"
+            )
+        found = coarse(levels, spec.finest)
+        self.indices = tuple(level.index for level in found)
+        self.fpn = Pyramid(found, spec.width, spec.levels)
+        self.strides = self.fpn.strides
+        net = replace(levels.net, norm="group", affine=True)
+        self.classes = tower(net, spec)
+        self.boxes = tower(net, spec)
+        self.class_logits = nn.Conv2d(spec.width, num_classes, 3, padding=1)
+        self.distances = nn.Conv2d(spec.width, 4, 3, padding=1)
+        self.centre = nn.Conv2d(spec.width, 1, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(self.strides)))
+        for layer in (self.class_logits, self.distances, self.centre):
+            nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        assert self.class_logits.bias is not None
+        assert self.distances.bias is not None
+        nn.init.constant_(self.class_logits.bias, -math.log((1 - RARE) / RARE))
+        nn.init.constant_(self.distances.bias, 1.0)
+
+    def forward(
+        self, x: Tensor, stem: Sequence[Tensor], stages: Sequence[Tensor]
+    ) -> list[Float[Tensor, "n c h w"]]:
+        made = []
+        maps = self.fpn([stages[i] for i in self.indices])
+        for i, (y, stride) in enumerate(zip(maps, self.strides, strict=True)):
+            down, right = stride
+            boxes = self.boxes(y)
+            steps = F.softplus(self.scales[i] * self.distances(boxes))
+            away = steps * steps.new_tensor([right, down, right, down])[:, None, None]
+            made.append(
+                torch.cat([self.class_logits(self.classes(y)), away, self.centre(boxes)], 1)
+            )
+        return made
+
+
+def coarse(levels: Levels, finest: int) -> list[Level]:
+    """The stages of a stride of at least `finest`, one of each resolution, and the last anyway."""
+    stages = distinct(replace(levels, input=None, stem=()))
+    return [level for level in stages if min(level.stride) >= finest] or stages[-1:]
+
+
+def tower(net: Net, spec: Fcos) -> nn.Module:
+    """`depth` convolutions, each with a group norm and an activation."""
+    level = Level("stage", 0, spec.width, (1, 1))
+    said = " ".join(["conv3 norm act"] * spec.depth)
+    return Phrase(said, flow_of(level), said_at(net, spec.width)) if said else nn.Identity()
