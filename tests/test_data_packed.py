@@ -213,11 +213,26 @@ def written(file: Path, said: Any, contents: bytes) -> None:
     file.write_bytes(MAGIC + contents + text + end + MAGIC)
 
 
+def rewritten(file: Path, change: Callable[[Any], object]) -> None:
+    """Change what a packed file says of its images, and the sums with it."""
+    data = file.read_bytes()
+    length = int.from_bytes(data[-len(MAGIC) - 8 : -len(MAGIC)], "little")
+    end = len(data) - len(MAGIC) - 40 - length
+    said = json.loads(data[end : end + length])
+    change(said)
+    written(file, said, data[len(MAGIC) : end])
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda said: said["images"]["path"].__setitem__(0, "../outside.jpg"),
         lambda said: said["images"]["path"].__setitem__(0, "/etc/passwd"),
+        lambda said: said["images"]["path"].__setitem__(0, "a\0b"),
+        lambda said: said["left_out"].append("../outside.jpg"),
+        lambda said: said["folders"].append("cat/../.."),
+        lambda said: said["folders"].append(3),
+        lambda said: said.__setitem__("source", "\ud800"),
         lambda said: said["images"]["label"].__setitem__(0, 7),
         lambda said: said["images"]["label"].__setitem__(0, -1),
         lambda said: said["images"]["height"].__setitem__(0, -3),
@@ -235,12 +250,7 @@ def written(file: Path, said: Any, contents: bytes) -> None:
 def test_nothing_that_an_index_says_is_believed(
     packed: Path, change: Callable[[Any], object]
 ) -> None:
-    data = packed.read_bytes()
-    length = int.from_bytes(data[-len(MAGIC) - 8 : -len(MAGIC)], "little")
-    end = len(data) - len(MAGIC) - 40 - length
-    said = json.loads(data[end : end + length])
-    change(said)
-    written(packed, said, data[len(MAGIC) : end])
+    rewritten(packed, change)
     with pytest.raises(ValueError, match=r"set\.plusx is no packed set that can be read"):
         open_data(packed)
 
@@ -258,6 +268,8 @@ def test_nothing_that_an_index_says_is_believed(
             r"dog/3\.jpg has changed",
         ),
         (lambda root: shutil.rmtree(root / "dog"), r"dog/0\.jpg is missing"),
+        (lambda root: shutil.copytree(root / "dog", root / "emu"), r"emu is new"),
+        (lambda root: shutil.copytree(root / "dog", root / "cat" / "more"), r"cat/more is new"),
     ],
 )
 def test_a_folder_that_changed_is_said_and_its_file_not_used(
@@ -281,6 +293,44 @@ def test_a_folder_that_was_only_touched_or_is_gone_does_not_matter(
     assert open_data(packed).fingerprint() == before
     moved = packed.rename(packed.with_name("moved"))
     assert open_data(moved).fingerprint() == before
+
+
+def test_no_folder_is_looked_into_that_a_file_does_not_list(
+    own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, packed = own
+    home = folder.parent
+    (folder / "cat" / "private" / "deep").mkdir(parents=True)
+    listed: list[str] = []
+    original = os.scandir
+
+    def noted(path: str) -> Any:
+        listed.append(os.path.relpath(path, home))
+        return original(path)
+
+    def strange(source: Path, prefix: str = "") -> Callable[[Any], object]:
+        def change(said: Any) -> None:
+            said["source"] = str(source)
+            said["images"]["path"] = [prefix + name for name in said["images"]["path"]]
+
+        return change
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", noted)
+        with pytest.raises(ValueError, match=r"where cat/private is new"):
+            open_data(packed)
+        assert set(listed) == {"own", "own/cat", "own/dog"}
+        listed.clear()
+        (folder / "dog" / "2.jpg").unlink()
+        with pytest.raises(ValueError, match=r"where dog/2\.jpg is missing"):
+            open_data(packed)
+        rewritten(packed, strange(home))
+        open_data(packed)  # another folder of ours than the one that was packed
+        assert listed == []
+        rewritten(packed, strange(home, "own/"))
+        with pytest.raises(ValueError, match=r"where own/dog/2\.jpg is missing"):
+            open_data(packed)
+        assert listed == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

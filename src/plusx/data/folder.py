@@ -7,7 +7,7 @@ root only, every real file counts once, and what is no regular file is never ope
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ _PARTS = {
     "test": "test",
 }
 _DEEPEST = 50
+NEW_FOLDER = "a folder that was not there"
 _KINDS = (
     (stat.S_ISFIFO, "a pipe, no regular file"),
     (stat.S_ISSOCK, "a socket, no regular file"),
@@ -42,22 +43,26 @@ class ScanReport:
     """What lies under a root: every file once, with its class, its state and the reason.
 
     `parts` are the splits that the folder has ("train", "validation", "test"), none where it is
-    ROOT/CLASS/... `classes` are the names of the class folders of what trains, sorted.
+    ROOT/CLASS/... `classes` are the names of the class folders of what trains, sorted. `folders`
+    are those that were listed below the class folders, and these.
     """
 
     root: str
     parts: tuple[str, ...]
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
+    folders: tuple[str, ...]
 
     def of(self, split: str) -> list[Entry]:
         """The entries of one split, or of all of a folder without splits."""
         return [entry for entry in self.entries if not self.parts or entry.split == split]
 
 
-def scan(root: str | Path) -> ScanReport:
+def scan(root: str | Path, known: Collection[str] | None = None) -> ScanReport:
     """List a folder of class folders; nothing is decoded, and nothing but heads of files is read.
 
+    known: the only folders to look into below the split folders; others are entries of state
+    "ignored" whose reason is NEW_FOLDER.
     Raises ValueError for a missing or empty root, one without class folders, classes whose names
     differ in case only, and classes that validate or test without training.
     """
@@ -65,7 +70,7 @@ def scan(root: str | Path) -> ScanReport:
     shown = printable(root)
     if not os.path.isdir(top):
         raise ValueError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
-    walk = _Walk(top)
+    walk = _Walk(top, known)
     folders = walk.folders(top, "", "")
     parts = _parts(folders, shown)
     found: dict[str, dict[str, str]] = {}
@@ -76,16 +81,22 @@ def scan(root: str | Path) -> ScanReport:
             found[parts[name]] = walk.folders(path, "", parts[name])
         else:
             walk.add(path, "", "", "ignored", "beside the split folders")
-    for part, classes in found.items():
-        for name, path in classes.items():
+    for part, named in found.items():
+        for name, path in named.items():
             walk.walk(path, printable(name), part)
     walk.follow()
     names = {part: tuple(sorted(map(printable, classes))) for part, classes in found.items()}
     learned = names.get("train", names.get("", ()))
     _check_classes(shown, names, learned)
-    known = learned or tuple(sorted({name for part in names.values() for name in part}))
+    classes = learned or tuple(sorted({name for part in names.values() for name in part}))
     order = sorted(walk.entries, key=lambda entry: (entry.split, entry.label, entry.path))
-    return ScanReport(top, tuple(sorted(set(parts.values()))), known, tuple(order))
+    return ScanReport(
+        top,
+        tuple(sorted(set(parts.values()))),
+        classes,
+        tuple(order),
+        tuple(sorted(walk.seen.values())),
+    )
 
 
 def scan_images(path: str | Path) -> list[Entry]:
@@ -147,6 +158,7 @@ class _Walk:
     """Collects entries: first what really lies there, then what links lead to."""
 
     root: str
+    known: Collection[str] | None = None
     entries: list[Entry] = field(default_factory=list)
     files: dict[Identity, str] = field(default_factory=dict)
     seen: dict[Identity, str] = field(default_factory=dict)
@@ -179,6 +191,9 @@ class _Walk:
         """Everything below one class folder; links wait for `follow`."""
         if os.path.islink(path):
             self.links.append((path, label, part, depth))
+            return
+        if self.known is not None and path not in self.known:
+            self.add(path, label, part, "ignored", NEW_FOLDER)
             return
         if depth > _DEEPEST:
             self.add(path, label, part, "refused", f"nested deeper than {_DEEPEST} folders")

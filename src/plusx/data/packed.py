@@ -6,7 +6,8 @@ The file, of which nothing is believed before it is checked:
     length of the JSON in 8 bytes, least first | MAGIC
 
 The JSON has the classes, and of every image its name below the folder, class, split, height and
-width; the size and digest of the file that it was made from; and the digest of all pixels.
+width; the size and digest of the file that it was made from; the folders that were looked into;
+and the digest of all pixels.
 """
 
 import hashlib
@@ -18,15 +19,14 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from plusx import store
 from plusx.data.check import Entry, keep_json, kept_json, mark_of
-from plusx.data.folder import scan
-from plusx.data.image import printable
+from plusx.data.folder import NEW_FOLDER, scan
+from plusx.data.image import DamagedImage, printable, read_regular
 
 
 _log = logging.getLogger("plusx.data")
@@ -39,6 +39,13 @@ _COLUMNS = ("path", "label", "split", "height", "width", "bytes", "modified", "s
 # the name below the folder, and of what was packed its size, its time of change and its digest
 File = tuple[str, int | None, int | None, str | None]
 _SPLITS = ("", "train", "validation", "test")
+
+
+class _Origin(NamedTuple):
+    """The folder that a set was packed from: its files, and the folders that were looked into."""
+
+    files: list[File]
+    folders: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +101,8 @@ def read_packed(path: str | Path) -> Packed:
     mark = mark_of(real)
     if mark is None:
         raise ValueError(f"{printable(path)} is missing")
-    packed, files = _read(real, tuple(mark))
-    changed = _first_change(packed, files)
+    packed, origin = _read(real, tuple(mark))
+    changed = _first_change(packed.root, origin)
     if changed:
         shown, root = printable(path), printable(packed.root)
         raise ValueError(
@@ -106,11 +113,11 @@ def read_packed(path: str | Path) -> Packed:
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, mark: tuple[int, ...]) -> tuple[Packed, list[File]]:
+def _read(path: str, mark: tuple[int, ...]) -> tuple[Packed, _Origin]:
     shown = printable(path)
     said, digest, end = _index(path, shown)
     try:
-        packed, files = _understood(said, digest, path, end)
+        packed, origin = _understood(said, digest, path, end)
         wanted = str(said["pixels"]["sha256"])
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{shown} is no packed set that can be read: {error}") from None
@@ -120,7 +127,7 @@ def _read(path: str, mark: tuple[int, ...]) -> tuple[Packed, list[File]]:
                 f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
             )
         keep_json(path, "sum", list(mark), wanted)
-    return packed, files
+    return packed, origin
 
 
 def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
@@ -148,16 +155,16 @@ def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
     )
 
 
-def _understood(
-    said: dict[str, Any], digest: str, path: str, end: int
-) -> tuple[Packed, list[File]]:
+def _understood(said: dict[str, Any], digest: str, path: str, end: int) -> tuple[Packed, _Origin]:
     columns = {name: said["images"][name] for name in _COLUMNS}
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) != 1 or not counts["path"]:
         raise ValueError(f"its columns have {counts} entries")
     root, classes = str(said["source"]), tuple(map(str, said["classes"]))
-    for name in columns["path"]:
-        if os.path.isabs(name) or ".." in Path(name).parts:
+    for name in (root, *columns["path"], *said["left_out"], *said["folders"]):
+        if b"\0" in os.fsencode(name):
+            raise ValueError(f"{name!r} is no name")
+        if name is not root and (os.path.isabs(name) or ".." in Path(name).parts):
             raise ValueError(f"{name!r} lies outside its folder")
     if not set(columns["split"]) <= set(_SPLITS):
         raise ValueError("an image is of an unknown split")
@@ -193,7 +200,7 @@ def _understood(
     names = [*columns["path"], *said["left_out"]]
     nothing = [None] * len(said["left_out"])
     made_from = [[*columns[name], *nothing] for name in ("bytes", "modified", "sha256")]
-    return packed, list(zip(names, *made_from))
+    return packed, _Origin(list(zip(names, *made_from)), [*said["folders"]])
 
 
 def _sum(pixels: UInt8[np.ndarray, "b"], shown: str) -> str:
@@ -206,22 +213,37 @@ def _sum(pixels: UInt8[np.ndarray, "b"], shown: str) -> str:
     return digest.hexdigest()
 
 
-def _first_change(packed: Packed, files: list[File]) -> str:
-    """What is not as it was in the folder, where that is still there; "" if nothing."""
-    if not os.path.isdir(packed.root):
+def _first_change(root: str, origin: _Origin) -> str:
+    """What is not as it was in the folder, where that is still there; "" if nothing.
+
+    A file of a stranger may name any folder of ours, so only what it lists is asked for, and only
+    where all of that is as it says are the folders that it lists looked into for what is new.
+    """
+    paths = [os.path.join(root, name) for name, *_ in origin.files]
+    marks = [mark_of(path) for path in paths]
+    if not any(marks):
         return ""
+    for path, mark, (_, size, modified, digest) in zip(paths, marks, origin.files):
+        if mark is None:
+            return f"{printable(path, root)} is missing"
+        if digest is None or (mark[0] == size and mark[1] == modified):
+            continue
+        if mark[0] != size or _digest(path) != digest:
+            return f"{printable(path, root)} has changed"
     try:
-        found = {entry.path for entry in scan(packed.root).entries if entry.state == "used"}
+        entries = scan(root, {os.path.join(root, name) for name in origin.folders}).entries
     except ValueError as error:
         return str(error)
-    known = {os.path.join(packed.root, name): rest for name, *rest in files}
-    for path in sorted(found ^ set(known)):
-        shown = printable(path, packed.root)
-        return f"{shown} is {'new' if path in found else 'missing'}"
-    for path, (size, modified, digest) in known.items():
-        mark = mark_of(path)
-        if digest is None or mark is None or (mark[0] == size and mark[1] == modified):
-            continue
-        if mark[0] != size or hashlib.sha256(store.read_bytes(path)).hexdigest() != digest:
-            return f"{printable(path, packed.root)} has changed"
+    found = {entry.path for entry in entries if entry.state == "used"}
+    folders = {entry.path for entry in entries if entry.reason == NEW_FOLDER}
+    for path in sorted(folders | (found ^ set(paths))):
+        return f"{printable(path, root)} is {'new' if path in folders | found else 'missing'}"
     return ""
+
+
+def _digest(path: str) -> str:
+    """That of a regular file; of what cannot be read none that was ever kept."""
+    try:
+        return hashlib.sha256(read_regular(path)).hexdigest()
+    except (DamagedImage, OSError):
+        return ""

@@ -101,6 +101,7 @@ def pack(
                 "parts": listing.parts,
                 "classes": listing.classes,
                 "notices": notices,
+                "folders": [os.path.relpath(each, listing.root) for each in listing.folders],
                 "left_out": [os.path.relpath(entry.path, listing.root) for entry in left_out],
                 "pixels": {"bytes": file.tell() - len(MAGIC), "sha256": digest.hexdigest()},
                 "images": columns,
