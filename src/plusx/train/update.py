@@ -24,6 +24,9 @@ class Sharing(Protocol):
     def loss(self, batch: Batch, last: bool) -> Tensor:
         """The task's loss; with `last`, its backward pass makes gradients the mean over them."""
 
+    def parts(self, step: int, wanted: int) -> int:
+        """In how many parts each of them takes its share of this step: as many as the others."""
+
     def weight(self, step: int, count: int) -> float:
         """What the loss of `count` samples of this step counts in that mean."""
 
@@ -72,7 +75,9 @@ class Descend:
     def __call__(self, state: State, batch: Batch) -> Tensor:
         scale = self._scale(state)
         state.optimizer.zero_grad()
-        loss = _backward(state, batch.split(self.parts), scale, self.sharing)
+        wanted, sharing = self.parts, self.sharing
+        parts = wanted if sharing is None else sharing.parts(state.step, wanted)
+        loss = _backward(state, batch.split(parts), scale, sharing)
         # Asked here and not before the backward pass, so that a GPU has work while it answers.
         if not bool(loss.isfinite()):
             state.optimizer.zero_grad()
