@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from plusx.cli.shell import (
     Device,
@@ -79,12 +79,15 @@ def memory(
     *networks: Annotated[
         str, about("Names, or patterns of names. Default: some of CIFAR, and reversible ones.")
     ],
-    family: Annotated[bool, about("Each network in all depths that the zoo has.")] = False,
+    family: Annotated[
+        bool, Parameter(negative="", help="Each network in all depths that the zoo has.")
+    ] = False,
     size: Annotated[int | None, about("Pixels a side. Default: each network's own.")] = None,
     batch: Annotated[int, about("Images at a time.")] = 8,
-    resident: Annotated[
-        bool, about("Measure as well how far the memory of a fresh process rises.")
-    ] = True,
+    count_only: Annotated[
+        bool,
+        Parameter(negative="", help="Measure no memory of fresh processes beside, which is slow."),
+    ] = False,
     out: Annotated[Path, about("The folder of memory.json and memory.html.")] = Path(
         "runs/bench-memory"
     ),
@@ -99,7 +102,7 @@ def memory(
         families=family,
         size=size,
         batch=batch,
-        resident=resident,
+        resident=not count_only,
         command=command(),
         tell=tell,
     )
