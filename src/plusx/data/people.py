@@ -1,0 +1,214 @@
+"""A folder of people: one folder a person, split so that nobody who trains is judged.
+
+Crops are taken as they are: that faces lie alike in all of them (aligned, as face detectors with
+landmarks do it) is assumed and cannot be checked.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from plusx.data.check import Damaged, Entry, keep
+from plusx.data.draws import permutation
+from plusx.data.folder import scan
+from plusx.data.image import printable
+from plusx.data.sample import Preprocessing, Source, Split, as_split
+
+
+# of people who do not test, where nobody says how many validate
+VALIDATION_SHARE = 0.2
+# ImageNet's, of colours, and their means for grey
+MEANS = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
+DEVIATIONS = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+
+# the names of folders that say themselves who trains, validates and tests
+_PARTS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+_NAMED = 10  # people that a message names before it counts
+
+# a number of people, a share of them, or a pattern of their names
+Who = int | float | str
+
+
+class _People(NamedTuple):
+    """Pictures by the names of the people on them, and what of the rest there is to say."""
+
+    root: str
+    pictures: dict[str, list[Entry]]
+    notices: list[str]
+
+
+def open_people(
+    path: str | Path,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    validation: Who | None = None,
+    test: Who = 0,
+    size: tuple[int, int] = (112, 112),
+    channels: int = 3,
+    damaged: Damaged = "error",
+) -> Source:
+    """Open PATH/PERSON/..., or PATH/train/PERSON/..., PATH/val/... and PATH/test/...
+
+    split       "train", "validation", "test" or "all". Each has people of its own, who are its
+                classes
+    validation  who validates, of those who do not test: a number of people, a share (below 1), both
+                drawn by the seed, or a regular expression that fits the whole of their names; None
+                is a share of 0.2, 0 is nobody
+    test        who tests, said in the same way, of all
+    size        height and width that the network sees: the whole picture, scaled to it
+    channels    1 or 3
+    damaged     "error": a file that cannot be used, and a person with fewer than two pictures, is
+                an error that names it; "skip": they are left out, and named in the notices
+
+    Raises ValueError for a folder without people, somebody who is in two splits, a pattern that
+    fits nobody, or fewer than two people in a split, which leaves nobody to tell them from.
+    """
+    wanted = as_split(split)
+    if channels not in MEANS:
+        raise ValueError(f"channels = {channels}: pictures of people have 1 or 3")
+    shown = printable(path)
+    own = _own_parts(Path(path).expanduser())
+    if own:
+        if validation is not None or test != 0:
+            raise ValueError(
+                f"{shown} has the folders {', '.join(map(str, own.values()))}, which say who "
+                "trains: leave out validation and test"
+            )
+        parts = {part: _listed(folder, damaged) for part, folder in own.items()}
+        _refuse_shared(shown, parts)
+        found = _People(
+            os.path.realpath(Path(path).expanduser()),
+            {name: pictures for each in parts.values() for name, pictures in each.pictures.items()},
+            [notice for each in parts.values() for notice in each.notices],
+        )
+        names = {part: sorted(each.pictures) for part, each in parts.items()}
+    else:
+        found = _listed(Path(path).expanduser(), damaged)
+        names = divided(sorted(found.pictures), seed, validation, test, shown)
+    chosen = sorted(found.pictures) if wanted == "all" else names.get(wanted, [])
+    if len(chosen) < 2:
+        has = "nobody" if not chosen else f"one person only ({chosen[0]!r})"
+        raise ValueError(
+            f"{shown} has {has} in {wanted}: two people at least can be told from each other"
+        )
+    numbers = {name: number for number, name in enumerate(chosen)}
+    entries = [entry for name in chosen for entry in found.pictures[name]]
+    return Source(
+        name=printable(os.path.basename(found.root)),
+        split=wanted,
+        classes=tuple(chosen),
+        labels=torch.tensor([numbers[entry.label] for entry in entries], dtype=torch.int64),
+        preprocessing=Preprocessing(size, channels, MEANS[channels], DEVIATIONS[channels]),
+        paths=[entry.path for entry in entries],
+        root=found.root,
+        notices=found.notices,
+    )
+
+
+def divided(
+    names: Sequence[str], seed: int, validation: Who | None, test: Who, shown: str = "the data"
+) -> dict[Split, list[str]]:
+    """Who trains, validates and tests, of people whose names are given in order."""
+    testing = _chosen(names, test, seed, "test", shown)
+    left = [name for name in names if name not in testing]
+    share = VALIDATION_SHARE if validation is None else validation
+    validating = _chosen(left, share, seed, "validation", shown)
+    return {
+        "train": [name for name in left if name not in validating],
+        "validation": validating,
+        "test": testing,
+    }
+
+
+def listed_people(path: str | Path, damaged: Damaged) -> tuple[list[Entry], list[str]]:
+    """The pictures of a folder of people, who may have one each, and what is to be said of them."""
+    found = _listed(Path(path).expanduser(), damaged, fewest=1)
+    return [entry for own in found.pictures.values() for entry in own], found.notices
+
+
+def _chosen(names: Sequence[str], who: Who, seed: int, key: str, shown: str) -> list[str]:
+    if isinstance(who, str):
+        try:
+            fits = [name for name in names if re.fullmatch(who, name)]
+        except re.error as error:
+            raise ValueError(f"[data] {key} = {who!r}: no regular expression: {error}") from None
+        if not fits:
+            raise ValueError(
+                f"[data] {key} = {who!r} fits the name of nobody in {shown} "
+                f"({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
+            )
+        return fits
+    if who < 0 or (isinstance(who, float) and not who < 1):
+        raise ValueError(f"[data] {key} = {who}: a share below 1, or a number of people")
+    count = round(who * len(names)) if isinstance(who, float) else who
+    if who and (count < 2 or len(names) - count < 2):
+        raise ValueError(
+            f"[data] {key} = {who}: that is {count} of {len(names)} people in {shown}; each split "
+            "needs two or more"
+        )
+    drawn = permutation(len(names), seed, 0)[:count].tolist()
+    return sorted(names[place] for place in drawn)
+
+
+def _own_parts(path: Path) -> dict[Split, Path]:
+    """The folders that say who trains, validates and tests; none where there is no `train`."""
+    if not (path / "train").is_dir():
+        return {}
+    found: dict[Split, Path] = {}
+    for part, names in _PARTS.items():
+        there = [name for name in names if (path / name).is_dir()]
+        if len(there) > 1:
+            raise ValueError(f"{printable(path)} has {' and '.join(there)}: one folder a split")
+        if there:
+            found[part] = path / there[0]
+    return found
+
+
+def _refuse_shared(shown: str, parts: dict[Split, _People]) -> None:
+    where: dict[str, str] = {}
+    for part, each in parts.items():
+        for name in each.pictures:
+            if name in where:
+                raise ValueError(
+                    f"{shown}: {name!r} is in {where[name]} and in {part}; a person who trains "
+                    "cannot be a stranger to the network"
+                )
+            where[name] = part
+
+
+def _listed(path: Path, damaged: Damaged, fewest: int = 2) -> _People:
+    """The people of a folder and their pictures, each of them decoded once."""
+    report = scan(path)
+    used, notices = keep(report.entries, report.root, damaged)
+    pictures: dict[str, list[Entry]] = {name: [] for name in report.classes}
+    for entry in used:
+        pictures.setdefault(entry.label, []).append(entry)
+    few = [name for name, own in pictures.items() if len(own) < fewest]
+    if few:
+        said = [_with_few(name, pictures[name], report.root) for name in few[:_NAMED]]
+        more = f"; and {len(few) - _NAMED:,} more" if len(few) > _NAMED else ""
+        if damaged == "error":
+            raise ValueError(
+                f"{printable(path)}: {len(few):,} of {len(pictures):,} people cannot be used: "
+                f'{"; ".join(said)}{more} (damaged = "skip" leaves them out)'
+            )
+        notices = [*notices, *(f"skipped {each}" for each in said)]
+        if more:
+            notices.append(f"skipped {len(few):,} people with too few pictures in all")
+        pictures = {name: own for name, own in pictures.items() if name not in few}
+    return _People(report.root, pictures, notices)
+
+
+def _with_few(name: str, own: list[Entry], root: str) -> str:
+    if not own:
+        return f"{name} has no picture"
+    return f"{name} has one picture ({own[0].name(root)}), and two are the fewest to compare"

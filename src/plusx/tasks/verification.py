@@ -1,0 +1,261 @@
+"""Figures of verification: are two inputs of one class? Of every pair, by the cosine of the two."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+# the share of pairs of different people that may be taken for one person, where nobody says
+FALSE_ACCEPTS = 0.01
+# the shares at which every evaluation tells what is accepted rightly
+TOLD = (0.1, 0.01, 0.001)
+# pairs that figures are of; of more, so many are drawn
+MOST_PAIRS = 2_000_000
+# bootstrap: samples of people, and pairs that each is judged by at most
+SAMPLES = 400
+_SAMPLED_PAIRS = 200_000
+_INTERVAL = (2.5, 97.5)  # percentiles
+
+Scores = Float[np.ndarray, "_"]
+Numbers = Int64[np.ndarray, "_"]
+
+
+class Pairs(NamedTuple):
+    """The cosines of pairs, and the classes that the two of each are of."""
+
+    scores: Scores
+    first: Numbers
+    second: Numbers
+
+    def chosen(self, places: np.ndarray) -> "Pairs":
+        return Pairs(self.scores[places], self.first[places], self.second[places])
+
+
+class Rates(NamedTuple):
+    """At thresholds, falling, the shares of pairs that score at least as much; none at the first.
+
+    `true` is of pairs of one class, `false` of pairs of two.
+    """
+
+    thresholds: Scores
+    true: Scores
+    false: Scores
+
+    def at(self, false_accepts: float) -> tuple[float, float]:
+        """The lowest threshold that accepts so many falsely at most, and its share of right ones.
+
+        It is the lowest score that is accepted; where none may be, just above the highest.
+        """
+        last = int(np.searchsorted(self.false, false_accepts, side="right")) - 1
+        if not last:
+            return float(np.nextafter(self.thresholds[1], np.inf)), 0.0
+        return float(self.thresholds[last]), float(self.true[last])
+
+    def equal_error(self) -> float:
+        """The share at which as many are accepted falsely as are refused falsely.
+
+        Between two thresholds the rates are taken to be straight lines, as is usual.
+        """
+        missed = 1 - self.true
+        after = int(np.argmax(self.false >= missed))
+        before = max(after - 1, 0)
+        gap, left = self.false[after] - missed[after], missed[before] - self.false[before]
+        share = left / (gap + left) if gap + left > 0 else 0.0
+        return float(self.false[before] + share * (self.false[after] - self.false[before]))
+
+    def area(self) -> float:
+        """The area under the ROC curve; equal scores count half."""
+        return float(np.trapezoid(self.true, self.false))
+
+
+class Verification:
+    """The figures of embeddings, over all pairs of the inputs that were seen.
+
+    `update` takes vectors (n, width), of any length but 0, and class numbers (n,). `compute` gives
+
+    count; people, how many classes; genuine_pairs (of one class) and impostor_pairs (of two);
+    equal_error_rate: where as many pairs of two are accepted as pairs of one are refused, and
+        equal_error_rate_interval;
+    auroc: the probability that a pair of one class scores higher than a pair of two;
+    false_accept_rate, as given; true_accept_rate, the share of pairs of one class that are accepted
+        by the lowest threshold that accepts at most that share of pairs of two;
+        true_accept_rate_interval; and that threshold, a cosine;
+    true_accepts: the same for other false-accept rates, as far as the pairs can show them;
+    rank1: the share of inputs whose nearest other input is of their class, among those that have a
+        fellow.
+
+    Intervals are of 95 %, by a bootstrap over classes (pairs are not independent, people are): a
+    class that is drawn twice counts twice. With two classes or fewer there are none (None). Of more
+    than MOST_PAIRS pairs so many are drawn, always the same ones.
+    """
+
+    def __init__(self, false_accept_rate: float = FALSE_ACCEPTS) -> None:
+        if not 0 < false_accept_rate < 1:
+            raise ValueError(
+                f"false_accept_rate is {false_accept_rate}; allowed is above 0 and below 1"
+            )
+        self.false_accept_rate = false_accept_rate
+        self._vectors: list[Float[np.ndarray, "n width"]] = []
+        self._targets: list[Int64[np.ndarray, "n"]] = []
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        if targets.ndim != 1 or targets.is_floating_point():
+            raise ValueError(
+                f"targets are {targets.dtype} of shape {tuple(targets.shape)}; verification needs "
+                "class numbers, int64 (n,)"
+            )
+        self._vectors.append(predictions.detach().cpu().numpy().astype(np.float64))
+        self._targets.append(targets.detach().cpu().numpy().astype(np.int64))
+
+    def compute(self) -> dict[str, Any]:
+        if not self._vectors:
+            raise ValueError("there are no predictions to judge: not one batch was seen")
+        vectors, classes = np.concatenate(self._vectors), np.concatenate(self._targets)
+        broken = int((~np.isfinite(vectors)).any(1).sum())
+        if broken:
+            raise FloatingPointError(
+                f"the predictions of {broken} of {len(vectors)} inputs are not finite"
+            )
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        genuine, impostor = pairs_of(unit, classes)
+        for pairs, what in ((genuine, "of one class"), (impostor, "of two classes")):
+            if not len(pairs.scores):
+                raise ValueError(f"there are no pairs {what} among the {len(unit)} inputs")
+        rates = Ranking(genuine.scores, impostor.scores).rates()
+        threshold, accepted = rates.at(self.false_accept_rate)
+        errors, accepts = _resampled(genuine, impostor, self.false_accept_rate)
+        return {
+            "count": len(unit),
+            "people": len(np.unique(classes)),
+            "genuine_pairs": len(genuine.scores),
+            "impostor_pairs": len(impostor.scores),
+            "equal_error_rate": rates.equal_error(),
+            "equal_error_rate_interval": _interval(errors),
+            "auroc": rates.area(),
+            "false_accept_rate": self.false_accept_rate,
+            "true_accept_rate": accepted,
+            "true_accept_rate_interval": _interval(accepts),
+            "threshold": threshold,
+            "true_accepts": [
+                {"false_accept_rate": each, "threshold": found[0], "true_accept_rate": found[1]}
+                for each in TOLD
+                if each * len(impostor.scores) >= 1
+                for found in (rates.at(each),)
+            ],
+            "rank1": _first_rank(unit, classes),
+        }
+
+
+class Ranking:
+    """The scores of pairs of one class and of two, the highest first."""
+
+    def __init__(self, genuine: Scores, impostor: Scores) -> None:
+        scores = np.concatenate([genuine, impostor])
+        self._count = len(genuine)
+        self._order = np.argsort(-scores, kind="stable")
+        ranked = scores[self._order]
+        # of equal scores all are accepted, or none
+        self._ends = np.r_[np.flatnonzero(np.diff(ranked)), len(scores) - 1]
+        self._thresholds = np.r_[np.inf, ranked[self._ends]]
+
+    def rates(self, genuine: Scores | None = None, impostor: Scores | None = None) -> Rates:
+        """The rates at every score, of pairs that count as often as these weights say, or once."""
+        others = len(self._order) - self._count
+        ours = np.ones(self._count) if genuine is None else genuine
+        theirs = np.ones(others) if impostor is None else impostor
+        return Rates(
+            self._thresholds,
+            self._shares(np.r_[ours, np.zeros(others)]),
+            self._shares(np.r_[np.zeros(self._count), theirs]),
+        )
+
+    def _shares(self, weights: Scores) -> Scores:
+        sums = weights[self._order].cumsum()[self._ends]
+        return np.r_[0.0, sums / sums[-1]]
+
+
+def pairs_of(
+    unit: Float[np.ndarray, "n width"], classes: Int64[np.ndarray, "n"]
+) -> tuple[Pairs, Pairs]:
+    """The pairs of one class and those of two: all, or as many as MOST_PAIRS drawn of each."""
+    count = len(unit)
+    if count * (count - 1) // 2 <= MOST_PAIRS:
+        first, second = np.triu_indices(count, 1)
+        same = classes[first] == classes[second]
+        return (
+            _scored(unit, classes, first[same], second[same]),
+            _scored(unit, classes, first[~same], second[~same]),
+        )
+    draw = np.random.default_rng(0)
+    order = np.argsort(classes, kind="stable")
+    _, begins, sizes = np.unique(classes[order], return_index=True, return_counts=True)
+    own = [begin + np.stack(np.triu_indices(size, 1)) for begin, size in zip(begins, sizes)]
+    first, second = order[np.concatenate(own, 1)]
+    if len(first) > MOST_PAIRS:
+        some = np.sort(draw.choice(len(first), MOST_PAIRS, replace=False))
+        first, second = first[some], second[some]
+    drawn = draw.integers(0, count, (2, MOST_PAIRS))
+    one, other = drawn[:, classes[drawn[0]] != classes[drawn[1]]]
+    return _scored(unit, classes, first, second), _scored(unit, classes, one, other)
+
+
+def _scored(unit: np.ndarray, classes: np.ndarray, first: np.ndarray, second: np.ndarray) -> Pairs:
+    step = 100_000
+    parts = [
+        np.einsum("nd,nd->n", unit[first[i : i + step]], unit[second[i : i + step]])
+        for i in range(0, len(first), step)
+    ]
+    scores = np.concatenate(parts) if parts else np.zeros(0)
+    return Pairs(scores, classes[first], classes[second])
+
+
+def _first_rank(unit: np.ndarray, classes: np.ndarray) -> float | None:
+    right, judged = 0, 0
+    for start in range(0, len(unit), 1000):
+        rows = np.arange(start, min(start + 1000, len(unit)))
+        cosines = unit[rows] @ unit.T
+        cosines[np.arange(len(rows)), rows] = -np.inf
+        has_fellow = (classes[rows, None] == classes).sum(1) > 1
+        right += int(((classes[cosines.argmax(1)] == classes[rows]) & has_fellow).sum())
+        judged += int(has_fellow.sum())
+    return right / judged if judged else None
+
+
+def _resampled(
+    genuine: Pairs, impostor: Pairs, false_accepts: float
+) -> tuple[list[float], list[float]]:
+    """Equal error rates and true-accept rates of samples of the people."""
+    draw = np.random.default_rng(0)
+    genuine, impostor = (
+        pairs.chosen(np.sort(draw.choice(len(pairs.scores), _SAMPLED_PAIRS, replace=False)))
+        if len(pairs.scores) > _SAMPLED_PAIRS
+        else pairs
+        for pairs in (genuine, impostor)
+    )
+    people, numbers = np.unique(
+        np.concatenate([genuine.first, impostor.first, impostor.second]), return_inverse=True
+    )
+    errors: list[float] = []
+    accepts: list[float] = []
+    if len(people) < 3:
+        return errors, accepts
+    own, one, other = np.split(
+        numbers, [len(genuine.first), len(genuine.first) + len(impostor.first)]
+    )
+    ranking = Ranking(genuine.scores, impostor.scores)
+    for _ in range(SAMPLES):
+        times = np.bincount(draw.integers(0, len(people), len(people)), minlength=len(people))
+        ours, others = times[own].astype(np.float64), (times[one] * times[other]).astype(np.float64)
+        if not ours.any() or not others.any():
+            continue  # one person alone was drawn, or none with two pictures
+        rates = ranking.rates(ours, others)
+        errors.append(rates.equal_error())
+        accepts.append(rates.at(false_accepts)[1])
+    return errors, accepts
+
+
+def _interval(values: Sequence[float]) -> list[float] | None:
+    return None if not values else [float(each) for each in np.percentile(values, _INTERVAL)]
