@@ -336,10 +336,24 @@ def _source(
     )
 
 
+def _mosaics(split: Split, validation: Validation, seed: int) -> Source:
+    from plusx.data.made import open_mosaics  # which imports this module
+
+    return open_mosaics(split, validation, seed)
+
+
+def _bands(split: Split, validation: Validation, seed: int) -> Source:
+    from plusx.data.made import open_bands
+
+    return open_bands(split, validation, seed)
+
+
 # name: (split, validation, seed) -> Source
 PUBLISHED: dict[str, Callable[[Split, Validation, int], Source]] = {
     "digits": open_digits,
     "fashion-mnist": lambda split, validation, seed: open_idx(FASHION_MNIST, split, validation),
     "cifar10": lambda split, validation, seed: open_cifar(CIFAR10, split, validation),
     "cifar100": lambda split, validation, seed: open_cifar(CIFAR100, split, validation),
+    "mosaics": _mosaics,
+    "bands": _bands,
 }

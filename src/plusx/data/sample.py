@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Num, UInt8
+from jaxtyping import Float32, Int64, Num
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from plusx.data.packed import Packed
 from plusx.data.shards import Shards
 from plusx.data.space import Space
 from plusx.data.spare import Spare
+from plusx.data.truth import Truth
+from plusx.data.volumes import Volumes
 
 
 Split = Literal["train", "validation", "test", "all"]
@@ -47,6 +49,7 @@ class Preprocessing:
     low: int | float = 0
     high: int | float = 255
     space: Space | None = None
+    bands: tuple[int, ...] | None = None  # of the stored ones, counted from 1; None: all
 
     def __post_init__(self) -> None:
         if self.space is not None and self.size != self.space.patch[1:]:
@@ -64,11 +67,20 @@ class Preprocessing:
             raise ValueError(
                 f"range {self.low} to {self.high}: from a lower number to a higher one"
             )
+        if self.bands is not None and (len(self.bands) != self.channels or min(self.bands) < 1):
+            raise ValueError(
+                f"bands {self.bands}: one for each of {self.channels} channels, from 1"
+            )
 
     @property
     def eight_bits(self) -> bool:
         """Whether stored pixels are from 0 to 255, as those of common image files are."""
         return (self.low, self.high) == (0, 255)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether images are grey or in colours, of 8 bits; what else there is are bands."""
+        return self.channels in (1, 3) and self.eight_bits and self.space is self.bands is None
 
     def normalise(
         self,
@@ -97,6 +109,7 @@ class Preprocessing:
             "mean": list(self.mean),
             "std": list(self.std),
             **({} if self.eight_bits else {"low": self.low, "high": self.high}),
+            **({} if self.bands is None else {"bands": list(self.bands)}),
             **({} if self.space is None else {"space": self.space.to_dict()}),
         }
 
@@ -105,11 +118,12 @@ class Preprocessing:
         """The other way round. Raises ValueError where a key is missing, unknown or unfit."""
         wanted, ranged = {"size", "channels", "mean", "std"}, {"low", "high"}
         space, values = values.get("space"), {k: v for k, v in values.items() if k != "space"}
+        bands, values = values.get("bands"), {k: v for k, v in values.items() if k != "bands"}
         if set(values) not in (wanted, wanted | ranged):
             wrong = ", ".join(sorted(set(values) ^ (wanted | (ranged & set(values)))))
             raise ValueError(
                 "preprocessing has the keys size, channels, mean, std, and may have low and high "
-                f"together, and space; not so: {wrong or 'one of low and high'}"
+                f"together, space and bands; not so: {wrong or 'one of low and high'}"
             )
         try:
             height, width = (int(side) for side in values["size"])
@@ -118,7 +132,8 @@ class Preprocessing:
             low, high = float(values.get("low", 0)), float(values.get("high", 255))
             known = None if space is None else Space.from_dict(space)
             size, channels = (height, width), int(values["channels"])
-            return cls(size, channels, mean, std, low, high, known)
+            chosen = None if bands is None else tuple(int(band) for band in bands)
+            return cls(size, channels, mean, std, low, high, known, chosen)
         except TypeError as error:
             raise ValueError(f"preprocessing {values!r}: {error}") from None
 
@@ -126,7 +141,7 @@ class Preprocessing:
 class Sample(NamedTuple):
     """One image as it is stored, before any augmentation or scaling."""
 
-    image: UInt8[Tensor, "c h w"]
+    image: Num[Tensor, "c h w"] | Num[Tensor, "c d h w"]
     label: int | Float32[Tensor, "k"]
     path: str | None
 
@@ -145,7 +160,7 @@ class Source:
     classes: tuple[str, ...]
     labels: Labels
     preprocessing: Preprocessing
-    images: UInt8[Tensor, "n c h w"] | None = None
+    images: Num[Tensor, "n c h w"] | None = None  # uint8, or numbers of another range
     paths: list[str] | None = None
     root: str | None = None  # paths are named relative to it in fingerprints and messages
     rows: list[int] | None = None  # of the CSV, counted from 1 with its header
@@ -156,10 +171,24 @@ class Source:
     packed: Packed | None = None
     shards: Shards | None = None
     numbers: Int64[Tensor, "n"] | None = None  # which images of the packed file these are
+    # boxes or masks; labels are then float32 (n, k), 1 for every class that an image shows
+    truth: Truth | None = None
+    sized: bool = (
+        True  # whether scenes are brought to the size; else they stay as large as they are
+    )
+
+    # volumes and their masks, of which `paths`, where there are any, are the files and folders
+    volumes: Volumes | None = None
 
     def __post_init__(self) -> None:
+        if self.volumes is not None:
+            assert self.images is None
+            assert len(self.labels) == len(self.volumes)
+            assert self.paths is None or len(self.paths) == len(self.labels)
+            return
         assert (self.images is None) != (self.paths is None)
         assert len(self.labels) == len(self.images if self.images is not None else self.paths or [])
+        assert self.truth is None or len(self.truth) == len(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -169,6 +198,9 @@ class Source:
         label = self.labels[index] if self.multilabel else int(self.labels[index])
         if self.images is not None:
             return Sample(self.images[index], label, None)
+        if self.volumes is not None:
+            image = torch.from_numpy(np.array(self.volumes.each[index].image))
+            return Sample(image, label, None if self.paths is None else self.paths[index])
         assert self.paths is not None
         stored = self.stored(index)
         if isinstance(stored, Picture):
@@ -181,7 +213,7 @@ class Source:
         pixels = torch.from_numpy(stored.copy()).permute(2, 0, 1).contiguous()
         return Sample(pixels, label, self.paths[index])
 
-    def stored(self, index: int) -> Picture | UInt8[np.ndarray, "h w c"]:
+    def stored(self, index: int) -> Picture | Num[np.ndarray, "h w c"]:
         """One image as it lies there: a file that is not decoded yet, or pixels."""
         if self.images is not None:
             return self.images[index].cpu().permute(1, 2, 0).numpy()
@@ -213,12 +245,14 @@ class Source:
             paths=None if self.paths is None else [self.paths[index] for index in listed],
             rows=None if self.rows is None else [self.rows[index] for index in listed],
             numbers=None if self.numbers is None else self.numbers[chosen],
+            truth=None if self.truth is None else self.truth.subset(listed),
+            volumes=None if self.volumes is None else self.volumes.subset(listed),
             notices=list(self.notices),
         )
 
     def to(self, device: str | torch.device) -> "Source":
         """The same set with its images, where they are in memory, on another device."""
-        if self.images is None:
+        if self.images is None or self.truth is not None:  # scenes are made one by one
             return self
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
@@ -230,7 +264,7 @@ class Source:
                 f"the network wants {preprocessing.channels}"
             )
         images = self.images
-        if images is not None and images.shape[-2:] != preprocessing.size:
+        if images is not None and self.truth is None and images.shape[-2:] != preprocessing.size:
             images = resized(images, preprocessing.size)
         return replace(self, preprocessing=preprocessing, images=images)
 
@@ -253,6 +287,8 @@ class Source:
     def where(self, index: int) -> str:
         """What to call a sample in a message: its path, its row, or its number."""
         if self.paths is None:
+            if self.volumes is not None:
+                return f"{self.name} {self.split}, {self.volumes.each[index].name}"
             return f"{self.name} {self.split}, image {index}"
         path = printable(self.paths[index], self.root)
         return path if self.rows is None else f"row {self.rows[index]} ({path})"
@@ -268,6 +304,11 @@ class Source:
         name = self.name if self.in_memory else ""
         digest.update(repr((name, self.split, self.classes, tuple(self.labels.shape))).encode())
         digest.update(self.labels.cpu().contiguous().numpy().tobytes())
+        if self.volumes is not None:
+            digest.update(self.volumes.digest())
+            return digest.hexdigest()
+        if self.truth is not None:
+            digest.update(self.truth.digest(self.root))
         if self.images is not None:
             digest.update(repr(tuple(self.images.shape)).encode())
             digest.update(self.images.cpu().contiguous().numpy().data)
@@ -323,7 +364,7 @@ def _normalised(
     return made.permute(0, 3, 1, 2) if inner else made
 
 
-def resized(images: UInt8[Tensor, "n c h w"], size: tuple[int, int]) -> UInt8[Tensor, "n c y x"]:
+def resized(images: Num[Tensor, "n c h w"], size: tuple[int, int]) -> Num[Tensor, "n c y x"]:
     """Images scaled to (height, width), bilinear with antialiasing."""
     from torchvision.transforms.v2 import functional
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64, Num
 from torch import Tensor
 
 from plusx.data.augment import Word
@@ -118,8 +118,8 @@ TURNS: dict[str, tuple[int, Callable[[Draws], Choices]]] = {
 
 
 def seen(
-    images: UInt8[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
-) -> UInt8[Tensor, "n c h w"]:
+    images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
+) -> Num[Tensor, "n c h w"]:
     """What the windows show of the images at `indices`, on the images' device."""
     if images.device.type == "cpu":
         return copied(images, indices, windows)
@@ -127,8 +127,8 @@ def seen(
 
 
 def copied(
-    images: UInt8[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
-) -> UInt8[Tensor, "n c h w"]:
+    images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
+) -> Num[Tensor, "n c h w"]:
     """As `seen`: window by window, rows at a time, then those that are turned over."""
     height, width = windows.size
     top, bottom, left, right = windows.ends
@@ -136,7 +136,7 @@ def copied(
     filled = (top <= windows.tops) & (bottom >= windows.tops + height)
     filled &= (left <= windows.lefts) & (right >= windows.lefts + width)
     make = np.empty if filled.all() else np.zeros
-    made = make((len(indices), images.shape[1], height, width), np.uint8)
+    made = make((len(indices), images.shape[1], height, width), stored.dtype)
     down, along = top - windows.tops, left - windows.lefts
     # bounds of what is read and of where it goes, one row a sample
     bounds = np.stack(
@@ -155,8 +155,8 @@ def copied(
 
 
 def looked_up(
-    images: UInt8[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
-) -> UInt8[Tensor, "n c h w"]:
+    images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
+) -> Num[Tensor, "n c h w"]:
     """As `seen`: every pixel by its place, in a few steps of the device."""
     height, width = windows.size
     rows = _along(windows.tops, height, windows.upset)

@@ -8,7 +8,19 @@ from pydantic.dataclasses import dataclass
 from plusx.grammar.heads import Head
 from plusx.grammar.spec import Activation, Net, Norm
 from plusx.recipe import studies
-from plusx.recipe.values import CONFIG, Amount, Count, Flag, Part, Positive, Rate, Share
+from plusx.recipe.values import (
+    CONFIG,
+    Amount,
+    Count,
+    Flag,
+    Grade,
+    Number,
+    Part,
+    Positive,
+    Rate,
+    Share,
+    Who,
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -16,7 +28,11 @@ class NetByName:
     """A network of the zoo. What is left out is the zoo's, or follows from the data."""
 
     base: str
-    weights: str = ""  # a safetensors file or the name of torchvision's weights to begin from
+    # to begin from: a safetensors file, an earlier run's folder, or the name of torchvision's
+    weights: str = ""
+    # what is trained: all, the head alone, or so many of the last stages and the head
+    train: Literal["all", "head"] | Positive = "all"
+    freeze_norms: Flag = False  # batch norms keep the statistics and parameters they begin with
     in_channels: Positive | None = None  # None: the data's
     num_classes: Positive | None = None  # None: the data's
     size: Positive | None = None  # None: the data's
@@ -77,6 +93,8 @@ class Embed:
     loss: Literal["arcface", "triplet"] = "arcface"
     margin: Rate = 0.5
     scale: Rate = 64.0  # of the cosines, with arcface
+    width: Count = 0  # of the vectors; 0: as the network's features are
+    false_accept_rate: Share = 0.01  # at which true accepts are told, and strangers refused
 
 
 TaskTable = Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")]
@@ -93,16 +111,25 @@ class Mix:
     alpha: Rate = 1.0
 
 
+# the order of an epoch: each image once, classes in equal numbers, or groups of one class
+Sampling = Literal["uniform", "balanced", "people"]
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class KnownData:
     """A set that plusx knows by name."""
 
-    kind: Literal["digits", "fashion-mnist", "cifar10", "cifar100"]
+    kind: Literal["digits", "fashion-mnist", "cifar10", "cifar100", "mosaics", "bands"]
     size: Positive | None = None  # positions a dimension; None: as published
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
     validation: Part | None = None  # images, or their share; None: the set's own rule
     train: Part | None = None  # images, or their share, that are trained on; None: all
+    per_class: Positive | None = None  # images of each class that are trained on; None: all
+    classes: tuple[str, ...] | None = None  # those that are seen; None: all
+    bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
+    sampling: Sampling = "uniform"
+    pictures: Positive = 4  # of a class that stand together, with sampling = "people"
     workers: Count = 0
 
 
@@ -119,8 +146,15 @@ class OwnData:
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
     validation: Part | None = None
     train: Part | None = None  # images, or their share, that are trained on; None: all
+    per_class: Positive | None = None  # images of each class that are trained on; None: all
+    classes: tuple[str, ...] | None = None  # those that are seen; None: all
+    channels: Positive | None = None  # of an image as it is stored; None: pictures in colours
+    range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255, of pictures
+    bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
     damaged: Literal["error", "skip"] = "error"
     decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
+    sampling: Sampling = "uniform"
+    pictures: Positive = 4  # of a class that stand together, with sampling = "people"
     workers: Count = 0
 
 
@@ -138,6 +172,27 @@ class SceneData:
     validation: Part | None = None
     train: Part | None = None
     damaged: Literal["error", "skip"] = "error"
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class PeopleData:
+    """A folder of one folder a person, with aligned crops of faces; people train, validate or test,
+    none of them in two ways.
+    """
+
+    kind: Literal["people"] = "people"
+    path: str
+    size: tuple[Positive, Positive] = (112, 112)  # height and width of what the network sees
+    channels: Literal[1, 3] = 3
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Who | None = None  # of those who do not test; None: 0.2 of them
+    test: Who = 0
+    sampling: Sampling = "uniform"
+    pictures: Positive = 4  # of a person that stand together, with sampling = "people"
+    damaged: Literal["error", "skip"] = "error"
     workers: Count = 0
 
 
@@ -152,6 +207,7 @@ class Sgd:
     clip: Rate | None = None  # the largest norm of the gradient; None: not clipped
     accumulate: Positive = 1  # parts in which a batch is worked off
     average: Share = 0.0  # decay of the averaged weights; 0: none are kept
+    depth_rate: Grade = 1.0  # of the rate of a stage to that of the one behind it
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -164,6 +220,7 @@ class AdamW:
     clip: Rate | None = None
     accumulate: Positive = 1
     average: Share = 0.0
+    depth_rate: Grade = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -284,7 +341,7 @@ class Recipe:
     init: Init = Init()
     task: TaskTable = Classify()
     head: Annotated[Head, Discriminator("kind")] | None = None  # None: the network's own
-    data: Annotated[KnownData | OwnData | SceneData, Discriminator("kind")]
+    data: Annotated[KnownData | OwnData | SceneData | PeopleData, Discriminator("kind")]
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
     device: Device = Device()

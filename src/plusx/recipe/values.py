@@ -15,12 +15,20 @@ def _part(value: object) -> object:
     return value
 
 
+def _who(value: object) -> object:
+    return value if isinstance(value, str) else _part(value)
+
+
 # Strict: text is no number, and a number no truth value.
 Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
 Share: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Amount: TypeAlias = Annotated[float, Strict(), Field(ge=0)]
 Rate: TypeAlias = Annotated[float, Strict(), Field(gt=0)]
+Number: TypeAlias = Annotated[float, Strict()]
+Grade: TypeAlias = Annotated[float, Strict(), Field(gt=0, le=1)]
 Flag: TypeAlias = Annotated[bool, Strict()]
 # A whole number counts (steps, images); a number below 1 is a share of the whole.
 Part: TypeAlias = Annotated[int | float, BeforeValidator(_part)]
+# People: so many of them, a share, or a regular expression that fits their names.
+Who: TypeAlias = Annotated[int | float | str, BeforeValidator(_who)]

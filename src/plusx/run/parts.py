@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from plusx.data import choosing
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import Source, kind_of, open_data
@@ -17,8 +18,9 @@ from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
 from plusx.models import create_model, initialised
 from plusx.nn.whitening import whiten
-from plusx.recipe import NetByName, OwnData, Recipe
+from plusx.recipe import KnownData, NetByName, OwnData, Recipe
 from plusx.recipe.tables import Constant, Cosine, Embed, Init, Muon, OneCycle, Sgd, Steps
+from plusx.run.transfer import depth_rates, freeze, weights_at
 from plusx.tasks.task import Task
 from plusx.train import schedule as rates
 from plusx.train.muon import make_muon
@@ -28,6 +30,7 @@ from plusx.weights.fetch import find_weights, load_found, own_spec
 from plusx.zoo import Plain, find
 
 
+_NO_SPEC = ("base", "weights", "train", "freeze_norms")  # of [net]
 WHITENED = 2000  # training images, the classes in equal shares, whose patches are whitened
 
 
@@ -93,7 +96,20 @@ def open_split(recipe: Recipe, split: str) -> Source:
         damaged=data.damaged if isinstance(data, OwnData) else "error",
         decoder=data.decoder if isinstance(data, OwnData) else "pillow",
     )
+    if isinstance(data, KnownData | OwnData):
+        source = _chosen(source, data)
+        if split == "train" and data.per_class is not None:
+            if data.train is not None:
+                raise ValueError("[data] train and per_class: both say how many images train")
+            return choosing.few_a_class(source, data.per_class, recipe.seed)
     return source if split != "train" or data.train is None else _part(source, data.train, recipe)
+
+
+def _chosen(source: Source, data: KnownData | OwnData) -> Source:
+    """The classes and the bands that the recipe names."""
+    if data.classes is not None:
+        source = choosing.of_classes(source, data.classes)
+    return source if data.bands is None else choosing.of_bands(source, data.bands)
 
 
 def _part(source: Source, train: int | float, recipe: Recipe) -> Source:
@@ -131,14 +147,15 @@ def spec_of(net: NetByName | Net) -> Net | str:
         check(net)
         return net
     found: Net | Plain = find(net.base)
-    if net.weights and Path(net.weights).expanduser().is_file():
-        weights = find_weights(net.base, net.weights)
+    given = net.weights and weights_at(net.weights)
+    if given and Path(given).is_file():
+        weights = find_weights(net.base, given)
         if weights.model == net.base:
             found = own_spec(weights, found)
     said = {
         field.name: getattr(net, field.name)
         for field in fields(net)
-        if field.name not in ("base", "weights") and getattr(net, field.name) is not None
+        if field.name not in _NO_SPEC and getattr(net, field.name) is not None
     }
     if isinstance(found, Plain):
         changed = sorted(set(said) - {"num_classes", "in_channels", "size"})
@@ -171,7 +188,7 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
         net = create_model(spec, num_classes=classes, in_channels=channels, seed=recipe.seed)
     if isinstance(table, Net) or not table.weights:
         return net, None
-    found = find_weights(table.base, table.weights)
+    found = find_weights(table.base, weights_at(table.weights))
     load_found(net, table.base, found, new_head=True)
     return net, found.preprocessing
 
@@ -183,7 +200,10 @@ def blank_net(recipe: Recipe, classes: int) -> nn.Module:
 
 
 def begin_from(recipe: Recipe, net: nn.Module, source: Source) -> None:
-    """What of a network's beginning depends on the images: a first convolution that whitens."""
+    """What is done to a network before it trains: parts of it are frozen, and where the recipe
+    says so its first convolution whitens patches of the images.
+    """
+    freeze(recipe, net)
     if not recipe.init.whiten:
         return
     if isinstance(recipe.net, NetByName) and recipe.net.weights:
@@ -230,6 +250,7 @@ def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
             nesterov=said.nesterov,
             weight_decay=said.weight_decay,
             decay_norms=said.decay_norms,
+            rates=depth_rates(recipe, task.net),
         )
     if isinstance(said, Muon):
         return make_muon(
@@ -249,6 +270,7 @@ def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
         weight_decay=said.weight_decay,
         decay_norms=said.decay_norms,
         betas=said.betas,
+        rates=depth_rates(recipe, task.net),
     )
 
 

@@ -29,6 +29,7 @@ from plusx.run.progress import Display
 from plusx.run.signals import Signals, Stopped
 from plusx.run.trainer import Trainer
 from plusx.run.training import prepared
+from plusx.run.transfer import why_alone
 from plusx.train.together import fit_together
 from plusx.train.update import Descend
 
@@ -54,6 +55,8 @@ def why_apart(recipe: Recipe) -> str:
         return f"[schedule] warm_until = {warm}; each run would have a rate of its own"
     if recipe.evaluate.patience:
         return f"[evaluate] patience = {recipe.evaluate.patience}; runs have to be equally long"
+    if why := why_alone(recipe):
+        return why
     spec = parts.spec_of(recipe.net)
     if not isinstance(spec, Net):
         return f"{spec} is a plain module, not a network that the language says"

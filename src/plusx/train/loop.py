@@ -36,7 +36,7 @@ def fit(
     for batch in batches:
         rate = lr(state.step)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)  # see make_optimizer
         reseed(state.seed, state.step, device)
         keep_modes()
         loss = update(state, batch.to(device))

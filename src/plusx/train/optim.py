@@ -1,5 +1,6 @@
 """Optimizers, and which parameters decay."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,12 +23,14 @@ def make_optimizer(
     weight_decay: float = 1e-4,
     decay_norms: bool = True,
     betas: tuple[float, float] = (0.9, 0.999),
+    rates: Mapping[Tensor, float] | None = None,
 ) -> torch.optim.Optimizer:
     """SGD or AdamW over every parameter of the task that is trained.
 
     The defaults are those of He et al. 2015, section 4.2, which lets every parameter decay.
     With `decay_norms=False` biases, the parameters of norms and one-number-a-channel scales do not.
     `momentum` and `nesterov` are of "sgd", `betas` of "adamw" (Loshchilov and Hutter 2019).
+    `rates` are factors of the rate that the schedule says, for parameters of their own.
     The task has to be on its device and in its memory format already.
     """
     if kind not in OPTIMIZERS:
@@ -41,6 +44,8 @@ def make_optimizer(
         {"params": [p for n, p in trained.items() if n in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if rates is not None:
+        groups = [part for group in groups for part in _graded(group, rates)]
     # One kernel for all of a network's small tensors: on a CPU six times as fast as a loop.
     fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
     if kind == "sgd":
@@ -59,6 +64,17 @@ def make_optimizer(
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
     return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+
+
+def _graded(group: dict[str, Any], rates: Mapping[Tensor, float]) -> list[dict[str, Any]]:
+    """A group as one for each rate, the deepest first; `fit` sets lr to the schedule's times it."""
+    by_rate: dict[float, list[Tensor]] = {}
+    for parameter in group["params"]:
+        by_rate.setdefault(rates.get(parameter, 1.0), []).append(parameter)
+    return [
+        {**group, "params": parameters, "rate": rate}
+        for rate, parameters in sorted(by_rate.items(), reverse=True)
+    ]
 
 
 class Sgd(torch.optim.SGD):

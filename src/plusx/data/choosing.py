@@ -1,0 +1,101 @@
+"""A part of a set: some of its classes, some of its bands, a few images of each class."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from plusx.data.sample import Preprocessing, Source
+from plusx.data.splits import stratified_order
+
+
+def of_classes(source: Source, names: Sequence[str]) -> Source:
+    """The images of these classes, numbered in this order.
+
+    ValueError: a class is not the set's, stands there twice or is alone, or images have several.
+    """
+    if source.multilabel:
+        raise ValueError(f"[data] classes: an image of {source.name} has several labels")
+    for name in names:
+        if name not in source.classes:
+            near = difflib.get_close_matches(name, source.classes, 1, 0.5)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"[data] classes: {source.name} has no class {name!r}{hint} "
+                f"(it has {', '.join(source.classes[:12])})"
+            )
+        if list(names).count(name) > 1:
+            raise ValueError(f"[data] classes: {name!r} stands there twice")
+    if len(names) < 2:
+        raise ValueError("[data] classes: one class leaves nothing to tell apart")
+    numbers = torch.full((len(source.classes),), -1)
+    numbers[[source.classes.index(name) for name in names]] = torch.arange(len(names))
+    labels = numbers.to(source.labels.device)[source.labels]
+    kept = source.subset((labels >= 0).nonzero().flatten().tolist())
+    return replace(kept, classes=tuple(names), labels=labels[labels >= 0])
+
+
+def of_bands(source: Source, bands: Sequence[int]) -> Source:
+    """The same images with these bands alone, counted from 1, in this order.
+
+    ValueError: the images have no such band, or it stands there twice.
+    """
+    if source.images is None:
+        return source  # files are read so
+    known, count = source.preprocessing, source.preprocessing.channels
+    _check_bands(bands, count, source.name)
+    places = [band - 1 for band in bands]
+    return replace(
+        source,
+        images=source.images[:, places].contiguous(),
+        preprocessing=banded(known, bands),
+    )
+
+
+def banded(known: Preprocessing, bands: Sequence[int]) -> Preprocessing:
+    """How images are prepared of which only these bands are seen."""
+    places = [band - 1 for band in bands]
+    return replace(
+        known,
+        channels=len(places),
+        mean=tuple(known.mean[place] for place in places),
+        std=tuple(known.std[place] for place in places),
+        bands=tuple(bands),
+    )
+
+
+def few_a_class(source: Source, count: int, seed: int) -> Source:
+    """So many images of each class, drawn by the seed.
+
+    ValueError: a class has fewer, or images have several.
+    """
+    if source.multilabel:
+        raise ValueError(f"[data] per_class: an image of {source.name} has several labels")
+    chosen: list[int] = []
+    labels, order = source.labels.cpu().numpy(), stratified_order(source.labels, seed)
+    for number, name in enumerate(source.classes):
+        members = order[labels[order] == number]
+        if len(members) < count:
+            raise ValueError(
+                f"[data] per_class = {count}: {source.name} has {len(members):,} images of "
+                f"{name!r} to train on"
+            )
+        chosen += members[:count].tolist()
+    return source.subset(sorted(chosen))
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """The places of at most `most` of `count` samples, spread evenly over them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def _check_bands(bands: Sequence[int], count: int, name: str) -> None:
+    for band in bands:
+        if not 1 <= band <= count:
+            raise ValueError(f"[data] bands: {name} has no band {band}, it has 1 to {count}")
+        if list(bands).count(band) > 1:
+            raise ValueError(f"[data] bands: {band} stands there twice")
+    if not bands:
+        raise ValueError("[data] bands: none is named")

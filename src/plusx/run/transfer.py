@@ -1,0 +1,79 @@
+"""Beginning where another training ended: whose weights, and what of them is trained on."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from plusx.nn.frozen import freeze_below, freeze_norms, head_depth, rates_by_depth
+from plusx.recipe import NetByName, Recipe
+from plusx.recipe.tables import Muon
+
+
+KEPT = "model.safetensors"  # in a run's folder, once the run is finished
+
+
+def weights_at(text: str) -> str:
+    """The file or the name of weights that a recipe means: a run's folder stands for its own.
+
+    ValueError: a folder that is no run's, or whose run is not finished.
+    """
+    place = Path(text).expanduser()
+    if not place.is_dir():
+        return str(place) if place.is_file() else text
+    if (place / KEPT).is_file():
+        return str(place / KEPT)
+    if (place / "recipe.toml").is_file():
+        raise ValueError(f"[net] weights: the run {place} is not finished, it has no {KEPT} yet")
+    inside = sorted(found.parent.name for found in place.glob(f"*/{KEPT}"))
+    near = difflib.get_close_matches(place.name, inside, 1, 0.0)
+    hint = f"; did you mean {place / near[0]}?" if near else ""
+    raise ValueError(f"[net] weights: {place} is not a run's folder: it has no {KEPT}{hint}")
+
+
+def freeze(recipe: Recipe, net: nn.Module) -> None:
+    """Leave as they are the parameters, and the statistics of norms, that are not to be trained.
+
+    ValueError: there are not so many stages, or nothing is left to be trained.
+    """
+    table = recipe.net
+    if not isinstance(table, NetByName):
+        return
+    if table.freeze_norms and not freeze_norms(net):
+        raise ValueError(f"[net] freeze_norms: {table.base} has no batch norms")
+    if table.train == "all":
+        return
+    head = head_depth(net)
+    if table.train == "head":
+        freeze_below(net, head)
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            raise ValueError('[net] train = "head": the network has no head')
+        return
+    if table.train >= head:
+        raise ValueError(
+            f'[net] train = {table.train}: {table.base} has {head - 1} stages; "all" trains them '
+            "and the stem"
+        )
+    freeze_below(net, head - table.train)
+
+
+def depth_rates(recipe: Recipe, net: nn.Module) -> Mapping[Tensor, float] | None:
+    """What the rate of each parameter is multiplied with; None where all have one rate."""
+    share = 1.0 if isinstance(recipe.optim, Muon) else recipe.optim.depth_rate
+    if share == 1:
+        return None
+    by_name = rates_by_depth(net, share)
+    return {parameter: by_name[name] for name, parameter in net.named_parameters()}
+
+
+def why_alone(recipe: Recipe) -> str:
+    """What of this keeps runs with several seeds from training as one; empty: nothing."""
+    table = recipe.net
+    if isinstance(table, NetByName) and table.train != "all":
+        return f"[net] train = {table.train!r}; it has to be all of the network"
+    if isinstance(table, NetByName) and table.freeze_norms:
+        return "[net] freeze_norms = true"
+    if not isinstance(recipe.optim, Muon) and recipe.optim.depth_rate != 1:
+        return f"[optim] depth_rate = {recipe.optim.depth_rate}; it has to be 1.0"
+    return ""
