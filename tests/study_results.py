@@ -16,7 +16,7 @@ def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> Run:
             epoch=epoch,
             train_loss=2.3 * math.exp(-epoch),
             train_error=1 - accuracy * epoch / epochs,
-            accuracy=accuracy * epoch / epochs,
+            score=accuracy * epoch / epochs,
             loss=1 / epoch,
         )
         for epoch in range(1, epochs + 1)

@@ -131,7 +131,7 @@ def test_a_network_that_only_overfits_is_not_called_harder_to_train() -> None:
 def test_epochs_to_a_threshold() -> None:
     points = run("resnet20", 0, 0.96, epochs=6).points  # 0.16, 0.32, ... 0.96
     assert epochs_to(points, 0.5) == 4
-    assert epochs_to(points, points[4].accuracy or 0.0) == 5
+    assert epochs_to(points, points[4].score or 0.0) == 5
     assert epochs_to(points, 0.97) is None
 
 

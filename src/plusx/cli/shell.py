@@ -66,7 +66,12 @@ def opened(trained: str, weights: str | None) -> Any:
     return load_weights_as(trained, weights)
 
 
-def figures_line(figures: dict[str, Any]) -> str:
+def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
+    """What is said of figures in a line; `scores` are the keys of those that are no classifier's."""
+    if "averaging" not in figures:
+        from plusx.report.scores import line
+
+        return f"{line(figures, scores)}, {figures['count']:,} images"
     return (
         f"accuracy {figures['accuracy']:.2%}, precision {figures['precision']:.3f}, "
         f"recall {figures['recall']:.3f}, F1 {figures['f1']:.3f} ({figures['averaging']}), "

@@ -76,9 +76,12 @@ def train(
         return
     print(f"{folder}: {'already complete' if complete else 'done'}")
     print(f"  network        {result['name']}, {result['parameters']:,} parameters")
-    print(f"  train error    {result['train_error']:.2%} ({result['steps']:,} steps)")
+    wrong = result["train_error"]
+    trained = "" if wrong is None else f"{wrong:.2%} "
+    print(f"  {'train error' if trained else 'trained':14} {trained}({result['steps']:,} steps)")
     if result["validation"] is not None:
-        print(f"  validation     {figures_line(result['validation'])}")
+        said = figures_line(result["validation"], result.get("scores", ()))
+        print(f"  validation     {said}")
     print(f"  report         {report}")
 
 

@@ -49,12 +49,13 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
 
         return study_page(result)
     from plusx.report.history import read_history
+    from plusx.report.scores import OF_CLASSES
     from plusx.report.single import run_page
 
     uses = folder / "test_uses.jsonl"
     return run_page(
         result,
-        read_history(folder / "log.jsonl"),
+        read_history(folder / "log.jsonl", result.get("scores", OF_CLASSES)[0]),
         classes=store.read_json(folder / "data.json")["classes"],
         recipe=store.read_bytes(folder / "recipe.toml").decode("utf-8"),
         environment=store.read_json(folder / "environment.json"),

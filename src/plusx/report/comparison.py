@@ -7,6 +7,7 @@ from plusx.report import page
 from plusx.report.colours import Palette, family
 from plusx.report.figures import alternative, figure
 from plusx.report.page import Cell, Column
+from plusx.report.scores import OF_CLASSES, score
 from plusx.report.setting import moment, setting
 from plusx.report.values import percent
 
@@ -44,10 +45,11 @@ def _figures(result: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
     """The figures of a comparison, as report.figures has them."""
     band = " Line: mean over the seeds; band: lowest to highest." if seeds > 1 else ""
     threshold = result["threshold"]
+    first = result.get("scores", OF_CLASSES)[0]
     drawn: list[tuple[str, str, str, float | None, str]] = [
         (
-            "accuracy",
-            "Validation accuracy",
+            first,
+            f"Validation {score(first).title}",
             "share",
             threshold,
             f"After each epoch.{band} Dotted: the threshold of {percent(threshold)} %.",
@@ -59,7 +61,7 @@ def _figures(result: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
             None,
             f"Share of wrong answers, measured while the epoch trains.{band}",
         ),
-        ("train_loss", "Training loss", "log", None, f"Cross-entropy, logarithmic scale.{band}"),
+        ("train_loss", "Training loss", "log", None, f"Logarithmic scale.{band}"),
     ]
     figures = []
     for key, title, scale, level, caption in drawn:
@@ -92,18 +94,19 @@ def _line(curve: Mapping[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def _seeds_figure(result: Mapping[str, Any]) -> dict[str, Any]:
-    rows = result["rows"]
-    bars = " Bar: 95 % interval over seeds and images." if any(r["interval"] for r in rows) else ""
+    rows, first = result["rows"], result.get("scores", OF_CLASSES)[0]
+    of = "seeds and images" if score(first).of_images else "seeds"
+    bars = f" Bar: 95 % interval over {of}." if any(r["interval"] for r in rows) else ""
     told = {
         "kind": "dots",
-        "title": f"{result['split'].capitalize()} accuracy at the end, every seed",
+        "title": f"{result['split'].capitalize()} {score(first).title} at the end, every seed",
         "caption": f"Dot: one seed; line: their mean.{bars}",
-        "x": {"title": "accuracy", "scale": "share"},
+        "x": {"title": score(first).title, "scale": "share"},
         "groups": [
             {
                 "name": row["name"],
-                "values": row["accuracy"]["seeds"],
-                "mean": row["accuracy"]["mean"],
+                "values": row[first]["seeds"],
+                "mean": row[first]["mean"],
                 "interval": row["interval"],
             }
             for row in rows
@@ -113,31 +116,33 @@ def _seeds_figure(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
+    scores = list(result.get("scores", OF_CLASSES))
+    shares = [*scores, *(["train_error"] if "train_error" in rows[0] else [])]
+    titles = [score(key).title for key in shares]
     columns = [
         Column("Network", number=False), Column("Parameters"), Column("Multiply-adds"),
-        Column("Accuracy", "%"), Column("Precision", "%"), Column("Recall", "%"), Column("F1", "%"),
-        Column("Train error", "%"), Column("Seconds", "an epoch"),
-        Column("Epochs", f"to {percent(result['threshold'])} %"),
+        *(Column(title[:1].upper() + title[1:], "%") for title in titles),
+        Column("Seconds", "an epoch"), Column("Epochs", f"to {percent(result['threshold'])} %"),
     ]  # fmt: skip
     cells = [
         [
             Cell(row["name"], row["name"], colour=index),
             Cell(f"{row['parameters']:,}", row["parameters"]),
             Cell(f"{row['multiply_adds']:,}", row["multiply_adds"]),
-            *(
-                _spread(row[key])
-                for key in ("accuracy", "precision", "recall", "f1", "train_error")
-            ),
+            *(_spread(row[key]) for key in shares),
             Cell(f"{row['seconds_per_epoch']['mean']:.2f}", row["seconds_per_epoch"]["mean"]),
             _epochs(row["epochs_to_threshold"]),
         ]
         for index, row in enumerate(rows)
     ]
     spread = f"± is the standard deviation over the {seeds} seeds (n - 1). " if seeds > 1 else ""
+    averages = f"Precision, recall and F1 are {result['averaging']} averages over the classes. "
+    wrong = "Train error is that of the trained network on its training images. "
     notes = (
-        f"{spread}Precision, recall and F1 are {result['averaging']} averages over the classes. "
-        "Train error is that of the trained network on its training images. "
-        f"Seconds are of training alone, with {result['jobs']} at a time."
+        spread
+        + (averages if result["averaging"] else "")
+        + (wrong if "train_error" in shares else "")
+        + f"Seconds are of training alone, with {result['jobs']} at a time."
     )
     drawn = page.table(columns, cells, caption="Results of every network")
     return drawn + page.note(notes) + _marked(result.get("marked") or ())

@@ -12,28 +12,28 @@ class Point:
 
     epoch: int  # from 1
     train_loss: float  # mean over the epoch, while it trained
-    train_error: float  # the same of the share of wrong answers
-    accuracy: float | None  # of the validation split
+    train_error: float | None  # the same of the share of wrong answers
+    score: float | None  # the foremost figure of the validation split, such as the accuracy
     loss: float | None
 
 
-def read_history(log: Path) -> tuple[Point, ...]:
-    """The points of a log.jsonl, one for each epoch that was finished."""
+def read_history(log: Path, score: str = "accuracy") -> tuple[Point, ...]:
+    """The points of a log.jsonl, an epoch that was finished each; `score` is a figure's key."""
     points = []
     with log.open(encoding="utf-8") as file:
         for text in file:
             line = json.loads(text)
             if "train_loss" in line:
-                points.append(_point(line))
+                points.append(_point(line, score))
     return tuple(points)
 
 
-def _point(line: dict[str, Any]) -> Point:
+def _point(line: dict[str, Any], score: str) -> Point:
     validation = line.get("validation", {})
     return Point(
         epoch=line["epoch"],
         train_loss=line["train_loss"],
-        train_error=line["train_error"],
-        accuracy=validation.get("accuracy"),
+        train_error=line.get("train_error"),
+        score=validation.get(score),
         loss=validation.get("loss"),
     )

@@ -30,6 +30,7 @@ SCORES: dict[str, Score] = {
     "mask_map": Score("mask mAP at 0.50:0.95"),
     "equal_error_rate": Score("equal error rate", less=True),
     "true_accept_rate": Score("true accepts"),
+    "train_error": Score("train error", less=True),
     "loss": Score("loss", less=True),
 }
 # of classifiers, and of runs from before other tasks were known

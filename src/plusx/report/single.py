@@ -10,6 +10,7 @@ from plusx.report.confusion import confusion
 from plusx.report.figures import alternative, figure
 from plusx.report.history import Point
 from plusx.report.page import Cell, Column
+from plusx.report.scores import OF_CLASSES, score
 from plusx.report.setting import setting
 
 
@@ -28,12 +29,14 @@ def run_page(
     """The page of a run's folder, from what its files hold."""
     name, scores = str(result["name"]), result["validation"]
     palette = Palette(["validation", "training"])
-    drawn = [figure(told, palette, f"f{n}") for n, told in enumerate(_figures(points))]
+    key = result.get("scores", OF_CLASSES)[0]
+    drawn = [figure(told, palette, f"f{n}") for n, told in enumerate(_figures(points, key))]
     body = f'<div class="figures">\n{"".join(drawn)}</div>\n'
     if scores is not None:
         if "confusion" in scores and not _several(scores):
             body += page.section("Confusion", confusion(scores["confusion"], classes))
-        body += page.section("Every class", _per_class(scores))
+        if scores.get("per_class"):
+            body += page.section("Every class", _per_class(scores["per_class"]))
     body += page.section("What was run", _what_was_run(result, environment, recipe, test_uses))
     epochs = result["epochs"]
     kept = f", the weights of epoch {result['best_epoch']} kept" if result["best_epoch"] else ""
@@ -43,8 +46,7 @@ def run_page(
         finding=finding(result),
         context=(
             f"{name}, {result['parameters']:,} parameters, trained for {epochs} "
-            f"{'epoch' if epochs == 1 else 'epochs'}{kept}; it is wrong about "
-            f"{100 * result['train_error']:.1f} % of its training images."
+            f"{'epoch' if epochs == 1 else 'epochs'}{kept}{_trained(result, key)}."
         ),
         body=body,
         colours=[*colours(["resnet56"]), ("#7c828a", "#9aa1a8")],  # validation, training
@@ -59,6 +61,14 @@ def finding(result: Mapping[str, Any]) -> str:
             f"{name} was trained on all training images of {result['data']}; none were kept back "
             "to judge it by."
         )
+    key = result.get("scores", OF_CLASSES)[0]
+    if not score(key).of_images:
+        said = ", ".join(
+            f"{score(each).title} {100 * scores[each]:.1f} %"
+            for each in result["scores"]
+            if scores.get(each) is not None
+        )
+        return f"{name} reaches {said} on the {int(scores['count']):,} validation images."
     accuracy, count = float(scores["accuracy"]), int(scores["count"])
     low, high = wilson(accuracy, count)
     right = "with every label right" if _several(scores) else "correctly"
@@ -66,6 +76,16 @@ def finding(result: Mapping[str, Any]) -> str:
         f"{name} names {100 * accuracy:.1f} % of the {count:,} validation images {right} "
         f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)."
     )
+
+
+def _trained(result: Mapping[str, Any], key: str) -> str:
+    """What is said of the training images."""
+    if result["train_error"] is not None:
+        wrong = 100 * result["train_error"]
+        return f"; it is wrong about {wrong:.1f} % of its training images"
+    found = result["train"].get(key)
+    title = score(key).title
+    return "" if found is None else f"; on its training images {title} is {100 * found:.1f} %"
 
 
 def _several(scores: Mapping[str, Any]) -> bool:
@@ -81,8 +101,8 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _figures(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Error and loss over the epochs, as report.figures has them."""
+def _figures(points: Sequence[Point], key: str) -> list[dict[str, Any]]:
+    """Error, or the foremost figure, and loss over the epochs, as report.figures has them."""
     losses: list[Series] = [
         ("training", [(point.epoch, point.train_loss) for point in points]),
         ("validation", [(point.epoch, point.loss) for point in points]),
@@ -91,11 +111,15 @@ def _figures(points: Sequence[Point]) -> list[dict[str, Any]]:
         ("training", [(point.epoch, point.train_error) for point in points]),
         (
             "validation",
-            [(p.epoch, None if p.accuracy is None else 1 - p.accuracy) for p in points],
+            [(p.epoch, None if p.score is None else 1 - p.score) for p in points],
         ),
     ]
+    title = _capital(score(key).title)
+    scored: list[Series] = [("validation", [(point.epoch, point.score) for point in points])]
     drawn = [
-        _figure("Error", errors, "share", "Share of wrong answers."),
+        _figure("Error", errors, "share", "Share of wrong answers.")
+        if score(key).of_images
+        else _figure(title, scored, "share", "Of the validation images."),
         _figure("Loss", losses, "log", "Mean over the epoch, logarithmic scale."),
     ]
     return [told for told in drawn if told is not None]
@@ -135,18 +159,32 @@ def _figure(
     return {**told, "alternative": alternative(told)}
 
 
-def _per_class(scores: Mapping[str, Any]) -> str:
-    columns = [Column("Class", number=False), Column("Precision", "%"), Column("Recall", "%"),
-               Column("F1", "%"), Column("Images")]  # fmt: skip
-    rows = [
+def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of classes: shares, and counts, whatever the task has of them."""
+    keys = [key for key in rows[0] if key != "label"]
+    shares = [key for key in keys if any(isinstance(row[key], float) for row in rows)]
+    counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
+    columns = [Column("Class", number=False)]
+    columns += [Column(_capital(score(key).title), "%") for key in shares]
+    columns += [Column("Images" if key == "count" else _capital(key)) for key in counts]
+    cells = [
         [
-            Cell(str(each["label"]), str(each["label"])),
-            *(Cell(f"{100 * each[key]:.1f}", each[key]) for key in ("precision", "recall", "f1")),
-            Cell(f"{each['count']:,}", each["count"]),
+            Cell(str(row["label"]), str(row["label"])),
+            *(
+                Cell("none") if row[key] is None else Cell(f"{100 * row[key]:.1f}", row[key])
+                for key in shares
+            ),
+            *(Cell(f"{row[key]:,}", row[key]) for key in counts),
         ]
-        for each in scores["per_class"]
+        for row in rows
     ]
-    return page.table(columns, rows, caption="Precision, recall and F1 of every class")
+    *titles, last = [score(key).title for key in shares]
+    caption = f"{', '.join(titles)} and {last}" if titles else last
+    return page.table(columns, cells, caption=f"{_capital(caption)} of every class")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _what_was_run(

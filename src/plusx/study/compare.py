@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 from plusx.grammar.spec import Net
 from plusx.recipe import Compare, NetByName, Recipe, to_toml
 from plusx.study.crew import Crew, Job
-from plusx.study.finding import finding, interval
+from plusx.study.finding import finding, score_interval
 from plusx.study.folder import as_before, refuse_other, surroundings
 from plusx.study.making import (
     Planned,
@@ -142,10 +142,11 @@ def _result(
             made = runs.setdefault(job.name, [])
             made.append(read_finished(job.folder, job.name, job.seed, split))
     some = next(iter(runs.values()))[0]
+    first = next(iter(some.scores))
     rows = []
     for name, made in runs.items():
         scores = row(name, made, told.threshold)
-        said = interval(scores["accuracy"]["seeds"], some.count)
+        said = score_interval(first, scores[first]["seeds"], some.count)
         rows.append({**scores, "interval": None if said is None else [said.low, said.high]})
     return {
         "kind": "compare",
@@ -153,11 +154,12 @@ def _result(
         "split": split,
         "count": some.count,
         "averaging": some.averaging,
+        "scores": list(some.scores),
         "spread": "standard deviation over the seeds (n - 1)",
         "seeds": list(told.seeds),
         "threshold": told.threshold,
         "length": length_of(recipe),
-        "finding": finding(rows, count=some.count, split=split),
+        "finding": finding(rows, count=some.count, split=split, key=first),
         "notes": told_together(planned),
         "rows": rows,
         "marked": [

@@ -13,6 +13,11 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from plusx.report.scores import better, score
+
+
+_FIGURE, _KEY = "the figure", "its key"  # of a row, beside what result.json has
+
 
 class Interval(NamedTuple):
     """An interval of 95 % for a share; `low` and `high` lie in 0..1."""
@@ -44,6 +49,16 @@ def interval(shares: Sequence[float], count: int) -> Interval | None:
     images = _NORMAL * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
     half = math.hypot(seeds, images)
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
+
+
+def score_interval(key: str, values: Sequence[float], count: int) -> Interval | None:
+    """The interval for the mean of a figure: what is no share of images knows the seeds alone."""
+    if score(key).of_images:
+        return interval(values, count)
+    if len(values) < 2:
+        return None
+    half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Interval(max(0.0, mean(values) - half), min(1.0, mean(values) + half))
 
 
 def student(freedom: int) -> float:
@@ -85,17 +100,21 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference | 
     return Difference(middle, middle - half, middle + half)
 
 
-def finding(rows: Sequence[Mapping[str, Any]], *, count: int, split: str) -> str:
+def finding(
+    rows: Sequence[Mapping[str, Any]], *, count: int, split: str, key: str = "accuracy"
+) -> str:
     """One sentence about rows of a comparison: a plain network and its residual twin if it has
-    them, else the best network and what is known to be worse. `count` is the number of images."""
+    them, else the best network and what is known to be worse. `count` is the number of images, and
+    `key` that of the figure that is compared."""
+    rows = [{**row, _FIGURE: row[key], _KEY: key} for row in rows]
     by_name = {row["name"]: row for row in rows}
     twins = sorted(
         (int(found[1]), name, f"resnet{found[1]}")
         for name in by_name
         if (found := re.fullmatch(r"plain(\d+)", name)) and f"resnet{found[1]}" in by_name
     )
-    scored = f"{split} accuracy"
-    if min(len(row["accuracy"]["seeds"]) for row in rows) < 2:
+    scored = f"{split} {score(key).title}"
+    if min(len(row[_FIGURE]["seeds"]) for row in rows) < 2:
         said = _listed([f"{row['name']} {_percent(row)}" for row in rows])
         return f"One seed, {scored}: {said}; how far seeds differ is not known."
     if not twins:
@@ -128,12 +147,14 @@ def _about_twins(
 
 def _harder(deep: Mapping[str, Any], shallow: Mapping[str, Any], count: int) -> bool:
     """Whether the deeper network is worse and already on its training images: not overfitting."""
+    if "train_error" not in deep:
+        return False
     harder = deep["train_error"]["mean"] > shallow["train_error"]["mean"]
     return harder and _below(deep, shallow, count)
 
 
 def _ranking(rows: Sequence[Mapping[str, Any]], count: int, scored: str) -> str:
-    best, *others = sorted(rows, key=lambda row: -row["accuracy"]["mean"])
+    best, *others = sorted(rows, key=lambda row: -better(row[_KEY], row[_FIGURE]["mean"]))
     worse = [_with_percent(row) for row in others if _below(row, best, count)]
     alike = [_with_percent(row) for row in others if not _below(row, best, count)]
     parts = [f"{best['name']} reaches {_percent(best)} {scored}"]
@@ -146,13 +167,16 @@ def _ranking(rows: Sequence[Mapping[str, Any]], count: int, scored: str) -> str:
 
 
 def _below(row: Mapping[str, Any], other: Mapping[str, Any], count: int) -> bool:
-    first, second = (interval(each["accuracy"]["seeds"], count) for each in (row, other))
+    """Whether a network is known to be worse than another."""
+    first, second = (score_interval(r[_KEY], r[_FIGURE]["seeds"], count) for r in (row, other))
+    if score(row[_KEY]).less:
+        first, second = second, first
     return first is not None and second is not None and first.below(second)
 
 
 def _percent(row: Mapping[str, Any]) -> str:
     """A mean as a percentage, with a decimal only where it is needed near 100 %."""
-    value = 100 * row["accuracy"]["mean"]
+    value = 100 * row[_FIGURE]["mean"]
     return f"{value:.1f} %" if value >= 90 else f"{value:.0f} %"
 
 

@@ -17,6 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from plusx.report.scores import SCORES, score
+
 
 EVERY = 5.0  # seconds between two plain lines
 
@@ -58,7 +60,7 @@ class Going:
     steps: int | None
     epoch: int = 0
     step: int = 0
-    accuracy: float | None = None
+    best: tuple[str, float] | None = None  # the foremost figure that is known, and its key
     begun: float = field(default_factory=time.monotonic)
     _steps_an_epoch: float = math.inf  # until the first one is over
 
@@ -67,7 +69,8 @@ class Going:
             self.step, self.epoch = line["step"], line["epoch"]
             if "train_loss" in line:  # the end of an epoch
                 self._steps_an_epoch = self.step / self.epoch
-                self.accuracy = line.get("validation", {}).get("accuracy", self.accuracy)
+                found = line.get("validation", {})
+                self.best = next(((k, found[k]) for k in SCORES if k in found), self.best)
 
     @property
     def share(self) -> float:
@@ -84,7 +87,10 @@ class Going:
 
     @property
     def score(self) -> str:
-        return "" if self.accuracy is None else f"accuracy {100 * self.accuracy:.1f} %"
+        if self.best is None:
+            return ""
+        key, value = self.best
+        return f"{score(key).title} {100 * value:.1f} %"
 
     def __str__(self) -> str:
         parts = [f"{self.name} seed {self.seed} {self.place}", self.score]

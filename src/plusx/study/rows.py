@@ -9,9 +9,7 @@ from typing import Any
 
 from plusx import store
 from plusx.report.history import Point, read_history
-
-
-SCORES = ("accuracy", "precision", "recall", "f1")
+from plusx.report.scores import OF_CLASSES, better
 
 
 @dataclass(frozen=True)
@@ -23,10 +21,10 @@ class Run:
     parameters: int
     multiply_adds: int
     data: str
-    scores: Mapping[str, float]  # of SCORES
+    scores: Mapping[str, float]  # the foremost first
     count: int  # images that the scores are over
-    averaging: str
-    train_error: float  # of the training images, after training
+    averaging: str  # of scores over classes; empty where there are none
+    train_error: float | None  # of the training images, after training; None: no such thing
     points: tuple[Point, ...]
     seconds_per_epoch: float
 
@@ -42,11 +40,11 @@ def read_finished(folder: Path, name: str, seed: int, split: str) -> Run:
         parameters=result["parameters"],
         multiply_adds=result["multiply_adds"],
         data=result["data"],
-        scores={score: figures[score] for score in SCORES},
+        scores={score: figures[score] for score in result.get("scores", OF_CLASSES)},
         count=figures["count"],
-        averaging=figures["averaging"],
+        averaging=figures.get("averaging", ""),
         train_error=result["train_error"],
-        points=read_history(folder / "log.jsonl"),
+        points=read_history(folder / "log.jsonl", result.get("scores", OF_CLASSES)[0]),
         seconds_per_epoch=_seconds(folder / "timing.jsonl", result["steps"] / result["epochs"]),
     )
 
@@ -59,15 +57,17 @@ def row(name: str, runs: Sequence[Run], threshold: float) -> dict[str, Any]:
     seed the first epoch whose evaluation reached the threshold, None where none did; its mean is
     over those seeds that did.
     """
-    reached = [epochs_to(run.points, threshold) for run in runs]
+    first = next(iter(runs[0].scores))
+    reached = [epochs_to(run.points, threshold, first) for run in runs]
+    wrong = [run.train_error for run in runs if run.train_error is not None]
     known = [float(epoch) for epoch in reached if epoch is not None]
     return {
         "name": name,
         "parameters": runs[0].parameters,
         "multiply_adds": runs[0].multiply_adds,
         "seeds": [run.seed for run in runs],
-        **{score: spread([run.scores[score] for run in runs]) for score in SCORES},
-        "train_error": spread([run.train_error for run in runs]),
+        **{score: spread([run.scores[score] for run in runs]) for score in runs[0].scores},
+        **({"train_error": spread(wrong)} if len(wrong) == len(runs) else {}),
         "seconds_per_epoch": spread([run.seconds_per_epoch for run in runs]),
         "epochs_to_threshold": {
             "threshold": threshold,
@@ -87,8 +87,9 @@ def curve(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     length = min(len(run.points) for run in runs)
     columns = [[run.points[index] for run in runs] for index in range(length)]
     said: dict[str, Any] = {"name": name, "epochs": [column[0].epoch for column in columns]}
-    for key in ("accuracy", "loss", "train_error", "train_loss"):
-        bands = [_band([getattr(point, key) for point in column]) for column in columns]
+    names = {next(iter(runs[0].scores)): "score", "loss": "loss"}
+    for key, part_of in {**names, "train_error": "train_error", "train_loss": "train_loss"}.items():
+        bands = [_band([getattr(point, part_of) for point in column]) for column in columns]
         said[key] = {
             part: [band[index] for band in bands]
             for index, part in enumerate(("mean", "low", "high"))
@@ -105,10 +106,11 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def epochs_to(points: Sequence[Point], threshold: float) -> int | None:
-    """The first epoch whose accuracy is at least the threshold."""
+def epochs_to(points: Sequence[Point], threshold: float, key: str = "accuracy") -> int | None:
+    """The first epoch whose score, the figure of this key, is as good as the threshold."""
+    wanted = better(key, threshold)
     return next(
-        (p.epoch for p in points if p.accuracy is not None and p.accuracy >= threshold), None
+        (p.epoch for p in points if p.score is not None and better(key, p.score) >= wanted), None
     )
 
 

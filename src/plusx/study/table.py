@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plusx.report import values
+from plusx.report.scores import OF_CLASSES, score
 
 
 NARROWEST = 40  # what notes are wrapped to on a terminal that is narrower
@@ -60,12 +61,12 @@ def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str
 
     Percentages are the mean over the seeds and, after ±, the spread.
     """
-    shares = ("accuracy", "precision", "recall", "f1", "train_error")
-    titles = ("accuracy", "precision", "recall", "F1", "train error")
+    scores = result.get("scores", OF_CLASSES)
+    shares = [*scores, *(["train_error"] if "train_error" in result["rows"][0] else [])]
     known: list[tuple[str, str, str]] = [
         ("parameters", "parameters", "count"),
         ("multiply_adds", "multiply-adds", "count"),
-        *((key, title, "share") for key, title in zip(shares, titles, strict=True)),
+        *((key, score(key).title, "share") for key in shares),
     ]
     rows = result["rows"]
     columns = [_Column(("network", ""), [row["name"] for row in rows], left=True)]
@@ -146,10 +147,14 @@ def _cut(text: str) -> str:
 def _notes(result: Mapping[str, Any]) -> list[str]:
     seeds = len(result["seeds"])
     spread = f"; ± is the standard deviation over {seeds} seeds (n - 1)" if seeds > 1 else ""
-    averages = f"precision, recall and F1 are {result['averaging']} averages over the classes"
+    of = f"precision, recall and F1 are {result['averaging']} averages over the classes; "
+    wrong = "train error is that of the trained network; "
+    said = (of if result["averaging"] else "") + (
+        wrong if "train_error" in result["rows"][0] else ""
+    )
     return [
         f"{result['split']} split, {result['count']:,} images{spread};",
-        f"{averages}; train error is that of the trained network;",
+        *([said.strip()] if said else []),
         f"seconds are of training alone, {result['jobs']} at a time.",
     ]
 

@@ -18,12 +18,13 @@ from plusx.grammar.twins import with_merge
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Tables as TablesOfRecipe
 from plusx.report import values
+from plusx.report.scores import OF_CLASSES as SCORES
 from plusx.study import drawn
 from plusx.study.bands import listed
 from plusx.study.consistency import check
 from plusx.study.plan import Cell, Made, Study, by_name, with_net
 from plusx.study.printed import QUANTITIES, TIMES, Average, Table, Tables, to_toml
-from plusx.study.rows import SCORES, row, spread
+from plusx.study.rows import row, spread
 from plusx.zoo import Plain, find
 
 
