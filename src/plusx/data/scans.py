@@ -1,4 +1,4 @@
-"""Reading one volume: a NIfTI file, or a folder that holds one DICOM series; writing masks as NIfTI.
+"""Reading one volume, a NIfTI file or a folder with one DICOM series; writing masks as NIfTI.
 
 What is refused, with its reason: more than MOST voxels, values that are not finite, volumes that
 do not say where their voxels lie (no sform and no qform; no position, orientation or pixel
