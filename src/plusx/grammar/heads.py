@@ -1,7 +1,14 @@
 """What stands on the features of a network in place of its linear head: heads as frozen data."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+
+# what pydantic is to know where a recipe is read: no unknown keys
+STRICT = {"extra": "forbid"}
+WIDEST = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +19,7 @@ class Fcn:
     are. auxiliary: a second head on the last stage but one, in training.
     """
 
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["fcn"] = "fcn"
     stride: Literal[8, 16, 32] = 8
     auxiliary: bool = False
@@ -21,6 +29,7 @@ class Fcn:
 class DeepLab:
     """DeepLabV3 (Chen et al. 2017): dilated convolutions of several rates side by side."""
 
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["deeplabv3"] = "deeplabv3"
     stride: Literal[8, 16] = 8
     auxiliary: bool = False
@@ -28,13 +37,18 @@ class DeepLab:
 
 @dataclass(frozen=True, kw_only=True)
 class UNet:
-    """A U-Net decoder (Ronneberger et al. 2015) over all stages; works in 1-D, 2-D and 3-D.
+    """A U-Net decoder (Ronneberger et al. 2015) over the input, the maps of the stem and all
+    stages; works in 1-D, 2-D and 3-D.
 
     width: channels at the finest resolution; every coarser one has twice as many, up to 8 times.
     """
 
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["unet"] = "unet"
     width: int = 32
+
+    def __post_init__(self) -> None:
+        _within("width", self.width, 1, WIDEST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,34 +60,89 @@ class Fcos:
     ones by convolutions with stride 2.
     """
 
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["fcos"] = "fcos"
     width: int = 64
     depth: int = 2
     finest: Literal[2, 4, 8, 16] = 8
     levels: int = 4
 
+    def __post_init__(self) -> None:
+        _within("width", self.width, 1, WIDEST)
+        _within("depth", self.depth, 0, 16)
+        _within("levels", self.levels, 1, 8)
+
+
+Anchor = tuple[int, int]
+# Redmon and Farhadi 2018, section 2.3: of COCO's boxes in images of 416 pixels a side
+COCO_ANCHORS: tuple[Anchor, ...] = (
+    (10, 13),
+    (16, 30),
+    (33, 23),
+    (30, 61),
+    (62, 45),
+    (59, 119),
+    (116, 90),
+    (156, 198),
+    (373, 326),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Yolo:
-    """YOLOv3 (Redmon and Farhadi 2018): three resolutions, three anchors each."""
+    """YOLOv3 (Redmon and Farhadi 2018): three resolutions, three anchors each.
 
+    anchors: width and height of nine boxes in pixels of the input, the three of the finest
+    resolution first.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["yolo"] = "yolo"
+    anchors: tuple[Anchor, ...] = COCO_ANCHORS
+
+    def __post_init__(self) -> None:
+        if len(self.anchors) != 9:
+            raise ValueError(f"anchors: {len(self.anchors)} of them; there are 9")
+        if any(side < 1 for anchor in self.anchors for side in anchor):
+            raise ValueError("anchors: each is [width, height] in pixels, from 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FasterRcnn:
-    """Faster R-CNN (Ren et al. 2015) with a feature pyramid (Lin et al. 2017), by torchvision."""
+    """Faster R-CNN (Ren et al. 2015) with a feature pyramid (Lin et al. 2017), by torchvision.
 
+    width: channels of the pyramid; anchors: the side of the square anchor on each level, finest
+    first, in pixels of the input; frozen_norms: the backbone's batch norms are constants, as in
+    torchvision's trained detectors.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["faster-rcnn"] = "faster-rcnn"
     width: int = 256
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    frozen_norms: bool = False
+
+    def __post_init__(self) -> None:
+        _within("width", self.width, 1, WIDEST)
+        _sides(self.anchors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRcnn:
-    """Mask R-CNN (He et al. 2017): Faster R-CNN and a mask for each box, by torchvision."""
+    """Mask R-CNN (He et al. 2017): Faster R-CNN and a mask for each box, by torchvision.
 
+    For the fields see FasterRcnn.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["mask-rcnn"] = "mask-rcnn"
     width: int = 256
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    frozen_norms: bool = False
+
+    def __post_init__(self) -> None:
+        _within("width", self.width, 1, WIDEST)
+        _sides(self.anchors)
 
 
 Head = Fcn | DeepLab | UNet | Fcos | Yolo | FasterRcnn | MaskRcnn
@@ -86,3 +155,65 @@ HEADS: dict[str, type[Head]] = {
     "faster-rcnn": FasterRcnn,
     "mask-rcnn": MaskRcnn,
 }
+DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
+
+
+def head_to_dict(head: Head) -> dict[str, Any]:
+    """The head as a plain mapping, every field; tuples become lists."""
+    return {key: _listed(value) for key, value in asdict(head).items()}
+
+
+def head_from_dict(mapping: Mapping[str, Any]) -> Head:
+    """The head that a mapping describes. Raises ValueError naming what is wrong in it."""
+    kind = mapping.get("kind")
+    if kind not in HEADS:
+        near = get_close_matches(str(kind), HEADS, 1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no head {kind!r}{hint} Heads are {', '.join(HEADS)}")
+    cls = HEADS[kind]
+    known = [field.name for field in fields(cls)]
+    for key in mapping:
+        if key not in known:
+            raise ValueError(f"a head {kind!r} has no field {key!r}; it has {', '.join(known)}")
+    refuse_types(mapping)
+    made = {key: _tupled(value) for key, value in mapping.items()}
+    for field in fields(cls):
+        choices = get_args(field.type) if get_origin(field.type) is Literal else ()
+        if choices and field.name in made and made[field.name] not in choices:
+            said = " or ".join(map(str, choices))
+            raise ValueError(f"{field.name} = {made[field.name]!r}: must be {said}")
+    return cls(**made)
+
+
+def refuse_types(mapping: Mapping[str, Any]) -> None:
+    """ValueError for a value that is of another type than its field: text for a number."""
+    cls = HEADS.get(str(mapping.get("kind")))
+    for field in () if cls is None else fields(cls):
+        value = _tupled(mapping.get(field.name, field.default))
+        if not _like(value, field.default):
+            raise ValueError(f"{field.name} = {value!r}: must be like {_listed(field.default)}")
+
+
+def _like(value: Any, example: Any) -> bool:
+    """Whether a value is of the same type, and its items are of the type of the example's."""
+    if isinstance(example, tuple):
+        return isinstance(value, tuple) and all(_like(item, example[0]) for item in value)
+    return type(value) is type(example)
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _within(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} = {value}: must be from {least} to {most:,}")
+
+
+def _sides(anchors: tuple[int, ...]) -> None:
+    if not anchors or min(anchors) < 1:
+        raise ValueError("anchors: the side of one for each level, in pixels from 1")

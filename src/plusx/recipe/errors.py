@@ -78,7 +78,8 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         return f"{key} = {toml_value(tag)}: {_allowed(tag, _kinds(path[:-1]))}"
     given = f"{key}{place} = {toml_value(error['input'])}"
     if kind == "literal_error":
-        options = re.findall("'(.*?)'", context["expected"])
+        options = re.findall("'(.*?)'|\\b(\\d+)\\b", context["expected"])
+        options = [text or number for text, number in options]
         return f"{given}: {_allowed(error['input'], options)}"
     wanted = {
         "int_type": "must be a whole number",
@@ -96,6 +97,8 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     }.get(kind)
     if wanted is None:
         said = str(error["msg"]).removeprefix("Value error, ")
+        if path and isinstance(error["input"], Mapping):
+            return f"[{'.'.join(path)}] {said}"
         return f"{given}: {said}" if path else said
     quoted = isinstance(error["input"], str) and re.fullmatch(
         r"[-+\d.eE_]+|true|false", error["input"]

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, InstanceOf, Strict, Tag
+from pydantic import BeforeValidator, Discriminator, Field, InstanceOf, Strict, Tag
 from pydantic.dataclasses import dataclass
 
-from plusx.grammar.heads import Head
+from plusx.grammar.heads import Head, refuse_types
 from plusx.grammar.spec import Activation, Net, Norm
 from plusx.recipe import studies
 from plusx.recipe.values import (
@@ -93,7 +93,7 @@ class Embed:
     loss: Literal["arcface", "triplet"] = "arcface"
     margin: Rate = 0.5
     scale: Rate = 64.0  # of the cosines, with arcface
-    width: Count = 0  # of the vectors; 0: as the network's features are
+    width: Positive = 128  # of the vectors, which the network's linear layer makes
     false_accept_rate: Share = 0.01  # at which true accepts are told, and strangers refused
 
 
@@ -328,6 +328,13 @@ def _net_tag(value: object) -> str:
     return "inline" if isinstance(value, Net) else "named"
 
 
+def _typed_head(value: object) -> object:
+    """Text is no number here either."""
+    if isinstance(value, dict):
+        refuse_types(value)
+    return value
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
     seed: Count = 0
@@ -340,7 +347,8 @@ class Recipe:
     ]
     init: Init = Init()
     task: TaskTable = Classify()
-    head: Annotated[Head, Discriminator("kind")] | None = None  # None: the network's own
+    # None: the network's own
+    head: Annotated[Head, Discriminator("kind"), BeforeValidator(_typed_head)] | None = None
     data: Annotated[KnownData | OwnData | SceneData | PeopleData, Discriminator("kind")]
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
