@@ -36,6 +36,7 @@ class NetByName:
     in_channels: Positive | None = None  # None: the data's
     num_classes: Positive | None = None  # None: the data's
     size: Positive | None = None  # None: the data's
+    ndim: Literal[1, 2, 3] | None = None  # 3: the same sentence, said of volumes
     norm: Norm | None = None
     affine: Flag | None = None
     act: Activation | None = None
@@ -196,6 +197,54 @@ class PeopleData:
     workers: Count = 0
 
 
+Patch = tuple[Positive, Positive, Positive]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class VolumeData:
+    """A folder of volumes, images/NAME.nii.gz or images/NAME/ with a DICOM series, and of their
+    masks, labels/NAME.nii.gz; the same below train, val and test where the data is divided.
+    """
+
+    kind: Literal["volumes"]
+    path: str
+    classes: tuple[str, ...] = Field(min_length=2)  # of the masks' numbers 0, 1, ...
+    range: tuple[Number, Number]  # the values that volumes may have; others are refused
+    # what of it the network sees; None: all of it
+    window: tuple[Number, Number] | Literal["percentiles"] | None = None
+    channels: Positive = 1  # the fourth dimension of a NIfTI file
+    spacing: tuple[Rate, Rate, Rate] | None = None  # mm a voxel; None: as volumes have it
+    orientation: str = "SPL"  # where slices, rows and columns grow to
+    patch: Patch = (64, 64, 64)  # voxels that a network sees at a time
+    patches: Positive = 4  # that an epoch takes of each volume
+    foreground: Ratio = 0.5  # the share of them that hold a class other than the first
+    ignored: tuple[Count, ...] = ()  # numbers of the masks that are not judged
+    patient: str = ""  # a regular expression whose group is the patient; "": each volume's own
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Part | None = None  # patients, or their share; None: 0.2
+    train: Part | None = None  # volumes, or their share, that are trained on; None: all
+    damaged: Literal["error", "skip"] = "error"
+    sampling: Literal["uniform"] = "uniform"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class EllipsoidData:
+    """Volumes that are made: ellipsoids in noise, which no threshold finds."""
+
+    kind: Literal["ellipsoids"]
+    patch: Patch = (32, 32, 32)
+    patches: Positive = 4
+    foreground: Ratio = 0.5
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Part | None = None  # patients, or their share; None: 12
+    train: Part | None = None
+    sampling: Literal["uniform"] = "uniform"
+    workers: Count = 0
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Sgd:
     kind: Literal["sgd"] = "sgd"
@@ -349,7 +398,10 @@ class Recipe:
     task: TaskTable = Classify()
     # None: the network's own
     head: Annotated[Head, Discriminator("kind"), BeforeValidator(_typed_head)] | None = None
-    data: Annotated[KnownData | OwnData | SceneData | PeopleData, Discriminator("kind")]
+    data: Annotated[
+        KnownData | OwnData | SceneData | PeopleData | VolumeData | EllipsoidData,
+        Discriminator("kind"),
+    ]
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
     device: Device = Device()

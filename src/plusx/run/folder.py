@@ -17,6 +17,7 @@ from plusx.grammar.shapes import each_dimension
 from plusx.models import create_model
 from plusx.nn.network import Network
 from plusx.recipe import KnownData, Recipe, parse_recipe
+from plusx.recipe.tables import PeopleData
 from plusx.run.environment import exact_eight_bits
 from plusx.run.parts import blank_net
 from plusx.run.questions import open_task
@@ -126,7 +127,7 @@ def load_run(path: str | Path) -> Run:
         preprocessing=preprocessing,
         recipe=recipe,
         finished=(path / RESULT).is_file(),
-        sees_whole=isinstance(recipe.data, KnownData),
+        sees_whole=isinstance(recipe.data, KnownData | PeopleData),
     )
 
 

@@ -11,7 +11,9 @@ from torch import nn
 
 from plusx.data import choosing
 from plusx.data.batch import Batch
-from plusx.data.loader import Loader
+from plusx.data.loader import Loader, View
+from plusx.data.ordering import Sampling
+from plusx.data.people import open_people
 from plusx.data.source import Source, kind_of, open_data
 from plusx.data.splits import stratified_order
 from plusx.grammar.legal import check
@@ -19,7 +21,17 @@ from plusx.grammar.spec import Net
 from plusx.models import create_model, initialised
 from plusx.nn.whitening import whiten
 from plusx.recipe import KnownData, NetByName, OwnData, Recipe
-from plusx.recipe.tables import Constant, Cosine, Embed, Init, Muon, OneCycle, Sgd, Steps
+from plusx.recipe.tables import (
+    Constant,
+    Cosine,
+    Embed,
+    Init,
+    Muon,
+    OneCycle,
+    PeopleData,
+    Sgd,
+    Steps,
+)
 from plusx.run.transfer import depth_rates, freeze, weights_at
 from plusx.tasks.task import Task
 from plusx.train import schedule as rates
@@ -85,6 +97,17 @@ def open_sets(recipe: Recipe) -> Sets:
 def open_split(recipe: Recipe, split: str) -> Source:
     """One split of the recipe's data. ValueError where there is none, or the data is wrong."""
     data = recipe.data
+    if isinstance(data, PeopleData):
+        return open_people(
+            data.path,
+            split=split,
+            seed=recipe.seed,
+            validation=data.validation,
+            test=data.test,
+            size=data.size,
+            channels=data.channels,
+            damaged=data.damaged,
+        )
     if isinstance(data, OwnData) and (kind := kind_of(data.path)) not in (None, data.kind):
         raise ValueError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
     source = open_data(
@@ -122,6 +145,18 @@ def _part(source: Source, train: int | float, recipe: Recipe) -> Source:
     return source.subset(chosen.tolist())
 
 
+def view_of(recipe: Recipe, source: Source) -> View:
+    """What the network sees of an image of another size: of aligned crops the whole."""
+    whole = source.in_memory or isinstance(recipe.data, PeopleData)
+    return "whole" if whole else "middle"
+
+
+def sampling_of(recipe: Recipe) -> tuple[Sampling, int]:
+    """How an epoch is ordered, and how many images of a class stand together with "people"."""
+    data = recipe.data
+    return getattr(data, "sampling", "uniform"), getattr(data, "pictures", 1)
+
+
 def resolved(recipe: Recipe, source: Source) -> Recipe:
     """The recipe with what follows from the data said: classes, channels and size."""
     if isinstance(recipe.net, Net):
@@ -130,11 +165,15 @@ def resolved(recipe: Recipe, source: Source) -> Recipe:
     net = recipe.net
     said = replace(
         net,
-        num_classes=net.num_classes or len(source.classes),
+        num_classes=net.num_classes or _outputs(recipe, source),
         in_channels=net.in_channels or source.preprocessing.channels,
         size=net.size or (height if height == width else None),
     )
     return replace(recipe, net=said)
+
+
+def _outputs(recipe: Recipe, source: Source) -> int:
+    return recipe.task.width if isinstance(recipe.task, Embed) else len(source.classes)
 
 
 def spec_of(net: NetByName | Net) -> Net | str:

@@ -30,7 +30,9 @@ def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     table = recipe.task
     if isinstance(table, SegmentTable):
         return _segmenter(table, net, source.classes, _position_weights(table, source))
-    if isinstance(table, DetectTable | EmbedTable):
+    if isinstance(table, EmbedTable):
+        return _embedder(recipe, table, net, source)
+    if isinstance(table, DetectTable):
         return open_task(table, net, source.classes)
     return _classifier(table, net, source)
 
@@ -48,7 +50,14 @@ def open_task(table: TaskTable, net: nn.Module, classes: Sequence[str] | None) -
     if isinstance(table, EmbedTable):
         from plusx.tasks.embed import Embed
 
-        return Embed(net, loss=table.loss, margin=table.margin, scale=table.scale, classes=classes)
+        return Embed(
+            net,
+            loss=table.loss,
+            margin=table.margin,
+            scale=table.scale,
+            classes=classes,
+            false_accept_rate=table.false_accept_rate,
+        )
     return Classify(net, multilabel=table.multilabel, classes=classes)
 
 
@@ -86,6 +95,20 @@ def _classifier(table: ClassifyTable, net: nn.Module, source: Source) -> Classif
         multilabel=table.multilabel,
         classes=source.classes,
     )
+
+
+def _embedder(recipe: Recipe, table: EmbedTable, net: nn.Module, source: Source) -> Task:
+    if getattr(source, "truth", None) is not None or source.multilabel:
+        has = "several labels an image" if source.multilabel else "boxes or masks"
+        raise ValueError(f'[task] kind = "embed" needs one class an image: {source.name} has {has}')
+    if table.loss == "triplet" and getattr(recipe.data, "sampling", "") != "people":
+        raise ValueError(
+            '[task] loss = "triplet" compares images of one class within a batch: it needs '
+            '[data] sampling = "people"'
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return open_task(table, net, source.classes)
 
 
 def _class_weights(table: ClassifyTable, source: Source) -> Tensor | None:

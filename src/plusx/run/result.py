@@ -10,7 +10,7 @@ from plusx.data.source import Source
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe
-from plusx.recipe.tables import Classify
+from plusx.recipe.tables import Classify, Embed
 from plusx.run import parts
 from plusx.tasks.task import Task
 from plusx.weights import write_weights
@@ -26,9 +26,9 @@ def write_kept(path: Path, recipe: Recipe, source: Source, task: Task) -> None:
         task.net,
         model=_name(recipe),
         preprocessing=source.preprocessing.to_dict(),
-        classes=source.classes,
+        classes=None if isinstance(recipe.task, Embed) else source.classes,
         multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
-        view="whole" if source.in_memory else "middle",
+        view=parts.view_of(recipe, source),
     )
 
 

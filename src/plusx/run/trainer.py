@@ -321,6 +321,9 @@ class Trainer:
             device=self.state.task.device,
             part=part,
             channels_last=self.recipe.device.channels_last,
+            view=parts.view_of(self.recipe, source),
+            sampling=parts.sampling_of(self.recipe)[0],
+            pictures=parts.sampling_of(self.recipe)[1],
         )
 
     def due(self) -> bool:
