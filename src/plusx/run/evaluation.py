@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe
 from plusx.tasks.classify import Classify
 from plusx.tasks.meters import Meter
 from plusx.tasks.prepare import prepare
+from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
 from plusx.train.loop import evaluate as figures_of
 from plusx.weights.convert import HABITS, usual_classes
@@ -54,9 +55,7 @@ def evaluate(
     if run.classifies and source.classes != run.classes:  # the data's, where the weights name none
         task = Classify(run.net, multilabel=run.multilabel, classes=source.classes).eval()
     task = prepare(task, device=device)
-    chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
-    if not run.classifies and chosen != "one":
-        raise ValueError(f"views = {chosen!r}: only answers of classifiers are averaged over views")
+    chosen = views_of(run, views)
     loader = Loader(
         source,
         split="all",
@@ -66,11 +65,12 @@ def evaluate(
         view=run.view,
     )
     with loader:
-        asked = Viewed(task, chosen) if run.classifies else task
+        asked = task if chosen == "one" else Viewed(task, chosen)
         figures = figures_of(asked, loader.epoch(0))
-    told = {"views": chosen} if run.classifies else {}
-    result = {"data": source.name, "split": source.split, **told, "scores": list(task.scores)}
-    result |= figures
+    result: dict[str, Any] = {"data": source.name, "split": source.split, **figures}
+    result["scores"] = list(task.scores)
+    if run.classifies or isinstance(run.task, Segment):
+        result["views"] = chosen
     if source.notices:
         result["notices"] = source.notices
     home = _home(run)
@@ -86,6 +86,25 @@ def evaluate(
             },
         )
     return result
+
+
+def views_of(run: Run, views: Views | None) -> Views:
+    """The views that are asked for, or those of the recipe.
+
+    ValueError: the network's answer is none that can be averaged over them.
+    """
+    chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
+    allowed: tuple[str, ...] = ("one",)
+    if run.classifies:
+        allowed = get_args(Views)
+    elif isinstance(run.task, Segment):
+        allowed = ("one", "flip")
+    if chosen not in allowed:
+        raise ValueError(
+            f"views = {chosen!r}: of what this network tells no mean is taken over these views; "
+            f"allowed is {' or '.join(allowed)}"
+        )
+    return chosen
 
 
 class Viewed(Task):
@@ -120,7 +139,10 @@ class Viewed(Task):
 
     def _flipped(self, inputs: Tensor) -> Tensor:
         """The mean over the inputs and their mirror images."""
-        return (self.task.predict(inputs) + self.task.predict(inputs.flip(-1))) / 2
+        mirrored = self.task.predict(inputs.flip(-1))
+        if isinstance(self.task, Segment):  # what is told of a place, back at that place
+            mirrored = mirrored.flip(-1)
+        return (self.task.predict(inputs) + mirrored) / 2
 
     def meters(self) -> list[Meter]:
         return self.task.meters()
@@ -184,7 +206,8 @@ def _of_its_kind(
     if not own:
         if not hasattr(recipe.data, "path"):
             raise ValueError(f'[data] kind = "{recipe.data.kind}" is made, not read from {data}')
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, path=str(data)))
+        elsewhere = dataclasses.replace(recipe.data, path=str(data))  # type: ignore[arg-type]
+        recipe = dataclasses.replace(recipe, data=elsewhere)
     source = parts.open_split(recipe, split)
     if own and home is not None:
         refuse_changed(home, source)
@@ -308,6 +331,7 @@ def _moved(
     """This split of `data`, if the run had the very same one, wherever the files lay then."""
     if home is None or recipe is None:
         return None
+    assert isinstance(recipe.data, KnownData | OwnData)
     known = store.read_json(home / DATA)[split]
     try:
         source = open_data(

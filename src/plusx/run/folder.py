@@ -17,7 +17,7 @@ from plusx.grammar.shapes import each_dimension
 from plusx.models import create_model
 from plusx.nn.network import Network
 from plusx.recipe import KnownData, Recipe, parse_recipe
-from plusx.recipe.tables import PeopleData
+from plusx.recipe.tables import PeopleData, SceneData
 from plusx.run.environment import exact_eight_bits
 from plusx.run.parts import blank_net
 from plusx.run.questions import open_task
@@ -78,6 +78,17 @@ class Run:
     def classifies(self) -> bool:
         """Whether its answer is one of the classes, or some of them."""
         return isinstance(self.task, Classify)
+
+    @property
+    def tells_places(self) -> bool:
+        """Whether its answer says where in an image things are: masks or boxes."""
+        return hasattr(self.net, "head_spec")
+
+    @property
+    def sized(self) -> bool:
+        """Whether masks and boxes are told of an image scaled to one size, or as large as it is."""
+        data = None if self.recipe is None else self.recipe.data
+        return not (isinstance(data, SceneData) and data.size is None)
 
     @property
     def multilabel(self) -> bool:

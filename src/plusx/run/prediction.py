@@ -4,18 +4,19 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from plusx import store
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
 from plusx.data.loader import as_tensor, viewed
-from plusx.run.evaluation import Viewed, Views
+from plusx.run.evaluation import Viewed, Views, views_of
 from plusx.run.folder import UNFINISHED, Run
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
@@ -29,6 +30,7 @@ def predict(
     run: Run,
     paths: Sequence[str | Path],
     *,
+    out: str | Path | None = None,
     views: Views | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -37,7 +39,9 @@ def predict(
 
     Gives `classes`, `predictions` (path, label, probability, and probabilities in the order of the
     classes; with several labels an image also `labels`, those of 0.5 and more) and `failed` (path,
-    reason): a file that cannot be used is named there and stops no other.
+    reason): a file that cannot be used is named there and stops no other. Of a run that tells
+    masks or boxes `predictions` are those of plusx.run.seeing.see, which draws them into the
+    folder `out`.
 
     ValueError: a path does not exist, or there is no image. RuntimeError: no file can be used.
     """
@@ -48,18 +52,21 @@ def predict(
     if not run.finished:
         warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
     task = prepare(run.task, device=device)
-    chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
-    viewed = Viewed(task, chosen)
+    viewed = Viewed(task, views_of(run, views))
+    if run.tells_places:
+        from plusx.run.seeing import see
+
+        stored = stored_images(run, files, failed)
+        seen = see(run, viewed, stored, files, out=out, batch_size=batch_size)
+        _refuse_none(seen["predictions"], failed)
+        return {**seen, "failed": failed}
     predictions: list[dict[str, Any]] = []
     with evaluating(viewed), torch.inference_mode():
         for names, images in prepared_images(run, files, batch_size, failed):
             inputs = run.preprocessing.normalise(images.to(task.device))
             for name, row in zip(names, viewed.predict(inputs).cpu().tolist(), strict=True):
                 predictions.append(_row(run, name, row))
-    if not predictions:
-        said = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
-        none = "the only file cannot" if len(failed) == 1 else f"none of {len(failed)} files can"
-        raise RuntimeError(f"{none} be used: {said}")
+    _refuse_none(predictions, failed)
     return {"classes": list(run.classes), "predictions": predictions, "failed": failed}
 
 
@@ -90,11 +97,7 @@ def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
     folder = store.make_folder(folder)
     store.write_json(folder / "predictions.json", result)
     text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "label", "probability", *map(_cell, result["classes"])])
-    for row in result["predictions"]:
-        said = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
-        table.writerow([*said, *row["probabilities"]])
+    csv.writer(text, lineterminator="\n").writerows(_table(result))
     store.write_text(folder / "predictions.csv", text.getvalue())
     return [folder / "predictions.json", folder / "predictions.csv"]
 
@@ -105,13 +108,7 @@ def prepared_images(
     """Batches of at most `batch_size` images that can be used; the others go to `failed`."""
     names: list[str] = []
     images: list[Tensor] = []
-    for path in files:
-        try:
-            image = open_image(path, DEFAULT_LIMIT, run.preprocessing.channels)
-        except (DamagedImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            failed.append({"path": printable(path), "reason": reason or str(error)})
-            continue
+    for path, image in _decoded(run, files, failed):
         names.append(path)
         images.append(as_tensor(viewed(image, run.preprocessing.size, run.view)))
         if len(names) == batch_size:
@@ -119,6 +116,56 @@ def prepared_images(
             names, images = [], []
     if names:
         yield names, torch.stack(images)
+
+
+def stored_images(
+    run: Run, files: Sequence[str], failed: list[dict[str, str]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Images (c, h, w) that can be used, as large as they are; the others go to `failed`."""
+    for path, image in _decoded(run, files, failed):
+        yield path, as_tensor(image)
+
+
+def _decoded(
+    run: Run, files: Sequence[str], failed: list[dict[str, str]]
+) -> Iterator[tuple[str, Image.Image]]:
+    for path in files:
+        try:
+            image = open_image(path, DEFAULT_LIMIT, run.preprocessing.channels)
+        except (DamagedImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            failed.append({"path": printable(path), "reason": reason or str(error)})
+            continue
+        yield path, image
+
+
+def _refuse_none(predictions: Sequence[Any], failed: Sequence[Mapping[str, str]]) -> None:
+    """RuntimeError where no file could be used."""
+    if predictions:
+        return
+    said = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
+    none = "the only file cannot" if len(failed) == 1 else f"none of {len(failed)} files can"
+    raise RuntimeError(f"{none} be used: {said}")
+
+
+def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """The rows of predictions.csv, the names of the columns first."""
+    rows = result["predictions"]
+    classes = [_cell(name) for name in result["classes"]]
+    if "boxes" in rows[0]:
+        yield ["path", "label", "score", "left", "top", "right", "bottom"]
+        for row in rows:
+            for box in row["boxes"]:
+                yield [_cell(row["path"]), _cell(box["label"]), box["score"], *box["box"]]
+    elif "shares" in rows[0]:
+        yield ["path", "label", *classes]
+        for row in rows:
+            yield [_cell(row["path"]), _cell(row["label"]), *row["shares"].values()]
+    else:
+        yield ["path", "label", "probability", *classes]
+        for row in rows:
+            said = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
+            yield [*said, *row["probabilities"]]
 
 
 def _row(run: Run, path: str, probabilities: list[float]) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""The page of predictions: every image with what is told of it, and with the truth where known."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from plusx.report import page
+from plusx.report.page import Cell, Column
+
+
+MOST = 60  # images on the page; all are in side-by-side/
+_LISTED = 4  # classes or boxes that are named under an image
+
+
+def seen_page(
+    result: Mapping[str, Any],
+    pictures: Sequence[bytes],
+    colours: Sequence[tuple[int, int, int]],
+    run: str,
+) -> str:
+    """The page of a predictions.json about masks or boxes. `pictures` has a PNG for each image."""
+    rows: Sequence[Mapping[str, Any]] = result["predictions"]
+    shown = "".join(
+        _image(row, picture) for row, picture in zip(rows[:MOST], pictures[:MOST], strict=True)
+    )
+    more = (
+        page.note(f"The first {MOST} of {len(rows)} images; all are in side-by-side/.")
+        if len(rows) > MOST
+        else ""
+    )
+    body = page.section("Images", f'<div class="explained seen">\n{shown}</div>\n{more}')
+    body += page.section("Classes", _classes(result["classes"], rows))
+    named = [("#{:02x}{:02x}{:02x}".format(*colour),) * 2 for colour in colours]
+    return page.document(
+        title=f"plusx: predictions of {run}",
+        kicker=f"plusx predict · {run}",
+        finding=_finding(rows),
+        context=_context(rows),
+        body=body,
+        colours=named,
+        pictures=True,
+    )
+
+
+def _finding(rows: Sequence[Mapping[str, Any]]) -> str:
+    images = f"{len(rows):,} {'image' if len(rows) == 1 else 'images'}"
+    if "boxes" in rows[0]:
+        count = sum(len(row["boxes"]) for row in rows)
+        return f"{count:,} {'box' if count == 1 else 'boxes'} in {images}."
+    known = [row["truth"]["mean_iou"] for row in rows if row.get("truth")]
+    if not known:
+        return f"A class for every pixel of {images}."
+    said = f" {len(known):,} of them" if len(known) < len(rows) else ""
+    return (
+        f"A class for every pixel of {images}: mean IoU {100 * sum(known) / len(known):.1f} %, the "
+        f"mean over the images{f' of which the truth is known,{said}' if said else ''}."
+    )
+
+
+def _context(rows: Sequence[Mapping[str, Any]]) -> str:
+    truth = " To the right of that the truth, where it is known." if any_truth(rows) else ""
+    return f"To the left the image, beside it what the network tells.{truth}"
+
+
+def any_truth(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the truth of any image is known."""
+    return any("truth" in row for row in rows)
+
+
+def _image(row: Mapping[str, Any], picture: bytes) -> str:
+    told = "what the network tells" + (", and the truth" if "truth" in row else "")
+    alternative = f"{row['path']}, {told}"
+    data = base64.b64encode(picture).decode()
+    lines = [f'<span class="path">{escape(row["path"])}</span>', escape(_said(row))]
+    if row.get("truth") and "mean_iou" in row["truth"]:
+        lines.append(f"mean IoU {100 * row['truth']['mean_iou']:.1f} %")
+    if "truth" in row and "boxes" in row["truth"]:
+        count = len(row["truth"]["boxes"])
+        lines.append(f"in truth {count} {'box' if count == 1 else 'boxes'}")
+    return (
+        f'<figure><div class="panels"><img src="data:image/png;base64,{data}" '
+        f'alt="{escape(alternative)}"></div><figcaption>{"<br>".join(lines)}</figcaption>'
+        "</figure>\n"
+    )
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    if "boxes" not in row:
+        largest = sorted(row["shares"].items(), key=lambda pair: -pair[1])[:_LISTED]
+        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)
+    return counted(row["boxes"]) or "nothing found"
+
+
+def counted(boxes: Sequence[Mapping[str, Any]]) -> str:
+    """How many boxes of which class, the most frequent first."""
+    counts: dict[str, int] = {}
+    for box in boxes:
+        counts[box["label"]] = counts.get(box["label"], 0) + 1
+    return ", ".join(
+        f"{count} {name}" for name, count in sorted(counts.items(), key=lambda p: -p[1])
+    )
+
+
+def _classes(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    if "boxes" in rows[0]:
+        columns = [Column("Class", number=False), Column("Boxes")]
+        found = [
+            sum(box["label"] == name for row in rows for box in row["boxes"]) for name in classes
+        ]
+        cells = [
+            [Cell(name, name, colour=place), Cell(f"{count:,}", count)]
+            for place, (name, count) in enumerate(zip(classes, found))
+        ]
+        return page.table(columns, cells, caption="Boxes of every class")
+    columns = [Column("Class", number=False), Column("Share of the pixels", "%")]
+    pixels = [row["size"][0] * row["size"][1] for row in rows]
+    cells = []
+    for place, name in enumerate(classes):
+        share = sum(row["shares"][name] * each for row, each in zip(rows, pixels)) / sum(pixels)
+        cells.append([Cell(name, name, colour=place), Cell(f"{100 * share:.1f}", share)])
+    return page.table(columns, cells, caption="The share of every class")

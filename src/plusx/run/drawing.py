@@ -1,0 +1,146 @@
+"""What a network told of an image, drawn over it: masks, outlines and boxes, as pixels and PNGs.
+
+Pixels are uint8 (h, w, 3). Nothing here writes a file.
+"""
+
+import colorsys
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+
+SHOWN = 320  # pixels along the longer side of a drawing, at least
+UNJUDGED = 255  # in masks
+_TONES = ((0.55, 0.75), (0.38, 0.90), (0.72, 0.65), (0.45, 0.35), (0.80, 0.85))
+_SHARE = 0.55  # of the class's colour in what is drawn over the image
+_LABEL = 12  # pixels high
+_GAP = 8
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+Mask = UInt8[np.ndarray, "h w"]
+
+
+@lru_cache(maxsize=32)
+def colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """So many colours that are told apart: hues a golden section apart, in turn light and deep."""
+    made = []
+    for number in range(count):
+        hue = (0.58 + number * 0.618034) % 1
+        light, full = _TONES[number % len(_TONES)]
+        red, green, blue = colorsys.hls_to_rgb(hue, light, full)
+        made.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(made)
+
+
+def as_rgb(image: Shaped[np.ndarray, "h w c"]) -> Pixels:
+    """Pixels of an image of any number of channels and any range, to be looked at.
+
+    Three channels of 8 bits are as they are, and one is grey. Of others the first three (of two
+    the first) are stretched, from the 1st to the 99th hundredth.
+    """
+    if image.dtype == np.uint8 and image.shape[2] in (1, 3):
+        return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+    seen = image[:, :, : 3 if image.shape[2] >= 3 else 1].astype(np.float64)
+    low, high = np.percentile(seen, (1, 99), axis=(0, 1))
+    seen = ((seen - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
+    return np.ascontiguousarray(
+        np.broadcast_to((255 * seen).round().astype(np.uint8), (*image.shape[:2], 3))
+    )
+
+
+def enlargement(size: tuple[int, int]) -> int:
+    """How many times a small image is enlarged to be looked at."""
+    return max(1, -(-SHOWN // max(size)))
+
+
+def enlarged(pixels: Shaped[np.ndarray, "h w ..."], times: int) -> Shaped[np.ndarray, "y x ..."]:
+    """By whole pixels."""
+    return pixels.repeat(times, 0).repeat(times, 1)
+
+
+def mask_png(mask: Mask, count: int) -> bytes:
+    """A mask as a PNG whose values are the numbers of the classes, and whose palette shows them."""
+    image = Image.frombytes("P", (mask.shape[1], mask.shape[0]), mask.tobytes())
+    palette = [part for colour in colours(count) for part in colour]
+    image.putpalette(palette + [0] * (768 - len(palette)))
+    return _png(image)
+
+
+def png(pixels: Pixels) -> bytes:
+    return _png(Image.fromarray(pixels))
+
+
+def overlaid(pixels: Pixels, mask: Mask, count: int) -> Pixels:
+    """The classes' colours over an image, with lines where one class borders on another.
+
+    What is not judged is left as it is.
+    """
+    told = mask < count
+    table = np.zeros((256, 3), np.float64)
+    table[:count] = colours(count)
+    calm = 0.5 * pixels + 0.5 * pixels.mean(-1, keepdims=True)
+    mixed = np.where(told[..., None], (1 - _SHARE) * calm + _SHARE * table[mask], pixels)
+    mixed[_borders(mask) & told] = 255
+    return mixed.round().astype(np.uint8)
+
+
+def painted(
+    pixels: Pixels, inside: Bool[np.ndarray, "h w"], colour: tuple[int, int, int]
+) -> Pixels:
+    """One thing's mask over an image, with its outline."""
+    mixed = pixels.astype(np.float64)
+    mixed[inside] = 0.55 * mixed[inside] + 0.45 * np.array(colour)
+    mixed[_borders(inside.astype(np.uint8)) & inside] = colour
+    return mixed.round().astype(np.uint8)
+
+
+def boxed(
+    pixels: Pixels,
+    boxes: Sequence[Sequence[int | float]],
+    numbers: Sequence[int],
+    labels: Sequence[str],
+    count: int,
+) -> Pixels:
+    """Boxes (left, top, right, bottom) over an image, each in the colour of its class's number."""
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(_LABEL)
+    width = max(1, round(max(image.size) / 400))
+    for box, number, label in zip(boxes, numbers, labels, strict=True):
+        left, top, right, bottom = box
+        colour = colours(count)[number]
+        right, bottom = max(left, right - 1), max(top, bottom - 1)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=width)
+        if not label:
+            continue
+        along, down = max(0, left), max(0, top - _LABEL - 3)
+        said = draw.textbbox((along + 2, down), label, font=font)
+        draw.rectangle((along, down, said[2] + 2, down + _LABEL + 3), fill=colour)
+        # dark on light colours, light on dark ones
+        bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
+        draw.text((along + 2, down), label, fill=(0, 0, 0) if bright else (255,) * 3, font=font)
+    return np.asarray(image)
+
+
+def abreast(pictures: Sequence[Pixels]) -> Pixels:
+    """Pictures of one size side by side, white between them."""
+    gap = np.full((len(pictures[0]), _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for each in pictures for part in (gap, each)][1:], axis=1)
+
+
+def _borders(mask: Mask) -> Bool[np.ndarray, "h w"]:
+    """Pixels whose right or lower neighbour is of another class."""
+    found = np.zeros(mask.shape, bool)
+    found[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    found[:-1] |= mask[:-1] != mask[1:]
+    return found
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
