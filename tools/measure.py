@@ -24,6 +24,7 @@ from typing import Any
 
 from plusx import store
 from plusx.recipe import Recipe, load_recipe, to_toml
+from plusx.report.scores import score
 from plusx.run import evaluate, load_run, train
 from plusx.run.folder import now
 
@@ -44,20 +45,21 @@ def measure(
     if recipe.study is not None:
         return _studied(name, recipe, overrides, work)
     if recipe.compare is not None:
-        return _compared(name, recipe, overrides, work)
+        return _compared(name, recipe, overrides, split, work)
     split = "test" if recipe.data.validation == 0 else split
     runs = [_run(replace(recipe, seed=seed), work / f"{name}-seed{seed}", split) for seed in seeds]
-    accuracies = [run["figures"]["accuracy"] for run in runs]
+    key = runs[0]["result"]["scores"][0]
+    found = [run["figures"][key] for run in runs]
     environment = runs[0]["environment"]
     return {
         "name": name,
-        "metric": f"{split} accuracy",
-        "value": mean(accuracies),
-        "spread": stdev(accuracies) if len(accuracies) > 1 else None,
+        "metric": f"{split} {score(key).title}",
+        "value": mean(found),
+        "spread": stdev(found) if len(found) > 1 else None,
         "seeds": list(seeds),
-        "values": accuracies,
+        "values": found,
         "count": runs[0]["figures"]["count"],
-        "train_error": mean(run["result"]["train_error"] for run in runs),
+        "train_error": _mean([run["result"]["train_error"] for run in runs]),
         "network": runs[0]["result"]["name"],
         "parameters": runs[0]["result"]["parameters"],
         "steps": runs[0]["result"]["steps"],
@@ -151,20 +153,31 @@ def _run(recipe: Recipe, folder: Path, split: str) -> dict[str, Any]:
     }
 
 
-def _compared(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) -> dict[str, Any]:
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _compared(
+    name: str, recipe: Recipe, overrides: Sequence[str], split: str, work: Path
+) -> dict[str, Any]:
     from plusx.study.compare import compare
 
-    command = shlex.join(["plusx", "compare", name, *overrides])
-    found = compare(recipe, work / name, command=command)
+    assert split in ("validation", "test")
+    tested = ["--split", "test"] if split == "test" else []
+    command = shlex.join(["plusx", "compare", name, *overrides, *tested])
+    found = compare(recipe, work / name, split=split, command=command)
+    key = found["scores"][0]
     one_run = next((work / name / "runs").iterdir())
     environment = store.read_json(one_run / "environment.json")
     return {
         **found,
+        "recipe": to_toml(load_recipe(name, overrides)),
         "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
         "name": name,
-        "metric": f"{found['split']} accuracy",
-        "value": {row["name"]: row["accuracy"]["mean"] for row in found["rows"]},
-        "spread": {row["name"]: row["accuracy"]["std"] for row in found["rows"]},
+        "metric": f"{found['split']} {score(key).title}",
+        "value": {row["name"]: row[key]["mean"] for row in found["rows"]},
+        "spread": {row["name"]: row[key]["std"] for row in found["rows"]},
     }
 
 

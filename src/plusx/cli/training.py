@@ -80,8 +80,8 @@ def train(
     trained = "" if wrong is None else f"{wrong:.2%} "
     print(f"  {'train error' if trained else 'trained':14} {trained}({result['steps']:,} steps)")
     if result["validation"] is not None:
-        said = figures_line(result["validation"], result.get("scores", ()))
-        print(f"  validation     {said}")
+        scores = result.get("scores", ())
+        print(f"  validation     {figures_line(result['validation'], scores)}")
     print(f"  report         {report}")
 
 

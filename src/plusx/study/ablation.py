@@ -132,7 +132,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "seeds": [run.seed for run in runs],
                 "sentence": variant.block.body,
                 "shortcut": variant.block.identity or "the identity",
-                "train_error": spread([run.train_error for run in runs]),
+                "train_error": spread([run.wrong for run in runs]),
                 "error": spread([1 - run.scores["accuracy"] for run in runs]),
                 "paper": find_claim(variant.claim).value,
             }

@@ -21,6 +21,7 @@ from plusx.study.skips import SKIPS
 from plusx.study.surface_study import SURFACE
 from plusx.study.thousand_study import THOUSAND
 from plusx.study.three_tables import TABLES
+from plusx.study.transfer import TRANSFER
 from plusx.study.watch import gradients
 
 
@@ -37,6 +38,7 @@ STUDIES: dict[str, Study] = {
     "surface": SURFACE,
     "thousand": THOUSAND,
     "tables": TABLES,
+    "transfer": TRANSFER,
 }
 
 LOOKS: dict[str, Look] = {

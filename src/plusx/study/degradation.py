@@ -73,7 +73,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "seeds": [each.cell.seed for each in group],
                 "parameters": runs[0].parameters,
                 "multiply_adds": runs[0].multiply_adds,
-                "train_error": spread([run.train_error for run in runs]),
+                "train_error": spread([run.wrong for run in runs]),
                 "error": spread([1 - run.scores["accuracy"] for run in runs]),
                 "ratio_start": mean_ratio(looks, 0),
                 "ratio_end": mean_ratio(looks, -1),

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from plusx import store
 from plusx.data.source import Source
-from plusx.recipe import Recipe, to_toml
+from plusx.recipe import NetByName, Recipe, to_toml
 from plusx.run import parts
 from plusx.run.folder import RECIPE
 from plusx.run.training import refuse_other_recipe
@@ -62,13 +62,15 @@ def study(
             "the recipe does not say what to study: it needs a table [study] with a kind, one of "
             f"{', '.join(STUDIES)}"
         )
+    if recipe.task.kind != "classify":
+        raise ValueError(f'[task] kind = "{recipe.task.kind}": studies are of classifiers')
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs = {jobs}: at least 1 cell is made at a time")
     found = STUDIES[recipe.study.kind]
     refuse_other(recipe, out, "study")
     source = parts.open_split(recipe, "train")
     threads = recipe.device.threads or 1
-    cells = _checked(found, recipe, source, threads)
+    cells = [_begun(cell, out) for cell in _checked(found, recipe, source, threads)]
     _refuse_other_cells(cells, source, out)
     planned = [
         Planned(
@@ -77,7 +79,7 @@ def study(
                 cell.seed,
                 out / "runs" / cell.folder,
                 to_toml(cell.recipe),
-                "validation",
+                cell.split,
                 cell.train,
                 cell.looks,
                 may_diverge=True,
@@ -94,7 +96,15 @@ def study(
         refuse_other(recipe, out, "study")  # it may have been begun meanwhile
         _refuse_other_cells(cells, source, out)
         store.write_text(out / "recipe.toml", to_toml(recipe))
-        count = make(crew, planned, progress or sys.stderr, together)
+        count = 0
+        for first in (True, False):  # those that others begin with are made before them
+            chosen = [
+                each
+                for each, cell in zip(planned, cells, strict=True)
+                if first != bool(cell.begins)
+            ]
+            if chosen:
+                count += make(crew, chosen, progress or sys.stderr, together)
         said, files = _result(found, recipe, source, cells, out)
         result = {
             **said,
@@ -155,6 +165,16 @@ def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list
     return cells
 
 
+def _begun(cell: Cell, out: Path) -> Cell:
+    """The cell with the place of the weights that it begins with."""
+    if not cell.begins:
+        return cell
+    net = cell.recipe.net
+    assert isinstance(net, NetByName)
+    weights = str(out / "runs" / cell.begins)
+    return replace(cell, recipe=replace(cell.recipe, net=replace(net, weights=weights)))
+
+
 def _refuse_other_cells(cells: Sequence[Cell], source: Source, out: Path) -> None:
     """ValueError where a cell of that name was made by another recipe.
 
@@ -164,7 +184,15 @@ def _refuse_other_cells(cells: Sequence[Cell], source: Source, out: Path) -> Non
     for cell in cells:
         folder = out / "runs" / cell.folder
         if cell.train and (folder / RECIPE).is_file():
-            refuse_other_recipe(folder, parts.resolved(cell.recipe, source))
+            refuse_other_recipe(folder, parts.resolved(cell.recipe, _own(cell, source)))
+
+
+def _own(cell: Cell, source: Source) -> Source:
+    """The images that a cell trains on, as far as its network depends on them."""
+    classes = getattr(cell.recipe.data, "classes", None)
+    if classes is None or tuple(classes) == source.classes:
+        return source
+    return parts.open_split(cell.recipe, "train")
 
 
 def _result(

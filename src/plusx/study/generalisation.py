@@ -7,7 +7,7 @@ from typing import Any
 from plusx.data.source import Source
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import with_dropout
-from plusx.recipe import Recipe
+from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.studies import Generalisation
 from plusx.study import drawn
 from plusx.study.finding import difference
@@ -57,6 +57,7 @@ def _recipe(
         net = with_dropout(net, DROPOUT)
     if remedy == "stochastic-depth":
         net = replace(net, drop_path=DROP_PATH)
+    assert isinstance(recipe.data, KnownData | OwnData)
     data = replace(
         recipe.data,
         augment=recipe.data.augment if remedy == "augmentation" else "",
@@ -82,14 +83,14 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
     found = []
     for name, group in by_name(made).items():
         runs = [each.run for each in group if each.run is not None]
-        train = [run.train_error for run in runs]
+        train = [run.wrong for run in runs]
         held = [1 - run.scores["accuracy"] for run in runs]
         found.append(
             {
                 "name": name,
                 **group[0].cell.factors,
                 "seeds": [run.seed for run in runs],
-                "images": group[0].cell.recipe.data.train,
+                "images": getattr(group[0].cell.recipe.data, "train", None),
                 "train_error": spread(train),
                 "error": spread(held),
                 "gap": spread([ours - theirs for ours, theirs in zip(held, train, strict=True)]),

@@ -119,7 +119,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "ratio_start": ratios[0],
                 "weights_start": mean_ratio([_of_weights(look) for look in looks], 0),
                 "ratio_end": ratios[-1],
-                "train_error": spread_of([each.run.train_error for each in group if each.run]),
+                "train_error": spread_of([each.run.wrong for each in group if each.run]),
                 "identity": max(each.seen("identity")["difference"] for each in group)
                 if has_identity
                 else None,

@@ -30,7 +30,8 @@ class Planned(NamedTuple):
         net, data = self.recipe.net, self.recipe.data
         found = net if isinstance(net, Net) else find(net.base)
         each = (measure(found) if isinstance(found, Net) else found).multiply_adds
-        share = data.train if isinstance(data.train, float) else 1.0
+        said = getattr(data, "train", None)
+        share = said if isinstance(said, float) else 1.0
         return each * share * (self.recipe.epochs or self.recipe.steps or 1)
 
 

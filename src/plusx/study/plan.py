@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
@@ -37,6 +37,8 @@ class Cell:
     factors: Mapping[str, Factor] = field(default_factory=dict)  # what the study varies
     train: bool = True
     looks: tuple[str, ...] = ()  # keys of catalogue.LOOKS, or `look_with(key, settings...)`
+    begins: str = ""  # the folder of the cell, made before, whose weights it begins with
+    split: Literal["validation", "test"] = "validation"  # evaluated on at the end
 
     @property
     def folder(self) -> str:

@@ -70,7 +70,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "response": spread_of([mean(look) for look in looks]),
                 "smallest": spread_of([min(look) for look in looks]),
                 "largest": spread_of([max(look) for look in looks]),
-                "train_error": spread_of([run.train_error for run in runs]),
+                "train_error": spread_of([run.wrong for run in runs]),
                 "error": spread_of([1 - run.scores["accuracy"] for run in runs]),
             }
         )

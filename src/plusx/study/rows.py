@@ -28,6 +28,12 @@ class Run:
     points: tuple[Point, ...]
     seconds_per_epoch: float
 
+    @property
+    def wrong(self) -> float:
+        """The training error of a classifier."""
+        assert self.train_error is not None
+        return self.train_error
+
 
 def read_finished(folder: Path, name: str, seed: int, split: str) -> Run:
     """The finished run in this folder, with its scores on the split."""

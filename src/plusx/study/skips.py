@@ -70,7 +70,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "depth": measure(spec).depth,
                 "parameters": runs[0].parameters,
                 "multiply_adds": runs[0].multiply_adds,
-                "train_error": spread([run.train_error for run in runs]),
+                "train_error": spread([run.wrong for run in runs]),
                 "error": spread([1 - run.scores["accuracy"] for run in runs]),
             }
         )

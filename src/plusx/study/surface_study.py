@@ -119,7 +119,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "near": _spread([_nearest(look, 0.5) for look in looks]),
                 "highest": _spread([_highest(look) for look in looks]),
                 "bent": _spread(bent),
-                "train_error": spread_of([run.train_error for run in runs]),
+                "train_error": spread_of([run.wrong for run in runs]),
                 "error": spread_of([1 - run.scores["accuracy"] for run in runs]),
             }
         )

@@ -154,7 +154,7 @@ def _quick_size(network: str) -> tuple[int, int]:
 
 
 def _smaller(claim: Claim, told: Recipe) -> str:
-    size = told.data.size
+    size = getattr(told.data, "size", None)
     images = getattr(told.data, "train", None)
     where = "" if claim.data == "digits" else f" in place of {claim.data}"
     part = f" {images:,} of" if isinstance(images, int) else ""

@@ -12,7 +12,7 @@ from plusx.data.loader import Loader
 from plusx.recipe import Recipe
 from plusx.run import parts
 from plusx.study.gradient import block_gradients, gradient_ratio
-from plusx.tasks.classify import Classify
+from plusx.run.questions import open_task
 
 
 IMAGES = 128  # of the training images in their order, as they are
@@ -31,7 +31,7 @@ def gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
     if preprocessing is not None:
         sets = sets.prepared_as(preprocessing)
     parts.begin_from(recipe, net, sets.train)
-    task = Classify(net, multilabel=recipe.task.multilabel, classes=sets.train.classes)
+    task = open_task(recipe.task, net, sets.train.classes)
     few = sets.train.subset(np.arange(min(IMAGES, len(sets.train))).tolist())
     with Loader(few, split="validation", batch_size=IMAGES) as loader:
         batch = next(iter(loader.epoch(0)))
