@@ -9,8 +9,10 @@
 | `resize256` | the shorter side to 256 |
 | `centercrop` `centercrop224` | the window in the middle |
 | `resizedcrop` `resizedcrop224` | a window of 8 to 100 % of the area and 3:4 to 4:3, scaled |
+| `zoom1.5` | at 1/1.5 to 1.5 times the size at which all of it just fits, at a random place |
 | `jitter.4` | brightness, contrast and saturation times 0.6 to 1.4, in a random order |
 | `grayscale` `grayscale.2` | to grey, always or with probability 0.2 |
+| `turn` | by none, one, two or three quarters of a turn |
 | `rotate15` | turned by -15 to 15 degrees, black outside |
 | `randaugment` `randaugment9` | two random operations of RandAugment, of magnitude 9 |
 | `trivialaugment` | one random operation of TrivialAugment, of a random strength |
@@ -19,8 +21,12 @@
 | `erase.25` | with probability 0.25 a random rectangle becomes the mean (Zhong et al. 2017) |
 
 `cutout` and `erase` act on normalised pixels and come last. Where images are files and the
-sentence does not begin by bringing them to a size (`resize`, `resizedcrop`), it is preceded by
-what evaluation does: the shorter side to size / 0.875, then the window in the middle.
+sentence does not begin by bringing them to a size (`resize`, `resizedcrop`, `zoom`), it is
+preceded by what evaluation does: the shorter side to size / 0.875, then the window in the middle.
+
+Images with boxes or masks are not cut by evaluation: without such a word, all of the image is
+scaled so that it just fits into the size. The words of photometry and geometry then act on image
+and truth together (see on_scene); `randaugment`, `trivialaugment` and `autoaugment` do not.
 
 Every word acts on sets in memory and on files alike. Sentences of the words BATCHED are done by
 the batch, on the device; any other is done image by image, in the loader's workers.
@@ -46,6 +52,8 @@ VOCABULARY: dict[str, tuple[str, bool, str]] = {
     "resize": (_SIDE, False, "resize256"),
     "centercrop": (_SIDE, True, "centercrop, centercrop224"),
     "resizedcrop": (_SIDE, True, "resizedcrop, resizedcrop224"),
+    "zoom": (r"[1-9](\.\d{1,3})?", False, "zoom1.5"),
+    "turn": ("", True, "turn"),
     "jitter": (_SHARE, False, "jitter.4"),
     "grayscale": (_SHARE, True, "grayscale, grayscale.2"),
     "rotate": (r"[1-9]\d?|1[0-7]\d|180", False, "rotate15, up to rotate180"),
@@ -57,7 +65,11 @@ VOCABULARY: dict[str, tuple[str, bool, str]] = {
 }
 BATCHED = frozenset({"pad", "crop", "flip", "vflip", "altflip", "cutout", "erase"})
 NORMALISED = frozenset({"cutout", "erase"})
-_SIZING = frozenset({"resize", "resizedcrop"})
+_SIZING = frozenset({"resize", "resizedcrop", "zoom"})
+# drawn by torchvision for pixels alone
+_OF_PIXELS = frozenset({"randaugment", "trivialaugment", "autoaugment"})
+# words that leave windows of one size, where they say it
+_CUTTING = frozenset({"crop", "centercrop", "resizedcrop"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,14 @@ class Plan(NamedTuple):
     words: tuple[Word, ...]
     batched: bool  # whether all of it is done by the batch
     size: tuple[int, int]  # height and width that the network sees
+
+
+class ScenePlan(NamedTuple):
+    """The words for images with boxes or masks, and the sizes (height, width) around them."""
+
+    words: tuple[Word, ...]
+    size: tuple[int, int] | None  # that words without a number bring images to
+    final: tuple[int, int] | None  # of the batch; None: as its largest image asks for
 
 
 @lru_cache(maxsize=256)
@@ -117,8 +137,10 @@ def plan(text: str, size: tuple[int, int], in_memory: bool) -> Plan:
         if not exact and word.kind == "pad":
             raise _at(text, place, word.text, "comes after the images have one size")
         window = size if word.side is None else (word.side, word.side)
-        if word.kind in ("evaluate", "resizedcrop"):
-            exact, least = True, window
+        if word.kind in ("evaluate", "resizedcrop", "zoom"):
+            exact, least = True, size if word.kind == "zoom" else window
+        elif word.kind == "turn":
+            exact, least = exact and least[0] == least[1], (min(least), min(least))
         elif word.kind == "resize":
             exact, least = exact and least[0] == least[1], window
         elif word.kind == "pad":
@@ -136,6 +158,27 @@ def plan(text: str, size: tuple[int, int], in_memory: bool) -> Plan:
             f"in {text!r}: it leaves images of different shapes; add crop or centercrop"
         )
     return Plan(words, in_memory and all(word.kind in BATCHED for word in words), least)
+
+
+def scene_plan(text: str, size: tuple[int, int] | None) -> ScenePlan:
+    """The steps for images with boxes or masks; size None leaves them as large as they are.
+
+    Raises ValueError where the sentence is wrong, or has a word that acts on pixels alone.
+    """
+    words = parse_augment(text)
+    final = size
+    for place, word in enumerate(words, 1):
+        if word.kind in _OF_PIXELS:
+            raise _at(text, place, word.text, "moves pixels, and knows of no boxes and masks")
+        sized = word.side is not None and word.kind != "zoom"
+        if size is None and (word.kind == "zoom" or (word.kind in _CUTTING and not sized)):
+            why = "which size? [data] size says none"
+            raise _at(text, place, word.text, why)
+        if word.kind in _CUTTING and word.side is not None:
+            final = (word.side, word.side)
+    if size is not None and not any(word.kind in _SIZING for word in words):
+        words = (Word("fit", None, "fit"), *words)
+    return ScenePlan(words, size, final)
 
 
 def _at(sentence: str, place: int, token: str, why: str) -> ValueError:

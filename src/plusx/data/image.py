@@ -192,6 +192,12 @@ class Picture:
             mode = {1: "L", 3: "RGB"}[channels]
             return made if made.mode == mode else made.convert(mode)
 
+    def raw(self) -> Image.Image:
+        """The image in the mode in which it lies there, unturned: the numbers of a palette too."""
+        with _refusing(self._limit):
+            self._image.load()
+        return self._image
+
     def window(
         self, box: Box, channels: int, decoder: Decoder, shrink: int
     ) -> UInt8[np.ndarray, "h w c"]:

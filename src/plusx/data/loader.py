@@ -10,19 +10,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from plusx.data.augment import Word, plan
+from plusx.data.augment import Plan, Word, plan, scene_plan
 from plusx.data.batch import Batch
 from plusx.data.cutting import Cutter, can_cut
 from plusx.data.draws import Draws, permutation
 from plusx.data.on_batch import PIXEL_STEPS
+from plusx.data.ordering import Sampling, check_sampling, epoch_order
+from plusx.data.patches import Patches, VolumeSamples
 from plusx.data.sample import Source, as_split
 from plusx.data.samples import Failure, Samples, View, as_tensor, begin_worker, good, viewed
+from plusx.data.scene_samples import Scenes, SceneSamples, blank_outside
 from plusx.data.source import open_data
 from plusx.data.spare import Spare
 from plusx.data.windows import WINDOW_STEPS, Windows, seen
@@ -98,8 +102,9 @@ class Loader:
     samples than there are ranks, the last ranks have no share and one batch less.
 
     `channels_last` lays images of files out so, as they come from decoders; the values are the
-    same. `view` is what a network sees of a file where the augmentation does not bring it to a
-    size.
+    same. `sampling` orders the samples of training (data.ordering), `pictures` of a class together
+    with "people". `view` is what a network sees of a file where the augmentation does not bring
+    it to a size.
     Raises ValueError for a wrong augmentation, split or number; RuntimeError that names the file
     where one cannot be decoded any more, or where a worker dies or takes over `timeout` seconds.
     """
@@ -119,6 +124,8 @@ class Loader:
         view: View = "middle",
         part: tuple[int, int] = (0, 1),
         channels_last: bool = False,
+        sampling: Sampling = "uniform",
+        pictures: int = 4,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: at least 1")
@@ -145,13 +152,29 @@ class Loader:
         self.device = torch.device(device)
         self.drop_last = drop_last
         self.timeout = timeout
+        self.sampling, self.pictures = sampling, pictures
+        if self.split == "train":
+            check_sampling(sampling, source.labels, batch_size, pictures)
         said = augment if self.split == "train" else ""
-        self.plan = plan(said, source.preprocessing.size, source.in_memory)
-        words = (
-            Word(view, None, view) if word.kind == "evaluate" else word for word in self.plan.words
-        )
-        self.plan = self.plan._replace(words=tuple(words))
-        self._samples = Samples(source, self.plan, seed, channels_last)
+        self._samples: Samples | SceneSamples | VolumeSamples
+        if source.volumes is not None:
+            train = self.split == "train"
+            self.plan = Plan((), False, source.preprocessing.size)
+            self._samples = VolumeSamples(source, said, seed, train)
+            if not train:  # volumes are of any size
+                self.batch_size = 1
+        elif source.truth is not None:
+            scenes = scene_plan(said, source.preprocessing.size if source.sized else None)
+            self.plan = Plan(scenes.words, False, scenes.final or source.preprocessing.size)
+            self._samples = SceneSamples(source, scenes, seed, workers)
+        else:
+            self.plan = plan(said, source.preprocessing.size, source.in_memory)
+            words = (
+                Word(view, None, view) if word.kind == "evaluate" else word
+                for word in self.plan.words
+            )
+            self.plan = self.plan._replace(words=tuple(words))
+            self._samples = Samples(source, self.plan, seed, channels_last)
         self._order = _Order()
         self._spare = Spare()
         self._closed = False
@@ -164,15 +187,20 @@ class Loader:
                 channels_last=channels_last,
                 timeout=timeout,
             )
-            if can_cut(source, self.plan)
+            if source.truth is source.volumes is None and can_cut(source, self.plan)
             else None
         )
         alone = self.plan.batched or self._cutter is not None
         self._workers = self._start(workers) if workers and not alone else None
 
+    @property
+    def count(self) -> int:
+        """The number of samples of a whole epoch; of volumes that train, patches."""
+        return len(self._samples)
+
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
-        full, rest = divmod(len(self.source), self.batch_size)
+        full, rest = divmod(self.count, self.batch_size)
         if self.drop_last:
             return full
         if self.split != "train":
@@ -197,15 +225,14 @@ class Loader:
         """The batches of epoch `number`, from batch `start` on."""
         if self._closed:
             raise ValueError("the loader is closed")
-        count = len(self.source)
         train = self.split == "train"
-        order = permutation(count, self.seed, number) if train else np.arange(count)
+        order = self._ordered(number) if train else np.arange(self.count)
         size = self.batch_size
         chosen = [
             _share(order[place * size : (place + 1) * size], self.rank, self.world)
             for place in range(start, len(self))
         ]
-        images: Iterator[Tensor]
+        images: Iterator[Tensor | Scenes | Patches]
         if self.plan.batched:
             images = (self._gathered(indices, number) for indices in chosen)
         elif self._cutter is not None:
@@ -217,6 +244,12 @@ class Loader:
         with self._naming_samples():
             for indices, pixels in zip(chosen, images):
                 yield self._batch(indices, pixels, number)
+
+    def _ordered(self, epoch: int) -> np.ndarray:
+        if self.source.volumes is not None:
+            return permutation(self.count, self.seed, epoch)
+        labels, size = self.source.labels, self.batch_size
+        return epoch_order(self.sampling, labels, self.seed, epoch, size, self.pictures)
 
     def _gathered(self, indices: np.ndarray, epoch: int) -> Tensor:
         stored = self._stored()
@@ -238,25 +271,38 @@ class Loader:
             assert images is not None
         return images
 
-    def _stacked(self, indices: np.ndarray, epoch: int) -> Tensor:
+    def _stacked(self, indices: np.ndarray, epoch: int) -> Tensor | Scenes | Patches:
         places = [(epoch, int(index)) for index in indices]
-        return good(self._samples.collate(self._samples.__getitems__(places)))
+        samples = self._samples
+        if isinstance(samples, SceneSamples):
+            return good(samples.collate(samples.__getitems__(places)))
+        if isinstance(samples, VolumeSamples):
+            return good(samples.collate(samples.__getitems__(places)))
+        return good(samples.collate(samples.__getitems__(places)))
 
-    def _batch(self, indices: np.ndarray, images: Tensor, epoch: int) -> Batch:
+    def _batch(self, indices: np.ndarray, made: Tensor | Scenes | Patches, epoch: int) -> Batch:
+        images = made.images if isinstance(made, Scenes | Patches) else made
         images = images.to(self.device, non_blocking=True)
         pixels = self.source.preprocessing.normalise(images, self._spare)
         for place, word in enumerate(self.plan.words):
             if word.kind in PIXEL_STEPS:
                 PIXEL_STEPS[word.kind](pixels, word, Draws.of(self.seed, epoch, indices).at(place))
+        if isinstance(made, Scenes):
+            blank_outside(pixels, made.extents)
+            masks = None if made.masks is None else made.masks.to(self.device, non_blocking=True)
+            return Batch(pixels, made.targets.to(self.device, non_blocking=True), masks)
+        if isinstance(made, Patches):
+            return Batch(pixels, made.targets.to(self.device, non_blocking=True))
         labels = self.source.labels
         targets = labels.index_select(0, torch.from_numpy(indices).to(labels.device))
         return Batch(pixels, targets.to(self.device, non_blocking=True))
 
-    def _start(self, workers: int) -> "DataLoader[Tensor | Failure]":
+    def _start(self, workers: int) -> "DataLoader[Tensor | Scenes | Patches | Failure]":
         self._samples.working_on = torch.full((workers,), -1, dtype=torch.int64)
         self._samples.working_on.share_memory_()
+        samples: Dataset[Any] = self._samples
         return DataLoader(
-            self._samples,
+            samples,
             batch_sampler=self._order,
             num_workers=workers,
             collate_fn=self._samples.collate,
@@ -268,8 +314,11 @@ class Loader:
         )
 
     def _from_workers(
-        self, workers: "DataLoader[Tensor | Failure]", chosen: list[np.ndarray], epoch: int
-    ) -> Iterator[Tensor]:
+        self,
+        workers: "DataLoader[Tensor | Scenes | Patches | Failure]",
+        chosen: list[np.ndarray],
+        epoch: int,
+    ) -> Iterator[Tensor | Scenes | Patches]:
         self._order.epoch = epoch
         self._order.batches = chosen
         for images in workers:

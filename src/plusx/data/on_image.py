@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from plusx.data.augment import Word
 from plusx.data.draws import Draws
+from plusx.data.on_scene import SCENE_STEPS, Scene
 from plusx.data.scaled import random_windows, scaled
 from plusx.data.windows import alternating, crop_places, half
 
@@ -106,6 +107,14 @@ def _resizedcrop(image: Image.Image, word: Word, draws: Draws, size: Size) -> Im
     return Image.fromarray(planes if len(made) == 3 else planes[:, :, 0])
 
 
+def _by_scene(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
+    """As an image with boxes is treated, of which this one has none."""
+    stored = np.array(image).reshape(image.height, image.width, -1)
+    scene = Scene(torch.from_numpy(stored).permute(2, 0, 1), np.zeros((0, 6), np.float32))
+    made = SCENE_STEPS[word.kind](scene, word, draws, size).image.permute(1, 2, 0).numpy()
+    return Image.fromarray(made if made.shape[2] == 3 else made[:, :, 0])
+
+
 def _jitter(image: Image.Image, word: Word, draws: Draws, size: Size) -> Image.Image:
     assert word.value is not None
     steps = (
@@ -170,6 +179,8 @@ IMAGE_STEPS: dict[str, Step] = {
     "resize": _resize,
     "centercrop": _centercrop,
     "resizedcrop": _resizedcrop,
+    "zoom": _by_scene,
+    "turn": _by_scene,
     "jitter": _jitter,
     "grayscale": _grayscale,
     "rotate": _rotate,

@@ -18,7 +18,7 @@ from plusx.data.packed import Packed
 from plusx.data.shards import Shards
 from plusx.data.space import Space
 from plusx.data.spare import Spare
-from plusx.data.truth import Truth
+from plusx.data.truth import Masks, Truth
 from plusx.data.volumes import Volumes
 
 
@@ -173,9 +173,8 @@ class Source:
     numbers: Int64[Tensor, "n"] | None = None  # which images of the packed file these are
     # boxes or masks; labels are then float32 (n, k), 1 for every class that an image shows
     truth: Truth | None = None
-    sized: bool = (
-        True  # whether scenes are brought to the size; else they stay as large as they are
-    )
+    # whether scenes are brought to the size; else they stay as large as they are
+    sized: bool = True
 
     # volumes and their masks, of which `paths`, where there are any, are the files and folders
     volumes: Volumes | None = None
@@ -283,6 +282,14 @@ class Source:
                 f"{self.where(index)}: label {int(self.labels[index])} is outside "
                 f"0 to {num_classes - 1}"
             )
+
+    def position_counts(self) -> Int64[Tensor, "k"]:
+        """How many positions of each class masks have. ValueError: there are no masks."""
+        if self.volumes is not None:
+            return self.volumes.counts(len(self.classes)).sum(0)
+        if not isinstance(self.truth, Masks):
+            raise ValueError(f"{self.name} has no masks, which say the class of each position")
+        return self.truth.counts.sum(0)
 
     def where(self, index: int) -> str:
         """What to call a sample in a message: its path, its row, or its number."""

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -162,7 +162,10 @@ def _shrinking(box: Box, size: tuple[int, int]) -> int:
     return next((by for by in (8, 4, 2) if min(tall, wide) >= by), 1)
 
 
-def good(images: Tensor | Failure) -> Tensor:
+Batched = TypeVar("Batched")
+
+
+def good(images: Batched | Failure) -> Batched:
     """The images. Raises SampleError where they could not be had."""
     if isinstance(images, Failure):
         raise SampleError(images.message)

@@ -18,6 +18,7 @@ from plusx.recipe.values import (
     Part,
     Positive,
     Rate,
+    Ratio,
     Share,
     Who,
 )
@@ -74,6 +75,7 @@ class Segment:
     background: str = ""  # the class that is what is left over, which Dice leaves out
     window: tuple[Positive, ...] | None = None  # positions looked at at a time; None: the whole
     overlap: Share = 0.5  # what two windows have in common
+    spacing: tuple[Rate, Rate, Rate] | None = None  # mm a position, of volumes; None: the data's
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -168,6 +170,11 @@ class SceneData:
     kind: Literal["voc", "coco", "boxes", "masks"]
     path: str
     size: tuple[Positive, Positive] | None = None  # height and width; None: as images are
+    channels: Literal[1, 3] = 3  # 1: grey
+    classes: tuple[str, ...] = ()  # in their order; (): as the data names them
+    values: tuple[Count, ...] = ()  # of masks: that of each class; (): 0, 1, 2, ...
+    ignore: tuple[Count, ...] = ()  # of masks: values that are not judged
+    test: str = ""  # a regular expression: images of such names test, the others train
     augment: str = ""
     mix: NoMix = NoMix()
     validation: Part | None = None

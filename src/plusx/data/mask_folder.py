@@ -1,0 +1,140 @@
+"""Images in one folder and masks in another: the class of every pixel.
+
+ROOT/{train,val,test} beside ROOT/{train,val,test}annot (CamVid), ROOT/{images,masks}[/SPLIT],
+ROOT/SPLIT/{images,masks}, or Pascal VOC's JPEGImages, SegmentationClass and
+ImageSets/Segmentation. A mask has the name of its image but for the ending, or with _mask, _L,
+_label, _seg or _gt behind it. ROOT/classes.csv may name the classes and say which value or which
+colour each has.
+"""
+
+import csv
+import io
+import os
+import re
+
+from plusx.data.image import printable, read_regular
+from plusx.data.scene_list import SPLITS, Problem, SceneEntry, SceneList, by_stem
+from plusx.data.truth import Colour, Meaning
+from plusx.data.voc import voc_lists
+
+
+_IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
+_MASKS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass")
+_BEHIND = ("", "_mask", "_L", "_label", "_labels", "_seg", "_gt")
+_WHOLE = re.compile(r"\d{1,5}")
+
+
+def read_masks(path: str) -> SceneList:
+    """Every image with its mask. ValueError where the folder has another layout."""
+    shown, root = printable(path), os.path.realpath(path)
+    if not os.path.isdir(root):
+        raise ValueError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
+    listing = SceneList(root)
+    segmented = os.path.join(root, "SegmentationClass")
+    if os.path.isdir(segmented) and os.path.isdir(os.path.join(root, "ImageSets", "Segmentation")):
+        _from_lists(listing, root, segmented)
+        return listing
+    pairs = _pairs(root)
+    if not pairs:
+        raise ValueError(
+            f"{shown} has no folders of images and masks: looked for are train and trainannot "
+            "(and val, test), images and masks, or train/images and train/masks"
+        )
+    for split, images, masks in pairs:
+        _pair(listing, split, by_stem(images), by_stem(masks))
+    return listing
+
+
+def _pairs(root: str) -> list[tuple[str, str, str]]:
+    """Split, folder of images, folder of masks."""
+
+    def below(*names: str) -> str:
+        return os.path.join(root, *names)
+
+    found = []
+    for name, split in SPLITS.items():
+        if os.path.isdir(below(name)) and os.path.isdir(below(f"{name}annot")):
+            found.append((split, below(name), below(f"{name}annot")))
+        for images in _IMAGES:
+            for masks in _MASKS:
+                if os.path.isdir(below(name, images)) and os.path.isdir(below(name, masks)):
+                    found.append((split, below(name, images), below(name, masks)))
+                if os.path.isdir(below(images, name)) and os.path.isdir(below(masks, name)):
+                    found.append((split, below(images, name), below(masks, name)))
+    if found:
+        return found
+    return [
+        ("", below(images), below(masks))
+        for images in _IMAGES
+        for masks in _MASKS
+        if os.path.isdir(below(images)) and os.path.isdir(below(masks))
+    ]
+
+
+def _pair(listing: SceneList, split: str, images: dict[str, str], masks: dict[str, str]) -> None:
+    taken = set()
+    for name, image in images.items():
+        mask = next((name + end for end in _BEHIND if name + end in masks), None)
+        if mask is None:
+            listing.problems.append(Problem(printable(image, listing.root), "no mask"))
+            continue
+        taken.add(mask)
+        listing.entries.append(SceneEntry(image, split, mask=masks[mask]))
+    for name in masks:
+        if name not in taken:
+            listing.problems.append(Problem(printable(masks[name], listing.root), "no image"))
+
+
+def _from_lists(listing: SceneList, root: str, segmented: str) -> None:
+    images, masks = by_stem(os.path.join(root, "JPEGImages")), by_stem(segmented)
+    for split, names in voc_lists(root, "Segmentation", listing.problems).items():
+        for name, where in names:
+            if name in images and name in masks:
+                listing.entries.append(SceneEntry(images[name], split, mask=masks[name]))
+            else:
+                kind = "mask" if name in images else "image"
+                listing.problems.append(Problem(where, f"{printable(name)!r}: no such {kind}"))
+
+
+def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
+    """The names in ROOT/classes.csv with their values or colours; nothing where there is none.
+
+    Columns name and value, or name, r, g and b (or red, green and blue). Raises ValueError with
+    the row.
+    """
+    path = os.path.join(root, "classes.csv")
+    if not os.path.isfile(path):
+        return (), Meaning()
+    rows = list(csv.reader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline="")))
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    header = [{"red": "r", "green": "g", "blue": "b"}.get(name, name) for name in header]
+    wanted = ("value",) if "value" in header else ("r", "g", "b")
+    if "name" not in header or not set(wanted) <= set(header):
+        raise ValueError(
+            f"classes.csv has the columns {', '.join(header) or 'none'}; it needs name and value, "
+            "or name, r, g and b"
+        )
+    names: list[str] = []
+    values: list[tuple[int, ...]] = []
+    for number, row in enumerate(rows[1:], 2):
+        if not any(cell.strip() for cell in row):
+            continue
+        where = f"classes.csv, row {number}"
+        if len(row) != len(header):
+            raise ValueError(f"{where}: {len(row)} fields under {len(header)} columns")
+        cells = {name: cell.strip() for name, cell in zip(header, row)}
+        for name in wanted:
+            highest = 65535 if name == "value" else 255
+            if not _WHOLE.fullmatch(cells[name]) or int(cells[name]) > highest:
+                raise ValueError(
+                    f"{where}: {name} {cells[name]!r} is no number from 0 to {highest}"
+                )
+        value = tuple(int(cells[name]) for name in wanted)
+        if not cells["name"] or cells["name"] in names or value in values:
+            raise ValueError(f"{where}: a name and a value stand once each, and are not empty")
+        names.append(cells["name"])
+        values.append(value)
+    if wanted == ("value",):
+        return tuple(names), Meaning(tuple(value[0] for value in values))
+    colours: list[Colour] = [(value[0], value[1], value[2]) for value in values]
+    return tuple(names), Meaning(colours=tuple(colours))

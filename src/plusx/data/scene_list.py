@@ -1,0 +1,173 @@
+"""What a reader finds of scenes: images with their boxes or masks as they are written down."""
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from plusx.data.image import printable
+from plusx.data.truth import Outline
+
+
+SceneKind = Literal["voc", "coco", "boxes", "masks"]
+
+SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+# how far a box may reach out of its image without a word: libraries count from 0 and from 1
+_SLACK = 1.0
+_NAMED = 10  # that a message names before it counts
+
+
+class Problem(NamedTuple):
+    """Something that cannot be used: where it is, and why."""
+
+    where: str
+    reason: str
+
+
+class Mark(NamedTuple):
+    """A box as it is written: left, top, right, bottom."""
+
+    where: str
+    label: str
+    corners: tuple[float, float, float, float]
+    crowd: bool = False
+    outline: Outline | None = None
+
+
+@dataclass(frozen=True)
+class SceneEntry:
+    """An image, and what is known of it; size (height, width) where the annotation says one."""
+
+    path: str
+    split: str = ""
+    marks: tuple[Mark, ...] = ()
+    mask: str | None = None
+    size: tuple[int, int] | None = None
+    told_by: str = ""  # the file that says so
+
+
+@dataclass
+class SceneList:
+    """All scenes of a set. `classes` is empty where they follow from the labels."""
+
+    root: str
+    entries: list[SceneEntry] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The splits that the set has, none where it is to be cut."""
+        return tuple(sorted({entry.split for entry in self.entries} - {""}))
+
+
+def complain(problems: Sequence[Problem], damaged: str, of: str) -> list[str]:
+    """Notices of what is left out; with damaged = "error" a ValueError that names it."""
+    if not problems:
+        return []
+    said = [f"{where}: {reason}" for where, reason in problems]
+    if damaged == "error":
+        more = f"; and {len(said) - _NAMED:,} more" if len(said) > _NAMED else ""
+        raise ValueError(
+            f"{of} cannot be used as they are: {'; '.join(said[:_NAMED])}{more} "
+            '(damaged = "skip" leaves them out)'
+        )
+    count = "1 skipped" if len(said) == 1 else f"{len(said):,} skipped"
+    return [f"{of}: {count}", *(f"skipped {line}" for line in said)]
+
+
+def checked_box(mark: Mark, size: tuple[int, int]) -> tuple[float, ...] | str:
+    """The corners of a box within an image (height, width), or what is wrong with them."""
+    left, top, right, bottom = mark.corners
+    height, width = size
+    shown = ", ".join(f"{number:g}" for number in mark.corners)
+    if not all(map(math.isfinite, mark.corners)):
+        return f"{mark.label} [{shown}] has corners that are no numbers"
+    if right < left or bottom < top:
+        return f"{mark.label} [{shown}] has swapped corners: left, top, right, bottom are meant"
+    if right == left or bottom == top:
+        return f"{mark.label} [{shown}] has no area"
+    out = max(-left, -top, right - width, bottom - height)
+    if out > _SLACK:
+        return f"{mark.label} [{shown}] is outside the image of {width} x {height} pixels"
+    cut = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        return f"{mark.label} [{shown}] is outside the image of {width} x {height} pixels"
+    return cut
+
+
+def unknown_class(label: str, classes: Sequence[str]) -> str:
+    """What to say of a label that is no class."""
+    near = difflib.get_close_matches(label, classes, 1, 0.5)
+    more = ", ..." if len(classes) > 10 else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(classes[:10])}{more}"
+    return f"the class {printable(label)!r} is unknown, {hint}"
+
+
+def divided(listing: SceneList, test: str, shown: str) -> SceneList:
+    """Scenes whose names match the pattern `test` are for testing, all others for training.
+
+    A name is that of the file without its ending, or of its path below the root.
+    """
+    if not test:
+        return listing
+    if listing.parts:
+        raise ValueError(
+            f"{shown} has splits of its own ({', '.join(listing.parts)}); leave out test = {test!r}"
+        )
+    try:
+        pattern = re.compile(test)
+    except re.error as error:
+        raise ValueError(f"test = {test!r} is no regular expression: {error}") from None
+    made = []
+    for entry in listing.entries:
+        below = os.path.splitext(os.path.relpath(entry.path, listing.root))[0]
+        chosen = pattern.fullmatch(os.path.basename(below)) or pattern.fullmatch(below)
+        made.append(
+            SceneEntry(
+                entry.path,
+                "test" if chosen else "train",
+                entry.marks,
+                entry.mask,
+                entry.size,
+                entry.told_by,
+            )
+        )
+    count = sum(entry.split == "test" for entry in made)
+    if not 0 < count < len(made):
+        names = ", ".join(os.path.basename(entry.path) for entry in listing.entries[:3])
+        raise ValueError(
+            f"test = {test!r} chooses {count} of the {len(made)} images of {shown} ({names}, ...)"
+        )
+    return SceneList(listing.root, made, listing.classes, listing.problems, listing.notices)
+
+
+def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
+    """The images of a folder and of those in it, by their names below it without the ending."""
+    found: dict[str, str] = {}
+    allowed = tuple(endings)
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            stem, ending = os.path.splitext(name)
+            if ending.lower() in allowed and not name.startswith("."):
+                below = os.path.normpath(os.path.join(os.path.relpath(place, folder), stem))
+                path = os.path.join(place, name)
+                if below in found:
+                    raise ValueError(
+                        f"{printable(path)} and {printable(os.path.basename(found[below]))} have "
+                        "one name but for its ending: which one is meant?"
+                    )
+                found[below] = path
+    return found

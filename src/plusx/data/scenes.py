@@ -1,0 +1,319 @@
+"""Images with boxes or masks, from a path to a Source whose truth the loader carries along."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plusx.data.check import Damaged, Entry, keep
+from plusx.data.image import DamagedImage, Picture, printable
+from plusx.data.mask_folder import read_classes, read_masks
+from plusx.data.sample import Preprocessing, Source, Split, as_split
+from plusx.data.scene_list import (
+    Problem,
+    SceneEntry,
+    SceneKind,
+    SceneList,
+    checked_box,
+    complain,
+    divided,
+    unknown_class,
+)
+from plusx.data.splits import held_out
+from plusx.data.truth import NOT_JUDGED, Boxes, Masks, Meaning, Truth, stored_mask
+from plusx.data.voc import read_voc
+
+
+# of pictures, where no network says otherwise: ImageNet's, and the like of one channel
+_MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
+_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+# of the training scenes, where the data holds out none itself
+VALIDATION_SHARE = 0.2
+_THREADS = 4
+_MULTIPLE = 32
+
+READERS: dict[str, Callable[[str], SceneList]] = {
+    "voc": read_voc,
+    "masks": read_masks,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneWish:
+    """What a recipe says of scenes beyond where they are.
+
+    classes  their names in their order; () is what the data says
+    values   of masks: the value of each class; () is 0, 1, 2, ... in the order of `classes`
+    ignore   of masks: values that are not judged; 255 is not, unless it is a class
+    test     the scenes whose names match this regular expression test, the others train
+    channels 3, or 1 for grey
+    """
+
+    classes: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+    ignore: tuple[int, ...] = ()
+    test: str = ""
+    channels: int = 3
+    instances: bool = False  # whether the masks of boxes are wanted, where they are known
+
+
+def open_scenes(
+    path: str | Path,
+    kind: SceneKind,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    validation: float | int | None = None,
+    size: tuple[int, int] | None = None,
+    damaged: Damaged = "error",
+    wish: SceneWish = SceneWish(),
+) -> Source:
+    """Open images with boxes (voc, coco, boxes) or masks (masks).
+
+    size        height and width that a network sees: all of an image is scaled so that it just
+                fits, and padded at the right and the bottom. None: images stay as large as they
+                are
+    validation  as in open_data; also damaged: what cannot be used is an error that names it, or
+                left out and named in the notices. That holds for images, masks and single boxes
+
+    Every image is decoded once, every mask is read and every box looked at.
+    Raises ValueError for data that cannot be used.
+    """
+    shown, wanted = printable(path), as_split(split)
+    if kind not in READERS:
+        raise ValueError(f"[data] kind = {kind!r}: allowed are {', '.join(READERS)}")
+    if not os.path.exists(Path(path).expanduser()):
+        raise ValueError(f"{shown} is missing: there is no such folder or file")
+    if damaged not in ("error", "skip"):
+        raise ValueError(f"damaged = {damaged!r}: allowed are 'error' and 'skip'")
+    listing = divided(READERS[kind](os.fspath(Path(path).expanduser())), wish.test, shown)
+    entries, cut = _chosen(listing, shown, wanted, validation)
+    listed = complain(listing.problems, damaged, f"the lists of {shown}")
+    used, notices = _decoded(entries, listing.root, damaged)
+    truth: Truth
+    if kind == "masks":
+        classes, meaning = _classes_of_masks(listing, used, wish)
+        used, truth, told = _masks(used, listing.root, classes, meaning, damaged)
+        labels = (truth.counts > 0).to(torch.float32)
+    else:
+        classes = _classes_of_boxes(listing, shown, wish)
+        used, truth, told = _boxes(used, listing.root, classes, damaged, wish.instances)
+        labels = truth.presence(len(classes))
+    if not used:
+        raise ValueError(f"{shown} has no image in {wanted} that can be used")
+    source = Source(
+        name=printable(os.path.basename(os.path.realpath(path))),
+        split=wanted,
+        classes=classes,
+        labels=labels,
+        preprocessing=Preprocessing(
+            size or _largest(used), wish.channels, _MEAN[wish.channels], _STD[wish.channels]
+        ),
+        paths=[entry.path for entry in used],
+        root=listing.root,
+        notices=[*listing.notices, *listed, *notices, *told],
+        truth=truth,
+        sized=size is not None,
+    )
+    if not cut:
+        return source
+    share = VALIDATION_SHARE if validation is None else validation
+    held = held_out(labels, share, seed)
+    chosen = held if wanted == "validation" else np.delete(np.arange(len(source)), held)
+    if not len(chosen):
+        raise ValueError(f"{shown} has no {wanted} split with validation = {validation}")
+    return source.subset(chosen.tolist())
+
+
+def _chosen(
+    listing: SceneList, shown: str, split: Split, validation: float | int | None
+) -> tuple[list[SceneEntry], bool]:
+    """The scenes that a split is made from, and whether it is cut from them by the seed."""
+    parts = listing.parts
+    if not listing.entries:
+        why = f": {'; '.join(f'{a}: {b}' for a, b in listing.problems[:3])}"
+        raise ValueError(f"{shown} has no scenes{why if listing.problems else ''}")
+    if split == "all":
+        return listing.entries, False
+    if "validation" in parts and validation:
+        raise ValueError(
+            f"{shown} has a validation split of its own; leave out validation = {validation}"
+        )
+    if split in parts:
+        chosen = [entry for entry in listing.entries if entry.split == split]
+        return chosen, split == "train" and "validation" not in parts
+    if split == "test" or (parts and "train" not in parts):
+        has = ", ".join(parts) if parts else "none: it is split by the seed to train and validate"
+        raise ValueError(f"{shown} has no {split} split (its splits: {has})")
+    return [entry for entry in listing.entries if entry.split in ("", "train")], True
+
+
+def _decoded(
+    entries: list[SceneEntry], root: str, damaged: Damaged
+) -> tuple[list[SceneEntry], list[str]]:
+    kept, notices = keep([Entry(entry.path, "") for entry in entries], root, damaged)
+    good = {entry.path for entry in kept}
+    return [entry for entry in entries if entry.path in good], notices
+
+
+def _sizes(entries: Sequence[SceneEntry]) -> list[tuple[int, int]]:
+    """Height and width of each image, from its header."""
+
+    def size(entry: SceneEntry) -> tuple[int, int]:
+        width, height = Picture(entry.path).size
+        return height, width
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="plusx-scenes") as pool:
+        return list(pool.map(size, entries))
+
+
+def _largest(entries: Sequence[SceneEntry]) -> tuple[int, int]:
+    sizes = _sizes(entries)
+    tall, wide = (max(size[side] for size in sizes) for side in (0, 1))
+    return -(-tall // _MULTIPLE) * _MULTIPLE, -(-wide // _MULTIPLE) * _MULTIPLE
+
+
+def _classes_of_boxes(listing: SceneList, shown: str, wish: SceneWish) -> tuple[str, ...]:
+    if wish.classes:
+        return wish.classes
+    if listing.classes:
+        return listing.classes
+    learning = [entry for entry in listing.entries if entry.split in ("", "train")]
+    names = {mark.label for entry in learning or listing.entries for mark in entry.marks}
+    found = tuple(sorted(names - {""}))
+    if not found:
+        raise ValueError(f"{shown} has no boxes")
+    return found
+
+
+def _boxes(
+    entries: list[SceneEntry],
+    root: str,
+    classes: tuple[str, ...],
+    damaged: Damaged,
+    instances: bool,
+) -> tuple[list[SceneEntry], Boxes, list[str]]:
+    numbers = {name: number for number, name in enumerate(classes)}
+    problems: list[Problem] = []
+    used, rows, outlines = [], [], []
+    for entry, size in zip(entries, _sizes(entries)):
+        if entry.size is not None and entry.size != size:
+            said, is_ = (f"{wide} x {tall}" for tall, wide in (entry.size, size))
+            reason = f"it says {said} pixels, but {printable(entry.path, root)} has {is_}"
+            problems.append(Problem(entry.told_by, reason))
+            continue
+        kept, masks = [], []
+        for mark in entry.marks:
+            corners = checked_box(mark, size)
+            if mark.label not in numbers:
+                problems.append(Problem(mark.where, unknown_class(mark.label, classes)))
+            elif isinstance(corners, str):
+                problems.append(Problem(mark.where, corners))
+            elif instances and mark.outline is None:
+                problems.append(Problem(mark.where, f"{mark.label} has no mask"))
+            else:
+                kept.append((*corners, numbers[mark.label], float(mark.crowd)))
+                masks.append(mark.outline)
+        used.append(entry)
+        rows.append(np.array(kept, np.float32).reshape(-1, 6))
+        outlines.append([mask for mask in masks if mask is not None])
+    notices = complain(problems, damaged, "boxes")
+    return used, Boxes(rows, outlines if instances else None), notices
+
+
+def _classes_of_masks(
+    listing: SceneList, entries: list[SceneEntry], wish: SceneWish
+) -> tuple[tuple[str, ...], Meaning]:
+    """The classes and which values they have: as the recipe, classes.csv or the masks say."""
+    names, meaning = read_classes(listing.root)
+    if meaning.colours and not wish.values:
+        if wish.classes and set(wish.classes) != set(names):
+            raise ValueError(
+                f"[data] classes are {', '.join(wish.classes)}; classes.csv has {', '.join(names)}"
+            )
+        return names, meaning
+    if wish.classes or wish.values:
+        values = wish.values or tuple(range(len(wish.classes)))
+        names = wish.classes or tuple(map(str, values))
+        if len(values) != len(names) or len(set(values)) != len(values):
+            raise ValueError(
+                f"[data] values {list(values)}: one for each of the {len(names)} classes, and no "
+                "two alike"
+            )
+    elif names:
+        values = meaning.numbers
+    else:
+        values = _values_found(listing, entries, wish)
+        names = tuple(map(str, values))
+    both = sorted(set(values) & set(wish.ignore))
+    if both:
+        raise ValueError(f"[data] ignore: {both[0]} is the value of a class")
+    unjudged = () if NOT_JUDGED in (*values, *wish.ignore) else (NOT_JUDGED,)
+    if len(names) > NOT_JUDGED:
+        raise ValueError(f"masks can have {NOT_JUDGED} classes, not {len(names)}")
+    return names, Meaning(values, (), (*meaning.ignored, *wish.ignore, *unjudged))
+
+
+def _values_found(
+    listing: SceneList, entries: list[SceneEntry], wish: SceneWish
+) -> tuple[int, ...]:
+    """The values in the masks that train. 255 is one only beside 0 alone."""
+    learning = [each for each in listing.entries if each.split in ("", "train")] or entries
+    found: set[int] = set()
+    for entry in learning:
+        assert entry.mask is not None
+        try:
+            found.update(np.unique(stored_mask(entry.mask, colours=False)).tolist())
+        except (DamagedImage, OSError):
+            continue  # it is named when it is read
+    found -= set(wish.ignore)
+    if found != {0, NOT_JUDGED}:
+        found -= {NOT_JUDGED}
+    if not found:
+        raise ValueError("the masks have no value that could be a class")
+    return tuple(sorted(found))
+
+
+def _masks(
+    entries: list[SceneEntry],
+    root: str,
+    classes: tuple[str, ...],
+    meaning: Meaning,
+    damaged: Damaged,
+) -> tuple[list[SceneEntry], Masks, list[str]]:
+    """Every mask, read once: which can be used, and how many pixels each class has in it."""
+
+    def counted(place: int) -> Tensor | str:
+        path = entries[place].mask
+        assert path is not None
+        try:
+            mask = meaning.read(path)
+        except DamagedImage as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        if mask.shape != sizes[place]:
+            had, has = (f"{size[1]} x {size[0]}" for size in (mask.shape, sizes[place]))
+            return f"it has {had} pixels, its image {has}"
+        return torch.from_numpy(np.bincount(mask.ravel(), minlength=NOT_JUDGED + 1))
+
+    sizes = _sizes(entries)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="plusx-scenes") as pool:
+        found = list(pool.map(counted, range(len(entries))))
+    problems, used, counts = [], [], []
+    for entry, count in zip(entries, found):
+        assert entry.mask is not None
+        if isinstance(count, str):
+            problems.append(Problem(printable(entry.mask, root), count))
+        else:
+            used.append(entry)
+            counts.append(count[: len(classes)])
+    notices = complain(problems, damaged, "masks")
+    paths = [entry.mask or "" for entry in used]
+    table = torch.stack(counts) if counts else torch.zeros(0, len(classes), dtype=torch.int64)
+    return used, Masks(table, paths, meaning), notices
