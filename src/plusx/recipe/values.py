@@ -26,6 +26,7 @@ Share: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Amount: TypeAlias = Annotated[float, Strict(), Field(ge=0)]
 Rate: TypeAlias = Annotated[float, Strict(), Field(gt=0)]
 Number: TypeAlias = Annotated[float, Strict()]
+Ratio: TypeAlias = Annotated[float, Strict(), Field(ge=0, le=1)]
 Grade: TypeAlias = Annotated[float, Strict(), Field(gt=0, le=1)]
 Flag: TypeAlias = Annotated[bool, Strict()]
 # A whole number counts (steps, images); a number below 1 is a share of the whole.

@@ -12,6 +12,7 @@ from plusx.tasks.classify import at_least_float32
 from plusx.tasks.losses import AUXILIARY, LOSSES, Told, parse_losses
 from plusx.tasks.meters import Meter
 from plusx.tasks.overlap import UNJUDGED, Overlap
+from plusx.tasks.surface_distance import SurfaceDistance
 from plusx.tasks.task import Task
 from plusx.tasks.windows import over_windows
 
@@ -37,6 +38,8 @@ class Segment(Task):
     window: positions a dimension that are looked at at a time by `predict`; larger inputs are told
         window by window (plusx.tasks.windows), of which neighbours share `overlap`. None: inputs
         are looked at whole, up to MOST positions.
+    spacing: mm a position, along each dimension; the figures of plusx.tasks.surface_distance are
+        told then.
 
     After each forward `seen["error"]` is the share of judged positions that was wrong, the mean
     over the samples. Classes that the network does not tell are refused with a ValueError.
@@ -54,6 +57,7 @@ class Segment(Task):
         background: str = "",
         window: Sequence[int] | None = None,
         overlap: int | float = OVERLAP,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.words = parse_losses(loss)
@@ -83,13 +87,15 @@ class Segment(Task):
         self.background = background
         self.window = None if window is None else tuple(window)
         self.overlap = overlap
+        self.spacing = None if spacing is None else tuple(spacing)
         # Given anew with every run, so not part of what is saved.
         self.register_buffer("class_weights", weights, persistent=False)
 
     @property
     def scores(self) -> tuple[str, ...]:  # type: ignore[override]
         foremost = ("dice", "mean_iou") if self.background else ("mean_iou", "dice")
-        return (*foremost, "position_accuracy")
+        volumes = () if self.spacing is None else ("image_dice", "hd95")
+        return (*foremost, *volumes, "position_accuracy")
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         answers = self.net(batch.inputs)
@@ -132,7 +138,9 @@ class Segment(Task):
 
     def meters(self) -> list[Meter]:
         place = self.classes.index(self.background) if self.background and self.classes else None
-        return [Overlap(self.classes, place)]
+        if self.spacing is None:
+            return [Overlap(self.classes, place)]
+        return [Overlap(self.classes, place), SurfaceDistance(self.spacing, self.classes, place)]
 
 
 def balanced(counts: Shaped[Tensor, "k"], rule: str = "balanced") -> Float[Tensor, "k"]:

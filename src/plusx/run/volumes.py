@@ -1,0 +1,61 @@
+"""Volumes in a run: which ones a recipe opens, and what follows from them for its task."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from plusx.data.ellipsoids import open_ellipsoids
+from plusx.data.sample import as_split
+from plusx.data.source import Source
+from plusx.data.volume_folder import open_volumes
+from plusx.recipe import Recipe
+from plusx.recipe.tables import EllipsoidData, Segment, VolumeData
+
+
+def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: str) -> Source:
+    """One split of a recipe's volumes. ValueError where there is none, or the data is wrong."""
+    if isinstance(data, EllipsoidData):
+        return open_ellipsoids(
+            as_split(split),
+            data.validation,
+            recipe.seed,
+            data.patch,
+            data.patches,
+            data.foreground,
+        )
+    return open_volumes(
+        Path(data.path).expanduser(),
+        split=split,
+        seed=recipe.seed,
+        classes=data.classes,
+        range=data.range,
+        window=data.window,
+        spacing=data.spacing,
+        orientation=data.orientation,
+        patch=data.patch,
+        patches=data.patches,
+        foreground=data.foreground,
+        ignored=data.ignored,
+        patient=data.patient,
+        channels=data.channels,
+        validation=data.validation,
+        damaged=data.damaged,
+    )
+
+
+def asked_of(recipe: Recipe, source: Source) -> Recipe:
+    """The recipe with what its volumes say of its task: the window, the spacing, the background.
+
+    ValueError: volumes are not what the task is asked of.
+    """
+    space, task = source.preprocessing.space, recipe.task
+    if space is None:
+        return recipe
+    if not isinstance(task, Segment):
+        raise ValueError(f'[task] kind = "{task.kind}": volumes are for [task] kind = "segment"')
+    told = replace(
+        task,
+        window=task.window or space.patch,
+        spacing=task.spacing or space.spacing,
+        background=task.background or source.classes[0],
+    )
+    return replace(recipe, task=told)
