@@ -94,7 +94,7 @@ class Segment(Task):
     @property
     def scores(self) -> tuple[str, ...]:  # type: ignore[override]
         foremost = ("dice", "mean_iou") if self.background else ("mean_iou", "dice")
-        volumes = () if self.spacing is None else ("image_dice", "hd95")
+        volumes = () if self.spacing is None else ("image_dice",)
         return (*foremost, *volumes, "position_accuracy")
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
