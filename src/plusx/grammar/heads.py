@@ -155,6 +155,7 @@ HEADS: dict[str, type[Head]] = {
     "faster-rcnn": FasterRcnn,
     "mask-rcnn": MaskRcnn,
 }
+SEGMENTERS = ("fcn", "deeplabv3", "unet")
 DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
 
 

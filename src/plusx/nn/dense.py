@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plusx.grammar.dense import backbone_of, stem_maps
-from plusx.grammar.heads import DeepLab, Fcn, Fcos, Head, UNet
+from plusx.grammar.heads import DETECTORS, DeepLab, Fcn, Fcos, Head, UNet
 from plusx.nn.decoders import UNetDecoder, Upsampled
 from plusx.nn.levels import Levels, levels_of
 from plusx.nn.network import Network
@@ -20,7 +20,6 @@ HEAD_MODULES: dict[type, Callable[[Any, Levels, int], nn.Module]] = {
     UNet: UNetDecoder,
     Fcos: FcosHead,
 }
-DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
 
 
 class Dense(nn.Module):

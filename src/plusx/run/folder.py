@@ -19,7 +19,7 @@ from plusx.nn.network import Network
 from plusx.recipe import KnownData, Recipe, parse_recipe
 from plusx.recipe.tables import PeopleData, SceneData
 from plusx.run.environment import exact_eight_bits
-from plusx.run.parts import blank_net
+from plusx.run.networks import blank_net
 from plusx.run.questions import open_task
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task

@@ -1,7 +1,7 @@
 """From the tables of a recipe to the parts of a training run."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,37 @@ from plusx.data.batch import Batch
 from plusx.data.loader import Loader, View
 from plusx.data.ordering import Sampling
 from plusx.data.people import open_people
+from plusx.data.scenes import SceneWish, open_scenes
 from plusx.data.source import Source, kind_of, open_data
 from plusx.data.splits import stratified_order
-from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
-from plusx.models import create_model, initialised
 from plusx.nn.whitening import whiten
 from plusx.recipe import KnownData, NetByName, OwnData, Recipe
 from plusx.recipe.tables import (
     Constant,
     Cosine,
+    EllipsoidData,
     Embed,
-    Init,
     Muon,
     OneCycle,
     PeopleData,
+    SceneData,
     Sgd,
     Steps,
+    VolumeData,
 )
-from plusx.run.transfer import depth_rates, freeze, weights_at
+from plusx.run.networks import make_net as make_net
+from plusx.run.networks import spec_of as spec_of
+from plusx.run.transfer import depth_rates, freeze
+from plusx.run.volumes import asked_of, open_volume_split
 from plusx.tasks.task import Task
 from plusx.train import schedule as rates
 from plusx.train.muon import make_muon
 from plusx.train.optim import make_optimizer
 from plusx.train.update import Descend, Scaling, Sharing, Update, averaged
-from plusx.weights.fetch import find_weights, load_found, own_spec
 from plusx.zoo import Plain, find
 
 
-_NO_SPEC = ("base", "weights", "train", "freeze_norms")  # of [net]
 WHITENED = 2000  # training images, the classes in equal shares, whose patches are whitened
 
 
@@ -108,6 +110,12 @@ def open_split(recipe: Recipe, split: str) -> Source:
             channels=data.channels,
             damaged=data.damaged,
         )
+    if isinstance(data, SceneData):
+        return _open_scenes(recipe, data, split)
+    if isinstance(data, VolumeData | EllipsoidData):
+        opened = open_volume_split(recipe, data, split)
+        whole = split != "train" or data.train is None
+        return opened if whole else _part(opened, data.train or 0, recipe)
     if isinstance(data, OwnData) and (kind := kind_of(data.path)) not in (None, data.kind):
         raise ValueError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
     source = open_data(
@@ -135,6 +143,27 @@ def _chosen(source: Source, data: KnownData | OwnData) -> Source:
     return source if data.bands is None else choosing.of_bands(source, data.bands)
 
 
+def _open_scenes(recipe: Recipe, data: SceneData, split: str) -> Source:
+    source = open_scenes(
+        data.path,
+        data.kind,
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        size=data.size,
+        damaged=data.damaged,
+        wish=SceneWish(
+            classes=data.classes,
+            values=data.values,
+            ignore=data.ignore,
+            test=data.test,
+            channels=data.channels,
+            instances=recipe.head is not None and recipe.head.kind == "mask-rcnn",
+        ),
+    )
+    return source if split != "train" or data.train is None else _part(source, data.train, recipe)
+
+
 def _part(source: Source, train: int | float, recipe: Recipe) -> Source:
     """So many of the training images, or that share: the classes in equal parts, by the seed."""
     whole = len(source)
@@ -159,6 +188,7 @@ def sampling_of(recipe: Recipe) -> tuple[Sampling, int]:
 
 def resolved(recipe: Recipe, source: Source) -> Recipe:
     """The recipe with what follows from the data said: classes, channels and size."""
+    recipe = asked_of(recipe, source)
     if isinstance(recipe.net, Net):
         return recipe
     height, width = source.preprocessing.size
@@ -174,68 +204,6 @@ def resolved(recipe: Recipe, source: Source) -> Recipe:
 
 def _outputs(recipe: Recipe, source: Source) -> int:
     return recipe.task.width if isinstance(recipe.task, Embed) else len(source.classes)
-
-
-def spec_of(net: NetByName | Net) -> Net | str:
-    """The spec that a recipe's [net] describes, checked; the name of a plain module as it is.
-
-    A file of weights that says what network it is for is believed: another library's shortcuts
-    can be other ones than the zoo's under the same name.
-    """
-    if isinstance(net, Net):
-        check(net)
-        return net
-    found: Net | Plain = find(net.base)
-    given = net.weights and weights_at(net.weights)
-    if given and Path(given).is_file():
-        weights = find_weights(net.base, given)
-        if weights.model == net.base:
-            found = own_spec(weights, found)
-    said = {
-        field.name: getattr(net, field.name)
-        for field in fields(net)
-        if field.name not in _NO_SPEC and getattr(net, field.name) is not None
-    }
-    if isinstance(found, Plain):
-        changed = sorted(set(said) - {"num_classes", "in_channels", "size"})
-        if changed:
-            raise ValueError(
-                f"[net] {changed[0]}: {net.base} is a plain module; only num_classes and "
-                "in_channels can be changed"
-            )
-        return net.base
-    spec = replace(found, **said)
-    check(spec)
-    return spec
-
-
-def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
-    """The recipe's network, and the preprocessing of the weights it begins with, if it has any."""
-    spec = spec_of(recipe.net)
-    table = recipe.net
-    net: nn.Module
-    if isinstance(spec, Net):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            said = recipe.init
-            net = initialised(spec, said.rule, said.zero_last_gamma, said.gate_bias)
-    else:
-        if recipe.init != Init():
-            raise ValueError(f"[init]: {spec} is a plain module, which begins in a way of its own")
-        assert isinstance(table, NetByName)
-        classes, channels = table.num_classes, table.in_channels
-        net = create_model(spec, num_classes=classes, in_channels=channels, seed=recipe.seed)
-    if isinstance(table, Net) or not table.weights:
-        return net, None
-    found = find_weights(table.base, weights_at(table.weights))
-    load_found(net, table.base, found, new_head=True)
-    return net, found.preprocessing
-
-
-def blank_net(recipe: Recipe, classes: int) -> nn.Module:
-    """The recipe's network for so many classes, for weights to be loaded into it."""
-    own = recipe.net.num_classes if isinstance(recipe.task, Embed) else None
-    return create_model(spec_of(recipe.net), num_classes=own or classes, seed=recipe.seed)
 
 
 def begin_from(recipe: Recipe, net: nn.Module, source: Source) -> None:

@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from plusx import store
+from plusx.grammar.dense import backbone_of
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.nn.dense import Dense
 from plusx.nn.network import Network
 from plusx.weights.convert import convert
 from plusx.weights.files import Weights, read_weights
@@ -55,7 +57,9 @@ def find_weights(model: str | None, weights: str | Path) -> Weights:
 
 
 def own_spec(found: Weights, spec: Net | Plain) -> Net | Plain:
-    """What a file says of its network; `spec` where it says nothing."""
+    """What a file says of its network; `spec` where it says nothing, or only of a part of it."""
+    if found.head is not None:
+        return spec
     if found.spec is not None:
         return found.spec
     if found.plain is not None and isinstance(spec, Plain):
@@ -67,24 +71,75 @@ def own_spec(found: Weights, spec: Net | Plain) -> Net | Plain:
 def load_found(
     net: nn.Module, model: str | None, found: Weights, *, new_head: bool = False
 ) -> LoadReport:
-    """Load what `find_weights` opened; see `load_named_or_file`."""
+    """Load what `find_weights` opened; see `load_named_or_file`.
+
+    Where only one of the two has a head on its features, or their heads differ, `new_head` loads
+    what they stand on.
+    """
     _check_same(net, model, found)
+    if isinstance(net, Dense) or found.head is not None:
+        return _load_dense(net, found, new_head)
     outputs = outputs_of(net)
     tensors, head = dict(found.tensors), found.tensors.get("fc.weight")
     if not new_head or head is None or head.shape[:1] == (outputs,):
         return load_weights(net, tensors)
-    why = f"is for {head.shape[0]} classes, the network has {outputs}"
     for name in ("fc.weight", "fc.bias"):
         tensors.pop(name, None)
-        if outputs:
-            tensors[name] = net.state_dict()[name]
-    report = load_weights(net, tensors)
-    kept = sum(parameter.numel() for parameter in net.get_submodule("fc").parameters())
+    why = f"is for {head.shape[0]} classes, the network has {outputs}"
+    return _load_but(net, tensors, "fc", why)
+
+
+def _load_dense(net: nn.Module, found: Weights, new_head: bool) -> LoadReport:
+    """Between networks of which at least one has a head on its features."""
+    ours = net.head_spec if isinstance(net, Dense) else None
+    if found.head == ours and (not new_head or found.head_classes == outputs_of(net)):
+        return load_weights(net, found.tensors)
+    theirs = "its own linear head" if found.head is None else f"a head {found.head.kind!r}"
+    if not new_head:
+        raise ValueError(f"the weights are for a network with {theirs}, not for this one's")
+    if ours is None:
+        inner = {
+            name.removeprefix("backbone."): tensor
+            for name, tensor in found.tensors.items()
+            if name.startswith("backbone.")
+        }
+        return _load_but(net, inner, "fc", f"is new, the weights have {theirs}")
+    known = net.state_dict()
+    if found.head is None:
+        named = {f"backbone.{name}": tensor for name, tensor in found.tensors.items()}
+        # a tail behind the features, and the linear head, have no place here
+        tensors = {name: tensor for name, tensor in named.items() if name in known}
+    else:
+        tensors = {
+            name: tensor
+            for name, tensor in found.tensors.items()
+            if name.startswith("backbone.") or _fits(tensor, known.get(name))
+        }
+    return _load_but(net, tensors, "head", f"is new where it is another one: the file has {theirs}")
+
+
+def _fits(tensor: Tensor, ours: Tensor | None) -> bool:
+    return ours is not None and tensor.shape == ours.shape
+
+
+def _load_but(net: nn.Module, tensors: dict[str, Tensor], head: str, why: str) -> LoadReport:
+    """Load all that is there; what the head has beyond it stays as it was made.
+
+    Linear layers of a tail are a part of the linear head: features do without them.
+    """
+    places = ("fc.", "tail.") if head == "fc" else (f"{head}.",)
+    new = {
+        name: tensor
+        for name, tensor in net.state_dict().items()
+        if name.startswith(places) and name not in tensors
+    }
+    report = load_weights(net, {**tensors, **new})
+    sizes = {name: parameter.numel() for name, parameter in net.named_parameters()}
     return replace(
         report,
-        loaded=tuple(name for name in report.loaded if not name.startswith("fc.")),
-        loaded_parameters=report.loaded_parameters - kept,
-        unfit={"fc": why},
+        loaded=tuple(name for name in report.loaded if name not in new),
+        loaded_parameters=report.loaded_parameters - sum(sizes.get(name, 0) for name in new),
+        unfit={head: why} if new or head == "fc" else {},
     )
 
 
@@ -170,17 +225,23 @@ def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
     plain = None if found.plain is None else found.plain["name"]
     if plain is None and found.spec is None:
         return
-    if isinstance(net, Network) and found.spec is not None:
-        differing = _difference(_essence(net.spec), _essence(found.spec))
+    base = net.backbone if isinstance(net, Dense) else net
+    if isinstance(base, Network) and found.spec is not None:
+        ours, theirs = base.spec, found.spec
+        if found.head is not None:
+            ours = backbone_of(ours, found.head)
+        if isinstance(net, Dense):
+            theirs = backbone_of(theirs, net.head_spec)
+        differing = _difference(_essence(ours), _essence(theirs))
         if not differing:
             return
         if model in (found.model, None):
             hint = "plusx.weights.open_network builds the file's own"
             raise ValueError(f"the weights are for another network than this: {differing}; {hint}")
-    elif not isinstance(net, Network) and plain == net.plain:
+    elif not isinstance(base, Network) and plain == base.plain:
         return
-    theirs = found.model or plain or "a spec of its own"
-    raise ValueError(f"the weights are for {theirs}, not for {model or 'the given spec'}")
+    named = found.model or plain or "a spec of its own"
+    raise ValueError(f"the weights are for {named}, not for {model or 'the given spec'}")
 
 
 def _difference(ours: Any, theirs: Any) -> str:

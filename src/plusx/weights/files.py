@@ -3,7 +3,9 @@
 The metadata has `model` (a name of the zoo, where there is one), `net` (the whole spec as TOML) or
 `plain` (a plain module's name and sizes as JSON), `preprocessing` and `classes` (JSON), `source`,
 `multilabel` ("true" where an input can have several classes), and `view`, what the network sees of
-an image of another size: "whole" or its "middle".
+an image of another size: "whole" or its "middle". A network with a head on its features has `head`
+(JSON: the head and its number of classes) beside the `net` or `plain` that it stands on; `task`
+(JSON) is what answers are made of what it gives.
 Nothing in it names code: a network is built from the grammar, or from the few names of PLAIN.
 """
 
@@ -14,13 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from plusx import store
+from plusx.grammar.heads import Head, head_from_dict, head_to_dict
 from plusx.grammar.legal import check
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
+from plusx.nn.dense import Dense
 from plusx.nn.network import Network
 from plusx.weights.load import load_weights, outputs_of
 
@@ -61,6 +66,9 @@ class Weights:
     source: str = ""
     multilabel: bool = False  # whether an input can have several of the classes
     view: str | None = None  # of an image of another size: "whole" or "middle"
+    head: Head | None = None  # None: the network's own linear one
+    head_classes: int = 0  # of `head`
+    task: dict[str, Any] | None = None
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -92,11 +100,13 @@ def write_weights(
     source: str = "",
     multilabel: bool = False,
     view: Literal["whole", "middle"] | None = None,
+    task: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the weights of a network with all that is needed to build and to use it again.
 
     `preprocessing` is what a Source's has as a dictionary; `classes` are the names in the order of
-    the outputs. Raises ValueError where their number is not that of the outputs.
+    the outputs; `task` says what answers are made of them. Raises ValueError where the number of
+    names is not that of the outputs.
     """
     tensors = net.state_dict()
     metadata = describe(net, model, preprocessing, classes, source)
@@ -104,6 +114,8 @@ def write_weights(
         metadata["multilabel"] = "true"
     if view is not None:
         metadata["view"] = view
+    if task is not None:
+        metadata["task"] = json.dumps(dict(task), allow_nan=False)
     store.save_tensors(path, tensors, metadata)
 
 
@@ -117,10 +129,15 @@ def describe(
     """A file's metadata for a network; see the head of this module."""
     outputs = outputs_of(net)
     metadata = {"format": FORMAT}
+    own = outputs
+    if isinstance(net, Dense):
+        head = {**head_to_dict(net.head_spec), "num_classes": outputs}
+        metadata["head"] = json.dumps(head)
+        net, own = net.backbone, 0
     if isinstance(net, Network):
-        metadata["net"] = to_toml(replace(net.spec, num_classes=outputs))
+        metadata["net"] = to_toml(replace(net.spec, num_classes=own))
     else:
-        plain = {"name": net.plain, "num_classes": outputs, "in_channels": net.in_channels}
+        plain = {"name": net.plain, "num_classes": own, "in_channels": net.in_channels}
         metadata["plain"] = json.dumps(plain)
     if model:
         metadata["model"] = model
@@ -139,22 +156,34 @@ def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
     """Build exactly the network that a plusx weight file describes, and load it, for evaluation."""
     weights = read_weights(path)
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
-    if weights.spec is not None:
-        if measure(weights.spec).parameters > numbers:
-            raise ValueError(f"{path} describes a larger network than it has weights for")
-        net: nn.Module = Network(weights.spec)
-    elif weights.plain is not None:
-        from plusx.nn.plain import PLAIN  # loads torchvision
-
-        sizes = weights.plain
-        net = PLAIN[sizes["name"]](sizes["num_classes"], sizes["in_channels"])
-    else:
+    if weights.spec is not None and measure(weights.spec).parameters > numbers:
+        raise ValueError(f"{path} describes a larger network than it has weights for")
+    if weights.spec is None and weights.plain is None:
         raise ValueError(
             f"{path} does not say which network it is for; name one, or make the file with "
             "`plusx convert`"
         )
+    if weights.head is not None:
+        with torch.device("meta"):
+            sketch = _built(weights)
+        if sum(parameter.numel() for parameter in sketch.parameters()) > numbers:
+            raise ValueError(f"{path} describes a larger head than it has weights for")
+    net = _built(weights)
     load_weights(net, weights.tensors)
     return net.eval(), weights
+
+
+def _built(weights: Weights) -> nn.Module:
+    """The network that a file describes, without its weights."""
+    if weights.spec is not None:
+        net: nn.Module = Network(weights.spec)
+    else:
+        from plusx.nn.plain import PLAIN  # loads torchvision
+
+        assert weights.plain is not None
+        sizes = weights.plain
+        net = PLAIN[sizes["name"]](sizes["num_classes"], sizes["in_channels"])
+    return net if weights.head is None else Dense(net, weights.head, weights.head_classes)
 
 
 def kind_of(path: str | Path) -> str:
@@ -220,6 +249,10 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("classes are a list of names")
         classes = tuple(classes)
+    head, head_classes = _checked_head(json.loads(metadata.get("head", "null")))
+    task = json.loads(metadata.get("task", "null"))
+    if not isinstance(task, dict | None):
+        raise ValueError("task is a table")
     return Weights(
         tensors,
         model=metadata.get("model"),
@@ -230,7 +263,21 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         source=metadata.get("source", ""),
         multilabel=metadata.get("multilabel") == "true",
         view=metadata.get("view"),
+        head=head,
+        head_classes=head_classes,
+        task=task,
     )
+
+
+def _checked_head(said: Any) -> tuple[Head | None, int]:
+    if said is None:
+        return None, 0
+    if not isinstance(said, dict):
+        raise ValueError("head is a table")
+    classes = said.pop("num_classes", None)
+    if type(classes) is not int or not 1 <= classes <= 1_000_000:
+        raise ValueError(f"num_classes of the head is {classes!r}")
+    return head_from_dict(said), classes
 
 
 def _checked_plain(plain: Any) -> dict[str, Any]:

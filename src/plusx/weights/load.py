@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from plusx.nn.dense import Dense
 from plusx.weights.rules import rename
 
 
@@ -116,6 +117,8 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
 
 def outputs_of(net: nn.Module) -> int:
     """How many classes the head has; 0 where there is none."""
+    if isinstance(net, Dense):
+        return net.num_classes
     return int(getattr(net.fc, "out_features", 0))
 
 
