@@ -166,6 +166,22 @@ class Tables:
     together: Positive = 1  # as [compare] has it
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Transfer:
+    """Few images of the classes of [data], from scratch and from what was learned on others."""
+
+    kind: Literal["transfer"] = "transfer"
+    networks: Names = ("resnet20",)
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # that were learned before
+    epochs: Positive = 10  # for which they were
+    # as [net] train has it; "scratch" begins anew
+    ways: Annotated[
+        tuple[Literal["scratch", "all", "head"] | Positive, ...], Field(min_length=1)
+    ] = ("scratch", "head", "all")
+    split: Literal["validation", "test"] = "validation"  # by which the ways are judged
+    seeds: Seeds = (0, 1, 2)
+
+
 Study: TypeAlias = (
     Degradation
     | Skips
@@ -179,4 +195,5 @@ Study: TypeAlias = (
     | Surface
     | Thousand
     | Tables
+    | Transfer
 )
