@@ -1,8 +1,9 @@
 """Commands that use what was trained."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -66,19 +67,48 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    print(f"{result['data']} {result['split']}: {figures_line(result)}")
-    names = max(len(row["label"]) for row in result["per_class"])
-    print(f"\n  {'class':{names}} {'precision':>9} {'recall':>7} {'F1':>7} {'images':>7}")
-    for row in result["per_class"]:
-        print(
-            f"  {row['label']:{names}} {row['precision']:9.3f} {row['recall']:7.3f} "
-            f"{row['f1']:7.3f} {row['count']:7,}"
-        )
+    print(f"{result['data']} {result['split']}: {figures_line(result, result['scores'])}")
+    if result.get("per_class"):
+        _print_classes(result["per_class"])
     for notice in result.get("notices", ()):
         print(f"plusx: {notice}", file=sys.stderr)
     if "test_uses" in result:
         times = "once" if result["test_uses"] == 1 else f"{result['test_uses']} times"
         print(f"\nThis run has looked at the test set {times} (test_uses.jsonl).")
+
+
+def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
+    """A line for each class, with the figures that the task has of it."""
+    from plusx.report.scores import score
+
+    keys = [key for key in rows[0] if key != "label"]
+    titles = ["images" if key == "count" else score(key).title for key in keys]
+    names = max(5, *(len(row["label"]) for row in rows))
+    print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
+    for row in rows:
+        cells = []
+        for key, title in zip(keys, titles, strict=True):
+            value = row[key]
+            if isinstance(value, float):
+                value = f"{value:.3f}"
+            elif isinstance(value, int):
+                value = f"{value:,}"
+            cells.append(f"{'none' if value is None else value:>{max(9, len(title))}}")
+        print(f"  {row['label']:{names}} " + " ".join(cells))
+
+
+def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
+    """A line for each image: its class, or what is where in it."""
+    width = max(len(row["path"]) for row in rows)
+    if "probability" in rows[0]:
+        label = max(len(row["label"]) for row in rows)
+        for row in rows:
+            print(f"{row['path']:{width}}  {row['label']:{label}}  {row['probability']:7.2%}")
+        return
+    from plusx.report.seen import said
+
+    for row in rows:
+        print(f"{row['path']:{width}}  {said(row)}")
 
 
 @app.command(
@@ -94,19 +124,22 @@ def predict(
     ],
     /,
     *paths: Annotated[str, about("Images, and folders of images.")],
-    out: Annotated[Path | None, about("Where predictions.json and predictions.csv go.")] = None,
+    out: Annotated[
+        Path | None,
+        about("Where predictions.json and .csv go; masks and boxes are drawn there too."),
+    ] = None,
     views: Views = None,
     batch_size: Annotated[int, about("Images at a time.")] = 64,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Say what is on images. A file that cannot be used is named and stops no other."""
+    """Say what is on images: a class, or where what is. Files that cannot be used are named."""
     if not paths:
         raise ValueError("predict: name images or folders of images")
     from plusx import run
 
     result = run.predict(
-        opened(trained, None), paths, views=views, batch_size=batch_size, device=device
+        opened(trained, None), paths, out=out, views=views, batch_size=batch_size, device=device
     )
     for each in result["failed"]:
         print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
@@ -114,10 +147,7 @@ def predict(
     if as_json:
         print_json(result)
         return
-    width = max(len(row["path"]) for row in result["predictions"])
-    label = max(len(row["label"]) for row in result["predictions"])
-    for row in result["predictions"]:
-        print(f"{row['path']:{width}}  {row['label']:{label}}  {row['probability']:7.2%}")
+    _print_predictions(result["predictions"])
     for path in written:
         print(f"plusx: wrote {path}", file=sys.stderr)
 

@@ -51,10 +51,10 @@ def _finding(rows: Sequence[Mapping[str, Any]]) -> str:
     known = [row["truth"]["mean_iou"] for row in rows if row.get("truth")]
     if not known:
         return f"A class for every pixel of {images}."
-    said = f" {len(known):,} of them" if len(known) < len(rows) else ""
+    which = f"{len(known):,} whose truth is known" if len(known) < len(rows) else "images"
     return (
         f"A class for every pixel of {images}: mean IoU {100 * sum(known) / len(known):.1f} %, the "
-        f"mean over the images{f' of which the truth is known,{said}' if said else ''}."
+        f"mean over the {which}."
     )
 
 
@@ -72,7 +72,7 @@ def _image(row: Mapping[str, Any], picture: bytes) -> str:
     told = "what the network tells" + (", and the truth" if "truth" in row else "")
     alternative = f"{row['path']}, {told}"
     data = base64.b64encode(picture).decode()
-    lines = [f'<span class="path">{escape(row["path"])}</span>', escape(_said(row))]
+    lines = [f'<span class="path">{escape(row["path"])}</span>', escape(said(row))]
     if row.get("truth") and "mean_iou" in row["truth"]:
         lines.append(f"mean IoU {100 * row['truth']['mean_iou']:.1f} %")
     if "truth" in row and "boxes" in row["truth"]:
@@ -85,7 +85,8 @@ def _image(row: Mapping[str, Any], picture: bytes) -> str:
     )
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def said(row: Mapping[str, Any]) -> str:
+    """What is in an image: the largest classes, or how many boxes of which."""
     if "boxes" not in row:
         largest = sorted(row["shares"].items(), key=lambda pair: -pair[1])[:_LISTED]
         return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)

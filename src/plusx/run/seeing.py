@@ -152,7 +152,8 @@ def see(
 def coco(result: Mapping[str, Any]) -> dict[str, Any]:
     """Predicted boxes as COCO has them: x, y, width, height; a score beside each annotation."""
     numbers = {name: place + 1 for place, name in enumerate(result["classes"])}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for place, row in enumerate(result["predictions"], 1):
         height, width = row["size"]
         images.append({"id": place, "file_name": row["path"], "width": width, "height": height})

@@ -29,9 +29,10 @@ class Overlap:
         `background`;
     image_dice: the same of each image, the mean over the images and these classes, where a class
         occurs in the image or in what is told of it. None where there is none;
-    precision, recall, f1: means (`averaging` "macro") over these classes, as in scikit-learn;
-    per_class: label, iou, dice, precision, recall, f1, count (positions) and share of each class;
-        where a class occurs in neither, its figures are None;
+    precision, recall: the means over these classes (scikit-learn's "macro"); recall is what SegNet
+        and its followers call class average accuracy;
+    per_class: label, iou, dice, precision, recall, share of the positions and their number of each
+        class; where a class occurs in neither, its figures are None;
     confusion: k rows, one for each right class, of k counts, one for each predicted class.
 
     background: the class that is what is left over: `dice` and `image_dice` leave it out.
@@ -77,8 +78,6 @@ class Overlap:
             "image_dice": self._image_dice(images),
             "precision": float(precision[occurs].mean()),
             "recall": float(recall[occurs].mean()),
-            "f1": float(dice[occurs].mean()),
-            "averaging": "macro",
         }
         names = self.classes or [str(number) for number in range(len(confusion))]
         if len(names) != len(confusion):
@@ -86,16 +85,16 @@ class Overlap:
                 f"{len(names)} names of classes for predictions of {len(confusion)} classes"
             )
         actual = confusion.sum(1)
-        keys = ("iou", "dice", "precision", "recall", "f1")
+        keys = ("iou", "dice", "precision", "recall")
         figures["per_class"] = [
             {
                 "label": name,
                 **{
                     key: float(values[place]) if occurs[place] else None
-                    for key, values in zip(keys, (iou, dice, precision, recall, dice))
+                    for key, values in zip(keys, (iou, dice, precision, recall))
                 },
-                "count": int(actual[place]),
                 "share": float(actual[place] / confusion.sum()),
+                "positions": int(actual[place]),
             }
             for place, name in enumerate(names)
         ]

@@ -9,6 +9,7 @@ window: at a window's edge a network sees less of what is around. So do nnU-Net 
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import ceil
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,17 +71,17 @@ def over_windows(
     An input that fits in one window is asked whole, and so is a dimension that does.
     """
     size = tuple(inputs.shape[2:])
-    every = windows(size, window, overlap)
+    every: list[Any] = [(..., *place) for place in windows(size, window, overlap)]
     if len(every) == 1:
         return answer(inputs)
-    weights = importance([place.stop - place.start for place in every[0]]).to(inputs.device)
+    weights = importance([min(pair) for pair in zip(window, size)]).to(inputs.device)
     told: Tensor | None = None
     total = torch.zeros(size, dtype=torch.float32, device=inputs.device)
     for place in every:
-        said = answer(inputs[(..., *place)])
+        said = answer(inputs[place])
         if told is None:
             told = said.new_zeros((len(inputs), said.shape[1], *size))
-        told[(..., *place)] += said * weights.to(said.dtype)
+        told[place] += said * weights.to(said.dtype)
         total[place] += weights
     assert told is not None
     return told.div_(total.to(told.dtype))
