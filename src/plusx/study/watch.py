@@ -11,8 +11,8 @@ from plusx import store
 from plusx.data.loader import Loader
 from plusx.recipe import Recipe
 from plusx.run import parts
-from plusx.study.gradient import block_gradients, gradient_ratio
 from plusx.run.questions import open_task
+from plusx.study.gradient import block_gradients, gradient_ratio
 
 
 IMAGES = 128  # of the training images in their order, as they are
