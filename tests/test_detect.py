@@ -1,0 +1,343 @@
+"""Detection: which position is asked for which box, losses, suppression, figures."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from plusx.data.batch import Batch
+from plusx.grammar.heads import Fcos
+from plusx.tasks import fcos, yolo
+from plusx.tasks.average_precision import AveragePrecision, pasted
+from plusx.tasks.detect import Detect, best, stacked
+
+
+STRIDES = ((8, 8), (16, 16), (32, 32))
+SIZES = ((8, 10), (4, 5), (2, 3))
+
+
+@st.composite
+def scenes(draw: st.DrawFn, count: int = 2, most: int = 4) -> Tensor:
+    """Targets (n, m, 7) in an image of 64 x 80: boxes, a crowd here and there, rows of none."""
+    number = st.integers(0, 640)
+    rows = []
+    for _ in range(count):
+        own = []
+        for _ in range(draw(st.integers(1, most))):
+            x, y = sorted((draw(number), draw(number))), sorted((draw(number), draw(number)))
+            # off the grid, so that no position lies on an edge
+            box = [x[0] / 8 + 0.03, y[0] / 10 + 0.03, x[1] / 8 + 1.06, y[1] / 10 + 1.06]
+            own.append([*box, draw(st.integers(-1, 2)), draw(st.sampled_from([0, 0, 0, 1])), 1])
+        rows.append(own + [[0, 0, 0, 0, -1, 0, 1]] * (most - len(own)))
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def asked_by_hand(x: float, y: float, stride: int, rows: Tensor) -> tuple[int, bool]:
+    """Section 3 of the paper, one position and one box after the other."""
+    found, smallest, in_crowd = -1, math.inf, False
+    for number, (left, top, right, bottom, category, crowd, _) in enumerate(rows.tolist()):
+        inside = left < x < right and top < y < bottom
+        if category < 0 or not inside:
+            continue
+        if crowd:
+            in_crowd = True
+            continue
+        farthest = max(x - left, y - top, right - x, bottom - y)
+        reach = {8: (0, 64), 16: (64, 128), 32: (128, math.inf)}[stride]
+        middle = abs(x - (left + right) / 2) < 1.5 * stride
+        middle = middle and abs(y - (top + bottom) / 2) < 1.5 * stride
+        area = (right - left) * (bottom - top)
+        if middle and reach[0] <= farthest < reach[1] and area < smallest:
+            found, smallest = number, area
+    return found, found >= 0 or not in_crowd
+
+
+@settings(max_examples=25, deadline=None)
+@given(scenes())
+def test_positions_are_asked_for_boxes_as_the_paper_says(boxes: Tensor) -> None:
+    middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
+    rows, asked = fcos.assigned(boxes, middles, steps)
+    for image, own in enumerate(boxes):
+        for place, ((x, y), step) in enumerate(zip(middles.tolist(), steps.tolist())):
+            found, wanted = asked_by_hand(x, y, int(step), own)
+            near = rows[image, place]
+            if found >= 0 and near >= 0:  # of two of one size either may be meant
+                area = (own[:, 2] - own[:, 0]) * (own[:, 3] - own[:, 1])
+                assert float(area[near]) == pytest.approx(float(area[found]))
+            else:
+                assert int(near) == found
+            assert bool(asked[image, place]) is wanted
+
+
+def told(sizes: Sequence[tuple[int, int]], channels: int, seed: int = 0) -> list[Tensor]:
+    made = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, channels, *size, generator=made) for size in sizes]
+
+
+BOXES = torch.tensor(
+    [
+        [[4, 6, 30, 40, 1, 0, 1], [18, 18, 29, 30, 0, 0, 1], [0, 0, 79, 63, 2, 0, 1]],
+        [[40, 10, 70, 60, 2, 0, 1], [0, 30, 30, 60, 1, 1, 1], [0, 0, 0, 0, -1, 0, 1]],
+    ],
+    dtype=torch.float32,
+)
+
+
+def test_right_answers_have_next_to_no_loss_and_are_found() -> None:
+    """Levels that tell exactly what is asked: their loss is small, their boxes are the targets."""
+    boxes = BOXES[:, :2].clone()
+    boxes[1, 1, 4] = -1
+    middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
+    rows, _ = fcos.assigned(boxes, middles, steps)
+    flat = torch.zeros(2, len(middles), 3 + 5)
+    flat[..., :3] = -12
+    flat[..., 3:7] = 1
+    for image, place in (rows >= 0).nonzero().tolist():
+        left, top, right, bottom, category, *_ = boxes[image, rows[image, place]].tolist()
+        x, y = middles[place].tolist()
+        sides = [x - left, y - top, right - x, bottom - y]
+        flat[image, place, int(category)] = 12
+        flat[image, place, 3:7] = torch.tensor(sides)
+        low = (min(sides[0], sides[2]) / max(sides[0], sides[2])) * (
+            min(sides[1], sides[3]) / max(sides[1], sides[3])
+        )
+        flat[image, place, 7] = torch.logit(torch.tensor(low**0.5), eps=1e-6)
+    maps, begin = [], 0
+    for height, width in SIZES:
+        part = flat[:, begin : begin + height * width]
+        maps.append(part.transpose(1, 2).reshape(2, 8, height, width))
+        begin += height * width
+    _, parts = fcos.loss(maps, STRIDES, boxes)
+    assert float(parts["classes"]) < 1e-3
+    assert float(parts["boxes"]) < 1e-5
+    found, sure = fcos.candidates(maps, STRIDES)
+    for image, own in enumerate(boxes):
+        there = own[own[:, 4] >= 0]
+        rows_told = best(found[image], sure[image], 0.05, 0.6, 100)
+        assert len(rows_told) == len(there)
+        by_class = rows_told[rows_told[:, 5].argsort()]
+        assert torch.allclose(by_class[:, :4], there[there[:, 4].argsort(), :4], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["fcos", "yolo"])
+def test_losses_of_the_parts_of_a_batch_add_up(kind: str) -> None:
+    def loss(maps: list[Tensor], boxes: Tensor) -> Tensor:
+        if kind == "fcos":
+            return fcos.loss(maps, STRIDES, boxes)[0]
+        return yolo.loss(maps, STRIDES, boxes, (64, 80))[0]
+
+    maps = told(SIZES, 8 if kind == "fcos" else 24)
+    if kind == "fcos":
+        maps = [torch.cat([m[:, :3], m[:, 3:7].abs() * 20, m[:, 7:]], 1) for m in maps]
+    apart = [loss([m[i : i + 1] for m in maps], BOXES[i : i + 1]) for i in range(2)]
+    assert float(loss(maps, BOXES)) == pytest.approx(float(sum(apart)) / 2, rel=1e-5)
+
+
+def test_what_lies_in_a_crowd_is_not_asked() -> None:
+    """An answer in a crowd costs nothing; the same answer elsewhere does."""
+    maps = [torch.zeros(2, 8, *size) for size in SIZES]
+    for each in maps:
+        each[:, :3] = -8
+        each[:, 3:7] = 10
+    before, _ = fcos.loss(maps, STRIDES, BOXES)
+    maps[0][1, 0, 5, 1] = 6.0  # x = 12, y = 44: in the crowd of the second image
+    inside, _ = fcos.loss(maps, STRIDES, BOXES)
+    maps[0][1, 0, 1, 8] = 6.0  # x = 68, y = 12: elsewhere
+    outside, _ = fcos.loss(maps, STRIDES, BOXES)
+    assert float(inside) == pytest.approx(float(before), abs=1e-6)
+    assert float(outside) > float(before) + 0.1
+
+
+def test_an_anchor_is_asked_for_the_box_that_it_is_most_like() -> None:
+    """Worked out by hand: 30 x 61 in the cell of the middle, and decoded again."""
+    boxes = torch.tensor([[[20.0, 1.0, 50.0, 62.0, 1.0, 0.0, 1.0]]])
+    image, row, slot = yolo.assigned(boxes, SIZES, STRIDES)
+    cells, sides, steps = yolo.slots(SIZES, STRIDES, torch.device("cpu"))
+    assert (image.tolist(), row.tolist()) == ([0], [0])
+    assert sides[slot].tolist() == [[30.0, 61.0]]
+    assert cells[slot].tolist() == [[2.0, 1.0]]  # 35 / 16 and 31.5 / 16
+    maps = [torch.zeros(1, 24, *size) for size in SIZES]
+    rows = yolo.flat(maps)
+    rows[0, slot[0], :4] = torch.tensor(
+        [math.log(0.1875 / 0.8125), math.log(0.96875 / 0.03125), 0, 0]
+    )
+    found = yolo.decoded(rows, cells, sides, steps)[0, slot[0]]
+    assert torch.allclose(found, boxes[0, 0, :4], atol=1e-3)
+
+
+def test_the_rows_of_a_yolo_level_are_in_the_order_of_its_slots() -> None:
+    maps = told(SIZES, 24)
+    rows = yolo.flat(maps)
+    cells, sides, _ = yolo.slots(SIZES, STRIDES, torch.device("cpu"))
+    place = 3 * 8 * 10 + 2 * 4 * 5 + 3 * 5 + 4  # second level, third anchor, row 3, column 4
+    assert torch.equal(rows[1, place], maps[1][1, 16:24, 3, 4])
+    assert cells[place].tolist() == [4.0, 3.0]
+    assert sides[place].tolist() == [59.0, 119.0]
+
+
+def suppressed_by_hand(boxes: Tensor, scores: Tensor, least: float, overlap: float) -> list[int]:
+    """Greedy, one class: positions that stay, the surest first."""
+    order = [i for i in scores.argsort(descending=True).tolist() if scores[i] > least]
+    kept: list[int] = []
+    for i in order:
+        left, top, right, bottom = boxes[i].tolist()
+        for j in kept:
+            a, b, c, d = boxes[j].tolist()
+            shared = max(0.0, min(right, c) - max(left, a)) * max(0.0, min(bottom, d) - max(top, b))
+            both = (right - left) * (bottom - top) + (c - a) * (d - b) - shared
+            if shared / both > overlap:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12))
+def test_of_overlapping_boxes_of_a_class_the_surest_is_told(seed: int, count: int) -> None:
+    made = torch.Generator().manual_seed(seed)
+    begin = torch.rand(count, 2, generator=made) * 20
+    boxes = torch.cat([begin, begin + 5 + 10 * torch.rand(count, 2, generator=made)], 1)
+    scores = torch.rand(count, 2, generator=made)
+    rows = best(boxes, scores, 0.3, 0.4, 100)
+    for category in range(2):
+        own = rows[rows[:, 5] == category]
+        kept = suppressed_by_hand(boxes, scores[:, category], 0.3, 0.4)
+        assert torch.equal(own[:, :4], boxes[kept])
+        assert torch.equal(own[:, 4], scores[kept, category])
+    assert bool((rows[:-1, 4] >= rows[1:, 4]).all())
+    assert torch.equal(best(boxes, scores, 0.3, 0.4, 2), rows[:2])
+
+
+def average_precision_by_hand(hits: list[bool], count: int) -> float:
+    """The mean over recalls 0, 0.01 .. 1 of the highest precision from there on."""
+    right = np.cumsum(hits)
+    precision = right / np.arange(1, len(hits) + 1)
+    recall = right / count
+    return float(
+        np.mean([max([*precision[recall >= r - 1e-12], 0.0]) for r in np.linspace(0, 1, 101)])
+    )
+
+
+def test_average_precision_is_what_it_is_by_hand() -> None:
+    """One class, five boxes in two images; the answers hit, hit twice, miss and come too near."""
+    square = torch.tensor([0.0, 0.0, 10.0, 10.0])
+    places = torch.tensor([[0, 0], [30, 0], [60, 0]]).float().repeat(1, 2)
+    right = torch.full((2, 3, 7), -1.0)
+    right[..., :4] = square + places
+    right[..., 4:] = torch.tensor([0.0, 0.0, 1.0])
+    right[1, 2, 4] = -1
+    answers = [
+        (0, square, 0.9, True),
+        (0, square, 0.8, False),  # a second time
+        (0, square + places[1] + 1, 0.7, True),  # 81 of 119 shared: hit at 0.5 alone
+        (1, square + places[1], 0.6, True),
+        (1, square + 12, 0.5, False),
+    ]
+    told_rows = torch.zeros(2, 4, 6)
+    told_rows[..., 5] = -1
+    filled = [0, 0]
+    for image, box, score, _ in answers:
+        told_rows[image, filled[image]] = torch.tensor([*box.tolist(), score, 0.0])
+        filled[image] += 1
+    meter = AveragePrecision(["cell", "other"])
+    meter.update(told_rows, right)
+    figures = meter.compute()
+    loose = average_precision_by_hand([hit for *_, hit in answers], 5)
+    strict = average_precision_by_hand([True, False, False, True, False], 5)
+    assert (figures["count"], figures["boxes"]) == (2, 5)
+    assert figures["map50"] == pytest.approx(loose, abs=1e-9)
+    assert figures["map75"] == pytest.approx(strict, abs=1e-9)
+    assert figures["map"] == pytest.approx((4 * loose + 6 * strict) / 10, abs=1e-9)
+    assert figures["per_class"][0] == {
+        "label": "cell", "map50": figures["map50"], "map": figures["map"], "count": 5,
+    }  # fmt: skip
+    assert figures["per_class"][1] == {"label": "other", "map50": None, "map": None, "count": 0}
+    assert (figures["map_medium"], figures["map_large"]) == (None, None)
+
+
+def test_sizes_are_those_of_the_stored_image() -> None:
+    """A box of 20 x 20 in an input half as large is one of 40 x 40: a medium one."""
+    right = torch.tensor([[[0.0, 0.0, 20.0, 20.0, 0.0, 0.0, 0.5]]])
+    meter = AveragePrecision(["cell"])
+    meter.update(torch.tensor([[[0.0, 0.0, 20.0, 20.0, 0.9, 0.0]]]), right)
+    figures = meter.compute()
+    assert (figures["map_small"], figures["map_medium"]) == (None, pytest.approx(1.0))
+
+
+def test_a_crowd_is_neither_to_be_found_nor_a_mistake() -> None:
+    right = torch.tensor([[[0.0, 0, 10, 10, 0, 0, 1], [20, 20, 60, 60, 0, 1, 1]]])
+    told_rows = torch.tensor([[[30.0, 30, 40, 40, 0.9, 0], [0, 0, 10, 10, 0.5, 0]]])
+    meter = AveragePrecision(["cell"])
+    meter.update(told_rows, right)
+    figures = meter.compute()
+    assert (figures["boxes"], figures["map50"]) == (1, pytest.approx(1.0))
+
+
+def test_no_box_told_is_a_precision_of_zero() -> None:
+    right = torch.tensor([[[0.0, 0, 10, 10, 0, 0, 1]]])
+    meter = AveragePrecision(["cell"])
+    meter.update(stacked([torch.zeros(0, 6)], 6, torch.device("cpu")), right)
+    assert meter.compute()["map50"] == 0.0
+
+
+def test_masks_are_judged_by_their_overlap() -> None:
+    """The boxes are right; one mask is, the other is the lower half of what it should be."""
+    masks = torch.zeros(1, 2, 64, 64, dtype=torch.uint8)
+    masks[0, 0, :28, :28] = 1
+    masks[0, 1, 30:58, 30:58] = 1
+    right = torch.tensor([[[0.0, 0, 28, 28, 0, 0, 1], [30, 30, 58, 58, 1, 0, 1]]])
+    grids = torch.ones(1, 2, 28, 28)
+    grids[0, 1, :18] = 0
+    rows = torch.cat([right[..., :4], torch.tensor([[[0.9, 0], [0.8, 1]]])], -1)
+    rows = torch.cat([rows, grids.flatten(2)], -1)
+    # torchvision pastes up to and with the pixel at the right and the bottom edge
+    assert int((pasted(rows[0, :1], 64, 64)[0] != masks[0, 0]).sum()) <= 29**2 - 28**2
+    meter = AveragePrecision(["whole", "half"])
+    meter.update(rows, right, masks)
+    figures = meter.compute()
+    assert figures["map"] == pytest.approx(1.0)
+    whole, half = figures["per_class"]
+    assert whole["mask_map50"] == pytest.approx(1.0)
+    assert half["mask_map50"] == 0.0
+    assert figures["mask_map50"] == pytest.approx(0.5)
+
+
+class Telling(nn.Module):
+    """In the place of a network: tells the same of every image."""
+
+    level_strides = STRIDES
+    num_classes = 3
+    head_spec = Fcos()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.ParameterList(torch.zeros(1, 8, *size) for size in SIZES)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [each.expand(len(x), -1, -1, -1) for each in self.maps]
+
+
+def test_a_detector_says_what_it_cannot_learn() -> None:
+    task = Detect(Telling())
+    inputs = torch.zeros(2, 3, 64, 80)
+    with pytest.raises(ValueError, match=r"a box is of class 7.* allows 0 to 2"):
+        task(Batch(inputs, torch.tensor([[[0.0, 0, 9, 9, 7, 0, 1]]] * 2)))
+    with pytest.raises(ValueError, match="a detector needs boxes"):
+        task(Batch(inputs, torch.tensor([0, 1])))
+    with pytest.raises(ValueError, match=r"needs a \[head\] that finds boxes, not a linear layer"):
+        Detect(nn.Linear(3, 3))
+    assert task.scores == ("map50", "map")
+    with torch.no_grad():
+        assert float(task.predict(inputs)[..., 5].max()) >= 0
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plusx.tasks.average_precision.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
+        Detect(Telling()).meters()
