@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import about, bench, evidence, exporting, networks, packing, training, using
+from plusx.cli import about, bench, evidence, exporting, faces, networks, packing, training, using
 from plusx.cli.shell import app
 
 
@@ -22,6 +22,7 @@ __all__ = [
     "bench",
     "evidence",
     "exporting",
+    "faces",
     "main",
     "networks",
     "packing",

@@ -1,0 +1,344 @@
+"""Galleries: people by their pictures, and a threshold that refuses strangers.
+
+A gallery is a folder that needs nothing else: gallery.json says who is in it and what is accepted,
+people.safetensors has a vector a person, model.safetensors the network. A person's vector is the
+mean of those of the pictures, at unit length. A score is a cosine.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from plusx import store
+from plusx.data.check import Entry
+from plusx.data.image import printable
+from plusx.data.people import listed_people
+from plusx.data.source import Preprocessing
+from plusx.run import parts
+from plusx.run.evaluation import Viewed, Views
+from plusx.run.folder import Run
+from plusx.run.prediction import image_files, prepared_images
+from plusx.tasks.embed import Embed
+from plusx.tasks.prepare import prepare
+from plusx.train.loop import evaluating
+from plusx.weights import open_network, write_weights
+
+
+GALLERY, PEOPLE, NETWORK = "gallery.json", "people.safetensors", "model.safetensors"
+FORMAT = "plusx gallery 1"
+_NAMED = 10  # people that a message names
+
+Vectors = Float[np.ndarray, "n width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """People who were enrolled: a unit vector each, and the score from which on they are told."""
+
+    path: Path
+    run: Run
+    views: Views
+    people: tuple[str, ...]
+    vectors: Vectors
+    threshold: float
+    false_accept_rate: float
+
+
+def enroll(
+    run: Run,
+    folder: str | Path,
+    to: str | Path,
+    *,
+    false_accept_rate: float | None = None,
+    strangers: str | Path | None = None,
+    damaged: Literal["error", "skip"] = "error",
+    batch_size: int = 64,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Write a gallery of the people in a folder (one folder a person) into the new folder `to`.
+
+    The threshold is the lowest one by which, of the pictures of strangers, at most this share
+    (default: as the recipe says) is taken for somebody in the gallery. Strangers are the people who
+    validated the run, or those in the folder `strangers`; and each enrolled person is one to all
+    the others. Who is a stranger and enrolled, by name or by a picture, is no stranger.
+
+    Gives gallery, people, pictures, threshold, false_accept_rate, trials (pictures of strangers),
+    stranger_people, false_accepts (how many of the trials are accepted), true_accept_rate (of
+    pictures of enrolled people against their other ones; None where each has one picture), and
+    notices.
+
+    ValueError: the network makes no embeddings, the folders are wrong, there are no strangers, or
+    `to` is there already. Nothing is written then.
+    """
+    task = run.task
+    if not isinstance(task, Embed):
+        raise ValueError(
+            f'{run.path} tells classes apart: people are enrolled by [task] kind = "embed"'
+        )
+    rate = task.false_accept_rate if false_accept_rate is None else false_accept_rate
+    if not 0 < rate < 1:
+        raise ValueError(f"false_accept_rate = {rate}: above 0 and below 1")
+    to = Path(to)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"{to} is there already: a gallery is written into a new folder")
+    pictures, notices = listed_people(folder, damaged)
+    names = tuple(sorted({entry.label for entry in pictures}))
+    others, said = _strangers(run, strangers, pictures, damaged)
+    notices += said
+    alone = [name for name in names if sum(entry.label == name for entry in pictures) == 1]
+    if alone:
+        more = ", ..." if len(alone) > _NAMED else ""
+        notices.append(f"people with one picture: {', '.join(alone[:_NAMED])}{more}")
+    if not others and len(names) < 2:
+        raise ValueError(
+            "there are no strangers to be refused: name a folder of some (--strangers FOLDER)"
+        )
+    views = _views(run)
+    own = _embedded(run, views, [entry.path for entry in pictures], batch_size, device)
+    labels = np.array([names.index(entry.label) for entry in pictures])
+    sums = np.zeros((len(names), own.shape[1]))
+    np.add.at(sums, labels, own)
+    vectors = _unit(sums)
+    trials = [_against_others(own, labels, vectors)]
+    if others:
+        unknown = _embedded(run, views, [entry.path for entry in others], batch_size, device)
+        trials.append((unknown @ vectors.T).max(1))
+    scores = np.sort(np.concatenate(trials))[::-1]
+    allowed = int(rate * len(scores) + 1e-9)
+    threshold = float(np.nextafter(scores[allowed], np.inf))
+    if not allowed:
+        notices.append(
+            f"none of {len(scores):,} pictures of strangers is accepted: that the share is as low "
+            f"as {rate:g}, more of them would have to show"
+        )
+    known = {
+        "people": [
+            {"name": name, "pictures": int((labels == number).sum())}
+            for number, name in enumerate(names)
+        ],
+        "threshold": threshold,
+        "false_accept_rate": rate,
+        "trials": len(scores),
+    }
+    _write(to, run, views, known, vectors)
+    return {
+        "gallery": str(to),
+        **known,
+        "people": len(names),
+        "pictures": len(pictures),
+        "stranger_people": len({entry.label for entry in others}),
+        "false_accepts": allowed,
+        "true_accept_rate": _true_accepts(own, labels, sums, vectors, threshold),
+        "notices": notices,
+    }
+
+
+def open_gallery(path: str | Path) -> Gallery:
+    """Open a gallery. ValueError: it is none, or its parts do not fit together."""
+    path = Path(path)
+    if not (path / GALLERY).is_file():
+        raise ValueError(f"{path} is no gallery: it has no {GALLERY} (plusx enroll writes one)")
+    known = store.read_json(path / GALLERY)
+    tensors, _ = store.load_tensors(path / PEOPLE)
+    net, weights = open_network(path / NETWORK)
+    try:
+        if known["format"] != FORMAT or weights.preprocessing is None:
+            raise ValueError(f"it is no {FORMAT}")
+        people = tuple(str(each["name"]) for each in known["people"])
+        vectors = tensors["vectors"].double().numpy()
+        if vectors.ndim != 2 or len(vectors) != len(people) or not people:
+            raise ValueError(f"{len(people)} people, but vectors of shape {vectors.shape}")
+        if vectors.shape[1] != getattr(net.fc, "out_features", None):
+            raise ValueError("its vectors are not those of its network")
+        task = Embed(net).eval()
+        run = Run(
+            path=path,
+            net=net,
+            task=task,
+            classes=(),
+            preprocessing=Preprocessing.from_dict(weights.preprocessing),
+            recipe=None,
+            finished=True,
+            sees_whole=weights.view == "whole",
+        )
+        return Gallery(
+            path=path,
+            run=run,
+            views=known["views"],
+            people=people,
+            vectors=_unit(vectors),
+            threshold=float(known["threshold"]),
+            false_accept_rate=float(known["false_accept_rate"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used as a gallery: {error}") from None
+
+
+def verify(
+    gallery: Gallery,
+    paths: Sequence[str | Path],
+    *,
+    person: str | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Say who is on pictures: `answers` with path, person (None: a stranger), score and nearest.
+
+    With `person` the question is whether it is that one, and no other name is told. Files that
+    cannot be used are in `failed` (path, reason) and stop no other.
+    ValueError: nobody of that name is enrolled, or a path does not exist. RuntimeError: no file can
+    be used.
+    """
+    if person is not None and person not in gallery.people:
+        raise ValueError(
+            f"{person!r} is not enrolled in {gallery.path} ({', '.join(gallery.people[:_NAMED])}"
+            f"{', ...' if len(gallery.people) > _NAMED else ''})"
+        )
+    failed: list[dict[str, str]] = []
+    files = image_files(paths, failed)
+    answers: list[dict[str, Any]] = []
+    found, vectors = _vectors(gallery.run, gallery.views, files, batch_size, device, failed)
+    if not found:
+        said = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
+        raise RuntimeError(f"none of {len(failed):,} files can be used: {said}")
+    for path, scores in zip(found, vectors @ gallery.vectors.T, strict=True):
+        best = int(scores.argmax()) if person is None else gallery.people.index(person)
+        score, nearest = float(scores[best]), gallery.people[best]
+        told = nearest if score >= gallery.threshold else None
+        answers.append(
+            {"path": printable(path), "person": told, "score": score, "nearest": nearest}
+        )
+    return {
+        "gallery": str(gallery.path),
+        "threshold": gallery.threshold,
+        "false_accept_rate": gallery.false_accept_rate,
+        "answers": answers,
+        "failed": failed,
+    }
+
+
+def _strangers(
+    run: Run,
+    folder: str | Path | None,
+    enrolled: list[Entry],
+    damaged: Literal["error", "skip"],
+) -> tuple[list[Entry], list[str]]:
+    """Pictures of people who are not enrolled, and who of them are after all."""
+    if folder is not None:
+        entries, notices = listed_people(folder, damaged)
+    elif run.recipe is not None and run.recipe.data.validation != 0:
+        source = parts.open_split(run.recipe, "validation")
+        labels = [source.classes[number] for number in source.labels.tolist()]
+        entries = [Entry(path, name) for path, name in zip(source.paths or [], labels, strict=True)]
+        notices = []
+    else:
+        return [], []
+    names = {entry.label for entry in enrolled}
+    contents = {_digest(entry.path) for entry in enrolled}
+    known = {e.label for e in entries if e.label in names or _digest(e.path) in contents}
+    if known:
+        more = ", ..." if len(known) > _NAMED else ""
+        said = ", ".join(sorted(known)[:_NAMED])
+        notices.append(f"{len(known):,} strangers are enrolled and do not count: {said}{more}")
+    return [entry for entry in entries if entry.label not in known], notices
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(store.read_bytes(path)).digest()
+
+
+def _views(run: Run) -> Views:
+    return "one" if run.recipe is None else run.recipe.evaluate.views
+
+
+def _embedded(
+    run: Run, views: Views, files: Sequence[str], batch_size: int, device: str
+) -> Vectors:
+    """Unit vectors of files that have been decoded before. RuntimeError: one has changed since."""
+    failed: list[dict[str, str]] = []
+    _, vectors = _vectors(run, views, files, batch_size, device, failed)
+    if failed:
+        raise RuntimeError(f"{failed[0]['path']} cannot be used any more: {failed[0]['reason']}")
+    return vectors
+
+
+def _vectors(
+    run: Run,
+    views: Views,
+    files: Sequence[str],
+    batch_size: int,
+    device: str,
+    failed: list[dict[str, str]],
+) -> tuple[list[str], Vectors]:
+    """The files that can be used, and a unit vector of each, in float64."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}: at least 1")
+    task = prepare(run.task, device=device)
+    viewed = Viewed(task, views)
+    names: list[str] = []
+    made: list[Tensor] = [torch.zeros(0, 1)]
+    with evaluating(viewed), torch.inference_mode():
+        for some, images in prepared_images(run, files, batch_size, failed):
+            inputs = run.preprocessing.normalise(images.to(task.device))
+            names += some
+            made.append(F.normalize(viewed.predict(inputs), dim=1).cpu())
+    joined = torch.cat(made[1:] or made).double()
+    if not bool(joined.isfinite().all()):
+        raise FloatingPointError(f"{run.path}: a vector is not finite")
+    return names, _unit(joined.numpy())
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    lengths: np.ndarray = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.maximum(lengths, 1e-12)
+    return unit
+
+
+def _against_others(
+    own: Vectors, labels: Int64[np.ndarray, "n"], vectors: Vectors
+) -> Float[np.ndarray, "_"]:
+    """How near each enrolled picture is to the nearest other person; none with one person."""
+    if len(vectors) < 2:
+        return np.zeros(0)
+    scores = own @ vectors.T
+    scores[np.arange(len(own)), labels] = -np.inf
+    nearest: np.ndarray = scores.max(1)
+    return nearest
+
+
+def _true_accepts(
+    own: Vectors,
+    labels: Int64[np.ndarray, "n"],
+    sums: Vectors,
+    vectors: Vectors,
+    threshold: float,
+) -> float | None:
+    """The share of enrolled pictures that are told rightly by the other pictures of the person."""
+    counts = np.bincount(labels)
+    judged = counts[labels] > 1
+    if not judged.any():
+        return None
+    scores = own @ vectors.T
+    scores[np.arange(len(own)), labels] = (own * _unit(sums[labels] - own)).sum(1)
+    right = (scores.argmax(1) == labels) & (scores.max(1) >= threshold)
+    return float(right[judged].mean())
+
+
+def _write(to: Path, run: Run, views: Views, known: dict[str, Any], vectors: Vectors) -> None:
+    with store.whole_folder(to) as folder:
+        write_weights(
+            folder / NETWORK,
+            run.net,
+            preprocessing=run.preprocessing.to_dict(),
+            view=run.view,
+        )
+        store.save_tensors(folder / PEOPLE, {"vectors": torch.from_numpy(vectors).float()}, {})
+        store.write_json(folder / GALLERY, {"format": FORMAT, "views": views, **known})
