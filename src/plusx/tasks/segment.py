@@ -108,7 +108,7 @@ class Segment(Task):
         return loss
 
     def loss(
-        self, logits: Float[Tensor, "n k *s"], targets: Shaped[Tensor, "n *s"]
+        self, logits: Float[Tensor, "n k *s"], targets: Shaped[Tensor, "n ..."]
     ) -> Float[Tensor, ""]:
         """The loss of what the network answered, and what was `seen` in it."""
         logits = at_least_float32(logits)
