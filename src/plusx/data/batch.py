@@ -30,6 +30,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def truth(self) -> tuple[Tensor, ...]:
+        """What predictions are compared with: the targets, and masks where there are some."""
+        return (self.targets,) if self.masks is None else (self.targets, self.masks)
+
     def to(self, device: str | torch.device, channels_last: bool = False) -> "Batch":
         """The batch on another device; `channels_last` lays images and volumes out that way."""
         inputs = self.inputs

@@ -60,7 +60,8 @@ class Judging:
                 if batch is None:
                     continue
                 predictions = task.predict(batch.to(task.device).inputs).cpu()
-                made = {"predictions": predictions, "targets": batch.targets.cpu()}
+                made = {"predictions": predictions}
+                made |= {f"truth {i}": each.cpu() for i, each in enumerate(batch.truth)}
                 if not self.world.first:
                     self.world.send(made)
                     continue
@@ -69,8 +70,9 @@ class Judging:
                         break
                     if rank:
                         made = self.world.receive(rank)
+                    truth = [made[f"truth {i}"] for i in range(len(made) - 1)]
                     for meter in meters:
-                        meter.update(made["predictions"], made["targets"])
+                        meter.update(made["predictions"], *truth)
         figures = None
         if self.world.first:
             figures = {n: figure for meter in meters for n, figure in meter.compute().items()}

@@ -71,7 +71,7 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
             batch = batch.to(task.device)
             predictions = task.predict(batch.inputs)
             for meter in meters:
-                meter.update(predictions, batch.targets)
+                meter.update(predictions, *batch.truth)
     return {name: figure for meter in meters for name, figure in meter.compute().items()}
 
 
