@@ -59,6 +59,8 @@ class Classify(Task):
         self.net = net
         self.label_smoothing = label_smoothing
         self.multilabel = multilabel
+        if multilabel:
+            self.scores = ("auroc", "f1", "precision", "recall", "accuracy")
         self.classes = None if classes is None else tuple(classes)
         # Given anew with every run, so not part of what is saved.
         self.register_buffer("class_weights", weights, persistent=False)

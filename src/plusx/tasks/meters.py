@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from plusx.tasks.roc import areas
+
 
 # Probabilities in float32 can be 0; the loss of one sample then ends here, at about 87.3.
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -34,7 +36,8 @@ class Classification:
         none has;
     calibration_error: of the highest probability, over 15 bins of equal width (Guo et al. 2017,
         equation 3);
-    per_class: label, precision, recall, f1, count of each class;
+    auroc_interval: of 95 % (see plusx.tasks.roc), as [low, high]; None where it is not known;
+    per_class: label, precision, recall, f1, count, auroc and auroc_interval of each class;
     confusion: k rows, one for each right class, of k counts, one for each predicted class.
     """
 
@@ -75,7 +78,7 @@ class Classification:
             best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
             figures["top5"] = float((best == right[:, None]).any(1).mean())
         figures |= _precision_recall(hits, confusion.sum(0), confusion.sum(1), occurs, self.classes)
-        figures["auroc"] = _mean_auroc(probabilities, right[:, None] == np.arange(k))
+        figures |= _areas(probabilities, right[:, None] == np.arange(k), figures["per_class"])
         figures["calibration_error"] = calibration_error(probabilities.max(1), told == right)
         figures["confusion"] = confusion.tolist()
         return figures
@@ -117,16 +120,16 @@ class MultiLabel:
         rest = len(right) - predicted - actual + hits
         tables = np.stack([rest, predicted - hits, actual - hits, hits], 1).reshape(-1, 2, 2)
         every = np.ones(right.shape[1], bool)
-        return {
+        figures = {
             "count": len(right),
             "loss": _mean_log_loss(np.where(right, probabilities, 1 - probabilities)),
             "accuracy": float((told == right).all(1).mean()),
             "label_accuracy": float((told == right).mean()),
             **_precision_recall(hits, predicted, actual, every, self.classes),
-            "auroc": _mean_auroc(probabilities, right),
             "calibration_error": calibration_error(probabilities.ravel(), right.ravel()),
             "confusion": tables.tolist(),
         }
+        return {**figures, **_areas(probabilities, right, figures["per_class"])}
 
 
 def calibration_error(
@@ -183,20 +186,13 @@ def _precision_recall(
     }
 
 
-def _mean_auroc(
-    scores: Float[np.ndarray, "n k"], positive: Bool[np.ndarray, "n k"]
-) -> float | None:
-    """The mean area under the ROC curve over the classes that have both yeses and noes.
-
-    The area is the Mann-Whitney statistic, so ties count half, as in scikit-learn.
-    """
-    n = len(scores)
-    areas = []
-    for column, yes in zip(scores.T, positive.T):
-        yeses = int(yes.sum())
-        if not 0 < yeses < n:
-            continue
-        _, place, counts = np.unique(column, return_inverse=True, return_counts=True)
-        ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-        areas.append((ranks[yes].sum() - yeses * (yeses + 1) / 2) / (yeses * (n - yeses)))
-    return float(np.mean(areas)) if areas else None
+def _areas(
+    probabilities: Float[np.ndarray, "n k"],
+    right: Bool[np.ndarray, "n k"],
+    rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The mean area under the ROC curves, and its interval; those of each class into its row."""
+    each, mean = areas(probabilities, right)
+    for row, found in zip(rows, each, strict=True):
+        row["auroc"], row["auroc_interval"] = found.value, found.interval
+    return {"auroc": mean.value, "auroc_interval": mean.interval}
