@@ -103,6 +103,11 @@ def export_onnx(
 
 def _open(trained: str | Path, weights: str | None) -> _Opened:
     run, net, found = _found(trained, weights)
+    if run is not None and not run.classifies:
+        raise ValueError(
+            f"{printable(trained)}: classifiers are exported; boxes, masks and embeddings are told "
+            "by `plusx predict`"
+        )
     if isinstance(net, export.OnnxNetwork):
         raise ValueError(f"{printable(trained)} is an ONNX file already")
     spec = net.spec if isinstance(net, Network) else None

@@ -21,12 +21,15 @@ from plusx.recipe.tables import PeopleData, SceneData
 from plusx.run.environment import exact_eight_bits
 from plusx.run.networks import blank_net
 from plusx.run.questions import open_task
+from plusx.run.questions import read as read_task
 from plusx.tasks.classify import Classify
+from plusx.tasks.embed import Embed
 from plusx.tasks.task import Task
 from plusx.weights import Weights, open_network
 from plusx.weights.convert import HABITS, usual_classes, usual_preprocessing
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import FORMAT, described, kind_of
+from plusx.weights.load import outputs_of
 
 
 RECIPE = "recipe.toml"
@@ -89,6 +92,11 @@ class Run:
         """Whether masks and boxes are told of an image scaled to one size, or as large as it is."""
         data = None if self.recipe is None else self.recipe.data
         return not (isinstance(data, SceneData) and data.size is None)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its answer is a vector, which is near those of the same person or class."""
+        return isinstance(self.task, Embed)
 
     @property
     def multilabel(self) -> bool:
@@ -227,16 +235,20 @@ def _from_weights(path: Path) -> Run:
     net, weights = open_network(path)
     if weights.preprocessing is None:
         raise ValueError(f"{path} does not say how images are to be prepared")
-    outputs = getattr(net.fc, "out_features", 0)
+    outputs = outputs_of(net)
     if not outputs:
         raise ValueError(f"{path} has no classes: its network has no head")
     classes = weights.classes or tuple(map(str, range(outputs)))
+    try:
+        task = open_task(read_task(weights.task, weights.multilabel), net, classes)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
     return Run(
         path=path,
         sees_whole=_sees_whole(weights, weights.preprocessing),
         named=bool(weights.classes),
         net=net,
-        task=Classify(net, multilabel=weights.multilabel, classes=classes).eval(),
+        task=task.eval(),
         classes=classes,
         preprocessing=Preprocessing.from_dict(weights.preprocessing),
         recipe=None,

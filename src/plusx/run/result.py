@@ -12,6 +12,7 @@ from plusx.grammar.spec import Net
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Classify, Embed
 from plusx.run import parts
+from plusx.run.questions import told
 from plusx.tasks.task import Task
 from plusx.weights import write_weights
 
@@ -29,6 +30,7 @@ def write_kept(path: Path, recipe: Recipe, source: Source, task: Task) -> None:
         classes=None if isinstance(recipe.task, Embed) else source.classes,
         multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
         view=parts.view_of(recipe, source),
+        task=None if isinstance(recipe.task, Classify) else told(recipe.task),
     )
 
 
@@ -48,13 +50,13 @@ def of_training(task: Task, figures: Mapping[str, Any]) -> dict[str, Any]:
 
     `train_error` is the share of wrong answers, None where an answer is not right or wrong.
     """
-    told = ("count", "loss", task.scores[0])
+    keys = ("count", "loss", task.scores[0])
     wrong = None
     if "accuracy" in figures:
         wrong = round((1 - figures["accuracy"]) * figures["count"]) / figures["count"]
     return {
         "scores": list(task.scores),
-        "train": {key: figures[key] for key in told if key in figures},
+        "train": {key: figures[key] for key in keys if key in figures},
         "train_error": wrong,
     }
 
