@@ -105,6 +105,10 @@ def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
             print(f"{row['path']:{width}}  {row['label']:{label}}  {row['probability']:7.2%}")
         return
+    if "embedding" in rows[0]:
+        for row in rows:
+            print(f"{row['path']:{width}}  a vector of {len(row['embedding'])} (--json or --out)")
+        return
     from plusx.report.seen import said
 
     for row in rows:

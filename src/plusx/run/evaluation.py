@@ -69,7 +69,7 @@ def evaluate(
         figures = figures_of(asked, loader.epoch(0))
     result: dict[str, Any] = {"data": source.name, "split": source.split, **figures}
     result["scores"] = list(task.scores)
-    if run.classifies or isinstance(run.task, Segment):
+    if run.classifies or run.embeds or isinstance(run.task, Segment):
         result["views"] = chosen
     if source.notices:
         result["notices"] = source.notices
@@ -95,7 +95,7 @@ def views_of(run: Run, views: Views | None) -> Views:
     """
     chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
     allowed: tuple[str, ...] = ("one",)
-    if run.classifies:
+    if run.classifies or run.embeds:
         allowed = get_args(Views)
     elif isinstance(run.task, Segment):
         allowed = ("one", "flip")

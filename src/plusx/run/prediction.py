@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,8 +41,9 @@ def predict(
     Gives `classes`, `predictions` (path, label, probability, and probabilities in the order of the
     classes; with several labels an image also `labels`, those of 0.5 and more) and `failed` (path,
     reason): a file that cannot be used is named there and stops no other. Of a run that tells
-    masks or boxes `predictions` are those of plusx.run.seeing.see, which draws them into the
-    folder `out`.
+    embeddings a prediction has `embedding`, a vector of unit length, in the place of an answer, and
+    there are no `classes`; of one that tells masks or boxes `predictions` are those of
+    plusx.run.seeing.see, which draws them into the folder `out`.
 
     ValueError: a path does not exist, or there is no image. RuntimeError: no file can be used.
     """
@@ -67,7 +69,8 @@ def predict(
             for name, row in zip(names, viewed.predict(inputs).cpu().tolist(), strict=True):
                 predictions.append(_row(run, name, row))
     _refuse_none(predictions, failed)
-    return {"classes": list(run.classes), "predictions": predictions, "failed": failed}
+    classes = [] if run.embeds else list(run.classes)
+    return {"classes": classes, "predictions": predictions, "failed": failed}
 
 
 def image_files(paths: Sequence[str | Path], failed: list[dict[str, str]]) -> list[str]:
@@ -161,6 +164,10 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
         yield ["path", "label", *classes]
         for row in rows:
             yield [_cell(row["path"]), _cell(row["label"]), *row["shares"].values()]
+    elif "embedding" in rows[0]:
+        yield ["path", *map(str, range(len(rows[0]["embedding"])))]
+        for row in rows:
+            yield [_cell(row["path"]), *row["embedding"]]
     else:
         yield ["path", "label", "probability", *classes]
         for row in rows:
@@ -169,6 +176,10 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def _row(run: Run, path: str, probabilities: list[float]) -> dict[str, Any]:
+    if run.embeds:
+        length = math.sqrt(sum(number * number for number in probabilities))
+        unit = [number / max(length, 1e-12) for number in probabilities]
+        return {"path": printable(path), "embedding": unit}
     best = max(range(len(probabilities)), key=probabilities.__getitem__)
     row: dict[str, Any] = {
         "path": printable(path),
