@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import detecting
 import evidence
 import exporting
 import networks
@@ -299,6 +300,11 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     ),
     "folders": ("benchmark_folders.json", "python benchmarks/folders.py", folders),
     "inference": ("benchmark_inference.json", "python benchmarks/inference.py", exporting.latency),
+    "detectors": (
+        "benchmark_detectors.json",
+        "python benchmarks/detectors.py",
+        detecting.detectors,
+    ),
     "int8": ("benchmark_int8.json", "python benchmarks/int8.py", exporting.eight_bits),
     "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
     **{
