@@ -44,6 +44,7 @@ class Entry(NamedTuple):
     reason: str = ""
     row: int | None = None  # of the CSV
     split: str = ""  # train, validation, test, or "" where the data does not say
+    group: str = ""  # what it shares with others, as a patient; those stay together in splits
 
     def name(self, root: str) -> str:
         """What to call it in a message."""

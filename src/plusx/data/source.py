@@ -17,7 +17,7 @@ from plusx.data.packed import Packed, is_packed, read_packed
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import Preprocessing, Sample, Source, Split, as_split
 from plusx.data.shards import Shards, is_shards, read_shards
-from plusx.data.splits import held_out
+from plusx.data.splits import groups_held_out, held_out
 from plusx.data.table import Table, read_table, table_parts
 
 
@@ -200,7 +200,12 @@ def _from_files(
     chosen = np.arange(len(used))
     if cut:
         share = VALIDATION_SHARE if validation is None else validation
-        held = held_out(labels, share, seed)
+        groups = [entry.group for entry in used]
+        held = (
+            groups_held_out(labels, groups, share, seed)
+            if any(groups)
+            else held_out(labels, share, seed)
+        )
         chosen = held if split == "validation" else np.delete(chosen, held)
     side = IMAGENET_SIZE if size is None else size
     rows = [entry.row for entry in used if entry.row is not None]

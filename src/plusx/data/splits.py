@@ -1,6 +1,9 @@
 """Which samples train, validate and test, where the data itself does not say."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -30,6 +33,41 @@ def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.nda
     """The indices, ascending, of the samples that validate: a share below 1, or a number."""
     count = validation_count(len(labels), validation)
     return np.sort(stratified_order(labels, seed)[:count])
+
+
+def groups_held_out(
+    labels: Tensor, groups: Sequence[str], validation: float | int, seed: int
+) -> Int64[np.ndarray, "m"]:
+    """As held_out, but all samples of a group (a patient, a scene) are on one side.
+
+    Groups are drawn by the seed until there are about as many samples as `validation` says; a
+    group without which a class would have nothing to train on is passed over. Raises ValueError
+    where no group can be spared.
+    """
+    wanted = validation_count(len(labels), validation)
+    shown = labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels)
+    left = shown.cpu().numpy().sum(0)
+    names = sorted(set(groups))
+    place = {name: number for number, name in enumerate(names)}
+    members: list[list[int]] = [[] for _ in names]
+    for index, group in enumerate(groups):
+        members[place[group]].append(index)
+    order = stratified_order(labels[[each[0] for each in members]], seed)
+    chosen: list[int] = []
+    for number in order.tolist():
+        own = members[number]
+        over = len(chosen) + len(own) - wanted
+        if over > 0 and over >= wanted - len(chosen):
+            continue  # without it there are nearer to as many
+        rest = left - shown[own].cpu().numpy().sum(0)
+        if bool(((rest <= 0) & (left > 0)).any()):
+            continue
+        chosen, left = [*chosen, *own], rest
+    if wanted and not chosen:
+        raise ValueError(
+            f"validation = {validation}: none of {len(names):,} groups can be spared from training"
+        )
+    return np.sort(np.array(chosen, np.int64))
 
 
 def validation_count(total: int, validation: float | int) -> int:

@@ -1,8 +1,9 @@
-"""A CSV with the columns path and label, and optionally split.
+"""A CSV with the columns path and label, and optionally split and group.
 
 Rows count from 1 with the header, as a spreadsheet shows them. Paths are relative to the CSV's
 folder and stay inside it. Labels are names; or whole numbers from 0 without gaps; or, where a
-row has several, names joined by `|` (a row may then have none).
+row has several, names joined by `|` (a row may then have none). Rows of one group, as of one
+patient, are never on two sides of a split.
 """
 
 import csv
@@ -105,7 +106,7 @@ def _entries(rows: list[list[str]], root: str, shown: str) -> list[Entry]:
             listed = ",".join(map(printable, header)) or "none"
             raise ValueError(
                 f"{shown} has the columns {listed}; it needs path and label once each, and "
-                "may have split"
+                "may have split and group"
             )
     entries: list[Entry] = []
     first: dict[str, int] = {}
@@ -126,13 +127,37 @@ def _entries(rows: list[list[str]], root: str, shown: str) -> list[Entry]:
             raise ValueError(f"{where} repeats row {first[path]} ({name})")
         first[path] = number
         entry = Entry(
-            path, printable(cells["label"].strip()), row=number, split=_SPLITS.get(split, "")
+            path,
+            printable(cells["label"].strip()),
+            row=number,
+            split=_SPLITS.get(split, ""),
+            group=_group(cells, where),
         )
         problem = _problem(path, root)
         if problem:
             entry = entry._replace(state="refused", reason=problem)
         entries.append(entry)
+    _check_groups(entries, shown)
     return entries
+
+
+def _group(cells: dict[str, str], where: str) -> str:
+    group = printable(cells.get("group", "").strip())
+    if "group" in cells and not group:
+        raise ValueError(f"{where}: no group")
+    return group
+
+
+def _check_groups(entries: list[Entry], shown: str) -> None:
+    """ValueError where a group is on two sides of a split."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        known = first.setdefault(entry.group, entry) if entry.group else entry
+        if known.split != entry.split:
+            raise ValueError(
+                f"{shown}, row {entry.row}: the group {entry.group!r} is in {entry.split} here and "
+                f"in {known.split} in row {known.row}"
+            )
 
 
 def _inside(text: str, root: str, where: str) -> str:
