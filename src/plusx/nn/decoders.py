@@ -17,6 +17,7 @@ from plusx.grammar.shapes import Flow, Setting
 from plusx.grammar.spec import Net
 from plusx.nn.block import Phrase
 from plusx.nn.dims import layer_type
+from plusx.nn.init import initialise
 from plusx.nn.levels import Level, Levels
 
 
@@ -155,6 +156,7 @@ class UNetDecoder(nn.Module):
             self.add_module(f"up{i}", up)
             flow = up.flow
         self.classifier = layer_type("Conv", ndim)(flow.channels, num_classes, 1)
+        initialise(self, "he")
 
     def forward(
         self, x: Tensor, stem: Sequence[Tensor], stages: Sequence[Tensor]

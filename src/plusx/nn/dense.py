@@ -3,22 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from plusx.grammar.dense import backbone_of, stem_maps
-from plusx.grammar.heads import DETECTORS, DeepLab, Fcn, Fcos, Head, UNet
+from plusx.grammar.heads import (
+    DETECTORS,
+    DeepLab,
+    FasterRcnn,
+    Fcn,
+    Fcos,
+    Head,
+    MaskRcnn,
+    UNet,
+    Yolo,
+)
 from plusx.nn.decoders import UNetDecoder, Upsampled
 from plusx.nn.levels import Levels, levels_of
 from plusx.nn.network import Network
-from plusx.nn.pyramid import FcosHead
+from plusx.nn.pyramid import FcosHead, YoloHead
 
 
+# of a head: its module, made of the head, the levels that it can stand on, and classes
 HEAD_MODULES: dict[type, Callable[[Any, Levels, int], nn.Module]] = {
     Fcn: Upsampled,
     DeepLab: Upsampled,
     UNet: UNetDecoder,
     Fcos: FcosHead,
+    Yolo: YoloHead,
 }
 
 
@@ -31,7 +43,11 @@ class Dense(nn.Module):
     fcn, deeplabv3, unet: logits (n, k, *s) of the input's size; in training with an auxiliary head
         two of them;
     fcos: a map a level (n, k + 5, h, w), finest first: logits of the classes, the distances to
-        left, top, right and bottom in pixels of the input, the logit of centre-ness.
+        left, top, right and bottom in pixels of the input, the logit of centre-ness;
+    yolo: a map a level (n, 3 (5 + k), h, w), finest first: for each anchor x, y, width, height,
+        objectness and classes, as the paper's t and logits;
+    faster-rcnn, mask-rcnn: in evaluation torchvision's list of what was found in each image (see
+        `TwoStage`); `losses` is what they train by.
 
     Raises ValueError where the head cannot stand on the network.
     """
@@ -53,13 +69,39 @@ class Dense(nn.Module):
             if isinstance(self.backbone, Network)
             else ()
         )
-        self.head = HEAD_MODULES[type(head)](head, levels, num_classes)
+        if isinstance(head, FasterRcnn | MaskRcnn):
+            # torchvision, which these are made of, is as slow to import as torch itself
+            from plusx.nn.two_stage import TwoStage, frozen
+
+            self.head: nn.Module = TwoStage(head, levels, num_classes)
+            if head.frozen_norms:
+                frozen(self.backbone)
+        else:
+            self.head = HEAD_MODULES[type(head)](head, levels, num_classes)
 
     @property
     def level_strides(self) -> tuple[tuple[int, int], ...]:
         """Of a detector's levels: the input's positions a step, down and right, finest first."""
-        strides: tuple[tuple[int, int], ...] = self.head.strides
-        return strides
+        strides: Any = self.head.strides
+        return tuple(strides)
+
+    @property
+    def detector(self) -> nn.Module:
+        """The two stages of a Faster or Mask R-CNN: `fpn`, `rpn` and `roi_heads`."""
+        if not isinstance(self.head_spec, FasterRcnn | MaskRcnn):
+            raise AttributeError(f"a network with a head {self.head_spec.kind!r} has one stage")
+        return self.head
+
+    def losses(
+        self,
+        x: Float[Tensor, "n c h w"],
+        boxes: Float[Tensor, "n m 7"],
+        masks: UInt8[Tensor, "n m h w"] | None = None,
+    ) -> dict[str, Tensor]:
+        """What a Faster or Mask R-CNN trains by, under torchvision's names; see `TwoStage`."""
+        _, stages = self.maps(x)
+        losses: dict[str, Tensor] = self.detector.losses(x, stages, boxes, masks)
+        return losses
 
     def maps(
         self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]

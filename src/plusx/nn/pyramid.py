@@ -9,13 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.grammar.heads import Fcos
+from plusx.grammar.heads import Fcos, Yolo
 from plusx.grammar.spec import Net
 from plusx.nn.block import Phrase
 from plusx.nn.decoders import distinct, flow_of, said_at
+from plusx.nn.init import initialise
 from plusx.nn.levels import Level, Levels
 
 
+SET = "conv1/2 norm act conv3 norm act conv1/2 norm act conv3 norm act conv1/2 norm act"
 RARE = 0.01  # the score with which a class begins everywhere (Lin et al. 2017, section 3.3)
 
 
@@ -103,6 +105,56 @@ class FcosHead(nn.Module):
         return made
 
 
+class YoloHead(nn.Module):
+    """YOLOv3's head (Redmon and Farhadi 2018, section 2.3) on the three coarsest resolutions.
+
+    At each, convolutions of 1 x 1 and 3 x 3 in turn, as wide as the network's stage and half of
+    it; what they say, halved once more and upsampled, joins the next finer stage.
+    """
+
+    def __init__(self, spec: Yolo, levels: Levels, num_classes: int) -> None:
+        super().__init__()
+        found = distinct(replace(levels, input=None, stem=()))[-3:]
+        if len(found) < 3:
+            raise ValueError(
+                f'[head] kind = "yolo" stands on three resolutions; the network has {len(found)}'
+            )
+        self.indices = tuple(level.index for level in found)
+        self.strides = tuple(level.stride for level in found)
+        net, shape = replace(levels.net, affine=True), (64, 64)
+        flow = flow_of(found[-1])
+        for i in (2, 1, 0):
+            width = found[i].channels
+            if i < 2:
+                flow = replace(flow, channels=flow.channels + width, size=shape)
+            half = Phrase(SET, flow, said_at(net, width))
+            last = Phrase("conv3 norm act", half.flow, said_at(net, width))
+            self.add_module(f"set{i}", half)
+            self.add_module(f"last{i}", last)
+            told = nn.Conv2d(width, len(spec.anchors) // 3 * (5 + num_classes), 1)
+            self.add_module(f"told{i}", told)
+            if i:
+                up = Phrase("conv1/2 norm act", half.flow, said_at(net, half.flow.channels))
+                self.add_module(f"up{i}", up)
+                flow = up.flow
+        initialise(self, "he")
+
+    def forward(
+        self, x: Tensor, stem: Sequence[Tensor], stages: Sequence[Tensor]
+    ) -> list[Float[Tensor, "n c h w"]]:
+        made: list[Tensor] = []
+        y = stages[self.indices[2]]
+        for i in (2, 1, 0):
+            if i < 2:
+                finer = stages[self.indices[i]]
+                y = torch.cat([F.interpolate(y, size=finer.shape[2:], mode="nearest"), finer], 1)
+            half = getattr(self, f"set{i}")(y)
+            made.insert(0, getattr(self, f"told{i}")(getattr(self, f"last{i}")(half)))
+            if i:
+                y = getattr(self, f"up{i}")(half)
+        return made
+
+
 def coarse(levels: Levels, finest: int) -> list[Level]:
     """The stages of a stride of at least `finest`, one of each resolution, and the last anyway."""
     stages = distinct(replace(levels, input=None, stem=()))
@@ -113,4 +165,8 @@ def tower(net: Net, spec: Fcos) -> nn.Module:
     """`depth` convolutions, each with a group norm and an activation."""
     level = Level("stage", 0, spec.width, (1, 1))
     said = " ".join(["conv3 norm act"] * spec.depth)
-    return Phrase(said, flow_of(level), said_at(net, spec.width)) if said else nn.Identity()
+    if not said:
+        return nn.Identity()
+    made = Phrase(said, flow_of(level), said_at(net, spec.width))
+    initialise(made, "he")
+    return made
