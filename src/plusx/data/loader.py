@@ -187,7 +187,7 @@ class Loader:
                 channels_last=channels_last,
                 timeout=timeout,
             )
-            if source.truth is source.volumes is None and can_cut(source, self.plan)
+            if source.truth is None and source.volumes is None and can_cut(source, self.plan)
             else None
         )
         alone = self.plan.batched or self._cutter is not None

@@ -122,7 +122,7 @@ def _cut(scene: Scene, whole: np.ndarray, keep: Bool[np.ndarray, "m"] | None = N
     planes = scene.planes
     if scene.instances:
         assert planes is not None
-        stays &= planes.flatten(1).any(1).numpy()
+        stays &= planes.flatten(1).bool().any(1).numpy()
         planes = planes if stays.all() else planes[torch.from_numpy(stays)]
     return replace(scene, boxes=boxes[stays], planes=planes)
 

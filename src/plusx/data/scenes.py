@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plusx.data.boxes import read_boxes
 from plusx.data.check import Damaged, Entry, keep
+from plusx.data.coco import read_coco
 from plusx.data.image import DamagedImage, Picture, printable
+from plusx.data.mask_boxes import boxes_of
 from plusx.data.mask_folder import read_classes, read_masks
 from plusx.data.sample import Preprocessing, Source, Split, as_split
 from plusx.data.scene_list import (
@@ -39,6 +42,8 @@ _MULTIPLE = 32
 
 READERS: dict[str, Callable[[str], SceneList]] = {
     "voc": read_voc,
+    "coco": read_coco,
+    "boxes": read_boxes,
     "masks": read_masks,
 }
 
@@ -52,6 +57,8 @@ class SceneWish:
     ignore   of masks: values that are not judged; 255 is not, unless it is a class
     test     the scenes whose names match this regular expression test, the others train
     channels 3, or 1 for grey
+    parts    of masks: classes whose connected parts are to become boxes; the classes are then they
+    smallest pixels that such a part has to have, to be judged
     """
 
     classes: tuple[str, ...] = ()
@@ -59,6 +66,8 @@ class SceneWish:
     ignore: tuple[int, ...] = ()
     test: str = ""
     channels: int = 3
+    parts: tuple[str, ...] = ()
+    smallest: int = 20
     instances: bool = False  # whether the masks of boxes are wanted, where they are known
 
 
@@ -99,7 +108,13 @@ def open_scenes(
     if kind == "masks":
         classes, meaning = _classes_of_masks(listing, used, wish)
         used, truth, told = _masks(used, listing.root, classes, meaning, damaged)
-        labels = (truth.counts > 0).to(torch.float32)
+        if wish.parts:
+            places = _places_of(wish.parts, classes)
+            classes = wish.parts
+            truth = boxes_of(truth, places, wish.smallest, wish.instances)
+            labels = truth.presence(len(classes))
+        else:
+            labels = (truth.counts > 0).to(torch.float32)
     else:
         classes = _classes_of_boxes(listing, shown, wish)
         used, truth, told = _boxes(used, listing.root, classes, damaged, wish.instances)
@@ -257,6 +272,14 @@ def _classes_of_masks(
     if len(names) > NOT_JUDGED:
         raise ValueError(f"masks can have {NOT_JUDGED} classes, not {len(names)}")
     return names, Meaning(values, (), (*meaning.ignored, *wish.ignore, *unjudged))
+
+
+def _places_of(wanted: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
+    for name in wanted:
+        if name not in classes or wanted.count(name) > 1:
+            why = unknown_class(name, classes) if name not in classes else f"{name!r} stands twice"
+            raise ValueError(f"[data] parts: {why}")
+    return [classes.index(name) for name in wanted]
 
 
 def _values_found(

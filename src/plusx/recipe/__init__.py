@@ -6,7 +6,8 @@ what was given, what is allowed.
 """
 
 from plusx.recipe.reading import load_recipe, parse_recipe, shipped_recipes
-from plusx.recipe.tables import Compare, Init, KnownData, NetByName, OwnData, Recipe
+from plusx.recipe.sets import KnownData, OwnData
+from plusx.recipe.tables import Compare, Init, NetByName, Recipe
 from plusx.recipe.writing import differences, to_dict, to_toml
 
 

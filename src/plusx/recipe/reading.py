@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from plusx.grammar.toml import from_dict
 from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at
-from plusx.recipe.tables import Classify, Constant, NoMix, Recipe
+from plusx.recipe.sets import NoMix
+from plusx.recipe.tables import Classify, Constant, Recipe
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)

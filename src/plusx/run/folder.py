@@ -17,7 +17,7 @@ from plusx.grammar.shapes import each_dimension
 from plusx.models import create_model
 from plusx.nn.network import Network
 from plusx.recipe import KnownData, Recipe, parse_recipe
-from plusx.recipe.tables import PeopleData, SceneData
+from plusx.recipe.sets import PeopleData, SceneData
 from plusx.run.environment import exact_eight_bits
 from plusx.run.networks import blank_net
 from plusx.run.questions import open_task

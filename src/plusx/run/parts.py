@@ -14,27 +14,16 @@ from plusx.data.batch import Batch
 from plusx.data.loader import Loader, View
 from plusx.data.ordering import Sampling
 from plusx.data.people import open_people
-from plusx.data.scenes import SceneWish, open_scenes
 from plusx.data.source import Source, kind_of, open_data
 from plusx.data.splits import stratified_order
 from plusx.grammar.spec import Net
 from plusx.nn.whitening import whiten
 from plusx.recipe import KnownData, NetByName, OwnData, Recipe
-from plusx.recipe.tables import (
-    Constant,
-    Cosine,
-    EllipsoidData,
-    Embed,
-    Muon,
-    OneCycle,
-    PeopleData,
-    SceneData,
-    Sgd,
-    Steps,
-    VolumeData,
-)
+from plusx.recipe.sets import CellData, EllipsoidData, PeopleData, SceneData, VolumeData
+from plusx.recipe.tables import Constant, Cosine, Embed, Muon, OneCycle, Sgd, Steps
 from plusx.run.networks import make_net as make_net
 from plusx.run.networks import spec_of as spec_of
+from plusx.run.scene_sets import open_scene_split
 from plusx.run.transfer import depth_rates, freeze
 from plusx.run.volumes import asked_of, open_volume_split
 from plusx.tasks.task import Task
@@ -110,8 +99,10 @@ def open_split(recipe: Recipe, split: str) -> Source:
             channels=data.channels,
             damaged=data.damaged,
         )
-    if isinstance(data, SceneData):
-        return _open_scenes(recipe, data, split)
+    if isinstance(data, SceneData | CellData):
+        opened = open_scene_split(recipe, data, split)
+        whole = split != "train" or data.train is None
+        return opened if whole else _part(opened, data.train or 0, recipe)
     if isinstance(data, VolumeData | EllipsoidData):
         opened = open_volume_split(recipe, data, split)
         whole = split != "train" or data.train is None
@@ -141,27 +132,6 @@ def _chosen(source: Source, data: KnownData | OwnData) -> Source:
     if data.classes is not None:
         source = choosing.of_classes(source, data.classes)
     return source if data.bands is None else choosing.of_bands(source, data.bands)
-
-
-def _open_scenes(recipe: Recipe, data: SceneData, split: str) -> Source:
-    source = open_scenes(
-        data.path,
-        data.kind,
-        split=split,
-        seed=recipe.seed,
-        validation=data.validation,
-        size=data.size,
-        damaged=data.damaged,
-        wish=SceneWish(
-            classes=data.classes,
-            values=data.values,
-            ignore=data.ignore,
-            test=data.test,
-            channels=data.channels,
-            instances=recipe.head is not None and recipe.head.kind == "mask-rcnn",
-        ),
-    )
-    return source if split != "train" or data.train is None else _part(source, data.train, recipe)
 
 
 def _part(source: Source, train: int | float, recipe: Recipe) -> Source:

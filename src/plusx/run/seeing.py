@@ -19,7 +19,7 @@ from plusx.data.on_scene import Scene, fitted
 from plusx.data.scene_samples import MULTIPLE, blank_outside
 from plusx.data.source import Source
 from plusx.data.truth import Boxes, Masks
-from plusx.recipe.tables import SceneData
+from plusx.recipe.sets import SceneData
 from plusx.report.seen import MOST, seen_page
 from plusx.run import drawing, parts
 from plusx.run.folder import Run

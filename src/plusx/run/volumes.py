@@ -8,7 +8,8 @@ from plusx.data.sample import as_split
 from plusx.data.source import Source
 from plusx.data.volume_folder import open_volumes
 from plusx.recipe import Recipe
-from plusx.recipe.tables import EllipsoidData, Segment, VolumeData
+from plusx.recipe.sets import EllipsoidData, VolumeData
+from plusx.recipe.tables import Segment
 
 
 def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: str) -> Source:

@@ -9,7 +9,7 @@ from plusx.data.source import Source
 from plusx.grammar.spec import Net
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.studies import Transfer
-from plusx.recipe.tables import KnownData, OwnData
+from plusx.recipe.sets import KnownData, OwnData
 from plusx.study import drawn
 from plusx.study.bands import listed
 from plusx.study.finding import difference

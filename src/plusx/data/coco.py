@@ -1,0 +1,275 @@
+"""Boxes and masks as COCO has them (Lin et al. 2014), in one JSON for each split.
+
+ROOT/{train,val,test}.json or ROOT/annotations/instances_*.json, or one JSON alone. The images lie
+beside it: by their file_name, or in a folder of the split's name, in images, or in images/SPLIT.
+Polygons and run lengths, compressed and not, become masks.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from plusx.data.image import printable, read_regular
+from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList
+from plusx.data.truth import Outline
+
+
+_LIMIT = 2**31
+_NAME = re.compile(r"(?:instances_)?(train|val|valid|validation|test)(\d*)\.json")
+
+
+def read_coco(path: str) -> SceneList:
+    """Every image of the JSONs with its boxes. ValueError where there are none, or no COCO's."""
+    shown = printable(path)
+    if os.path.isfile(path):
+        files = {os.path.realpath(path): ("", "")}
+        root = os.path.dirname(os.path.realpath(path))
+    else:
+        root = os.path.realpath(path)
+        files = _files(root)
+        if not files:
+            raise ValueError(
+                f"{shown} has no COCO JSON: looked for are train.json, val.json and test.json, or "
+                "annotations/instances_*.json"
+            )
+    listing = SceneList(root)
+    names: dict[int, str] = {}
+    for file, (split, folder) in files.items():
+        _Reader(listing, file, split, folder, names).read()
+    listing.classes = tuple(names[number] for number in sorted(names))
+    return listing
+
+
+def _files(root: str) -> dict[str, tuple[str, str]]:
+    """Each JSON with its split and the name of the folder that its images may be in."""
+    found: dict[str, tuple[str, str]] = {}
+    for folder in (root, os.path.join(root, "annotations")):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            match = _NAME.fullmatch(name)
+            if match:
+                split = SPLITS[match[1]]
+                if split in {other for other, _ in found.values()}:
+                    raise ValueError(
+                        f"{printable(os.path.join(folder, name))} is a second JSON of {split}"
+                    )
+                found[os.path.join(folder, name)] = (split, match[1] + match[2])
+    return found
+
+
+class _Reader:
+    """Reads one JSON into a list of scenes."""
+
+    def __init__(
+        self, listing: SceneList, path: str, split: str, folder: str, names: dict[int, str]
+    ) -> None:
+        self.listing = listing
+        self.path = path
+        self.split = split
+        self.folder = folder
+        self.names = names
+        self.shown = printable(path, listing.root)
+
+    def read(self) -> None:
+        """Add what the JSON holds. Raises ValueError where it is none of COCO's."""
+        try:
+            told = json.loads(read_regular(self.path, _LIMIT))
+        except ValueError as error:
+            raise ValueError(f"{self.shown} is no JSON: {error}") from None
+        if not isinstance(told, dict) or not all(
+            isinstance(told.get(key), list) for key in ("images", "annotations", "categories")
+        ):
+            raise ValueError(f"{self.shown} needs the lists images, annotations and categories")
+        known = self._categories(told["categories"])
+        images = self._images(told["images"])
+        marks: dict[Any, list[Mark]] = {number: [] for number in images}
+        seen: set[Any] = set()
+        for place, note in enumerate(told["annotations"], 1):
+            named = note.get("id") if isinstance(note, dict) else None
+            where = f"{self.shown}, annotation {place if named is None else named}"
+            if not isinstance(note, dict) or note.get("image_id") not in images:
+                said = note.get("image_id") if isinstance(note, dict) else note
+                self._problem(where, f"image_id {said!r} is none of the images")
+            elif named is not None and named in seen:
+                self._problem(where, "a second annotation of this id")
+            else:
+                seen.add(named)
+                size = images[note["image_id"]][1]
+                mark = self._mark(note, where, known, size)
+                if isinstance(mark, str):
+                    self._problem(where, mark)
+                else:
+                    marks[note["image_id"]].append(mark)
+        for number, (path, size) in images.items():
+            self.listing.entries.append(
+                SceneEntry(path, self.split, tuple(marks[number]), size=size, told_by=self.shown)
+            )
+
+    def _problem(self, where: str, reason: str) -> None:
+        self.listing.problems.append(Problem(where, reason))
+
+    def _categories(self, told: list[Any]) -> dict[int, str]:
+        known: dict[int, str] = {}
+        for place, each in enumerate(told, 1):
+            number = each.get("id") if isinstance(each, dict) else None
+            name = each.get("name") if isinstance(each, dict) else None
+            if not isinstance(number, int) or not isinstance(name, str) or not name:
+                raise ValueError(f"{self.shown}, category {place}: id and name are needed")
+            if number in known or self.names.get(number, name) != name:
+                other = known.get(number) or self.names[number]
+                raise ValueError(f"{self.shown}, category {number} is {name!r} and {other!r}")
+            if name in known.values():
+                raise ValueError(f"{self.shown}: two categories are called {name!r}")
+            known[number] = name
+        self.names.update(known)
+        return known
+
+    def _images(self, told: list[Any]) -> dict[Any, tuple[str, tuple[int, int] | None]]:
+        """Path and size of each image that is there, by its id."""
+        folders = self._folders()
+        found: dict[Any, tuple[str, tuple[int, int] | None]] = {}
+        ids: set[Any] = set()
+        for place, each in enumerate(told, 1):
+            where = f"{self.shown}, image {place}"
+            name = each.get("file_name") if isinstance(each, dict) else None
+            number = each.get("id") if isinstance(each, dict) else None
+            if not isinstance(name, str) or not isinstance(number, int | str):
+                self._problem(where, "id and file_name are needed")
+                continue
+            where = f"{self.shown}, image {number}"
+            if number in ids:
+                self._problem(where, "a second image of this id")
+                continue
+            ids.add(number)
+            if os.path.isabs(name) or ".." in name.split("/"):
+                self._problem(where, f"{printable(name)!r} leaves the folder")
+                continue
+            path = next(
+                (
+                    os.path.join(folder, name)
+                    for folder in folders
+                    if os.path.isfile(os.path.join(folder, name))
+                ),
+                None,
+            )
+            if path is None:
+                self._problem(where, f"{printable(name)!r} is missing")
+                continue
+            tall, wide = each.get("height"), each.get("width")
+            told_size = (tall, wide) if isinstance(tall, int) and isinstance(wide, int) else None
+            found[number] = (path, told_size)
+        return found
+
+    def _folders(self) -> list[str]:
+        root, beside = self.listing.root, os.path.dirname(self.path)
+        below = [self.folder, os.path.join("images", self.folder), "images", ""]
+        short = self.folder.rstrip("0123456789")
+        below += [short, os.path.join("images", short)]
+        places = [os.path.join(top, name) for top in (root, beside) for name in below]
+        return [place for place in dict.fromkeys(map(os.path.normpath, places)) if _is_dir(place)]
+
+    def _mark(
+        self,
+        note: dict[str, Any],
+        where: str,
+        known: dict[int, str],
+        size: tuple[int, int] | None,
+    ) -> Mark | str:
+        """A box, or what is wrong with it."""
+        number = note.get("category_id")
+        if number not in known:
+            return f"category_id {number!r} is none of {', '.join(map(str, sorted(known)[:20]))}"
+        outline = None
+        told = note.get("segmentation")
+        if told and size is not None:
+            try:
+                outline = Outline.of(_inside(told, size))
+            except (ValueError, TypeError, KeyError, IndexError) as error:
+                return f"its segmentation cannot be read: {error}"
+            if not outline.height:
+                return "its segmentation holds no pixel"
+        box = note.get("bbox")
+        if box is None and outline is not None:
+            box = [outline.left, outline.top, outline.width, outline.height]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            return f"bbox {box!r}: four numbers are meant, left, top, width and height"
+        left, top, width, height = map(float, box)
+        corners = (left, top, left + width, top + height)
+        return Mark(where, known[number], corners, bool(note.get("iscrowd", 0)), outline)
+
+
+def _is_dir(path: str) -> bool:
+    return os.path.isdir(path)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _inside(told: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The pixels of a segmentation: polygons, or run lengths down the columns."""
+    if isinstance(told, list):
+        made = np.zeros(size, np.bool_)
+        for polygon in told:
+            numbers = np.array(polygon, np.float64)
+            if numbers.ndim != 1 or len(numbers) < 6 or len(numbers) % 2:
+                raise ValueError("a polygon has three corners or more, x and y of each")
+            if not np.isfinite(numbers).all():
+                raise ValueError("a corner that is no number")
+            made |= polygon_mask(numbers.reshape(-1, 2), size)
+        return made
+    tall, wide = told["size"]
+    if (tall, wide) != size:
+        raise ValueError(f"it is of {wide} x {tall} pixels, the image of {size[1]} x {size[0]}")
+    counts = told["counts"]
+    runs = _unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    if min(runs, default=0) < 0 or sum(runs) != tall * wide:
+        raise ValueError(f"its runs are {sum(runs)} pixels long, the image has {tall * wide}")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(wide, tall).T
+
+
+def _unpacked(text: str) -> list[int]:
+    """Run lengths as COCO packs them: five bits a letter, each but the first three a difference."""
+    runs: list[int] = []
+    place = 0
+    while place < len(text):
+        number = shift = 0
+        more = True
+        while more:
+            bits = ord(text[place]) - 48
+            number |= (bits & 31) << shift
+            more = bool(bits & 32)
+            place, shift = place + 1, shift + 5
+            if not more and bits & 16:
+                number |= -1 << shift
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+    return runs
+
+
+def polygon_mask(
+    corners: Sequence[Sequence[float]] | np.ndarray, size: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """The pixels of an image (height, width) whose middles are within a polygon of (x, y)."""
+    height, width = size
+    first = np.asarray(corners, np.float64)
+    second = np.roll(first, -1, 0)
+    made = np.zeros(size, np.bool_)
+    top = max(0, int(np.floor(first[:, 1].min() - 0.5)))
+    bottom = min(height, int(np.ceil(first[:, 1].max() + 0.5)))
+    for row in range(top, bottom):
+        middle = row + 0.5
+        crosses = (first[:, 1] <= middle) != (second[:, 1] <= middle)
+        if not crosses.any():
+            continue
+        here, there = first[crosses], second[crosses]
+        share = (middle - here[:, 1]) / (there[:, 1] - here[:, 1])
+        places = np.sort(here[:, 0] + share * (there[:, 0] - here[:, 0]))
+        edges = np.clip(np.ceil(places - 0.5), 0, width).astype(np.int64)
+        for begin, end in zip(edges[::2], edges[1::2]):
+            made[row, begin:end] = True
+    return made

@@ -1,0 +1,185 @@
+"""The tables of a recipe that say what data is trained on: [data], told apart by `kind`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field
+from pydantic.dataclasses import dataclass
+
+from plusx.recipe.values import (
+    CONFIG,
+    Count,
+    Number,
+    Part,
+    Positive,
+    Rate,
+    Ratio,
+    Who,
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class NoMix:
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Mix:
+    kind: Literal["mixup", "cutmix"]
+    alpha: Rate = 1.0
+
+
+# the order of an epoch: each image once, classes in equal numbers, or groups of one class
+Sampling = Literal["uniform", "balanced", "people"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class KnownData:
+    """A set that plusx knows by name."""
+
+    kind: Literal["digits", "fashion-mnist", "cifar10", "cifar100", "mosaics", "bands"]
+    size: Positive | None = None  # positions a dimension; None: as published
+    augment: str = ""
+    mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
+    validation: Part | None = None  # images, or their share; None: the set's own rule
+    train: Part | None = None  # images, or their share, that are trained on; None: all
+    per_class: Positive | None = None  # images of each class that are trained on; None: all
+    classes: tuple[str, ...] | None = None  # those that are seen; None: all
+    bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
+    sampling: Sampling = "uniform"
+    pictures: Positive = 4  # of a class that stand together, with sampling = "people"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class OwnData:
+    """A folder of class folders, a CSV with the columns path,label and optionally split, what
+    `plusx pack` made of a folder, or tar files that hold images and their classes.
+    """
+
+    kind: Literal["folder", "csv", "packed", "shards"]
+    path: str
+    size: Positive = 224
+    augment: str = ""
+    mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
+    validation: Part | None = None
+    train: Part | None = None  # images, or their share, that are trained on; None: all
+    per_class: Positive | None = None  # images of each class that are trained on; None: all
+    classes: tuple[str, ...] | None = None  # those that are seen; None: all
+    channels: Positive | None = None  # of an image as it is stored; None: pictures in colours
+    range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255, of pictures
+    bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
+    damaged: Literal["error", "skip"] = "error"
+    decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
+    sampling: Sampling = "uniform"
+    pictures: Positive = 4  # of a class that stand together, with sampling = "people"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class SceneData:
+    """Images with boxes or masks: a folder as Pascal VOC has it, a COCO JSON, a CSV of boxes, or
+    folders of images and of masks.
+    """
+
+    kind: Literal["voc", "coco", "boxes", "masks"]
+    path: str
+    size: tuple[Positive, Positive] | None = None  # height and width; None: as images are
+    channels: Literal[1, 3] = 3  # 1: grey
+    classes: tuple[str, ...] = ()  # in their order; (): as the data names them
+    values: tuple[Count, ...] = ()  # of masks: that of each class; (): 0, 1, 2, ...
+    ignore: tuple[Count, ...] = ()  # of masks: values that are not judged
+    test: str = ""  # a regular expression: images of such names test, the others train
+    parts: tuple[str, ...] = ()  # of masks: classes whose connected parts become boxes
+    smallest: Positive = 20  # pixels of such a part; a smaller one is not judged
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Part | None = None
+    train: Part | None = None
+    damaged: Literal["error", "skip"] = "error"
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class PeopleData:
+    """A folder of one folder a person, with aligned crops of faces; people train, validate or test,
+    none of them in two ways.
+    """
+
+    kind: Literal["people"] = "people"
+    path: str
+    size: tuple[Positive, Positive] = (112, 112)  # height and width of what the network sees
+    channels: Literal[1, 3] = 3
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Who | None = None  # of those who do not test; None: 0.2 of them
+    test: Who = 0
+    sampling: Sampling = "uniform"
+    pictures: Positive = 4  # of a person that stand together, with sampling = "people"
+    damaged: Literal["error", "skip"] = "error"
+    workers: Count = 0
+
+
+Patch = tuple[Positive, Positive, Positive]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class VolumeData:
+    """A folder of volumes, images/NAME.nii.gz or images/NAME/ with a DICOM series, and of their
+    masks, labels/NAME.nii.gz; the same below train, val and test where the data is divided.
+    """
+
+    kind: Literal["volumes"]
+    path: str
+    classes: tuple[str, ...] = Field(min_length=2)  # of the masks' numbers 0, 1, ...
+    range: tuple[Number, Number]  # the values that volumes may have; others are refused
+    # what of it the network sees; None: all of it
+    window: tuple[Number, Number] | Literal["percentiles"] | None = None
+    channels: Positive = 1  # the fourth dimension of a NIfTI file
+    spacing: tuple[Rate, Rate, Rate] | None = None  # mm a voxel; None: as volumes have it
+    orientation: str = "SPL"  # where slices, rows and columns grow to
+    patch: Patch = (64, 64, 64)  # voxels that a network sees at a time
+    patches: Positive = 4  # that an epoch takes of each volume
+    foreground: Ratio = 0.5  # the share of them that hold a class other than the first
+    ignored: tuple[Count, ...] = ()  # numbers of the masks that are not judged
+    patient: str = ""  # a regular expression whose group is the patient; "": each volume's own
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Part | None = None  # patients, or their share; None: 0.2
+    train: Part | None = None  # volumes, or their share, that are trained on; None: all
+    damaged: Literal["error", "skip"] = "error"
+    sampling: Literal["uniform"] = "uniform"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class EllipsoidData:
+    """Volumes that are made: ellipsoids in noise, which no threshold finds."""
+
+    kind: Literal["ellipsoids"]
+    patch: Patch = (32, 32, 32)
+    patches: Positive = 4
+    foreground: Ratio = 0.5
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Part | None = None  # patients, or their share; None: 12
+    train: Part | None = None
+    sampling: Literal["uniform"] = "uniform"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class CellData:
+    """Images that are made: discs and rods that lie over each other, each with its mask."""
+
+    kind: Literal["cells"]
+    size: tuple[Positive, Positive] = (128, 128)  # height and width of what the network sees
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Literal[0] | None = None  # 0: none is kept back
+    train: Part | None = None
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    workers: Count = 0
+
+
+Data = KnownData | OwnData | SceneData | CellData | PeopleData | VolumeData | EllipsoidData
