@@ -12,7 +12,18 @@ from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import about, bench, evidence, exporting, faces, networks, packing, training, using
+from plusx.cli import (
+    about,
+    bench,
+    evidence,
+    exporting,
+    faces,
+    networks,
+    packing,
+    probing,
+    training,
+    using,
+)
 from plusx.cli.shell import app
 
 
@@ -26,6 +37,7 @@ __all__ = [
     "main",
     "networks",
     "packing",
+    "probing",
     "run",
     "training",
     "using",
