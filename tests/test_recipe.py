@@ -122,7 +122,7 @@ TYPOS = [
         'kind = "cifar10"',
         'kind = "cifar10"\npath = "x"',
         "15",
-        ["path", "kind = folder, csv, packed, shards, voc, coco, boxes or masks"],
+        ["path", "it belongs to kind = folder, csv"],
     ),
     ('kind = "sgd"', 'kind = "adam"', "19", ["[optim] kind", "did you mean adamw"]),
     ('kind = "steps"', 'kind = "cosine"', "26", ["[schedule] at", "kind = steps"]),

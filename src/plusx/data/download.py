@@ -40,6 +40,14 @@ def places() -> list[Path]:
     return [*([Path(said).expanduser()] if said else []), cache_folder() / "data", Path("data")]
 
 
+def located(path: str | Path) -> Path:
+    """Where a path of a recipe leads: as it stands, else below one of `places`, if it is there."""
+    given = Path(path).expanduser()
+    if given.is_absolute() or os.path.lexists(given):
+        return given
+    return next((place / given for place in places() if os.path.lexists(place / given)), given)
+
+
 def cache_folder() -> Path:
     """PLUSX_CACHE, else ~/.cache/plusx."""
     said = os.environ.get("PLUSX_CACHE")

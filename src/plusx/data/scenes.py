@@ -13,6 +13,7 @@ from torch import Tensor
 from plusx.data.boxes import read_boxes
 from plusx.data.check import Damaged, Entry, keep
 from plusx.data.coco import read_coco
+from plusx.data.download import located
 from plusx.data.image import DamagedImage, Picture, printable
 from plusx.data.mask_boxes import boxes_of
 from plusx.data.mask_folder import read_classes, read_masks
@@ -96,11 +97,12 @@ def open_scenes(
     shown, wanted = printable(path), as_split(split)
     if kind not in READERS:
         raise ValueError(f"[data] kind = {kind!r}: allowed are {', '.join(READERS)}")
-    if not os.path.exists(Path(path).expanduser()):
+    place = located(path)
+    if not os.path.exists(place):
         raise ValueError(f"{shown} is missing: there is no such folder or file")
     if damaged not in ("error", "skip"):
         raise ValueError(f"damaged = {damaged!r}: allowed are 'error' and 'skip'")
-    listing = divided(READERS[kind](os.fspath(Path(path).expanduser())), wish.test, shown)
+    listing = divided(READERS[kind](os.fspath(place)), wish.test, shown)
     entries, cut = _chosen(listing, shown, wanted, validation)
     listed = complain(listing.problems, damaged, f"the lists of {shown}")
     used, notices = _decoded(entries, listing.root, damaged)
@@ -122,7 +124,7 @@ def open_scenes(
     if not used:
         raise ValueError(f"{shown} has no image in {wanted} that can be used")
     source = Source(
-        name=printable(os.path.basename(os.path.realpath(path))),
+        name=printable(os.path.basename(os.path.realpath(place))),
         split=wanted,
         classes=classes,
         labels=labels,

@@ -11,6 +11,7 @@ from torch import nn
 
 from plusx.data import choosing
 from plusx.data.batch import Batch
+from plusx.data.download import located
 from plusx.data.loader import Loader, View
 from plusx.data.ordering import Sampling
 from plusx.data.people import open_people
@@ -90,7 +91,7 @@ def open_split(recipe: Recipe, split: str) -> Source:
     data = recipe.data
     if isinstance(data, PeopleData):
         return open_people(
-            data.path,
+            located(data.path),
             split=split,
             seed=recipe.seed,
             validation=data.validation,

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plusx import store
+from plusx.data.download import located
 from plusx.data.image import printable
 from plusx.data.on_scene import Scene, fitted
 from plusx.data.scene_samples import MULTIPLE, blank_outside
@@ -59,7 +60,7 @@ class Truths:
         data = None if run.recipe is None else run.recipe.data
         if run.recipe is None or not isinstance(data, SceneData):
             return
-        root = Path(data.path).expanduser().resolve()
+        root = located(data.path).resolve()
         root = root if root.is_dir() else root.parent
         if not any(Path(path).resolve().is_relative_to(root) for path in files):
             return

@@ -1,8 +1,8 @@
 """Volumes in a run: which ones a recipe opens, and what follows from them for its task."""
 
 from dataclasses import replace
-from pathlib import Path
 
+from plusx.data.download import located
 from plusx.data.ellipsoids import open_ellipsoids
 from plusx.data.sample import as_split
 from plusx.data.source import Source
@@ -24,7 +24,7 @@ def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: s
             data.foreground,
         )
     return open_volumes(
-        Path(data.path).expanduser(),
+        located(data.path),
         split=split,
         seed=recipe.seed,
         classes=data.classes,
