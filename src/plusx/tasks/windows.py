@@ -18,6 +18,8 @@ from torch import Tensor
 
 # Deviation of the Gaussian weights, as a share of the window's length (nnU-Net, MONAI).
 SIGMA = 0.125
+# Windows that are asked at once, and how many positions all of them may have.
+MOST_TOGETHER, POSITIONS_TOGETHER = 8, 2**19
 # The least weight: at the corner of a volume the Gaussian itself would be lost in rounding.
 LEAST = 1e-3
 
@@ -77,11 +79,16 @@ def over_windows(
     weights = importance([min(pair) for pair in zip(window, size)]).to(inputs.device)
     told: Tensor | None = None
     total = torch.zeros(size, dtype=torch.float32, device=inputs.device)
-    for place in every:
-        said = answer(inputs[place])
-        if told is None:
-            told = said.new_zeros((len(inputs), said.shape[1], *size))
-        told[place] += said * weights.to(said.dtype)
-        total[place] += weights
+    # small windows are asked together: torch convolves a batch of one volume far more slowly
+    most = POSITIONS_TOGETHER // (weights.numel() * len(inputs))
+    side = max(1, min(MOST_TOGETHER, most))
+    for begin in range(0, len(every), side):
+        some = every[begin : begin + side]
+        answers = answer(torch.cat([inputs[place] for place in some])).split(len(inputs))
+        for place, said in zip(some, answers):
+            if told is None:
+                told = said.new_zeros((len(inputs), said.shape[1], *size))
+            told[place] += said * weights.to(said.dtype)
+            total[place] += weights
     assert told is not None
     return told.div_(total.to(told.dtype))
