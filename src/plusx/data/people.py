@@ -62,7 +62,7 @@ def open_people(
                 classes
     validation  who validates, of those who do not test: a number of people, a share (below 1), both
                 drawn by the seed, or a regular expression that fits the whole of their names; None
-                is a share of 0.2, 0 is nobody
+                is a share of 0.2 and two at least, 0 is nobody
     test        who tests, said in the same way, of all
     size        height and width that the network sees: the whole picture, scaled to it
     channels    1 or 3
@@ -120,8 +120,9 @@ def divided(
     """Who trains, validates and tests, of people whose names are given in order."""
     testing = _chosen(names, test, seed, "test", shown)
     left = [name for name in names if name not in testing]
-    share = VALIDATION_SHARE if validation is None else validation
-    validating = _chosen(left, share, seed, "validation", shown)
+    if validation is None:
+        validation = max(2, round(VALIDATION_SHARE * len(left)))
+    validating = _chosen(left, validation, seed, "validation", shown)
     return {
         "train": [name for name in left if name not in validating],
         "validation": validating,
