@@ -138,6 +138,7 @@ def _segmenter(
         background=table.background,
         window=table.window,
         overlap=table.overlap,
+        spacing=table.spacing,
     )
 
 
