@@ -233,7 +233,7 @@ def test_the_middle_of_a_window_weighs_most() -> None:
 
     def by_window(part: Tensor) -> Tensor:
         """Sure in the middle of what it sees, wrong at its edges."""
-        answer = torch.zeros(1, 2, 8)
+        answer = torch.zeros(len(part), 2, 8)
         answer[:, 0, 2:6], answer[:, 1, :2], answer[:, 1, 6:] = 1, 1, 1
         return answer
 
