@@ -17,6 +17,7 @@ from plusx import store
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
 from plusx.data.loader import as_tensor, viewed
+from plusx.data.volume_folder import scans_in
 from plusx.run.evaluation import Viewed, Views, views_of
 from plusx.run.folder import UNFINISHED, Run
 from plusx.tasks.prepare import prepare
@@ -50,11 +51,18 @@ def predict(
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}: at least 1")
     failed: list[dict[str, str]] = []
-    files = image_files(paths, failed)
+    volumes = run.preprocessing.space is not None
+    files = scans_in(paths) if volumes else image_files(paths, failed)
     if not run.finished:
         warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
     task = prepare(run.task, device=device)
     viewed = Viewed(task, views_of(run, views))
+    if volumes:
+        from plusx.run.volume_predictions import see_volumes
+
+        seen = see_volumes(run, viewed, files, failed, out)
+        _refuse_none(seen["predictions"], failed)
+        return {**seen, "failed": failed}
     if run.tells_places:
         from plusx.run.seeing import see
 
@@ -113,7 +121,12 @@ def prepared_images(
     images: list[Tensor] = []
     for path, image in _decoded(run, files, failed):
         names.append(path)
-        images.append(as_tensor(viewed(image, run.preprocessing.size, run.view)))
+        if run.tells_places:
+            from plusx.run.seeing import fitted_image
+
+            images.append(fitted_image(run, as_tensor(image)))
+        else:
+            images.append(as_tensor(viewed(image, run.preprocessing.size, run.view)))
         if len(names) == batch_size:
             yield names, torch.stack(images)
             names, images = [], []

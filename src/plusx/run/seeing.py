@@ -23,7 +23,7 @@ from plusx.data.truth import Boxes, Masks
 from plusx.recipe.sets import SceneData
 from plusx.report.seen import MOST, seen_page
 from plusx.run import drawing, parts
-from plusx.run.folder import Run
+from plusx.run.folder import Run, record_test_use
 from plusx.tasks.overlap import Overlap
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
@@ -51,12 +51,14 @@ class Answer:
 
 
 class Truths:
-    """What is known of images that are among those of a run's own data."""
+    """What is known of images that are among those of a run's own data.
+
+    The truth of test images is a look at the test set: `tested` says how many were asked for.
+    """
 
     def __init__(self, run: Run, files: Sequence[str]) -> None:
-        self.classes = run.classes
-        self.source: Source | None = None
-        self.places: dict[str, int] = {}
+        self.places: dict[str, tuple[Source, int]] = {}
+        self.tested = 0
         data = None if run.recipe is None else run.recipe.data
         if run.recipe is None or not isinstance(data, SceneData):
             return
@@ -64,30 +66,32 @@ class Truths:
         root = root if root.is_dir() else root.parent
         if not any(Path(path).resolve().is_relative_to(root) for path in files):
             return
-        try:
-            self.source = parts.open_split(run.recipe, "all")
-        except (ValueError, OSError):  # it has changed since; images can be looked at all the same
-            return
-        if self.source.classes != run.classes:
-            self.source = None
-            return
-        for place, path in enumerate(self.source.paths or []):
-            self.places[str(Path(path).resolve())] = place
+        for split in ("train", "validation", "test"):
+            try:
+                source = parts.open_split(run.recipe, split)
+            except (ValueError, OSError):  # images can be looked at all the same
+                continue
+            if source.classes != run.classes:
+                continue
+            for place, path in enumerate(source.paths or []):
+                self.places[str(Path(path).resolve())] = source, place
 
-    def of(self, path: str) -> Answer | None:
-        """The truth as if it had been told; None where it is not known."""
-        place = self.places.get(str(Path(path).resolve()))
-        if self.source is None or place is None:
+    def of(self, answer: Answer) -> Answer | None:
+        """The truth of an image as if it had been told; None where it is not known."""
+        if (found := self.places.get(str(Path(answer.path).resolve()))) is None:
             return None
-        truth = self.source.truth
-        nothing = np.zeros((0, 0, 1), np.uint8)
+        source, place = found
+        truth = source.truth
+        self.tested += source.split == "test"
         if isinstance(truth, Masks):
-            return Answer(path, nothing, mask=truth.mask(place))
+            return replace(answer, mask=truth.mask(place), boxes=None, planes=None)
         if not isinstance(truth, Boxes):
             return None
         rows = truth.rows[place]
         boxes = np.concatenate([rows[:, :4], np.ones((len(rows), 1)), rows[:, 4:5]], axis=1)
-        return Answer(path, nothing, boxes=boxes.astype(np.float32))
+        height, width = answer.image.shape[:2]
+        planes = None if truth.outlines is None else truth.planes(place, (height, width))
+        return replace(answer, mask=None, boxes=boxes.astype(np.float32), planes=planes)
 
 
 def answers(
@@ -128,26 +132,42 @@ def see(
 
     Gives `predictions`: of masks path, size, shares (of the classes), label (the class of the
     largest share); of boxes path, size and boxes [{label, score, box, ...}], best first. Where the
-    truth is known it stands beside it as `truth`. With `out` a row names its `mask`, `overlay` and
+    truth is known it stands beside it as `truth`; that of test images is recorded as a use of the
+    test set. With `out` a row names its `mask`, `overlay` and
     `side_by_side`, paths in that folder, and there are predictions.html and, of boxes, coco.json.
     """
     truths = Truths(run, files)
     rows: list[dict[str, Any]] = []
     pictures: list[bytes] = []
     for answer in answers(run, task, images, batch_size):
-        truth = truths.of(answer.path)
+        truth = truths.of(answer)
         row = _row(run, answer, truth)
         if out is not None:
             picture = _draw(Path(out), run, row, answer, truth, len(rows) + 1)
             pictures += [picture] if len(pictures) < MOST else []
         rows.append(row)
-    result = {"classes": list(run.classes), "predictions": rows}
+    result: dict[str, Any] = {"classes": list(run.classes), "predictions": rows}
+    if truths.tested:
+        use = {"data": run.path.name, "split": "test", "count": truths.tested, "by": "predict"}
+        result["test_uses"] = record_test_use(run.path, use)
     if out is not None and rows:
         if answer.boxes is not None:
             store.write_json(Path(out) / "coco.json", coco(result))
         page = seen_page(result, pictures, drawing.colours(len(run.classes)), printable(run.path))
         store.write_text(Path(out) / "predictions.html", page)
     return result
+
+
+def fitted_image(run: Run, image: Num[Tensor, "c h w"]) -> Num[Tensor, "c y x"]:
+    """All of an image at the size that places are told of, what is left over the mean colour."""
+    height, width = run.preprocessing.size
+    inside = fitted(Scene(image, _NO_BOXES), (height, width)).image
+    low, high = run.preprocessing.low, run.preprocessing.high
+    mean = low + (high - low) * torch.tensor(run.preprocessing.mean)
+    mean = mean if image.is_floating_point() else mean.round()
+    made = mean.to(image.dtype)[:, None, None].repeat(1, height, width)
+    made[:, : inside.shape[1], : inside.shape[2]] = inside
+    return made
 
 
 def coco(result: Mapping[str, Any]) -> dict[str, Any]:

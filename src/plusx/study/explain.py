@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.data.image import printable
+from plusx.nn.dense import Dense
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
 from plusx.run.environment import environment
@@ -25,6 +26,7 @@ from plusx.study import judgement, overlay
 from plusx.study.attribution import integrated_gradients, occlusion, require_captum
 from plusx.study.faithfulness import enlarged
 from plusx.study.grad_cam import grad_cam
+from plusx.study.places import places_cam, presence
 from plusx.study.trial import Trial
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
@@ -116,6 +118,8 @@ def explain(
             "shuffle: name the run or the safetensors file that it was exported from"
         )
     chosen = _method(method)
+    if run.tells_places and method != "grad-cam":
+        raise ValueError(f"method {method!r}: of masks and boxes only grad-cam shows the evidence")
     target = _class(run, class_name)
     number = _stage(run.net, stage, method)
     if checked < 0:
@@ -132,17 +136,20 @@ def explain(
     begun = time.monotonic()
 
     def ask(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
+        if isinstance(net, Dense):
+            return places_cam(net, x, classes, stage=number).float()
         return chosen.maps(net, x, classes, number).float()
 
+    told = presence(task) if run.tells_places else task.predict
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[bytes, ...]] = []
     made: list[Tensor] = []
-    trial = Trial(task.predict, ask, seed)
+    trial = Trial(told, ask, seed)
     with evaluating(task):
         for names, images in prepared_images(run, files, BATCH, failed):
             x = run.preprocessing.normalise(images.to(task.device))
             with torch.inference_mode():
-                answers = task.predict(x)
+                answers = told(x)
             wanted = answers.argmax(1) if target is None else torch.full_like(answers[:, 0], target)
             wanted = wanted.long().clone()
             maps = ask(run.net, x, wanted)
@@ -237,18 +244,22 @@ def _stage(net: nn.Module, name: str | None, method: str) -> int | None:
         return None
     if method != "grad-cam":
         raise ValueError(f"a stage is for grad-cam; {method} asks of pixels")
-    count = len(net.widths)  # type: ignore[arg-type]
+    count = len(_backbone(net).widths)  # type: ignore[arg-type]
     found = re.fullmatch(r"layer(\d{1,3})", name)
     if found is None or not 1 <= int(found[1]) <= count:
         raise ValueError(f"there is no stage {name!r}: this network has layer1 to layer{count}")
     return int(found[1]) - 1
 
 
+def _backbone(net: nn.Module) -> nn.Module:
+    return net.backbone if isinstance(net, Dense) else net
+
+
 def _refuse_one_position(maps: Tensor, net: nn.Module) -> None:
     if maps[0].numel() == 1:
         raise ValueError(
             "the map would have one position for images of this size and could show no place: "
-            f"choose an earlier stage (--stage layer{max(1, len(net.widths) - 1)})"  # type: ignore[arg-type]
+            f"choose an earlier stage (--stage layer{max(1, len(_backbone(net).widths) - 1)})"  # type: ignore[arg-type]
         )
 
 

@@ -135,11 +135,12 @@ def forgetting(net: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module]]:
 def parts(net: nn.Module) -> list[tuple[str, list[str]]]:
     """The parts of a network with weights, the head first, and the names of their tensors."""
     found: dict[str, list[str]] = {}
+    sentence = isinstance(getattr(net, "backbone", net), Network)
     for name in net.state_dict():
-        child = name.partition(".")[0]
-        if child in ("fc", "tail"):
+        child = name.removeprefix("backbone.").partition(".")[0]
+        if child in ("fc", "tail", "head"):
             child = "head"
-        elif isinstance(net, Network):
+        elif sentence:
             child = child.replace("enter", "layer") if child[-1].isdigit() else child
             child = child if child.startswith("layer") else "stem"
         found.setdefault(child, []).append(name)
