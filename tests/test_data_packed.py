@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,39 @@ def test_windows_are_the_same_however_they_are_cut(packed: Path) -> None:
 
     whole = made()
     assert torch.equal(made(2), whole)
+    assert torch.equal(made(2, channels_last=True), whole)
     assert torch.equal(made(1, start=1), whole[5:])
     assert torch.equal(made(channels_last=True), whole)
     assert made(channels_last=True).is_contiguous(memory_format=torch.channels_last)
     halves = [made(part=(rank, 2)) for rank in (0, 1)]
     assert torch.equal(halves[0][:3], whole[:3])
     assert torch.equal(halves[1][:2], whole[3:5])
+
+
+def test_threads_that_cut_have_no_helpers_of_torch_and_take_none_from_others(
+    packed: Path,
+) -> None:
+    source = open_data(packed, split="train", validation=0, size=8)
+    found = []
+
+    def ask() -> None:
+        found.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with Loader(source, augment="resizedcrop", batch_size=4, workers=2) as loader:
+            assert len(list(loader.epoch(0))) > 1
+            assert loader._cutter is not None
+            pool = loader._cutter._pool
+            assert pool is not None
+            assert [pool.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
+        other = threading.Thread(target=ask)
+        other.start()
+        other.join()
+        assert [torch.get_num_threads(), *found] == [3, 3]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_windows_are_those_of_the_words(packed: Path) -> None:

@@ -4,6 +4,7 @@ Done in threads, as no foreign file is decoded and numpy and torch leave the int
 meanwhile; words that need Pillow are done image by image, in processes, as for files.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -20,6 +21,7 @@ from plusx.data.packed import Packed
 from plusx.data.sample import Source
 from plusx.data.samples import as_image, as_tensor, viewed
 from plusx.data.scaled import random_windows, scaled
+from plusx.data.spare import Spare
 from plusx.data.windows import TURNS
 
 
@@ -36,6 +38,7 @@ def can_cut(source: Source, steps: Plan) -> bool:
 class Cutter:
     """Makes the batches of a packed set by a plan, in `threads` threads or, with none, at once.
 
+    normalised: whether they come as a network takes them, so that threads share that work too.
     Raises RuntimeError where a batch takes over `timeout` seconds, as on a disk that hangs.
     """
 
@@ -48,6 +51,7 @@ class Cutter:
         threads: int,
         channels_last: bool,
         timeout: int | float,
+        normalised: bool,
     ) -> None:
         assert source.packed is not None
         assert source.numbers is not None
@@ -59,7 +63,14 @@ class Cutter:
         self.threads = threads
         self.channels_last = channels_last
         self.timeout = timeout
-        self._pool = ThreadPoolExecutor(threads, "plusx-data") if threads else None
+        self.normalised = normalised
+        self._normalise = source.preprocessing.normalise
+        self._own = _Own()
+        self._pool = (
+            ThreadPoolExecutor(threads, "plusx-data", _alone, (torch.get_num_threads(),))
+            if threads
+            else None
+        )
 
     def close(self) -> None:
         """End the threads, without waiting: one that a disk holds up would never end."""
@@ -67,11 +78,11 @@ class Cutter:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def batches(self, chosen: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
-        """The images of each of the batches, two a thread ahead of what is asked for."""
+        """Each of the batches, two a thread ahead of what is asked for."""
         if self._pool is None:
-            yield from (self.batch(indices, epoch) for indices in chosen)
+            yield from (self._finished(indices, epoch) for indices in chosen)
             return
-        upcoming = (self._pool.submit(self.batch, indices, epoch) for indices in chosen)
+        upcoming = (self._pool.submit(self._finished, indices, epoch) for indices in chosen)
         waiting: list[Future[Tensor]] = list(islice(upcoming, 2 * self.threads))
         try:
             while waiting:
@@ -84,6 +95,10 @@ class Cutter:
         finally:
             for left in waiting:
                 left.cancel()
+
+    def _finished(self, indices: np.ndarray, epoch: int) -> Tensor:
+        images = self.batch(indices, epoch)
+        return self._normalise(images, self._own.spare) if self.normalised else images
 
     def batch(self, indices: np.ndarray, epoch: int) -> UInt8[Tensor, "n c h w"]:
         """The images of the samples `indices`."""
@@ -120,3 +135,22 @@ class Cutter:
         for number, (top, left, tall, wide) in zip(numbers.tolist(), found.tolist()):
             pixels = self.packed.pixels(number)[top : top + tall, left : left + wide]
             yield scaled(pixels.copy(), size, self.channels_last)
+
+
+class _Own(threading.local):
+    """What every thread has for itself."""
+
+    def __init__(self) -> None:
+        self.spare = Spare()
+
+
+def _alone(threads: int) -> None:
+    """What a thread of the pool does first: torch's kernels are done by itself, without helpers.
+
+    What torch is told holds for this thread, and for threads that begin later: for these another
+    one, which ends at once, tells it the old number again.
+    """
+    torch.set_num_threads(1)
+    again = threading.Thread(target=torch.set_num_threads, args=(threads,))
+    again.start()
+    again.join()

@@ -186,6 +186,7 @@ class Loader:
                 threads=workers,
                 channels_last=channels_last,
                 timeout=timeout,
+                normalised=self.device.type == "cpu",
             )
             if source.truth is None and source.volumes is None and can_cut(source, self.plan)
             else None
@@ -283,7 +284,8 @@ class Loader:
     def _batch(self, indices: np.ndarray, made: Tensor | Scenes | Patches, epoch: int) -> Batch:
         images = made.images if isinstance(made, Scenes | Patches) else made
         images = images.to(self.device, non_blocking=True)
-        pixels = self.source.preprocessing.normalise(images, self._spare)
+        ready = self._cutter is not None and self._cutter.normalised
+        pixels = images if ready else self.source.preprocessing.normalise(images, self._spare)
         for place, word in enumerate(self.plan.words):
             if word.kind in PIXEL_STEPS:
                 PIXEL_STEPS[word.kind](pixels, word, Draws.of(self.seed, epoch, indices).at(place))
