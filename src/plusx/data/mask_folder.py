@@ -99,8 +99,8 @@ def _from_lists(listing: SceneList, root: str, segmented: str) -> None:
 def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
     """The names in ROOT/classes.csv with their values or colours; nothing where there is none.
 
-    Columns name and value, or name, r, g and b (or red, green and blue). Raises ValueError with
-    the row.
+    Columns name and value, or name, r, g and b (or red, green and blue). What has no name is not
+    judged. Raises ValueError with the row.
     """
     path = os.path.join(root, "classes.csv")
     if not os.path.isfile(path):
@@ -116,6 +116,7 @@ def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
         )
     names: list[str] = []
     values: list[tuple[int, ...]] = []
+    ignored: list[tuple[int, ...]] = []
     for number, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
@@ -130,11 +131,18 @@ def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
                     f"{where}: {name} {cells[name]!r} is no number from 0 to {highest}"
                 )
         value = tuple(int(cells[name]) for name in wanted)
-        if not cells["name"] or cells["name"] in names or value in values:
-            raise ValueError(f"{where}: a name and a value stand once each, and are not empty")
-        names.append(cells["name"])
-        values.append(value)
+        if cells["name"] in names or value in (*values, *ignored):
+            raise ValueError(f"{where}: a name and a value stand once each")
+        if cells["name"]:
+            names.append(cells["name"])
+        (values if cells["name"] else ignored).append(value)
+    if not names:
+        raise ValueError("classes.csv names no class")
     if wanted == ("value",):
-        return tuple(names), Meaning(tuple(value[0] for value in values))
-    colours: list[Colour] = [(value[0], value[1], value[2]) for value in values]
-    return tuple(names), Meaning(colours=tuple(colours))
+        known, void = (tuple(value[0] for value in some) for some in (values, ignored))
+        return tuple(names), Meaning(known, ignored=void)
+    return tuple(names), Meaning(colours=_colours(values), ignored_colours=_colours(ignored))
+
+
+def _colours(values: list[tuple[int, ...]]) -> tuple[Colour, ...]:
+    return tuple((value[0], value[1], value[2]) for value in values)

@@ -18,6 +18,7 @@ from plusx.data.check import Damaged, Entry, examined, keep, keep_json, mark_of
 from plusx.data.folder import scan
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, Picture, printable, read_regular
 from plusx.data.packed import MAGIC
+from plusx.data.scene_list import refuse_scenes
 
 
 _log = logging.getLogger("plusx.data")
@@ -54,6 +55,7 @@ def pack(
         side = round(size / EVALUATION_SHARE)
     if not 1 <= side <= 4096:
         raise ValueError(f"the shorter side is {side}: from 1 to 4096 pixels")
+    refuse_scenes(folder)
     path, listing = Path(to), scan(folder)
     if path.is_dir() or not path.absolute().parent.is_dir():
         said = "is a folder" if path.is_dir() else "lies in no folder that is there"

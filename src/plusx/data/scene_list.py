@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from plusx.data.image import printable
@@ -72,6 +72,37 @@ class SceneList:
         return tuple(sorted({entry.split for entry in self.entries} - {""}))
 
 
+def scene_kind(path: str | os.PathLike[str]) -> SceneKind | None:
+    """Which layout of images with boxes or masks a folder has; None where it has none of them."""
+    root = os.fspath(path)
+    try:
+        names = set(os.listdir(root))
+    except OSError:
+        return None
+    if {"JPEGImages", "Annotations"} <= names:
+        return "voc"
+    if any(f"{name}annot" in names for name in SPLITS if name in names):
+        return "masks"
+    if {"images", "masks"} <= names or {"image", "label"} <= names:
+        return "masks"
+    notes = os.path.join(root, "annotations")
+    coco = os.path.isdir(notes) and any(
+        name.startswith("instances_") and name.endswith(".json") for name in os.listdir(notes)
+    )
+    return "coco" if coco else None
+
+
+def refuse_scenes(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError where a folder of class folders is wanted and this has boxes or masks."""
+    kind = scene_kind(path)
+    if kind is not None:
+        what = "masks" if kind == "masks" else "boxes"
+        raise ValueError(
+            f"{printable(os.fspath(path))} has images with {what}, which are not packed: they are "
+            f'read as they lie there, and small sets kept in memory ([data] kind = "{kind}")'
+        )
+
+
 def complain(problems: Sequence[Problem], damaged: str, of: str) -> list[str]:
     """Notices of what is left out; with damaged = "error" a ValueError that names it."""
     if not problems:
@@ -134,23 +165,14 @@ def divided(listing: SceneList, test: str, shown: str) -> SceneList:
     for entry in listing.entries:
         below = os.path.splitext(os.path.relpath(entry.path, listing.root))[0]
         chosen = pattern.fullmatch(os.path.basename(below)) or pattern.fullmatch(below)
-        made.append(
-            SceneEntry(
-                entry.path,
-                "test" if chosen else "train",
-                entry.marks,
-                entry.mask,
-                entry.size,
-                entry.told_by,
-            )
-        )
+        made.append(replace(entry, split="test" if chosen else "train"))
     count = sum(entry.split == "test" for entry in made)
     if not 0 < count < len(made):
         names = ", ".join(os.path.basename(entry.path) for entry in listing.entries[:3])
         raise ValueError(
             f"test = {test!r} chooses {count} of the {len(made)} images of {shown} ({names}, ...)"
         )
-    return SceneList(listing.root, made, listing.classes, listing.problems, listing.notices)
+    return replace(listing, entries=made)
 
 
 def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:

@@ -121,12 +121,13 @@ class Meaning:
     """Which class a value of a mask's pixels stands for: by number, or by colour.
 
     numbers: of class 0, 1, ...; colours: the same, where masks are pictures in colours.
-    ignored: numbers that are not judged. Any other number is an error.
+    ignored: numbers, or colours, that are not judged. Any other is an error.
     """
 
     numbers: tuple[int, ...] = ()
     colours: tuple[Colour, ...] = ()
     ignored: tuple[int, ...] = ()
+    ignored_colours: tuple[Colour, ...] = ()
 
     def read(self, path: str | Path, limit: int = DEFAULT_LIMIT) -> Plane:
         """The class of every pixel, 255 where it is not judged. Raises DamagedImage, OSError."""
@@ -161,11 +162,15 @@ class Meaning:
             int((np.array(colour) * weights).sum()): place
             for place, colour in enumerate(self.colours)
         }
+        for colour in self.ignored_colours:
+            known[int((np.array(colour) * weights).sum())] = NOT_JUDGED
         table = np.zeros(len(found), np.uint8)
         for place, colour in enumerate(found.tolist()):
             if colour not in known:
                 parts = colour >> 16, colour >> 8 & 255, colour & 255
-                raise DamagedImage(f"the colour {parts} is no class's")
+                raise DamagedImage(
+                    f"the colour {parts} is no class's, and no row of classes.csv has it"
+                )
             table[place] = known[colour]
         made: np.ndarray = table[places.reshape(stored.shape[:2])]
         return made
