@@ -29,14 +29,18 @@ class Turn(NamedTuple):
         """An array of the file, its axes in our order."""
         lead = values.ndim - 3
         turned = values.transpose(*range(lead), *(lead + axis for axis in self.order))
-        return turned[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))]
+        return self._flipped(turned)
 
     def back(self, values: Shaped[np.ndarray, "*c d h w"]) -> Shaped[np.ndarray, "*c x y z"]:
         """An array of ours, its axes as in the file."""
         lead = values.ndim - 3
-        turned = values[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))]
+        turned = self._flipped(values)
         places = [self.order.index(axis) for axis in range(3)]
         return turned.transpose(*range(lead), *(lead + place for place in places))
+
+    def _flipped(self, values: np.ndarray) -> np.ndarray:
+        lead = values.ndim - 3
+        return np.flip(values, [lead + axis for axis, flip in enumerate(self.flipped) if flip])
 
     def spacing(self, affine: Num[np.ndarray, "4 4"]) -> Spacing:
         """The lengths in mm of a voxel along our axes."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Num, UInt8
 
 from plusx import store
 from plusx.data.check import Entry, mark_of
@@ -157,6 +157,13 @@ def range_problem(values: Num[np.ndarray, "c x y z"], preprocessing: Preprocessi
 
 def mask_of(path: str, scan: Scan, reading: Reading) -> Classes:
     """The classes of a scan's voxels on the network's grid, 255 where they are not judged."""
+    turn = turn_to(reading.space.orientation, scan.affine)
+    whole = turn.there(stored_mask(path, scan, reading))
+    return nearest(whole, turn.spacing(scan.affine), reading.space.spacing)
+
+
+def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x y z"]:
+    """The classes of a scan's voxels as they are stored. DamagedImage: the mask is not of it."""
     try:
         found = read_scan(path)
     except DamagedImage as error:
@@ -168,9 +175,7 @@ def mask_of(path: str, scan: Scan, reading: Reading) -> Classes:
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
     corners = corners * (*size, 1)
     away = np.linalg.norm((corners @ (found.affine - scan.affine).T)[:, :3], axis=1).max()
-    turn = turn_to(reading.space.orientation, scan.affine)
-    held = turn.spacing(scan.affine)
-    if away > min(held):
+    if away > float(np.linalg.norm(scan.affine[:3, :3], axis=0).min()):
         raise DamagedImage(f"its mask lies elsewhere: up to {away:.3g} mm away, by their affines")
     table = np.full(256, NOT_JUDGED, np.uint8)
     table[: len(reading.classes)] = np.arange(len(reading.classes))
@@ -185,7 +190,16 @@ def mask_of(path: str, scan: Scan, reading: Reading) -> Classes:
                 + (f", and {list(reading.ignored)} not judged" if reading.ignored else "")
             )
     whole = np.where(np.isin(values, reading.ignored), NOT_JUDGED, values).astype(np.uint8)
-    return nearest(turn.there(table[whole[0]]), held, reading.space.spacing)
+    return table[whole[0]]
+
+
+def mask_beside(path: str) -> str | None:
+    """The mask of a volume that lies in such a folder; None where there is none."""
+    folder, images = os.path.split(os.path.dirname(os.path.abspath(path)))
+    if images not in _IMAGES:
+        return None
+    labels = os.path.join(folder, _LABELS[_IMAGES.index(images)])
+    return _scans(labels).get(stem_of(path)) if os.path.isdir(labels) else None
 
 
 def spacing_of(path: str, orientation: str) -> Spacing:

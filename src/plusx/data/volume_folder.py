@@ -113,7 +113,8 @@ def scans_in(paths: Sequence[str | Path]) -> list[str]:
     ValueError: there is no such path, or no volume in it.
     """
     found: list[str] = []
-    for path in map(os.fspath, paths):
+    for given in paths:
+        path = os.fspath(given)
         if not os.path.lexists(path):
             raise ValueError(f"{printable(path)}: no such file or folder")
         inside = [path]

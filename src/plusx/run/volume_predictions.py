@@ -1,0 +1,191 @@
+"""What a network tells of volumes: masks in the files' own voxels, rows, and pictures of slices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Num, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from plusx import store
+from plusx.data.image import DamagedImage, printable
+from plusx.data.sample import Preprocessing
+from plusx.data.scans import Scan, as_nifti, read_scan, stem_of
+from plusx.data.space import resampled, turn_to
+from plusx.data.volume_files import Reading, mask_beside, prepared, stored_mask
+from plusx.report.seen import MOST, seen_page
+from plusx.run import drawing
+from plusx.run.folder import Run
+from plusx.tasks.segment import Segment
+from plusx.tasks.surface_distance import SurfaceDistance
+from plusx.tasks.task import Task
+from plusx.train.loop import evaluating
+
+
+FOLDERS = ("masks", "overlays", "side-by-side")
+Mask = UInt8[np.ndarray, "x y z"]
+
+
+def see_volumes(
+    run: Run, task: Task, files: Sequence[str], failed: list[dict[str, str]], out: str | Path | None
+) -> dict[str, Any]:
+    """Predictions for volumes, and where `out` is a folder their masks and pictures in it.
+
+    Gives `predictions`: path, size, shares (of the classes), label (the class of the largest
+    share), and volumes_ml, the millilitres of each class. Where a mask lies beside a volume, as in
+    a folder that is trained on, `truth` has Dice and HD95 in the volume's own voxels. With `out` a
+    row names its `mask`, a NIfTI file whose voxels lie where the volume's do, and its `overlay` and
+    `side_by_side`, of the slice with the most voxels of classes other than the first.
+
+    A file that cannot be used goes to `failed`.
+    """
+    rows: list[dict[str, Any]] = []
+    pictures: list[bytes] = []
+    names: set[str] = set()
+    for path in files:
+        try:
+            scan = read_scan(path)
+            image = prepared(scan, run.preprocessing)
+        except (DamagedImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            failed.append({"path": printable(path), "reason": reason or str(error)})
+            continue
+        inputs = run.preprocessing.normalise(torch.from_numpy(image)[None])
+        with evaluating(task), torch.inference_mode():
+            told = task.predict(inputs.to(task.device))[0]
+        mask = in_voxels_of(scan, told, run.preprocessing)
+        right = _truth(run, path, scan)
+        row = _row(run, path, scan, mask)
+        if right is not None:
+            row["truth"] = _agreement(run, mask, right, scan)
+        if out is not None:
+            name = stem_of(path)
+            while name in names:
+                name = f"{name}-{len(rows) + 1}"
+            names.add(name)
+            picture = _draw(Path(out), run, row, scan, mask, right, name)
+            pictures += [picture] if len(pictures) < MOST else []
+        rows.append(row)
+    result = {"classes": list(run.classes), "predictions": rows}
+    if out is not None and rows:
+        page = seen_page(result, pictures, drawing.colours(len(run.classes)), printable(run.path))
+        store.write_text(Path(out) / "predictions.html", page)
+    return result
+
+
+def in_voxels_of(scan: Scan, told: Tensor, preprocessing: Preprocessing) -> Mask:
+    """The class of every voxel of a scan, from probabilities (k, d, h, w) on the network's grid.
+
+    Probabilities, not classes, are brought back to the scan's spacing: edges stay smooth.
+    """
+    space = preprocessing.space
+    assert space is not None
+    turn = turn_to(space.orientation, scan.affine)
+    held = turn.spacing(scan.affine)
+    whole = turn.there(scan.values[0])
+    size = tuple(int(side) for side in whole.shape)
+    best = np.full(size, -1, np.float32)
+    mask = np.zeros(size, np.uint8)
+    for number in range(len(told)):
+        one: Float32[np.ndarray, "d h w"] = told[number].float().cpu().numpy()
+        one = resampled(one, space.spacing, held, size)
+        better = one > best
+        mask[better], best[better] = number, one[better]
+    return np.ascontiguousarray(turn.back(mask))
+
+
+def _truth(run: Run, path: str, scan: Scan) -> Mask | None:
+    """The mask that lies beside a volume, in its voxels; None where there is none that fits."""
+    beside = mask_beside(path)
+    if beside is None:
+        return None
+    data = None if run.recipe is None else run.recipe.data
+    ignored = getattr(data, "ignored", ())
+    try:
+        return stored_mask(beside, scan, Reading(run.preprocessing, run.classes, ignored))
+    except (DamagedImage, OSError):
+        return None
+
+
+def _row(run: Run, path: str, scan: Scan, mask: Mask) -> dict[str, Any]:
+    counts = np.bincount(mask.ravel(), minlength=len(run.classes))
+    shares = (counts / mask.size).tolist()
+    each = abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000  # ml of a voxel
+    return {
+        "path": printable(path),
+        "size": [int(side) for side in mask.shape],
+        "label": run.classes[int(counts.argmax())],
+        "shares": dict(zip(run.classes, shares, strict=True)),
+        "volumes_ml": dict(zip(run.classes, (counts * each).tolist(), strict=True)),
+    }
+
+
+def _agreement(run: Run, told: Mask, right: Mask, scan: Scan) -> dict[str, Any]:
+    """The figures of one volume, in its own voxels."""
+    if (right == drawing.UNJUDGED).all():
+        return {}
+    task = run.task
+    assert isinstance(task, Segment)
+    sure = F.one_hot(torch.from_numpy(told).long(), len(run.classes)).movedim(-1, 0)[None].float()
+    sides = [float(side) for side in np.linalg.norm(scan.affine[:3, :3], axis=0)]
+    figures: dict[str, Any] = {}
+    for meter in task.meters():
+        own = meter
+        if isinstance(meter, SurfaceDistance):
+            own = SurfaceDistance(sides, meter.classes, meter.background)
+        own.update(sure, torch.from_numpy(right)[None])
+        figures.update(own.compute())
+    return {key: figures[key] for key in ("mean_iou", "dice", "position_accuracy", "hd95")}
+
+
+def _draw(
+    out: Path,
+    run: Run,
+    row: dict[str, Any],
+    scan: Scan,
+    mask: Mask,
+    right: Mask | None,
+    name: str,
+) -> bytes:
+    """Write the mask and the pictures of one volume, and name them in its row."""
+    for folder in FOLDERS:
+        store.make_folder(out / folder)
+    row["mask"] = f"masks/{name}.nii.gz"
+    store.write_bytes(out / row["mask"], as_nifti(mask, scan.placement))
+    space, count = run.preprocessing.space, len(run.classes)
+    assert space is not None
+    turn = turn_to(space.orientation, scan.affine)
+    turned = turn.there(mask)
+    place = int((turned > 0).sum((1, 2)).argmax()) if turned.any() else len(turned) // 2
+    pixels = drawing.as_rgb(_windowed(turn.there(scan.values)[:, place], run.preprocessing))
+    times = drawing.enlargement(pixels.shape[:2])
+    large = drawing.enlarged(pixels, times)
+    shown = [mask] if right is None else [mask, right]
+    drawn = [
+        drawing.overlaid(
+            large,
+            drawing.enlarged(np.ascontiguousarray(turn.there(each)[place]), times),
+            count,
+        )
+        for each in shown
+    ]
+    beside = drawing.png(drawing.abreast([large, *drawn]))
+    row["overlay"], row["side_by_side"] = f"overlays/{name}.png", f"side-by-side/{name}.png"
+    store.write_bytes(out / row["overlay"], drawing.png(drawn[0]))
+    store.write_bytes(out / row["side_by_side"], beside)
+    return beside
+
+
+def _windowed(
+    values: Num[np.ndarray, "c h w"], preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "h w 1"]:
+    """The first channel of a slice as a grey picture of what the network sees of it."""
+    low, high = preprocessing.low, preprocessing.high
+    seen = values[0].astype(np.float64)
+    if preprocessing.space is not None and preprocessing.space.percentiles:
+        low, high = np.percentile(seen, (0.5, 99.5))
+    grey = (seen - low) / max(float(high) - float(low), 1e-12)
+    return (255 * grey.clip(0, 1)).round().astype(np.uint8)[:, :, None]
