@@ -78,5 +78,5 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
         "size": 7 if ndim < 3 else 5,
         "norm": draw(st.sampled_from(["batch", "layer", "group", "instance"])),
         "affine": draw(st.sampled_from([True, True, False])),
-        "act": draw(st.sampled_from(["relu", "gelu", "silu", "sigmoid", "tanh"])),
+        "act": draw(st.sampled_from(["relu", "gelu", "silu", "sigmoid", "tanh", "leaky"])),
     }

@@ -71,7 +71,7 @@ def families() -> Iterator[tuple[str, Net]]:
             yield name, small_ones[name]
     small = shrunken(zoo.find("resnet20"), width=8, depth=1)
     norms = product(("instance", "group", "layer"), (True, False))
-    acts = ("gelu", "silu", "sigmoid", "tanh", "relu", "gelu")
+    acts = ("gelu", "silu", "sigmoid", "tanh", "relu", "leaky")
     for (norm, affine), act in zip(norms, acts):
         yield f"{norm} {act} {affine}", replace(small, norm=norm, act=act, affine=affine)
     yield "survival", replace(small, drop_path=0.5, num_classes=0)

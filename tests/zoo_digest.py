@@ -35,6 +35,7 @@ from plusx.zoo import Plain, find, names
 GOLDEN = Path(__file__).parent / "golden" / "zoo_digests.json"
 SMALL: dict[Stride, Stride] = {  # the network's own input size: one that is quick to compute
     224: 64,
+    256: 64,
     32: 16,
     (101, 40): (24, 12),
     16000: 512,

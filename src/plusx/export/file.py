@@ -21,7 +21,7 @@ FORMAT = "plusx onnx 1"
 KINDS = {
     "Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "DequantizeLinear", "Div",
     "Gather", "GatherElements", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Identity",
-    "InstanceNormalization", "LayerNormalization", "MatMul", "MaxPool", "Mul", "Pad",
+    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad",
     "QuantizeLinear", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax",
     "Split", "Sub", "Tanh", "TopK", "Transpose",
 }  # fmt: skip

@@ -188,6 +188,10 @@ def silu(graph: Graph, a: Arguments, out: Sizes) -> str:
     return graph.add("Mul", [a["self"].name, graph.add("Sigmoid", [a["self"].name])])
 
 
+def leaky_relu(graph: Graph, a: Arguments, out: Sizes) -> str:
+    return graph.add("LeakyRelu", [a["self"].name], {"alpha": float(a["negative_slope"])})
+
+
 def gelu(graph: Graph, a: Arguments, out: Sizes) -> str:
     return graph.add("Gelu", [a["self"].name], {"approximate": a["approximate"]})
 
@@ -335,6 +339,7 @@ OPERATORS: dict[str, Operator] = {
     "mul.Tensor": arithmetic("Mul"),
     "pad.default": padded,
     "permute.default": transposed,
+    "leaky_relu.default": leaky_relu,
     "relu.default": simple("Relu"),
     "reshape.default": reshape,
     "rsub.Scalar": subtracted,

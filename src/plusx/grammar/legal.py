@@ -16,7 +16,7 @@ PLACES = {
 CHOICES = {
     "ndim": (1, 2, 3),
     "norm": ("batch", "layer", "group", "instance"),
-    "act": ("relu", "gelu", "silu", "sigmoid", "tanh"),
+    "act": ("relu", "gelu", "silu", "sigmoid", "tanh", "leaky"),
     "drop_mode": ("batch", "row"),
 }
 

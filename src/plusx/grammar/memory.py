@@ -204,7 +204,7 @@ class Thought:
             y = script.overwrite(x)
         else:
             y = script.call(x.size, [x])
-        script.save(x if act in ("gelu", "silu") else y)
+        script.save(x if act in ("gelu", "silu", "leaky") else y)
         return y
 
     def pooled(self, word: Word, x: Named, flow: Flow, out: Flow, setting: Setting) -> Named:

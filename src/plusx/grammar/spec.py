@@ -12,7 +12,7 @@ from plusx.grammar.sentence import parse
 
 Stride = int | tuple[int, ...]
 Norm = Literal["batch", "layer", "group", "instance"]
-Activation = Literal["relu", "gelu", "silu", "sigmoid", "tanh"]
+Activation = Literal["relu", "gelu", "silu", "sigmoid", "tanh", "leaky"]
 
 
 @dataclass(frozen=True, kw_only=True)

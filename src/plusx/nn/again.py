@@ -14,6 +14,7 @@ CALLS = {
     aten.relu.default,
     aten.gelu.default,
     aten.silu.default,
+    aten.leaky_relu.default,
     aten.sigmoid.default,
     aten.tanh.default,
     aten.add.Tensor,

@@ -28,12 +28,20 @@ from plusx.nn.gates import (
 )
 
 
+class LeakyReLU(nn.LeakyReLU):
+    """A tenth of what is below 0, as in Darknet."""
+
+    def __init__(self) -> None:
+        super().__init__(0.1)
+
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
+    "leaky": LeakyReLU,
 }
 # activations that can overwrite their input, and the words whose output nothing else needs:
 # neither another path nor the word's own backward pass. Not `drop` and the poolings, which may

@@ -63,6 +63,7 @@ HIGHWAY = Block(body="conv3b act ~", gate="conv3b")
 CHANGE = Block(body="conv3b act")  # the plain layer where a highway changes its width
 VGG = Block(body="conv3b act")
 VGG_BN = Block(body="conv3b norm act")
+DARKNET = Block(body="conv1/2 norm act conv3 norm act +")
 CONVNEXT = Block(body="conv7dwb norm conv1*4b act conv1b scale1e-6 +")
 BOTNET = Block(body="conv1/4 norm act attn4 avgpool2s norm act conv1 norm + act")
 NONLOCAL = Block(body="attn1/2b conv1b norm +")

@@ -16,6 +16,7 @@ from plusx.zoo.blocks import (
     BOTTLENECK_V1,
     BOTTLENECK_WIDE,
     CONVNEXT,
+    DARKNET,
     DENSE_BC,
     NONLOCAL,
     PERCEIVE,
@@ -95,6 +96,15 @@ def vision_transformer(width: int, depth: int) -> Net:
         norm="layer",
         act="gelu",
     )
+
+
+def darknet(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
+    """Table 1 of Redmon 2018: each stage is entered by a convolution that halves the image."""
+    said = tuple(
+        Stage(block=DARKNET, depth=depth, width=width, enter="conv3*2s2 norm act")
+        for depth, width in zip(depths, widths)
+    )
+    return Net(stem="conv3 norm act", stem_width=32, stages=said, size=256, act="leaky")
 
 
 def with_last_stage(net: Net, last: Stage) -> Net:
@@ -197,6 +207,7 @@ IMAGE: dict[str, Entry] = {
     "alexnet": Entry(ALEXNET, "Krizhevsky 2014, one tower, torchvision"),
     # without the auxiliary heads, which only training uses (with them 13,004,888)
     "googlenet": Entry(GOOGLENET, "Szegedy 2014, table 1, torchvision"),
+    "darknet53": Entry(darknet((1, 2, 8, 8, 4), (64, 128, 256, 512, 1024)), "Redmon 2018, table 1"),
     "convnext_tiny": Entry(convnext((3, 3, 9, 3), (96, 192, 384, 768)), "Liu 2022, table 9"),
     "vit_base_patch16_gap": Entry(vision_transformer(768, 12), "Beyer 2022, mean pooling"),
 }

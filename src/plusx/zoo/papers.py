@@ -15,6 +15,7 @@ PAPERS: dict[str, str] = {
     "Krizhevsky 2014": "One weird trick for parallelizing CNNs, arXiv:1404.5997",
     "Liu 2022": "A ConvNet for the 2020s, arXiv:2201.03545",
     "Rajpurkar 2017": "CheXNet: Pneumonia Detection on Chest X-Rays, arXiv:1711.05225",
+    "Redmon 2018": "YOLOv3: An Incremental Improvement, arXiv:1804.02767",
     "Simonyan 2014": "Very Deep Convolutional Networks, arXiv:1409.1556",
     "Srinivas 2021": "Bottleneck Transformers for Visual Recognition, arXiv:2101.11605",
     "Srivastava 2015": "Training Very Deep Networks, arXiv:1507.06228",
