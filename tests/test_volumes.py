@@ -1,0 +1,407 @@
+"""Volumes: where their voxels lie, what they are brought to, what is refused, and their patches."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plusx.data.ellipsoids import open_ellipsoids
+from plusx.data.image import DamagedImage
+from plusx.data.loader import Loader
+from plusx.data.patches import steps_of
+from plusx.data.sample import Preprocessing, Source
+from plusx.data.scans import Placement, as_nifti, read_scan
+from plusx.data.space import Space, count_at, nearest, orientation_of, resampled, turn_to
+from plusx.data.volume_folder import open_volumes
+from volume_files import write_nifti, write_series
+
+
+ORIENTATIONS = ["SPL", "RAS", "LPS", "IAR", "ARS"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+
+
+def affine_of(orientation: str, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Of an array whose axes grow to these places."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (letter, side) in enumerate(zip(orientation, spacing)):
+        world = next(i for i, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
+        affine[world, axis] = side if letter in "RAS" else -side
+    affine[:3, 3] = (-7, 11, 3)
+    return affine
+
+
+def ct(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Hounsfield units of air, water and bone."""
+    random = np.random.default_rng(seed)
+    return random.choice([-1000.0, 0.0, 60.0, 700.0], shape).astype(np.float32)
+
+
+def a_folder(root: Path, count: int = 5, **changes: Any) -> Path:
+    """CTs of 12 x 10 x 8 voxels and their masks, a ball each."""
+    for number in range(count):
+        values = ct((12, 10, 8), number)
+        mask = np.zeros(values.shape, np.uint8)
+        mask[3:8, 3:7, 2:6] = 1
+        values[mask > 0] = 50
+        affine = affine_of("RAS", (1.0, 1.0, 2.0))
+        write_nifti(root / "images" / f"p{number // 2}_{number}.nii.gz", values, affine)
+        write_nifti(root / "labels" / f"p{number // 2}_{number}.nii.gz", mask, affine)
+    return root
+
+
+def opened(root: Path, **changes: Any) -> Source:
+    said: dict[str, Any] = {
+        "classes": ("background", "ball"),
+        "range": (-1024.0, 3071.0),
+        "window": (-160.0, 240.0),
+        "patch": (4, 6, 6),
+    }
+    return open_volumes(root, **{**said, **changes})
+
+
+@pytest.mark.slow
+@given(st.sampled_from(ORIENTATIONS), st.sampled_from(ORIENTATIONS))
+def test_an_array_turns_to_every_orientation_and_back(held: str, wanted: str) -> None:
+    affine = affine_of(held, (1.0, 2.0, 3.0))
+    assert orientation_of(affine) == held
+    values = np.arange(24).reshape(2, 3, 4)
+    turn = turn_to(wanted, affine)
+    turned = turn.there(values)
+    assert (turn.back(turned) == values).all()
+    # a step along an axis of ours is a step of the world to where its letter says
+    here = np.argwhere(turned == values[1, 1, 1])[0]
+    for axis, letter in enumerate(wanted):
+        step = here.copy()
+        step[axis] += 1 if here[axis] + 1 < turned.shape[axis] else -1
+        there = np.argwhere(values == turned[tuple(step)])[0]
+        moved = affine[:3, :3] @ (there - 1) * (step[axis] - here[axis])
+        world = next(i for i, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
+        assert moved[world] * (1 if letter in "RAS" else -1) > 0
+        assert turn.spacing(affine)[axis] == pytest.approx(np.abs(moved).max())
+
+
+@pytest.mark.slow
+@given(st.integers(1, 9), st.sampled_from([0.5, 1.0, 1.7, 3.0]), st.sampled_from([0.5, 1.0, 2.0]))
+def test_what_is_even_stays_even_at_every_spacing(count: int, old: float, new: float) -> None:
+    values = np.full((1, count, 2, 3), 5.0, np.float32)
+    made = resampled(values, (old, 1.0, 1.0), (new, 1.0, 1.0))
+    assert made.shape == (1, count_at(count, old, new), 2, 3)
+    np.testing.assert_allclose(made, 5, rtol=1e-6)
+    kinds = nearest(np.full((count, 2, 3), 2, np.uint8), (old, 1.0, 1.0), (new, 1.0, 1.0))
+    assert kinds.shape == made.shape[1:]
+    assert (kinds == 2).all()
+
+
+def test_half_the_spacing_is_linear_and_twice_the_spacing_a_mean() -> None:
+    ramp = np.arange(8, dtype=np.float32).reshape(1, 8, 1, 1)
+    one, two, four = (1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (0.5, 1.0, 1.0)
+    finer = resampled(ramp, one, four)[0, :, 0, 0]
+    np.testing.assert_allclose(finer[1:-1], np.arange(14) * 0.5 + 0.25)
+    noise = np.array([0, 4] * 8, np.float32).reshape(1, 16, 1, 1)
+    np.testing.assert_allclose(resampled(noise, one, two)[0, 1:-1, 0, 0], 2, atol=1e-6)
+    assert nearest(np.array([3, 7], np.uint8).reshape(2, 1, 1), two, one).ravel().tolist() == [
+        3, 3, 7, 7,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_dicom_and_nifti_of_one_scan_are_the_same_volume(tmp_path: Path) -> None:
+    slices = ct((6, 5, 4))
+    folder = write_series(tmp_path / "scan", slices, spacing=(2.5, 0.8, 0.7), begin=(10, 20, 30))
+    series = read_scan(folder)
+    assert orientation_of(series.affine) == "LPS"
+    # the first voxel, and the last one, where DICOM says: LPS, so x and y are the other way
+    assert series.affine @ [0, 0, 0, 1] == pytest.approx([-10, -20, 30, 1])
+    assert series.affine @ [3, 4, 5, 1] == pytest.approx([-12.1, -23.2, 42.5, 1])
+    turn = turn_to("SPL", series.affine)
+    assert turn.spacing(series.affine) == pytest.approx((2.5, 0.8, 0.7))
+    np.testing.assert_array_equal(turn.there(series.values)[0], slices)
+    file = write_nifti(tmp_path / "scan.nii.gz", slices.transpose(2, 1, 0), series.affine)
+    again = read_scan(file)
+    np.testing.assert_allclose(again.affine, series.affine, atol=1e-5)
+    np.testing.assert_array_equal(again.values, series.values)
+
+
+@pytest.mark.slow
+def test_a_mask_is_written_where_its_volume_lies(tmp_path: Path) -> None:
+    import nibabel
+
+    affine = affine_of("IAR", (2.0, 1.0, 0.5))
+    scan = read_scan(write_nifti(tmp_path / "a.nii", ct((3, 4, 5)), affine, (2, 0)))
+    mask = np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 3
+    made = as_nifti(mask, scan.placement)
+    assert made == as_nifti(mask, scan.placement)
+    (tmp_path / "mask.nii.gz").write_bytes(made)
+    found = nibabel.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(found.affine, affine)
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (2, 0)
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(found.dataobj), mask)
+
+
+def test_units_of_a_file_are_minded(tmp_path: Path) -> None:
+    import nibabel
+
+    affine = np.diag([0.001, 0.002, 0.001, 1])
+    image = nibabel.Nifti1Image(ct((3, 4, 5)), affine)
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "a.nii")
+    scan = read_scan(tmp_path / "a.nii")
+    assert turn_to("RAS", scan.affine).spacing(scan.affine) == pytest.approx((1, 2, 1))
+    assert isinstance(scan.placement, Placement)
+    np.testing.assert_allclose(scan.placement.sform, affine)
+
+
+@pytest.mark.slow
+def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    good = ct((4, 4, 4))
+    broken = good.copy()
+    broken[1, 2, 3] = np.nan
+    flat = np.eye(4)
+    flat[0, 0] = 0
+    cases = {
+        "finite numbers": write_nifti(tmp_path / "nan.nii.gz", broken),
+        "no affine": write_nifti(tmp_path / "lost.nii.gz", good, codes=(0, 0)),
+        "three dimensions": write_nifti(tmp_path / "flat.nii.gz", good[0]),
+        "cut short or damaged|cannot be read|can be read": tmp_path / "short.nii.gz",
+        "NIfTI": tmp_path / "text.nii",
+    }
+    whole = write_nifti(tmp_path / "whole.nii.gz", ct((16, 16, 16))).read_bytes()
+    (tmp_path / "short.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.nii").write_text("no volume")
+    for said, path in cases.items():
+        with pytest.raises(DamagedImage, match=said):
+            read_scan(path)
+    with pytest.raises(FileNotFoundError):
+        read_scan(tmp_path / "none.nii")
+
+
+@pytest.mark.slow
+def test_series_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    slices = ct((5, 4, 3))
+    missing = write_series(tmp_path / "missing", slices)
+    sorted(missing.iterdir())[2].unlink()
+    two = write_series(tmp_path / "two", slices)
+    for path in write_series(tmp_path / "other", slices, series="9.9").iterdir():
+        path.rename(two / f"other-{path.name}")
+    twice = write_series(tmp_path / "twice", slices)
+    first = next(iter(sorted(twice.iterdir())))
+    (twice / "again.dcm").write_bytes(first.read_bytes())
+    for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "one place")):
+        with pytest.raises(DamagedImage, match=said):
+            read_scan(folder)
+
+
+@pytest.mark.slow
+def test_windows_clip_and_scale_hounsfield_units(tmp_path: Path) -> None:
+    source = opened(a_folder(tmp_path / "set"), split="all")
+    assert source.volumes is not None
+    values = np.concatenate([volume.image.ravel() for volume in source.volumes.each])
+    assert (values.min(), values.max()) == (-160, 240)
+    with Loader(source, split="validation") as loader:
+        batches = list(loader.epoch(0))
+    # 0 Hounsfield units are 0.4 of the window from -160 to 240
+    seen = torch.cat([batch.inputs.flatten() for batch in batches]).unique()
+    np.testing.assert_allclose(seen, (np.array([0, 0.4, 0.525, 0.55, 1]) - 0.5) / 0.25, atol=1e-6)
+    assert [tuple(batch.inputs.shape) for batch in batches] == [(1, 1, 8, 10, 12)] * 5
+    assert batches[0].targets.sum() == 5 * 4 * 4
+
+
+@pytest.mark.slow
+def test_wrong_ranges_are_errors_and_not_identical_outputs(tmp_path: Path) -> None:
+    """A CT that was scaled to 0 .. 1 or 0 .. 255 looks like nothing in a window of Hounsfield."""
+    for name, change in {
+        "unit": lambda v: (v + 1024) / 4095,
+        "bytes": lambda v: (v + 1024) / 4095 * 255,
+        "shifted": lambda v: v + 10_000,
+    }.items():
+        root = a_folder(tmp_path / name)
+        path = root / "images" / "p0_1.nii.gz"
+        write_nifti(path, change(ct((12, 10, 8))), affine_of("RAS", (1.0, 1.0, 2.0)))
+        with pytest.raises(ValueError, match=r"images/p0_1\.nii\.gz: its values, .* range"):
+            opened(root, split="all")
+        left = opened(root, split="all", damaged="skip")
+        assert len(left) == 4
+        assert any("p0_1" in notice for notice in left.notices)
+    with pytest.raises(ValueError, match="almost nothing of the window"):
+        opened(a_folder(tmp_path / "far"), split="all", window=(2000.0, 3000.0))
+    with pytest.raises(ValueError, match=r"window .* within the range"):
+        opened(tmp_path / "far", split="all", window=(-2000.0, 240.0))
+
+
+@pytest.mark.slow
+def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
+    affine = affine_of("RAS", (1.0, 1.0, 2.0))
+    moved = affine.copy()
+    moved[0, 3] += 40
+    mask = np.zeros((12, 10, 8), np.uint8)
+    wrong = mask.copy()
+    wrong[2, 2, :3] = 7
+    cases = {
+        "size": (mask[:-1], affine, "11 x 10 x 8 voxels and the volume 12 x 10 x 8"),
+        "place": (mask, moved, "lies elsewhere: up to 40 mm"),
+        "value": (wrong, affine, "the value 7 in 3 voxels; the classes are 0 to 1"),
+        "parts": (mask + np.float32(0.5), affine, "the value 0.5"),
+    }
+    for name, (values, where, said) in cases.items():
+        root = a_folder(tmp_path / name)
+        write_nifti(root / "labels" / "p0_0.nii.gz", values, where)
+        with pytest.raises(ValueError, match=rf"images/p0_0\.nii\.gz: its mask .*{said}"):
+            opened(root, split="all")
+    root = tmp_path / "value"
+    source = opened(root, split="all", ignored=(7,))
+    assert source.volumes is not None
+    assert source.volumes.each[0].mask is not None
+    assert (source.volumes.each[0].mask == 255).sum() == 3
+    for gone in ("images/p0_0.nii.gz", "labels/p1_3.nii.gz"):
+        (root / gone).unlink()
+    with pytest.raises(
+        ValueError, match=r"mask of no volume.*no mask of it|no mask of it.*mask of"
+    ):
+        opened(root, split="all", ignored=(7,))
+
+
+@pytest.mark.slow
+def test_spacings_are_one_or_said(tmp_path: Path) -> None:
+    root = a_folder(tmp_path / "set")
+    own = opened(root, split="all").preprocessing.space
+    assert own is not None
+    assert own.spacing == (2.0, 1.0, 1.0)
+    finer = affine_of("RAS", (0.5, 0.5, 2.0))
+    for folder, values in (("images", ct((24, 20, 8))), ("labels", np.ones((24, 20, 8), np.uint8))):
+        write_nifti(root / folder / "p2_4.nii.gz", values, finer)
+    with pytest.raises(ValueError, match=r"p2_4.*its voxels are 2 x 0.5 x 0.5 mm.*say which"):
+        opened(root, split="all")
+    source = opened(root, split="all", spacing=(1.0, 2.0, 2.0))
+    assert source.volumes is not None
+    assert {volume.image.shape for volume in source.volumes.each} == {(1, 16, 5, 6)}
+
+
+@pytest.mark.slow
+def test_patients_are_in_one_split(tmp_path: Path) -> None:
+    root = a_folder(tmp_path / "set", count=10)
+    for seed in range(4):
+        parts = [
+            opened(root, split=split, seed=seed, patient="^(p[0-9])_", validation=0.4).volumes
+            for split in ("train", "validation")
+        ]
+        train, held = ({v.patient for v in part.each} for part in parts if part is not None)
+        assert not train & held
+        assert (len(train), len(held)) == (3, 2)
+    (tmp_path / "divided" / "train").mkdir(parents=True)
+    for part, names in {"train": ("images", "labels"), "test": ("images", "labels")}.items():
+        for name in names:
+            source = root / name
+            target = tmp_path / "divided" / part / name
+            target.mkdir(parents=True)
+            own = "p0_0.nii.gz" if part == "test" else "p0_1.nii.gz"
+            (source / own).rename(target / own)
+    with pytest.raises(ValueError, match="the same patient, 'p0', in two splits"):
+        opened(tmp_path / "divided", patient="^(p[0-9])_")
+    with pytest.raises(ValueError, match="finds no patient in the name"):
+        opened(root, patient="^case(.)")
+
+
+@pytest.mark.slow
+def test_what_was_read_is_kept_and_follows_the_files(tmp_path: Path) -> None:
+    root = a_folder(tmp_path / "set")
+    first = opened(root, split="all")
+    kept = sorted((tmp_path / "cache" / "volumes").iterdir())
+    assert len(kept) == 10
+    again = opened(root, split="all")
+    assert sorted((tmp_path / "cache" / "volumes").iterdir()) == kept
+    assert again.fingerprint() == first.fingerprint()
+    kept[0].write_bytes(b"ruined")
+    assert opened(root, split="all").fingerprint() == first.fingerprint()
+    path = root / "images" / "p0_0.nii.gz"
+    write_nifti(path, ct((12, 10, 8), 99), affine_of("RAS", (1.0, 1.0, 2.0)))
+    other = opened(root, split="all")
+    assert other.fingerprint() != first.fingerprint()
+    assert other.volumes is not None
+    assert first.volumes is not None
+    assert (other.volumes.each[0].image != first.volumes.each[0].image).any()
+    assert sorted(each.name for each in root.iterdir()) == ["images", "labels"]
+
+
+def epoch(source: Source, number: int, workers: int = 0, start: int = 0) -> list[torch.Tensor]:
+    with Loader(
+        source, split="train", augment="flip vflip dflip quarter gain.2 noise.1", batch_size=4, seed=3,
+        workers=workers,
+    ) as loader:  # fmt: skip
+        assert loader.count == 3 * len(source)
+        return [
+            torch.cat([batch.inputs, batch.targets[:, None].float()], 1)
+            for batch in loader.epoch(number, start)
+        ]
+
+
+@pytest.mark.slow
+def test_patches_are_a_function_of_seed_epoch_and_index() -> None:
+    source = open_ellipsoids("validation", None, 0, (8, 12, 12), 3, 0.5)
+    one, other = epoch(source, 1), epoch(source, 2)
+    assert all(part.shape == (4, 2, 8, 12, 12) for part in one)
+    for again in (epoch(source, 1), epoch(source, 1, workers=2)):
+        assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one[4:], epoch(source, 1, start=4), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.slow
+def test_patches_hold_foreground_as_often_as_is_said() -> None:
+    few = open_ellipsoids("validation", 2, 0, (4, 8, 8), 60, 1.0)
+    with Loader(few, split="train", batch_size=120) as loader:
+        (batch,) = loader.epoch(0)
+    assert bool((batch.targets == 1).flatten(1).any(1).all())
+    assert len({tuple(each.flatten().tolist()) for each in batch.targets}) > 100
+
+
+@pytest.mark.slow
+def test_volumes_smaller_than_a_patch_are_filled_up(tmp_path: Path) -> None:
+    source = opened(a_folder(tmp_path / "set"), patch=(12, 8, 20), patches=2)
+    with Loader(source, batch_size=2, seed=1) as loader:
+        batch = next(iter(loader.epoch(0)))
+    assert batch.inputs.shape == (2, 1, 12, 8, 20)
+    outside = batch.targets == 255
+    assert outside.sum() == 2 * (12 * 20 - 8 * 12) * 8
+    assert (batch.inputs[:, 0][outside] == (0 - 0.5) / 0.25).all()
+
+
+def test_words_for_volumes_that_are_wrong_are_named() -> None:
+    assert [str(step.kind) for step in steps_of("flip noise.1")] == ["flip", "noise"]
+    for text, said in (("flipp", "did you mean 'flip'"), ("noise", "noise.1"), ("pad4", "no such")):
+        with pytest.raises(ValueError, match=said):
+            steps_of(text)
+
+
+@pytest.mark.slow
+def test_no_threshold_finds_the_ellipsoids() -> None:
+    volumes = open_ellipsoids("validation", None, 0, (8, 8, 8), 1, 0.0).volumes
+    assert volumes is not None
+    masks = [volume.mask for volume in volumes.each if volume.mask is not None]
+    values = np.concatenate([volume.image.ravel() for volume in volumes.each])
+    inside = np.concatenate([mask.ravel() for mask in masks]) > 0
+    best = max(
+        2 * (inside & (values > level)).sum() / (inside.sum() + (values > level).sum())
+        for level in np.linspace(0, 1, 101)
+    )
+    assert 0.2 < best <= 0.6
+
+
+def test_the_grid_of_a_network_is_kept_with_it() -> None:
+    space = Space((8, 16, 16), (2.0, 1.0, 1.0), "SPL", (-1024.0, 3071.0))
+    told = Preprocessing((16, 16), 1, (0.5,), (0.25,), -160.0, 240.0, space)
+    assert Preprocessing.from_dict(told.to_dict()) == told
+    for wrong in ({"orientation": "SPA"}, {"spacing": [0, 1, 1]}, {"range": [5, 5]}, {"unit": 1}):
+        values = told.to_dict()
+        values["space"] = {**values["space"], **wrong}
+        with pytest.raises(ValueError, match=r"orientation|spacing|range|keys"):
+            Preprocessing.from_dict(values)
