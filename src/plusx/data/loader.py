@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from plusx.data.augment import Plan, Word, plan, scene_plan
+from plusx.data.bands import BandSamples, band_plan
 from plusx.data.batch import Batch
 from plusx.data.cutting import Cutter, can_cut
 from plusx.data.draws import Draws, permutation
@@ -156,7 +157,7 @@ class Loader:
         if self.split == "train":
             check_sampling(sampling, source.labels, batch_size, pictures)
         said = augment if self.split == "train" else ""
-        self._samples: Samples | SceneSamples | VolumeSamples
+        self._samples: Samples | BandSamples | SceneSamples | VolumeSamples
         if source.volumes is not None:
             train = self.split == "train"
             self.plan = Plan((), False, source.preprocessing.size)
@@ -167,6 +168,14 @@ class Loader:
             scenes = scene_plan(said, source.preprocessing.size if source.sized else None)
             self.plan = Plan(scenes.words, False, scenes.final or source.preprocessing.size)
             self._samples = SceneSamples(source, scenes, seed, workers)
+        elif not source.preprocessing.pictures:
+            steps = band_plan(said, source.preprocessing.size)
+            self.plan = steps._replace(batched=source.in_memory)
+            self._samples = (
+                Samples(source, steps, seed, channels_last)
+                if source.in_memory
+                else BandSamples(source, steps, seed)
+            )
         else:
             self.plan = plan(said, source.preprocessing.size, source.in_memory)
             words = (
@@ -275,6 +284,8 @@ class Loader:
     def _stacked(self, indices: np.ndarray, epoch: int) -> Tensor | Scenes | Patches:
         places = [(epoch, int(index)) for index in indices]
         samples = self._samples
+        if isinstance(samples, BandSamples):
+            return good(samples.collate(samples.__getitems__(places)))
         if isinstance(samples, SceneSamples):
             return good(samples.collate(samples.__getitems__(places)))
         if isinstance(samples, VolumeSamples):

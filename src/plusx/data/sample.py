@@ -18,6 +18,7 @@ from plusx.data.packed import Packed
 from plusx.data.shards import Shards
 from plusx.data.space import Space
 from plusx.data.spare import Spare
+from plusx.data.tiff import fitted, read_bands
 from plusx.data.truth import Masks, Truth
 from plusx.data.volumes import Volumes
 
@@ -201,6 +202,10 @@ class Source:
             image = torch.from_numpy(np.array(self.volumes.each[index].image))
             return Sample(image, label, None if self.paths is None else self.paths[index])
         assert self.paths is not None
+        known = self.preprocessing
+        if not known.pictures and known.space is None:
+            bands = read_bands(self.paths[index], known.channels, known.bands, self.limit)
+            return Sample(fitted(bands, known.size), label, self.paths[index])
         stored = self.stored(index)
         if isinstance(stored, Picture):
             image = stored.decoded(self.preprocessing.channels, decoder=self.decoder)

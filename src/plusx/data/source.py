@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plusx.data.bands import keep_bands
 from plusx.data.check import Damaged, Entry, judged, keep
 from plusx.data.folder import ScanReport, scan, scan_images
 from plusx.data.image import Decoder, check_decoder, printable
@@ -53,6 +54,7 @@ def open_data(
     classes: tuple[str, ...] | None = None,
     multilabel: bool = False,
     decoder: Decoder = "pillow",
+    preprocessing: Preprocessing | None = None,
 ) -> Source:
     """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder, a CSV, a
     packed file or tar files.
@@ -68,6 +70,8 @@ def open_data(
     multilabel  whether a row of a CSV can have several labels, also where none has
     decoder     of colour JPEGs in training: "pillow", or "simplejpeg", which is quicker, of
                 slightly other pixels, and needs the extra plusx[fast]
+    preprocessing of files; None is colours at `size`, normalised as for ImageNet. Files of other
+                channels or of another range than 8 bits are TIFFs or PNGs (data.bands)
 
     Every file of the split is decoded once, and the verdict kept in the cache folder.
     Raises ValueError for an unknown name, a missing path or data that cannot be used; OSError
@@ -103,7 +107,9 @@ def open_data(
             listing = read_packed(path)
         else:
             raise _unknown(data, path)
-        source = _from_files(listing, path, wanted, seed, validation, size, damaged, classes)
+        side = IMAGENET_SIZE if size is None else size
+        known = preprocessing or Preprocessing((side, side), 3, IMAGENET_MEAN, IMAGENET_STD)
+        source = _from_files(listing, path, wanted, seed, validation, known, damaged, classes)
         source = replace(source, decoder=decoder)
     if not len(source):
         raise ValueError(f"{printable(name)} has no {wanted} split with validation = {validation}")
@@ -177,19 +183,23 @@ def _from_files(
     split: Split,
     seed: int,
     validation: float | int | None,
-    size: int | None,
+    preprocessing: Preprocessing,
     damaged: Damaged,
     classes: tuple[str, ...] | None,
 ) -> Source:
     shown = printable(path)
     known, dropped = _known_classes(listing, shown, damaged, classes)
     entries, cut = _entries_of(listing, shown, split, validation)
+    if not preprocessing.pictures and isinstance(listing, Packed | Shards):
+        raise ValueError(f"{shown} holds pictures of 8 bits; bands are a folder or a CSV of TIFFs")
     if isinstance(listing, Packed):
-        used, notices = entries, [*listing.notices, *_too_small(listing, size)]
+        used, notices = entries, [*listing.notices, *_too_small(listing, max(preprocessing.size))]
     elif isinstance(listing, Shards):
         used, notices = judged(entries, listing.root, damaged)
-    else:
+    elif preprocessing.pictures:
         used, notices = keep(entries, listing.root, damaged)
+    else:
+        used, notices = keep_bands(entries, listing.root, damaged, preprocessing)
     if not used:
         raise ValueError(f"{shown} has no image in {split} that can be used")
     labels = _labels(listing, used, known)
@@ -207,14 +217,13 @@ def _from_files(
             else held_out(labels, share, seed)
         )
         chosen = held if split == "validation" else np.delete(chosen, held)
-    side = IMAGENET_SIZE if size is None else size
     rows = [entry.row for entry in used if entry.row is not None]
     return Source(
         name=printable(os.path.basename(os.path.realpath(path))),
         split=split,
         classes=known,
         labels=labels,
-        preprocessing=Preprocessing((side, side), 3, IMAGENET_MEAN, IMAGENET_STD),
+        preprocessing=preprocessing,
         paths=[entry.path for entry in used],
         root=listing.root,
         rows=rows or None,
@@ -230,8 +239,7 @@ def _numbers(packed: Packed, entries: list[Entry]) -> Tensor:
     return torch.tensor([numbers[entry.path] for entry in entries], dtype=torch.int64)
 
 
-def _too_small(packed: Packed, size: int | None) -> list[str]:
-    wanted = IMAGENET_SIZE if size is None else size
+def _too_small(packed: Packed, wanted: int) -> list[str]:
     if wanted <= packed.side:
         return []
     return [f"the packed images have {packed.side} pixels on a side, the network sees {wanted}"]

@@ -246,6 +246,7 @@ def other_data(
             damaged=damaged,
             classes=run.classes,
             multilabel=run.multilabel,
+            preprocessing=None if run.preprocessing.pictures else run.preprocessing,
         )
     except ValueError:
         if run.recipe is not None:

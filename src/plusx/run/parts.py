@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from plusx.data import choosing
+from plusx.data.bands import measured
 from plusx.data.batch import Batch
 from plusx.data.download import located
 from plusx.data.loader import Loader, View
@@ -24,6 +25,7 @@ from plusx.recipe.sets import CellData, EllipsoidData, PeopleData, SceneData, Vo
 from plusx.recipe.tables import Constant, Cosine, Embed, Muon, OneCycle, Sgd, Steps
 from plusx.run.networks import make_net as make_net
 from plusx.run.networks import spec_of as spec_of
+from plusx.run.prepared import own_preprocessing
 from plusx.run.scene_sets import open_scene_split
 from plusx.run.transfer import depth_rates, freeze
 from plusx.run.volumes import asked_of, open_volume_split
@@ -81,9 +83,13 @@ class Sets:
 def open_sets(recipe: Recipe) -> Sets:
     """The recipe's training and validation images."""
     train = open_split(recipe, "train")
+    measures = isinstance(recipe.data, OwnData) and not train.preprocessing.pictures
+    if measures:
+        train = train.with_preprocessing(measured(train))
     if recipe.data.validation == 0:
         return Sets(train, None)
-    return Sets(train, open_split(recipe, "validation"))
+    held = open_split(recipe, "validation")
+    return Sets(train, held.with_preprocessing(train.preprocessing) if measures else held)
 
 
 def open_split(recipe: Recipe, split: str) -> Source:
@@ -118,6 +124,7 @@ def open_split(recipe: Recipe, split: str) -> Source:
         size=data.size,
         damaged=data.damaged if isinstance(data, OwnData) else "error",
         decoder=data.decoder if isinstance(data, OwnData) else "pillow",
+        preprocessing=own_preprocessing(data) if isinstance(data, OwnData) else None,
     )
     if isinstance(data, KnownData | OwnData):
         source = _chosen(source, data)

@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from plusx import store
+from plusx.data.bands import checked_bands
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
 from plusx.data.loader import as_tensor, viewed
+from plusx.data.tiff import fitted
 from plusx.data.volume_folder import scans_in
 from plusx.run.evaluation import Viewed, Views, views_of
 from plusx.run.folder import UNFINISHED, Run
@@ -119,14 +121,18 @@ def prepared_images(
     """Batches of at most `batch_size` images that can be used; the others go to `failed`."""
     names: list[str] = []
     images: list[Tensor] = []
-    for path, image in _decoded(run, files, failed):
+    known = run.preprocessing
+    decoded = _decoded(run, files, failed) if known.pictures else _bands(run, files, failed)
+    for path, image in decoded:
         names.append(path)
-        if run.tells_places:
+        if isinstance(image, Tensor):
+            images.append(image)
+        elif run.tells_places:
             from plusx.run.seeing import fitted_image
 
             images.append(fitted_image(run, as_tensor(image)))
         else:
-            images.append(as_tensor(viewed(image, run.preprocessing.size, run.view)))
+            images.append(as_tensor(viewed(image, known.size, run.view)))
         if len(names) == batch_size:
             yield names, torch.stack(images)
             names, images = [], []
@@ -140,6 +146,21 @@ def stored_images(
     """Images (c, h, w) that can be used, as large as they are; the others go to `failed`."""
     for path, image in _decoded(run, files, failed):
         yield path, as_tensor(image)
+
+
+def _bands(
+    run: Run, files: Sequence[str], failed: list[dict[str, str]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Images of bands (c, h, w) at the network's size; those that cannot be used go to `failed`."""
+    known = run.preprocessing
+    for path in files:
+        try:
+            image = checked_bands(path, known)
+        except (DamagedImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            failed.append({"path": printable(path), "reason": reason or str(error)})
+            continue
+        yield path, fitted(image, known.size)
 
 
 def _decoded(

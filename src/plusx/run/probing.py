@@ -109,9 +109,9 @@ def _sources(
     else:
         known = run.preprocessing
         size = known.size[0]
-        bands = {} if known.pictures else {"bands": known}
+        bands = None if known.pictures else known
         sources = [
-            open_data(data, split=each, size=size, damaged=damaged, **bands)
+            open_data(data, split=each, size=size, damaged=damaged, preprocessing=bands)
             for each in ("train", split)
         ]
         if data in PUBLISHED and run.assumed:

@@ -1,0 +1,200 @@
+"""Images of many channels and of other ranges than 8 bits: read, checked, trained on, used."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from plusx.data.bands import band_plan, measured
+from plusx.data.image import DamagedImage
+from plusx.data.loader import Loader
+from plusx.data.made import TELLING, open_bands
+from plusx.data.sample import Preprocessing
+from plusx.data.source import open_data
+from plusx.data.tiff import read_bands
+from plusx.recipe import OwnData, load_recipe
+from plusx.run import evaluate, load_run, predict, train
+from plusx.run.prepared import own_preprocessing
+
+
+KNOWN = Preprocessing((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000)
+
+
+def _folder(root: Path, count: int = 6, side: int = 8) -> Path:
+    """Two classes of five bands of 16 bits; the third is dark or bright, the others are noise."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(("dark", "bright")):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            image = random.integers(0, 10_000, (side, side, 5)).astype(np.uint16)
+            image[:, :, 2] = 1000 + 6000 * number + image[:, :, 2] // 20
+            path = root / name / f"{i}.tif"
+            if i % 2:  # bands side by side in each pixel, or one after the other
+                tifffile.imwrite(path, image, planarconfig="contig")
+            else:
+                planes = np.moveaxis(image, 2, 0)
+                tifffile.imwrite(path, planes, planarconfig="separate", photometric="minisblack")
+    return root
+
+
+def _recipe(folder: Path, *said: str) -> Any:
+    return load_recipe(
+        "bands-satellite",
+        ["data.kind=folder", f"data.path={folder}", "data.channels=5", "data.range=[0.0,10000.0]",
+         "data.size=8", "data.augment=pad1 crop flip", "net.base=resnet20", "epochs=8",
+         "batch_size=4", "optim.lr=0.05", "device.threads=1", "evaluate.every=0", *said],
+    )  # fmt: skip
+
+
+def test_bands_are_the_same_however_they_lie_in_the_file(tmp_path: Path) -> None:
+    image = np.arange(5 * 4 * 6, dtype=np.uint16).reshape(5, 4, 6) * 500
+    contig, pages = tmp_path / "contig.tif", tmp_path / "pages.tif"
+    tifffile.imwrite(contig, np.moveaxis(image, 0, 2), planarconfig="contig")
+    tifffile.imwrite(pages, image, photometric="minisblack")
+    for path in (contig, pages):
+        assert np.array_equal(read_bands(str(path), 5), image)
+        assert np.array_equal(read_bands(str(path), 2, (4, 1)), image[[3, 0]])
+    grey = tmp_path / "grey.png"
+    Image.fromarray(image[0]).save(grey)
+    assert np.array_equal(read_bands(str(grey), 1), image[:1])
+
+
+def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.zeros((4, 6, 3), np.uint16), planarconfig="contig")
+    with pytest.raises(DamagedImage, match="3 channels, 5 are expected"):
+        read_bands(str(path), 5)
+    with pytest.raises(DamagedImage, match="3 channels, and no band 4"):
+        read_bands(str(path), 1, (4,))
+    with pytest.raises(DamagedImage, match="too many"):
+        read_bands(str(path), 3, limit=10)
+    with pytest.raises(DamagedImage, match="cannot be decoded"):
+        read_bands(path.read_bytes()[:150], 3)
+    with pytest.raises(DamagedImage, match="neither a TIFF nor a PNG"):
+        read_bands(b"\xff\xd8\xff\xe0 a photograph", 3)
+
+
+@pytest.mark.slow
+def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None:
+    root = _folder(tmp_path / "data", 3)
+    bad = np.full((8, 8, 5), 20_000, np.uint16)
+    tifffile.imwrite(root / "dark" / "bright.tif", bad, planarconfig="contig")
+    holes = np.full((8, 8, 5), np.nan, np.float32)
+    tifffile.imwrite(root / "dark" / "holes.tif", holes, planarconfig="contig")
+    with pytest.raises(ValueError, match="2 of 8 files cannot be used") as refused:
+        open_data(root, split="all", preprocessing=KNOWN)
+    said = str(refused.value)
+    assert "dark/bright.tif: its values run from 20000 to 20000, outside 0 to 10000" in said
+    assert "dark/holes.tif: 320 of its values are not finite" in said
+    source = open_data(root, split="all", preprocessing=KNOWN, damaged="skip")
+    assert len(source) == 6
+    assert any("skipped dark/holes.tif" in notice for notice in source.notices)
+    wide = Preprocessing((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000_000)
+    with pytest.raises(ValueError, match="next to nothing of the range 0 to 1e"):
+        open_data(root, split="all", preprocessing=wide, damaged="skip")
+    three = Preprocessing((8, 8), 3, (0.5,) * 3, (1.0,) * 3, 0, 10_000)
+    with pytest.raises(ValueError, match="5 channels, 3 are expected"):
+        open_data(root, split="all", preprocessing=three)
+
+
+def test_words_for_pictures_are_refused() -> None:
+    assert band_plan("pad1 crop flip cutout4", (8, 8)).batched
+    with pytest.raises(ValueError, match=r"'flip jitter\.4': images of bands know pad"):
+        band_plan("flip jitter.4", (8, 8))
+
+
+def test_a_recipe_says_range_and_bands() -> None:
+    own = OwnData(kind="folder", path="x", size=8, channels=13, range=(0.0, 1e4), bands=(4, 3, 2))
+    known = own_preprocessing(own)
+    assert known is not None
+    assert (known.channels, known.bands, known.high) == (3, (4, 3, 2), 10_000)
+    assert Preprocessing.from_dict(known.to_dict()) == known
+    assert not known.pictures
+    assert own_preprocessing(OwnData(kind="folder", path="x")) is None
+    grey = own_preprocessing(OwnData(kind="folder", path="x", channels=1))
+    assert grey is not None
+    assert grey.pictures
+    with pytest.raises(ValueError, match="4 of 3 channels"):
+        own_preprocessing(OwnData(kind="csv", path="x", channels=3, bands=(4,)))
+    with pytest.raises(ValueError, match="from a lower number"):
+        own_preprocessing(OwnData(kind="csv", path="x", range=(1.0, 1.0)))
+
+
+def test_older_files_say_no_range() -> None:
+    old = {"size": [8, 8], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    known = Preprocessing.from_dict(old)
+    assert known.to_dict() == old
+    assert known.pictures
+    with pytest.raises(ValueError, match="one of low and high"):
+        Preprocessing.from_dict({**old, "low": 1})
+
+
+def test_values_come_on_the_scale_of_their_range() -> None:
+    """((v - low) / (high - low) - mean) / std, in whatever type the values are stored."""
+    known = Preprocessing((1, 2), 1, (0.5,), (0.25,), -100, 300)
+    for kind in (torch.int16, torch.int32, torch.float32):
+        made = known.normalise(torch.tensor([[[[-100, 300]]]], dtype=kind))
+        assert torch.equal(made, torch.tensor([[[[-2.0, 2.0]]]]))
+
+
+@pytest.mark.slow
+def test_a_folder_of_bands_trains_is_evaluated_and_used(tmp_path: Path) -> None:
+    root = _folder(tmp_path / "data", 10)
+    result = train(_recipe(root), tmp_path / "run", progress=False)
+    assert result["validation"]["accuracy"] >= 0.75  # four images of two plain classes
+    run = load_run(tmp_path / "run")
+    assert (run.preprocessing.channels, run.preprocessing.high) == (5, 10_000)
+    other = _folder(tmp_path / "other", 3, side=16)
+    assert evaluate(run, data=other, split="all")["count"] == 6
+    (tmp_path / "picture.png").write_bytes((tmp_path / "data/dark/0.tif").read_bytes()[:40])
+    told = predict(run, [other / "dark" / "0.tif", tmp_path / "picture.png"])
+    assert [Path(row["path"]).name for row in told["predictions"]] == ["0.tif"]
+    assert len(told["failed"]) == 1
+
+
+@pytest.mark.slow
+def test_pixels_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    source = open_data(_folder(tmp_path / "data", 3), split="all", preprocessing=KNOWN)
+    source = source.with_preprocessing(measured(source))
+    made = []
+    for workers in (0, 1):
+        loader = Loader(source, split="train", augment="pad2 crop flip cutout2", batch_size=4,
+                        seed=3, workers=workers)  # fmt: skip
+        with loader:
+            made.append(torch.cat([batch.inputs for batch in loader.epoch(1)]))
+    assert torch.equal(*made)
+    assert made[0].shape == (6, 5, 8, 8)
+
+
+@pytest.mark.slow
+def test_measured_bands_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
+    source = open_data(_folder(tmp_path / "data", 3), split="all", preprocessing=KNOWN)
+    with Loader(source.with_preprocessing(measured(source)), split="all") as loader:
+        values = torch.cat([batch.inputs for batch in loader.epoch(0)])
+    assert torch.allclose(values.mean((0, 2, 3)), torch.zeros(5), atol=1e-3)
+    assert torch.allclose(values.std((0, 2, 3)), torch.ones(5), atol=1e-2)
+
+
+@pytest.mark.slow
+def test_the_class_of_the_made_bands_lies_in_one_of_them() -> None:
+    """The direction of the strongest wave tells the class from band 8 and from no other."""
+    source = open_bands("test", None, 0)
+    assert source.images is not None
+    assert torch.equal(source.images, open_bands("test", None, 5).images)
+    angles = np.deg2rad([0, 30, 60, 90, 120, 150])
+    down, along = np.meshgrid(np.fft.fftfreq(32), np.fft.rfftfreq(32), indexing="ij")
+    length = np.hypot(down, along)
+    waves = (length > 1 / 8.5) & (length < 1 / 3.5)  # of the stripes' lengths
+    turn = np.arctan2(down, along) % np.pi
+    right = []
+    for band in range(13):
+        power = np.abs(np.fft.rfft2(source.images[:, band].numpy())) ** 2 * waves
+        peak = turn.ravel()[power.reshape(len(source), -1).argmax(1)]
+        apart = np.abs((peak[:, None] - angles + np.pi / 2) % np.pi - np.pi / 2)
+        right.append(float((apart.argmin(1) == source.labels.numpy()).mean()))
+    assert right.pop(TELLING - 1) > 0.9
+    assert max(right) < 0.25  # 600 images of six classes: five deviations above chance
