@@ -150,6 +150,7 @@ def _alone(threads: int) -> None:
     What torch is told holds for this thread, and for threads that begin later: for these another
     one, which ends at once, tells it the old number again.
     """
+    torch.get_num_threads()  # a thread that never asked is given the common number later
     torch.set_num_threads(1)
     again = threading.Thread(target=torch.set_num_threads, args=(threads,))
     again.start()
