@@ -41,6 +41,7 @@ class NetByName:
     act: Activation | None = None
     drop_path: Share | None = None
     drop_mode: Literal["batch", "row"] | None = None
+    tail: str | None = None  # the sentence between the last stage and the head
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

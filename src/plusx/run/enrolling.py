@@ -34,9 +34,12 @@ from plusx.weights import open_network, write_weights
 
 GALLERY, PEOPLE, NETWORK = "gallery.json", "people.safetensors", "model.safetensors"
 FORMAT = "plusx gallery 1"
+# how much a score may change with the batch that a picture is in, float32 being what it is
+_ROUNDING = 1e-5
 _NAMED = 10  # people that a message names
 
 Vectors = Float[np.ndarray, "n width"]
+OfPeople = Float[np.ndarray, "people width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class Gallery:
     run: Run
     views: Views
     people: tuple[str, ...]
-    vectors: Vectors
+    vectors: OfPeople
     threshold: float
     false_accept_rate: float
 
@@ -106,14 +109,14 @@ def enroll(
     labels = np.array([names.index(entry.label) for entry in pictures])
     sums = np.zeros((len(names), own.shape[1]))
     np.add.at(sums, labels, own)
-    vectors = _unit(sums)
+    vectors = _unit(sums).astype(np.float32).astype(np.float64)  # as they are kept
     trials = [_against_others(own, labels, vectors)]
     if others:
         unknown = _embedded(run, views, [entry.path for entry in others], batch_size, device)
         trials.append((unknown @ vectors.T).max(1))
     scores = np.sort(np.concatenate(trials))[::-1]
     allowed = int(rate * len(scores) + 1e-9)
-    threshold = float(np.nextafter(scores[allowed], np.inf))
+    threshold = float(scores[allowed]) + _ROUNDING
     if not allowed:
         notices.append(
             f"none of {len(scores):,} pictures of strangers is accepted: that the share is as low "
@@ -135,7 +138,7 @@ def enroll(
         "people": len(names),
         "pictures": len(pictures),
         "stranger_people": len({entry.label for entry in others}),
-        "false_accepts": allowed,
+        "false_accepts": int((scores >= threshold).sum()),
         "true_accept_rate": _true_accepts(own, labels, sums, vectors, threshold),
         "notices": notices,
     }
@@ -303,7 +306,7 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _against_others(
-    own: Vectors, labels: Int64[np.ndarray, "n"], vectors: Vectors
+    own: Vectors, labels: Int64[np.ndarray, "n"], vectors: OfPeople
 ) -> Float[np.ndarray, "_"]:
     """How near each enrolled picture is to the nearest other person; none with one person."""
     if len(vectors) < 2:
@@ -317,8 +320,8 @@ def _against_others(
 def _true_accepts(
     own: Vectors,
     labels: Int64[np.ndarray, "n"],
-    sums: Vectors,
-    vectors: Vectors,
+    sums: OfPeople,
+    vectors: OfPeople,
     threshold: float,
 ) -> float | None:
     """The share of enrolled pictures that are told rightly by the other pictures of the person."""
@@ -332,7 +335,7 @@ def _true_accepts(
     return float(right[judged].mean())
 
 
-def _write(to: Path, run: Run, views: Views, known: dict[str, Any], vectors: Vectors) -> None:
+def _write(to: Path, run: Run, views: Views, known: dict[str, Any], vectors: OfPeople) -> None:
     with store.whole_folder(to) as folder:
         write_weights(
             folder / NETWORK,

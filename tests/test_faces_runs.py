@@ -1,0 +1,248 @@
+"""From a folder of people to a gallery: trained, evaluated, predicted, enrolled, verified."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plusx import run as runs
+from plusx import store
+from plusx.cli import run as command
+from plusx.data.people import open_people
+from plusx.recipe import parse_recipe
+from plusx.run.enrolling import enroll, open_gallery, verify
+from test_faces import write_people
+
+
+RECIPE = """
+epochs = 6
+batch_size = 12
+
+[net]
+base = "resnet20"
+tail = "pool norm"
+
+[task]
+kind = "embed"
+loss = "{loss}"
+width = 16
+margin = 0.3
+scale = 12.0
+false_accept_rate = 0.1
+
+[data]
+kind = "people"
+path = "{path}"
+size = [12, 12]
+channels = 1
+augment = "flip"
+test = "test.*"
+validation = "held.*"
+sampling = "people"
+pictures = 3
+
+[optim]
+kind = "sgd"
+lr = 0.05
+
+[device]
+threads = 1
+"""
+PEOPLE = {
+    **{f"p{number}": 6 for number in range(6)},
+    **{f"held{number}": 4 for number in range(4)},
+    **{f"test{number}": 4 for number in range(4)},
+}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUSX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people"), PEOPLE)
+
+
+@pytest.fixture(scope="module")
+def trained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "faces"
+    recipe = parse_recipe(RECIPE.format(path=faces, loss="arcface"))
+    result = runs.train(recipe, out, progress=False)
+    assert result["scores"][0] == "equal_error_rate"
+    assert result["validation"]["people"] == 4
+    assert result["validation"]["equal_error_rate"] < 0.35
+    assert result["train"]["equal_error_rate"] < 0.35
+    return out
+
+
+@pytest.fixture(scope="module")
+def gallery(faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staff")
+    for name in ("test0", "test1", "test2"):
+        (folder / name).mkdir()
+        for picture in sorted((faces / name).iterdir())[:3]:
+            (folder / name / picture.name).write_bytes(picture.read_bytes())
+    to = tmp_path_factory.mktemp("galleries") / "staff"
+    result = enroll(runs.load_run(trained), folder, to, device="cpu")
+    assert (result["people"], result["pictures"]) == (3, 9)
+    assert result["stranger_people"] == 4
+    assert result["trials"] == 16 + 9
+    assert result["false_accepts"] <= 2  # a tenth of 25, rounded down
+    return to
+
+
+def test_people_of_the_test_are_judged_once_and_that_is_recorded(trained: Path) -> None:
+    opened = runs.load_run(trained)
+    first = runs.evaluate(opened, split="test", device="cpu")
+    again = runs.evaluate(opened, split="test", device="cpu")
+    assert (first["people"], first["count"], first["test_uses"]) == (4, 16, 1)
+    assert again["test_uses"] == 2
+    assert first["equal_error_rate"] == again["equal_error_rate"]
+    mean = runs.evaluate(opened, views="flip", device="cpu")
+    assert mean["views"] == "flip"
+
+
+def test_predictions_are_unit_vectors(trained: Path, faces: Path, tmp_path: Path) -> None:
+    found = runs.predict(runs.load_run(trained), [faces / "test0"], device="cpu")
+    assert found["classes"] == []
+    for row in found["predictions"]:
+        assert sum(number**2 for number in row["embedding"]) == pytest.approx(1, abs=1e-4)
+        assert len(row["embedding"]) == 16
+    runs.write_predictions(tmp_path, found)
+    lines = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 5
+    assert lines[0] == ",".join(["path", *map(str, range(16))])
+
+
+def test_a_gallery_knows_its_people_by_other_pictures(gallery: Path, faces: Path) -> None:
+    opened = open_gallery(gallery)
+    assert opened.people == ("test0", "test1", "test2")
+    right = 0
+    for name in opened.people:
+        picture = sorted((faces / name).iterdir())[3]
+        (row,) = verify(opened, [picture], device="cpu")["answers"]
+        right += row["nearest"] == name
+        assert row["person"] == (row["nearest"] if row["score"] >= opened.threshold else None)
+    assert right == 3
+
+
+def test_the_threshold_is_the_lowest_that_refuses_enough_strangers(
+    gallery: Path, trained: Path, faces: Path
+) -> None:
+    opened = open_gallery(gallery)
+    strangers = open_people(faces, split="validation", test="test.*", validation="held.*")
+    found = verify(opened, strangers.paths or [], device="cpu")
+    accepted = [row for row in found["answers"] if row["person"] is not None]
+    assert len(accepted) <= 2
+    stricter = enroll(
+        runs.load_run(trained),
+        _folder_of(faces, gallery.parent / "again", ["test0", "test1", "test2"]),
+        gallery.parent / "stricter",
+        false_accept_rate=0.01,
+        device="cpu",
+    )
+    assert stricter["false_accepts"] == 0
+    assert stricter["threshold"] > opened.threshold
+    assert any("would have to show" in notice for notice in stricter["notices"])
+    none = verify(open_gallery(gallery.parent / "stricter"), strangers.paths or [], device="cpu")
+    assert all(row["person"] is None for row in none["answers"])
+
+
+def _folder_of(faces: Path, to: Path, names: list[str]) -> Path:
+    for name in names:
+        (to / name).mkdir(parents=True)
+        for picture in (faces / name).iterdir():
+            (to / name / picture.name).write_bytes(picture.read_bytes())
+    return to
+
+
+def test_who_is_enrolled_is_no_stranger(trained: Path, faces: Path, tmp_path: Path) -> None:
+    folder = _folder_of(faces, tmp_path / "in", ["held0", "test0"])
+    (folder / "somebody").mkdir()
+    for picture in (faces / "held1").iterdir():  # under another name
+        (folder / "somebody" / picture.name).write_bytes(picture.read_bytes())
+    result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
+    assert result["stranger_people"] == 2
+    assert any("2 strangers are enrolled" in notice for notice in result["notices"])
+    assert any("held0, held1" in notice for notice in result["notices"])
+
+
+def test_one_person_by_one_picture_can_be_enrolled(
+    trained: Path, faces: Path, tmp_path: Path
+) -> None:
+    folder = _folder_of(faces, tmp_path / "in", ["test0"])
+    for picture in sorted((folder / "test0").iterdir())[1:]:
+        picture.unlink()
+    result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
+    assert result["true_accept_rate"] is None
+    assert result["trials"] == 16
+    assert "people with one picture: test0" in result["notices"]
+
+
+def test_the_commands_speak_json_and_say_what_is_wrong(
+    trained: Path, gallery: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(sorted((faces / "test1").iterdir())[0])
+    assert command(["verify", str(gallery), picture, "--json", "--device", "cpu"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert set(said["answers"][0]) == {"path", "person", "score", "nearest"}
+    assert said["answers"][0]["nearest"] == "test1"
+
+    assert command(["verify", str(gallery), picture, "--person", "test0", "--device", "cpu"]) == 0
+    assert "not test0" in capsys.readouterr().out
+    assert command(["verify", str(gallery), picture, "--person", "test9"]) == 2
+    assert "'test9' is not enrolled" in capsys.readouterr().err
+    assert command(["verify", str(faces), picture]) == 2
+    assert "is no gallery" in capsys.readouterr().err
+
+    assert command(["enroll", str(trained), str(faces), "--to", str(gallery)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    to = str(tmp_path / "gallery")
+    missing = ["enroll", str(trained), str(tmp_path / "nobody"), "--to", to]
+    assert command(missing) == 2
+    assert "missing" in capsys.readouterr().err
+    assert not (tmp_path / "gallery").exists()
+    assert command(["evaluate", str(trained), "--device", "cpu", "--json"]) == 0
+    assert "equal_error_rate_interval" in json.loads(capsys.readouterr().out)
+
+
+def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in gallery.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    known = store.read_json(copy / "gallery.json")
+    store.write_json(copy / "gallery.json", {**known, "people": known["people"][:2]})
+    with pytest.raises(ValueError, match="2 people, but vectors of shape"):
+        open_gallery(copy)
+    store.write_json(copy / "gallery.json", {**known, "format": "another"})
+    with pytest.raises(ValueError, match="it is no plusx gallery 1"):
+        open_gallery(copy)
+
+
+def test_triplets_train_and_need_groups_of_one_person(faces: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(path=faces, loss="triplet")
+    recipe = parse_recipe(text, ["epochs=2", "data.size=[8, 8]"])
+    result = runs.train(recipe, tmp_path / "run", progress=False)
+    assert result["validation"]["equal_error_rate"] < 0.5
+    alone = parse_recipe(text, ["data.sampling=uniform"])
+    with pytest.raises(ValueError, match='needs \\[data\\] sampling = "people"'):
+        runs.train(alone, tmp_path / "other", progress=False)
+    crowded = parse_recipe(text, ["batch_size=30"])
+    with pytest.raises(ValueError, match="needs 10 classes, and there are 6"):
+        runs.train(crowded, tmp_path / "third", progress=False)
+
+
+def test_a_classifier_enrolls_nobody(faces: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        'epochs = 1\n[net]\nbase = "resnet20"\n[data]\nkind = "digits"\ntrain = 100\n'
+        '[optim]\nkind = "sgd"\nlr = 0.01\n[device]\nthreads = 1\n'
+    )
+    runs.train(recipe, tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="tells classes apart"):
+        enroll(runs.load_run(tmp_path / "run"), faces, tmp_path / "gallery")
