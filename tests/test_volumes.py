@@ -334,9 +334,13 @@ def test_what_was_read_is_kept_and_follows_the_files(tmp_path: Path) -> None:
 
 def epoch(source: Source, number: int, workers: int = 0, start: int = 0) -> list[torch.Tensor]:
     with Loader(
-        source, split="train", augment="flip vflip dflip quarter gain.2 noise.1", batch_size=4, seed=3,
+        source,
+        split="train",
+        augment="flip vflip dflip quarter gain.2 noise.1",
+        batch_size=4,
+        seed=3,
         workers=workers,
-    ) as loader:  # fmt: skip
+    ) as loader:
         assert loader.count == 3 * len(source)
         return [
             torch.cat([batch.inputs, batch.targets[:, None].float()], 1)

@@ -199,7 +199,7 @@ class VolumeSamples(Dataset[Patch | Failure]):
             middle, factor = (low + high) / 2, draws.uniform(1 - step.value, 1 + step.value)[0]
             image = (image - np.float32(middle)) * np.float32(factor) + np.float32(middle)
         elif step.kind == "noise":
-            deviation = draws.uniform(0, step.value)[0] * (high - low)
+            deviation = draws.uniform(0.0, step.value)[0] * (high - low)
             random = np.random.Generator(np.random.Philox(key=int(draws.bits(1)[0])))
             noise = random.standard_normal(image.shape, np.float32)
             image = image + np.float32(deviation) * noise
