@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from plusx.data.source import Source
-from plusx.grammar.shapes import measure
+from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net
+from plusx.nn.costs import multiply_adds
+from plusx.nn.dense import Dense
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Classify, Embed
 from plusx.run import parts
@@ -38,11 +40,22 @@ def described(recipe: Recipe, net: nn.Module) -> dict[str, Any]:
     """The network's name and counts, for result.json."""
     spec = parts.spec_of(recipe.net)
     counted = measure(spec) if isinstance(spec, Net) else parts.plain_figures(spec)
+    work = counted.multiply_adds
+    if isinstance(net, Dense):
+        work = multiply_adds(net, _seen(recipe, spec))
     return {
         "name": _name(recipe) or "inline",
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "multiply_adds": counted.multiply_adds,
+        "multiply_adds": work,
     }
+
+
+def _seen(recipe: Recipe, spec: Net | str) -> tuple[int, ...]:
+    """Positions of an input with a dimension each: the data's size, else the network's own."""
+    ndim = spec.ndim if isinstance(spec, Net) else 2
+    said = getattr(recipe.data, "patch", None) or getattr(recipe.data, "size", None)
+    own = spec if isinstance(spec, Net) else parts.plain_figures(spec)
+    return each_dimension(said or own.size, ndim)
 
 
 def of_training(task: Task, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Multiply-adds of a network with a head on its features, as `grammar.shapes` counts them."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from plusx.grammar.heads import FasterRcnn, MaskRcnn
+from plusx.grammar.shapes import Size
+from plusx.nn.dense import Dense
+from plusx.nn.levels import levels_of
+
+
+PROPOSALS, FOUND = 1000, 100  # regions of an image that two-stage detectors look at, and tell
+
+
+def multiply_adds(net: Dense, size: Size) -> int:
+    """Of one input with so many positions a dimension, in evaluation.
+
+    Convolutions, linear layers and the products of attention are counted. Two-stage detectors look
+    at 1,000 proposals, and at masks of 100 boxes.
+    """
+    sketch = copy.deepcopy(net).to("meta").eval()
+    level = levels_of(sketch.backbone)
+    tokens = level.input is None
+    channels = () if tokens else (level.net.in_channels,)
+    kind = torch.int64 if tokens else torch.float32
+    x = torch.zeros((1, *channels, *size), dtype=kind, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        if isinstance(net.head_spec, FasterRcnn | MaskRcnn):
+            _regions(sketch, x)
+        else:
+            sketch(x)
+    return int(counted.get_total_flops()) // 2
+
+
+def _regions(net: Dense, x: Tensor) -> None:
+    """What has weights in a two-stage detector; which regions it looks at depends on the image."""
+    head = net.detector
+    _, stages = net.maps(x)
+    maps = head.fpn({str(i): stages[place] for i, place in enumerate(head.indices)})
+    head.rpn.head(list(maps.values()))
+    heads: nn.Module = head.roi_heads
+    width = net.head_spec.width  # type: ignore[union-attr]
+    heads.box_predictor(heads.box_head(x.new_zeros((PROPOSALS, width, 7, 7))))
+    if heads.has_mask():
+        heads.mask_predictor(heads.mask_head(x.new_zeros((FOUND, width, 14, 14))))
