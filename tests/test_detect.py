@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
-from plusx.grammar.heads import Fcos
+from plusx.grammar.heads import COCO_ANCHORS, Fcos
 from plusx.tasks import fcos, yolo
 from plusx.tasks.average_precision import AveragePrecision, pasted
 from plusx.tasks.detect import Detect, best, stacked
@@ -129,7 +129,7 @@ def test_losses_of_the_parts_of_a_batch_add_up(kind: str) -> None:
     def loss(maps: list[Tensor], boxes: Tensor) -> Tensor:
         if kind == "fcos":
             return fcos.loss(maps, STRIDES, boxes)[0]
-        return yolo.loss(maps, STRIDES, boxes, (64, 80))[0]
+        return yolo.loss(maps, STRIDES, COCO_ANCHORS, boxes, (64, 80))[0]
 
     maps = told(SIZES, 8 if kind == "fcos" else 24)
     if kind == "fcos":
@@ -156,8 +156,8 @@ def test_what_lies_in_a_crowd_is_not_asked() -> None:
 def test_an_anchor_is_asked_for_the_box_that_it_is_most_like() -> None:
     """Worked out by hand: 30 x 61 in the cell of the middle, and decoded again."""
     boxes = torch.tensor([[[20.0, 1.0, 50.0, 62.0, 1.0, 0.0, 1.0]]])
-    image, row, slot = yolo.assigned(boxes, SIZES, STRIDES)
-    cells, sides, steps = yolo.slots(SIZES, STRIDES, torch.device("cpu"))
+    image, row, slot = yolo.assigned(boxes, SIZES, STRIDES, COCO_ANCHORS)
+    cells, sides, steps = yolo.slots(SIZES, STRIDES, COCO_ANCHORS, torch.device("cpu"))
     assert (image.tolist(), row.tolist()) == ([0], [0])
     assert sides[slot].tolist() == [[30.0, 61.0]]
     assert cells[slot].tolist() == [[2.0, 1.0]]  # 35 / 16 and 31.5 / 16
@@ -173,7 +173,7 @@ def test_an_anchor_is_asked_for_the_box_that_it_is_most_like() -> None:
 def test_the_rows_of_a_yolo_level_are_in_the_order_of_its_slots() -> None:
     maps = told(SIZES, 24)
     rows = yolo.flat(maps)
-    cells, sides, _ = yolo.slots(SIZES, STRIDES, torch.device("cpu"))
+    cells, sides, _ = yolo.slots(SIZES, STRIDES, COCO_ANCHORS, torch.device("cpu"))
     place = 3 * 8 * 10 + 2 * 4 * 5 + 3 * 5 + 4  # second level, third anchor, row 3, column 4
     assert torch.equal(rows[1, place], maps[1][1, 16:24, 3, 4])
     assert cells[place].tolist() == [4.0, 3.0]

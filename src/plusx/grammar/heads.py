@@ -113,7 +113,8 @@ class FasterRcnn:
 
     width: channels of the pyramid; anchors: the side of the square anchor on each level, finest
     first, in pixels of the input; frozen_norms: the backbone's batch norms are constants, as in
-    torchvision's trained detectors.
+    torchvision's trained detectors; regions: how many proposals of an image classes and boxes are
+    learned from, a quarter of them of things.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -121,9 +122,11 @@ class FasterRcnn:
     width: int = 256
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     frozen_norms: bool = False
+    regions: int = 512
 
     def __post_init__(self) -> None:
         _within("width", self.width, 1, WIDEST)
+        _within("regions", self.regions, 1, 4096)
         _sides(self.anchors)
 
 
@@ -139,9 +142,11 @@ class MaskRcnn:
     width: int = 256
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
     frozen_norms: bool = False
+    regions: int = 512
 
     def __post_init__(self) -> None:
         _within("width", self.width, 1, WIDEST)
+        _within("regions", self.regions, 1, 4096)
         _sides(self.anchors)
 
 

@@ -77,7 +77,7 @@ class TwoStage(nn.Module):
             FastRCNNPredictor(hidden, num_classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=512,
+            batch_size_per_image=spec.regions,
             positive_fraction=0.25,
             bbox_reg_weights=None,
             score_thresh=0.05,

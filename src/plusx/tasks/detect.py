@@ -71,12 +71,11 @@ class Detect(Task):
         if self.kind in two_stage.KINDS:
             loss, parts = two_stage.loss(self.net, batch)
         elif self.kind == "fcos":
-            loss, parts = fcos.loss(self.net(batch.inputs), self._strides(), boxes)
+            loss, parts = fcos.loss(self.net(batch.inputs), self._strides, boxes)
         else:
             height, width = batch.inputs.shape[-2:]
-            loss, parts = yolo.loss(
-                self.net(batch.inputs), self._strides(), boxes, (int(height), int(width))
-            )
+            size, maps = (int(height), int(width)), self.net(batch.inputs)
+            loss, parts = yolo.loss(maps, self._strides, self._anchors, boxes, size)
         self.seen = {name: part.detach() for name, part in parts.items()}
         return loss
 
@@ -85,8 +84,11 @@ class Detect(Task):
             told = two_stage.rows(self.net, inputs, masks=self.kind == "mask-rcnn")
             width = ROW + SIDE * SIDE * (self.kind == "mask-rcnn")
             return stacked(told, width, inputs.device)
-        question = fcos if self.kind == "fcos" else yolo
-        boxes, scores = question.candidates(self.net(inputs), self._strides())
+        maps = self.net(inputs)
+        if self.kind == "fcos":
+            boxes, scores = fcos.candidates(maps, self._strides)
+        else:
+            boxes, scores = yolo.candidates(maps, self._strides, self._anchors)
         height, width = inputs.shape[-2:]
         limit = torch.tensor([width, height, width, height], device=boxes.device)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
@@ -101,9 +103,15 @@ class Detect(Task):
             names = tuple(map(str, range(self._known())))
         return [AveragePrecision(names)]
 
+    @property
     def _strides(self) -> tuple[tuple[int, int], ...]:
         strides: tuple[tuple[int, int], ...] = self.net.level_strides  # type: ignore[assignment]
         return strides
+
+    @property
+    def _anchors(self) -> tuple[tuple[int, int], ...]:
+        anchors: tuple[tuple[int, int], ...] = self.net.head_spec.anchors  # type: ignore[union-attr, assignment]
+        return anchors
 
     def _known(self) -> int:
         known: int = self.net.num_classes  # type: ignore[assignment]

@@ -9,16 +9,12 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 
-# Width and height in pixels of the input, of the levels of stride 8, 16 and 32 (section 2.3).
-ANCHORS = (
-    ((10, 13), (16, 30), (33, 23)),
-    ((30, 61), (62, 45), (59, 119)),
-    ((116, 90), (156, 198), (373, 326)),
-)
+EACH = 3  # anchors of a level
 ALIKE = 0.5  # overlap from which a box that is not asked is left alone (section 2.1)
 WIDEST = 6.0  # of the exponent of a side, so that none overflows
 
 Level = Float[Tensor, "n _ _ _"]  # (n, channels, height, width)
+Anchors = Sequence[tuple[int, int]]  # width and height of nine, those of the finest level first
 Strides = Sequence[tuple[int, int]]  # of the levels: the input's positions a step, down and right
 
 
@@ -30,22 +26,23 @@ def flat(maps: Sequence[Level]) -> Float[Tensor, "n _ _"]:
     rows = []
     for each in maps:
         n, channels, height, width = each.shape
-        apart = each.float().reshape(n, len(ANCHORS[0]), channels // len(ANCHORS[0]), height, width)
+        apart = each.float().reshape(n, EACH, channels // EACH, height, width)
         rows.append(apart.permute(0, 1, 3, 4, 2).flatten(1, 3))
     return torch.cat(rows, 1)
 
 
 def slots(
-    sizes: Sequence[tuple[int, int]], strides: Strides, device: torch.device
+    sizes: Sequence[tuple[int, int]], strides: Strides, anchors: Anchors, device: torch.device
 ) -> tuple[Float[Tensor, "p 2"], Float[Tensor, "p 2"], Float[Tensor, "p 2"]]:
     """Of every anchor of every cell, all as (x, y): the cell, the anchor's sides, the stride."""
     cells, sides, steps = [], [], []
-    for (height, width), (down, right), anchors in zip(sizes, strides, ANCHORS, strict=True):
+    of_levels = [anchors[begin : begin + EACH] for begin in range(0, len(anchors), EACH)]
+    for (height, width), (down, right), own in zip(sizes, strides, of_levels, strict=True):
         y, x = torch.meshgrid(
             torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
         )
         cell = torch.stack([x, y], -1).reshape(-1, 2).float()
-        for anchor in anchors:
+        for anchor in own:
             cells.append(cell)
             sides.append(torch.tensor(anchor, device=device).float().expand(len(cell), 2))
             steps.append(torch.tensor([right, down], device=device).float().expand(len(cell), 2))
@@ -65,7 +62,10 @@ def decoded(
 
 
 def assigned(
-    boxes: Float[Tensor, "n m 7"], sizes: Sequence[tuple[int, int]], strides: Strides
+    boxes: Float[Tensor, "n m 7"],
+    sizes: Sequence[tuple[int, int]],
+    strides: Strides,
+    anchors: Anchors,
 ) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"], Int[Tensor, "b"]]:
     """Image, row and slot of every box that is to be found.
 
@@ -74,17 +74,17 @@ def assigned(
     image, row = ((boxes[..., 4] >= 0) & (boxes[..., 5] <= 0.5)).nonzero(as_tuple=True)
     found = boxes[image, row]
     wide, high = (found[:, 2] - found[:, 0])[:, None], (found[:, 3] - found[:, 1])[:, None]
-    anchors = torch.tensor(ANCHORS, device=boxes.device).float().reshape(-1, 2)
-    shared = torch.minimum(wide, anchors[:, 0]) * torch.minimum(high, anchors[:, 1])
-    alike = shared / (wide * high + anchors.prod(1) - shared)
+    sides = torch.tensor(anchors, device=boxes.device).float()
+    shared = torch.minimum(wide, sides[:, 0]) * torch.minimum(high, sides[:, 1])
+    alike = shared / (wide * high + sides.prod(1) - shared)
     most = alike.argmax(1)
-    level, anchor = most // len(ANCHORS[0]), most % len(ANCHORS[0])
+    level, anchor = most // EACH, most % EACH
     shape = torch.tensor(sizes, device=boxes.device)[level]
     step = torch.tensor(strides, device=boxes.device)[level]
     x = ((found[:, 0] + found[:, 2]) / 2 / step[:, 1]).long().clamp(min=0)
     y = ((found[:, 1] + found[:, 3]) / 2 / step[:, 0]).long().clamp(min=0)
     x, y = x.minimum(shape[:, 1] - 1), y.minimum(shape[:, 0] - 1)
-    counts = [len(ANCHORS[0]) * height * width for height, width in sizes]
+    counts = [EACH * height * width for height, width in sizes]
     begin = torch.tensor([0, *counts], device=boxes.device).cumsum(0)[level]
     return image, row, begin + (anchor * shape[:, 0] + y) * shape[:, 1] + x
 
@@ -92,6 +92,7 @@ def assigned(
 def loss(
     maps: Sequence[Level],
     strides: Strides,
+    anchors: Anchors,
     boxes: Float[Tensor, "n m 7"],
     size: tuple[int, int],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
@@ -104,8 +105,8 @@ def loss(
     """
     told = flat(maps)
     sizes = [(each.shape[2], each.shape[3]) for each in maps]
-    cells, sides, steps = slots(sizes, strides, told.device)
-    image, row, slot = assigned(boxes, sizes, strides)
+    cells, sides, steps = slots(sizes, strides, anchors, told.device)
+    image, row, slot = assigned(boxes, sizes, strides, anchors)
     right, answer = boxes[image, row], told[image, slot]
     middle = (right[:, :2] + right[:, 2:4]) / 2 / steps[slot]
     goal = (middle - cells[slot]).clamp(0, 1)
@@ -130,12 +131,12 @@ def loss(
 
 
 def candidates(
-    maps: Sequence[Level], strides: Strides
+    maps: Sequence[Level], strides: Strides, anchors: Anchors
 ) -> tuple[Float[Tensor, "n p 4"], Float[Tensor, "n p k"]]:
     """A box for every anchor and its score for every class: objectness times class."""
     told = flat(maps)
     sizes = [(each.shape[2], each.shape[3]) for each in maps]
-    boxes = decoded(told, *slots(sizes, strides, told.device))
+    boxes = decoded(told, *slots(sizes, strides, anchors, told.device))
     return boxes, told[..., 4:5].sigmoid() * told[..., 5:].sigmoid()
 
 
