@@ -49,6 +49,9 @@ class Dense(nn.Module):
     faster-rcnn, mask-rcnn: in evaluation torchvision's list of what was found in each image (see
         `TwoStage`); `losses` is what they train by.
 
+    A network of images that is given volumes (n, c, d, h, w) tells the classes of their slices, each
+    slice by itself.
+
     Raises ValueError where the head cannot stand on the network.
     """
 
@@ -59,6 +62,7 @@ class Dense(nn.Module):
         self.head_spec, self.num_classes = head, num_classes
         self.backbone = without_head(backbone, head)
         levels = levels_of(self.backbone)
+        self.ndim = levels.net.ndim
         if head.kind in DETECTORS and levels.net.ndim != 2:
             raise ValueError(
                 f'[head] kind = "{head.kind}" finds boxes in images; the network has '
@@ -114,7 +118,16 @@ class Dense(nn.Module):
         return stem, stages
 
     def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Any:
+        if x.ndim == self.ndim + 3 and self.head_spec.kind not in DETECTORS:
+            return self._by_slice(x)
         return self.head(x, *self.maps(x))
+
+    def _by_slice(self, x: Float[Tensor, "n c d *s"]) -> Any:
+        """Logits (n, k, d, *s): every slice along the first dimension is looked at by itself."""
+        told = self(x.transpose(1, 2).flatten(0, 1))
+        every = told if isinstance(told, tuple) else (told,)
+        made = tuple(each.unflatten(0, (len(x), -1)).transpose(1, 2) for each in every)
+        return made if isinstance(told, tuple) else made[0]
 
 
 def without_head(backbone: nn.Module, head: Head) -> nn.Module:

@@ -304,7 +304,7 @@ class Trainer:
     def _samples(self, step: int) -> int:
         """How many samples the batch of a step has, those of other processes among them."""
         begin = step % self.per_epoch * self.recipe.batch_size
-        return min(self.recipe.batch_size, len(self.sets.train) - begin)
+        return min(self.recipe.batch_size, self.loader.count - begin)
 
     def _judging(self, source: Source) -> Judging:
         size = self.recipe.batch_size
