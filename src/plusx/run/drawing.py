@@ -126,7 +126,7 @@ def boxed(
     return np.asarray(image)
 
 
-def abreast(pictures: Sequence[Pixels]) -> Pixels:
+def abreast(pictures: Sequence[Pixels]) -> UInt8[np.ndarray, "h x 3"]:
     """Pictures of one size side by side, white between them."""
     gap = np.full((len(pictures[0]), _GAP, 3), 255, np.uint8)
     return np.concatenate([part for each in pictures for part in (gap, each)][1:], axis=1)

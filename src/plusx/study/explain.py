@@ -117,9 +117,9 @@ def explain(
             f"{printable(run.path)} is an ONNX file, which has no gradients and no weights to "
             "shuffle: name the run or the safetensors file that it was exported from"
         )
-    chosen = _method(method)
     if run.tells_places and method != "grad-cam":
         raise ValueError(f"method {method!r}: of masks and boxes only grad-cam shows the evidence")
+    chosen = _method(method)
     target = _class(run, class_name)
     number = _stage(run.net, stage, method)
     if checked < 0:

@@ -1,0 +1,283 @@
+"""Runs that tell a class for every pixel: training, figures, pictures, explanations."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plusx import run as runs
+from plusx import store
+from plusx.cli import run as command
+from plusx.grammar.heads import Fcn, Fcos, UNet
+from plusx.models import create_model
+from plusx.nn.dense import Dense
+from plusx.run import drawing
+from plusx.run.seeing import coco, run_lengths
+from plusx.study.places import places_cam, presence
+from plusx.tasks.segment import Segment
+
+
+RECIPE = """
+seed = 0
+epochs = 12
+batch_size = 4
+
+[net]
+base = "resnet20"
+
+[head]
+kind = "unet"
+width = 8
+
+[task]
+kind = "segment"
+loss = "cross-entropy dice"
+class_weights = "root"
+background = "ground"
+
+[data]
+kind = "masks"
+path = "{path}"
+size = [32, 40]
+classes = ["ground", "disc", "bar"]
+ignore = [9]
+augment = "flip"
+
+[optim]
+kind = "adamw"
+lr = 0.01
+
+[schedule]
+kind = "cosine"
+warm_up = 0.1
+
+[evaluate]
+every = 12
+views = "flip"
+"""
+
+
+def scene(seed: int, size: tuple[int, int] = (32, 40)) -> tuple[np.ndarray, np.ndarray]:
+    """A disc in red and a bar in blue on grey, with noise; the frame is not judged."""
+    draw = np.random.default_rng(seed)
+    height, width = size
+    down, along = np.mgrid[:height, :width]
+    mask = np.zeros(size, np.uint8)
+    top, left = draw.integers(8, height - 8), draw.integers(8, width - 8)
+    mask[(down - top) ** 2 + (along - left) ** 2 < 36] = 1
+    column = draw.integers(4, width - 8)
+    mask[:, column : column + 3][mask[:, column : column + 3] == 0] = 2
+    image = np.full((*size, 3), 110.0)
+    image[mask == 1] = (200, 60, 60)
+    image[mask == 2] = (60, 60, 200)
+    image += draw.normal(0, 12, image.shape)
+    mask[0] = mask[-1] = 9
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    for split, count in (("train", 16), ("val", 4), ("test", 4)):
+        (root / split).mkdir()
+        (root / f"{split}annot").mkdir()
+        for number in range(count):
+            image, mask = scene(1000 * len(split) + number)
+            Image.fromarray(image).save(root / split / f"{number}.png")
+            Image.fromarray(mask).save(root / f"{split}annot" / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    recipe = folder / "discs.toml"
+    recipe.write_text(RECIPE.format(path=data), encoding="utf-8")
+    assert command(["train", str(recipe), "--out", str(folder / "discs")]) == 0
+    return folder / "discs"
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    capsys.readouterr()
+    assert command(arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_a_run_learns_where_things_are(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(["evaluate", str(trained), "--json"], capsys)
+    assert told["scores"][0] == "dice"
+    assert told["views"] == "flip"
+    assert [row["label"] for row in told["per_class"]] == ["ground", "disc", "bar"]
+    # the classes differ in colour, so a trained network is far above what an untrained one has
+    assert told["dice"] > 0.7
+    assert told["mean_iou"] > 0.6
+    assert told["positions"] == 4 * 30 * 40
+    one = said(["evaluate", str(trained), "--json", "--views", "one"], capsys)
+    assert one["views"] == "one"
+    assert one["loss"] != told["loss"]
+    assert command(["evaluate", str(trained), "--views", "flip-shift"]) == 2
+    assert "allowed is one or flip" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_predictions_are_drawn_beside_image_and_truth(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, mask = scene(7, (50, 90))  # another size: all of it is seen, and told of
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    out = tmp_path / "out"
+    paths = [str(data / "val" / "0.png"), str(tmp_path / "wide.png"), str(tmp_path / "broken.png")]
+    told = said(["predict", str(trained), *paths, "--out", str(out), "--json"], capsys)
+    first, wide = told["predictions"]
+    assert [each["path"] for each in told["failed"]] == [paths[2]]
+    assert first["truth"]["dice"] > 0.5
+    assert "truth" not in wide
+    assert wide["size"] == [50, 90]
+    assert sum(wide["shares"].values()) == pytest.approx(1)
+    found = np.array(Image.open(out / wide["mask"]))
+    assert found.shape == (50, 90)
+    assert (found == mask)[1:-1].mean() > 0.8
+    shares = np.bincount(found.ravel(), minlength=3) / found.size
+    assert list(wide["shares"].values()) == pytest.approx(shares.tolist())
+    beside = [Image.open(out / row["side_by_side"]).size for row in told["predictions"]]
+    assert beside[0][0] > 2.5 * beside[0][1] * 40 / 32  # image, what is told, truth
+    assert beside[1][0] < 2.5 * beside[1][1] * 90 / 50
+    assert store.read_json(out / "predictions.json")["predictions"] == told["predictions"]
+    with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [first["label"], wide["label"]]
+    page = (out / "predictions.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 2
+    assert not (trained / "test_uses.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_truth_of_test_images_is_a_use_of_the_test_set(trained: Path, data: Path) -> None:
+    run = runs.load_run(trained)
+    told = runs.predict(run, [data / "test"])
+    assert all("truth" in row for row in told["predictions"])
+    assert told["test_uses"] == 1
+    (trained / "test_uses.jsonl").unlink()
+
+
+@pytest.mark.slow
+def test_the_weights_alone_tell_the_same(trained: Path, data: Path) -> None:
+    path = data / "val" / "1.png"
+    whole = runs.predict(runs.load_run(trained), [path], views="one")
+    alone = runs.predict(runs.load_run(trained / "model.safetensors"), [path])
+    assert alone["classes"] == whole["classes"]
+    assert alone["predictions"][0]["shares"] == whole["predictions"][0]["shares"]
+
+
+@pytest.mark.slow
+def test_an_explanation_finds_the_class(trained: Path, data: Path, tmp_path: Path) -> None:
+    from plusx.study.explain import explain
+
+    out = tmp_path / "why"
+    told = explain(
+        runs.load_run(trained), [data / "val"], out, class_name="disc", stage="layer1", checked=2
+    )
+    assert told["positions"] == [32, 40]
+    maps = store.load_tensors(out / "maps.safetensors")[0]["maps"]
+    masks = np.stack([np.array(Image.open(path)) for path in sorted((data / "valannot").iterdir())])
+    inside = torch.from_numpy(masks == 1)
+    # what speaks for the disc lies where it is, more than elsewhere
+    assert float(maps[inside].mean()) > float(maps[~inside].mean())
+    assert told["forgotten"]
+    with pytest.raises(ValueError, match="only grad-cam"):
+        explain(runs.load_run(trained), [data / "val"], tmp_path / "no", method="occlusion")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [UNet(width=4), Fcn(stride=8), Fcos(width=8, depth=1)])
+def test_grad_cam_of_every_stage(head: Any) -> None:
+    torch.manual_seed(0)
+    net = Dense(create_model("resnet20", seed=0), head, 3)
+    x = torch.randn(2, 3, 32, 32)
+    classes = torch.tensor([0, 2])
+    shapes = [tuple(places_cam(net, x, classes, stage=stage).shape) for stage in (0, 1, 2)]
+    assert len({shape[0] for shape in shapes}) == 1
+    assert shapes[0][1] >= shapes[1][1] >= shapes[2][1]
+    # without words in the tail, the end of the last stage is what the head stands on
+    torch.testing.assert_close(places_cam(net, x, classes), places_cam(net, x, classes, stage=2))
+    assert net.training
+
+
+@pytest.mark.slow
+def test_grad_cam_adds_up_where_all_is_linear() -> None:
+    """Of a head that is one linear map of the last stage, a map is that of its weights."""
+
+    class Linear(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolve = torch.nn.Conv2d(64, 3, 1, bias=False)
+
+        def forward(self, x: Any, stem: Any, stages: Any) -> Any:
+            return self.convolve(stages[-1])
+
+    net = Dense(create_model("resnet20", seed=0), Fcn(stride=8), 3)
+    net.head = Linear()
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        _, stages = net.eval().maps(x)
+        expected = net.head.convolve(stages[-1])[:, 1]
+    torch.testing.assert_close(places_cam(net, x, torch.tensor([1])), expected)
+
+
+def test_run_lengths_are_cocos() -> None:
+    plane = np.array([[0, 1], [0, 1], [1, 1]], np.uint8)
+    assert run_lengths(plane) == {"size": [3, 2], "counts": [2, 4]}
+    assert run_lengths(1 - plane) == {"size": [3, 2], "counts": [0, 2, 4]}
+    assert run_lengths(np.zeros((2, 2), np.uint8))["counts"] == [4]
+
+
+def test_coco_has_width_and_height() -> None:
+    row = {"path": "a.png", "size": [4, 6],
+           "boxes": [{"label": "b", "score": 0.5, "box": [1.0, 1.0, 3.0, 2.5]}]}  # fmt: skip
+    made = coco({"classes": ["a", "b"], "predictions": [row]})
+    (told,) = made["annotations"]
+    assert told["bbox"] == [1.0, 1.0, 2.0, 1.5]
+    assert told["category_id"] == 2
+    assert made["categories"][told["category_id"] - 1]["name"] == "b"
+    assert made["images"] == [{"id": 1, "file_name": "a.png", "width": 6, "height": 4}]
+
+
+def test_drawings_show_what_is_told() -> None:
+    pixels = np.full((8, 10, 3), 100, np.uint8)
+    mask = np.zeros((8, 10), np.uint8)
+    mask[2:5, 3:7] = 1
+    mask[0, 0] = 255
+    drawn = drawing.overlaid(pixels, mask, 2)
+    assert (drawn[0, 0] == 100).all()
+    assert (drawn[3, 4] != drawn[6, 8]).any()
+    stored = Image.open(__import__("io").BytesIO(drawing.mask_png(mask, 2)))
+    assert (np.array(stored) == mask).all()
+    boxed = drawing.boxed(pixels, [(2, 1, 7, 6)], [1], [""], 2)
+    assert (boxed[1, 2:7] == drawing.colours(2)[1]).all()
+    assert (boxed[3, 4] == 100).all()
+    assert len(set(drawing.colours(20))) == 20
+    stretched = drawing.as_rgb(np.linspace(0, 9000, 80, dtype=np.uint16).reshape(8, 10, 1))
+    assert stretched.min() == 0
+    assert stretched.max() == 255
+
+
+def test_how_much_of_a_class_is_told() -> None:
+    class Fixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Any) -> Any:
+            return torch.stack([x[:, 0], -x[:, 0]], 1) + self.weight
+
+    x = torch.zeros(1, 1, 2, 2)
+    x[0, 0, 0] = 40
+    x[0, 0, 1] = -40
+    assert presence(Segment(Fixed()).eval())(x).tolist() == [[0.5, 0.5]]
