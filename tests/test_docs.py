@@ -201,6 +201,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[init]": (recipe_tables.Init,),
     "[task]": (recipe_tables.Classify,),
     "[task] with kind segment": (recipe_tables.Segment,),
+    "[task] with kind detect": (recipe_tables.Detect,),
     "[task] with kind embed": (recipe_tables.Embed,),
     "[data] with kind people": (recipe_tables.PeopleData,),
     "[data]": (recipe_tables.KnownData, recipe_tables.OwnData),
