@@ -49,8 +49,8 @@ class Dense(nn.Module):
     faster-rcnn, mask-rcnn: in evaluation torchvision's list of what was found in each image (see
         `TwoStage`); `losses` is what they train by.
 
-    A network of images that is given volumes (n, c, d, h, w) tells the classes of their slices, each
-    slice by itself.
+    A network of images that is given volumes (n, c, d, h, w) tells the classes of every slice by
+    itself.
 
     Raises ValueError where the head cannot stand on the network.
     """

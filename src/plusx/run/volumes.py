@@ -44,7 +44,8 @@ def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: s
 
 
 def asked_of(recipe: Recipe, source: Source) -> Recipe:
-    """The recipe with what its volumes say of its task: the window, the spacing, the background.
+    """The recipe with what its volumes say: their spacing, and the window and the background of
+    its task.
 
     ValueError: volumes are not what the task is asked of.
     """
@@ -59,4 +60,7 @@ def asked_of(recipe: Recipe, source: Source) -> Recipe:
         spacing=task.spacing or space.spacing,
         background=task.background or source.classes[0],
     )
-    return replace(recipe, task=told)
+    data = recipe.data
+    if isinstance(data, VolumeData):
+        data = replace(data, spacing=space.spacing)  # other volumes are brought to it too
+    return replace(recipe, task=told, data=data)
