@@ -22,7 +22,7 @@ from plusx.tasks.embed import Embed, hardest, with_margin
 from plusx.tasks.verification import Pairs, Ranking, Verification, pairs_of
 
 
-few = settings(max_examples=20)
+few = settings(max_examples=10)
 ALL_SAMPLINGS = ("uniform", "balanced", "people")
 labelled = st.lists(st.integers(0, 4), min_size=8, max_size=60).filter(lambda x: len(set(x)) > 2)
 
@@ -148,6 +148,7 @@ def judged(vectors: np.ndarray, classes: np.ndarray, rate: float = 0.01) -> dict
     return meter.compute()
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_scikit_learn():
     draw = np.random.default_rng(0)
     classes = np.arange(60) % 8
@@ -174,6 +175,7 @@ def test_figures_are_those_of_scikit_learn():
     assert low < found["equal_error_rate"] < high
 
 
+@pytest.mark.slow
 def test_vectors_that_are_apart_make_no_error_and_equal_ones_as_many_as_chance():
     classes = np.arange(40) % 4
     apart = judged(np.eye(4)[classes], classes)
