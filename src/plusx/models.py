@@ -15,6 +15,7 @@ from plusx import zoo
 from plusx.grammar.spec import Net
 from plusx.nn.init import GATE_BIAS, initialise
 from plusx.nn.network import Network
+from plusx.zoo.dense import DENSE
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -32,6 +33,8 @@ def create_model(
 ) -> Any:
     """Build a network of the zoo, or the one that a spec describes.
 
+    The names of `plusx.zoo.dense.DENSE` are those of torchvision's networks with a head on their
+    features, as "fcn_resnet50", and give a `plusx.nn.dense.Dense`.
     `num_classes=0` has no head. `weights` is the name of torchvision's weights, as "IMAGENET1K_V2",
     or a safetensors file; a file that was made for the network of that name brings its own spec,
     with its number of classes. Where `num_classes` is another one the head is new. With a `seed`
@@ -43,6 +46,8 @@ def create_model(
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None and type(value) is not int:
             raise ValueError(f"{key} is {value!r}; a whole number is needed")
+    if isinstance(name_or_spec, str) and name_or_spec in DENSE:
+        return _with_head(name_or_spec, num_classes, in_channels, weights, seed)
     name = name_or_spec if isinstance(name_or_spec, str) else None
     spec = zoo.find(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
     found = None
@@ -59,6 +64,43 @@ def create_model(
     if found is not None:
         load_found(net, name, found, new_head=num_classes is not None)
     return net
+
+
+def _with_head(
+    name: str,
+    num_classes: int | None,
+    in_channels: int | None,
+    weights: str | Path | None,
+    seed: int | None,
+) -> nn.Module:
+    """A network with a head on its features, of those that torchvision has."""
+    from plusx.nn.dense import Dense
+
+    known, found = DENSE[name], None
+    spec = replace(find_net(known.base), num_classes=0, size=known.size)
+    head, classes = known.head, known.num_classes
+    if weights is not None:
+        from plusx.weights.fetch import find_weights, load_found
+
+        found = find_weights(name, weights)
+        if found.head is not None:
+            head, classes = found.head, found.head_classes
+    if in_channels is not None:
+        spec = replace(spec, in_channels=in_channels)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        net = Dense(initialised(spec), head, num_classes or classes)
+    if found is not None:
+        load_found(net, name, found, new_head=num_classes is not None or found.head is None)
+    return net
+
+
+def find_net(name: str) -> Net:
+    """The network of the zoo that is a sentence."""
+    found = zoo.find(name)
+    assert isinstance(found, Net)
+    return found
 
 
 def initialised(

@@ -1,12 +1,13 @@
 """Turn another library's weight file into one of ours."""
 
+import json
 import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,25 @@ from plusx.grammar.legal import check
 from plusx.grammar.shapes import each_dimension
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml
+from plusx.nn.dense import Dense
 from plusx.nn.network import Network
 from plusx.store.tensors import decode
 from plusx.weights import foreign
+from plusx.weights.dense import (
+    WITHOUT_EPSILON,
+    dense_named,
+    matched,
+    task_of,
+    with_epsilon,
+)
 from plusx.weights.files import KINDS, describe, kind_of
 from plusx.weights.load import check_finite, compare, outputs_of
-from plusx.weights.published import published_as
+from plusx.weights.published import IMAGENET_MEAN, IMAGENET_STD, published_as
 from plusx.weights.rules import rename
 from plusx.zoo import Plain, find
+from plusx.zoo.dense import DENSE
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_CLASSES = (
     "airplane",
     "automobile",
@@ -103,27 +112,39 @@ def convert(
         raise ValueError(f"{file} is {kind}; `plusx convert` reads {', '.join(KINDS.values())}")
     if to.exists() and to.samefile(file):
         raise ValueError(f"{to} is the file to be read")
-    name, spec = _meant(model, HABITS[source])
+    if _is_dense(model):
+        name, spec = model, None
+    else:
+        name, spec = _meant(model, HABITS[source])
     with torch.device("meta"):
-        net = _built(name, spec)
+        net = dense_named(model) if _is_dense(model) else _built(name, spec)
     ours = net.state_dict()
     if kind == "safetensors":
         read, _ = store.load_tensors(file)
     else:
         read = read_foreign(file, kind, expected=sum(tensor.numel() for tensor in ours.values()))
     given = rename(read, source, ours)
-    _match_head(net, given)
+    if isinstance(net, Dense):
+        with torch.device("meta"):
+            net = matched(model, given)
+    else:
+        _match_head(net, given)
     report = compare(net, given)
     if not report.complete:
         raise ValueError(f"{file} is not {name or 'the spec'} as {source} writes it: {report}")
     check_finite(given)
     known = published_as(name, file.name) if name and source == "torchvision" else None
+    if known is not None and known.name == "COCO_V1" and name in WITHOUT_EPSILON:
+        given = with_epsilon(given)
     if preprocessing is None:
         preprocessing = known.preprocessing if known else usual_preprocessing(net, HABITS[source])
     if classes is None:
         classes = known.classes if known else usual_classes(outputs_of(net), HABITS[source])
     written = {key: _finished(given.get(key), tensor) for key, tensor in net.state_dict().items()}
-    store.save_tensors(to, written, describe(net, name, preprocessing, classes, source))
+    metadata = describe(net, name, preprocessing, classes, source)
+    if isinstance(net, Dense):
+        metadata["task"] = json.dumps(task_of(net.head_spec))
+    store.save_tensors(to, written, metadata)
     return Conversion(
         to=to,
         model=name,
@@ -170,8 +191,15 @@ def _declared(file: Path) -> int:
         return sum(entry.file_size for entry in archive.infolist())
 
 
+def _is_dense(model: str | Net) -> TypeGuard[str]:
+    """Whether this names a network with a head on its features."""
+    return isinstance(model, str) and model in DENSE
+
+
 def usual_preprocessing(net: nn.Module, habit: Habit) -> dict[str, Any] | None:
     """What the files of a source expect, where it is images of three channels."""
+    if isinstance(net, Dense):
+        net = net.backbone
     spec = net.spec if isinstance(net, Network) else find(str(net.plain))
     channels = spec.in_channels if isinstance(spec, Net) else net.in_channels
     if (isinstance(spec, Net) and spec.ndim != 2) or channels != len(habit.mean):

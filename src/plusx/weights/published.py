@@ -7,8 +7,11 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from plusx.zoo.dense import DENSE
+
 
 # torchvision's GoogLeNet scales its input once more, from ImageNet's mean and deviation to these
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT = {"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
 
 
@@ -70,7 +73,7 @@ def published(model: str, name: str) -> Published:
         digest=match[1],
         size=int(entry.meta["_file_size"] * (1 << 20)),
         preprocessing=_preprocessing(model, entry.transforms()),
-        classes=tuple(entry.meta["categories"]),
+        classes=tuple(entry.meta["categories"])[model in DENSE and DENSE[model].background :],
     )
 
 
@@ -84,8 +87,13 @@ def published_as(model: str, file: str) -> Published | None:
 
 
 def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
-    size = list(transform.crop_size)
-    if len(size) == 1:
-        size = size * 2
-    mean, std = INPUT.get(model, (tuple(transform.mean), tuple(transform.std)))
+    known = DENSE.get(model)
+    if known is not None:  # its detectors normalise within, by the same figures
+        size, found = [known.size] * 2, (IMAGENET_MEAN, IMAGENET_STD)
+    else:
+        size = list(transform.crop_size)
+        if len(size) == 1:
+            size = size * 2
+        found = (tuple(transform.mean), tuple(transform.std))
+    mean, std = INPUT.get(model, found)
     return {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}

@@ -41,6 +41,29 @@ class Family:
     among: str = ""
 
 
+# networks with a head: it stands under `head`, and the backbone's names are ours already
+SEGMENTATION = Family(
+    r"backbone\.conv1\.weight",
+    (Rule(r"((?:aux_)?classifier)\.(.+)", "head.{1}.{2}"),),
+)
+# the published files are older than the library's present names, which have a layer within
+DETECTION = Family(
+    r"backbone\.body\.conv1\.weight",
+    (
+        Rule(r"backbone\.body\.(.+)", "backbone.{1}"),
+        Rule(
+            r"backbone\.fpn\.((?:inner|layer)_blocks\.\d+)\.(weight|bias)",
+            "head.fpn.{1}.0.{2}",
+        ),
+        Rule(r"backbone\.fpn\.(.+)", "head.fpn.{1}"),
+        Rule(r"rpn\.head\.conv\.(weight|bias)", "head.rpn.head.conv.0.0.{1}"),
+        Rule(
+            r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)",
+            "head.roi_heads.mask_head.{1-1}.0.{2}",
+        ),
+        Rule(r"(rpn|roi_heads)\.(.+)", "head.{1}.{2}"),
+    ),
+)
 RESNET = Family(r"layer1\.0\.conv1\.weight")
 DENSENET = Family(
     r"features\.denseblock1\..*",
@@ -199,7 +222,17 @@ KERAS_RESNET8 = Family(
 # source: its families; the first whose mark is found gives the rules
 SOURCES: dict[str, tuple[Family, ...]] = {
     "plusx": (),
-    "torchvision": (DENSENET, CONVNEXT, VGG, ALEXNET, GOOGLENET, VIDEO_RESNET, RESNET),
+    "torchvision": (
+        SEGMENTATION,
+        DETECTION,
+        DENSENET,
+        CONVNEXT,
+        VGG,
+        ALEXNET,
+        GOOGLENET,
+        VIDEO_RESNET,
+        RESNET,
+    ),
     "akamaster": (CIFAR_RESNET,),
     "timm": (TIMM_RESNET_D, TIMM_RESNET, DENSENET),
     "keras": (KERAS_RESNET8,),

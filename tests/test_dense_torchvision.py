@@ -1,0 +1,179 @@
+"""torchvision's networks with a head: its names, its counts, its outputs to the bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+from torchvision.models.resnet import resnet50
+from torchvision.ops import FrozenBatchNorm2d
+
+import plusx
+from plusx import store
+from plusx.grammar.dense import dilated
+from plusx.grammar.spec import Net
+from plusx.nn.costs import multiply_adds
+from plusx.nn.dense import Dense
+from plusx.nn.network import Network
+from plusx.weights import convert, load_weights, open_network
+from plusx.weights.dense import EPSILON, dense_named, with_epsilon
+from plusx.weights.rules import rename
+from plusx.zoo import find
+from plusx.zoo.dense import DENSE
+
+
+SEGMENTING = ("fcn_resnet50", "deeplabv3_resnet50")
+DETECTING = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn")
+
+
+def filled(net: nn.Module) -> nn.Module:
+    """The network with statistics of norms that are not those it begins with."""
+    generator = torch.Generator().manual_seed(1)
+    for name, buffer in net.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1, generator=generator)
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5, generator=generator)
+    return net.eval()
+
+
+def theirs(name: str, **more: Any) -> nn.Module:
+    make = getattr(
+        torchvision.models.segmentation if name in SEGMENTING else torchvision.models.detection,
+        name,
+    )
+    torch.manual_seed(0)
+    return filled(make(weights=None, weights_backbone=None, **more))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DENSE)
+def test_parameters_are_the_published_ones(name: str) -> None:
+    with torch.device("meta"):
+        net = dense_named(name)
+    published = next(iter(get_model_weights(name))).meta["num_params"]
+    assert sum(parameter.numel() for parameter in net.parameters()) == published
+    if name == "fasterrcnn_resnet50_fpn":
+        assert published == 41_755_286
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in DENSE if name != "maskrcnn_resnet50_fpn"])
+def test_multiply_adds_are_the_published_ones(name: str) -> None:
+    with torch.device("meta"):
+        net = dense_named(name)
+    known = DENSE[name]
+    ours = multiply_adds(net, (known.size, known.size))
+    if name not in DETECTING:  # torchvision counts the auxiliary head, which only training uses
+        side = known.size // 8
+        ours += side**2 * (1024 * 256 * 9 + 256 * 21)
+    said = next(iter(get_model_weights(name))).meta["_ops"]
+    assert round(ours / 1e9, 3) == pytest.approx(said, abs=0.0011)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEGMENTING)
+def test_segmentation_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> None:
+    reference = theirs(name, num_classes=5, aux_loss=name == "fcn_resnet50")
+    store.save_tensors(tmp_path / "theirs.safetensors", reference.state_dict(), {})
+    to = tmp_path / "ours.safetensors"
+    done = convert(tmp_path / "theirs.safetensors", name, "torchvision", to)
+    assert done.num_classes == 5
+    net, found = open_network(to)
+    assert found.model == name
+    assert found.task == {"kind": "segment"}
+    x = torch.randn(1, 3, 65, 90, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(net(x), reference(x)["out"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETECTING)
+def test_detection_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> None:
+    # no scaling or normalising of its own, so that both see the same numbers
+    same = {"min_size": 128, "max_size": 256, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    reference = theirs(name, num_classes=4, box_score_thresh=0.0, **same)
+    store.save_tensors(tmp_path / "theirs.safetensors", reference.state_dict(), {})
+    to = tmp_path / "ours.safetensors"
+    done = convert(tmp_path / "theirs.safetensors", name, "torchvision", to)
+    assert done.num_classes == 3
+    net, found = open_network(to)
+    assert isinstance(net, Dense)
+    assert found.task == {"kind": "detect"}
+    net.detector.roi_heads.score_thresh = 0.0
+    x = torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, expected = net(x)[0], reference(list(x))[0]
+    assert len(expected["boxes"]) > 0
+    for key in ("boxes", "labels", "scores"):
+        assert torch.equal(ours[key], expected[key]), key
+    if name == "maskrcnn_resnet50_fpn":
+        paste = reference.transform.postprocess
+        pasted = paste([ours], [(128, 160)], [(128, 160)])[0]["masks"]  # type: ignore[operator]
+        assert torch.equal(pasted, expected["masks"])
+
+
+def test_names_of_older_files_are_known() -> None:
+    one = torch.zeros(1)
+    old = {
+        "backbone.body.conv1.weight": one,
+        "backbone.fpn.inner_blocks.0.weight": one,
+        "backbone.fpn.layer_blocks.3.bias": one,
+        "rpn.head.conv.weight": one,
+        "rpn.head.cls_logits.bias": one,
+        "roi_heads.mask_head.mask_fcn2.bias": one,
+        "roi_heads.mask_predictor.conv5_mask.weight": one,
+    }
+    assert list(rename(old, "torchvision")) == [
+        "backbone.conv1.weight",
+        "head.fpn.inner_blocks.0.0.weight",
+        "head.fpn.layer_blocks.3.0.bias",
+        "head.rpn.head.conv.0.0.weight",
+        "head.rpn.head.cls_logits.bias",
+        "head.roi_heads.mask_head.1.0.bias",
+        "head.roi_heads.mask_predictor.conv5_mask.weight",
+    ]
+
+
+def test_norms_without_an_epsilon_are_folded() -> None:
+    torch.manual_seed(0)
+    norm = FrozenBatchNorm2d(4, eps=0.0)
+    state: dict[str, Tensor] = {
+        "bn.weight": torch.rand(4),
+        "bn.bias": torch.rand(4),
+        "bn.running_mean": torch.rand(4),
+        "bn.running_var": torch.tensor([1e-7, 1e-5, 0.1, 2.0]),
+    }
+    norm.load_state_dict({key[3:]: tensor for key, tensor in state.items()})
+    other = FrozenBatchNorm2d(4, eps=EPSILON)
+    other.load_state_dict({key[3:]: tensor for key, tensor in with_epsilon(state).items()})
+    x = torch.randn(2, 4, 3, 3)
+    # float32 rounds the factors, which go up to 3,000 here
+    assert torch.allclose(other(x), norm(x), rtol=1e-5, atol=1e-2)
+    assert not torch.allclose(FrozenBatchNorm2d(4)(x), norm(x), rtol=0.5)
+
+
+@pytest.mark.slow
+def test_dilation_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    reference = filled(resnet50(weights=None, replace_stride_with_dilation=[False, True, True]))
+    spec = find("resnet50")
+    assert isinstance(spec, Net)
+    net = Network(dilated(spec, 8))
+    assert net.strides == (4, 8, 8, 8)
+    load_weights(net, reference.state_dict(), source="torchvision")
+    x = torch.randn(1, 3, 65, 81)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), reference(x))
+
+
+@pytest.mark.slow
+def test_networks_with_heads_are_made_by_name() -> None:
+    net = plusx.create_model("deeplabv3_resnet50", num_classes=2, seed=0)
+    again = plusx.create_model("deeplabv3_resnet50", num_classes=2, seed=0)
+    assert isinstance(net, Dense)
+    assert net.num_classes == 2
+    assert all(map(torch.equal, net.state_dict().values(), again.state_dict().values()))
