@@ -204,6 +204,8 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind detect": (recipe_tables.Detect,),
     "[task] with kind embed": (recipe_tables.Embed,),
     "[data] with kind people": (recipe_tables.PeopleData,),
+    "[data] with kind volumes": (recipe_tables.VolumeData,),
+    "[data] with kind ellipsoids": (recipe_tables.EllipsoidData,),
     "[data]": (recipe_tables.KnownData, recipe_tables.OwnData),
     "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW, recipe_tables.Muon),
     "[schedule]": (
