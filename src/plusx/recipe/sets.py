@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from plusx.recipe.values import (
     CONFIG,
     Count,
+    Name,
     Number,
     Part,
     Positive,
@@ -43,7 +44,7 @@ class KnownData:
     validation: Part | None = None  # images, or their share; None: the set's own rule
     train: Part | None = None  # images, or their share, that are trained on; None: all
     per_class: Positive | None = None  # images of each class that are trained on; None: all
-    classes: tuple[str, ...] | None = None  # those that are seen; None: all
+    classes: tuple[Name, ...] | None = None  # those that are seen; None: all
     bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
     sampling: Sampling = "uniform"
     pictures: Positive = 4  # of a class that stand together, with sampling = "people"
@@ -64,7 +65,7 @@ class OwnData:
     validation: Part | None = None
     train: Part | None = None  # images, or their share, that are trained on; None: all
     per_class: Positive | None = None  # images of each class that are trained on; None: all
-    classes: tuple[str, ...] | None = None  # those that are seen; None: all
+    classes: tuple[Name, ...] | None = None  # those that are seen; None: all
     channels: Positive | None = None  # of an image as it is stored; None: pictures in colours
     range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255, of pictures
     bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all

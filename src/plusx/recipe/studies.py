@@ -9,7 +9,7 @@ from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
 
 from plusx.grammar.spec import Activation
-from plusx.recipe.values import CONFIG, Count, Positive, Share
+from plusx.recipe.values import CONFIG, Count, Name, Positive, Share
 
 
 Seeds: TypeAlias = Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -172,7 +172,7 @@ class Transfer:
 
     kind: Literal["transfer"] = "transfer"
     networks: Names = ("resnet20",)
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # that were learned before
+    classes: Annotated[tuple[Name, ...], Field(min_length=2)]  # that were learned before
     epochs: Positive = 10  # for which they were
     # as [net] train has it; "scratch" begins anew
     ways: Annotated[

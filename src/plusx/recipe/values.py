@@ -29,6 +29,10 @@ Number: TypeAlias = Annotated[float, Strict()]
 Ratio: TypeAlias = Annotated[float, Strict(), Field(ge=0, le=1)]
 Grade: TypeAlias = Annotated[float, Strict(), Field(gt=0, le=1)]
 Flag: TypeAlias = Annotated[bool, Strict()]
+# the name of a class; that of a digit may be written as a number
+Name: TypeAlias = Annotated[
+    str, BeforeValidator(lambda value: str(value) if type(value) is int else value)
+]
 # A whole number counts (steps, images); a number below 1 is a share of the whole.
 Part: TypeAlias = Annotated[int | float, BeforeValidator(_part)]
 # People: so many of them, a share, or a regular expression that fits their names.

@@ -22,6 +22,7 @@ from plusx.weights.convert import convert
 from plusx.weights.files import Weights, read_weights
 from plusx.weights.load import LoadReport, load_weights, outputs_of
 from plusx.weights.published import Published, published, published_names
+from plusx.weights.stem import inflated
 from plusx.zoo import Plain
 
 
@@ -74,9 +75,11 @@ def load_found(
     """Load what `find_weights` opened; see `load_named_or_file`.
 
     Where only one of the two has a head on its features, or their heads differ, `new_head` loads
-    what they stand on.
+    what they stand on. A network for other channels than colours gets the first filters of a file
+    for colours as plusx.weights.stem says.
     """
     _check_same(net, model, found)
+    found = replace(found, tensors=inflated(net, found.tensors))
     if isinstance(net, Dense) or found.head is not None:
         return _load_dense(net, found, new_head)
     outputs = outputs_of(net)
