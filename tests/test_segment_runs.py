@@ -1,6 +1,7 @@
 """Runs that tell a class for every pixel: training, figures, pictures, explanations."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from plusx.cli import run as command
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
+from plusx.report.seen import read_seen
 from plusx.run import drawing
 from plusx.run.seeing import coco, run_lengths
 from plusx.study.places import places_cam, presence
@@ -24,7 +26,7 @@ from plusx.tasks.segment import Segment
 
 RECIPE = """
 seed = 0
-epochs = 12
+epochs = 8
 batch_size = 4
 
 [net]
@@ -57,7 +59,7 @@ kind = "cosine"
 warm_up = 0.1
 
 [evaluate]
-every = 12
+every = 8
 views = "flip"
 """
 
@@ -102,6 +104,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "discs"
 
 
+def pixels(path: Path | io.BytesIO) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
     capsys.readouterr()
     assert command(arguments) == 0
@@ -141,14 +148,14 @@ def test_predictions_are_drawn_beside_image_and_truth(
     assert "truth" not in wide
     assert wide["size"] == [50, 90]
     assert sum(wide["shares"].values()) == pytest.approx(1)
-    found = np.array(Image.open(out / wide["mask"]))
+    found = pixels(out / wide["mask"])
     assert found.shape == (50, 90)
     assert (found == mask)[1:-1].mean() > 0.8
     shares = np.bincount(found.ravel(), minlength=3) / found.size
     assert list(wide["shares"].values()) == pytest.approx(shares.tolist())
-    beside = [Image.open(out / row["side_by_side"]).size for row in told["predictions"]]
-    assert beside[0][0] > 2.5 * beside[0][1] * 40 / 32  # image, what is told, truth
-    assert beside[1][0] < 2.5 * beside[1][1] * 90 / 50
+    beside = [pixels(out / row["side_by_side"]).shape for row in told["predictions"]]
+    assert beside[0][1] > 2.5 * beside[0][0] * 40 / 32  # image, what is told, truth
+    assert beside[1][1] < 2.5 * beside[1][0] * 90 / 50
     assert store.read_json(out / "predictions.json")["predictions"] == told["predictions"]
     with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -156,6 +163,19 @@ def test_predictions_are_drawn_beside_image_and_truth(
     page = (out / "predictions.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 2
     assert not (trained / "test_uses.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_report_shows_validation_images(trained: Path) -> None:
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    assert "Some of the validation images" in page
+    assert page.count("data:image/png;base64,") == 4
+    told = store.read_json(trained / "seen" / "predictions.json")["predictions"]
+    assert all(row["truth"]["dice"] > 0.5 for row in told)
+    told[0]["side_by_side"] = "../../secret.png"
+    store.write_json(trained / "seen" / "predictions.json", {"predictions": told})
+    with pytest.raises(ValueError, match="no picture of a prediction"):
+        read_seen(trained / "seen")
 
 
 @pytest.mark.slow
@@ -186,7 +206,7 @@ def test_an_explanation_finds_the_class(trained: Path, data: Path, tmp_path: Pat
     )
     assert told["positions"] == [32, 40]
     maps = store.load_tensors(out / "maps.safetensors")[0]["maps"]
-    masks = np.stack([np.array(Image.open(path)) for path in sorted((data / "valannot").iterdir())])
+    masks = np.stack([pixels(path) for path in sorted((data / "valannot").iterdir())])
     inside = torch.from_numpy(masks == 1)
     # what speaks for the disc lies where it is, more than elsewhere
     assert float(maps[inside].mean()) > float(maps[~inside].mean())
@@ -250,16 +270,15 @@ def test_coco_has_width_and_height() -> None:
 
 
 def test_drawings_show_what_is_told() -> None:
-    pixels = np.full((8, 10, 3), 100, np.uint8)
+    grey = np.full((8, 10, 3), 100, np.uint8)
     mask = np.zeros((8, 10), np.uint8)
     mask[2:5, 3:7] = 1
     mask[0, 0] = 255
-    drawn = drawing.overlaid(pixels, mask, 2)
+    drawn = drawing.overlaid(grey, mask, 2)
     assert (drawn[0, 0] == 100).all()
     assert (drawn[3, 4] != drawn[6, 8]).any()
-    stored = Image.open(__import__("io").BytesIO(drawing.mask_png(mask, 2)))
-    assert (np.array(stored) == mask).all()
-    boxed = drawing.boxed(pixels, [(2, 1, 7, 6)], [1], [""], 2)
+    assert (pixels(io.BytesIO(drawing.mask_png(mask, 2))) == mask).all()
+    boxed = drawing.boxed(grey, [(2, 1, 7, 6)], [1], [""], 2)
     assert (boxed[1, 2:7] == drawing.colours(2)[1]).all()
     assert (boxed[3, 4] == 100).all()
     assert len(set(drawing.colours(20))) == 20

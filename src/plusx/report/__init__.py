@@ -9,6 +9,7 @@ from plusx import store
 __all__ = ["write_report"]
 
 REPORT = "report.html"
+SEEN = "seen"  # in a run's folder: what it tells of a few of its validation images
 
 
 def write_report(folder: str | Path) -> Path:
@@ -50,6 +51,7 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
         return study_page(result)
     from plusx.report.history import read_history
     from plusx.report.scores import OF_CLASSES
+    from plusx.report.seen import read_seen
     from plusx.report.single import run_page
 
     uses = folder / "test_uses.jsonl"
@@ -60,4 +62,5 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
         recipe=store.read_bytes(folder / "recipe.toml").decode("utf-8"),
         environment=store.read_json(folder / "environment.json"),
         test_uses=store.read_bytes(uses).count(b"\n") if uses.is_file() else 0,
+        examples=read_seen(folder / SEEN),
     )

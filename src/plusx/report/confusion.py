@@ -10,10 +10,11 @@ MOST_CLASSES = 20  # that a matrix can be read with; beyond, the commonest confu
 MOST_PAIRS = 20
 
 
-def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """The matrix, or for many classes the pairs that are confused most."""
+def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], of: str = "image") -> str:
+    """The matrix, or for many classes the pairs that are confused most. Of anything but images
+    there are too many to be counted: shares of a row are shown, in per cent."""
     if len(classes) > MOST_CLASSES:
-        return _pairs(counts, classes)
+        return _pairs(counts, classes, of)
     short = all(len(name) <= 4 for name in classes)
     heads = [name if short else str(number) for number, name in enumerate(classes, 1)]
     head = "".join(
@@ -23,19 +24,25 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     rows = []
     for index, (name, row) in enumerate(zip(classes, counts, strict=True)):
         total = sum(row)
-        cells = "".join(_cell(value, total, index == column) for column, value in enumerate(row))
+        cells = "".join(
+            _cell(value, total, index == column, of != "image") for column, value in enumerate(row)
+        )
         shown = name if short else f"{name} ({heads[index]})"
         rows.append(f'<tr><th scope="row">{escape(shown)}</th>{cells}</tr>\n')
-    label = "Confusion matrix: a row for what an image is, a column for what it was taken for"
+    article = "an" if of == "image" else "a"
+    label = (
+        f"Confusion matrix: a row for what {article} {of} is, a column for what it was taken for"
+    )
+    what = f"Row: what {article} {of} is. Column: what it was taken for."
     return (
         f'<div class="table" role="region" aria-label="{label}" tabindex="0">'
         f'<table class="confusion"><caption>{label}</caption>'
         f"<thead><tr><td></td>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody></table></div>\n"
-        + note("Row: what an image is. Column: what it was taken for. Shades are shares of a row.")
+        + note(f"{what} {'Shades are' if of == 'image' else 'In per cent,'} shares of a row.")
     )
 
 
-def _cell(value: int, total: int, right: bool) -> str:
+def _cell(value: int, total: int, right: bool, percent: bool) -> str:
     share = value / total if total else 0.0
     kinds = [
         *(["none"] if not value else []),
@@ -44,10 +51,11 @@ def _cell(value: int, total: int, right: bool) -> str:
     ]
     # A single mistake in a large row would not be seen without a floor.
     shade = f' style="--share:{max(share, 0.12):.2f}"' if value else ""
-    return f'<td class="{" ".join(kinds)}"{shade}><span>{value or "·"}</span></td>'
+    shown = f"{100 * share:.0f}" if percent and value else value or "·"
+    return f'<td class="{" ".join(kinds)}"{shade}><span>{shown}</span></td>'
 
 
-def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str], of: str) -> str:
     pairs = sorted(
         (
             (value, true, taken)
@@ -58,9 +66,13 @@ def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
         key=lambda pair: (-pair[0], pair[1], pair[2]),
     )[:MOST_PAIRS]
     if not pairs:
-        return note("No image was taken for another class.")
-    columns = [Column("Is", number=False), Column("Taken for", number=False), Column("Images"),
-               Column("Of the class", "%")]  # fmt: skip
+        return note(f"No {of} was taken for another class.")
+    columns = [
+        Column("Is", number=False),
+        Column("Taken for", number=False),
+        Column(f"{of.capitalize()}s"),
+        Column("Of the class", "%"),
+    ]
     rows = [
         [
             Cell(classes[true]),

@@ -1,15 +1,20 @@
 """The page of predictions: every image with what is told of it, and with the truth where known."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from plusx import store
 from plusx.report import page
 from plusx.report.page import Cell, Column
 
 
 MOST = 60  # images on the page; all are in side-by-side/
+_NAME = re.compile(r"side-by-side/[\w-]+\.png")
+_LARGEST = 64 << 20  # bytes of a picture
 _LISTED = 4  # classes or boxes that are named under an image
 
 
@@ -21,15 +26,12 @@ def seen_page(
 ) -> str:
     """The page of a predictions.json about masks or boxes. `pictures` has a PNG for each image."""
     rows: Sequence[Mapping[str, Any]] = result["predictions"]
-    shown = "".join(
-        _image(row, picture) for row, picture in zip(rows[:MOST], pictures[:MOST], strict=True)
-    )
     more = (
         page.note(f"The first {MOST} of {len(rows)} images; all are in side-by-side/.")
         if len(rows) > MOST
         else ""
     )
-    body = page.section("Images", f'<div class="explained seen">\n{shown}</div>\n{more}')
+    body = page.section("Images", figures(rows[:MOST], pictures[:MOST]) + more)
     body += page.section("Classes", _classes(result["classes"], rows))
     named = [("#{:02x}{:02x}{:02x}".format(*colour),) * 2 for colour in colours]
     return page.document(
@@ -41,6 +43,28 @@ def seen_page(
         colours=named,
         pictures=True,
     )
+
+
+def figures(rows: Sequence[Mapping[str, Any]], pictures: Sequence[bytes]) -> str:
+    """A figure for each image, with its picture as a PNG."""
+    shown = "".join(_image(row, picture) for row, picture in zip(rows, pictures, strict=True))
+    return f'<div class="explained seen">\n{shown}</div>\n'
+
+
+def read_seen(folder: Path) -> str:
+    """The figures of predictions that were written into a folder; nothing where there are none.
+
+    ValueError: what it holds is not what was written there.
+    """
+    if not (folder / "predictions.json").is_file():
+        return ""
+    rows = store.read_json(folder / "predictions.json")["predictions"]
+    pictures = []
+    for row in rows:
+        if not _NAME.fullmatch(row["side_by_side"]):
+            raise ValueError(f"{folder}: {row['side_by_side']!r} is no picture of a prediction")
+        pictures.append(store.read_bytes(folder / row["side_by_side"], _LARGEST))
+    return figures(rows, pictures)
 
 
 def _finding(rows: Sequence[Mapping[str, Any]]) -> str:

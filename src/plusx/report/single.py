@@ -25,8 +25,9 @@ def run_page(
     recipe: str,
     environment: Mapping[str, Any],
     test_uses: int,
+    examples: str = "",
 ) -> str:
-    """The page of a run's folder, from what its files hold."""
+    """The page of a run's folder, from what its files hold. `examples` are figures of images."""
     name, scores = str(result["name"]), result["validation"]
     palette = Palette(["validation", "training"])
     key = result.get("scores", OF_CLASSES)[0]
@@ -34,9 +35,12 @@ def run_page(
     body = f'<div class="figures">\n{"".join(drawn)}</div>\n'
     if scores is not None:
         if "confusion" in scores and not _several(scores):
-            body += page.section("Confusion", confusion(scores["confusion"], classes))
+            of = "position" if "positions" in scores else "image"
+            body += page.section("Confusion", confusion(scores["confusion"], classes, of))
         if scores.get("per_class"):
             body += page.section("Every class", _per_class(scores["per_class"]))
+    if examples:
+        body += page.section("Some of the validation images", examples)
     body += page.section("What was run", _what_was_run(result, environment, recipe, test_uses))
     epochs = result["epochs"]
     kept = f", the weights of epoch {result['best_epoch']} kept" if result["best_epoch"] else ""
@@ -50,6 +54,7 @@ def run_page(
         ),
         body=body,
         colours=[*colours(["resnet56"]), ("#7c828a", "#9aa1a8")],  # validation, training
+        pictures=bool(examples),
     )
 
 

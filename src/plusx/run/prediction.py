@@ -66,10 +66,10 @@ def predict(
         _refuse_none(seen["predictions"], failed)
         return {**seen, "failed": failed}
     if run.tells_places:
-        from plusx.run.seeing import see
+        from plusx.run.seeing import Truths, own_sources, see
 
-        stored = stored_images(run, files, failed)
-        seen = see(run, viewed, stored, files, out=out, batch_size=batch_size)
+        stored, truths = stored_images(run, files, failed), Truths(own_sources(run, files))
+        seen = see(run, viewed, stored, truths, out=out, batch_size=batch_size)
         _refuse_none(seen["predictions"], failed)
         return {**seen, "failed": failed}
     predictions: list[dict[str, Any]] = []

@@ -51,28 +51,15 @@ class Answer:
 
 
 class Truths:
-    """What is known of images that are among those of a run's own data.
+    """What is known of the images of some sources.
 
     The truth of test images is a look at the test set: `tested` says how many were asked for.
     """
 
-    def __init__(self, run: Run, files: Sequence[str]) -> None:
-        self.places: dict[str, tuple[Source, int]] = {}
+    def __init__(self, sources: Sequence[Source]) -> None:
         self.tested = 0
-        data = None if run.recipe is None else run.recipe.data
-        if run.recipe is None or not isinstance(data, SceneData):
-            return
-        root = located(data.path).resolve()
-        root = root if root.is_dir() else root.parent
-        if not any(Path(path).resolve().is_relative_to(root) for path in files):
-            return
-        for split in ("train", "validation", "test"):
-            try:
-                source = parts.open_split(run.recipe, split)
-            except (ValueError, OSError):  # images can be looked at all the same
-                continue
-            if source.classes != run.classes:
-                continue
+        self.places: dict[str, tuple[Source, int]] = {}
+        for source in sources:
             for place, path in enumerate(source.paths or []):
                 self.places[str(Path(path).resolve())] = source, place
 
@@ -92,6 +79,24 @@ class Truths:
         height, width = answer.image.shape[:2]
         planes = None if truth.outlines is None else truth.planes(place, (height, width))
         return replace(answer, mask=None, boxes=boxes.astype(np.float32), planes=planes)
+
+
+def own_sources(run: Run, files: Sequence[str]) -> list[Source]:
+    """The splits of a run's own data, where any of the files can be among them."""
+    data = None if run.recipe is None else run.recipe.data
+    if run.recipe is None or not isinstance(data, SceneData):
+        return []
+    root = located(data.path).resolve()
+    root = root if root.is_dir() else root.parent
+    if not any(Path(path).resolve().is_relative_to(root) for path in files):
+        return []
+    sources = []
+    for split in ("train", "validation", "test"):
+        try:
+            sources.append(parts.open_split(run.recipe, split))
+        except (ValueError, OSError):  # images can be looked at all the same
+            continue
+    return [source for source in sources if source.classes == run.classes]
 
 
 def answers(
@@ -123,7 +128,7 @@ def see(
     run: Run,
     task: Task,
     images: Iterator[tuple[str, Num[Tensor, "c h w"]]],
-    files: Sequence[str],
+    truths: Truths,
     *,
     out: str | Path | None,
     batch_size: int,
@@ -136,7 +141,6 @@ def see(
     test set. With `out` a row names its `mask`, `overlay` and
     `side_by_side`, paths in that folder, and there are predictions.html and, of boxes, coco.json.
     """
-    truths = Truths(run, files)
     rows: list[dict[str, Any]] = []
     pictures: list[bytes] = []
     for answer in answers(run, task, images, batch_size):

@@ -12,6 +12,7 @@ from plusx.recipe.tables import Embed
 from plusx.run import folder as files
 from plusx.run import memory, parts
 from plusx.run.distributed import World, joined
+from plusx.run.examples import draw_examples
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
 from plusx.run.trainer import Trainer
@@ -93,7 +94,10 @@ def _train(
             device = trainer.state.task.device
             memory.warn(recipe, trainer.net, device)
             with memory.explaining(recipe, trainer.net, device):
-                return trainer.run(display)
+                result = trainer.run(display)
+        if world.first:
+            draw_examples(out, sets.validation)
+        return result
 
 
 def prepared(recipe: Recipe, out: Path, world: World) -> Trainer:

@@ -41,7 +41,8 @@ def places_cam(
             given = x.clone() if x.is_inference() else x
             stem, stages = net.maps(given)
             index = len(stages) - 1
-            at, behind = stages[index], _as_it_is
+            at: Tensor = stages[index]
+            behind: Callable[[Tensor], list[Tensor]] = _as_it_is
             if stage is not None:
                 (index,) = stage_positions([stage], len(stages))
                 at, behind = _begun(net, given, stages, index)
