@@ -18,7 +18,7 @@ PROPOSALS, FOUND = 1000, 100  # regions of an image that two-stage detectors loo
 def multiply_adds(net: Dense, size: Size) -> int:
     """Of one input with so many positions a dimension, in evaluation.
 
-    Convolutions, linear layers and the products of attention are counted. Two-stage detectors look
+    A volume for a network of images counts with all its slices. Convolutions, linear layers and the products of attention are counted. Two-stage detectors look
     at 1,000 proposals, and at masks of 100 boxes.
     """
     sketch = copy.deepcopy(net).to("meta").eval()

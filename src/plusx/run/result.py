@@ -51,11 +51,16 @@ def described(recipe: Recipe, net: nn.Module) -> dict[str, Any]:
 
 
 def _seen(recipe: Recipe, spec: Net | str) -> tuple[int, ...]:
-    """Positions of an input with a dimension each: the data's size, else the network's own."""
+    """Positions of an input, a dimension each: the data's size, else the network's own.
+
+    A volume that a network of images sees slice by slice counts with all of them.
+    """
     ndim = spec.ndim if isinstance(spec, Net) else 2
-    said = getattr(recipe.data, "patch", None) or getattr(recipe.data, "size", None)
+    patch = getattr(recipe.data, "patch", None)
+    if patch is not None:
+        return tuple(patch)
     own = spec if isinstance(spec, Net) else parts.plain_figures(spec)
-    return each_dimension(said or own.size, ndim)
+    return each_dimension(getattr(recipe.data, "size", None) or own.size, ndim)
 
 
 def of_training(task: Task, figures: Mapping[str, Any]) -> dict[str, Any]:
