@@ -1,0 +1,252 @@
+"""A folder of volumes from a recipe to masks: trained, evaluated, predicted, and gone on with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from plusx import cli
+from plusx.data.scans import read_scan
+from plusx.grammar.heads import UNet
+from plusx.grammar.spec import Block, Net, Stage
+from plusx.nn.dense import Dense
+from plusx.nn.network import Network
+from plusx.tasks.surface_distance import SurfaceDistance, hd95
+from volume_files import write_nifti, write_series
+
+
+RECIPE = """
+seed = 0
+epochs = 6
+batch_size = 4
+
+[net]
+stem = "conv3 norm act"
+stem_width = 6
+ndim = 3
+in_channels = 1
+num_classes = 2
+size = 16
+
+[[net.stages]]
+block = {{ body = "conv3s norm act conv3 norm + act" }}
+depth = 1
+width = 6
+
+[[net.stages]]
+block = {{ body = "conv3s norm act conv3 norm + act" }}
+depth = 1
+width = 12
+stride = 2
+
+[head]
+kind = "unet"
+width = 6
+
+[task]
+kind = "segment"
+loss = "cross-entropy dice"
+
+[data]
+kind = "volumes"
+path = "{path}"
+classes = ["background", "ball"]
+range = [-1024, 3071]
+window = [-160, 240]
+patch = [8, 16, 16]
+patches = 6
+validation = 2
+
+[optim]
+kind = "adamw"
+lr = 0.01
+
+[device]
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("volumes")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUSX_CACHE", str(home / "cache"))
+
+
+def slices(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hounsfield units (slice, row, column) of soft tissue with a brighter ball, and its mask."""
+    random = np.random.default_rng(seed)
+    places = np.stack(np.meshgrid(*map(np.arange, (10, 24, 20)), indexing="ij"), -1)
+    middle = random.uniform((3, 8, 7), (7, 16, 13))
+    mask = ((((places - middle) / (2.5, 5, 5)) ** 2).sum(-1) < 1).astype(np.uint8)
+    values = 20 + 130 * mask + 15 * random.standard_normal(mask.shape)
+    values[:, :2] = -1000
+    return np.rint(values).astype(np.float32), mask
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    """A run on six NIfTI files and two DICOM series with masks of NIfTI, (x, y, z) each."""
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    for number in range(8):
+        values, mask = slices(number)
+        if number < 6:
+            path = home / "set" / "images" / f"case{number}.nii.gz"
+            write_nifti(path, values.transpose(2, 1, 0), affine)
+        else:
+            folder = home / "set" / "images" / f"case{number}"
+            write_series(folder, values, spacing=(2.0, 1.0, 1.0))
+        path = home / "set" / "labels" / f"case{number}.nii.gz"
+        write_nifti(path, mask.transpose(2, 1, 0), affine)
+    (home / "recipe.toml").write_text(RECIPE.format(path=home / "set"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUSX_CACHE", str(home / "cache"))
+        assert cli.run(["train", str(home / "recipe.toml"), "--out", str(home / "run")]) == 0
+    return home / "run"
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert cli.run([*words, "--json"]) == 0
+    made: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return made
+
+
+@pytest.mark.slow
+def test_a_folder_of_volumes_is_learned(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = told(capsys, "evaluate", str(trained))
+    assert figures["count"] == 2
+    assert figures["dice"] > 0.7  # 0.9 and more is usual
+    assert 0 <= figures["hd95"] < 20
+    assert figures["hd95_missed"] == 0
+    result = json.loads((trained / "result.json").read_text())
+    assert result["validation"]["dice"] == pytest.approx(figures["dice"])
+    # the epochs saw patches, and their number is that of 6 volumes
+    assert result["steps"] == 6 * 6 * 6 // 4
+    recipe = (trained / "recipe.toml").read_text()
+    assert "window = [8, 16, 16]" in recipe
+    assert "spacing = [2.0, 1.0, 1.0]" in recipe
+
+
+@pytest.mark.slow
+def test_masks_lie_where_the_volumes_do(
+    trained: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same patient as NIfTI in another orientation and spacing, and as DICOM."""
+    import nibabel
+
+    values, mask = slices(50)
+    turned = np.array([[0, 0, 2.0, 5], [0, -1.0, 0, -3], [1.0, 0, 0, 9], [0, 0, 0, 1]])
+    write_nifti(home / "new" / "turned.nii.gz", np.repeat(values, 2, 2)[:, :, ::2], turned)
+    write_nifti(home / "new" / "usual.nii", values.transpose(2, 1, 0), np.diag([-1, -1, 2.0, 1]))
+    write_series(home / "new" / "series", values, spacing=(2.0, 1.0, 1.0))
+    made = told(capsys, "predict", str(trained), str(home / "new"), "--out", str(home / "out"))
+    rows = {Path(row["path"]).name: row for row in made["predictions"]}
+    assert set(rows) == {"turned.nii.gz", "usual.nii", "series"}
+    assert not made["failed"]
+    for name, row in rows.items():
+        scan = read_scan(home / "new" / name)
+        found = nibabel.load(home / "out" / row["mask"])
+        np.testing.assert_allclose(found.affine, scan.affine, atol=1e-4)
+        assert found.shape == scan.values.shape[1:] == tuple(row["size"])
+        inside = np.asarray(found.dataobj)
+        voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+        assert row["volumes_ml"]["ball"] == pytest.approx((inside == 1).sum() * voxel)
+        assert (home / "out" / row["side_by_side"]).is_file()
+    usual, series = (
+        np.asarray(nibabel.load(home / "out" / rows[name]["mask"]).dataobj)
+        for name in ("usual.nii", "series")
+    )
+    np.testing.assert_array_equal(usual, series)
+    right = mask.transpose(2, 1, 0) > 0
+    assert 2 * (right & (usual > 0)).sum() / (right.sum() + usual.sum()) > 0.7
+    assert (home / "out" / "predictions.html").is_file()
+
+
+@pytest.mark.slow
+def test_volumes_of_another_range_are_refused_in_prediction(
+    trained: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values, _ = slices(51)
+    write_nifti(home / "odd" / "scaled.nii.gz", (values + 1024).transpose(2, 1, 0) / 4095)
+    capsys.readouterr()
+    assert cli.run(["predict", str(trained), str(home / "odd")]) == 1
+    assert "almost nothing of the stated range" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_truth_of_known_volumes_stands_beside_them(
+    trained: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = home / "set" / "images" / "case7"
+    (row,) = told(capsys, "predict", str(trained), str(path))["predictions"]
+    assert row["truth"]["dice"] > 0.7
+    assert row["truth"]["hd95"] < 20
+
+
+def a_network(ndim: int) -> Network:
+    block = Block(body="conv3s norm act conv3 norm + act")
+    stages = (Stage(block=block, depth=1, width=4), Stage(block=block, depth=1, width=8, stride=2))
+    return Network(
+        Net(stem="conv3 norm act", stem_width=4, stages=stages, ndim=ndim, in_channels=1, size=8)
+    )
+
+
+def test_a_network_of_images_looks_at_every_slice_by_itself() -> None:
+    net = Dense(a_network(2), UNet(width=4), 2).eval()
+    x = torch.randn(2, 1, 3, 8, 8)
+    with torch.inference_mode():
+        whole = net(x)
+        assert whole.shape == (2, 2, 3, 8, 8)
+        for place in range(3):
+            torch.testing.assert_close(whole[:, :, place], net(x[:, :, place]))
+
+
+@pytest.mark.slow
+def test_distances_are_of_surfaces_and_in_mm() -> None:
+    """Against every pair of surface voxels, one by one."""
+    random = np.random.default_rng(0)
+    spacing = (2.0, 1.0, 0.5)
+    for _ in range(5):
+        one, other = (random.random((5, 6, 7)) < 0.3 for _ in range(2))
+        points = []
+        for mask in (one, other):
+            padded = np.pad(mask, 1)
+            edge = [
+                place
+                for place in np.argwhere(mask)
+                if not all(
+                    padded[tuple(place + 1 + step * np.eye(3, dtype=int)[axis])]
+                    for axis in range(3)
+                    for step in (-1, 1)
+                )
+            ]
+            points.append(np.array(edge) * spacing)
+        apart = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+        wanted = max(np.percentile(apart.min(1), 95), np.percentile(apart.min(0), 95))
+        assert hd95(one, other, spacing) == pytest.approx(wanted)
+    ball = np.zeros((9, 9, 9), bool)
+    ball[2:6, 2:6, 2:6] = True
+    assert hd95(ball, np.roll(ball, 3, 0), spacing) == pytest.approx(6)
+    assert hd95(ball, ball, spacing) == 0
+
+
+def test_a_class_that_is_missed_is_counted_and_has_no_distance() -> None:
+    meter = SurfaceDistance((1.0, 1.0, 1.0), ("none", "a", "b"), 0)
+    right = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
+    right[0, 1, 1, 1], right[0, 3] = 1, 255
+    probabilities = torch.zeros(1, 3, 4, 4, 4)
+    probabilities[:, 0] = 1
+    meter.update(probabilities, right)
+    assert meter.compute()["hd95"] is None
+    assert meter.compute()["hd95_missed"] == 1
+    probabilities[0, 1, 1, 1, 2], probabilities[0, 2, 3] = 2, 2  # the latter is not judged
+    meter.update(probabilities, right)
+    assert meter.compute()["hd95"] == 1
+    assert [row["missed"] for row in meter.compute()["hd95_per_class"]] == [1, 0]
