@@ -70,6 +70,9 @@ def evaluate(
     print(f"{result['data']} {result['split']}: {figures_line(result, result['scores'])}")
     if result.get("per_class"):
         _print_classes(result["per_class"])
+    if "hd95" in result:
+        far = "none" if result["hd95"] is None else f"{result['hd95']:.2f} mm"
+        print(f"\nHD95 {far}; told or there alone, without a distance: {result['hd95_missed']}")
     for notice in result.get("notices", ()):
         print(f"plusx: {notice}", file=sys.stderr)
     if "test_uses" in result:
