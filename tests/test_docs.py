@@ -26,6 +26,7 @@ from plusx.grammar.sentence import MARKS, VOCABULARY, parse
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_toml
 from plusx.recipe import load_recipe, parse_recipe, shipped_recipes
+from plusx.recipe import sets as recipe_sets
 from plusx.recipe import tables as recipe_tables
 from plusx.weights import SOURCES
 from plusx.zoo import ZOO
@@ -203,10 +204,10 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind segment": (recipe_tables.Segment,),
     "[task] with kind detect": (recipe_tables.Detect,),
     "[task] with kind embed": (recipe_tables.Embed,),
-    "[data] with kind people": (recipe_tables.PeopleData,),
-    "[data] with kind volumes": (recipe_tables.VolumeData,),
-    "[data] with kind ellipsoids": (recipe_tables.EllipsoidData,),
-    "[data]": (recipe_tables.KnownData, recipe_tables.OwnData),
+    "[data] with kind people": (recipe_sets.PeopleData,),
+    "[data] with kind volumes": (recipe_sets.VolumeData,),
+    "[data] with kind ellipsoids": (recipe_sets.EllipsoidData,),
+    "[data]": (recipe_sets.KnownData, recipe_sets.OwnData),
     "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW, recipe_tables.Muon),
     "[schedule]": (
         recipe_tables.Constant,
@@ -225,11 +226,12 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
 def test_every_table_of_a_recipe_has_its_section() -> None:
     tables = {
         cls
-        for name, cls in vars(recipe_tables).items()
-        if dataclasses.is_dataclass(cls) and cls.__module__ == recipe_tables.__name__
+        for module in (recipe_tables, recipe_sets)
+        for name, cls in vars(module).items()
+        if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
     }
     told = {cls for classes in SECTIONS.values() for cls in classes}
-    assert tables - told == {recipe_tables.NoMix, recipe_tables.Mix}
+    assert tables - told == {recipe_sets.NoMix, recipe_sets.Mix}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
