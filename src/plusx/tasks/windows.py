@@ -35,8 +35,8 @@ def starts(length: int, window: int, overlap: int | float) -> list[int]:
     assert 0 <= overlap < 1
     if window >= length:
         return [0]
-    step = max(1, int(window * (1 - overlap)))
-    count = ceil((length - window) / step) + 1
+    most = max(1, int(window * (1 - overlap)))
+    count = ceil((length - window) / most) + 1
     return [place * (length - window) // (count - 1) for place in range(count)]
 
 
