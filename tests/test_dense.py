@@ -174,11 +174,11 @@ def test_dilation_keeps_every_count(stride: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    (
+    [
         *("resnet18", "resnet50", "resnet50_v1", "plain18", "preact_resnet18", "preact_resnet50"),
         *("resnext50_32x4d", "resnet34_a", "resnet34_c", "resnet50_d", "darknet53", "wrn16_4"),
         *("resnet18_1d", "r3d_18"),
-    ),
+    ],
 )
 def test_a_dilated_network_computes_the_strided_one_and_what_is_between(name: str) -> None:
     whole = small(name)

@@ -1,7 +1,5 @@
 """Multiply-adds of a network with a head on its features, as `grammar.shapes` counts them."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,6 +8,7 @@ from plusx.grammar.heads import FasterRcnn, MaskRcnn
 from plusx.grammar.shapes import Size
 from plusx.nn.dense import Dense
 from plusx.nn.levels import levels_of
+from plusx.nn.network import Network
 
 
 PROPOSALS, FOUND = 1000, 100  # regions of an image that two-stage detectors look at, and tell
@@ -18,10 +17,11 @@ PROPOSALS, FOUND = 1000, 100  # regions of an image that two-stage detectors loo
 def multiply_adds(net: Dense, size: Size) -> int:
     """Of one input with so many positions a dimension, in evaluation.
 
-    A volume for a network of images counts with all its slices. Convolutions, linear layers and the products of attention are counted. Two-stage detectors look
-    at 1,000 proposals, and at masks of 100 boxes.
+    Convolutions, linear layers and the products of attention are counted. Two-stage detectors look
+    at 1,000 proposals, and at masks of 100 boxes. A volume for a network of images counts with all
+    its slices.
     """
-    sketch = copy.deepcopy(net).to("meta").eval()
+    sketch = _sketch(net).eval()
     level = levels_of(sketch.backbone)
     tokens = level.input is None
     channels = () if tokens else (level.net.in_channels,)
@@ -33,6 +33,18 @@ def multiply_adds(net: Dense, size: Size) -> int:
         else:
             sketch(x)
     return int(counted.get_total_flops()) // 2
+
+
+def _sketch(net: Dense) -> Dense:
+    """The same network without numbers, wherever those of the network are."""
+    base = net.backbone
+    with torch.device("meta"):
+        if isinstance(base, Network):
+            return Dense(Network(base.spec), net.head_spec, net.num_classes)
+        from plusx.nn.plain import PLAIN  # loads torchvision
+
+        made = PLAIN[str(base.plain)](0, int(base.in_channels))  # type: ignore[arg-type]
+        return Dense(made, net.head_spec, net.num_classes)
 
 
 def _regions(net: Dense, x: Tensor) -> None:

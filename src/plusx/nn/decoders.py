@@ -46,8 +46,7 @@ class PooledBranch(nn.Sequential):
     """What the whole map says, at every position."""
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
-        size = x.shape[2:]
-        return super().forward(x).expand(-1, -1, *size)
+        return resized(super().forward(x), list(x.shape[2:]))
 
 
 class SpatialPyramid(nn.Module):
