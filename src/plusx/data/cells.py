@@ -64,8 +64,8 @@ def rendered(split: int, index: int) -> tuple[Image, np.ndarray, tuple[Outline, 
     """One image, its boxes, and their masks."""
     draws = Draws.of(split, 0, np.array([index]))
 
-    def drawn(low: float, high: float, draw: int) -> float:
-        return float(draws.uniform(low, high, draw)[0])
+    def drawn(low: int | float, high: int | float, draw: int) -> float:
+        return float(draws.uniform(float(low), float(high), draw)[0])
 
     light = _shades(drawn(60, 110, 0), drawn(-25, 25, 1), drawn(-25, 25, 2))
     picture = np.repeat(light[None], 3, 0)

@@ -8,11 +8,10 @@ Polygons and run lengths, compressed and not, become masks.
 import json
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from plusx.data.image import printable, read_regular
 from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList
@@ -187,11 +186,10 @@ class _Reader:
         told = note.get("segmentation")
         if told and size is not None:
             try:
-                outline = Outline.of(_inside(told, size))
+                found = Outline.of(_inside(told, size))
             except (ValueError, TypeError, KeyError, IndexError) as error:
                 return f"its segmentation cannot be read: {error}"
-            if not outline.height:
-                return "its segmentation holds no pixel"
+            outline = found if found.height else None  # what is wrong with it, its box tells
         box = note.get("bbox")
         if box is None and outline is not None:
             box = [outline.left, outline.top, outline.width, outline.height]
@@ -252,11 +250,11 @@ def _unpacked(text: str) -> list[int]:
 
 
 def polygon_mask(
-    corners: Sequence[Sequence[float]] | np.ndarray, size: tuple[int, int]
+    corners: Float64[np.ndarray, "_ 2"], size: tuple[int, int]
 ) -> Bool[np.ndarray, "h w"]:
     """The pixels of an image (height, width) whose middles are within a polygon of (x, y)."""
     height, width = size
-    first = np.asarray(corners, np.float64)
+    first = corners
     second = np.roll(first, -1, 0)
     made = np.zeros(size, np.bool_)
     top = max(0, int(np.floor(first[:, 1].min() - 0.5)))

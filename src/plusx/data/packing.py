@@ -49,13 +49,13 @@ def pack(
     Raises ValueError as opening the folder does, and where there is something else under the
     file's name; RuntimeError for an image that changes meanwhile; OSError for the disk.
     """
+    refuse_scenes(folder)
     from plusx.data.on_image import EVALUATION_SHARE  # loads torchvision
 
     if side is None:
         side = round(size / EVALUATION_SHARE)
     if not 1 <= side <= 4096:
         raise ValueError(f"the shorter side is {side}: from 1 to 4096 pixels")
-    refuse_scenes(folder)
     path, listing = Path(to), scan(folder)
     if path.is_dir() or not path.absolute().parent.is_dir():
         said = "is a folder" if path.is_dir() else "lies in no folder that is there"

@@ -39,7 +39,7 @@ _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 # of the training scenes, where the data holds out none itself
 VALIDATION_SHARE = 0.2
 _THREADS = 4
-# of an image whose header was not read: boxes are then only compared with themselves
+# of an image whose header cannot be read: boxes are then only compared with themselves
 _ANY_SIZE = (2**31, 2**31)
 _MULTIPLE = 32
 
@@ -121,9 +121,7 @@ def open_scenes(
             labels = (truth.counts > 0).to(torch.float32)
     else:
         classes = _classes_of_boxes(listing, shown, wish)
-        if damaged == "error":
-            complain(_problems_elsewhere(listing, entries, classes), damaged, "boxes")
-        used, truth, told = _boxes(used, listing.root, classes, damaged, wish.instances)
+        used, truth, told = _boxes(used, listing, classes, damaged, wish.instances)
         labels = truth.presence(len(classes))
     if not used:
         raise ValueError(f"{shown} has no image in {wanted} that can be used")
@@ -214,7 +212,7 @@ def _classes_of_boxes(listing: SceneList, shown: str, wish: SceneWish) -> tuple[
 
 def _boxes(
     entries: list[SceneEntry],
-    root: str,
+    listing: SceneList,
     classes: tuple[str, ...],
     damaged: Damaged,
     instances: bool,
@@ -225,7 +223,7 @@ def _boxes(
     for entry, size in zip(entries, _sizes(entries)):
         if entry.size is not None and entry.size != size:
             said, is_ = (f"{wide} x {tall}" for tall, wide in (entry.size, size))
-            reason = f"it says {said} pixels, but {printable(entry.path, root)} has {is_}"
+            reason = f"it says {said} pixels, but {printable(entry.path, listing.root)} has {is_}"
             problems.append(Problem(entry.told_by, reason))
             continue
         kept, masks = [], []
@@ -243,8 +241,17 @@ def _boxes(
         used.append(entry)
         rows.append(np.array(kept, np.float32).reshape(-1, 6))
         outlines.append([mask for mask in masks if mask is not None])
+    if damaged == "error":
+        problems += _problems_elsewhere(listing, entries, classes)
     notices = complain(problems, damaged, "boxes")
     return used, Boxes(rows, outlines if instances else None), notices
+
+
+def _size_if_told(entry: SceneEntry) -> tuple[int, int]:
+    try:
+        return _sizes([entry])[0]
+    except (DamagedImage, OSError):  # which its own split tells of
+        return _ANY_SIZE
 
 
 def _problems_elsewhere(
@@ -256,10 +263,11 @@ def _problems_elsewhere(
     for entry in listing.entries:
         if entry.path in own:
             continue
+        size = entry.size or _size_if_told(entry)
         for mark in entry.marks:
             if mark.label not in classes:
                 problems.append(Problem(mark.where, unknown_class(mark.label, classes)))
-            elif isinstance(said := checked_box(mark, entry.size or _ANY_SIZE), str):
+            elif isinstance(said := checked_box(mark, size), str):
                 problems.append(Problem(mark.where, said))
     return problems
 

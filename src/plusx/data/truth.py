@@ -25,9 +25,9 @@ NOT_JUDGED = 255
 # bytes read at each end of a mask for its fingerprint
 _SAMPLED = 16384
 
-Rows = Float32[np.ndarray, "m 6"]  # left, top, right, bottom, class, crowd (1 or 0)
-Plane = UInt8[np.ndarray, "h w"]
-Planes = UInt8[np.ndarray, "m h w"]
+Rows = Float32[np.ndarray, "_ 6"]  # left, top, right, bottom, class, crowd (1 or 0)
+Plane = UInt8[np.ndarray, "_ _"]
+Planes = UInt8[np.ndarray, "_ _ _"]
 Colour = tuple[int, int, int]
 
 

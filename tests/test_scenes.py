@@ -1,0 +1,759 @@
+"""Images with boxes or masks: what is read, what is named before training, what a batch holds."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from plusx.data import cells
+from plusx.data.cells import open_cells
+from plusx.data.coco import polygon_mask, read_coco
+from plusx.data.loader import Loader
+from plusx.data.packing import pack
+from plusx.data.sample import Source
+from plusx.data.scene_list import Mark, checked_box
+from plusx.data.scene_samples import unlabelled
+from plusx.data.scenes import SceneWish, open_scenes
+from plusx.data.truth import Boxes, Masks
+from plusx.recipe import parse_recipe
+from plusx.run.parts import open_sets, open_split
+
+
+slow = pytest.mark.slow
+Box = tuple[Any, Any, Any, Any, str]  # left, top, right, bottom and class
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+GOOD: dict[str, list[Box]] = {
+    "a": [(2, 3, 12, 10, "cat"), (20, 5, 39, 29, "dog")],
+    "b": [(1, 1, 40, 30, "dog")],
+    "c": [],
+    "d": [(5, 5, 9, 9, "cat")],
+    "e": [(0, 0, 10, 10, "cat")],
+}
+SPLITS = {"train": "abc", "val": "d", "test": "e"}
+
+
+def picture(path: Path, size: tuple[int, int] = (30, 40), seed: int = 0) -> None:
+    """A noisy picture of that (height, width)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def voc(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
+    """A folder as Pascal VOC has it; every picture has 40 x 30 pixels."""
+    for name, found in boxes.items():
+        picture(root / "JPEGImages" / f"{name}.png")
+        things = "".join(
+            f"<object><name>{label}</name><difficult>0</difficult><bndbox><xmin>{left}</xmin>"
+            f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+            for left, top, right, bottom, label in found
+        )
+        size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
+        note = root / "Annotations" / f"{name}.xml"
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(f"<annotation>{size}{things}</annotation>")
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for split, names in SPLITS.items():
+        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    return root
+
+
+def coco(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
+    """The same as one COCO JSON a split, with a polygon around each box."""
+    labels = ("cat", "dog")
+    for split, names in SPLITS.items():
+        notes = []
+        for number, name in enumerate(names):
+            picture(root / split / f"{name}.png")
+            for left, top, right, bottom, label in boxes[name]:
+                polygon = [left, top, right, top, right, bottom, left, bottom]
+                notes.append(
+                    {
+                        "id": len(notes),
+                        "image_id": number,
+                        "category_id": labels.index(label) + 1 if label in labels else 99,
+                        "bbox": [left, top, right - left, bottom - top],
+                        "segmentation": [polygon],
+                    }
+                )
+        images = [
+            {"id": number, "file_name": f"{name}.png", "width": 40, "height": 30}
+            for number, name in enumerate(names)
+        ]
+        categories = [{"id": place, "name": name} for place, name in enumerate(labels, 1)]
+        told = {"images": images, "annotations": notes, "categories": categories}
+        (root / f"{split}.json").write_text(json.dumps(told))
+    return root
+
+
+def table(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
+    """The same as a CSV."""
+    rows: list[list[Any]] = []
+    for split, names in SPLITS.items():
+        for name in names:
+            picture(root / f"{name}.png")
+            rows += [[f"{name}.png", *box, split] for box in boxes[name]]
+            if not boxes[name]:
+                rows.append([f"{name}.png", "", "", "", "", "", split])
+    with open(root / "boxes.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "left", "top", "right", "bottom", "label", "split"])
+        writer.writerows(rows)
+    return root / "boxes.csv"
+
+
+LAYOUTS: dict[str, Callable[..., Path]] = {"voc": voc, "coco": coco, "boxes": table}
+
+
+def masks(root: Path, arrays: dict[str, np.ndarray], split: str = "train") -> Path:
+    """A folder as CamVid has it, of pictures and masks of the same size."""
+    for name, array in arrays.items():
+        picture(root / split / f"{name}.png", array.shape[:2])
+        (root / f"{split}annot").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(root / f"{split}annot" / f"{name}.png")
+    return root
+
+
+def numbers(highest: int = 3, size: tuple[int, int] = (30, 40), seed: int = 0) -> np.ndarray:
+    """A mask of all the numbers up to one."""
+    made = np.random.default_rng(seed).integers(0, highest + 1, size, np.uint8)
+    made[0, : highest + 1] = np.arange(highest + 1)
+    return made
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """All that lies below a folder."""
+    return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def boxes_of(source: Source) -> Boxes:
+    assert isinstance(source.truth, Boxes)
+    return source.truth
+
+
+def masks_of(source: Source) -> Masks:
+    assert isinstance(source.truth, Masks)
+    return source.truth
+
+
+# boxes
+
+
+@pytest.mark.parametrize(
+    ("corners", "said"),
+    [
+        ((5, 5, 5, 5), "has no area"),
+        ((5, 5, 9, 5), "has no area"),
+        ((9, 5, 5, 9), "swapped corners"),
+        ((5, 9, 9, 5), "swapped corners"),
+        ((41.5, 5, 45, 9), "outside the image of 40 x 30"),
+        ((30, 20, 44, 29), "outside the image of 40 x 30"),
+        ((-3, 2, 5, 5), "outside the image"),
+        ((float("nan"), 2, 5, 5), "no numbers"),
+        ((2, 2, float("inf"), 5), "no numbers"),
+    ],
+)
+def test_a_box_that_cannot_be_says_why(corners: tuple[float, ...], said: str) -> None:
+    left, top, right, bottom = map(float, corners)
+    found = checked_box(Mark("row 2", "cat", (left, top, right, bottom)), (30, 40))
+    assert isinstance(found, str)
+    assert said in found
+    assert "cat" in found
+
+
+def test_a_box_may_reach_out_by_one_pixel_as_libraries_count_from_0_and_from_1() -> None:
+    mark = Mark("row 2", "cat", (-1.0, 0.0, 41.0, 30.5))
+    assert checked_box(mark, (30, 40)) == (0, 0, 40, 30)
+
+
+@slow
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_the_three_layouts_of_boxes_say_the_same(kind: Any, tmp_path: Path) -> None:
+    path = LAYOUTS[kind](tmp_path)
+    before = contents(tmp_path)
+    for split, names in SPLITS.items():
+        source = open_scenes(path, kind, split=split)
+        assert source.classes == ("cat", "dog")
+        assert [os.path.basename(p)[0] for p in source.paths or []] == list(names)
+        for name, rows in zip(names, boxes_of(source).rows):
+            wanted = [(*box[:4], source.classes.index(box[4]), 0) for box in GOOD[name]]
+            assert sorted(map(tuple, rows.tolist())) == sorted(wanted)
+    train = open_scenes(path, kind)
+    assert train.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert contents(tmp_path) == before
+
+
+BAD_BOXES: list[tuple[Box, str]] = [
+    ((7, 7, 7, 7, "dog"), "has no area"),
+    ((9, 2, 3, 8, "dog"), "swapped corners"),
+    ((2, 2, 60, 8, "dog"), "outside the image"),
+    ((2, 2, 8, 8, "dgo"), "dgo"),
+]
+
+
+@slow
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize(("bad", "said"), BAD_BOXES, ids=["area", "swapped", "outside", "class"])
+def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
+    kind: Any, bad: Box, said: str, tmp_path: Path
+) -> None:
+    """Whichever split it is in: a test does not fail for it when the training is done."""
+    for split, name in (("train", "b"), ("test", "e")):
+        spoilt = {**GOOD, name: [*GOOD[name], bad]}
+        root = tmp_path / split
+        root.mkdir()
+        path = LAYOUTS[kind](root, spoilt)
+        if kind == "coco" and bad[4] == "dgo":
+            said = "category_id 99"
+        classes = SceneWish(classes=("cat", "dog"))
+        with pytest.raises(ValueError, match="skip") as error:
+            open_scenes(path, kind, wish=classes)
+        message = str(error.value)
+        assert said in message
+        place = {"voc": f"{name}.xml, object", "coco": f"{split}.json, annotation", "boxes": "row"}
+        assert place[kind] in message
+        kept = open_scenes(path, kind, split=split, damaged="skip", wish=classes)
+        assert sum(map(len, boxes_of(kept).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
+        assert any(said in notice for notice in kept.notices)
+
+
+@slow
+def test_a_class_that_does_not_train_is_named(tmp_path: Path) -> None:
+    voc(tmp_path, {**GOOD, "e": [(2, 2, 9, 9, "horse")]})
+    with pytest.raises(ValueError, match=r"e\.xml, object 1: the class 'horse' is unknown"):
+        open_scenes(tmp_path, "voc")
+
+
+@slow
+def test_lists_and_files_that_do_not_fit_each_other_are_named(tmp_path: Path) -> None:
+    voc(tmp_path)
+    (tmp_path / "JPEGImages" / "b.png").unlink()
+    (tmp_path / "Annotations" / "d.xml").unlink()
+    with open(tmp_path / "ImageSets" / "Main" / "train.txt", "a") as file:
+        file.write("ghost\na\n")
+    with pytest.raises(ValueError, match=r"train\.txt, row 4") as error:
+        open_scenes(tmp_path, "voc")
+    for said in ("row 2", "b.xml has no image", "'ghost': no such image", "row 5", "repeats",
+                 "val.txt, row 1", "'d': no such annotation"):  # fmt: skip
+        assert said in str(error.value)
+    kept = open_scenes(tmp_path, "voc", damaged="skip")
+    assert len(kept) == 2
+    assert any("ghost" in notice for notice in kept.notices)
+
+
+@slow
+def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path) -> None:
+    voc(tmp_path)
+    (tmp_path / "Annotations" / "a.xml").write_text("<annotation><object>")
+    (tmp_path / "Annotations" / "b.xml").write_text(
+        '<!DOCTYPE a [<!ENTITY x "y">]><annotation></annotation>'
+    )
+    with pytest.raises(ValueError, match=r"a\.xml: cannot be read") as error:
+        open_scenes(tmp_path, "voc")
+    assert "entities" in str(error.value)
+    other = tmp_path / "other"
+    voc(other)
+    picture(other / "JPEGImages" / "a.png", (40, 30))
+    with pytest.raises(ValueError, match=r"a\.xml: it says 40 x 30 pixels, but JPEGImages/a\.png"):
+        open_scenes(other, "voc")
+
+
+@slow
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t["images"].append({"id": 9, "file_name": "z.png"}), "'z.png' is missing"),
+        (lambda t: t["annotations"][0].update(image_id=77), "image_id 77 is none of the images"),
+        (lambda t: t["annotations"][0].update(bbox=[1, 2, 3]), "four numbers"),
+        (lambda t: t["annotations"][0].update(bbox=["a", 2, 3, 4]), "four numbers"),
+        (lambda t: t["annotations"][1].update(id=0), "a second annotation of this id"),
+        (lambda t: t["images"][0].update(id=1), "a second image of this id"),
+        (lambda t: t["images"][0].update(file_name="../a.png"), "leaves the folder"),
+        (lambda t: t["annotations"][0].update(segmentation=[[1, 2]]), "three corners"),
+        (
+            lambda t: t["annotations"][0].update(segmentation={"size": [3, 3], "counts": [9]}),
+            "3 x 3",
+        ),
+        (
+            lambda t: t["annotations"][0].update(segmentation={"size": [30, 40], "counts": [9]}),
+            "9 pixels long",
+        ),
+    ],
+)
+def test_what_a_coco_json_has_wrong_is_named(
+    change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+) -> None:
+    coco(tmp_path)
+    told = json.loads((tmp_path / "train.json").read_text())
+    change(told)
+    (tmp_path / "train.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"train\.json, ") as error:
+        open_scenes(tmp_path, "coco")
+    assert said in str(error.value)
+    assert len(open_scenes(tmp_path, "coco", damaged="skip"))
+
+
+@slow
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("z.png,1,2,3,4,cat,train", "row 8: z.png is missing"),
+        ("../z.png,1,2,3,4,cat,train", "row 8: the path '../z.png' leaves the folder"),
+        ("a.png,1,x,3,4,cat,train", "row 8: top 'x' is no number"),
+        ("a.png,2,3,12,10,cat,train", "row 8: repeats row 2"),
+        ("a.png,1,2,3,4,cat,test", "row 8: a.png is of test here and of train in row 2"),
+        ("a.png,1,2,3,4,cat,later", "row 8: split 'later'"),
+        ("a.png,1,2,3", "row 8: 4 fields under 7 columns"),
+    ],
+)
+def test_what_a_csv_of_boxes_has_wrong_is_named_with_its_row(
+    line: str, said: str, tmp_path: Path
+) -> None:
+    path = table(tmp_path)
+    with open(path, "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError) as error:
+        open_scenes(path, "boxes")
+    assert said in str(error.value)
+
+
+@slow
+def test_wrong_layouts_say_what_is_looked_for(tmp_path: Path) -> None:
+    for kind, said in (("voc", "JPEGImages"), ("coco", "train.json"), ("masks", "trainannot")):
+        with pytest.raises(ValueError, match=said):
+            open_scenes(tmp_path, kind)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="missing"):
+        open_scenes(tmp_path / "nowhere", "voc")
+    path = tmp_path / "b.csv"
+    path.write_text("path,label\na.png,cat\n")
+    with pytest.raises(ValueError, match="left,top,right,bottom"):
+        open_scenes(path, "boxes")
+    voc(tmp_path / "set")
+    with pytest.raises(ValueError, match="not packed"):
+        pack(tmp_path / "set", tmp_path / "set.plusx")
+
+
+# masks
+
+
+@slow
+def test_masks_are_read_by_number_palette_grey_and_colour(tmp_path: Path) -> None:
+    """One meaning, four ways to write it down."""
+    wanted = numbers(2)
+    colours = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
+    palette = Image.fromarray(wanted).convert("P")
+    palette.putpalette(colours.ravel().tolist())
+    grey = np.repeat(wanted[:, :, None], 3, 2)
+    for name, made in (("number", wanted), ("palette", palette), ("grey", grey)):
+        root = masks(tmp_path / name, {"a": wanted})
+        image = made if isinstance(made, Image.Image) else Image.fromarray(made)
+        image.save(root / "trainannot" / "a.png")
+        source = open_scenes(root, "masks", validation=0)
+        assert source.classes == ("0", "1", "2")
+        assert (masks_of(source).mask(0) == wanted).all()
+    for name, made in (("colours", colours[wanted]), ("shown", palette)):
+        root = masks(tmp_path / name, {"a": wanted})
+        image = made if isinstance(made, Image.Image) else Image.fromarray(made)
+        image.save(root / "trainannot" / "a.png")
+        (root / "classes.csv").write_text("name,r,g,b\nground,0,0,0\nroad,128,0,0\n,0,128,0\n")
+        source = open_scenes(root, "masks", validation=0)
+        assert source.classes == ("ground", "road")
+        assert (masks_of(source).mask(0) == np.where(wanted == 2, 255, wanted)).all()
+
+
+@slow
+def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None:
+    mask = numbers(3)
+    mask[5, 5] = 255
+    masks(tmp_path, {"a": mask, "b": numbers(3, seed=1)})
+    found = open_scenes(tmp_path, "masks", validation=0)
+    assert found.classes == ("0", "1", "2", "3")  # 255 is not judged
+    assert masks_of(found).mask(0)[5, 5] == 255
+    assert found.position_counts().sum() == 2 * 30 * 40 - 1
+    named = SceneWish(classes=("x", "y", "z"), values=(3, 0, 1), ignore=(2,))
+    source = open_scenes(tmp_path, "masks", validation=0, wish=named)
+    read = masks_of(source).mask(0)
+    assert (read[mask == 3] == 0).all()
+    assert (read[mask == 2] == 255).all()
+    assert (read[mask == 1] == 2).all()
+    with pytest.raises(ValueError, match=r"trainannot/a\.png: .* have the value 3") as error:
+        open_scenes(tmp_path, "masks", wish=SceneWish(classes=("x", "y", "z")))
+    assert "known are 0 to 2" in str(error.value)
+    for wish, said in (
+        (SceneWish(classes=("x", "y"), values=(0,)), "one for each"),
+        (SceneWish(classes=("x", "y"), values=(1, 1)), "no two alike"),
+        (SceneWish(classes=("x", "y"), ignore=(1,)), "ignore: 1 is the value of a class"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            open_scenes(tmp_path, "masks", wish=wish)
+
+
+@slow
+def test_two_values_0_and_255_are_two_classes(tmp_path: Path) -> None:
+    masks(tmp_path, {name: numbers(1, seed=ord(name)) * 255 for name in "abcd"})
+    source = open_scenes(tmp_path, "masks", validation=1)
+    assert source.classes == ("0", "255")
+    assert set(np.unique(masks_of(source).mask(0))) == {0, 1}
+
+
+@slow
+def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    masks(tmp_path, {name: numbers(seed=ord(name)) for name in "abcdefg"})
+    notes = tmp_path / "trainannot"
+    Image.fromarray(numbers(size=(30, 41))).save(notes / "a.png")
+    (notes / "b.png").unlink()
+    (tmp_path / "train" / "c.png").unlink()
+    colours = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(colours).save(notes / "d.png")
+    Image.fromarray(numbers()).save(notes / "e.png", format="JPEG")
+    whole = (notes / "f.png").read_bytes()
+    (notes / "f.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"train/b\.png: no mask") as listed:
+        open_scenes(tmp_path, "masks")
+    assert "trainannot/c.png: no image" in str(listed.value)
+    kept = open_scenes(tmp_path, "masks", damaged="skip", validation=0)
+    assert [os.path.basename(path) for path in kept.paths or []] == ["g.png"]
+    notices = "\n".join(kept.notices)
+    for said in (
+        "a.png: it has 41 x 30 pixels, its image 40 x 30",
+        "d.png: a picture in colours",
+        "e.png: a JPEG",
+        "f.png: ",
+    ):
+        assert said in notices
+    picture(tmp_path / "train" / "c.png")
+    Image.fromarray(numbers()).save(notes / "b.png")
+    with pytest.raises(ValueError, match="masks cannot be used") as error:
+        open_scenes(tmp_path, "masks")
+    assert "d.png: a picture in colours" in str(error.value)
+
+
+@slow
+def test_names_choose_what_tests_and_the_seed_what_validates(tmp_path: Path) -> None:
+    for place in range(10):
+        picture(tmp_path / "image" / f"{place:02}.png")
+        (tmp_path / "label").mkdir(exist_ok=True)
+        Image.fromarray(numbers(seed=place)).save(tmp_path / "label" / f"{place:02}.png")
+    wish = SceneWish(test="0[0-2]")
+    parts = {
+        split: {
+            os.path.basename(path)
+            for path in open_scenes(
+                tmp_path, "masks", split=split, seed=3, validation=2, wish=wish
+            ).paths
+            or []
+        }
+        for split in ("train", "validation", "test", "all")
+    }
+    assert parts["test"] == {"00.png", "01.png", "02.png"}
+    assert len(parts["validation"]) == 2
+    assert len(parts["train"]) == 5
+    assert parts["train"] | parts["validation"] | parts["test"] == parts["all"]
+    for pattern, said in (("(", "no regular expression"), ("x", "chooses 0 of the 10")):
+        with pytest.raises(ValueError, match=said):
+            open_scenes(tmp_path, "masks", wish=SceneWish(test=pattern))
+
+
+@slow
+def test_connected_parts_of_masks_become_boxes(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[2:12, 3:9] = 1
+    mask[15:25, 3:9] = 1
+    mask[25, 9] = 1  # touches at a corner
+    mask[5:7, 20:22] = 1  # too small to be judged
+    mask[10:20, 20:39] = 2
+    masks(tmp_path, {"a": mask})
+    wish = SceneWish(classes=("road", "man", "car"), parts=("car", "man"), smallest=20)
+    source = open_scenes(tmp_path, "masks", validation=0, wish=wish)
+    assert source.classes == ("car", "man")
+    assert boxes_of(source).rows[0].tolist() == [
+        [20, 10, 39, 20, 0, 0],
+        [3, 2, 9, 12, 1, 0],
+        [20, 5, 22, 7, 1, 1],
+        [3, 15, 10, 26, 1, 0],
+    ]
+    with pytest.raises(ValueError, match="did you mean 'car'"):
+        open_scenes(tmp_path, "masks", wish=SceneWish(classes=wish.classes, parts=("cra",)))
+
+
+# run lengths and polygons
+
+SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+@slow
+@given(SHAPES, st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
+def test_run_lengths_are_those_of_cocos_own_library(
+    size: tuple[int, int], seed: int, share: float
+) -> None:
+    library = pytest.importorskip("faster_coco_eval.core.mask")
+    from plusx.data.coco import _inside
+
+    wanted = np.random.default_rng(seed).random(size) < share
+    packed = library.encode(np.asfortranarray(wanted.astype(np.uint8)))
+    text = packed["counts"]
+    text = text.decode() if isinstance(text, bytes) else text
+    assert (_inside({"size": list(size), "counts": text}, size) == wanted).all()
+    flat = wanted.T.ravel()
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *edges, flat.size]).tolist()
+    counts = [0, *runs] if flat[0] else runs
+    assert (_inside({"size": list(size), "counts": counts}, size) == wanted).all()
+
+
+@slow
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 15), st.integers(1, 15))
+def test_a_polygon_on_the_edges_of_pixels_holds_just_these(
+    left: int, top: int, width: int, height: int
+) -> None:
+    right, bottom = left + width, top + height
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+    wanted = np.zeros((40, 40), np.bool_)
+    wanted[top:bottom, left:right] = True
+    assert (polygon_mask(corners, (40, 40)) == wanted).all()
+
+
+@slow
+def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
+    coco(tmp_path)
+    source = open_scenes(tmp_path, "coco", wish=SceneWish(instances=True))
+    truth = boxes_of(source)
+    for place, rows in enumerate(truth.rows):
+        planes = truth.planes(place, (30, 40))
+        for (left, top, right, bottom, *_), plane in zip(rows.astype(int).tolist(), planes):
+            wanted = np.zeros((30, 40), np.uint8)
+            wanted[top:bottom, left:right] = 1
+            assert (plane == wanted).all()
+    listing = read_coco(str(tmp_path / "train.json"))
+    assert listing.parts == ()
+
+
+# batches
+
+
+@slow
+def test_a_batch_of_boxes_leads_back_to_what_is_stored(tmp_path: Path) -> None:
+    source = open_scenes(voc(tmp_path), "voc", size=(64, 64))
+    with Loader(source, split="validation", batch_size=3) as loader:
+        (batch,) = loader.epoch(0)
+    assert batch.inputs.shape == (3, 3, 64, 64)
+    assert batch.targets.shape == (3, 2, 7)
+    for rows, known in zip(batch.targets, boxes_of(source).rows):
+        used = rows[rows[:, 4] >= 0]
+        assert len(used) == len(known)
+        back = used[:, :4] / used[:, 6:]
+        assert torch.allclose(back, torch.from_numpy(known[:, :4]), atol=1e-4)
+        assert torch.allclose(rows[:, 6], torch.tensor(1.6))
+    # 40 x 30 becomes 64 x 48; what is below is no image
+    assert (batch.inputs[:, :, 48:] == 0).all()
+    assert (batch.inputs[:, :, :48] != 0).any()
+
+
+@slow
+def test_without_a_size_images_stay_and_a_batch_is_padded(tmp_path: Path) -> None:
+    masks(tmp_path, {"a": numbers(size=(30, 40)), "b": numbers(size=(50, 33))})
+    source = open_scenes(tmp_path, "masks", validation=0)
+    with Loader(source, split="validation", batch_size=2) as loader:
+        (batch,) = loader.epoch(0)
+    assert batch.inputs.shape == (2, 3, 64, 64)
+    assert (batch.targets[0, :30, :40].numpy() == masks_of(source).mask(0)).all()
+    assert (batch.targets[1, :50, :33].numpy() == masks_of(source).mask(1)).all()
+    outside = torch.ones(2, 64, 64, dtype=torch.bool)
+    outside[0, :30, :40] = False
+    outside[1, :50, :33] = False
+    assert (batch.targets[outside] == 255).all()
+    assert (batch.inputs.permute(0, 2, 3, 1)[outside] == 0).all()
+
+
+@slow
+def test_images_without_truth_tell_how_they_were_scaled(tmp_path: Path) -> None:
+    source = unlabelled(open_scenes(voc(tmp_path), "voc", size=(15, 20)))
+    with Loader(source, split="validation", batch_size=3) as loader:
+        (batch,) = loader.epoch(0)
+    assert batch.targets.shape == (3, 1, 7)
+    assert (batch.targets[:, :, 4] == -1).all()
+    assert (batch.targets[:, :, 6] == 0.5).all()
+
+
+@slow
+@pytest.mark.parametrize("kind", ["voc", "masks"])
+def test_pixels_are_the_same_for_any_number_of_workers_and_any_batch(
+    kind: Any, tmp_path: Path
+) -> None:
+    """And whether a scene was decoded now or an epoch ago."""
+    if kind == "voc":
+        voc(tmp_path)
+    else:
+        masks(tmp_path, {name: numbers(seed=ord(name)) for name in "abc"})
+    source = open_scenes(tmp_path, kind, size=(32, 40), validation=None if kind == "voc" else 0)
+    said = "zoom1.5 flip rotate10 jitter.3 erase.5"
+    found = []
+    for workers, size in ((0, 3), (2, 3), (0, 1)):
+        with Loader(
+            source, augment=said, batch_size=size, workers=workers, seed=4, drop_last=False
+        ) as loader:
+            epochs = [list(loader.epoch(number)) for number in (0, 1, 0)]
+        assert all(
+            torch.equal(first.inputs, again.inputs) for first, again in zip(epochs[0], epochs[2])
+        )
+        found.append(torch.cat([batch.inputs for batch in epochs[1]]))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@slow
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    source = open_scenes(voc(tmp_path), "voc", size=(32, 32))
+    (tmp_path / "JPEGImages" / "a.png").unlink()
+    gone = pytest.raises(RuntimeError, match=r"JPEGImages/a\.png cannot be used any more")
+    with Loader(source, split="validation") as loader, gone:
+        list(loader.epoch(0))
+
+
+@slow
+def test_a_fingerprint_changes_with_a_box_and_with_a_mask(tmp_path: Path) -> None:
+    known = set()
+    for right in (9, 10):
+        root = tmp_path / f"box{right}" / "set"
+        root.mkdir(parents=True)
+        changed = {**GOOD, "b": [(1, 1, right, 9, "dog")]}
+        known.add(open_scenes(voc(root, changed), "voc").fingerprint())
+    for seed in (0, 1):
+        root = tmp_path / f"mask{seed}" / "set"
+        made = numbers(seed=0)
+        made[20, 20] = seed
+        known.add(open_scenes(masks(root, {"a": made}), "masks", validation=0).fingerprint())
+    assert len(known) == 4
+
+
+# the made set, recipes, and what is published
+
+
+def few_cells(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A set of fewer images, which are drawn more quickly."""
+    monkeypatch.setattr(cells, "COUNTS", dict.fromkeys(cells.COUNTS, count))
+    monkeypatch.setattr(cells, "_rendered", cells._rendered.__wrapped__)
+
+
+@slow
+def test_cells_lie_in_their_boxes_and_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_cells(monkeypatch, 12)
+    source = open_cells("validation")
+    truth = boxes_of(source)
+    assert len(source) == 12
+    assert truth.counts(2).min() > 10
+    overlapping = 0
+    for place in range(12):
+        planes = truth.planes(place, (128, 128))
+        assert planes.sum(0).max() <= 1  # a mask is what is to be seen
+        for row, plane in zip(truth.rows[place], planes):
+            down, along = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+            tight = [along[0], down[0], along[-1] + 1, down[-1] + 1]
+            assert row[:4].tolist() == tight
+        boxes = truth.rows[place][:, :4]
+        meet = (boxes[:, None, :2] < boxes[None, :, 2:]).all(2)
+        overlapping += int((meet & meet.T).sum() > len(boxes))
+    assert overlapping > 3
+    test = open_cells("test")
+    assert source.images is not None
+    assert test.images is not None
+    assert not torch.equal(source.images, test.images)
+
+
+RECIPE = """
+epochs = 1
+[net]
+base = "resnet18"
+[head]
+kind = "{head}"
+[task]
+kind = "{task}"
+[data]
+{data}
+[optim]
+kind = "sgd"
+lr = 0.1
+"""
+
+
+@slow
+def test_recipes_open_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voc(tmp_path / "pets")
+    monkeypatch.setenv("PLUSX_DATA", str(tmp_path))
+    said = 'kind = "voc"\npath = "pets"\nsize = [32, 48]'
+    recipe = parse_recipe(RECIPE.format(head="fcos", task="detect", data=said), where="a.toml")
+    sets = open_sets(recipe)
+    assert sets.validation is not None
+    assert (len(sets.train), len(sets.validation)) == (3, 1)
+    assert sets.train.preprocessing.size == (32, 48)
+    few_cells(monkeypatch, 4)
+    said = 'kind = "cells"\ntrain = 0.5'
+    text = RECIPE.format(head="mask-rcnn", task="detect", data=said)
+    made = open_split(parse_recipe(text, where="a.toml"), "train")
+    assert len(made) == 2
+    assert boxes_of(made).outlines is not None
+
+
+def published(name: str) -> Path:
+    root = os.environ.get("PLUSX_DATA")
+    if root is None or not (Path(root) / name).exists():
+        pytest.skip(f"PLUSX_DATA has no {name}")
+    return Path(root) / name
+
+
+@slow
+@pytest.mark.data
+def test_bccd_has_two_boxes_without_area() -> None:
+    path = published("BCCD")
+    with pytest.raises(ValueError, match=r"00343\.xml, object 4: RBC .* has no area") as error:
+        open_scenes(path, "voc")
+    assert "BloodImage_00338.xml, object 13" in str(error.value)
+    counts = torch.zeros(3, dtype=torch.int64)
+    for split, images in (("train", 205), ("validation", 87), ("test", 72)):
+        source = open_scenes(path, "voc", split=split, damaged="skip")
+        assert len(source) == images
+        assert source.classes == ("Platelets", "RBC", "WBC")
+        counts += boxes_of(source).counts(3)
+    # all that are published but for the two
+    assert counts.tolist() == [361, 4153, 372]
+
+
+@slow
+@pytest.mark.data
+def test_camvid_and_the_membranes_have_their_splits() -> None:
+    wish = SceneWish(ignore=(11,))
+    sizes = [
+        len(open_scenes(published("camvid"), "masks", split=split, wish=wish))
+        for split in ("train", "validation", "test")
+    ]
+    assert sizes == [367, 101, 233]
+    test = open_scenes(
+        published("isbi2012"),
+        "masks",
+        split="test",
+        wish=SceneWish(test="2[0-3]", channels=1, classes=("membrane", "cell"), values=(0, 255)),
+    )
+    assert [os.path.basename(path) for path in test.paths or []] == [
+        "20.png",
+        "21.png",
+        "22.png",
+        "23.png",
+    ]
+    shares = test.position_counts() / test.position_counts().sum()
+    assert 0.1 < shares[0] < 0.35
