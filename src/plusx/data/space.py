@@ -40,7 +40,7 @@ class Turn(NamedTuple):
 
     def _flipped(self, values: np.ndarray) -> np.ndarray:
         lead = values.ndim - 3
-        return np.flip(values, [lead + axis for axis, flip in enumerate(self.flipped) if flip])
+        return np.flip(values, tuple(lead + i for i, flip in enumerate(self.flipped) if flip))
 
     def spacing(self, affine: Num[np.ndarray, "4 4"]) -> Spacing:
         """The lengths in mm of a voxel along our axes."""
