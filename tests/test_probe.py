@@ -1,0 +1,150 @@
+"""What embeddings tell by themselves, and labels by patient in a CSV."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plusx import cli
+from plusx.data.source import open_data
+from plusx.data.table import read_table
+from plusx.grammar.spec import Net
+from plusx.recipe import load_recipe
+from plusx.run import load_run, parts, train
+from plusx.run.folder import test_uses as uses_of
+from plusx.run.probing import probe
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on the digits."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    said = ["epochs=2", "net.base=resnet20", "data.train=400", "device.threads=1"]
+    train(load_recipe("digits-resnet20", said), folder, progress=False)
+    return folder
+
+
+@pytest.mark.slow
+def test_embeddings_tell_digits_apart(digits: Path) -> None:
+    told = probe(load_run(digits))
+    assert told["width"] == 64
+    assert (told["count"], told["learned_from"]) == (300, 400)
+    for way in ("neighbours", "logistic"):
+        assert told[way]["accuracy"] > 0.6  # chance is 0.1; as they are 0.9
+        assert len(told[way]["per_class"]) == 10
+    fewer = probe(load_run(digits), images=30, neighbours=50)
+    assert (fewer["learned_from"], fewer["neighbours"]["k"]) == (30, 30)
+    assert probe(load_run(digits)) == told  # nothing is drawn
+
+
+@pytest.mark.slow
+def test_the_command_answers_in_json_and_counts_uses_of_the_test(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = uses_of(digits)
+    assert cli.run(["probe", str(digits), "--split", "test", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"neighbours", "logistic", "width", "split", "count"} <= set(told)
+    assert told["test_uses"] == before + 1 == uses_of(digits)
+    assert cli.run(["probe", str(digits / "model.safetensors"), "--data", "digits"]) == 0
+    assert "logistic regression" in capsys.readouterr().out
+    assert uses_of(digits) == before + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["--split", "train"], "judged by another one"),
+        (["--neighbours", "0"], "neighbours = 0"),
+        (["--data", "no-such-data"], "no data 'no-such-data'"),
+    ],
+)
+def test_what_cannot_be_probed_is_said(
+    digits: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
+) -> None:
+    assert cli.run(["probe", str(digits), *said]) == 2
+    assert message in capsys.readouterr().err
+
+
+def _patients(
+    folder: Path, count: int, labels: list[str], columns: str = "path,label,group"
+) -> Path:
+    """Grey images, three of each patient; a label is a brighter square of its own."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    names = sorted({name for label in labels for name in label.split("|") if name})
+    rows: list[list[Any]] = [columns.split(",")]
+    for number in range(count):
+        label = labels[number % len(labels)]
+        pixels = random.integers(0, 90, (16, 16)).astype(np.uint8)
+        for name in filter(None, label.split("|")):
+            place = names.index(name)
+            pixels[4 * (place // 4) :, :][:4, 4 * (place % 4) : 4 * (place % 4) + 4] += 150
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append([f"{number}.png", label, f"patient {number // 3}"])
+    with (folder / "images.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder / "images.csv"
+
+
+def test_images_of_a_patient_stay_together(tmp_path: Path) -> None:
+    path = _patients(tmp_path / "chest", 30, ["a", "b"])
+    sides = {}
+    for split in ("train", "validation"):
+        source = open_data(path, split=split, seed=1, size=16)
+        assert source.rows is not None
+        sides[split] = {(row - 2) // 3 for row in source.rows}
+    assert not sides["train"] & sides["validation"]
+    assert len(sides["validation"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ["a.png,x,train,p1", "b.png,y,test,p1"],
+            "row 3: the group 'p1' is in test here and in tr",
+        ),
+        (["a.png,x,train,p1", "b.png,y,test,"], "row 3: no group"),
+    ],
+)
+def test_a_patient_on_two_sides_is_named(tmp_path: Path, rows: list[str], message: str) -> None:
+    path = tmp_path / "images.csv"
+    path.write_text("\n".join(["path,label,split,group", *rows]))
+    with pytest.raises(ValueError, match=message):
+        read_table(path)
+
+
+def test_fourteen_findings_are_fourteen_questions_of_densenet121() -> None:
+    recipe = load_recipe("chest-labels")
+    spec = parts.spec_of(recipe.net)
+    assert isinstance(spec, Net)
+    assert recipe.task.multilabel
+    assert recipe.net.base == "densenet121"
+
+
+@pytest.mark.slow
+def test_findings_by_patient_are_learned_and_told_with_their_intervals(tmp_path: Path) -> None:
+    """The shape of CheXNet at 16 x 16 pixels: fourteen labels, some images without any."""
+    names = [f"finding {number}" for number in range(14)]
+    labels = [f"{names[i]}|{names[(i + 3) % 14]}" for i in range(14)] + ["", names[0], "", names[5]]
+    path = _patients(tmp_path / "chest", 360, labels)
+    said = [f"data.path={path}", "data.size=16", "data.augment=resize16 centercrop",
+            "net.weights=", "net.base=resnet20", "epochs=6", "batch_size=16", "optim.lr=0.003",
+            "device.threads=1", "evaluate.every=0"]  # fmt: skip
+    result = train(load_recipe("chest-labels", said), tmp_path / "run", progress=False)
+    figures = result["validation"]
+    assert result["scores"][0] == "auroc"
+    assert figures["auroc"] > 0.7  # the labels are bright squares: 0.99 after a minute
+    low, high = figures["auroc_interval"]
+    assert low <= figures["auroc"] <= high
+    assert [row["label"] for row in figures["per_class"]] == sorted(names)
+    assert all(row["auroc_interval"] is None or len(row["auroc_interval"]) == 2
+               for row in figures["per_class"])  # fmt: skip
+    told = probe(load_run(tmp_path / "run"))
+    assert told["logistic"]["auroc"] > 0.7
