@@ -27,6 +27,8 @@ class Judging:
     def __init__(
         self, source: Source, batch_size: int, world: World, make: Callable[[Source], Loader]
     ) -> None:
+        if source.volumes is not None:
+            batch_size = 1  # as loaders have them
         self.source, self.batch_size, self.world = source, batch_size, world
         self.loader: Loader | None = None
         if world.size == 1:
