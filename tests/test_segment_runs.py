@@ -197,6 +197,38 @@ def test_the_weights_alone_tell_the_same(trained: Path, data: Path) -> None:
 
 
 @pytest.mark.slow
+def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> None:
+    """Without a size nothing is scaled; what is told window by window has the image's size too."""
+    for split in ("train", "val"):
+        image, mask = scene(5, (41, 67))
+        (tmp_path / "sets" / split).mkdir(parents=True)
+        (tmp_path / "sets" / f"{split}annot").mkdir()
+        Image.fromarray(image).save(tmp_path / "sets" / split / "odd.png")
+        Image.fromarray(mask).save(tmp_path / "sets" / f"{split}annot" / "odd.png")
+        for number in range(2):
+            for folder in (split, f"{split}annot"):
+                content = (data / folder / f"{number}.png").read_bytes()
+                (tmp_path / "sets" / folder / f"{number}.png").write_bytes(content)
+    text = RECIPE.format(path=tmp_path / "sets").replace("size = [32, 40]\n", "")
+    text = text.replace('background = "ground"', 'background = "ground"\nwindow = [32, 32]')
+    recipe = tmp_path / "any.toml"
+    recipe.write_text(text.replace("epochs = 8", "epochs = 1"), encoding="utf-8")
+    assert command(["train", str(recipe), "--out", str(tmp_path / "any")]) == 0
+    run = runs.load_run(tmp_path / "any")
+    assert not run.sized
+    path = tmp_path / "sets" / "val" / "odd.png"
+    told = runs.predict(run, [path], out=tmp_path / "out")
+    assert told["predictions"][0]["size"] == [41, 67]
+    assert pixels(tmp_path / "out" / told["predictions"][0]["mask"]).shape == (41, 67)
+    alone = runs.load_run(tmp_path / "any" / "model.safetensors")
+    assert not alone.sized
+    assert isinstance(alone.task, Segment)
+    assert alone.task.window == (32, 32)
+    again = runs.predict(alone, [path], views="flip")
+    assert again["predictions"][0]["shares"] == told["predictions"][0]["shares"]
+
+
+@pytest.mark.slow
 def test_an_explanation_finds_the_class(trained: Path, data: Path, tmp_path: Path) -> None:
     from plusx.study.explain import explain
 

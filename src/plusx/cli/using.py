@@ -84,7 +84,14 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
     """A line for each class, with the figures that the task has of it."""
     from plusx.report.scores import score
 
-    keys = [key for key in rows[0] if key != "label"]
+    # what is no number, as an interval, is for --json
+    keys = [
+        key
+        for key in rows[0]
+        if key != "label"
+        and all(isinstance(row[key], int | float | None) for row in rows)
+        and any(row[key] is not None for row in rows)
+    ]
     titles = ["images" if key == "count" else score(key).title for key in keys]
     names = max(5, *(len(row["label"]) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))

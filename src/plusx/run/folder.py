@@ -66,6 +66,7 @@ class Run:
     sees_whole: bool
     named: bool = True
     assumed: bool = False
+    scaled: bool = True  # False: the weights say that places are told of images as they are stored
 
     @property
     def view(self) -> View:
@@ -91,7 +92,7 @@ class Run:
     def sized(self) -> bool:
         """Whether masks and boxes are told of an image scaled to one size, or as large as it is."""
         data = None if self.recipe is None else self.recipe.data
-        return not (isinstance(data, SceneData) and data.size is None)
+        return self.scaled and not (isinstance(data, SceneData) and data.size is None)
 
     @property
     def embeds(self) -> bool:
@@ -246,6 +247,7 @@ def _from_weights(path: Path) -> Run:
     return Run(
         path=path,
         sees_whole=_sees_whole(weights, weights.preprocessing),
+        scaled=weights.view != "stored",
         named=bool(weights.classes),
         net=net,
         task=task.eval(),

@@ -31,7 +31,7 @@ def write_kept(path: Path, recipe: Recipe, source: Source, task: Task) -> None:
         preprocessing=source.preprocessing.to_dict(),
         classes=None if isinstance(recipe.task, Embed) else source.classes,
         multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
-        view=parts.view_of(recipe, source),
+        view=parts.view_of(recipe, source) if source.sized else "stored",
         task=None if isinstance(recipe.task, Classify) else told(recipe.task),
     )
 

@@ -3,9 +3,9 @@
 The metadata has `model` (a name of the zoo, where there is one), `net` (the whole spec as TOML) or
 `plain` (a plain module's name and sizes as JSON), `preprocessing` and `classes` (JSON), `source`,
 `multilabel` ("true" where an input can have several classes), and `view`, what the network sees of
-an image of another size: "whole" or its "middle". A network with a head on its features has `head`
-(JSON: the head and its number of classes) beside the `net` or `plain` that it stands on; `task`
-(JSON) is what answers are made of what it gives.
+an image of another size: the "whole", its "middle", or all of it as large as it is "stored". A
+network with a head on its features has `head` (JSON: the head and its number of classes) beside the
+`net` or `plain` that it stands on; `task` (JSON) is what answers are made of what it gives.
 Nothing in it names code: a network is built from the grammar, or from the few names of PLAIN.
 """
 
@@ -65,7 +65,8 @@ class Weights:
     classes: tuple[str, ...] | None = None
     source: str = ""
     multilabel: bool = False  # whether an input can have several of the classes
-    view: str | None = None  # of an image of another size: "whole" or "middle"
+    # of an image of another size: "whole", "middle", or, with masks and boxes, as it is "stored"
+    view: str | None = None
     head: Head | None = None  # None: the network's own linear one
     head_classes: int = 0  # of `head`
     task: dict[str, Any] | None = None
@@ -99,7 +100,7 @@ def write_weights(
     classes: Sequence[str] | None = None,
     source: str = "",
     multilabel: bool = False,
-    view: Literal["whole", "middle"] | None = None,
+    view: Literal["whole", "middle", "stored"] | None = None,
     task: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the weights of a network with all that is needed to build and to use it again.
