@@ -23,55 +23,12 @@ from typing import Any
 import pytest
 import torch
 
+import small_run
 from faults import flip
 from plusx import store
 
 
-RECIPE = """
-seed = 3
-steps = 24
-batch_size = 64
-
-[net]
-stem = "conv3 norm act"
-stem_width = 8
-size = 8
-in_channels = 1
-num_classes = 10
-
-[[net.stages]]
-depth = 1
-width = 8
-block = { body = "conv3s norm act drop.2 conv3 norm + act", shortcut = "pad" }
-
-[[net.stages]]
-depth = 1
-width = 16
-stride = 2
-block = { body = "conv3s norm act drop.2 conv3 norm + act", shortcut = "pad" }
-
-[data]
-kind = "digits"
-augment = "pad1 crop flip"
-
-[optim]
-kind = "sgd"
-lr = 0.1
-nesterov = true
-average = 0.9
-
-[schedule]
-kind = "cosine"
-warm_up = 0.1
-
-[device]
-kind = "cpu"
-threads = 1
-
-[checkpoint]
-every_steps = 1
-every_seconds = 0.0
-"""
+RECIPE = small_run.recipe(24, 64, optim="average = 0.9")
 LINES = 24 + 2  # of the whole log: the steps and the epochs
 
 

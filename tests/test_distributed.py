@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 
+import small_run
 from plusx import store
 from plusx.data.loader import Loader
 from plusx.recipe import load_recipe
@@ -34,53 +35,8 @@ from plusx.train.state import State
 
 pytestmark = pytest.mark.slow
 
-# 1,797 digits, of which 1,500 or so are trained on: batches of 63, so that two shares differ.
-RECIPE = """
-seed = 3
-steps = 12
-batch_size = 63
-
-[net]
-stem = "conv3 norm act"
-stem_width = 8
-size = 8
-in_channels = 1
-num_classes = 10
-
-[[net.stages]]
-depth = 1
-width = 8
-block = { body = "conv3s norm act drop.2 conv3 norm + act", shortcut = "pad" }
-
-[[net.stages]]
-depth = 1
-width = 16
-stride = 2
-block = { body = "conv3s norm act conv3 norm + act", shortcut = "pad" }
-
-[data]
-kind = "digits"
-augment = "pad1 crop flip"
-train = 300
-
-[optim]
-kind = "sgd"
-lr = 0.1
-nesterov = true
-
-[schedule]
-kind = "cosine"
-warm_up = 0.1
-
-[device]
-kind = "cpu"
-threads = 1
-timeout = 120.0
-
-[checkpoint]
-every_steps = 1
-every_seconds = 0.0
-"""
+# 300 digits train, in batches of 63, so that two shares differ
+RECIPE = small_run.recipe(12, 63, data="train = 300", device="timeout = 120.0")
 PLAIN = RECIPE.replace(" drop.2", "").replace("size = 8\n", 'size = 8\nnorm = "group"\n', 1)
 RECIPES = {"tiny": RECIPE, "plain": PLAIN}
 
@@ -262,7 +218,8 @@ def test_where_no_norm_looks_at_the_batch_they_are_one_process(server, folder):
         ("two", 2, "optim.accumulate=2"),
         ("sharded", 2, "device.parallel=fsdp", "optim.accumulate=32"),
     ):
-        ended = server.train(folder / name, *said, "optim.clip=0.5", recipe="plain", ranks=ranks)
+        said += ["optim.clip=0.5", "steps=6"]  # the fifth batch, an epoch's last, is shorter
+        ended = server.train(folder / name, *said, recipe="plain", ranks=ranks)
         assert ended["exits"] == [0] * ranks, ended["all"]
     one = newest(folder / "one").tensors
     assert {"weights", "optimizer"} <= one.keys()
