@@ -71,14 +71,15 @@ def probe(
     place = find_device(device)
     net = _embedding(run, learn).to(place)
     features = [_embedded(net, each, run, place, batch_size, workers) for each in (learn, judge)]
-    votes = _voted(*features, learn, min(neighbours, len(learn)))
-    answers, strength = _regressed(*features, learn)
+    known, asked = features
+    votes = _voted(known, asked, learn, min(neighbours, len(learn)))
+    answers, strength = _regressed(known, asked, learn)
     result: dict[str, Any] = {
         "data": judge.name,
         "split": judge.split,
         "count": len(judge),
         "learned_from": len(learn),
-        "width": features[0].shape[1],
+        "width": known.shape[1],
         "classes": list(judge.classes),
         "neighbours": {"k": min(neighbours, len(learn)), **_figures(votes, judge)},
         "logistic": {"strength": strength, **_figures(answers, judge)},
