@@ -1,0 +1,202 @@
+"""Augmentation of images with boxes and masks: pixels, boxes and masks move together."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plusx.data.augment import parse_augment, scene_plan
+from plusx.data.draws import Draws
+from plusx.data.on_scene import SCENE_STEPS, Scene, fitted
+from plusx.data.truth import NOT_JUDGED
+
+
+slow = pytest.mark.slow
+SIZE = (24, 32)
+
+# what moves pixels by whole numbers, and what makes new ones between them
+EXACT = ("pad5", "crop16", "crop", "centercrop14", "flip", "vflip", "altflip", "turn")
+SOFT = ("zoom1.5", "zoom3", "resizedcrop", "resizedcrop20", "resize40", "rotate20", "rotate180")
+
+
+def things(
+    seed: int,
+    count: int = 4,
+    size: tuple[int, int] = (30, 40),
+    sides: tuple[int, int] = (4, 9),
+) -> Scene:
+    """Rectangles that do not overlap, each of a grey of its own in the picture and in its mask."""
+    generator = np.random.default_rng(seed)
+    image = np.zeros((3, *size), np.uint8)
+    planes, rows = [], []
+    for place in range(count):
+        wide, tall = generator.integers(*sides, 2)
+        left = place * size[1] // count + int(generator.integers(0, 2))
+        top = int(generator.integers(0, size[0] - tall))
+        plane = np.zeros(size, np.uint8)
+        plane[top : top + tall, left : left + wide] = 1
+        image[:, plane == 1] = 60 * (place + 1)
+        planes.append(plane)
+        rows.append((left, top, left + wide, top + tall, place, 0))
+    stacked = np.stack(planes) if planes else np.zeros((0, *size), np.uint8)
+    boxes = np.array(rows, np.float32).reshape(-1, 6)
+    return Scene(torch.from_numpy(image), boxes, torch.from_numpy(stacked))
+
+
+def augmented(scene: Scene, text: str, seed: int, epoch: int = 0) -> Scene:
+    draws = Draws.of(seed, epoch, np.array([0]))
+    for place, word in enumerate(parse_augment(text)):
+        scene = SCENE_STEPS[word.kind](scene, word, draws.at(place), SIZE)
+    return scene
+
+
+def shares(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two masks."""
+    return float((first & second).sum() / max(1, (first | second).sum()))
+
+
+def test_a_flip_turns_boxes_and_masks_over_with_the_image() -> None:
+    scene = things(0)
+    flipped = {augmented(scene, "flip", seed).boxes[0, 0].item() for seed in range(20)}
+    first = scene.boxes[0]
+    assert flipped == {first[0].item(), 40 - first[2].item()}
+    for seed in range(4):
+        made = augmented(scene, "flip vflip turn", seed)
+        assert made.planes is not None
+        for row, plane in zip(made.boxes.astype(int), made.planes):
+            wanted = torch.zeros_like(plane)
+            wanted[row[1] : row[3], row[0] : row[2]] = 1
+            assert torch.equal(plane, wanted)
+
+
+def test_words_that_know_of_no_boxes_are_refused() -> None:
+    for word in ("randaugment", "trivialaugment", "autoaugment"):
+        with pytest.raises(ValueError, match=f"{word}.*knows of no boxes"):
+            scene_plan(f"flip {word}", (32, 32))
+    for word in ("crop", "centercrop", "resizedcrop", "zoom2"):
+        with pytest.raises(ValueError, match="says none"):
+            scene_plan(word, None)
+    assert scene_plan("crop64 flip", None).final == (64, 64)
+    assert [word.kind for word in scene_plan("flip", (32, 32)).words] == ["fit", "flip"]
+    assert [word.kind for word in scene_plan("zoom2", (32, 32)).words] == ["zoom"]
+
+
+@slow
+@given(st.lists(st.sampled_from(EXACT), min_size=1, max_size=5), st.integers(0, 2**32))
+def test_words_that_move_whole_pixels_keep_image_boxes_and_masks_together(
+    words: list[str], seed: int
+) -> None:
+    scene = things(seed % 97)
+    made = augmented(scene, " ".join(words), seed, epoch=seed % 3)
+    assert made.planes is not None
+    assert len(made.planes) == len(made.boxes)
+    for row, plane in zip(made.boxes, made.planes):
+        grey = 60 * (int(row[4]) + 1)
+        assert torch.equal(plane.bool(), made.image[0] == grey)
+        left, top, right, bottom = row[:4].astype(int).tolist()
+        wanted = torch.zeros_like(plane)
+        wanted[top:bottom, left:right] = 1
+        assert torch.equal(plane, wanted)
+    # nothing of which enough is left is lost
+    gone = set(scene.boxes[:, 4]) - set(made.boxes[:, 4])
+    for number in gone:
+        assert (made.image[0] == 60 * (int(number) + 1)).sum() < 0.25 * 9 * 9
+
+
+@slow
+@given(st.lists(st.sampled_from(EXACT + SOFT), min_size=1, max_size=3), st.integers(0, 2**32))
+def test_any_words_keep_boxes_around_their_masks_and_inside_the_image(
+    words: list[str], seed: int
+) -> None:
+    scene = things(seed % 97, count=3)
+    made = augmented(scene, " ".join(words), seed)
+    assert made.planes is not None
+    height, width = made.size
+    assert made.planes.shape == (len(made.boxes), height, width)
+    assert made.image.dtype == torch.uint8
+    assert set(made.planes.unique().tolist()) <= {0, 1}
+    for row, plane in zip(made.boxes, made.planes.numpy()):
+        left, top, right, bottom = row[:4]
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        down, along = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+        # a pixel more on each side for every word that makes new ones
+        room = 1 + len(words) * max(1.0, made.scale)
+        assert left - room <= along[0]
+        assert along[-1] + 1 <= right + room
+        assert top - room <= down[0]
+        assert down[-1] + 1 <= bottom + room
+
+
+@slow
+@pytest.mark.parametrize("words", ["zoom1.5", "resize60", "rotate30", "rotate180", "resizedcrop"])
+def test_masks_lie_where_the_image_shows_their_things(words: str) -> None:
+    """Where new pixels are made between others, to within a rim of a pixel or so."""
+    seen = []
+    for seed in range(12):
+        scene = things(seed, count=1, size=(60, 80), sides=(16, 30))
+        made = augmented(scene, words, seed)
+        assert made.planes is not None
+        if len(made.planes) and made.planes.sum() > 30:
+            seen.append(shares(made.planes[0].numpy() == 1, made.image[0].numpy() > 30))
+    assert len(seen) > 3
+    assert np.mean(seen) > 0.8
+
+
+@slow
+@given(st.lists(st.sampled_from(EXACT + SOFT), min_size=1, max_size=3), st.integers(0, 2**32))
+def test_classes_are_never_mixed_and_outside_is_not_judged(words: list[str], seed: int) -> None:
+    generator = np.random.default_rng(seed % 1009)
+    mask = generator.choice([3, 7], (1, 30, 40)).astype(np.uint8)
+    image = torch.from_numpy(np.repeat(mask * 30, 3, 0))
+    nothing = np.zeros((0, 6), np.float32)
+    scene = Scene(image, nothing, torch.from_numpy(mask), NOT_JUDGED)
+    made = augmented(scene, " ".join(words), seed)
+    assert made.planes is not None
+    assert made.planes.shape == (1, *made.size)
+    assert set(made.planes.unique().tolist()) <= {3, 7, NOT_JUDGED}
+    if set(words) <= set(EXACT):
+        judged = made.planes[0] != NOT_JUDGED
+        assert torch.equal(made.image[0][judged], made.planes[0][judged] * 30)
+        assert (made.image[0][~judged] == 0).all()
+
+
+@slow
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 80), st.integers(1, 80))
+def test_all_of_an_image_is_fitted_into_the_size(
+    height: int, width: int, tall: int, wide: int
+) -> None:
+    image = torch.zeros(1, height, width, dtype=torch.uint8)
+    box = np.array([[0, 0, width, height, 0, 0]], np.float32)
+    made = fitted(Scene(image, box), (tall, wide))
+    assert made.size[0] <= tall
+    assert made.size[1] <= wide
+    assert made.size[0] == tall or made.size[1] == wide
+    assert made.scale == pytest.approx(min(tall / height, wide / width))
+    assert made.boxes[0, 2] == pytest.approx(width * made.scale, abs=0.51)
+    assert made.boxes[0, 3] == pytest.approx(height * made.scale, abs=0.51)
+
+
+@slow
+@settings(max_examples=20)
+@given(st.integers(0, 2**32))
+def test_zooming_keeps_the_size_and_says_its_scale(seed: int) -> None:
+    scene = things(seed % 97, count=2, size=(48, 64))
+    made = augmented(scene, "zoom2", seed)
+    assert made.size == SIZE
+    assert 0.25 - 0.01 <= made.scale <= 1 + 0.01
+    other = augmented(scene, "zoom2", seed)
+    assert torch.equal(made.image, other.image)
+    assert (made.boxes == other.boxes).all()
+
+
+@slow
+def test_colours_change_and_places_do_not() -> None:
+    scene = things(3)
+    made = augmented(scene, "jitter.4 grayscale", 5)
+    assert (made.boxes == scene.boxes).all()
+    assert torch.equal(made.image[0], made.image[1])
+    assert not torch.equal(made.image, scene.image)
+    grey = Scene(scene.image[:1], scene.boxes, scene.planes)
+    assert augmented(grey, "jitter.4 grayscale", 5).image.shape == grey.image.shape
