@@ -122,6 +122,8 @@ def prepared_images(
     names: list[str] = []
     images: list[Tensor] = []
     known = run.preprocessing
+    if known.space is not None:
+        raise ValueError(f"{run.path} is for volumes: plusx predict and evaluate take them")
     decoded = _decoded(run, files, failed) if known.pictures else _bands(run, files, failed)
     for path, image in decoded:
         names.append(path)

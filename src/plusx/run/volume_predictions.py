@@ -18,7 +18,7 @@ from plusx.data.space import resampled, turn_to
 from plusx.data.volume_files import Reading, mask_beside, prepared, stored_mask
 from plusx.report.seen import MOST, seen_page
 from plusx.run import drawing
-from plusx.run.folder import Run
+from plusx.run.folder import Run, record_test_use
 from plusx.tasks.segment import Segment
 from plusx.tasks.surface_distance import SurfaceDistance
 from plusx.tasks.task import Task
@@ -45,6 +45,7 @@ def see_volumes(
     rows: list[dict[str, Any]] = []
     pictures: list[bytes] = []
     names: set[str] = set()
+    tested = 0  # a truth that is told of test/images is a look at the test set
     for path in files:
         try:
             scan = read_scan(path)
@@ -60,6 +61,7 @@ def see_volumes(
         right = _truth(run, path, scan)
         row = _row(run, path, scan, mask)
         if right is not None:
+            tested += Path(path).resolve().parts[-3] == "test"
             row["truth"] = _agreement(run, mask, right, scan)
         if out is not None:
             name = stem_of(path)
@@ -69,7 +71,10 @@ def see_volumes(
             picture = _draw(Path(out), run, row, scan, mask, right, name)
             pictures += [picture] if len(pictures) < MOST else []
         rows.append(row)
-    result = {"classes": list(run.classes), "predictions": rows}
+    result: dict[str, Any] = {"classes": list(run.classes), "predictions": rows}
+    if tested and run.path.is_dir():
+        use = {"data": run.path.name, "split": "test", "count": tested, "by": "predict"}
+        result["test_uses"] = record_test_use(run.path, use)
     if out is not None and rows:
         page = seen_page(result, pictures, drawing.colours(len(run.classes)), printable(run.path))
         store.write_text(Path(out) / "predictions.html", page)
