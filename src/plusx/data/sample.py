@@ -81,7 +81,8 @@ class Preprocessing:
     @property
     def pictures(self) -> bool:
         """Whether images are grey or in colours, of 8 bits; what else there is are bands."""
-        return self.channels in (1, 3) and self.eight_bits and self.space is self.bands is None
+        plain = self.space is None and self.bands is None
+        return plain and self.channels in (1, 3) and self.eight_bits
 
     def normalise(
         self,
@@ -199,8 +200,8 @@ class Source:
         if self.images is not None:
             return Sample(self.images[index], label, None)
         if self.volumes is not None:
-            image = torch.from_numpy(np.array(self.volumes.each[index].image))
-            return Sample(image, label, None if self.paths is None else self.paths[index])
+            volume = torch.from_numpy(np.array(self.volumes.each[index].image))
+            return Sample(volume, label, None if self.paths is None else self.paths[index])
         assert self.paths is not None
         known = self.preprocessing
         if not known.pictures and known.space is None:

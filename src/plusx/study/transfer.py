@@ -98,7 +98,7 @@ def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
                 "seeds": [run.seed for run in runs],
                 "images": known["train"]["count"],
                 "classes": len(known["classes"]),
-                "train_error": spread([run.train_error for run in runs]),
+                "train_error": spread([run.wrong for run in runs]),
                 "error": spread([_error(each) for each in group]),
             }
         )

@@ -32,7 +32,7 @@ class Classify(Task):
     them the -100 that torch would pass over in silence.
     """
 
-    scores = ("accuracy", "precision", "recall", "f1")
+    scores: tuple[str, ...] = ("accuracy", "precision", "recall", "f1")
     class_weights: Tensor | None
 
     def __init__(
