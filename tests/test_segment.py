@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.data.batch import Batch
+from plusx.run.evaluation import Viewed
 from plusx.tasks.losses import LOSSES, Told, parse_losses
 from plusx.tasks.overlap import Overlap
 from plusx.tasks.segment import Segment, balanced
@@ -221,6 +222,11 @@ def test_windows_tell_what_the_whole_tells(size: tuple[int, ...]) -> None:
     parts = Segment(Pointwise(3), window=[4] * len(size)).eval().predict(x)
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(over_windows(task.predict, x, [100] * len(size), 0.5), whole)
+
+
+def test_views_are_turned_back_to_where_they_are() -> None:
+    task, x = Segment(Pointwise(3)).eval(), torch.randn(2, 1, 4, 5)
+    torch.testing.assert_close(Viewed(task, "flip").predict(x), task.predict(x))
 
 
 def test_the_middle_of_a_window_weighs_most() -> None:
