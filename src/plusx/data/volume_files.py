@@ -124,6 +124,8 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Grid:
     if space.percentiles:
         for channel in values:
             low, high = np.percentile(_some(channel), (0.5, 99.5))
+            if not low < high:
+                raise DamagedImage(f"nearly all of its values are {low:g}")
             channel -= np.float32(low)
             channel /= np.float32(high - low)
     # what lies outside of the window is clipped first: its edges are the network's
@@ -238,7 +240,12 @@ def _scans(folder: str) -> dict[str, str]:
     """The volumes directly in a folder, by their names."""
     with os.scandir(folder) as entries:
         paths = sorted(entry.path for entry in entries if not entry.name.startswith("."))
-    return {stem_of(path): path for path in paths if is_scan(path)}
+    found: dict[str, str] = {}
+    for path in filter(is_scan, paths):
+        other = found.setdefault(stem_of(path), path)
+        if other != path:
+            raise ValueError(f"{printable(path)} and {os.path.basename(other)} have the same name")
+    return found
 
 
 def _folders(folder: str) -> list[str]:
