@@ -8,8 +8,8 @@ from plusx import store
 from plusx.data.source import Source
 from plusx.grammar.spec import Net
 from plusx.recipe import NetByName, Recipe
-from plusx.recipe.studies import Transfer
 from plusx.recipe.sets import KnownData, OwnData
+from plusx.recipe.studies import Transfer
 from plusx.study import drawn
 from plusx.study.bands import listed
 from plusx.study.finding import difference
