@@ -203,10 +203,10 @@ def pairs_of(
 
 
 def _scored(unit: np.ndarray, classes: np.ndarray, first: np.ndarray, second: np.ndarray) -> Pairs:
-    step = 100_000
+    at_once = 100_000
     parts = [
-        np.einsum("nd,nd->n", unit[first[i : i + step]], unit[second[i : i + step]])
-        for i in range(0, len(first), step)
+        np.einsum("nd,nd->n", unit[first[i : i + at_once]], unit[second[i : i + at_once]])
+        for i in range(0, len(first), at_once)
     ]
     scores = np.concatenate(parts) if parts else np.zeros(0)
     return Pairs(scores, classes[first], classes[second])
