@@ -239,6 +239,28 @@ def test_wrong_ranges_are_errors_and_not_identical_outputs(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_percentiles_bring_volumes_without_a_unit_to_one_scale(tmp_path: Path) -> None:
+    root = a_folder(tmp_path / "set", count=2)
+    affine = affine_of("RAS", (1.0, 1.0, 2.0))
+    random = np.random.default_rng(0).random((12, 10, 8), np.float32)
+    for number, highest in enumerate((1500, 400)):
+        write_nifti(root / "images" / f"p0_{number}.nii.gz", highest * random, affine)
+    source = opened(root, split="all", range=(0.0, 2000.0), window="percentiles")
+    assert source.volumes is not None
+    one, other = (volume.image for volume in source.volumes.each)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert (one.min(), one.max()) == (0, 1)
+
+
+@pytest.mark.slow
+def test_two_volumes_of_one_name_are_refused(tmp_path: Path) -> None:
+    root = a_folder(tmp_path / "set")
+    write_nifti(root / "images" / "p0_0.nii", ct((12, 10, 8)))
+    with pytest.raises(ValueError, match=r"p0_0\.nii.* and p0_0\.nii.* have the same name"):
+        opened(root)
+
+
+@pytest.mark.slow
 def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
     affine = affine_of("RAS", (1.0, 1.0, 2.0))
     moved = affine.copy()
