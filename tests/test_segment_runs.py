@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from PIL import Image
 from plusx import run as runs
 from plusx import store
 from plusx.cli import run as command
+from plusx.data.sample import Preprocessing, Source
+from plusx.data.truth import Boxes
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.report.seen import read_seen
 from plusx.run import drawing
-from plusx.run.seeing import coco, run_lengths
+from plusx.run.seeing import Truths, coco, run_lengths, see
 from plusx.study.places import places_cam, presence
 from plusx.tasks.segment import Segment
+from plusx.tasks.task import Task
 
 
 RECIPE = """
@@ -197,6 +201,27 @@ def test_the_weights_alone_tell_the_same(trained: Path, data: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(path=data).replace("epochs = 8", "epochs = 2")
+    text += "\n[checkpoint]\nevery_steps = 1\nevery_seconds = 0.0\nkeep = 20\n"
+    recipe = tmp_path / "again.toml"
+    recipe.write_text(text, encoding="utf-8")
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert command(["train", str(recipe), "--out", str(whole)]) == 0
+    shutil.copytree(whole, again)
+    for name in ("result.json", "model.safetensors", "report.html"):
+        (again / name).unlink()
+    shutil.rmtree(again / "seen")
+    saved = sorted(path for path in (again / store.CHECKPOINTS).iterdir() if path.is_dir())
+    assert len(saved) > 5
+    for path in saved[3:]:  # in the middle of an epoch
+        shutil.rmtree(path)
+    assert command(["train", str(recipe), "--out", str(again)]) == 0
+    for name in ("result.json", "model.safetensors", "log.jsonl", "seen/predictions.json"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
 def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> None:
     """Without a size nothing is scaled; what is told window by window has the image's size too."""
     for split in ("train", "val"):
@@ -332,3 +357,69 @@ def test_how_much_of_a_class_is_told() -> None:
     x[0, 0, 0] = 40
     x[0, 0, 1] = -40
     assert presence(Segment(Fixed()).eval())(x).tolist() == [[0.5, 0.5]]
+
+
+class Told(Task):
+    """Tells the same boxes of every image."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        super().__init__()
+        self.net = torch.nn.Identity()
+        self.net.head_spec = Fcos()  # type: ignore[assignment]
+        self.net.num_classes = 2  # type: ignore[assignment]
+        self.rows = rows
+
+    def forward(self, batch: Any) -> Any:
+        raise NotImplementedError
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.rows.expand(len(inputs), -1, -1)
+
+    def meters(self) -> list[Any]:
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", [False, True])
+def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Path) -> None:
+    rows = torch.zeros(1, 3, 6 + 28 * 28 * masks)
+    # in a network's input of 30 x 60, where an image of 60 x 80 is half as large
+    rows[0, 0, :6] = torch.tensor([5, 5, 20, 15, 0.4, 0])
+    rows[0, 1, :6] = torch.tensor([10, 2, 50, 28, 0.9, 1])
+    rows[0, 2, 5] = -1
+    rows[..., 6:] = 1
+    task = Told(rows).eval()
+    run = runs.Run(
+        path=tmp_path / "run", net=task.net, task=task, classes=("a", "b"), recipe=None,
+        preprocessing=Preprocessing((30, 60), 3, (0.5,) * 3, (0.2,) * 3), finished=True,
+        sees_whole=True,
+    )  # fmt: skip
+    image = torch.full((3, 60, 80), 100, dtype=torch.uint8)
+    path = tmp_path / "x.png"
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    right = np.array([[12, 8, 40, 30, 0, 0]], np.float32)
+    source = Source(
+        name="one", split="test", classes=("a", "b"), labels=torch.ones(1, 2),
+        preprocessing=run.preprocessing, paths=[str(path)], truth=Boxes([right]),
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    told = see(
+        run, task, iter([(str(path), image)] * 2), Truths([source]), out=tmp_path, batch_size=8
+    )
+    first, second = told["predictions"]
+    assert told["test_uses"] == 1
+    assert [each["label"] for each in first["boxes"]] == ["b", "a"]
+    assert first["boxes"][0]["box"] == [20, 4, 80, 56]  # cut to the image
+    assert first["boxes"][1]["box"] == [10, 10, 40, 30]
+    assert first["boxes"] == second["boxes"]
+    assert first["truth"]["boxes"] == [{"label": "a", "box": [12, 8, 40, 30]}]
+    annotations = store.read_json(tmp_path / "coco.json")["annotations"]
+    assert [each["bbox"] for each in annotations[:2]] == [[20, 4, 60, 52], [10, 10, 30, 20]]
+    if masks:
+        lengths = first["boxes"][1]["segmentation"]
+        assert lengths["size"] == [60, 80]
+        inside = sum(lengths["counts"][1::2])
+        assert abs(inside - 30 * 20) < 60  # the border of a pasted mask is a matter of rounding
+    drawn = pixels(tmp_path / first["side_by_side"])
+    assert drawn.shape[1] > 3 * drawn.shape[0]  # image, what is told, truth
+    assert presence(task)(torch.zeros(2, 3, 30, 60))[0].tolist() == pytest.approx([0.4, 0.9])
