@@ -176,7 +176,7 @@ def test_dilation_keeps_every_count(stride: int) -> None:
     "name",
     [
         *("resnet18", "resnet50", "resnet50_v1", "plain18", "preact_resnet18", "preact_resnet50"),
-        *("resnext50_32x4d", "resnet34_a", "resnet34_c", "resnet50_d", "darknet53", "wrn16_4"),
+        *("resnet34_a", "resnet50_d", "darknet53", "wrn16_4"),
         *("resnet18_1d", "r3d_18"),
     ],
 )
@@ -186,6 +186,7 @@ def test_a_dilated_network_computes_the_strided_one_and_what_is_between(name: st
         shortcut = replace(whole.stages[0].block, shortcut="conv1s norm")  # type: ignore[type-var]
         stages = tuple(replace(stage, block=shortcut) for stage in whole.stages)
         whole = replace(whole, stages=stages)
+    torch.manual_seed(0)
     ndim = whole.ndim
     coarse = max(each_dimension(measure(whole).strides[-1], ndim))
     stride = max(coarse // 4, 8 if name != "wrn16_4" else 1)
@@ -220,9 +221,17 @@ def test_a_backbone_has_neither_head_nor_pooling() -> None:
     assert stem_maps(spec("resnet20")) == []
 
 
+# every head on two backbones, and every backbone under a decoder, a pyramid and a dilated head
+PAIRS = [
+    (name, head)
+    for i, name in enumerate(BACKBONES)
+    for j, head in enumerate(HEAD_EXAMPLES)
+    if i in (0, 2) or (i + j) % 3 == 0
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("head", HEAD_EXAMPLES, ids=lambda head: head.kind)
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("name", "head"), PAIRS, ids=lambda each: getattr(each, "kind", each))
 def test_every_head_stands_on_every_backbone(name: str, head: Head) -> None:
     whole = small(name)
     torch.manual_seed(0)

@@ -50,7 +50,8 @@ def dilated(net: Net, stride: int) -> Net:
             f"the stem {net.stem!r} has a stride of {max(flow.stride)} already, more than {stride}"
         )
     taken, rate, stages = flow.stride, 1, []
-    for stage in net.stages:
+    befores = (flow.channels, *shapes.measure(net).widths)
+    for stage, before, after in zip(net.stages, befores, befores[1:]):
         enter = one
         for word in parse(stage.enter).branch:
             enter = _product(enter, each_dimension(word.stride or 1, net.ndim))
@@ -64,7 +65,8 @@ def dilated(net: Net, stride: int) -> Net:
             raise ValueError(f"a stage of stride {stage.stride} in {net.ndim} dimensions stays")
         said = _open(stage.enter, rate)
         rate *= enter[0]
-        stages.append(_dilated(replace(stage, enter=said), inside[0], rate))
+        stays = _behind(stage.enter, before, net) == after
+        stages.append(_dilated(replace(stage, enter=said), inside[0], rate, stays))
         rate *= inside[0]
     return replace(net, stages=tuple(stages))
 
@@ -96,11 +98,22 @@ def _product(one: Size, other: Size) -> Size:
     return tuple(a * b for a, b in zip(one, other, strict=True))
 
 
-def _dilated(stage: Stage, stride: int, rate: int) -> Stage:
-    """The stage without its stride, behind strides of `rate` that were taken away before."""
+def _behind(enter: str, channels: int, net: Net) -> int:
+    """Channels behind what is said on entry to a stage."""
+    one = (1,) * net.ndim
+    flow = Flow(channels, (1 << 16,) * net.ndim, one)
+    return shapes.run(flow, parse(enter).branch, Setting(net, channels, one)).channels
+
+
+def _dilated(stage: Stage, stride: int, rate: int, stays: bool) -> Stage:
+    """The stage without its stride, behind strides of `rate` that were taken away before.
+
+    stays: the first block hands on as many channels as it is given.
+    """
     first, *rest = stage.blocks
     begin = _block(first, rate, stride)
-    if first.identity != first.shortcut and stride > 1:
+    pads = any(word.kind == "pad" for word in parse(first.shortcut).words)
+    if stays and stride > 1 and not pads:
         # where the stride was all that made the shortcut a projection, it stays one
         begin = replace(begin, identity=begin.shortcut)
     later = _at_rate(stage, rate * stride)

@@ -1,7 +1,9 @@
 """Multiply-adds of a network with a head on its features, as `grammar.shapes` counts them."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from plusx.grammar.heads import FasterRcnn, MaskRcnn
@@ -49,11 +51,11 @@ def _sketch(net: Dense) -> Dense:
 
 def _regions(net: Dense, x: Tensor) -> None:
     """What has weights in a two-stage detector; which regions it looks at depends on the image."""
-    head = net.detector
+    head: Any = net.detector
     _, stages = net.maps(x)
     maps = head.fpn({str(i): stages[place] for i, place in enumerate(head.indices)})
     head.rpn.head(list(maps.values()))
-    heads: nn.Module = head.roi_heads
+    heads = head.roi_heads
     width = net.head_spec.width  # type: ignore[union-attr]
     heads.box_predictor(heads.box_head(x.new_zeros((PROPOSALS, width, 7, 7))))
     if heads.has_mask():

@@ -104,7 +104,8 @@ class Dense(nn.Module):
     ) -> dict[str, Tensor]:
         """What a Faster or Mask R-CNN trains by, under torchvision's names; see `TwoStage`."""
         _, stages = self.maps(x)
-        losses: dict[str, Tensor] = self.detector.losses(x, stages, boxes, masks)
+        stages_of: Any = self.detector
+        losses: dict[str, Tensor] = stages_of.losses(x, stages, boxes, masks)
         return losses
 
     def maps(
@@ -144,7 +145,7 @@ def without_head(backbone: nn.Module, head: Head) -> nn.Module:
         made.load_state_dict(kept)
         made.memory = backbone.memory
         return made.train(backbone.training)
-    coarsest = max(backbone.strides)  # type: ignore[type-var, arg-type]
+    coarsest = max(backbone.strides)  # type: ignore[arg-type]
     if isinstance(head, Fcn | DeepLab) and coarsest > head.stride:
         raise ValueError(
             f"[head] stride = {head.stride}: {backbone.plain} is a plain module of stride "

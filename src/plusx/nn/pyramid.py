@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from math import gcd
 
 import torch
 from jaxtyping import Float
@@ -168,5 +169,10 @@ def tower(net: Net, spec: Fcos) -> nn.Module:
     if not said:
         return nn.Identity()
     made = Phrase(said, flow_of(level), said_at(net, spec.width))
+    for name in made.names:
+        if name.startswith("norm"):
+            # a group has two channels at least: the coarsest map may be a single position
+            groups = gcd(32, max(spec.width // 2, 1))
+            made.add_module(name, nn.GroupNorm(groups, spec.width))
     initialise(made, "he")
     return made

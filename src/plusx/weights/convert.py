@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,21 +112,19 @@ def convert(
         raise ValueError(f"{file} is {kind}; `plusx convert` reads {', '.join(KINDS.values())}")
     if to.exists() and to.samefile(file):
         raise ValueError(f"{to} is the file to be read")
-    if _is_dense(model):
-        name, spec = model, None
-    else:
-        name, spec = _meant(model, HABITS[source])
+    named = model if isinstance(model, str) and model in DENSE else None
+    name, spec = (named, None) if named else _meant(model, HABITS[source])
     with torch.device("meta"):
-        net = dense_named(model) if _is_dense(model) else _built(name, spec)
+        net = dense_named(named) if named else _built(name, spec)
     ours = net.state_dict()
     if kind == "safetensors":
         read, _ = store.load_tensors(file)
     else:
         read = read_foreign(file, kind, expected=sum(tensor.numel() for tensor in ours.values()))
     given = rename(read, source, ours)
-    if isinstance(net, Dense):
+    if named:
         with torch.device("meta"):
-            net = matched(model, given)
+            net = matched(named, given)
     else:
         _match_head(net, given)
     report = compare(net, given)
@@ -189,11 +187,6 @@ def _declared(file: Path) -> int:
         return file.stat().st_size
     with zipfile.ZipFile(file) as archive:
         return sum(entry.file_size for entry in archive.infolist())
-
-
-def _is_dense(model: str | Net) -> TypeGuard[str]:
-    """Whether this names a network with a head on its features."""
-    return isinstance(model, str) and model in DENSE
 
 
 def usual_preprocessing(net: nn.Module, habit: Habit) -> dict[str, Any] | None:
