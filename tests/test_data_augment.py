@@ -107,6 +107,7 @@ def test_every_word_is_documented_and_done_somewhere() -> None:
 SENTENCES = {
     "pad": "pad2 crop",
     "resize": "resize40 crop",
+    "zoom": "zoom1.5",
     "jitter": "jitter.4",
     "rotate": "rotate15",
     "cutout": "cutout4",
