@@ -72,8 +72,10 @@ def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
         from plusx.report.scores import line
 
         return f"{line(figures, scores)}, {figures['count']:,} images"
+    several = scores[:1] == ["auroc"] and figures.get("auroc") is not None
+    area = f"AUROC {figures['auroc']:.3f}, " if several else ""
     return (
-        f"accuracy {figures['accuracy']:.2%}, precision {figures['precision']:.3f}, "
+        f"{area}accuracy {figures['accuracy']:.2%}, precision {figures['precision']:.3f}, "
         f"recall {figures['recall']:.3f}, F1 {figures['f1']:.3f} ({figures['averaging']}), "
         f"loss {figures['loss']:.4f}, {figures['count']:,} images"
     )

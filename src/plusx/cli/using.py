@@ -84,15 +84,18 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
     """A line for each class, with the figures that the task has of it."""
     from plusx.report.scores import score
 
-    # what is no number, as an interval, is for --json
+    # what is neither a number nor an interval is for --json
     keys = [
         key
         for key in rows[0]
         if key != "label"
-        and all(isinstance(row[key], int | float | None) for row in rows)
+        and all(
+            isinstance(row[key], int | float | None) or key.endswith("_interval") for row in rows
+        )
         and any(row[key] is not None for row in rows)
     ]
-    titles = ["images" if key == "count" else score(key).title for key in keys]
+    named = {"count": "images", "auroc_interval": "       of 95 %"}
+    titles = [named.get(key) or score(key).title for key in keys]
     names = max(5, *(len(row["label"]) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
     for row in rows:
@@ -103,6 +106,8 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
                 value = f"{value:.3f}"
             elif isinstance(value, int):
                 value = f"{value:,}"
+            elif isinstance(value, list):
+                value = f"{value[0]:.3f} to {value[1]:.3f}"
             cells.append(f"{'none' if value is None else value:>{max(9, len(title))}}")
         print(f"  {row['label']:{names}} " + " ".join(cells))
 

@@ -117,6 +117,8 @@ def explain(
             f"{printable(run.path)} is an ONNX file, which has no gradients and no weights to "
             "shuffle: name the run or the safetensors file that it was exported from"
         )
+    if not run.preprocessing.pictures:
+        raise ValueError(f"{run.path} sees bands or volumes: maps are drawn on pictures of 8 bits")
     if run.tells_places and method != "grad-cam":
         raise ValueError(f"method {method!r}: of masks and boxes only grad-cam shows the evidence")
     chosen = _method(method)
