@@ -67,7 +67,7 @@ def opened(trained: str, weights: str | None) -> Any:
 
 
 def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
-    """What is said of figures in a line; `scores` are the keys of those that are no classifier's."""
+    """Figures in a line; `scores` are the keys of those that are no classifier's."""
     if "averaging" not in figures:
         from plusx.report.scores import line
 
