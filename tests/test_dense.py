@@ -1,7 +1,7 @@
 """Networks with a head on their features: every backbone, every head, files and recipes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -500,3 +500,14 @@ def test_a_task_has_a_head_that_fits(change: dict[str, Any], why: str) -> None:
     net = replace(recipe.net, base="resnet20", num_classes=3)
     with pytest.raises(ValueError, match=why):
         make_net(replace(recipe, net=net, **change))
+
+
+def test_every_field_of_a_head_is_told_with_its_default() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "seeing.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    for kind, head in HEADS.items():
+        (told,) = [row[1] for row in rows if f"`{kind}`" in row[0] and len(row) == 4]
+        for field in fields(head):
+            value = field.default
+            said = field.name if isinstance(value, tuple) else f"{field.name} = {value}".lower()
+            assert field.name == "kind" or f"`{said}`" in told, (kind, said)

@@ -204,6 +204,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind segment": (recipe_tables.Segment,),
     "[task] with kind detect": (recipe_tables.Detect,),
     "[task] with kind embed": (recipe_tables.Embed,),
+    "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.SceneData,),
     "[data] with kind cells": (recipe_sets.CellData,),
     "[data] with kind people": (recipe_sets.PeopleData,),
