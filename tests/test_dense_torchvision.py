@@ -79,7 +79,7 @@ def test_segmentation_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> N
     net, found = open_network(to)
     assert found.model == name
     assert found.task == {"kind": "segment"}
-    x = torch.randn(1, 3, 65, 90, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 3, 33, 50, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(net(x), reference(x)["out"])
 
@@ -101,7 +101,7 @@ def test_detection_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> None
     rpn, heads = net.detector.rpn, net.detector.roi_heads
     rpn._post_nms_top_n = {"training": 40, "testing": 40}
     heads.score_thresh, heads.detections_per_img = 0.0, 3
-    x = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours, expected = net(x)[0], reference(list(x))[0]
     assert len(expected["boxes"]) > 0
@@ -109,7 +109,7 @@ def test_detection_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> None
         assert torch.equal(ours[key], expected[key]), key
     if name == "maskrcnn_resnet50_fpn":
         paste = reference.transform.postprocess
-        pasted = paste([ours], [(64, 80)], [(64, 80)])[0]["masks"]  # type: ignore[operator]
+        pasted = paste([ours], [(64, 96)], [(64, 96)])[0]["masks"]  # type: ignore[operator]
         assert torch.equal(pasted, expected["masks"])
 
 
@@ -162,7 +162,7 @@ def test_dilation_is_torchvisions() -> None:
     net = Network(dilated(spec, 8))
     assert net.strides == (4, 8, 8, 8)
     load_weights(net, reference.state_dict(), source="torchvision")
-    x = torch.randn(1, 3, 65, 81)
+    x = torch.randn(1, 3, 33, 49)
     with torch.no_grad():
         assert torch.equal(net.eval()(x), reference(x))
 
