@@ -286,6 +286,10 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
         (lambda t: t["images"][0].update(id=1), "a second image of this id"),
         (lambda t: t["images"][0].update(file_name="../a.png"), "leaves the folder"),
         (lambda t: t["annotations"][0].update(segmentation=[[1, 2]]), "three corners"),
+        (lambda t: t["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "four numbers"),
+        (lambda t: t["annotations"][0].update(image_id=[1]), "image_id [1] is none"),
+        (lambda t: t["annotations"][0].update(category_id={}), "category_id None"),
+        (lambda t: t["images"][0].update(height=10**9), "x 1000000000 pixels"),
         (
             lambda t: t["annotations"][0].update(segmentation={"size": [3, 3], "counts": [9]}),
             "3 x 3",

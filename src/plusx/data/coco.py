@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from plusx.data.image import printable, read_regular
+from plusx.data.image import DEFAULT_LIMIT, printable, read_regular
 from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList
 from plusx.data.truth import Outline
 
 
 _LIMIT = 2**31
+# corners that are further out are as good as there
+_FAR = 2.0**20
 _NAME = re.compile(r"(?:instances_)?(train|val|valid|validation|test)(\d*)\.json")
 
 
@@ -77,7 +79,7 @@ class _Reader:
         """Add what the JSON holds. Raises ValueError where it is none of COCO's."""
         try:
             told = json.loads(read_regular(self.path, _LIMIT))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.shown} is no JSON: {error}") from None
         if not isinstance(told, dict) or not all(
             isinstance(told.get(key), list) for key in ("images", "annotations", "categories")
@@ -88,11 +90,11 @@ class _Reader:
         marks: dict[Any, list[Mark]] = {number: [] for number in images}
         seen: set[Any] = set()
         for place, note in enumerate(told["annotations"], 1):
-            named = note.get("id") if isinstance(note, dict) else None
+            note = note if isinstance(note, dict) else {}
+            named = _identity(note.get("id"))
             where = f"{self.shown}, annotation {place if named is None else named}"
-            if not isinstance(note, dict) or note.get("image_id") not in images:
-                said = note.get("image_id") if isinstance(note, dict) else note
-                self._problem(where, f"image_id {said!r} is none of the images")
+            if _identity(note.get("image_id")) not in images:
+                self._problem(where, f"image_id {note.get('image_id')!r} is none of the images")
             elif named is not None and named in seen:
                 self._problem(where, "a second annotation of this id")
             else:
@@ -135,8 +137,8 @@ class _Reader:
         for place, each in enumerate(told, 1):
             where = f"{self.shown}, image {place}"
             name = each.get("file_name") if isinstance(each, dict) else None
-            number = each.get("id") if isinstance(each, dict) else None
-            if not isinstance(name, str) or not isinstance(number, int | str):
+            number = _identity(each.get("id")) if isinstance(each, dict) else None
+            if not isinstance(name, str) or number is None:
                 self._problem(where, "id and file_name are needed")
                 continue
             where = f"{self.shown}, image {number}"
@@ -160,6 +162,9 @@ class _Reader:
                 continue
             tall, wide = each.get("height"), each.get("width")
             told_size = (tall, wide) if isinstance(tall, int) and isinstance(wide, int) else None
+            if told_size is not None and not (min(told_size) > 0 and tall * wide <= DEFAULT_LIMIT):
+                self._problem(where, f"it says {wide} x {tall} pixels")
+                continue
             found[number] = (path, told_size)
         return found
 
@@ -179,15 +184,15 @@ class _Reader:
         size: tuple[int, int] | None,
     ) -> Mark | str:
         """A box, or what is wrong with it."""
-        number = note.get("category_id")
-        if number not in known:
+        number = _identity(note.get("category_id"))
+        if not isinstance(number, int) or number not in known:
             return f"category_id {number!r} is none of {', '.join(map(str, sorted(known)[:20]))}"
         outline = None
         told = note.get("segmentation")
         if told and size is not None:
             try:
                 found = Outline.of(_inside(told, size))
-            except (ValueError, TypeError, KeyError, IndexError) as error:
+            except (ValueError, TypeError, LookupError, OverflowError) as error:
                 return f"its segmentation cannot be read: {error}"
             outline = found if found.height else None  # what is wrong with it, its box tells
         box = note.get("bbox")
@@ -205,7 +210,12 @@ def _is_dir(path: str) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # a whole number in JSON can be larger than any float
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _identity(value: object) -> int | str | None:
+    return value if isinstance(value, int | str) else None
 
 
 def _inside(told: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -254,7 +264,7 @@ def polygon_mask(
 ) -> Bool[np.ndarray, "h w"]:
     """The pixels of an image (height, width) whose middles are within a polygon of (x, y)."""
     height, width = size
-    first = corners
+    first = corners.clip(-_FAR, _FAR)
     second = np.roll(first, -1, 0)
     made = np.zeros(size, np.bool_)
     top = max(0, int(np.floor(first[:, 1].min() - 0.5)))

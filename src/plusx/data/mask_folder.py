@@ -105,7 +105,11 @@ def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
     path = os.path.join(root, "classes.csv")
     if not os.path.isfile(path):
         return (), Meaning()
-    rows = list(csv.reader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline="")))
+    text = read_regular(path).decode("utf-8-sig", "replace")
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"classes.csv: {error}") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     header = [{"red": "r", "green": "g", "blue": "b"}.get(name, name) for name in header]
     wanted = ("value",) if "value" in header else ("r", "g", "b")

@@ -13,6 +13,7 @@ from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList, 
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FAR = 2.0**31
 _LIMIT = 64 * 2**20
 
 
@@ -108,7 +109,7 @@ def _entry(picture: str, path: str, split: str, where: str) -> SceneEntry:
             )
         )
     height, width = _number(tree.findtext("size/height")), _number(tree.findtext("size/width"))
-    told = (int(height), int(width)) if height > 0 and width > 0 else None
+    told = (int(height), int(width)) if 0 < height < _FAR and 0 < width < _FAR else None
     return SceneEntry(picture, split, tuple(marks), size=told, told_by=where)
 
 
