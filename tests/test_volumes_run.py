@@ -214,7 +214,10 @@ def test_distances_are_of_surfaces_and_in_mm() -> None:
     random = np.random.default_rng(0)
     spacing = (2.0, 1.0, 0.5)
     for _ in range(5):
-        one, other = (random.random((5, 6, 7)) < 0.3 for _ in range(2))
+        # boxes with few holes: most of their voxels are inside, and no surface
+        one, other = np.zeros((2, 8, 9, 10), bool)
+        one[1:7, 1:8, 0:6], other[0:6, 2:9, 3:10] = True, True
+        one, other = (mask & (random.random(mask.shape) < 0.99) for mask in (one, other))
         points = []
         for mask in (one, other):
             padded = np.pad(mask, 1)
