@@ -158,7 +158,7 @@ def load_weights_as(model: str, weights: str) -> Run:
     """
     found = find_weights(model, weights)
     net = create_model(model, weights=weights).eval()
-    outputs = getattr(net.fc, "out_features", 0)
+    outputs = outputs_of(net)
     expected = found.preprocessing or usual_preprocessing(net, HABITS["torchvision"])
     if (
         expected is None
@@ -181,7 +181,7 @@ def load_weights_as(model: str, weights: str) -> Run:
         named=bool(named),
         assumed=found.preprocessing is None,
         net=net,
-        task=Classify(net, multilabel=found.multilabel, classes=classes).eval(),
+        task=open_task(read_task(found.task, found.multilabel), net, classes).eval(),
         classes=classes,
         preprocessing=Preprocessing.from_dict(expected),
         recipe=None,
