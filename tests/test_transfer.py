@@ -90,6 +90,7 @@ def test_a_frozen_run_goes_on_where_it_was_stopped(before: Path, tmp_path: Path)
     whole = train(_begun(before, *said), tmp_path / "whole", progress=False)
     half = _begun(before, *said)
     trainer = prepared(half, tmp_path / "cut", World())
+    trainer.out.mkdir()
     trainer.begin(exact=True, allow_data_change=False)
     with trainer.opened():
         trainer.advance(Display(quiet=True), 1)
