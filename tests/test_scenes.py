@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -494,6 +494,43 @@ def test_connected_parts_of_masks_become_boxes(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="did you mean 'car'"):
         open_scenes(tmp_path, "masks", wish=SceneWish(classes=wish.classes, parts=("cra",)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@slow
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_value_in_a_coco_json_is_read_or_named(tmp_path: Path, data: st.DataObject) -> None:
+    if not (tmp_path / "val.json").exists():
+        coco(tmp_path)
+        (tmp_path / "first").write_bytes((tmp_path / "train.json").read_bytes())
+    told = json.loads((tmp_path / "first").read_bytes())
+    place: Any = told
+    while True:
+        key = data.draw(
+            st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place)))
+        )
+        below = place[key]
+        if not isinstance(below, dict | list) or not below or data.draw(st.integers(0, 5)) == 0:
+            break
+        place = below
+    place[key] = data.draw(JSON)
+    (tmp_path / "train.json").write_text(json.dumps(told))
+    for damaged in ("error", "skip"):
+        try:
+            source = open_scenes(tmp_path, "coco", damaged=damaged, wish=SceneWish(instances=True))
+        except ValueError as error:
+            assert str(error)
+            continue
+        for rows in boxes_of(source).rows:
+            assert (rows[:, :2] < rows[:, 2:4]).all()
+            assert ((rows[:, :4] >= 0) & (rows[:, :4] <= 40)).all()
 
 
 # run lengths and polygons
