@@ -100,10 +100,10 @@ def surface(mask: Bool[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
     """The voxels of a mask of which a neighbour across a face is not in it."""
     inner = mask.copy()
     for axis in range(mask.ndim):
-        for step in (1, -1):
+        for way in (1, -1):
             moved = np.zeros_like(mask)
             into, out = [slice(None)] * mask.ndim, [slice(None)] * mask.ndim
-            into[axis], out[axis] = (slice(1, None), slice(None, -1))[::step]
+            into[axis], out[axis] = (slice(1, None), slice(None, -1))[::way]
             moved[tuple(into)] = mask[tuple(out)]
             inner &= moved
     return mask & ~inner
