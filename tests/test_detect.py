@@ -57,7 +57,8 @@ def asked_by_hand(x: float, y: float, stride: int, rows: Tensor) -> tuple[int, b
     return found, found >= 0 or not in_crowd
 
 
-@settings(max_examples=10, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=25)
 @given(scenes())
 def test_positions_are_asked_for_boxes_as_the_paper_says(boxes: Tensor) -> None:
     middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
@@ -197,7 +198,7 @@ def suppressed_by_hand(boxes: Tensor, scores: Tensor, least: float, overlap: flo
     return kept
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_of_overlapping_boxes_of_a_class_the_surest_is_told(seed: int, count: int) -> None:
     made = torch.Generator().manual_seed(seed)

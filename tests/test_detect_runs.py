@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,9 @@ from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.cells import open_cells
 from plusx.data.loader import Loader
+from plusx.data.sample import Preprocessing
 from plusx.data.source import Source
+from plusx.data.truth import Boxes
 from plusx.grammar.heads import Fcos, Head, MaskRcnn, Yolo
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
@@ -24,6 +27,7 @@ from plusx.recipe import Recipe, load_recipe
 from plusx.run import evaluate as evaluated
 from plusx.run import load_run, predict, train
 from plusx.run.parts import open_split
+from plusx.run.questions import make_training_task
 from plusx.tasks.detect import Detect
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluate, fit
@@ -273,3 +277,21 @@ def test_crowds_and_rows_of_nothing_leave_an_image_without_boxes() -> None:
     loss.backward()
     assert bool(loss.isfinite())
     assert float(task.seen["boxes"]) == 0.0
+
+
+def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("cells-mask")
+    net = Dense(create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2)
+    source = Source(
+        name="mine",
+        split="train",
+        classes=CLASSES,
+        labels=torch.ones(2, 2),
+        preprocessing=Preprocessing((32, 32), 3, (0.5,) * 3, (0.2,) * 3),
+        images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+    )
+    with pytest.raises(ValueError, match='kind = "detect", but mine has no boxes'):
+        make_training_task(recipe, net, source)
+    monkeypatch.setattr("plusx.tasks.average_precision.find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
+        make_training_task(recipe, net, replace(source, truth=Boxes.none(2)))

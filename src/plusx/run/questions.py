@@ -9,12 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from plusx.data.source import Source
+from plusx.data.truth import Boxes
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Classify as ClassifyTable
 from plusx.recipe.tables import Detect as DetectTable
 from plusx.recipe.tables import Embed as EmbedTable
 from plusx.recipe.tables import Segment as SegmentTable
 from plusx.recipe.tables import TaskTable
+from plusx.tasks.average_precision import require_coco_eval
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 
@@ -25,7 +27,8 @@ _ADAPTER: TypeAdapter[TaskTable] = TypeAdapter(TaskTable)
 def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     """The recipe's task with what only training knows: smoothing, the weights of the classes.
 
-    ValueError: the images do not have what the task asks for.
+    ValueError: the images do not have what the task asks for. RuntimeError: its figures need an
+    extra that is not installed.
     """
     table = recipe.task
     if isinstance(table, SegmentTable):
@@ -33,6 +36,9 @@ def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     if isinstance(table, EmbedTable):
         return _embedder(recipe, table, net, source)
     if isinstance(table, DetectTable):
+        if not isinstance(source.truth, Boxes):
+            raise ValueError(f'[task] kind = "detect", but {source.name} has no boxes')
+        require_coco_eval()  # said now, and not when the first epoch is judged
         return open_task(table, net, source.classes)
     return _classifier(table, net, source)
 
