@@ -149,6 +149,11 @@ def open_scenes(
     return source.subset(chosen.tolist())
 
 
+def scene_parts(path: str | Path, kind: SceneKind) -> tuple[str, ...]:
+    """The splits that scenes have by their own layout; none where they are to be cut."""
+    return READERS[kind](os.fspath(located(path))).parts
+
+
 def _chosen(
     listing: SceneList, shown: str, split: Split, validation: float | int | None
 ) -> tuple[list[SceneEntry], bool]:
