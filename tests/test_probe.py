@@ -133,7 +133,7 @@ def test_findings_by_patient_are_learned_and_told_with_their_intervals(tmp_path:
     """The shape of CheXNet at 16 x 16 pixels: fourteen labels, some images without any."""
     names = [f"finding {number}" for number in range(14)]
     labels = [f"{names[i]}|{names[(i + 3) % 14]}" for i in range(14)] + ["", names[0], "", names[5]]
-    path = _patients(tmp_path / "chest", 360, labels)
+    path = _patients(tmp_path / "chest", 288, labels)
     said = [f"data.path={path}", "data.size=16", "data.augment=resize16 centercrop",
             "net.weights=", "net.base=resnet20", "epochs=6", "batch_size=16", "optim.lr=0.003",
             "device.threads=1", "evaluate.every=0"]  # fmt: skip

@@ -47,6 +47,7 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
                 seed=seed,
                 recipe=with_net(before, network, seed, source),
                 factors={"network": network, "way": _BEFORE},
+                split=said.split,
             )
             made.append(first)
             for way in said.ways:
