@@ -73,6 +73,9 @@ class _Ready:
     value: Tensor
     gradients: list[tuple[nn.Parameter, Tensor]]
 
+    def parts(self, step: int, wanted: int) -> int:
+        return 1  # it was taken whole
+
     def loss(self, batch: Batch, last: bool) -> Tensor:
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
