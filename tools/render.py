@@ -307,6 +307,12 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     ),
     "int8": ("benchmark_int8.json", "python benchmarks/int8.py", exporting.eight_bits),
     "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
+    "fast-full": (
+        "benchmark_fast_full.json",
+        "python benchmarks/fast.py --work 0.2895 --networks fast --seeds 0 --cells runs/fast-full "
+        "--out results/benchmark_fast_full.json",
+        fast,
+    ),
     **{
         f"scale-{name}": ("benchmark_scale.json", "python benchmarks/scale.py", draw)
         for name, draw in (
