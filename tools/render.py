@@ -309,8 +309,10 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
     "fast-full": (
         "benchmark_fast_full.json",
-        "python benchmarks/fast.py --work 0.2895 --networks fast --seeds 0 --cells runs/fast-full "
-        "--out results/benchmark_fast_full.json",
+        (
+            "python benchmarks/fast.py --work 0.2895 --networks fast --seeds 0 "
+            "--cells runs/fast-full --out results/benchmark_fast_full.json"
+        ),
         fast,
     ),
     **{
