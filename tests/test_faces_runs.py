@@ -9,8 +9,14 @@ from plusx import run as runs
 from plusx import store
 from plusx.cli import run as command
 from plusx.data.people import open_people
+from plusx.data.sample import Preprocessing
+from plusx.grammar.heads import Fcn
+from plusx.models import create_model
+from plusx.nn.dense import Dense
 from plusx.recipe import parse_recipe
 from plusx.run.enrolling import enroll, open_gallery, verify
+from plusx.run.probing import probe
+from plusx.weights import write_weights
 from test_faces import write_people
 
 
@@ -119,6 +125,11 @@ def test_predictions_are_unit_vectors(trained: Path, faces: Path, tmp_path: Path
     assert lines[0] == ",".join(["path", *map(str, range(16))])
 
 
+def test_people_of_one_split_are_no_classes_of_another(trained: Path) -> None:
+    with pytest.raises(ValueError, match="classes of their own"):
+        probe(runs.load_run(trained), device="cpu")
+
+
 def test_a_gallery_knows_its_people_by_other_pictures(gallery: Path, faces: Path) -> None:
     opened = open_gallery(gallery)
     assert opened.people == ("test0", "test1", "test2")
@@ -222,6 +233,15 @@ def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
         open_gallery(copy)
     store.write_json(copy / "gallery.json", {**known, "format": "another"})
     with pytest.raises(ValueError, match="it is no plusx gallery 1"):
+        open_gallery(copy)
+    store.write_json(copy / "gallery.json", {**known, "views": "sideways"})
+    with pytest.raises(ValueError, match="views = 'sideways'"):
+        open_gallery(copy)
+    store.write_json(copy / "gallery.json", known)
+    headed = Dense(create_model("resnet20"), Fcn(), 2)
+    shown = Preprocessing((32, 32), 3, (0.5,) * 3, (0.5,) * 3).to_dict()
+    write_weights(copy / "model.safetensors", headed, preprocessing=shown)
+    with pytest.raises(ValueError, match="are not those of its network"):
         open_gallery(copy)
 
 

@@ -20,12 +20,14 @@ from plusx.data.truth import Boxes
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
+from plusx.recipe import parse_recipe
 from plusx.report.seen import read_seen
 from plusx.run import drawing
 from plusx.run.seeing import Truths, coco, run_lengths, see
 from plusx.study.places import places_cam, presence
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
+from plusx.weights import write_weights
 
 
 RECIPE = """
@@ -219,6 +221,24 @@ def test_a_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     assert command(["train", str(recipe), "--out", str(again)]) == 0
     for name in ("result.json", "model.safetensors", "log.jsonl", "seen/predictions.json"):
         assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_images_are_judged_as_the_weights_that_it_began_with_expect_them(
+    data: Path, tmp_path: Path
+) -> None:
+    first, weights = create_model("resnet20", seed=1), tmp_path / "first.safetensors"
+    known = Preprocessing((32, 32), 3, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
+    write_weights(weights, first, model="resnet20", preprocessing=known.to_dict())
+    text = RECIPE.format(path=data).replace('"resnet20"', f'"resnet20"\nweights = "{weights}"')
+    text = text.replace("epochs = 8", "epochs = 2").replace('views = "flip"', "")
+    result = runs.train(parse_recipe(text), tmp_path / "run", progress=False)
+    run = runs.load_run(tmp_path / "run")
+    assert run.preprocessing.mean == (0.1, 0.2, 0.3)
+    told = runs.evaluate(run, batch_size=4)
+    assert told["loss"] == result["validation"]["loss"]
+    elsewhere = runs.evaluate(run, data=shutil.copytree(data, tmp_path / "copy"), batch_size=4)
+    assert elsewhere["loss"] == told["loss"]
 
 
 @pytest.mark.slow

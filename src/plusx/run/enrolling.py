@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -159,7 +159,9 @@ def open_gallery(path: str | Path) -> Gallery:
         vectors = tensors["vectors"].double().numpy()
         if vectors.ndim != 2 or len(vectors) != len(people) or not people:
             raise ValueError(f"{len(people)} people, but vectors of shape {vectors.shape}")
-        if vectors.shape[1] != getattr(net.fc, "out_features", None):
+        if known["views"] not in get_args(Views):
+            raise ValueError(f"views = {known['views']!r}: allowed is {', '.join(get_args(Views))}")
+        if vectors.shape[1] != getattr(getattr(net, "fc", None), "out_features", None):
             raise ValueError("its vectors are not those of its network")
         task = Embed(net).eval()
         run = Run(

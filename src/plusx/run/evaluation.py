@@ -227,7 +227,9 @@ def _of_its_kind(
         )
     if not run.finished:
         source = dataclasses.replace(source, notices=[f"{run.path}: {UNFINISHED}", *source.notices])
-    return source
+    # those of the weights that it began with, where there were some
+    mean, std = run.preprocessing.mean, run.preprocessing.std
+    return source.with_preprocessing(dataclasses.replace(source.preprocessing, mean=mean, std=std))
 
 
 def told_by_people(run: Run) -> bool:

@@ -65,6 +65,11 @@ def probe(
     if wanted not in ("validation", "test"):
         raise ValueError(f"split = {split!r}: what is learned from train is judged by another one")
     learn, judge, own = _sources(run, data, wanted, damaged)
+    if learn.classes != judge.classes:
+        raise ValueError(
+            f"{judge.name}: train and {wanted} have classes of their own, as people are: what is "
+            "learned of the ones says nothing of the others (plusx evaluate compares pairs)"
+        )
     if len(learn) > images:
         chosen = np.sort(stratified_order(learn.labels, 0)[:images])
         learn = learn.subset(chosen.tolist())
