@@ -154,8 +154,8 @@ def test_every_sentence_of_the_zoo_is_represented() -> None:
         if sentences(name) - here and not name.startswith(("resnext", "wrn"))
     }
     # these differ by a letter from one that is there: another number of groups or no dropout,
-    # option A of a bottleneck, a gate in a basic block
+    # option A of a bottleneck, a gate in a basic block; darknet53 is tested with its heads
     assert rest == {
         *("resnet50_a", "resnet101_a", "resnet152_a", "se_resnet18", "eca_resnet18"),
-        "cbam_resnet18",
+        *("cbam_resnet18", "darknet53"),
     }

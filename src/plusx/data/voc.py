@@ -91,7 +91,7 @@ def _read(listing: SceneList, picture: str, path: str, split: str) -> None:
 
 def _entry(picture: str, path: str, split: str, where: str) -> SceneEntry:
     data = read_regular(path, _LIMIT)
-    if b"<!ENTITY" in data or b"<!DOCTYPE" in data:
+    if b"\0" in data or b"<!ENTITY" in data or b"<!DOCTYPE" in data:
         raise DamagedImage("it declares entities, which an annotation has no use for")
     tree = ElementTree.fromstring(data)
     marks = []

@@ -1,5 +1,6 @@
 """The tables of a recipe as frozen data; those that come in kinds are told apart by `kind`."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, InstanceOf, Strict, Tag
@@ -267,5 +268,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("a run is either so many epochs or so many steps long: give one")
+        if (
+            self.evaluate.monitor is None
+            and isinstance(self.task, Classify)
+            and not self.task.multilabel
+        ):
+            # said, so that a recipe is what it was before other tasks had other figures
+            object.__setattr__(self, "evaluate", replace(self.evaluate, monitor="accuracy"))
         if isinstance(self.optim, Muon) and self.device.parallel == "fsdp":
             raise ValueError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')

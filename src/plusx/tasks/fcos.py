@@ -50,14 +50,14 @@ def assigned(
     for the smallest. A position in a crowd that is asked for no box is not asked at all.
     """
     left, top, right, bottom = (boxes[:, None, :, i] for i in range(4))
-    x, y, step = middles[:, :1], middles[:, 1:], strides[:, None]
+    x, y, stride = middles[:, :1], middles[:, 1:], strides[:, None]
     sides = torch.stack([x - left, y - top, right - x, bottom - y], -1)
     inside = sides.amin(-1) > 0
-    near_x = (x - (left + right) / 2).abs() < RADIUS * step
-    near_y = (y - (top + bottom) / 2).abs() < RADIUS * step
+    near_x = (x - (left + right) / 2).abs() < RADIUS * stride
+    near_y = (y - (top + bottom) / 2).abs() < RADIUS * stride
     farthest = sides.amax(-1)
-    low = torch.where(step == strides.min(), 0.0, step * REACH / 2)
-    high = torch.where(step == strides.max(), torch.inf, step * REACH)
+    low = torch.where(stride == strides.min(), 0.0, stride * REACH / 2)
+    high = torch.where(stride == strides.max(), torch.inf, stride * REACH)
     fits = (farthest >= low) & (farthest < high)
     real, crowd = boxes[..., 4] >= 0, boxes[..., 5] > 0.5
     wanted = inside & near_x & near_y & fits & (real & ~crowd)[:, None]

@@ -80,9 +80,9 @@ def assigned(
     most = alike.argmax(1)
     level, anchor = most // EACH, most % EACH
     shape = torch.tensor(sizes, device=boxes.device)[level]
-    step = torch.tensor(strides, device=boxes.device)[level]
-    x = ((found[:, 0] + found[:, 2]) / 2 / step[:, 1]).long().clamp(min=0)
-    y = ((found[:, 1] + found[:, 3]) / 2 / step[:, 0]).long().clamp(min=0)
+    stride = torch.tensor(strides, device=boxes.device)[level]
+    x = ((found[:, 0] + found[:, 2]) / 2 / stride[:, 1]).long().clamp(min=0)
+    y = ((found[:, 1] + found[:, 3]) / 2 / stride[:, 0]).long().clamp(min=0)
     x, y = x.minimum(shape[:, 1] - 1), y.minimum(shape[:, 0] - 1)
     counts = [EACH * height * width for height, width in sizes]
     begin = torch.tensor([0, *counts], device=boxes.device).cumsum(0)[level]
