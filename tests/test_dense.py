@@ -370,7 +370,9 @@ def test_crowds_and_rows_without_a_box_are_no_targets() -> None:
 
     crowd = boxes.clone()
     crowd[0, 1] = torch.tensor([0.0, 0.0, 90.0, 60.0, 0.0, 1.0, 1.0])
-    for other in (crowd, boxes[:, :1]):
+    flattened = boxes.clone()
+    flattened[0, 1] = torch.tensor([90.0, 10.0, 90.0, 20.0, 0.0, 0.0, 1.0])
+    for other in (crowd, flattened, boxes[:, :1]):
         for one, two in zip(losses(boxes, masks), losses(other, masks[:, : other.shape[1]])):
             # the statistics of norms move between, and the losses not with them in training
             assert torch.allclose(one, two, rtol=1e-5)

@@ -1,6 +1,7 @@
 """Embeddings, verification, the order of an epoch by classes, and folders of people."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,19 @@ def test_of_very_many_pairs_some_are_drawn(monkeypatch):
     assert set(some[0].scores.round(9)) <= set(whole[0].scores.round(9))
 
 
+def test_pairs_of_large_classes_are_drawn_without_all_of_them(monkeypatch):
+    classes = np.arange(4000) % 2
+    unit = np.ones((4000, 1))
+    monkeypatch.setattr("plusx.tasks.verification.MOST_PAIRS", 1000)
+    tracemalloc.start()
+    genuine, _ = pairs_of(unit, classes)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(genuine.scores) == 1000
+    assert np.bincount(genuine.first).min() > 400
+    assert most < 4_000_000  # all four million pairs would take sixteen bytes each
+
+
 def test_what_cannot_be_verified_is_said():
     meter = Verification()
     with pytest.raises(ValueError, match="not one batch"):
@@ -230,6 +244,8 @@ def test_what_cannot_be_verified_is_said():
         judged(broken, np.zeros(3, np.int64))
     with pytest.raises(ValueError, match="above 0 and below 1"):
         Verification(0.0)
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        Embed(nn.Identity(), loss="triplet", false_accept_rate=0.0)
 
 
 # losses

@@ -285,6 +285,7 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
         (lambda t: t["annotations"][1].update(id=0), "a second annotation of this id"),
         (lambda t: t["images"][0].update(id=1), "a second image of this id"),
         (lambda t: t["images"][0].update(file_name="../a.png"), "leaves the folder"),
+        (lambda t: t["images"][1].update(file_name="a.png"), "'a.png' is in train already"),
         (lambda t: t["annotations"][0].update(segmentation=[[1, 2]]), "three corners"),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "four numbers"),
         (lambda t: t["annotations"][0].update(image_id=[1]), "image_id [1] is none"),
@@ -556,6 +557,23 @@ def test_run_lengths_are_those_of_cocos_own_library(
     runs = np.diff([0, *edges, flat.size]).tolist()
     counts = [0, *runs] if flat[0] else runs
     assert (_inside({"size": list(size), "counts": counts}, size) == wanted).all()
+
+
+def test_run_lengths_without_end_are_refused_at_once() -> None:
+    from plusx.data.coco import _unpacked
+
+    with pytest.raises(ValueError, match="more than"):
+        _unpacked("o" * 10**6)
+
+
+@slow
+def test_an_image_of_two_jsons_is_named(tmp_path: Path) -> None:
+    coco(tmp_path)
+    told = json.loads((tmp_path / "test.json").read_text())
+    told["images"][0]["file_name"] = "train/a.png"
+    (tmp_path / "test.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"train\.json, image 0: 'a\.png' is in test already"):
+        open_scenes(tmp_path, "coco")
 
 
 @slow

@@ -24,6 +24,7 @@ from plusx.recipe import parse_recipe
 from plusx.report.seen import read_seen
 from plusx.run import drawing
 from plusx.run.seeing import Truths, coco, run_lengths, see
+from plusx.run.volumes import asked_of
 from plusx.study.places import places_cam, presence
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
@@ -271,6 +272,24 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
     assert alone.task.window == (32, 32)
     again = runs.predict(alone, [path], views="flip")
     assert again["predictions"][0]["shares"] == told["predictions"][0]["shares"]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [("spacing = [1.0, 1.0, 1.0]", "spacing is of volumes"), ("window = [8, 8, 8]", "2 of them")],
+)
+def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, message: str) -> None:
+    text = RECIPE.format(path="nowhere").replace("[data]", f"{said}\n\n[data]")
+    source = Source(
+        name="one",
+        split="train",
+        classes=("ground", "disc", "bar"),
+        labels=torch.ones(1, 3),
+        preprocessing=Preprocessing((32, 40), 3, (0.5,) * 3, (0.5,) * 3),
+        images=torch.zeros(1, 3, 32, 40, dtype=torch.uint8),
+    )
+    with pytest.raises(ValueError, match=message):
+        asked_of(parse_recipe(text), source)
 
 
 @pytest.mark.slow

@@ -178,6 +178,10 @@ def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     whole = write_nifti(tmp_path / "whole.nii.gz", ct((16, 16, 16))).read_bytes()
     (tmp_path / "short.nii.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.nii").write_text("no volume")
+    # told by the header: what it says of its size is not read
+    cases["not one number a voxel"] = pairs = tmp_path / "pairs.nii"
+    write_nifti(pairs, np.zeros((4, 4, 4), np.complex128))
+    pairs.write_bytes(pairs.read_bytes()[:400])
     for said, path in cases.items():
         with pytest.raises(DamagedImage, match=said):
             read_scan(path)
@@ -199,6 +203,39 @@ def test_series_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "one place")):
         with pytest.raises(DamagedImage, match=said):
             read_scan(folder)
+
+
+def _without_rows(made: Any) -> None:
+    del made.Rows
+
+
+def _lying_nowhere(made: Any) -> None:
+    made.ImagePositionPatient = [0, 0]
+
+
+def _turned_by_five_numbers(made: Any) -> None:
+    made.ImageOrientationPatient = [1, 0, 0, 0, 1]
+
+
+def _of_another_size(made: Any) -> None:
+    made.Rows, made.PixelData = 2**15, b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [_without_rows, _lying_nowhere, _turned_by_five_numbers, _of_another_size]
+)
+@pytest.mark.parametrize("number", [0, 2])
+def test_headers_of_slices_in_ruins_are_named(change: Any, number: int, tmp_path: Path) -> None:
+    import pydicom
+
+    folder = write_series(tmp_path / "series", ct((5, 4, 3)))
+    path = sorted(folder.iterdir())[number]
+    made = pydicom.dcmread(path)
+    change(made)
+    made.save_as(path)
+    with pytest.raises(DamagedImage):
+        read_scan(folder)
 
 
 @pytest.mark.slow

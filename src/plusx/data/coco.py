@@ -21,6 +21,8 @@ from plusx.data.truth import Outline
 _LIMIT = 2**31
 # corners that are further out are as good as there
 _FAR = 2.0**20
+# bits of a run length in its packed letters
+_LONGEST = 60
 _NAME = re.compile(r"(?:instances_)?(train|val|valid|validation|test)(\d*)\.json")
 
 
@@ -132,6 +134,7 @@ class _Reader:
     def _images(self, told: list[Any]) -> dict[Any, tuple[str, tuple[int, int] | None]]:
         """Path and size of each image that is there, by its id."""
         folders = self._folders()
+        taken = {entry.path: entry.split for entry in self.listing.entries}
         found: dict[Any, tuple[str, tuple[int, int] | None]] = {}
         ids: set[Any] = set()
         for place, each in enumerate(told, 1):
@@ -160,6 +163,12 @@ class _Reader:
             if path is None:
                 self._problem(where, f"{printable(name)!r} is missing")
                 continue
+            path = os.path.normpath(path)
+            if path in taken:
+                part = taken[path] or "the images"
+                self._problem(where, f"{printable(name)!r} is in {part} already")
+                continue
+            taken[path] = self.split
             tall, wide = each.get("height"), each.get("width")
             told_size = (tall, wide) if isinstance(tall, int) and isinstance(wide, int) else None
             if told_size is not None and not (min(told_size) > 0 and tall * wide <= DEFAULT_LIMIT):
@@ -249,6 +258,8 @@ def _unpacked(text: str) -> list[int]:
         number = shift = 0
         more = True
         while more:
+            if shift > _LONGEST:
+                raise ValueError("a run of more than any image has")
             bits = ord(text[place]) - 48
             number |= (bits & 31) << shift
             more = bool(bits & 32)

@@ -125,6 +125,9 @@ def _read_nifti(name: str) -> Scan:
         placement = Placement(
             np.asarray(image.get_sform()), np.asarray(image.get_qform()), codes, unit
         )
+        stored = image.get_data_dtype()
+        if stored.kind not in "iufb" or stored.itemsize > 8:
+            raise DamagedImage(f"its values are {stored}, not one number a voxel")
         values = np.asarray(image.dataobj)
     except DamagedImage:
         raise
@@ -138,8 +141,6 @@ def _read_nifti(name: str) -> Scan:
         raise DamagedImage(f"it is cut short or damaged: {error}") from None
     except Exception as error:  # nibabel's own kinds, and what damaged headers lead to
         raise DamagedImage(f"no NIfTI file that can be read: {error}") from None
-    if values.dtype.kind not in "iufb":
-        raise DamagedImage(f"its values are {values.dtype}, not one number a voxel")
     values = values.reshape((*shape, 1) if len(shape) == 3 else shape)
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS.get(unit, 1.0)
@@ -160,9 +161,17 @@ def _read_series(folder: str) -> Scan:
             raise DamagedImage(f"{entry.name} cannot be read: {error}") from None
     if not found:
         raise DamagedImage("no DICOM file is in the folder")
-    affine, ordered = _placed(found)
-    first = ordered[0][1]
-    rows, columns = int(first.Rows), int(first.Columns)
+    try:
+        affine, ordered = _placed(found)
+        sizes = {(int(each.Rows), int(each.Columns)) for _, each in ordered}
+    except DamagedImage:
+        raise
+    except Exception as error:  # whatever damaged headers lead to
+        raise DamagedImage(f"headers of its slices cannot be used: {error}") from None
+    if len(sizes) > 1:  # said before any of them is decoded
+        one, other = sorted(sizes)[:2]
+        raise DamagedImage(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
+    ((rows, columns),) = sizes
     if rows * columns * len(ordered) > MOST:
         raise DamagedImage(f"more than {MOST:,} voxels")
     values = np.empty((columns, rows, len(ordered)), np.float32)

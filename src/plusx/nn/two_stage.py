@@ -101,7 +101,8 @@ class TwoStage(nn.Module):
         boxes: Float[Tensor, "n m 7"],
         masks: UInt8[Tensor, "n m h w"] | None,
     ) -> dict[str, Tensor]:
-        """torchvision's losses by its names. Boxes of crowds are left out, as its reference does.
+        """torchvision's losses by its names. Boxes of crowds are left out, as its reference does,
+        and those that a scale has left without area, whose logarithms would be infinite.
 
         Raises ValueError where a Mask R-CNN is given no masks.
         """
@@ -109,7 +110,8 @@ class TwoStage(nn.Module):
             raise ValueError("a Mask R-CNN learns from the masks of boxes; the batch has none")
         targets = []
         for i, rows in enumerate(boxes):
-            taken = (rows[:, 4] >= 0) & (rows[:, 5] < 0.5)
+            sides = rows[:, 2:4] - rows[:, :2]
+            taken = (rows[:, 4] >= 0) & (rows[:, 5] < 0.5) & (sides > 0).all(1)
             own = {"boxes": rows[taken, :4], "labels": rows[taken, 4].long() + 1}
             if masks is not None:
                 own["masks"] = masks[i][taken]

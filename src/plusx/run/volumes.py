@@ -47,13 +47,23 @@ def asked_of(recipe: Recipe, source: Source) -> Recipe:
     """The recipe with what its volumes say: their spacing, and the window and the background of
     its task.
 
-    ValueError: volumes are not what the task is asked of.
+    ValueError: volumes are not what the task is asked of, or what it says is not of images.
     """
     space, task = source.preprocessing.space, recipe.task
-    if space is None:
-        return recipe
-    if not isinstance(task, Segment):
+    if space is not None and not isinstance(task, Segment):
         raise ValueError(f'[task] kind = "{task.kind}": volumes are for [task] kind = "segment"')
+    if not isinstance(task, Segment):
+        return recipe
+    sides = 2 if space is None else 3
+    if task.window is not None and len(task.window) != sides:
+        raise ValueError(
+            f"[task] window = {list(task.window)}: {sides} of them, one for each dimension of "
+            f"{source.name}"
+        )
+    if space is None:
+        if task.spacing is not None:
+            raise ValueError(f"[task] spacing is of volumes, and {source.name} has images")
+        return recipe
     told = replace(
         task,
         window=task.window or space.patch,

@@ -65,6 +65,7 @@ class Embed(Task):
             raise ValueError(f"margin is {margin}; with {loss} allowed is {allowed}")
         if not scale > 0:
             raise ValueError(f"scale is {scale}; it has to be above 0")
+        Verification(false_accept_rate)  # refused now, and not when the first epoch is judged
         self.net = net
         self.loss_kind: Loss = loss
         self.margin, self.scale = margin, scale

@@ -192,11 +192,18 @@ def pairs_of(
     draw = np.random.default_rng(0)
     order = np.argsort(classes, kind="stable")
     _, begins, sizes = np.unique(classes[order], return_index=True, return_counts=True)
-    own = [begin + np.stack(np.triu_indices(size, 1)) for begin, size in zip(begins, sizes)]
-    first, second = order[np.concatenate(own, 1)]
-    if len(first) > MOST_PAIRS:
-        some = np.sort(draw.choice(len(first), MOST_PAIRS, replace=False))
-        first, second = first[some], second[some]
+    counts = sizes * (sizes - 1) // 2
+    if counts.sum() > MOST_PAIRS:
+        # a large class has far more pairs than memory
+        number = draw.integers(0, counts.sum(), MOST_PAIRS)
+        of = np.searchsorted(counts.cumsum(), number, side="right")
+        place = draw.integers(0, sizes[of])
+        further = draw.integers(1, sizes[of])
+        first = order[begins[of] + place]
+        second = order[begins[of] + (place + further) % sizes[of]]
+    else:
+        own = [begin + np.stack(np.triu_indices(size, 1)) for begin, size in zip(begins, sizes)]
+        first, second = order[np.concatenate(own, 1)]
     drawn = draw.integers(0, count, (2, MOST_PAIRS))
     one, other = drawn[:, classes[drawn[0]] != classes[drawn[1]]]
     return _scored(unit, classes, first, second), _scored(unit, classes, one, other)
