@@ -374,6 +374,7 @@ def test_how_often_it_is_saved_changes_nothing(server, folder, whole, every):
     assert_same(out, whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_a_step_and_a_warning(server, folder, whole):
     out = folder / "damaged"
     ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (15, 15))

@@ -173,6 +173,7 @@ def test_the_course_of_gradients_is_said_in_words(ratios: list[float | None], sa
     assert course(ratios) == said
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     act=st.sampled_from(["relu", "tanh", "sigmoid", "gelu"]),

@@ -96,6 +96,7 @@ def test_what_arithmetic_says_is_what_is_built(plan: dict[str, Any]) -> None:
     assert multiply_adds == expected.multiply_adds
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(plans())
 def test_overwriting_changes_nothing_and_gradients_reach_everything(plan: dict[str, Any]) -> None:

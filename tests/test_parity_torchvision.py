@@ -25,7 +25,7 @@ BIT_EQUAL = [
     *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
     *("alexnet", "googlenet"),
 ]
-QUICK = ("resnet18", "resnext50_32x4d", "densenet121", "googlenet")
+QUICK = ("resnet18", "googlenet")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 

@@ -116,6 +116,7 @@ def test_steps_may_end_within_an_epoch(tmp_path: Path) -> None:
     assert [line["step"] for line in ends] == [19, 25]
 
 
+@pytest.mark.slow
 def test_patience_stops_and_keeps_the_best(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = tiny("epochs=10", "schedule.kind=one-cycle", "evaluate.patience=2")
@@ -131,6 +132,7 @@ def test_patience_stops_and_keeps_the_best(finished: Path, tmp_path: Path) -> No
     assert (last["weights"], last["best_epoch"]) == ("last", None)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     result = train(tiny("optim.average=0.9"), tmp_path / "run", progress=False)
     assert result["averaged"]

@@ -259,6 +259,7 @@ def named_tensors(draw):
     return tensors
 
 
+@pytest.mark.slow
 @given(named_tensors(), st.dictionaries(st.text(max_size=6), st.text(max_size=6), max_size=4))
 @settings(max_examples=60)
 def test_the_format_is_the_librarys_in_both_directions(tmp_path_factory, tensors, metadata):

@@ -91,6 +91,7 @@ def test_a_gradient_is_clipped_for_each_by_itself() -> None:
     check_as_alone(states, learn(states, 3, update=update), update)
 
 
+@pytest.mark.slow
 def test_what_was_saved_goes_on_to_the_bit() -> None:
     spec = small("resnet20")
     states = [begun(seed, spec) for seed in range(COUNT)]

@@ -99,6 +99,7 @@ def test_one_seed_has_no_difference() -> None:
     assert difference([0.5], [0.1, 0.2]) is None
 
 
+@pytest.mark.slow
 def test_agreement_with_the_papers_order() -> None:
     paper = [0.06, 0.07, 0.08, 0.2]
     same = [[value + 0.1 + seed / 1000 for seed in range(3)] for value in paper]

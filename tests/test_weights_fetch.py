@@ -201,6 +201,7 @@ def test_a_file_with_the_right_hash_and_the_wrong_content_is_refused(
     assert ".safetensors" not in cached(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_published_name_of_the_zoo_is_known() -> None:
     found = {name: published_names(name) for name in zoo.names() if published_names(name)}
     assert {"resnet50", "densenet161", "vgg11_bn", "convnext_tiny", "alexnet"} < found.keys()

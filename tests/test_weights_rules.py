@@ -38,6 +38,7 @@ def built(name: str) -> nn.Module:
     return net.to_empty(device="cpu").eval()
 
 
+@pytest.mark.slow
 def test_densenet_files_older_than_the_library_are_understood() -> None:
     """The published files say norm.1 where the module is called norm1 today."""
     with torch.device("meta"):

@@ -100,6 +100,7 @@ def test_a_plain_twin_has_the_count_of_option_a(turns: int) -> None:
     assert plain.depth == residual.depth == 6 * turns + 2
 
 
+@pytest.mark.slow
 @given(TURNS)
 @settings(max_examples=20)
 def test_option_b_costs_2752_parameters_at_every_depth(turns: int) -> None:

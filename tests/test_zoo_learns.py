@@ -54,7 +54,7 @@ SETTINGS: dict[str, Setting] = {
     # no norm tells averages of noise apart
     "highway19": Setting(1e-3, adam=True, width=128, depth=2, digits=True),
 }
-QUICK = ("resnet18", "resnet20", "preact_resnet20", "densenet40_12", "vit_base_patch16_gap")
+QUICK = ("resnet18", "resnet20", "preact_resnet20", "vit_base_patch16_gap")
 
 
 def residual(name: str) -> bool:
