@@ -63,7 +63,9 @@ def test_bands_are_the_same_however_they_lie_in_the_file(tmp_path: Path) -> None
     assert np.array_equal(read_bands(str(grey), 1), image[:1])
 
 
-def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.zeros((4, 6, 3), np.uint16), planarconfig="contig")
     with pytest.raises(DamagedImage, match="3 channels, 5 are expected"):
@@ -76,6 +78,9 @@ def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(tmp_path: Pa
         read_bands(path.read_bytes()[:150], 3)
     with pytest.raises(DamagedImage, match="neither a TIFF nor a PNG"):
         read_bands(b"\xff\xd8\xff\xe0 a photograph", 3)
+    monkeypatch.setattr("plusx.data.tiff._VALUES", 60)
+    with pytest.raises(DamagedImage, match="6 x 4 pixels of 3 channels: too many"):
+        read_bands(str(path), 3)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """From a folder of people to a gallery: trained, evaluated, predicted, enrolled, verified."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from plusx.grammar.heads import Fcn
 from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.recipe import parse_recipe
+from plusx.recipe.sets import OwnData
 from plusx.run.enrolling import enroll, open_gallery, verify
 from plusx.run.probing import probe
 from plusx.weights import write_weights
@@ -181,6 +183,16 @@ def test_who_is_enrolled_is_no_stranger(trained: Path, faces: Path, tmp_path: Pa
     assert result["stranger_people"] == 2
     assert any("2 strangers are enrolled" in notice for notice in result["notices"])
     assert any("held0, held1" in notice for notice in result["notices"])
+
+
+def test_who_has_trained_is_no_stranger(trained: Path, faces: Path, tmp_path: Path) -> None:
+    run = runs.load_run(trained)
+    assert run.recipe is not None
+    pictures = OwnData(kind="folder", path=str(faces))  # whose validation has people who train
+    run = replace(run, recipe=replace(run.recipe, data=pictures))
+    staff = _folder_of(faces, tmp_path / "staff", ["test0", "test1"])
+    result = enroll(run, staff, tmp_path / "gallery", device="cpu")
+    assert (result["stranger_people"], result["trials"]) == (0, result["pictures"])
 
 
 def test_one_person_by_one_picture_can_be_enrolled(

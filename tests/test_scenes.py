@@ -567,6 +567,21 @@ def test_run_lengths_without_end_are_refused_at_once() -> None:
 
 
 @slow
+def test_of_two_folders_beside_the_images_one_has_the_masks(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "images" / "b.png", seed=1)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name in "ab":
+        Image.fromarray(numbers()).save(tmp_path / "masks" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.1 0.1")
+    assert len(open_scenes(tmp_path, "masks", split="all")) == 2
+    Image.fromarray(numbers()).save(tmp_path / "labels" / "a.png")
+    with pytest.raises(ValueError, match="masks lie in masks and in labels: which ones are meant"):
+        open_scenes(tmp_path, "masks", split="all")
+
+
+@slow
 def test_an_image_of_two_jsons_is_named(tmp_path: Path) -> None:
     coco(tmp_path)
     told = json.loads((tmp_path / "test.json").read_text())

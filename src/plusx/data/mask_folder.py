@@ -40,9 +40,22 @@ def read_masks(path: str) -> SceneList:
             f"{shown} has no folders of images and masks: looked for are train and trainannot "
             "(and val, test), images and masks, or train/images and train/masks"
         )
+    beside: dict[tuple[str, str], list[str]] = {}
     for split, images, masks in pairs:
-        _pair(listing, split, by_stem(images), by_stem(masks))
+        beside.setdefault((split, images), []).append(masks)
+    for (split, images), folders in beside.items():
+        _pair(listing, split, by_stem(images), _masks_in(folders, root))
     return listing
+
+
+def _masks_in(folders: list[str], root: str) -> dict[str, str]:
+    """The masks of the one folder that has some; another one may have labels of other kinds."""
+    found = {folder: by_stem(folder) for folder in folders}
+    used = [folder for folder, masks in found.items() if masks]
+    if len(used) > 1:
+        one, other = (printable(folder, root) for folder in used[:2])
+        raise ValueError(f"masks lie in {one} and in {other}: which ones are meant?")
+    return found[used[0]] if used else {}
 
 
 def _pairs(root: str) -> list[tuple[str, str, str]]:

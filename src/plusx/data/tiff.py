@@ -20,6 +20,7 @@ EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST = 4096  # channels
+_VALUES = 2**30  # of all channels, as of volumes
 
 
 def read_bands(
@@ -85,7 +86,7 @@ def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
         raise DamagedImage(f"its axes are {axes} of {shape}, not one of channels and two of space")
     height, width = _sides(axes, shape)
     channels = math.prod(shape) // max(height * width, 1)
-    if height * width > limit or channels > _MOST:
+    if height * width > limit or channels > _MOST or math.prod(shape) > _VALUES:
         raise DamagedImage(f"{width} x {height} pixels of {channels} channels: too many")
     others = [place for place, axis in enumerate(axes) if axis not in "YX"]
     return [*others, axes.index("Y"), axes.index("X")]

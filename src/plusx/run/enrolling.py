@@ -22,6 +22,7 @@ from plusx.data.check import Entry
 from plusx.data.image import printable
 from plusx.data.people import listed_people
 from plusx.data.source import Preprocessing
+from plusx.recipe.sets import PeopleData
 from plusx.run import parts
 from plusx.run.evaluation import Viewed, Views
 from plusx.run.folder import Run
@@ -239,7 +240,11 @@ def _strangers(
     """Pictures of people who are not enrolled, and who of them are after all."""
     if folder is not None:
         entries, notices = listed_people(folder, damaged)
-    elif run.recipe is not None and run.recipe.data.validation != 0:
+    elif (
+        run.recipe is not None
+        and isinstance(run.recipe.data, PeopleData)  # else who validates has trained too
+        and run.recipe.data.validation != 0
+    ):
         source = parts.open_split(run.recipe, "validation")
         labels = [source.classes[number] for number in source.labels.tolist()]
         entries = [Entry(path, name) for path, name in zip(source.paths or [], labels, strict=True)]

@@ -1,6 +1,6 @@
 """Figures from predictions and targets, equal to scikit-learn's where it has them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,9 +17,14 @@ BINS = 15
 
 @runtime_checkable
 class Meter(Protocol):
-    """Takes in a batch at a time and gives figures at the end, as plain numbers and lists."""
+    """Takes in a batch at a time and gives figures at the end, as plain numbers and lists.
 
-    def update(self, predictions: Tensor, targets: Tensor) -> None: ...
+    `update(predictions, *batch.truth)` takes what was predicted and what is right: the targets, and
+    of tasks whose batches have masks these too.
+    """
+
+    @property
+    def update(self) -> Callable[..., None]: ...
 
     def compute(self) -> dict[str, Any]: ...
 
