@@ -115,6 +115,12 @@ def test_people_of_the_test_are_judged_once_and_that_is_recorded(trained: Path) 
     assert mean["views"] == "flip"
 
 
+def test_other_people_are_judged_as_a_whole(trained: Path, faces: Path, tmp_path: Path) -> None:
+    others = _folder_of(faces, tmp_path / "others", ["p0", "p1", "p2"])
+    told = runs.evaluate(runs.load_run(trained), data=others, device="cpu")
+    assert (told["split"], told["people"], told["count"]) == ("all", 3, 18)
+
+
 def test_predictions_are_unit_vectors(trained: Path, faces: Path, tmp_path: Path) -> None:
     found = runs.predict(runs.load_run(trained), [faces / "test0"], device="cpu")
     assert found["classes"] == []

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.recipe import parse_recipe
-from plusx.report.seen import read_seen
+from plusx.report.seen import read_seen, seen_page
 from plusx.run import drawing
+from plusx.run.seeds import why_apart
 from plusx.run.seeing import Truths, coco, run_lengths, see
 from plusx.run.volumes import asked_of
 from plusx.study.places import places_cam, presence
@@ -240,6 +242,11 @@ def test_images_are_judged_as_the_weights_that_it_began_with_expect_them(
     assert told["loss"] == result["validation"]["loss"]
     elsewhere = runs.evaluate(run, data=shutil.copytree(data, tmp_path / "copy"), batch_size=4)
     assert elsewhere["loss"] == told["loss"]
+    # how the run's own data was divided says nothing of others
+    assert run.recipe is not None
+    cut = replace(run.recipe, data=replace(run.recipe.data, validation=0.25))
+    again = runs.evaluate(replace(run, recipe=cut), data=tmp_path / "copy", batch_size=4)
+    assert again["loss"] == told["loss"]
 
 
 @pytest.mark.slow
@@ -290,6 +297,26 @@ def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, mes
     )
     with pytest.raises(ValueError, match=message):
         asked_of(parse_recipe(text), source)
+
+
+def test_shares_of_volumes_are_of_all_their_slices() -> None:
+    shares = ({"ground": 1.0, "disc": 0.0}, {"ground": 0.5, "disc": 0.5})
+    rows = [
+        {"path": "a", "size": [2, 2, deep], "label": "ground", "shares": each}
+        for deep, each in zip((1, 3), shares, strict=True)
+    ]
+    page = seen_page(
+        {"classes": ["ground", "disc"], "predictions": rows},
+        [b"", b""],
+        drawing.colours(2),
+        "run",
+    )
+    assert "62.5" in page
+    assert "37.5" in page
+
+
+def test_seeds_of_segmentation_train_alone() -> None:
+    assert 'it has to be "classify"' in why_apart(parse_recipe(RECIPE.format(path="nowhere")))
 
 
 @pytest.mark.slow

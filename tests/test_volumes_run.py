@@ -135,6 +135,19 @@ def test_a_folder_of_volumes_is_learned(trained: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
+def test_other_volumes_are_judged_as_a_whole(
+    trained: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        for kind in ("images", "labels"):
+            path = tmp_path / "others" / kind / f"case{number}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((home / "set" / kind / path.name).read_bytes())
+    figures = told(capsys, "evaluate", str(trained), "--data", str(tmp_path / "others"))
+    assert (figures["split"], figures["count"]) == ("all", 3)
+
+
+@pytest.mark.slow
 def test_masks_lie_where_the_volumes_do(
     trained: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,6 +130,11 @@ def divided(
     }
 
 
+def people_parts(path: str | Path) -> tuple[Split, ...]:
+    """The splits that a folder of people has of its own; none where they are to be drawn."""
+    return tuple(_own_parts(Path(path).expanduser()))
+
+
 def listed_people(path: str | Path, damaged: Damaged) -> tuple[list[Entry], list[str]]:
     """The pictures of a folder of people, who may have one each, and what is to be said of them."""
     found = _listed(Path(path).expanduser(), damaged, fewest=1)

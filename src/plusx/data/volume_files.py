@@ -85,6 +85,19 @@ def listed(root: str, patient: str) -> list[tuple[Entry, str | None]]:
     return found
 
 
+def volume_parts(root: str | Path, patient: str) -> tuple[str, ...]:
+    """The splits that volumes have by their own layout; none where patients are to be held out.
+
+    ValueError: there is no such folder, or no volume in it.
+    """
+    top = os.path.abspath(os.path.expanduser(os.fspath(root)))
+    if not os.path.isdir(top):
+        raise ValueError(
+            f"{printable(root)} is {'no folder' if os.path.exists(top) else 'missing'}"
+        )
+    return tuple(sorted({entry.split for entry, _ in listed(top, patient)} - {""}))
+
+
 def volume_of(entry: Entry, label: str | None, reading: Reading) -> Volume:
     """Read one volume and its mask, or find them in the cache. DamagedImage, OSError."""
     files = [*files_of(entry.path), *([] if label is None else [label])]

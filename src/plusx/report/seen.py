@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _classes(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         return page.table(columns, cells, caption="Boxes of every class")
     columns = [Column("Class", number=False), Column("Share of the pixels", "%")]
-    pixels = [row["size"][0] * row["size"][1] for row in rows]
+    pixels = [prod(row["size"]) for row in rows]  # of volumes voxels
     cells = []
     for place, name in enumerate(classes):
         share = sum(row["shares"][name] * each for row, each in zip(rows, pixels)) / sum(pixels)

@@ -13,12 +13,11 @@ from plusx import store
 from plusx.data.loader import Loader
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import as_split
-from plusx.data.scenes import scene_parts
 from plusx.data.source import Source, Split, is_undivided, open_data, parts_of
 from plusx.recipe import KnownData, OwnData, Recipe
-from plusx.recipe.sets import SceneData
 from plusx.recipe.tables import Embed
 from plusx.run import parts
+from plusx.run.elsewhere import laid_out_alike
 from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
 from plusx.tasks.classify import Classify
 from plusx.tasks.meters import Meter
@@ -206,17 +205,8 @@ def _of_its_kind(
     """Images with boxes, masks and the like: the run's own, or others laid out as they are."""
     own = data is None or is_own(recipe, data)
     if not own:
-        if not hasattr(recipe.data, "path"):
-            raise ValueError(f'[data] kind = "{recipe.data.kind}" is made, not read from {data}')
-        elsewhere = dataclasses.replace(recipe.data, path=str(data))  # type: ignore[arg-type]
-        if isinstance(elsewhere, SceneData):
-            if elsewhere.kind != "masks" and run.named:
-                # others need not show every class
-                elsewhere = dataclasses.replace(elsewhere, classes=tuple(run.classes))
-            elsewhere = dataclasses.replace(elsewhere, test="")
-            # without splits of its own it is judged as a whole, as a folder of classes is
-            split = split if scene_parts(data or "", elsewhere.kind) else "all"
-        recipe = dataclasses.replace(recipe, data=elsewhere)
+        assert data is not None
+        recipe, split = laid_out_alike(run, recipe, data, split)
     source = parts.open_split(recipe, split)
     if own and home is not None:
         refuse_changed(home, source)

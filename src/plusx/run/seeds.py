@@ -41,6 +41,8 @@ def why_apart(recipe: Recipe) -> str:
     """What keeps runs of this recipe with several seeds from training as one; empty: nothing."""
     device, optim, schedule = recipe.device, recipe.optim, recipe.schedule
     warm = 0.0 if isinstance(schedule, OneCycle) else schedule.warm_until
+    if recipe.task.kind != "classify":
+        return f'[task] kind = "{recipe.task.kind}"; it has to be "classify"'
     if device.precision != "float32":
         return f'[device] precision = "{device.precision}"; it has to be "float32"'
     if device.compile:
