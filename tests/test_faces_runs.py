@@ -271,6 +271,9 @@ def test_triplets_train_and_need_groups_of_one_person(faces: Path, tmp_path: Pat
     alone = parse_recipe(text, ["data.sampling=uniform"])
     with pytest.raises(ValueError, match='needs \\[data\\] sampling = "people"'):
         runs.train(alone, tmp_path / "other", progress=False)
+    parted = parse_recipe(text, ["optim.accumulate=2"])
+    with pytest.raises(ValueError, match="triplets are of a whole batch"):
+        runs.train(parted, tmp_path / "parted", progress=False)
     crowded = parse_recipe(text, ["batch_size=30"])
     with pytest.raises(ValueError, match="needs 10 classes, and there are 6"):
         runs.train(crowded, tmp_path / "third", progress=False)

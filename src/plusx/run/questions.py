@@ -112,6 +112,11 @@ def _embedder(recipe: Recipe, table: EmbedTable, net: nn.Module, source: Source)
             '[task] loss = "triplet" compares images of one class within a batch: it needs '
             '[data] sampling = "people"'
         )
+    if table.loss == "triplet" and recipe.optim.accumulate > 1:
+        raise ValueError(
+            f"[optim] accumulate = {recipe.optim.accumulate}: triplets are of a whole batch, and "
+            "its parts do not add up to it"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return open_task(table, net, source.classes)
