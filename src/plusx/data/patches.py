@@ -136,7 +136,7 @@ class VolumeSamples(Dataset[Patch | Failure]):
         mask = np.array(volume.mask[window])
         missing = [(0, side - held) for side, held in zip(self.size, mask.shape)]
         if any(end for _, end in missing):
-            low = self.source.preprocessing.low if not self._percentiles else 0
+            low = self.source.preprocessing.low
             image = np.pad(image, [(0, 0), *missing], constant_values=low)
             mask = np.pad(mask, missing, constant_values=NOT_JUDGED)
         for place, step in enumerate(self.steps):
@@ -145,11 +145,6 @@ class VolumeSamples(Dataset[Patch | Failure]):
             torch.from_numpy(np.ascontiguousarray(image)),
             torch.from_numpy(np.ascontiguousarray(mask)),
         )
-
-    @property
-    def _percentiles(self) -> bool:
-        space = self.source.preprocessing.space
-        return space is not None and space.percentiles
 
     def _begin(self, number: int, sides: tuple[int, ...], draws: Draws) -> list[int]:
         """Where a patch begins: anywhere, or so that it holds a drawn voxel of a class."""
