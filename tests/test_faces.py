@@ -19,8 +19,12 @@ from plusx.data.loader import Loader
 from plusx.data.ordering import check_sampling, epoch_order
 from plusx.data.people import divided, open_people
 from plusx.data.sample import Preprocessing, Source
+from plusx.recipe import parse_recipe
+from plusx.run.distributed import World
+from plusx.run.sharing import engine_of
 from plusx.tasks.embed import Embed, hardest, with_margin
 from plusx.tasks.verification import Pairs, Ranking, Verification, pairs_of
+from plusx.train.state import State
 
 
 few = settings(max_examples=10)
@@ -345,6 +349,19 @@ def test_embeddings_learn_to_tell_apart_and_have_unit_length(loss):
     assert torch.allclose(vectors.norm(dim=1), torch.ones(18), atol=1e-5)
     # the directions are the task's, so that the network stands alone
     assert set(task.net.state_dict()) == set(Tiny().state_dict())
+
+
+@pytest.mark.slow
+def test_triplets_need_two_people_in_each_process():
+    recipe = parse_recipe(
+        'epochs = 1\nbatch_size = 12\n[net]\nbase = "resnet20"\n[task]\nkind = "embed"\n'
+        'loss = "triplet"\n[data]\nkind = "people"\npath = "."\nsampling = "people"\n'
+        'pictures = 3\n[optim]\nkind = "sgd"\nlr = 0.1\n'
+    )
+    task = embedder("triplet")
+    state = State(task, torch.optim.SGD(task.parameters(), 0.1))
+    with pytest.raises(ValueError, match="batch_size = 24 would do"):
+        engine_of(recipe, state, World(0, 4, 0))
 
 
 def test_a_task_without_its_classes_predicts_and_does_not_train():

@@ -13,6 +13,7 @@ from plusx.data.batch import Batch
 from plusx.grammar.spec import Net
 from plusx.nn.block import ResidualBlock
 from plusx.recipe import Recipe
+from plusx.recipe.tables import Embed
 from plusx.run import parts
 from plusx.run.distributed import World
 from plusx.tasks.task import Task
@@ -163,8 +164,9 @@ class Shards:
 def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
     """The recipe's engine over a state that is the same on every rank.
 
-    ValueError: what FSDP2 cannot do.
+    ValueError: what FSDP2 cannot do, or shares that teach nothing.
     """
+    _refuse_lone_people(recipe, world)
     spec = parts.spec_of(recipe.net)
     drops = isinstance(spec, Net) and spec.drop_path > 0 and spec.drop_mode == "batch"
     if recipe.device.parallel == "ddp":
@@ -186,6 +188,17 @@ def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
             f'[device] parallel = "fsdp": {recipe.optim.kind} needs whole matrices; take "ddp"'
         )
     return Shards(state, world)
+
+
+def _refuse_lone_people(recipe: Recipe, world: World) -> None:
+    """ValueError where triplets have nobody to compare a person with in a rank's share."""
+    task, (_, pictures) = recipe.task, parts.sampling_of(recipe)
+    share = recipe.batch_size // world.size
+    if isinstance(task, Embed) and task.loss == "triplet" and share < 2 * pictures:
+        raise ValueError(
+            f'[task] loss = "triplet" compares within the {share} images of each of {world.size} '
+            f"processes, which need two people: batch_size = {2 * pictures * world.size} would do"
+        )
 
 
 @contextmanager
