@@ -7,7 +7,7 @@ from plusx.report import page
 from plusx.report.colours import Palette, family
 from plusx.report.figures import alternative, figure
 from plusx.report.page import Cell, Column
-from plusx.report.scores import OF_CLASSES, score
+from plusx.report.scores import OF_CLASSES, capital, score
 from plusx.report.setting import moment, setting
 from plusx.report.values import percent
 
@@ -121,7 +121,7 @@ def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: 
     titles = [score(key).title for key in shares]
     columns = [
         Column("Network", number=False), Column("Parameters"), Column("Multiply-adds"),
-        *(Column(title[:1].upper() + title[1:], "%") for title in titles),
+        *(Column(capital(title), "%") for title in titles),
         Column("Seconds", "an epoch"), Column("Epochs", f"to {percent(result['threshold'])} %"),
     ]  # fmt: skip
     cells = [

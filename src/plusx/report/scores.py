@@ -54,3 +54,8 @@ def line(figures: Mapping[str, Any], keys: Sequence[str]) -> str:
     said = [] if figures.get("loss") is None else [f"loss {figures['loss']:.4f}"]
     known = [key for key in keys if figures.get(key) is not None]
     return ", ".join([*said, *(f"{score(key).title} {figures[key]:.1%}" for key in known)])
+
+
+def capital(text: str) -> str:
+    """With a capital letter, as titles begin; mAP has its own."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]

@@ -17,6 +17,7 @@ MOST = 60  # images on the page; all are in side-by-side/
 _NAME = re.compile(r"side-by-side/[\w-]+\.png")
 _LARGEST = 64 << 20  # bytes of a picture
 _LISTED = 4  # classes or boxes that are named under an image
+SHOWN = 0.3  # boxes of a lower score are in the JSON alone: they are neither drawn nor counted
 
 
 def seen_page(
@@ -71,7 +72,7 @@ def read_seen(folder: Path) -> str:
 def _finding(rows: Sequence[Mapping[str, Any]]) -> str:
     images = f"{len(rows):,} {'image' if len(rows) == 1 else 'images'}"
     if "boxes" in rows[0]:
-        count = sum(len(row["boxes"]) for row in rows)
+        count = sum(len(shown(row["boxes"])) for row in rows)
         return f"{count:,} {'box' if count == 1 else 'boxes'} in {images}."
     known = [row["truth"]["mean_iou"] for row in rows if row.get("truth")]
     if not known:
@@ -85,7 +86,8 @@ def _finding(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _context(rows: Sequence[Mapping[str, Any]]) -> str:
     truth = " To the right of that the truth, where it is known." if any_truth(rows) else ""
-    return f"To the left the image, beside it what the network tells.{truth}"
+    sure = f" Boxes of a score below {SHOWN} are in predictions.json." if "boxes" in rows[0] else ""
+    return f"To the left the image, beside it what the network tells.{truth}{sure}"
 
 
 def any_truth(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -115,7 +117,12 @@ def said(row: Mapping[str, Any]) -> str:
     if "boxes" not in row:
         largest = sorted(row["shares"].items(), key=lambda pair: -pair[1])[:_LISTED]
         return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)
-    return counted(row["boxes"]) or "nothing found"
+    return counted(shown(row["boxes"])) or "nothing found"
+
+
+def shown(boxes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The boxes whose score is high enough to be drawn and counted."""
+    return [box for box in boxes if box["score"] >= SHOWN]
 
 
 def counted(boxes: Sequence[Mapping[str, Any]]) -> str:
@@ -132,7 +139,8 @@ def _classes(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     if "boxes" in rows[0]:
         columns = [Column("Class", number=False), Column("Boxes")]
         found = [
-            sum(box["label"] == name for row in rows for box in row["boxes"]) for name in classes
+            sum(box["label"] == name for row in rows for box in shown(row["boxes"]))
+            for name in classes
         ]
         cells = [
             [Cell(name, name, colour=place), Cell(f"{count:,}", count)]

@@ -10,7 +10,7 @@ from plusx.report.confusion import confusion
 from plusx.report.figures import alternative, figure
 from plusx.report.history import Point
 from plusx.report.page import Cell, Column
-from plusx.report.scores import OF_CLASSES, score
+from plusx.report.scores import OF_CLASSES, capital, score
 from plusx.report.setting import setting
 
 
@@ -119,7 +119,7 @@ def _figures(points: Sequence[Point], key: str) -> list[dict[str, Any]]:
             [(p.epoch, None if p.score is None else 1 - p.score) for p in points],
         ),
     ]
-    title = _capital(score(key).title)
+    title = capital(score(key).title)
     scored: list[Series] = [("validation", [(point.epoch, point.score) for point in points])]
     drawn = [
         _figure("Error", errors, "share", "Share of wrong answers.")
@@ -170,8 +170,8 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
     shares = [key for key in keys if any(isinstance(row[key], float) for row in rows)]
     counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
     columns = [Column("Class", number=False)]
-    columns += [Column(_capital(score(key).title), "%") for key in shares]
-    columns += [Column("Images" if key == "count" else _capital(key)) for key in counts]
+    columns += [Column(capital(score(key).title), "%") for key in shares]
+    columns += [Column(_things(rows[0]) if key == "count" else capital(key)) for key in counts]
     cells = [
         [
             Cell(str(row["label"]), str(row["label"])),
@@ -185,11 +185,12 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     *titles, last = [score(key).title for key in shares]
     caption = f"{', '.join(titles)} and {last}" if titles else last
-    return page.table(columns, cells, caption=f"{_capital(caption)} of every class")
+    return page.table(columns, cells, caption=f"{capital(caption)} of every class")
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _things(row: Mapping[str, Any]) -> str:
+    """What is counted of a class."""
+    return "Boxes" if "map50" in row else "Images"
 
 
 def _what_was_run(
