@@ -256,9 +256,9 @@ def test_average_precision_is_what_it_is_by_hand() -> None:
     assert figures["map75"] == pytest.approx(strict, abs=1e-9)
     assert figures["map"] == pytest.approx((4 * loose + 6 * strict) / 10, abs=1e-9)
     assert figures["per_class"][0] == {
-        "label": "cell", "map50": figures["map50"], "map": figures["map"], "count": 5,
+        "label": "cell", "map50": figures["map50"], "map": figures["map"], "boxes": 5,
     }  # fmt: skip
-    assert figures["per_class"][1] == {"label": "other", "map50": None, "map": None, "count": 0}
+    assert figures["per_class"][1] == {"label": "other", "map50": None, "map": None, "boxes": 0}
     assert (figures["map_medium"], figures["map_large"]) == (None, None)
 
 

@@ -89,7 +89,8 @@ def open_volumes(
     entries, read = _read(chosen, reading, own)
     used, notices = judged(entries, top, damaged)
     if not used:
-        raise ValueError(f"{shown} has no volume in {wanted} that can be used")
+        why = f" ({'; '.join(notices[1:4])})" if notices else ""
+        raise ValueError(f"{shown} has no volume in {wanted} that can be used{why}")
     volumes = Volumes([read[entry.path] for entry in used], patches, foreground)
     if wanted != "test" and any(volume.mask is None for volume in volumes.each):
         missing = next(e for e, v in zip(used, volumes.each) if v.mask is None)

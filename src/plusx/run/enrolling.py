@@ -257,7 +257,9 @@ def _strangers(
     if known:
         more = ", ..." if len(known) > _NAMED else ""
         said = ", ".join(sorted(known)[:_NAMED])
-        notices.append(f"{len(known):,} strangers are enrolled and do not count: {said}{more}")
+        count = "1 stranger is" if len(known) == 1 else f"{len(known):,} strangers are"
+        does = "does" if len(known) == 1 else "do"
+        notices.append(f"{count} enrolled and {does} not count: {said}{more}")
     return [entry for entry in entries if entry.label not in known], notices
 
 

@@ -21,7 +21,7 @@ from plusx.data.scene_samples import MULTIPLE, blank_outside
 from plusx.data.source import Source
 from plusx.data.truth import Boxes, Masks
 from plusx.recipe.sets import SceneData
-from plusx.report.seen import MOST, seen_page
+from plusx.report.seen import MOST, SHOWN, seen_page
 from plusx.run import drawing, parts
 from plusx.run.folder import Run, record_test_use
 from plusx.tasks.overlap import Overlap
@@ -30,7 +30,6 @@ from plusx.tasks.task import Task
 from plusx.train.loop import evaluating
 
 
-SHOWN = 0.3  # boxes of a lower score are told but not drawn
 _NO_BOXES = np.zeros((0, 6), np.float32)
 FOLDERS = ("masks", "overlays", "side-by-side")
 

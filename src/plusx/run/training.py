@@ -18,6 +18,13 @@ from plusx.run.signals import Signals
 from plusx.run.trainer import Trainer
 
 
+# of which answers no mean is taken, by [task] kind
+_VIEWS_REFUSED = {
+    "detect": dict.fromkeys(("flip", "flip-shift"), "no mean of boxes is taken; allowed is one"),
+    "segment": {"flip-shift": "no mean of masks is taken over it; allowed is one or flip"},
+}
+
+
 # Fields that may change between the beginning of a run and its end. What the images and the
 # machine are is judged by themselves, not by where the recipe says they are.
 HARMLESS = (
@@ -127,6 +134,8 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
         raise ValueError(
             '[evaluate] patience and keep = "best" need validation images: [data] validation is 0'
         )
+    if refused := _VIEWS_REFUSED.get(recipe.task.kind, {}).get(recipe.evaluate.views):
+        raise ValueError(f'[evaluate] views = "{recipe.evaluate.views}": {refused}')
     channels = sets.train.preprocessing.channels
     if recipe.net.in_channels not in (None, channels):
         raise ValueError(

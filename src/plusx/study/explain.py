@@ -117,6 +117,10 @@ def explain(
             f"{printable(run.path)} is an ONNX file, which has no gradients and no weights to "
             "shuffle: name the run or the safetensors file that it was exported from"
         )
+    if run.embeds:
+        raise ValueError(
+            f"{run.path} compares pictures and names no class, so there is nothing to explain"
+        )
     if not run.preprocessing.pictures:
         raise ValueError(f"{run.path} sees bands or volumes: maps are drawn on pictures of 8 bits")
     if run.tells_places and method != "grad-cam":

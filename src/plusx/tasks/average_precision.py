@@ -34,7 +34,7 @@ class AveragePrecision:
     map_small, map_medium, map_large: map of boxes up to 32 x 32 pixels, up to 96 x 96, and larger;
         None where there is none;
     recall: the share that is found, the mean over classes and the ten overlaps;
-    per_class: label, map50, map and count of each class; None where it does not occur;
+    per_class: label, map50, map and boxes (how many) of each class; None where it does not occur;
     mask_map50, mask_map75, mask_map, mask_map_small ..., and in per_class mask_map50 and mask_map:
         the same with the overlap of masks, where predictions and targets have some.
 
@@ -110,7 +110,7 @@ class AveragePrecision:
             for number, row in enumerate(rows):
                 row[f"{prefix}map50"] = _mean(precision[0, :, number, 0])
                 row[f"{prefix}map"] = _mean(precision[:, :, number, 0])
-        figures["per_class"] = [row | {"count": n} for row, n in zip(rows, counts.tolist())]
+        figures["per_class"] = [row | {"boxes": n} for row, n in zip(rows, counts.tolist())]
         return figures
 
     def _judged(self, kind: str) -> tuple[Float[np.ndarray, "t r k a"], Float[np.ndarray, "t k a"]]:
