@@ -489,3 +489,11 @@ def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Pat
     drawn = pixels(tmp_path / first["side_by_side"])
     assert drawn.shape[1] > 3 * drawn.shape[0]  # image, what is told, truth
     assert presence(task)(torch.zeros(2, 3, 30, 60))[0].tolist() == pytest.approx([0.4, 0.9])
+
+
+@pytest.mark.slow
+def test_what_a_task_does_not_tell_judges_no_run(data: Path, tmp_path: Path) -> None:
+    said = ['evaluate.monitor="map50"']
+    with pytest.raises(ValueError, match=r"monitor = .map50.: .* has dice, loss, mean_iou"):
+        runs.train(parse_recipe(RECIPE.replace("{path}", str(data)), said), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

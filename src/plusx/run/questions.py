@@ -27,9 +27,23 @@ _ADAPTER: TypeAdapter[TaskTable] = TypeAdapter(TaskTable)
 def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     """The recipe's task with what only training knows: smoothing, the weights of the classes.
 
-    ValueError: the images do not have what the task asks for. RuntimeError: its figures need an
-    extra that is not installed.
+    ValueError: the images do not have what the task asks for, or the run is to be judged by what
+    the task does not tell. RuntimeError: its figures need an extra that is not installed.
     """
+    task = _made(recipe, net, source)
+    said = recipe.evaluate.monitor
+    known = set(task.scores)
+    if isinstance(table := recipe.task, ClassifyTable | SegmentTable):
+        known |= {"loss"} if isinstance(table, SegmentTable) else {"loss", "accuracy", "auroc"}
+    if said is not None and said not in known:
+        raise ValueError(
+            f'[evaluate] monitor = "{said}": [task] kind = "{recipe.task.kind}" has '
+            f"{', '.join(sorted(known))}"
+        )
+    return task
+
+
+def _made(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     table = recipe.task
     if isinstance(table, SegmentTable):
         return _segmenter(table, net, source.classes, _position_weights(table, source))
