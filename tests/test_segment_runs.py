@@ -269,6 +269,9 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
     assert command(["train", str(recipe), "--out", str(tmp_path / "any")]) == 0
     run = runs.load_run(tmp_path / "any")
     assert not run.sized
+    recorded = store.read_json(tmp_path / "any" / "result.json")["validation"]["confusion"]
+    for size in (1, 3):
+        assert runs.evaluate(run, views="one", batch_size=size)["confusion"] == recorded, size
     path = tmp_path / "sets" / "val" / "odd.png"
     told = runs.predict(run, [path], out=tmp_path / "out")
     assert told["predictions"][0]["size"] == [41, 67]

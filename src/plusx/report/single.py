@@ -171,7 +171,7 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
     counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
     columns = [Column("Class", number=False)]
     columns += [Column(capital(score(key).title), "%") for key in shares]
-    columns += [Column(_things(rows[0]) if key == "count" else capital(key)) for key in counts]
+    columns += [Column("Images" if key == "count" else capital(key)) for key in counts]
     cells = [
         [
             Cell(str(row["label"]), str(row["label"])),
@@ -186,11 +186,6 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
     *titles, last = [score(key).title for key in shares]
     caption = f"{', '.join(titles)} and {last}" if titles else last
     return page.table(columns, cells, caption=f"{capital(caption)} of every class")
-
-
-def _things(row: Mapping[str, Any]) -> str:
-    """What is counted of a class."""
-    return "Boxes" if "map50" in row else "Images"
 
 
 def _what_was_run(

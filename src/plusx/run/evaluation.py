@@ -60,7 +60,7 @@ def evaluate(
     loader = Loader(
         source,
         split="all",
-        batch_size=batch_size,
+        batch_size=parts.judged_at_a_time(source, batch_size),
         workers=workers,
         device=task.device,
         view=run.view,

@@ -158,6 +158,13 @@ def view_of(recipe: Recipe, source: Source) -> View:
     return "whole" if whole else "middle"
 
 
+def judged_at_a_time(source: Source, batch_size: int) -> int:
+    """Images that are judged at a time: one of those that come as large as they are, since beside
+    a larger one it would be padded, and answers at its edges would be others.
+    """
+    return batch_size if source.sized else 1
+
+
 def sampling_of(recipe: Recipe) -> tuple[Sampling, int]:
     """How an epoch is ordered, and how many images of a class stand together with "people"."""
     data = recipe.data

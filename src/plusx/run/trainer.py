@@ -307,15 +307,16 @@ class Trainer:
         return min(self.recipe.batch_size, self.loader.count - begin)
 
     def _judging(self, source: Source) -> Judging:
-        size = self.recipe.batch_size
+        size = parts.judged_at_a_time(source, self.recipe.batch_size)
         return Judging(source, size, self.world, lambda own: self._loader(own, "validation"))
 
     def _loader(self, source: Source, split: str, part: tuple[int, int] = (0, 1)) -> Loader:
+        size = self.recipe.batch_size
         return Loader(
             source,
             split=split,
             augment=self.recipe.data.augment,
-            batch_size=self.recipe.batch_size,
+            batch_size=size if split == "train" else parts.judged_at_a_time(source, size),
             seed=self.recipe.seed,
             workers=self.recipe.data.workers,
             device=self.state.task.device,
