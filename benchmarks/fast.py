@@ -39,7 +39,7 @@ from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon
-from plusx.run import parts
+from plusx.run import parts, questions
 from plusx.run.environment import environment
 from plusx.run.evaluation import Viewed
 from plusx.run.folder import now
@@ -121,7 +121,7 @@ def run(recipe: Recipe, sets: parts.Sets, say: str) -> dict[str, Any]:
     parts.begin_from(recipe, net, sets.train)
     device = recipe.device
     task = prepare(
-        parts.make_training_task(recipe, net, sets.train),
+        questions.make_training_task(recipe, net, sets.train),
         device="cpu",
         precision=device.precision,
         channels_last=device.channels_last,

@@ -312,7 +312,7 @@ def fork(work: Callable[[], Any], user: int | None = None) -> tuple[int, int]:
         os._exit(code)
 
 
-def result(child: int, reading: int, seconds: float = 60) -> Any:
+def result(child: int, reading: int, seconds: float = 300) -> Any:
     """Waits for a child of `fork`; what its work returned. A child that hangs is killed."""
     end = time.monotonic() + seconds
     while True:

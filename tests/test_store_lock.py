@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -49,20 +50,25 @@ def test_of_two_that_start_together_exactly_one_wins(tmp_path):
     for round_ in range(20):
         folder = tmp_path / str(round_)
         gate, open_gate = os.pipe()
+        until, let_go = os.pipe()
 
-        def work(folder=folder, gate=gate, open_gate=open_gate) -> list:
+        def work(folder=folder, gate=gate, open_gate=open_gate, until=until, let_go=let_go) -> list:
             os.close(open_gate)
+            os.close(let_go)
             os.read(gate, 1)  # ends when the parent closes its side
             try:
                 with store.lock(folder):
-                    time.sleep(0.02)
+                    os.read(until, 1)  # the other one has been told by then
                     return ["won", os.getpid()]
             except ValueError as error:
                 return ["lost", str(error)]
 
         children = [fork(work), fork(work)]
-        os.close(gate)
-        os.close(open_gate)
+        for end in (gate, open_gate, until):
+            os.close(end)
+        ready, _, _ = select.select([pipe for _, pipe in children], [], [], 300)
+        os.close(let_go)
+        assert ready, "both hold the folder"
         told = dict(result(*child) for child in children)
         assert set(told) == {"won", "lost"}, (round_, told)
         assert f"process {told['won']} " in told["lost"]
