@@ -8,7 +8,7 @@ EXTRAS := detect,fast,medical,onnx,satellite
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 .DEFAULT_GOAL := help
 
-.PHONY: help env demo test test-all lint format clean
+.PHONY: help env demo test test-all test-rest lint format clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: env ## The quick tests (under 90 seconds on 2 cores)
 
 test-all: env ## Every test; PLUSX_DATA=DIR adds those on the public data sets
 	$(TEST)
+
+test-rest: env ## What `make test` leaves out of `make test-all`
+	$(TEST) -m "slow or data or gpu"
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

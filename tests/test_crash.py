@@ -28,6 +28,9 @@ from faults import flip
 from plusx import store
 
 
+pytestmark = pytest.mark.slow  # a server of runs starts first
+
+
 RECIPE = small_run.recipe(24, 64, optim="average = 0.9")
 LINES = 24 + 2  # of the whole log: the steps and the epochs
 
@@ -192,13 +195,11 @@ def survive(server: Server, folder: Path, whole: dict[str, Any], wanted: int) ->
     return landed, runs
 
 
-@pytest.mark.slow
 def test_ten_kills_change_nothing(server, folder, whole):
     landed, _ = survive(server, folder, whole, 10)
     assert landed >= 10
 
 
-@pytest.mark.slow
 def test_fifty_kills_change_nothing(server, folder, whole):
     landed, runs = survive(server, folder, whole, 50)
     print(f"{landed} kills landed in {runs} runs, none of which differs")
@@ -229,7 +230,7 @@ def stopped(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, 10])
 def test_a_stopped_run_saves_and_goes_on(server, folder, whole, number, times):
     draw = random.Random(number)
     for trial in range(times):
@@ -247,7 +248,6 @@ def test_a_stopped_run_saves_and_goes_on(server, folder, whole, number, times):
         assert_same(out, whole)
 
 
-@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(server, folder, whole):
     draw = random.Random(2)
     for trial in range(10):
@@ -262,7 +262,6 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(server, folder, who
 # ------------------------------------------------------------------------------ what else fails
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_said_and_survived(server, folder, whole):
     disk = folder / "disk"
     disk.mkdir()
@@ -340,7 +339,6 @@ def test_a_finished_run_is_left_as_it_is(server, folder, whole):
     assert everything() == before
 
 
-@pytest.mark.slow
 def test_another_environment_is_warned_of_and_refused_where_bits_matter(server, folder, whole):
     out = folder / "moved"
     ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (12, 12))
@@ -365,7 +363,6 @@ def test_another_recipe_is_refused(server, folder, whole):
     assert_same(out, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("every", [7, 0])
 def test_how_often_it_is_saved_changes_nothing(server, folder, whole, every):
     out = folder / f"every-{every}"
@@ -374,7 +371,6 @@ def test_how_often_it_is_saved_changes_nothing(server, folder, whole, every):
     assert_same(out, whole)
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_a_step_and_a_warning(server, folder, whole):
     out = folder / "damaged"
     ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (15, 15))
