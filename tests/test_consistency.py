@@ -175,6 +175,7 @@ def test_tables_of_true_figures_pass(plan: dict[str, Any]) -> None:
     assert check(tables_of(plan)) == []
 
 
+@pytest.mark.slow
 @given(true_plans(), st.data())
 @settings(max_examples=40)
 def test_a_planted_error_is_found(plan: dict[str, Any], data: st.DataObject) -> None:

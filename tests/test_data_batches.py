@@ -94,6 +94,7 @@ def test_pixels_do_not_depend_on_the_batch_or_on_where_an_epoch_resumes(augment:
         assert torch.equal(old.targets, new.targets)
 
 
+@pytest.mark.slow
 def test_workers_change_no_pixel_and_live_on_from_epoch_to_epoch() -> None:
     source = colours()
     augment = "pad2 crop flip randaugment jitter.4 cutout4"

@@ -93,6 +93,7 @@ def commands() -> list[Line]:
     return found
 
 
+@pytest.mark.slow
 def test_what_is_made_by_the_tool_is_as_it_makes_it() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "render.py", "--check"], capture_output=True, text=True

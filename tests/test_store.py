@@ -182,6 +182,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(values)
 @settings(max_examples=60)
 def test_json_comes_back_as_it_went(tmp_path_factory, value):

@@ -86,6 +86,7 @@ def test_equal_states_give_equal_bytes(tmp_path):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_200_of_200_flipped_bits_are_noticed_in_every_file(tmp_path):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
     draw = random.Random(5)
