@@ -107,13 +107,9 @@ def open_split(recipe: Recipe, split: str) -> Source:
             damaged=data.damaged,
         )
     if isinstance(data, SceneData | CellData):
-        opened = open_scene_split(recipe, data, split)
-        whole = split != "train" or data.train is None
-        return opened if whole else _part(opened, data.train or 0, recipe)
+        return _trained_part(open_scene_split(recipe, data, split), split, data.train, recipe)
     if isinstance(data, VolumeData | EllipsoidData):
-        opened = open_volume_split(recipe, data, split)
-        whole = split != "train" or data.train is None
-        return opened if whole else _part(opened, data.train or 0, recipe)
+        return _trained_part(open_volume_split(recipe, data, split), split, data.train, recipe)
     if isinstance(data, OwnData) and (kind := kind_of(data.path)) not in (None, data.kind):
         raise ValueError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
     source = open_data(
@@ -132,7 +128,7 @@ def open_split(recipe: Recipe, split: str) -> Source:
             if data.train is not None:
                 raise ValueError("[data] train and per_class: both say how many images train")
             return choosing.few_a_class(source, data.per_class, recipe.seed)
-    return source if split != "train" or data.train is None else _part(source, data.train, recipe)
+    return _trained_part(source, split, data.train, recipe)
 
 
 def _chosen(source: Source, data: KnownData | OwnData) -> Source:
@@ -142,8 +138,12 @@ def _chosen(source: Source, data: KnownData | OwnData) -> Source:
     return source if data.bands is None else choosing.of_bands(source, data.bands)
 
 
-def _part(source: Source, train: int | float, recipe: Recipe) -> Source:
-    """So many of the training images, or that share: the classes in equal parts, by the seed."""
+def _trained_part(source: Source, split: str, train: int | float | None, recipe: Recipe) -> Source:
+    """Of the training images so many, or that share (None: all): the classes in equal parts, by
+    the seed.
+    """
+    if split != "train" or train is None:
+        return source
     whole = len(source)
     count = train if isinstance(train, int) else round(train * whole)
     if not 1 <= count <= whole:

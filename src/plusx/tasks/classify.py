@@ -47,15 +47,7 @@ class Classify(Task):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; allowed is 0 <= value < 1")
-        weights = None
-        if class_weights is not None:
-            weights = torch.as_tensor(class_weights, dtype=torch.float32)
-            if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
-                raise ValueError("class_weights has to be one finite number >= 0 for each class")
-            if classes is not None and len(weights) != len(classes):
-                raise ValueError(
-                    f"class_weights has {len(weights)} numbers for {len(classes)} classes"
-                )
+        weights = None if class_weights is None else checked_weights(class_weights, classes)
         self.net = net
         self.label_smoothing = label_smoothing
         self.multilabel = multilabel
@@ -104,6 +96,18 @@ class Classify(Task):
 
     def meters(self) -> list[Meter]:
         return [MultiLabel(self.classes) if self.multilabel else Classification(self.classes)]
+
+
+def checked_weights(
+    given: Sequence[float] | Tensor, classes: Sequence[str] | None
+) -> Float[Tensor, "k"]:
+    """A factor for each class as a tensor. ValueError: they are none, or not one a class."""
+    weights = torch.as_tensor(given, dtype=torch.float32)
+    if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError("class_weights has to be one finite number >= 0 for each class")
+    if classes is not None and len(weights) != len(classes):
+        raise ValueError(f"class_weights has {len(weights)} numbers for {len(classes)} classes")
+    return weights
 
 
 def at_least_float32(x: Tensor) -> Tensor:

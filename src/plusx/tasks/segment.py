@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
-from plusx.tasks.classify import at_least_float32
+from plusx.tasks.classify import at_least_float32, checked_weights
 from plusx.tasks.losses import AUXILIARY, LOSSES, Told, parse_losses
 from plusx.tasks.meters import Meter
 from plusx.tasks.overlap import UNJUDGED, Overlap
@@ -63,13 +63,7 @@ class Segment(Task):
         self.words = parse_losses(loss)
         weights = None
         if class_weights is not None:
-            weights = torch.as_tensor(class_weights, dtype=torch.float32)
-            if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
-                raise ValueError("class_weights has to be one finite number >= 0 for each class")
-            if classes is not None and len(weights) != len(classes):
-                raise ValueError(
-                    f"class_weights has {len(weights)} numbers for {len(classes)} classes"
-                )
+            weights = checked_weights(class_weights, classes)
             if not {"cross-entropy", "focal"} & set(self.words):
                 raise ValueError(
                     f"class_weights are of the losses cross-entropy and focal; loss is {loss!r}"
