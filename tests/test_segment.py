@@ -17,6 +17,7 @@ from plusx.tasks.losses import LOSSES, Told, parse_losses
 from plusx.tasks.overlap import Overlap
 from plusx.tasks.segment import Segment, balanced
 from plusx.tasks.windows import importance, over_windows, starts, windows
+from plusx.train.loop import evaluate
 
 
 class Pointwise(nn.Module):
@@ -245,3 +246,11 @@ def test_the_middle_of_a_window_weighs_most() -> None:
 
     blended = over_windows(by_window, torch.zeros(1, 1, 32), [8], 0.5)
     assert bool((blended[0, 0, 2:-2] > 0.5).all())
+
+
+@pytest.mark.parametrize(("background", "first"), [("", "mean_iou"), ("sky", "dice")])
+def test_the_figure_that_a_task_is_judged_by_is_told_first(background: str, first: str) -> None:
+    # progress shows the first figure of a log
+    task = Segment(Pointwise(2), classes=["sky", "road"], background=background)
+    found = evaluate(task, [random_scene(3, k=2)])
+    assert next(iter(found)) == task.scores[0] == first

@@ -10,7 +10,7 @@ from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.run.distributed import World
 from plusx.tasks.task import Task
-from plusx.train.loop import evaluate, evaluating
+from plusx.train.loop import computed, evaluate, evaluating
 
 
 class Interrupted(Exception):
@@ -77,7 +77,7 @@ class Judging:
                         meter.update(made["predictions"], *truth)
         figures = None
         if self.world.first:
-            figures = {n: figure for meter in meters for n, figure in meter.compute().items()}
+            figures = computed(task, meters)
         told: dict[str, Any] = self.world.told(figures)
         return told
 

@@ -70,7 +70,7 @@ class Going:
             if "train_loss" in line:  # the end of an epoch
                 self._steps_an_epoch = self.step / self.epoch
                 found = line.get("validation", {})
-                self.best = next(((k, found[k]) for k in SCORES if k in found), self.best)
+                self.best = next(((k, found[k]) for k in found if k in SCORES), self.best)
 
     @property
     def share(self) -> float:

@@ -1,6 +1,6 @@
 """The loop: a batch, an update, a report."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from plusx.data.batch import Batch
+from plusx.tasks.meters import Meter
 from plusx.tasks.task import Task
 from plusx.train.report import Report
 from plusx.train.schedule import Schedule
@@ -72,7 +73,13 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
             predictions = task.predict(batch.inputs)
             for meter in meters:
                 meter.update(predictions, *batch.truth)
-    return {name: figure for meter in meters for name, figure in meter.compute().items()}
+    return computed(task, meters)
+
+
+def computed(task: Task, meters: Sequence[Meter]) -> dict[str, Any]:
+    """The figures of a task's meters: those that say how good it is first, the foremost before."""
+    found = {name: figure for meter in meters for name, figure in meter.compute().items()}
+    return {name: found[name] for name in task.scores if name in found} | found
 
 
 @contextmanager
