@@ -25,6 +25,7 @@ import exporting
 import networks
 import scaling
 import studies
+import twins
 
 from plusx.grammar.memory import saved_bytes
 from plusx.grammar.plans import rule_of
@@ -347,6 +348,8 @@ def drawn(name: str) -> str:
         return networks.table(name.removeprefix("networks-"))
     if name == "recipes":
         return recipes()
+    if name.startswith("twins-") and name.removeprefix("twins-") in twins.GROUPS:
+        return twins.table(name.removeprefix("twins-"))
     if name == "memory-plans":
         return memory_plans()
     if name.startswith("study-"):
