@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "faces": ("faces-verify",),
     "transfer": ("mosaic-labels", "bands-satellite"),
 }
+GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
 
 
 def table(group: str) -> str:
