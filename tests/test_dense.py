@@ -323,6 +323,16 @@ def test_a_pyramid_is_torchvisions() -> None:
     assert all(map(torch.equal, ours(maps), expected.values()))
 
 
+def test_a_pyramid_of_fewer_levels_has_the_finest() -> None:
+    found = [Level("stage", i, c, (2**i, 2**i)) for i, c in enumerate((4, 6, 8))]
+    whole, fewer = Pyramid(found, 5, 3), Pyramid(found, 5, 2)
+    fewer.load_state_dict({key: whole.state_dict()[key] for key in fewer.state_dict()})
+    maps = [torch.randn(1, each.channels, 12 >> i, 8 >> i) for i, each in enumerate(found)]
+    assert fewer.strides == whole.strides[:2]
+    assert all(map(torch.equal, fewer(maps), whole(maps)[:2]))
+    assert len(fewer(maps)) == 2
+
+
 @pytest.mark.slow
 def test_a_detector_begins_unsure_with_boxes_of_some_size() -> None:
     torch.manual_seed(0)

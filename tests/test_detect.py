@@ -37,8 +37,31 @@ def scenes(draw: st.DrawFn, count: int = 2, most: int = 4) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def asked_by_hand(x: float, y: float, stride: int, rows: Tensor) -> tuple[int, bool]:
-    """Section 3 of the paper, one position and one box after the other."""
+def fits(x: float, y: float, stride: int, row: list[float], coarser: bool = False) -> bool:
+    """Section 3 of the paper, of one position and one box; or that it fits but for being larger."""
+    left, top, right, bottom = row[:4]
+    farthest = max(x - left, y - top, right - x, bottom - y)
+    low, high = {8: (0, 64), 16: (64, 128), 32: (128, math.inf)}[stride]
+    middle = abs(x - (left + right) / 2) < 1.5 * stride
+    middle = middle and abs(y - (top + bottom) / 2) < 1.5 * stride
+    inside = left < x < right and top < y < bottom
+    return inside and middle and low <= farthest and (coarser or farthest < high)
+
+
+def finer_strides(places: list[tuple[float, float, int]], rows: Tensor) -> dict[int, int]:
+    """Boxes that no position fits, and the stride of the level that is asked for them instead."""
+    found = {}
+    for number, row in enumerate(rows.tolist()):
+        if not any(fits(*place, row) for place in places):
+            steps = [place[2] for place in places if fits(*place, row, coarser=True)]
+            found[number] = max(steps, default=0)
+    return found
+
+
+def asked_by_hand(
+    x: float, y: float, stride: int, rows: Tensor, finer: dict[int, int]
+) -> tuple[int, bool]:
+    """What one position is asked for, one box after the other."""
     found, smallest, in_crowd = -1, math.inf, False
     for number, (left, top, right, bottom, category, crowd, _) in enumerate(rows.tolist()):
         inside = left < x < right and top < y < bottom
@@ -47,12 +70,11 @@ def asked_by_hand(x: float, y: float, stride: int, rows: Tensor) -> tuple[int, b
         if crowd:
             in_crowd = True
             continue
-        farthest = max(x - left, y - top, right - x, bottom - y)
-        reach = {8: (0, 64), 16: (64, 128), 32: (128, math.inf)}[stride]
-        middle = abs(x - (left + right) / 2) < 1.5 * stride
-        middle = middle and abs(y - (top + bottom) / 2) < 1.5 * stride
+        row = [left, top, right, bottom]
+        wanted = fits(x, y, stride, row)
+        wanted |= finer.get(number) == stride and fits(x, y, stride, row, coarser=True)
         area = (right - left) * (bottom - top)
-        if middle and reach[0] <= farthest < reach[1] and area < smallest:
+        if wanted and area < smallest:
             found, smallest = number, area
     return found, found >= 0 or not in_crowd
 
@@ -63,9 +85,11 @@ def asked_by_hand(x: float, y: float, stride: int, rows: Tensor) -> tuple[int, b
 def test_positions_are_asked_for_boxes_as_the_paper_says(boxes: Tensor) -> None:
     middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
     rows, asked = fcos.assigned(boxes, middles, steps)
+    places = [(x, y, int(step)) for (x, y), step in zip(middles.tolist(), steps.tolist())]
     for image, own in enumerate(boxes):
-        for place, ((x, y), step) in enumerate(zip(middles.tolist(), steps.tolist())):
-            found, wanted = asked_by_hand(x, y, int(step), own)
+        finer = finer_strides(places, own)
+        for place, (x, y, step) in enumerate(places):
+            found, wanted = asked_by_hand(x, y, step, own, finer)
             near = rows[image, place]
             if found >= 0 and near >= 0:  # of two of one size either may be meant
                 area = (own[:, 2] - own[:, 0]) * (own[:, 3] - own[:, 1])
@@ -73,6 +97,27 @@ def test_positions_are_asked_for_boxes_as_the_paper_says(boxes: Tensor) -> None:
             else:
                 assert int(near) == found
             assert bool(asked[image, place]) is wanted
+
+
+@pytest.mark.parametrize(
+    ("strides", "corners", "level"),
+    [
+        ((8,), (3, 3, 637, 477), 8),  # there is no coarser level
+        ((8, 16), (3, 3, 637, 477), 16),
+        ((8, 16), (100, 100, 112, 112), 8),
+        ((8, 16, 32), (3, 100, 633, 115), 32),
+        ((8, 16, 32), (3, 100, 633, 110), 16),  # between the rows of stride 32
+        ((8, 16, 32), (3, 105, 633, 111), 8),  # and between those of stride 16
+    ],
+)
+def test_every_box_larger_than_the_finest_stride_is_asked_for(
+    strides: tuple[int, ...], corners: tuple[int, ...], level: int
+) -> None:
+    sizes = [(480 // stride, 640 // stride) for stride in strides]
+    pairs = [(stride, stride) for stride in strides]
+    middles, steps = fcos.positions(sizes, pairs, torch.device("cpu"))
+    rows, _ = fcos.assigned(torch.tensor([[[*corners, 0, 0, 1.0]]]), middles, steps)
+    assert set(steps[rows[0] >= 0].tolist()) == {level}
 
 
 def told(sizes: Sequence[tuple[int, int]], channels: int, seed: int = 0) -> list[Tensor]:

@@ -24,7 +24,8 @@ RARE = 0.01  # the score with which a class begins everywhere (Lin et al. 2017, 
 
 class Pyramid(nn.Module):
     """A feature pyramid (Lin et al. 2017): from the coarsest map down, each joined to what the
-    coarser ones say. Coarser levels than the network has are convolutions with stride 2.
+    coarser ones say. Coarser levels than the network has are convolutions with stride 2; where
+    fewer levels are wanted than it has maps, these are the finest.
 
     `strides` are those of the levels, finest first.
     """
@@ -32,10 +33,10 @@ class Pyramid(nn.Module):
     def __init__(self, found: Sequence[Level], width: int, count: int) -> None:
         super().__init__()
         self.inner = nn.ModuleList(nn.Conv2d(level.channels, width, 1) for level in found)
-        self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in found)
+        self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in found[:count])
         more = max(count - len(found), 0)
         self.coarser = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in range(more))
-        strides = [level.stride for level in found]
+        strides = [level.stride for level in found[:count]]
         for _ in range(more):
             strides.append(tuple(2 * size for size in strides[-1]))
         self.strides = tuple(strides)
@@ -46,11 +47,11 @@ class Pyramid(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        y = self.inner[-1](maps[-1])
-        made = [self.outer[-1](y)]
+        joined = [self.inner[-1](maps[-1])]
         for i in range(len(maps) - 2, -1, -1):
-            y = self.inner[i](maps[i]) + F.interpolate(y, size=maps[i].shape[2:], mode="nearest")
-            made.insert(0, self.outer[i](y))
+            above = F.interpolate(joined[0], size=maps[i].shape[2:], mode="nearest")
+            joined.insert(0, self.inner[i](maps[i]) + above)
+        made = [convolve(y) for convolve, y in zip(self.outer, joined)]
         for convolve in self.coarser:
             made.append(convolve(F.relu(made[-1])))
         return made

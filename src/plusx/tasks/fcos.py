@@ -48,6 +48,9 @@ def assigned(
     farthest side is in the level's reach: up to 8 strides away and beyond 4, but the finest level
     has what is nearer and the coarsest what is farther (section 3.2). Of several boxes it is asked
     for the smallest. A position in a crowd that is asked for no box is not asked at all.
+
+    A long thin box can lie between the positions of its level. It is asked for at the coarsest of
+    the finer levels that have positions in it.
     """
     left, top, right, bottom = (boxes[:, None, :, i] for i in range(4))
     x, y, stride = middles[:, :1], middles[:, 1:], strides[:, None]
@@ -58,9 +61,12 @@ def assigned(
     farthest = sides.amax(-1)
     low = torch.where(stride == strides.min(), 0.0, stride * REACH / 2)
     high = torch.where(stride == strides.max(), torch.inf, stride * REACH)
-    fits = (farthest >= low) & (farthest < high)
     real, crowd = boxes[..., 4] >= 0, boxes[..., 5] > 0.5
-    wanted = inside & near_x & near_y & fits & (real & ~crowd)[:, None]
+    near = inside & near_x & near_y & (farthest >= low) & (real & ~crowd)[:, None]
+    wanted = near & (farthest < high)
+    missed = near & ~wanted.any(1, keepdim=True)
+    coarsest = torch.where(missed, stride, 0.0).amax(1, keepdim=True)
+    wanted |= missed & (stride == coarsest)
     area = ((right - left) * (bottom - top)).expand_as(wanted)
     smallest, row = torch.where(wanted, area, torch.inf).min(-1)
     found = smallest.isfinite()
