@@ -20,9 +20,9 @@ from plusx.data.coco import polygon_mask, read_coco
 from plusx.data.loader import Loader
 from plusx.data.packing import pack
 from plusx.data.sample import Source
-from plusx.data.scene_list import Mark, checked_box
+from plusx.data.scene_list import Mark, SceneWish, checked_box
 from plusx.data.scene_samples import unlabelled
-from plusx.data.scenes import SceneWish, open_scenes
+from plusx.data.scenes import open_scenes
 from plusx.data.truth import Boxes, Masks
 from plusx.recipe import parse_recipe
 from plusx.run.parts import open_sets, open_split
@@ -289,7 +289,8 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
         (lambda t: t["annotations"][0].update(segmentation=[[1, 2]]), "three corners"),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "four numbers"),
         (lambda t: t["annotations"][0].update(image_id=[1]), "image_id [1] is none"),
-        (lambda t: t["annotations"][0].update(category_id={}), "category_id None"),
+        (lambda t: t["annotations"][0].update(category_id={}), "category_id {}"),
+        (lambda t: t["annotations"][0].update(iscrowd="0"), "iscrowd '0': 0 or 1 is meant"),
         (lambda t: t["images"][0].update(height=10**9), "x 1000000000 pixels"),
         (
             lambda t: t["annotations"][0].update(segmentation={"size": [3, 3], "counts": [9]}),
@@ -312,6 +313,102 @@ def test_what_a_coco_json_has_wrong_is_named(
         open_scenes(tmp_path, "coco")
     assert said in str(error.value)
     assert len(open_scenes(tmp_path, "coco", damaged="skip"))
+
+
+def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A folder as COCO has it, whose training JSON is another."""
+    coco(root)
+    told = json.loads((root / "train.json").read_text())
+    change(told)
+    (root / "train.json").write_text(json.dumps(told))
+    return root
+
+
+MASKED = SceneWish(instances=True)
+
+
+def as_floats(told: dict[str, Any]) -> None:
+    """As data frames write numbers."""
+    of = {"images": ("id", "width", "height"), "categories": ("id",),
+          "annotations": ("id", "image_id", "category_id")}  # fmt: skip
+    for kind, keys in of.items():
+        for each in told[kind]:
+            each.update({key: float(each[key]) for key in keys})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: [each.pop("width") for each in t["images"]],
+        lambda t: [each.update(file_name="train\\" + each["file_name"]) for each in t["images"]],
+        as_floats,
+    ],
+)
+def test_a_coco_json_as_other_programs_write_it_says_the_same(
+    change: Callable[[dict[str, Any]], Any], tmp_path: Path
+) -> None:
+    """Without the sizes of images, with the paths of Windows, with 3.0 for 3."""
+    usual = boxes_of(open_scenes(coco(tmp_path / "a"), "coco", wish=MASKED))
+    other = boxes_of(open_scenes(changed(tmp_path / "b", change), "coco", wish=MASKED))
+    assert usual.digest(None) == other.digest(None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t["annotations"][1].pop("segmentation"), "annotation 1: dog has no mask"),
+        (
+            lambda t: t["annotations"][1].update(segmentation={"size": [30, 40], "counts": [1200]}),
+            "annotation 1: dog has a mask without pixels",
+        ),
+        (
+            lambda t: t["annotations"][1].update(segmentation=[[0, 0, 5, 0, 5, 5]]),
+            "annotation 1: dog has a mask that lies outside its box",
+        ),
+        (lambda t: t.update(categories=[]), "the list categories is empty"),
+    ],
+)
+def test_masks_that_cannot_be_those_of_their_boxes_are_named(
+    change: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path
+) -> None:
+    changed(tmp_path, change)
+    with pytest.raises(ValueError, match=r"train\.json") as error:
+        open_scenes(tmp_path, "coco", wish=MASKED)
+    assert said in str(error.value)
+
+
+def test_an_image_that_is_missing_is_one_mistake(tmp_path: Path) -> None:
+    """And not one more for each of its boxes."""
+    changed(tmp_path, lambda told: told["images"][0].update(file_name="z.png"))
+    with pytest.raises(ValueError, match=r"'z\.png' is missing") as error:
+        open_scenes(tmp_path, "coco")
+    assert "annotation" not in str(error.value)
+
+
+def test_a_thin_polygon_has_the_pixels_that_it_touches(tmp_path: Path) -> None:
+    def thin(told: dict[str, Any]) -> None:
+        told["annotations"][0].update(segmentation=[[2.6, 3.6, 9.6, 3.6, 9.6, 3.9, 2.6, 3.9]])
+
+    source = open_scenes(changed(tmp_path, thin), "coco", wish=MASKED)
+    assert os.path.basename((source.paths or [])[0]) == "a.png"
+    plane = boxes_of(source).planes(0, (30, 40))
+    assert np.argwhere(plane[0]).tolist() == [[3, x] for x in range(2, 10)]
+
+
+def test_images_without_any_box_are_nothing_to_learn_from(tmp_path: Path) -> None:
+    changed(tmp_path, lambda told: [each.pop("segmentation") for each in told["annotations"]])
+    with pytest.raises(ValueError, match=r"none has a box: train\.json, annotation 0: cat has no"):
+        open_scenes(tmp_path, "coco", wish=MASKED, damaged="skip")
+    assert len(open_scenes(tmp_path, "coco", split="val", damaged="skip"))
+
+
+def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
+    coco(tmp_path)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "train" / "a.png", exif=turned)
+    with pytest.raises(ValueError, match="has 30 x 40 as it is seen, turned by its EXIF"):
+        open_scenes(tmp_path, "coco")
 
 
 @slow
@@ -407,6 +504,26 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
     ):
         with pytest.raises(ValueError, match=said):
             open_scenes(tmp_path, "masks", wish=wish)
+
+
+@pytest.mark.parametrize(
+    ("array", "ending", "said"),
+    [
+        (np.eye(30, 40, dtype=np.uint8)[..., None] * np.array([9, 0, 0], np.uint8), "PNG",
+         r"trainannot/a\.png: a picture in colours.*classes\.csv"),
+        (numbers(), "JPEG", r"trainannot/a\.png: a JPEG"),
+        (np.zeros((30, 40), np.uint8), "PNG", "the values 0 alone, of which 1 could be a class"),
+        (np.full((30, 40), 255, np.uint8), "PNG", "the values 255 alone, of which 0 could be"),
+    ],
+)  # fmt: skip
+def test_masks_without_two_values_say_why(
+    array: np.ndarray, ending: str, said: str, tmp_path: Path
+) -> None:
+    masks(tmp_path, {"a": numbers(), "b": numbers()})
+    for name in "ab":
+        Image.fromarray(array).save(tmp_path / "trainannot" / f"{name}.png", format=ending)
+    with pytest.raises(ValueError, match=said):
+        open_scenes(tmp_path, "masks")
 
 
 @slow

@@ -6,6 +6,7 @@ Polygons and run lengths, compressed and not, become masks.
 """
 
 import json
+import math
 import os
 import re
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from plusx.data.image import DEFAULT_LIMIT, printable, read_regular
+from plusx.data.image import DEFAULT_LIMIT, DamagedImage, Picture, printable, read_regular
 from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList
 from plusx.data.truth import Outline
 
@@ -76,6 +77,8 @@ class _Reader:
         self.folder = folder
         self.names = names
         self.shown = printable(path, listing.root)
+        self.refused: set[Any] = set()  # images that cannot be used
+        self.sizes: dict[str, tuple[int, int] | None] = {}  # of those whose size it does not say
 
     def read(self) -> None:
         """Add what the JSON holds. Raises ValueError where it is none of COCO's."""
@@ -93,20 +96,21 @@ class _Reader:
         seen: set[Any] = set()
         for place, note in enumerate(told["annotations"], 1):
             note = note if isinstance(note, dict) else {}
-            named = _identity(note.get("id"))
+            named, image = _identity(note.get("id")), _identity(note.get("image_id"))
             where = f"{self.shown}, annotation {place if named is None else named}"
-            if _identity(note.get("image_id")) not in images:
+            if image in self.refused:
+                continue  # what is wrong with its image was said
+            if image not in images:
                 self._problem(where, f"image_id {note.get('image_id')!r} is none of the images")
             elif named is not None and named in seen:
                 self._problem(where, "a second annotation of this id")
             else:
                 seen.add(named)
-                size = images[note["image_id"]][1]
-                mark = self._mark(note, where, known, size)
+                mark = self._mark(note, where, known, *images[image])
                 if isinstance(mark, str):
                     self._problem(where, mark)
                 else:
-                    marks[note["image_id"]].append(mark)
+                    marks[image].append(mark)
         for number, (path, size) in images.items():
             self.listing.entries.append(
                 SceneEntry(path, self.split, tuple(marks[number]), size=size, told_by=self.shown)
@@ -118,7 +122,7 @@ class _Reader:
     def _categories(self, told: list[Any]) -> dict[int, str]:
         known: dict[int, str] = {}
         for place, each in enumerate(told, 1):
-            number = each.get("id") if isinstance(each, dict) else None
+            number = _identity(each.get("id")) if isinstance(each, dict) else None
             name = each.get("name") if isinstance(each, dict) else None
             if not isinstance(number, int) or not isinstance(name, str) or not name:
                 raise ValueError(f"{self.shown}, category {place}: id and name are needed")
@@ -128,6 +132,8 @@ class _Reader:
             if name in known.values():
                 raise ValueError(f"{self.shown}: two categories are called {name!r}")
             known[number] = name
+        if not known:
+            raise ValueError(f"{self.shown}: the list categories is empty")
         self.names.update(known)
         return known
 
@@ -149,30 +155,22 @@ class _Reader:
                 self._problem(where, "a second image of this id")
                 continue
             ids.add(number)
-            if os.path.isabs(name) or ".." in name.split("/"):
-                self._problem(where, f"{printable(name)!r} leaves the folder")
-                continue
-            path = next(
-                (
-                    os.path.join(folder, name)
-                    for folder in folders
-                    if os.path.isfile(os.path.join(folder, name))
-                ),
-                None,
-            )
-            if path is None:
-                self._problem(where, f"{printable(name)!r} is missing")
-                continue
-            path = os.path.normpath(path)
-            if path in taken:
-                part = taken[path] or "the images"
-                self._problem(where, f"{printable(name)!r} is in {part} already")
+            path = _place(name, folders)
+            if path is None or path in taken:
+                reason = "is missing"
+                if path is not None:
+                    reason = f"is in {taken[path] or 'the images'} already"
+                elif os.path.isabs(name) or ".." in re.split(r"[/\\]", name):
+                    reason = "leaves the folder"
+                self._problem(where, f"{printable(name)!r} {reason}")
+                self.refused.add(number)
                 continue
             taken[path] = self.split
-            tall, wide = each.get("height"), each.get("width")
-            told_size = (tall, wide) if isinstance(tall, int) and isinstance(wide, int) else None
-            if told_size is not None and not (min(told_size) > 0 and tall * wide <= DEFAULT_LIMIT):
+            tall, wide = _whole(each.get("height")), _whole(each.get("width"))
+            told_size = None if tall is None or wide is None else (tall, wide)
+            if told_size and not (min(told_size) > 0 and math.prod(told_size) <= DEFAULT_LIMIT):
                 self._problem(where, f"it says {wide} x {tall} pixels")
+                self.refused.add(number)
                 continue
             found[number] = (path, told_size)
         return found
@@ -185,33 +183,60 @@ class _Reader:
         places = [os.path.join(top, name) for top in (root, beside) for name in below]
         return [place for place in dict.fromkeys(map(os.path.normpath, places)) if _is_dir(place)]
 
+    def _size_in_file(self, path: str) -> tuple[int, int] | None:
+        """Height and width, where the JSON does not say; None where the file cannot be used."""
+        if path not in self.sizes:
+            try:
+                width, height = Picture(path).size
+                self.sizes[path] = height, width
+            except (DamagedImage, OSError):  # which is said when it is decoded
+                self.sizes[path] = None
+        return self.sizes[path]
+
     def _mark(
         self,
         note: dict[str, Any],
         where: str,
         known: dict[int, str],
+        path: str,
         size: tuple[int, int] | None,
     ) -> Mark | str:
         """A box, or what is wrong with it."""
-        number = _identity(note.get("category_id"))
+        number, crowd = _identity(note.get("category_id")), note.get("iscrowd", 0)
         if not isinstance(number, int) or number not in known:
-            return f"category_id {number!r} is none of {', '.join(map(str, sorted(known)[:20]))}"
+            wanted = ", ".join(map(str, sorted(known)[:20]))
+            return f"category_id {note.get('category_id')!r} is none of {wanted}"
+        if crowd not in (0, 1, None):
+            return f"iscrowd {crowd!r}: 0 or 1 is meant"
         outline = None
         told = note.get("segmentation")
+        if told and size is None:
+            size = self._size_in_file(path)
         if told and size is not None:
             try:
                 found = Outline.of(_inside(told, size))
             except (ValueError, TypeError, LookupError, OverflowError) as error:
                 return f"its segmentation cannot be read: {error}"
-            outline = found if found.height else None  # what is wrong with it, its box tells
+            outline = found
         box = note.get("bbox")
-        if box is None and outline is not None:
+        if box is None and outline is not None and outline.height:
             box = [outline.left, outline.top, outline.width, outline.height]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             return f"bbox {box!r}: four numbers are meant, left, top, width and height"
         left, top, width, height = map(float, box)
         corners = (left, top, left + width, top + height)
-        return Mark(where, known[number], corners, bool(note.get("iscrowd", 0)), outline)
+        return Mark(where, known[number], corners, bool(crowd), outline)
+
+
+def _place(name: str, folders: list[str]) -> str | None:
+    """Where an image lies, in one of the folders or below; Windows writes \\ for /."""
+    for said in (name, name.replace("\\", "/")):
+        if os.path.isabs(said) or ".." in said.split("/"):
+            continue
+        for folder in folders:
+            if os.path.isfile(os.path.join(folder, said)):
+                return os.path.normpath(os.path.join(folder, said))
+    return None
 
 
 def _is_dir(path: str) -> bool:
@@ -224,7 +249,14 @@ def _is_number(value: object) -> bool:
 
 
 def _identity(value: object) -> int | str | None:
-    return value if isinstance(value, int | str) else None
+    return value if isinstance(value, str) else _whole(value)
+
+
+def _whole(value: object) -> int | None:
+    """A whole number; some programs write all numbers as 3.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _inside(told: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -237,7 +269,8 @@ def _inside(told: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
                 raise ValueError("a polygon has three corners or more, x and y of each")
             if not np.isfinite(numbers).all():
                 raise ValueError("a corner that is no number")
-            made |= polygon_mask(numbers.reshape(-1, 2), size)
+            inside = polygon_mask(numbers.reshape(-1, 2), size)
+            made |= inside if inside.any() else _touched(numbers.reshape(-1, 2), size)
         return made
     tall, wide = told["size"]
     if (tall, wide) != size:
@@ -248,6 +281,19 @@ def _inside(told: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         raise ValueError(f"its runs are {sum(runs)} pixels long, the image has {tall * wide}")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(wide, tall).T
+
+
+def _touched(corners: Float64[np.ndarray, "_ 2"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The pixels under the sides of a polygon that is too thin to hold the middle of any."""
+    height, width = size
+    first = corners.clip(-1, (width + 1, height + 1))
+    second = np.roll(first, -1, 0)
+    shares = np.linspace(0, 1, 2 * math.ceil(np.abs(second - first).max()) + 2)[:, None, None]
+    x, y = np.floor(first + shares * (second - first)).astype(np.int64).reshape(-1, 2).T
+    there = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    made = np.zeros(size, np.bool_)
+    made[y[there], x[there]] = True
+    return made
 
 
 def _unpacked(text: str) -> list[int]:

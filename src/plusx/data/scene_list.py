@@ -5,10 +5,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from plusx.data.image import printable
+from plusx.data.image import Picture, printable
 from plusx.data.truth import Outline
 
 
@@ -25,6 +26,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 # how far a box may reach out of its image without a word: libraries count from 0 and from 1
 _SLACK = 1.0
 _NAMED = 10  # that a message names before it counts
+THREADS = 4
 
 
 class Problem(NamedTuple):
@@ -70,6 +72,29 @@ class SceneList:
     def parts(self) -> tuple[str, ...]:
         """The splits that the set has, none where it is to be cut."""
         return tuple(sorted({entry.split for entry in self.entries} - {""}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneWish:
+    """What a recipe says of scenes beyond where they are.
+
+    classes  their names in their order; () is what the data says
+    values   of masks: the value of each class; () is 0, 1, 2, ... in the order of `classes`
+    ignore   of masks: values that are not judged; 255 is not, unless it is a class
+    test     the scenes whose names match this regular expression test, the others train
+    channels 3, or 1 for grey
+    parts    of masks: classes whose connected parts are to become boxes; the classes are then they
+    smallest pixels that such a part has to have, to be judged
+    """
+
+    classes: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+    ignore: tuple[int, ...] = ()
+    test: str = ""
+    channels: int = 3
+    parts: tuple[str, ...] = ()
+    smallest: int = 20
+    instances: bool = False  # whether the masks of boxes are wanted, where they are known
 
 
 def scene_kind(path: str | os.PathLike[str]) -> SceneKind | None:
@@ -193,3 +218,14 @@ def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
                     )
                 found[below] = path
     return found
+
+
+def sizes_of(entries: Sequence[SceneEntry]) -> list[tuple[int, int]]:
+    """Height and width of each image, from its header."""
+
+    def size(entry: SceneEntry) -> tuple[int, int]:
+        width, height = Picture(entry.path).size
+        return height, width
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="plusx-scenes") as pool:
+        return list(pool.map(size, entries))

@@ -2,34 +2,35 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from plusx.data.boxes import read_boxes
 from plusx.data.check import Damaged, Entry, keep
 from plusx.data.coco import read_coco
 from plusx.data.download import located
-from plusx.data.image import DamagedImage, Picture, printable
+from plusx.data.image import DamagedImage, printable
 from plusx.data.mask_boxes import boxes_of
-from plusx.data.mask_folder import read_classes, read_masks
+from plusx.data.mask_folder import read_masks
 from plusx.data.sample import Preprocessing, Source, Split, as_split
 from plusx.data.scene_list import (
+    Mark,
     Problem,
     SceneEntry,
     SceneKind,
     SceneList,
+    SceneWish,
     checked_box,
     complain,
     divided,
+    sizes_of,
     unknown_class,
 )
+from plusx.data.scene_masks import classes_of_masks, masks_of, places_of
 from plusx.data.splits import held_out
-from plusx.data.truth import NOT_JUDGED, Boxes, Masks, Meaning, Truth, stored_mask
+from plusx.data.truth import Boxes, Truth
 from plusx.data.voc import read_voc
 
 
@@ -38,10 +39,10 @@ _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 # of the training scenes, where the data holds out none itself
 VALIDATION_SHARE = 0.2
-_THREADS = 4
 # of an image whose header cannot be read: boxes are then only compared with themselves
 _ANY_SIZE = (2**31, 2**31)
 _MULTIPLE = 32
+_NOTHING = SceneWish()
 
 READERS: dict[str, Callable[[str], SceneList]] = {
     "voc": read_voc,
@@ -49,29 +50,6 @@ READERS: dict[str, Callable[[str], SceneList]] = {
     "boxes": read_boxes,
     "masks": read_masks,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneWish:
-    """What a recipe says of scenes beyond where they are.
-
-    classes  their names in their order; () is what the data says
-    values   of masks: the value of each class; () is 0, 1, 2, ... in the order of `classes`
-    ignore   of masks: values that are not judged; 255 is not, unless it is a class
-    test     the scenes whose names match this regular expression test, the others train
-    channels 3, or 1 for grey
-    parts    of masks: classes whose connected parts are to become boxes; the classes are then they
-    smallest pixels that such a part has to have, to be judged
-    """
-
-    classes: tuple[str, ...] = ()
-    values: tuple[int, ...] = ()
-    ignore: tuple[int, ...] = ()
-    test: str = ""
-    channels: int = 3
-    parts: tuple[str, ...] = ()
-    smallest: int = 20
-    instances: bool = False  # whether the masks of boxes are wanted, where they are known
 
 
 def open_scenes(
@@ -83,7 +61,7 @@ def open_scenes(
     validation: float | int | None = None,
     size: tuple[int, int] | None = None,
     damaged: Damaged = "error",
-    wish: SceneWish = SceneWish(),
+    wish: SceneWish = _NOTHING,
 ) -> Source:
     """Open images with boxes (voc, coco, boxes) or masks (masks).
 
@@ -110,10 +88,10 @@ def open_scenes(
     used, notices = _decoded(entries, listing.root, damaged)
     truth: Truth
     if kind == "masks":
-        classes, meaning = _classes_of_masks(listing, used, wish)
-        used, truth, told = _masks(used, listing.root, classes, meaning, damaged)
+        classes, meaning = classes_of_masks(listing, used, wish)
+        used, truth, told = masks_of(used, listing.root, classes, meaning, damaged)
         if wish.parts:
-            places = _places_of(wish.parts, classes)
+            places = places_of(wish.parts, classes)
             classes = wish.parts
             truth = boxes_of(truth, places, wish.smallest, wish.instances)
             labels = truth.presence(len(classes))
@@ -121,7 +99,8 @@ def open_scenes(
             labels = (truth.counts > 0).to(torch.float32)
     else:
         classes = _classes_of_boxes(listing, shown, wish)
-        used, truth, told = _boxes(used, listing, classes, damaged, wish.instances)
+        learns = wanted == "train"
+        used, truth, told = _boxes(used, listing, classes, damaged, wish.instances, learns)
         labels = truth.presence(len(classes))
     if not used:
         raise ValueError(f"{shown} has no image in {wanted} that can be used")
@@ -185,19 +164,8 @@ def _decoded(
     return [entry for entry in entries if entry.path in good], notices
 
 
-def _sizes(entries: Sequence[SceneEntry]) -> list[tuple[int, int]]:
-    """Height and width of each image, from its header."""
-
-    def size(entry: SceneEntry) -> tuple[int, int]:
-        width, height = Picture(entry.path).size
-        return height, width
-
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="plusx-scenes") as pool:
-        return list(pool.map(size, entries))
-
-
 def _largest(entries: Sequence[SceneEntry]) -> tuple[int, int]:
-    sizes = _sizes(entries)
+    sizes = sizes_of(entries)
     tall, wide = (max(size[side] for size in sizes) for side in (0, 1))
     return -(-tall // _MULTIPLE) * _MULTIPLE, -(-wide // _MULTIPLE) * _MULTIPLE
 
@@ -221,14 +189,17 @@ def _boxes(
     classes: tuple[str, ...],
     damaged: Damaged,
     instances: bool,
+    learns: bool,
 ) -> tuple[list[SceneEntry], Boxes, list[str]]:
     numbers = {name: number for number, name in enumerate(classes)}
     problems: list[Problem] = []
     used, rows, outlines = [], [], []
-    for entry, size in zip(entries, _sizes(entries)):
+    for entry, size in zip(entries, sizes_of(entries)):
         if entry.size is not None and entry.size != size:
             said, is_ = (f"{wide} x {tall}" for tall, wide in (entry.size, size))
             reason = f"it says {said} pixels, but {printable(entry.path, listing.root)} has {is_}"
+            if entry.size == size[::-1]:
+                reason += " as it is seen, turned by its EXIF orientation or not"
             problems.append(Problem(entry.told_by, reason))
             continue
         kept, masks = [], []
@@ -238,8 +209,8 @@ def _boxes(
                 problems.append(Problem(mark.where, unknown_class(mark.label, classes)))
             elif isinstance(corners, str):
                 problems.append(Problem(mark.where, corners))
-            elif instances and mark.outline is None:
-                problems.append(Problem(mark.where, f"{mark.label} has no mask"))
+            elif instances and (reason := _mask_problem(mark, corners)):
+                problems.append(Problem(mark.where, f"{mark.label} {reason}"))
             else:
                 kept.append((*corners, numbers[mark.label], float(mark.crowd)))
                 masks.append(mark.outline)
@@ -249,12 +220,30 @@ def _boxes(
     if damaged == "error":
         problems += _problems_elsewhere(listing, entries, classes)
     notices = complain(problems, damaged, "boxes")
+    if learns and not any(map(len, rows)):
+        named = f": {problems[0].where}: {problems[0].reason}" if problems else ""
+        raise ValueError(
+            f"there is nothing to learn: of the images that train none has a box{named}"
+        )
     return used, Boxes(rows, outlines if instances else None), notices
+
+
+def _mask_problem(mark: Mark, corners: Sequence[float]) -> str:
+    """What is wrong with the mask of a box; nothing where it is good."""
+    found = mark.outline
+    if found is None:
+        return "has no mask"
+    if not found.height:
+        return "has a mask without pixels"
+    left, top, right, bottom = corners
+    apart = found.left >= right or found.left + found.width <= left
+    apart |= found.top >= bottom or found.top + found.height <= top
+    return "has a mask that lies outside its box" if apart else ""
 
 
 def _size_if_told(entry: SceneEntry) -> tuple[int, int]:
     try:
-        return _sizes([entry])[0]
+        return sizes_of([entry])[0]
     except (DamagedImage, OSError):  # which its own split tells of
         return _ANY_SIZE
 
@@ -275,104 +264,3 @@ def _problems_elsewhere(
             elif isinstance(said := checked_box(mark, size), str):
                 problems.append(Problem(mark.where, said))
     return problems
-
-
-def _classes_of_masks(
-    listing: SceneList, entries: list[SceneEntry], wish: SceneWish
-) -> tuple[tuple[str, ...], Meaning]:
-    """The classes and which values they have: as the recipe, classes.csv or the masks say."""
-    names, meaning = read_classes(listing.root)
-    if meaning.colours and not wish.values:
-        if wish.classes and set(wish.classes) != set(names):
-            raise ValueError(
-                f"[data] classes are {', '.join(wish.classes)}; classes.csv has {', '.join(names)}"
-            )
-        return names, meaning
-    if wish.classes or wish.values:
-        values = wish.values or tuple(range(len(wish.classes)))
-        names = wish.classes or tuple(map(str, values))
-        if len(values) != len(names) or len(set(values)) != len(values):
-            raise ValueError(
-                f"[data] values {list(values)}: one for each of the {len(names)} classes, and no "
-                "two alike"
-            )
-    elif names:
-        values = meaning.numbers
-    else:
-        values = _values_found(listing, entries, wish)
-        names = tuple(map(str, values))
-    both = sorted(set(values) & set(wish.ignore))
-    if both:
-        raise ValueError(f"[data] ignore: {both[0]} is the value of a class")
-    unjudged = () if NOT_JUDGED in (*values, *wish.ignore) else (NOT_JUDGED,)
-    if len(names) > NOT_JUDGED:
-        raise ValueError(f"masks can have {NOT_JUDGED} classes, not {len(names)}")
-    return names, Meaning(values, (), (*meaning.ignored, *wish.ignore, *unjudged))
-
-
-def _places_of(wanted: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
-    for name in wanted:
-        if name not in classes or wanted.count(name) > 1:
-            why = unknown_class(name, classes) if name not in classes else f"{name!r} stands twice"
-            raise ValueError(f"[data] parts: {why}")
-    return [classes.index(name) for name in wanted]
-
-
-def _values_found(
-    listing: SceneList, entries: list[SceneEntry], wish: SceneWish
-) -> tuple[int, ...]:
-    """The values in the masks that train. 255 is one only beside 0 alone."""
-    learning = [each for each in listing.entries if each.split in ("", "train")] or entries
-    found: set[int] = set()
-    for entry in learning:
-        assert entry.mask is not None
-        try:
-            found.update(np.unique(stored_mask(entry.mask, colours=False)).tolist())
-        except (DamagedImage, OSError):
-            continue  # it is named when it is read
-    found -= set(wish.ignore)
-    if found != {0, NOT_JUDGED}:
-        found -= {NOT_JUDGED}
-    if not found:
-        raise ValueError("the masks have no value that could be a class")
-    return tuple(sorted(found))
-
-
-def _masks(
-    entries: list[SceneEntry],
-    root: str,
-    classes: tuple[str, ...],
-    meaning: Meaning,
-    damaged: Damaged,
-) -> tuple[list[SceneEntry], Masks, list[str]]:
-    """Every mask, read once: which can be used, and how many pixels each class has in it."""
-
-    def counted(place: int) -> Tensor | str:
-        path = entries[place].mask
-        assert path is not None
-        try:
-            mask = meaning.read(path)
-        except DamagedImage as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
-        if mask.shape != sizes[place]:
-            had, has = (f"{size[1]} x {size[0]}" for size in (mask.shape, sizes[place]))
-            return f"it has {had} pixels, its image {has}"
-        return torch.from_numpy(np.bincount(mask.ravel(), minlength=NOT_JUDGED + 1))
-
-    sizes = _sizes(entries)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="plusx-scenes") as pool:
-        found = list(pool.map(counted, range(len(entries))))
-    problems, used, counts = [], [], []
-    for entry, count in zip(entries, found):
-        assert entry.mask is not None
-        if isinstance(count, str):
-            problems.append(Problem(printable(entry.mask, root), count))
-        else:
-            used.append(entry)
-            counts.append(count[: len(classes)])
-    notices = complain(problems, damaged, "masks")
-    paths = [entry.mask or "" for entry in used]
-    table = torch.stack(counts) if counts else torch.zeros(0, len(classes), dtype=torch.int64)
-    return used, Masks(table, paths, meaning), notices

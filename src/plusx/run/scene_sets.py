@@ -1,7 +1,8 @@
 """From the [data] of a recipe to images with boxes or masks."""
 
 from plusx.data.cells import open_cells
-from plusx.data.scenes import SceneWish, open_scenes
+from plusx.data.scene_list import SceneWish
+from plusx.data.scenes import open_scenes
 from plusx.data.source import Source
 from plusx.recipe import Recipe
 from plusx.recipe.sets import CellData, SceneData
