@@ -129,6 +129,22 @@ def test_any_words_keep_boxes_around_their_masks_and_inside_the_image(
         assert down[-1] + 1 <= bottom + room
 
 
+def test_a_mask_that_lies_between_the_pixels_of_a_small_image_stays() -> None:
+    """Of a class no pixel more is made; of a thing those that it touches."""
+    plane = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    plane[0, 17, 33:35] = 1
+    plane[1, 8:40, 8:40] = 1
+    boxes = np.array([[33, 17, 35, 18, 0, 0], [8, 8, 40, 40, 1, 0]], np.float32)
+    scene = Scene(torch.zeros(3, 64, 64, dtype=torch.uint8), boxes, plane)
+    small = fitted(scene, (8, 8))
+    assert small.planes is not None
+    assert small.planes[0].nonzero().tolist() == [[2, 4]]
+    assert int(small.planes[1].sum()) == 16
+    classes = fitted(Scene(scene.image, boxes[:0], plane[:1], NOT_JUDGED), (8, 8))
+    assert classes.planes is not None
+    assert not classes.planes.any()
+
+
 @slow
 @pytest.mark.parametrize("words", ["zoom1.5", "resize60", "rotate30", "rotate180", "resizedcrop"])
 def test_masks_lie_where_the_image_shows_their_things(words: str) -> None:

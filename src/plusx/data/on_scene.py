@@ -75,7 +75,7 @@ def _scaled(scene: Scene, size: Size, down: float, along: float) -> Scene:
     boxes[:, [1, 3]] *= down
     planes = scene.planes
     if planes is not None and planes.shape[0]:
-        planes = functional.interpolate(planes[None], size, mode="nearest-exact")[0]
+        planes = _nearest(planes, size, scene.instances)
     elif planes is not None:
         planes = planes.new_zeros((0, *size))
     return replace(
@@ -85,6 +85,19 @@ def _scaled(scene: Scene, size: Size, down: float, along: float) -> Scene:
         planes=planes,
         scale=scene.scale * math.sqrt(down * along),
     )
+
+
+def _nearest(planes: UInt8[Tensor, "p h w"], size: Size, keep: bool) -> UInt8[Tensor, "p y x"]:
+    """Masks at a size, by the nearest pixel. Where `keep`, one of something so small that it lies
+    between these has the pixels that it touches.
+    """
+    made = functional.interpolate(planes[None], size, mode="nearest-exact")[0]
+    if keep:
+        lost = planes.flatten(1).any(1) & ~made.flatten(1).any(1)
+        for place in lost.nonzero()[:, 0].tolist():
+            down, along = planes[place].nonzero(as_tuple=True)
+            made[place, down * size[0] // planes.shape[1], along * size[1] // planes.shape[2]] = 1
+    return made
 
 
 def _resampled(image: Tensor, size: Size) -> Tensor:
