@@ -44,6 +44,20 @@ def test_a_damaged_file_is_refused_with_the_reason(case: hostile.Case, tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("highest", "said"),
+    [(65535, None), (4096, None), (4095, "at most 16 of 256 greys"), (255, "nothing but black")],
+)
+def test_16_bits_that_are_used_little_are_remarked_on(
+    highest: int, said: str | None, tmp_path: Path
+) -> None:
+    """The high byte is what is seen: of 12 bits in 16 next to nothing."""
+    grey = np.linspace(0, highest, 60).astype(np.uint16).reshape(6, 10)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+    notice = examine(tmp_path / "x.png").notice
+    assert notice is None if said is None else said in (notice or "")
+
+
+@pytest.mark.parametrize(
     "case",
     [case for case in CORPUS if case.verdict == "used"],
     ids=lambda case: printable(case.name),

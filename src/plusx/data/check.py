@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 State = Literal["used", "refused", "ignored"]
 
 # raised whenever the rules of decoding change, so that old verdicts count no more
-_RULES = 1
+_RULES = 2
 _NAMED = 10  # files that a message names before it counts
 _THREADS = 4
 _CACHE_LIMIT = 2**29

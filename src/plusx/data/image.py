@@ -36,6 +36,8 @@ DEFAULT_LIMIT = 50_000_000
 # of the pixels of colour JPEGs; they differ by a level or two, so it is chosen and never guessed
 Decoder = Literal["pillow", "simplejpeg"]
 Box = tuple[int, int, int, int]  # left, top, right and bottom
+# 12 bits in 16, as many cameras and microscopes write them, end below this
+_DARKEST = 4096
 _FILE_LIMIT = 512 * 2**20
 _BEGINNINGS = (
     b"\xff\xd8\xff",
@@ -187,6 +189,8 @@ class Picture:
             if thorough and image.format in ("JPEG", "MPO"):
                 _refuse(jpeg_problem(self._data, image))
             turn = _TURNS.get(_orientation(self._image))
+            if thorough and image.mode.startswith("I;16"):
+                self.notice = self.notice or _dark(image)
             made = _eight_bits(image)
             made = made if turn is None else made.transpose(turn)
             mode = {1: "L", 3: "RGB"}[channels]
@@ -333,6 +337,17 @@ def _orientation(image: Image.Image) -> int:
     except Exception:
         # damaged metadata does not make the pixels wrong
         return 1
+
+
+def _dark(image: Image.Image) -> str | None:
+    """What to say of 16 bits of which the high byte, which alone is used, tells little."""
+    highest = int(np.asarray(image).max())
+    for least in (256, _DARKEST):
+        if highest < least:
+            left = least // 256
+            greys = f"at most {left} of 256 greys are" if left > 1 else "nothing but black is"
+            return f"16 bits, but no value from {least:,} on: {greys} left"
+    return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
