@@ -343,7 +343,7 @@ def test_masks_are_judged_by_their_overlap() -> None:
     rows = torch.cat([right[..., :4], torch.tensor([[[0.9, 0], [0.8, 1]]])], -1)
     rows = torch.cat([rows, grids.flatten(2)], -1)
     # torchvision pastes up to and with the pixel at the right and the bottom edge
-    assert int((pasted(rows[0, :1], 64, 64)[0] != masks[0, 0]).sum()) <= 29**2 - 28**2
+    assert int((pasted(rows[0, 0], 64, 64) != masks[0, 0]).sum()) <= 29**2 - 28**2
     meter = AveragePrecision(["whole", "half"])
     meter.update(rows, right, masks)
     figures = meter.compute()
@@ -352,6 +352,19 @@ def test_masks_are_judged_by_their_overlap() -> None:
     assert whole["mask_map50"] == pytest.approx(1.0)
     assert half["mask_map50"] == 0.0
     assert figures["mask_map50"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(3.2, 4.7, 20.1, 9.9), (-6, -3, 9, 50), (0, 0, 40, 30), (35, 20, 60, 44), (7.5, 7, 7.9, 8)],
+)
+def test_masks_are_pasted_as_torchvision_pastes_them(box: tuple[float, ...]) -> None:
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    grid = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(3))
+    row = torch.cat([torch.tensor([*box, 0.9, 0.0]), grid.flatten()])
+    whole = paste_masks_in_image(grid, torch.tensor([box]), (30, 40))[0, 0] >= 0.5
+    assert torch.equal(pasted(row, 30, 40) > 0, whole)
 
 
 class Telling(nn.Module):

@@ -16,7 +16,7 @@ from plusx.run.evaluation import Viewed
 from plusx.tasks.losses import LOSSES, Told, parse_losses
 from plusx.tasks.overlap import Overlap
 from plusx.tasks.segment import Segment, balanced
-from plusx.tasks.windows import importance, over_windows, starts, windows
+from plusx.tasks.windows import importance, in_bands, over_windows, starts, windows
 from plusx.train.loop import evaluate
 
 
@@ -223,6 +223,17 @@ def test_windows_tell_what_the_whole_tells(size: tuple[int, ...]) -> None:
     parts = Segment(Pointwise(3), window=[4] * len(size)).eval().predict(x)
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(over_windows(task.predict, x, [100] * len(size), 0.5), whole)
+    bands = list(in_bands(task.predict, x, [4] * len(size), 0.5))
+    assert [rows.start for rows, _ in bands] == [0, *(rows.stop for rows, _ in bands[:-1])]
+    torch.testing.assert_close(torch.cat([said for _, said in bands], 2), whole)
+
+
+def test_of_a_large_input_no_more_than_a_band_is_told_at_a_time() -> None:
+    x = torch.zeros(1, 1, 4000, 700)
+    bands = in_bands(Segment(Pointwise(2)).predict, x, [700, 700], 0.5)
+    sizes = [said.shape[2] for _, said in bands]
+    assert sum(sizes) == 4000
+    assert max(sizes) <= 700
 
 
 def test_views_are_turned_back_to_where_they_are() -> None:

@@ -11,21 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
+from torch.nn import functional
 
 from plusx import run as runs
 from plusx import store
 from plusx.cli import run as command
 from plusx.data.sample import Preprocessing, Source
-from plusx.data.truth import Boxes
+from plusx.data.truth import Boxes, Outline
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.recipe import parse_recipe
 from plusx.report.seen import read_seen, seen_page
 from plusx.run import drawing
+from plusx.run.evaluation import Viewed
 from plusx.run.seeds import why_apart
 from plusx.run.seeing import Truths, coco, run_lengths, see
+from plusx.run.telling import TOGETHER, answers, mask_of
 from plusx.run.volumes import asked_of
 from plusx.study.places import places_cam, presence
 from plusx.tasks.segment import Segment
@@ -378,10 +384,95 @@ def test_grad_cam_adds_up_where_all_is_linear() -> None:
 
 
 def test_run_lengths_are_cocos() -> None:
-    plane = np.array([[0, 1], [0, 1], [1, 1]], np.uint8)
-    assert run_lengths(plane) == {"size": [3, 2], "counts": [2, 4]}
-    assert run_lengths(1 - plane) == {"size": [3, 2], "counts": [0, 2, 4]}
-    assert run_lengths(np.zeros((2, 2), np.uint8))["counts"] == [4]
+    plane = np.array([[0, 1], [0, 1], [1, 1]], bool)
+    assert run_lengths(Outline.of(plane), (3, 2)) == {"size": [3, 2], "counts": [2, 4]}
+    assert run_lengths(Outline.of(~plane), (3, 2)) == {"size": [3, 2], "counts": [0, 2, 4]}
+    assert run_lengths(Outline.of(np.zeros((2, 2), bool)), (2, 2))["counts"] == [4]
+    assert run_lengths(Outline.of(np.ones((2, 2), bool)), (2, 2))["counts"] == [0, 4]
+
+
+@pytest.mark.slow
+@given(arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6))))
+def test_run_lengths_lead_back_to_their_mask(plane: np.ndarray) -> None:
+    height, width = plane.shape
+    counts = run_lengths(Outline.of(plane), (height, width))["counts"]
+    values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    assert (plane == values.reshape(width, height).T).all()
+    assert all(counts[1:])
+
+
+@pytest.mark.slow
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+)
+def test_masks_are_told_between_the_positions_as_torch_does(
+    seen: tuple[int, int], size: tuple[int, int]
+) -> None:
+    told = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(sum(seen) + sum(size)))
+    inside = told[None, :, : seen[0], : seen[1]]
+    whole = functional.interpolate(inside, size, mode="bilinear", align_corners=False)[0]
+    found = torch.from_numpy(mask_of(told, seen, size)).long()[None]
+    assert bool((whole.gather(0, found)[0] >= whole.amax(0) - 1e-5).all())
+
+
+class Brightness(Segment):
+    """Tells whether a pixel is bright, and remembers how much it was asked at once."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 2, 1))
+        self.asked: list[int] = []
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.asked.append(inputs.numel() // 3)
+        bright = (inputs.mean(1, keepdim=True) > 0).float()
+        return torch.cat([1 - bright, bright], 1)
+
+
+def seeing(task: Segment, path: Path, size: tuple[int, int], sized: bool) -> runs.Run:
+    count = task.net.weight.shape[0]  # type: ignore[union-attr, index]
+    return runs.Run(
+        path=path, net=task.net, task=task, classes=tuple("abcd"[:count]), recipe=None,
+        preprocessing=Preprocessing(size, 3, (0.5,) * 3, (0.2,) * 3), finished=True,
+        sees_whole=True, scaled=sized,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_large_images_are_told_and_drawn_within_bounds(tmp_path: Path) -> None:
+    """Few at a time, and no picture larger than can be looked at; masks are as large as images."""
+    task = Brightness().eval()
+    run = seeing(task, tmp_path, (1024, 1280), sized=True)
+    image = torch.randint(0, 256, (3, 2500, 3125), dtype=torch.uint8)
+    image[:, :, :1500] //= 4
+    named = ((f"{number}.png", image) for number in range(5))
+    told = see(run, task, named, Truths([]), out=tmp_path, batch_size=64)
+    assert max(task.asked) <= TOGETHER
+    assert len(task.asked) < 5  # and together where they are small enough
+    row = told["predictions"][0]
+    mask = pixels(tmp_path / row["mask"])
+    assert mask.shape == (2500, 3125)
+    assert (mask[:, :1400] == 0).all()
+    assert pixels(tmp_path / row["overlay"]).shape[:2] == (1638, 2048)
+    assert pixels(tmp_path / row["side_by_side"]).shape[0] == 1638
+    page = (tmp_path / "predictions.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 5
+    assert len(page) < 5 * 3_000_000  # noise is the heaviest of all
+
+
+@pytest.mark.slow
+def test_a_mask_is_told_in_bands_as_it_is_told_whole(tmp_path: Path) -> None:
+    task = Segment(torch.nn.Conv2d(3, 4, 3, padding=1), window=(16, 16)).eval()
+    run = seeing(task, tmp_path, (64, 64), sized=False)
+    image = torch.randint(0, 256, (3, 43, 60), dtype=torch.uint8)
+    padded = torch.zeros(1, 3, 64, 64)
+    padded[:, :, :43, :60] = run.preprocessing.normalise(image[None])
+    for asked in (task, Viewed(task, "flip")):
+        (answer,) = answers(run, asked, iter([("x.png", image)]), 8)
+        with torch.inference_mode():
+            whole = asked.predict(padded)[0, :, :43, :60].argmax(0)
+        assert answer.mask is not None
+        assert (answer.mask == whole.numpy()).all()
 
 
 def test_coco_has_width_and_height() -> None:

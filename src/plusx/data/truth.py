@@ -53,10 +53,14 @@ class Outline(NamedTuple):
 
     def draw(self, onto: Plane) -> None:
         """Set the pixels of this thing to 1."""
+        window = onto[self.top : self.top + self.height, self.left : self.left + self.width]
+        window |= self.window()
+
+    def window(self) -> Plane:
+        """The pixels of the window: 1 within, 0 without."""
         count = self.height * self.width
         bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=count)
-        window = onto[self.top : self.top + self.height, self.left : self.left + self.width]
-        window |= bits.reshape(self.height, self.width)
+        return bits.reshape(self.height, self.width)
 
 
 @dataclass(frozen=True, eq=False)

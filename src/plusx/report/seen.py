@@ -1,12 +1,15 @@
 """The page of predictions: every image with what is told of it, and with the truth where known."""
 
 import base64
+import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from plusx import store
 from plusx.report import page
@@ -16,6 +19,8 @@ from plusx.report.page import Cell, Column
 MOST = 60  # images on the page; all are in side-by-side/
 _NAME = re.compile(r"side-by-side/[\w-]+\.png")
 _LARGEST = 64 << 20  # bytes of a picture
+_HEAVY = 1 << 19  # bytes from which a picture stands on the page as a smaller JPEG
+_SIDES = 1920, 960  # its width and height, at most
 _LISTED = 4  # classes or boxes that are named under an image
 SHOWN = 0.3  # boxes of a lower score are in the JSON alone: they are neither drawn nor counted
 
@@ -98,7 +103,6 @@ def any_truth(rows: Sequence[Mapping[str, Any]]) -> bool:
 def _image(row: Mapping[str, Any], picture: bytes) -> str:
     told = "what the network tells" + (", and the truth" if "truth" in row else "")
     alternative = f"{row['path']}, {told}"
-    data = base64.b64encode(picture).decode()
     lines = [f'<span class="path">{escape(row["path"])}</span>', escape(said(row))]
     if row.get("truth") and "mean_iou" in row["truth"]:
         lines.append(f"mean IoU {100 * row['truth']['mean_iou']:.1f} %")
@@ -106,10 +110,23 @@ def _image(row: Mapping[str, Any], picture: bytes) -> str:
         count = len(row["truth"]["boxes"])
         lines.append(f"in truth {count} {'box' if count == 1 else 'boxes'}")
     return (
-        f'<figure><div class="panels"><img src="data:image/png;base64,{data}" '
+        f'<figure><div class="panels"><img src="{_embedded(picture)}" '
         f'alt="{escape(alternative)}"></div><figcaption>{"<br>".join(lines)}</figcaption>'
         "</figure>\n"
     )
+
+
+def _embedded(picture: bytes) -> str:
+    """A PNG as an address that holds it. Large ones are made smaller: they lie beside the page."""
+    kind = "png"
+    if len(picture) > _HEAVY:
+        with Image.open(io.BytesIO(picture), formats=("PNG",)) as image:
+            small = image.convert("RGB")
+        small.thumbnail(_SIDES)
+        buffer, kind = io.BytesIO(), "jpeg"
+        small.save(buffer, "JPEG", quality=88, subsampling=0)
+        picture = buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def said(row: Mapping[str, Any]) -> str:

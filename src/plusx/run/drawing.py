@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 SHOWN = 320  # pixels along the longer side of a drawing, at least
+LARGEST = 2048  # and at most
+_THOROUGH = 2**20  # pixels of a picture that is packed as small as can be, which takes long
 UNJUDGED = 255  # in masks
 _TONES = ((0.55, 0.75), (0.38, 0.90), (0.72, 0.65), (0.45, 0.35), (0.80, 0.85))
 _SHARE = 0.55  # of the class's colour in what is drawn over the image
@@ -50,6 +52,31 @@ def as_rgb(image: Shaped[np.ndarray, "h w c"]) -> Pixels:
     return np.ascontiguousarray(
         np.broadcast_to((255 * seen).round().astype(np.uint8), (*image.shape[:2], 3))
     )
+
+
+def shown_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The size (height, width) at which an image is drawn: small ones are enlarged by whole pixels,
+    and large ones are no larger than a screen.
+    """
+    longest = max(size)
+    if longest <= LARGEST:
+        return size[0] * enlargement(size), size[1] * enlargement(size)
+    return tuple(max(1, round(side * LARGEST / longest)) for side in size)  # type: ignore[return-value]
+
+
+def resized(
+    pixels: Shaped[np.ndarray, "h w ..."], size: tuple[int, int]
+) -> Shaped[np.ndarray, "y x ..."]:
+    """Pixels, or a mask, at the size that `shown_size` gives; masks keep their values."""
+    height, width = pixels.shape[:2]
+    if size[0] >= height and size[1] >= width:
+        return enlarged(pixels, size[0] // height)
+    if pixels.ndim == 3:
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX))
+    down, along = ((2 * np.arange(new) + 1) * old // (2 * new)
+                   for new, old in zip(size, (height, width)))  # fmt: skip
+    made: np.ndarray = pixels[down[:, None], along]
+    return made
 
 
 def enlargement(size: tuple[int, int]) -> int:
@@ -92,10 +119,10 @@ def painted(
     pixels: Pixels, inside: Bool[np.ndarray, "h w"], colour: tuple[int, int, int]
 ) -> Pixels:
     """One thing's mask over an image, with its outline."""
-    mixed = pixels.astype(np.float64)
-    mixed[inside] = 0.55 * mixed[inside] + 0.45 * np.array(colour)
+    mixed = pixels.copy()
+    mixed[inside] = (0.55 * pixels[inside] + 0.45 * np.array(colour)).round().astype(np.uint8)
     mixed[_borders(inside.astype(np.uint8)) & inside] = colour
-    return mixed.round().astype(np.uint8)
+    return mixed
 
 
 def boxed(
@@ -142,5 +169,5 @@ def _borders(mask: Mask) -> Bool[np.ndarray, "h w"]:
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=image.width * image.height <= _THOROUGH)
     return buffer.getvalue()

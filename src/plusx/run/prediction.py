@@ -130,7 +130,7 @@ def prepared_images(
         if isinstance(image, Tensor):
             images.append(image)
         elif run.tells_places:
-            from plusx.run.seeing import fitted_image
+            from plusx.run.telling import fitted_image
 
             images.append(fitted_image(run, as_tensor(image)))
         else:

@@ -1,52 +1,34 @@
-"""What a network told of the places in images: masks and boxes, as rows, JSON and pictures."""
+"""What a network told of the places in images, as rows, JSON and pictures."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Num
 from torch import Tensor
 from torch.nn import functional as F
 
 from plusx import store
 from plusx.data.download import located
 from plusx.data.image import printable
-from plusx.data.on_scene import Scene, fitted
-from plusx.data.scene_samples import MULTIPLE, blank_outside
 from plusx.data.source import Source
-from plusx.data.truth import Boxes, Masks
+from plusx.data.truth import Boxes, Masks, Outline
 from plusx.recipe.sets import SceneData
 from plusx.report.seen import MOST, SHOWN, seen_page
 from plusx.run import drawing, parts
 from plusx.run.folder import Run, record_test_use
+from plusx.run.telling import TOGETHER, Answer, answers
 from plusx.tasks.overlap import Overlap
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
-from plusx.train.loop import evaluating
 
 
-_NO_BOXES = np.zeros((0, 6), np.float32)
 FOLDERS = ("masks", "overlays", "side-by-side")
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What is told of one image, in pixels as it is stored.
-
-    mask: the class of every pixel. boxes: left, top, right, bottom, score and class, and planes
-    the masks of what is in them.
-    """
-
-    path: str
-    image: Num[np.ndarray, "h w c"]
-    mask: UInt8[np.ndarray, "h w"] | None = None
-    boxes: Float[np.ndarray, "d 6"] | None = None
-    planes: UInt8[np.ndarray, "d h w"] | None = None
 
 
 class Truths:
@@ -70,14 +52,13 @@ class Truths:
         truth = source.truth
         self.tested += source.split == "test"
         if isinstance(truth, Masks):
-            return replace(answer, mask=truth.mask(place), boxes=None, planes=None)
+            return replace(answer, mask=truth.mask(place), boxes=None, outlines=None)
         if not isinstance(truth, Boxes):
             return None
         rows = truth.rows[place]
         boxes = np.concatenate([rows[:, :4], np.ones((len(rows), 1)), rows[:, 4:5]], axis=1)
-        height, width = answer.image.shape[:2]
-        planes = None if truth.outlines is None else truth.planes(place, (height, width))
-        return replace(answer, mask=None, boxes=boxes.astype(np.float32), planes=planes)
+        outlines = None if truth.outlines is None else truth.outlines[place]
+        return replace(answer, mask=None, boxes=boxes.astype(np.float32), outlines=outlines)
 
 
 def own_sources(run: Run, files: Sequence[str]) -> list[Source]:
@@ -96,31 +77,6 @@ def own_sources(run: Run, files: Sequence[str]) -> list[Source]:
         except (ValueError, OSError):  # images can be looked at all the same
             continue
     return [source for source in sources if source.classes == run.classes]
-
-
-def answers(
-    run: Run,
-    task: Task,
-    images: Iterator[tuple[str, Num[Tensor, "c h w"]]],
-    batch_size: int,
-) -> Iterator[Answer]:
-    """What the task tells of images as they are stored, one after the other."""
-    waiting: list[tuple[str, Tensor, Scene]] = []
-    size: tuple[int, int] | None = None
-    with evaluating(task), torch.inference_mode():
-        for path, image in images:
-            scene = Scene(image, _NO_BOXES)
-            if run.sized:
-                scene = fitted(scene, run.preprocessing.size)
-            wanted = run.preprocessing.size if run.sized else _multiple(scene.size)
-            if waiting and (wanted != size or len(waiting) == batch_size):
-                yield from _answered(run, task, waiting, size or wanted)
-                waiting = []
-            size = wanted
-            waiting.append((path, image, scene))
-        if waiting:
-            assert size is not None
-            yield from _answered(run, task, waiting, size)
 
 
 def see(
@@ -161,18 +117,6 @@ def see(
     return result
 
 
-def fitted_image(run: Run, image: Num[Tensor, "c h w"]) -> Num[Tensor, "c y x"]:
-    """All of an image at the size that places are told of, what is left over the mean colour."""
-    height, width = run.preprocessing.size
-    inside = fitted(Scene(image, _NO_BOXES), (height, width)).image
-    low, high = run.preprocessing.low, run.preprocessing.high
-    mean = low + (high - low) * torch.tensor(run.preprocessing.mean)
-    mean = mean if image.is_floating_point() else mean.round()
-    made = mean.to(image.dtype)[:, None, None].repeat(1, height, width)
-    made[:, : inside.shape[1], : inside.shape[2]] = inside
-    return made
-
-
 def coco(result: Mapping[str, Any]) -> dict[str, Any]:
     """Predicted boxes as COCO has them: x, y, width, height; a score beside each annotation."""
     numbers = {name: place + 1 for place, name in enumerate(result["classes"])}
@@ -200,70 +144,27 @@ def coco(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def run_lengths(plane: UInt8[np.ndarray, "h w"]) -> dict[str, Any]:
-    """A mask as COCO's uncompressed run lengths: column by column, beginning with zeros."""
-    flat = plane.T.ravel() > 0
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = [0, *changes.tolist(), len(flat)]
-    counts = [b - a for a, b in pairwise(edges)]
-    return {"size": list(plane.shape), "counts": [0, *counts] if flat[0] else counts}
-
-
-def _multiple(size: tuple[int, int]) -> tuple[int, int]:
-    return -(-size[0] // MULTIPLE) * MULTIPLE, -(-size[1] // MULTIPLE) * MULTIPLE
-
-
-def _answered(
-    run: Run, task: Task, waiting: Sequence[tuple[str, Tensor, Scene]], size: tuple[int, int]
-) -> Iterator[Answer]:
-    first = waiting[0][2].image
-    images = first.new_zeros((len(waiting), first.shape[0], *size))
-    for place, (_, _, scene) in zip(images, waiting):
-        place[:, : scene.size[0], : scene.size[1]] = scene.image
-    pixels = run.preprocessing.normalise(images)
-    extents = torch.tensor([scene.size for _, _, scene in waiting], dtype=torch.int64)
-    blank_outside(pixels, extents)
-    told = task.predict(pixels.to(task.device)).float().cpu()
-    for said, (path, image, scene) in zip(told, waiting, strict=True):
-        stored = image.permute(1, 2, 0).numpy()
-        answer = Answer(path, stored)
-        if isinstance(run.task, Segment):
-            yield replace(answer, mask=_mask(said, scene.size, stored.shape[:2]))
-        else:
-            yield _boxes(answer, said, scene.scale)
-
-
-def _mask(
-    probabilities: Float[Tensor, "k y x"], seen: tuple[int, int], size: Sequence[int]
-) -> UInt8[np.ndarray, "h w"]:
-    """The class of every pixel as it is stored, from what is told of the image as it was seen."""
-    inside = probabilities[None, :, : seen[0], : seen[1]]
-    if tuple(inside.shape[2:]) != tuple(size):
-        inside = F.interpolate(inside, size=list(size), mode="bilinear", align_corners=False)
-    return inside[0].argmax(0).to(torch.uint8).numpy()
-
-
-def _boxes(answer: Answer, rows: Float[Tensor, "d _"], scale: float) -> Answer:
-    rows = rows[rows[:, 5] >= 0]
-    rows = rows[rows[:, 4].argsort(descending=True, stable=True)]
-    height, width = answer.image.shape[:2]
-    boxes = rows[:, :6].clone()
-    boxes[:, :4] /= scale
-    boxes[:, [0, 2]] = boxes[:, [0, 2]].clamp(0, width)
-    boxes[:, [1, 3]] = boxes[:, [1, 3]].clamp(0, height)
-    if rows.shape[1] == 6:
-        return replace(answer, boxes=boxes.numpy())
-    from plusx.tasks.average_precision import pasted
-
-    planes = pasted(torch.cat([boxes, rows[:, 6:]], dim=1), height, width)
-    return replace(answer, boxes=boxes.numpy(), planes=planes.numpy())
+def run_lengths(outline: Outline, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask of an image (height, width) as COCO's uncompressed run lengths: column by column,
+    beginning with zeros.
+    """
+    height, width = size
+    columns = np.zeros((outline.width, height), np.int8)
+    columns[:, outline.top : outline.top + outline.height] = outline.window().T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0))
+    edges = [0, *(changes + outline.left * height).tolist()]
+    if edges[-1] < height * width:
+        edges.append(height * width)
+    return {"size": [height, width], "counts": [b - a for a, b in pairwise(edges)]}
 
 
 def _row(run: Run, answer: Answer, truth: Answer | None) -> dict[str, Any]:
     size = list(answer.image.shape[:2])
     row: dict[str, Any] = {"path": printable(answer.path), "size": size}
     if answer.mask is not None:
-        counts = np.bincount(answer.mask.ravel(), minlength=len(run.classes))
+        # by rows: of all pixels at once numpy would make numbers of eight bytes
+        lines = [np.bincount(line, minlength=len(run.classes)) for line in answer.mask]
+        counts = np.sum(lines, axis=0)
         shares = (counts / max(1, answer.mask.size)).tolist()
         row["label"] = run.classes[int(counts.argmax())]
         row["shares"] = dict(zip(run.classes, shares, strict=True))
@@ -281,14 +182,15 @@ def _row(run: Run, answer: Answer, truth: Answer | None) -> dict[str, Any]:
 def _told(run: Run, answer: Answer) -> list[dict[str, Any]]:
     assert answer.boxes is not None
     made = []
+    height, width = answer.image.shape[:2]
     for place, row in enumerate(answer.boxes.tolist()):
         each: dict[str, Any] = {
             "label": run.classes[int(row[5])],
             "score": row[4],
             "box": [round(side, 2) for side in row[:4]],
         }
-        if answer.planes is not None:
-            each["segmentation"] = run_lengths(answer.planes[place])
+        if answer.outlines is not None:
+            each["segmentation"] = run_lengths(answer.outlines[place], (height, width))
         made.append(each)
     return made
 
@@ -301,8 +203,11 @@ def _agreement(run: Run, told: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     assert isinstance(task, Segment)
     (meter,) = task.meters()
     assert isinstance(meter, Overlap)
-    sure = F.one_hot(torch.from_numpy(told).long(), len(run.classes)).permute(2, 0, 1)[None]
-    meter.update(sure.float(), torch.from_numpy(right)[None])
+    # in parts, which the figures below do not tell from the whole
+    most = max(1, TOGETHER // (len(run.classes) * told.shape[1]))
+    for one, other in zip(*(torch.from_numpy(each).split(most) for each in (told, right))):
+        sure = F.one_hot(one.long(), len(run.classes)).permute(2, 0, 1)[None]
+        meter.update(sure.float(), other[None])
     figures = meter.compute()
     return {key: figures[key] for key in ("mean_iou", "dice", "position_accuracy")}
 
@@ -318,12 +223,11 @@ def _draw(
         if folder != "masks" or answer.mask is not None:
             store.make_folder(out / folder)
     pixels = drawing.as_rgb(answer.image)
-    times = drawing.enlargement(pixels.shape[:2])
-    large = drawing.enlarged(pixels, times)
-    drawn = _drawn(run, large, answer, times)
-    panels = [large, drawn]
+    seen = drawing.resized(pixels, drawing.shown_size(pixels.shape[:2]))
+    drawn = _drawn(run, seen, answer)
+    panels = [seen, drawn]
     if truth is not None and (truth.mask is None or truth.mask.shape == pixels.shape[:2]):
-        panels.append(_drawn(run, large, truth, times, right=True))
+        panels.append(_drawn(run, seen, truth, right=True))
     if answer.mask is not None:
         row["mask"] = f"masks/{name}"
         store.write_bytes(out / row["mask"], drawing.mask_png(answer.mask, count))
@@ -334,22 +238,25 @@ def _draw(
     return beside
 
 
-def _drawn(
-    run: Run, pixels: np.ndarray, answer: Answer, times: int, right: bool = False
-) -> np.ndarray:
-    """An answer, or the truth, over the image."""
+def _drawn(run: Run, pixels: np.ndarray, answer: Answer, right: bool = False) -> np.ndarray:
+    """An answer, or the truth, over the image as large as it is looked at."""
     count = len(run.classes)
+    (height, width), size = answer.image.shape[:2], pixels.shape[:2]
     if answer.mask is not None:
-        return drawing.overlaid(pixels, drawing.enlarged(answer.mask, times), count)
+        return drawing.overlaid(pixels, drawing.resized(answer.mask, size), count)
     assert answer.boxes is not None
     shown = np.flatnonzero(answer.boxes[:, 4] >= SHOWN)[::-1]  # the best ones last, on top
     numbers = answer.boxes[shown, 5].astype(int).tolist()
-    if answer.planes is not None:
+    if answer.outlines is not None:
         for place, number in zip(shown, numbers):
-            inside = drawing.enlarged(answer.planes[place], times) > 0
+            plane = np.zeros((height, width), np.uint8)
+            answer.outlines[place].draw(plane)
+            inside = drawing.resized(plane, size) > 0
             pixels = drawing.painted(pixels, inside, drawing.colours(count)[number])
     labels = [
         run.classes[number] + ("" if right else f" {100 * answer.boxes[place, 4]:.0f} %")
         for place, number in zip(shown, numbers)
     ]
-    return drawing.boxed(pixels, (times * answer.boxes[shown, :4]).tolist(), numbers, labels, count)
+    down, along = size[0] / height, size[1] / width
+    boxes = answer.boxes[shown, :4] * (along, down, along, down)
+    return drawing.boxed(pixels, boxes.tolist(), numbers, labels, count)

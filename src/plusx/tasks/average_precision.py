@@ -1,6 +1,6 @@
 """Average precision of boxes and of masks, by faster_coco_eval (the extra `detect`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -81,7 +81,7 @@ class AveragePrecision:
         for each, crowd in zip(made, rows[:, 5].tolist()):
             each["iscrowd"] = int(crowd > 0.5)
         if masks is not None:
-            _add_masks(made, masks[there], scale)
+            _add_masks(made, iter(masks[there]), scale)
         self._right += made
         # Of equal scores the first comes first, so that figures do not hang on a sort's habits.
         rows = told[told[:, 5] >= 0]
@@ -90,7 +90,7 @@ class AveragePrecision:
         for each, score in zip(made, rows[:, 4].tolist()):
             each |= {"score": score, "iscrowd": 0}
         if masks is not None:
-            _add_masks(made, pasted(rows, int(high), int(wide)), scale)
+            _add_masks(made, (pasted(row, int(high), int(wide)) for row in rows), scale)
         self._told += made
 
     def compute(self) -> dict[str, Any]:
@@ -141,19 +141,37 @@ def require_coco_eval() -> None:
         raise RuntimeError("average precision needs the extra: pip install 'plusx[detect]'")
 
 
-def pasted(rows: Float[Tensor, "d _"], height: int, width: int) -> UInt8[Tensor, "d h w"]:
-    """The masks (d, height, width) of predicted rows (d, 6 + 28 * 28), 1 from 0.5 on.
+def pasted(row: Float[Tensor, "_"], height: int, width: int) -> UInt8[Tensor, "h w"]:
+    """The mask (height, width) of a predicted row (6 + 28 * 28), 1 from 0.5 on."""
+    whole = torch.zeros(height, width, dtype=torch.uint8)
+    top, left, part = pasted_window(row, height, width)
+    whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return whole
+
+
+def pasted_window(
+    row: Float[Tensor, "_"], height: int, width: int
+) -> tuple[int, int, UInt8[Tensor, "y x"]]:
+    """The same, cut to the window that the box touches: its top, its left, and what is in it.
 
     A box's grid of probabilities is scaled to the box, as torchvision pastes it (He et al. 2017,
     section 3.1: "resized to the RoI size, and binarized at a threshold of 0.5").
     """
-    from torchvision.models.detection.roi_heads import paste_masks_in_image
+    from torchvision.models.detection.roi_heads import (
+        expand_boxes,
+        expand_masks,
+        paste_mask_in_image,
+    )
 
-    if not len(rows):
-        return torch.zeros(0, height, width, dtype=torch.uint8)
-    grids = rows[:, ROW:].reshape(-1, 1, SIDE, SIDE)
-    whole: Tensor = paste_masks_in_image(grids, rows[:, :4], (height, width))
-    return (whole[:, 0] >= 0.5).to(torch.uint8)
+    grid, ratio = expand_masks(row[ROW:].reshape(1, 1, SIDE, SIDE), 1)
+    box = expand_boxes(row[None, :4], ratio)[0].to(torch.int64)
+    left, top = (min(max(int(box[i]), 0), side) for i, side in ((0, width), (1, height)))
+    right, bottom = (min(int(box[i]) + 1, side) for i, side in ((2, width), (3, height)))
+    size = max(bottom - top, 0), max(right - left, 0)
+    if not all(size):
+        return top, left, torch.zeros(size, dtype=torch.uint8)
+    inside: Tensor = paste_mask_in_image(grid[0, 0], box - box.new_tensor([left, top] * 2), *size)
+    return top, left, (inside >= 0.5).to(torch.uint8)
 
 
 def _found(image: int, boxes: Tensor, classes: Tensor) -> list[Found]:
@@ -171,12 +189,13 @@ def _found(image: int, boxes: Tensor, classes: Tensor) -> list[Found]:
     ]
 
 
-def _add_masks(found: list[Found], masks: UInt8[Tensor, "m h w"], scale: float) -> None:
+def _add_masks(found: list[Found], masks: Iterator[Tensor], scale: float) -> None:
+    """A mask (h, w) for each that was found, one after the other: all together may be large."""
     from faster_coco_eval.core import mask
 
-    for each, one in zip(found, masks.numpy(), strict=True):
-        each["segmentation"] = mask.encode(np.asfortranarray(one[:, :, None]))[0]
-        each["mask_area"] = float(one.sum(dtype=np.int64)) / scale**2
+    for each, one in zip(found, masks, strict=True):
+        each["segmentation"] = mask.encode(np.asfortranarray(one.numpy()[:, :, None]))[0]
+        each["mask_area"] = float(one.sum(dtype=torch.int64)) / scale**2
 
 
 def _summary(precision: Float[np.ndarray, "t r k a"], prefix: str) -> dict[str, float | None]:

@@ -1,6 +1,6 @@
 """Segmentation: a class for every position."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -14,7 +14,7 @@ from plusx.tasks.meters import Meter
 from plusx.tasks.overlap import UNJUDGED, Overlap
 from plusx.tasks.surface_distance import SurfaceDistance
 from plusx.tasks.task import Task
-from plusx.tasks.windows import over_windows
+from plusx.tasks.windows import in_bands, over_windows
 
 
 # Positions of an input that are asked at once where no window is said, and the window of more.
@@ -118,12 +118,17 @@ class Segment(Task):
         return torch.stack([LOSSES[word](told) for word in self.words]).sum(0).mean()
 
     def predict(self, inputs: Tensor) -> Float[Tensor, "n k *s"]:
-        window = self.window
-        if window is None:
-            if prod(inputs.shape[2:]) <= MOST:
-                return self._probabilities(inputs)
-            window = (SIDES[inputs.ndim - 2],) * (inputs.ndim - 2)
-        return over_windows(self._probabilities, inputs, window, self.overlap)
+        return over_windows(self._probabilities, inputs, self._window(inputs), self.overlap)
+
+    def predict_in_bands(self, inputs: Tensor) -> Iterator[tuple[slice, Float[Tensor, "n k *b"]]]:
+        """The same in bands along the first dimension, so that it is never all held at once."""
+        return in_bands(self._probabilities, inputs, self._window(inputs), self.overlap)
+
+    def _window(self, inputs: Tensor) -> tuple[int, ...]:
+        size = tuple(inputs.shape[2:])
+        if self.window is not None:
+            return self.window
+        return size if prod(size) <= MOST else (SIDES[len(size)],) * len(size)
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
         answers = self.net(inputs)

@@ -6,7 +6,7 @@ window: at a window's edge a network sees less of what is around. So do nnU-Net 
 2021) and MONAI's sliding_window_inference.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import ceil
 from typing import Any
@@ -72,23 +72,54 @@ def over_windows(
 
     An input that fits in one window is asked whole, and so is a dimension that does.
     """
-    size = tuple(inputs.shape[2:])
-    every: list[Any] = [(..., *place) for place in windows(size, window, overlap)]
-    if len(every) == 1:
-        return answer(inputs)
-    weights = importance([min(pair) for pair in zip(window, size)]).to(inputs.device)
     told: Tensor | None = None
-    total = torch.zeros(size, dtype=torch.float32, device=inputs.device)
+    for rows, said in in_bands(answer, inputs, window, overlap):
+        if said.shape[2:] == inputs.shape[2:]:
+            return said
+        if told is None:
+            told = said.new_empty((*said.shape[:2], *inputs.shape[2:]))
+        told[:, :, rows] = said
+    assert told is not None
+    return told
+
+
+def in_bands(
+    answer: Callable[[Tensor], Tensor],
+    inputs: Float[Tensor, "n c *s"],
+    window: Sequence[int],
+    overlap: int | float,
+) -> Iterator[tuple[slice, Float[Tensor, "n k *b"]]]:
+    """The same in bands along the first dimension, from its start to its end: which positions of
+    it, and what is said there. No more than the windows of one band is held at a time.
+    """
+    size = tuple(inputs.shape[2:])
+    every: list[tuple[Any, ...]] = windows(size, window, overlap)
+    if len(every) == 1:
+        yield slice(0, size[0]), answer(inputs)
+        return
+    weights = importance([min(pair) for pair in zip(window, size)]).to(inputs.device)
+    told = total = torch.zeros(0)
+    done = reach = 0  # what was given, and what `told` reaches to
     # small windows are asked together: torch convolves a batch of one volume far more slowly
     most = POSITIONS_TOGETHER // (weights.numel() * len(inputs))
     side = max(1, min(MOST_TOGETHER, most))
     for begin in range(0, len(every), side):
         some = every[begin : begin + side]
-        answers = answer(torch.cat([inputs[place] for place in some])).split(len(inputs))
-        for place, said in zip(some, answers):
-            if told is None:
-                told = said.new_zeros((len(inputs), said.shape[1], *size))
-            told[place] += said * weights.to(said.dtype)
-            total[place] += weights
-    assert told is not None
-    return told.div_(total.to(told.dtype))
+        parts = [inputs[(..., *place)] for place in some]
+        answers = answer(torch.cat(parts)).split(len(inputs))
+        for (rows, *rest), said in zip(some, answers):
+            if rows.stop > reach:
+                more = (rows.stop - reach, *size[1:])
+                room = said.new_zeros((*said.shape[:2], *more))
+                told = torch.cat([told, room], 2) if reach > done else room
+                free = torch.zeros(more, dtype=torch.float32, device=inputs.device)
+                total = torch.cat([total, free]) if reach > done else free
+                reach = rows.stop
+            here = (..., slice(rows.start - done, rows.stop - done), *rest)
+            told[here] += said * weights.to(said.dtype)
+            total[here] += weights
+        ahead = every[begin + side][0].start if begin + side < len(every) else size[0]
+        if ahead > done:
+            count = ahead - done
+            yield slice(done, ahead), told[:, :, :count] / total[:count].to(told.dtype)
+            told, total, done = told[:, :, count:].clone(), total[count:].clone(), ahead
