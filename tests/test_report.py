@@ -14,6 +14,7 @@ from plusx.report import write_report
 from plusx.report.colours import colours
 from plusx.report.comparison import comparison_page
 from plusx.report.drawing import LINE, apart
+from plusx.report.scores import line
 from plusx.report.single import run_page, wilson
 from study_results import DEGRADED, comparison, run, single
 
@@ -164,6 +165,18 @@ def test_where_images_have_several_labels_none_is_taken_for_another() -> None:
     assert "with every label right" in said
     assert "Confusion" not in said
     assert "Precision, recall and F1 of every class" in said
+
+
+def test_a_run_without_anything_to_find_says_so() -> None:
+    nothing = {"map50": None, "map": None}
+    result = single(["sky", "sea"], scores=["map50", "map"])
+    rows = [{"label": name, **nothing, "boxes": 0} for name in ("sky", "sea")]
+    result["validation"] = {"count": 6, "boxes": 0, **nothing, "per_class": rows}
+    page = run_page(result, [], classes=["sky", "sea"], recipe="", environment={}, test_uses=0)
+    said = Page(page).said
+    assert "cannot be judged: in the 6 validation images there is nothing to be found" in said
+    assert "Boxes of every class" in said
+    assert line(result["validation"], result["scores"]) == "nothing to judge by"
 
 
 @given(st.lists(st.floats(0, 200), max_size=8).map(sorted), st.just(0.0), st.just(200.0))

@@ -53,7 +53,8 @@ def line(figures: Mapping[str, Any], keys: Sequence[str]) -> str:
     """The loss, where there is one, and these figures as a part of a sentence."""
     said = [] if figures.get("loss") is None else [f"loss {figures['loss']:.4f}"]
     known = [key for key in keys if figures.get(key) is not None]
-    return ", ".join([*said, *(f"{score(key).title} {figures[key]:.1%}" for key in known)])
+    said += [f"{score(key).title} {figures[key]:.1%}" for key in known]
+    return ", ".join(said) or "nothing to judge by"
 
 
 def capital(text: str) -> str:

@@ -73,7 +73,10 @@ def finding(result: Mapping[str, Any]) -> str:
             for each in result["scores"]
             if scores.get(each) is not None
         )
-        return f"{name} reaches {said} on the {int(scores['count']):,} validation images."
+        images = f"the {int(scores['count']):,} validation images"
+        if not said:
+            return f"{name} cannot be judged: in {images} there is nothing to be found."
+        return f"{name} reaches {said} on {images}."
     accuracy, count = float(scores["accuracy"]), int(scores["count"])
     low, high = wilson(accuracy, count)
     right = "with every label right" if _several(scores) else "correctly"
@@ -183,8 +186,8 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    *titles, last = [score(key).title for key in shares]
-    caption = f"{', '.join(titles)} and {last}" if titles else last
+    titles = [score(key).title for key in shares] or counts
+    caption = " and ".join([", ".join(titles[:-1]), *titles[-1:]] if titles[1:] else titles)
     return page.table(columns, cells, caption=f"{capital(caption)} of every class")
 
 
