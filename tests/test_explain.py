@@ -230,6 +230,11 @@ def test_forgetting_goes_from_the_head_down_and_keeps_the_values() -> None:
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+@pytest.mark.slow
+def test_heat_is_of_images_of_any_size() -> None:
+    assert float(overlay.heat(torch.ones(1, 4097, 4097)).min()) == 1
+
+
 def test_heat_is_of_what_speaks_for_the_class() -> None:
     maps = torch.tensor([[[-5.0, 1.0], [2.0, 4.0]], [[-1.0, -2.0], [-3.0, -4.0]]])
     heat = overlay.heat(maps)
