@@ -179,6 +179,22 @@ def test_a_wrong_override_is_quoted(override: str, said: str) -> None:
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.spacing=[2.0,1.0]", r"[data] spacing = [2.0, 1.0], item 3 is missing"),
+        ("data.patch=[8,8,8,8]", r"[data] patch = [8, 8, 8, 8]: must have at most 3 items"),
+        ("data.classes=[liver]", r'[data] classes = ["liver"]: must have at least 2 items'),
+    ],
+)
+def test_a_list_of_another_length_is_named(override: str, said: str) -> None:
+    text = GOOD[: GOOD.index("[data]")] + GOOD[GOOD.index("[optim]") :]
+    volumes = ["data.kind=volumes", "data.path=x", "data.range=[0,9]", "data.classes=[a,b]"]
+    with pytest.raises(ValueError) as error:
+        parse_recipe(text, [*volumes, override])
+    assert said in str(error.value)
+
+
 def test_overrides_change_fields_and_nothing_else() -> None:
     before = parse_recipe(GOOD)
     after = parse_recipe(GOOD, ["seed=7", "optim.lr=0.05", "net.base=plain20"])

@@ -52,7 +52,7 @@ def key_path(loc: tuple[str, ...], raw: object) -> tuple[str, ...]:
         elif not (isinstance(raw, list) and part.isdigit()):
             break
         else:
-            raw = raw[int(part)]
+            raw = raw[int(part)] if int(part) < len(raw) else None
         path.append(part)
     return tuple(path)
 
@@ -67,7 +67,8 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     if kind == "unexpected_keyword_argument":
         return f"{key} is not a key{_suggest(path, raw)}"
     if kind == "missing":
-        return f"{key} is missing"
+        given = f"{key} = {toml_value(error['input'])}" if place else key
+        return f"{given}{place} is missing"
     if kind in ("dataclass_type", "union_tag_not_found", "model_attributes_type"):
         table = ".".join(path)
         if isinstance(error["input"], Mapping):
@@ -93,7 +94,8 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         "greater_than_equal": f"must be at least {context.get('ge')}",
         "less_than": f"must be below {context.get('lt')}",
         "less_than_equal": f"must be at most {context.get('le')}",
-        "too_short": "must not be empty",
+        "too_short": _least(int(context.get("min_length", 1))),
+        "too_long": f"must have at most {context.get('max_length')} items",
     }.get(kind)
     if wanted is None:
         said = str(error["msg"]).removeprefix("Value error, ")
@@ -104,6 +106,10 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         r"[-+\d.eE_]+|true|false", error["input"]
     )
     return f"{given}: {wanted}{', without quotes' if quoted and kind.endswith('_type') else ''}"
+
+
+def _least(items: int) -> str:
+    return "must not be empty" if items == 1 else f"must have at least {items} items"
 
 
 def _suggest(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
