@@ -179,6 +179,28 @@ def test_a_run_without_anything_to_find_says_so() -> None:
     assert line(result["validation"], result["scores"]) == "nothing to judge by"
 
 
+def test_figures_stand_with_their_intervals_and_units() -> None:
+    """Areas under curves with intervals of 95 %, and distances in mm, in no per cent."""
+    result = single(["sky", "sea"], scores=["auroc", "f1"], train_error=None, train={})
+    rows = result["validation"]["per_class"]
+    rows[0] |= {"auroc": 0.8, "auroc_interval": [0.7, 0.85]}
+    rows[1] |= {"auroc": 1.0, "auroc_interval": None}
+    result["validation"] |= {
+        "label_accuracy": 0.95,
+        "auroc": 0.9,
+        "auroc_interval": [0.81, 0.96],
+        "hd95": 3.456,
+        "hd95_per_class": [{"label": "sea", "hd95": 3.456, "count": 2, "missed": 0}],
+    }
+    page = run_page(result, [], classes=["sky", "sea"], recipe="", environment={}, test_uses=0)
+    said = Page(page).said
+    assert "AUROC 90.0 % (95 % interval 81.0 to 96.0 %), F1 90.0 %, HD95 3.46 mm on the" in said
+    assert "80.0 70.0 to 85.0" in said
+    assert "Behind a figure its interval of 95 %." in said
+    assert "HD95 of every class" in said
+    assert "345.6" not in said
+
+
 @given(st.lists(st.floats(0, 200), max_size=8).map(sorted), st.just(0.0), st.just(200.0))
 @settings(max_examples=80)
 def test_labels_keep_apart_in_their_order(wanted: list[float], bottom: float, top: float) -> None:

@@ -69,16 +69,24 @@ def opened(trained: str, weights: str | None) -> Any:
 def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
     """Figures in a line; `scores` are the keys of those that are no classifier's."""
     if "averaging" not in figures:
-        from plusx.report.scores import line
+        from plusx.report.scores import line, with_measures
 
-        return f"{line(figures, scores)}, {figures['count']:,} images"
+        said = line(figures, with_measures(figures, scores), intervals=True)
+        return f"{said}, {figures['count']:,} images"
     several = scores[:1] == ["auroc"] and figures.get("auroc") is not None
-    area = f"AUROC {figures['auroc']:.3f}, " if several else ""
+    area = f"AUROC {_with_interval(figures)}, " if several else ""
     return (
         f"{area}accuracy {figures['accuracy']:.2%}, precision {figures['precision']:.3f}, "
         f"recall {figures['recall']:.3f}, F1 {figures['f1']:.3f} ({figures['averaging']}), "
         f"loss {figures['loss']:.4f}, {figures['count']:,} images"
     )
+
+
+def _with_interval(figures: dict[str, Any]) -> str:
+    """The area under the ROC curve, and its interval of 95 % where one is known."""
+    interval = figures.get("auroc_interval")
+    sure = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return f"{figures['auroc']:.3f}{sure}"
 
 
 def run_name(recipe: str, overrides: tuple[str, ...]) -> str:

@@ -69,10 +69,11 @@ def evaluate(
         return
     print(f"{result['data']} {result['split']}: {figures_line(result, result['scores'])}")
     if result.get("per_class"):
-        _print_classes(result["per_class"])
+        from plusx.report.scores import class_rows
+
+        _print_classes(class_rows(result))
     if "hd95" in result:
-        far = "none" if result["hd95"] is None else f"{result['hd95']:.2f} mm"
-        print(f"\nHD95 {far}; told or there alone, without a distance: {result['hd95_missed']}")
+        print(f"\nClasses told or there alone, without an HD95: {result['hd95_missed']}")
     for notice in result.get("notices", ()):
         print(f"plusx: {notice}", file=sys.stderr)
     if "test_uses" in result:
@@ -95,7 +96,7 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
         and any(row[key] is not None for row in rows)
     ]
     named = {"count": "images", "auroc_interval": "       of 95 %"}
-    titles = [named.get(key) or score(key).title for key in keys]
+    titles = [named.get(key) or f"{score(key).title} {score(key).unit}".strip() for key in keys]
     names = max(5, *(len(row["label"]) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
     for row in rows:

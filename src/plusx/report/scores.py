@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 
 class Score(NamedTuple):
-    """A figure from 0 to 1. `less` says that less is better; `of_images` that it is the share of
-    images that are right, so that chance among images is known.
+    """A figure from 0 to 1, or one in a `unit`. `less` says that less is better; `of_images` that
+    it is the share of images that are right, so that chance among images is known.
     """
 
     title: str
     less: bool = False
     of_images: bool = False
+    unit: str = ""
 
 
 # by their keys in figures
@@ -25,6 +26,7 @@ SCORES: dict[str, Score] = {
     "iou": Score("IoU"),
     "dice": Score("Dice"),
     "image_dice": Score("Dice of an image"),
+    "hd95": Score("HD95", less=True, unit="mm"),
     "position_accuracy": Score("accuracy of positions"),
     "map50": Score("mAP at 0.5"),
     "map": Score("mAP at 0.50:0.95"),
@@ -49,12 +51,33 @@ def better(key: str, value: float) -> float:
     return -value if score(key).less else value
 
 
-def line(figures: Mapping[str, Any], keys: Sequence[str]) -> str:
+def line(figures: Mapping[str, Any], keys: Sequence[str], *, intervals: bool = False) -> str:
     """The loss, where there is one, and these figures as a part of a sentence."""
     said = [] if figures.get("loss") is None else [f"loss {figures['loss']:.4f}"]
-    known = [key for key in keys if figures.get(key) is not None]
-    said += [f"{score(key).title} {figures[key]:.1%}" for key in known]
+    for key in keys:
+        if figures.get(key) is not None:
+            ends = figures.get(f"{key}_interval") if intervals else None
+            sure = f" ({' to '.join(told(key, end) for end in ends)})" if ends else ""
+            said.append(f"{score(key).title} {told(key, figures[key])}{sure}")
     return ", ".join(said) or "nothing to judge by"
+
+
+def told(key: str, value: float) -> str:
+    """A figure with its unit: shares are per cent."""
+    unit = score(key).unit
+    return f"{value:.2f} {unit}" if unit else f"{value:.1%}"
+
+
+def with_measures(figures: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """These keys, and those of the figures that have a unit and so are no shares."""
+    return [*keys, *(key for key in SCORES if SCORES[key].unit and key in figures)]
+
+
+def class_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures of every class, a row each, with the distances where there are some."""
+    far = {row["label"]: row["hd95"] for row in figures.get("hd95_per_class", ())}
+    rows = figures.get("per_class") or ()
+    return [{**row, "hd95": far.get(row["label"])} if far else dict(row) for row in rows]
 
 
 def capital(text: str) -> str:

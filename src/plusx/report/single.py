@@ -10,7 +10,7 @@ from plusx.report.confusion import confusion
 from plusx.report.figures import alternative, figure
 from plusx.report.history import Point
 from plusx.report.page import Cell, Column
-from plusx.report.scores import OF_CLASSES, capital, score
+from plusx.report.scores import OF_CLASSES, capital, class_rows, score, with_measures
 from plusx.report.setting import setting
 
 
@@ -38,7 +38,7 @@ def run_page(
             of = "position" if "positions" in scores else "image"
             body += page.section("Confusion", confusion(scores["confusion"], classes, of))
         if scores.get("per_class"):
-            body += page.section("Every class", _per_class(scores["per_class"]))
+            body += page.section("Every class", _per_class(class_rows(scores)))
     if examples:
         body += page.section("Some of the validation images", examples)
     body += page.section("What was run", _what_was_run(result, environment, recipe, test_uses))
@@ -59,7 +59,7 @@ def run_page(
 
 
 def finding(result: Mapping[str, Any]) -> str:
-    """One sentence about a run: its accuracy, with Wilson's interval of 95 %."""
+    """One sentence about a run: its accuracy, with Wilson's interval of 95 %, or other figures."""
     name, scores = result["name"], result["validation"]
     if scores is None:
         return (
@@ -69,8 +69,8 @@ def finding(result: Mapping[str, Any]) -> str:
     key = result.get("scores", OF_CLASSES)[0]
     if not score(key).of_images:
         said = ", ".join(
-            f"{score(each).title} {100 * scores[each]:.1f} %"
-            for each in result["scores"]
+            f"{score(each).title} {_figure_of(scores, each)}"
+            for each in with_measures(scores, result["scores"])
             if scores.get(each) is not None
         )
         images = f"the {int(scores['count']):,} validation images"
@@ -86,10 +86,24 @@ def finding(result: Mapping[str, Any]) -> str:
     )
 
 
+def _figure_of(scores: Mapping[str, Any], key: str) -> str:
+    """A figure, and its interval of 95 % where one is known."""
+    unit = score(key).unit
+    factor, places = (1, 2) if unit else (100, 1)
+    value, *ends = (
+        f"{factor * each:.{places}f}"
+        for each in (scores[key], *(scores.get(f"{key}_interval") or ()))
+    )
+    sure = f" (95 % interval {' to '.join(ends)} {unit or '%'})" if ends else ""
+    return f"{value} {unit or '%'}{sure}"
+
+
 def _trained(result: Mapping[str, Any], key: str) -> str:
     """What is said of the training images."""
     if result["train_error"] is not None:
         wrong = 100 * result["train_error"]
+        if key == "auroc":  # of several labels an image
+            return f"; it is wrong about a label of {wrong:.1f} % of its training images"
         return f"; it is wrong about {wrong:.1f} % of its training images"
     found = result["train"].get(key)
     title = score(key).title
@@ -170,25 +184,35 @@ def _figure(
 def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table of classes: shares, and counts, whatever the task has of them."""
     keys = [key for key in rows[0] if key != "label"]
+    intervals = [key for key in keys if key.endswith("_interval")]
     shares = [key for key in keys if any(isinstance(row[key], float) for row in rows)]
     counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
     columns = [Column("Class", number=False)]
-    columns += [Column(capital(score(key).title), "%") for key in shares]
+    columns += [Column(capital(score(key).title), score(key).unit or "%") for key in shares]
     columns += [Column("Images" if key == "count" else capital(key)) for key in counts]
     cells = [
         [
             Cell(str(row["label"]), str(row["label"])),
-            *(
-                Cell("none") if row[key] is None else Cell(f"{100 * row[key]:.1f}", row[key])
-                for key in shares
-            ),
+            *(_cell(row, key) for key in shares),
             *(Cell(f"{row[key]:,}", row[key]) for key in counts),
         ]
         for row in rows
     ]
     titles = [score(key).title for key in shares] or counts
     caption = " and ".join([", ".join(titles[:-1]), *titles[-1:]] if titles[1:] else titles)
-    return page.table(columns, cells, caption=f"{capital(caption)} of every class")
+    drawn = page.table(columns, cells, caption=f"{capital(caption)} of every class")
+    return drawn + (page.note("Behind a figure its interval of 95 %.") if intervals else "")
+
+
+def _cell(row: Mapping[str, Any], key: str) -> Cell:
+    """A figure of a class, and its interval of 95 % where one is known."""
+    if row[key] is None:
+        return Cell("none")
+    if score(key).unit:
+        return Cell(f"{row[key]:.2f}", row[key])
+    ends = row.get(f"{key}_interval")
+    aside = "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+    return Cell(f"{100 * row[key]:.1f}", row[key], note=aside)
 
 
 def _what_was_run(
