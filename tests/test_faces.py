@@ -186,6 +186,8 @@ def test_vectors_that_are_apart_make_no_error_and_equal_ones_as_many_as_chance()
     apart = judged(np.eye(4)[classes], classes)
     assert (apart["equal_error_rate"], apart["true_accept_rate"], apart["auroc"]) == (0, 1, 1)
     assert apart["rank1"] == 1
+    # without any error every bootstrap gives the same, which says nothing of how sure it is
+    assert apart["equal_error_rate_interval"] is apart["true_accept_rate_interval"] is None
     alike = judged(np.ones((40, 3)), classes)
     assert alike["equal_error_rate"] == pytest.approx(0.5)
     assert alike["auroc"] == pytest.approx(0.5)

@@ -95,3 +95,11 @@ def test_meters_tell_the_area_of_every_class() -> None:
     single.update(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
     (first, _) = single.compute()["per_class"]
     assert (first["auroc"], first["auroc_interval"]) == (1.0, None)
+
+
+def test_scores_that_are_all_equal_tell_nothing_of_how_sure_a_half_is() -> None:
+    answers = (np.arange(40) % 2 == 0)[:, None]
+    ((found,), mean) = areas(np.full((40, 1), 0.3), answers)
+    assert found.value == mean.value == 0.5
+    assert found.interval is None
+    assert mean.interval is None

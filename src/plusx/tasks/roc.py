@@ -59,8 +59,13 @@ def areas(scores: Scores, answers: Answers) -> tuple[list[Area], Area]:
 
 
 def _area(value: float, variance: float, least: int) -> Area:
-    """`least` is the fewer of yeses and noes: of one alone nobody knows how it varies."""
-    return Area(value, *_interval(value, variance, least)) if least > 1 else Area(value, None, None)
+    """`least` is the fewer of yeses and noes: of one alone nobody knows how it varies.
+
+    Where all scores are equal the area is a half and its variance none, which says nothing of it.
+    """
+    if least < 2 or (variance == 0 and 0 < value < 1):
+        return Area(value, None, None)
+    return Area(value, *_interval(value, variance, least))
 
 
 def _variance(shares: Float[np.ndarray, "p"]) -> float:
@@ -94,7 +99,8 @@ def _ranks(scores: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
 def _interval(value: float, variance: float, least: int) -> tuple[float, float]:
     """Where nothing is in the wrong order, or everything, the variance knows nothing: the bound is
-    then that of a share of which `least` trials, the fewer of yeses and noes, saw no exception.
+    then that of a share of which `least` trials, the fewer of yeses and noes, saw no exception
+    (Clopper and Pearson 1934, with no failure).
     """
     bound = _LEFT ** (1 / least)
     if value >= 1:

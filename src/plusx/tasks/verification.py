@@ -88,8 +88,9 @@ class Verification:
         fellow.
 
     Intervals are of 95 %, by a bootstrap over classes (pairs are not independent, people are): a
-    class that is drawn twice counts twice. With two classes or fewer there are none (None). Of more
-    than MOST_PAIRS pairs so many are drawn, always the same ones.
+    class that is drawn twice counts twice. With two classes or fewer, and where every sample gives
+    the same figure, there are none (None). Of more than MOST_PAIRS pairs so many are drawn, always
+    the same ones.
     """
 
     def __init__(self, false_accept_rate: float = FALSE_ACCEPTS) -> None:
@@ -265,4 +266,7 @@ def _resampled(
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
-    return None if not values else [float(each) for each in np.percentile(values, _INTERVAL)]
+    """None where no sample differs from another, which says nothing of how sure the figure is."""
+    if not values or min(values) == max(values):
+        return None
+    return [float(each) for each in np.percentile(values, _INTERVAL)]
