@@ -1,5 +1,7 @@
 """Images of many channels and of other ranges than 8 bits: read, checked, trained on, used."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from plusx.data.bands import band_plan, measured
-from plusx.data.image import DamagedImage
+from plusx.data.image import DamagedImage, open_image
 from plusx.data.loader import Loader
 from plusx.data.made import TELLING, open_bands
 from plusx.data.sample import Preprocessing
@@ -106,6 +108,34 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
         open_data(root, split="all", preprocessing=three)
 
 
+def test_a_picture_is_expected_of_a_tiff_of_bands_unless_they_are_said(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 9, 5), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(DamagedImage, match=r"\[data\] channels says how many"):
+        open_image(tmp_path / "a.tif")
+
+
+@pytest.mark.slow
+def test_what_a_reader_finds_odd_is_in_the_reason_alone(tmp_path: Path) -> None:
+    path = tmp_path / "cut.tif"
+    tifffile.imwrite(path, np.ones((3, 32, 32), np.uint16), photometric="minisblack")
+    path.write_bytes(path.read_bytes()[:1000])
+    script = """
+import sys
+from plusx.data.image import DamagedImage
+from plusx.data.tiff import read_bands
+try:
+    read_bands(sys.argv[1], 3)
+except DamagedImage as error:
+    print(error)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    )
+    assert told.stdout
+    assert not told.stderr
+
+
 def test_words_for_pictures_are_refused() -> None:
     assert band_plan("pad1 crop flip cutout4", (8, 8)).batched
     with pytest.raises(ValueError, match=r"'flip jitter\.4': images of bands know pad"):
@@ -159,6 +189,10 @@ def test_a_folder_of_bands_trains_is_evaluated_and_used(tmp_path: Path) -> None:
     told = predict(run, [other / "dark" / "0.tif", tmp_path / "picture.png"])
     assert [Path(row["path"]).name for row in told["predictions"]] == ["0.tif"]
     assert len(told["failed"]) == 1
+    flat = np.full((5, 8, 8), 0.4, np.float32)  # reflectances of another product
+    tifffile.imwrite(tmp_path / "flat.tif", flat, photometric="minisblack")
+    with pytest.warns(UserWarning, match="next to nothing of the range 0 to 10000"):
+        predict(run, [tmp_path / "flat.tif"])
 
 
 @pytest.mark.slow

@@ -83,13 +83,19 @@ def keep_bands(
     if used:
         low = min(verdicts[entry.path].low for entry in used)
         high = max(verdicts[entry.path].high for entry in used)
-        if high - low < _NARROW * (known.high - known.low):
-            raise ValueError(
-                f"the values of all {len(used):,} images lie from {low:g} to {high:g}, which is "
-                f"next to nothing of the range {known.low:g} to {known.high:g} that is said of "
-                "them: say the one that they have, [data] range"
-            )
+        if (problem := narrow(len(used), low, high, known)) is not None:
+            raise ValueError(f"{problem}: say the one that they have, [data] range")
     return used, notices
+
+
+def narrow(count: int, low: float, high: float, known: Preprocessing) -> str | None:
+    """What is wrong where images take next to nothing of the range: they would all look alike."""
+    if high - low >= _NARROW * (known.high - known.low):
+        return None
+    return (
+        f"the values of all {count:,} images lie from {low:g} to {high:g}, which is next to "
+        f"nothing of the range {known.low:g} to {known.high:g} that is said of them"
+    )
 
 
 def band_plan(text: str, size: tuple[int, int]) -> Plan:

@@ -145,7 +145,7 @@ class Picture:
         _check_size(_webp_size(data), limit)
         self._data = data
         self._limit = limit
-        with _refusing(limit):
+        with _refusing(limit, data):
             self._image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(self._image.size, limit)
         image = self._image
@@ -310,7 +310,7 @@ def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
 
 
 @contextmanager
-def _refusing(limit: int) -> Iterator[None]:
+def _refusing(limit: int, data: bytes = b"") -> Iterator[None]:
     """Whatever a decoder makes of a file is a DamagedImage, and its warnings are nobody's."""
     with quiet:
         try:
@@ -320,6 +320,11 @@ def _refusing(limit: int) -> Iterator[None]:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DamagedImage(f"too many pixels, at most {limit:,} are decoded") from error
         except UnidentifiedImageError as error:
+            if data[:2] in (b"II", b"MM"):
+                raise DamagedImage(
+                    "a TIFF that is no picture in grey or colours, or damaged; of bands [data] "
+                    "channels says how many there are"
+                ) from error
             raise DamagedImage("its header is damaged") from error
         except Exception as error:
             # a hostile file makes a decoder raise anything, struct.error and KeyError among them

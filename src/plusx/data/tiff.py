@@ -1,6 +1,7 @@
 """Reading images of many channels: TIFF, as bands of one page or as pages, and PNG."""
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from plusx.data.image import DEFAULT_LIMIT, DamagedImage, quiet, read_regular
 
 EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
 
+_NOWHERE = logging.NullHandler()
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST = 4096  # channels
@@ -64,6 +66,8 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
         import tifffile
     except ImportError:
         raise RuntimeError(EXTRA) from None
+    # what it finds odd in a file is said by the reason, and not past us on standard error
+    logging.getLogger("tifffile").addHandler(_NOWHERE)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from plusx import store
-from plusx.data.bands import checked_bands
+from plusx.data.bands import checked_bands, narrow
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
 from plusx.data.loader import as_tensor, viewed
@@ -155,6 +155,7 @@ def _bands(
 ) -> Iterator[tuple[str, Tensor]]:
     """Images of bands (c, h, w) at the network's size; those that cannot be used go to `failed`."""
     known = run.preprocessing
+    count, low, high = 0, math.inf, -math.inf
     for path in files:
         try:
             image = checked_bands(path, known)
@@ -162,7 +163,10 @@ def _bands(
             reason = error.strerror if isinstance(error, OSError) else str(error)
             failed.append({"path": printable(path), "reason": reason or str(error)})
             continue
+        count, low, high = count + 1, min(low, image.min()), max(high, image.max())
         yield path, fitted(image, known.size)
+    if count and (problem := narrow(count, float(low), float(high), known)) is not None:
+        warnings.warn(f"{problem}, and look the same to the network", stacklevel=2)
 
 
 def _decoded(
