@@ -120,6 +120,33 @@ def test_a_patient_on_two_sides_is_named(tmp_path: Path, rows: list[str], messag
         read_table(path)
 
 
+def test_a_column_patient_keeps_rows_together_too(tmp_path: Path) -> None:
+    path = tmp_path / "images.csv"
+    path.write_text("path,label,split,patient\na.png,x,train,7\nb.png,y,test,7")
+    with pytest.raises(ValueError, match="row 3: the patient '7' is in test here and in train in"):
+        read_table(path)
+    path.write_text("path,label,patient\na.png,x,7\nb.png,y,")
+    with pytest.raises(ValueError, match="row 3: no patient"):
+        read_table(path)
+
+
+def test_rows_of_at_most_one_label_can_be_asked_as_several(tmp_path: Path) -> None:
+    path = _patients(tmp_path / "chest", 12, ["a", "b", ""])
+    said = [f"data.path={path}", "data.size=16", "net.weights=", "net.base=resnet20"]
+    source = parts.open_split(load_recipe("chest-labels", said), "train")
+    assert source.multilabel
+    assert source.classes == ("a", "b")
+    with pytest.raises(ValueError, match="row 4: no label"):
+        parts.open_split(load_recipe("chest-labels", [*said, "task.multilabel=false"]), "train")
+
+
+def test_a_missing_image_is_named_with_its_table_and_row(tmp_path: Path) -> None:
+    path = _patients(tmp_path / "chest", 6, ["a", "b"])
+    (path.parent / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"chest/images\.csv: 1 of 6 files .* row 4 \(2\.png\)"):
+        open_data(path, split="all", size=16)
+
+
 def test_fourteen_findings_are_fourteen_questions_of_densenet121() -> None:
     recipe = load_recipe("chest-labels")
     spec = parts.spec_of(recipe.net)
@@ -129,7 +156,9 @@ def test_fourteen_findings_are_fourteen_questions_of_densenet121() -> None:
 
 
 @pytest.mark.slow
-def test_findings_by_patient_are_learned_and_told_with_their_intervals(tmp_path: Path) -> None:
+def test_findings_by_patient_are_learned_and_told_with_their_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The shape of CheXNet at 16 x 16 pixels: fourteen labels, some images without any."""
     names = [f"finding {number}" for number in range(14)]
     labels = [f"{names[i]}|{names[(i + 3) % 14]}" for i in range(14)] + ["", names[0], "", names[5]]
@@ -148,3 +177,15 @@ def test_findings_by_patient_are_learned_and_told_with_their_intervals(tmp_path:
                for row in figures["per_class"])  # fmt: skip
     told = probe(load_run(tmp_path / "run"))
     assert told["logistic"]["auroc"] > 0.7
+    out = tmp_path / "out"
+    assert cli.run(["predict", str(tmp_path / "run"), str(path.parent), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(lines) == len(rows) == 288
+    several = [n for n, row in enumerate(rows) if "|" in row["labels"]]
+    assert several  # an image with two findings, both of which are said
+    for name in rows[several[0]]["labels"].split("|"):
+        assert f"{name} {float(rows[several[0]][name]):.1%}" in lines[several[0]]
+    none = [n for n, row in enumerate(rows) if not row["labels"]]
+    assert all("no label" in lines[n] for n in none)

@@ -113,9 +113,16 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
         print(f"  {row['label']:{names}} " + " ".join(cells))
 
 
-def _print_predictions(rows: Sequence[dict[str, Any]]) -> None:
-    """A line for each image: its class, or what is where in it."""
+def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
+    """A line for each image: its class, its labels, or what is where in it."""
     width = max(len(row["path"]) for row in rows)
+    if "labels" in rows[0]:
+        for row in rows:
+            chances = sorted(zip(row["probabilities"], classes, strict=True), reverse=True)
+            sure = ", ".join(f"{name} {chance:.1%}" for chance, name in chances if chance >= 0.5)
+            likely = f"no label (the likeliest is {row['label']}, {row['probability']:.1%})"
+            print(f"{row['path']:{width}}  {sure or likely}")
+        return
     if "probability" in rows[0]:
         label = max(len(row["label"]) for row in rows)
         for row in rows:
@@ -167,7 +174,7 @@ def predict(
     if as_json:
         print_json(result)
         return
-    _print_predictions(result["predictions"])
+    _print_predictions(result["predictions"], result["classes"])
     for path in written:
         print(f"plusx: wrote {path}", file=sys.stderr)
 

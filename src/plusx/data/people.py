@@ -194,7 +194,10 @@ def _refuse_shared(shown: str, parts: dict[Split, _People]) -> None:
 def _listed(path: Path, damaged: Damaged, fewest: int = 2) -> _People:
     """The people of a folder and their pictures, each of them decoded once."""
     report = scan(path)
-    used, notices = keep(report.entries, report.root, damaged)
+    try:
+        used, notices = keep(report.entries, report.root, damaged)
+    except ValueError as error:
+        raise ValueError(f"{printable(path)}: {error}") from None
     pictures: dict[str, list[Entry]] = {name: [] for name in report.classes}
     for entry in used:
         pictures.setdefault(entry.label, []).append(entry)

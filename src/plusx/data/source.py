@@ -192,14 +192,10 @@ def _from_files(
     entries, cut = _entries_of(listing, shown, split, validation)
     if not preprocessing.pictures and isinstance(listing, Packed | Shards):
         raise ValueError(f"{shown} holds pictures of 8 bits; bands are a folder or a CSV of TIFFs")
-    if isinstance(listing, Packed):
-        used, notices = entries, [*listing.notices, *_too_small(listing, max(preprocessing.size))]
-    elif isinstance(listing, Shards):
-        used, notices = judged(entries, listing.root, damaged)
-    elif preprocessing.pictures:
-        used, notices = keep(entries, listing.root, damaged)
-    else:
-        used, notices = keep_bands(entries, listing.root, damaged, preprocessing)
+    try:
+        used, notices = _used(listing, entries, preprocessing, damaged)
+    except ValueError as error:  # rows and files, of which set
+        raise ValueError(f"{shown}: {error}") from None
     if not used:
         raise ValueError(f"{shown} has no image in {split} that can be used")
     labels = _labels(listing, used, known)
@@ -232,6 +228,19 @@ def _from_files(
         shards=listing if isinstance(listing, Shards) else None,
         numbers=_numbers(listing, used) if isinstance(listing, Packed) else None,
     ).subset(chosen.tolist())
+
+
+def _used(
+    listing: Listing, entries: list[Entry], preprocessing: Preprocessing, damaged: Damaged
+) -> tuple[list[Entry], list[str]]:
+    """The entries that can be used, and what there is to be said of the others."""
+    if isinstance(listing, Packed):
+        return entries, [*listing.notices, *_too_small(listing, max(preprocessing.size))]
+    if isinstance(listing, Shards):
+        return judged(entries, listing.root, damaged)
+    if preprocessing.pictures:
+        return keep(entries, listing.root, damaged)
+    return keep_bands(entries, listing.root, damaged, preprocessing)
 
 
 def _numbers(packed: Packed, entries: list[Entry]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A CSV with the columns path and label, and optionally split and group.
+"""A CSV with the columns path and label, and optionally split and group (or patient).
 
 Rows count from 1 with the header, as a spreadsheet shows them. Paths are relative to the CSV's
 folder and stay inside it. Labels are names; or whole numbers from 0 without gaps; or, where a
@@ -30,6 +30,7 @@ _SPLITS = {
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I)
 _WHOLE = re.compile(r"\d{1,9}")
 JOINT = "|"
+_GROUPS = ("group", "patient")  # the columns whose rows stay together, the first that is there
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ def _entries(rows: list[list[str]], root: str, shown: str) -> list[Entry]:
             listed = ",".join(map(printable, header)) or "none"
             raise ValueError(
                 f"{shown} has the columns {listed}; it needs path and label once each, and "
-                "may have split and group"
+                "may have split and group (or patient)"
             )
+    grouped = next((name for name in _GROUPS if name in header), "")
     entries: list[Entry] = []
     first: dict[str, int] = {}
     for number, row in enumerate(rows[1:], 2):
@@ -131,32 +133,32 @@ def _entries(rows: list[list[str]], root: str, shown: str) -> list[Entry]:
             printable(cells["label"].strip()),
             row=number,
             split=_SPLITS.get(split, ""),
-            group=_group(cells, where),
+            group=_group(cells, grouped, where),
         )
         problem = _problem(path, root)
         if problem:
             entry = entry._replace(state="refused", reason=problem)
         entries.append(entry)
-    _check_groups(entries, shown)
+    _check_groups(entries, grouped, shown)
     return entries
 
 
-def _group(cells: dict[str, str], where: str) -> str:
-    group = printable(cells.get("group", "").strip())
-    if "group" in cells and not group:
-        raise ValueError(f"{where}: no group")
+def _group(cells: dict[str, str], column: str, where: str) -> str:
+    group = printable(cells.get(column, "").strip())
+    if column and not group:
+        raise ValueError(f"{where}: no {column}")
     return group
 
 
-def _check_groups(entries: list[Entry], shown: str) -> None:
+def _check_groups(entries: list[Entry], column: str, shown: str) -> None:
     """ValueError where a group is on two sides of a split."""
     first: dict[str, Entry] = {}
     for entry in entries:
         known = first.setdefault(entry.group, entry) if entry.group else entry
         if known.split != entry.split:
             raise ValueError(
-                f"{shown}, row {entry.row}: the group {entry.group!r} is in {entry.split} here and "
-                f"in {known.split} in row {known.row}"
+                f"{shown}, row {entry.row}: the {column} {entry.group!r} is in {entry.split} here "
+                f"and in {known.split} in row {known.row}"
             )
 
 

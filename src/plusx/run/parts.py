@@ -22,7 +22,7 @@ from plusx.grammar.spec import Net
 from plusx.nn.whitening import whiten
 from plusx.recipe import KnownData, NetByName, OwnData, Recipe
 from plusx.recipe.sets import CellData, EllipsoidData, PeopleData, SceneData, VolumeData
-from plusx.recipe.tables import Constant, Cosine, Embed, Muon, OneCycle, Sgd, Steps
+from plusx.recipe.tables import Classify, Constant, Cosine, Embed, Muon, OneCycle, Sgd, Steps
 from plusx.run.networks import make_net as make_net
 from plusx.run.networks import spec_of as spec_of
 from plusx.run.prepared import own_preprocessing
@@ -121,6 +121,7 @@ def open_split(recipe: Recipe, split: str) -> Source:
         damaged=data.damaged if isinstance(data, OwnData) else "error",
         decoder=data.decoder if isinstance(data, OwnData) else "pillow",
         preprocessing=own_preprocessing(data) if isinstance(data, OwnData) else None,
+        multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
     )
     if isinstance(data, KnownData | OwnData):
         source = _chosen(source, data)

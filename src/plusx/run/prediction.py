@@ -18,6 +18,7 @@ from plusx.data.bands import checked_bands, narrow
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
 from plusx.data.loader import as_tensor, viewed
+from plusx.data.table import JOINT
 from plusx.data.tiff import fitted
 from plusx.data.volume_folder import scans_in
 from plusx.run.evaluation import Viewed, Views, views_of
@@ -208,6 +209,11 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
         yield ["path", *map(str, range(len(rows[0]["embedding"])))]
         for row in rows:
             yield [_cell(row["path"]), *row["embedding"]]
+    elif "labels" in rows[0]:
+        yield ["path", "label", "probability", "labels", *classes]
+        for row in rows:
+            said = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
+            yield [*said, _cell(JOINT.join(row["labels"])), *row["probabilities"]]
     else:
         yield ["path", "label", "probability", *classes]
         for row in rows:
