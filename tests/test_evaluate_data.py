@@ -66,6 +66,19 @@ def test_of_the_data_it_was_trained_on_only_what_was_kept_back(run: Run, folder:
     assert "trained on are among" in evaluate(run, data=renamed, split="all")["notices"][0]
 
 
+@pytest.mark.slow
+def test_a_part_of_a_folder_is_known_again_elsewhere(folder: Path, tmp_path: Path) -> None:
+    """Some classes, and some images of each: of the same folder, wherever it lies."""
+    root = photos(tmp_path / "photos", 3)
+    shutil.copytree(root / "dog", root / "fox")
+    said = [f"data.path={root}", "data.classes=[dog,cat]", "data.per_class=5", *SMALL]
+    train(load_recipe("images", said), tmp_path / "run", progress=False)
+    run = load_run(tmp_path / "run")
+    own = evaluate(run)
+    shutil.copytree(root, renamed := tmp_path / "renamed")
+    assert {**evaluate(run, data=renamed), "data": "photos"} == own
+
+
 def test_a_folder_that_changed_since_is_not_cut_again(tmp_path: Path) -> None:
     root, out = photos(tmp_path / "photos", 7, 5), tmp_path / "run"
     recipe = load_recipe("images", [f"data.path={root}", *SMALL])

@@ -13,7 +13,7 @@ from plusx import store
 from plusx.data.loader import Loader
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import as_split
-from plusx.data.source import Source, Split, is_undivided, open_data, parts_of
+from plusx.data.source import Source, Split, is_undivided, kind_of, open_data, parts_of
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.tables import Embed
 from plusx.run import parts
@@ -173,12 +173,12 @@ def _source(
         size: int | None = run.preprocessing.size[0]
         kept = None
         if split == "validation" and is_undivided(data):
-            kept, split = _moved(run, home, recipe, data, "validation", damaged), "all"
+            kept, split = _moved(home, recipe, data, "validation", damaged), "all"
         if run.assumed and data in PUBLISHED:
             size = None
         source = kept or other_data(run, data, split, seed, size, damaged)
         if source.split == "all":
-            trained_on = _moved(run, home, recipe, data, "train", damaged) is not None
+            trained_on = _moved(home, recipe, data, "train", damaged) is not None
     if trained_on:
         said = f"the images that the run was trained on are among those of {source.name}"
         source = dataclasses.replace(source, notices=[said, *source.notices])
@@ -323,7 +323,6 @@ def refuse_changed(home: Path, source: Source) -> None:
 
 
 def _moved(
-    run: Run,
     home: Path | None,
     recipe: Recipe | None,
     data: str | Path,
@@ -331,19 +330,14 @@ def _moved(
     damaged: Literal["error", "skip"],
 ) -> Source | None:
     """This split of `data`, if the run had the very same one, wherever the files lay then."""
-    if home is None or recipe is None:
+    if home is None or recipe is None or not isinstance(recipe.data, OwnData):
         return None
-    assert isinstance(recipe.data, KnownData | OwnData)
+    if kind_of(data) != recipe.data.kind:
+        return None
     known = store.read_json(home / DATA)[split]
+    there = dataclasses.replace(recipe.data, path=str(data), damaged=damaged)
     try:
-        source = open_data(
-            data,
-            split=split,
-            seed=recipe.seed,
-            validation=recipe.data.validation,
-            size=run.preprocessing.size[0],
-            damaged=damaged,
-        )
+        source = parts.open_split(dataclasses.replace(recipe, data=there), split)
     except ValueError:  # too few images to keep some back; as a whole they may do
         return None
     same = known is not None and known["fingerprint"] == source.fingerprint()
