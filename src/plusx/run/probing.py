@@ -4,7 +4,7 @@ Both answer from what `embed` gives, without touching the network: how well its 
 classes apart, its own or those of other data.
 """
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,9 @@ def probe(
     the cosine and vote with exp(cosine / 0.07); the strength of the regression, on standardised
     embeddings, is chosen on a fifth of what it learns from. With split "test" of its own data a
     line is added to the run's test_uses.jsonl.
-    ValueError: there is no such data, or the network gives no embeddings.
+    The embedding of a network that tells masks or boxes is the mean over the positions of its last
+    stage; what is asked is then which classes an image shows.
+    ValueError: there is no such data, or the network gives no embeddings of images.
     """
     if neighbours < 1 or images < 2 or batch_size < 1:
         raise ValueError(
@@ -74,7 +76,7 @@ def probe(
         chosen = np.sort(stratified_order(learn.labels, 0)[:images])
         learn = learn.subset(chosen.tolist())
     place = find_device(device)
-    net = _embedding(run, learn).to(place)
+    net = _embedding(run).to(place)
     features = [_embedded(net, each, run, place, batch_size, workers) for each in (learn, judge)]
     known, asked = features
     votes = _voted(known, asked, learn, min(neighbours, len(learn)))
@@ -104,6 +106,8 @@ def _sources(
 ) -> tuple[Source, Source, bool]:
     """What is learned from and what is judged, prepared for the network; whether it is its own."""
     recipe = run.recipe
+    if run.preprocessing.space is not None:
+        raise ValueError(f"{run.path} is for volumes: plusx probe asks about images")
     own = recipe is not None and (data is None or is_own(recipe, data))
     if own:
         assert recipe is not None
@@ -117,7 +121,14 @@ def _sources(
         size = known.size[0]
         bands = None if known.pictures else known
         sources = [
-            open_data(data, split=each, size=size, damaged=damaged, preprocessing=bands)
+            open_data(
+                data,
+                split=each,
+                size=size,
+                damaged=damaged,
+                multilabel=run.multilabel,
+                preprocessing=bands,
+            )
             for each in ("train", split)
         ]
         if data in PUBLISHED and run.assumed:
@@ -132,14 +143,12 @@ def _sources(
     return learn, judge, own
 
 
-def _embedding(run: Run, source: Source) -> nn.Module:
+def _embedding(run: Run) -> nn.Module:
     """The network that embeds."""
     if not run.has_gradients:
         raise ValueError(
             f"{run.path} gives answers alone, no embeddings: probe a run or its weights"
         )
-    if source.truth is not None and not source.multilabel:
-        raise ValueError(f"{source.name} has no classes of images to be told apart")
     return backbone_of(run.net)[1]
 
 
@@ -147,14 +156,26 @@ def _embedded(
     net: Any, source: Source, run: Run, device: torch.device, batch_size: int, workers: int
 ) -> Float[np.ndarray, "n width"]:
     """The embeddings of all images, in their order."""
-    bare = dataclasses.replace(source, split="validation", truth=None)
-    loader = Loader(bare, batch_size=batch_size, workers=workers, device=device, view=run.view)
+    embed: Callable[[Tensor], Tensor] = _pooled(net) if run.tells_places else net.embed
+    loader = Loader(
+        source,
+        split="validation",
+        batch_size=parts.judged_at_a_time(source, batch_size),
+        workers=workers,
+        device=device,
+        view=run.view,
+    )
     with loader, evaluating(net), torch.inference_mode():
-        found = [net.embed(batch.inputs).float().cpu() for batch in loader.epoch(0)]
+        found = [embed(batch.inputs).float().cpu() for batch in loader.epoch(0)]
     whole = torch.cat(found)
     if not bool(whole.isfinite().all()):
         raise FloatingPointError("embeddings are not finite")
     return whole.numpy()
+
+
+def _pooled(net: Any) -> Callable[[Tensor], Tensor]:
+    """A vector an image from maps that a head for places stands on, which nothing pools."""
+    return lambda images: net.features(images, out=[-1])[0].flatten(2).mean(2)
 
 
 def _voted(
