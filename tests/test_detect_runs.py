@@ -24,6 +24,7 @@ from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.recipe import Recipe, load_recipe
+from plusx.report import write_report
 from plusx.run import evaluate as evaluated
 from plusx.run import load_run, predict, train
 from plusx.run.parts import open_split
@@ -295,3 +296,17 @@ def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.Monk
     monkeypatch.setattr("plusx.tasks.average_precision.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
         make_training_task(recipe, net, replace(source, truth=Boxes.none(2)))
+
+
+@pytest.mark.slow
+def test_the_report_shows_images_that_are_made(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "cells-mask",
+        ["data.size=[32,32]", "data.train=4", "batch_size=2", "epochs=1",
+         "net.base=resnet20", "device.precision=float32", "device.threads=1"],
+    )  # fmt: skip
+    train(recipe, tmp_path / "run", progress=False)
+    rows = store.read_json(tmp_path / "run" / "seen" / "predictions.json")["predictions"]
+    assert len(rows) == 6
+    assert all(row["truth"]["boxes"] for row in rows)
+    assert "Some of the validation images" in write_report(tmp_path / "run").read_text()

@@ -591,3 +591,28 @@ def test_what_a_task_does_not_tell_judges_no_run(data: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"monitor = .map50.: .* has dice, loss, mean_iou"):
         runs.train(parse_recipe(RECIPE.replace("{path}", str(data)), said), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_look_at_the_test_set_is_recorded_before_the_first_truth_is_told(
+    trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("no more power")
+
+    monkeypatch.setattr(Truths, "of", fails)
+    with pytest.raises(RuntimeError, match="no more power"):
+        runs.predict(runs.load_run(trained), [data / "test", data / "val"])
+    (line,) = (trained / "test_uses.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["count"] == 4
+    (trained / "test_uses.jsonl").unlink()
+
+
+@pytest.mark.slow
+def test_an_embedding_is_one_vector_an_image(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = said(["probe", str(trained), "--json"], capsys)
+    assert told["width"] == 64  # channels of the last stage, whatever the size of the images
+    assert (told["learned_from"], told["count"]) == (16, 4)
+    assert told["classes"] == ["ground", "disc", "bar"]

@@ -1,6 +1,8 @@
 """A folder of volumes from a recipe to masks: trained, evaluated, predicted, and gone on with."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,15 @@ import torch
 
 from plusx import cli
 from plusx.data.scans import read_scan
+from plusx.data.space import affine_of, orientation_of, turn_to
 from plusx.grammar.heads import UNet
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.dense import Dense
 from plusx.nn.network import Network
+from plusx.report import write_report
+from plusx.run import load_run, parts
+from plusx.run.examples import draw_examples
+from plusx.run.folder import test_uses as uses_of
 from plusx.tasks.surface_distance import SurfaceDistance, hd95
 from volume_files import write_nifti, write_series
 
@@ -266,3 +273,64 @@ def test_a_class_that_is_missed_is_counted_and_has_no_distance() -> None:
     meter.update(probabilities, right)
     assert meter.compute()["hd95"] == 1
     assert [row["missed"] for row in meter.compute()["hd95_per_class"]] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_look_at_test_volumes_is_recorded_before_the_first_truth_is_told(
+    trained: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / "test" / kind).mkdir(parents=True)
+        for name in ("case0.nii.gz", "case1.nii.gz"):
+            path = home / "set" / kind / name
+            (tmp_path / "test" / kind / name).write_bytes(path.read_bytes())
+
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("no more power")
+
+    monkeypatch.setattr("plusx.run.volume_predictions._agreement", fails)
+    before = uses_of(trained)
+    assert cli.run(["predict", str(trained), str(tmp_path / "test" / "images")]) == 1
+    assert uses_of(trained) == before + 1
+    assert json.loads((trained / "test_uses.jsonl").read_text().splitlines()[-1])["count"] == 2
+    # the weights of a run alone are the run's all the same
+    weights = str(trained / "model.safetensors")
+    assert cli.run(["predict", weights, str(tmp_path / "test" / "images")]) == 1
+    assert uses_of(trained) == before + 2
+
+
+@pytest.mark.slow
+def test_volumes_that_lie_in_no_file_are_drawn_for_the_report(trained: Path) -> None:
+    run = load_run(trained)
+    assert run.recipe is not None
+    stored = parts.open_split(run.recipe, "validation")
+    shutil.rmtree(trained / "seen")
+    draw_examples(trained, replace(stored, paths=None))
+    rows = json.loads((trained / "seen" / "predictions.json").read_text())["predictions"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["truth"]["dice"] > 0.7
+        assert (trained / "seen" / row["side_by_side"]).is_file()
+    assert "Some of the validation images" in write_report(trained).read_text()
+
+
+@pytest.mark.parametrize("orientation", ["SPL", "RAS", "LAI"])
+def test_an_affine_is_made_of_an_orientation(orientation: str) -> None:
+    affine = affine_of(orientation, (3.0, 1.0, 2.0))
+    assert orientation_of(affine) == orientation
+    assert turn_to(orientation, affine).spacing(affine) == (3.0, 1.0, 2.0)
+
+
+@pytest.mark.slow
+def test_distances_are_told_to_people_in_mm(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = told(capsys, "evaluate", str(trained))
+    far = f"{figures['hd95']:.2f} mm"
+    assert cli.run(["evaluate", str(trained)]) == 0
+    shown = capsys.readouterr().out
+    assert f"HD95 {far}" in shown
+    row = next(line for line in shown.splitlines() if line.strip().startswith("ball"))
+    assert f"{figures['hd95']:.3f}" in row
+    page = write_report(trained).read_text()
+    assert f"HD95 {far}" in page

@@ -146,6 +146,16 @@ def turn_to(orientation: str, affine: Num[np.ndarray, "4 4"]) -> Turn:
     return Turn(tuple(order), tuple(flipped))
 
 
+def affine_of(orientation: str, spacing: Spacing) -> Num[np.ndarray, "4 4"]:
+    """Where the voxels of an array lie that has this orientation and spacing, the first at 0."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (letter, side) in enumerate(zip(orientation, spacing, strict=True)):
+        world = next(i for i, pair in enumerate(LETTERS) if letter in pair)
+        affine[world, axis] = side if LETTERS[world].index(letter) else -side
+    return affine
+
+
 def _nearest(affine: Num[np.ndarray, "4 4"]) -> list[tuple[int, bool]]:
     """For each axis of an array the axis of the world that it is nearest to, and if both grow."""
     columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3].astype(np.float64), axis=0)

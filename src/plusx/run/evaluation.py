@@ -74,7 +74,7 @@ def evaluate(
         result["views"] = chosen
     if source.notices:
         result["notices"] = source.notices
-    home = _home(run)
+    home = home_of(run)
     if home is not None and (source.split == "test" or _has_test(run, data, source)):
         split_said = {} if source.split == "test" else {"split": source.split}
         result["test_uses"] = record_test_use(
@@ -152,7 +152,7 @@ class Viewed(Task):
 def _source(
     run: Run, data: str | Path | None, split: Split, damaged: Literal["error", "skip"]
 ) -> Source:
-    home = _home(run)
+    home = home_of(run)
     recipe = run.recipe
     if recipe is None and home is not None and data is not None:
         recipe = read_recipe(home)
@@ -288,7 +288,7 @@ def _has_test(run: Run, data: str | Path | None, source: Source) -> bool:
     return "test" in parts_of(data)
 
 
-def _home(run: Run) -> Path | None:
+def home_of(run: Run) -> Path | None:
     """The folder of the run that the network comes from, also where its weights alone are used."""
     folder = run.path
     if run.recipe is None:

@@ -1,7 +1,10 @@
 """What a finished run tells of a few of its validation images, for its report."""
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+
+from torch import Tensor
 
 from plusx.data.image import printable
 from plusx.data.source import Source
@@ -9,8 +12,8 @@ from plusx.report import SEEN
 from plusx.run.evaluation import Viewed, views_of
 from plusx.run.folder import load_run
 from plusx.run.prediction import stored_images, write_predictions
-from plusx.run.seeing import Truths, see
-from plusx.run.volume_predictions import see_volumes
+from plusx.run.seeing import Truths, name_of, see
+from plusx.run.volume_predictions import made_volumes, see_volumes, stored_volumes
 from plusx.tasks.prepare import prepare
 
 
@@ -19,27 +22,31 @@ VOLUMES = 2
 
 
 def draw_examples(folder: Path, source: Source | None) -> None:
-    """Draw masks or boxes of images of `source`, which lie in files, into the run's folder.
+    """Draw masks or boxes of a few images of `source` into the run's folder.
 
     The run is finished, so where they cannot be drawn that is said and nothing else. OSError: the
     disk.
     """
-    if source is None or source.paths is None:
-        return
-    if source.truth is None and source.volumes is None:
+    if source is None or (source.truth is None and source.volumes is None):
         return
     run = load_run(folder)
     if not run.tells_places or run.recipe is None:
         return
     count = min(EXAMPLES if source.volumes is None else VOLUMES, len(source))
-    chosen = [source.paths[place * len(source) // count] for place in range(count)]
+    places = [place * len(source) // count for place in range(count)]
     failed: list[dict[str, str]] = []
     try:
         task = Viewed(prepare(run.task, device=run.recipe.device.kind), views_of(run, None))
         if source.volumes is not None:
-            told = see_volumes(run, task, chosen, failed, folder / SEEN)
+            volumes = made_volumes(source, places)
+            if source.paths is not None:
+                volumes = stored_volumes(run, [source.paths[place] for place in places], failed)
+            told = see_volumes(run, task, volumes, folder / SEEN)
         else:
-            images = stored_images(run, chosen, failed)
+            images: Iterator[tuple[str, Tensor]]
+            images = ((name_of(source, place), source[place].image) for place in places)
+            if source.paths is not None:
+                images = stored_images(run, [source.paths[place] for place in places], failed)
             told = see(run, task, images, Truths([source]), out=folder / SEEN, batch_size=1)
     except (ValueError, RuntimeError) as error:
         warnings.warn(f"{printable(folder)}: no examples are drawn: {error}", stacklevel=2)

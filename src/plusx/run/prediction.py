@@ -61,16 +61,17 @@ def predict(
     task = prepare(run.task, device=device)
     viewed = Viewed(task, views_of(run, views))
     if volumes:
-        from plusx.run.volume_predictions import see_volumes
+        from plusx.run.volume_predictions import see_volumes, stored_volumes, tested_among
 
-        seen = see_volumes(run, viewed, files, failed, out)
+        scans, looks = stored_volumes(run, files, failed), tested_among(files)
+        seen = see_volumes(run, viewed, scans, out, looks)
         _refuse_none(seen["predictions"], failed)
         return {**seen, "failed": failed}
     if run.tells_places:
         from plusx.run.seeing import Truths, own_sources, see
 
         stored, truths = stored_images(run, files, failed), Truths(own_sources(run, files))
-        seen = see(run, viewed, stored, truths, out=out, batch_size=batch_size)
+        seen = see(run, viewed, stored, truths, out=out, batch_size=batch_size, asked=files)
         _refuse_none(seen["predictions"], failed)
         return {**seen, "failed": failed}
     predictions: list[dict[str, Any]] = []

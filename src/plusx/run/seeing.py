@@ -32,25 +32,25 @@ FOLDERS = ("masks", "overlays", "side-by-side")
 
 
 class Truths:
-    """What is known of the images of some sources.
-
-    The truth of test images is a look at the test set: `tested` says how many were asked for.
-    """
+    """What is known of the images of some sources, by their paths or, without these, names."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self.tested = 0
         self.places: dict[str, tuple[Source, int]] = {}
         for source in sources:
-            for place, path in enumerate(source.paths or []):
-                self.places[str(Path(path).resolve())] = source, place
+            for place in range(len(source)):
+                self.places[_known_as(name_of(source, place))] = source, place
+
+    def tests(self, path: str) -> bool:
+        """Whether this is an image of the test set, whose truth is a look at it."""
+        found = self.places.get(_known_as(path))
+        return found is not None and found[0].split == "test"
 
     def of(self, answer: Answer) -> Answer | None:
         """The truth of an image as if it had been told; None where it is not known."""
-        if (found := self.places.get(str(Path(answer.path).resolve()))) is None:
+        if (found := self.places.get(_known_as(answer.path))) is None:
             return None
         source, place = found
         truth = source.truth
-        self.tested += source.split == "test"
         if isinstance(truth, Masks):
             return replace(answer, mask=truth.mask(place), boxes=None, outlines=None)
         if not isinstance(truth, Boxes):
@@ -59,6 +59,15 @@ class Truths:
         boxes = np.concatenate([rows[:, :4], np.ones((len(rows), 1)), rows[:, 4:5]], axis=1)
         outlines = None if truth.outlines is None else truth.outlines[place]
         return replace(answer, mask=None, boxes=boxes.astype(np.float32), outlines=outlines)
+
+
+def name_of(source: Source, place: int) -> str:
+    """The path of an image, or what it is called where it lies in no file."""
+    return source.where(place) if source.paths is None else source.paths[place]
+
+
+def _known_as(path: str) -> str:
+    return str(Path(path).resolve())
 
 
 def own_sources(run: Run, files: Sequence[str]) -> list[Source]:
@@ -87,18 +96,23 @@ def see(
     *,
     out: str | Path | None,
     batch_size: int,
+    asked: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Predictions for images, and where `out` is a folder their pictures in it.
 
     Gives `predictions`: of masks path, size, shares (of the classes), label (the class of the
     largest share); of boxes path, size and boxes [{label, score, box, ...}], best first. Where the
-    truth is known it stands beside it as `truth`; that of test images is recorded as a use of the
-    test set. With `out` a row names its `mask`, `overlay` and
+    truth is known it stands beside it as `truth`; a use of the test set is recorded before the
+    first truth of its images is looked at, with how many of those `asked` for are. With `out` a
+    row names its `mask`, `overlay` and
     `side_by_side`, paths in that folder, and there are predictions.html and, of boxes, coco.json.
     """
     rows: list[dict[str, Any]] = []
     pictures: list[bytes] = []
+    uses = None
     for answer in answers(run, task, images, batch_size):
+        if uses is None and truths.tests(answer.path):
+            uses = record_look(run.path, sum(map(truths.tests, asked)))
         truth = truths.of(answer)
         row = _row(run, answer, truth)
         if out is not None:
@@ -106,15 +120,20 @@ def see(
             pictures += [picture] if len(pictures) < MOST else []
         rows.append(row)
     result: dict[str, Any] = {"classes": list(run.classes), "predictions": rows}
-    if truths.tested:
-        use = {"data": run.path.name, "split": "test", "count": truths.tested, "by": "predict"}
-        result["test_uses"] = record_test_use(run.path, use)
+    if uses is not None:
+        result["test_uses"] = uses
     if out is not None and rows:
         if answer.boxes is not None:
             store.write_json(Path(out) / "coco.json", coco(result))
         page = seen_page(result, pictures, drawing.colours(len(run.classes)), printable(run.path))
         store.write_text(Path(out) / "predictions.html", page)
     return result
+
+
+def record_look(home: Path, count: int) -> int:
+    """Record that predictions are set beside the truth of so many test images; uses so far."""
+    use = {"data": home.name, "split": "test", "count": count, "by": "predict"}
+    return record_test_use(home, use)
 
 
 def coco(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a network tells of volumes: masks in the files' own voxels, rows, and pictures of slices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +13,16 @@ from torch.nn import functional as F
 from plusx import store
 from plusx.data.image import DamagedImage, printable
 from plusx.data.sample import Preprocessing
-from plusx.data.scans import Scan, as_nifti, read_scan, stem_of
-from plusx.data.space import resampled, turn_to
+from plusx.data.scans import Placement, Scan, as_nifti, read_scan, stem_of
+from plusx.data.source import Source
+from plusx.data.space import affine_of, resampled, turn_to
 from plusx.data.volume_files import Reading, mask_beside, prepared, stored_mask
+from plusx.data.volumes import Grid
 from plusx.report.seen import MOST, seen_page
 from plusx.run import drawing
-from plusx.run.folder import Run, record_test_use
+from plusx.run.evaluation import home_of
+from plusx.run.folder import Run
+from plusx.run.seeing import record_look
 from plusx.tasks.segment import Segment
 from plusx.tasks.surface_distance import SurfaceDistance
 from plusx.tasks.task import Task
@@ -29,8 +33,54 @@ FOLDERS = ("masks", "overlays", "side-by-side")
 Mask = UInt8[np.ndarray, "x y z"]
 
 
+class Asked(NamedTuple):
+    """A volume that is asked about: as it is stored, and as the network sees it."""
+
+    path: str  # or its name, where it lies in no file
+    scan: Scan
+    image: Grid
+    right: Mask | None  # in the scan's voxels
+    tested: bool = False  # whether looking at what is right is a look at the test set
+
+
+def stored_volumes(run: Run, files: Sequence[str], failed: list[dict[str, str]]) -> Iterator[Asked]:
+    """Volumes in files that can be used, one at a time; the others go to `failed`."""
+    for path in files:
+        try:
+            scan = read_scan(path)
+            image = prepared(scan, run.preprocessing)
+        except (DamagedImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            failed.append({"path": printable(path), "reason": reason or str(error)})
+            continue
+        yield Asked(path, scan, image, _truth(run, path, scan), _tests(path))
+
+
+def made_volumes(source: Source, places: Sequence[int]) -> Iterator[Asked]:
+    """Volumes that lie in no file, as if they were stored on the network's grid."""
+    space = source.preprocessing.space
+    assert source.volumes is not None
+    assert space is not None
+    affine = affine_of(space.orientation, space.spacing)
+    for place in places:
+        volume = source.volumes.each[place]
+        image = np.array(volume.image)  # which may be mapped from the disk, and not for writing
+        right = None if volume.mask is None else np.array(volume.mask)
+        scan = Scan(image, affine, Placement(affine, affine, (1, 1), "mm"))
+        yield Asked(volume.name, scan, image, right, source.split == "test")
+
+
+def tested_among(files: Sequence[str]) -> int:
+    """How many of the volumes are of a test set whose masks lie beside them."""
+    return sum(_tests(path) and mask_beside(path) is not None for path in files)
+
+
+def _tests(path: str) -> bool:
+    return Path(path).resolve().parts[-3:-2] == ("test",)
+
+
 def see_volumes(
-    run: Run, task: Task, files: Sequence[str], failed: list[dict[str, str]], out: str | Path | None
+    run: Run, task: Task, volumes: Iterable[Asked], out: str | Path | None, tested: int = 0
 ) -> dict[str, Any]:
     """Predictions for volumes, and where `out` is a folder their masks and pictures in it.
 
@@ -40,28 +90,22 @@ def see_volumes(
     row names its `mask`, a NIfTI file whose voxels lie where the volume's do, and its `overlay` and
     `side_by_side`, of the slice with the most voxels of classes other than the first.
 
-    A file that cannot be used goes to `failed`.
+    `tested` is how many of them are of a test set; a use of it is recorded before the first is set
+    beside its truth.
     """
     rows: list[dict[str, Any]] = []
     pictures: list[bytes] = []
     names: set[str] = set()
-    tested = 0  # a truth that is told of test/images is a look at the test set
-    for path in files:
-        try:
-            scan = read_scan(path)
-            image = prepared(scan, run.preprocessing)
-        except (DamagedImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            failed.append({"path": printable(path), "reason": reason or str(error)})
-            continue
+    uses, home = None, home_of(run)
+    for path, scan, image, right, looks in volumes:
         inputs = run.preprocessing.normalise(torch.from_numpy(image)[None])
         with evaluating(task), torch.inference_mode():
             told = task.predict(inputs.to(task.device))[0]
         mask = in_voxels_of(scan, told, run.preprocessing)
-        right = _truth(run, path, scan)
         row = _row(run, path, scan, mask)
         if right is not None:
-            tested += Path(path).resolve().parts[-3] == "test"
+            if looks and uses is None and home is not None:
+                uses = record_look(home, tested)
             row["truth"] = _agreement(run, mask, right, scan)
         if out is not None:
             name = stem_of(path)
@@ -72,9 +116,8 @@ def see_volumes(
             pictures += [picture] if len(pictures) < MOST else []
         rows.append(row)
     result: dict[str, Any] = {"classes": list(run.classes), "predictions": rows}
-    if tested and run.path.is_dir():
-        use = {"data": run.path.name, "split": "test", "count": tested, "by": "predict"}
-        result["test_uses"] = record_test_use(run.path, use)
+    if uses is not None:
+        result["test_uses"] = uses
     if out is not None and rows:
         page = seen_page(result, pictures, drawing.colours(len(run.classes)), printable(run.path))
         store.write_text(Path(out) / "predictions.html", page)
