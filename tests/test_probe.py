@@ -177,6 +177,11 @@ def test_findings_by_patient_are_learned_and_told_with_their_intervals(
                for row in figures["per_class"])  # fmt: skip
     told = probe(load_run(tmp_path / "run"))
     assert told["logistic"]["auroc"] > 0.7
+    capsys.readouterr()
+    assert cli.run(["train", "chest-labels", *said, "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert f"train AUROC    {result['train']['auroc']:.3f}" in shown
+    assert f"AUROC {figures['auroc']:.3f} ({low:.3f} to {high:.3f})" in shown
     out = tmp_path / "out"
     assert cli.run(["predict", str(tmp_path / "run"), str(path.parent), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()

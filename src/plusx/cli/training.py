@@ -76,9 +76,11 @@ def train(
         return
     print(f"{folder}: {'already complete' if complete else 'done'}")
     print(f"  network        {result['name']}, {result['parameters']:,} parameters")
-    wrong = result["train_error"]
-    trained = "" if wrong is None else f"{wrong:.2%} "
-    print(f"  {'train error' if trained else 'trained':14} {trained}({result['steps']:,} steps)")
+    wrong, area = result["train_error"], result.get("train", {}).get("auroc")
+    title, trained = ("trained", "") if wrong is None else ("train error", f"{wrong:.2%} ")
+    if area is not None:  # several labels: nearly every image has one that is wrong
+        title, trained = "train AUROC", f"{area:.3f} "
+    print(f"  {title:14} {trained}({result['steps']:,} steps)")
     if result["validation"] is not None:
         scores = result.get("scores", ())
         print(f"  validation     {figures_line(result['validation'], scores)}")
