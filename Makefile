@@ -5,7 +5,8 @@ BIN := .venv/bin
 # the optional parts that tests need
 EXTRAS := detect,fast,medical,onnx,satellite
 # a process a core, each with one thread
-TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# an empty variable: what is compiled for the tests, shapes checked, is kept for the next time
+TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 .DEFAULT_GOAL := help
 
 .PHONY: help env demo test test-all test-rest lint format clean
