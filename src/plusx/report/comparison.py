@@ -52,7 +52,7 @@ def _figures(result: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
             f"Validation {score(first).title}",
             "share",
             threshold,
-            f"After each epoch.{band} Dotted: the threshold of {percent(threshold)} %.",
+            f"At every evaluation.{band} Dotted: the threshold of {percent(threshold)} %.",
         ),
         (
             "train_error",

@@ -109,7 +109,7 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
     return [
         drawn.lines_figure(
             "Validation error",
-            "After each epoch; the dotted line is the threshold.",
+            "At every evaluation; the dotted line is the threshold.",
             f"The threshold is reached by {reached}.",
             drawn.validation_lines(groups),
             level=1 - threshold,

@@ -132,7 +132,7 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
         ),
         drawn.lines_figure(
             "Validation error",
-            "After each epoch.",
+            "At every evaluation.",
             drawn.errors_in_words(rows),
             drawn.validation_lines(groups, bare),
         ),

@@ -115,7 +115,7 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
                 "Mean over the epoch while it trains; without shortcuts dashed.",
                 drawn.training_lines,
             ),
-            ("Validation", "After each epoch.", drawn.validation_lines),
+            ("Validation", "At every evaluation.", drawn.validation_lines),
         )
     ]
 

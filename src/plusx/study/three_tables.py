@@ -135,7 +135,7 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
     return [
         drawn.lines_figure(
             "Validation error",
-            "After each epoch; the dotted line is the threshold.",
+            "At every evaluation; the dotted line is the threshold.",
             "Errors after training: "
             + "; ".join(f"{row['name']} {drawn.percent(row['error'])}" for row in rows)
             + ".",
