@@ -68,6 +68,26 @@ def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -
     assert (out.parent / "said").read_text() == ""
 
 
+_THREADS = """
+import sys, torch
+from pathlib import Path
+from plusx.recipe import load_recipe, to_toml
+from plusx.study import crew
+torch.set_num_threads(3)
+recipe = to_toml(load_recipe("digits-resnet20", ["steps=1", "device.threads=1"]))
+job = crew.Job("resnet20", 0, Path(sys.argv[1]), recipe, "test")
+print(crew._made(job), torch.get_num_threads())
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_also_evaluated_with_the_threads_of_its_recipe(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _THREADS, str(tmp_path / "run")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "('', False, False) 1"
+    assert (tmp_path / "run" / "test.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("overrides", "jobs", "message"),
     [

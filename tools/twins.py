@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "medical": ("volumes-segment", "volumes-slices"),
     "faces": ("faces-verify",),
-    "transfer": ("mosaic-labels", "bands-satellite"),
+    "transfer": ("mosaic-labels", "bands-satellite", "bands-visible"),
 }
 GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
 

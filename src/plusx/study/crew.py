@@ -189,7 +189,10 @@ def _trained_together(jobs: Sequence[Job]) -> tuple[str, bool, bool] | None:
 
 
 def _made(job: Job) -> tuple[str, bool, bool]:
-    """Make one run; what an End says of it."""
+    """Make one run; what an End says of it. All of it has the threads that the recipe says, or one:
+    more than there are cores for, and every process waits for the others."""
+    import torch
+
     from plusx.recipe import parse_recipe
     from plusx.run import evaluate, load_run, train
     from plusx.store import write_json
@@ -197,6 +200,7 @@ def _made(job: Job) -> tuple[str, bool, bool]:
     figures = job.folder / f"{job.split}.json"
     try:
         recipe = parse_recipe(job.recipe, where=str(job))
+        torch.set_num_threads(recipe.device.threads or 1)
         if job.train:
             train(recipe, job.folder, progress=False)
         if job.split != "validation" and not figures.exists():
@@ -231,7 +235,6 @@ def _look(job: Job, recipe: "Recipe") -> None:
     from plusx.study.catalogue import LOOKS
     from plusx.study.plan import asked
 
-    torch.set_num_threads(recipe.device.threads or 1)
     if not job.train and not (job.folder / "environment.json").is_file():
         store.make_folder(job.folder)
         store.write_json(job.folder / "environment.json", environment(torch.device("cpu")))
