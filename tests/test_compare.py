@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from plusx.recipe import load_recipe
 from plusx.run import load_run
 from plusx.study.compare import compare
+from plusx.study.crew import Job
+from plusx.study.making import Planned
 
 
 NETWORKS = "compare.networks=[plain20,resnet20]"
@@ -66,6 +69,14 @@ def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -
     assert sorted((out / "runs").glob("*/*")) == logs
     assert [path.stat().st_mtime_ns for path in logs] == before
     assert (out.parent / "said").read_text() == ""
+
+
+def test_what_is_long_in_epochs_is_weighed_against_what_is_long_in_steps(tmp_path: Path) -> None:
+    job = Job("resnet20", 0, tmp_path, "", "test")
+    few = load_recipe("transfer-small", ["steps=300", "batch_size=50"])
+    many = replace(few, epochs=4, steps=None)
+    ratio = Planned(job, many, 25_000).cost / Planned(job, few, 250).cost
+    assert ratio == pytest.approx(4 * 25_000 / (300 * 50))
 
 
 _THREADS = """

@@ -136,8 +136,8 @@ def _result(
     from plusx.study.rows import curve, read_finished, row
 
     runs: dict[str, list[Any]] = {}
-    odd = strangers({job.folder: str(job.seed) for job, _ in planned})
-    for job, _ in planned:
+    odd = strangers({job.folder: str(job.seed) for job, _, _ in planned})
+    for job, _, _ in planned:
         if job.folder not in odd:
             made = runs.setdefault(job.name, [])
             made.append(read_finished(job.folder, job.name, job.seed, split))
@@ -164,10 +164,10 @@ def _result(
         "rows": rows,
         "marked": [
             {"name": job.name, "seed": job.seed, "why": odd[job.folder]}
-            for job, _ in planned
+            for job, _, _ in planned
             if job.folder in odd
         ],
         "curves": [curve(name, made) for name, made in runs.items()],
         "recipe": to_toml(recipe),
-        **surroundings(next(job.folder for job, _ in planned if job.folder not in odd)),
+        **surroundings(next(job.folder for job, _, _ in planned if job.folder not in odd)),
     }

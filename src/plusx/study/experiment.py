@@ -85,8 +85,9 @@ def study(
                 may_diverge=True,
             ),
             cell.recipe,
+            images,
         )
-        for cell in cells
+        for cell, images in zip(cells, _images(cells), strict=True)
     ]
     together = getattr(recipe.study, "together", 1)
     refuse_apart(planned, together, "study")
@@ -129,6 +130,19 @@ def study(
 def rows(recipe: Recipe, out: str | Path) -> Iterator[dict[str, Any]]:
     """The rows of the study, one after the other; see `study`."""
     yield from study(recipe, out)["rows"]
+
+
+def _images(cells: Sequence[Cell]) -> list[int] | list[float]:
+    """How many images an epoch of each cell has, beside the other cells. They are counted where
+    some cells are as long in epochs and others in steps; else it is the share that trains."""
+    if len({cell.recipe.epochs is None for cell in cells}) == 1:
+        shares = [getattr(cell.recipe.data, "train", None) for cell in cells]
+        return [share if isinstance(share, float) else 1.0 for share in shares]
+    known: dict[Any, int] = {}
+    for cell in cells:
+        if cell.recipe.data not in known:
+            known[cell.recipe.data] = len(parts.open_split(cell.recipe, "train"))
+    return [known[cell.recipe.data] for cell in cells]
 
 
 def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list[Cell]:

@@ -19,20 +19,24 @@ _STOPPING = "stopping; what was trained is saved, and the same command goes on f
 
 
 class Planned(NamedTuple):
-    """A run to be made, and the recipe that it is made by."""
+    """A run to be made, and the recipe that it is made by.
+
+    images: how many an epoch has, beside those of the other runs.
+    """
 
     job: Job
     recipe: Recipe
+    images: int | float = 1
 
     @property
     def cost(self) -> float:
         """What it costs beside the others, in no unit: multiply-adds times images, roughly."""
-        net, data = self.recipe.net, self.recipe.data
+        net = self.recipe.net
         found = net if isinstance(net, Net) else find(net.base)
         each = (measure(found) if isinstance(found, Net) else found).multiply_adds
-        said = getattr(data, "train", None)
-        share = said if isinstance(said, float) else 1.0
-        return each * share * (self.recipe.epochs or self.recipe.steps or 1)
+        if self.recipe.steps is not None:
+            return float(each) * self.recipe.steps * self.recipe.batch_size
+        return float(each) * self.images * (self.recipe.epochs or 1)
 
 
 def at_a_time(recipe: Recipe, threads: int) -> int:
@@ -93,7 +97,7 @@ def make(crew: Crew, planned: Sequence[Planned], stream: TextIO, together: int =
                     chosen = waiting.pop(0)
                     crew.start([each.job for each in chosen])
                     for each in chosen:
-                        job, recipe = each
+                        job, recipe, _ = each
                         tail = Tail(job.folder / "log.jsonl")
                         length = (recipe.epochs, recipe.steps)
                         shown.going.append(Going(job.name, job.seed, tail, each.cost, *length))
@@ -142,7 +146,7 @@ def refuse_apart(planned: Sequence[Planned], together: int, table: str) -> None:
         return
     from plusx.run.seeds import why_apart  # loads torch
 
-    for job, recipe in {each.job.name: each for each in planned if each.job.train}.values():
+    for job, recipe, _ in {each.job.name: each for each in planned if each.job.train}.values():
         if why := why_apart(recipe):
             raise ValueError(
                 f"[{table}] together = {together}: seeds of {job.name} cannot train together: {why}"
@@ -155,7 +159,7 @@ def told_together(planned: Sequence[Planned]) -> list[str]:
 
     joined: dict[str, list[int]] = {}
     apart = []
-    for job, _ in planned:
+    for job, _, _ in planned:
         path = job.folder / "timing.jsonl"
         lines = store.read_bytes(path).splitlines() if path.is_file() else []
         events = {told["event"]: told for told in map(json.loads, lines)}

@@ -82,8 +82,10 @@ class Going:
         if not self.step:
             return "starting"
         if self.epochs is None:
-            return f"step {self.step:,}/{self.steps:,}"
-        return f"epoch {self.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+            at = f"step {self.step:,}/{self.steps:,}"
+        else:
+            at = f"epoch {self.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        return at if self.share < 1 else f"{at}, evaluating"
 
     @property
     def score(self) -> str:
@@ -172,8 +174,11 @@ class Progress:
         return min(1.0, (self.paid + part) / self.cost) if self.cost else 1.0
 
     def _left(self, now: float) -> float | None:
-        """Seconds left at the pace since the first step was seen; None before there is one."""
+        """Seconds left at the pace since the first step was seen; None before there is one, and
+        when all is trained, as what is evaluated then has another pace."""
         share = self._share()
+        if share > 1 - 1e-9:
+            return None
         if self._first is None:
             if any(run.step for run in self.going):
                 self._first = share, now
