@@ -84,6 +84,16 @@ def test_what_is_not_trained_stays_bit_for_bit(
 
 
 @pytest.mark.slow
+def test_training_a_part_of_what_is_drawn_by_chance_is_said(
+    before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(_recipe("net.train=head"), tmp_path / "drawn")
+    assert '[net] train = "head" without [net] weights' in capsys.readouterr().err
+    train(_begun(before, "net.train=head"), tmp_path / "learned")
+    assert "without" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_frozen_run_goes_on_where_it_was_stopped(before: Path, tmp_path: Path) -> None:
     """Depth rates and what is frozen are the recipe's, and the state is whole without them."""
     said = ["net.train=1", "optim.depth_rate=0.5", "checkpoint.every_steps=1", "epochs=2"]

@@ -16,6 +16,7 @@ from plusx.run.examples import draw_examples
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
 from plusx.run.trainer import Trainer
+from plusx.run.transfer import left_as_drawn
 
 
 # of which answers no mean is taken, by [task] kind
@@ -98,6 +99,8 @@ def _train(
             for notice in sets.notices:
                 if not notice.startswith("skipped "):  # each file is named in data.json
                     display.line(f"plusx: {notice}")
+            if said := left_as_drawn(recipe):
+                display.line(f"plusx: {said}")
             device = trainer.state.task.device
             memory.warn(recipe, trainer.net, device)
             with memory.explaining(recipe, trainer.net, device):

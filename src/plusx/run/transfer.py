@@ -1,6 +1,7 @@
 """Beginning where another training ended: whose weights, and what of them is trained on."""
 
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def freeze(recipe: Recipe, net: nn.Module) -> None:
             "and the stem"
         )
     freeze_below(net, head - table.train)
+
+
+def left_as_drawn(recipe: Recipe) -> str:
+    """What to say of a network that is trained in part although it has no weights; else empty."""
+    table = recipe.net
+    if not isinstance(table, NetByName) or table.train == "all" or table.weights:
+        return ""
+    return (
+        f"[net] train = {json.dumps(table.train)} without [net] weights: what is not trained stays "
+        "as it was drawn by chance"
+    )
 
 
 def depth_rates(recipe: Recipe, net: nn.Module) -> Mapping[Tensor, float] | None:
