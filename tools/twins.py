@@ -29,7 +29,8 @@ GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
 def table(group: str) -> str:
     """The recipes of a group. A recipe without a file under results/ is named beneath."""
     head = "| recipe | figure | plain twin | residual | difference | seeds | images | training |"
-    lines, missing, where = [head, "|---|---|---:|---:|---:|---:|---:|---:|"], [], []
+    lines, missing = [head, "|---|---|---:|---:|---:|---:|---:|---:|"], []
+    where: dict[str, list[str]] = {}
     for name in GROUPS[group]:
         path = RESULTS / f"{name}.json"
         if not path.is_file():
@@ -37,8 +38,12 @@ def table(group: str) -> str:
             continue
         found = json.loads(path.read_text(encoding="utf-8"))
         lines.append(_row(found))
-        where.append(_where(found))
-    said = [] if len(lines) == 2 else ["\n".join(lines), *dict.fromkeys(where)]
+        where.setdefault(_where(found), []).append(f"`{name}`")
+    usual = max(where, key=lambda each: len(where[each]), default="")
+    others = [f"{', '.join(names)}: {each}" for each, names in where.items() if each != usual]
+    end = "Training is the time of one run."
+    said = ["\n".join(lines), " ".join([f"{usual}.", *(f"{each}." for each in others), end])]
+    said = said if where else []
     if missing:
         said.append(f"Not measured yet: {', '.join(missing)}.")
     return "\n\n".join(said)
@@ -72,7 +77,4 @@ def _share(values: Sequence[float], sign: str = "") -> str:
 def _where(found: Mapping[str, Any]) -> str:
     machine = found["machine"]
     device = machine["processor"] if machine["device"] == "cpu" else machine["device_name"]
-    return (
-        f"{device}, {found['jobs']}, torch {found['versions']['torch']}, {found['date'][:10]}; "
-        "training is the time of one run."
-    )
+    return f"{device}, {found['jobs']}, torch {found['versions']['torch']}, {found['date'][:10]}"
