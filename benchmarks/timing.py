@@ -111,7 +111,9 @@ def record(
     """Write a result: the estimates by name, what is behind them, and where it was measured.
 
     versions: of the libraries measured against that are no part of plusx's own environment.
+    Of paths that only this machine has the command keeps the last part.
     """
+    said = [Path(each).name if os.path.isabs(each) else each for each in sys.argv[1:]]
     surroundings = environment(torch.device("cpu"))
     own = ("plusx", "python", "torch", "torchvision", "numpy")
     del surroundings["threads"]  # said in each row
@@ -123,9 +125,7 @@ def record(
             "spread": {name: [each.low, each.high] for name, each in estimates.items()},
             "rows": rows,
             "seeds": [SEED],
-            "command": shlex.join(
-                ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
-            ),
+            "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *said]),
             "recipe": dict(recipe),
             "versions": {name: surroundings[name] for name in own} | dict(versions),
             "machine": {
