@@ -82,7 +82,15 @@ def plain(colour: tuple[int, int, int], height: int = 4, width: int = 4) -> np.n
 @functools.cache
 def corpus() -> list[Case]:
     """All cases that are one file."""
-    return [*damaged(), *foreign(), *bombs(), *orientations(), *depths(), *modes(), *oddities()]
+    return [
+        *damaged(),
+        *foreign(),
+        *bombs(),
+        *orientations(),
+        *depths(),
+        *modes(),
+        *oddities(),
+    ]
 
 
 def damaged() -> list[Case]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from plusx.data.bands import band_plan, measured
-from plusx.data.image import DamagedImage, open_image
+from plusx.data.image import UnreadableImage, open_image
 from plusx.data.loader import Loader
 from plusx.data.made import TELLING, open_bands
 from plusx.data.sample import Preprocessing
@@ -70,18 +70,18 @@ def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(
 ) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.zeros((4, 6, 3), np.uint16), planarconfig="contig")
-    with pytest.raises(DamagedImage, match="3 channels, 5 are expected"):
+    with pytest.raises(UnreadableImage, match="3 channels, 5 are expected"):
         read_bands(str(path), 5)
-    with pytest.raises(DamagedImage, match="3 channels, and no band 4"):
+    with pytest.raises(UnreadableImage, match="3 channels, and no band 4"):
         read_bands(str(path), 1, (4,))
-    with pytest.raises(DamagedImage, match="too many"):
+    with pytest.raises(UnreadableImage, match="too many"):
         read_bands(str(path), 3, limit=10)
-    with pytest.raises(DamagedImage, match="cannot be decoded"):
+    with pytest.raises(UnreadableImage, match="cannot be decoded"):
         read_bands(path.read_bytes()[:150], 3)
-    with pytest.raises(DamagedImage, match="neither a TIFF nor a PNG"):
+    with pytest.raises(UnreadableImage, match="neither a TIFF nor a PNG"):
         read_bands(b"\xff\xd8\xff\xe0 a photograph", 3)
     monkeypatch.setattr("plusx.data.tiff._VALUES", 60)
-    with pytest.raises(DamagedImage, match="6 x 4 pixels of 3 channels: too many"):
+    with pytest.raises(UnreadableImage, match="6 x 4 pixels of 3 channels: too many"):
         read_bands(str(path), 3)
 
 
@@ -97,12 +97,12 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
     said = str(refused.value)
     assert "dark/bright.tif: its values run from 20000 to 20000, outside 0 to 10000" in said
     assert "dark/holes.tif: 320 of its values are not finite" in said
-    source = open_data(root, split="all", preprocessing=KNOWN, damaged="skip")
+    source = open_data(root, split="all", preprocessing=KNOWN, on_unreadable="skip")
     assert len(source) == 6
     assert any("skipped dark/holes.tif" in notice for notice in source.notices)
     wide = Preprocessing((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000_000)
     with pytest.raises(ValueError, match="next to nothing of the range 0 to 1e"):
-        open_data(root, split="all", preprocessing=wide, damaged="skip")
+        open_data(root, split="all", preprocessing=wide, on_unreadable="skip")
     three = Preprocessing((8, 8), 3, (0.5,) * 3, (1.0,) * 3, 0, 10_000)
     with pytest.raises(ValueError, match="5 channels, 3 are expected"):
         open_data(root, split="all", preprocessing=three)
@@ -111,7 +111,7 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
 def test_a_picture_is_expected_of_a_tiff_of_bands_unless_they_are_said(tmp_path: Path) -> None:
     pixels = np.zeros((8, 9, 5), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(DamagedImage, match=r"\[data\] channels says how many"):
+    with pytest.raises(UnreadableImage, match=r"\[data\] channels says how many"):
         open_image(tmp_path / "a.tif")
 
 
@@ -122,11 +122,11 @@ def test_what_a_reader_finds_odd_is_in_the_reason_alone(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     script = """
 import sys
-from plusx.data.image import DamagedImage
+from plusx.data.image import UnreadableImage
 from plusx.data.tiff import read_bands
 try:
     read_bands(sys.argv[1], 3)
-except DamagedImage as error:
+except UnreadableImage as error:
     print(error)
 """
     told = subprocess.run(

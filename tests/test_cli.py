@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from plusx import cli
+from plusx.errors import UserError
 
 
 PLUSX = Path(sys.executable).with_name("plusx")
@@ -223,7 +224,8 @@ def test_debug_shows_where(plusx: Callable[..., Said]) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ValueError("wrong"), 2),
+        (UserError("wrong"), 2),
+        (ValueError("torch says no"), 1),
         (RuntimeError("failed"), 1),
         (OSError(28, "the disk is full"), 1),
         (FloatingPointError("the loss is nan"), 1),

@@ -372,7 +372,7 @@ def test_how_often_it_is_saved_changes_nothing(server, folder, whole, every):
 
 
 def test_a_damaged_checkpoint_costs_a_step_and_a_warning(server, folder, whole):
-    out = folder / "damaged"
+    out = folder / "on_unreadable"
     ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (15, 15))
     assert ended["exit"] == 143
     step = saved_step(out)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import hostile
 from plusx.data import image as room
-from plusx.data.image import DamagedImage, Picture, check_decoder
+from plusx.data.image import Picture, UnreadableImage, check_decoder
 from plusx.data.loader import Loader, batches
 from plusx.data.source import open_data
 
@@ -115,11 +115,11 @@ def test_the_rules_hold_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
     data = jpeg(photo(64, 48))
     for decoder in ("pillow", "simplejpeg"):
-        with pytest.raises(DamagedImage, match="64 x 48 pixels, at most 1,000"):
+        with pytest.raises(UnreadableImage, match="64 x 48 pixels, at most 1,000"):
             Picture(data, 1000).decoded(3, decoder=decoder)
-        with pytest.raises(DamagedImage):
+        with pytest.raises(UnreadableImage):
             Picture(data[: len(data) // 2]).decoded(3, decoder=decoder)
-        with pytest.raises(DamagedImage, match="not one of"):
+        with pytest.raises(UnreadableImage, match="not one of"):
             Picture(b"GARBAGE" + data).decoded(3, decoder=decoder)
         picture = Picture(hostile.saved(hostile.PICTURE, "PNG"))
         assert np.array_equal(np.asarray(picture.decoded(3, decoder=decoder)), hostile.PICTURE)

@@ -199,8 +199,8 @@ def test_an_error_names_the_files_and_skipping_leaves_out_just_these(hostile_set
     ) as caught:
         open_data(hostile_set)
     assert "\n" not in str(caught.value)
-    assert 'damaged = "skip"' in str(caught.value)
-    source = open_data(hostile_set, damaged="skip", validation=0, size=16)
+    assert 'on_unreadable = "skip"' in str(caught.value)
+    source = open_data(hostile_set, on_unreadable="skip", validation=0, size=16)
     corpus = hostile.corpus()
     used = {os.path.join("odd", case.name) for case in corpus if case.verdict == "used"}
     used |= {"special/real.png", "special/folder.jpg/inside.png"}
@@ -227,8 +227,8 @@ def test_an_error_names_the_files_and_skipping_leaves_out_just_these(hostile_set
 
 def test_a_skipped_file_is_never_replaced_by_another(tmp_path: Path) -> None:
     root = photos(tmp_path / "set", count=6)
-    (root / "cat" / "03.png").write_bytes(b"damaged")
-    source = open_data(root, split="all", damaged="skip", size=8)
+    (root / "cat" / "03.png").write_bytes(b"on_unreadable")
+    source = open_data(root, split="all", on_unreadable="skip", size=8)
     assert names(source) == [
         *(f"cat/{index:02}.png" for index in (0, 1, 2, 4, 5)),
         *(f"dog/{index:02}.png" for index in range(6)),
@@ -256,7 +256,7 @@ def test_the_verdicts_are_remembered_until_a_file_changes(
     open_data(root)
     assert decoded == []
     changed = root / "dog" / "02.png"
-    changed.write_bytes(b"damaged")
+    changed.write_bytes(b"on_unreadable")
     with pytest.raises(ValueError, match=r"1 of 10 files cannot be used: dog/02\.png"):
         open_data(root)
     assert decoded == [str(changed)]
@@ -280,7 +280,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 def test_a_file_that_is_damaged_later_is_named(tmp_path: Path, workers: int) -> None:
     root = photos(tmp_path / "set")
     source = open_data(root, size=8, validation=0)
-    (root / "dog" / "04.png").write_bytes(b"damaged")
+    (root / "dog" / "04.png").write_bytes(b"on_unreadable")
     with (
         Loader(source, workers=workers, batch_size=3) as loader,
         pytest.raises(RuntimeError, match=r"^dog/04\.png cannot be used any more"),
@@ -337,7 +337,7 @@ def test_a_class_folder_without_images_is_named_or_left_out(tmp_path: Path) -> N
     (root / "bare" / "notes.txt").write_text("none yet")
     with pytest.raises(ValueError, match="the class folder 'bare' has no images"):
         open_data(root)
-    source = open_data(root, damaged="skip")
+    source = open_data(root, on_unreadable="skip")
     assert source.classes == ("cat", "dog")
     assert "the class folder 'bare' has no images and is left out" in source.notices
 
@@ -347,9 +347,9 @@ def test_a_class_whose_images_are_all_damaged_is_an_error_even_when_skipping(
 ) -> None:
     root = photos(tmp_path / "set", ("cat", "dog", "emu"))
     for path in (root / "dog").iterdir():
-        path.write_bytes(b"damaged")
+        path.write_bytes(b"on_unreadable")
     with pytest.raises(ValueError, match="no image of the class 'dog' can be used"):
-        open_data(root, damaged="skip")
+        open_data(root, on_unreadable="skip")
 
 
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
@@ -433,10 +433,10 @@ def test_images_to_predict_come_from_files_and_folders(tmp_path: Path) -> None:
         str(root / "cat/00.png"),
     ]
     assert source.labels.tolist() == [-1, -1, -1]
-    (root / "dog" / "02.png").write_bytes(b"damaged")
+    (root / "dog" / "02.png").write_bytes(b"on_unreadable")
     with pytest.raises(ValueError, match=r"dog/02\.png: not one of"):
         open_images([root], preprocessing)
-    assert len(open_images([root], preprocessing, damaged="skip")) == 4
+    assert len(open_images([root], preprocessing, on_unreadable="skip")) == 4
     with pytest.raises(ValueError, match="is missing"):
         open_images([root / "nothing"], preprocessing)
     (tmp_path / "bare").mkdir()
@@ -555,14 +555,14 @@ def test_a_wrong_csv_is_named_by_its_row(pictures: Path, text: str, message: str
 
 
 def test_rows_whose_file_cannot_be_used_are_skipped_if_said_so(pictures: Path) -> None:
-    (pictures / "cat" / "02.png").write_bytes(b"damaged")
+    (pictures / "cat" / "02.png").write_bytes(b"on_unreadable")
     os.symlink("/etc/passwd", pictures / "cat" / "link.png")
     os.mkfifo(pictures / "cat" / "pipe.png")
     text = GOOD + "cat/99.png,cat\ncat/link.png,cat\ncat/pipe.png,dog\n"
     before = digest(pictures)
     path = table(pictures, text)
     before = digest(pictures)
-    source = open_data(path, split="all", damaged="skip")
+    source = open_data(path, split="all", on_unreadable="skip")
     assert len(source) == 7
     assert source.rows == [2, 3, 4, 5, 6, 7, 9]
     assert source.notices[0] == "4 of 11 files skipped"
@@ -587,10 +587,10 @@ def test_a_csv_survives_strange_names(pictures: Path) -> None:
 def test_keep_counts_what_it_kept(tmp_path: Path) -> None:
     """The denominators of every figure are the kept files: Source and notices agree."""
     root = photos(tmp_path / "set")
-    (root / "cat" / "00.png").write_bytes(b"damaged")
+    (root / "cat" / "00.png").write_bytes(b"on_unreadable")
     report = scan(root)
     used, notices = keep(report.entries, report.root, "skip")
     assert len(used) == 9
     assert notices[0] == "1 of 10 files skipped"
-    source = open_data(root, split="all", damaged="skip", size=8)
+    source = open_data(root, split="all", on_unreadable="skip", size=8)
     assert sum(len(batch) for batch in batches(source)) == len(used)

@@ -395,7 +395,7 @@ def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -
     (folder / "dog" / "0.jpg").write_bytes(b"\xff\xd8\xff nothing")
     with pytest.raises(ValueError, match=r"dog/0\.jpg"):
         pack(folder, tmp_path / "x.plusx")
-    said = pack(folder, tmp_path / "x.plusx", side=9, damaged="skip")
+    said = pack(folder, tmp_path / "x.plusx", side=9, on_unreadable="skip")
     assert said["images"] == 12
     assert any("dog/0.jpg" in notice for notice in said["notices"])
     source = open_data(tmp_path / "x.plusx", split="all")

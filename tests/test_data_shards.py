@@ -215,7 +215,7 @@ def test_damaged_images_are_an_error_or_left_out(tmp_path: Path) -> None:
     file = tar(tmp_path / "x.tar", *pairs(0, 8), member("bad.png", bomb), member("bad.cls", b"1"))
     with pytest.raises(ValueError, match=r"x\.tar/bad\.png: .*at most 50,000,000"):
         open_data(file)
-    source = open_data(file, split="all", damaged="skip", size=8)
+    source = open_data(file, split="all", on_unreadable="skip", size=8)
     assert len(source) == 8
     assert any("bad.png" in notice for notice in source.notices)
 

@@ -102,9 +102,9 @@ def test_train_kill_resume_evaluate_predict(photos: Path, tmp_path: Path) -> Non
     assert figures["accuracy"] == whole["validation"]["accuracy"]
     assert [row["label"] for row in figures["per_class"]] == ["cold", "warm"]
 
-    damaged = tmp_path / "=new"
-    damaged.mkdir()
-    (damaged / "broken.jpg").write_bytes(next(iter(before.values()))[:200])
+    on_unreadable = tmp_path / "=new"
+    on_unreadable.mkdir()
+    (on_unreadable / "broken.jpg").write_bytes(next(iter(before.values()))[:200])
     some = [photos / "warm" / "00.jpg", photos / "cold" / "01.jpg"]
     done = plusx("predict", "run", *some, "=new", "--out", "said", "--json", ok=0, cwd=tmp_path)
     said = json.loads(done.stdout)
@@ -118,7 +118,7 @@ def test_train_kill_resume_evaluate_predict(photos: Path, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "said" / "predictions.json").read_text()) == said
 
     with pytest.raises(RuntimeError, match=r"the only file cannot be used: .*broken\.jpg"):
-        predict(load_run(out), [damaged])
+        predict(load_run(out), [on_unreadable])
 
     from_weights = predict(load_run(out / "model.safetensors"), some)
     assert [row["label"] for row in from_weights["predictions"]] == ["warm", "cold"]

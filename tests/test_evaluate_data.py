@@ -126,7 +126,12 @@ def test_what_is_left_out_anywhere_is_told(
     photos(tmp_path / "photos" / "train", 5, 6)
     photos(tmp_path / "photos" / "val", 6, 3)
     (tmp_path / "photos" / "val" / "cat" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
-    said = ["net.base=resnet20", f"data.path={tmp_path / 'photos'}", "data.damaged=skip", *SMALL]
+    said = [
+        "net.base=resnet20",
+        f"data.path={tmp_path / 'photos'}",
+        "data.on_unreadable=skip",
+        *SMALL,
+    ]
     train(load_recipe("images", said), tmp_path / "run")
     notices = store.read_json(tmp_path / "run" / "data.json")["notices"]
     assert any("val/cat/cut.png" in notice for notice in notices)

@@ -421,13 +421,13 @@ def test_a_person_with_one_picture_is_named(tmp_path, monkeypatch):
     said = r"2 of 6 people cannot be used: cid has one picture \(cid/00.png\).*; fay has no picture"
     with pytest.raises(ValueError, match=said):
         open_people(root, validation="ann|bob")
-    source = open_people(root, validation="ann|bob", damaged="skip", size=(6, 4), channels=1)
+    source = open_people(root, validation="ann|bob", on_unreadable="skip", size=(6, 4), channels=1)
     assert source.classes == ("dan", "eva")
     assert source.labels.tolist() == [0] * 3 + [1] * 3
     assert any("cid has one picture" in notice for notice in source.notices)
     assert source.preprocessing.size == (6, 4)
     with pytest.raises(ValueError, match="nobody in test"):
-        open_people(root, split="test", damaged="skip", validation="ann|bob")
+        open_people(root, split="test", on_unreadable="skip", validation="ann|bob")
 
 
 def test_folders_say_who_trains_and_nobody_is_in_two(tmp_path, monkeypatch):

@@ -228,7 +228,7 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
         assert said in message
         place = {"voc": f"{name}.xml, object", "coco": f"{split}.json, annotation", "boxes": "row"}
         assert place[kind] in message
-        kept = open_scenes(path, kind, split=split, damaged="skip", wish=classes)
+        kept = open_scenes(path, kind, split=split, on_unreadable="skip", wish=classes)
         assert sum(map(len, boxes_of(kept).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
         assert any(said in notice for notice in kept.notices)
 
@@ -252,7 +252,7 @@ def test_lists_and_files_that_do_not_fit_each_other_are_named(tmp_path: Path) ->
     for said in ("row 2", "b.xml has no image", "'ghost': no such image", "row 5", "repeats",
                  "val.txt, row 1", "'d': no such annotation"):  # fmt: skip
         assert said in str(error.value)
-    kept = open_scenes(tmp_path, "voc", damaged="skip")
+    kept = open_scenes(tmp_path, "voc", on_unreadable="skip")
     assert len(kept) == 2
     assert any("ghost" in notice for notice in kept.notices)
 
@@ -312,7 +312,7 @@ def test_what_a_coco_json_has_wrong_is_named(
     with pytest.raises(ValueError, match=r"train\.json, ") as error:
         open_scenes(tmp_path, "coco")
     assert said in str(error.value)
-    assert len(open_scenes(tmp_path, "coco", damaged="skip"))
+    assert len(open_scenes(tmp_path, "coco", on_unreadable="skip"))
 
 
 def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -398,8 +398,8 @@ def test_a_thin_polygon_has_the_pixels_that_it_touches(tmp_path: Path) -> None:
 def test_images_without_any_box_are_nothing_to_learn_from(tmp_path: Path) -> None:
     changed(tmp_path, lambda told: [each.pop("segmentation") for each in told["annotations"]])
     with pytest.raises(ValueError, match=r"none has a box: train\.json, annotation 0: cat has no"):
-        open_scenes(tmp_path, "coco", wish=MASKED, damaged="skip")
-    assert len(open_scenes(tmp_path, "coco", split="val", damaged="skip"))
+        open_scenes(tmp_path, "coco", wish=MASKED, on_unreadable="skip")
+    assert len(open_scenes(tmp_path, "coco", split="val", on_unreadable="skip"))
 
 
 def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
@@ -549,7 +549,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train/b\.png: no mask") as listed:
         open_scenes(tmp_path, "masks")
     assert "trainannot/c.png: no image" in str(listed.value)
-    kept = open_scenes(tmp_path, "masks", damaged="skip", validation=0)
+    kept = open_scenes(tmp_path, "masks", on_unreadable="skip", validation=0)
     assert [os.path.basename(path) for path in kept.paths or []] == ["g.png"]
     notices = "\n".join(kept.notices)
     for said in (
@@ -640,9 +640,11 @@ def test_any_value_in_a_coco_json_is_read_or_named(tmp_path: Path, data: st.Data
         place = below
     place[key] = data.draw(JSON)
     (tmp_path / "train.json").write_text(json.dumps(told))
-    for damaged in ("error", "skip"):
+    for on_unreadable in ("error", "skip"):
         try:
-            source = open_scenes(tmp_path, "coco", damaged=damaged, wish=SceneWish(instances=True))
+            source = open_scenes(
+                tmp_path, "coco", on_unreadable=on_unreadable, wish=SceneWish(instances=True)
+            )
         except ValueError as error:
             assert str(error)
             continue
@@ -917,7 +919,7 @@ def test_bccd_has_two_boxes_without_area() -> None:
     assert "BloodImage_00338.xml, object 13" in str(error.value)
     counts = torch.zeros(3, dtype=torch.int64)
     for split, images in (("train", 205), ("validation", 87), ("test", 72)):
-        source = open_scenes(path, "voc", split=split, damaged="skip")
+        source = open_scenes(path, "voc", split=split, on_unreadable="skip")
         assert len(source) == images
         assert source.classes == ("Platelets", "RBC", "WBC")
         counts += boxes_of(source).counts(3)

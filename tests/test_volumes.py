@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plusx.data.ellipsoids import open_ellipsoids
-from plusx.data.image import DamagedImage
+from plusx.data.image import UnreadableImage
 from plusx.data.loader import Loader
 from plusx.data.patches import steps_of
 from plusx.data.sample import Preprocessing, Source
@@ -183,7 +183,7 @@ def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     write_nifti(pairs, np.zeros((4, 4, 4), np.complex128))
     pairs.write_bytes(pairs.read_bytes()[:400])
     for said, path in cases.items():
-        with pytest.raises(DamagedImage, match=said):
+        with pytest.raises(UnreadableImage, match=said):
             read_scan(path)
     with pytest.raises(FileNotFoundError):
         read_scan(tmp_path / "none.nii")
@@ -201,7 +201,7 @@ def test_series_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     first = next(iter(sorted(twice.iterdir())))
     (twice / "again.dcm").write_bytes(first.read_bytes())
     for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "one place")):
-        with pytest.raises(DamagedImage, match=said):
+        with pytest.raises(UnreadableImage, match=said):
             read_scan(folder)
 
 
@@ -234,7 +234,7 @@ def test_headers_of_slices_in_ruins_are_named(change: Any, number: int, tmp_path
     made = pydicom.dcmread(path)
     change(made)
     made.save_as(path)
-    with pytest.raises(DamagedImage):
+    with pytest.raises(UnreadableImage):
         read_scan(folder)
 
 
@@ -266,7 +266,7 @@ def test_wrong_ranges_are_errors_and_not_identical_outputs(tmp_path: Path) -> No
         write_nifti(path, change(ct((12, 10, 8))), affine_of("RAS", (1.0, 1.0, 2.0)))
         with pytest.raises(ValueError, match=r"images/p0_1\.nii\.gz: its values, .* range"):
             opened(root, split="all")
-        left = opened(root, split="all", damaged="skip")
+        left = opened(root, split="all", on_unreadable="skip")
         assert len(left) == 4
         assert any("p0_1" in notice for notice in left.notices)
     with pytest.raises(ValueError, match="almost nothing of the window"):

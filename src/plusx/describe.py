@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.grammar.legal import check
 from plusx.grammar.shapes import measure
 from plusx.grammar.sizes import parse_size
@@ -19,20 +20,20 @@ from plusx.zoo.fits import fit
 def list_networks(pattern: str = "*") -> list[dict[str, Any]]:
     """A row for every network of the zoo whose name matches the shell pattern.
 
-    ValueError: none does.
+    UserError: none does.
     """
     found = names(pattern)
     if not found:
         near = get_close_matches(pattern.strip("*?"), list(ZOO), n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"no network matches {pattern!r}{hint}")
+        raise UserError(f"no network matches {pattern!r}{hint}")
     return [_figures(name, ZOO[name].net) | {"source": ZOO[name].source} for name in found]
 
 
 def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Figures, sentences and source of a network, with fields changed that `overrides` name.
 
-    `model` is a name of the zoo or the path of a TOML spec. ValueError says what is wrong.
+    `model` is a name of the zoo or the path of a TOML spec. UserError says what is wrong.
     """
     net, source = _network(model)
     if overrides:
@@ -110,12 +111,12 @@ def _network(model: str) -> tuple[Net | Plain, str]:
     path = Path(model)
     if path.suffix == ".toml":
         if not path.is_file():
-            raise ValueError(f"{model}: no such file")
+            raise UserError(f"{model}: no such file")
         try:
             said = from_toml(path.read_text(encoding="utf-8"))
             check(said)
         except ValueError as error:
-            raise ValueError(f"{model}: {error}") from None
+            raise UserError(f"{model}: {error}") from None
         return said, model
     net = find(model)
     source = ZOO[model].source
@@ -125,7 +126,7 @@ def _network(model: str) -> tuple[Net | Plain, str]:
 
 def _changed(model: str, net: Net | Plain, overrides: Sequence[str]) -> Net:
     if isinstance(net, Plain):
-        raise ValueError(f"{model} is a plain module without a spec: its fields do not change")
+        raise UserError(f"{model} is a plain module without a spec: its fields do not change")
     changeable = [field.name for field in fields(Net) if field.name != "stages"]
     spec = to_dict(net)
     for override in overrides:
@@ -134,7 +135,7 @@ def _changed(model: str, net: Net | Plain, overrides: Sequence[str]) -> Net:
         if name not in changeable:
             near = get_close_matches(name, changeable, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(
+            raise UserError(
                 f"{override!r}: a network has no field {name!r}{hint} "
                 f"(fields: {', '.join(changeable)})"
             )

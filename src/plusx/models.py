@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from plusx import zoo
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.init import GATE_BIAS, initialise
 from plusx.nn.network import Network
@@ -40,12 +41,12 @@ def create_model(
     with its number of classes. Where `num_classes` is another one the head is new. With a `seed`
     the parameters are the same every time, and torch's own generator is left as it was.
 
-    Raises ValueError for an unknown name (with the nearest ones), a spec that is not legal, or
+    Raises UserError for an unknown name (with the nearest ones), a spec that is not legal, or
     weights that do not fit.
     """
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None and type(value) is not int:
-            raise ValueError(f"{key} is {value!r}; a whole number is needed")
+            raise UserError(f"{key} is {value!r}; a whole number is needed")
     if isinstance(name_or_spec, str) and name_or_spec in DENSE:
         return _with_head(name_or_spec, num_classes, in_channels, weights, seed)
     name = name_or_spec if isinstance(name_or_spec, str) else None

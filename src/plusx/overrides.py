@@ -3,6 +3,8 @@
 import re
 import tomllib
 
+from plusx.errors import UserError
+
 
 def split_override(override: str) -> tuple[tuple[str, ...], object]:
     """The dotted key, split, and the value, read as TOML or, where it is none, as plain text.
@@ -15,7 +17,7 @@ def split_override(override: str) -> tuple[tuple[str, ...], object]:
     dotted, equals, said = override.partition("=")
     path = split_key(dotted)
     if not equals or not all(path):
-        raise ValueError(f"{override!r} is not key=value, as in optim.lr=0.1")
+        raise UserError(f"{override!r} is not key=value, as in optim.lr=0.1")
     return path, _value(said.strip())
 
 

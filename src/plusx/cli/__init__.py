@@ -25,6 +25,7 @@ from plusx.cli import (
     using,
 )
 from plusx.cli.shell import app
+from plusx.errors import UserError
 
 
 __all__ = [
@@ -89,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(str(error), 128 + stopped_by)
         known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
         name = "" if known and str(error) else f"{type(error).__name__}: "
-        return _fail(f"{name}{error}", 2 if isinstance(error, ValueError) else 1)
+        return _fail(f"{name}{error}", 2 if isinstance(error, UserError) else 1)
     return 0
 
 

@@ -32,7 +32,7 @@ def export(
     data: Annotated[
         str | None, about("Images for --int8: a set's name, a folder or a CSV. Default: the run's.")
     ] = None,
-    damaged: Annotated[
+    on_unreadable: Annotated[
         Literal["error", "skip"], about("What to do with files in ruins.")
     ] = "error",
     as_json: Json = False,
@@ -41,7 +41,7 @@ def export(
     from plusx.run.exporting import export_onnx
 
     result = export_onnx(
-        trained, to, weights=weights, int8=int8, data=data, damaged=damaged, tell=tell
+        trained, to, weights=weights, int8=int8, data=data, on_unreadable=on_unreadable, tell=tell
     )
     for notice in result["notices"]:
         print(f"plusx: {notice}", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from plusx.cli.shell import Device, Json, about, app, opened, print_json, tell
+from plusx.errors import UserError
 
 
 @app.command(
@@ -28,7 +29,7 @@ def enroll(
         Path | None,
         about("A folder of people to be refused. Default: those who validated the run."),
     ] = None,
-    damaged: Annotated[
+    on_unreadable: Annotated[
         Literal["error", "skip"], about("What to do with files in ruins.")
     ] = "error",
     device: Device = "auto",
@@ -43,7 +44,7 @@ def enroll(
         to,
         false_accept_rate=false_accepts,
         strangers=strangers,
-        damaged=damaged,
+        on_unreadable=on_unreadable,
         device=device,
     )
     for notice in result["notices"]:
@@ -74,7 +75,7 @@ def verify(
 ) -> None:
     """Say who is on images, or that it is nobody who is enrolled."""
     if not paths:
-        raise ValueError("verify: name images or folders of images")
+        raise UserError("verify: name images or folders of images")
     from plusx.run.enrolling import open_gallery
     from plusx.run.enrolling import verify as verify_images
 

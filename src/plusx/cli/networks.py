@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from plusx.cli.shell import Json, about, app, print_json
+from plusx.errors import UserError
 
 
 @app.command(
@@ -51,7 +52,7 @@ def describe(
     from plusx.describe import describe_memory, describe_network, description
 
     if memory is None and batch is not None:
-        raise ValueError("--batch says how many images are to fit into --memory: give both")
+        raise UserError("--batch says how many images are to fit into --memory: give both")
     found = describe_network(model, fields)
     fits = None
     if memory is not None:

@@ -23,7 +23,7 @@ def pack(
         int | None,
         about("Of the shorter side that is kept. Default: what evaluation at --size scales to."),
     ] = None,
-    damaged: Annotated[
+    on_unreadable: Annotated[
         Literal["error", "skip"], about("What to do with files in ruins.")
     ] = "error",
     threads: Annotated[int, about("That decode; 0 is one a core.")] = 0,
@@ -44,7 +44,7 @@ def pack(
     log.setLevel(logging.INFO)
     try:
         result = pack_folder(
-            folder, to, size=size, side=side, damaged=damaged, threads=threads or None
+            folder, to, size=size, side=side, on_unreadable=on_unreadable, threads=threads or None
         )
     finally:
         log.removeHandler(handler)

@@ -26,7 +26,7 @@ def probe(
     split: Annotated[str, about("validation or test; a use of test is recorded.")] = "validation",
     neighbours: Annotated[int, about("That vote.")] = 20,
     images: Annotated[int, about("That are learned from at most.")] = 10_000,
-    damaged: Annotated[
+    on_unreadable: Annotated[
         Literal["error", "skip"], about("What to do with files in ruins.")
     ] = "error",
     batch_size: Annotated[int, about("Images at a time.")] = 128,
@@ -46,7 +46,7 @@ def probe(
         batch_size=batch_size,
         workers=workers,
         device=device,
-        damaged=damaged,
+        on_unreadable=on_unreadable,
     )
     for notice in result.get("notices", ()):
         print(f"plusx: {notice}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 import plusx
+from plusx.errors import UserError
 
 
 app = App(
@@ -53,7 +54,7 @@ def opened(trained: str, weights: str | None) -> Any:
 
     if weights is None:
         if trained in ZOO and not Path(trained).exists():
-            raise ValueError(
+            raise UserError(
                 f"{trained} is a network without weights: name a run or a file of weights, or "
                 "with evaluate add --weights"
             )

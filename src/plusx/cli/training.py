@@ -19,6 +19,7 @@ from plusx.cli.shell import (
     say_marked,
     terminal_width,
 )
+from plusx.errors import UserError
 
 
 @app.command(
@@ -51,10 +52,10 @@ def train(
     read = load_recipe(recipe, overrides)
     folder = out or Path("runs") / run_name(recipe, overrides)
     if processes < 1 or restarts < 0:
-        raise ValueError(f"--processes {processes} --restarts {restarts}: at least 1 and 0")
+        raise UserError(f"--processes {processes} --restarts {restarts}: at least 1 and 0")
     if processes > 1:
         if os.environ.get("WORLD_SIZE", "1") != "1":
-            raise ValueError(f"--processes {processes}: torchrun has started them already")
+            raise UserError(f"--processes {processes}: torchrun has started them already")
         from plusx.run.launching import launch
 
         flags = {"--exact": exact, "--allow-data-change": allow_data_change, "--json": as_json}

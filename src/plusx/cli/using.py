@@ -19,6 +19,7 @@ from plusx.cli.shell import (
     print_json,
     run_name,
 )
+from plusx.errors import UserError
 
 
 @app.command(
@@ -43,7 +44,7 @@ def evaluate(
         "validation"
     ),
     views: Views = None,
-    damaged: Annotated[
+    on_unreadable: Annotated[
         Literal["error", "skip"], about("What to do with files in ruins.")
     ] = "error",
     batch_size: Annotated[int, about("Images at a time.")] = 128,
@@ -59,7 +60,7 @@ def evaluate(
         data=data,
         split=split,
         views=views,
-        damaged=damaged,
+        on_unreadable=on_unreadable,
         batch_size=batch_size,
         workers=workers,
         device=device,
@@ -162,7 +163,7 @@ def predict(
 ) -> None:
     """Say what is on images: a class, or where what is. Files that cannot be used are named."""
     if not paths:
-        raise ValueError("predict: name images or folders of images")
+        raise UserError("predict: name images or folders of images")
     from plusx import run
 
     result = run.predict(
@@ -209,7 +210,7 @@ def explain(
 ) -> None:
     """Show where in images the network found its answer, and whether to believe that."""
     if not paths:
-        raise ValueError("explain: name images or folders of images")
+        raise UserError("explain: name images or folders of images")
     folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
     from plusx.study.explain import explain as explain_images
 

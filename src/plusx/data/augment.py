@@ -38,6 +38,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from plusx.errors import UserError
+
 
 _SIDE = r"[1-9]\d{0,3}"
 _SHARE = r"\.\d{1,4}|1|1\.0"
@@ -109,7 +111,7 @@ class ScenePlan(NamedTuple):
 def parse_augment(text: str) -> tuple[Word, ...]:
     """Read an augmentation; an empty one is legal and does nothing.
 
-    Raises ValueError that quotes the sentence, points at the word and suggests the nearest.
+    Raises UserError that quotes the sentence, points at the word and suggests the nearest.
     """
     words = tuple(_word(token, text, place) for place, token in enumerate(text.split(), 1))
     late = False
@@ -123,7 +125,7 @@ def parse_augment(text: str) -> tuple[Word, ...]:
 def plan(text: str, size: tuple[int, int], in_memory: bool) -> Plan:
     """The steps for images of a set whose network sees `size` (height, width).
 
-    Raises ValueError where the sentence is wrong, crops more than there is, or leaves images of
+    Raises UserError where the sentence is wrong, crops more than there is, or leaves images of
     different shapes.
     """
     words = parse_augment(text)
@@ -154,7 +156,7 @@ def plan(text: str, size: tuple[int, int], in_memory: bool) -> Plan:
         elif word.kind == "cutout" and exact and (word.side or 0) > max(least):
             raise _at(text, place, word.text, f"larger than the {least[0]} x {least[1]} image")
     if not exact:
-        raise ValueError(
+        raise UserError(
             f"in {text!r}: it leaves images of different shapes; add crop or centercrop"
         )
     return Plan(words, in_memory and all(word.kind in BATCHED for word in words), least)
@@ -163,7 +165,7 @@ def plan(text: str, size: tuple[int, int], in_memory: bool) -> Plan:
 def scene_plan(text: str, size: tuple[int, int] | None) -> ScenePlan:
     """The steps for images with boxes or masks; size None leaves them as large as they are.
 
-    Raises ValueError where the sentence is wrong, or has a word that acts on pixels alone.
+    Raises UserError where the sentence is wrong, or has a word that acts on pixels alone.
     """
     words = parse_augment(text)
     final = size
@@ -181,8 +183,8 @@ def scene_plan(text: str, size: tuple[int, int] | None) -> ScenePlan:
     return ScenePlan(words, size, final)
 
 
-def _at(sentence: str, place: int, token: str, why: str) -> ValueError:
-    return ValueError(f"in {sentence!r}, at {token!r} (word {place}): {why}")
+def _at(sentence: str, place: int, token: str, why: str) -> UserError:
+    return UserError(f"in {sentence!r}, at {token!r} (word {place}): {why}")
 
 
 def _word(token: str, sentence: str, place: int) -> Word:

@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from plusx.data.augment import Plan, plan
-from plusx.data.check import Damaged, Entry, judged
+from plusx.data.check import Entry, OnUnreadable, judged
 from plusx.data.choosing import evenly
 from plusx.data.draws import Draws
-from plusx.data.image import DamagedImage
+from plusx.data.image import UnreadableImage
 from plusx.data.sample import Preprocessing, Source
 from plusx.data.samples import Failure
 from plusx.data.tiff import read_bands
 from plusx.data.windows import WINDOW_STEPS, Windows, seen
+from plusx.errors import UserError
 
 
 _MEASURED = 500  # images whose values are measured
@@ -46,24 +47,24 @@ def checked_bands(path: str, known: Preprocessing) -> Float32[np.ndarray, "c h w
     """As read_bands; values that are not finite or outside the stated range are refused too."""
     image = read_bands(path, known.channels, known.bands)
     if not image.size:
-        raise DamagedImage("it has no pixels")
+        raise UnreadableImage("it has no pixels")
     bad = int((~np.isfinite(image)).sum())
     if bad:
-        raise DamagedImage(f"{bad:,} of its values are not finite")
+        raise UnreadableImage(f"{bad:,} of its values are not finite")
     low, high = float(image.min()), float(image.max())
     if low < known.low or high > known.high:
-        raise DamagedImage(
+        raise UnreadableImage(
             f"its values run from {low:g} to {high:g}, outside {known.low:g} to {known.high:g}"
         )
     return image
 
 
 def keep_bands(
-    entries: Iterable[Entry], root: str, damaged: Damaged, known: Preprocessing
+    entries: Iterable[Entry], root: str, on_unreadable: OnUnreadable, known: Preprocessing
 ) -> tuple[list[Entry], list[str]]:
     """As data.check.keep, of images of bands.
 
-    Raises ValueError too where the values of all of them take less than a hundredth of the range
+    Raises UserError too where the values of all of them take less than a hundredth of the range
     that is said: it is another one, and every image would look the same.
     """
     listed = list(entries)
@@ -78,13 +79,13 @@ def keep_bands(
             for entry in listed
         ],
         root,
-        damaged,
+        on_unreadable,
     )
     if used:
         low = min(verdicts[entry.path].low for entry in used)
         high = max(verdicts[entry.path].high for entry in used)
         if (problem := narrow(len(used), low, high, known)) is not None:
-            raise ValueError(f"{problem}: say the one that they have, [data] range")
+            raise UserError(f"{problem}: say the one that they have, [data] range")
     return used, notices
 
 
@@ -99,10 +100,10 @@ def narrow(count: int, low: float, high: float, known: Preprocessing) -> str | N
 
 
 def band_plan(text: str, size: tuple[int, int]) -> Plan:
-    """An augmentation of bands. Raises ValueError for words that are for pictures alone."""
+    """An augmentation of bands. Raises UserError for words that are for pictures alone."""
     made = plan(text, size, in_memory=True)
     if not made.batched:
-        raise ValueError(
+        raise UserError(
             f"in {text!r}: images of bands know pad, crop, flip, vflip, altflip, cutout and erase; "
             "the other words are for pictures of 8 bits"
         )
@@ -155,7 +156,7 @@ class BandSamples(Dataset[Tensor | Failure]):
                 self.working_on[worker.id] = index
             try:
                 images.append(self.source[index].image)
-            except (DamagedImage, OSError) as error:
+            except (UnreadableImage, OSError) as error:
                 why = f"{self.source.where(index)} cannot be used any more: {error}"
                 return [Failure(why)]
         if worker is not None:
@@ -178,7 +179,7 @@ class BandSamples(Dataset[Tensor | Failure]):
 def _examined(path: str, known: Preprocessing) -> _Found:
     try:
         image = checked_bands(path, known)
-    except DamagedImage as error:
+    except UnreadableImage as error:
         return _Found(str(error))
     except OSError as error:
         return _Found(f"cannot be read: {error.strerror or error}")

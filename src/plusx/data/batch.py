@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from plusx.errors import UserError
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -49,7 +51,7 @@ class Batch:
     def split(self, parts: int) -> "list[Batch]":
         """At most `parts` batches of nearly equal length, in order, none of them empty."""
         if parts < 1:
-            raise ValueError(f"a batch can be split into 1 part or more, not {parts}")
+            raise UserError(f"a batch can be split into 1 part or more, not {parts}")
         parts = min(parts, len(self))
         inputs, targets = self.inputs.tensor_split(parts), self.targets.tensor_split(parts)
         masks = [None] * parts if self.masks is None else self.masks.tensor_split(parts)

@@ -10,6 +10,7 @@ import os
 
 from plusx.data.image import printable, read_regular
 from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList
+from plusx.errors import UserError
 
 
 _CORNERS = ("left", "top", "right", "bottom")
@@ -18,20 +19,20 @@ _LIMIT = 2**31
 
 
 def read_boxes(path: str) -> SceneList:
-    """Every image of the CSV with its boxes. ValueError: it is no such CSV, or splits differ."""
+    """Every image of the CSV with its boxes. UserError: it is no such CSV, or splits differ."""
     shown, root = printable(path), os.path.dirname(os.path.realpath(path))
     if not os.path.isfile(path):
-        raise ValueError(f"{shown} is no file: a CSV of boxes is meant")
+        raise UserError(f"{shown} is no file: a CSV of boxes is meant")
     text = read_regular(path, _LIMIT).decode("utf-8-sig", "surrogateescape")
     rows: list[list[str]] = []
     try:
         rows.extend(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
-        raise ValueError(f"{shown}, row {len(rows) + 1}: {error}") from None
+        raise UserError(f"{shown}, row {len(rows) + 1}: {error}") from None
     header = [name.strip() for name in rows[0]] if rows else []
     missing = [name for name in _NEEDED if header.count(name) != 1]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{shown} has the columns {','.join(map(printable, header)) or 'none'}; it needs "
             f"{','.join(_NEEDED)} once each, and may have split"
         )
@@ -44,15 +45,15 @@ def read_boxes(path: str) -> SceneList:
             continue
         where = f"{os.path.basename(shown)}, row {number}"
         if len(row) != len(header):
-            raise ValueError(f"{where}: {len(row)} fields under {len(header)} columns")
+            raise UserError(f"{where}: {len(row)} fields under {len(header)} columns")
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         split = _split(cells, where)
         image = os.path.normpath(os.path.join(root, cells["path"]))
         if not cells["path"] or not image.startswith(os.path.join(root, "")):
-            raise ValueError(f"{where}: the path {printable(cells['path'])!r} leaves the folder")
+            raise UserError(f"{where}: the path {printable(cells['path'])!r} leaves the folder")
         if image in splits and splits[image][0] != split:
             had, at = splits[image]
-            raise ValueError(
+            raise UserError(
                 f"{where}: {printable(cells['path'])} is of {split or 'no split'} here and of "
                 f"{had or 'no split'} in row {at}"
             )
@@ -82,7 +83,7 @@ def read_boxes(path: str) -> SceneList:
 def _split(cells: dict[str, str], where: str) -> str:
     said = cells.get("split", "")
     if "split" in cells and said not in SPLITS:
-        raise ValueError(
+        raise UserError(
             f"{where}: split {printable(said)!r}, allowed are train, validation (or val), test"
         )
     return SPLITS.get(said, "")

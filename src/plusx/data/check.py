@@ -19,11 +19,12 @@ import PIL
 from plusx import store
 from plusx.data.download import cache_folder
 from plusx.data.image import DEFAULT_LIMIT, Verdict, examine, printable
+from plusx.errors import UserError
 
 
 _log = logging.getLogger("plusx.data")
 
-Damaged = Literal["error", "skip"]
+OnUnreadable = Literal["error", "skip"]
 Terms = list[Any]  # plain values that JSON can hold
 Item = TypeVar("Item")
 State = Literal["used", "refused", "ignored"]
@@ -53,17 +54,19 @@ class Entry(NamedTuple):
 
 
 def keep(
-    entries: Iterable[Entry], root: str, damaged: Damaged, limit: int = DEFAULT_LIMIT
+    entries: Iterable[Entry], root: str, on_unreadable: OnUnreadable, limit: int = DEFAULT_LIMIT
 ) -> tuple[list[Entry], list[str]]:
     """The entries that can be used, after decoding each of them, and notices about the rest.
 
-    Raises ValueError that names the files which cannot be used, with the reasons, unless they are
+    Raises UserError that names the files which cannot be used, with the reasons, unless they are
     to be skipped.
     """
-    return judged(examined(list(entries), root, limit), root, damaged)
+    return judged(examined(list(entries), root, limit), root, on_unreadable)
 
 
-def judged(entries: list[Entry], root: str, damaged: Damaged) -> tuple[list[Entry], list[str]]:
+def judged(
+    entries: list[Entry], root: str, on_unreadable: OnUnreadable
+) -> tuple[list[Entry], list[str]]:
     """The same of entries that have been decoded."""
     used = [entry for entry in entries if entry.state == "used"]
     refused = [entry for entry in entries if entry.state == "refused"]
@@ -71,11 +74,11 @@ def judged(entries: list[Entry], root: str, damaged: Damaged) -> tuple[list[Entr
     if refused:
         said = [f"{entry.name(root)}: {entry.reason}" for entry in refused]
         count = f"{len(refused):,} of {len(used) + len(refused):,} files"
-        if damaged == "error":
+        if on_unreadable == "error":
             more = f"; and {len(said) - _NAMED:,} more" if len(said) > _NAMED else ""
-            raise ValueError(
+            raise UserError(
                 f"{count} cannot be used: {'; '.join(said[:_NAMED])}{more} "
-                '(damaged = "skip" leaves them out)'
+                '(on_unreadable = "skip" leaves them out)'
             )
         notices += [f"{count} skipped", *(f"skipped {line}" for line in said)]
     remarks: dict[str, list[str]] = {}

@@ -9,27 +9,28 @@ import torch
 
 from plusx.data.sample import Preprocessing, Source
 from plusx.data.splits import stratified_order
+from plusx.errors import UserError
 
 
 def of_classes(source: Source, names: Sequence[str]) -> Source:
     """The images of these classes, numbered in this order.
 
-    ValueError: a class is not the set's, stands there twice or is alone, or images have several.
+    UserError: a class is not the set's, stands there twice or is alone, or images have several.
     """
     if source.multilabel:
-        raise ValueError(f"[data] classes: an image of {source.name} has several labels")
+        raise UserError(f"[data] classes: an image of {source.name} has several labels")
     for name in names:
         if name not in source.classes:
             near = difflib.get_close_matches(name, source.classes, 1, 0.5)
             hint = f", did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
+            raise UserError(
                 f"[data] classes: {source.name} has no class {name!r}{hint} "
                 f"(it has {', '.join(source.classes[:12])})"
             )
         if list(names).count(name) > 1:
-            raise ValueError(f"[data] classes: {name!r} stands there twice")
+            raise UserError(f"[data] classes: {name!r} stands there twice")
     if len(names) < 2:
-        raise ValueError("[data] classes: one class leaves nothing to tell apart")
+        raise UserError("[data] classes: one class leaves nothing to tell apart")
     numbers = torch.full((len(source.classes),), -1)
     numbers[[source.classes.index(name) for name in names]] = torch.arange(len(names))
     labels = numbers.to(source.labels.device)[source.labels]
@@ -40,7 +41,7 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
 def of_bands(source: Source, bands: Sequence[int]) -> Source:
     """The same images with these bands alone, counted from 1, in this order.
 
-    ValueError: the images have no such band, or it stands there twice.
+    UserError: the images have no such band, or it stands there twice.
     """
     if source.images is None:
         return source  # files are read so
@@ -69,16 +70,16 @@ def banded(known: Preprocessing, bands: Sequence[int]) -> Preprocessing:
 def few_a_class(source: Source, count: int, seed: int) -> Source:
     """So many images of each class, drawn by the seed.
 
-    ValueError: a class has fewer, or images have several.
+    UserError: a class has fewer, or images have several.
     """
     if source.multilabel:
-        raise ValueError(f"[data] per_class: an image of {source.name} has several labels")
+        raise UserError(f"[data] per_class: an image of {source.name} has several labels")
     chosen: list[int] = []
     labels, order = source.labels.cpu().numpy(), stratified_order(source.labels, seed)
     for number, name in enumerate(source.classes):
         members = order[labels[order] == number]
         if len(members) < count:
-            raise ValueError(
+            raise UserError(
                 f"[data] per_class = {count}: {source.name} has {len(members):,} images of "
                 f"{name!r} to train on"
             )
@@ -94,8 +95,8 @@ def evenly(count: int, most: int) -> np.ndarray:
 def _check_bands(bands: Sequence[int], count: int, name: str) -> None:
     for band in bands:
         if not 1 <= band <= count:
-            raise ValueError(f"[data] bands: {name} has no band {band}, it has 1 to {count}")
+            raise UserError(f"[data] bands: {name} has no band {band}, it has 1 to {count}")
         if list(bands).count(band) > 1:
-            raise ValueError(f"[data] bands: {band} stands there twice")
+            raise UserError(f"[data] bands: {band} stands there twice")
     if not bands:
-        raise ValueError("[data] bands: none is named")
+        raise UserError("[data] bands: none is named")

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from plusx.data.image import DEFAULT_LIMIT, DamagedImage, Picture, printable, read_regular
+from plusx.data.image import DEFAULT_LIMIT, Picture, UnreadableImage, printable, read_regular
 from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList
 from plusx.data.truth import Outline
+from plusx.errors import UserError
 
 
 _LIMIT = 2**31
@@ -28,7 +29,7 @@ _NAME = re.compile(r"(?:instances_)?(train|val|valid|validation|test)(\d*)\.json
 
 
 def read_coco(path: str) -> SceneList:
-    """Every image of the JSONs with its boxes. ValueError where there are none, or no COCO's."""
+    """Every image of the JSONs with its boxes. UserError where there are none, or no COCO's."""
     shown = printable(path)
     if os.path.isfile(path):
         files = {os.path.realpath(path): ("", "")}
@@ -37,7 +38,7 @@ def read_coco(path: str) -> SceneList:
         root = os.path.realpath(path)
         files = _files(root)
         if not files:
-            raise ValueError(
+            raise UserError(
                 f"{shown} has no COCO JSON: looked for are train.json, val.json and test.json, or "
                 "annotations/instances_*.json"
             )
@@ -58,7 +59,7 @@ def _files(root: str) -> dict[str, tuple[str, str]]:
             if match:
                 split = SPLITS[match[1]]
                 if split in {other for other, _ in found.values()}:
-                    raise ValueError(
+                    raise UserError(
                         f"{printable(os.path.join(folder, name))} is a second JSON of {split}"
                     )
                 found[os.path.join(folder, name)] = (split, match[1] + match[2])
@@ -81,15 +82,15 @@ class _Reader:
         self.sizes: dict[str, tuple[int, int] | None] = {}  # of those whose size it does not say
 
     def read(self) -> None:
-        """Add what the JSON holds. Raises ValueError where it is none of COCO's."""
+        """Add what the JSON holds. Raises UserError where it is none of COCO's."""
         try:
             told = json.loads(read_regular(self.path, _LIMIT))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.shown} is no JSON: {error}") from None
+            raise UserError(f"{self.shown} is no JSON: {error}") from None
         if not isinstance(told, dict) or not all(
             isinstance(told.get(key), list) for key in ("images", "annotations", "categories")
         ):
-            raise ValueError(f"{self.shown} needs the lists images, annotations and categories")
+            raise UserError(f"{self.shown} needs the lists images, annotations and categories")
         known = self._categories(told["categories"])
         images = self._images(told["images"])
         marks: dict[Any, list[Mark]] = {number: [] for number in images}
@@ -125,15 +126,15 @@ class _Reader:
             number = _identity(each.get("id")) if isinstance(each, dict) else None
             name = each.get("name") if isinstance(each, dict) else None
             if not isinstance(number, int) or not isinstance(name, str) or not name:
-                raise ValueError(f"{self.shown}, category {place}: id and name are needed")
+                raise UserError(f"{self.shown}, category {place}: id and name are needed")
             if number in known or self.names.get(number, name) != name:
                 other = known.get(number) or self.names[number]
-                raise ValueError(f"{self.shown}, category {number} is {name!r} and {other!r}")
+                raise UserError(f"{self.shown}, category {number} is {name!r} and {other!r}")
             if name in known.values():
-                raise ValueError(f"{self.shown}: two categories are called {name!r}")
+                raise UserError(f"{self.shown}: two categories are called {name!r}")
             known[number] = name
         if not known:
-            raise ValueError(f"{self.shown}: the list categories is empty")
+            raise UserError(f"{self.shown}: the list categories is empty")
         self.names.update(known)
         return known
 
@@ -189,7 +190,7 @@ class _Reader:
             try:
                 width, height = Picture(path).size
                 self.sizes[path] = height, width
-            except (DamagedImage, OSError):  # which is said when it is decoded
+            except (UnreadableImage, OSError):  # which is said when it is decoded
                 self.sizes[path] = None
         return self.sizes[path]
 
@@ -266,19 +267,19 @@ def _inside(told: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         for polygon in told:
             numbers = np.array(polygon, np.float64)
             if numbers.ndim != 1 or len(numbers) < 6 or len(numbers) % 2:
-                raise ValueError("a polygon has three corners or more, x and y of each")
+                raise UserError("a polygon has three corners or more, x and y of each")
             if not np.isfinite(numbers).all():
-                raise ValueError("a corner that is no number")
+                raise UserError("a corner that is no number")
             inside = polygon_mask(numbers.reshape(-1, 2), size)
             made |= inside if inside.any() else _touched(numbers.reshape(-1, 2), size)
         return made
     tall, wide = told["size"]
     if (tall, wide) != size:
-        raise ValueError(f"it is of {wide} x {tall} pixels, the image of {size[1]} x {size[0]}")
+        raise UserError(f"it is of {wide} x {tall} pixels, the image of {size[1]} x {size[0]}")
     counts = told["counts"]
     runs = _unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
     if min(runs, default=0) < 0 or sum(runs) != tall * wide:
-        raise ValueError(f"its runs are {sum(runs)} pixels long, the image has {tall * wide}")
+        raise UserError(f"its runs are {sum(runs)} pixels long, the image has {tall * wide}")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(wide, tall).T
 
@@ -305,7 +306,7 @@ def _unpacked(text: str) -> list[int]:
         more = True
         while more:
             if shift > _LONGEST:
-                raise ValueError("a run of more than any image has")
+                raise UserError("a run of more than any image has")
             bits = ord(text[place]) - 48
             number |= (bits & 31) << shift
             more = bool(bits & 32)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plusx import store
+from plusx.errors import UserError
 
 
 _TIMEOUT = 30  # seconds without a byte
@@ -93,13 +94,13 @@ def unpack(archive: Path, target: Path, most_bytes: int, most_files: int = 1000)
     """Unpack a tar archive into the new folder `target`, whole or not at all.
 
     The members' first folder is dropped. Only regular files and folders are unpacked: a link, a
-    device, a name that leaves the folder, more bytes or files than said raise ValueError.
+    device, a name that leaves the folder, more bytes or files than said raise UserError.
     """
     try:
         with store.whole_folder(target) as partial, tarfile.open(archive) as members:
             _unpack(members, archive, partial, most_bytes, most_files)
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive} is damaged: {error}") from error
+        raise UserError(f"{archive} is damaged: {error}") from error
 
 
 def _unpack(
@@ -111,12 +112,12 @@ def _unpack(
             continue
         parts = Path(member.name).parts
         if not member.isreg():
-            raise ValueError(f"{archive}: {member.name!r} is no regular file and is not unpacked")
+            raise UserError(f"{archive}: {member.name!r} is no regular file and is not unpacked")
         if member.name.startswith("/") or ".." in parts or "\0" in member.name:
-            raise ValueError(f"{archive}: {member.name!r} would leave the folder")
+            raise UserError(f"{archive}: {member.name!r} would leave the folder")
         files, size = files + 1, size + member.size
         if files > most_files or size > most_bytes:
-            raise ValueError(
+            raise UserError(
                 f"{archive}: more than {most_files:,} files or {most_bytes:,} bytes come out of it"
             )
         content = members.extractfile(member)

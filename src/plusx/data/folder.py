@@ -13,6 +13,7 @@ from pathlib import Path
 
 from plusx.data.check import Entry
 from plusx.data.image import is_image, printable
+from plusx.errors import UserError
 
 
 _ENDINGS = frozenset(
@@ -63,13 +64,13 @@ def scan(root: str | Path, known: Collection[str] | None = None) -> ScanReport:
 
     known: the only folders to look into below the split folders; others are entries of state
     "ignored" whose reason is NEW_FOLDER.
-    Raises ValueError for a missing or empty root, one without class folders, classes whose names
+    Raises UserError for a missing or empty root, one without class folders, classes whose names
     differ in case only, and classes that validate or test without training.
     """
     top = os.path.realpath(root)
     shown = printable(root)
     if not os.path.isdir(top):
-        raise ValueError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
+        raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
     walk = _Walk(top, known)
     folders = walk.folders(top, "", "")
     parts = _parts(folders, shown)
@@ -126,31 +127,31 @@ def _parts(folders: dict[str, str], shown: str) -> dict[str, str]:
     for part in set(parts.values()):
         names = sorted(name for name, meant in parts.items() if meant == part)
         if len(names) > 1:
-            raise ValueError(f"{shown} has {' and '.join(names)}: one folder a split")
+            raise UserError(f"{shown} has {' and '.join(names)}: one folder a split")
     return parts
 
 
 def _check_classes(shown: str, names: dict[str, tuple[str, ...]], learned: tuple[str, ...]) -> None:
     if not any(names.values()):
-        raise ValueError(
+        raise UserError(
             f"{shown} has no class folders: images are looked for in {shown}/CLASS/, or in "
             f"{shown}/train/CLASS/"
         )
     for part, classes in names.items():
         where = os.path.join(shown, part)
         if not classes:
-            raise ValueError(f"{where} is empty: it has no class folders")
+            raise UserError(f"{where} is empty: it has no class folders")
         same: dict[str, str] = {}
         for name in classes:
             plain = unicodedata.normalize("NFC", name).casefold()
             if plain in same:
-                raise ValueError(
+                raise UserError(
                     f"{where}: the classes {same[plain]!r} and {name!r} differ in case only"
                 )
             same[plain] = name
         unknown = sorted(set(classes) - set(learned))
         if unknown and learned:
-            raise ValueError(f"{where}: the class {unknown[0]!r} is not among those that train")
+            raise UserError(f"{where}: the class {unknown[0]!r} is not among those that train")
 
 
 @dataclass

@@ -29,6 +29,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from plusx.data.counting import jpeg_problem, png_problem
+from plusx.errors import UserError
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -62,7 +63,7 @@ _TURNS = {
 _ORIENTATION = 0x0112
 
 
-class DamagedImage(ValueError):
+class UnreadableImage(ValueError):
     """A file that is refused; the message is the reason, without the path."""
 
 
@@ -113,7 +114,7 @@ def decode(
     """The pixels of an image file (or of its bytes) as RGB (channels 3) or grey (channels 1).
 
     `thorough` also counts the pixels of JPEGs and PNGs, which is left out where that was done
-    before. Raises DamagedImage, a ValueError, with the reason; OSError where the file cannot be
+    before. Raises UnreadableImage, a UserError, with the reason; OSError where the file cannot be
     read.
     """
     pixels = np.asarray(open_image(source, limit, channels, thorough))
@@ -133,15 +134,15 @@ def open_image(
 class Picture:
     """An image file whose header is read and good; its pixels are decoded where they are wanted.
 
-    Raises DamagedImage where the file is refused; OSError where it cannot be read.
+    Raises UnreadableImage where the file is refused; OSError where it cannot be read.
     """
 
     def __init__(self, source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> None:
         data = source if isinstance(source, bytes) else read_regular(source)
         if not data:
-            raise DamagedImage("an empty file")
+            raise UnreadableImage("an empty file")
         if not is_image(data[:32]):
-            raise DamagedImage(f"not one of {', '.join(FORMATS)}")
+            raise UnreadableImage(f"not one of {', '.join(FORMATS)}")
         _check_size(_webp_size(data), limit)
         self._data = data
         self._limit = limit
@@ -151,7 +152,7 @@ class Picture:
         image = self._image
         if image.mode in ("F", "I") or image.mode.startswith("F;"):
             kind = "floats" if image.mode.startswith("F") else "32-bit integers"
-            raise DamagedImage(f"its pixels are {kind}, whose range is declared nowhere")
+            raise UnreadableImage(f"its pixels are {kind}, whose range is declared nowhere")
         self.is_jpeg = image.format == "JPEG"
         # the two-picture JPEGs of many cameras are no animations
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
@@ -234,9 +235,9 @@ def _shrunken(box: Box, shrink: int) -> Box:
 
 
 def check_decoder(decoder: str) -> None:
-    """Raise ValueError for an unknown decoder, RuntimeError where it is not installed."""
+    """Raise UserError for an unknown decoder, RuntimeError where it is not installed."""
     if decoder not in get_args(Decoder):
-        raise ValueError(f"decoder = {decoder!r}: allowed are {', '.join(get_args(Decoder))}")
+        raise UserError(f"decoder = {decoder!r}: allowed are {', '.join(get_args(Decoder))}")
     if decoder == "simplejpeg" and find_spec("simplejpeg") is None:
         raise RuntimeError("decoder = \"simplejpeg\" needs an extra: pip install 'plusx[fast]'")
 
@@ -266,7 +267,7 @@ def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
     try:
         picture = Picture(source, limit)
         picture.decoded(thorough=True)
-    except DamagedImage as error:
+    except UnreadableImage as error:
         return Verdict(str(error), None)
     except OSError as error:
         return Verdict(f"cannot be read: {error.strerror or error}", None)
@@ -298,42 +299,42 @@ def printable(path: str | Path, root: str | Path | None = None) -> str:
 def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
     """The bytes of a regular file. A pipe, a socket or a device is refused before it is opened."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise DamagedImage("not a regular file")
+        raise UnreadableImage("not a regular file")
     # the file may have been replaced since: opening must not wait, and is checked again
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise DamagedImage("not a regular file")
+            raise UnreadableImage("not a regular file")
         if found.st_size > limit:
-            raise DamagedImage(f"{found.st_size:,} bytes, at most {limit:,} are read")
+            raise UnreadableImage(f"{found.st_size:,} bytes, at most {limit:,} are read")
         return file.read(found.st_size)
 
 
 @contextmanager
 def _refusing(limit: int, data: bytes = b"") -> Iterator[None]:
-    """Whatever a decoder makes of a file is a DamagedImage, and its warnings are nobody's."""
+    """Whatever a decoder makes of a file is a UnreadableImage, and its warnings are nobody's."""
     with quiet:
         try:
             yield
-        except (DamagedImage, KeyboardInterrupt):
+        except (UnreadableImage, KeyboardInterrupt):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise DamagedImage(f"too many pixels, at most {limit:,} are decoded") from error
+            raise UnreadableImage(f"too many pixels, at most {limit:,} are decoded") from error
         except UnidentifiedImageError as error:
             if data[:2] in (b"II", b"MM"):
-                raise DamagedImage(
+                raise UnreadableImage(
                     "a TIFF that is no picture in grey or colours, or damaged; of bands [data] "
                     "channels says how many there are"
                 ) from error
-            raise DamagedImage("its header is damaged") from error
+            raise UnreadableImage("its header is damaged") from error
         except Exception as error:
             # a hostile file makes a decoder raise anything, struct.error and KeyError among them
-            raise DamagedImage(f"cannot be decoded: {error or type(error).__name__}") from error
+            raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
 def _refuse(problem: str | None) -> None:
     if problem is not None:
-        raise DamagedImage(problem)
+        raise UnreadableImage(problem)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -370,7 +371,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _check_size(size: tuple[int, int], limit: int) -> None:
     width, height = size
     if width * height > limit:
-        raise DamagedImage(f"{width} x {height} pixels, at most {limit:,} are decoded")
+        raise UnreadableImage(f"{width} x {height} pixels, at most {limit:,} are decoded")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

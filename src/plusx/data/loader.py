@@ -31,6 +31,7 @@ from plusx.data.scene_samples import Scenes, SceneSamples, blank_outside
 from plusx.data.source import open_data
 from plusx.data.spare import Spare
 from plusx.data.windows import WINDOW_STEPS, Windows, seen
+from plusx.errors import UserError
 
 
 # seconds that one batch of a worker may take
@@ -66,7 +67,7 @@ def batches(
     """
     if isinstance(data, Source):
         if size is not None and data.preprocessing.size != (size, size):
-            raise ValueError("size is chosen where the data is opened: open_data(..., size=)")
+            raise UserError("size is chosen where the data is opened: open_data(..., size=)")
         source = data
     else:
         source = open_data(data, split=split or "train", seed=seed, size=size)
@@ -106,7 +107,7 @@ class Loader:
     same. `sampling` orders the samples of training (data.ordering), `pictures` of a class together
     with "people". `view` is what a network sees of a file where the augmentation does not bring
     it to a size.
-    Raises ValueError for a wrong augmentation, split or number; RuntimeError that names the file
+    Raises UserError for a wrong augmentation, split or number; RuntimeError that names the file
     where one cannot be decoded any more, or where a worker dies or takes over `timeout` seconds.
     """
 
@@ -129,20 +130,20 @@ class Loader:
         pictures: int = 4,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size}: at least 1")
+            raise UserError(f"batch_size = {batch_size}: at least 1")
         self.rank, self.world = part
         if not 0 <= self.rank < self.world:
-            raise ValueError(f"part = {part}: a rank from 0 on, and a world that is larger")
+            raise UserError(f"part = {part}: a rank from 0 on, and a world that is larger")
         if batch_size < self.world:
-            raise ValueError(
+            raise UserError(
                 f"batch_size = {batch_size}: {self.world} processes cannot share so few images"
             )
         if len(source) < self.world:
-            raise ValueError(
+            raise UserError(
                 f"{source.name} has {len(source):,} images: too few for {self.world} processes"
             )
         if workers < 0:
-            raise ValueError(f"workers = {workers}: at least 0")
+            raise UserError(f"workers = {workers}: at least 0")
         self.split = source.split if split is None else as_split(split)
         if self.split != "train":
             # figures and predictions are of the same pixels, whatever was quicker in training
@@ -234,7 +235,7 @@ class Loader:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number`, from batch `start` on."""
         if self._closed:
-            raise ValueError("the loader is closed")
+            raise UserError("the loader is closed")
         train = self.split == "train"
         order = self._ordered(number) if train else np.arange(self.count)
         size = self.batch_size

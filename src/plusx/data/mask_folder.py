@@ -16,6 +16,7 @@ from plusx.data.image import printable, read_regular
 from plusx.data.scene_list import SPLITS, Problem, SceneEntry, SceneList, by_stem
 from plusx.data.truth import Colour, Meaning
 from plusx.data.voc import voc_lists
+from plusx.errors import UserError
 
 
 _IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
@@ -25,10 +26,10 @@ _WHOLE = re.compile(r"\d{1,5}")
 
 
 def read_masks(path: str) -> SceneList:
-    """Every image with its mask. ValueError where the folder has another layout."""
+    """Every image with its mask. UserError where the folder has another layout."""
     shown, root = printable(path), os.path.realpath(path)
     if not os.path.isdir(root):
-        raise ValueError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
+        raise UserError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
     listing = SceneList(root)
     segmented = os.path.join(root, "SegmentationClass")
     if os.path.isdir(segmented) and os.path.isdir(os.path.join(root, "ImageSets", "Segmentation")):
@@ -36,7 +37,7 @@ def read_masks(path: str) -> SceneList:
         return listing
     pairs = _pairs(root)
     if not pairs:
-        raise ValueError(
+        raise UserError(
             f"{shown} has no folders of images and masks: looked for are train and trainannot "
             "(and val, test), images and masks, or train/images and train/masks"
         )
@@ -54,7 +55,7 @@ def _masks_in(folders: list[str], root: str) -> dict[str, str]:
     used = [folder for folder, masks in found.items() if masks]
     if len(used) > 1:
         one, other = (printable(folder, root) for folder in used[:2])
-        raise ValueError(f"masks lie in {one} and in {other}: which ones are meant?")
+        raise UserError(f"masks lie in {one} and in {other}: which ones are meant?")
     return found[used[0]] if used else {}
 
 
@@ -113,7 +114,7 @@ def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
     """The names in ROOT/classes.csv with their values or colours; nothing where there is none.
 
     Columns name and value, or name, r, g and b (or red, green and blue). What has no name is not
-    judged. Raises ValueError with the row.
+    judged. Raises UserError with the row.
     """
     path = os.path.join(root, "classes.csv")
     if not os.path.isfile(path):
@@ -122,12 +123,12 @@ def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
-        raise ValueError(f"classes.csv: {error}") from None
+        raise UserError(f"classes.csv: {error}") from None
     header = [name.strip().lower() for name in rows[0]] if rows else []
     header = [{"red": "r", "green": "g", "blue": "b"}.get(name, name) for name in header]
     wanted = ("value",) if "value" in header else ("r", "g", "b")
     if "name" not in header or not set(wanted) <= set(header):
-        raise ValueError(
+        raise UserError(
             f"classes.csv has the columns {', '.join(header) or 'none'}; it needs name and value, "
             "or name, r, g and b"
         )
@@ -139,22 +140,20 @@ def read_classes(root: str) -> tuple[tuple[str, ...], Meaning]:
             continue
         where = f"classes.csv, row {number}"
         if len(row) != len(header):
-            raise ValueError(f"{where}: {len(row)} fields under {len(header)} columns")
+            raise UserError(f"{where}: {len(row)} fields under {len(header)} columns")
         cells = {name: cell.strip() for name, cell in zip(header, row)}
         for name in wanted:
             highest = 65535 if name == "value" else 255
             if not _WHOLE.fullmatch(cells[name]) or int(cells[name]) > highest:
-                raise ValueError(
-                    f"{where}: {name} {cells[name]!r} is no number from 0 to {highest}"
-                )
+                raise UserError(f"{where}: {name} {cells[name]!r} is no number from 0 to {highest}")
         value = tuple(int(cells[name]) for name in wanted)
         if cells["name"] in names or value in (*values, *ignored):
-            raise ValueError(f"{where}: a name and a value stand once each")
+            raise UserError(f"{where}: a name and a value stand once each")
         if cells["name"]:
             names.append(cells["name"])
         (values if cells["name"] else ignored).append(value)
     if not names:
-        raise ValueError("classes.csv names no class")
+        raise UserError("classes.csv names no class")
     if wanted == ("value",):
         known, void = (tuple(value[0] for value in some) for some in (values, ignored))
         return tuple(names), Meaning(known, ignored=void)

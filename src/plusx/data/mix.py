@@ -10,6 +10,7 @@ import torch
 
 from plusx.data.batch import Batch, class_shares
 from plusx.data.draws import Draws, permutation
+from plusx.errors import UserError
 
 
 # (batch, seed, step, number of classes) -> batch with one number a class for targets
@@ -66,7 +67,7 @@ def cutmix(alpha: float) -> Mix:
 
 def _check(alpha: float) -> None:
     if not 0 < alpha <= 100:
-        raise ValueError(f"alpha = {alpha}: above 0, at most 100")
+        raise UserError(f"alpha = {alpha}: above 0, at most 100")
 
 
 def _draws(seed: int, step: int) -> Draws:

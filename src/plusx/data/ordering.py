@@ -15,6 +15,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from plusx.data.draws import Draws, permutation
+from plusx.errors import UserError
 
 
 Sampling = Literal["uniform", "balanced", "people"]
@@ -27,20 +28,20 @@ _CLASSES, _MEMBERS, _PLACES = 1 << 34, 1 << 35, 1 << 36
 def check_sampling(
     sampling: str, labels: Shaped[Tensor, "n ..."], batch_size: int, pictures: int
 ) -> None:
-    """Raise ValueError where samples with these labels cannot be ordered so."""
+    """Raise UserError where samples with these labels cannot be ordered so."""
     if sampling not in get_args(Sampling):
-        raise ValueError(f"sampling = {sampling!r}: allowed are {', '.join(get_args(Sampling))}")
+        raise UserError(f"sampling = {sampling!r}: allowed are {', '.join(get_args(Sampling))}")
     if sampling != "people":
         return
     if labels.ndim != 1:
-        raise ValueError('sampling = "people" needs one class a sample')
+        raise UserError('sampling = "people" needs one class a sample')
     if not 1 <= pictures <= batch_size:
-        raise ValueError(
+        raise UserError(
             f"pictures = {pictures}: from 1 to batch_size ({batch_size}), of which it is a part"
         )
     people, needed = len(labels.unique()), -(-batch_size // pictures)
     if people < needed:
-        raise ValueError(
+        raise UserError(
             f'sampling = "people": a batch of {batch_size} with pictures = {pictures} needs '
             f"{needed} classes, and there are {people}; batch_size = {people * pictures} would do"
         )

@@ -26,7 +26,8 @@ from jaxtyping import Int64, UInt8
 
 from plusx.data.check import Entry, keep_json, kept_json, mark_of
 from plusx.data.folder import NEW_FOLDER, scan
-from plusx.data.image import DamagedImage, printable, read_regular
+from plusx.data.image import UnreadableImage, printable, read_regular
+from plusx.errors import UserError
 
 
 _log = logging.getLogger("plusx.data")
@@ -95,17 +96,17 @@ def read_packed(path: str | Path) -> Packed:
     """Open a packed file: its sums are checked (once for as long as it does not change), and the
     folder that it was made from, where that is still there, has to be as it was.
 
-    Raises ValueError that names the file where it is damaged, and the first image that changed.
+    Raises UserError that names the file where it is damaged, and the first image that changed.
     """
     real = os.path.realpath(path)
     mark = mark_of(real)
     if mark is None:
-        raise ValueError(f"{printable(path)} is missing")
+        raise UserError(f"{printable(path)} is missing")
     packed, origin = _read(real, tuple(mark))
     changed = _first_change(packed.root, origin)
     if changed:
         shown, root = printable(path), printable(packed.root)
-        raise ValueError(
+        raise UserError(
             f"{shown} was packed from {root}, where {changed}: pack it again "
             f"(plusx pack {root} --to {shown})"
         )
@@ -120,10 +121,10 @@ def _read(path: str, mark: tuple[int, ...]) -> tuple[Packed, _Origin]:
         packed, origin = _understood(said, digest, path, end)
         wanted = str(said["pixels"]["sha256"])
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{shown} is no packed set that can be read: {error}") from None
+        raise UserError(f"{shown} is no packed set that can be read: {error}") from None
     if kept_json(path, "sum", list(mark)) != wanted:
         if _sum(packed._bytes[len(MAGIC) : end], shown) != wanted:
-            raise ValueError(
+            raise UserError(
                 f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
             )
         keep_json(path, "sum", list(mark), wanted)
@@ -147,8 +148,8 @@ def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
                     try:
                         return json.loads(text), last[:32].hex(), end
                     except (ValueError, RecursionError) as error:
-                        raise ValueError(f"{shown} is no packed set: {error}") from None
-    raise ValueError(
+                        raise UserError(f"{shown} is no packed set: {error}") from None
+    raise UserError(
         f"{shown} is damaged: its end does not fit its checksum; pack it again"
         if begins
         else f"{shown} is no packed set"
@@ -159,28 +160,28 @@ def _understood(said: dict[str, Any], digest: str, path: str, end: int) -> tuple
     columns = {name: said["images"][name] for name in _COLUMNS}
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) != 1 or not counts["path"]:
-        raise ValueError(f"its columns have {counts} entries")
+        raise UserError(f"its columns have {counts} entries")
     root, classes = str(said["source"]), tuple(map(str, said["classes"]))
     for name in (root, *columns["path"], *said["left_out"], *said["folders"]):
         if b"\0" in os.fsencode(name):
-            raise ValueError(f"{name!r} is no name")
+            raise UserError(f"{name!r} is no name")
         if name is not root and (os.path.isabs(name) or ".." in Path(name).parts):
-            raise ValueError(f"{name!r} lies outside its folder")
+            raise UserError(f"{name!r} lies outside its folder")
     if not set(columns["split"]) <= set(_SPLITS):
-        raise ValueError("an image is of an unknown split")
+        raise UserError("an image is of an unknown split")
     entries = tuple(
         Entry(os.path.join(root, name), classes[label], split=split)
         for name, label, split in zip(columns["path"], columns["label"], columns["split"])
     )
     if min(columns["label"]) < 0:
-        raise ValueError("an image has no class")
+        raise UserError("an image has no class")
     heights, widths = (np.array(columns[name], np.int64) for name in ("height", "width"))
     if min(heights.min(), widths.min()) < 1 or max(heights.max(), widths.max()) > 2**20:
-        raise ValueError("an image has no size")
+        raise UserError("an image has no size")
     sizes = 3 * heights * widths
     starts = len(MAGIC) + np.concatenate([[0], np.cumsum(sizes)[:-1]])
     if len(MAGIC) + int(sizes.sum()) != end:
-        raise ValueError("it has not as many pixels as its images")
+        raise UserError("it has not as many pixels as its images")
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     packed = Packed(
@@ -245,5 +246,5 @@ def _digest(path: str) -> str:
     """That of a regular file; of what cannot be read none that was ever kept."""
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
-    except (DamagedImage, OSError):
+    except (UnreadableImage, OSError):
         return ""

@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from plusx import __version__, store
-from plusx.data.check import Damaged, Entry, examined, keep, keep_json, mark_of
+from plusx.data.check import Entry, OnUnreadable, examined, keep, keep_json, mark_of
 from plusx.data.folder import scan
-from plusx.data.image import DEFAULT_LIMIT, DamagedImage, Picture, printable, read_regular
+from plusx.data.image import DEFAULT_LIMIT, Picture, UnreadableImage, printable, read_regular
 from plusx.data.packed import MAGIC
 from plusx.data.scene_list import refuse_scenes
+from plusx.errors import UserError
 
 
 _log = logging.getLogger("plusx.data")
@@ -39,14 +40,14 @@ def pack(
     *,
     size: int = 224,
     side: int | None = None,
-    damaged: Damaged = "error",
+    on_unreadable: OnUnreadable = "error",
     threads: int | None = None,
 ) -> dict[str, Any]:
     """Write a folder of class folders to a packed file; what it came to.
 
     side: pixels of the shorter side that are kept. None is what evaluation at `size` scales to,
     so that evaluation sees the same pixels in the file and in the folder.
-    Raises ValueError as opening the folder does, and where there is something else under the
+    Raises UserError as opening the folder does, and where there is something else under the
     file's name; RuntimeError for an image that changes meanwhile; OSError for the disk.
     """
     refuse_scenes(folder)
@@ -55,16 +56,16 @@ def pack(
     if side is None:
         side = round(size / EVALUATION_SHARE)
     if not 1 <= side <= 4096:
-        raise ValueError(f"the shorter side is {side}: from 1 to 4096 pixels")
+        raise UserError(f"the shorter side is {side}: from 1 to 4096 pixels")
     path, listing = Path(to), scan(folder)
     if path.is_dir() or not path.absolute().parent.is_dir():
         said = "is a folder" if path.is_dir() else "lies in no folder that is there"
-        raise ValueError(f"{printable(path)} {said}: name a file to write")
+        raise UserError(f"{printable(path)} {said}: name a file to write")
     if Path(os.path.realpath(path)).is_relative_to(listing.root):
-        raise ValueError(f"{printable(path)} lies in the folder that is packed")
+        raise UserError(f"{printable(path)} lies in the folder that is packed")
     began = time.monotonic()
     # what keep() refuses or remarks on is asked of the same verdicts twice, the second time for all
-    used, notices = keep(listing.entries, listing.root, damaged)
+    used, notices = keep(listing.entries, listing.root, on_unreadable)
     left_out = [
         entry
         for entry in examined(
@@ -73,10 +74,10 @@ def pack(
         if entry.state == "refused"
     ]
     if not used:
-        raise ValueError(f"{printable(folder)} has no image that can be used")
+        raise UserError(f"{printable(folder)} has no image that can be used")
     lost = sorted(set(listing.classes) - {entry.label for entry in used})
     if lost:
-        raise ValueError(f"{printable(folder)}: the class folder {lost[0]!r} has no images")
+        raise UserError(f"{printable(folder)}: the class folder {lost[0]!r} has no images")
     checked = time.monotonic()
     columns: dict[str, list[Any]] = {
         "path": [os.path.relpath(entry.path, listing.root) for entry in used],
@@ -141,7 +142,7 @@ def _all_made(entries: list[Entry], root: str, side: int, threads: int) -> Itera
                     waiting.append(pool.submit(_made, another.path, side))
                 try:
                     yield waiting.pop(0).result()
-                except (DamagedImage, OSError) as error:
+                except (UnreadableImage, OSError) as error:
                     raise RuntimeError(
                         f"{entry.name(root)} cannot be used any more: {error}"
                     ) from error
@@ -164,7 +165,7 @@ def _made(path: str, side: int) -> _Made:
 
     mark = mark_of(path)
     if mark is None:
-        raise DamagedImage("missing")
+        raise UnreadableImage("missing")
     data = read_regular(path)
     image = shorter_side(Picture(data).decoded(3), side)
     return _Made(np.asarray(image), mark[0], mark[1], hashlib.sha256(data).hexdigest())

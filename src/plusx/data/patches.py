@@ -25,6 +25,7 @@ from plusx.data.draws import Draws
 from plusx.data.sample import Source
 from plusx.data.samples import Failure
 from plusx.data.volumes import NOT_JUDGED
+from plusx.errors import UserError
 
 
 _SHARE = r"\.\d{1,4}|1|1\.0"
@@ -67,7 +68,7 @@ class Patches(NamedTuple):
 class VolumeSamples(Dataset[Patch | Failure]):
     """Patch `index` of an epoch, of volume index % n; without training the whole of volume index.
 
-    Raises ValueError for an augmentation that is wrong, or that does not fit the patches.
+    Raises UserError for an augmentation that is wrong, or that does not fit the patches.
     """
 
     def __init__(self, source: Source, augment: str, seed: int, train: bool) -> None:
@@ -77,7 +78,7 @@ class VolumeSamples(Dataset[Patch | Failure]):
         self.volumes, self.size = source.volumes, source.preprocessing.space.patch
         self.steps = steps_of(augment) if train else ()
         if any(step.kind == "quarter" for step in self.steps) and self.size[1] != self.size[2]:
-            raise ValueError(
+            raise UserError(
                 f"augment {augment!r}: quarter needs as many rows as columns in a patch"
             )
         self.working_on = torch.full((0,), -1, dtype=torch.int64)
@@ -202,7 +203,7 @@ class VolumeSamples(Dataset[Patch | Failure]):
 
 
 def steps_of(text: str) -> tuple[Step, ...]:
-    """Read an augmentation of volumes. ValueError points at the word and suggests the nearest."""
+    """Read an augmentation of volumes. UserError points at the word and suggests the nearest."""
     steps = []
     for place, token in enumerate(text.split(), 1):
         name = re.match("[a-z]*", token)
@@ -211,12 +212,12 @@ def steps_of(text: str) -> tuple[Step, ...]:
         if kind not in VOCABULARY:
             near = difflib.get_close_matches(kind or token, VOCABULARY, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else "the words are"
-            raise ValueError(
+            raise UserError(
                 f"in {text!r}, at {token!r} (word {place}): no such word for volumes, {hint} "
                 f"{'' if near else ', '.join(VOCABULARY)}".rstrip()
             )
         pattern, example = VOCABULARY[kind]
         if not re.fullmatch(pattern, value):
-            raise ValueError(f"in {text!r}, at {token!r} (word {place}): written like {example}")
+            raise UserError(f"in {text!r}, at {token!r} (word {place}): written like {example}")
         steps.append(Step(kind, float(value) if value else 0.0))
     return tuple(steps)

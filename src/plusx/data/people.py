@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import torch
 
-from plusx.data.check import Damaged, Entry, keep
+from plusx.data.check import Entry, OnUnreadable, keep
 from plusx.data.draws import permutation
 from plusx.data.folder import scan
 from plusx.data.image import printable
 from plusx.data.sample import Preprocessing, Source, Split, as_split
+from plusx.errors import UserError
 
 
 # of people who do not test, where nobody says how many validate
@@ -54,7 +55,7 @@ def open_people(
     test: Who = 0,
     size: tuple[int, int] = (112, 112),
     channels: int = 3,
-    damaged: Damaged = "error",
+    on_unreadable: OnUnreadable = "error",
 ) -> Source:
     """Open PATH/PERSON/..., or PATH/train/PERSON/..., PATH/val/... and PATH/test/...
 
@@ -66,24 +67,25 @@ def open_people(
     test        who tests, said in the same way, of all
     size        height and width that the network sees: the whole picture, scaled to it
     channels    1 or 3
-    damaged     "error": a file that cannot be used, and a person with fewer than two pictures, is
-                an error that names it; "skip": they are left out, and named in the notices
+    on_unreadable   "error": a file that cannot be used, and a person with fewer than two
+                pictures, is an error that names it; "skip": they are left out, and named in the
+                notices
 
-    Raises ValueError for a folder without people, somebody who is in two splits, a pattern that
+    Raises UserError for a folder without people, somebody who is in two splits, a pattern that
     fits nobody, or fewer than two people in a split, which leaves nobody to tell them from.
     """
     wanted = as_split(split)
     if channels not in MEANS:
-        raise ValueError(f"channels = {channels}: pictures of people have 1 or 3")
+        raise UserError(f"channels = {channels}: pictures of people have 1 or 3")
     shown = printable(path)
     own = _own_parts(Path(path).expanduser())
     if own:
         if validation is not None or test != 0:
-            raise ValueError(
+            raise UserError(
                 f"{shown} has the folders {', '.join(map(str, own.values()))}, which say who "
                 "trains: leave out validation and test"
             )
-        parts = {part: _listed(folder, damaged) for part, folder in own.items()}
+        parts = {part: _listed(folder, on_unreadable) for part, folder in own.items()}
         _refuse_shared(shown, parts)
         found = _People(
             os.path.realpath(Path(path).expanduser()),
@@ -92,12 +94,12 @@ def open_people(
         )
         names = {part: sorted(each.pictures) for part, each in parts.items()}
     else:
-        found = _listed(Path(path).expanduser(), damaged)
+        found = _listed(Path(path).expanduser(), on_unreadable)
         names = divided(sorted(found.pictures), seed, validation, test, shown)
     chosen = sorted(found.pictures) if wanted == "all" else names.get(wanted, [])
     if len(chosen) < 2:
         has = "nobody" if not chosen else f"one person only ({chosen[0]!r})"
-        raise ValueError(
+        raise UserError(
             f"{shown} has {has} in {wanted}: two people at least can be told from each other"
         )
     numbers = {name: number for number, name in enumerate(chosen)}
@@ -135,9 +137,9 @@ def people_parts(path: str | Path) -> tuple[Split, ...]:
     return tuple(_own_parts(Path(path).expanduser()))
 
 
-def listed_people(path: str | Path, damaged: Damaged) -> tuple[list[Entry], list[str]]:
+def listed_people(path: str | Path, on_unreadable: OnUnreadable) -> tuple[list[Entry], list[str]]:
     """The pictures of a folder of people, who may have one each, and what is to be said of them."""
-    found = _listed(Path(path).expanduser(), damaged, fewest=1)
+    found = _listed(Path(path).expanduser(), on_unreadable, fewest=1)
     return [entry for own in found.pictures.values() for entry in own], found.notices
 
 
@@ -146,18 +148,18 @@ def _chosen(names: Sequence[str], who: Who, seed: int, key: str, shown: str) -> 
         try:
             fits = [name for name in names if re.fullmatch(who, name)]
         except re.error as error:
-            raise ValueError(f"[data] {key} = {who!r}: no regular expression: {error}") from None
+            raise UserError(f"[data] {key} = {who!r}: no regular expression: {error}") from None
         if not fits:
-            raise ValueError(
+            raise UserError(
                 f"[data] {key} = {who!r} fits the name of nobody in {shown} "
                 f"({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
             )
         return fits
     if who < 0 or (isinstance(who, float) and not who < 1):
-        raise ValueError(f"[data] {key} = {who}: a share below 1, or a number of people")
+        raise UserError(f"[data] {key} = {who}: a share below 1, or a number of people")
     count = round(who * len(names)) if isinstance(who, float) else who
     if who and (count < 2 or len(names) - count < 2):
-        raise ValueError(
+        raise UserError(
             f"[data] {key} = {who}: that is {count} of {len(names)} people in {shown}; each split "
             "needs two or more"
         )
@@ -173,7 +175,7 @@ def _own_parts(path: Path) -> dict[Split, Path]:
     for part, names in _PARTS.items():
         there = [name for name in names if (path / name).is_dir()]
         if len(there) > 1:
-            raise ValueError(f"{printable(path)} has {' and '.join(there)}: one folder a split")
+            raise UserError(f"{printable(path)} has {' and '.join(there)}: one folder a split")
         if there:
             found[part] = path / there[0]
     return found
@@ -184,20 +186,20 @@ def _refuse_shared(shown: str, parts: dict[Split, _People]) -> None:
     for part, each in parts.items():
         for name in each.pictures:
             if name in where:
-                raise ValueError(
+                raise UserError(
                     f"{shown}: {name!r} is in {where[name]} and in {part}; a person who trains "
                     "cannot be a stranger to the network"
                 )
             where[name] = part
 
 
-def _listed(path: Path, damaged: Damaged, fewest: int = 2) -> _People:
+def _listed(path: Path, on_unreadable: OnUnreadable, fewest: int = 2) -> _People:
     """The people of a folder and their pictures, each of them decoded once."""
     report = scan(path)
     try:
-        used, notices = keep(report.entries, report.root, damaged)
+        used, notices = keep(report.entries, report.root, on_unreadable)
     except ValueError as error:
-        raise ValueError(f"{printable(path)}: {error}") from None
+        raise UserError(f"{printable(path)}: {error}") from None
     pictures: dict[str, list[Entry]] = {name: [] for name in report.classes}
     for entry in used:
         pictures.setdefault(entry.label, []).append(entry)
@@ -205,10 +207,10 @@ def _listed(path: Path, damaged: Damaged, fewest: int = 2) -> _People:
     if few:
         said = [_with_few(name, pictures[name], report.root) for name in few[:_NAMED]]
         more = f"; and {len(few) - _NAMED:,} more" if len(few) > _NAMED else ""
-        if damaged == "error":
-            raise ValueError(
+        if on_unreadable == "error":
+            raise UserError(
                 f"{printable(path)}: {len(few):,} of {len(pictures):,} people cannot be used: "
-                f'{"; ".join(said)}{more} (damaged = "skip" leaves them out)'
+                f'{"; ".join(said)}{more} (on_unreadable = "skip" leaves them out)'
             )
         notices = [*notices, *(f"skipped {each}" for each in said)]
         if more:

@@ -18,6 +18,7 @@ import torch
 from plusx.data.download import Download, cache_folder, fetch, places, unpack
 from plusx.data.sample import Preprocessing, Source, Split
 from plusx.data.splits import held_out, stratified_order, validation_count
+from plusx.errors import UserError
 
 
 Validation = float | int | None
@@ -201,7 +202,7 @@ def open_cifar(described: Cifar, split: Split, validation: Validation) -> Source
     if isinstance(classes, str):
         lines = (folder / classes).read_text("utf-8", "replace").split()
         if len(lines) != described.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"{folder / classes}: {len(lines)} names for {described.num_classes} classes"
             )
         classes = tuple(lines)
@@ -223,20 +224,18 @@ def _cifar_folder(described: Cifar) -> Path:
     else:
         archive = fetch(described.archive, target.parent)
     if not described.archive.check(archive.read_bytes()):
-        raise ValueError(f"{archive} is not the published file ({described.archive.digest})")
+        raise UserError(f"{archive} is not the published file ({described.archive.digest})")
     unpack(archive, target, most_bytes=250_000_000)
     return target
 
 
 def _read_cifar(path: Path, described: Cifar, records: int) -> Part:
     if not path.is_file():
-        raise ValueError(f"{path} is missing")
+        raise UserError(f"{path} is missing")
     length = described.label_bytes + 3072
     raw = np.fromfile(path, np.uint8)
     if raw.size != records * length:
-        raise ValueError(
-            f"{path} is damaged: {raw.size:,} bytes, {records * length:,} are expected"
-        )
+        raise UserError(f"{path} is damaged: {raw.size:,} bytes, {records * length:,} are expected")
     rows = raw.reshape(records, length)
     labels = rows[:, described.label_bytes - 1]
     _check_labels(path, labels, described.num_classes)
@@ -283,16 +282,16 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             data = file.read(size + 1)
             wanted = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
             if not data.startswith(wanted) or len(data) != size:
-                raise ValueError(f"{path} is damaged: it is no IDX file of bytes {shape}")
+                raise UserError(f"{path} is damaged: it is no IDX file of bytes {shape}")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged: {error}") from error
     return np.frombuffer(data, np.uint8, offset=len(wanted)).reshape(shape)
 
 
 def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
     wrong = np.flatnonzero(labels >= num_classes)
     if wrong.size:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged: label {labels[wrong[0]]} of image {wrong[0]} is outside "
             f"0 to {num_classes - 1}"
         )

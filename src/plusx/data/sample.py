@@ -21,6 +21,7 @@ from plusx.data.spare import Spare
 from plusx.data.tiff import fitted, read_bands
 from plusx.data.truth import Masks, Truth
 from plusx.data.volumes import Volumes
+from plusx.errors import UserError
 
 
 Split = Literal["train", "validation", "test", "all"]
@@ -54,24 +55,20 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.space is not None and self.size != self.space.patch[1:]:
-            raise ValueError(f"size {self.size}: a patch has {self.space.patch}")
+            raise UserError(f"size {self.size}: a patch has {self.space.patch}")
         if min(self.size) < 1:
-            raise ValueError(f"size {self.size}: a size is at least 1 x 1")
+            raise UserError(f"size {self.size}: a size is at least 1 x 1")
         if self.channels < 1:
-            raise ValueError(f"channels {self.channels}: images have 1 channel or more")
+            raise UserError(f"channels {self.channels}: images have 1 channel or more")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
-                raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
+                raise UserError(f"{name} has {len(values)} numbers for {self.channels} channels")
         if not all(value > 0 for value in self.std):
-            raise ValueError(f"std {self.std}: every number must be above 0")
+            raise UserError(f"std {self.std}: every number must be above 0")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(
-                f"range {self.low} to {self.high}: from a lower number to a higher one"
-            )
+            raise UserError(f"range {self.low} to {self.high}: from a lower number to a higher one")
         if self.bands is not None and (len(self.bands) != self.channels or min(self.bands) < 1):
-            raise ValueError(
-                f"bands {self.bands}: one for each of {self.channels} channels, from 1"
-            )
+            raise UserError(f"bands {self.bands}: one for each of {self.channels} channels, from 1")
 
     @property
     def eight_bits(self) -> bool:
@@ -117,13 +114,13 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The other way round. Raises ValueError where a key is missing, unknown or unfit."""
+        """The other way round. Raises UserError where a key is missing, unknown or unfit."""
         wanted, ranged = {"size", "channels", "mean", "std"}, {"low", "high"}
         space, values = values.get("space"), {k: v for k, v in values.items() if k != "space"}
         bands, values = values.get("bands"), {k: v for k, v in values.items() if k != "bands"}
         if set(values) not in (wanted, wanted | ranged):
             wrong = ", ".join(sorted(set(values) ^ (wanted | (ranged & set(values)))))
-            raise ValueError(
+            raise UserError(
                 "preprocessing has the keys size, channels, mean, std, and may have low and high "
                 f"together, space and bands; not so: {wrong or 'one of low and high'}"
             )
@@ -137,7 +134,7 @@ class Preprocessing:
             chosen = None if bands is None else tuple(int(band) for band in bands)
             return cls(size, channels, mean, std, low, high, known, chosen)
         except TypeError as error:
-            raise ValueError(f"preprocessing {values!r}: {error}") from None
+            raise UserError(f"preprocessing {values!r}: {error}") from None
 
 
 class Sample(NamedTuple):
@@ -264,7 +261,7 @@ class Source:
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Source":
         """The same images for a network that wants another size, mean or std."""
         if preprocessing.channels != self.preprocessing.channels and self.images is not None:
-            raise ValueError(
+            raise UserError(
                 f"{self.name} has {self.preprocessing.channels} channels, "
                 f"the network wants {preprocessing.channels}"
             )
@@ -274,27 +271,27 @@ class Source:
         return replace(self, preprocessing=preprocessing, images=images)
 
     def check_labels(self, num_classes: int) -> None:
-        """Raise ValueError that names the first sample whose label no network of k outputs has."""
+        """Raise UserError that names the first sample whose label no network of k outputs has."""
         if self.multilabel:
             if self.labels.shape[1] != num_classes:
-                raise ValueError(
+                raise UserError(
                     f"{self.name} has {self.labels.shape[1]} labels, the network {num_classes}"
                 )
             return
         wrong = ((self.labels < 0) | (self.labels >= num_classes)).nonzero()
         if len(wrong):
             index = int(wrong[0])
-            raise ValueError(
+            raise UserError(
                 f"{self.where(index)}: label {int(self.labels[index])} is outside "
                 f"0 to {num_classes - 1}"
             )
 
     def position_counts(self) -> Int64[Tensor, "k"]:
-        """How many positions of each class masks have. ValueError: there are no masks."""
+        """How many positions of each class masks have. UserError: there are no masks."""
         if self.volumes is not None:
             return self.volumes.counts(len(self.classes)).sum(0)
         if not isinstance(self.truth, Masks):
-            raise ValueError(f"{self.name} has no masks, which say the class of each position")
+            raise UserError(f"{self.name} has no masks, which say the class of each position")
         return self.truth.counts.sum(0)
 
     def where(self, index: int) -> str:
@@ -385,8 +382,8 @@ def resized(images: Num[Tensor, "n c h w"], size: tuple[int, int]) -> Num[Tensor
 
 
 def as_split(text: str) -> Split:
-    """A split by any of its usual names. Raises ValueError for an unknown one."""
+    """A split by any of its usual names. Raises UserError for an unknown one."""
     name = {"val": "validation", "valid": "validation"}.get(text, text)
     if name not in get_args(Split):
-        raise ValueError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")
+        raise UserError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")
     return name  # type: ignore[return-value]

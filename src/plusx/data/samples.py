@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from plusx.data.augment import NORMALISED, Plan, Word
 from plusx.data.draws import Draws
-from plusx.data.image import Box, DamagedImage, Picture, quiet
+from plusx.data.image import Box, Picture, UnreadableImage, quiet
 from plusx.data.sample import Source
 from plusx.data.scaled import random_windows, scaled
 from plusx.data.windows import TURNS
@@ -93,7 +93,7 @@ class Samples(Dataset[Made | Failure]):
                 self._work_on(current)
                 own = [(word, all_draws.alone(place)) for word, all_draws in words]
                 made.append(self._augmented(stored[place], windows[place], own))
-        except (DamagedImage, OSError) as error:
+        except (UnreadableImage, OSError) as error:
             why = f"{self.source.where(current)} cannot be used any more: {error}"
             return [*made, Failure(why)]
         self._work_on(-1)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
 
-from plusx.data.image import DamagedImage
+from plusx.data.image import UnreadableImage
 from plusx.data.space import affine_problem
 
 
@@ -69,7 +69,7 @@ def files_of(path: str | Path) -> list[str]:
 
 
 def read_scan(path: str | Path) -> Scan:
-    """Read a volume. DamagedImage says why it is refused; OSError: it cannot be read.
+    """Read a volume. UnreadableImage says why it is refused; OSError: it cannot be read.
 
     RuntimeError: the extra that reads it is missing.
     """
@@ -77,11 +77,13 @@ def read_scan(path: str | Path) -> Scan:
     scan = _read_series(name) if os.path.isdir(name) else _read_nifti(name)
     problem = affine_problem(scan.affine)
     if problem is not None:
-        raise DamagedImage(problem)
+        raise UnreadableImage(problem)
     if scan.values.dtype.kind == "f":
         broken = int(scan.values.size - np.isfinite(scan.values).sum())
         if broken:
-            raise DamagedImage(f"{broken:,} of its voxels are no finite numbers (NaN or infinite)")
+            raise UnreadableImage(
+                f"{broken:,} of its voxels are no finite numbers (NaN or infinite)"
+            )
     return scan
 
 
@@ -102,22 +104,22 @@ def _read_nifti(name: str) -> Scan:
     nibabel = _nibabel()
     if not os.path.isfile(name):
         os.stat(name)  # FileNotFoundError, in the system's words
-        raise DamagedImage("no regular file")
+        raise UnreadableImage("no regular file")
     try:
         image = nibabel.load(name)
         if not isinstance(image, nibabel.Nifti1Image):  # which NIfTI-2 is too
-            raise DamagedImage("no NIfTI file")
+            raise UnreadableImage("no NIfTI file")
         shape = tuple(int(side) for side in image.shape)
         if min(shape, default=0) < 1 or np.prod(shape, dtype=np.float64) > MOST:
-            raise DamagedImage(f"its shape is {_times(shape)}; at most {MOST:,} voxels are read")
+            raise UnreadableImage(f"its shape is {_times(shape)}; at most {MOST:,} voxels are read")
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) not in (3, 4):
-            raise DamagedImage(f"its shape is {_times(shape)}: a volume has three dimensions")
+            raise UnreadableImage(f"its shape is {_times(shape)}: a volume has three dimensions")
         header = image.header
         codes = int(header["sform_code"]), int(header["qform_code"])
         if codes == (0, 0):
-            raise DamagedImage(
+            raise UnreadableImage(
                 "it has no affine: neither its sform nor its qform is set, so that nobody knows "
                 "how large its voxels are and which way they lie"
             )
@@ -127,20 +129,20 @@ def _read_nifti(name: str) -> Scan:
         )
         stored = image.get_data_dtype()
         if stored.kind not in "iufb" or stored.itemsize > 8:
-            raise DamagedImage(f"its values are {stored}, not one number a voxel")
+            raise UnreadableImage(f"its values are {stored}, not one number a voxel")
         values = np.asarray(image.dataobj)
-    except DamagedImage:
+    except UnreadableImage:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DamagedImage(f"it is cut short or damaged: {error}") from None
+        raise UnreadableImage(f"it is cut short or damaged: {error}") from None
     except FileNotFoundError:
         raise
     except OSError as error:
         if error.errno is not None:
             raise
-        raise DamagedImage(f"it is cut short or damaged: {error}") from None
+        raise UnreadableImage(f"it is cut short or damaged: {error}") from None
     except Exception as error:  # nibabel's own kinds, and what damaged headers lead to
-        raise DamagedImage(f"no NIfTI file that can be read: {error}") from None
+        raise UnreadableImage(f"no NIfTI file that can be read: {error}") from None
     values = values.reshape((*shape, 1) if len(shape) == 3 else shape)
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS.get(unit, 1.0)
@@ -158,22 +160,22 @@ def _read_series(folder: str) -> Scan:
                 warnings.simplefilter("ignore")
                 found.append((entry.name, pydicom.dcmread(entry.path)))
         except Exception as error:
-            raise DamagedImage(f"{entry.name} cannot be read: {error}") from None
+            raise UnreadableImage(f"{entry.name} cannot be read: {error}") from None
     if not found:
-        raise DamagedImage("no DICOM file is in the folder")
+        raise UnreadableImage("no DICOM file is in the folder")
     try:
         affine, ordered = _placed(found)
         sizes = {(int(each.Rows), int(each.Columns)) for _, each in ordered}
-    except DamagedImage:
+    except UnreadableImage:
         raise
     except Exception as error:  # whatever damaged headers lead to
-        raise DamagedImage(f"headers of its slices cannot be used: {error}") from None
+        raise UnreadableImage(f"headers of its slices cannot be used: {error}") from None
     if len(sizes) > 1:  # said before any of them is decoded
         one, other = sorted(sizes)[:2]
-        raise DamagedImage(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
+        raise UnreadableImage(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
     ((rows, columns),) = sizes
     if rows * columns * len(ordered) > MOST:
-        raise DamagedImage(f"more than {MOST:,} voxels")
+        raise UnreadableImage(f"more than {MOST:,} voxels")
     values = np.empty((columns, rows, len(ordered)), np.float32)
     for place, (name, slice_) in enumerate(ordered):
         values[:, :, place] = _plane(name, slice_, (rows, columns)).T
@@ -185,13 +187,13 @@ def _placed(found: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, A
     series = {str(getattr(each, "SeriesInstanceUID", "")): name for name, each in found}
     if len(series) > 1:
         one, other = sorted(series.values())[:2]
-        raise DamagedImage(f"{len(series)} series are in one folder, those of {one} and {other}")
+        raise UnreadableImage(f"{len(series)} series are in one folder, those of {one} and {other}")
     for name, each in found:
         for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
             if getattr(each, key, None) is None:
                 frames = int(getattr(each, "NumberOfFrames", 1) or 1)
                 why = "it holds several frames in one file, which is not read" if frames > 1 else ""
-                raise DamagedImage(
+                raise UnreadableImage(
                     f"{name} has no affine: {why or f'no {key}, so that it lies nowhere'}"
                 )
     first = found[0][1]
@@ -199,7 +201,9 @@ def _placed(found: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, A
     for name, each in found:
         own = np.array([float(v) for v in each.ImageOrientationPatient]).reshape(2, 3)
         if np.abs(own - cosines).max() > 1e-3 or each.PixelSpacing != first.PixelSpacing:
-            raise DamagedImage(f"{name} has another orientation or pixel spacing than the others")
+            raise UnreadableImage(
+                f"{name} has another orientation or pixel spacing than the others"
+            )
     normal = np.cross(cosines[0], cosines[1])
     positions = [np.array([float(v) for v in each.ImagePositionPatient]) for _, each in found]
     along = np.array([position @ normal for position in positions])
@@ -220,15 +224,15 @@ def _placed(found: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, A
 
 
 def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
-    """DamagedImage where slices are not equally far from each other."""
+    """UnreadableImage where slices are not equally far from each other."""
     gaps = np.diff(along)
     usual = float(np.median(gaps))
     for place, gap in enumerate(gaps.tolist()):
         pair = f"{names[place]} and {names[place + 1]}"
         if gap < 1e-4:
-            raise DamagedImage(f"two slices lie at one place: {pair}")
+            raise UnreadableImage(f"two slices lie at one place: {pair}")
         if abs(gap - usual) > _NEAR * usual:
-            raise DamagedImage(
+            raise UnreadableImage(
                 f"{pair} lie {gap:.3g} mm apart and the other slices {usual:.3g} mm: a slice is "
                 "missing or too many"
             )
@@ -237,15 +241,15 @@ def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
 def _plane(name: str, slice_: Any, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """The values of one slice in their unit: Hounsfield, where it is of CT."""
     if int(getattr(slice_, "SamplesPerPixel", 1)) != 1:
-        raise DamagedImage(f"{name} is in colours")
+        raise UnreadableImage(f"{name} is in colours")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stored = np.asarray(slice_.pixel_array)
     except Exception as error:
-        raise DamagedImage(f"{name} has no pixels that can be read: {error}") from None
+        raise UnreadableImage(f"{name} has no pixels that can be read: {error}") from None
     if stored.shape != size:
-        raise DamagedImage(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
+        raise UnreadableImage(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
     slope = float(getattr(slice_, "RescaleSlope", None) or 1.0)
     shift = float(getattr(slice_, "RescaleIntercept", None) or 0.0)
     return stored.astype(np.float32) * np.float32(slope) + np.float32(shift)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from plusx.data.image import Picture, printable
 from plusx.data.truth import Outline
+from plusx.errors import UserError
 
 
 SceneKind = Literal["voc", "coco", "boxes", "masks"]
@@ -118,26 +119,26 @@ def scene_kind(path: str | os.PathLike[str]) -> SceneKind | None:
 
 
 def refuse_scenes(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError where a folder of class folders is wanted and this has boxes or masks."""
+    """Raise UserError where a folder of class folders is wanted and this has boxes or masks."""
     kind = scene_kind(path)
     if kind is not None:
         what = "masks" if kind == "masks" else "boxes"
-        raise ValueError(
+        raise UserError(
             f"{printable(os.fspath(path))} has images with {what}, which are not packed: they are "
             f'read as they lie there, and small sets kept in memory ([data] kind = "{kind}")'
         )
 
 
-def complain(problems: Sequence[Problem], damaged: str, of: str) -> list[str]:
-    """Notices of what is left out; with damaged = "error" a ValueError that names it."""
+def complain(problems: Sequence[Problem], on_unreadable: str, of: str) -> list[str]:
+    """Notices of what is left out; with on_unreadable = "error" a UserError that names it."""
     if not problems:
         return []
     said = [f"{where}: {reason}" for where, reason in problems]
-    if damaged == "error":
+    if on_unreadable == "error":
         more = f"; and {len(said) - _NAMED:,} more" if len(said) > _NAMED else ""
-        raise ValueError(
+        raise UserError(
             f"{of} cannot be used as they are: {'; '.join(said[:_NAMED])}{more} "
-            '(damaged = "skip" leaves them out)'
+            '(on_unreadable = "skip" leaves them out)'
         )
     count = "1 skipped" if len(said) == 1 else f"{len(said):,} skipped"
     return [f"{of}: {count}", *(f"skipped {line}" for line in said)]
@@ -179,13 +180,13 @@ def divided(listing: SceneList, test: str, shown: str) -> SceneList:
     if not test:
         return listing
     if listing.parts:
-        raise ValueError(
+        raise UserError(
             f"{shown} has splits of its own ({', '.join(listing.parts)}); leave out test = {test!r}"
         )
     try:
         pattern = re.compile(test)
     except re.error as error:
-        raise ValueError(f"test = {test!r} is no regular expression: {error}") from None
+        raise UserError(f"test = {test!r} is no regular expression: {error}") from None
     made = []
     for entry in listing.entries:
         below = os.path.splitext(os.path.relpath(entry.path, listing.root))[0]
@@ -194,7 +195,7 @@ def divided(listing: SceneList, test: str, shown: str) -> SceneList:
     count = sum(entry.split == "test" for entry in made)
     if not 0 < count < len(made):
         names = ", ".join(os.path.basename(entry.path) for entry in listing.entries[:3])
-        raise ValueError(
+        raise UserError(
             f"test = {test!r} chooses {count} of the {len(made)} images of {shown} ({names}, ...)"
         )
     return replace(listing, entries=made)
@@ -212,7 +213,7 @@ def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
                 below = os.path.normpath(os.path.join(os.path.relpath(place, folder), stem))
                 path = os.path.join(place, name)
                 if below in found:
-                    raise ValueError(
+                    raise UserError(
                         f"{printable(path)} and {printable(os.path.basename(found[below]))} have "
                         "one name but for its ending: which one is meant?"
                     )

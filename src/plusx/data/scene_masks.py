@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plusx.data.check import Damaged
-from plusx.data.image import DamagedImage, printable
+from plusx.data.check import OnUnreadable
+from plusx.data.image import UnreadableImage, printable
 from plusx.data.mask_folder import read_classes
 from plusx.data.scene_list import (
     THREADS,
@@ -20,6 +20,7 @@ from plusx.data.scene_list import (
     unknown_class,
 )
 from plusx.data.truth import NOT_JUDGED, Masks, Meaning, stored_mask
+from plusx.errors import UserError
 
 
 def classes_of_masks(
@@ -29,7 +30,7 @@ def classes_of_masks(
     names, meaning = read_classes(listing.root)
     if meaning.colours and not wish.values:
         if wish.classes and set(wish.classes) != set(names):
-            raise ValueError(
+            raise UserError(
                 f"[data] classes are {', '.join(wish.classes)}; classes.csv has {', '.join(names)}"
             )
         return names, meaning
@@ -37,7 +38,7 @@ def classes_of_masks(
         values = wish.values or tuple(range(len(wish.classes)))
         names = wish.classes or tuple(map(str, values))
         if len(values) != len(names) or len(set(values)) != len(values):
-            raise ValueError(
+            raise UserError(
                 f"[data] values {list(values)}: one for each of the {len(names)} classes, and no "
                 "two alike"
             )
@@ -48,10 +49,10 @@ def classes_of_masks(
         names = tuple(map(str, values))
     both = sorted(set(values) & set(wish.ignore))
     if both:
-        raise ValueError(f"[data] ignore: {both[0]} is the value of a class")
+        raise UserError(f"[data] ignore: {both[0]} is the value of a class")
     unjudged = () if NOT_JUDGED in (*values, *wish.ignore) else (NOT_JUDGED,)
     if len(names) > NOT_JUDGED:
-        raise ValueError(f"masks can have {NOT_JUDGED} classes, not {len(names)}")
+        raise UserError(f"masks can have {NOT_JUDGED} classes, not {len(names)}")
     return names, Meaning(values, (), (*meaning.ignored, *wish.ignore, *unjudged))
 
 
@@ -59,7 +60,7 @@ def places_of(wanted: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
     for name in wanted:
         if name not in classes or wanted.count(name) > 1:
             why = unknown_class(name, classes) if name not in classes else f"{name!r} stands twice"
-            raise ValueError(f"[data] parts: {why}")
+            raise UserError(f"[data] parts: {why}")
     return [classes.index(name) for name in wanted]
 
 
@@ -74,7 +75,7 @@ def _values_found(
         assert entry.mask is not None
         try:
             found.update(np.unique(stored_mask(entry.mask, colours=False)).tolist())
-        except (DamagedImage, OSError) as error:  # where others can be read, it is named later
+        except (UnreadableImage, OSError) as error:  # where others can be read, it is named later
             problems.append(Problem(printable(entry.mask, listing.root), str(error)))
     if not found:
         complain(problems, "error", "masks")
@@ -83,7 +84,7 @@ def _values_found(
         there -= {NOT_JUDGED}
     if len(there) < 2:
         values = ", ".join(map(str, sorted(found)[:10]))
-        raise ValueError(
+        raise UserError(
             f"the masks have the values {values} alone, of which {len(there)} could be a class: "
             "there is nothing to tell apart"
         )
@@ -95,7 +96,7 @@ def masks_of(
     root: str,
     classes: tuple[str, ...],
     meaning: Meaning,
-    damaged: Damaged,
+    on_unreadable: OnUnreadable,
 ) -> tuple[list[SceneEntry], Masks, list[str]]:
     """Every mask, read once: which can be used, and how many pixels each class has in it."""
 
@@ -104,7 +105,7 @@ def masks_of(
         assert path is not None
         try:
             mask = meaning.read(path)
-        except DamagedImage as error:
+        except UnreadableImage as error:
             return str(error)
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
@@ -124,7 +125,7 @@ def masks_of(
         else:
             used.append(entry)
             counts.append(count[: len(classes)])
-    notices = complain(problems, damaged, "masks")
+    notices = complain(problems, on_unreadable, "masks")
     paths = [entry.mask or "" for entry in used]
     table = torch.stack(counts) if counts else torch.zeros(0, len(classes), dtype=torch.int64)
     return used, Masks(table, paths, meaning), notices

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from plusx.data.augment import NORMALISED, ScenePlan
 from plusx.data.draws import Draws
-from plusx.data.image import DamagedImage, Picture, quiet
+from plusx.data.image import Picture, UnreadableImage, quiet
 from plusx.data.on_scene import SCENE_STEPS, Scene, fitted
 from plusx.data.sample import Source
 from plusx.data.samples import Failure
@@ -63,7 +63,7 @@ class SceneSamples(Dataset[Scene | Failure]):
                     self.working_on[worker.id] = index
                 try:
                     made.append(self._made(epoch, index))
-                except (DamagedImage, OSError) as error:
+                except (UnreadableImage, OSError) as error:
                     where = self.source.where(index)
                     return [*made, Failure(f"{where} cannot be used any more: {error}")]
         if worker is not None:
@@ -107,7 +107,9 @@ class SceneSamples(Dataset[Scene | Failure]):
         if isinstance(truth, Masks):
             mask = truth.mask(index)
             if mask.shape != size:
-                raise DamagedImage(f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}")
+                raise UnreadableImage(
+                    f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}"
+                )
             return Scene(pixels, _NO_BOXES, torch.from_numpy(mask)[None], NOT_JUDGED)
         assert isinstance(truth, Boxes)
         rows = truth.rows[index]

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from plusx.data.boxes import read_boxes
-from plusx.data.check import Damaged, Entry, keep
+from plusx.data.check import Entry, OnUnreadable, keep
 from plusx.data.coco import read_coco
 from plusx.data.download import located
-from plusx.data.image import DamagedImage, printable
+from plusx.data.image import UnreadableImage, printable
 from plusx.data.mask_boxes import boxes_of
 from plusx.data.mask_folder import read_masks
 from plusx.data.sample import Preprocessing, Source, Split, as_split
@@ -32,6 +32,7 @@ from plusx.data.scene_masks import classes_of_masks, masks_of, places_of
 from plusx.data.splits import held_out
 from plusx.data.truth import Boxes, Truth
 from plusx.data.voc import read_voc
+from plusx.errors import UserError
 
 
 # of pictures, where no network says otherwise: ImageNet's, and the like of one channel
@@ -60,7 +61,7 @@ def open_scenes(
     seed: int = 0,
     validation: float | int | None = None,
     size: tuple[int, int] | None = None,
-    damaged: Damaged = "error",
+    on_unreadable: OnUnreadable = "error",
     wish: SceneWish = _NOTHING,
 ) -> Source:
     """Open images with boxes (voc, coco, boxes) or masks (masks).
@@ -68,28 +69,29 @@ def open_scenes(
     size        height and width that a network sees: all of an image is scaled so that it just
                 fits, and padded at the right and the bottom. None: images stay as large as they
                 are
-    validation  as in open_data; also damaged: what cannot be used is an error that names it, or
+    validation  as in open_data; also on_unreadable: what cannot be used is an error that names
+                it, or
                 left out and named in the notices. That holds for images, masks and single boxes
 
     Every image is decoded once, every mask is read and every box looked at.
-    Raises ValueError for data that cannot be used.
+    Raises UserError for data that cannot be used.
     """
     shown, wanted = printable(path), as_split(split)
     if kind not in READERS:
-        raise ValueError(f"[data] kind = {kind!r}: allowed are {', '.join(READERS)}")
+        raise UserError(f"[data] kind = {kind!r}: allowed are {', '.join(READERS)}")
     place = located(path)
     if not os.path.exists(place):
-        raise ValueError(f"{shown} is missing: there is no such folder or file")
-    if damaged not in ("error", "skip"):
-        raise ValueError(f"damaged = {damaged!r}: allowed are 'error' and 'skip'")
+        raise UserError(f"{shown} is missing: there is no such folder or file")
+    if on_unreadable not in ("error", "skip"):
+        raise UserError(f"on_unreadable = {on_unreadable!r}: allowed are 'error' and 'skip'")
     listing = divided(READERS[kind](os.fspath(place)), wish.test, shown)
     entries, cut = _chosen(listing, shown, wanted, validation)
-    listed = complain(listing.problems, damaged, f"the lists of {shown}")
-    used, notices = _decoded(entries, listing.root, damaged)
+    listed = complain(listing.problems, on_unreadable, f"the lists of {shown}")
+    used, notices = _decoded(entries, listing.root, on_unreadable)
     truth: Truth
     if kind == "masks":
         classes, meaning = classes_of_masks(listing, used, wish)
-        used, truth, told = masks_of(used, listing.root, classes, meaning, damaged)
+        used, truth, told = masks_of(used, listing.root, classes, meaning, on_unreadable)
         if wish.parts:
             places = places_of(wish.parts, classes)
             classes = wish.parts
@@ -100,10 +102,10 @@ def open_scenes(
     else:
         classes = _classes_of_boxes(listing, shown, wish)
         learns = wanted == "train"
-        used, truth, told = _boxes(used, listing, classes, damaged, wish.instances, learns)
+        used, truth, told = _boxes(used, listing, classes, on_unreadable, wish.instances, learns)
         labels = truth.presence(len(classes))
     if not used:
-        raise ValueError(f"{shown} has no image in {wanted} that can be used")
+        raise UserError(f"{shown} has no image in {wanted} that can be used")
     source = Source(
         name=printable(os.path.basename(os.path.realpath(place))),
         split=wanted,
@@ -124,7 +126,7 @@ def open_scenes(
     held = held_out(labels, share, seed)
     chosen = held if wanted == "validation" else np.delete(np.arange(len(source)), held)
     if not len(chosen):
-        raise ValueError(f"{shown} has no {wanted} split with validation = {validation}")
+        raise UserError(f"{shown} has no {wanted} split with validation = {validation}")
     return source.subset(chosen.tolist())
 
 
@@ -140,11 +142,11 @@ def _chosen(
     parts = listing.parts
     if not listing.entries:
         why = f": {'; '.join(f'{a}: {b}' for a, b in listing.problems[:3])}"
-        raise ValueError(f"{shown} has no scenes{why if listing.problems else ''}")
+        raise UserError(f"{shown} has no scenes{why if listing.problems else ''}")
     if split == "all":
         return listing.entries, False
     if "validation" in parts and validation:
-        raise ValueError(
+        raise UserError(
             f"{shown} has a validation split of its own; leave out validation = {validation}"
         )
     if split in parts:
@@ -152,14 +154,14 @@ def _chosen(
         return chosen, split == "train" and "validation" not in parts
     if split == "test" or (parts and "train" not in parts):
         has = ", ".join(parts) if parts else "none: it is split by the seed to train and validate"
-        raise ValueError(f"{shown} has no {split} split (its splits: {has})")
+        raise UserError(f"{shown} has no {split} split (its splits: {has})")
     return [entry for entry in listing.entries if entry.split in ("", "train")], True
 
 
 def _decoded(
-    entries: list[SceneEntry], root: str, damaged: Damaged
+    entries: list[SceneEntry], root: str, on_unreadable: OnUnreadable
 ) -> tuple[list[SceneEntry], list[str]]:
-    kept, notices = keep([Entry(entry.path, "") for entry in entries], root, damaged)
+    kept, notices = keep([Entry(entry.path, "") for entry in entries], root, on_unreadable)
     good = {entry.path for entry in kept}
     return [entry for entry in entries if entry.path in good], notices
 
@@ -179,7 +181,7 @@ def _classes_of_boxes(listing: SceneList, shown: str, wish: SceneWish) -> tuple[
     names = {mark.label for entry in learning or listing.entries for mark in entry.marks}
     found = tuple(sorted(names - {""}))
     if not found:
-        raise ValueError(f"{shown} has no boxes")
+        raise UserError(f"{shown} has no boxes")
     return found
 
 
@@ -187,7 +189,7 @@ def _boxes(
     entries: list[SceneEntry],
     listing: SceneList,
     classes: tuple[str, ...],
-    damaged: Damaged,
+    on_unreadable: OnUnreadable,
     instances: bool,
     learns: bool,
 ) -> tuple[list[SceneEntry], Boxes, list[str]]:
@@ -217,12 +219,12 @@ def _boxes(
         used.append(entry)
         rows.append(np.array(kept, np.float32).reshape(-1, 6))
         outlines.append([mask for mask in masks if mask is not None])
-    if damaged == "error":
+    if on_unreadable == "error":
         problems += _problems_elsewhere(listing, entries, classes)
-    notices = complain(problems, damaged, "boxes")
+    notices = complain(problems, on_unreadable, "boxes")
     if learns and not any(map(len, rows)):
         named = f": {problems[0].where}: {problems[0].reason}" if problems else ""
-        raise ValueError(
+        raise UserError(
             f"there is nothing to learn: of the images that train none has a box{named}"
         )
     return used, Boxes(rows, outlines if instances else None), notices
@@ -244,7 +246,7 @@ def _mask_problem(mark: Mark, corners: Sequence[float]) -> str:
 def _size_if_told(entry: SceneEntry) -> tuple[int, int]:
     try:
         return sizes_of([entry])[0]
-    except (DamagedImage, OSError):  # which its own split tells of
+    except (UnreadableImage, OSError):  # which its own split tells of
         return _ANY_SIZE
 
 

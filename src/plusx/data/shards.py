@@ -27,6 +27,7 @@ from plusx.data.check import (
     terms,
 )
 from plusx.data.image import DEFAULT_LIMIT, Picture, printable
+from plusx.errors import UserError
 
 
 _IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"))
@@ -88,14 +89,14 @@ def is_shards(path: str | Path) -> bool:
 def expanded(pattern: str) -> list[str]:
     """The files that a pattern names: *, ? and [ab] are searched, {000..146} and {a,b} counted.
 
-    Raises ValueError where there are none, or where one that is counted is missing.
+    Raises UserError where there are none, or where one that is counted is missing.
     """
     names = _spelled(os.path.expanduser(pattern))
     found: list[str] = []
     for name in names:
         here = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
         if not here or not os.path.isfile(here[0]):
-            raise ValueError(f"{printable(name)} is missing: there is no such tar file")
+            raise UserError(f"{printable(name)} is missing: there is no such tar file")
         found += here
     return sorted(dict.fromkeys(map(os.path.realpath, found)))
 
@@ -108,12 +109,12 @@ def _spelled(pattern: str) -> list[str]:
         if (range_ := _RANGE.fullmatch(text)) is not None:
             first, last = int(range_[1]), int(range_[2])
             if not 0 <= last - first < _MOST_FILES:
-                raise ValueError(f"{pattern}: {{{text}}} counts from less to more")
+                raise UserError(f"{pattern}: {{{text}}} counts from less to more")
             options = [f"{number:0{len(range_[1])}}" for number in range(first, last + 1)]
         else:
             options = text.split(",")
         if len(names) * len(options) > _MOST_FILES:
-            raise ValueError(f"{pattern} stands for more than {_MOST_FILES:,} files")
+            raise UserError(f"{pattern} stands for more than {_MOST_FILES:,} files")
         names = [name.replace(found[0], option, 1) for name in names for option in options]
     return names
 
@@ -121,21 +122,21 @@ def _spelled(pattern: str) -> list[str]:
 def read_shards(pattern: str | Path) -> Shards:
     """Index tar files and decode every image once; both are remembered until a file changes.
 
-    Raises ValueError that names the file, and the member, where one is damaged or hostile.
+    Raises UserError that names the file, and the member, where one is damaged or hostile.
     """
     files, shown = expanded(os.fspath(pattern)), printable(pattern)
     root = os.path.commonpath([os.path.dirname(file) for file in files])
     splits = [_split_of(file) for file in files]
     if "" in splits and any(splits):
         file = printable(files[splits.index("")], root)
-        raise ValueError(f"{shown}: the name of {file} says no split, though others do")
+        raise UserError(f"{shown}: the name of {file} says no split, though others do")
     entries: list[Entry] = []
     places: dict[str, tuple[str, int, int]] = {}
     digest = hashlib.sha256()
     for file, split in zip(files, splits):
         mark = mark_of(file)
         if mark is None:
-            raise ValueError(f"{printable(file)} is missing: there is no such tar file")
+            raise UserError(f"{printable(file)} is missing: there is no such tar file")
         members = _members(file, mark)
         digest.update(repr([os.path.relpath(file, root), mark[0], members]).encode())
         for member in members:
@@ -145,12 +146,12 @@ def read_shards(pattern: str | Path) -> Shards:
             entries.append(Entry(path, member.label, state, reason, split=split))
             places[path] = (file, member.offset, member.size)
     if not entries:
-        raise ValueError(f"{shown} has no images")
+        raise UserError(f"{shown} has no images")
     learned = [each.label for each in entries if each.split in ("", "train")]
     classes = _ordered({*(learned or [each.label for each in entries])}, shown)
     unknown = sorted({entry.label for entry in entries} - set(classes))
     if unknown:
-        raise ValueError(f"{shown}: the class {unknown[0]!r} does not train")
+        raise UserError(f"{shown}: the class {unknown[0]!r} does not train")
     parts = tuple(sorted({split for split in splits if split}))
     return Shards(root, parts, classes, tuple(entries), places, digest.hexdigest())
 
@@ -167,7 +168,7 @@ def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
         return tuple(sorted(names))
     numbers = sorted(map(int, names))
     if numbers != list(range(len(names))):
-        raise ValueError(
+        raise UserError(
             f"{shown}: classes that are numbers count from 0 without gaps; here are {numbers[:5]}"
         )
     return tuple(map(str, numbers))
@@ -237,31 +238,31 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
             if kind not in _IMAGES and kind != "cls":
                 continue
             if key in table:
-                raise ValueError(f"{shown}: {printable(name)} is there twice")
+                raise UserError(f"{shown}: {printable(name)} is there twice")
             if kind in _IMAGES:
                 images[key] = (name, member.offset_data, member.size)
                 continue
             if member.size > _LABEL_LIMIT:
-                raise ValueError(f"{shown}: {printable(name)} is too long for a class")
+                raise UserError(f"{shown}: {printable(name)} is too long for a class")
             opened.seek(member.offset_data)
             labels[key] = opened.read(member.size).decode("utf-8", "replace").strip()
     for key, (name, offset, size) in images.items():
         label = labels.get(key, "" if labels else key.rpartition("/")[0].rpartition("/")[2])
         if not label:
-            raise ValueError(
+            raise UserError(
                 f"{shown}: {printable(name)} has no class: neither a .cls beside it nor a folder"
             )
         yield name, offset, size, printable(label)
 
 
 def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
-    """The members. ValueError that names the file, whatever tarfile has to say of it."""
+    """The members. UserError that names the file, whatever tarfile has to say of it."""
     try:
         # the stub is no whole file object, but all that tarfile asks for here
         with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
             yield from archive
     except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{shown} is no tar file that can be read (compressed ones cannot): {error}"
         ) from None
 
@@ -269,9 +270,9 @@ def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
 def _refuse_hostile(member: tarfile.TarInfo, shown: str, whole: int) -> None:
     name = printable(member.name)
     if not (member.isfile() or member.isdir()) or member.issparse():
-        raise ValueError(f"{shown}: {name} is no regular file, as a link or a device is not")
+        raise UserError(f"{shown}: {name} is no regular file, as a link or a device is not")
     if member.name.startswith("/") or ".." in member.name.split("/") or "\\" in member.name:
-        raise ValueError(f"{shown}: {name} is named outside the archive")
+        raise UserError(f"{shown}: {name} is named outside the archive")
     # after a size below 0 the same member would come again, without an end
     if not 0 <= member.size <= _IMAGE_LIMIT or member.offset_data + member.size > whole:
-        raise ValueError(f"{shown}: {name} promises {member.size:,} bytes, more than there can be")
+        raise UserError(f"{shown}: {name} promises {member.size:,} bytes, more than there can be")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plusx.data.bands import keep_bands
-from plusx.data.check import Damaged, Entry, judged, keep
+from plusx.data.check import Entry, OnUnreadable, judged, keep
 from plusx.data.folder import ScanReport, scan, scan_images
 from plusx.data.image import Decoder, check_decoder, printable
 from plusx.data.packed import Packed, is_packed, read_packed
@@ -20,6 +20,7 @@ from plusx.data.sample import Preprocessing, Sample, Source, Split, as_split
 from plusx.data.shards import Shards, is_shards, read_shards
 from plusx.data.splits import groups_held_out, held_out
 from plusx.data.table import Table, read_table, table_parts
+from plusx.errors import UserError
 
 
 __all__ = [
@@ -50,7 +51,7 @@ def open_data(
     seed: int = 0,
     validation: float | int | None = None,
     size: int | None = None,
-    damaged: Damaged = "error",
+    on_unreadable: OnUnreadable = "error",
     classes: tuple[str, ...] | None = None,
     multilabel: bool = False,
     decoder: Decoder = "pillow",
@@ -64,7 +65,7 @@ def open_data(
     validation  a share (below 1) or a number of training samples that validate; None is the
                 set's own rule (files: their own split, else 0.2), 0 lets all of them train
     size        of the images a network sees; None is the set's own, 224 for files
-    damaged     "error": any file that cannot be used is an error that names it; "skip": such
+    on_unreadable     "error": any file that cannot be used is an error that names it; "skip": such
                 files are left out before anything else, and named in the notices
     classes     the classes that are expected, in their order (those of a trained network)
     multilabel  whether a row of a CSV can have several labels, also where none has
@@ -74,18 +75,18 @@ def open_data(
                 channels or of another range than 8 bits are TIFFs or PNGs (data.bands)
 
     Every file of the split is decoded once, and the verdict kept in the cache folder.
-    Raises ValueError for an unknown name, a missing path or data that cannot be used; OSError
+    Raises UserError for an unknown name, a missing path or data that cannot be used; OSError
     where a set cannot be downloaded.
     """
     name, wanted = os.fspath(data), as_split(split)
-    if damaged not in ("error", "skip"):
-        raise ValueError(f"damaged = {damaged!r}: allowed are 'error' and 'skip'")
+    if on_unreadable not in ("error", "skip"):
+        raise UserError(f"on_unreadable = {on_unreadable!r}: allowed are 'error' and 'skip'")
     if size is not None and not 1 <= size <= 4096:
-        raise ValueError(f"size = {size}: a size is from 1 to 4096 pixels")
+        raise UserError(f"size = {size}: a size is from 1 to 4096 pixels")
     if isinstance(data, str) and name in PUBLISHED:
         source = PUBLISHED[name](wanted, validation, seed)
         if classes is not None and classes != source.classes:
-            raise ValueError(
+            raise UserError(
                 f"{name} has the classes {_listed(source.classes)}; "
                 f"expected were {_listed(classes)}"
             )
@@ -103,16 +104,16 @@ def open_data(
             listing = read_shards(path)
         elif is_packed(path):
             if decoder != "pillow":
-                raise ValueError(f"decoder = {decoder!r}: {printable(path)} is decoded already")
+                raise UserError(f"decoder = {decoder!r}: {printable(path)} is decoded already")
             listing = read_packed(path)
         else:
             raise _unknown(data, path)
         side = IMAGENET_SIZE if size is None else size
         known = preprocessing or Preprocessing((side, side), 3, IMAGENET_MEAN, IMAGENET_STD)
-        source = _from_files(listing, path, wanted, seed, validation, known, damaged, classes)
+        source = _from_files(listing, path, wanted, seed, validation, known, on_unreadable, classes)
         source = replace(source, decoder=decoder)
     if not len(source):
-        raise ValueError(f"{printable(name)} has no {wanted} split with validation = {validation}")
+        raise UserError(f"{printable(name)} has no {wanted} split with validation = {validation}")
     return source
 
 
@@ -148,24 +149,27 @@ def parts_of(data: str | Path) -> tuple[str, ...]:
 
 
 def open_images(
-    paths: Sequence[str | Path], preprocessing: Preprocessing, *, damaged: Damaged = "error"
+    paths: Sequence[str | Path],
+    preprocessing: Preprocessing,
+    *,
+    on_unreadable: OnUnreadable = "error",
 ) -> Source:
     """Images without labels (all -1) in files and folders, in the order given, for prediction.
 
-    Raises ValueError that names a missing path, a folder without images, or, unless they are to
+    Raises UserError that names a missing path, a folder without images, or, unless they are to
     be skipped, the files that cannot be used.
     """
     entries: list[Entry] = []
     for path in paths:
         if not os.path.lexists(path):
-            raise ValueError(f"{printable(path)} is missing")
+            raise UserError(f"{printable(path)} is missing")
         found = scan_images(path)
         if not any(entry.state == "used" for entry in found):
-            raise ValueError(f"{printable(path)} has no images")
+            raise UserError(f"{printable(path)} has no images")
         entries += found
-    used, notices = keep(entries, os.getcwd(), damaged)
+    used, notices = keep(entries, os.getcwd(), on_unreadable)
     if not used:
-        raise ValueError("none of the images can be used")
+        raise UserError("none of the images can be used")
     return Source(
         name="images",
         split="all",
@@ -184,25 +188,25 @@ def _from_files(
     seed: int,
     validation: float | int | None,
     preprocessing: Preprocessing,
-    damaged: Damaged,
+    on_unreadable: OnUnreadable,
     classes: tuple[str, ...] | None,
 ) -> Source:
     shown = printable(path)
-    known, dropped = _known_classes(listing, shown, damaged, classes)
+    known, dropped = _known_classes(listing, shown, on_unreadable, classes)
     entries, cut = _entries_of(listing, shown, split, validation)
     if not preprocessing.pictures and isinstance(listing, Packed | Shards):
-        raise ValueError(f"{shown} holds pictures of 8 bits; bands are a folder or a CSV of TIFFs")
+        raise UserError(f"{shown} holds pictures of 8 bits; bands are a folder or a CSV of TIFFs")
     try:
-        used, notices = _used(listing, entries, preprocessing, damaged)
+        used, notices = _used(listing, entries, preprocessing, on_unreadable)
     except ValueError as error:  # rows and files, of which set
-        raise ValueError(f"{shown}: {error}") from None
+        raise UserError(f"{shown}: {error}") from None
     if not used:
-        raise ValueError(f"{shown} has no image in {split} that can be used")
+        raise UserError(f"{shown} has no image in {split} that can be used")
     labels = _labels(listing, used, known)
     if classes is None and (cut or split == "train") and labels.ndim == 1:
         lost = set(range(len(known))) - set(labels.tolist())
         if lost:
-            raise ValueError(f"{shown}: no image of the class {known[min(lost)]!r} can be used")
+            raise UserError(f"{shown}: no image of the class {known[min(lost)]!r} can be used")
     chosen = np.arange(len(used))
     if cut:
         share = VALIDATION_SHARE if validation is None else validation
@@ -231,16 +235,19 @@ def _from_files(
 
 
 def _used(
-    listing: Listing, entries: list[Entry], preprocessing: Preprocessing, damaged: Damaged
+    listing: Listing,
+    entries: list[Entry],
+    preprocessing: Preprocessing,
+    on_unreadable: OnUnreadable,
 ) -> tuple[list[Entry], list[str]]:
     """The entries that can be used, and what there is to be said of the others."""
     if isinstance(listing, Packed):
         return entries, [*listing.notices, *_too_small(listing, max(preprocessing.size))]
     if isinstance(listing, Shards):
-        return judged(entries, listing.root, damaged)
+        return judged(entries, listing.root, on_unreadable)
     if preprocessing.pictures:
-        return keep(entries, listing.root, damaged)
-    return keep_bands(entries, listing.root, damaged, preprocessing)
+        return keep(entries, listing.root, on_unreadable)
+    return keep_bands(entries, listing.root, on_unreadable, preprocessing)
 
 
 def _numbers(packed: Packed, entries: list[Entry]) -> Tensor:
@@ -255,34 +262,34 @@ def _too_small(packed: Packed, wanted: int) -> list[str]:
 
 
 def _known_classes(
-    listing: Listing, shown: str, damaged: Damaged, expected: tuple[str, ...] | None
+    listing: Listing, shown: str, on_unreadable: OnUnreadable, expected: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[str]]:
     """The classes, and notices of those left out. What is only listed decides, not what decodes."""
     found = listing.classes
     if expected is not None:
         unknown = sorted(set(found) - set(expected))
         if unknown:
-            raise ValueError(f"{shown}: the class {unknown[0]!r} is not one of {_listed(expected)}")
+            raise UserError(f"{shown}: the class {unknown[0]!r} is not one of {_listed(expected)}")
         return expected, []
     notices = []
     if isinstance(listing, ScanReport):
         learning = listing.of("train") if "train" in listing.parts else listing.entries
         states = {name: {e.state for e in learning if e.label == name} for name in found}
         for name, seen in states.items():
-            if "used" in seen or (damaged == "error" and "refused" in seen):
+            if "used" in seen or (on_unreadable == "error" and "refused" in seen):
                 continue
-            if damaged == "error" or any(
+            if on_unreadable == "error" or any(
                 entry.state == "used" and entry.label == name for entry in listing.entries
             ):
-                raise ValueError(f"{shown}: the class folder {name!r} has no images")
+                raise UserError(f"{shown}: the class folder {name!r} has no images")
             found = tuple(other for other in found if other != name)
             notices.append(f"the class folder {name!r} has no images and is left out")
     if len(found) == 1 and not (isinstance(listing, Table) and listing.multilabel):
-        raise ValueError(
+        raise UserError(
             f"{shown} has one class only ({found[0]!r}): there is nothing to tell apart"
         )
     if not found:
-        raise ValueError(f"{shown} has no images")
+        raise UserError(f"{shown} has no images")
     return found, notices
 
 
@@ -294,14 +301,14 @@ def _entries_of(
     if split == "all":
         return list(listing.entries), False
     if "validation" in parts and validation:
-        raise ValueError(
+        raise UserError(
             f"{shown} has a validation split of its own; leave out validation = {validation}"
         )
     if split in parts:
         return listing.of(split), split == "train" and "validation" not in parts
     if split == "test" or (parts and "train" not in parts):
         has = ", ".join(parts) if parts else "none: it is split by the seed to train and validate"
-        raise ValueError(f"{shown} has no {split} split (its splits: {has})")
+        raise UserError(f"{shown} has no {split} split (its splits: {has})")
     return listing.of("train"), True
 
 
@@ -316,13 +323,13 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def _unknown(data: str | Path, path: Path) -> ValueError:
+def _unknown(data: str | Path, path: Path) -> UserError:
     if os.path.lexists(path):
-        return ValueError(f"{printable(path)} is no folder, CSV, packed set or tar files")
+        return UserError(f"{printable(path)} is no folder, CSV, packed set or tar files")
     if isinstance(data, Path):  # a name of a set would be text
-        return ValueError(f"{printable(path)} is missing: there is no such folder or file")
+        return UserError(f"{printable(path)} is missing: there is no such folder or file")
     near = difflib.get_close_matches(data, PUBLISHED, 1, 0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
-    return ValueError(
+    return UserError(
         f"no data {printable(data)!r}: neither a path nor one of {', '.join(PUBLISHED)}{hint}"
     )

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
+from plusx.errors import UserError
+
 
 Spacing = tuple[float, float, float]
 LETTERS = ("LR", "PA", "IS")  # of x, y and z: where they fall, where they grow
@@ -70,11 +72,11 @@ class Space:
     def __post_init__(self) -> None:
         check_orientation(self.orientation)
         if min(self.patch) < 1:
-            raise ValueError(f"patch {list(self.patch)}: every side is at least 1")
+            raise UserError(f"patch {list(self.patch)}: every side is at least 1")
         if not all(0 < side < 1e4 for side in self.spacing):
-            raise ValueError(f"spacing {list(self.spacing)}: three numbers of mm above 0")
+            raise UserError(f"spacing {list(self.spacing)}: three numbers of mm above 0")
         if not -1e9 < self.range[0] < self.range[1] < 1e9:
-            raise ValueError(f"range {list(self.range)}: from a lower number to a higher one")
+            raise UserError(f"range {list(self.range)}: from a lower number to a higher one")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
@@ -88,10 +90,10 @@ class Space:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Space":
-        """The other way round. Raises ValueError where a key is missing, unknown or unfit."""
+        """The other way round. Raises UserError where a key is missing, unknown or unfit."""
         wanted = {"patch", "spacing", "orientation", "range", "percentiles"}
         if not isinstance(values, dict) or set(values) != wanted:
-            raise ValueError(f"space has the keys {', '.join(sorted(wanted))}: {values!r}")
+            raise UserError(f"space has the keys {', '.join(sorted(wanted))}: {values!r}")
         try:
             depth, height, width = (int(side) for side in values["patch"])
             slices, rows, columns = (float(side) for side in values["spacing"])
@@ -104,14 +106,14 @@ class Space:
                 bool(values["percentiles"]),
             )
         except (TypeError, ValueError) as error:
-            raise ValueError(f"space {values!r}: {error}") from None
+            raise UserError(f"space {values!r}: {error}") from None
 
 
 def check_orientation(text: str) -> None:
-    """ValueError for what is no orientation."""
+    """UserError for what is no orientation."""
     axes = sorted(next((i for i, pair in enumerate(LETTERS) if c in pair), -1) for c in text)
     if axes != [0, 1, 2]:
-        raise ValueError(
+        raise UserError(
             f"orientation {text!r}: one of the letters L and R, one of P and A and one of I and S, "
             'in the order of the axes, for instance "SPL" or "RAS"'
         )

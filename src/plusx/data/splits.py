@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from plusx.data.draws import permutation
+from plusx.errors import UserError
 
 
 def stratified_order(labels: Tensor, seed: int) -> Int64[np.ndarray, "n"]:
@@ -41,7 +42,7 @@ def groups_held_out(
     """As held_out, but all samples of a group (a patient, a scene) are on one side.
 
     Groups are drawn by the seed until there are about as many samples as `validation` says; a
-    group without which a class would have nothing to train on is passed over. Raises ValueError
+    group without which a class would have nothing to train on is passed over. Raises UserError
     where no group can be spared.
     """
     wanted = validation_count(len(labels), validation)
@@ -64,19 +65,19 @@ def groups_held_out(
             continue
         chosen, left = [*chosen, *own], rest
     if wanted and not chosen:
-        raise ValueError(
+        raise UserError(
             f"validation = {validation}: none of {len(names):,} groups can be spared from training"
         )
     return np.sort(np.array(chosen, np.int64))
 
 
 def validation_count(total: int, validation: float | int) -> int:
-    """How many of `total` samples validate. Raises ValueError where that leaves none to train."""
+    """How many of `total` samples validate. Raises UserError where that leaves none to train."""
     if validation < 0 or (isinstance(validation, float) and not validation < 1):
-        raise ValueError(
+        raise UserError(
             f"validation = {validation}: a share from 0 to below 1, or a whole number of samples"
         )
     count = round(validation * total) if isinstance(validation, float) else validation
     if count >= total and total:
-        raise ValueError(f"validation = {validation}: that leaves none of {total} samples to train")
+        raise UserError(f"validation = {validation}: that leaves none of {total} samples to train")
     return count

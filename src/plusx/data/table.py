@@ -18,6 +18,7 @@ from torch import Tensor
 
 from plusx.data.check import Entry
 from plusx.data.image import printable, read_regular
+from plusx.errors import UserError
 
 
 _SPLITS = {
@@ -60,7 +61,7 @@ class Table:
 
 
 def table_parts(path: str | Path) -> tuple[str, ...]:
-    """The splits that a CSV names, whatever its labels are. Raises ValueError with the row."""
+    """The splits that a CSV names, whatever its labels are. Raises UserError with the row."""
     shown, root = printable(path), os.path.dirname(os.path.realpath(path))
     return tuple(
         sorted({entry.split for entry in _entries(_rows(path, shown), root, shown)} - {""})
@@ -73,13 +74,13 @@ def read_table(
     """Read a CSV and check every row; files that are missing or no files are refused entries.
 
     `classes` are the names that are expected, in their order; with `multilabel` a row can have
-    several labels, also where none has. Raises ValueError with the row.
+    several labels, also where none has. Raises UserError with the row.
     """
     shown = printable(path)
     root = os.path.dirname(os.path.realpath(path))
     entries = _entries(_rows(path, shown), root, shown)
     if not entries:
-        raise ValueError(f"{shown} has no rows below its header")
+        raise UserError(f"{shown} has no rows below its header")
     multilabel = multilabel or any(JOINT in entry.label for entry in entries)
     entries, found = _named(entries, shown, multilabel, classes)
     parts = tuple(sorted({entry.split for entry in entries} - {""}))
@@ -96,7 +97,7 @@ def _rows(path: str | Path, shown: str) -> list[list[str]]:
     try:
         rows.extend(reader)
     except csv.Error as error:
-        raise ValueError(f"{shown}, row {len(rows) + 1}: {error}") from None
+        raise UserError(f"{shown}, row {len(rows) + 1}: {error}") from None
     return rows
 
 
@@ -105,7 +106,7 @@ def _entries(rows: list[list[str]], root: str, shown: str) -> list[Entry]:
     for needed in ("path", "label"):
         if header.count(needed) != 1:
             listed = ",".join(map(printable, header)) or "none"
-            raise ValueError(
+            raise UserError(
                 f"{shown} has the columns {listed}; it needs path and label once each, and "
                 "may have split and group (or patient)"
             )
@@ -117,16 +118,16 @@ def _entries(rows: list[list[str]], root: str, shown: str) -> list[Entry]:
             continue
         where = f"{shown}, row {number}"
         if len(row) != len(header):
-            raise ValueError(f"{where}: {len(row)} fields under {len(header)} columns")
+            raise UserError(f"{where}: {len(row)} fields under {len(header)} columns")
         cells = dict(zip(header, row))
         split = cells.get("split", "").strip()
         if "split" in header and split not in _SPLITS:
             allowed = "train, validation (or val), test"
-            raise ValueError(f"{where}: split {printable(split)!r}, allowed are {allowed}")
+            raise UserError(f"{where}: split {printable(split)!r}, allowed are {allowed}")
         path = _inside(cells["path"], root, where)
         if path in first:
             name = printable(path, root)
-            raise ValueError(f"{where} repeats row {first[path]} ({name})")
+            raise UserError(f"{where} repeats row {first[path]} ({name})")
         first[path] = number
         entry = Entry(
             path,
@@ -146,17 +147,17 @@ def _entries(rows: list[list[str]], root: str, shown: str) -> list[Entry]:
 def _group(cells: dict[str, str], column: str, where: str) -> str:
     group = printable(cells.get(column, "").strip())
     if column and not group:
-        raise ValueError(f"{where}: no {column}")
+        raise UserError(f"{where}: no {column}")
     return group
 
 
 def _check_groups(entries: list[Entry], column: str, shown: str) -> None:
-    """ValueError where a group is on two sides of a split."""
+    """UserError where a group is on two sides of a split."""
     first: dict[str, Entry] = {}
     for entry in entries:
         known = first.setdefault(entry.group, entry) if entry.group else entry
         if known.split != entry.split:
-            raise ValueError(
+            raise UserError(
                 f"{shown}, row {entry.row}: the {column} {entry.group!r} is in {entry.split} here "
                 f"and in {known.split} in row {known.row}"
             )
@@ -164,10 +165,10 @@ def _check_groups(entries: list[Entry], column: str, shown: str) -> None:
 
 def _inside(text: str, root: str, where: str) -> str:
     if not text.strip() or "\0" in text:
-        raise ValueError(f"{where}: no path")
+        raise UserError(f"{where}: no path")
     path = os.path.normpath(os.path.join(root, text))
     if not path.startswith(os.path.join(root, "")):
-        raise ValueError(f"{where}: the path {printable(text)!r} leaves the folder of the CSV")
+        raise UserError(f"{where}: the path {printable(text)!r} leaves the folder of the CSV")
     return path
 
 
@@ -194,7 +195,7 @@ def _named(
     if not multilabel:
         for entry in entries:
             if not entry.label:
-                raise ValueError(f"{shown}, row {entry.row}: no label")
+                raise UserError(f"{shown}, row {entry.row}: no label")
     names = {name for entry in entries for name in _names(entry, multilabel)}
     if classes is not None and names <= set(classes):
         return entries, classes
@@ -204,7 +205,7 @@ def _named(
         for entry in entries:
             for name in _names(entry, multilabel):
                 if name not in classes:
-                    raise ValueError(
+                    raise UserError(
                         f"{shown}, row {entry.row}: label {printable(name)!r} is not one of "
                         f"{len(classes)} classes: {', '.join(classes[:10])}"
                     )
@@ -228,7 +229,7 @@ def _numbered(
         else:
             continue
         kinds = f"{count} classes" if classes else f"{count} different labels, counted from 0"
-        raise ValueError(f"{shown}, row {entry.row}: label {entry.label!r} {why} ({kinds})")
+        raise UserError(f"{shown}, row {entry.row}: label {entry.label!r} {why} ({kinds})")
     names = classes or tuple(str(number) for number in range(count))
     return [entry._replace(label=names[int(entry.label)]) for entry in entries], names
 
@@ -244,7 +245,7 @@ def _check_unknown(
     for entry in entries:
         for name in _names(entry, multilabel):
             if name not in known:
-                raise ValueError(
+                raise UserError(
                     f"{shown}, row {entry.row}: label {printable(name)!r} is not among those "
                     "that train"
                 )

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from plusx.data.image import DEFAULT_LIMIT, DamagedImage, quiet, read_regular
+from plusx.data.image import DEFAULT_LIMIT, UnreadableImage, quiet, read_regular
 
 
 EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
@@ -33,7 +33,7 @@ def read_bands(
 ) -> Float32[np.ndarray, "c h w"]:
     """A file's channels as stored: all, or these bands, counted from 1.
 
-    Raises DamagedImage with the reason; OSError where the file cannot be read; RuntimeError
+    Raises UnreadableImage with the reason; OSError where the file cannot be read; RuntimeError
     where tifffile is missing.
     """
     data = source if isinstance(source, bytes) else read_regular(source)
@@ -42,13 +42,13 @@ def read_bands(
     elif data.startswith(_PNG):
         stored = _from_png(data, limit)
     else:
-        raise DamagedImage("neither a TIFF nor a PNG, which images of bands have to be")
+        raise UnreadableImage("neither a TIFF nor a PNG, which images of bands have to be")
     count = len(stored)
     if bands is None and count != channels:
-        raise DamagedImage(f"{_channels(count)}, {channels} are expected")
+        raise UnreadableImage(f"{_channels(count)}, {channels} are expected")
     if bands is not None:
         if count < max(bands):
-            raise DamagedImage(f"{_channels(count)}, and no band {max(bands)}")
+            raise UnreadableImage(f"{_channels(count)}, and no band {max(bands)}")
         stored = stored[[band - 1 for band in bands]]
     return np.ascontiguousarray(stored, np.float32)
 
@@ -74,24 +74,26 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
             axes, shape = series.axes, tuple(int(side) for side in series.shape)
             order = _order(axes, shape, limit)
             stored: Any = series.asarray()
-    except DamagedImage:
+    except UnreadableImage:
         raise
     except Exception as error:
         # a hostile file makes a decoder raise anything, struct.error and KeyError among them
-        raise DamagedImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
     if stored.dtype.kind not in "uif" or stored.shape != shape:
-        raise DamagedImage(f"its pixels are {stored.dtype}, not numbers")
+        raise UnreadableImage(f"its pixels are {stored.dtype}, not numbers")
     return np.moveaxis(stored, order, range(len(order))).reshape(-1, *_sides(axes, shape))
 
 
 def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
-    """The places of the axes in the order channels, down, along. Raises DamagedImage."""
+    """The places of the axes in the order channels, down, along. Raises UnreadableImage."""
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
-        raise DamagedImage(f"its axes are {axes} of {shape}, not one of channels and two of space")
+        raise UnreadableImage(
+            f"its axes are {axes} of {shape}, not one of channels and two of space"
+        )
     height, width = _sides(axes, shape)
     channels = math.prod(shape) // max(height * width, 1)
     if height * width > limit or channels > _MOST or math.prod(shape) > _VALUES:
-        raise DamagedImage(f"{width} x {height} pixels of {channels} channels: too many")
+        raise UnreadableImage(f"{width} x {height} pixels of {channels} channels: too many")
     others = [place for place, axis in enumerate(axes) if axis not in "YX"]
     return [*others, axes.index("Y"), axes.index("X")]
 
@@ -104,14 +106,14 @@ def _from_png(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
     try:
         with quiet, Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if image.width * image.height > limit:
-                raise DamagedImage(f"{image.width} x {image.height} pixels: too many")
+                raise UnreadableImage(f"{image.width} x {image.height} pixels: too many")
             if image.mode == "P":
-                raise DamagedImage("its pixels are places in a palette, not numbers")
+                raise UnreadableImage("its pixels are places in a palette, not numbers")
             stored = np.asarray(image)
-    except DamagedImage:
+    except UnreadableImage:
         raise
     except Exception as error:
-        raise DamagedImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
     return np.moveaxis(stored if stored.ndim == 3 else stored[:, :, None], 2, 0)
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from plusx.data.image import DEFAULT_LIMIT, DamagedImage, Picture, read_regular
+from plusx.data.image import DEFAULT_LIMIT, Picture, UnreadableImage, read_regular
 
 
 # the number in a mask of what is not judged
@@ -134,7 +134,7 @@ class Meaning:
     ignored_colours: tuple[Colour, ...] = ()
 
     def read(self, path: str | Path, limit: int = DEFAULT_LIMIT) -> Plane:
-        """The class of every pixel, 255 where it is not judged. Raises DamagedImage, OSError."""
+        """The class of every pixel, 255 where it is not judged. Raises UnreadableImage, OSError."""
         stored = stored_mask(path, bool(self.colours), limit)
         return self._by_colour(stored) if stored.ndim == 3 else self._by_number(stored)
 
@@ -149,7 +149,7 @@ class Meaning:
                 table[number] = NOT_JUDGED
             else:
                 count = int((stored == number).sum())
-                raise DamagedImage(
+                raise UnreadableImage(
                     f"{count:,} pixels have the value {number}, which is no class's; known are "
                     f"{_listed(self.numbers)}{self._not_judged()}"
                 )
@@ -172,7 +172,7 @@ class Meaning:
         for place, colour in enumerate(found.tolist()):
             if colour not in known:
                 parts = colour >> 16, colour >> 8 & 255, colour & 255
-                raise DamagedImage(
+                raise UnreadableImage(
                     f"the colour {parts} is no class's, and no row of classes.csv has it"
                 )
             table[place] = known[colour]
@@ -184,12 +184,12 @@ def stored_mask(path: str | Path, colours: bool, limit: int = DEFAULT_LIMIT) -> 
     """A mask as it lies there: numbers (h, w) of any integer kind, or colours (h, w, 3).
 
     A palette gives its numbers, or with `colours` what it shows. A grey picture in three equal
-    channels gives the grey. Raises DamagedImage with the reason; OSError.
+    channels gives the grey. Raises UnreadableImage with the reason; OSError.
     """
     data = read_regular(path)
     picture = Picture(data, limit)  # its header, size and kind are good
     if picture.is_jpeg:
-        raise DamagedImage("a JPEG, which changes the values of a mask: save it as PNG")
+        raise UnreadableImage("a JPEG, which changes the values of a mask: save it as PNG")
     image = picture.raw()
     if colours:
         made = np.array(image.convert("RGB"))
@@ -199,7 +199,7 @@ def stored_mask(path: str | Path, colours: bool, limit: int = DEFAULT_LIMIT) -> 
     else:
         made = np.array(image.convert("RGB"))
         if (made != made[:, :, :1]).any():
-            raise DamagedImage(
+            raise UnreadableImage(
                 "a picture in colours where numbers are expected: say which colour is which "
                 "class in classes.csv (name,red,green,blue)"
             )

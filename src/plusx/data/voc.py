@@ -8,8 +8,9 @@ import math
 import os
 from xml.etree import ElementTree
 
-from plusx.data.image import DamagedImage, printable, read_regular
+from plusx.data.image import UnreadableImage, printable, read_regular
 from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList, by_stem
+from plusx.errors import UserError
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -18,13 +19,13 @@ _LIMIT = 64 * 2**20
 
 
 def read_voc(path: str) -> SceneList:
-    """Every image of the lists with its boxes. ValueError where the folder has another layout."""
+    """Every image of the lists with its boxes. UserError where the folder has another layout."""
     shown, root = printable(path), os.path.realpath(path)
     listing = SceneList(root)
     images, notes = os.path.join(root, "JPEGImages"), os.path.join(root, "Annotations")
     for folder in (images, notes):
         if not os.path.isdir(folder):
-            raise ValueError(
+            raise UserError(
                 f"{shown} has no folder {os.path.basename(folder)}: Pascal VOC has JPEGImages, "
                 "Annotations and ImageSets/Main"
             )
@@ -83,7 +84,7 @@ def _read(listing: SceneList, picture: str, path: str, split: str) -> None:
     where = printable(path, listing.root)
     try:
         entry = _entry(picture, path, split, where)
-    except (DamagedImage, ElementTree.ParseError, OSError) as error:
+    except (UnreadableImage, ElementTree.ParseError, OSError) as error:
         listing.problems.append(Problem(where, f"cannot be read: {error}"))
         return
     listing.entries.append(entry)
@@ -92,7 +93,7 @@ def _read(listing: SceneList, picture: str, path: str, split: str) -> None:
 def _entry(picture: str, path: str, split: str, where: str) -> SceneEntry:
     data = read_regular(path, _LIMIT)
     if b"\0" in data or b"<!ENTITY" in data or b"<!DOCTYPE" in data:
-        raise DamagedImage("it declares entities, which an annotation has no use for")
+        raise UnreadableImage("it declares entities, which an annotation has no use for")
     tree = ElementTree.fromstring(data)
     marks = []
     for number, thing in enumerate(tree.iter("object"), 1):

@@ -22,11 +22,12 @@ from jaxtyping import Num, UInt8
 from plusx import store
 from plusx.data.check import Entry, mark_of
 from plusx.data.download import cache_folder
-from plusx.data.image import DamagedImage, printable
+from plusx.data.image import UnreadableImage, printable
 from plusx.data.sample import Preprocessing
 from plusx.data.scans import Scan, files_of, is_scan, read_scan, stem_of
 from plusx.data.space import Space, Spacing, count_at, nearest, resampled, turn_to
 from plusx.data.volumes import NOT_JUDGED, Classes, Grid, Volume
+from plusx.errors import UserError
 
 
 _log = logging.getLogger("plusx.data")
@@ -63,14 +64,14 @@ def listed(root: str, patient: str) -> list[tuple[Entry, str | None]]:
     """Every image below a root, its patient as `label`, and its mask; None where it has none.
 
     An image without a mask and a mask without an image are refused where both are expected.
-    ValueError: there is no image, or a patient is in two splits.
+    UserError: there is no image, or a patient is in two splits.
     """
     found: list[tuple[Entry, str | None]] = []
     folders = {_PARTS[name]: os.path.join(root, name) for name in _folders(root) if name in _PARTS}
     for part, folder in (folders or {"": root}).items():
         found += _pairs(folder, part, patient)
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{printable(root)} has no volumes: they are expected as images/NAME.nii.gz and "
             "labels/NAME.nii.gz, or the same in train, val and test"
         )
@@ -78,7 +79,7 @@ def listed(root: str, patient: str) -> list[tuple[Entry, str | None]]:
     for entry, _ in found:
         other = seen.setdefault(entry.label, entry)
         if other.split != entry.split:
-            raise ValueError(
+            raise UserError(
                 f"{printable(root)}: {entry.name(root)} and {other.name(root)} are of the same "
                 f"patient, {entry.label!r}, in two splits"
             )
@@ -88,18 +89,16 @@ def listed(root: str, patient: str) -> list[tuple[Entry, str | None]]:
 def volume_parts(root: str | Path, patient: str) -> tuple[str, ...]:
     """The splits that volumes have by their own layout; none where patients are to be held out.
 
-    ValueError: there is no such folder, or no volume in it.
+    UserError: there is no such folder, or no volume in it.
     """
     top = os.path.abspath(os.path.expanduser(os.fspath(root)))
     if not os.path.isdir(top):
-        raise ValueError(
-            f"{printable(root)} is {'no folder' if os.path.exists(top) else 'missing'}"
-        )
+        raise UserError(f"{printable(root)} is {'no folder' if os.path.exists(top) else 'missing'}")
     return tuple(sorted({entry.split for entry, _ in listed(top, patient)} - {""}))
 
 
 def volume_of(entry: Entry, label: str | None, reading: Reading) -> Volume:
-    """Read one volume and its mask, or find them in the cache. DamagedImage, OSError."""
+    """Read one volume and its mask, or find them in the cache. UnreadableImage, OSError."""
     files = [*files_of(entry.path), *([] if label is None else [label])]
     terms = repr((_RULES, files, [mark_of(path) for path in files], reading))
     place = cache_folder() / "volumes" / hashlib.sha256(terms.encode()).hexdigest()[:40]
@@ -115,17 +114,17 @@ def volume_of(entry: Entry, label: str | None, reading: Reading) -> Volume:
 def prepared(scan: Scan, preprocessing: Preprocessing) -> Grid:
     """A volume on the grid of the preprocessing, its values between low and high.
 
-    DamagedImage: its values are not in the range that is stated, or hardly differ.
+    UnreadableImage: its values are not in the range that is stated, or hardly differ.
     """
     space = preprocessing.space
     assert space is not None
     if len(scan.values) != preprocessing.channels:
-        raise DamagedImage(
+        raise UnreadableImage(
             f"it has {len(scan.values)} channels, and {preprocessing.channels} are expected"
         )
     problem = range_problem(scan.values, preprocessing)
     if problem is not None:
-        raise DamagedImage(problem)
+        raise UnreadableImage(problem)
     turn = turn_to(space.orientation, scan.affine)
     held = turn.spacing(scan.affine)
     values = turn.there(scan.values.astype(np.float32))
@@ -133,12 +132,12 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Grid:
         [count_at(n, a, b) for n, a, b in zip(values.shape[1:], held, space.spacing)], dtype=float
     )
     if voxels > 2**30:
-        raise DamagedImage(f"at a spacing of {_mm(space.spacing)} it has {voxels:,.0f} voxels")
+        raise UnreadableImage(f"at a spacing of {_mm(space.spacing)} it has {voxels:,.0f} voxels")
     if space.percentiles:
         for channel in values:
             low, high = np.percentile(_some(channel), (0.5, 99.5))
             if not low < high:
-                raise DamagedImage(f"nearly all of its values are {low:g}")
+                raise UnreadableImage(f"nearly all of its values are {low:g}")
             channel -= np.float32(low)
             channel /= np.float32(high - low)
     # what lies outside of the window is clipped first: its edges are the network's
@@ -178,20 +177,24 @@ def mask_of(path: str, scan: Scan, reading: Reading) -> Classes:
 
 
 def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x y z"]:
-    """The classes of a scan's voxels as they are stored. DamagedImage: the mask is not of it."""
+    """The classes of a scan's voxels as they are stored. UnreadableImage: the mask is not of it."""
     try:
         found = read_scan(path)
-    except DamagedImage as error:
-        raise DamagedImage(f"its mask: {error}") from None
+    except UnreadableImage as error:
+        raise UnreadableImage(f"its mask: {error}") from None
     values, size = found.values, scan.values.shape[1:]
     if values.shape != (1, *size):
         own = " x ".join(map(str, values.shape[1:]))
-        raise DamagedImage(f"its mask has {own} voxels and the volume {' x '.join(map(str, size))}")
+        raise UnreadableImage(
+            f"its mask has {own} voxels and the volume {' x '.join(map(str, size))}"
+        )
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
     corners = corners * (*size, 1)
     away = np.linalg.norm((corners @ (found.affine - scan.affine).T)[:, :3], axis=1).max()
     if away > float(np.linalg.norm(scan.affine[:3, :3], axis=0).min()):
-        raise DamagedImage(f"its mask lies elsewhere: up to {away:.3g} mm away, by their affines")
+        raise UnreadableImage(
+            f"its mask lies elsewhere: up to {away:.3g} mm away, by their affines"
+        )
     table = np.full(256, NOT_JUDGED, np.uint8)
     table[: len(reading.classes)] = np.arange(len(reading.classes))
     stored = np.unique(values)
@@ -199,7 +202,7 @@ def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x
     for value in stored.tolist():
         if value not in allowed:
             count = int((values == value).sum())
-            raise DamagedImage(
+            raise UnreadableImage(
                 f"its mask has the value {value:g} in {count:,} voxels; the classes are 0 to "
                 f"{len(reading.classes) - 1}"
                 + (f", and {list(reading.ignored)} not judged" if reading.ignored else "")
@@ -218,7 +221,7 @@ def mask_beside(path: str) -> str | None:
 
 
 def spacing_of(path: str, orientation: str) -> Spacing:
-    """The spacing of a volume as it is stored, rounded to 0.1 micrometres. DamagedImage."""
+    """The spacing of a volume as it is stored, rounded to 0.1 micrometres. UnreadableImage."""
     affine = read_scan(path).affine
     slices, rows, columns = turn_to(orientation, affine).spacing(affine)
     return round(slices, 4), round(rows, 4), round(columns, 4)
@@ -257,7 +260,7 @@ def _scans(folder: str) -> dict[str, str]:
     for path in filter(is_scan, paths):
         other = found.setdefault(stem_of(path), path)
         if other != path:
-            raise ValueError(f"{printable(path)} and {os.path.basename(other)} have the same name")
+            raise UserError(f"{printable(path)} and {os.path.basename(other)} have the same name")
     return found
 
 
@@ -272,7 +275,7 @@ def _patient(name: str, pattern: str) -> str:
         return name
     found = re.search(pattern, name)
     if found is None or not found.groups() or not found[1]:
-        raise ValueError(f"patient = {pattern!r} finds no patient in the name {name!r}")
+        raise UserError(f"patient = {pattern!r} finds no patient in the name {name!r}")
     return found[1]
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from plusx.data.check import Damaged, Entry, judged
+from plusx.data.check import Entry, OnUnreadable, judged
 from plusx.data.draws import permutation
-from plusx.data.image import DamagedImage, printable
+from plusx.data.image import UnreadableImage, printable
 from plusx.data.sample import Preprocessing, Source, as_split
 from plusx.data.scans import is_scan
 from plusx.data.space import Space, Spacing
 from plusx.data.splits import validation_count
 from plusx.data.volume_files import Reading, listed, same_spacing, spacing_of, volume_of
 from plusx.data.volumes import Volume, Volumes
+from plusx.errors import UserError
 
 
 VALIDATION_SHARE = 0.2  # of the patients that train, where the data holds out none itself
@@ -41,7 +42,7 @@ def open_volumes(
     patient: str = "",
     channels: int = 1,
     validation: float | int | None = None,
-    damaged: Damaged = "error",
+    on_unreadable: OnUnreadable = "error",
 ) -> Source:
     """Open a folder of volumes and masks; see plusx.data.volume_files for how it is laid out.
 
@@ -62,18 +63,18 @@ def open_volumes(
                 "" takes each volume for a patient of its own
     channels    that each volume has: the fourth dimension of a NIfTI file
     validation  a share (below 1) or a number of patients that validate; None: 0.2
-    damaged     "error": a volume that cannot be used is an error that names it; "skip": such
+    on_unreadable     "error": a volume that cannot be used is an error that names it; "skip": such
                 volumes are left out, and named in the notices
 
-    Raises ValueError for data that cannot be used.
+    Raises UserError for data that cannot be used.
     """
     wanted = as_split(split)
     top = os.path.abspath(os.path.expanduser(os.fspath(root)))
     shown = printable(root)
     if not os.path.isdir(top):
-        raise ValueError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
+        raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
     if len(classes) < 2:
-        raise ValueError("classes: two names or more, the first of what is left over")
+        raise UserError("classes: two names or more, the first of what is left over")
     pairs = listed(top, patient)
     if spacing is None:
         spacing = _first_spacing([entry for entry, _ in pairs], orientation)
@@ -87,14 +88,14 @@ def open_volumes(
     chosen = _of_split(pairs, wanted, validation, seed, shown)
     reading = Reading(preprocessing, classes, ignored)
     entries, read = _read(chosen, reading, own)
-    used, notices = judged(entries, top, damaged)
+    used, notices = judged(entries, top, on_unreadable)
     if not used:
         why = f" ({'; '.join(notices[1:4])})" if notices else ""
-        raise ValueError(f"{shown} has no volume in {wanted} that can be used{why}")
+        raise UserError(f"{shown} has no volume in {wanted} that can be used{why}")
     volumes = Volumes([read[entry.path] for entry in used], patches, foreground)
     if wanted != "test" and any(volume.mask is None for volume in volumes.each):
         missing = next(e for e, v in zip(used, volumes.each) if v.mask is None)
-        raise ValueError(f"{missing.name(top)}: there is no mask of it in labels")
+        raise UserError(f"{missing.name(top)}: there is no mask of it in labels")
     return Source(
         name=printable(os.path.basename(os.path.realpath(top))),
         split=wanted,
@@ -111,19 +112,19 @@ def open_volumes(
 def scans_in(paths: Sequence[str | Path]) -> list[str]:
     """The volumes named, and those in the folders named, in the order of their names.
 
-    ValueError: there is no such path, or no volume in it.
+    UserError: there is no such path, or no volume in it.
     """
     found: list[str] = []
     for given in paths:
         path = os.fspath(given)
         if not os.path.lexists(path):
-            raise ValueError(f"{printable(path)}: no such file or folder")
+            raise UserError(f"{printable(path)}: no such file or folder")
         inside = [path]
         if os.path.isdir(path) and not is_scan(path):
             with os.scandir(path) as entries:
                 inside = sorted(entry.path for entry in entries if is_scan(entry.path))
         if not inside or not is_scan(inside[0]):
-            raise ValueError(
+            raise UserError(
                 f"{printable(path)}: no volume: a .nii or .nii.gz file, or a folder with a DICOM "
                 "series"
             )
@@ -139,7 +140,7 @@ def _edges(
         return 0.0, 1.0
     low, high = stated if window is None or isinstance(window, str) else window
     if not stated[0] <= low < high <= stated[1]:
-        raise ValueError(
+        raise UserError(
             f"window {[low, high]}: from a lower number to a higher one within the range "
             f"{list(stated)}"
         )
@@ -158,7 +159,7 @@ def _of_split(
     if split == "all":
         return pairs
     if "validation" in parts and validation:
-        raise ValueError(
+        raise UserError(
             f"{shown} has a validation split of its own; leave out validation = {validation}"
         )
     if split in parts and (split != "train" or "validation" in parts):
@@ -167,7 +168,7 @@ def _of_split(
         has = (
             ", ".join(sorted(parts - {""})) or "none: patients are held out to validate by the seed"
         )
-        raise ValueError(f"{shown} has no {split} split (its splits: {has})")
+        raise UserError(f"{shown} has no {split} split (its splits: {has})")
     known = [pair for pair in pairs if pair[0].split in ("", "train")]
     patients = np.array(sorted({entry.label for entry, _ in known}))
     count = validation_count(len(patients), VALIDATION_SHARE if validation is None else validation)
@@ -182,9 +183,9 @@ def _first_spacing(entries: list[Entry], orientation: str) -> Spacing:
         if entry.state == "used":
             try:
                 return spacing_of(entry.path, orientation)
-            except (DamagedImage, OSError):  # it is named where all of them are read
+            except (UnreadableImage, OSError):  # it is named where all of them are read
                 continue
-    raise ValueError(
+    raise UserError(
         "none of the volumes can be read; the first says: " + _why(entries, orientation)
     )
 
@@ -195,7 +196,7 @@ def _why(entries: list[Entry], orientation: str) -> str:
         return first.reason
     try:
         spacing_of(first.path, orientation)
-    except (DamagedImage, OSError) as error:
+    except (UnreadableImage, OSError) as error:
         return f"{printable(first.path)}: {error}"
     return ""
 
@@ -224,7 +225,7 @@ def _read(
                         "spacing all are brought to",
                     )
             read[entry.path] = volume_of(entry, label, reading)
-        except DamagedImage as error:
+        except UnreadableImage as error:
             return entry._replace(state="refused", reason=str(error))
         except OSError as error:
             return entry._replace(state="refused", reason=error.strerror or str(error))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.export.extra import require_onnx
 from plusx.export.graph import INPUT, LARGEST, OUTPUT
 
@@ -56,7 +57,7 @@ def sealed(content: bytes, metadata: Mapping[str, str]) -> bytes:
 def read_onnx(path: str | Path) -> OnnxFile:
     """Read a file that `plusx export` wrote.
 
-    ValueError: it is damaged, was not written by plusx or was changed since, or keeps numbers in
+    UserError: it is damaged, was not written by plusx or was changed since, or keeps numbers in
     another file. RuntimeError: the extra is not installed.
     """
     require_onnx()
@@ -71,26 +72,26 @@ def checked(content: bytes, where: str) -> OnnxFile:
     try:
         model = ModelProto.FromString(content)
     except (DecodeError, RecursionError):
-        raise ValueError(f"{where} is damaged, or is no ONNX file") from None
+        raise UserError(f"{where} is damaged, or is no ONNX file") from None
     if not model.graph.node:
-        raise ValueError(f"{where} is damaged, or is no ONNX file: it has no graph")
+        raise UserError(f"{where} is damaged, or is no ONNX file: it has no graph")
     if any(_is_external(tensor) for tensor in _tensors(model)):
-        raise ValueError(f"{where} keeps numbers in another file, which plusx does not open")
+        raise UserError(f"{where} keeps numbers in another file, which plusx does not open")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("format") != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{where} is an ONNX file that plusx did not write: it does not say which network it "
             "is, nor how its inputs are prepared (`plusx export` makes one)"
         )
     if sum(map(len, metadata.values())) > _MAX_METADATA:
-        raise ValueError(f"{where} has more than {_MAX_METADATA:,} characters of metadata")
+        raise UserError(f"{where} has more than {_MAX_METADATA:,} characters of metadata")
     if metadata.pop("digest", None) != _digest(model):
-        raise ValueError(f"{where} is not as plusx wrote it: it is damaged, or was changed since")
+        raise UserError(f"{where} is not as plusx wrote it: it is damaged, or was changed since")
     _refuse_foreign(model, where)
     (given,), (answer,) = model.graph.input, model.graph.output
     sizes, outputs = _sizes(given), _sizes(answer)
     if given.name != INPUT or answer.name != OUTPUT or len(outputs) != 1:
-        raise ValueError(f"{where} does not take `{INPUT}` (n, ...) and give `{OUTPUT}` (n, k)")
+        raise UserError(f"{where} does not take `{INPUT}` (n, ...) and give `{OUTPUT}` (n, k)")
     tokens = given.type.tensor_type.elem_type == 7  # TensorProto.INT64
     return OnnxFile(content, metadata, sizes, outputs[0], tokens)
 
@@ -108,14 +109,14 @@ def _digest(model: Any) -> str:
 
 
 def _refuse_foreign(model: Any, where: str) -> None:
-    """ValueError for anything that plusx does not write: other domains, functions, graphs within"""
+    """UserError for anything that plusx does not write: other domains, functions, graphs within"""
     graph = model.graph
     # what is no text is given as bytes
     strange = {str(node.op_type) for node in graph.node if node.domain or node.op_type not in KINDS}
     within = [each for node in graph.node for each in node.attribute if each.HasField("g")]
     if strange or within or model.functions or len(graph.input) != 1 or len(graph.output) != 1:
         said = f" ({', '.join(sorted(strange)[:5])})" if strange else ""
-        raise ValueError(f"{where} has parts that plusx does not write{said}")
+        raise UserError(f"{where} has parts that plusx does not write{said}")
 
 
 def _tensors(model: Any) -> Iterator[Any]:

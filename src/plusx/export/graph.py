@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from plusx.errors import UserError
 from plusx.export.extra import require_onnx
 from plusx.export.nodes import Graph, Value
 from plusx.export.operators import OPERATORS, OPSET
@@ -26,7 +27,7 @@ def to_onnx(net: nn.Module, example: Tensor) -> bytes:
     """The network as the content of an ONNX file: `input` (n, ...) to `logits` (n, k).
 
     `example` is one input or more, (n, ...); its sizes behind n are those of the file.
-    ValueError: the network does something that is not known here, or is too large for a file.
+    UserError: the network does something that is not known here, or is too large for a file.
     RuntimeError: the extra is not installed.
     """
     require_onnx()
@@ -36,7 +37,7 @@ def to_onnx(net: nn.Module, example: Tensor) -> bytes:
     graph, result = written(program)
     numbers = sum(each.nbytes for each in graph.constants.values())
     if numbers > LARGEST:
-        raise ValueError(f"the network has {numbers:,} bytes of weights; a file holds {LARGEST:,}")
+        raise UserError(f"the network has {numbers:,} bytes of weights; a file holds {LARGEST:,}")
     graph.nodes.append(helper.make_node("Identity", [result.name], [OUTPUT], name=OUTPUT))
     kind = TensorProto.FLOAT if example.is_floating_point() else TensorProto.INT64
     made = helper.make_model(
@@ -114,7 +115,7 @@ def _write(graph: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> None:
         values[node] = None  # only the number of inputs is not known, and reshapes keep that
         return
     if name not in OPERATORS:
-        raise ValueError(f"the network does {word} ({name}), which `plusx export` does not know")
+        raise UserError(f"the network does {word} ({name}), which `plusx export` does not know")
     graph.step = node.name
     follower = next(iter(node.users)) if len(node.users) == 1 else None
     if name in _CONVOLUTIONS and follower is not None and _is_batch_norm(follower):
@@ -187,5 +188,5 @@ def _sizes_of(value: Tensor, node: fx.Node) -> tuple[int, ...]:
     first, *rest = value.shape
     counts = not isinstance(first, int) and str(first).isidentifier()  # a symbol, not 3 * one
     if not counts or not all(isinstance(size, int) for size in rest):
-        raise ValueError(f"{node.name} does not keep inputs apart, or depends on their number")
+        raise UserError(f"{node.name} does not keep inputs apart, or depends on their number")
     return tuple(rest)

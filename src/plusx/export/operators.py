@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.export.nodes import Graph, Sizes
 
 
@@ -78,7 +79,7 @@ def linear(graph: Graph, a: Arguments, out: Sizes) -> str:
 
 def batch_norm(graph: Graph, a: Arguments, out: Sizes) -> str:
     if a["training"]:
-        raise ValueError("a batch norm normalises by the batch: call eval() first")
+        raise UserError("a batch norm normalises by the batch: call eval() first")
     mean, variance = a["running_mean"], a["running_var"]
     scale = torch.ones_like(mean) if a["weight"] is None else a["weight"]
     shift = torch.zeros_like(mean) if a["bias"] is None else a["bias"]
@@ -88,7 +89,7 @@ def batch_norm(graph: Graph, a: Arguments, out: Sizes) -> str:
 
 def instance_norm(graph: Graph, a: Arguments, out: Sizes) -> str:
     if not a["use_input_stats"]:
-        raise ValueError("an instance norm with running statistics cannot be exported")
+        raise UserError("an instance norm with running statistics cannot be exported")
     return _by_instance(graph, a["input"].name, a["weight"], a["bias"], out[0], a["eps"])
 
 
@@ -130,7 +131,7 @@ def pooling(kind: str) -> Operator:
         if kind == "MaxPool":
             given["dilations"] = spread(a["dilation"], ndim)
         elif a.get("divisor_override") is not None:
-            raise ValueError("an average pooling with a divisor of its own cannot be exported")
+            raise UserError("an average pooling with a divisor of its own cannot be exported")
         else:
             given["count_include_pad"] = int(a["count_include_pad"])
         sizes = zip(a["self"].sizes[1:], kernel, strides, pads, out[1:])
@@ -150,7 +151,7 @@ def adaptive_average(graph: Graph, a: Arguments, out: Sizes) -> str:
         steps = [n // o for n, o in zip(sizes, wanted)]
         return graph.add("AveragePool", [x], {"kernel_shape": steps, "strides": steps})
     if len(wanted) > 2:
-        raise ValueError(f"an adaptive pooling of {sizes} to {wanted} cannot be exported")
+        raise UserError(f"an adaptive pooling of {sizes} to {wanted} cannot be exported")
     x = graph.add("MatMul", [x, graph.operand(_windows(sizes[-1], wanted[-1]).t())])
     if len(wanted) == 2:
         x = graph.add("MatMul", [graph.operand(_windows(sizes[0], wanted[0])), x])
@@ -169,7 +170,7 @@ def _windows(size: int, count: int) -> Tensor:
 def arithmetic(kind: str) -> Operator:
     def combine(graph: Graph, a: Arguments, out: Sizes) -> str:
         if a.get("alpha", 1) != 1:
-            raise ValueError("a scaled sum cannot be exported")
+            raise UserError("a scaled sum cannot be exported")
         return graph.add(kind, [_number(graph, a["self"]), _number(graph, a["other"])])
 
     return combine
@@ -243,7 +244,7 @@ def chunked(graph: Graph, a: Arguments, out: Any) -> list[str]:
 
 def same_kind(graph: Graph, a: Arguments, out: Sizes) -> str:
     if a["dtype"] is not torch.float32:
-        raise ValueError(f"numbers of type {a['dtype']} cannot be exported")
+        raise UserError(f"numbers of type {a['dtype']} cannot be exported")
     return same(graph, a, out)
 
 
@@ -275,7 +276,7 @@ def padded(graph: Graph, a: Arguments, out: Sizes) -> str:
 def attention(graph: Graph, a: Arguments, out: Sizes) -> str:
     """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, eq. 1)."""
     if a["attn_mask"] is not None or a["is_causal"] or a.get("enable_gqa"):
-        raise ValueError("attention with a mask cannot be exported")
+        raise UserError("attention with a mask cannot be exported")
     q, k, v = a["query"], a["key"], a["value"]
     scale = a["scale"] or 1 / sqrt(q.sizes[-1])
     order = [*range(len(k.sizes) - 1), len(k.sizes), len(k.sizes) - 1]

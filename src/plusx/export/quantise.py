@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.export.calibrate import METHODS, histograms
 from plusx.export.eight_bits import in_eight_bits, weighted_nodes
 from plusx.export.session import OnnxNetwork
@@ -67,10 +68,10 @@ def quantise(
     `images` (m, ...) give the ranges of what runs through the network; `held` (h, ...), other ones,
     decide how ranges are taken from what was seen: by the least error of the logits. Where fewer
     than GOAL of the classes stay, leaving the first and the last layer in float32 is tried too.
-    ValueError: fewer than LEAST images.
+    UserError: fewer than LEAST images.
     """
     if len(images) < LEAST:
-        raise ValueError(
+        raise UserError(
             f"{len(images)} images to calibrate with: at least {LEAST} are needed, "
             f"{ENOUGH} and more are better"
         )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.export.extra import require_onnx
 from plusx.export.graph import INPUT
 
@@ -16,7 +17,7 @@ class OnnxNetwork(nn.Module):
     """Logits (n, k) from inputs (n, ...), computed by ONNX Runtime on the CPU.
 
     It has as many threads as torch has when it is made. There are no gradients.
-    ValueError: ONNX Runtime cannot run the content. RuntimeError: the extra is not installed.
+    UserError: ONNX Runtime cannot run the content. RuntimeError: the extra is not installed.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -42,4 +43,4 @@ def open_session(content: bytes, threads: int) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no other class in common
         said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"ONNX Runtime cannot run it: {said[0]}") from None
+        raise UserError(f"ONNX Runtime cannot run it: {said[0]}") from None

@@ -6,6 +6,7 @@ All of it is a spec to a spec, so that what is counted of a network holds for it
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from plusx.errors import UserError
 from plusx.grammar import shapes
 from plusx.grammar.heads import DeepLab, Fcn, Head
 from plusx.grammar.sentence import Sentence, Word, parse
@@ -40,13 +41,13 @@ def dilated(net: Net, stride: int) -> Net:
     What follows a stride that is taken away sees its input as far apart as before (Chen et al.
     2017, section 3.1; torchvision's replace_stride_with_dilation). Every weight stays as it is, so
     the weights of the network fit. Poolings that stride are left out; they have no weights.
-    Raises ValueError where the stem strides more, or a convolution cannot keep the size.
+    Raises UserError where the stem strides more, or a convolution cannot keep the size.
     """
     one = (1,) * net.ndim
     flow = Flow(net.in_channels, each_dimension(net.size, net.ndim), one)
     flow = shapes.run(flow, parse(net.stem).branch, Setting(net, net.stem_width, one))
     if max(flow.stride) > stride:
-        raise ValueError(
+        raise UserError(
             f"the stem {net.stem!r} has a stride of {max(flow.stride)} already, more than {stride}"
         )
     taken, rate, stages = flow.stride, 1, []
@@ -62,7 +63,7 @@ def dilated(net: Net, stride: int) -> Net:
             stages.append(stage if rate == 1 else _at_rate(stage, rate))
             continue
         if len(set(enter)) > 1 or len(set(inside)) > 1:
-            raise ValueError(f"a stage of stride {stage.stride} in {net.ndim} dimensions stays")
+            raise UserError(f"a stage of stride {stage.stride} in {net.ndim} dimensions stays")
         said = _open(stage.enter, rate)
         rate *= enter[0]
         stays = _behind(stage.enter, before, net) == after
@@ -168,7 +169,7 @@ def _spread(word: Word, rate: int) -> Word:
     if rate == 1 or word.kind != "conv" or max(word.kernel) == 1:
         return word
     if any(size % 2 == 0 for size in word.kernel):
-        raise ValueError(f"{word} has an even kernel, which cannot be dilated and keep the size")
+        raise UserError(f"{word} has an even kernel, which cannot be dilated and keep the size")
     begin, found = word.text, f"d{word.dilation}"
     if word.dilation > 1:
         text = begin.replace(found, f"d{word.dilation * rate}", 1)
@@ -191,9 +192,7 @@ def _open(enter: str, rate: int) -> str:
             continue
         if strides:
             if word.kind != "conv" or any(size % 2 == 0 for size in word.kernel):
-                raise ValueError(
-                    f"{word} in {enter!r} cannot keep the size, so it keeps its stride"
-                )
+                raise UserError(f"{word} in {enter!r} cannot keep the size, so it keeps its stride")
             text = str(word)
             written = word.stride
             number = f"({','.join(map(str, written))})" if isinstance(written, tuple) else written

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
+from plusx.errors import UserError
+
 
 # what pydantic is to know where a recipe is read: no unknown keys
 STRICT = {"extra": "forbid"}
@@ -102,9 +104,9 @@ class Yolo:
 
     def __post_init__(self) -> None:
         if len(self.anchors) != 9:
-            raise ValueError(f"anchors: {len(self.anchors)} of them; there are 9")
+            raise UserError(f"anchors: {len(self.anchors)} of them; there are 9")
         if any(side < 1 for anchor in self.anchors for side in anchor):
-            raise ValueError("anchors: each is [width, height] in pixels, from 1")
+            raise UserError("anchors: each is [width, height] in pixels, from 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,34 +172,34 @@ def head_to_dict(head: Head) -> dict[str, Any]:
 
 
 def head_from_dict(mapping: Mapping[str, Any]) -> Head:
-    """The head that a mapping describes. Raises ValueError naming what is wrong in it."""
+    """The head that a mapping describes. Raises UserError naming what is wrong in it."""
     kind = mapping.get("kind")
     if kind not in HEADS:
         near = get_close_matches(str(kind), HEADS, 1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no head {kind!r}{hint} Heads are {', '.join(HEADS)}")
+        raise UserError(f"there is no head {kind!r}{hint} Heads are {', '.join(HEADS)}")
     cls = HEADS[kind]
     known = [field.name for field in fields(cls)]
     for key in mapping:
         if key not in known:
-            raise ValueError(f"a head {kind!r} has no field {key!r}; it has {', '.join(known)}")
+            raise UserError(f"a head {kind!r} has no field {key!r}; it has {', '.join(known)}")
     refuse_types(mapping)
     made = {key: _tupled(value) for key, value in mapping.items()}
     for field in fields(cls):
         choices = get_args(field.type) if get_origin(field.type) is Literal else ()
         if choices and field.name in made and made[field.name] not in choices:
             said = " or ".join(map(str, choices))
-            raise ValueError(f"{field.name} = {made[field.name]!r}: must be {said}")
+            raise UserError(f"{field.name} = {made[field.name]!r}: must be {said}")
     return cls(**made)
 
 
 def refuse_types(mapping: Mapping[str, Any]) -> None:
-    """ValueError for a value that is of another type than its field: text for a number."""
+    """UserError for a value that is of another type than its field: text for a number."""
     cls = HEADS.get(str(mapping.get("kind")))
     for field in () if cls is None else fields(cls):
         value = _tupled(mapping.get(field.name, field.default))
         if not _like(value, field.default):
-            raise ValueError(f"{field.name} = {value!r}: must be like {_listed(field.default)}")
+            raise UserError(f"{field.name} = {value!r}: must be like {_listed(field.default)}")
 
 
 def _like(value: Any, example: Any) -> bool:
@@ -217,9 +219,9 @@ def _tupled(value: Any) -> Any:
 
 def _within(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
-        raise ValueError(f"{name} = {value}: must be from {least} to {most:,}")
+        raise UserError(f"{name} = {value}: must be from {least} to {most:,}")
 
 
 def _sides(anchors: tuple[int, ...]) -> None:
     if not anchors or min(anchors) < 1:
-        raise ValueError("anchors: the side of one for each level, in pixels from 1")
+        raise UserError("anchors: the side of one for each level, in pixels from 1")

@@ -1,5 +1,6 @@
 """Which sentences make a network: every rule, each with an error that quotes the sentence."""
 
+from plusx.errors import UserError
 from plusx.grammar.sentence import Sentence, Word, parse
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net, Stage
@@ -22,7 +23,7 @@ CHOICES = {
 
 
 def check(net: Net) -> None:
-    """Raise ValueError unless `net` can be built."""
+    """Raise UserError unless `net` can be built."""
     _check_fields(net)
     _check_places("stem", net.stem)
     for stage in net.stages:
@@ -35,31 +36,31 @@ def _check_fields(net: Net) -> None:
     for field, allowed in CHOICES.items():
         if (value := getattr(net, field)) not in allowed:
             said = ", ".join(map(str, allowed))
-            raise ValueError(f"{field} is {value!r}; allowed are {said}")
+            raise UserError(f"{field} is {value!r}; allowed are {said}")
     if not 0 <= net.drop_path < 1:
-        raise ValueError(f"drop_path is {net.drop_path}; it is a probability, from 0 to under 1")
+        raise UserError(f"drop_path is {net.drop_path}; it is a probability, from 0 to under 1")
     if net.in_channels < 1 or net.num_classes < 0 or net.stem_width < 0:
-        raise ValueError(
+        raise UserError(
             f"in_channels {net.in_channels}, num_classes {net.num_classes}, "
             f"stem_width {net.stem_width}: channels from 1, classes and width from 0"
         )
     if min(each_dimension(net.size, net.ndim)) < 1:
-        raise ValueError(f"size is {net.size}; every dimension has at least one position")
+        raise UserError(f"size is {net.size}; every dimension has at least one position")
     if not net.stages:
-        raise ValueError("a net has at least one stage")
+        raise UserError("a net has at least one stage")
     if any(word.kind == "conv" for word in parse(net.stem).words) and net.stem_width < 1:
-        raise ValueError(f"the stem {net.stem!r} needs a stem_width")
+        raise UserError(f"the stem {net.stem!r} needs a stem_width")
 
 
 def _check_places(place: str, text: str) -> Sentence:
     """The words of one sentence outside a body: no marks, and only words that may stand there."""
     said = parse(text)
     if said.merge != "none":
-        raise ValueError(f"the {place} {text!r} has a mark; + & ~ | stand in a body only")
+        raise UserError(f"the {place} {text!r} has a mark; + & ~ | stand in a body only")
     for i, word in enumerate(said.words):
         _check_place(place, text, word, i)
         if word.stride is None and place in ("stem", "enter", "tail"):
-            raise ValueError(
+            raise UserError(
                 f"{word} in the {place} {text!r} takes a stage's stride, but no stage is near: "
                 f"write the number, like {word.text}2"
             )
@@ -69,30 +70,30 @@ def _check_places(place: str, text: str) -> Sentence:
 def _check_place(place: str, text: str, word: Word, position: int) -> None:
     allowed = PLACES.get(word.kind, place)
     if allowed != place:
-        raise ValueError(f"{word} in the {place} {text!r}: it stands in a {allowed} only")
+        raise UserError(f"{word} in the {place} {text!r}: it stands in a {allowed} only")
     if word.kind == "embed" and position:
-        raise ValueError(f"{word} in the {place} {text!r}: it comes first")
+        raise UserError(f"{word} in the {place} {text!r}: it comes first")
 
 
 def _check_stage(stage: Stage, net: Net) -> None:
     if stage.depth < 1 or stage.width < 1:
-        raise ValueError(f"a stage of depth {stage.depth} and width {stage.width}: both from 1")
+        raise UserError(f"a stage of depth {stage.depth} and width {stage.width}: both from 1")
     stride = each_dimension(stage.stride, net.ndim)
     if min(stride) < 1:
-        raise ValueError(f"a stage has stride {stage.stride}; from 1")
+        raise UserError(f"a stage has stride {stage.stride}; from 1")
     _check_places("enter", stage.enter)
     blocks = stage.blocks
     if not blocks:
-        raise ValueError("a stage has an empty turn of blocks")
+        raise UserError("a stage has an empty turn of blocks")
     for spec in dict.fromkeys(blocks):
         said = parse(spec.body)
         if not said.branch:
-            raise ValueError(f"the body {spec.body!r} says nothing before its mark")
+            raise UserError(f"the body {spec.body!r} says nothing before its mark")
         for i, word in enumerate(said.words):
             _check_place("body", spec.body, word, i)
         for word in said.after:
             if word.stride is None:
-                raise ValueError(f"{word} in {spec.body!r}: the stride is taken before the mark")
+                raise UserError(f"{word} in {spec.body!r}: the stride is taken before the mark")
         _check_places("shortcut", spec.shortcut)
         _check_places("identity", spec.identity)
         _check_places("gate", spec.gate)
@@ -103,11 +104,11 @@ def _check_stage(stage: Stage, net: Net) -> None:
 def _check_stride(body: str, stage: Stage) -> None:
     said = parse(body)
     if said.merge == "concat":
-        raise ValueError(f"{body!r} joins its input with `&`, so its stage cannot have a stride")
+        raise UserError(f"{body!r} joins its input with `&`, so its stage cannot have a stride")
     taking = [word.text for word in (*said.lead, *said.branch) if word.stride is None]
     if len(taking) != 1:
         found = "none does" if not taking else f"{' and '.join(taking)} do"
-        raise ValueError(
+        raise UserError(
             f"{body!r} begins a stage of stride {stage.stride}, so exactly one word takes it with "
             f"`s`; {found}"
         )

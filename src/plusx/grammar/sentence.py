@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from plusx.errors import UserError
+
 
 Merge = Literal["add", "concat", "gate", "none"]
 
@@ -122,12 +124,10 @@ class Sentence:
 def parse(text: str) -> Sentence:
     """Read a sentence; `str()` of the result prints it again.
 
-    Raises ValueError that quotes the sentence, points at the word and suggests the nearest.
+    Raises UserError that quotes the sentence, points at the word and suggests the nearest.
     """
     if len(text) > 2000:
-        raise ValueError(
-            f"a sentence of {len(text):,} characters, at most 2,000: {text[:60]!r} ..."
-        )
+        raise UserError(f"a sentence of {len(text):,} characters, at most 2,000: {text[:60]!r} ...")
     parts: dict[str, list[Word]] = {"lead": [], "branch": [], "after": []}
     merge: Merge = "none"
     place, forked = "branch", False
@@ -143,14 +143,14 @@ def parse(text: str) -> Sentence:
         else:
             parts[place].append(_word(token, text, position))
     if forked and merge not in ("add", "gate"):
-        raise ValueError(f"in {text!r}: `|` says where a shortcut forks off, but no + or ~ follows")
+        raise UserError(f"in {text!r}: `|` says where a shortcut forks off, but no + or ~ follows")
     if forked and not parts["lead"]:
-        raise ValueError(f"in {text!r}: nothing is said before `|`, so it can be left out")
+        raise UserError(f"in {text!r}: nothing is said before `|`, so it can be left out")
     return Sentence(tuple(parts["lead"]), tuple(parts["branch"]), merge, tuple(parts["after"]))
 
 
-def _at(sentence: str, position: int, token: str, why: str) -> ValueError:
-    return ValueError(f"in {sentence!r}, at {token!r} (word {position}): {why}")
+def _at(sentence: str, position: int, token: str, why: str) -> UserError:
+    return UserError(f"in {sentence!r}, at {token!r} (word {position}): {why}")
 
 
 def _word(text: str, sentence: str, position: int) -> Word:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, log2, prod
 
+from plusx.errors import UserError
 from plusx.grammar.sentence import Word, parse
 from plusx.grammar.spec import Block, Net, Stride
 
@@ -87,7 +88,7 @@ def each_dimension(value: Stride, ndim: int) -> Size:
     """One number for every dimension, or one each."""
     numbers = value if isinstance(value, tuple) else (value,)
     if len(numbers) not in (1, ndim):
-        raise ValueError(f"{value} has {len(numbers)} numbers for {ndim} dimensions")
+        raise UserError(f"{value} has {len(numbers)} numbers for {ndim} dimensions")
     return numbers * ndim if len(numbers) == 1 else numbers
 
 
@@ -129,7 +130,7 @@ def step(flow: Flow, word: Word, setting: Setting) -> Flow:
             return replace(flow, size=(count,) * ndim)
         case "top":
             if positions < count:
-                raise ValueError(f"{word} of only {positions} positions")
+                raise UserError(f"{word} of only {positions} positions")
             return replace(flow, size=(count,))
         case "fc":
             cost = count * c * positions
@@ -137,7 +138,7 @@ def step(flow: Flow, word: Word, setting: Setting) -> Flow:
             return replace(paid, channels=count, size=(1,) * ndim, depth=flow.depth + 1)
         case "pad":
             if setting.width < c:
-                raise ValueError(f"{word} cannot go from {c} channels to {setting.width}")
+                raise UserError(f"{word} cannot go from {c} channels to {setting.width}")
             size = tuple((n - 1) // s + 1 for n, s in zip(flow.size, setting.stride))
             return replace(flow, channels=setting.width, size=size, stride=_times(flow, setting))
         case "se":
@@ -169,18 +170,18 @@ def run(flow: Flow, words: Iterable[Word], setting: Setting) -> Flow:
         flow = step(flow, word, setting)
         if flow.channels < 1 or min(flow.size) < 1:
             left = f"{flow.channels} channels at {_by(flow.size)} positions"
-            raise ValueError(f"nothing is left after {word}: {left}")
+            raise UserError(f"nothing is left after {word}: {left}")
     return flow
 
 
 def block(flow: Flow, spec: Block, setting: Setting) -> Flow:
-    """What a block makes of the flow. Raises ValueError where branch and shortcut disagree."""
+    """What a block makes of the flow. Raises UserError where branch and shortcut disagree."""
     said = parse(spec.body)
     lead = run(flow, said.lead, setting)
     y = run(lead, said.branch, setting)
     if said.merge == "concat":
         if y.size != flow.size:
-            raise ValueError(f"{spec.body!r} changes the size, so `&` cannot join it to its input")
+            raise UserError(f"{spec.body!r} changes the size, so `&` cannot join it to its input")
         y = replace(y, channels=flow.channels + y.channels)
     elif said.merge in ("add", "gate"):
         sides = {"shortcut": side_path(flow, lead, y, spec, setting)}
@@ -188,7 +189,7 @@ def block(flow: Flow, spec: Block, setting: Setting) -> Flow:
             sides["gate"] = run(flow.free(), parse(spec.gate).branch, setting)
         for name, side in sides.items():
             if (side.channels, side.size) != (y.channels, y.size):
-                raise ValueError(
+                raise UserError(
                     f"the branch of {spec.body!r} ends with {y.channels} channels at "
                     f"{_by(y.size)}, its {name} {_text(name, spec, flow, y, setting)!r} "
                     f"with {side.channels} at {_by(side.size)}"
@@ -211,7 +212,7 @@ def side_path(flow: Flow, lead: Flow, y: Flow, spec: Block, setting: Setting) ->
 
 @lru_cache(maxsize=1024)  # specs are frozen, and are measured wherever they are checked
 def measure(net: Net) -> Measure:
-    """Count a whole network at its own input size. Raises ValueError where shapes do not fit."""
+    """Count a whole network at its own input size. Raises UserError where shapes do not fit."""
     one = (1,) * net.ndim
     flow = Flow(net.in_channels, each_dimension(net.size, net.ndim), one)
     flow = run(flow, parse(net.stem).branch, Setting(net, net.stem_width, one))
@@ -280,7 +281,7 @@ def _hidden(channels: int, word: Word) -> int:
     assert word.value is not None
     hidden = channels // int(word.value)
     if hidden < 1:
-        raise ValueError(f"{word} leaves nothing of {channels} channels")
+        raise UserError(f"{word} leaves nothing of {channels} channels")
     return hidden
 
 
@@ -301,9 +302,7 @@ def _conv(flow: Flow, word: Word, setting: Setting) -> Flow:
     )
     out, groups = out_channels(flow.channels, word, setting), word.groups or flow.channels
     if flow.channels % groups or out % groups:
-        raise ValueError(
-            f"{word}: {groups} groups do not divide {flow.channels} and {out} channels"
-        )
+        raise UserError(f"{word}: {groups} groups do not divide {flow.channels} and {out} channels")
     weights = out * (flow.channels // groups) * prod(kernel)
     paid = flow.pay(weights + out * word.bias, weights * prod(size) if min(size) > 0 else 0)
     return replace(
@@ -321,7 +320,7 @@ def _pool(flow: Flow, word: Word, setting: Setting) -> Flow:
     if word.kind == "blur":
         for n, k, p in zip(flow.size, kernel, pad):
             if k % 2 == 0 or p >= n:
-                raise ValueError(f"{word} needs an odd kernel and more than {p} positions, not {n}")
+                raise UserError(f"{word} needs an odd kernel and more than {p} positions, not {n}")
     # a blur is an odd padded convolution: what it leaves is rounded up already
     rounds_up = word.stride is None and word.kind != "blur"
     size = []
@@ -336,7 +335,7 @@ def _attention(flow: Flow, word: Word, setting: Setting) -> Flow:
     out, positions = out_channels(flow.channels, word, setting), prod(flow.size)
     assert word.value is not None
     if out % int(word.value):
-        raise ValueError(f"{word}: {int(word.value)} heads do not divide {out} channels")
+        raise UserError(f"{word}: {int(word.value)} heads do not divide {out} channels")
     weights = 3 * out * flow.channels
     products = 2 * out * positions**2
     paid = flow.pay(weights + 3 * out * word.bias, weights * positions + products)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin
 
+from plusx.errors import UserError
 from plusx.grammar.spec import Block, Net, Stage
 
 
@@ -17,11 +18,11 @@ def to_dict(net: Net) -> dict[str, Any]:
 
 
 def from_dict(mapping: Mapping[str, Any]) -> Net:
-    """The net that a mapping describes. Raises ValueError naming an unknown or missing field."""
+    """The net that a mapping describes. Raises UserError naming an unknown or missing field."""
     given = _fields(Net, mapping, "a net")
     stages = given.get("stages")
     if not isinstance(stages, list | tuple) or not all(isinstance(s, Mapping) for s in stages):
-        raise ValueError("stages of a net are a list of tables")
+        raise UserError("stages of a net are a list of tables")
     given["stages"] = tuple(_stage(stage, i) for i, stage in enumerate(stages, 1))
     return Net(**given)
 
@@ -38,7 +39,7 @@ def to_toml(net: Net) -> str:
 
 
 def from_toml(text: str) -> Net:
-    """The net of a TOML document, checked field by field. Raises ValueError."""
+    """The net of a TOML document, checked field by field. Raises UserError."""
     return from_dict(tomllib.loads(text))
 
 
@@ -78,7 +79,7 @@ def _block(mapping: Any, number: int) -> Block:
     if isinstance(mapping, str):
         return Block(body=mapping)
     if not isinstance(mapping, Mapping):
-        raise ValueError(f"a block of stage {number} is a table or a sentence, not {mapping!r}")
+        raise UserError(f"a block of stage {number} is a table or a sentence, not {mapping!r}")
     return Block(**_fields(Block, mapping, f"a block of stage {number}"))
 
 
@@ -90,19 +91,19 @@ def _fields(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, 1)
             hint = f", did you mean {near[0]!r}?" if near else f"; fields are {', '.join(allowed)}"
-            raise ValueError(f"{where} has no field {key!r}{hint}")
+            raise UserError(f"{where} has no field {key!r}{hint}")
         if key in ("stages", "block", "first"):
             given[key] = value
             continue
         options = get_args(allowed[key].type)
         if get_origin(allowed[key].type) is Literal and value not in options:
             said = ", ".join(map(str, options))
-            raise ValueError(f"{key} of {where} is {value!r}; allowed are {said}")
+            raise UserError(f"{key} of {where} is {value!r}; allowed are {said}")
         kind = allowed[key].default
         given[key] = _typed(where, key, value, kind if kind is not MISSING else None)
     for key, field in allowed.items():
         if field.default is MISSING and key not in given:
-            raise ValueError(f"{where} lacks the field {key!r}")
+            raise UserError(f"{where} lacks the field {key!r}")
     return given
 
 
@@ -118,5 +119,5 @@ def _typed(where: str, key: str, value: Any, default: Any) -> Any:
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is not expected:
-        raise ValueError(f"{key} of {where} is {value!r}; it should be of type {expected.__name__}")
+        raise UserError(f"{key} of {where} is {value!r}; it should be of type {expected.__name__}")
     return value

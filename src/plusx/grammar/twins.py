@@ -7,6 +7,7 @@ makes two networks equally expensive where a twin is not.
 from collections.abc import Callable
 from dataclasses import replace
 
+from plusx.errors import UserError
 from plusx.grammar.sentence import MARKS, Merge, Sentence, Word, parse
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Block, Net, Stage
@@ -71,7 +72,7 @@ def with_dropout(net: Net, rate: float) -> Net:
         said = parse(block.body)
         last = max((i for i, each in enumerate(said.branch) if each.kind == "conv"), default=None)
         if last is None:
-            raise ValueError(f"{block.body!r} has no convolution to put dropout before")
+            raise UserError(f"{block.body!r} has no convolution to put dropout before")
         branch = (*said.branch[:last], word, *said.branch[last:])
         return replace(block, body=str(replace(said, branch=branch)))
 
@@ -104,11 +105,11 @@ def at_cost(net: Net, multiply_adds: int) -> Net:
 
 
 def _refuse_without_skips(net: Net, merge: Merge) -> None:
-    """ValueError where there is no `+` that could be exchanged."""
+    """UserError where there is no `+` that could be exchanged."""
     merges = {parse(block.body).merge for stage in net.stages for block in stage.blocks}
     if merges != {"add"}:
         said = "none" if merges == {"none"} else " and ".join(sorted(merges - {"add"}))
-        raise ValueError(
+        raise UserError(
             f"a twin with merge {merge!r} is made from a network whose blocks all add their "
             f"shortcut (+); this one has blocks that merge by {said}"
         )

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plusx.errors import UserError
 from plusx.grammar.heads import DeepLab, Fcn, UNet
 from plusx.grammar.shapes import Flow, Setting
 from plusx.grammar.spec import Net
@@ -110,7 +111,7 @@ class Upsampled(nn.Module):
         self.aux_classifier: nn.Module | None = None
         if spec.auxiliary:
             if len(levels.stages) < 2:
-                raise ValueError("[head] auxiliary: the network has one stage, so none before it")
+                raise UserError("[head] auxiliary: the network has one stage, so none before it")
             self.aux_classifier = FcnHead(levels.stages[-2].channels, num_classes, ndim)
 
     def forward(
@@ -139,7 +140,7 @@ class UNetDecoder(nn.Module):
     def __init__(self, spec: UNet, levels: Levels, num_classes: int) -> None:
         super().__init__()
         if spec.width < 1:
-            raise ValueError(f"[head] width = {spec.width}; it is at least 1")
+            raise UserError(f"[head] width = {spec.width}; it is at least 1")
         net, ndim = replace(levels.net, affine=True), levels.net.ndim
         self.levels = distinct(levels)
         finest = self.levels[0]

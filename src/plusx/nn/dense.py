@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.grammar.dense import backbone_of, stem_maps
 from plusx.grammar.heads import (
     DETECTORS,
@@ -52,19 +53,19 @@ class Dense(nn.Module):
     A network of images that is given volumes (n, c, d, h, w) tells the classes of every slice by
     itself.
 
-    Raises ValueError where the head cannot stand on the network.
+    Raises UserError where the head cannot stand on the network.
     """
 
     def __init__(self, backbone: nn.Module, head: Head, num_classes: int) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"a head for {num_classes} classes; there is at least 1")
+            raise UserError(f"a head for {num_classes} classes; there is at least 1")
         self.head_spec, self.num_classes = head, num_classes
         self.backbone = without_head(backbone, head)
         levels = levels_of(self.backbone)
         self.ndim = levels.net.ndim
         if head.kind in DETECTORS and levels.net.ndim != 2:
-            raise ValueError(
+            raise UserError(
                 f'[head] kind = "{head.kind}" finds boxes in images; the network has '
                 f"{levels.net.ndim} dimensions"
             )
@@ -147,7 +148,7 @@ def without_head(backbone: nn.Module, head: Head) -> nn.Module:
         return made.train(backbone.training)
     coarsest = max(backbone.strides)  # type: ignore[arg-type]
     if isinstance(head, Fcn | DeepLab) and coarsest > head.stride:
-        raise ValueError(
+        raise UserError(
             f"[head] stride = {head.stride}: {backbone.plain} is a plain module of stride "
             f"{coarsest}, which cannot be dilated"
         )

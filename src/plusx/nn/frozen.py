@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from plusx.errors import UserError
+
 
 # stages of networks whose modules are not named after theirs
 _STAGES: dict[str, dict[str, int]] = {
@@ -88,7 +90,7 @@ def backbone_of(net: nn.Module) -> tuple[str, nn.Module]:
     for name, part in net.named_modules():
         if hasattr(part, "features") and hasattr(part, "widths") and hasattr(part, "fc"):
             return name, part
-    raise ValueError(f"{type(net).__name__} has no stages that could be told apart")
+    raise UserError(f"{type(net).__name__} has no stages that could be told apart")
 
 
 def _depth_by_name(net: nn.Module) -> Callable[[str], int]:

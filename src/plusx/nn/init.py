@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock
 from plusx.nn.gates import ShortcutGate
 from plusx.nn.layers import Attention
@@ -62,7 +63,7 @@ def initialise(
         spec = getattr(net, "spec", None)
         rule = "truncated" if spec is not None and spec.norm == "layer" else "he"
     if rule not in RULES:
-        raise ValueError(f"no initialisation {rule!r}; there are {', '.join(RULES)}")
+        raise UserError(f"no initialisation {rule!r}; there are {', '.join(RULES)}")
     for module in net.modules():
         RULES[rule](module)
     for module in net.modules():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.grammar import legal, shapes
 from plusx.grammar.remember import Rule
 from plusx.grammar.sentence import parse
@@ -16,7 +17,7 @@ from plusx.nn.memory import remembering
 
 
 class Network(nn.Module):
-    """Any network that the language can say. Raises ValueError where the spec is not legal.
+    """Any network that the language can say. Raises UserError where the spec is not legal.
 
     `widths` are the channels and `strides` the input positions a step at the end of each stage.
     Parameters are as PyTorch initialises them; `plusx.nn.init` has the rules of the papers.
@@ -104,10 +105,10 @@ def head(width: int, num_classes: int) -> nn.Module:
 
 
 def stage_positions(out: Sequence[int] | None, count: int) -> list[int]:
-    """Which stages are asked for, as positions from 0. Raises ValueError beyond the last."""
+    """Which stages are asked for, as positions from 0. Raises UserError beyond the last."""
     if out is None:
         return list(range(count))
     for i in out:
         if not -count <= i < count:
-            raise ValueError(f"there is no stage {i}: this network has 0 to {count - 1}")
+            raise UserError(f"there is no stage {i}: this network has 0 to {count - 1}")
     return [i % count for i in out]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plusx.errors import UserError
 from plusx.grammar.heads import Fcos, Yolo
 from plusx.grammar.spec import Net
 from plusx.nn.block import Phrase
@@ -67,7 +68,7 @@ class FcosHead(nn.Module):
     def __init__(self, spec: Fcos, levels: Levels, num_classes: int) -> None:
         super().__init__()
         if spec.width < 1 or spec.depth < 0:
-            raise ValueError(
+            raise UserError(
                 f"[head] width = {spec.width}, depth = {spec.depth}; a width is at least 1, a "
                 "depth at least 0"
             )
@@ -118,7 +119,7 @@ class YoloHead(nn.Module):
         super().__init__()
         found = distinct(replace(levels, input=None, stem=()))[-3:]
         if len(found) < 3:
-            raise ValueError(
+            raise UserError(
                 f'[head] kind = "yolo" stands on three resolutions; the network has {len(found)}'
             )
         self.indices = tuple(level.index for level in found)

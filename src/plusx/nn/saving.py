@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from plusx.errors import UserError
 from plusx.grammar.plans import rule_of
 from plusx.grammar.remember import PLANS
 from plusx.nn.block import ResidualBlock
@@ -22,12 +23,12 @@ def save_memory(net: Backbone, plan: str) -> Backbone:
     "keep" is PyTorch's own way. Gradients differ from the plain run's by rounding only, running
     statistics and random numbers not at all. `plusx.grammar.memory` says what is held.
 
-    ValueError: no such plan, or a network that no plan is offered for.
+    UserError: no such plan, or a network that no plan is offered for.
     """
     if plan not in PLANS:
         near = get_close_matches(plan, PLANS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no plan {plan!r}: there are {', '.join(map(repr, PLANS))}{hint}")
+        raise UserError(f"no plan {plan!r}: there are {', '.join(map(repr, PLANS))}{hint}")
     chosen = PLANS[PLANS.index(plan)]
     if isinstance(net, Network):
         net.memory = rule_of(net.spec, chosen)
@@ -42,5 +43,5 @@ def save_memory(net: Backbone, plan: str) -> Backbone:
             if getattr(net, "reverses", False)
             else "it is a module of its own, and plans are for networks of sentences"
         )
-        raise ValueError(f"no plan saves memory in {name}: {said}")
+        raise UserError(f"no plan saves memory in {name}: {said}")
     return net

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plusx.errors import UserError
 from plusx.nn.block import Phrase, ResidualBlock, SidePath
 from plusx.nn.gates import ShortcutGate, SqueezeExcite
 from plusx.nn.layers import ACTIVATIONS, Blur, ConstantScale, Scale, ZeroPad
@@ -72,7 +73,7 @@ class Together(nn.Module):
     batch-norm statistics become views of the tensors here, in which they lie one behind another.
     Give the networks in the memory format in which they shall train.
 
-    ValueError: the networks differ in their spec, or have a part that looks at all channels at once
+    UserError: the networks differ in their spec, or have a part that looks at all channels at once
     or draws random numbers: concatenation, dropout, stochastic depth, attention, norms other than
     batch norm, fully connected layers before the head.
     """
@@ -80,14 +81,14 @@ class Together(nn.Module):
     def __init__(self, nets: Sequence[Network]) -> None:
         super().__init__()
         if not nets:
-            raise ValueError("no networks to put together")
+            raise UserError("no networks to put together")
         first = nets[0]
         for net in nets:
             if net.spec != first.spec:
-                raise ValueError("networks of different specs cannot be put together")
+                raise UserError("networks of different specs cannot be put together")
         wrong = why_not(first)
         if wrong:
-            raise ValueError(f"these networks cannot be put together: {wrong}")
+            raise UserError(f"these networks cannot be put together: {wrong}")
         self.count = len(nets)
         self.nets = tuple(nets)  # no submodules: their tensors are those of `net`
         self.net = _joined(nets)
@@ -97,9 +98,9 @@ class Together(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> Float[Tensor, "k n classes"]:
         """The answers of each network to its own batch (n, c, *s); all batches have one size."""
         if len(inputs) != self.count:
-            raise ValueError(f"{len(inputs)} batches for {self.count} networks")
+            raise UserError(f"{len(inputs)} batches for {self.count} networks")
         if any(each.shape != inputs[0].shape for each in inputs):
-            raise ValueError("the batches of networks that run together have to have one shape")
+            raise UserError("the batches of networks that run together have to have one shape")
         answers = self.net(torch.cat(list(inputs), dim=1))
         counts = [part.num_batches_tracked for part in self._norms if part.training]
         told = [count for count in counts if count is not None]

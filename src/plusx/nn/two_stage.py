@@ -16,6 +16,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from plusx.errors import UserError
 from plusx.grammar.heads import FasterRcnn, MaskRcnn
 from plusx.nn.levels import Levels
 from plusx.nn.pyramid import coarse
@@ -41,7 +42,7 @@ class TwoStage(nn.Module):
         names = [str(i) for i in range(len(found))]
         count = len(found) + 1
         if len(spec.anchors) < count:
-            raise ValueError(
+            raise UserError(
                 f"[head] anchors has {len(spec.anchors)} sides; the pyramid on this network has "
                 f"{count} levels"
             )
@@ -104,10 +105,10 @@ class TwoStage(nn.Module):
         """torchvision's losses by its names. Boxes of crowds are left out, as its reference does,
         and those that a scale has left without area, whose logarithms would be infinite.
 
-        Raises ValueError where a Mask R-CNN is given no masks.
+        Raises UserError where a Mask R-CNN is given no masks.
         """
         if self.roi_heads.has_mask() and masks is None:
-            raise ValueError("a Mask R-CNN learns from the masks of boxes; the batch has none")
+            raise UserError("a Mask R-CNN learns from the masks of boxes; the batch has none")
         targets = []
         for i, rows in enumerate(boxes):
             sides = rows[:, 2:4] - rows[:, :2]

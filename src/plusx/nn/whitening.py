@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.nn.init import CONVOLUTIONS
 
 
@@ -21,16 +22,16 @@ def whiten(net: nn.Module, images: Iterable[Tensor], epsilon: float = 5e-4) -> N
     sqrt(variance + epsilon), and behind them their negatives, so that an activation that cuts off
     what is below zero loses nothing. A bias begins at 0 and is trained.
 
-    ValueError: there is no convolution, it has groups, or more filters than twice the values of a
+    UserError: there is no convolution, it has groups, or more filters than twice the values of a
     patch. RuntimeError: there are no images.
     """
     first = next((each for each in net.modules() if isinstance(each, CONVOLUTIONS)), None)
     if first is None:
-        raise ValueError("there is no convolution that could whiten")
+        raise UserError("there is no convolution that could whiten")
     weight = first.weight
     count, values = len(weight), first.in_channels * prod(first.kernel_size)
     if first.groups != 1 or count > 2 * values:
-        raise ValueError(
+        raise UserError(
             f"the first convolution has {count} filters in {first.groups} groups; a whitening one "
             f"has one group and at most {2 * values} filters for its patches of {values} values"
         )

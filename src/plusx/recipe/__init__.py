@@ -1,7 +1,7 @@
 """Recipes: all that a run is told, as frozen data read from one complete TOML file.
 
 A recipe is named by its path or, if it is shipped with plusx, by its name; `key=value` overrides
-change fields and nothing else. Whatever is wrong is a ValueError of one line: where it stands,
+change fields and nothing else. Whatever is wrong is a UserError of one line: where it stands,
 what was given, what is allowed.
 """
 

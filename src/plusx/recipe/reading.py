@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from plusx.errors import UserError
 from plusx.grammar.toml import from_dict
 from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at
@@ -40,7 +41,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of this name or path, with the fields changed that `overrides` name.
 
     An override is `key=value` with a dotted key; the value is read as TOML, and as plain text
-    where it is none. ValueError says file, line, key and what is allowed.
+    where it is none. UserError says file, line, key and what is allowed.
     """
     where, text = _read(name_or_path)
     return parse_recipe(text, overrides, where=where)
@@ -49,16 +50,16 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
     """The recipe that `text` (TOML) says; `where` names it in errors."""
     if text.startswith("\ufeff"):
-        raise ValueError(f"{where}:1: begins with a byte order mark; save it as UTF-8 without one")
+        raise UserError(f"{where}:1: begins with a byte order mark; save it as UTF-8 without one")
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         found = re.search(r" \(at line (\d+), column \d+\)", str(error))
         place, said = (f":{found[1]}", str(error).replace(found[0], "")) if found else ("", error)
-        raise ValueError(f"{where}{place}: not TOML: {said}{_toml_advice(text, found)}") from None
+        raise UserError(f"{where}{place}: not TOML: {said}{_toml_advice(text, found)}") from None
     lines = _lines(text)
     if _depth(raw) > _MAX_DEPTH:
-        raise ValueError(f"{where}: tables lie more than {_MAX_DEPTH} deep")
+        raise UserError(f"{where}: tables lie more than {_MAX_DEPTH} deep")
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         _change(raw, override, given)
@@ -86,22 +87,22 @@ def _read(name_or_path: str) -> tuple[str, str]:
     except (OSError, ValueError):
         close = get_close_matches(path.stem, shipped_recipes(), n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(
+        raise UserError(
             f"no recipe {name_or_path!r}: neither a file nor one of "
             f"{', '.join(shipped_recipes())}{hint}"
         ) from None
     if stat.S_ISDIR(status.st_mode):
         inside = path / "recipe.toml"
         hint = f"; did you mean {inside}?" if inside.is_file() else ""
-        raise ValueError(f"{name_or_path}: is a folder, not a recipe{hint}")
+        raise UserError(f"{name_or_path}: is a folder, not a recipe{hint}")
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-        raise ValueError(f"{name_or_path}: a recipe is a regular file of at most 1 MB")
+        raise UserError(f"{name_or_path}: a recipe is a regular file of at most 1 MB")
     try:
         return name_or_path, path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name_or_path}: not UTF-8 text (byte {error.start})") from None
+        raise UserError(f"{name_or_path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise ValueError(f"{name_or_path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{name_or_path}: cannot be read: {error.strerror}") from None
 
 
 def _toml_advice(text: str, found: "re.Match[str] | None") -> str:
@@ -137,7 +138,7 @@ def _change(raw: dict[str, Any], override: str, given: dict[tuple[str, ...], str
     for part in path[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ValueError(f"override {override!r}: {part} is one value, not a table")
+            raise UserError(f"override {override!r}: {part} is one value, not a table")
     if path in (("epochs",), ("steps",)):
         for other in {"epochs", "steps"} - set(path):
             if (other,) not in given:
@@ -158,7 +159,7 @@ def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> R
         try:
             raw = {**raw, "net": from_dict(net)}
         except ValueError as error:
-            raise ValueError(f"{place_of(('net',))}: [net] {error}") from None
+            raise UserError(f"{place_of(('net',))}: [net] {error}") from None
     for path, kind in _DEFAULT_KINDS.items():
         table: Any = raw
         for part in path:
@@ -177,7 +178,7 @@ def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> R
             path = (*path, "kind")
         said.append(f"{place_of(path)}: {explain(each, path, raw)}")
     more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
-    raise ValueError(said[0] + more)
+    raise UserError(said[0] + more)
 
 
 def _depth(value: object) -> int:

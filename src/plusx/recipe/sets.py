@@ -69,7 +69,7 @@ class OwnData:
     channels: Positive | None = None  # of an image as it is stored; None: pictures in colours
     range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255, of pictures
     bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
-    damaged: Literal["error", "skip"] = "error"
+    on_unreadable: Literal["error", "skip"] = "error"
     decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
     sampling: Sampling = "uniform"
     pictures: Positive = 4  # of a class that stand together, with sampling = "people"
@@ -96,7 +96,7 @@ class SceneData:
     mix: NoMix = NoMix()
     validation: Part | None = None
     train: Part | None = None
-    damaged: Literal["error", "skip"] = "error"
+    on_unreadable: Literal["error", "skip"] = "error"
     sampling: Literal["uniform", "balanced"] = "uniform"
     workers: Count = 0
 
@@ -117,7 +117,7 @@ class PeopleData:
     test: Who = 0
     sampling: Sampling = "uniform"
     pictures: Positive = 4  # of a person that stand together, with sampling = "people"
-    damaged: Literal["error", "skip"] = "error"
+    on_unreadable: Literal["error", "skip"] = "error"
     workers: Count = 0
 
 
@@ -148,7 +148,7 @@ class VolumeData:
     mix: NoMix = NoMix()
     validation: Part | None = None  # patients, or their share; None: 0.2
     train: Part | None = None  # volumes, or their share, that are trained on; None: all
-    damaged: Literal["error", "skip"] = "error"
+    on_unreadable: Literal["error", "skip"] = "error"
     sampling: Literal["uniform"] = "uniform"
     workers: Count = 0
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, InstanceOf, Strict, Tag
 from pydantic.dataclasses import dataclass
 
+from plusx.errors import UserError
 from plusx.grammar.heads import Head, refuse_types
 from plusx.grammar.spec import Activation, Net, Norm
 from plusx.recipe import studies
@@ -267,7 +268,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("a run is either so many epochs or so many steps long: give one")
+            raise UserError("a run is either so many epochs or so many steps long: give one")
         if (
             self.evaluate.monitor is None
             and isinstance(self.task, Classify)
@@ -276,4 +277,4 @@ class Recipe:
             # said, so that a recipe is what it was before other tasks had other figures
             object.__setattr__(self, "evaluate", replace(self.evaluate, monitor="accuracy"))
         if isinstance(self.optim, Muon) and self.device.parallel == "fsdp":
-            raise ValueError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')
+            raise UserError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')

@@ -4,6 +4,8 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BeforeValidator, ConfigDict, Field, Strict
 
+from plusx.errors import UserError
+
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -11,7 +13,7 @@ CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 def _part(value: object) -> object:
     whole = type(value) is int and value >= 0
     if not whole and not (isinstance(value, float) and 0 <= value < 1):
-        raise ValueError("must be a whole number, or a share from 0.0 to below 1")
+        raise UserError("must be a whole number, or a share from 0.0 to below 1")
     return value
 
 

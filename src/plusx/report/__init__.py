@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx import store
+from plusx.errors import UserError
 
 
 __all__ = ["write_report"]
@@ -15,15 +16,15 @@ SEEN = "seen"  # in a run's folder: what it tells of a few of its validation ima
 def write_report(folder: str | Path) -> Path:
     """Write report.html into the folder of a finished run, comparison or study; its path.
 
-    The file needs no network and no other file. ValueError: the folder is none of them, or what
+    The file needs no network and no other file. UserError: the folder is none of them, or what
     it holds is not whole.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of a run, a comparison or a study")
+        raise UserError(f"{folder}: no such folder of a run, a comparison or a study")
     if not (folder / "result.json").is_file():
         begun = (folder / "recipe.toml").is_file()
-        raise ValueError(
+        raise UserError(
             f"{folder} has no result.json: "
             + ("it is not finished yet" if begun else "it is no run, no comparison and no study")
         )
@@ -31,7 +32,7 @@ def write_report(folder: str | Path) -> Path:
     try:
         page = _page(folder, result)
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(
+        raise UserError(
             f"{folder / 'result.json'} is not the result of a run, a comparison or a study "
             f"({type(error).__name__}: {error})"
         ) from error

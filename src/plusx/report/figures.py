@@ -13,6 +13,7 @@ An axis is a mapping with "title" and "scale": linear, log or share.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.report import page, values
 from plusx.report.bars import Bars, draw_bars
 from plusx.report.colours import Palette
@@ -31,11 +32,11 @@ Told = Mapping[str, Any]
 def figure(told: Told, palette: Palette, key: str) -> str:
     """One figure as an element of a page. `key` makes the names in its drawing unique there.
 
-    ValueError: its kind or the scale of an axis is none of those above.
+    UserError: its kind or the scale of an axis is none of those above.
     """
     kinds = {"lines": _lines, "dots": _dots, "bars": _bars, "map": _map}
     if told["kind"] not in kinds:
-        raise ValueError(f"the kind of a figure is one of {', '.join(kinds)}, not {told['kind']!r}")
+        raise UserError(f"the kind of a figure is one of {', '.join(kinds)}, not {told['kind']!r}")
     drawn, numbers = kinds[told["kind"]](told, palette.of(names(told)), key)
     return page.figure(
         drawn.svg,
@@ -157,7 +158,7 @@ def _map(told: Told, colours: Sequence[int], key: str) -> tuple[Drawn, str]:
     xs, ys = tuple(map(float, told["xs"])), tuple(map(float, told["ys"]))
     rows = tuple(_floats(row, len(xs)) for row in told["values"])
     if len(rows) != len(ys):
-        raise ValueError(f"{told['title']}: {len(ys)} ys and {len(rows)} rows of values")
+        raise UserError(f"{told['title']}: {len(ys)} ys and {len(rows)} rows of values")
     surface = Surface(xs, ys, rows)
     reach = tuple(map(float, told.get("reach") or ()))
     drawn = draw_surface(surface, x, y, value, key=key, reach=reach)
@@ -213,7 +214,7 @@ def _cell(value: float | None, axis: Axis) -> Cell:
 
 def _floats(several: Sequence[Any], count: int | None = None) -> tuple[float | None, ...]:
     if count is not None and len(several) != count:
-        raise ValueError(f"a figure has {count} places and {len(several)} values")
+        raise UserError(f"a figure has {count} places and {len(several)} values")
     return tuple(_float(value) for value in several)
 
 

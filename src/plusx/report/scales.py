@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from matplotlib.ticker import MaxNLocator
 
+from plusx.errors import UserError
 from plusx.report import values
 
 
@@ -26,11 +27,11 @@ class Axis:
 
     @staticmethod
     def read(told: Mapping[str, Any]) -> "Axis":
-        """The axis of a result's figure. ValueError: it has a scale that there is not."""
+        """The axis of a result's figure. UserError: it has a scale that there is not."""
         kind = told["scale"]
         if kind not in get_args(Kind):
             allowed = ", ".join(get_args(Kind))
-            raise ValueError(f"the scale of an axis is one of {allowed}, not {kind!r}")
+            raise UserError(f"the scale of an axis is one of {allowed}, not {kind!r}")
         return Axis(str(told["title"]), kind)
 
     def said(self, value: float | int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.report import page
 from plusx.report.page import Cell, Column
 
@@ -61,7 +62,7 @@ def figures(rows: Sequence[Mapping[str, Any]], pictures: Sequence[bytes]) -> str
 def read_seen(folder: Path) -> str:
     """The figures of predictions that were written into a folder; nothing where there are none.
 
-    ValueError: what it holds is not what was written there.
+    UserError: what it holds is not what was written there.
     """
     if not (folder / "predictions.json").is_file():
         return ""
@@ -69,7 +70,7 @@ def read_seen(folder: Path) -> str:
     pictures = []
     for row in rows:
         if not _NAME.fullmatch(row["side_by_side"]):
-            raise ValueError(f"{folder}: {row['side_by_side']!r} is no picture of a prediction")
+            raise UserError(f"{folder}: {row['side_by_side']!r} is no picture of a prediction")
         pictures.append(store.read_bytes(folder / row["side_by_side"], _LARGEST))
     return figures(rows, pictures)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from plusx.errors import UserError
 from plusx.run.signals import Signals
 from plusx.run.watch import Watch
 from plusx.store.tensors import decode, encode
@@ -49,17 +50,17 @@ class World:
         return None if self.signals is None else self.signals.received
 
     def device(self, kind: str) -> str:
-        """The device of this process, of the kind that the recipe says. ValueError: none."""
+        """The device of this process, of the kind that the recipe says. UserError: none."""
         if self.size == 1:
             return kind
         if kind == "auto":
             kind = "cuda" if torch.cuda.is_available() else "cpu"
         if kind not in ("cpu", "cuda"):
-            raise ValueError(f"[device] kind = {kind!r}: {self.size} processes share cpu or cuda")
+            raise UserError(f"[device] kind = {kind!r}: {self.size} processes share cpu or cuda")
         if kind == "cpu":
             return kind
         if self.local >= torch.cuda.device_count():
-            raise ValueError(
+            raise UserError(
                 f"process {self.local + 1} of this machine has no GPU: there are "
                 f"{torch.cuda.device_count()}"
             )
@@ -148,7 +149,7 @@ def joined(kind: str, timeout: int | float) -> Iterator[World]:
 
     kind, timeout: [device] kind and timeout of the recipe. An error of one process ends all with
     its message, said once, and its exit code: those that have nothing to say raise SystemExit.
-    ValueError: torchrun's variables are incomplete. RuntimeError: a process died or hangs.
+    UserError: torchrun's variables are incomplete. RuntimeError: a process died or hangs.
     """
     said = os.environ
     size = int(said.get("WORLD_SIZE", "1"))
@@ -157,7 +158,7 @@ def joined(kind: str, timeout: int | float) -> Iterator[World]:
         return
     missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in said]
     if missing:
-        raise ValueError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start with torchrun")
+        raise UserError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start with torchrun")
     world = World(int(said["RANK"]), size, int(said["LOCAL_RANK"]))
     on_gpu = world.device(kind).startswith("cuda")
     store = _meeting(world, said["MASTER_ADDR"], int(said["MASTER_PORT"]), timeout)
@@ -174,7 +175,7 @@ def joined(kind: str, timeout: int | float) -> Iterator[World]:
         yield world
     except Exception as error:
         stopped_by = getattr(error, "signal_number", None)
-        code = 128 + stopped_by if stopped_by else 2 if isinstance(error, ValueError) else 1
+        code = 128 + stopped_by if stopped_by else 2 if isinstance(error, UserError) else 1
         cause, code, speaks = watch.verdict(error, code, _is_lost(error))
         watch.farewell()
         if not speaks:

@@ -8,6 +8,7 @@ from plusx.data.people import people_parts
 from plusx.data.sample import Split
 from plusx.data.scenes import scene_parts
 from plusx.data.volume_files import volume_parts
+from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.sets import PeopleData, SceneData, VolumeData
 from plusx.run.folder import Run
@@ -20,7 +21,7 @@ def laid_out_alike(
 
     How the run's own data was divided says nothing of others. What has no splits of its own is
     judged as a whole, as a folder of classes is.
-    ValueError: the run's data is made, or there is no such data.
+    UserError: the run's data is made, or there is no such data.
     """
     known, path = recipe.data, str(data)
     there: SceneData | PeopleData | VolumeData
@@ -37,5 +38,5 @@ def laid_out_alike(
         parts = volume_parts(located(data), known.patient)
         there = replace(known, path=path, validation=None)
     else:
-        raise ValueError(f'[data] kind = "{known.kind}" is made, not read from {data}')
+        raise UserError(f'[data] kind = "{known.kind}" is made, not read from {data}')
     return replace(recipe, data=there), split if parts else "all"

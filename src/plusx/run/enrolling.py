@@ -22,6 +22,7 @@ from plusx.data.check import Entry
 from plusx.data.image import printable
 from plusx.data.people import listed_people
 from plusx.data.source import Preprocessing
+from plusx.errors import UserError
 from plusx.recipe.sets import PeopleData
 from plusx.run import parts
 from plusx.run.evaluation import Viewed, Views
@@ -63,7 +64,7 @@ def enroll(
     *,
     false_accept_rate: float | None = None,
     strangers: str | Path | None = None,
-    damaged: Literal["error", "skip"] = "error",
+    on_unreadable: Literal["error", "skip"] = "error",
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -79,30 +80,30 @@ def enroll(
     pictures of enrolled people against their other ones; None where each has one picture), and
     notices.
 
-    ValueError: the network makes no embeddings, the folders are wrong, there are no strangers, or
+    UserError: the network makes no embeddings, the folders are wrong, there are no strangers, or
     `to` is there already. Nothing is written then.
     """
     task = run.task
     if not isinstance(task, Embed):
-        raise ValueError(
+        raise UserError(
             f'{run.path} tells classes apart: people are enrolled by [task] kind = "embed"'
         )
     rate = task.false_accept_rate if false_accept_rate is None else false_accept_rate
     if not 0 < rate < 1:
-        raise ValueError(f"false_accept_rate = {rate}: above 0 and below 1")
+        raise UserError(f"false_accept_rate = {rate}: above 0 and below 1")
     to = Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ValueError(f"{to} is there already: a gallery is written into a new folder")
-    pictures, notices = listed_people(folder, damaged)
+        raise UserError(f"{to} is there already: a gallery is written into a new folder")
+    pictures, notices = listed_people(folder, on_unreadable)
     names = tuple(sorted({entry.label for entry in pictures}))
-    others, said = _strangers(run, strangers, pictures, damaged)
+    others, said = _strangers(run, strangers, pictures, on_unreadable)
     notices += said
     alone = [name for name in names if sum(entry.label == name for entry in pictures) == 1]
     if alone:
         more = ", ..." if len(alone) > _NAMED else ""
         notices.append(f"people with one picture: {', '.join(alone[:_NAMED])}{more}")
     if not others and len(names) < 2:
-        raise ValueError(
+        raise UserError(
             "there are no strangers to be refused: name a folder of some (--strangers FOLDER)"
         )
     views = _views(run)
@@ -146,24 +147,24 @@ def enroll(
 
 
 def open_gallery(path: str | Path) -> Gallery:
-    """Open a gallery. ValueError: it is none, or its parts do not fit together."""
+    """Open a gallery. UserError: it is none, or its parts do not fit together."""
     path = Path(path)
     if not (path / GALLERY).is_file():
-        raise ValueError(f"{path} is no gallery: it has no {GALLERY} (plusx enroll writes one)")
+        raise UserError(f"{path} is no gallery: it has no {GALLERY} (plusx enroll writes one)")
     known = store.read_json(path / GALLERY)
     tensors, _ = store.load_tensors(path / PEOPLE)
     net, weights = open_network(path / NETWORK)
     try:
         if known["format"] != FORMAT or weights.preprocessing is None:
-            raise ValueError(f"it is no {FORMAT}")
+            raise UserError(f"it is no {FORMAT}")
         people = tuple(str(each["name"]) for each in known["people"])
         vectors = tensors["vectors"].double().numpy()
         if vectors.ndim != 2 or len(vectors) != len(people) or not people:
-            raise ValueError(f"{len(people)} people, but vectors of shape {vectors.shape}")
+            raise UserError(f"{len(people)} people, but vectors of shape {vectors.shape}")
         if known["views"] not in get_args(Views):
-            raise ValueError(f"views = {known['views']!r}: allowed is {', '.join(get_args(Views))}")
+            raise UserError(f"views = {known['views']!r}: allowed is {', '.join(get_args(Views))}")
         if vectors.shape[1] != getattr(getattr(net, "fc", None), "out_features", None):
-            raise ValueError("its vectors are not those of its network")
+            raise UserError("its vectors are not those of its network")
         task = Embed(net).eval()
         run = Run(
             path=path,
@@ -185,7 +186,7 @@ def open_gallery(path: str | Path) -> Gallery:
             false_accept_rate=float(known["false_accept_rate"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be used as a gallery: {error}") from None
+        raise UserError(f"{path} cannot be used as a gallery: {error}") from None
 
 
 def verify(
@@ -200,11 +201,11 @@ def verify(
 
     With `person` the question is whether it is that one, and no other name is told. Files that
     cannot be used are in `failed` (path, reason) and stop no other.
-    ValueError: nobody of that name is enrolled, or a path does not exist. RuntimeError: no file can
+    UserError: nobody of that name is enrolled, or a path does not exist. RuntimeError: no file can
     be used.
     """
     if person is not None and person not in gallery.people:
-        raise ValueError(
+        raise UserError(
             f"{person!r} is not enrolled in {gallery.path} ({', '.join(gallery.people[:_NAMED])}"
             f"{', ...' if len(gallery.people) > _NAMED else ''})"
         )
@@ -235,11 +236,11 @@ def _strangers(
     run: Run,
     folder: str | Path | None,
     enrolled: list[Entry],
-    damaged: Literal["error", "skip"],
+    on_unreadable: Literal["error", "skip"],
 ) -> tuple[list[Entry], list[str]]:
     """Pictures of people who are not enrolled, and who of them are after all."""
     if folder is not None:
-        entries, notices = listed_people(folder, damaged)
+        entries, notices = listed_people(folder, on_unreadable)
     elif (
         run.recipe is not None
         and isinstance(run.recipe.data, PeopleData)  # else who validates has trained too
@@ -292,7 +293,7 @@ def _vectors(
 ) -> tuple[list[str], Vectors]:
     """The files that can be used, and a unit vector of each, in float64."""
     if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size}: at least 1")
+        raise UserError(f"batch_size = {batch_size}: at least 1")
     task = prepare(run.task, device=device)
     viewed = Viewed(task, views)
     names: list[str] = []

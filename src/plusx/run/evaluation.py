@@ -14,6 +14,7 @@ from plusx.data.loader import Loader
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import as_split
 from plusx.data.source import Source, Split, is_undivided, kind_of, open_data, parts_of
+from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.tables import Embed
 from plusx.run import parts
@@ -40,7 +41,7 @@ def evaluate(
     batch_size: int = 128,
     workers: int = 0,
     device: str = "auto",
-    damaged: Literal["error", "skip"] = "error",
+    on_unreadable: Literal["error", "skip"] = "error",
 ) -> dict[str, Any]:
     """The figures of a run on its own data, or on `data` (a name, a folder or a CSV).
 
@@ -48,10 +49,10 @@ def evaluate(
     the images that it kept back are. `views` "flip" averages over an image and its mirror image,
     "flip-shift" over both and both moved by a pixel.
     With split "test" a line is added to the run's test_uses.jsonl.
-    ValueError: there is no such data, its classes are not the network's, or the images of the run
+    UserError: there is no such data, its classes are not the network's, or the images of the run
     have changed since it began, so that nobody knows which of them it was trained on.
     """
-    source = _source(run, data, as_split(split), damaged)
+    source = _source(run, data, as_split(split), on_unreadable)
     task = run.task
     if run.classifies and source.classes != run.classes:  # the data's, where the weights name none
         task = Classify(run.net, multilabel=run.multilabel, classes=source.classes).eval()
@@ -92,7 +93,7 @@ def evaluate(
 def views_of(run: Run, views: Views | None) -> Views:
     """The views that are asked for, or those of the recipe.
 
-    ValueError: the network's answer is none that can be averaged over them.
+    UserError: the network's answer is none that can be averaged over them.
     """
     chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
     allowed: tuple[str, ...] = ("one",)
@@ -101,7 +102,7 @@ def views_of(run: Run, views: Views | None) -> Views:
     elif isinstance(run.task, Segment):
         allowed = ("one", "flip")
     if chosen not in allowed:
-        raise ValueError(
+        raise UserError(
             f"views = {chosen!r}: of what this network tells no mean is taken over these views; "
             f"allowed is {' or '.join(allowed)}"
         )
@@ -150,7 +151,7 @@ class Viewed(Task):
 
 
 def _source(
-    run: Run, data: str | Path | None, split: Split, damaged: Literal["error", "skip"]
+    run: Run, data: str | Path | None, split: Split, on_unreadable: Literal["error", "skip"]
 ) -> Source:
     home = home_of(run)
     recipe = run.recipe
@@ -159,7 +160,7 @@ def _source(
     if recipe is not None and not isinstance(recipe.data, KnownData | OwnData):
         return _of_its_kind(run, recipe, home, data, split)
     if data is None and recipe is None:
-        raise ValueError(f"{run.path} is a file of weights: say which data with --data")
+        raise UserError(f"{run.path} is a file of weights: say which data with --data")
     trained_on = False
     if recipe is not None and (data is None or is_own(recipe, data)):
         assert home is not None
@@ -173,18 +174,18 @@ def _source(
         size: int | None = run.preprocessing.size[0]
         kept = None
         if split == "validation" and is_undivided(data):
-            kept, split = _moved(home, recipe, data, "validation", damaged), "all"
+            kept, split = _moved(home, recipe, data, "validation", on_unreadable), "all"
         if run.assumed and data in PUBLISHED:
             size = None
-        source = kept or other_data(run, data, split, seed, size, damaged)
+        source = kept or other_data(run, data, split, seed, size, on_unreadable)
         if source.split == "all":
-            trained_on = _moved(home, recipe, data, "train", damaged) is not None
+            trained_on = _moved(home, recipe, data, "train", on_unreadable) is not None
     if trained_on:
         said = f"the images that the run was trained on are among those of {source.name}"
         source = dataclasses.replace(source, notices=[said, *source.notices])
     source = in_order_of(run, source)
     if source.preprocessing.channels != run.preprocessing.channels and source.in_memory:
-        raise ValueError(
+        raise UserError(
             f"{source.name} has {source.preprocessing.channels} channels, the network wants "
             f"{run.preprocessing.channels}"
         )
@@ -211,7 +212,7 @@ def _of_its_kind(
     if own and home is not None:
         refuse_changed(home, source)
     if run.named and run.classes and source.classes != run.classes and not told_by_people(run):
-        raise ValueError(
+        raise UserError(
             f"{source.name} has the classes {', '.join(source.classes[:8])}; the network knows "
             f"{', '.join(run.classes[:8])}"
         )
@@ -233,7 +234,7 @@ def other_data(
     split: Split,
     seed: int,
     size: int | None,
-    damaged: Literal["error", "skip"],
+    on_unreadable: Literal["error", "skip"],
 ) -> Source:
     """Data that the run was not trained on, with the run's classes in their order."""
     if data in PUBLISHED:
@@ -244,7 +245,7 @@ def other_data(
             split=split,
             seed=seed,
             size=size,
-            damaged=damaged,
+            on_unreadable=on_unreadable,
             classes=run.classes,
             multilabel=run.multilabel,
             preprocessing=None if run.preprocessing.pictures else run.preprocessing,
@@ -253,7 +254,7 @@ def other_data(
         if run.recipe is not None:
             raise
         try:
-            source = open_data(data, split=split, seed=seed, size=size, damaged=damaged)
+            source = open_data(data, split=split, seed=seed, size=size, on_unreadable=on_unreadable)
         except ValueError:
             source = None
         if source is None or (run.named and not _by_number(run, source)):
@@ -312,10 +313,10 @@ def _keeps_nothing(recipe: Recipe, data: str | Path) -> bool:
 
 
 def refuse_changed(home: Path, source: Source) -> None:
-    """ValueError where a split that the run knows is no longer what it was."""
+    """UserError where a split that the run knows is no longer what it was."""
     known = store.read_json(home / DATA).get(source.split)
     if known is not None and known["fingerprint"] != source.fingerprint():
-        raise ValueError(
+        raise UserError(
             f"the images of {source.name} have changed since {home} was begun, so that what it was "
             "trained on cannot be told from what it kept back (--data FOLDER --split all "
             "evaluates other images)"
@@ -327,7 +328,7 @@ def _moved(
     recipe: Recipe | None,
     data: str | Path,
     split: Literal["train", "validation"],
-    damaged: Literal["error", "skip"],
+    on_unreadable: Literal["error", "skip"],
 ) -> Source | None:
     """This split of `data`, if the run had the very same one, wherever the files lay then."""
     if home is None or recipe is None or not isinstance(recipe.data, OwnData):
@@ -335,7 +336,7 @@ def _moved(
     if kind_of(data) != recipe.data.kind:
         return None
     known = store.read_json(home / DATA)[split]
-    there = dataclasses.replace(recipe.data, path=str(data), damaged=damaged)
+    there = dataclasses.replace(recipe.data, path=str(data), on_unreadable=on_unreadable)
     try:
         source = parts.open_split(dataclasses.replace(recipe, data=there), split)
     except ValueError:  # too few images to keep some back; as a whole they may do
@@ -350,7 +351,7 @@ def in_order_of(run: Run, source: Source) -> Source:
         return source
     if source.multilabel != run.multilabel:
         has, knows = ("several labels", "one") if source.multilabel else ("one label", "several")
-        raise ValueError(f"{source.name} has {has} an image, the network tells {knows}")
+        raise UserError(f"{source.name} has {has} an image, the network tells {knows}")
     unknown = [name for name in source.classes if name not in run.classes]
     if unknown and run.recipe is None and _by_number(run, source):
         said = (
@@ -362,12 +363,12 @@ def in_order_of(run: Run, source: Source) -> Source:
         classes = run.classes if run.named else source.classes
         return dataclasses.replace(source, classes=classes, notices=[notice, *source.notices])
     if unknown and not run.named:
-        raise ValueError(
+        raise UserError(
             f"the weights do not name their {len(run.classes)} classes, and {source.name} has "
             f"{len(source.classes)}: which is which cannot be told"
         )
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{source.name} has the class {unknown[0]!r}, which the network "
             f"does not know (it knows {', '.join(run.classes[:8])}"
             f"{', ...' if len(run.classes) > 8 else ''})"

@@ -11,6 +11,7 @@ from torch import nn
 import plusx
 from plusx import export, store
 from plusx.data.image import printable
+from plusx.errors import UserError
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import each_dimension
 from plusx.grammar.spec import Net
@@ -45,7 +46,7 @@ def export_onnx(
     weights: str | None = None,
     int8: bool = False,
     data: str | Path | None = None,
-    damaged: Literal["error", "skip"] = "error",
+    on_unreadable: Literal["error", "skip"] = "error",
     tell: Tell = lambda line: None,
 ) -> dict[str, Any]:
     """Write a run, a file of weights, or a network of the zoo with `weights`, as an ONNX file.
@@ -56,18 +57,18 @@ def export_onnx(
 
     Gives the error that was found and what is allowed, and with `int8` what eight bits cost and
     gain on validation images that had no part in the choices.
-    ValueError: it cannot be exported, or there are too few images. RuntimeError: the file does not
+    UserError: it cannot be exported, or there are too few images. RuntimeError: the file does not
     compute what the network does; nothing is written then.
     """
     to = Path(to)
     if to.suffix != ".onnx":
-        raise ValueError(f"{printable(to)}: what is exported is an .onnx file")
+        raise UserError(f"{printable(to)}: what is exported is an .onnx file")
     if data is not None and not int8:
-        raise ValueError("--data gives images to calibrate with, and goes with --int8")
+        raise UserError("--data gives images to calibrate with, and goes with --int8")
     opened = _open(trained, weights)
     run, metadata = opened.run, opened.metadata
     if int8 and run is None:
-        raise ValueError("eight bits are chosen by images, and this network takes none")
+        raise UserError("eight bits are chosen by images, and this network takes none")
     inputs = export.example_inputs(opened.sizes, opened.tokens)
     content = export.to_onnx(opened.net, inputs[:1])
     agreement = export.compare(opened.net, content, inputs)
@@ -89,7 +90,7 @@ def export_onnx(
         result["notices"].append("how images are prepared is not known: the usual way is assumed")
     if int8:
         assert run is not None
-        content, said = quantised(run, content, data, damaged, tell)
+        content, said = quantised(run, content, data, on_unreadable, tell)
         result["notices"] += said.pop("notices")
         result["int8"] = said
         kept = ("weights", "activations", "full_range", "calibration", "float_layers", "images")
@@ -104,12 +105,12 @@ def export_onnx(
 def _open(trained: str | Path, weights: str | None) -> _Opened:
     run, net, found = _found(trained, weights)
     if run is not None and not run.classifies:
-        raise ValueError(
+        raise UserError(
             f"{printable(trained)}: classifiers are exported; boxes, masks and embeddings are told "
             "by `plusx predict`"
         )
     if isinstance(net, export.OnnxNetwork):
-        raise ValueError(f"{printable(trained)} is an ONNX file already")
+        raise UserError(f"{printable(trained)} is an ONNX file already")
     spec = net.spec if isinstance(net, Network) else None
     tokens = 0
     sizes: tuple[int, ...]
@@ -159,7 +160,7 @@ def _found(
         if found.preprocessing is None and (found.spec is not None or found.plain is not None):
             net, found = open_network(path)
             if not isinstance(net, Network) or (net.spec.ndim == 2 and net.spec.num_classes):
-                raise ValueError(f"{printable(path)} does not say how images are to be prepared")
+                raise UserError(f"{printable(path)} does not say how images are to be prepared")
             return None, net, found
         run = load_run(path)
         return run, run.net, found

@@ -13,6 +13,7 @@ from torch import nn
 from plusx import store
 from plusx.data.loader import View
 from plusx.data.source import Preprocessing
+from plusx.errors import UserError
 from plusx.grammar.shapes import each_dimension
 from plusx.models import create_model
 from plusx.nn.network import Network
@@ -108,7 +109,7 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Open a run's folder, or a file of weights or an ONNX file that plusx wrote, for evaluation.
 
-    A run that is not finished is opened at its newest checkpoint. ValueError: it is neither, or
+    A run that is not finished is opened at its newest checkpoint. UserError: it is neither, or
     does not say what it takes to be used.
     """
     path = Path(path)
@@ -116,11 +117,11 @@ def load_run(path: str | Path) -> Run:
         is_onnx = path.suffix == ".onnx" or kind_of(path) == "an ONNX file"
         return _from_onnx(path) if is_onnx else _from_weights(path)
     if not path.exists():
-        raise ValueError(f"{path}: no such run, file of weights or ONNX file")
+        raise UserError(f"{path}: no such run, file of weights or ONNX file")
     if not (path / RECIPE).is_file():
         inside = sorted(found.parent.name for found in path.glob(f"*/{RECIPE}"))[:3]
         hint = f"; did you mean {path / inside[0]}?" if inside else ""
-        raise ValueError(f"{path} is not a run's folder: it has no {RECIPE}{hint}")
+        raise UserError(f"{path} is not a run's folder: it has no {RECIPE}{hint}")
     recipe = read_recipe(path)
     known = store.read_json(path / DATA)
     classes, preprocessing = (
@@ -135,7 +136,7 @@ def load_run(path: str | Path) -> Run:
         task = open_task(recipe.task, net, classes)
         saved = store.load_checkpoint(path / store.CHECKPOINTS)
         if saved is None:
-            raise ValueError(f"{path}: the run has no checkpoint yet")
+            raise UserError(f"{path}: the run has no checkpoint yet")
         tensors = saved.tensors.get("average", saved.tensors["weights"])
         # In half precision the task was trained inside a wrapper.
         task.load_state_dict({name.removeprefix("task."): t for name, t in tensors.items()})
@@ -154,7 +155,7 @@ def load_run(path: str | Path) -> Run:
 def load_weights_as(model: str, weights: str) -> Run:
     """A network of the zoo with a file of weights, or with torchvision's of that name.
 
-    ValueError: the weights are not for that network. OSError: they cannot be fetched.
+    UserError: the weights are not for that network. OSError: they cannot be fetched.
     """
     found = find_weights(model, weights)
     net = create_model(model, weights=weights).eval()
@@ -172,7 +173,7 @@ def load_weights_as(model: str, weights: str) -> Run:
         size = list(each_dimension(net.spec.size, 2))
         expected = {"size": size, "channels": 1, "mean": [_GREY[0]], "std": [_GREY[1]]}
     if expected is None or not outputs:
-        raise ValueError(f"{weights} does not say how the inputs of {model} are to be prepared")
+        raise UserError(f"{weights} does not say how the inputs of {model} are to be prepared")
     named = found.classes or usual_classes(outputs, HABITS["torchvision"])
     classes = named or tuple(map(str, range(outputs)))
     return Run(
@@ -215,9 +216,9 @@ def now() -> str:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """ValueError for a path that is a file, or a folder with things in it that no run put there."""
+    """UserError for a path that is a file, or a folder with things in it that no run put there."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; a run needs a folder")
+        raise UserError(f"{folder} is a file; a run needs a folder")
     if not folder.is_dir() or (folder / RECIPE).is_file():
         return
     ours = {store.LOCK, ENVIRONMENT, DATA}
@@ -227,7 +228,7 @@ def refuse_foreign(folder: Path) -> None:
         if entry.name not in ours and not re.fullmatch(r"\.plusx-.*\.tmp", entry.name)
     )
     if others:
-        raise ValueError(
+        raise UserError(
             f"{folder} is not empty and not a run's folder: {_first(others)}; choose another one"
         )
 
@@ -235,15 +236,15 @@ def refuse_foreign(folder: Path) -> None:
 def _from_weights(path: Path) -> Run:
     net, weights = open_network(path)
     if weights.preprocessing is None:
-        raise ValueError(f"{path} does not say how images are to be prepared")
+        raise UserError(f"{path} does not say how images are to be prepared")
     outputs = outputs_of(net)
     if not outputs:
-        raise ValueError(f"{path} has no classes: its network has no head")
+        raise UserError(f"{path} has no classes: its network has no head")
     classes = weights.classes or tuple(map(str, range(outputs)))
     try:
         task = open_task(read_task(weights.task, weights.multilabel), net, classes)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from None
+        raise UserError(f"{path} cannot be used: {error}") from None
     return Run(
         path=path,
         sees_whole=_sees_whole(weights, weights.preprocessing),
@@ -266,16 +267,16 @@ def _from_onnx(path: Path) -> Run:
     try:
         said = described({}, {**file.metadata, "format": FORMAT})
         if said.preprocessing is None:
-            raise ValueError("it does not say how images are to be prepared")
+            raise UserError("it does not say how images are to be prepared")
         preprocessing = Preprocessing.from_dict(said.preprocessing)
         classes = said.classes or tuple(map(str, range(file.outputs)))
         if file.tokens or file.sizes != (preprocessing.channels, *preprocessing.size):
-            raise ValueError(f"its input is {file.sizes}, and {said.preprocessing} is said of it")
+            raise UserError(f"its input is {file.sizes}, and {said.preprocessing} is said of it")
         if len(classes) != file.outputs or not classes:
-            raise ValueError(f"it names {len(classes)} classes for {file.outputs} outputs")
+            raise UserError(f"it names {len(classes)} classes for {file.outputs} outputs")
         net = OnnxNetwork(file.content)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from None
+        raise UserError(f"{path} cannot be used: {error}") from None
     _warn_of_saturation(path, file.metadata.get("int8", ""))
     return Run(
         path=path,

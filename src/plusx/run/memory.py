@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from plusx.errors import UserError
 from plusx.grammar.memory import saved_bytes
 from plusx.grammar.plans import rule_of
 from plusx.grammar.remember import PLANS, Plan
@@ -42,10 +43,10 @@ class Need:
 
 
 def follow(recipe: Recipe, net: nn.Module) -> None:
-    """Let the network train by the recipe's plan. ValueError where that is not offered."""
+    """Let the network train by the recipe's plan. UserError where that is not offered."""
     plan = recipe.device.memory
     if plan != "keep" and recipe.device.compile:
-        raise ValueError(
+        raise UserError(
             f'[device] memory = "{plan}" with compile = true: a compiled network decides itself '
             "what it makes again; choose one of the two"
         )

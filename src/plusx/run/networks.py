@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from plusx.errors import UserError
 from plusx.grammar.heads import DETECTORS, SEGMENTERS
 from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
@@ -45,7 +46,7 @@ def spec_of(net: NetByName | Net) -> Net | str:
     if isinstance(found, Plain):
         changed = sorted(set(said) - {"num_classes", "in_channels", "size"})
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"[net] {changed[0]}: {net.base} is a plain module; only num_classes and "
                 "in_channels can be changed"
             )
@@ -67,7 +68,7 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
             net = initialised(spec, said.rule, said.zero_last_gamma, said.gate_bias)
     else:
         if recipe.init != Init():
-            raise ValueError(f"[init]: {spec} is a plain module, which begins in a way of its own")
+            raise UserError(f"[init]: {spec} is a plain module, which begins in a way of its own")
         assert isinstance(table, NetByName)
         classes, channels = table.num_classes, table.in_channels
         net = create_model(spec, num_classes=classes, in_channels=channels, seed=recipe.seed)
@@ -85,12 +86,12 @@ def _with_head(recipe: Recipe, net: nn.Module, classes: int | None) -> nn.Module
     if recipe.head is None:
         if not kinds:
             return net
-        raise ValueError(
+        raise UserError(
             f'[task] kind = "{recipe.task.kind}" needs a [head]: kind = {" or ".join(kinds)}'
         )
     if recipe.head.kind not in kinds:
         fitting = f"which takes {' or '.join(kinds)}" if kinds else "which takes none"
-        raise ValueError(
+        raise UserError(
             f'[head] kind = "{recipe.head.kind}" is not for [task] kind = "{recipe.task.kind}", '
             f"{fitting}"
         )

@@ -18,6 +18,7 @@ from plusx.data.ordering import Sampling
 from plusx.data.people import open_people
 from plusx.data.source import Source, kind_of, open_data
 from plusx.data.splits import stratified_order
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.whitening import whiten
 from plusx.recipe import KnownData, NetByName, OwnData, Recipe
@@ -93,7 +94,7 @@ def open_sets(recipe: Recipe) -> Sets:
 
 
 def open_split(recipe: Recipe, split: str) -> Source:
-    """One split of the recipe's data. ValueError where there is none, or the data is wrong."""
+    """One split of the recipe's data. UserError where there is none, or the data is wrong."""
     data = recipe.data
     if isinstance(data, PeopleData):
         return open_people(
@@ -104,21 +105,21 @@ def open_split(recipe: Recipe, split: str) -> Source:
             test=data.test,
             size=data.size,
             channels=data.channels,
-            damaged=data.damaged,
+            on_unreadable=data.on_unreadable,
         )
     if isinstance(data, SceneData | CellData):
         return _trained_part(open_scene_split(recipe, data, split), split, data.train, recipe)
     if isinstance(data, VolumeData | EllipsoidData):
         return _trained_part(open_volume_split(recipe, data, split), split, data.train, recipe)
     if isinstance(data, OwnData) and (kind := kind_of(data.path)) not in (None, data.kind):
-        raise ValueError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
+        raise UserError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
     source = open_data(
         Path(data.path).expanduser() if isinstance(data, OwnData) else data.kind,
         split=split,
         seed=recipe.seed,
         validation=data.validation,
         size=data.size,
-        damaged=data.damaged if isinstance(data, OwnData) else "error",
+        on_unreadable=data.on_unreadable if isinstance(data, OwnData) else "error",
         decoder=data.decoder if isinstance(data, OwnData) else "pillow",
         preprocessing=own_preprocessing(data) if isinstance(data, OwnData) else None,
         multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
@@ -127,7 +128,7 @@ def open_split(recipe: Recipe, split: str) -> Source:
         source = _chosen(source, data)
         if split == "train" and data.per_class is not None:
             if data.train is not None:
-                raise ValueError("[data] train and per_class: both say how many images train")
+                raise UserError("[data] train and per_class: both say how many images train")
             return choosing.few_a_class(source, data.per_class, recipe.seed)
     return _trained_part(source, split, data.train, recipe)
 
@@ -148,7 +149,7 @@ def _trained_part(source: Source, split: str, train: int | float | None, recipe:
     whole = len(source)
     count = train if isinstance(train, int) else round(train * whole)
     if not 1 <= count <= whole:
-        raise ValueError(f"[data] train = {train}: {source.name} has {whole:,} images to train on")
+        raise UserError(f"[data] train = {train}: {source.name} has {whole:,} images to train on")
     chosen = np.sort(stratified_order(source.labels, recipe.seed)[:count])
     return source.subset(chosen.tolist())
 
@@ -200,7 +201,7 @@ def begin_from(recipe: Recipe, net: nn.Module, source: Source) -> None:
     if not recipe.init.whiten:
         return
     if isinstance(recipe.net, NetByName) and recipe.net.weights:
-        raise ValueError("[init] whiten: the network begins with weights that are loaded")
+        raise UserError("[init] whiten: the network begins with weights that are loaded")
     few = source.subset(np.sort(stratified_order(source.labels, recipe.seed)[:WHITENED]).tolist())
     with Loader(few, split="validation") as loader:
         whiten(net, (batch.inputs for batch in loader.epoch(0)))

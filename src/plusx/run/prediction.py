@@ -16,11 +16,12 @@ from torch import Tensor
 from plusx import store
 from plusx.data.bands import checked_bands, narrow
 from plusx.data.folder import scan_images
-from plusx.data.image import DEFAULT_LIMIT, DamagedImage, open_image, printable
+from plusx.data.image import DEFAULT_LIMIT, UnreadableImage, open_image, printable
 from plusx.data.loader import as_tensor, viewed
 from plusx.data.table import JOINT
 from plusx.data.tiff import fitted
 from plusx.data.volume_folder import scans_in
+from plusx.errors import UserError
 from plusx.run.evaluation import Viewed, Views, views_of
 from plusx.run.folder import UNFINISHED, Run
 from plusx.tasks.prepare import prepare
@@ -49,10 +50,10 @@ def predict(
     there are no `classes`; of one that tells masks or boxes `predictions` are those of
     plusx.run.seeing.see, which draws them into the folder `out`.
 
-    ValueError: a path does not exist, or there is no image. RuntimeError: no file can be used.
+    UserError: a path does not exist, or there is no image. RuntimeError: no file can be used.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size}: at least 1")
+        raise UserError(f"batch_size = {batch_size}: at least 1")
     failed: list[dict[str, str]] = []
     volumes = run.preprocessing.space is not None
     files = scans_in(paths) if volumes else image_files(paths, failed)
@@ -93,11 +94,11 @@ def image_files(paths: Sequence[str | Path], failed: list[dict[str, str]]) -> li
     files: list[str] = []
     for path in map(str, paths):
         if not os.path.lexists(path):
-            raise ValueError(f"{printable(path)}: no such file or folder")
+            raise UserError(f"{printable(path)}: no such file or folder")
         found = scan_images(path)
         used = [entry.path for entry in found if entry.state == "used"]
         if not used:
-            raise ValueError(f"{printable(path)}: a folder without images")
+            raise UserError(f"{printable(path)}: a folder without images")
         files += used
         failed += [
             {"path": printable(entry.path), "reason": entry.reason}
@@ -125,7 +126,7 @@ def prepared_images(
     images: list[Tensor] = []
     known = run.preprocessing
     if known.space is not None:
-        raise ValueError(f"{run.path} is for volumes: plusx predict and evaluate take them")
+        raise UserError(f"{run.path} is for volumes: plusx predict and evaluate take them")
     decoded = _decoded(run, files, failed) if known.pictures else _bands(run, files, failed)
     for path, image in decoded:
         names.append(path)
@@ -161,7 +162,7 @@ def _bands(
     for path in files:
         try:
             image = checked_bands(path, known)
-        except (DamagedImage, OSError) as error:
+        except (UnreadableImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             failed.append({"path": printable(path), "reason": reason or str(error)})
             continue
@@ -177,7 +178,7 @@ def _decoded(
     for path in files:
         try:
             image = open_image(path, DEFAULT_LIMIT, run.preprocessing.channels)
-        except (DamagedImage, OSError) as error:
+        except (UnreadableImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             failed.append({"path": printable(path), "reason": reason or str(error)})
             continue

@@ -3,6 +3,7 @@
 from plusx.data.choosing import banded
 from plusx.data.sample import Preprocessing
 from plusx.data.source import IMAGENET_MEAN, IMAGENET_STD
+from plusx.errors import UserError
 from plusx.recipe import OwnData
 
 
@@ -12,7 +13,7 @@ _GREY = (0.449, 0.226)  # ImageNet's mean and deviation, the mean over its colou
 def own_preprocessing(data: OwnData) -> Preprocessing | None:
     """What the recipe says of images that are no pictures in colours; None of those that are.
 
-    The mean and the deviation of bands are measured in training. ValueError: a range or a band
+    The mean and the deviation of bands are measured in training. UserError: a range or a band
     that cannot be.
     """
     if data.channels is None and data.range is None and data.bands is None:
@@ -20,7 +21,7 @@ def own_preprocessing(data: OwnData) -> Preprocessing | None:
     size = (data.size, data.size)
     low, high = data.range or (0.0, 255.0)
     if low >= high:
-        raise ValueError(f"[data] range = [{low}, {high}]: from a lower number to a higher one")
+        raise UserError(f"[data] range = [{low}, {high}]: from a lower number to a higher one")
     stored = data.channels or (3 if data.bands is None else max(data.bands))
     if data.range is None and data.bands is None and stored in (1, 3):
         grey = ((_GREY[0],), (_GREY[1],))
@@ -32,5 +33,5 @@ def own_preprocessing(data: OwnData) -> Preprocessing | None:
     for band in data.bands:
         if band > stored or data.bands.count(band) > 1:
             why = "stands there twice" if band <= stored else f"of {stored} channels"
-            raise ValueError(f"[data] bands = {list(data.bands)}: {band} {why}")
+            raise UserError(f"[data] bands = {list(data.bands)}: {band} {why}")
     return banded(known, data.bands)

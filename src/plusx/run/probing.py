@@ -18,6 +18,7 @@ from plusx.data.published import PUBLISHED
 from plusx.data.sample import as_split
 from plusx.data.source import Source, open_data
 from plusx.data.splits import held_out, stratified_order
+from plusx.errors import UserError
 from plusx.nn.frozen import backbone_of
 from plusx.run import parts
 from plusx.run.evaluation import is_own, refuse_changed
@@ -45,7 +46,7 @@ def probe(
     batch_size: int = 128,
     workers: int = 0,
     device: str = "auto",
-    damaged: Literal["error", "skip"] = "error",
+    on_unreadable: Literal["error", "skip"] = "error",
 ) -> dict[str, Any]:
     """Figures of a weighted vote of nearest neighbours and of logistic regression on embeddings.
 
@@ -56,19 +57,19 @@ def probe(
     line is added to the run's test_uses.jsonl.
     The embedding of a network that tells masks or boxes is the mean over the positions of its last
     stage; what is asked is then which classes an image shows.
-    ValueError: there is no such data, or the network gives no embeddings of images.
+    UserError: there is no such data, or the network gives no embeddings of images.
     """
     if neighbours < 1 or images < 2 or batch_size < 1:
-        raise ValueError(
+        raise UserError(
             f"neighbours = {neighbours}, images = {images}, batch_size = {batch_size}: at least 1, "
             "2 and 1"
         )
     wanted = as_split(split)
     if wanted not in ("validation", "test"):
-        raise ValueError(f"split = {split!r}: what is learned from train is judged by another one")
-    learn, judge, own = _sources(run, data, wanted, damaged)
+        raise UserError(f"split = {split!r}: what is learned from train is judged by another one")
+    learn, judge, own = _sources(run, data, wanted, on_unreadable)
     if learn.classes != judge.classes:
-        raise ValueError(
+        raise UserError(
             f"{judge.name}: train and {wanted} have classes of their own, as people are: what is "
             "learned of the ones says nothing of the others (plusx evaluate compares pairs)"
         )
@@ -102,12 +103,12 @@ def probe(
 
 
 def _sources(
-    run: Run, data: str | Path | None, split: str, damaged: Literal["error", "skip"]
+    run: Run, data: str | Path | None, split: str, on_unreadable: Literal["error", "skip"]
 ) -> tuple[Source, Source, bool]:
     """What is learned from and what is judged, prepared for the network; whether it is its own."""
     recipe = run.recipe
     if run.preprocessing.space is not None:
-        raise ValueError(f"{run.path} is for volumes: plusx probe asks about images")
+        raise UserError(f"{run.path} is for volumes: plusx probe asks about images")
     own = recipe is not None and (data is None or is_own(recipe, data))
     if own:
         assert recipe is not None
@@ -115,7 +116,7 @@ def _sources(
         for source in sources:
             refuse_changed(run.path, source)
     elif data is None:
-        raise ValueError(f"{run.path} is a file of weights: say which data with --data")
+        raise UserError(f"{run.path} is a file of weights: say which data with --data")
     else:
         known = run.preprocessing
         size = known.size[0]
@@ -125,7 +126,7 @@ def _sources(
                 data,
                 split=each,
                 size=size,
-                damaged=damaged,
+                on_unreadable=on_unreadable,
                 multilabel=run.multilabel,
                 preprocessing=bands,
             )
@@ -135,7 +136,7 @@ def _sources(
             return sources[0], sources[1], False
     for source in sources:
         if source.in_memory and source.preprocessing.channels != run.preprocessing.channels:
-            raise ValueError(
+            raise UserError(
                 f"{source.name} has {source.preprocessing.channels} channels, the network wants "
                 f"{run.preprocessing.channels}"
             )
@@ -146,7 +147,7 @@ def _sources(
 def _embedding(run: Run) -> nn.Module:
     """The network that embeds."""
     if not run.has_gradients:
-        raise ValueError(
+        raise UserError(
             f"{run.path} gives answers alone, no embeddings: probe a run or its weights"
         )
     return backbone_of(run.net)[1]

@@ -12,6 +12,7 @@ from plusx import export
 from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.data.splits import stratified_order
+from plusx.errors import UserError
 from plusx.export.quantise import ENOUGH, Tell, answers, distance
 from plusx.run import parts
 from plusx.run.environment import exact_eight_bits
@@ -29,7 +30,7 @@ def quantised(
     run: Run,
     content: bytes,
     data: str | Path | None,
-    damaged: Literal["error", "skip"],
+    on_unreadable: Literal["error", "skip"],
     tell: Tell,
 ) -> tuple[bytes, dict[str, Any]]:
     """The file in eight bits, and what there is to say of it.
@@ -38,7 +39,7 @@ def quantised(
     validation images judge. Where a run kept none back, training images that did not calibrate do.
     """
     told = _seldom(tell)
-    train = _split(run, data, "train", damaged)
+    train = _split(run, data, "train", on_unreadable)
     first = stratified_order(train.labels, 0).tolist()
     images, _ = _inputs(run, train.subset(first[:CALIBRATING]))
     notices = []
@@ -46,11 +47,11 @@ def quantised(
         notices.append(
             f"only {len(images)} images to calibrate with: {ENOUGH} and more give better ranges"
         )
-    held = _validation(run, data, damaged)
+    held = _validation(run, data, on_unreadable)
     order = stratified_order(held.labels, 0).tolist() if held is not None else first[CALIBRATING:]
     source = held if held is not None else train
     if len(order) < 2:
-        raise ValueError(f"{source.name} has no images that could say what eight bits change")
+        raise UserError(f"{source.name} has no images that could say what eight bits change")
     if held is None:
         notices.append("no validation images were kept back: training images judge")
     count = min(CHOOSING, len(order) // 2)
@@ -78,25 +79,25 @@ def quantised(
 
 
 def _split(
-    run: Run, data: str | Path | None, split: Literal["train", "validation"], damaged: Any
+    run: Run, data: str | Path | None, split: Literal["train", "validation"], on_unreadable: Any
 ) -> Source:
     """A split of the run's own data, or of `data`, as the network is used to it."""
     if run.recipe is not None and (data is None or is_own(run.recipe, data)):
         source = parts.open_split(run.recipe, split)
         refuse_changed(run.path, source)
     elif data is None:
-        raise ValueError(f"{run.path} is a file of weights: say which images with --data")
+        raise UserError(f"{run.path} is a file of weights: say which images with --data")
     else:
         seed = run.recipe.seed if run.recipe is not None else 0
-        source = other_data(run, data, split, seed, run.preprocessing.size[0], damaged)
+        source = other_data(run, data, split, seed, run.preprocessing.size[0], on_unreadable)
     return in_order_of(run, source).with_preprocessing(run.preprocessing)
 
 
-def _validation(run: Run, data: str | Path | None, damaged: Any) -> Source | None:
+def _validation(run: Run, data: str | Path | None, on_unreadable: Any) -> Source | None:
     own = run.recipe is not None and (data is None or is_own(run.recipe, data))
     if own and run.recipe is not None and run.recipe.data.validation == 0:
         return None
-    return _split(run, data, "validation", damaged)
+    return _split(run, data, "validation", on_unreadable)
 
 
 def _inputs(run: Run, source: Source) -> tuple[Tensor, Tensor]:

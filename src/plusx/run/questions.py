@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plusx.data.source import Source
 from plusx.data.truth import Boxes
+from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Classify as ClassifyTable
 from plusx.recipe.tables import Detect as DetectTable
@@ -27,7 +28,7 @@ _ADAPTER: TypeAdapter[TaskTable] = TypeAdapter(TaskTable)
 def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     """The recipe's task with what only training knows: smoothing, the weights of the classes.
 
-    ValueError: the images do not have what the task asks for, or the run is to be judged by what
+    UserError: the images do not have what the task asks for, or the run is to be judged by what
     the task does not tell. RuntimeError: its figures need an extra that is not installed.
     """
     task = _made(recipe, net, source)
@@ -36,7 +37,7 @@ def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     if isinstance(table := recipe.task, ClassifyTable | SegmentTable):
         known |= {"loss"} if isinstance(table, SegmentTable) else {"loss", "accuracy", "auroc"}
     if said is not None and said not in known:
-        raise ValueError(
+        raise UserError(
             f'[evaluate] monitor = "{said}": [task] kind = "{recipe.task.kind}" has '
             f"{', '.join(sorted(known))}"
         )
@@ -51,7 +52,7 @@ def _made(recipe: Recipe, net: nn.Module, source: Source) -> Task:
         return _embedder(recipe, table, net, source)
     if isinstance(table, DetectTable):
         if not isinstance(source.truth, Boxes):
-            raise ValueError(f'[task] kind = "detect", but {source.name} has no boxes')
+            raise UserError(f'[task] kind = "detect", but {source.name} has no boxes')
         require_coco_eval()  # said now, and not when the first epoch is judged
         return open_task(table, net, source.classes)
     return _classifier(table, net, source)
@@ -89,25 +90,25 @@ def told(table: TaskTable) -> dict[str, Any]:
 def read(said: Mapping[str, Any] | None, multilabel: bool = False) -> TaskTable:
     """The table that a file of weights holds; a classifier where it says nothing.
 
-    ValueError: it is no table of a task.
+    UserError: it is no table of a task.
     """
     if said is None:
         return ClassifyTable(multilabel=multilabel)
     try:
         return _ADAPTER.validate_python(dict(said))
     except ValidationError as error:
-        raise ValueError(f"no task is {dict(said)!r}: {error.errors()[0]['msg']}") from None
+        raise UserError(f"no task is {dict(said)!r}: {error.errors()[0]['msg']}") from None
 
 
 def _classifier(table: ClassifyTable, net: nn.Module, source: Source) -> Classify:
     if getattr(source, "truth", None) is not None:
-        raise ValueError(
+        raise UserError(
             f'[task] kind = "classify", but {source.name} has boxes or masks: "detect" or "segment"'
         )
     if table.multilabel != source.multilabel:
         has = "several labels a sample" if source.multilabel else "one label a sample"
         said = str(table.multilabel).lower()
-        raise ValueError(f"[task] multilabel = {said}, but {source.name} has {has}")
+        raise UserError(f"[task] multilabel = {said}, but {source.name} has {has}")
     return Classify(
         net,
         label_smoothing=table.label_smoothing,
@@ -120,14 +121,14 @@ def _classifier(table: ClassifyTable, net: nn.Module, source: Source) -> Classif
 def _embedder(recipe: Recipe, table: EmbedTable, net: nn.Module, source: Source) -> Task:
     if getattr(source, "truth", None) is not None or source.multilabel:
         has = "several labels an image" if source.multilabel else "boxes or masks"
-        raise ValueError(f'[task] kind = "embed" needs one class an image: {source.name} has {has}')
+        raise UserError(f'[task] kind = "embed" needs one class an image: {source.name} has {has}')
     if table.loss == "triplet" and getattr(recipe.data, "sampling", "") != "people":
-        raise ValueError(
+        raise UserError(
             '[task] loss = "triplet" compares images of one class within a batch: it needs '
             '[data] sampling = "people"'
         )
     if table.loss == "triplet" and recipe.optim.accumulate > 1:
-        raise ValueError(
+        raise UserError(
             f"[optim] accumulate = {recipe.optim.accumulate}: triplets are of a whole batch, and "
             "its parts do not add up to it"
         )

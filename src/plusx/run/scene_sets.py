@@ -20,7 +20,7 @@ def open_scene_split(recipe: Recipe, data: SceneData | CellData, split: str) -> 
         seed=recipe.seed,
         validation=data.validation,
         size=data.size,
-        damaged=data.damaged,
+        on_unreadable=data.on_unreadable,
         wish=SceneWish(
             classes=data.classes,
             values=data.values,

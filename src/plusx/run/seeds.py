@@ -16,6 +16,7 @@ import torch
 
 from plusx import store
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.network import Network
 from plusx.nn.together import why_not
@@ -74,18 +75,18 @@ def train_together(recipes: Sequence[Recipe], folders: Sequence[Path]) -> None:
     which is a warning, the folders hold their last checkpoints, and `train` goes on from there with
     each run alone: so one that diverges, or does not fit in memory beside others, stops no other.
 
-    ValueError: a recipe, the data or a folder are wrong, or the runs cannot train as one; nothing
+    UserError: a recipe, the data or a folder are wrong, or the runs cannot train as one; nothing
     was trained. Stopped: SIGTERM or SIGINT came; the states were saved, all at one step.
     """
     first = recipes[0]
     for other in recipes[1:]:
         if differs := differences(first, replace(other, seed=first.seed)):
-            raise ValueError(f"runs that train together differ in {', '.join(differs)}")
+            raise UserError(f"runs that train together differ in {', '.join(differs)}")
     if why := why_apart(first):
-        raise ValueError(f"these runs cannot train together: {why}")
+        raise UserError(f"these runs cannot train together: {why}")
     with joined(first.device.kind, first.device.timeout) as world:
         if world.size > 1:
-            raise ValueError("runs that train together are one process, not several of torchrun")
+            raise UserError("runs that train together are one process, not several of torchrun")
         threads = torch.get_num_threads()
         if first.device.threads:
             torch.set_num_threads(first.device.threads)
@@ -109,7 +110,7 @@ def _train(recipes: Sequence[Recipe], folders: Sequence[Path], world: World) -> 
     counts = {len(trainer.sets.train): trainer.recipe.seed for trainer in trainers}
     if len(counts) > 1:
         said = ", ".join(f"{count:,} with seed {seed}" for count, seed in counts.items())
-        raise ValueError(f"runs that train together have equally many images; here: {said}")
+        raise UserError(f"runs that train together have equally many images; here: {said}")
     with ExitStack() as stack:
         for trainer in trainers:
             stack.enter_context(store.lock(trainer.out))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.block import ResidualBlock
 from plusx.recipe import Recipe
@@ -164,7 +165,7 @@ class Shards:
 def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
     """The recipe's engine over a state that is the same on every rank.
 
-    ValueError: what FSDP2 cannot do, or shares that teach nothing.
+    UserError: what FSDP2 cannot do, or shares that teach nothing.
     """
     _refuse_lone_people(recipe, world)
     spec = parts.spec_of(recipe.net)
@@ -172,30 +173,30 @@ def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
     if recipe.device.parallel == "ddp":
         return Replicas(state.task, drops)
     if drops:
-        raise ValueError(
+        raise UserError(
             '[device] parallel = "fsdp": blocks that a rank drops have no gradients to be shared; '
             'net.drop_mode = "row" or parallel = "ddp" have'
         )
     if recipe.device.memory != "keep":
-        raise ValueError(
+        raise UserError(
             f'[device] parallel = "fsdp" with memory = "{recipe.device.memory}": values cannot be '
             'made again of weights that have left the process; choose one of the two, or "ddp"'
         )
     if recipe.optim.average:
-        raise ValueError('[device] parallel = "fsdp" keeps no average: take "ddp"')
+        raise UserError('[device] parallel = "fsdp" keeps no average: take "ddp"')
     if recipe.optim.kind not in ("sgd", "adamw"):
-        raise ValueError(
+        raise UserError(
             f'[device] parallel = "fsdp": {recipe.optim.kind} needs whole matrices; take "ddp"'
         )
     return Shards(state, world)
 
 
 def _refuse_lone_people(recipe: Recipe, world: World) -> None:
-    """ValueError where triplets have nobody to compare a person with in a rank's share."""
+    """UserError where triplets have nobody to compare a person with in a rank's share."""
     task, (_, pictures) = recipe.task, parts.sampling_of(recipe)
     share = recipe.batch_size // world.size
     if isinstance(task, Embed) and task.loss == "triplet" and share < 2 * pictures:
-        raise ValueError(
+        raise UserError(
             f'[task] loss = "triplet" compares within the {share} images of each of {world.size} '
             f"processes, which need two people: batch_size = {2 * pictures * world.size} would do"
         )

@@ -20,6 +20,7 @@ from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.recipe import Recipe, to_toml
 from plusx.report.scores import better, line
 from plusx.run import environment as surroundings
@@ -90,12 +91,12 @@ class Trainer:
         self.saving_took = 0.0
 
     def refuse_other_images(self) -> None:
-        """ValueError where the run was begun with other images, classes or preprocessing."""
+        """UserError where the run was begun with other images, classes or preprocessing."""
         known = self.out / files.DATA
         if known.is_file() and identity(store.read_json(known)) != identity(
             self.sets.description()
         ):
-            raise ValueError(
+            raise UserError(
                 f"{self.out} was begun with other images than {self.sets.train.name} has now "
                 "(--allow-data-change goes on all the same)"
             )
@@ -136,7 +137,7 @@ class Trainer:
                 self.changed = changed
                 said = f"not bit for bit the same as without a break: {'; '.join(changed)}"
                 if exact:
-                    raise ValueError(f"{self.out}: {said} (--exact)")
+                    raise UserError(f"{self.out}: {said} (--exact)")
                 warnings.warn(said, stacklevel=2)
         else:
             store.write_json(self.out / files.ENVIRONMENT, now)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.recipe import Recipe, differences, to_toml
 from plusx.recipe.tables import Embed
 from plusx.run import folder as files
@@ -54,7 +55,7 @@ def train(
     `exact` refuses to go on where versions, threads or processor are others than at the beginning,
     which otherwise is a warning. `allow_data_change` goes on with other images than it began with.
 
-    ValueError: recipe, data or folder are wrong; nothing was trained. FloatingPointError: the loss
+    UserError: recipe, data or folder are wrong; nothing was trained. FloatingPointError: the loss
     is not finite; the last checkpoint stays. Stopped: SIGTERM or SIGINT came; the state was saved.
     """
     with joined(recipe.device.kind, recipe.device.timeout) as world:
@@ -111,7 +112,7 @@ def _train(
 
 
 def prepared(recipe: Recipe, out: Path, world: World) -> Trainer:
-    """The run of a recipe, before anything is written. ValueError as `train` raises it."""
+    """The run of a recipe, before anything is written. UserError as `train` raises it."""
     if world.first:
         files.refuse_foreign(out)
     sets = parts.open_sets(recipe)
@@ -124,47 +125,47 @@ def prepared(recipe: Recipe, out: Path, world: World) -> Trainer:
 
 
 def _refuse_disagreement(recipe: Recipe, sets: parts.Sets, world: World) -> None:
-    """ValueError where the processes of a run were given different things to do."""
+    """UserError where the processes of a run were given different things to do."""
     ours = [to_toml(recipe), sets.description()]
     if world.size > 1 and (theirs := world.told(ours)) != ours:
         other = "another recipe" if theirs[0] != ours[0] else "other images"
-        raise ValueError(f"rank {world.rank} was given {other} than rank 0")
+        raise UserError(f"rank {world.rank} was given {other} than rank 0")
 
 
 def _check(recipe: Recipe, sets: parts.Sets) -> None:
     needs_validation = recipe.evaluate.patience or recipe.evaluate.keep == "best"
     if sets.validation is None and needs_validation:
-        raise ValueError(
+        raise UserError(
             '[evaluate] patience and keep = "best" need validation images: [data] validation is 0'
         )
     if refused := _VIEWS_REFUSED.get(recipe.task.kind, {}).get(recipe.evaluate.views):
-        raise ValueError(f'[evaluate] views = "{recipe.evaluate.views}": {refused}')
+        raise UserError(f'[evaluate] views = "{recipe.evaluate.views}": {refused}')
     channels = sets.train.preprocessing.channels
     if recipe.net.in_channels not in (None, channels):
-        raise ValueError(
+        raise UserError(
             f"[net] in_channels = {recipe.net.in_channels}, but the images of {sets.train.name} "
             f"have {channels}"
         )
     size, seen = recipe.net.size, sets.train.preprocessing.size
     if size is not None and size not in (seen, seen[0] if seen[0] == seen[1] else None):
-        raise ValueError(
+        raise UserError(
             f"[net] size = {size}, but the network sees images of {' x '.join(map(str, seen))} "
             f"of {sets.train.name}"
         )
     expected = None if isinstance(recipe.task, Embed) else recipe.net.num_classes
     if expected is not None and expected != len(sets.train.classes):
-        raise ValueError(
+        raise UserError(
             f"[net] num_classes = {expected}, but {sets.train.name} has "
             f"{len(sets.train.classes)} classes"
         )
 
 
 def refuse_other_recipe(out: Path, recipe: Recipe) -> None:
-    """ValueError where the run in this folder was begun with another recipe, resolved as this."""
+    """UserError where the run in this folder was begun with another recipe, resolved as this."""
     changed = differences(files.read_recipe(out), recipe)
     harmful = [f"{key}: {how}" for key, how in changed.items() if not key.startswith(HARMLESS)]
     if harmful:
-        raise ValueError(
+        raise UserError(
             f"{out} was begun with another recipe ({'; '.join(harmful)}); "
             "choose another folder, or give the recipe that it was begun with"
         )

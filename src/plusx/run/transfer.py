@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.nn.frozen import freeze_below, freeze_norms, head_depth, rates_by_depth
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.tables import Muon
@@ -18,7 +19,7 @@ KEPT = "model.safetensors"  # in a run's folder, once the run is finished
 def weights_at(text: str) -> str:
     """The file or the name of weights that a recipe means: a run's folder stands for its own.
 
-    ValueError: a folder that is no run's, or whose run is not finished.
+    UserError: a folder that is no run's, or whose run is not finished.
     """
     place = Path(text).expanduser()
     if not place.is_dir():
@@ -26,33 +27,33 @@ def weights_at(text: str) -> str:
     if (place / KEPT).is_file():
         return str(place / KEPT)
     if (place / "recipe.toml").is_file():
-        raise ValueError(f"[net] weights: the run {place} is not finished, it has no {KEPT} yet")
+        raise UserError(f"[net] weights: the run {place} is not finished, it has no {KEPT} yet")
     inside = sorted(found.parent.name for found in place.glob(f"*/{KEPT}"))
     near = difflib.get_close_matches(place.name, inside, 1, 0.0)
     hint = f"; did you mean {place / near[0]}?" if near else ""
-    raise ValueError(f"[net] weights: {place} is not a run's folder: it has no {KEPT}{hint}")
+    raise UserError(f"[net] weights: {place} is not a run's folder: it has no {KEPT}{hint}")
 
 
 def freeze(recipe: Recipe, net: nn.Module) -> None:
     """Leave as they are the parameters, and the statistics of norms, that are not to be trained.
 
-    ValueError: there are not so many stages, or nothing is left to be trained.
+    UserError: there are not so many stages, or nothing is left to be trained.
     """
     table = recipe.net
     if not isinstance(table, NetByName):
         return
     if table.freeze_norms and not freeze_norms(net):
-        raise ValueError(f"[net] freeze_norms: {table.base} has no batch norms")
+        raise UserError(f"[net] freeze_norms: {table.base} has no batch norms")
     if table.train == "all":
         return
     head = head_depth(net)
     if table.train == "head":
         freeze_below(net, head)
         if not any(parameter.requires_grad for parameter in net.parameters()):
-            raise ValueError('[net] train = "head": the network has no head')
+            raise UserError('[net] train = "head": the network has no head')
         return
     if table.train >= head:
-        raise ValueError(
+        raise UserError(
             f'[net] train = {table.train}: {table.base} has {head - 1} stages; "all" trains them '
             "and the stem"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plusx import store
-from plusx.data.image import DamagedImage, printable
+from plusx.data.image import UnreadableImage, printable
 from plusx.data.sample import Preprocessing
 from plusx.data.scans import Placement, Scan, as_nifti, read_scan, stem_of
 from plusx.data.source import Source
@@ -49,7 +49,7 @@ def stored_volumes(run: Run, files: Sequence[str], failed: list[dict[str, str]])
         try:
             scan = read_scan(path)
             image = prepared(scan, run.preprocessing)
-        except (DamagedImage, OSError) as error:
+        except (UnreadableImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             failed.append({"path": printable(path), "reason": reason or str(error)})
             continue
@@ -154,7 +154,7 @@ def _truth(run: Run, path: str, scan: Scan) -> Mask | None:
     ignored = getattr(data, "ignored", ())
     try:
         return stored_mask(beside, scan, Reading(run.preprocessing, run.classes, ignored))
-    except (DamagedImage, OSError):
+    except (UnreadableImage, OSError):
         return None
 
 

@@ -7,13 +7,14 @@ from plusx.data.ellipsoids import open_ellipsoids
 from plusx.data.sample import as_split
 from plusx.data.source import Source
 from plusx.data.volume_folder import open_volumes
+from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.sets import EllipsoidData, VolumeData
 from plusx.recipe.tables import Segment
 
 
 def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: str) -> Source:
-    """One split of a recipe's volumes. ValueError where there is none, or the data is wrong."""
+    """One split of a recipe's volumes. UserError where there is none, or the data is wrong."""
     if isinstance(data, EllipsoidData):
         return open_ellipsoids(
             as_split(split),
@@ -39,7 +40,7 @@ def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: s
         patient=data.patient,
         channels=data.channels,
         validation=data.validation,
-        damaged=data.damaged,
+        on_unreadable=data.on_unreadable,
     )
 
 
@@ -47,22 +48,22 @@ def asked_of(recipe: Recipe, source: Source) -> Recipe:
     """The recipe with what its volumes say: their spacing, and the window and the background of
     its task.
 
-    ValueError: volumes are not what the task is asked of, or what it says is not of images.
+    UserError: volumes are not what the task is asked of, or what it says is not of images.
     """
     space, task = source.preprocessing.space, recipe.task
     if space is not None and not isinstance(task, Segment):
-        raise ValueError(f'[task] kind = "{task.kind}": volumes are for [task] kind = "segment"')
+        raise UserError(f'[task] kind = "{task.kind}": volumes are for [task] kind = "segment"')
     if not isinstance(task, Segment):
         return recipe
     sides = 2 if space is None else 3
     if task.window is not None and len(task.window) != sides:
-        raise ValueError(
+        raise UserError(
             f"[task] window = {list(task.window)}: {sides} of them, one for each dimension of "
             f"{source.name}"
         )
     if space is None:
         if task.spacing is not None:
-            raise ValueError(f"[task] spacing is of volumes, and {source.name} has images")
+            raise UserError(f"[task] spacing is of volumes, and {source.name} has images")
         return recipe
     told = replace(
         task,

@@ -8,7 +8,7 @@
 - A lock: one process at a time writes in a run's folder. A dead process holds nothing.
 
 Errors: `OSError` where the disk or a permission fails, naming the path (and, where the disk is
-full, the bytes needed and free); `ValueError` where a file is not what it must be.
+full, the bytes needed and free); `UserError` where a file is not what it must be.
 """
 
 from plusx.store.canonical import read_json, write_json

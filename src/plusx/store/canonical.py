@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.store.files import read_bytes, write_bytes
 
 
@@ -15,14 +16,14 @@ MAX_JSON_BYTES = 64 << 20
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a JSON file: sorted keys, ASCII, one reading only; equal values give equal bytes.
 
-    Raises ValueError for what JSON has no word for: numbers that are not finite, keys that are not
+    Raises UserError for what JSON has no word for: numbers that are not finite, keys that are not
     text, objects.
     """
     write_bytes(path, json_bytes(value, str(path)))
 
 
 def read_json(path: str | Path, limit: int = MAX_JSON_BYTES) -> Any:
-    """Reads a JSON file; ValueError where it is too long, not JSON, or says a key twice."""
+    """Reads a JSON file; UserError where it is too long, not JSON, or says a key twice."""
     return parse_json(read_bytes(path, limit), str(path))
 
 
@@ -37,15 +38,15 @@ def check_json(value: Any, where: str, key: str) -> None:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise ValueError(f"{where}: key {name!r} in {key or 'the table'} is not text")
+                raise UserError(f"{where}: key {name!r} in {key or 'the table'} is not text")
             check_json(inner, where, f"{key}.{name}" if key else name)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
             check_json(inner, where, f"{key}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}: {key or 'the value'} is {value}, which JSON cannot say")
+        raise UserError(f"{where}: {key or 'the value'} is {value}, which JSON cannot say")
     elif not isinstance(value, str | int | float | bool | None):
-        raise ValueError(f"{where}: {key or 'the value'} is a {type(value).__name__}, not data")
+        raise UserError(f"{where}: {key or 'the value'} is a {type(value).__name__}, not data")
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -57,7 +58,7 @@ def parse_json(data: bytes, where: str) -> Any:
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not a JSON file that can be read: {error}") from None
+        raise UserError(f"{where} is not a JSON file that can be read: {error}") from None
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,16 +66,16 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         seen: set[str] = set()
         again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{again!r} is there twice")
+        raise UserError(f"{again!r} is there twice")
     return table
 
 
 def refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON value")
+    raise UserError(f"{text} is not a JSON value")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is more than a number can be")
+        raise UserError(f"{text} is more than a number can be")
     return number

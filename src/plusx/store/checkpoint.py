@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.store.canonical import json_bytes, parse_json
 from plusx.store.files import (
     clean,
@@ -94,7 +95,7 @@ def load_checkpoint(folder: str | Path, strict: bool = False) -> Checkpoint | No
     """The newest checkpoint under `folder` that verifies; None where there is none at all.
 
     A damaged one is passed over with a warning that names the file, or, if `strict`, raises
-    ValueError; so does a folder that has checkpoints but none that verifies.
+    UserError; so does a folder that has checkpoints but none that verifies.
     Reads only, so it may run beside the process that trains.
     """
     folder = Path(folder)
@@ -115,7 +116,7 @@ def load_checkpoint(folder: str | Path, strict: bool = False) -> Checkpoint | No
         if vanished:
             continue
         if damage:
-            raise ValueError(
+            raise UserError(
                 f"no checkpoint under {folder} can be used: {'; '.join(damage)}. "
                 "Restore one, or delete them to start again"
             )
@@ -157,7 +158,7 @@ def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
     try:
         data = read_bytes(where, 1 << 20)
     except FileNotFoundError:
-        raise ValueError(f"{where} is missing") from None
+        raise UserError(f"{where} is missing") from None
     try:
         manifest = parse_json(data, str(where))
         digest = manifest.pop("sha256")
@@ -175,9 +176,9 @@ def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
             and all(type(e["bytes"]) is int and type(e["sha256"]) is str for e in files.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} is damaged ({type(error).__name__}: {error})") from None
+        raise UserError(f"{where} is damaged ({type(error).__name__}: {error})") from None
     if not sound:
-        raise ValueError(f"{where} is damaged: it does not agree with its own sha256")
+        raise UserError(f"{where} is damaged: it does not agree with its own sha256")
     return files
 
 
@@ -191,17 +192,17 @@ def _verified_files(path: Path, step: int) -> Iterator[tuple[str, bytes]]:
         try:
             data = read_bytes(where, entry["bytes"])
         except FileNotFoundError:
-            raise ValueError(f"{where} is missing") from None
+            raise UserError(f"{where} is missing") from None
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            raise ValueError(f"{where} cannot be read: {error.strerror}") from None
+            raise UserError(f"{where} cannot be read: {error.strerror}") from None
         if len(data) != entry["bytes"]:
-            raise ValueError(
+            raise UserError(
                 f"{where} is damaged: it has {len(data):,} bytes, not {entry['bytes']:,}"
             )
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise ValueError(f"{where} is damaged: its sha256 is not the manifest's")
+            raise UserError(f"{where} is damaged: its sha256 is not the manifest's")
         yield name, data
 
 

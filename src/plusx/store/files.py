@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from plusx.errors import UserError
+
 
 _TEMPORARY = re.compile(r"\.plusx-[0-9a-f]{16}\.tmp")
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -111,9 +113,9 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path} is not a regular file")
+            raise UserError(f"{path} is not a regular file")
         if limit is not None and status.st_size > limit:
-            raise ValueError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read")
+            raise UserError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read")
         parts = []
         left = status.st_size
         while left and (part := os.read(descriptor, min(left, 1 << 30))):

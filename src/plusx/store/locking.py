@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.store.canonical import json_bytes, read_json
 from plusx.store.files import clean, explained, make_folder, write_all
 
@@ -45,7 +46,7 @@ if hasattr(os, "register_at_fork"):
 def lock(folder: str | Path) -> Iterator[None]:
     """Holds a run's folder, made where it is missing, for this process until the block ends.
 
-    Raises ValueError naming the process, the host and the time where another one holds it. The
+    Raises UserError naming the process, the host and the time where another one holds it. The
     system drops the lock of a process that dies, however it dies. What a crash left half-written
     in the folder and its checkpoints is removed.
     """
@@ -54,7 +55,7 @@ def lock(folder: str | Path) -> Iterator[None]:
     key = os.path.realpath(path)
     with _one_thread:
         if _held.get(key) == os.getpid():
-            raise ValueError(f"{folder} is in use: this very process ({os.getpid()}) holds it")
+            raise UserError(f"{folder} is in use: this very process ({os.getpid()}) holds it")
         descriptor = _acquire(folder, path)
         _held[key] = os.getpid()
     try:
@@ -87,7 +88,7 @@ def _acquire(folder: Path, path: Path) -> int:
             )
         try:
             if not _take(descriptor, path):
-                raise ValueError(_refusal(folder, path))
+                raise UserError(_refusal(folder, path))
             if not _same_file(descriptor, path):
                 os.close(descriptor)
                 continue

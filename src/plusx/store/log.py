@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.store.canonical import check_json
 from plusx.store.files import explained, flush_folder, write_all
 
@@ -36,7 +37,7 @@ class Log:
             if position is None:
                 position = self._end_of_last_line(size)
             if position > size:
-                raise ValueError(
+                raise UserError(
                     f"{self.path} has {size:,} bytes; the checkpoint was made when it had "
                     f"{position:,}. It was cut short since, and cannot be gone on with"
                 )

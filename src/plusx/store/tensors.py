@@ -2,7 +2,7 @@
 
 Written out here for two reasons. The same tensors must give the same bytes, and the safetensors
 library writes its metadata in an order that changes from process to process. And a file from
-somewhere else must be refused by one clear `ValueError` before anything is allocated, within
+somewhere else must be refused by one clear `UserError` before anything is allocated, within
 caps of our own. Both directions are tested against the library.
 
 Format: https://huggingface.co/docs/safetensors (eight bytes of header length, little-endian; a
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.store.canonical import refuse_constant, unique_keys
 from plusx.store.files import read_bytes, write_bytes
 
@@ -46,11 +47,11 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     """The bytes of a safetensors file; equal input gives equal bytes.
 
     Tensors may lie on any device and share memory (each is then written whole).
-    Raises ValueError for a type of number that the format's list here does not have, and for
+    Raises UserError for a type of number that the format's list here does not have, and for
     more tensors than a reader would accept.
     """
     if len(tensors) > MAX_TENSORS:
-        raise ValueError(f"{len(tensors):,} tensors; a file holds at most {MAX_TENSORS:,}")
+        raise UserError(f"{len(tensors):,} tensors; a file holds at most {MAX_TENSORS:,}")
     header: dict[str, Any] = {}
     if metadata:
         header[_METADATA] = {key: str(metadata[key]) for key in sorted(metadata)}
@@ -60,11 +61,11 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         tensor = tensors[name]
         if tensor.dtype not in _NAMES:
-            raise ValueError(
+            raise UserError(
                 f"tensor {name!r} is {tensor.dtype}; a file holds {', '.join(_DTYPES)} only"
             )
         if name == _METADATA:
-            raise ValueError(f"no tensor can be called {_METADATA!r}")
+            raise UserError(f"no tensor can be called {_METADATA!r}")
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -76,7 +77,7 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     text = json.dumps(header, separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
-        raise ValueError(
+        raise UserError(
             f"names and metadata take {len(text):,} bytes; at most {MAX_HEADER_BYTES:,} are allowed"
         )
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
@@ -86,25 +87,25 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file given as bytes.
 
     `where` is how messages name the file. Every size is checked against the bytes at hand before
-    a tensor is made. Raises ValueError for anything that is not exactly the format.
+    a tensor is made. Raises UserError for anything that is not exactly the format.
     """
     header, start = _header(data, where)
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError(f"{where}: the metadata must be a table of texts")
+        raise UserError(f"{where}: the metadata must be a table of texts")
     if len(header) > MAX_TENSORS:
-        raise ValueError(f"{where}: {len(header):,} tensors; at most {MAX_TENSORS:,} are allowed")
+        raise UserError(f"{where}: {len(header):,} tensors; at most {MAX_TENSORS:,} are allowed")
     spans = {name: _span(name, entry, where) for name, entry in header.items()}
     end = 0
     for name in sorted(spans, key=lambda name: spans[name][2:]):
         if spans[name][2] != end:
-            raise ValueError(
+            raise UserError(
                 f"{where}: tensor {name!r} starts at byte {spans[name][2]}, not at {end} where the "
                 "one before it ends"
             )
         end = spans[name][3]
     if end != len(data) - start:
-        raise ValueError(
+        raise UserError(
             f"{where}: the tensors need {end:,} bytes after the header, {len(data) - start:,} are "
             "there; the file is cut short or not a safetensors file"
         )
@@ -116,22 +117,22 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         # Each tensor has a buffer of its own: aligned, writable, and freed by itself.
         buffer = bytearray(memoryview(data)[start + first : start + last])
         if dtype == torch.bool and max(buffer) > 1:
-            raise ValueError(f"{where}: tensor {name!r} is BOOL but holds bytes other than 0 and 1")
+            raise UserError(f"{where}: tensor {name!r} is BOOL but holds bytes other than 0 and 1")
         tensors[name] = torch.frombuffer(buffer, dtype=dtype).reshape(shape)
     return tensors, metadata
 
 
 def _header(data: bytes, where: str) -> tuple[dict[str, Any], int]:
     if len(data) < 8:
-        raise ValueError(f"{where}: {len(data)} bytes are too few for a safetensors file")
+        raise UserError(f"{where}: {len(data)} bytes are too few for a safetensors file")
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES:
-        raise ValueError(
+        raise UserError(
             f"{where}: this is not a safetensors file (its header would take {length:,} bytes; at "
             f"most {MAX_HEADER_BYTES:,} are allowed)"
         )
     if length > len(data) - 8:
-        raise ValueError(f"{where}: the file is cut short inside its header")
+        raise UserError(f"{where}: the file is cut short inside its header")
     try:
         header = json.loads(
             data[8 : 8 + length].decode("utf-8"),
@@ -139,30 +140,30 @@ def _header(data: bytes, where: str) -> tuple[dict[str, Any], int]:
             parse_constant=refuse_constant,
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: the header is not valid: {error}") from None
+        raise UserError(f"{where}: the header is not valid: {error}") from None
     if not isinstance(header, dict):
-        raise ValueError(f"{where}: the header must be a table of tensors")
+        raise UserError(f"{where}: the header must be a table of tensors")
     return header, 8 + length
 
 
 def _span(name: str, entry: Any, where: str) -> tuple[torch.dtype, list[int], int, int]:
     keys = {"dtype", "shape", "data_offsets"}
     if not isinstance(entry, dict) or set(entry) != keys:
-        raise ValueError(f"{where}: tensor {name!r} must have dtype, shape and data_offsets")
+        raise UserError(f"{where}: tensor {name!r} must have dtype, shape and data_offsets")
     dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise ValueError(
+        raise UserError(
             f"{where}: tensor {name!r} has type {entry['dtype']!r}; allowed are "
             f"{', '.join(_DTYPES)}"
         )
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"{where}: tensor {name!r} has an impossible shape: {str(shape)[:80]}")
+        raise UserError(f"{where}: tensor {name!r} has an impossible shape: {str(shape)[:80]}")
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"{where}: tensor {name!r} has impossible offsets: {str(offsets)[:80]}")
+        raise UserError(f"{where}: tensor {name!r} has impossible offsets: {str(offsets)[:80]}")
     size = math.prod(shape) * dtype.itemsize
     if size != offsets[1] - offsets[0]:
-        raise ValueError(
+        raise UserError(
             f"{where}: tensor {name!r} of shape {shape} needs {size:,} bytes, its offsets give "
             f"{offsets[1] - offsets[0]:,}"
         )
@@ -186,12 +187,12 @@ def load_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
 
-    Raises ValueError where the file is not exactly that, or (`finite`) where a number in it is
+    Raises UserError where the file is not exactly that, or (`finite`) where a number in it is
     infinite or not a number.
     """
     tensors, metadata = decode(read_bytes(path), str(path))
     if finite:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{path}: tensor {name!r} holds numbers that are not finite")
+                raise UserError(f"{path}: tensor {name!r} holds numbers that are not finite")
     return tensors, metadata

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.grammar.spec import Block
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Ablation
@@ -78,12 +79,12 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     said = recipe.study
     assert isinstance(said, Ablation)
     if said.depth < 8:
-        raise ValueError(f"[study] depth = {said.depth}: at least 8, one basic block a stage")
+        raise UserError(f"[study] depth = {said.depth}: at least 8, one basic block a stage")
     for name in said.variants:
         if name not in VARIANTS:
             near = get_close_matches(name, VARIANTS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"[study] variants: no {name!r} among {', '.join(VARIANTS)}{hint}")
+            raise UserError(f"[study] variants: no {name!r} among {', '.join(VARIANTS)}{hint}")
     found = []
     for name in said.variants or VARIANTS:
         variant = VARIANTS[name]

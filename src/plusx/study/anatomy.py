@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import Flow, Setting, each_dimension, step
 from plusx.nn.block import ResidualBlock, say
@@ -51,19 +52,19 @@ class Walk:
 
 
 def network_of(net: nn.Module) -> Network:
-    """The net itself. ValueError where it is not built of sentences, or has no blocks."""
+    """The net itself. UserError where it is not built of sentences, or has no blocks."""
     if not isinstance(net, Network):
-        raise ValueError(
+        raise UserError(
             f"{type(net).__name__} is a plain module, not built of blocks: choose a network that "
             "is made of a spec"
         )
     if not net.spec.stages:
-        raise ValueError("the network has no blocks: its spec has no stages")
+        raise UserError("the network has no blocks: its spec has no stages")
     return net
 
 
 def places(net: nn.Module) -> list[Place]:
-    """Every block in order. ValueError as `network_of`."""
+    """Every block in order. UserError as `network_of`."""
     net = network_of(net)
     spec, one = net.spec, (1,) * net.spec.ndim
     flow = Flow(spec.in_channels, each_dimension(spec.size, spec.ndim), one)

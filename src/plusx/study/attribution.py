@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.study.grad_cam import Classes
 from plusx.train.loop import evaluating
 
@@ -21,9 +22,9 @@ TOGETHER = 128  # images that go through the network at a time
 
 
 def require_captum() -> None:
-    """ValueError that names the extra, where captum is not installed."""
+    """UserError that names the extra, where captum is not installed."""
     if find_spec("captum") is None:
-        raise ValueError(
+        raise UserError(
             "integrated gradients and occlusion are made by captum, which is not installed: "
             "pip install 'plusx[explain]' (grad-cam needs nothing more)"
         )

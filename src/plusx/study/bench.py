@@ -22,6 +22,7 @@ import torch
 
 from plusx import store
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.grammar.legal import check
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net
@@ -105,18 +106,18 @@ def bench(
     backward pass, of the whole batch, counted exactly.
 
     After SIGINT or SIGTERM the result has the whole rounds until then, and `stopped_by` says the
-    signal. ValueError: a name, size or number that cannot be. RuntimeError: a batch does not fit in
+    signal. UserError: a name, size or number that cannot be. RuntimeError: a batch does not fit in
     memory, or a signal came before the first round was whole.
     """
     chosen = tuple(dict.fromkeys(names)) or FAMILY
     specs = {name: _sized(name, find(name), size) for name in chosen}
     for said, value, least in (("batch", batch, 2), ("threads", threads, 0)):
         if value < least:
-            raise ValueError(f"{said} = {value}: at least {least}")
+            raise UserError(f"{said} = {value}: at least {least}")
     if not seconds > 0:
-        raise ValueError(f"seconds = {seconds}: it has to be above 0")
+        raise UserError(f"seconds = {seconds}: it has to be above 0")
     if out is not None and Path(out).is_file():
-        raise ValueError(f"{out} is a file; the result needs a folder")
+        raise UserError(f"{out} is a file; the result needs a folder")
     where = find_device(device)
     with _threads(threads), Signals() as signals:
         begun = time.monotonic()
@@ -158,16 +159,16 @@ def bench(
 
 
 def _sized(name: str, spec: Net | Plain, size: int | None) -> Net | Plain:
-    """The spec with images of that size. ValueError: the network cannot have it."""
+    """The spec with images of that size. UserError: the network cannot have it."""
     if size is None:
         return spec
     if isinstance(spec, Plain):
-        raise ValueError(f"size = {size}: {name} is a plain module of a size of its own")
+        raise UserError(f"size = {size}: {name} is a plain module of a size of its own")
     sized = replace(spec, size=size)
     try:
         check(sized)
     except ValueError as error:
-        raise ValueError(f"size = {size}: {name}: {error}") from error
+        raise UserError(f"size = {size}: {name}: {error}") from error
     return sized
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.recipe import Compare, NetByName, Recipe, to_toml
 from plusx.study.crew import Crew, Job
@@ -51,7 +52,7 @@ def compare(
     compares on the test set, and each run records that it was used. `command` is noted; `progress`
     is told how it goes (None: standard error).
 
-    ValueError: the recipe has no [compare] table, names an unknown network or one whose seeds
+    UserError: the recipe has no [compare] table, names an unknown network or one whose seeds
     cannot train together as asked, or is not the one that `out` was begun with. RuntimeError: runs
     failed, named with their seeds; the others are kept.
     """
@@ -59,7 +60,7 @@ def compare(
     told = _checked(recipe, split)
     threads = recipe.device.threads or 1
     if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs = {jobs}: at least 1 run is made at a time")
+        raise UserError(f"jobs = {jobs}: at least 1 run is made at a time")
     planned = _plan(recipe, told, threads, out, split)
     size = min(jobs or at_a_time(recipe, threads), len(in_groups(planned, told.together)))
     refuse_apart(planned, told.together, "compare")
@@ -93,7 +94,7 @@ def compare(
 def _checked(recipe: Recipe, split: Split) -> Compare:
     told = recipe.compare
     if told is None:
-        raise ValueError(
+        raise UserError(
             "the recipe does not say what to compare: it needs a table [compare] with networks, "
             'for example networks = ["plain20", "resnet20"]'
         )
@@ -102,11 +103,11 @@ def _checked(recipe: Recipe, split: Split) -> Compare:
     for key, values in (("networks", told.networks), ("seeds", told.seeds)):
         twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
         if twice:
-            raise ValueError(f"[compare] {key}: {twice[0]} stands there twice")
+            raise UserError(f"[compare] {key}: {twice[0]} stands there twice")
     if isinstance(recipe.net, Net):
-        raise ValueError("[net]: a comparison names its networks in [compare]; say base in [net]")
+        raise UserError("[net]: a comparison names its networks in [compare]; say base in [net]")
     if split == "validation" and recipe.data.validation == 0:
-        raise ValueError("[data] validation = 0: there are no validation images to compare on")
+        raise UserError("[data] validation = 0: there are no validation images to compare on")
     return told
 
 

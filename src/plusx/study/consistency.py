@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import with_merge
@@ -102,7 +103,7 @@ class _Cell:
 def check(tables: Tables) -> list[Complaint]:
     """Everything that cannot be true in the tables, in their order. See above for what must hold.
 
-    ValueError: a column, unit or figure that cannot be read, or a network that there is not.
+    UserError: a column, unit or figure that cannot be read, or a network that there is not.
     """
     for network in tables.networks.values():
         _network(network)
@@ -131,7 +132,7 @@ def _cells(tables: Tables) -> list[_Cell]:
             refuse_unknown({column: unit}, set(QUANTITIES), f"{where}, columns: ")
             if unit not in QUANTITIES[column]:
                 allowed = ", ".join(repr(each) for each in QUANTITIES[column])
-                raise ValueError(f"{where}, {column}: the unit is one of {allowed}, not {unit!r}")
+                raise UserError(f"{where}, {column}: the unit is one of {allowed}, not {unit!r}")
         for row, texts in table.rows.items():
             refuse_unknown(texts, set(table.columns), f"{where}, {row}: ")
             for column, text in texts.items():
@@ -141,7 +142,7 @@ def _cells(tables: Tables) -> list[_Cell]:
                 try:
                     stands_for = interval(text, factor, whole=whole)
                 except ValueError as error:
-                    raise ValueError(f"{where}, {row}, {column}: {error}") from error
+                    raise UserError(f"{where}, {row}, {column}: {error}") from error
                 cells.append(_Cell(where, row, column, text, unit, stands_for))
     return cells
 
@@ -260,7 +261,7 @@ def _network(name: str) -> Net | Plain:
         return find(name)
     net = find(found[1])
     if not isinstance(net, Net):
-        raise ValueError(f"{name}: {found[1]} is a plain module and has no twin")
+        raise UserError(f"{name}: {found[1]} is a plain module and has no twin")
     return with_merge(net, "none")
 
 

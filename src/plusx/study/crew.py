@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plusx.errors import UserError
+
 
 if TYPE_CHECKING:
     from plusx.recipe import Recipe
@@ -221,7 +223,7 @@ def _outcome(error: Exception) -> tuple[str, bool, bool]:
     name = "" if known and str(error) else f"{type(error).__name__}: "
     return (
         f"{name}{error}",
-        isinstance(error, ValueError),
+        isinstance(error, UserError),
         isinstance(error, FloatingPointError),
     )
 

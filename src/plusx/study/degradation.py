@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.grammar.twins import without_norm
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Degradation
@@ -33,7 +34,7 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
                 try:
                     net = spec(name)
                 except ValueError as error:
-                    raise ValueError(f"[study] depths: {depth}: {error}") from None
+                    raise UserError(f"[study] depths: {depth}: {error}") from None
                 for seed in said.seeds:
                     chosen = name if norm == "batch" else without_norm(net)
                     found.append(

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from plusx import store
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.recipe import NetByName, Recipe, to_toml
 from plusx.run import parts
 from plusx.run.folder import RECIPE
@@ -52,20 +53,20 @@ def study(
     cores for the threads of a cell, one with a GPU. `command` is noted; `progress` is told how it
     goes (None: standard error).
 
-    ValueError: the recipe has no [study] table, the study cannot be asked of a network that it
+    UserError: the recipe has no [study] table, the study cannot be asked of a network that it
     names, or the recipe is not the one that `out` was begun with. RuntimeError: cells failed,
     named with their seeds; the others are kept.
     """
     out = Path(out)
     if recipe.study is None:
-        raise ValueError(
+        raise UserError(
             "the recipe does not say what to study: it needs a table [study] with a kind, one of "
             f"{', '.join(STUDIES)}"
         )
     if recipe.task.kind != "classify":
-        raise ValueError(f'[task] kind = "{recipe.task.kind}": studies are of classifiers')
+        raise UserError(f'[task] kind = "{recipe.task.kind}": studies are of classifiers')
     if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs = {jobs}: at least 1 cell is made at a time")
+        raise UserError(f"jobs = {jobs}: at least 1 cell is made at a time")
     found = STUDIES[recipe.study.kind]
     refuse_other(recipe, out, "study")
     source = parts.open_split(recipe, "train")
@@ -154,7 +155,7 @@ def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list
             else []
         )
         if doubled:
-            raise ValueError(f"[study] {key}: {doubled[0]} stands there twice")
+            raise UserError(f"[study] {key}: {doubled[0]} stands there twice")
     cells = [
         replace(
             cell,
@@ -167,15 +168,15 @@ def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list
     folders = [cell.folder for cell in cells]
     twice = [name for name in dict.fromkeys(folders) if folders.count(name) > 1]
     if twice:
-        raise ValueError(f"[study]: {twice[0]} stands there twice")
+        raise UserError(f"[study]: {twice[0]} stands there twice")
     for cell in {cell.recipe.net: cell for cell in cells}.values():
         # Checked with the size of the images before anything begins.
         try:
             parts.spec_of(parts.resolved(cell.recipe, source).net)
         except ValueError as error:
-            raise ValueError(f"{cell.name} on {source.name}: {error}") from error
+            raise UserError(f"{cell.name} on {source.name}: {error}") from error
     if recipe.data.validation == 0 and any(cell.train for cell in cells):
-        raise ValueError("[data] validation = 0: there are no validation images to judge by")
+        raise UserError("[data] validation = 0: there are no validation images to judge by")
     return cells
 
 
@@ -190,7 +191,7 @@ def _begun(cell: Cell, out: Path) -> Cell:
 
 
 def _refuse_other_cells(cells: Sequence[Cell], source: Source, out: Path) -> None:
-    """ValueError where a cell of that name was made by another recipe.
+    """UserError where a cell of that name was made by another recipe.
 
     What a study is over may change between two starts, and not all of it is in the cells' names:
     the depth of `skips` and `ablation` is not.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.data.image import printable
+from plusx.errors import UserError
 from plusx.nn.dense import Dense
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
@@ -108,31 +109,31 @@ def explain(
     the tensor that is pooled. checked: for so many images, the first ones, the maps are put to the
     test of deletion and insertion, and some of them to that of shuffled weights; 0 leaves both out.
 
-    Files that cannot be used are named in `failed` and stop no other. ValueError: a path, method,
+    Files that cannot be used are named in `failed` and stop no other. UserError: a path, method,
     class or stage that is not there, an extra that is not installed, or a network that has no
     place to explain by. RuntimeError: no file can be used.
     """
     if not run.has_gradients:
-        raise ValueError(
+        raise UserError(
             f"{printable(run.path)} is an ONNX file, which has no gradients and no weights to "
             "shuffle: name the run or the safetensors file that it was exported from"
         )
     if run.embeds:
-        raise ValueError(
+        raise UserError(
             f"{run.path} compares pictures and names no class, so there is nothing to explain"
         )
     if not run.preprocessing.pictures:
-        raise ValueError(f"{run.path} sees bands or volumes: maps are drawn on pictures of 8 bits")
+        raise UserError(f"{run.path} sees bands or volumes: maps are drawn on pictures of 8 bits")
     if run.tells_places and method != "grad-cam":
-        raise ValueError(f"method {method!r}: of masks and boxes only grad-cam shows the evidence")
+        raise UserError(f"method {method!r}: of masks and boxes only grad-cam shows the evidence")
     chosen = _method(method)
     target = _class(run, class_name)
     number = _stage(run.net, stage, method)
     if checked < 0:
-        raise ValueError(f"checked = {checked}: a number of images, 0 for none")
+        raise UserError(f"checked = {checked}: a number of images, 0 for none")
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; the explanation needs a folder")
+        raise UserError(f"{out} is a file; the explanation needs a folder")
     failed: list[dict[str, str]] = []
     files = image_files(paths, failed)
     if not run.finished:
@@ -225,7 +226,7 @@ def explain(
 
 def _method(name: str) -> Method:
     if name not in METHODS:
-        raise ValueError(f"method {name!r}: allowed are {', '.join(METHODS)}")
+        raise UserError(f"method {name!r}: allowed are {', '.join(METHODS)}")
     if METHODS[name].captum:
         require_captum()
     return METHODS[name]
@@ -237,7 +238,7 @@ def _class(run: Run, name: str | None) -> int | None:
     if name not in run.classes:
         near = difflib.get_close_matches(name, run.classes, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else _listed(run.classes)
-        raise ValueError(f"the network knows no class {name!r}; {hint}")
+        raise UserError(f"the network knows no class {name!r}; {hint}")
     return run.classes.index(name)
 
 
@@ -249,11 +250,11 @@ def _stage(net: nn.Module, name: str | None, method: str) -> int | None:
     if name is None:
         return None
     if method != "grad-cam":
-        raise ValueError(f"a stage is for grad-cam; {method} asks of pixels")
+        raise UserError(f"a stage is for grad-cam; {method} asks of pixels")
     count = len(_backbone(net).widths)  # type: ignore[arg-type]
     found = re.fullmatch(r"layer(\d{1,3})", name)
     if found is None or not 1 <= int(found[1]) <= count:
-        raise ValueError(f"there is no stage {name!r}: this network has layer1 to layer{count}")
+        raise UserError(f"there is no stage {name!r}: this network has layer1 to layer{count}")
     return int(found[1]) - 1
 
 
@@ -263,7 +264,7 @@ def _backbone(net: nn.Module) -> nn.Module:
 
 def _refuse_one_position(maps: Tensor, net: nn.Module) -> None:
     if maps[0].numel() == 1:
-        raise ValueError(
+        raise UserError(
             "the map would have one position for images of this size and could show no place: "
             f"choose an earlier stage (--stage layer{max(1, len(_backbone(net).widths) - 1)})"  # type: ignore[arg-type]
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.recipe import Recipe, differences, parse_recipe
 
 
@@ -25,30 +26,30 @@ What = Literal["comparison", "study"]
 
 
 def refuse_other(recipe: Recipe, out: Path, what: What) -> None:
-    """ValueError where `out` is something else, or was begun with another recipe."""
+    """UserError where `out` is something else, or was begun with another recipe."""
     if not out.exists():
         return
     if not out.is_dir():
-        raise ValueError(f"{out} is a file; a {what} needs a folder")
+        raise UserError(f"{out} is a file; a {what} needs a folder")
     file = out / "recipe.toml"
     if not file.is_file():
         others = sorted(entry.name for entry in out.iterdir() if not _ours(entry.name))
         if others:
-            raise ValueError(
+            raise UserError(
                 f"{out} is not empty and not the folder of a {what}: {', '.join(others[:3])}; "
                 "choose another one"
             )
         return
     before = parse_recipe(file.read_text(encoding="utf-8"), where=str(file))
     if (before.compare if what == "comparison" else before.study) is None:
-        raise ValueError(f"{out} is the folder of something else than a {what}; choose another one")
+        raise UserError(f"{out} is the folder of something else than a {what}; choose another one")
     changed = [
         f"{key}: {how}"
         for key, how in differences(before, recipe).items()
         if not key.startswith(HARMLESS) or key == "study.kind"
     ]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{out} was begun with another recipe ({'; '.join(changed)}); choose another folder, "
             "or give the recipe that it was begun with"
         )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import with_dropout
 from plusx.recipe import KnownData, OwnData, Recipe
@@ -27,10 +28,10 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     for remedy, value in own.items():
         if remedy in said.remedies and not value:
             key = "data.augment" if remedy == "augmentation" else "optim.weight_decay"
-            raise ValueError(f"[study] remedies: {remedy} is {key}, which says nothing to try")
+            raise UserError(f"[study] remedies: {remedy} is {key}, which says nothing to try")
     for share in said.shares:
         if round(share * len(source)) < len(source.classes):
-            raise ValueError(
+            raise UserError(
                 f"[study] shares: {share:g} of {len(source):,} images is less than one of each of "
                 f"{len(source.classes)} classes"
             )

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.grammar.sentence import Word, parse
 from plusx.nn.block import say
 from plusx.nn.network import Network, stage_positions
@@ -68,7 +69,7 @@ def grad_cam(
     The network is asked in evaluation mode and left as it was: modes, statistics and `.grad` of the
     parameters, which need not require gradients. A caller under `torch.no_grad` is served too.
 
-    ValueError: the network has no stage with more than one position, or is none that plusx knows
+    UserError: the network has no stage with more than one position, or is none that plusx knows
     how to cut; a class or a stage that is not there.
     """
     cut = cut_at(net, stage)
@@ -90,19 +91,19 @@ def cam_of(
     its own maps alone. So a detector can ask for the score of a box, or a network for segmentation
     for the sum over a region.
 
-    ValueError: the score is not one number a sample, or does not depend on the maps.
+    UserError: the score is not one number a sample, or does not depend on the maps.
     """
     maps = maps.detach()
     with torch.inference_mode(False), torch.enable_grad():
         at = maps.clone() if maps.is_inference() else maps.detach()
         scored = score(at.requires_grad_())
         if scored.shape != maps.shape[:1]:
-            raise ValueError(
+            raise UserError(
                 f"the score has shape {tuple(scored.shape)}; one number a sample is needed, "
                 f"({len(maps)},)"
             )
         if not scored.requires_grad:
-            raise ValueError("the score does not depend on the maps")
+            raise UserError("the score does not depend on the maps")
         (gradient,) = torch.autograd.grad(scored.sum(), at)
     weights = gradient.flatten(2).mean(2)
     cam = torch.einsum("nc,nc...->n...", weights, maps)
@@ -114,7 +115,7 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
 
     The tensor that is pooled is what reaches the tail's `pool`: behind its `norm act` in a
     pre-activation network. Where there is no such word, as in VGG, it is what reaches the first
-    word that moves positions. ValueError: the network cannot be cut there.
+    word that moves positions. UserError: the network cannot be cut there.
     """
     if isinstance(net, Network):
         return _cut_network(net, stage, _pooled(parse(net.spec.tail).branch))
@@ -122,13 +123,13 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
         return _cut_network(net, stage, net.tail.names.index("pool1"))
     answer = _PLAIN.get(str(getattr(net, "plain", "")))
     if answer is None:
-        raise ValueError(
+        raise UserError(
             f"{type(net).__name__} is no network of plusx: it does not say which of its tensors "
             "are maps (`plusx.study.grad_cam.cam_of` takes maps and a score)"
         )
     count = len(net.widths)  # type: ignore[arg-type]
     if stage is not None and stage_positions([stage], count) != [count - 1]:
-        raise ValueError(
+        raise UserError(
             f"{type(net).__name__} is no sentence: it can be cut after its last stage only"
         )
     return Cut(
@@ -142,21 +143,21 @@ def scores(answers: Tensor, classes: Classes) -> Tensor:
     if callable(classes):
         return classes(answers)
     if answers.ndim != 2:
-        raise ValueError(
+        raise UserError(
             f"the network's answer has shape {tuple(answers.shape)} and not (n, classes): give a "
             "function to one number a sample in the place of class numbers"
         )
     n, k = answers.shape
     wanted = torch.as_tensor(classes, device=answers.device)
     if wanted.is_floating_point() or wanted.shape not in ((), (n,)):
-        raise ValueError(
+        raise UserError(
             f"classes of {wanted.dtype} and shape {tuple(wanted.shape)}: whole numbers are needed, "
             f"one for all or one for each of the {n} samples"
         )
     wanted = wanted.long().expand(n)
     if n and bool(((wanted < 0) | (wanted >= k)).any()):
         wrong = next(c for c in wanted.tolist() if not 0 <= c < k)
-        raise ValueError(f"class {wrong} is not there: the network has 0 to {k - 1}")
+        raise UserError(f"class {wrong} is not there: the network has 0 to {k - 1}")
     return answers.gather(1, wanted[:, None])[:, 0]
 
 
@@ -189,10 +190,10 @@ def _pooled(words: Sequence[Word]) -> int:
 
 
 def _refuse_without_positions(net: nn.Module, x: Tensor) -> None:
-    """ValueError where no stage has a map that could show a place."""
+    """UserError where no stage has a map that could show a place."""
     if all(prod(maps.shape[2:]) == 1 for maps in net.features(x)):  # type: ignore[operator]
         size = " x ".join(map(str, x.shape[2:] if x.is_floating_point() else x.shape[1:]))
-        raise ValueError(
+        raise UserError(
             f"Grad-CAM needs a stage with positions; for inputs of {size} every stage of this "
             "network has one position"
         )

@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plusx.errors import UserError
 from plusx.nn.block import say
 from plusx.nn.layers import ConstantScale
 from plusx.report import values
@@ -59,7 +60,7 @@ def block_gradients(
     step sees it; else as in evaluation. A block that is dropped has a gradient of 0 in its weights.
     Weights, their .grad, buffers, modes and torch's generator are left as they were.
 
-    ValueError: the network is not made of blocks.
+    UserError: the network is not made of blocks.
     """
     found = places(net)
     with untouched(net), torch.enable_grad():
@@ -159,7 +160,7 @@ def shortcut_identity(
     lambda^(L-l) in the place of the 1, and the branches are scaled likewise. Without `branches` F
     is 0, and the gradient is dL/dx_L times that factor at every depth.
 
-    ValueError: the stage does not exist or is none of pre-activation: something follows the sum,
+    UserError: the stage does not exist or is none of pre-activation: something follows the sum,
     or the shortcut is not the identity times a constant.
     """
     network_of(net)
@@ -193,13 +194,13 @@ def _unrolled(net: nn.Module, stage: int) -> list[Place]:
     found = places(net)
     count = len(network_of(net).spec.stages)
     if not 1 <= stage <= count:
-        raise ValueError(f"there is no stage {stage}: this network has 1 to {count}")
+        raise UserError(f"there is no stage {stage}: this network has 1 to {count}")
     run = [place for place in found if place.name.startswith(f"layer{stage}.")]
     projecting = [i for i, place in enumerate(run) if place.block.projects]
     run = run[projecting[-1] + 1 :] if projecting else run
     wrong = [p for p in run if p.block.merge != "add" or p.block.after or _factor(p) is None]
     if wrong or not run:
-        raise ValueError(
+        raise UserError(
             "equation 5 holds for x + F(x) with nothing behind the sum, as in preact_resnet56; "
             f"stage {stage} of this network "
             + (f"has {wrong[0].name} of another form" if wrong else "has nothing but a projection")

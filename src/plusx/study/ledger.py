@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from plusx import __version__
+from plusx.errors import UserError
 from plusx.zoo.claims import (
     CLAIMS,
     PROTOCOLS,
@@ -38,7 +39,7 @@ def ledger(
 
     `state` is PASS, MISS or INCONCLUSIVE where it was run, "not run", or "not yet runnable" where
     plusx lacks what `missing` names. `marks` say what makes a result another one than this version
-    would give. ValueError: no claim matches, there is no such kind, or the file is damaged.
+    would give. UserError: no claim matches, there is no such kind, or the file is damaged.
     """
     if kind is not None:
         _check_kind(kind)
@@ -48,14 +49,14 @@ def ledger(
 
 
 def chosen(pattern: str, kind: str | None = None) -> tuple[list[str], bool]:
-    """The ids of the claims to run, and whether a pattern was given. ValueError: there is none."""
+    """The ids of the claims to run, and whether a pattern was given. UserError: there is none."""
     several = any(mark in pattern for mark in "*?[")
     names = claim_names(pattern)
     if kind is not None:
         _check_kind(kind)
         names = [name for name in names if CLAIMS[name].kind == kind]
         if not names:
-            raise ValueError(f"{pattern!r} matches no claim of the kind {kind}")
+            raise UserError(f"{pattern!r} matches no claim of the kind {kind}")
     return names, several
 
 
@@ -86,14 +87,14 @@ def _check_kind(kind: str) -> None:
     if kind not in get_args(Kind):
         near = get_close_matches(kind, get_args(Kind), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no kind of claim {kind!r}{hint} (there are {', '.join(get_args(Kind))})")
+        raise UserError(f"no kind of claim {kind!r}{hint} (there are {', '.join(get_args(Kind))})")
 
 
 def read_results(results: Path) -> dict[str, dict[str, Any]]:
-    """What is known of claims, by id; nothing where there is no file. ValueError: it is damaged."""
+    """What is known of claims, by id; nothing where there is no file. UserError: it is damaged."""
     path = results / FILE
     if results.exists() and not results.is_dir():
-        raise ValueError(f"{results} is a file; results are kept in a folder")
+        raise UserError(f"{results} is a file; results are kept in a folder")
     if not path.is_file():
         return {}
     try:
@@ -104,7 +105,7 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
             for name, record in found["claims"].items()
         }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not what `plusx reproduce` wrote ({type(error).__name__}: {error}); "
             "move it away, or name another folder"
         ) from None

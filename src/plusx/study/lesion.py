@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock
 from plusx.study.anatomy import Place, pass_by, places, untouched
 
@@ -54,7 +55,7 @@ def lesions(net: nn.Module, evaluate: Evaluate) -> list[Lesion]:
     is only possible where it does not change the shape. `evaluate` is called with the network in
     evaluation mode and without gradients.
 
-    ValueError: the network is not made of blocks.
+    UserError: the network is not made of blocks.
     """
     found = []
     for place in places(net):
@@ -78,14 +79,14 @@ def deletions(
     """The error without several random blocks at once (figure 5 a), `draws` times for each count.
 
     Drawn from the blocks that can be deleted, the same ones for the same seed.
-    ValueError: more blocks are asked for than can be deleted.
+    UserError: more blocks are asked for than can be deleted.
     """
     able = [place.name for place in places(net) if not undeletable(place)]
     generator = torch.Generator().manual_seed(seed)
     found = []
     for count in counts:
         if not 0 <= count <= len(able):
-            raise ValueError(
+            raise UserError(
                 f"{count} blocks cannot be deleted at once: of this network 0 to {len(able)} can"
             )
         errors = []
@@ -112,14 +113,14 @@ def undeletable(place: Place) -> str:
 def without(net: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """The network in evaluation mode, without gradients and without these blocks.
 
-    ValueError: there is no such block, or it cannot be deleted.
+    UserError: there is no such block, or it cannot be deleted.
     """
     known = {place.name: place for place in places(net)}
     for name in names:
         if name not in known:
-            raise ValueError(f"there is no block {name}; there are {', '.join(known)}")
+            raise UserError(f"there is no block {name}; there are {', '.join(known)}")
         if why := undeletable(known[name]):
-            raise ValueError(f"{name} cannot be deleted: {why}")
+            raise UserError(f"{name} cannot be deleted: {why}")
     chosen = [known[name] for name in dict.fromkeys(names)]
     with untouched(net), torch.no_grad():
         net.eval()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx.data.sample import Source
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.studies import Lesion
@@ -34,14 +35,14 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     said, net = recipe.study, recipe.net
     assert isinstance(said, Lesion)
     if source.multilabel:
-        raise ValueError(
+        raise UserError(
             f"{source.name} has several labels an image; the error without a block is that of one"
         )
     look = look_with("lesion", said.split, said.images, said.draws, *said.counts)
     found = []
     given = isinstance(net, NetByName) and bool(net.weights)
     if isinstance(net, NetByName):
-        spec(net.base)  # ValueError for a plain module
+        spec(net.base)  # UserError for a plain module
         if given:
             own = replace(recipe, compare=None, study=None)
             found.append(
@@ -85,7 +86,7 @@ def look(
         source = parts.Sets(tested, None).prepared_as(sets.train.preprocessing.to_dict()).train
     else:
         if sets.validation is None:
-            raise ValueError("[data] validation = 0: there are no validation images to judge by")
+            raise UserError("[data] validation = 0: there are no validation images to judge by")
         source = sets.validation
     batches = some_batches(source, images)
     with without(net, []):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
+from plusx.errors import UserError
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe
@@ -74,7 +75,7 @@ def make(crew: Crew, planned: Sequence[Planned], stream: TextIO, together: int =
     So many of one name train `together`, see `in_groups`.
 
     So the processes end at about the same time. A run that may diverge and does is told of in its
-    folder, and is not made again. ValueError: what was given is wrong. RuntimeError: runs failed,
+    folder, and is not made again. UserError: what was given is wrong. RuntimeError: runs failed,
     named with their seeds; the others are kept.
     """
     from plusx import store  # loads torch, as the crew does meanwhile
@@ -105,7 +106,7 @@ def make(crew: Crew, planned: Sequence[Planned], stream: TextIO, together: int =
                     shown.show()
                     shown.end(end.job.name, end.job.seed, end.error)
                     if end.fault:
-                        raise ValueError(f"{end.job}: {end.error}")
+                        raise UserError(f"{end.job}: {end.error}")
                     if end.diverged and end.job.may_diverge:
                         store.write_json(end.job.folder / DIVERGED, {"why": end.error})
                     elif end.error:
@@ -141,14 +142,14 @@ def crew_of(size: int, threads: int, together: int = 1) -> str:
 
 
 def refuse_apart(planned: Sequence[Planned], together: int, table: str) -> None:
-    """ValueError where runs of one name cannot train together; `table` says so many shall."""
+    """UserError where runs of one name cannot train together; `table` says so many shall."""
     if together == 1:
         return
     from plusx.run.seeds import why_apart  # loads torch
 
     for job, recipe, _ in {each.job.name: each for each in planned if each.job.train}.values():
         if why := why_apart(recipe):
-            raise ValueError(
+            raise UserError(
                 f"[{table}] together = {together}: seeds of {job.name} cannot train together: {why}"
             )
 

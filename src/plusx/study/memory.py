@@ -17,6 +17,7 @@ from torch import nn
 
 from plusx import store
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.grammar.memory import saved_bytes
 from plusx.grammar.plans import rule_of
 from plusx.grammar.remember import PLANS
@@ -57,10 +58,10 @@ def memory(
     its family. size: pixels a side, in place of each network's own. batch: images at a time.
     resident: measure as well how far the memory of a fresh process rises.
 
-    ValueError: a name or number that cannot be. RuntimeError: a process that measured failed.
+    UserError: a name or number that cannot be. RuntimeError: a process that measured failed.
     """
     if batch < 2:
-        raise ValueError(f"batch = {batch}: at least 2, for batch norm")
+        raise UserError(f"batch = {batch}: at least 2, for batch norm")
     rows = []
     for name in _named(asked, families):
         for plan in _plans(name):
@@ -93,7 +94,7 @@ def _named(asked: Sequence[str], families: bool) -> list[str]:
     for each in asked or USUAL:
         matching = names(each) if any(sign in each for sign in "*?[") else [each]
         if not matching:
-            raise ValueError(f"no network matches {each!r}")
+            raise UserError(f"no network matches {each!r}")
         for name in matching:
             find(name)
             found += family(name) if families else [name]
@@ -128,7 +129,7 @@ def _built(name: str, plan: str, size: int | None) -> nn.Module:
     """The network in training, under the plan."""
     spec = find(name)
     if size is not None and isinstance(spec, Plain):
-        raise ValueError(f"size = {size}: {name} is a plain module of a size of its own")
+        raise UserError(f"size = {size}: {name} is a plain module of a size of its own")
     made: nn.Module = create_model(
         replace(spec, size=size) if size is not None and isinstance(spec, Net) else name, seed=0
     )

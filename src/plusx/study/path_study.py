@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx.data.sample import Source
+from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Paths
 from plusx.study import drawn
@@ -31,7 +32,7 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     assert isinstance(said, Paths)
     for network in said.networks:
         if merges_of(spec(network)) != {"add"}:
-            raise ValueError(
+            raise UserError(
                 f"[study] networks: {network} has blocks that are not x + F(x), so it is no sum "
                 "over paths; a residual network is needed, such as resnet56"
             )

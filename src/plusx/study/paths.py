@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock, say
 from plusx.study.anatomy import network_of, norm_of, places
 from plusx.study.gradient import Loss
@@ -55,7 +56,7 @@ def path_gradients(
     its gradient on through the branch alone if the path takes it, else through the shortcut alone
     (section 4.3). A length with fewer paths than `samples` has each of its paths once at most.
 
-    ValueError: a block is none of x + F(x), or a length is not one of 0..n.
+    UserError: a block is none of x + F(x), or a length is not one of 0..n.
     """
     jacobian = Backward(net, inputs, targets, loss)
     count = len(jacobian.names)
@@ -64,7 +65,7 @@ def path_gradients(
     found = []
     for length in range(count + 1) if lengths is None else lengths:
         if not 0 <= length <= count:
-            raise ValueError(f"no path is {length} long: through {count} blocks 0 to {count}")
+            raise UserError(f"no path is {length} long: through {count} blocks 0 to {count}")
         chosen: set[frozenset[int]] = set()
         norms = []
         for _ in range(samples):
@@ -114,7 +115,7 @@ class Backward:
         self.names = [place.name for place in places(net)]
         for place in places(net):
             if place.block.merge != "add":
-                raise ValueError(
+                raise UserError(
                     f"{place.name} is no block x + F(x): paths are those of residual networks, "
                     "such as resnet56"
                 )

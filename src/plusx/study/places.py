@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.nn.dense import Dense
 from plusx.nn.network import Network, stage_positions
 from plusx.study.grad_cam import cam_of
@@ -108,7 +109,7 @@ def _begun(
     backbone = net.backbone
     if not isinstance(backbone, Network):
         if index != len(stages) - 1:
-            raise ValueError(
+            raise UserError(
                 f"{type(backbone).__name__} is no sentence: it can be cut after its last stage only"
             )
         return stages[-1], _as_it_is

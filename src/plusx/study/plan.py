@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from torch import nn
 
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.recipe import NetByName, Recipe
 from plusx.run import load_run, parts
@@ -65,7 +66,7 @@ class Made:
 class Study:
     """A question, what is made to answer it, and how the answer is said.
 
-    `cells` gets the recipe and the images it trains on, and raises ValueError where the study
+    `cells` gets the recipe and the images it trains on, and raises UserError where the study
     cannot be asked of a network. `columns`, `rows` and `figures` are as docs/studies.md says.
     """
 
@@ -159,10 +160,10 @@ def fitted(net: Net, source: Source) -> Net:
 
 
 def spec(name: str) -> Net:
-    """The spec of a network of the zoo. ValueError for an unknown name, or a plain module."""
+    """The spec of a network of the zoo. UserError for an unknown name, or a plain module."""
     found = find(name)
     if isinstance(found, Plain):
-        raise ValueError(
+        raise UserError(
             f"{name} is a plain module: it has no blocks that a study could look at or change"
         )
     return found

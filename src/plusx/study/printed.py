@@ -10,6 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from plusx.errors import UserError
+
 
 SHARES = {"": Fraction(1), "%": Fraction(1, 100)}
 COUNTS = {"": Fraction(1), "K": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9)}
@@ -83,30 +85,30 @@ class Tables:
 def read_tables(path: str | Path) -> Tables:
     """The tables of a TOML file; docs/studies.md says how one is written.
 
-    ValueError: the file cannot be read as tables; the message says where.
+    UserError: the file cannot be read as tables; the message says where.
     """
     path = Path(path)
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from error
+        raise UserError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     try:
         return _tables(told)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def interval(text: str, unit: Fraction = Fraction(1), *, whole: bool = False) -> Interval:
     """The values that are printed as this text, times the unit; a spread after ± is left aside.
 
-    `whole`: a number without decimals is a count, exact. ValueError: it is no number.
+    `whole`: a number without decimals is a count, exact. UserError: it is no number.
     """
     number = text.partition("±")[0].strip()
     found = _NUMBER.fullmatch(number)
     if found is None:
-        raise ValueError(f"{text!r} is not a number as it is printed, such as 71.3 or 269,434")
+        raise UserError(f"{text!r} is not a number as it is printed, such as 71.3 or 269,434")
     value = Fraction(number.replace(",", ""))
     decimals = len(found[1] or "")
     half = Fraction(0) if whole and not decimals else Fraction(1, 2 * 10**decimals)
@@ -122,12 +124,12 @@ def _tables(told: Mapping[str, Any]) -> Tables:
     refuse_unknown(told, set(shapes), "")
     for key, value in told.items():
         if not isinstance(value, shapes[key]):
-            raise ValueError(f"{key}: {value!r} is no {shapes[key].__name__}")
+            raise UserError(f"{key}: {value!r} is no {shapes[key].__name__}")
     averaging = told.get("averaging", "")
     if averaging not in AVERAGES:
-        raise ValueError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
+        raise UserError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
     if not told.get("tables"):
-        raise ValueError("there are no [[tables]]")
+        raise UserError("there are no [[tables]]")
     return Tables(
         tables=tuple(_table(each, number) for number, each in enumerate(told["tables"], 1)),
         networks={str(key): str(value) for key, value in told.get("networks", {}).items()},
@@ -143,18 +145,18 @@ def _tables(told: Mapping[str, Any]) -> Tables:
 
 def _table(told: Any, number: int) -> Table:
     if not isinstance(told, dict):
-        raise ValueError(f"[[tables]] {number} is no table")
+        raise UserError(f"[[tables]] {number} is no table")
     name = str(told.get("name", f"table {number}"))
     refuse_unknown(told, {"name", "columns", "rows"}, f"{name}: ")
     rows, columns = told.get("rows", {}), told.get("columns", {})
     if not isinstance(rows, dict) or not isinstance(columns, dict) or not columns:
-        raise ValueError(f"{name}: needs tables columns and rows")
+        raise UserError(f"{name}: needs tables columns and rows")
     for row, texts in rows.items():
         if not isinstance(texts, dict):
-            raise ValueError(f"{name}, {row}: {texts!r} is no table of columns")
+            raise UserError(f"{name}, {row}: {texts!r} is no table of columns")
         for column, text in texts.items():
             if isinstance(text, float):
-                raise ValueError(
+                raise UserError(
                     f'{name}, {row}, {column}: write {text} in quotes as it is printed, "{text}": '
                     "its decimals say how it was rounded"
                 )
@@ -170,7 +172,7 @@ def refuse_unknown(told: Mapping[str, Any], known: set[str], where: str) -> None
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            raise ValueError(f"{where}unknown key {key!r}: {hint}")
+            raise UserError(f"{where}unknown key {key!r}: {hint}")
 
 
 def to_toml(tables: Tables, *, title: str = "") -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.run.environment import environment
 from plusx.run.folder import now
 from plusx.study import arithmetic, bookkeeping, errata, properties, trained
@@ -93,7 +94,7 @@ def reproduce(
     version, which the record describes; of a claim about training it is never a PASS, and it
     never takes the place of a full result.
 
-    ValueError: there is no such claim, plusx has not got what it takes to run it, or its data is
+    UserError: there is no such claim, plusx has not got what it takes to run it, or its data is
     not there. RuntimeError: what was built is not what arithmetic says.
     """
     claim = find_claim(name)
@@ -147,7 +148,7 @@ def reproduce_all(
 def run_claim(claim: Claim, asked: Asked, command: str = "") -> dict[str, Any]:
     """Run one claim; the record of it, kept nowhere."""
     if claim.missing:
-        raise ValueError(f"{claim.id} is not yet runnable; plusx has not got {claim.missing}")
+        raise UserError(f"{claim.id} is not yet runnable; plusx has not got {claim.missing}")
     begun = time.monotonic()
     outcome = CHECKS[claim.check](claim, asked)
     judged = judged_outcome(claim, outcome, asked.quick)

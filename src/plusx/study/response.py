@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock
 from plusx.nn.init import CONVOLUTIONS
 from plusx.study.anatomy import network_of, untouched
@@ -31,12 +32,12 @@ def responses(net: nn.Module, inputs: Iterable[Tensor]) -> list[Response]:
     That is before the nonlinearity and before the sum, as the paper says it. `inputs` are batches
     (n, ...); the network is run in evaluation mode, and is left as it was.
 
-    ValueError: the network is not made of blocks, has no such layer, or `inputs` are empty.
+    UserError: the network is not made of blocks, has no such layer, or `inputs` are empty.
     """
     net = network_of(net)
     layers = three_by_three(net)
     if not layers:
-        raise ValueError("the network has no layer of 3 x 3, so there is no response to measure")
+        raise UserError("the network has no layer of 3 x 3, so there is no response to measure")
     moments = {name: torch.zeros(3, dtype=torch.float64) for name in layers}
 
     def keep(name: str, output: Tensor) -> None:
@@ -50,7 +51,7 @@ def responses(net: nn.Module, inputs: Iterable[Tensor]) -> list[Response]:
         for batch in inputs:
             net(batch)
     if any(count == 0 for count, _, _ in moments.values()):
-        raise ValueError("there are no inputs to measure responses with")
+        raise UserError("there are no inputs to measure responses with")
     return [
         Response(name, float((squares / count - (total / count) ** 2).clamp(min=0).sqrt()))
         for name, (count, total, squares) in moments.items()

@@ -25,7 +25,7 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     said = recipe.study
     assert isinstance(said, Responses)
     for network in said.networks:
-        spec(network)  # ValueError for a plain module
+        spec(network)  # UserError for a plain module
     return [
         Cell(
             name=network,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import at_cost, with_merge
@@ -21,7 +22,7 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     said = recipe.study
     assert isinstance(said, Skips)
     if said.depth < 8:
-        raise ValueError(f"[study] depth = {said.depth}: at least 8, one basic block a stage")
+        raise UserError(f"[study] depth = {said.depth}: at least 8, one basic block a stage")
     basic = fitted(net(BASIC_A, (said.depth - 2) // 6, WIDTHS), source)
     cost = measure(basic).multiply_adds
     found = []

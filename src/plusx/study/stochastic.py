@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from plusx.errors import UserError
 from plusx.study.anatomy import places, untouched
 
 
@@ -24,12 +25,12 @@ def expected_depth(blocks: int, last: float) -> float:
 def counted_depths(net: nn.Module, draws: int, seed: int = 0) -> list[int]:
     """How many blocks of a network survive in each of `draws` training passes.
 
-    The blocks are asked, as a pass does; nothing is computed. ValueError: the network is not made
+    The blocks are asked, as a pass does; nothing is computed. UserError: the network is not made
     of blocks, or drops rows of a batch in the place of whole blocks.
     """
     blocks = [place.block for place in places(net)]
     if any(block.drop and block.drops_rows for block in blocks):
-        raise ValueError(
+        raise UserError(
             "this network drops rows of a batch, so no block is ever skipped: it needs "
             'drop_mode = "batch"'
         )

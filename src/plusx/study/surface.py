@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.study.anatomy import untouched
 
 
@@ -58,7 +59,7 @@ def plane(
     for direction in directions:
         for name, along in direction.items():
             if name not in parameters or parameters[name].shape != along.shape:
-                raise ValueError(f"the direction is of another network: at {name}")
+                raise UserError(f"the direction is of another network: at {name}")
     with untouched(net), torch.no_grad(), weights_kept(parameters) as begun:
         net.eval()
         rows = []

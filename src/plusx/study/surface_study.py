@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plusx.data.sample import Source
+from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Surface
 from plusx.study import drawn
@@ -31,7 +32,7 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     said = recipe.study
     assert isinstance(said, Surface)
     if source.multilabel:
-        raise ValueError(f"{source.name} has several labels an image; the surface is that of one")
+        raise UserError(f"{source.name} has several labels an image; the surface is that of one")
     for network in said.networks:
         find(network)
     return [

@@ -49,7 +49,7 @@ def deep_step(
     """Train a network one step of plain SGD; it is left trained, in training mode.
 
     He et al. 2015, section 4.2, begin their deep networks at a rate of 0.01. What is drawn
-    (dropout, stochastic depth) is drawn from `seed`. ValueError: the network has no blocks.
+    (dropout, stochastic depth) is drawn from `seed`. UserError: the network has no blocks.
     """
     net = network_of(net)
     net.train()

@@ -12,6 +12,7 @@ from typing import Any
 
 from plusx import run, store
 from plusx.data.download import places
+from plusx.errors import UserError
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe, to_toml
@@ -34,7 +35,7 @@ _SIZES = (8, 16, 32, 64)
 def train(claim: Claim, asked: Asked) -> Outcome:
     """Train with every seed, and judge each finished run once.
 
-    ValueError: the data is not there, or the folder was begun with another recipe.
+    UserError: the data is not there, or the folder was begun with another recipe.
     """
     names = [name for name in (claim.network, claim.against) if name]
     seeds = SEEDS[:1] if asked.quick else SEEDS
@@ -80,25 +81,25 @@ def train(claim: Claim, asked: Asked) -> Outcome:
 def published(claim: Claim, asked: Asked) -> Outcome:
     """Torchvision's weights on ImageNet's validation images."""
     if asked.quick:
-        raise ValueError(f"{claim.id}: 50,000 images are judged or none; there is no quick version")
+        raise UserError(f"{claim.id}: 50,000 images are judged or none; there is no quick version")
     accuracy = published_figures(claim.network)["accuracy"]
     return Outcome(values=(accuracy,), shown=("torchvision's IMAGENET1K_V1, all images, one crop",))
 
 
 def published_figures(network: str) -> dict[str, Any]:
-    """The figures of torchvision's weights. ValueError: ImageNet is not there."""
+    """The figures of torchvision's weights. UserError: ImageNet is not there."""
     place = imagenet()
     opened = load_weights_as(network, "IMAGENET1K_V1")
     return run.evaluate(opened, data=place, split="validation")
 
 
 def imagenet() -> Path:
-    """The folder of ImageNet's images. ValueError: it is not there, and where it is looked for."""
+    """The folder of ImageNet's images. UserError: it is not there, and where it is looked for."""
     looked = [place / "imagenet" for place in places()]
     for place in looked:
         if (place / "val").is_dir():
             return place
-    raise ValueError(
+    raise UserError(
         "ImageNet is not here, and nobody may hand it on: put its images at "
         f"{looked[0]}/train/CLASS/... and {looked[0]}/val/CLASS/... (PLUSX_DATA says where)"
     )
@@ -150,7 +151,7 @@ def _quick_size(network: str) -> tuple[int, int]:
             return size, measure(replace(net, size=size, in_channels=1)).multiply_adds
         except ValueError:
             continue
-    raise ValueError(f"{network} cannot read images of up to {_SIZES[-1]} pixels")
+    raise UserError(f"{network} cannot read images of up to {_SIZES[-1]} pixels")
 
 
 def _smaller(claim: Claim, told: Recipe) -> str:

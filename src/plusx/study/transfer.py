@@ -6,6 +6,7 @@ from typing import Any
 
 from plusx import store
 from plusx.data.source import Source
+from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.sets import KnownData, OwnData
@@ -27,12 +28,12 @@ def cells(recipe: Recipe, source: Source) -> list[Cell]:
     said, data = recipe.study, recipe.data
     assert isinstance(said, Transfer)
     if isinstance(recipe.net, Net) or recipe.net.weights:
-        raise ValueError("[net]: the study names its networks and trains their weights itself")
+        raise UserError("[net]: the study names its networks and trains their weights itself")
     if not isinstance(data, KnownData | OwnData) or data.classes is None:
-        raise ValueError("[data] classes: which ones are to be learned from few images?")
+        raise UserError("[data] classes: which ones are to be learned from few images?")
     shared = [name for name in said.classes if name in data.classes]
     if shared:
-        raise ValueError(f"[study] classes: {shared[0]!r} is among those of [data] too")
+        raise UserError(f"[study] classes: {shared[0]!r} is among those of [data] too")
     before = replace(
         recipe,
         data=replace(data, classes=said.classes, train=None, per_class=None),

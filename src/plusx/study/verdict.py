@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
+from plusx.errors import UserError
 from plusx.study.finding import student
 
 
@@ -58,10 +59,10 @@ def judge(
 ) -> Judged:
     """Judge one value a seed, or an exact one. `spread` is the one that was published.
 
-    Not a number is never what was claimed. ValueError: there is no value.
+    Not a number is never what was claimed. UserError: there is no value.
     """
     if not values:
-        raise ValueError("there is no value to judge")
+        raise UserError("there is no value to judge")
     low, high = allowed(claimed, tolerance, side)
     value = float(mean(values))
     own = stdev(values) if len(values) > 1 and math.isfinite(value) else None

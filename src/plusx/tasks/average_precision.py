@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from plusx.errors import UserError
+
 
 SIDE = 28  # of the grid of probabilities that a predicted box carries for its mask
 ROW = 6  # left, top, right, bottom, score, class
@@ -51,7 +53,7 @@ class AveragePrecision:
 
     def update(self, predictions: Tensor, targets: Tensor, masks: Tensor | None = None) -> None:
         if targets.ndim != 3 or targets.shape[-1] != 7:
-            raise ValueError(
+            raise UserError(
                 f"targets are of shape {tuple(targets.shape)}; figures of a detector need boxes, "
                 "float (n, m, 7)"
             )
@@ -60,7 +62,7 @@ class AveragePrecision:
             raise FloatingPointError("predicted boxes are not finite")
         for rows, place, whose in ((right, 4, "a target"), (told, 5, "a prediction")):
             if rows.shape[1] and int(rows[..., place].max()) >= len(self.classes):
-                raise ValueError(
+                raise UserError(
                     f"{whose} is class {int(rows[..., place].max())}; there are "
                     f"{len(self.classes)}, so 0 to {len(self.classes) - 1} are allowed"
                 )
@@ -95,7 +97,7 @@ class AveragePrecision:
 
     def compute(self) -> dict[str, Any]:
         if not self._images:
-            raise ValueError("there are no predictions to judge: not one batch was seen")
+            raise UserError("there are no predictions to judge: not one batch was seen")
         to_find = [each["category_id"] for each in self._right if not each["iscrowd"]]
         counts = np.bincount(np.array(to_find, np.int64), minlength=len(self.classes) + 1)[1:]
         figures: dict[str, Any] = {"count": len(self._images), "boxes": len(to_find)}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.tasks.meters import Classification, Meter, MultiLabel
 from plusx.tasks.task import Task
 
@@ -28,7 +29,7 @@ class Classify(Task):
     classes: the names, for the tables.
 
     After each forward `seen["error"]` is the share of the batch (with `multilabel`: of all the
-    answers) that was wrong. Class numbers outside 0..k-1 are refused with a ValueError, among
+    answers) that was wrong. Class numbers outside 0..k-1 are refused with a UserError, among
     them the -100 that torch would pass over in silence.
     """
 
@@ -46,7 +47,7 @@ class Classify(Task):
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {label_smoothing}; allowed is 0 <= value < 1")
+            raise UserError(f"label_smoothing is {label_smoothing}; allowed is 0 <= value < 1")
         weights = None if class_weights is None else checked_weights(class_weights, classes)
         self.net = net
         self.label_smoothing = label_smoothing
@@ -67,7 +68,7 @@ class Classify(Task):
         logits = at_least_float32(logits)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"class_weights has {len(weights)} numbers; the network tells {logits.shape[1]} "
                 "classes apart"
             )
@@ -101,12 +102,12 @@ class Classify(Task):
 def checked_weights(
     given: Sequence[float] | Tensor, classes: Sequence[str] | None
 ) -> Float[Tensor, "k"]:
-    """A factor for each class as a tensor. ValueError: they are none, or not one a class."""
+    """A factor for each class as a tensor. UserError: they are none, or not one a class."""
     weights = torch.as_tensor(given, dtype=torch.float32)
     if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError("class_weights has to be one finite number >= 0 for each class")
+        raise UserError("class_weights has to be one finite number >= 0 for each class")
     if classes is not None and len(weights) != len(classes):
-        raise ValueError(f"class_weights has {len(weights)} numbers for {len(classes)} classes")
+        raise UserError(f"class_weights has {len(weights)} numbers for {len(classes)} classes")
     return weights
 
 
@@ -116,33 +117,33 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def _classes(targets: Tensor, logits: Tensor) -> Tensor:
-    """Class numbers (n,) or shares (n, k), or a ValueError that says what is wrong with them."""
+    """Class numbers (n,) or shares (n, k), or a UserError that says what is wrong with them."""
     n, k = logits.shape
     if targets.ndim == 1 and not targets.is_floating_point():
         low, high = targets.aminmax()
         if bool((low < 0) | (high >= k)):
             wrong = int(low) if low < 0 else int(high)
-            raise ValueError(
+            raise UserError(
                 f"a target is class {wrong}; a network of {k} classes allows 0 to {k - 1}"
             )
         return targets.long()
     if targets.is_floating_point() and targets.shape == logits.shape:
         return targets.to(logits.dtype)
-    raise ValueError(
+    raise UserError(
         f"targets are {targets.dtype} of shape {tuple(targets.shape)}; allowed are class numbers, "
         f"int64 ({n},), or shares of the classes, float ({n}, {k})"
     )
 
 
 def _answers(targets: Tensor, logits: Tensor) -> Tensor:
-    """Answers (n, k) between 0 and 1, or a ValueError that says what is wrong with them."""
+    """Answers (n, k) between 0 and 1, or a UserError that says what is wrong with them."""
     if targets.shape != logits.shape:
-        raise ValueError(
+        raise UserError(
             f"targets of shape {tuple(targets.shape)}; with multilabel they have to be zeros and "
             f"ones of shape {tuple(logits.shape)}"
         )
     targets = targets.to(logits.dtype)
     # Written so that a target that is no number is refused as well.
     if not bool(((targets >= 0) & (targets <= 1)).all()):
-        raise ValueError("a target lies outside 0 to 1, or is no number")
+        raise UserError("a target lies outside 0 to 1, or is no number")
     return targets

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.tasks import fcos, two_stage, yolo
 from plusx.tasks.average_precision import ROW, SIDE, AveragePrecision
 from plusx.tasks.meters import Meter
@@ -45,7 +46,7 @@ class Detect(Task):
         super().__init__()
         kind = getattr(getattr(net, "head_spec", None), "kind", "a linear layer")
         if kind not in DETECTORS:
-            raise ValueError(
+            raise UserError(
                 f'[task] kind = "detect" needs a [head] that finds boxes, not {kind}: '
                 f"{', '.join(DETECTORS)}"
             )
@@ -64,7 +65,7 @@ class Detect(Task):
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         boxes = batch.targets
         if boxes.ndim != 3 or boxes.shape[-1] != 7:
-            raise ValueError(
+            raise UserError(
                 f"targets are of shape {tuple(boxes.shape)}; a detector needs boxes, (n, m, 7)"
             )
         self._refuse_classes(boxes)
@@ -120,7 +121,7 @@ class Detect(Task):
     def _refuse_classes(self, boxes: Tensor) -> None:
         highest, known = int(boxes[..., 4].max()), self._known()
         if highest >= known:
-            raise ValueError(
+            raise UserError(
                 f"a box is of class {highest}; a network of {known} classes allows 0 to {known - 1}"
             )
 

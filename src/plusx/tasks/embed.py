@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.tasks.classify import at_least_float32
 from plusx.tasks.meters import Meter
 from plusx.tasks.task import Task
@@ -41,7 +42,7 @@ class Embed(Task):
     After each forward `seen["error"]` is, with arcface, the share of inputs that are nearer to the
     direction of another class than to their own; with triplet the share whose farthest fellow is
     farther away than the nearest other. With triplet an input without a fellow or without another
-    in its batch does not count. ValueError: class numbers outside 0..k-1 with arcface.
+    in its batch does not count. UserError: class numbers outside 0..k-1 with arcface.
     """
 
     scores = ("equal_error_rate", "true_accept_rate", "auroc")
@@ -59,12 +60,12 @@ class Embed(Task):
     ) -> None:
         super().__init__()
         if loss not in ("arcface", "triplet"):
-            raise ValueError(f"loss is {loss!r}; allowed are 'arcface' and 'triplet'")
+            raise UserError(f"loss is {loss!r}; allowed are 'arcface' and 'triplet'")
         if not margin >= 0 or (loss == "arcface" and not margin < math.pi / 2):
             allowed = "0 to below pi / 2" if loss == "arcface" else "0 and above"
-            raise ValueError(f"margin is {margin}; with {loss} allowed is {allowed}")
+            raise UserError(f"margin is {margin}; with {loss} allowed is {allowed}")
         if not scale > 0:
-            raise ValueError(f"scale is {scale}; it has to be above 0")
+            raise UserError(f"scale is {scale}; it has to be above 0")
         Verification(false_accept_rate)  # refused now, and not when the first epoch is judged
         self.net = net
         self.loss_kind: Loss = loss
@@ -89,7 +90,7 @@ class Embed(Task):
         if self.loss_kind == "triplet":
             return self._triplets(unit, targets)
         if self.directions is None:
-            raise ValueError("the classes of the training are not known: arcface cannot be trained")
+            raise UserError("the classes of the training are not known: arcface cannot be trained")
         cosines = F.linear(unit, F.normalize(self.directions, dim=1).to(unit.dtype))
         self.seen = {"error": (cosines.detach().argmax(1) != targets).float().mean()}
         return F.cross_entropy(self.scale * with_margin(cosines, targets, self.margin), targets)
@@ -119,7 +120,7 @@ def with_margin(
     cos(angle) - margin * sin(margin), as in the authors' code.
     """
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < cosines.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"targets run from {int(targets.min())} to {int(targets.max())}; of "
             f"{cosines.shape[1]} classes 0 to {cosines.shape[1] - 1} are allowed"
         )
@@ -149,5 +150,5 @@ def embedding_width(net: nn.Module) -> int:
     """How many numbers the network answers with."""
     width = getattr(net.fc, "out_features", None) or getattr(net, "embed_width", None)
     if width is None:
-        raise ValueError("the network does not say how wide its answer is: give it a head")
+        raise UserError("the network does not say how wide its answer is: give it a head")
     return int(width)

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from plusx.errors import UserError
+
 
 AUXILIARY = 0.5  # the weight of an auxiliary head, as in torchvision's reference training
 GAMMA = 2.0  # of the focal loss (Lin et al. 2017, section 4.1)
@@ -111,17 +113,17 @@ LOSSES: dict[str, Callable[[Told], Tensor]] = {
 
 
 def parse_losses(text: str) -> tuple[str, ...]:
-    """The words of a sum of losses, as "cross-entropy dice". ValueError for any other word."""
+    """The words of a sum of losses, as "cross-entropy dice". UserError for any other word."""
     words = tuple(text.split())
     if not words:
-        raise ValueError(f"loss is empty; allowed are {', '.join(LOSSES)}, and several of them")
+        raise UserError(f"loss is empty; allowed are {', '.join(LOSSES)}, and several of them")
     for word in words:
         if word not in LOSSES:
             near = difflib.get_close_matches(word, LOSSES, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(LOSSES)}"
-            raise ValueError(f"loss {text!r}: no loss is called {word!r}; {hint}")
+            raise UserError(f"loss {text!r}: no loss is called {word!r}; {hint}")
     if len(set(words)) < len(words):
-        raise ValueError(f"loss {text!r}: each loss once")
+        raise UserError(f"loss {text!r}: each loss once")
     return words
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.tasks.roc import areas
 
 
@@ -53,7 +54,7 @@ class Classification:
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         if targets.ndim != 1 or targets.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"targets are {targets.dtype} of shape {tuple(targets.shape)}; figures of a "
                 "classifier need class numbers, int64 (n,)"
             )
@@ -64,7 +65,7 @@ class Classification:
         probabilities, right = _joined(self._probabilities, self._targets)
         n, k = probabilities.shape
         if right.min() < 0 or right.max() >= k:
-            raise ValueError(
+            raise UserError(
                 f"targets run from {right.min()} to {right.max()}; the predictions are of {k} "
                 f"classes, so 0 to {k - 1} are allowed"
             )
@@ -107,13 +108,13 @@ class MultiLabel:
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         if targets.shape != predictions.shape:
-            raise ValueError(
+            raise UserError(
                 f"targets of shape {tuple(targets.shape)} for predictions of shape "
                 f"{tuple(predictions.shape)}"
             )
         answers = targets.detach().cpu().numpy()
         if not np.isin(answers, (0, 1)).all():
-            raise ValueError("targets with several labels have to be zeros and ones")
+            raise UserError("targets with several labels have to be zeros and ones")
         self._probabilities.append(predictions.detach().cpu().numpy())
         self._targets.append(answers > 0.5)
 
@@ -152,7 +153,7 @@ def calibration_error(
 def _joined(probabilities: list[Any], targets: list[Any]) -> tuple[Any, Any]:
     """What all batches gave, in two arrays that can be judged."""
     if not probabilities:
-        raise ValueError("there are no predictions to judge: not one batch was seen")
+        raise UserError("there are no predictions to judge: not one batch was seen")
     joined = np.concatenate(probabilities)
     broken = int((~np.isfinite(joined)).any(1).sum())
     if broken:
@@ -176,7 +177,7 @@ def _precision_recall(
     """Precision, recall and F1 of every class, and their means over those that are `counted`."""
     names = [str(i) for i in range(len(hits))] if classes is None else list(classes)
     if len(names) != len(hits):
-        raise ValueError(f"{len(names)} names of classes for predictions of {len(hits)} classes")
+        raise UserError(f"{len(names)} names of classes for predictions of {len(hits)} classes")
     precision = hits / np.maximum(predicted, 1)
     recall = hits / np.maximum(actual, 1)
     f1 = 2 * hits / np.maximum(predicted + actual, 1)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.tasks.meters import SMALLEST
 
 
@@ -48,7 +49,7 @@ class Overlap:
         if targets.dtype != torch.uint8 or (
             (len(predictions), *predictions.shape[2:]) != tuple(targets.shape)
         ):
-            raise ValueError(
+            raise UserError(
                 f"targets are {targets.dtype} of shape {tuple(targets.shape)}; predictions of "
                 f"shape {tuple(predictions.shape)} need classes of positions, uint8 "
                 f"{(len(predictions), *predictions.shape[2:])}"
@@ -60,11 +61,11 @@ class Overlap:
 
     def compute(self) -> dict[str, Any]:
         if not self._confusions:
-            raise ValueError("there are no predictions to judge: not one batch was seen")
+            raise UserError("there are no predictions to judge: not one batch was seen")
         images = np.stack(self._confusions)
         confusion = images.sum(0)
         if not confusion.sum():
-            raise ValueError("there are no predictions to judge: no position has a class")
+            raise UserError("there are no predictions to judge: no position has a class")
         losses = np.array(self._losses)
         iou, dice, precision, recall, occurs = _ratios(confusion)
         counted = _without(occurs, self.background)
@@ -81,7 +82,7 @@ class Overlap:
         }
         names = self.classes or [str(number) for number in range(len(confusion))]
         if len(names) != len(confusion):
-            raise ValueError(
+            raise UserError(
                 f"{len(names)} names of classes for predictions of {len(confusion)} classes"
             )
         actual = confusion.sum(1)
@@ -123,7 +124,7 @@ def _judged(
         return float("nan"), np.zeros((k, k), np.int64)
     highest = int(right.max())
     if highest >= k:
-        raise ValueError(
+        raise UserError(
             f"a position has class {highest}; the predictions are of {k} classes, so 0 to {k - 1} "
             f"are allowed, and {UNJUDGED} for what is not judged"
         )

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.tasks.meters import Meter
 from plusx.tasks.task import Task
 
@@ -30,10 +31,10 @@ def prepare(
         training with usual batches (docs/benchmarks.md); a few small images can be slower. It
         changes no result but for rounding.
     compile: let torch.compile build the network at the first batch (tens of seconds on a CPU).
-    ValueError: a device that is not there, or a precision that is not known.
+    UserError: a device that is not there, or a precision that is not known.
     """
     if precision != "float32" and precision not in HALVES:
-        raise ValueError(
+        raise UserError(
             f"precision is {precision!r}; allowed are 'float32', 'bfloat16' and 'float16'"
         )
     task.to(find_device(device))
@@ -45,7 +46,7 @@ def prepare(
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ValueError where this machine has none."""
+    """The device of that name; UserError where this machine has none."""
     there = ["cpu"]
     if torch.backends.mps.is_available():
         there.insert(0, "mps")
@@ -58,9 +59,9 @@ def find_device(name: str | torch.device) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in there:
-        raise ValueError(f"device {str(name)!r} is not there; this machine has {', '.join(there)}")
+        raise UserError(f"device {str(name)!r} is not there; this machine has {', '.join(there)}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"device {str(name)!r} is not there; CUDA devices are counted from 0 and there are "
             f"{torch.cuda.device_count()}"
         )

@@ -8,6 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.tasks.classify import at_least_float32, checked_weights
 from plusx.tasks.losses import AUXILIARY, LOSSES, Told, parse_losses
 from plusx.tasks.meters import Meter
@@ -42,7 +43,7 @@ class Segment(Task):
         told then.
 
     After each forward `seen["error"]` is the share of judged positions that was wrong, the mean
-    over the samples. Classes that the network does not tell are refused with a ValueError.
+    over the samples. Classes that the network does not tell are refused with a UserError.
     """
 
     class_weights: Tensor | None
@@ -65,17 +66,17 @@ class Segment(Task):
         if class_weights is not None:
             weights = checked_weights(class_weights, classes)
             if not {"cross-entropy", "focal"} & set(self.words):
-                raise ValueError(
+                raise UserError(
                     f"class_weights are of the losses cross-entropy and focal; loss is {loss!r}"
                 )
         if background and background not in (classes or ()):
-            raise ValueError(
+            raise UserError(
                 f"background is {background!r}; the classes are {', '.join(classes or ('none',))}"
             )
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap is {overlap}; allowed is 0 <= value < 1")
+            raise UserError(f"overlap is {overlap}; allowed is 0 <= value < 1")
         if window is not None and min(window, default=0) < 1:
-            raise ValueError(f"window is {tuple(window)}; every side is at least 1")
+            raise UserError(f"window is {tuple(window)}; every side is at least 1")
         self.net = net
         self.classes = None if classes is None else tuple(classes)
         self.background = background
@@ -107,7 +108,7 @@ class Segment(Task):
         """The loss of what the network answered, and what was `seen` in it."""
         logits = at_least_float32(logits)
         if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"class_weights has {len(self.class_weights)} numbers; the network tells "
                 f"{logits.shape[1]} classes apart"
             )
@@ -155,10 +156,10 @@ def balanced(counts: Shaped[Tensor, "k"], rule: str = "balanced") -> Float[Tenso
 
 
 def _classes(targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes and whether they are judged, both (n, positions), or a ValueError."""
+    """Classes and whether they are judged, both (n, positions), or a UserError."""
     n, k = logits.shape[:2]
     if targets.dtype != torch.uint8 or targets.shape != (n, *logits.shape[2:]):
-        raise ValueError(
+        raise UserError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; allowed are classes of "
             f"positions, uint8 {(n, *logits.shape[2:])}"
         )
@@ -167,7 +168,7 @@ def _classes(targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     right = torch.where(judged, right, 0)
     highest = int(right.max()) if right.numel() else 0
     if highest >= k:
-        raise ValueError(
+        raise UserError(
             f"a target is class {highest}; a network of {k} classes allows 0 to {k - 1}, and "
             f"{UNJUDGED} for what is not judged"
         )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.tasks.overlap import UNJUDGED
 
 
@@ -59,7 +60,7 @@ class SurfaceDistance:
 
     def compute(self) -> dict[str, Any]:
         if not self._distances:
-            raise ValueError("there are no predictions to judge: not one batch was seen")
+            raise UserError("there are no predictions to judge: not one batch was seen")
         names = self.classes or [str(number) for number in self._distances]
         every = [each for own in self._distances.values() for each in own]
         return {

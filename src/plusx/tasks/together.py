@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.nn.network import Network
 from plusx.nn.together import Together
 from plusx.tasks.classify import Classify
@@ -15,7 +16,7 @@ from plusx.tasks.task import Task
 class ClassifyTogether(nn.Module):
     """K classifiers whose networks run as one; `net` is all of them (see plusx.nn.together).
 
-    ValueError: a task is no classifier in float32 of a network that a spec says, or the networks
+    UserError: a task is no classifier in float32 of a network that a spec says, or the networks
     cannot be put together.
     """
 
@@ -25,7 +26,7 @@ class ClassifyTogether(nn.Module):
         nets = []
         for task in tasks:
             if not isinstance(task, Classify) or not isinstance(task.net, Network):
-                raise ValueError(
+                raise UserError(
                     "only classifiers in float32 whose network is a spec train together"
                 )
             self.tasks.append(task)

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from plusx.errors import UserError
+
 
 # the share of pairs of different people that may be taken for one person, where nobody says
 FALSE_ACCEPTS = 0.01
@@ -95,7 +97,7 @@ class Verification:
 
     def __init__(self, false_accept_rate: float = FALSE_ACCEPTS) -> None:
         if not 0 < false_accept_rate < 1:
-            raise ValueError(
+            raise UserError(
                 f"false_accept_rate is {false_accept_rate}; allowed is above 0 and below 1"
             )
         self.false_accept_rate = false_accept_rate
@@ -104,7 +106,7 @@ class Verification:
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         if targets.ndim != 1 or targets.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"targets are {targets.dtype} of shape {tuple(targets.shape)}; verification needs "
                 "class numbers, int64 (n,)"
             )
@@ -113,7 +115,7 @@ class Verification:
 
     def compute(self) -> dict[str, Any]:
         if not self._vectors:
-            raise ValueError("there are no predictions to judge: not one batch was seen")
+            raise UserError("there are no predictions to judge: not one batch was seen")
         vectors, classes = np.concatenate(self._vectors), np.concatenate(self._targets)
         broken = int((~np.isfinite(vectors)).any(1).sum())
         if broken:
@@ -124,7 +126,7 @@ class Verification:
         genuine, impostor = pairs_of(unit, classes)
         for pairs, what in ((genuine, "of one class"), (impostor, "of two classes")):
             if not len(pairs.scores):
-                raise ValueError(f"there are no pairs {what} among the {len(unit)} inputs")
+                raise UserError(f"there are no pairs {what} among the {len(unit)} inputs")
         rates = Ranking(genuine.scores, impostor.scores).rates()
         threshold, accepted = rates.at(self.false_accept_rate)
         errors, accepts = _resampled(genuine, impostor, self.false_accept_rate)

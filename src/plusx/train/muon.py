@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.tasks.task import Task
 
 
@@ -64,7 +65,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, *, iterations: int = 3) -> None:
         if iterations < 1:
-            raise ValueError(f"iterations is {iterations}; it has to be at least 1")
+            raise UserError(f"iterations is {iterations}; it has to be at least 1")
         defaults = {
             "lr": lr,
             "factor": 1.0,
@@ -126,10 +127,10 @@ def make_muon(
     filters = {id(module.weight) for module in task.modules() if isinstance(module, CONVOLUTIONS)}
     trained = [p for p in task.parameters() if p.requires_grad]
     if not trained:
-        raise ValueError("no parameter of the task requires a gradient: nothing can be trained")
+        raise UserError("no parameter of the task requires a gradient: nothing can be trained")
     moved = [p for p in trained if id(p) in filters]
     if not moved:
-        raise ValueError("muon is for the filters of convolutions, and the network has none")
+        raise UserError("muon is for the filters of convolutions, and the network has none")
     others = [p for p in trained if id(p) not in filters]
     flat = [p for p in others if p.ndim < 2 or p.numel() == p.shape[0]]
     told = {id(p) for p in flat}

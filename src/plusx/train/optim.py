@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
+from plusx.errors import UserError
 from plusx.tasks.task import Task
 
 
@@ -34,10 +35,10 @@ def make_optimizer(
     The task has to be on its device and in its memory format already.
     """
     if kind not in OPTIMIZERS:
-        raise ValueError(f"optimizer is {kind!r}; allowed are {', '.join(OPTIMIZERS)}")
+        raise UserError(f"optimizer is {kind!r}; allowed are {', '.join(OPTIMIZERS)}")
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
     if not trained:
-        raise ValueError("no parameter of the task requires a gradient: nothing can be trained")
+        raise UserError("no parameter of the task requires a gradient: nothing can be trained")
     spared = set() if decay_norms else _spared(task)
     groups: list[dict[str, Any]] = [
         {"params": [p for n, p in trained.items() if n not in spared]},

@@ -10,6 +10,7 @@ from decimal import Decimal
 from math import cos, pi
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.train.report import Report
 
 
@@ -30,7 +31,7 @@ def steps(rate: float, boundaries: Sequence[int], factor: float = 0.1) -> Schedu
     _positive({"rate": rate, "factor": factor})
     places = list(boundaries)
     if any(late <= early for early, late in zip([0, *places], places)):
-        raise ValueError(f"boundaries are {places}; they have to rise, and begin above 0")
+        raise UserError(f"boundaries are {places}; they have to rise, and begin above 0")
     rates = [
         float(Decimal(str(rate)) * Decimal(str(factor)) ** count)
         for count in range(len(places) + 1)
@@ -45,11 +46,9 @@ def cosine(rate: float, total: int, begin: int = 0, end: float = 0.0) -> Schedul
     """
     _positive({"rate": rate})
     if not 0 <= begin < total:
-        raise ValueError(
-            f"a cosine from step {begin} to step {total}; 0 <= begin < total is needed"
-        )
+        raise UserError(f"a cosine from step {begin} to step {total}; 0 <= begin < total is needed")
     if not 0 <= end <= rate:
-        raise ValueError(f"end is {end}; allowed is 0 <= end <= rate, which is {rate}")
+        raise UserError(f"end is {end}; allowed is 0 <= end <= rate, which is {rate}")
 
     def at(step: int) -> float:
         if step <= begin:
@@ -72,7 +71,7 @@ def one_cycle(
     _positive({"rate": rate, "start": start, "end": end})
     peak = max(round(rise * total) - 1, 0)
     if total < 2 or not 0 < rise < 1:
-        raise ValueError(f"one cycle of {total} steps, rising for {rise} of them: nothing to do")
+        raise UserError(f"one cycle of {total} steps, rising for {rise} of them: nothing to do")
     low, last = rate / start, rate / start / end
 
     def at(step: int) -> float:
@@ -94,7 +93,7 @@ def warm_up(schedule: Schedule, steps: int, start: float = 0.0) -> Schedule:
     schedule hold it until there: `warm_up(cosine(0.1, total, begin=500), 500)`.
     """
     if steps < 0 or start < 0:
-        raise ValueError(f"a warm-up of {steps} steps from the rate {start}; both have to be >= 0")
+        raise UserError(f"a warm-up of {steps} steps from the rate {start}; both have to be >= 0")
     goal = schedule(steps)
     return lambda step: start + (goal - start) * step / steps if step < steps else schedule(step)
 
@@ -115,7 +114,7 @@ class WarmUntil:
     ) -> None:
         _positive({"rate": rate})
         if not 0 < error <= 1 or window < 1:
-            raise ValueError(
+            raise UserError(
                 f"warm up until the error of {window} batches is below {error}: the error has to "
                 "lie between 0 and 1, and the window to be at least 1"
             )
@@ -133,7 +132,7 @@ class WarmUntil:
         if self.warm:
             return
         if "error" not in report.seen:
-            raise ValueError("warming up until the error falls needs a task that reports an error")
+            raise UserError("warming up until the error falls needs a task that reports an error")
         self.latest.append(report.seen["error"])
         full = len(self.latest) == self.latest.maxlen
         self.warm = full and sum(self.latest) / len(self.latest) < self.error
@@ -151,4 +150,4 @@ class WarmUntil:
 def _positive(named: dict[str, float]) -> None:
     for name, value in named.items():
         if not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value}; it has to be above 0 and finite")
+            raise UserError(f"{name} is {value}; it has to be above 0 and finite")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plusx.errors import UserError
 from plusx.tasks.task import Task
 
 
@@ -71,17 +72,17 @@ class State:
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go on, bit for bit, where `state_dict` was taken. Tensors are copied.
 
-        ValueError: the state is of other parameters than this task's and this optimizer's.
+        UserError: the state is of other parameters than this task's and this optimizer's.
         """
         names = self._names()
         named = {name: p for p, name in names.items()}
         told = [group["params"] for group in values["groups"]]
         ours = [[names[p] for p in group["params"]] for group in self.optimizer.param_groups]
         if told != ours:
-            raise ValueError(_difference(told, ours))
+            raise UserError(_difference(told, ours))
         missing, unused = self.task.load_state_dict(tensors["weights"], strict=False)
         if missing or unused:
-            raise ValueError(
+            raise UserError(
                 f"the saved state is of another task: {_some(unused)} not here; "
                 f"{_some(missing)} not there"
             )
@@ -93,7 +94,7 @@ class State:
         for name, tensor in tensors["optimizer"].items():
             owner, _, key = name.rpartition(".")
             if owner not in named:
-                raise ValueError(f"the saved state moves {owner}, which this task does not have")
+                raise UserError(f"the saved state moves {owner}, which this task does not have")
             kept = self.optimizer.state[named[owner]]
             kept[key] = _like(tensor, named[owner]) if key != "step" else self._count(tensor)
         self.average = None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.tasks.together import ClassifyTogether
 from plusx.train.loop import reseed, training_modes
 from plusx.train.report import Report
@@ -29,14 +30,14 @@ def fit_together(
     together with the same states are equal to the bit. Each step takes a batch for each state, all
     of one shape.
 
-    ValueError: the networks cannot be put together. FloatingPointError: a loss is not finite; none
+    UserError: the networks cannot be put together. FloatingPointError: a loss is not finite; none
     of the states was updated.
     """
     tasks = [state.task for state in states]
     if len({state.step for state in states}) > 1:
-        raise ValueError("states that train together have to stand at one step")
+        raise UserError("states that train together have to stand at one step")
     if update.parts > 1 or update.scaling is not None or update.sharing is not None:
-        raise ValueError("training together knows neither parts of a batch, nor scaling, nor ranks")
+        raise UserError("training together knows neither parts of a batch, nor scaling, nor ranks")
     together = ClassifyTogether(tasks)
     modes = [training_modes(task) for task in tasks]
     device = tasks[0].device

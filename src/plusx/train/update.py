@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.train.optim import trained_parameters
 from plusx.train.state import State, start_average
 
@@ -68,9 +69,9 @@ class Descend:
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip is {self.clip}; it has to be above 0")
+            raise UserError(f"clip is {self.clip}; it has to be above 0")
         if self.parts < 1:
-            raise ValueError(f"parts is {self.parts}; it has to be at least 1")
+            raise UserError(f"parts is {self.parts}; it has to be at least 1")
 
     def __call__(self, state: State, batch: Batch) -> Tensor:
         scale = self._scale(state)
@@ -138,7 +139,7 @@ def averaged(update: Update, decay: float = 0.999) -> Update:
     buffers (batch-norm statistics) are averaged alike, others (counts) copied.
     """
     if not 0 <= decay < 1:
-        raise ValueError(f"decay is {decay}; allowed is 0 <= decay < 1")
+        raise UserError(f"decay is {decay}; allowed is 0 <= decay < 1")
 
     def update_and_average(state: State, batch: Batch) -> Tensor:
         if state.average is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.grammar.legal import check
 from plusx.grammar.shapes import each_dimension
 from plusx.grammar.spec import Block, Net
@@ -100,18 +101,18 @@ def convert(
     file's. What a source does differently goes into the written spec, so that `open_network` builds
     exactly the network that was trained. Preprocessing and names of classes are the source's usual
     ones unless given. A pickle is read in a process of its own and never runs anything.
-    Raises ValueError where the file is not what it is said to be; nothing is written then.
+    Raises UserError where the file is not what it is said to be; nothing is written then.
     """
     if source not in HABITS:
-        raise ValueError(f"unknown source {source!r}; sources are {', '.join(HABITS)}")
+        raise UserError(f"unknown source {source!r}; sources are {', '.join(HABITS)}")
     file, to = Path(file), Path(to)
     if to.suffix != ".safetensors":
-        raise ValueError(f"{to}: what plusx writes is a .safetensors file")
+        raise UserError(f"{to}: what plusx writes is a .safetensors file")
     kind = kind_of(file)
     if kind not in KINDS:
-        raise ValueError(f"{file} is {kind}; `plusx convert` reads {', '.join(KINDS.values())}")
+        raise UserError(f"{file} is {kind}; `plusx convert` reads {', '.join(KINDS.values())}")
     if to.exists() and to.samefile(file):
-        raise ValueError(f"{to} is the file to be read")
+        raise UserError(f"{to} is the file to be read")
     named = model if isinstance(model, str) and model in DENSE else None
     name, spec = (named, None) if named else _meant(model, HABITS[source])
     with torch.device("meta"):
@@ -129,7 +130,7 @@ def convert(
         _match_head(net, given)
     report = compare(net, given)
     if not report.complete:
-        raise ValueError(f"{file} is not {name or 'the spec'} as {source} writes it: {report}")
+        raise UserError(f"{file} is not {name or 'the spec'} as {source} writes it: {report}")
     check_finite(given)
     known = published_as(name, file.name) if name and source == "torchvision" else None
     if known is not None and known.name == "COCO_V1" and name in WITHOUT_EPSILON:
@@ -159,13 +160,13 @@ def read_foreign(file: Path, kind: str, expected: int) -> dict[str, Tensor]:
     """The tensors of a torch pickle or NumPy archive, read in a process of its own.
 
     `expected` is how many numbers the network has: a file that declares, or a reader that takes,
-    far more than these could need is refused. Raises ValueError with the reason in one line.
+    far more than these could need is refused. Raises UserError with the reason in one line.
     """
     # eight bytes a number, and room for what an optimizer keeps beside the weights
     room = 8 * 8 * expected + (64 << 20)
     declared = _declared(file)
     if declared > room:
-        raise ValueError(
+        raise UserError(
             f"{file} holds {declared:,} bytes when unpacked, far more than the {expected:,} "
             "numbers of the network need; it was not opened"
         )
@@ -173,11 +174,11 @@ def read_foreign(file: Path, kind: str, expected: int) -> dict[str, Tensor]:
     try:
         done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"{file} was not read within {SECONDS} s") from None
+        raise UserError(f"{file} was not read within {SECONDS} s") from None
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         why = lines[-1] if lines else f"its reader ended with status {done.returncode}"
-        raise ValueError(f"{file} cannot be converted: {why}")
+        raise UserError(f"{file} cannot be converted: {why}")
     return decode(done.stdout, str(file))[0]
 
 
@@ -223,7 +224,7 @@ def _meant(model: str | Net, habit: Habit) -> tuple[str | None, Net | None]:
         try:
             spec = from_toml(Path(model).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"the spec {model}: {error}") from None
+            raise UserError(f"the spec {model}: {error}") from None
         check(spec)
     elif isinstance(model, str):
         name, spec = model, find(model)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.grammar.dense import backbone_of
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.dense import Dense
@@ -37,7 +38,7 @@ def load_named_or_file(
     """Load torchvision's weights by their name ("IMAGENET1K_V2"), or a safetensors file.
 
     Strict; but with `new_head` a network for another number of classes than the weights have keeps
-    the head it was built with. Raises ValueError where the weights are for another network, and
+    the head it was built with. Raises UserError where the weights are for another network, and
     OSError where they cannot be fetched.
     """
     return load_found(net, model, find_weights(model, weights), new_head=new_head)
@@ -47,13 +48,11 @@ def find_weights(model: str | None, weights: str | Path) -> Weights:
     """Open a file, or the published weights of that name for the network `model` of the zoo."""
     if isinstance(weights, str) and NAME.fullmatch(weights) and not Path(weights).exists():
         if model is None:
-            raise ValueError(f"{weights!r} names no file, and a spec has no published weights")
+            raise UserError(f"{weights!r} names no file, and a spec has no published weights")
         return read_weights(fetch(published(model, weights)))
     names = published_names(model) if model else ()
     if names and not Path(weights).exists():
-        raise ValueError(
-            f"there is no file {weights}; {model} has {', '.join(names)} to be fetched"
-        )
+        raise UserError(f"there is no file {weights}; {model} has {', '.join(names)} to be fetched")
     return read_weights(weights)
 
 
@@ -99,7 +98,7 @@ def _load_dense(net: nn.Module, found: Weights, new_head: bool) -> LoadReport:
         return load_weights(net, found.tensors)
     theirs = "its own linear head" if found.head is None else f"a head {found.head.kind!r}"
     if not new_head:
-        raise ValueError(f"the weights are for a network with {theirs}, not for this one's")
+        raise UserError(f"the weights are for a network with {theirs}, not for this one's")
     if ours is None:
         inner = {
             name.removeprefix("backbone."): tensor
@@ -240,11 +239,11 @@ def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
             return
         if model in (found.model, None):
             hint = "plusx.weights.open_network builds the file's own"
-            raise ValueError(f"the weights are for another network than this: {differing}; {hint}")
+            raise UserError(f"the weights are for another network than this: {differing}; {hint}")
     elif not isinstance(base, Network) and plain == base.plain:
         return
     named = found.model or plain or "a spec of its own"
-    raise ValueError(f"the weights are for {named}, not for {model or 'the given spec'}")
+    raise UserError(f"the weights are for {named}, not for {model or 'the given spec'}")
 
 
 def _difference(ours: Any, theirs: Any) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx import store
+from plusx.errors import UserError
 from plusx.grammar.heads import Head, head_from_dict, head_to_dict
 from plusx.grammar.legal import check
 from plusx.grammar.shapes import measure
@@ -75,12 +76,12 @@ class Weights:
 def read_weights(path: str | Path) -> Weights:
     """Open a safetensors file, ours or another's.
 
-    Raises ValueError for what is no safetensors file (a pickle is never opened), is damaged, or
+    Raises UserError for what is no safetensors file (a pickle is never opened), is damaged, or
     holds numbers that are not finite.
     """
     path = Path(path)
     if (kind := kind_of(path)) != "safetensors":
-        raise ValueError(
+        raise UserError(
             f"{path} is {KINDS.get(kind, kind)}, and plusx opens safetensors only; `plusx convert "
             f"FILE --as MODEL --source SOURCE --to FILE.safetensors` makes one of {READABLE}"
         )
@@ -88,7 +89,7 @@ def read_weights(path: str | Path) -> Weights:
     try:
         return described(tensors, metadata)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"the metadata of {path} is not plusx's: {error}") from None
+        raise UserError(f"the metadata of {path} is not plusx's: {error}") from None
 
 
 def write_weights(
@@ -106,7 +107,7 @@ def write_weights(
     """Write the weights of a network with all that is needed to build and to use it again.
 
     `preprocessing` is what a Source's has as a dictionary; `classes` are the names in the order of
-    the outputs; `task` says what answers are made of them. Raises ValueError where the number of
+    the outputs; `task` says what answers are made of them. Raises UserError where the number of
     names is not that of the outputs.
     """
     tensors = net.state_dict()
@@ -146,7 +147,7 @@ def describe(
         metadata["preprocessing"] = json.dumps(dict(preprocessing), allow_nan=False)
     if classes is not None:
         if len(classes) != outputs:
-            raise ValueError(f"{len(classes)} names of classes for {outputs} outputs")
+            raise UserError(f"{len(classes)} names of classes for {outputs} outputs")
         metadata["classes"] = json.dumps(list(classes))
     if source:
         metadata["source"] = source
@@ -158,9 +159,9 @@ def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
     weights = read_weights(path)
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     if weights.spec is not None and measure(weights.spec).parameters > numbers:
-        raise ValueError(f"{path} describes a larger network than it has weights for")
+        raise UserError(f"{path} describes a larger network than it has weights for")
     if weights.spec is None and weights.plain is None:
-        raise ValueError(
+        raise UserError(
             f"{path} does not say which network it is for; name one, or make the file with "
             "`plusx convert`"
         )
@@ -168,7 +169,7 @@ def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
         with torch.device("meta"):
             sketch = _built(weights)
         if sum(parameter.numel() for parameter in sketch.parameters()) > numbers:
-            raise ValueError(f"{path} describes a larger head than it has weights for")
+            raise UserError(f"{path} describes a larger head than it has weights for")
     net = _built(weights)
     load_weights(net, weights.tensors)
     return net.eval(), weights
@@ -191,11 +192,11 @@ def kind_of(path: str | Path) -> str:
     """What a file is by its content, whatever its name: a key of KINDS, or words for the rest."""
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a file of weights")
+        raise UserError(f"{path} is a folder, not a file of weights")
     if not path.exists():
-        raise ValueError(f"there is no file {path}")
+        raise UserError(f"there is no file {path}")
     if not path.is_file():
-        raise ValueError(f"{path} is not a regular file")
+        raise UserError(f"{path} is not a regular file")
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(LEGACY_TORCH):
@@ -230,7 +231,7 @@ def _kind_of_zip(path: Path) -> str:
 
 
 def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
-    """What metadata says, beside tensors. Nobody has to trust it: ValueError, TypeError, KeyError
+    """What metadata says, beside tensors. Nobody has to trust it: UserError, TypeError, KeyError
     or RecursionError where it does not make sense."""
     if metadata.get("format") != FORMAT:
         return Weights(tensors)
@@ -238,22 +239,22 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
     if "net" in metadata:
         spec = from_toml(metadata["net"])
         if sum(stage.depth for stage in spec.stages) > MAX_BLOCKS:
-            raise ValueError(f"a network of more than {MAX_BLOCKS:,} blocks")
+            raise UserError(f"a network of more than {MAX_BLOCKS:,} blocks")
         check(spec)
     elif "plain" in metadata:
         plain = _checked_plain(json.loads(metadata["plain"]))
     preprocessing = json.loads(metadata.get("preprocessing", "null"))
     if not isinstance(preprocessing, dict | None):
-        raise ValueError("preprocessing is a table")
+        raise UserError("preprocessing is a table")
     classes = json.loads(metadata.get("classes", "null"))
     if classes is not None:
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise ValueError("classes are a list of names")
+            raise UserError("classes are a list of names")
         classes = tuple(classes)
     head, head_classes = _checked_head(json.loads(metadata.get("head", "null")))
     task = json.loads(metadata.get("task", "null"))
     if not isinstance(task, dict | None):
-        raise ValueError("task is a table")
+        raise UserError("task is a table")
     return Weights(
         tensors,
         model=metadata.get("model"),
@@ -274,21 +275,21 @@ def _checked_head(said: Any) -> tuple[Head | None, int]:
     if said is None:
         return None, 0
     if not isinstance(said, dict):
-        raise ValueError("head is a table")
+        raise UserError("head is a table")
     classes = said.pop("num_classes", None)
     if type(classes) is not int or not 1 <= classes <= 1_000_000:
-        raise ValueError(f"num_classes of the head is {classes!r}")
+        raise UserError(f"num_classes of the head is {classes!r}")
     return head_from_dict(said), classes
 
 
 def _checked_plain(plain: Any) -> dict[str, Any]:
     if not isinstance(plain, dict) or set(plain) != {"name", "num_classes", "in_channels"}:
-        raise ValueError("a plain module is a name, num_classes and in_channels")
+        raise UserError("a plain module is a name, num_classes and in_channels")
     from plusx.nn.plain import PLAIN
 
     if plain["name"] not in PLAIN:
-        raise ValueError(f"there is no plain module {plain['name']!r}")
+        raise UserError(f"there is no plain module {plain['name']!r}")
     for key, largest in (("num_classes", 1_000_000), ("in_channels", 10_000)):
         if type(plain[key]) is not int or not 0 <= plain[key] <= largest:
-            raise ValueError(f"{key} is {plain[key]!r}")
+            raise UserError(f"{key} is {plain[key]!r}")
     return plain

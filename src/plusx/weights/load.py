@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from plusx.errors import UserError
 from plusx.nn.dense import Dense
 from plusx.weights.rules import rename
 
@@ -62,16 +63,16 @@ def load_weights(
 ) -> LoadReport:
     """Copy `tensors` into `net`, renamed by the rules of `source`.
 
-    Strictly (the default) every tensor of either side has its partner, or ValueError says which
+    Strictly (the default) every tensor of either side has its partner, or UserError says which
     have not and nothing is loaded. Otherwise what fits is loaded, and the report says how much that
     was; nothing at all is an error. Numbers that are not finite are refused.
     """
     given = rename(tensors, source, net.state_dict())
     report = compare(net, given)
     if strict and not report.complete:
-        raise ValueError(f"the weights do not fit the network: {report}")
+        raise UserError(f"the weights do not fit the network: {report}")
     if report.loaded_parameters == 0 and report.parameters:
-        raise ValueError(f"no weight fits the network: {report}")
+        raise UserError(f"no weight fits the network: {report}")
     ours = net.state_dict()
     check_finite({name: given[name] for name in report.loaded if name in given})
     with torch.no_grad():
@@ -123,11 +124,11 @@ def outputs_of(net: nn.Module) -> int:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError naming the first tensor with a number that is infinite or none at all."""
+    """Raise UserError naming the first tensor with a number that is infinite or none at all."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise ValueError(f"the tensor {name!r} has {bad:,} numbers that are not finite")
+            raise UserError(f"the tensor {name!r} has {bad:,} numbers that are not finite")
 
 
 def _unfit(given: Tensor, ours: Tensor) -> str:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from plusx.errors import UserError
 from plusx.zoo.dense import DENSE
 
 
@@ -49,21 +50,21 @@ def published_names(model: str) -> tuple[str, ...]:
 def published(model: str, name: str) -> Published:
     """What torchvision says of its weights `name` ("IMAGENET1K_V2", or "DEFAULT") for `model`.
 
-    Raises ValueError with the names there are.
+    Raises UserError with the names there are.
     """
     names = published_names(model)
     if not names:
-        raise ValueError(f"{name!r}: torchvision has no weights for {model}; give a file")
+        raise UserError(f"{name!r}: torchvision has no weights for {model}; give a file")
     short = name.rpartition(".")[2]
     if short not in (*names, "DEFAULT"):
         near = difflib.get_close_matches(short, names, 1)
         hint = f", did you mean {near[0]}?" if near else "."
-        raise ValueError(f"{model} has no weights {name!r}{hint} It has {', '.join(names)}")
+        raise UserError(f"{model} has no weights {name!r}{hint} It has {', '.join(names)}")
     import torchvision.models
 
     entry = torchvision.models.get_model_weights(model)[short]
     if "." in name and name != f"{type(entry).__name__}.{short}":
-        raise ValueError(f"{name!r} are not weights for {model}; it has {', '.join(names)}")
+        raise UserError(f"{name!r} are not weights for {model}; it has {', '.join(names)}")
     match = re.search(r"-([0-9a-f]{8,})\.\w+$", entry.url)
     assert match, entry.url
     return Published(

@@ -12,6 +12,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from plusx.errors import UserError
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -249,10 +251,10 @@ def rename(
     """The tensors under their plusx names, with their axes in torch's order.
 
     `ours` are the names of the network's own tensors, in order; rules that count need them. Raises
-    ValueError for an unknown source, or a file in which two names become one.
+    UserError for an unknown source, or a file in which two names become one.
     """
     if source not in SOURCES:
-        raise ValueError(f"unknown source {source!r}; sources are {', '.join(SOURCES)}")
+        raise UserError(f"unknown source {source!r}; sources are {', '.join(SOURCES)}")
     for wrapper in WRAPPERS:
         if source != "plusx" and tensors and all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
@@ -266,7 +268,7 @@ def rename(
         if not new:
             new, change = _apply(family.rules, name)
         if new in renamed:
-            raise ValueError(f"two tensors become {new!r}, the second is {name!r}")
+            raise UserError(f"two tensors become {new!r}, the second is {name!r}")
         if new:
             renamed[new] = _changed(tensor, change)
     return renamed

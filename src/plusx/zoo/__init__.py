@@ -13,6 +13,7 @@ stands behind `resnet110_` or `resnet164_` a row of tables 1 and 2 of He 2016.
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from plusx.errors import UserError
 from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
 from plusx.zoo.cifar import CIFAR
@@ -31,13 +32,13 @@ ZOO: dict[str, Entry] = {**IMAGE, **CIFAR, **SEQUENCE, **VOLUME}
 def find(name: str) -> Net | Plain:
     """The network of that name, checked.
 
-    ValueError: no network has the name. The message lists close matches.
+    UserError: no network has the name. The message lists close matches.
     """
     entry = ZOO.get(name)
     if entry is None:
         near = get_close_matches(name.lower(), ZOO, n=5, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "`plusx models` lists every name"
-        raise ValueError(f"unknown network {name!r}: {hint}")
+        raise UserError(f"unknown network {name!r}: {hint}")
     if isinstance(entry.net, Net):
         check(entry.net)
     return entry.net

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from plusx.errors import UserError
 from plusx.grammar.memory import saved_bytes
 from plusx.grammar.plans import rule_of
 from plusx.grammar.remember import PLANS
@@ -25,10 +26,10 @@ def fit(name: str, net: Net | Plain, memory: int, batch: int) -> dict[str, Any]:
     state_bytes: weights, gradients and SGD's momentum; family: the same network in other depths,
     and the first plan by which each fits, or None.
 
-    ValueError: a network that arithmetic knows nothing of, or no image.
+    UserError: a network that arithmetic knows nothing of, or no image.
     """
     if batch < 1:
-        raise ValueError(f"--batch {batch}: a batch has at least one image")
+        raise UserError(f"--batch {batch}: a batch has at least one image")
     state = _state(net)
     plans = [
         {
@@ -109,7 +110,7 @@ def _saved(name: str, net: Net | Plain, batch: int) -> Iterator[tuple[str, int]]
     elif net.reversible is not None:
         yield "reversible", reversible_bytes(net.reversible, batch)
     else:
-        raise ValueError(
+        raise UserError(
             f"{name} is a plain module, and no plan is offered for it: `plusx bench memory {name}` "
             "counts what it holds"
         )

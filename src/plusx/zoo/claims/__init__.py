@@ -8,6 +8,7 @@
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from plusx.errors import UserError
 from plusx.zoo.claims.claim import RATE, SEEDS, TEXTS, Claim, Cost, Kind, own_cost
 from plusx.zoo.claims.counts import COUNTS
 from plusx.zoo.claims.errata import ERRATA
@@ -40,18 +41,18 @@ CLAIMS: dict[str, Claim] = {claim.id: claim for claim in _ALL}
 
 
 def find_claim(name: str) -> Claim:
-    """The claim of that id. ValueError: there is none; the message lists close matches."""
+    """The claim of that id. UserError: there is none; the message lists close matches."""
     if name not in CLAIMS:
-        raise ValueError(f"unknown claim {name!r}: {_near(name)}")
+        raise UserError(f"unknown claim {name!r}: {_near(name)}")
     return CLAIMS[name]
 
 
 def claim_names(pattern: str = "*") -> list[str]:
-    """The ids that match a shell pattern. ValueError: none does, with close matches."""
+    """The ids that match a shell pattern. UserError: none does, with close matches."""
     found = [name for name in CLAIMS if fnmatchcase(name, pattern)]
     if not found:
         what = "no claim matches" if any(mark in pattern for mark in "*?[") else "unknown claim"
-        raise ValueError(f"{what} {pattern!r}: {_near(pattern)}")
+        raise UserError(f"{what} {pattern!r}: {_near(pattern)}")
     return found
 
 
