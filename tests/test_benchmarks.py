@@ -104,22 +104,6 @@ def test_a_training_step_is_measured_and_recorded(
         assert 0 < low <= found["value"][name] <= high
 
 
-@pytest.mark.slow
-def test_networks_together_are_measured_and_recorded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    together = importlib.import_module("together")
-    out = tmp_path / "result.json"
-    assert together.main(["--tiny", "--threads", "1", "--out", str(out)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
-    found = store.read_json(out)
-    (row,) = found["rows"]
-    assert set(row["ratios"]) == {"one by one / together", "ours one by one / together"}
-    assert row["loss_differences"]["float64"] <= 1e-6
-    for name, (low, high) in found["spread"].items():
-        assert 0 < low <= found["value"][name] <= high
-
-
 @pytest.mark.parametrize("command", [["--help"], ["models"], ["describe", "resnet50"]])
 def test_commands_that_answer_at_once_load_nothing_heavy(
     startup: ModuleType, command: list[str]

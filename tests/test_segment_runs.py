@@ -29,7 +29,6 @@ from plusx.recipe import parse_recipe
 from plusx.report.seen import read_seen, seen_page
 from plusx.run import drawing
 from plusx.run.evaluation import Viewed
-from plusx.run.seeds import why_apart
 from plusx.run.seeing import Truths, coco, run_lengths, see
 from plusx.run.telling import TOGETHER, answers, mask_of
 from plusx.run.volumes import asked_of
@@ -322,10 +321,6 @@ def test_shares_of_volumes_are_of_all_their_slices() -> None:
     )
     assert "62.5" in page
     assert "37.5" in page
-
-
-def test_seeds_of_segmentation_train_alone() -> None:
-    assert 'it has to be "classify"' in why_apart(parse_recipe(RECIPE.format(path="nowhere")))
 
 
 @pytest.mark.slow

@@ -190,23 +190,6 @@ def fast(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"Computed in {precision}. {_where(found)}"])
 
 
-def together(found: Mapping[str, Any]) -> str:
-    """Ratios of the time one by one over that together."""
-    lines = ["| networks | images each | threads | what | ratio | interval of 95 % | asked |"]
-    lines.append("|---|---|---:|---|---:|---|---:|")
-    for row in found["rows"]:
-        for what, each in row["ratios"].items():
-            asked = row["target"] if what.startswith("one") else None
-            missed = ", missed" if asked and row["missed"] else ""
-            lines.append(
-                f"| {row['count']} `{row['model']}` "
-                f"| {row['batch_size']} of {row['size']} x {row['size']} | {row['threads']} "
-                f"| {what} | {each['value']:.2f} | {each['low']:.2f} to {each['high']:.2f} "
-                f"| {'' if asked is None else f'{asked:.2f}{missed}'} |"
-            )
-    return "\n".join([*lines, "", _where(found)])
-
-
 def startup(found: Mapping[str, Any]) -> str:
     """Seconds until an answer."""
     lines = ["| what | median of seconds | interval of 95 % | limit |", "|---|---:|---|---:|"]
@@ -324,7 +307,6 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
             ("imagenet", scaling.imagenet),
         )
     },
-    "together": ("benchmark_together.json", "python benchmarks/together.py", together),
     "memory": ("benchmark_memory.json", "python benchmarks/memory.py", memory),
     "startup": ("benchmark_startup.json", "python benchmarks/startup.py", startup),
     "stochastic-depth": (

@@ -18,7 +18,6 @@ from plusx.grammar.shapes import (
     padding,
     pooling,
 )
-from plusx.nn.convolution import Convolution2d
 from plusx.nn.dims import layer_type
 from plusx.nn.gates import (
     ConvolutionalBlockAttention,
@@ -193,8 +192,7 @@ def build(word: Word, flow: Flow, setting: Setting, fresh: bool) -> nn.Module:
         case "conv":
             kernel = each_dimension(word.kernel, ndim)
             stride = setting.stride if word.stride is None else each_dimension(word.stride, ndim)
-            convolution = Convolution2d if ndim == 2 else layer_type("Conv", ndim)
-            return convolution(
+            return layer_type("Conv", ndim)(
                 c,
                 out_channels(c, word, setting),
                 kernel,

@@ -33,7 +33,6 @@ class Degradation:
     )
     norms: tuple[NormKind, ...] = Field(default=("batch",), min_length=1)
     seeds: Seeds = (0, 1, 2)
-    together: Positive = 1  # as [compare] has it
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -80,7 +79,6 @@ class Convergence:
     networks: Names
     threshold: Share = 0.9
     seeds: Seeds = (0, 1, 2)
-    together: Positive = 1  # as [compare] has it
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -163,7 +161,6 @@ class Tables:
     twins: bool = True  # each residual network beside itself without its skips
     threshold: Share = 0.9
     seeds: Seeds = (0, 1, 2)
-    together: Positive = 1  # as [compare] has it
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

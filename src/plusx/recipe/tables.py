@@ -229,7 +229,6 @@ class Compare:
     networks: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1)
     threshold: Share = 0.9  # the accuracy whose first epoch is reported
-    together: Positive = 1  # seeds of one network that train in one process as one network
 
 
 def _net_tag(value: object) -> str:

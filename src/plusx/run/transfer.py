@@ -78,15 +78,3 @@ def depth_rates(recipe: Recipe, net: nn.Module) -> Mapping[Tensor, float] | None
         return None
     by_name = rates_by_depth(net, share)
     return {parameter: by_name[name] for name, parameter in net.named_parameters()}
-
-
-def why_alone(recipe: Recipe) -> str:
-    """What of this keeps runs with several seeds from training as one; empty: nothing."""
-    table = recipe.net
-    if isinstance(table, NetByName) and table.train != "all":
-        return f"[net] train = {table.train!r}; it has to be all of the network"
-    if isinstance(table, NetByName) and table.freeze_norms:
-        return "[net] freeze_norms = true"
-    if not isinstance(recipe.optim, Muon) and recipe.optim.depth_rate != 1:
-        return f"[optim] depth_rate = {recipe.optim.depth_rate}; it has to be 1.0"
-    return ""

@@ -23,11 +23,8 @@ from plusx.study.making import (
     Planned,
     at_a_time,
     crew_of,
-    in_groups,
     length_of,
     make,
-    refuse_apart,
-    told_together,
 )
 from plusx.zoo import find
 
@@ -46,14 +43,13 @@ def compare(
 ) -> dict[str, Any]:
     """Train the recipe's networks with its seeds, and compare them: what result.json holds.
 
-    `jobs` runs are made at a time, each in a process of its own, or with [compare] together = K up
-    to K seeds of one network in a process; None: as many as there are cores
+    `jobs` runs are made at a time, each in a process of its own; None: as many as there are cores
     for the threads of a run (one if the recipe does not say), and one with a GPU. `split="test"`
     compares on the test set, and each run records that it was used. `command` is noted; `progress`
     is told how it goes (None: standard error).
 
-    UserError: the recipe has no [compare] table, names an unknown network or one whose seeds
-    cannot train together as asked, or is not the one that `out` was begun with. RuntimeError: runs
+    UserError: the recipe has no [compare] table, names an unknown network, or is not the
+    one that `out` was begun with. RuntimeError: runs
     failed, named with their seeds; the others are kept.
     """
     out = Path(out)
@@ -62,8 +58,7 @@ def compare(
     if jobs is not None and jobs < 1:
         raise UserError(f"jobs = {jobs}: at least 1 run is made at a time")
     planned = _plan(recipe, told, threads, out, split)
-    size = min(jobs or at_a_time(recipe, threads), len(in_groups(planned, told.together)))
-    refuse_apart(planned, told.together, "compare")
+    size = min(jobs or at_a_time(recipe, threads), len(planned))
     refuse_other(recipe, out, "comparison")
     begun = time.monotonic()
     with Crew(size) as crew:
@@ -73,10 +68,10 @@ def compare(
             refuse_other(recipe, out, "comparison")  # it may have been begun meanwhile
             store.write_text(out / "recipe.toml", to_toml(recipe))
             stream = progress or sys.stderr
-            made = make(crew, planned, stream, told.together)
+            made = make(crew, planned, stream)
             result = {
                 **_result(recipe, told, planned, split),
-                "jobs": crew_of(size, threads, told.together),
+                "jobs": crew_of(size, threads),
                 "command": command,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 # Known only where all of it was done at once.
@@ -161,7 +156,7 @@ def _result(
         "threshold": told.threshold,
         "length": length_of(recipe),
         "finding": finding(rows, count=some.count, split=split, key=first),
-        "notes": told_together(planned),
+        "notes": [],
         "rows": rows,
         "marked": [
             {"name": job.name, "seed": job.seed, "why": odd[job.folder]}

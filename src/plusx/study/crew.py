@@ -1,9 +1,8 @@
 """Training runs in processes of their own, several at a time, each with its share of the cores.
 
-A process trains one run after another, so that torch is loaded once a process and not once a run;
-or a few of one network at once, together. What a run does is in its folder; over the pipe go only
-what to do and how it ended, as JSON. A process that dies takes down its own runs alone: the others
-go on, and a new one takes its place.
+A process trains one run after another, so that torch is loaded once a process and not once a run.
+What a run does is in its folder; over the pipe go only what to do and how it ended, as JSON. A
+process that dies takes down its own run alone: the others go on, and a new one takes its place.
 """
 
 import contextlib
@@ -69,35 +68,34 @@ class _Worker(NamedTuple):
 
 
 class Crew:
-    """As many processes as are told, each with one run at a time, or a few that train together.
+    """As many processes as are told, each with one run at a time.
 
-    Leaving the block stops them: each saves the runs that it is at and ends.
+    Leaving the block stops them: each saves the run that it is at and ends.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[_Worker] = []
-        self._busy: dict[_Worker, tuple[Job, ...]] = {}
+        self._busy: dict[_Worker, Job] = {}
 
     @property
     def jobs(self) -> list[Job]:
         """The runs that are being made."""
-        return [job for jobs in self._busy.values() for job in jobs]
+        return list(self._busy.values())
 
     @property
     def free(self) -> int:
         """How many processes have nothing to do."""
         return self._size - len(self._busy)
 
-    def start(self, jobs: Sequence[Job]) -> None:
-        """Have a run made; or several, which differ in their seed alone, together."""
+    def start(self, job: Job) -> None:
+        """Have a run made."""
         assert self.free > 0
-        assert jobs
         worker = self._idle.pop() if self._idle else self._hire()  # for one that died
-        self._busy[worker] = tuple(jobs)
+        self._busy[worker] = job
         with contextlib.suppress(OSError):  # it is dead: `ended` will say so
-            worker.pipe.send_bytes(_packed([[*map(_plain, job)] for job in jobs]))
+            worker.pipe.send_bytes(_packed([*map(_plain, job)]))
 
     def ended(self, timeout: float) -> list[End]:
         """The runs that ended, after waiting for one for at most so many seconds."""
@@ -105,17 +103,17 @@ class Crew:
         ends = []
         for pipe in wait(list(by_pipe), timeout):
             worker = by_pipe[pipe]
-            jobs = self._busy.pop(worker)
+            job = self._busy.pop(worker)
             try:
-                outcomes = json.loads(worker.pipe.recv_bytes())
+                outcome = json.loads(worker.pipe.recv_bytes())
             except (EOFError, OSError):
                 worker.process.join()
                 said = _last_words(worker.process.exitcode)
-                ends += [End(job, "" if job.finished else said, False) for job in jobs]
+                ends.append(End(job, "" if job.finished else said, False))
                 worker.pipe.close()
                 continue
             self._idle.append(worker)
-            ends += [End(job, *outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+            ends.append(End(job, *outcome))
         return ends
 
     def __enter__(self) -> "Crew":
@@ -159,9 +157,7 @@ def _work(pipe: Connection) -> None:
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            jobs = [_job(*told) for told in json.loads(pipe.recv_bytes())]
-            why = _trained_together(jobs) if len(jobs) > 1 else None
-            pipe.send_bytes(_packed([why or _made(job) for job in jobs]))
+            pipe.send_bytes(_packed(_made(_job(*json.loads(pipe.recv_bytes())))))
 
 
 def _job(
@@ -175,19 +171,6 @@ def _job(
     may_diverge: bool,
 ) -> Job:
     return Job(name, seed, Path(folder), recipe, split, train, tuple(looks), may_diverge)
-
-
-def _trained_together(jobs: Sequence[Job]) -> tuple[str, bool, bool] | None:
-    """Train runs as one; where they come to a bad end, what an End says of it."""
-    from plusx.recipe import parse_recipe
-    from plusx.run.seeds import train_together
-
-    try:
-        recipes = [parse_recipe(job.recipe, where=str(job)) for job in jobs]
-        train_together(recipes, [job.folder for job in jobs])
-    except Exception as error:
-        return _outcome(error)
-    return None
 
 
 def _made(job: Job) -> tuple[str, bool, bool]:

@@ -28,11 +28,8 @@ from plusx.study.making import (
     Planned,
     at_a_time,
     crew_of,
-    in_groups,
     length_of,
     make,
-    refuse_apart,
-    told_together,
 )
 from plusx.study.plan import Cell, Made, Study
 from plusx.study.rows import read_finished
@@ -48,10 +45,9 @@ def study(
 ) -> dict[str, Any]:
     """Make the study of a recipe's table [study]: what result.json holds, see docs/studies.md.
 
-    `jobs` cells are made at a time, each in a process of its own, or up to K seeds of one network
-    in a process where the table says together = K; None: as many as there are
-    cores for the threads of a cell, one with a GPU. `command` is noted; `progress` is told how it
-    goes (None: standard error).
+    `jobs` cells are made at a time, each in a process of its own; None: as many as there are cores
+    for the threads of a cell, one with a GPU. `command` is noted; `progress` is told how it goes
+    (None: standard error).
 
     UserError: the recipe has no [study] table, the study cannot be asked of a network that it
     names, or the recipe is not the one that `out` was begun with. RuntimeError: cells failed,
@@ -90,9 +86,7 @@ def study(
         )
         for cell, images in zip(cells, _images(cells), strict=True)
     ]
-    together = getattr(recipe.study, "together", 1)
-    refuse_apart(planned, together, "study")
-    size = min(jobs or at_a_time(recipe, threads), len(in_groups(planned, together)))
+    size = min(jobs or at_a_time(recipe, threads), len(planned))
     begun = time.monotonic()
     with Crew(size) as crew, store.lock(out):
         refuse_other(recipe, out, "study")  # it may have been begun meanwhile
@@ -106,12 +100,11 @@ def study(
                 if first != bool(cell.begins)
             ]
             if chosen:
-                count += make(crew, chosen, progress or sys.stderr, together)
+                count += make(crew, chosen, progress or sys.stderr)
         said, files = _result(found, recipe, source, cells, out)
         result = {
             **said,
-            "notes": [*said["notes"], *told_together(planned)],
-            "jobs": crew_of(size, threads, together),
+            "jobs": crew_of(size, threads),
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             # Known only where all of it was done at once.

@@ -1,6 +1,5 @@
 """Making the runs of a comparison or a study: those that are missing, several at a time."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -55,24 +54,8 @@ def at_a_time(recipe: Recipe, threads: int) -> int:
     return max(1, cores // threads)
 
 
-def in_groups(planned: Sequence[Planned], together: int) -> list[list[Planned]]:
-    """The runs of one name, so many at a time: each group trains in one process as one network."""
-    groups: list[list[Planned]] = []
-    unfilled: dict[str, list[Planned]] = {}
-    for each in planned:
-        found = unfilled.get(each.job.name)
-        if found is None or len(found) == together or not each.job.train:
-            groups.append(found := [])
-        if each.job.train:
-            unfilled[each.job.name] = found
-        found.append(each)
-    return groups
-
-
-def make(crew: Crew, planned: Sequence[Planned], stream: TextIO, together: int = 1) -> int:
+def make(crew: Crew, planned: Sequence[Planned], stream: TextIO) -> int:
     """Make the runs that are not finished, the costliest first, and return how many those were.
-
-    So many of one name train `together`, see `in_groups`.
 
     So the processes end at about the same time. A run that may diverge and does is told of in its
     folder, and is not made again. UserError: what was given is wrong. RuntimeError: runs failed,
@@ -87,21 +70,17 @@ def make(crew: Crew, planned: Sequence[Planned], stream: TextIO, together: int =
     shown.paid = shown.cost - sum(each.cost for each in missing)
     if shown.finished and missing:
         shown.say(f"{shown.finished} of {len(planned)} runs are finished already; going on")
-    groups = [
-        [each for each in group if not each.job.finished] for group in in_groups(planned, together)
-    ]
-    waiting = sorted(filter(None, groups), key=lambda group: -sum(each.cost for each in group))
+    waiting = sorted(missing, key=lambda each: -each.cost)
     try:
         with shown:
             while waiting or crew.jobs:
                 while waiting and crew.free:
                     chosen = waiting.pop(0)
-                    crew.start([each.job for each in chosen])
-                    for each in chosen:
-                        job, recipe, _ = each
-                        tail = Tail(job.folder / "log.jsonl")
-                        length = (recipe.epochs, recipe.steps)
-                        shown.going.append(Going(job.name, job.seed, tail, each.cost, *length))
+                    job, recipe, _ = chosen
+                    crew.start(job)
+                    tail = Tail(job.folder / "log.jsonl")
+                    length = (recipe.epochs, recipe.steps)
+                    shown.going.append(Going(job.name, job.seed, tail, chosen.cost, *length))
                 for end in crew.ended(LOOK):
                     shown.show()
                     shown.end(end.job.name, end.job.seed, end.error)
@@ -132,47 +111,7 @@ def length_of(recipe: Recipe) -> str:
     return f"{recipe.steps:,} {'step' if recipe.steps == 1 else 'steps'}"
 
 
-def crew_of(size: int, threads: int, together: int = 1) -> str:
+def crew_of(size: int, threads: int) -> str:
     """How many runs were made at a time, in words."""
     runs, count = "run" if size == 1 else "runs", "thread" if threads == 1 else "threads"
-    if together > 1:
-        processes = "process" if size == 1 else "processes"
-        return f"{size} {processes} of {threads} {count}, up to {together} seeds in each"
     return f"{size} {runs} of {threads} {count}"
-
-
-def refuse_apart(planned: Sequence[Planned], together: int, table: str) -> None:
-    """UserError where runs of one name cannot train together; `table` says so many shall."""
-    if together == 1:
-        return
-    from plusx.run.seeds import why_apart  # loads torch
-
-    for job, recipe, _ in {each.job.name: each for each in planned if each.job.train}.values():
-        if why := why_apart(recipe):
-            raise UserError(
-                f"[{table}] together = {together}: seeds of {job.name} cannot train together: {why}"
-            )
-
-
-def told_together(planned: Sequence[Planned]) -> list[str]:
-    """What is to be known of runs that trained together, as their folders tell it."""
-    from plusx import store
-
-    joined: dict[str, list[int]] = {}
-    apart = []
-    for job, _, _ in planned:
-        path = job.folder / "timing.jsonl"
-        lines = store.read_bytes(path).splitlines() if path.is_file() else []
-        events = {told["event"]: told for told in map(json.loads, lines)}
-        if "together" in events:
-            joined.setdefault(job.name, []).append(job.seed)
-        if "apart" in events:
-            apart.append(f"{job} went on alone: {events['apart']['why']}.")
-    if not joined:
-        return []
-    named = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in joined.items())
-    said = (
-        f"Seeds were trained together, as one network ({named}): each differs from a run alone "
-        "by rounding, and its seconds are its share of those of all."
-    )
-    return [said, *apart]

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
 from plusx.errors import UserError
 from plusx.tasks.task import Task
@@ -50,7 +49,7 @@ def make_optimizer(
     # One kernel for all of a network's small tensors: on a CPU six times as fast as a loop.
     fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
     if kind == "sgd":
-        optimizer = Sgd(
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
             groups,
             lr=lr,
             momentum=momentum,
@@ -58,6 +57,7 @@ def make_optimizer(
             weight_decay=weight_decay,
             fused=fused,
         )
+        optimizer.register_step_pre_hook(_match_layouts)
         if momentum:
             # As the first step would leave it. The fused kernel takes all or none of them, but a
             # block that stochastic depth drops in the first step gets none there.
@@ -78,59 +78,16 @@ def _graded(group: dict[str, Any], rates: Mapping[Tensor, float]) -> list[dict[s
     ]
 
 
-class Sgd(torch.optim.SGD):
-    """torch's SGD, to the bit, that leaves tensors where they lie.
+def _match_layouts(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Give every gradient the strides of its parameter.
 
-    torch's fused kernel makes a plain copy of what has its channels innermost, filter by filter and
-    step by step. Here it is given the same memory under the names of its own order.
+    torch's fused SGD on a CPU walks both in memory order: with other strides (a gradient that was
+    set by hand) it would silently update the wrong elements.
     """
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
-        assert closure is None, "the loss is not asked for again"
-        for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            buffers: list[Tensor | None] = []
-            if group["momentum"]:
-                kept = [self.state[p] for p in moved]
-                for state, p in zip(kept, moved, strict=True):
-                    if state.get("momentum_buffer") is None:
-                        state["momentum_buffer"] = torch.zeros_like(p)
-                buffers = [_in_order(state["momentum_buffer"]) for state in kept]
-            sgd(
-                [_in_order(p) for p in moved],
-                [_in_order(_laid_as(p.grad, p)) for p in moved if p.grad is not None],
-                buffers,
-                weight_decay=group["weight_decay"],
-                momentum=group["momentum"],
-                lr=group["lr"],
-                dampening=group["dampening"],
-                nesterov=group["nesterov"],
-                maximize=group["maximize"],
-                foreach=group["foreach"],
-                fused=group["fused"],
-            )
-
-
-INNERMOST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
-def _in_order(tensor: Tensor) -> Tensor:
-    """The same memory, its dimensions in the order in which they lie in it."""
-    if tensor.is_contiguous() or tensor.ndim not in INNERMOST:
-        return tensor
-    innermost = tensor.is_contiguous(memory_format=INNERMOST[tensor.ndim])
-    return tensor.movedim(1, -1) if innermost else tensor
-
-
-def _laid_as(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient in the layout of its parameter, as autograd nearly always gives it."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    if gradient.is_contiguous() and parameter.is_contiguous():  # dimensions of one position
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+    for parameter in trained_parameters(optimizer):
+        gradient = parameter.grad
+        if gradient is not None and gradient.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def _spared(task: Task) -> set[str]:
