@@ -41,9 +41,18 @@ DOORS: dict[str, set[str]] = {
         "data", "grammar", "models", "nn", "recipe", "report", "run", "store", "tasks", "train",
         "weights", "zoo",
     },
+    "explain": {"data", "grammar", "nn", "report", "run", "store", "study", "tasks", "train"},
+    "evidence": {
+        "data", "explain", "grammar", "models", "nn", "recipe", "report", "run", "store", "study",
+        "tasks", "train", "zoo",
+    },
+    "bench": {
+        "data", "evidence", "grammar", "models", "nn", "report", "run", "store", "tasks", "train",
+        "zoo",
+    },
     "cli": {
-        "data", "describe", "export", "grammar", "models", "recipe", "report", "run", "store",
-        "study", "tasks", "weights", "zoo",
+        "bench", "data", "describe", "evidence", "explain", "export", "grammar", "models", "recipe",
+        "report", "run", "store", "study", "tasks", "weights", "zoo",
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -57,21 +66,21 @@ OUTSIDE = {"grammar": set(), "zoo": set(), "overrides": set(), "describe": set()
 WRITERS = {
     "weights/fetch.py": ({"os.unlink"}, "the download goes once our own file is made from it"),
     "report/drawing.py": ({"figure.savefig"}, "into memory, for the page that the store writes"),
-    "study/bookkeeping.py": (
+    "evidence/bookkeeping.py": (
         {"tempfile.TemporaryDirectory"},
         "two runs are compared in a folder that goes afterwards",
     ),
-    "study/memory.py": (
+    "bench/memory.py": (
         {"highest.write_text"},
         "Linux is told to begin anew with the highest memory of the process that measures it",
     ),
     "cli/__init__.py": ({"os.open"}, "the null device in the place of a closed standard output"),
 }
 
-# Who may print besides run, study and cli, and why.
+# Who may print besides run, study, explain, evidence, bench and cli, and why.
 PRINTERS = {"weights/foreign.py": "a program of its own, whose standard error the parent reads"}
 
-# Who may read the environment besides run, study and cli, and why.
+# Who may read the environment besides run, study, explain, evidence, bench and cli, and why.
 ENVIRONMENT = {
     "data/download.py": "PLUSX_DATA and PLUSX_CACHE say where published sets lie",
     "weights/fetch.py": "PLUSX_CACHE says where published weights lie",
@@ -82,6 +91,9 @@ PROMISED = {
     "Classify", "prepare", "State", "fit", "descend", "evaluate",
     "grad_cam", "save_memory",
 }  # fmt: skip
+
+# Rooms that may print and read the environment.
+SPEAKERS = ("run", "study", "explain", "evidence", "bench", "cli")
 
 Rule = Callable[[list[Module]], list[str]]
 
@@ -172,22 +184,22 @@ def writers(tree: list[Module]) -> list[str]:
 
 
 def printers(tree: list[Module]) -> list[str]:
-    """Only run, study and cli print."""
+    """Only run, study, explain, evidence, bench and cli print."""
     return [
         f"{each.where(call)} prints"
         for each in tree
-        if each.room not in ("run", "study", "cli") and each.path not in PRINTERS
+        if each.room not in SPEAKERS and each.path not in PRINTERS
         for name, call in each.calls
         if name in ("print", "sys.stdout.write", "sys.stderr.write", "rich.print")
     ]
 
 
 def environment(tree: list[Module]) -> list[str]:
-    """Only run, study and cli read the environment."""
+    """Only run, study, explain, evidence, bench and cli read the environment."""
     return [
         f"{each.where(node)} reads the environment"
         for each in tree
-        if each.room not in ("run", "study", "cli") and each.path not in ENVIRONMENT
+        if each.room not in SPEAKERS and each.path not in ENVIRONMENT
         for node in each.nodes
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     ]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from page_reader import Page
 from plusx import cli, store
+from plusx.bench import bench as module
+from plusx.bench.bench import Interval, Stopped, bench, median, saved_bytes
+from plusx.bench.known import known_accuracies
 from plusx.data.batch import Batch
 from plusx.nn.network import Network
-from plusx.study import bench as module
-from plusx.study.bench import Interval, Stopped, bench, median, saved_bytes
-from plusx.study.known import known_accuracies
 from plusx.tasks.classify import Classify
 from plusx.zoo.cifar import CIFAR
 

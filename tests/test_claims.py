@@ -10,13 +10,8 @@ from pathlib import Path
 import pytest
 
 from plusx import cli
-from plusx.grammar.shapes import measure
-from plusx.grammar.spec import Net
-from plusx.recipe import load_recipe
-from plusx.study import trained
-from plusx.study.ledger import NOT_RUN, NOT_YET, chosen, ledger, read_results
-from plusx.zoo import PAPERS, ZOO
-from plusx.zoo.claims import (
+from plusx.evidence import trained
+from plusx.evidence.claims import (
     _ALL,
     CLAIMS,
     PROTOCOLS,
@@ -28,8 +23,13 @@ from plusx.zoo.claims import (
     find_claim,
     members,
 )
-from plusx.zoo.claims.claim import multiply_adds, spec
-from plusx.zoo.claims.counts import CIFAR, CIFAR_RESNETS, IMAGENET, MULTIPLY_ADDS
+from plusx.evidence.claims.claim import multiply_adds, spec
+from plusx.evidence.claims.counts import CIFAR, CIFAR_RESNETS, IMAGENET, MULTIPLY_ADDS
+from plusx.evidence.ledger import NOT_RUN, NOT_YET, chosen, ledger, read_results
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Net
+from plusx.recipe import load_recipe
+from plusx.zoo import PAPERS, ZOO
 
 
 RECORD = {

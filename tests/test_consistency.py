@@ -15,13 +15,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
+from plusx import evidence
 from plusx.cli import run
 from plusx.study import consistency, printed
 from plusx.study.consistency import Complaint, check, counted, f1_bounds
 from plusx.study.printed import QUANTITIES, Interval, Table, Tables, interval, read_tables
 
 
-TEXT1 = Path(printed.__file__).parents[1] / "zoo" / "claims" / "text1.toml"
+TEXT1 = Path(evidence.__file__).parent / "claims" / "text1.toml"
 NETWORKS = ("resnet20", "plain20", "resnet110", "resnet18_cifar", "wrn16_4", "vgg16_cifar")
 PARAMETERS = {name: counted(name, "parameters") for name in NETWORKS}
 SCORES = ("accuracy", "precision", "recall", "f1")

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from plusx import cli, store
+from plusx.explain import attribution, explain, faithfulness, judgement, overlay
+from plusx.explain.attribution import integrated_gradients, occlusion
+from plusx.explain.faithfulness import deletion_and_insertion, rank_correlation
+from plusx.explain.grad_cam import grad_cam
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 from plusx.run import load_run
-from plusx.study import attribution, explain, faithfulness, judgement, overlay
-from plusx.study.attribution import integrated_gradients, occlusion
-from plusx.study.faithfulness import deletion_and_insertion, rank_correlation
-from plusx.study.grad_cam import grad_cam
 from plusx.weights.files import write_weights
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from browser import Browser, browsing, find_browser
+from plusx.explain import judgement, overlay
+from plusx.explain.trial import Trial
 from plusx.report.explanation import explanation_page
-from plusx.study import judgement, overlay
-from plusx.study.trial import Trial
 
 
 pytestmark = [

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import plusx
+from plusx.explain.grad_cam import cam_of, cut_at, grad_cam
 from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 from plusx.nn.reversible import ReversibleNetwork
-from plusx.study.grad_cam import cam_of, cut_at, grad_cam
 from plusx.zoo import find, names
 from zoo_digest import build, fill, inputs, small
 from zoo_shrunken import shrunken

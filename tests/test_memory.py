@@ -512,7 +512,7 @@ def test_describe_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_bench_memory_counts_and_draws(tmp_path: Path) -> None:
-    from plusx.study.memory import memory as bench_memory
+    from plusx.bench.memory import memory as bench_memory
 
     found = bench_memory(
         ["resnet20", "revnet38"], tmp_path, batch=2, resident=False, tell=lambda line: None

@@ -12,14 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plusx import cli
-from plusx.study import reproduce as reproducing
-from plusx.study import trained
+from plusx.evidence import reproduce as reproducing
+from plusx.evidence import trained
+from plusx.evidence.claims import CLAIMS, Claim, find_claim
+from plusx.evidence.ledger import ledger, read_results
+from plusx.evidence.outcome import Asked, Outcome
+from plusx.evidence.reproduce import (
+    CHECKS,
+    judged_outcome,
+    keep,
+    reproduce,
+    reproduce_all,
+    run_claim,
+)
+from plusx.evidence.verdict import Side, allowed, interval, judge
 from plusx.study.folder import MACHINE, VERSIONS
-from plusx.study.ledger import ledger, read_results
-from plusx.study.outcome import Asked, Outcome
-from plusx.study.reproduce import CHECKS, judged_outcome, keep, reproduce, reproduce_all, run_claim
-from plusx.study.verdict import Side, allowed, interval, judge
-from plusx.zoo.claims import CLAIMS, Claim, find_claim
 
 
 number = st.floats(-1e6, 1e6).map(lambda x: round(x, 3))

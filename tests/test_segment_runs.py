@@ -22,6 +22,7 @@ from plusx import store
 from plusx.cli import run as command
 from plusx.data.sample import Preprocessing, Source
 from plusx.data.truth import Boxes, Outline
+from plusx.explain.places import places_cam, presence
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
@@ -32,7 +33,6 @@ from plusx.run.evaluation import Viewed
 from plusx.run.seeing import Truths, coco, run_lengths, see
 from plusx.run.telling import TOGETHER, answers, mask_of
 from plusx.run.volumes import asked_of
-from plusx.study.places import places_cam, presence
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
 from plusx.weights import write_weights
@@ -325,7 +325,7 @@ def test_shares_of_volumes_are_of_all_their_slices() -> None:
 
 @pytest.mark.slow
 def test_an_explanation_finds_the_class(trained: Path, data: Path, tmp_path: Path) -> None:
-    from plusx.study.explain import explain
+    from plusx.explain.explain import explain
 
     out = tmp_path / "why"
     told = explain(

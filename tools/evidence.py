@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plusx.study.ledger import FILE, ledger, read_results
-from plusx.zoo.claims import RATE, TEXTS, Cost
+from plusx.evidence.claims import RATE, TEXTS, Cost
+from plusx.evidence.ledger import FILE, ledger, read_results
 
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -24,7 +24,7 @@ _EXPORTS = {
     "evaluate": "plusx.train.loop",
     "find": "plusx.zoo",
     "fit": "plusx.train.loop",
-    "grad_cam": "plusx.study.grad_cam",
+    "grad_cam": "plusx.explain.grad_cam",
     "list_models": "plusx.models",
     "parse": "plusx.grammar.sentence",
     "prepare": "plusx.tasks.prepare",

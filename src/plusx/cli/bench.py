@@ -42,7 +42,7 @@ def networks(
     as_json: Json = False,
 ) -> None:
     """Measure networks on this machine: time for an image, images a second, training and memory."""
-    from plusx.study.bench import bench as measured
+    from plusx.bench.bench import bench as measured
 
     result = measured(
         names,
@@ -66,7 +66,7 @@ def networks(
         print("\n".join(["", *sources(result["rows"]), result["finding"]]))
         print(f"\n{out / 'bench.html'}")
     if result["stopped_by"] is not None:
-        from plusx.study.bench import Stopped
+        from plusx.bench.bench import Stopped
 
         raise Stopped(result["stopped_by"], result["rounds"])
 
@@ -94,7 +94,7 @@ def memory(
     as_json: Json = False,
 ) -> None:
     """Count what training holds for the backward pass, by every plan that keeps less."""
-    from plusx.study.memory import memory as counted
+    from plusx.bench.memory import memory as counted
 
     result = counted(
         networks,

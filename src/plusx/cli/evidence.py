@@ -21,7 +21,7 @@ def claims(
     as_json: Json = False,
 ) -> None:
     """List what the literature claims, with what came out where it was run."""
-    from plusx.study.ledger import ledger, ledger_table
+    from plusx.evidence.ledger import ledger, ledger_table
 
     rows = ledger(pattern, kind, results)
     if as_json:
@@ -51,11 +51,11 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run a claim against its number: PASS, MISS or INCONCLUSIVE, and the distance."""
-    from plusx.study.ledger import chosen
+    from plusx.evidence.ledger import chosen
 
     names, several = chosen(claim, kind)
-    from plusx.study.reproduce import described, reproduce_all
-    from plusx.study.reproduce import reproduce as reproduce_one
+    from plusx.evidence.reproduce import described, reproduce_all
+    from plusx.evidence.reproduce import reproduce as reproduce_one
 
     if not several:
         record = reproduce_one(

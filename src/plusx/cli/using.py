@@ -212,7 +212,7 @@ def explain(
     if not paths:
         raise UserError("explain: name images or folders of images")
     folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
-    from plusx.study.explain import explain as explain_images
+    from plusx.explain.explain import explain as explain_images
 
     result = explain_images(
         opened(trained, None),
@@ -231,6 +231,6 @@ def explain(
     if as_json:
         print_json({"out": str(folder), **result})
         return
-    from plusx.study.judgement import told
+    from plusx.explain.judgement import told
 
     print(f"{told(result)}\n\n{folder / 'explain.html'}")

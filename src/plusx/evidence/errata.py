@@ -7,20 +7,20 @@ from importlib import resources
 import torch
 
 from plusx.data.loader import batches
+from plusx.evidence.claims import SEEDS, Claim, find_claim
+from plusx.evidence.claims.claim import spec
+from plusx.evidence.outcome import Asked, Check, Outcome
+from plusx.evidence.properties import unrolling
+from plusx.evidence.trained import imagenet, published_figures
 from plusx.grammar.twins import without_norm
 from plusx.models import create_model, initialised
 from plusx.study.consistency import check
 from plusx.study.gradient import BlockGradient, block_gradients, gradient_ratio
-from plusx.study.outcome import Asked, Check, Outcome
 from plusx.study.printed import read_tables
-from plusx.study.properties import unrolling
-from plusx.study.trained import imagenet, published_figures
 from plusx.tasks.classify import Classify
 from plusx.train.loop import fit
 from plusx.train.schedule import constant
 from plusx.train.state import State
-from plusx.zoo.claims import SEEDS, Claim, find_claim
-from plusx.zoo.claims.claim import spec
 
 
 TABLES = "text1.toml"
@@ -106,7 +106,7 @@ def tables_about(column: str) -> Check:
     "rows", about rows that are missing."""
 
     def complaints(claim: Claim, asked: Asked) -> Outcome:
-        with resources.as_file(resources.files("plusx.zoo.claims") / TABLES) as path:
+        with resources.as_file(resources.files("plusx.evidence.claims") / TABLES) as path:
             found = check(read_tables(path))
         about = [str(each) for each in found if (each.column or "rows") == column]
         return Outcome(values=(float(len(about)),), shown=tuple(about))

@@ -1,8 +1,8 @@
 """Errors on ImageNet in percent. They need its images, which nobody may hand on."""
 
-from plusx.zoo.claims.claim import Claim
-from plusx.zoo.claims.errors import TOLERANCE
-from plusx.zoo.claims.protocols import PROTOCOLS
+from plusx.evidence.claims.claim import Claim
+from plusx.evidence.claims.errors import TOLERANCE
+from plusx.evidence.claims.protocols import PROTOCOLS
 
 
 _TEN_CROP = "ten crops of an image, and a schedule: He 2015 lowered the rate by hand"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plusx.zoo.claims import Claim
+from plusx.evidence.claims import Claim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from plusx.zoo.claims.claim import Claim
-from plusx.zoo.claims.protocols import PROTOCOLS
+from plusx.evidence.claims.claim import Claim
+from plusx.evidence.claims.protocols import PROTOCOLS
 
 
 # What the mean of three seeds may be above a paper's figure: independent reproductions of the

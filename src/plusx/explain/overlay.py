@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from plusx.study.faithfulness import enlarged
+from plusx.explain.faithfulness import enlarged
 
 
 SHOWN = 224  # pixels along the longer side of a panel, at least

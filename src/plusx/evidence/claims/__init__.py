@@ -1,6 +1,6 @@
 """Every claim that plusx knows, as data: from the papers, and from the texts behind plusx.
 
->>> from plusx.zoo.claims import find_claim
+>>> from plusx.evidence.claims import find_claim
 >>> find_claim("parameters-resnet110").value
 1727962
 """
@@ -9,14 +9,14 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from plusx.errors import UserError
-from plusx.zoo.claims.claim import RATE, SEEDS, TEXTS, Claim, Cost, Kind, own_cost
-from plusx.zoo.claims.counts import COUNTS
-from plusx.zoo.claims.errata import ERRATA
-from plusx.zoo.claims.errors import CIFAR_ERRORS
-from plusx.zoo.claims.imagenet import IMAGENET_ERRORS
-from plusx.zoo.claims.properties import PROPERTIES
-from plusx.zoo.claims.protocols import PROTOCOLS, Protocol
-from plusx.zoo.claims.scope import SCOPE
+from plusx.evidence.claims.claim import RATE, SEEDS, TEXTS, Claim, Cost, Kind, own_cost
+from plusx.evidence.claims.counts import COUNTS
+from plusx.evidence.claims.errata import ERRATA
+from plusx.evidence.claims.errors import CIFAR_ERRORS
+from plusx.evidence.claims.imagenet import IMAGENET_ERRORS
+from plusx.evidence.claims.properties import PROPERTIES
+from plusx.evidence.claims.protocols import PROTOCOLS, Protocol
+from plusx.evidence.claims.scope import SCOPE
 
 
 __all__ = [

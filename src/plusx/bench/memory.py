@@ -173,7 +173,7 @@ def _risen(name: str, plan: str, size: int | None, batch: int) -> int:
     """Bytes by which the memory of a fresh process rises in a training step."""
     words = json.dumps([name, plan, size, batch])
     done = subprocess.run(
-        [sys.executable, "-m", "plusx.study.memory", words],
+        [sys.executable, "-m", "plusx.bench.memory", words],
         capture_output=True,
         text=True,
         check=False,

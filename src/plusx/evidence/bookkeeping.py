@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 
 from plusx import store
-from plusx.study.outcome import Asked, Outcome
+from plusx.evidence.claims import Claim
+from plusx.evidence.outcome import Asked, Outcome
 from plusx.tasks.meters import Classification
 from plusx.train.report import Report
 from plusx.train.schedule import WarmUntil, steps, warm_up
-from plusx.zoo.claims import Claim
 
 
 SEED = 0

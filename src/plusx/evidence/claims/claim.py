@@ -1,16 +1,16 @@
 """What a claim is, as frozen data, and what it costs to run it.
 
 A claim says what a paper or one of the texts behind plusx states, in our words, with the figure and
-the place; `check` names what is run to see whether it holds (plusx.study.reproduce has the code).
+the place; `check` names what is run to see whether it holds (see plusx.evidence.reproduce).
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from plusx.evidence.claims.protocols import PROTOCOLS
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.zoo import ZOO
-from plusx.zoo.claims.protocols import PROTOCOLS
 
 
 Kind = Literal["arithmetic", "property", "training"]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.study.grad_cam import Classes
+from plusx.explain.grad_cam import Classes
 from plusx.train.loop import evaluating
 
 

@@ -1,7 +1,7 @@
 """Parameters and multiply-adds, to the unit: tables of what is published, and claims from them."""
 
+from plusx.evidence.claims.claim import Claim
 from plusx.zoo import ZOO
-from plusx.zoo.claims.claim import Claim
 
 
 # ImageNet, 1,000 classes, as torchvision, timm or the papers' arithmetic have them.

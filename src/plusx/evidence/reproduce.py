@@ -15,14 +15,14 @@ import torch
 
 from plusx import store
 from plusx.errors import UserError
+from plusx.evidence import arithmetic, bookkeeping, errata, properties, trained
+from plusx.evidence.claims import CLAIMS, Claim, find_claim, members
+from plusx.evidence.ledger import FILE, RESULTS, read_results
+from plusx.evidence.outcome import Asked, Check, Outcome
+from plusx.evidence.verdict import Judged, judge
 from plusx.run.environment import environment
 from plusx.run.folder import now
-from plusx.study import arithmetic, bookkeeping, errata, properties, trained
 from plusx.study.folder import MACHINE, VERSIONS
-from plusx.study.ledger import FILE, RESULTS, read_results
-from plusx.study.outcome import Asked, Check, Outcome
-from plusx.study.verdict import Judged, judge
-from plusx.zoo.claims import CLAIMS, Claim, find_claim, members
 
 
 WORK = Path("runs/claims")

@@ -5,7 +5,7 @@ A row is made of other claims (`runs`), or says what plusx has not got yet to ru
 
 from typing import Literal, NamedTuple
 
-from plusx.zoo.claims.claim import Claim
+from plusx.evidence.claims.claim import Claim
 
 
 class Row(NamedTuple):

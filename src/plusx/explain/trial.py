@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from plusx.study import faithfulness
-from plusx.study.faithfulness import Faith, Predict, enlarged
-from plusx.study.judgement import spread
+from plusx.explain import faithfulness
+from plusx.explain.faithfulness import Faith, Predict, enlarged
+from plusx.explain.judgement import spread
 
 
 FORGOTTEN = 16  # images that are asked of networks with shuffled weights

@@ -13,6 +13,8 @@ from typing import Any
 from plusx import run, store
 from plusx.data.download import places
 from plusx.errors import UserError
+from plusx.evidence.claims import PROTOCOLS, SEEDS, Claim
+from plusx.evidence.outcome import Asked, Outcome
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe, to_toml
@@ -20,10 +22,8 @@ from plusx.report.history import read_history
 from plusx.run.folder import load_weights_as
 from plusx.study.alike import strangers
 from plusx.study.folder import surroundings
-from plusx.study.outcome import Asked, Outcome
 from plusx.study.rows import epochs_to
 from plusx.zoo import ZOO
-from plusx.zoo.claims import PROTOCOLS, SEEDS, Claim
 
 
 THRESHOLD = 0.9  # the accuracy of "epochs to 90 %"

@@ -125,7 +125,7 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
     if answer is None:
         raise UserError(
             f"{type(net).__name__} is no network of plusx: it does not say which of its tensors "
-            "are maps (`plusx.study.grad_cam.cam_of` takes maps and a score)"
+            "are maps (`plusx.explain.grad_cam.cam_of` takes maps and a score)"
         )
     count = len(net.widths)  # type: ignore[arg-type]
     if stage is not None and stage_positions([stage], count) != [count - 1]:

@@ -1,6 +1,6 @@
 """What follows from the definitions: checked on tensors, in float64 where figures are compared."""
 
-from plusx.zoo.claims.claim import Claim
+from plusx.evidence.claims.claim import Claim
 
 
 _EXACT = 1e-12  # of numbers in float64 that are equal on paper

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from plusx.evidence.claims import Claim
+from plusx.evidence.claims.claim import multiply_adds, spec
+from plusx.evidence.claims.counts import CIFAR_RESNETS
+from plusx.evidence.outcome import Asked, Outcome
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
-from plusx.study.outcome import Asked, Outcome
 from plusx.zoo import ZOO
 from plusx.zoo.blocks import BASIC, BOTTLENECK
-from plusx.zoo.claims import Claim
-from plusx.zoo.claims.claim import multiply_adds, spec
-from plusx.zoo.claims.counts import CIFAR_RESNETS
 
 
 def parameters_of(network: str, num_classes: int | None = None) -> int:

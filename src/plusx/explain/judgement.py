@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from plusx.study.faithfulness import WORTHLESS
+from plusx.explain.faithfulness import WORTHLESS
 from plusx.study.finding import student
 
 

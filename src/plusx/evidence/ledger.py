@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from plusx import __version__
 from plusx.errors import UserError
-from plusx.zoo.claims import (
+from plusx.evidence.claims import (
     CLAIMS,
     PROTOCOLS,
     RATE,

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from plusx import store
 from plusx.data.image import printable
 from plusx.errors import UserError
+from plusx.explain import judgement, overlay
+from plusx.explain.attribution import integrated_gradients, occlusion, require_captum
+from plusx.explain.faithfulness import enlarged
+from plusx.explain.grad_cam import grad_cam
+from plusx.explain.places import places_cam, presence
+from plusx.explain.trial import Trial
 from plusx.nn.dense import Dense
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
 from plusx.run.environment import environment
 from plusx.run.folder import UNFINISHED
 from plusx.run.prediction import image_files, prepared_images
-from plusx.study import judgement, overlay
-from plusx.study.attribution import integrated_gradients, occlusion, require_captum
-from plusx.study.faithfulness import enlarged
-from plusx.study.grad_cam import grad_cam
-from plusx.study.places import places_cam, presence
-from plusx.study.trial import Trial
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
 

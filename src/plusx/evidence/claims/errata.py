@@ -2,7 +2,7 @@
 and `truth` says what is so, with its source.
 """
 
-from plusx.zoo.claims.claim import Claim
+from plusx.evidence.claims.claim import Claim
 
 
 TEXT1: tuple[Claim, ...] = (

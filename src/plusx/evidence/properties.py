@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plusx.evidence.claims import Claim
+from plusx.evidence.claims.claim import spec
+from plusx.evidence.outcome import Asked, Outcome
 from plusx.grammar.shapes import Flow, Setting
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
@@ -19,11 +22,8 @@ from plusx.nn.block import ResidualBlock, say
 from plusx.nn.layers import ZeroPad
 from plusx.study.anatomy import places, untouched, walk
 from plusx.study.gradient import shortcut_identity
-from plusx.study.outcome import Asked, Outcome
 from plusx.study.stochastic import counted_depths, mean_and_error
 from plusx.zoo.blocks import BASIC, BASIC_A, BOTTLENECK, PREACT, PREACT_BOTTLENECK, attended
-from plusx.zoo.claims import Claim
-from plusx.zoo.claims.claim import spec
 
 
 SEED = 0
@@ -205,7 +205,7 @@ def option_a(claim: Claim, asked: Asked) -> Outcome:
 
 def grad_cam_identity(claim: Claim, asked: Asked) -> Outcome:
     """Grad-CAM at the pooled tensor against w . A / (H W), computed here from the maps."""
-    from plusx.study.grad_cam import grad_cam
+    from plusx.explain.grad_cam import grad_cam
 
     every = ("resnet20", "preact_resnet20", "se_resnet20", "densenet40_12", "wrn16_4",
              "resnet20_b", "vgg16_cifar", "resnet18", "resnet50", "resnext50_32x4d",

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from plusx import store
+from plusx.bench.known import known_accuracies
 from plusx.data.batch import Batch
 from plusx.errors import UserError
 from plusx.grammar.legal import check
@@ -31,7 +32,6 @@ from plusx.nn.saved import SavedBytes
 from plusx.report.bench import bench_page, figures
 from plusx.run.environment import environment
 from plusx.run.signals import Signals
-from plusx.study.known import known_accuracies
 from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import find_device, prepare
 from plusx.tasks.task import Task

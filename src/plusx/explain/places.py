@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plusx.errors import UserError
+from plusx.explain.grad_cam import cam_of
 from plusx.nn.dense import Dense
 from plusx.nn.network import Network, stage_positions
-from plusx.study.grad_cam import cam_of
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
 from plusx.train.loop import evaluating
