@@ -251,8 +251,7 @@ def write(said: Said, rows: list[Row]) -> None:
     """The result, and a page with the curve beside the cells."""
     # matplotlib takes half a second to load
     from plusx.report import page
-    from plusx.report.colours import Palette
-    from plusx.report.figures import alternative, figure
+    from plusx.report.charts import alternative, charts
 
     told = curve(rows)
     told["alternative"] = alternative(told)
@@ -276,19 +275,20 @@ def write(said: Said, rows: list[Row]) -> None:
             "date": now(),
         },
     )
-    palette = Palette([line["name"] for line in told["lines"]])
     most = max(row["work"] for row in rows)
     last = [row for row in rows if row["work"] == most]
     found = ", ".join(f"{row['name']} {100 * row['accuracy']['mean']:.1f} %" for row in last)
     store.write_text(
         said.cells / "fast.html",
-        page.document(
-            title="plusx: accuracy at equal work",
-            kicker="benchmarks/fast.py",
-            finding=f"With {most:g} PFLOP: {found}.",
-            context=f"CIFAR-10, {KEPT_BACK:,} training images kept back, {said.precision}.",
-            body=f'<div class="figures">\n{figure(told, palette, "f0")}</div>\n',
-            colours=palette.colours,
+        page.render(
+            "figures.html",
+            {
+                "title": "plusx: accuracy at equal work",
+                "kicker": "benchmarks/fast.py",
+                "finding": f"With {most:g} PFLOP: {found}.",
+                "context": f"CIFAR-10, {KEPT_BACK:,} training images kept back, {said.precision}.",
+                "charts": charts([told]),
+            },
         ),
     )
 

@@ -70,47 +70,6 @@ def gradients() -> Told:
     )
 
 
-def lesion() -> Told:
-    chance = random.Random(3)
-    labels = [f"{stage}.{block}" for stage in (1, 2, 3) for block in range(1, 10)]
-    residual = [0.066 + abs(chance.gauss(0, 0.02)) for _ in labels]
-    residual[0], residual[9], residual[18] = 0.21, 0.31, 0.17
-    plain = [0.9 - abs(chance.gauss(0, 0.02)) for _ in labels]
-    plain[3] = None
-    groups = [
-        {"name": "resnet56", "labels": labels, "values": residual},
-        {"name": "plain56", "labels": labels, "values": plain},
-        {
-            "name": "vgg16",
-            "labels": [f"conv {n}" for n in range(1, 14)],
-            "values": [0.9 - 0.01 * n for n in range(13)],
-        },
-    ]
-    told = {
-        "kind": "bars",
-        "x": axis("block that is deleted"),
-        "y": axis("error", "share"),
-        "groups": groups,
-    }
-    return {**told, **_words("Error after one block is deleted", "Test images of CIFAR-10.")}
-
-
-def orders() -> Told:
-    labels = ["original", "BN after addition", "ReLU before addition", "ReLU-only pre-activation",
-              "full pre-activation"]  # fmt: skip
-    groups = [
-        {"name": "here", "labels": labels, "values": [0.093, 0.104, 0.101, 0.094, 0.088]},
-        {"name": "He 2016", "labels": labels, "values": [0.0661, 0.0817, 0.0784, 0.0671, 0.0637]},
-    ]
-    told = {
-        "kind": "bars",
-        "x": axis("order of activation"),
-        "y": axis("error", "share"),
-        "groups": groups,
-    }
-    return {**told, **_words("Five orders of activation", "Mean over three seeds.")}
-
-
 def seeds() -> Told:
     chance = random.Random(1)
     groups = []
@@ -233,8 +192,6 @@ def study(**changed: Any) -> Told:
             ),
             by_depth(),
             gradients(),
-            lesion(),
-            orders(),
             seeds(),
             surface(),
         ],

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plusx.report.history import Point
+from plusx.report.history import EpochPoint
 from plusx.study.finding import finding, interval
 from plusx.study.rows import Run, curve, row
 
@@ -12,7 +12,7 @@ from plusx.study.rows import Run, curve, row
 def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> Run:
     """A run that ends at this accuracy."""
     points = tuple(
-        Point(
+        EpochPoint(
             epoch=epoch,
             train_loss=2.3 * math.exp(-epoch),
             train_error=1 - accuracy * epoch / epochs,

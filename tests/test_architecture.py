@@ -22,6 +22,7 @@ DOORS: dict[str, set[str]] = {
     "grammar": set(),
     "overrides": set(),
     "store": set(),
+    "statistics": set(),
     "zoo": {"grammar"},
     "describe": {"grammar", "overrides", "zoo"},
     "recipe": {"grammar", "overrides"},
@@ -32,23 +33,25 @@ DOORS: dict[str, set[str]] = {
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},
     "export": {"nn", "store"},
-    "report": {"store"},
+    "report": {"statistics", "store"},
     "run": {
         "data", "export", "grammar", "models", "nn", "recipe", "report", "store", "tasks", "train",
         "weights", "zoo",
     },
     "study": {
-        "data", "grammar", "models", "nn", "recipe", "report", "run", "store", "tasks", "train",
-        "weights", "zoo",
+        "data", "grammar", "models", "nn", "recipe", "report", "run", "statistics", "store",
+        "tasks", "train", "weights", "zoo",
     },
-    "explain": {"data", "grammar", "nn", "report", "run", "store", "study", "tasks", "train"},
+    "explain": {
+        "data", "grammar", "nn", "report", "run", "statistics", "store", "study", "tasks", "train",
+    },
     "evidence": {
-        "data", "explain", "grammar", "models", "nn", "recipe", "report", "run", "store", "study",
-        "tasks", "train", "zoo",
+        "data", "explain", "grammar", "models", "nn", "recipe", "report", "run", "statistics",
+        "store", "study", "tasks", "train", "zoo",
     },
     "bench": {
-        "data", "evidence", "grammar", "models", "nn", "report", "run", "store", "tasks", "train",
-        "zoo",
+        "data", "evidence", "grammar", "models", "nn", "report", "run", "statistics",
+        "store", "tasks", "train", "zoo",
     },
     "cli": {
         "bench", "data", "describe", "evidence", "explain", "export", "grammar", "models", "recipe",
@@ -65,7 +68,7 @@ OUTSIDE = {"grammar": set(), "zoo": set(), "overrides": set(), "describe": set()
 # Who may write files besides the store, and why.
 WRITERS = {
     "weights/fetch.py": ({"os.unlink"}, "the download goes once our own file is made from it"),
-    "report/drawing.py": ({"figure.savefig"}, "into memory, for the page that the store writes"),
+    "report/charts.py": ({"drawn.savefig"}, "into memory, for the page that the store writes"),
     "evidence/bookkeeping.py": (
         {"tempfile.TemporaryDirectory"},
         "two runs are compared in a folder that goes afterwards",

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from page_reader import Page
 from plusx import cli, store
 from plusx.bench import bench as module
-from plusx.bench.bench import Interval, Stopped, bench, median, saved_bytes
+from plusx.bench.bench import Stopped, bench, saved_bytes
 from plusx.bench.known import known_accuracies
 from plusx.data.batch import Batch
 from plusx.nn.network import Network
+from plusx.statistics import median_interval
 from plusx.tasks.classify import Classify
 from plusx.zoo.cifar import CIFAR
 
@@ -43,7 +44,7 @@ def clockless(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=60))
 def test_a_median_lies_in_its_interval_and_both_are_of_the_values(values: list[float]) -> None:
-    found = median(values)
+    found = median_interval(values)
     assert min(values) <= found.low <= found.median <= found.high <= max(values)
     assert found.low in values
     assert found.high in values
@@ -51,9 +52,9 @@ def test_a_median_lies_in_its_interval_and_both_are_of_the_values(values: list[f
 
 def test_the_ranks_of_an_interval_are_those_of_the_binomial_distribution() -> None:
     # published tables of the distribution-free interval (Conover 1999): 2 to 9 of 10, 6 to 15 of 20
-    assert median([float(n) for n in range(1, 11)]) == Interval(5.5, 2.0, 9.0)
-    assert median([float(n) for n in range(1, 21)]) == Interval(10.5, 6.0, 15.0)
-    assert median([3.0, 1.0, 2.0]) == Interval(2.0, 1.0, 3.0)
+    assert median_interval([float(n) for n in range(1, 11)]) == (5.5, 2.0, 9.0, True)
+    assert median_interval([float(n) for n in range(1, 21)]) == (10.5, 6.0, 15.0, True)
+    assert median_interval([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0, False)
 
 
 def test_what_the_backward_pass_needs_is_counted_to_the_byte() -> None:
@@ -173,7 +174,7 @@ def test_the_command_writes_json_and_a_page(
     own = ["bench", "resnet20", "--batch", "2", "--seconds", "0.01", "--threads", "1"]
     assert cli.run([*own, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "Kept for backward" in out
+    assert "Saved for backward" in out
     assert "Accuracy published: cifar10 test, He 2015, table 6 (resnet20)." in out
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from plusx.report.text_table import comparison_table
 from plusx.study.finding import finding, interval
 from plusx.study.progress import Going, Progress, Tail
 from plusx.study.rows import curve, epochs_to, row, spread
-from plusx.study.table import comparison_table
 from study_results import DEGRADED, comparison, run
 
 

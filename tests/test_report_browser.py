@@ -7,7 +7,7 @@ import pytest
 
 from browser import Browser, browsing, find_browser
 from plusx.report.comparison import comparison_page
-from plusx.report.single import run_page
+from plusx.report.run import run_page
 from plusx.report.study import study_page
 from study_pages import axis, line, lines, study
 from study_results import DEGRADED, comparison, run, single
@@ -114,7 +114,7 @@ def test_a_report_in_a_browser(
     # Nothing sticks out to the side: what is wider scrolls in its own box.
     assert browser.value("document.documentElement.scrollWidth") <= width
     figures = browser.value(_FIGURES)
-    assert len(figures) == {"comparison": 4, "run": 2, "study": 7, "hard study": 2}[name]
+    assert len(figures) == {"comparison": 4, "run": 2, "study": 5, "hard study": 2}[name]
     for figure in figures:
         assert figure["left"] >= 0
         assert figure["right"] <= width

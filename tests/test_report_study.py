@@ -1,7 +1,6 @@
 """The page of a study: every kind of figure, whatever its values are, and a table of all rows."""
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ from hypothesis import strategies as st
 
 from page_reader import Page
 from plusx.report import values, write_report
-from plusx.report.colours import SHADES, Palette
-from plusx.report.figures import alternative, figure
-from plusx.report.scales import Axis, scale
+from plusx.report.charts import Chart, alternative, chart, charts, colours, names
 from plusx.report.study import study_page
-from plusx.study.table import rows_table
+from plusx.report.text_table import rows_table
 from study_pages import Told, axis, columns, line, lines, rows, spread, study, surface
 
 
@@ -24,27 +21,13 @@ EVIL = '<script>alert("1")</script>&\'"$x^2$\x00\n'
 PAGE = study_page(study())
 
 
-def drawn(told: Told) -> Page:
-    """One figure, taken apart."""
-    names = [each["name"] for each in (*told.get("lines", ()), *told.get("groups", ()))]
-    return Page(figure({**told, "alternative": alternative(told)}, Palette(names), "f0"))
+def drawn(told: Told) -> Chart:
+    return chart({**told, "alternative": alternative(told)}, colours(names(told)), "f0")
 
 
-def paths(told: Told) -> list[str]:
-    names = [each["name"] for each in (*told.get("lines", ()), *told.get("groups", ()))]
-    text = figure({**told, "alternative": ""}, Palette(names), "f0")
-    return re.findall(r' d="([^"]*)"', text)
-
-
-def bars(groups: dict[str, dict[str, float | None]], scale: str = "share") -> Told:
-    return {
-        "kind": "bars", "title": "Bars", "caption": "", "alternative": "",
-        "x": axis("block"), "y": axis("error", scale),
-        "groups": [
-            {"name": name, "labels": list(values), "values": list(values.values())}
-            for name, values in groups.items()
-        ],
-    }  # fmt: skip
+def texts(told: Told) -> str:
+    """All that is written in the drawing of a figure."""
+    return Page(drawn(told).svg).said
 
 
 def dots(groups: dict[str, list[float | None]], scale: str = "share") -> Told:
@@ -86,7 +69,7 @@ def test_a_page_is_whole_asks_for_nothing_and_says_every_figure_in_words() -> No
     assert not re.search(r"url\((?!#)", PAGE)
     assert [tag for tag, _ in read.elements].count("script") == 1
     images = [attrs for _, attrs in read.elements if attrs.get("role") == "img"]
-    assert len(images) == [tag for tag, _ in read.elements].count("svg") == 7
+    assert len(images) == [tag for tag, _ in read.elements].count("svg") == 5
     assert all(re.search(r"\d", attrs["aria-label"] or "") for attrs in images)
     assert study_page(study()) == PAGE  # the same result gives the same bytes
 
@@ -138,16 +121,18 @@ def test_what_comes_from_outside_is_text(place: str) -> None:
     "told",
     [
         several([line(EVIL, [1, 2], [0.5, 0.25])]),
-        bars({EVIL: {EVIL: 0.5, "b": 0.1}, "other": {EVIL: 0.2}}),
         dots({EVIL: [0.5], "\U0001f600 学習": [0.4]}),
         {**grid([[1, 2], [3, 4]]), "title": EVIL, "x": axis(EVIL), "value": axis(EVIL)},
     ],
-    ids=["lines", "bars", "dots", "map"],
+    ids=["lines", "dots", "map"],
 )
 def test_names_in_a_figure_are_text(told: Told) -> None:
-    read = drawn(told)
+    read = Page(drawn(told).svg)
     assert "script" not in [tag for tag, _ in read.elements]
-    assert '<script>alert("1")</script>&\'"$x^2$' in read.said
+    assert '<script>alert("1")' in read.said
+    page = Page(study_page(study(figures=[told])))
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert '<script>alert("1")</script>&\'"$x^2$' in page.said
 
 
 def test_names_and_rows_of_a_table_are_text() -> None:
@@ -169,12 +154,6 @@ HARD = {
     "negative on a logarithm": several([line("a", [1, 2], [-1, 1])], y="log"),
     "large and small": several([line("a", [1, 10, 1000], [1e-30, 1.0, 1e30])], "log", "log"),
     "long names": several([line("a name without end " * 9 + str(n), [1], [n]) for n in (1, 2)]),
-    "no bars": bars({}),
-    "no labels": bars({"a": {}}),
-    "one bar": bars({"a": {"block 1": 0.5}}),
-    "unknown bars": bars({"a": {"block 1": None, "block 2": None, "block 3": None}}),
-    "negative bars": bars({"a": {"x": -0.5, "y": 0.25}}, "linear"),
-    "bars on a logarithm": bars({"a": {"1": 0.0, "2": 10.0, "3": 1e-6}}, "log"),
     "no dots": dots({}),
     "unknown dots": dots({"a": [None], "b": []}),
     "one dot": dots({"a": [0.5]}),
@@ -192,9 +171,10 @@ HARD = {
 @pytest.mark.slow
 @pytest.mark.parametrize("told", HARD.values(), ids=HARD.keys())
 def test_a_figure_can_have_any_values(told: Told) -> None:
-    read = drawn(told)
-    assert [tag for tag, _ in read.elements].count("svg") == 1
-    assert not any("nan" in path or "inf" in path for path in paths(told))
+    svg = drawn(told).svg
+    assert [tag for tag, _ in Page(svg).elements].count("svg") == 1
+    drawn_paths = re.findall(r' d="([^"]*)"', svg)
+    assert not any("nan" in path or "inf" in path for path in drawn_paths)
 
 
 @pytest.mark.parametrize(
@@ -202,46 +182,22 @@ def test_a_figure_can_have_any_values(told: Told) -> None:
     [
         several([line("a", [1, 2], [0.5, 0.2])]),
         dots({"a": [0.1, 0.2]}),
-        bars({"a": {"1": 0.2, "2": 0.3}}),
         grid([[1.0, 2.0], [3.0, 4.0]]),
     ],
     ids=lambda told: str(told["kind"]),
 )
 def test_an_axis_without_a_title_has_none(told: Told) -> None:
     bare = {key: {**told[key], "title": ""} for key in ("x", "y", "value") if key in told}
-    assert "no name" not in figure({**told, **bare, "alternative": ""}, Palette(["a"]), "f0")
+    assert "no name" not in texts({**told, **bare})
 
 
 def test_a_logarithmic_axis_shows_zero_below_all_else() -> None:
     """Gradients that are exactly zero are what a figure of them is about."""
-    found = scale(Axis("norm", "log"), [0.0, 1e-3, 1.0])
-    assert found.place(0.0) < found.place(1e-3) - 0.2
-    assert found.low < found.place(0.0)
-    assert found.ticks[0][1] == "0"
-    assert math.isnan(found.place(-1.0))
-    without = scale(Axis("norm", "log"), [1e-3, 1.0])
-    assert math.isnan(without.place(0.0))
-    assert "0" not in [text for _, text in without.ticks]
-
-
-@given(
-    st.lists(st.floats(-1e12, 1e12) | st.integers(-(10**6), 10**6), max_size=6),
-    st.sampled_from(["linear", "log"]),
-    st.booleans(),
-)
-@settings(max_examples=120)
-def test_a_scale_holds_its_values_and_has_ticks_in_order(
-    known: list[float], kind: Any, tight: bool
-) -> None:
-    found = scale(Axis("x", kind), known, tight=tight)
-    places = [place for value in known if not math.isnan(place := found.place(value))]
-    slack = 1e-9 * (found.high - found.low)
-    assert found.low < found.high
-    assert all(found.low - slack <= place <= found.high + slack for place in places)
-    ticks = [place for place, _ in found.ticks]
-    assert ticks == sorted(ticks)
-    texts = [text for _, text in found.ticks]
-    assert len(set(texts)) == len(texts) <= 12
+    said = texts(several([line("a", [1, 2, 3], [0.0, 1e-3, 1.0])], y="log"))
+    assert " 0 " in f" {said} "
+    assert "0.001" in said
+    without = texts(several([line("a", [1, 2], [1e-3, 1.0])], y="log"))
+    assert " 0 " not in f" {without} "
 
 
 @pytest.mark.parametrize(
@@ -267,7 +223,7 @@ def test_a_scale_holds_its_values_and_has_ticks_in_order(
     ],
 )
 def test_values_are_written_as_they_are_read(kind: str, given: list[Any], said: list[str]) -> None:
-    assert [str(each) for each in values.said(kind, given)] == said
+    assert [str(each) for each in values.format_values(kind, given)] == said
 
 
 @given(st.floats(1e-300, 1e300))
@@ -283,41 +239,25 @@ def test_a_number_as_it_is_written_is_near_the_number(value: float) -> None:
     assert read == pytest.approx(value, rel=0.0051)
 
 
-def test_many_lines_have_a_legend_beneath_and_few_have_their_names_at_their_ends() -> None:
-    many = several([line(f"net {n}", [1, 2, 3], [n, n + 1.0, n]) for n in range(40)])
-    read = drawn(many)
-    legend = [tag for tag, attrs in read.elements if "line" in (attrs.get("class") or "")]
-    assert len(legend) == 40
-    few = several([line(f"net {n}", [1, 2, 3], [n, n + 1.0, n]) for n in range(8)])
-    read = drawn(few)
-    assert not read.attributes("style")[0].startswith("--colour")
-    for n in range(8):
-        assert f"net {n}" in read.said.split("The numbers")[0]
+def test_every_line_is_named_in_the_legend() -> None:
+    for count in (8, 40):
+        said = texts(several([line(f"net {n}", [1, 2, 3], [n, n + 1.0, n]) for n in range(count)]))
+        assert all(f"net {n} " in f"{said} " for n in range(count))
 
 
 def test_the_numbers_of_a_figure_are_beneath_it() -> None:
     long = several([line("a", list(range(1000)), [float(n) for n in range(1000)])])
-    said = drawn(long).said
+    said = Page(study_page(study(figures=[long]))).said
     assert "Every 5th row is given here" in said
     assert "999" in said
-    said = drawn(dots({"a": [0.5, 0.25]})).said
+    said = Page(study_page(study(figures=[dots({"a": [0.5, 0.25]})]))).said
     assert "50.00 50.00 25.00" in said
-
-
-def test_labels_that_count_stand_and_others_lie_with_every_name() -> None:
-    blocks = bars({"net": {f"layer1.{n}": 0.1 for n in range(27)}})
-    said = drawn(blocks).said.split("The numbers")[0]
-    assert "layer1.0" in said
-    assert "layer1.1 " not in said  # there is no room for all, and they can be counted
-    orders = bars({"net": {f"an order of activation, {sign}": 0.1 for sign in "abcdefgh"}})
-    said = drawn(orders).said.split("The numbers")[0]
-    assert all(f"activation, {sign}" in said for sign in "abcdefgh")
 
 
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({**several([]), "kind": "pie"}, "lines, dots, bars, map, not 'pie'"),
+        ({**several([]), "kind": "pie"}, "lines, dots, map, not 'pie'"),
         (several([], y="cubic"), "linear, log, share, not 'cubic'"),
         (several([{**line("a", [1, 2], [1, 2]), "low": [1]}]), "2 places and 1 values"),
         ({**grid([[1, 2]]), "ys": [1, 2, 3]}, "3 ys and 1 rows"),
@@ -325,29 +265,23 @@ def test_labels_that_count_stand_and_others_lie_with_every_name() -> None:
 )
 def test_a_figure_that_cannot_be_drawn_is_refused(told: Told, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        figure({**told, "alternative": ""}, Palette(["a"]), "f0")
+        charts([{**told, "alternative": ""}])
 
 
 def test_a_name_keeps_its_colour_from_figure_to_figure() -> None:
-    few = Palette(["plain20", "resnet20", "plain56"])
-    assert few.shared
-    assert few.of(["plain56"]) + few.of(["plain20"]) == [2, 0]
-    many = Palette([f"{sign} net" for sign in "abcdefghijk"])
-    assert not many.shared
-    first, second = (many.of(["a net", "b net"]), many.of(["k net", "j net"]))
-    assert len({many.colours[index] for index in first}) == 2
-    assert len({many.colours[index] for index in second}) == 2
-
-
-def test_the_shades_of_a_surface_go_one_way_in_light_and_in_dark() -> None:
-    def light(colour: str) -> float:
-        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    day, night = ([light(pair[side]) for pair in SHADES] for side in (0, 1))
-    assert day == sorted(day, reverse=True)
-    assert night == sorted(night)
+    """Where hues do not suffice for a page, each figure has colours of its own."""
+    two = [several([line(name, [1, 2], [1.0, 2.0])]) for name in ("plain20", "plain56")]
+    both = several([line(name, [1, 2], [1.0, 2.0]) for name in ("plain20", "plain56")])
+    shades = colours(["plain20", "plain56"])
+    for found, name in zip(charts([*two, both]), ("plain20", "plain56")):
+        assert shades[name] in found.svg
+    many = [
+        several([line(f"{sign} net", [1, 2], [1.0, 2.0]) for sign in signs])
+        for signs in ("abcdefgh", "ijkl")
+    ]
+    for figure in many:
+        (found,) = charts([figure])
+        assert found.svg == charts([*many[:1], figure])[1].svg.replace("f1-", "f0-")
 
 
 def test_a_report_is_written_into_the_folder_of_a_study(tmp_path: Path) -> None:

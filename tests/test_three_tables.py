@@ -12,12 +12,12 @@ import pytest
 
 from page_reader import Page
 from plusx.recipe import Recipe, load_recipe
+from plusx.report.text_table import rows_table, study_tables
 from plusx.study import three_tables
 from plusx.study.consistency import check
 from plusx.study.experiment import study
 from plusx.study.plan import Cell, Made
 from plusx.study.printed import read_tables
-from plusx.study.table import rows_table, study_tables
 from study_results import run
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from plusx import store
 from plusx.recipe import Recipe, load_recipe, to_toml
-from plusx.report.scores import score
+from plusx.report.metrics import metric
 from plusx.run import evaluate, load_run, train
 from plusx.run.folder import now
 
@@ -53,7 +53,7 @@ def measure(
     environment = runs[0]["environment"]
     return {
         "name": name,
-        "metric": f"{split} {score(key).title}",
+        "metric": f"{split} {metric(key).title}",
         "value": mean(found),
         "spread": stdev(found) if len(found) > 1 else None,
         "seeds": list(seeds),
@@ -175,7 +175,7 @@ def _compared(
         "recipe": to_toml(load_recipe(name, overrides)),
         "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
         "name": name,
-        "metric": f"{found['split']} {score(key).title}",
+        "metric": f"{found['split']} {metric(key).title}",
         "value": {row["name"]: row[key]["mean"] for row in found["rows"]},
         "spread": {row["name"]: row[key]["std"] for row in found["rows"]},
     }

@@ -12,7 +12,8 @@ def study(found: Mapping[str, Any]) -> str:
     head = ["", *(" ".join(filter(None, values.heading(column))) for column in columns)]
     align = ["---", *("---" if column["kind"] == "text" else "---:" for column in columns)]
     told = [
-        [_cell(str(value), column) for value in values.told(column, rows)] for column in columns
+        [_cell(str(value), column) for value in values.format_column(column, rows)]
+        for column in columns
     ]
     lines = [_row(head), f"|{'|'.join(align)}|"]
     lines += [

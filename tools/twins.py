@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from plusx.report.scores import score
+from plusx.report.metrics import metric
 
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -58,7 +58,7 @@ def _row(found: Mapping[str, Any]) -> str:
     minutes = max(row["seconds_per_epoch"]["mean"] for row in found["rows"]) * epochs / 60
     cells = [
         f"`{found['name']}`",
-        f"{found['split']} {score(key).title}",
+        f"{found['split']} {metric(key).title}",
         _share(plain[key]["seeds"]),
         _share(residual[key]["seeds"]),
         _share(apart, sign="+"),

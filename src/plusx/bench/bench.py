@@ -5,19 +5,17 @@ does meets all of them alike. A round that a signal cuts short is left out; the 
 the result.
 """
 
-import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from plusx import store
@@ -32,6 +30,7 @@ from plusx.nn.saved import SavedBytes
 from plusx.report.bench import bench_page, figures
 from plusx.run.environment import environment
 from plusx.run.signals import Signals
+from plusx.statistics import Median, median_interval
 from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import find_device, prepare
 from plusx.tasks.task import Task
@@ -51,15 +50,6 @@ RESULT, PAGE = "bench.json", "bench.html"
 UNKNOWN: dict[str, Any] = {"published": None, "measured": None}
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A median, and between what it lies with 95 %."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass
@@ -100,10 +90,11 @@ def bench(
     in all; there are at least three rounds. results: the folder that measured accuracies are looked
     for in.
 
-    A row has `latency_seconds` (one image), `batch_seconds`, `images_per_second`,
-    `step_seconds` (forward, loss, backward, update by SGD), each with its median and the interval
-    of 95 % of that, and `saved_bytes`: what the forward pass of a training step keeps for the
-    backward pass, of the whole batch, counted exactly.
+    A row has `latency_seconds` (one image), `batch_seconds`, `images_per_second` and
+    `step_seconds` (forward, loss, backward, update by SGD), each with its median, `low` and `high`:
+    an interval of 95 % from six rounds on (`interval`), before that the lowest and the highest. And
+    `saved_bytes`: what the forward pass of a training step saves for the backward pass, of the
+    whole batch, counted exactly.
 
     After SIGINT or SIGTERM the result has the whole rounds until then, and `stopped_by` says the
     signal. UserError: a name, size or number that cannot be. RuntimeError: a batch does not fit in
@@ -295,34 +286,15 @@ def _is_full(error: RuntimeError) -> bool:
 
 
 def _figures(times: dict[str, list[float]], batch: int) -> dict[str, Any]:
-    """What a row says of the times."""
-    whole = median(times["batch"])
+    """The times of a row: medians with their ends, see `statistics.median_interval`."""
+    whole = median_interval(times["batch"])
+    rate = Median(batch / whole.median, batch / whole.high, batch / whole.low, whole.interval)
     return {
-        "latency_seconds": asdict(median(times["one"])),
-        "batch_seconds": asdict(whole),
-        "images_per_second": asdict(
-            Interval(batch / whole.median, batch / whole.high, batch / whole.low)
-        ),
-        "step_seconds": asdict(median(times["step"])),
+        "latency_seconds": median_interval(times["one"])._asdict(),
+        "batch_seconds": whole._asdict(),
+        "images_per_second": rate._asdict(),
+        "step_seconds": median_interval(times["step"])._asdict(),
     }
-
-
-def median(values: Sequence[float]) -> Interval:
-    """The median and its interval of 95 %, whatever the values are distributed like.
-
-    The ends are values: those ranks between which the true median lies with 95 % by the binomial
-    distribution (Conover 1999, section 3.2). With fewer than six values the least and the most,
-    which is less than 95 %.
-    """
-    ordered = sorted(values)
-    count, rank, below = len(ordered), 0, 0.0
-    while rank < count // 2:
-        below += math.comb(count, rank) / 2**count
-        if below > 0.025:
-            break
-        rank += 1
-    rank = max(rank, 1)
-    return Interval(float(np.median(ordered)), ordered[rank - 1], ordered[count - rank])
 
 
 def _finding(rows: Sequence[dict[str, Any]]) -> str:

@@ -60,10 +60,11 @@ def networks(
         print_json({"out": str(out), **result})
     else:
         from plusx.report.bench import columns, flat, sources
-        from plusx.study.table import rows_table
+        from plusx.report.text_table import rows_table
 
-        print(rows_table(columns(batch), [flat(row) for row in result["rows"]], terminal_width()))
-        print("\n".join(["", *sources(result["rows"]), result["finding"]]))
+        rows = result["rows"]
+        print(rows_table(columns(rows, batch), [flat(row) for row in rows], terminal_width()))
+        print("\n".join(["", *sources(rows), result["finding"]]))
         print(f"\n{out / 'bench.html'}")
     if result["stopped_by"] is not None:
         from plusx.bench.bench import Stopped
@@ -110,7 +111,7 @@ def memory(
         print_json({"out": str(out), **result})
         return
     from plusx.report.memory import COLUMNS, flat
-    from plusx.study.table import rows_table
+    from plusx.report.text_table import rows_table
 
     print(rows_table(COLUMNS, [flat(row) for row in result["rows"]], terminal_width()))
     print(f"\n{result['finding']}\n\n{out / 'memory.html'}")

@@ -70,9 +70,9 @@ def opened(trained: str, weights: str | None) -> Any:
 def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
     """Figures in a line; `scores` are the keys of those that are no classifier's."""
     if "averaging" not in figures:
-        from plusx.report.scores import line, with_measures
+        from plusx.report.metrics import metrics_line, with_measures
 
-        said = line(figures, with_measures(figures, scores), intervals=True)
+        said = metrics_line(figures, with_measures(figures, scores), intervals=True)
         return f"{said}, {figures['count']:,} images"
     several = scores[:1] == ["auroc"] and figures.get("auroc") is not None
     area = f"AUROC {_with_interval(figures)}, " if several else ""

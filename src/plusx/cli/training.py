@@ -114,7 +114,7 @@ def compare(
     if as_json:
         print_json({"out": str(folder), **result})
         return
-    from plusx.study.table import comparison_table
+    from plusx.report.text_table import comparison_table
 
     print(comparison_table(result, terminal_width()))
     say_marked(result["marked"])
@@ -158,7 +158,7 @@ def study(
     if as_json:
         print_json({"out": str(folder), **result})
         return
-    from plusx.study.table import study_tables
+    from plusx.report.text_table import study_tables
 
     print(study_tables(result, terminal_width()))
     say_marked(result["marked"])

@@ -70,7 +70,7 @@ def evaluate(
         return
     print(f"{result['data']} {result['split']}: {figures_line(result, result['scores'])}")
     if result.get("per_class"):
-        from plusx.report.scores import class_rows
+        from plusx.report.metrics import class_rows
 
         _print_classes(class_rows(result))
     if "hd95" in result:
@@ -84,7 +84,7 @@ def evaluate(
 
 def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
     """A line for each class, with the figures that the task has of it."""
-    from plusx.report.scores import score
+    from plusx.report.metrics import metric
 
     # what is neither a number nor an interval is for --json
     keys = [
@@ -97,7 +97,7 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
         and any(row[key] is not None for row in rows)
     ]
     named = {"count": "images", "auroc_interval": "       of 95 %"}
-    titles = [named.get(key) or f"{score(key).title} {score(key).unit}".strip() for key in keys]
+    titles = [named.get(key) or f"{metric(key).title} {metric(key).unit}".strip() for key in keys]
     names = max(5, *(len(row["label"]) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
     for row in rows:

@@ -10,7 +10,7 @@ from plusx.errors import UserError
 __all__ = ["write_report"]
 
 REPORT = "report.html"
-SEEN = "seen"  # in a run's folder: what it tells of a few of its validation images
+SEEN = "seen"  # in a run's folder: predictions for a few of its validation images
 
 
 def write_report(folder: str | Path) -> Path:
@@ -51,9 +51,9 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
 
         return study_page(result)
     from plusx.report.history import read_history
-    from plusx.report.scores import OF_CLASSES
+    from plusx.report.metrics import OF_CLASSES
+    from plusx.report.run import run_page
     from plusx.report.seen import read_seen
-    from plusx.report.single import run_page
 
     uses = folder / "test_uses.jsonl"
     return run_page(

@@ -1,83 +1,62 @@
-"""The page of a comparison: the sentence, the figures, the table, and what was run."""
+"""The page of a comparison: the finding, the figures, the table, and what was run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plusx.report import page
-from plusx.report.colours import Palette, family
-from plusx.report.figures import alternative, figure
-from plusx.report.page import Cell, Column
-from plusx.report.scores import OF_CLASSES, capital, score
-from plusx.report.setting import moment, setting
-from plusx.report.values import percent
+from plusx.report import page, values
+from plusx.report.charts import charts, colours, family
+from plusx.report.metrics import OF_CLASSES, capital, metric
+from plusx.report.page import Cell, Column, Table
 
 
 def comparison_page(result: Mapping[str, Any]) -> str:
-    """The page of a comparison's result.json; ``recipe`` in it is the text of the recipe."""
-    rows: Sequence[Mapping[str, Any]] = result["rows"]
-    names = [row["name"] for row in rows]
-    seeds = len(rows[0]["seeds"])
-    split, count = result["split"], result["count"]
-    palette = Palette(names)
-    drawn = [figure(told, palette, f"f{n}") for n, told in enumerate(_figures(result, seeds))]
-    body = (
-        f'<div class="figures">\n{"".join(drawn)}</div>\n'
-        + page.section("Results", _table(result, rows, seeds))
-        + "".join(page.note(text) for text in result.get("notes", ()))
-        + page.section("What was run", _what_was_run(result))
-    )
-    each = f"{seeds} seeds each" if seeds > 1 else "one seed each"
-    return page.document(
-        title=f"plusx: {', '.join(names)} on {result['data']}",
-        kicker=f"plusx compare · {result['data']}",
-        finding=result["finding"],
-        context=(
-            f"{', '.join(names)}, {each}, trained for {result['length']} and evaluated on the "
-            f"{count:,} {split} images of {result['data']}"
-            + ("; the test set was not used." if split == "validation" else ".")
-        ),
-        body=body,
-        colours=palette.colours,
+    """The page of a comparison's result.json."""
+    first, *_ = metrics = list(result.get("scores", OF_CLASSES))
+    shares = [*metrics, *(["train_error"] if "train_error" in result["rows"][0] else [])]
+    return page.render(
+        "comparison.html",
+        {
+            "result": result,
+            "finding": result["finding"],
+            "metric": metric(first),
+            "names": ", ".join(row["name"] for row in result["rows"]),
+            "seeds": len(result["rows"][0]["seeds"]),
+            "charts": charts([*_curves(result, first), _seeds(result, first)]),
+            "table": _table(result, shares),
+            "train_error": "train_error" in shares,
+            "marked": _marked(result.get("marked") or ()),
+            "environment": page.environment_facts({**result["machine"], **result["versions"]}),
+            "date": page.format_date(result["date"]),
+        },
     )
 
 
-def _figures(result: Mapping[str, Any], seeds: int) -> list[dict[str, Any]]:
-    """The figures of a comparison, as report.figures has them."""
-    band = " Line: mean over the seeds; band: lowest to highest." if seeds > 1 else ""
+def _curves(result: Mapping[str, Any], first: str) -> list[dict[str, Any]]:
+    """Lines over the epochs, of what is known of them."""
+    several = len(result["rows"][0]["seeds"]) > 1
+    band = " Line: mean over the seeds; band: lowest to highest." if several else ""
     threshold = result["threshold"]
-    first = result.get("scores", OF_CLASSES)[0]
+    dotted = f" Dotted: the threshold of {values.percent(threshold)} %."
     drawn: list[tuple[str, str, str, float | None, str]] = [
-        (
-            first,
-            f"Validation {score(first).title}",
-            "share",
-            threshold,
-            f"At every evaluation.{band} Dotted: the threshold of {percent(threshold)} %.",
-        ),
-        (
-            "train_error",
-            "Training error",
-            "share",
-            None,
-            f"Share of wrong answers, measured while the epoch trains.{band}",
-        ),
+        (first, f"Validation {metric(first).title}", "share", threshold,
+         f"At every evaluation.{band}{dotted}"),
+        ("train_error", "Training error", "share", None,
+         f"Share of wrong predictions, measured while the epoch trains.{band}"),
         ("train_loss", "Training loss", "log", None, f"Logarithmic scale.{band}"),
+    ]  # fmt: skip
+    return [
+        {
+            "kind": "lines",
+            "title": title,
+            "caption": caption,
+            "x": {"title": "epoch", "scale": "linear"},
+            "y": {"title": "", "scale": scale},
+            "lines": lines,
+            "level": level,
+        }
+        for key, title, scale, level, caption in drawn
+        if (lines := [line for curve in result["curves"] if (line := _line(curve, key))])
     ]
-    figures = []
-    for key, title, scale, level, caption in drawn:
-        lines = [line for curve in result["curves"] if (line := _line(curve, key))]
-        if lines:
-            told = {
-                "kind": "lines",
-                "title": title,
-                "caption": caption,
-                "x": {"title": "epoch", "scale": "linear"},
-                "y": {"title": "", "scale": scale},
-                "lines": lines,
-                "level": level,
-            }
-            figures.append({**told, "alternative": alternative(told)})
-    return [*figures, _seeds_figure(result)]
 
 
 def _line(curve: Mapping[str, Any], key: str) -> dict[str, Any] | None:
@@ -93,15 +72,15 @@ def _line(curve: Mapping[str, Any], key: str) -> dict[str, Any] | None:
     }
 
 
-def _seeds_figure(result: Mapping[str, Any]) -> dict[str, Any]:
-    rows, first = result["rows"], result.get("scores", OF_CLASSES)[0]
-    of = "seeds and images" if score(first).of_images else "seeds"
-    bars = f" Bar: 95 % interval over {of}." if any(r["interval"] for r in rows) else ""
-    told = {
+def _seeds(result: Mapping[str, Any], first: str) -> dict[str, Any]:
+    rows = result["rows"]
+    of = "seeds and images" if metric(first).of_images else "seeds"
+    bars = f" Bar: 95 % interval over {of}." if any(row["interval"] for row in rows) else ""
+    return {
         "kind": "dots",
-        "title": f"{result['split'].capitalize()} {score(first).title} at the end, every seed",
+        "title": f"{result['split'].capitalize()} {metric(first).title} at the end, every seed",
         "caption": f"Dot: one seed; line: their mean.{bars}",
-        "x": {"title": score(first).title, "scale": "share"},
+        "x": {"title": metric(first).title, "scale": "share"},
         "groups": [
             {
                 "name": row["name"],
@@ -112,77 +91,51 @@ def _seeds_figure(result: Mapping[str, Any]) -> dict[str, Any]:
             for row in rows
         ],
     }
-    return {**told, "alternative": alternative(told)}
 
 
-def _table(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
-    scores = list(result.get("scores", OF_CLASSES))
-    shares = [*scores, *(["train_error"] if "train_error" in rows[0] else [])]
-    titles = [score(key).title for key in shares]
+def _table(result: Mapping[str, Any], shares: Sequence[str]) -> Table:
+    rows = result["rows"]
+    palette = colours([row["name"] for row in rows])
     columns = [
-        Column("Network", number=False), Column("Parameters"), Column("Multiply-adds"),
-        *(Column(capital(title), "%") for title in titles),
-        Column("Seconds", "an epoch"), Column("Epochs", f"to {percent(result['threshold'])} %"),
+        Column("Network", number=False), Column("Parameters"), Column("MACs"),
+        *(Column(capital(metric(key).title), "%") for key in shares),
+        Column("Seconds", "an epoch"),
+        Column("Epochs", f"to {values.percent(result['threshold'])} %"),
     ]  # fmt: skip
     cells = [
         [
-            Cell(row["name"], row["name"], colour=index),
+            Cell(row["name"], row["name"], colour=palette[row["name"]]),
             Cell(f"{row['parameters']:,}", row["parameters"]),
             Cell(f"{row['multiply_adds']:,}", row["multiply_adds"]),
             *(_spread(row[key]) for key in shares),
             Cell(f"{row['seconds_per_epoch']['mean']:.2f}", row["seconds_per_epoch"]["mean"]),
             _epochs(row["epochs_to_threshold"]),
         ]
-        for index, row in enumerate(rows)
+        for row in rows
     ]
-    spread = f"± is the standard deviation over the {seeds} seeds (n - 1). " if seeds > 1 else ""
-    averages = f"Precision, recall and F1 are {result['averaging']} averages over the classes. "
-    wrong = "Train error is that of the trained network on its training images. "
-    notes = (
-        spread
-        + (averages if result["averaging"] else "")
-        + (wrong if "train_error" in shares else "")
-        + f"Seconds are of training alone, with {result['jobs']} at a time."
-    )
-    drawn = page.table(columns, cells, caption="Results of every network")
-    return drawn + page.note(notes) + _marked(result.get("marked") or ())
+    return Table("Results of every network", columns, cells)
 
 
-def _marked(marked: Sequence[Mapping[str, Any]]) -> str:
+def _marked(marked: Sequence[Mapping[str, Any]]) -> Table | None:
     """Runs that are in no mean, and why."""
     if not marked:
-        return ""
+        return None
     columns = [Column("Network", number=False), Column("Seed"), Column("Why", number=False)]
     cells = [
-        [Cell(each["name"], each["name"]), Cell(str(each["seed"]), each["seed"]), Cell(each["why"])]
-        for each in marked
+        [Cell(row["name"], row["name"]), Cell(str(row["seed"]), row["seed"]), Cell(row["why"])]
+        for row in marked
     ]
-    caption = "Runs that are marked and in no mean"
-    return page.heading("Marked: in no mean above") + page.table(columns, cells, caption=caption)
+    return Table("Runs that are marked and in no mean", columns, cells)
 
 
 def _spread(value: Mapping[str, Any]) -> Cell:
-    aside = "" if value["std"] is None else f"± {100 * value['std']:.1f}"
-    return Cell(f"{100 * value['mean']:.1f}", value["mean"], note=aside)
+    note = "" if value["std"] is None else f"± {100 * value['std']:.1f}"
+    return Cell(f"{100 * value['mean']:.1f}", value["mean"], note=note)
 
 
 def _epochs(value: Mapping[str, Any]) -> Cell:
     seeds, reached = len(value["seeds"]), value["reached"]
     if not reached:
         return Cell("not reached", "inf")
-    aside = "" if reached == seeds else f"in {reached} of {seeds}"
-    return Cell(f"{value['mean']:.1f}".removesuffix(".0"), value["mean"], note=aside)
-
-
-def _what_was_run(result: Mapping[str, Any]) -> str:
-    seconds = result["seconds"]
-    pairs = [
-        ("Command", result["command"]),
-        ("Data", f"{result['data']}, split {result['split']}, {result['count']:,} images"),
-        ("Seeds", ", ".join(map(str, result["seeds"]))),
-        ("Finished", moment(result["date"])),
-        ("Time", f"{seconds:.0f} s for {len(result['rows']) * len(result['seeds'])} runs, "
-                 f"{result['jobs']} at a time" if seconds else ""),
-        *setting({**result["machine"], **result["versions"]}),
-    ]  # fmt: skip
-    return page.facts(pairs) + page.folded("The recipe", page.source(result["recipe"]))
+    note = "" if reached == seeds else f"in {reached} of {seeds}"
+    return Cell(f"{value['mean']:.1f}".removesuffix(".0"), value["mean"], note=note)

@@ -1,4 +1,4 @@
-"""A run's way over its epochs, read from the log in its folder."""
+"""The training curves of a run, read from the log in its folder."""
 
 import json
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Point:
-    """What a run knew at the end of an epoch; what was not evaluated then is None."""
+class EpochPoint:
+    """The metrics of a run at the end of an epoch; what was not evaluated then is None."""
 
     epoch: int  # from 1
     train_loss: float  # mean over the epoch, while it trained
     train_error: float | None  # the same of the share of wrong answers
-    score: float | None  # the foremost figure of the validation split, such as the accuracy
+    score: float | None  # the foremost metric of the validation split, such as the accuracy
     loss: float | None
 
 
-def read_history(log: Path, score: str = "accuracy") -> tuple[Point, ...]:
-    """The points of a log.jsonl, an epoch that was finished each; `score` is a figure's key."""
+def read_history(log: Path, score: str = "accuracy") -> tuple[EpochPoint, ...]:
+    """A point for every finished epoch of a log.jsonl; `score` is the key of the metric."""
     points = []
     with log.open(encoding="utf-8") as file:
         for text in file:
@@ -28,9 +28,9 @@ def read_history(log: Path, score: str = "accuracy") -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _point(line: dict[str, Any], score: str) -> Point:
+def _point(line: dict[str, Any], score: str) -> EpochPoint:
     validation = line.get("validation", {})
-    return Point(
+    return EpochPoint(
         epoch=line["epoch"],
         train_loss=line["train_loss"],
         train_error=line.get("train_error"),

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plusx.report import page, values
-from plusx.report.colours import Palette
-from plusx.report.figures import alternative, figure, names
-from plusx.report.page import Cell, Column
-from plusx.report.setting import moment, setting
+from plusx.report import page
+from plusx.report.charts import alternative, charts
+from plusx.report.page import result_table
 
 
 COLUMNS = [
@@ -18,15 +16,27 @@ COLUMNS = [
     {"key": "share", "title": "Of keep", "unit": "", "kind": "share"},
     {"key": "resident", "title": "Resident", "unit": "MB a batch", "kind": "number"},
 ]
-NOTE = (
-    "Held is the most that the backward pass of one image needs at a time, counted in a training "
-    "step; parameters, gradients and the optimizer are not in it. By arithmetic is the same from "
-    "the sentences alone. Resident is how far a step of the whole batch raises the memory of a "
-    "process, with all that libraries need besides."
-)
+
+Row = Mapping[str, Any]
 
 
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def memory_page(result: Mapping[str, Any]) -> str:
+    """The page of a memory.json."""
+    rows = [flat(row) for row in result["rows"]]
+    return page.render(
+        "memory.html",
+        {
+            "result": result,
+            "finding": result["finding"],
+            "charts": charts(result["figures"]),
+            "table": result_table("Memory of training", COLUMNS, rows, name="Network"),
+            "environment": page.environment_facts(result["machine"]),
+            "date": page.format_date(result["date"]),
+        },
+    )
+
+
+def flat(row: Row) -> dict[str, Any]:
     """A row with one plain value a column."""
     predicted, resident = row["predicted_bytes_per_image"], row["resident_bytes"]
     return {
@@ -40,97 +50,46 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the page draws: a line for each family of networks and plan, over depth."""
+def figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A line for each family of networks and plan, over depth."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["depth"]):
+        groups.setdefault(f"{row['family']} {row['plan']}", []).append(row)
+    shown = (
+        ("What training holds of an image",
+         "The most at a time; lines are plans, dashed ones by arithmetic.",
+         ("saved_bytes_per_image", "predicted_bytes_per_image")),
+        ("What the process grows by",
+         "The rise of resident memory in a step of the whole batch.",
+         ("resident_bytes",)),
+    )  # fmt: skip
     drawn = []
-    for key, title, caption in (
-        (
-            "saved_bytes_per_image",
-            "What training holds of an image",
-            "The most at a time; lines are plans, dashed ones by arithmetic.",
-        ),
-        (
-            "resident_bytes",
-            "What the process grows by",
-            "The rise of resident memory in a step of the whole batch.",
-        ),
-    ):
-        lines = []
-        for name, members in _lines(rows).items():
-            lines.append(_line(name, members, key, dashed=False))
-            if key == "saved_bytes_per_image":
-                lines.append(_line(name, members, "predicted_bytes_per_image", dashed=True))
-        lines = [line for line in lines if line["x"]]
-        if not lines:
-            continue
-        told = {
+    for title, caption, keys in shown:
+        lines = [
+            _line(name, members, key, dashed=key.startswith("predicted"))
+            for name, members in groups.items()
+            for key in keys
+        ]
+        figure = {
             "kind": "lines",
             "title": title,
             "caption": caption,
             "x": {"title": "layers", "scale": "linear"},
             "y": {"title": "MB", "scale": "log"},
-            "lines": lines,
+            "lines": [line for line in lines if line["x"]],
             "level": None,
         }
-        drawn.append({**told, "alternative": alternative(told)})
+        if figure["lines"]:
+            drawn.append({**figure, "alternative": alternative(figure)})
     return drawn
 
 
-def memory_page(result: Mapping[str, Any]) -> str:
-    """The page of a memory.json."""
-    told = result["figures"]
-    palette = Palette([name for each in told for name in names(each)])
-    drawn = "".join(figure(each, palette, f"f{number}") for number, each in enumerate(told))
-    facts = [
-        ("Command", result["command"]),
-        ("Finished", moment(result["date"])),
-        ("Batch", f"{result['batch']} images"),
-        *setting(result["machine"]),
-    ]
-    body = (
-        f'<div class="figures">\n{drawn}</div>\n'
-        + page.section("Results", _table(result["rows"]) + page.note(NOTE))
-        + page.section("What was run", page.facts(facts))
-    )
-    return page.document(
-        title="plusx: memory of training",
-        kicker="plusx bench memory",
-        finding=result["finding"],
-        context="Counted in one training step of every network under every plan.",
-        body=body,
-        colours=palette.colours,
-    )
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    flattened = [flat(row) for row in rows]
-    heads, cells = [Column("Network", number=False)], [[Cell(r["name"], r["name"])] for r in rows]
-    for column in COLUMNS:
-        title, unit = values.heading(column)
-        heads.append(Column(title, unit, number=column["kind"] != "text"))
-        for own, each in zip(cells, values.told(column, flattened), strict=True):
-            own.append(Cell(each.text, "" if each.order is None else each.order, note=each.aside))
-    return page.table(heads, cells, caption="Memory of training")
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows of a family and a plan, by depth."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(f"{row['family']} {row['plan']}", []).append(row)
-    return {name: sorted(each, key=lambda row: row["depth"]) for name, each in found.items()}
-
-
-def _line(
-    name: str, rows: Sequence[Mapping[str, Any]], key: str, *, dashed: bool
-) -> dict[str, Any]:
+def _line(name: str, rows: Sequence[Row], key: str, *, dashed: bool) -> dict[str, Any]:
     known = [row for row in rows if row[key] is not None]
     heights = [row[key] / 1e6 for row in known]
     return {
         "name": f"{name}, by arithmetic" if dashed else name,
         "x": [row["depth"] for row in known],
-        "mean": heights,
-        "low": heights,
-        "high": heights,
+        **dict.fromkeys(("mean", "low", "high"), heights),
         "dashed": dashed,
     }

@@ -18,38 +18,38 @@ _MINUS = "−"
 
 
 @dataclass(frozen=True)
-class Said:
+class Formatted:
     """A value as it stands in a table: the text, what stands smaller beside it, and its order."""
 
     text: str
-    aside: str = ""
+    note: str = ""
     order: float | str | None = None  # None: not known
 
     def __str__(self) -> str:
-        return f"{self.text} {self.aside}".strip()
+        return f"{self.text} {self.note}".strip()
 
 
-def told(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Said]:
-    """The values of a column as they are written; "absent" and "places" of it are its wishes."""
+def format_column(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Formatted]:
+    """The values of a column as they are written; its "absent" and "places" are optional."""
     several = [row.get(column["key"]) for row in rows]
     absent = str(column.get("absent") or ABSENT)
-    return said(column["kind"], several, absent=absent, places=column.get("places"))
+    return format_values(column["kind"], several, absent=absent, places=column.get("places"))
 
 
-def said(
+def format_values(
     kind: str, values: Sequence[Any], *, absent: str = ABSENT, places: int | None = None
-) -> list[Said]:
+) -> list[Formatted]:
     """The values of a column of this kind (text, count, number or share), one under another.
 
     `absent` is written for a value that is not known; `places` are decimals (None: as needed).
     """
     factor = 100.0 if kind == "share" else 1.0
-    taken = [_taken(value, factor) for value in values]
-    means = [mean for mean, _, _ in taken if isinstance(mean, float)]
-    spreads = [std for _, std, _ in taken if std is not None]
+    parsed = [_parsed(value, factor) for value in values]
+    means = [mean for mean, _, _ in parsed if isinstance(mean, float)]
+    spreads = [std for _, std, _ in parsed if std is not None]
     if places is None:
         places = _places(kind, means, spreads)
-    return [_said(mean, std, aside, places, absent) for mean, std, aside in taken]
+    return [_formatted(mean, std, note, places, absent) for mean, std, note in parsed]
 
 
 def heading(column: Mapping[str, Any]) -> tuple[str, str]:
@@ -73,7 +73,7 @@ def power(exponent: int) -> str:
     return f"10{str(exponent).translate(_RAISED)}"
 
 
-def _taken(value: Any, factor: float) -> tuple[float | str | None, float | None, str]:
+def _parsed(value: Any, factor: float) -> tuple[float | str | None, float | None, str]:
     """A value as (mean, standard deviation, remark); a text stays one."""
     if isinstance(value, Mapping):
         seeds = list(value.get("seeds") or ())
@@ -117,17 +117,17 @@ def _places(kind: str, means: Sequence[float], spreads: Sequence[float]) -> int 
     return max(0, 2 - _exponent(middle), -_exponent(min(sizes)))
 
 
-def _said(
+def _formatted(
     mean: float | str | None, std: float | None, remark: str, places: int | None, absent: str
-) -> Said:
+) -> Formatted:
     if mean is None:
-        return Said(absent)
+        return Formatted(absent)
     if isinstance(mean, str):
-        return Said(mean, "", mean)
-    aside = remark
+        return Formatted(mean, "", mean)
+    note = remark
     if std is not None:
-        aside = f"± {_written(std, places, 2)} {remark}".strip()
-    return Said(_written(mean, places, 3), aside, mean)
+        note = f"± {_written(std, places, 2)} {remark}".strip()
+    return Formatted(_written(mean, places, 3), note, mean)
 
 
 def _written(value: float, places: int | None, figures: int) -> str:

@@ -22,7 +22,7 @@ from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.errors import UserError
 from plusx.recipe import Recipe, to_toml
-from plusx.report.scores import better, line
+from plusx.report.metrics import better, metrics_line
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
 from plusx.run import memory, parts, questions
@@ -233,7 +233,7 @@ class Trainer:
             self._observe(figures, number)
             seconds = time.perf_counter() - begun
             self.timing.append({"event": "evaluate", "epoch": number, "seconds": seconds})
-            said.append(f"validation {line(figures, self.state.task.scores[:1])}")
+            said.append(f"validation {metrics_line(figures, self.state.task.scores[:1])}")
         self.log.append(record)
         display.line("  ".join(said))
         self.epoch, self.batch, self.sums = number, 0, Sums()

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from plusx.report.scores import better, score
+from plusx.report.metrics import better, metric
 
 
 _FIGURE, _KEY = "the figure", "its key"  # of a row, beside what result.json has
@@ -53,7 +53,7 @@ def interval(shares: Sequence[float], count: int) -> Interval | None:
 
 def score_interval(key: str, values: Sequence[float], count: int) -> Interval | None:
     """The interval for the mean of a figure: what is no share of images knows the seeds alone."""
-    if score(key).of_images:
+    if metric(key).of_images:
         return interval(values, count)
     if len(values) < 2:
         return None
@@ -113,7 +113,7 @@ def finding(
         for name in by_name
         if (found := re.fullmatch(r"plain(\d+)", name)) and f"resnet{found[1]}" in by_name
     )
-    scored = f"{split} {score(key).title}"
+    scored = f"{split} {metric(key).title}"
     if min(len(row[_FIGURE]["seeds"]) for row in rows) < 2:
         said = _listed([f"{row['name']} {_percent(row)}" for row in rows])
         return f"One seed, {scored}: {said}; how far seeds differ is not known."
@@ -169,7 +169,7 @@ def _ranking(rows: Sequence[Mapping[str, Any]], count: int, scored: str) -> str:
 def _below(row: Mapping[str, Any], other: Mapping[str, Any], count: int) -> bool:
     """Whether a network is known to be worse than another."""
     first, second = (score_interval(r[_KEY], r[_FIGURE]["seeds"], count) for r in (row, other))
-    if score(row[_KEY]).less:
+    if metric(row[_KEY]).less:
         first, second = second, first
     return first is not None and second is not None and first.below(second)
 

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from plusx.report.scores import SCORES, score
+from plusx.report.metrics import METRICS, metric
 
 
 EVERY = 5.0  # seconds between two plain lines
@@ -70,7 +70,7 @@ class Going:
             if "train_loss" in line:  # the end of an epoch
                 self._steps_an_epoch = self.step / self.epoch
                 found = line.get("validation", {})
-                self.best = next(((k, found[k]) for k in found if k in SCORES), self.best)
+                self.best = next(((k, found[k]) for k in found if k in METRICS), self.best)
 
     @property
     def share(self) -> float:
@@ -92,7 +92,7 @@ class Going:
         if self.best is None:
             return ""
         key, value = self.best
-        return f"{score(key).title} {100 * value:.1f} %"
+        return f"{metric(key).title} {100 * value:.1f} %"
 
     def __str__(self) -> str:
         parts = [f"{self.name} seed {self.seed} {self.place}", self.score]

@@ -8,8 +8,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from plusx import store
-from plusx.report.history import Point, read_history
-from plusx.report.scores import OF_CLASSES, better
+from plusx.report.history import EpochPoint, read_history
+from plusx.report.metrics import OF_CLASSES, better
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Run:
     count: int  # images that the scores are over
     averaging: str  # of scores over classes; empty where there are none
     train_error: float | None  # of the training images, after training; None: no such thing
-    points: tuple[Point, ...]
+    points: tuple[EpochPoint, ...]
     seconds_per_epoch: float
 
     @property
@@ -112,7 +112,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def epochs_to(points: Sequence[Point], threshold: float, key: str = "accuracy") -> int | None:
+def epochs_to(points: Sequence[EpochPoint], threshold: float, key: str = "accuracy") -> int | None:
     """The first epoch whose score, the figure of this key, is as good as the threshold."""
     wanted = better(key, threshold)
     return next(

@@ -18,7 +18,7 @@ from plusx.grammar.twins import with_merge
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Tables as TablesOfRecipe
 from plusx.report import values
-from plusx.report.scores import OF_CLASSES as SCORES
+from plusx.report.metrics import OF_CLASSES as SCORES
 from plusx.study import drawn
 from plusx.study.bands import listed
 from plusx.study.consistency import check
@@ -247,7 +247,9 @@ def markdown(table: Mapping[str, Any]) -> str:
     """A table as Markdown, with its title and note."""
     heads = ["Network", *(", ".join(filter(None, values.heading(c))) for c in table["columns"])]
     texts = [[row["name"] for row in table["rows"]]]
-    texts += [list(map(str, values.told(column, table["rows"]))) for column in table["columns"]]
+    texts += [
+        list(map(str, values.format_column(column, table["rows"]))) for column in table["columns"]
+    ]
     rows = zip(*texts, strict=True)
     lines = [heads, ["---", *["---:"] * len(table["columns"])], *rows]
     drawn_rows = [f"| {' | '.join(line)} |" for line in lines]
@@ -297,7 +299,9 @@ def as_printed(several: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> Ta
 def _texts(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     texts: dict[str, dict[str, str]] = {each["name"]: {} for each in table["rows"]}
     for column in table["columns"]:
-        for each, said in zip(table["rows"], values.told(column, table["rows"]), strict=True):
+        for each, said in zip(
+            table["rows"], values.format_column(column, table["rows"]), strict=True
+        ):
             if said.order is not None:
                 texts[each["name"]][column["key"]] = said.text
     return texts

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plusx.report import values
-from plusx.report.scores import OF_CLASSES, score
+from plusx.report.metrics import OF_CLASSES, metric
 
 
 NARROWEST = 40  # what notes are wrapped to on a terminal that is narrower
@@ -40,7 +40,7 @@ def rows_table(
     ]
     drawn = [_Column(("name", ""), [str(row["name"]) for row in rows], left=True)]
     for column in shown:
-        texts = [str(each) for each in values.told(column, rows)]
+        texts = [str(each) for each in values.format_column(column, rows)]
         drawn.append(_Column(values.heading(column), texts, left=column["kind"] == "text"))
     return "\n".join(_fitted(drawn, width))
 
@@ -66,12 +66,12 @@ def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str
     known: list[tuple[str, str, str]] = [
         ("parameters", "parameters", "count"),
         ("multiply_adds", "multiply-adds", "count"),
-        *((key, score(key).title, "share") for key in shares),
+        *((key, metric(key).title, "share") for key in shares),
     ]
     rows = result["rows"]
     columns = [_Column(("network", ""), [row["name"] for row in rows], left=True)]
     for key, title, kind in known:
-        told = values.said(kind, [row[key] for row in rows])
+        told = values.format_values(kind, [row[key] for row in rows])
         unit = "%" if kind == "share" else ""
         columns.append(_Column((title, unit), list(map(str, told))))
     seconds = [f"{row['seconds_per_epoch']['mean']:.2f}" for row in rows]

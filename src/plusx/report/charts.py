@@ -1,0 +1,503 @@
+"""The figures of a result, drawn by matplotlib as SVG that stands inside a page.
+
+A figure is a mapping with "kind", "title", "caption" and "alternative", its text alternative
+(made from the values where it is empty), as result.json holds it:
+
+    lines  x, y, lines: name, x, mean, low, high, dashed; level (a dotted rule) or None
+    dots   x, groups: name, values, mean, interval or None
+    map    x, y, value, xs, ys, values (rows of ys)
+
+An axis is a mapping with "title" and "scale": linear, log or share.
+"""
+
+import io
+import math
+import re
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    SymmetricalLogLocator,
+)
+
+from plusx.errors import UserError
+from plusx.report import values
+from plusx.report.page import Cell, Column, Table
+
+
+WIDTH, HEIGHT = 400.0, 250.0  # points; the page scales them
+TEXT = 11.5
+LEGEND_ROW = 15.0  # points
+LONGEST_NAME = 46  # characters of a name in a legend
+MOST_MARKERS = 16  # points of a line that are marked one by one
+MOST_NUMBERS = 200  # rows of the table beneath a figure; of more, every second, third, ...
+LEVELS = 12  # of a map
+SCALES = ("linear", "log", "share")
+
+# Stand-ins for colours of the style sheet, which differ in light and in dark.
+INK, MUTED, RULE, PAPER = "#a1c301", "#a1c302", "#a1c303", "#a1c304"
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    PAPER: "var(--paper)",
+}
+# (shallow, deep): each has a contrast of at least 3:1 with the page in light and in dark.
+_HUES = (
+    ("#ec6719", "#b0490e"),
+    ("#3994e3", "#1a6cb3"),
+    ("#2fa369", "#22774c"),
+    ("#b17acc", "#9346b9"),
+    ("#8a9097", "#646971"),
+    ("#da6b93", "#bf3064"),
+    ("#1e9eac", "#16747e"),
+    ("#a09028", "#756a1d"),
+)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+Spec = Mapping[str, Any]
+Number = int | float  # as JSON gives them: 1.0 is written as 1
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure as a page shows it: the drawing, its words and its numbers."""
+
+    title: str
+    caption: str
+    alternative: str
+    svg: str
+    numbers: Table
+    every: int  # 2 where every second row of the numbers is given
+
+
+def charts(figures: Sequence[Spec]) -> list[Chart]:
+    """The figures of a page; a name has the same colour in each where the colours suffice.
+
+    UserError: a kind or a scale that there is not, or values that do not fit their axis.
+    """
+    shared = colours([name for figure in figures for name in names(figure)])
+    found = []
+    for number, figure in enumerate(figures):
+        own = names(figure)
+        enough = len({family(name) for name in shared}) <= len(_HUES)
+        found.append(chart(figure, shared if enough else colours(own), f"f{number}", figures))
+    return found
+
+
+def chart(
+    figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec] = ()
+) -> Chart:
+    """One figure. `key` makes the ids in its drawing unique on the page; maps of the same quantity
+    among `figures` share their colours."""
+    kinds = {"lines": _lines, "dots": _dots, "map": _map}
+    if figure["kind"] not in kinds:
+        raise UserError(
+            f"the kind of a figure is one of {', '.join(kinds)}, not {figure['kind']!r}"
+        )
+    for axis in (figure[part] for part in ("x", "y", "value") if part in figure):
+        if axis["scale"] not in SCALES:
+            allowed = ", ".join(SCALES)
+            raise UserError(f"the scale of an axis is one of {allowed}, not {axis['scale']!r}")
+    drawing, numbers, every = kinds[figure["kind"]](figure, palette, key, figures)
+    return Chart(
+        title=figure["title"],
+        caption=figure["caption"],
+        alternative=figure.get("alternative") or alternative(figure),
+        svg=drawing,
+        numbers=numbers,
+        every=every,
+    )
+
+
+def names(figure: Spec) -> list[str]:
+    """The names that a figure gives a colour to."""
+    return [str(each["name"]) for each in (*figure.get("lines", ()), *figure.get("groups", ()))]
+
+
+def family(name: str) -> str:
+    """A name without its numbers: plain20 and plain56 are of one family."""
+    return _NUMBER.sub("", name)
+
+
+def colours(several: Sequence[str]) -> dict[str, str]:
+    """A colour for each name: a hue for a family, deeper networks in the darker shade."""
+    families = dict.fromkeys(family(name) for name in several)
+    first = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
+    others = [each for each in families if each not in first]
+    hues = first | {each: (2 + place) % len(_HUES) for place, each in enumerate(others)}
+    found = {}
+    for name in several:
+        siblings = sorted({_depth(each) for each in several if family(each) == family(name)})
+        share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else 1.0
+        ends = [np.array(matplotlib.colors.to_rgb(each)) for each in _HUES[hues[family(name)]]]
+        found[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
+    return found
+
+
+def alternative(figure: Spec) -> str:
+    """What a figure shows, in words: where its lines begin and end, what its values are."""
+    parts = []
+    if figure["kind"] == "lines":
+        x, y = figure["x"], figure["y"]
+        for line in figure["lines"]:
+            points = [p for p in zip(line["x"], line["mean"], strict=True) if p[1] is not None]
+            ends = [points[0], points[-1]] if len(points) > 1 else points
+            at = [f"{text(y, mean)} at {x['title']} {text(x, place)}" for place, mean in ends]
+            parts += [f"{line['name']} {', '.join(at)}"] if at else []
+    elif figure["kind"] == "dots":
+        for group in figure["groups"]:
+            shown = [text(figure["x"], value) for value in group["values"] if value is not None]
+            parts.append(f"{group['name']} {', '.join(shown)}")
+    else:
+        known = [value for row in figure["values"] for value in row if value is not None]
+        if known:
+            low, high = (text(figure["value"], end) for end in (min(known), max(known)))
+            parts = [f"{figure['value']['title']} between {low} and {high}"]
+    return f"{figure['title']}: {'; '.join(parts) or 'no values'}."
+
+
+def text(axis: Spec, value: Number) -> str:
+    """A value of an axis with its unit."""
+    if axis["scale"] == "share":
+        return f"{values.percent(value)} %"
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e7 else values.number(value)
+
+
+def _lines(
+    figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
+) -> tuple[str, Table, int]:
+    x, y = figure["x"], figure["y"]
+    shown = [line for line in figure["lines"] if line["x"]]
+    for line, part in ((line, part) for line in shown for part in ("mean", "low", "high")):
+        if len(line[part]) != len(line["x"]):
+            raise UserError(f"a figure has {len(line['x'])} places and {len(line[part])} values")
+    with _drawing(_legend_rows(shown) * LEGEND_ROW + HEIGHT) as drawn:
+        axes = _axes(drawn)
+        for line in shown:
+            _line(axes, line, palette[str(line["name"])])
+        if figure["level"] is not None:
+            axes.axhline(figure["level"], color=MUTED, linewidth=0.9, dashes=(1.5, 2.5))
+        every = [v for line in shown for part in ("mean", "low", "high") for v in line[part]]
+        _scale(axes, "x", x, [place for line in shown for place in line["x"]])
+        _scale(axes, "y", y, every)
+        axes.grid(True, axis="y", color=RULE, linewidth=0.8)
+        _titles(axes, x, y)
+        if shown:
+            _legend(drawn, axes, shown)
+        drawing = _svg(drawn, key)
+    places = sorted({float(place) for line in shown for place in line["x"]})
+    step = -(-len(places) // MOST_NUMBERS) or 1
+    kept = sorted({*range(0, len(places), step), *([len(places) - 1] if places else [])})
+    known = [dict(zip(map(float, line["x"]), line["mean"], strict=True)) for line in shown]
+    rows = [
+        [Cell(text(x, places[i]), places[i]), *(_cell(y, each.get(places[i])) for each in known)]
+        for i in kept
+    ]
+    heads = [Column(x["title"]), *(Column(str(line["name"]), _unit(y)) for line in shown)]
+    return drawing, Table(figure["title"], heads, rows, cards=False), step
+
+
+def _dots(
+    figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
+) -> tuple[str, Table, int]:
+    x, groups = figure["x"], figure["groups"]
+    labels = [textwrap.fill(_clean(group["name"]), 24) for group in groups]
+    heights = [13.0 * (label.count("\n") + 1) + 12.0 for label in labels]
+    with _drawing(max(sum(heights), 60.0) + 44.0) as drawn:
+        axes = _axes(drawn)
+        middles = [sum(heights[i:]) - height / 2 for i, height in enumerate(heights)]
+        for group, middle in zip(groups, middles, strict=True):
+            colour = palette[str(group["name"])]
+            if group["interval"] is not None:
+                ends = group["interval"]
+                axes.plot(ends, [middle] * 2, color=colour, linewidth=9, alpha=0.22,
+                          solid_capstyle="butt")  # fmt: skip
+            known = _numbers(group["values"])
+            axes.plot(known, [middle] * len(known), "o", color=colour, markersize=5.5,
+                      alpha=0.75, markeredgewidth=0, clip_on=False)  # fmt: skip
+            if group["mean"] is not None:
+                axes.plot([group["mean"]] * 2, [middle - 7, middle + 7], color=colour, linewidth=2)
+        axes.set_ylim(0, max(sum(heights), 60.0))
+        axes.set_yticks(middles, labels, color=INK)
+        every = [v for g in groups for v in (*g["values"], g["mean"], *(g["interval"] or ()))]
+        _scale(axes, "x", x, every)
+        axes.grid(True, axis="x", color=RULE, linewidth=0.8)
+        _titles(axes, x, {"title": ""})
+        drawing = _svg(drawn, key)
+    most = max((len(group["values"]) for group in groups), default=0)
+    wide = any(group["interval"] for group in groups)
+    heads = [Column("", number=False), Column("mean", _unit(x))]
+    heads += [Column("from", _unit(x)), Column("to", _unit(x))] if wide else []
+    heads += [Column(f"value {number}", _unit(x)) for number in range(1, most + 1)]
+    rows = []
+    for group in groups:
+        ends = list(group["interval"] or (None, None)) if wide else []
+        missing = [None] * (most - len(group["values"]))
+        cells = [group["mean"], *ends, *group["values"], *missing]
+        rows.append([Cell(str(group["name"])), *(_cell(x, value) for value in cells)])
+    return drawing, Table(figure["title"], heads, rows, cards=False), 1
+
+
+def _map(
+    figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
+) -> tuple[str, Table, int]:
+    x, y, value = figure["x"], figure["y"], figure["value"]
+    xs, ys, rows = figure["xs"], figure["ys"], figure["values"]
+    if len(rows) != len(ys) or any(len(row) != len(xs) for row in rows):
+        raise UserError(f"{figure['title']}: {len(ys)} ys and {len(rows)} rows of values")
+    heights = np.array([_numbers(row) for row in rows], dtype=float).reshape(len(ys), len(xs))
+    alike = [f for f in figures if f["kind"] == "map" and f["value"] == value] or [figure]
+    every = np.concatenate([np.ravel([_numbers(row) for row in f["values"]]) for f in alike])
+    every = every[np.isfinite(every)]
+    with _drawing(330.0) as drawn:
+        axes = _axes(drawn)
+        if np.isfinite(heights).any():
+            _contours(drawn, axes, xs, ys, heights, value, every)
+        _titles(axes, x, y)
+        drawing = _svg(drawn, key)
+    heads = [Column(f"{y['title']} \\ {x['title']}"), *(Column(values.number(p)) for p in xs)]
+    cells = [
+        [Cell(values.number(place), place), *(_cell(value, each) for each in row)]
+        for place, row in zip(ys, rows, strict=True)
+    ]
+    return drawing, Table(figure["title"], heads, cells, cards=False), 1
+
+
+def _line(axes: Axes, line: Spec, colour: str) -> None:
+    """A mean with the band from the lowest to the highest; single points are marked."""
+    x, mean, low, high = (_numbers(line[part]) for part in ("x", "mean", "low", "high"))
+    if len(x) == 1:
+        axes.vlines(x, low, high, color=colour, alpha=0.4, linewidth=3)
+    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+    known = np.isfinite(mean)
+    padded = np.pad(known, 1)
+    alone = known & ~padded[:-2] & ~padded[2:]
+    marked = known if len(x) <= MOST_MARKERS else alone
+    axes.plot(x, mean, color=colour, linewidth=1.9, marker="o", markersize=4.6,
+              markevery=np.flatnonzero(marked).tolist(),
+              linestyle=(0, (4.0, 1.8)) if line["dashed"] else "-",
+              label=_short(line["name"]))  # fmt: skip
+
+
+def _legend_rows(lines: Sequence[Spec]) -> int:
+    return -(-len(lines) // _legend_columns(lines)) if lines else 0
+
+
+def _legend_columns(lines: Sequence[Spec]) -> int:
+    longest = max(len(_short(line["name"])) for line in lines)
+    return max(1, min(len(lines), int(WIDTH / (34 + 7.0 * longest))))
+
+
+def _legend(drawn: Figure, axes: Axes, lines: Sequence[Spec]) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower left", ncols=_legend_columns(lines),
+                 frameon=False, fontsize=11, handlelength=1.6, columnspacing=1.2,
+                 labelspacing=0.3, borderpad=0.2)  # fmt: skip
+
+
+def _contours(
+    drawn: Figure,
+    axes: Axes,
+    xs: Sequence[Number],
+    ys: Sequence[Number],
+    heights: np.ndarray,
+    value: Spec,
+    every: np.ndarray,
+) -> None:
+    """Filled contours with their scale, and a cross at the lowest value."""
+    low, high = float(every.min()), float(every.max())
+    logarithmic = value["scale"] == "log" and low > 0
+    if high - low <= 1e-9 * abs(high):
+        low, high = low - (abs(low) / 10 or 1.0) * (not logarithmic), high + (abs(high) / 10 or 1.0)
+    norm: Normalize = LogNorm(low, high) if logarithmic else Normalize(low, high)
+    levels = (
+        np.geomspace(low, high, LEVELS + 1)
+        if logarithmic
+        else MaxNLocator(LEVELS).tick_values(low, high)
+    )
+    grid_x, grid_y, grid = np.array(xs, float), np.array(ys, float), heights
+    if len(xs) == 1:  # one row or column is a strip
+        grid_x, grid = grid_x + np.array([-0.5, 0.5]), np.repeat(grid, 2, axis=1)
+    if len(ys) == 1:
+        grid_y, grid = grid_y + np.array([-0.5, 0.5]), np.repeat(grid, 2, axis=0)
+    masked = np.ma.masked_invalid(np.clip(grid, levels[0], levels[-1]))
+    filled = axes.contourf(grid_x, grid_y, masked, levels=levels, norm=norm, cmap="viridis_r")
+    filled.set_edgecolor("face")  # no seams between the colours
+    bar = drawn.colorbar(filled, ax=axes, ticks=levels, format=_formatter(value))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    if value["title"]:
+        bar.ax.set_title(_clean(value["title"]), fontsize=TEXT, color=MUTED)
+    row, column = divmod(int(np.nanargmin(heights)), len(xs))
+    axes.plot(xs[column], ys[row], "+", color=INK, markersize=9, markeredgewidth=1.4)
+    axes.annotate(f"lowest {text(value, float(heights[row, column]))}", (xs[column], ys[row]),
+                  (0, 9), textcoords="offset points", ha="center", color=INK)  # fmt: skip
+
+
+def _scale(axes: Axes, which: str, axis: Spec, shown: Sequence[Number | None]) -> None:
+    """The scale of an axis, with ticks and limits by matplotlib."""
+    known = [float(value) for value in shown if value is not None and math.isfinite(value)]
+    line: Axis = getattr(axes, f"{which}axis")
+    limits = getattr(axes, f"set_{which}lim")
+    if not known:
+        limits(0, 1)
+    if axis["scale"] == "log" and known:
+        _logarithmic(axes, which, line, known)
+    elif axis["scale"] == "share" and known and min(known) >= 0 and max(known) <= 1:
+        if max(known) <= 0.8:
+            limits(0, max(1.05 * max(known), 0.001))
+        elif min(known) < 0.5:
+            limits(0, 1)
+        else:
+            limits(None, 1)
+    if axis["scale"] != "log":
+        whole = axis["scale"] == "linear" and all(value == int(value) for value in known)
+        line.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
+    line.set_major_formatter(_formatter(axis, min((v for v in known if v > 0), default=0.0)))
+
+
+def _logarithmic(axes: Axes, which: str, line: Axis, known: Sequence[Number]) -> None:
+    """A logarithmic axis; where zero or less is among the values, it is linear around zero."""
+    positive = [value for value in known if value > 0]
+    set_scale = getattr(axes, f"set_{which}scale")
+    if len(positive) < len(known):
+        threshold = min(positive, default=1.0)
+        set_scale("symlog", linthresh=threshold, linscale=0.6)
+        locator = SymmetricalLogLocator(linthresh=threshold, base=10)
+        locator.set_params(numticks=6)
+        line.set_major_locator(locator)
+    else:
+        set_scale("log")
+        decades = math.log10(max(positive) / min(positive))
+        subs = (1.0, 2.0, 3.0, 5.0) if decades < 1.2 else (1.0, 3.0) if decades < 2.5 else (1.0,)
+        line.set_major_locator(LogLocator(subs=subs, numticks=7))
+    line.set_minor_locator(NullLocator())
+
+
+def _formatter(axis: Spec, lowest: Number = 0.0) -> FuncFormatter:
+    """`lowest` is the smallest value above zero: on a logarithmic axis with a zero, numbers between
+    the two would stand over one another."""
+    if axis["scale"] == "share":
+        return FuncFormatter(lambda value, _: f"{100 * value:.4g} %".replace("-", "−"))
+
+    def written(value: Number, _: object) -> str:
+        if axis["scale"] == "log" and 0 < value < 0.5 * lowest:
+            return ""
+        return values.number(float(f"{value:.6g}"))
+
+    return FuncFormatter(written)
+
+
+@contextmanager
+def _drawing(height: float) -> Iterator[Figure]:
+    """An empty drawing, and matplotlib's settings for as long as it is drawn."""
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "plusx",
+        "font.family": "sans-serif",
+        "font.size": TEXT,
+        "axes.edgecolor": RULE,
+        "axes.labelcolor": MUTED,
+        "axes.axisbelow": True,
+        "axes.titlesize": TEXT,
+        "axes.titlecolor": MUTED,
+        "axes.titlelocation": "left",
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "text.color": INK,
+        "text.parse_math": False,  # a dollar in a name is a dollar
+    }
+    with matplotlib.rc_context(cast(Any, settings)), warnings.catch_warnings():
+        # The browser has its own fonts: what matplotlib's lack does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        drawn = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
+        FigureCanvasSVG(drawn)
+        yield drawn
+
+
+def _axes(drawn: Figure) -> Axes:
+    axes = drawn.add_subplot()
+    axes.set_facecolor("none")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, pad=6)
+    return axes
+
+
+def _titles(axes: Axes, x: Spec, y: Spec) -> None:
+    """What the axes show: y above its numbers, read as a line; x beneath its end."""
+    if x["title"]:
+        axes.set_xlabel(_clean(x["title"]), loc="right")
+    if y["title"]:
+        axes.set_title(_clean(y["title"]), loc="left")
+
+
+def _svg(drawn: Figure, key: str) -> str:
+    """The drawing as an element of a page: no prologue, its own ids, the page's colours."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    drawn.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
+    head = r"<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>"
+    svg = re.sub(head, r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
+    svg = re.sub(r"\bid=\"|(?<=xlink:href=\")#|(?<=url\()#", lambda m: f"{m[0]}{key}-", svg)
+    svg = svg.replace("xlink:href", "href")
+    # more than two decimals of a path cannot be seen
+    svg = re.sub(r"(?<= d=\")[^\"]*(?=\")", lambda path: _rounded(path[0]), svg)
+    svg = re.sub(r" ?font-family:[^;\"]*;?|'DejaVu Sans'[^;\"]*", "", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _rounded(path: str) -> str:
+    return " ".join(re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", path).split())
+
+
+def _clean(name: object) -> str:
+    """A name as one line that can be drawn: no control characters, no runs of spaces."""
+    kept = (" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in str(name))
+    return " ".join("".join(kept).split()) or "(no name)"
+
+
+def _short(name: object) -> str:
+    """A name as a legend has it. matplotlib leaves out labels that begin with an underscore."""
+    short = textwrap.shorten(_clean(name), LONGEST_NAME, placeholder="…")
+    return short.lstrip("_") or "…"
+
+
+def _depth(name: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in _NUMBER.findall(name))
+
+
+def _numbers(several: Sequence[Number | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else float(value) for value in several], dtype=float)
+
+
+def _unit(axis: Spec) -> str:
+    return "%" if axis["scale"] == "share" else ""
+
+
+def _cell(axis: Spec, value: Number | None) -> Cell:
+    if value is None:
+        return Cell(values.ABSENT, "")
+    shown = f"{100 * value:.2f}" if axis["scale"] == "share" else values.number(value)
+    return Cell(shown, value)

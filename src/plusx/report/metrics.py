@@ -1,0 +1,85 @@
+"""The metrics of trained networks: their titles, units, and whether more or less is better."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Metric(NamedTuple):
+    """A metric from 0 to 1, or one in a `unit`. `less` means that less is better; `of_images` that
+    it is the share of images that are right, so that chance among images is known.
+    """
+
+    title: str
+    less: bool = False
+    of_images: bool = False
+    unit: str = ""
+
+
+# by their keys in JSON
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", of_images=True),
+    "precision": Metric("precision"),
+    "recall": Metric("recall"),
+    "f1": Metric("F1"),
+    "auroc": Metric("AUROC"),
+    "mean_iou": Metric("mean IoU"),
+    "iou": Metric("IoU"),
+    "dice": Metric("Dice"),
+    "image_dice": Metric("Dice of an image"),
+    "hd95": Metric("HD95", less=True, unit="mm"),
+    "position_accuracy": Metric("accuracy of positions"),
+    "map50": Metric("mAP at 0.5"),
+    "map": Metric("mAP at 0.50:0.95"),
+    "mask_map50": Metric("mask mAP at 0.5"),
+    "mask_map": Metric("mask mAP at 0.50:0.95"),
+    "equal_error_rate": Metric("equal error rate", less=True),
+    "true_accept_rate": Metric("true accepts"),
+    "train_error": Metric("train error", less=True),
+    "loss": Metric("loss", less=True),
+}
+# of classifiers, and of runs from before other tasks were known
+OF_CLASSES = ("accuracy", "precision", "recall", "f1")
+
+
+def metric(key: str) -> Metric:
+    """A metric by its key; of an unknown one more is better."""
+    return METRICS.get(key, Metric(key.replace("_", " ")))
+
+
+def better(key: str, value: float) -> float:
+    """The value with the sign that makes more better."""
+    return -value if metric(key).less else value
+
+
+def metrics_line(values: Mapping[str, Any], keys: Sequence[str], *, intervals: bool = False) -> str:
+    """The loss, where there is one, and these metrics as a part of a sentence."""
+    parts = [] if values.get("loss") is None else [f"loss {values['loss']:.4f}"]
+    for key in keys:
+        if values.get(key) is not None:
+            ends = values.get(f"{key}_interval") if intervals else None
+            sure = f" ({' to '.join(with_unit(key, end) for end in ends)})" if ends else ""
+            parts.append(f"{metric(key).title} {with_unit(key, values[key])}{sure}")
+    return ", ".join(parts) or "no metrics: there is nothing to be found"
+
+
+def with_unit(key: str, value: float) -> str:
+    """A value with its unit: shares are per cent."""
+    unit = metric(key).unit
+    return f"{value:.2f} {unit}" if unit else f"{value:.1%}"
+
+
+def with_measures(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """These keys, and those of the values that have a unit and so are no shares."""
+    return [*keys, *(key for key in METRICS if METRICS[key].unit and key in values)]
+
+
+def class_rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics of every class, a row each, with the distances where there are some."""
+    far = {row["label"]: row["hd95"] for row in values.get("hd95_per_class", ())}
+    rows = values.get("per_class") or ()
+    return [{**row, "hd95": far.get(row["label"])} if far else dict(row) for row in rows]
+
+
+def capital(text: str) -> str:
+    """With a capital letter, as titles begin; mAP has its own."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]

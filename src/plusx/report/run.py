@@ -1,0 +1,264 @@
+"""The page of one run: how good it is, its curves, where it errs, and what was run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plusx import statistics
+from plusx.report import page
+from plusx.report.charts import charts
+from plusx.report.history import EpochPoint
+from plusx.report.metrics import OF_CLASSES, capital, class_rows, metric, with_measures
+from plusx.report.page import Cell, Column, Table
+
+
+MOST_CLASSES = 20  # of a confusion matrix that can be read; of more the pairs are listed
+MOST_PAIRS = 20
+
+
+def run_page(
+    result: Mapping[str, Any],
+    points: Sequence[EpochPoint],
+    *,
+    classes: Sequence[str],
+    recipe: str,
+    environment: Mapping[str, Any],
+    test_uses: int,
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The page of a run's folder. `examples` are images with their predictions, see `read_seen`."""
+    metrics = result["validation"]
+    key = result.get("scores", OF_CLASSES)[0]
+    several = metrics is not None and _several(metrics)
+    confusion = metrics is not None and not several and metrics.get("confusion")
+    of = "position" if metrics is not None and "positions" in metrics else "image"
+    small = len(classes) <= MOST_CLASSES
+    return page.render(
+        "run.html",
+        {
+            "result": result,
+            "finding": finding(result),
+            "charts": charts(_figures(points, key)),
+            "of": of,
+            "matrix": _matrix(confusion, classes, of) if confusion and small else None,
+            "pairs": _pairs(confusion, classes, of) if confusion and not small else None,
+            "listed": bool(confusion),
+            "classes": _per_class(class_rows(metrics))
+            if metrics is not None and metrics.get("per_class")
+            else None,
+            "intervals": metrics is not None
+            and any("_interval" in name for row in class_rows(metrics) for name in row),
+            "examples": examples,
+            "pictures": bool(examples),
+            "trained": _trained(result, key),
+            "test_uses": test_uses,
+            "environment": [
+                ("Threads", str(environment.get("threads", ""))),
+                ("Test set", _times(test_uses)),
+                *page.environment_facts(environment),
+            ],
+            "recipe_text": recipe,
+        },
+    )
+
+
+def finding(result: Mapping[str, Any]) -> str:
+    """One sentence about a run: its accuracy with Wilson's interval of 95 %, or other metrics.
+
+    Where the validation images chose the epoch, their accuracy is optimistic and has no interval.
+    """
+    name, metrics = result["name"], result["validation"]
+    if metrics is None:
+        return (
+            f"{name} was trained on all training images of {result['data']}; none were held out to "
+            "evaluate it."
+        )
+    key = result.get("scores", OF_CLASSES)[0]
+    if not metric(key).of_images:
+        shown = ", ".join(
+            f"{metric(each).title} {_with_interval(metrics, each)}"
+            for each in with_measures(metrics, result["scores"])
+            if metrics.get(each) is not None
+        )
+        images = f"the {int(metrics['count']):,} validation images"
+        if not shown:
+            return f"{name} cannot be evaluated: in {images} there is nothing to be found."
+        return f"{name} reaches {shown} on {images}."
+    accuracy, count = float(metrics["accuracy"]), int(metrics["count"])
+    right = "with every label right" if _several(metrics) else "correctly"
+    share = f"{100 * accuracy:.1f} %"
+    if result.get("best_epoch"):
+        sure = "the epoch was chosen on the same images, so this is optimistic"
+    else:
+        low, high = statistics.wilson(accuracy, count)
+        sure = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    return f"{name} predicts {share} of the {count:,} validation images {right} ({sure})."
+
+
+def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
+    """A metric, and its interval of 95 % where one is known."""
+    unit = metric(key).unit
+    factor, places = (1, 2) if unit else (100, 1)
+    value, *ends = (
+        f"{factor * each:.{places}f}"
+        for each in (metrics[key], *(metrics.get(f"{key}_interval") or ()))
+    )
+    sure = f" (95 % interval {' to '.join(ends)} {unit or '%'})" if ends else ""
+    return f"{value} {unit or '%'}{sure}"
+
+
+def _trained(result: Mapping[str, Any], key: str) -> str:
+    """The result on the training images."""
+    if result["train_error"] is not None:
+        wrong = 100 * result["train_error"]
+        of = "a label of " if key == "auroc" else ""  # several labels an image
+        return f"; it is wrong about {of}{wrong:.1f} % of its training images"
+    value = result["train"].get(key)
+    title = metric(key).title
+    return "" if value is None else f"; on its training images {title} is {100 * value:.1f} %"
+
+
+def _several(metrics: Mapping[str, Any]) -> bool:
+    """Whether an image can have several labels: none is then taken for another."""
+    return "label_accuracy" in metrics
+
+
+def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
+    """Error, or the foremost metric, and loss over the epochs."""
+    title = capital(metric(key).title)
+    losses: dict[str, list[float | None]] = {
+        "validation": [point.loss for point in points],
+        "training": [point.train_loss for point in points],
+    }
+    errors: dict[str, list[float | None]] = {
+        "validation": [None if point.score is None else 1 - point.score for point in points],
+        "training": [point.train_error for point in points],
+    }
+    foremost = ("Error", errors, "share", "Share of wrong predictions.")
+    if not metric(key).of_images:
+        scores = {"validation": [point.score for point in points]}
+        foremost = (title, scores, "share", "Of validation images.")
+    shown = [foremost, ("Loss", losses, "log", "Mean over the epoch, logarithmic scale.")]
+    epochs = [point.epoch for point in points]
+    found = []
+    for title, series, scale, caption in shown:
+        lines = []
+        for name, values in series.items():
+            known = [(x, y) for x, y in zip(epochs, values, strict=True) if y is not None]
+            means = [mean for _, mean in known]
+            if known:
+                lines.append(
+                    {
+                        "name": name,
+                        "x": [epoch for epoch, _ in known],
+                        **dict.fromkeys(("mean", "low", "high"), means),
+                        "dashed": name == "training",
+                    }
+                )
+        moving = " Training is measured while the network changes." if len(lines) > 1 else ""
+        if lines:
+            found.append(
+                {
+                    "kind": "lines",
+                    "title": title,
+                    "caption": caption + moving,
+                    "x": {"title": "epoch", "scale": "linear"},
+                    "y": {"title": "", "scale": scale},
+                    "lines": lines,
+                    "level": None,
+                }
+            )
+    return found
+
+
+def _matrix(
+    counts: Sequence[Sequence[int]], classes: Sequence[str], of: str
+) -> tuple[list[tuple[str, str]], list[tuple[str, list[dict[str, Any]]]]]:
+    """Heads (full name, shown name) and rows (name, cells) of the confusion matrix.
+
+    Of anything but images there are too many to be counted: shares of a row are shown, in per cent.
+    """
+    short = all(len(name) <= 4 for name in classes)
+    heads = [(name, name if short else str(n)) for n, name in enumerate(classes, 1)]
+    rows = []
+    for index, (name, row) in enumerate(zip(classes, counts, strict=True)):
+        total = sum(row)
+        cells = []
+        for column, value in enumerate(row):
+            share = value / total if total else 0.0
+            shown = f"{100 * share:.0f}" if value and of != "image" else value or "·"
+            kind = "none" if not value else "" if index == column else "wrong"
+            cells.append(
+                {
+                    "shown": shown,
+                    "kind": f"{kind} dark".strip() if share > 0.55 else kind,
+                    # A single mistake in a large row would not be seen without a floor.
+                    "share": f"{max(share, 0.12):.2f}" if value else None,
+                }
+            )
+        rows.append((name if short else f"{name} ({index + 1})", cells))
+    return heads, rows
+
+
+def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str], of: str) -> Table | None:
+    """The classes that are confused most."""
+    pairs = sorted(
+        (
+            (value, true, taken)
+            for true, row in enumerate(counts)
+            for taken, value in enumerate(row)
+            if value and true != taken
+        ),
+        key=lambda pair: (-pair[0], pair[1], pair[2]),
+    )[:MOST_PAIRS]
+    if not pairs:
+        return None
+    columns = [Column("Is", number=False), Column("Taken for", number=False),
+               Column(f"{of.capitalize()}s"), Column("Of the class", "%")]  # fmt: skip
+    rows = [
+        [
+            Cell(classes[true]),
+            Cell(classes[taken]),
+            Cell(f"{value:,}", value),
+            Cell(f"{100 * value / sum(counts[true]):.1f}", value / sum(counts[true])),
+        ]
+        for value, true, taken in pairs
+    ]
+    return Table("The classes that were confused most", columns, rows)
+
+
+def _per_class(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Shares and counts of every class, whatever the task has of them."""
+    keys = [key for key in rows[0] if key != "label"]
+    shares = [key for key in keys if any(isinstance(row[key], float) for row in rows)]
+    counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
+    columns = [
+        Column("Class", number=False),
+        *(Column(capital(metric(key).title), metric(key).unit or "%") for key in shares),
+        *(Column("Images" if key == "count" else capital(key)) for key in counts),
+    ]
+    cells = [
+        [
+            Cell(str(row["label"]), str(row["label"])),
+            *(_class_cell(row, key) for key in shares),
+            *(Cell(f"{row[key]:,}", row[key]) for key in counts),
+        ]
+        for row in rows
+    ]
+    titles = [metric(key).title for key in shares] or counts
+    caption = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
+    return Table(f"{capital(caption)} of every class", columns, cells)
+
+
+def _class_cell(row: Mapping[str, Any], key: str) -> Cell:
+    """A metric of a class, and its interval of 95 % where one is known."""
+    if row[key] is None:
+        return Cell("none")
+    if metric(key).unit:
+        return Cell(f"{row[key]:.2f}", row[key])
+    ends = row.get(f"{key}_interval")
+    note = "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+    return Cell(f"{100 * row[key]:.1f}", row[key], note=note)
+
+
+def _times(uses: int) -> str:
+    return "not used" if not uses else "used once" if uses == 1 else f"used {uses} times"

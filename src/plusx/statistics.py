@@ -1,0 +1,163 @@
+"""Intervals of 95 % for what was measured several times, by scipy.
+
+An interval never has width zero and never leaves the range of its quantity. Where there is a single
+value, or none of them differ, nothing is known of the spread and there is no interval (None). Where
+several pairs are compared at once, `comparisons` widens each interval so that all of them hold
+together with 95 % (Bonferroni).
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+
+LEVEL = 0.95
+Number = int | float
+_EVERYTHING = (-math.inf, math.inf)
+_SHARE = (0.0, 1.0)
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+    def below(self, other: "Interval") -> bool:
+        """Whether all of this interval lies below all of the other."""
+        return self.high < other.low
+
+
+class Difference(NamedTuple):
+    """How much larger one mean is than another, with its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """In percentage points, the interval after the mean."""
+        low, high = 100 * self.low, 100 * self.high
+        return f"{100 * self.mean:+.1f} points, {low:+.1f} to {high:+.1f}"
+
+
+class Median(NamedTuple):
+    """A median between two ends. `interval` says whether they hold it with 95 %; else they are the
+    lowest and the highest value."""
+
+    median: float
+    low: float
+    high: float
+    interval: bool
+
+
+def spread(values: Sequence[Number]) -> dict[str, Any]:
+    """Mean, standard deviation of the sample (None for one value) and the value of each seed."""
+    return {
+        "mean": mean(values),
+        "std": stdev(values) if len(values) > 1 else None,
+        "seeds": list(values),
+    }
+
+
+def mean_interval(
+    values: Sequence[Number],
+    *,
+    bounds: tuple[float, float] = _EVERYTHING,
+    comparisons: int = 1,
+) -> Interval | None:
+    """Student's t interval of a mean. None for values that are not finite, too."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    error = stdev(values) / math.sqrt(len(values))
+    if not error:
+        return None
+    half = error * _student(len(values) - 1, comparisons)
+    return _within(mean(values) - half, mean(values) + half, bounds)
+
+
+def share_interval(
+    shares: Sequence[Number], count: int, *, comparisons: int = 1
+) -> Interval | None:
+    """The interval of a mean share, one value a seed, each over `count` images.
+
+    Two sources of doubt are added in quadrature: the seed of the training (Student's t) and the
+    images (the binomial spread with two successes and two failures added, Agresti and Coull 1998).
+    None for one seed: nothing is known then about how seeds differ.
+    """
+    from scipy import stats
+
+    if len(shares) < 2:
+        return None
+    middle = mean(shares)
+    seeds = _student(len(shares) - 1, comparisons) * stdev(shares) / math.sqrt(len(shares))
+    adjusted = (middle * count + 2) / (count + 4)
+    normal = float(stats.norm.ppf(_upper(comparisons)))
+    images = normal * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
+    half = math.hypot(seeds, images)
+    return _within(middle - half, middle + half, _SHARE)
+
+
+def wilson(share: Number, count: int) -> Interval:
+    """Wilson's interval (1927) of a share of `count` independent trials."""
+    from scipy import stats
+
+    found = stats.binomtest(round(share * count), count).proportion_ci(LEVEL, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def difference(
+    first: Sequence[Number],
+    second: Sequence[Number],
+    *,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+    comparisons: int = 1,
+) -> Difference | None:
+    """The mean of the first less that of the second, with Welch's t interval (1947).
+
+    `bounds` are those of a difference of shares unless said otherwise.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    variance = sum(parts)
+    if not variance:
+        return None
+    sizes = (len(first), len(second))
+    freedom = variance**2 / sum(
+        part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True)
+    )
+    middle = mean(first) - mean(second)
+    half = _student(freedom, comparisons) * math.sqrt(variance)
+    return Difference(middle, *_within(middle - half, middle + half, bounds))
+
+
+def median_interval(values: Sequence[Number]) -> Median:
+    """The median with an interval that holds whatever the values are distributed like.
+
+    The ends are those ranks between which the true median lies with 95 % by the binomial
+    distribution (Conover 1999, section 3.2). Fewer than six values cannot give one: then the ends
+    are the lowest and the highest.
+    """
+    from scipy import stats
+
+    ordered = sorted(values)
+    count = len(ordered)
+    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    rank = int(stats.binom.ppf((1 - LEVEL) / 2, count, 0.5))  # 0 where the tails are too heavy
+    if rank < 1:
+        return Median(middle, ordered[0], ordered[-1], interval=False)
+    return Median(middle, ordered[rank - 1], ordered[count - rank], interval=True)
+
+
+def _upper(comparisons: int) -> float:
+    return 1 - (1 - LEVEL) / (2 * comparisons)
+
+
+def _student(freedom: float, comparisons: int) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf(_upper(comparisons), freedom))
+
+
+def _within(low: float, high: float, bounds: tuple[float, float]) -> Interval:
+    return Interval(max(low, bounds[0]), min(high, bounds[1]))
