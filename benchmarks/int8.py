@@ -43,7 +43,7 @@ import plusx
 from plusx.data.source import Preprocessing, Source, open_data
 from plusx.data.splits import stratified_order
 from plusx.export import OnnxNetwork, quantise, to_onnx
-from plusx.export.quantise import answers
+from plusx.export.quantise import outputs_for
 from plusx.run.environment import exact_eight_bits
 from plusx.weights import convert, open_network
 
@@ -130,7 +130,7 @@ def times(
 
 def quality(files: dict[str, bytes], images: Tensor, labels: Tensor) -> dict[str, Any]:
     """Accuracy, its loss against float32 with an interval, and agreement, of each."""
-    told = {name: answers(content, images).argmax(1) for name, content in files.items()}
+    told = {name: outputs_for(content, images).argmax(1) for name, content in files.items()}
     right = {name: told[name] == labels for name in files}
     rows = {}
     for name in files:

@@ -32,7 +32,7 @@ DOORS: dict[str, set[str]] = {
     "train": {"tasks", "data.batch", "store"},
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},
-    "export": {"nn", "store"},
+    "export": {"grammar", "nn", "store"},
     "report": {"statistics", "store"},
     "run": {
         "data", "export", "grammar", "models", "nn", "recipe", "report", "store", "tasks", "train",
@@ -77,6 +77,10 @@ WRITERS = {
         {"highest.write_text"},
         "Linux is told to begin anew with the highest memory of the process that measures it",
     ),
+    "export/quantise.py": (
+        {"tempfile.TemporaryDirectory"},
+        "onnxruntime.quantization writes its result to a file, which is read and goes",
+    ),
     "cli/__init__.py": ({"os.open"}, "the null device in the place of a closed standard output"),
 }
 
@@ -85,6 +89,7 @@ PRINTERS = {"weights/foreign.py": "a program of its own, whose standard error th
 
 # Who may read the environment besides run, study, explain, evidence, bench and cli, and why.
 ENVIRONMENT = {
+    "export/runtime.py": "onnxruntime's telemetry is switched off by a variable",
     "data/download.py": "PLUSX_DATA and PLUSX_CACHE say where published sets lie",
     "weights/fetch.py": "PLUSX_CACHE says where published weights lie",
 }

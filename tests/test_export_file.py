@@ -1,6 +1,7 @@
 """ONNX files from strangers: what plusx did not write, to the last bit, is refused by a sentence"""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ BAD: dict[str, tuple[Callable[[Any], object], dict[str, str], str]] = {
     "a loop": (with_kind("Loop"), {}, "parts that plusx does not write .Loop"),
     "a kind of somebody's own": (with_kind("Relu", "x.y"), {}, "parts that plusx does not write"),
     "a function": (function, {}, "parts that plusx does not write"),
-    "two outputs": (second_output, {}, "parts that plusx does not write"),
+    "two outputs": (second_output, {}, "does not give outputs"),
     "another name of its input": (renamed, {}, "does not take `input`"),
     "another size": (resized, {}, "its input is"),
     "another number of outputs": (widened, {}, "2 classes for 3 outputs"),
@@ -192,6 +193,14 @@ def test_what_a_stranger_made_is_refused(case: str, tmp_path: Path) -> None:
         opened(written(change, **metadata), tmp_path)
     assert "net.onnx" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_onnxruntime_reports_nothing_to_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plusx.export.runtime import require_onnx
+
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    require_onnx()  # which comes before the library is imported
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
@@ -230,6 +239,6 @@ def test_without_the_extra_the_command_to_get_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "net.onnx").write_bytes(written())
-    monkeypatch.setattr("plusx.export.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("plusx.export.runtime.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'plusx\[onnx\]'"):
         load_run(tmp_path / "net.onnx")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,13 +179,15 @@ def test_a_file_that_fails_its_check_is_not_written(
 
     onnx = tmp_path / "digits.onnx"
     onnx.write_bytes(b"an older one")
-    right = graph.folded
+    right = torch.onnx.export
 
-    def wrong(convolution: Any, norm: Any) -> Any:
-        weight, bias = right(convolution, norm)
-        return weight * 1.01, bias
+    def wrong(net: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
+        changed = deepcopy(net)
+        with torch.no_grad():
+            changed.fc.weight.mul_(1.01)
+        return right(changed, *arguments, **options)
 
-    monkeypatch.setattr(graph, "folded", wrong)
+    monkeypatch.setattr(graph.torch.onnx, "export", wrong)
     with pytest.raises(RuntimeError, match="does not compute what the network does"):
         export_onnx(trained, onnx)
     assert onnx.read_bytes() == b"an older one"

@@ -1,13 +1,15 @@
-"""Networks as ONNX files: written, checked against torch, quantised, opened again."""
+"""Networks as ONNX files: written by torch.onnx, checked against torch, quantised, opened again."""
 
-from plusx.export.agreement import Agreement, compare, example_inputs
+from plusx.export.agreement import NUM_INPUTS, Agreement, compare, example_inputs
 from plusx.export.file import OnnxFile, checked, read_onnx, sealed
-from plusx.export.graph import to_onnx
+from plusx.export.graph import EMBEDDING, to_onnx
 from plusx.export.quantise import Quantised, quantise
 from plusx.export.session import OnnxNetwork
 
 
 __all__ = [
+    "EMBEDDING",
+    "NUM_INPUTS",
     "Agreement",
     "OnnxFile",
     "OnnxNetwork",

@@ -1,20 +1,23 @@
-"""Whether a file answers as the network does."""
+"""Whether a file computes what the network computes."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from plusx.export.graph import INPUT, TwoStageParts, example_regions
 from plusx.export.session import OnnxNetwork
+from plusx.grammar.heads import FasterRcnn, MaskRcnn
+from plusx.nn.dense import Dense
 
 
-TOLERANCE = 1e-4  # of the largest logit, or of 1 where that is smaller
-CHECKED = 8  # inputs
+TOLERANCE = 1e-4  # of the largest output, or of 1 where that is smaller
+NUM_INPUTS = 8
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest difference of a logit over `inputs` inputs, and what is allowed."""
+    """The largest difference of an output over `inputs` inputs; `largest` is the largest output."""
 
     error: float
     largest: float
@@ -25,32 +28,44 @@ class Agreement:
         return TOLERANCE * max(1.0, self.largest)
 
 
-def example_inputs(sizes: tuple[int, ...], tokens: int = 0) -> Tensor:
-    """(CHECKED, *sizes): normal noise, or token numbers below `tokens`; the same every time."""
+def example_inputs(sizes: tuple[int, ...], tokens: int = 0, count: int = NUM_INPUTS) -> Tensor:
+    """(count, *sizes): normal noise, or token numbers below `tokens`; the same every time."""
     random = torch.Generator().manual_seed(0)
     if tokens:
-        return torch.randint(tokens, (CHECKED, *sizes), generator=random)
-    return torch.randn(CHECKED, *sizes, generator=random)
+        return torch.randint(tokens, (count, *sizes), generator=random)
+    return torch.randn(count, *sizes, generator=random)
 
 
 def compare(net: nn.Module, content: bytes, inputs: Tensor) -> Agreement:
-    """Ask the network and the file the same, all inputs together and the first one alone.
+    """Run the network and the file on the same inputs: all together, and the first one alone.
 
-    RuntimeError: they differ by more than allowed, or do not tell the same class where the best
-    leads by more than twice that.
+    RuntimeError: an output differs by more than is allowed, or where a network classifies, the
+    best class is another one although it leads by more than twice that.
     """
     file = OnnxNetwork(content)
-    with torch.inference_mode():
-        wanted = torch.cat([net(inputs), net(inputs[:1])]).float()
-        got = torch.cat([file(inputs), file(inputs[:1])])
-    found = Agreement(float((got - wanted).abs().max()), float(wanted.abs().max()), len(inputs))
-    if not found.error <= found.allowed:  # also where it is no number
+    expected_outputs, outputs = [], []
+    for batch in (inputs, inputs[:1]):
+        arguments = {INPUT: batch}
+        module = net
+        if isinstance(net, Dense) and isinstance(net.head_spec, FasterRcnn | MaskRcnn):
+            module = TwoStageParts(net)
+            arguments |= example_regions(net, 5)
+        with torch.inference_mode():
+            expected = module(*arguments.values())
+        expected_outputs += [expected] if isinstance(expected, Tensor) else list(expected)
+        outputs += file.run(file.outputs, arguments)
+    largest = max(float(expected.abs().max()) for expected in expected_outputs)
+    pairs = list(zip(outputs, expected_outputs, strict=True))
+    error = max(float((output - expected.float()).abs().max()) for output, expected in pairs)
+    found = Agreement(error, largest, len(inputs))
+    if not found.error <= found.allowed:  # also where it is not a number
         raise RuntimeError(
-            f"the file does not compute what the network does: logits differ by {found.error:.2g}, "
-            f"allowed are {found.allowed:.2g}"
+            f"the file does not compute what the network does: outputs differ by {found.error:.2g},"
+            f" allowed are {found.allowed:.2g}"
         )
-    best = wanted.topk(min(2, wanted.shape[1]), dim=1).values
-    clear = best[:, 0] - best[:, -1] > 2 * found.allowed
-    if bool((got.argmax(1) != wanted.argmax(1))[clear].any()):
-        raise RuntimeError("the file does not tell the classes that the network tells")
+    for output, expected in pairs if len(file.outputs) == 1 else []:
+        best = expected.topk(min(2, expected.shape[1]), dim=1).values
+        clear = best[:, 0] - best[:, -1] > 2 * found.allowed
+        if bool((output.argmax(1) != expected.argmax(1))[clear].any()):
+            raise RuntimeError("the file does not predict the classes that the network predicts")
     return found

@@ -2,8 +2,8 @@
 
 What makes the network usable (classes, preprocessing, the spec) stands in `metadata_props`, beside
 `digest`: the sha256 of all the rest of the file. A file is untrusted until it is read here: it must
-be what plusx wrote, to the last bit, hold all of its numbers itself, and consist of nothing but the
-kinds of nodes that plusx writes.
+be what plusx wrote, to the last bit, hold all of its numbers itself, and consist of nothing but
+kinds of nodes that torch.onnx writes for our networks.
 """
 
 import hashlib
@@ -14,30 +14,38 @@ from typing import Any
 
 from plusx import store
 from plusx.errors import UserError
-from plusx.export.extra import require_onnx
-from plusx.export.graph import INPUT, LARGEST, OUTPUT
+from plusx.export.graph import INPUT, MASK_REGIONS, MAX_BYTES, REGIONS
+from plusx.export.runtime import require_onnx
 
 
 FORMAT = "plusx onnx 1"
 KINDS = {
-    "Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "DequantizeLinear", "Div",
-    "Gather", "GatherElements", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Identity",
-    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad",
-    "QuantizeLinear", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax",
-    "Split", "Sub", "Tanh", "TopK", "Transpose",
+    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose",
+    "DequantizeLinear", "Div", "Equal", "Erf", "Exp", "Expand", "Flatten", "Gather",
+    "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater",
+    "GroupNormalization", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu",
+    "Less", "MatMul", "MaxPool", "Mod", "Mul", "Neg", "Pad", "Pow", "QuantizeLinear", "Range",
+    "Reciprocal", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Shape",
+    "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile",
+    "TopK", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 _MAX_METADATA = 1_000_000
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file that passed: its bytes, what it says of itself, and its sizes behind the batch."""
+    """A file that passed: its bytes, its metadata, and its sizes after the batch."""
 
     content: bytes
     metadata: dict[str, str]
-    sizes: tuple[int, ...]
-    outputs: int
+    sizes: tuple[int, ...]  # of an input; 0 where any size will do
+    outputs: dict[str, tuple[int, ...]]
     tokens: bool  # whether the inputs are whole numbers
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or numbers of an embedding; 0 where a file has several outputs."""
+        return next(iter(self.outputs.values()))[0] if len(self.outputs) == 1 else 0
 
 
 def sealed(content: bytes, metadata: Mapping[str, str]) -> bytes:
@@ -61,7 +69,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     another file. RuntimeError: the extra is not installed.
     """
     require_onnx()
-    return checked(store.read_bytes(path, LARGEST), str(path))
+    return checked(store.read_bytes(path, MAX_BYTES), str(path))
 
 
 def checked(content: bytes, where: str) -> OnnxFile:
@@ -88,12 +96,14 @@ def checked(content: bytes, where: str) -> OnnxFile:
     if metadata.pop("digest", None) != _digest(model):
         raise UserError(f"{where} is not as plusx wrote it: it is damaged, or was changed since")
     _refuse_foreign(model, where)
-    (given,), (answer,) = model.graph.input, model.graph.output
-    sizes, outputs = _sizes(given), _sizes(answer)
-    if given.name != INPUT or answer.name != OUTPUT or len(outputs) != 1:
-        raise UserError(f"{where} does not take `{INPUT}` (n, ...) and give `{OUTPUT}` (n, k)")
-    tokens = given.type.tensor_type.elem_type == 7  # TensorProto.INT64
-    return OnnxFile(content, metadata, sizes, outputs[0], tokens)
+    inputs = {each.name: each for each in model.graph.input}
+    outputs = {each.name: _sizes(each) for each in model.graph.output}
+    if INPUT not in inputs or not set(inputs) <= {INPUT, REGIONS, MASK_REGIONS}:
+        raise UserError(f"{where} does not take `{INPUT}` (n, ...)")
+    if len(outputs) != len(model.graph.output) or not all(outputs.values()):
+        raise UserError(f"{where} does not give outputs (n, ...)")
+    tokens = inputs[INPUT].type.tensor_type.elem_type == 7  # TensorProto.INT64
+    return OnnxFile(content, metadata, _sizes(inputs[INPUT]), outputs, tokens)
 
 
 def _digest(model: Any) -> str:
@@ -114,7 +124,7 @@ def _refuse_foreign(model: Any, where: str) -> None:
     # what is no text is given as bytes
     strange = {str(node.op_type) for node in graph.node if node.domain or node.op_type not in KINDS}
     within = [each for node in graph.node for each in node.attribute if each.HasField("g")]
-    if strange or within or model.functions or len(graph.input) != 1 or len(graph.output) != 1:
+    if strange or within or model.functions:
         said = f" ({', '.join(sorted(strange)[:5])})" if strange else ""
         raise UserError(f"{where} has parts that plusx does not write{said}")
 

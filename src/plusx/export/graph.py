@@ -1,192 +1,178 @@
-"""A network to an ONNX graph: what torch.export writes down, step by step, with batch norms folded.
+"""A network to an ONNX graph, by torch.onnx."""
 
-The network is written as it evaluates, for any number of inputs of one size. torch.onnx.export does
-the same by way of onnxscript in many times the time, and folds batch norms in float32.
-"""
-
-import operator
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.export.extra import require_onnx
-from plusx.export.nodes import Graph, Value
-from plusx.export.operators import OPERATORS, OPSET
+from plusx.export.runtime import require_onnx
+from plusx.grammar.heads import FasterRcnn, Fcos, MaskRcnn, Yolo
+from plusx.nn.dense import Dense
 
 
-INPUT, OUTPUT = "input", "logits"
-IR_VERSION = 10  # what onnx 1.16 and later read
-LARGEST = 2**31 - 2**20  # bytes: more than this no ONNX file holds in itself
-_CONVOLUTIONS = {f"conv{ndim}d.default" for ndim in (1, 2, 3)}
+OPSET = 20
+IR_VERSION = 10  # readable by onnx 1.16 and later
+MAX_BYTES = 2**31 - 2**20  # what one ONNX file can hold
+INPUT, LOGITS, EMBEDDING = "input", "logits", "embedding"
+REGIONS, MASK_REGIONS = "regions", "mask_regions"
 
 
-def to_onnx(net: nn.Module, example: Tensor) -> bytes:
-    """The network as the content of an ONNX file: `input` (n, ...) to `logits` (n, k).
+class TwoStageParts(nn.Module):
+    """The three learned parts of Faster and Mask R-CNN as one graph.
 
-    `example` is one input or more, (n, ...); its sizes behind n are those of the file.
-    UserError: the network does something that is not known here, or is too large for a file.
-    RuntimeError: the extra is not installed.
+    `input` gives the pyramid maps, objectness and box deltas of every level; `regions`, features
+    (p, c, 7, 7) pooled from those maps, give classes and boxes; `mask_regions`, features
+    (m, c, 14, 14), give masks. What lies between (proposals, pooling, non-maximum suppression) has
+    no weights; `OnnxNetwork` runs it.
+    """
+
+    def __init__(self, net: Dense) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, regions: Tensor, *mask_regions: Tensor) -> list[Tensor]:
+        head: Any = self.net.detector
+        _, stages = self.net.maps(x)
+        maps = list(head.fpn({str(i): stages[j] for i, j in enumerate(head.indices)}).values())
+        objectness, deltas = head.rpn.head(maps)
+        heads = head.roi_heads
+        outputs = [*maps, *objectness, *deltas, *heads.box_predictor(heads.box_head(regions))]
+        if mask_regions:
+            outputs.append(heads.mask_predictor(heads.mask_head(mask_regions[0])))
+        return outputs
+
+
+def output_names(net: nn.Module) -> list[str]:
+    """What the outputs of the exported graph are called."""
+    head = net.head_spec if isinstance(net, Dense) else None
+    if isinstance(head, FasterRcnn | MaskRcnn):
+        assert isinstance(net, Dense)
+        levels = range(len(net.detector.strides))  # type: ignore[arg-type]
+        names = [f"{kind}{i}" for kind in ("map", "objectness", "deltas") for i in levels]
+        names += ["class_logits", "box_deltas"]
+        return [*names, "mask_logits"] if isinstance(head, MaskRcnn) else names
+    if isinstance(head, Fcos | Yolo):
+        assert isinstance(net, Dense)
+        return [f"level{i}" for i in range(len(net.level_strides))]
+    return [LOGITS]
+
+
+def example_regions(net: Dense, count: int) -> dict[str, Tensor]:
+    """Features of so many regions, as a two-stage detector's other inputs take them."""
+    random = torch.Generator().manual_seed(1)
+    width: int = net.head_spec.width  # type: ignore[union-attr]
+    inputs = {REGIONS: torch.randn(count, width, 7, 7, generator=random)}
+    if isinstance(net.head_spec, MaskRcnn):
+        inputs[MASK_REGIONS] = torch.randn(count, width, 14, 14, generator=random)
+    return inputs
+
+
+def to_onnx(
+    net: nn.Module,
+    example: Tensor,
+    *,
+    outputs: Sequence[str] | None = None,
+    any_size: bool = False,
+) -> bytes:
+    """The bytes of an ONNX file that computes what the network computes in evaluation mode.
+
+    `example` is one input or more, (n, ...). Its sizes after n are those of the file; with
+    `any_size` the file takes every height and width. `outputs` names the outputs, `output_names`
+    by default.
+
+    UserError: torch.onnx cannot express the network, or it is too large for a file.
+    RuntimeError: the extra `onnx` is not installed.
     """
     require_onnx()
-    from onnx import TensorProto, helper, numpy_helper
+    size = sum(tensor.nbytes for tensor in net.state_dict().values())
+    if size > MAX_BYTES:
+        raise UserError(f"the network has {size:,} bytes of weights; a file holds {MAX_BYTES:,}")
+    # torch.export would take a batch of one as a constant
+    inputs = {INPUT: example[:1].expand(2, *example.shape[1:]).contiguous()}
+    module = net
+    if isinstance(net, Dense) and isinstance(net.head_spec, FasterRcnn | MaskRcnn):
+        module = TwoStageParts(net)
+        inputs |= example_regions(net, 3)
+    shapes: list[dict[int, Any]] = [{0: torch.export.Dim(f"n_{name}")} for name in inputs]
+    if any_size:
+        shapes[0] |= dict.fromkeys(range(2, example.ndim), torch.export.Dim.DYNAMIC)
+    # a Mask R-CNN's third input is one of *mask_regions
+    dynamic: Any = (*shapes[:2], tuple(shapes[2:])) if len(shapes) > 2 else tuple(shapes)
+    with _evaluating(net), _quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=list(outputs or output_names(net)),
+                opset_version=OPSET,
+                dynamic_shapes=dynamic,
+                custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            cause = error.__cause__ or error
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            raise UserError(f"torch.onnx cannot export the network: {reason}") from None
+    assert program is not None
+    return _without_traces(program.model_proto)
 
-    program = exported(net, example)
-    graph, result = written(program)
-    numbers = sum(each.nbytes for each in graph.constants.values())
-    if numbers > LARGEST:
-        raise UserError(f"the network has {numbers:,} bytes of weights; a file holds {LARGEST:,}")
-    graph.nodes.append(helper.make_node("Identity", [result.name], [OUTPUT], name=OUTPUT))
-    kind = TensorProto.FLOAT if example.is_floating_point() else TensorProto.INT64
-    made = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "plusx",
-            [helper.make_tensor_value_info(INPUT, kind, ["n", *example.shape[1:]])],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", *result.sizes])],
-            [numpy_helper.from_array(each, name) for name, each in graph.constants.items()],
-        ),
-        producer_name="plusx",
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
-    content: bytes = made.SerializeToString(deterministic=True)
+
+def _stable_sort(
+    x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> Any:
+    """A stable sort, which torch.onnx does not know: TopK of all values; of equal values it takes
+    the first."""
+    from onnxscript import opset20 as ops
+
+    size = ops.Shape(x, start=dim, end=dim + 1 or None)
+    return ops.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+
+
+def _without_traces(model: Any) -> bytes:
+    """The model as bytes, without what the exporter notes of its own work: stack traces name files
+    of this machine."""
+    graph = model.graph
+    graph.name, graph.doc_string, model.doc_string = "plusx", "", ""
+    model.producer_name, model.producer_version, model.ir_version = "plusx", "", IR_VERSION
+    del model.metadata_props[:]
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    del graph.value_info[:]
+    content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def exported(net: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """The steps of the network in evaluation, for any number of inputs like `example`."""
-    two = example[:1].expand(2, *example.shape[1:]).contiguous()  # one alone would be taken as 1
-    modes = [(part, part.training) for part in net.modules()]
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and afterwards in its own mode again."""
+    modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
-        with torch.no_grad():
-            return torch.export.export(
-                net, (two,), dynamic_shapes=({0: torch.export.Dim("n")},), strict=False
-            )
+        yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for module, mode in modes:
+            module.training = mode
 
 
-def written(program: torch.export.ExportedProgram) -> tuple[Graph, Value]:
-    """The graph of a program, and the value that it gives."""
-    graph = Graph(taken={INPUT, OUTPUT})
-    values: dict[fx.Node, Any] = {}
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    kept = {**program.state_dict, **program.constants}
-    names |= signature.inputs_to_lifted_tensor_constants
-    result: Value | None = None
-    for node in program.graph.nodes:
-        match node.op:
-            case "placeholder" if node.name in names:
-                name = names[node.name]
-                values[node] = tensor = kept[name].detach()
-                graph.name(tensor, name)
-            case "placeholder":
-                values[node] = Value(INPUT, _sizes(node))
-            case "call_function" if node not in values:
-                _write(graph, node, values)
-            case "output":
-                result = values[node.args[0][0]]
-    assert result is not None
-    return graph, result
-
-
-def _write(graph: Graph, node: fx.Node, values: dict[fx.Node, Any]) -> None:
-    """Add what a step is; its value goes to `values`."""
-    if node.target is operator.getitem:
-        several, place = node.args
-        assert isinstance(several, fx.Node)
-        values[node] = values[several][place]
-        return
-    arguments = _arguments(node, values)
-    if not any(isinstance(each, Value) for each in _flat(arguments.values())):
-        given = fx.map_arg((node.args, node.kwargs), lambda each: values[each])
-        values[node] = node.target(*given[0], **given[1])  # type: ignore[operator]
-        return
-    name = str(node.target).removeprefix("aten.")
-    word, _, overload = name.partition(".")
-    name = f"{word.removesuffix('_')}.{overload}"
-    if name in ("sym_size.int", "_assert_tensor_metadata.default"):
-        values[node] = None  # only the number of inputs is not known, and reshapes keep that
-        return
-    if name not in OPERATORS:
-        raise UserError(f"the network does {word} ({name}), which `plusx export` does not know")
-    graph.step = node.name
-    follower = next(iter(node.users)) if len(node.users) == 1 else None
-    if name in _CONVOLUTIONS and follower is not None and _is_batch_norm(follower):
-        norm = _arguments(follower, values)
-        weight, bias = folded(arguments, norm)
-        label = graph.operand_name(arguments["weight"]).removesuffix(".weight")
-        graph.name(weight, f"{label}.weight")
-        graph.name(bias, f"{label}.bias")
-        arguments |= {"weight": weight, "bias": bias}
-        made = OPERATORS[name](graph, arguments, _sizes(node))
-        values[node] = values[follower] = Value(made, _sizes(node))
-        return
-    if isinstance(node.meta["val"], list | tuple):
-        made = OPERATORS[name](graph, arguments, ())
-        values[node] = [
-            Value(each, _sizes_of(val, node)) for each, val in zip(made, node.meta["val"])
-        ]
-        return
-    values[node] = Value(OPERATORS[name](graph, arguments, _sizes(node)), _sizes(node))
-    if word.endswith("_"):  # whoever reads the input from now on reads the result
-        assert isinstance(node.args[0], fx.Node)
-        values[node.args[0]] = values[node]
-
-
-def folded(convolution: Mapping[str, Any], norm: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does what the batch norm behind it does as well.
-
-    In float64: gamma / sqrt(variance + epsilon) can be large, and is rounded once.
-    """
-    mean, variance = norm["running_mean"].double(), norm["running_var"].double()
-    factor = (variance + norm["eps"]).rsqrt()
-    if norm["weight"] is not None:
-        factor = factor * norm["weight"].double()
-    shift = -mean if convolution["bias"] is None else convolution["bias"].double() - mean
-    shift = shift * factor
-    if norm["bias"] is not None:
-        shift = shift + norm["bias"].double()
-    weight = convolution["weight"].double()
-    weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    return weight.float().contiguous(), shift.float()
-
-
-def _is_batch_norm(node: fx.Node) -> bool:
-    return str(node.target) == "aten.batch_norm.default" and not node.args[5]
-
-
-def _arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[str, Any]:
-    """What the step is given, by name, with the defaults of what is not said."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    said = {each.name: given for each, given in zip(schema, node.args)} | node.kwargs
-    filled = {each.name: said.get(each.name, each.default_value) for each in schema}
-    return dict(fx.map_arg(filled, values.get))
-
-
-def _flat(given: Any) -> list[Any]:
-    """Lists in it are opened."""
-    return [
-        inner
-        for each in given
-        for inner in (_flat(each) if isinstance(each, list | tuple) else [each])
-    ]
-
-
-def _sizes(node: fx.Node) -> tuple[int, ...]:
-    value = node.meta["val"]
-    return () if isinstance(value, list | tuple) else _sizes_of(value, node)
-
-
-def _sizes_of(value: Tensor, node: fx.Node) -> tuple[int, ...]:
-    first, *rest = value.shape
-    counts = not isinstance(first, int) and str(first).isidentifier()  # a symbol, not 3 * one
-    if not counts or not all(isinstance(size, int) for size in rest):
-        raise UserError(f"{node.name} does not keep inputs apart, or depends on their number")
-    return tuple(rest)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's messages about its own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,38 +1,45 @@
-"""Static quantisation to eight bits, with its choices made on images and recorded.
+"""Static quantisation to eight bits by onnxruntime.quantization, with its choices made on images.
 
 Weights are int8 with a scale for each output channel, activations uint8 (Jacob et al. 2018). Where
 a processor has no instruction that adds four products in 32 bits (VNNI and its like), the sum of
-two products of full range saturates in 16; weights have 7 bits for those.
+two products of full range saturates in 16; weights have 7 bits there.
 """
 
-from collections.abc import Callable
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from plusx.errors import UserError
-from plusx.export.calibrate import METHODS, histograms
-from plusx.export.eight_bits import in_eight_bits, weighted_nodes
+from plusx.export.graph import INPUT
+from plusx.export.runtime import require_onnx
 from plusx.export.session import OnnxNetwork
 
 
-LEAST = 16  # images to calibrate with
-ENOUGH = 128
-GOAL = 0.99  # of the classes told on held-out images: below it, the ends stay in float32 if better
+MIN_IMAGES = 16  # to calibrate with
+ENOUGH_IMAGES = 128
+MIN_AGREEMENT = 0.99  # with less, the first and last layer in float32 are tried too
+CALIBRATIONS = ("minmax", "percentile")  # entropy chose the same ranges as minmax
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A way to quantise, and what became of the answers for the held-out images."""
+    """One way to quantise, and how it did on held-out images."""
 
     calibration: str
     float_layers: tuple[str, ...]
     error: float  # squared error of the logits over their squared deviation from their mean
-    agreement: float  # share of images for which the best class is the same
+    agreement: float  # fraction of images whose best class is the same
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Quantised:
             "float_layers": list(self.chosen.float_layers),
             "images": self.images,
             "held": self.held,
-            "trials": [asdict(each) for each in self.trials],
+            "trials": [asdict(trial) for trial in self.trials],
         }
 
 
@@ -65,44 +72,127 @@ def quantise(
 ) -> Quantised:
     """Quantise a float32 model from `to_onnx`.
 
-    `images` (m, ...) give the ranges of what runs through the network; `held` (h, ...), other ones,
-    decide how ranges are taken from what was seen: by the least error of the logits. Where fewer
-    than GOAL of the classes stay, leaving the first and the last layer in float32 is tried too.
-    UserError: fewer than LEAST images.
+    `images` (m, ...) calibrate; `held` (h, ...), other ones, choose between CALIBRATIONS by the
+    least error of the logits. Where fewer than MIN_AGREEMENT of the classes stay, leaving the
+    first and the last layer in float32 is tried too. UserError: fewer than MIN_IMAGES images.
     """
-    if len(images) < LEAST:
+    if len(images) < MIN_IMAGES:
         raise UserError(
-            f"{len(images)} images to calibrate with: at least {LEAST} are needed, "
-            f"{ENOUGH} and more are better"
+            f"{len(images)} images to calibrate with: at least {MIN_IMAGES} are needed, "
+            f"{ENOUGH_IMAGES} and more are better"
         )
-    seen = histograms(content, images, lambda done: tell(f"ranges: {done} of {2 * len(images)}"))
-    wanted = answers(content, held)
-    made: dict[Trial, bytes] = {}
+    expected = outputs_for(content, held)
+    quantised: dict[Trial, bytes] = {}
 
-    def attempt(method: str, left: tuple[str, ...]) -> Trial:
-        ranges = {name: METHODS[method](each) for name, each in seen.items()}
-        file = in_eight_bits(content, ranges, full=full_range, left=left)
-        trial = Trial(method, left, *distance(answers(file, held), wanted))
-        made[trial] = file
-        tell(f"{method}: {trial.agreement:.2%} of the classes stay")
+    def attempt(calibration: str, float_layers: tuple[str, ...]) -> Trial:
+        tell(f"calibration by {calibration}, {len(images)} images")
+        model = in_eight_bits(content, images, calibration, full_range, float_layers)
+        trial = Trial(calibration, float_layers, *distance(outputs_for(model, held), expected))
+        quantised[trial] = model
+        tell(f"{calibration}: {trial.agreement:.2%} of the classes stay")
         return trial
 
-    chosen = min([attempt(method, ()) for method in METHODS], key=lambda each: each.error)
+    chosen = min((attempt(name, ()) for name in CALIBRATIONS), key=lambda trial: trial.error)
     layers = weighted_nodes(content)
-    if chosen.agreement < GOAL and len(layers) > 2:
+    if chosen.agreement < MIN_AGREEMENT and len(layers) > 2:
         ends = attempt(chosen.calibration, (layers[0], layers[-1]))
         chosen = ends if ends.agreement > chosen.agreement else chosen
-    return Quantised(made[chosen], full_range, len(images), len(held), chosen, tuple(made))
+    return Quantised(
+        quantised[chosen], full_range, len(images), len(held), chosen, tuple(quantised)
+    )
 
 
-def answers(content: bytes, images: Tensor, together: int = 32) -> Tensor:
+def in_eight_bits(
+    content: bytes,
+    images: Tensor,
+    calibration: str,
+    full_range: bool,
+    float_layers: tuple[str, ...] = (),
+) -> bytes:
+    """The model with QuantizeLinear and DequantizeLinear around what can be computed in bytes."""
+    require_onnx()
+    from onnx import ModelProto
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "percentile": CalibrationMethod.Percentile,  # 99.999
+    }
+    logging.getLogger().addFilter(_no_advice)
+    try:
+        # the library prints what it does
+        with tempfile.TemporaryDirectory(prefix="plusx-") as folder, redirect_stdout(StringIO()):
+            file = Path(folder) / "int8.onnx"
+            quantize_static(
+                ModelProto.FromString(content),
+                file,
+                _Reader(images),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=not full_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=methods[calibration],
+                nodes_to_exclude=list(float_layers),
+                op_types_to_quantize=list(_op_types(content)),
+            )
+            return file.read_bytes()
+    finally:
+        logging.getLogger().removeFilter(_no_advice)
+
+
+def weighted_nodes(content: bytes) -> list[str]:
+    """The names of convolutions and linear layers, first to last."""
+    from onnx import ModelProto
+
+    nodes = ModelProto.FromString(content).graph.node
+    return [node.name for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
+
+
+def outputs_for(content: bytes, images: Tensor, batch_size: int = 32) -> Tensor:
     """The logits (n, k) of a file for images (n, ...)."""
     file = OnnxNetwork(content)
-    return torch.cat([file(part) for part in images.split(together)])
+    return torch.cat([file(batch) for batch in images.split(batch_size)])
 
 
-def distance(got: Tensor, wanted: Tensor) -> tuple[float, float]:
-    """How far logits are from those wanted, over their spread; the share of equal best classes."""
-    spread = (wanted - wanted.mean(0)).square().sum().clamp(min=1e-12)
-    same = (got.argmax(1) == wanted.argmax(1)).float().mean()
-    return float((got - wanted).square().sum() / spread), float(same)
+def distance(logits: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The squared error of logits over their spread, and the fraction of equal best classes."""
+    spread = (expected - expected.mean(0)).square().sum().clamp(min=1e-12)
+    same = (logits.argmax(1) == expected.argmax(1)).float().mean()
+    return float((logits - expected).square().sum() / spread), float(same)
+
+
+class _Reader:
+    """Images in batches, as onnxruntime's calibration asks for them."""
+
+    def __init__(self, images: Tensor, batch_size: int = 16) -> None:
+        self.batches: Iterator[Tensor] = iter(images.split(batch_size))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT: batch.numpy()}
+
+    def __iter__(self) -> "_Reader":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = self.get_next()
+        if batch is None:
+            raise StopIteration
+        return batch
+
+
+def _op_types(content: bytes) -> set[str]:
+    """What is quantised: layers with weights, and the sums and poolings that a network of
+    post-activations has between them. A sum that a batch norm reads stays in float32: bytes would
+    save nothing there, and round every block."""
+    from onnx import ModelProto
+
+    nodes = ModelProto.FromString(content).graph.node
+    kinds = {"Conv", "Gemm", "MatMul", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool"}
+    return kinds if any(node.op_type == "BatchNormalization" for node in nodes) else kinds | {"Add"}
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    """Not the library's advice to run its own preprocessing first: torch.onnx did as much."""
+    return "pre-processing" not in str(record.msg).lower()

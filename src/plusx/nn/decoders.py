@@ -6,6 +6,7 @@ of the input's size. All work in one, two and three dimensions.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -124,9 +125,9 @@ class Upsampled(nn.Module):
         return y, resized(self.aux_classifier(stages[-2]), size)
 
 
-def resized(x: Float[Tensor, "n c *s"], size: list[int]) -> Float[Tensor, "n c *t"]:
+def resized(x: Float[Tensor, "n c *s"], size: Sequence[Any]) -> Float[Tensor, "n c *t"]:
     """Linear interpolation, with positions at the middles of what they cover."""
-    return F.interpolate(x, size=size, mode=LINEAR[x.ndim - 2], align_corners=False)
+    return F.interpolate(x, size=list(size), mode=LINEAR[x.ndim - 2], align_corners=False)
 
 
 class UNetDecoder(nn.Module):

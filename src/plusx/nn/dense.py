@@ -128,7 +128,7 @@ class Dense(nn.Module):
         """Logits (n, k, d, *s): every slice along the first dimension is looked at by itself."""
         told = self(x.transpose(1, 2).flatten(0, 1))
         every = told if isinstance(told, tuple) else (told,)
-        made = tuple(each.unflatten(0, (len(x), -1)).transpose(1, 2) for each in every)
+        made = tuple(each.unflatten(0, (x.shape[0], -1)).transpose(1, 2) for each in every)
         return made if isinstance(told, tuple) else made[0]
 
 

@@ -1,4 +1,4 @@
-"""A trained network to an ONNX file that is checked against torch before it is kept."""
+"""A trained network to an ONNX file, which is checked against torch before it is kept."""
 
 import json
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from torch import nn
 import plusx
 from plusx import export, store
 from plusx.data.image import printable
+from plusx.data.on_image import EVALUATION_SHARE
+from plusx.data.scene_samples import MULTIPLE
 from plusx.errors import UserError
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import each_dimension
@@ -20,6 +22,8 @@ from plusx.nn.network import Network
 from plusx.recipe import NetByName
 from plusx.run.folder import UNFINISHED, Run, load_run, load_weights_as
 from plusx.run.quantising import quantised
+from plusx.run.questions import told as task_to_dict
+from plusx.tasks.segment import Segment
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import Weights, describe, open_network, read_weights
 from plusx.zoo import find
@@ -34,7 +38,9 @@ class _Opened:
 
     net: nn.Module
     sizes: tuple[int, ...]  # of an input
-    tokens: int  # how many there are; 0 where an input is numbers
+    any_size: bool  # whether its height and width may be others
+    tokens: int  # size of the vocabulary; 0 where an input is numbers
+    outputs: tuple[str, ...] | None  # names of the outputs; None: the usual ones
     metadata: dict[str, str]
     run: Run | None
 
@@ -69,8 +75,13 @@ def export_onnx(
     run, metadata = opened.run, opened.metadata
     if int8 and run is None:
         raise UserError("eight bits are chosen by images, and this network takes none")
-    inputs = export.example_inputs(opened.sizes, opened.tokens)
-    content = export.to_onnx(opened.net, inputs[:1])
+    if int8 and run is not None and not run.classifies:
+        raise UserError(f"{printable(trained)}: --int8 is for classifiers")
+    count = 2 if run is not None and run.tells_places else export.NUM_INPUTS
+    inputs = export.example_inputs(opened.sizes, opened.tokens, count)
+    content = export.to_onnx(
+        opened.net, inputs[:1], outputs=opened.outputs, any_size=opened.any_size
+    )
     agreement = export.compare(opened.net, content, inputs)
     result: dict[str, Any] = {
         "out": str(to),
@@ -78,7 +89,7 @@ def export_onnx(
         "input": list(opened.sizes),
         "error": agreement.error,
         "allowed": agreement.allowed,
-        "largest_logit": agreement.largest,
+        "largest": agreement.largest,
         "inputs": agreement.inputs,
         "notices": [],
     }
@@ -104,35 +115,77 @@ def export_onnx(
 
 def _open(trained: str | Path, weights: str | None) -> _Opened:
     run, net, found = _found(trained, weights)
-    if run is not None and not run.classifies:
-        raise UserError(
-            f"{printable(trained)}: classifiers are exported; boxes, masks and embeddings are told "
-            "by `plusx predict`"
-        )
     if isinstance(net, export.OnnxNetwork):
         raise UserError(f"{printable(trained)} is an ONNX file already")
-    spec = net.spec if isinstance(net, Network) else None
-    tokens = 0
     sizes: tuple[int, ...]
-    preprocessing: dict[str, Any] | None
-    if run is not None:
-        sizes = (run.preprocessing.channels, *run.preprocessing.size)
-        preprocessing, classes = run.preprocessing.to_dict(), run.classes if run.named else None
-        multilabel, view = run.multilabel, str(run.view)
-    else:
-        assert spec is not None
+    if run is None:
+        assert isinstance(net, Network)
         assert found is not None
-        sizes, tokens = input_of(spec)
-        preprocessing, classes = found.preprocessing, found.classes
-        multilabel, view = found.multilabel, found.view or ""
+        sizes, tokens = input_of(net.spec)
+        metadata = describe(net, found.model, found.preprocessing, found.classes, found.source)
+        metadata |= {"plusx": plusx.__version__, "multilabel": str(found.multilabel).lower()}
+        if found.view:
+            metadata["view"] = found.view
+        return _Opened(net, sizes, False, tokens, None, metadata, None)
+    space = run.preprocessing.space
+    window = run.task.window if isinstance(run.task, Segment) else None
+    sizes = (run.preprocessing.channels, *run.preprocessing.size)
+    if space is not None:
+        sizes = (run.preprocessing.channels, *(window or space.patch))
+    elif run.tells_places and not run.sized:
+        sizes = (run.preprocessing.channels, *(window or (256, 256)))
     model = found.model if found is not None else None
-    if run is not None and run.recipe is not None and isinstance(run.recipe.net, NetByName):
-        model = run.recipe.net.base
-    metadata = describe(net, model, preprocessing, classes, found.source if found else "")
-    metadata |= {"plusx": plusx.__version__, "multilabel": str(multilabel).lower()}
-    if view:
-        metadata["view"] = view
-    return _Opened(net, sizes, tokens, metadata, run)
+    task = found.task if found is not None else None
+    classes: tuple[str, ...] | None = run.classes if run.named else None
+    if run.recipe is not None:
+        task = task_to_dict(run.recipe.task)
+        if isinstance(run.recipe.net, NetByName):
+            model = run.recipe.net.base
+    if run.embeds:
+        classes = None
+    metadata = describe(
+        net, model, run.preprocessing.to_dict(), classes, found.source if found else ""
+    )
+    metadata |= {
+        "plusx": plusx.__version__,
+        "multilabel": str(run.multilabel).lower(),
+        "view": "stored" if run.tells_places and not run.sized else str(run.view),
+        "input_steps": json.dumps(input_steps(run)),
+    }
+    if task is not None:
+        metadata["task"] = json.dumps(task)
+    any_size = run.tells_places and not run.sized and space is None
+    outputs = (export.EMBEDDING,) if run.embeds else None
+    return _Opened(net, sizes, any_size, 0, outputs, metadata, run)
+
+
+def input_steps(run: Run) -> list[dict[str, Any]]:
+    """Everything that happens to a stored image before the network sees it, in order."""
+    preprocessing = run.preprocessing
+    size = list(preprocessing.size)
+    filters = {"interpolation": "bilinear", "antialias": True}
+    steps: list[dict[str, Any]] = []
+    if preprocessing.space is not None:
+        steps += [{"step": "resample", **preprocessing.space.to_dict()}, {"step": "windows"}]
+    elif run.tells_places and run.sized:
+        steps += [
+            {"step": "resize", "mode": "fit", "size": size, **filters},
+            {"step": "pad", "side": "bottom right", "size": size, "value": "mean"},
+        ]
+    elif run.tells_places:
+        steps.append({"step": "pad", "side": "bottom right", "multiple": MULTIPLE, "value": "mean"})
+    elif run.sees_whole:
+        steps.append({"step": "resize", "mode": "stretch", "size": size, **filters})
+    else:
+        covered = [round(side / EVALUATION_SHARE) for side in size]
+        steps += [
+            {"step": "resize", "mode": "shorter_side", "size": covered, **filters},
+            {"step": "center_crop", "size": size},
+        ]
+    low, high = preprocessing.low, preprocessing.high
+    steps.append({"step": "scale", "low": low, "high": high})
+    mean, std = list(preprocessing.mean), list(preprocessing.std)
+    return [*steps, {"step": "normalise", "mean": mean, "std": std}]
 
 
 def input_of(spec: Net) -> tuple[tuple[int, ...], int]:

@@ -29,7 +29,7 @@ from plusx.tasks.task import Task
 from plusx.weights import Weights, open_network
 from plusx.weights.convert import HABITS, usual_classes, usual_preprocessing
 from plusx.weights.fetch import find_weights
-from plusx.weights.files import FORMAT, described, kind_of
+from plusx.weights.files import FORMAT, described, kind_of, sketch_with_head
 from plusx.weights.load import outputs_of
 
 
@@ -265,25 +265,36 @@ def _from_onnx(path: Path) -> Run:
 
     file = read_onnx(path)
     try:
-        said = described({}, {**file.metadata, "format": FORMAT})
-        if said.preprocessing is None:
+        weights = described({}, {**file.metadata, "format": FORMAT})
+        if weights.preprocessing is None:
             raise UserError("it does not say how images are to be prepared")
-        preprocessing = Preprocessing.from_dict(said.preprocessing)
-        classes = said.classes or tuple(map(str, range(file.outputs)))
-        if file.tokens or file.sizes != (preprocessing.channels, *preprocessing.size):
-            raise UserError(f"its input is {file.sizes}, and {said.preprocessing} is said of it")
-        if len(classes) != file.outputs or not classes:
-            raise UserError(f"it names {len(classes)} classes for {file.outputs} outputs")
-        net = OnnxNetwork(file.content)
+        preprocessing = Preprocessing.from_dict(weights.preprocessing)
+        outputs = file.num_outputs or weights.head_classes
+        classes = weights.classes or tuple(map(str, range(outputs)))
+        fixed = 0 not in file.sizes and preprocessing.space is None
+        if file.tokens or (
+            fixed
+            and file.sizes != (preprocessing.channels, *preprocessing.size)
+            and weights.view != "stored"
+        ):
+            raise UserError(
+                f"its input is {file.sizes}, and its preprocessing {weights.preprocessing}"
+            )
+        if len(classes) != outputs or not classes:
+            raise UserError(f"it names {len(classes)} classes for {outputs} outputs")
+        net = OnnxNetwork(file.content, sketch_with_head(weights))
+        table = read_task(weights.task, weights.multilabel)
+        task = open_task(table, net, None if table.kind == "embed" else classes)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be used: {error}") from None
     _warn_of_saturation(path, file.metadata.get("int8", ""))
     return Run(
         path=path,
-        sees_whole=_sees_whole(said, said.preprocessing),
-        named=bool(said.classes),
+        sees_whole=_sees_whole(weights, weights.preprocessing),
+        scaled=weights.view != "stored",
+        named=bool(weights.classes),
         net=net,
-        task=Classify(net, multilabel=said.multilabel, classes=classes).eval(),
+        task=task.eval(),
         classes=classes,
         preprocessing=preprocessing,
         recipe=None,

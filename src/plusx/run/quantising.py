@@ -13,7 +13,7 @@ from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError
-from plusx.export.quantise import ENOUGH, Tell, answers, distance
+from plusx.export.quantise import ENOUGH_IMAGES, Tell, distance, outputs_for
 from plusx.run import parts
 from plusx.run.environment import exact_eight_bits
 from plusx.run.evaluation import in_order_of, is_own, other_data, refuse_changed
@@ -43,9 +43,10 @@ def quantised(
     first = stratified_order(train.labels, 0).tolist()
     images, _ = _inputs(run, train.subset(first[:CALIBRATING]))
     notices = []
-    if len(images) < ENOUGH:
+    if len(images) < ENOUGH_IMAGES:
         notices.append(
-            f"only {len(images)} images to calibrate with: {ENOUGH} and more give better ranges"
+            f"only {len(images)} images to calibrate with: {ENOUGH_IMAGES} and more give better "
+            "ranges"
         )
     held = _validation(run, data, on_unreadable)
     order = stratified_order(held.labels, 0).tolist() if held is not None else first[CALIBRATING:]
@@ -59,7 +60,7 @@ def quantised(
     made = export.quantise(content, images, choosing, exact_eight_bits(), told)
     judging, labels = _inputs(run, source.subset(order[count : count + JUDGING]))
     told("the validation images")
-    before, after = answers(content, judging), answers(made.content, judging)
+    before, after = outputs_for(content, judging), outputs_for(made.content, judging)
     error, agreement = distance(after, before)
     if agreement < GOAL:
         notices.append(f"eight bits change the class of {1 - agreement:.1%} of the images")

@@ -188,6 +188,16 @@ def _built(weights: Weights) -> nn.Module:
     return net if weights.head is None else Dense(net, weights.head, weights.head_classes)
 
 
+def sketch_with_head(weights: Weights) -> Dense | None:
+    """The described network without numbers, where it has a head on its features."""
+    if weights.head is None:
+        return None
+    with torch.device("meta"):
+        net = _built(weights)
+    assert isinstance(net, Dense)
+    return net
+
+
 def kind_of(path: str | Path) -> str:
     """What a file is by its content, whatever its name: a key of KINDS, or words for the rest."""
     path = Path(path)

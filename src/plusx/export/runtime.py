@@ -1,0 +1,40 @@
+"""ONNX Runtime, and the message that says how to install it."""
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from plusx.errors import UserError
+
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_ERRORS_ONLY = 3  # ONNX Runtime's log level
+
+
+def require_onnx() -> None:
+    """Raise RuntimeError with the command to run if a package of the extra `onnx` is missing."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise RuntimeError(
+            f"ONNX files need {' and '.join(missing)}, which this environment does not have: "
+            "pip install 'plusx[onnx]'"
+        )
+    # read when onnxruntime is first imported; without it the library reports its use
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def open_session(content: bytes, threads: int) -> Any:
+    """An onnxruntime.InferenceSession for the bytes of a file, on the CPU."""
+    require_onnx()
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no other class in common
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"ONNX Runtime cannot run it: {lines[0]}") from None

@@ -1,0 +1,141 @@
+"""ONNX files of every task: `plusx predict` gives the rows that it gives for the weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import plusx
+from plusx import run, zoo
+from plusx.data.space import Space
+from plusx.grammar.heads import FasterRcnn, Fcn, Fcos, Head, MaskRcnn, UNet, Yolo
+from plusx.nn.dense import Dense
+from plusx.run.folder import load_run
+from plusx.weights import write_weights
+from zoo_shrunken import shrunken
+
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+CASES: dict[str, tuple[Head | None, dict[str, Any], str]] = {
+    "masks": (UNet(width=8), {"kind": "segment"}, "whole"),
+    "masks of any size": (Fcn(stride=16), {"kind": "segment"}, "stored"),
+    "boxes": (Fcos(width=16), {"kind": "detect", "score": 0.001}, "whole"),
+    "boxes of any size": (Yolo(), {"kind": "detect", "score": 0.2}, "stored"),
+    "two stages": (FasterRcnn(width=16), {"kind": "detect", "score": 0.2}, "whole"),
+    "instance masks": (MaskRcnn(width=16), {"kind": "detect", "score": 0.2}, "stored"),
+    "embeddings": (None, {"kind": "embed"}, "middle"),
+    "several labels": (None, {"kind": "classify", "multilabel": True}, "middle"),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for number, size in enumerate(((64, 64), (70, 100), (64, 64))):
+        Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    return folder
+
+
+def network(head: Head | None) -> torch.nn.Module:
+    spec = replace(shrunken(zoo.find("resnet18"), width=16, depth=1), size=64)
+    net = plusx.create_model(spec, num_classes=3, seed=0)
+    return net.eval() if head is None else Dense(net, head, 3).eval()
+
+
+def assert_alike(one: Any, other: Any) -> None:
+    """Equal, numbers nearly so."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            if key != "segmentation":  # a pixel of an outline may fall to the other side
+                assert_alike(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for first, second in zip(one, other):
+            assert_alike(first, second)
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=1e-3, abs=2e-2)
+    else:
+        assert one == other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_predicts_what_the_weights_predict(case: str, photos: Path, tmp_path: Path) -> None:
+    head, task, view = CASES[case]
+    weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
+    preprocessing = {"size": [64, 64], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    write_weights(
+        weights,
+        network(head),
+        preprocessing=preprocessing,
+        classes=["a", "b", "c"],
+        view=view,  # type: ignore[arg-type]
+        task=task,
+        multilabel=bool(task.get("multilabel")),
+    )
+    made = run.export_onnx(weights, onnx)
+    assert made["error"] <= made["allowed"]
+    expected, found = (run.predict(load_run(path), [photos]) for path in (weights, onnx))
+    assert len(found["predictions"]) == 3
+    if task["kind"] == "detect":
+        assert any(row["boxes"] for row in found["predictions"])
+    assert_alike(found, expected)
+
+
+@pytest.mark.slow
+def test_a_file_of_volumes_predicts_what_the_weights_predict(tmp_path: Path) -> None:
+    spec = replace(shrunken(zoo.find("r3d_18"), width=8, depth=1), in_channels=1)
+    net = Dense(plusx.create_model(spec, num_classes=2, seed=0), UNet(width=4), 2).eval()
+    space = Space(patch=(16, 32, 32), spacing=(1.0, 1.0, 1.0), orientation="RAS", range=(0.0, 1.0))
+    preprocessing = {"size": [32, 32], "channels": 1, "mean": [0.5], "std": [0.25]}
+    preprocessing["space"] = space.to_dict()
+    weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
+    task = {"kind": "segment", "window": [16, 32, 32], "spacing": [1.0, 1.0, 1.0]}
+    write_weights(weights, net, preprocessing=preprocessing, classes=["a", "b"], task=task)
+    run.export_onnx(weights, onnx)
+    volume = torch.randn(1, 1, 20, 40, 32)
+    with torch.inference_mode():
+        expected, found = (load_run(path).task.predict(volume) for path in (weights, onnx))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_steps_in_the_metadata_prepare_an_image_with_pillow_and_numpy_alone(
+    photos: Path, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
+    preprocessing = {"size": [64, 64], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    write_weights(weights, network(None), preprocessing=preprocessing, view="middle")
+    run.export_onnx(weights, onnx)
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    resize, crop, scale, normalise = json.loads(metadata["input_steps"])
+    with Image.open(photos / "1.png") as file:
+        image = file.convert("RGB")
+    height, width = resize["size"]
+    assert (resize["mode"], resize["interpolation"]) == ("shorter_side", "bilinear")
+    factor = max(height / image.height, width / image.width)
+    size = (int(image.width * factor), int(image.height * factor))
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (round((a - b) / 2) for a, b in zip(image.size, crop["size"][::-1]))
+    image = image.crop((left, top, left + crop["size"][1], top + crop["size"][0]))
+    pixels = (np.asarray(image, np.float32) - scale["low"]) / (scale["high"] - scale["low"])
+    pixels = (pixels - normalise["mean"]) / normalise["std"]
+    inputs = pixels.transpose(2, 0, 1)[None].astype(np.float32)
+    (logits,) = session.run(["logits"], {"input": inputs})
+    odds = np.exp(logits[0] - logits[0].max())
+    row = run.predict(load_run(onnx), [photos / "1.png"])["predictions"][0]
+    np.testing.assert_allclose(odds / odds.sum(), row["probabilities"], atol=1e-4)
