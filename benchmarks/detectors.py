@@ -24,6 +24,7 @@ from timing import RESULTS, SEED, Estimate, in_turns, load, median, record
 from torch import nn
 
 from plusx import store
+from plusx.data.batch import Batch
 from plusx.grammar.heads import FasterRcnn, Fcos, Head, MaskRcnn, Yolo
 from plusx.models import create_model
 from plusx.nn.dense import Dense
@@ -68,7 +69,7 @@ class Contender:
         channels = 3 if self.facts.get("channels") is None else self.facts["channels"]
         image = torch.randn(1, channels, *self.size, generator=made)
         image = image.contiguous(memory_format=torch.channels_last)
-        return lambda: self.task.predict(image)
+        return lambda: self.task.predict(Batch(image))
 
 
 def begun(case: Case, size: tuple[int, int]) -> Contender:

@@ -41,9 +41,9 @@ from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon
 from plusx.run import parts, questions
 from plusx.run.environment import environment
-from plusx.run.evaluation import Viewed
 from plusx.run.folder import now
 from plusx.tasks.prepare import prepare
+from plusx.tasks.tta import TestTimeAugmented
 from plusx.train.loop import evaluate, fit
 from plusx.train.muon import orthogonal_flops
 from plusx.train.state import State
@@ -62,7 +62,7 @@ EVERY = 30.0  # seconds between two lines of progress
 # the names in tables: (recipe, what is said otherwise than in its file)
 CONTENDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fast": ("cifar10-fast", ()),
-    "resnet20": ("cifar10-resnet20", ("schedule.at=[0.5,0.75]",)),
+    "resnet20": ("cifar10-resnet20", ("schedule.milestones=[0.5,0.75]",)),
     "resnet20, one cycle": ("cifar10-resnet20-quick", ()),
 }
 
@@ -146,20 +146,20 @@ def run(recipe: Recipe, sets: parts.Sets, say: str) -> dict[str, Any]:
                 print(f"{say}: step {report.step} of {recipe.steps}, loss {report.loss:.3f}",
                       file=sys.stderr, flush=True)  # fmt: skip
     seconds, busy = time.perf_counter() - began, processor_seconds() - busy
-    judged = task if state.average is None else state.average
+    judged = task if state.ema is None else state.ema
     accuracies = {}
-    for views in dict.fromkeys(("one", recipe.evaluate.views)):
+    for views in dict.fromkeys(("none", recipe.evaluate.tta)):
         with Loader(sets.validation, split="validation", batch_size=500) as images:
-            figures = evaluate(Viewed(judged, views), images.epoch(0))
+            figures = evaluate(TestTimeAugmented(judged, views), images.epoch(0))
         accuracies[views] = figures["accuracy"]
     return {
         "steps": recipe.steps,
         "images": recipe.steps * recipe.batch_size,
         "batch_size": recipe.batch_size,
         "pflop": recipe.steps * step_work(recipe) / PETA,
-        "accuracy": accuracies["one"],
-        "accuracy_views": accuracies[recipe.evaluate.views],
-        "views": recipe.evaluate.views,
+        "accuracy": accuracies["none"],
+        "accuracy_views": accuracies[recipe.evaluate.tta],
+        "views": recipe.evaluate.tta,
         "count": len(sets.validation),
         "last_loss": mean(losses[-10:]),
         "seconds": seconds,

@@ -158,7 +158,7 @@ def check_same(folder: Source, quick: Source, packed: Source) -> dict[str, float
             difference = ((batch.inputs[place] - wanted).abs() * levels).double()
             furthest = max(furthest, float(difference.max()))
             apart = max(apart, float(difference.mean()))
-            if int(batch.targets[place]) != int(folder.labels[number]):
+            if int(batch.known_targets[place]) != int(folder.labels[number]):
                 raise ValueError(f"{name}: another label at {number}")
         if furthest > most + 1e-3 or apart > 0.5:
             raise ValueError(f"{name}: pixels differ by up to {furthest}, by {apart} on average")

@@ -107,11 +107,11 @@ def check_same(source: Source, ours: Loader, peer: "DataLoader[Any]") -> None:
             image = functional.horizontal_flip(image)
         pixels = functional.to_dtype(functional.pil_to_tensor(image), torch.float32, scale=True)
         assert torch.equal(batch.inputs[index], functional.normalize(pixels, MEAN, STD))
-        assert int(batch.targets[index]) == int(source.labels[number])
+        assert int(batch.known_targets[index]) == int(source.labels[number])
     theirs, targets = next(iter(peer))
     assert theirs.shape == batch.inputs.shape
     assert theirs.dtype == batch.inputs.dtype
-    assert targets.dtype == batch.targets.dtype
+    assert targets.dtype == batch.known_targets.dtype
     many = torch.cat([batch.inputs for batch, _ in zip(ours.epoch(1), range(8))])
     others = torch.cat([inputs for (inputs, _), _ in zip(peer, range(8))])
     assert abs(float(many.mean() - others.mean())) < 0.1

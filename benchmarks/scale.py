@@ -36,7 +36,7 @@ from plusx.run.distributed import World, joined
 from plusx.run.sharing import Replicas, Shards, Shared
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
-from plusx.train.update import Descend
+from plusx.train.update import GradientStep
 
 
 MODEL = "resnet20"
@@ -144,7 +144,7 @@ def _reports(name: str, world: World, batch: int, pixels: int) -> Any:
     shares = (
         batch_of(batch, pixels, number % 4).split(world.size)[world.rank] for number in count()
     )
-    update = Descend(sharing=Shared(world, engine, lambda step: batch))
+    update = GradientStep(sharing=Shared(world, engine, lambda step: batch))
     return plusx.fit(state, shares, constant(RATE), update)
 
 
@@ -204,7 +204,7 @@ def check_equal(ranks: Ranks, batch: int, pixels: int, steps: int) -> float:
     After it, every engine has made so many steps.
     """
     batches = (batch_of(batch, pixels, number % 4) for number in count())
-    halves = plusx.fit(state_of(), batches, constant(RATE), Descend(parts=2))
+    halves = plusx.fit(state_of(), batches, constant(RATE), GradientStep(parts=2))
     alone = [report.loss for report in islice(halves, steps)]
     apart = 0.0
     for name in ENGINES:

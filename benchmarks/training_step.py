@@ -125,7 +125,7 @@ def plain_loop(net: nn.Module, batches: list[plusx.Batch]) -> Step:
     def step() -> float:
         batch = next(upcoming)
         optimizer.zero_grad()
-        loss: Tensor = F.cross_entropy(net(batch.inputs), batch.targets)
+        loss: Tensor = F.cross_entropy(net(batch.inputs), batch.known_targets)
         loss.backward()
         optimizer.step()
         return loss.item()

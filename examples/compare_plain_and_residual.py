@@ -9,7 +9,7 @@ from typing import Any
 
 import plusx
 from plusx.train.optim import make_optimizer
-from plusx.train.schedule import constant, warm_up
+from plusx.train.schedule import constant, warmup
 
 
 EPOCHS = 5
@@ -19,11 +19,11 @@ def train(name: str) -> tuple[list[float], dict[str, Any]]:
     """The training error of each epoch, and the figures of the validation digits at the end."""
     task = plusx.prepare(plusx.Classify(plusx.create_model(name, in_channels=1, seed=0)))
     state = plusx.State(task, make_optimizer(task, nesterov=True))
-    rate = warm_up(constant(0.1), 19)
+    rate = warmup(constant(0.1), 19)
     errors = []
     for epoch in range(EPOCHS):
         batches = plusx.batches("digits", batch_size=64, epoch=epoch)
-        wrong = [report.seen["error"] for report in plusx.fit(state, batches, rate)]
+        wrong = [report.scalars["error"] for report in plusx.fit(state, batches, rate)]
         errors.append(sum(wrong) / len(wrong))
     figures = plusx.evaluate(task, plusx.batches("digits", split="validation"))
     return errors, figures

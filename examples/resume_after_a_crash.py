@@ -13,12 +13,11 @@ import plusx
 from plusx.store import load_checkpoint, save_checkpoint
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import steps
-from plusx.train.update import averaged
 
 
 EPOCHS, STEPS_AN_EPOCH = 3, 19
 rate = steps(0.05, [30, 50])
-update = averaged(plusx.descend, decay=0.9)
+update = with_ema(plusx.GradientStep(), decay=0.9)
 
 
 def begin() -> plusx.State:

@@ -6,8 +6,8 @@ python examples/train_digits.py          about 10 seconds on a laptop, nothing i
 import plusx
 from plusx.train.optim import make_optimizer
 from plusx.train.patience import Patience
-from plusx.train.schedule import cosine, warm_up
-from plusx.train.update import Descend, averaged
+from plusx.train.schedule import cosine, warmup
+from plusx.train.update import GradientStep
 
 
 EPOCHS, BATCH, STEPS_AN_EPOCH = 10, 64, 19
@@ -17,16 +17,16 @@ task = plusx.prepare(plusx.Classify(net, label_smoothing=0.1), device="cpu")
 state = plusx.State(task, make_optimizer(task, "sgd", nesterov=True, weight_decay=1e-4))
 
 total = EPOCHS * STEPS_AN_EPOCH
-rate = warm_up(cosine(0.1, total, begin=STEPS_AN_EPOCH), STEPS_AN_EPOCH)
-update = averaged(Descend(clip=5.0), decay=0.95)
+rate = warmup(cosine(0.1, total, begin=STEPS_AN_EPOCH), STEPS_AN_EPOCH)
+update = with_ema(GradientStep(clip=5.0), decay=0.95)
 patience = Patience(3)
 
 for epoch in range(EPOCHS):
     batches = plusx.batches("digits", augment="pad1 crop", batch_size=BATCH, epoch=epoch)
     reports = list(plusx.fit(state, batches, rate, update))
-    error = sum(report.seen["error"] for report in reports) / len(reports)
+    error = sum(report.scalars["error"] for report in reports) / len(reports)
     # Validation, evaluated with the averaged weights; the test set is left alone until the end.
-    figures = plusx.evaluate(state.average, plusx.batches("digits", split="validation"))
+    figures = plusx.evaluate(state.ema, plusx.batches("digits", split="validation"))
     print(
         f"epoch {epoch + 1:2}  rate {reports[-1].lr:.4f}  train error {error:6.1%}  "
         f"validation accuracy {figures['accuracy']:6.1%}  F1 {figures['f1']:.3f}"
@@ -34,5 +34,5 @@ for epoch in range(EPOCHS):
     if patience.observe(figures["accuracy"]):
         break
 
-figures = plusx.evaluate(state.average, plusx.batches("digits", split="test"))
+figures = plusx.evaluate(state.ema, plusx.batches("digits", split="test"))
 print(f"test accuracy {figures['accuracy']:.1%} of {figures['count']} digits")

@@ -349,7 +349,12 @@ def first_batches(recipe: Recipe) -> Iterator[Batch]:
 
 
 def tensors_of(batch: Batch) -> dict[str, Tensor]:
-    found = {"inputs": batch.inputs, "targets": batch.targets, "masks": batch.masks}
+    targets = batch.targets
+    if targets is not None and targets.ndim == 3 and targets.is_floating_point():
+        scales = batch.extras["scale"][:, None, None].expand(-1, targets.shape[1], 1)
+        targets = torch.cat([targets, scales], 2)
+    masks = batch.extras.get("masks")
+    found = {"inputs": batch.inputs, "targets": targets, "masks": masks}
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
@@ -370,7 +375,7 @@ def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
     """What of predictions has to stay: all of the first rows but their paths, of boxes the best."""
     rows = []
     for row in result["predictions"][:3]:
-        row = {key: value for key, value in row.items() if key not in ("path", "truth")}
+        row = {key: value for key, value in row.items() if key not in ("path", "ground_truth")}
         if "boxes" in row:
             named = ("label", "score", "box")
             row["boxes"] = [{name: box[name] for name in named} for box in row["boxes"][:2]]

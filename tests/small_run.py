@@ -44,7 +44,7 @@ nesterov = true
 
 [schedule]
 kind = "cosine"
-warm_up = 0.1
+warmup = 0.1
 
 [device]
 kind = "cpu"

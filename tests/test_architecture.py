@@ -28,15 +28,16 @@ DOORS: dict[str, set[str]] = {
     "recipe": {"grammar", "overrides"},
     "nn": {"grammar"},
     "data": {"store"},
-    "tasks": {"nn", "data.batch"},
+    "metrics": {"data.batch", "data.prediction"},
+    "tasks": {"nn", "data.batch", "data.prediction", "metrics"},
     "train": {"tasks", "data.batch", "store"},
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},
     "export": {"grammar", "nn", "store"},
     "report": {"statistics", "store"},
     "run": {
-        "data", "export", "grammar", "models", "nn", "recipe", "report", "store", "tasks", "train",
-        "weights", "zoo",
+        "data", "export", "grammar", "metrics", "models", "nn", "recipe", "report", "store",
+        "tasks", "train", "weights", "zoo",
     },
     "study": {
         "data", "grammar", "models", "nn", "recipe", "report", "run", "statistics", "store",
@@ -46,8 +47,8 @@ DOORS: dict[str, set[str]] = {
         "data", "grammar", "nn", "report", "run", "statistics", "store", "study", "tasks", "train",
     },
     "evidence": {
-        "data", "explain", "grammar", "models", "nn", "recipe", "report", "run", "statistics",
-        "store", "study", "tasks", "train", "zoo",
+        "data", "explain", "grammar", "metrics", "models", "nn", "recipe", "report", "run",
+        "statistics", "store", "study", "tasks", "train", "zoo",
     },
     "bench": {
         "data", "evidence", "grammar", "models", "nn", "report", "run", "statistics",
@@ -96,7 +97,7 @@ ENVIRONMENT = {
 
 PROMISED = {
     "create_model", "list_models", "find", "parse", "Block", "Stage", "Net", "Batch", "batches",
-    "Classify", "prepare", "State", "fit", "descend", "evaluate",
+    "Classify", "prepare", "State", "fit", "GradientStep", "evaluate",
     "grad_cam", "save_memory",
 }  # fmt: skip
 

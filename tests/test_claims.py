@@ -189,12 +189,16 @@ def test_the_recipe_of_the_first_paper_is_its_own() -> None:
     read = trained.recipe(claim, claim.network, 0)
     same = load_recipe(
         "cifar10-resnet20",
-        ["net.base=resnet110", "schedule.warm_until=0.8", "schedule.warm_rate=0.01"],
+        ["net.base=resnet110", "schedule.warmup_until=0.8", "schedule.warmup_lr=0.01"],
     )
     assert read == same
-    assert (read.steps, read.batch_size, read.schedule.at) == (64_000, 128, (32_000, 48_000))
+    assert (read.steps, read.batch_size, read.schedule.milestones) == (
+        64_000,
+        128,
+        (32_000, 48_000),
+    )
     wide = trained.recipe(find_claim("error-wrn28_10-cifar100"), "wrn28_10", 0)
-    assert (wide.data.kind, wide.epochs, wide.schedule.factor) == ("cifar100", 200, 0.2)
+    assert (wide.data.kind, wide.epochs, wide.schedule.gamma) == ("cifar100", 200, 0.2)
 
 
 def test_what_a_claim_costs() -> None:

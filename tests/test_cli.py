@@ -185,7 +185,7 @@ def test_evaluate(plusx: Callable[..., Said], trained: Path) -> None:
     lines = (trained / "test_uses.jsonl").read_text().splitlines()
     assert len(lines) == 2
     assert json.loads(lines[0])["accuracy"] == tested["accuracy"]
-    text = plusx("evaluate", trained, "--views", "flip").out
+    text = plusx("evaluate", trained, "--tta", "flip").out
     assert "accuracy" in text
     weights = trained / "model.safetensors"
     assert plusx("evaluate", weights, "--data", "digits", "--split", "test", "--json").json()[

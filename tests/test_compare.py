@@ -272,7 +272,7 @@ def test_a_process_that_dies_is_named_and_the_others_go_on(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_with_its_seed_and_the_others_are_kept(tmp_path: Path) -> None:
-    code, said, errors = _finish(tmp_path / "out", *LONGER, "optim.lr=1e30", "schedule.warm_up=0")
+    code, said, errors = _finish(tmp_path / "out", *LONGER, "optim.lr=1e30", "schedule.warmup=0")
     assert code == 1
     assert said == ""
     assert "4 of 4 runs failed: " in errors

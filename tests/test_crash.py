@@ -308,7 +308,7 @@ def test_a_folder_in_use_is_refused_by_its_holders_name(server, folder, whole):
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_anything(server, folder):
     out = folder / "diverged"
-    ended = server.train(out, "optim.lr=1e19", "schedule.warm_up=0")
+    ended = server.train(out, "optim.lr=1e19", "schedule.warmup=0")
     assert ended["exit"] == 1, ended["said"]
     said = ended["said"].strip().splitlines()[-1]
     assert re.search(r"step [0-9]+, rate [0-9.e+]+", said), said

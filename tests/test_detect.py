@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.data.prediction import Detections, pasted_mask
 from plusx.grammar.heads import COCO_ANCHORS, Fcos
+from plusx.metrics.detection import DetectionMeter
 from plusx.tasks import fcos, yolo
-from plusx.tasks.average_precision import AveragePrecision, pasted
-from plusx.tasks.detect import Detect, best, stacked
+from plusx.tasks.detect import Detect
 
 
 STRIDES = ((8, 8), (16, 16), (32, 32))
@@ -23,7 +24,7 @@ SIZES = ((8, 10), (4, 5), (2, 3))
 
 @st.composite
 def scenes(draw: st.DrawFn, count: int = 2, most: int = 4) -> Tensor:
-    """Targets (n, m, 7) in an image of 64 x 80: boxes, a crowd here and there, rows of none."""
+    """Targets (n, m, 6) in an image of 64 x 80: boxes, a crowd here and there, rows of none."""
     number = st.integers(0, 640)
     rows = []
     for _ in range(count):
@@ -32,8 +33,8 @@ def scenes(draw: st.DrawFn, count: int = 2, most: int = 4) -> Tensor:
             x, y = sorted((draw(number), draw(number))), sorted((draw(number), draw(number)))
             # off the grid, so that no position lies on an edge
             box = [x[0] / 8 + 0.03, y[0] / 10 + 0.03, x[1] / 8 + 1.06, y[1] / 10 + 1.06]
-            own.append([*box, draw(st.integers(-1, 2)), draw(st.sampled_from([0, 0, 0, 1])), 1])
-        rows.append(own + [[0, 0, 0, 0, -1, 0, 1]] * (most - len(own)))
+            own.append([*box, draw(st.integers(-1, 2)), draw(st.sampled_from([0, 0, 0, 1]))])
+        rows.append(own + [[0, 0, 0, 0, -1, 0]] * (most - len(own)))
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -63,7 +64,7 @@ def asked_by_hand(
 ) -> tuple[int, bool]:
     """What one position is asked for, one box after the other."""
     found, smallest, in_crowd = -1, math.inf, False
-    for number, (left, top, right, bottom, category, crowd, _) in enumerate(rows.tolist()):
+    for number, (left, top, right, bottom, category, crowd) in enumerate(rows.tolist()):
         inside = left < x < right and top < y < bottom
         if category < 0 or not inside:
             continue
@@ -116,7 +117,7 @@ def test_every_box_larger_than_the_finest_stride_is_asked_for(
     sizes = [(480 // stride, 640 // stride) for stride in strides]
     pairs = [(stride, stride) for stride in strides]
     middles, steps = fcos.positions(sizes, pairs, torch.device("cpu"))
-    rows, _ = fcos.assigned(torch.tensor([[[*corners, 0, 0, 1.0]]]), middles, steps)
+    rows, _ = fcos.assigned(torch.tensor([[[*corners, 0, 0.0]]]), middles, steps)
     assert set(steps[rows[0] >= 0].tolist()) == {level}
 
 
@@ -127,8 +128,8 @@ def told(sizes: Sequence[tuple[int, int]], channels: int, seed: int = 0) -> list
 
 BOXES = torch.tensor(
     [
-        [[4, 6, 30, 40, 1, 0, 1], [18, 18, 29, 30, 0, 0, 1], [0, 0, 79, 63, 2, 0, 1]],
-        [[40, 10, 70, 60, 2, 0, 1], [0, 30, 30, 60, 1, 1, 1], [0, 0, 0, 0, -1, 0, 1]],
+        [[4, 6, 30, 40, 1, 0], [18, 18, 29, 30, 0, 0], [0, 0, 79, 63, 2, 0]],
+        [[40, 10, 70, 60, 2, 0], [0, 30, 30, 60, 1, 1], [0, 0, 0, 0, -1, 0]],
     ],
     dtype=torch.float32,
 )
@@ -164,7 +165,7 @@ def test_right_answers_have_next_to_no_loss_and_are_found() -> None:
     found, sure = fcos.candidates(maps, STRIDES)
     for image, own in enumerate(boxes):
         there = own[own[:, 4] >= 0]
-        rows_told = best(found[image], sure[image], 0.05, 0.6, 100)
+        rows_told = suppressed(found[image], sure[image], 100, 0.05, 0.6)
         assert len(rows_told) == len(there)
         by_class = rows_told[rows_told[:, 5].argsort()]
         assert torch.allclose(by_class[:, :4], there[there[:, 4].argsort(), :4], atol=1e-3)
@@ -201,7 +202,7 @@ def test_what_lies_in_a_crowd_is_not_asked() -> None:
 
 def test_an_anchor_is_asked_for_the_box_that_it_is_most_like() -> None:
     """Worked out by hand: 30 x 61 in the cell of the middle, and decoded again."""
-    boxes = torch.tensor([[[20.0, 1.0, 50.0, 62.0, 1.0, 0.0, 1.0]]])
+    boxes = torch.tensor([[[20.0, 1.0, 50.0, 62.0, 1.0, 0.0]]])
     image, row, slot = yolo.assigned(boxes, SIZES, STRIDES, COCO_ANCHORS)
     cells, sides, steps = yolo.slots(SIZES, STRIDES, COCO_ANCHORS, torch.device("cpu"))
     assert (image.tolist(), row.tolist()) == ([0], [0])
@@ -250,14 +251,45 @@ def test_of_overlapping_boxes_of_a_class_the_surest_is_told(seed: int, count: in
     begin = torch.rand(count, 2, generator=made) * 20
     boxes = torch.cat([begin, begin + 5 + 10 * torch.rand(count, 2, generator=made)], 1)
     scores = torch.rand(count, 2, generator=made)
-    rows = best(boxes, scores, 0.3, 0.4, 100)
+    rows = suppressed(boxes, scores, 100)
     for category in range(2):
         own = rows[rows[:, 5] == category]
         kept = suppressed_by_hand(boxes, scores[:, category], 0.3, 0.4)
         assert torch.equal(own[:, :4], boxes[kept])
         assert torch.equal(own[:, 4], scores[kept, category])
     assert bool((rows[:-1, 4] >= rows[1:, 4]).all())
-    assert torch.equal(best(boxes, scores, 0.3, 0.4, 2), rows[:2])
+    assert torch.equal(suppressed(boxes, scores, 2), rows[:2])
+
+
+def suppressed(
+    boxes: Tensor, scores: Tensor, most: int, threshold: float = 0.3, iou: float = 0.4
+) -> Tensor:
+    task = Detect(Telling(), score_threshold=threshold, nms_iou=iou, max_detections=most)
+    image = task._suppressed(boxes, scores)
+    return torch.cat([image["boxes"], image["scores"][:, None], image["labels"][:, None]], 1)
+
+
+def detections(rows: Tensor, grids: Tensor | None = None) -> Detections:
+    """Rows (n, d, 6) of left, top, right, bottom, score and class as a prediction."""
+    return Detections(rows[..., :4], rows[..., 4], rows[..., 5].long(), grids)
+
+
+def targets(boxes: Tensor, scale: float = 1.0, masks: Tensor | None = None) -> Batch:
+    """A batch with these boxes in inputs of 64 x 64."""
+    n = len(boxes)
+    sizes = torch.tensor([[64, 64]]).repeat(n, 1)
+    stored = (sizes / scale).long()
+    extras = {"scale": torch.full((n,), scale), "content_size": sizes, "stored_size": stored}
+    if masks is not None:
+        extras["masks"] = masks
+    return Batch(torch.zeros(n, 1, 64, 64), boxes, extras=extras)
+
+
+def on_plane(box: Tensor, grid: Tensor, size: tuple[int, int]) -> Tensor:
+    plane = torch.zeros(size, dtype=torch.uint8)
+    top, left, inside = pasted_mask(box, grid, size)
+    plane[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return plane
 
 
 def average_precision_by_hand(hits: list[bool], count: int) -> float:
@@ -274,9 +306,9 @@ def test_average_precision_is_what_it_is_by_hand() -> None:
     """One class, five boxes in two images; the answers hit, hit twice, miss and come too near."""
     square = torch.tensor([0.0, 0.0, 10.0, 10.0])
     places = torch.tensor([[0, 0], [30, 0], [60, 0]]).float().repeat(1, 2)
-    right = torch.full((2, 3, 7), -1.0)
+    right = torch.full((2, 3, 6), -1.0)
     right[..., :4] = square + places
-    right[..., 4:] = torch.tensor([0.0, 0.0, 1.0])
+    right[..., 4:] = torch.tensor([0.0, 0.0])
     right[1, 2, 4] = -1
     answers = [
         (0, square, 0.9, True),
@@ -291,8 +323,8 @@ def test_average_precision_is_what_it_is_by_hand() -> None:
     for image, box, score, _ in answers:
         told_rows[image, filled[image]] = torch.tensor([*box.tolist(), score, 0.0])
         filled[image] += 1
-    meter = AveragePrecision(["cell", "other"])
-    meter.update(told_rows, right)
+    meter = DetectionMeter(["cell", "other"])
+    meter.update(detections(told_rows), targets(right))
     figures = meter.compute()
     loose = average_precision_by_hand([hit for *_, hit in answers], 5)
     strict = average_precision_by_hand([True, False, False, True, False], 5)
@@ -309,26 +341,27 @@ def test_average_precision_is_what_it_is_by_hand() -> None:
 
 def test_sizes_are_those_of_the_stored_image() -> None:
     """A box of 20 x 20 in an input half as large is one of 40 x 40: a medium one."""
-    right = torch.tensor([[[0.0, 0.0, 20.0, 20.0, 0.0, 0.0, 0.5]]])
-    meter = AveragePrecision(["cell"])
-    meter.update(torch.tensor([[[0.0, 0.0, 20.0, 20.0, 0.9, 0.0]]]), right)
+    right = torch.tensor([[[0.0, 0.0, 20.0, 20.0, 0.0, 0.0]]])
+    meter = DetectionMeter(["cell"])
+    batch = targets(right, scale=0.5)
+    meter.update(detections(torch.tensor([[[0.0, 0.0, 20.0, 20.0, 0.9, 0.0]]])), batch)
     figures = meter.compute()
     assert (figures["map_small"], figures["map_medium"]) == (None, pytest.approx(1.0))
 
 
 def test_a_crowd_is_neither_to_be_found_nor_a_mistake() -> None:
-    right = torch.tensor([[[0.0, 0, 10, 10, 0, 0, 1], [20, 20, 60, 60, 0, 1, 1]]])
+    right = torch.tensor([[[0.0, 0, 10, 10, 0, 0], [20, 20, 60, 60, 0, 1]]])
     told_rows = torch.tensor([[[30.0, 30, 40, 40, 0.9, 0], [0, 0, 10, 10, 0.5, 0]]])
-    meter = AveragePrecision(["cell"])
-    meter.update(told_rows, right)
+    meter = DetectionMeter(["cell"])
+    meter.update(detections(told_rows), targets(right))
     figures = meter.compute()
     assert (figures["boxes"], figures["map50"]) == (1, pytest.approx(1.0))
 
 
 def test_no_box_told_is_a_precision_of_zero() -> None:
-    right = torch.tensor([[[0.0, 0, 10, 10, 0, 0, 1]]])
-    meter = AveragePrecision(["cell"])
-    meter.update(stacked([torch.zeros(0, 6)], 6, torch.device("cpu")), right)
+    right = torch.tensor([[[0.0, 0, 10, 10, 0, 0]]])
+    meter = DetectionMeter(["cell"])
+    meter.update(detections(torch.zeros(1, 0, 6)), targets(right))
     assert meter.compute()["map50"] == 0.0
 
 
@@ -337,15 +370,15 @@ def test_masks_are_judged_by_their_overlap() -> None:
     masks = torch.zeros(1, 2, 64, 64, dtype=torch.uint8)
     masks[0, 0, :28, :28] = 1
     masks[0, 1, 30:58, 30:58] = 1
-    right = torch.tensor([[[0.0, 0, 28, 28, 0, 0, 1], [30, 30, 58, 58, 1, 0, 1]]])
+    right = torch.tensor([[[0.0, 0, 28, 28, 0, 0], [30, 30, 58, 58, 1, 0]]])
     grids = torch.ones(1, 2, 28, 28)
     grids[0, 1, :18] = 0
     rows = torch.cat([right[..., :4], torch.tensor([[[0.9, 0], [0.8, 1]]])], -1)
-    rows = torch.cat([rows, grids.flatten(2)], -1)
     # torchvision pastes up to and with the pixel at the right and the bottom edge
-    assert int((pasted(rows[0, 0], 64, 64) != masks[0, 0]).sum()) <= 29**2 - 28**2
-    meter = AveragePrecision(["whole", "half"])
-    meter.update(rows, right, masks)
+    pasted = on_plane(rows[0, 0, :4], grids[0, 0], (64, 64))
+    assert int((pasted != masks[0, 0]).sum()) <= 29**2 - 28**2
+    meter = DetectionMeter(["whole", "half"])
+    meter.update(detections(rows, grids), targets(right, masks=masks))
     figures = meter.compute()
     assert figures["map"] == pytest.approx(1.0)
     whole, half = figures["per_class"]
@@ -362,9 +395,8 @@ def test_masks_are_pasted_as_torchvision_pastes_them(box: tuple[float, ...]) -> 
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
     grid = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(3))
-    row = torch.cat([torch.tensor([*box, 0.9, 0.0]), grid.flatten()])
     whole = paste_masks_in_image(grid, torch.tensor([box]), (30, 40))[0, 0] >= 0.5
-    assert torch.equal(pasted(row, 30, 40) > 0, whole)
+    assert torch.equal(on_plane(torch.tensor(box).float(), grid[0, 0], (30, 40)) > 0, whole)
 
 
 class Telling(nn.Module):
@@ -386,17 +418,17 @@ def test_a_detector_says_what_it_cannot_learn() -> None:
     task = Detect(Telling())
     inputs = torch.zeros(2, 3, 64, 80)
     with pytest.raises(ValueError, match=r"a box is of class 7.* allows 0 to 2"):
-        task(Batch(inputs, torch.tensor([[[0.0, 0, 9, 9, 7, 0, 1]]] * 2)))
+        task(Batch(inputs, torch.tensor([[[0.0, 0, 9, 9, 7, 0]]] * 2)))
     with pytest.raises(ValueError, match="a detector needs boxes"):
         task(Batch(inputs, torch.tensor([0, 1])))
-    with pytest.raises(ValueError, match=r"needs a \[head\] that finds boxes, not a linear layer"):
+    with pytest.raises(ValueError, match=r"needs a \[head\] of a detector, not a linear layer"):
         Detect(nn.Linear(3, 3))
-    assert task.scores == ("map50", "map")
+    assert task.metrics == ("map50", "map")
     with torch.no_grad():
-        assert float(task.predict(inputs)[..., 5].max()) >= 0
+        assert int(task.predict(Batch(inputs)).labels.max()) >= 0
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plusx.tasks.average_precision.find_spec", lambda name: None)
+    monkeypatch.setattr("plusx.metrics.detection.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
         Detect(Telling()).meters()

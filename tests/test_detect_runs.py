@@ -16,6 +16,7 @@ from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.cells import open_cells
 from plusx.data.loader import Loader
+from plusx.data.prediction import Detections
 from plusx.data.sample import Preprocessing
 from plusx.data.source import Source
 from plusx.data.truth import Boxes
@@ -35,7 +36,7 @@ from plusx.train.loop import evaluate, fit
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import cosine
 from plusx.train.state import State
-from plusx.train.update import Descend
+from plusx.train.update import GradientStep
 
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +60,7 @@ def squares(step: int, count: int = 8, masks: bool = False) -> Batch:
     """Light squares and dark bars, one of each, apart from each other, on grey with noise."""
     draw = np.random.default_rng(step)
     images = draw.normal(0, 0.2, (count, 3, 64, 64)).astype(np.float32)
-    boxes = np.zeros((count, 2, 7), np.float32)
+    boxes = np.zeros((count, 2, 6), np.float32)
     planes = np.zeros((count, 2, 64, 64), np.uint8)
     for image, rows, own in zip(images, boxes, planes):
         for place, ((tall, wide), shade) in enumerate((((14, 14), 1.5), ((10, 22), -1.5))):
@@ -67,22 +68,22 @@ def squares(step: int, count: int = 8, masks: bool = False) -> Batch:
             left = int(draw.integers(2, 62 - wide))
             image[:, top : top + tall, left : left + wide] += shade
             own[place, top : top + tall, left : left + wide] = 1
-            rows[place] = (left, top, left + wide, top + tall, place, 0, 1)
-    made = torch.from_numpy(planes) if masks else None
-    return Batch(torch.from_numpy(images), torch.from_numpy(boxes), made)
+            rows[place] = (left, top, left + wide, top + tall, place, 0)
+    extras = {"masks": torch.from_numpy(planes)} if masks else {}
+    return Batch(torch.from_numpy(images), torch.from_numpy(boxes), extras=extras)
 
 
 def begun(head: Head, rate: float) -> State:
     torch.manual_seed(0)
     net = Dense(create_model(SMALL, seed=0), head, 2)
-    task = prepare(Detect(net, classes=CLASSES), device="cpu")
+    task = prepare(Detect(net, class_names=CLASSES), device="cpu")
     return State(task, make_optimizer(task, "adamw", lr=rate, weight_decay=0.01), seed=3)
 
 
 def taught(state: State, rate: float, until: int, masks: bool, total: int) -> list[float]:
     batches = (squares(step, masks=masks) for step in range(state.step, until))
     lr = cosine(rate, total)
-    return [report.loss for report in fit(state, batches, lr, Descend(clip=10.0))]
+    return [report.loss for report in fit(state, batches, lr, GradientStep(clip=10.0))]
 
 
 @pytest.mark.slow
@@ -100,7 +101,7 @@ def test_a_detector_learns_to_find(head: Head, steps: int, rate: float, least: f
     assert losses[-1] < losses[0] / 2
     figures = evaluate(state.task, [squares(1000 + place) for place in range(3)])
     assert figures["map50"] > least
-    assert set(state.task.scores) <= set(figures)
+    assert set(state.task.metrics) <= set(figures)
 
 
 @pytest.mark.slow
@@ -149,19 +150,17 @@ def test_the_loader_gives_a_detector_what_it_wants() -> None:
         batches = list(loader.epoch(0))
     task = begun(MaskRcnn(width=8, anchors=(8, 16, 32, 64)), 1e-3).task
     (meter,) = task.meters()
-    assert batches[0].masks is not None
     for batch in batches:
         boxes = batch.targets
-        told = torch.zeros(*boxes.shape[:2], 6 + 28 * 28)
-        told[..., :4], told[..., 4], told[..., 5] = boxes[..., :4], 0.9, boxes[..., 4]
-        assert batch.masks is not None
-        for rows, own, planes in zip(told, boxes, batch.masks):
-            for row, box, plane in zip(rows, own, planes):
+        grids = torch.zeros(*boxes.shape[:2], 28, 28)
+        for images, own, planes in zip(grids, boxes, batch.extras["masks"]):
+            for grid, box, plane in zip(images, own, planes):
                 if box[4] >= 0:
                     left, top, right, bottom = box[:4].int().tolist()
                     part = plane[None, None, top:bottom, left:right].float()
-                    row[6:] = torch.nn.functional.interpolate(part, (28, 28)).flatten()
-        meter.update(told, *batch.truth)  # type: ignore[call-arg]
+                    grid[:] = torch.nn.functional.interpolate(part, (28, 28))[0, 0]
+        scores = torch.full(boxes.shape[:2], 0.9)
+        meter.update(Detections(boxes[..., :4], scores, boxes[..., 4].long(), grids), batch)
     figures = meter.compute()
     assert figures["map"] == pytest.approx(1.0)
     assert figures["mask_map50"] > 0.9
@@ -212,7 +211,7 @@ def test_a_run_finds_things(tmp_path: Path) -> None:
         ],
     )
     result = train(recipe, tmp_path / "run", progress=False)
-    assert result["scores"] == ["map50", "map"]
+    assert result["metrics"] == ["map50", "map"]
     assert result["validation"]["count"] == 4
     assert 0 <= result["validation"]["map50"] <= 1
     assert [row["label"] for row in result["validation"]["per_class"]] == ["bar", "square"]
@@ -272,12 +271,12 @@ def test_the_time_of_detectors_is_measured_and_recorded(
 def test_crowds_and_rows_of_nothing_leave_an_image_without_boxes() -> None:
     """An image without boxes is learned from: nothing is to be found in it."""
     net = Dense(create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2)
-    nothing: Tensor = torch.tensor([[[0.0, 0, 0, 0, -1, 0, 1]]])
-    task = Detect(net, classes=CLASSES)
+    nothing: Tensor = torch.tensor([[[0.0, 0, 0, 0, -1, 0]]])
+    task = Detect(net, class_names=CLASSES)
     loss = task(Batch(torch.zeros(1, 3, 64, 64), nothing))
     loss.backward()
     assert bool(loss.isfinite())
-    assert float(task.seen["boxes"]) == 0.0
+    assert float(task.scalars["boxes"]) == 0.0
 
 
 def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +292,7 @@ def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.Monk
     )
     with pytest.raises(ValueError, match='kind = "detect", but mine has no boxes'):
         make_training_task(recipe, net, source)
-    monkeypatch.setattr("plusx.tasks.average_precision.find_spec", lambda name: None)
+    monkeypatch.setattr("plusx.metrics.detection.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
         make_training_task(recipe, net, replace(source, truth=Boxes.none(2)))
 
@@ -308,5 +307,5 @@ def test_the_report_shows_images_that_are_made(tmp_path: Path) -> None:
     train(recipe, tmp_path / "run", progress=False)
     rows = store.read_json(tmp_path / "run" / "seen" / "predictions.json")["predictions"]
     assert len(rows) == 6
-    assert all(row["truth"]["boxes"] for row in rows)
+    assert all(row["ground_truth"]["boxes"] for row in rows)
     assert "Some of the validation images" in write_report(tmp_path / "run").read_text()

@@ -215,8 +215,8 @@ def test_where_no_norm_looks_at_the_batch_they_are_one_process(server, folder):
     """Of batches of 63 shares have 32 and 31 samples, and are worked off in as many parts."""
     for name, ranks, *said in (
         ("one", 1),
-        ("two", 2, "optim.accumulate=2"),
-        ("sharded", 2, "device.parallel=fsdp", "optim.accumulate=32"),
+        ("two", 2, "optim.accumulation_steps=2"),
+        ("sharded", 2, "device.parallel=fsdp", "optim.accumulation_steps=32"),
     ):
         said += ["optim.clip=0.5", "steps=6"]  # the fifth batch, an epoch's last, is shorter
         ended = server.train(folder / name, *said, recipe="plain", ranks=ranks)
@@ -327,7 +327,7 @@ def test_an_error_of_one_is_said_once_and_ends_all_with_its_code(server, folder,
 
 
 def test_what_ends_all_at_once_is_said_once(server, folder, whole):
-    ended = server.train(folder / "diverged", "optim.lr=1e19", "schedule.warm_up=0")
+    ended = server.train(folder / "diverged", "optim.lr=1e19", "schedule.warmup=0")
     assert ended["exits"] == [1, 1], ended["all"]
     assert ended["all"].count("plusx:") == 1, ended["all"]
     assert re.search(r"step [0-9]+, rate [0-9.e+]+", ended["all"])

@@ -76,7 +76,7 @@ def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("optim.average=0.9", "keeps no average"),
+        ("optim.ema=0.9", "keeps no average"),
         ("net.drop_path=0.5", "blocks that a rank drops"),
         ("device.memory=segments", "weights that have left the process"),
     ],

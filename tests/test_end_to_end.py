@@ -28,7 +28,7 @@ OVERRIDES = [
     "epochs=12",
     "batch_size=12",
     "optim.lr=0.05",
-    "schedule.warm_up=0.2",
+    "schedule.warmup=0.2",
     "checkpoint.every_steps=1",
     "device.threads=1",
 ]

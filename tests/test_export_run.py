@@ -85,7 +85,7 @@ def test_a_run_a_safetensors_file_and_an_onnx_file_answer_alike(
     labels = [[row["label"] for row in each["predictions"]] for each in answers]
     assert labels[0] == labels[1] == labels[2]
     figures = [
-        said(capsys, "evaluate", each, "--data", "digits", "--views", "flip")
+        said(capsys, "evaluate", each, "--data", "digits", "--tta", "flip")
         for each in (trained / "model.safetensors", onnx)
     ]
     assert figures[1]["confusion"] == figures[0]["confusion"]

@@ -18,12 +18,13 @@ from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.ordering import check_sampling, epoch_order
 from plusx.data.people import divided, open_people
+from plusx.data.prediction import Embeddings
 from plusx.data.sample import Preprocessing, Source
+from plusx.metrics.verification import Pairs, Ranking, VerificationMeter, pairs_of
 from plusx.recipe import parse_recipe
 from plusx.run.distributed import World
 from plusx.run.sharing import engine_of
-from plusx.tasks.embed import Embed, hardest, with_margin
-from plusx.tasks.verification import Pairs, Ranking, Verification, pairs_of
+from plusx.tasks.embed import Embed, hardest_distances, with_margin
 from plusx.train.state import State
 
 
@@ -147,9 +148,10 @@ def test_the_loader_keeps_to_the_order_and_evaluation_does_not():
 
 
 def judged(vectors: np.ndarray, classes: np.ndarray, rate: float = 0.01) -> dict:
-    meter = Verification(rate)
+    meter = VerificationMeter(rate)
     for part in np.array_split(np.arange(len(vectors)), 3):
-        meter.update(torch.from_numpy(vectors[part]), torch.from_numpy(classes[part]))
+        targets = torch.from_numpy(classes[part])
+        meter.update(Embeddings(torch.from_numpy(vectors[part])), Batch(targets, targets))
     return meter.compute()
 
 
@@ -214,7 +216,7 @@ def test_of_very_many_pairs_some_are_drawn(monkeypatch):
     unit = draw.normal(size=(300, 4))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     whole = pairs_of(unit, classes)
-    monkeypatch.setattr("plusx.tasks.verification.MOST_PAIRS", 1000)
+    monkeypatch.setattr("plusx.metrics.verification.MOST_PAIRS", 1000)
     some = pairs_of(unit, classes)
     for pairs, same in zip(some, (True, False), strict=True):
         assert isinstance(pairs, Pairs)
@@ -226,7 +228,7 @@ def test_of_very_many_pairs_some_are_drawn(monkeypatch):
 def test_pairs_of_large_classes_are_drawn_without_all_of_them(monkeypatch):
     classes = np.arange(4000) % 2
     unit = np.ones((4000, 1))
-    monkeypatch.setattr("plusx.tasks.verification.MOST_PAIRS", 1000)
+    monkeypatch.setattr("plusx.metrics.verification.MOST_PAIRS", 1000)
     tracemalloc.start()
     genuine, _ = pairs_of(unit, classes)
     most = tracemalloc.get_traced_memory()[1]
@@ -237,7 +239,7 @@ def test_pairs_of_large_classes_are_drawn_without_all_of_them(monkeypatch):
 
 
 def test_what_cannot_be_verified_is_said():
-    meter = Verification()
+    meter = VerificationMeter()
     with pytest.raises(ValueError, match="not one batch"):
         meter.compute()
     with pytest.raises(ValueError, match="no pairs of one class"):
@@ -249,9 +251,9 @@ def test_what_cannot_be_verified_is_said():
     with pytest.raises(FloatingPointError, match="1 of 3"):
         judged(broken, np.zeros(3, np.int64))
     with pytest.raises(ValueError, match="above 0 and below 1"):
-        Verification(0.0)
+        VerificationMeter(0.0)
     with pytest.raises(ValueError, match="above 0 and below 1"):
-        Embed(nn.Identity(), loss="triplet", false_accept_rate=0.0)
+        Embed(nn.Identity(), loss="triplet", far=0.0)
 
 
 # losses
@@ -274,8 +276,8 @@ def test_the_margin_is_added_to_the_angle():
 def test_arcface_without_a_margin_is_softmax_over_scaled_cosines():
     task = embedder(loss="arcface", margin=0.0, scale=7.0)
     vectors, targets = torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
-    directions = nn.functional.normalize(task.directions, dim=1)
-    cosines = nn.functional.normalize(vectors, dim=1) @ directions.T
+    prototypes = nn.functional.normalize(task.prototypes, dim=1)
+    cosines = nn.functional.normalize(vectors, dim=1) @ prototypes.T
     expected = nn.functional.cross_entropy(7 * cosines, targets)
     assert task.loss(vectors, targets).item() == pytest.approx(expected.item(), rel=1e-4)
     assert task.loss(3 * vectors, targets).item() == pytest.approx(expected.item(), rel=1e-4)
@@ -287,7 +289,7 @@ def test_the_hardest_of_a_batch_are_found():
     torch.manual_seed(0)
     unit = nn.functional.normalize(torch.randn(12, 3, dtype=torch.float64), dim=1)
     targets = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 1, 0, 3])
-    farthest, nearest, counted = hardest(unit, targets)
+    farthest, nearest, counted = hardest_distances(unit, targets)
     apart = torch.cdist(unit, unit)
     for i in range(12):
         same = targets == targets[i]
@@ -305,7 +307,7 @@ def test_triplets_of_one_person_alone_have_no_loss_and_still_a_gradient():
     loss = task.loss(vectors, torch.zeros(4, dtype=torch.int64))
     loss.backward()
     assert loss.item() == 0
-    assert task.seen["error"] == 0
+    assert task.scalars["error"] == 0
     assert vectors.grad is not None
     assert vectors.grad.isfinite().all()
     # equal vectors have finite slopes too
@@ -324,9 +326,9 @@ class Tiny(nn.Module):
         return self.fc(self.conv(x).relu().amax((2, 3)))
 
 
-def embedder(loss="arcface", margin=0.3, scale=8.0, classes=("a", "b", "c")) -> Embed:
+def embedder(loss="arcface", margin=0.3, scale=8.0, class_names=("a", "b", "c")) -> Embed:
     torch.manual_seed(1)
-    return Embed(Tiny(), loss=loss, margin=margin, scale=scale, classes=classes)
+    return Embed(Tiny(), loss=loss, margin=margin, scale=scale, class_names=class_names)
 
 
 @pytest.mark.slow
@@ -346,10 +348,10 @@ def test_embeddings_learn_to_tell_apart_and_have_unit_length(loss):
         optimizer.step()
         losses.append(value.item())
     assert losses[-1] < 0.7 * losses[0]
-    assert task.seen["error"] < 0.2
-    vectors = task.eval().predict(images)
+    assert task.scalars["error"] < 0.2
+    vectors = task.eval().predict(Batch(images)).vectors
     assert torch.allclose(vectors.norm(dim=1), torch.ones(18), atol=1e-5)
-    # the directions are the task's, so that the network stands alone
+    # the prototypes are the task's, so that the network stands alone
     assert set(task.net.state_dict()) == set(Tiny().state_dict())
 
 
@@ -367,8 +369,8 @@ def test_triplets_need_two_people_in_each_process():
 
 
 def test_a_task_without_its_classes_predicts_and_does_not_train():
-    task = embedder(classes=None)
-    assert task.predict(torch.zeros(2, 1, 5, 5)).shape == (2, 6)
+    task = embedder(class_names=None)
+    assert task.predict(Batch(torch.zeros(2, 1, 5, 5))).vectors.shape == (2, 6)
     with pytest.raises(ValueError, match="arcface cannot be trained"):
         task(Batch(torch.zeros(2, 1, 5, 5), torch.zeros(2, dtype=torch.int64)))
     with pytest.raises(ValueError, match="0 to below pi / 2"):

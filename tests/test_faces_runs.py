@@ -36,7 +36,7 @@ loss = "{loss}"
 width = 16
 margin = 0.3
 scale = 12.0
-false_accept_rate = 0.1
+far = 0.1
 
 [data]
 kind = "people"
@@ -81,7 +81,7 @@ def trained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "faces"
     recipe = parse_recipe(RECIPE.format(path=faces, loss="arcface"))
     result = runs.train(recipe, out, progress=False)
-    assert result["scores"][0] == "equal_error_rate"
+    assert result["metrics"][0] == "equal_error_rate"
     assert result["validation"]["people"] == 4
     assert result["validation"]["equal_error_rate"] < 0.35
     assert result["train"]["equal_error_rate"] < 0.35
@@ -111,7 +111,7 @@ def test_people_of_the_test_are_judged_once_and_that_is_recorded(trained: Path) 
     assert (first["people"], first["count"], first["test_uses"]) == (4, 16, 1)
     assert again["test_uses"] == 2
     assert first["equal_error_rate"] == again["equal_error_rate"]
-    mean = runs.evaluate(opened, views="flip", device="cpu")
+    mean = runs.evaluate(opened, tta="flip", device="cpu")
     assert mean["views"] == "flip"
 
 
@@ -162,7 +162,7 @@ def test_the_threshold_is_the_lowest_that_refuses_enough_strangers(
         runs.load_run(trained),
         _folder_of(faces, gallery.parent / "again", ["test0", "test1", "test2"]),
         gallery.parent / "stricter",
-        false_accept_rate=0.01,
+        far=0.01,
         device="cpu",
     )
     assert stricter["false_accepts"] == 0
@@ -271,7 +271,7 @@ def test_triplets_train_and_need_groups_of_one_person(faces: Path, tmp_path: Pat
     alone = parse_recipe(text, ["data.sampling=uniform"])
     with pytest.raises(ValueError, match='needs \\[data\\] sampling = "people"'):
         runs.train(alone, tmp_path / "other", progress=False)
-    parted = parse_recipe(text, ["optim.accumulate=2"])
+    parted = parse_recipe(text, ["optim.accumulation_steps=2"])
     with pytest.raises(ValueError, match="triplets are of a whole batch"):
         runs.train(parted, tmp_path / "parted", progress=False)
     crowded = parse_recipe(text, ["batch_size=30"])

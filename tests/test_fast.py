@@ -22,9 +22,9 @@ from plusx.nn.dims import layer_type
 from plusx.nn.whitening import whiten
 from plusx.recipe import load_recipe, parse_recipe
 from plusx.run import parts, train
-from plusx.run.evaluation import Viewed
 from plusx.run.folder import LOG, WEIGHTS
 from plusx.tasks.classify import Classify
+from plusx.tasks.tta import TestTimeAugmented
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -52,7 +52,7 @@ train = 200
 kind = "muon"
 lr = 0.1
 weight_decay = 1e-4
-average = 0.9
+ema = 0.9
 
 [schedule]
 kind = "cosine"
@@ -145,10 +145,12 @@ def test_six_views_are_the_image_two_moves_and_their_mirror_images(
 ) -> None:
     image = torch.zeros(1, 1, 5, 5)
     image[0, 0, bright[0], bright[1]] = 1.0
-    task = Viewed(Classify(Corner()), "flip-shift").eval()
+    task = TestTimeAugmented(Classify(Corner()), "flip-shift").eval()
     # a corner is seen by one of the two views in the middle, of which each has a quarter; what lies
     # a pixel inside by the one move directly and by the other in the reflected border
-    assert float(task.predict(image)[0, 0]) == pytest.approx(share, abs=1e-6)
+    assert float(task.predict(Batch(image)).tensors()["probabilities"][0, 0]) == pytest.approx(
+        share, abs=1e-6
+    )
 
 
 def test_every_block_of_the_fast_recipe_adds_its_shortcut_and_its_work_is_within_the_limit(
@@ -189,7 +191,7 @@ def test_cells_of_equal_work_have_steps_in_proportion(fast: ModuleType) -> None:
 def test_a_run_with_all_of_it_goes_on_to_the_bit(tmp_path: Path) -> None:
     recipe = parse_recipe(SMALL)
     result = train(recipe, tmp_path / "whole")
-    assert result["averaged"]
+    assert result["ema"]
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     (tmp_path / "again" / "result.json").unlink()
     half, last = sorted((tmp_path / "again" / store.CHECKPOINTS).iterdir())[-2:]

@@ -353,7 +353,7 @@ def test_a_batch_that_will_not_fit_is_said_before_the_first_step(
     for there, said in (
         (needs["recompute"] / 0.89, "4096 images at a time .* device.memory=recompute takes"),
         (needs["segments"] / 0.89, "device.memory=segments takes"),
-        (needs["segments"] / 3, r"device.memory=\w+ optim.accumulate=\d+ takes"),
+        (needs["segments"] / 3, r"device.memory=\w+ optim.accumulation_steps=\d+ takes"),
         (10, "no plan fits: take smaller images"),
     ):
         there = int(there)
@@ -382,7 +382,7 @@ def test_where_memory_ends_the_plan_that_fits_is_named(error: Exception) -> None
 def test_a_compiled_network_is_told_of_no_plan() -> None:
     recipe, net = large("device.compile=true")
     with (
-        pytest.raises(RuntimeError, match=r"optim\.accumulate=2") as caught,
+        pytest.raises(RuntimeError, match=r"optim\.accumulation_steps=2") as caught,
         memory.explaining(recipe, net, torch.device("cpu")),
     ):
         raise MemoryError
@@ -402,7 +402,7 @@ def test_plain_modules_are_told_to_take_the_batch_in_parts() -> None:
     recipe, _ = large()
     net = plusx.create_model("resnet8_keras")
     with (
-        pytest.raises(RuntimeError, match=r"try optim\.accumulate=2"),
+        pytest.raises(RuntimeError, match=r"try optim\.accumulation_steps=2"),
         memory.explaining(recipe, net, torch.device("cpu")),
     ):
         raise MemoryError
@@ -443,7 +443,7 @@ def test_a_process_without_memory_ends_with_the_plan_that_fits(tmp_path: Path) -
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "does not fit in memory" in last
-    assert "device.memory=" in last or "optim.accumulate=" in last
+    assert "device.memory=" in last or "optim.accumulation_steps=" in last
 
 
 # sizes, and what fits

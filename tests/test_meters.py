@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from plusx.tasks.meters import Classification, MultiLabel, calibration_error
+from plusx.data.batch import Batch
+from plusx.data.prediction import ClassProbabilities
+from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter, calibration_error
 
 
 def draw(n: int, k: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -24,10 +26,16 @@ def draw(n: int, k: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.
     return probabilities.astype(np.float32), targets
 
 
+def update(meter, predictions, targets) -> None:
+    meter.update(ClassProbabilities(predictions), Batch(targets, targets))
+
+
 def judge(meter, predictions, targets, batch: int = 7) -> dict:
     for i in range(0, len(targets), batch):
-        meter.update(
-            torch.from_numpy(predictions[i : i + batch]), torch.tensor(targets[i : i + batch])
+        update(
+            meter,
+            torch.from_numpy(predictions[i : i + batch]),
+            torch.tensor(targets[i : i + batch]),
         )
     return meter.compute()
 
@@ -36,7 +44,7 @@ def judge(meter, predictions, targets, batch: int = 7) -> dict:
 @settings(max_examples=30)
 def test_multi_class_figures_are_those_of_scikit_learn(n, k, seed, ties):
     probabilities, targets = draw(n, k, seed, ties)
-    figures = judge(Classification(), probabilities, targets)
+    figures = judge(ClassificationMeter(), probabilities, targets)
     told = probabilities.argmax(1)
     labels = list(range(k))
 
@@ -72,7 +80,7 @@ def test_areas_under_the_curve_are_those_of_scikit_learn(n, k, seed, ties):
         for c in range(k)
         if 0 < (targets == c).sum() < n
     ]
-    auroc = judge(Classification(), probabilities, targets)["auroc"]
+    auroc = judge(ClassificationMeter(), probabilities, targets)["auroc"]
     assert auroc == (pytest.approx(np.mean(areas)) if areas else None)
     if len(areas) == k > 2:
         whole = metrics.roc_auc_score(targets, probabilities.astype(np.float64), multi_class="ovr")
@@ -86,7 +94,7 @@ def test_several_labels_are_judged_as_scikit_learn_does(n, k, seed):
     targets = generator.integers(0, 2, (n, k))
     probabilities = generator.random((n, k)).round(2).astype(np.float32) * 0.8 + 0.2 * targets
     probabilities = probabilities.astype(np.float32)
-    figures = judge(MultiLabel(), probabilities, targets.astype(np.float32))
+    figures = judge(MultiLabelMeter(), probabilities, targets.astype(np.float32))
     told = (probabilities >= 0.5).astype(int)
 
     with warnings.catch_warnings():
@@ -145,47 +153,47 @@ def test_the_calibration_error_of_a_hand_made_case():
 
 def test_macro_recall_is_the_accuracy_of_a_balanced_set():
     probabilities, _ = draw(60, 6, 0)
-    figures = judge(Classification(), probabilities, np.arange(60) % 6)
+    figures = judge(ClassificationMeter(), probabilities, np.arange(60) % 6)
     assert figures["recall"] == pytest.approx(figures["accuracy"])
 
 
 def test_figures_survive_json_and_carry_the_names_of_the_classes():
     names = ["cat", "dog", "eel", "fox", "gnu", "hen"]
-    figures = judge(Classification(names), *draw(40, 6, 1))
+    figures = judge(ClassificationMeter(names), *draw(40, 6, 1))
     assert json.loads(json.dumps(figures)) == figures
     assert [row["label"] for row in figures["per_class"]] == names
-    rows = judge(MultiLabel(names[:2]), np.full((3, 2), 0.5, np.float32), np.ones((3, 2)))
+    rows = judge(MultiLabelMeter(names[:2]), np.full((3, 2), 0.5, np.float32), np.ones((3, 2)))
     assert json.loads(json.dumps(rows)) == rows
 
 
 def test_a_probability_of_zero_costs_much_but_not_infinity():
-    figures = judge(Classification(), np.array([[1.0, 0.0]], np.float32), np.array([1]))
+    figures = judge(ClassificationMeter(), np.array([[1.0, 0.0]], np.float32), np.array([1]))
     assert figures["loss"] == pytest.approx(-np.log(np.finfo(np.float32).tiny))
 
 
 @pytest.mark.parametrize(
     ("meter", "predictions", "targets", "words"),
     [
-        (Classification(), torch.rand(3, 4), torch.tensor([0, 1, 4]), "0 to 3"),
-        (Classification(), torch.rand(3, 4), torch.tensor([0, 1, -100]), "-100"),
-        (Classification(["a"]), torch.rand(3, 4), torch.tensor([0, 1, 2]), "1 names"),
-        (Classification(), torch.rand(3, 4), torch.rand(3, 4), "class numbers"),
-        (MultiLabel(), torch.rand(3, 4), torch.tensor([0, 1, 2]), "shape"),
-        (MultiLabel(), torch.rand(3, 4), torch.full((3, 4), 2.0), "zeros and ones"),
+        (ClassificationMeter(), torch.rand(3, 4), torch.tensor([0, 1, 4]), "0 to 3"),
+        (ClassificationMeter(), torch.rand(3, 4), torch.tensor([0, 1, -100]), "-100"),
+        (ClassificationMeter(["a"]), torch.rand(3, 4), torch.tensor([0, 1, 2]), "1 names"),
+        (ClassificationMeter(), torch.rand(3, 4), torch.rand(3, 4), "class numbers"),
+        (MultiLabelMeter(), torch.rand(3, 4), torch.tensor([0, 1, 2]), "shape"),
+        (MultiLabelMeter(), torch.rand(3, 4), torch.full((3, 4), 2.0), "zeros and ones"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(meter, predictions, targets, words):
     with pytest.raises(ValueError, match=words):  # noqa: PT012 - either may be the one to refuse
-        meter.update(predictions, targets)
+        update(meter, predictions, targets)
         meter.compute()
 
 
 def test_predictions_that_are_no_numbers_are_no_figures():
     predictions = np.array([[0.5, 0.5], [np.nan, np.nan]], np.float32)
     with pytest.raises(FloatingPointError, match="of 1 of 2 inputs"):
-        judge(Classification(), predictions, np.array([0, 1]))
+        judge(ClassificationMeter(), predictions, np.array([0, 1]))
 
 
 def test_judging_nothing_is_refused():
     with pytest.raises(ValueError, match="not one batch"):
-        Classification().compute()
+        ClassificationMeter().compute()

@@ -111,7 +111,7 @@ def test_groups_have_their_own_rates_and_the_schedule_scales_them_all() -> None:
         Classify(Small()), lr=0.2, head_lr=0.5, bias_lr=0.1, weight_decay=0.01
     ).param_groups
     assert [len(group["params"]) for group in (filters, heads, flat)] == [2, 1, 4]
-    rates = [group["lr"] * group["factor"] for group in (filters, heads, flat)]
+    rates = [group["lr"] for group in (filters, heads, flat)]
     assert rates == pytest.approx([0.2, 0.5, 0.1])
     assert [group["orthogonal"] for group in (filters, heads, flat)] == [True, False, False]
     assert [group["weight_decay"] for group in (filters, heads, flat)] == [0, 0.01, 0]
@@ -122,7 +122,7 @@ def test_two_updates_are_those_of_the_equations() -> None:
     bias = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
     groups = [
         {"params": [filters], "orthogonal": True, "momentum": 0.6},
-        {"params": [bias], "factor": 0.5, "momentum": 0.9, "weight_decay": 0.1},
+        {"params": [bias], "lr": 0.15, "momentum": 0.9, "weight_decay": 0.1},
     ]
     muon = Muon(groups, 0.3)
     w, b = filters.detach().numpy().reshape(4, 6).copy(), bias.detach().numpy().copy()

@@ -168,7 +168,7 @@ def test_findings_by_patient_are_learned_and_told_with_their_intervals(
             "device.threads=1", "evaluate.every=0"]  # fmt: skip
     result = train(load_recipe("chest-labels", said), tmp_path / "run", progress=False)
     figures = result["validation"]
-    assert result["scores"][0] == "auroc"
+    assert result["metrics"][0] == "auroc"
     assert figures["auroc"] > 0.7  # the labels are bright squares: 0.99 after a minute
     low, high = figures["auroc_interval"]
     assert low <= figures["auroc"] <= high

@@ -46,7 +46,7 @@ weight_decay = 1e-4
 
 [schedule]
 kind = "steps"
-at = [0.5, 0.75]
+milestones = [0.5, 0.75]
 
 [evaluate]
 patience = 5
@@ -59,7 +59,7 @@ def test_a_recipe_is_read_with_its_defaults() -> None:
     assert recipe.net.base == "resnet20"
     assert recipe.net.num_classes is None
     assert recipe.data.mix.alpha == 0.2
-    assert recipe.schedule.at == (0.5, 0.75)
+    assert recipe.schedule.milestones == (0.5, 0.75)
     assert recipe.checkpoint.keep == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.seed = 4
@@ -125,10 +125,15 @@ TYPOS = [
         ["path", "it belongs to kind = folder, csv"],
     ),
     ('kind = "sgd"', 'kind = "adam"', "19", ["[optim] kind", "did you mean adamw"]),
-    ('kind = "steps"', 'kind = "cosine"', "26", ["[schedule] at", "kind = steps"]),
-    ("at = [0.5, 0.75]", "at = 0.5", "26", ["[schedule] at", "list"]),
-    ("at = [0.5, 0.75]", "at = [0.5, 1.5]", "26", ["[schedule] at, item 2", "share"]),
-    ("at = [0.5, 0.75]", "", "24", ["[schedule] at is missing"]),
+    ('kind = "steps"', 'kind = "cosine"', "26", ["[schedule] milestones", "kind = steps"]),
+    ("milestones = [0.5, 0.75]", "milestones = 0.5", "26", ["[schedule] milestones", "list"]),
+    (
+        "milestones = [0.5, 0.75]",
+        "milestones = [0.5, 1.5]",
+        "26",
+        ["[schedule] milestones, item 2", "share"],
+    ),
+    ("milestones = [0.5, 0.75]", "", "24", ["[schedule] milestones is missing"]),
     ("[schedule]", "[shedule]", "24", ["shedule", "did you mean schedule"]),
     ("[schedule]", "[schedule", "24", ["not TOML"]),
     ("[schedule]", "schedule:", "24", ["not TOML"]),
@@ -214,9 +219,9 @@ def test_another_kind_keeps_the_fields_that_it_knows() -> None:
 
 
 def test_a_kind_that_is_not_said_is_the_default() -> None:
-    text = GOOD.replace('[schedule]\nkind = "steps"\nat = [0.5, 0.75]\n', "")
-    recipe = parse_recipe(text, ["schedule.warm_until=0.8"])
-    assert (recipe.schedule.kind, recipe.schedule.warm_until) == ("constant", 0.8)
+    text = GOOD.replace('[schedule]\nkind = "steps"\nmilestones = [0.5, 0.75]\n', "")
+    recipe = parse_recipe(text, ["schedule.warmup_until=0.8"])
+    assert (recipe.schedule.kind, recipe.schedule.warmup_until) == ("constant", 0.8)
     with pytest.raises(ValueError, match="alpha is not a key here; it belongs to kind = mixup"):
         parse_recipe(text.replace('kind = "mixup", ', ""))
 

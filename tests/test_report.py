@@ -168,19 +168,19 @@ def test_where_images_have_several_labels_none_is_taken_for_another() -> None:
 
 def test_a_run_without_anything_to_find_says_so() -> None:
     nothing = {"map50": None, "map": None}
-    result = single(["sky", "sea"], scores=["map50", "map"])
+    result = single(["sky", "sea"], metrics=["map50", "map"])
     rows = [{"label": name, **nothing, "boxes": 0} for name in ("sky", "sea")]
     result["validation"] = {"count": 6, "boxes": 0, **nothing, "per_class": rows}
     page = run_page(result, [], classes=["sky", "sea"], recipe="", environment={}, test_uses=0)
     said = Page(page).said
     assert "cannot be evaluated: in the 6 validation images there is nothing to be found" in said
     assert "Boxes of every class" in said
-    assert metrics_line(result["validation"], result["scores"]).startswith("no metrics")
+    assert metrics_line(result["validation"], result["metrics"]).startswith("no metrics")
 
 
 def test_figures_stand_with_their_intervals_and_units() -> None:
     """Areas under curves with intervals of 95 %, and distances in mm, in no per cent."""
-    result = single(["sky", "sea"], scores=["auroc", "f1"], train_error=None, train={})
+    result = single(["sky", "sea"], metrics=["auroc", "f1"], train_error=None, train={})
     rows = result["validation"]["per_class"]
     rows[0] |= {"auroc": 0.8, "auroc_interval": [0.7, 0.85]}
     rows[1] |= {"auroc": 1.0, "auroc_interval": None}
@@ -312,7 +312,7 @@ def test_pictures_of_examples_may_have_any_name_but_lie_in_their_folder(
     """A folder of DICOM files is named by UIDs, with dots; others have spaces."""
     folder = tmp_path / "seen"
     (folder / "side-by-side").mkdir(parents=True)
-    row = {"path": "scan", "side_by_side": f"side-by-side/{name}", "shares": {"bone": 0.5}}
+    row = {"path": "scan", "side_by_side": f"side-by-side/{name}", "class_fractions": {"bone": 0.5}}
     (folder / "predictions.json").write_text(json.dumps({"predictions": [row]}))
     if not allowed:
         with pytest.raises(ValueError, match="is no picture of a prediction"):

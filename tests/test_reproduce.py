@@ -339,8 +339,8 @@ def test_several_claims_go_on_where_one_cannot_be_run(
 # training
 
 
-STEPS = ("steps=2", "batch_size=32", "data.validation=100", "schedule.at=[1]")
-PLACE = "he2015-digits-steps2-batch_size32-data.validation100-schedule.at[1]"
+STEPS = ("steps=2", "batch_size=32", "data.validation=100", "schedule.milestones=[1]")
+PLACE = "he2015-digits-steps2-batch_size32-data.validation100-schedule.milestones[1]"
 
 
 def tiny(metric: str, **changed: Any) -> Claim:

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from plusx.tasks.meters import Classification, MultiLabel
-from plusx.tasks.roc import areas
+from plusx.data.batch import Batch
+from plusx.data.prediction import ClassProbabilities
+from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
+from plusx.metrics.roc import areas
 
 
 def _scored(seed: int, n: int, k: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
@@ -85,14 +87,16 @@ def test_dependent_questions_are_not_counted_twice() -> None:
 def test_meters_tell_the_area_of_every_class() -> None:
     scores, answers = _scored(2, 60, 3, 1.0)
     probabilities = torch.from_numpy(1 / (1 + np.exp(-scores)))
-    meter = MultiLabel(("a", "b", "c"))
-    meter.update(probabilities, torch.from_numpy(answers.astype(np.float32)))
+    meter = MultiLabelMeter(("a", "b", "c"))
+    targets = torch.from_numpy(answers.astype(np.float32))
+    meter.update(ClassProbabilities(probabilities, True), Batch(targets, targets))
     figures = meter.compute()
     assert [row["label"] for row in figures["per_class"]] == ["a", "b", "c"]
     assert figures["auroc"] == pytest.approx(np.mean([r["auroc"] for r in figures["per_class"]]))
     assert figures["auroc_interval"][0] < figures["auroc"] < figures["auroc_interval"][1]
-    single = Classification(("a", "b"))
-    single.update(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
+    single = ClassificationMeter(("a", "b"))
+    probabilities, targets = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
+    single.update(ClassProbabilities(probabilities), Batch(targets, targets))
     (first, _) = single.compute()["per_class"]
     assert (first["auroc"], first["auroc_interval"]) == (1.0, None)
 

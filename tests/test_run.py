@@ -15,13 +15,13 @@ from torch import Tensor
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import open_data
+from plusx.metrics.classification import ClassificationMeter
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run import evaluate, load_run, predict, train, write_predictions
 from plusx.run.parts import make_schedule
-from plusx.tasks.meters import Classification
 from plusx.train.loop import evaluating
 from plusx.train.state import State
-from plusx.train.update import descend
+from plusx.train.update import GradientStep
 
 
 TINY = """
@@ -92,10 +92,10 @@ def test_what_a_run_leaves_behind(finished: Path) -> None:
 
 def test_the_train_error_is_of_the_trained_network_on_images_as_they_are(finished: Path) -> None:
     run = load_run(finished)
-    meter = Classification()
+    meter = ClassificationMeter()
     with evaluating(run.task), torch.inference_mode():
         for batch in Loader(open_data("digits"), split="all").epoch(0):
-            meter.update(run.task.predict(batch.inputs), batch.targets)
+            meter.update(run.task.predict(batch), batch)
     said = json.loads((finished / "result.json").read_text())
     assert said["train_error"] == pytest.approx(1 - meter.compute()["accuracy"])
     assert said["train"]["count"] == 1200
@@ -134,8 +134,8 @@ def test_patience_stops_and_keeps_the_best(finished: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None:
-    result = train(tiny("optim.average=0.9"), tmp_path / "run", progress=False)
-    assert result["averaged"]
+    result = train(tiny("optim.ema=0.9"), tmp_path / "run", progress=False)
+    assert result["ema"]
     figures = evaluate(load_run(tmp_path / "run"))
     assert figures["loss"] == pytest.approx(result["validation"]["loss"])
 
@@ -181,11 +181,11 @@ def _with_net(recipe: str, net: str) -> str:
     [
         ({"schedule.kind": "constant"}, {0: 0.1, 99: 0.1}),
         (
-            {"schedule.kind": "steps", "schedule.at": "[0.5, 75]"},
+            {"schedule.kind": "steps", "schedule.milestones": "[0.5, 75]"},
             {49: 0.1, 50: 0.01, 74: 0.01, 75: 0.001},
         ),
         (
-            {"schedule.kind": "cosine", "schedule.warm_up": "0.1"},
+            {"schedule.kind": "cosine", "schedule.warmup": "0.1"},
             {0: 0.0, 5: 0.05, 10: 0.1, 55: 0.05},
         ),
         ({"schedule.kind": "cosine", "schedule.end": "0.02"}, {0: 0.1, 50: 0.06, 100: 0.02}),
@@ -250,7 +250,7 @@ def test_prediction_sees_what_evaluation_saw(photos: Path, of_photos: Path) -> N
     source = open_data(photos, split="all", size=12)
     loader = Loader(source, split="all", batch_size=20)
     with evaluating(run.task), torch.inference_mode():
-        expected = run.task.predict(next(loader.epoch(0)).inputs)
+        expected = run.task.predict(next(loader.epoch(0))).tensors()["probabilities"]
     said = predict(run, source.paths or [])
     told = torch.tensor([row["probabilities"] for row in said["predictions"]])
     assert torch.allclose(told, expected, atol=1e-6)
@@ -262,7 +262,7 @@ def test_views_are_averaged(photos: Path, of_photos: Path, tmp_path: Path) -> No
     mirrored = tmp_path / "mirrored.png"
     Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
     both = predict(run, [path, mirrored])["predictions"]
-    flip = predict(run, [path], views="flip")["predictions"][0]
+    flip = predict(run, [path], tta="flip")["predictions"][0]
     mean = np.mean([row["probabilities"] for row in both], axis=0)
     assert np.allclose(flip["probabilities"], mean, atol=1e-4)
 
@@ -356,7 +356,7 @@ def test_weights_that_are_spoilt_are_not_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoilt(state: State, batch: Batch) -> Tensor:
-        loss = descend(state, batch)
+        loss = GradientStep()(state, batch)
         with torch.no_grad():
             next(state.task.parameters()).fill_(torch.nan)
         return loss

@@ -10,11 +10,11 @@ from torch import nn
 
 from plusx.train.patience import Patience
 from plusx.train.report import Report
-from plusx.train.schedule import WarmUntil, constant, cosine, one_cycle, steps, warm_up
+from plusx.train.schedule import WarmupUntil, constant, cosine, one_cycle, steps, warmup
 
 
 def told(step: int, error: float) -> Report:
-    return Report(step=step, lr=0.0, loss=1.0, seen={"error": error})
+    return Report(step=step, lr=0.0, loss=1.0, scalars={"error": error})
 
 
 def test_the_papers_schedule_at_every_boundary():
@@ -26,16 +26,16 @@ def test_the_papers_schedule_at_every_boundary():
 
 def test_the_rate_after_the_warm_up_is_the_full_one_exactly():
     for schedule in (constant(0.1), steps(0.1, [50, 80]), cosine(0.1, 100, begin=5)):
-        rate = warm_up(schedule, 5)
+        rate = warmup(schedule, 5)
         assert [rate(s) for s in range(5)] == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08])
         assert rate(5) == 0.1
         assert [rate(s) for s in (50, 80, 100)] == [schedule(s) for s in (50, 80, 100)]
 
 
 def test_a_warm_up_starts_where_it_is_told_and_may_be_empty():
-    assert warm_up(constant(0.1), 4, start=0.02)(0) == 0.02
-    assert warm_up(constant(0.1), 4, start=0.02)(2) == pytest.approx(0.06)
-    assert warm_up(constant(0.1), 0)(0) == 0.1
+    assert warmup(constant(0.1), 4, start=0.02)(0) == 0.02
+    assert warmup(constant(0.1), 4, start=0.02)(2) == pytest.approx(0.06)
+    assert warmup(constant(0.1), 0)(0) == 0.1
 
 
 @given(st.integers(1, 500), st.integers(0, 200), st.floats(0.001, 1), st.floats(0, 0.001))
@@ -66,7 +66,7 @@ def test_one_cycle_is_torchs(total):
 
 
 def test_one_lucky_batch_does_not_end_the_warm_up_and_no_unlucky_one_brings_it_back():
-    rate = WarmUntil(steps(0.1, [100]), window=3)
+    rate = WarmupUntil(steps(0.1, [100]), window=3)
     rates = []
     for step, error in enumerate([0.7, 0.9, 0.9, 0.9, 0.81, 0.8, 0.79, 0.79, 1.0, 1.0, 1.0]):
         rate.observe(told(step + 1, error))
@@ -86,8 +86,8 @@ def test_a_resumed_warm_up_gives_the_same_rates(cut):
             schedule.observe(told(step + 1, errors[step]))
         return out
 
-    whole = rates(WarmUntil(constant(0.1), window=3), 0, len(errors))
-    first, second = WarmUntil(constant(0.1), window=3), WarmUntil(constant(0.1), window=3)
+    whole = rates(WarmupUntil(constant(0.1), window=3), 0, len(errors))
+    first, second = WarmupUntil(constant(0.1), window=3), WarmupUntil(constant(0.1), window=3)
     head = rates(first, 0, cut)
     second.load_state_dict(first.state_dict())
     assert head + rates(second, cut, len(errors)) == whole
@@ -111,9 +111,9 @@ def test_patience_runs_out_and_is_kept_as_plain_values():
         (lambda: cosine(0.1, 5, begin=5), "begin < total"),
         (lambda: cosine(0.1, 5, end=1.0), "end is 1.0"),
         (lambda: one_cycle(0.1, 1), "one cycle of 1"),
-        (lambda: warm_up(constant(0.1), -1), "-1 steps"),
-        (lambda: WarmUntil(constant(0.1), window=0), "window"),
-        (lambda: WarmUntil(constant(0.1)).observe(Report(1, 0.1, 1.0, {})), "reports an error"),
+        (lambda: warmup(constant(0.1), -1), "-1 steps"),
+        (lambda: WarmupUntil(constant(0.1), window=0), "window"),
+        (lambda: WarmupUntil(constant(0.1)).observe(Report(1, 0.1, 1.0, {})), "reports an error"),
     ],
 )
 def test_what_makes_no_schedule_is_refused(make, words):

@@ -1,6 +1,7 @@
 """Segmentation: losses, figures, windows, and a network that learns where things are."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.data.batch import Batch
-from plusx.run.evaluation import Viewed
-from plusx.tasks.losses import LOSSES, Told, parse_losses
-from plusx.tasks.overlap import Overlap
+from plusx.data.prediction import PositionProbabilities
+from plusx.metrics.segmentation import SegmentationMeter
+from plusx.tasks.losses import LOSSES, LossInputs, parse_losses
 from plusx.tasks.segment import Segment, balanced
-from plusx.tasks.windows import importance, in_bands, over_windows, starts, windows
+from plusx.tasks.sliding_window import importance, slabs, sliding_window, starts, windows
+from plusx.tasks.task import Task
+from plusx.tasks.tta import TestTimeAugmented
 from plusx.train.loop import evaluate
 
 
@@ -31,10 +34,12 @@ class Pointwise(nn.Module):
         return x[:, :1] * self.weight.view(1, -1, *[1] * (x.ndim - 2))
 
 
-def told(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Told:
+def told(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> LossInputs:
     right = targets.flatten(1).long()
     judged = right != 255
-    return Told(logits.flatten(2).log_softmax(1), torch.where(judged, right, 0), judged, weights)
+    return LossInputs(
+        logits.flatten(2).log_softmax(1), torch.where(judged, right, 0), judged, weights
+    )
 
 
 def random_scene(seed: int, n: int = 3, k: int = 4, size: tuple[int, ...] = (5, 6)) -> Batch:
@@ -109,7 +114,7 @@ def test_parts_of_a_batch_add_up_to_its_loss() -> None:
     torch.manual_seed(0)
     net = nn.Conv2d(2, 4, 3, padding=1)
     task = Segment(
-        net, loss=" ".join(LOSSES), class_weights=[1.0, 2.0, 0.5, 3.0], classes=list("abcd")
+        net, loss=" ".join(LOSSES), class_weights=[1.0, 2.0, 0.5, 3.0], class_names=list("abcd")
     )
     batch = Batch(torch.randn(4, 2, 5, 6), random_scene(2, n=4).targets)
     parts = [len(part) / 4 * task(part) for part in batch.split(3)]
@@ -126,12 +131,20 @@ def test_weights_count_positions_of_a_class_more() -> None:
     assert float(root[1] / root[0]) == pytest.approx(math.sqrt(10))
 
 
+def update(meter: SegmentationMeter, predicted: Tensor, targets: Tensor) -> None:
+    meter.update(PositionProbabilities(predicted), Batch(targets, targets))
+
+
+def probabilities(task: Task, x: Tensor) -> Tensor:
+    return task.predict(Batch(x)).tensors()["probabilities"]
+
+
 def test_figures_are_scikit_learns() -> None:
     batch = random_scene(3, n=4, k=5)
     batch.targets[batch.targets == 3] = 2  # a class that is told and never right
-    meter = Overlap(list("abcde"), background=0)
-    meter.update(batch.inputs.softmax(1)[:1], batch.targets[:1])
-    meter.update(batch.inputs.softmax(1)[1:], batch.targets[1:])
+    meter = SegmentationMeter(list("abcde"), background=0)
+    update(meter, batch.inputs.softmax(1)[:1], batch.targets[:1])
+    update(meter, batch.inputs.softmax(1)[1:], batch.targets[1:])
     figures = meter.compute()
     judged = batch.targets != 255
     right, answer = batch.targets[judged].numpy(), batch.inputs.argmax(1)[judged].numpy()
@@ -139,7 +152,7 @@ def test_figures_are_scikit_learns() -> None:
     dice = f1_score(right, answer, average=None, labels=range(5), zero_division=0)
     assert figures["mean_iou"] == pytest.approx(iou.mean())
     assert figures["dice"] == pytest.approx(dice[1:].mean())
-    assert figures["position_accuracy"] == pytest.approx((right == answer).mean())
+    assert figures["pixel_accuracy"] == pytest.approx((right == answer).mean())
     assert [row["iou"] for row in figures["per_class"]] == pytest.approx(iou.tolist())
     assert [row["dice"] for row in figures["per_class"]] == pytest.approx(dice.tolist())
     assert figures["count"] == 4
@@ -153,9 +166,9 @@ def test_figures_are_scikit_learns() -> None:
 
 
 def test_a_class_that_is_nowhere_has_no_figures() -> None:
-    meter = Overlap(["a", "b", "c"])
+    meter = SegmentationMeter(["a", "b", "c"])
     answer = F.one_hot(torch.tensor([[[0, 1], [1, 1]]]), 3).permute(0, 3, 1, 2).float()
-    meter.update(answer, torch.tensor([[[0, 1], [0, 255]]], dtype=torch.uint8))
+    update(meter, answer, torch.tensor([[[0, 1], [0, 255]]], dtype=torch.uint8))
     figures = meter.compute()
     assert figures["per_class"][2]["iou"] is None
     assert figures["mean_iou"] == pytest.approx((1 / 2 + 1 / 2) / 2)
@@ -164,9 +177,9 @@ def test_a_class_that_is_nowhere_has_no_figures() -> None:
 
 def test_figures_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="not one batch"):
-        Overlap().compute()
-    meter = Overlap()
-    meter.update(torch.ones(1, 2, 3), torch.full((1, 3), 255, dtype=torch.uint8))
+        SegmentationMeter().compute()
+    meter = SegmentationMeter()
+    update(meter, torch.ones(1, 2, 3), torch.full((1, 3), 255, dtype=torch.uint8))
     with pytest.raises(ValueError, match="no position has a class"):
         meter.compute()
 
@@ -193,9 +206,9 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         Segment(Pointwise(2), loss="")
     with pytest.raises(ValueError, match="background is 'sky'; the classes are a, b"):
-        Segment(Pointwise(2), classes=["a", "b"], background="sky")
+        Segment(Pointwise(2), class_names=["a", "b"], background="sky")
     with pytest.raises(ValueError, match="2 numbers for 3 classes"):
-        Segment(Pointwise(3), classes=list("abc"), class_weights=[1.0, 1.0])
+        Segment(Pointwise(3), class_names=list("abc"), class_weights=[1.0, 1.0])
     with pytest.raises(ValueError, match="losses cross-entropy and focal"):
         Segment(Pointwise(2), loss="dice", class_weights=[1.0, 1.0])
 
@@ -218,19 +231,20 @@ def test_windows_tell_what_the_whole_tells(size: tuple[int, ...]) -> None:
     """Of a network that looks at single positions."""
     x = torch.randn(2, 1, *size)
     task = Segment(Pointwise(3)).eval()
-    whole = task.predict(x)
+    whole = probabilities(task, x)
     assert len(windows(size, [4] * len(size), 0.5)) > 1
-    parts = Segment(Pointwise(3), window=[4] * len(size)).eval().predict(x)
+    parts = probabilities(Segment(Pointwise(3), window=[4] * len(size)).eval(), x)
     torch.testing.assert_close(parts, whole)
-    torch.testing.assert_close(over_windows(task.predict, x, [100] * len(size), 0.5), whole)
-    bands = list(in_bands(task.predict, x, [4] * len(size), 0.5))
+    predict = partial(probabilities, task)
+    torch.testing.assert_close(sliding_window(predict, x, [100] * len(size), 0.5), whole)
+    bands = list(slabs(predict, x, [4] * len(size), 0.5))
     assert [rows.start for rows, _ in bands] == [0, *(rows.stop for rows, _ in bands[:-1])]
     torch.testing.assert_close(torch.cat([said for _, said in bands], 2), whole)
 
 
 def test_of_a_large_input_no_more_than_a_band_is_told_at_a_time() -> None:
     x = torch.zeros(1, 1, 4000, 700)
-    bands = in_bands(Segment(Pointwise(2)).predict, x, [700, 700], 0.5)
+    bands = slabs(partial(probabilities, Segment(Pointwise(2))), x, [700, 700], 0.5)
     sizes = [said.shape[2] for _, said in bands]
     assert sum(sizes) == 4000
     assert max(sizes) <= 700
@@ -238,7 +252,9 @@ def test_of_a_large_input_no_more_than_a_band_is_told_at_a_time() -> None:
 
 def test_views_are_turned_back_to_where_they_are() -> None:
     task, x = Segment(Pointwise(3)).eval(), torch.randn(2, 1, 4, 5)
-    torch.testing.assert_close(Viewed(task, "flip").predict(x), task.predict(x))
+    torch.testing.assert_close(
+        probabilities(TestTimeAugmented(task, "flip"), x), probabilities(task, x)
+    )
 
 
 def test_the_middle_of_a_window_weighs_most() -> None:
@@ -255,13 +271,13 @@ def test_the_middle_of_a_window_weighs_most() -> None:
         answer[:, 0, 2:6], answer[:, 1, :2], answer[:, 1, 6:] = 1, 1, 1
         return answer
 
-    blended = over_windows(by_window, torch.zeros(1, 1, 32), [8], 0.5)
+    blended = sliding_window(by_window, torch.zeros(1, 1, 32), [8], 0.5)
     assert bool((blended[0, 0, 2:-2] > 0.5).all())
 
 
 @pytest.mark.parametrize(("background", "first"), [("", "mean_iou"), ("sky", "dice")])
 def test_the_figure_that_a_task_is_judged_by_is_told_first(background: str, first: str) -> None:
     # progress shows the first figure of a log
-    task = Segment(Pointwise(2), classes=["sky", "road"], background=background)
+    task = Segment(Pointwise(2), class_names=["sky", "road"], background=background)
     found = evaluate(task, [random_scene(3, k=2)])
-    assert next(iter(found)) == task.scores[0] == first
+    assert next(iter(found)) == task.metrics[0] == first

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,24 @@ from torch.nn import functional
 from plusx import run as runs
 from plusx import store
 from plusx.cli import run as command
+from plusx.data.batch import Batch
+from plusx.data.instance_mask import InstanceMask
+from plusx.data.prediction import Detections, PositionProbabilities, Prediction, labels_at_size
 from plusx.data.sample import Preprocessing, Source
-from plusx.data.truth import Boxes, Outline
-from plusx.explain.places import places_cam, presence
+from plusx.data.truth import Boxes
+from plusx.explain.places import places_cam
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.recipe import parse_recipe
 from plusx.report.seen import read_seen, seen_page
 from plusx.run import drawing
-from plusx.run.evaluation import Viewed
-from plusx.run.seeing import Truths, coco, run_lengths, see
-from plusx.run.telling import TOGETHER, answers, mask_of
+from plusx.run.dense_inference import MAX_POSITIONS, predict_images
+from plusx.run.dense_predictions import GroundTruth, coco, predict_dense
 from plusx.run.volumes import asked_of
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
+from plusx.tasks.tta import TestTimeAugmented
 from plusx.weights import write_weights
 
 
@@ -70,11 +74,11 @@ lr = 0.01
 
 [schedule]
 kind = "cosine"
-warm_up = 0.1
+warmup = 0.1
 
 [evaluate]
 every = 8
-views = "flip"
+tta = "flip"
 """
 
 
@@ -132,18 +136,18 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
 @pytest.mark.slow
 def test_a_run_learns_where_things_are(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = said(["evaluate", str(trained), "--json"], capsys)
-    assert told["scores"][0] == "dice"
-    assert told["views"] == "flip"
+    assert told["metrics"][0] == "dice"
+    assert told["tta"] == "flip"
     assert [row["label"] for row in told["per_class"]] == ["ground", "disc", "bar"]
     # the classes differ in colour, so a trained network is far above what an untrained one has
     assert told["dice"] > 0.7
     assert told["mean_iou"] > 0.6
     assert told["positions"] == 4 * 30 * 40
-    one = said(["evaluate", str(trained), "--json", "--views", "one"], capsys)
-    assert one["views"] == "one"
+    one = said(["evaluate", str(trained), "--json", "--tta", "none"], capsys)
+    assert one["tta"] == "none"
     assert one["loss"] != told["loss"]
-    assert command(["evaluate", str(trained), "--views", "flip-shift"]) == 2
-    assert "allowed is one or flip" in capsys.readouterr().err
+    assert command(["evaluate", str(trained), "--tta", "flip-shift"]) == 2
+    assert "allowed is none or flip" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -158,15 +162,15 @@ def test_predictions_are_drawn_beside_image_and_truth(
     told = said(["predict", str(trained), *paths, "--out", str(out), "--json"], capsys)
     first, wide = told["predictions"]
     assert [each["path"] for each in told["failed"]] == [paths[2]]
-    assert first["truth"]["dice"] > 0.5
-    assert "truth" not in wide
+    assert first["ground_truth"]["dice"] > 0.5
+    assert "ground_truth" not in wide
     assert wide["size"] == [50, 90]
-    assert sum(wide["shares"].values()) == pytest.approx(1)
+    assert sum(wide["class_fractions"].values()) == pytest.approx(1)
     found = pixels(out / wide["mask"])
     assert found.shape == (50, 90)
     assert (found == mask)[1:-1].mean() > 0.8
     shares = np.bincount(found.ravel(), minlength=3) / found.size
-    assert list(wide["shares"].values()) == pytest.approx(shares.tolist())
+    assert list(wide["class_fractions"].values()) == pytest.approx(shares.tolist())
     beside = [pixels(out / row["side_by_side"]).shape for row in told["predictions"]]
     assert beside[0][1] > 2.5 * beside[0][0] * 40 / 32  # image, what is told, truth
     assert beside[1][1] < 2.5 * beside[1][0] * 90 / 50
@@ -185,7 +189,7 @@ def test_the_report_shows_validation_images(trained: Path) -> None:
     assert "Some of the validation images" in page
     assert page.count("data:image/png;base64,") == 4
     told = store.read_json(trained / "seen" / "predictions.json")["predictions"]
-    assert all(row["truth"]["dice"] > 0.5 for row in told)
+    assert all(row["ground_truth"]["dice"] > 0.5 for row in told)
     told[0]["side_by_side"] = "../../secret.png"
     store.write_json(trained / "seen" / "predictions.json", {"predictions": told})
     with pytest.raises(ValueError, match="no picture of a prediction"):
@@ -196,7 +200,7 @@ def test_the_report_shows_validation_images(trained: Path) -> None:
 def test_the_truth_of_test_images_is_a_use_of_the_test_set(trained: Path, data: Path) -> None:
     run = runs.load_run(trained)
     told = runs.predict(run, [data / "test"])
-    assert all("truth" in row for row in told["predictions"])
+    assert all("ground_truth" in row for row in told["predictions"])
     assert told["test_uses"] == 1
     (trained / "test_uses.jsonl").unlink()
 
@@ -204,10 +208,10 @@ def test_the_truth_of_test_images_is_a_use_of_the_test_set(trained: Path, data: 
 @pytest.mark.slow
 def test_the_weights_alone_tell_the_same(trained: Path, data: Path) -> None:
     path = data / "val" / "1.png"
-    whole = runs.predict(runs.load_run(trained), [path], views="one")
+    whole = runs.predict(runs.load_run(trained), [path], tta="none")
     alone = runs.predict(runs.load_run(trained / "model.safetensors"), [path])
     assert alone["classes"] == whole["classes"]
-    assert alone["predictions"][0]["shares"] == whole["predictions"][0]["shares"]
+    assert alone["predictions"][0]["class_fractions"] == whole["predictions"][0]["class_fractions"]
 
 
 @pytest.mark.slow
@@ -239,7 +243,7 @@ def test_images_are_judged_as_the_weights_that_it_began_with_expect_them(
     known = Preprocessing((32, 32), 3, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
     write_weights(weights, first, model="resnet20", preprocessing=known.to_dict())
     text = RECIPE.format(path=data).replace('"resnet20"', f'"resnet20"\nweights = "{weights}"')
-    text = text.replace("epochs = 8", "epochs = 2").replace('views = "flip"', "")
+    text = text.replace("epochs = 8", "epochs = 2").replace('tta = "flip"', "")
     result = runs.train(parse_recipe(text), tmp_path / "run", progress=False)
     run = runs.load_run(tmp_path / "run")
     assert run.preprocessing.mean == (0.1, 0.2, 0.3)
@@ -276,7 +280,7 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
     assert not run.sized
     recorded = store.read_json(tmp_path / "any" / "result.json")["validation"]["confusion"]
     for size in (1, 3):
-        assert runs.evaluate(run, views="one", batch_size=size)["confusion"] == recorded, size
+        assert runs.evaluate(run, tta="none", batch_size=size)["confusion"] == recorded, size
     path = tmp_path / "sets" / "val" / "odd.png"
     told = runs.predict(run, [path], out=tmp_path / "out")
     assert told["predictions"][0]["size"] == [41, 67]
@@ -285,8 +289,8 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
     assert not alone.sized
     assert isinstance(alone.task, Segment)
     assert alone.task.window == (32, 32)
-    again = runs.predict(alone, [path], views="flip")
-    assert again["predictions"][0]["shares"] == told["predictions"][0]["shares"]
+    again = runs.predict(alone, [path], tta="flip")
+    assert again["predictions"][0]["class_fractions"] == told["predictions"][0]["class_fractions"]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +314,7 @@ def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, mes
 def test_shares_of_volumes_are_of_all_their_slices() -> None:
     shares = ({"ground": 1.0, "disc": 0.0}, {"ground": 0.5, "disc": 0.5})
     rows = [
-        {"path": "a", "size": [2, 2, deep], "label": "ground", "shares": each}
+        {"path": "a", "size": [2, 2, deep], "label": "ground", "class_fractions": each}
         for deep, each in zip((1, 3), shares, strict=True)
     ]
     page = seen_page(
@@ -380,17 +384,17 @@ def test_grad_cam_adds_up_where_all_is_linear() -> None:
 
 def test_run_lengths_are_cocos() -> None:
     plane = np.array([[0, 1], [0, 1], [1, 1]], bool)
-    assert run_lengths(Outline.of(plane), (3, 2)) == {"size": [3, 2], "counts": [2, 4]}
-    assert run_lengths(Outline.of(~plane), (3, 2)) == {"size": [3, 2], "counts": [0, 2, 4]}
-    assert run_lengths(Outline.of(np.zeros((2, 2), bool)), (2, 2))["counts"] == [4]
-    assert run_lengths(Outline.of(np.ones((2, 2), bool)), (2, 2))["counts"] == [0, 4]
+    assert InstanceMask.of(plane).run_lengths((3, 2)) == {"size": [3, 2], "counts": [2, 4]}
+    assert InstanceMask.of(~plane).run_lengths((3, 2)) == {"size": [3, 2], "counts": [0, 2, 4]}
+    assert InstanceMask.of(np.zeros((2, 2), bool)).run_lengths((2, 2))["counts"] == [4]
+    assert InstanceMask.of(np.ones((2, 2), bool)).run_lengths((2, 2))["counts"] == [0, 4]
 
 
 @pytest.mark.slow
 @given(arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6))))
 def test_run_lengths_lead_back_to_their_mask(plane: np.ndarray) -> None:
     height, width = plane.shape
-    counts = run_lengths(Outline.of(plane), (height, width))["counts"]
+    counts = InstanceMask.of(plane).run_lengths((height, width))["counts"]
     values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     assert (plane == values.reshape(width, height).T).all()
     assert all(counts[1:])
@@ -407,7 +411,7 @@ def test_masks_are_told_between_the_positions_as_torch_does(
     told = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(sum(seen) + sum(size)))
     inside = told[None, :, : seen[0], : seen[1]]
     whole = functional.interpolate(inside, size, mode="bilinear", align_corners=False)[0]
-    found = torch.from_numpy(mask_of(told, seen, size)).long()[None]
+    found = labels_at_size(told, seen, size).long()[None]
     assert bool((whole.gather(0, found)[0] >= whole.amax(0) - 1e-5).all())
 
 
@@ -418,10 +422,10 @@ class Brightness(Segment):
         super().__init__(torch.nn.Conv2d(3, 2, 1))
         self.asked: list[int] = []
 
-    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
-        self.asked.append(inputs.numel() // 3)
-        bright = (inputs.mean(1, keepdim=True) > 0).float()
-        return torch.cat([1 - bright, bright], 1)
+    def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
+        self.asked.append(batch.inputs.numel() // 3)
+        bright = (batch.inputs.mean(1, keepdim=True) > 0).float()
+        yield PositionProbabilities(torch.cat([1 - bright, bright], 1))
 
 
 def seeing(task: Segment, path: Path, size: tuple[int, int], sized: bool) -> runs.Run:
@@ -441,8 +445,8 @@ def test_large_images_are_told_and_drawn_within_bounds(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 2500, 3125), dtype=torch.uint8)
     image[:, :, :1500] //= 4
     named = ((f"{number}.png", image) for number in range(5))
-    told = see(run, task, named, Truths([]), out=tmp_path, batch_size=64)
-    assert max(task.asked) <= TOGETHER
+    told = predict_dense(run, task, named, GroundTruth([]), out=tmp_path, batch_size=64)
+    assert max(task.asked) <= MAX_POSITIONS
     assert len(task.asked) < 5  # and together where they are small enough
     row = told["predictions"][0]
     mask = pixels(tmp_path / row["mask"])
@@ -462,12 +466,12 @@ def test_a_mask_is_told_in_bands_as_it_is_told_whole(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 43, 60), dtype=torch.uint8)
     padded = torch.zeros(1, 3, 64, 64)
     padded[:, :, :43, :60] = run.preprocessing.normalise(image[None])
-    for asked in (task, Viewed(task, "flip")):
-        (answer,) = answers(run, asked, iter([("x.png", image)]), 8)
+    for asked in (task, TestTimeAugmented(task, "flip")):
+        (answer,) = predict_images(run, asked, iter([("x.png", image)]), 8)
         with torch.inference_mode():
-            whole = asked.predict(padded)[0, :, :43, :60].argmax(0)
-        assert answer.mask is not None
-        assert (answer.mask == whole.numpy()).all()
+            whole = asked.predict(Batch(padded)).tensors()["probabilities"]
+        labels = answer.prediction.tensors()["labels"][0]
+        assert torch.equal(labels.long(), whole[0, :, :43, :60].argmax(0))
 
 
 def test_coco_has_width_and_height() -> None:
@@ -511,7 +515,8 @@ def test_how_much_of_a_class_is_told() -> None:
     x = torch.zeros(1, 1, 2, 2)
     x[0, 0, 0] = 40
     x[0, 0, 1] = -40
-    assert presence(Segment(Fixed()).eval())(x).tolist() == [[0.5, 0.5]]
+    scores = Segment(Fixed()).eval().predict(Batch(x)).class_scores(2)
+    assert scores.tolist() == [[0.5, 0.5]]
 
 
 class Told(Task):
@@ -527,8 +532,10 @@ class Told(Task):
     def forward(self, batch: Any) -> Any:
         raise NotImplementedError
 
-    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.rows.expand(len(inputs), -1, -1)
+    def predict(self, batch: Batch) -> Detections:
+        rows = self.rows.expand(len(batch), -1, -1)
+        grids = rows[..., 6:].unflatten(2, (28, 28)) if rows.shape[2] > 6 else None
+        return Detections(rows[..., :4], rows[..., 4], rows[..., 5].long(), grids)
 
     def meters(self) -> list[Any]:
         return []
@@ -558,16 +565,15 @@ def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Pat
         preprocessing=run.preprocessing, paths=[str(path)], truth=Boxes([right]),
     )  # fmt: skip
     (tmp_path / "run").mkdir()
-    told = see(
-        run, task, iter([(str(path), image)] * 2), Truths([source]), out=tmp_path, batch_size=8
-    )
+    named = iter([(str(path), image)] * 2)
+    told = predict_dense(run, task, named, GroundTruth([source]), out=tmp_path, batch_size=8)
     first, second = told["predictions"]
     assert told["test_uses"] == 1
     assert [each["label"] for each in first["boxes"]] == ["b", "a"]
     assert first["boxes"][0]["box"] == [20, 4, 80, 56]  # cut to the image
     assert first["boxes"][1]["box"] == [10, 10, 40, 30]
     assert first["boxes"] == second["boxes"]
-    assert first["truth"]["boxes"] == [{"label": "a", "box": [12, 8, 40, 30]}]
+    assert first["ground_truth"]["boxes"] == [{"label": "a", "box": [12, 8, 40, 30]}]
     annotations = store.read_json(tmp_path / "coco.json")["annotations"]
     assert [each["bbox"] for each in annotations[:2]] == [[20, 4, 60, 52], [10, 10, 30, 20]]
     if masks:
@@ -577,7 +583,8 @@ def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Pat
         assert abs(inside - 30 * 20) < 60  # the border of a pasted mask is a matter of rounding
     drawn = pixels(tmp_path / first["side_by_side"])
     assert drawn.shape[1] > 3 * drawn.shape[0]  # image, what is told, truth
-    assert presence(task)(torch.zeros(2, 3, 30, 60))[0].tolist() == pytest.approx([0.4, 0.9])
+    scores = task.predict(Batch(torch.zeros(2, 3, 30, 60))).class_scores(2)
+    assert scores[0].tolist() == pytest.approx([0.4, 0.9])
 
 
 @pytest.mark.slow
@@ -595,7 +602,7 @@ def test_a_look_at_the_test_set_is_recorded_before_the_first_truth_is_told(
     def fails(*arguments: object) -> None:
         raise RuntimeError("no more power")
 
-    monkeypatch.setattr(Truths, "of", fails)
+    monkeypatch.setattr(GroundTruth, "of", fails)
     with pytest.raises(RuntimeError, match="no more power"):
         runs.predict(runs.load_run(trained), [data / "test", data / "val"])
     (line,) = (trained / "test_uses.jsonl").read_text(encoding="utf-8").splitlines()

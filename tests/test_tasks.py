@@ -55,27 +55,27 @@ def test_several_labels_are_questions_of_their_own():
         LOGITS, ROWS * 0.8 + 0.1, pos_weight=torch.tensor([1.0, 2.0, 3.0])
     )
     torch.testing.assert_close(task(Batch(LOGITS, ROWS)), expected)
-    torch.testing.assert_close(task.predict(LOGITS), LOGITS.double().sigmoid())
+    torch.testing.assert_close(task.predict(Batch(LOGITS)).probabilities, LOGITS.double().sigmoid())
     # (0, 0) right, (0, 1) right, (0, 2) right, row 1 all wrong, row 2 two wrong, row 3 one wrong
-    assert float(task.seen["error"]) == pytest.approx(6 / 12)
+    assert float(task.scalars["error"]) == pytest.approx(6 / 12)
 
 
 def test_what_was_seen_is_the_share_that_was_wrong_and_holds_no_graph():
     logits = LOGITS.clone().requires_grad_()
     task = classify()
     task(Batch(logits, CLASSES))
-    assert float(task.seen["error"]) == 0.5
-    assert not task.seen["error"].requires_grad
+    assert float(task.scalars["error"]) == 0.5
+    assert not task.scalars["error"].requires_grad
     task(Batch(logits, F.one_hot(CLASSES, 3).float()))
-    assert float(task.seen["error"]) == 0.5
+    assert float(task.scalars["error"]) == 0.5
 
 
 def test_probabilities_and_losses_are_float32_whatever_the_network_gives():
     task = classify()
     half = LOGITS.to(torch.bfloat16)
-    assert task.predict(half).dtype == torch.float32
+    assert task.predict(Batch(half)).probabilities.dtype == torch.float32
     assert task(Batch(half, CLASSES)).dtype == torch.float32
-    assert task.predict(LOGITS.double()).dtype == torch.float64
+    assert task.predict(Batch(LOGITS.double())).probabilities.dtype == torch.float64
 
 
 @pytest.mark.parametrize("wrong", [-100, -1, 3])
@@ -95,7 +95,7 @@ def test_a_class_number_out_of_range_is_refused(wrong):
         ({"multilabel": True}, CLASSES, "zeros and ones"),
         ({"multilabel": True}, ROWS + 1, "outside 0 to 1"),
         ({"multilabel": True}, ROWS * float("nan"), "outside 0 to 1"),
-        ({"class_weights": [1.0, 2.0]}, CLASSES, "2 numbers; the network tells 3"),
+        ({"class_weights": [1.0, 2.0]}, CLASSES, "2 numbers; the network has 3"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(options, targets, words):
@@ -109,7 +109,7 @@ def test_targets_that_do_not_fit_are_refused(options, targets, words):
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"class_weights": [1.0, -1.0]}, "finite"),
         ({"class_weights": [1.0, float("inf")]}, "finite"),
-        ({"class_weights": [1.0], "classes": ["a", "b"]}, "1 numbers for 2 classes"),
+        ({"class_weights": [1.0], "class_names": ["a", "b"]}, "1 numbers for 2 classes"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, words):
@@ -119,7 +119,7 @@ def test_options_that_make_no_sense_are_refused(options, words):
 
 def test_evaluation_merges_the_figures_over_batches():
     figures = evaluate(
-        classify(classes=["a", "b", "c"]),
+        classify(class_names=["a", "b", "c"]),
         [Batch(LOGITS[:3], CLASSES[:3]), Batch(LOGITS[3:], CLASSES[3:])],
     )
     assert figures["accuracy"] == 0.5
@@ -155,8 +155,8 @@ def test_half_precision_computes_in_halves_and_keeps_the_parameters_whole(precis
     loss.backward()
     assert seen == [getattr(torch, precision)]
     assert loss.dtype == net[0].weight.grad.dtype == net[0].weight.dtype == torch.float32
-    assert task.predict(LOGITS).dtype == torch.float32
-    assert set(task.seen) == {"error"}
+    assert task.predict(Batch(LOGITS)).probabilities.dtype == torch.float32
+    assert set(task.scalars) == {"error"}
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused():

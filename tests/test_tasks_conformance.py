@@ -16,7 +16,7 @@ from plusx.train.loop import evaluate, fit
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 from plusx.train.state import State
-from plusx.train.update import Descend, Update, averaged, descend
+from plusx.train.update import GradientStep, Update, with_ema
 
 
 class Small(nn.Module):
@@ -75,7 +75,7 @@ def begin(make: Callable[[nn.Module], Task], seed: int = 0) -> State:
     return State(task, make_optimizer(task, "sgd", lr=0.05, nesterov=True), seed=7)
 
 
-def train(state: State, until: int, rows: bool, update: Update = descend) -> list[float]:
+def train(state: State, until: int, rows: bool, update: Update | None = None) -> list[float]:
     batches = (draw(step, rows) for step in range(state.step, until))
     return [report.loss for report in fit(state, batches, constant(0.05), update)]
 
@@ -104,7 +104,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make, rows, kind, tm
         task = make(small(seed))
         return State(task, make_optimizer(task, kind, decay_norms=False), seed=7)
 
-    update = averaged(Descend(clip=1.0))
+    update = with_ema(GradientStep(clip=1.0))
     whole = fresh(0)
     losses = train(whole, 8, rows, update)
 
@@ -144,7 +144,7 @@ def test_predictions_are_probabilities_and_evaluation_leaves_no_trace(make, rows
     assert figures["count"] == 32
     assert [module.training for module in state.task.modules()] == modes
     assert all(torch.equal(before[n], v) for n, v in state.task.state_dict().items())
-    predictions = state.task.eval().predict(draw(100).inputs)
+    predictions = state.task.eval().predict(draw(100)).tensors()["probabilities"]
     assert predictions.shape == (16, 4)
     assert predictions.is_floating_point()
     assert ((predictions >= 0) & (predictions <= 1)).all()

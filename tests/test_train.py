@@ -7,15 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.metrics.meter import Meter
 from plusx.tasks.classify import Classify
-from plusx.tasks.meters import Meter
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
 from plusx.train.loop import fit, reseed
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant, steps
 from plusx.train.state import State
-from plusx.train.update import Descend, Scaling, averaged, descend
+from plusx.train.update import GradientStep, Scaling, with_ema
 
 
 class Line(Task):
@@ -106,7 +106,7 @@ def test_a_clipped_gradient_has_the_norm_allowed_and_a_short_one_is_left_alone()
         state = begin(momentum=0.0, weight_decay=0.0)
         before = weights(state.task)
         g = slope(before, sample(0))
-        next(fit(state, [sample(0)], constant(0.1), Descend(clip=limit)))
+        next(fit(state, [sample(0)], constant(0.1), GradientStep(clip=limit)))
         expected = g * min(1, limit / np.linalg.norm(g))
         np.testing.assert_allclose((before - weights(state.task)) / 0.1, expected, rtol=1e-5)
 
@@ -116,16 +116,16 @@ def test_the_average_is_the_exponential_one_of_weights_and_statistics():
     state = State(task, make_optimizer(task))
     names = ["net.0.weight", "net.1.running_mean", "net.1.running_var"]
     expected = {n: task.state_dict()[n].double().numpy().copy() for n in names}
-    for report in fit(state, (images(s) for s in range(5)), constant(0.1), averaged(descend, 0.3)):
+    for report in fit(
+        state, (images(s) for s in range(5)), constant(0.1), with_ema(GradientStep(), 0.3)
+    ):
         d = min(0.3, report.step / (report.step + 9))
         for n in names:
             now = task.state_dict()[n].double().numpy()
             expected[n] = d * expected[n] + (1 - d) * now
-            np.testing.assert_allclose(
-                state.average.state_dict()[n], expected[n], rtol=2e-5, atol=1e-7
-            )
-    assert int(state.average.state_dict()["net.1.num_batches_tracked"]) == 5
-    assert not any(p.requires_grad for p in state.average.parameters())
+            np.testing.assert_allclose(state.ema.state_dict()[n], expected[n], rtol=2e-5, atol=1e-7)
+    assert int(state.ema.state_dict()["net.1.num_batches_tracked"]) == 5
+    assert not any(p.requires_grad for p in state.ema.parameters())
 
 
 @pytest.mark.parametrize("parts", [2, 5, 50])
@@ -135,10 +135,10 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(parts):
         task = Classify(convolutional(norm=False), class_weights=[1.0, 2.0, 0.5])
         state = State(task, make_optimizer(task, momentum=0.0, weight_decay=0.0))
         before = [p.detach().clone() for p in task.parameters()]
-        report = next(fit(state, [images()], constant(1.0), Descend(parts=count)))
+        report = next(fit(state, [images()], constant(1.0), GradientStep(accumulation_steps=count)))
         gradients.append([b - p.detach() for b, p in zip(before, task.parameters())])
         losses.append(report.loss)
-        errors.append(report.seen["error"])
+        errors.append(report.scalars["error"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert errors[1] == pytest.approx(errors[0])
     largest = max(float(g.abs().max()) for g in gradients[0])
@@ -215,7 +215,10 @@ def test_a_norm_in_evaluation_mode_stays_frozen_and_a_whole_task_in_it_does_not(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("update", [descend, Descend(clip=1.0, parts=2), averaged(descend)])
+@pytest.mark.parametrize(
+    "update",
+    [GradientStep(), GradientStep(clip=1.0, accumulation_steps=2), with_ema(GradientStep())],
+)
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(bad, update):
     state = begin(momentum=0.9)
     list(fit(state, (sample(s) for s in range(2)), constant(0.1), update))
@@ -241,13 +244,13 @@ def test_a_gradient_that_is_not_finite_is_not_clipped_into_the_weights():
     state = begin(task=Root())
     before = weights(state.task)
     with pytest.raises(FloatingPointError, match="norm of the gradient"):
-        next(fit(state, [sample(0)], constant(0.1), Descend(clip=1.0)))
+        next(fit(state, [sample(0)], constant(0.1), GradientStep(clip=1.0)))
     assert weights(state.task).tobytes() == before.tobytes()
 
 
 def test_scaling_leaves_a_sound_gradient_as_it_is_to_the_bit():
     results = []
-    for update in (Descend(clip=1e6), Descend(clip=1e6, scaling=Scaling())):
+    for update in (GradientStep(clip=1e6), GradientStep(clip=1e6, scaling=Scaling())):
         state = begin(task=Line(dtype=torch.float32))
         list(fit(state, (sample(s, dtype=torch.float32) for s in range(4)), constant(0.1), update))
         results.append(weights(state.task).tobytes())
@@ -256,7 +259,7 @@ def test_scaling_leaves_a_sound_gradient_as_it_is_to_the_bit():
 
 def test_scaling_halves_on_overflow_leaves_the_step_out_and_doubles_after_patience():
     state = begin(task=Line(dtype=torch.float32), weight_decay=0.0)
-    update = Descend(scaling=Scaling(start=2.0**120, patience=3))
+    update = GradientStep(scaling=Scaling(start=2.0**120, patience=3))
     huge = Batch(torch.full((2, 3), 100.0), torch.full((2,), 1e6))
     before = weights(state.task)
     reports = fit(state, [huge] * 60, constant(1e-9), update)
@@ -288,7 +291,7 @@ def test_scaling_gives_up_where_no_scale_helps():
     state = begin(task=Root())
     before = weights(state.task)
     with pytest.raises(FloatingPointError, match="not finite at a loss scale of"):
-        list(fit(state, [sample(0)] * 99, constant(0.1), Descend(scaling=Scaling())))
+        list(fit(state, [sample(0)] * 99, constant(0.1), GradientStep(scaling=Scaling())))
     assert weights(state.task).tobytes() == before.tobytes()
     assert state.step < 40
 
@@ -297,7 +300,7 @@ def test_float16_learns_on_this_machine():
     task = prepare(Classify(convolutional()), device="cpu", precision="float16")
     state = State(task, make_optimizer(task))
     losses = [
-        r.loss for r in fit(state, [images()] * 15, constant(0.05), Descend(scaling=Scaling()))
+        r.loss for r in fit(state, [images()] * 15, constant(0.05), GradientStep(scaling=Scaling()))
     ]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -308,7 +311,9 @@ def test_reports_tell_the_step_the_rate_and_what_was_seen():
     reports = list(fit(state, (images(s) for s in range(4)), steps(0.1, [2])))
     assert [r.step for r in reports] == [1, 2, 3, 4]
     assert [r.lr for r in reports] == [0.1, 0.1, 0.01, 0.01]
-    assert all(set(r.seen) == {"error"} and isinstance(r.seen["error"], float) for r in reports)
+    assert all(
+        set(r.scalars) == {"error"} and isinstance(r.scalars["error"], float) for r in reports
+    )
     assert state.step == 4
 
 
@@ -404,9 +409,9 @@ def test_a_state_of_other_parameters_is_refused():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Descend(clip=0.0), "clip is 0.0"),
-        (lambda: Descend(parts=0), "parts is 0"),
-        (lambda: averaged(descend, 1.0), "decay is 1.0"),
+        (lambda: GradientStep(clip=0.0), "clip is 0.0"),
+        (lambda: GradientStep(accumulation_steps=0), "accumulation_steps is 0"),
+        (lambda: with_ema(GradientStep(), 1.0), "decay is 1.0"),
         (lambda: make_optimizer(Line(), "lamb"), "'lamb'; allowed are sgd, adamw"),
         (lambda: make_optimizer(Line().requires_grad_(False)), "nothing can be trained"),
     ],

@@ -95,7 +95,7 @@ def test_training_a_part_of_what_is_drawn_by_chance_is_said(
 @pytest.mark.slow
 def test_a_frozen_run_goes_on_where_it_was_stopped(before: Path, tmp_path: Path) -> None:
     """Depth rates and what is frozen are the recipe's, and the state is whole without them."""
-    said = ["net.train=1", "optim.depth_rate=0.5", "checkpoint.every_steps=1", "epochs=2"]
+    said = ["net.train=1", "optim.layer_decay=0.5", "checkpoint.every_steps=1", "epochs=2"]
     whole = train(_begun(before, *said), tmp_path / "whole", progress=False)
     half = _begun(before, *said)
     trainer = prepared(half, tmp_path / "cut", World())
@@ -157,11 +157,11 @@ def test_groups_of_the_optimizer_have_the_rates_of_their_depth() -> None:
     net = create_model("resnet20", seed=0)
     rates = rates_by_depth(net, 0.5)
     named = {parameter: rates[name] for name, parameter in net.named_parameters()}
-    optimizer = make_optimizer(Classify(net), decay_norms=False, rates=named)
+    optimizer = make_optimizer(Classify(net), decay_norms=False, lr_scales=named)
     seen = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            assert group["rate"] == named[parameter]
+            assert group["lr_scale"] == named[parameter]
             seen += 1
     assert seen == len(named)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 1e-4}
@@ -202,7 +202,7 @@ def test_a_folder_stands_for_the_weights_in_it(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_freezes_is_written_and_read_again() -> None:
-    recipe = _recipe("net.train=2", "optim.depth_rate=0.5", "data.classes=[1,2]")
+    recipe = _recipe("net.train=2", "optim.layer_decay=0.5", "data.classes=[1,2]")
     assert parse_recipe(to_toml(recipe)) == recipe
 
 

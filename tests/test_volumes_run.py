@@ -11,17 +11,19 @@ import pytest
 import torch
 
 from plusx import cli
+from plusx.data.batch import Batch
+from plusx.data.prediction import PositionProbabilities
 from plusx.data.scans import read_scan
 from plusx.data.space import affine_of, orientation_of, turn_to
 from plusx.grammar.heads import UNet
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.metrics.segmentation import SurfaceDistanceMeter, hd95
 from plusx.nn.dense import Dense
 from plusx.nn.network import Network
 from plusx.report import write_report
 from plusx.run import load_run, parts
 from plusx.run.examples import draw_examples
 from plusx.run.folder import test_uses as uses_of
-from plusx.tasks.surface_distance import SurfaceDistance, hd95
 from volume_files import write_nifti, write_series
 
 
@@ -206,8 +208,8 @@ def test_the_truth_of_known_volumes_stands_beside_them(
 ) -> None:
     path = home / "set" / "images" / "case7"
     (row,) = told(capsys, "predict", str(trained), str(path))["predictions"]
-    assert row["truth"]["dice"] > 0.7
-    assert row["truth"]["hd95"] < 20
+    assert row["ground_truth"]["dice"] > 0.7
+    assert row["ground_truth"]["hd95"] < 20
 
 
 def a_network(ndim: int) -> Network:
@@ -261,16 +263,16 @@ def test_distances_are_of_surfaces_and_in_mm() -> None:
 
 
 def test_a_class_that_is_missed_is_counted_and_has_no_distance() -> None:
-    meter = SurfaceDistance((1.0, 1.0, 1.0), ("none", "a", "b"), 0)
+    meter = SurfaceDistanceMeter((1.0, 1.0, 1.0), ("none", "a", "b"), 0)
     right = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
     right[0, 1, 1, 1], right[0, 3] = 1, 255
     probabilities = torch.zeros(1, 3, 4, 4, 4)
     probabilities[:, 0] = 1
-    meter.update(probabilities, right)
+    meter.update(PositionProbabilities(probabilities), Batch(right, right))
     assert meter.compute()["hd95"] is None
     assert meter.compute()["hd95_missed"] == 1
     probabilities[0, 1, 1, 1, 2], probabilities[0, 2, 3] = 2, 2  # the latter is not judged
-    meter.update(probabilities, right)
+    meter.update(PositionProbabilities(probabilities), Batch(right, right))
     assert meter.compute()["hd95"] == 1
     assert [row["missed"] for row in meter.compute()["hd95_per_class"]] == [1, 0]
 
@@ -309,7 +311,7 @@ def test_volumes_that_lie_in_no_file_are_drawn_for_the_report(trained: Path) -> 
     rows = json.loads((trained / "seen" / "predictions.json").read_text())["predictions"]
     assert len(rows) == 2
     for row in rows:
-        assert row["truth"]["dice"] > 0.7
+        assert row["ground_truth"]["dice"] > 0.7
         assert (trained / "seen" / row["side_by_side"]).is_file()
     assert "Some of the validation images" in write_report(trained).read_text()
 

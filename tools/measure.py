@@ -48,7 +48,7 @@ def measure(
         return _compared(name, recipe, overrides, split, work)
     split = "test" if recipe.data.validation == 0 else split
     runs = [_run(replace(recipe, seed=seed), work / f"{name}-seed{seed}", split) for seed in seeds]
-    key = runs[0]["result"]["scores"][0]
+    key = runs[0]["result"]["metrics"][0]
     found = [run["figures"][key] for run in runs]
     environment = runs[0]["environment"]
     return {
@@ -167,7 +167,7 @@ def _compared(
     tested = ["--split", "test"] if split == "test" else []
     command = shlex.join(["plusx", "compare", name, *overrides, *tested])
     found = compare(recipe, work / name, split=split, command=command)
-    key = found["scores"][0]
+    key = found["metrics"][0]
     one_run = next((work / name / "runs").iterdir())
     environment = store.read_json(one_run / "environment.json")
     return {

@@ -50,7 +50,7 @@ def table(group: str) -> str:
 
 
 def _row(found: Mapping[str, Any]) -> str:
-    key = found["scores"][0]
+    key = found["metrics"][0]
     rows = {row["name"].startswith("plain"): row for row in found["rows"]}
     residual, plain = rows[False], rows[True]
     apart = [one - other for one, other in zip(residual[key]["seeds"], plain[key]["seeds"])]

@@ -64,7 +64,7 @@ class _Contender:
 
     def answer(self, count: int) -> None:
         with torch.inference_mode():
-            self.task.predict(self.batch.inputs[:count])
+            self.task.predict(Batch(self.batch.inputs[:count]))
 
     def step(self) -> None:
         next(self.steps)

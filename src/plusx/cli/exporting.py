@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plusx.cli.shell import Json, about, app, print_json, tell
+from plusx.cli.shell import Json, OnUnreadable, about, app, print_json, tell
 
 
 @app.command(
@@ -32,9 +32,7 @@ def export(
     data: Annotated[
         str | None, about("Images for --int8: a set's name, a folder or a CSV. Default: the run's.")
     ] = None,
-    on_unreadable: Annotated[
-        Literal["error", "skip"], about("What to do with files in ruins.")
-    ] = "error",
+    on_unreadable: OnUnreadable = "error",
     as_json: Json = False,
 ) -> None:
     """Write an ONNX file, checked against torch, that `plusx predict` and others run."""

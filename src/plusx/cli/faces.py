@@ -1,17 +1,17 @@
 """The commands that know people again."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from plusx.cli.shell import Device, Json, about, app, opened, print_json, tell
+from plusx.cli.shell import Device, Json, OnUnreadable, about, app, opened, print_json, tell
 from plusx.errors import UserError
 
 
 @app.command(
     help_epilogue="Examples:\n  plusx enroll runs/faces-verify staff --to gallery\n"
-    "  plusx enroll runs/faces-verify staff --to gallery --false-accepts .001 --strangers visitors"
+    "  plusx enroll runs/faces-verify staff --to gallery --far .001 --impostors visitors"
 )
 def enroll(
     trained: Annotated[str, Parameter(name="RUN", help="A run of embeddings: its folder.")],
@@ -19,19 +19,18 @@ def enroll(
     /,
     *,
     to: Annotated[Path, about("The gallery: a new folder.")],
-    false_accepts: Annotated[
+    far: Annotated[
         float | None,
         about(
-            "The share of strangers that may be taken for somebody. Default: as the recipe says."
+            "False-accept rate: the fraction of impostors that may be accepted. Default: that of "
+            "the recipe."
         ),
     ] = None,
-    strangers: Annotated[
+    impostors: Annotated[
         Path | None,
-        about("A folder of people to be refused. Default: those who validated the run."),
+        about("A folder of people to be refused. Default: those of the validation split."),
     ] = None,
-    on_unreadable: Annotated[
-        Literal["error", "skip"], about("What to do with files in ruins.")
-    ] = "error",
+    on_unreadable: OnUnreadable = "error",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -42,8 +41,8 @@ def enroll(
         opened(trained, None),
         folder,
         to,
-        false_accept_rate=false_accepts,
-        strangers=strangers,
+        far=far,
+        impostors=impostors,
         on_unreadable=on_unreadable,
         device=device,
     )
@@ -55,7 +54,7 @@ def enroll(
     print(
         f"{result['gallery']}: {result['people']:,} people by {result['pictures']:,} pictures\n"
         f"  accepted from a score of {result['threshold']:.4f}: {result['false_accepts']:,} of "
-        f"{result['trials']:,} pictures of strangers are ({result['false_accept_rate']:.2%} may be)"
+        f"{result['trials']:,} pictures of impostors are ({result['false_accept_rate']:.2%} may be)"
     )
     if result["true_accept_rate"] is not None:
         print(f"  enrolled pictures told by the person's others: {result['true_accept_rate']:.1%}")

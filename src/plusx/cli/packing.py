@@ -1,11 +1,11 @@
 """The command that packs a folder of images."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from plusx.cli.shell import Json, about, app, print_json, tell
+from plusx.cli.shell import Json, OnUnreadable, about, app, print_json, tell
 
 
 @app.command(
@@ -23,9 +23,7 @@ def pack(
         int | None,
         about("Of the shorter side that is kept. Default: what evaluation at --size scales to."),
     ] = None,
-    on_unreadable: Annotated[
-        Literal["error", "skip"], about("What to do with files in ruins.")
-    ] = "error",
+    on_unreadable: OnUnreadable = "error",
     threads: Annotated[int, about("That decode; 0 is one a core.")] = 0,
     as_json: Json = False,
 ) -> None:

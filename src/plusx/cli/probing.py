@@ -1,11 +1,11 @@
 """The command that asks what a network's embeddings tell."""
 
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plusx.cli.shell import Device, Json, about, app, opened, print_json
+from plusx.cli.shell import Device, Json, OnUnreadable, about, app, opened, print_json
 
 
 @app.command(
@@ -26,9 +26,7 @@ def probe(
     split: Annotated[str, about("validation or test; a use of test is recorded.")] = "validation",
     neighbours: Annotated[int, about("That vote.")] = 20,
     images: Annotated[int, about("That are learned from at most.")] = 10_000,
-    on_unreadable: Annotated[
-        Literal["error", "skip"], about("What to do with files in ruins.")
-    ] = "error",
+    on_unreadable: OnUnreadable = "error",
     batch_size: Annotated[int, about("Images at a time.")] = 128,
     workers: Annotated[int, about("Processes that decode files.")] = 0,
     device: Device = "auto",

@@ -32,12 +32,16 @@ Json = Annotated[
 ]
 RecipeName = Annotated[str, about("A recipe that comes with plusx, or a TOML file.")]
 Overrides = Annotated[str, about("KEY=VALUE changes a field: seed=1 epochs=5 optim.lr=0.05 ...")]
-Views = Annotated[
-    Literal["one", "flip", "flip-shift"] | None,
+TtaOption = Annotated[
+    Literal["none", "flip", "flip-shift"] | None,
     about(
-        "flip: the mean over an image and its mirror image. flip-shift: also over both moved by a "
-        "pixel, six in all. Default: as the recipe says."
+        "Test-time augmentation. flip: the mean over an image and its mirror image. flip-shift: "
+        "also over both moved by a pixel, six views in all. Default: that of the recipe."
     ),
+]
+OnUnreadable = Annotated[
+    Literal["error", "skip"],
+    about("What to do with unreadable files: stop, or skip and list them."),
 ]
 Device = Annotated[str, about("auto, cpu, cuda, cuda:1 or mps.")]
 

@@ -83,7 +83,7 @@ def train(
         title, trained = "train AUROC", f"{area:.3f} "
     print(f"  {title:14} {trained}({result['steps']:,} steps)")
     if result["validation"] is not None:
-        scores = result.get("scores", ())
+        scores = result.get("metrics", ())
         print(f"  validation     {figures_line(result['validation'], scores)}")
     print(f"  report         {report}")
 

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from plusx.cli.shell import (
     Device,
     Json,
-    Views,
+    OnUnreadable,
+    TtaOption,
     about,
     app,
     command,
@@ -43,10 +44,8 @@ def evaluate(
     split: Annotated[str, about("validation, test, train or all; a use of test is recorded.")] = (
         "validation"
     ),
-    views: Views = None,
-    on_unreadable: Annotated[
-        Literal["error", "skip"], about("What to do with files in ruins.")
-    ] = "error",
+    tta: TtaOption = None,
+    on_unreadable: OnUnreadable = "error",
     batch_size: Annotated[int, about("Images at a time.")] = 128,
     workers: Annotated[int, about("Processes that decode files.")] = 0,
     device: Device = "auto",
@@ -59,7 +58,7 @@ def evaluate(
         opened(trained, weights),
         data=data,
         split=split,
-        views=views,
+        tta=tta,
         on_unreadable=on_unreadable,
         batch_size=batch_size,
         workers=workers,
@@ -68,7 +67,7 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    print(f"{result['data']} {result['split']}: {figures_line(result, result['scores'])}")
+    print(f"{result['data']} {result['split']}: {figures_line(result, result['metrics'])}")
     if result.get("per_class"):
         from plusx.report.metrics import class_rows
 
@@ -141,7 +140,7 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
 
 @app.command(
     help_epilogue="Examples:\n  plusx predict runs/photos holiday.jpg\n"
-    "  plusx predict runs/photos new-photos --out answers --views flip\n"
+    "  plusx predict runs/photos new-photos --out answers --tta flip\n"
     "  plusx predict model.safetensors *.png --json\n"
     "  plusx predict model.onnx *.png"
 )
@@ -156,7 +155,7 @@ def predict(
         Path | None,
         about("Where predictions.json and .csv go; masks and boxes are drawn there too."),
     ] = None,
-    views: Views = None,
+    tta: TtaOption = None,
     batch_size: Annotated[int, about("Images at a time.")] = 64,
     device: Device = "auto",
     as_json: Json = False,
@@ -167,7 +166,7 @@ def predict(
     from plusx import run
 
     result = run.predict(
-        opened(trained, None), paths, out=out, views=views, batch_size=batch_size, device=device
+        opened(trained, None), paths, out=out, tta=tta, batch_size=batch_size, device=device
     )
     for each in result["failed"]:
         print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)

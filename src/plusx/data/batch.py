@@ -1,9 +1,12 @@
 """A batch: inputs and targets, the only thing a task ever sees of the data."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from types import MappingProxyType
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from plusx.errors import UserError
@@ -13,29 +16,36 @@ from plusx.errors import UserError
 class Batch:
     """Inputs and targets of n samples.
 
-    Targets are, by the task,
+    Targets depend on the task:
 
-    class numbers (n,) as int64; for several labels a sample and for mixed batches one number a
-        class (n, k) as float32;
-    the class of every position (n, *s) as uint8, where 255 is not judged;
-    boxes (n, m, 7) as float32: left, top, right, bottom in pixels of the input, class, crowd (1
-        or 0), and scale, the pixels of the input a pixel of the image as it is stored. Every
-        image has at least one row, and rows that stand for no box have class -1.
+    class numbers (n,) as int64; for several labels a sample and for mixed batches one probability
+        a class (n, k) as float32;
+    the class of every position (n, *s) as uint8, where 255 is ignored;
+    boxes (n, m, 6) as float32: left, top, right, bottom in pixels of the input, class, and crowd
+        (1 or 0). Every image has at least one row; rows of class -1 stand for no box.
 
-    `masks` are those of boxes that have some: 1 within, 0 without.
+    `targets` is None where nothing is known, as in prediction. `lengths` says how much of a padded
+    sequence is input. `extras` are more tensors whose first dimension is the batch:
+
+    masks         (n, m, h, w) uint8, the instance masks of the boxes: 1 inside, 0 outside;
+    scale         (n,) float32, pixels of the input per pixel of the stored image;
+    content_size  (n, 2) int64, height and width of the image within the padded input;
+    stored_size   (n, 2) int64, height and width of the image as it is stored.
     """
 
     inputs: Shaped[Tensor, "n ..."]
-    targets: Shaped[Tensor, "n ..."]
-    masks: UInt8[Tensor, "n m h w"] | None = None
+    targets: Shaped[Tensor, "n ..."] | None = None
+    lengths: Int[Tensor, "n"] | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     @property
-    def truth(self) -> tuple[Tensor, ...]:
-        """What predictions are compared with: the targets, and masks where there are some."""
-        return (self.targets,) if self.masks is None else (self.targets, self.masks)
+    def known_targets(self) -> Shaped[Tensor, "n ..."]:
+        """The targets of a batch that is trained on or evaluated."""
+        assert self.targets is not None, "the batch has no targets"
+        return self.targets
 
     def to(self, device: str | torch.device, channels_last: bool = False) -> "Batch":
         """The batch on another device; `channels_last` lays images and volumes out that way."""
@@ -45,21 +55,45 @@ class Batch:
             inputs = inputs.to(device, non_blocking=True, memory_format=layout)
         else:
             inputs = inputs.to(device, non_blocking=True)
-        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
-        return type(self)(inputs, self.targets.to(device, non_blocking=True), masks)
+        targets, lengths = (
+            None if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in (self.targets, self.lengths)
+        )
+        extras = {
+            name: tensor.to(device, non_blocking=True) for name, tensor in self.extras.items()
+        }
+        return Batch(inputs, targets, lengths, extras)
 
-    def split(self, parts: int) -> "list[Batch]":
-        """At most `parts` batches of nearly equal length, in order, none of them empty."""
-        if parts < 1:
-            raise UserError(f"a batch can be split into 1 part or more, not {parts}")
-        parts = min(parts, len(self))
-        inputs, targets = self.inputs.tensor_split(parts), self.targets.tensor_split(parts)
-        masks = [None] * parts if self.masks is None else self.masks.tensor_split(parts)
-        return [type(self)(*part) for part in zip(inputs, targets, masks)]
+    def pin(self) -> "Batch":
+        """The batch in pinned memory, from which copies to a GPU overlap with computation."""
+        return replace(
+            self,
+            inputs=self.inputs.pin_memory(),
+            targets=None if self.targets is None else self.targets.pin_memory(),
+            lengths=None if self.lengths is None else self.lengths.pin_memory(),
+            extras={name: tensor.pin_memory() for name, tensor in self.extras.items()},
+        )
+
+    def split(self, count: int) -> "list[Batch]":
+        """At most `count` batches of nearly equal length, in order, none of them empty."""
+        if count < 1:
+            raise UserError(f"a batch can be split into 1 part or more, not {count}")
+        count = min(count, len(self))
+        targets, lengths = (
+            repeat(None) if tensor is None else tensor.tensor_split(count)
+            for tensor in (self.targets, self.lengths)
+        )
+        extras = {name: tensor.tensor_split(count) for name, tensor in self.extras.items()}
+        return [
+            Batch(*tensors, {name: chunks[index] for name, chunks in extras.items()})
+            for index, tensors in enumerate(
+                zip(self.inputs.tensor_split(count), targets, lengths, strict=False)
+            )
+        ]
 
 
 def class_shares(targets: Tensor, num_classes: int) -> Float[Tensor, "n k"]:
-    """Targets as one number a class (n, k): class numbers become one-hot rows."""
+    """Targets as one probability a class (n, k): class numbers become one-hot rows."""
     if targets.ndim == 2:
         return targets.to(torch.float32)
     return torch.nn.functional.one_hot(targets, num_classes).to(torch.float32)

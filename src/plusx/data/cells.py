@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float64, UInt8
 
 from plusx.data.draws import Draws
+from plusx.data.instance_mask import InstanceMask
 from plusx.data.sample import Preprocessing, Source, Split, as_split
-from plusx.data.truth import Boxes, Outline
+from plusx.data.truth import Boxes
 
 
 CLASSES = ("disc", "rod")
@@ -55,12 +56,12 @@ def open_cells(
 
 
 @lru_cache(maxsize=4)
-def _rendered(split: Split) -> list[tuple[Image, np.ndarray, tuple[Outline, ...]]]:
+def _rendered(split: Split) -> list[tuple[Image, np.ndarray, tuple[InstanceMask, ...]]]:
     place = list(COUNTS).index(split)
     return [rendered(place, index) for index in range(COUNTS[split])]
 
 
-def rendered(split: int, index: int) -> tuple[Image, np.ndarray, tuple[Outline, ...]]:
+def rendered(split: int, index: int) -> tuple[Image, np.ndarray, tuple[InstanceMask, ...]]:
     """One image, its boxes, and their masks."""
     draws = Draws.of(split, 0, np.array([index]))
 
@@ -92,7 +93,7 @@ def rendered(split: int, index: int) -> tuple[Image, np.ndarray, tuple[Outline, 
     for kind, inside in reversed(list(zip(kinds, insides))):
         seen = inside & ~covered
         covered |= inside
-        outline = Outline.of(seen)
+        outline = InstanceMask.of(seen)
         if seen.sum() < max(_SEEN * inside.sum(), 12):
             continue
         left, top = outline.left, outline.top

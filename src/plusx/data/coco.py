@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from plusx.data.image import DEFAULT_LIMIT, Picture, UnreadableImage, printable, read_regular
+from plusx.data.instance_mask import InstanceMask
 from plusx.data.scene_list import SPLITS, Mark, Problem, SceneEntry, SceneList
-from plusx.data.truth import Outline
 from plusx.errors import UserError
 
 
@@ -215,7 +215,7 @@ class _Reader:
             size = self._size_in_file(path)
         if told and size is not None:
             try:
-                found = Outline.of(_inside(told, size))
+                found = InstanceMask.of(_inside(told, size))
             except (ValueError, TypeError, LookupError, OverflowError) as error:
                 return f"its segmentation cannot be read: {error}"
             outline = found

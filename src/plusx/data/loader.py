@@ -303,8 +303,7 @@ class Loader:
                 PIXEL_STEPS[word.kind](pixels, word, Draws.of(self.seed, epoch, indices).at(place))
         if isinstance(made, Scenes):
             blank_outside(pixels, made.extents)
-            masks = None if made.masks is None else made.masks.to(self.device, non_blocking=True)
-            return Batch(pixels, made.targets.to(self.device, non_blocking=True), masks)
+            return Batch(pixels, made.targets, extras=made.extras).to(self.device)
         if isinstance(made, Patches):
             return Batch(pixels, made.targets.to(self.device, non_blocking=True))
         labels = self.source.labels

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from plusx.data.truth import Boxes, Masks, Outline
+from plusx.data.instance_mask import InstanceMask
+from plusx.data.truth import Boxes, Masks
 
 
 # pixels that touch at a corner are connected
@@ -25,7 +26,7 @@ def boxes_of(masks: Masks, chosen: Sequence[int], smallest: int, instances: bool
 
 def _boxes(
     mask: UInt8[np.ndarray, "h w"], chosen: Sequence[int], smallest: int, instances: bool
-) -> tuple[np.ndarray, list[Outline]]:
+) -> tuple[np.ndarray, list[InstanceMask]]:
     from scipy import ndimage  # it comes with scikit-learn
 
     rows, outlines = [], []
@@ -37,5 +38,5 @@ def _boxes(
             crowd = float(sizes[part] < smallest)
             rows.append((along.start, down.start, along.stop, down.stop, number, crowd))
             if instances:
-                outlines.append(Outline.of(parts == part))
+                outlines.append(InstanceMask.of(parts == part))
     return np.array(rows, np.float32).reshape(-1, 6), outlines

@@ -31,7 +31,7 @@ def mixup(alpha: float) -> Mix:
         share = _share(alpha, seed, step)
         others = _others(batch, seed, step)
         inputs = batch.inputs.lerp(batch.inputs[others], 1 - share)
-        targets = class_shares(batch.targets, num_classes)
+        targets = class_shares(batch.known_targets, num_classes)
         return Batch(inputs, targets.lerp(targets[others], 1 - share))
 
     return mixed
@@ -59,7 +59,7 @@ def cutmix(alpha: float) -> Mix:
         others = _others(batch, seed, step)
         inputs = batch.inputs.clone()
         inputs[tuple(window)] = batch.inputs[others][tuple(window)]
-        targets = class_shares(batch.targets, num_classes)
+        targets = class_shares(batch.known_targets, num_classes)
         return Batch(inputs, targets.lerp(targets[others], area))
 
     return mixed

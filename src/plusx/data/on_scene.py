@@ -39,6 +39,7 @@ class Scene:
     planes: the masks of the boxes, 1 within and 0 without; or one plane, the class of every pixel.
     outside: what a plane has where there is no image: 0, or 255 for "not judged".
     scale: pixels of the image as it now is to a pixel of the stored one.
+    stored_size: height and width of the stored image.
     """
 
     image: Num[Tensor, "c h w"]
@@ -46,6 +47,7 @@ class Scene:
     planes: UInt8[Tensor, "p h w"] | None = None
     outside: int = 0
     scale: float = 1.0
+    stored_size: Size = (0, 0)
 
     @property
     def size(self) -> Size:

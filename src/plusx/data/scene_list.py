@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from plusx.data.image import Picture, printable
-from plusx.data.truth import Outline
+from plusx.data.instance_mask import InstanceMask
 from plusx.errors import UserError
 
 
@@ -44,7 +44,7 @@ class Mark(NamedTuple):
     label: str
     corners: tuple[float, float, float, float]
     crowd: bool = False
-    outline: Outline | None = None
+    outline: InstanceMask | None = None
 
 
 @dataclass(frozen=True)

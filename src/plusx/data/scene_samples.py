@@ -31,8 +31,8 @@ class Scenes(NamedTuple):
 
     images: Num[Tensor, "n c h w"]
     extents: Int64[Tensor, "n 2"]
-    targets: Float32[Tensor, "n m 7"] | UInt8[Tensor, "n h w"]
-    masks: UInt8[Tensor, "n m h w"] | None
+    targets: Float32[Tensor, "n m 6"] | UInt8[Tensor, "n h w"]
+    extras: dict[str, Tensor]  # as Batch has them
 
 
 class SceneSamples(Dataset[Scene | Failure]):
@@ -110,12 +110,14 @@ class SceneSamples(Dataset[Scene | Failure]):
                 raise UnreadableImage(
                     f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}"
                 )
-            return Scene(pixels, _NO_BOXES, torch.from_numpy(mask)[None], NOT_JUDGED)
+            plane = torch.from_numpy(mask)[None]
+            return Scene(pixels, _NO_BOXES, plane, NOT_JUDGED, stored_size=size)
         assert isinstance(truth, Boxes)
         rows = truth.rows[index]
         if truth.outlines is None:
-            return Scene(pixels, rows)
-        return Scene(pixels, rows, torch.from_numpy(truth.planes(index, size)))
+            return Scene(pixels, rows, stored_size=size)
+        planes = torch.from_numpy(truth.planes(index, size))
+        return Scene(pixels, rows, planes, stored_size=size)
 
     def collate(self, samples: Sequence[Scene | Failure]) -> Scenes | Failure:
         """All in one batch, or the first that failed."""
@@ -129,9 +131,17 @@ class SceneSamples(Dataset[Scene | Failure]):
         for place, scene in zip(images, scenes):
             place[:, : scene.size[0], : scene.size[1]] = scene.image
         extents = torch.tensor([scene.size for scene in scenes], dtype=torch.int64)
+        extras = {
+            "content_size": extents,
+            "stored_size": torch.tensor([scene.stored_size for scene in scenes]),
+            "scale": torch.tensor([scene.scale for scene in scenes], dtype=torch.float32),
+        }
         if isinstance(self.source.truth, Masks):
-            return Scenes(images, extents, _classes(scenes, size), None)
-        return Scenes(images, extents, _rows(scenes), _masks(scenes, size))
+            return Scenes(images, extents, _classes(scenes, size), extras)
+        masks = _masks(scenes, size)
+        if masks is not None:
+            extras["masks"] = masks
+        return Scenes(images, extents, _rows(scenes), extras)
 
 
 def blank_outside(pixels: Float32[Tensor, "n c h w"], extents: Int64[Tensor, "n 2"]) -> None:
@@ -165,13 +175,12 @@ def _classes(scenes: list[Scene], size: tuple[int, int]) -> UInt8[Tensor, "n h w
     return made
 
 
-def _rows(scenes: list[Scene]) -> Float32[Tensor, "n m 7"]:
+def _rows(scenes: list[Scene]) -> Float32[Tensor, "n m 6"]:
     most = max(1, *(len(scene.boxes) for scene in scenes))
-    made = np.zeros((len(scenes), most, 7), np.float32)
+    made = np.zeros((len(scenes), most, 6), np.float32)
     made[:, :, 4] = -1
     for place, scene in zip(made, scenes):
-        place[: len(scene.boxes), :6] = scene.boxes
-        place[:, 6] = scene.scale
+        place[: len(scene.boxes)] = scene.boxes
     return torch.from_numpy(made)
 
 

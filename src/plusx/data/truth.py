@@ -9,15 +9,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from plusx.data.image import DEFAULT_LIMIT, Picture, UnreadableImage, read_regular
+from plusx.data.instance_mask import InstanceMask
 
 
 # the number in a mask of what is not judged
@@ -31,44 +31,12 @@ Planes = UInt8[np.ndarray, "_ _ _"]
 Colour = tuple[int, int, int]
 
 
-class Outline(NamedTuple):
-    """The mask of one thing: the window of the image that holds all of it, eight pixels a byte."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    bits: bytes
-
-    @classmethod
-    def of(cls, inside: Bool[np.ndarray, "h w"]) -> "Outline":
-        """The outline of the pixels that are true."""
-        down, along = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        if not len(down):
-            return cls(0, 0, 0, 0, b"")
-        top, left = int(down[0]), int(along[0])
-        window = inside[top : int(down[-1]) + 1, left : int(along[-1]) + 1]
-        height, width = window.shape
-        return cls(top, left, height, width, np.packbits(window).tobytes())
-
-    def draw(self, onto: Plane) -> None:
-        """Set the pixels of this thing to 1."""
-        window = onto[self.top : self.top + self.height, self.left : self.left + self.width]
-        window |= self.window()
-
-    def window(self) -> Plane:
-        """The pixels of the window: 1 within, 0 without."""
-        count = self.height * self.width
-        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=count)
-        return bits.reshape(self.height, self.width)
-
-
 @dataclass(frozen=True, eq=False)
 class Boxes:
     """The boxes of n images, and where they are known the masks of what is in them."""
 
     rows: list[Rows]
-    outlines: list[list[Outline]] | None = None
+    outlines: list[list[InstanceMask]] | None = None
 
     def __post_init__(self) -> None:
         if self.outlines is not None:

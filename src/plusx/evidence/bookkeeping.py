@@ -16,11 +16,13 @@ import torch
 from jaxtyping import Float
 
 from plusx import store
+from plusx.data.batch import Batch
+from plusx.data.prediction import ClassProbabilities
 from plusx.evidence.claims import Claim
 from plusx.evidence.outcome import Asked, Outcome
-from plusx.tasks.meters import Classification
+from plusx.metrics.classification import ClassificationMeter
 from plusx.train.report import Report
-from plusx.train.schedule import WarmUntil, steps, warm_up
+from plusx.train.schedule import WarmupUntil, steps, warmup
 
 
 SEED = 0
@@ -87,11 +89,13 @@ def resume(claim: Claim, asked: Asked) -> Outcome:
 def warm_up_rate(claim: Claim, asked: Asked) -> Outcome:
     """The rates of both kinds of warm-up around their end; the one furthest off is judged."""
     schedule = steps(0.1, [32_000, 48_000])
-    ramp = warm_up(schedule, 400)
-    held = WarmUntil(schedule, rate=0.01, error=0.8, window=20)
+    ramp = warmup(schedule, 400)
+    held = WarmupUntil(schedule, rate=0.01, error=0.8, window=20)
     before = held(0)
     for step in range(1, 500):
-        held.observe(Report(step=step, lr=held(step), loss=1.0, seen={"error": 0.9 - step / 1000}))
+        held.observe(
+            Report(step=step, lr=held(step), loss=1.0, scalars={"error": 0.9 - step / 1000})
+        )
     after = held(500)
     found = (ramp(400), ramp(31_999), after)
     worst = max(found, key=lambda rate: abs(rate - claim.value))
@@ -138,8 +142,9 @@ def _tables(*, balanced: bool) -> list[dict[str, Any]]:
         targets = torch.from_numpy(np.repeat(np.arange(classes), sizes))
         scores: Float[np.ndarray, "n k"] = random.random((len(targets), classes))
         scores[np.arange(len(targets)), targets.numpy()] += 0.3
-        meter = Classification()
-        meter.update(torch.from_numpy(scores / scores.sum(1, keepdims=True)), targets)
+        meter = ClassificationMeter()
+        probabilities = torch.from_numpy(scores / scores.sum(1, keepdims=True))
+        meter.update(ClassProbabilities(probabilities), Batch(targets, targets))
         found.append(meter.compute())
     return found
 

@@ -79,7 +79,7 @@ def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
     for _ in fit(state, itertools.islice(given, steps), constant(0.05)):
         pass
     batch = next(iter(batches("digits", batch_size=64)))
-    return block_gradients(net, batch.inputs, batch.targets)
+    return block_gradients(net, batch.inputs, batch.known_targets)
 
 
 def vgg19(claim: Claim, asked: Asked) -> Outcome:

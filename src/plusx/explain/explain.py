@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from plusx import store
+from plusx.data.batch import Batch
 from plusx.data.image import printable
 from plusx.errors import UserError
 from plusx.explain import judgement, overlay
 from plusx.explain.attribution import integrated_gradients, occlusion, require_captum
 from plusx.explain.faithfulness import enlarged
 from plusx.explain.grad_cam import grad_cam
-from plusx.explain.places import places_cam, presence
+from plusx.explain.places import places_cam
 from plusx.explain.trial import Trial
 from plusx.nn.dense import Dense
 from plusx.report.explanation import MOST, explanation_page
@@ -147,16 +148,18 @@ def explain(
             return places_cam(net, x, classes, stage=number).float()
         return chosen.maps(net, x, classes, number).float()
 
-    told = presence(task) if run.tells_places else task.predict
+    def class_scores(x: Tensor) -> Tensor:
+        return task.predict(Batch(x)).class_scores(len(run.classes))
+
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[bytes, ...]] = []
     made: list[Tensor] = []
-    trial = Trial(told, ask, seed)
+    trial = Trial(class_scores, ask, seed)
     with evaluating(task):
         for names, images in prepared_images(run, files, BATCH, failed):
             x = run.preprocessing.normalise(images.to(task.device))
             with torch.inference_mode():
-                answers = told(x)
+                answers = class_scores(x)
             wanted = answers.argmax(1) if target is None else torch.full_like(answers[:, 0], target)
             wanted = wanted.long().clone()
             maps = ask(run.net, x, wanted)

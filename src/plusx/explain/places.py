@@ -16,8 +16,6 @@ from plusx.errors import UserError
 from plusx.explain.grad_cam import cam_of
 from plusx.nn.dense import Dense
 from plusx.nn.network import Network, stage_positions
-from plusx.tasks.segment import Segment
-from plusx.tasks.task import Task
 from plusx.train.loop import evaluating
 
 
@@ -68,24 +66,6 @@ def class_scores(net: Dense, answers: Any, classes: Int[Tensor, "n"]) -> Float[T
         )
     scores = [_box_scores(net, each)[torch.arange(len(each)), classes] for each in answers]
     return torch.stack([each.flatten(1).sum(1) for each in scores]).sum(0)
-
-
-def presence(task: Task) -> Callable[[Tensor], Float[Tensor, "n k"]]:
-    """How much of each class a task tells of an image, from 0 to 1: the mean of its probability
-    over the positions, or the score of its surest box.
-    """
-    if isinstance(task, Segment):
-        return lambda x: task.predict(x).flatten(2).mean(2)
-    count = int(task.net.num_classes)  # type: ignore[arg-type]
-
-    def surest(x: Tensor) -> Tensor:
-        rows = task.predict(x)
-        made = rows.new_zeros(len(rows), count + 1)
-        # rows that stand for nothing have class -1, which is the column that goes
-        places = torch.where(rows[..., 5] < 0, count, rows[..., 5]).long()
-        return made.scatter_reduce(1, places, rows[..., 4], "amax")[:, :count]
-
-    return surest
 
 
 def _box_scores(net: Dense, level: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k *s"]:

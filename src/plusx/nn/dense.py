@@ -100,7 +100,7 @@ class Dense(nn.Module):
     def losses(
         self,
         x: Float[Tensor, "n c h w"],
-        boxes: Float[Tensor, "n m 7"],
+        boxes: Float[Tensor, "n m 6"],
         masks: UInt8[Tensor, "n m h w"] | None = None,
     ) -> dict[str, Tensor]:
         """What a Faster or Mask R-CNN trains by, under torchvision's names; see `TwoStage`."""

@@ -99,7 +99,7 @@ class TwoStage(nn.Module):
         self,
         x: Float[Tensor, "n c h w"],
         stages: Sequence[Tensor],
-        boxes: Float[Tensor, "n m 7"],
+        boxes: Float[Tensor, "n m 6"],
         masks: UInt8[Tensor, "n m h w"] | None,
     ) -> dict[str, Tensor]:
         """torchvision's losses by its names. Boxes of crowds are left out, as its reference does,

@@ -84,9 +84,9 @@ class Detect:
     """Boxes, and with [head] kind = "mask-rcnn" a mask for each."""
 
     kind: Literal["detect"] = "detect"
-    score: Share = 0.05  # a box of a lower score is not told
-    overlap: Share = 0.6  # of two boxes of a class that overlap more, the better one is told
-    most: Positive = 100  # boxes of an image
+    score_threshold: Share = 0.05  # boxes of a lower score are dropped
+    nms_iou: Share = 0.6  # of the per-class non-maximum suppression
+    max_detections: Positive = 100  # boxes of an image
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -98,7 +98,7 @@ class Embed:
     margin: Rate = 0.5
     scale: Rate = 64.0  # of the cosines, with arcface
     width: Positive = 128  # of the vectors, which the network's linear layer makes
-    false_accept_rate: Share = 0.01  # at which true accepts are told, and strangers refused
+    far: Share = 0.01  # false-accept rate of the true-accept rate, and of galleries
 
 
 TaskTable = Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")]
@@ -113,9 +113,9 @@ class Sgd:
     weight_decay: Amount = 1e-4
     decay_norms: Flag = True  # whether norms and biases decay too, as in the ResNet papers
     clip: Rate | None = None  # the largest norm of the gradient; None: not clipped
-    accumulate: Positive = 1  # parts in which a batch is worked off
-    average: Share = 0.0  # decay of the averaged weights; 0: none are kept
-    depth_rate: Grade = 1.0  # of the rate of a stage to that of the one behind it
+    accumulation_steps: Positive = 1  # a batch is computed in so many parts
+    ema: Share = 0.0  # decay of the exponential moving average of the weights; 0: none
+    layer_decay: Grade = 1.0  # rate of a stage, divided by that of the next one
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -126,9 +126,9 @@ class AdamW:
     weight_decay: Amount = 0.05
     decay_norms: Flag = False
     clip: Rate | None = None
-    accumulate: Positive = 1
-    average: Share = 0.0
-    depth_rate: Grade = 1.0
+    accumulation_steps: Positive = 1
+    ema: Share = 0.0
+    layer_decay: Grade = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -142,34 +142,34 @@ class Muon:
     sgd_momentum: Share = 0.85
     weight_decay: Amount = 0.0  # of the other weights
     clip: Rate | None = None
-    accumulate: Positive = 1
-    average: Share = 0.0
+    accumulation_steps: Positive = 1
+    ema: Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Constant:
     kind: Literal["constant"] = "constant"
-    warm_up: Part = 0
-    warm_until: Share = 0.0  # hold `warm_rate` until the training error is below this; 0: never
-    warm_rate: Rate = 0.01
+    warmup: Part = 0
+    warmup_until: Share = 0.0  # hold `warmup_lr` until the training error is below this; 0: never
+    warmup_lr: Rate = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Steps:
     kind: Literal["steps"] = "steps"
-    at: tuple[Part, ...]
-    factor: Rate = 0.1
-    warm_up: Part = 0
-    warm_until: Share = 0.0
-    warm_rate: Rate = 0.01
+    milestones: tuple[Part, ...]
+    gamma: Rate = 0.1
+    warmup: Part = 0
+    warmup_until: Share = 0.0
+    warmup_lr: Rate = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Cosine:
     kind: Literal["cosine"] = "cosine"
-    warm_up: Part = 0
-    warm_until: Share = 0.0
-    warm_rate: Rate = 0.01
+    warmup: Part = 0
+    warmup_until: Share = 0.0
+    warmup_lr: Rate = 0.01
     end: Amount = 0.0  # the rate at the last step
 
 
@@ -213,8 +213,8 @@ class Evaluate:
         ]
         | None
     ) = None
-    # the views of an image that predictions average over
-    views: Literal["one", "flip", "flip-shift"] = "one"
+    # test-time augmentation: views of an input that predictions are averaged over
+    tta: Literal["none", "flip", "flip-shift"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

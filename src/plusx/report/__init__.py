@@ -58,7 +58,7 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
     uses = folder / "test_uses.jsonl"
     return run_page(
         result,
-        read_history(folder / "log.jsonl", result.get("scores", OF_CLASSES)[0]),
+        read_history(folder / "log.jsonl", result.get("metrics", OF_CLASSES)[0]),
         classes=store.read_json(folder / "data.json")["classes"],
         recipe=store.read_bytes(folder / "recipe.toml").decode("utf-8"),
         environment=store.read_json(folder / "environment.json"),

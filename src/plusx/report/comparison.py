@@ -11,7 +11,7 @@ from plusx.report.page import Cell, Column, Table
 
 def comparison_page(result: Mapping[str, Any]) -> str:
     """The page of a comparison's result.json."""
-    first, *_ = metrics = list(result.get("scores", OF_CLASSES))
+    first, *_ = metrics = list(result.get("metrics", OF_CLASSES))
     shares = [*metrics, *(["train_error"] if "train_error" in result["rows"][0] else [])]
     return page.render(
         "comparison.html",

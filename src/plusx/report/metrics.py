@@ -27,7 +27,7 @@ METRICS: dict[str, Metric] = {
     "dice": Metric("Dice"),
     "image_dice": Metric("Dice of an image"),
     "hd95": Metric("HD95", less=True, unit="mm"),
-    "position_accuracy": Metric("accuracy of positions"),
+    "pixel_accuracy": Metric("accuracy of positions"),
     "map50": Metric("mAP at 0.5"),
     "map": Metric("mAP at 0.50:0.95"),
     "mask_map50": Metric("mask mAP at 0.5"),

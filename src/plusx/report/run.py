@@ -27,7 +27,7 @@ def run_page(
 ) -> str:
     """The page of a run's folder. `examples` are images with their predictions, see `read_seen`."""
     metrics = result["validation"]
-    key = result.get("scores", OF_CLASSES)[0]
+    key = result.get("metrics", OF_CLASSES)[0]
     several = metrics is not None and _several(metrics)
     confusion = metrics is not None and not several and metrics.get("confusion")
     of = "position" if metrics is not None and "positions" in metrics else "image"
@@ -72,11 +72,11 @@ def finding(result: Mapping[str, Any]) -> str:
             f"{name} was trained on all training images of {result['data']}; none were held out to "
             "evaluate it."
         )
-    key = result.get("scores", OF_CLASSES)[0]
+    key = result.get("metrics", OF_CLASSES)[0]
     if not metric(key).of_images:
         shown = ", ".join(
             f"{metric(each).title} {_with_interval(metrics, each)}"
-            for each in with_measures(metrics, result["scores"])
+            for each in with_measures(metrics, result["metrics"])
             if metrics.get(each) is not None
         )
         images = f"the {int(metrics['count']):,} validation images"

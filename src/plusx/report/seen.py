@@ -56,7 +56,7 @@ def seen_page(
 def examples(rows: Sequence[Row], pictures: Sequence[bytes]) -> list[dict[str, Any]]:
     """What a template shows of each image, with its picture as a PNG."""
     return [
-        {"path": row["path"], "uri": _embedded(picture), "truth": "truth" in row,
+        {"path": row["path"], "uri": _embedded(picture), "truth": "ground_truth" in row,
          "lines": [said(row), *_truth(row)]}
         for row, picture in zip(rows, pictures, strict=True)
     ]  # fmt: skip
@@ -80,13 +80,13 @@ def read_seen(folder: Path) -> list[dict[str, Any]]:
 
 def any_truth(rows: Sequence[Row]) -> bool:
     """Whether the ground truth of any image is known."""
-    return any("truth" in row for row in rows)
+    return any("ground_truth" in row for row in rows)
 
 
 def said(row: Row) -> str:
     """What is predicted for an image: the largest classes, or how many boxes of which."""
     if "boxes" not in row:
-        largest = sorted(row["shares"].items(), key=lambda pair: -pair[1])[:_LISTED]
+        largest = sorted(row["class_fractions"].items(), key=lambda pair: -pair[1])[:_LISTED]
         return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)
     return counted(shown(row["boxes"])) or "nothing found"
 
@@ -103,7 +103,7 @@ def counted(boxes: Sequence[Row]) -> str:
 
 
 def _truth(row: Row) -> list[str]:
-    truth = row.get("truth") or {}
+    truth = row.get("ground_truth") or {}
     lines = []
     if "mean_iou" in truth:
         lines.append(f"mean IoU {100 * truth['mean_iou']:.1f} %")
@@ -118,7 +118,7 @@ def _finding(rows: Sequence[Row]) -> str:
     if "boxes" in rows[0]:
         count = sum(len(shown(row["boxes"])) for row in rows)
         return f"{count:,} {'box' if count == 1 else 'boxes'} in {images}."
-    known = [row["truth"]["mean_iou"] for row in rows if row.get("truth")]
+    known = [row["ground_truth"]["mean_iou"] for row in rows if row.get("ground_truth")]
     if not known:
         return f"A class for every pixel of {images}."
     which = f"{len(known):,} with ground truth" if len(known) < len(rows) else "images"
@@ -154,6 +154,8 @@ def _classes(
     pixels = [prod(row["size"]) for row in rows]  # of volumes voxels
     cells = []
     for name, mark in zip(classes, marks):
-        share = sum(r["shares"][name] * size for r, size in zip(rows, pixels)) / sum(pixels)
+        share = sum(r["class_fractions"][name] * size for r, size in zip(rows, pixels)) / sum(
+            pixels
+        )
         cells.append([Cell(name, name, colour=mark), Cell(f"{100 * share:.1f}", share)])
     return Table("The share of every class", columns, cells)

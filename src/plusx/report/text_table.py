@@ -61,7 +61,7 @@ def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str
 
     Percentages are the mean over the seeds and, after ±, the spread.
     """
-    scores = result.get("scores", OF_CLASSES)
+    scores = result.get("metrics", OF_CLASSES)
     shares = [*scores, *(["train_error"] if "train_error" in result["rows"][0] else [])]
     known: list[tuple[str, str, str]] = [
         ("parameters", "parameters", "count"),

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -126,6 +127,29 @@ class World:
         data = torch.empty(int(length), dtype=torch.uint8)
         distributed.recv(data, rank)
         return decode(data.numpy().tobytes(), f"what rank {rank} sent")[0]
+
+    def gather(self, records: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+        """On rank 0 the records of every rank: arrays, and values that are exact in JSON."""
+        if not self.first:
+            plain = [{k: v for k, v in r.items() if not isinstance(v, np.ndarray)} for r in records]
+            arrays = {
+                f"{number} {name}": torch.from_numpy(np.ascontiguousarray(value))
+                for number, record in enumerate(records)
+                for name, value in record.items()
+                if isinstance(value, np.ndarray)
+            }
+            text = torch.frombuffer(bytearray(json.dumps(plain).encode()), dtype=torch.uint8)
+            self.send({"json": text, **arrays})
+            return []
+        gathered = [[dict(record) for record in records]]
+        for rank in range(1, self.size):
+            tensors = self.receive(rank)
+            received = json.loads(tensors.pop("json").numpy().tobytes())
+            for key, tensor in tensors.items():
+                number, _, name = key.partition(" ")
+                received[int(number)][name] = tensor.numpy()
+            gathered.append(received)
+        return gathered
 
     def _bytes(self, data: bytes) -> bytes:
         length = torch.tensor([len(data)])

@@ -1,4 +1,4 @@
-"""Galleries: people by their pictures, and a threshold that refuses strangers.
+"""Galleries: people by their pictures, and a threshold that refuses impostors.
 
 A gallery is a folder that needs nothing else: gallery.json says who is in it and what is accepted,
 people.safetensors has a vector a person, model.safetensors the network. A person's vector is the
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plusx import store
+from plusx.data.batch import Batch
 from plusx.data.check import Entry
 from plusx.data.image import printable
 from plusx.data.people import listed_people
@@ -25,11 +26,12 @@ from plusx.data.source import Preprocessing
 from plusx.errors import UserError
 from plusx.recipe.sets import PeopleData
 from plusx.run import parts
-from plusx.run.evaluation import Viewed, Views
+from plusx.run.evaluation import tta_of
 from plusx.run.folder import Run
 from plusx.run.prediction import image_files, prepared_images
 from plusx.tasks.embed import Embed
 from plusx.tasks.prepare import prepare
+from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluating
 from plusx.weights import open_network, write_weights
 
@@ -50,11 +52,11 @@ class Gallery:
 
     path: Path
     run: Run
-    views: Views
+    tta: Tta
     people: tuple[str, ...]
     vectors: OfPeople
     threshold: float
-    false_accept_rate: float
+    far: float
 
 
 def enroll(
@@ -62,25 +64,25 @@ def enroll(
     folder: str | Path,
     to: str | Path,
     *,
-    false_accept_rate: float | None = None,
-    strangers: str | Path | None = None,
+    far: float | None = None,
+    impostors: str | Path | None = None,
     on_unreadable: Literal["error", "skip"] = "error",
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Write a gallery of the people in a folder (one folder a person) into the new folder `to`.
 
-    The threshold is the lowest one by which, of the pictures of strangers, at most this share
+    The threshold is the lowest one by which, of the pictures of impostors, at most this share
     (default: as the recipe says) is taken for somebody in the gallery. Strangers are the people who
-    validated the run, or those in the folder `strangers`; and each enrolled person is one to all
-    the others. Who is a stranger and enrolled, by name or by a picture, is no stranger.
+    validated the run, or those in the folder `impostors`; and each enrolled person is one to all
+    the others. Who is a impostor and enrolled, by name or by a picture, is no impostor.
 
-    Gives gallery, people, pictures, threshold, false_accept_rate, trials (pictures of strangers),
-    stranger_people, false_accepts (how many of the trials are accepted), true_accept_rate (of
+    Gives gallery, people, pictures, threshold, false_accept_rate, trials (pictures of impostors),
+    impostor_people, false_accepts (how many of the trials are accepted), true_accept_rate (of
     pictures of enrolled people against their other ones; None where each has one picture), and
     notices.
 
-    UserError: the network makes no embeddings, the folders are wrong, there are no strangers, or
+    UserError: the network makes no embeddings, the folders are wrong, there are no impostors, or
     `to` is there already. Nothing is written then.
     """
     task = run.task
@@ -88,15 +90,15 @@ def enroll(
         raise UserError(
             f'{run.path} tells classes apart: people are enrolled by [task] kind = "embed"'
         )
-    rate = task.false_accept_rate if false_accept_rate is None else false_accept_rate
+    rate = task.far if far is None else far
     if not 0 < rate < 1:
-        raise UserError(f"false_accept_rate = {rate}: above 0 and below 1")
+        raise UserError(f"far = {rate}: a false-accept rate lies above 0 and below 1")
     to = Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is there already: a gallery is written into a new folder")
     pictures, notices = listed_people(folder, on_unreadable)
     names = tuple(sorted({entry.label for entry in pictures}))
-    others, said = _strangers(run, strangers, pictures, on_unreadable)
+    others, said = _impostors(run, impostors, pictures, on_unreadable)
     notices += said
     alone = [name for name in names if sum(entry.label == name for entry in pictures) == 1]
     if alone:
@@ -104,24 +106,24 @@ def enroll(
         notices.append(f"people with one picture: {', '.join(alone[:_NAMED])}{more}")
     if not others and len(names) < 2:
         raise UserError(
-            "there are no strangers to be refused: name a folder of some (--strangers FOLDER)"
+            "there are no impostors to be refused: name a folder of some (--impostors FOLDER)"
         )
-    views = _views(run)
-    own = _embedded(run, views, [entry.path for entry in pictures], batch_size, device)
+    tta = tta_of(run, None)
+    own = _embedded(run, tta, [entry.path for entry in pictures], batch_size, device)
     labels = np.array([names.index(entry.label) for entry in pictures])
     sums = np.zeros((len(names), own.shape[1]))
     np.add.at(sums, labels, own)
     vectors = _unit(sums).astype(np.float32).astype(np.float64)  # as they are kept
     trials = [_against_others(own, labels, vectors)]
     if others:
-        unknown = _embedded(run, views, [entry.path for entry in others], batch_size, device)
+        unknown = _embedded(run, tta, [entry.path for entry in others], batch_size, device)
         trials.append((unknown @ vectors.T).max(1))
     scores = np.sort(np.concatenate(trials))[::-1]
     allowed = int(rate * len(scores) + 1e-9)
     threshold = float(scores[allowed]) + _ROUNDING
     if not allowed:
         notices.append(
-            f"none of {len(scores):,} pictures of strangers is accepted: that the share is as low "
+            f"none of {len(scores):,} pictures of impostors is accepted: that the share is as low "
             f"as {rate:g}, more of them would have to show"
         )
     known = {
@@ -133,13 +135,13 @@ def enroll(
         "false_accept_rate": rate,
         "trials": len(scores),
     }
-    _write(to, run, views, known, vectors)
+    _write(to, run, tta, known, vectors)
     return {
         "gallery": str(to),
         **known,
         "people": len(names),
         "pictures": len(pictures),
-        "stranger_people": len({entry.label for entry in others}),
+        "impostor_people": len({entry.label for entry in others}),
         "false_accepts": int((scores >= threshold).sum()),
         "true_accept_rate": _true_accepts(own, labels, sums, vectors, threshold),
         "notices": notices,
@@ -161,8 +163,8 @@ def open_gallery(path: str | Path) -> Gallery:
         vectors = tensors["vectors"].double().numpy()
         if vectors.ndim != 2 or len(vectors) != len(people) or not people:
             raise UserError(f"{len(people)} people, but vectors of shape {vectors.shape}")
-        if known["views"] not in get_args(Views):
-            raise UserError(f"views = {known['views']!r}: allowed is {', '.join(get_args(Views))}")
+        if known["tta"] not in get_args(Tta):
+            raise UserError(f"tta = {known['tta']!r}: allowed is {', '.join(get_args(Tta))}")
         if vectors.shape[1] != getattr(getattr(net, "fc", None), "out_features", None):
             raise UserError("its vectors are not those of its network")
         task = Embed(net).eval()
@@ -179,11 +181,11 @@ def open_gallery(path: str | Path) -> Gallery:
         return Gallery(
             path=path,
             run=run,
-            views=known["views"],
+            tta=known["tta"],
             people=people,
             vectors=_unit(vectors),
             threshold=float(known["threshold"]),
-            false_accept_rate=float(known["false_accept_rate"]),
+            far=float(known["false_accept_rate"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be used as a gallery: {error}") from None
@@ -197,7 +199,7 @@ def verify(
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Say who is on pictures: `answers` with path, person (None: a stranger), score and nearest.
+    """Say who is on pictures: `answers` with path, person (None: a impostor), score and nearest.
 
     With `person` the question is whether it is that one, and no other name is told. Files that
     cannot be used are in `failed` (path, reason) and stop no other.
@@ -212,7 +214,7 @@ def verify(
     failed: list[dict[str, str]] = []
     files = image_files(paths, failed)
     answers: list[dict[str, Any]] = []
-    found, vectors = _vectors(gallery.run, gallery.views, files, batch_size, device, failed)
+    found, vectors = _vectors(gallery.run, gallery.tta, files, batch_size, device, failed)
     if not found:
         said = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
         raise RuntimeError(f"none of {len(failed):,} files can be used: {said}")
@@ -226,13 +228,13 @@ def verify(
     return {
         "gallery": str(gallery.path),
         "threshold": gallery.threshold,
-        "false_accept_rate": gallery.false_accept_rate,
+        "false_accept_rate": gallery.far,
         "answers": answers,
         "failed": failed,
     }
 
 
-def _strangers(
+def _impostors(
     run: Run,
     folder: str | Path | None,
     enrolled: list[Entry],
@@ -258,7 +260,7 @@ def _strangers(
     if known:
         more = ", ..." if len(known) > _NAMED else ""
         said = ", ".join(sorted(known)[:_NAMED])
-        count = "1 stranger is" if len(known) == 1 else f"{len(known):,} strangers are"
+        count = "1 impostor is" if len(known) == 1 else f"{len(known):,} impostors are"
         does = "does" if len(known) == 1 else "do"
         notices.append(f"{count} enrolled and {does} not count: {said}{more}")
     return [entry for entry in entries if entry.label not in known], notices
@@ -268,16 +270,10 @@ def _digest(path: str) -> bytes:
     return hashlib.sha256(store.read_bytes(path)).digest()
 
 
-def _views(run: Run) -> Views:
-    return "one" if run.recipe is None else run.recipe.evaluate.views
-
-
-def _embedded(
-    run: Run, views: Views, files: Sequence[str], batch_size: int, device: str
-) -> Vectors:
+def _embedded(run: Run, tta: Tta, files: Sequence[str], batch_size: int, device: str) -> Vectors:
     """Unit vectors of files that have been decoded before. RuntimeError: one has changed since."""
     failed: list[dict[str, str]] = []
-    _, vectors = _vectors(run, views, files, batch_size, device, failed)
+    _, vectors = _vectors(run, tta, files, batch_size, device, failed)
     if failed:
         raise RuntimeError(f"{failed[0]['path']} cannot be used any more: {failed[0]['reason']}")
     return vectors
@@ -285,7 +281,7 @@ def _embedded(
 
 def _vectors(
     run: Run,
-    views: Views,
+    tta: Tta,
     files: Sequence[str],
     batch_size: int,
     device: str,
@@ -295,14 +291,15 @@ def _vectors(
     if batch_size < 1:
         raise UserError(f"batch_size = {batch_size}: at least 1")
     task = prepare(run.task, device=device)
-    viewed = Viewed(task, views)
+    augmented = TestTimeAugmented(task, tta)
     names: list[str] = []
     made: list[Tensor] = [torch.zeros(0, 1)]
-    with evaluating(viewed), torch.inference_mode():
+    with evaluating(augmented), torch.inference_mode():
         for some, images in prepared_images(run, files, batch_size, failed):
             inputs = run.preprocessing.normalise(images.to(task.device))
             names += some
-            made.append(F.normalize(viewed.predict(inputs), dim=1).cpu())
+            vectors = augmented.predict(Batch(inputs)).tensors()["vectors"]
+            made.append(F.normalize(vectors, dim=1).cpu())
     joined = torch.cat(made[1:] or made).double()
     if not bool(joined.isfinite().all()):
         raise FloatingPointError(f"{run.path}: a vector is not finite")
@@ -345,7 +342,7 @@ def _true_accepts(
     return float(right[judged].mean())
 
 
-def _write(to: Path, run: Run, views: Views, known: dict[str, Any], vectors: OfPeople) -> None:
+def _write(to: Path, run: Run, tta: Tta, known: dict[str, Any], vectors: OfPeople) -> None:
     with store.whole_folder(to) as folder:
         write_weights(
             folder / NETWORK,
@@ -354,4 +351,4 @@ def _write(to: Path, run: Run, views: Views, known: dict[str, Any], vectors: OfP
             view=run.view,
         )
         store.save_tensors(folder / PEOPLE, {"vectors": torch.from_numpy(vectors).float()}, {})
-        store.write_json(folder / GALLERY, {"format": FORMAT, "views": views, **known})
+        store.write_json(folder / GALLERY, {"format": FORMAT, "tta": tta, **known})

@@ -3,11 +3,9 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from plusx import store
 from plusx.data.loader import Loader
@@ -21,15 +19,10 @@ from plusx.run import parts
 from plusx.run.elsewhere import laid_out_alike
 from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
 from plusx.tasks.classify import Classify
-from plusx.tasks.meters import Meter
 from plusx.tasks.prepare import prepare
-from plusx.tasks.segment import Segment
-from plusx.tasks.task import Task
+from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluate as figures_of
 from plusx.weights.convert import HABITS, usual_classes
-
-
-Views = Literal["one", "flip", "flip-shift"]
 
 
 def evaluate(
@@ -37,7 +30,7 @@ def evaluate(
     *,
     data: str | Path | None = None,
     split: str = "validation",
-    views: Views | None = None,
+    tta: Tta | None = None,
     batch_size: int = 128,
     workers: int = 0,
     device: str = "auto",
@@ -46,7 +39,7 @@ def evaluate(
     """The figures of a run on its own data, or on `data` (a name, a folder or a CSV).
 
     A folder or a CSV without splits is evaluated as a whole, unless the run was trained on it: then
-    the images that it kept back are. `views` "flip" averages over an image and its mirror image,
+    the images that it kept back are. `tta` "flip" averages over an image and its mirror image,
     "flip-shift" over both and both moved by a pixel.
     With split "test" a line is added to the run's test_uses.jsonl.
     UserError: there is no such data, its classes are not the network's, or the images of the run
@@ -55,9 +48,9 @@ def evaluate(
     source = _source(run, data, as_split(split), on_unreadable)
     task = run.task
     if run.classifies and source.classes != run.classes:  # the data's, where the weights name none
-        task = Classify(run.net, multilabel=run.multilabel, classes=source.classes).eval()
+        task = Classify(run.net, multilabel=run.multilabel, class_names=source.classes).eval()
     task = prepare(task, device=device)
-    chosen = views_of(run, views)
+    augmented = TestTimeAugmented(task, tta_of(run, tta))
     loader = Loader(
         source,
         split="all",
@@ -67,12 +60,11 @@ def evaluate(
         view=run.view,
     )
     with loader:
-        asked = task if chosen == "one" else Viewed(task, chosen)
-        figures = figures_of(asked, loader.epoch(0))
+        figures = figures_of(augmented, loader.epoch(0))
     result: dict[str, Any] = {"data": source.name, "split": source.split, **figures}
-    result["scores"] = list(task.scores)
-    if run.classifies or run.embeds or isinstance(run.task, Segment):
-        result["views"] = chosen
+    result["metrics"] = list(task.metrics)
+    if len(task.tta) > 1:
+        result["tta"] = augmented.views
     if source.notices:
         result["notices"] = source.notices
     home = home_of(run)
@@ -84,70 +76,15 @@ def evaluate(
                 "data": source.name,
                 **split_said,
                 "count": figures["count"],
-                task.scores[0]: figures[task.scores[0]],
+                task.metrics[0]: figures[task.metrics[0]],
             },
         )
     return result
 
 
-def views_of(run: Run, views: Views | None) -> Views:
-    """The views that are asked for, or those of the recipe.
-
-    UserError: the network's answer is none that can be averaged over them.
-    """
-    chosen = views or (run.recipe.evaluate.views if run.recipe is not None else "one")
-    allowed: tuple[str, ...] = ("one",)
-    if run.classifies or run.embeds:
-        allowed = get_args(Views)
-    elif isinstance(run.task, Segment):
-        allowed = ("one", "flip")
-    if chosen not in allowed:
-        raise UserError(
-            f"views = {chosen!r}: of what this network tells no mean is taken over these views; "
-            f"allowed is {' or '.join(allowed)}"
-        )
-    return chosen
-
-
-class Viewed(Task):
-    """A task whose prediction is the mean over views of an image."""
-
-    def __init__(self, task: Task, views: Views) -> None:
-        super().__init__()
-        self.task = task
-        self.views = views
-
-    @property
-    def net(self) -> torch.nn.Module:  # type: ignore[override]
-        return self.task.net
-
-    @property
-    def scores(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.task.scores
-
-    def forward(self, batch: Any) -> Tensor:
-        loss: Tensor = self.task(batch)
-        return loss
-
-    def predict(self, inputs: Tensor) -> Tensor:
-        if self.views == "flip-shift":
-            # the six views of Jordan 2024, section 3.5: half of the weight is that of the middle
-            wide = F.pad(inputs, [1] * 2 * (inputs.ndim - 2), mode="reflect")
-            inner, outer = slice(None, -2), slice(2, None)
-            first, second = (wide[(..., *(part,) * (inputs.ndim - 2))] for part in (inner, outer))
-            middle = self._flipped(inputs)
-            return middle / 2 + (self._flipped(first) + self._flipped(second)) / 4
-        return self._flipped(inputs) if self.views == "flip" else self.task.predict(inputs)
-
-    def _flipped(self, inputs: Tensor) -> Tensor:
-        """The mean over the inputs and their mirror images."""
-        mirrored = self.task.predict(inputs.flip(-1))
-        if isinstance(self.task, Segment):  # what is told of a place, back at that place
-            mirrored = mirrored.flip(-1)
-        return (self.task.predict(inputs) + mirrored) / 2
-
-    def meters(self) -> list[Meter]:
-        return self.task.meters()
+def tta_of(run: Run, tta: Tta | None) -> Tta:
+    """The test-time augmentation that is asked for, or that of the recipe."""
+    return tta or (run.recipe.evaluate.tta if run.recipe is not None else "none")
 
 
 def _source(

@@ -9,12 +9,13 @@ from torch import Tensor
 from plusx.data.image import printable
 from plusx.data.source import Source
 from plusx.report import SEEN
-from plusx.run.evaluation import Viewed, views_of
+from plusx.run.dense_predictions import GroundTruth, name_of, predict_dense
+from plusx.run.evaluation import tta_of
 from plusx.run.folder import load_run
 from plusx.run.prediction import stored_images, write_predictions
-from plusx.run.seeing import Truths, name_of, see
 from plusx.run.volume_predictions import made_volumes, see_volumes, stored_volumes
 from plusx.tasks.prepare import prepare
+from plusx.tasks.tta import TestTimeAugmented
 
 
 EXAMPLES = 6
@@ -36,7 +37,8 @@ def draw_examples(folder: Path, source: Source | None) -> None:
     places = [place * len(source) // count for place in range(count)]
     failed: list[dict[str, str]] = []
     try:
-        task = Viewed(prepare(run.task, device=run.recipe.device.kind), views_of(run, None))
+        task = prepare(run.task, device=run.recipe.device.kind)
+        task = TestTimeAugmented(task, tta_of(run, None))
         if source.volumes is not None:
             volumes = made_volumes(source, places)
             if source.paths is not None:
@@ -47,7 +49,9 @@ def draw_examples(folder: Path, source: Source | None) -> None:
             images = ((name_of(source, place), source[place].image) for place in places)
             if source.paths is not None:
                 images = stored_images(run, [source.paths[place] for place in places], failed)
-            told = see(run, task, images, Truths([source]), out=folder / SEEN, batch_size=1)
+            told = predict_dense(
+                run, task, images, GroundTruth([source]), out=folder / SEEN, batch_size=1
+            )
     except (ValueError, RuntimeError) as error:
         warnings.warn(f"{printable(folder)}: no examples are drawn: {error}", stacklevel=2)
         return

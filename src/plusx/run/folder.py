@@ -137,7 +137,7 @@ def load_run(path: str | Path) -> Run:
         saved = store.load_checkpoint(path / store.CHECKPOINTS)
         if saved is None:
             raise UserError(f"{path}: the run has no checkpoint yet")
-        tensors = saved.tensors.get("average", saved.tensors["weights"])
+        tensors = saved.tensors.get("ema", saved.tensors["weights"])
         # In half precision the task was trained inside a wrapper.
         task.load_state_dict({name.removeprefix("task."): t for name, t in tensors.items()})
     return Run(

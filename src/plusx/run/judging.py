@@ -9,8 +9,8 @@ from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.run.distributed import World
-from plusx.tasks.task import Task
-from plusx.train.loop import computed, evaluate, evaluating
+from plusx.tasks.task import Task, compute
+from plusx.train.loop import evaluate, evaluating
 
 
 class Interrupted(Exception):
@@ -20,8 +20,8 @@ class Interrupted(Exception):
 class Judging:
     """Evaluates tasks on a source, time after time; its workers live until the `with` block ends.
 
-    Each process takes whole batches, the first one the first, and rank 0 puts what they predict in
-    order: a batch is what it is with one process, and so are the figures, to the bit.
+    Each process takes whole batches, the first one the first, and rank 0 puts the records of their
+    meters in order: a batch is what it is with one process, and so are the metrics, to the bit.
     """
 
     def __init__(
@@ -52,34 +52,23 @@ class Judging:
             return evaluate(task, self._watched())
         self.world.level(task)
         meters = task.meters()
-        own = iter(()) if self.loader is None else self.loader.epoch(0)
+        batches = iter(()) if self.loader is None else self.loader.epoch(0)
         with evaluating(task), torch.inference_mode():
-            for begin in range(0, len(self.source), self.batch_size * self.world.size):
+            for _ in range(0, len(self.source), self.batch_size * self.world.size):
                 self.world.tick()
                 self.world.wait()
                 self._refuse_signal()
-                batch = next(own, None)
-                if batch is None:
-                    continue
-                predictions = task.predict(batch.to(task.device).inputs).cpu()
-                made = {"predictions": predictions}
-                made |= {f"truth {i}": each.cpu() for i, each in enumerate(batch.truth)}
-                if not self.world.first:
-                    self.world.send(made)
-                    continue
-                for rank in range(self.world.size):
-                    if begin + rank * self.batch_size >= len(self.source):
-                        break
-                    if rank:
-                        made = self.world.receive(rank)
-                    truth = [made[f"truth {i}"] for i in range(len(made) - 1)]
+                batch = next(batches, None)
+                if batch is not None:
+                    batch = batch.to(task.device)
+                    prediction = task.predict(batch)
                     for meter in meters:
-                        meter.update(made["predictions"], *truth)
-        figures = None
-        if self.world.first:
-            figures = computed(task, meters)
-        told: dict[str, Any] = self.world.told(figures)
-        return told
+                        meter.update(prediction, batch)
+        for meter in meters:
+            meter.merge(self.world.gather(meter.records))
+        metrics = compute(task, meters) if self.world.first else None
+        shared: dict[str, Any] = self.world.told(metrics)
+        return shared
 
     def _watched(self) -> Iterator[Batch]:
         assert self.loader is not None

@@ -23,7 +23,7 @@ class Sums:
         """Take in a step that saw so many images."""
         self.images += images
         self.loss += report.loss * images
-        wrong = report.seen.get("error")
+        wrong = report.scalars.get("error")
         self.error = None if wrong is None or self.error is None else self.error + wrong * images
 
     @property

@@ -67,7 +67,7 @@ def need(recipe: Recipe, net: nn.Module, plan: Plan, parts: int) -> Need | None:
         copies = 2 + (recipe.optim.momentum > 0)
     else:
         copies = 4
-    return Need(plan, parts, images, saved, 4 * numbers * (copies + (recipe.optim.average > 0)))
+    return Need(plan, parts, images, saved, 4 * numbers * (copies + (recipe.optim.ema > 0)))
 
 
 def _world() -> int:
@@ -80,7 +80,7 @@ def fitting(recipe: Recipe, net: nn.Module, limit: int) -> Need | None:
     plans = PLANS[PLANS.index(recipe.device.memory) :]
     if recipe.device.compile or (_world() > 1 and recipe.device.parallel == "fsdp"):
         plans = plans[:1]  # neither goes with a plan
-    parts = recipe.optim.accumulate
+    parts = recipe.optim.accumulation_steps
     while parts <= recipe.batch_size:
         for plan in plans:
             needed = need(recipe, net, plan, parts)
@@ -92,7 +92,10 @@ def fitting(recipe: Recipe, net: nn.Module, limit: int) -> Need | None:
 
 def warn(recipe: Recipe, net: nn.Module, device: torch.device) -> None:
     """A warning where the recipe needs more than there is."""
-    needed, limit = need(recipe, net, recipe.device.memory, recipe.optim.accumulate), left(device)
+    needed, limit = (
+        need(recipe, net, recipe.device.memory, recipe.optim.accumulation_steps),
+        left(device),
+    )
     if needed is None or limit is None or needed.total <= limit:
         return
     warnings.warn(f"{_needs(needed, limit)}{_advice(recipe, net, limit)}", stacklevel=2)
@@ -109,10 +112,10 @@ def explaining(recipe: Recipe, net: nn.Module, device: torch.device) -> Iterator
         if not known and not any(said in str(error).lower() for said in EXHAUSTED):
             raise
         said = "the batch does not fit in memory"
-        needed = need(recipe, net, recipe.device.memory, recipe.optim.accumulate)
+        needed = need(recipe, net, recipe.device.memory, recipe.optim.accumulation_steps)
         if needed is None or limit is None:
-            smaller = max(recipe.optim.accumulate * 2, 2)
-            raise RuntimeError(f"{said}: try optim.accumulate={smaller}") from error
+            smaller = max(recipe.optim.accumulation_steps * 2, 2)
+            raise RuntimeError(f"{said}: try optim.accumulation_steps={smaller}") from error
         # what arithmetic says may be less than what libraries took: then less has to do
         limit = min(limit, int(needed.total / USABLE) - 1)
         raise RuntimeError(
@@ -187,7 +190,7 @@ def _advice(recipe: Recipe, net: nn.Module, limit: int) -> str:
     said = []
     if fits.plan != recipe.device.memory:
         said.append(f"device.memory={fits.plan}")
-    if fits.parts != recipe.optim.accumulate:
-        said.append(f"optim.accumulate={fits.parts}")
+    if fits.parts != recipe.optim.accumulation_steps:
+        said.append(f"optim.accumulation_steps={fits.parts}")
     batch = "" if fits.parts == 1 else f", {fits.images} images at a time"
     return f"{' '.join(said) or 'the same'} takes {said_size(fits.total)}{batch}"

@@ -28,13 +28,13 @@ from plusx.run.networks import make_net as make_net
 from plusx.run.networks import spec_of as spec_of
 from plusx.run.prepared import own_preprocessing
 from plusx.run.scene_sets import open_scene_split
-from plusx.run.transfer import depth_rates, freeze
+from plusx.run.transfer import freeze, layer_lr_scales
 from plusx.run.volumes import asked_of, open_volume_split
 from plusx.tasks.task import Task
 from plusx.train import schedule as rates
 from plusx.train.muon import make_muon
 from plusx.train.optim import make_optimizer
-from plusx.train.update import Descend, Scaling, Sharing, Update, averaged
+from plusx.train.update import GradientStep, Scaling, Sharing, Update, with_ema
 from plusx.zoo import Plain, find
 
 
@@ -216,19 +216,19 @@ def make_schedule(recipe: Recipe, total: int) -> rates.Schedule:
     rate, said = recipe.optim.lr, recipe.schedule
     if isinstance(said, OneCycle):
         return rates.one_cycle(rate, total, rise=said.rise)
-    warm = at(said.warm_up)
+    warm = at(said.warmup)
     if isinstance(said, Constant):
         made = rates.constant(rate)
     elif isinstance(said, Steps):
-        places = [at(part) for part in said.at]
-        made = rates.steps(rate, places, said.factor)
+        places = [at(part) for part in said.milestones]
+        made = rates.steps(rate, places, said.gamma)
     else:
         assert isinstance(said, Cosine)
         made = rates.cosine(rate, max(total, warm + 1), begin=warm, end=said.end)
     if warm:
-        made = rates.warm_up(made, warm)
-    if said.warm_until:
-        return rates.WarmUntil(made, said.warm_rate, said.warm_until)
+        made = rates.warmup(made, warm)
+    if said.warmup_until:
+        return rates.WarmupUntil(made, said.warmup_lr, said.warmup_until)
     return made
 
 
@@ -244,7 +244,7 @@ def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
             nesterov=said.nesterov,
             weight_decay=said.weight_decay,
             decay_norms=said.decay_norms,
-            rates=depth_rates(recipe, task.net),
+            lr_scales=layer_lr_scales(recipe, task.net),
         )
     if isinstance(said, Muon):
         return make_muon(
@@ -264,7 +264,7 @@ def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
         weight_decay=said.weight_decay,
         decay_norms=said.decay_norms,
         betas=said.betas,
-        rates=depth_rates(recipe, task.net),
+        lr_scales=layer_lr_scales(recipe, task.net),
     )
 
 
@@ -272,10 +272,10 @@ def update_of(recipe: Recipe, sharing: Sharing | None = None) -> Update:
     """What is done with a batch, of which other processes have their shares where `sharing` is."""
     said = recipe.optim
     scaling = Scaling() if recipe.device.precision == "float16" else None
-    update: Update = Descend(
-        clip=said.clip, parts=said.accumulate, scaling=scaling, sharing=sharing
+    update: Update = GradientStep(
+        clip=said.clip, accumulation_steps=said.accumulation_steps, scaling=scaling, sharing=sharing
     )
-    return averaged(update, said.average) if said.average else update
+    return with_ema(update, said.ema) if said.ema else update
 
 
 def mixed(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plusx import store
 from plusx.data.bands import checked_bands, narrow
+from plusx.data.batch import Batch
 from plusx.data.folder import scan_images
 from plusx.data.image import DEFAULT_LIMIT, UnreadableImage, open_image, printable
 from plusx.data.loader import as_tensor, viewed
@@ -22,9 +23,10 @@ from plusx.data.table import JOINT
 from plusx.data.tiff import fitted
 from plusx.data.volume_folder import scans_in
 from plusx.errors import UserError
-from plusx.run.evaluation import Viewed, Views, views_of
+from plusx.run.evaluation import tta_of
 from plusx.run.folder import UNFINISHED, Run
 from plusx.tasks.prepare import prepare
+from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluating
 
 
@@ -37,7 +39,7 @@ def predict(
     paths: Sequence[str | Path],
     *,
     out: str | Path | None = None,
-    views: Views | None = None,
+    tta: Tta | None = None,
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def predict(
     classes; with several labels an image also `labels`, those of 0.5 and more) and `failed` (path,
     reason): a file that cannot be used is named there and stops no other. Of a run that tells
     embeddings a prediction has `embedding`, a vector of unit length, in the place of an answer, and
-    there are no `classes`; of one that tells masks or boxes `predictions` are those of
-    plusx.run.seeing.see, which draws them into the folder `out`.
+    there are no `classes`; with masks or boxes `predictions` are those of
+    plusx.run.dense_predictions.predict_dense, which draws them into the folder `out`.
 
     UserError: a path does not exist, or there is no image. RuntimeError: no file can be used.
     """
@@ -60,27 +62,30 @@ def predict(
     if not run.finished:
         warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
     task = prepare(run.task, device=device)
-    viewed = Viewed(task, views_of(run, views))
+    augmented = TestTimeAugmented(task, tta_of(run, tta))
     if volumes:
         from plusx.run.volume_predictions import see_volumes, stored_volumes, tested_among
 
         scans, looks = stored_volumes(run, files, failed), tested_among(files)
-        seen = see_volumes(run, viewed, scans, out, looks)
-        _refuse_none(seen["predictions"], failed)
-        return {**seen, "failed": failed}
+        result = see_volumes(run, augmented, scans, out, looks)
+        _refuse_none(result["predictions"], failed)
+        return {**result, "failed": failed}
     if run.tells_places:
-        from plusx.run.seeing import Truths, own_sources, see
+        from plusx.run.dense_predictions import GroundTruth, own_sources, predict_dense
 
-        stored, truths = stored_images(run, files, failed), Truths(own_sources(run, files))
-        seen = see(run, viewed, stored, truths, out=out, batch_size=batch_size, asked=files)
-        _refuse_none(seen["predictions"], failed)
-        return {**seen, "failed": failed}
+        stored, truth = stored_images(run, files, failed), GroundTruth(own_sources(run, files))
+        result = predict_dense(
+            run, augmented, stored, truth, out=out, batch_size=batch_size, requested=files
+        )
+        _refuse_none(result["predictions"], failed)
+        return {**result, "failed": failed}
     predictions: list[dict[str, Any]] = []
-    with evaluating(viewed), torch.inference_mode():
+    with evaluating(augmented), torch.inference_mode():
         for names, images in prepared_images(run, files, batch_size, failed):
             inputs = run.preprocessing.normalise(images.to(task.device))
-            for name, row in zip(names, viewed.predict(inputs).cpu().tolist(), strict=True):
-                predictions.append(_row(run, name, row))
+            rows = augmented.predict(Batch(inputs)).cpu().rows(run.classes)
+            for name, row in zip(names, rows, strict=True):
+                predictions.append({"path": printable(name), **row})
     _refuse_none(predictions, failed)
     classes = [] if run.embeds else list(run.classes)
     return {"classes": classes, "predictions": predictions, "failed": failed}
@@ -133,9 +138,9 @@ def prepared_images(
         if isinstance(image, Tensor):
             images.append(image)
         elif run.tells_places:
-            from plusx.run.telling import fitted_image
+            from plusx.run.dense_inference import letterboxed
 
-            images.append(fitted_image(run, as_tensor(image)))
+            images.append(letterboxed(run, as_tensor(image)))
         else:
             images.append(as_tensor(viewed(image, known.size, run.view)))
         if len(names) == batch_size:
@@ -203,10 +208,10 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
         for row in rows:
             for box in row["boxes"]:
                 yield [_cell(row["path"]), _cell(box["label"]), box["score"], *box["box"]]
-    elif "shares" in rows[0]:
+    elif "class_fractions" in rows[0]:
         yield ["path", "label", *classes]
         for row in rows:
-            yield [_cell(row["path"]), _cell(row["label"]), *row["shares"].values()]
+            yield [_cell(row["path"]), _cell(row["label"]), *row["class_fractions"].values()]
     elif "embedding" in rows[0]:
         yield ["path", *map(str, range(len(rows[0]["embedding"])))]
         for row in rows:
@@ -221,23 +226,6 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
         for row in rows:
             said = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
             yield [*said, *row["probabilities"]]
-
-
-def _row(run: Run, path: str, probabilities: list[float]) -> dict[str, Any]:
-    if run.embeds:
-        length = math.sqrt(sum(number * number for number in probabilities))
-        unit = [number / max(length, 1e-12) for number in probabilities]
-        return {"path": printable(path), "embedding": unit}
-    best = max(range(len(probabilities)), key=probabilities.__getitem__)
-    row: dict[str, Any] = {
-        "path": printable(path),
-        "label": run.classes[best],
-        "probability": probabilities[best],
-        "probabilities": probabilities,
-    }
-    if run.multilabel:
-        row["labels"] = [c for c, p in zip(run.classes, probabilities, strict=True) if p >= 0.5]
-    return row
 
 
 def _cell(text: str) -> str:

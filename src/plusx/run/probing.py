@@ -13,17 +13,19 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from plusx.data.batch import Batch
 from plusx.data.loader import Loader
+from plusx.data.prediction import ClassProbabilities
 from plusx.data.published import PUBLISHED
 from plusx.data.sample import as_split
 from plusx.data.source import Source, open_data
 from plusx.data.splits import held_out, stratified_order
 from plusx.errors import UserError
+from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
 from plusx.nn.frozen import backbone_of
 from plusx.run import parts
 from plusx.run.evaluation import is_own, refuse_changed
 from plusx.run.folder import Run, record_test_use
-from plusx.tasks.meters import Classification, MultiLabel
 from plusx.tasks.prepare import find_device
 from plusx.train.loop import evaluating
 
@@ -251,7 +253,8 @@ def _fitted(
 
 
 def _figures(probabilities: Float[np.ndarray, "m k"], judge: Source) -> dict[str, Any]:
-    meter = (MultiLabel if judge.multilabel else Classification)(judge.classes)
-    meter.update(torch.from_numpy(probabilities), judge.labels.cpu())
+    meter = (MultiLabelMeter if judge.multilabel else ClassificationMeter)(judge.classes)
+    prediction = ClassProbabilities(torch.from_numpy(probabilities), judge.multilabel)
+    meter.update(prediction, Batch(prediction.probabilities, judge.labels.cpu()))
     figures = meter.compute()
     return {**{key: figures[key] for key in _TOLD}, "per_class": figures["per_class"]}

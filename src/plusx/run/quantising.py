@@ -107,7 +107,7 @@ def _inputs(run: Run, source: Source) -> tuple[Tensor, Tensor]:
         batches = list(loader.epoch(0))
     return (
         torch.cat([batch.inputs for batch in batches]).contiguous(),
-        torch.cat([batch.targets for batch in batches]),
+        torch.cat([batch.known_targets for batch in batches]),
     )
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from plusx.data.source import Source
 from plusx.data.truth import Boxes
 from plusx.errors import UserError
+from plusx.metrics.detection import require_coco_eval
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Classify as ClassifyTable
 from plusx.recipe.tables import Detect as DetectTable
 from plusx.recipe.tables import Embed as EmbedTable
 from plusx.recipe.tables import Segment as SegmentTable
 from plusx.recipe.tables import TaskTable
-from plusx.tasks.average_precision import require_coco_eval
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 
@@ -32,10 +32,14 @@ def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     the task does not tell. RuntimeError: its figures need an extra that is not installed.
     """
     task = _made(recipe, net, source)
+    if recipe.evaluate.tta not in task.tta:
+        raise UserError(
+            f'[evaluate] tta = "{recipe.evaluate.tta}": predictions of [task] kind = '
+            f'"{recipe.task.kind}" can be averaged over {" or ".join(task.tta)}'
+        )
     said = recipe.evaluate.monitor
-    known = set(task.scores)
-    if isinstance(table := recipe.task, ClassifyTable | SegmentTable):
-        known |= {"loss"} if isinstance(table, SegmentTable) else {"loss", "accuracy", "auroc"}
+    known = set(task.metrics)
+    known |= set(task.monitors)
     if said is not None and said not in known:
         raise UserError(
             f'[evaluate] monitor = "{said}": [task] kind = "{recipe.task.kind}" has '
@@ -66,7 +70,11 @@ def open_task(table: TaskTable, net: nn.Module, classes: Sequence[str] | None) -
         from plusx.tasks.detect import Detect
 
         return Detect(
-            net, score=table.score, overlap=table.overlap, most=table.most, classes=classes
+            net,
+            score_threshold=table.score_threshold,
+            nms_iou=table.nms_iou,
+            max_detections=table.max_detections,
+            class_names=classes,
         )
     if isinstance(table, EmbedTable):
         from plusx.tasks.embed import Embed
@@ -76,10 +84,10 @@ def open_task(table: TaskTable, net: nn.Module, classes: Sequence[str] | None) -
             loss=table.loss,
             margin=table.margin,
             scale=table.scale,
-            classes=classes,
-            false_accept_rate=table.false_accept_rate,
+            class_names=classes,
+            far=table.far,
         )
-    return Classify(net, multilabel=table.multilabel, classes=classes)
+    return Classify(net, multilabel=table.multilabel, class_names=classes)
 
 
 def told(table: TaskTable) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def _classifier(table: ClassifyTable, net: nn.Module, source: Source) -> Classif
         label_smoothing=table.label_smoothing,
         class_weights=_class_weights(table, source),
         multilabel=table.multilabel,
-        classes=source.classes,
+        class_names=source.classes,
     )
 
 
@@ -127,10 +135,10 @@ def _embedder(recipe: Recipe, table: EmbedTable, net: nn.Module, source: Source)
             '[task] loss = "triplet" compares images of one class within a batch: it needs '
             '[data] sampling = "people"'
         )
-    if table.loss == "triplet" and recipe.optim.accumulate > 1:
+    if table.loss == "triplet" and recipe.optim.accumulation_steps > 1:
         raise UserError(
-            f"[optim] accumulate = {recipe.optim.accumulate}: triplets are of a whole batch, and "
-            "its parts do not add up to it"
+            f"[optim] accumulation_steps = {recipe.optim.accumulation_steps}: triplets are of a "
+            "whole batch, and its parts do not add up to it"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -160,7 +168,7 @@ def _segmenter(
         net,
         loss=table.loss,
         class_weights=weights,
-        classes=classes,
+        class_names=classes,
         background=table.background,
         window=table.window,
         overlap=table.overlap,

@@ -68,12 +68,12 @@ def of_training(task: Task, figures: Mapping[str, Any]) -> dict[str, Any]:
 
     `train_error` is the share of wrong answers, None where an answer is not right or wrong.
     """
-    keys = ("count", "loss", task.scores[0])
+    keys = ("count", "loss", task.metrics[0])
     wrong = None
     if "accuracy" in figures:
         wrong = round((1 - figures["accuracy"]) * figures["count"]) / figures["count"]
     return {
-        "scores": list(task.scores),
+        "metrics": list(task.metrics),
         "train": {key: figures[key] for key in keys if key in figures},
         "train_error": wrong,
     }

@@ -182,7 +182,7 @@ def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
             f'[device] parallel = "fsdp" with memory = "{recipe.device.memory}": values cannot be '
             'made again of weights that have left the process; choose one of the two, or "ddp"'
         )
-    if recipe.optim.average:
+    if recipe.optim.ema:
         raise UserError('[device] parallel = "fsdp" keeps no average: take "ddp"')
     if recipe.optim.kind not in ("sgd", "adamw"):
         raise UserError(

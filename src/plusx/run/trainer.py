@@ -38,7 +38,7 @@ from plusx.tasks.task import Task
 from plusx.train.loop import fit
 from plusx.train.patience import Patience
 from plusx.train.report import Report
-from plusx.train.schedule import WarmUntil
+from plusx.train.schedule import WarmupUntil
 from plusx.train.state import State
 
 
@@ -196,12 +196,12 @@ class Trainer:
 
     def take(self, report: Report, display: Display) -> None:
         """Count, log and show a step that was made."""
-        if isinstance(self.lr, WarmUntil):
+        if isinstance(self.lr, WarmupUntil):
             self.lr.observe(report)
         self.batch += 1
         self.sums.add(report, self._samples(report.step - 1))
         said = {"step": report.step, "epoch": self.epoch + 1, "lr": report.lr, "loss": report.loss}
-        self.log.append({**said, **report.seen})
+        self.log.append({**said, **report.scalars})
         display.step(report)
 
     def note_epoch(self, steps: int, seconds: float) -> None:
@@ -233,13 +233,13 @@ class Trainer:
             self._observe(figures, number)
             seconds = time.perf_counter() - begun
             self.timing.append({"event": "evaluate", "epoch": number, "seconds": seconds})
-            said.append(f"validation {metrics_line(figures, self.state.task.scores[:1])}")
+            said.append(f"validation {metrics_line(figures, self.state.task.metrics[:1])}")
         self.log.append(record)
         display.line("  ".join(said))
         self.epoch, self.batch, self.sums = number, 0, Sums()
 
     def _observe(self, figures: dict[str, Any], epoch: int) -> None:
-        monitor = self.recipe.evaluate.monitor or self.state.task.scores[0]
+        monitor = self.recipe.evaluate.monitor or self.state.task.metrics[0]
         if figures.get(monitor) is None:
             return  # nothing to judge by, as Dice of images without any of it
         figure = better(monitor, figures[monitor])
@@ -283,13 +283,13 @@ class Trainer:
             "stopped_early": self.stopped_early,
             "weights": "best" if self.best else "last",
             "best_epoch": self.best_epoch,
-            "averaged": self.state.average is not None,
+            "ema": self.state.ema is not None,
         }
 
     def _evaluated(self) -> Task:
         """The weights that are evaluated: the averaged ones where there are any."""
-        if self.state.average is not None:
-            return self.state.average
+        if self.state.ema is not None:
+            return self.state.ema
         return self.state.task if self.engine is None else self.engine.plain()
 
     def _judged(self, task: Task, images: Judging) -> dict[str, Any]:
@@ -357,7 +357,7 @@ class Trainer:
             "patience": asdict(self.patience),
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
-            "schedule": self.lr.state_dict() if isinstance(self.lr, WarmUntil) else None,
+            "schedule": self.lr.state_dict() if isinstance(self.lr, WarmupUntil) else None,
             "log": self.log.sync(),
         }
         store.save_checkpoint(
@@ -383,7 +383,7 @@ class Trainer:
         self.patience = Patience(**values["patience"])
         self.best_epoch = values["best_epoch"]
         self.stopped_early = values["stopped_early"]
-        if isinstance(self.lr, WarmUntil):
+        if isinstance(self.lr, WarmupUntil):
             self.lr.load_state_dict(values["schedule"])
         position: int = values["log"]
         return position

@@ -21,12 +21,6 @@ from plusx.run.transfer import left_as_drawn
 
 
 # of which answers no mean is taken, by [task] kind
-_VIEWS_REFUSED = {
-    "detect": dict.fromkeys(("flip", "flip-shift"), "no mean of boxes is taken; allowed is one"),
-    "segment": {"flip-shift": "no mean of masks is taken over it; allowed is one or flip"},
-}
-
-
 # Fields that may change between the beginning of a run and its end. What the images and the
 # machine are is judged by themselves, not by where the recipe says they are.
 HARMLESS = (
@@ -38,7 +32,7 @@ HARMLESS = (
     "device.parallel",
     "device.threads",
     "device.timeout",
-    "evaluate.views",
+    "evaluate.tta",
 )
 
 
@@ -138,8 +132,6 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
         raise UserError(
             '[evaluate] patience and keep = "best" need validation images: [data] validation is 0'
         )
-    if refused := _VIEWS_REFUSED.get(recipe.task.kind, {}).get(recipe.evaluate.views):
-        raise UserError(f'[evaluate] views = "{recipe.evaluate.views}": {refused}')
     channels = sets.train.preprocessing.channels
     if recipe.net.in_channels not in (None, channels):
         raise UserError(

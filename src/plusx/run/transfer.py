@@ -71,9 +71,9 @@ def left_as_drawn(recipe: Recipe) -> str:
     )
 
 
-def depth_rates(recipe: Recipe, net: nn.Module) -> Mapping[Tensor, float] | None:
+def layer_lr_scales(recipe: Recipe, net: nn.Module) -> Mapping[Tensor, float] | None:
     """What the rate of each parameter is multiplied with; None where all have one rate."""
-    share = 1.0 if isinstance(recipe.optim, Muon) else recipe.optim.depth_rate
+    share = 1.0 if isinstance(recipe.optim, Muon) else recipe.optim.layer_decay
     if share == 1:
         return None
     by_name = rates_by_depth(net, share)

@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Num, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from plusx import store
+from plusx.data.batch import Batch
 from plusx.data.image import UnreadableImage, printable
+from plusx.data.prediction import LabelMaps
 from plusx.data.sample import Preprocessing
 from plusx.data.scans import Placement, Scan, as_nifti, read_scan, stem_of
 from plusx.data.source import Source
 from plusx.data.space import affine_of, resampled, turn_to
 from plusx.data.volume_files import Reading, mask_beside, prepared, stored_mask
 from plusx.data.volumes import Grid
+from plusx.metrics.segmentation import SurfaceDistanceMeter
 from plusx.report.seen import MOST, seen_page
 from plusx.run import drawing
+from plusx.run.dense_predictions import record_look
 from plusx.run.evaluation import home_of
 from plusx.run.folder import Run
-from plusx.run.seeing import record_look
-from plusx.tasks.segment import Segment
-from plusx.tasks.surface_distance import SurfaceDistance
 from plusx.tasks.task import Task
 from plusx.train.loop import evaluating
 
@@ -100,13 +100,14 @@ def see_volumes(
     for path, scan, image, right, looks in volumes:
         inputs = run.preprocessing.normalise(torch.from_numpy(image)[None])
         with evaluating(task), torch.inference_mode():
-            told = task.predict(inputs.to(task.device))[0]
-        mask = in_voxels_of(scan, told, run.preprocessing)
+            prediction = task.predict(Batch(inputs.to(task.device)))
+        probabilities = prediction.tensors()["probabilities"][0]
+        mask = in_voxels_of(scan, probabilities, run.preprocessing)
         row = _row(run, path, scan, mask)
         if right is not None:
             if looks and uses is None and home is not None:
                 uses = record_look(home, tested)
-            row["truth"] = _agreement(run, mask, right, scan)
+            row["ground_truth"] = _agreement(run, mask, right, scan)
         if out is not None:
             name = stem_of(path)
             while name in names:
@@ -166,7 +167,7 @@ def _row(run: Run, path: str, scan: Scan, mask: Mask) -> dict[str, Any]:
         "path": printable(path),
         "size": [int(side) for side in mask.shape],
         "label": run.classes[int(counts.argmax())],
-        "shares": dict(zip(run.classes, shares, strict=True)),
+        "class_fractions": dict(zip(run.classes, shares, strict=True)),
         "volumes_ml": dict(zip(run.classes, (counts * each).tolist(), strict=True)),
     }
 
@@ -175,18 +176,16 @@ def _agreement(run: Run, told: Mask, right: Mask, scan: Scan) -> dict[str, Any]:
     """The figures of one volume, in its own voxels."""
     if (right == drawing.UNJUDGED).all():
         return {}
-    task = run.task
-    assert isinstance(task, Segment)
-    sure = F.one_hot(torch.from_numpy(told).long(), len(run.classes)).movedim(-1, 0)[None].float()
-    sides = [float(side) for side in np.linalg.norm(scan.affine[:3, :3], axis=0)]
-    figures: dict[str, Any] = {}
-    for meter in task.meters():
-        own = meter
-        if isinstance(meter, SurfaceDistance):
-            own = SurfaceDistance(sides, meter.classes, meter.background)
-        own.update(sure, torch.from_numpy(right)[None])
-        figures.update(own.compute())
-    return {key: figures[key] for key in ("mean_iou", "dice", "position_accuracy", "hd95")}
+    labels = LabelMaps(torch.from_numpy(told)[None])
+    truth = torch.from_numpy(right)[None]
+    spacing = [float(side) for side in np.linalg.norm(scan.affine[:3, :3], axis=0)]
+    metrics: dict[str, Any] = {}
+    for meter in run.task.meters():
+        if isinstance(meter, SurfaceDistanceMeter):
+            meter.spacing = tuple(spacing)  # the volume's own, whose voxels these are
+        meter.update(labels, Batch(truth, truth))
+        metrics |= meter.compute()
+    return {key: metrics[key] for key in ("mean_iou", "dice", "pixel_accuracy", "hd95")}
 
 
 def _draw(

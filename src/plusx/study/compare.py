@@ -150,7 +150,7 @@ def _result(
         "split": split,
         "count": some.count,
         "averaging": some.averaging,
-        "scores": list(some.scores),
+        "metrics": list(some.scores),
         "spread": "standard deviation over the seeds (n - 1)",
         "seeds": list(told.seeds),
         "threshold": told.threshold,

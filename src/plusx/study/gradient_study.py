@@ -77,7 +77,7 @@ def identity(recipe: Recipe, folder: Path) -> dict[str, Any]:
     found = [
         each
         for stage in range(1, len(network_of(net).spec.stages) + 1)
-        for each in shortcut_identity(net, batch.inputs, batch.targets, stage=stage)
+        for each in shortcut_identity(net, batch.inputs, batch.known_targets, stage=stage)
     ]
     return {
         "blocks": [each.name for each in found],

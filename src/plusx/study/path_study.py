@@ -54,7 +54,9 @@ def look(recipe: Recipe, folder: Path, samples: int) -> dict[str, Any]:
     `norms` of those that were sampled."""
     net, sets = opened(recipe, folder)
     (batch,) = some_batches(sets.train, IMAGES)
-    found = path_gradients(net, batch.inputs, batch.targets, samples=samples, seed=recipe.seed)
+    found = path_gradients(
+        net, batch.inputs, batch.known_targets, samples=samples, seed=recipe.seed
+    )
     return {
         "shares": [each.paths for each in found],
         "norms": [list(each.norms) for each in found],

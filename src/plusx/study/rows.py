@@ -46,11 +46,11 @@ def read_finished(folder: Path, name: str, seed: int, split: str) -> Run:
         parameters=result["parameters"],
         multiply_adds=result["multiply_adds"],
         data=result["data"],
-        scores={score: figures[score] for score in result.get("scores", OF_CLASSES)},
+        scores={score: figures[score] for score in result.get("metrics", OF_CLASSES)},
         count=figures["count"],
         averaging=figures.get("averaging", ""),
         train_error=result["train_error"],
-        points=read_history(folder / "log.jsonl", result.get("scores", OF_CLASSES)[0]),
+        points=read_history(folder / "log.jsonl", result.get("metrics", OF_CLASSES)[0]),
         seconds_per_epoch=_seconds(folder / "timing.jsonl", result["steps"] / result["epochs"]),
     )
 

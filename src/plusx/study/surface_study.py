@@ -56,7 +56,8 @@ def look(recipe: Recipe, folder: Path, points: int, span: float) -> dict[str, An
 
     def loss(moved: nn.Module) -> float:
         total = sum(
-            F.cross_entropy(moved(b.inputs), b.targets, reduction="sum").item() for b in batches
+            F.cross_entropy(moved(b.inputs), b.known_targets, reduction="sum").item()
+            for b in batches
         )
         return total / sum(map(len, batches))
 

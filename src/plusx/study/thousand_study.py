@@ -45,7 +45,9 @@ def look(recipe: Recipe, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     net, _ = parts.make_net(recipe)
     built = time.perf_counter() - began
-    found = deep_step(net, batch.inputs, batch.targets, rate=recipe.optim.lr, seed=recipe.seed)
+    found = deep_step(
+        net, batch.inputs, batch.known_targets, rate=recipe.optim.lr, seed=recipe.seed
+    )
     return {
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "images": len(batch),

@@ -38,7 +38,7 @@ def gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
     found: dict[str, list[Any]] = {"steps": [], "outputs": [], "weights": [], "ratio": []}
 
     def look(step: int) -> None:
-        blocks = block_gradients(net, batch.inputs, batch.targets)
+        blocks = block_gradients(net, batch.inputs, batch.known_targets)
         found["blocks"] = [block.name for block in blocks]
         found["steps"].append(step)
         found["outputs"].append([_finite(block.outputs) for block in blocks])

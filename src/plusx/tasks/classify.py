@@ -8,32 +8,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.data.batch import Batch
+from plusx.data.prediction import ClassProbabilities
 from plusx.errors import UserError
-from plusx.tasks.meters import Classification, Meter, MultiLabel
+from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
+from plusx.metrics.meter import Meter
 from plusx.tasks.task import Task
 
 
 class Classify(Task):
-    """Tell classes apart.
+    """Classification.
 
-    Targets are class numbers, int64 (n,), or shares of the classes, float (n, k), as MixUp makes
-    them. With `multilabel` they are n rows of k zeros and ones, and each class is a question of its
-    own. `predict` gives probabilities (n, k): softmax, or a sigmoid each with `multilabel`.
+    Targets are class numbers, int64 (n,), or class probabilities, float (n, k), as MixUp makes
+    them. With `multilabel` they are n rows of k zeros and ones, and the classes are independent.
+    `predict` gives `ClassProbabilities`: softmax, or a sigmoid for each class with `multilabel`.
 
-    label_smoothing: Szegedy et al. 2016, section 7: this share of each target is spread evenly over
-        the classes (with `multilabel` over yes and no).
-    class_weights: a factor for each class. The loss is the mean over the batch of weighted losses,
-        as in scikit-learn and Keras; `torch.nn.CrossEntropyLoss` divides by the sum of the
-        weights in the batch instead, and then parts of a batch do not add up to it.
-        With `multilabel` they weigh the positive answers.
-    classes: the names, for the tables.
+    label_smoothing: Szegedy et al. 2016, section 7: this fraction of each target is spread evenly
+        over the classes (with `multilabel` over 0 and 1).
+    class_weights: a factor for each class. It scales the whole loss of a sample of that class, and
+        the loss is the mean over the batch, as in scikit-learn and Keras.
+        `torch.nn.CrossEntropyLoss` weights the smoothed part of other classes too and divides by
+        the sum of the weights in the batch, so that parts of a batch do not add up to it. With
+        `multilabel` the factors are those of the positive labels.
+    class_names: for the tables.
 
-    After each forward `seen["error"]` is the share of the batch (with `multilabel`: of all the
-    answers) that was wrong. Class numbers outside 0..k-1 are refused with a UserError, among
+    After each forward `scalars["error"]` is the fraction of the batch (with `multilabel`: of all
+    labels) that was wrong. Class numbers outside 0..k-1 are refused with a UserError, among
     them the -100 that torch would pass over in silence.
     """
 
-    scores: tuple[str, ...] = ("accuracy", "precision", "recall", "f1")
+    metrics: tuple[str, ...] = ("accuracy", "precision", "recall", "f1")
+    monitors = ("loss", "accuracy", "auroc")
+    tta = ("none", "flip", "flip-shift")
     class_weights: Tensor | None
 
     def __init__(
@@ -43,71 +48,76 @@ class Classify(Task):
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Tensor | None = None,
         multilabel: bool = False,
-        classes: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing is {label_smoothing}; allowed is 0 <= value < 1")
-        weights = None if class_weights is None else checked_weights(class_weights, classes)
+        weights = None if class_weights is None else checked_weights(class_weights, class_names)
         self.net = net
         self.label_smoothing = label_smoothing
         self.multilabel = multilabel
         if multilabel:
-            self.scores = ("auroc", "f1", "precision", "recall", "accuracy")
-        self.classes = None if classes is None else tuple(classes)
-        # Given anew with every run, so not part of what is saved.
+            self.metrics = ("auroc", "f1", "precision", "recall", "accuracy")
+        self.class_names = None if class_names is None else tuple(class_names)
+        # an argument of every run, so no part of what is saved
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        return self.loss(self.net(batch.inputs), batch.targets)
+        return self.loss(self.net(batch.inputs), batch.known_targets)
 
     def loss(
         self, logits: Float[Tensor, "n k"], targets: Shaped[Tensor, "n ..."]
     ) -> Float[Tensor, ""]:
-        """The loss of what the network answered, and what was `seen` in it."""
+        """The loss of logits; sets `scalars`."""
         logits = at_least_float32(logits)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
             raise UserError(
-                f"class_weights has {len(weights)} numbers; the network tells {logits.shape[1]} "
-                "classes apart"
+                f"class_weights has {len(weights)} numbers; the network has {logits.shape[1]} "
+                "classes"
             )
         if self.multilabel:
-            targets = _answers(targets, logits)
+            targets = _labels(targets, logits)
             smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
-            self.seen = {"error": ((logits.detach() > 0) != (targets > 0.5)).float().mean()}
+            self.scalars = {"error": ((logits.detach() > 0) != (targets > 0.5)).float().mean()}
             return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)
         targets = _classes(targets, logits)
-        right = targets if targets.ndim == 1 else targets.argmax(1)
-        self.seen = {"error": (logits.detach().argmax(1) != right).float().mean()}
-        return F.cross_entropy(
-            logits,
-            targets,
-            weight=weights,
-            label_smoothing=self.label_smoothing,
-            reduction="none",
-        ).mean()
+        true_classes = targets if targets.ndim == 1 else targets.argmax(1)
+        self.scalars = {"error": (logits.detach().argmax(1) != true_classes).float().mean()}
+        losses = F.cross_entropy(
+            logits, targets, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        if weights is not None and targets.ndim == 1:
+            losses = losses * weights[targets]
+        elif weights is not None:  # each class of a mix as if it were the sample's only one
+            log_probabilities, smoothing = logits.log_softmax(1), self.label_smoothing
+            evenly = log_probabilities.mean(1, keepdim=True)
+            per_class = -((1 - smoothing) * log_probabilities + smoothing * evenly)
+            losses = (targets * weights * per_class).sum(1)
+        return losses.mean()
 
-    def predict(self, inputs: Tensor) -> Float[Tensor, "n k"]:
-        logits = at_least_float32(self.net(inputs))
+    def predict(self, batch: Batch) -> ClassProbabilities:
+        logits = at_least_float32(self.net(batch.inputs))
         if not self.multilabel:
-            return logits.softmax(1)
-        # in float32 a sure answer is exactly 1, and the loss of a wrong one is lost
-        return (logits if logits.device.type == "mps" else logits.double()).sigmoid()
+            return ClassProbabilities(logits.softmax(1))
+        # in float32 a certain prediction is exactly 1, and the loss of a wrong one is lost
+        precise = logits if logits.device.type == "mps" else logits.double()
+        return ClassProbabilities(precise.sigmoid(), multilabel=True)
 
     def meters(self) -> list[Meter]:
-        return [MultiLabel(self.classes) if self.multilabel else Classification(self.classes)]
+        return [(MultiLabelMeter if self.multilabel else ClassificationMeter)(self.class_names)]
 
 
 def checked_weights(
-    given: Sequence[float] | Tensor, classes: Sequence[str] | None
+    class_weights: Sequence[float] | Tensor, class_names: Sequence[str] | None
 ) -> Float[Tensor, "k"]:
     """A factor for each class as a tensor. UserError: they are none, or not one a class."""
-    weights = torch.as_tensor(given, dtype=torch.float32)
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
     if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
         raise UserError("class_weights has to be one finite number >= 0 for each class")
-    if classes is not None and len(weights) != len(classes):
-        raise UserError(f"class_weights has {len(weights)} numbers for {len(classes)} classes")
+    if class_names is not None and len(weights) != len(class_names):
+        raise UserError(f"class_weights has {len(weights)} numbers for {len(class_names)} classes")
     return weights
 
 
@@ -117,7 +127,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def _classes(targets: Tensor, logits: Tensor) -> Tensor:
-    """Class numbers (n,) or shares (n, k), or a UserError that says what is wrong with them."""
+    """Class numbers (n,) or probabilities (n, k), or a UserError that says what is wrong."""
     n, k = logits.shape
     if targets.ndim == 1 and not targets.is_floating_point():
         low, high = targets.aminmax()
@@ -131,12 +141,12 @@ def _classes(targets: Tensor, logits: Tensor) -> Tensor:
         return targets.to(logits.dtype)
     raise UserError(
         f"targets are {targets.dtype} of shape {tuple(targets.shape)}; allowed are class numbers, "
-        f"int64 ({n},), or shares of the classes, float ({n}, {k})"
+        f"int64 ({n},), or class probabilities, float ({n}, {k})"
     )
 
 
-def _answers(targets: Tensor, logits: Tensor) -> Tensor:
-    """Answers (n, k) between 0 and 1, or a UserError that says what is wrong with them."""
+def _labels(targets: Tensor, logits: Tensor) -> Tensor:
+    """Labels (n, k) between 0 and 1, or a UserError that says what is wrong with them."""
     if targets.shape != logits.shape:
         raise UserError(
             f"targets of shape {tuple(targets.shape)}; with multilabel they have to be zeros and "

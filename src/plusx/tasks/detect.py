@@ -8,65 +8,66 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from plusx.data.batch import Batch
+from plusx.data.prediction import MASK_SIDE, Detections
 from plusx.errors import UserError
+from plusx.metrics.detection import DetectionMeter
+from plusx.metrics.meter import Meter
 from plusx.tasks import fcos, two_stage, yolo
-from plusx.tasks.average_precision import ROW, SIDE, AveragePrecision
-from plusx.tasks.meters import Meter
 from plusx.tasks.task import Task
 
 
-SUREST = 1000  # candidates of an image among which the overlapping ones are left out
+CANDIDATES = 1000  # of an image, the best, that enter non-maximum suppression
 DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
 
 
 class Detect(Task):
-    """Find objects: where each is, and of which class.
+    """Detection: where each object is, and of which class.
 
-    net: a `Dense` whose head is one of DETECTORS. Targets are boxes (n, m, 7) as `Batch` says, for
-    Mask R-CNN with masks (n, m, h, w). `predict` gives rows (n, d, 6), the surest first: left, top,
-    right, bottom in pixels of the input, score and class; rows that stand for no box have class -1.
-    With Mask R-CNN 28 * 28 more numbers are the probabilities of the mask in its box.
+    net: a network with a head of one of DETECTORS. Targets are boxes (n, m, 6) as `Batch` says, for
+    Mask R-CNN with instance masks (`extras["masks"]`). `predict` gives `Detections` in pixels of
+    the input, best first.
 
-    score: what a box has to be sure of to be told; overlap: of two boxes of a class that overlap
-    more, the surer one is told; most: boxes of an image.
-    classes: the names, for the tables.
+    score_threshold: boxes of a lower score are dropped; nms_iou: IoU threshold of the per-class
+    non-maximum suppression; max_detections: boxes of an image.
+    class_names: for the tables.
 
-    After each forward `seen` has the parts that the loss is the sum of.
+    After each forward `scalars` has the parts that the loss is the sum of.
     """
 
     def __init__(
         self,
         net: nn.Module,
         *,
-        score: float = 0.05,
-        overlap: float = 0.6,
-        most: int = 100,
-        classes: Sequence[str] | None = None,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.6,
+        max_detections: int = 100,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         kind = getattr(getattr(net, "head_spec", None), "kind", "a linear layer")
         if kind not in DETECTORS:
             raise UserError(
-                f'[task] kind = "detect" needs a [head] that finds boxes, not {kind}: '
+                f'[task] kind = "detect" needs a [head] of a detector, not {kind}: '
                 f"{', '.join(DETECTORS)}"
             )
         self.net = net
         self.kind = kind
-        self.score, self.overlap, self.most = score, overlap, most
-        self.classes = None if classes is None else tuple(classes)
+        self.score_threshold, self.nms_iou = score_threshold, nms_iou
+        self.max_detections = max_detections
+        self.class_names = None if class_names is None else tuple(class_names)
         if kind in two_stage.KINDS:
-            two_stage.choose(net, score, overlap, most)
+            two_stage.configure(net, score_threshold, nms_iou, max_detections)
 
     @property
-    def scores(self) -> tuple[str, ...]:  # type: ignore[override]
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
         boxes = ("map50", "map")
         return ("mask_map50", "mask_map", *boxes) if self.kind == "mask-rcnn" else boxes
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        boxes = batch.targets
-        if boxes.ndim != 3 or boxes.shape[-1] != 7:
+        boxes = batch.known_targets
+        if boxes.ndim != 3 or boxes.shape[-1] != 6:
             raise UserError(
-                f"targets are of shape {tuple(boxes.shape)}; a detector needs boxes, (n, m, 7)"
+                f"targets are of shape {tuple(boxes.shape)}; a detector needs boxes, (n, m, 6)"
             )
         self._refuse_classes(boxes)
         if self.kind in two_stage.KINDS:
@@ -77,32 +78,38 @@ class Detect(Task):
             height, width = batch.inputs.shape[-2:]
             size, maps = (int(height), int(width)), self.net(batch.inputs)
             loss, parts = yolo.loss(maps, self._strides, self._anchors, boxes, size)
-        self.seen = {name: part.detach() for name, part in parts.items()}
+        self.scalars = {name: part.detach() for name, part in parts.items()}
         return loss
 
-    def predict(self, inputs: Tensor) -> Float[Tensor, "n d _"]:
+    def predict(self, batch: Batch) -> Detections:
+        inputs = batch.inputs
         if self.kind in two_stage.KINDS:
-            told = two_stage.rows(self.net, inputs, masks=self.kind == "mask-rcnn")
-            width = ROW + SIDE * SIDE * (self.kind == "mask-rcnn")
-            return stacked(told, width, inputs.device)
-        maps = self.net(inputs)
+            return padded(two_stage.detections(self.net, inputs), inputs.device)
+        outputs = self.net(inputs)
         if self.kind == "fcos":
-            boxes, scores = fcos.candidates(maps, self._strides)
+            boxes, scores = fcos.candidates(outputs, self._strides)
         else:
-            boxes, scores = yolo.candidates(maps, self._strides, self._anchors)
+            boxes, scores = yolo.candidates(outputs, self._strides, self._anchors)
         height, width = inputs.shape[-2:]
-        limit = torch.tensor([width, height, width, height], device=boxes.device)
-        boxes = torch.minimum(boxes.clamp(min=0), limit)
-        told = [
-            best(own, sure, self.score, self.overlap, self.most) for own, sure in zip(boxes, scores)
-        ]
-        return stacked(told, ROW, inputs.device)
+        limits = torch.tensor([width, height, width, height], device=boxes.device)
+        boxes = torch.minimum(boxes.clamp(min=0), limits)
+        images = [self._suppressed(*candidates) for candidates in zip(boxes, scores)]
+        return padded(images, inputs.device)
+
+    def _suppressed(
+        self, boxes: Float[Tensor, "p 4"], scores: Float[Tensor, "p k"]
+    ) -> dict[str, Tensor]:
+        """Per-class non-maximum suppression (Felzenszwalb et al. 2010, section 5)."""
+        index, label = (scores > self.score_threshold).nonzero(as_tuple=True)
+        best, order = scores[index, label].sort(descending=True, stable=True)
+        order, best = order[:CANDIDATES], best[:CANDIDATES]
+        index, label = index[order], label[order]
+        kept = batched_nms(boxes[index], best, label, self.nms_iou)[: self.max_detections]
+        return {"boxes": boxes[index[kept]], "scores": best[kept], "labels": label[kept]}
 
     def meters(self) -> list[Meter]:
-        names = self.classes
-        if names is None:
-            names = tuple(map(str, range(self._known())))
-        return [AveragePrecision(names)]
+        names = self.class_names or tuple(map(str, range(self._num_classes)))
+        return [DetectionMeter(names)]
 
     @property
     def _strides(self) -> tuple[tuple[int, int], ...]:
@@ -114,45 +121,32 @@ class Detect(Task):
         anchors: tuple[tuple[int, int], ...] = self.net.head_spec.anchors  # type: ignore[union-attr, assignment]
         return anchors
 
-    def _known(self) -> int:
-        known: int = self.net.num_classes  # type: ignore[assignment]
-        return known
+    @property
+    def _num_classes(self) -> int:
+        num_classes: int = self.net.num_classes  # type: ignore[assignment]
+        return num_classes
 
     def _refuse_classes(self, boxes: Tensor) -> None:
-        highest, known = int(boxes[..., 4].max()), self._known()
+        highest, known = int(boxes[..., 4].max()), self._num_classes
         if highest >= known:
             raise UserError(
                 f"a box is of class {highest}; a network of {known} classes allows 0 to {known - 1}"
             )
 
 
-def best(
-    boxes: Float[Tensor, "p 4"],
-    scores: Float[Tensor, "p k"],
-    score: float,
-    overlap: float,
-    most: int,
-) -> Float[Tensor, "d 6"]:
-    """The rows of an image that are told: sure enough, and of those of a class that overlap more
-    than `overlap` the surest (Felzenszwalb et al. 2010, section 5: non-maximum suppression).
-    """
-    place, category = (scores > score).nonzero(as_tuple=True)
-    sure, order = scores[place, category].sort(descending=True, stable=True)
-    order, sure = order[:SUREST], sure[:SUREST]
-    place, category = place[order], category[order]
-    kept = batched_nms(boxes[place], sure, category, overlap)[:most]
-    return torch.cat(
-        [boxes[place[kept]], sure[kept, None], category[kept, None].to(boxes.dtype)], 1
-    )
-
-
-def stacked(
-    rows: Sequence[Float[Tensor, "_ _"]], width: int, device: torch.device
-) -> Float[Tensor, "n d w"]:
-    """Rows of all images in one tensor; those that fill it up are 0 and of class -1."""
-    most = max((len(each) for each in rows), default=0)
-    made = torch.zeros(len(rows), max(most, 1), width, device=device)
-    made[..., 5] = -1
-    for place, each in enumerate(rows):
-        made[place, : len(each)] = each
-    return made
+def padded(images: Sequence[dict[str, Tensor]], device: torch.device) -> Detections:
+    """The detections of all images; rows that fill them up are 0 and of label -1."""
+    most = max(1, *(len(image["labels"]) for image in images)) if images else 1
+    n = len(images)
+    boxes, scores = torch.zeros(n, most, 4, device=device), torch.zeros(n, most, device=device)
+    labels = torch.full((n, most), -1, device=device)
+    has_masks = bool(images) and "grids" in images[0]
+    side = (MASK_SIDE, MASK_SIDE)
+    grids = torch.zeros(n, most, *side, device=device) if has_masks else None
+    for index, image in enumerate(images):
+        count = len(image["labels"])
+        boxes[index, :count], scores[index, :count] = image["boxes"], image["scores"]
+        labels[index, :count] = image["labels"]
+        if grids is not None:
+            grids[index, :count] = image["grids"]
+    return Detections(boxes, scores, labels, grids)

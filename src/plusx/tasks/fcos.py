@@ -40,7 +40,7 @@ def flat(maps: Sequence[Level]) -> Float[Tensor, "n _ _"]:
 
 
 def assigned(
-    boxes: Float[Tensor, "n m 7"], middles: Float[Tensor, "p 2"], strides: Float[Tensor, "p"]
+    boxes: Float[Tensor, "n m 6"], middles: Float[Tensor, "p 2"], strides: Float[Tensor, "p"]
 ) -> tuple[Int[Tensor, "n p"], Bool[Tensor, "n p"]]:
     """The row of the box that each position is asked for, -1 for none, and who is asked at all.
 
@@ -77,7 +77,7 @@ def assigned(
 def loss(
     maps: Sequence[Level],
     strides: Strides,
-    boxes: Float[Tensor, "n m 7"],
+    boxes: Float[Tensor, "n m 6"],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The loss, a mean over images, and its parts by their short names.
 

@@ -1,4 +1,4 @@
-"""Losses of a class for every position: one number a sample, of what is judged.
+"""Losses of segmentation: one number a sample, over the positions that are not ignored.
 
 They are taken of a sample, not of a batch, so that parts of a batch add up to it.
 """
@@ -23,87 +23,88 @@ _LEAST = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """What a network told of n samples with s positions, and what is right of them.
+class LossInputs:
+    """What the losses of segmentation are computed from: n samples with s positions each.
 
-    Where a position is not judged, `right` is 0 and counts nowhere.
+    Where a position is ignored, `classes` is 0 and counts nowhere.
     """
 
     log_probabilities: Float[Tensor, "n k s"]
-    right: Int[Tensor, "n s"]
-    judged: Bool[Tensor, "n s"]
+    classes: Int[Tensor, "n s"]
+    evaluated: Bool[Tensor, "n s"]
     weights: Float[Tensor, "k"] | None
 
     @property
-    def of_right(self) -> Float[Tensor, "n s"]:
-        """Log-probabilities of the right classes."""
-        return self.log_probabilities.gather(1, self.right[:, None])[:, 0]
+    def log_likelihood(self) -> Float[Tensor, "n s"]:
+        """Log-probabilities of the true classes."""
+        return self.log_probabilities.gather(1, self.classes[:, None])[:, 0]
 
     def mean(self, values: Float[Tensor, "n s"]) -> Float[Tensor, "n"]:
-        """The mean of a sample's judged positions, each times the weight of its class; 0 of none.
+        """The mean over a sample's evaluated positions, each times the weight of its class; 0
+        where there are none.
 
         It is divided by their number, not by the sum of their weights.
         """
         if self.weights is not None:
-            values = values * self.weights[self.right]
-        count = self.judged.sum(1).clamp(min=1)
-        return torch.where(self.judged, values, 0).sum(1) / count
+            values = values * self.weights[self.classes]
+        count = self.evaluated.sum(1).clamp(min=1)
+        return torch.where(self.evaluated, values, 0).sum(1) / count
 
-    def shares(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For every sample and class: hits, what was told and what is right, as sums (n, k)."""
-        told = torch.where(self.judged[:, None], self.log_probabilities.exp(), 0)
-        k = told.shape[1]
-        of_right = torch.where(self.judged, told.gather(1, self.right[:, None])[:, 0], 0)
-        hits = told.new_zeros(len(told), k).scatter_add(1, self.right, of_right)
-        actual = told.new_zeros(len(told), k).scatter_add(1, self.right, self.judged.to(told.dtype))
-        return hits, told.sum(2), actual
+    def overlaps(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For every sample and class: true positives, predicted and actual, as sums (n, k)."""
+        probabilities = torch.where(self.evaluated[:, None], self.log_probabilities.exp(), 0)
+        n, k = probabilities.shape[:2]
+        likelihood = probabilities.gather(1, self.classes[:, None])[:, 0]
+        likelihood = torch.where(self.evaluated, likelihood, 0)
+        zeros = probabilities.new_zeros(n, k)
+        hits = zeros.scatter_add(1, self.classes, likelihood)
+        actual = zeros.scatter_add(1, self.classes, self.evaluated.to(probabilities.dtype))
+        return hits, probabilities.sum(2), actual
 
 
-def cross_entropy(told: Told) -> Float[Tensor, "n"]:
+def cross_entropy(x: LossInputs) -> Float[Tensor, "n"]:
     """The mean negative log-likelihood of the positions."""
-    return told.mean(-told.of_right)
+    return x.mean(-x.log_likelihood)
 
 
-def focal(told: Told) -> Float[Tensor, "n"]:
-    """Focal loss (Lin et al. 2017, eq. 4): positions that are told surely count little."""
-    return told.mean(-((1 - told.of_right.exp()) ** GAMMA) * told.of_right)
+def focal(x: LossInputs) -> Float[Tensor, "n"]:
+    """Focal loss (Lin et al. 2017, eq. 4): positions that are easy count little."""
+    return x.mean(-((1 - x.log_likelihood.exp()) ** GAMMA) * x.log_likelihood)
 
 
-def dice(told: Told) -> Float[Tensor, "n"]:
+def dice(x: LossInputs) -> Float[Tensor, "n"]:
     """1 - Dice of probabilities (Milletari et al. 2016 without their squares), the mean over the
     classes that occur in the sample."""
-    hits, predicted, actual = told.shares()
+    hits, predicted, actual = x.overlaps()
     return _missing(2 * hits / (predicted + actual).clamp(min=_LEAST), actual)
 
 
-def tversky(told: Told) -> Float[Tensor, "n"]:
-    """1 - Tversky's index (Salehi et al. 2017, eq. 4): what is missed weighs more than what is told
-    too much."""
-    hits, predicted, actual = told.shares()
+def tversky(x: LossInputs) -> Float[Tensor, "n"]:
+    """1 - Tversky's index (Salehi et al. 2017, eq. 4): false negatives weigh more than false
+    positives."""
+    hits, predicted, actual = x.overlaps()
     wrong = ALPHA * (predicted - hits) + BETA * (actual - hits)
     return _missing(hits / (hits + wrong).clamp(min=_LEAST), actual)
 
 
-def lovasz(told: Told) -> Float[Tensor, "n"]:
+def lovasz(x: LossInputs) -> Float[Tensor, "n"]:
     """Lovasz-softmax (Berman et al. 2018): the convex closure of 1 - IoU, the mean over the classes
     that occur in the sample."""
-    n, k, _ = told.log_probabilities.shape
     losses = []
-    for sample in range(n):
-        judged = told.judged[sample]
-        right = told.right[sample][judged]
-        told_here = told.log_probabilities[sample][:, judged].exp()
-        here = F.one_hot(right, k).T.to(told_here.dtype)
-        present = here.any(1)
-        here, told_here = here[present], told_here[present]
-        errors, order = (here - told_here).abs().sort(dim=1, descending=True)
-        losses.append(
-            (errors * _lovasz_weights(here.gather(1, order))).sum(1).sum() / max(1, len(here))
-        )
+    for sample in range(len(x.classes)):
+        evaluated = x.evaluated[sample]
+        classes = x.classes[sample][evaluated]
+        probabilities = x.log_probabilities[sample][:, evaluated].exp()
+        actual = F.one_hot(classes, len(probabilities)).T.to(probabilities.dtype)
+        present = actual.any(1)
+        actual, probabilities = actual[present], probabilities[present]
+        errors, order = (actual - probabilities).abs().sort(dim=1, descending=True)
+        weights = _lovasz_weights(actual.gather(1, order))
+        losses.append((errors * weights).sum(1).sum() / max(1, len(actual)))
     return torch.stack(losses)
 
 
-LOSSES: dict[str, Callable[[Told], Tensor]] = {
+LOSSES: dict[str, Callable[[LossInputs], Tensor]] = {
     "cross-entropy": cross_entropy,
     "dice": dice,
     "focal": focal,
@@ -133,8 +134,8 @@ def _missing(index: Float[Tensor, "n k"], actual: Float[Tensor, "n k"]) -> Float
     return ((1 - index) * occurs).sum(1) / occurs.sum(1).clamp(min=1)
 
 
-def _lovasz_weights(right: Float[Tensor, "k s"]) -> Float[Tensor, "k s"]:
+def _lovasz_weights(actual: Float[Tensor, "k s"]) -> Float[Tensor, "k s"]:
     """The gradient of the extension, of positions sorted by their errors (their algorithm 1)."""
-    missed = right.sum(1, keepdim=True)
-    jaccard = 1 - (missed - right.cumsum(1)) / (missed + (1 - right).cumsum(1))
+    missed = actual.sum(1, keepdim=True)
+    jaccard = 1 - (missed - actual.cumsum(1)) / (missed + (1 - actual).cumsum(1))
     return torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)

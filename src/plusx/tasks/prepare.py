@@ -1,13 +1,15 @@
 """Where and how a task computes: its device, its precision, its memory format."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.data.prediction import Prediction
 from plusx.errors import UserError
-from plusx.tasks.meters import Meter
-from plusx.tasks.task import Task
+from plusx.tasks.task import Task, Wrapped
 
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,7 +28,7 @@ def prepare(
     device: "auto" is the first of CUDA, MPS and the CPU that is there.
     precision: with "bfloat16" and "float16" the returned task is a wrapper that computes under
         autocast; the parameters stay float32. Training in float16 needs a scaled loss:
-        `Descend(scaling=Scaling())`.
+        `GradientStep(scaling=Scaling())`.
     channels_last: keep the weights of convolutions with the channels innermost, which is faster in
         training with usual batches (docs/benchmarks.md); a few small images can be slower. It
         changes no result but for rounding.
@@ -68,40 +70,28 @@ def find_device(name: str | torch.device) -> torch.device:
     return device
 
 
-class Autocast(Task):
+class Autocast(Wrapped):
     """Another task, computed in a half-precision format where torch holds that to be safe.
 
     Parameters, gradients, losses and predictions stay float32 (Micikevicius et al. 2018).
     """
 
     def __init__(self, task: Task, precision: str) -> None:
-        super().__init__()
-        self.task = task
+        super().__init__(task)
         self.precision = precision
-
-    @property
-    def net(self) -> nn.Module:  # type: ignore[override]
-        return self.task.net
-
-    @property
-    def scores(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.task.scores
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         with torch.autocast(self.device.type, HALVES[self.precision]):
             loss: Tensor = self.task(batch)
-        self.seen = self.task.seen
         return loss
 
-    def predict(self, inputs: Tensor) -> Tensor:
+    def predict(self, batch: Batch) -> Prediction:
         with torch.autocast(self.device.type, HALVES[self.precision]):
-            return self.task.predict(inputs)
+            return self.task.predict(batch)
 
-    def meters(self) -> list[Meter]:
-        return self.task.meters()
-
-    def after_step(self) -> None:
-        self.task.after_step()
+    def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
+        with torch.autocast(self.device.type, HALVES[self.precision]):
+            yield from self.task.predict_slabs(batch)
 
 
 def _channels_last(net: nn.Module) -> None:

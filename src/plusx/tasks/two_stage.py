@@ -22,25 +22,30 @@ SHORT = {
 
 def loss(net: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """torchvision's losses, added up as its reference training does, and the parts."""
-    made: Mapping[str, Tensor] = net.losses(batch.inputs, batch.targets, batch.masks)  # type: ignore[operator]
-    parts = {SHORT[name]: part for name, part in made.items()}
+    losses: Mapping[str, Tensor] = net.losses(  # type: ignore[operator]
+        batch.inputs, batch.known_targets, batch.extras.get("masks")
+    )
+    parts = {SHORT[name]: part for name, part in losses.items()}
     return torch.stack(list(parts.values())).sum(), parts
 
 
-def rows(net: nn.Module, inputs: Tensor, masks: bool) -> list[Float[Tensor, "d _"]]:
-    """What each image is told: a row of left, top, right, bottom, score, class, and the mask's
-    probabilities in its box.
-    """
-    made = []
-    for told in net(inputs):
-        columns = [told["boxes"], told["scores"][:, None], told["labels"][:, None] - 1]
-        if masks:
-            columns.append(told["masks"].flatten(1))
-        made.append(torch.cat([column.to(told["boxes"].dtype) for column in columns], 1))
-    return made
+def detections(net: nn.Module, inputs: Tensor) -> list[dict[str, Tensor]]:
+    """boxes, scores and labels of each image, and for Mask R-CNN grids of mask probabilities."""
+    images = []
+    for output in net(inputs):
+        image = {
+            "boxes": output["boxes"].float(),
+            "scores": output["scores"].float(),
+            "labels": output["labels"] - 1,  # torchvision counts the background as 0
+        }
+        if "masks" in output:
+            image["grids"] = output["masks"][:, 0].float()
+        images.append(image)
+    return images
 
 
-def choose(net: nn.Module, score: float, overlap: float, most: int) -> None:
-    """What torchvision's own suppression tells."""
+def configure(net: nn.Module, score_threshold: float, nms_iou: float, max_detections: int) -> None:
+    """Set the thresholds of torchvision's own suppression."""
     heads: Any = net.detector.roi_heads  # type: ignore[union-attr]
-    heads.score_thresh, heads.nms_thresh, heads.detections_per_img = score, overlap, most
+    heads.score_thresh, heads.nms_thresh = score_threshold, nms_iou
+    heads.detections_per_img = max_detections

@@ -62,7 +62,7 @@ def decoded(
 
 
 def assigned(
-    boxes: Float[Tensor, "n m 7"],
+    boxes: Float[Tensor, "n m 6"],
     sizes: Sequence[tuple[int, int]],
     strides: Strides,
     anchors: Anchors,
@@ -93,7 +93,7 @@ def loss(
     maps: Sequence[Level],
     strides: Strides,
     anchors: Anchors,
-    boxes: Float[Tensor, "n m 7"],
+    boxes: Float[Tensor, "n m 6"],
     size: tuple[int, int],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The loss, a mean over images of sums over boxes, and its parts by their short names.
@@ -140,7 +140,7 @@ def candidates(
     return boxes, told[..., 4:5].sigmoid() * told[..., 5:].sigmoid()
 
 
-def _asked(found: Float[Tensor, "n p 4"], boxes: Float[Tensor, "n m 7"]) -> Bool[Tensor, "n p"]:
+def _asked(found: Float[Tensor, "n p 4"], boxes: Float[Tensor, "n m 6"]) -> Bool[Tensor, "n p"]:
     """Which boxes overlap none that is there by more than a half, nor stand in a crowd."""
     asked = []
     for told, right in zip(found, boxes):

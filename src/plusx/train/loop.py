@@ -8,18 +8,25 @@ import torch
 from torch import nn
 
 from plusx.data.batch import Batch
-from plusx.tasks.meters import Meter
-from plusx.tasks.task import Task
+from plusx.tasks.task import Task, compute
 from plusx.train.report import Report
-from plusx.train.schedule import Schedule
+from plusx.train.schedule import Schedule, constant
 from plusx.train.state import State
-from plusx.train.update import Update, descend
+from plusx.train.update import GradientStep, Update
 
 
 def fit(
-    state: State, batches: Iterable[Batch], lr: Schedule, update: Update = descend
+    state: State,
+    batches: Iterable[Batch],
+    lr: Schedule | float | None = None,
+    update: Update | None = None,
 ) -> Iterator[Report]:
     """Train on every batch, and report after each update.
+
+    lr: the learning rate, as a function of the step or a number; None leaves the optimizer's own.
+        Parameter groups keep their ratio to the group of the highest rate, which gets `lr`; a
+        group's `lr_scale` says the ratio, as in timm.
+    update: what is done with a batch; None is `GradientStep()`.
 
     Logging, evaluation, checkpoints and early stopping are the caller's own code between two
     reports, where `state` is all that is needed to go on. torch's generators are seeded anew before
@@ -32,19 +39,33 @@ def fit(
 
     FloatingPointError: from the update, where the loss is not finite.
     """
+    update = update or GradientStep()
+    schedule = lr if callable(lr) or lr is None else constant(lr)
+    groups = state.optimizer.param_groups
+    scale_rates(groups)
     keep_modes = training_modes(state.task)
     device = state.task.device
     for batch in batches:
-        rate = lr(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate", 1.0)  # see make_optimizer
+        if schedule is not None:
+            rate = schedule(state.step)
+            for group in groups:
+                group["lr"] = rate * group["lr_scale"]
+        else:
+            rate = max(group["lr"] for group in groups)
         reseed(state.seed, state.step, device)
         keep_modes()
         loss = update(state, batch.to(device))
         state.task.after_step()
         state.step += 1
-        seen = {name: float(value) for name, value in state.task.seen.items()}
-        yield Report(step=state.step, lr=rate, loss=float(loss), seen=seen)
+        scalars = {name: float(value) for name, value in state.task.scalars.items()}
+        yield Report(step=state.step, lr=rate, loss=float(loss), scalars=scalars)
+
+
+def scale_rates(groups: Sequence[dict[str, Any]]) -> None:
+    """Give every parameter group without one an `lr_scale`: its rate over the highest."""
+    highest = max(group["lr"] for group in groups)
+    for group in groups:
+        group.setdefault("lr_scale", group["lr"] / highest if highest else 1.0)
 
 
 def training_modes(task: Task) -> Callable[[], None]:
@@ -62,7 +83,7 @@ def training_modes(task: Task) -> Callable[[], None]:
 
 
 def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
-    """The figures of the task's meters over all batches, in evaluation mode.
+    """The metrics of the task's meters over all batches, in evaluation mode.
 
     Afterwards every module is in the mode it was in, and no statistic has moved.
     """
@@ -70,16 +91,10 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
     with evaluating(task), torch.inference_mode():
         for batch in batches:
             batch = batch.to(task.device)
-            predictions = task.predict(batch.inputs)
+            prediction = task.predict(batch)
             for meter in meters:
-                meter.update(predictions, *batch.truth)
-    return computed(task, meters)
-
-
-def computed(task: Task, meters: Sequence[Meter]) -> dict[str, Any]:
-    """The figures of a task's meters: those that say how good it is first, the foremost before."""
-    found = {name: figure for meter in meters for name, figure in meter.compute().items()}
-    return {name: found[name] for name in task.scores if name in found} | found
+                meter.update(prediction, batch)
+    return compute(task, meters)
 
 
 @contextmanager

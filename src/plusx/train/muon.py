@@ -49,16 +49,14 @@ def orthogonal_flops(shape: Sequence[int], steps: int = 3) -> int:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the groups that say `orthogonal`, SGD with Nesterov momentum for the others.
-
-    Every group has `lr`, which may be set anew before each step, and takes steps of lr * factor.
+    """Muon for groups with `orthogonal`, SGD with Nesterov momentum for the others.
 
     In an orthogonal group a filter (out, in, *kernel) is a matrix of `out` rows. The momentum
     buffer b becomes momentum b + gradient; the filter is scaled to the norm sqrt(out), a norm of 1
-    a row; then it moves by -lr * factor * orthogonal(gradient + momentum b).
+    a row; then it moves by -lr * orthogonal(gradient + momentum b).
 
     In the others the gradient gets weight_decay times the parameter first, the buffer is made in
-    the same way, and the parameter moves by -lr * factor * (gradient + momentum b).
+    the same way, and the parameter moves by -lr * (gradient + momentum b).
 
     A parameter without a gradient is left as it is.
     """
@@ -68,7 +66,6 @@ class Muon(torch.optim.Optimizer):
             raise UserError(f"iterations is {iterations}; it has to be at least 1")
         defaults = {
             "lr": lr,
-            "factor": 1.0,
             "momentum": 0.0,
             "weight_decay": 0.0,
             "orthogonal": False,
@@ -82,7 +79,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
-        assert closure is None, "the loss is not asked for again"
+        assert closure is None, "closures are not supported"
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if not moved:
@@ -96,7 +93,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_add_(buffers, gradients)
             updates = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
-            rate = group["lr"] * group["factor"]
+            rate = group["lr"]
             if group["orthogonal"]:
                 for parameter, update in zip(moved, updates, strict=True):
                     parameter.mul_(sqrt(len(parameter)) / parameter.norm().clamp(min=1e-12))
@@ -133,16 +130,17 @@ def make_muon(
         raise UserError("muon is for the filters of convolutions, and the network has none")
     others = [p for p in trained if id(p) not in filters]
     flat = [p for p in others if p.ndim < 2 or p.numel() == p.shape[0]]
-    told = {id(p) for p in flat}
+    flat_ids = {id(p) for p in flat}
     sgd = {"momentum": sgd_momentum, "orthogonal": False}
     groups: list[dict[str, Any]] = [
-        {"params": moved, "orthogonal": True, "momentum": momentum},
+        {"params": moved, "lr_scale": 1.0, "orthogonal": True, "momentum": momentum},
         {
-            "params": [p for p in others if id(p) not in told],
-            "factor": head_lr / lr,
+            "params": [p for p in others if id(p) not in flat_ids],
+            "lr": head_lr,
+            "lr_scale": head_lr / lr,
             "weight_decay": weight_decay,
             **sgd,
         },
-        {"params": flat, "factor": bias_lr / lr, **sgd},
+        {"params": flat, "lr": bias_lr, "lr_scale": bias_lr / lr, **sgd},
     ]
     return Muon([group for group in groups if group["params"]], lr, iterations=iterations)

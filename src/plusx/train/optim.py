@@ -23,14 +23,14 @@ def make_optimizer(
     weight_decay: float = 1e-4,
     decay_norms: bool = True,
     betas: tuple[float, float] = (0.9, 0.999),
-    rates: Mapping[Tensor, float] | None = None,
+    lr_scales: Mapping[Tensor, float] | None = None,
 ) -> torch.optim.Optimizer:
     """SGD or AdamW over every parameter of the task that is trained.
 
     The defaults are those of He et al. 2015, section 4.2, which lets every parameter decay.
     With `decay_norms=False` biases, the parameters of norms and one-number-a-channel scales do not.
     `momentum` and `nesterov` are of "sgd", `betas` of "adamw" (Loshchilov and Hutter 2019).
-    `rates` are factors of the rate that the schedule says, for parameters of their own.
+    `lr_scales` are factors of the learning rate for single parameters; 1 for the others.
     The task has to be on its device and in its memory format already.
     """
     if kind not in OPTIMIZERS:
@@ -44,8 +44,8 @@ def make_optimizer(
         {"params": [p for n, p in trained.items() if n in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if rates is not None:
-        groups = [part for group in groups for part in _graded(group, rates)]
+    if lr_scales is not None:
+        groups = [part for group in groups for part in _scaled(group, lr_scales)]
     # One kernel for all of a network's small tensors: on a CPU six times as fast as a loop.
     fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
     if kind == "sgd":
@@ -67,14 +67,14 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
-def _graded(group: dict[str, Any], rates: Mapping[Tensor, float]) -> list[dict[str, Any]]:
-    """A group as one for each rate, the deepest first; `fit` sets lr to the schedule's times it."""
-    by_rate: dict[float, list[Tensor]] = {}
+def _scaled(group: dict[str, Any], lr_scales: Mapping[Tensor, float]) -> list[dict[str, Any]]:
+    """A group as one for each scale of the rate, the highest first."""
+    by_scale: dict[float, list[Tensor]] = {}
     for parameter in group["params"]:
-        by_rate.setdefault(rates.get(parameter, 1.0), []).append(parameter)
+        by_scale.setdefault(lr_scales.get(parameter, 1.0), []).append(parameter)
     return [
-        {**group, "params": parameters, "rate": rate}
-        for rate, parameters in sorted(by_rate.items(), reverse=True)
+        {**group, "params": parameters, "lr_scale": scale}
+        for scale, parameters in sorted(by_scale.items(), reverse=True)
     ]
 
 

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 class Patience:
     """Counts the evaluations since the best one.
 
-        if patience.observe(figures["accuracy"]):
+        if patience.observe(metrics["accuracy"]):
             break
 
-    The fields are all of its state, as plain values: `dataclasses.asdict` keeps it and
-    `Patience(**values)` goes on.
+    The fields are all of its state, as plain values: `dataclasses.asdict` saves it and
+    `Patience(**values)` restores it.
     """
 
-    limit: int  # evaluations without a better one that are borne
-    best: float | None = None  # the highest figure so far
+    limit: int  # evaluations without improvement after which training stops
+    best: float | None = None  # the highest value so far
     waited: int = 0  # evaluations since then
 
-    def observe(self, figure: float) -> bool:
-        """Take in a figure of which more is better; True once `limit` others were no better."""
-        if self.best is None or figure > self.best:
-            self.best, self.waited = figure, 0
+    def observe(self, value: float) -> bool:
+        """Take in a value of which more is better; True once `limit` others were no better."""
+        if self.best is None or value > self.best:
+            self.best, self.waited = value, 0
         else:
             self.waited += 1
         return self.waited >= self.limit

@@ -1,19 +1,19 @@
-"""What one step of training tells."""
+"""What one step of training reports."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Report:
-    """One update, told after it was made.
+    """One update, reported after it was made.
 
-    step: how many updates were made, this one included; `state.step` says the same.
+    step: the number of updates so far, this one included, as `state.step`.
     lr: the learning rate of this update.
     loss: the mean over the batch before the update, in the task's own unit.
-    seen: what else the task saw on the way; a classifier tells its "error", a share of the batch.
+    scalars: what else the task measured; a classifier has its "error", a fraction of the batch.
     """
 
     step: int
     lr: float
     loss: float
-    seen: dict[str, float]
+    scalars: dict[str, float]

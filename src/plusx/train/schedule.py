@@ -86,11 +86,11 @@ def one_cycle(
     return at
 
 
-def warm_up(schedule: Schedule, steps: int, start: float = 0.0) -> Schedule:
+def warmup(schedule: Schedule, steps: int, start: float = 0.0) -> Schedule:
     """A straight line from `start` at step 0 to `schedule(steps)` at step `steps`; then `schedule`.
 
     (Goyal et al. 2017, section 2.2.) For the rate after the warm-up to be the full one, let the
-    schedule hold it until there: `warm_up(cosine(0.1, total, begin=500), 500)`.
+    schedule hold it until there: `warmup(cosine(0.1, total, begin=500), 500)`.
     """
     if steps < 0 or start < 0:
         raise UserError(f"a warm-up of {steps} steps from the rate {start}; both have to be >= 0")
@@ -98,7 +98,7 @@ def warm_up(schedule: Schedule, steps: int, start: float = 0.0) -> Schedule:
     return lambda step: start + (goal - start) * step / steps if step < steps else schedule(step)
 
 
-class WarmUntil:
+class WarmupUntil:
     """A low rate until the training error has fallen below `error`, then the schedule.
 
     He et al. 2015, section 4.2: "we use 0.01 to warm up the training until the training error is
@@ -131,9 +131,9 @@ class WarmUntil:
         """Take in the training error of a step."""
         if self.warm:
             return
-        if "error" not in report.seen:
+        if "error" not in report.scalars:
             raise UserError("warming up until the error falls needs a task that reports an error")
-        self.latest.append(report.seen["error"])
+        self.latest.append(report.scalars["error"])
         full = len(self.latest) == self.latest.maxlen
         self.warm = full and sum(self.latest) / len(self.latest) < self.error
 

@@ -1,4 +1,4 @@
-"""All that a run needs to go on: the task, the optimizer, the average, the count of steps."""
+"""All that a resumed run needs: the task, the optimizer, the averaged weights, the step."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -20,7 +20,7 @@ class State:
     """What training moves. Between two reports of `fit`, this is the whole of it.
 
     step: updates made so far.
-    average: the task with averaged weights, once an `averaged` update has made it, else None.
+    ema: the task with averaged weights, once an update `with_ema` has made it, else None.
     loss_scale, clean_steps: of float16 training (`Scaling`); None and 0 without it.
     """
 
@@ -29,19 +29,19 @@ class State:
         self.optimizer = optimizer
         self.seed = seed
         self.step = 0
-        self.average: Task | None = None
+        self.ema: Task | None = None
         self.loss_scale: float | None = None
         self.clean_steps = 0
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
         """Groups of named tensors, and plain values that are exact in JSON.
 
-        The groups are "weights" (with buffers), "optimizer" and, where there is one, "average". The
+        The groups are "weights" (with buffers), "optimizer" and, where there is one, "ema". The
         tensors are those in use, not copies: write them before the next step.
         """
         tensors: Tensors = {"weights": dict(self.task.state_dict()), "optimizer": {}}
-        if self.average is not None:
-            tensors["average"] = dict(self.average.state_dict())
+        if self.ema is not None:
+            tensors["ema"] = dict(self.ema.state_dict())
         names = self._names()
         for parameter, kept in self.optimizer.state.items():
             for key, value in kept.items():
@@ -97,10 +97,10 @@ class State:
                 raise UserError(f"the saved state moves {owner}, which this task does not have")
             kept = self.optimizer.state[named[owner]]
             kept[key] = _like(tensor, named[owner]) if key != "step" else self._count(tensor)
-        self.average = None
-        if "average" in tensors:
-            self.average = start_average(self.task)
-            self.average.load_state_dict(tensors["average"])
+        self.ema = None
+        if "ema" in tensors:
+            self.ema = start_ema(self.task)
+            self.ema.load_state_dict(tensors["ema"])
         self.step = values["step"]
         self.seed = values["seed"]
         self.loss_scale = values["loss_scale"]
@@ -116,7 +116,7 @@ class State:
         return {p: name for name, p in self.task.named_parameters()}
 
 
-def start_average(task: Task) -> Task:
+def start_ema(task: Task) -> Task:
     """A copy of the task that no gradient reaches."""
     copy = deepcopy(task)
     copy.requires_grad_(False)

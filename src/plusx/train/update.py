@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from plusx.data.batch import Batch
 from plusx.errors import UserError
 from plusx.train.optim import trained_parameters
-from plusx.train.state import State, start_average
+from plusx.train.state import State, start_ema
 
 
 # Moves the state by one batch and gives the loss it had.
@@ -31,8 +31,8 @@ class Sharing(Protocol):
     def weight(self, step: int, count: int) -> float:
         """What the loss of `count` samples of this step counts in that mean."""
 
-    def mean(self, loss: Tensor, seen: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over them of a loss, and of what was seen."""
+    def mean(self, loss: Tensor, scalars: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over them of a loss and of scalars."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class Descend:
+class GradientStep:
     """One step of gradient descent.
 
     clip: the highest norm of the whole gradient; a longer one is shortened to it.
-    parts: take the batch in that many parts and add their gradients up, for a batch that does not
-        fit in memory. The sum equals the whole batch's but for rounding (within 1e-6 of the
-        largest gradient in float32), as long as no batch norm and no dropout looks at a part.
+    accumulation_steps: compute the batch in that many parts and add their gradients up, for a batch
+        that does not fit in memory. The sum equals the whole batch's but for rounding (within
+        1e-6 of the largest gradient in float32), as long as no batch norm and no dropout sees
+        a part.
     scaling: for float16.
     sharing: for a batch of which other processes have their shares.
     FloatingPointError: the loss is not finite, or the gradient to be clipped is not. Nothing was
@@ -63,20 +64,22 @@ class Descend:
     """
 
     clip: float | None = None
-    parts: int = 1
+    accumulation_steps: int = 1
     scaling: Scaling | None = None
     sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
             raise UserError(f"clip is {self.clip}; it has to be above 0")
-        if self.parts < 1:
-            raise UserError(f"parts is {self.parts}; it has to be at least 1")
+        if self.accumulation_steps < 1:
+            raise UserError(
+                f"accumulation_steps is {self.accumulation_steps}; it has to be at least 1"
+            )
 
     def __call__(self, state: State, batch: Batch) -> Tensor:
         scale = self._scale(state)
         state.optimizer.zero_grad()
-        wanted, sharing = self.parts, self.sharing
+        wanted, sharing = self.accumulation_steps, self.sharing
         parts = wanted if sharing is None else sharing.parts(state.step, wanted)
         loss = _backward(state, batch.split(parts), scale, sharing)
         # Asked here and not before the backward pass, so that a GPU has work while it answers.
@@ -128,38 +131,35 @@ class Descend:
             state.clean_steps = 0
 
 
-descend = Descend()
+def with_ema(update: Update, decay: float = 0.999) -> Update:
+    """The update, followed by an exponential moving average of the weights in `state.ema`.
 
-
-def averaged(update: Update, decay: float = 0.999) -> Update:
-    """The update, and behind it an exponential moving average of the weights in `state.average`.
-
-    average = d * average + (1 - d) * weights, where d after update number t (from 1) is
-    min(decay, t / (t + 9)): the start, which knows nothing, is soon forgotten. Floating-point
-    buffers (batch-norm statistics) are averaged alike, others (counts) copied.
+    ema = d * ema + (1 - d) * weights, where d after update number t (from 1) is
+    min(decay, t / (t + 9)), so that the initial weights are soon forgotten. Floating-point buffers
+    (batch-norm statistics) are averaged alike, others (counts) copied.
     """
     if not 0 <= decay < 1:
         raise UserError(f"decay is {decay}; allowed is 0 <= decay < 1")
 
-    def update_and_average(state: State, batch: Batch) -> Tensor:
-        if state.average is None:
-            state.average = start_average(state.task)
+    def update_with_ema(state: State, batch: Batch) -> Tensor:
+        if state.ema is None:
+            state.ema = start_ema(state.task)
         loss = update(state, batch)
-        made = state.step + 1
-        _move(state.average, state.task, 1 - min(decay, made / (made + 9)))
+        count = state.step + 1
+        _move(state.ema, state.task, 1 - min(decay, count / (count + 9)))
         return loss
 
-    return update_and_average
+    return update_with_ema
 
 
 @torch.no_grad()
-def _move(average: nn.Module, module: nn.Module, share: float) -> None:
+def _move(ema: nn.Module, module: nn.Module, weight: float) -> None:
     pairs = [
-        *zip(average.parameters(), module.parameters()),
-        *zip(average.buffers(), module.buffers()),
+        *zip(ema.parameters(), module.parameters()),
+        *zip(ema.buffers(), module.buffers()),
     ]
     floating = [(a, b) for a, b in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], share)
+    torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
     for a, b in pairs:
         if not a.is_floating_point():
             a.copy_(b)
@@ -171,7 +171,7 @@ def _backward(
     """The loss of the whole batch, its gradients (times scale) added to the parameters'."""
     count = sum(len(part) for part in parts)
     total: Tensor | float = 0.0
-    seen: dict[str, Tensor] = {}
+    scalars: dict[str, Tensor] = {}
     for part in parts:
         if sharing is None:
             share = len(part) / count
@@ -181,12 +181,13 @@ def _backward(
             loss = sharing.loss(part, last=part is parts[-1])
         (loss * (share * scale)).backward()
         total = loss.detach() * share + total
-        for key, value in state.task.seen.items():
-            seen[key] = value * share + seen[key] if key in seen else value * share
+        for key, value in state.task.scalars.items():
+            weighted = value * share
+            scalars[key] = weighted + scalars[key] if key in scalars else weighted
     assert isinstance(total, Tensor)
     if sharing is not None:
-        total, seen = sharing.mean(total, seen)
-    state.task.seen = seen
+        total, scalars = sharing.mean(total, scalars)
+    state.task.scalars = scalars
     return total
 
 

@@ -34,14 +34,14 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "he2015-warm": Protocol(
         recipe="cifar10-resnet20",
-        overrides=("schedule.warm_until=0.8", "schedule.warm_rate=0.01"),
+        overrides=("schedule.warmup_until=0.8", "schedule.warmup_lr=0.01"),
         images=64_000 * 128,
         judged=_CIFAR,
         said="as he2015, the rate at 0.01 until the training error is below 80 %",
     ),
     "he2016-small-batch": Protocol(
         recipe="cifar10-resnet20",
-        overrides=("batch_size=64", "schedule.warm_until=0.8", "schedule.warm_rate=0.01"),
+        overrides=("batch_size=64", "schedule.warmup_until=0.8", "schedule.warmup_lr=0.01"),
         images=64_000 * 64,
         judged=_CIFAR,
         said="as he2015-warm with batches of 64",
@@ -50,8 +50,8 @@ PROTOCOLS: dict[str, Protocol] = {
         recipe="cifar10-resnet20",
         overrides=(
             "epochs=200",
-            "schedule.at=[0.3, 0.6, 0.8]",
-            "schedule.factor=0.2",
+            "schedule.milestones=[0.3, 0.6, 0.8]",
+            "schedule.gamma=0.2",
             "optim.nesterov=true",
             "optim.weight_decay=5e-4",
         ),
@@ -64,7 +64,7 @@ PROTOCOLS: dict[str, Protocol] = {
         recipe="cifar10-resnet20",
         overrides=(
             "epochs=300",
-            "schedule.at=[0.5, 0.75]",
+            "schedule.milestones=[0.5, 0.75]",
             "optim.nesterov=true",
             "optim.weight_decay=5e-4",
         ),
@@ -78,7 +78,7 @@ PROTOCOLS: dict[str, Protocol] = {
         overrides=(
             "epochs=300",
             "batch_size=64",
-            "schedule.at=[0.5, 0.75]",
+            "schedule.milestones=[0.5, 0.75]",
             "optim.nesterov=true",
         ),
         images=300 * 50_000,
@@ -90,7 +90,7 @@ PROTOCOLS: dict[str, Protocol] = {
         recipe="cifar10-resnet20",
         overrides=(
             "epochs=500",
-            "schedule.at=[0.5, 0.75]",
+            "schedule.milestones=[0.5, 0.75]",
             "optim.nesterov=true",
             "data.validation=5000",
             "evaluate.keep=best",
@@ -102,7 +102,7 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "mmpretrain": Protocol(
         recipe="cifar10-resnet20",
-        overrides=("epochs=200", "schedule.at=[0.5, 0.75]"),
+        overrides=("epochs=200", "schedule.milestones=[0.5, 0.75]"),
         images=200 * 50_000,
         judged=_CIFAR,
         said="200 epochs of batches of 128, rate 0.1, a tenth from epochs 100 and 150 on, weight "
@@ -112,8 +112,8 @@ PROTOCOLS: dict[str, Protocol] = {
         recipe="cifar10-resnet20",
         overrides=(
             "epochs=200",
-            "schedule.at=[0.3, 0.6, 0.8]",
-            "schedule.factor=0.2",
+            "schedule.milestones=[0.3, 0.6, 0.8]",
+            "schedule.gamma=0.2",
             "optim.weight_decay=5e-4",
         ),
         images=200 * 50_000,
@@ -138,7 +138,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "optim.weight_decay=1e-4",
             "optim.decay_norms=true",
             "schedule.kind=steps",
-            "schedule.at=[0.333333, 0.666666]",
+            "schedule.milestones=[0.333333, 0.666666]",
             "task.label_smoothing=0.0",
         ),
         images=90 * 1_281_167,

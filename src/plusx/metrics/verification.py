@@ -1,20 +1,23 @@
-"""Figures of verification: are two inputs of one class? Of every pair, by the cosine of the two."""
+"""Metrics of verification: are two inputs of one class? By the cosine of every pair."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
-from torch import Tensor
 
+from plusx.data.batch import Batch
+from plusx.data.prediction import Embeddings, Prediction
 from plusx.errors import UserError
+from plusx.metrics.classification import class_numbers, joined
+from plusx.metrics.meter import Meter
 
 
-# the share of pairs of different people that may be taken for one person, where nobody says
-FALSE_ACCEPTS = 0.01
-# the shares at which every evaluation tells what is accepted rightly
-TOLD = (0.1, 0.01, 0.001)
-# pairs that figures are of; of more, so many are drawn
+# the default fraction of pairs of different people that may be taken for one person
+FAR = 0.01
+# false-accept rates at which every evaluation gives the true-accept rate
+REPORTED_FARS = (0.1, 0.01, 0.001)
+# pairs that metrics are computed from; of more, so many are drawn
 MOST_PAIRS = 2_000_000
 # bootstrap: samples of people, and pairs that each is judged by at most
 SAMPLES = 400
@@ -73,21 +76,21 @@ class Rates(NamedTuple):
         return float(np.trapezoid(self.true, self.false))
 
 
-class Verification:
-    """The figures of embeddings, over all pairs of the inputs that were seen.
+class VerificationMeter(Meter):
+    """The metrics of embeddings, over all pairs of inputs; targets are class numbers (n,).
 
-    `update` takes vectors (n, width), of any length but 0, and class numbers (n,). `compute` gives
+    Vectors may be of any length but 0. `compute` gives
 
     count; people, how many classes; genuine_pairs (of one class) and impostor_pairs (of two);
     equal_error_rate: where as many pairs of two are accepted as pairs of one are refused, and
         equal_error_rate_interval;
     auroc: the probability that a pair of one class scores higher than a pair of two;
-    false_accept_rate, as given; true_accept_rate, the share of pairs of one class that are accepted
-        by the lowest threshold that accepts at most that share of pairs of two;
+    false_accept_rate: `far`, as given; true_accept_rate, the fraction of pairs of one class that
+        are accepted by the lowest threshold that accepts at most that share of pairs of two;
         true_accept_rate_interval; and that threshold, a cosine;
     true_accepts: the same for other false-accept rates, as far as the pairs can show them;
-    rank1: the share of inputs whose nearest other input is of their class, among those that have a
-        fellow.
+    rank1: the share of inputs whose nearest other input is of their class, among those that have
+        another.
 
     Intervals are of 95 %, by a bootstrap over classes (pairs are not independent, people are): a
     class that is drawn twice counts twice. With two classes or fewer, and where every sample gives
@@ -95,41 +98,30 @@ class Verification:
     the same ones.
     """
 
-    def __init__(self, false_accept_rate: float = FALSE_ACCEPTS) -> None:
-        if not 0 < false_accept_rate < 1:
-            raise UserError(
-                f"false_accept_rate is {false_accept_rate}; allowed is above 0 and below 1"
-            )
-        self.false_accept_rate = false_accept_rate
-        self._vectors: list[Float[np.ndarray, "n width"]] = []
-        self._targets: list[Int64[np.ndarray, "n"]] = []
+    def __init__(self, far: float = FAR) -> None:
+        super().__init__()
+        if not 0 < far < 1:
+            raise UserError(f"far = {far}: a false-accept rate lies above 0 and below 1")
+        self.far = far
 
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        if targets.ndim != 1 or targets.is_floating_point():
-            raise UserError(
-                f"targets are {targets.dtype} of shape {tuple(targets.shape)}; verification needs "
-                "class numbers, int64 (n,)"
-            )
-        self._vectors.append(predictions.detach().cpu().numpy().astype(np.float64))
-        self._targets.append(targets.detach().cpu().numpy().astype(np.int64))
+    def record(self, prediction: Prediction, batch: Batch) -> dict[str, Any]:
+        assert isinstance(prediction, Embeddings)
+        return {
+            "vectors": prediction.vectors.detach().cpu().numpy().astype(np.float64),
+            "targets": class_numbers(batch.known_targets, "metrics of verification"),
+        }
 
     def compute(self) -> dict[str, Any]:
-        if not self._vectors:
-            raise UserError("there are no predictions to judge: not one batch was seen")
-        vectors, classes = np.concatenate(self._vectors), np.concatenate(self._targets)
-        broken = int((~np.isfinite(vectors)).any(1).sum())
-        if broken:
-            raise FloatingPointError(
-                f"the predictions of {broken} of {len(vectors)} inputs are not finite"
-            )
+        self.refuse_none()
+        vectors, classes = joined(self.records, "vectors")
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         genuine, impostor = pairs_of(unit, classes)
         for pairs, what in ((genuine, "of one class"), (impostor, "of two classes")):
             if not len(pairs.scores):
                 raise UserError(f"there are no pairs {what} among the {len(unit)} inputs")
         rates = Ranking(genuine.scores, impostor.scores).rates()
-        threshold, accepted = rates.at(self.false_accept_rate)
-        errors, accepts = _resampled(genuine, impostor, self.false_accept_rate)
+        threshold, accepted = rates.at(self.far)
+        errors, accepts = _resampled(genuine, impostor, self.far)
         return {
             "count": len(unit),
             "people": len(np.unique(classes)),
@@ -138,15 +130,15 @@ class Verification:
             "equal_error_rate": rates.equal_error(),
             "equal_error_rate_interval": _interval(errors),
             "auroc": rates.area(),
-            "false_accept_rate": self.false_accept_rate,
+            "false_accept_rate": self.far,
             "true_accept_rate": accepted,
             "true_accept_rate_interval": _interval(accepts),
             "threshold": threshold,
             "true_accepts": [
-                {"false_accept_rate": each, "threshold": found[0], "true_accept_rate": found[1]}
-                for each in TOLD
-                if each * len(impostor.scores) >= 1
-                for found in (rates.at(each),)
+                {"false_accept_rate": far, "threshold": threshold, "true_accept_rate": accepted}
+                for far in REPORTED_FARS
+                if far * len(impostor.scores) >= 1
+                for threshold, accepted in (rates.at(far),)
             ],
             "rank1": _first_rank(unit, classes),
         }
@@ -223,15 +215,15 @@ def _scored(unit: np.ndarray, classes: np.ndarray, first: np.ndarray, second: np
 
 
 def _first_rank(unit: np.ndarray, classes: np.ndarray) -> float | None:
-    right, judged = 0, 0
+    right, evaluated = 0, 0
     for start in range(0, len(unit), 1000):
         rows = np.arange(start, min(start + 1000, len(unit)))
         cosines = unit[rows] @ unit.T
         cosines[np.arange(len(rows)), rows] = -np.inf
-        has_fellow = (classes[rows, None] == classes).sum(1) > 1
-        right += int(((classes[cosines.argmax(1)] == classes[rows]) & has_fellow).sum())
-        judged += int(has_fellow.sum())
-    return right / judged if judged else None
+        has_positive = (classes[rows, None] == classes).sum(1) > 1
+        right += int(((classes[cosines.argmax(1)] == classes[rows]) & has_positive).sum())
+        evaluated += int(has_positive.sum())
+    return right / evaluated if evaluated else None
 
 
 def _resampled(

@@ -1,9 +1,9 @@
-"""Answers for positions that are asked window by window, where an input is too large for one look.
+"""Sliding-window inference, for inputs that are too large to be predicted at once.
 
 The windows of one dimension overlap, the first begins at the start and the last ends at the end.
-What several windows say of a position is averaged, each by how near it lies to the middle of the
-window: at a window's edge a network sees less of what is around. So do nnU-Net (Isensee et al.
-2021) and MONAI's sliding_window_inference.
+Predictions of several windows for a position are averaged, weighted by how near it lies to the
+centre of the window: at a window's edge a network has less context. nnU-Net (Isensee et al. 2021)
+and MONAI's sliding_window_inference do the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,8 @@ from torch import Tensor
 
 # Deviation of the Gaussian weights, as a share of the window's length (nnU-Net, MONAI).
 SIGMA = 0.125
-# Windows that are asked at once, and how many positions all of them may have.
-MOST_TOGETHER, POSITIONS_TOGETHER = 8, 2**19
+# Windows that are predicted at once, and how many positions all of them may have.
+WINDOWS_AT_ONCE, POSITIONS_AT_ONCE = 8, 2**19
 # The least weight: at the corner of a volume the Gaussian itself would be lost in rounding.
 LEAST = 1e-3
 
@@ -62,64 +62,63 @@ def importance(window: Sequence[int]) -> Float[Tensor, "*s"]:
     return weights.clamp(min=LEAST)
 
 
-def over_windows(
-    answer: Callable[[Tensor], Tensor],
+def sliding_window(
+    predict: Callable[[Tensor], Tensor],
     inputs: Float[Tensor, "n c *s"],
     window: Sequence[int],
     overlap: int | float,
 ) -> Float[Tensor, "n k *s"]:
-    """What `answer` says of every position, from (n, c, *w) to (n, k, *w), window by window.
+    """The predictions for every position, from (n, c, *w) to (n, k, *w), window by window.
 
-    An input that fits in one window is asked whole, and so is a dimension that does.
+    An input that fits into one window is predicted whole, and so is a dimension that does.
     """
-    told: Tensor | None = None
-    for rows, said in in_bands(answer, inputs, window, overlap):
-        if said.shape[2:] == inputs.shape[2:]:
-            return said
-        if told is None:
-            told = said.new_empty((*said.shape[:2], *inputs.shape[2:]))
-        told[:, :, rows] = said
-    assert told is not None
-    return told
+    outputs: Tensor | None = None
+    for rows, probabilities in slabs(predict, inputs, window, overlap):
+        if probabilities.shape[2:] == inputs.shape[2:]:
+            return probabilities
+        if outputs is None:
+            outputs = probabilities.new_empty((*probabilities.shape[:2], *inputs.shape[2:]))
+        outputs[:, :, rows] = probabilities
+    assert outputs is not None
+    return outputs
 
 
-def in_bands(
-    answer: Callable[[Tensor], Tensor],
+def slabs(
+    predict: Callable[[Tensor], Tensor],
     inputs: Float[Tensor, "n c *s"],
     window: Sequence[int],
     overlap: int | float,
 ) -> Iterator[tuple[slice, Float[Tensor, "n k *b"]]]:
-    """The same in bands along the first dimension, from its start to its end: which positions of
-    it, and what is said there. No more than the windows of one band is held at a time.
+    """The same in slabs along the first dimension, from its start to its end: which positions of
+    it, and their predictions. No more than the windows of one slab is in memory at a time.
     """
     size = tuple(inputs.shape[2:])
     every: list[tuple[Any, ...]] = windows(size, window, overlap)
     if len(every) == 1:
-        yield slice(0, size[0]), answer(inputs)
+        yield slice(0, size[0]), predict(inputs)
         return
     weights = importance([min(pair) for pair in zip(window, size)]).to(inputs.device)
-    told = total = torch.zeros(0)
-    done = reach = 0  # what was given, and what `told` reaches to
-    # small windows are asked together: torch convolves a batch of one volume far more slowly
-    most = POSITIONS_TOGETHER // (weights.numel() * len(inputs))
-    side = max(1, min(MOST_TOGETHER, most))
-    for begin in range(0, len(every), side):
-        some = every[begin : begin + side]
-        parts = [inputs[(..., *place)] for place in some]
-        answers = answer(torch.cat(parts)).split(len(inputs))
-        for (rows, *rest), said in zip(some, answers):
+    sums = totals = torch.zeros(0)
+    done = reach = 0  # up to where slabs were given, and up to where `sums` reaches
+    # small windows in one batch: torch convolves a batch of one volume far more slowly
+    batch = POSITIONS_AT_ONCE // (weights.numel() * len(inputs))
+    stride = max(1, min(WINDOWS_AT_ONCE, batch))
+    for begin in range(0, len(every), stride):
+        chosen = every[begin : begin + stride]
+        outputs = predict(torch.cat([inputs[(..., *place)] for place in chosen]))
+        for (rows, *rest), probabilities in zip(chosen, outputs.split(len(inputs))):
             if rows.stop > reach:
                 more = (rows.stop - reach, *size[1:])
-                room = said.new_zeros((*said.shape[:2], *more))
-                told = torch.cat([told, room], 2) if reach > done else room
-                free = torch.zeros(more, dtype=torch.float32, device=inputs.device)
-                total = torch.cat([total, free]) if reach > done else free
+                zeros = probabilities.new_zeros((*probabilities.shape[:2], *more))
+                sums = torch.cat([sums, zeros], 2) if reach > done else zeros
+                no_weight = torch.zeros(more, dtype=torch.float32, device=inputs.device)
+                totals = torch.cat([totals, no_weight]) if reach > done else no_weight
                 reach = rows.stop
             here = (..., slice(rows.start - done, rows.stop - done), *rest)
-            told[here] += said * weights.to(said.dtype)
-            total[here] += weights
-        ahead = every[begin + side][0].start if begin + side < len(every) else size[0]
+            sums[here] += probabilities * weights.to(probabilities.dtype)
+            totals[here] += weights
+        ahead = every[begin + stride][0].start if begin + stride < len(every) else size[0]
         if ahead > done:
             count = ahead - done
-            yield slice(done, ahead), told[:, :, :count] / total[:count].to(told.dtype)
-            told, total, done = told[:, :, count:].clone(), total[count:].clone(), ahead
+            yield slice(done, ahead), sums[:, :, :count] / totals[:count].to(sums.dtype)
+            sums, totals, done = sums[:, :, count:].clone(), totals[count:].clone(), ahead

@@ -1,0 +1,52 @@
+"""The mask of one object: the window of the image that holds all of it, eight pixels a byte."""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+
+class InstanceMask(NamedTuple):
+    """The mask of one object, in pixels of its image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    bits: bytes
+
+    @classmethod
+    def of(cls, inside: Bool[np.ndarray, "h w"]) -> "InstanceMask":
+        """The mask of the pixels that are true."""
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        if not len(rows):
+            return cls(0, 0, 0, 0, b"")
+        top, left = int(rows[0]), int(columns[0])
+        window = inside[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+        height, width = window.shape
+        return cls(top, left, height, width, np.packbits(window).tobytes())
+
+    def window(self) -> UInt8[np.ndarray, "h w"]:
+        """The pixels of the window: 1 inside, 0 outside."""
+        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.height * self.width)
+        return bits.reshape(self.height, self.width)
+
+    def draw(self, plane: UInt8[np.ndarray, "h w"]) -> None:
+        """Set the pixels of this object to 1, in place."""
+        plane[self.top : self.top + self.height, self.left : self.left + self.width] |= (
+            self.window()
+        )
+
+    def run_lengths(self, size: tuple[int, int]) -> dict[str, Any]:
+        """COCO's uncompressed run lengths in an image (height, width): column by column, beginning
+        with zeros.
+        """
+        height, width = size
+        columns = np.zeros((self.width, height), np.int8)
+        columns[:, self.top : self.top + self.height] = self.window().T
+        changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0))
+        edges = [0, *(changes + self.left * height).tolist()]
+        if edges[-1] < height * width:
+            edges.append(height * width)
+        return {"size": [height, width], "counts": [b - a for a, b in pairwise(edges)]}

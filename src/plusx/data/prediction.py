@@ -1,0 +1,336 @@
+"""What tasks predict for a batch: tensors whose first dimension is the batch, and their rows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from plusx.data.batch import Batch
+from plusx.data.instance_mask import InstanceMask
+from plusx.errors import UserError
+
+
+MASK_SIDE = 28  # of the grid of probabilities that a Mask R-CNN predicts within a box
+CHUNK = 2**22  # numbers that are interpolated at a time when a mask is brought to its stored size
+
+
+P = TypeVar("P", bound="Prediction")
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(ABC):
+    """Predictions for n inputs.
+
+    A new kind is a frozen dataclass of tensors whose first dimension is n; other fields describe
+    all of them.
+    """
+
+    @abstractmethod
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """One JSON-ready dictionary for each input."""
+
+    @abstractmethod
+    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
+        """How strongly each class is predicted for each input, from 0 to 1."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def map(self: P, function: Callable[[Tensor], Tensor]) -> P:
+        """The same kind of prediction with a function applied to every tensor."""
+        return replace(self, **{name: function(value) for name, value in self.tensors().items()})
+
+    def cpu(self: P) -> P:
+        return self.map(Tensor.cpu)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors().values())))
+
+    def mirrored(self: P) -> P:
+        """The prediction for inputs, from the prediction for their mirror images."""
+        return self
+
+    def to_stored(self, batch: Batch, further: "Iterable[Prediction]" = ()) -> "list[Prediction]":
+        """The prediction for each input alone, in pixels of the input as it is stored.
+
+        `further` are the other slabs of a prediction that comes in several (Task.predict_slabs).
+        """
+        return [self.map(lambda tensor: tensor[index : index + 1]) for index in range(len(self))]  # noqa: B023
+
+    @staticmethod
+    def average(predictions: "Sequence[Prediction]", weights: Sequence[float]) -> "Prediction":
+        """The weighted mean of predictions for views of the same inputs."""
+        stacked = [prediction.tensors() for prediction in predictions]
+        means = {
+            name: sum(tensors[name] * weight for tensors, weight in zip(stacked, weights))
+            for name in stacked[0]
+        }
+        return replace(predictions[0], **means)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassProbabilities(Prediction):
+    """The probability of each class (n, k); with `multilabel` each class is independent."""
+
+    probabilities: Float[Tensor, "n k"]
+    multilabel: bool = False
+
+    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
+        return self.probabilities
+
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """label, probability, probabilities; with several labels also labels, those >= 0.5."""
+        rows: list[dict[str, Any]] = []
+        for values in self.probabilities.tolist():
+            best = max(range(len(values)), key=values.__getitem__)
+            row = {"label": class_names[best], "probability": values[best], "probabilities": values}
+            if self.multilabel:
+                row["labels"] = [n for n, p in zip(class_names, values, strict=True) if p >= 0.5]
+            rows.append(row)
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings(Prediction):
+    """Vectors of unit length (n, width)."""
+
+    vectors: Float[Tensor, "n width"]
+
+    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
+        raise UserError("embeddings have no classes")
+
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        # the mean over views is not of unit length, nor is what float32 rounds
+        unit = F.normalize(self.vectors.double(), dim=1, eps=1e-12)
+        return [{"embedding": vector} for vector in unit.tolist()]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMaps(Prediction):
+    """The class of every position (n, *s)."""
+
+    labels: UInt8[Tensor, "n *s"]
+
+    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
+        """The fraction of the positions of each class."""
+        flat = self.labels.flatten(1)
+        counts = [torch.bincount(row, minlength=num_classes) for row in flat]
+        return torch.stack(counts) / flat.shape[1]
+
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """label (that of the most positions) and class_fractions."""
+        rows: list[dict[str, Any]] = []
+        for labels in self.labels.numpy():
+            # slice by slice: numpy counts in numbers of eight bytes
+            counts = sum(np.bincount(part.ravel(), minlength=len(class_names)) for part in labels)
+            fractions = (counts / max(1, labels.size)).tolist()
+            rows.append(
+                {
+                    "label": class_names[int(np.argmax(counts))],
+                    "class_fractions": dict(zip(class_names, fractions, strict=True)),
+                }
+            )
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class PositionProbabilities(Prediction):
+    """The probability of each class at every position (n, k, *s) of the input."""
+
+    probabilities: Float[Tensor, "n k *s"]
+
+    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
+        """The mean of the probability over the positions."""
+        return self.probabilities.flatten(2).mean(2)
+
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        return self.labels().rows(class_names)
+
+    def labels(self) -> LabelMaps:
+        return LabelMaps(self.probabilities.argmax(1).to(torch.uint8).cpu())
+
+    def mirrored(self) -> "PositionProbabilities":
+        return self.map(lambda probabilities: probabilities.flip(-1))
+
+    def to_stored(self, batch: Batch, further: Iterable[Prediction] = ()) -> list[Prediction]:
+        """The label map of each image at its stored size, without what was padded."""
+        size = torch.tensor(batch.inputs.shape[2:]).expand(len(self), -1)
+        content, stored = (
+            batch.extras.get(name, size).tolist() for name in ("content_size", "stored_size")
+        )
+        slabs = (slab.tensors()["probabilities"] for slab in chain([self], further))
+        if content == stored:  # probabilities of all slabs at once could take too much memory
+            labels = torch.cat([slab.argmax(1).to(torch.uint8) for slab in slabs], 1)
+            return [
+                LabelMaps(labels[(slice(i, i + 1), *(slice(side) for side in image))])
+                for i, image in enumerate(content)
+            ]
+        return [
+            LabelMaps(labels_at_size(probabilities, tuple(content[i]), tuple(stored[i]))[None])
+            for i, probabilities in enumerate(torch.cat(list(slabs), 2))
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections(Prediction):
+    """Boxes (n, d, 4): left, top, right, bottom in pixels, their scores and classes, best first.
+
+    Rows of label -1 stand for no box. `grids` are the probabilities of a Mask R-CNN within each
+    box; `masks` are instance masks of the stored image, for each input and box.
+    """
+
+    boxes: Float[Tensor, "n d 4"]
+    scores: Float[Tensor, "n d"]
+    labels: Int[Tensor, "n d"]
+    grids: Float[Tensor, "n d 28 28"] | None = None
+    masks: tuple[tuple[InstanceMask, ...], ...] | None = None
+    image_size: tuple[int, int] | None = None  # height and width, of one stored image
+
+    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
+        """The score of the best box of each class."""
+        zeros = self.scores.new_zeros(len(self), num_classes + 1)
+        # rows that stand for no box go into a column that is dropped
+        columns = torch.where(self.labels < 0, num_classes, self.labels)
+        return zeros.scatter_reduce(1, columns, self.scores, "amax")[:, :num_classes]
+
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """boxes: label, score, box, and segmentation (COCO run lengths) where there are masks."""
+        rows: list[dict[str, Any]] = []
+        columns = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
+        for index, (boxes, scores, labels) in enumerate(columns):
+            detections: list[dict[str, Any]] = [
+                {
+                    "label": class_names[label],
+                    "score": score,
+                    "box": [round(side, 2) for side in box],
+                }
+                for box, score, label in zip(boxes, scores, labels)
+                if label >= 0
+            ]
+            if self.masks is not None:
+                assert self.image_size is not None
+                for detection, mask in zip(detections, self.masks[index], strict=True):
+                    detection["segmentation"] = mask.run_lengths(self.image_size)
+            rows.append({"boxes": detections})
+        return rows
+
+    def to_stored(self, batch: Batch, further: Iterable[Prediction] = ()) -> list[Prediction]:
+        """Boxes cut to the stored image; those that have no area there are left out."""
+        height, width = batch.inputs.shape[-2:]
+        found: list[Prediction] = []
+        for index in range(len(self)):
+            scale, size = 1.0, (int(height), int(width))
+            if "stored_size" in batch.extras:
+                scale = float(batch.extras["scale"][index])
+                size = tuple(batch.extras["stored_size"][index].tolist())
+            order = self.scores[index].argsort(descending=True, stable=True)
+            boxes, present = stored_boxes(
+                self.boxes[index][order], self.labels[index][order], scale, size
+            )
+            present = order[present]
+            found.append(
+                Detections(
+                    boxes[None],
+                    self.scores[index, present][None],
+                    self.labels[index, present][None],
+                    None if self.grids is None else self.grids[index, present][None],
+                    image_size=size,
+                ).with_masks()
+            )
+        return found
+
+    def with_masks(self) -> "Detections":
+        """The grids of one image's boxes as instance masks of the image."""
+        if self.grids is None:
+            return self
+        assert self.image_size is not None
+        masks = []
+        for box, grid in zip(self.boxes[0], self.grids[0]):
+            top, left, inside = pasted_mask(box, grid, self.image_size)
+            mask = InstanceMask.of(inside.numpy() > 0)
+            masks.append(mask._replace(top=top + mask.top, left=left + mask.left))
+        return replace(self, grids=None, masks=(tuple(masks),))
+
+    @staticmethod
+    def average(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
+        raise UserError("boxes cannot be averaged over views of an image: tta = 'none'")
+
+
+def stored_boxes(
+    boxes: Float[Tensor, "d 4"],
+    labels: Int[Tensor, "d"],
+    scale: float,
+    size: tuple[int, int],
+) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
+    """Boxes in pixels of the stored image (height, width), cut to it, and which of them they are.
+
+    Boxes of label -1 are left out, and those that lie outside the image or have no area.
+    """
+    height, width = size
+    scaled = boxes / max(scale, 1e-6)
+    limits = scaled.new_tensor([width, height, width, height])
+    cut = torch.minimum(scaled.clamp(min=0), limits)
+    present = (labels >= 0) & (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
+    indices = present.nonzero()[:, 0]
+    return cut[indices], indices
+
+
+def pasted_mask(
+    box: Float[Tensor, "4"], grid: Float[Tensor, "28 28"], size: tuple[int, int]
+) -> tuple[int, int, UInt8[Tensor, "y x"]]:
+    """The mask of a box in an image (height, width): its top, its left, and its pixels, 0 or 1.
+
+    The grid of probabilities is scaled to the box, as torchvision pastes it (He et al. 2017,
+    section 3.1: "resized to the RoI size, and binarized at a threshold of 0.5").
+    """
+    from torchvision.models.detection.roi_heads import (
+        expand_boxes,
+        expand_masks,
+        paste_mask_in_image,
+    )
+
+    height, width = size
+    expanded, ratio = expand_masks(grid[None, None], 1)
+    corners = expand_boxes(box[None], ratio)[0].to(torch.int64)
+    left, top = (min(max(int(corners[i]), 0), side) for i, side in ((0, width), (1, height)))
+    right, bottom = (min(int(corners[i]) + 1, side) for i, side in ((2, width), (3, height)))
+    window = max(bottom - top, 0), max(right - left, 0)
+    if not all(window):
+        return top, left, torch.zeros(window, dtype=torch.uint8)
+    inside: Tensor = paste_mask_in_image(
+        expanded[0, 0], corners - corners.new_tensor([left, top] * 2), *window
+    )
+    return top, left, (inside >= 0.5).to(torch.uint8)
+
+
+def labels_at_size(
+    probabilities: Float[Tensor, "k y x"], content: tuple[int, ...], size: tuple[int, ...]
+) -> UInt8[Tensor, "h w"]:
+    """The class of every pixel of an image of that size (height, width).
+
+    `content` is the height and width of the image within the padded input. Probabilities are
+    interpolated bilinearly, as torch does with align_corners=False, a few rows at a time: those of
+    all classes at once can take many times the memory of the image.
+    """
+    inside = probabilities[:, : content[0], : content[1]].float().cpu()
+    if content == size:
+        return inside.argmax(0).to(torch.uint8)
+    wide = F.interpolate(inside, size=size[1], mode="linear", align_corners=False)
+    y = ((torch.arange(size[0]) + 0.5) * (content[0] / size[0]) - 0.5).clamp(min=0)
+    above = y.long()
+    below = (above + 1).clamp(max=content[0] - 1)
+    weight = (y - above)[:, None]
+    labels = torch.empty(size, dtype=torch.uint8)
+    for rows in torch.arange(size[0]).split(max(1, CHUNK // (len(inside) * size[1]))):
+        low, high = wide[:, above[rows]], wide[:, below[rows]]
+        labels[rows] = torch.lerp(low, high, weight[rows]).argmax(0).to(torch.uint8)
+    return labels

@@ -1,0 +1,290 @@
+"""Metrics of semantic segmentation: IoU, Dice, precision and recall, and distances of surfaces."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from plusx.data.batch import Batch
+from plusx.data.prediction import LabelMaps, PositionProbabilities, Prediction
+from plusx.errors import UserError
+from plusx.metrics.classification import SMALLEST
+from plusx.metrics.meter import Meter
+
+
+IGNORE_INDEX = 255
+
+
+class SegmentationMeter(Meter):
+    """Metrics of the classes of positions; targets are uint8 (n, *s), where 255 is ignored.
+
+    `compute` gives, over all positions that are evaluated together,
+
+    count: images; positions: those that are evaluated;
+    loss: the mean negative log-likelihood, in nats, of each image, and of these the mean; None for
+        predictions without probabilities;
+    pixel_accuracy: the fraction of positions that are right;
+    mean_iou: intersection over union (the Jaccard index), the mean over the classes that occur
+        among targets or predictions;
+    dice: 2 |A n B| / (|A| + |B|) (Dice 1945), which is F1, the mean over these classes without
+        `background`;
+    image_dice: the same of each image, the mean over the images and these classes, where a class
+        occurs in the targets or the prediction of the image; None where none does;
+    precision, recall: the means over these classes (scikit-learn's "macro"); recall is what SegNet
+        and its followers call class average accuracy;
+    per_class: label, iou, dice, precision, recall, fraction of the positions and their number for
+        each class; where a class occurs in neither, its metrics are None;
+    confusion: k rows, one for each true class, of k counts, one for each predicted class.
+
+    background: the index of the class that is left out of `dice` and `image_dice`.
+    """
+
+    def __init__(
+        self, class_names: Sequence[str] | None = None, background: int | None = None
+    ) -> None:
+        super().__init__()
+        self.class_names = class_names
+        self.background = background
+
+    def record(self, prediction: Prediction, batch: Batch) -> dict[str, Any]:
+        targets = batch.known_targets
+        if isinstance(prediction, LabelMaps):
+            k = len(self.class_names or ())
+            pairs = zip(prediction.labels, _checked(targets, tuple(prediction.labels.shape)))
+            counts = [_confusion(labels, truth, k) for labels, truth in pairs]
+            return {"losses": np.full(len(counts), np.nan), "confusions": np.stack(counts)}
+        assert isinstance(prediction, PositionProbabilities)
+        probabilities = prediction.probabilities.detach()
+        shape = (len(probabilities), *probabilities.shape[2:])
+        images = [_image(p, t) for p, t in zip(probabilities, _checked(targets, shape))]
+        return {
+            "losses": np.array([loss for loss, _ in images]),
+            "confusions": np.stack([confusion for _, confusion in images]),
+        }
+
+    def compute(self) -> dict[str, Any]:
+        self.refuse_none()
+        images = np.concatenate([record["confusions"] for record in self.records])
+        losses = np.concatenate([record["losses"] for record in self.records])
+        confusion = images.sum(0)
+        if not confusion.sum():
+            raise UserError("there are no predictions to evaluate: no position has a class")
+        ratios = _ratios(confusion)
+        counted = self._counted(ratios.occurs)
+        known = ~np.isnan(losses)
+        metrics: dict[str, Any] = {
+            "count": len(images),
+            "positions": int(confusion.sum()),
+            "loss": float(losses[known].mean()) if known.any() else None,
+            "pixel_accuracy": float(confusion.trace() / confusion.sum()),
+            "mean_iou": float(ratios.iou[ratios.occurs].mean()),
+            "dice": float(ratios.dice[counted].mean()) if counted.any() else None,
+            "image_dice": self._image_dice(images),
+            "precision": float(ratios.precision[ratios.occurs].mean()),
+            "recall": float(ratios.recall[ratios.occurs].mean()),
+        }
+        names = self.class_names or [str(number) for number in range(len(confusion))]
+        if len(names) != len(confusion):
+            raise UserError(
+                f"{len(names)} names of classes for predictions of {len(confusion)} classes"
+            )
+        actual = confusion.sum(1)
+        metrics["per_class"] = [
+            {
+                "label": name,
+                **{
+                    key: float(getattr(ratios, key)[index]) if ratios.occurs[index] else None
+                    for key in ("iou", "dice", "precision", "recall")
+                },
+                "fraction": float(actual[index] / confusion.sum()),
+                "positions": int(actual[index]),
+            }
+            for index, name in enumerate(names)
+        ]
+        metrics["confusion"] = confusion.tolist()
+        return metrics
+
+    def _counted(self, occurs: Bool[np.ndarray, "k"]) -> Bool[np.ndarray, "k"]:
+        if self.background is None:
+            return occurs
+        counted: np.ndarray = occurs & (np.arange(len(occurs)) != self.background)
+        return counted
+
+    def _image_dice(self, images: Int[np.ndarray, "n k k"]) -> float | None:
+        values: list[float] = []
+        for confusion in images:
+            ratios = _ratios(confusion)
+            values += ratios.dice[self._counted(ratios.occurs)].tolist()
+        return float(np.mean(values)) if values else None
+
+
+class SurfaceDistanceMeter(Meter):
+    """The metric hd95, in mm: of each image and each class, then the mean over them.
+
+    The surface of a mask are its voxels with a neighbour across a face that is outside the mask or
+    the image. Distances are Euclidean, between the centres of voxels. HD95 of two masks is the
+    larger of two 95th percentiles: of the distances from each surface voxel of the one to the
+    nearest of the other, and the other way round (Huttenlocher et al. 1993 for the maximum; as
+    MONAI has it). Positions of target 255 belong to no mask. Where a class is in neither mask there
+    is no distance; where it is in one of them alone, there is none either, and `hd95_missed` counts
+    these pairs of an image and a class: read both. Without any distance hd95 is None.
+
+    spacing: mm per position, along each dimension.
+    background: the index of the class that is left out.
+    """
+
+    def __init__(
+        self,
+        spacing: Sequence[float],
+        class_names: Sequence[str] | None = None,
+        background: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.spacing = tuple(spacing)
+        self.class_names = class_names
+        self.background = background
+
+    def record(self, prediction: Prediction, batch: Batch) -> dict[str, Any]:
+        if isinstance(prediction, PositionProbabilities):
+            k, prediction = prediction.probabilities.shape[1], prediction.labels()
+        else:
+            k = len(self.class_names or ())
+        assert isinstance(prediction, LabelMaps)
+        distances: dict[str, list[float]] = {str(number): [] for number in range(k)}
+        missed = [0] * k
+        for labels, truth in zip(prediction.labels.numpy(), batch.known_targets.cpu().numpy()):
+            evaluated = truth != IGNORE_INDEX
+            for number in range(k):
+                predicted, actual = (labels == number) & evaluated, truth == number
+                if number == self.background or not (predicted.any() or actual.any()):
+                    continue
+                if not (predicted.any() and actual.any()):
+                    missed[number] += 1
+                    continue
+                distances[str(number)].append(hd95(predicted, actual, self.spacing))
+        return {"distances": distances, "missed": missed}
+
+    def compute(self) -> dict[str, Any]:
+        self.refuse_none()
+        k = len(self.records[0]["missed"])
+        names = self.class_names or [str(number) for number in range(k)]
+        distances = [
+            [value for record in self.records for value in record["distances"][str(number)]]
+            for number in range(k)
+        ]
+        missed = np.sum([record["missed"] for record in self.records], axis=0)
+        every = [value for values in distances for value in values]
+        return {
+            "hd95": float(np.mean(every)) if every else None,
+            "hd95_missed": int(missed.sum()),
+            "hd95_per_class": [
+                {
+                    "label": names[number],
+                    "hd95": float(np.mean(values)) if values else None,
+                    "count": len(values),
+                    "missed": int(missed[number]),
+                }
+                for number, values in enumerate(distances)
+                if number != self.background
+            ],
+        }
+
+
+def hd95(
+    one: Bool[np.ndarray, "*s"], other: Bool[np.ndarray, "*s"], spacing: Sequence[float]
+) -> float:
+    """HD95 of two masks, both with something in them, in the unit of the spacing."""
+    from scipy.ndimage import distance_transform_edt
+
+    surfaces = surface(one), surface(other)
+    # the window around both is enough: no nearest voxel is elsewhere
+    window = tuple(
+        slice(int(indices.min()), int(indices.max()) + 1)
+        for indices in np.nonzero(surfaces[0] | surfaces[1])
+    )
+    here, there = surfaces[0][window], surfaces[1][window]
+    return max(
+        float(np.percentile(distance_transform_edt(~to, sampling=spacing)[where], 95))
+        for where, to in ((here, there), (there, here))
+    )
+
+
+def surface(mask: Bool[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
+    """The voxels of a mask with a neighbour across a face that is not in it."""
+    from scipy.ndimage import binary_erosion
+
+    edges: np.ndarray = mask & ~binary_erosion(mask)
+    return edges
+
+
+def _checked(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if targets.dtype != torch.uint8 or tuple(targets.shape) != shape:
+        raise UserError(
+            f"targets are {targets.dtype} of shape {tuple(targets.shape)}; the predictions need "
+            f"classes of positions, uint8 {shape}"
+        )
+    return targets
+
+
+def _image(
+    probabilities: Float[Tensor, "k *s"], truth: UInt8[Tensor, "*s"]
+) -> tuple[float, Int[np.ndarray, "k k"]]:
+    """The mean negative log-likelihood (NaN where all is ignored) and the confusion."""
+    k = len(probabilities)
+    classes = truth.flatten().long()
+    evaluated = classes != IGNORE_INDEX
+    flat = probabilities.flatten(1)
+    if not bool(evaluated.all()):
+        classes, flat = classes[evaluated], flat[:, evaluated]
+    if not classes.numel():
+        return float("nan"), np.zeros((k, k), np.int64)
+    _refuse_class(int(classes.max()), k)
+    if not bool(flat.isfinite().all()):
+        raise FloatingPointError("the predictions of an image are not finite")
+    loss = -flat.gather(0, classes[None])[0].cpu().double().clamp(min=SMALLEST).log().mean()
+    confusion = torch.bincount(classes * k + flat.argmax(0), minlength=k * k).reshape(k, k)
+    return float(loss), confusion.cpu().numpy()
+
+
+def _confusion(
+    labels: UInt8[Tensor, "*s"], truth: UInt8[Tensor, "*s"], k: int
+) -> Int[np.ndarray, "k k"]:
+    counts = np.zeros(k * k, np.int64)
+    # slice by slice: numbers of eight bytes for a whole volume would be many
+    for predicted, actual in zip(labels.numpy(), truth.cpu().numpy()):
+        evaluated = actual != IGNORE_INDEX
+        classes = actual[evaluated].astype(np.int64)
+        if classes.size:
+            _refuse_class(int(classes.max()), k)
+        counts += np.bincount(classes * k + predicted[evaluated], minlength=k * k)
+    return counts.reshape(k, k)
+
+
+def _refuse_class(highest: int, k: int) -> None:
+    if highest >= k:
+        raise UserError(
+            f"a position has class {highest}; the predictions are of {k} classes, so 0 to {k - 1} "
+            f"are allowed, and {IGNORE_INDEX} for what is ignored"
+        )
+
+
+class _Ratios(NamedTuple):
+    iou: Float[np.ndarray, "k"]
+    dice: Float[np.ndarray, "k"]
+    precision: Float[np.ndarray, "k"]
+    recall: Float[np.ndarray, "k"]
+    occurs: Bool[np.ndarray, "k"]
+
+
+def _ratios(confusion: Int[np.ndarray, "k k"]) -> _Ratios:
+    hits, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return _Ratios(
+        iou=hits / np.maximum(actual + predicted - hits, 1),
+        dice=2 * hits / np.maximum(actual + predicted, 1),
+        precision=hits / np.maximum(predicted, 1),
+        recall=hits / np.maximum(actual, 1),
+        occurs=actual + predicted > 0,
+    )
