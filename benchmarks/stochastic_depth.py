@@ -25,7 +25,7 @@ import torch
 from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 
 import plusx
-from plusx.study.anatomy import places
+from plusx.study.blocks import block_positions
 from plusx.study.stochastic import expected_depth
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
@@ -60,7 +60,7 @@ def contenders(
         optimizer = make_optimizer(task, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
         state = plusx.State(task, optimizer, seed=SEED)
         reports = plusx.fit(state, cycle(batches), constant(RATE))
-        blocks = [place.block for place in places(net)]
+        blocks = [position.block for position in block_positions(net)]
 
         def turn(reports: Any = reports, blocks: Any = blocks, way: str = way) -> None:
             for _ in range(steps):
@@ -77,8 +77,8 @@ def contenders(
 def check_equal(batch: plusx.Batch) -> None:
     """ValueError where the networks differ in anything but what is dropped."""
     nets = {way: plusx.create_model(name, seed=SEED).train() for way, name in MODELS.items()}
-    for place in places(nets["stochastic"]):
-        place.block.drop = 0.0
+    for position in block_positions(nets["stochastic"]):
+        position.block.drop = 0.0
     stochastic, steady = (nets[way](batch.inputs) for way in MODELS)
     if not torch.equal(stochastic, steady):
         raise ValueError("with nothing dropped the networks give different answers")

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx.report.history import EpochPoint
-from plusx.study.finding import finding, interval
-from plusx.study.rows import Run, curve, row
+from plusx.statistics import share_interval
+from plusx.study.finding import comparison_finding
+from plusx.study.results import FinishedRun, curve, summarise
 
 
-def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> Run:
+def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> FinishedRun:
     """A run that ends at this accuracy."""
     points = tuple(
         EpochPoint(
@@ -21,13 +22,13 @@ def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> Run:
         )
         for epoch in range(1, epochs + 1)
     )
-    return Run(
+    return FinishedRun(
         name=name,
         seed=seed,
         parameters=269434,
         multiply_adds=2516608,
         data="digits",
-        scores=dict.fromkeys(("accuracy", "precision", "recall", "f1"), accuracy),
+        metrics=dict.fromkeys(("accuracy", "precision", "recall", "f1"), accuracy),
         count=300,
         averaging="macro",
         train_error=1 - accuracy,
@@ -46,8 +47,10 @@ def comparison(
     }
     rows = []
     for name, runs in made.items():
-        said = interval([each.scores["accuracy"] for each in runs], 300)
-        rows.append({**row(name, runs, threshold), "interval": said and [said.low, said.high]})
+        said = share_interval([each.metrics["accuracy"] for each in runs], 300)
+        rows.append(
+            {**summarise(name, runs, threshold), "interval": said and [said.low, said.high]}
+        )
     result = {
         "kind": "compare",
         "data": "digits",
@@ -57,7 +60,7 @@ def comparison(
         "seeds": list(range(len(next(iter(accuracies.values()))))),
         "threshold": threshold,
         "length": "6 epochs",
-        "finding": finding(rows, count=300, split="validation"),
+        "finding": comparison_finding(rows, count=300, split="validation"),
         "rows": rows,
         "curves": [curve(name, runs) for name, runs in made.items()],
         "recipe": "epochs = 6\n",

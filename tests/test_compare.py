@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from page_reader import Page
 from plusx.recipe import load_recipe
 from plusx.run import load_run
 from plusx.study.compare import compare
-from plusx.study.crew import Job
-from plusx.study.making import Planned
+from plusx.study.running import cost
 
 
 NETWORKS = "compare.networks=[plain20,resnet20]"
@@ -71,23 +71,22 @@ def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -
     assert (out.parent / "said").read_text() == ""
 
 
-def test_what_is_long_in_epochs_is_weighed_against_what_is_long_in_steps(tmp_path: Path) -> None:
-    job = Job("resnet20", 0, tmp_path, "", "test")
+def test_what_is_long_in_epochs_is_weighed_against_what_is_long_in_steps() -> None:
     few = load_recipe("transfer-small", ["steps=300", "batch_size=50"])
     many = replace(few, epochs=4, steps=None)
-    ratio = Planned(job, many, 25_000).cost / Planned(job, few, 250).cost
+    ratio = cost(many, 25_000) / cost(few, 250)
     assert ratio == pytest.approx(4 * 25_000 / (300 * 50))
 
 
 _THREADS = """
 import sys, torch
-from pathlib import Path
 from plusx.recipe import load_recipe, to_toml
-from plusx.study import crew
+from plusx.study.workers import run_job
 torch.set_num_threads(3)
 recipe = to_toml(load_recipe("digits-resnet20", ["steps=1", "device.threads=1"]))
-job = crew.Job("resnet20", 0, Path(sys.argv[1]), recipe, "test")
-print(crew._made(job), torch.get_num_threads())
+job = {"name": "resnet20", "folder": sys.argv[1], "recipe": recipe, "split": "test",
+       "train": True, "measurements": []}
+print(tuple(run_job(job)), torch.get_num_threads())
 """
 
 
@@ -237,7 +236,7 @@ def test_an_interrupted_comparison_stops_whole_and_goes_on_as_if_it_had_not(
         assert process.returncode == code
         assert "Traceback" not in errors
         if number is not signal.SIGKILL:
-            assert "the same command goes on" in errors
+            assert "the same command resumes" in errors
         assert _gone(workers)
     assert list(out.glob("runs/*/checkpoints/*"))
     assert not (out / "result.json").exists()
@@ -260,6 +259,11 @@ def test_a_process_that_dies_is_named_and_the_others_go_on(tmp_path: Path) -> No
     ]
     assert len(failed) == 1
     assert f"1 of 4 runs failed: {failed[0]}" in errors
+    result = json.loads((out / "result.json").read_text())  # of the others, and the failed named
+    (marked,) = result["marked"]
+    assert f"{marked['name']} seed {marked['seed']}" == failed[0]
+    assert sum(len(row["seeds"]) for row in result["rows"]) == 3
+    assert "ended by SIGKILL" in Page((out / "report.html").read_text()).said
     assert said == ""
     finished = list(out.glob("runs/*/result.json"))
     assert len(finished) == 3

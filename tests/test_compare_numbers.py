@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from plusx.report.text_table import comparison_table
-from plusx.study.finding import finding, interval
-from plusx.study.progress import Going, Progress, Tail
-from plusx.study.rows import curve, epochs_to, row, spread
+from plusx.statistics import share_interval, spread
+from plusx.study.finding import comparison_finding
+from plusx.study.progress import LogTail, Progress, RunProgress
+from plusx.study.results import curve, epochs_to, summarise
 from study_results import DEGRADED, comparison, run
 
 
@@ -31,13 +32,13 @@ def test_spread_is_that_of_the_sample(values: list[float]) -> None:
 
 def test_the_spread_of_one_seed_is_not_known() -> None:
     assert spread([0.5]) == {"mean": 0.5, "std": None, "seeds": [0.5]}
-    assert interval([0.5], 300) is None
+    assert share_interval([0.5], 300) is None
 
 
 @given(SHARES)
 @settings(max_examples=60)
 def test_an_interval_holds_both_doubts(values: list[float]) -> None:
-    said = interval(values, 300)
+    said = share_interval(values, 300)
     assert said is not None
     assert 0 <= said.low <= np.mean(values) + 1e-12
     assert np.mean(values) - 1e-12 <= said.high <= 1
@@ -50,7 +51,7 @@ def test_an_interval_holds_both_doubts(values: list[float]) -> None:
 
 
 def test_seeds_that_agree_to_the_last_image_are_not_without_doubt() -> None:
-    said = interval([0.98, 0.98, 0.98], 300)
+    said = share_interval([0.98, 0.98, 0.98], 300)
     assert said is not None
     assert said.high - said.low > 0.02
 
@@ -125,7 +126,7 @@ def test_a_network_that_only_overfits_is_not_called_harder_to_train() -> None:
     rows = comparison(DEGRADED)["rows"]
     for each in rows:
         each["train_error"] = spread([0.0, 0.0, 0.0])
-    assert "depth hurts" not in finding(rows, count=300, split="validation")
+    assert "depth hurts" not in comparison_finding(rows, count=300, split="validation")
 
 
 def test_epochs_to_a_threshold() -> None:
@@ -137,7 +138,7 @@ def test_epochs_to_a_threshold() -> None:
 
 def test_a_row_says_how_many_seeds_reached_the_threshold() -> None:
     runs = [run("resnet20", 0, 0.96), run("resnet20", 1, 0.5), run("resnet20", 2, 0.98)]
-    said = row("resnet20", runs, 0.9)
+    said = summarise("resnet20", runs, 0.9)
     assert said["epochs_to_threshold"] == {
         "threshold": 0.9, "mean": 6.0, "std": 0.0, "seeds": [6, None, 6], "reached": 2
     }  # fmt: skip
@@ -176,7 +177,7 @@ def test_the_table_fits_a_terminal() -> None:
 
 def test_a_log_is_read_as_it_grows_and_anew_after_it_was_cut(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    tail = Tail(log)
+    tail = LogTail(log)
     assert tail.lines() == []
     log.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [line["step"] for line in tail.lines()] == [1, 2]
@@ -196,7 +197,9 @@ def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
     monkeypatch.setattr("plusx.study.progress.time.monotonic", lambda: now[0])
     written = tmp_path / "said"
     with written.open("w") as stream, Progress(stream, runs=2, cost=20.0) as progress:
-        progress.going.append(Going("plain20", 1, Tail(log), 10.0, epochs=4, steps=None, begun=0.0))
+        progress.running.append(
+            RunProgress("plain20", 1, LogTail(log), 10.0, epochs=4, steps=None, begun=0.0)
+        )
         now[0] = 6.0
         progress.show()
         log.write_text('{"step": 1, "epoch": 1, "loss": 2.0}\n')

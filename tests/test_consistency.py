@@ -22,7 +22,7 @@ from plusx.study.consistency import Complaint, check, counted, f1_bounds
 from plusx.study.printed import QUANTITIES, Interval, Table, Tables, interval, read_tables
 
 
-TEXT1 = Path(evidence.__file__).parent / "claims" / "text1.toml"
+TEXT1 = Path(evidence.__file__).parent / "text1.toml"
 NETWORKS = ("resnet20", "plain20", "resnet110", "resnet18_cifar", "wrn16_4", "vgg16_cifar")
 PARAMETERS = {name: counted(name, "parameters") for name in NETWORKS}
 SCORES = ("accuracy", "precision", "recall", "f1")

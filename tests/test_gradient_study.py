@@ -14,8 +14,8 @@ from plusx.grammar.spec import Activation, Block, Net, Stage
 from plusx.models import create_model
 from plusx.nn.block import ResidualBlock
 from plusx.nn.network import Network
-from plusx.study.anatomy import places, walk
-from plusx.study.gradient import (
+from plusx.study.blocks import block_positions, run_blocks
+from plusx.study.gradients import (
     BlockGradient,
     block_gradients,
     course,
@@ -23,7 +23,7 @@ from plusx.study.gradient import (
     shortcut_identity,
     verdict,
 )
-from plusx.study.response import responses
+from plusx.study.responses import responses
 from plusx.study.thousand import deep_step
 
 
@@ -77,17 +77,17 @@ def state_of(net: nn.Module) -> list[object]:
 def test_a_walk_gives_what_the_network_gives(block: Block) -> None:
     net = made(small(block)).eval()
     inputs, _ = some_batch()
-    passed = walk(net, inputs)
+    passed = run_blocks(net, inputs)
     assert torch.equal(passed.logits, net(inputs))
-    assert [place.name for place in places(net)][:4] == [
+    assert [place.name for place in block_positions(net)][:4] == [
         "layer1.0",
         "layer1.1",
         "layer1.2",
         "layer2.0",
     ]
-    for place, output in zip(places(net), passed.outputs, strict=True):
+    for place, output in zip(block_positions(net), passed.outputs, strict=True):
         assert output.shape[1:] == (place.block.flow.channels, *place.block.flow.size)
-    assert [place.changes_shape for place in places(net)].index(True) == 3
+    assert [place.changes_shape for place in block_positions(net)].index(True) == 3
 
 
 def test_gradients_are_those_of_a_training_step_in_every_block() -> None:
@@ -97,7 +97,7 @@ def test_gradients_are_those_of_a_training_step_in_every_block() -> None:
     found = block_gradients(net, inputs, targets)
     assert state_of(net) == before
     F.cross_entropy(net(inputs), targets).backward()
-    for place, each in zip(places(net), found, strict=True):
+    for place, each in zip(block_positions(net), found, strict=True):
         weights = [p.grad for p in place.block.parameters() if p.ndim > 1 and p.grad is not None]
         expected = torch.cat([grad.flatten() for grad in weights]).norm().item()
         assert each.name == place.name
@@ -106,7 +106,7 @@ def test_gradients_are_those_of_a_training_step_in_every_block() -> None:
     head = net.fc.weight.detach()
     net.eval()
     evaluated = block_gradients(net, inputs, targets, training=False)
-    passed = walk(net, inputs)
+    passed = run_blocks(net, inputs)
     share = passed.logits.detach().softmax(1) - F.one_hot(targets, 3)
     exact = (share @ head / len(inputs) / 9).norm() * 3  # 9 positions share a pooled gradient
     assert evaluated[-1].outputs == pytest.approx(float(exact), rel=1e-9)
@@ -234,7 +234,9 @@ def test_responses_are_of_every_layer_behind_its_norm(block: Block) -> None:
     assert state_of(net) == before
     # the first convolution of a block has its norm behind it in each of them, the second in two
     words = ("bn2", "conv2") if block is PRE_ACTIVATION else ("bn1", "bn2")
-    assert list(found)[1:] == [f"{place.name}.{word}" for place in places(net) for word in words]
+    assert list(found)[1:] == [
+        f"{place.name}.{word}" for place in block_positions(net) for word in words
+    ]
     assert next(iter(found)) == "conv1"
     with torch.no_grad():
         net.eval()

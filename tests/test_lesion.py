@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from plusx.grammar.spec import Block
 from plusx.nn.network import Network
-from plusx.study.anatomy import places
+from plusx.study.blocks import block_positions
+from plusx.study.experiment import spec
 from plusx.study.lesion import deletions, lesions, undeletable, without
-from plusx.study.plan import spec
 from test_gradient_study import BASIC, PLAIN, PRE_ACTIVATION, made, small, some_batch, state_of
 
 
@@ -32,10 +32,10 @@ def test_a_deleted_branch_is_a_branch_of_zero(block: Block) -> None:
     before = state_of(net)
     found = lesions(net, evaluate)
     assert state_of(net) == before
-    assert [each.name for each in found] == [place.name for place in places(net)]
+    assert [each.name for each in found] == [place.name for place in block_positions(net)]
     for position, each in enumerate(found):
         zeroed = made(small(block, tail="norm act pool")).eval()
-        zero_the_branch(places(zeroed)[position].block)
+        zero_the_branch(block_positions(zeroed)[position].block)
         with torch.no_grad():
             assert each.error == pytest.approx(evaluate(zeroed), rel=1e-12)
             assert each.error != pytest.approx(evaluate(made(small(block)).eval()), rel=1e-3)
@@ -43,11 +43,11 @@ def test_a_deleted_branch_is_a_branch_of_zero(block: Block) -> None:
 
 def test_a_plain_block_is_left_out_where_the_shape_allows_it() -> None:
     net = made(small(PLAIN))
-    blocks = [place.block for place in places(net)]
+    blocks = [place.block for place in block_positions(net)]
     before = state_of(net)
     found = lesions(net, evaluate)
     assert state_of(net) == before
-    assert [place.block for place in places(net)] == blocks
+    assert [place.block for place in block_positions(net)] == blocks
     assert [each.error is None for each in found] == [False, False, False, True, False, False]
     assert "4 channels of 6 x 6 would reach what expects 6 of 3 x 3" in found[3].why
     shorter = made(small(PLAIN)).eval()
@@ -74,7 +74,7 @@ def test_every_shortcut_can_be_passed(block: Block) -> None:
 
 def test_blocks_are_put_back_when_an_evaluation_fails() -> None:
     net = made(small(BASIC)).train()
-    before, blocks = state_of(net), [place.block for place in places(net)]
+    before, blocks = state_of(net), [place.block for place in block_positions(net)]
 
     def fails(_net: nn.Module) -> float:
         raise RuntimeError("out of memory")
@@ -82,7 +82,7 @@ def test_blocks_are_put_back_when_an_evaluation_fails() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         lesions(net, fails)
     assert state_of(net) == before
-    assert [place.block for place in places(net)] == blocks
+    assert [place.block for place in block_positions(net)] == blocks
 
 
 def test_nothing_that_others_hold_is_overwritten() -> None:
@@ -127,7 +127,7 @@ def test_what_cannot_be_deleted_is_refused() -> None:
 
 def test_vgg_loses_what_keeps_its_shape() -> None:
     with torch.device("meta"):
-        found = places(Network(spec("vgg16_cifar")))
+        found = block_positions(Network(spec("vgg16_cifar")))
     assert [place.name for place in found if undeletable(place)] == [
         "layer1.0", "layer2.0", "layer3.0", "layer4.0",
     ]  # fmt: skip

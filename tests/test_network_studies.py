@@ -12,11 +12,12 @@ import pytest
 
 from plusx import cli
 from plusx.recipe import load_recipe
-from plusx.study.bands import band_of, some_batches
-from plusx.study.catalogue import STUDIES
-from plusx.study.experiment import study
-from plusx.study.plan import asked, look_with
-from plusx.study.surface_study import bent_down
+from plusx.study.catalogue import EXPERIMENTS
+from plusx.study.experiment import some_batches
+from plusx.study.figures import band
+from plusx.study.runner import study
+from plusx.study.surface import bent_down
+from plusx.study.trial import Measurement
 
 
 SMALL = ["epochs=1", "data.train=128", "study.seeds=[0,1]"]
@@ -181,10 +182,15 @@ def test_a_network_that_cannot_be_looked_at_so_is_refused(
 
 
 def test_settings_of_a_look_are_read_as_they_were_written() -> None:
-    assert asked(look_with("surface", 25, 0.5)) == ("surface", [25, 0.5])
-    assert asked(look_with("lesion", "test", 1000, 5, 1, 2)) == ("lesion", ["test", 1000, 5, 1, 2])
-    assert asked("gradients") == ("gradients", [])
-    assert set(STUDIES) >= {"gradients", "responses", "lesion", "paths", "surface", "thousand"}
+    for name, settings in (
+        ("surface", (25, 0.5)),
+        ("lesion", ("test", 1000, 5, 1, 2)),
+        ("gradients", ()),
+    ):
+        measurement = Measurement(name, settings)
+        assert Measurement.parse(str(measurement)) == measurement
+    assert str(Measurement("surface", (25, 0.5))) == "surface(25,0.5)"
+    assert set(EXPERIMENTS) >= {"gradients", "responses", "lesion", "paths", "surface", "thousand"}
 
 
 def test_where_a_surface_curves_down_is_counted() -> None:
@@ -203,7 +209,7 @@ def test_where_a_surface_curves_down_is_counted() -> None:
 
 
 def test_a_line_leaves_out_what_one_seed_does_not_know() -> None:
-    line = band_of("a", [0, 1, 2], [[1, None, 4], [3.0, 5, 2]])
+    line = band("a", [0, 1, 2], [[1, None, 4], [3.0, 5, 2]])
     assert (line["x"], line["mean"]) == ([0, 2], [2, 3])
     assert (line["low"], line["high"]) == ([1, 2], [3, 4])
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plusx.grammar.spec import Activation, Block
-from plusx.study.anatomy import norm_of, walk
+from plusx.study.blocks import run_blocks, total_norm
 from plusx.study.paths import (
     Backward,
     PathGradient,
@@ -52,7 +52,7 @@ def test_the_gradients_of_all_paths_add_up_to_the_gradient(
     )
     assert state_of(net) == before
     net.eval()
-    passed = walk(net, inputs)
+    passed = run_blocks(net, inputs)
     (whole,) = torch.autograd.grad(F.cross_entropy(passed.logits, targets), passed.start)
     torch.testing.assert_close(total, whole, rtol=1e-9, atol=1e-14)
 
@@ -66,7 +66,7 @@ def test_stages_that_are_entered_through_words_lie_on_every_path() -> None:
     paths = Backward(net, inputs, targets, F.cross_entropy)
     total = sum(paths.along(set(chosen)) for chosen in ((), (0,), (1,), (0, 1)))
     net.eval()
-    passed = walk(net, inputs)
+    passed = run_blocks(net, inputs)
     (whole,) = torch.autograd.grad(F.cross_entropy(passed.logits, targets), passed.start)
     torch.testing.assert_close(total, whole, rtol=1e-9, atol=1e-14)
 
@@ -80,10 +80,10 @@ def test_a_linear_network_has_the_product_of_its_factors() -> None:
         block.conv1.weight.data.mul_(factor)
     inputs, targets = some_batch()
     paths = Backward(net, inputs, targets, F.cross_entropy)
-    none = norm_of(paths.along(set()))
+    none = total_norm(paths.along(set()))
     for chosen in ({0}, {1, 3}, {0, 1, 2, 3, 4}):
         product = torch.tensor([factors[i] for i in chosen]).prod().item()
-        assert norm_of(paths.along(chosen)) == pytest.approx(none * product, rel=1e-6)
+        assert total_norm(paths.along(chosen)) == pytest.approx(none * product, rel=1e-6)
     # with equal factors a path's gradient falls by its length alone
     for block in net.layer1:
         nn.init.dirac_(block.conv1.weight)

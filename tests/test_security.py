@@ -50,7 +50,7 @@ LISTENING = ("socket.create_server", "socket.if_nameindex")
 # Who starts processes: the converter's child, the runs of a comparison, the run that is killed for
 # the claim that it goes on, the processes that share one run, those whose memory is measured.
 STARTERS = {
-    "weights/convert.py", "study/crew.py", "evidence/bookkeeping.py", "run/launching.py",
+    "weights/convert.py", "study/workers.py", "evidence/bookkeeping.py", "run/launching.py",
     "bench/memory.py",
 }  # fmt: skip
 

@@ -15,8 +15,8 @@ from plusx import store
 from plusx.grammar.spec import Block, Net
 from plusx.models import create_model
 from plusx.nn.network import Network
-from plusx.study.anatomy import places
-from plusx.study.plan import spec
+from plusx.study.blocks import block_positions
+from plusx.study.experiment import spec
 from plusx.study.stochastic import counted_depths, expected_depth, mean_and_error, survivals
 from plusx.train.optim import make_optimizer
 from test_gradient_study import BASIC, small, some_batch, state_of
@@ -39,7 +39,9 @@ def test_resnet110_has_40_25_of_its_54_blocks_on_average() -> None:
     assert expected_depth(54, 0.5) == (3 * 54 - 1) / 4 == 40.25
     with torch.device("meta"):
         net = Network(spec("resnet110_sd"))
-    assert [1 - place.block.drop for place in places(net)] == pytest.approx(survivals(54, 0.5))
+    assert [1 - place.block.drop for place in block_positions(net)] == pytest.approx(
+        survivals(54, 0.5)
+    )
 
 
 def test_counting_comes_to_the_closed_form() -> None:
@@ -66,7 +68,7 @@ def test_a_skipped_block_calls_none_of_its_branch_and_keeps_its_statistics() -> 
     net = create_model(stochastic(6), seed=0).train()
     inputs, targets = some_batch()
     calls: dict[str, int] = {}
-    for place in places(net):
+    for place in block_positions(net):
         for word in place.block.branch:
             getattr(place.block, word).register_forward_hook(
                 lambda *_, name=place.name: calls.update({name: calls.get(name, 0) + 1})
@@ -76,7 +78,7 @@ def test_a_skipped_block_calls_none_of_its_branch_and_keeps_its_statistics() -> 
     nn.functional.cross_entropy(net(inputs.float()), targets).backward()
     ran = set(calls)
     assert 3 < len(ran) < 12
-    for place in places(net):
+    for place in block_positions(net):
         assert calls.get(place.name, 0) in (0, len(place.block.branch))
         for name, now in place.block.state_dict().items():
             if "running" in name or "batches" in name:

@@ -15,10 +15,10 @@ import pytest
 from plusx import cli, run
 from plusx.recipe import load_recipe, to_toml
 from plusx.run import parts
-from plusx.study.catalogue import LOOKS, STUDIES
-from plusx.study.experiment import rows, study
+from plusx.study.catalogue import EXPERIMENTS, MEASURES
 from plusx.study.generalisation import notes as generalisation_notes
-from plusx.study.watch import aligned, gradients, over_training
+from plusx.study.gradients import aligned, measure_gradients, over_training
+from plusx.study.runner import rows, study
 
 
 SMALL = (
@@ -76,7 +76,7 @@ def test_where_a_run_was_interrupted_is_no_place_to_look_at(tmp_path: Path) -> N
     recipe = replace(load_recipe("degradation", [*said, "net.base=plain20"]), study=None)
     run.train(recipe, tmp_path / "run", progress=False)
     due = replace(recipe, checkpoint=replace(recipe.checkpoint, every_steps=2))
-    assert gradients(due, tmp_path / "run")["steps"] == [0, 2, 4, 5]
+    assert measure_gradients(due, tmp_path / "run")["steps"] == [0, 2, 4, 5]
 
 
 def test_seeds_are_set_side_by_side_at_the_steps_that_all_have() -> None:
@@ -147,9 +147,9 @@ def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
         assert running.wait(300) == 143
     finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/gradients.json")}
     assert 1 <= len(finished) < 3
-    assert "goes on from there" in (tmp_path / "said").read_text()
+    assert "resumes from there" in (tmp_path / "said").read_text()
     again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert "finished already; going on" in again.stderr
+    assert "finished already; resuming" in again.stderr
     result = json.loads(again.stdout)
     assert result["rows"][0]["seeds"] == [0, 1, 2]
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
@@ -213,7 +213,7 @@ def test_a_cell_of_another_depth_is_not_taken_for_this_one(
     said = [*chosen, "study.seeds=[0]", "study.depth=8"]
     recipe = load_recipe(kind, said)
     source = parts.open_split(recipe, "train")
-    (cell,) = STUDIES[kind].cells(recipe, source)
+    (cell,) = EXPERIMENTS[kind].trials(recipe, source)
     folder = tmp_path / "runs" / cell.folder
     folder.mkdir(parents=True)
     (tmp_path / "recipe.toml").write_text(to_toml(recipe))
@@ -229,16 +229,16 @@ def test_a_cell_of_another_depth_is_not_taken_for_this_one(
 def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["study"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(STUDIES)
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
     assert cli.run(["study", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["studies"]
-    assert [each["kind"] for each in listed] == list(STUDIES)
+    assert [each["kind"] for each in listed] == list(EXPERIMENTS)
     assert all(each["question"].endswith("?") for each in listed)
-    assert LOOKS
+    assert MEASURES
 
 
 def test_every_kind_of_study_has_a_recipe_of_its_name() -> None:
-    for kind in STUDIES:
+    for kind in EXPERIMENTS:
         said = load_recipe(kind).study
         assert said is not None
         assert said.kind == kind
@@ -260,14 +260,14 @@ def test_a_training_that_diverges_is_an_answer(tmp_path: Path) -> None:
     assert study(recipe, tmp_path / "out") == result
     after = (tmp_path / "out" / "runs" / "resnet20-no-norm-seed0" / "diverged.json").stat()
     assert after.st_mtime_ns == before.st_mtime_ns
-    with pytest.raises(RuntimeError, match="every cell diverged"):
+    with pytest.raises(RuntimeError, match="1 of 1 runs failed"):
         study(load_recipe("degradation", [*said, "study.norms=[none]"]), tmp_path / "other")
 
 
 def test_the_number_of_updates_is_said_as_the_recipe_has_it() -> None:
-    by_steps = generalisation_notes(load_recipe("generalisation"))[0]
+    by_steps = generalisation_notes(load_recipe("generalisation"))
     assert "the same number of updates" in by_steps
-    by_epochs = generalisation_notes(load_recipe("generalisation", ["epochs=3"]))[0]
+    by_epochs = generalisation_notes(load_recipe("generalisation", ["epochs=3"]))
     assert "the same number of epochs, so those with fewer images make fewer updates" in by_epochs
 
 
@@ -280,7 +280,7 @@ def test_gradients_settle_where_they_did_not_begin_so(start: float, said: str) -
          "train_error": {"seeds": errors}, "ratio_start": start, "ratio_end": 1.5}
         for depth, errors in ((20, [0.01, 0.02, 0.01]), (56, [0.4, 0.41, 0.42]))
     ]  # fmt: skip
-    assert STUDIES["degradation"].finding(rows).endswith(f"while its gradients {said}.")
+    assert EXPERIMENTS["degradation"].finding(rows).endswith(f"while its gradients {said}.")
 
 
 def test_the_first_is_not_told_from_those_that_are_as_soon() -> None:
@@ -293,8 +293,10 @@ def test_the_first_is_not_told_from_those_that_are_as_soon() -> None:
         row("near", [10.0, 12.0, 14.0]),
         row("a", [9.0, 12.0, 12.0]),
     ]
-    said = STUDIES["convergence"].finding(rows)
-    assert said.startswith("a needs the fewest epochs on average (11.0), not told from near; ")
+    said = EXPERIMENTS["convergence"].finding(rows)
+    assert said.startswith(
+        "a needs the fewest epochs on average (11.0), not known to differ from near; "
+    )
     assert "slow" not in said
-    alone = STUDIES["convergence"].finding([rows[0], rows[2]])
-    assert "not told" not in alone
+    alone = EXPERIMENTS["convergence"].finding([rows[0], rows[2]])
+    assert "not known" not in alone

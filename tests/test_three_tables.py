@@ -15,9 +15,10 @@ from plusx.recipe import Recipe, load_recipe
 from plusx.report.text_table import rows_table, study_tables
 from plusx.study import three_tables
 from plusx.study.consistency import check
-from plusx.study.experiment import study
-from plusx.study.plan import Cell, Made
+from plusx.study.experiment import TrialResult, grouped
 from plusx.study.printed import read_tables
+from plusx.study.runner import study
+from plusx.study.trial import Trial
 from study_results import run
 
 
@@ -31,7 +32,7 @@ def _recipe(*overrides: str) -> Recipe:
 
 def _made(
     folder: Path, recipe: Recipe, counts: tuple[int, ...] = (30, 30), **changed: Any
-) -> list[Made]:
+) -> list[TrialResult]:
     """Runs that were never made, with the files that the tables read."""
     made = []
     for name, accuracies in {"resnet20": (0.97, 0.98), "plain resnet20": (0.9, 0.3)}.items():
@@ -43,17 +44,17 @@ def _made(
             scores = {"per_class": [{"count": count} for count in counts]}
             (own / "data.json").write_text(json.dumps(data))
             (own / "result.json").write_text(json.dumps({"validation": scores}))
-            cell = Cell(name=name, seed=seed, recipe=recipe, factors={"threshold": 0.8})
+            trial = Trial(name=name, seed=seed, recipe=recipe, factors={"threshold": 0.8})
             found = replace(run(name, seed, accuracy), seconds_per_epoch=50.0 + seed, **changed)
-            made.append(Made(cell=cell, folder=own, run=found, looks={}))
+            made.append(TrialResult(trial=trial, folder=own, run=found, answers={}))
     return made
 
 
 def test_the_tables_say_what_their_figures_are_and_contradict_nothing(tmp_path: Path) -> None:
     recipe = _recipe("study.threshold=0.8")
     made = _made(tmp_path, recipe)
-    rows = three_tables.rows(made)
-    quality, time, size = three_tables.tables(recipe, made, rows)
+    rows = three_tables.TABLES.rows(grouped(made))
+    quality, time, size = three_tables.tables(recipe, grouped(made), rows)
     assert "macro averages" in quality["note"]
     assert "at least 80 %" in time["note"]
     assert "validation images of digits" in size["note"]
@@ -63,7 +64,7 @@ def test_the_tables_say_what_their_figures_are_and_contradict_nothing(tmp_path: 
     assert "Time, s an epoch | Total time, min |" in text
     assert "6.0 in 1 of 2" in text
     assert "| 269,434 |" in three_tables.markdown(size)
-    printed = three_tables.as_printed([quality, time, size], made)
+    printed = three_tables.as_printed([quality, time, size], grouped(made))
     assert printed.networks == {"resnet20": "resnet20", "plain resnet20": "plain(resnet20)"}
     assert (printed.balanced, printed.averaging, printed.channels) == (True, "macro", 1)
     assert check(printed) == []
@@ -71,7 +72,7 @@ def test_the_tables_say_what_their_figures_are_and_contradict_nothing(tmp_path: 
 
 def test_the_time_of_an_epoch_and_its_number_make_the_total(tmp_path: Path) -> None:
     made = _made(tmp_path, _recipe("study.threshold=0.8"))
-    for row in three_tables.rows(made):
+    for row in three_tables.TABLES.rows(grouped(made)):
         product = row["epochs"]["mean"] * row["epoch_time"]["mean"]
         assert product == pytest.approx(row["total_time"]["mean"])
 
@@ -79,11 +80,11 @@ def test_the_time_of_an_epoch_and_its_number_make_the_total(tmp_path: Path) -> N
 def test_what_no_seed_reaches_is_not_reached(tmp_path: Path) -> None:
     recipe = _recipe("study.threshold=0.99")
     made = [
-        replace(each, cell=replace(each.cell, factors={"threshold": 0.99}))
+        replace(each, trial=replace(each.trial, factors={"threshold": 0.99}))
         for each in _made(tmp_path, recipe)
     ]
-    rows = three_tables.rows(made)
-    time = three_tables.tables(recipe, made, rows)[1]
+    rows = three_tables.TABLES.rows(grouped(made))
+    time = three_tables.tables(recipe, grouped(made), rows)[1]
     assert three_tables.markdown(time).count("not reached") == 2
     assert rows_table(time["columns"], time["rows"]).count("not reached") == 2
     found = three_tables.finding(rows)
@@ -99,12 +100,12 @@ def test_what_no_seed_reaches_is_not_reached(tmp_path: Path) -> None:
     [
         ({"parameters": 269435}, (30, 30), "but resnet20 has 269,434"),
         (
-            {"scores": {"accuracy": 0.9, "precision": 0.9, "recall": 0.8, "f1": 0.85}},
+            {"metrics": {"accuracy": 0.9, "precision": 0.9, "recall": 0.8, "f1": 0.85}},
             (30, 30),
             "averaged recall is accuracy",
         ),
         (
-            {"scores": {"accuracy": 0.9, "precision": 0.5, "recall": 0.5, "f1": 0.85}},
+            {"metrics": {"accuracy": 0.9, "precision": 0.5, "recall": 0.5, "f1": 0.85}},
             (30, 31),
             "no mean of F1",
         ),
@@ -116,10 +117,10 @@ def test_tables_that_cannot_be_true_are_not_printed(
     recipe = _recipe()
     made = _made(tmp_path, recipe, counts, **changed)
     with pytest.raises(RuntimeError, match=r"the tables are not printed") as refused:
-        three_tables.tables(recipe, made, three_tables.rows(made))
+        three_tables.tables(recipe, grouped(made), three_tables.TABLES.rows(grouped(made)))
     assert said in str(refused.value)
     with pytest.raises(RuntimeError):
-        three_tables.files(recipe, made, three_tables.rows(made))
+        three_tables.files(recipe, grouped(made), three_tables.TABLES.rows(grouped(made)))
 
 
 def test_times_are_in_a_unit_that_can_be_read() -> None:

@@ -23,8 +23,8 @@ from plusx.run.progress import Display
 from plusx.run.training import prepared
 from plusx.run.transfer import weights_at
 from plusx.store import load_tensors
-from plusx.study.catalogue import STUDIES
-from plusx.study.experiment import study
+from plusx.study.catalogue import EXPERIMENTS
+from plusx.study.runner import study
 from plusx.tasks.classify import Classify
 from plusx.train.optim import make_optimizer
 from plusx.weights import write_weights
@@ -269,14 +269,14 @@ def test_a_transfer_study_begins_with_runs_of_its_own() -> None:
     recipe = load_recipe("transfer", ["study.seeds=[3]", "study.networks=[resnet20]"])
     source = parts.open_split(recipe, "train")
     assert source.labels.bincount().tolist() == [10] * 5
-    first, *others = STUDIES["transfer"].cells(recipe, source)
+    first, *others = EXPERIMENTS["transfer"].trials(recipe, source)
     assert first.recipe.data.classes == ("0", "1", "2", "3", "4")
     assert first.recipe.data.per_class is None
     assert [each.begins for each in others] == ["", *[first.folder] * 3]
     assert [each.recipe.net.train for each in others] == ["all", "head", 1, "all"]
     other = load_recipe("transfer", ["study.classes=[4,5]"])
     with pytest.raises(ValueError, match="'5' is among those of"):
-        STUDIES["transfer"].cells(other, source)
+        EXPERIMENTS["transfer"].trials(other, source)
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Laws of a network's twins: other merges, no norms, dropout, and one cost for all."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,8 +16,9 @@ from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
 from plusx.nn.network import Network
+from plusx.statistics import difference, differences, mean_interval, share_interval
 from plusx.study.ablation import agreement, largest
-from plusx.study.finding import difference
+from plusx.study.degradation import DEGRADATION
 from plusx.zoo import find
 
 
@@ -86,24 +89,70 @@ shares = st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=2, max_
 def test_a_difference_is_welchs_interval(first: list[float], second: list[float]) -> None:
     found = difference(first, second)
     assert found is not None
-    assert found.low <= found.mean <= found.high
-    if found.low == found.high:
-        return
+    assert -1 <= found.low <= found.mean <= found.high <= 1
+    assert found.low < found.high
     theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    # degrees of freedom are rounded down: never narrower
-    assert found.high - found.low >= (theirs.high - theirs.low) * (1 - 1e-3)
-    assert found.mean == pytest.approx((theirs.low + theirs.high) / 2, abs=1e-9)
+    assert (found.low, found.high) == pytest.approx((max(theirs.low, -1), min(theirs.high, 1)))
+    wider = difference(first, second, comparisons=5, bounds=(-math.inf, math.inf))
+    theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.99)
+    assert wider is not None
+    assert (wider.low, wider.high) == pytest.approx(tuple(theirs))
 
 
 def test_one_seed_has_no_difference() -> None:
     assert difference([0.5], [0.1, 0.2]) is None
 
 
+@pytest.mark.parametrize("values", [(0.02, 0.02), (0.0, 0.0, 0.0), (1.0, 1.0)])
+def test_seeds_that_do_not_differ_have_no_interval(values: tuple[float, ...]) -> None:
+    """They say nothing of how far seeds lie apart, so nothing is called better or worse."""
+    assert difference(values, (0.5, 0.5)) is None
+    assert mean_interval(values) is None
+    row = {"name": "a", "kind": "plain", "norm": "batch", "depth": 20,
+           "train_error": {"seeds": [0.5, 0.5], "mean": 0.5}, "ratio_end": 1.0}  # fmt: skip
+    deep = {**row, "name": "b", "depth": 56, "train_error": {"seeds": values, "mean": values[0]}}
+    said = DEGRADATION.finding([row, deep])
+    assert "chance unknown" in said
+    assert "is better than" not in said
+
+
+def test_no_interval_of_a_share_leaves_what_is_possible() -> None:
+    found = difference([0.9, 0.1], [0.3, 0.5])
+    assert found is not None
+    assert (found.low, found.high) == (-1.0, 1.0)
+    assert mean_interval([0.99, 0.9], bounds=(0.0, 1.0)) == (pytest.approx(0.3732, abs=1e-3), 1.0)
+    low, high = share_interval([1.0, 1.0], 10)
+    assert 0 < low < high == 1.0
+
+
+def test_several_comparisons_hold_together() -> None:
+    """Of twenty networks that are alike one is not called worse by chance alone."""
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(200):
+        groups = random.normal(0.5, 0.01, (21, 3)).tolist()
+        found = differences([(each, groups[0]) for each in groups[1:]])
+        wrong += any(each is not None and not each.low <= 0 <= each.high for each in found)
+    assert wrong / 200 < 0.1
+
+
+def test_holm_tests_the_clearest_difference_first_and_stops_at_the_first_doubt() -> None:
+    base = [0.10, 0.11, 0.12]
+    clear, near, constant = [0.50, 0.51, 0.52], [0.15, 0.16, 0.17], [0.2, 0.2, 0.2]
+    found = differences([(near, base), (clear, base), (constant, constant)])
+    assert found[2] is None  # nothing varies: it is no test, and counts as none
+    assert found[1] == difference(clear, base, comparisons=2)
+    assert found[0] == difference(near, base, comparisons=1)
+    noisy = [[0.10, 0.11, 0.13], [0.09, 0.12, 0.16]]
+    doubts = differences([(noisy[0], base), (noisy[1], base)])
+    assert doubts == [difference(each, base, comparisons=2) for each in noisy]
+
+
 @pytest.mark.slow
 def test_agreement_with_the_papers_order() -> None:
     paper = [0.06, 0.07, 0.08, 0.2]
     same = [[value + 0.1 + seed / 1000 for seed in range(3)] for value in paper]
-    assert agreement(same, paper) == (1.0, (1.0, 1.0))
+    assert agreement(same, paper) == (1.0, None)  # no draw has another order
     assert agreement(same[::-1], paper)[0] == -1.0
     assert agreement([each[:1] for each in same], paper) == (1.0, None)
     noisy = [[0.3, 0.1], [0.1, 0.3], [0.2, 0.25], [0.22, 0.2]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plusx.evidence.claims import RATE, TEXTS, Cost
+from plusx.evidence.claim import RATE, TEXTS, Cost
 from plusx.evidence.ledger import FILE, ledger, read_results
 
 

@@ -182,7 +182,7 @@ def _compared(
 
 
 def _studied(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) -> dict[str, Any]:
-    from plusx.study.experiment import study
+    from plusx.study.runner import study
 
     command = shlex.join(["plusx", "study", name, *overrides])
     found = study(recipe, work / name, command=command)

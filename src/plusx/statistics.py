@@ -2,8 +2,8 @@
 
 An interval never has width zero and never leaves the range of its quantity. Where there is a single
 value, or none of them differ, nothing is known of the spread and there is no interval (None). Where
-several pairs are compared at once, `comparisons` widens each interval so that all of them hold
-together with 95 % (Bonferroni).
+several pairs are compared at once, intervals are wider, so that all of them hold together with
+95 %: by Bonferroni's correction for so many `comparisons`, or by Holm's, see `differences`.
 """
 
 import math
@@ -116,19 +116,41 @@ def difference(
 
     `bounds` are those of a difference of shares unless said otherwise.
     """
-    if min(len(first), len(second)) < 2:
+    found = _welch(first, second)
+    if found is None:
         return None
-    parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
-    variance = sum(parts)
-    if not variance:
-        return None
-    sizes = (len(first), len(second))
-    freedom = variance**2 / sum(
-        part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True)
-    )
+    error, freedom = found
     middle = mean(first) - mean(second)
-    half = _student(freedom, comparisons) * math.sqrt(variance)
+    half = _student(freedom, comparisons) * error
     return Difference(middle, *_within(middle - half, middle + half, bounds))
+
+
+def differences(
+    pairs: Sequence[tuple[Sequence[Number], Sequence[Number]]],
+    *,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> list[Difference | None]:
+    """The difference of each pair, corrected for their number by Holm's method (1979).
+
+    The clearest difference is tested first, among all m pairs; the next among m - 1, and so on
+    until one interval holds 0: it and all after it have the level of that test. So an interval
+    without 0 is a difference that is known, whatever the others are.
+    """
+    from scipy import stats
+
+    tests = {}
+    for index, (first, second) in enumerate(pairs):
+        if (found := _welch(first, second)) is not None:
+            error, freedom = found
+            distance = abs(mean(first) - mean(second)) / error
+            tests[index] = 2 * float(stats.t.sf(distance, freedom))
+    result: list[Difference | None] = [None] * len(pairs)
+    left, stopped = len(tests), False
+    for index in sorted(tests, key=lambda index: tests[index]):
+        result[index] = difference(*pairs[index], bounds=bounds, comparisons=left)
+        stopped = stopped or tests[index] >= (1 - LEVEL) / left
+        left -= not stopped
+    return result
 
 
 def median_interval(values: Sequence[Number]) -> Median:
@@ -149,11 +171,23 @@ def median_interval(values: Sequence[Number]) -> Median:
     return Median(middle, ordered[rank - 1], ordered[count - rank], interval=True)
 
 
+def _welch(first: Sequence[Number], second: Sequence[Number]) -> tuple[float, float] | None:
+    """The standard error of a difference of means, and its degrees of freedom."""
+    if min(len(first), len(second)) < 2:
+        return None
+    parts = [(stdev(values) ** 2 / len(values), len(values)) for values in (first, second)]
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return None
+    freedom = variance**2 / sum(part**2 / (size - 1) for part, size in parts)
+    return math.sqrt(variance), freedom
+
+
 def _upper(comparisons: int) -> float:
     return 1 - (1 - LEVEL) / (2 * comparisons)
 
 
-def _student(freedom: float, comparisons: int) -> float:
+def _student(freedom: Number, comparisons: int) -> float:
     from scipy import stats
 
     return float(stats.t.ppf(_upper(comparisons), freedom))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx import store
-from plusx.evidence.claims import CLAIMS, PROTOCOLS, Claim
+from plusx.evidence.claim import CLAIMS, PROTOCOLS, Claim
 
 
 def known_accuracies(name: str, results: Path) -> dict[str, Any]:

@@ -59,14 +59,14 @@ def reproduce(
 
     if not several:
         record = reproduce_one(
-            names[0], quick=quick, out=out, work=work, command=command(), tell=tell
+            names[0], quick=quick, out=out, work=work, command=command(), progress=tell
         )
         if as_json:
             print_json(record)
         else:
             print(described(record))
         return
-    found = reproduce_all(names, quick=quick, out=out, work=work, tell=tell)
+    found = reproduce_all(names, quick=quick, out=out, work=work, progress=tell)
     if as_json:
         print_json(found)
     else:

@@ -137,22 +137,22 @@ def study(
 ) -> None:
     """Make an experiment: many runs, what is measured in them, a table, figures, report.html."""
     if recipe is None:
-        from plusx.study.catalogue import STUDIES
+        from plusx.study.catalogue import EXPERIMENTS
 
         if as_json:
             print_json(
-                {"studies": [{"kind": k, "question": s.question} for k, s in STUDIES.items()]}
+                {"studies": [{"kind": k, "question": s.question} for k, s in EXPERIMENTS.items()]}
             )
             return
-        width = max(map(len, STUDIES))
-        for kind, found in STUDIES.items():
-            print(f"{kind:{width}}  {found.question}")
+        width = max(map(len, EXPERIMENTS))
+        for kind, experiment in EXPERIMENTS.items():
+            print(f"{kind:{width}}  {experiment.question}")
         return
     from plusx.recipe import load_recipe
 
     read = load_recipe(recipe, overrides)
     folder = out or Path("runs") / f"study-{run_name(recipe, overrides)}"
-    from plusx.study.experiment import study as make_study
+    from plusx.study.runner import study as make_study
 
     result = make_study(read, folder, jobs=jobs, command=command())
     if as_json:

@@ -8,16 +8,17 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from plusx.evidence.claims import Claim
-from plusx.evidence.claims.claim import multiply_adds, spec
-from plusx.evidence.claims.counts import CIFAR_RESNETS
-from plusx.evidence.outcome import Asked, Outcome
+from plusx.evidence.claim import Claim, multiply_adds, spec
+from plusx.evidence.verdict import Options, Outcome
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
 from plusx.zoo import ZOO
 from plusx.zoo.blocks import BASIC, BOTTLENECK
+
+
+CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # of He 2015, table 6
 
 
 def parameters_of(network: str, num_classes: int | None = None) -> int:
@@ -37,21 +38,21 @@ def built(network: str, num_classes: int | None = None) -> nn.Module:
     return net
 
 
-def parameters(claim: Claim, asked: Asked) -> Outcome:
+def parameters(claim: Claim, options: Options) -> Outcome:
     """The parameters of a network, by arithmetic and as it is built."""
     counted = parameters_of(claim.network, claim.num_classes)
     shown = [f"{name}: {parameters_of(name):,} parameters" for name in claim.beside]
-    if asked.quick:
+    if options.quick:
         return _counted(counted, shown, "arithmetic alone, no network is built")
-    there = _numel(built(claim.network, claim.num_classes))
-    _agree(claim.network, "parameters", counted, there)
+    real = _numel(built(claim.network, claim.num_classes))
+    _agree(claim.network, "parameters", counted, real)
     return _counted(counted, [*shown, f"arithmetic and the built network: {counted:,}"])
 
 
-def multiply_adds_of(claim: Claim, asked: Asked) -> Outcome:
+def multiply_adds_of(claim: Claim, options: Options) -> Outcome:
     """The multiply-adds of one input; torch's own counter of operations has to agree."""
     counted = multiply_adds(claim.network)
-    if asked.quick:
+    if options.quick:
         return _counted(counted, [], "arithmetic alone, no network is built")
     net = spec(claim.network)
     size = each_dimension(net.size, net.ndim)
@@ -62,7 +63,7 @@ def multiply_adds_of(claim: Claim, asked: Asked) -> Outcome:
     return _counted(counted, [f"arithmetic and torch's counter of operations: {counted:,}"])
 
 
-def auxiliary_heads(claim: Claim, asked: Asked) -> Outcome:
+def auxiliary_heads(claim: Claim, options: Options) -> Outcome:
     """GoogLeNet as it is trained, with two more heads; torchvision builds it."""
     from torchvision.models.googlenet import GoogLeNet
 
@@ -72,9 +73,9 @@ def auxiliary_heads(claim: Claim, asked: Asked) -> Outcome:
     return _counted(_numel(net), [f"without auxiliary heads: {without:,}"])
 
 
-def twins(claim: Claim, asked: Asked) -> Outcome:
+def twins(claim: Claim, options: Options) -> Outcome:
     """Plain networks beside residual ones with shortcut A."""
-    pairs = [(f"plain{depth}", f"resnet{depth}") for depth, *_ in CIFAR_RESNETS]
+    pairs = [(f"plain{depth}", f"resnet{depth}") for depth in CIFAR_DEPTHS]
     pairs += [("plain34", "resnet34_a")]
     shown, most = [], 0
     for plain, residual in pairs:
@@ -91,17 +92,17 @@ def twins(claim: Claim, asked: Asked) -> Outcome:
     return _counted(most, shown)
 
 
-def option_b_minus_a(claim: Claim, asked: Asked) -> Outcome:
-    """What projections add, at every depth; the one furthest from the claim is judged."""
+def option_b_minus_a(claim: Claim, options: Options) -> Outcome:
+    """What projections add, at every depth; the one furthest from the claim counts."""
     more = {
         depth: parameters_of(f"resnet{depth}_b") - parameters_of(f"resnet{depth}")
-        for depth, *_ in CIFAR_RESNETS
+        for depth in CIFAR_DEPTHS
     }
     worst = max(more.values(), key=lambda count: abs(count - claim.value))
     return _counted(worst, [f"ResNet-{depth}: {count:,}" for depth, count in more.items()])
 
 
-def parameters_of_two(claim: Claim, asked: Asked) -> Outcome:
+def parameters_of_two(claim: Claim, options: Options) -> Outcome:
     """The sum over two networks."""
     names = (claim.network, claim.against)
     shown = [
@@ -111,7 +112,7 @@ def parameters_of_two(claim: Claim, asked: Asked) -> Outcome:
     return _counted(sum(map(parameters_of, names)), shown)
 
 
-def networks_with_more(claim: Claim, asked: Asked) -> Outcome:
+def networks_with_more(claim: Claim, options: Options) -> Outcome:
     """How many of the networks beside have more parameters."""
     own = parameters_of(claim.network)
     more = [name for name in claim.beside if parameters_of(name) > own]
@@ -119,7 +120,7 @@ def networks_with_more(claim: Claim, asked: Asked) -> Outcome:
     return _counted(len(more), [f"{name}: {parameters_of(name):,}" for name in names])
 
 
-def parameters_difference(claim: Claim, asked: Asked) -> Outcome:
+def parameters_difference(claim: Claim, options: Options) -> Outcome:
     """The parameters of one network less those of another."""
     names = (claim.network, claim.against)
     first, second = map(parameters_of, names)
@@ -130,20 +131,20 @@ def parameters_difference(claim: Claim, asked: Asked) -> Outcome:
     return _counted(first - second, shown)
 
 
-def parameters_ratio(claim: Claim, asked: Asked) -> Outcome:
+def parameters_ratio(claim: Claim, options: Options) -> Outcome:
     """By what share the parameters of two networks differ."""
     first, second = map(parameters_of, (claim.network, claim.against))
     shown = [f"{claim.network}: {first:,}", f"{claim.against}: {second:,}"]
     return Outcome(values=(abs(first - second) / second,), shown=tuple(shown))
 
 
-def multiply_adds_difference(claim: Claim, asked: Asked) -> Outcome:
+def multiply_adds_difference(claim: Claim, options: Options) -> Outcome:
     """The multiply-adds of one network less those of another."""
     first, second = map(multiply_adds, (claim.network, claim.against))
     return _counted(first - second, [f"{claim.network}: {first:,}", f"{claim.against}: {second:,}"])
 
 
-def identity_shortcut_cost(claim: Claim, asked: Asked) -> Outcome:
+def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
     """What a residual network costs beyond its plain twin."""
     residual, plain = measure(spec(claim.network)), measure(spec(claim.against))
     more = residual.parameters - plain.parameters + residual.multiply_adds - plain.multiply_adds
@@ -160,7 +161,7 @@ def identity_shortcut_cost(claim: Claim, asked: Asked) -> Outcome:
     )
 
 
-def bottleneck(claim: Claim, asked: Asked) -> Outcome:
+def bottleneck(claim: Claim, options: Options) -> Outcome:
     """Figure 5 of He 2015: a basic block of 64 channels beside a bottleneck of 256, at 56 x 56."""
 
     def cost(block: Block, width: int) -> int:
@@ -177,17 +178,19 @@ def bottleneck(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(values=(ours / narrow,), shown=shown)
 
 
-def merges(claim: Claim, asked: Asked) -> Outcome:
-    """How many blocks of a network add their input, concatenate it or hand on none."""
-    said = [
+def merges(claim: Claim, options: Options) -> Outcome:
+    """How many blocks of a network add their input, concatenate it or have no skip."""
+    kinds = [
         parse(block.body).merge for stage in spec(claim.network).stages for block in stage.blocks
     ]
     words = {"add": "add their input", "concat": "concatenate it", "none": "have no skip"}
-    shown = [f"{said.count(merge)} blocks {words.get(merge, merge)}" for merge in sorted(set(said))]
-    return _counted(said.count("add"), [f"{claim.network}: {', '.join(shown)}"])
+    shown = [
+        f"{kinds.count(merge)} blocks {words.get(merge, merge)}" for merge in sorted(set(kinds))
+    ]
+    return _counted(kinds.count("add"), [f"{claim.network}: {', '.join(shown)}"])
 
 
-def convolutions_a_block(claim: Claim, asked: Asked) -> Outcome:
+def convolutions_a_block(claim: Claim, options: Options) -> Outcome:
     """How many convolutions the branch of a network's blocks has."""
 
     def convolutions(name: str) -> list[int]:
@@ -201,7 +204,7 @@ def convolutions_a_block(claim: Claim, asked: Asked) -> Outcome:
     return _counted(max(convolutions(claim.network)), shown)
 
 
-def dilated_shortcuts(claim: Claim, asked: Asked) -> Outcome:
+def dilated_shortcuts(claim: Claim, options: Options) -> Outcome:
     """Dilated convolutions in the shortcuts of all networks whose blocks add."""
     nets = [entry.net for entry in ZOO.values() if isinstance(entry.net, Net)]
     blocks = {block for net in nets for stage in net.stages for block in stage.blocks}
@@ -227,8 +230,8 @@ def _numel(net: Any) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _agree(network: str, what: str, counted: int, there: int) -> None:
-    if counted != there:
+def _agree(network: str, what: str, counted: int, real: int) -> None:
+    if counted != real:
         raise RuntimeError(
-            f"{network}: arithmetic gives {counted:,} {what}, the built network has {there:,}"
+            f"{network}: arithmetic gives {counted:,} {what}, the built network has {real:,}"
         )

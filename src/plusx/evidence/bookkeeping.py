@@ -18,8 +18,8 @@ from jaxtyping import Float
 from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.prediction import ClassProbabilities
-from plusx.evidence.claims import Claim
-from plusx.evidence.outcome import Asked, Outcome
+from plusx.evidence.claim import Claim
+from plusx.evidence.verdict import Options, Outcome
 from plusx.metrics.classification import ClassificationMeter
 from plusx.train.report import Report
 from plusx.train.schedule import WarmupUntil, steps, warmup
@@ -29,8 +29,8 @@ SEED = 0
 _PATIENCE = 120.0  # seconds until a run of seconds is given up
 
 
-def balanced_recall(claim: Claim, asked: Asked) -> Outcome:
-    """Random answers about balanced classes."""
+def balanced_recall(claim: Claim, options: Options) -> Outcome:
+    """Random predictions of balanced classes."""
     worst, shown = 0.0, ""
     for figures in _tables(balanced=True):
         recall = float(np.mean([row["recall"] for row in figures["per_class"]]))
@@ -39,37 +39,37 @@ def balanced_recall(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(values=(worst,), shown=(shown,))
 
 
-def macro_f1(claim: Claim, asked: Asked) -> Outcome:
-    """Random answers about classes of different sizes."""
+def macro_f1(claim: Claim, options: Options) -> Outcome:
+    """Random predictions of classes of different sizes."""
     worst = apart = 0.0
     for figures in _tables(balanced=False):
         mean = float(np.mean([row["f1"] for row in figures["per_class"]]))
         p, r = figures["precision"], figures["recall"]
         worst = max(worst, abs(mean - figures["f1"]))
         apart = max(apart, abs(2 * p * r / (p + r) - mean))
-    said = f"the harmonic mean of macro precision and recall lies up to {apart:.4f} away"
-    return Outcome(values=(worst,), shown=(said,))
+    shown = f"the harmonic mean of macro precision and recall lies up to {apart:.4f} away"
+    return Outcome(values=(worst,), shown=(shown,))
 
 
-def resume(claim: Claim, asked: Asked) -> Outcome:
+def resume(claim: Claim, options: Options) -> Outcome:
     """A run that is killed with SIGKILL as soon as it has a checkpoint, and one left alone."""
     recipe = [
         "digits-resnet20",
         f"net.base={claim.network}",
-        f"epochs={1 if asked.quick else 2}",
+        f"epochs={1 if options.quick else 2}",
         "checkpoint.every_steps=3",
         "checkpoint.every_seconds=0.0",
     ]
-    with tempfile.TemporaryDirectory() as place:
-        alone, killed = Path(place, "alone"), Path(place, "killed")
-        with _begun(recipe, alone) as run:
+    with tempfile.TemporaryDirectory() as work:
+        alone, killed = Path(work, "alone"), Path(work, "killed")
+        with _running(recipe, alone) as run:
             _end(run)
         for _ in range(2):
-            with _begun(recipe, killed) as victim:
+            with _running(recipe, killed) as victim:
                 _await_checkpoint(victim, killed)
                 victim.send_signal(signal.SIGKILL)
                 victim.communicate()
-        with _begun(recipe, killed) as run:
+        with _running(recipe, killed) as run:
             _end(run)
         logged = store.read_bytes(alone / "log.jsonl").count(b"\n")
         begun = store.read_bytes(killed / "timing.jsonl").count(b'"begin"')
@@ -82,12 +82,12 @@ def resume(claim: Claim, asked: Asked) -> Outcome:
             f"differing: {', '.join(differ) or 'none'}",
             f"the run was begun {begun} times, and killed with SIGKILL before each but the last",
         ),
-        smaller="1 epoch in place of 2" if asked.quick else "",
+        smaller="1 epoch in place of 2" if options.quick else "",
     )
 
 
-def warm_up_rate(claim: Claim, asked: Asked) -> Outcome:
-    """The rates of both kinds of warm-up around their end; the one furthest off is judged."""
+def warm_up_rate(claim: Claim, options: Options) -> Outcome:
+    """The rates of both kinds of warm-up around their end; the one furthest off counts."""
     schedule = steps(0.1, [32_000, 48_000])
     ramp = warmup(schedule, 400)
     held = WarmupUntil(schedule, rate=0.01, error=0.8, window=20)
@@ -108,12 +108,12 @@ def warm_up_rate(claim: Claim, asked: Asked) -> Outcome:
     )
 
 
-def cited(claim: Claim, asked: Asked) -> Outcome:
-    """What others published, against the claim: the first of them is judged. Nothing is run."""
+def cited(claim: Claim, options: Options) -> Outcome:
+    """What others published, against the claim: the first of them counts. Nothing is run."""
     return Outcome(values=(claim.others[0][1],), shown=_published(claim))
 
 
-def cited_difference(claim: Claim, asked: Asked) -> Outcome:
+def cited_difference(claim: Claim, options: Options) -> Outcome:
     """The first published figure less the second. Nothing is run."""
     (_, first), (_, second), *_ = claim.others
     return Outcome(values=(first - second,), shown=_published(claim))
@@ -121,19 +121,19 @@ def cited_difference(claim: Claim, asked: Asked) -> Outcome:
 
 def _published(claim: Claim) -> tuple[str, ...]:
     shown = [
-        f"published, not run here: {who}: {_said(claim, value)}" for who, value in claim.others
+        f"published, not run here: {who}: {_number(claim, value)}" for who, value in claim.others
     ]
     if claim.runs:
         shown.append(f"measured by: plusx reproduce {' '.join(claim.runs)}")
     return tuple(shown)
 
 
-def _said(claim: Claim, value: float) -> str:
+def _number(claim: Claim, value: float) -> str:
     return f"{100 * value:.2f} %" if claim.unit == "share" else f"{value:,.10g}"
 
 
 def _tables(*, balanced: bool) -> list[dict[str, Any]]:
-    """Figures of 200 classifiers that answer at random, better than by chance."""
+    """Figures of 200 classifiers that predict at random, better than by chance."""
     random = np.random.default_rng(SEED)
     found = []
     for _ in range(200):
@@ -150,7 +150,7 @@ def _tables(*, balanced: bool) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _begun(recipe: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(recipe: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A training in a process of its own, with one thread; it does not outlive the block."""
     run = subprocess.Popen(
         [sys.executable, "-m", "plusx", "train", *recipe, "--out", str(folder)],
@@ -172,18 +172,18 @@ def _await_checkpoint(run: subprocess.Popen[bytes], folder: Path) -> None:
     while not set(_checkpoints(folder)) - known:
         if run.poll() is not None or time.monotonic() - begun > _PATIENCE:
             run.kill()
-            _, said = run.communicate()
-            raise RuntimeError(f"a run to be killed made no checkpoint: {said.decode()[-300:]}")
+            _, errors = run.communicate()
+            raise RuntimeError(f"a run to be killed made no checkpoint: {errors.decode()[-300:]}")
         time.sleep(0.02)
 
 
 def _checkpoints(folder: Path) -> list[str]:
-    place = folder / store.CHECKPOINTS
-    return [path.name for path in place.glob("[!.]*")] if place.is_dir() else []
+    saved = folder / store.CHECKPOINTS
+    return [path.name for path in saved.glob("[!.]*")] if saved.is_dir() else []
 
 
 def _end(run: subprocess.Popen[bytes]) -> None:
     """Wait for its end. RuntimeError: it failed, with its last words."""
-    _, said = run.communicate()
+    _, errors = run.communicate()
     if run.returncode:
-        raise RuntimeError(f"a run failed: {said.decode()[-300:].strip()}")
+        raise RuntimeError(f"a run failed: {errors.decode()[-300:].strip()}")

@@ -7,15 +7,14 @@ from importlib import resources
 import torch
 
 from plusx.data.loader import batches
-from plusx.evidence.claims import SEEDS, Claim, find_claim
-from plusx.evidence.claims.claim import spec
-from plusx.evidence.outcome import Asked, Check, Outcome
+from plusx.evidence.claim import SEEDS, Claim, find_claim, spec
 from plusx.evidence.properties import unrolling
-from plusx.evidence.trained import imagenet, published_figures
+from plusx.evidence.training import imagenet, published_metrics
+from plusx.evidence.verdict import Check, Options, Outcome
 from plusx.grammar.twins import without_norm
 from plusx.models import create_model, initialised
 from plusx.study.consistency import check
-from plusx.study.gradient import BlockGradient, block_gradients, gradient_ratio
+from plusx.study.gradients import BlockGradient, block_gradients, gradient_ratio
 from plusx.study.printed import read_tables
 from plusx.tasks.classify import Classify
 from plusx.train.loop import fit
@@ -27,18 +26,18 @@ TABLES = "text1.toml"
 SETTLED = 60  # steps after which gradients are looked at again
 
 
-def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
+def plain_gradients(claim: Claim, options: Options) -> Outcome:
     """Gradients of plain networks at the start, over seeds, with and without batch norm.
 
     The inputs are random images of CIFAR's shape; the loss is the cross-entropy.
     """
-    count = 16 if asked.quick else 64
-    names = (claim.network,) if asked.quick else ("plain20", claim.network, "plain110")
+    count = 16 if options.quick else 64
+    names = (claim.network,) if options.quick else ("plain20", claim.network, "plain110")
     shown: list[str] = []
-    judged: list[float] = []
+    decisive: list[float] = []
     for name in names:
         bare = without_norm(spec(name))
-        for said, net, rule in (
+        for description, net, rule in (
             ("with batch norm", spec(name), "he"),
             ("without, He's initialisation", bare, "he"),
             ("without, PyTorch's initialisation", bare, "pytorch"),
@@ -50,22 +49,24 @@ def plain_gradients(claim: Claim, asked: Asked) -> Outcome:
                 x = torch.randn(count, 3, 32, 32)
                 gradients = block_gradients(model, x, torch.arange(count) % 10, seed=seed)
                 ratios.append(gradient_ratio(gradients))
-            if name == claim.network and not judged:
-                judged = [_log10(ratio) for ratio in ratios]
-            shown.append(f"{name} {said}: first to last block {', '.join(map(_said, ratios))}")
-    if not asked.quick:
+            if name == claim.network and not decisive:
+                decisive = [_log10(ratio) for ratio in ratios]
+            shown.append(
+                f"{name} {description}: first to last block {', '.join(map(_ratio, ratios))}"
+            )
+    if not options.quick:
         ratio = gradient_ratio(_gradients_after(claim.network, SETTLED))
         shown.append(
-            f"{claim.network} with batch norm, after {SETTLED} steps on digits: {_said(ratio)}"
+            f"{claim.network} with batch norm, after {SETTLED} steps on digits: {_ratio(ratio)}"
         )
-    shown += unrolling(find_claim("preactivation-unrolling"), asked).shown
+    shown += unrolling(find_claim("preactivation-unrolling"), options).shown
     shown.append("worse with depth all the same: plusx reproduce degradation-plain-digits")
     return Outcome(
-        values=tuple(judged),
+        values=tuple(decisive),
         exact=False,
         seeds=SEEDS,
         shown=tuple(shown),
-        smaller=f"{count} images and {claim.network} alone" if asked.quick else "",
+        smaller=f"{count} images and {claim.network} alone" if options.quick else "",
     )
 
 
@@ -75,14 +76,14 @@ def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
     task = Classify(net)
     state = State(task, torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9))
     epochs = (batches("digits", batch_size=64, epoch=epoch) for epoch in itertools.count())
-    given = itertools.chain.from_iterable(epochs)
-    for _ in fit(state, itertools.islice(given, steps), constant(0.05)):
+    stream = itertools.chain.from_iterable(epochs)
+    for _ in fit(state, itertools.islice(stream, steps), constant(0.05)):
         pass
     batch = next(iter(batches("digits", batch_size=64)))
     return block_gradients(net, batch.inputs, batch.known_targets)
 
 
-def vgg19(claim: Claim, asked: Asked) -> Outcome:
+def vgg19(claim: Claim, options: Options) -> Outcome:
     """ResNet-34 beside VGG-19: measured where ImageNet is there, else as torchvision publishes."""
     shown = [f"published by {who}: top-5 {100 * value:.2f} %" for who, value in claim.others]
     try:
@@ -92,11 +93,11 @@ def vgg19(claim: Claim, asked: Asked) -> Outcome:
         return Outcome(
             values=(first - second,),
             shown=tuple(shown),
-            # Not where it was looked for: what is kept is the same on every machine.
+            # Not where it was looked for: the record is the same on every machine.
             unsettled="the figures are published ones, not measured: ImageNet was not there",
         )
     names = (claim.network, claim.against, *claim.beside)
-    found = {name: float(published_figures(name)["top5"]) for name in names}
+    found = {name: float(published_metrics(name)["top5"]) for name in names}
     shown += [f"measured here: {name}: top-5 {100 * value:.2f} %" for name, value in found.items()]
     return Outcome(values=(found[names[0]] - found[names[1]],), shown=tuple(shown))
 
@@ -105,8 +106,8 @@ def tables_about(column: str) -> Check:
     """A check of the text's own tables: what the checker complains about in one column, or, for
     "rows", about rows that are missing."""
 
-    def complaints(claim: Claim, asked: Asked) -> Outcome:
-        with resources.as_file(resources.files("plusx.evidence.claims") / TABLES) as path:
+    def complaints(claim: Claim, options: Options) -> Outcome:
+        with resources.as_file(resources.files("plusx.evidence") / TABLES) as path:
             found = check(read_tables(path))
         about = [str(each) for each in found if (each.column or "rows") == column]
         return Outcome(values=(float(len(about)),), shown=tuple(about))
@@ -118,5 +119,5 @@ def _log10(ratio: float | None) -> float:
     return math.nan if ratio is None or ratio <= 0 else math.log10(ratio)
 
 
-def _said(ratio: float | None) -> str:
+def _ratio(ratio: float | None) -> str:
     return "none at either end" if ratio is None else f"{ratio:.3g}"

@@ -1,4 +1,4 @@
-"""The ledger of claims with what is known of each from results/: no torch.
+"""The ledger of claims with the results of those that were run, from results/: no torch.
 
 DIR/claims.json has the newest result of every claim that was run, under its id, and is rewritten
 whole. A result of --quick never takes the place of a full one.
@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from plusx import __version__
 from plusx.errors import UserError
-from plusx.evidence.claims import (
+from plusx.evidence.claim import (
     CLAIMS,
     PROTOCOLS,
     RATE,
@@ -123,13 +123,13 @@ def cost(claim: Claim) -> dict[str, Any]:
 
 
 def protocol_of(claim: Claim) -> str:
-    """How a claim is trained and judged, in words."""
+    """How a claim is trained and evaluated, in words."""
     if not claim.protocol:
         return ""
     protocol = PROTOCOLS[claim.protocol]
     seeds = f"; seeds {', '.join(map(str, SEEDS))}" if protocol.images else ""
     changed = f"; {' '.join(claim.overrides)}" if claim.overrides else ""
-    return f"{claim.protocol}: {protocol.said}{changed}{seeds}"
+    return f"{claim.protocol}: {protocol.description}{changed}{seeds}"
 
 
 def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.evidence.claims import Claim
-from plusx.evidence.claims.claim import spec
-from plusx.evidence.outcome import Asked, Outcome
+from plusx.evidence.claim import Claim, spec
+from plusx.evidence.verdict import Options, Outcome
 from plusx.grammar.shapes import Flow, Setting
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
 from plusx.nn.block import ResidualBlock, say
 from plusx.nn.layers import ZeroPad
-from plusx.study.anatomy import places, untouched, walk
-from plusx.study.gradient import shortcut_identity
+from plusx.study.blocks import block_positions, preserved, run_blocks
+from plusx.study.gradients import shortcut_identity
 from plusx.study.stochastic import counted_depths, mean_and_error
 from plusx.zoo.blocks import BASIC, BASIC_A, BOTTLENECK, PREACT, PREACT_BOTTLENECK, attended
 
@@ -29,7 +28,7 @@ from plusx.zoo.blocks import BASIC, BASIC_A, BOTTLENECK, PREACT, PREACT_BOTTLENE
 SEED = 0
 
 
-def zero_residual(claim: Claim, asked: Asked) -> Outcome:
+def zero_residual(claim: Claim, options: Options) -> Outcome:
     """Blocks whose last norm (or, before activation, last convolution) is 0, in both modes."""
     blocks = {
         "basic": BASIC,
@@ -56,16 +55,16 @@ def zero_residual(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(values=(float(wrong),), shown=tuple(shown))
 
 
-def unrolling(claim: Claim, asked: Asked) -> Outcome:
+def unrolling(claim: Claim, options: Options) -> Outcome:
     """Equation 4 within the last stage, and the formula of nested functions beside it."""
     net, x, _ = _perturbed(spec(claim.network))
-    run = [place for place in places(net) if place.name.startswith("layer3.")][1:]
+    run = [position for position in block_positions(net) if position.name.startswith("layer3.")][1:]
     with torch.no_grad():
-        first = len(places(net)) - len(run)
-        at = walk(net, x).outputs[first - 1]
+        first = len(block_positions(net)) - len(run)
+        at = run_blocks(net, x).outputs[first - 1]
         flowing, total, nested = at, torch.zeros_like(at), at
-        for place in run:
-            block = place.block
+        for position in run:
+            block = position.block
             branch = say(block, block.branch, say(block, block.lead, flowing))
             flowing, total = block(flowing), total + branch
             nested = say(block, block.branch, say(block, block.lead, nested))
@@ -80,7 +79,7 @@ def unrolling(claim: Claim, asked: Asked) -> Outcome:
     )
 
 
-def gradient_identity(claim: Claim, asked: Asked) -> Outcome:
+def gradient_identity(claim: Claim, options: Options) -> Outcome:
     """Equation 5 at every block of every stage."""
     net, x, targets = _perturbed(spec(claim.network))
     found = [
@@ -94,7 +93,7 @@ def gradient_identity(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(values=(worst.difference,), shown=(shown,))
 
 
-def gradient_equal(claim: Claim, asked: Asked) -> Outcome:
+def gradient_equal(claim: Claim, options: Options) -> Outcome:
     """Equation 5 with F = 0: the gradient at the blocks of a stage, compared to the bit."""
     given = _gradients_without_branch(spec(claim.network))
     differ = sum(int((_bits(each) != _bits(given[-1])).sum()) for each in given)
@@ -103,7 +102,7 @@ def gradient_equal(claim: Claim, asked: Asked) -> Outcome:
     )
 
 
-def gradient_scaled(claim: Claim, asked: Asked) -> Outcome:
+def gradient_scaled(claim: Claim, options: Options) -> Outcome:
     """Equation 8 with F = 0: each block multiplies the gradient by lambda."""
     worst, shown = 0.0, []
     for text, factor in (("scale.5", 0.5), ("scale.9", 0.9)):
@@ -121,11 +120,11 @@ def gradient_scaled(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(values=(worst,), shown=tuple(shown))
 
 
-def expected_depth(claim: Claim, asked: Asked) -> Outcome:
+def expected_depth(claim: Claim, options: Options) -> Outcome:
     """The sum of the blocks' chances to survive, and how many were done in drawn passes."""
     net = create_model(claim.network, seed=SEED)
-    blocks = [place.block for place in places(net)]
-    draws = 200 if asked.quick else 4_000
+    blocks = [position.block for position in block_positions(net)]
+    draws = 200 if options.quick else 4_000
     middle, error = mean_and_error(counted_depths(net, draws, SEED))
     return Outcome(
         values=(sum(1 - block.drop for block in blocks),),
@@ -133,18 +132,18 @@ def expected_depth(claim: Claim, asked: Asked) -> Outcome:
             f"{len(blocks)} blocks, dropped with {blocks[0].drop:.4f} to {blocks[-1].drop:.4f}",
             f"in {draws:,} drawn passes {middle:.2f} were done (standard error {error:.2f})",
         ),
-        smaller=f"{draws} drawn passes in place of 4,000" if asked.quick else "",
+        smaller=f"{draws} drawn passes in position of 4,000" if options.quick else "",
     )
 
 
-def skipped_blocks(claim: Claim, asked: Asked) -> Outcome:
+def skipped_blocks(claim: Claim, options: Options) -> Outcome:
     """Training passes: which blocks had a gradient and new statistics, against the draws."""
-    count = 1 if asked.quick else 4
+    count = 1 if options.quick else 4
     wrong = skipped = done = 0
     for seed in range(count):
         net = create_model(claim.network, seed=seed).train()
-        blocks = [place.block for place in places(net)]
-        with untouched(net):
+        blocks = [position.block for position in block_positions(net)]
+        with preserved(net):
             torch.manual_seed(seed)
             net.train()
             survived = [not block.dropped() for block in blocks]
@@ -162,20 +161,20 @@ def skipped_blocks(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(
         values=(float(wrong),),
         shown=(f"{count} passes: {skipped} blocks were skipped and {done} done",),
-        smaller="1 pass in place of 4" if asked.quick else "",
+        smaller="1 pass in position of 4" if options.quick else "",
     )
 
 
-def survival_in_evaluation(claim: Claim, asked: Asked) -> Outcome:
+def survival_in_evaluation(claim: Claim, options: Options) -> Outcome:
     """Every block of the network in evaluation: relu(x + p F(x)), with p its chance to survive."""
     net, x, _ = _perturbed(spec(claim.network))
     worst = 0.0
-    found = places(net)
+    found = block_positions(net)
     with torch.no_grad():
-        passed = walk(net, x)
+        passed = run_blocks(net, x)
         starts = [passed.start, *passed.outputs[:-1]]
-        for place, start, output in zip(found, starts, passed.outputs):
-            block = place.block
+        for position, start, output in zip(found, starts, passed.outputs):
+            block = position.block
             skip = start if block.downsample is None else block.downsample(start)
             chance = 1 - block.drop
             branch = say(block, block.branch, start)
@@ -183,7 +182,7 @@ def survival_in_evaluation(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(values=(worst,), shown=(f"{len(found)} blocks",))
 
 
-def option_a(claim: Claim, asked: Asked) -> Outcome:
+def option_a(claim: Claim, options: Options) -> Outcome:
     """The shortcut of ResNet-20's second stage on a random input."""
     block = _block(BASIC_A, 32, channels=16, stride=2)
     x = torch.randn(4, 16, 8, 8)
@@ -203,14 +202,14 @@ def option_a(claim: Claim, asked: Asked) -> Outcome:
     )
 
 
-def grad_cam_identity(claim: Claim, asked: Asked) -> Outcome:
+def grad_cam_identity(claim: Claim, options: Options) -> Outcome:
     """Grad-CAM at the pooled tensor against w . A / (H W), computed here from the maps."""
     from plusx.explain.grad_cam import grad_cam
 
     every = ("resnet20", "preact_resnet20", "se_resnet20", "densenet40_12", "wrn16_4",
              "resnet20_b", "vgg16_cifar", "resnet18", "resnet50", "resnext50_32x4d",
              "densenet121", "preact_resnet18")  # fmt: skip
-    names = every[:3] if asked.quick else every
+    names = every[:3] if options.quick else every
     shown, worst = [], 0.0
     for name in names:
         net = create_model(name, seed=SEED).double().eval()
@@ -225,11 +224,11 @@ def grad_cam_identity(claim: Claim, asked: Asked) -> Outcome:
     return Outcome(
         values=(worst,),
         shown=tuple(shown),
-        smaller=f"{len(names)} networks in place of 12" if asked.quick else "",
+        smaller=f"{len(names)} networks in position of 12" if options.quick else "",
     )
 
 
-def identity_branch(claim: Claim, asked: Asked) -> Outcome:
+def identity_branch(claim: Claim, options: Options) -> Outcome:
     """A block whose branch is made to be the identity, and one whose branch is made to be zero."""
     block = _block(Block(body="conv3 +"), 16)
     weight = block.get_parameter("conv1.weight")
@@ -244,7 +243,7 @@ def identity_branch(claim: Claim, asked: Asked) -> Outcome:
     )
 
 
-def projection(claim: Claim, asked: Asked) -> Outcome:
+def projection(claim: Claim, options: Options) -> Outcome:
     """The block of ResNet-18 that opens its second stage, with and without its projection."""
     block = _block(BASIC, 128, channels=64, stride=2).double().eval()
     plain = _block(Block(body="conv3s norm act conv3 norm act"), 128, channels=64, stride=2)
@@ -305,9 +304,9 @@ def _perturbed(net: Net) -> tuple[nn.Module, Tensor, Tensor]:
 def _gradients_without_branch(net: Net) -> list[Tensor]:
     """With every F = 0: the gradient of the loss at the blocks' outputs of the last stage."""
     model, x, targets = _perturbed(net)
-    for place in places(model):
-        _last_weights(place.block).data.zero_()
-    passed = walk(model, x)
+    for position in block_positions(model):
+        _last_weights(position.block).data.zero_()
+    passed = run_blocks(model, x)
     wanted = passed.outputs[-net.stages[-1].depth :]
     return list(torch.autograd.grad(F.cross_entropy(passed.logits, targets), wanted))
 

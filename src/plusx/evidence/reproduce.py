@@ -15,14 +15,13 @@ import torch
 
 from plusx import store
 from plusx.errors import UserError
-from plusx.evidence import arithmetic, bookkeeping, errata, properties, trained
-from plusx.evidence.claims import CLAIMS, Claim, find_claim, members
+from plusx.evidence import arithmetic, bookkeeping, errata, properties, training
+from plusx.evidence.claim import CLAIMS, Claim, find_claim, members
 from plusx.evidence.ledger import FILE, RESULTS, read_results
-from plusx.evidence.outcome import Asked, Check, Outcome
-from plusx.evidence.verdict import Judged, judge
+from plusx.evidence.verdict import Check, Judgement, Options, Outcome, judge
 from plusx.run.environment import environment
 from plusx.run.folder import now
-from plusx.study.folder import MACHINE, VERSIONS
+from plusx.study.results import MACHINE, VERSIONS
 
 
 WORK = Path("runs/claims")
@@ -73,9 +72,9 @@ CHECKS: dict[str, Check] = {
     "tables-recall": errata.tables_about("recall"),
     "tables-total_time": errata.tables_about("total_time"),
     "tables-rows": errata.tables_about("rows"),
-    "train": trained.train,
-    "weights": trained.published,
-    "members": lambda claim, asked: _members(claim, asked),
+    "train": training.train,
+    "weights": training.published,
+    "members": lambda claim, options: _members(claim, options),
 }
 
 
@@ -86,7 +85,7 @@ def reproduce(
     out: Path = RESULTS,
     work: Path = WORK,
     command: str = "",
-    tell: Any = lambda line: None,
+    progress: Any = lambda line: None,
 ) -> dict[str, Any]:
     """Run one claim and keep what was found in OUT/claims.json; the record of it.
 
@@ -98,8 +97,8 @@ def reproduce(
     not there. RuntimeError: what was built is not what arithmetic says.
     """
     claim = find_claim(name)
-    read_results(out)  # a file in ruins is told of before the work, not after it
-    record = run_claim(claim, Asked(quick=quick, work=work, tell=tell), command)
+    read_results(out)  # an unreadable file is an error before the work, not after it
+    record = run_claim(claim, Options(quick=quick, work=work, progress=progress), command)
     keep(record, out)
     return record
 
@@ -110,7 +109,7 @@ def reproduce_all(
     quick: bool = False,
     out: Path = RESULTS,
     work: Path = WORK,
-    tell: Any = lambda line: None,
+    progress: Any = lambda line: None,
 ) -> dict[str, Any]:
     """Run several claims, one after another: {claims: [record], failed, skipped: [{id, reason}]}.
 
@@ -123,7 +122,7 @@ def reproduce_all(
         claim = find_claim(name)
         if claim.missing:
             found["skipped"].append({"id": name, "reason": claim.missing})
-            tell(f"{number} of {len(names)}: {name}: not yet runnable: {claim.missing}")
+            progress(f"{number} of {len(names)}: {name}: not yet runnable: {claim.missing}")
             continue
         try:
             record = reproduce(
@@ -132,34 +131,34 @@ def reproduce_all(
                 out=out,
                 work=work,
                 command=shlex.join(["plusx", "reproduce", name, *(["--quick"] if quick else [])]),
-                tell=tell,
+                progress=progress,
             )
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             if getattr(error, "signal_number", None) is not None:
                 raise
             found["failed"].append({"id": name, "reason": str(error)})
-            tell(f"{number} of {len(names)}: {name}: {error}")
+            progress(f"{number} of {len(names)}: {name}: {error}")
             continue
         found["claims"].append(record)
-        tell(f"{number} of {len(names)}: {name}: {record['verdict']}")
+        progress(f"{number} of {len(names)}: {name}: {record['verdict']}")
     return found
 
 
-def run_claim(claim: Claim, asked: Asked, command: str = "") -> dict[str, Any]:
+def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, Any]:
     """Run one claim; the record of it, kept nowhere."""
     if claim.missing:
         raise UserError(f"{claim.id} is not yet runnable; plusx has not got {claim.missing}")
-    begun = time.monotonic()
-    outcome = CHECKS[claim.check](claim, asked)
-    judged = judged_outcome(claim, outcome, asked.quick)
+    started = time.monotonic()
+    outcome = CHECKS[claim.check](claim, options)
+    judgement = judge_outcome(claim, outcome, options.quick)
     here = outcome.environment or _here()
     return {
         "id": claim.id,
-        "verdict": judged.verdict,
-        "value": _finite(judged.value),
-        "spread": judged.spread,
-        "interval": None if judged.interval is None else list(judged.interval),
-        "distance": judged.distance,
+        "verdict": judgement.verdict,
+        "value": _finite(judgement.value),
+        "spread": judgement.spread,
+        "interval": None if judgement.interval is None else list(judgement.interval),
+        "distance": judgement.distance,
         "claimed": claim.value,
         "tolerance": claim.tolerance,
         "side": claim.side,
@@ -176,14 +175,14 @@ def run_claim(claim: Claim, asked: Asked, command: str = "") -> dict[str, Any]:
         "command": command,
         "recipe": outcome.recipe,
         "date": now(),
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - started, 1),
         **here,
     }
 
 
-def judged_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judged:
+def judge_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judgement:
     """The verdict on what was found; a smaller training decides about no claim."""
-    judged = judge(
+    judgement = judge(
         outcome.values,
         claim.value,
         claim.tolerance,
@@ -192,8 +191,8 @@ def judged_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judged:
         spread=claim.spread,
     )
     if outcome.unsettled or (quick and claim.kind == "training"):
-        return replace(judged, verdict="INCONCLUSIVE")
-    return judged
+        return replace(judgement, verdict="INCONCLUSIVE")
+    return judgement
 
 
 def keep(record: Mapping[str, Any], out: Path) -> None:
@@ -202,14 +201,14 @@ def keep(record: Mapping[str, Any], out: Path) -> None:
     A quick result does not take the place of a full one; one that says what is known already keeps
     the known one's date.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     while True:
         try:
             with store.lock(out):
                 _keep(record, out)
                 return
         except ValueError as error:
-            if "in use" not in str(error) or time.monotonic() - begun > _WAIT:
+            if "in use" not in str(error) or time.monotonic() - started > _WAIT:
                 raise
             time.sleep(0.02)
 
@@ -224,15 +223,15 @@ def _keep(record: Mapping[str, Any], out: Path) -> None:
         if all(before.get(key) == value for key, value in new.items() if key not in passing):
             return
     known[record["id"]] = new
-    places: list[dict[str, Any]] = []
+    environments: list[dict[str, Any]] = []
     claims = {}
     for name in sorted(known.keys() & CLAIMS.keys()):
-        told = known[name]
-        here = {"versions": told.pop("versions"), "machine": told.pop("machine")}
-        if here not in places:
-            places.append(here)
-        claims[name] = told | {"environment": places.index(here)}
-    verdicts = [told["verdict"] for told in claims.values()]
+        entry = known[name]
+        here = {"versions": entry.pop("versions"), "machine": entry.pop("machine")}
+        if here not in environments:
+            environments.append(here)
+        claims[name] = entry | {"environment": environments.index(here)}
+    verdicts = [entry["verdict"] for entry in claims.values()]
     store.write_json(
         out / FILE,
         {
@@ -244,19 +243,19 @@ def _keep(record: Mapping[str, Any], out: Path) -> None:
             "versions": record["versions"],
             "machine": record["machine"],
             "date": record["date"],
-            "environments": places,
+            "environments": environments,
             "claims": claims,
         },
     )
 
 
-def _members(claim: Claim, asked: Asked) -> Outcome:
+def _members(claim: Claim, options: Options) -> Outcome:
     """Every claim that this one is made of. It misses where one does."""
     shown, verdicts, environment = [], [], {}
     smaller = []
     for member in members(claim):
-        asked.tell(f"{claim.id}: {member.id}")
-        record = run_claim(member, asked)
+        options.progress(f"{claim.id}: {member.id}")
+        record = run_claim(member, options)
         verdicts.append(record["verdict"])
         shown.append(f"{member.id}: {record['verdict']}")
         smaller += [record["smaller"]] if record["smaller"] else []
@@ -275,10 +274,10 @@ def _members(claim: Claim, asked: Asked) -> Outcome:
 
 
 def _here() -> dict[str, Any]:
-    said = environment(torch.device("cpu"))
+    known = environment(torch.device("cpu"))
     return {
-        "versions": {key: said[key] for key in VERSIONS},
-        "machine": {key: said[key] for key in MACHINE},
+        "versions": {key: known[key] for key in VERSIONS},
+        "machine": {key: known[key] for key in MACHINE},
     }
 
 
@@ -286,11 +285,11 @@ def described(record: Mapping[str, Any]) -> str:
     """A record as text for a terminal."""
     claim = find_claim(record["id"])
     seeds: Sequence[int] = record["seeds"]
-    found = _figure(record["value"], record["unit"])
+    found = _number(record["value"], record["unit"])
     if record["spread"] is not None:
-        found += f" ± {_figure(record['spread'], record['unit'])}"
+        found += f" ± {_number(record['spread'], record['unit'])}"
     if record["interval"] is not None:
-        low, high = (_figure(each, record["unit"]) for each in record["interval"])
+        low, high = (_number(each, record["unit"]) for each in record["interval"])
         found += f" (95 %: {low} to {high})"
     distance = record["distance"]
     if distance == 0:
@@ -319,11 +318,11 @@ def described(record: Mapping[str, Any]) -> str:
 def _limit(record: Mapping[str, Any]) -> str:
     words = {"equal": "", "most": "at most ", "least": "at least "}[record["side"]]
     tolerance = record["tolerance"]
-    slack = f" ± {_figure(tolerance, record['unit'])}" if tolerance else ""
+    slack = f" ± {_number(tolerance, record['unit'])}" if tolerance else ""
     if record["side"] != "equal" and tolerance:
         sign = "+" if record["side"] == "most" else "-"
-        slack = f" {sign} {_figure(tolerance, record['unit'])}"
-    return f"{words}{_figure(record['claimed'], record['unit'])}{slack}"
+        slack = f" {sign} {_number(tolerance, record['unit'])}"
+    return f"{words}{_number(record['claimed'], record['unit'])}{slack}"
 
 
 def _finite(value: float) -> float | None:
@@ -331,7 +330,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _figure(value: int | float | None, unit: str) -> str:
+def _number(value: int | float | None, unit: str) -> str:
     if value is None:
         return "no finite number"
     if unit == "share":

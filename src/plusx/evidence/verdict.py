@@ -1,51 +1,83 @@
-"""Whether what was measured is what was claimed.
+"""What a check of a claim finds, and whether that is what was claimed.
 
 A count is exact: it lies in what the claim allows or it does not. What was measured with several
 seeds has an interval of 95 % for its mean (Student's t over the seeds; the images are those of the
 paper, so they are no source of doubt): all of it inside is PASS, all of it outside MISS, and where
-it straddles a limit the seeds do not say, INCONCLUSIVE. One seed alone never says.
+it straddles a limit the seeds do not decide, INCONCLUSIVE. One seed alone never decides; seeds that
+all have the same value have no interval, and their value decides.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 from plusx.errors import UserError
-from plusx.study.finding import student
+from plusx.evidence.claim import Claim, Side
+from plusx.statistics import Interval, mean_interval
 
 
 Verdict = Literal["PASS", "MISS", "INCONCLUSIVE"]
-Side = Literal["equal", "most", "least"]
 Number = int | float
 
 # Of sums such as 0.0875 + 0.003, which are not exact in binary.
 _ROUNDING = 1e-12
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a claim is run."""
+
+    quick: bool
+    work: Path  # the folder of the runs that training needs
+    progress: Callable[[str], None]  # takes a line of progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a check measured: one value a seed, or one that is exact.
+
+    `shown` are lines of evidence. `smaller` is what --quick made smaller. `unsettled` is why the
+    values do not decide about the claim, whatever they are.
+    """
+
+    values: tuple[float, ...]
+    exact: bool = True
+    seeds: tuple[int, ...] = ()
+    shown: tuple[str, ...] = ()
+    recipe: str | None = None
+    smaller: str = ""
+    unsettled: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+Check = Callable[[Claim, Options], Outcome]
+
+
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """A verdict and what it rests on.
 
-    `value` is the mean, `spread` the sample's deviation (None for one value), `interval` what the
-    mean lies in with 95 % (None where that is not known). `distance` is how many spreads the value
-    lies above what was claimed: of our own runs, else of the paper's; None where neither is known.
+    `value` is the mean, `spread` the sample's deviation (None for one value), `interval` that of
+    the mean with 95 % (None where there is none). `distance` is how many spreads the value lies
+    above the claim: of our own runs, else of the paper's; None where neither is known.
     """
 
     verdict: Verdict
     value: float
     spread: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
     distance: float | None
 
 
-def allowed(claimed: Number, tolerance: Number, side: Side) -> tuple[float, float]:
+def allowed(claimed: Number, tolerance: Number, side: Side) -> Interval:
     """The lowest and the highest value that a claim allows."""
     slack = _ROUNDING * max(abs(claimed), tolerance) if tolerance else 0.0
     low = claimed - tolerance - slack if side != "most" else -math.inf
     high = claimed + tolerance + slack if side != "least" else math.inf
-    return low, high
+    return Interval(low, high)
 
 
 def judge(
@@ -56,38 +88,30 @@ def judge(
     *,
     exact: bool,
     spread: float | None = None,
-) -> Judged:
+) -> Judgement:
     """Judge one value a seed, or an exact one. `spread` is the one that was published.
 
     Not a number is never what was claimed. UserError: there is no value.
     """
     if not values:
         raise UserError("there is no value to judge")
-    low, high = allowed(claimed, tolerance, side)
+    limits = allowed(claimed, tolerance, side)
     value = float(mean(values))
     own = stdev(values) if len(values) > 1 and math.isfinite(value) else None
-    between = (value, value) if exact else interval(values)
+    interval = None if exact else mean_interval(values)
+    decided = exact or (len(values) > 1 and min(values) == max(values))
+    between = Interval(value, value) if decided else interval
     if math.isnan(value):
         verdict: Verdict = "MISS"
     elif between is None:
         verdict = "INCONCLUSIVE"
-    elif low <= between[0] and between[1] <= high:
+    elif limits.low <= between.low and between.high <= limits.high:
         verdict = "PASS"
-    elif between[1] < low or between[0] > high:
+    elif between.below(limits) or limits.below(between):
         verdict = "MISS"
     else:
         verdict = "INCONCLUSIVE"
-    shown = None if exact and len(values) == 1 else between
-    return Judged(verdict, value, own, shown, _distance(value, claimed, own or spread))
-
-
-def interval(values: Sequence[Number]) -> tuple[float, float] | None:
-    """Where the mean lies with 95 %, by Student's t. None for one value, which says nothing of it,
-    and for values that are not finite."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return mean(values) - half, mean(values) + half
+    return Judgement(verdict, value, own, interval, _distance(value, claimed, own or spread))
 
 
 def _distance(value: Number, claimed: Number, spread: Number | None) -> float | None:

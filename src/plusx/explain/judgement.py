@@ -1,12 +1,11 @@
 """What the figures of maps come to, in words that the figures carry."""
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, Literal
 
 from plusx.explain.faithfulness import WORTHLESS
-from plusx.study.finding import student
+from plusx.statistics import mean_interval
 
 
 Side = Literal["better", "worse", "undecided"]
@@ -148,10 +147,8 @@ def _sides(sides: Mapping[tuple[str, str], Side], name: str) -> set[Side]:
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
-    if len(values) < 3:
-        return None
-    half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return [mean(values) - half, mean(values) + half]
+    found = mean_interval(values, bounds=(-1.0, 1.0)) if len(values) > 2 else None
+    return None if found is None else list(found)
 
 
 def told(result: Mapping[str, Any]) -> str:

@@ -1,52 +1,42 @@
-"""All studies by the kind that a recipe's [study] says, and all that can be looked at in a run."""
+"""All studies by the kind of a recipe's [study], and all measurements of a run by name."""
 
-from plusx.study import (
-    gradient_study,
-    lesion_study,
-    path_study,
-    response_study,
-    surface_study,
-    thousand_study,
-)
+from collections.abc import Callable
+from typing import Any
+
+from plusx.study import gradients, lesion, paths, responses, surface, thousand
 from plusx.study.ablation import ABLATION
 from plusx.study.convergence import CONVERGENCE
 from plusx.study.degradation import DEGRADATION
+from plusx.study.experiment import Experiment
 from plusx.study.generalisation import GENERALISATION
-from plusx.study.gradient_study import GRADIENTS
-from plusx.study.lesion_study import LESION
-from plusx.study.path_study import PATHS
-from plusx.study.plan import Look, Study
-from plusx.study.response_study import RESPONSES
 from plusx.study.skips import SKIPS
-from plusx.study.surface_study import SURFACE
-from plusx.study.thousand_study import THOUSAND
 from plusx.study.three_tables import TABLES
 from plusx.study.transfer import TRANSFER
-from plusx.study.watch import gradients
 
 
-STUDIES: dict[str, Study] = {
+EXPERIMENTS: dict[str, Experiment] = {
     "degradation": DEGRADATION,
     "skips": SKIPS,
-    "gradients": GRADIENTS,
-    "responses": RESPONSES,
+    "gradients": gradients.GRADIENTS,
+    "responses": responses.RESPONSES,
     "convergence": CONVERGENCE,
     "generalisation": GENERALISATION,
     "ablation": ABLATION,
-    "lesion": LESION,
-    "paths": PATHS,
-    "surface": SURFACE,
-    "thousand": THOUSAND,
+    "lesion": lesion.LESION,
+    "paths": paths.PATHS,
+    "surface": surface.SURFACE,
+    "thousand": thousand.THOUSAND,
     "tables": TABLES,
     "transfer": TRANSFER,
 }
 
-LOOKS: dict[str, Look] = {
-    "gradients": gradients,
-    "identity": gradient_study.identity,
-    "responses": response_study.layers,
-    "lesion": lesion_study.look,
-    "paths": path_study.look,
-    "surface": surface_study.look,
-    "thousand": thousand_study.look,
+# (recipe, folder, *settings) -> JSON
+MEASURES: dict[str, Callable[..., Any]] = {
+    "gradients": gradients.measure_gradients,
+    "identity": gradients.measure_identity,
+    "responses": responses.measure_responses,
+    "lesion": lesion.measure_lesion,
+    "paths": paths.measure_paths,
+    "surface": surface.measure_surface,
+    "thousand": thousand.measure_step,
 }

@@ -1,14 +1,15 @@
 """Networks side by side: every one of them trained with every seed, in runs of their own.
 
-Each run is an ordinary run folder, OUT/runs/NAME-seedN. A comparison that was interrupted goes on:
-runs that are finished are not repeated, and one that was being made goes on where it was saved.
-Runs of another version, machine or other images than most are named, and stand in no mean.
+Each run is an ordinary run folder, OUT/runs/NAME-seedN. A comparison that was interrupted resumes:
+finished runs are not repeated, and an unfinished one resumes from its last checkpoint. Runs of
+another version, machine or other images than most, and those that failed, are named, and stand in
+no mean.
 """
 
-import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -16,16 +17,19 @@ from typing import Any, Literal, TextIO
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.recipe import Compare, NetByName, Recipe, to_toml
-from plusx.study.crew import Crew, Job
-from plusx.study.finding import finding, score_interval
-from plusx.study.folder import as_before, refuse_other, surroundings
-from plusx.study.making import (
-    Planned,
-    at_a_time,
-    crew_of,
+from plusx.study.finding import comparison_finding, metric_interval
+from plusx.study.folder import keep_history, refuse_other
+from plusx.study.running import (
+    check_jobs,
+    cost,
+    default_jobs,
+    jobs_in_words,
     length_of,
-    make,
+    raise_failed,
+    run_trials,
 )
+from plusx.study.trial import DIVERGED, Trial
+from plusx.study.workers import WorkerPool
 from plusx.zoo import find
 
 
@@ -46,56 +50,56 @@ def compare(
     `jobs` runs are made at a time, each in a process of its own; None: as many as there are cores
     for the threads of a run (one if the recipe does not say), and one with a GPU. `split="test"`
     compares on the test set, and each run records that it was used. `command` is noted; `progress`
-    is told how it goes (None: standard error).
+    is where progress is shown (None: standard error).
 
-    UserError: the recipe has no [compare] table, names an unknown network, or is not the
-    one that `out` was begun with. RuntimeError: runs
-    failed, named with their seeds; the others are kept.
+    UserError: the recipe has no [compare] table, names an unknown network, or is not the one that
+    `out` was begun with. RuntimeError: runs failed, named with their seeds; result and report are
+    written of the others.
     """
     out = Path(out)
-    told = _checked(recipe, split)
-    threads = recipe.device.threads or 1
-    if jobs is not None and jobs < 1:
-        raise UserError(f"jobs = {jobs}: at least 1 run is made at a time")
-    planned = _plan(recipe, told, threads, out, split)
-    size = min(jobs or at_a_time(recipe, threads), len(planned))
+    table = _checked(recipe, split)
+    check_jobs(jobs)
+    trials = _trials(recipe, table, split)
+    size = min(jobs or default_jobs(recipe), len(trials))
     refuse_other(recipe, out, "comparison")
-    begun = time.monotonic()
-    with Crew(size) as crew:
-        from plusx import store  # loads torch, as the crew does meanwhile
+    started = time.monotonic()
+    with WorkerPool(size, out / "runs") as pool:
+        from plusx import store  # loads torch, as the workers do meanwhile
 
         with store.lock(out):
             refuse_other(recipe, out, "comparison")  # it may have been begun meanwhile
             store.write_text(out / "recipe.toml", to_toml(recipe))
+            costs = [cost(trial.recipe) for trial in trials]
             stream = progress or sys.stderr
-            made = make(crew, planned, stream)
+            count, failed = run_trials(pool, trials, costs, out / "runs", stream)
             result = {
-                **_result(recipe, told, planned, split),
-                "jobs": crew_of(size, threads),
+                **_result(recipe, table, trials, out / "runs", split, failed),
+                "jobs": jobs_in_words(size, recipe.device.threads or 1),
                 "command": command,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 # Known only where all of it was done at once.
-                "seconds": time.monotonic() - begun if made == len(planned) else None,
+                "seconds": time.monotonic() - started if count == len(trials) else None,
             }
-            if made == 0 and (out / "result.json").is_file():
-                result = as_before(store.read_json(out / "result.json"), result)
+            if count == 0 and (out / "result.json").is_file():
+                result = keep_history(store.read_json(out / "result.json"), result)
             store.write_json(out / "result.json", result)
             from plusx.report import write_report
 
             write_report(out)
+    raise_failed(trials, failed)
     return result
 
 
 def _checked(recipe: Recipe, split: Split) -> Compare:
-    told = recipe.compare
-    if told is None:
+    table = recipe.compare
+    if table is None:
         raise UserError(
             "the recipe does not say what to compare: it needs a table [compare] with networks, "
             'for example networks = ["plain20", "resnet20"]'
         )
-    for name in told.networks:
+    for name in table.networks:
         find(name)
-    for key, values in (("networks", told.networks), ("seeds", told.seeds)):
+    for key, values in (("networks", table.networks), ("seeds", table.seeds)):
         twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
         if twice:
             raise UserError(f"[compare] {key}: {twice[0]} stands there twice")
@@ -103,67 +107,100 @@ def _checked(recipe: Recipe, split: Split) -> Compare:
         raise UserError("[net]: a comparison names its networks in [compare]; say base in [net]")
     if split == "validation" and recipe.data.validation == 0:
         raise UserError("[data] validation = 0: there are no validation images to compare on")
-    return told
+    return table
 
 
-def _plan(recipe: Recipe, told: Compare, threads: int, out: Path, split: Split) -> list[Planned]:
+def _trials(recipe: Recipe, table: Compare, split: Split) -> list[Trial]:
     assert isinstance(recipe.net, NetByName)
-    planned = []
-    for name in told.networks:
-        for seed in told.seeds:
-            own = dataclasses.replace(
+    return [
+        Trial(
+            name=name,
+            seed=seed,
+            split=split,
+            recipe=replace(
                 recipe,
                 seed=seed,
-                net=dataclasses.replace(recipe.net, base=name),
-                device=dataclasses.replace(recipe.device, threads=threads),
+                net=replace(recipe.net, base=name),
+                device=replace(recipe.device, threads=recipe.device.threads or 1),
                 compare=None,
                 study=None,
-            )
-            folder = out / "runs" / f"{name}-seed{seed}"
-            planned.append(Planned(Job(name, seed, folder, to_toml(own), split), own))
-    return planned
+            ),
+        )
+        for name in table.networks
+        for seed in table.seeds
+    ]
+
+
+def unusable(
+    trials: Sequence[Trial], runs: Path, failed: Mapping[str, str], groups: Sequence[str]
+) -> dict[str, str]:
+    """By folder, the trials that stand in no mean, and why: they failed, diverged, or are not
+    comparable with the others. Trials of one group have the same images.
+
+    RuntimeError: none is left.
+    """
+    from plusx import store
+    from plusx.study.results import incomparable
+
+    reasons = dict(failed)
+    for trial in trials:
+        if (runs / trial.folder / DIVERGED).is_file():
+            why = store.read_json(runs / trial.folder / DIVERGED)["why"]
+            reasons[trial.folder] = f"training diverged: {why}"
+    left = {
+        runs / trial.folder: group
+        for trial, group in zip(trials, groups, strict=True)
+        if trial.folder not in reasons
+    }
+    if not left:
+        raise_failed(trials, reasons)
+    return reasons | {folder.name: why for folder, why in incomparable(left).items()}
 
 
 def _result(
-    recipe: Recipe, told: Compare, planned: Sequence[Planned], split: Split
+    recipe: Recipe,
+    table: Compare,
+    trials: Sequence[Trial],
+    runs: Path,
+    split: Split,
+    failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The content of result.json but for what the clock and the caller say."""
-    from plusx.study.alike import strangers
-    from plusx.study.rows import curve, read_finished, row
+    """The content of result.json but for what the clock and the caller add."""
+    from plusx.study.results import curve, read_finished, summarise, versions_and_machine
 
-    runs: dict[str, list[Any]] = {}
-    odd = strangers({job.folder: str(job.seed) for job, _, _ in planned})
-    for job, _, _ in planned:
-        if job.folder not in odd:
-            made = runs.setdefault(job.name, [])
-            made.append(read_finished(job.folder, job.name, job.seed, split))
-    some = next(iter(runs.values()))[0]
-    first = next(iter(some.scores))
+    marked = unusable(trials, runs, failed, [str(trial.seed) for trial in trials])
+    usable = [trial for trial in trials if trial.folder not in marked]
+    groups: dict[str, list[Any]] = {}
+    for trial in usable:
+        run = read_finished(runs / trial.folder, trial.name, trial.seed, split)
+        groups.setdefault(trial.name, []).append(run)
+    some = next(iter(groups.values()))[0]
+    first = next(iter(some.metrics))
     rows = []
-    for name, made in runs.items():
-        scores = row(name, made, told.threshold)
-        said = score_interval(first, scores[first]["seeds"], some.count)
-        rows.append({**scores, "interval": None if said is None else [said.low, said.high]})
+    for name, finished in groups.items():
+        row = summarise(name, finished, table.threshold)
+        interval = metric_interval(first, row[first]["seeds"], some.count)
+        rows.append({**row, "interval": None if interval is None else list(interval)})
     return {
         "kind": "compare",
         "data": some.data,
         "split": split,
         "count": some.count,
         "averaging": some.averaging,
-        "metrics": list(some.scores),
+        "metrics": list(some.metrics),
         "spread": "standard deviation over the seeds (n - 1)",
-        "seeds": list(told.seeds),
-        "threshold": told.threshold,
+        "seeds": list(table.seeds),
+        "threshold": table.threshold,
         "length": length_of(recipe),
-        "finding": finding(rows, count=some.count, split=split, key=first),
+        "finding": comparison_finding(rows, count=some.count, split=split, key=first),
         "notes": [],
         "rows": rows,
         "marked": [
-            {"name": job.name, "seed": job.seed, "why": odd[job.folder]}
-            for job, _, _ in planned
-            if job.folder in odd
+            {"name": trial.name, "seed": trial.seed, "why": marked[trial.folder]}
+            for trial in trials
+            if trial.folder in marked
         ],
-        "curves": [curve(name, made) for name, made in runs.items()],
+        "curves": [curve(name, finished) for name, finished in groups.items()],
         "recipe": to_toml(recipe),
-        **surroundings(next(job.folder for job, _, _ in planned if job.folder not in odd)),
+        **versions_and_machine(runs / usable[0].folder),
     }

@@ -1,105 +1,102 @@
 """How soon networks come to an accuracy: epochs, and seconds of training."""
 
-from collections.abc import Mapping, Sequence
-from statistics import mean
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from plusx.data.source import Source
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Convergence
-from plusx.study import drawn
-from plusx.study.bands import listed
-from plusx.study.finding import difference
-from plusx.study.plan import Cell, Made, Study, by_name, with_net
-from plusx.study.rows import epochs_to, row, spread
+from plusx.statistics import differences, spread
+from plusx.study.experiment import (
+    ERROR,
+    MULTIPLY_ADDS,
+    PARAMETERS,
+    Experiment,
+    Group,
+    Row,
+    column,
+    listed,
+    with_net,
+)
+from plusx.study.figures import lines_figure, validation_lines
+from plusx.study.results import epochs_to
+from plusx.study.trial import Trial
 
 
-def cells(recipe: Recipe, source: Source) -> list[Cell]:
-    said = recipe.study
-    assert isinstance(said, Convergence)
+def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+    table = recipe.study
+    assert isinstance(table, Convergence)
     return [
-        Cell(
+        Trial(
             name=name,
             seed=seed,
             recipe=with_net(recipe, name, seed, source),
-            factors={"threshold": said.threshold},
+            factors={"threshold": table.threshold},
         )
-        for name in said.networks
-        for seed in said.seeds
+        for name in table.networks
+        for seed in table.seeds
     ]
 
 
-def columns(recipe: Recipe) -> list[dict[str, str]]:
-    said = recipe.study
-    assert isinstance(said, Convergence)
-    threshold = f"to {100 * said.threshold:g} %"
+def _columns(recipe: Recipe) -> list[dict[str, Any]]:
+    table = recipe.study
+    assert isinstance(table, Convergence)
+    threshold = f"to {100 * table.threshold:g} %"
     return [
-        drawn.PARAMETERS,
-        drawn.MULTIPLY_ADDS,
-        {"key": "reached", "title": "Seeds that reach it", "unit": "", "kind": "count"},
-        {"key": "epochs", "title": "Epochs", "unit": threshold, "kind": "number"},
-        {"key": "seconds", "title": "Seconds", "unit": threshold, "kind": "number"},
-        {"key": "seconds_per_epoch", "title": "Seconds", "unit": "an epoch", "kind": "number"},
-        drawn.ERROR,
+        PARAMETERS,
+        MULTIPLY_ADDS,
+        column("reached", "Seeds that reach it", kind="count"),
+        column("epochs", "Epochs", threshold),
+        column("seconds", "Seconds", threshold),
+        column("seconds_per_epoch", "Seconds", "an epoch"),
+        ERROR,
     ]
 
 
-def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
-    found = []
-    for name, group in by_name(made).items():
-        runs = [each.run for each in group if each.run is not None]
-        threshold = float(group[0].cell.factors["threshold"])
-        scores = row(name, runs, threshold)
-        reached = [
-            (float(epoch), epoch * run.seconds_per_epoch)
-            for run in runs
-            if (epoch := epochs_to(run.points, threshold)) is not None
-        ]
-        found.append(
-            {
-                **{
-                    key: scores[key]
-                    for key in ("name", "seeds", "parameters", "multiply_adds", "seconds_per_epoch")
-                },
-                "reached": len(reached),
-                "epochs": spread([epochs for epochs, _ in reached]) if reached else None,
-                "seconds": spread([seconds for _, seconds in reached]) if reached else None,
-                "error": spread([1 - run.scores["accuracy"] for run in runs]),
-            }
-        )
-    return found
+def _row(group: Group) -> dict[str, Any]:
+    threshold = float(group.factors["threshold"])
+    reached = [
+        (float(epoch), epoch * run.seconds_per_epoch)
+        for run in group.runs
+        if (epoch := epochs_to(run.points, threshold)) is not None
+    ]
+    return {
+        **group.costs,
+        "seconds_per_epoch": spread([run.seconds_per_epoch for run in group.runs]),
+        "reached": len(reached),
+        "epochs": spread([epochs for epochs, _ in reached]) if reached else None,
+        "seconds": spread([seconds for _, seconds in reached]) if reached else None,
+        "error": group.errors["error"],
+    }
 
 
-def finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Which is the first in epochs and in seconds, which are not told from it, by Welch's interval
-    of 95 % over the seeds, and which did not come there."""
+def _finding(rows: Sequence[Row]) -> str:
+    """Which is the first in epochs and in seconds, which are not known to differ from it, and which
+    did not come there."""
     whole = [row for row in rows if row["reached"] == len(row["seeds"])]
     short = [row["name"] for row in rows if row not in whole]
-    said = []
-    if whole:
-        said += [_first(whole, "epochs"), _first(whole, "seconds")]
+    parts = [_first(whole, "epochs"), _first(whole, "seconds")] if whole else []
     if short:
-        said.append(f"{listed(short)} did not reach the accuracy with every seed")
-    return f"{'; '.join(said)}."
+        parts.append(f"{listed(short)} did not reach the accuracy with every seed")
+    return f"{'; '.join(parts)}."
 
 
-def _first(rows: Sequence[Mapping[str, Any]], what: str) -> str:
-    best = min(rows, key=lambda row: mean(row[what]["seeds"]))
-    said = f"{best['name']} needs the fewest {what} on average ({best[what]['mean']:.1f})"
+def _first(rows: Sequence[Row], what: str) -> str:
+    best = min(rows, key=lambda row: row[what]["mean"])
+    others = [row for row in rows if row is not best]
+    pairs = [(row[what]["seeds"], best[what]["seeds"]) for row in others]
+    found = differences(pairs, bounds=(-math.inf, math.inf))
     alike = [
         row["name"]
-        for row in rows
-        if row is not best
-        and (
-            (found := difference(row[what]["seeds"], best[what]["seeds"])) is None or found.low <= 0
-        )
+        for row, later in zip(others, found, strict=True)
+        if later is None or later.low <= 0
     ]
-    return f"{said}, not told from {listed(alike)}" if alike else said
+    first = f"{best['name']} needs the fewest {what} on average ({best[what]['mean']:.1f})"
+    return f"{first}, not known to differ from {listed(alike)}" if alike else first
 
 
-def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    groups = by_name(made)
-    threshold = float(made[0].cell.factors["threshold"])
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     reached = "; ".join(
         f"{row['name']} after {row['epochs']['mean']:.1f} epochs"
         if row["epochs"] is not None
@@ -107,33 +104,33 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
         for row in rows
     )
     return [
-        drawn.lines_figure(
+        lines_figure(
             "Validation error",
             "At every evaluation; the dotted line is the threshold.",
             f"The threshold is reached by {reached}.",
-            drawn.validation_lines(groups),
-            level=1 - threshold,
+            validation_lines(groups),
+            level=1 - float(groups[0].factors["threshold"]),
         )
     ]
 
 
-def notes(recipe: Recipe) -> list[str]:
-    return [
-        (
-            "An accuracy is reached at the first epoch whose evaluation is at least as high; means "
-            "are over those seeds that reach it. Seconds are of training alone, and where several "
-            "runs are made at a time they share the machine: compare them within one study only."
-        )
-    ]
+def _notes(recipe: Recipe) -> str:
+    return (
+        "An accuracy is reached at the first epoch whose evaluation is at least as high; means are "
+        "over those seeds that reach it. The first is compared with the others by Welch's "
+        "intervals over the seeds, all of them together 95 %. Seconds are of training alone, and "
+        "where several runs are made at a time they share the machine: compare them within one "
+        "study only."
+    )
 
 
-CONVERGENCE = Study(
+CONVERGENCE = Experiment(
     title="Convergence",
     question="How many epochs, and how many seconds, until an accuracy is reached?",
-    cells=cells,
-    columns=columns,
-    rows=rows,
-    finding=finding,
-    figures=figures,
-    notes=notes,
+    trials=_trials,
+    columns=_columns,
+    row=_row,
+    finding=_finding,
+    figures=_figures,
+    notes=_notes,
 )

@@ -1,275 +1,274 @@
-"""A study in a folder: its cells made in processes of their own, looked at, and put into words.
+"""What a study is: trials, what is measured in them, and how the answer is put.
 
-The folder holds runs/, recipe.toml, result.json and report.html. A study that was interrupted goes
-on: cells that are finished are not repeated, and one that was being made goes on where it was
-saved.
+An `Experiment` is declarative: `runner.study` makes its trials, groups the results by name, and
+asks it for a row of each group, the finding and the figures.
 """
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
-from plusx import store
+import numpy as np
+from torch import nn
+
+from plusx.data.batch import Batch
+from plusx.data.loader import Loader
 from plusx.data.source import Source
 from plusx.errors import UserError
-from plusx.recipe import NetByName, Recipe, to_toml
-from plusx.run import parts
-from plusx.run.folder import RECIPE
-from plusx.run.training import refuse_other_recipe
-from plusx.study.alike import strangers
-from plusx.study.catalogue import STUDIES
-from plusx.study.crew import DIVERGED, Crew, Job
-from plusx.study.folder import as_before, refuse_other, surroundings
-from plusx.study.making import (
-    Planned,
-    at_a_time,
-    crew_of,
-    length_of,
-    make,
-)
-from plusx.study.plan import Cell, Made, Study
-from plusx.study.rows import read_finished
+from plusx.grammar.sentence import Merge, parse
+from plusx.grammar.spec import Net
+from plusx.recipe import NetByName, Recipe
+from plusx.run import load_run, parts
+from plusx.statistics import Difference, spread
+from plusx.study.results import FinishedRun
+from plusx.study.trial import Factor, Measurement, Trial
+from plusx.zoo import Plain, find
 
 
-def study(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    jobs: int | None = None,
-    command: str = "",
-    progress: TextIO | None = None,
-) -> dict[str, Any]:
-    """Make the study of a recipe's table [study]: what result.json holds, see docs/studies.md.
+Row = Mapping[str, Any]
+Column = Mapping[str, Any]
+IMAGE_SEED = 0  # chooses which images are measured: the same in every trial
 
-    `jobs` cells are made at a time, each in a process of its own; None: as many as there are cores
-    for the threads of a cell, one with a GPU. `command` is noted; `progress` is told how it goes
-    (None: standard error).
 
-    UserError: the recipe has no [study] table, the study cannot be asked of a network that it
-    names, or the recipe is not the one that `out` was begun with. RuntimeError: cells failed,
-    named with their seeds; the others are kept.
-    """
-    out = Path(out)
-    if recipe.study is None:
-        raise UserError(
-            "the recipe does not say what to study: it needs a table [study] with a kind, one of "
-            f"{', '.join(STUDIES)}"
-        )
-    if recipe.task.kind != "classify":
-        raise UserError(f'[task] kind = "{recipe.task.kind}": studies are of classifiers')
-    if jobs is not None and jobs < 1:
-        raise UserError(f"jobs = {jobs}: at least 1 cell is made at a time")
-    found = STUDIES[recipe.study.kind]
-    refuse_other(recipe, out, "study")
-    source = parts.open_split(recipe, "train")
-    threads = recipe.device.threads or 1
-    cells = [_begun(cell, out) for cell in _checked(found, recipe, source, threads)]
-    _refuse_other_cells(cells, source, out)
-    planned = [
-        Planned(
-            Job(
-                cell.name,
-                cell.seed,
-                out / "runs" / cell.folder,
-                to_toml(cell.recipe),
-                cell.split,
-                cell.train,
-                cell.looks,
-                may_diverge=True,
-            ),
-            cell.recipe,
-            images,
-        )
-        for cell, images in zip(cells, _images(cells), strict=True)
-    ]
-    size = min(jobs or at_a_time(recipe, threads), len(planned))
-    begun = time.monotonic()
-    with Crew(size) as crew, store.lock(out):
-        refuse_other(recipe, out, "study")  # it may have been begun meanwhile
-        _refuse_other_cells(cells, source, out)
-        store.write_text(out / "recipe.toml", to_toml(recipe))
-        count = 0
-        for first in (True, False):  # those that others begin with are made before them
-            chosen = [
-                each
-                for each, cell in zip(planned, cells, strict=True)
-                if first != bool(cell.begins)
-            ]
-            if chosen:
-                count += make(crew, chosen, progress or sys.stderr)
-        said, files = _result(found, recipe, source, cells, out)
-        result = {
-            **said,
-            "jobs": crew_of(size, threads),
-            "command": command,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            # Known only where all of it was done at once.
-            "seconds": time.monotonic() - begun if count == len(cells) else None,
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """A trial and its results; `run` is None where nothing was trained."""
+
+    trial: Trial
+    folder: Path
+    run: FinishedRun | None
+    answers: Mapping[str, Any]  # by the text of the measurement
+
+    def measured(self, name: str) -> Any:
+        """The answer of the measurement of that name, whatever its settings were."""
+        (found,) = (a for text, a in self.answers.items() if Measurement.parse(text).name == name)
+        return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """The results of the trials of one name, in the order of their seeds: they make one row."""
+
+    results: tuple[TrialResult, ...]
+
+    @property
+    def name(self) -> str:
+        return self.results[0].trial.name
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        return self.results[0].trial.factors
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.results[0].trial.recipe
+
+    @property
+    def seeds(self) -> list[int]:
+        return [result.trial.seed for result in self.results]
+
+    @property
+    def runs(self) -> list[FinishedRun]:
+        return [result.run for result in self.results if result.run is not None]
+
+    def measured(self, name: str) -> list[Any]:
+        """The answers of all seeds."""
+        return [result.measured(name) for result in self.results]
+
+    @property
+    def costs(self) -> dict[str, int]:
+        run = self.runs[0]
+        return {"parameters": run.parameters, "multiply_adds": run.multiply_adds}
+
+    @property
+    def errors(self) -> dict[str, Any]:
+        """Training and validation error over the seeds."""
+        return {
+            "train_error": spread([run.wrong for run in self.runs]),
+            "error": spread([1 - run.metrics["accuracy"] for run in self.runs]),
         }
-        if count == 0 and (out / "result.json").is_file():
-            result = as_before(store.read_json(out / "result.json"), result)
-        for name, text in files.items():
-            store.write_text(out / name, text)
-        store.write_json(out / "result.json", result)
-        from plusx.report import write_report
-
-        write_report(out)
-    return result
 
 
-def rows(recipe: Recipe, out: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of the study, one after the other; see `study`."""
-    yield from study(recipe, out)["rows"]
+def _no_notes(recipe: Recipe) -> str:
+    return ""
 
 
-def _images(cells: Sequence[Cell]) -> list[int] | list[float]:
-    """How many images an epoch of each cell has, beside the other cells. They are counted where
-    some cells are as long in epochs and others in steps; else it is the share that trains."""
-    if len({cell.recipe.epochs is None for cell in cells}) == 1:
-        shares = [getattr(cell.recipe.data, "train", None) for cell in cells]
-        return [share if isinstance(share, float) else 1.0 for share in shares]
-    known: dict[Any, int] = {}
-    for cell in cells:
-        if cell.recipe.data not in known:
-            known[cell.recipe.data] = len(parts.open_split(cell.recipe, "train"))
-    return [known[cell.recipe.data] for cell in cells]
+def _as_it_is(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return rows
 
 
-def _checked(found: Study, recipe: Recipe, source: Source, threads: int) -> list[Cell]:
-    assert recipe.study is not None
-    for key, several in vars(recipe.study).items():
-        doubled = (
-            [each for each in several if several.count(each) > 1]
-            if isinstance(several, tuple)
-            else []
-        )
-        if doubled:
-            raise UserError(f"[study] {key}: {doubled[0]} stands there twice")
-    cells = [
-        replace(
-            cell,
-            recipe=replace(
-                cell.recipe, device=replace(cell.recipe.device, threads=threads), study=None
-            ),
-        )
-        for cell in found.cells(recipe, source)
-    ]
-    folders = [cell.folder for cell in cells]
-    twice = [name for name in dict.fromkeys(folders) if folders.count(name) > 1]
-    if twice:
-        raise UserError(f"[study]: {twice[0]} stands there twice")
-    for cell in {cell.recipe.net: cell for cell in cells}.values():
-        # Checked with the size of the images before anything begins.
-        try:
-            parts.spec_of(parts.resolved(cell.recipe, source).net)
-        except ValueError as error:
-            raise UserError(f"{cell.name} on {source.name}: {error}") from error
-    if recipe.data.validation == 0 and any(cell.train for cell in cells):
-        raise UserError("[data] validation = 0: there are no validation images to judge by")
-    return cells
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A question, the trials that answer it, and how the answer is put.
 
+    trials: of the recipe and the images it trains on; UserError where the study cannot be made of
+        a network.
+    row: what a row has besides name, factors and seeds.
+    complete: adds to rows what depends on other rows.
+    notes: a line for each paragraph.
+    tables, files: tables in the place of one, and files to be written beside result.json.
 
-def _begun(cell: Cell, out: Path) -> Cell:
-    """The cell with the place of the weights that it begins with."""
-    if not cell.begins:
-        return cell
-    net = cell.recipe.net
-    assert isinstance(net, NetByName)
-    weights = str(out / "runs" / cell.begins)
-    return replace(cell, recipe=replace(cell.recipe, net=replace(net, weights=weights)))
-
-
-def _refuse_other_cells(cells: Sequence[Cell], source: Source, out: Path) -> None:
-    """UserError where a cell of that name was made by another recipe.
-
-    What a study is over may change between two starts, and not all of it is in the cells' names:
-    the depth of `skips` and `ablation` is not.
+    Columns, rows and figures are as docs/studies.md describes.
     """
-    for cell in cells:
-        folder = out / "runs" / cell.folder
-        if cell.train and (folder / RECIPE).is_file():
-            refuse_other_recipe(folder, parts.resolved(cell.recipe, _own(cell, source)))
+
+    title: str
+    question: str
+    trials: Callable[[Recipe, Source], list[Trial]]
+    columns: Callable[[Recipe], Sequence[Column]]
+    row: Callable[[Group], dict[str, Any]]
+    finding: Callable[[Sequence[Row]], str]
+    figures: Callable[[Sequence[Group], Sequence[Row]], list[dict[str, Any]]]
+    notes: Callable[[Recipe], str] = _no_notes
+    complete: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = _as_it_is
+    tables: Callable[[Recipe, Sequence[Group], Sequence[Row]], list[dict[str, Any]]] | None = None
+    files: Callable[[Recipe, Sequence[Group], Sequence[Row]], dict[str, str]] | None = None
+
+    def rows(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        return self.complete(
+            [
+                {"name": group.name, **group.factors, "seeds": group.seeds, **self.row(group)}
+                for group in groups
+            ]
+        )
 
 
-def _own(cell: Cell, source: Source) -> Source:
-    """The images that a cell trains on, as far as its network depends on them."""
-    classes = getattr(cell.recipe.data, "classes", None)
-    if classes is None or tuple(classes) == source.classes:
-        return source
-    return parts.open_split(cell.recipe, "train")
+def grouped(results: Iterable[TrialResult]) -> list[Group]:
+    groups: dict[str, list[TrialResult]] = {}
+    for result in results:
+        groups.setdefault(result.trial.name, []).append(result)
+    return [Group(tuple(members)) for members in groups.values()]
 
 
-def _result(
-    found: Study, recipe: Recipe, source: Source, cells: Sequence[Cell], out: Path
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The content of result.json but for what the clock and the caller say, and other files."""
-    assert recipe.study is not None
-    lost = [(cell, why) for cell in cells if (why := _diverged(cell, out))]
-    every = [_made(cell, out) for cell in cells if not _diverged(cell, out)]
-    if not every:
-        raise RuntimeError(f"every cell diverged; the first: {lost[0][1]}")
-    odd = strangers({each.folder: _shares(each) for each in every})
-    made = [each for each in every if each.folder not in odd]
-    table = found.rows(made)
-    said = {
-        "kind": "study",
-        "study": recipe.study.kind,
-        "title": found.title,
-        "question": found.question,
-        "finding": found.finding(table) + _without(lost),
-        "data": source.name,
-        "split": getattr(recipe.study, "split", "validation"),
-        "seeds": sorted({cell.seed for cell in cells}),
-        "length": length_of(recipe),
-        "columns": list(found.columns(recipe)),
-        "rows": table,
-        "tables": found.tables(recipe, made, table),
-        "marked": [
-            {**row, "why": odd[each.folder]}
-            for each in every
-            if each.folder in odd
-            for row in found.rows([each])
-        ]
-        + [
-            {"name": cell.name, "seeds": [cell.seed], "why": f"training diverged: {why}"}
-            for cell, why in lost
-        ],
-        "figures": found.figures(made, table),
-        "notes": found.notes(recipe),
-        "recipe": to_toml(recipe),
-        **surroundings(made[0].folder),
-    }
-    return said, found.files(recipe, made, table)
+def column(key: str, title: str, unit: str = "", kind: str = "number") -> dict[str, Any]:
+    """A column of a study's table; kind: text, count, number or share."""
+    return {"key": key, "title": title, "unit": unit, "kind": kind}
 
 
-def _without(lost: Sequence[tuple[Cell, str]]) -> str:
-    """What a finding about the others must not hide: means are over those that came to an end."""
-    if not lost:
-        return ""
-    named = ", ".join(f"{cell.name} seed {cell.seed}" for cell, _ in lost)
-    return f" Training diverged, and is in no mean: {named}."
+PARAMETERS = column("parameters", "Parameters", kind="count")
+MULTIPLY_ADDS = column("multiply_adds", "MACs", kind="count")
+TRAIN_ERROR = column("train_error", "Train error", "%", "share")
+ERROR = column("error", "Validation error", "%", "share")
 
 
-def _diverged(cell: Cell, out: Path) -> str:
-    """Why the cell's training came to nothing; empty where it came to something."""
-    told = out / "runs" / cell.folder / DIVERGED
-    return str(store.read_json(told)["why"]) if told.is_file() else ""
+def trials_of(
+    recipe: Recipe,
+    networks: Iterable[str],
+    seeds: Iterable[int],
+    source: Source,
+    *measurements: Measurement,
+    train: bool = True,
+) -> list[Trial]:
+    """A trial of each network with each seed; `network` is the factor."""
+    seeds = list(seeds)
+    return [
+        Trial(
+            name=network,
+            seed=seed,
+            recipe=with_net(recipe, network, seed, source),
+            factors={"network": network},
+            train=train,
+            measurements=measurements,
+        )
+        for network in networks
+        for seed in seeds
+    ]
 
 
-def _made(cell: Cell, out: Path) -> Made:
-    folder = out / "runs" / cell.folder
-    return Made(
-        cell=cell,
-        folder=folder,
-        run=read_finished(folder, cell.name, cell.seed, "validation") if cell.train else None,
-        looks={look: store.read_json(folder / f"{look}.json") for look in cell.looks},
+def with_net(recipe: Recipe, net: Net | str, seed: int, source: Source) -> Recipe:
+    """The recipe of one trial: another network and seed, and nothing of a study.
+
+    A spec is fitted to the images: their channels, size and classes. A name keeps what the
+    recipe's [net] has besides.
+    """
+    base = replace(recipe, seed=seed, compare=None, study=None)
+    if isinstance(net, Net):
+        return replace(base, net=fitted(net, source))
+    if isinstance(find(net), Plain) or isinstance(recipe.net, Net):
+        return replace(base, net=NetByName(base=net))
+    return replace(base, net=replace(recipe.net, base=net))
+
+
+def fitted(net: Net, source: Source) -> Net:
+    """The spec for these images."""
+    height, width = source.preprocessing.size
+    return replace(
+        net,
+        in_channels=source.preprocessing.channels,
+        num_classes=len(source.classes),
+        size=height if height == width else (height, width),
     )
 
 
-def _shares(made: Made) -> str:
-    """Runs with the same data and seed have the same images."""
-    return f"{made.cell.recipe.data} {made.cell.seed}"
+def spec(name: str) -> Net:
+    """The spec of a network of the zoo. UserError for an unknown name, or a plain module."""
+    found = find(name)
+    if isinstance(found, Plain):
+        raise UserError(
+            f"{name} is a plain module: it has no blocks that a study could measure or change"
+        )
+    return found
+
+
+def merges_of(net: Net) -> set[Merge]:
+    """How the blocks of a spec end their branches."""
+    return {parse(block.body).merge for stage in net.stages for block in stage.blocks}
+
+
+class Opened(NamedTuple):
+    """A network in evaluation mode and the images of its recipe."""
+
+    net: nn.Module
+    sets: parts.Sets
+
+
+def open_trial(recipe: Recipe, folder: Path) -> Opened:
+    """The network that was trained in the folder; where none was, the recipe's at the start."""
+    sets = parts.open_sets(recipe)
+    if (folder / "result.json").is_file():
+        return Opened(load_run(folder).net, sets)
+    net, preprocessing = parts.make_net(parts.resolved(recipe, sets.train))
+    if preprocessing is not None:
+        sets = sets.prepared_as(preprocessing)
+    parts.begin_from(recipe, net, sets.train)
+    return Opened(net.eval(), sets)
+
+
+def some_batches(source: Source, images: int, batch_size: int = 256) -> list[Batch]:
+    """So many images (all where there are fewer), chosen by IMAGE_SEED, not augmented."""
+    chosen = np.random.default_rng(IMAGE_SEED).permutation(len(source))[:images]
+    subset = source.subset(np.sort(chosen).tolist())
+    with Loader(subset, split="validation", batch_size=batch_size) as loader:
+        return list(loader.epoch(0))
+
+
+def error_rate(net: nn.Module, batches: Sequence[Batch]) -> float:
+    """The share of the images whose most likely class is not theirs."""
+    wrong = sum(int((net(b.inputs).argmax(1) != b.known_targets).sum()) for b in batches)
+    return wrong / sum(map(len, batches))
+
+
+def listed(parts: Sequence[str]) -> str:
+    """In words: a, b and c."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else ""
+
+
+def percent(value: Row) -> str:
+    """The mean of a spread, as a percentage."""
+    return f"{100 * value['mean']:.1f} %"
+
+
+def compared(row: Row, other: Row, key: str, found: Difference | None) -> str:
+    """Two rows side by side with their difference in a key, where smaller is better."""
+    if found is None:
+        values = " and ".join(f"{each['name']} {percent(each[key])}" for each in (row, other))
+        one = min(len(each[key]["seeds"]) for each in (row, other)) < 2
+        return f"{values} ({'one seed' if one else 'no seed differs'}: chance unknown)"
+    how = (
+        "is worse than"
+        if found.low > 0
+        else "is better than"
+        if found.high < 0
+        else "is not known to differ from"
+    )
+    return f"{row['name']} {how} {other['name']} ({found})"

@@ -1,10 +1,9 @@
-"""The folder of a comparison or a study: whose it is, and what its result says of where it ran."""
+"""The folder of a comparison or a study: whether it is the one that a recipe began."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from plusx import store
 from plusx.errors import UserError
 from plusx.recipe import Recipe, differences, parse_recipe
 
@@ -19,13 +18,9 @@ HARMLESS = (
     "seed",
     "study.",
 )
-VERSIONS = ("plusx", "python", "torch", "torchvision", "numpy")
-MACHINE = ("processor", "cores", "instructions", "platform", "device", "device_name")
-
-What = Literal["comparison", "study"]
 
 
-def refuse_other(recipe: Recipe, out: Path, what: What) -> None:
+def refuse_other(recipe: Recipe, out: Path, what: Literal["comparison", "study"]) -> None:
     """UserError where `out` is something else, or was begun with another recipe."""
     if not out.exists():
         return
@@ -44,8 +39,8 @@ def refuse_other(recipe: Recipe, out: Path, what: What) -> None:
     if (before.compare if what == "comparison" else before.study) is None:
         raise UserError(f"{out} is the folder of something else than a {what}; choose another one")
     changed = [
-        f"{key}: {how}"
-        for key, how in differences(before, recipe).items()
+        f"{key}: {change}"
+        for key, change in differences(before, recipe).items()
         if not key.startswith(HARMLESS) or key == "study.kind"
     ]
     if changed:
@@ -55,22 +50,13 @@ def refuse_other(recipe: Recipe, out: Path, what: What) -> None:
         )
 
 
-def surroundings(folder: Path) -> dict[str, dict[str, Any]]:
-    """The versions and the machine that a run's folder notes."""
-    said = store.read_json(folder / "environment.json")
-    return {
-        "versions": {key: said[key] for key in VERSIONS},
-        "machine": {key: said[key] for key in MACHINE},
-    }
-
-
-def as_before(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said where no run was made: how they were made stays as it was told, and if all else
-    is the same too, so do command and date."""
-    told = {key: before[key] for key in ("jobs", "seconds") if key in before}
+def keep_history(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A result for which no run was made: it keeps how the runs were made, and if all else is the
+    same too, command and date."""
     kept = ("jobs", "seconds", "command", "date")
     same = all(before.get(key) == value for key, value in now.items() if key not in kept)
-    return {**now, **told, **({key: before[key] for key in kept} if same else {})}
+    keys = kept if same else kept[:2]
+    return {**now, **{key: before[key] for key in keys if key in before}}
 
 
 def _ours(name: str) -> bool:

@@ -1,19 +1,44 @@
-"""Deleting blocks of a trained network: Veit et al. 2016, section 4.1 and 4.2.
+"""Lesions: what does a network lose with one of its blocks? Veit et al. 2016, sections 4.1 and 4.2.
 
 A residual network loses one of many short paths with a block; a plain one loses its only path.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from plusx.data.source import Source
 from plusx.errors import UserError
+from plusx.grammar.spec import Net
 from plusx.nn.block import ResidualBlock
-from plusx.study.anatomy import Place, pass_by, places, untouched
+from plusx.recipe import NetByName, Recipe
+from plusx.recipe.studies import Lesion as LesionTable
+from plusx.run import parts
+from plusx.run.folder import record_test_use
+from plusx.statistics import spread
+from plusx.study.blocks import BlockPosition, block_positions, preserved, shortcut_only
+from plusx.study.experiment import (
+    Experiment,
+    Group,
+    Row,
+    column,
+    error_rate,
+    listed,
+    open_trial,
+    percent,
+    some_batches,
+    spec,
+    with_net,
+)
+from plusx.study.figures import band, lines_figure, relative
+from plusx.study.trial import Measurement, Trial
 
 
 Evaluate = Callable[[nn.Module], float]
@@ -37,14 +62,14 @@ class Deletions:
 
 
 class Passed(nn.Module):
-    """What stands in the place of a deleted block that has a shortcut."""
+    """What stands in the position of a deleted block that has a shortcut."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
         self.block = block
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
-        return pass_by(self.block, x)
+        return shortcut_only(self.block, x)
 
 
 def lesions(net: nn.Module, evaluate: Evaluate) -> list[Lesion]:
@@ -58,13 +83,13 @@ def lesions(net: nn.Module, evaluate: Evaluate) -> list[Lesion]:
     UserError: the network is not made of blocks.
     """
     found = []
-    for place in places(net):
-        why = undeletable(place)
+    for position in block_positions(net):
+        why = undeletable(position)
         if why:
-            found.append(Lesion(place.name, None, why))
+            found.append(Lesion(position.name, None, why))
         else:
-            with without(net, [place.name]):
-                found.append(Lesion(place.name, evaluate(net)))
+            with without(net, [position.name]):
+                found.append(Lesion(position.name, evaluate(net)))
     return found
 
 
@@ -81,7 +106,7 @@ def deletions(
     Drawn from the blocks that can be deleted, the same ones for the same seed.
     UserError: more blocks are asked for than can be deleted.
     """
-    able = [place.name for place in places(net) if not undeletable(place)]
+    able = [position.name for position in block_positions(net) if not undeletable(position)]
     generator = torch.Generator().manual_seed(seed)
     found = []
     for count in counts:
@@ -98,11 +123,11 @@ def deletions(
     return found
 
 
-def undeletable(place: Place) -> str:
+def undeletable(position: BlockPosition) -> str:
     """Why a block cannot be deleted; empty where it can."""
-    if place.has_shortcut or not place.changes_shape:
+    if position.has_shortcut or not position.changes_shape:
         return ""
-    into, out = place.flow, place.block.flow
+    into, out = position.flow, position.block.flow
     return (
         f"without it {into.channels} channels of {_size(into.size)} would reach what expects "
         f"{out.channels} of {_size(out.size)}, and it has no shortcut"
@@ -115,24 +140,231 @@ def without(net: nn.Module, names: Sequence[str]) -> Iterator[None]:
 
     UserError: there is no such block, or it cannot be deleted.
     """
-    known = {place.name: place for place in places(net)}
+    known = {position.name: position for position in block_positions(net)}
     for name in names:
         if name not in known:
             raise UserError(f"there is no block {name}; there are {', '.join(known)}")
         if why := undeletable(known[name]):
             raise UserError(f"{name} cannot be deleted: {why}")
     chosen = [known[name] for name in dict.fromkeys(names)]
-    with untouched(net), torch.no_grad():
+    with preserved(net), torch.no_grad():
         net.eval()
         try:
-            for place in chosen:
-                left = Passed(place.block) if place.has_shortcut else nn.Identity()
-                place.holder[place.index] = left.eval()
+            for position in chosen:
+                left = Passed(position.block) if position.has_shortcut else nn.Identity()
+                position.holder[position.index] = left.eval()
             yield
         finally:
-            for place in chosen:
-                place.holder[place.index] = place.block
+            for position in chosen:
+                position.holder[position.index] = position.block
 
 
 def _size(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, size))
+
+
+def measure_lesion(
+    recipe: Recipe, folder: Path, split: str, images: int, draws: int, *counts: int
+) -> dict[str, Any]:
+    """The error of the network, whole, without each block and without several, as JSON."""
+    net, sets = open_trial(recipe, folder)
+    if split == "test":
+        tested = parts.open_split(recipe, "test")
+        source = parts.Sets(tested, None).prepared_as(sets.train.preprocessing.to_dict()).train
+    elif sets.validation is None:
+        raise UserError("[data] validation = 0: there are no validation images to evaluate on")
+    else:
+        source = sets.validation
+    batches = some_batches(source, images)
+
+    def evaluate(each: nn.Module) -> float:
+        return error_rate(each, batches)
+
+    with without(net, []):
+        whole = evaluate(net)
+    one = lesions(net, evaluate)
+    able = sum(not undeletable(position) for position in block_positions(net))
+    possible = [count for count in counts if count <= able]
+    several = deletions(net, evaluate, possible, draws=draws, seed=recipe.seed)
+    count = sum(map(len, batches))
+    if split == "test":
+        use = {"data": source.name, "count": count, "accuracy": 1 - whole, "for": "lesion"}
+        record_test_use(folder, use)
+    return {
+        "error": whole,
+        "images": count,
+        "blocks": [{"name": each.name, "error": each.error, "why": each.why} for each in one],
+        "several": [{"count": each.count, "errors": list(each.errors)} for each in several],
+    }
+
+
+def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+    table, net = recipe.study, recipe.net
+    assert isinstance(table, LesionTable)
+    if source.multilabel:
+        raise UserError(
+            f"{source.name} has several labels an image; the error without a block is that of one"
+        )
+    measurement = Measurement("lesion", (table.split, table.images, table.draws, *table.counts))
+    found = []
+    given = isinstance(net, NetByName) and bool(net.weights)
+    if isinstance(net, NetByName):
+        spec(net.base)  # UserError for a plain module
+        if given:
+            trial = Trial(
+                name=f"{net.base}, given weights",
+                seed=recipe.seed,
+                recipe=replace(recipe, compare=None, study=None),
+                factors={"network": net.base},
+                train=False,
+                measurements=(measurement,),
+            )
+            found.append(trial)
+        recipe = replace(recipe, net=replace(net, weights=""))
+    networks = table.networks
+    if not networks and not given:
+        networks = (net.base,) if isinstance(net, NetByName) else ("",)
+    for name in networks:
+        chosen: Net | str = net if not name and isinstance(net, Net) else name
+        if name:
+            spec(name)
+        found += [
+            Trial(
+                name=name or "network",
+                seed=seed,
+                recipe=with_net(recipe, chosen, seed, source),
+                factors={"network": name or "network"},
+                measurements=(measurement,),
+            )
+            for seed in table.seeds
+        ]
+    return found
+
+
+def _columns(recipe: Recipe) -> list[dict[str, Any]]:
+    return [
+        column("error", "Error", "%", "share"),
+        column("median", "Without one block, median", "%", "share"),
+        column("worst", "Without one block, worst", "%", "share"),
+        column("deleted", "Blocks deleted", kind="count"),
+        column("kept", "Not deletable", kind="count"),
+        column("images", "Images", kind="count"),
+    ]
+
+
+def _row(group: Group) -> dict[str, Any]:
+    answers = group.measured("lesion")
+    without_one = [
+        [block["error"] for block in answer["blocks"] if block["error"] is not None]
+        for answer in answers
+    ]
+    blocks = answers[0]["blocks"]
+    return {
+        "error": spread([answer["error"] for answer in answers]),
+        "median": spread([float(median(errors)) if errors else 0.0 for errors in without_one]),
+        "worst": spread([max(errors, default=0.0) for errors in without_one]),
+        "deleted": len(without_one[0]),
+        "kept": len(blocks) - len(without_one[0]),
+        "images": answers[0]["images"],
+        "blocks": [
+            {
+                "name": block["name"],
+                "errors": [answer["blocks"][index]["error"] for answer in answers],
+                "why": block["why"],
+            }
+            for index, block in enumerate(blocks)
+        ],
+    }
+
+
+def _finding(rows: Sequence[Row]) -> str:
+    errors = [
+        f"{row['name']} errs in {percent(row['error'])}; without one of its {row['deleted']} "
+        f"blocks in {percent(row['median'])} at the median and {percent(row['worst'])} at worst"
+        for row in rows
+        if row["deleted"]
+    ]
+    return ". ".join(errors) + "." if errors else "No block could be deleted."
+
+
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    answers = {group.name: group.measured("lesion") for group in groups}
+    medians = "; ".join(
+        f"{row['name']}: {percent(row['error'])} whole, {percent(row['median'])} at the median "
+        "without a block"
+        for row in rows
+    )
+    kept = {row["name"]: [block["name"] for block in row["blocks"] if block["why"]] for row in rows}
+    gaps = "; ".join(f"{name} without {listed(blocks)}" for name, blocks in kept.items() if blocks)
+    found = [
+        lines_figure(
+            "Error without one block",
+            "Each block deleted alone, from the first (0) to the last (1)."
+            + (f" Blocks that cannot be deleted are left out: {gaps}." if gaps else ""),
+            medians,
+            [
+                band(
+                    name,
+                    relative(len(seeds[0]["blocks"])),
+                    [[block["error"] for block in answer["blocks"]] for answer in seeds],
+                )
+                for name, seeds in answers.items()
+            ],
+            x={"title": "position of the deleted block", "scale": "linear"},
+        )
+    ]
+    several = {name: seeds for name, seeds in answers.items() if seeds[0]["several"]}
+    if several:
+        last = {name: seeds[0]["several"][-1] for name, seeds in several.items()}
+        found.append(
+            lines_figure(
+                "Error without several random blocks",
+                "Mean over the draws and seeds, and their lowest and highest; 0 is the whole "
+                "network.",
+                "; ".join(
+                    f"{name}: {100 * mean(each['errors']):.1f} % without {each['count']}"
+                    for name, each in last.items()
+                ),
+                [_several(name, seeds) for name, seeds in several.items()],
+                x={"title": "blocks deleted at once", "scale": "linear"},
+            )
+        )
+    return found
+
+
+def _several(name: str, answers: Sequence[Row]) -> dict[str, Any]:
+    counts = [0, *(each["count"] for each in answers[0]["several"])]
+    draws = [
+        [answer["error"], *(each["errors"][draw] for each in answer["several"])]
+        for answer in answers
+        for draw in range(len(answer["several"][0]["errors"]))
+    ]
+    return band(name, counts, draws)
+
+
+def _notes(recipe: Recipe) -> str:
+    table = recipe.study
+    assert isinstance(table, LesionTable)
+    found = (
+        "A residual block loses its branch and passes its shortcut on, a projection included; a "
+        "plain block is left out, which is possible only where it does not change the shape. "
+        f"Errors are of at most {table.images:,} {table.split} images. Nothing is trained again."
+    )
+    if isinstance(recipe.net, NetByName) and recipe.net.weights and table.split == "validation":
+        found += (
+            "\nGiven weights may have been trained on the validation images, which are a part of "
+            'the training set: split = "test" evaluates them on others.'
+        )
+    return found
+
+
+LESION = Experiment(
+    title="Lesions",
+    question="What does a network lose with one of its blocks?",
+    trials=_trials,
+    columns=_columns,
+    row=_row,
+    finding=_finding,
+    figures=_figures,
+    notes=_notes,
+)

@@ -1,22 +1,47 @@
-"""A residual network as a sum over paths: Veit et al. 2016, sections 3, 4.3 and 4.4.
+"""Paths: how long are they, and which of them carry the gradient? Veit et al. 2016, sections 3, 4.3
+and 4.4: most paths have medium length, but the gradient comes from the short ones.
 
 At every block a path takes the branch or the shortcut; its length is the number of branches.
 """
 
 import copy
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import comb
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plusx.data.source import Source
 from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock, say
-from plusx.study.anatomy import network_of, norm_of, places
-from plusx.study.gradient import Loss
+from plusx.recipe import Recipe
+from plusx.recipe.studies import Paths
+from plusx.statistics import spread
+from plusx.study.blocks import block_positions, require_network, total_norm
+from plusx.study.experiment import (
+    ERROR,
+    Experiment,
+    Group,
+    Row,
+    column,
+    merges_of,
+    open_trial,
+    some_batches,
+    spec,
+    trials_of,
+)
+from plusx.study.figures import LOG, band, lines_figure
+from plusx.study.gradients import Loss
+from plusx.study.trial import Measurement, Trial
+
+
+IMAGES = 32
+SHARE = 0.95  # of the gradient that the effective lengths carry
 
 
 @dataclass(frozen=True)
@@ -72,7 +97,7 @@ def path_gradients(
             taken = frozenset(torch.randperm(count, generator=generator)[:length].tolist())
             if taken not in chosen:
                 chosen.add(taken)
-                norms.append(norm_of(jacobian.along(taken)))
+                norms.append(total_norm(jacobian.along(taken)))
         found.append(PathGradient(length, shares[length], tuple(norms)))
     return found
 
@@ -111,12 +136,12 @@ class Backward:
 
     def __init__(self, net: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> None:
         # a copy: its graphs live on, while the network itself may go on being trained
-        net = copy.deepcopy(network_of(net)).eval().requires_grad_(False)
-        self.names = [place.name for place in places(net)]
-        for place in places(net):
-            if place.block.merge != "add":
+        net = copy.deepcopy(require_network(net)).eval().requires_grad_(False)
+        self.names = [position.name for position in block_positions(net)]
+        for position in block_positions(net):
+            if position.block.merge != "add":
                 raise UserError(
-                    f"{place.name} is no block x + F(x): paths are those of residual networks, "
+                    f"{position.name} is no block x + F(x): paths are those of residual networks, "
                     "such as resnet56"
                 )
         self.steps: list[_Step | _Entry] = []
@@ -180,3 +205,136 @@ def _back(output: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
         output, x, gradient, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     return given
+
+
+def measure_paths(recipe: Recipe, folder: Path, samples: int) -> dict[str, Any]:
+    """The gradients along sampled paths of every length, as JSON: `shares` of all paths by length,
+    `norms` of those that were sampled."""
+    net, sets = open_trial(recipe, folder)
+    (batch,) = some_batches(sets.train, IMAGES)
+    found = path_gradients(
+        net, batch.inputs, batch.known_targets, samples=samples, seed=recipe.seed
+    )
+    return {
+        "shares": [each.paths for each in found],
+        "norms": [list(each.norms) for each in found],
+    }
+
+
+def _read(answer: Mapping[str, Any]) -> list[PathGradient]:
+    pairs = zip(answer["shares"], answer["norms"], strict=True)
+    return [
+        PathGradient(length, float(share), tuple(map(float, norms)))
+        for length, (share, norms) in enumerate(pairs)
+    ]
+
+
+def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+    table = recipe.study
+    assert isinstance(table, Paths)
+    for network in table.networks:
+        if merges_of(spec(network)) != {"add"}:
+            raise UserError(
+                f"[study] networks: {network} has blocks that are not x + F(x), so it is no sum "
+                "over paths; a residual network is needed, such as resnet56"
+            )
+    measurement = Measurement("paths", (table.samples,))
+    return trials_of(recipe, table.networks, table.seeds, source, measurement)
+
+
+def _columns(recipe: Recipe) -> list[dict[str, Any]]:
+    return [
+        column("blocks", "Blocks", kind="count"),
+        column("usual", "Mean length of a path", "blocks"),
+        column("length", "Mean length by gradient", "blocks"),
+        column("shortest", f"{100 * SHARE:.0f} % of the gradient from", "blocks"),
+        column("longest", "to", "blocks"),
+        column("paths", "Share of all paths", "%", "share"),
+        ERROR,
+    ]
+
+
+def _row(group: Group) -> dict[str, Any]:
+    seeds = [_read(answer) for answer in group.measured("paths")]
+    ranges = [effective_lengths(paths, SHARE) for paths in seeds]
+    blocks = len(seeds[0]) - 1
+    lengths = [sum(n * share for n, share in enumerate(contributions(p))) for p in seeds]
+    shares = [
+        sum(each.paths for each in paths[low : high + 1])
+        for paths, (low, high) in zip(seeds, ranges, strict=True)
+    ]
+    return {
+        "blocks": blocks,
+        "usual": blocks / 2,
+        "length": spread(lengths),
+        "shortest": spread([float(low) for low, _ in ranges]),
+        "longest": spread([float(high) for _, high in ranges]),
+        "paths": spread(shares),
+        "error": group.errors["error"],
+    }
+
+
+def _finding(rows: Sequence[Row]) -> str:
+    return " ".join(
+        f"A path through {row['name']} takes {row['usual']:g} of its {row['blocks']} branches on "
+        f"average; the gradient comes through paths of {row['length']['mean']:.1f}, "
+        f"{100 * SHARE:.0f} % of it through {row['shortest']['mean']:.0f} to "
+        f"{row['longest']['mean']:.0f}, which are {100 * row['paths']['mean']:.2g} % of all paths."
+        for row in rows
+    )
+
+
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    seeds = {group.name: [_read(each) for each in group.measured("paths")] for group in groups}
+    branches = {"title": "branches on the path", "scale": "linear"}
+    shares, norms = [], []
+    for name, several in seeds.items():
+        x = list(range(len(several[0])))
+        paths = [[each.paths for each in one] for one in several]
+        shares.append(band(f"{name}, gradient", x, [contributions(one) for one in several]))
+        shares.append(band(f"{name}, paths", x, paths, dashed=True))
+        norms.append(band(name, x, [[each.mean or None for each in one] for one in several]))
+    return [
+        lines_figure(
+            "Which lengths carry the gradient",
+            "Share of the gradient that comes through paths of each length, and of all paths that "
+            "have it (Veit 2016, figure 6).",
+            _finding(rows),
+            shares,
+            x=branches,
+        ),
+        lines_figure(
+            "Gradient along one path",
+            "Mean norm at the first block's input over the sampled paths of each length; bands are "
+            "over seeds.",
+            "; ".join(
+                f"{name}: {one[0][0].mean:.2g} at length 0, {one[0][-1].mean:.2g} through all"
+                for name, one in seeds.items()
+            ),
+            norms,
+            x=branches,
+            y=LOG,
+        ),
+    ]
+
+
+def _notes(recipe: Recipe) -> str:
+    table = recipe.study
+    assert isinstance(table, Paths)
+    return (
+        "The forward pass is the whole network's, in evaluation mode; in the backward pass each "
+        "block passes the gradient on through its branch or through its shortcut alone. "
+        f"{table.samples} random paths of each length, {IMAGES} training images."
+    )
+
+
+PATHS = Experiment(
+    title="Paths",
+    question="How long are the paths that carry the gradient?",
+    trials=_trials,
+    columns=_columns,
+    row=_row,
+    finding=_finding,
+    figures=_figures,
+    notes=_notes,
+)

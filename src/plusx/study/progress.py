@@ -1,6 +1,6 @@
-"""Showing how a comparison goes on while it works: drawn in a terminal, plain lines elsewhere.
+"""Showing the progress of a comparison: drawn in a terminal, plain lines elsewhere.
 
-Nothing is sent by the runs. What they log is read, which is all that is shown.
+The runs send nothing; their logs are read.
 """
 
 import json
@@ -23,8 +23,8 @@ from plusx.report.metrics import METRICS, metric
 EVERY = 5.0  # seconds between two plain lines
 
 
-class Tail:
-    """The lines of a log that have been written since it was last looked at."""
+class LogTail:
+    """The lines of a log that were written since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,28 +49,28 @@ class Tail:
 
 
 @dataclass
-class Going:
-    """A run that is being made: how far it is, as its log says."""
+class RunProgress:
+    """A running trial: by its log."""
 
     name: str
     seed: int
-    tail: Tail
+    tail: LogTail
     cost: float  # of the whole run, in any unit
     epochs: int | None  # how long it is: so many epochs, or so many steps
     steps: int | None
     epoch: int = 0
     step: int = 0
-    best: tuple[str, float] | None = None  # the foremost figure that is known, and its key
+    best: tuple[str, float] | None = None  # the foremost metric that is known, and its key
     begun: float = field(default_factory=time.monotonic)
     _steps_an_epoch: float = math.inf  # until the first one is over
 
-    def look(self) -> None:
+    def update(self) -> None:
         for line in self.tail.lines():
             self.step, self.epoch = line["step"], line["epoch"]
             if "train_loss" in line:  # the end of an epoch
                 self._steps_an_epoch = self.step / self.epoch
-                found = line.get("validation", {})
-                self.best = next(((k, found[k]) for k in found if k in METRICS), self.best)
+                metrics = line.get("validation", {})
+                self.best = next(((k, metrics[k]) for k in metrics if k in METRICS), self.best)
 
     @property
     def share(self) -> float:
@@ -78,7 +78,7 @@ class Going:
         return min(1.0, self.step / (self.steps or self._steps_an_epoch * (self.epochs or 1)))
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         if not self.step:
             return "starting"
         if self.epochs is None:
@@ -95,7 +95,7 @@ class Going:
         return f"{metric(key).title} {100 * value:.1f} %"
 
     def __str__(self) -> str:
-        parts = [f"{self.name} seed {self.seed} {self.place}", self.score]
+        parts = [f"{self.name} seed {self.seed} {self.position}", self.score]
         return ", ".join(filter(None, parts))
 
 
@@ -108,14 +108,14 @@ class Progress:
     cost: float  # of all runs
     finished: int = 0
     paid: float = 0.0  # of it, by runs that are finished
-    going: list[Going] = field(default_factory=list)
+    running: list[RunProgress] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._console = Console(file=self.stream, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._begun = time.monotonic()
         self._first: tuple[float, float] | None = None  # share and time when a step was first seen
-        self._said = self._begun
+        self._shown = self._begun
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -136,9 +136,9 @@ class Progress:
 
     def end(self, name: str, seed: int, error: str) -> None:
         """A run is over: a line that stays."""
-        run = next(run for run in self.going if (run.name, run.seed) == (name, seed))
-        self.going.remove(run)
-        run.look()
+        run = next(run for run in self.running if (run.name, run.seed) == (name, seed))
+        self.running.remove(run)
+        run.update()
         if error:
             self.say(f"{name} seed {seed} failed: {error}")
             return
@@ -154,14 +154,14 @@ class Progress:
 
     def show(self) -> None:
         """Look at the runs' logs and show where they are."""
-        for run in self.going:
-            run.look()
+        for run in self.running:
+            run.update()
         now = time.monotonic()
         if self._console.is_terminal:
-            self._live.update(self._drawn(now), refresh=True)
-        elif now - self._said >= EVERY:
-            self._said = now
-            parts = [str(run) for run in self.going]
+            self._live.update(self._table(now), refresh=True)
+        elif now - self._shown >= EVERY:
+            self._shown = now
+            parts = [str(run) for run in self.running]
             self.say(f"{self._clock(now)}: {'; '.join(parts)}" if parts else self._clock(now))
 
     def _clock(self, now: float) -> str:
@@ -170,7 +170,7 @@ class Progress:
         return f"{self.finished} of {self.runs} runs, {_time(now - self._begun)}{after}"
 
     def _share(self) -> float:
-        part = sum(run.cost * run.share for run in self.going)
+        part = sum(run.cost * run.share for run in self.running)
         return min(1.0, (self.paid + part) / self.cost) if self.cost else 1.0
 
     def _left(self, now: float) -> float | None:
@@ -180,19 +180,19 @@ class Progress:
         if share > 1 - 1e-9:
             return None
         if self._first is None:
-            if any(run.step for run in self.going):
+            if any(run.step for run in self.running):
                 self._first = share, now
             return None
         done, elapsed = share - self._first[0], now - self._first[1]
         return (1 - share) * elapsed / done if done > 0.02 and elapsed > 2 else None
 
-    def _drawn(self, now: float) -> Group:
+    def _table(self, now: float) -> Group:
         head = Table.grid(padding=(0, 2))
         head.add_row(ProgressBar(total=1, completed=self._share(), width=30), self._clock(now))
         rows = Table.grid(padding=(0, 2))
-        for run in sorted(self.going, key=lambda run: (run.name, run.seed)):
+        for run in sorted(self.running, key=lambda run: (run.name, run.seed)):
             seed = f"seed {run.seed}"
-            rows.add_row(Text(run.name, style="bold"), seed, run.place, run.score)
+            rows.add_row(Text(run.name, style="bold"), seed, run.position, run.score)
         return Group(head, rows)
 
 

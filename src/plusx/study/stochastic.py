@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from plusx.errors import UserError
-from plusx.study.anatomy import places, untouched
+from plusx.study.blocks import block_positions, preserved
 
 
 def survivals(blocks: int, last: float) -> list[float]:
@@ -26,15 +26,15 @@ def counted_depths(net: nn.Module, draws: int, seed: int = 0) -> list[int]:
     """How many blocks of a network survive in each of `draws` training passes.
 
     The blocks are asked, as a pass does; nothing is computed. UserError: the network is not made
-    of blocks, or drops rows of a batch in the place of whole blocks.
+    of blocks, or drops rows of a batch in the position of whole blocks.
     """
-    blocks = [place.block for place in places(net)]
+    blocks = [position.block for position in block_positions(net)]
     if any(block.drop and block.drops_rows for block in blocks):
         raise UserError(
             "this network drops rows of a batch, so no block is ever skipped: it needs "
             'drop_mode = "batch"'
         )
-    with untouched(net):
+    with preserved(net):
         net.train()
         torch.manual_seed(seed)
         return [sum(not block.dropped() for block in blocks) for _ in range(draws)]

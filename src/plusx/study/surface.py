@@ -1,4 +1,6 @@
-"""The loss around a network's weights: Li et al. 2018, sections 3 and 4.
+"""The loss around a network's weights, with and without shortcuts.
+
+Li et al. 2018, sections 3 and 4.
 
 A direction is random and normalised filter by filter, so that networks whose weights differ in
 scale can be compared: each filter of it is as long as the network's own.
@@ -6,14 +8,42 @@ scale can be compared: each filter of it is as long as the network's own.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from plusx.data.source import Source
 from plusx.errors import UserError
-from plusx.study.anatomy import untouched
+from plusx.recipe import Recipe
+from plusx.recipe.studies import Surface
+from plusx.statistics import spread
+from plusx.study.blocks import preserved
+from plusx.study.experiment import (
+    ERROR,
+    TRAIN_ERROR,
+    Experiment,
+    Group,
+    Row,
+    column,
+    open_trial,
+    percent,
+    some_batches,
+    trials_of,
+)
+from plusx.study.figures import band, lines_figure
+from plusx.study.trial import Measurement, Trial
+from plusx.zoo import find
 
 
+IMAGES = 128
+DIRECTIONS = (0, 1)  # seeds, the same for every network
+CURVED = 0.05  # a curvature counts from this share of the largest at the same point on
+
+Number = int | float  # as JSON gives them: 1.0 is written as 1
 Evaluate = Callable[[nn.Module], float]
 Direction = Mapping[str, Tensor]  # one tensor for each parameter that moves, by name
 
@@ -60,7 +90,7 @@ def plane(
         for name, along in direction.items():
             if name not in parameters or parameters[name].shape != along.shape:
                 raise UserError(f"the direction is of another network: at {name}")
-    with untouched(net), torch.no_grad(), weights_kept(parameters) as begun:
+    with preserved(net), torch.no_grad(), weights_kept(parameters) as begun:
         net.eval()
         rows = []
         for y in ys:
@@ -87,3 +117,171 @@ def weights_kept(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict[str, T
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(begun[name])
+
+
+def measure_surface(recipe: Recipe, folder: Path, points: int, span: float) -> dict[str, Any]:
+    """The loss along one direction and over two, as JSON: `steps`, `line` and `plane` (rows of the
+    second direction). None where the loss is not finite."""
+    net, sets = open_trial(recipe, folder)
+    batches = some_batches(sets.train, IMAGES)
+
+    def loss(moved: nn.Module) -> float:
+        losses = [
+            F.cross_entropy(moved(b.inputs), b.known_targets, reduction="sum") for b in batches
+        ]
+        return sum(each.item() for each in losses) / sum(map(len, batches))
+
+    first, second = (random_direction(net, seed) for seed in DIRECTIONS)
+    steps = [float(step) for step in np.linspace(-span, span, points)]
+    rows = plane(net, loss, (first, second), steps, steps)
+    return {
+        "steps": steps,
+        "line": _finite(line(net, loss, first, steps)),
+        "plane": [_finite(row) for row in rows],
+    }
+
+
+def bent_down(steps: Sequence[Number], values: Sequence[Sequence[Number | None]]) -> float | None:
+    """The share of inner grid points at which the surface curves down in some direction.
+
+    By the eigenvalues of the Hessian from finite differences (as in Li et al. 2018, section 6): the
+    smaller is below 0 by more than CURVED of the larger. None for a grid of fewer than 3 points a
+    side.
+    """
+    if len(steps) < 3:
+        return None
+    grid = np.array([[np.nan if v is None else v for v in row] for row in values])
+    middle = grid[1:-1, 1:-1]
+    across = grid[1:-1, 2:] - 2 * middle + grid[1:-1, :-2]
+    upward = grid[2:, 1:-1] - 2 * middle + grid[:-2, 1:-1]
+    mixed = (grid[2:, 2:] - grid[2:, :-2] - grid[:-2, 2:] + grid[:-2, :-2]) / 4
+    half, root = (across + upward) / 2, np.hypot((across - upward) / 2, mixed)
+    low, high = half - root, half + root
+    known = np.isfinite(low)
+    bent = low < -CURVED * np.maximum(np.abs(high), np.abs(low))
+    return float((bent & known).sum() / known.sum()) if known.any() else None
+
+
+def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+    table = recipe.study
+    assert isinstance(table, Surface)
+    if source.multilabel:
+        raise UserError(f"{source.name} has several labels an image; the surface is that of one")
+    for network in table.networks:
+        find(network)
+    measurement = Measurement("surface", (table.points, table.span))
+    return trials_of(recipe, table.networks, table.seeds, source, measurement)
+
+
+def _columns(recipe: Recipe) -> list[dict[str, Any]]:
+    return [
+        column("loss", "Loss at the weights"),
+        column("near", "Mean loss at half the span"),
+        column("highest", "Highest loss"),
+        column("bent", "Curves down", "% of the grid", "share"),
+        TRAIN_ERROR,
+        ERROR,
+    ]
+
+
+def _row(group: Group) -> dict[str, Any]:
+    answers = group.measured("surface")
+    return {
+        "loss": _spread([_at(answer, 0.0) for answer in answers]),
+        "near": _spread([_at(answer, 0.5) for answer in answers]),
+        "highest": _spread([_highest(answer) for answer in answers]),
+        "bent": _spread([bent_down(answer["steps"], answer["plane"]) for answer in answers]),
+        **group.errors,
+    }
+
+
+def _finding(rows: Sequence[Row]) -> str:
+    shapes = [
+        f"around {row['name']} the loss curves down at {percent(row['bent'])} of the grid and is "
+        f"{row['near']['mean']:.2g} at half the span"
+        for row in rows
+        if row["bent"] is not None and row["near"] is not None
+    ]
+    text = "; ".join(shapes)
+    return f"{text[0].upper()}{text[1:]}." if text else "The grid is too small to show a shape."
+
+
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    finding = _finding(rows)
+    loss = {"title": "loss", "scale": "log"}
+    lines = [
+        band(group.name, answers[0]["steps"], [answer["line"] for answer in answers])
+        for group in groups
+        for answers in [group.measured("surface")]
+    ]
+    found = [
+        lines_figure(
+            "Loss along a random direction",
+            "Normalised filter by filter; 0 is the trained network. Logarithmic.",
+            finding,
+            lines,
+            x={"title": "step", "scale": "linear"},
+            y=loss,
+        )
+    ]
+    for group in groups:
+        first = group.measured("surface")[0]
+        found.append(
+            {
+                "kind": "map",
+                "title": f"Loss around {group.name}",
+                "caption": "Over two random directions, normalised filter by filter; seed "
+                f"{group.seeds[0]}. The trained network is in the middle.",
+                "alternative": finding,
+                "x": {"title": "first direction", "scale": "linear"},
+                "y": {"title": "second direction", "scale": "linear"},
+                "value": loss,
+                "xs": first["steps"],
+                "ys": first["steps"],
+                "values": first["plane"],
+            }
+        )
+    return found
+
+
+def _notes(recipe: Recipe) -> str:
+    return (
+        f"The loss is that of {IMAGES} training images, in evaluation mode with the statistics of "
+        "batch norm as they are; biases and norms do not move. Every network is moved along the "
+        "same two draws, normalised to its own filters. A surface curves down where the smaller "
+        "eigenvalue of its Hessian, by finite differences, is below zero by more than "
+        f"{100 * CURVED:.0f} % of the larger."
+    )
+
+
+def _at(answer: Mapping[str, Any], share: float) -> float | None:
+    """The loss at the middle of the line, or the mean of both sides at a share of the span."""
+    steps = np.array(answer["steps"])
+    nearest = {int(np.abs(steps - sign * share * steps[-1]).argmin()) for sign in (-1, 1)}
+    values = [answer["line"][index] for index in nearest]
+    return None if any(v is None for v in values) else float(np.mean(values))
+
+
+def _highest(answer: Mapping[str, Any]) -> Number | None:
+    return max((v for row in answer["plane"] for v in row if v is not None), default=None)
+
+
+def _spread(values: Sequence[Number | None]) -> dict[str, Any] | None:
+    known = [float(value) for value in values if value is not None]
+    return spread(known) if len(known) == len(values) else None
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values]
+
+
+SURFACE = Experiment(
+    title="Loss surface",
+    question="What does the loss look like around the weights, with and without shortcuts?",
+    trials=_trials,
+    columns=_columns,
+    row=_row,
+    finding=_finding,
+    figures=_figures,
+    notes=_notes,
+)

@@ -1,16 +1,40 @@
-"""One step of a network of a thousand layers and more: does a gradient reach every block?"""
+"""Do networks of a thousand layers and more build, train a step and pass a gradient to every block?
+
+He et al. 2015, section 4.2 (1,202 layers), and He et al. 2016, section 5 (1,001 layers).
+"""
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.study.anatomy import network_of
-from plusx.study.gradient import BlockGradient, block_gradients
+from plusx.data.source import Source
+from plusx.grammar.shapes import measure
+from plusx.recipe import Recipe
+from plusx.recipe.studies import Thousand
+from plusx.run import parts
+from plusx.statistics import spread
+from plusx.study.blocks import require_network
+from plusx.study.experiment import (
+    PARAMETERS,
+    Experiment,
+    Group,
+    Row,
+    column,
+    some_batches,
+    spec,
+    trials_of,
+)
+from plusx.study.figures import BLOCK, LOG, band, lines_figure, relative
+from plusx.study.gradients import BlockGradient, block_gradients
+from plusx.study.trial import Measurement, Trial
 
 
 @dataclass(frozen=True)
@@ -51,7 +75,7 @@ def deep_step(
     He et al. 2015, section 4.2, begin their deep networks at a rate of 0.01. What is drawn
     (dropout, stochastic depth) is drawn from `seed`. UserError: the network has no blocks.
     """
-    net = network_of(net)
+    net = require_network(net)
     net.train()
     gradients = block_gradients(net, inputs, targets, seed=seed)
     with torch.random.fork_rng(devices=[]):
@@ -65,3 +89,123 @@ def deep_step(
     with torch.no_grad():
         after = F.cross_entropy(net(inputs), targets)
     return DeepStep(tuple(gradients), loss.item(), after.item(), took)
+
+
+def measure_step(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The network's first step of plain SGD on one batch of the recipe's images, as JSON."""
+    sets = parts.open_sets(recipe)
+    recipe = parts.resolved(recipe, sets.train)
+    (batch,) = some_batches(sets.train, recipe.batch_size, recipe.batch_size)
+    began = time.perf_counter()
+    net, _ = parts.make_net(recipe)
+    built = time.perf_counter() - began
+    found = deep_step(
+        net, batch.inputs, batch.known_targets, rate=recipe.optim.lr, seed=recipe.seed
+    )
+    return {
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "images": len(batch),
+        "rate": recipe.optim.lr,
+        "build_seconds": built,
+        "step_seconds": found.seconds,
+        "loss": _finite(found.loss),
+        "after": _finite(found.after),
+        "blocks": [each.name for each in found.gradients],
+        "weights": [_finite(each.weights) for each in found.gradients],
+        "outputs": [_finite(each.outputs) for each in found.gradients],
+        "reached": found.reached,
+        "finite": found.finite,
+    }
+
+
+def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+    table = recipe.study
+    assert isinstance(table, Thousand)
+    depths = {network: measure(spec(network)).depth for network in table.networks}
+    measurement = Measurement("thousand")
+    trials = trials_of(recipe, depths, table.seeds, source, measurement, train=False)
+    return [replace(t, factors={**t.factors, "depth": depths[t.name]}) for t in trials]
+
+
+def _columns(recipe: Recipe) -> list[dict[str, Any]]:
+    return [
+        column("depth", "Layers", kind="count"),
+        PARAMETERS,
+        column("blocks", "Blocks", kind="count"),
+        column("reached", "Blocks with a gradient", kind="count"),
+        column("ratio", "Gradient, first / last"),
+        column("build_seconds", "To build", "s"),
+        column("step_seconds", "One step", "s"),
+    ]
+
+
+def _row(group: Group) -> dict[str, Any]:
+    answers = group.measured("thousand")
+    first, last = answers[0]["outputs"][0], answers[0]["outputs"][-1]
+    return {
+        "parameters": answers[0]["parameters"],
+        "blocks": len(answers[0]["blocks"]),
+        "reached": min(answer["reached"] for answer in answers),
+        "finite": all(answer["finite"] for answer in answers),
+        "images": answers[0]["images"],
+        "ratio": None if first is None or not last else first / last,
+        "build_seconds": spread([float(answer["build_seconds"]) for answer in answers]),
+        "step_seconds": spread([float(answer["step_seconds"]) for answer in answers]),
+    }
+
+
+def _finding(rows: Sequence[Row]) -> str:
+    parts = []
+    for row in rows:
+        if row["reached"] == row["blocks"] and row["finite"]:
+            gradient = f"a finite gradient other than 0 in each of its {row['blocks']} blocks"
+        else:
+            gradient = f"a gradient in {row['reached']} of its {row['blocks']} blocks"
+            gradient += "" if row["finite"] else ", not all of it finite"
+        parts.append(
+            f"{row['name']} ({row['depth']:,} layers) builds in "
+            f"{row['build_seconds']['mean']:.1f} s and trains a step in "
+            f"{row['step_seconds']['mean']:.1f} s, with {gradient}"
+        )
+    return "; ".join(parts) + "."
+
+
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    ratios = "; ".join(
+        f"{row['name']}: first over last {row['ratio']:,.3g}" for row in rows
+        if row["ratio"] is not None
+    )  # fmt: skip
+    found = []
+    for part in ("outputs", "weights"):
+        lines = []
+        for group in groups:
+            norms = [answer[part] for answer in group.measured("thousand")]
+            x = relative(len(norms[0]))
+            lines.append(band(group.name, x, [[norm or None for norm in seed] for seed in norms]))
+        title = f"Gradient at every block, in its {part}"
+        caption = "Norm at the first step, from the first block (0) to the last (1)."
+        found.append(lines_figure(title, caption, ratios, lines, x=BLOCK, y=LOG))
+    return found
+
+
+def _notes(recipe: Recipe) -> str:
+    return (
+        f"One step of SGD at a rate of {recipe.optim.lr:g} on {recipe.batch_size} training images. "
+        "Depth is the subject: small images keep it in seconds."
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+THOUSAND = Experiment(
+    title="A thousand layers",
+    question="Do networks of a thousand layers build, train a step and pass a gradient?",
+    trials=_trials,
+    columns=_columns,
+    row=_row,
+    finding=_finding,
+    figures=_figures,
+    notes=_notes,
+)

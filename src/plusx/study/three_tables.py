@@ -18,13 +18,24 @@ from plusx.grammar.twins import with_merge
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Tables as TablesOfRecipe
 from plusx.report import values
-from plusx.report.metrics import OF_CLASSES as SCORES
-from plusx.study import drawn
-from plusx.study.bands import listed
+from plusx.report.metrics import OF_CLASSES
+from plusx.statistics import spread
 from plusx.study.consistency import check
-from plusx.study.plan import Cell, Made, Study, by_name, with_net
+from plusx.study.experiment import (
+    ERROR,
+    PARAMETERS,
+    Experiment,
+    Group,
+    Row,
+    column,
+    listed,
+    percent,
+    with_net,
+)
+from plusx.study.figures import lines_figure, validation_lines
 from plusx.study.printed import QUANTITIES, TIMES, Average, Table, Tables, to_toml
-from plusx.study.rows import row, spread
+from plusx.study.results import summarise
+from plusx.study.trial import Trial
 from plusx.zoo import Plain, find
 
 
@@ -33,75 +44,65 @@ TITLES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", 
 FINE = 5_000  # images from which a share has two decimals
 
 
-def cells(recipe: Recipe, source: Source) -> list[Cell]:
-    said = recipe.study
-    assert isinstance(said, TablesOfRecipe)
+def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+    table = recipe.study
+    assert isinstance(table, TablesOfRecipe)
     networks: dict[str, Net | str] = {}
-    for name in said.networks:
+    for name in table.networks:
         networks[name] = name
         net = find(name)
-        if said.twins and isinstance(net, Net) and (twin := _twin(net)) is not None:
+        if table.twins and isinstance(net, Net) and (twin := _twin(net)) is not None:
             networks[f"{TWIN}{name}"] = twin
     return [
-        Cell(
+        Trial(
             name=name,
             seed=seed,
             recipe=with_net(recipe, net, seed, source),
-            factors={"threshold": said.threshold},
+            factors={"threshold": table.threshold},
         )
         for name, net in networks.items()
-        for seed in said.seeds
+        for seed in table.seeds
     ]
 
 
-def columns(recipe: Recipe) -> list[dict[str, Any]]:
+def _columns(recipe: Recipe) -> list[dict[str, Any]]:
+    threshold = _threshold(recipe)
     return [
-        *({"key": key, "title": title, "unit": "%", "kind": "share"} for key, title in
-          TITLES.items()),
-        {"key": "epochs", "title": "Epochs", "unit": f"to {_threshold(recipe)}", "kind": "number"},
-        {"key": "epoch_time", "title": "Time", "unit": "s an epoch", "kind": "number"},
-        {"key": "total_time", "title": "Time", "unit": f"s to {_threshold(recipe)}",
-         "kind": "number"},
-        drawn.PARAMETERS,
-        drawn.ERROR,
-    ]  # fmt: skip
+        *(column(key, title, "%", "share") for key, title in TITLES.items()),
+        column("epochs", "Epochs", f"to {threshold}"),
+        column("epoch_time", "Time", "s an epoch"),
+        column("total_time", "Time", f"s to {threshold}"),
+        PARAMETERS,
+        ERROR,
+    ]
 
 
-def rows(made: Sequence[Made]) -> list[dict[str, Any]]:
-    """A row a network. Epochs and times are over those seeds that reach the threshold.
+def _row(group: Group) -> dict[str, Any]:
+    """Epochs and times are over those seeds that reach the threshold.
 
     The time of an epoch is all that these seeds took for all their epochs, over these epochs, so
     that it makes the mean of their total times with the mean of their epochs.
     """
-    found = []
-    for name, group in by_name(made).items():
-        runs = [each.run for each in group if each.run is not None]
-        scores = row(name, runs, float(group[0].cell.factors["threshold"]))
-        reached = [
-            (epochs, run.seconds_per_epoch)
-            for run, epochs in zip(runs, scores["epochs_to_threshold"]["seeds"], strict=True)
-            if epochs is not None
-        ]
-        totals = [epochs * seconds for epochs, seconds in reached]
-        each = [run.seconds_per_epoch for run in runs]
-        pooled = sum(totals) / sum(epochs for epochs, _ in reached) if reached else mean(each)
-        found.append(
-            {
-                "name": name,
-                "seeds": scores["seeds"],
-                **{key: scores[key] for key in SCORES},
-                "epochs": scores["epochs_to_threshold"] if reached else None,
-                "epoch_time": {**spread(each), "mean": pooled},
-                "total_time": spread(totals) if reached else None,
-                "parameters": scores["parameters"],
-                "multiply_adds": scores["multiply_adds"],
-                "error": spread([1 - run.scores["accuracy"] for run in runs]),
-            }
-        )
-    return found
+    summary = summarise(group.name, group.runs, float(group.factors["threshold"]))
+    reached = [
+        (epochs, run.seconds_per_epoch)
+        for run, epochs in zip(group.runs, summary["epochs_to_threshold"]["seeds"], strict=True)
+        if epochs is not None
+    ]
+    totals = [epochs * seconds for epochs, seconds in reached]
+    each = [run.seconds_per_epoch for run in group.runs]
+    pooled = sum(totals) / sum(epochs for epochs, _ in reached) if reached else mean(each)
+    return {
+        **{key: summary[key] for key in OF_CLASSES},
+        "epochs": summary["epochs_to_threshold"] if reached else None,
+        "epoch_time": {**spread(each), "mean": pooled},
+        "total_time": spread(totals) if reached else None,
+        **group.costs,
+        "error": group.errors["error"],
+    }
 
 
-def finding(rows: Sequence[Mapping[str, Any]]) -> str:
+def finding(rows: Sequence[Row]) -> str:
     lowest, fewest = (
         min(measured(row) for row in rows)
         for measured in (lambda row: row["error"]["mean"], lambda row: row["parameters"])
@@ -109,23 +110,22 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
     best = [row["name"] for row in rows if row["error"]["mean"] == lowest]
     small = [row for row in rows if row["parameters"] == fewest]
     have = "has" if len(best) == 1 else "have"
-    said = [f"{listed(best)} {have} the lowest error, {drawn.percent({'mean': lowest})}"]
+    parts = [f"{listed(best)} {have} the lowest error, {percent({'mean': lowest})}"]
     there = [row for row in rows if row["epochs"] and row["epochs"]["reached"] == len(row["seeds"])]
     if there:
         first = min(there, key=lambda row: row["total_time"]["mean"])
-        said.append(f"{first['name']} is the first to reach the threshold")
+        parts.append(f"{first['name']} is the first to reach the threshold")
     elif not any(row["epochs"] for row in rows):
-        said.append("none reaches the threshold")
-    errors = [f"{row['name']} ({drawn.percent(row['error'])})" for row in small]
+        parts.append("none reaches the threshold")
+    errors = [f"{row['name']} ({percent(row['error'])})" for row in small]
     are = "is the smallest" if len(small) == 1 else "are the smallest"
-    said.append(f"{listed(errors)} {are}, with {fewest:,} parameters")
-    return "; ".join(said) + "."
+    parts.append(f"{listed(errors)} {are}, with {fewest:,} parameters")
+    return "; ".join(parts) + "."
 
 
-def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    groups = by_name(made)
-    plain = [name for name in groups if name.startswith("plain")]
-    threshold = float(made[0].cell.factors["threshold"])
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    plain = [group.name for group in groups if group.name.startswith("plain")]
+    errors = "; ".join(f"{row['name']} {percent(row['error'])}" for row in rows)
     sizes = [
         {"name": row["name"], "x": [row["parameters"]],
          "mean": [row["error"]["mean"]], "low": [min(row["error"]["seeds"])],
@@ -133,20 +133,18 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
         for row in rows
     ]  # fmt: skip
     return [
-        drawn.lines_figure(
+        lines_figure(
             "Validation error",
             "At every evaluation; the dotted line is the threshold.",
-            "Errors after training: "
-            + "; ".join(f"{row['name']} {drawn.percent(row['error'])}" for row in rows)
-            + ".",
-            drawn.validation_lines(groups, plain),
-            level=1 - threshold,
+            f"Errors after training: {errors}.",
+            validation_lines(groups, plain),
+            level=1 - float(groups[0].factors["threshold"]),
         ),
-        drawn.lines_figure(
+        lines_figure(
             "Error against parameters",
             "Validation error after training, mean over the seeds.",
             "; ".join(
-                f"{row['name']} {row['parameters']:,} parameters, {drawn.percent(row['error'])}"
+                f"{row['name']} {row['parameters']:,} parameters, {percent(row['error'])}"
                 for row in rows
             ),
             sizes,
@@ -156,23 +154,21 @@ def figures(made: Sequence[Made], rows: Sequence[Mapping[str, Any]]) -> list[dic
     ]
 
 
-def notes(recipe: Recipe) -> list[str]:
-    return [
-        "Runs that are made at a time share the machine: compare times within one study only.",
-        "A plain network is the one that it is named after, without its skips.",
-    ]
+def _notes(recipe: Recipe) -> str:
+    return (
+        "Runs that are made at a time share the machine: compare times within one study only.\n"
+        "A plain network is the one that it is named after, without its skips."
+    )
 
 
-def tables(
-    recipe: Recipe, made: Sequence[Made], rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def tables(recipe: Recipe, groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The three tables, with their units and decimals.
 
     RuntimeError: something in them cannot be true, named with its table, row and column.
     """
-    some = next(each.run for each in made if each.run is not None)
+    some = groups[0].runs[0]
     places = 2 if some.count >= FINE else 1
-    several = len(rows[0]["seeds"]) > 1
+    seeds = len(rows[0]["seeds"])
     epoch, total = (
         _unit([_mean(row, key) for row in rows]) for key in ("epoch_time", "total_time")
     )
@@ -186,7 +182,7 @@ def tables(
         for row in rows
     ]
     threshold, images = _threshold(recipe), f"{some.count:,} validation images of {some.data}"
-    made_tables = [
+    several = [
         {
             "title": "Table 1: quality",
             "note": f"Of the {images}. Precision, recall and F1 are {some.averaging} averages over "
@@ -195,7 +191,7 @@ def tables(
                 {"key": key, "title": title, "unit": "%", "kind": "share", "places": places}
                 for key, title in TITLES.items()
             ],
-            "rows": [_part(row, SCORES) for row in rows],
+            "rows": [_part(row, OF_CLASSES) for row in rows],
         },
         {
             "title": "Table 2: time to convergence",
@@ -204,7 +200,7 @@ def tables(
             "training alone; an epoch's is the total of all seeds over their epochs.",
             "columns": [
                 {"key": "epochs", "title": "Epochs", "unit": f"to {threshold}", "kind": "number",
-                 "places": int(several), "absent": "not reached"},
+                 "places": int(seeds > 1), "absent": "not reached"},
                 {"key": "epoch_time", "title": "Time", "unit": f"{epoch} an epoch",
                  "kind": "number", "places": _places(scaled, "epoch_time")},
                 {"key": "total_time", "title": "Total time", "unit": total, "kind": "number",
@@ -216,30 +212,28 @@ def tables(
             "title": "Table 3: parameters against error",
             "note": f"Error: the share of wrong answers on the {images}.",
             "columns": [
-                {**drawn.PARAMETERS, "places": 0},
-                {**drawn.ERROR, "places": places},
+                {**PARAMETERS, "places": 0},
+                {**ERROR, "places": places},
             ],
             "rows": [_part(row, ("parameters", "error")) for row in rows],
         },
     ]  # fmt: skip
-    complaints = check(as_printed(made_tables, made))
+    complaints = check(as_printed(several, groups))
     if complaints:
         raise RuntimeError(
             f"the tables are not printed, for {len(complaints)} of their figures cannot be true: "
             + "; ".join(map(str, complaints))
         )
-    return made_tables
+    return several
 
 
-def files(
-    recipe: Recipe, made: Sequence[Made], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
+def files(recipe: Recipe, groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, str]:
     """The tables as Markdown, each as CSV, and all of them as `plusx check-tables` reads them."""
-    several = tables(recipe, made, rows)
+    several = tables(recipe, groups, rows)
     return {
         "tables.md": "\n".join(markdown(each) for each in several),
         **{f"table{number}.csv": as_csv(each) for number, each in enumerate(several, 1)},
-        "tables.toml": to_toml(as_printed(several, made)),
+        "tables.toml": to_toml(as_printed(several, groups)),
     }
 
 
@@ -272,12 +266,10 @@ def as_csv(table: Mapping[str, Any]) -> str:
     return buffer.getvalue()
 
 
-def as_printed(several: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> Tables:
+def as_printed(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> Tables:
     """The tables as they are printed, with what is known of their networks and images."""
-    first = made[0]
-    data = store.read_json(first.folder / "data.json")
+    data = store.read_json(groups[0].results[0].folder / "data.json")
     height, width = data["preprocessing"]["size"]
-    names = list(by_name(made))
     return Tables(
         tables=tuple(
             Table(
@@ -287,9 +279,13 @@ def as_printed(several: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> Ta
             )
             for each in several
         ),
-        networks={name: said for name in names if (said := _said(name)) is not None},
-        balanced=_balanced(made),
-        averaging=cast(Average, first.run.averaging if first.run is not None else ""),
+        networks={
+            group.name: network
+            for group in groups
+            if (network := _checked_name(group.name)) is not None
+        },
+        balanced=_balanced(groups),
+        averaging=cast(Average, groups[0].runs[0].averaging),
         classes=len(data["classes"]),
         channels=data["preprocessing"]["channels"],
         size=height if height == width else None,
@@ -297,13 +293,12 @@ def as_printed(several: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> Ta
 
 
 def _texts(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    texts: dict[str, dict[str, str]] = {each["name"]: {} for each in table["rows"]}
-    for column in table["columns"]:
-        for each, said in zip(
-            table["rows"], values.format_column(column, table["rows"]), strict=True
-        ):
-            if said.order is not None:
-                texts[each["name"]][column["key"]] = said.text
+    texts: dict[str, dict[str, str]] = {row["name"]: {} for row in table["rows"]}
+    for shown in table["columns"]:
+        column_texts = values.format_column(shown, table["rows"])
+        for row, value in zip(table["rows"], column_texts, strict=True):
+            if value.order is not None:
+                texts[row["name"]][shown["key"]] = value.text
     return texts
 
 
@@ -313,19 +308,19 @@ def _plain_unit(column: Mapping[str, Any]) -> str:
     return first if first in QUANTITIES[column["key"]] else ""
 
 
-def _said(name: str) -> str | None:
-    """The network of a row in the checker's words; None where there is no arithmetic for it."""
+def _checked_name(name: str) -> str | None:
+    """The network of a row as the checker names it; None where there is no arithmetic for it."""
     base = name.removeprefix(TWIN)
     if isinstance(find(base), Plain):
         return None
     return f"plain({base})" if name != base else base
 
 
-def _balanced(made: Sequence[Made]) -> bool:
+def _balanced(groups: Sequence[Group]) -> bool:
     """Whether the validation images are as many in every class."""
-    for each in made:
-        scores = store.read_json(each.folder / "result.json")["validation"]
-        if len({own["count"] for own in scores["per_class"]}) > 1:
+    for result in (result for group in groups for result in group.results):
+        metrics = store.read_json(result.folder / "result.json")["validation"]
+        if len({row["count"] for row in metrics["per_class"]}) > 1:
             return False
     return True
 
@@ -367,27 +362,27 @@ def _scaled(value: Mapping[str, Any] | None, unit: str) -> dict[str, Any] | None
     return {"mean": value["mean"] / factor, "std": std, "seeds": seeds}
 
 
-def _places(rows: Sequence[Mapping[str, Any]], key: str) -> int:
+def _places(rows: Sequence[Row], key: str) -> int:
     """Decimals that give the shortest time two figures: one to four."""
     known = [mean for row in rows if (mean := _mean(row, key))]
     return min(4, max(1, 1 - math.floor(math.log10(min(known))))) if known else 1
 
 
 def _threshold(recipe: Recipe) -> str:
-    said = recipe.study
-    assert isinstance(said, TablesOfRecipe)
-    return f"{values.percent(said.threshold)} %"
+    table = recipe.study
+    assert isinstance(table, TablesOfRecipe)
+    return f"{values.percent(table.threshold)} %"
 
 
-TABLES = Study(
+TABLES = Experiment(
     title="Three tables",
     question="How good, how fast and how large are the networks, side by side?",
-    cells=cells,
-    columns=columns,
-    rows=rows,
+    trials=_trials,
+    columns=_columns,
+    row=_row,
     finding=finding,
-    figures=figures,
-    notes=notes,
+    figures=_figures,
+    notes=_notes,
     tables=tables,
     files=files,
 )

@@ -1,7 +1,7 @@
-"""Claims about errors: networks trained by the papers' protocols, or judged with published weights.
+"""Claims about errors: networks trained by the papers' protocols, or published weights.
 
 Nothing is selected: the schedule is fixed beforehand, and the test set is used once a finished run.
-Runs are ordinary run folders, PROTOCOL-DATA/NETWORK-seedN, which go on where they stopped. Claims
+Runs are ordinary run folders, PROTOCOL-DATA/NETWORK-seedN, which resume where they stopped. Claims
 about the same networks, trained the same way, share them.
 """
 
@@ -13,16 +13,14 @@ from typing import Any
 from plusx import run, store
 from plusx.data.download import places
 from plusx.errors import UserError
-from plusx.evidence.claims import PROTOCOLS, SEEDS, Claim
-from plusx.evidence.outcome import Asked, Outcome
+from plusx.evidence.claim import PROTOCOLS, SEEDS, Claim
+from plusx.evidence.verdict import Options, Outcome
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe, to_toml
 from plusx.report.history import read_history
 from plusx.run.folder import load_weights_as
-from plusx.study.alike import strangers
-from plusx.study.folder import surroundings
-from plusx.study.rows import epochs_to
+from plusx.study.results import epochs_to, incomparable, versions_and_machine
 from plusx.zoo import ZOO
 
 
@@ -32,24 +30,26 @@ _QUICK_EPOCHS, _DIGITS, _FEWEST = 6, 1_200, 100
 _SIZES = (8, 16, 32, 64)
 
 
-def train(claim: Claim, asked: Asked) -> Outcome:
-    """Train with every seed, and judge each finished run once.
+def train(claim: Claim, options: Options) -> Outcome:
+    """Train with every seed, and evaluate each finished run once.
 
     UserError: the data is not there, or the folder was begun with another recipe.
     """
     names = [name for name in (claim.network, claim.against) if name]
-    seeds = SEEDS[:1] if asked.quick else SEEDS
+    seeds = SEEDS[:1] if options.quick else SEEDS
     plan = {
-        (name, seed): quick_recipe(claim, name, seed) if asked.quick else recipe(claim, name, seed)
+        (name, seed): quick_recipe(claim, name, seed)
+        if options.quick
+        else recipe(claim, name, seed)
         for seed in seeds
         for name in names
     }
-    work = asked.work / _place(claim, asked.quick)
+    work = options.work / _work_name(claim, options.quick)
     folders = {key: work / f"{key[0]}-seed{key[1]}" for key in plan}
-    for number, (key, told) in enumerate(plan.items(), 1):
-        asked.tell(f"run {number} of {len(plan)}: {key[0]}, seed {key[1]}, in {folders[key]}")
-        run.train(told, folders[key])
-    odd = strangers({folder: str(key[1]) for key, folder in folders.items()})
+    for number, (key, planned) in enumerate(plan.items(), 1):
+        options.progress(f"run {number} of {len(plan)}: {key[0]}, seed {key[1]}, in {folders[key]}")
+        run.train(planned, folders[key])
+    odd = incomparable({folder: str(key[1]) for key, folder in folders.items()})
     kept = [seed for seed in seeds if not any(folders[name, seed] in odd for name in names)]
     if not kept:
         why = "; ".join(f"{folder.name}: {why}" for folder, why in odd.items())
@@ -58,7 +58,7 @@ def train(claim: Claim, asked: Asked) -> Outcome:
             f"data ({why}); move those away that are to be made again"
         )
     measured = claim.metric.partition(" of ")[0]
-    metric = METRICS[_quick_metric(measured) if asked.quick else measured]
+    metric = METRICS[_quick_metric(measured) if options.quick else measured]
     found = {key: metric(folders[key]) for key in plan if key[1] in kept}
     values = [_difference([found[name, seed] for name in names]) for seed in kept]
     first = next(iter(plan.values()))
@@ -69,25 +69,27 @@ def train(claim: Claim, asked: Asked) -> Outcome:
         exact=False,
         seeds=tuple(kept),
         shown=tuple(shown),
-        recipe=_placeless(first),
-        smaller=_smaller(claim, first) if asked.quick else "",
+        recipe=_without_path(first),
+        smaller=_smaller(claim, first) if options.quick else "",
         unsettled=_never([[folders[name, seed] for name in names] for seed in kept])
         if measured == "epochs to 90 %"
         else "",
-        environment=surroundings(folders[names[0], kept[0]]),
+        environment=versions_and_machine(folders[names[0], kept[0]]),
     )
 
 
-def published(claim: Claim, asked: Asked) -> Outcome:
+def published(claim: Claim, options: Options) -> Outcome:
     """Torchvision's weights on ImageNet's validation images."""
-    if asked.quick:
-        raise UserError(f"{claim.id}: 50,000 images are judged or none; there is no quick version")
-    accuracy = published_figures(claim.network)["accuracy"]
+    if options.quick:
+        raise UserError(
+            f"{claim.id}: 50,000 images are evaluated or none; there is no quick version"
+        )
+    accuracy = published_metrics(claim.network)["accuracy"]
     return Outcome(values=(accuracy,), shown=("torchvision's IMAGENET1K_V1, all images, one crop",))
 
 
-def published_figures(network: str) -> dict[str, Any]:
-    """The figures of torchvision's weights. UserError: ImageNet is not there."""
+def published_metrics(network: str) -> dict[str, Any]:
+    """The metrics of torchvision's weights. UserError: ImageNet is not there."""
     place = imagenet()
     opened = load_weights_as(network, "IMAGENET1K_V1")
     return run.evaluate(opened, data=place, split="validation")
@@ -129,13 +131,13 @@ def quick_recipe(claim: Claim, network: str, seed: int) -> Recipe:
     return replace(read, compare=None)
 
 
-def _placeless(told: Recipe) -> str:
+def _without_path(used: Recipe) -> str:
     """The recipe as TOML, with a name in place of where this machine has its images."""
-    path = getattr(told.data, "path", None)
-    return to_toml(told) if path is None else to_toml(told).replace(path, Path(path).name)
+    path = getattr(used.data, "path", None)
+    return to_toml(used) if path is None else to_toml(used).replace(path, Path(path).name)
 
 
-def _place(claim: Claim, quick: bool) -> str:
+def _work_name(claim: Claim, quick: bool) -> str:
     """The folder of all runs that are trained like those of the claim."""
     parts = ["quick"] if quick else [claim.protocol, claim.data]
     return "-".join([*parts, *(override.replace("=", "") for override in claim.overrides)])
@@ -154,15 +156,15 @@ def _quick_size(network: str) -> tuple[int, int]:
     raise UserError(f"{network} cannot read images of up to {_SIZES[-1]} pixels")
 
 
-def _smaller(claim: Claim, told: Recipe) -> str:
-    size = getattr(told.data, "size", None)
-    images = getattr(told.data, "train", None)
+def _smaller(claim: Claim, used: Recipe) -> str:
+    size = getattr(used.data, "size", None)
+    images = getattr(used.data, "train", None)
     where = "" if claim.data == "digits" else f" in place of {claim.data}"
     part = f" {images:,} of" if isinstance(images, int) else ""
-    epochs = f"{told.epochs} epoch{'' if told.epochs == 1 else 's'}"
+    epochs = f"{used.epochs} epoch{'' if used.epochs == 1 else 's'}"
     return (
-        f"one seed, {epochs} of{part} {_DIGITS:,} digits of {size} x {size}{where}, judged on the "
-        "validation digits"
+        f"one seed, {epochs} of{part} {_DIGITS:,} digits of {size} x {size}{where}, evaluated on "
+        "the validation digits"
     )
 
 

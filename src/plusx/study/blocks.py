@@ -19,7 +19,7 @@ from plusx.nn.network import Network
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class BlockPosition:
     """A block and where it stands: `name` is its module's, `holder[index]` is the block.
 
     `flow` is what reaches it: channels and positions.
@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Walk:
+class BlockOutputs:
     """One pass: what reaches the first block, what each block gives, and the logits."""
 
     start: Tensor
@@ -51,7 +51,7 @@ class Walk:
     logits: Tensor
 
 
-def network_of(net: nn.Module) -> Network:
+def require_network(net: nn.Module) -> Network:
     """The net itself. UserError where it is not built of sentences, or has no blocks."""
     if not isinstance(net, Network):
         raise UserError(
@@ -63,9 +63,9 @@ def network_of(net: nn.Module) -> Network:
     return net
 
 
-def places(net: nn.Module) -> list[Place]:
-    """Every block in order. UserError as `network_of`."""
-    net = network_of(net)
+def block_positions(net: nn.Module) -> list[BlockPosition]:
+    """Every block in order. UserError as `require_network`."""
+    net = require_network(net)
     spec, one = net.spec, (1,) * net.spec.ndim
     flow = Flow(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
     for word in parse(spec.stem).branch:
@@ -76,14 +76,14 @@ def places(net: nn.Module) -> list[Place]:
             flow = getattr(net, f"enter{number}").flow
         holder = getattr(net, f"layer{number}")
         for index, block in enumerate(holder):
-            found.append(Place(f"layer{number}.{index}", block, holder, index, flow))
+            found.append(BlockPosition(f"layer{number}.{index}", block, holder, index, flow))
             flow = block.flow
     return found
 
 
-def walk(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Walk:
+def run_blocks(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> BlockOutputs:
     """Run the network and keep what flows between its blocks; the logits are those of `net(x)`."""
-    net = network_of(net)
+    net = require_network(net)
     x = start = say(net, net.stem, inputs)
     outputs: list[Tensor] = []
     for number, stage in enumerate(net.spec.stages, 1):
@@ -93,10 +93,10 @@ def walk(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Walk:
         for block in getattr(net, f"layer{number}"):
             x = block(x)
             outputs.append(x)
-    return Walk(start, tuple(outputs), net.fc(net.tail(x).flatten(1)))
+    return BlockOutputs(start, tuple(outputs), net.fc(net.tail(x).flatten(1)))
 
 
-def pass_by(block: ResidualBlock, x: Tensor) -> Tensor:
+def shortcut_only(block: ResidualBlock, x: Tensor) -> Tensor:
     """What is left of a block whose branch is deleted: its shortcut, and what follows the sum.
 
     The features that a block with `&` would have added are zero.
@@ -115,7 +115,7 @@ def pass_by(block: ResidualBlock, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def untouched(net: nn.Module) -> Iterator[None]:
+def preserved(net: nn.Module) -> Iterator[None]:
     """Leave the network as it was: modes, buffers, what is frozen, and torch's generator."""
     modes = [(module, module.training) for module in net.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
@@ -134,7 +134,7 @@ def untouched(net: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(wants)
 
 
-def norm_of(*tensors: Tensor) -> float:
+def total_norm(*tensors: Tensor) -> float:
     """The Euclidean norm of all of them together.
 
     In float64: in float32 the square of 1e-23 is 0, and small gradients would look like none.

@@ -1,0 +1,201 @@
+"""Claims of the literature as data: what a paper or one of the texts behind plusx states.
+
+They are in claims/*.toml, in our words, with the value and the source; `check` names what is run to
+see whether a claim holds (`plusx.evidence.reproduce.CHECKS`). protocols.toml has how the papers
+train.
+
+>>> from plusx.evidence.claim import find_claim
+>>> find_claim("parameters-resnet110").value
+1700000
+"""
+
+import tomllib
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from importlib import resources
+from typing import Any, Literal
+
+from plusx.errors import UserError
+from plusx.grammar.shapes import measure
+from plusx.grammar.spec import Net
+from plusx.zoo import ZOO
+
+
+Kind = Literal["arithmetic", "property", "training"]
+Unit = Literal["count", "share", "number"]
+Side = Literal["equal", "most", "least"]
+
+FILES = ("counts", "properties", "errata", "cifar", "imagenet", "scope")  # the order of the ledger
+SEEDS = (0, 1, 2)
+
+# Multiply-adds a second of one core, of convolutions forward and backward in float32. ResNet-20 on
+# one core of the machine of results/cifar10-resnet20-quick.json comes to about as many.
+RATE = 2e10
+
+# The texts that some claims come from.
+TEXTS: dict[str, str] = {
+    "text 0": "a review of residual networks: architecture, applications, directions, limits",
+    "text 1": "an experimental paper on residual networks and CIFAR-10",
+    "text 2": "a practitioner's article on residual networks",
+    "text 3": "a short survey of residual networks",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One statement that can be run against its number.
+
+    `side` is which values the claim allows: equal to `value`, at most or at least `value`, each by
+    `tolerance`. Shares and errors are fractions.
+    """
+
+    id: str
+    statement: str
+    kind: Kind
+    check: str  # what is run
+    source: str  # paper and table, or text and row
+    metric: str
+    value: int | float
+    unit: Unit = "count"
+    side: Side = "equal"
+    tolerance: int | float = 0.0
+    spread: float | None = None  # as published
+    network: str = ""
+    num_classes: int | None = None  # None: the network's own
+    against: str = ""  # the metric is the difference to this network
+    beside: tuple[str, ...] = ()  # networks that are shown beside
+    data: str = ""
+    protocol: str = ""  # a key of PROTOCOLS
+    overrides: tuple[str, ...] = ()  # of the protocol's recipe
+    passes: int = 0  # forward passes of the network, where no protocol has them
+    others: tuple[tuple[str, float], ...] = ()  # what others measured: who, value
+    runs: tuple[str, ...] = ()  # patterns of claims that this one is made of
+    commands: tuple[str, ...] = ()  # what else plusx runs for it
+    erratum: int | None = None
+    truth: str = ""  # of a wrong claim: what is true
+    missing: str = ""  # what plusx lacks to run it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a network is trained and evaluated."""
+
+    recipe: str  # empty: published weights are evaluated
+    description: str
+    images: int  # trained on in all, each time that one is seen
+    evaluated: int
+    overrides: tuple[str, ...] = ()
+    split: str = "test"  # of the error
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds in all, and the hours that they take at RATE on each of `cores`."""
+
+    multiply_adds: int
+    cores: int
+
+    @property
+    def hours(self) -> float:
+        return self.multiply_adds / (RATE * self.cores) / 3600
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    """Lists as tuples, within one another too."""
+    return {
+        key: tuple(tuple(each) if isinstance(each, list) else each for each in value)
+        if isinstance(value, list)
+        else value
+        for key, value in row.items()
+    }
+
+
+def _read(name: str) -> dict[str, Any]:
+    file = resources.files("plusx.evidence") / name
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def _claims() -> dict[str, Claim]:
+    found = []
+    for name in FILES:
+        table = _read(f"claims/{name}.toml")
+        found += [Claim(**_tuples({**table["defaults"], **row})) for row in table["claims"]]
+    assert len({claim.id for claim in found}) == len(found), "two claims of one id"
+    return {claim.id: claim for claim in found}
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    name: Protocol(**_tuples(row)) for name, row in _read("protocols.toml").items()
+}
+CLAIMS: dict[str, Claim] = _claims()
+
+
+def find_claim(name: str) -> Claim:
+    """The claim of that id. UserError: there is none; the message lists close matches."""
+    if name not in CLAIMS:
+        raise UserError(f"unknown claim {name!r}: {_near(name)}")
+    return CLAIMS[name]
+
+
+def claim_names(pattern: str = "*") -> list[str]:
+    """The ids that match a shell pattern. UserError: none does, with close matches."""
+    found = [name for name in CLAIMS if fnmatchcase(name, pattern)]
+    if not found:
+        what = "no claim matches" if any(mark in pattern for mark in "*?[") else "unknown claim"
+        raise UserError(f"{what} {pattern!r}: {_near(pattern)}")
+    return found
+
+
+def members(claim: Claim) -> list[Claim]:
+    """The claims that a claim is made of, in the order of the ledger."""
+    return [
+        CLAIMS[name] for name in CLAIMS if any(fnmatchcase(name, pattern) for pattern in claim.runs)
+    ]
+
+
+def cost_of(claim: Claim) -> int:
+    """Multiply-adds of running a claim, with those that it is made of."""
+    inner = members(claim) if claim.check == "members" else ()
+    return _own_cost(claim) + sum(map(_own_cost, inner))
+
+
+def spec(name: str, num_classes: int | None = None) -> Net:
+    """The network of that name as a spec, with so many classes. It is no plain module."""
+    net = ZOO[name].net
+    assert isinstance(net, Net), name
+    return net if num_classes is None else replace(net, num_classes=num_classes)
+
+
+def multiply_adds(name: str, data: str = "") -> int:
+    """Of one input of the network's own size; of a grey image of 8 x 8 where the data is digits."""
+    net = ZOO[name].net
+    if not isinstance(net, Net):
+        return net.multiply_adds
+    return measure(replace(net, size=8, in_channels=1) if data == "digits" else net).multiply_adds
+
+
+def _own_cost(claim: Claim) -> int:
+    """Multiply-adds of running the claim, without those of the claims that it is made of.
+
+    A training step is three times its forward pass: forward, and backward with respect to inputs
+    and weights. Each finished run is evaluated once on its training and once on its test images.
+    """
+    networks = [name for name in (claim.network, claim.against) if name]
+    if not networks:
+        return 0
+    each = sum(multiply_adds(name, claim.data) for name in networks)
+    if claim.protocol:
+        protocol = PROTOCOLS[claim.protocol]
+        passes = 3 * protocol.images + protocol.evaluated
+        return each * passes * (len(SEEDS) if protocol.images else 1)
+    return each * claim.passes
+
+
+def _near(name: str) -> str:
+    words = name.lower().strip("*?")
+    near = get_close_matches(words, CLAIMS, n=5, cutoff=0.5)
+    near += [known for known in CLAIMS if words and words in known][: 5 - len(near)]
+    if not near:
+        return "`plusx claims` lists every one"
+    return f"did you mean {', '.join(dict.fromkeys(near))}?"

@@ -1,0 +1,587 @@
+"""Gradients: where do they vanish, explode or settle, and the identity that residual networks obey.
+
+He et al. 2016 (Identity Mappings in Deep Residual Networks), section 2.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plusx import store
+from plusx.data.loader import Loader
+from plusx.data.source import Source
+from plusx.errors import UserError
+from plusx.grammar.sentence import parse
+from plusx.grammar.spec import Net
+from plusx.grammar.twins import without_norm
+from plusx.nn.block import say
+from plusx.nn.layers import ConstantScale
+from plusx.recipe import Recipe
+from plusx.recipe.studies import Gradients
+from plusx.report import values
+from plusx.run import parts
+from plusx.run.questions import open_task
+from plusx.statistics import spread
+from plusx.study.blocks import (
+    BlockPosition,
+    block_positions,
+    preserved,
+    require_network,
+    run_blocks,
+    total_norm,
+)
+from plusx.study.experiment import (
+    TRAIN_ERROR,
+    Experiment,
+    Group,
+    Row,
+    column,
+    listed,
+    open_trial,
+    some_batches,
+    spec,
+    with_net,
+)
+from plusx.study.figures import BLOCK, LOG, band, dots_figure, lines_figure, number, relative
+from plusx.study.trial import Measurement, Trial
+
+
+# A gradient vanishes where that of the first block's output is less than a hundredth of the last
+# block's, and explodes where it is more than a hundred times as large; between them it is steady.
+FACTOR = 100.0
+IMAGES = 128  # training images, in their order, of which gradients are measured
+IDENTITY_IMAGES = 16  # of which the identity is measured, in float64
+CLIP = 1.0  # of networks without norms, whose first steps would else overflow
+VERBS = {"explode": "explode", "vanish": "vanish", "steady": "are steady"}
+STEP = {"title": "step", "scale": "linear"}
+
+Verdict = Literal["vanish", "explode", "steady"]
+Part = Literal["weights", "outputs"]
+Ratio = int | float | None  # None: there is no gradient to compare
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class BlockGradient:
+    """Norms of the loss gradient at one block.
+
+    `weights`: in the weights of its convolutions, linear layers and attention (not in norms and
+    biases, so that networks with and without batch norm can be compared); `outputs`: in what it
+    gives, for the whole batch, of a loss that is the mean over the batch.
+    """
+
+    name: str
+    weights: float
+    outputs: float
+
+
+def block_gradients(
+    net: nn.Module,
+    inputs: Shaped[Tensor, "n ..."],
+    targets: Shaped[Tensor, "n ..."],
+    *,
+    loss: Loss = F.cross_entropy,
+    training: bool = True,
+    seed: int = 0,
+) -> list[BlockGradient]:
+    """The norm of the loss gradient at every block, in order.
+
+    `training`: with the batch's own statistics and with dropout drawn from `seed`, as a training
+    step sees it; else as in evaluation. A block that is dropped has a gradient of 0 in its weights.
+    Weights, their .grad, buffers, modes and torch's generator are left as they were.
+
+    UserError: the network is not made of blocks.
+    """
+    found = block_positions(net)
+    with preserved(net), torch.enable_grad():
+        net.train(training)
+        for parameter in net.parameters():
+            parameter.requires_grad_(True)
+        torch.manual_seed(seed)
+        passed = run_blocks(net, inputs)
+        weights = [[p for p in position.block.parameters() if p.ndim > 1] for position in found]
+        wanted = [*passed.outputs, *(each for some in weights for each in some)]
+        given = torch.autograd.grad(
+            loss(passed.logits, targets), wanted, allow_unused=True, materialize_grads=True
+        )
+    rest = iter(given[len(found) :])
+    return [
+        BlockGradient(position.name, total_norm(*(next(rest) for _ in some)), total_norm(output))
+        for position, some, output in zip(found, weights, given)
+    ]
+
+
+def gradient_ratio(gradients: Sequence[BlockGradient], part: Part = "outputs") -> float | None:
+    """The norm at the first block over that at the last.
+
+    Infinite where only the last is 0, None where both are: then there is no gradient to compare.
+    NaN where one of them is not finite.
+    """
+    first, last = (getattr(each, part) for each in (gradients[0], gradients[-1]))
+    if last:
+        return float(first / last)
+    return math.inf if first else None
+
+
+def verdict(ratio: Ratio) -> Verdict:
+    """What a ratio of first to last block says; see FACTOR."""
+    if ratio is None or ratio < 1 / FACTOR:
+        return "vanish"
+    return "steady" if ratio <= FACTOR else "explode"
+
+
+def course(ratios: Sequence[Ratio]) -> str:
+    """What ratios say that were measured one after another through training, in words.
+
+    Gradients settle where they vanish or explode at the start and are steady at the end.
+    """
+    told = {"vanish": "vanish", "explode": "explode", "steady": "are steady"}
+    said = [verdict(ratio) for ratio in ratios]
+    first, last = said[0], said[-1]
+    begin, end = _times(ratios[0]), _times(ratios[-1])
+    if len(ratios) == 1:
+        return f"{told[first]} at the start ({begin})"
+    if first == last:
+        often = sorted(set(said) - {first})
+        between = f", though between they {' and '.join(told[each] for each in often)}"
+        return (
+            f"{told[first]} from the start ({begin}) to the end ({end}){between if often else ''}"
+        )
+    verb = "settle" if last == "steady" else told[last]
+    return f"{told[first]} at the start ({begin}) and {verb} by the end ({end})"
+
+
+def _times(ratio: Ratio) -> str:
+    if ratio is None:
+        return "no gradient at all"
+    if 0 < ratio < 1e-3:
+        return f"{values.power(round(math.log10(ratio)))} times"
+    return f"{ratio:,.0f} times" if ratio >= 100 else f"{ratio:.2g} times"
+
+
+@dataclass(frozen=True)
+class IdentityAt:
+    """Equation 5 at the input of one block of a stage.
+
+    `measured` and `expected` are norms of dL/dx_l, by autograd through the blocks and by the
+    equation; `difference` is the largest difference of an entry over the largest entry.
+    """
+
+    name: str
+    measured: float
+    expected: float
+    difference: float
+
+
+def shortcut_identity(
+    net: nn.Module,
+    inputs: Shaped[Tensor, "n ..."],
+    targets: Shaped[Tensor, "n ..."],
+    *,
+    stage: int = 1,
+    branches: bool = True,
+    loss: Loss = F.cross_entropy,
+) -> list[IdentityAt]:
+    """He et al. 2016, eq. 5, at every depth of a stage (from 1) in float64, in evaluation mode:
+
+        dL/dx_l = dL/dx_L (1 + d/dx_l (F_l + ... + F_(L-1)))
+
+    from the block behind the last projection on. Where shortcuts are scaled by lambda, eq. 8:
+    lambda^(L-l) instead of the 1, and the branches are scaled likewise. Without `branches` F is 0,
+    and the gradient is dL/dx_L times that factor at every depth.
+
+    UserError: the stage does not exist or is none of pre-activation: something follows the sum,
+    or the shortcut is not the identity times a constant.
+    """
+    require_network(net)
+    net = copy.deepcopy(net).double().eval().requires_grad_(False)
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    run = _unrolled(net, stage)
+    if not branches:
+        for position in run:
+            words = [getattr(position.block, word) for word in position.block.branch]
+            for parameter in next(w for w in reversed(words) if [*w.parameters()]).parameters():
+                nn.init.zeros_(parameter)
+    names = [position.name for position in block_positions(net)]
+    first = names.index(run[0].name)
+    with torch.enable_grad():
+        # all blocks in front give the start of the stage, all behind make the loss
+        ahead = run_blocks(net, inputs)
+        at = ahead.outputs[first - 1] if first else ahead.start
+        kept = [at.detach().requires_grad_()]
+        for position in run:
+            kept.append(position.block(kept[-1]))
+        scored = loss(_rest(net, run[-1], kept[-1]), targets)
+        *measured, last = torch.autograd.grad(scored, kept)
+        return [
+            _compared(run[l:], measured[l], last, kept[l].detach().requires_grad_())
+            for l in range(len(run))
+        ]
+
+
+def _unrolled(net: nn.Module, stage: int) -> list[BlockPosition]:
+    """The blocks of a stage behind its last projection, all of them x + F(x) or lambda x + F(x)."""
+    found = block_positions(net)
+    count = len(require_network(net).spec.stages)
+    if not 1 <= stage <= count:
+        raise UserError(f"there is no stage {stage}: this network has 1 to {count}")
+    run = [position for position in found if position.name.startswith(f"layer{stage}.")]
+    projecting = [i for i, position in enumerate(run) if position.block.projects]
+    run = run[projecting[-1] + 1 :] if projecting else run
+    wrong = [p for p in run if p.block.merge != "add" or p.block.after or _factor(p) is None]
+    if wrong or not run:
+        raise UserError(
+            "equation 5 holds for x + F(x) with nothing behind the sum, as in preact_resnet56; "
+            f"stage {stage} of this network "
+            + (f"has {wrong[0].name} of another form" if wrong else "has nothing but a projection")
+        )
+    return run
+
+
+def _factor(position: BlockPosition) -> float | None:
+    """What the shortcut multiplies by; None where it does something else."""
+    side = position.block.downsample
+    if side is None:
+        return 1.0
+    scales = [each.value for each in side if isinstance(each, ConstantScale)]
+    return math.prod(scales) if len(scales) == len(side) else None
+
+
+def _compared(
+    run: Sequence[BlockPosition], measured: Tensor, last: Tensor, x: Tensor
+) -> IdentityAt:
+    """Equation 5 from the branches alone: their sum, derived with respect to x."""
+    total, factor, flowing = torch.zeros_like(x), 1.0, x
+    for position in run:
+        block, scale = position.block, _factor(position) or 0.0
+        branch = say(block, block.branch, say(block, block.lead, flowing))
+        total, factor = scale * total + branch, scale * factor
+        flowing = scale * flowing + branch
+    (through,) = torch.autograd.grad(total, x, last, allow_unused=True, materialize_grads=True)
+    expected = factor * last + through
+    largest = float(expected.abs().max()) or 1.0
+    return IdentityAt(
+        run[0].name,
+        total_norm(measured),
+        total_norm(expected),
+        float((measured - expected).abs().max()) / largest,
+    )
+
+
+def _rest(net: nn.Module, position: BlockPosition, x: Tensor) -> Tensor:
+    """The logits, from what one block gives."""
+    net = require_network(net)
+    stage = int(position.name.removeprefix("layer").split(".")[0])
+    for n in range(stage, len(net.spec.stages) + 1):
+        if n > stage and net.spec.stages[n - 1].enter:
+            x = getattr(net, f"enter{n}")(x)
+        layer = getattr(net, f"layer{n}")
+        for block in layer[position.index + 1 :] if n == stage else layer:
+            x = block(x)
+    logits: Tensor = net.fc(net.tail(x).flatten(1))
+    return logits
+
+
+def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Norms of the loss gradient at every block, at the start of a run and at every checkpoint that
+    it kept, of the same images each time, as JSON:
+
+    `steps` (0 is the start), `blocks` (their names), `outputs` and `weights` (for each step the
+    norm at each block, None where it is not finite) and `ratio` (the outputs' norm at the first
+    block over that at the last, None where there is none).
+    """
+    sets = parts.open_sets(recipe)
+    recipe = parts.resolved(recipe, sets.train)
+    net, preprocessing = parts.make_net(recipe)
+    if preprocessing is not None:
+        sets = sets.prepared_as(preprocessing)
+    parts.begin_from(recipe, net, sets.train)
+    task = open_task(recipe.task, net, sets.train.classes)
+    few = sets.train.subset(list(range(min(IMAGES, len(sets.train)))))
+    with Loader(few, split="validation", batch_size=IMAGES) as loader:
+        batch = next(iter(loader.epoch(0)))
+    found: dict[str, list[Any]] = {"steps": [], "outputs": [], "weights": [], "ratio": []}
+
+    def add(step: int) -> None:
+        blocks = block_gradients(net, batch.inputs, batch.known_targets)
+        found["blocks"] = [block.name for block in blocks]
+        found["steps"].append(step)
+        found["outputs"].append([_finite(block.outputs) for block in blocks])
+        found["weights"].append([_finite(block.weights) for block in blocks])
+        found["ratio"].append(_finite(gradient_ratio(blocks)))
+
+    add(0)
+    every = recipe.checkpoint.every_steps
+    result = folder / "result.json"
+    last = int(store.read_json(result)["steps"]) if result.is_file() else None
+    for saved in store.read_checkpoints(folder / store.CHECKPOINTS):
+        if every and saved.step % every and saved.step != last:
+            continue  # saved because it was interrupted there, which no other seed was
+        weights = saved.tensors["weights"]
+        task.load_state_dict({name.removeprefix("task."): t for name, t in weights.items()})
+        add(saved.step)
+    return found
+
+
+def measure_identity(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Equation 5 in the trained network, after the last projection of each stage, as JSON:
+
+    `blocks` (their names), `measured` and `expected` (norms of the gradient at their inputs) and
+    `difference`, the largest of all.
+    """
+    net, sets = open_trial(recipe, folder)
+    (batch,) = some_batches(sets.train, IDENTITY_IMAGES)
+    found = [
+        identity
+        for stage in range(1, len(require_network(net).spec.stages) + 1)
+        for identity in shortcut_identity(net, batch.inputs, batch.known_targets, stage=stage)
+    ]
+    return {
+        "blocks": [identity.name for identity in found],
+        "measured": [identity.measured for identity in found],
+        "expected": [identity.expected for identity in found],
+        "difference": max(identity.difference for identity in found),
+    }
+
+
+def aligned(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The gradients of several seeds at those steps alone that all of them have.
+
+    Seeds can have other steps where checkpoints were made by the clock, or more often later on.
+    """
+    shared = set.intersection(*(set(answer["steps"]) for answer in answers))
+    found = []
+    for answer in answers:
+        kept = [index for index, step in enumerate(answer["steps"]) if step in shared]
+        per_step = {key: [answer[key][index] for index in kept]
+                    for key in ("steps", "outputs", "weights", "ratio")}  # fmt: skip
+        found.append({**answer, **per_step})
+    return found
+
+
+def mean_ratio(ratios: Sequence[Ratio]) -> Ratio:
+    """The geometric mean over the seeds; 0 where one of them is 0."""
+    known = [float(ratio) for ratio in ratios if ratio is not None]
+    if len(known) < len(ratios):
+        return None
+    return geometric_mean(known) if min(known) > 0 else 0.0
+
+
+def ratios_over_training(answers: Sequence[Mapping[str, Any]]) -> list[Ratio]:
+    """First block over last at every step, over the seeds."""
+    return [mean_ratio(seeds) for seeds in zip(*(each["ratio"] for each in answers), strict=True)]
+
+
+def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]], alternative: str) -> Any:
+    """The norm at every block's output at the start."""
+    lines = [
+        _positive(name, relative(len(answers[0]["blocks"])), [a["outputs"][0] for a in answers])
+        for name, answers in names.items()
+    ]
+    return lines_figure(
+        "Gradient at every block at the start",
+        "Norm of the loss gradient in the output of each block, from the first (0) to the last "
+        "(1); geometric mean over the seeds.",
+        alternative,
+        lines,
+        x=BLOCK,
+        y=LOG,
+    )
+
+
+def training_figure(names: Mapping[str, Sequence[Mapping[str, Any]]], alternative: str) -> Any:
+    """The ratio of first to last block over the steps."""
+    lines = [over_training(name, answers) for name, answers in names.items()]
+    return lines_figure(
+        "Gradient at the first block over that at the last",
+        "Norms in the outputs of the blocks, at the start and at every checkpoint that was kept; 1 "
+        "is even.",
+        alternative,
+        lines,
+        x=STEP,
+        y=LOG,
+        level=1.0,
+    )
+
+
+def over_training(name: str, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return _positive(name, answers[0]["steps"], [answer["ratio"] for answer in answers])
+
+
+def _positive(
+    name: str, x: Sequence[int | float], seeds: Sequence[Sequence[int | float | None]]
+) -> dict[str, Any]:
+    """A line on a logarithmic axis: where all seeds are above 0, and their geometric mean."""
+    known = [[value if value and value > 0 else None for value in seed] for seed in seeds]
+    return band(name, x, known, average=geometric_mean)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+    table = recipe.study
+    assert isinstance(table, Gradients)
+    found = []
+    for network in table.networks:
+        for norm in table.norms:
+            for rule in table.rules:
+                for act in table.acts:
+                    net = replace(spec(network), act=act)
+                    net = without_norm(net) if norm == "none" else net
+                    names = ["gradients", *(["identity"] if is_pre_activation(net) else [])]
+                    found += [
+                        Trial(
+                            name=f"{network}{'' if norm == 'batch' else ' no norm'} {rule} {act}",
+                            seed=seed,
+                            recipe=_with_init(with_net(recipe, net, seed, source), rule, norm),
+                            factors={"network": network, "norm": norm, "rule": rule, "act": act},
+                            measurements=tuple(map(Measurement, names)),
+                        )
+                        for seed in table.seeds
+                    ]
+    return found
+
+
+def _with_init(recipe: Recipe, rule: Any, norm: str) -> Recipe:
+    optim = recipe.optim
+    if norm == "none" and optim.clip is None:
+        optim = replace(optim, clip=CLIP)
+    return replace(recipe, init=replace(recipe.init, rule=rule), optim=optim)
+
+
+def is_pre_activation(net: Net) -> bool:
+    """Whether every block is x + F(x) with nothing after the sum."""
+    bodies = [parse(block.body) for stage in net.stages for block in stage.blocks]
+    return all(body.merge == "add" and not body.after for body in bodies)
+
+
+def _columns(recipe: Recipe) -> list[dict[str, Any]]:
+    return [
+        column("course", "Gradients", kind="text"),
+        column("ratio_start", "First / last, outputs", "at the start"),
+        column("weights_start", "First / last, weights", "at the start"),
+        column("ratio_end", "First / last, outputs", "at the end"),
+        TRAIN_ERROR,
+        column("identity", "Largest error of equation 5", "relative"),
+    ]
+
+
+def _row(group: Group) -> dict[str, Any]:
+    answers = aligned(group.measured("gradients"))
+    ratios = ratios_over_training(answers)
+    ends = [(norms[0], norms[-1]) for norms in (answer["weights"][0] for answer in answers)]
+    pre_activation = Measurement("identity") in group.results[0].trial.measurements
+    return {
+        "course": course(ratios),
+        "at_start": verdict(ratios[0]),
+        "at_end": verdict(ratios[-1]),
+        "ratio_start": ratios[0],
+        "weights_start": mean_ratio([None if a is None or not b else a / b for a, b in ends]),
+        "ratio_end": ratios[-1],
+        "train_error": spread([run.wrong for run in group.runs]),
+        "identity": max(each["difference"] for each in group.measured("identity"))
+        if pre_activation
+        else None,
+    }
+
+
+def _finding(rows: Sequence[Row]) -> str:
+    usual = [row for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
+    courses = [f"{r['name'].removesuffix(' he relu')}: gradients {r['course']}" for r in usual]
+    counts = [
+        listed([f"{verb} in {n}" for key, verb in VERBS.items()
+                if (n := sum(row[when] == key for row in rows))])
+        for when in ("at_start", "at_end")
+    ]  # fmt: skip
+    of_all = f"Of {len(rows)} settings gradients {counts[0]} at the start, {counts[1]} at the end"
+    known = [row["identity"] for row in rows if row["identity"] is not None]
+    identity = [f"Equation 5 of He 2016 holds within {number(max(known))}"] if known else []
+    return ". ".join([of_all, *(["; ".join(courses)] if courses else []), *identity]) + "."
+
+
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    by_name = {group.name: group for group in groups}
+    table = {row["name"]: row for row in rows}
+    usual = [row["name"] for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
+    names = usual or list(by_name)[:6]
+    answers = {name: aligned(by_name[name].measured("gradients")) for name in names}
+    ratios = "; ".join(f"{name}: {number(table[name]['ratio_start'])}" for name in names)
+    found = [
+        depth_figure(answers, ratios),
+        training_figure(answers, "; ".join(f"{name}: {table[name]['course']}" for name in names)),
+        _settings_figure(groups, table),
+    ]
+    pre_activation = [by_name[name] for name in names if table[name]["identity"] is not None]
+    return [*found, *([_identity_figure(pre_activation)] if pre_activation else [])]
+
+
+def _settings_figure(groups: Sequence[Group], table: Mapping[str, Row]) -> dict[str, Any]:
+    shown = {}
+    for group in groups:
+        ratios = [answer["ratio"][0] for answer in group.measured("gradients")]
+        mean = table[group.name]["ratio_start"]
+        if all(ratios) and mean:
+            shown[group.name] = {"seeds": ratios, "mean": mean}
+    missing = [group.name for group in groups if group.name not in shown]
+    without = f" Not drawn, since no gradient arrives: {listed(missing)}." if missing else ""
+    return dots_figure(
+        "First block over last at the start, in every setting",
+        f"Below 1 / {FACTOR:.0f} gradients vanish, above {FACTOR:.0f} they explode.{without}",
+        "; ".join(f"{name} {each['mean']:,.3g}" for name, each in shown.items()) + without,
+        {"title": "first / last", "scale": "log"},
+        shown,
+    )
+
+
+def _identity_figure(groups: Sequence[Group]) -> dict[str, Any]:
+    lines = []
+    for group in groups:
+        answers = group.measured("identity")
+        x = list(range(1, len(answers[0]["blocks"]) + 1))
+        lines += [
+            band(f"{group.name}, measured", x, [each["measured"] for each in answers]),
+            band(f"{group.name}, equation 5", x, [a["expected"] for a in answers], dashed=True),
+        ]
+    return lines_figure(
+        "The gradient at the input of every block, and by equation 5",
+        "In float64 in the trained network: dL/dx_l = dL/dx_L (1 + d/dx_l of the sum of F), from "
+        "the block after each stage's projection on.",
+        "Measured and expected lie on each other.",
+        lines,
+        x={"title": "block", "scale": "linear"},
+        y=LOG,
+    )
+
+
+def _notes(recipe: Recipe) -> str:
+    return (
+        "The ratio is of the norms of the loss gradient in the outputs of the first and the last "
+        f"block, of the same training images each time: below 1 / {FACTOR:.0f} it vanishes, above "
+        f"{FACTOR:.0f} it explodes, and it settles where it did one of them at the start and does "
+        "neither at the end.\n"
+        f"Networks without norms are trained with the gradient clipped to {CLIP:g}, unless the "
+        "recipe has another length; the gradient is measured before that."
+    )
+
+
+GRADIENTS = Experiment(
+    title="Gradients",
+    question="Where do gradients vanish, explode or settle?",
+    trials=_trials,
+    columns=_columns,
+    row=_row,
+    finding=_finding,
+    figures=_figures,
+    notes=_notes,
+)

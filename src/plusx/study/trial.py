@@ -1,0 +1,76 @@
+"""One run of a comparison or a study: what is trained, and what is measured in it. No torch."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from plusx.recipe import Recipe
+
+
+DIVERGED = "diverged.json"  # in a run's folder: why its training came to nothing
+
+Factor = str | int | float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A function of `catalogue.MEASURES` with its settings.
+
+    Its answer is kept in the run's folder as JSON under its text, such as surface(25,1.0): an
+    answer to other settings is not taken for this one's.
+    """
+
+    name: str
+    settings: tuple[Factor, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}({','.join(map(str, self.settings))})" if self.settings else self.name
+
+    @classmethod
+    def parse(cls, text: str) -> "Measurement":
+        name, _, rest = text.partition("(")
+        return cls(name, tuple(_factor(part) for part in rest.removesuffix(")").split(",") if part))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A network trained by a recipe with a seed, and then measured, or only measured.
+
+    Trials of one name differ in their seed alone and make one row.
+    """
+
+    name: str
+    seed: int
+    recipe: Recipe
+    factors: Mapping[str, Factor] = field(default_factory=dict)  # what the study varies
+    train: bool = True
+    measurements: tuple[Measurement, ...] = ()
+    begins: str = ""  # the folder of the trial whose trained weights it begins with
+    split: Literal["validation", "test"] = "validation"  # evaluated on at the end
+
+    def __str__(self) -> str:
+        return f"{self.name} seed {self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', self.name).strip('-')}-seed{self.seed}"
+
+    def finished(self, folder: Path) -> bool:
+        """Whether all of it is in its folder, or it diverged, which is an answer too."""
+        files = ["result.json"] if self.train else []
+        files += [f"{self.split}.json"] if self.split != "validation" else []
+        files += [f"{measurement}.json" for measurement in self.measurements]
+        diverged = (folder / DIVERGED).is_file()
+        return diverged or all((folder / name).is_file() for name in files)
+
+
+def _factor(text: str) -> Factor:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

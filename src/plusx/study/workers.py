@@ -1,0 +1,208 @@
+"""Trials in processes of their own, several at a time, each with its share of the cores.
+
+A process makes one trial after another, so that torch is loaded once a process and not once a
+trial. What a trial does is in its folder; over the pipe go only what to do and how it ended, as
+JSON. A process that dies takes down its own trial alone: a new one takes its place.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plusx.errors import UserError
+from plusx.recipe import to_toml
+from plusx.study.trial import Measurement, Trial
+
+
+if TYPE_CHECKING:
+    from plusx.recipe import Recipe
+
+GRACE = 10.0  # seconds that a process has to save its work before it is killed
+
+
+class Outcome(NamedTuple):
+    """How a trial ended: `error` is empty where it is finished."""
+
+    error: str = ""
+    user_error: bool = False
+    diverged: bool = False  # a loss or a weight was not finite
+
+
+class _Worker(NamedTuple):
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+
+
+class WorkerPool:
+    """Processes that each make one trial at a time, in folders under `runs`.
+
+    Leaving the block stops them: each saves its trial and ends.
+    """
+
+    def __init__(self, size: int, runs: Path) -> None:
+        self._size, self._runs = size, runs
+        self._context = multiprocessing.get_context("spawn")
+        self._idle: list[_Worker] = []
+        self._busy: dict[_Worker, Trial] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._busy)
+
+    @property
+    def free(self) -> int:
+        """How many processes have nothing to do."""
+        return self._size - len(self._busy)
+
+    def start(self, trial: Trial) -> None:
+        assert self.free > 0
+        worker = self._idle.pop() if self._idle else self._spawn()  # for one that died
+        self._busy[worker] = trial
+        job = {
+            "name": str(trial),
+            "folder": str(self._runs / trial.folder),
+            "recipe": to_toml(trial.recipe),
+            "split": trial.split,
+            "train": trial.train,
+            "measurements": [str(each) for each in trial.measurements],
+        }
+        with contextlib.suppress(OSError):  # it is dead: `ended` will report it
+            worker.pipe.send_bytes(json.dumps(job).encode())
+
+    def ended(self, timeout: float) -> list[tuple[Trial, Outcome]]:
+        """The trials that ended, after waiting for one for at most so many seconds."""
+        by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._busy}
+        found = []
+        for pipe in wait(list(by_pipe), timeout):
+            worker = by_pipe[pipe]
+            trial = self._busy.pop(worker)
+            try:
+                outcome = Outcome(*json.loads(worker.pipe.recv_bytes()))
+            except (EOFError, OSError):
+                worker.process.join()
+                worker.pipe.close()
+                whole = trial.finished(self._runs / trial.folder)
+                outcome = Outcome("" if whole else _exit_reason(worker.process.exitcode))
+            else:
+                self._idle.append(worker)
+            found.append((trial, outcome))
+        return found
+
+    def __enter__(self) -> "WorkerPool":
+        self._idle = [self._spawn() for _ in range(self._size)]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        workers = [*self._idle, *self._busy]
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join(GRACE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+        self._idle, self._busy = [], {}
+
+    def _spawn(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()  # else the end of the process would not close the pipe
+        return _Worker(process, ours)
+
+
+def _work(pipe: Connection) -> None:
+    """A worker's loop until the other end of the pipe closes."""
+    # Ctrl-C reaches all processes in the terminal's foreground. The parent alone shall answer, and
+    # then stop the workers.
+    if hasattr(os, "setpgid"):
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    import plusx.run  # noqa: F401  (slow: done before there is something to do)
+
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send_bytes(json.dumps(run_job(json.loads(pipe.recv_bytes()))).encode())
+
+
+def run_job(job: Mapping[str, Any]) -> Outcome:
+    """Make one trial, with the threads of its recipe or one: with more than there are cores for,
+    every process waits for the others."""
+    import torch
+
+    from plusx import store
+    from plusx.recipe import parse_recipe
+    from plusx.run import evaluate, load_run, train
+
+    folder = Path(job["folder"])
+    metrics = folder / f"{job['split']}.json"
+    try:
+        recipe = parse_recipe(job["recipe"], where=job["name"])
+        torch.set_num_threads(recipe.device.threads or 1)
+        if job["train"]:
+            train(recipe, folder, progress=False)
+        if job["split"] != "validation" and not metrics.exists():
+            store.write_json(metrics, evaluate(load_run(folder), split=job["split"]))
+        if job["measurements"]:
+            _measure(recipe, folder, job["measurements"], trained=job["train"])
+    except Exception as error:
+        number = getattr(error, "signal_number", None)
+        if number is not None:
+            os._exit(128 + number)  # it is saved; do not take torch down first
+        known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
+        name = "" if known and str(error) else f"{type(error).__name__}: "
+        diverged = isinstance(error, FloatingPointError)
+        return Outcome(f"{name}{error}", isinstance(error, UserError), diverged)
+    return Outcome()
+
+
+def _measure(recipe: "Recipe", folder: Path, texts: Sequence[str], *, trained: bool) -> None:
+    """Measure the run, and write the answers into its folder."""
+    import torch
+
+    from plusx import store
+    from plusx.run.environment import environment
+    from plusx.study.catalogue import MEASURES
+
+    if not trained and not (folder / "environment.json").is_file():
+        store.make_folder(folder)
+        store.write_json(folder / "environment.json", environment(torch.device("cpu")))
+    for text in texts:
+        if not (folder / f"{text}.json").is_file():
+            measurement = Measurement.parse(text)
+            answer = MEASURES[measurement.name](recipe, folder, *measurement.settings)
+            store.write_json(folder / f"{text}.json", answer)
+    if trained:  # only now: a measurement may need earlier checkpoints
+        with store.lock(folder):
+            store.prune_checkpoints(folder / store.CHECKPOINTS)
+
+
+def _end_with_the_parent() -> None:
+    """A parent that was killed cannot stop its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _exit_reason(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = "; the system may have been out of memory" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with exit code {code}"
