@@ -102,7 +102,7 @@ PROMISED = {
 }  # fmt: skip
 
 # Rooms that may print and read the environment.
-SPEAKERS = ("run", "study", "explain", "evidence", "bench", "cli")
+SPEAKERS = ("run", "study", "evidence", "bench", "cli")
 
 Rule = Callable[[list[Module]], list[str]]
 
@@ -193,7 +193,7 @@ def writers(tree: list[Module]) -> list[str]:
 
 
 def printers(tree: list[Module]) -> list[str]:
-    """Only run, study, explain, evidence, bench and cli print."""
+    """Only run, study, evidence, bench and cli print."""
     return [
         f"{each.where(call)} prints"
         for each in tree
@@ -204,7 +204,7 @@ def printers(tree: list[Module]) -> list[str]:
 
 
 def environment(tree: list[Module]) -> list[str]:
-    """Only run, study, explain, evidence, bench and cli read the environment."""
+    """Only run, study, evidence, bench and cli read the environment."""
     return [
         f"{each.where(node)} reads the environment"
         for each in tree

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from plusx import cli, store
-from plusx.explain import attribution, explain, faithfulness, judgement, overlay
+from plusx.explain import attribution, explain, faithfulness, finding, overlay
 from plusx.explain.attribution import integrated_gradients, occlusion
 from plusx.explain.faithfulness import deletion_and_insertion, rank_correlation
 from plusx.explain.grad_cam import grad_cam
@@ -97,8 +97,8 @@ def test_it_marks_what_the_network_uses(explained: tuple[dict[str, Any], Path]) 
         "On these 6 images Grad-CAM marks what the network uses: by deletion and by insertion it "
         "beats random maps and a blob in the middle."
     )
-    assert [each["part"] for each in result["forgotten"]] == ["head", "layer1", "stem"]
-    assert result["forgotten"][-1]["title"] == "everything"
+    assert [each["part"] for each in result["shuffled_weights"]] == ["head", "layer1", "stem"]
+    assert result["shuffled_weights"][-1]["title"] == "everything"
     assert {Path(each["path"]).name for each in result["failed"]} == {"broken.png"}
 
 
@@ -128,7 +128,7 @@ def test_other_pages_have_no_pictures() -> None:
     assert "img-src" not in page.render("figures.html", {**words, "charts": []})
 
 
-def test_a_map_that_ignores_the_network_is_worthless(
+def test_a_map_that_ignores_the_network_is_uninformative(
     weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of_the_image(net: nn.Module, x: Tensor, classes: Tensor, stage: int | None) -> Tensor:
@@ -137,9 +137,11 @@ def test_a_map_that_ignores_the_network_is_worthless(
     method = explain.Method("Edges", "nobody", of_the_image, networks=1, captum=False)
     monkeypatch.setitem(explain.METHODS, "grad-cam", method)
     result = explain.explain(load_run(weights), [photos], tmp_path, device="cpu")
-    assert [each["rank_correlation"]["mean"] for each in result["forgotten"]] == [1.0] * 3
-    assert result["finding"].startswith("These maps are worthless")
-    assert "is worthless as an explanation" in (tmp_path / "explain.html").read_text()
+    assert [
+        each["rank_correlation"]["mean"] for each in result["shuffled_weights"]
+    ] == pytest.approx([1.0] * 3)
+    assert result["finding"].startswith("These maps are uninformative")
+    assert "is uninformative as an explanation" in (tmp_path / "explain.html").read_text()
 
 
 def predictions(weight: Tensor) -> Callable[[Tensor], Tensor]:
@@ -219,8 +221,8 @@ def test_forgetting_goes_from_the_head_down_and_keeps_the_values() -> None:
             parameter.copy_(torch.arange(parameter.numel()).view(parameter.shape))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     changed = []
-    for _, forgetful in faithfulness.forgetting(net, 0):
-        after = forgetful.state_dict()
+    for _, shuffled in faithfulness.shuffled_weights(net, 0):
+        after = shuffled.state_dict()
         changed.append({name for name in before if not torch.equal(before[name], after[name])})
         for name, value in before.items():
             assert torch.equal(after[name].flatten().sort().values, value.flatten().sort().values)
@@ -262,29 +264,29 @@ def test_what_the_figures_come_to(
 ) -> None:
     measure = {"map": {"mean": 0.4, "std": 0.1}, "random": lead(*random), "centre": lead(*centre)}
     faith = {"count": 9, "deletion": measure, "insertion": measure}
-    assert said in judgement.finding("Grad-CAM", faith, [])
-    assert "worthless" in judgement.finding("Grad-CAM", faith, survived(0.9, 0.8, 1.0))
-    assert said in judgement.finding("Grad-CAM", faith, survived(0.9, 0.0, 0.9))
+    assert said in finding.finding("Grad-CAM", faith, [])
+    assert "uninformative" in finding.finding("Grad-CAM", faith, survived(0.9, 0.8, 1.0))
+    assert said in finding.finding("Grad-CAM", faith, survived(0.9, 0.0, 0.9))
 
 
 def survived(*values: float) -> list[dict[str, Any]]:
-    return [{"rank_correlation": judgement.spread(values)}]
+    return [{"rank_correlation": faithfulness.spread(values)}]
 
 
 def test_what_shuffled_weights_come_to() -> None:
-    assert "worthless" in judgement.about_forgetting(survived(0.9, 0.8, 1.0), 64)
-    assert "worthless" in judgement.about_forgetting(survived(0.9), 64)
-    assert "varies too much" in judgement.about_forgetting(survived(0.9, 0.0, 0.9), 64)
-    assert "agree by chance" in judgement.about_forgetting(survived(0.1, 0.2, 0.3), 4)
-    assert "depends on what" in judgement.about_forgetting(survived(0.1, 0.2, 0.3), 64)
-    assert judgement.spread([-0.001])["interval"] is None
+    assert "uninformative" in finding.about_shuffling(survived(0.9, 0.8, 1.0), 64)
+    assert "uninformative" in finding.about_shuffling(survived(0.9), 64)
+    assert "varies too much" in finding.about_shuffling(survived(0.9, 0.0, 0.9), 64)
+    assert "agree by chance" in finding.about_shuffling(survived(0.1, 0.2, 0.3), 4)
+    assert "depends on what" in finding.about_shuffling(survived(0.1, 0.2, 0.3), 64)
+    assert faithfulness.spread([-0.001])["interval"] is None
 
 
 def test_tests_that_disagree_are_told_apart() -> None:
     undecided = {"map": {"mean": 0.4}, "random": lead(-1, 1), "centre": lead(-1, 1)}
     won = {"map": {"mean": 0.4}, "random": lead(0.1, 1), "centre": lead(0.1, 1)}
     faith = {"count": 9, "deletion": undecided, "insertion": won}
-    assert judgement.finding("Grad-CAM", faith, []) == (
+    assert finding.finding("Grad-CAM", faith, []) == (
         "On these 9 images Grad-CAM beats random maps and a blob in the middle by insertion; more "
         "is not shown, so read the maps with care."
     )
@@ -294,7 +296,7 @@ def test_two_images_are_too_few_to_judge_by() -> None:
     row = {
         measure: {"map": 0.1, "random": 0.5, "centre": 0.5} for measure in ("deletion", "insertion")
     }
-    assert "too few" in judgement.finding("Grad-CAM", judgement.summary([row, row]), [])
+    assert "too few" in finding.finding("Grad-CAM", finding.summary([row, row]), [])
 
 
 @pytest.mark.parametrize(

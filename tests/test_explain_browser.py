@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from browser import Browser, browsing, find_browser
-from plusx.explain import judgement, overlay
-from plusx.explain.trial import Trial
+from plusx.explain import faithfulness, finding, overlay
+from plusx.explain.faithfulness import FaithfulnessTest
 from plusx.report.explanation import explanation_page
 
 
@@ -31,7 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = (torch.rand(COUNT, 3, 32, 48) * 255).to(torch.uint8)
     maps = torch.rand(COUNT, 4, 6)
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    trial = Trial(lambda x: net(x).softmax(1), lambda net, x, classes: maps, 0)
+    trial = FaithfulnessTest(lambda x: net(x).softmax(1), lambda net, x, classes: maps, 0)
     areas = trial.add(images.float() / 255, torch.zeros(COUNT).long(), maps)
     rows = [
         {
@@ -49,14 +49,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "part": part,
             "title": part,
-            "rank_correlation": judgement.spread([0.1, 0.2]),
-            "without_sign": judgement.spread([0.1, 0.2]),
+            "rank_correlation": faithfulness.spread([0.1, 0.2]),
+            "without_sign": faithfulness.spread([0.1, 0.2]),
             "images": COUNT,
             "networks": 1,
         }
         for part in ("head", "layer1 and above", "everything")
     ]
-    faith = judgement.summary(rows)
+    faith = finding.summary(rows)
     result = {
         "run": "runs/photos",
         "network": "resnet20, 269,722 parameters",
@@ -68,12 +68,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "size": [32, 48],
         "class": None,
         "seed": 0,
-        "finding": judgement.finding("Grad-CAM", faith, forgotten),
+        "finding": finding.finding("Grad-CAM", faith, forgotten),
         "images": rows,
         "failed": [{"path": "photos/broken.png", "reason": "its header is damaged"}],
         "faithfulness": faith,
-        "forgotten": forgotten,
-        "about_forgetting": judgement.about_forgetting(forgotten, 24),
+        "shuffled_weights": forgotten,
+        "about_shuffling": finding.about_shuffling(forgotten, 24),
         "figures": trial.figures(),
         "machine": {"processor": "A processor", "platform": "Linux-" + "x" * 60},
         "command": "plusx explain runs/photos photos",

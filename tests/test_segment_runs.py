@@ -26,7 +26,7 @@ from plusx.data.instance_mask import InstanceMask
 from plusx.data.prediction import Detections, PositionProbabilities, Prediction, labels_at_size
 from plusx.data.sample import Preprocessing, Source
 from plusx.data.truth import Boxes
-from plusx.explain.places import places_cam
+from plusx.explain.dense_cam import dense_cam
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
@@ -341,7 +341,7 @@ def test_an_explanation_finds_the_class(trained: Path, data: Path, tmp_path: Pat
     inside = torch.from_numpy(masks == 1)
     # what speaks for the disc lies where it is, more than elsewhere
     assert float(maps[inside].mean()) > float(maps[~inside].mean())
-    assert told["forgotten"]
+    assert told["shuffled_weights"]
     with pytest.raises(ValueError, match="only grad-cam"):
         explain(runs.load_run(trained), [data / "val"], tmp_path / "no", method="occlusion")
 
@@ -353,11 +353,11 @@ def test_grad_cam_of_every_stage(head: Any) -> None:
     net = Dense(create_model("resnet20", seed=0), head, 3)
     x = torch.randn(2, 3, 32, 32)
     classes = torch.tensor([0, 2])
-    shapes = [tuple(places_cam(net, x, classes, stage=stage).shape) for stage in (0, 1, 2)]
+    shapes = [tuple(dense_cam(net, x, classes, stage=stage).shape) for stage in (0, 1, 2)]
     assert len({shape[0] for shape in shapes}) == 1
     assert shapes[0][1] >= shapes[1][1] >= shapes[2][1]
     # without words in the tail, the end of the last stage is what the head stands on
-    torch.testing.assert_close(places_cam(net, x, classes), places_cam(net, x, classes, stage=2))
+    torch.testing.assert_close(dense_cam(net, x, classes), dense_cam(net, x, classes, stage=2))
     assert net.training
 
 
@@ -379,7 +379,7 @@ def test_grad_cam_adds_up_where_all_is_linear() -> None:
     with torch.no_grad():
         _, stages = net.eval().maps(x)
         expected = net.head.convolve(stages[-1])[:, 1]
-    torch.testing.assert_close(places_cam(net, x, torch.tensor([1])), expected)
+    torch.testing.assert_close(dense_cam(net, x, torch.tensor([1])), expected)
 
 
 def test_run_lengths_are_cocos() -> None:

@@ -1,7 +1,8 @@
 """Commands that use what was trained."""
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from plusx.cli.shell import (
     opened,
     print_json,
     run_name,
+    tell,
 )
 from plusx.errors import UserError
 
@@ -197,17 +199,20 @@ def explain(
     ] = "grad-cam",
     class_name: Annotated[
         str | None,
-        Parameter(name="--class", help="What to look for. Default: what the network says."),
+        Parameter(name="--class", help="Class to explain (default: the predicted class)."),
     ] = None,
     stage: Annotated[
-        str | None, about("Where Grad-CAM looks: layer2, ... Default: what is pooled.")
+        str | None,
+        about("Layer to explain, for example layer2 (default: the last layer before pooling)."),
     ] = None,
-    checked: Annotated[int, about("Images whose maps are put to the test; 0 for none.")] = 32,
-    seed: Annotated[int, about("Of random maps and shuffled weights.")] = 0,
+    checked: Annotated[
+        int, about("Images whose maps are tested for faithfulness; 0 for none.")
+    ] = 32,
+    seed: Annotated[int, about("Seed of random maps and shuffled weights.")] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Show where in images the network found its answer, and whether to believe that."""
+    """Explain predictions by maps over the images, and test the maps for faithfulness."""
     if not paths:
         raise UserError("explain: name images or folders of images")
     folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
@@ -224,12 +229,26 @@ def explain(
         seed=seed,
         device=device,
         command=command(),
+        progress=_seldom(tell),
     )
     for each in result["failed"]:
         print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
     if as_json:
         print_json({"out": str(folder), **result})
         return
-    from plusx.explain.judgement import told
+    from plusx.explain.finding import explanation_text
 
-    print(f"{told(result)}\n\n{folder / 'explain.html'}")
+    print(f"{explanation_text(result)}\n\n{folder / 'explain.html'}")
+
+
+def _seldom(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], None]:
+    """A function that shows a line of progress if none was shown for so many seconds."""
+    last = time.monotonic()
+
+    def progress(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            show(line)
+
+    return progress

@@ -1,12 +1,11 @@
-"""Explanations of a trained network's answers: maps over images, and whether to believe them."""
+"""Explanations of a trained network's predictions: maps over images, and their faithfulness."""
 
 import difflib
 import re
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.image import printable
 from plusx.errors import UserError
-from plusx.explain import judgement, overlay
+from plusx.explain import finding, overlay
 from plusx.explain.attribution import integrated_gradients, occlusion, require_captum
-from plusx.explain.faithfulness import enlarged
+from plusx.explain.dense_cam import dense_cam
+from plusx.explain.faithfulness import FaithfulnessTest, enlarged
 from plusx.explain.grad_cam import grad_cam
-from plusx.explain.places import places_cam
-from plusx.explain.trial import Trial
 from plusx.nn.dense import Dense
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
@@ -34,9 +32,8 @@ from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluating
 
 
-BATCH = 8  # images at a time, between two lines of progress
-CHECKED = 32  # images that deletion and insertion are asked of
-EVERY = 5.0  # seconds between two lines of progress
+BATCH = 8  # images at a time
+CHECKED = 32  # images whose maps are tested for faithfulness
 
 
 @dataclass(frozen=True)
@@ -73,17 +70,7 @@ METHODS = {
 }
 
 
-@dataclass
-class _Said:
-    """A line now and then about how far it is, on standard error."""
-
-    last: float = field(default_factory=time.monotonic)
-
-    def __call__(self, text: str) -> None:
-        now = time.monotonic()
-        if now - self.last >= EVERY:
-            self.last = now
-            print(f"plusx: {text}", file=sys.stderr, flush=True)
+Progress = Callable[[str], None]
 
 
 def explain(
@@ -98,21 +85,23 @@ def explain(
     seed: int = 0,
     device: str = "auto",
     command: str = "",
+    progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
-    """Explain a network's answers for image files, and for those in folders and folders within.
+    """Explain a network's predictions for image files, and for those in folders and their folders.
 
-    Writes overlays/ (the map over what the network saw, and side by side with it), the maps as
+    Writes overlays/ (the map over the network's input, and side by side with it), the maps as
     maps.safetensors, explanation.json and explain.html into the folder `out`, and returns what
     explanation.json holds.
 
     method: one of METHODS. class_name: the class whose evidence is shown, for every image; without
-    it what the network says of each. stage: "layer2", where Grad-CAM takes its maps; without it at
-    the tensor that is pooled. checked: for so many images, the first ones, the maps are put to the
-    test of deletion and insertion, and some of them to that of shuffled weights; 0 leaves both out.
+    it the class that is predicted for each. stage: "layer2", where Grad-CAM takes its maps; without
+    it at the last layer before pooling. checked: for so many images, the first ones, faithfulness
+    is measured by deletion and insertion, and for some of them by shuffled weights; 0 leaves both
+    out. progress: called with a line of text now and then.
 
     Files that cannot be used are named in `failed` and stop no other. UserError: a path, method,
-    class or stage that is not there, an extra that is not installed, or a network that has no
-    place to explain by. RuntimeError: no file can be used.
+    class or stage that there is not, an extra that is not installed, or a network whose maps have
+    one position. RuntimeError: no file can be used.
     """
     if not run.has_gradients:
         raise UserError(
@@ -121,12 +110,12 @@ def explain(
         )
     if run.embeds:
         raise UserError(
-            f"{run.path} compares pictures and names no class, so there is nothing to explain"
+            f"{run.path} gives embeddings and no classes, so there is nothing to explain"
         )
     if not run.preprocessing.pictures:
-        raise UserError(f"{run.path} sees bands or volumes: maps are drawn on pictures of 8 bits")
+        raise UserError(f"{run.path} reads bands or volumes: maps are drawn on 8-bit images")
     if run.tells_places and method != "grad-cam":
-        raise UserError(f"method {method!r}: of masks and boxes only grad-cam shows the evidence")
+        raise UserError(f"method {method!r}: for masks and boxes only grad-cam is available")
     chosen = _method(method)
     target = _class(run, class_name)
     number = _stage(run.net, stage, method)
@@ -139,13 +128,12 @@ def explain(
     files = image_files(paths, failed)
     if not run.finished:
         warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
-    said = _Said()
     task = prepare(run.task, device=device)
-    begun = time.monotonic()
+    started = time.monotonic()
 
-    def ask(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
+    def maps_of(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
         if isinstance(net, Dense):
-            return places_cam(net, x, classes, stage=number).float()
+            return dense_cam(net, x, classes, stage=number).float()
         return chosen.maps(net, x, classes, number).float()
 
     def class_scores(x: Tensor) -> Tensor:
@@ -153,46 +141,46 @@ def explain(
 
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[bytes, ...]] = []
-    made: list[Tensor] = []
-    trial = Trial(class_scores, ask, seed)
+    every: list[Tensor] = []
+    test = FaithfulnessTest(class_scores, maps_of, seed)
     with evaluating(task):
         for names, images in prepared_images(run, files, BATCH, failed):
             x = run.preprocessing.normalise(images.to(task.device))
             with torch.inference_mode():
-                answers = class_scores(x)
-            wanted = answers.argmax(1) if target is None else torch.full_like(answers[:, 0], target)
-            wanted = wanted.long().clone()
-            maps = ask(run.net, x, wanted)
+                scores = class_scores(x)
+            labels = scores.argmax(1) if target is None else torch.full_like(scores[:, 0], target)
+            labels = labels.long().clone()
+            maps = maps_of(run.net, x, labels)
             if not bool(maps.isfinite().all()):
                 raise FloatingPointError(
                     f"{printable(names[0])} or the images after it: the maps are not finite"
                 )
             if not rows:
                 _refuse_one_position(maps, run.net)
-            begin = len(rows)
-            for name, image, grid, answer, label in zip(
-                names, images, maps.cpu(), answers.cpu(), wanted.tolist(), strict=True
+            start = len(rows)
+            for name, image, grid, image_scores, label in zip(
+                names, images, maps.cpu(), scores.cpu(), labels.tolist(), strict=True
             ):
-                row = _row(run, name, answer, label, grid, len(rows) + 1)
+                row = _row(run, name, image_scores, label, grid, len(rows) + 1)
                 pictures = _draw(out, row, image, grid)
                 drawn += [pictures] if len(drawn) < MOST else []
                 rows.append(row)
-            made.append(maps.cpu())
-            left = min(len(x), checked - begin)
+            every.append(maps.cpu())
+            left = min(len(x), checked - start)
             if left > 0:
-                said(f"{len(rows)} of {len(files)} images explained; deletion and insertion")
-                areas = trial.add(x[:left], wanted[:left], maps[:left])
-                for row, each in zip(rows[begin:], areas, strict=False):
+                progress(f"{len(rows)} of {len(files)} images explained; deletion and insertion")
+                areas = test.add(x[:left], labels[:left], maps[:left])
+                for row, each in zip(rows[start:], areas, strict=False):
                     row.update(each)
-            said(f"{len(rows)} of {len(files)} images explained")
+            progress(f"{len(rows)} of {len(files)} images explained")
     if not rows:
         reasons = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
         raise RuntimeError(f"none of {len(failed)} files can be used: {reasons}")
-    faith = judgement.summary(rows[: trial.count]) if trial.count else None
-    forgotten: list[dict[str, Any]] = []
-    if trial.count:
-        said("networks with shuffled weights are asked")
-        forgotten = trial.forget(run.net, chosen.networks)
+    summary = finding.summary(rows[: test.count]) if test.count else None
+    shuffled: list[dict[str, Any]] = []
+    if test.count:
+        progress("networks with shuffled weights are explained")
+        shuffled = test.shuffle(run.net, chosen.networks)
     positions = list(maps.shape[1:])
     result = {
         "kind": "explanation",
@@ -207,21 +195,19 @@ def explain(
         "class": class_name,
         "classes": list(run.classes),
         "seed": seed,
-        "finding": judgement.finding(chosen.title, faith, forgotten),
+        "finding": finding.finding(chosen.title, summary, shuffled),
         "images": rows,
         "failed": failed,
-        "faithfulness": faith,
-        "forgotten": forgotten,
-        "about_forgetting": (
-            judgement.about_forgetting(forgotten, maps[0].numel()) if forgotten else ""
-        ),
-        "figures": trial.figures() if trial.count else [],
+        "faithfulness": summary,
+        "shuffled_weights": shuffled,
+        "about_shuffling": (finding.about_shuffling(shuffled, maps[0].numel()) if shuffled else ""),
+        "figures": test.figures() if test.count else [],
         "machine": environment(task.device),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": time.monotonic() - begun,
+        "seconds": time.monotonic() - started,
     }
-    store.save_tensors(out / "maps.safetensors", {"maps": torch.cat(made).contiguous()}, {})
+    store.save_tensors(out / "maps.safetensors", {"maps": torch.cat(every).contiguous()}, {})
     store.write_json(out / "explanation.json", result)
     store.write_text(out / "explain.html", explanation_page(result, drawn))
     return result
@@ -241,19 +227,19 @@ def _class(run: Run, name: str | None) -> int | None:
     if name not in run.classes:
         near = difflib.get_close_matches(name, run.classes, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else _listed(run.classes)
-        raise UserError(f"the network knows no class {name!r}; {hint}")
+        raise UserError(f"the network has no class {name!r}; {hint}")
     return run.classes.index(name)
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"it knows {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    return f"it has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
 
 
 def _stage(net: nn.Module, name: str | None, method: str) -> int | None:
     if name is None:
         return None
     if method != "grad-cam":
-        raise UserError(f"a stage is for grad-cam; {method} asks of pixels")
+        raise UserError(f"a stage is for grad-cam; {method} explains pixels")
     count = len(_backbone(net).widths)  # type: ignore[arg-type]
     found = re.fullmatch(r"layer(\d{1,3})", name)
     if found is None or not 1 <= int(found[1]) <= count:
@@ -268,23 +254,23 @@ def _backbone(net: nn.Module) -> nn.Module:
 def _refuse_one_position(maps: Tensor, net: nn.Module) -> None:
     if maps[0].numel() == 1:
         raise UserError(
-            "the map would have one position for images of this size and could show no place: "
+            "for images of this size the map would have one position and show nothing: "
             f"choose an earlier stage (--stage layer{max(1, len(_backbone(net).widths) - 1)})"  # type: ignore[arg-type]
         )
 
 
 def _row(
-    run: Run, path: str, answer: Tensor, label: int, grid: Tensor, number: int
+    run: Run, path: str, scores: Tensor, label: int, grid: Tensor, number: int
 ) -> dict[str, Any]:
-    best = int(answer.argmax())
+    best = int(scores.argmax())
     stem = re.sub(r"[^\w-]+", "_", Path(printable(path)).stem)[:60]
     name = f"overlays/{number:04}-{stem}"
     return {
         "path": printable(path),
         "label": run.classes[best],
-        "probability": float(answer[best]),
+        "probability": float(scores[best]),
         "class": run.classes[label],
-        "class_probability": float(answer[label]),
+        "class_probability": float(scores[label]),
         "overlay": f"{name}.png",
         "side_by_side": f"{name}-side-by-side.png",
         "nothing": bool((grid <= 0).all()),

@@ -1,16 +1,18 @@
-"""Whether a map shows what the network looks at: three questions with a number for an answer.
+"""Faithfulness of maps: whether a map shows what the network uses, by three measurements.
 
 - Deletion and insertion (Petsiuk et al. 2018, section 4.2): how fast the probability of the class
-  falls as the pixels that a map ranks highest go, and how fast it rises as they come back.
-- The same of maps that know nothing, random ones and a blob in the middle: a map that does no
-  better than they do tells nothing of where to look.
-- Randomised weights (Adebayo et al. 2018, section 3): a map that stays what it was when the
-  network has forgotten all that it learned says nothing about the network.
+  falls as the pixels that a map ranks highest are removed, and how fast it rises as they return.
+- The same for baselines, random maps and a blob in the middle: a map that is no better than they
+  are does not show where the evidence is.
+- Randomised weights (Adebayo et al. 2018, section 3): a map that does not change when the weights
+  are shuffled is uninformative about the network.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,19 +20,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.nn.network import Network
+from plusx.statistics import Number, mean_interval
 
 
 STEPS = 16
 TOGETHER = 128  # images that go through the network at a time
 BLUR = 8  # the blur's standard deviation is the image's side over this
-WORTHLESS = 0.5  # the mean rank correlation with all weights shuffled, and above
+UNINFORMATIVE = 0.5  # the mean rank correlation with all weights shuffled, and above
+
+SHUFFLED_IMAGES = 16  # images that networks with shuffled weights are compared on
+RANDOM_MAPS = 5  # for each image
+# The maps that are compared, and their names in figures.
+MAPS = {"map": "the map", "random": "random", "centre": "centre blob"}
+# The measures: what is done, along which axis, and what is better.
+MEASURES = {
+    "deletion": (
+        "Pixels are set to 0, mostly the training images' mean, those ranked highest first.",
+        "share of the pixels removed",
+        "The lower the line, the better.",
+    ),
+    "insertion": (
+        "Pixels return to a blurred image, those that the map ranks highest first.",
+        "share of the pixels returned",
+        "The higher the line, the better.",
+    ),
+}
 
 Predict = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Faith:
-    """Probabilities of the class after 0, 1/steps ... of the pixels went or came."""
+class Curves:
+    """Probabilities of the class after 0, 1/steps ... of the pixels were removed or returned."""
 
     deletion: Float[Tensor, "n m"]
     insertion: Float[Tensor, "n m"]
@@ -53,20 +74,20 @@ def deletion_and_insertion(
     maps: Float[Tensor, "n h w"],
     *,
     steps: int = STEPS,
-) -> Faith:
+) -> Curves:
     """Both curves of each image. `predict` gives probabilities (n, k).
 
-    What goes is set to 0, with the usual preparation the mean of the training images; what it comes
-    back to is the image blurred, so that no hard edge is left (as Petsiuk et al. do). Pixels of the
-    same rank go in the order in which they are read.
+    Removed pixels are 0, with the usual normalisation the mean of the training images; they return
+    to a blurred image, so that no hard edge is left (as Petsiuk et al. do). Pixels of the same rank
+    are taken in reading order.
     """
     n, pixels = len(x), maps[0].numel()
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order)
     rank.scatter_(1, order, torch.arange(pixels, device=x.device).expand(n, -1))
     rank = rank.view(n, 1, *maps.shape[1:])
-    vague = blurred(x)
-    said: list[Tensor] = []
+    background = blurred(x)
+    probabilities: list[Tensor] = []
     at_once = max(1, TOGETHER // (2 * max(1, n)))
     with torch.inference_mode():
         counts = [round(pixels * step / steps) for step in range(steps + 1)]
@@ -74,12 +95,12 @@ def deletion_and_insertion(
             part = []
             for count in counts[start : start + at_once]:
                 chosen = rank < count
-                part += [x.masked_fill(chosen, 0.0), torch.where(chosen, x, vague)]
-            answers = predict(torch.cat(part)).reshape(len(part) // 2, 2, n, -1)
-            wanted = classes.expand(*answers.shape[:3])[..., None]
-            said.append(answers.gather(3, wanted)[..., 0].cpu().double())
-    deletion, insertion = torch.cat(said).permute(1, 2, 0)
-    return Faith(deletion.contiguous(), insertion.contiguous())
+                part += [x.masked_fill(chosen, 0.0), torch.where(chosen, x, background)]
+            every = predict(torch.cat(part)).reshape(len(part) // 2, 2, n, -1)
+            index = classes.expand(*every.shape[:3])[..., None]
+            probabilities.append(every.gather(3, index)[..., 0].cpu().double())
+    deletion, insertion = torch.cat(probabilities).permute(1, 2, 0)
+    return Curves(deletion.contiguous(), insertion.contiguous())
 
 
 def blurred(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -93,7 +114,7 @@ def random_maps(
 ) -> Float[Tensor, "n h w"]:
     """Uniform random numbers on a grid as coarse as the map's, enlarged as the map is.
 
-    Noise in single pixels would be no fair opponent: it ruins an image fast wherever it falls.
+    Noise in single pixels would be an unfair baseline: it destroys an image fast wherever it falls.
     """
     generator = torch.Generator().manual_seed(seed)
     return enlarged(torch.rand(count, *grid, generator=generator), size)
@@ -113,23 +134,23 @@ def enlarged(maps: Float[Tensor, "n a b"], size: tuple[int, int]) -> Float[Tenso
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def forgetting(net: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """Copies of a network that forget more and more of it, from the head down to the stem.
+def shuffled_weights(net: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module]]:
+    """A copy of a network whose weights are shuffled part by part, from the head down to the stem.
 
-    What is forgotten is shuffled: each tensor of the part keeps its values, statistics of norms
-    among them, in a random order. So the scale of what runs through stays about what it was, which
-    fresh values do not promise in a deep network. It is one network, which the next step changes.
+    Each tensor of a part keeps its values, statistics of norms among them, in a random order, so
+    that the scale of the activations stays about what it was, which new values do not promise in a
+    deep network. It is one network, which the next step changes.
     """
-    forgetful = copy.deepcopy(net)
+    shuffled = copy.deepcopy(net)
     generator = torch.Generator().manual_seed(seed)
     for part, names in parts(net):
-        tensors = forgetful.state_dict()
+        tensors = shuffled.state_dict()
         for name in names:
             tensor = tensors[name]
             if tensor.is_floating_point() and tensor.numel() > 1:
                 order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
                 tensor.copy_(tensor.flatten()[order].view(tensor.shape))
-        yield part, forgetful
+        yield part, shuffled
 
 
 def parts(net: nn.Module) -> list[tuple[str, list[str]]]:
@@ -152,32 +173,150 @@ def rank_correlation(
 ) -> Float[Tensor, "n"]:
     """Spearman's rank correlation of each pair of maps, 1 where they rank all positions alike.
 
-    A map without any differences has no ranks: with another such map it is 1, for nothing changed,
-    and with any other 0, as it is for a map that is not finite.
+    A constant map has no ranks: with another one the correlation is 1, for nothing changed, and
+    with any other map 0, as it is for a map that is not finite.
     """
     pairs = zip(first.flatten(1).double().cpu(), second.flatten(1).double().cpu(), strict=True)
     return torch.tensor([_spearman(a, b) for a, b in pairs], dtype=torch.float64)
 
 
 def _spearman(first: Tensor, second: Tensor) -> float:
+    from scipy import stats
+
     if not bool((first.isfinite() & second.isfinite()).all()):
         return 0.0
-    a, b = _ranks(first), _ranks(second)
-    flat = [float(ranks.square().sum()) == 0 for ranks in (a, b)]
+    flat = [bool((each == each[0]).all()) for each in (first, second)]
     if any(flat):
         return float(all(flat))
-    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks around 0; values that are equal share the mean of theirs."""
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    ends = counts.cumsum(0).double()
-    return (ends - (counts - 1) / 2)[place] - (len(values) + 1) / 2
+    return float(stats.spearmanr(first.numpy(), second.numpy()).statistic)
 
 
 def _gaussian(side: int, like: Tensor) -> Tensor:
     """(side, side): row i weighs the positions around i."""
-    places = torch.arange(side, dtype=like.dtype, device=like.device)
-    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * (side / BLUR) ** 2))
+    positions = torch.arange(side, dtype=like.dtype, device=like.device)
+    weights = torch.exp(-((positions[:, None] - positions) ** 2) / (2 * (side / BLUR) ** 2))
     return weights / weights.sum(1, keepdim=True)
+
+
+def interval_of(values: Sequence[Number]) -> list[float] | None:
+    """Student's interval of 95 % of a mean between -1 and 1; None for fewer than three values."""
+    found = mean_interval(values, bounds=(-1.0, 1.0)) if len(values) > 2 else None
+    return None if found is None else list(found)
+
+
+def spread(values: Sequence[Number]) -> dict[str, Any]:
+    """Mean, standard deviation (n - 1) and the interval of the mean."""
+    return {
+        "mean": mean(values),
+        "std": stdev(values) if len(values) > 1 else None,
+        "interval": interval_of(values),
+    }
+
+
+class FaithfulnessTest:
+    """Measures maps, batch by batch. `predict` gives probabilities (n, k) of inputs, and `explain`
+    the maps of a network for inputs and classes; `seed` is that of random maps and shuffled
+    weights."""
+
+    def __init__(
+        self, predict: Predict, explain: Callable[[nn.Module, Tensor, Tensor], Tensor], seed: int
+    ) -> None:
+        self.predict, self.explain, self.seed = predict, explain, seed
+        self.count = 0
+        self._curves: dict[str, list[Curves]] = {name: [] for name in MAPS}
+        self._first: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(
+        self, x: Float[Tensor, "n c h w"], classes: Int[Tensor, "n"], maps: Float[Tensor, "n a b"]
+    ) -> list[dict[str, dict[str, float]]]:
+        """Deletion and insertion of a batch; the areas of each image, by measure and map."""
+        curves = self._measure(x, classes, maps)
+        for name, each in curves.items():
+            self._curves[name].append(each)
+        left = SHUFFLED_IMAGES - self.count
+        if left > 0:
+            self._first.append((x[:left], classes[:left], maps[:left]))
+        self.count += len(x)
+        areas = {name: [part.tolist() for part in each.areas] for name, each in curves.items()}
+        return [
+            {
+                measure: {name: areas[name][number][index] for name in MAPS}
+                for number, measure in enumerate(MEASURES)
+            }
+            for index in range(len(x))
+        ]
+
+    def shuffle(self, net: nn.Module, networks: int) -> list[dict[str, Any]]:
+        """How alike the maps still are to those of `net`, the more of its weights are shuffled.
+
+        The cascade of Adebayo et al. 2018 from the head down to everything, over the first images
+        and so many networks, each shuffled differently.
+        """
+        x, classes, maps = (torch.cat([part[index] for part in self._first]) for index in range(3))
+        correlations: dict[str, list[float]] = {}
+        for number in range(networks):
+            for part, shuffled in shuffled_weights(net, self.seed + number):
+                same = rank_correlation(maps, self.explain(shuffled, x, classes))
+                correlations.setdefault(part, []).extend(same.tolist())
+        names = list(correlations)
+        titles = [names[0], *(f"{part} and above" for part in names[1:-1]), "everything"]
+        return [
+            {
+                "part": part,
+                "title": title,
+                "rank_correlation": spread(correlations[part]),
+                "without_sign": spread([abs(value) for value in correlations[part]]),
+                "images": len(x),
+                "networks": networks,
+            }
+            for part, title in zip(names, titles[-len(names) :], strict=True)
+        ]
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Deletion and insertion as lines: the mean over the images and the middle half of them."""
+        return [
+            {
+                "kind": "lines",
+                "title": measure.capitalize(),
+                "caption": f"{done} {better} Bands hold the middle half of the images.",
+                "alternative": "",
+                "x": {"title": axis, "scale": "share"},
+                "y": {"title": "probability of the class", "scale": "share"},
+                "lines": [self._line(measure, name) for name in MAPS],
+                "level": None,
+            }
+            for measure, (done, axis, better) in MEASURES.items()
+        ]
+
+    def _measure(self, x: Tensor, classes: Tensor, maps: Tensor) -> dict[str, Curves]:
+        size, grid = (int(x.shape[2]), int(x.shape[3])), (int(maps.shape[1]), int(maps.shape[2]))
+
+        def curves(each: Tensor) -> Curves:
+            return deletion_and_insertion(self.predict, x, classes, each.to(x.device))
+
+        first = (self.seed + self.count) * RANDOM_MAPS
+        random = [
+            curves(random_maps(len(x), grid, size, seed))
+            for seed in range(first, first + RANDOM_MAPS)
+        ]
+        return {
+            "map": curves(enlarged(maps, size)),
+            "random": Curves(
+                torch.stack([each.deletion for each in random]).mean(0),
+                torch.stack([each.insertion for each in random]).mean(0),
+            ),
+            "centre": curves(centre_blob(len(x), size)),
+        }
+
+    def _line(self, measure: str, name: str) -> dict[str, Any]:
+        values = torch.cat([getattr(each, measure) for each in self._curves[name]])
+        low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=0)
+        steps = values.shape[1] - 1
+        return {
+            "name": MAPS[name],
+            "x": [step / steps for step in range(steps + 1)],
+            "mean": values.mean(0).tolist(),
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "dashed": name != "map",
+        }

@@ -1,4 +1,4 @@
-"""Maps as pictures: heat over the image that a network saw, as PNG."""
+"""Maps as pictures: a heat map over the image that a network saw, as PNG."""
 
 import io
 
@@ -19,10 +19,10 @@ _SORTED = 2**22
 
 
 def heat(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
-    """What speaks for the class, from 0 to 1 in each map; what speaks against it is 0.
+    """Evidence for the class from 0 to 1 in each map; evidence against it is 0.
 
-    1 is all that lies above 99 % of the positions, so that single pixels do not darken the rest.
-    This is for the eye alone: heights of two maps cannot be compared any more.
+    Values above the 99th percentile are 1, so that single pixels do not darken the rest. Heights of
+    two maps are not comparable afterwards.
     """
     positive = maps.relu()
     flat = positive.flatten(1)
@@ -33,14 +33,14 @@ def heat(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
 
 
 def factor(size: tuple[int, int]) -> int:
-    """How many times a small image is enlarged to be looked at."""
+    """How many times a small image is enlarged for display."""
     return max(1, -(-SHOWN // max(size)))
 
 
 def panels(
     image: UInt8[Tensor, "c h w"], grid: Float[Tensor, "a b"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image, the map and the map over the image, all large enough to be looked at, RGB.
+    """The image, the map and the map over the image, all enlarged for display, RGB.
 
     The image is enlarged by whole pixels, and so is a map of pixels; a coarser one is smooth.
     """

@@ -17,7 +17,7 @@ def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[byte
     rows = result["images"][:MOST]
     failed = [[Cell(each["path"]), Cell(each["reason"])] for each in result["failed"]]
     files = [Column("File", number=False), Column("Why", number=False)]
-    faithfulness, forgotten = result["faithfulness"], result["forgotten"]
+    faithfulness, shuffled = result["faithfulness"], result["shuffled_weights"]
     return page.render(
         "explanation.html",
         {
@@ -30,7 +30,7 @@ def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[byte
             ],
             "charts": charts([{**each, "alternative": ""} for each in result["figures"]]),
             "faithfulness": _faithfulness(faithfulness) if faithfulness is not None else None,
-            "forgotten": _forgotten(forgotten) if forgotten else None,
+            "shuffled": _shuffled(shuffled) if shuffled else None,
             "failed": Table("Files that could not be used", files, failed) if failed else None,
             "environment": page.environment_facts(result["machine"]),
             "date": page.format_date(result["date"]),
@@ -61,11 +61,11 @@ def _lead(area: Mapping[str, Any]) -> Cell:
     return Cell(f"{area['lead']:+.3f}", area["lead"], note=note)
 
 
-def _forgotten(forgotten: Sequence[Mapping[str, Any]]) -> Table:
+def _shuffled(shuffled: Sequence[Mapping[str, Any]]) -> Table:
     columns = [Column("Weights shuffled", number=False),
                Column("Rank correlation"), Column("Without its sign")]  # fmt: skip
     rows = []
-    for index, each in enumerate(forgotten):
+    for index, each in enumerate(shuffled):
         cells = [Cell(each["title"], index)]
         for key in ("rank_correlation", "without_sign"):
             value = each[key]
