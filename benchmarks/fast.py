@@ -33,8 +33,9 @@ from timing import RESULTS, load, processor_seconds
 
 from plusx import store
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import Loader
-from plusx.data.sample import Preprocessing, Source
+from plusx.data.modality import ImageModality
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
@@ -297,13 +298,13 @@ def tiny_sets() -> parts.Sets:
     """Random pictures in the place of CIFAR-10."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (600, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    whole = Source(
+    whole = Dataset(
         name="random",
         split="train",
         classes=tuple(map(str, range(10))),
         labels=torch.arange(600) % 10,
-        preprocessing=Preprocessing(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3),
-        images=images,
+        modality=ImageModality(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3),
+        items=MemoryItems(images),
     )
     return parts.Sets(whole, whole.subset(list(range(20))))
 

@@ -39,13 +39,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from plusx.data.draws import Draws, permutation
+from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.packing import pack
-from plusx.data.sample import Source
-from plusx.data.scaled import random_windows
-from plusx.data.source import IMAGENET_MEAN, IMAGENET_STD, open_data
-from plusx.data.windows import half
+from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD
+from plusx.data.readers.open import open_data
+from plusx.data.readers.packing import pack
+from plusx.data.rng import CounterRNG, permutation
+from plusx.data.transforms.resample import random_windows
 
 
 SIZE = 224
@@ -108,7 +108,7 @@ def peer_transform(kind: str) -> Any:
                 v1.RandomResizedCrop(SIZE),
                 v1.RandomHorizontalFlip(),
                 v1.ToTensor(),
-                v1.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+                v1.Normalize(IMAGENET_MEAN[3], IMAGENET_STD[3]),
             ]
         )
     crop = [v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()]
@@ -117,7 +117,7 @@ def peer_transform(kind: str) -> Any:
         [
             *first,
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            v2.Normalize(IMAGENET_MEAN[3], IMAGENET_STD[3]),
         ]
     )
 
@@ -132,29 +132,29 @@ def peer_loader(root: Path, kind: str, workers: int) -> "DataLoader[Any]":
     )
 
 
-def check_same(folder: Source, quick: Source, packed: Source) -> dict[str, float]:
+def check_same(folder: Dataset, quick: Dataset, packed: Dataset) -> dict[str, float]:
     """The greatest differences in levels of 255. ValueError where they are not the same work."""
     order = permutation(len(folder), SEED, 0)[:BATCH]
-    draws = Draws.of(SEED, 0, order)
-    flips = half(draws.at(1))
+    draws = CounterRNG.of(SEED, 0, order)
+    flips = draws.at(1).coin()
     found = {}
     for name, source, most in (("pillow", folder, 1), ("simplejpeg", quick, 40)):
         batch = next(our_loader(source, 0, False).epoch(0))
-        levels = torch.tensor(IMAGENET_STD)[:, None, None] * 255
+        levels = torch.tensor(IMAGENET_STD[3])[:, None, None] * 255
         furthest, apart = 0.0, 0.0
         for place, number in enumerate(order.tolist()):
             assert folder.paths is not None
             with Image.open(folder.paths[number], formats=("JPEG",)) as opened:
                 image = opened.convert("RGB")
             sides = (np.array([image.height]), np.array([image.width]))
-            mine = Draws.of(SEED, 0, np.array([number])).at(0)
+            mine = CounterRNG.of(SEED, 0, np.array([number])).at(0)
             top, left, tall, wide = (int(each[0]) for each in random_windows(mine, *sides))
             image = functional.resized_crop(
                 image, top, left, tall, wide, [SIZE, SIZE], antialias=True
             )
             image = functional.horizontal_flip(image) if flips[place] else image
             pixels = functional.to_dtype(functional.pil_to_tensor(image), torch.float32, scale=True)
-            wanted = functional.normalize(pixels, IMAGENET_MEAN, IMAGENET_STD)
+            wanted = functional.normalize(pixels, IMAGENET_MEAN[3], IMAGENET_STD[3])
             difference = ((batch.inputs[place] - wanted).abs() * levels).double()
             furthest = max(furthest, float(difference.max()))
             apart = max(apart, float(difference.mean()))
@@ -173,7 +173,7 @@ def check_same(folder: Source, quick: Source, packed: Source) -> dict[str, float
     return found
 
 
-def our_loader(source: Source, workers: int, channels_last: bool) -> Loader:
+def our_loader(source: Dataset, workers: int, channels_last: bool) -> Loader:
     return Loader(
         source,
         split="train",
@@ -211,7 +211,7 @@ class Epochs:
 
 
 def measure(
-    root: Path, sources: dict[str, Source], workers: int, threads: int, rounds: int
+    root: Path, sources: dict[str, Dataset], workers: int, threads: int, rounds: int
 ) -> tuple[dict[str, Any], dict[str, Estimate]]:
     torch.set_num_threads(threads)
     count = len(sources["packed"])

@@ -40,7 +40,9 @@ from timing import DRAWS, RESULTS, SEED, Estimate, in_turns, load, ratio, record
 from torch import Tensor, nn
 
 import plusx
-from plusx.data.source import Preprocessing, Source, open_data
+from plusx.data.dataset import Dataset
+from plusx.data.modality import ImageModality
+from plusx.data.readers.open import open_data
 from plusx.data.splits import stratified_order
 from plusx.export import OnnxNetwork, quantise, to_onnx
 from plusx.export.quantise import outputs_for
@@ -153,11 +155,11 @@ def share(changes: Tensor) -> Estimate:
     return Estimate(float((counts[2] - counts[0]) / len(changes)), float(low), float(high))
 
 
-def inputs(source: Source, net: dict[str, Any], count: int) -> tuple[Tensor, Tensor]:
+def inputs(source: Dataset, net: dict[str, Any], count: int) -> tuple[Tensor, Tensor]:
     """So many images, every class in its share, as the network sees them; and their labels."""
     chosen = source.subset(stratified_order(source.labels, SEED)[:count].tolist())
     assert chosen.images is not None
-    return Preprocessing.from_dict(net).normalise(chosen.images), chosen.labels
+    return ImageModality.from_dict(net).normalise(chosen.images), chosen.labels
 
 
 def measure_cifar(

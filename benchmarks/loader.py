@@ -28,11 +28,11 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from plusx.data.draws import Draws, permutation
+from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import Loader
-from plusx.data.sample import Preprocessing, Source
-from plusx.data.source import open_data
-from plusx.data.windows import crop_places, half
+from plusx.data.modality import ImageModality
+from plusx.data.readers.open import open_data
+from plusx.data.rng import CounterRNG, permutation
 
 
 BATCH = 128
@@ -45,25 +45,25 @@ WORKERS = {"PIL": 0, "tensors": 0, "PIL, 2 workers": 2}
 BATCHES = {"ours": 320, "PIL": 16, "tensors": 20, "PIL, 2 workers": 32}
 
 
-def images() -> tuple[Source, str]:
+def images() -> tuple[Dataset, str]:
     """50,000 images of 32 x 32, and where they are from."""
     try:
         return open_data("cifar10", validation=0), "cifar10"
     except OSError:
         random = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8, generator=random)
-        source = Source(
+        source = Dataset(
             name="random",
             split="train",
             classes=tuple("0123456789"),
             labels=torch.randint(0, 10, (50_000,), generator=random),
-            preprocessing=Preprocessing((32, 32), 3, MEAN, STD),
-            images=pixels,
+            modality=ImageModality((32, 32), 3, MEAN, STD),
+            items=MemoryItems(pixels),
         )
         return source, "random pixels"
 
 
-def peer_dataset(source: Source, kind: str) -> CIFAR10:
+def peer_dataset(source: Dataset, kind: str) -> CIFAR10:
     """torchvision's own dataset class over the same images; but for its reading of files."""
     assert source.images is not None
     dataset = CIFAR10.__new__(CIFAR10)
@@ -79,7 +79,7 @@ def peer_dataset(source: Source, kind: str) -> CIFAR10:
 
 
 def peer_loader(
-    source: Source, kind: str = "PIL", count: int | None = None
+    source: Dataset, kind: str = "PIL", count: int | None = None
 ) -> "DataLoader[tuple[torch.Tensor, torch.Tensor]]":
     """Batches of all images, or of the first `count`."""
     dataset: Any = peer_dataset(source, kind)
@@ -93,13 +93,13 @@ def peer_loader(
     )
 
 
-def check_same(source: Source, ours: Loader, peer: "DataLoader[Any]") -> None:
+def check_same(source: Dataset, ours: Loader, peer: "DataLoader[Any]") -> None:
     """Raise AssertionError unless both compute the same."""
     batch = next(ours.epoch(0))
     order = permutation(len(source), 0, 0)[:BATCH]
-    draws = Draws.of(0, 0, order)
-    tops, lefts = crop_places(draws.at(1), (8, 8))
-    flips = half(draws.at(2))
+    draws = CounterRNG.of(0, 0, order)
+    tops, lefts = (draws.at(1).below(9, side) for side in (0, 1))
+    flips = draws.at(2).coin()
     for index, number in enumerate(order):
         image = functional.to_pil_image(source[int(number)].image)
         image = functional.crop(functional.pad(image, [4]), tops[index], lefts[index], 32, 32)
@@ -138,7 +138,7 @@ def peer_epochs(loader: "DataLoader[Any]", count: int) -> Callable[[], None]:
 
 
 def measure(
-    source: Source, threads: int, rounds: int, share: float
+    source: Dataset, threads: int, rounds: int, share: float
 ) -> tuple[dict[str, Any], dict[str, Estimate]]:
     """One row of the result, and the ratios by the name of the peer."""
     torch.set_num_threads(threads)
@@ -181,7 +181,7 @@ def main(arguments: list[str]) -> int:
     said = parser.parse_args(arguments)
     load_before, threads_before = load(), torch.get_num_threads()
     source, name = images()
-    source = source.with_preprocessing(Preprocessing((32, 32), 3, MEAN, STD))
+    source = source.with_modality(ImageModality((32, 32), 3, MEAN, STD))
     if said.tiny:
         source = source.subset(range(4096))
     torch.manual_seed(0)

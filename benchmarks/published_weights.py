@@ -2,7 +2,7 @@
 
     PLUSX_DATA=DIR python benchmarks/published_weights.py
 
-DIR has cifar-10-batches-bin and, under weights/, the files of PUBLISHED. Writes
+DIR has cifar-10-batches-bin and, under weights/, the files of NAMED_SETS. Writes
 results/published_weights.json and ends with status 1 if an accuracy is not the one expected.
 Nothing is trained and nothing chosen: the networks are as their authors left them.
 """
@@ -38,7 +38,7 @@ class Published:
     right: int
 
 
-PUBLISHED = (
+NAMED_SETS = (
     Published("akamaster_cifar10/resnet20-12fca82f.th", "resnet20", "akamaster", 9173),
     Published("akamaster_cifar10/resnet32-d509ac18.th", "resnet32", "akamaster", 9263),
     Published("akamaster_cifar10/resnet44-014dd654.th", "resnet44", "akamaster", 9311),
@@ -72,7 +72,7 @@ def main() -> int:
         print("set PLUSX_DATA to the folder of the public data sets", file=sys.stderr)
         return 2
     rows = []
-    for item in PUBLISHED:
+    for item in NAMED_SETS:
         rows.append(measure(item, Path(data)))
         row = rows[-1]
         print(f"{row['file']:26} {row['accuracy']:.4f}  expected {row['expected']:.4f}", flush=True)

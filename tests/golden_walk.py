@@ -23,7 +23,7 @@ from torch import Tensor
 from plusx import run as runs
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader
-from plusx.data.packing import pack
+from plusx.data.readers.packing import pack
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run import parts
 from plusx.weights import read_weights
@@ -138,7 +138,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "coco": (
         "",
         MASKS,
-        'kind = "coco"\npath = "PATH/coco"\nsize = [32, 32]\naugment = "flip rotate10 turn"',
+        'kind = "coco"\npath = "PATH/coco"\nsize = [32, 32]\naugment = "flip rotate10 rot90"',
     ),
     "boxes": (
         "",
@@ -171,7 +171,7 @@ CASES: dict[str, tuple[str, str, str]] = {
         (
             'kind = "volumes"\npath = "PATH/volumes"\nclasses = ["background", "ball"]\n'
             "range = [-200, 300]\nwindow = [-160, 240]\npatch = [4, 8, 8]\npatches = 3\n"
-            'validation = 1\naugment = "flip dflip quarter gain.2 noise.1"'
+            'validation = 1\naugment = "flip dflip rot90 brightness.2 noise.1"'
         ),
     ),
     "ellipsoids": (
@@ -332,7 +332,7 @@ def first_batches(recipe: Recipe) -> Iterator[Batch]:
     sets = parts.open_sets(recipe)
     assert sets.validation is not None
     for source, split, count in ((sets.train, "train", 3), (sets.validation, "validation", 1)):
-        sampling, pictures = parts.sampling_of(recipe)
+        sampler, samples_per_class = parts.sampling_of(recipe)
         size = 4 if split == "train" else parts.judged_at_a_time(source, 4)
         loader = Loader(
             source,
@@ -340,9 +340,8 @@ def first_batches(recipe: Recipe) -> Iterator[Batch]:
             augment=recipe.data.augment,
             batch_size=size,
             seed=recipe.seed,
-            view=parts.view_of(recipe, source),
-            sampling=sampling,
-            pictures=pictures,
+            sampler=sampler,
+            samples_per_class=samples_per_class,
         )
         with loader:
             yield from (batch for batch, _ in zip(loader.epoch(0), range(count)))

@@ -11,19 +11,20 @@ import tifffile
 import torch
 from PIL import Image
 
-from plusx.data.bands import band_plan, measured
-from plusx.data.image import UnreadableImage, open_image
+from plusx.data.dataset import images_of
+from plusx.data.image_file import UnreadableImage, open_image
 from plusx.data.loader import Loader
-from plusx.data.made import TELLING, open_bands
-from plusx.data.sample import Preprocessing
-from plusx.data.source import open_data
-from plusx.data.tiff import read_bands
+from plusx.data.modality import BandsModality, modality_from_dict
+from plusx.data.readers.open import open_data
+from plusx.data.readers.tiff import read_bands
+from plusx.data.sets.synthetic import TELLING, open_bands
+from plusx.data.statistics import measured_modality
 from plusx.recipe import OwnData, load_recipe
 from plusx.run import evaluate, load_run, predict, train
 from plusx.run.prepared import own_preprocessing
 
 
-KNOWN = Preprocessing((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000)
+KNOWN = BandsModality((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000)
 
 
 def _folder(root: Path, count: int = 6, side: int = 8) -> Path:
@@ -80,7 +81,7 @@ def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(
         read_bands(path.read_bytes()[:150], 3)
     with pytest.raises(UnreadableImage, match="neither a TIFF nor a PNG"):
         read_bands(b"\xff\xd8\xff\xe0 a photograph", 3)
-    monkeypatch.setattr("plusx.data.tiff._VALUES", 60)
+    monkeypatch.setattr("plusx.data.readers.tiff._VALUES", 60)
     with pytest.raises(UnreadableImage, match="6 x 4 pixels of 3 channels: too many"):
         read_bands(str(path), 3)
 
@@ -93,19 +94,19 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
     holes = np.full((8, 8, 5), np.nan, np.float32)
     tifffile.imwrite(root / "dark" / "holes.tif", holes, planarconfig="contig")
     with pytest.raises(ValueError, match="2 of 8 files cannot be used") as refused:
-        open_data(root, split="all", preprocessing=KNOWN)
+        open_data(root, split="all", modality=KNOWN)
     said = str(refused.value)
     assert "dark/bright.tif: its values run from 20000 to 20000, outside 0 to 10000" in said
     assert "dark/holes.tif: 320 of its values are not finite" in said
-    source = open_data(root, split="all", preprocessing=KNOWN, on_unreadable="skip")
+    source = open_data(root, split="all", modality=KNOWN, on_unreadable="skip")
     assert len(source) == 6
-    assert any("skipped dark/holes.tif" in notice for notice in source.notices)
-    wide = Preprocessing((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000_000)
+    assert any("skipped dark/holes.tif" in notice for notice in source.warnings)
+    wide = BandsModality((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000_000)
     with pytest.raises(ValueError, match="next to nothing of the range 0 to 1e"):
-        open_data(root, split="all", preprocessing=wide, on_unreadable="skip")
-    three = Preprocessing((8, 8), 3, (0.5,) * 3, (1.0,) * 3, 0, 10_000)
+        open_data(root, split="all", modality=wide, on_unreadable="skip")
+    three = BandsModality((8, 8), 3, (0.5,) * 3, (1.0,) * 3, 0, 10_000)
     with pytest.raises(ValueError, match="5 channels, 3 are expected"):
-        open_data(root, split="all", preprocessing=three)
+        open_data(root, split="all", modality=three)
 
 
 def test_a_picture_is_expected_of_a_tiff_of_bands_unless_they_are_said(tmp_path: Path) -> None:
@@ -122,8 +123,8 @@ def test_what_a_reader_finds_odd_is_in_the_reason_alone(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     script = """
 import sys
-from plusx.data.image import UnreadableImage
-from plusx.data.tiff import read_bands
+from plusx.data.image_file import UnreadableImage
+from plusx.data.readers.tiff import read_bands
 try:
     read_bands(sys.argv[1], 3)
 except UnreadableImage as error:
@@ -137,9 +138,11 @@ except UnreadableImage as error:
 
 
 def test_words_for_pictures_are_refused() -> None:
-    assert band_plan("pad1 crop flip cutout4", (8, 8)).batched
-    with pytest.raises(ValueError, match=r"'flip jitter\.4': images of bands know pad"):
-        band_plan("flip jitter.4", (8, 8))
+    assert KNOWN.transform("pad1 crop flip cutout4", train=True, stored=True).batched
+    with pytest.raises(
+        ValueError, match=r"'flip jitter\.4'.* images of bands; their words are pad"
+    ):
+        KNOWN.transform("flip jitter.4", train=True)
 
 
 def test_a_recipe_says_range_and_bands() -> None:
@@ -147,12 +150,12 @@ def test_a_recipe_says_range_and_bands() -> None:
     known = own_preprocessing(own)
     assert known is not None
     assert (known.channels, known.bands, known.high) == (3, (4, 3, 2), 10_000)
-    assert Preprocessing.from_dict(known.to_dict()) == known
-    assert not known.pictures
+    assert modality_from_dict(known.to_dict()) == known
+    assert known.kind == "bands"
     assert own_preprocessing(OwnData(kind="folder", path="x")) is None
     grey = own_preprocessing(OwnData(kind="folder", path="x", channels=1))
     assert grey is not None
-    assert grey.pictures
+    assert grey.kind == "image"
     with pytest.raises(ValueError, match="4 of 3 channels"):
         own_preprocessing(OwnData(kind="csv", path="x", channels=3, bands=(4,)))
     with pytest.raises(ValueError, match="from a lower number"):
@@ -161,16 +164,15 @@ def test_a_recipe_says_range_and_bands() -> None:
 
 def test_older_files_say_no_range() -> None:
     old = {"size": [8, 8], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
-    known = Preprocessing.from_dict(old)
-    assert known.to_dict() == old
-    assert known.pictures
-    with pytest.raises(ValueError, match="one of low and high"):
-        Preprocessing.from_dict({**old, "low": 1})
+    known = modality_from_dict(old)
+    assert known.to_dict() == {**old, "kind": "image", "resize": "stretch"}
+    with pytest.raises(ValueError, match="from a lower number"):
+        modality_from_dict({**old, "low": 300})
 
 
 def test_values_come_on_the_scale_of_their_range() -> None:
     """((v - low) / (high - low) - mean) / std, in whatever type the values are stored."""
-    known = Preprocessing((1, 2), 1, (0.5,), (0.25,), -100, 300)
+    known = BandsModality((1, 2), 1, (0.5,), (0.25,), -100, 300)
     for kind in (torch.int16, torch.int32, torch.float32):
         made = known.normalise(torch.tensor([[[[-100, 300]]]], dtype=kind))
         assert torch.equal(made, torch.tensor([[[[-2.0, 2.0]]]]))
@@ -197,8 +199,8 @@ def test_a_folder_of_bands_trains_is_evaluated_and_used(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_pixels_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
-    source = open_data(_folder(tmp_path / "data", 3), split="all", preprocessing=KNOWN)
-    source = source.with_preprocessing(measured(source))
+    source = open_data(_folder(tmp_path / "data", 3), split="all", modality=KNOWN)
+    source = source.with_modality(measured_modality(source))
     made = []
     for workers in (0, 1):
         loader = Loader(source, split="train", augment="pad2 crop flip cutout2", batch_size=4,
@@ -211,8 +213,8 @@ def test_pixels_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_measured_bands_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
-    source = open_data(_folder(tmp_path / "data", 3), split="all", preprocessing=KNOWN)
-    with Loader(source.with_preprocessing(measured(source)), split="all") as loader:
+    source = open_data(_folder(tmp_path / "data", 3), split="all", modality=KNOWN)
+    with Loader(source.with_modality(measured_modality(source)), split="all") as loader:
         values = torch.cat([batch.inputs for batch in loader.epoch(0)])
     assert torch.allclose(values.mean((0, 2, 3)), torch.zeros(5), atol=1e-3)
     assert torch.allclose(values.std((0, 2, 3)), torch.ones(5), atol=1e-2)
@@ -222,8 +224,7 @@ def test_measured_bands_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
 def test_the_class_of_the_made_bands_lies_in_one_of_them() -> None:
     """The direction of the strongest wave tells the class from band 8 and from no other."""
     source = open_bands("test", None, 0)
-    assert source.images is not None
-    assert torch.equal(source.images, open_bands("test", None, 5).images)
+    assert torch.equal(images_of(source), images_of(open_bands("test", None, 5)))
     angles = np.deg2rad([0, 30, 60, 90, 120, 150])
     down, along = np.meshgrid(np.fft.fftfreq(32), np.fft.rfftfreq(32), indexing="ij")
     length = np.hypot(down, along)
@@ -231,7 +232,7 @@ def test_the_class_of_the_made_bands_lies_in_one_of_them() -> None:
     turn = np.arctan2(down, along) % np.pi
     right = []
     for band in range(13):
-        power = np.abs(np.fft.rfft2(source.images[:, band].numpy())) ** 2 * waves
+        power = np.abs(np.fft.rfft2(images_of(source)[:, band].numpy())) ** 2 * waves
         peak = turn.ravel()[power.reshape(len(source), -1).argmax(1)]
         apart = np.abs((peak[:, None] - angles + np.pi / 2) % np.pi - np.pi / 2)
         right.append(float((apart.argmin(1) == source.labels.numpy()).mean()))

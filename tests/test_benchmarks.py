@@ -177,7 +177,7 @@ def test_a_folder_of_other_pixels_is_not_timed(
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     folders.make_folder(tmp_path / "a", 1)
     source = replace(folders.open_data(tmp_path / "a", split="all"), split="train")
-    wrong = replace(source, preprocessing=replace(source.preprocessing, mean=(0.4, 0.4, 0.4)))
+    wrong = replace(source, modality=replace(source.modality, mean=(0.4, 0.4, 0.4)))
     with pytest.raises(ValueError, match="pillow: pixels differ"):
         folders.check_same(wrong, source, source)
 

@@ -10,26 +10,43 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from plusx.data.augment import BATCHED, VOCABULARY, parse_augment, plan
-from plusx.data.draws import Draws
+from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import batches
-from plusx.data.on_batch import PIXEL_STEPS
-from plusx.data.on_image import IMAGE_STEPS, evaluation_view
-from plusx.data.sample import Preprocessing, Source
-from plusx.data.windows import WINDOW_STEPS, Windows, copied, looked_up
+from plusx.data.modality import ImageModality
+from plusx.data.rng import CounterRNG
+from plusx.data.sample import Sample
+from plusx.data.transforms import words
+from plusx.data.transforms.pixels import PIXEL_STEPS
+from plusx.data.transforms.steps import STEPS, Setting
+from plusx.data.transforms.transform import Transform
+from plusx.data.transforms.windows import WINDOW_STEPS, Windows, gather, gather_by_index
+from plusx.data.transforms.words import BATCHED, VOCABULARY, Word, parse_augment
 
 
 def spoken(word: str, images: Tensor, seed: int = 0, size: tuple[int, int] = (8, 8)) -> Tensor:
     """One word said to a batch of uint8 images, or of pixels."""
     (parsed,) = parse_augment(word)
-    draws = Draws.of(seed, 0, np.arange(len(images)))
+    draws = CounterRNG.of(seed, 0, np.arange(len(images)))
     if parsed.kind in PIXEL_STEPS:
         images = images.clone()
         PIXEL_STEPS[parsed.kind](images, parsed, draws)
         return images
     windows = Windows.whole(len(images), (images.shape[2], images.shape[3]))
     windows = WINDOW_STEPS[parsed.kind](windows, parsed, draws, size)
-    return copied(images, np.arange(len(images)), windows)
+    return gather(images, np.arange(len(images)), windows)
+
+
+def plan(text: str, size: tuple[int, int], in_memory: bool) -> Transform:
+    """The steps for images of that size."""
+    modality = ImageModality(size, 3, (0.5,) * 3, (0.5,) * 3)
+    return modality.transform(text, train=True, stored=in_memory)
+
+
+def on_image(
+    image: Image.Image, word: Word, draws: CounterRNG, size: tuple[int, int]
+) -> Image.Image:
+    """One word done to one image."""
+    return STEPS[word.kind](Sample(image), word, draws, Setting(size)).pillow
 
 
 def numbered(count: int, height: int, width: int, channels: int = 3) -> Tensor:
@@ -84,23 +101,21 @@ def test_plans_know_the_size_and_where_the_work_is_done() -> None:
     assert plan("pad4 crop flip cutout8", (32, 32), True).batched
     assert not plan("pad4 crop flip", (32, 32), False).batched
     assert not plan("trivialaugment flip", (32, 32), True).batched
-    assert plan("resizedcrop176 flip", (224, 224), False).size == (176, 176)
-    assert plan("resize256 crop224", (160, 160), False).size == (224, 224)
-    assert [word.kind for word in plan("flip", (64, 64), False).words] == ["evaluate", "flip"]
+    assert plan("resizedcrop176 flip", (224, 224), False).final == (176, 176)
+    assert plan("resize256 crop224", (160, 160), False).final == (224, 224)
+    assert [word.kind for word in plan("flip", (64, 64), False).words] == ["center_crop", "flip"]
     assert plan("", (32, 32), True).words == ()
     assert str(parse_augment("erase.25")[0]) == "erase.25"
 
 
 def test_every_word_is_documented_and_done_somewhere() -> None:
-    from plusx.data import augment
-
-    assert augment.__doc__ is not None
+    assert words.__doc__ is not None
     for word in VOCABULARY:
-        assert f"| `{word}" in augment.__doc__ or f"` `{word}" in augment.__doc__, word
+        assert f"| `{word}" in words.__doc__ or f"` `{word}" in words.__doc__, word
     page = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
-    for row in augment.__doc__.splitlines():
+    for row in words.__doc__.splitlines():
         assert row.partition("(")[0].rstrip(" |") in page or not row.startswith("| `"), row
-    assert set(VOCABULARY) == set(IMAGE_STEPS) - {"evaluate"} | set(PIXEL_STEPS)
+    assert set(VOCABULARY) == set(STEPS) - {"fit", "stretch", "center_crop"} | set(PIXEL_STEPS)
     assert set(WINDOW_STEPS) | set(PIXEL_STEPS) == BATCHED
 
 
@@ -116,18 +131,20 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("word", VOCABULARY)
+@pytest.mark.parametrize("word", [word for word in VOCABULARY if word in ImageModality.words])
 def test_every_word_acts_on_sets_in_memory_of_one_and_three_channels(
     word: str, channels: int
 ) -> None:
     images = torch.randint(0, 256, (24, channels, 32, 32), dtype=torch.uint8)
-    source = Source(
+    source = Dataset(
         name="x",
         split="train",
         classes=("a",),
         labels=torch.zeros(24, dtype=torch.int64),
-        preprocessing=Preprocessing((32, 32), channels, (0.5,) * channels, (0.5,) * channels),
-        images=images,
+        modality=ImageModality(
+            (32, 32), channels, (0.5,) * channels, (0.5,) * channels, resize="stretch"
+        ),
+        items=MemoryItems(images),
     )
     (first,), (second,) = (
         batches(source, augment=SENTENCES.get(word, word), epoch=epoch) for epoch in (0, 1)
@@ -181,15 +198,15 @@ def test_many_words_are_one_window_wherever_the_pixels_are_read(
         (word,) = parse_augment(text)
         if word.kind == "crop" and min(said.shape[2:]) < int(word.value or 0):
             continue
-        draws = Draws.of(seed, 0, indices).at(place)
+        draws = CounterRNG.of(seed, 0, indices).at(place)
         windows = WINDOW_STEPS[word.kind](windows, word, draws, (4, 4))
         # the same word said to what the words before it have made
         alone = WINDOW_STEPS[word.kind](
             Windows.whole(5, (said.shape[2], said.shape[3])), word, draws, (4, 4)
         )
-        said = looked_up(said, np.arange(5), alone)
-    assert torch.equal(copied(images, indices, windows), said)
-    assert torch.equal(looked_up(images, indices, windows), said)
+        said = gather_by_index(said, np.arange(5), alone)
+    assert torch.equal(gather(images, indices, windows), said)
+    assert torch.equal(gather_by_index(images, indices, windows), said)
 
 
 def test_crops_reach_every_place_equally_often() -> None:
@@ -257,10 +274,8 @@ def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str)
     images = torch.randint(0, 256, (3, 3, 12, 10), dtype=torch.uint8)
     together = spoken(text, images, seed)
     for index, image in enumerate(images):
-        draws = Draws.of(seed, 0, np.array([index]))
-        alone = IMAGE_STEPS[word.kind](
-            Image.fromarray(image.permute(1, 2, 0).numpy()), word, draws, (8, 8)
-        )
+        draws = CounterRNG.of(seed, 0, np.array([index]))
+        alone = on_image(Image.fromarray(image.permute(1, 2, 0).numpy()), word, draws, (8, 8))
         assert np.array_equal(np.asarray(alone), together[index].permute(1, 2, 0).numpy())
 
 
@@ -268,12 +283,13 @@ def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 99))
 def test_sizes_come_out_as_said(height: int, width: int, size: int, seed: int) -> None:
     image = Image.fromarray(np.zeros((height, width, 3), np.uint8))
-    draws = Draws.of(seed, 0, np.array([0]))
-    assert evaluation_view(image, (size, size + 1)).size == (size + 1, size)
+    draws = CounterRNG.of(seed, 0, np.array([0]))
+    whole = on_image(image, Word("center_crop"), draws, (size, size + 1))
+    assert whole.size == (size + 1, size)
     (word,) = parse_augment(f"resizedcrop{size}")
-    assert IMAGE_STEPS["resizedcrop"](image, word, draws, (9, 9)).size == (size, size)
+    assert on_image(image, word, draws, (9, 9)).size == (size, size)
     (word,) = parse_augment(f"resize{size}")
-    assert min(IMAGE_STEPS["resize"](image, word, draws, (9, 9)).size) == size
+    assert min(on_image(image, word, draws, (9, 9)).size) == size
 
 
 def test_resized_crops_cover_8_to_100_percent() -> None:
@@ -283,8 +299,8 @@ def test_resized_crops_cover_8_to_100_percent() -> None:
     (word,) = parse_augment("resizedcrop32")
     shares = []
     for index in range(300):
-        draws = Draws.of(0, 0, np.array([index]))
-        found = np.asarray(IMAGE_STEPS["resizedcrop"](image, word, draws, (32, 32))).astype(float)
+        draws = CounterRNG.of(0, 0, np.array([index]))
+        found = np.asarray(on_image(image, word, draws, (32, 32))).astype(float)
         height, width = np.ptp(found[:, 0, 0]) * 33 / 32, np.ptp(found[0, :, 1]) * 33 / 32
         shares.append(height * width / 200**2)
         assert 0.68 < height / width < 1.47
@@ -298,7 +314,7 @@ def test_jitter_keeps_black_and_stays_in_its_range() -> None:
     grey = Image.fromarray(np.full((4, 4, 3), 100, np.uint8))
     values = []
     for index in range(200):
-        made = IMAGE_STEPS["jitter"](grey, word, Draws.of(0, 0, np.array([index])), (4, 4))
+        made = on_image(grey, word, CounterRNG.of(0, 0, np.array([index])), (4, 4))
         values.append(int(np.asarray(made)[0, 0, 0]))
     assert 59 <= min(values) < 65
     assert 135 < max(values) <= 141

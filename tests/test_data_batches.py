@@ -9,24 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plusx.data.batch import Batch
-from plusx.data.draws import Draws, permutation
+from plusx.data.buffer_pool import BufferPool
+from plusx.data.dataset import Dataset, MemoryItems, images_of
 from plusx.data.loader import Loader, batches
-from plusx.data.sample import Preprocessing, Source
-from plusx.data.source import open_data
-from plusx.data.spare import Spare
+from plusx.data.modality import ImageModality, modality_from_dict
+from plusx.data.readers.open import open_data
+from plusx.data.rng import CounterRNG, permutation
 
 
-def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3) -> Source:
+def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3) -> Dataset:
     """A set in memory of random pixels, whose labels count the samples."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, channels, *size), dtype=torch.uint8, generator=generator)
-    return Source(
+    return Dataset(
         name="colours",
         split="train",
         classes=tuple(map(str, range(count))),
         labels=torch.arange(count),
-        preprocessing=Preprocessing(size, channels, (0.5,) * channels, (0.25,) * channels),
-        images=images,
+        modality=ImageModality(
+            size, channels, (0.5,) * channels, (0.25,) * channels, resize="stretch"
+        ),
+        items=MemoryItems(images),
     )
 
 
@@ -45,11 +48,13 @@ def test_digits_have_the_stated_split_whatever_the_seed() -> None:
         first, second = (open_data("digits", split=split, seed=seed) for seed in (0, 7))
         assert len(first) == size
         assert first.fingerprint() == second.fingerprint()
-        assert first.preprocessing.size == (8, 8)
+        assert first.modality.size == (8, 8)
         shares = first.labels.bincount(minlength=10) / size
         assert ((shares - 0.1).abs() < 0.01).all()
-    parts = [open_data("digits", split=split).images for split in ("train", "validation", "test")]
-    whole = open_data("digits", split="all").images
+    parts = [
+        images_of(open_data("digits", split=split)) for split in ("train", "validation", "test")
+    ]
+    whole = images_of(open_data("digits", split="all"))
     as_rows = {tuple(image.flatten().tolist()) for part in parts for image in part}
     assert as_rows == {tuple(image.flatten().tolist()) for image in whole}
 
@@ -77,7 +82,7 @@ def test_training_is_shuffled_by_seed_and_epoch_and_evaluation_is_in_order() -> 
 def test_evaluation_never_augments() -> None:
     source = colours()
     (batch,) = batches(source, split="test", augment=SENTENCE)
-    assert torch.equal(batch.inputs, source.preprocessing.normalise(source.images))
+    assert torch.equal(batch.inputs, source.modality.normalise(images_of(source)))
 
 
 @pytest.mark.parametrize("augment", [SENTENCE, f"trivialaugment {SENTENCE}"])
@@ -117,8 +122,8 @@ def test_workers_change_no_pixel_and_live_on_from_epoch_to_epoch() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_draws_differ_between_samples_epochs_and_workers(workers: int) -> None:
     """Workers that share one random state are the classic mistake: all draws must differ."""
-    same = colours(1).images.expand(40, -1, -1, -1)
-    source = replace(colours(), images=same.contiguous())
+    same = images_of(colours(1)).expand(40, -1, -1, -1)
+    source = replace(colours(), items=MemoryItems(same.contiguous()))
     seen = set()
     with Loader(source, augment="jitter.4 rotate30", batch_size=5, workers=workers) as loader:
         for epoch in range(3):
@@ -221,7 +226,7 @@ def test_a_last_batch_of_one_image_a_rank_is_left_out_in_training() -> None:
 
 
 def test_memory_is_used_again_only_when_nobody_has_it() -> None:
-    spare = Spare(most=2)
+    spare = BufferPool(most=2)
     first = spare.take((4, 5))
     place = first.ctypes.data
     assert spare.take((4, 5)).ctypes.data != place
@@ -256,7 +261,7 @@ def test_a_loader_refuses_wrong_numbers() -> None:
             Loader(colours(), part=part)
     with pytest.raises(ValueError, match="cannot share so few"):
         Loader(colours(), batch_size=3, part=(0, 4))
-    with pytest.raises(ValueError, match="colours has 3 images: too few for 4"):
+    with pytest.raises(ValueError, match="colours has 3 samples: too few for 4"):
         Loader(colours(3), part=(0, 4))
     with pytest.raises(ValueError, match="batch_size = 0"):
         batches(colours(), batch_size=0)
@@ -285,19 +290,19 @@ def test_a_batch_splits_in_order_and_moves_to_channels_last() -> None:
 
 def test_a_set_at_another_size_is_scaled() -> None:
     source = open_data("digits", split="test", size=32)
-    assert source.images.shape == (297, 1, 32, 32)
-    assert source.preprocessing.size == (32, 32)
+    assert images_of(source).shape == (297, 1, 32, 32)
+    assert source.modality.size == (32, 32)
 
 
 def test_preprocessing_survives_json_and_refuses_nonsense() -> None:
-    made = Preprocessing((8, 9), 1, (0.5,), (0.25,))
-    assert Preprocessing.from_dict(made.to_dict()) == made
+    made = ImageModality((8, 9), 1, (0.5,), (0.25,))
+    assert modality_from_dict(made.to_dict()) == made
     with pytest.raises(ValueError, match="std"):
-        Preprocessing((8, 8), 1, (0.5,), (0.0,))
+        ImageModality((8, 8), 1, (0.5,), (0.0,))
     with pytest.raises(ValueError, match="2 numbers for 1 channels"):
-        Preprocessing((8, 8), 1, (0.5, 0.5), (1.0,))
+        ImageModality((8, 8), 1, (0.5, 0.5), (1.0,))
     with pytest.raises(ValueError, match="sizes"):
-        Preprocessing.from_dict({"sizes": 3})
+        modality_from_dict({"sizes": 3})
 
 
 def test_normalising_is_torchvisions_bit_for_bit() -> None:
@@ -307,12 +312,12 @@ def test_normalising_is_torchvisions_bit_for_bit() -> None:
     peer = v2.Compose(
         [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.25,) * 3)]
     )
-    assert torch.equal(source.preprocessing.normalise(source.images), peer(source.images))
+    assert torch.equal(source.modality.normalise(images_of(source)), peer(images_of(source)))
     for channels in (3, 1):  # so many that they are normalised in pieces, in both layouts
         large = colours(5, (333, 401), channels)
-        whole = large.images
+        whole = images_of(large)
         made = [
-            large.preprocessing.normalise(each)
+            large.modality.normalise(each)
             for each in (whole, whole.to(memory_format=torch.channels_last), whole[:, :, ::2, 1:])
         ]
         wanted = v2.Normalize([0.5] * channels, [0.25] * channels)(whole.float() * (1.0 / 255))
@@ -325,8 +330,8 @@ def test_normalising_is_torchvisions_bit_for_bit() -> None:
 @settings(max_examples=50)
 @given(st.integers(0, 2**64), st.integers(0, 1000), st.integers(1, 300))
 def test_draws_are_a_function_of_their_counters(seed: int, epoch: int, count: int) -> None:
-    draws = Draws.of(seed, epoch, np.arange(count))
-    alone = Draws.of(seed, epoch, np.array([count - 1]))
+    draws = CounterRNG.of(seed, epoch, np.arange(count))
+    alone = CounterRNG.of(seed, epoch, np.array([count - 1]))
     assert draws.uniform()[-1] == alone.uniform()[0]
     assert (draws.below(7) < 7).all()
     assert (draws.below(7) >= 0).all()
@@ -334,10 +339,10 @@ def test_draws_are_a_function_of_their_counters(seed: int, epoch: int, count: in
 
 
 def test_draws_are_uniform_and_uncorrelated() -> None:
-    draws = Draws.of(0, 0, np.arange(20000))
+    draws = CounterRNG.of(0, 0, np.arange(20000))
     columns = [draws.uniform(draw=draw) for draw in range(3)]
-    columns += [draws.at(1).uniform(), Draws.of(0, 1, np.arange(20000)).uniform()]
-    columns += [Draws.of(1, 0, np.arange(20000)).uniform(), [*columns[0][1:].tolist(), 0.5]]
+    columns += [draws.at(1).uniform(), CounterRNG.of(0, 1, np.arange(20000)).uniform()]
+    columns += [CounterRNG.of(1, 0, np.arange(20000)).uniform(), [*columns[0][1:].tolist(), 0.5]]
     for column in columns:
         assert abs(np.mean(column) - 0.5) < 0.01
         assert abs(np.var(column) - 1 / 12) < 0.003

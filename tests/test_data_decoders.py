@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import hostile
-from plusx.data import image as room
-from plusx.data.image import Picture, UnreadableImage, check_decoder
+from plusx.data import image_file as room
+from plusx.data.image_file import ImageFile, UnreadableImage, check_decoder
 from plusx.data.loader import Loader, batches
-from plusx.data.source import open_data
+from plusx.data.readers.open import open_data
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -51,7 +51,7 @@ def test_pillow_decodes_unless_the_other_is_chosen(
     spy = SimpleNamespace(decode_jpeg=refuse, decode_jpeg_header=refuse)
     monkeypatch.setitem(sys.modules, "simplejpeg", spy)
     source = open_data(folder, split="all", size=16)
-    assert source.decoder == "pillow"
+    assert source.items.decoder == "pillow"
     for augment in ("", "resizedcrop flip"):
         assert len(next(batches(source, split="train", augment=augment))) == 8
     with pytest.raises(ValueError, match="pillow, simplejpeg"):
@@ -95,7 +95,7 @@ def test_every_kind_of_jpeg_is_the_same_picture(kind: str, shrink: int) -> None:
         "progressive": lambda: jpeg(image, progressive=True),
     }[kind]()
     first, second = (
-        np.asarray(Picture(data).decoded(3, decoder=decoder, shrink=shrink)).astype(int)
+        np.asarray(ImageFile(data, decoder=decoder).decoded(shrink=shrink)).astype(int)
         for decoder in ("pillow", "simplejpeg")
     )
     assert first.shape == second.shape
@@ -103,7 +103,7 @@ def test_every_kind_of_jpeg_is_the_same_picture(kind: str, shrink: int) -> None:
     assert first.shape[:2] == tuple(side // shrink for side in upright)
     assert np.abs(first - second).max() < 24
     box = (8, 4, 40, 36)
-    windows = [Picture(data).window(box, 3, d, shrink) for d in ("pillow", "simplejpeg")]
+    windows = [ImageFile(data, decoder=d).window(box, shrink) for d in ("pillow", "simplejpeg")]
     assert windows[0].shape == (32 // shrink, 32 // shrink, 3)
     assert windows[1].shape == windows[0].shape
     top, left, side = 4 // shrink, 8 // shrink, 32 // shrink
@@ -116,19 +116,19 @@ def test_the_rules_hold_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
     data = jpeg(photo(64, 48))
     for decoder in ("pillow", "simplejpeg"):
         with pytest.raises(UnreadableImage, match="64 x 48 pixels, at most 1,000"):
-            Picture(data, 1000).decoded(3, decoder=decoder)
+            ImageFile(data, 1000, decoder=decoder).decoded()
         with pytest.raises(UnreadableImage):
-            Picture(data[: len(data) // 2]).decoded(3, decoder=decoder)
+            ImageFile(data[: len(data) // 2], decoder=decoder).decoded()
         with pytest.raises(UnreadableImage, match="not one of"):
-            Picture(b"GARBAGE" + data).decoded(3, decoder=decoder)
-        picture = Picture(hostile.saved(hostile.PICTURE, "PNG"))
-        assert np.array_equal(np.asarray(picture.decoded(3, decoder=decoder)), hostile.PICTURE)
+            ImageFile(b"GARBAGE" + data, decoder=decoder).decoded()
+        picture = ImageFile(hostile.saved(hostile.PICTURE, "PNG"), decoder=decoder)
+        assert np.array_equal(np.asarray(picture.decoded()), hostile.PICTURE)
     # a header that the two read differently is left to Pillow, whose limits were asked
     other = SimpleNamespace(
         decode_jpeg_header=lambda data: (48, 65), decode_jpeg=lambda *said, **more: 1 / 0
     )
     monkeypatch.setitem(sys.modules, "simplejpeg", other)
-    assert Picture(data).decoded(3, decoder="simplejpeg").size == (64, 48)
+    assert ImageFile(data, decoder="simplejpeg").decoded().size == (64, 48)
 
 
 @pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
@@ -141,20 +141,20 @@ def test_of_a_large_photo_no_more_rows_are_decoded_than_are_seen(
         for index in range(4):
             (folder / name / f"{index}.jpg").write_bytes(jpeg(photo(640, 480, index)))
     shrunken: list[int] = []
-    original = Picture.window
+    original = ImageFile.window
 
-    def watched(self: Picture, box: room.Box, channels: int, by: room.Decoder, shrink: int):
+    def watched(self: ImageFile, box: room.Box, shrink: int):
         shrunken.append(shrink)
-        made = original(self, box, channels, by, shrink)
+        made = original(self, box, shrink)
         assert made.shape[0] <= -(-(box[3] - box[1]) // shrink) + 1
         return made
 
-    monkeypatch.setattr(Picture, "window", watched)
+    monkeypatch.setattr(ImageFile, "window", watched)
     source = open_data(folder, split="train", validation=0, size=64, decoder=decoder)
     with Loader(source, augment="resizedcrop", batch_size=8) as loader:
         made = [batch.inputs for epoch in range(4) for batch in loader.epoch(epoch)]
     assert {2, 4} <= set(shrunken)
-    monkeypatch.setattr("plusx.data.samples._shrinking", lambda box, size: 1)
+    monkeypatch.setattr("plusx.data.transforms.steps._shrink", lambda box, size: 1)
     with Loader(source, augment="resizedcrop", batch_size=8) as loader:
         whole = [batch.inputs for epoch in range(4) for batch in loader.epoch(epoch)]
     apart = torch.cat(made) - torch.cat(whole)

@@ -12,11 +12,16 @@ import pytest
 import torch
 
 import hostile
-from plusx.data.check import examined, keep
-from plusx.data.folder import scan
+from plusx.data.dataset import Dataset
+from plusx.data.image_file import Verdict
 from plusx.data.loader import Loader, batches
-from plusx.data.sample import Source
-from plusx.data.source import open_data, open_images
+from plusx.data.modality import ImageModality, image
+from plusx.data.readers.folder import scan
+from plusx.data.readers.open import open_data, open_images
+from plusx.data.readers.verdicts import check_entries, examined
+
+
+COLOURS = ImageModality((8, 8), 3, (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +41,7 @@ def photos(
     return root
 
 
-def names(source: Source) -> list[str]:
+def names(source: Dataset) -> list[str]:
     assert source.paths is not None
     return [os.path.relpath(path, source.root) for path in source.paths]
 
@@ -174,7 +179,7 @@ def hostile_set(tmp_path: Path) -> Path:
 def test_the_scan_names_every_file_once_with_its_fate(hostile_set: Path) -> None:
     began = time.perf_counter()
     report = scan(hostile_set)
-    entries = examined(list(report.entries), report.root)
+    entries = examined(list(report.entries), report.root, COLOURS)
     assert time.perf_counter() - began < 60
     paths = [entry.path for entry in entries]
     assert len(paths) == len(set(paths))
@@ -207,10 +212,10 @@ def test_an_error_names_the_files_and_skipping_leaves_out_just_these(hostile_set
     used |= {f"sound/{index:02}.png" for index in range(4)}
     assert set(names(source)) == used
     refused = sum(case.verdict == "refused" for case in corpus) + 8
-    assert source.notices[0] == f"{refused} of {refused + len(used)} files skipped"
-    assert sum(notice.startswith("skipped ") for notice in source.notices) == refused
-    json.dumps(source.notices).encode("utf-8")
-    "".join(source.notices).encode("utf-8")
+    assert source.warnings[0] == f"{refused} of {refused + len(used)} files skipped"
+    assert sum(notice.startswith("skipped ") for notice in source.warnings) == refused
+    json.dumps(source.warnings).encode("utf-8")
+    "".join(source.warnings).encode("utf-8")
     # a whole epoch in workers: each kept sample once, with its own label, and nothing else
     seen = []
     with Loader(source, augment="resizedcrop flip", batch_size=16, workers=2) as loader:
@@ -233,9 +238,9 @@ def test_a_skipped_file_is_never_replaced_by_another(tmp_path: Path) -> None:
         *(f"cat/{index:02}.png" for index in (0, 1, 2, 4, 5)),
         *(f"dog/{index:02}.png" for index in range(6)),
     ]
-    colours = [tuple(sample.image[:, 0, 0].tolist()) for sample in source]
+    colours = [tuple(source.read(i).tensor[:, 0, 0].tolist()) for i in range(len(source))]
     assert colours[3] == (36, 0, 200)
-    assert [sample.label for sample in source] == [0] * 5 + [1] * 6
+    assert [source.read(i).target for i in range(len(source))] == [0] * 5 + [1] * 6
 
 
 def test_the_verdicts_are_remembered_until_a_file_changes(
@@ -244,15 +249,13 @@ def test_the_verdicts_are_remembered_until_a_file_changes(
     root = photos(tmp_path / "set")
     open_data(root)
     decoded: list[str] = []
-    from plusx.data import check
+    original = image.examine
 
-    original = check.examine
-
-    def counted(path: str, limit: int) -> check.Verdict:
+    def counted(path: str) -> Verdict:
         decoded.append(path)
-        return original(path, limit)
+        return original(path)
 
-    monkeypatch.setattr(check, "examine", counted)
+    monkeypatch.setattr(image, "examine", counted)
     open_data(root)
     assert decoded == []
     changed = root / "dog" / "02.png"
@@ -262,7 +265,7 @@ def test_the_verdicts_are_remembered_until_a_file_changes(
     assert decoded == [str(changed)]
     # a damaged memory costs time, not truth
     (memory,) = Path(os.environ["PLUSX_CACHE"], "checked").iterdir()
-    for junk in (b"", b"{}", b'{"terms": 3, "files": {"a": 1}}', b"\xff"):
+    for junk in (b"", b"{}", b'{"terms": 3, "kept": {"a": 1}}', b"\xff"):
         memory.write_bytes(junk)
         with pytest.raises(ValueError, match="dog/02"):
             open_data(root)
@@ -339,7 +342,7 @@ def test_a_class_folder_without_images_is_named_or_left_out(tmp_path: Path) -> N
         open_data(root)
     source = open_data(root, on_unreadable="skip")
     assert source.classes == ("cat", "dog")
-    assert "the class folder 'bare' has no images and is left out" in source.notices
+    assert "the class folder 'bare' has no images and is left out" in source.warnings
 
 
 def test_a_class_whose_images_are_all_damaged_is_an_error_even_when_skipping(
@@ -378,7 +381,7 @@ def test_hidden_things_and_files_beside_the_classes_are_ignored_with_a_notice(
     (root / "cat" / ".DS_Store").write_bytes(b"x")
     source = open_data(root, split="all")
     assert source.classes == ("cat", "dog")
-    notices = "\n".join(source.notices)
+    notices = "\n".join(source.warnings)
     assert "hidden: .hidden, cat/.DS_Store" in notices
     assert "outside the class folders: README.md" in notices
 
@@ -425,7 +428,7 @@ def test_the_end_of_a_large_file_is_part_of_the_fingerprint(tmp_path: Path) -> N
 
 def test_images_to_predict_come_from_files_and_folders(tmp_path: Path) -> None:
     root = photos(tmp_path / "set", count=2)
-    preprocessing = open_data(root, split="all", size=8).preprocessing
+    preprocessing = open_data(root, split="all", size=8).modality
     source = open_images([root / "dog", root / "cat" / "00.png"], preprocessing)
     assert source.paths == [
         str(root / "dog/00.png"),
@@ -565,8 +568,8 @@ def test_rows_whose_file_cannot_be_used_are_skipped_if_said_so(pictures: Path) -
     source = open_data(path, split="all", on_unreadable="skip")
     assert len(source) == 7
     assert source.rows == [2, 3, 4, 5, 6, 7, 9]
-    assert source.notices[0] == "4 of 11 files skipped"
-    assert any(notice.startswith("skipped row 8 (cat/02.png)") for notice in source.notices)
+    assert source.warnings[0] == "4 of 11 files skipped"
+    assert any(notice.startswith("skipped row 8 (cat/02.png)") for notice in source.warnings)
     assert digest(pictures) == before
 
 
@@ -580,16 +583,16 @@ def test_a_csv_survives_strange_names(pictures: Path) -> None:
     path = table(pictures, "\n".join(lines).encode("utf-8", "surrogateescape"))
     source = open_data(path, split="all", size=8)
     assert names(source) == strange
-    assert source.where(0) == "row 2 (caf\\xe9\\xff.png)"
+    assert source.describe(0) == "row 2 (caf\\xe9\\xff.png)"
     assert len(list(batches(source, workers=1))) == 1
 
 
 def test_keep_counts_what_it_kept(tmp_path: Path) -> None:
-    """The denominators of every figure are the kept files: Source and notices agree."""
+    """The denominators of every figure are the kept files: Dataset and notices agree."""
     root = photos(tmp_path / "set")
     (root / "cat" / "00.png").write_bytes(b"on_unreadable")
     report = scan(root)
-    used, notices = keep(report.entries, report.root, "skip")
+    used, notices = check_entries(report.entries, report.root, "skip", COLOURS)
     assert len(used) == 9
     assert notices[0] == "1 of 10 files skipped"
     source = open_data(root, split="all", on_unreadable="skip", size=8)

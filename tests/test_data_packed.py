@@ -17,15 +17,16 @@ from PIL import Image
 
 import hostile
 from plusx import cli
-from plusx.data import packing
-from plusx.data.augment import parse_augment
 from plusx.data.batch import Batch
-from plusx.data.draws import Draws
 from plusx.data.loader import Loader, batches
-from plusx.data.packed import MAGIC, Packed, read_packed
-from plusx.data.packing import pack
-from plusx.data.samples import as_image
-from plusx.data.source import kind_of, open_data, parts_of
+from plusx.data.readers import packing
+from plusx.data.readers.open import kind_of, open_data, splits_of
+from plusx.data.readers.packed import MAGIC, PackedListing, read_packed
+from plusx.data.readers.packing import pack
+from plusx.data.rng import CounterRNG
+from plusx.data.sample import Sample, pillow_image
+from plusx.data.transforms.steps import STEPS, Setting
+from plusx.data.transforms.words import parse_augment
 
 
 SIZES = ((40, 30), (24, 44), (31, 31), (19, 90), (9, 12), (150, 6))
@@ -91,7 +92,7 @@ def test_evaluation_sees_the_folders_pixels(folder: Path, packed: Path, split: s
     assert ours.paths == theirs.paths
     assert ours.classes == theirs.classes
     assert torch.equal(ours.labels, theirs.labels)
-    assert [ours.where(0), ours.name] == [theirs.where(0), "set.plusx"]
+    assert [ours.describe(0), ours.name] == [theirs.describe(0), "set.plusx"]
     for workers in (0, 1):
         made = pixels(list(batches(ours, split="test", batch_size=4, workers=workers)))
         assert torch.equal(made, pixels(list(batches(theirs, split="test", batch_size=4))))
@@ -107,7 +108,7 @@ def test_a_file_holds_the_splits_of_its_folder(
     said = pack(tmp_path / "set", file, side=12)
     assert (said["images"], said["classes"], said["side"]) == (18, 2, 12)
     assert said["bytes"] == file.stat().st_size
-    assert parts_of(file) == parts_of(tmp_path / "set") == ("test", "train", "validation")
+    assert splits_of(file) == splits_of(tmp_path / "set") == ("test", "train", "validation")
     for split in ("train", "validation", "test"):
         source = open_data(file, split=split, size=8)
         assert source.paths == open_data(tmp_path / "set", split=split).paths
@@ -150,8 +151,8 @@ def test_threads_that_cut_have_no_helpers_of_torch_and_take_none_from_others(
     try:
         with Loader(source, augment="resizedcrop", batch_size=4, workers=2) as loader:
             assert len(list(loader.epoch(0))) > 1
-            assert loader._cutter is not None
-            pool = loader._cutter._pool
+            assert loader._maker is not None
+            pool = loader._maker._pool
             assert pool is not None
             assert [pool.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
         other = threading.Thread(target=ask)
@@ -164,11 +165,7 @@ def test_threads_that_cut_have_no_helpers_of_torch_and_take_none_from_others(
 
 def test_windows_are_those_of_the_words(packed: Path) -> None:
     """What is cut in one go is what the words make of the stored pixels, one by one."""
-    from plusx.data.on_image import IMAGE_STEPS
-
     source = open_data(packed, split="train", validation=0, size=8)
-    assert source.packed is not None
-    assert source.numbers is not None
     words = parse_augment("resizedcrop flip vflip")
     loader = Loader(source, augment="resizedcrop flip vflip", batch_size=4, drop_last=False)
     for batch in loader.epoch(2):
@@ -176,13 +173,13 @@ def test_windows_are_those_of_the_words(packed: Path) -> None:
             assert made.shape == (3, 8, 8)
             assert int(label) in (0, 1)
     for index in range(len(source)):
-        stored = source.packed.pixels(int(source.numbers[index]))
-        image, draws = as_image(stored, 3), Draws.of(0, 2, np.array([index]))
+        stored = source.items.file.pixels(int(source.items.numbers[index]))
+        image, draws = pillow_image(stored, 3), CounterRNG.of(0, 2, np.array([index]))
         for number, word in enumerate(words):
-            image = IMAGE_STEPS[word.kind](image, word, draws.at(number), (8, 8))
+            sample = STEPS[word.kind](Sample(image), word, draws.at(number), Setting((8, 8)))
+            image = sample.pillow
         wanted = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        assert loader._cutter is not None
-        (found,) = loader._cutter.batch(np.array([index]), 2)
+        (found,) = loader._maker.batch(np.array([index]), 2)
         assert torch.equal(found, wanted)
 
 
@@ -193,10 +190,10 @@ def test_other_words_are_done_by_processes(packed: Path) -> None:
         for workers in (0, 1)
     ]
     assert torch.equal(*made)
-    grey = source.with_preprocessing(type(source.preprocessing)((8, 8), 1, (0.5,), (0.25,)))
+    grey = source.with_modality(type(source.modality)((8, 8), 1, (0.5,), (0.25,)))
     assert next(batches(grey, augment="resizedcrop flip")).inputs.shape[1] == 1
-    assert source[0].image.shape[0] == 3
-    assert grey[0].image.shape[0] == 1
+    assert source.read(0).tensor.shape[0] == 3
+    assert grey.read(0).tensor.shape[0] == 1
 
 
 @pytest.mark.parametrize("place", [3, len(MAGIC) + 7, -200, -60, -20, -3])
@@ -219,7 +216,7 @@ def test_a_cut_file_is_refused(packed: Path) -> None:
 def test_a_file_is_summed_once_for_as_long_as_it_does_not_change(
     own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plusx.data import packed as room
+    from plusx.data.readers import packed as room
 
     _, packed = own
 
@@ -400,8 +397,8 @@ def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -
     assert any("dog/0.jpg" in notice for notice in said["notices"])
     source = open_data(tmp_path / "x.plusx", split="all")
     assert len(source) == 12
-    assert any("dog/0.jpg" in notice for notice in source.notices)
-    assert any("9 pixels on a side, the network sees 224" in notice for notice in source.notices)
+    assert any("dog/0.jpg" in notice for notice in source.warnings)
+    assert any("9 pixels on a side, the network sees 224" in notice for notice in source.warnings)
     with pytest.raises(ValueError, match="is decoded already"):
         open_data(tmp_path / "x.plusx", decoder="simplejpeg")
 
@@ -417,7 +414,7 @@ def test_the_command_says_what_it_cost(
     assert "13 images of 2 classes, 20 pixels on the shorter side" in capsys.readouterr().out
     assert cli.run(["pack", str(tmp_path / "none"), "--to", str(file)]) == 2
     assert "is missing" in capsys.readouterr().err
-    assert isinstance(read_packed(file), Packed)
+    assert isinstance(read_packed(file), PackedListing)
 
 
 @pytest.mark.slow

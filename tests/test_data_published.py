@@ -16,10 +16,18 @@ import numpy as np
 import pytest
 import torch
 
-from plusx.data import published
-from plusx.data.download import Download, fetch, unpack
-from plusx.data.published import CIFAR10, CIFAR100, FASHION_MNIST, open_cifar, open_idx, read_idx
-from plusx.data.source import open_data
+from plusx.data.dataset import images_of
+from plusx.data.readers.open import open_data
+from plusx.data.sets import published
+from plusx.data.sets.download import Download, fetch, unpack
+from plusx.data.sets.published import (
+    CIFAR10,
+    CIFAR100,
+    FASHION_MNIST,
+    open_cifar,
+    open_idx,
+    read_idx,
+)
 
 
 @pytest.fixture
@@ -97,8 +105,9 @@ def test_cifar_is_read_from_the_official_binary_files(
     assert len(train.classes) == kind.num_classes
     assert train.labels[:13].tolist() == [number % 10 for number in range(13)]
     raw = np.frombuffer(files[kind.train[0]], np.uint8).reshape(20, -1)[:, kind.label_bytes :]
-    assert train.images is not None
-    assert torch.equal(train.images[:13], torch.from_numpy(raw.reshape(20, 3, 32, 32)[:13].copy()))
+    assert torch.equal(
+        images_of(train)[:13], torch.from_numpy(raw.reshape(20, 3, 32, 32)[:13].copy())
+    )
     assert len(open_cifar(small, "validation", 7)) == 7
     assert len(open_cifar(small, "test", None)) == 10
     assert len(open_cifar(small, "all", None)) == count + 10
@@ -223,8 +232,7 @@ def test_idx_files_are_read_and_damaged_ones_named(empty_place: Path) -> None:
         (folder / item.name).write_bytes(idx(array))
     train = open_idx(small, "train", None)
     assert len(train) == 36
-    assert train.images is not None
-    assert np.array_equal(train.images[:, 0].numpy(), arrays[0][:36])
+    assert np.array_equal(images_of(train)[:, 0].numpy(), arrays[0][:36])
     assert open_idx(small, "validation", None).labels.tolist() == [6, 7, 8, 9]
     assert len(open_idx(small, "all", None)) == 50
     path = folder / small.files[0].name
@@ -272,11 +280,10 @@ def test_the_real_cifar10_has_its_official_counts_and_mean() -> None:
     }
     assert sizes == {"train": 45_000, "validation": 5_000, "test": 10_000}
     whole = open_data("cifar10", validation=0)
-    assert whole.images is not None
     assert whole.labels.bincount().tolist() == [5000] * 10
     found = []
     for channel in range(3):
-        counts = np.bincount(whole.images[:, channel].numpy().ravel(), minlength=256)
+        counts = np.bincount(images_of(whole)[:, channel].numpy().ravel(), minlength=256)
         levels, shares = np.arange(256) / 255, counts / counts.sum()
         mean = (levels * shares).sum()
         found.append((mean, np.sqrt((levels**2 * shares).sum() - mean**2)))
@@ -305,4 +312,4 @@ def test_the_digits_are_scikit_learns():
     ours = open_data("digits", split="all")
     assert ours.labels.tolist() == theirs.target.tolist()
     pixels = torch.from_numpy(theirs.images * (255 / 16)).round().to(torch.uint8)
-    assert torch.equal(ours.images[:, 0], pixels)
+    assert torch.equal(images_of(ours)[:, 0], pixels)

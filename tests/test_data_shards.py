@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 
 import hostile
-from plusx.data import check
 from plusx.data.loader import Loader, batches
-from plusx.data.shards import expanded, read_shards
-from plusx.data.source import kind_of, open_data, parts_of
+from plusx.data.readers.open import kind_of, open_data, splits_of
+from plusx.data.readers.tar import expanded, read_tar
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +66,8 @@ def test_tar_files_of_a_folder_are_the_folder(tmp_path: Path) -> None:
     theirs = open_data(tmp_path / "set", split="all", size=8)
     assert ours.classes == theirs.classes
     assert torch.equal(ours.labels, theirs.labels)
-    assert ours.where(9) == "part-1.tar/dog/9.png"
-    assert torch.equal(ours[3].image, theirs[3].image)
+    assert ours.describe(9) == "part-1.tar/dog/9.png"
+    assert torch.equal(ours.read(3).tensor, theirs.read(3).tensor)
     for augment in ("", "resizedcrop flip"):
         found = [
             torch.cat([batch.inputs for batch in made])
@@ -88,7 +87,7 @@ def test_names_say_the_split_and_ranks_share_every_batch(tmp_path: Path) -> None
     tar(tmp_path / "x-val-000.tar", *pairs(40, 6))
     pattern = f"{tmp_path}/x-*.tar"
     assert kind_of(pattern) == "shards"
-    assert parts_of(pattern) == ("train", "validation")
+    assert splits_of(pattern) == ("train", "validation")
     source = open_data(pattern, size=8)
     assert (len(source), source.classes) == (24, ("0", "1"))
     assert len(open_data(pattern, split="validation")) == 6
@@ -122,14 +121,14 @@ def test_patterns_are_counted_or_searched(tmp_path: Path) -> None:
 
 def test_an_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tar(tmp_path / "x.tar", *pairs(0, 6))
-    before = read_shards(file)
+    before = read_tar(file)
     with monkeypatch.context() as patch:
-        patch.setattr(check, "examine", lambda *said: pytest.fail("decoded again"))
-        again = read_shards(file)
+        patch.setattr("plusx.data.readers.tar.examine", lambda *said: pytest.fail("decoded again"))
+        again = read_tar(file)
     assert again.entries == before.entries
     assert again.digest == before.digest
     tar(tmp_path / "x.tar", *pairs(1, 6))
-    assert read_shards(file).digest != before.digest
+    assert read_tar(file).digest != before.digest
 
 
 @pytest.mark.parametrize(
@@ -217,7 +216,7 @@ def test_damaged_images_are_an_error_or_left_out(tmp_path: Path) -> None:
         open_data(file)
     source = open_data(file, split="all", on_unreadable="skip", size=8)
     assert len(source) == 8
-    assert any("bad.png" in notice for notice in source.notices)
+    assert any("bad.png" in notice for notice in source.warnings)
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import hostile
-from plusx.data import sample as room
-from plusx.data.image import Picture
+from plusx.data.image_file import ImageFile
 from plusx.data.loader import Loader
-from plusx.data.source import open_data
+from plusx.data.modality import image as room
+from plusx.data.readers.open import open_data
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def children() -> set[int]:
 
 def _worse(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
     """Make the decoding of the first file hang, or of another die, in workers."""
-    original = room.Picture
+    original = room.ImageFile
 
-    def opened(path: str, limit: int) -> Picture:
+    def opened(path: str, limit: int, *more: object) -> ImageFile:
         if then == "hang" and path.endswith("cat/0.png"):
             time.sleep(3600)
         if then == "die" and path.endswith("dog/3.png"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(path, limit)
+        return original(path, limit, *more)
 
-    monkeypatch.setattr(room, "Picture", opened)
+    monkeypatch.setattr(room, "ImageFile", opened)
 
 
 # what a dead worker had open for the pixels on their way is closed by the collector
@@ -103,7 +103,7 @@ def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     script = (
         "import os, sys\n"
         "from plusx.data.loader import Loader\n"
-        "from plusx.data.source import open_data\n"
+        "from plusx.data.readers.open import open_data\n"
         "loader = Loader(open_data(sys.argv[1], split='all', size=16), workers=2, batch_size=4)\n"
         "batches = loader.epoch(0)\n"
         "next(batches)\n"

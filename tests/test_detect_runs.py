@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from plusx import store
+from plusx.data.annotations import Boxes
 from plusx.data.batch import Batch
-from plusx.data.cells import open_cells
+from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import Loader
+from plusx.data.modality import ImageModality
 from plusx.data.prediction import Detections
-from plusx.data.sample import Preprocessing
-from plusx.data.source import Source
-from plusx.data.truth import Boxes
+from plusx.data.sets.cells import open_cells
 from plusx.grammar.heads import Fcos, Head, MaskRcnn, Yolo
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
@@ -138,7 +138,7 @@ def test_a_detector_goes_on_bit_for_bit(head: Head) -> None:
     assert taught(second, 1e-3, 4, masks, 4) == losses[2:]
 
 
-def cells(count: int) -> Source:
+def cells(count: int) -> Dataset:
     return open_cells("validation").subset(range(count))
 
 
@@ -231,8 +231,7 @@ def test_blood_cells_are_all_there() -> None:
         source = open_split(recipe, split)
         assert len(source) == count
         assert source.classes == ("Platelets", "RBC", "WBC")
-        assert source.truth is not None
-        boxes += sum(map(len, source.truth.rows))
+        boxes += sum(map(len, source.annotations.rows))
     # two boxes have no area
     assert boxes == 4155 + 372 + 361 - 2
 
@@ -282,19 +281,19 @@ def test_crowds_and_rows_of_nothing_leave_an_image_without_boxes() -> None:
 def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("cells-mask")
     net = Dense(create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2)
-    source = Source(
+    source = Dataset(
         name="mine",
         split="train",
         classes=CLASSES,
         labels=torch.ones(2, 2),
-        preprocessing=Preprocessing((32, 32), 3, (0.5,) * 3, (0.2,) * 3),
-        images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+        modality=ImageModality((32, 32), 3, (0.5,) * 3, (0.2,) * 3),
+        items=MemoryItems(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),
     )
     with pytest.raises(ValueError, match='kind = "detect", but mine has no boxes'):
         make_training_task(recipe, net, source)
     monkeypatch.setattr("plusx.metrics.detection.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
-        make_training_task(recipe, net, replace(source, truth=Boxes.none(2)))
+        make_training_task(recipe, net, replace(source, annotations=Boxes.none(2)))
 
 
 @pytest.mark.slow

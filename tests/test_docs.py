@@ -18,9 +18,9 @@ import pytest
 
 import plusx
 from plusx.cli import app
-from plusx.data.augment import VOCABULARY as AUGMENTATION
-from plusx.data.augment import parse_augment
-from plusx.data.image import DEFAULT_LIMIT, FORMATS
+from plusx.data.image_file import DEFAULT_LIMIT, FORMATS
+from plusx.data.transforms.words import VOCABULARY as AUGMENTATION
+from plusx.data.transforms.words import parse_augment
 from plusx.grammar.legal import check
 from plusx.grammar.sentence import MARKS, VOCABULARY, parse
 from plusx.grammar.spec import Block, Net, Stage

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plusx import run
-from plusx.data.source import Preprocessing
+from plusx.data.modality import ImageModality
 from plusx.export import checked, read_onnx, sealed
 from plusx.export.file import FORMAT
 from plusx.run.folder import load_run
@@ -70,8 +70,9 @@ def opened(content: bytes, folder: Path) -> run.Run:
 def test_a_file_says_all_that_is_needed_to_use_it(tmp_path: Path) -> None:
     found = opened(written(multilabel="true"), tmp_path)
     assert found.classes == ("cat", "<b>dog</b>")
-    assert found.preprocessing == Preprocessing((2, 2), 3, (0.5,) * 3, (0.25,) * 3)
-    assert found.view == "whole"
+    assert found.preprocessing == ImageModality(
+        (2, 2), 3, (0.5,) * 3, (0.25,) * 3, resize="stretch"
+    )
     assert all((found.named, found.multilabel, found.finished))
     assert not found.has_gradients
     x = torch.arange(24, dtype=torch.float32).reshape(2, 3, 2, 2)

@@ -149,7 +149,8 @@ def test_too_few_images_are_refused() -> None:
 def test_eight_bits_lose_at_most_three_tenths_of_a_point_on_cifar10(
     file: str, tmp_path: Path
 ) -> None:
-    from plusx.data.source import Preprocessing, open_data
+    from plusx.data.modality import modality_from_dict
+    from plusx.data.readers.open import open_data
     from plusx.data.splits import stratified_order
     from plusx.weights import convert, open_network
 
@@ -158,7 +159,7 @@ def test_eight_bits_lose_at_most_three_tenths_of_a_point_on_cifar10(
         pytest.skip(f"no {weights.name}")
     convert(weights, file.split("-")[0], "akamaster", tmp_path / "net.safetensors")
     net, known = open_network(tmp_path / "net.safetensors")
-    preprocessing = Preprocessing.from_dict(known.preprocessing)
+    preprocessing = modality_from_dict(known.modality)
     train, test = (open_data("cifar10", split=split) for split in ("train", "test"))
     order = stratified_order(train.labels, 0)
     calibration, held = (preprocessing.normalise(train.images[p]) for p in order[:512].split(256))

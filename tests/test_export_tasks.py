@@ -12,7 +12,7 @@ from PIL import Image
 
 import plusx
 from plusx import run, zoo
-from plusx.data.space import Space
+from plusx.data.modality.space import Space
 from plusx.grammar.heads import FasterRcnn, Fcn, Fcos, Head, MaskRcnn, UNet, Yolo
 from plusx.nn.dense import Dense
 from plusx.run.folder import load_run

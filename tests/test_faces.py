@@ -15,11 +15,12 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import Loader
-from plusx.data.ordering import check_sampling, epoch_order
-from plusx.data.people import divided, open_people
+from plusx.data.modality import ImageModality
 from plusx.data.prediction import Embeddings
-from plusx.data.sample import Preprocessing, Source
+from plusx.data.readers.people import divided, open_people
+from plusx.data.sampler import check_sampler, epoch_order
 from plusx.metrics.verification import Pairs, Ranking, VerificationMeter, pairs_of
 from plusx.recipe import parse_recipe
 from plusx.run.distributed import World
@@ -29,7 +30,7 @@ from plusx.train.state import State
 
 
 few = settings(max_examples=10)
-ALL_SAMPLINGS = ("uniform", "balanced", "people")
+ALL_SAMPLINGS = ("uniform", "balanced", "pk")
 labelled = st.lists(st.integers(0, 4), min_size=8, max_size=60).filter(lambda x: len(set(x)) > 2)
 
 
@@ -55,7 +56,8 @@ def test_an_epoch_has_its_length_and_is_a_function_of_seed_and_epoch(labels, see
     labels = torch.tensor(labels)
     order = epoch_order(sampling, labels, seed, epoch, 6, 2)
     assert len(order) == len(labels)
-    assert set(order.tolist()) <= set(range(len(labels)))
+    assert set((order % len(labels)).tolist()) <= set(range(len(labels)))
+    assert len(set(order.tolist())) == len(order)  # copies of a sample have numbers of their own
     assert np.array_equal(order, epoch_order(sampling, labels, seed, epoch, 6, 2))
     if sampling == "uniform":
         assert sorted(order.tolist()) == list(range(len(labels)))
@@ -73,11 +75,11 @@ def test_other_epochs_and_other_seeds_have_another_order():
 @given(labelled, st.integers(0, 99))
 def test_a_balanced_epoch_has_equal_numbers_of_each_class(labels, epoch):
     order = epoch_order("balanced", torch.tensor(labels), 3, epoch, 4)
-    counts = np.unique(np.array(labels)[order], return_counts=True)[1]
+    counts = np.unique(np.array(labels)[order % len(labels)], return_counts=True)[1]
     assert len(counts) == len(set(labels))
     assert counts.max() - counts.min() <= 1
     # a sample comes again only when all others of its class have come as often
-    times = np.bincount(order, minlength=len(labels))
+    times = np.bincount(order % len(labels), minlength=len(labels))
     for label in set(labels):
         own = times[np.array(labels) == label]
         assert own.max() - own.min() <= 1
@@ -89,7 +91,7 @@ def test_a_balanced_epoch_of_several_labels_has_every_label_as_often():
     rows[150:160, 1] = 1  # rare
     rows[160:, 2] = 1
     order = epoch_order("balanced", rows, 0, 0, 10)
-    shares = rows[torch.from_numpy(order)].mean(0)
+    shares = rows[torch.from_numpy(order % len(rows))].mean(0)
     assert torch.allclose(shares, torch.full((3,), 1 / 3), atol=0.01)
 
 
@@ -99,7 +101,7 @@ def test_people_stand_in_groups_and_a_batch_has_different_ones(labels, pictures,
     known = np.array(labels)
     together = len(set(labels)) - 1
     size = together * pictures
-    order = epoch_order("people", torch.tensor(labels), 1, epoch, size, pictures)
+    order = epoch_order("pk", torch.tensor(labels), 1, epoch, size, pictures) % len(labels)
     for start in range(0, len(order) - pictures + 1, pictures):
         group = order[start : start + pictures]
         (person,) = set(known[group])
@@ -112,36 +114,36 @@ def test_people_stand_in_groups_and_a_batch_has_different_ones(labels, pictures,
 
 def test_what_cannot_be_ordered_so_is_said():
     labels = torch.arange(20) % 4
-    check_sampling("people", labels, 16, 4)
+    check_sampler("pk", labels, 16, 4)
     with pytest.raises(ValueError, match="needs 5 classes, and there are 4; batch_size = 16"):
-        check_sampling("people", labels, 20, 4)
-    with pytest.raises(ValueError, match="pictures = 9: from 1 to batch_size"):
-        check_sampling("people", labels, 8, 9)
+        check_sampler("pk", labels, 20, 4)
+    with pytest.raises(ValueError, match="samples_per_class = 9: from 1 to batch_size"):
+        check_sampler("pk", labels, 8, 9)
     with pytest.raises(ValueError, match="one class a sample"):
-        check_sampling("people", torch.zeros(4, 2), 4, 2)
-    with pytest.raises(ValueError, match="allowed are uniform, balanced, people"):
-        check_sampling("fair", labels, 8, 2)
+        check_sampler("pk", torch.zeros(4, 2), 4, 2)
+    with pytest.raises(ValueError, match="allowed are uniform, balanced, pk"):
+        check_sampler("fair", labels, 8, 2)
 
 
 def test_the_loader_keeps_to_the_order_and_evaluation_does_not():
     images = torch.arange(24, dtype=torch.uint8).view(24, 1, 1, 1).expand(24, 1, 2, 2).contiguous()
-    source = Source(
+    source = Dataset(
         name="made",
         split="train",
         classes=("a", "b", "c", "d"),
         labels=torch.arange(24) % 4,
-        preprocessing=Preprocessing((2, 2), 1, (0.0,), (1.0,)),
-        images=images,
+        modality=ImageModality((2, 2), 1, (0.0,), (1.0,)),
+        items=MemoryItems(images),
     )
-    loader = Loader(source, batch_size=6, seed=5, sampling="people", pictures=3)
+    loader = Loader(source, batch_size=6, seed=5, sampler="pk", samples_per_class=3)
     seen = torch.cat([batch.inputs[:, 0, 0, 0] * 255 for batch in loader.epoch(2)]).round().long()
-    expected = epoch_order("people", source.labels, 5, 2, 6, 3)
-    assert seen.tolist() == expected.tolist()
-    judged = Loader(source, split="validation", batch_size=6, sampling="people", pictures=3)
+    expected = epoch_order("pk", source.labels, 5, 2, 6, 3)
+    assert seen.tolist() == (expected % 24).tolist()
+    judged = Loader(source, split="validation", batch_size=6, sampler="pk", samples_per_class=3)
     seen = torch.cat([batch.targets for batch in judged.epoch(2)])
     assert torch.equal(seen, source.labels)
     with pytest.raises(ValueError, match="needs 6 classes"):
-        Loader(source, batch_size=18, sampling="people", pictures=3)
+        Loader(source, batch_size=18, sampler="pk", samples_per_class=3)
 
 
 # verification
@@ -171,7 +173,7 @@ def test_figures_are_those_of_scikit_learn():
     assert found["auroc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-9)
     assert found["genuine_pairs"] == same.sum()
     assert found["impostor_pairs"] == (~same).sum()
-    assert (found["count"], found["people"]) == (60, 8)
+    assert (found["count"], found["pk"]) == (60, 8)
     for row in found["true_accepts"]:
         assert (scores[~same] >= row["threshold"]).mean() <= row["false_accept_rate"]
         assert (scores[same] >= row["threshold"]).mean() == row["true_accept_rate"]
@@ -359,7 +361,7 @@ def test_embeddings_learn_to_tell_apart_and_have_unit_length(loss):
 def test_triplets_need_two_people_in_each_process():
     recipe = parse_recipe(
         'epochs = 1\nbatch_size = 12\n[net]\nbase = "resnet20"\n[task]\nkind = "embed"\n'
-        'loss = "triplet"\n[data]\nkind = "people"\npath = "."\nsampling = "people"\n'
+        'loss = "triplet"\n[data]\nkind = "pk"\npath = "."\nsampling = "pk"\n'
         'pictures = 3\n[optim]\nkind = "sgd"\nlr = 0.1\n'
     )
     task = embedder("triplet")
@@ -426,8 +428,8 @@ def test_a_person_with_one_picture_is_named(tmp_path, monkeypatch):
     source = open_people(root, validation="ann|bob", on_unreadable="skip", size=(6, 4), channels=1)
     assert source.classes == ("dan", "eva")
     assert source.labels.tolist() == [0] * 3 + [1] * 3
-    assert any("cid has one picture" in notice for notice in source.notices)
-    assert source.preprocessing.size == (6, 4)
+    assert any("cid has one picture" in notice for notice in source.warnings)
+    assert source.modality.size == (6, 4)
     with pytest.raises(ValueError, match="nobody in test"):
         open_people(root, split="test", on_unreadable="skip", validation="ann|bob")
 

@@ -9,8 +9,8 @@ import pytest
 from plusx import run as runs
 from plusx import store
 from plusx.cli import run as command
-from plusx.data.people import open_people
-from plusx.data.sample import Preprocessing
+from plusx.data.modality import ImageModality
+from plusx.data.readers.people import open_people
 from plusx.grammar.heads import Fcn
 from plusx.models import create_model
 from plusx.nn.dense import Dense
@@ -257,7 +257,7 @@ def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
         open_gallery(copy)
     store.write_json(copy / "gallery.json", known)
     headed = Dense(create_model("resnet20"), Fcn(), 2)
-    shown = Preprocessing((32, 32), 3, (0.5,) * 3, (0.5,) * 3).to_dict()
+    shown = ImageModality((32, 32), 3, (0.5,) * 3, (0.5,) * 3).to_dict()
     write_weights(copy / "model.safetensors", headed, preprocessing=shown)
     with pytest.raises(ValueError, match="are not those of its network"):
         open_gallery(copy)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import batches
-from plusx.data.sample import Preprocessing, Source
+from plusx.data.modality import ImageModality
 from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
 from plusx.nn.dims import layer_type
@@ -217,7 +218,7 @@ def test_the_frozen_convolution_stays_and_everything_else_moves(tmp_path: Path) 
     assert all(torch.equal(p, begun[name]) for name, p in again.named_parameters())
     task = Classify(net)
     optimizer = parts.optimizer_of(recipe, task)
-    images = sets.train.preprocessing.normalise(sets.train.images[:32])
+    images = sets.train.modality.normalise(sets.images_of(train)[:32])
     task(Batch(images, sets.train.labels[:32])).backward()
     optimizer.step()
     still = [name for name, p in net.named_parameters() if torch.equal(p, begun[name])]
@@ -238,18 +239,20 @@ def test_the_benchmark_runs(
     assert not capsys.readouterr().out, "what is done is not done again"
 
 
-def numbered_source() -> Source:
-    return Source(
+def numbered_source() -> Dataset:
+    return Dataset(
         name="numbers",
         split="train",
         classes=("a", "b"),
         labels=torch.arange(64) % 2,
-        preprocessing=Preprocessing(size=(1, 2), channels=1, mean=(0.0,), std=(1.0,)),
-        images=torch.stack([torch.arange(64), torch.arange(64, 128)], 1).byte().view(64, 1, 1, 2),
+        modality=ImageModality(size=(1, 2), channels=1, mean=(0.0,), std=(1.0,)),
+        items=MemoryItems(
+            torch.stack([torch.arange(64), torch.arange(64, 128)], 1).byte().view(64, 1, 1, 2)
+        ),
     )
 
 
-def mirrored(source: Source, augment: str, epoch: int) -> list[bool]:
+def mirrored(source: Dataset, augment: str, epoch: int) -> list[bool]:
     """Of every image, by its number, whether it is mirrored in this epoch."""
     seen = {}
     for batch in batches(source, augment=augment, batch_size=16, seed=3, epoch=epoch):

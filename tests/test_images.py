@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import hostile
-from plusx.data.image import UnreadableImage, decode, examine, open_image, printable
+from plusx.data.image_file import UnreadableImage, decode, examine, open_image, printable
 
 
 CORPUS = hostile.corpus()
@@ -53,7 +53,7 @@ def test_16_bits_that_are_used_little_are_remarked_on(
     """The high byte is what is seen: of 12 bits in 16 next to nothing."""
     grey = np.linspace(0, highest, 60).astype(np.uint16).reshape(6, 10)
     Image.fromarray(grey).save(tmp_path / "x.png")
-    notice = examine(tmp_path / "x.png").notice
+    notice = examine(tmp_path / "x.png").warning
     assert notice is None if said is None else said in (notice or "")
 
 
@@ -74,8 +74,8 @@ def test_a_used_file_has_the_right_pixels(case: hostile.Case, tmp_path: Path) ->
         assert off <= case.within
     verdict = examine(path)
     assert verdict.problem is None
-    assert case.reason in (verdict.notice or "")
-    assert bool(verdict.notice) == bool(case.reason)
+    assert case.reason in (verdict.warning or "")
+    assert bool(verdict.warning) == bool(case.reason)
 
 
 def test_the_same_bytes_decode_from_memory_and_as_grey() -> None:
@@ -100,7 +100,7 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
         (tmp_path / bomb.name).write_bytes(bomb.data)
     script = (
         "import resource, sys, time\n"
-        "from plusx.data.image import examine\n"
+        "from plusx.data.image_file import examine\n"
         "from PIL import Image; Image.init()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from plusx import cli
-from plusx.data.source import open_data
-from plusx.data.table import read_table
+from plusx.data.readers.open import open_data
+from plusx.data.readers.table import read_table
 from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
 from plusx.run import load_run, parts, train

@@ -13,7 +13,7 @@ from plusx.weights import convert
 
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "published_weights.py"))
-ITEMS = {Path(item.file).name: item for item in BENCHMARK["PUBLISHED"]}
+ITEMS = {Path(item.file).name: item for item in BENCHMARK["NAMED_SETS"]}
 
 
 @pytest.mark.data

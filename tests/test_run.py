@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader
-from plusx.data.source import open_data
+from plusx.data.readers.open import open_data
 from plusx.metrics.classification import ClassificationMeter
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run import evaluate, load_run, predict, train, write_predictions

@@ -14,16 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from plusx.data import cells
-from plusx.data.cells import open_cells
-from plusx.data.coco import polygon_mask, read_coco
+from plusx.data.annotations import Boxes, Masks
+from plusx.data.dataset import Dataset, images_of
 from plusx.data.loader import Loader
-from plusx.data.packing import pack
-from plusx.data.sample import Source
-from plusx.data.scene_list import Mark, SceneWish, checked_box
-from plusx.data.scene_samples import unlabelled
-from plusx.data.scenes import open_scenes
-from plusx.data.truth import Boxes, Masks
+from plusx.data.readers.annotated import open_annotated
+from plusx.data.readers.annotation_index import BoxAnnotation, LayoutOptions, checked_box
+from plusx.data.readers.coco import polygon_mask, read_coco
+from plusx.data.readers.packing import pack
+from plusx.data.sets import cells
+from plusx.data.sets.cells import open_cells
 from plusx.recipe import parse_recipe
 from plusx.run.parts import open_sets, open_split
 
@@ -142,14 +141,14 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def boxes_of(source: Source) -> Boxes:
-    assert isinstance(source.truth, Boxes)
-    return source.truth
+def boxes_of(source: Dataset) -> Boxes:
+    assert isinstance(source.annotations, Boxes)
+    return source.annotations
 
 
-def masks_of(source: Source) -> Masks:
-    assert isinstance(source.truth, Masks)
-    return source.truth
+def masks_of(source: Dataset) -> Masks:
+    assert isinstance(source.annotations, Masks)
+    return source.annotations
 
 
 # boxes
@@ -171,14 +170,14 @@ def masks_of(source: Source) -> Masks:
 )
 def test_a_box_that_cannot_be_says_why(corners: tuple[float, ...], said: str) -> None:
     left, top, right, bottom = map(float, corners)
-    found = checked_box(Mark("row 2", "cat", (left, top, right, bottom)), (30, 40))
+    found = checked_box(BoxAnnotation("row 2", "cat", (left, top, right, bottom)), (30, 40))
     assert isinstance(found, str)
     assert said in found
     assert "cat" in found
 
 
 def test_a_box_may_reach_out_by_one_pixel_as_libraries_count_from_0_and_from_1() -> None:
-    mark = Mark("row 2", "cat", (-1.0, 0.0, 41.0, 30.5))
+    mark = BoxAnnotation("row 2", "cat", (-1.0, 0.0, 41.0, 30.5))
     assert checked_box(mark, (30, 40)) == (0, 0, 40, 30)
 
 
@@ -188,13 +187,13 @@ def test_the_three_layouts_of_boxes_say_the_same(kind: Any, tmp_path: Path) -> N
     path = LAYOUTS[kind](tmp_path)
     before = contents(tmp_path)
     for split, names in SPLITS.items():
-        source = open_scenes(path, kind, split=split)
+        source = open_annotated(path, kind, split=split)
         assert source.classes == ("cat", "dog")
         assert [os.path.basename(p)[0] for p in source.paths or []] == list(names)
         for name, rows in zip(names, boxes_of(source).rows):
             wanted = [(*box[:4], source.classes.index(box[4]), 0) for box in GOOD[name]]
             assert sorted(map(tuple, rows.tolist())) == sorted(wanted)
-    train = open_scenes(path, kind)
+    train = open_annotated(path, kind)
     assert train.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
     assert contents(tmp_path) == before
 
@@ -221,14 +220,14 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
         path = LAYOUTS[kind](root, spoilt)
         if kind == "coco" and bad[4] == "dgo":
             said = "category_id 99"
-        classes = SceneWish(classes=("cat", "dog"))
+        classes = LayoutOptions(classes=("cat", "dog"))
         with pytest.raises(ValueError, match="skip") as error:
-            open_scenes(path, kind, wish=classes)
+            open_annotated(path, kind, options=classes)
         message = str(error.value)
         assert said in message
         place = {"voc": f"{name}.xml, object", "coco": f"{split}.json, annotation", "boxes": "row"}
         assert place[kind] in message
-        kept = open_scenes(path, kind, split=split, on_unreadable="skip", wish=classes)
+        kept = open_annotated(path, kind, split=split, on_unreadable="skip", options=classes)
         assert sum(map(len, boxes_of(kept).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
         assert any(said in notice for notice in kept.notices)
 
@@ -237,7 +236,7 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
 def test_a_class_that_does_not_train_is_named(tmp_path: Path) -> None:
     voc(tmp_path, {**GOOD, "e": [(2, 2, 9, 9, "horse")]})
     with pytest.raises(ValueError, match=r"e\.xml, object 1: the class 'horse' is unknown"):
-        open_scenes(tmp_path, "voc")
+        open_annotated(tmp_path, "voc")
 
 
 @slow
@@ -248,11 +247,11 @@ def test_lists_and_files_that_do_not_fit_each_other_are_named(tmp_path: Path) ->
     with open(tmp_path / "ImageSets" / "Main" / "train.txt", "a") as file:
         file.write("ghost\na\n")
     with pytest.raises(ValueError, match=r"train\.txt, row 4") as error:
-        open_scenes(tmp_path, "voc")
+        open_annotated(tmp_path, "voc")
     for said in ("row 2", "b.xml has no image", "'ghost': no such image", "row 5", "repeats",
                  "val.txt, row 1", "'d': no such annotation"):  # fmt: skip
         assert said in str(error.value)
-    kept = open_scenes(tmp_path, "voc", on_unreadable="skip")
+    kept = open_annotated(tmp_path, "voc", on_unreadable="skip")
     assert len(kept) == 2
     assert any("ghost" in notice for notice in kept.notices)
 
@@ -265,13 +264,13 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
         '<!DOCTYPE a [<!ENTITY x "y">]><annotation></annotation>'
     )
     with pytest.raises(ValueError, match=r"a\.xml: cannot be read") as error:
-        open_scenes(tmp_path, "voc")
+        open_annotated(tmp_path, "voc")
     assert "entities" in str(error.value)
     other = tmp_path / "other"
     voc(other)
     picture(other / "JPEGImages" / "a.png", (40, 30))
     with pytest.raises(ValueError, match=r"a\.xml: it says 40 x 30 pixels, but JPEGImages/a\.png"):
-        open_scenes(other, "voc")
+        open_annotated(other, "voc")
 
 
 @slow
@@ -310,9 +309,9 @@ def test_what_a_coco_json_has_wrong_is_named(
     change(told)
     (tmp_path / "train.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"train\.json, ") as error:
-        open_scenes(tmp_path, "coco")
+        open_annotated(tmp_path, "coco")
     assert said in str(error.value)
-    assert len(open_scenes(tmp_path, "coco", on_unreadable="skip"))
+    assert len(open_annotated(tmp_path, "coco", on_unreadable="skip"))
 
 
 def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -324,7 +323,7 @@ def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return root
 
 
-MASKED = SceneWish(instances=True)
+MASKED = LayoutOptions(instances=True)
 
 
 def as_floats(told: dict[str, Any]) -> None:
@@ -348,8 +347,8 @@ def test_a_coco_json_as_other_programs_write_it_says_the_same(
     change: Callable[[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
     """Without the sizes of images, with the paths of Windows, with 3.0 for 3."""
-    usual = boxes_of(open_scenes(coco(tmp_path / "a"), "coco", wish=MASKED))
-    other = boxes_of(open_scenes(changed(tmp_path / "b", change), "coco", wish=MASKED))
+    usual = boxes_of(open_annotated(coco(tmp_path / "a"), "coco", options=MASKED))
+    other = boxes_of(open_annotated(changed(tmp_path / "b", change), "coco", options=MASKED))
     assert usual.digest(None) == other.digest(None)
 
 
@@ -373,7 +372,7 @@ def test_masks_that_cannot_be_those_of_their_boxes_are_named(
 ) -> None:
     changed(tmp_path, change)
     with pytest.raises(ValueError, match=r"train\.json") as error:
-        open_scenes(tmp_path, "coco", wish=MASKED)
+        open_annotated(tmp_path, "coco", options=MASKED)
     assert said in str(error.value)
 
 
@@ -381,7 +380,7 @@ def test_an_image_that_is_missing_is_one_mistake(tmp_path: Path) -> None:
     """And not one more for each of its boxes."""
     changed(tmp_path, lambda told: told["images"][0].update(file_name="z.png"))
     with pytest.raises(ValueError, match=r"'z\.png' is missing") as error:
-        open_scenes(tmp_path, "coco")
+        open_annotated(tmp_path, "coco")
     assert "annotation" not in str(error.value)
 
 
@@ -389,17 +388,17 @@ def test_a_thin_polygon_has_the_pixels_that_it_touches(tmp_path: Path) -> None:
     def thin(told: dict[str, Any]) -> None:
         told["annotations"][0].update(segmentation=[[2.6, 3.6, 9.6, 3.6, 9.6, 3.9, 2.6, 3.9]])
 
-    source = open_scenes(changed(tmp_path, thin), "coco", wish=MASKED)
+    source = open_annotated(changed(tmp_path, thin), "coco", options=MASKED)
     assert os.path.basename((source.paths or [])[0]) == "a.png"
-    plane = boxes_of(source).planes(0, (30, 40))
+    plane = boxes_of(source).masks_of(0, (30, 40))
     assert np.argwhere(plane[0]).tolist() == [[3, x] for x in range(2, 10)]
 
 
 def test_images_without_any_box_are_nothing_to_learn_from(tmp_path: Path) -> None:
     changed(tmp_path, lambda told: [each.pop("segmentation") for each in told["annotations"]])
     with pytest.raises(ValueError, match=r"none has a box: train\.json, annotation 0: cat has no"):
-        open_scenes(tmp_path, "coco", wish=MASKED, on_unreadable="skip")
-    assert len(open_scenes(tmp_path, "coco", split="val", on_unreadable="skip"))
+        open_annotated(tmp_path, "coco", options=MASKED, on_unreadable="skip")
+    assert len(open_annotated(tmp_path, "coco", split="val", on_unreadable="skip"))
 
 
 def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
@@ -408,7 +407,7 @@ def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
     turned[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "train" / "a.png", exif=turned)
     with pytest.raises(ValueError, match="has 30 x 40 as it is seen, turned by its EXIF"):
-        open_scenes(tmp_path, "coco")
+        open_annotated(tmp_path, "coco")
 
 
 @slow
@@ -431,7 +430,7 @@ def test_what_a_csv_of_boxes_has_wrong_is_named_with_its_row(
     with open(path, "a") as file:
         file.write(line + "\n")
     with pytest.raises(ValueError) as error:
-        open_scenes(path, "boxes")
+        open_annotated(path, "boxes")
     assert said in str(error.value)
 
 
@@ -439,13 +438,13 @@ def test_what_a_csv_of_boxes_has_wrong_is_named_with_its_row(
 def test_wrong_layouts_say_what_is_looked_for(tmp_path: Path) -> None:
     for kind, said in (("voc", "JPEGImages"), ("coco", "train.json"), ("masks", "trainannot")):
         with pytest.raises(ValueError, match=said):
-            open_scenes(tmp_path, kind)  # type: ignore[arg-type]
+            open_annotated(tmp_path, kind)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="missing"):
-        open_scenes(tmp_path / "nowhere", "voc")
+        open_annotated(tmp_path / "nowhere", "voc")
     path = tmp_path / "b.csv"
     path.write_text("path,label\na.png,cat\n")
     with pytest.raises(ValueError, match="left,top,right,bottom"):
-        open_scenes(path, "boxes")
+        open_annotated(path, "boxes")
     voc(tmp_path / "set")
     with pytest.raises(ValueError, match="not packed"):
         pack(tmp_path / "set", tmp_path / "set.plusx")
@@ -466,7 +465,7 @@ def test_masks_are_read_by_number_palette_grey_and_colour(tmp_path: Path) -> Non
         root = masks(tmp_path / name, {"a": wanted})
         image = made if isinstance(made, Image.Image) else Image.fromarray(made)
         image.save(root / "trainannot" / "a.png")
-        source = open_scenes(root, "masks", validation=0)
+        source = open_annotated(root, "masks", validation=0)
         assert source.classes == ("0", "1", "2")
         assert (masks_of(source).mask(0) == wanted).all()
     for name, made in (("colours", colours[wanted]), ("shown", palette)):
@@ -474,7 +473,7 @@ def test_masks_are_read_by_number_palette_grey_and_colour(tmp_path: Path) -> Non
         image = made if isinstance(made, Image.Image) else Image.fromarray(made)
         image.save(root / "trainannot" / "a.png")
         (root / "classes.csv").write_text("name,r,g,b\nground,0,0,0\nroad,128,0,0\n,0,128,0\n")
-        source = open_scenes(root, "masks", validation=0)
+        source = open_annotated(root, "masks", validation=0)
         assert source.classes == ("ground", "road")
         assert (masks_of(source).mask(0) == np.where(wanted == 2, 255, wanted)).all()
 
@@ -484,33 +483,33 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
     mask = numbers(3)
     mask[5, 5] = 255
     masks(tmp_path, {"a": mask, "b": numbers(3, seed=1)})
-    found = open_scenes(tmp_path, "masks", validation=0)
+    found = open_annotated(tmp_path, "masks", validation=0)
     assert found.classes == ("0", "1", "2", "3")  # 255 is not judged
     assert masks_of(found).mask(0)[5, 5] == 255
     assert found.position_counts().sum() == 2 * 30 * 40 - 1
-    named = SceneWish(classes=("x", "y", "z"), values=(3, 0, 1), ignore=(2,))
-    source = open_scenes(tmp_path, "masks", validation=0, wish=named)
+    named = LayoutOptions(classes=("x", "y", "z"), values=(3, 0, 1), ignore=(2,))
+    source = open_annotated(tmp_path, "masks", validation=0, options=named)
     read = masks_of(source).mask(0)
     assert (read[mask == 3] == 0).all()
     assert (read[mask == 2] == 255).all()
     assert (read[mask == 1] == 2).all()
     with pytest.raises(ValueError, match=r"trainannot/a\.png: .* have the value 3") as error:
-        open_scenes(tmp_path, "masks", wish=SceneWish(classes=("x", "y", "z")))
+        open_annotated(tmp_path, "masks", options=LayoutOptions(classes=("x", "y", "z")))
     assert "known are 0 to 2" in str(error.value)
     for wish, said in (
-        (SceneWish(classes=("x", "y"), values=(0,)), "one for each"),
-        (SceneWish(classes=("x", "y"), values=(1, 1)), "no two alike"),
-        (SceneWish(classes=("x", "y"), ignore=(1,)), "ignore: 1 is the value of a class"),
+        (LayoutOptions(classes=("x", "y"), values=(0,)), "one for each"),
+        (LayoutOptions(classes=("x", "y"), values=(1, 1)), "no two alike"),
+        (LayoutOptions(classes=("x", "y"), ignore=(1,)), "ignore: 1 is the value of a class"),
     ):
         with pytest.raises(ValueError, match=said):
-            open_scenes(tmp_path, "masks", wish=wish)
+            open_annotated(tmp_path, "masks", options=wish)
 
 
 @pytest.mark.parametrize(
     ("array", "ending", "said"),
     [
         (np.eye(30, 40, dtype=np.uint8)[..., None] * np.array([9, 0, 0], np.uint8), "PNG",
-         r"trainannot/a\.png: a picture in colours.*classes\.csv"),
+         r"trainannot/a\.png: a colour image.*classes\.csv"),
         (numbers(), "JPEG", r"trainannot/a\.png: a JPEG"),
         (np.zeros((30, 40), np.uint8), "PNG", "the values 0 alone, of which 1 could be a class"),
         (np.full((30, 40), 255, np.uint8), "PNG", "the values 255 alone, of which 0 could be"),
@@ -523,13 +522,13 @@ def test_masks_without_two_values_say_why(
     for name in "ab":
         Image.fromarray(array).save(tmp_path / "trainannot" / f"{name}.png", format=ending)
     with pytest.raises(ValueError, match=said):
-        open_scenes(tmp_path, "masks")
+        open_annotated(tmp_path, "masks")
 
 
 @slow
 def test_two_values_0_and_255_are_two_classes(tmp_path: Path) -> None:
     masks(tmp_path, {name: numbers(1, seed=ord(name)) * 255 for name in "abcd"})
-    source = open_scenes(tmp_path, "masks", validation=1)
+    source = open_annotated(tmp_path, "masks", validation=1)
     assert source.classes == ("0", "255")
     assert set(np.unique(masks_of(source).mask(0))) == {0, 1}
 
@@ -547,14 +546,14 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
     whole = (notes / "f.png").read_bytes()
     (notes / "f.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"train/b\.png: no mask") as listed:
-        open_scenes(tmp_path, "masks")
+        open_annotated(tmp_path, "masks")
     assert "trainannot/c.png: no image" in str(listed.value)
-    kept = open_scenes(tmp_path, "masks", on_unreadable="skip", validation=0)
+    kept = open_annotated(tmp_path, "masks", on_unreadable="skip", validation=0)
     assert [os.path.basename(path) for path in kept.paths or []] == ["g.png"]
     notices = "\n".join(kept.notices)
     for said in (
         "a.png: it has 41 x 30 pixels, its image 40 x 30",
-        "d.png: a picture in colours",
+        "d.png: a colour image",
         "e.png: a JPEG",
         "f.png: ",
     ):
@@ -562,8 +561,8 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "c.png")
     Image.fromarray(numbers()).save(notes / "b.png")
     with pytest.raises(ValueError, match="masks cannot be used") as error:
-        open_scenes(tmp_path, "masks")
-    assert "d.png: a picture in colours" in str(error.value)
+        open_annotated(tmp_path, "masks")
+    assert "d.png: a colour image" in str(error.value)
 
 
 @slow
@@ -572,12 +571,12 @@ def test_names_choose_what_tests_and_the_seed_what_validates(tmp_path: Path) -> 
         picture(tmp_path / "image" / f"{place:02}.png")
         (tmp_path / "label").mkdir(exist_ok=True)
         Image.fromarray(numbers(seed=place)).save(tmp_path / "label" / f"{place:02}.png")
-    wish = SceneWish(test="0[0-2]")
+    wish = LayoutOptions(test="0[0-2]")
     parts = {
         split: {
             os.path.basename(path)
-            for path in open_scenes(
-                tmp_path, "masks", split=split, seed=3, validation=2, wish=wish
+            for path in open_annotated(
+                tmp_path, "masks", split=split, seed=3, validation=2, options=wish
             ).paths
             or []
         }
@@ -589,7 +588,7 @@ def test_names_choose_what_tests_and_the_seed_what_validates(tmp_path: Path) -> 
     assert parts["train"] | parts["validation"] | parts["test"] == parts["all"]
     for pattern, said in (("(", "no regular expression"), ("x", "chooses 0 of the 10")):
         with pytest.raises(ValueError, match=said):
-            open_scenes(tmp_path, "masks", wish=SceneWish(test=pattern))
+            open_annotated(tmp_path, "masks", options=LayoutOptions(test=pattern))
 
 
 @slow
@@ -601,8 +600,8 @@ def test_connected_parts_of_masks_become_boxes(tmp_path: Path) -> None:
     mask[5:7, 20:22] = 1  # too small to be judged
     mask[10:20, 20:39] = 2
     masks(tmp_path, {"a": mask})
-    wish = SceneWish(classes=("road", "man", "car"), parts=("car", "man"), smallest=20)
-    source = open_scenes(tmp_path, "masks", validation=0, wish=wish)
+    wish = LayoutOptions(classes=("road", "man", "car"), components=("car", "man"), min_area=20)
+    source = open_annotated(tmp_path, "masks", validation=0, options=wish)
     assert source.classes == ("car", "man")
     assert boxes_of(source).rows[0].tolist() == [
         [20, 10, 39, 20, 0, 0],
@@ -611,7 +610,9 @@ def test_connected_parts_of_masks_become_boxes(tmp_path: Path) -> None:
         [3, 15, 10, 26, 1, 0],
     ]
     with pytest.raises(ValueError, match="did you mean 'car'"):
-        open_scenes(tmp_path, "masks", wish=SceneWish(classes=wish.classes, parts=("cra",)))
+        open_annotated(
+            tmp_path, "masks", options=LayoutOptions(classes=wish.classes, components=("cra",))
+        )
 
 
 JSON = st.recursive(
@@ -642,8 +643,8 @@ def test_any_value_in_a_coco_json_is_read_or_named(tmp_path: Path, data: st.Data
     (tmp_path / "train.json").write_text(json.dumps(told))
     for on_unreadable in ("error", "skip"):
         try:
-            source = open_scenes(
-                tmp_path, "coco", on_unreadable=on_unreadable, wish=SceneWish(instances=True)
+            source = open_annotated(
+                tmp_path, "coco", on_unreadable=on_unreadable, options=LayoutOptions(instances=True)
             )
         except ValueError as error:
             assert str(error)
@@ -664,7 +665,7 @@ def test_run_lengths_are_those_of_cocos_own_library(
     size: tuple[int, int], seed: int, share: float
 ) -> None:
     library = pytest.importorskip("faster_coco_eval.core.mask")
-    from plusx.data.coco import _inside
+    from plusx.data.readers.coco import _inside
 
     wanted = np.random.default_rng(seed).random(size) < share
     packed = library.encode(np.asfortranarray(wanted.astype(np.uint8)))
@@ -679,7 +680,7 @@ def test_run_lengths_are_those_of_cocos_own_library(
 
 
 def test_run_lengths_without_end_are_refused_at_once() -> None:
-    from plusx.data.coco import _unpacked
+    from plusx.data.readers.coco import _unpacked
 
     with pytest.raises(ValueError, match="more than"):
         _unpacked("o" * 10**6)
@@ -694,10 +695,10 @@ def test_of_two_folders_beside_the_images_one_has_the_masks(tmp_path: Path) -> N
     for name in "ab":
         Image.fromarray(numbers()).save(tmp_path / "masks" / f"{name}.png")
         (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.1 0.1")
-    assert len(open_scenes(tmp_path, "masks", split="all")) == 2
+    assert len(open_annotated(tmp_path, "masks", split="all")) == 2
     Image.fromarray(numbers()).save(tmp_path / "labels" / "a.png")
     with pytest.raises(ValueError, match="masks lie in masks and in labels: which ones are meant"):
-        open_scenes(tmp_path, "masks", split="all")
+        open_annotated(tmp_path, "masks", split="all")
 
 
 @slow
@@ -707,7 +708,7 @@ def test_an_image_of_two_jsons_is_named(tmp_path: Path) -> None:
     told["images"][0]["file_name"] = "train/a.png"
     (tmp_path / "test.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"train\.json, image 0: 'a\.png' is in test already"):
-        open_scenes(tmp_path, "coco")
+        open_annotated(tmp_path, "coco")
 
 
 @slow
@@ -725,7 +726,7 @@ def test_a_polygon_on_the_edges_of_pixels_holds_just_these(
 @slow
 def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
     coco(tmp_path)
-    source = open_scenes(tmp_path, "coco", wish=SceneWish(instances=True))
+    source = open_annotated(tmp_path, "coco", options=LayoutOptions(instances=True))
     truth = boxes_of(source)
     for place, rows in enumerate(truth.rows):
         planes = truth.planes(place, (30, 40))
@@ -734,7 +735,7 @@ def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
             wanted[top:bottom, left:right] = 1
             assert (plane == wanted).all()
     listing = read_coco(str(tmp_path / "train.json"))
-    assert listing.parts == ()
+    assert not any(image.split for image in listing.images)
 
 
 # batches
@@ -742,7 +743,7 @@ def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
 
 @slow
 def test_a_batch_of_boxes_leads_back_to_what_is_stored(tmp_path: Path) -> None:
-    source = open_scenes(voc(tmp_path), "voc", size=(64, 64))
+    source = open_annotated(voc(tmp_path), "voc", size=(64, 64))
     with Loader(source, split="validation", batch_size=3) as loader:
         (batch,) = loader.epoch(0)
     assert batch.inputs.shape == (3, 3, 64, 64)
@@ -761,7 +762,7 @@ def test_a_batch_of_boxes_leads_back_to_what_is_stored(tmp_path: Path) -> None:
 @slow
 def test_without_a_size_images_stay_and_a_batch_is_padded(tmp_path: Path) -> None:
     masks(tmp_path, {"a": numbers(size=(30, 40)), "b": numbers(size=(50, 33))})
-    source = open_scenes(tmp_path, "masks", validation=0)
+    source = open_annotated(tmp_path, "masks", validation=0)
     with Loader(source, split="validation", batch_size=2) as loader:
         (batch,) = loader.epoch(0)
     assert batch.inputs.shape == (2, 3, 64, 64)
@@ -776,7 +777,7 @@ def test_without_a_size_images_stay_and_a_batch_is_padded(tmp_path: Path) -> Non
 
 @slow
 def test_images_without_truth_tell_how_they_were_scaled(tmp_path: Path) -> None:
-    source = unlabelled(open_scenes(voc(tmp_path), "voc", size=(15, 20)))
+    source = unlabelled(open_annotated(voc(tmp_path), "voc", size=(15, 20)))
     with Loader(source, split="validation", batch_size=3) as loader:
         (batch,) = loader.epoch(0)
     assert batch.targets.shape == (3, 1, 7)
@@ -794,7 +795,7 @@ def test_pixels_are_the_same_for_any_number_of_workers_and_any_batch(
         voc(tmp_path)
     else:
         masks(tmp_path, {name: numbers(seed=ord(name)) for name in "abc"})
-    source = open_scenes(tmp_path, kind, size=(32, 40), validation=None if kind == "voc" else 0)
+    source = open_annotated(tmp_path, kind, size=(32, 40), validation=None if kind == "voc" else 0)
     said = "zoom1.5 flip rotate10 jitter.3 erase.5"
     found = []
     for workers, size in ((0, 3), (2, 3), (0, 1)):
@@ -812,7 +813,7 @@ def test_pixels_are_the_same_for_any_number_of_workers_and_any_batch(
 
 @slow
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
-    source = open_scenes(voc(tmp_path), "voc", size=(32, 32))
+    source = open_annotated(voc(tmp_path), "voc", size=(32, 32))
     (tmp_path / "JPEGImages" / "a.png").unlink()
     gone = pytest.raises(RuntimeError, match=r"JPEGImages/a\.png cannot be used any more")
     with Loader(source, split="validation") as loader, gone:
@@ -826,12 +827,12 @@ def test_a_fingerprint_changes_with_a_box_and_with_a_mask(tmp_path: Path) -> Non
         root = tmp_path / f"box{right}" / "set"
         root.mkdir(parents=True)
         changed = {**GOOD, "b": [(1, 1, right, 9, "dog")]}
-        known.add(open_scenes(voc(root, changed), "voc").fingerprint())
+        known.add(open_annotated(voc(root, changed), "voc").fingerprint())
     for seed in (0, 1):
         root = tmp_path / f"mask{seed}" / "set"
         made = numbers(seed=0)
         made[20, 20] = seed
-        known.add(open_scenes(masks(root, {"a": made}), "masks", validation=0).fingerprint())
+        known.add(open_annotated(masks(root, {"a": made}), "masks", validation=0).fingerprint())
     assert len(known) == 4
 
 
@@ -864,9 +865,7 @@ def test_cells_lie_in_their_boxes_and_over_each_other(monkeypatch: pytest.Monkey
         overlapping += int((meet & meet.T).sum() > len(boxes))
     assert overlapping > 3
     test = open_cells("test")
-    assert source.images is not None
-    assert test.images is not None
-    assert not torch.equal(source.images, test.images)
+    assert not torch.equal(images_of(source), test.images)
 
 
 RECIPE = """
@@ -886,7 +885,7 @@ lr = 0.1
 
 
 @slow
-def test_recipes_open_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_open_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     voc(tmp_path / "pets")
     monkeypatch.setenv("PLUSX_DATA", str(tmp_path))
     said = 'kind = "voc"\npath = "pets"\nsize = [32, 48]'
@@ -894,7 +893,7 @@ def test_recipes_open_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     sets = open_sets(recipe)
     assert sets.validation is not None
     assert (len(sets.train), len(sets.validation)) == (3, 1)
-    assert sets.train.preprocessing.size == (32, 48)
+    assert sets.train.modality.size == (32, 48)
     few_cells(monkeypatch, 4)
     said = 'kind = "cells"\ntrain = 0.5'
     text = RECIPE.format(head="mask-rcnn", task="detect", data=said)
@@ -915,11 +914,11 @@ def published(name: str) -> Path:
 def test_bccd_has_two_boxes_without_area() -> None:
     path = published("BCCD")
     with pytest.raises(ValueError, match=r"00343\.xml, object 4: RBC .* has no area") as error:
-        open_scenes(path, "voc")
+        open_annotated(path, "voc")
     assert "BloodImage_00338.xml, object 13" in str(error.value)
     counts = torch.zeros(3, dtype=torch.int64)
     for split, images in (("train", 205), ("validation", 87), ("test", 72)):
-        source = open_scenes(path, "voc", split=split, on_unreadable="skip")
+        source = open_annotated(path, "voc", split=split, on_unreadable="skip")
         assert len(source) == images
         assert source.classes == ("Platelets", "RBC", "WBC")
         counts += boxes_of(source).counts(3)
@@ -930,17 +929,19 @@ def test_bccd_has_two_boxes_without_area() -> None:
 @slow
 @pytest.mark.data
 def test_camvid_and_the_membranes_have_their_splits() -> None:
-    wish = SceneWish(ignore=(11,))
+    wish = LayoutOptions(ignore=(11,))
     sizes = [
-        len(open_scenes(published("camvid"), "masks", split=split, wish=wish))
+        len(open_annotated(published("camvid"), "masks", split=split, options=wish))
         for split in ("train", "validation", "test")
     ]
     assert sizes == [367, 101, 233]
-    test = open_scenes(
+    test = open_annotated(
         published("isbi2012"),
         "masks",
         split="test",
-        wish=SceneWish(test="2[0-3]", channels=1, classes=("membrane", "cell"), values=(0, 255)),
+        options=LayoutOptions(
+            test="2[0-3]", channels=1, classes=("membrane", "cell"), values=(0, 255)
+        ),
     )
     assert [os.path.basename(path) for path in test.paths or []] == [
         "20.png",

@@ -6,18 +6,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plusx.data.augment import parse_augment, scene_plan
-from plusx.data.draws import Draws
-from plusx.data.on_scene import SCENE_STEPS, Scene, fitted
-from plusx.data.truth import NOT_JUDGED
+from plusx.data.modality import ImageModality
+from plusx.data.rng import CounterRNG
+from plusx.data.sample import IGNORE_INDEX, Sample
+from plusx.data.transforms.steps import STEPS, Setting, fit
+from plusx.data.transforms.transform import Transform
+from plusx.data.transforms.words import parse_augment
 
 
 slow = pytest.mark.slow
 SIZE = (24, 32)
 
 # what moves pixels by whole numbers, and what makes new ones between them
-EXACT = ("pad5", "crop16", "crop", "centercrop14", "flip", "vflip", "altflip", "turn")
+EXACT = ("pad5", "crop16", "crop", "centercrop14", "flip", "vflip", "altflip", "rot90")
 SOFT = ("zoom1.5", "zoom3", "resizedcrop", "resizedcrop20", "resize40", "rotate20", "rotate180")
+
+
+def scene_plan(text: str, size: tuple[int, int] | None) -> Transform:
+    """The steps for annotated images."""
+    resize = "none" if size is None else "fit"
+    modality = ImageModality(size or (1, 1), 3, (0.5,) * 3, (0.5,) * 3, resize=resize)
+    return modality.transform(text, train=True, annotated=True)
 
 
 def things(
@@ -25,7 +34,7 @@ def things(
     count: int = 4,
     size: tuple[int, int] = (30, 40),
     sides: tuple[int, int] = (4, 9),
-) -> Scene:
+) -> Sample:
     """Rectangles that do not overlap, each of a grey of its own in the picture and in its mask."""
     generator = np.random.default_rng(seed)
     image = np.zeros((3, *size), np.uint8)
@@ -41,13 +50,13 @@ def things(
         rows.append((left, top, left + wide, top + tall, place, 0))
     stacked = np.stack(planes) if planes else np.zeros((0, *size), np.uint8)
     boxes = np.array(rows, np.float32).reshape(-1, 6)
-    return Scene(torch.from_numpy(image), boxes, torch.from_numpy(stacked))
+    return Sample(torch.from_numpy(image), boxes=boxes, masks=torch.from_numpy(stacked))
 
 
-def augmented(scene: Scene, text: str, seed: int, epoch: int = 0) -> Scene:
-    draws = Draws.of(seed, epoch, np.array([0]))
+def augmented(scene: Sample, text: str, seed: int, epoch: int = 0) -> Sample:
+    draws = CounterRNG.of(seed, epoch, np.array([0]))
     for place, word in enumerate(parse_augment(text)):
-        scene = SCENE_STEPS[word.kind](scene, word, draws.at(place), SIZE)
+        scene = STEPS[word.kind](scene, word, draws.at(place), Setting(SIZE))
     return scene
 
 
@@ -62,9 +71,9 @@ def test_a_flip_turns_boxes_and_masks_over_with_the_image() -> None:
     first = scene.boxes[0]
     assert flipped == {first[0].item(), 40 - first[2].item()}
     for seed in range(4):
-        made = augmented(scene, "flip vflip turn", seed)
-        assert made.planes is not None
-        for row, plane in zip(made.boxes.astype(int), made.planes):
+        made = augmented(scene, "flip vflip rot90", seed)
+        assert made.masks is not None
+        for row, plane in zip(made.boxes.astype(int), made.masks):
             wanted = torch.zeros_like(plane)
             wanted[row[1] : row[3], row[0] : row[2]] = 1
             assert torch.equal(plane, wanted)
@@ -75,7 +84,7 @@ def test_words_that_know_of_no_boxes_are_refused() -> None:
         with pytest.raises(ValueError, match=f"{word}.*knows of no boxes"):
             scene_plan(f"flip {word}", (32, 32))
     for word in ("crop", "centercrop", "resizedcrop", "zoom2"):
-        with pytest.raises(ValueError, match="says none"):
+        with pytest.raises(ValueError, match="size is not set"):
             scene_plan(word, None)
     assert scene_plan("crop64 flip", None).final == (64, 64)
     assert [word.kind for word in scene_plan("flip", (32, 32)).words] == ["fit", "flip"]
@@ -89,11 +98,11 @@ def test_words_that_move_whole_pixels_keep_image_boxes_and_masks_together(
 ) -> None:
     scene = things(seed % 97)
     made = augmented(scene, " ".join(words), seed, epoch=seed % 3)
-    assert made.planes is not None
-    assert len(made.planes) == len(made.boxes)
-    for row, plane in zip(made.boxes, made.planes):
+    assert made.masks is not None
+    assert len(made.masks) == len(made.boxes)
+    for row, plane in zip(made.boxes, made.masks):
         grey = 60 * (int(row[4]) + 1)
-        assert torch.equal(plane.bool(), made.image[0] == grey)
+        assert torch.equal(plane.bool(), made.tensor[0] == grey)
         left, top, right, bottom = row[:4].astype(int).tolist()
         wanted = torch.zeros_like(plane)
         wanted[top:bottom, left:right] = 1
@@ -101,7 +110,7 @@ def test_words_that_move_whole_pixels_keep_image_boxes_and_masks_together(
     # nothing of which enough is left is lost
     gone = set(scene.boxes[:, 4]) - set(made.boxes[:, 4])
     for number in gone:
-        assert (made.image[0] == 60 * (int(number) + 1)).sum() < 0.25 * 9 * 9
+        assert (made.tensor[0] == 60 * (int(number) + 1)).sum() < 0.25 * 9 * 9
 
 
 @slow
@@ -111,12 +120,12 @@ def test_any_words_keep_boxes_around_their_masks_and_inside_the_image(
 ) -> None:
     scene = things(seed % 97, count=3)
     made = augmented(scene, " ".join(words), seed)
-    assert made.planes is not None
+    assert made.masks is not None
     height, width = made.size
-    assert made.planes.shape == (len(made.boxes), height, width)
-    assert made.image.dtype == torch.uint8
-    assert set(made.planes.unique().tolist()) <= {0, 1}
-    for row, plane in zip(made.boxes, made.planes.numpy()):
+    assert made.masks.shape == (len(made.boxes), height, width)
+    assert made.tensor.dtype == torch.uint8
+    assert set(made.masks.unique().tolist()) <= {0, 1}
+    for row, plane in zip(made.boxes, made.masks.numpy()):
         left, top, right, bottom = row[:4]
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
@@ -135,14 +144,14 @@ def test_a_mask_that_lies_between_the_pixels_of_a_small_image_stays() -> None:
     plane[0, 17, 33:35] = 1
     plane[1, 8:40, 8:40] = 1
     boxes = np.array([[33, 17, 35, 18, 0, 0], [8, 8, 40, 40, 1, 0]], np.float32)
-    scene = Scene(torch.zeros(3, 64, 64, dtype=torch.uint8), boxes, plane)
-    small = fitted(scene, (8, 8))
-    assert small.planes is not None
-    assert small.planes[0].nonzero().tolist() == [[2, 4]]
-    assert int(small.planes[1].sum()) == 16
-    classes = fitted(Scene(scene.image, boxes[:0], plane[:1], NOT_JUDGED), (8, 8))
-    assert classes.planes is not None
-    assert not classes.planes.any()
+    scene = Sample(torch.zeros(3, 64, 64, dtype=torch.uint8), boxes=boxes, masks=plane)
+    small = fit(scene, (8, 8))
+    assert small.masks is not None
+    assert small.masks[0].nonzero().tolist() == [[2, 4]]
+    assert int(small.masks[1].sum()) == 16
+    classes = fit(Sample(scene.tensor, masks=plane[:1], mask_fill=IGNORE_INDEX), (8, 8))
+    assert classes.masks is not None
+    assert not classes.masks.any()
 
 
 @slow
@@ -153,9 +162,9 @@ def test_masks_lie_where_the_image_shows_their_things(words: str) -> None:
     for seed in range(12):
         scene = things(seed, count=1, size=(60, 80), sides=(16, 30))
         made = augmented(scene, words, seed)
-        assert made.planes is not None
-        if len(made.planes) and made.planes.sum() > 30:
-            seen.append(shares(made.planes[0].numpy() == 1, made.image[0].numpy() > 30))
+        assert made.masks is not None
+        if len(made.masks) and made.masks.sum() > 30:
+            seen.append(shares(made.masks[0].numpy() == 1, made.tensor[0].numpy() > 30))
     assert len(seen) > 3
     assert np.mean(seen) > 0.8
 
@@ -166,16 +175,15 @@ def test_classes_are_never_mixed_and_outside_is_not_judged(words: list[str], see
     generator = np.random.default_rng(seed % 1009)
     mask = generator.choice([3, 7], (1, 30, 40)).astype(np.uint8)
     image = torch.from_numpy(np.repeat(mask * 30, 3, 0))
-    nothing = np.zeros((0, 6), np.float32)
-    scene = Scene(image, nothing, torch.from_numpy(mask), NOT_JUDGED)
+    scene = Sample(image, masks=torch.from_numpy(mask), mask_fill=IGNORE_INDEX)
     made = augmented(scene, " ".join(words), seed)
-    assert made.planes is not None
-    assert made.planes.shape == (1, *made.size)
-    assert set(made.planes.unique().tolist()) <= {3, 7, NOT_JUDGED}
+    assert made.masks is not None
+    assert made.masks.shape == (1, *made.size)
+    assert set(made.masks.unique().tolist()) <= {3, 7, IGNORE_INDEX}
     if set(words) <= set(EXACT):
-        judged = made.planes[0] != NOT_JUDGED
-        assert torch.equal(made.image[0][judged], made.planes[0][judged] * 30)
-        assert (made.image[0][~judged] == 0).all()
+        judged = made.masks[0] != IGNORE_INDEX
+        assert torch.equal(made.tensor[0][judged], made.masks[0][judged] * 30)
+        assert (made.tensor[0][~judged] == 0).all()
 
 
 @slow
@@ -185,7 +193,7 @@ def test_all_of_an_image_is_fitted_into_the_size(
 ) -> None:
     image = torch.zeros(1, height, width, dtype=torch.uint8)
     box = np.array([[0, 0, width, height, 0, 0]], np.float32)
-    made = fitted(Scene(image, box), (tall, wide))
+    made = fit(Sample(image, boxes=box), (tall, wide))
     assert made.size[0] <= tall
     assert made.size[1] <= wide
     assert made.size[0] == tall or made.size[1] == wide
@@ -203,7 +211,7 @@ def test_zooming_keeps_the_size_and_says_its_scale(seed: int) -> None:
     assert made.size == SIZE
     assert 0.25 - 0.01 <= made.scale <= 1 + 0.01
     other = augmented(scene, "zoom2", seed)
-    assert torch.equal(made.image, other.image)
+    assert torch.equal(made.tensor, other.tensor)
     assert (made.boxes == other.boxes).all()
 
 
@@ -212,7 +220,7 @@ def test_colours_change_and_places_do_not() -> None:
     scene = things(3)
     made = augmented(scene, "jitter.4 grayscale", 5)
     assert (made.boxes == scene.boxes).all()
-    assert torch.equal(made.image[0], made.image[1])
-    assert not torch.equal(made.image, scene.image)
-    grey = Scene(scene.image[:1], scene.boxes, scene.planes)
-    assert augmented(grey, "jitter.4 grayscale", 5).image.shape == grey.image.shape
+    assert torch.equal(made.tensor[0], made.tensor[1])
+    assert not torch.equal(made.tensor, scene.tensor)
+    grey = Sample(scene.tensor[:1], boxes=scene.boxes, masks=scene.masks)
+    assert augmented(grey, "jitter.4 grayscale", 5).tensor.shape == grey.tensor.shape

@@ -35,12 +35,12 @@ CALLS = {
 }  # fmt: skip
 
 # Annotations, of which those that declare entities are refused before.
-GUARDED = {("data/voc.py", "xml.etree.ElementTree.fromstring")}
+GUARDED = {("data/readers/voc.py", "xml.etree.ElementTree.fromstring")}
 
 METHODS = {"extractall", "extract", "unsafe_eval"}
 
 # Who opens connections: published files, checked against their digest.
-DOWNLOADERS = {"data/download.py", "weights/fetch.py"}
+DOWNLOADERS = {"data/sets/download.py", "weights/fetch.py"}
 
 # Who listens: where the processes of a run meet, on the loopback, where torch by itself would
 # listen on every interface.
@@ -235,7 +235,7 @@ BREAKS: dict[Rule, list[Module]] = {
     connections: [
         module("models.py", "import urllib.request"),
         module("nn/x.py", "import requests"),
-        module("data/download.py", "import socket\nsocket.create_connection(a)"),
+        module("data/sets/download.py", "import socket\nsocket.create_connection(a)"),
         module("run/x.py", "import socket\nsocket.create_server(a)"),
         module(LISTENER, "import socket\nsocket.create_connection(a)"),
     ],

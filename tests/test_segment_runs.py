@@ -21,11 +21,12 @@ from torch.nn import functional
 from plusx import run as runs
 from plusx import store
 from plusx.cli import run as command
+from plusx.data.annotations import Boxes
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset, FileItems, MemoryItems
 from plusx.data.instance_mask import InstanceMask
+from plusx.data.modality import ImageModality
 from plusx.data.prediction import Detections, PositionProbabilities, Prediction, labels_at_size
-from plusx.data.sample import Preprocessing, Source
-from plusx.data.truth import Boxes
 from plusx.explain.dense_cam import dense_cam
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
@@ -240,7 +241,7 @@ def test_images_are_judged_as_the_weights_that_it_began_with_expect_them(
     data: Path, tmp_path: Path
 ) -> None:
     first, weights = create_model("resnet20", seed=1), tmp_path / "first.safetensors"
-    known = Preprocessing((32, 32), 3, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
+    known = ImageModality((32, 32), 3, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
     write_weights(weights, first, model="resnet20", preprocessing=known.to_dict())
     text = RECIPE.format(path=data).replace('"resnet20"', f'"resnet20"\nweights = "{weights}"')
     text = text.replace("epochs = 8", "epochs = 2").replace('tta = "flip"', "")
@@ -299,13 +300,13 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
 )
 def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, message: str) -> None:
     text = RECIPE.format(path="nowhere").replace("[data]", f"{said}\n\n[data]")
-    source = Source(
+    source = Dataset(
         name="one",
         split="train",
         classes=("ground", "disc", "bar"),
         labels=torch.ones(1, 3),
-        preprocessing=Preprocessing((32, 40), 3, (0.5,) * 3, (0.5,) * 3),
-        images=torch.zeros(1, 3, 32, 40, dtype=torch.uint8),
+        modality=ImageModality((32, 40), 3, (0.5,) * 3, (0.5,) * 3),
+        items=MemoryItems(torch.zeros(1, 3, 32, 40, dtype=torch.uint8)),
     )
     with pytest.raises(ValueError, match=message):
         asked_of(parse_recipe(text), source)
@@ -432,8 +433,10 @@ def seeing(task: Segment, path: Path, size: tuple[int, int], sized: bool) -> run
     count = task.net.weight.shape[0]  # type: ignore[union-attr, index]
     return runs.Run(
         path=path, net=task.net, task=task, classes=tuple("abcd"[:count]), recipe=None,
-        preprocessing=Preprocessing(size, 3, (0.5,) * 3, (0.2,) * 3), finished=True,
-        sees_whole=True, scaled=sized,
+        preprocessing=ImageModality(
+            size, 3, (0.5,) * 3, (0.2,) * 3, resize="fit" if sized else "none"
+        ),
+        finished=True,
     )  # fmt: skip
 
 
@@ -553,16 +556,16 @@ def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Pat
     task = Told(rows).eval()
     run = runs.Run(
         path=tmp_path / "run", net=task.net, task=task, classes=("a", "b"), recipe=None,
-        preprocessing=Preprocessing((30, 60), 3, (0.5,) * 3, (0.2,) * 3), finished=True,
-        sees_whole=True,
+        preprocessing=ImageModality((30, 60), 3, (0.5,) * 3, (0.2,) * 3, resize="fit"),
+        finished=True,
     )  # fmt: skip
     image = torch.full((3, 60, 80), 100, dtype=torch.uint8)
     path = tmp_path / "x.png"
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     right = np.array([[12, 8, 40, 30, 0, 0]], np.float32)
-    source = Source(
+    source = Dataset(
         name="one", split="test", classes=("a", "b"), labels=torch.ones(1, 2),
-        preprocessing=run.preprocessing, paths=[str(path)], truth=Boxes([right]),
+        modality=run.preprocessing, items=FileItems([str(path)]), annotations=Boxes([right]),
     )  # fmt: skip
     (tmp_path / "run").mkdir()
     named = iter([(str(path), image)] * 2)

@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plusx.data.ellipsoids import open_ellipsoids
-from plusx.data.image import UnreadableImage
+from plusx.data.dataset import Dataset
+from plusx.data.image_file import UnreadableImage
 from plusx.data.loader import Loader
-from plusx.data.patches import steps_of
-from plusx.data.sample import Preprocessing, Source
-from plusx.data.scans import Placement, as_nifti, read_scan
-from plusx.data.space import Space, count_at, nearest, orientation_of, resampled, turn_to
-from plusx.data.volume_folder import open_volumes
+from plusx.data.modality import VolumeModality, modality_from_dict
+from plusx.data.modality.space import Space, count_at, nearest, orientation_of, resampled, turn_to
+from plusx.data.readers.scans import Placement, as_nifti, read_scan
+from plusx.data.readers.volumes import open_volumes
+from plusx.data.sets.ellipsoids import open_ellipsoids
+from plusx.data.transforms.words import parse_augment
 from volume_files import write_nifti, write_series
 
 
@@ -58,7 +59,7 @@ def a_folder(root: Path, count: int = 5, **changes: Any) -> Path:
     return root
 
 
-def opened(root: Path, **changes: Any) -> Source:
+def opened(root: Path, **changes: Any) -> Dataset:
     said: dict[str, Any] = {
         "classes": ("background", "ball"),
         "range": (-1024.0, 3071.0),
@@ -126,9 +127,9 @@ def test_dicom_and_nifti_of_one_scan_are_the_same_volume(tmp_path: Path) -> None
     assert turn.spacing(series.affine) == pytest.approx((2.5, 0.8, 0.7))
     np.testing.assert_array_equal(turn.there(series.values)[0], slices)
     file = write_nifti(tmp_path / "scan.nii.gz", slices.transpose(2, 1, 0), series.affine)
-    again = read_scan(file)
-    np.testing.assert_allclose(again.affine, series.affine, atol=1e-5)
-    np.testing.assert_array_equal(again.values, series.values)
+    abrightness = read_scan(file)
+    np.testing.assert_allclose(abrightness.affine, series.affine, atol=1e-5)
+    np.testing.assert_array_equal(abrightness.values, series.values)
 
 
 @pytest.mark.slow
@@ -199,7 +200,7 @@ def test_series_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         path.rename(two / f"other-{path.name}")
     twice = write_series(tmp_path / "twice", slices)
     first = next(iter(sorted(twice.iterdir())))
-    (twice / "again.dcm").write_bytes(first.read_bytes())
+    (twice / "abrightness.dcm").write_bytes(first.read_bytes())
     for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "one place")):
         with pytest.raises(UnreadableImage, match=said):
             read_scan(folder)
@@ -241,8 +242,7 @@ def test_headers_of_slices_in_ruins_are_named(change: Any, number: int, tmp_path
 @pytest.mark.slow
 def test_windows_clip_and_scale_hounsfield_units(tmp_path: Path) -> None:
     source = opened(a_folder(tmp_path / "set"), split="all")
-    assert source.volumes is not None
-    values = np.concatenate([volume.image.ravel() for volume in source.volumes.each])
+    values = np.concatenate([volume.image.ravel() for volume in source.items.volumes])
     assert (values.min(), values.max()) == (-160, 240)
     with Loader(source, split="validation") as loader:
         batches = list(loader.epoch(0))
@@ -283,8 +283,7 @@ def test_percentiles_bring_volumes_without_a_unit_to_one_scale(tmp_path: Path) -
     for number, highest in enumerate((1500, 400)):
         write_nifti(root / "images" / f"p0_{number}.nii.gz", highest * random, affine)
     source = opened(root, split="all", range=(0.0, 2000.0), window="percentiles")
-    assert source.volumes is not None
-    one, other = (volume.image for volume in source.volumes.each)
+    one, other = (volume.image for volume in source.items.volumes)
     np.testing.assert_allclose(one, other, atol=1e-5)
     assert (one.min(), one.max()) == (0, 1)
 
@@ -318,9 +317,8 @@ def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
             opened(root, split="all")
     root = tmp_path / "value"
     source = opened(root, split="all", ignored=(7,))
-    assert source.volumes is not None
-    assert source.volumes.each[0].mask is not None
-    assert (source.volumes.each[0].mask == 255).sum() == 3
+    assert source.items.volumes[0].mask is not None
+    assert (source.items.volumes[0].mask == 255).sum() == 3
     for gone in ("images/p0_0.nii.gz", "labels/p1_3.nii.gz"):
         (root / gone).unlink()
     with pytest.raises(
@@ -332,7 +330,7 @@ def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_spacings_are_one_or_said(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set")
-    own = opened(root, split="all").preprocessing.space
+    own = opened(root, split="all").modality.space
     assert own is not None
     assert own.spacing == (2.0, 1.0, 1.0)
     finer = affine_of("RAS", (0.5, 0.5, 2.0))
@@ -341,8 +339,7 @@ def test_spacings_are_one_or_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"p2_4.*its voxels are 2 x 0.5 x 0.5 mm.*say which"):
         opened(root, split="all")
     source = opened(root, split="all", spacing=(1.0, 2.0, 2.0))
-    assert source.volumes is not None
-    assert {volume.image.shape for volume in source.volumes.each} == {(1, 16, 5, 6)}
+    assert {volume.image.shape for volume in source.items.volumes} == {(1, 16, 5, 6)}
 
 
 @pytest.mark.slow
@@ -376,26 +373,24 @@ def test_what_was_read_is_kept_and_follows_the_files(tmp_path: Path) -> None:
     first = opened(root, split="all")
     kept = sorted((tmp_path / "cache" / "volumes").iterdir())
     assert len(kept) == 10
-    again = opened(root, split="all")
+    abrightness = opened(root, split="all")
     assert sorted((tmp_path / "cache" / "volumes").iterdir()) == kept
-    assert again.fingerprint() == first.fingerprint()
+    assert abrightness.fingerprint() == first.fingerprint()
     kept[0].write_bytes(b"ruined")
     assert opened(root, split="all").fingerprint() == first.fingerprint()
     path = root / "images" / "p0_0.nii.gz"
     write_nifti(path, ct((12, 10, 8), 99), affine_of("RAS", (1.0, 1.0, 2.0)))
     other = opened(root, split="all")
     assert other.fingerprint() != first.fingerprint()
-    assert other.volumes is not None
-    assert first.volumes is not None
-    assert (other.volumes.each[0].image != first.volumes.each[0].image).any()
+    assert (other.items.volumes[0].image != first.items.volumes[0].image).any()
     assert sorted(each.name for each in root.iterdir()) == ["images", "labels"]
 
 
-def epoch(source: Source, number: int, workers: int = 0, start: int = 0) -> list[torch.Tensor]:
+def epoch(source: Dataset, number: int, workers: int = 0, start: int = 0) -> list[torch.Tensor]:
     with Loader(
         source,
         split="train",
-        augment="flip vflip dflip quarter gain.2 noise.1",
+        augment="flip vflip dflip rot90 brightness.2 noise.1",
         batch_size=4,
         seed=3,
         workers=workers,
@@ -412,8 +407,8 @@ def test_patches_are_a_function_of_seed_epoch_and_index() -> None:
     source = open_ellipsoids("validation", None, 0, (8, 12, 12), 3, 0.5)
     one, other = epoch(source, 1), epoch(source, 2)
     assert all(part.shape == (4, 2, 8, 12, 12) for part in one)
-    for again in (epoch(source, 1), epoch(source, 1, workers=2)):
-        assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    for abrightness in (epoch(source, 1), epoch(source, 1, workers=2)):
+        assert all(torch.equal(a, b) for a, b in zip(one, abrightness, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(one[4:], epoch(source, 1, start=4), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -439,18 +434,23 @@ def test_volumes_smaller_than_a_patch_are_filled_up(tmp_path: Path) -> None:
 
 
 def test_words_for_volumes_that_are_wrong_are_named() -> None:
-    assert [str(step.kind) for step in steps_of("flip noise.1")] == ["flip", "noise"]
-    for text, said in (("flipp", "did you mean 'flip'"), ("noise", "noise.1"), ("pad4", "no such")):
+    assert [
+        word.kind for word in parse_augment("flip noise.1", VolumeModality.words, "volumes")
+    ] == ["flip", "noise"]
+    for text, said in (
+        ("flipp", "did you mean 'flip'"),
+        ("noise", "noise.1"),
+        ("pad4", "not available for volumes"),
+    ):
         with pytest.raises(ValueError, match=said):
-            steps_of(text)
+            parse_augment(text, VolumeModality.words, "volumes")
 
 
 @pytest.mark.slow
 def test_no_threshold_finds_the_ellipsoids() -> None:
-    volumes = open_ellipsoids("validation", None, 0, (8, 8, 8), 1, 0.0).volumes
-    assert volumes is not None
-    masks = [volume.mask for volume in volumes.each if volume.mask is not None]
-    values = np.concatenate([volume.image.ravel() for volume in volumes.each])
+    volumes = open_ellipsoids("validation", None, 0, (8, 8, 8), 1, 0.0).items.volumes
+    masks = [volume.mask for volume in volumes if volume.mask is not None]
+    values = np.concatenate([volume.image.ravel() for volume in volumes])
     inside = np.concatenate([mask.ravel() for mask in masks]) > 0
     best = max(
         2 * (inside & (values > level)).sum() / (inside.sum() + (values > level).sum())
@@ -461,10 +461,10 @@ def test_no_threshold_finds_the_ellipsoids() -> None:
 
 def test_the_grid_of_a_network_is_kept_with_it() -> None:
     space = Space((8, 16, 16), (2.0, 1.0, 1.0), "SPL", (-1024.0, 3071.0))
-    told = Preprocessing((16, 16), 1, (0.5,), (0.25,), -160.0, 240.0, space)
-    assert Preprocessing.from_dict(told.to_dict()) == told
+    told = VolumeModality((16, 16), 1, (0.5,), (0.25,), -160.0, 240.0, space=space)
+    assert modality_from_dict(told.to_dict()) == told
     for wrong in ({"orientation": "SPA"}, {"spacing": [0, 1, 1]}, {"range": [5, 5]}, {"unit": 1}):
         values = told.to_dict()
         values["space"] = {**values["space"], **wrong}
         with pytest.raises(ValueError, match=r"orientation|spacing|range|keys"):
-            Preprocessing.from_dict(values)
+            modality_from_dict(values)

@@ -12,9 +12,9 @@ import torch
 
 from plusx import cli
 from plusx.data.batch import Batch
+from plusx.data.modality.space import affine_of, orientation_of, turn_to
 from plusx.data.prediction import PositionProbabilities
-from plusx.data.scans import read_scan
-from plusx.data.space import affine_of, orientation_of, turn_to
+from plusx.data.readers.scans import read_scan
 from plusx.grammar.heads import UNet
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.metrics.segmentation import SurfaceDistanceMeter, hd95
@@ -307,7 +307,7 @@ def test_volumes_that_lie_in_no_file_are_drawn_for_the_report(trained: Path) -> 
     assert run.recipe is not None
     stored = parts.open_split(run.recipe, "validation")
     shutil.rmtree(trained / "seen")
-    draw_examples(trained, replace(stored, paths=None))
+    draw_examples(trained, replace(stored, items=replace(stored.items, paths=None)))
     rows = json.loads((trained / "seen" / "predictions.json").read_text())["predictions"]
     assert len(rows) == 2
     for row in rows:

@@ -30,7 +30,7 @@ def info(*, as_json: Json = False) -> None:
     """Show versions, devices, recipes, and where data is looked for."""
     import torch
 
-    from plusx.data.download import places
+    from plusx.data.sets.download import places
     from plusx.recipe import shipped_recipes
     from plusx.run.environment import environment
     from plusx.tasks.prepare import find_device

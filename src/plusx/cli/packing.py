@@ -30,7 +30,7 @@ def pack(
     """Scale and keep the images of a folder in one file that is read without decoding."""
     import logging
 
-    from plusx.data.packing import pack as pack_folder
+    from plusx.data.readers.packing import pack as pack_folder
 
     class Told(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

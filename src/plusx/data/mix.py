@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from plusx.data.batch import Batch, class_shares
-from plusx.data.draws import Draws, permutation
+from plusx.data.rng import CounterRNG, permutation
 from plusx.errors import UserError
 
 
@@ -70,8 +70,8 @@ def _check(alpha: float) -> None:
         raise UserError(f"alpha = {alpha}: above 0, at most 100")
 
 
-def _draws(seed: int, step: int) -> Draws:
-    return Draws.of(seed, step, np.zeros(1, np.int64)).at(_MIXING)
+def _draws(seed: int, step: int) -> CounterRNG:
+    return CounterRNG.of(seed, step, np.zeros(1, np.int64)).at(_MIXING)
 
 
 def _share(alpha: float, seed: int, step: int) -> float:

@@ -1,14 +1,85 @@
 """Which samples train, validate and test, where the data itself does not say."""
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from plusx.data.draws import permutation
+from plusx.data.rng import permutation
 from plusx.errors import UserError
+
+
+# names that splits have in folders, files and columns
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+# of the training samples, where the data holds out none itself
+VALIDATION_FRACTION = 0.2
+
+
+@runtime_checkable
+class _HasSplit(Protocol):
+    @property
+    def split(self) -> str:
+        """train, validation, test, or "" where the data does not say."""
+
+
+E = TypeVar("E", bound=_HasSplit)
+
+
+def own_splits(entries: Sequence[_HasSplit]) -> tuple[str, ...]:
+    """The splits that the data has itself; none where it is to be split."""
+    return tuple(sorted({entry.split for entry in entries} - {""}))
+
+
+def entries_of_split(
+    entries: Sequence[E], split: str, validation: float | int | None, shown: str
+) -> tuple[list[E], bool]:
+    """The entries that a split is made from, and whether it is drawn from them by the seed.
+
+    UserError: the data has no such split, or one of its own where `validation` asks for another.
+    """
+    splits = own_splits(entries)
+    if split == "all":
+        return list(entries), False
+    if "validation" in splits and validation:
+        raise UserError(
+            f"{shown} has a validation split of its own; leave out validation = {validation}"
+        )
+    if split in splits:
+        chosen = [entry for entry in entries if entry.split == split]
+        return chosen, split == "train" and "validation" not in splits
+    if split == "test" or (splits and "train" not in splits):
+        has = ", ".join(splits) if splits else "none: it is split by the seed to train and validate"
+        raise UserError(f"{shown} has no {split} split (its splits: {has})")
+    return [entry for entry in entries if entry.split in ("", "train")], True
+
+
+def held_out_of(
+    labels: Tensor,
+    split: str,
+    validation: float | int | None,
+    seed: int,
+    groups: Sequence[str] = (),
+) -> Int64[np.ndarray, "m"]:
+    """The indices of the samples that train, or of those that validate, where the seed decides.
+
+    Samples of one group, as of one patient, are on one side.
+    """
+    amount = VALIDATION_FRACTION if validation is None else validation
+    held = (
+        groups_held_out(labels, groups, amount, seed)
+        if any(groups)
+        else held_out(labels, amount, seed)
+    )
+    return held if split == "validation" else np.delete(np.arange(len(labels)), held)
 
 
 def stratified_order(labels: Tensor, seed: int) -> Int64[np.ndarray, "n"]:

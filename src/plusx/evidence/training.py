@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx import run, store
-from plusx.data.download import places
+from plusx.data.sets.download import places
 from plusx.errors import UserError
 from plusx.evidence.claim import PROTOCOLS, SEEDS, Claim
 from plusx.evidence.verdict import Options, Outcome

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.data.batch import Batch
-from plusx.data.image import printable
+from plusx.data.image_file import printable
 from plusx.errors import UserError
 from plusx.explain import finding, overlay
 from plusx.explain.attribution import integrated_gradients, occlusion, require_captum
@@ -112,7 +112,7 @@ def explain(
         raise UserError(
             f"{run.path} gives embeddings and no classes, so there is nothing to explain"
         )
-    if not run.preprocessing.pictures:
+    if run.preprocessing.kind != "image":
         raise UserError(f"{run.path} reads bands or volumes: maps are drawn on 8-bit images")
     if run.tells_places and method != "grad-cam":
         raise UserError(f"method {method!r}: for masks and boxes only grad-cam is available")

@@ -35,7 +35,7 @@ class Rule:
     blocks: frozenset[int] = frozenset()
 
 
-class Source(ABC, Generic[Value]):
+class Dataset(ABC, Generic[Value]):
     """Where a value comes from: it is there, or it is made again in `steps` passes."""
 
     steps: int = 0
@@ -46,7 +46,7 @@ class Source(ABC, Generic[Value]):
         """The value, for another that is made from it."""
 
 
-class Kept(Source[Value]):
+class Kept(Dataset[Value]):
     """A value that is there."""
 
     def __init__(self, held: Value) -> None:
@@ -56,7 +56,7 @@ class Kept(Source[Value]):
         return self.held
 
 
-class Again(Source[Value]):
+class Again(Dataset[Value]):
     """A value that is made again from others when the backward pass asks for it.
 
     `uses` counts how often it still will. While there are some, a value that was asked for, or
@@ -67,7 +67,7 @@ class Again(Source[Value]):
     def __init__(
         self,
         make: Callable[[Sequence[Value]], Value],
-        sources: Sequence[Source[Value]],
+        sources: Sequence[Dataset[Value]],
         *,
         steps: int,
         dear: bool = False,
@@ -106,7 +106,7 @@ class Again(Source[Value]):
         self.sources, self.steps, self.depth = (), 0, 0
 
     def turn(
-        self, make: Callable[[Sequence[Value]], Value], sources: Sequence[Source[Value]]
+        self, make: Callable[[Sequence[Value]], Value], sources: Sequence[Dataset[Value]]
     ) -> None:
         """From now on the value is made in another way, and kept once it was made."""
         self.make, self.sources, self.cached, self.kept = make, tuple(sources), None, False

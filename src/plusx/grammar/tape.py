@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
-from plusx.grammar.remember import DEEPEST, Again, Kept, Rule, Source
+from plusx.grammar.remember import DEEPEST, Again, Dataset, Kept, Rule
 from plusx.grammar.script import Line, Script
 
 
@@ -51,7 +51,7 @@ class Tape:
         self.script, self.rule, self.batch = script, rule, batch
         self.account = Account()
         self.work = self.passed = 0
-        self.sources: list[Source[Held] | None] = [None] * script.values
+        self.sources: list[Dataset[Held] | None] = [None] * script.values
         self.saved: list[list[Held | Again[Held]]] = []
         readers: dict[str, Callable[[Line], object]] = {
             "there": self._there,
@@ -123,7 +123,7 @@ class Tape:
         if self.rule is None:
             self._there(line)
             return
-        sources: list[Source[Held]] = []
+        sources: list[Dataset[Held]] = []
         for number in line.given:
             inner = self.sources[number]
             if isinstance(inner, Joined) and not inner.kept:
@@ -188,7 +188,7 @@ class Tape:
         too_deep = made.depth > DEEPEST
         self.sources[number] = Kept(Held(self.account, size)) if too_deep else made
 
-    def _source(self, number: int) -> Source[Held]:
+    def _source(self, number: int) -> Dataset[Held]:
         source = self.sources[number]
         assert source is not None
         if isinstance(source, Kept):

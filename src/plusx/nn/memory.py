@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plusx.grammar.remember import DEEPEST, Again, Kept, Rule, Source
+from plusx.grammar.remember import DEEPEST, Again, Dataset, Kept, Rule
 from plusx.nn.again import (
     BATCH_NORMS,
     CALLS,
@@ -44,7 +44,7 @@ class Note:
     stride: tuple[int, ...]
 
 
-class View(Source[Tensor]):
+class View(Dataset[Tensor]):
     """A part of a value that is made again, or all of it."""
 
     def __init__(self, note: Note, seen: Tensor) -> None:
@@ -146,7 +146,7 @@ class Remembering(TorchDispatchMode):
             return None
         return View(known[1], tensor)
 
-    def source(self, tensor: Tensor) -> Source[Tensor]:
+    def source(self, tensor: Tensor) -> Dataset[Tensor]:
         found = self.find(tensor)
         if found is None and self.count is not None:
             self.count.watch(tensor)
@@ -237,7 +237,7 @@ class Remembering(TorchDispatchMode):
     def _joined(self, args: tuple[Any, ...], result: Tensor) -> None:
         """Made again at once from all that was joined one after another."""
         dim = args[1] if len(args) > 1 else 0
-        sources: list[Source[Tensor]] = []
+        sources: list[Dataset[Tensor]] = []
         for each in args[0]:
             found = self.source(each)
             inner = found.note.again if isinstance(found, View) and found.is_whole else None
@@ -259,7 +259,7 @@ def _watched(
 class Joined(Again[Tensor]):
     """A concatenation. Concatenated anew, it is made from the parts, not from itself."""
 
-    def __init__(self, dim: int, sources: Sequence[Source[Tensor]]) -> None:
+    def __init__(self, dim: int, sources: Sequence[Dataset[Tensor]]) -> None:
         super().__init__(partial(join_again, dim), sources, steps=1)
         self.dim = dim
 

@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from plusx.data.batch import Batch
-from plusx.data.on_scene import Scene, fitted
+from plusx.data.collate import collate, covering_size
 from plusx.data.prediction import Prediction
-from plusx.data.scene_samples import MULTIPLE, blank_outside
+from plusx.data.sample import Sample
+from plusx.data.transforms.steps import fit
+from plusx.data.transforms.transform import Transform
 from plusx.run.folder import Run
 from plusx.tasks.task import Task
 from plusx.train.loop import evaluating
 
 
-_NO_BOXES = np.zeros((0, 6), np.float32)
 MAX_POSITIONS = 2**22  # of the inputs of a batch
 MAX_WAITING = 2**27  # bytes of stored images that wait for a batch
 
@@ -36,7 +36,7 @@ class ImagePrediction:
 class _Waiting:
     path: str
     image: Num[Tensor, "c h w"]
-    scene: Scene
+    sample: Sample
 
 
 def predict_images(
@@ -46,32 +46,31 @@ def predict_images(
     batch_size: int,
 ) -> Iterator[ImagePrediction]:
     """Predictions for images as they are stored, one after the other, in evaluation mode."""
+    transform = run.preprocessing.transform("", train=False, annotated=True)
     waiting: list[_Waiting] = []
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     num_bytes = 0
     with evaluating(task), torch.inference_mode():
         for path, image in images:
-            scene = Scene(image, _NO_BOXES, stored_size=(image.shape[1], image.shape[2]))
-            if run.sized:
-                scene = fitted(scene, run.preprocessing.size)
-            padded = run.preprocessing.size if run.sized else _multiple(scene.size)
+            sample = Sample(image, stored_size=(image.shape[1], image.shape[2]))
+            sample = transform.begin(sample)
+            padded = transform.final or covering_size([sample.size])
             most = min(batch_size, max(1, MAX_POSITIONS // prod(padded)))
             num_bytes += image.nbytes
             full = len(waiting) == most or num_bytes > MAX_WAITING
             if waiting and (padded != size or full):
-                yield from _predicted(run, task, waiting, size or padded)
+                yield from _predicted(run, task, waiting, transform)
                 waiting, num_bytes = [], image.nbytes
             size = padded
-            waiting.append(_Waiting(path, image, scene))
+            waiting.append(_Waiting(path, image, sample))
         if waiting:
-            assert size is not None
-            yield from _predicted(run, task, waiting, size)
+            yield from _predicted(run, task, waiting, transform)
 
 
 def letterboxed(run: Run, image: Num[Tensor, "c h w"]) -> Num[Tensor, "c y x"]:
     """A whole image at the network's size, the rest filled with the mean colour."""
     height, width = run.preprocessing.size
-    inside = fitted(Scene(image, _NO_BOXES), (height, width)).image
+    inside = fit(Sample(image), (height, width)).tensor
     low, high = run.preprocessing.low, run.preprocessing.high
     mean = low + (high - low) * torch.tensor(run.preprocessing.mean)
     mean = mean if image.is_floating_point() else mean.round()
@@ -80,26 +79,10 @@ def letterboxed(run: Run, image: Num[Tensor, "c h w"]) -> Num[Tensor, "c y x"]:
     return padded
 
 
-def _multiple(size: tuple[int, int]) -> tuple[int, int]:
-    return -(-size[0] // MULTIPLE) * MULTIPLE, -(-size[1] // MULTIPLE) * MULTIPLE
-
-
 def _predicted(
-    run: Run, task: Task, waiting: Sequence[_Waiting], size: tuple[int, int]
+    run: Run, task: Task, waiting: Sequence[_Waiting], transform: Transform
 ) -> Iterator[ImagePrediction]:
-    scenes = [each.scene for each in waiting]
-    first = scenes[0].image
-    images = first.new_zeros((len(scenes), first.shape[0], *size))
-    for padded, scene in zip(images, scenes):
-        padded[:, : scene.size[0], : scene.size[1]] = scene.image
-    pixels = run.preprocessing.normalise(images)
-    content = torch.tensor([scene.size for scene in scenes])
-    blank_outside(pixels, content)
-    extras = {
-        "content_size": content,
-        "stored_size": torch.tensor([scene.stored_size for scene in scenes]),
-        "scale": torch.tensor([scene.scale for scene in scenes], dtype=torch.float32),
-    }
-    predictions = task.predict_stored(Batch(pixels, extras=extras).to(task.device))
-    for each, prediction in zip(waiting, predictions, strict=True):
+    collated = collate([each.sample for each in waiting], transform)
+    batch = collated.batch(run.preprocessing.normalise(collated.inputs), task.device)
+    for each, prediction in zip(waiting, task.predict_stored(batch), strict=True):
         yield ImagePrediction(each.path, each.image.permute(1, 2, 0).numpy(), prediction)

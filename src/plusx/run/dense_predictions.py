@@ -11,12 +11,12 @@ from jaxtyping import Num, UInt8
 from torch import Tensor
 
 from plusx import store
+from plusx.data.annotations import Boxes, Masks
 from plusx.data.batch import Batch
-from plusx.data.download import located
-from plusx.data.image import printable
+from plusx.data.dataset import Dataset
+from plusx.data.image_file import printable
 from plusx.data.prediction import Detections, LabelMaps, Prediction
-from plusx.data.source import Source
-from plusx.data.truth import Boxes, Masks
+from plusx.data.sets.download import located
 from plusx.recipe.sets import SceneData
 from plusx.report.seen import MOST, SHOWN, seen_page
 from plusx.run import drawing, parts
@@ -31,8 +31,8 @@ FOLDERS = ("masks", "overlays", "side-by-side")
 class GroundTruth:
     """The annotations of the images of some data sets, by their paths or, without these, names."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self.images: dict[str, tuple[Source, int]] = {}
+    def __init__(self, sources: Sequence[Dataset]) -> None:
+        self.images: dict[str, tuple[Dataset, int]] = {}
         for source in sources:
             for index in range(len(source)):
                 self.images[_resolved(name_of(source, index))] = source, index
@@ -47,7 +47,7 @@ class GroundTruth:
         if (known := self.images.get(_resolved(path))) is None:
             return None
         source, index = known
-        truth = source.truth
+        truth = source.annotations
         if isinstance(truth, Masks):
             labels = truth.mask(index)
             return LabelMaps(torch.from_numpy(labels)[None]) if labels.shape == size else None
@@ -63,16 +63,16 @@ class GroundTruth:
         )
 
 
-def name_of(source: Source, index: int) -> str:
+def name_of(source: Dataset, index: int) -> str:
     """The path of an image, or its name where it lies in no file."""
-    return source.where(index) if source.paths is None else source.paths[index]
+    return source.describe(index) if source.paths is None else source.paths[index]
 
 
 def _resolved(path: str) -> str:
     return str(Path(path).resolve())
 
 
-def own_sources(run: Run, files: Sequence[str]) -> list[Source]:
+def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
     """The splits of a run's own data, where any of the files can be among them."""
     data = None if run.recipe is None else run.recipe.data
     if run.recipe is None or not isinstance(data, SceneData):

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from plusx.data.download import located
-from plusx.data.people import people_parts
-from plusx.data.sample import Split
-from plusx.data.scenes import scene_parts
-from plusx.data.volume_files import volume_parts
+from plusx.data.dataset import Split
+from plusx.data.readers.annotated import annotated_splits
+from plusx.data.readers.people import people_splits
+from plusx.data.readers.volume_files import volume_splits
+from plusx.data.sets.download import located
 from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.sets import PeopleData, SceneData, VolumeData
@@ -26,16 +26,16 @@ def laid_out_alike(
     known, path = recipe.data, str(data)
     there: SceneData | PeopleData | VolumeData
     if isinstance(known, SceneData):
-        parts = scene_parts(data, known.kind)
+        parts = annotated_splits(data, known.kind)
         # others need not show every class
         shown = known.kind != "masks" and run.named
         classes = tuple(run.classes) if shown else known.classes
         there = replace(known, path=path, test="", validation=None, classes=classes)
     elif isinstance(known, PeopleData):
-        parts = people_parts(located(data))
+        parts = people_splits(located(data))
         there = replace(known, path=path, test=0, validation=None if parts else 0)
     elif isinstance(known, VolumeData):
-        parts = volume_parts(located(data), known.patient)
+        parts = volume_splits(located(data), known.patient)
         there = replace(known, path=path, validation=None)
     else:
         raise UserError(f'[data] kind = "{known.kind}" is made, not read from {data}')

@@ -19,15 +19,14 @@ from torch.nn import functional as F
 
 from plusx import store
 from plusx.data.batch import Batch
-from plusx.data.check import Entry
-from plusx.data.image import printable
-from plusx.data.people import listed_people
-from plusx.data.source import Preprocessing
+from plusx.data.image_file import printable
+from plusx.data.readers.people import listed_people
+from plusx.data.readers.verdicts import Entry
 from plusx.errors import UserError
 from plusx.recipe.sets import PeopleData
 from plusx.run import parts
 from plusx.run.evaluation import tta_of
-from plusx.run.folder import Run
+from plusx.run.folder import Run, prepared_as
 from plusx.run.prediction import image_files, prepared_images
 from plusx.tasks.embed import Embed
 from plusx.tasks.prepare import prepare
@@ -173,10 +172,9 @@ def open_gallery(path: str | Path) -> Gallery:
             net=net,
             task=task,
             classes=(),
-            preprocessing=Preprocessing.from_dict(weights.preprocessing),
+            preprocessing=prepared_as(weights.preprocessing, weights.view),
             recipe=None,
             finished=True,
-            sees_whole=weights.view == "whole",
         )
         return Gallery(
             path=path,
@@ -348,7 +346,6 @@ def _write(to: Path, run: Run, tta: Tta, known: dict[str, Any], vectors: OfPeopl
             folder / NETWORK,
             run.net,
             preprocessing=run.preprocessing.to_dict(),
-            view=run.view,
         )
         store.save_tensors(folder / PEOPLE, {"vectors": torch.from_numpy(vectors).float()}, {})
         store.write_json(folder / GALLERY, {"format": FORMAT, "tta": tta, **known})

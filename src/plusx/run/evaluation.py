@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 
 from plusx import store
+from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.loader import Loader
-from plusx.data.published import PUBLISHED
-from plusx.data.sample import as_split
-from plusx.data.source import Source, Split, is_undivided, kind_of, open_data, parts_of
+from plusx.data.readers.open import is_undivided, kind_of, open_data, splits_of
+from plusx.data.sets import NAMED_SETS
 from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.tables import Embed
@@ -57,7 +57,6 @@ def evaluate(
         batch_size=parts.judged_at_a_time(source, batch_size),
         workers=workers,
         device=task.device,
-        view=run.view,
     )
     with loader:
         figures = figures_of(augmented, loader.epoch(0))
@@ -65,8 +64,8 @@ def evaluate(
     result["metrics"] = list(task.metrics)
     if len(task.tta) > 1:
         result["tta"] = augmented.views
-    if source.notices:
-        result["notices"] = source.notices
+    if source.warnings:
+        result["notices"] = source.warnings
     home = home_of(run)
     if home is not None and (source.split == "test" or _has_test(run, data, source)):
         split_said = {} if source.split == "test" else {"split": source.split}
@@ -89,7 +88,7 @@ def tta_of(run: Run, tta: Tta | None) -> Tta:
 
 def _source(
     run: Run, data: str | Path | None, split: Split, on_unreadable: Literal["error", "skip"]
-) -> Source:
+) -> Dataset:
     home = home_of(run)
     recipe = run.recipe
     if recipe is None and home is not None and data is not None:
@@ -112,34 +111,34 @@ def _source(
         kept = None
         if split == "validation" and is_undivided(data):
             kept, split = _moved(home, recipe, data, "validation", on_unreadable), "all"
-        if run.assumed and data in PUBLISHED:
+        if run.assumed and data in NAMED_SETS:
             size = None
         source = kept or other_data(run, data, split, seed, size, on_unreadable)
         if source.split == "all":
             trained_on = _moved(home, recipe, data, "train", on_unreadable) is not None
     if trained_on:
         said = f"the images that the run was trained on are among those of {source.name}"
-        source = dataclasses.replace(source, notices=[said, *source.notices])
+        source = dataclasses.replace(source, warnings=[said, *source.warnings])
     source = in_order_of(run, source)
-    if source.preprocessing.channels != run.preprocessing.channels and source.in_memory:
+    if source.modality.channels != run.preprocessing.channels and source.in_memory:
         raise UserError(
-            f"{source.name} has {source.preprocessing.channels} channels, the network wants "
+            f"{source.name} has {source.modality.channels} channels, the network wants "
             f"{run.preprocessing.channels}"
         )
-    notices = [*source.notices]
+    notices = [*source.warnings]
     if run.assumed and not source.in_memory:
         notices.insert(0, "the weights do not say how images are prepared: as is usual (ImageNet)")
     if not run.finished:
         notices.insert(0, f"{run.path}: {UNFINISHED}")
-    source = dataclasses.replace(source, notices=notices)
+    source = dataclasses.replace(source, warnings=notices)
     if run.assumed and source.in_memory:
         return source  # as is usual for the set
-    return source.with_preprocessing(run.preprocessing)
+    return source.with_modality(run.preprocessing)
 
 
 def _of_its_kind(
     run: Run, recipe: Recipe, home: Path | None, data: str | Path | None, split: Split
-) -> Source:
+) -> Dataset:
     """Images with boxes, masks and the like: the run's own, or others laid out as they are."""
     own = data is None or is_own(recipe, data)
     if not own:
@@ -154,10 +153,12 @@ def _of_its_kind(
             f"{', '.join(run.classes[:8])}"
         )
     if not run.finished:
-        source = dataclasses.replace(source, notices=[f"{run.path}: {UNFINISHED}", *source.notices])
+        source = dataclasses.replace(
+            source, warnings=[f"{run.path}: {UNFINISHED}", *source.warnings]
+        )
     # those of the weights that it began with, where there were some
     mean, std = run.preprocessing.mean, run.preprocessing.std
-    return source.with_preprocessing(dataclasses.replace(source.preprocessing, mean=mean, std=std))
+    return source.with_modality(dataclasses.replace(source.modality, mean=mean, std=std))
 
 
 def told_by_people(run: Run) -> bool:
@@ -172,9 +173,9 @@ def other_data(
     seed: int,
     size: int | None,
     on_unreadable: Literal["error", "skip"],
-) -> Source:
+) -> Dataset:
     """Data that the run was not trained on, with the run's classes in their order."""
-    if data in PUBLISHED:
+    if data in NAMED_SETS:
         return open_data(data, split=split, seed=seed, size=size)
     try:
         return open_data(
@@ -185,7 +186,7 @@ def other_data(
             on_unreadable=on_unreadable,
             classes=run.classes,
             multilabel=run.multilabel,
-            preprocessing=None if run.preprocessing.pictures else run.preprocessing,
+            modality=None if run.preprocessing.kind == "image" else run.preprocessing,
         )
     except ValueError:
         if run.recipe is not None:
@@ -199,7 +200,7 @@ def other_data(
         return source
 
 
-def _by_number(run: Run, source: Source) -> bool:
+def _by_number(run: Run, source: Dataset) -> bool:
     """Whether classes of other names can be taken in the order that the data has them.
 
     So it is where the names of the network's classes are not known, and with the thousand classes
@@ -213,7 +214,7 @@ def _by_number(run: Run, source: Source) -> bool:
     return by_folder and run.classes == usual_classes(len(run.classes), HABITS["torchvision"])
 
 
-def _has_test(run: Run, data: str | Path | None, source: Source) -> bool:
+def _has_test(run: Run, data: str | Path | None, source: Dataset) -> bool:
     """Whether images that are kept for the test are among those of the split "all"."""
     if source.split != "all":
         return False
@@ -223,7 +224,7 @@ def _has_test(run: Run, data: str | Path | None, source: Source) -> bool:
         assert run.recipe is not None
         said = run.recipe.data
         data = Path(said.path).expanduser() if isinstance(said, OwnData) else said.kind
-    return "test" in parts_of(data)
+    return "test" in splits_of(data)
 
 
 def home_of(run: Run) -> Path | None:
@@ -249,7 +250,7 @@ def _keeps_nothing(recipe: Recipe, data: str | Path) -> bool:
     return recipe.data.validation == 0 and is_undivided(data)
 
 
-def refuse_changed(home: Path, source: Source) -> None:
+def refuse_changed(home: Path, source: Dataset) -> None:
     """UserError where a split that the run knows is no longer what it was."""
     known = store.read_json(home / DATA).get(source.split)
     if known is not None and known["fingerprint"] != source.fingerprint():
@@ -266,7 +267,7 @@ def _moved(
     data: str | Path,
     split: Literal["train", "validation"],
     on_unreadable: Literal["error", "skip"],
-) -> Source | None:
+) -> Dataset | None:
     """This split of `data`, if the run had the very same one, wherever the files lay then."""
     if home is None or recipe is None or not isinstance(recipe.data, OwnData):
         return None
@@ -282,7 +283,7 @@ def _moved(
     return source if same else None
 
 
-def in_order_of(run: Run, source: Source) -> Source:
+def in_order_of(run: Run, source: Dataset) -> Dataset:
     """The images with the run's class numbers, matched by the classes' names."""
     if source.classes == run.classes:
         return source
@@ -298,7 +299,7 @@ def in_order_of(run: Run, source: Source) -> Source:
         )
         notice = f"{said}: the {len(source.classes)} of {source.name} are taken in their order"
         classes = run.classes if run.named else source.classes
-        return dataclasses.replace(source, classes=classes, notices=[notice, *source.notices])
+        return dataclasses.replace(source, classes=classes, warnings=[notice, *source.warnings])
     if unknown and not run.named:
         raise UserError(
             f"the weights do not name their {len(run.classes)} classes, and {source.name} has "

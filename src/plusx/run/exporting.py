@@ -10,9 +10,9 @@ from torch import nn
 
 import plusx
 from plusx import export, store
-from plusx.data.image import printable
-from plusx.data.on_image import EVALUATION_SHARE
-from plusx.data.scene_samples import MULTIPLE
+from plusx.data.collate import MULTIPLE
+from plusx.data.image_file import printable
+from plusx.data.modality import ImageModality, VolumeModality
 from plusx.errors import UserError
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import each_dimension
@@ -127,7 +127,8 @@ def _open(trained: str | Path, weights: str | None) -> _Opened:
         if found.view:
             metadata["view"] = found.view
         return _Opened(net, sizes, False, tokens, None, metadata, None)
-    space = run.preprocessing.space
+    modality = run.preprocessing
+    space = modality.space if isinstance(modality, VolumeModality) else None
     window = run.task.window if isinstance(run.task, Segment) else None
     sizes = (run.preprocessing.channels, *run.preprocessing.size)
     if space is not None:
@@ -149,7 +150,6 @@ def _open(trained: str | Path, weights: str | None) -> _Opened:
     metadata |= {
         "plusx": plusx.__version__,
         "multilabel": str(run.multilabel).lower(),
-        "view": "stored" if run.tells_places and not run.sized else str(run.view),
         "input_steps": json.dumps(input_steps(run)),
     }
     if task is not None:
@@ -165,7 +165,7 @@ def input_steps(run: Run) -> list[dict[str, Any]]:
     size = list(preprocessing.size)
     filters = {"interpolation": "bilinear", "antialias": True}
     steps: list[dict[str, Any]] = []
-    if preprocessing.space is not None:
+    if isinstance(preprocessing, VolumeModality):
         steps += [{"step": "resample", **preprocessing.space.to_dict()}, {"step": "windows"}]
     elif run.tells_places and run.sized:
         steps += [
@@ -174,10 +174,10 @@ def input_steps(run: Run) -> list[dict[str, Any]]:
         ]
     elif run.tells_places:
         steps.append({"step": "pad", "side": "bottom right", "multiple": MULTIPLE, "value": "mean"})
-    elif run.sees_whole:
+    elif not isinstance(preprocessing, ImageModality) or preprocessing.resize == "stretch":
         steps.append({"step": "resize", "mode": "stretch", "size": size, **filters})
     else:
-        covered = [round(side / EVALUATION_SHARE) for side in size]
+        covered = [round(side / preprocessing.crop_fraction) for side in size]
         steps += [
             {"step": "resize", "mode": "shorter_side", "size": covered, **filters},
             {"step": "center_crop", "size": size},

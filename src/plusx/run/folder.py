@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,13 @@ from typing import Any
 from torch import nn
 
 from plusx import store
-from plusx.data.loader import View
-from plusx.data.source import Preprocessing
+from plusx.data.modality import ImageModality, Modality, modality_from_dict
+from plusx.data.modality.image import Resize
 from plusx.errors import UserError
 from plusx.grammar.shapes import each_dimension
 from plusx.models import create_model
 from plusx.nn.network import Network
-from plusx.recipe import KnownData, Recipe, parse_recipe
-from plusx.recipe.sets import PeopleData, SceneData
+from plusx.recipe import Recipe, parse_recipe
 from plusx.run.environment import exact_eight_bits
 from plusx.run.networks import blank_net
 from plusx.run.questions import open_task
@@ -26,7 +25,7 @@ from plusx.run.questions import read as read_task
 from plusx.tasks.classify import Classify
 from plusx.tasks.embed import Embed
 from plusx.tasks.task import Task
-from plusx.weights import Weights, open_network
+from plusx.weights import open_network
 from plusx.weights.convert import HABITS, usual_classes, usual_preprocessing
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import FORMAT, described, kind_of, sketch_with_head
@@ -44,7 +43,11 @@ TEST_USES = "test_uses.jsonl"
 _MAX_RECIPE = 1_000_000
 UNFINISHED = "the run is not finished; this is its newest checkpoint"
 _GREY = (0.449, 0.226)  # ImageNet's mean and deviation, the mean over its colours
-_SMALL = 64  # pixels a side
+_RESIZE: dict[str | None, Resize] = {
+    "whole": "stretch",
+    "middle": "center_crop",
+    "stored": "none",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,7 @@ class Run:
     """A trained network with all that is needed to use it.
 
     `recipe` is None for a bare file of weights; `finished` says whether training came to its end.
-    `sees_whole` says whether images of another size are scaled as a whole, as those of sets in
-    memory are, or cut to the middle. `named` is False where numbers stand in for classes whose
+    `named` is False where numbers stand in for classes whose
     names nobody knows, `assumed` is True where the preprocessing is what is usual.
     """
 
@@ -61,18 +63,11 @@ class Run:
     net: nn.Module
     task: Task
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Modality
     recipe: Recipe | None
     finished: bool
-    sees_whole: bool
     named: bool = True
     assumed: bool = False
-    scaled: bool = True  # False: the weights say that places are told of images as they are stored
-
-    @property
-    def view(self) -> View:
-        """What the network sees of an image of another size."""
-        return "whole" if self.sees_whole else "middle"
 
     @property
     def has_gradients(self) -> bool:
@@ -92,8 +87,7 @@ class Run:
     @property
     def sized(self) -> bool:
         """Whether masks and boxes are told of an image scaled to one size, or as large as it is."""
-        data = None if self.recipe is None else self.recipe.data
-        return self.scaled and not (isinstance(data, SceneData) and data.size is None)
+        return not self.preprocessing.varies
 
     @property
     def embeds(self) -> bool:
@@ -126,7 +120,7 @@ def load_run(path: str | Path) -> Run:
     known = store.read_json(path / DATA)
     classes, preprocessing = (
         tuple(known["classes"]),
-        Preprocessing.from_dict(known["preprocessing"]),
+        modality_from_dict(known["preprocessing"]),
     )
     if (path / WEIGHTS).is_file():
         net, _ = open_network(path / WEIGHTS)
@@ -148,7 +142,6 @@ def load_run(path: str | Path) -> Run:
         preprocessing=preprocessing,
         recipe=recipe,
         finished=(path / RESULT).is_file(),
-        sees_whole=isinstance(recipe.data, KnownData | PeopleData),
     )
 
 
@@ -178,13 +171,12 @@ def load_weights_as(model: str, weights: str) -> Run:
     classes = named or tuple(map(str, range(outputs)))
     return Run(
         path=Path(weights),
-        sees_whole=_sees_whole(found, expected),
         named=bool(named),
         assumed=found.preprocessing is None,
         net=net,
         task=open_task(read_task(found.task, found.multilabel), net, classes).eval(),
         classes=classes,
-        preprocessing=Preprocessing.from_dict(expected),
+        preprocessing=prepared_as(expected, found.view),
         recipe=None,
         finished=True,
     )
@@ -247,13 +239,11 @@ def _from_weights(path: Path) -> Run:
         raise UserError(f"{path} cannot be used: {error}") from None
     return Run(
         path=path,
-        sees_whole=_sees_whole(weights, weights.preprocessing),
-        scaled=weights.view != "stored",
         named=bool(weights.classes),
         net=net,
         task=task.eval(),
         classes=classes,
-        preprocessing=Preprocessing.from_dict(weights.preprocessing),
+        preprocessing=prepared_as(weights.preprocessing, weights.view),
         recipe=None,
         finished=True,
     )
@@ -268,10 +258,10 @@ def _from_onnx(path: Path) -> Run:
         weights = described({}, {**file.metadata, "format": FORMAT})
         if weights.preprocessing is None:
             raise UserError("it does not say how images are to be prepared")
-        preprocessing = Preprocessing.from_dict(weights.preprocessing)
+        preprocessing = prepared_as(weights.preprocessing, weights.view)
         outputs = file.num_outputs or weights.head_classes
         classes = weights.classes or tuple(map(str, range(outputs)))
-        fixed = 0 not in file.sizes and preprocessing.space is None
+        fixed = 0 not in file.sizes and preprocessing.ndim == 2
         if file.tokens or (
             fixed
             and file.sizes != (preprocessing.channels, *preprocessing.size)
@@ -290,8 +280,6 @@ def _from_onnx(path: Path) -> Run:
     _warn_of_saturation(path, file.metadata.get("int8", ""))
     return Run(
         path=path,
-        sees_whole=_sees_whole(weights, weights.preprocessing),
-        scaled=weights.view != "stored",
         named=bool(weights.classes),
         net=net,
         task=task.eval(),
@@ -312,10 +300,12 @@ def _warn_of_saturation(path: Path, int8: str) -> None:
         )
 
 
-def _sees_whole(weights: Weights, preprocessing: Mapping[str, Any]) -> bool:
-    """As the file says; where it does not, small networks see the whole."""
-    small = max(preprocessing["size"]) <= _SMALL
-    return weights.view == "whole" or (weights.view is None and small)
+def prepared_as(values: dict[str, Any], view: str | None) -> Modality:
+    """How inputs are prepared; `view` is what files of before 0.9 say of images of another size."""
+    modality = modality_from_dict(values)
+    if "resize" in values or view not in _RESIZE or not isinstance(modality, ImageModality):
+        return modality
+    return replace(modality, resize=_RESIZE[view])
 
 
 def _first(names: Sequence[str]) -> str:

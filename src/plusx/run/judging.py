@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.source import Source
 from plusx.run.distributed import World
 from plusx.tasks.task import Task, compute
 from plusx.train.loop import evaluate, evaluating
@@ -25,10 +25,9 @@ class Judging:
     """
 
     def __init__(
-        self, source: Source, batch_size: int, world: World, make: Callable[[Source], Loader]
+        self, source: Dataset, batch_size: int, world: World, make: Callable[[Dataset], Loader]
     ) -> None:
-        if source.volumes is not None:
-            batch_size = 1  # as loaders have them
+        batch_size = source.modality.most_at_a_time or batch_size
         self.source, self.batch_size, self.world = source, batch_size, world
         self.loader: Loader | None = None
         if world.size == 1:

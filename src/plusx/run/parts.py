@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from plusx.data import choosing
-from plusx.data.bands import measured
+from plusx.data import subset
 from plusx.data.batch import Batch
-from plusx.data.download import located
-from plusx.data.loader import Loader, View
-from plusx.data.ordering import Sampling
-from plusx.data.people import open_people
-from plusx.data.source import Source, kind_of, open_data
+from plusx.data.dataset import Dataset
+from plusx.data.loader import Loader
+from plusx.data.readers.open import kind_of, open_data
+from plusx.data.readers.people import open_people
+from plusx.data.sampler import Sampler
+from plusx.data.sets.download import located
 from plusx.data.splits import stratified_order
+from plusx.data.statistics import measured_modality
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.whitening import whiten
@@ -45,14 +46,14 @@ WHITENED = 2000  # training images, the classes in equal shares, whose patches a
 class Sets:
     """What a recipe trains on; `validation` is None where it keeps nothing back."""
 
-    train: Source
-    validation: Source | None
+    train: Dataset
+    validation: Dataset | None
 
     @property
-    def notices(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What was left out or remarked on, said once."""
-        held = [] if self.validation is None else self.validation.notices
-        return list(dict.fromkeys([*self.train.notices, *held]))
+        held = [] if self.validation is None else self.validation.warnings
+        return list(dict.fromkeys([*self.train.warnings, *held]))
 
     def description(self) -> dict[str, Any]:
         """What data.json says: enough to use the network, and to know the images again."""
@@ -60,40 +61,40 @@ class Sets:
         return {
             "name": train.name,
             "classes": list(train.classes),
-            "preprocessing": train.preprocessing.to_dict(),
+            "preprocessing": train.modality.to_dict(),
             "train": {"count": len(train), "fingerprint": train.fingerprint()},
             "validation": None
             if held is None
             else {"count": len(held), "fingerprint": held.fingerprint()},
-            "notices": self.notices,
+            "notices": self.warnings,
         }
 
     def prepared_as(self, preprocessing: dict[str, Any]) -> "Sets":
         """The same images, prepared as the weights that training begins with expect them."""
-        ours = self.train.preprocessing
+        ours = self.train.modality
         if len(preprocessing["mean"]) != ours.channels:
             return self
         wanted = replace(ours, mean=tuple(preprocessing["mean"]), std=tuple(preprocessing["std"]))
         held = self.validation
         return Sets(
-            self.train.with_preprocessing(wanted),
-            None if held is None else held.with_preprocessing(wanted),
+            self.train.with_modality(wanted),
+            None if held is None else held.with_modality(wanted),
         )
 
 
 def open_sets(recipe: Recipe) -> Sets:
     """The recipe's training and validation images."""
     train = open_split(recipe, "train")
-    measures = isinstance(recipe.data, OwnData) and not train.preprocessing.pictures
+    measures = isinstance(recipe.data, OwnData) and train.modality.kind != "image"
     if measures:
-        train = train.with_preprocessing(measured(train))
+        train = train.with_modality(measured_modality(train))
     if recipe.data.validation == 0:
         return Sets(train, None)
     held = open_split(recipe, "validation")
-    return Sets(train, held.with_preprocessing(train.preprocessing) if measures else held)
+    return Sets(train, held.with_modality(train.modality) if measures else held)
 
 
-def open_split(recipe: Recipe, split: str) -> Source:
+def open_split(recipe: Recipe, split: str) -> Dataset:
     """One split of the recipe's data. UserError where there is none, or the data is wrong."""
     data = recipe.data
     if isinstance(data, PeopleData):
@@ -121,7 +122,7 @@ def open_split(recipe: Recipe, split: str) -> Source:
         size=data.size,
         on_unreadable=data.on_unreadable if isinstance(data, OwnData) else "error",
         decoder=data.decoder if isinstance(data, OwnData) else "pillow",
-        preprocessing=own_preprocessing(data) if isinstance(data, OwnData) else None,
+        modality=own_preprocessing(data) if isinstance(data, OwnData) else None,
         multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
     )
     if isinstance(data, KnownData | OwnData):
@@ -129,18 +130,20 @@ def open_split(recipe: Recipe, split: str) -> Source:
         if split == "train" and data.per_class is not None:
             if data.train is not None:
                 raise UserError("[data] train and per_class: both say how many images train")
-            return choosing.few_a_class(source, data.per_class, recipe.seed)
+            return subset.few_a_class(source, data.per_class, recipe.seed)
     return _trained_part(source, split, data.train, recipe)
 
 
-def _chosen(source: Source, data: KnownData | OwnData) -> Source:
+def _chosen(source: Dataset, data: KnownData | OwnData) -> Dataset:
     """The classes and the bands that the recipe names."""
     if data.classes is not None:
-        source = choosing.of_classes(source, data.classes)
-    return source if data.bands is None else choosing.of_bands(source, data.bands)
+        source = subset.of_classes(source, data.classes)
+    return source if data.bands is None else subset.of_bands(source, data.bands)
 
 
-def _trained_part(source: Source, split: str, train: int | float | None, recipe: Recipe) -> Source:
+def _trained_part(
+    source: Dataset, split: str, train: int | float | None, recipe: Recipe
+) -> Dataset:
     """Of the training images so many, or that share (None: all): the classes in equal parts, by
     the seed.
     """
@@ -154,46 +157,42 @@ def _trained_part(source: Source, split: str, train: int | float | None, recipe:
     return source.subset(chosen.tolist())
 
 
-def view_of(recipe: Recipe, source: Source) -> View:
-    """What the network sees of an image of another size: of aligned crops the whole."""
-    whole = source.in_memory or isinstance(recipe.data, PeopleData)
-    return "whole" if whole else "middle"
-
-
-def judged_at_a_time(source: Source, batch_size: int) -> int:
+def judged_at_a_time(source: Dataset, batch_size: int) -> int:
     """Images that are judged at a time: one of those that come as large as they are, since beside
     a larger one it would be padded, and answers at its edges would be others.
     """
-    return batch_size if source.sized else 1
+    return 1 if source.modality.varies else batch_size
 
 
-def sampling_of(recipe: Recipe) -> tuple[Sampling, int]:
+def sampling_of(recipe: Recipe) -> tuple[Sampler, int]:
     """How an epoch is ordered, and how many images of a class stand together with "people"."""
     data = recipe.data
-    return getattr(data, "sampling", "uniform"), getattr(data, "pictures", 1)
+    kind = getattr(data, "sampling", "uniform")
+    sampler: Sampler = "pk" if kind == "people" else "balanced" if kind == "balanced" else "uniform"
+    return sampler, getattr(data, "pictures", 1)
 
 
-def resolved(recipe: Recipe, source: Source) -> Recipe:
+def resolved(recipe: Recipe, source: Dataset) -> Recipe:
     """The recipe with what follows from the data said: classes, channels and size."""
     recipe = asked_of(recipe, source)
     if isinstance(recipe.net, Net):
         return recipe
-    height, width = source.preprocessing.size
+    height, width = source.modality.size
     net = recipe.net
     said = replace(
         net,
         num_classes=net.num_classes or _outputs(recipe, source),
-        in_channels=net.in_channels or source.preprocessing.channels,
+        in_channels=net.in_channels or source.modality.channels,
         size=net.size or (height if height == width else None),
     )
     return replace(recipe, net=said)
 
 
-def _outputs(recipe: Recipe, source: Source) -> int:
+def _outputs(recipe: Recipe, source: Dataset) -> int:
     return recipe.task.width if isinstance(recipe.task, Embed) else len(source.classes)
 
 
-def begin_from(recipe: Recipe, net: nn.Module, source: Source) -> None:
+def begin_from(recipe: Recipe, net: nn.Module, source: Dataset) -> None:
     """What is done to a network before it trains: parts of it are frozen, and where the recipe
     says so its first convolution whitens patches of the images.
     """

@@ -2,26 +2,26 @@
 
 import csv
 import io
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from plusx import store
-from plusx.data.bands import checked_bands, narrow
 from plusx.data.batch import Batch
-from plusx.data.folder import scan_images
-from plusx.data.image import DEFAULT_LIMIT, UnreadableImage, open_image, printable
-from plusx.data.loader import as_tensor, viewed
-from plusx.data.table import JOINT
-from plusx.data.tiff import fitted
-from plusx.data.volume_folder import scans_in
+from plusx.data.image_file import DEFAULT_LIMIT, UnreadableImage, Verdict, open_image, printable
+from plusx.data.modality import BandsModality, Modality
+from plusx.data.readers.folder import scan_images
+from plusx.data.readers.table import JOINT
+from plusx.data.readers.volumes import scans_in
+from plusx.data.rng import CounterRNG
+from plusx.data.sample import Sample, image_tensor
 from plusx.errors import UserError
 from plusx.run.evaluation import tta_of
 from plusx.run.folder import UNFINISHED, Run
@@ -57,7 +57,7 @@ def predict(
     if batch_size < 1:
         raise UserError(f"batch_size = {batch_size}: at least 1")
     failed: list[dict[str, str]] = []
-    volumes = run.preprocessing.space is not None
+    volumes = run.preprocessing.ndim == 3
     files = scans_in(paths) if volumes else image_files(paths, failed)
     if not run.finished:
         warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
@@ -130,9 +130,9 @@ def prepared_images(
     names: list[str] = []
     images: list[Tensor] = []
     known = run.preprocessing
-    if known.space is not None:
+    if known.ndim == 3:
         raise UserError(f"{run.path} is for volumes: plusx predict and evaluate take them")
-    decoded = _decoded(run, files, failed) if known.pictures else _bands(run, files, failed)
+    decoded = _decoded(run, files, failed) if known.kind == "image" else _bands(run, files, failed)
     for path, image in decoded:
         names.append(path)
         if isinstance(image, Tensor):
@@ -140,9 +140,9 @@ def prepared_images(
         elif run.tells_places:
             from plusx.run.dense_inference import letterboxed
 
-            images.append(letterboxed(run, as_tensor(image)))
+            images.append(letterboxed(run, image_tensor(image)))
         else:
-            images.append(as_tensor(viewed(image, known.size, run.view)))
+            images.append(seen(known, Sample(image)))
         if len(names) == batch_size:
             yield names, torch.stack(images)
             names, images = [], []
@@ -150,12 +150,18 @@ def prepared_images(
         yield names, torch.stack(images)
 
 
+def seen(modality: Modality, sample: Sample) -> Tensor:
+    """What a network sees of a sample, before it is normalised."""
+    transform = modality.transform("", train=False)
+    return transform(sample, CounterRNG.of(0, 0, np.zeros(1, np.int64))).tensor
+
+
 def stored_images(
     run: Run, files: Sequence[str], failed: list[dict[str, str]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Images (c, h, w) that can be used, as large as they are; the others go to `failed`."""
     for path, image in _decoded(run, files, failed):
-        yield path, as_tensor(image)
+        yield path, image_tensor(image)
 
 
 def _bands(
@@ -163,18 +169,19 @@ def _bands(
 ) -> Iterator[tuple[str, Tensor]]:
     """Images of bands (c, h, w) at the network's size; those that cannot be used go to `failed`."""
     known = run.preprocessing
-    count, low, high = 0, math.inf, -math.inf
+    assert isinstance(known, BandsModality)
+    verdicts = []
     for path in files:
         try:
-            image = checked_bands(path, known)
+            image = known.read_checked(path)
         except (UnreadableImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             failed.append({"path": printable(path), "reason": reason or str(error)})
             continue
-        count, low, high = count + 1, min(low, image.min()), max(high, image.max())
-        yield path, fitted(image, known.size)
-    if count and (problem := narrow(count, float(low), float(high), known)) is not None:
-        warnings.warn(f"{problem}, and look the same to the network", stacklevel=2)
+        verdicts.append(Verdict(None, low=float(image.min()), high=float(image.max())))
+        yield path, seen(known, Sample(torch.from_numpy(image)))
+    if (problem := known.common_problem(verdicts)) is not None:
+        warnings.warn(problem, stacklevel=2)
 
 
 def _decoded(

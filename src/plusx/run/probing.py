@@ -14,11 +14,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset, as_split
 from plusx.data.loader import Loader
 from plusx.data.prediction import ClassProbabilities
-from plusx.data.published import PUBLISHED
-from plusx.data.sample import as_split
-from plusx.data.source import Source, open_data
+from plusx.data.readers.open import open_data
+from plusx.data.sets import NAMED_SETS
 from plusx.data.splits import held_out, stratified_order
 from plusx.errors import UserError
 from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
@@ -94,7 +94,7 @@ def probe(
         "neighbours": {"k": min(neighbours, len(learn)), **_figures(votes, judge)},
         "logistic": {"strength": strength, **_figures(answers, judge)},
     }
-    notices = list(dict.fromkeys([*learn.notices, *judge.notices]))
+    notices = list(dict.fromkeys([*learn.warnings, *judge.warnings]))
     if notices:
         result["notices"] = notices
     if own and judge.split == "test":
@@ -106,10 +106,10 @@ def probe(
 
 def _sources(
     run: Run, data: str | Path | None, split: str, on_unreadable: Literal["error", "skip"]
-) -> tuple[Source, Source, bool]:
+) -> tuple[Dataset, Dataset, bool]:
     """What is learned from and what is judged, prepared for the network; whether it is its own."""
     recipe = run.recipe
-    if run.preprocessing.space is not None:
+    if run.preprocessing.ndim == 3:
         raise UserError(f"{run.path} is for volumes: plusx probe asks about images")
     own = recipe is not None and (data is None or is_own(recipe, data))
     if own:
@@ -122,7 +122,7 @@ def _sources(
     else:
         known = run.preprocessing
         size = known.size[0]
-        bands = None if known.pictures else known
+        bands = None if known.kind == "image" else known
         sources = [
             open_data(
                 data,
@@ -130,19 +130,19 @@ def _sources(
                 size=size,
                 on_unreadable=on_unreadable,
                 multilabel=run.multilabel,
-                preprocessing=bands,
+                modality=bands,
             )
             for each in ("train", split)
         ]
-        if data in PUBLISHED and run.assumed:
+        if data in NAMED_SETS and run.assumed:
             return sources[0], sources[1], False
     for source in sources:
-        if source.in_memory and source.preprocessing.channels != run.preprocessing.channels:
+        if source.in_memory and source.modality.channels != run.preprocessing.channels:
             raise UserError(
-                f"{source.name} has {source.preprocessing.channels} channels, the network wants "
+                f"{source.name} has {source.modality.channels} channels, the network wants "
                 f"{run.preprocessing.channels}"
             )
-    learn, judge = (source.with_preprocessing(run.preprocessing) for source in sources)
+    learn, judge = (source.with_modality(run.preprocessing) for source in sources)
     return learn, judge, own
 
 
@@ -156,7 +156,7 @@ def _embedding(run: Run) -> nn.Module:
 
 
 def _embedded(
-    net: Any, source: Source, run: Run, device: torch.device, batch_size: int, workers: int
+    net: Any, source: Dataset, run: Run, device: torch.device, batch_size: int, workers: int
 ) -> Float[np.ndarray, "n width"]:
     """The embeddings of all images, in their order."""
     embed: Callable[[Tensor], Tensor] = _pooled(net) if run.tells_places else net.embed
@@ -166,7 +166,6 @@ def _embedded(
         batch_size=parts.judged_at_a_time(source, batch_size),
         workers=workers,
         device=device,
-        view=run.view,
     )
     with loader, evaluating(net), torch.inference_mode():
         found = [embed(batch.inputs).float().cpu() for batch in loader.epoch(0)]
@@ -184,7 +183,7 @@ def _pooled(net: Any) -> Callable[[Tensor], Tensor]:
 def _voted(
     known: Float[np.ndarray, "n width"],
     asked: Float[np.ndarray, "m width"],
-    learn: Source,
+    learn: Dataset,
     count: int,
 ) -> Float[np.ndarray, "m k"]:
     """The shares of the classes among the nearest neighbours, weighted by their cosines."""
@@ -205,7 +204,7 @@ def _shares(labels: Shaped[Tensor, "n ..."], classes: int) -> Float[Tensor, "n k
 
 
 def _regressed(
-    known: Float[np.ndarray, "n width"], asked: Float[np.ndarray, "m width"], learn: Source
+    known: Float[np.ndarray, "n width"], asked: Float[np.ndarray, "m width"], learn: Dataset
 ) -> tuple[Float[np.ndarray, "m k"], float]:
     """The probabilities by logistic regression, and the strength that was chosen for it."""
     middle, spread = known.mean(0), known.std(0)
@@ -252,7 +251,7 @@ def _fitted(
     return told
 
 
-def _figures(probabilities: Float[np.ndarray, "m k"], judge: Source) -> dict[str, Any]:
+def _figures(probabilities: Float[np.ndarray, "m k"], judge: Dataset) -> dict[str, Any]:
     meter = (MultiLabelMeter if judge.multilabel else ClassificationMeter)(judge.classes)
     prediction = ClassProbabilities(torch.from_numpy(probabilities), judge.multilabel)
     meter.update(prediction, Batch(prediction.probabilities, judge.labels.cpu()))

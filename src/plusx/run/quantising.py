@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from plusx import export
+from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.source import Source
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError
 from plusx.export.quantise import ENOUGH_IMAGES, Tell, distance, outputs_for
@@ -81,7 +81,7 @@ def quantised(
 
 def _split(
     run: Run, data: str | Path | None, split: Literal["train", "validation"], on_unreadable: Any
-) -> Source:
+) -> Dataset:
     """A split of the run's own data, or of `data`, as the network is used to it."""
     if run.recipe is not None and (data is None or is_own(run.recipe, data)):
         source = parts.open_split(run.recipe, split)
@@ -91,19 +91,19 @@ def _split(
     else:
         seed = run.recipe.seed if run.recipe is not None else 0
         source = other_data(run, data, split, seed, run.preprocessing.size[0], on_unreadable)
-    return in_order_of(run, source).with_preprocessing(run.preprocessing)
+    return in_order_of(run, source).with_modality(run.preprocessing)
 
 
-def _validation(run: Run, data: str | Path | None, on_unreadable: Any) -> Source | None:
+def _validation(run: Run, data: str | Path | None, on_unreadable: Any) -> Dataset | None:
     own = run.recipe is not None and (data is None or is_own(run.recipe, data))
     if own and run.recipe is not None and run.recipe.data.validation == 0:
         return None
     return _split(run, data, "validation", on_unreadable)
 
 
-def _inputs(run: Run, source: Source) -> tuple[Tensor, Tensor]:
+def _inputs(run: Run, source: Dataset) -> tuple[Tensor, Tensor]:
     """All the images (n, c, h, w) as the network sees them, and their labels."""
-    with Loader(source, split="all", batch_size=64, view=run.view) as loader:
+    with Loader(source, split="all", batch_size=64) as loader:
         batches = list(loader.epoch(0))
     return (
         torch.cat([batch.inputs for batch in batches]).contiguous(),

@@ -8,8 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from plusx.data.source import Source
-from plusx.data.truth import Boxes
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.metrics.detection import require_coco_eval
 from plusx.recipe import Recipe
@@ -25,7 +24,7 @@ from plusx.tasks.task import Task
 _ADAPTER: TypeAdapter[TaskTable] = TypeAdapter(TaskTable)
 
 
-def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
+def make_training_task(recipe: Recipe, net: nn.Module, source: Dataset) -> Task:
     """The recipe's task with what only training knows: smoothing, the weights of the classes.
 
     UserError: the images do not have what the task asks for, or the run is to be judged by what
@@ -48,14 +47,14 @@ def make_training_task(recipe: Recipe, net: nn.Module, source: Source) -> Task:
     return task
 
 
-def _made(recipe: Recipe, net: nn.Module, source: Source) -> Task:
+def _made(recipe: Recipe, net: nn.Module, source: Dataset) -> Task:
     table = recipe.task
     if isinstance(table, SegmentTable):
         return _segmenter(table, net, source.classes, _position_weights(table, source))
     if isinstance(table, EmbedTable):
         return _embedder(recipe, table, net, source)
     if isinstance(table, DetectTable):
-        if not isinstance(source.truth, Boxes):
+        if not source.has_boxes:
             raise UserError(f'[task] kind = "detect", but {source.name} has no boxes')
         require_coco_eval()  # said now, and not when the first epoch is judged
         return open_task(table, net, source.classes)
@@ -108,8 +107,8 @@ def read(said: Mapping[str, Any] | None, multilabel: bool = False) -> TaskTable:
         raise UserError(f"no task is {dict(said)!r}: {error.errors()[0]['msg']}") from None
 
 
-def _classifier(table: ClassifyTable, net: nn.Module, source: Source) -> Classify:
-    if getattr(source, "truth", None) is not None:
+def _classifier(table: ClassifyTable, net: nn.Module, source: Dataset) -> Classify:
+    if source.annotations is not None:
         raise UserError(
             f'[task] kind = "classify", but {source.name} has boxes or masks: "detect" or "segment"'
         )
@@ -126,8 +125,8 @@ def _classifier(table: ClassifyTable, net: nn.Module, source: Source) -> Classif
     )
 
 
-def _embedder(recipe: Recipe, table: EmbedTable, net: nn.Module, source: Source) -> Task:
-    if getattr(source, "truth", None) is not None or source.multilabel:
+def _embedder(recipe: Recipe, table: EmbedTable, net: nn.Module, source: Dataset) -> Task:
+    if source.annotations is not None or source.multilabel:
         has = "several labels an image" if source.multilabel else "boxes or masks"
         raise UserError(f'[task] kind = "embed" needs one class an image: {source.name} has {has}')
     if table.loss == "triplet" and getattr(recipe.data, "sampling", "") != "people":
@@ -145,7 +144,7 @@ def _embedder(recipe: Recipe, table: EmbedTable, net: nn.Module, source: Source)
         return open_task(table, net, source.classes)
 
 
-def _class_weights(table: ClassifyTable, source: Source) -> Tensor | None:
+def _class_weights(table: ClassifyTable, source: Dataset) -> Tensor | None:
     said = table.class_weights
     if said == "none":
         return None
@@ -176,7 +175,7 @@ def _segmenter(
     )
 
 
-def _position_weights(table: SegmentTable, source: Source) -> Tensor | None:
+def _position_weights(table: SegmentTable, source: Dataset) -> Tensor | None:
     said = table.class_weights
     if said == "none":
         return None

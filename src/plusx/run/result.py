@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net
 from plusx.nn.costs import multiply_adds
@@ -19,7 +19,7 @@ from plusx.tasks.task import Task
 from plusx.weights import write_weights
 
 
-def write_kept(path: Path, recipe: Recipe, source: Source, task: Task) -> None:
+def write_kept(path: Path, recipe: Recipe, source: Dataset, task: Task) -> None:
     """Write the weights of a task's network with all that is needed to use them.
 
     source: the images that it was trained on. OSError: they cannot be written.
@@ -28,10 +28,9 @@ def write_kept(path: Path, recipe: Recipe, source: Source, task: Task) -> None:
         path,
         task.net,
         model=_name(recipe),
-        preprocessing=source.preprocessing.to_dict(),
+        preprocessing=source.modality.to_dict(),
         classes=None if isinstance(recipe.task, Embed) else source.classes,
         multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
-        view=parts.view_of(recipe, source) if source.sized else "stored",
         task=None if isinstance(recipe.task, Classify) else told(recipe.task),
     )
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from plusx import store
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.source import Source
 from plusx.errors import UserError
 from plusx.recipe import Recipe, to_toml
 from plusx.report.metrics import better, metrics_line
@@ -307,11 +307,11 @@ class Trainer:
         begin = step % self.per_epoch * self.recipe.batch_size
         return min(self.recipe.batch_size, self.loader.count - begin)
 
-    def _judging(self, source: Source) -> Judging:
+    def _judging(self, source: Dataset) -> Judging:
         size = parts.judged_at_a_time(source, self.recipe.batch_size)
         return Judging(source, size, self.world, lambda own: self._loader(own, "validation"))
 
-    def _loader(self, source: Source, split: str, part: tuple[int, int] = (0, 1)) -> Loader:
+    def _loader(self, source: Dataset, split: str, part: tuple[int, int] = (0, 1)) -> Loader:
         size = self.recipe.batch_size
         return Loader(
             source,
@@ -323,9 +323,8 @@ class Trainer:
             device=self.state.task.device,
             part=part,
             channels_last=self.recipe.device.channels_last,
-            view=parts.view_of(self.recipe, source),
-            sampling=parts.sampling_of(self.recipe)[0],
-            pictures=parts.sampling_of(self.recipe)[1],
+            sampler=parts.sampling_of(self.recipe)[0],
+            samples_per_class=parts.sampling_of(self.recipe)[1],
         )
 
     def due(self) -> bool:

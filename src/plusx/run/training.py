@@ -91,7 +91,7 @@ def _train(
         trainer.begin(exact=exact, allow_data_change=allow_data_change)
         with display:
             display.begin(trainer.total, trainer.state.step)
-            for notice in sets.notices:
+            for notice in sets.warnings:
                 if not notice.startswith("skipped "):  # each file is named in data.json
                     display.line(f"plusx: {notice}")
             if said := left_as_drawn(recipe):
@@ -132,13 +132,13 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
         raise UserError(
             '[evaluate] patience and keep = "best" need validation images: [data] validation is 0'
         )
-    channels = sets.train.preprocessing.channels
+    channels = sets.train.modality.channels
     if recipe.net.in_channels not in (None, channels):
         raise UserError(
             f"[net] in_channels = {recipe.net.in_channels}, but the images of {sets.train.name} "
             f"have {channels}"
         )
-    size, seen = recipe.net.size, sets.train.preprocessing.size
+    size, seen = recipe.net.size, sets.train.modality.size
     if size is not None and size not in (seen, seen[0] if seen[0] == seen[1] else None):
         raise UserError(
             f"[net] size = {size}, but the network sees images of {' x '.join(map(str, seen))} "

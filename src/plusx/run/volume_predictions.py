@@ -11,14 +11,15 @@ from torch import Tensor
 
 from plusx import store
 from plusx.data.batch import Batch
-from plusx.data.image import UnreadableImage, printable
+from plusx.data.dataset import Dataset
+from plusx.data.image_file import UnreadableImage, printable
+from plusx.data.modality import Modality, VolumeModality
+from plusx.data.modality.space import affine_of, resampled, turn_to
+from plusx.data.modality.volume import space_of
 from plusx.data.prediction import LabelMaps
-from plusx.data.sample import Preprocessing
-from plusx.data.scans import Placement, Scan, as_nifti, read_scan, stem_of
-from plusx.data.source import Source
-from plusx.data.space import affine_of, resampled, turn_to
-from plusx.data.volume_files import Reading, mask_beside, prepared, stored_mask
-from plusx.data.volumes import Grid
+from plusx.data.readers.scans import Placement, Scan, as_nifti, read_scan, stem_of
+from plusx.data.readers.volume_files import Reading, mask_beside, prepared, stored_mask
+from plusx.data.volume_items import Grid, VolumeItems
 from plusx.metrics.segmentation import SurfaceDistanceMeter
 from plusx.report.seen import MOST, seen_page
 from plusx.run import drawing
@@ -48,7 +49,7 @@ def stored_volumes(run: Run, files: Sequence[str], failed: list[dict[str, str]])
     for path in files:
         try:
             scan = read_scan(path)
-            image = prepared(scan, run.preprocessing)
+            image = prepared(scan, _volumes(run))
         except (UnreadableImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             failed.append({"path": printable(path), "reason": reason or str(error)})
@@ -56,14 +57,18 @@ def stored_volumes(run: Run, files: Sequence[str], failed: list[dict[str, str]])
         yield Asked(path, scan, image, _truth(run, path, scan), _tests(path))
 
 
-def made_volumes(source: Source, places: Sequence[int]) -> Iterator[Asked]:
+def _volumes(run: Run) -> VolumeModality:
+    assert isinstance(run.preprocessing, VolumeModality)
+    return run.preprocessing
+
+
+def made_volumes(source: Dataset, places: Sequence[int]) -> Iterator[Asked]:
     """Volumes that lie in no file, as if they were stored on the network's grid."""
-    space = source.preprocessing.space
-    assert source.volumes is not None
-    assert space is not None
+    space = space_of(source.modality)
+    assert isinstance(source.items, VolumeItems)
     affine = affine_of(space.orientation, space.spacing)
     for place in places:
-        volume = source.volumes.each[place]
+        volume = source.items.volumes[place]
         image = np.array(volume.image)  # which may be mapped from the disk, and not for writing
         right = None if volume.mask is None else np.array(volume.mask)
         scan = Scan(image, affine, Placement(affine, affine, (1, 1), "mm"))
@@ -125,13 +130,12 @@ def see_volumes(
     return result
 
 
-def in_voxels_of(scan: Scan, told: Tensor, preprocessing: Preprocessing) -> Mask:
+def in_voxels_of(scan: Scan, told: Tensor, preprocessing: Modality) -> Mask:
     """The class of every voxel of a scan, from probabilities (k, d, h, w) on the network's grid.
 
     Probabilities, not classes, are brought back to the scan's spacing: edges stay smooth.
     """
-    space = preprocessing.space
-    assert space is not None
+    space = space_of(preprocessing)
     turn = turn_to(space.orientation, scan.affine)
     held = turn.spacing(scan.affine)
     whole = turn.there(scan.values[0])
@@ -154,7 +158,7 @@ def _truth(run: Run, path: str, scan: Scan) -> Mask | None:
     data = None if run.recipe is None else run.recipe.data
     ignored = getattr(data, "ignored", ())
     try:
-        return stored_mask(beside, scan, Reading(run.preprocessing, run.classes, ignored))
+        return stored_mask(beside, scan, Reading(_volumes(run), run.classes, ignored))
     except (UnreadableImage, OSError):
         return None
 
@@ -202,8 +206,7 @@ def _draw(
         store.make_folder(out / folder)
     row["mask"] = f"masks/{name}.nii.gz"
     store.write_bytes(out / row["mask"], as_nifti(mask, scan.placement))
-    space, count = run.preprocessing.space, len(run.classes)
-    assert space is not None
+    space, count = space_of(run.preprocessing), len(run.classes)
     turn = turn_to(space.orientation, scan.affine)
     turned = turn.there(mask)
     place = int((turned > 0).sum((1, 2)).argmax()) if turned.any() else len(turned) // 2
@@ -227,12 +230,12 @@ def _draw(
 
 
 def _windowed(
-    values: Num[np.ndarray, "c h w"], preprocessing: Preprocessing
+    values: Num[np.ndarray, "c h w"], preprocessing: Modality
 ) -> UInt8[np.ndarray, "h w 1"]:
     """The first channel of a slice as a grey picture of what the network sees of it."""
     low, high = preprocessing.low, preprocessing.high
     seen = values[0].astype(np.float64)
-    if preprocessing.space is not None and preprocessing.space.percentiles:
+    if space_of(preprocessing).percentiles:
         low, high = np.percentile(seen, (0.5, 99.5))
     grey = (seen - low) / max(float(high) - float(low), 1e-12)
     return (255 * grey.clip(0, 1)).round().astype(np.uint8)[:, :, None]

@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 
-from plusx.data.download import located
-from plusx.data.ellipsoids import open_ellipsoids
-from plusx.data.sample import as_split
-from plusx.data.source import Source
-from plusx.data.volume_folder import open_volumes
+from plusx.data.dataset import Dataset, as_split
+from plusx.data.modality import VolumeModality
+from plusx.data.readers.volumes import open_volumes
+from plusx.data.sets.download import located
+from plusx.data.sets.ellipsoids import open_ellipsoids
 from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.sets import EllipsoidData, VolumeData
 from plusx.recipe.tables import Segment
 
 
-def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: str) -> Source:
+def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: str) -> Dataset:
     """One split of a recipe's volumes. UserError where there is none, or the data is wrong."""
     if isinstance(data, EllipsoidData):
         return open_ellipsoids(
@@ -44,13 +44,14 @@ def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: s
     )
 
 
-def asked_of(recipe: Recipe, source: Source) -> Recipe:
+def asked_of(recipe: Recipe, source: Dataset) -> Recipe:
     """The recipe with what its volumes say: their spacing, and the window and the background of
     its task.
 
     UserError: volumes are not what the task is asked of, or what it says is not of images.
     """
-    space, task = source.preprocessing.space, recipe.task
+    modality, task = source.modality, recipe.task
+    space = modality.space if isinstance(modality, VolumeModality) else None
     if space is not None and not isinstance(task, Segment):
         raise UserError(f'[task] kind = "{task.kind}": volumes are for [task] kind = "segment"')
     if not isinstance(task, Segment):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.grammar.spec import Block
 from plusx.recipe import Recipe
@@ -70,7 +70,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Ablation)
     if table.depth < 8:

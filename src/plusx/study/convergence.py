@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Convergence
 from plusx.statistics import differences, spread
@@ -24,7 +24,7 @@ from plusx.study.results import epochs_to
 from plusx.study.trial import Trial
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Convergence)
     return [

@@ -7,7 +7,7 @@ deeper, which is not overfitting, and with batch norm not for want of gradients 
 from collections.abc import Sequence
 from typing import Any
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.grammar.twins import without_norm
 from plusx.recipe import Recipe
@@ -39,7 +39,7 @@ from plusx.study.trial import Measurement, Trial
 MARGIN = 0.01  # a deeper network is not worse where its error is surely less than this above
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Degradation)
     found = []

@@ -13,8 +13,8 @@ import numpy as np
 from torch import nn
 
 from plusx.data.batch import Batch
+from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.source import Source
 from plusx.errors import UserError
 from plusx.grammar.sentence import Merge, parse
 from plusx.grammar.spec import Net
@@ -114,7 +114,7 @@ class Experiment:
 
     title: str
     question: str
-    trials: Callable[[Recipe, Source], list[Trial]]
+    trials: Callable[[Recipe, Dataset], list[Trial]]
     columns: Callable[[Recipe], Sequence[Column]]
     row: Callable[[Group], dict[str, Any]]
     finding: Callable[[Sequence[Row]], str]
@@ -155,7 +155,7 @@ def trials_of(
     recipe: Recipe,
     networks: Iterable[str],
     seeds: Iterable[int],
-    source: Source,
+    source: Dataset,
     *measurements: Measurement,
     train: bool = True,
 ) -> list[Trial]:
@@ -175,7 +175,7 @@ def trials_of(
     ]
 
 
-def with_net(recipe: Recipe, net: Net | str, seed: int, source: Source) -> Recipe:
+def with_net(recipe: Recipe, net: Net | str, seed: int, source: Dataset) -> Recipe:
     """The recipe of one trial: another network and seed, and nothing of a study.
 
     A spec is fitted to the images: their channels, size and classes. A name keeps what the
@@ -189,12 +189,12 @@ def with_net(recipe: Recipe, net: Net | str, seed: int, source: Source) -> Recip
     return replace(base, net=replace(recipe.net, base=net))
 
 
-def fitted(net: Net, source: Source) -> Net:
+def fitted(net: Net, source: Dataset) -> Net:
     """The spec for these images."""
-    height, width = source.preprocessing.size
+    height, width = source.modality.size
     return replace(
         net,
-        in_channels=source.preprocessing.channels,
+        in_channels=source.modality.channels,
         num_classes=len(source.classes),
         size=height if height == width else (height, width),
     )
@@ -234,7 +234,7 @@ def open_trial(recipe: Recipe, folder: Path) -> Opened:
     return Opened(net.eval(), sets)
 
 
-def some_batches(source: Source, images: int, batch_size: int = 256) -> list[Batch]:
+def some_batches(source: Dataset, images: int, batch_size: int = 256) -> list[Batch]:
     """So many images (all where there are fewer), chosen by IMAGE_SEED, not augmented."""
     chosen = np.random.default_rng(IMAGE_SEED).permutation(len(source))[:images]
     subset = source.subset(np.sort(chosen).tolist())

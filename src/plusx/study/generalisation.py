@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.grammar.twins import with_dropout
 from plusx.recipe import KnownData, OwnData, Recipe
@@ -29,7 +29,7 @@ DROPOUT = 0.3  # before the last convolution of a block (Zagoruyko and Komodakis
 DROP_PATH = 0.5  # the last block's rate (Huang et al. 2016)
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Generalisation)
     given = {
@@ -60,7 +60,7 @@ def _trials(recipe: Recipe, source: Source) -> list[Trial]:
 
 
 def _recipe(
-    recipe: Recipe, depth: int, remedy: str, share: float, seed: int, source: Source
+    recipe: Recipe, depth: int, remedy: str, share: float, seed: int, source: Dataset
 ) -> Recipe:
     """The recipe with this remedy and no other."""
     net = spec(f"resnet{depth}")

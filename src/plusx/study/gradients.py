@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx import store
+from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.source import Source
 from plusx.errors import UserError
 from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
@@ -429,7 +429,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Gradients)
     found = []

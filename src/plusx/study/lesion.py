@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.block import ResidualBlock
@@ -170,7 +170,7 @@ def measure_lesion(
     net, sets = open_trial(recipe, folder)
     if split == "test":
         tested = parts.open_split(recipe, "test")
-        source = parts.Sets(tested, None).prepared_as(sets.train.preprocessing.to_dict()).train
+        source = parts.Sets(tested, None).prepared_as(sets.train.modality.to_dict()).train
     elif sets.validation is None:
         raise UserError("[data] validation = 0: there are no validation images to evaluate on")
     else:
@@ -198,7 +198,7 @@ def measure_lesion(
     }
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table, net = recipe.study, recipe.net
     assert isinstance(table, LesionTable)
     if source.multilabel:

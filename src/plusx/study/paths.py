@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock, say
 from plusx.recipe import Recipe
@@ -229,7 +229,7 @@ def _read(answer: Mapping[str, Any]) -> list[PathGradient]:
     ]
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Paths)
     for network in table.networks:

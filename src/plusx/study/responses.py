@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock
 from plusx.nn.init import CONVOLUTIONS
@@ -131,7 +131,7 @@ def measure_responses(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return {"layers": [each.name for each in found], "std": [each.std for each in found]}
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Responses)
     for network in table.networks:

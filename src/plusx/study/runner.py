@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from plusx import store
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.recipe import NetByName, Recipe, to_toml
 from plusx.run import parts
@@ -117,7 +117,7 @@ def _images(trials: Sequence[Trial]) -> list[int] | list[float]:
     return [known[trial.recipe.data] for trial in trials]
 
 
-def _checked(experiment: Experiment, recipe: Recipe, source: Source) -> list[Trial]:
+def _checked(experiment: Experiment, recipe: Recipe, source: Dataset) -> list[Trial]:
     assert recipe.study is not None
     for key, several in vars(recipe.study).items():
         if isinstance(several, tuple) and len(set(several)) < len(several):
@@ -153,7 +153,7 @@ def _with_weights(trial: Trial, runs: Path) -> Trial:
     return replace(trial, recipe=replace(trial.recipe, net=replace(net, weights=weights)))
 
 
-def _refuse_other_trials(trials: Sequence[Trial], source: Source, runs: Path) -> None:
+def _refuse_other_trials(trials: Sequence[Trial], source: Dataset, runs: Path) -> None:
     """UserError where a trial of that name was made by another recipe.
 
     What a study is over may change between two starts, and not all of it is in the trials' names:
@@ -172,7 +172,7 @@ def _refuse_other_trials(trials: Sequence[Trial], source: Source, runs: Path) ->
 def _result(
     experiment: Experiment,
     recipe: Recipe,
-    source: Source,
+    source: Dataset,
     trials: Sequence[Trial],
     runs: Path,
     failed: Mapping[str, str],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
@@ -30,7 +30,7 @@ from plusx.zoo.blocks import BASIC_A, BOTTLENECK_A
 from plusx.zoo.cifar import BOTTLENECK_WIDTHS, WIDTHS, net
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Skips)
     if table.depth < 8:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Surface
@@ -162,7 +162,7 @@ def bent_down(steps: Sequence[Number], values: Sequence[Sequence[Number | None]]
     return float((bent & known).sum() / known.sum()) if known.any() else None
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Surface)
     if source.multilabel:

@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.grammar.shapes import measure
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Thousand
@@ -118,7 +118,7 @@ def measure_step(recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Thousand)
     depths = {network: measure(spec(network)).depth for network in table.networks}

@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any, cast
 
 from plusx import store
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import with_merge
 from plusx.recipe import Recipe
@@ -44,7 +44,7 @@ TITLES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", 
 FINE = 5_000  # images from which a share has two decimals
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, TablesOfRecipe)
     networks: dict[str, Net | str] = {}

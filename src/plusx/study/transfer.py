@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from plusx import store
-from plusx.data.source import Source
+from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.recipe import NetByName, Recipe
@@ -31,7 +31,7 @@ _BEFORE = "before"
 _WORDS = {"scratch": "from scratch", "all": "all of it fine-tuned", "head": "its head alone"}
 
 
-def _trials(recipe: Recipe, source: Source) -> list[Trial]:
+def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table, data = recipe.study, recipe.data
     assert isinstance(table, Transfer)
     if isinstance(recipe.net, Net) or recipe.net.weights:

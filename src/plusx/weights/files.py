@@ -106,7 +106,7 @@ def write_weights(
 ) -> None:
     """Write the weights of a network with all that is needed to build and to use it again.
 
-    `preprocessing` is what a Source's has as a dictionary; `classes` are the names in the order of
+    `preprocessing` is what a Dataset's has as a dictionary; `classes` are the names in the order of
     the outputs; `task` says what answers are made of them. Raises UserError where the number of
     names is not that of the outputs.
     """

@@ -1,0 +1,273 @@
+"""What is known of scenes besides their classes: boxes, the masks of boxes, classes of all pixels.
+
+All of it is kept as it is stored, in pixels of the image as it lies in its file: x to the right,
+y down, the left and top edge at 0, right and bottom edges exclusive.
+"""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+
+from plusx.data.image_file import (
+    DEFAULT_LIMIT,
+    ImageFile,
+    UnreadableImage,
+    content_digest,
+    read_regular,
+)
+from plusx.data.instance_mask import InstanceMask
+from plusx.data.sample import IGNORE_INDEX, NO_BOXES, Sample
+
+
+Rows = Float32[np.ndarray, "_ 6"]  # left, top, right, bottom, class, crowd (1 or 0)
+Plane = UInt8[np.ndarray, "_ _"]
+Planes = UInt8[np.ndarray, "_ _ _"]
+Colour = tuple[int, int, int]
+
+
+class Annotations(ABC):
+    """What is known of samples besides their classes."""
+
+    @property
+    def boxes(self) -> Sequence[Rows] | None:
+        """The boxes of each sample; None where the annotations are no boxes."""
+        return None
+
+    @property
+    def counts(self) -> Int64[Tensor, "n k"] | None:
+        """How many positions of each class every mask has; None where there are none."""
+        return None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def add_to(self, sample: Sample, index: int) -> Sample:
+        """The sample with what is known of it."""
+
+    @abstractmethod
+    def subset(self, indices: Sequence[int]) -> "Annotations":
+        """Those of some of the samples, in that order."""
+
+    @abstractmethod
+    def digest(self, root: str | None) -> bytes:
+        """A digest that changes with them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes(Annotations):
+    """The boxes of n images, and where they are known the masks of what is in them."""
+
+    rows: list[Rows]
+    outlines: list[list[InstanceMask]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.outlines is not None:
+            assert list(map(len, self.rows)) == list(map(len, self.outlines))
+
+    @property
+    def boxes(self) -> Sequence[Rows]:
+        return self.rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def none(cls, count: int) -> "Boxes":
+        """Images of which nothing is known: their boxes are asked for."""
+        return cls([NO_BOXES for _ in range(count)])
+
+    def add_to(self, sample: Sample, index: int) -> Sample:
+        """The sample with its boxes."""
+        masks = None
+        if self.outlines is not None:
+            height, width = sample.size
+            masks = torch.from_numpy(self.masks_of(index, (height, width)))
+        return replace(sample, boxes=self.rows[index], masks=masks)
+
+    def masks_of(self, index: int, size: tuple[int, int]) -> Planes:
+        """The masks of an image's boxes, of that size (height, width): 1 within, 0 without."""
+        assert self.outlines is not None
+        made = np.zeros((len(self.outlines[index]), *size), np.uint8)
+        for plane, outline in zip(made, self.outlines[index]):
+            outline.draw(plane)
+        return made
+
+    def presence(self, num_classes: int) -> Float32[Tensor, "n k"]:
+        """1 for every class of which an image has a box."""
+        made = torch.zeros(len(self), num_classes)
+        for row, found in zip(made, self.rows):
+            row[torch.from_numpy(found[:, 4].astype(np.int64))] = 1
+        return made
+
+    def subset(self, indices: Sequence[int]) -> "Annotations":
+        """The boxes of some of the images, in that order."""
+        masks = self.outlines
+        return replace(
+            self,
+            rows=[self.rows[index] for index in indices],
+            outlines=None if masks is None else [masks[index] for index in indices],
+        )
+
+    def digest(self, root: str | None) -> bytes:
+        """A digest that changes with every number."""
+        made = hashlib.sha256()
+        for rows in self.rows:
+            made.update(len(rows).to_bytes(8, "little") + rows.tobytes())
+        for outline in (each for some in self.outlines or [] for each in some):
+            made.update(repr(outline[:4]).encode() + outline.bits)
+        return made.digest()
+
+
+@dataclass(frozen=True)
+class MaskEncoding:
+    """Which class a value of a mask's pixels stands for: by number, or by colour.
+
+    numbers: of class 0, 1, ...; colours: the same, where masks are colour images.
+    ignored: numbers, or colours, that are ignored. Any other is an error.
+    """
+
+    numbers: tuple[int, ...] = ()
+    colours: tuple[Colour, ...] = ()
+    ignored: tuple[int, ...] = ()
+    ignored_colours: tuple[Colour, ...] = ()
+
+    @cached_property
+    def classes(self) -> dict[int, int]:
+        """The class of each value that stored_mask gives, or IGNORE_INDEX."""
+        colours, ignored = self.colours, self.ignored_colours
+        numbers = [_packed(colour) for colour in colours] if colours else self.numbers
+        void = [_packed(colour) for colour in ignored] if colours else self.ignored
+        known = {value: number for number, value in enumerate(numbers)}
+        return {**dict.fromkeys(void, IGNORE_INDEX), **known}
+
+    def problem(self, values: Sequence[int], counts: Sequence[int]) -> str:
+        """What is wrong with a mask that has these values, so often; "" where nothing is."""
+        for value, count in zip(values, counts):
+            if value in self.classes:
+                continue
+            if self.colours:
+                colour = value >> 16, value >> 8 & 255, value & 255
+                return f"the colour {colour} is no class's, and no row of classes.csv has it"
+            ignored = f", and ignored are {_listed(self.ignored)}" if self.ignored else ""
+            return (
+                f"{count:,} pixels have the value {value}, which is no class's; known are "
+                f"{_listed(self.numbers)}{ignored}"
+            )
+        return ""
+
+    def read(self, path: str | Path, limit: int = DEFAULT_LIMIT) -> Plane:
+        """The class of every pixel, or IGNORE_INDEX. Raises UnreadableImage, OSError."""
+        stored = stored_mask(read_regular(path), bool(self.colours), limit)
+        values, places, counts = np.unique(stored, return_inverse=True, return_counts=True)
+        if problem := self.problem(values.tolist(), counts.tolist()):
+            raise UnreadableImage(problem)
+        table = np.array([self.classes[value] for value in values.tolist()], np.uint8)
+        classes: np.ndarray = table[places.reshape(stored.shape)]
+        return classes
+
+
+def _packed(colour: Colour) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+def stored_mask(data: bytes, colours: bool, limit: int = DEFAULT_LIMIT) -> Int64[np.ndarray, "h w"]:
+    """The values of a mask's pixels: numbers, or with `colours` red, green and blue in one number.
+
+    A palette gives its numbers, or with `colours` what it shows. A grey image in three equal
+    channels gives the grey. Raises UnreadableImage with the reason.
+    """
+    image_file = ImageFile(data, limit)  # its header, size and kind are good
+    if image_file.is_jpeg:
+        raise UnreadableImage("a JPEG, which changes the values of a mask: save it as PNG")
+    image = image_file.raw()
+    if not colours and (image.mode in ("1", "L", "P") or image.mode.startswith("I;16")):
+        return np.array(image).astype(np.int64)
+    pixels = np.array(image.convert("RGB")).astype(np.int64)
+    if colours:
+        packed: np.ndarray = pixels @ np.array([1 << 16, 1 << 8, 1])
+        return packed
+    if (pixels != pixels[:, :, :1]).any():
+        raise UnreadableImage(
+            "a colour image where numbers are expected: say which colour is which class in "
+            "classes.csv (name,red,green,blue)"
+        )
+    return pixels[:, :, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Masks(Annotations):
+    """The class of every pixel of n images, in files or in memory.
+
+    class_counts: how many pixels of each class every image has
+    contents: digests of the files
+    """
+
+    class_counts: Int64[Tensor, "n k"]
+    paths: list[str] | None = None
+    encoding: MaskEncoding = MaskEncoding()
+    planes: list[Plane] | None = None
+    contents: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.paths is None) != (self.planes is None)
+
+    @property
+    def counts(self) -> Int64[Tensor, "n k"]:
+        return self.class_counts
+
+    def __len__(self) -> int:
+        return len(self.class_counts)
+
+    def mask(self, index: int) -> Plane:
+        """The class of every pixel of one image, or IGNORE_INDEX."""
+        if self.planes is not None:
+            return self.planes[index]
+        assert self.paths is not None
+        return self.encoding.read(self.paths[index])
+
+    def add_to(self, sample: Sample, index: int) -> Sample:
+        """The sample with its mask. UnreadableImage: the mask is not of its size."""
+        mask = self.mask(index)
+        if mask.shape != sample.size:
+            raise UnreadableImage(f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}")
+        plane = torch.from_numpy(mask)[None]
+        return replace(sample, masks=plane, mask_fill=IGNORE_INDEX)
+
+    def subset(self, indices: Sequence[int]) -> "Annotations":
+        """The masks of some of the images, in that order."""
+        return replace(
+            self,
+            class_counts=self.class_counts[list(indices)],
+            paths=None if self.paths is None else [self.paths[index] for index in indices],
+            planes=None if self.planes is None else [self.planes[index] for index in indices],
+            contents=None if self.contents is None else [self.contents[i] for i in indices],
+        )
+
+    def digest(self, root: str | None) -> bytes:
+        """A digest of what the values mean, and of the files' names and content."""
+        digest = hashlib.sha256(repr(self.encoding).encode())
+        digest.update(self.class_counts.numpy().tobytes())
+        for plane in self.planes or []:
+            digest.update(repr(plane.shape).encode() + plane.tobytes())
+        for index, path in enumerate(self.paths or []):
+            known = self.contents
+            content = content_digest(read_regular(path)) if known is None else known[index]
+            shown = os.path.relpath(path, root) if root else path
+            digest.update(os.fsencode(shown) + b"\0" + content.encode())
+        return digest.digest()
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers[:20])) + (", ..." if len(numbers) > 20 else "")

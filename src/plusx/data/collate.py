@@ -1,0 +1,117 @@
+"""Samples side by side, as the inputs and targets of a batch."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, Num, UInt8
+from torch import Tensor
+
+from plusx.data.batch import Batch
+from plusx.data.sample import IGNORE_INDEX, Sample
+from plusx.data.transforms.steps import Size
+from plusx.data.transforms.transform import Transform
+
+
+# where no size is given, a batch is as large as its largest image, to a multiple of this: what the
+# strides of the networks multiply to
+MULTIPLE = 32
+
+
+class Collated(NamedTuple):
+    """A batch before its inputs are normalised; or `error`, why there is none.
+
+    extras: those of a Batch
+    """
+
+    inputs: Num[Tensor, "n c *s"]
+    targets: Tensor | None
+    extras: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
+    error: str = ""
+
+    def batch(self, inputs: Float32[Tensor, "n c *s"], device: torch.device) -> Batch:
+        """The batch with normalised inputs; what is no image is 0 in them."""
+        if "content_size" in self.extras:
+            blank_padding(inputs, self.extras["content_size"])
+        return Batch(inputs, self.targets, extras=self.extras).to(device)
+
+
+def blank_padding(inputs: Float32[Tensor, "n c h w"], sizes: Int64[Tensor, "n 2"]) -> None:
+    """What is no image becomes 0, in place."""
+    height, width = inputs.shape[2:]
+    for image, (tall, wide) in zip(inputs, sizes.tolist()):
+        if tall < height:
+            image[:, tall:] = 0
+        if wide < width:
+            image[:, :, wide:] = 0
+
+
+def covering_size(sizes: Sequence[Size]) -> tuple[int, int]:
+    """The smallest height and width, multiples of MULTIPLE, into which all of these fit."""
+    tall, wide = (max(size[side] for size in sizes) for side in (0, 1))
+    return -(-tall // MULTIPLE) * MULTIPLE, -(-wide // MULTIPLE) * MULTIPLE
+
+
+def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
+    """One batch of transformed samples."""
+    inputs = [sample.tensor for sample in samples]
+    if not transform.annotated:
+        return Collated(_stacked(inputs, transform.setting.channels_last), _labels(samples))
+    if inputs[0].ndim == 4:
+        return Collated(torch.stack(inputs), _class_planes(samples, inputs[0].shape[1:]))
+    size = transform.final or covering_size([sample.size for sample in samples])
+    padded = inputs[0].new_zeros((len(samples), len(inputs[0]), *size))
+    for target, image in zip(padded, inputs):
+        target[:, : image.shape[1], : image.shape[2]] = image
+    extras = {
+        "scale": torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
+        "content_size": torch.tensor([sample.size for sample in samples], dtype=torch.int64),
+        "stored_size": torch.tensor([sample.stored_size for sample in samples], dtype=torch.int64),
+    }
+    if samples[0].has_instance_masks:
+        extras["masks"] = _instance_masks(samples, size)
+    targets = None
+    if samples[0].boxes is not None:
+        targets = _boxes(samples)
+    elif samples[0].masks is not None:
+        targets = _class_planes(samples, size)
+    return Collated(padded, targets, extras)
+
+
+def _stacked(inputs: Sequence[Tensor], channels_last: bool) -> Tensor:
+    if channels_last and inputs[0].dtype == torch.uint8:
+        return torch.stack([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
+    return torch.stack(list(inputs))
+
+
+def _labels(samples: Sequence[Sample]) -> Tensor | None:
+    if samples[0].target is None:
+        return None
+    return torch.stack([torch.as_tensor(sample.target) for sample in samples])
+
+
+def _class_planes(samples: Sequence[Sample], size: Size) -> UInt8[Tensor, "n *s"]:
+    planes = torch.full((len(samples), *size), IGNORE_INDEX, dtype=torch.uint8)
+    for plane, sample in zip(planes, samples):
+        assert sample.masks is not None
+        window = tuple(slice(0, side) for side in sample.size)
+        plane[window] = torch.as_tensor(sample.masks[0])
+    return planes
+
+
+def _boxes(samples: Sequence[Sample]) -> Float32[Tensor, "n m 6"]:
+    counts = [0 if sample.boxes is None else len(sample.boxes) for sample in samples]
+    boxes = np.zeros((len(samples), max(1, *counts), 6), np.float32)
+    boxes[:, :, 4] = -1
+    for rows, sample, count in zip(boxes, samples, counts):
+        rows[:count] = sample.boxes
+    return torch.from_numpy(boxes)
+
+
+def _instance_masks(samples: Sequence[Sample], size: Size) -> UInt8[Tensor, "n m h w"]:
+    counts = [0 if sample.masks is None else len(sample.masks) for sample in samples]
+    masks = torch.zeros((len(samples), max(1, *counts), *size), dtype=torch.uint8)
+    for planes, sample, count in zip(masks, samples, counts):
+        planes[:count, : sample.size[0], : sample.size[1]] = torch.as_tensor(sample.masks)
+    return masks

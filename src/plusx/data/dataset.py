@@ -1,0 +1,354 @@
+"""A data set: samples by their numbers, with classes, annotations and a modality."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, Num
+from torch import Tensor
+
+from plusx.data.annotations import Annotations
+from plusx.data.image_file import DEFAULT_LIMIT, Decoder, content_digest, printable, read_regular
+from plusx.data.modality import Modality
+from plusx.data.rng import CounterRNG
+from plusx.data.sample import Input, Sample
+from plusx.data.transforms.resample import resample
+from plusx.data.transforms.transform import Transform
+from plusx.data.transforms.windows import WINDOW_STEPS, Windows, gather
+from plusx.errors import UserError
+
+
+Split = Literal["train", "validation", "test", "all"]
+Labels = Int64[Tensor, "n"] | Float32[Tensor, "n k"]
+
+
+class BatchMaker(ABC):
+    """Makes the inputs of whole batches, where that is quicker than sample by sample.
+
+    normalised: whether they come as a network takes them
+    """
+
+    normalised: bool = False
+
+    @abstractmethod
+    def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
+        """The inputs of each of the batches, which are given by the numbers of their samples."""
+
+    def close(self) -> None:
+        """End what works in the background."""
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRequest:
+    """What a loader asks a batch maker for."""
+
+    modality: Modality
+    transform: Transform
+    seed: int
+    device: torch.device
+    threads: int
+    timeout: float
+
+
+class Items(ABC):
+    """Where the inputs of a data set are stored.
+
+    paths: the files, where each input is one
+    patches: samples that an epoch of training takes of each item
+    """
+
+    paths: list[str] | None
+    patches: int
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int, modality: Modality) -> Sample:
+        """One input as it is stored. UnreadableImage, OSError."""
+
+    @abstractmethod
+    def subset(self, indices: Sequence[int]) -> "Items":
+        """Some of the items, in that order."""
+
+    @abstractmethod
+    def digest(self, root: str | None) -> bytes:
+        """A digest that changes with the content."""
+
+    def name(self, index: int) -> str:
+        """What to call an item that is no file."""
+        return f"sample {index}"
+
+    def fit(self, modality: Modality) -> "Items":
+        """The same for a modality of another size."""
+        return self
+
+    def reference(self) -> "Items":
+        """The same, decoded as in evaluation, whatever is quicker in training."""
+        return self
+
+    def batch_maker(self, request: BatchRequest) -> BatchMaker | None:
+        """Makes whole batches; None where samples are made one by one."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class FileItems(Items):
+    """Inputs in files of their own.
+
+    limit: how many pixels one may have
+    contents: digests of the files (image_file.content_digest), where they are known already
+    """
+
+    paths: list[str]
+    decoder: Decoder = "pillow"
+    contents: list[str] | None = None
+    limit: int = DEFAULT_LIMIT
+    patches: int = 1
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, modality: Modality) -> Sample:
+        return stored_sample(modality.read_file(self.paths[index], self.limit, self.decoder))
+
+    def subset(self, indices: Sequence[int]) -> "Items":
+        contents = self.contents
+        return replace(
+            self,
+            paths=[self.paths[index] for index in indices],
+            contents=None if contents is None else [contents[index] for index in indices],
+        )
+
+    def reference(self) -> "Items":
+        return replace(self, decoder="pillow")
+
+    def digest(self, root: str | None) -> bytes:
+        """Of each file its name below the root, its size, and 16 KiB at each end."""
+        contents = self.contents
+        if contents is None:
+            contents = [content_digest(read_regular(path)) for path in self.paths]
+        return paths_digest("".join(contents), self.paths, root)
+
+
+def stored_sample(value: Input) -> Sample:
+    """A sample of which only the input is known."""
+    sample = Sample(value)
+    height, width = sample.size[-2:]
+    return replace(sample, stored_size=(height, width))
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryItems(Items):
+    """Inputs in memory, as one tensor."""
+
+    images: Num[Tensor, "n c h w"]
+    paths: list[str] | None = None
+    patches: int = 1
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int, modality: Modality) -> Sample:
+        return stored_sample(self.images[index].cpu())
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def subset(self, indices: Sequence[int]) -> "Items":
+        return replace(self, images=self.images[torch.as_tensor(indices, dtype=torch.int64)])
+
+    def fit(self, modality: Modality) -> "Items":
+        return replace(self, images=resample(self.images, modality.size))
+
+    def digest(self, root: str | None) -> bytes:
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        return digest.digest()
+
+    def batch_maker(self, request: BatchRequest) -> "MemoryBatches | None":
+        return MemoryBatches(self.images, request) if request.transform.batched else None
+
+
+class MemoryBatches(BatchMaker):
+    """Batches gathered from one tensor: the words move windows, whose pixels are read once."""
+
+    def __init__(self, images: Tensor, request: BatchRequest) -> None:
+        # brought to the device once, and not batch by batch
+        self.images, self.request = images.to(request.device), request
+
+    def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
+        transform, images = self.request.transform, self.images
+        for numbers in samples:
+            windows = Windows.whole(len(numbers), (images.shape[2], images.shape[3]))
+            rng = CounterRNG.of(self.request.seed, epoch, numbers)
+            for place, word in enumerate(transform.words):
+                if word.kind in WINDOW_STEPS:
+                    step = WINDOW_STEPS[word.kind]
+                    windows = step(windows, word, rng.at(place), self.request.modality.size)
+            yield gather(images, numbers % len(images), windows)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Labelled samples of one split.
+
+    Labels are class numbers (n,) int64, or for several labels a sample (n, k) float32 of 0 and 1;
+    -1 stands for unknown. `warnings` say what was skipped or is remarkable, with the reasons.
+    A path that is no UTF-8 carries Python's surrogate escapes; `printable` makes it showable.
+    Paths are named relative to `root` in fingerprints and messages; `rows` are those of a CSV,
+    counted from 1 with its header.
+    """
+
+    name: str
+    split: Split
+    classes: tuple[str, ...]
+    labels: Labels
+    modality: Modality
+    items: Items
+    annotations: Annotations | None = None
+    warnings: list[str] = field(default_factory=list)
+    root: str | None = None
+    rows: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.labels) == len(self.items)
+        assert self.annotations is None or len(self.annotations) == len(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> Sample:
+        """One sample as it is stored. UnreadableImage, OSError: a file cannot be used."""
+        index = range(len(self))[index]
+        sample = self.items.read(index, self.modality)
+        if self.annotations is not None:
+            return self.annotations.add_to(sample, index)
+        return replace(sample, target=self.labels[index] if self.multilabel else self.label(index))
+
+    def label(self, index: int) -> int:
+        """The class number of a sample."""
+        return int(self.labels[index])
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a sample can have several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether inputs are stored in memory at the network's size."""
+        return self.paths is None and self.annotations is None
+
+    @property
+    def paths(self) -> list[str] | None:
+        """The files, where each input is one."""
+        return self.items.paths
+
+    @property
+    def has_boxes(self) -> bool:
+        return self.annotations is not None and self.annotations.boxes is not None
+
+    def subset(self, indices: Sequence[int] | Int64[Tensor, "m"]) -> "Dataset":
+        """The samples at `indices`, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        listed = chosen.tolist()
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            items=self.items.subset(listed),
+            annotations=None if self.annotations is None else self.annotations.subset(listed),
+            rows=None if self.rows is None else [self.rows[index] for index in listed],
+            warnings=list(self.warnings),
+        )
+
+    def with_modality(self, modality: Modality) -> "Dataset":
+        """The same samples for a network that wants another size, mean or std."""
+        items = self.items
+        if self.in_memory:
+            if modality.channels != self.modality.channels:
+                raise UserError(
+                    f"{self.name} has {self.modality.channels} channels, "
+                    f"the network wants {modality.channels}"
+                )
+            items = items.fit(modality)
+        return replace(self, modality=modality, items=items)
+
+    def with_reference_decoder(self) -> "Dataset":
+        """The same, decoded as in evaluation, whatever is quicker in training."""
+        return replace(self, items=self.items.reference())
+
+    def check_labels(self, num_classes: int) -> None:
+        """Raise UserError that names the first sample whose label no network of k outputs has."""
+        if self.multilabel:
+            if self.labels.shape[1] != num_classes:
+                raise UserError(
+                    f"{self.name} has {self.labels.shape[1]} labels, the network {num_classes}"
+                )
+            return
+        wrong = ((self.labels < 0) | (self.labels >= num_classes)).nonzero()
+        if len(wrong):
+            index = int(wrong[0])
+            raise UserError(
+                f"{self.describe(index)}: label {int(self.labels[index])} is outside "
+                f"0 to {num_classes - 1}"
+            )
+
+    def position_counts(self) -> Int64[Tensor, "k"]:
+        """How many positions of each class masks have. UserError: there are no masks."""
+        counts = None if self.annotations is None else self.annotations.counts
+        if counts is None:
+            raise UserError(f"{self.name} has no masks, which say the class of each position")
+        return counts.sum(0)
+
+    def describe(self, index: int) -> str:
+        """What to call a sample in a message: its path, its row, or its number."""
+        if self.paths is None:
+            return f"{self.name} {self.split}, {self.items.name(index)}"
+        path = printable(self.paths[index], self.root)
+        return path if self.rows is None else f"row {self.rows[index]} ({path})"
+
+    def fingerprint(self) -> str:
+        """A sha256 that changes with the set: its classes, labels, annotations and content."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # a folder that is renamed holds the same images
+        name = "" if self.paths is not None else self.name
+        said = (name, self.split, self.classes, tuple(self.labels.shape))
+        digest = hashlib.sha256(repr(said).encode())
+        digest.update(self.labels.cpu().contiguous().numpy().tobytes())
+        if self.annotations is not None:
+            digest.update(self.annotations.digest(self.root))
+        digest.update(self.items.digest(self.root))
+        return digest.hexdigest()
+
+
+def images_of(dataset: Dataset) -> Num[Tensor, "n c h w"]:
+    """The images of a set in memory."""
+    assert isinstance(dataset.items, MemoryItems)
+    return dataset.items.images
+
+
+def paths_digest(content: str, paths: Sequence[str], root: str | None) -> bytes:
+    """A digest of an archive's content, and of the names of images in it."""
+    digest = hashlib.sha256(content.encode())
+    for path in paths:
+        digest.update(os.fsencode(os.path.relpath(path, root) if root else path) + b"\0")
+    return digest.digest()
+
+
+def as_split(text: str) -> Split:
+    """A split by any of its usual names. Raises UserError for an unknown one."""
+    name = {"val": "validation", "valid": "validation"}.get(text, text)
+    if name not in get_args(Split):
+        raise UserError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")
+    return name  # type: ignore[return-value]

@@ -1,0 +1,413 @@
+"""Decoding one image file into 8-bit pixels, or saying why it is refused.
+
+The rules, the same for training, evaluation and prediction:
+
+- JPEG, PNG, WebP, BMP, GIF and TIFF, told by content and not by name; nothing else is opened.
+- Regular files only. More pixels than the limit (50 million) are refused from the header.
+- Files that are truncated, or whose header promises more pixels than there are, and PNGs whose
+  checksums do not fit are refused, never filled up.
+- The EXIF orientation is applied. Of an animation the first frame counts.
+- 16 bits a channel are scaled to 8 (the high byte); floats and 32-bit integers are refused,
+  as their range is declared nowhere.
+- Transparency is composited on white. CMYK, palettes and bilevel images become RGB or grey.
+"""
+
+import hashlib
+import io
+import os
+import stat
+import threading
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from plusx.data.jpeg_integrity import jpeg_problem, png_problem
+from plusx.errors import UserError
+
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+DEFAULT_LIMIT = 50_000_000
+# of the pixels of colour JPEGs; they differ by a level or two, so it is chosen and never guessed
+Decoder = Literal["pillow", "simplejpeg"]
+Box = tuple[int, int, int, int]  # left, top, right and bottom
+# 12 bits in 16, as many cameras and microscopes write them, end below this
+_DARKEST = 4096
+_FILE_LIMIT = 512 * 2**20
+# bytes read at each end of a file for its fingerprint
+_FINGERPRINTED = 16384
+_BEGINNINGS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+
+class UnreadableImage(ValueError):
+    """A file that is refused; the message is the reason, without the path."""
+
+
+class Verdict(NamedTuple):
+    """What a full decode of one file came to.
+
+    problem: why it is refused, or None
+    warning: what is worth remarking, or None
+    height, width: of the image as it is seen; 0 where that is unknown
+    low, high: the range of its values, where it matters
+    content: a digest of its size and of 16 KiB at each end
+    """
+
+    problem: str | None
+    warning: str | None = None
+    height: int = 0
+    width: int = 0
+    low: float = 0.0
+    high: float = 0.0
+    content: str = ""
+
+
+class _Quiet:
+    """Keeps Pillow's warnings from the user, while any thread is decoding.
+
+    warnings.catch_warnings alone is not safe in threads; the first one in sets the filters, the
+    last one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.depth == 0:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                self.filters.__exit__(None, None, None)
+
+
+quiet = _Quiet()
+
+
+def decode(
+    source: str | Path | bytes,
+    limit: int = DEFAULT_LIMIT,
+    channels: int = 3,
+    thorough: bool = True,
+) -> UInt8[np.ndarray, "h w c"]:
+    """The pixels of an image file (or of its bytes) as RGB (channels 3) or grey (channels 1).
+
+    `thorough` also counts the pixels of JPEGs and PNGs, which is left out where that was done
+    before. Raises UnreadableImage, a UserError, with the reason; OSError where the file cannot be
+    read.
+    """
+    pixels = np.asarray(open_image(source, limit, channels, thorough))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def open_image(
+    source: str | Path | bytes,
+    limit: int = DEFAULT_LIMIT,
+    channels: int = 3,
+    thorough: bool = True,
+) -> Image.Image:
+    """As decode, but a Pillow image of mode RGB or L."""
+    return ImageFile(source, limit, channels).decoded(thorough)
+
+
+class ImageFile:
+    """An image file whose header is read and good; its pixels are decoded where they are wanted.
+
+    Raises UnreadableImage where the file is refused; OSError where it cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | bytes,
+        limit: int = DEFAULT_LIMIT,
+        channels: int = 3,
+        decoder: Decoder = "pillow",
+    ) -> None:
+        data = source if isinstance(source, bytes) else read_regular(source)
+        if not data:
+            raise UnreadableImage("an empty file")
+        if not is_image(data[:32]):
+            raise UnreadableImage(f"not one of {', '.join(FORMATS)}")
+        _check_size(_webp_size(data), limit)
+        self.channels = channels
+        self.decoder = decoder
+        self._data = data
+        self._limit = limit
+        with _refusing(limit, data):
+            self._image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_size(self._image.size, limit)
+        image = self._image
+        if image.mode in ("F", "I") or image.mode.startswith("F;"):
+            kind = "floats" if image.mode.startswith("F") else "32-bit integers"
+            raise UnreadableImage(f"its pixels are {kind}, whose range is declared nowhere")
+        self.is_jpeg = image.format == "JPEG"
+        # the two-picture JPEGs of many cameras are no animations
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        self.warning = "animated or of several pages: the first is used" if animated else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as the image is seen, of a JPEG before it is decoded."""
+        width, height = self._image.size
+        return (height, width) if _orientation(self._image) > 4 else (width, height)
+
+    def decoded(self, thorough: bool = False, shrink: int = 1) -> Image.Image:
+        """A Pillow image of mode RGB or L, once. What is counted where `thorough`: see decode.
+
+        shrink: 2, 4 or 8 gives a JPEG of so many times fewer rows and columns, rounded up, without
+        decoding the others; other formats come whole.
+        """
+        image = self._image
+        with _refusing(self._limit):
+            if thorough and image.format == "PNG":
+                _refuse(png_problem(self._data))
+            quick = None if thorough else self._quick(shrink)
+            if quick is not None:
+                image = Image.fromarray(quick)
+            else:
+                if shrink > 1 and self.is_jpeg:
+                    image.draft(None, (image.width // shrink, image.height // shrink))
+                image.load()
+            if thorough and image.format in ("JPEG", "MPO"):
+                _refuse(jpeg_problem(self._data, image))
+            turn = _TURNS.get(_orientation(self._image))
+            if thorough and image.mode.startswith("I;16"):
+                self.warning = self.warning or _dark(image)
+            made = _eight_bits(image)
+            made = made if turn is None else made.transpose(turn)
+            mode = {1: "L", 3: "RGB"}[self.channels]
+            return made if made.mode == mode else made.convert(mode)
+
+    def raw(self) -> Image.Image:
+        """The image in the mode in which it lies there, unturned: the numbers of a palette too."""
+        with _refusing(self._limit):
+            self._image.load()
+        return self._image
+
+    def window(self, box: Box, shrink: int) -> UInt8[np.ndarray, "h w c"]:
+        """The pixels within (left, top, right, bottom) of a JPEG, whose places are those of `size`.
+
+        Shrunken, the window is that of the pixels that it touches.
+        """
+        size = self.size
+        if self.channels == 3 and _orientation(self._image) not in _TURNS:
+            with _refusing(self._limit):
+                quick = self._quick(shrink)
+            if quick is not None:
+                left, top, right, bottom = _shrunken(box, shrink)
+                return quick[top:bottom, left:right]
+        image = self.decoded(shrink=shrink)
+        if image.size != size:
+            box = _shrunken(box, shrink)
+        pixels = np.array(image if box == (0, 0, *image.size) else image.crop(box))
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+    def _quick(self, shrink: int) -> UInt8[np.ndarray, "h w 3"] | None:
+        if self.decoder == "pillow" or not self.is_jpeg or self._image.mode != "RGB":
+            return None
+        return _by_simplejpeg(self._data, self._image.size, shrink)
+
+
+def _shrunken(box: Box, shrink: int) -> Box:
+    left, top, right, bottom = box
+    return left // shrink, top // shrink, -(-right // shrink), -(-bottom // shrink)
+
+
+def check_decoder(decoder: str) -> None:
+    """Raise UserError for an unknown decoder, RuntimeError where it is not installed."""
+    if decoder not in get_args(Decoder):
+        raise UserError(f"decoder = {decoder!r}: allowed are {', '.join(get_args(Decoder))}")
+    if decoder == "simplejpeg" and find_spec("simplejpeg") is None:
+        raise RuntimeError("decoder = \"simplejpeg\" needs an extra: pip install 'plusx[fast]'")
+
+
+def _by_simplejpeg(
+    data: bytes, size: tuple[int, int], shrink: int
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The pixels of a colour JPEG by libjpeg-turbo alone; None for those that it has doubts about.
+
+    Pillow has read the header first, so that its limits hold; both have to read the same.
+    """
+    import simplejpeg
+
+    width, height = size
+    rows, columns = -(-height // shrink), -(-width // shrink)
+    try:
+        if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
+            return None
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", min_height=rows, min_width=columns)
+    except ValueError:
+        return None
+    return pixels if pixels.shape == (rows, columns, 3) else None
+
+
+def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
+    """Decode a file (or its bytes) wholly and say what came of it; never raises for a bad one."""
+    try:
+        data = source if isinstance(source, bytes) else read_regular(source)
+        image_file = ImageFile(data, limit)
+        width, height = image_file.size
+        image_file.decoded(thorough=True)
+    except UnreadableImage as error:
+        return Verdict(str(error))
+    except OSError as error:
+        return Verdict(f"cannot be read: {error.strerror or error}")
+    return Verdict(None, image_file.warning, height, width, content=content_digest(data))
+
+
+def content_digest(data: bytes) -> str:
+    """A digest of a file's size and of 16 KiB at each end."""
+    digest = hashlib.sha256(len(data).to_bytes(8, "little"))
+    digest.update(data[:_FINGERPRINTED])
+    digest.update(data[max(_FINGERPRINTED, len(data) - _FINGERPRINTED) :])
+    return digest.hexdigest()
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins like this says that it is an image of an allowed format."""
+    if head.startswith(b"RIFF"):
+        return head[8:12] == b"WEBP"
+    if head.startswith(b"BM"):
+        return len(head) >= 26 and head[6:10] == bytes(4)
+    return head.startswith(_BEGINNINGS)
+
+
+def printable(path: str | Path, root: str | Path | None = None) -> str:
+    """A path as text for a message: relative to root, on one line, and valid UTF-8."""
+    name = os.fspath(path)
+    if root is not None and name.startswith(os.path.join(root, "")):
+        name = os.path.relpath(name, root)
+    if name.isprintable():
+        return name
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(
+        letter if unicodedata.category(letter)[0] != "C" else ascii(letter)[1:-1] for letter in text
+    )
+
+
+def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
+    """The bytes of a regular file. A pipe, a socket or a device is refused before it is opened."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UnreadableImage("not a regular file")
+    # the file may have been replaced since: opening must not wait, and is checked again
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise UnreadableImage("not a regular file")
+        if found.st_size > limit:
+            raise UnreadableImage(f"{found.st_size:,} bytes, at most {limit:,} are read")
+        return file.read(found.st_size)
+
+
+@contextmanager
+def _refusing(limit: int, data: bytes = b"") -> Iterator[None]:
+    """Whatever a decoder makes of a file is a UnreadableImage, and its warnings are nobody's."""
+    with quiet:
+        try:
+            yield
+        except (UnreadableImage, KeyboardInterrupt):
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise UnreadableImage(f"too many pixels, at most {limit:,} are decoded") from error
+        except UnidentifiedImageError as error:
+            if data[:2] in (b"II", b"MM"):
+                raise UnreadableImage(
+                    "a TIFF that is no picture in grey or colours, or damaged; of bands [data] "
+                    "channels says how many there are"
+                ) from error
+            raise UnreadableImage("its header is damaged") from error
+        except Exception as error:
+            # a hostile file makes a decoder raise anything, struct.error and KeyError among them
+            raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
+        raise UnreadableImage(problem)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        # damaged metadata does not make the pixels wrong
+        return 1
+
+
+def _dark(image: Image.Image) -> str | None:
+    """What to say of 16 bits of which the high byte, which alone is used, tells little."""
+    highest = int(np.asarray(image).max())
+    for least in (256, _DARKEST):
+        if highest < least:
+            left = least // 256
+            greys = f"at most {left} of 256 greys are" if left > 1 else "nothing but black is"
+            return f"16 bits, but no value from {least:,} on: {greys} left"
+    return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        wide = np.asarray(image)
+        return Image.fromarray((wide >> 8).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _check_size(size: tuple[int, int], limit: int) -> None:
+    width, height = size
+    if width * height > limit:
+        raise UnreadableImage(f"{width} x {height} pixels, at most {limit:,} are decoded")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height from a WebP header, (0, 0) for others: Pillow allocates on opening."""
+    if data[:4] != b"RIFF" or len(data) < 30:
+        return 0, 0
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    sides = (int.from_bytes(data[start : start + 2], "little") & 0x3FFF for start in (26, 28))
+    return next(sides), next(sides)

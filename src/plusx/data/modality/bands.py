@@ -1,0 +1,148 @@
+"""Images of any number of channels and of any range, as satellites and microscopes take them.
+
+TIFF, as bands of one page or as pages, and PNG; each file has the same channels, and stored values
+within a range that is given. A network sees the whole of an image, resized where it has another
+size; the words of augmentation are those that move windows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from plusx.data.image_file import (
+    DEFAULT_LIMIT,
+    Decoder,
+    UnreadableImage,
+    Verdict,
+    content_digest,
+    read_regular,
+)
+from plusx.data.modality.modality import Modality
+from plusx.data.readers.tiff import read_bands
+from plusx.data.sample import Input
+from plusx.data.transforms.steps import Setting
+from plusx.data.transforms.transform import Transform, image_transform
+from plusx.data.transforms.words import BATCHED, parse_augment
+from plusx.errors import UserError
+
+
+_NARROW = 0.01  # the smallest fraction of the range that the values of all images have to take
+
+
+@dataclass(frozen=True)
+class BandsModality(Modality):
+    """Images of any channels and range; `bands` are those of the stored ones that are seen, counted
+    from 1, None all of them.
+    """
+
+    bands: tuple[int, ...] | None = None
+
+    kind: ClassVar[str] = "bands"
+    inputs: ClassVar[str] = "images of bands"
+    words: ClassVar[frozenset[str]] = BATCHED | {"rot90"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bands is not None and (len(self.bands) != self.channels or min(self.bands) < 1):
+            raise UserError(f"bands {self.bands}: one for each of {self.channels} channels, from 1")
+
+    def read_file(
+        self, path: str, limit: int = DEFAULT_LIMIT, decoder: Decoder = "pillow"
+    ) -> Input:
+        return torch.from_numpy(read_bands(path, self.channels, self.bands, limit))
+
+    def read_checked(self, source: str | bytes) -> Float32[np.ndarray, "c h w"]:
+        """As stored. UnreadableImage: values are not finite or outside the range too; OSError."""
+        image = read_bands(source, self.channels, self.bands)
+        if not image.size:
+            raise UnreadableImage("it has no pixels")
+        bad = int((~np.isfinite(image)).sum())
+        if bad:
+            raise UnreadableImage(f"{bad:,} of its values are not finite")
+        low, high = float(image.min()), float(image.max())
+        if low < self.low or high > self.high:
+            raise UnreadableImage(
+                f"its values run from {low:g} to {high:g}, outside {self.low:g} to {self.high:g}"
+            )
+        return image
+
+    def verdict_terms(self) -> list[Any]:
+        bands = None if self.bands is None else list(self.bands)
+        return [*super().verdict_terms(), self.channels, bands, self.low, self.high]
+
+    def examine(self, source: str | bytes) -> Verdict:
+        try:
+            data = source if isinstance(source, bytes) else read_regular(source)
+            image = self.read_checked(data)
+        except UnreadableImage as error:
+            return Verdict(str(error))
+        except OSError as error:
+            return Verdict(f"cannot be read: {error.strerror or error}")
+        limits = float(image.min()), float(image.max())
+        height, width = image.shape[1:]
+        return Verdict(None, None, height, width, *limits, content_digest(data))
+
+    def common_problem(self, verdicts: Sequence[Verdict]) -> str | None:
+        """All images take less than a hundredth of the range: they would look the same."""
+        if not verdicts:
+            return None
+        low = min(verdict.low for verdict in verdicts)
+        high = max(verdict.high for verdict in verdicts)
+        if high - low >= _NARROW * (self.high - self.low):
+            return None
+        return (
+            f"the values of all {len(verdicts):,} images lie from {low:g} to {high:g}, which is "
+            f"next to nothing of the range {self.low:g} to {self.high:g}: give the one that they "
+            "have, [data] range"
+        )
+
+    def transform(
+        self,
+        augment: str,
+        *,
+        train: bool,
+        annotated: bool = False,
+        stored: bool = False,
+        channels_last: bool = False,
+    ) -> Transform:
+        text = augment if train else ""
+        words = parse_augment(text, self.words, self.inputs)
+        setting = Setting(self.size, self.low, self.high, channels_last)
+        made = image_transform(words, text, setting, "stretch", stored=True)
+        return replace(made, batched=made.batched and stored, stretched=not stored)
+
+    def select(self, bands: tuple[int, ...]) -> "BandsModality":
+        """Of images of which only these bands are seen."""
+        return select_bands(self, bands)
+
+    def to_dict(self) -> dict[str, Any]:
+        chosen = {} if self.bands is None else {"bands": list(self.bands)}
+        return {**super().to_dict(), "low": self.low, "high": self.high, **chosen}
+
+    @classmethod
+    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
+        bands = values.get("bands")
+        return {
+            **super()._fields_from(values),
+            "low": float(values.get("low", 0)),
+            "high": float(values.get("high", 255)),
+            "bands": None if bands is None else tuple(int(band) for band in bands),
+        }
+
+
+def select_bands(modality: Modality, bands: tuple[int, ...]) -> BandsModality:
+    """How images are prepared of which only these bands, counted from 1, are seen."""
+    channels = [band - 1 for band in bands]
+    return BandsModality(
+        size=modality.size,
+        channels=len(channels),
+        mean=tuple(modality.mean[channel] for channel in channels),
+        std=tuple(modality.std[channel] for channel in channels),
+        low=modality.low,
+        high=modality.high,
+        bands=tuple(bands),
+    )

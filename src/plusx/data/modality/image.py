@@ -1,0 +1,100 @@
+"""Images of 8 bits, grey or in colours."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
+
+from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine
+from plusx.data.modality.modality import Modality
+from plusx.data.sample import Input
+from plusx.data.transforms.steps import Setting
+from plusx.data.transforms.transform import Transform, annotated_transform, image_transform
+from plusx.data.transforms.words import VOCABULARY, parse_augment
+from plusx.errors import UserError
+
+
+# by the number of channels: ImageNet's, and their means for grey
+IMAGENET_MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
+IMAGENET_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+
+# what is done to an image of another size: the shorter side to size / crop_fraction and the window
+# in the middle; all of it, whatever its shape; all of it, as large as fits; nothing
+Resize = Literal["center_crop", "stretch", "fit", "none"]
+_SMALL = 64  # pixels a side up to which images are stretched where weights do not say it
+_OTHER_WORDS = {"dflip", "brightness", "noise"}
+
+
+@dataclass(frozen=True)
+class ImageModality(Modality):
+    """Images of 8 bits with 1 channel or 3; see Modality.
+
+    resize: what is done to images of another size where no word of augmentation does it
+    crop_fraction, interpolation: of center_crop: the fraction of a side that is kept (timm's
+        crop_pct), and how images are resized
+    """
+
+    resize: Resize = "center_crop"
+    crop_fraction: float = 0.875
+    interpolation: str = "bilinear"
+
+    kind: ClassVar[str] = "image"
+    inputs: ClassVar[str] = "images"
+    words: ClassVar[frozenset[str]] = frozenset(VOCABULARY) - _OTHER_WORDS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels not in (1, 3) or (self.low, self.high) != (0, 255):
+            raise UserError(
+                f"{self.channels} channels from {self.low} to {self.high}: images of 8 bits have "
+                "1 or 3 from 0 to 255"
+            )
+        if self.resize not in get_args(Resize):
+            raise UserError(f"resize = {self.resize!r}: {', '.join(get_args(Resize))}")
+        if not 0 < self.crop_fraction <= 1:
+            raise UserError(f"crop_fraction = {self.crop_fraction}: above 0, at most 1")
+
+    def read_file(
+        self, path: str, limit: int = DEFAULT_LIMIT, decoder: Decoder = "pillow"
+    ) -> Input:
+        return ImageFile(path, limit, self.channels, decoder)
+
+    def examine(self, source: str | bytes) -> Verdict:
+        return examine(source)
+
+    def refuse_archive(self, path: str) -> None:
+        return
+
+    @property
+    def varies(self) -> bool:
+        return self.resize == "none"
+
+    def setting(self, channels_last: bool = False) -> Setting:
+        size = None if self.resize == "none" else self.size
+        crop = self.crop_fraction, self.interpolation
+        return Setting(size, self.low, self.high, channels_last, *crop)
+
+    def transform(
+        self,
+        augment: str,
+        *,
+        train: bool,
+        annotated: bool = False,
+        stored: bool = False,
+        channels_last: bool = False,
+    ) -> Transform:
+        text = augment if train else ""
+        words, setting = parse_augment(text, self.words, self.inputs), self.setting(channels_last)
+        if annotated or self.resize in ("fit", "none"):
+            return annotated_transform(words, text, setting)
+        made = image_transform(words, text, setting, self.resize, stored)
+        return replace(made, pillow=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        extra = {"crop_fraction": self.crop_fraction, "interpolation": self.interpolation}
+        cropped = extra if self.resize == "center_crop" else {}
+        return {**super().to_dict(), "resize": self.resize, **cropped}
+
+    @classmethod
+    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
+        found = super()._fields_from(values)
+        small = max(found["size"]) <= _SMALL
+        return {"resize": "stretch" if small else "center_crop", **found}

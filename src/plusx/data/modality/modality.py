@@ -1,0 +1,205 @@
+"""What all kinds of input share: a size, channels, and how values are normalised."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import PIL
+import torch
+from jaxtyping import Float32, Num
+from torch import Tensor
+
+from plusx.data.buffer_pool import BufferPool
+from plusx.data.image_file import DEFAULT_LIMIT, Decoder, Verdict, printable
+from plusx.data.sample import Input
+from plusx.data.transforms.transform import Transform
+from plusx.errors import UserError
+
+
+# raised whenever the rules of decoding change, so that old verdicts count no more
+_RULES = 3
+# pixels that are normalised at a time: 1 MiB of them
+_PIECE = 2**18
+
+
+@dataclass(frozen=True)
+class Modality:
+    """How stored values become a network's input.
+
+    size: height and width that the network sees, of volumes those of a patch's slice
+    mean and std: one number a channel, on the scale on which `low`, a stored value, is 0 and `high`
+        is 1; images of 8 bits have 0 and 255
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: int | float = 0
+    high: int | float = 255
+
+    kind: ClassVar[str]
+    inputs: ClassVar[str]  # what its samples are called in messages
+    words: ClassVar[Collection[str]]  # of augmentation
+    # samples that are evaluated at a time; None: as many as are asked for
+    most_at_a_time: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise UserError(f"size {self.size}: a size is at least 1 x 1")
+        if self.channels < 1:
+            raise UserError(f"channels {self.channels}: inputs have 1 channel or more")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise UserError(f"{name} has {len(values)} numbers for {self.channels} channels")
+        if not all(value > 0 for value in self.std):
+            raise UserError(f"std {self.std}: every number must be above 0")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise UserError(f"range {self.low} to {self.high}: from a lower number to a higher one")
+
+    def read_file(
+        self, path: str, limit: int = DEFAULT_LIMIT, decoder: Decoder = "pillow"
+    ) -> Input:
+        """A file's content. Raises UnreadableImage with the reason; OSError."""
+        raise NotImplementedError
+
+    def transform(
+        self,
+        augment: str,
+        *,
+        train: bool,
+        annotated: bool = False,
+        stored: bool = False,
+        channels_last: bool = False,
+    ) -> Transform:
+        """What is done to samples.
+
+        annotated: whether boxes or masks go along
+        stored: whether all inputs are stored at the network's size
+        Raises UserError for an augmentation that these inputs cannot have.
+        """
+        raise NotImplementedError
+
+    def verdict_terms(self) -> list[Any]:
+        """What the verdict on a file depends on besides the file."""
+        return [_RULES, DEFAULT_LIMIT, PIL.__version__]
+
+    def examine(self, source: str | bytes) -> Verdict:
+        """Decode a file wholly and say what came of it."""
+        raise NotImplementedError
+
+    def refuse_archive(self, path: str) -> None:
+        """UserError where packed and tar files cannot hold these inputs."""
+        raise UserError(
+            f"{printable(path)} holds images of 8 bits; {self.inputs} are files of their own"
+        )
+
+    def common_problem(self, verdicts: Sequence[Verdict]) -> str | None:
+        """What is wrong with all files together, where each could be used."""
+        return None
+
+    @property
+    def varies(self) -> bool:
+        """Whether inputs come as large as they are, so that one beside a larger one is padded."""
+        return False
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions of space."""
+        return 2
+
+    def normalise(
+        self, values: Num[Tensor, "..."], pool: BufferPool | None = None
+    ) -> Float32[Tensor, "..."]:
+        """((value - low) / (high - low) - mean) / std in float32.
+
+        Of 8 bits that is (image / 255 - mean) / std, bit for bit as torchvision's v2 transforms.
+        pool: where memory for many images comes from; None is the system.
+        """
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=values.device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=values.device)
+        many = values.ndim == 4 and self.ndim == 2 and values.numel() > 2 * _PIECE
+        if many and values.device.type == "cpu":
+            return _normalise_in_pieces(values, mean, std, self.low, self.high, pool)
+        scaled = _to_unit_range(values.to(torch.float32, copy=True), self.low, self.high)
+        sides = (1,) * self.ndim
+        return scaled.sub_(mean.view(-1, *sides)).div_(std.view(-1, *sides))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON and TOML can hold; `kind` names the modality."""
+        return {
+            "kind": self.kind,
+            "size": list(self.size),
+            "channels": self.channels,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Modality":
+        """The other way round, without `kind`. Raises UserError where a key is missing, unknown or
+        unfit.
+        """
+        known = {field.name for field in fields(cls)}
+        needed = {"size", "channels", "mean", "std"}
+        wrong = sorted((set(values) - known) | (needed - set(values)))
+        if wrong:
+            raise UserError(
+                f"preprocessing of the kind {cls.kind!r} has the keys "
+                f"{', '.join(sorted(known))}; missing or unknown: {', '.join(wrong)}"
+            )
+        try:
+            return cls(**cls._fields_from(values))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"preprocessing {values!r}: {error}") from None
+
+    @classmethod
+    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
+        height, width = (int(side) for side in values["size"])
+        return {
+            **values,
+            "size": (height, width),
+            "channels": int(values["channels"]),
+            "mean": tuple(float(number) for number in values["mean"]),
+            "std": tuple(float(number) for number in values["std"]),
+        }
+
+
+def _to_unit_range(values: Tensor, low: int | float, high: int | float) -> Tensor:
+    """Values, in place, such that low is 0 and high is 1."""
+    if low:
+        values = values.sub_(low)
+    return values.mul_(1.0 / (high - low))
+
+
+def _normalise_in_pieces(
+    images: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    low: int | float,
+    high: int | float,
+    pool: BufferPool | None,
+) -> Tensor:
+    """The same, a few images at a time, which the processor's cache can hold between the steps.
+
+    Images with their channels innermost keep them there.
+    """
+    pool = pool or BufferPool()
+    count, channels, height, width = images.shape
+    channels_last = channels > 1 and images.is_contiguous(memory_format=torch.channels_last)
+    if channels_last:
+        # one long row of channels is quicker than many rows of three
+        output = torch.from_numpy(pool.take((count, height, width, channels)))
+        rows, stored = output.view(-1, width * channels), images.permute(0, 2, 3, 1)
+        stored = stored.reshape(-1, width * channels)
+        mean, std = mean.repeat(width), std.repeat(width)
+        step = max(1, _PIECE // rows.shape[1])
+    else:
+        output = torch.from_numpy(pool.take((count, channels, height, width)))
+        rows, stored = output, images
+        mean, std = mean[:, None, None], std[:, None, None]
+        step = max(1, _PIECE // (channels * height * width))
+    for target, source in zip(rows.split(step), stored.split(step)):
+        _to_unit_range(target.copy_(source), low, high).sub_(mean).div_(std)
+    return output.permute(0, 3, 1, 2) if channels_last else output

@@ -1,0 +1,83 @@
+"""Volumes on one grid, of which networks see patches."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from plusx.data.modality.modality import Modality
+from plusx.data.modality.space import Space
+from plusx.data.transforms.patches import PatchSampler
+from plusx.data.transforms.steps import Setting
+from plusx.data.transforms.transform import Transform
+from plusx.data.transforms.words import error_at, parse_augment
+from plusx.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeModality(Modality):
+    """Volumes; `space` is their grid. `foreground` is the fraction of training patches that hold a
+    voxel of a class other than the first.
+    """
+
+    space: Space
+    foreground: float = 0.0
+
+    kind: ClassVar[str] = "volume"
+    inputs: ClassVar[str] = "volumes"
+    words: ClassVar[frozenset[str]] = frozenset(
+        {"flip", "vflip", "dflip", "rot90", "brightness", "noise"}
+    )
+    most_at_a_time: ClassVar[int | None] = 1  # volumes are of any size
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size != self.space.patch[1:]:
+            raise UserError(f"size {self.size}: a patch has {self.space.patch}")
+
+    @property
+    def ndim(self) -> int:
+        return 3
+
+    def transform(
+        self,
+        augment: str,
+        *,
+        train: bool,
+        annotated: bool = False,
+        stored: bool = False,
+        channels_last: bool = False,
+    ) -> Transform:
+        text, patch = augment if train else "", self.space.patch
+        words = parse_augment(text, self.words, self.inputs)
+        for number, word in enumerate(words, 1):
+            if word.kind == "rot90" and patch[1] != patch[2]:
+                reason = "needs as many rows as columns in a patch"
+                raise error_at(text, number, word.text, reason)
+        setting = Setting(patch, self.low, self.high)
+        patches = PatchSampler(patch, self.foreground, self.low) if train else None
+        final = patch if train else None
+        return Transform(words, setting, final, annotated=True, patches=patches)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **super().to_dict(),
+            "low": self.low,
+            "high": self.high,
+            "space": self.space.to_dict(),
+        }
+
+    @classmethod
+    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if "space" not in values:
+            raise UserError("preprocessing of volumes has the key space")
+        return {
+            **super()._fields_from(values),
+            "low": float(values.get("low", 0)),
+            "high": float(values.get("high", 1)),
+            "space": Space.from_dict(values["space"]),
+        }
+
+
+def space_of(modality: Modality) -> Space:
+    """The grid of volumes."""
+    assert isinstance(modality, VolumeModality)
+    return modality.space

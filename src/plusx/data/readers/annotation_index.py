@@ -1,0 +1,208 @@
+"""Images with their boxes or masks, as readers find them."""
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from plusx.data.image_file import printable
+from plusx.data.instance_mask import InstanceMask
+from plusx.data.readers.verdicts import listed
+from plusx.data.splits import SPLIT_NAMES, own_splits
+from plusx.errors import UserError
+
+
+LayoutKind = Literal["voc", "coco", "boxes", "masks"]
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+# how far a box may reach out of its image without a word: libraries count from 0 and from 1
+_SLACK = 1.0
+
+
+class Problem(NamedTuple):
+    """Something that cannot be used: where it is, and why."""
+
+    where: str
+    reason: str
+
+
+class BoxAnnotation(NamedTuple):
+    """A box as it is written: left, top, right, bottom."""
+
+    where: str
+    label: str
+    corners: tuple[float, float, float, float]
+    crowd: bool = False
+    mask: InstanceMask | None = None
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image and its annotations; size (height, width) where the annotation declares one."""
+
+    path: str
+    split: str = ""
+    boxes: tuple[BoxAnnotation, ...] = ()
+    mask: str | None = None
+    size: tuple[int, int] | None = None
+    annotation: str = ""  # the file of the annotation
+
+
+@dataclass
+class AnnotationIndex:
+    """All annotated images of a set. `classes` is empty where they follow from the labels."""
+
+    root: str
+    images: list[AnnotatedImage] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutOptions:
+    """What a recipe says of annotations beyond where they are.
+
+    classes     their names in their order; () is what the data says
+    values      of masks: the value of each class; () is 0, 1, 2, ... in the order of `classes`
+    ignore      of masks: values that are ignored; so is 255, unless it is a class
+    test        images whose names match this regular expression test, the others train
+    channels    3, or 1 for grey
+    components  of masks: classes whose connected components become boxes, and their classes
+    min_area    pixels below which a component is ignored
+    instances   whether instance masks are wanted, where they are known
+    """
+
+    classes: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+    ignore: tuple[int, ...] = ()
+    test: str = ""
+    channels: int = 3
+    components: tuple[str, ...] = ()
+    min_area: int = 20
+    instances: bool = False
+
+
+def annotation_layout(path: str | os.PathLike[str]) -> LayoutKind | None:
+    """Which layout of images with boxes or masks a folder has; None where it has none of them."""
+    root = os.fspath(path)
+    try:
+        names = set(os.listdir(root))
+    except OSError:
+        return None
+    if {"JPEGImages", "Annotations"} <= names:
+        return "voc"
+    if any(f"{name}annot" in names for name in SPLIT_NAMES if name in names):
+        return "masks"
+    if {"images", "masks"} <= names or {"image", "label"} <= names:
+        return "masks"
+    notes = os.path.join(root, "annotations")
+    coco = os.path.isdir(notes) and any(
+        name.startswith("instances_") and name.endswith(".json") for name in os.listdir(notes)
+    )
+    return "coco" if coco else None
+
+
+def refuse_annotated(path: str | os.PathLike[str]) -> None:
+    """Raise UserError where a folder of class folders is wanted and this has boxes or masks."""
+    kind = annotation_layout(path)
+    if kind is not None:
+        what = "masks" if kind == "masks" else "boxes"
+        raise UserError(
+            f"{printable(os.fspath(path))} has images with {what}, which are not packed: they are "
+            f'read as they lie there, and small sets kept in memory ([data] kind = "{kind}")'
+        )
+
+
+def complain(problems: Sequence[Problem], on_unreadable: str, of: str) -> list[str]:
+    """Warnings of what is left out; with on_unreadable = "error" a UserError that names it."""
+    if not problems:
+        return []
+    lines = [f"{where}: {reason}" for where, reason in problems]
+    if on_unreadable == "error":
+        raise UserError(
+            f"{of} cannot be used as they are: {listed(lines)} "
+            '(on_unreadable = "skip" leaves them out)'
+        )
+    count = "1 skipped" if len(lines) == 1 else f"{len(lines):,} skipped"
+    return [f"{of}: {count}", *(f"skipped {line}" for line in lines)]
+
+
+def checked_box(box: BoxAnnotation, size: tuple[int, int]) -> tuple[float, ...] | str:
+    """The corners of a box within an image (height, width), or what is wrong with them."""
+    left, top, right, bottom = box.corners
+    height, width = size
+    shown = ", ".join(f"{number:g}" for number in box.corners)
+    if not all(map(math.isfinite, box.corners)):
+        return f"{box.label} [{shown}] has corners that are no numbers"
+    if right < left or bottom < top:
+        return f"{box.label} [{shown}] has swapped corners: left, top, right, bottom are meant"
+    if right == left or bottom == top:
+        return f"{box.label} [{shown}] has no area"
+    out = max(-left, -top, right - width, bottom - height)
+    if out > _SLACK:
+        return f"{box.label} [{shown}] is outside the image of {width} x {height} pixels"
+    cut = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        return f"{box.label} [{shown}] is outside the image of {width} x {height} pixels"
+    return cut
+
+
+def unknown_class(label: str, classes: Sequence[str]) -> str:
+    """What to say of a label that is no class."""
+    near = difflib.get_close_matches(label, classes, 1, 0.5)
+    more = ", ..." if len(classes) > 10 else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(classes[:10])}{more}"
+    return f"the class {printable(label)!r} is unknown, {hint}"
+
+
+def with_test_split(index: AnnotationIndex, test: str, shown: str) -> AnnotationIndex:
+    """Scenes whose names match the pattern `test` are for testing, all others for training.
+
+    A name is that of the file without its ending, or of its path below the root.
+    """
+    if not test:
+        return index
+    if splits := own_splits(index.images):
+        raise UserError(
+            f"{shown} has splits of its own ({', '.join(splits)}); leave out test = {test!r}"
+        )
+    try:
+        pattern = re.compile(test)
+    except re.error as error:
+        raise UserError(f"test = {test!r} is no regular expression: {error}") from None
+    images = []
+    for image in index.images:
+        below = os.path.splitext(os.path.relpath(image.path, index.root))[0]
+        chosen = pattern.fullmatch(os.path.basename(below)) or pattern.fullmatch(below)
+        images.append(replace(image, split="test" if chosen else "train"))
+    count = sum(image.split == "test" for image in images)
+    if not 0 < count < len(images):
+        names = ", ".join(os.path.basename(image.path) for image in index.images[:3])
+        raise UserError(
+            f"test = {test!r} chooses {count} of the {len(images)} images of {shown} ({names}, ...)"
+        )
+    return replace(index, images=images)
+
+
+def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
+    """The images of a folder and of those in it, by their names below it without the ending."""
+    found: dict[str, str] = {}
+    allowed = tuple(endings)
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            stem, ending = os.path.splitext(name)
+            if ending.lower() in allowed and not name.startswith("."):
+                below = os.path.normpath(os.path.join(os.path.relpath(place, folder), stem))
+                path = os.path.join(place, name)
+                if below in found:
+                    raise UserError(
+                        f"{printable(path)} and {printable(os.path.basename(found[below]))} have "
+                        "one name but for its ending: which one is meant?"
+                    )
+                found[below] = path
+    return found

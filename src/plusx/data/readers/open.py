@@ -1,0 +1,287 @@
+"""Data sets by a name or a path: named sets, folders, CSVs, packed and tar files."""
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from plusx.data.dataset import Dataset, Split, as_split
+from plusx.data.image_file import Decoder, check_decoder, printable
+from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality, Modality
+from plusx.data.readers.folder import scan, scan_images
+from plusx.data.readers.listing import Listing, file_items
+from plusx.data.readers.packed import is_packed, read_packed
+from plusx.data.readers.table import read_table, table_splits
+from plusx.data.readers.tar import is_tar, read_tar
+from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
+from plusx.data.sets import NAMED_SETS
+from plusx.data.splits import entries_of_split, held_out_of
+from plusx.errors import UserError
+
+
+IMAGENET_SIZE = 224
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A way in which files are a data set: how it is recognised and read."""
+
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path, tuple[str, ...] | None, bool], Listing]
+    splits: Callable[[Path], tuple[str, ...]]
+
+
+# in the order in which they are tried
+LAYOUTS: dict[str, _Layout] = {
+    "folder": _Layout(
+        lambda path: path.is_dir(),
+        lambda path, classes, multilabel: scan(path),
+        lambda path: scan(path).splits,
+    ),
+    "csv": _Layout(
+        lambda path: path.is_file() and path.suffix.lower() == ".csv",
+        read_table,
+        table_splits,
+    ),
+    "shards": _Layout(
+        is_tar,
+        lambda path, classes, multilabel: read_tar(path),
+        lambda path: read_tar(path).splits,
+    ),
+    "packed": _Layout(
+        is_packed,
+        lambda path, classes, multilabel: read_packed(path),
+        lambda path: read_packed(path).splits,
+    ),
+}
+
+
+def open_data(
+    data: str | Path,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    validation: float | int | None = None,
+    size: int | None = None,
+    on_unreadable: OnUnreadable = "error",
+    classes: tuple[str, ...] | None = None,
+    multilabel: bool = False,
+    decoder: Decoder = "pillow",
+    modality: Modality | None = None,
+) -> Dataset:
+    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder, a CSV, a
+    packed file or tar files.
+
+    split       "train", "validation", "test" or "all"
+    seed        of the split where the data has none of its own
+    validation  a fraction (below 1) or a number of training samples that validate; None is the
+                set's own rule (files: their own split, else 0.2), 0 lets all of them train
+    size        of the images a network sees; None is the set's own, 224 for files
+    on_unreadable   "error": any file that cannot be used is an error that names it; "skip": such
+                files are left out before anything else, and named in the warnings
+    classes     the classes that are expected, in their order (those of a trained network)
+    multilabel  whether a row of a CSV can have several labels, also where none has
+    decoder     of colour JPEGs in training: "pillow", or "simplejpeg", which is quicker, of
+                slightly other pixels, and needs the extra plusx[fast]
+    modality    of files; None is colour images at `size`, normalised as for ImageNet. Files of
+                other channels or of another range than 8 bits are TIFFs or PNGs
+
+    Every file of the split is decoded once, and the verdict kept in the cache folder.
+    Raises UserError for an unknown name, a missing path or data that cannot be used; OSError
+    where a set cannot be downloaded.
+    """
+    name, wanted = os.fspath(data), as_split(split)
+    if on_unreadable not in ("error", "skip"):
+        raise UserError(f"on_unreadable = {on_unreadable!r}: allowed are 'error' and 'skip'")
+    if size is not None and not 1 <= size <= 4096:
+        raise UserError(f"size = {size}: a size is from 1 to 4096 pixels")
+    if is_named_set(data):
+        dataset = NAMED_SETS[name](wanted, validation, seed)
+        if classes is not None and classes != dataset.classes:
+            raise UserError(
+                f"{name} has the classes {_listed(dataset.classes)}; "
+                f"expected were {_listed(classes)}"
+            )
+        if size is not None:
+            dataset = dataset.with_modality(replace(dataset.modality, size=(size, size)))
+    else:
+        path = Path(data).expanduser()
+        check_decoder(decoder)
+        kind = kind_of(path)
+        if kind is None:
+            raise _unknown(data, path)
+        if kind == "packed" and decoder != "pillow":
+            raise UserError(f"decoder = {decoder!r}: {printable(path)} is decoded already")
+        listing = LAYOUTS[kind].read(path, classes, multilabel)
+        side = IMAGENET_SIZE if size is None else size
+        if modality is None:
+            modality = ImageModality((side, side), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
+        dataset = _from_files(
+            listing, path, wanted, seed, validation, modality, on_unreadable, classes, decoder
+        )
+    if not len(dataset):
+        raise UserError(f"{printable(name)} has no {wanted} split with validation = {validation}")
+    return dataset
+
+
+def as_dataset(
+    data: str | Path | Dataset, *, split: str | None, seed: int, size: int | None
+) -> Dataset:
+    """A Dataset as it is, or what open_data makes of a name or a path."""
+    if isinstance(data, str | Path):
+        return open_data(data, split=split or "train", seed=seed, size=size)
+    if size is not None and data.modality.size != (size, size):
+        raise UserError("size is chosen where the data is opened: open_data(..., size=)")
+    return data
+
+
+def is_named_set(data: str | Path) -> bool:
+    """Whether this is the name of a set; a folder of that name is meant by ./NAME."""
+    return isinstance(data, str) and data in NAMED_SETS
+
+
+def kind_of(path: str | Path) -> str | None:
+    """Which of folder, csv, packed and shards a path is; None where there is none of these."""
+    path = Path(path).expanduser()
+    return next((kind for kind, layout in LAYOUTS.items() if layout.recognise(path)), None)
+
+
+def is_undivided(data: str | Path) -> bool:
+    """Whether this is a path to data that does not say itself what validates and what tests."""
+    return kind_of(data) is not None and not splits_of(data)
+
+
+def splits_of(data: str | Path) -> tuple[str, ...]:
+    """The splits that the data itself has ("train", "validation", "test"); none where it is split
+    by a seed.
+    """
+    if is_named_set(data):
+        return "train", "test"
+    path = Path(data).expanduser()
+    kind = kind_of(path)
+    return () if kind is None else LAYOUTS[kind].splits(path)
+
+
+def open_images(
+    paths: Sequence[str | Path], modality: Modality, *, on_unreadable: OnUnreadable = "error"
+) -> Dataset:
+    """Images without labels (all -1) in files and folders, in the order given, for prediction.
+
+    Raises UserError that names a missing path, a folder without images, or, unless they are to
+    be skipped, the files that cannot be used.
+    """
+    entries: list[Entry] = []
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UserError(f"{printable(path)} is missing")
+        inside = scan_images(path)
+        if not any(entry.state == "used" for entry in inside):
+            raise UserError(f"{printable(path)} has no images")
+        entries += inside
+    used, warnings = check_entries(entries, os.getcwd(), on_unreadable, modality)
+    if not used:
+        raise UserError("none of the images can be used")
+    return Dataset(
+        name="images",
+        split="all",
+        classes=(),
+        labels=torch.full((len(used),), -1),
+        modality=modality,
+        items=file_items(used),
+        warnings=warnings,
+    )
+
+
+def _from_files(
+    listing: Listing,
+    path: Path,
+    split: Split,
+    seed: int,
+    validation: float | int | None,
+    modality: Modality,
+    on_unreadable: OnUnreadable,
+    expected: tuple[str, ...] | None,
+    decoder: Decoder,
+) -> Dataset:
+    shown = printable(path)
+    classes, dropped = _classes(listing, shown, on_unreadable, expected)
+    entries, is_cut = entries_of_split(listing.entries, split, validation, shown)
+    try:
+        used, warnings = listing.usable(entries, modality, on_unreadable)
+    except ValueError as error:  # rows and files, of which set
+        raise UserError(f"{shown}: {error}") from None
+    if not used:
+        raise UserError(f"{shown} has no image in {split} that can be used")
+    labels = listing.labels(used, classes)
+    if expected is None and (is_cut or split == "train") and labels.ndim == 1:
+        lost = set(range(len(classes))) - set(labels.tolist())
+        if lost:
+            raise UserError(f"{shown}: no image of the class {classes[min(lost)]!r} can be used")
+    rows = [entry.row for entry in used if entry.row is not None]
+    dataset = Dataset(
+        name=printable(os.path.basename(os.path.realpath(path))),
+        split=split,
+        classes=classes,
+        labels=labels,
+        modality=modality,
+        items=listing.items(used, decoder),
+        warnings=[*dropped, *warnings],
+        root=listing.root,
+        rows=rows or None,
+    )
+    if not is_cut:
+        return dataset
+    groups = [entry.group for entry in used]
+    return dataset.subset(held_out_of(labels, split, validation, seed, groups).tolist())
+
+
+def _classes(
+    listing: Listing,
+    shown: str,
+    on_unreadable: OnUnreadable,
+    expected: tuple[str, ...] | None,
+) -> tuple[tuple[str, ...], list[str]]:
+    """The classes, and warnings about those left out. What is listed decides, not what decodes."""
+    classes = listing.classes
+    if expected is not None:
+        unknown = sorted(set(classes) - set(expected))
+        if unknown:
+            raise UserError(f"{shown}: the class {unknown[0]!r} is not one of {_listed(expected)}")
+        return expected, []
+    warnings = []
+    for name in () if listing.is_multilabel else classes:
+        states = {entry.state for entry in listing.learned_from if entry.label == name}
+        if "used" in states or (on_unreadable == "error" and "refused" in states):
+            continue
+        if on_unreadable == "error" or any(
+            entry.state == "used" and entry.label == name for entry in listing.entries
+        ):
+            raise UserError(f"{shown}: the class folder {name!r} has no images")
+        classes = tuple(other for other in classes if other != name)
+        warnings.append(f"the class folder {name!r} has no images and is left out")
+    if len(classes) == 1 and not listing.is_multilabel:
+        raise UserError(
+            f"{shown} has one class only ({classes[0]!r}): there is nothing to tell apart"
+        )
+    if not classes:
+        raise UserError(f"{shown} has no images")
+    return classes, warnings
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def _unknown(data: str | Path, path: Path) -> UserError:
+    if os.path.lexists(path):
+        return UserError(f"{printable(path)} is no folder, CSV, packed set or tar files")
+    if isinstance(data, Path):  # a name of a set would be text
+        return UserError(f"{printable(path)} is missing: there is no such folder or file")
+    close = difflib.get_close_matches(data, NAMED_SETS, 1, 0.5)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return UserError(
+        f"no data {printable(data)!r}: neither a path nor one of {', '.join(NAMED_SETS)}{hint}"
+    )

@@ -1,0 +1,173 @@
+"""Making a packed set of a folder: every image decoded and scaled once."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from plusx import __version__, store
+from plusx.data.image_file import ImageFile, UnreadableImage, printable, read_regular
+from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality
+from plusx.data.readers.annotation_index import refuse_annotated
+from plusx.data.readers.folder import scan
+from plusx.data.readers.packed import MAGIC
+from plusx.data.readers.verdicts import (
+    Entry,
+    OnUnreadable,
+    examined,
+    keep_json,
+    mark_of,
+    usable_entries,
+)
+from plusx.data.transforms.steps import covering
+from plusx.errors import UserError
+
+
+_log = logging.getLogger("plusx.data")
+
+_AHEAD = 4  # images a thread that wait to be written
+
+
+class _Made(NamedTuple):
+    pixels: UInt8[np.ndarray, "h w 3"]
+    bytes: int
+    modified: int
+    sha256: str
+
+
+def pack(
+    folder: str | Path,
+    to: str | Path,
+    *,
+    size: int = 224,
+    side: int | None = None,
+    on_unreadable: OnUnreadable = "error",
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Write a folder of class folders to a packed file; what it came to.
+
+    side: pixels of the shorter side that are kept. None is what evaluation at `size` scales to,
+    so that evaluation sees the same pixels in the file and in the folder.
+    Raises UserError as opening the folder does, and where there is something else under the
+    file's name; RuntimeError for an image that changes meanwhile; OSError for the disk.
+    """
+    refuse_annotated(folder)
+    modality = ImageModality((size, size), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
+    if side is None:
+        side = round(size / modality.crop_fraction)
+    if not 1 <= side <= 4096:
+        raise UserError(f"the shorter side is {side}: from 1 to 4096 pixels")
+    path, listing = Path(to), scan(folder)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        said = "is a folder" if path.is_dir() else "lies in no folder that is there"
+        raise UserError(f"{printable(path)} {said}: name a file to write")
+    if Path(os.path.realpath(path)).is_relative_to(listing.root):
+        raise UserError(f"{printable(path)} lies in the folder that is packed")
+    began = time.monotonic()
+    entries = examined(list(listing.entries), listing.root, modality)
+    used, notices = usable_entries(entries, listing.root, on_unreadable)
+    listed = {entry.path for entry in listing.entries if entry.state == "used"}
+    left_out = [entry for entry in entries if entry.state == "refused" and entry.path in listed]
+    if not used:
+        raise UserError(f"{printable(folder)} has no image that can be used")
+    lost = sorted(set(listing.classes) - {entry.label for entry in used})
+    if lost:
+        raise UserError(f"{printable(folder)}: the class folder {lost[0]!r} has no images")
+    checked = time.monotonic()
+    columns: dict[str, list[Any]] = {
+        "path": [os.path.relpath(entry.path, listing.root) for entry in used],
+        "label": [listing.classes.index(entry.label) for entry in used],
+        "split": [entry.split for entry in used],
+        **{name: [] for name in ("height", "width", "bytes", "modified", "sha256")},
+    }
+    digest = hashlib.sha256()
+    with store.whole_file(path) as file:
+        file.write(MAGIC)
+        for made in _all_made(used, listing.root, side, threads or os.cpu_count() or 1):
+            pixels = np.ascontiguousarray(made.pixels)
+            digest.update(pixels.data)
+            file.write(pixels.data)
+            columns["height"].append(pixels.shape[0])
+            columns["width"].append(pixels.shape[1])
+            for name in ("bytes", "modified", "sha256"):
+                columns[name].append(getattr(made, name))
+        text = json.dumps(
+            {
+                "plusx": __version__,
+                "source": listing.root,
+                "side": side,
+                "parts": listing.splits,
+                "classes": listing.classes,
+                "notices": notices,
+                "folders": [os.path.relpath(each, listing.root) for each in listing.folders],
+                "left_out": [os.path.relpath(entry.path, listing.root) for entry in left_out],
+                "pixels": {"bytes": file.tell() - len(MAGIC), "sha256": digest.hexdigest()},
+                "images": columns,
+            }
+        ).encode()
+        file.write(text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + MAGIC)
+        size_in_bytes = file.tell()
+    mark = mark_of(os.path.realpath(path))
+    if mark is not None:
+        keep_json(os.path.realpath(path), "sum", mark, digest.hexdigest())
+    seconds = time.monotonic() - checked
+    return {
+        "file": str(path),
+        "images": len(used),
+        "classes": len(listing.classes),
+        "side": side,
+        "bytes": size_in_bytes,
+        "source_bytes": sum(columns["bytes"]),
+        "seconds": seconds,
+        "checking_seconds": checked - began,
+        "images_per_second": len(used) / seconds,
+        "notices": notices,
+    }
+
+
+def _all_made(entries: list[Entry], root: str, side: int, threads: int) -> Iterator[_Made]:
+    """The images in their order, made in threads, a few ahead of what is asked for."""
+    waiting: list[Future[_Made]] = []
+    began = said = time.monotonic()
+    with ThreadPoolExecutor(threads, thread_name_prefix="plusx-pack") as pool:
+        try:
+            upcoming = iter(entries)
+            for count, entry in enumerate(entries, 1):
+                while len(waiting) < _AHEAD * threads and (another := next(upcoming, None)):
+                    waiting.append(pool.submit(_made, another.path, side))
+                try:
+                    yield waiting.pop(0).result()
+                except (UnreadableImage, OSError) as error:
+                    raise RuntimeError(
+                        f"{entry.name(root)} cannot be used any more: {error}"
+                    ) from error
+                now = time.monotonic()
+                if now - said > 2:
+                    rate = count / (now - began)
+                    _log.info(
+                        "packed %s of %s images, %.0f a second",
+                        f"{count:,}",
+                        f"{len(entries):,}",
+                        rate,
+                    )
+                    said = now
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _made(path: str, side: int) -> _Made:
+
+    mark = mark_of(path)
+    if mark is None:
+        raise UnreadableImage("missing")
+    data = read_regular(path)
+    image = covering(ImageFile(data).decoded(), side, side)
+    return _Made(np.asarray(image), mark[0], mark[1], hashlib.sha256(data).hexdigest())

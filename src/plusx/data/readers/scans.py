@@ -1,0 +1,292 @@
+"""Reading one volume, a NIfTI file or a folder with one DICOM series; writing masks as NIfTI.
+
+What is refused, with its reason: more than MOST voxels, values that are not finite, volumes that
+do not say where their voxels lie (no sform and no qform; no position, orientation or pixel
+spacing), series with a slice missing or twice, several series in one folder, colours, movies.
+"""
+
+import gzip
+import os
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Num, UInt8
+
+from plusx.data.image_file import UnreadableImage
+from plusx.data.modality.space import affine_problem
+
+
+MOST = 2**30  # voxels of one volume
+NIFTI = (".nii", ".nii.gz")
+_UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's x and y run the other way
+_NEAR = 0.02  # of a slice's distance: what rounding makes of equal ones
+
+
+class Placement(NamedTuple):
+    """Where a file says its voxels lie: its sform and qform, their codes, and the unit."""
+
+    sform: Num[np.ndarray, "4 4"]
+    qform: Num[np.ndarray, "4 4"]
+    codes: tuple[int, int]
+    unit: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A volume as it is stored: values (channel, x, y, z), and an affine to the world in mm."""
+
+    values: Num[np.ndarray, "c x y z"]
+    affine: Num[np.ndarray, "4 4"]
+    placement: Placement
+
+
+def is_scan(path: str | Path) -> bool:
+    """Whether this is named as a NIfTI file is, or is a folder with a DICOM file in it."""
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        return any(_is_dicom(entry.path) for entry in _files(name))
+    return name.lower().endswith(NIFTI)
+
+
+def stem_of(path: str | Path) -> str:
+    """A volume's name without what says its format."""
+    name = os.path.basename(os.path.normpath(os.fspath(path)))
+    for end in (".nii.gz", ".nii"):
+        if name.lower().endswith(end):
+            return name[: -len(end)]
+    return name
+
+
+def files_of(path: str | Path) -> list[str]:
+    """The files that a volume is read from."""
+    name = os.fspath(path)
+    return [entry.path for entry in _files(name)] if os.path.isdir(name) else [name]
+
+
+def read_scan(path: str | Path) -> Scan:
+    """Read a volume. UnreadableImage says why it is refused; OSError: it cannot be read.
+
+    RuntimeError: the extra that reads it is missing.
+    """
+    name = os.fspath(path)
+    scan = _read_series(name) if os.path.isdir(name) else _read_nifti(name)
+    problem = affine_problem(scan.affine)
+    if problem is not None:
+        raise UnreadableImage(problem)
+    if scan.values.dtype.kind == "f":
+        broken = int(scan.values.size - np.isfinite(scan.values).sum())
+        if broken:
+            raise UnreadableImage(
+                f"{broken:,} of its voxels are no finite numbers (NaN or infinite)"
+            )
+    return scan
+
+
+def as_nifti(mask: UInt8[np.ndarray, "x y z"], placement: Placement) -> bytes:
+    """A mask as a compressed NIfTI file whose voxels lie where those of a volume do.
+
+    The same mask gives the same bytes.
+    """
+    nibabel = _nibabel()
+    made = nibabel.Nifti1Image(mask, None)
+    made.set_sform(placement.sform, placement.codes[0])
+    made.set_qform(placement.qform, placement.codes[1])
+    made.header.set_xyzt_units(placement.unit)
+    return gzip.compress(made.to_bytes(), mtime=0)
+
+
+def _read_nifti(name: str) -> Scan:
+    nibabel = _nibabel()
+    if not os.path.isfile(name):
+        os.stat(name)  # FileNotFoundError, in the system's words
+        raise UnreadableImage("no regular file")
+    try:
+        image = nibabel.load(name)
+        if not isinstance(image, nibabel.Nifti1Image):  # which NIfTI-2 is too
+            raise UnreadableImage("no NIfTI file")
+        shape = tuple(int(side) for side in image.shape)
+        if min(shape, default=0) < 1 or np.prod(shape, dtype=np.float64) > MOST:
+            raise UnreadableImage(f"its shape is {_times(shape)}; at most {MOST:,} voxels are read")
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) not in (3, 4):
+            raise UnreadableImage(f"its shape is {_times(shape)}: a volume has three dimensions")
+        header = image.header
+        codes = int(header["sform_code"]), int(header["qform_code"])
+        if codes == (0, 0):
+            raise UnreadableImage(
+                "it has no affine: neither its sform nor its qform is set, so that nobody knows "
+                "how large its voxels are and which way they lie"
+            )
+        unit = str(header.get_xyzt_units()[0])
+        placement = Placement(
+            np.asarray(image.get_sform()), np.asarray(image.get_qform()), codes, unit
+        )
+        stored = image.get_data_dtype()
+        if stored.kind not in "iufb" or stored.itemsize > 8:
+            raise UnreadableImage(f"its values are {stored}, not one number a voxel")
+        values = np.asarray(image.dataobj)
+    except UnreadableImage:
+        raise
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UnreadableImage(f"it is cut short or damaged: {error}") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UnreadableImage(f"it is cut short or damaged: {error}") from None
+    except Exception as error:  # nibabel's own kinds, and what damaged headers lead to
+        raise UnreadableImage(f"no NIfTI file that can be read: {error}") from None
+    values = values.reshape((*shape, 1) if len(shape) == 3 else shape)
+    affine = np.array(image.affine, np.float64)
+    affine[:3] *= _UNITS.get(unit, 1.0)
+    return Scan(np.moveaxis(values, 3, 0), affine, placement)
+
+
+def _read_series(folder: str) -> Scan:
+    pydicom = _pydicom()
+    found: list[tuple[str, Any]] = []
+    for entry in _files(folder):
+        if not _is_dicom(entry.path):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found.append((entry.name, pydicom.dcmread(entry.path)))
+        except Exception as error:
+            raise UnreadableImage(f"{entry.name} cannot be read: {error}") from None
+    if not found:
+        raise UnreadableImage("no DICOM file is in the folder")
+    try:
+        affine, ordered = _placed(found)
+        sizes = {(int(each.Rows), int(each.Columns)) for _, each in ordered}
+    except UnreadableImage:
+        raise
+    except Exception as error:  # whatever damaged headers lead to
+        raise UnreadableImage(f"headers of its slices cannot be used: {error}") from None
+    if len(sizes) > 1:  # said before any of them is decoded
+        one, other = sorted(sizes)[:2]
+        raise UnreadableImage(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
+    ((rows, columns),) = sizes
+    if rows * columns * len(ordered) > MOST:
+        raise UnreadableImage(f"more than {MOST:,} voxels")
+    values = np.empty((columns, rows, len(ordered)), np.float32)
+    for place, (name, slice_) in enumerate(ordered):
+        values[:, :, place] = _plane(name, slice_, (rows, columns)).T
+    return Scan(values[None], affine, Placement(affine, affine, (1, 1), "mm"))
+
+
+def _placed(found: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, Any]]]:
+    """The affine of a series, and its slices in their order along it."""
+    series = {str(getattr(each, "SeriesInstanceUID", "")): name for name, each in found}
+    if len(series) > 1:
+        one, other = sorted(series.values())[:2]
+        raise UnreadableImage(f"{len(series)} series are in one folder, those of {one} and {other}")
+    for name, each in found:
+        for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            if getattr(each, key, None) is None:
+                frames = int(getattr(each, "NumberOfFrames", 1) or 1)
+                why = "it holds several frames in one file, which is not read" if frames > 1 else ""
+                raise UnreadableImage(
+                    f"{name} has no affine: {why or f'no {key}, so that it lies nowhere'}"
+                )
+    first = found[0][1]
+    cosines = np.array([float(v) for v in first.ImageOrientationPatient]).reshape(2, 3)
+    for name, each in found:
+        own = np.array([float(v) for v in each.ImageOrientationPatient]).reshape(2, 3)
+        if np.abs(own - cosines).max() > 1e-3 or each.PixelSpacing != first.PixelSpacing:
+            raise UnreadableImage(
+                f"{name} has another orientation or pixel spacing than the others"
+            )
+    normal = np.cross(cosines[0], cosines[1])
+    positions = [np.array([float(v) for v in each.ImagePositionPatient]) for _, each in found]
+    along = np.array([position @ normal for position in positions])
+    order = np.argsort(along, kind="stable")
+    ordered = [found[place] for place in order]
+    if len(found) == 1:
+        step = normal * float(getattr(first, "SliceThickness", None) or 1.0)
+    else:
+        _refuse_gaps(along[order], [name for name, _ in ordered])
+        step = (positions[order[-1]] - positions[order[0]]) / (len(found) - 1)
+    between_rows, between_columns = (float(v) for v in first.PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0] = cosines[0] * between_columns
+    affine[:3, 1] = cosines[1] * between_rows
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[order[0]]
+    return _LPS @ affine, ordered
+
+
+def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
+    """UnreadableImage where slices are not equally far from each other."""
+    gaps = np.diff(along)
+    usual = float(np.median(gaps))
+    for place, gap in enumerate(gaps.tolist()):
+        pair = f"{names[place]} and {names[place + 1]}"
+        if gap < 1e-4:
+            raise UnreadableImage(f"two slices lie at one place: {pair}")
+        if abs(gap - usual) > _NEAR * usual:
+            raise UnreadableImage(
+                f"{pair} lie {gap:.3g} mm apart and the other slices {usual:.3g} mm: a slice is "
+                "missing or too many"
+            )
+
+
+def _plane(name: str, slice_: Any, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+    """The values of one slice in their unit: Hounsfield, where it is of CT."""
+    if int(getattr(slice_, "SamplesPerPixel", 1)) != 1:
+        raise UnreadableImage(f"{name} is in colours")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stored = np.asarray(slice_.pixel_array)
+    except Exception as error:
+        raise UnreadableImage(f"{name} has no pixels that can be read: {error}") from None
+    if stored.shape != size:
+        raise UnreadableImage(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
+    slope = float(getattr(slice_, "RescaleSlope", None) or 1.0)
+    shift = float(getattr(slice_, "RescaleIntercept", None) or 0.0)
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(shift)
+
+
+def _files(folder: str) -> list["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        found = [e for e in entries if e.is_file() and not e.name.startswith(".")]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_dicom(path: str) -> bool:
+    """By its content: four letters behind 128 bytes; or by its name."""
+    if os.path.basename(path) == "DICOMDIR":
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return path.lower().endswith(".dcm")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _nibabel() -> Any:
+    try:
+        import nibabel
+    except ImportError:
+        raise RuntimeError("NIfTI files need the extra: pip install 'plusx[medical]'") from None
+    return nibabel
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+    except ImportError:
+        raise RuntimeError("DICOM files need the extra: pip install 'plusx[medical]'") from None
+    return pydicom

@@ -1,0 +1,326 @@
+"""Sets in tar files, as WebDataset writes them: members 000017.jpg and 000017.cls lie together.
+
+A tar file that is not compressed can be read at any place, so its members are indexed once, and
+are from then on images like those of a folder: in any order, by any process, from any batch on.
+Nothing is ever unpacked to disk. A file with a member that is no regular file (a link, a device),
+that is named outside the archive, or that promises more bytes than there are, is refused whole.
+"""
+
+import glob
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import PIL
+
+from plusx.data.dataset import Items, paths_digest, stored_sample
+from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, printable
+from plusx.data.modality import Modality
+from plusx.data.readers.listing import Listing
+from plusx.data.readers.verdicts import (
+    Entry,
+    OnUnreadable,
+    State,
+    in_threads,
+    keep_json,
+    kept_json,
+    mark_of,
+    usable_entries,
+)
+from plusx.data.sample import Sample
+from plusx.data.splits import SPLIT_NAMES, own_splits
+from plusx.errors import UserError
+
+
+_RULES = 2  # of what is kept of tar files
+_IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"))
+_LABEL_LIMIT = 1024
+_HEADER_LIMIT = 2**20  # bytes of a member's name and the like
+_IMAGE_LIMIT = 512 * 2**20
+_MOST_FILES = 100_000
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+class Member(NamedTuple):
+    """One image of a tar file: where its bytes are, its class, and what decoding it came to."""
+
+    name: str
+    offset: int
+    size: int
+    label: str
+    problem: str | None
+    warning: str | None
+
+
+class Location(NamedTuple):
+    """Where the bytes of an image are."""
+
+    file: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class TarItems(Items):
+    """Images in tar files."""
+
+    paths: list[str]
+    locations: list[Location]
+    content: str  # a digest of the tar files' indices
+    decoder: Decoder
+    patches: int = 1
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, modality: Modality) -> Sample:
+        file, offset, size = self.locations[index]
+        with open(file, "rb", buffering=0) as opened:
+            opened.seek(offset)
+            return stored_sample(
+                ImageFile(opened.read(size), DEFAULT_LIMIT, modality.channels, self.decoder)
+            )
+
+    def subset(self, indices: Sequence[int]) -> "Items":
+        return replace(
+            self,
+            paths=[self.paths[index] for index in indices],
+            locations=[self.locations[index] for index in indices],
+        )
+
+    def reference(self) -> "Items":
+        return replace(self, decoder="pillow")
+
+    def digest(self, root: str | None) -> bytes:
+        return paths_digest(self.content, self.paths, root)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TarListing(Listing):
+    """The images of tar files; `locations` says of each entry's path where it lies."""
+
+    locations: dict[str, Location]
+    digest: str
+
+    def usable(
+        self, entries: Sequence[Entry], modality: Modality, on_unreadable: OnUnreadable
+    ) -> tuple[list[Entry], list[str]]:
+        modality.refuse_archive(self.root)
+        return usable_entries(entries, self.root, on_unreadable)
+
+    def items(self, entries: Sequence[Entry], decoder: Decoder) -> Items:
+        paths = [entry.path for entry in entries]
+        return TarItems(paths, [self.locations[path] for path in paths], self.digest, decoder)
+
+
+def is_tar(path: str | Path) -> bool:
+    """Whether this names tar files: by its ending, or with a pattern in it."""
+    name = os.fspath(path)
+    return name.endswith(".tar") and (glob.has_magic(name) or "{" in name or os.path.isfile(name))
+
+
+def expanded(pattern: str) -> list[str]:
+    """The files that a pattern names: *, ? and [ab] are searched, {000..146} and {a,b} counted.
+
+    Raises UserError where there are none, or where one that is counted is missing.
+    """
+    names = _spelled(os.path.expanduser(pattern))
+    found: list[str] = []
+    for name in names:
+        here = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+        if not here or not os.path.isfile(here[0]):
+            raise UserError(f"{printable(name)} is missing: there is no such tar file")
+        found += here
+    return sorted(dict.fromkeys(map(os.path.realpath, found)))
+
+
+def _spelled(pattern: str) -> list[str]:
+    """The names that braces stand for."""
+    names = [pattern]
+    while (found := _BRACES.search(names[0])) is not None:
+        text = found[1]
+        if (range_ := _RANGE.fullmatch(text)) is not None:
+            first, last = int(range_[1]), int(range_[2])
+            if not 0 <= last - first < _MOST_FILES:
+                raise UserError(f"{pattern}: {{{text}}} counts from less to more")
+            options = [f"{number:0{len(range_[1])}}" for number in range(first, last + 1)]
+        else:
+            options = text.split(",")
+        if len(names) * len(options) > _MOST_FILES:
+            raise UserError(f"{pattern} stands for more than {_MOST_FILES:,} files")
+        names = [name.replace(found[0], option, 1) for name in names for option in options]
+    return names
+
+
+def read_tar(pattern: str | Path) -> TarListing:
+    """Index tar files and decode every image once; both are remembered until a file changes.
+
+    Raises UserError that names the file, and the member, where one is damaged or hostile.
+    """
+    files, shown = expanded(os.fspath(pattern)), printable(pattern)
+    root = os.path.commonpath([os.path.dirname(file) for file in files])
+    splits = [_split_of(file) for file in files]
+    if "" in splits and any(splits):
+        file = printable(files[splits.index("")], root)
+        raise UserError(f"{shown}: the name of {file} says no split, though others do")
+    entries: list[Entry] = []
+    locations: dict[str, Location] = {}
+    digest = hashlib.sha256()
+    for file, split in zip(files, splits):
+        mark = mark_of(file)
+        if mark is None:
+            raise UserError(f"{printable(file)} is missing: there is no such tar file")
+        members = _members(file, mark)
+        digest.update(repr([os.path.relpath(file, root), mark[0], members]).encode())
+        for member in members:
+            path = os.path.join(file, member.name)
+            state: State = "used" if member.problem is None else "refused"
+            reason = member.problem or member.warning or ""
+            entries.append(Entry(path, member.label, state, reason, split=split))
+            locations[path] = Location(file, member.offset, member.size)
+    if not entries:
+        raise UserError(f"{shown} has no images")
+    learned = [each.label for each in entries if each.split in ("", "train")]
+    classes = _ordered({*(learned or [each.label for each in entries])}, shown)
+    unknown = sorted({entry.label for entry in entries} - set(classes))
+    if unknown:
+        raise UserError(f"{shown}: the class {unknown[0]!r} does not train")
+    return TarListing(
+        root=root,
+        splits=own_splits(entries),
+        classes=classes,
+        entries=tuple(entries),
+        locations=locations,
+        digest=digest.hexdigest(),
+    )
+
+
+def _split_of(file: str) -> str:
+    words = re.split(r"[^a-z]+", os.path.basename(file).lower())
+    found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
+    """Classes by name; numbers count from 0 without gaps."""
+    if not all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names))
+    numbers = sorted(map(int, names))
+    if numbers != list(range(len(names))):
+        raise UserError(
+            f"{shown}: classes that are numbers count from 0 without gaps; here are {numbers[:5]}"
+        )
+    return tuple(map(str, numbers))
+
+
+def _members(file: str, mark: list[int]) -> list[Member]:
+    """The images of a tar file, decoded once; as remembered where it has not changed."""
+    terms = [_RULES, DEFAULT_LIMIT, PIL.__version__, mark]
+    kept = kept_json(file, "shard", terms)
+    try:
+        return [Member(*map(_checked, row, (str, int, int, str, None, None))) for row in kept]
+    except (TypeError, ValueError):
+        pass
+    indexed = list(_index(file))
+
+    def examine_member(member: tuple[str, int, int, str]) -> Verdict:
+        with open(file, "rb", buffering=0) as opened:
+            opened.seek(member[1])
+            return examine(opened.read(member[2]))
+
+    verdicts = in_threads(indexed, examine_member)
+    members = [
+        Member(*member, verdict.problem, verdict.warning)
+        for member, verdict in zip(indexed, verdicts)
+    ]
+    keep_json(file, "shard", terms, [list(member) for member in members])
+    return members
+
+
+def _checked(value: Any, kind: type | None) -> Any:
+    if not isinstance(value, str | None if kind is None else kind):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value
+
+
+class _Headers:
+    """A file of which only headers are read: a member's name is not as long as a memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _HEADER_LIMIT:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
+    """Name, offset, size and class of every image, in the order of the file."""
+    shown = printable(file)
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, str] = {}
+    with open(file, "rb") as opened:
+        whole = os.fstat(opened.fileno()).st_size
+        for member in _read(opened, shown):
+            name = member.name
+            _refuse_hostile(member, shown, whole)
+            if not member.isfile() or os.path.basename(name).startswith("."):
+                continue
+            folder, _, base = name.rpartition("/")
+            stem, _, kind = base.partition(".")
+            key, kind = f"{folder}/{stem}", kind.lower()
+            table: dict[str, Any] = images if kind in _IMAGES else labels
+            if kind not in _IMAGES and kind != "cls":
+                continue
+            if key in table:
+                raise UserError(f"{shown}: {printable(name)} is there twice")
+            if kind in _IMAGES:
+                images[key] = (name, member.offset_data, member.size)
+                continue
+            if member.size > _LABEL_LIMIT:
+                raise UserError(f"{shown}: {printable(name)} is too long for a class")
+            opened.seek(member.offset_data)
+            labels[key] = opened.read(member.size).decode("utf-8", "replace").strip()
+    for key, (name, offset, size) in images.items():
+        label = labels.get(key, "" if labels else key.rpartition("/")[0].rpartition("/")[2])
+        if not label:
+            raise UserError(
+                f"{shown}: {printable(name)} has no class: neither a .cls beside it nor a folder"
+            )
+        yield name, offset, size, printable(label)
+
+
+def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
+    """The members. UserError that names the file, whatever tarfile has to say of it."""
+    try:
+        # the stub is no whole file object, but all that tarfile asks for here
+        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
+            yield from archive
+    except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
+        raise UserError(
+            f"{shown} is no tar file that can be read (compressed ones cannot): {error}"
+        ) from None
+
+
+def _refuse_hostile(member: tarfile.TarInfo, shown: str, whole: int) -> None:
+    name = printable(member.name)
+    if not (member.isfile() or member.isdir()) or member.issparse():
+        raise UserError(f"{shown}: {name} is no regular file, as a link or a device is not")
+    if member.name.startswith("/") or ".." in member.name.split("/") or "\\" in member.name:
+        raise UserError(f"{shown}: {name} is named outside the archive")
+    # after a size below 0 the same member would come again, without an end
+    if not 0 <= member.size <= _IMAGE_LIMIT or member.offset_data + member.size > whole:
+        raise UserError(f"{shown}: {name} promises {member.size:,} bytes, more than there can be")

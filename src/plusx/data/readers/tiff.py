@@ -1,0 +1,121 @@
+"""Reading images of many channels: TIFF, as bands of one page or as pages, and PNG."""
+
+import io
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Num
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from plusx.data.image_file import DEFAULT_LIMIT, UnreadableImage, quiet, read_regular
+
+
+EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
+
+_NOWHERE = logging.NullHandler()
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST = 4096  # channels
+_VALUES = 2**30  # of all channels, as of volumes
+
+
+def read_bands(
+    source: str | bytes,
+    channels: int,
+    bands: Sequence[int] | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> Float32[np.ndarray, "c h w"]:
+    """A file's channels as stored: all, or these bands, counted from 1.
+
+    Raises UnreadableImage with the reason; OSError where the file cannot be read; RuntimeError
+    where tifffile is missing.
+    """
+    data = source if isinstance(source, bytes) else read_regular(source)
+    if data.startswith(_TIFF):
+        stored = _from_tiff(data, limit)
+    elif data.startswith(_PNG):
+        stored = _from_png(data, limit)
+    else:
+        raise UnreadableImage("neither a TIFF nor a PNG, which images of bands have to be")
+    count = len(stored)
+    if bands is None and count != channels:
+        raise UnreadableImage(f"{_channels(count)}, {channels} are expected")
+    if bands is not None:
+        if count < max(bands):
+            raise UnreadableImage(f"{_channels(count)}, and no band {max(bands)}")
+        stored = stored[[band - 1 for band in bands]]
+    return np.ascontiguousarray(stored, np.float32)
+
+
+def fitted(image: Float32[np.ndarray, "c h w"], size: tuple[int, int]) -> Float32[Tensor, "c y x"]:
+    """All of an image at the size (height, width), bilinear with antialiasing."""
+    stored = torch.from_numpy(image)
+    if stored.shape[1:] == size:
+        return stored
+    return F.interpolate(stored[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
+    try:
+        import tifffile
+    except ImportError:
+        raise RuntimeError(EXTRA) from None
+    # what it finds odd in a file is said by the reason, and not past us on standard error
+    logging.getLogger("tifffile").addHandler(_NOWHERE)
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            series = file.series[0]
+            axes, shape = series.axes, tuple(int(side) for side in series.shape)
+            order = _order(axes, shape, limit)
+            stored: Any = series.asarray()
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        # a hostile file makes a decoder raise anything, struct.error and KeyError among them
+        raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+    if stored.dtype.kind not in "uif" or stored.shape != shape:
+        raise UnreadableImage(f"its pixels are {stored.dtype}, not numbers")
+    return np.moveaxis(stored, order, range(len(order))).reshape(-1, *_sides(axes, shape))
+
+
+def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
+    """The places of the axes in the order channels, down, along. Raises UnreadableImage."""
+    if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
+        raise UnreadableImage(
+            f"its axes are {axes} of {shape}, not one of channels and two of space"
+        )
+    height, width = _sides(axes, shape)
+    channels = math.prod(shape) // max(height * width, 1)
+    if height * width > limit or channels > _MOST or math.prod(shape) > _VALUES:
+        raise UnreadableImage(f"{width} x {height} pixels of {channels} channels: too many")
+    others = [place for place, axis in enumerate(axes) if axis not in "YX"]
+    return [*others, axes.index("Y"), axes.index("X")]
+
+
+def _sides(axes: str, shape: Sequence[int]) -> tuple[int, int]:
+    return shape[axes.index("Y")], shape[axes.index("X")]
+
+
+def _from_png(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
+    try:
+        with quiet, Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.width * image.height > limit:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels: too many")
+            if image.mode == "P":
+                raise UnreadableImage("its pixels are places in a palette, not numbers")
+            stored = np.asarray(image)
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+    return np.moveaxis(stored if stored.ndim == 3 else stored[:, :, None], 2, 0)
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"

@@ -1,0 +1,85 @@
+"""Random numbers that are a function of (seed, epoch, sample, view, purpose), and of nothing else.
+
+SplitMix64's finaliser (Steele, Lea and Flood 2014) turns the counters into bits. No generator is
+kept, so a sample's pixels do not depend on the batch around it, on the number of workers, on the
+device, or on whether the run was resumed. Of a data set of n samples the sample number of copy k of
+sample i within an epoch is i + k n, so that copies differ.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+_MASK = (1 << 64) - 1
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+# purpose of an order; the words of an augmentation have the purposes 0, 1, 2, ...
+_ORDER = 1 << 32
+# stands for the epoch of numbers that are the same in all epochs
+_EVERY_EPOCH = 1 << 63
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    bits = bits + _STEP
+    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
+    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return mixed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CounterRNG:
+    """The random numbers of n samples; `at(k)` gives those of another purpose."""
+
+    keys: np.ndarray  # (n,) uint64
+    seed: int
+    epoch: int
+    samples: np.ndarray  # (n,)
+    view: int = 0
+
+    @classmethod
+    def of(cls, seed: int, epoch: int, samples: np.ndarray, view: int = 0) -> "CounterRNG":
+        """Those of the samples with these numbers (n,), in one epoch of one seed."""
+        start = _mix(_mix(np.array([seed & _MASK], np.uint64)) ^ np.uint64(epoch & _MASK))
+        if view:
+            start = _mix(start ^ np.uint64(view & _MASK))
+        return cls(_mix(start ^ samples.astype(np.uint64)), seed, epoch, samples, view)
+
+    def at(self, purpose: int) -> "CounterRNG":
+        """Independent numbers of the same samples, for another purpose."""
+        return replace(self, keys=_mix(self.keys ^ np.uint64(purpose + 1)))
+
+    def every_epoch(self) -> "CounterRNG":
+        """Numbers of the same samples that are the same in all epochs."""
+        return self.of(self.seed, _EVERY_EPOCH, self.samples, self.view)
+
+    def bits(self, draw: int = 0) -> np.ndarray:
+        """64 random bits a sample, (n,) uint64."""
+        return _mix(self.keys + np.uint64(draw * int(_FIRST) & _MASK))
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, draw: int = 0) -> np.ndarray:
+        """Numbers in [low, high), (n,) float64."""
+        return low + (high - low) * ((self.bits(draw) >> np.uint64(11)) * 2.0**-53)
+
+    def below(self, limit: int | np.ndarray, draw: int = 0) -> np.ndarray:
+        """Whole numbers in [0, limit), (n,) int64; limit at most 2**32."""
+        high = self.bits(draw) >> np.uint64(32)
+        return ((high * np.asarray(limit).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+    def coin(self) -> np.ndarray:
+        """True for every second sample at random, (n,)."""
+        heads: np.ndarray = self.bits() >> np.uint64(63) == 1
+        return heads
+
+    def alternating(self) -> np.ndarray:
+        """True for a random half of the samples, and for the other half in the next epoch, (n,)."""
+        heads: np.ndarray = self.every_epoch().coin() ^ (self.epoch % 2 == 1)
+        return heads
+
+
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """An order of 0 .. count - 1, (count,) int64, the same on every machine and version."""
+    keys = CounterRNG.of(seed, epoch, np.arange(count)).at(_ORDER).bits()
+    return np.argsort(keys, kind="stable")

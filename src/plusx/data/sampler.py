@@ -1,0 +1,160 @@
+"""The order of an epoch: which samples it has, and after which, by (labels, seed, epoch) alone.
+
+| sampler | an epoch of n samples |
+|---|---|
+| `uniform` | every sample once, shuffled |
+| `balanced` | n draws, as many of each class as of any other: samples of rare classes come again |
+| `pk` | groups of K samples of one class, P classes in a batch of P x K (Hermans et al. 2017) |
+
+An order consists of sample numbers: copy k of sample i is i + k n, so that a sample that comes
+again is augmented in another way.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+from plusx.data.rng import CounterRNG, permutation
+from plusx.errors import UserError
+
+
+Sampler = Literal["uniform", "balanced", "pk"]
+Indices = Int64[np.ndarray, "_"]
+
+# the purposes of these draws, so that they are none of an order's or an augmentation's
+_CLASSES, _MEMBERS, _PLACES = 1 << 34, 1 << 35, 1 << 36
+
+
+def check_sampler(
+    sampler: str, labels: Shaped[Tensor, "n ..."], batch_size: int, samples_per_class: int
+) -> None:
+    """Raise UserError where samples with these labels cannot be ordered so."""
+    if sampler not in get_args(Sampler):
+        raise UserError(f"sampler = {sampler!r}: allowed are {', '.join(get_args(Sampler))}")
+    if sampler != "pk":
+        return
+    if labels.ndim != 1:
+        raise UserError('sampler = "pk" needs one class a sample')
+    if not 1 <= samples_per_class <= batch_size:
+        raise UserError(
+            f"samples_per_class = {samples_per_class}: from 1 to batch_size ({batch_size})"
+        )
+    count, needed = len(labels.unique()), -(-batch_size // samples_per_class)
+    if count < needed:
+        raise UserError(
+            f'sampler = "pk": a batch of {batch_size} with samples_per_class = '
+            f"{samples_per_class} needs {needed} classes, and there are {count}; "
+            f"batch_size = {count * samples_per_class} would do"
+        )
+
+
+def epoch_order(
+    sampler: Sampler,
+    labels: Shaped[Tensor, "n ..."],
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    samples_per_class: int = 4,
+    patches: int = 1,
+) -> Indices:
+    """The numbers of an epoch's samples in their order; `patches` n of them, whatever the sampler.
+
+    labels      class numbers (n,), or one number a class (n, k), of which a sample has those above
+                0; with "balanced" those without any are one class more
+    samples_per_class   with "pk": how many of a class stand together. A class with fewer samples
+                repeats them; the classes of one batch are different ones
+
+    patches     with "uniform": how many samples are taken of each item
+    """
+    count = len(labels)
+    if sampler == "uniform" or not count:
+        return permutation(count * patches, seed, epoch)
+    members = _members(labels)
+    if sampler == "balanced":
+        return _numbered(_balanced(members, count, seed, epoch), count)
+    groups = _groups(members, seed, epoch, batch_size // samples_per_class, samples_per_class)
+    chosen = [next(groups) for _ in range(-(-count // samples_per_class))]
+    return _numbered(np.concatenate(chosen)[:count], count)
+
+
+def _numbered(order: Indices, count: int) -> Indices:
+    """Sample numbers: i + k n of the k-th repetition of sample i."""
+    by_sample = np.argsort(order, kind="stable")
+    ordered = order[by_sample]
+    first = np.searchsorted(ordered, ordered)
+    copies = np.empty(len(order), np.int64)
+    copies[by_sample] = np.arange(len(order)) - first
+    numbers: Indices = order + copies * count
+    return numbers
+
+
+def _members(labels: Tensor) -> list[Indices]:
+    """The samples of each class that has any."""
+    values = labels.detach().cpu().numpy()
+    if values.ndim == 1:
+        found = [np.flatnonzero(values == label) for label in np.unique(values)]
+    else:
+        flat = values.reshape(len(values), -1) > 0
+        found = [*(np.flatnonzero(column) for column in flat.T), np.flatnonzero(~flat.any(1))]
+    return [each for each in found if len(each)]
+
+
+def _balanced(members: list[Indices], count: int, seed: int, epoch: int) -> Indices:
+    """Equal numbers of each class; which ones get one more is drawn, and so is the order."""
+    share, more = divmod(count, len(members))
+    lucky = set(permutation(len(members), seed ^ _CLASSES, epoch)[:more].tolist())
+    chosen = []
+    for number, own in enumerate(members):
+        wanted = share + (number in lucky)
+        turns = [
+            _shuffled(own, seed, epoch, number, turn) for turn in range(-(-wanted // len(own)))
+        ]
+        if turns:
+            chosen.append(np.concatenate(turns)[:wanted])
+    joined = np.concatenate(chosen)
+    return joined[permutation(count, seed ^ _PLACES, epoch)]
+
+
+def _groups(
+    members: list[Indices], seed: int, epoch: int, together: int, samples_per_class: int
+) -> Iterator[Indices]:
+    """Groups of one class each, without end: all classes in turn, each time in another order.
+
+    Those that stand in a batch that the turn before has begun come last in the next one.
+    """
+    queues = [
+        _pieces(own, seed, epoch, number, samples_per_class) for number, own in enumerate(members)
+    ]
+    begun: list[int] = []  # the classes of the batch that is being filled
+    turn = 0
+    while True:
+        order = permutation(len(members), seed ^ _CLASSES, epoch + (turn << 40)).tolist()
+        turn += 1
+        for number in [n for n in order if n not in begun] + [n for n in order if n in begun]:
+            yield next(queues[number])
+            begun.append(number)
+            if len(begun) >= together:
+                begun = []
+
+
+def _pieces(
+    own: Indices, seed: int, epoch: int, number: int, samples_per_class: int
+) -> Iterator[Indices]:
+    """One class's samples, so many at a time, shuffled anew where fewer are left."""
+    turn = 0
+    while True:
+        shuffled = _shuffled(own, seed, epoch, number, turn)
+        turn += 1
+        if len(own) < samples_per_class:
+            yield np.resize(shuffled, samples_per_class)
+        for start in range(0, len(own) - samples_per_class + 1, samples_per_class):
+            yield shuffled[start : start + samples_per_class]
+
+
+def _shuffled(own: Indices, seed: int, epoch: int, number: int, turn: int) -> Indices:
+    keys = CounterRNG.of(seed, epoch, own).at(_MEMBERS + (turn << 20)).at(number).bits()
+    shuffled: Indices = own[np.argsort(keys, kind="stable")]
+    return shuffled

@@ -1,0 +1,122 @@
+"""Sets that are made, not published: the same pixels for everybody, and nothing to download.
+
+Mosaics put four images of CIFAR-10 together; an image shows as many classes as its parts do.
+Bands are images of 13 bands of 16 bits, as satellites take them, whose class lies in one of the
+bands alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int16
+from torch.nn import functional as F
+
+from plusx.data.dataset import Dataset, MemoryItems, Split, images_of
+from plusx.data.modality import BandsModality, ImageModality
+from plusx.data.rng import permutation
+from plusx.data.sets.published import CIFAR10, Validation, open_cifar
+from plusx.data.splits import validation_count
+
+
+BANDS = 13
+TELLING = 8  # the band, counted from 1, that the class lies in
+HIGHEST = 10_000  # of a reflectance, as Sentinel-2's products have it
+_ANGLES = (0, 30, 60, 90, 120, 150)  # degrees
+_SIDE = 32
+_COUNTS = {"train": 2400, "test": 600}
+_HELD_OUT = 400
+_SEEDS = {"train": 1, "test": 2}
+
+
+def open_mosaics(split: Split, validation: Validation, seed: int) -> Dataset:
+    """Mosaics of 2 x 2 images of CIFAR-10, 64 x 64, and which of its classes appear in each.
+
+    Every image stands in one mosaic, with three others of its own split. `validation` counts
+    mosaics; None is those of the last 5,000 training images, 1,250. They are the same for every
+    seed.
+    """
+    held = validation
+    if held is not None:
+        held = 4 * validation_count(12_500, held)
+    wanted: Sequence[Split] = (split,)
+    if split == "all":
+        wanted, held = ("train", "test"), 0
+    parts = [open_cifar(CIFAR10, part, held) for part in wanted]
+    images, labels = [], []
+    for source in parts:
+        order = torch.from_numpy(permutation(len(source), 0, 0)[: len(source) // 4 * 4])
+        four = images_of(source)[order].unflatten(0, (-1, 2, 2))  # n, down, along, c, h, w
+        images.append(four.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, 64, 64))
+        shown = F.one_hot(source.labels[order], 10).unflatten(0, (-1, 4))
+        labels.append(shown.amax(1).to(torch.float32))
+    return Dataset(
+        name="mosaics",
+        split=split,
+        classes=parts[0].classes,
+        labels=torch.cat(labels),
+        modality=ImageModality((64, 64), 3, CIFAR10.mean, CIFAR10.std, resize="stretch"),
+        items=MemoryItems(torch.cat(images)),
+    )
+
+
+def open_bands(split: Split, validation: Validation, seed: int) -> Dataset:
+    """Images of 13 bands, 32 x 32, from 0 to 10,000: stripes of one of six directions in band 8.
+
+    Every band has stripes of its own, a brightness that changes slowly, and noise; only those of
+    band 8 run as the class says, so that any twelve other bands tell nothing. 2,000 train, 400
+    validate, 600 test; another `validation` is cut from the end of the 2,400. They are the same
+    for every seed.
+    """
+    parts = []
+    if split != "test":
+        images, labels = _striped("train")
+        if split != "all":
+            held = _HELD_OUT if validation is None else validation_count(len(labels), validation)
+            place = len(labels) - held
+            chosen = slice(None, place) if split == "train" else slice(place, None)
+            images, labels = images[chosen], labels[chosen]
+        parts.append((images, labels))
+    if split in ("test", "all"):
+        parts.append(_striped("test"))
+    return Dataset(
+        name="bands",
+        split=split,
+        classes=tuple(f"{angle} degrees" for angle in _ANGLES),
+        labels=torch.from_numpy(np.concatenate([labels for _, labels in parts])),
+        modality=BandsModality((_SIDE, _SIDE), BANDS, (0.3,) * BANDS, (0.07,) * BANDS, 0, HIGHEST),
+        items=MemoryItems(torch.from_numpy(np.concatenate([images for images, _ in parts]))),
+    )
+
+
+def _striped(part: str) -> tuple[Int16[np.ndarray, "n c h w"], np.ndarray]:
+    """The images and class numbers of one part."""
+    random, count = np.random.Generator(np.random.PCG64(_SEEDS[part])), _COUNTS[part]
+    labels = random.permutation(np.arange(count) % len(_ANGLES)).astype(np.int64)
+    turns = random.integers(0, len(_ANGLES), (count, BANDS))
+    turns[:, TELLING - 1] = labels
+    images = np.empty((count, BANDS, _SIDE, _SIDE), np.int16)
+    for place in range(0, count, 200):  # so that the floats of all are never there at once
+        images[place : place + 200] = _made(random, turns[place : place + 200])
+    return images, labels
+
+
+def _made(random: np.random.Generator, turns: np.ndarray) -> Int16[np.ndarray, "n c h w"]:
+    """Images whose bands have stripes that run as `turns` (n, c) says, as places in _ANGLES."""
+    shape = (*turns.shape, 1, 1)
+    angle = np.deg2rad(np.array(_ANGLES, np.float32))[turns].reshape(shape)
+    length = random.uniform(4, 8, shape).astype(np.float32)  # pixels from stripe to stripe
+    begin = random.uniform(0, 2 * np.pi, shape).astype(np.float32)
+    down, along = np.mgrid[:_SIDE, :_SIDE].astype(np.float32)
+    across = along * np.cos(angle) + down * np.sin(angle)
+    stripes = np.sin(2 * np.pi / length * across + begin)
+    made = 3000 + 600 * stripes + 500 * _slow(random, turns.shape)
+    made += 400 * random.standard_normal(made.shape, np.float32)
+    return np.rint(made).clip(0, HIGHEST).astype(np.int16)
+
+
+def _slow(random: np.random.Generator, shape: tuple[int, ...]) -> Float32[np.ndarray, "n c h w"]:
+    """Random fields that change over eight pixels."""
+    coarse = torch.from_numpy(random.standard_normal((*shape, 5, 5), np.float32))
+    fine = F.interpolate(coarse, size=(_SIDE, _SIDE), mode="bicubic", align_corners=True)
+    return fine.numpy()

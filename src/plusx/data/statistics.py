@@ -1,0 +1,36 @@
+"""Mean and deviation of a data set's channels."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from plusx.data.dataset import Dataset
+from plusx.data.modality import Modality
+from plusx.data.subset import evenly
+
+
+_MEASURED = 500  # samples whose values are measured
+
+
+def measured_modality(dataset: Dataset) -> Modality:
+    """How inputs are prepared so that every channel has mean 0 and deviation 1 over the set.
+
+    Over at most 500 samples, spread evenly, at the size that a network sees.
+    """
+    known = dataset.modality
+    bare = replace(known, mean=(0.0,) * known.channels, std=(1.0,) * known.channels)
+    transform = known.transform("", train=False, stored=dataset.in_memory)
+    sums, squares, count = np.zeros(known.channels), np.zeros(known.channels), 0
+    for index in evenly(len(dataset), _MEASURED):
+        sample = transform.begin(dataset.read(int(index)))
+        values = bare.normalise(sample.tensor).double().flatten(1).numpy()
+        sums, squares = sums + values.sum(1), squares + (values**2).sum(1)
+        count += values.shape[1]
+    mean = sums / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return replace(
+        known,
+        mean=tuple(round(float(number), 6) for number in mean),
+        # a channel that is the same everywhere is left as it is
+        std=tuple(max(round(float(number), 6), 1e-6) if number > 1e-6 else 1.0 for number in std),
+    )

@@ -1,0 +1,87 @@
+"""A part of a set: some of its classes, some of its bands, a few images of each class."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from plusx.data.dataset import Dataset, MemoryItems, images_of
+from plusx.data.modality.bands import select_bands
+from plusx.data.splits import stratified_order
+from plusx.errors import UserError
+
+
+def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
+    """The images of these classes, numbered in this order.
+
+    UserError: a class is not the set's, stands there twice or is alone, or images have several.
+    """
+    if source.multilabel:
+        raise UserError(f"[data] classes: an image of {source.name} has several labels")
+    for name in names:
+        if name not in source.classes:
+            near = difflib.get_close_matches(name, source.classes, 1, 0.5)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"[data] classes: {source.name} has no class {name!r}{hint} "
+                f"(it has {', '.join(source.classes[:12])})"
+            )
+        if list(names).count(name) > 1:
+            raise UserError(f"[data] classes: {name!r} stands there twice")
+    if len(names) < 2:
+        raise UserError("[data] classes: one class leaves nothing to tell apart")
+    numbers = torch.full((len(source.classes),), -1)
+    numbers[[source.classes.index(name) for name in names]] = torch.arange(len(names))
+    labels = numbers.to(source.labels.device)[source.labels]
+    kept = source.subset((labels >= 0).nonzero().flatten().tolist())
+    return replace(kept, classes=tuple(names), labels=labels[labels >= 0])
+
+
+def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
+    """The same images with these bands alone, counted from 1, in this order.
+
+    UserError: the images have no such band, or it stands there twice.
+    """
+    if not source.in_memory:
+        return source  # files are read so
+    _check_bands(bands, source.modality.channels, source.name)
+    channels = [band - 1 for band in bands]
+    items = MemoryItems(images_of(source)[:, channels].contiguous())
+    return replace(source, items=items, modality=select_bands(source.modality, tuple(bands)))
+
+
+def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
+    """So many images of each class, drawn by the seed.
+
+    UserError: a class has fewer, or images have several.
+    """
+    if source.multilabel:
+        raise UserError(f"[data] per_class: an image of {source.name} has several labels")
+    chosen: list[int] = []
+    labels, order = source.labels.cpu().numpy(), stratified_order(source.labels, seed)
+    for number, name in enumerate(source.classes):
+        members = order[labels[order] == number]
+        if len(members) < count:
+            raise UserError(
+                f"[data] per_class = {count}: {source.name} has {len(members):,} images of "
+                f"{name!r} to train on"
+            )
+        chosen += members[:count].tolist()
+    return source.subset(sorted(chosen))
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """The places of at most `most` of `count` samples, spread evenly over them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def _check_bands(bands: Sequence[int], count: int, name: str) -> None:
+    for band in bands:
+        if not 1 <= band <= count:
+            raise UserError(f"[data] bands: {name} has no band {band}, it has 1 to {count}")
+        if list(bands).count(band) > 1:
+            raise UserError(f"[data] bands: {band} stands there twice")
+    if not bands:
+        raise UserError("[data] bands: none is named")

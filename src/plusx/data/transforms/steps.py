@@ -1,0 +1,465 @@
+"""What each word does to a sample: to its input, boxes and masks together, by the same numbers.
+
+Inputs are tensors (c, *s), or Pillow images where no boxes or masks hang on them; torchvision's
+functions take both. Masks are never interpolated: a position between two others has the class of
+the nearer one, and what comes from outside the input is ignored. Of a box that a window cuts, what
+is inside stays, if that is at least a quarter of it and a pixel wide and high.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Num, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from plusx.data.image_file import ImageFile
+from plusx.data.rng import CounterRNG
+from plusx.data.sample import Sample, image_array
+from plusx.data.transforms.resample import random_windows, resample, resample_pixels
+from plusx.data.transforms.words import Word
+
+
+Size = tuple[int, ...]
+
+# of a box that is cut: the fraction of its area that must be left, and its smallest side in pixels
+KEPT_FRACTION = 0.25
+SMALLEST_SIDE = 1.0
+# a longer image is first cut to this many times its shorter side, around the middle
+_LONGEST = 20
+
+
+class Setting(NamedTuple):
+    """What words need to know of the data set.
+
+    size: (height, width) that words without a number bring images to, of volumes the patch; None:
+        images stay as large as they are
+    low, high: the range of stored values
+    channels_last: memory layout of what comes out, where a step has the choice
+    crop_fraction: of the resized image, the fraction of a side that center_crop keeps
+    interpolation: of Pillow, for center_crop
+    """
+
+    size: Size | None
+    low: float = 0.0
+    high: float = 255.0
+    channels_last: bool = False
+    crop_fraction: float = 0.875
+    interpolation: str = "bilinear"
+
+
+Step = Callable[[Sample, Word, CounterRNG, Setting], Sample]
+
+
+def fit(sample: Sample, size: Size) -> Sample:
+    """All of the image, scaled by one number so that it just fits into (height, width)."""
+    height, width = sample.size
+    ratio = min(size[0] / height, size[1] / width)
+    new = max(1, min(size[0], round(height * ratio))), max(1, min(size[1], round(width * ratio)))
+    return _scaled(sample.as_tensor(), new, ratio, ratio)
+
+
+def _scaled(sample: Sample, size: Size, down: float, along: float) -> Sample:
+    """The sample at a size; boxes are scaled by the numbers that the size is rounded from."""
+    height, width = size
+    if (height, width) == sample.size:
+        return sample
+    if isinstance(sample.input, Image.Image):
+        resized: Any = _torchvision().resize(sample.input, [height, width], antialias=True)
+    else:
+        resized = resample(sample.tensor, (height, width))
+    boxes = sample.boxes
+    if boxes is not None:
+        boxes = _clip(boxes * np.array([along, down, along, down, 1, 1], np.float32), size)
+    masks = sample.masks
+    if masks is not None and len(masks):
+        masks = _nearest(masks, size, keep_all=sample.has_instance_masks)
+    elif masks is not None:
+        masks = masks.new_zeros((0, *size))
+    scale = sample.scale * math.sqrt(down * along)
+    return replace(sample, input=resized, boxes=boxes, masks=masks, scale=scale)
+
+
+def _nearest(masks: UInt8[Tensor, "p h w"], size: Size, keep_all: bool) -> UInt8[Tensor, "p y x"]:
+    """Masks at a size, by the nearest pixel. With `keep_all`, a mask so small that it falls between
+    these has the pixels that it touches.
+    """
+    resized = F.interpolate(masks[None], size, mode="nearest-exact")[0]
+    if keep_all:
+        lost = masks.flatten(1).any(1) & ~resized.flatten(1).any(1)
+        for index in lost.nonzero()[:, 0].tolist():
+            down, along = masks[index].nonzero(as_tuple=True)
+            resized[index, down * size[0] // masks.shape[1], along * size[1] // masks.shape[2]] = 1
+    return resized
+
+
+def _clip(boxes: np.ndarray, size: Size) -> Float32[np.ndarray, "m 6"]:
+    """Boxes cut to the image."""
+    boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, size[1])
+    boxes[:, [1, 3]] = boxes[:, [1, 3]].clip(0, size[0])
+    return boxes
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    sides: np.ndarray = (boxes[:, 2:4] - boxes[:, :2]).clip(0)
+    return sides.prod(1)
+
+
+def _drop_cut_boxes(sample: Sample, areas: np.ndarray) -> Sample:
+    """Boxes cut to the image, without those of which too little is left. `areas`: before that."""
+    if sample.boxes is None:
+        return sample
+    boxes, masks = _clip(sample.boxes, sample.size), sample.masks
+    stays: Bool[np.ndarray, "m"] = (boxes[:, 2:4] - boxes[:, :2] >= SMALLEST_SIDE).all(1)
+    stays &= _areas(boxes) >= KEPT_FRACTION * areas
+    if sample.has_instance_masks:
+        assert masks is not None
+        stays &= masks.flatten(1).bool().any(1).numpy()
+        masks = masks if stays.all() else masks[torch.from_numpy(stays)]
+    return replace(sample, boxes=boxes[stays], masks=masks)
+
+
+def window(sample: Sample, top: int, left: int, size: Size) -> Sample:
+    """What a window of that size sees, of which parts may lie outside: black there."""
+    tall, wide = size
+    image: Any
+    if isinstance(sample.input, Image.Image):
+        image = sample.input.crop((left, top, left + wide, top + tall))
+    else:
+        image = _window_of(sample.tensor, top, left, (tall, wide), 0)
+    boxes, areas = sample.boxes, np.zeros(0)
+    if boxes is not None:
+        areas = _areas(boxes)
+        boxes = boxes - np.array([left, top, left, top, 0, 0], np.float32)
+    masks = sample.masks
+    if masks is not None:
+        masks = _window_of(masks, top, left, (tall, wide), sample.mask_fill)
+    return _drop_cut_boxes(replace(sample, input=image, boxes=boxes, masks=masks), areas)
+
+
+def _window_of(
+    values: Num[Tensor, "c y x"], top: int, left: int, size: tuple[int, int], fill: int
+) -> Num[Tensor, "c h w"]:
+    (height, width), (tall, wide) = values.shape[1:], size
+    first, last = max(0, top), max(0, min(height, top + tall))
+    begin, end = max(0, left), max(0, min(width, left + wide))
+    inside = values[:, first:last, begin:end]
+    if inside.shape[1:] == size:
+        return inside
+    seen = values.new_full((values.shape[0], tall, wide), fill)
+    if inside.numel():
+        down, along = first - top, begin - left
+        seen[:, down : down + inside.shape[1], along : along + inside.shape[2]] = inside
+    return seen
+
+
+def _fit(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    assert setting.size is not None
+    return fit(sample, setting.size)
+
+
+def _stretch(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    """All of the image, brought to the size whatever its shape."""
+    assert setting.size is not None
+    (height, width), sample = setting.size, sample.as_tensor()
+    return _scaled(sample, (height, width), height / sample.size[0], width / sample.size[1])
+
+
+def _center_crop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    """The shorter side to size / crop_fraction, then the window in the middle."""
+    assert setting.size is not None
+    height, width = (round(side / setting.crop_fraction) for side in setting.size)
+    image = covering(sample.pillow, height, width, setting.interpolation)
+    return replace(sample, input=_torchvision().center_crop(image, list(setting.size)))
+
+
+def covering(
+    image: Image.Image, height: int, width: int, interpolation: str = "bilinear"
+) -> Image.Image:
+    """An image scaled so that it just covers (height, width), sides rounded down."""
+    image = _shortened(image)
+    if height * image.width >= width * image.height:
+        width = height * image.width // image.height
+    else:
+        height = width * image.height // image.width
+    resized: Image.Image = _torchvision().resize(
+        image, [height, width], interpolation=interpolation, antialias=True
+    )
+    return resized
+
+
+def _shortened(image: Image.Image) -> Image.Image:
+    """Very long images, cut around the middle, so that scaling them cannot fill the memory."""
+    longest = _LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    size = [min(image.height, longest), min(image.width, longest)]
+    cut: Image.Image = _torchvision().center_crop(image, size)
+    return cut
+
+
+def _pad(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    assert word.side is not None
+    (height, width), side = sample.size, word.side
+    return window(sample, -side, -side, (height + 2 * side, width + 2 * side))
+
+
+def _window_and_room(sample: Sample, word: Word, setting: Setting) -> tuple[Size, Size]:
+    """The size of a window that is not larger than the image, and how far it can move."""
+    size = setting.size if word.side is None else (word.side, word.side)
+    assert size is not None
+    tall, wide = min(size[0], sample.size[0]), min(size[1], sample.size[1])
+    return (tall, wide), (sample.size[0] - tall, sample.size[1] - wide)
+
+
+def _crop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    size, room = _window_and_room(sample, word, setting)
+    return window(sample, _below(rng, room[0] + 1, 0), _below(rng, room[1] + 1, 1), size)
+
+
+def _below(rng: CounterRNG, limit: int, draw: int) -> int:
+    return int(rng.below(limit, draw)[0])
+
+
+def _centercrop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    size, room = _window_and_room(sample, word, setting)
+    return window(sample, round(room[0] / 2), round(room[1] / 2), size)
+
+
+def _resizedcrop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    wanted = setting.size if word.side is None else (word.side, word.side)
+    assert wanted is not None
+    height, width = sample.size
+    size = wanted[0], wanted[1]
+    rectangle = random_windows(rng, np.array([height]), np.array([width]))
+    top, left, tall, wide = (int(values[0]) for values in rectangle)
+    if isinstance(sample.input, ImageFile) and sample.boxes is None and sample.masks is None:
+        box = left, top, left + wide, top + tall
+        if sample.input.is_jpeg:  # of which only the window is decoded, as small as will do
+            pixels = sample.input.window(box, _shrink((tall, wide), size))
+        else:
+            pixels = image_array(sample.pillow.crop(box))
+        return replace(sample, input=resample_pixels(pixels, size, setting.channels_last))
+    part = window(sample.as_tensor(), top, left, (tall, wide))
+    return _scaled(part, size, size[0] / tall, size[1] / wide)
+
+
+def _shrink(window: Size, size: Size) -> int:
+    """How many times fewer pixels of a window still are as many as are wanted."""
+    down, along = window[0] // size[0], window[1] // size[1]
+    return next((factor for factor in (8, 4, 2) if min(down, along) >= factor), 1)
+
+
+def _resize(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    """The shorter side to a number of pixels, the longer one rounded down."""
+    assert word.side is not None
+    if isinstance(sample.input, Image.Image):
+        sample = replace(sample, input=_shortened(sample.input))
+    height, width = sample.size
+    ratio = word.side / min(height, width)
+    size = (
+        (word.side, int(word.side * width / height))
+        if height <= width
+        else (int(word.side * height / width), word.side)
+    )
+    return _scaled(sample, size, ratio, ratio)
+
+
+def _zoom(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    """Scale jitter, as Ghiasi et al. 2021 have it: the size that comes out is the set's, the image
+    in it larger or smaller than it would fit, at a random position.
+    """
+    assert word.value is not None
+    assert setting.size is not None
+    sample, size = sample.as_tensor(), setting.size
+    height, width = sample.size
+    ratio = min(size[0] / height, size[1] / width)
+    strength = math.log(word.value)
+    ratio *= math.exp(float(rng.uniform(-strength, strength, 2)[0]))
+    # only what will be seen is scaled
+    seen = min(height, math.ceil(size[0] / ratio)), min(width, math.ceil(size[1] / ratio))
+    top, left = _below(rng, height - seen[0] + 1, 0), _below(rng, width - seen[1] + 1, 1)
+    new = (
+        max(1, min(size[0], round(seen[0] * ratio))),
+        max(1, min(size[1], round(seen[1] * ratio))),
+    )
+    part = _scaled(window(sample, top, left, seen), new, ratio, ratio)
+    down, along = _below(rng, size[0] - new[0] + 1, 3), _below(rng, size[1] - new[1] + 1, 4)
+    return window(part, -down, -along, size)
+
+
+def _mirrored(sample: Sample, axis: int) -> Sample:
+    """Mirrored along an axis, counted from the last: -1 columns, -2 rows, -3 slices."""
+    image: Any
+    if isinstance(sample.input, Image.Image):
+        turn = Image.Transpose.FLIP_LEFT_RIGHT if axis == -1 else Image.Transpose.FLIP_TOP_BOTTOM
+        image = sample.input.transpose(turn)
+    else:
+        image = sample.tensor.flip(axis)
+    boxes = sample.boxes
+    if boxes is not None:
+        first, side = (0 if axis == -1 else 1), sample.size[axis]
+        boxes = boxes.copy()
+        boxes[:, first] = side - sample.boxes[:, first + 2]  # type: ignore[index]
+        boxes[:, first + 2] = side - sample.boxes[:, first]  # type: ignore[index]
+    masks = None if sample.masks is None else sample.masks.flip(axis)
+    return replace(sample, input=image, boxes=boxes, masks=masks)
+
+
+def _flip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -1) if rng.coin()[0] else sample
+
+
+def _altflip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -1) if rng.alternating()[0] else sample
+
+
+def _vflip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -2) if rng.coin()[0] else sample
+
+
+def _dflip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -3) if rng.coin()[0] else sample
+
+
+def _rot90(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    """A number of quarter turns to the left."""
+    turns, sample = _below(rng, 4, 0), sample.as_tensor()
+    boxes, (height, width) = sample.boxes, sample.size[-2:]
+    for _ in range(turns if boxes is not None else 0):
+        assert boxes is not None
+        left, top, right, bottom, *rest = boxes.T
+        boxes = np.stack([top, width - right, bottom, width - left, *rest], 1)
+        height, width = width, height
+    masks = None if sample.masks is None else sample.masks.rot90(turns, (-2, -1))
+    return replace(sample, input=sample.tensor.rot90(turns, (-2, -1)), boxes=boxes, masks=masks)
+
+
+def _rotate(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    """Boxes become those around their rotated corners, or around what is left of their masks."""
+    from torchvision.transforms import v2
+
+    assert word.value is not None
+    angle = float(rng.uniform(-word.value, word.value)[0])
+    rotate = _torchvision().rotate
+    image = rotate(sample.input, angle, v2.InterpolationMode.BILINEAR)
+    masks = sample.masks
+    if masks is not None and len(masks):
+        masks = rotate(masks, angle, fill=sample.mask_fill)
+    if sample.boxes is None:
+        return replace(sample, input=image, masks=masks)
+    height, width = sample.size
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    corners = sample.boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] - (width / 2, height / 2)
+    along = corners[..., 0] * cosine + corners[..., 1] * sine + width / 2
+    down = corners[..., 1] * cosine - corners[..., 0] * sine + height / 2
+    boxes = sample.boxes.copy()
+    boxes[:, 0], boxes[:, 1] = along.min(1, initial=math.inf), down.min(1, initial=math.inf)
+    boxes[:, 2], boxes[:, 3] = along.max(1, initial=-math.inf), down.max(1, initial=-math.inf)
+    areas = _areas(boxes)
+    rotated = replace(sample, input=image, boxes=boxes, masks=masks)
+    if not rotated.has_instance_masks:
+        return _drop_cut_boxes(rotated, areas)
+    assert masks is not None
+    for row, mask in zip(boxes, masks.numpy()):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            row[:4] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return _drop_cut_boxes(rotated, np.zeros_like(areas))
+
+
+def _jitter(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    functional, image = _torchvision(), sample.input
+    steps = [functional.adjust_brightness, functional.adjust_contrast]
+    if _has_colours(sample):
+        steps.append(functional.adjust_saturation)
+    for step in np.argsort([rng.bits(draw)[0] for draw in range(len(steps))]):
+        factor = rng.uniform(1 - word.value, 1 + word.value, 3 + int(step))[0]
+        image = steps[step](image, float(factor))
+    return replace(sample, input=image)
+
+
+def _has_colours(sample: Sample) -> bool:
+    if isinstance(sample.input, Image.Image):
+        return sample.input.mode == "RGB"
+    return len(sample.tensor) == 3
+
+
+def _grayscale(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    if not _has_colours(sample) or rng.uniform()[0] >= (word.value or 1.0):
+        return sample
+    return replace(sample, input=_torchvision().rgb_to_grayscale(sample.input, 3))
+
+
+def _policy(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    """A policy of torchvision's, whose random numbers come from a seed of the sample's own."""
+    from torchvision.transforms import v2
+
+    assert setting.size is not None
+    if word.kind == "randaugment":
+        policy: Any = v2.RandAugment(magnitude=9 if word.side is None else word.side)
+    elif word.kind == "trivialaugment":
+        policy = v2.TrivialAugmentWide()
+    else:
+        names = v2.AutoAugmentPolicy
+        policy = v2.AutoAugment(names.CIFAR10 if max(setting.size) <= 32 else names.IMAGENET)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng.bits()[0] >> np.uint64(1)))
+        return replace(sample, input=policy(sample.input))
+
+
+def _brightness(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    middle = (setting.low + setting.high) / 2
+    factor = float(rng.uniform(1 - word.value, 1 + word.value)[0])
+    return replace(sample, input=(sample.tensor - middle) * factor + middle)
+
+
+def _noise(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    deviation = rng.uniform(0.0, word.value)[0] * (setting.high - setting.low)
+    generator = np.random.Generator(np.random.Philox(key=int(rng.bits(1)[0])))
+    noise = generator.standard_normal(sample.tensor.shape, np.float32)
+    noisy = sample.tensor + torch.from_numpy(np.float32(deviation) * noise)
+    return replace(sample, input=noisy)
+
+
+def _torchvision() -> Any:
+    # it takes a second or two to load, and sets in memory do without it
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
+STEPS: dict[str, Step] = {
+    "fit": _fit,
+    "stretch": _stretch,
+    "center_crop": _center_crop,
+    "pad": _pad,
+    "crop": _crop,
+    "centercrop": _centercrop,
+    "resizedcrop": _resizedcrop,
+    "resize": _resize,
+    "zoom": _zoom,
+    "flip": _flip,
+    "vflip": _vflip,
+    "dflip": _dflip,
+    "altflip": _altflip,
+    "rot90": _rot90,
+    "rotate": _rotate,
+    "jitter": _jitter,
+    "grayscale": _grayscale,
+    "brightness": _brightness,
+    "noise": _noise,
+    "randaugment": _policy,
+    "trivialaugment": _policy,
+    "autoaugment": _policy,
+}
+# steps that give the same with a tensor as with a Pillow image
+ON_TENSORS = frozenset({"fit", "stretch", "flip", "vflip", "altflip", "rot90", "zoom"})

@@ -1,0 +1,139 @@
+"""Augmentation is a sentence of words, done in their order: `pad4 crop flip cutout8`.
+
+| word | meaning |
+|---|---|
+| `pad4` | 4 black pixels on each side |
+| `crop` `crop28` | a window at a random position: of the set's size, or 28 x 28 |
+| `flip` `vflip` `dflip` | mirrored along columns, rows, slices, with probability 0.5 |
+| `altflip` | mirrored left to right in every second epoch, half of the images first (Jordan 2024) |
+| `resize256` | the shorter side to 256 |
+| `centercrop` `centercrop224` | the window in the middle |
+| `resizedcrop` `resizedcrop224` | a window of 8 to 100 % of the area and 3:4 to 4:3, resized |
+| `zoom1.5` | 1/1.5 to 1.5 times the size at which all of it just fits, at a random position |
+| `jitter.4` | brightness, contrast and saturation times 0.6 to 1.4, in a random order |
+| `grayscale` `grayscale.2` | to grey, always or with probability 0.2 |
+| `rot90` | rotated by 0, 90, 180 or 270 degrees in the plane of rows and columns |
+| `rotate15` | rotated by -15 to 15 degrees, black outside |
+| `brightness.2` | values times 0.8 to 1.2, around the middle of their range |
+| `noise.1` | normal noise of a deviation of 0 to 0.1 of the range |
+| `randaugment` `randaugment9` | two random operations of RandAugment, of magnitude 9 |
+| `trivialaugment` | one random operation of TrivialAugment, of a random strength |
+| `autoaugment` | AutoAugment's policy for ImageNet, or for CIFAR-10 at 32 x 32 and below |
+| `cutout8` | a square of 8 x 8 around a random pixel becomes the mean (DeVries and Taylor 2017) |
+| `erase.25` | with probability 0.25 a random rectangle becomes the mean (Zhong et al. 2017) |
+
+`cutout` and `erase` act on normalised pixels and come last. Which words a modality has stands in
+its class (plusx.data.modality). Boxes and masks are transformed together with their image.
+"""
+
+import difflib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+
+from plusx.errors import UserError
+
+
+_SIDE = r"[1-9]\d{0,3}"
+_FRACTION = r"\.\d{1,4}|1|1\.0"
+
+# word: (how its value is written, whether it can be left out, an example)
+VOCABULARY: dict[str, tuple[str, bool, str]] = {
+    "pad": (_SIDE, False, "pad4"),
+    "crop": (_SIDE, True, "crop, crop28"),
+    "flip": ("", True, "flip"),
+    "vflip": ("", True, "vflip"),
+    "dflip": ("", True, "dflip"),
+    "altflip": ("", True, "altflip"),
+    "resize": (_SIDE, False, "resize256"),
+    "centercrop": (_SIDE, True, "centercrop, centercrop224"),
+    "resizedcrop": (_SIDE, True, "resizedcrop, resizedcrop224"),
+    "zoom": (r"[1-9](\.\d{1,3})?", False, "zoom1.5"),
+    "jitter": (_FRACTION, False, "jitter.4"),
+    "grayscale": (_FRACTION, True, "grayscale, grayscale.2"),
+    "rot90": ("", True, "rot90"),
+    "rotate": (r"[1-9]\d?|1[0-7]\d|180", False, "rotate15, up to rotate180"),
+    "brightness": (_FRACTION, False, "brightness.2"),
+    "noise": (_FRACTION, False, "noise.1"),
+    "randaugment": (r"\d|[12]\d|30", True, "randaugment, randaugment9, up to randaugment30"),
+    "trivialaugment": ("", True, "trivialaugment"),
+    "autoaugment": ("", True, "autoaugment"),
+    "cutout": (_SIDE, False, "cutout8"),
+    "erase": (_FRACTION, False, "erase.25"),
+}
+# done on normalised batches
+NORMALISED = frozenset({"cutout", "erase"})
+# words that only move windows on stored images, which whole batches do at once
+BATCHED = frozenset({"pad", "crop", "flip", "vflip", "altflip", *NORMALISED})
+# drawn by torchvision for pixels alone
+PIXELS_ONLY = frozenset({"randaugment", "trivialaugment", "autoaugment"})
+SIZING = frozenset({"resize", "resizedcrop", "zoom"})
+# words that leave windows of one size, where they name it
+CUTTING = frozenset({"crop", "centercrop", "resizedcrop"})
+# names that words had before, and what they are now
+RENAMED = {"turn": "rot90", "quarter": "rot90", "gain": "brightness"}
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One step of an augmentation; value None where the word carries none."""
+
+    kind: str
+    value: float | None = None
+    text: str = ""
+
+    @property
+    def side(self) -> int | None:
+        """The value as a number of pixels."""
+        return None if self.value is None else int(self.value)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@lru_cache(maxsize=256)
+def parse_augment(
+    text: str, allowed: Collection[str] | None = None, inputs: str = ""
+) -> tuple[Word, ...]:
+    """Read an augmentation; an empty one is legal and does nothing.
+
+    `allowed` are the words that these inputs have; None is all of them.
+    Raises UserError that quotes the sentence, points at the word and suggests the nearest.
+    """
+    words = tuple(
+        _word(token, text, number, allowed, inputs) for number, token in enumerate(text.split(), 1)
+    )
+    late = False
+    for number, word in enumerate(words, 1):
+        if late and word.kind not in NORMALISED:
+            raise error_at(text, number, word.text, "cutout and erase come last")
+        late = late or word.kind in NORMALISED
+    return words
+
+
+def error_at(sentence: str, number: int, token: str, reason: str) -> UserError:
+    """What is wrong at a word of a sentence."""
+    return UserError(f"in {sentence!r}, at {token!r} (word {number}): {reason}")
+
+
+def _word(
+    token: str, sentence: str, number: int, allowed: Collection[str] | None, inputs: str
+) -> Word:
+    match = re.match(r"rot90|[a-z]*", token)
+    assert match is not None
+    kind, value = match.group(), token[match.end() :]
+    known = [word for word in VOCABULARY if allowed is None or word in allowed]
+    if kind in RENAMED:
+        raise error_at(sentence, number, token, f"is now called {RENAMED[kind]!r}")
+    if kind not in VOCABULARY:
+        close = difflib.get_close_matches(kind or token, known, 1, 0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"the words are {', '.join(known)}"
+        raise error_at(sentence, number, token, f"no such word, {hint}")
+    if kind not in known:
+        reason = f"not available for {inputs}; their words are {', '.join(known)}"
+        raise error_at(sentence, number, token, reason)
+    pattern, can_be_left_out, example = VOCABULARY[kind]
+    if not (re.fullmatch(pattern, value) if value else can_be_left_out):
+        raise error_at(sentence, number, token, f"written like {example}")
+    return Word(kind, float(value) if value else None, token)
