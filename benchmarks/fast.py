@@ -40,7 +40,7 @@ from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon
-from plusx.run import parts, questions
+from plusx.run import parts
 from plusx.run.environment import environment
 from plusx.run.folder import now
 from plusx.tasks.prepare import prepare
@@ -122,13 +122,13 @@ def run(recipe: Recipe, sets: parts.Sets, say: str) -> dict[str, Any]:
     parts.begin_from(recipe, net, sets.train)
     device = recipe.device
     task = prepare(
-        questions.make_training_task(recipe, net, sets.train),
+        task_factory.make_training_task(recipe, net, sets.train),
         device="cpu",
         precision=device.precision,
         channels_last=device.channels_last,
     )
-    state = State(task, parts.optimizer_of(recipe, task), recipe.seed)
-    lr, update = parts.make_schedule(recipe, recipe.steps), parts.update_of(recipe)
+    state = State(task, optim.optimizer_of(recipe, task), recipe.seed)
+    lr, update = optim.schedule_of(recipe, recipe.steps), optim.update_of(recipe)
     loader = Loader(
         sets.train,
         split="train",

@@ -32,8 +32,8 @@ from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 
 import plusx
 from plusx.grammar.shapes import measure
-from plusx.run.distributed import World, joined
-from plusx.run.sharing import Replicas, Shards, Shared
+from plusx.run.distributed import DistributedContext, joined
+from plusx.run.engines import DdpEngine, FsdpEngine
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 from plusx.train.update import GradientStep
@@ -138,13 +138,13 @@ def rank(pipe: Connection, number: int, size: int, port: int, batch: int, pixels
             pipe.send((losses, bytes_received() - before))
 
 
-def _reports(name: str, world: World, batch: int, pixels: int) -> Any:
+def _reports(name: str, world: DistributedContext, batch: int, pixels: int) -> Any:
     state = state_of()
-    engine = Replicas(state.task, False) if name == "ddp" else Shards(state, world)
+    engine = DdpEngine(state.task, False) if name == "ddp" else FsdpEngine(state, world)
     shares = (
         batch_of(batch, pixels, number % 4).split(world.size)[world.rank] for number in count()
     )
-    update = GradientStep(sharing=Shared(world, engine, lambda step: batch))
+    update = GradientStep(sharing=Reducer(world, engine, lambda step: batch))
     return plusx.fit(state, shares, constant(RATE), update)
 
 

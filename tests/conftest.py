@@ -3,6 +3,9 @@
 Where the variable CI is set, hypothesis draws the same cases every time (its profile "ci").
 """
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 
@@ -13,3 +16,12 @@ settings.register_profile(
     suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.too_slow],
 )
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_precision() -> Iterator[None]:
+    """Tests compute in float32 on every machine, where a recipe leaves the precision open."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("plusx.tasks.prepare", "plusx.run.training"):
+            patch.setattr(f"{module}.quicker_precision", lambda device: "float32")
+        yield

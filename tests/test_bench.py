@@ -151,7 +151,9 @@ def test_a_batch_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
     monkeypatch.setattr(Network, "forward", full)
-    with pytest.raises(RuntimeError, match=r"resnet20: a batch of 64 does not fit.*--batch 32"):
+    with pytest.raises(
+        RuntimeError, match=r"resnet20: a batch of 64 does not fit.*--batch-size 32"
+    ):
         bench(["resnet20"], size=8, batch=64, tell=quiet)
 
 
@@ -159,7 +161,17 @@ def test_a_batch_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_command_writes_json_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["bench", "resnet20", "resnet32", "--size", "8", "--batch", "2", "--seconds", "0.01"]
+    asked = [
+        "bench",
+        "resnet20",
+        "resnet32",
+        "--size",
+        "8",
+        "--batch-size",
+        "2",
+        "--seconds",
+        "0.01",
+    ]
     assert cli.run([*asked, "--threads", "1", "--out", str(tmp_path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     kept = store.read_json(tmp_path / "bench.json")
@@ -171,7 +183,7 @@ def test_the_command_writes_json_and_a_page(
     assert "resnet32" in page.said
     # nothing is known of an accuracy on images of another size
     assert "He 2015, table 6" not in page.said
-    own = ["bench", "resnet20", "--batch", "2", "--seconds", "0.01", "--threads", "1"]
+    own = ["bench", "resnet20", "--batch-size", "2", "--seconds", "0.01", "--threads", "1"]
     assert cli.run([*own, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "Saved for backward" in out

@@ -123,9 +123,9 @@ REFUSED = [
     (["compare", "digits", "compare.networks=[resnet21]"], ["resnet21", "resnet20"]),
     (["report", "nowhere"], ["nowhere"]),
     (["report", "."], ["result.json"]),
-    (["convert", "x.pth", "--as", "resnet20", "--source", "acamaster", "--to", "y.safetensors"],
+    (["convert", "x.pth", "--as", "resnet20", "--source", "acamaster", "--out", "y.safetensors"],
      ["acamaster", "akamaster"]),
-    (["convert", "x.pth", "--as", "resnet20", "--source", "akamaster", "--to", "y.safetensors"],
+    (["convert", "x.pth", "--as", "resnet20", "--source", "akamaster", "--out", "y.safetensors"],
      ["x.pth"]),
 ]  # fmt: skip
 
@@ -169,6 +169,20 @@ def test_train_says_json_and_nothing_else(plusx: Callable[..., Said], tmp_path: 
     again = plusx(*command)
     assert again.json() == said.json()
     assert "epoch" not in again.err
+
+
+def test_fields_of_a_recipe_given_as_options_are_explained(plusx: Callable[..., Said]) -> None:
+    said = plusx("train", "digits-resnet20", "--epochs", "5")
+    assert said.code == 2
+    assert "epochs=5" in said.err
+    assert "batch_size=64" in plusx("train", "digits-resnet20", "--batch-size=64").err
+
+
+def test_recipes_are_listed_with_their_first_sentence(plusx: Callable[..., Said]) -> None:
+    rows = {row["name"]: row["summary"] for row in plusx("recipes", "--json").json()["recipes"]}
+    assert rows["digits-resnet20"].startswith("ResNet-20 on scikit-learn's handwritten digits")
+    assert all(rows.values())
+    assert "images" in plusx("recipes").out
 
 
 def test_evaluate(plusx: Callable[..., Said], trained: Path) -> None:

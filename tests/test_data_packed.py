@@ -407,12 +407,12 @@ def test_the_command_says_what_it_cost(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "x.plusx"
-    assert cli.run(["pack", str(folder), "--to", str(file), "--size", "16", "--json"]) == 0
+    assert cli.run(["pack", str(folder), "--out", str(file), "--size", "16", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["images"], said["side"], said["bytes"]) == (13, 18, file.stat().st_size)
-    assert cli.run(["pack", str(folder), "--to", str(file), "--side", "20"]) == 0
+    assert cli.run(["pack", str(folder), "--out", str(file), "--side", "20"]) == 0
     assert "13 images of 2 classes, 20 pixels on the shorter side" in capsys.readouterr().out
-    assert cli.run(["pack", str(tmp_path / "none"), "--to", str(file)]) == 2
+    assert cli.run(["pack", str(tmp_path / "none"), "--out", str(file)]) == 2
     assert "is missing" in capsys.readouterr().err
     assert isinstance(read_packed(file), PackedListing)
 

@@ -29,7 +29,7 @@ from plusx.report import write_report
 from plusx.run import evaluate as evaluated
 from plusx.run import load_run, predict, train
 from plusx.run.parts import open_split
-from plusx.run.questions import make_training_task
+from plusx.run.task_factory import make_training_task
 from plusx.tasks.detect import Detect
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import evaluate, fit

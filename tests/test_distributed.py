@@ -26,7 +26,7 @@ import small_run
 from plusx import store
 from plusx.data.loader import Loader
 from plusx.recipe import load_recipe
-from plusx.run import evaluate, load_run, parts, questions
+from plusx.run import evaluate, load_run, parts, task_factory
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import reseed
 from plusx.train.optim import trained_parameters
@@ -168,9 +168,9 @@ def shares_on_one(recipe: Path, *overrides: str, ranks: int) -> State:
     sets = parts.open_sets(said)
     said = parts.resolved(said, sets.train)
     net, _ = parts.make_net(said)
-    task = prepare(questions.make_training_task(said, net, sets.train), device="cpu")
-    state = State(task, parts.optimizer_of(said, task), said.seed)
-    rate = parts.make_schedule(said, said.steps or 0)
+    task = prepare(task_factory.make_training_task(said, net, sets.train), device="cpu")
+    state = State(task, optim.optimizer_of(said, task), said.seed)
+    rate = optim.schedule_of(said, said.steps or 0)
     loader = Loader(
         sets.train, augment=said.data.augment, batch_size=said.batch_size, seed=said.seed
     )

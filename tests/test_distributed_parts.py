@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from plusx import store
 from plusx.recipe import load_recipe
 from plusx.run import parts
-from plusx.run.distributed import World, joined
-from plusx.run.sharing import engine_of
+from plusx.run.distributed import DistributedContext, joined
+from plusx.run.engines import engine_of
 from plusx.run.signals import Signals
 from plusx.run.training import train
 from plusx.train.state import State
@@ -36,7 +36,7 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 def test_a_world_of_one_tells_itself() -> None:
-    world = World()
+    world = DistributedContext()
     assert world.first
     assert world.told({"a": 1}) == {"a": 1}
     assert world.totals([1.5]) == [1.5]
@@ -59,7 +59,7 @@ def test_a_process_of_many_bears_a_signal_that_comes_twice() -> None:
 )
 def test_a_device_that_many_cannot_have_is_refused(kind: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        World(1, 2, 1).device(kind)
+        DistributedContext(1, 2, 1).device(kind)
 
 
 def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +85,10 @@ def test_what_sharded_state_cannot_do_is_refused(override: str, said: str) -> No
     given = ("device.parallel=fsdp", "net.num_classes=10", "net.in_channels=1", "net.size=8")
     recipe = load_recipe("digits-resnet20", [*given, override])
     with pytest.raises(ValueError, match=said):
-        engine_of(recipe, object.__new__(State), World(0, 2))  # nothing looks at it
+        engine_of(recipe, object.__new__(State), DistributedContext(0, 2))  # nothing looks at it
 
 
-class _Elsewhere(World):
+class _Elsewhere(DistributedContext):
     """A world whose rank 0 was given something else."""
 
     def told(self, value: Any) -> Any:

@@ -25,9 +25,10 @@ from plusx.grammar.legal import check
 from plusx.grammar.sentence import MARKS, VOCABULARY, parse
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_toml
-from plusx.recipe import load_recipe, parse_recipe, shipped_recipes
+from plusx.recipe import load_recipe, parse_recipe
 from plusx.recipe import sets as recipe_sets
 from plusx.recipe import tables as recipe_tables
+from plusx.shipped import shipped_recipes
 from plusx.weights import SOURCES
 from plusx.zoo import ZOO
 from test_architecture import DOORS
@@ -95,16 +96,12 @@ def test_the_tool_makes_tables_of_every_network() -> None:
     assert len(made) == len(ZOO) + 2
     docs = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").splitlines()
     assert sorted(line for line in docs if line.startswith("| `")) == sorted(made[2:])
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    main = re.search(r"<!-- begin networks-main -->\n(.*?)<!-- end", readme, re.DOTALL)
-    assert main
-    assert set(main[1].splitlines()) <= set(made)
 
 
 @pytest.mark.slow
 def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    changed = text.replace("| 25,557,032 |", "| 25,557,033 |")
+    changed = text.replace("| 852,730 |", "| 852,731 |")
     assert changed != text
     (tmp_path / "tools").mkdir()
     (tmp_path / "docs").mkdir()

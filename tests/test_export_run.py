@@ -69,7 +69,7 @@ def test_a_run_a_safetensors_file_and_an_onnx_file_answer_alike(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "files" / "digits.onnx"  # the folder is made
-    made = said(capsys, "export", trained, "--to", onnx)
+    made = said(capsys, "export", trained, "--out", onnx)
     assert 0 < made["error"] <= made["allowed"]
     assert made["bytes"] == onnx.stat().st_size
     assert (made["model"], made["input"], made["notices"]) == ("resnet20", [1, 8, 8], [])
@@ -100,7 +100,7 @@ def test_eight_bits_from_a_run_and_what_they_cost(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "digits-int8.onnx"
-    made = said(capsys, "export", trained, "--int8", "--to", onnx)
+    made = said(capsys, "export", trained, "--int8", "--out", onnx)
     found = made["int8"]
     assert (found["images"], found["held"]) == (256, 150)  # 300 digits are kept to validate
     assert found["count"] == 150
@@ -113,7 +113,7 @@ def test_eight_bits_from_a_run_and_what_they_cost(
     assert not (trained / "test_uses.jsonl").exists()
     exact, rounded = (probabilities(said(capsys, "predict", p, images)) for p in (trained, onnx))
     assert 0 < np.abs(exact - rounded).max() < 0.5
-    assert command(["export", str(trained), "--int8", "--to", str(onnx)]) == 0
+    assert command(["export", str(trained), "--int8", "--out", str(onnx)]) == 0
     shown = capsys.readouterr().out
     assert f"{found['images']} training images" in shown
     assert "told alike" in shown
@@ -124,18 +124,18 @@ def test_what_cannot_be_asked_of_a_file_is_said(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "digits.onnx"
-    said(capsys, "export", trained, "--to", onnx)
+    said(capsys, "export", trained, "--out", onnx)
     error = said(capsys, "explain", onnx, images, "--out", tmp_path / "why", code=2)
     assert "has no gradients" in error
-    assert "ONNX file already" in said(capsys, "export", onnx, "--to", tmp_path / "x.onnx", code=2)
+    assert "ONNX file already" in said(capsys, "export", onnx, "--out", tmp_path / "x.onnx", code=2)
     assert "say which data" in said(capsys, "evaluate", onnx, code=2)
     whole = onnx.read_bytes()
     onnx.write_bytes(whole[: len(whole) // 2])
     assert "is damaged" in said(capsys, "predict", onnx, images, code=2)
     before = [*tmp_path.iterdir()]
     for arguments, reason in (
-        (["--to", tmp_path / "x.pt"], "is an .onnx file"),
-        (["--to", tmp_path / "x.onnx", "--data", "digits"], "goes with --int8"),
+        (["--out", tmp_path / "x.pt"], "is an .onnx file"),
+        (["--out", tmp_path / "x.onnx", "--data", "digits"], "goes with --int8"),
     ):
         assert reason in said(capsys, "export", trained, *arguments, code=2)
     assert [*tmp_path.iterdir()] == before
@@ -151,7 +151,7 @@ def test_too_few_images_to_calibrate_with_are_said(
     weights = tmp_path / "net.safetensors"
     write_weights(weights, net, preprocessing=preprocessing, classes=["a", "b"])
     photos = plant(tmp_path / "photos", range(16))
-    arguments = ["export", weights, "--int8", "--data", photos, "--to", tmp_path / "net.onnx"]
+    arguments = ["export", weights, "--int8", "--data", photos, "--out", tmp_path / "net.onnx"]
     assert "13 images to calibrate with: at least 16" in said(capsys, *arguments, code=2)
     assert not (tmp_path / "net.onnx").exists()
     plant(photos, range(16, 40))
@@ -201,10 +201,10 @@ def test_networks_that_take_no_images_are_exported_but_predict_none(
     spec = shrunken(zoo.find("vdcnn9"), width=8, depth=1)
     weights, onnx = tmp_path / "text.safetensors", tmp_path / "text.onnx"
     write_weights(weights, stirred(plusx.create_model(spec, seed=0)), classes=list("abcd"))
-    made = said(capsys, "export", weights, "--to", onnx)
+    made = said(capsys, "export", weights, "--out", onnx)
     assert made["input"] == [1024]
     assert "does not say how images" in said(capsys, "predict", onnx, images, code=2)
-    error = said(capsys, "export", weights, "--int8", "--to", onnx, code=2)
+    error = said(capsys, "export", weights, "--int8", "--out", onnx, code=2)
     assert "this network takes none" in error
 
 

@@ -23,8 +23,8 @@ from plusx.data.readers.people import divided, open_people
 from plusx.data.sampler import check_sampler, epoch_order
 from plusx.metrics.verification import Pairs, Ranking, VerificationMeter, pairs_of
 from plusx.recipe import parse_recipe
-from plusx.run.distributed import World
-from plusx.run.sharing import engine_of
+from plusx.run.distributed import DistributedContext
+from plusx.run.engines import engine_of
 from plusx.tasks.embed import Embed, hardest_distances, with_margin
 from plusx.train.state import State
 
@@ -367,7 +367,7 @@ def test_triplets_need_two_people_in_each_process():
     task = embedder("triplet")
     state = State(task, torch.optim.SGD(task.parameters(), 0.1))
     with pytest.raises(ValueError, match="batch_size = 24 would do"):
-        engine_of(recipe, state, World(0, 4, 0))
+        engine_of(recipe, state, DistributedContext(0, 4, 0))
 
 
 def test_a_task_without_its_classes_predicts_and_does_not_train():

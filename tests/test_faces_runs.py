@@ -16,7 +16,7 @@ from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.recipe import parse_recipe
 from plusx.recipe.sets import OwnData
-from plusx.run.enrolling import enroll, open_gallery, verify
+from plusx.run.gallery import enroll, open_gallery, verify
 from plusx.run.probing import probe
 from plusx.weights import write_weights
 from test_faces import write_people
@@ -229,10 +229,10 @@ def test_the_commands_speak_json_and_say_what_is_wrong(
     assert command(["verify", str(faces), picture]) == 2
     assert "is no gallery" in capsys.readouterr().err
 
-    assert command(["enroll", str(trained), str(faces), "--to", str(gallery)]) == 2
+    assert command(["enroll", str(trained), str(faces), "--out", str(gallery)]) == 2
     assert "is there already" in capsys.readouterr().err
     to = str(tmp_path / "gallery")
-    missing = ["enroll", str(trained), str(tmp_path / "nobody"), "--to", to]
+    missing = ["enroll", str(trained), str(tmp_path / "nobody"), "--out", to]
     assert command(missing) == 2
     assert "missing" in capsys.readouterr().err
     assert not (tmp_path / "gallery").exists()

@@ -488,7 +488,7 @@ def test_families_differ_in_depth_alone() -> None:
 def test_describe_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     from plusx.cli import run
 
-    command = ["describe", "wrn16_4", "--memory", "120MB", "--batch", "16"]
+    command = ["describe", "wrn16_4", "--memory", "120MB", "--batch-size", "16"]
     assert run([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["plan"] for row in found["plans"]] == list(PLANS)
@@ -503,8 +503,8 @@ def test_describe_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "training a batch of 16 images in 120 MB" in capsys.readouterr().out
     for words, said in (
         (["describe", "alexnet", "--memory", "4GB"], "no plan is offered"),
-        (["describe", "resnet20", "--batch", "4"], "give both"),
-        (["describe", "resnet20", "--memory", "4GB", "--batch", "0"], "at least one image"),
+        (["describe", "resnet20", "--batch-size", "4"], "give both"),
+        (["describe", "resnet20", "--memory", "4GB", "--batch-size", "0"], "at least one image"),
     ):
         assert run(words) == 2
         assert said in capsys.readouterr().err

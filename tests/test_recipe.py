@@ -14,10 +14,10 @@ from plusx.recipe import (
     differences,
     load_recipe,
     parse_recipe,
-    shipped_recipes,
     to_dict,
     to_toml,
 )
+from plusx.shipped import shipped_recipes
 
 
 GOOD = """\

@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 
 from plusx.overrides import split_override
-from plusx.recipe import differences, load_recipe, parse_recipe, shipped_recipes
+from plusx.recipe import differences, load_recipe, parse_recipe
+from plusx.shipped import shipped_recipes
 
 
 ROOT = Path(__file__).parents[1]

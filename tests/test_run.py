@@ -18,7 +18,7 @@ from plusx.data.readers.open import open_data
 from plusx.metrics.classification import ClassificationMeter
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run import evaluate, load_run, predict, train, write_predictions
-from plusx.run.parts import make_schedule
+from plusx.run.optim import schedule_of
 from plusx.train.loop import evaluating
 from plusx.train.state import State
 from plusx.train.update import GradientStep
@@ -194,7 +194,7 @@ def _with_net(recipe: str, net: str) -> str:
 )
 def test_the_rate_follows_the_recipe(schedule: dict[str, str], rates: dict[int, float]) -> None:
     recipe = tiny(*(f"{key}={value}" for key, value in schedule.items()))
-    lr = make_schedule(recipe, 100)
+    lr = schedule_of(recipe, 100)
     for step, rate in rates.items():
         assert lr(step) == pytest.approx(rate), step
 
@@ -361,7 +361,7 @@ def test_weights_that_are_spoilt_are_not_evaluated(
             next(state.task.parameters()).fill_(torch.nan)
         return loss
 
-    monkeypatch.setattr("plusx.run.parts.update_of", lambda recipe, sharing: spoilt)
+    monkeypatch.setattr("plusx.run.optim.update_of", lambda recipe, sharing: spoilt)
     with pytest.raises(FloatingPointError, match=r"step 1, rate 0\.\d+.*not finite"):
         train(tiny("epochs=1", "batch_size=1200"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "result.json").exists()

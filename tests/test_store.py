@@ -477,3 +477,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         pass
     assert os.listdir(tmp_path / "a") == ["set"]
     assert (tmp_path / "a" / "set" / "inner" / "x").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_regular_file_is_not_overwritten(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    os.mkfifo(tmp_path / "pipe")
+    if kind == "link":
+        place.symlink_to("pipe")
+    else:
+        os.rename(tmp_path / "pipe", place)
+    mode = os.lstat(place).st_mode
+    with pytest.raises(ValueError, match="no regular file"):
+        store.write_bytes(place, b"x")
+    with pytest.raises(ValueError, match="no regular file"), store.whole_file(place):
+        raise AssertionError("nothing may be written")
+    assert os.lstat(place).st_mode == mode
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"place", "pipe"}

@@ -19,7 +19,7 @@ from plusx.nn.frozen import depths_of, freeze_below, freeze_norms, head_depth, r
 from plusx.recipe import load_recipe, to_toml
 from plusx.recipe.reading import parse_recipe
 from plusx.run import load_run, parts, train
-from plusx.run.distributed import World
+from plusx.run.distributed import DistributedContext
 from plusx.run.progress import Display
 from plusx.run.training import prepared
 from plusx.run.transfer import weights_at
@@ -99,7 +99,7 @@ def test_a_frozen_run_goes_on_where_it_was_stopped(before: Path, tmp_path: Path)
     said = ["net.train=1", "optim.layer_decay=0.5", "checkpoint.every_steps=1", "epochs=2"]
     whole = train(_begun(before, *said), tmp_path / "whole", progress=False)
     half = _begun(before, *said)
-    trainer = prepared(half, tmp_path / "cut", World())
+    trainer = prepared(half, tmp_path / "cut", DistributedContext())
     trainer.out.mkdir()
     trainer.begin(exact=True, allow_data_change=False)
     with trainer.opened():

@@ -165,7 +165,7 @@ def _sized(name: str, spec: Net | Plain, size: int | None) -> Net | Plain:
 
 def _contender(name: str, spec: Net | Plain, batch: int, device: torch.device) -> _Contender:
     net = create_model(spec if isinstance(spec, Net) else name, seed=0)
-    task = prepare(Classify(net), device=device)
+    task = prepare(Classify(net), device=device, precision="float32")
     generator = torch.Generator().manual_seed(0)
     size = each_dimension(spec.size, spec.ndim if isinstance(spec, Net) else 2)
     if isinstance(spec, Net) and spec.stem.startswith("embed"):
@@ -277,7 +277,7 @@ def _fitting(name: str, batch: int) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not _is_full(error):
             raise
         raise RuntimeError(
-            f"{name}: a batch of {batch} does not fit in memory; try --batch {batch // 2}"
+            f"{name}: a batch of {batch} does not fit in memory; try --batch-size {batch // 2}"
         ) from error
 
 

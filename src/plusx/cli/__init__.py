@@ -7,42 +7,22 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from types import FrameType
 from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import (
-    about,
-    bench,
-    evidence,
-    exporting,
-    faces,
-    networks,
-    packing,
-    probing,
-    training,
-    using,
-)
+from plusx.cli import inspect, research, train, use
 from plusx.cli.shell import app
 from plusx.errors import UserError
 
 
-__all__ = [
-    "about",
-    "app",
-    "bench",
-    "evidence",
-    "exporting",
-    "faces",
-    "main",
-    "networks",
-    "packing",
-    "probing",
-    "run",
-    "training",
-    "using",
-]
+__all__ = ["app", "inspect", "main", "research", "run", "train", "use"]
+
+
+# fields of a recipe that are often given as options
+OVERRIDES = ("epochs", "steps", "seed", "batch_size", "lr", "data", "net", "optim")
 
 
 class _Terminated(BaseException):
@@ -79,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     except _Terminated:
         return _fail("terminated", 143)
     except CycloptsError as error:
-        return _fail(str(error), 2)
+        return _fail(f"{error}{_override_hint(arguments)}", 2)
     except Exception as error:
         if debug:
             import traceback
@@ -92,6 +72,19 @@ def run(arguments: Sequence[str]) -> int:
         name = "" if known and str(error) else f"{type(error).__name__}: "
         return _fail(f"{name}{error}", 2 if isinstance(error, UserError) else 1)
     return 0
+
+
+def _override_hint(arguments: Sequence[str]) -> str:
+    """How to write a field of a recipe that was given as an option: epochs=5 for --epochs 5."""
+    if arguments[:1] not in (["train"], ["compare"], ["study"]):
+        return ""
+    for option, value in pairwise([*arguments, "VALUE"]):
+        name, given, text = option.removeprefix("--").replace("-", "_").partition("=")
+        if option.startswith("--") and name in OVERRIDES:
+            return (
+                f"; a recipe's field is written without dashes: {name}={text if given else value}"
+            )
+    return ""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 import plusx
 from plusx.errors import UserError
@@ -20,7 +20,12 @@ app = App(
     version=plusx.__version__,
     suppress_keyboard_interrupt=False,
 )
-app["--help"].group = app["--version"].group = "Other"
+# the groups of `plusx --help`, in this order
+TRAIN, USE, INSPECT, RESEARCH = (
+    Group(name, sort_key=place)
+    for place, name in enumerate(("Train", "Use", "Inspect", "Research"))
+)
+app["--help"].group = app["--version"].group = Group("Other", sort_key=9)
 
 
 def about(text: str) -> Any:
@@ -28,10 +33,15 @@ def about(text: str) -> Any:
 
 
 Json = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        help="Print one JSON object on standard output, nothing else.",
+    ),
 ]
-RecipeName = Annotated[str, about("A recipe that comes with plusx, or a TOML file.")]
-Overrides = Annotated[str, about("KEY=VALUE changes a field: seed=1 epochs=5 optim.lr=0.05 ...")]
+RecipeName = Annotated[str, about("The name of a recipe (see `plusx recipes`), or a TOML file.")]
+Overrides = Annotated[str, about("KEY=VALUE overrides a field: seed=1 epochs=5 optim.lr=0.05 ...")]
 TtaOption = Annotated[
     Literal["none", "flip", "flip-shift"] | None,
     about(

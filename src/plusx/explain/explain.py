@@ -128,7 +128,7 @@ def explain(
     files = image_files(paths, failed)
     if not run.finished:
         warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
-    task = prepare(run.task, device=device)
+    task = prepare(run.task, device=device, precision="float32")
     started = time.monotonic()
 
     def maps_of(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ change fields and nothing else. Whatever is wrong is a UserError of one line: wh
 what was given, what is allowed.
 """
 
-from plusx.recipe.reading import load_recipe, parse_recipe, shipped_recipes
+from plusx.recipe.reading import load_recipe, parse_recipe
 from plusx.recipe.sets import KnownData, OwnData
 from plusx.recipe.tables import Compare, Init, NetByName, Recipe
 from plusx.recipe.writing import differences, to_dict, to_toml
@@ -21,7 +21,6 @@ __all__ = [
     "differences",
     "load_recipe",
     "parse_recipe",
-    "shipped_recipes",
     "to_dict",
     "to_toml",
 ]

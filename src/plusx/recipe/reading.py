@@ -5,7 +5,6 @@ import stat
 import tomllib
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at
 from plusx.recipe.sets import NoMix
 from plusx.recipe.tables import Classify, Constant, Recipe
+from plusx.shipped import recipe_text, shipped_recipes
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
@@ -28,13 +28,6 @@ _DEFAULT_KINDS = {
 }
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
-
-
-def shipped_recipes() -> list[str]:
-    """The names of the recipes that come with plusx, in alphabetical order."""
-    folder = resources.files("plusx") / "recipes"
-    names = (entry.name for entry in folder.iterdir())
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -80,8 +73,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
     """What to call the recipe in errors, and its text."""
     path = Path(name_or_path)
     if name_or_path in shipped_recipes():
-        file = resources.files("plusx") / "recipes" / f"{name_or_path}.toml"
-        return name_or_path, file.read_text(encoding="utf-8")
+        return name_or_path, recipe_text(name_or_path)
     try:
         status = path.stat()
     except (OSError, ValueError):

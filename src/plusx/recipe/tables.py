@@ -182,7 +182,8 @@ class OneCycle:
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Device:
     kind: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    # auto: bfloat16 where it is quicker; what was chosen stands in the run's recipe.toml
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: Flag = True
     compile: Flag = False
     memory: Literal["keep", "recompute", "segments"] = "keep"  # what is kept for the backward pass
@@ -194,6 +195,7 @@ class Device:
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Evaluate:
     every: Count = 1  # epochs; 0: at the end alone
+    train_set: Flag = True  # whether a finished run is evaluated on its training images too
     patience: Count = 0  # evaluations without a better one before the run stops; 0: never
     keep: Literal["last", "best"] | None = None  # None: the best with patience, else the last
     # the figure by which the best is kept; None: the task's foremost one

@@ -29,7 +29,7 @@ from plusx.store.tensors import decode, encode
 AFTERWARDS = 60.0
 
 
-class World:
+class DistributedContext:
     """This process among those of its run. A world of one has nobody to tell anything."""
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
@@ -168,7 +168,7 @@ def is_first() -> bool:
 
 
 @contextlib.contextmanager
-def joined(kind: str, timeout: int | float) -> Iterator[World]:
+def joined(kind: str, timeout: int | float) -> Iterator[DistributedContext]:
     """The world that torchrun put this process in; a world of one where nobody did.
 
     kind, timeout: [device] kind and timeout of the recipe. An error of one process ends all with
@@ -178,12 +178,12 @@ def joined(kind: str, timeout: int | float) -> Iterator[World]:
     said = os.environ
     size = int(said.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
+        yield DistributedContext()
         return
     missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in said]
     if missing:
         raise UserError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start with torchrun")
-    world = World(int(said["RANK"]), size, int(said["LOCAL_RANK"]))
+    world = DistributedContext(int(said["RANK"]), size, int(said["LOCAL_RANK"]))
     on_gpu = world.device(kind).startswith("cuda")
     store = _meeting(world, said["MASTER_ADDR"], int(said["MASTER_PORT"]), timeout)
     world.watch = watch = Watch(world.rank, size, store, timeout)
@@ -215,7 +215,7 @@ def joined(kind: str, timeout: int | float) -> Iterator[World]:
             distributed.destroy_process_group()
 
 
-def _meeting(world: World, address: str, port: int, timeout: int | float) -> TCPStore:
+def _meeting(world: DistributedContext, address: str, port: int, timeout: int | float) -> TCPStore:
     """The store where the processes meet: rank 0's, or the one that torchrun has opened already."""
     limit = datetime.timedelta(seconds=timeout)
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

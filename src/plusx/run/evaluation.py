@@ -49,7 +49,7 @@ def evaluate(
     task = run.task
     if run.classifies and source.classes != run.classes:  # the data's, where the weights name none
         task = Classify(run.net, multilabel=run.multilabel, class_names=source.classes).eval()
-    task = prepare(task, device=device)
+    task = prepare(task, device=device, precision="float32")
     augmented = TestTimeAugmented(task, tta_of(run, tta))
     loader = Loader(
         source,
@@ -62,6 +62,7 @@ def evaluate(
         figures = figures_of(augmented, loader.epoch(0))
     result: dict[str, Any] = {"data": source.name, "split": source.split, **figures}
     result["metrics"] = list(task.metrics)
+    result["dtype"] = "float32"
     if len(task.tta) > 1:
         result["tta"] = augmented.views
     if source.warnings:

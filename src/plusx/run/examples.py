@@ -38,7 +38,7 @@ def draw_examples(folder: Path, source: Dataset | None) -> None:
     places = [place * len(source) // count for place in range(count)]
     failed: list[dict[str, str]] = []
     try:
-        task = prepare(run.task, device=run.recipe.device.kind)
+        task = prepare(run.task, device=run.recipe.device.kind, precision="float32")
         task = TestTimeAugmented(task, tta_of(run, None))
         if volumetric:
             volumes = made_volumes(source, places)

@@ -22,7 +22,7 @@ from plusx.nn.network import Network
 from plusx.recipe import NetByName
 from plusx.run.folder import UNFINISHED, Run, load_run, load_weights_as
 from plusx.run.quantising import quantised
-from plusx.run.questions import told as task_to_dict
+from plusx.run.task_factory import to_dict as task_to_dict
 from plusx.tasks.segment import Segment
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import Weights, describe, open_network, read_weights

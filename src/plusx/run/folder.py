@@ -20,8 +20,8 @@ from plusx.nn.network import Network
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run.environment import exact_eight_bits
 from plusx.run.networks import blank_net
-from plusx.run.questions import open_task
-from plusx.run.questions import read as read_task
+from plusx.run.task_factory import from_dict as task_from_dict
+from plusx.run.task_factory import open_task
 from plusx.tasks.classify import Classify
 from plusx.tasks.embed import Embed
 from plusx.tasks.task import Task
@@ -123,7 +123,12 @@ def load_run(path: str | Path) -> Run:
         modality_from_dict(known["preprocessing"]),
     )
     if (path / WEIGHTS).is_file():
-        net, _ = open_network(path / WEIGHTS)
+        net, weights = open_network(path / WEIGHTS)
+        if weights.classes is not None and weights.classes != classes:
+            raise UserError(
+                f"{path}: {DATA} names {len(classes)} classes, which are not the "
+                f"{len(weights.classes)} of {WEIGHTS}"
+            )
         task = open_task(recipe.task, net, classes)
     else:
         net = blank_net(recipe, len(classes))
@@ -174,7 +179,7 @@ def load_weights_as(model: str, weights: str) -> Run:
         named=bool(named),
         assumed=found.preprocessing is None,
         net=net,
-        task=open_task(read_task(found.task, found.multilabel), net, classes).eval(),
+        task=open_task(task_from_dict(found.task, found.multilabel), net, classes).eval(),
         classes=classes,
         preprocessing=prepared_as(expected, found.view),
         recipe=None,
@@ -234,7 +239,7 @@ def _from_weights(path: Path) -> Run:
         raise UserError(f"{path} has no classes: its network has no head")
     classes = weights.classes or tuple(map(str, range(outputs)))
     try:
-        task = open_task(read_task(weights.task, weights.multilabel), net, classes)
+        task = open_task(task_from_dict(weights.task, weights.multilabel), net, classes)
     except ValueError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
     return Run(
@@ -273,7 +278,7 @@ def _from_onnx(path: Path) -> Run:
         if len(classes) != outputs or not classes:
             raise UserError(f"it names {len(classes)} classes for {outputs} outputs")
         net = OnnxNetwork(file.content, sketch_with_head(weights))
-        table = read_task(weights.task, weights.multilabel)
+        table = task_from_dict(weights.task, weights.multilabel)
         task = open_task(table, net, None if table.kind == "embed" else classes)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be used: {error}") from None

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from plusx.errors import UserError
-from plusx.grammar.heads import DETECTORS, SEGMENTERS
 from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
 from plusx.models import create_model, initialised
 from plusx.nn.dense import Dense
 from plusx.recipe import NetByName, Recipe
-from plusx.recipe.tables import Embed, Init
+from plusx.recipe.tables import Init
+from plusx.run.task_factory import TASKS
 from plusx.run.transfer import weights_at
 from plusx.weights.fetch import find_weights, load_found, own_spec
 from plusx.zoo import Plain, find
@@ -82,7 +82,7 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
 
 def _with_head(recipe: Recipe, net: nn.Module, classes: int | None) -> nn.Module:
     """The network with the recipe's [head] on its features, if it says one."""
-    kinds = {"segment": SEGMENTERS, "detect": DETECTORS}.get(recipe.task.kind, ())
+    kinds = TASKS[recipe.task.kind].heads
     if recipe.head is None:
         if not kinds:
             return net
@@ -103,6 +103,6 @@ def _with_head(recipe: Recipe, net: nn.Module, classes: int | None) -> nn.Module
 
 def blank_net(recipe: Recipe, classes: int) -> nn.Module:
     """The recipe's network for so many classes, for weights to be loaded into it."""
-    own = recipe.net.num_classes if isinstance(recipe.task, Embed) else None
-    net = create_model(spec_of(recipe.net), num_classes=own or classes, seed=recipe.seed)
+    outputs = classes if TASKS[recipe.task.kind].has_classes else recipe.net.num_classes
+    net = create_model(spec_of(recipe.net), num_classes=outputs, seed=recipe.seed)
     return _with_head(recipe, net, classes)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from plusx.data import subset
@@ -24,18 +23,14 @@ from plusx.grammar.spec import Net
 from plusx.nn.whitening import whiten
 from plusx.recipe import KnownData, NetByName, OwnData, Recipe
 from plusx.recipe.sets import CellData, EllipsoidData, PeopleData, SceneData, VolumeData
-from plusx.recipe.tables import Classify, Constant, Cosine, Embed, Muon, OneCycle, Sgd, Steps
+from plusx.recipe.tables import Classify
 from plusx.run.networks import make_net as make_net
 from plusx.run.networks import spec_of as spec_of
 from plusx.run.prepared import own_preprocessing
 from plusx.run.scene_sets import open_scene_split
-from plusx.run.transfer import freeze, layer_lr_scales
+from plusx.run.task_factory import TASKS
+from plusx.run.transfer import freeze
 from plusx.run.volumes import asked_of, open_volume_split
-from plusx.tasks.task import Task
-from plusx.train import schedule as rates
-from plusx.train.muon import make_muon
-from plusx.train.optim import make_optimizer
-from plusx.train.update import GradientStep, Scaling, Sharing, Update, with_ema
 from plusx.zoo import Plain, find
 
 
@@ -181,15 +176,11 @@ def resolved(recipe: Recipe, source: Dataset) -> Recipe:
     net = recipe.net
     said = replace(
         net,
-        num_classes=net.num_classes or _outputs(recipe, source),
+        num_classes=net.num_classes or TASKS[recipe.task.kind].outputs(recipe, source),
         in_channels=net.in_channels or source.modality.channels,
         size=net.size or (height if height == width else None),
     )
     return replace(recipe, net=said)
-
-
-def _outputs(recipe: Recipe, source: Dataset) -> int:
-    return recipe.task.width if isinstance(recipe.task, Embed) else len(source.classes)
 
 
 def begin_from(recipe: Recipe, net: nn.Module, source: Dataset) -> None:
@@ -204,77 +195,6 @@ def begin_from(recipe: Recipe, net: nn.Module, source: Dataset) -> None:
     few = source.subset(np.sort(stratified_order(source.labels, recipe.seed)[:WHITENED]).tolist())
     with Loader(few, split="validation") as loader:
         whiten(net, (batch.inputs for batch in loader.epoch(0)))
-
-
-def make_schedule(recipe: Recipe, total: int) -> rates.Schedule:
-    """The learning rate as a function of the step, of `total` steps."""
-
-    def at(part: int | float) -> int:
-        return part if isinstance(part, int) else round(part * total)
-
-    rate, said = recipe.optim.lr, recipe.schedule
-    if isinstance(said, OneCycle):
-        return rates.one_cycle(rate, total, rise=said.rise)
-    warm = at(said.warmup)
-    if isinstance(said, Constant):
-        made = rates.constant(rate)
-    elif isinstance(said, Steps):
-        places = [at(part) for part in said.milestones]
-        made = rates.steps(rate, places, said.gamma)
-    else:
-        assert isinstance(said, Cosine)
-        made = rates.cosine(rate, max(total, warm + 1), begin=warm, end=said.end)
-    if warm:
-        made = rates.warmup(made, warm)
-    if said.warmup_until:
-        return rates.WarmupUntil(made, said.warmup_lr, said.warmup_until)
-    return made
-
-
-def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the task's parameters."""
-    said = recipe.optim
-    if isinstance(said, Sgd):
-        return make_optimizer(
-            task,
-            "sgd",
-            lr=said.lr,
-            momentum=said.momentum,
-            nesterov=said.nesterov,
-            weight_decay=said.weight_decay,
-            decay_norms=said.decay_norms,
-            lr_scales=layer_lr_scales(recipe, task.net),
-        )
-    if isinstance(said, Muon):
-        return make_muon(
-            task,
-            lr=said.lr,
-            momentum=said.momentum,
-            iterations=said.iterations,
-            head_lr=said.head_lr,
-            bias_lr=said.bias_lr,
-            sgd_momentum=said.sgd_momentum,
-            weight_decay=said.weight_decay,
-        )
-    return make_optimizer(
-        task,
-        "adamw",
-        lr=said.lr,
-        weight_decay=said.weight_decay,
-        decay_norms=said.decay_norms,
-        betas=said.betas,
-        lr_scales=layer_lr_scales(recipe, task.net),
-    )
-
-
-def update_of(recipe: Recipe, sharing: Sharing | None = None) -> Update:
-    """What is done with a batch, of which other processes have their shares where `sharing` is."""
-    said = recipe.optim
-    scaling = Scaling() if recipe.device.precision == "float16" else None
-    update: Update = GradientStep(
-        clip=said.clip, accumulation_steps=said.accumulation_steps, scaling=scaling, sharing=sharing
-    )
-    return with_ema(update, said.ema) if said.ema else update
 
 
 def mixed(

@@ -61,7 +61,7 @@ def predict(
     files = scans_in(paths) if volumes else image_files(paths, failed)
     if not run.finished:
         warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
-    task = prepare(run.task, device=device)
+    task = prepare(run.task, device=device, precision="float32")
     augmented = TestTimeAugmented(task, tta_of(run, tta))
     if volumes:
         from plusx.run.volume_predictions import see_volumes, stored_volumes, tested_among

@@ -12,9 +12,9 @@ from plusx.grammar.spec import Net
 from plusx.nn.costs import multiply_adds
 from plusx.nn.dense import Dense
 from plusx.recipe import Recipe
-from plusx.recipe.tables import Classify, Embed
 from plusx.run import parts
-from plusx.run.questions import told
+from plusx.run.task_factory import TASKS
+from plusx.run.task_factory import to_dict as task_to_dict
 from plusx.tasks.task import Task
 from plusx.weights import write_weights
 
@@ -29,9 +29,9 @@ def write_kept(path: Path, recipe: Recipe, source: Dataset, task: Task) -> None:
         task.net,
         model=_name(recipe),
         preprocessing=source.modality.to_dict(),
-        classes=None if isinstance(recipe.task, Embed) else source.classes,
-        multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
-        task=None if isinstance(recipe.task, Classify) else told(recipe.task),
+        classes=source.classes if TASKS[recipe.task.kind].has_classes else None,
+        multilabel=getattr(recipe.task, "multilabel", False),
+        task=task_to_dict(recipe.task),
     )
 
 

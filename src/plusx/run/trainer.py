@@ -25,13 +25,20 @@ from plusx.recipe import Recipe, to_toml
 from plusx.report.metrics import better, metrics_line
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
-from plusx.run import memory, parts, questions
-from plusx.run.distributed import World
-from plusx.run.judging import Interrupted, Judging
-from plusx.run.keeping import Lines, Sums, Unwritten, checkpoint_told, identity, refuse_spoilt
+from plusx.run import memory, optim, parts, task_factory
+from plusx.run.distributed import DistributedContext
+from plusx.run.engines import Engine, Reducer, engine_of
+from plusx.run.evaluator import Evaluator, Interrupted
 from plusx.run.progress import Display
 from plusx.run.result import described, of_training, write_kept
-from plusx.run.sharing import Engine, Shared, engine_of
+from plusx.run.run_state import (
+    EpochSums,
+    Lines,
+    NoLog,
+    checkpoint_state,
+    identity,
+    refuse_not_finite,
+)
 from plusx.run.signals import Stopped
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
@@ -49,7 +56,9 @@ MOST_SAVING = 0.02
 class Trainer:
     """One run from its newest checkpoint to its result."""
 
-    def __init__(self, recipe: Recipe, sets: parts.Sets, out: Path, world: World) -> None:
+    def __init__(
+        self, recipe: Recipe, sets: parts.Sets, out: Path, world: DistributedContext
+    ) -> None:
         self.recipe, self.sets, self.out, self.world = recipe, sets, out, world
         net, preprocessing = parts.make_net(recipe)
         memory.follow(recipe, net)
@@ -59,20 +68,20 @@ class Trainer:
         parts.begin_from(recipe, net, self.sets.train)
         device = recipe.device
         task = prepare(
-            questions.make_training_task(recipe, net, self.sets.train),
+            task_factory.make_training_task(recipe, net, self.sets.train),
             device=world.device(device.kind),
             precision=device.precision,
             channels_last=device.channels_last,
             compile=device.compile,
         )
-        self.state = State(task, parts.optimizer_of(recipe, task), recipe.seed)
+        self.state = State(task, optim.optimizer_of(recipe, task), recipe.seed)
         self.loader = self._loader(self.sets.train, "train", (world.rank, world.size))
         validation = self.sets.validation
-        self.validating = None if validation is None else self._judging(validation)
+        self.validating = None if validation is None else self._evaluator(validation)
         self.per_epoch = len(self.loader)
         self.total = recipe.steps or (recipe.epochs or 0) * self.per_epoch
         self.epochs = -(-self.total // self.per_epoch)  # the last one may be cut short
-        self.lr = parts.make_schedule(recipe, self.total)
+        self.lr = optim.schedule_of(recipe, self.total)
         self.engine: Engine | None = None  # of several processes
         self.keep_best = recipe.evaluate.keep == "best" or (
             recipe.evaluate.keep is None and recipe.evaluate.patience > 0
@@ -80,9 +89,13 @@ class Trainer:
         self.patience = Patience(recipe.evaluate.patience or 1)
         self.best: dict[str, Tensor] = {}
         self.best_epoch: int | None = None
+        self.latest: tuple[int, dict[str, Any]] = (
+            -1,
+            {},
+        )  # step and metrics of the last evaluation
         self.epoch = 0
         self.batch = 0  # of the epoch, already worked off
-        self.sums = Sums()
+        self.sums = EpochSums()
         self.stopped_early = False
         self.finishing = False  # all is saved, and the task may hold the best weights
         self.changed: list[str] = []  # of the environment, since the run began
@@ -105,16 +118,16 @@ class Trainer:
         """Write what the folder says from the first moment on, or go on from its checkpoint."""
         saved = self._before(exact, allow_data_change) if self.world.first else None
         position = 0
-        if (told := checkpoint_told(saved, self.world)) is not None:
+        if (told := checkpoint_state(saved, self.world)) is not None:
             position = self._restore(*told)
-        sharing = None
+        reducer = None
         if self.world.size > 1:
             self.state.seed += self.world.rank << 32  # of dropout and stochastic depth
             self.engine = engine_of(self.recipe, self.state, self.world)
-            sharing = Shared(self.world, self.engine, self._samples)
-        self.update = parts.update_of(self.recipe, sharing)
-        self.log: Lines = Unwritten()
-        self.timing: Lines = Unwritten()
+            reducer = Reducer(self.world, self.engine, self._samples)
+        self.update = optim.update_of(self.recipe, reducer)
+        self.log: Lines = NoLog()
+        self.timing: Lines = NoLog()
         if self.world.first:
             self.log = store.Log(self.out / files.LOG, position)
             self.timing = store.Log(self.out / files.TIMING)
@@ -226,17 +239,18 @@ class Trainer:
         due = number == self.epochs or (every and number % every == 0)
         if self.validating is not None and due:
             begun = time.perf_counter()
-            figures = self._judged(self._evaluated(), self.validating)
+            figures = self._metrics(self._evaluated(), self.validating)
             record["validation"] = {
                 key: value for key, value in figures.items() if isinstance(value, int | float)
             }
             self._observe(figures, number)
+            self.latest = (self.state.step, figures)
             seconds = time.perf_counter() - begun
             self.timing.append({"event": "evaluate", "epoch": number, "seconds": seconds})
             said.append(f"validation {metrics_line(figures, self.state.task.metrics[:1])}")
         self.log.append(record)
         display.line("  ".join(said))
-        self.epoch, self.batch, self.sums = number, 0, Sums()
+        self.epoch, self.batch, self.sums = number, 0, EpochSums()
 
     def _observe(self, figures: dict[str, Any], epoch: int) -> None:
         monitor = self.recipe.evaluate.monitor or self.state.task.metrics[0]
@@ -266,9 +280,15 @@ class Trainer:
         task = self._evaluated()
         if self.best:
             task.load_state_dict(self.best)
-        validation = self._judged(task, self.validating) if self.validating else None
-        with self._judging(self.sets.train) as images:
-            trained = self._judged(task, images)
+        validation = None
+        if self.validating is not None:
+            step, validation = self.latest
+            if self.best or step != self.state.step:
+                validation = self._metrics(task, self.validating)
+        trained: dict[str, Any] = {}
+        if self.recipe.evaluate.train_set:
+            with self._evaluator(self.sets.train) as images:
+                trained = self._metrics(task, images)
         if self.world.first:
             write_kept(self.out / files.WEIGHTS, self.recipe, self.sets.train, task)
         return {
@@ -284,6 +304,8 @@ class Trainer:
             "weights": "best" if self.best else "last",
             "best_epoch": self.best_epoch,
             "ema": self.state.ema is not None,
+            "tta": "none",
+            "dtype": self.recipe.device.precision,
         }
 
     def _evaluated(self) -> Task:
@@ -292,11 +314,11 @@ class Trainer:
             return self.state.ema
         return self.state.task if self.engine is None else self.engine.plain()
 
-    def _judged(self, task: Task, images: Judging) -> dict[str, Any]:
+    def _metrics(self, task: Task, images: Evaluator) -> dict[str, Any]:
         """The figures of a task. FloatingPointError: its weights or predictions are not finite."""
-        refuse_spoilt(task.state_dict(), self._where())
+        refuse_not_finite(task.state_dict(), self._where())
         try:
-            return images.figures(task)
+            return images.metrics(task)
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{self._where()}: {error}; the last checkpoint stays"
@@ -307,9 +329,9 @@ class Trainer:
         begin = step % self.per_epoch * self.recipe.batch_size
         return min(self.recipe.batch_size, self.loader.count - begin)
 
-    def _judging(self, source: Dataset) -> Judging:
+    def _evaluator(self, source: Dataset) -> Evaluator:
         size = parts.judged_at_a_time(source, self.recipe.batch_size)
-        return Judging(source, size, self.world, lambda own: self._loader(own, "validation"))
+        return Evaluator(source, size, self.world, lambda own: self._loader(own, "validation"))
 
     def _loader(self, source: Dataset, split: str, part: tuple[int, int] = (0, 1)) -> Loader:
         size = self.recipe.batch_size
@@ -345,7 +367,7 @@ class Trainer:
         )
         if not self.world.first:
             return
-        refuse_spoilt(tensors["weights"], self._where())
+        refuse_not_finite(tensors["weights"], self._where())
         if self.best:
             tensors = {**tensors, "best": self.best}
         values = {
@@ -378,7 +400,7 @@ class Trainer:
         self.best = tensors.pop("best", {})
         self.state.load_state_dict(tensors, values["state"])
         self.epoch, self.batch = values["epoch"], values["batch"]
-        self.sums = Sums(**values["sums"])
+        self.sums = EpochSums(**values["sums"])
         self.patience = Patience(**values["patience"])
         self.best_epoch = values["best_epoch"]
         self.stopped_early = values["stopped_early"]

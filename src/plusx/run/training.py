@@ -1,6 +1,7 @@
 """Training a recipe in a folder: what has to hold before a run may begin or go on."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,19 @@ import torch
 from plusx import store
 from plusx.errors import UserError
 from plusx.recipe import Recipe, differences, to_toml
-from plusx.recipe.tables import Embed
 from plusx.run import folder as files
 from plusx.run import memory, parts
-from plusx.run.distributed import World, joined
+from plusx.run.distributed import DistributedContext, joined
 from plusx.run.examples import draw_examples
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
+from plusx.run.task_factory import TASKS
 from plusx.run.trainer import Trainer
 from plusx.run.transfer import left_as_drawn
+from plusx.tasks.precision import quicker_precision
+from plusx.tasks.prepare import find_device
 
 
-# of which answers no mean is taken, by [task] kind
 # Fields that may change between the beginning of a run and its end. What the images and the
 # machine are is judged by themselves, not by where the recipe says they are.
 HARMLESS = (
@@ -68,7 +70,7 @@ def train(
 def _train(
     recipe: Recipe,
     out: Path,
-    world: World,
+    world: DistributedContext,
     display: Display,
     exact: bool,
     allow_data_change: bool,
@@ -91,6 +93,7 @@ def _train(
         trainer.begin(exact=exact, allow_data_change=allow_data_change)
         with display:
             display.begin(trainer.total, trainer.state.step)
+            display.line(f"plusx: computing in {recipe.device.precision}")
             for notice in sets.warnings:
                 if not notice.startswith("skipped "):  # each file is named in data.json
                     display.line(f"plusx: {notice}")
@@ -105,12 +108,12 @@ def _train(
         return result
 
 
-def prepared(recipe: Recipe, out: Path, world: World) -> Trainer:
+def prepared(recipe: Recipe, out: Path, world: DistributedContext) -> Trainer:
     """The run of a recipe, before anything is written. UserError as `train` raises it."""
     if world.first:
         files.refuse_foreign(out)
     sets = parts.open_sets(recipe)
-    recipe = parts.resolved(recipe, sets.train)
+    recipe = with_precision(parts.resolved(recipe, sets.train), out, world)
     _check(recipe, sets)
     _refuse_disagreement(recipe, sets, world)
     if world.first and (out / files.RECIPE).is_file():
@@ -118,7 +121,22 @@ def prepared(recipe: Recipe, out: Path, world: World) -> Trainer:
     return Trainer(recipe, sets, out, world)
 
 
-def _refuse_disagreement(recipe: Recipe, sets: parts.Sets, world: World) -> None:
+def with_precision(recipe: Recipe, out: Path, world: DistributedContext) -> Recipe:
+    """The recipe with its precision chosen: what an unfinished run in `out` computes in, else what
+    is quicker on this device.
+    """
+    if recipe.device.precision != "auto":
+        return recipe
+    chosen: Any = None
+    if world.first and (out / files.RECIPE).is_file():
+        chosen = files.read_recipe(out).device.precision
+    elif world.first:
+        chosen = quicker_precision(find_device(world.device(recipe.device.kind)))
+    chosen = world.told(chosen)
+    return replace(recipe, device=replace(recipe.device, precision=chosen))
+
+
+def _refuse_disagreement(recipe: Recipe, sets: parts.Sets, world: DistributedContext) -> None:
     """UserError where the processes of a run were given different things to do."""
     ours = [to_toml(recipe), sets.description()]
     if world.size > 1 and (theirs := world.told(ours)) != ours:
@@ -144,7 +162,8 @@ def _check(recipe: Recipe, sets: parts.Sets) -> None:
             f"[net] size = {size}, but the network sees images of {' x '.join(map(str, seen))} "
             f"of {sets.train.name}"
         )
-    expected = None if isinstance(recipe.task, Embed) else recipe.net.num_classes
+    has_classes = TASKS[recipe.task.kind].has_classes
+    expected = recipe.net.num_classes if has_classes else None
     if expected is not None and expected != len(sets.train.classes):
         raise UserError(
             f"[net] num_classes = {expected}, but {sets.train.name} has "

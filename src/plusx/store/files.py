@@ -66,7 +66,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
     For files too large for the memory. A link under that name is replaced, not followed.
     """
-    path = Path(path)
+    path = refuse_special(path)
     temporary = path.parent / temporary_name()
     try:
         with explained(path, 0):
@@ -87,7 +87,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
     A link under that name is replaced, not followed.
     """
-    path = Path(path)
+    path = refuse_special(path)
     temporary = path.parent / temporary_name()
     with explained(path, len(data)):
         try:
@@ -98,6 +98,21 @@ def write_bytes(path: str | Path, data: bytes) -> None:
                 os.unlink(temporary)
             raise
         flush_folder(path.parent)
+
+
+def refuse_special(path: str | Path) -> Path:
+    """The path. UserError where a device, pipe or socket is there, which a rename would replace."""
+    path = Path(path)
+    with contextlib.suppress(OSError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            with contextlib.suppress(FileNotFoundError):
+                mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise UserError(
+                f"{path} is no regular file and is not overwritten: choose another path"
+            )
+    return path
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -29,7 +29,7 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Gradients
 from plusx.report import values
 from plusx.run import parts
-from plusx.run.questions import open_task
+from plusx.run.task_factory import open_task
 from plusx.statistics import spread
 from plusx.study.blocks import (
     BlockPosition,

@@ -19,7 +19,7 @@ Update = Callable[[State, Batch], Tensor]
 
 
 @runtime_checkable
-class Sharing(Protocol):
+class DistributedReducer(Protocol):
     """What the processes of a world do together, each with a share of every batch."""
 
     def loss(self, batch: Batch, last: bool) -> Tensor:
@@ -58,7 +58,7 @@ class GradientStep:
         1e-6 of the largest gradient in float32), as long as no batch norm and no dropout sees
         a part.
     scaling: for float16.
-    sharing: for a batch of which other processes have their shares.
+    reducer: for a batch of which other processes have their shares.
     FloatingPointError: the loss is not finite, or the gradient to be clipped is not. Nothing was
         updated then; only batch-norm statistics have seen the batch.
     """
@@ -66,7 +66,7 @@ class GradientStep:
     clip: float | None = None
     accumulation_steps: int = 1
     scaling: Scaling | None = None
-    sharing: Sharing | None = None
+    reducer: DistributedReducer | None = None
 
     def __post_init__(self) -> None:
         if self.clip is not None and not self.clip > 0:
@@ -79,9 +79,9 @@ class GradientStep:
     def __call__(self, state: State, batch: Batch) -> Tensor:
         scale = self._scale(state)
         state.optimizer.zero_grad()
-        wanted, sharing = self.accumulation_steps, self.sharing
-        parts = wanted if sharing is None else sharing.parts(state.step, wanted)
-        loss = _backward(state, batch.split(parts), scale, sharing)
+        wanted, reducer = self.accumulation_steps, self.reducer
+        parts = wanted if reducer is None else reducer.parts(state.step, wanted)
+        loss = _backward(state, batch.split(parts), scale, reducer)
         # Asked here and not before the backward pass, so that a GPU has work while it answers.
         if not bool(loss.isfinite()):
             state.optimizer.zero_grad()
@@ -166,27 +166,27 @@ def _move(ema: nn.Module, module: nn.Module, weight: float) -> None:
 
 
 def _backward(
-    state: State, parts: Sequence[Batch], scale: float, sharing: Sharing | None
+    state: State, parts: Sequence[Batch], scale: float, reducer: DistributedReducer | None
 ) -> Tensor:
     """The loss of the whole batch, its gradients (times scale) added to the parameters'."""
     count = sum(len(part) for part in parts)
     total: Tensor | float = 0.0
     scalars: dict[str, Tensor] = {}
     for part in parts:
-        if sharing is None:
+        if reducer is None:
             share = len(part) / count
             loss = state.task(part)
         else:
-            share = sharing.weight(state.step, len(part))
-            loss = sharing.loss(part, last=part is parts[-1])
+            share = reducer.weight(state.step, len(part))
+            loss = reducer.loss(part, last=part is parts[-1])
         (loss * (share * scale)).backward()
         total = loss.detach() * share + total
         for key, value in state.task.scalars.items():
             weighted = value * share
             scalars[key] = weighted + scalars[key] if key in scalars else weighted
     assert isinstance(total, Tensor)
-    if sharing is not None:
-        total, scalars = sharing.mean(total, scalars)
+    if reducer is not None:
+        total, scalars = reducer.mean(total, scalars)
     state.task.scalars = scalars
     return total
 

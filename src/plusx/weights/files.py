@@ -83,7 +83,7 @@ def read_weights(path: str | Path) -> Weights:
     if (kind := kind_of(path)) != "safetensors":
         raise UserError(
             f"{path} is {KINDS.get(kind, kind)}, and plusx opens safetensors only; `plusx convert "
-            f"FILE --as MODEL --source SOURCE --to FILE.safetensors` makes one of {READABLE}"
+            f"FILE --as MODEL --source SOURCE --out FILE.safetensors` makes one of {READABLE}"
         )
     tensors, metadata = store.load_tensors(path)
     try:

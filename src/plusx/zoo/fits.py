@@ -29,7 +29,7 @@ def fit(name: str, net: Net | Plain, memory: int, batch: int) -> dict[str, Any]:
     UserError: a network that arithmetic knows nothing of, or no image.
     """
     if batch < 1:
-        raise UserError(f"--batch {batch}: a batch has at least one image")
+        raise UserError(f"--batch-size {batch}: a batch has at least one image")
     state = _state(net)
     plans = [
         {

@@ -159,7 +159,7 @@ def read_packed(path: str | Path) -> PackedListing:
         shown, root = printable(path), printable(packed.root)
         raise UserError(
             f"{shown} was packed from {root}, where {changed}: pack it again "
-            f"(plusx pack {root} --to {shown})"
+            f"(plusx pack {root} --out {shown})"
         )
     return packed
 

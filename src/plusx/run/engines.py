@@ -16,7 +16,7 @@ from plusx.nn.block import ResidualBlock
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Embed
 from plusx.run import parts
-from plusx.run.distributed import World
+from plusx.run.distributed import DistributedContext
 from plusx.tasks.task import Task
 from plusx.train.state import State, Tensors
 
@@ -35,10 +35,12 @@ class Engine(Protocol):
         """The task with the whole of its weights, to be evaluated; every rank has to ask for it."""
 
 
-class Shared:
-    """What an update of all processes needs (train.update.Sharing)."""
+class Reducer:
+    """What an update of all processes needs (train.update.DistributedReducer)."""
 
-    def __init__(self, world: World, engine: Engine, samples: Callable[[int], int]) -> None:
+    def __init__(
+        self, world: DistributedContext, engine: Engine, samples: Callable[[int], int]
+    ) -> None:
         self.world, self.engine = world, engine
         self.samples = samples  # from the step to the samples of its whole batch
 
@@ -57,14 +59,14 @@ class Shared:
         """What the loss of `count` samples counts, so that the mean over ranks is the batch's."""
         return count * self.world.size / self.samples(step)
 
-    def mean(self, loss: Tensor, seen: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def mean(self, loss: Tensor, scalars: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over the ranks of what each has weighted."""
-        sums = self.world.totals([float(loss), *map(float, seen.values())])
+        sums = self.world.totals([float(loss), *map(float, scalars.values())])
         means = [torch.tensor(each / self.world.size, dtype=torch.float64) for each in sums]
-        return means[0], dict(zip(seen, means[1:]))
+        return means[0], dict(zip(scalars, means[1:]))
 
 
-class Replicas:
+class DdpEngine:
     """Every process holds the whole network: torch's DistributedDataParallel."""
 
     def __init__(self, task: Task, drops_blocks: bool) -> None:
@@ -76,7 +78,7 @@ class Replicas:
             warnings.filterwarnings("ignore", message="`broadcast_buffers`")
             self.module = DistributedDataParallel(
                 task,
-                # each rank's running statistics are its own; rank 0's are kept (World.level)
+                # each rank has running statistics of its own; rank 0's are kept
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
                 # a block that this rank drops and another does not is waited for otherwise
@@ -113,10 +115,10 @@ class Replicas:
         return self.task
 
 
-class Shards:
+class FsdpEngine:
     """Every process holds a part of each parameter: torch's fully_shard (FSDP2)."""
 
-    def __init__(self, state: State, world: World) -> None:
+    def __init__(self, state: State, world: DistributedContext) -> None:
         # which one process alone does not wait for: it takes torch a second to load this
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -162,7 +164,7 @@ class Shards:
         return self.copy
 
 
-def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
+def engine_of(recipe: Recipe, state: State, world: DistributedContext) -> Engine:
     """The recipe's engine over a state that is the same on every rank.
 
     UserError: what FSDP2 cannot do, or shares that teach nothing.
@@ -171,7 +173,7 @@ def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
     spec = parts.spec_of(recipe.net)
     drops = isinstance(spec, Net) and spec.drop_path > 0 and spec.drop_mode == "batch"
     if recipe.device.parallel == "ddp":
-        return Replicas(state.task, drops)
+        return DdpEngine(state.task, drops)
     if drops:
         raise UserError(
             '[device] parallel = "fsdp": blocks that a rank drops have no gradients to be shared; '
@@ -188,10 +190,10 @@ def engine_of(recipe: Recipe, state: State, world: World) -> Engine:
         raise UserError(
             f'[device] parallel = "fsdp": {recipe.optim.kind} needs whole matrices; take "ddp"'
         )
-    return Shards(state, world)
+    return FsdpEngine(state, world)
 
 
-def _refuse_lone_people(recipe: Recipe, world: World) -> None:
+def _refuse_lone_people(recipe: Recipe, world: DistributedContext) -> None:
     """UserError where triplets have nobody to compare a person with in a rank's share."""
     task, (_, pictures) = recipe.task, parts.sampling_of(recipe)
     share = recipe.batch_size // world.size

@@ -8,7 +8,7 @@ import torch
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.run.distributed import World
+from plusx.run.distributed import DistributedContext
 from plusx.tasks.task import Task, compute
 from plusx.train.loop import evaluate, evaluating
 
@@ -17,7 +17,7 @@ class Interrupted(Exception):
     """A signal came while images were looked at."""
 
 
-class Judging:
+class Evaluator:
     """Evaluates tasks on a source, time after time; its workers live until the `with` block ends.
 
     Each process takes whole batches, the first one the first, and rank 0 puts the records of their
@@ -25,7 +25,11 @@ class Judging:
     """
 
     def __init__(
-        self, source: Dataset, batch_size: int, world: World, make: Callable[[Dataset], Loader]
+        self,
+        source: Dataset,
+        batch_size: int,
+        world: DistributedContext,
+        make: Callable[[Dataset], Loader],
     ) -> None:
         batch_size = source.modality.most_at_a_time or batch_size
         self.source, self.batch_size, self.world = source, batch_size, world
@@ -38,14 +42,14 @@ class Judging:
         if mine:
             self.loader = make(source.subset(torch.cat(mine)))
 
-    def __enter__(self) -> "Judging":
+    def __enter__(self) -> "Evaluator":
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.loader is not None:
             self.loader.close()
 
-    def figures(self, task: Task) -> dict[str, Any]:
+    def metrics(self, task: Task) -> dict[str, Any]:
         """What evaluate tells, on every rank. Interrupted: a signal came."""
         if self.world.size == 1:
             return evaluate(task, self._watched())

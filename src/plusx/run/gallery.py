@@ -288,7 +288,7 @@ def _vectors(
     """The files that can be used, and a unit vector of each, in float64."""
     if batch_size < 1:
         raise UserError(f"batch_size = {batch_size}: at least 1")
-    task = prepare(run.task, device=device)
+    task = prepare(run.task, device=device, precision="float32")
     augmented = TestTimeAugmented(task, tta)
     names: list[str] = []
     made: list[Tensor] = [torch.zeros(0, 1)]

@@ -7,12 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from plusx import store
-from plusx.run.distributed import World
+from plusx.run.distributed import DistributedContext
 from plusx.train.report import Report
 
 
 @dataclass
-class Sums:
+class EpochSums:
     """The training figures of an epoch so far, exact in JSON; error None: the task knows none."""
 
     images: int = 0
@@ -47,7 +47,7 @@ class Lines(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-class Unwritten:
+class NoLog:
     """The log of a process that writes none, because another one of its run does."""
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -57,14 +57,14 @@ class Unwritten:
         """Nothing was written."""
         return 0
 
-    def __enter__(self) -> "Unwritten":
+    def __enter__(self) -> "NoLog":
         return self
 
     def __exit__(self, *error: object) -> None:
         """Do nothing."""
 
 
-def refuse_spoilt(weights: Mapping[str, Tensor], where: str) -> None:
+def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
     """An update can spoil the weights while its loss is still finite; that is never saved.
 
     FloatingPointError: a weight is not finite, `where` it was found.
@@ -76,8 +76,8 @@ def refuse_spoilt(weights: Mapping[str, Tensor], where: str) -> None:
             )
 
 
-def checkpoint_told(
-    saved: store.Checkpoint | None, world: World
+def checkpoint_state(
+    saved: store.Checkpoint | None, world: DistributedContext
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """The tensors and values of a checkpoint that rank 0 has read, on every rank."""
     if world.size == 1:

@@ -1,0 +1,271 @@
+"""Commands for research: studies, claims, tables of papers, benchmarks."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from plusx.cli.shell import (
+    RESEARCH,
+    Device,
+    Json,
+    Overrides,
+    about,
+    app,
+    command,
+    print_json,
+    run_name,
+    say_marked,
+    tell,
+    terminal_width,
+)
+
+
+@app.command(
+    group=RESEARCH,
+    help_epilogue="Examples:\n  plusx study\n  plusx study degradation --out degradation\n"
+    "  plusx study degradation data.kind=cifar10 study.depths=[20,32,44]",
+)
+def study(
+    recipe: Annotated[
+        str | None, about("A recipe with a table [study]. Without one, all studies are listed.")
+    ] = None,
+    /,
+    *overrides: Overrides,
+    out: Annotated[Path | None, about("The folder. Default: runs/study- and the names.")] = None,
+    jobs: Annotated[int | None, about("Cells at a time. Default: one a core.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run an experiment: many runs, measurements, a table, figures, report.html."""
+    if recipe is None:
+        from plusx.study.catalogue import EXPERIMENTS
+
+        if as_json:
+            print_json(
+                {"studies": [{"kind": k, "question": s.question} for k, s in EXPERIMENTS.items()]}
+            )
+            return
+        width = max(map(len, EXPERIMENTS))
+        for kind, experiment in EXPERIMENTS.items():
+            print(f"{kind:{width}}  {experiment.question}")
+        return
+    from plusx.recipe import load_recipe
+
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / f"study-{run_name(recipe, overrides)}"
+    from plusx.study.runner import study as make_study
+
+    result = make_study(read, folder, jobs=jobs, command=command())
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.report.text_table import study_tables
+
+    print(study_tables(result, terminal_width()))
+    say_marked(result["marked"])
+    print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
+
+
+@app.command(
+    group=RESEARCH,
+    help_epilogue="Examples:\n  plusx claims\n  plusx claims 'error-*-cifar10'\n"
+    "  plusx claims 'erratum-*' --json\n  plusx claims --kind property",
+)
+def claims(
+    pattern: Annotated[str, about("A claim's name or a shell pattern in quotes.")] = "*",
+    /,
+    *,
+    kind: Annotated[str | None, about("arithmetic, property or training.")] = None,
+    results: Annotated[Path, about("The folder with their results.")] = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """List claims of the literature, with the results of those that were run."""
+    from plusx.evidence.ledger import ledger, ledger_table
+
+    rows = ledger(pattern, kind, results)
+    if as_json:
+        print_json({"claims": rows})
+    else:
+        print(ledger_table(rows, terminal_width()))
+
+
+@app.command(
+    group=RESEARCH,
+    help_epilogue="Examples:\n  plusx reproduce parameters-resnet110\n"
+    "  plusx reproduce gradient-identity\n  plusx reproduce 'erratum-*'\n"
+    "  plusx reproduce error-resnet20-cifar10 --quick",
+)
+def reproduce(
+    claim: Annotated[str, Parameter(name="CLAIM", help="A claim's name, or a pattern of several.")],
+    /,
+    *,
+    quick: Annotated[
+        bool,
+        Parameter(negative="", help="A smaller version, which says in what it is smaller."),
+    ] = False,
+    kind: Annotated[str | None, about("With a pattern: only claims of this kind.")] = None,
+    out: Annotated[Path, about("The folder whose claims.json keeps the result.")] = Path("results"),
+    work: Annotated[Path, about("The folder of the runs it takes, which claims share.")] = Path(
+        "runs/claims"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Run a claim and compare: PASS, MISS or INCONCLUSIVE, and the distance to its number."""
+    from plusx.evidence.ledger import chosen
+
+    names, several = chosen(claim, kind)
+    from plusx.evidence.reproduce import described, reproduce_all
+    from plusx.evidence.reproduce import reproduce as reproduce_one
+
+    if not several:
+        record = reproduce_one(
+            names[0], quick=quick, out=out, work=work, command=command(), progress=tell
+        )
+        if as_json:
+            print_json(record)
+        else:
+            print(described(record))
+        return
+    found = reproduce_all(names, quick=quick, out=out, work=work, progress=tell)
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(described(record) for record in found["claims"]))
+    if found["failed"]:
+        raise RuntimeError(
+            f"{len(found['failed'])} of {len(names)} claims could not be run: "
+            + "; ".join(f"{each['id']}: {each['reason']}" for each in found["failed"][:3])
+        )
+
+
+@app.command(
+    group=RESEARCH,
+    name="check-tables",
+    help_epilogue="Examples:\n  plusx check-tables tables.toml\n"
+    "  plusx check-tables runs/study-tables/tables.toml --json",
+)
+def check_tables(
+    file: Annotated[Path, Parameter(name="FILE", help="Tables in TOML, see docs/studies.md.")],
+    /,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Check whether tables about networks can be true: rounding, averages, units and counts."""
+    from plusx.study.consistency import check, described
+    from plusx.study.printed import read_tables
+
+    tables = read_tables(file)
+    found = check(tables)
+    if as_json:
+        print_json({"file": str(file), "complaints": [described(each) for each in found]})
+    else:
+        print("\n".join(map(str, found)) or f"{file}: nothing contradicts anything else")
+    if found:
+        raise RuntimeError(
+            f"{file}: {len(found)} {'figure or row' if len(found) == 1 else 'figures or rows'} "
+            "cannot be as printed"
+        )
+
+
+bench = App(
+    name="bench",
+    group=RESEARCH,
+    help_format="plaintext",
+    help_epilogue="Examples:\n  plusx bench\n  plusx bench resnet20 resnet56 wrn16_4 "
+    "--batch-size 128\n"
+    "  plusx bench resnet18 resnet50 --size 160 --threads 1 --json",
+    version_flags=(),
+)
+app.command(bench)
+
+
+@bench.default
+def networks(
+    *names: Annotated[str, about("Names of networks. Default: ResNet-20 to 56 of CIFAR.")],
+    size: Annotated[int | None, about("Pixels a side. Default: each network's own.")] = None,
+    batch_size: Annotated[int, about("Images at a time, for throughput and training.")] = 32,
+    threads: Annotated[int, about("CPU threads (0: torch's choice).")] = 0,
+    device: Device = "auto",
+    seconds: Annotated[float, about("Seconds of measuring for each network.")] = 5.0,
+    out: Annotated[Path, about("The folder of bench.json and bench.html.")] = Path("runs/bench"),
+    results: Annotated[Path, about("The folder that measured accuracies are in.")] = Path(
+        "results"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Measure networks on this machine: time for an image, images a second, training and memory."""
+    from plusx.bench.bench import bench as measured
+
+    result = measured(
+        names,
+        out,
+        size=size,
+        batch=batch_size,
+        threads=threads,
+        device=device,
+        seconds=seconds,
+        results=results,
+        command=command(),
+        tell=tell,
+    )
+    if as_json:
+        print_json({"out": str(out), **result})
+    else:
+        from plusx.report.bench import columns, flat, sources
+        from plusx.report.text_table import rows_table
+
+        rows = result["rows"]
+        print(rows_table(columns(rows, batch_size), [flat(row) for row in rows], terminal_width()))
+        print("\n".join(["", *sources(rows), result["finding"]]))
+        print(f"\n{out / 'bench.html'}")
+    if result["stopped_by"] is not None:
+        from plusx.bench.bench import Stopped
+
+        raise Stopped(result["stopped_by"], result["rounds"])
+
+
+@bench.command(
+    help_epilogue="Examples:\n  plusx bench memory\n  plusx bench memory resnet20 --family\n"
+    "  plusx bench memory resnet50 densenet121 --size 128 --batch-size 4 --json"
+)
+def memory(
+    *networks: Annotated[
+        str, about("Names, or patterns of names. Default: some of CIFAR, and reversible ones.")
+    ],
+    family: Annotated[
+        bool, Parameter(negative="", help="Each network in all depths that the zoo has.")
+    ] = False,
+    size: Annotated[int | None, about("Pixels a side. Default: each network's own.")] = None,
+    batch_size: Annotated[int, about("Images at a time.")] = 8,
+    count_only: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Do not measure the memory of fresh processes too, which is slow."
+        ),
+    ] = False,
+    out: Annotated[Path, about("The folder of memory.json and memory.html.")] = Path(
+        "runs/bench-memory"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Count the bytes saved for the backward pass, by every plan that saves less."""
+    from plusx.bench.memory import memory as counted
+
+    result = counted(
+        networks,
+        out,
+        families=family,
+        size=size,
+        batch=batch_size,
+        resident=not count_only,
+        command=command(),
+        tell=tell,
+    )
+    if as_json:
+        print_json({"out": str(out), **result})
+        return
+    from plusx.report.memory import COLUMNS, flat
+    from plusx.report.text_table import rows_table
+
+    print(rows_table(COLUMNS, [flat(row) for row in result["rows"]], terminal_width()))
+    print(f"\n{result['finding']}\n\n{out / 'memory.html'}")

@@ -1,0 +1,223 @@
+"""Commands that train: one run, several networks side by side, packed data, weights of others."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from plusx.cli.shell import (
+    TRAIN,
+    Json,
+    OnUnreadable,
+    Overrides,
+    RecipeName,
+    about,
+    app,
+    command,
+    figures_line,
+    print_json,
+    run_name,
+    say_marked,
+    tell,
+    terminal_width,
+)
+from plusx.errors import UserError
+
+
+@app.command(
+    group=TRAIN,
+    help_epilogue="Examples:\n  plusx train digits-resnet20\n"
+    "  plusx train images data.path=photos --out runs/photos\n"
+    "  plusx train cifar10-resnet20 seed=1 --out runs/cifar10-1\n"
+    "  plusx train imagenet.toml --processes 8 --restarts 3",
+)
+def train(
+    recipe: RecipeName,
+    /,
+    *overrides: Overrides,
+    out: Annotated[Path | None, about("The run's folder. Default: runs/ and the names.")] = None,
+    exact: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Refuse to resume unless the result stays bit for bit the same."
+        ),
+    ] = False,
+    allow_data_change: Annotated[
+        bool, Parameter(negative="", help="Resume although the data has changed.")
+    ] = False,
+    processes: Annotated[
+        int, about("Processes (ranks) on this machine that share every batch; one for each GPU.")
+    ] = 1,
+    restarts: Annotated[int, about("Restarts after a process has died.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe. Run the same command again to resume an unfinished run."""
+    from plusx.recipe import load_recipe
+
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / run_name(recipe, overrides)
+    if processes < 1 or restarts < 0:
+        raise UserError(f"--processes {processes} --restarts {restarts}: at least 1 and 0")
+    if processes > 1:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError(f"--processes {processes}: torchrun has started them already")
+        from plusx.run.launching import launch
+
+        flags = {"--exact": exact, "--allow-data-change": allow_data_change, "--json": as_json}
+        said = [flag for flag, given in flags.items() if given]
+        arguments = ["train", recipe, *overrides, "--out", str(folder), *said]
+        raise SystemExit(launch(arguments, processes, restarts))
+    from plusx import run
+    from plusx.run.distributed import is_first
+
+    complete = (folder / "result.json").is_file()
+    result = run.train(read, folder, exact=exact, allow_data_change=allow_data_change)
+    if not is_first():
+        return
+    from plusx.report import write_report
+
+    report = write_report(folder)
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    print(f"{folder}: {'already complete' if complete else 'done'}")
+    print(f"  network        {result['name']}, {result['parameters']:,} parameters")
+    wrong, area = result["train_error"], result.get("train", {}).get("auroc")
+    title, trained = ("trained", "") if wrong is None else ("train error", f"{wrong:.2%} ")
+    if area is not None:  # several labels: nearly every image has one that is wrong
+        title, trained = "train AUROC", f"{area:.3f} "
+    print(f"  {title:14} {trained}({result['steps']:,} steps)")
+    if result["validation"] is not None:
+        scores = result.get("metrics", ())
+        print(f"  validation     {figures_line(result['validation'], scores)}")
+    print(f"  report         {report}")
+
+
+@app.command(
+    group=TRAIN,
+    help_epilogue="Examples:\n  plusx compare digits --out demo\n"
+    "  plusx compare digits compare.networks=[plain20,resnet20] compare.seeds=[0,1]",
+)
+def compare(
+    recipe: RecipeName,
+    /,
+    *overrides: Overrides,
+    out: Annotated[Path | None, about("The folder. Default: runs/compare- and the names.")] = None,
+    jobs: Annotated[int | None, about("Runs at a time. Default: one for each core.")] = None,
+    split: Annotated[
+        Literal["validation", "test"],
+        about("test: recorded as a use."),
+    ] = "validation",
+    as_json: Json = False,
+) -> None:
+    """Train several networks with several seeds each: a table, figures, report.html."""
+    from plusx.recipe import load_recipe
+
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / f"compare-{run_name(recipe, overrides)}"
+    from plusx.study.compare import compare as compare_networks
+
+    result = compare_networks(read, folder, jobs=jobs, split=split, command=command())
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.report.text_table import comparison_table
+
+    print(comparison_table(result, terminal_width()))
+    say_marked(result["marked"])
+    print("\n".join(["", result["finding"], *result["notes"], "", str(folder / "report.html")]))
+
+
+@app.command(
+    group=TRAIN,
+    help_epilogue="Examples:\n  plusx pack photos --out photos.plusx\n"
+    "  plusx pack photos --out small.plusx --size 160\n"
+    "  plusx train images data.kind=packed data.path=photos.plusx",
+)
+def pack(
+    folder: Annotated[str, Parameter(name="FOLDER", help="A folder of class folders.")],
+    /,
+    *,
+    out: Annotated[Path, about("The file to write; a file of that name is replaced.")],
+    size: Annotated[int, about("Pixels a side that the network will see.")] = 224,
+    side: Annotated[
+        int | None,
+        about("Pixels of the shorter side that is stored. Default: --size / 0.875."),
+    ] = None,
+    on_unreadable: OnUnreadable = "error",
+    threads: Annotated[int, about("Decoder threads (0: one for each core).")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Pack the images of a folder into one file that is read without decoding."""
+    import logging
+
+    from plusx.data.readers.packing import pack as pack_folder
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(record.getMessage())
+
+    log, handler = logging.getLogger("plusx.data"), Told(logging.INFO)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        result = pack_folder(
+            folder, out, size=size, side=side, on_unreadable=on_unreadable, threads=threads or None
+        )
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    for notice in result["notices"]:
+        tell(notice)
+    if as_json:
+        print_json(result)
+        return
+    print(
+        f"{result['file']}: {result['images']:,} images of {result['classes']:,} classes, "
+        f"{result['side']} pixels on the shorter side"
+    )
+    print(
+        f"  {result['bytes']:,} bytes from {result['source_bytes']:,}; checked in "
+        f"{result['checking_seconds']:.1f} s, packed in {result['seconds']:.1f} s "
+        f"({result['images_per_second']:,.0f} images a second)"
+    )
+
+
+@app.command(
+    group=TRAIN,
+    help_epilogue="Examples:\n"
+    "  plusx convert resnet20.th --as resnet20 --source akamaster --out resnet20.safetensors",
+)
+def convert(
+    file: Annotated[str, Parameter(name="FILE", help="What another library wrote.")],
+    /,
+    *,
+    model: Annotated[str, Parameter(name="--as", help="The network that it is for.")],
+    source: Annotated[str, about("akamaster, torchvision, timm or keras.")],
+    out: Annotated[str, about("The safetensors file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Convert another library's weights into a safetensors file of plusx."""
+    from plusx.weights import convert as convert_weights
+
+    done = convert_weights(file, model, source, out)
+    if as_json:
+        print_json(
+            {
+                "to": str(done.to),
+                "model": done.model,
+                "source": done.source,
+                "tensors": done.tensors,
+                "parameters": done.parameters,
+                "num_classes": done.num_classes,
+                "preprocessing": done.preprocessing,
+                "classes": None if done.classes is None else list(done.classes),
+            }
+        )
+        return
+    print(
+        f"{done.to}: {done.model or model} from {done.source}, {done.tensors} tensors, "
+        f"{done.parameters:,} parameters, {done.num_classes:,} classes"
+    )

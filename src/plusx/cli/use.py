@@ -1,0 +1,463 @@
+"""Commands that use a trained network."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from plusx.cli.shell import (
+    USE,
+    Device,
+    Json,
+    OnUnreadable,
+    TtaOption,
+    about,
+    app,
+    command,
+    figures_line,
+    opened,
+    print_json,
+    run_name,
+    tell,
+)
+from plusx.errors import UserError
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx evaluate runs/digits-resnet20\n"
+    "  plusx evaluate runs/digits-resnet20 --split test\n"
+    "  plusx evaluate resnet18 --weights IMAGENET1K_V1 --data imagenet/val",
+)
+def evaluate(
+    trained: Annotated[
+        str,
+        Parameter(name="RUN", help="A run's folder, a safetensors or ONNX file, or a name."),
+    ],
+    /,
+    *,
+    weights: Annotated[
+        str | None, about("With a network's name: its file, or the name of torchvision's weights.")
+    ] = None,
+    data: Annotated[
+        str | None, about("digits, fashion-mnist, cifar10, cifar100, a folder or a CSV.")
+    ] = None,
+    split: Annotated[str, about("validation, test, train or all; a use of test is recorded.")] = (
+        "validation"
+    ),
+    tta: TtaOption = None,
+    on_unreadable: OnUnreadable = "error",
+    batch_size: Annotated[int, about("Images at a time.")] = 128,
+    workers: Annotated[int, about("Data loader processes.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run, or a network with weights: accuracy, precision, recall, F1 and more."""
+    from plusx import run
+
+    result = run.evaluate(
+        opened(trained, weights),
+        data=data,
+        split=split,
+        tta=tta,
+        on_unreadable=on_unreadable,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+    )
+    if as_json:
+        print_json(result)
+        return
+    print(f"{result['data']} {result['split']}: {figures_line(result, result['metrics'])}")
+    if result.get("per_class"):
+        from plusx.report.metrics import class_rows
+
+        _print_classes(class_rows(result))
+    if "hd95" in result:
+        print(f"\nClasses told or there alone, without an HD95: {result['hd95_missed']}")
+    for notice in result.get("notices", ()):
+        print(f"plusx: {notice}", file=sys.stderr)
+    if "test_uses" in result:
+        times = "once" if result["test_uses"] == 1 else f"{result['test_uses']} times"
+        print(f"\nThis run has looked at the test set {times} (test_uses.jsonl).")
+
+
+def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
+    """A line for each class, with the figures that the task has of it."""
+    from plusx.report.metrics import metric
+
+    # what is neither a number nor an interval is for --json
+    keys = [
+        key
+        for key in rows[0]
+        if key != "label"
+        and all(
+            isinstance(row[key], int | float | None) or key.endswith("_interval") for row in rows
+        )
+        and any(row[key] is not None for row in rows)
+    ]
+    named = {"count": "images", "auroc_interval": "       of 95 %"}
+    titles = [named.get(key) or f"{metric(key).title} {metric(key).unit}".strip() for key in keys]
+    names = max(5, *(len(row["label"]) for row in rows))
+    print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
+    for row in rows:
+        cells = []
+        for key, title in zip(keys, titles, strict=True):
+            value = row[key]
+            if isinstance(value, float):
+                value = f"{value:.3f}"
+            elif isinstance(value, int):
+                value = f"{value:,}"
+            elif isinstance(value, list):
+                value = f"{value[0]:.3f} to {value[1]:.3f}"
+            cells.append(f"{'none' if value is None else value:>{max(9, len(title))}}")
+        print(f"  {row['label']:{names}} " + " ".join(cells))
+
+
+def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
+    """A line for each image: its class, its labels, or what is where in it."""
+    width = max(len(row["path"]) for row in rows)
+    if "labels" in rows[0]:
+        for row in rows:
+            chances = sorted(zip(row["probabilities"], classes, strict=True), reverse=True)
+            sure = ", ".join(f"{name} {chance:.1%}" for chance, name in chances if chance >= 0.5)
+            likely = f"no label (the likeliest is {row['label']}, {row['probability']:.1%})"
+            print(f"{row['path']:{width}}  {sure or likely}")
+        return
+    if "probability" in rows[0]:
+        label = max(len(row["label"]) for row in rows)
+        for row in rows:
+            print(f"{row['path']:{width}}  {row['label']:{label}}  {row['probability']:7.2%}")
+        return
+    if "embedding" in rows[0]:
+        for row in rows:
+            print(f"{row['path']:{width}}  a vector of {len(row['embedding'])} (--json or --out)")
+        return
+    from plusx.report.seen import said
+
+    for row in rows:
+        print(f"{row['path']:{width}}  {said(row)}")
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx predict runs/photos holiday.jpg\n"
+    "  plusx predict runs/photos new-photos --out answers --tta flip\n"
+    "  plusx predict model.safetensors *.png --json\n"
+    "  plusx predict model.onnx *.png",
+)
+def predict(
+    trained: Annotated[
+        str,
+        Parameter(name="RUN", help="A run's folder, or a safetensors or ONNX file of plusx."),
+    ],
+    /,
+    *paths: Annotated[str, about("Images, and folders of images.")],
+    out: Annotated[
+        Path | None,
+        about("Folder for predictions.json, predictions.csv and pictures of masks and boxes."),
+    ] = None,
+    tta: TtaOption = None,
+    batch_size: Annotated[int, about("Images at a time.")] = 64,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Predict classes, masks, boxes or embeddings for images. Unreadable files are named."""
+    if not paths:
+        raise UserError("predict: name images or folders of images")
+    from plusx import run
+
+    result = run.predict(
+        opened(trained, None), paths, out=out, tta=tta, batch_size=batch_size, device=device
+    )
+    for each in result["failed"]:
+        print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
+    written = run.write_predictions(out, result) if out is not None else []
+    if as_json:
+        print_json(result)
+        return
+    _print_predictions(result["predictions"], result["classes"])
+    for path in written:
+        print(f"plusx: wrote {path}", file=sys.stderr)
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx explain runs/photos new-photos --out why\n"
+    "  plusx explain runs/photos cat.jpg --class dog\n"
+    "  plusx explain model.safetensors *.png --method occlusion --json",
+)
+def explain(
+    trained: Annotated[
+        str, Parameter(name="RUN", help="A run's folder or a safetensors file that plusx wrote.")
+    ],
+    /,
+    *paths: Annotated[str, about("Images, and folders of images.")],
+    out: Annotated[Path | None, about("The folder. Default: runs/explain- and the name.")] = None,
+    method: Annotated[
+        Literal["grad-cam", "integrated-gradients", "occlusion"],
+        about("The latter two need the extra: pip install 'plusx[explain]'."),
+    ] = "grad-cam",
+    class_name: Annotated[
+        str | None,
+        Parameter(name="--class", help="The class to explain. Default: the predicted one."),
+    ] = None,
+    stage: Annotated[
+        str | None,
+        about("Layer to explain, for example layer2 (default: the last layer before pooling)."),
+    ] = None,
+    checked: Annotated[int, about("Images for the tests of faithfulness (0: none).")] = 32,
+    seed: Annotated[int, about("Seed of random maps and shuffled weights.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw the regions that a prediction depends on, and test how faithful the maps are."""
+    if not paths:
+        raise UserError("explain: name images or folders of images")
+    folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
+    from plusx.explain.explain import explain as explain_images
+
+    result = explain_images(
+        opened(trained, None),
+        paths,
+        folder,
+        method=method,
+        class_name=class_name,
+        stage=stage,
+        checked=checked,
+        seed=seed,
+        device=device,
+        command=command(),
+        progress=_seldom(tell),
+    )
+    for each in result["failed"]:
+        print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.explain.finding import explanation_text
+
+    print(f"{explanation_text(result)}\n\n{folder / 'explain.html'}")
+
+
+def _seldom(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], None]:
+    """A function that shows a line of progress if none was shown for so many seconds."""
+    last = time.monotonic()
+
+    def progress(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            show(line)
+
+    return progress
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx export runs/photos --out photos.onnx\n"
+    "  plusx export resnet50 --weights IMAGENET1K_V2 --out resnet50.onnx\n"
+    "  plusx export runs/photos --int8 --out photos-int8.onnx\n"
+    "  plusx export model.safetensors --int8 --data photos --out model-int8.onnx --json",
+)
+def export(
+    trained: Annotated[
+        str,
+        Parameter(name="RUN", help="A run's folder, a safetensors file, or a network's name."),
+    ],
+    /,
+    *,
+    out: Annotated[Path, about("The .onnx file.")],
+    weights: Annotated[
+        str | None, about("With a network's name: its file, or the name of torchvision's weights.")
+    ] = None,
+    int8: Annotated[
+        bool, Parameter(negative="", help="Quantise to int8, calibrated on training images.")
+    ] = False,
+    data: Annotated[
+        str | None, about("Images for --int8: a set's name, a folder or a CSV. Default: the run's.")
+    ] = None,
+    on_unreadable: OnUnreadable = "error",
+    as_json: Json = False,
+) -> None:
+    """Write an ONNX file, checked against torch, that `plusx predict` and others run."""
+    from plusx.run.exporting import export_onnx
+
+    result = export_onnx(
+        trained, out, weights=weights, int8=int8, data=data, on_unreadable=on_unreadable, tell=tell
+    )
+    for notice in result["notices"]:
+        print(f"plusx: {notice}", file=sys.stderr)
+    if as_json:
+        print_json(result)
+        return
+    sizes = " x ".join(map(str, result["input"]))
+    print(f"{out}: {result['bytes']:,} bytes, inputs (n, {sizes})")
+    print(
+        f"  float32       logits differ from torch's by {result['error']:.2g} at most, "
+        f"{result['allowed']:.2g} are allowed"
+    )
+    if int8:
+        _print_eight_bits(result["int8"])
+
+
+def _print_eight_bits(said: dict[str, Any]) -> None:
+    kept = ", ".join(said["float_layers"]) or "none"
+    print(f"  int8          {said['weights']}; activations {said['activations']}")
+    print(f"  ranges        {said['calibration']}, of {said['images']:,} training images")
+    print(f"  in float32    {kept}")
+    print(f"  {'':13} {'float32':>12} {'int8':>12}")
+    print(f"  {'bytes':13} {said['bytes_float32']:12,} {said['bytes']:12,}")
+    print(f"  {'accuracy':13} {said['accuracy_float32']:12.2%} {said['accuracy']:12.2%}")
+    print(f"  {'images':13} {said['count']:12,} {said['agreement']:12.2%} told alike")
+    threads = "thread" if said["threads"] == 1 else "threads"
+    print(f"  {'speed':13} {1:12.2f} {said['speed']:12.2f} ({said['threads']} {threads})")
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx probe runs/digits-resnet20\n"
+    "  plusx probe runs/photos --data other-photos\n"
+    "  plusx probe resnet18 --weights IMAGENET1K_V1 --data cifar10",
+)
+def probe(
+    trained: Annotated[
+        str, Parameter(name="RUN", help="A run's folder, a safetensors file, or a name.")
+    ],
+    /,
+    *,
+    weights: Annotated[
+        str | None, about("With a network's name: its file, or the name of torchvision's weights.")
+    ] = None,
+    data: Annotated[str | None, about("Default: what the run was trained on.")] = None,
+    split: Annotated[str, about("validation or test; a use of test is recorded.")] = "validation",
+    neighbours: Annotated[int, about("Number of nearest neighbours (k).")] = 20,
+    images: Annotated[int, about("Training images at most.")] = 10_000,
+    on_unreadable: OnUnreadable = "error",
+    batch_size: Annotated[int, about("Images at a time.")] = 128,
+    workers: Annotated[int, about("Data loader processes.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a network's embeddings by nearest neighbours and by a linear probe."""
+    from plusx.run.probing import probe as probed
+
+    result = probed(
+        opened(trained, weights),
+        data=data,
+        split=split,
+        neighbours=neighbours,
+        images=images,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        on_unreadable=on_unreadable,
+    )
+    for notice in result.get("notices", ()):
+        print(f"plusx: {notice}", file=sys.stderr)
+    if as_json:
+        print_json(result)
+        return
+    print(
+        f"{result['data']} {result['split']}, {result['count']:,} images, by embeddings of "
+        f"{result['width']:,} numbers, from {result['learned_from']:,} training images:"
+    )
+    nearest = f"{result['neighbours']['k']} nearest neighbours"
+    print(f"  {nearest:24} {_line(result['neighbours'])}")
+    print(f"  {'logistic regression':24} {_line(result['logistic'])}")
+
+
+def _line(figures: dict[str, Any]) -> str:
+    area = "" if figures["auroc"] is None else f", AUROC {figures['auroc']:.3f}"
+    return f"accuracy {figures['accuracy']:.2%}, F1 {figures['f1']:.3f}{area}"
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx enroll runs/faces-verify staff --out gallery\n"
+    "  plusx enroll runs/faces-verify staff --out gallery --far .001 --impostors visitors",
+)
+def enroll(
+    trained: Annotated[str, Parameter(name="RUN", help="A run of embeddings: its folder.")],
+    folder: Annotated[str, Parameter(name="FOLDER", help="One folder a person, aligned crops.")],
+    /,
+    *,
+    out: Annotated[Path, about("The gallery: a new folder.")],
+    far: Annotated[
+        float | None,
+        about(
+            "False-accept rate: the fraction of impostors that may be accepted. Default: that of "
+            "the recipe."
+        ),
+    ] = None,
+    impostors: Annotated[
+        Path | None,
+        about("A folder of other people. Default: those of the validation split."),
+    ] = None,
+    on_unreadable: OnUnreadable = "error",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Enroll people in a gallery, with a threshold that refuses impostors."""
+    from plusx.run.gallery import enroll as enroll_people
+
+    result = enroll_people(
+        opened(trained, None),
+        folder,
+        out,
+        far=far,
+        impostors=impostors,
+        on_unreadable=on_unreadable,
+        device=device,
+    )
+    for notice in result["notices"]:
+        tell(notice)
+    if as_json:
+        print_json(result)
+        return
+    print(
+        f"{result['gallery']}: {result['people']:,} people by {result['pictures']:,} pictures\n"
+        f"  accepted from a score of {result['threshold']:.4f}: {result['false_accepts']:,} of "
+        f"{result['trials']:,} pictures of impostors are ({result['false_accept_rate']:.2%} may be)"
+    )
+    if result["true_accept_rate"] is not None:
+        print(f"  enrolled pictures told by the person's others: {result['true_accept_rate']:.1%}")
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx verify gallery door.png\n"
+    "  plusx verify gallery door.png --person anna --json",
+)
+def verify(
+    gallery: Annotated[str, Parameter(name="GALLERY", help="What `plusx enroll` wrote.")],
+    /,
+    *paths: Annotated[str, about("Images, and folders of images: aligned crops of faces.")],
+    person: Annotated[
+        str | None, about("Verify that it is this person, instead of identifying.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Identify the people on images, or verify that it is a certain person."""
+    if not paths:
+        raise UserError("verify: name images or folders of images")
+    from plusx.run.gallery import open_gallery
+    from plusx.run.gallery import verify as verify_images
+
+    result = verify_images(open_gallery(gallery), paths, person=person, device=device)
+    for each in result["failed"]:
+        tell(f"{each['path']}: {each['reason']}")
+    if as_json:
+        print_json(result)
+        return
+    width = max(len(row["path"]) for row in result["answers"])
+    for row in result["answers"]:
+        if row["person"] is not None:
+            told = row["person"]
+        else:
+            told = "nobody who is enrolled" if person is None else f"not {person}"
+        print(f"{row['path']:{width}}  {row['score']:7.4f}  {told}")

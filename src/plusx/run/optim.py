@@ -1,0 +1,118 @@
+"""From a recipe's [optim] and [schedule] to the optimizer, the learning rate and the update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from plusx.recipe import Recipe
+from plusx.run.transfer import layer_lr_scales
+from plusx.tasks.task import Task
+from plusx.train import schedule
+from plusx.train.muon import make_muon
+from plusx.train.optim import make_optimizer
+from plusx.train.schedule import Schedule
+from plusx.train.update import DistributedReducer, GradientStep, Scaling, Update, with_ema
+
+
+def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the task's parameters."""
+    return OPTIMIZERS[recipe.optim.kind](recipe, task)
+
+
+def schedule_of(recipe: Recipe, total: int) -> Schedule:
+    """The learning rate as a function of the step, of `total` steps."""
+    table: Any = recipe.schedule
+    if table.kind == "one-cycle":  # which has a rise of its own
+        return schedule.one_cycle(recipe.optim.lr, total, rise=table.rise)
+    warmup = _steps(table.warmup, total)
+    rates = SCHEDULES[table.kind](table, recipe.optim.lr, warmup, total)
+    if warmup:
+        rates = schedule.warmup(rates, warmup)
+    if table.warmup_until:
+        return schedule.WarmupUntil(rates, table.warmup_lr, table.warmup_until)
+    return rates
+
+
+def update_of(recipe: Recipe, reducer: DistributedReducer | None = None) -> Update:
+    """What is done with a batch; `reducer` joins the gradients of several processes."""
+    table = recipe.optim
+    update: Update = GradientStep(
+        clip=table.clip,
+        accumulation_steps=table.accumulation_steps,
+        scaling=Scaling() if recipe.device.precision == "float16" else None,
+        reducer=reducer,
+    )
+    return with_ema(update, table.ema) if table.ema else update
+
+
+def _steps(part: int | float, total: int) -> int:
+    """A number of steps, or a fraction of all of them."""
+    return part if isinstance(part, int) else round(part * total)
+
+
+def _sgd(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    table: Any = recipe.optim
+    return make_optimizer(
+        task,
+        "sgd",
+        lr=table.lr,
+        momentum=table.momentum,
+        nesterov=table.nesterov,
+        weight_decay=table.weight_decay,
+        decay_norms=table.decay_norms,
+        lr_scales=layer_lr_scales(recipe, task.net),
+    )
+
+
+def _adamw(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    table: Any = recipe.optim
+    return make_optimizer(
+        task,
+        "adamw",
+        lr=table.lr,
+        weight_decay=table.weight_decay,
+        decay_norms=table.decay_norms,
+        betas=table.betas,
+        lr_scales=layer_lr_scales(recipe, task.net),
+    )
+
+
+def _muon(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    table: Any = recipe.optim
+    return make_muon(
+        task,
+        lr=table.lr,
+        momentum=table.momentum,
+        iterations=table.iterations,
+        head_lr=table.head_lr,
+        bias_lr=table.bias_lr,
+        sgd_momentum=table.sgd_momentum,
+        weight_decay=table.weight_decay,
+    )
+
+
+def _constant(table: Any, lr: float, warmup: int, total: int) -> Schedule:
+    return schedule.constant(lr)
+
+
+def _multistep(table: Any, lr: float, warmup: int, total: int) -> Schedule:
+    milestones = [_steps(part, total) for part in table.milestones]
+    return schedule.steps(lr, milestones, table.gamma)
+
+
+def _cosine(table: Any, lr: float, warmup: int, total: int) -> Schedule:
+    return schedule.cosine(lr, max(total, warmup + 1), begin=warmup, end=table.end)
+
+
+OPTIMIZERS: dict[str, Callable[[Recipe, Task], torch.optim.Optimizer]] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "muon": _muon,
+}
+# of the schedules that may be preceded by a warm-up
+SCHEDULES: dict[str, Callable[[Any, float, int, int], Schedule]] = {
+    "constant": _constant,
+    "steps": _multistep,
+    "cosine": _cosine,
+}

@@ -1,0 +1,215 @@
+"""From a recipe's [task] to the task: to train it, and to use what was trained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from plusx.data.dataset import Dataset
+from plusx.errors import UserError
+from plusx.grammar.heads import DETECTORS, SEGMENTERS
+from plusx.metrics.detection import require_coco_eval
+from plusx.recipe import Recipe
+from plusx.recipe.tables import TaskTable
+from plusx.tasks.classify import Classify
+from plusx.tasks.task import Task
+
+
+ClassNames = Sequence[str] | None
+_TABLES: TypeAdapter[TaskTable] = TypeAdapter(TaskTable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskKind:
+    """How a kind of task is made from its table.
+
+    use: the task of a trained network, from table, network and class names.
+    train: the task with what only training knows, from recipe, network and training set.
+    heads: the kinds of [head] that it needs; () is the network's own linear layer.
+    outputs: the width of that layer, from recipe and training set.
+    has_classes: whether a trained network predicts the classes that it was trained on.
+    """
+
+    use: Callable[[Any, nn.Module, ClassNames], Task]
+    train: Callable[[Recipe, nn.Module, Dataset], Task]
+    heads: tuple[str, ...] = ()
+    outputs: Callable[[Recipe, Dataset], int] = lambda recipe, dataset: len(dataset.classes)
+    has_classes: bool = True
+
+
+def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    """The recipe's task with what only training knows: smoothing, class weights.
+
+    UserError: the data does not have what the task needs, or the run is monitored by a metric that
+    the task does not have. RuntimeError: its metrics need an extra that is not installed.
+    """
+    kind = recipe.task.kind
+    task = TASKS[kind].train(recipe, net, dataset)
+    if recipe.evaluate.tta not in task.tta:
+        raise UserError(
+            f'[evaluate] tta = "{recipe.evaluate.tta}": predictions of [task] kind = "{kind}" can '
+            f"be averaged over {' or '.join(task.tta)}"
+        )
+    monitor, allowed = recipe.evaluate.monitor, {*task.metrics, *task.monitors}
+    if monitor is not None and monitor not in allowed:
+        raise UserError(
+            f'[evaluate] monitor = "{monitor}": [task] kind = "{kind}" has '
+            f"{', '.join(sorted(allowed))}"
+        )
+    return task
+
+
+def open_task(table: TaskTable, net: nn.Module, class_names: ClassNames) -> Task:
+    """The task of a trained network."""
+    return TASKS[table.kind].use(table, net, class_names)
+
+
+def to_dict(table: TaskTable) -> dict[str, Any]:
+    """A task as a weight file states it; `from_dict` is the other way round."""
+    return asdict(table)
+
+
+def from_dict(values: Mapping[str, Any] | None, multilabel: bool = False) -> TaskTable:
+    """The table that a weight file states; a classifier where it states none.
+
+    UserError: it is no table of a task.
+    """
+    if values is None:
+        values = {"kind": "classify", "multilabel": multilabel}
+    try:
+        return _TABLES.validate_python(dict(values))
+    except ValidationError as error:
+        raise UserError(f"no task is {dict(values)!r}: {error.errors()[0]['msg']}") from None
+
+
+def _classifier(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
+    return Classify(net, multilabel=table.multilabel, class_names=class_names)
+
+
+def _train_classifier(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    table: Any = recipe.task
+    if dataset.annotations is not None:
+        raise UserError(
+            f'[task] kind = "classify", but {dataset.name} has boxes or masks: "detect" or "segment"'
+        )
+    if table.multilabel != dataset.multilabel:
+        has = "several labels a sample" if dataset.multilabel else "one label a sample"
+        given = str(table.multilabel).lower()
+        raise UserError(f"[task] multilabel = {given}, but {dataset.name} has {has}")
+    return Classify(
+        net,
+        label_smoothing=table.label_smoothing,
+        class_weights=_weights(table.class_weights, lambda rule: _balanced_labels(dataset)),
+        multilabel=table.multilabel,
+        class_names=dataset.classes,
+    )
+
+
+def _segmenter(
+    table: Any, net: nn.Module, class_names: ClassNames, weights: Tensor | None = None
+) -> Task:
+    from plusx.tasks.segment import Segment
+
+    return Segment(
+        net,
+        loss=table.loss,
+        class_weights=weights,
+        class_names=class_names,
+        background=table.background,
+        window=table.window,
+        overlap=table.overlap,
+        spacing=table.spacing,
+    )
+
+
+def _train_segmenter(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    from plusx.tasks.segment import balanced
+
+    table: Any = recipe.task
+    weights = _weights(table.class_weights, lambda rule: balanced(dataset.position_counts(), rule))
+    return _segmenter(table, net, dataset.classes, weights)
+
+
+def _detector(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
+    from plusx.tasks.detect import Detect
+
+    return Detect(
+        net,
+        score_threshold=table.score_threshold,
+        nms_iou=table.nms_iou,
+        max_detections=table.max_detections,
+        class_names=class_names,
+    )
+
+
+def _train_detector(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    if not dataset.has_boxes:
+        raise UserError(f'[task] kind = "detect", but {dataset.name} has no boxes')
+    require_coco_eval()  # now, and not after the first epoch
+    return _detector(recipe.task, net, dataset.classes)
+
+
+def _embedder(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
+    from plusx.tasks.embed import Embed
+
+    return Embed(
+        net,
+        loss=table.loss,
+        margin=table.margin,
+        scale=table.scale,
+        class_names=class_names,
+        far=table.far,
+    )
+
+
+def _train_embedder(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    table: Any = recipe.task
+    if dataset.annotations is not None or dataset.multilabel:
+        has = "several labels an image" if dataset.multilabel else "boxes or masks"
+        raise UserError(f'[task] kind = "embed" needs one class an image: {dataset.name} has {has}')
+    if table.loss == "triplet" and getattr(recipe.data, "sampling", "") != "people":
+        raise UserError(
+            '[task] loss = "triplet" compares images of one class within a batch: it needs '
+            '[data] sampling = "people"'
+        )
+    if table.loss == "triplet" and recipe.optim.accumulation_steps > 1:
+        raise UserError(
+            f"[optim] accumulation_steps = {recipe.optim.accumulation_steps}: triplets are of a "
+            "whole batch, and its parts do not add up to it"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return _embedder(table, net, dataset.classes)
+
+
+def _width(recipe: Recipe, dataset: Dataset) -> int:
+    table: Any = recipe.task
+    width: int = table.width
+    return width
+
+
+def _weights(given: str | tuple[float, ...], by_rule: Callable[[str], Tensor]) -> Tensor | None:
+    """Class weights: none, as given, or by a rule from the training set."""
+    if given == "none":
+        return None
+    return by_rule(given) if isinstance(given, str) else torch.tensor(given, dtype=torch.float32)
+
+
+def _balanced_labels(dataset: Dataset) -> Tensor:
+    labels, num_classes = dataset.labels.cpu(), len(dataset.classes)
+    if dataset.multilabel:
+        positive = labels.sum(0).clamp(min=1)
+        return (len(dataset) - positive) / positive
+    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+    return (len(dataset) / (num_classes * counts)).to(torch.float32)
+
+
+TASKS: dict[str, TaskKind] = {
+    "classify": TaskKind(use=_classifier, train=_train_classifier),
+    "segment": TaskKind(use=_segmenter, train=_train_segmenter, heads=SEGMENTERS),
+    "detect": TaskKind(use=_detector, train=_train_detector, heads=DETECTORS),
+    "embed": TaskKind(use=_embedder, train=_train_embedder, outputs=_width, has_classes=False),
+}
