@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.data.batch import Batch
-from plusx.data.dataset import Dataset, MemoryItems
+from plusx.data.dataset import Dataset, MemoryItems, images_of
 from plusx.data.loader import batches
 from plusx.data.modality import ImageModality
 from plusx.grammar.sentence import parse

@@ -93,7 +93,8 @@ def _train_classifier(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     table: Any = recipe.task
     if dataset.annotations is not None:
         raise UserError(
-            f'[task] kind = "classify", but {dataset.name} has boxes or masks: "detect" or "segment"'
+            f'[task] kind = "classify", but {dataset.name} has boxes or masks: take "detect" or '
+            '"segment"'
         )
     if table.multilabel != dataset.multilabel:
         has = "several labels a sample" if dataset.multilabel else "one label a sample"
