@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from page_reader import Page
 from plusx import cli, store
 from plusx.bench import bench as module
+from plusx.bench.accuracies import known_accuracies
 from plusx.bench.bench import Stopped, bench, saved_bytes
-from plusx.bench.known import known_accuracies
 from plusx.data.batch import Batch
 from plusx.nn.network import Network
 from plusx.statistics import median_interval
@@ -38,7 +38,7 @@ def clockless(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(contender.name)
         return dict(TIMES)
 
-    monkeypatch.setattr(module, "_taken", taken)
+    monkeypatch.setattr(module, "_round_seconds", taken)
     return asked
 
 
@@ -85,7 +85,7 @@ def test_known_accuracies_say_whose_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_round_has_every_network_and_who_begins_rotates(clockless: list[str]) -> None:
-    result = bench(["resnet20", "resnet32"], size=8, batch=2, seconds=1e-9, tell=quiet)
+    result = bench(["resnet20", "resnet32"], size=8, batch=2, seconds=1e-9, progress=quiet)
     assert result["rounds"] == module.FEWEST
     # the first round warms up and is not counted
     assert clockless[:4] == ["resnet20", "resnet32", "resnet32", "resnet20"]
@@ -100,7 +100,7 @@ def test_every_round_has_every_network_and_who_begins_rotates(clockless: list[st
 def test_a_signal_leaves_whole_rounds(
     tmp_path: Path, clockless: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken, count = module._taken, 0
+    taken, count = module._round_seconds, 0
 
     def interrupted(contender: Any) -> dict[str, float]:
         nonlocal count
@@ -109,8 +109,8 @@ def test_a_signal_leaves_whole_rounds(
             signal.raise_signal(signal.SIGINT)
         return taken(contender)
 
-    monkeypatch.setattr(module, "_taken", interrupted)
-    result = bench(["resnet20", "resnet32"], tmp_path, size=8, batch=2, seconds=1e6, tell=quiet)
+    monkeypatch.setattr(module, "_round_seconds", interrupted)
+    result = bench(["resnet20", "resnet32"], tmp_path, size=8, batch=2, seconds=1e6, progress=quiet)
     assert (result["rounds"], result["stopped_by"]) == (1, signal.SIGINT)
     assert store.read_json(tmp_path / "bench.json")["rounds"] == 1
     assert "A signal ended it early" in Page((tmp_path / "bench.html").read_text()).said
@@ -124,7 +124,7 @@ def test_a_signal_before_the_first_round_leaves_nothing(
         signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped, match="SIGTERM; no result"):
-        bench(["resnet20"], tmp_path / "out", size=8, batch=2, tell=tell)
+        bench(["resnet20"], tmp_path / "out", size=8, batch=2, progress=tell)
     assert not (tmp_path / "out").exists()
 
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_is_refused_before_anything_begins(
     names: list[str], options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        bench(names, tell=quiet, **options)
+        bench(names, progress=quiet, **options)
 
 
 def test_a_batch_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_batch_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         RuntimeError, match=r"resnet20: a batch of 64 does not fit.*--batch-size 32"
     ):
-        bench(["resnet20"], size=8, batch=64, tell=quiet)
+        bench(["resnet20"], size=8, batch=64, progress=quiet)
 
 
 @pytest.mark.slow

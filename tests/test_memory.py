@@ -515,7 +515,7 @@ def test_bench_memory_counts_and_draws(tmp_path: Path) -> None:
     from plusx.bench.memory import memory as bench_memory
 
     found = bench_memory(
-        ["resnet20", "revnet38"], tmp_path, batch=2, resident=False, tell=lambda line: None
+        ["resnet20", "revnet38"], tmp_path, batch=2, resident=False, progress=lambda line: None
     )
     rows = {(row["name"], row["plan"]): row for row in found["rows"]}
     assert [plan for _, plan in rows] == [*PLANS, "keep", "reversible"]
@@ -526,7 +526,7 @@ def test_bench_memory_counts_and_draws(tmp_path: Path) -> None:
     assert rows["resnet20", "segments"]["share_of_keep"] < 0.5
     assert json.loads((tmp_path / "memory.json").read_text())["finding"] == found["finding"]
     assert "<svg" in (tmp_path / "memory.html").read_text()
-    (alone,) = bench_memory(["resnet8_keras"], batch=2, tell=lambda line: None)["rows"]
+    (alone,) = bench_memory(["resnet8_keras"], batch=2, progress=lambda line: None)["rows"]
     assert alone["resident_bytes"] >= 0
     assert alone["predicted_bytes_per_image"] is None
     with pytest.raises(ValueError, match="unknown network"):

@@ -13,8 +13,8 @@ from plusx.report import write_report
 from plusx.report.charts import colours
 from plusx.report.comparison import comparison_page
 from plusx.report.metrics import metrics_line
+from plusx.report.predictions import read_examples
 from plusx.report.run import run_page
-from plusx.report.seen import read_seen
 from study_results import DEGRADED, comparison, run, single
 
 
@@ -316,7 +316,7 @@ def test_pictures_of_examples_may_have_any_name_but_lie_in_their_folder(
     (folder / "predictions.json").write_text(json.dumps({"predictions": [row]}))
     if not allowed:
         with pytest.raises(ValueError, match="is no picture of a prediction"):
-            read_seen(folder)
+            read_examples(folder)
         return
     (folder / "side-by-side" / name).write_bytes(b"png")
-    assert read_seen(folder)[0]["lines"] == ["bone 50.0 %"]
+    assert read_examples(folder)[0]["lines"] == ["bone 50.0 %"]

@@ -259,7 +259,7 @@ def test_what_cannot_be_run_says_what_is_missing(tmp_path: Path) -> None:
 def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLUSX_DATA", str(tmp_path))
     for name in ("error-resnet50-imagenet-one-crop", "accuracy-resnet18-imagenet-weights"):
-        with pytest.raises(ValueError, match=r"ImageNet is not here.*imagenet/train/CLASS"):
+        with pytest.raises(ValueError, match=r"ImageNet is missing.*imagenet/train/CLASS"):
             reproduce(name, out=tmp_path)
 
 

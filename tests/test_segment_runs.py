@@ -32,7 +32,7 @@ from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
 from plusx.nn.dense import Dense
 from plusx.recipe import parse_recipe
-from plusx.report.seen import read_seen, seen_page
+from plusx.report.predictions import predictions_page, read_examples
 from plusx.run import drawing
 from plusx.run.dense_inference import MAX_POSITIONS, predict_images
 from plusx.run.dense_predictions import GroundTruth, coco, predict_dense
@@ -194,7 +194,7 @@ def test_the_report_shows_validation_images(trained: Path) -> None:
     told[0]["side_by_side"] = "../../secret.png"
     store.write_json(trained / "seen" / "predictions.json", {"predictions": told})
     with pytest.raises(ValueError, match="no picture of a prediction"):
-        read_seen(trained / "seen")
+        read_examples(trained / "seen")
 
 
 @pytest.mark.slow
@@ -318,7 +318,7 @@ def test_shares_of_volumes_are_of_all_their_slices() -> None:
         {"path": "a", "size": [2, 2, deep], "label": "ground", "class_fractions": each}
         for deep, each in zip((1, 3), shares, strict=True)
     ]
-    page = seen_page(
+    page = predictions_page(
         {"classes": ["ground", "disc"], "predictions": rows},
         [b"", b""],
         drawing.colours(2),

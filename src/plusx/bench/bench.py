@@ -1,8 +1,8 @@
-"""What networks cost on this machine: an answer, a batch of answers, a training step, its memory.
+"""Time and memory of networks on this machine: inference, training steps, activations.
 
-Every round measures every network once, and who begins rotates, so that whatever else the machine
-does meets all of them alike. A round that a signal cuts short is left out; the ones before it are
-the result.
+Every round measures every network once, beginning with another network each time, so that other
+load on the machine affects all of them alike. A round that a signal interrupts is left out; the
+rounds before it are the result.
 """
 
 import os
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from plusx import store
-from plusx.bench.known import known_accuracies
+from plusx.bench.accuracies import known_accuracies
+from plusx.bench.inputs import random_batch
 from plusx.data.batch import Batch
 from plusx.errors import UserError
 from plusx.grammar.legal import check
@@ -41,20 +42,20 @@ from plusx.train.state import State
 from plusx.zoo import Plain, find
 
 
-# What is measured where nobody names a network: one family, small enough for any machine.
+# The default: one family, small enough for any machine.
 FAMILY = ("resnet20", "resnet32", "resnet44", "resnet56")
 FEWEST = 3  # rounds, however long they take
-CALLS = 3  # answers in turn, of which the one in the middle counts
-LR = 1e-3  # of the measured training steps: it moves the weights, and changes no time
+CALLS = 3  # forward passes of one image a round, whose median is taken
+LR = 1e-3  # of the measured training steps
 RESULT, PAGE = "bench.json", "bench.html"
 UNKNOWN: dict[str, Any] = {"published": None, "measured": None}
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass
-class _Contender:
-    """One network, ready for what is measured."""
+class _Measured:
+    """A network, ready to be measured."""
 
     name: str
     spec: Net | Plain
@@ -62,7 +63,7 @@ class _Contender:
     batch: Batch
     steps: Iterator[object]
 
-    def answer(self, count: int) -> None:
+    def predict(self, count: int) -> None:
         with torch.inference_mode():
             self.task.predict(Batch(self.batch.inputs[:count]))
 
@@ -81,51 +82,51 @@ def bench(
     seconds: int | float = 5.0,
     results: Path = Path("results"),
     command: str = "",
-    tell: Tell = print,
+    progress: Progress = print,
 ) -> dict[str, Any]:
     """Measure networks of the zoo; with `out` bench.json and bench.html are written there.
 
-    size: positions a dimension, in place of each network's own. batch: images at a time, for
-    throughput and training. threads: of the CPU; 0 is torch's choice. seconds: for each network,
-    in all; there are at least three rounds. results: the folder that measured accuracies are looked
-    for in.
+    size: positions along each dimension (default: each network's own). batch: images a batch, for
+    throughput and training. threads: CPU threads; 0 is torch's default. seconds: of measuring for
+    each network; there are at least three rounds. results: the folder of measured accuracies.
+    progress: called with a line of text now and then.
 
     A row has `latency_seconds` (one image), `batch_seconds`, `images_per_second` and
     `step_seconds` (forward, loss, backward, update by SGD), each with its median, `low` and `high`:
     an interval of 95 % from six rounds on (`interval`), before that the lowest and the highest. And
-    `saved_bytes`: what the forward pass of a training step saves for the backward pass, of the
+    `saved_bytes`: what the forward pass of a training step saves for the backward pass, for the
     whole batch, counted exactly.
 
-    After SIGINT or SIGTERM the result has the whole rounds until then, and `stopped_by` says the
-    signal. UserError: a name, size or number that cannot be. RuntimeError: a batch does not fit in
-    memory, or a signal came before the first round was whole.
+    After SIGINT or SIGTERM the result has the complete rounds until then, and `stopped_by` is the
+    signal. UserError: an invalid name, size or number. RuntimeError: a batch does not fit in
+    memory, or a signal came before the first round was complete.
     """
     chosen = tuple(dict.fromkeys(names)) or FAMILY
     specs = {name: _sized(name, find(name), size) for name in chosen}
-    for said, value, least in (("batch", batch, 2), ("threads", threads, 0)):
+    for option, value, least in (("batch", batch, 2), ("threads", threads, 0)):
         if value < least:
-            raise UserError(f"{said} = {value}: at least {least}")
+            raise UserError(f"{option} = {value}: at least {least}")
     if not seconds > 0:
-        raise UserError(f"seconds = {seconds}: it has to be above 0")
+        raise UserError(f"seconds = {seconds}: must be above 0")
     if out is not None and Path(out).is_file():
         raise UserError(f"{out} is a file; the result needs a folder")
-    where = find_device(device)
+    found_device = find_device(device)
     with _threads(threads), Signals() as signals:
         begun = time.monotonic()
-        rows, contenders = [], []
+        rows, networks = [], []
         for name, spec in specs.items():
-            tell(f"{name} is built and counted")
-            contender = _contender(name, spec, batch, where)
-            rows.append(_counts(contender, batch, results))
-            contenders.append(contender)
+            progress(f"{name} is built and counted")
+            network = _prepared(name, spec, batch, found_device)
+            rows.append(_counts(network, batch, results))
+            networks.append(network)
             if signals.received is not None:
                 break
-        times, rounds = _rounds(contenders, seconds, signals, tell)
+        times, rounds = _rounds(networks, seconds, signals, progress)
         if not rounds:
             assert signals.received is not None
             raise Stopped(signals.received, 0)
-        for row, contender in zip(rows, contenders, strict=True):
-            row.update(_figures(times[contender.name], batch))
+        for row, network in zip(rows, networks, strict=True):
+            row.update(_times(times[network.name], batch))
         result = {
             "kind": "bench",
             "rows": rows,
@@ -134,9 +135,9 @@ def bench(
             "size": size,
             "finding": _finding(rows),
             "stopped_by": signals.received,
-            "asked": list(chosen),
+            "requested": list(chosen),
             "figures": figures(rows, batch),
-            "machine": environment(where),
+            "machine": environment(found_device),
             "load_before": _load(),
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -163,28 +164,21 @@ def _sized(name: str, spec: Net | Plain, size: int | None) -> Net | Plain:
     return sized
 
 
-def _contender(name: str, spec: Net | Plain, batch: int, device: torch.device) -> _Contender:
+def _prepared(name: str, spec: Net | Plain, batch: int, device: torch.device) -> _Measured:
     net = create_model(spec if isinstance(spec, Net) else name, seed=0)
     task = prepare(Classify(net), device=device, precision="float32")
-    generator = torch.Generator().manual_seed(0)
-    size = each_dimension(spec.size, spec.ndim if isinstance(spec, Net) else 2)
-    if isinstance(spec, Net) and spec.stem.startswith("embed"):
-        inputs = torch.randint(spec.in_channels, (batch, *size), generator=generator)
-    else:
-        inputs = torch.randn((batch, spec.in_channels, *size), generator=generator)
-    targets = torch.randint(spec.num_classes, (batch,), generator=generator)
-    data = Batch(inputs, targets).to(device)
+    data = random_batch(spec, batch).to(device)
     state = State(task, make_optimizer(task, lr=LR))
-    return _Contender(name, spec, task, data, fit(state, repeat(data), constant(LR)))
+    return _Measured(name, spec, task, data, fit(state, repeat(data), constant(LR)))
 
 
-def _counts(contender: _Contender, batch: int, results: Path) -> dict[str, Any]:
-    """What is known of a network without a clock."""
-    spec, name = contender.spec, contender.name
+def _counts(network: _Measured, batch: int, results: Path) -> dict[str, Any]:
+    """The columns of a network that need no clock."""
+    spec, name = network.spec, network.name
     counted = spec if isinstance(spec, Plain) else measure(spec)
     size = each_dimension(spec.size, spec.ndim if isinstance(spec, Net) else 2)
     with _fitting(name, batch):
-        saved = saved_bytes(contender.task, contender.batch)
+        saved = saved_bytes(network.task, network.batch)
     return {
         "name": name,
         "parameters": counted.parameters,
@@ -201,8 +195,8 @@ def _counts(contender: _Contender, batch: int, results: Path) -> dict[str, Any]:
 def saved_bytes(task: Task, batch: Batch) -> int:
     """The most bytes that one training step holds for its backward pass at a time.
 
-    Every storage once, those of parameters and buffers not counted. Statistics of norms move as in
-    any forward pass in training.
+    Every storage counts once, those of parameters and buffers not at all. Statistics of norms are
+    updated as in any forward pass in training.
     """
     task.train()
     with SavedBytes(task) as saved:
@@ -213,64 +207,64 @@ def saved_bytes(task: Task, batch: Batch) -> int:
 
 
 def _rounds(
-    contenders: Sequence[_Contender], seconds: int | float, signals: Signals, tell: Tell
+    networks: Sequence[_Measured], seconds: int | float, signals: Signals, progress: Progress
 ) -> tuple[dict[str, dict[str, list[float]]], int]:
-    """Seconds a whole round of "one", "batch" and "step" for every network, and how many rounds."""
+    """Seconds of "one", "batch" and "step" in every round for every network; and the rounds."""
     times: dict[str, dict[str, list[float]]] = {
-        each.name: {"one": [], "batch": [], "step": []} for each in contenders
+        each.name: {"one": [], "batch": [], "step": []} for each in networks
     }
-    begun, told, rounds = time.monotonic(), time.monotonic(), 0
-    budget = seconds * len(contenders)
+    begun, shown, rounds = time.monotonic(), time.monotonic(), 0
+    budget = seconds * len(networks)
     while rounds <= FEWEST or time.monotonic() - begun < budget:
-        first = rounds % len(contenders)
-        taken = {}
-        for each in (*contenders[first:], *contenders[:first]):
+        first = rounds % len(networks)
+        seconds_of = {}
+        for each in (*networks[first:], *networks[:first]):
             if signals.received is not None:
                 return times, max(rounds - 1, 0)
-            taken[each.name] = _taken(each)
+            seconds_of[each.name] = _round_seconds(each)
         if signals.received is not None:
             return times, max(rounds - 1, 0)
         if rounds:  # the first one warms up
-            for name, seen in taken.items():
-                for key, value in seen.items():
+            for name, values in seconds_of.items():
+                for key, value in values.items():
                     times[name][key].append(value)
         rounds += 1
-        if time.monotonic() - told > 5:
-            told = time.monotonic()
-            share = min(1.0, (told - begun) / budget)
-            tell(f"{rounds - 1} rounds, {share:.0%} of the time")
+        if time.monotonic() - shown > 5:
+            shown = time.monotonic()
+            share = min(1.0, (shown - begun) / budget)
+            progress(f"{rounds - 1} rounds, {share:.0%} of the time")
     return times, rounds - 1
 
 
-def _taken(contender: _Contender) -> dict[str, float]:
-    """Seconds of one answer, of a batch of answers and of a training step."""
-    count = len(contender.batch)
+def _round_seconds(network: _Measured) -> dict[str, float]:
+    """Seconds for one image, for a batch and for a training step."""
+    count = len(network.batch)
 
     def timed(work: Callable[[], None]) -> float:
         began = time.perf_counter()
-        with _fitting(contender.name, count):
+        with _fitting(network.name, count):
             work()
-            _settle(contender.task.device)
+            _synchronize(network.task.device)
         return time.perf_counter() - began
 
-    contender.task.eval()
-    ones = sorted(timed(lambda: contender.answer(1)) for _ in range(CALLS))
+    network.task.eval()
+    ones = sorted(timed(lambda: network.predict(1)) for _ in range(CALLS))
     return {
         "one": ones[CALLS // 2],
-        "batch": timed(lambda: contender.answer(count)),
-        "step": timed(contender.step),
+        "batch": timed(lambda: network.predict(count)),
+        "step": timed(network.step),
     }
 
 
-def _settle(device: torch.device) -> None:
-    """Wait for what the device has yet to do."""
+def _synchronize(device: torch.device) -> None:
+    """Wait until the device has finished."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()
 
 
 @contextmanager
 def _fitting(name: str, batch: int) -> Iterator[None]:
-    """RuntimeError in our words where memory does not suffice."""
+    """RuntimeError with a hint where memory does not suffice."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -285,8 +279,8 @@ def _is_full(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def _figures(times: dict[str, list[float]], batch: int) -> dict[str, Any]:
-    """The times of a row: medians with their ends, see `statistics.median_interval`."""
+def _times(times: dict[str, list[float]], batch: int) -> dict[str, Any]:
+    """The times of a row: medians with intervals, see `statistics.median_interval`."""
     whole = median_interval(times["batch"])
     rate = Median(batch / whole.median, batch / whole.high, batch / whole.low, whole.interval)
     return {
@@ -298,28 +292,28 @@ def _figures(times: dict[str, list[float]], batch: int) -> dict[str, Any]:
 
 
 def _finding(rows: Sequence[dict[str, Any]]) -> str:
-    """The quickest and the slowest, in one sentence."""
+    """The fastest and the slowest network, in one sentence."""
     by_time = sorted(rows, key=lambda row: row["latency_seconds"]["median"])
     quick, slow = by_time[0], by_time[-1]
     one, other = (1e3 * row["latency_seconds"]["median"] for row in (quick, slow))
     if quick is slow:
         each = quick["images_per_second"]["median"]
-        return f"{quick['name']} takes {one:.3g} ms for one image, and answers {each:.3g} a second."
+        return f"{quick['name']} takes {one:.3g} ms for one image, in batches {each:.3g} a second."
     return f"{quick['name']} takes {one:.3g} ms for one image, {slow['name']} {other:.3g} ms."
 
 
 class Stopped(RuntimeError):
-    """A signal ended the measuring; the whole rounds before it are kept."""
+    """A signal ended the measurement; the complete rounds before it are kept."""
 
     def __init__(self, signal_number: int, rounds: int) -> None:
-        kept = f"the result has the whole rounds before it: {rounds}" if rounds else "no result"
+        kept = f"the result has {rounds} complete rounds" if rounds else "no result"
         name = signal.Signals(signal_number).name
         super().__init__(f"stopped by {name}; {kept}")
         self.signal_number = signal_number
 
 
 def _load() -> float | None:
-    """How many processes wanted to run during the last minute."""
+    """The load average of the last minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

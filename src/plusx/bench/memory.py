@@ -1,6 +1,4 @@
-"""What training holds of networks under every plan: counted, by arithmetic, and as the process
-grows.
-"""
+"""Memory of a training step under every plan: counted, predicted, and as the process grows."""
 
 import json
 import re
@@ -16,13 +14,14 @@ import torch
 from torch import nn
 
 from plusx import store
+from plusx.bench.inputs import random_batch
 from plusx.data.batch import Batch
 from plusx.errors import UserError
 from plusx.grammar.memory import saved_bytes
 from plusx.grammar.plans import rule_of
 from plusx.grammar.remember import PLANS
 from plusx.grammar.reversible import reversible_bytes
-from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.models import create_model
 from plusx.nn.saved import SavedBytes
@@ -38,11 +37,11 @@ from plusx.zoo.fits import family
 USUAL = ("resnet20", "resnet56", "resnet110", "revnet38", "revnet110")
 RESULT, PAGE = "memory.json", "memory.html"
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 def memory(
-    asked: Sequence[str],
+    requested: Sequence[str],
     out: str | Path | None = None,
     *,
     families: bool = False,
@@ -50,26 +49,27 @@ def memory(
     batch: int = 8,
     resident: bool = True,
     command: str = "",
-    tell: Tell = print,
+    progress: Progress = print,
 ) -> dict[str, Any]:
-    """Count what a training step holds; with `out`, memory.json and memory.html are written there.
+    """Count what a training step saves for the backward pass, under every plan.
 
-    asked: names of networks and patterns of names; with `families` each stands for all depths of
-    its family. size: pixels a side, in place of each network's own. batch: images at a time.
-    resident: measure as well how far the memory of a fresh process rises.
+    With `out`, memory.json and memory.html are written there. requested: names of networks and
+    patterns of names; with `families` each stands for all depths of its family. size: pixels a side
+    (default: each network's own). batch: images a batch. resident: also measure how far the memory
+    of a fresh process rises. progress: called with a line of text for every row.
 
-    UserError: a name or number that cannot be. RuntimeError: a process that measured failed.
+    UserError: an invalid name or number. RuntimeError: a measuring process failed.
     """
     if batch < 2:
         raise UserError(f"batch = {batch}: at least 2, for batch norm")
     rows = []
-    for name in _named(asked, families):
+    for name in _names(requested, families):
         for plan in _plans(name):
-            tell(f"{name}, {plan}")
+            progress(f"{name}, {plan}")
             rows.append(_row(name, plan, size, batch, resident))
     for row in rows:
-        kept = [each for each in rows if each["name"] == row["name"] and each["plan"] == "keep"]
-        base = kept[0]["saved_bytes"] if kept else None
+        full = [each for each in rows if each["name"] == row["name"] and each["plan"] == "keep"]
+        base = full[0]["saved_bytes"] if full else None
         row["share_of_keep"] = None if base is None else row["saved_bytes"] / base
     result = {
         "kind": "memory",
@@ -89,16 +89,16 @@ def memory(
     return result
 
 
-def _named(asked: Sequence[str], families: bool) -> list[str]:
-    found: list[str] = []
-    for each in asked or USUAL:
+def _names(requested: Sequence[str], families: bool) -> list[str]:
+    chosen: list[str] = []
+    for each in requested or USUAL:
         matching = names(each) if any(sign in each for sign in "*?[") else [each]
         if not matching:
             raise UserError(f"no network matches {each!r}")
         for name in matching:
             find(name)
-            found += family(name) if families else [name]
-    return list(dict.fromkeys(found))
+            chosen += family(name) if families else [name]
+    return list(dict.fromkeys(chosen))
 
 
 def _plans(name: str) -> tuple[str, ...]:
@@ -111,8 +111,8 @@ def _plans(name: str) -> tuple[str, ...]:
 def _row(name: str, plan: str, size: int | None, batch: int, resident: bool) -> dict[str, Any]:
     spec = find(name)
     net = _built(name, plan, size)
-    counted = _counted(net, _given(net, spec, size, batch))
-    told = _told(spec, net, plan, batch)
+    counted = _counted(net, random_batch(spec, batch, size))
+    predicted = _predicted(spec, net, plan, batch)
     return {
         "name": name,
         "family": re.sub(r"\d+", "", name, count=1),
@@ -120,8 +120,8 @@ def _row(name: str, plan: str, size: int | None, batch: int, resident: bool) -> 
         "plan": plan,
         "saved_bytes": counted,
         "saved_bytes_per_image": counted / batch,
-        "predicted_bytes_per_image": None if told is None else told / batch,
-        "resident_bytes": _risen(name, plan, size, batch) if resident else None,
+        "predicted_bytes_per_image": None if predicted is None else predicted / batch,
+        "resident_bytes": _resident_bytes(name, plan, size, batch) if resident else None,
     }
 
 
@@ -130,24 +130,14 @@ def _built(name: str, plan: str, size: int | None) -> nn.Module:
     spec = find(name)
     if size is not None and isinstance(spec, Plain):
         raise UserError(f"size = {size}: {name} is a plain module of a size of its own")
-    made: nn.Module = create_model(
+    net: nn.Module = create_model(
         replace(spec, size=size) if size is not None and isinstance(spec, Net) else name, seed=0
     )
     if isinstance(spec, Plain):
         if spec.reversible is not None:
-            made.reverses = plan == "reversible"  # type: ignore[assignment]
-        return made.train()
-    return save_memory(made, plan).train()
-
-
-def _given(net: nn.Module, spec: Net | Plain, size: int | None, batch: int) -> Batch:
-    sides = each_dimension(size or spec.size, spec.ndim if isinstance(spec, Net) else 2)
-    random = torch.Generator().manual_seed(0)
-    if isinstance(spec, Net) and spec.stem.startswith("embed"):
-        inputs = torch.randint(spec.in_channels, (batch, *sides), generator=random)
-    else:
-        inputs = torch.randn((batch, spec.in_channels, *sides), generator=random)
-    return Batch(inputs, torch.randint(max(spec.num_classes, 1), (batch,), generator=random))
+            net.reverses = plan == "reversible"  # type: ignore[assignment]
+        return net.train()
+    return save_memory(net, plan).train()
 
 
 def _counted(net: nn.Module, batch: Batch) -> int:
@@ -157,7 +147,7 @@ def _counted(net: nn.Module, batch: Batch) -> int:
     return saved.peak
 
 
-def _told(spec: Net | Plain, net: nn.Module, plan: str, batch: int) -> int | None:
+def _predicted(spec: Net | Plain, net: nn.Module, plan: str, batch: int) -> int | None:
     """The same by arithmetic; None for a plain module."""
     if isinstance(spec, Plain):
         if spec.reversible is None:
@@ -169,35 +159,35 @@ def _told(spec: Net | Plain, net: nn.Module, plan: str, batch: int) -> int | Non
     return saved_bytes(built, rule_of(built, chosen), batch)
 
 
-def _risen(name: str, plan: str, size: int | None, batch: int) -> int:
+def _resident_bytes(name: str, plan: str, size: int | None, batch: int) -> int:
     """Bytes by which the memory of a fresh process rises in a training step."""
-    words = json.dumps([name, plan, size, batch])
-    done = subprocess.run(
-        [sys.executable, "-m", "plusx.bench.memory", words],
+    arguments = json.dumps([name, plan, size, batch])
+    finished = subprocess.run(
+        [sys.executable, "-m", "plusx.bench.memory", arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=1800,
     )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no word"]
-        raise RuntimeError(f"{name} by {plan}: the process that measured it failed: {last[0]}")
-    return int(done.stdout)
+    if finished.returncode:
+        last = finished.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise RuntimeError(f"{name}, {plan}: the measuring process failed: {last[0]}")
+    return int(finished.stdout)
 
 
 def rise(name: str, plan: str, size: int | None, batch: int) -> int:
-    """How far the memory of this process rises in a training step of the whole batch.
+    """How many bytes the memory of this process rises in a training step of a batch.
 
-    A small step comes first, so that what libraries set up once does not count.
+    A small step comes first, so that what libraries allocate once does not count.
     """
     net, spec = _built(name, plan, size), find(name)
     task = Classify(net)
-    task(_given(net, spec, size, 2)).backward()
-    batches = _given(net, spec, size, batch)
-    highest = Path("/proc/self/clear_refs")
-    highest.write_text("5", encoding="ascii")  # Linux: the highest is from now on
+    task(random_batch(spec, 2, size)).backward()
+    data = random_batch(spec, batch, size)
+    high_water_mark = Path("/proc/self/clear_refs")
+    high_water_mark.write_text("5", encoding="ascii")  # Linux resets it
     before = _resident("VmRSS")
-    task(batches).backward()
+    task(data).backward()
     return max(_resident("VmHWM") - before, 0)
 
 
@@ -208,15 +198,15 @@ def _resident(which: str) -> int:
 
 
 def _finding(rows: Sequence[dict[str, Any]]) -> str:
-    """The most that a plan saves, in one sentence."""
+    """The plan that saves most, in one sentence."""
     shares = [row for row in rows if row["share_of_keep"] is not None and row["plan"] != "keep"]
     if not shares:
         row = max(rows, key=lambda row: row["saved_bytes_per_image"])
-        return f"{row['name']} holds {row['saved_bytes_per_image'] / 1e6:.3g} MB of an image."
+        return f"{row['name']} saves {row['saved_bytes_per_image'] / 1e6:.3g} MB an image."
     least = min(shares, key=lambda row: row["share_of_keep"])
     return (
-        f"{least['name']} by {least['plan']} holds {least['share_of_keep']:.1%} of what "
-        "PyTorch's own way holds."
+        f"{least['name']} under the plan {least['plan']} holds {least['share_of_keep']:.1%} of "
+        "what it holds without a plan."
     )
 
 

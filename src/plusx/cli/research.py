@@ -28,15 +28,15 @@ from plusx.cli.shell import (
 )
 def study(
     recipe: Annotated[
-        str | None, about("A recipe with a table [study]. Without one, all studies are listed.")
+        str | None, about("A recipe with a table [study]. Without it, all studies are listed.")
     ] = None,
     /,
     *overrides: Overrides,
-    out: Annotated[Path | None, about("The folder. Default: runs/study- and the names.")] = None,
-    jobs: Annotated[int | None, about("Cells at a time. Default: one a core.")] = None,
+    out: Annotated[Path | None, about("Folder (default: runs/study-NAME).")] = None,
+    jobs: Annotated[int | None, about("Trials at a time (default: one per core).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run an experiment: many runs, measurements, a table, figures, report.html."""
+    """Run a study: many trials, their measurements, tables and figures in report.html."""
     if recipe is None:
         from plusx.study.catalogue import EXPERIMENTS
 
@@ -76,10 +76,10 @@ def claims(
     /,
     *,
     kind: Annotated[str | None, about("arithmetic, property or training.")] = None,
-    results: Annotated[Path, about("The folder with their results.")] = Path("results"),
+    results: Annotated[Path, about("Folder of results.")] = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """List claims of the literature, with the results of those that were run."""
+    """List claims of the literature, with the verdict of those that were tested."""
     from plusx.evidence.ledger import ledger, ledger_table
 
     rows = ledger(pattern, kind, results)
@@ -96,21 +96,21 @@ def claims(
     "  plusx reproduce error-resnet20-cifar10 --quick",
 )
 def reproduce(
-    claim: Annotated[str, Parameter(name="CLAIM", help="A claim's name, or a pattern of several.")],
+    claim: Annotated[str, Parameter(name="CLAIM", help="A claim's name or a pattern in quotes.")],
     /,
     *,
     quick: Annotated[
         bool,
-        Parameter(negative="", help="A smaller version, which says in what it is smaller."),
+        Parameter(negative="", help="Run a smaller version; the result says what is smaller."),
     ] = False,
     kind: Annotated[str | None, about("With a pattern: only claims of this kind.")] = None,
-    out: Annotated[Path, about("The folder whose claims.json keeps the result.")] = Path("results"),
-    work: Annotated[Path, about("The folder of the runs it takes, which claims share.")] = Path(
+    out: Annotated[Path, about("Folder whose claims.json keeps the result.")] = Path("results"),
+    work: Annotated[Path, about("Folder of the training runs, which claims share.")] = Path(
         "runs/claims"
     ),
     as_json: Json = False,
 ) -> None:
-    """Run a claim and compare: PASS, MISS or INCONCLUSIVE, and the distance to its number."""
+    """Test a claim: PASS, MISS or INCONCLUSIVE, and the distance from the published value."""
     from plusx.evidence.ledger import chosen
 
     names, several = chosen(claim, kind)
@@ -126,15 +126,15 @@ def reproduce(
         else:
             print(described(record))
         return
-    found = reproduce_all(names, quick=quick, out=out, work=work, progress=tell)
+    results = reproduce_all(names, quick=quick, out=out, work=work, progress=tell)
     if as_json:
-        print_json(found)
+        print_json(results)
     else:
-        print("\n".join(described(record) for record in found["claims"]))
-    if found["failed"]:
+        print("\n".join(described(record) for record in results["claims"]))
+    if results["failed"]:
         raise RuntimeError(
-            f"{len(found['failed'])} of {len(names)} claims could not be run: "
-            + "; ".join(f"{each['id']}: {each['reason']}" for each in found["failed"][:3])
+            f"{len(results['failed'])} of {len(names)} claims could not be tested: "
+            + "; ".join(f"{each['id']}: {each['reason']}" for each in results["failed"][:3])
         )
 
 
@@ -150,20 +150,19 @@ def check_tables(
     *,
     as_json: Json = False,
 ) -> None:
-    """Check whether tables about networks can be true: rounding, averages, units and counts."""
+    """Check tables about networks for contradictions: rounding, averages, units and counts."""
     from plusx.study.consistency import check, described
     from plusx.study.printed import read_tables
 
     tables = read_tables(file)
-    found = check(tables)
+    complaints = check(tables)
     if as_json:
-        print_json({"file": str(file), "complaints": [described(each) for each in found]})
+        print_json({"file": str(file), "complaints": [described(each) for each in complaints]})
     else:
-        print("\n".join(map(str, found)) or f"{file}: nothing contradicts anything else")
-    if found:
+        print("\n".join(map(str, complaints)) or f"{file}: no contradictions")
+    if complaints:
         raise RuntimeError(
-            f"{file}: {len(found)} {'figure or row' if len(found) == 1 else 'figures or rows'} "
-            "cannot be as printed"
+            f"{file}: {len(complaints)} contradiction{'' if len(complaints) == 1 else 's'}"
         )
 
 
@@ -181,22 +180,20 @@ app.command(bench)
 
 @bench.default
 def networks(
-    *names: Annotated[str, about("Names of networks. Default: ResNet-20 to 56 of CIFAR.")],
-    size: Annotated[int | None, about("Pixels a side. Default: each network's own.")] = None,
-    batch_size: Annotated[int, about("Images at a time, for throughput and training.")] = 32,
+    *names: Annotated[str, about("Names of networks (default: ResNet-20 to 56 of CIFAR).")],
+    size: Annotated[int | None, about("Pixels a side (default: each network's own).")] = None,
+    batch_size: Annotated[int, about("Images a batch, for throughput and training.")] = 32,
     threads: Annotated[int, about("CPU threads (0: torch's choice).")] = 0,
     device: Device = "auto",
     seconds: Annotated[float, about("Seconds of measuring for each network.")] = 5.0,
-    out: Annotated[Path, about("The folder of bench.json and bench.html.")] = Path("runs/bench"),
-    results: Annotated[Path, about("The folder that measured accuracies are in.")] = Path(
-        "results"
-    ),
+    out: Annotated[Path, about("Folder of bench.json and bench.html.")] = Path("runs/bench"),
+    results: Annotated[Path, about("Folder of measured accuracies.")] = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """Measure networks on this machine: time for an image, images a second, training and memory."""
-    from plusx.bench.bench import bench as measured
+    """Measure networks on this machine: latency, throughput, training steps and memory."""
+    from plusx.bench.bench import bench as measure
 
-    result = measured(
+    result = measure(
         names,
         out,
         size=size,
@@ -206,7 +203,7 @@ def networks(
         seconds=seconds,
         results=results,
         command=command(),
-        tell=tell,
+        progress=tell,
     )
     if as_json:
         print_json({"out": str(out), **result})
@@ -230,28 +227,28 @@ def networks(
 )
 def memory(
     *networks: Annotated[
-        str, about("Names, or patterns of names. Default: some of CIFAR, and reversible ones.")
+        str, about("Names or patterns (default: some networks of CIFAR, and reversible ones).")
     ],
     family: Annotated[
-        bool, Parameter(negative="", help="Each network in all depths that the zoo has.")
+        bool, Parameter(negative="", help="Include every depth of each network's family.")
     ] = False,
-    size: Annotated[int | None, about("Pixels a side. Default: each network's own.")] = None,
-    batch_size: Annotated[int, about("Images at a time.")] = 8,
+    size: Annotated[int | None, about("Pixels a side (default: each network's own).")] = None,
+    batch_size: Annotated[int, about("Images a batch.")] = 8,
     count_only: Annotated[
         bool,
         Parameter(
             negative="", help="Do not measure the memory of fresh processes too, which is slow."
         ),
     ] = False,
-    out: Annotated[Path, about("The folder of memory.json and memory.html.")] = Path(
+    out: Annotated[Path, about("Folder of memory.json and memory.html.")] = Path(
         "runs/bench-memory"
     ),
     as_json: Json = False,
 ) -> None:
-    """Count the bytes saved for the backward pass, by every plan that saves less."""
-    from plusx.bench.memory import memory as counted
+    """Count the bytes saved for the backward pass, under every memory plan."""
+    from plusx.bench.memory import memory as count
 
-    result = counted(
+    result = count(
         networks,
         out,
         families=family,
@@ -259,7 +256,7 @@ def memory(
         batch=batch_size,
         resident=not count_only,
         command=command(),
-        tell=tell,
+        progress=tell,
     )
     if as_json:
         print_json({"out": str(out), **result})

@@ -136,10 +136,10 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
         for row in rows:
             print(f"{row['path']:{width}}  a vector of {len(row['embedding'])} (--json or --out)")
         return
-    from plusx.report.seen import said
+    from plusx.report.predictions import prediction_text
 
     for row in rows:
-        print(f"{row['path']:{width}}  {said(row)}")
+        print(f"{row['path']:{width}}  {prediction_text(row)}")
 
 
 @app.command(

@@ -1,5 +1,5 @@
-"""Claims about counts: by arithmetic on the specs and, unless it has to be quick, on the networks
-as they are built, on a device without memory.
+"""Claims about counts: by arithmetic on the specs and, without --quick, of built networks on the
+meta device.
 """
 
 from typing import Any
@@ -32,14 +32,14 @@ def parameters_of(network: str, num_classes: int | None = None) -> int:
 
 
 def built(network: str, num_classes: int | None = None) -> nn.Module:
-    """The network without values in it."""
+    """The network on the meta device."""
     with torch.device("meta"):
         net: nn.Module = create_model(network, num_classes=num_classes)
     return net
 
 
 def parameters(claim: Claim, options: Options) -> Outcome:
-    """The parameters of a network, by arithmetic and as it is built."""
+    """The parameters of a network, by arithmetic and of the built network."""
     counted = parameters_of(claim.network, claim.num_classes)
     shown = [f"{name}: {parameters_of(name):,} parameters" for name in claim.beside]
     if options.quick:
@@ -93,7 +93,7 @@ def twins(claim: Claim, options: Options) -> Outcome:
 
 
 def option_b_minus_a(claim: Claim, options: Options) -> Outcome:
-    """What projections add, at every depth; the one furthest from the claim counts."""
+    """The parameters of projections at every depth; the one furthest from the claim counts."""
     more = {
         depth: parameters_of(f"resnet{depth}_b") - parameters_of(f"resnet{depth}")
         for depth in CIFAR_DEPTHS
@@ -113,7 +113,7 @@ def parameters_of_two(claim: Claim, options: Options) -> Outcome:
 
 
 def networks_with_more(claim: Claim, options: Options) -> Outcome:
-    """How many of the networks beside have more parameters."""
+    """How many of the networks for comparison have more parameters."""
     own = parameters_of(claim.network)
     more = [name for name in claim.beside if parameters_of(name) > own]
     names = (claim.network, *claim.beside)
@@ -132,7 +132,7 @@ def parameters_difference(claim: Claim, options: Options) -> Outcome:
 
 
 def parameters_ratio(claim: Claim, options: Options) -> Outcome:
-    """By what share the parameters of two networks differ."""
+    """The relative difference of the parameters of two networks."""
     first, second = map(parameters_of, (claim.network, claim.against))
     shown = [f"{claim.network}: {first:,}", f"{claim.against}: {second:,}"]
     return Outcome(values=(abs(first - second) / second,), shown=tuple(shown))
@@ -145,7 +145,7 @@ def multiply_adds_difference(claim: Claim, options: Options) -> Outcome:
 
 
 def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
-    """What a residual network costs beyond its plain twin."""
+    """The cost of a residual network beyond its plain twin."""
     residual, plain = measure(spec(claim.network)), measure(spec(claim.against))
     more = residual.parameters - plain.parameters + residual.multiply_adds - plain.multiply_adds
     additions = sum(

@@ -1,4 +1,4 @@
-"""Claims about figures, runs and rates, and those that rest on what others have published."""
+"""Claims about metrics, runs and learning rates, and claims that cite published values."""
 
 import os
 import signal
@@ -26,33 +26,33 @@ from plusx.train.schedule import WarmupUntil, steps, warmup
 
 
 SEED = 0
-_PATIENCE = 120.0  # seconds until a run of seconds is given up
+_PATIENCE = 120.0  # seconds until a run of a few seconds counts as hung
 
 
 def balanced_recall(claim: Claim, options: Options) -> Outcome:
     """Random predictions of balanced classes."""
     worst, shown = 0.0, ""
-    for figures in _tables(balanced=True):
-        recall = float(np.mean([row["recall"] for row in figures["per_class"]]))
-        worst = max(worst, abs(recall - figures["accuracy"]), abs(recall - figures["recall"]))
-        shown = f"the last of them: recall {recall:.6f}, accuracy {figures['accuracy']:.6f}"
+    for metrics in _tables(balanced=True):
+        recall = float(np.mean([row["recall"] for row in metrics["per_class"]]))
+        worst = max(worst, abs(recall - metrics["accuracy"]), abs(recall - metrics["recall"]))
+        shown = f"the last of them: recall {recall:.6f}, accuracy {metrics['accuracy']:.6f}"
     return Outcome(values=(worst,), shown=(shown,))
 
 
 def macro_f1(claim: Claim, options: Options) -> Outcome:
     """Random predictions of classes of different sizes."""
     worst = apart = 0.0
-    for figures in _tables(balanced=False):
-        mean = float(np.mean([row["f1"] for row in figures["per_class"]]))
-        p, r = figures["precision"], figures["recall"]
-        worst = max(worst, abs(mean - figures["f1"]))
+    for metrics in _tables(balanced=False):
+        mean = float(np.mean([row["f1"] for row in metrics["per_class"]]))
+        p, r = metrics["precision"], metrics["recall"]
+        worst = max(worst, abs(mean - metrics["f1"]))
         apart = max(apart, abs(2 * p * r / (p + r) - mean))
     shown = f"the harmonic mean of macro precision and recall lies up to {apart:.4f} away"
     return Outcome(values=(worst,), shown=(shown,))
 
 
 def resume(claim: Claim, options: Options) -> Outcome:
-    """A run that is killed with SIGKILL as soon as it has a checkpoint, and one left alone."""
+    """A run that is killed with SIGKILL as soon as it has a checkpoint, and an undisturbed one."""
     recipe = [
         "digits-resnet20",
         f"net.base={claim.network}",
@@ -80,14 +80,14 @@ def resume(claim: Claim, options: Options) -> Outcome:
         shown=(
             f"compared: {', '.join(names)} ({logged} lines of log)",
             f"differing: {', '.join(differ) or 'none'}",
-            f"the run was begun {begun} times, and killed with SIGKILL before each but the last",
+            f"the run was started {begun} times, and killed with SIGKILL before each but the last",
         ),
         smaller="1 epoch in place of 2" if options.quick else "",
     )
 
 
 def warm_up_rate(claim: Claim, options: Options) -> Outcome:
-    """The rates of both kinds of warm-up around their end; the one furthest off counts."""
+    """Learning rates of both kinds of warm-up around its end; the worst one counts."""
     schedule = steps(0.1, [32_000, 48_000])
     ramp = warmup(schedule, 400)
     held = WarmupUntil(schedule, rate=0.01, error=0.8, window=20)
@@ -97,8 +97,8 @@ def warm_up_rate(claim: Claim, options: Options) -> Outcome:
             Report(step=step, lr=held(step), loss=1.0, scalars={"error": 0.9 - step / 1000})
         )
     after = held(500)
-    found = (ramp(400), ramp(31_999), after)
-    worst = max(found, key=lambda rate: abs(rate - claim.value))
+    rates = (ramp(400), ramp(31_999), after)
+    worst = max(rates, key=lambda rate: abs(rate - claim.value))
     return Outcome(
         values=(worst,),
         shown=(
@@ -109,12 +109,12 @@ def warm_up_rate(claim: Claim, options: Options) -> Outcome:
 
 
 def cited(claim: Claim, options: Options) -> Outcome:
-    """What others published, against the claim: the first of them counts. Nothing is run."""
+    """The first published value against the claim. Nothing is run."""
     return Outcome(values=(claim.others[0][1],), shown=_published(claim))
 
 
 def cited_difference(claim: Claim, options: Options) -> Outcome:
-    """The first published figure less the second. Nothing is run."""
+    """The first published value less the second. Nothing is run."""
     (_, first), (_, second), *_ = claim.others
     return Outcome(values=(first - second,), shown=_published(claim))
 
@@ -133,9 +133,9 @@ def _number(claim: Claim, value: float) -> str:
 
 
 def _tables(*, balanced: bool) -> list[dict[str, Any]]:
-    """Figures of 200 classifiers that predict at random, better than by chance."""
+    """Metrics of 200 classifiers whose random predictions are better than chance."""
     random = np.random.default_rng(SEED)
-    found = []
+    metrics = []
     for _ in range(200):
         classes = int(random.integers(2, 12))
         sizes = np.full(classes, 25) if balanced else random.integers(5, 60, classes)
@@ -145,13 +145,13 @@ def _tables(*, balanced: bool) -> list[dict[str, Any]]:
         meter = ClassificationMeter()
         probabilities = torch.from_numpy(scores / scores.sum(1, keepdims=True))
         meter.update(ClassProbabilities(probabilities), Batch(targets, targets))
-        found.append(meter.compute())
-    return found
+        metrics.append(meter.compute())
+    return metrics
 
 
 @contextmanager
 def _running(recipe: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A training in a process of its own, with one thread; it does not outlive the block."""
+    """A training run in a process with one thread; it does not outlive the block."""
     run = subprocess.Popen(
         [sys.executable, "-m", "plusx", "train", *recipe, "--out", str(folder)],
         stdout=subprocess.DEVNULL,
@@ -166,14 +166,14 @@ def _running(recipe: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes
 
 
 def _await_checkpoint(run: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait until one more checkpoint is there. RuntimeError: the run ended or takes too long."""
+    """Wait for one more checkpoint. RuntimeError: the run ended or takes too long."""
     known = set(_checkpoints(folder))
     begun = time.monotonic()
     while not set(_checkpoints(folder)) - known:
         if run.poll() is not None or time.monotonic() - begun > _PATIENCE:
             run.kill()
             _, errors = run.communicate()
-            raise RuntimeError(f"a run to be killed made no checkpoint: {errors.decode()[-300:]}")
+            raise RuntimeError(f"the run wrote no checkpoint: {errors.decode()[-300:]}")
         time.sleep(0.02)
 
 
@@ -183,7 +183,7 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def _end(run: subprocess.Popen[bytes]) -> None:
-    """Wait for its end. RuntimeError: it failed, with its last words."""
+    """Wait for its end. RuntimeError: it failed, with its last message."""
     _, errors = run.communicate()
     if run.returncode:
         raise RuntimeError(f"a run failed: {errors.decode()[-300:].strip()}")

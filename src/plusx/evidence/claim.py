@@ -1,7 +1,7 @@
 """Claims of the literature as data: what a paper or one of the texts behind plusx states.
 
-They are in claims/*.toml, in our words, with the value and the source; `check` names what is run to
-see whether a claim holds (`plusx.evidence.reproduce.CHECKS`). protocols.toml has how the papers
+They are in claims/*.toml, paraphrased, with the value and the source; `check` names the function
+that tests the claim (`plusx.evidence.reproduce.CHECKS`). protocols.toml describes how the papers
 train.
 
 >>> from plusx.evidence.claim import find_claim
@@ -29,8 +29,8 @@ Side = Literal["equal", "most", "least"]
 FILES = ("counts", "properties", "errata", "cifar", "imagenet", "scope")  # the order of the ledger
 SEEDS = (0, 1, 2)
 
-# Multiply-adds a second of one core, of convolutions forward and backward in float32. ResNet-20 on
-# one core of the machine of results/cifar10-resnet20-quick.json comes to about as many.
+# Multiply-adds a second of one core, of convolutions forward and backward in float32, about as many
+# as ResNet-20 reaches on one core of the machine of results/cifar10-resnet20-quick.json.
 RATE = 2e10
 
 # The texts that some claims come from.
@@ -53,7 +53,7 @@ class Claim:
     id: str
     statement: str
     kind: Kind
-    check: str  # what is run
+    check: str  # a key of `reproduce.CHECKS`
     source: str  # paper and table, or text and row
     metric: str
     value: int | float
@@ -64,17 +64,17 @@ class Claim:
     network: str = ""
     num_classes: int | None = None  # None: the network's own
     against: str = ""  # the metric is the difference to this network
-    beside: tuple[str, ...] = ()  # networks that are shown beside
+    beside: tuple[str, ...] = ()  # networks shown for comparison
     data: str = ""
     protocol: str = ""  # a key of PROTOCOLS
     overrides: tuple[str, ...] = ()  # of the protocol's recipe
     passes: int = 0  # forward passes of the network, where no protocol has them
-    others: tuple[tuple[str, float], ...] = ()  # what others measured: who, value
-    runs: tuple[str, ...] = ()  # patterns of claims that this one is made of
-    commands: tuple[str, ...] = ()  # what else plusx runs for it
+    others: tuple[tuple[str, float], ...] = ()  # measured by others: who, value
+    runs: tuple[str, ...] = ()  # patterns of the claims that this one consists of
+    commands: tuple[str, ...] = ()  # further commands about it
     erratum: int | None = None
     truth: str = ""  # of a wrong claim: what is true
-    missing: str = ""  # what plusx lacks to run it
+    missing: str = ""  # what plusx does not have yet to run it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Protocol:
 
     recipe: str  # empty: published weights are evaluated
     description: str
-    images: int  # trained on in all, each time that one is seen
+    images: int  # trained on in all epochs together
     evaluated: int
     overrides: tuple[str, ...] = ()
     split: str = "test"  # of the error
@@ -91,7 +91,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds in all, and the hours that they take at RATE on each of `cores`."""
+    """Multiply-adds in all, and the hours they take at RATE on each of `cores`."""
 
     multiply_adds: int
     cores: int
@@ -117,12 +117,12 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _claims() -> dict[str, Claim]:
-    found = []
+    claims = []
     for name in FILES:
         table = _read(f"claims/{name}.toml")
-        found += [Claim(**_tuples({**table["defaults"], **row})) for row in table["claims"]]
-    assert len({claim.id for claim in found}) == len(found), "two claims of one id"
-    return {claim.id: claim for claim in found}
+        claims += [Claim(**_tuples({**table["defaults"], **row})) for row in table["claims"]]
+    assert len({claim.id for claim in claims}) == len(claims), "two claims of one id"
+    return {claim.id: claim for claim in claims}
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -140,22 +140,22 @@ def find_claim(name: str) -> Claim:
 
 def claim_names(pattern: str = "*") -> list[str]:
     """The ids that match a shell pattern. UserError: none does, with close matches."""
-    found = [name for name in CLAIMS if fnmatchcase(name, pattern)]
-    if not found:
+    names = [name for name in CLAIMS if fnmatchcase(name, pattern)]
+    if not names:
         what = "no claim matches" if any(mark in pattern for mark in "*?[") else "unknown claim"
         raise UserError(f"{what} {pattern!r}: {_near(pattern)}")
-    return found
+    return names
 
 
 def members(claim: Claim) -> list[Claim]:
-    """The claims that a claim is made of, in the order of the ledger."""
+    """The claims that a claim consists of, in the order of the ledger."""
     return [
         CLAIMS[name] for name in CLAIMS if any(fnmatchcase(name, pattern) for pattern in claim.runs)
     ]
 
 
 def cost_of(claim: Claim) -> int:
-    """Multiply-adds of running a claim, with those that it is made of."""
+    """Multiply-adds of running a claim, with those it consists of."""
     inner = members(claim) if claim.check == "members" else ()
     return _own_cost(claim) + sum(map(_own_cost, inner))
 
@@ -176,7 +176,7 @@ def multiply_adds(name: str, data: str = "") -> int:
 
 
 def _own_cost(claim: Claim) -> int:
-    """Multiply-adds of running the claim, without those of the claims that it is made of.
+    """Multiply-adds of running the claim, without the claims it consists of.
 
     A training step is three times its forward pass: forward, and backward with respect to inputs
     and weights. Each finished run is evaluated once on its training and once on its test images.
@@ -195,7 +195,7 @@ def _own_cost(claim: Claim) -> int:
 def _near(name: str) -> str:
     words = name.lower().strip("*?")
     near = get_close_matches(words, CLAIMS, n=5, cutoff=0.5)
-    near += [known for known in CLAIMS if words and words in known][: 5 - len(near)]
+    near += [each for each in CLAIMS if words and words in each][: 5 - len(near)]
     if not near:
         return "`plusx claims` lists every one"
     return f"did you mean {', '.join(dict.fromkeys(near))}?"

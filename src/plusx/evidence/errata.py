@@ -1,4 +1,4 @@
-"""Errata of the texts that take more than a count to show."""
+"""Errata of the texts that a count alone does not show."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ from plusx.train.state import State
 
 
 TABLES = "text1.toml"
-SETTLED = 60  # steps after which gradients are looked at again
+SETTLED = 60  # steps after which gradients are measured again
 
 
 def plain_gradients(claim: Claim, options: Options) -> Outcome:
@@ -71,7 +71,7 @@ def plain_gradients(claim: Claim, options: Options) -> Outcome:
 
 
 def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
-    """Gradients at the blocks of a network that was trained for so many steps on the digits."""
+    """Gradients at the blocks of a network after so many steps on the digits."""
     net = create_model(network, in_channels=1, seed=0)
     task = Classify(net)
     state = State(task, torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9))
@@ -84,7 +84,7 @@ def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
 
 
 def vgg19(claim: Claim, options: Options) -> Outcome:
-    """ResNet-34 beside VGG-19: measured where ImageNet is there, else as torchvision publishes."""
+    """ResNet-34 and VGG-19: measured if ImageNet is available, else as torchvision publishes."""
     shown = [f"published by {who}: top-5 {100 * value:.2f} %" for who, value in claim.others]
     try:
         imagenet()
@@ -93,23 +93,23 @@ def vgg19(claim: Claim, options: Options) -> Outcome:
         return Outcome(
             values=(first - second,),
             shown=tuple(shown),
-            # Not where it was looked for: the record is the same on every machine.
-            unsettled="the figures are published ones, not measured: ImageNet was not there",
+            # without the path, so that the record is the same on every machine
+            unsettled="the values are published, not measured: ImageNet was not available",
         )
     names = (claim.network, claim.against, *claim.beside)
-    found = {name: float(published_metrics(name)["top5"]) for name in names}
-    shown += [f"measured here: {name}: top-5 {100 * value:.2f} %" for name, value in found.items()]
-    return Outcome(values=(found[names[0]] - found[names[1]],), shown=tuple(shown))
+    top5 = {name: float(published_metrics(name)["top5"]) for name in names}
+    shown += [f"measured here: {name}: top-5 {100 * value:.2f} %" for name, value in top5.items()]
+    return Outcome(values=(top5[names[0]] - top5[names[1]],), shown=tuple(shown))
 
 
 def tables_about(column: str) -> Check:
-    """A check of the text's own tables: what the checker complains about in one column, or, for
-    "rows", about rows that are missing."""
+    """A check of the text's own tables: complaints about one column, or, for "rows", about missing
+    rows."""
 
     def complaints(claim: Claim, options: Options) -> Outcome:
         with resources.as_file(resources.files("plusx.evidence") / TABLES) as path:
-            found = check(read_tables(path))
-        about = [str(each) for each in found if (each.column or "rows") == column]
+            all_complaints = check(read_tables(path))
+        about = [str(each) for each in all_complaints if (each.column or "rows") == column]
         return Outcome(values=(float(len(about)),), shown=tuple(about))
 
     return complaints

@@ -1,7 +1,7 @@
 """The ledger of claims with the results of those that were run, from results/: no torch.
 
-DIR/claims.json has the newest result of every claim that was run, under its id, and is rewritten
-whole. A result of --quick never takes the place of a full one.
+DIR/claims.json has the newest result of every tested claim, under its id, and is rewritten whole.
+A result of --quick never replaces a full one.
 """
 
 import json
@@ -37,15 +37,15 @@ def ledger(
 ) -> list[dict[str, Any]]:
     """A row for every claim whose id matches the shell pattern, with its state.
 
-    `state` is PASS, MISS or INCONCLUSIVE where it was run, "not run", or "not yet runnable" where
-    plusx lacks what `missing` names. `marks` say what makes a result another one than this version
-    would give. UserError: no claim matches, there is no such kind, or the file is damaged.
+    `state` is PASS, MISS or INCONCLUSIVE if it was tested, else "not run", or "not yet runnable"
+    for the reason in `missing`. `marks` are the reasons why this version might give another result.
+    UserError: no claim matches, there is no such kind, or the file is unreadable.
     """
     if kind is not None:
         _check_kind(kind)
-    known = read_results(results)
+    records = read_results(results)
     claims = [CLAIMS[name] for name in claim_names(pattern)]
-    return [_row(claim, known.get(claim.id)) for claim in claims if kind in (None, claim.kind)]
+    return [_row(claim, records.get(claim.id)) for claim in claims if kind in (None, claim.kind)]
 
 
 def chosen(pattern: str, kind: str | None = None) -> tuple[list[str], bool]:
@@ -61,7 +61,7 @@ def chosen(pattern: str, kind: str | None = None) -> tuple[list[str], bool]:
 
 
 def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """The rows as text, cut to the `width` of a terminal where there is one."""
+    """The rows as text, cut to the `width` of a terminal if there is one."""
     name = max((len(row["id"]) for row in rows), default=2)
     lines = [f"{'claim':{name}}  {'kind':10}  {'state':16}  {'hours':>9}  what is claimed"]
     for row in rows:
@@ -91,18 +91,18 @@ def _check_kind(kind: str) -> None:
 
 
 def read_results(results: Path) -> dict[str, dict[str, Any]]:
-    """What is known of claims, by id; nothing where there is no file. UserError: it is damaged."""
+    """The results of claims by id, empty without a file. UserError: the file is unreadable."""
     path = results / FILE
     if results.exists() and not results.is_dir():
         raise UserError(f"{results} is a file; results are kept in a folder")
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        environments = found["environments"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        environments = content["environments"]
         return {
             name: {**record, **environments[record["environment"]]}
-            for name, record in found["claims"].items()
+            for name, record in content["claims"].items()
         }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
@@ -112,7 +112,7 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def cost(claim: Claim) -> dict[str, Any]:
-    """Multiply-adds in all, and the hours that they take here at an assumed rate."""
+    """Multiply-adds in all, and the hours they take here at an assumed rate."""
     cores = os.cpu_count() or 1
     priced = Cost(cost_of(claim), cores)
     return {
@@ -133,24 +133,24 @@ def protocol_of(claim: Claim) -> str:
 
 
 def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:
-    """What makes a result another one than this version of plusx would give for the claim."""
-    found = []
-    if (made := record["versions"].get("plusx")) != __version__:
-        found.append(f"plusx {made}, not {__version__}")
+    """The reasons why this version of plusx might give another result for the claim."""
+    reasons = []
+    if (version := record["versions"].get("plusx")) != __version__:
+        reasons.append(f"plusx {version}, not {__version__}")
     if record["claimed"] != claim.value:
-        found.append(f"of another claim ({record['claimed']:g}, not {claim.value:g})")
+        reasons.append(f"of another claim ({record['claimed']:g}, not {claim.value:g})")
     if record.get("smaller"):
-        found.append(f"--quick: {record['smaller']}")
-    return found
+        reasons.append(f"--quick: {record['smaller']}")
+    return reasons
 
 
 def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
-    known = record or {}
-    unknown = NOT_YET if claim.missing else NOT_RUN
+    result = record or {}
+    untested = NOT_YET if claim.missing else NOT_RUN
     return {
         "id": claim.id,
         "kind": claim.kind,
-        "state": known.get("verdict", unknown),
+        "state": result.get("verdict", untested),
         "statement": claim.statement,
         "source": claim.source,
         "network": claim.network or None,
@@ -169,9 +169,9 @@ def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
         "truth": claim.truth or None,
         "missing": claim.missing or None,
         "cost": cost(claim),
-        "value": known.get("value"),
-        "distance": known.get("distance"),
-        "seeds": known.get("seeds"),
-        "date": known.get("date"),
+        "value": result.get("value"),
+        "distance": result.get("distance"),
+        "seeds": result.get("seeds"),
+        "date": result.get("date"),
         "marks": marks(record, claim) if record else [],
     }

@@ -1,7 +1,7 @@
 """Claims that follow from the definitions, checked on networks and tensors.
 
-Figures that are equal on paper are compared in float64, and what is claimed to the bit is compared
-to the bit. Every check is over random weights, statistics and inputs from a fixed seed.
+Values that are equal on paper are compared in float64, exact claims bit by bit. Every check uses
+random weights, statistics and inputs from a fixed seed.
 """
 
 import math
@@ -38,14 +38,12 @@ def zero_residual(claim: Claim, options: Options) -> Outcome:
         "pre-activation bottleneck": PREACT_BOTTLENECK,
     }
     shown, wrong = [], 0
-    for name, said in blocks.items():
-        block = _block(said, 64)
-        behind = bool(block.after)
+    for name, spec_of_block in blocks.items():
+        block = _block(spec_of_block, 64)
         _last_weights(block).data.zero_()
         x = torch.randn(4, 64, 8, 8)
-        x = (
-            x.relu() if behind else x
-        )  # a block that ends in ReLU is the identity on what is not < 0
+        if block.after:  # a block that ends in ReLU is the identity of values that are not negative
+            x = x.relu()
         differ = 0
         for training in (True, False):
             block.train(training)
@@ -82,12 +80,12 @@ def unrolling(claim: Claim, options: Options) -> Outcome:
 def gradient_identity(claim: Claim, options: Options) -> Outcome:
     """Equation 5 at every block of every stage."""
     net, x, targets = _perturbed(spec(claim.network))
-    found = [
+    blocks = [
         each for stage in (1, 2, 3) for each in shortcut_identity(net, x, targets, stage=stage)
     ]
-    worst = max(found, key=lambda each: each.difference)
+    worst = max(blocks, key=lambda each: each.difference)
     shown = (
-        f"{len(found)} blocks; the worst is {worst.name}: {worst.difference:.1e} of the largest "
+        f"{len(blocks)} blocks; the worst is {worst.name}: {worst.difference:.1e} of the largest "
         f"value; norm {worst.measured:.6g} by autograd, {worst.expected:.6g} by the equation"
     )
     return Outcome(values=(worst.difference,), shown=(shown,))
@@ -121,25 +119,25 @@ def gradient_scaled(claim: Claim, options: Options) -> Outcome:
 
 
 def expected_depth(claim: Claim, options: Options) -> Outcome:
-    """The sum of the blocks' chances to survive, and how many were done in drawn passes."""
+    """The sum of the blocks' survival probabilities, and the blocks computed in random passes."""
     net = create_model(claim.network, seed=SEED)
     blocks = [position.block for position in block_positions(net)]
-    draws = 200 if options.quick else 4_000
-    middle, error = mean_and_error(counted_depths(net, draws, SEED))
+    passes = 200 if options.quick else 4_000
+    middle, error = mean_and_error(counted_depths(net, passes, SEED))
     return Outcome(
         values=(sum(1 - block.drop for block in blocks),),
         shown=(
-            f"{len(blocks)} blocks, dropped with {blocks[0].drop:.4f} to {blocks[-1].drop:.4f}",
-            f"in {draws:,} drawn passes {middle:.2f} were done (standard error {error:.2f})",
+            f"{len(blocks)} blocks, drop rates {blocks[0].drop:.4f} to {blocks[-1].drop:.4f}",
+            f"in {passes:,} random passes {middle:.2f} were computed (standard error {error:.2f})",
         ),
-        smaller=f"{draws} drawn passes in position of 4,000" if options.quick else "",
+        smaller=f"{passes} random passes in place of 4,000" if options.quick else "",
     )
 
 
 def skipped_blocks(claim: Claim, options: Options) -> Outcome:
-    """Training passes: which blocks had a gradient and new statistics, against the draws."""
+    """Training passes: which blocks had a gradient and new statistics, and which were dropped."""
     count = 1 if options.quick else 4
-    wrong = skipped = done = 0
+    wrong = skipped = computed = 0
     for seed in range(count):
         net = create_model(claim.network, seed=seed).train()
         blocks = [position.block for position in block_positions(net)]
@@ -157,29 +155,29 @@ def skipped_blocks(claim: Claim, options: Options) -> Outcome:
             moved = not all(map(torch.equal, old, _statistics(block)))
             learnt = weight.grad is not None and bool(weight.grad.any())
             wrong += moved != alive or learnt != alive
-            done, skipped = done + alive, skipped + (not alive)
+            computed, skipped = computed + alive, skipped + (not alive)
     return Outcome(
         values=(float(wrong),),
-        shown=(f"{count} passes: {skipped} blocks were skipped and {done} done",),
-        smaller="1 pass in position of 4" if options.quick else "",
+        shown=(f"{count} passes: {skipped} blocks were skipped and {computed} computed",),
+        smaller="1 pass in place of 4" if options.quick else "",
     )
 
 
 def survival_in_evaluation(claim: Claim, options: Options) -> Outcome:
-    """Every block of the network in evaluation: relu(x + p F(x)), with p its chance to survive."""
+    """Every block in evaluation: relu(x + p F(x)), where p is its survival probability."""
     net, x, _ = _perturbed(spec(claim.network))
     worst = 0.0
-    found = block_positions(net)
+    positions = block_positions(net)
     with torch.no_grad():
         passed = run_blocks(net, x)
         starts = [passed.start, *passed.outputs[:-1]]
-        for position, start, output in zip(found, starts, passed.outputs):
+        for position, start, output in zip(positions, starts, passed.outputs):
             block = position.block
             skip = start if block.downsample is None else block.downsample(start)
-            chance = 1 - block.drop
+            survival = 1 - block.drop
             branch = say(block, block.branch, start)
-            worst = max(worst, _relative((skip + chance * branch).relu(), output))
-    return Outcome(values=(worst,), shown=(f"{len(found)} blocks",))
+            worst = max(worst, _relative((skip + survival * branch).relu(), output))
+    return Outcome(values=(worst,), shown=(f"{len(positions)} blocks",))
 
 
 def option_a(claim: Claim, options: Options) -> Outcome:
@@ -188,15 +186,15 @@ def option_a(claim: Claim, options: Options) -> Outcome:
     x = torch.randn(4, 16, 8, 8)
     assert block.downsample is not None
     side = block.downsample
-    wanted = torch.cat([x[:, :, ::2, ::2], torch.zeros(4, 16, 4, 4)], dim=1)
-    differ = int((side(x) != wanted).sum())
+    expected = torch.cat([x[:, :, ::2, ::2], torch.zeros(4, 16, 4, 4)], dim=1)
+    differ = int((side(x) != expected).sum())
     own = sum(parameter.numel() for parameter in side.parameters())
     half = ZeroPad(16, (2, 2), True)(x)
     other = torch.equal(half[:, 8:24], x[:, :, ::2, ::2])
     return Outcome(
         values=(float(differ + own),),
         shown=(
-            f"{differ} of {wanted.numel():,} values differ, {own} parameters; zeros come behind",
+            f"{differ} of {expected.numel():,} values differ, {own} parameters; zeros come last",
             f"pad/2 puts half of the zeros in front, as others do: {other}",
         ),
     )
@@ -224,12 +222,12 @@ def grad_cam_identity(claim: Claim, options: Options) -> Outcome:
     return Outcome(
         values=(worst,),
         shown=tuple(shown),
-        smaller=f"{len(names)} networks in position of 12" if options.quick else "",
+        smaller=f"{len(names)} networks in place of 12" if options.quick else "",
     )
 
 
 def identity_branch(claim: Claim, options: Options) -> Outcome:
-    """A block whose branch is made to be the identity, and one whose branch is made to be zero."""
+    """A block whose branch is the identity, and one whose branch is zero."""
     block = _block(Block(body="conv3 +"), 16)
     weight = block.get_parameter("conv1.weight")
     x = torch.randn(4, 16, 8, 8)
@@ -237,9 +235,9 @@ def identity_branch(claim: Claim, options: Options) -> Outcome:
         nn.init.dirac_(weight)
         doubled = float((block(x.clone()) / x).mean())
         weight.zero_()
-        kept = float((block(x.clone()) / x).mean())
+        unchanged = float((block(x.clone()) / x).mean())
     return Outcome(
-        values=(doubled,), shown=(f"F(x) = x: y / x = {doubled:g}", f"F = 0: y / x = {kept:g}")
+        values=(doubled,), shown=(f"F(x) = x: y / x = {doubled:g}", f"F = 0: y / x = {unchanged:g}")
     )
 
 
@@ -268,20 +266,20 @@ def projection(claim: Claim, options: Options) -> Outcome:
 
 
 def _block(
-    said: Block, width: int, *, channels: int | None = None, stride: int = 1
+    block_spec: Block, width: int, *, channels: int | None = None, stride: int = 1
 ) -> ResidualBlock:
     """One block with random weights and statistics, for inputs of 8 x 8."""
     torch.manual_seed(SEED)
-    stage = Stage(block=said, depth=1, width=width, stride=stride)
+    stage = Stage(block=block_spec, depth=1, width=width, stride=stride)
     net = Net(stem="", stages=(stage,), in_channels=channels or width, size=8, num_classes=0)
     flow = Flow(channels or width, (8, 8), (1, 1))
-    block = ResidualBlock(said, flow, Setting(net, width, (stride, stride)), 0.0)
+    block = ResidualBlock(block_spec, flow, Setting(net, width, (stride, stride)), 0.0)
     _shake(block)
     return block
 
 
 def _shake(module: nn.Module) -> None:
-    """Random weights and statistics for norms, which begin at 1 and 0."""
+    """Random weights and statistics of norms, which are initialised to 1 and 0."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.5, 1.5)
@@ -307,8 +305,8 @@ def _gradients_without_branch(net: Net) -> list[Tensor]:
     for position in block_positions(model):
         _last_weights(position.block).data.zero_()
     passed = run_blocks(model, x)
-    wanted = passed.outputs[-net.stages[-1].depth :]
-    return list(torch.autograd.grad(F.cross_entropy(passed.logits, targets), wanted))
+    outputs = passed.outputs[-net.stages[-1].depth :]
+    return list(torch.autograd.grad(F.cross_entropy(passed.logits, targets), outputs))
 
 
 def _with_identity(stage: Stage, text: str) -> Stage:
@@ -317,9 +315,8 @@ def _with_identity(stage: Stage, text: str) -> Stage:
 
 
 def _last_weights(block: ResidualBlock) -> Tensor:
-    """What makes the branch zero when it is: the last norm's, or else the last convolution's.
-
-    Its norm's bias begins at 0, and is put there.
+    """The weight that makes the branch zero when it is zero: of the last norm, else of the last
+    convolution. The norm's bias is set to 0.
     """
     words = [word for word in block.branch if word.startswith(("bn", "conv"))]
     last = block.get_submodule(words[-1])
@@ -335,7 +332,7 @@ def _statistics(block: ResidualBlock) -> list[Tensor]:
 
 
 def _pooled(net: nn.Module, x: Tensor) -> Tensor:
-    """The tensor that is pooled: what the words of the tail before `pool` give."""
+    """The tensor that is pooled: the output of the tail's words before `pool`."""
     maps = net.features(x, out=[-1])[0]  # type: ignore[operator]
     tail = net.tail
     names: Sequence[str] = tail.names  # type: ignore[assignment, union-attr]
@@ -345,12 +342,12 @@ def _pooled(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def _relative(first: Tensor, second: Tensor) -> float:
-    """The largest difference over the largest value; infinite where that is no number."""
+    """The largest difference over the largest value; infinite if that is not finite."""
     with torch.no_grad():
         ratio = float((first - second).abs().max() / second.abs().max())
     return ratio if math.isfinite(ratio) else math.inf
 
 
 def _bits(x: Tensor) -> Tensor:
-    """What 0.0 and -0.0 differ in too."""
+    """The bits, which differ for 0.0 and -0.0 too."""
     return x.detach().contiguous().view(torch.uint8)

@@ -1,6 +1,6 @@
-"""Claims run against their numbers: PASS, MISS or INCONCLUSIVE, and how far off.
+"""Tests of claims: PASS, MISS or INCONCLUSIVE, and the distance.
 
-What was found is kept in DIR/claims.json, which `plusx claims` and docs/evidence.md read.
+Results are kept in DIR/claims.json, which `plusx claims` and docs/evidence.md read.
 """
 
 import math
@@ -25,13 +25,13 @@ from plusx.study.results import MACHINE, VERSIONS
 
 
 WORK = Path("runs/claims")
-# what is kept of a record; the rest is in the ledger under the claim's id
+# fields of a record that are kept; the others are in the ledger under the claim's id
 KEPT = ("verdict", "value", "spread", "interval", "distance", "claimed", "seeds", "values", "shown",
         "smaller", "unsettled", "command", "recipe", "date", "seconds", "versions",
         "machine")  # fmt: skip
-_WAIT = 30.0  # seconds for another process to write its own result
+_WAIT = 30.0  # seconds to wait while another process writes its result
 
-# what a claim's `check` says is run
+# the values of a claim's `check`
 CHECKS: dict[str, Check] = {
     "parameters": arithmetic.parameters,
     "multiply-adds": arithmetic.multiply_adds_of,
@@ -87,14 +87,14 @@ def reproduce(
     command: str = "",
     progress: Any = lambda line: None,
 ) -> dict[str, Any]:
-    """Run one claim and keep what was found in OUT/claims.json; the record of it.
+    """Test one claim, keep the result in OUT/claims.json and return its record.
 
-    Runs that training needs lie in `work`, where other claims find them. `quick` runs a smaller
-    version, which the record describes; of a claim about training it is never a PASS, and it
-    never takes the place of a full result.
+    Training runs are kept in `work`, where other claims reuse them. `quick` runs a smaller version,
+    which the record describes; for a claim about training it is always INCONCLUSIVE, and it never
+    replaces a full result.
 
-    UserError: there is no such claim, plusx has not got what it takes to run it, or its data is
-    not there. RuntimeError: what was built is not what arithmetic says.
+    UserError: there is no such claim, it is not yet runnable, or its data is missing.
+    RuntimeError: a built network differs from its arithmetic.
     """
     claim = find_claim(name)
     read_results(out)  # an unreadable file is an error before the work, not after it
@@ -111,17 +111,17 @@ def reproduce_all(
     work: Path = WORK,
     progress: Any = lambda line: None,
 ) -> dict[str, Any]:
-    """Run several claims, one after another: {claims: [record], failed, skipped: [{id, reason}]}.
+    """Test several claims in turn: {claims: [record], failed, skipped: [{id, reason}]}.
 
-    Each is kept as soon as it is known. One that cannot be run stops no other: `skipped` are those
-    that plusx has not got what it takes for, `failed` those whose data or network is wrong.
+    Each result is kept at once. A claim that cannot be tested stops no other: `skipped` are those
+    not yet runnable, `failed` those whose data or network is wrong.
     """
     read_results(out)
-    found: dict[str, Any] = {"claims": [], "failed": [], "skipped": []}
+    results: dict[str, Any] = {"claims": [], "failed": [], "skipped": []}
     for number, name in enumerate(names, 1):
         claim = find_claim(name)
         if claim.missing:
-            found["skipped"].append({"id": name, "reason": claim.missing})
+            results["skipped"].append({"id": name, "reason": claim.missing})
             progress(f"{number} of {len(names)}: {name}: not yet runnable: {claim.missing}")
             continue
         try:
@@ -136,18 +136,18 @@ def reproduce_all(
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
             if getattr(error, "signal_number", None) is not None:
                 raise
-            found["failed"].append({"id": name, "reason": str(error)})
+            results["failed"].append({"id": name, "reason": str(error)})
             progress(f"{number} of {len(names)}: {name}: {error}")
             continue
-        found["claims"].append(record)
+        results["claims"].append(record)
         progress(f"{number} of {len(names)}: {name}: {record['verdict']}")
-    return found
+    return results
 
 
 def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, Any]:
-    """Run one claim; the record of it, kept nowhere."""
+    """Test one claim and return the record, without keeping it."""
     if claim.missing:
-        raise UserError(f"{claim.id} is not yet runnable; plusx has not got {claim.missing}")
+        raise UserError(f"{claim.id} is not yet runnable; plusx does not have {claim.missing}")
     started = time.monotonic()
     outcome = CHECKS[claim.check](claim, options)
     judgement = judge_outcome(claim, outcome, options.quick)
@@ -181,7 +181,7 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
 
 
 def judge_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judgement:
-    """The verdict on what was found; a smaller training decides about no claim."""
+    """The verdict on an outcome; a smaller training decides no claim."""
     judgement = judge(
         outcome.values,
         claim.value,
@@ -198,8 +198,7 @@ def judge_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judgement:
 def keep(record: Mapping[str, Any], out: Path) -> None:
     """Put a record into OUT/claims.json, which is rewritten whole.
 
-    A quick result does not take the place of a full one; one that says what is known already keeps
-    the known one's date.
+    A quick result does not replace a full one. A result equal to the old one keeps the old date.
     """
     started = time.monotonic()
     while True:
@@ -250,7 +249,7 @@ def _keep(record: Mapping[str, Any], out: Path) -> None:
 
 
 def _members(claim: Claim, options: Options) -> Outcome:
-    """Every claim that this one is made of. It misses where one does."""
+    """Every claim that this one consists of. It is a MISS if one of them is."""
     shown, verdicts, environment = [], [], {}
     smaller = []
     for member in members(claim):

@@ -1,8 +1,8 @@
 """Claims about errors: networks trained by the papers' protocols, or published weights.
 
-Nothing is selected: the schedule is fixed beforehand, and the test set is used once a finished run.
-Runs are ordinary run folders, PROTOCOL-DATA/NETWORK-seedN, which resume where they stopped. Claims
-about the same networks, trained the same way, share them.
+Nothing is selected: the schedule is fixed beforehand, and every finished run is evaluated on the
+test set once. Runs are ordinary run folders, PROTOCOL-DATA/NETWORK-seedN, and resume from their
+last checkpoint. Claims about the same networks, trained in the same way, share them.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ _SIZES = (8, 16, 32, 64)
 def train(claim: Claim, options: Options) -> Outcome:
     """Train with every seed, and evaluate each finished run once.
 
-    UserError: the data is not there, or the folder was begun with another recipe.
+    UserError: the data is missing, or the folder was begun with another recipe.
     """
     names = [name for name in (claim.network, claim.against) if name]
     seeds = SEEDS[:1] if options.quick else SEEDS
@@ -54,8 +54,8 @@ def train(claim: Claim, options: Options) -> Outcome:
     if not kept:
         why = "; ".join(f"{folder.name}: {why}" for folder, why in odd.items())
         raise RuntimeError(
-            f"{claim.id}: no seed is left, for no runs in {work} are of one version, machine and "
-            f"data ({why}); move those away that are to be made again"
+            f"{claim.id}: no seed is left, because no runs in {work} have one version, machine and "
+            f"data ({why}); move those to be repeated away"
         )
     measured = claim.metric.partition(" of ")[0]
     metric = METRICS[_quick_metric(measured) if options.quick else measured]
@@ -89,21 +89,21 @@ def published(claim: Claim, options: Options) -> Outcome:
 
 
 def published_metrics(network: str) -> dict[str, Any]:
-    """The metrics of torchvision's weights. UserError: ImageNet is not there."""
+    """The metrics of torchvision's weights. UserError: ImageNet is missing."""
     place = imagenet()
     opened = load_weights_as(network, "IMAGENET1K_V1")
     return run.evaluate(opened, data=place, split="validation")
 
 
 def imagenet() -> Path:
-    """The folder of ImageNet's images. UserError: it is not there, and where it is looked for."""
+    """The folder of ImageNet's images. UserError, with the place to put them: it is missing."""
     looked = [place / "imagenet" for place in places()]
     for place in looked:
         if (place / "val").is_dir():
             return place
     raise UserError(
-        "ImageNet is not here, and nobody may hand it on: put its images at "
-        f"{looked[0]}/train/CLASS/... and {looked[0]}/val/CLASS/... (PLUSX_DATA says where)"
+        "ImageNet is missing, and its licence forbids redistribution: put its images at "
+        f"{looked[0]}/train/CLASS/... and {looked[0]}/val/CLASS/... (PLUSX_DATA names the folder)"
     )
 
 
@@ -132,13 +132,13 @@ def quick_recipe(claim: Claim, network: str, seed: int) -> Recipe:
 
 
 def _without_path(used: Recipe) -> str:
-    """The recipe as TOML, with a name in place of where this machine has its images."""
+    """The recipe as TOML, with the name of the images' folder in place of its path."""
     path = getattr(used.data, "path", None)
     return to_toml(used) if path is None else to_toml(used).replace(path, Path(path).name)
 
 
 def _work_name(claim: Claim, quick: bool) -> str:
-    """The folder of all runs that are trained like those of the claim."""
+    """The folder of all runs trained like those of the claim."""
     parts = ["quick"] if quick else [claim.protocol, claim.data]
     return "-".join([*parts, *(override.replace("=", "") for override in claim.overrides)])
 
@@ -177,7 +177,7 @@ def _difference(values: Sequence[float]) -> float:
 
 
 def _test_error(folder: Path) -> float:
-    """Of the test images, which are looked at once."""
+    """The error on the test images, which are evaluated once."""
     kept = folder / "test.json"
     if not kept.is_file():
         store.write_json(kept, run.evaluate(run.load_run(folder), split="test"))
@@ -197,18 +197,18 @@ def _train_error(folder: Path) -> float:
 
 
 def _never(seeds: Sequence[Sequence[Path]]) -> str:
-    """Why epochs do not decide: with some seed no network came there, so none was the sooner."""
-    if all(any(_came_there(folder) for folder in folders) for folders in seeds):
+    """A reason, if with some seed no network reached the accuracy; else empty."""
+    if all(any(_reached(folder) for folder in folders) for folders in seeds):
         return ""
     return f"with some seed no network reached {100 * THRESHOLD:.0f} %"
 
 
-def _came_there(folder: Path) -> bool:
+def _reached(folder: Path) -> bool:
     return epochs_to(read_history(folder / "log.jsonl"), THRESHOLD) is not None
 
 
 def _epochs(folder: Path) -> float:
-    """Epochs until the accuracy was reached; one more than there were where it never was."""
+    """Epochs until the accuracy was reached; one more than were trained if it never was."""
     points = read_history(folder / "log.jsonl")
     return float(epochs_to(points, THRESHOLD) or len(points) + 1)
 

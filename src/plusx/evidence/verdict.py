@@ -1,10 +1,9 @@
-"""What a check of a claim finds, and whether that is what was claimed.
+"""The outcome of a check, and the verdict on its claim.
 
-A count is exact: it lies in what the claim allows or it does not. What was measured with several
-seeds has an interval of 95 % for its mean (Student's t over the seeds; the images are those of the
-paper, so they are no source of doubt): all of it inside is PASS, all of it outside MISS, and where
-it straddles a limit the seeds do not decide, INCONCLUSIVE. One seed alone never decides; seeds that
-all have the same value have no interval, and their value decides.
+A count is exact: the claim allows it or not. Several seeds have an interval of 95 % of their mean
+(Student's t over the seeds; the images are those of the paper): entirely inside the allowed range
+is PASS, entirely outside MISS, and across a limit INCONCLUSIVE. One seed alone never decides; seeds
+with equal values have no interval, and the value decides.
 """
 
 import math
@@ -37,10 +36,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a check measured: one value a seed, or one that is exact.
+    """The outcome of a check: one value a seed, or one exact value.
 
-    `shown` are lines of evidence. `smaller` is what --quick made smaller. `unsettled` is why the
-    values do not decide about the claim, whatever they are.
+    `shown` are lines of evidence. `smaller` describes what --quick made smaller. `unsettled` is a
+    reason why the values cannot decide the claim.
     """
 
     values: tuple[float, ...]
@@ -58,11 +57,11 @@ Check = Callable[[Claim, Options], Outcome]
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and what it rests on.
+    """A verdict and its grounds.
 
-    `value` is the mean, `spread` the sample's deviation (None for one value), `interval` that of
-    the mean with 95 % (None where there is none). `distance` is how many spreads the value lies
-    above the claim: of our own runs, else of the paper's; None where neither is known.
+    `value` is the mean, `spread` the sample's standard deviation (None for one value), `interval`
+    the interval of 95 % of the mean or None. `distance` is the value less the claim in standard
+    deviations of our runs, else of the paper's; None where neither is known.
     """
 
     verdict: Verdict
@@ -91,7 +90,7 @@ def judge(
 ) -> Judgement:
     """Judge one value a seed, or an exact one. `spread` is the one that was published.
 
-    Not a number is never what was claimed. UserError: there is no value.
+    NaN is a MISS. UserError: there is no value.
     """
     if not values:
         raise UserError("there is no value to judge")

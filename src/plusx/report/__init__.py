@@ -52,8 +52,8 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
         return study_page(result)
     from plusx.report.history import read_history
     from plusx.report.metrics import OF_CLASSES
+    from plusx.report.predictions import read_examples
     from plusx.report.run import run_page
-    from plusx.report.seen import read_seen
 
     uses = folder / "test_uses.jsonl"
     return run_page(
@@ -63,5 +63,5 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
         recipe=store.read_bytes(folder / "recipe.toml").decode("utf-8"),
         environment=store.read_json(folder / "environment.json"),
         test_uses=store.read_bytes(uses).count(b"\n") if uses.is_file() else 0,
-        examples=read_seen(folder / SEEN),
+        examples=read_examples(folder / SEEN),
     )

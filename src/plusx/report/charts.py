@@ -93,12 +93,12 @@ def charts(figures: Sequence[Spec]) -> list[Chart]:
     UserError: a kind or a scale that there is not, or values that do not fit their axis.
     """
     shared = colours([name for figure in figures for name in names(figure)])
-    found = []
+    drawn = []
     for number, figure in enumerate(figures):
         own = names(figure)
         enough = len({family(name) for name in shared}) <= len(_HUES)
-        found.append(chart(figure, shared if enough else colours(own), f"f{number}", figures))
-    return found
+        drawn.append(chart(figure, shared if enough else colours(own), f"f{number}", figures))
+    return drawn
 
 
 def chart(
@@ -142,13 +142,13 @@ def colours(several: Sequence[str]) -> dict[str, str]:
     first = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
     others = [each for each in families if each not in first]
     hues = first | {each: (2 + place) % len(_HUES) for place, each in enumerate(others)}
-    found = {}
+    colour_of = {}
     for name in several:
         siblings = sorted({_depth(each) for each in several if family(each) == family(name)})
         share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else 1.0
         ends = [np.array(matplotlib.colors.to_rgb(each)) for each in _HUES[hues[family(name)]]]
-        found[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
-    return found
+        colour_of[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
+    return colour_of
 
 
 def alternative(figure: Spec) -> str:

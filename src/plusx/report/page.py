@@ -139,7 +139,7 @@ def data_uri(image: bytes, kind: str = "png") -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("plusx.report"),
         autoescape=True,
         trim_blocks=True,
@@ -148,13 +148,13 @@ def _environment() -> Environment:
     )
     script = (_HERE / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    found.globals |= {
+    environment.globals |= {
         "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         "script": Markup(script),
         "script_digest": Markup(digest),
     }
-    found.filters["sentences"] = sentences
-    return found
+    environment.filters["sentences"] = sentences
+    return environment
 
 
 def sentences(text: str) -> Markup:

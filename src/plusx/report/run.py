@@ -25,7 +25,7 @@ def run_page(
     test_uses: int,
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page of a run's folder. `examples` are images with their predictions, see `read_seen`."""
+    """The page of a run's folder. `examples` are predictions for images, see `read_examples`."""
     metrics = result["validation"]
     key = result.get("metrics", OF_CLASSES)[0]
     several = metrics is not None and _several(metrics)
@@ -139,7 +139,7 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
         foremost = (title, scores, "share", "Of validation images.")
     shown = [foremost, ("Loss", losses, "log", "Mean over the epoch, logarithmic scale.")]
     epochs = [point.epoch for point in points]
-    found = []
+    figures = []
     for title, series, scale, caption in shown:
         lines = []
         for name, values in series.items():
@@ -156,7 +156,7 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
                 )
         moving = " Training is measured while the network changes." if len(lines) > 1 else ""
         if lines:
-            found.append(
+            figures.append(
                 {
                     "kind": "lines",
                     "title": title,
@@ -167,7 +167,7 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
                     "level": None,
                 }
             )
-    return found
+    return figures
 
 
 def _matrix(
@@ -191,7 +191,7 @@ def _matrix(
                 {
                     "shown": shown,
                     "kind": f"{kind} dark".strip() if share > 0.55 else kind,
-                    # A single mistake in a large row would not be seen without a floor.
+                    # Without a floor a single mistake in a large row would be invisible.
                     "share": f"{max(share, 0.12):.2f}" if value else None,
                 }
             )

@@ -1,4 +1,4 @@
-"""The page of a study: what was found, the figures, the tables, and what was run."""
+"""The page of a study: the finding, the figures, the tables, and what was run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -56,12 +56,12 @@ def _tables(result: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
     drawn = [name for figure in result["figures"] for name in names(figure)]
     palette = colours(drawn) if {row["name"] for row in rows} <= set(drawn) else {}
     one = {"title": "", "note": "", "columns": result["columns"], "rows": rows}
-    found = []
+    tables = []
     for table in result.get("tables") or [one]:
         caption = f"Results: {table['title'] or result['title']}"
         cells = result_table(caption, table["columns"], table["rows"], colours=palette)
-        found.append((table["title"], cells, table["note"]))
-    return found
+        tables.append((table["title"], cells, table["note"]))
+    return tables
 
 
 def _duration(seconds: float) -> str:

@@ -48,10 +48,10 @@ def rows_table(
 def study_tables(result: Mapping[str, Any], width: int | None = None) -> str:
     """The table of a study's result, or those that it has in its place, for a terminal."""
     parts = []
-    for told in result["tables"] or [{**result, "title": "", "note": ""}]:
-        lines = [told["title"], rows_table(told["columns"], told["rows"], width)]
+    for table in result["tables"] or [{**result, "title": "", "note": ""}]:
+        lines = [table["title"], rows_table(table["columns"], table["rows"], width)]
         wide = max(width or 10**6, NARROWEST)
-        lines += textwrap.wrap(told["note"], wide)
+        lines += textwrap.wrap(table["note"], wide)
         parts.append("\n".join(filter(None, lines)))
     return "\n\n".join(parts)
 
@@ -71,9 +71,9 @@ def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str
     rows = result["rows"]
     columns = [_Column(("network", ""), [row["name"] for row in rows], left=True)]
     for key, title, kind in known:
-        told = values.format_values(kind, [row[key] for row in rows])
+        texts = values.format_values(kind, [row[key] for row in rows])
         unit = "%" if kind == "share" else ""
-        columns.append(_Column((title, unit), list(map(str, told))))
+        columns.append(_Column((title, unit), list(map(str, texts))))
     seconds = [f"{row['seconds_per_epoch']['mean']:.2f}" for row in rows]
     columns.append(_Column(("s/epoch", ""), seconds))
     reached = [_epochs(row["epochs_to_threshold"]) for row in rows]
@@ -149,12 +149,12 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     spread = f"; ± is the standard deviation over {seeds} seeds (n - 1)" if seeds > 1 else ""
     of = f"precision, recall and F1 are {result['averaging']} averages over the classes; "
     wrong = "train error is that of the trained network; "
-    said = (of if result["averaging"] else "") + (
+    note = (of if result["averaging"] else "") + (
         wrong if "train_error" in result["rows"][0] else ""
     )
     return [
         f"{result['split']} split, {result['count']:,} images{spread};",
-        *([said.strip()] if said else []),
+        *([note.strip()] if note else []),
         f"seconds are of training alone, {result['jobs']} at a time.",
     ]
 
@@ -163,5 +163,5 @@ def _epochs(value: Mapping[str, Any]) -> str:
     seeds, reached = len(value["seeds"]), value["reached"]
     if not reached:
         return "not reached"
-    said = f"{value['mean']:.1f}".removesuffix(".0")
-    return said if reached == seeds else f"{said} ({reached} of {seeds})"
+    text = f"{value['mean']:.1f}".removesuffix(".0")
+    return text if reached == seeds else f"{text} ({reached} of {seeds})"

@@ -18,7 +18,7 @@ from plusx.data.image_file import printable
 from plusx.data.prediction import Detections, LabelMaps, Prediction
 from plusx.data.sets.download import located
 from plusx.recipe.sets import SceneData
-from plusx.report.seen import MOST, SHOWN, seen_page
+from plusx.report.predictions import MOST, SHOWN, predictions_page
 from plusx.run import drawing, parts
 from plusx.run.dense_inference import ImagePrediction, predict_images
 from plusx.run.folder import Run, record_test_use
@@ -134,7 +134,9 @@ def predict_dense(
     if out is not None and rows:
         if "boxes" in rows[0]:
             store.write_json(Path(out) / "coco.json", coco(result))
-        page = seen_page(result, pictures, drawing.colours(len(run.classes)), printable(run.path))
+        page = predictions_page(
+            result, pictures, drawing.colours(len(run.classes)), printable(run.path)
+        )
         store.write_text(Path(out) / "predictions.html", page)
     return result
 

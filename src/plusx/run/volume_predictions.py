@@ -21,7 +21,7 @@ from plusx.data.readers.scans import Placement, Scan, as_nifti, read_scan, stem_
 from plusx.data.readers.volume_files import Reading, mask_beside, prepared, stored_mask
 from plusx.data.volume_items import Grid, VolumeItems
 from plusx.metrics.segmentation import SurfaceDistanceMeter
-from plusx.report.seen import MOST, seen_page
+from plusx.report.predictions import MOST, predictions_page
 from plusx.run import drawing
 from plusx.run.dense_predictions import record_look
 from plusx.run.evaluation import home_of
@@ -125,7 +125,9 @@ def see_volumes(
     if uses is not None:
         result["test_uses"] = uses
     if out is not None and rows:
-        page = seen_page(result, pictures, drawing.colours(len(run.classes)), printable(run.path))
+        page = predictions_page(
+            result, pictures, drawing.colours(len(run.classes)), printable(run.path)
+        )
         store.write_text(Path(out) / "predictions.html", page)
     return result
 

@@ -80,7 +80,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
             near = get_close_matches(name, VARIANTS, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(f"[study] variants: no {name!r} among {', '.join(VARIANTS)}{hint}")
-    found = []
+    trials = []
     for name in table.variants or VARIANTS:
         variant = VARIANTS[name]
         blocks = (table.depth - 2) // 6
@@ -88,7 +88,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
         init = recipe.init
         if variant.gate_bias is not None:
             init = replace(init, gate_bias=variant.gate_bias)
-        found += [
+        trials += [
             Trial(
                 name=name,
                 seed=seed,
@@ -97,7 +97,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
             )
             for seed in table.seeds
         ]
-    return found
+    return trials
 
 
 def _columns(recipe: Recipe) -> list[dict[str, Any]]:
@@ -187,11 +187,11 @@ def agreement(
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     ordered = sorted(rows, key=lambda row: row["paper"])
-    found = []
+    figures = []
     for table, title in ((1, "kinds of shortcut"), (2, "orders of norm and activation")):
         chosen = [row for row in ordered if row["table"] == table or row["name"] == "original"]
         if any(row["table"] == table for row in rows):
-            found.append(
+            figures.append(
                 dots_figure(
                     f"Validation error, {title}",
                     "Every seed, and the mean as a line; the paper's order from top to bottom.",
@@ -202,7 +202,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
             )
     caption = "Mean over the epoch while it trains."
     words = errors_in_words(rows)
-    return [*found, lines_figure("Training error", caption, words, training_lines(groups))]
+    return [*figures, lines_figure("Training error", caption, words, training_lines(groups))]
 
 
 def _notes(recipe: Recipe) -> str:

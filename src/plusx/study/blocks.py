@@ -20,7 +20,7 @@ from plusx.nn.network import Network
 
 @dataclass(frozen=True, eq=False)
 class BlockPosition:
-    """A block and where it stands: `name` is its module's, `holder[index]` is the block.
+    """A block and its position: `name` is its module's, `holder[index]` is the block.
 
     `flow` is what reaches it: channels and positions.
     """
@@ -52,7 +52,7 @@ class BlockOutputs:
 
 
 def require_network(net: nn.Module) -> Network:
-    """The net itself. UserError where it is not built of sentences, or has no blocks."""
+    """The network. UserError: it is not built from a spec, or has no blocks."""
     if not isinstance(net, Network):
         raise UserError(
             f"{type(net).__name__} is a plain module, not built of blocks: choose a network that "
@@ -70,15 +70,15 @@ def block_positions(net: nn.Module) -> list[BlockPosition]:
     flow = Flow(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
     for word in parse(spec.stem).branch:
         flow = step(flow, word, Setting(spec, spec.stem_width, one))
-    found = []
+    positions = []
     for number, stage in enumerate(spec.stages, 1):
         if stage.enter:
             flow = getattr(net, f"enter{number}").flow
         holder = getattr(net, f"layer{number}")
         for index, block in enumerate(holder):
-            found.append(BlockPosition(f"layer{number}.{index}", block, holder, index, flow))
+            positions.append(BlockPosition(f"layer{number}.{index}", block, holder, index, flow))
             flow = block.flow
-    return found
+    return positions
 
 
 def run_blocks(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> BlockOutputs:
@@ -97,7 +97,7 @@ def run_blocks(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> BlockOutputs:
 
 
 def shortcut_only(block: ResidualBlock, x: Tensor) -> Tensor:
-    """What is left of a block whose branch is deleted: its shortcut, and what follows the sum.
+    """A block whose branch is deleted: its shortcut, and the layers after the sum.
 
     The features that a block with `&` would have added are zero.
     """
@@ -119,8 +119,8 @@ def preserved(net: nn.Module) -> Iterator[None]:
     """Leave the network as it was: modes, buffers, what is frozen, and torch's generator."""
     modes = [(module, module.training) for module in net.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-    cards = sorted({p.device.index for p, _ in wanted if p.device.type == "cuda"})
+    required = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    cards = sorted({p.device.index for p, _ in required if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=cards):
         try:
             yield
@@ -130,13 +130,13 @@ def preserved(net: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
             for module, training in modes:
                 module.training = training
-            for parameter, wants in wanted:
-                parameter.requires_grad_(wants)
+            for parameter, requires in required:
+                parameter.requires_grad_(requires)
 
 
 def total_norm(*tensors: Tensor) -> float:
     """The Euclidean norm of all of them together.
 
-    In float64: in float32 the square of 1e-23 is 0, and small gradients would look like none.
+    In float64, because in float32 the square of 1e-23 is 0.
     """
     return float(sum(float(t.detach().double().square().sum()) for t in tensors) ** 0.5)

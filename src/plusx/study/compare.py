@@ -1,9 +1,9 @@
-"""Networks side by side: every one of them trained with every seed, in runs of their own.
+"""Comparisons of networks: each is trained with every seed, in a run folder of its own.
 
 Each run is an ordinary run folder, OUT/runs/NAME-seedN. A comparison that was interrupted resumes:
 finished runs are not repeated, and an unfinished one resumes from its last checkpoint. Runs of
-another version, machine or other images than most, and those that failed, are named, and stand in
-no mean.
+another version, machine or other images than most, and failed runs, are listed and excluded from
+the means.
 """
 
 import sys
@@ -47,7 +47,7 @@ def compare(
 ) -> dict[str, Any]:
     """Train the recipe's networks with its seeds, and compare them: what result.json holds.
 
-    `jobs` runs are made at a time, each in a process of its own; None: as many as there are cores
+    `jobs` runs are trained at a time, each in its own process; None: as many as there are cores
     for the threads of a run (one if the recipe does not say), and one with a GPU. `split="test"`
     compares on the test set, and each run records that it was used. `command` is noted; `progress`
     is where progress is shown (None: standard error).
@@ -77,7 +77,7 @@ def compare(
                 "jobs": jobs_in_words(size, recipe.device.threads or 1),
                 "command": command,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                # Known only where all of it was done at once.
+                # known only if all runs were trained at once
                 "seconds": time.monotonic() - started if count == len(trials) else None,
             }
             if count == 0 and (out / "result.json").is_file():
@@ -134,8 +134,8 @@ def _trials(recipe: Recipe, table: Compare, split: Split) -> list[Trial]:
 def unusable(
     trials: Sequence[Trial], runs: Path, failed: Mapping[str, str], groups: Sequence[str]
 ) -> dict[str, str]:
-    """By folder, the trials that stand in no mean, and why: they failed, diverged, or are not
-    comparable with the others. Trials of one group have the same images.
+    """By folder, the trials excluded from the means, with the reason: they failed, diverged, or are
+    not comparable with the others. Trials of one group have the same images.
 
     RuntimeError: none is left.
     """
@@ -165,7 +165,7 @@ def _result(
     split: Split,
     failed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The content of result.json but for what the clock and the caller add."""
+    """The content of result.json except for times and the command."""
     from plusx.study.results import curve, read_finished, summarise, versions_and_machine
 
     marked = unusable(trials, runs, failed, [str(trial.seed) for trial in trials])

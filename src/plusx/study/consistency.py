@@ -1,10 +1,10 @@
-"""Whether tables about networks can be true together: a check of what must hold between figures.
+"""Contradictions in tables about networks: relations that must hold between their numbers.
 
-A printed figure stands for an interval: 71.3 for all that is rounded to it, 71.25 to 71.35. A
-complaint is made only where no values in the intervals fit each other, so that a table of true
-figures has none. Nothing is known here of any particular table.
+A printed number stands for an interval: 71.3 for all values that are rounded to it, 71.25 to 71.35.
+There is a complaint only where no values in the intervals satisfy a relation, so a table of true
+numbers has none. Nothing here is about any particular table.
 
-What must hold, with k classes, precision P, recall R and F1 of each class, and means over them:
+The relations, with k classes, precision P, recall R and F1 of each class, and means over them:
 
 - Recall averaged by the classes' sizes is the accuracy, and so is macro recall where all classes
   are of one size. Micro averages all are.
@@ -46,7 +46,7 @@ _UNIT = Interval(Fraction(0), Fraction(1))
 
 @dataclass(frozen=True)
 class Complaint:
-    """What cannot be: where, what, and between which values it would be possible."""
+    """A contradiction: its place, a description, and the values that would be possible."""
 
     table: str
     row: str
@@ -78,7 +78,7 @@ def described(complaint: Complaint) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A figure: its place, its text, and the values that it stands for, in the base unit."""
+    """A number: its place, its text, and the values that it stands for, in the base unit."""
 
     table: str
     row: str
@@ -101,7 +101,7 @@ class _Cell:
 
 
 def check(tables: Tables) -> list[Complaint]:
-    """Everything that cannot be true in the tables, in their order. See above for what must hold.
+    """All contradictions in the tables, in their order, by the relations above.
 
     UserError: a column, unit or figure that cannot be read, or a network that there is not.
     """
@@ -109,19 +109,19 @@ def check(tables: Tables) -> list[Complaint]:
         _network(network)
     cells = _cells(tables)
     rows = list(dict.fromkeys(row for table in tables.tables for row in table.rows))
-    found: list[Complaint] = []
-    found += _possible(cells)
+    complaints: list[Complaint] = []
+    complaints += _possible(cells)
     for row in rows:
         own = [cell for cell in cells if cell.row == row]
-        found += _same(own)
-        found += _scores(own, tables)
-        found += _errors(own)
-        found += _counts(own, tables)
-    found += _times(cells)
-    found += _missing(tables, rows)
-    found += _most(tables, cells)
+        complaints += _same(own)
+        complaints += _scores(own, tables)
+        complaints += _errors(own)
+        complaints += _counts(own, tables)
+    complaints += _times(cells)
+    complaints += _missing(tables, rows)
+    complaints += _most(tables, cells)
     order = {table.name: number for number, table in enumerate(tables.tables)}
-    return sorted(found, key=lambda each: order.get(each.table, len(order)))
+    return sorted(complaints, key=lambda each: order.get(each.table, len(order)))
 
 
 def _cells(tables: Tables) -> list[_Cell]:
@@ -241,7 +241,7 @@ def counted(
 ) -> int:
     """Parameters or multiply_adds of a network, by arithmetic; see `Tables` for its name.
 
-    What is None is as in the zoo. A network that is no sentence has the figures of the zoo.
+    None means as in the zoo. A network without a spec has the counts of the zoo.
     """
     net = _network(network)
     if not isinstance(net, Net):
@@ -256,12 +256,12 @@ def counted(
 
 
 def _network(name: str) -> Net | Plain:
-    found = _PLAIN.fullmatch(name)
-    if found is None:
+    match = _PLAIN.fullmatch(name)
+    if match is None:
         return find(name)
-    net = find(found[1])
+    net = find(match[1])
     if not isinstance(net, Net):
-        raise UserError(f"{name}: {found[1]} is a plain module and has no twin")
+        raise UserError(f"{name}: {match[1]} is a plain module and has no twin")
     return with_merge(net, "none")
 
 
@@ -354,24 +354,24 @@ def _missing(tables: Tables, rows: Sequence[str]) -> Iterator[Complaint]:
         there = [table.name for table in tables.tables if row in table.rows]
         for table in tables.tables:
             if table.name not in there:
-                told = f"is in {', '.join(there)}" if there else "is named"
-                yield Complaint(table.name, row, "", f"{told} and has no row here", None)
+                mention = f"is in {', '.join(there)}" if there else "is named"
+                yield Complaint(table.name, row, "", f"{mention} and has no row here", None)
 
 
 def _most(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
     for quantity, row in (tables.most or {}).items():
         refuse_unknown({quantity: row}, set(QUANTITIES), "most: ")
-        known: dict[str, Interval] = {}
+        intervals: dict[str, Interval] = {}
         for name in dict.fromkeys((*tables.networks, *(cell.row for cell in cells))):
             cell = _of([each for each in cells if each.row == name], quantity)
             if QUANTITIES[quantity] is COUNTS and name in tables.networks:
                 count = Fraction(_count(tables.networks[name], quantity, tables))
-                known[name] = Interval(count, count)
+                intervals[name] = Interval(count, count)
             elif cell is not None:
-                known[name] = cell.interval
-        more = [name for name, each in known.items() if name in known and row in known
-                and each.low > known[row].high]  # fmt: skip
+                intervals[name] = cell.interval
+        more = [name for name, each in intervals.items() if name in intervals and row in intervals
+                and each.low > intervals[row].high]  # fmt: skip
         if more:
-            least = "; it has the least" if len(more) == len(known) - 1 else ""
+            least = "; it has the least" if len(more) == len(intervals) - 1 else ""
             what = f"is said to have the most {quantity}: {', '.join(more)} have more{least}"
             yield Complaint("", row, quantity, what, None)

@@ -42,7 +42,7 @@ MARGIN = 0.01  # a deeper network is not worse where its error is surely less th
 def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Degradation)
-    found = []
+    trials = []
     for norm in table.norms:
         for kind in table.kinds:
             for depth in table.depths:
@@ -52,7 +52,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
                 except ValueError as error:
                     raise UserError(f"[study] depths: {depth}: {error}") from None
                 chosen = name if norm == "batch" else without_norm(net)
-                found += [
+                trials += [
                     Trial(
                         name=name if norm == "batch" else f"{name} no norm",
                         seed=seed,
@@ -62,7 +62,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
                     )
                     for seed in table.seeds
                 ]
-    return found
+    return trials
 
 
 def _columns(recipe: Recipe) -> list[dict[str, Any]]:
@@ -95,11 +95,11 @@ def _finding(rows: Sequence[Row]) -> str:
         return "One depth: there is nothing to compare."
     errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
     parts = []
-    for (deep, shallow), found in zip(pairs, differences(errors), strict=True):
-        text = compared(deep, shallow, "train_error", found)
-        if found is not None and found.low <= 0 <= found.high < MARGIN:
+    for (deep, shallow), gap in zip(pairs, differences(errors), strict=True):
+        text = compared(deep, shallow, "train_error", gap)
+        if gap is not None and gap.low <= 0 <= gap.high < MARGIN:
             text = text.replace("is not known to differ from", "is not worse than")
-        if found is not None and found.low > 0 and verdict(deep["ratio_end"]) == "steady":
+        if gap is not None and gap.low > 0 and verdict(deep["ratio_end"]) == "steady":
             always = verdict(deep["ratio_start"]) == "steady"
             text += f" while its gradients {'are steady' if always else 'have settled'}"
         parts.append(text)
@@ -133,7 +133,7 @@ def _notes(recipe: Recipe) -> str:
 
 DEGRADATION = Experiment(
     title="Degradation",
-    question="Do deeper networks train worse, and do shortcuts mend it?",
+    question="Do deeper networks train worse, and do shortcuts prevent it?",
     trials=_trials,
     columns=_columns,
     row=_row,

@@ -1,4 +1,4 @@
-"""What a study is: trials, what is measured in them, and how the answer is put.
+"""The parts of a study: trials, measurements in them, and the report of the results.
 
 An `Experiment` is declarative: `runner.study` makes its trials, groups the results by name, and
 asks it for a row of each group, the finding and the figures.
@@ -41,9 +41,9 @@ class TrialResult:
     answers: Mapping[str, Any]  # by the text of the measurement
 
     def measured(self, name: str) -> Any:
-        """The answer of the measurement of that name, whatever its settings were."""
-        (found,) = (a for text, a in self.answers.items() if Measurement.parse(text).name == name)
-        return found
+        """The result of the measurement of that name, whatever its settings."""
+        (answer,) = (a for text, a in self.answers.items() if Measurement.parse(text).name == name)
+        return answer
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Group:
         return [result.run for result in self.results if result.run is not None]
 
     def measured(self, name: str) -> list[Any]:
-        """The answers of all seeds."""
+        """The results of all seeds."""
         return [result.measured(name) for result in self.results]
 
     @property
@@ -100,7 +100,7 @@ def _as_it_is(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A question, the trials that answer it, and how the answer is put.
+    """A question, the trials that answer it, and the report of their results.
 
     trials: of the recipe and the images it trains on; UserError where the study cannot be made of
         a network.
@@ -202,12 +202,12 @@ def fitted(net: Net, source: Dataset) -> Net:
 
 def spec(name: str) -> Net:
     """The spec of a network of the zoo. UserError for an unknown name, or a plain module."""
-    found = find(name)
-    if isinstance(found, Plain):
+    net = find(name)
+    if isinstance(net, Plain):
         raise UserError(
             f"{name} is a plain module: it has no blocks that a study could measure or change"
         )
-    return found
+    return net
 
 
 def merges_of(net: Net) -> set[Merge]:
@@ -258,17 +258,17 @@ def percent(value: Row) -> str:
     return f"{100 * value['mean']:.1f} %"
 
 
-def compared(row: Row, other: Row, key: str, found: Difference | None) -> str:
+def compared(row: Row, other: Row, key: str, gap: Difference | None) -> str:
     """Two rows side by side with their difference in a key, where smaller is better."""
-    if found is None:
+    if gap is None:
         values = " and ".join(f"{each['name']} {percent(each[key])}" for each in (row, other))
         one = min(len(each[key]["seeds"]) for each in (row, other)) < 2
         return f"{values} ({'one seed' if one else 'no seed differs'}: chance unknown)"
     how = (
         "is worse than"
-        if found.low > 0
+        if gap.low > 0
         else "is better than"
-        if found.high < 0
+        if gap.high < 0
         else "is not known to differ from"
     )
-    return f"{row['name']} {how} {other['name']} ({found})"
+    return f"{row['name']} {how} {other['name']} ({gap})"

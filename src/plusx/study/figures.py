@@ -147,6 +147,6 @@ def number(value: Number | None) -> str:
 def _known(
     name: str, x: Sequence[Number], line: Mapping[str, Sequence[float | None]], dashed: bool
 ) -> dict[str, Any]:
-    known = [index for index, value in enumerate(line["mean"]) if value is not None]
-    picked = {key: [line[key][index] for index in known] for key in ("mean", "low", "high")}
-    return {"name": name, "x": [x[index] for index in known], **picked, "dashed": dashed}
+    present = [index for index, value in enumerate(line["mean"]) if value is not None]
+    picked = {key: [line[key][index] for index in present] for key in ("mean", "low", "high")}
+    return {"name": name, "x": [x[index] for index in present], **picked, "dashed": dashed}

@@ -21,7 +21,7 @@ HARMLESS = (
 
 
 def refuse_other(recipe: Recipe, out: Path, what: Literal["comparison", "study"]) -> None:
-    """UserError where `out` is something else, or was begun with another recipe."""
+    """UserError if `out` is something else, or was begun with another recipe."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -51,11 +51,11 @@ def refuse_other(recipe: Recipe, out: Path, what: Literal["comparison", "study"]
 
 
 def keep_history(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A result for which no run was made: it keeps how the runs were made, and if all else is the
-    same too, command and date."""
-    kept = ("jobs", "seconds", "command", "date")
-    same = all(before.get(key) == value for key, value in now.items() if key not in kept)
-    keys = kept if same else kept[:2]
+    """A result without a new run: it keeps jobs and seconds of the old one, and if all else is
+    equal too, command and date."""
+    history = ("jobs", "seconds", "command", "date")
+    same = all(before.get(key) == value for key, value in now.items() if key not in history)
+    keys = history if same else history[:2]
     return {**now, **{key: before[key] for key in keys if key in before}}
 
 

@@ -1,4 +1,4 @@
-"""The gap between training and validation, over depth, what is done against it, and the data."""
+"""The gap between training and validation, over depth, remedies and amounts of data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -103,9 +103,9 @@ def _finding(rows: Sequence[Row]) -> str:
     ]
     helps: dict[float, list[str]] = {row["share"]: [] for row in rows}
     errors = [tuple(row["error"]["seeds"] for row in pair) for pair in pairs]
-    for (row, _), found in zip(pairs, differences(errors), strict=True):
-        if found is not None and found.high < 0:
-            helps[row["share"]].append(f"{row['remedy']} ({row['depth']} layers, {found})")
+    for (row, _), gap in zip(pairs, differences(errors), strict=True):
+        if gap is not None and gap.high < 0:
+            helps[row["share"]].append(f"{row['remedy']} ({row['depth']} layers, {gap})")
     parts = []
     for share, found_helps in helps.items():
         effect = (
@@ -123,10 +123,10 @@ def _deeper(rows: Sequence[Row], share: float) -> str:
     shallow, deep = (_bare(rows, depth, share) for depth in (depths[0], depths[-1]))
     if shallow is None or deep is None or shallow is deep:
         return ""
-    found = difference(deep["gap"]["seeds"], shallow["gap"]["seeds"], bounds=(-2.0, 2.0))
-    if found is None:
+    gap = difference(deep["gap"]["seeds"], shallow["gap"]["seeds"], bounds=(-2.0, 2.0))
+    if gap is None:
         return ""
-    return f"; from {depths[0]} to {depths[-1]} layers the gap changes by {found}"
+    return f"; from {depths[0]} to {depths[-1]} layers the gap changes by {gap}"
 
 
 def _bare(rows: Sequence[Row], depth: int, share: float) -> Row | None:
@@ -136,11 +136,11 @@ def _bare(rows: Sequence[Row], depth: int, share: float) -> Row | None:
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    found = []
+    figures = []
     for depth in dict.fromkeys(row["depth"] for row in rows):
         of_depth = [row for row in rows if row["depth"] == depth]
         for title, key in (("Validation error", "error"), ("Gap", "gap")):
-            found.append(
+            figures.append(
                 lines_figure(
                     f"{title}, {depth} layers",
                     "Over the number of training images; bands from the lowest to the highest "
@@ -153,7 +153,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
                     x={"title": "training images", "scale": "log"},
                 )
             )
-    return found
+    return figures
 
 
 def _over_images(remedy: str, key: str, rows: Sequence[Row]) -> dict[str, Any]:

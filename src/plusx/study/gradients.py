@@ -101,22 +101,22 @@ def block_gradients(
 
     UserError: the network is not made of blocks.
     """
-    found = block_positions(net)
+    positions = block_positions(net)
     with preserved(net), torch.enable_grad():
         net.train(training)
         for parameter in net.parameters():
             parameter.requires_grad_(True)
         torch.manual_seed(seed)
         passed = run_blocks(net, inputs)
-        weights = [[p for p in position.block.parameters() if p.ndim > 1] for position in found]
-        wanted = [*passed.outputs, *(each for some in weights for each in some)]
+        weights = [[p for p in position.block.parameters() if p.ndim > 1] for position in positions]
+        tensors = [*passed.outputs, *(each for some in weights for each in some)]
         given = torch.autograd.grad(
-            loss(passed.logits, targets), wanted, allow_unused=True, materialize_grads=True
+            loss(passed.logits, targets), tensors, allow_unused=True, materialize_grads=True
         )
-    rest = iter(given[len(found) :])
+    rest = iter(given[len(positions) :])
     return [
         BlockGradient(position.name, total_norm(*(next(rest) for _ in some)), total_norm(output))
-        for position, some, output in zip(found, weights, given)
+        for position, some, output in zip(positions, weights, given)
     ]
 
 
@@ -133,31 +133,31 @@ def gradient_ratio(gradients: Sequence[BlockGradient], part: Part = "outputs") -
 
 
 def verdict(ratio: Ratio) -> Verdict:
-    """What a ratio of first to last block says; see FACTOR."""
+    """Whether gradients vanish, explode or are steady by the ratio of first to last block."""
     if ratio is None or ratio < 1 / FACTOR:
         return "vanish"
     return "steady" if ratio <= FACTOR else "explode"
 
 
 def course(ratios: Sequence[Ratio]) -> str:
-    """What ratios say that were measured one after another through training, in words.
+    """The course of ratios over training, in words.
 
     Gradients settle where they vanish or explode at the start and are steady at the end.
     """
-    told = {"vanish": "vanish", "explode": "explode", "steady": "are steady"}
-    said = [verdict(ratio) for ratio in ratios]
-    first, last = said[0], said[-1]
+    verbs = {"vanish": "vanish", "explode": "explode", "steady": "are steady"}
+    verdicts = [verdict(ratio) for ratio in ratios]
+    first, last = verdicts[0], verdicts[-1]
     begin, end = _times(ratios[0]), _times(ratios[-1])
     if len(ratios) == 1:
-        return f"{told[first]} at the start ({begin})"
+        return f"{verbs[first]} at the start ({begin})"
     if first == last:
-        often = sorted(set(said) - {first})
-        between = f", though between they {' and '.join(told[each] for each in often)}"
+        often = sorted(set(verdicts) - {first})
+        between = f", though between they {' and '.join(verbs[each] for each in often)}"
         return (
-            f"{told[first]} from the start ({begin}) to the end ({end}){between if often else ''}"
+            f"{verbs[first]} from the start ({begin}) to the end ({end}){between if often else ''}"
         )
-    verb = "settle" if last == "steady" else told[last]
-    return f"{told[first]} at the start ({begin}) and {verb} by the end ({end})"
+    verb = "settle" if last == "steady" else verbs[last]
+    return f"{verbs[first]} at the start ({begin}) and {verb} by the end ({end})"
 
 
 def _times(ratio: Ratio) -> str:
@@ -217,24 +217,24 @@ def shortcut_identity(
         # all blocks in front give the start of the stage, all behind make the loss
         ahead = run_blocks(net, inputs)
         at = ahead.outputs[first - 1] if first else ahead.start
-        kept = [at.detach().requires_grad_()]
+        outputs = [at.detach().requires_grad_()]
         for position in run:
-            kept.append(position.block(kept[-1]))
-        scored = loss(_rest(net, run[-1], kept[-1]), targets)
-        *measured, last = torch.autograd.grad(scored, kept)
+            outputs.append(position.block(outputs[-1]))
+        scored = loss(_rest(net, run[-1], outputs[-1]), targets)
+        *measured, last = torch.autograd.grad(scored, outputs)
         return [
-            _compared(run[l:], measured[l], last, kept[l].detach().requires_grad_())
+            _compared(run[l:], measured[l], last, outputs[l].detach().requires_grad_())
             for l in range(len(run))
         ]
 
 
 def _unrolled(net: nn.Module, stage: int) -> list[BlockPosition]:
     """The blocks of a stage behind its last projection, all of them x + F(x) or lambda x + F(x)."""
-    found = block_positions(net)
+    positions = block_positions(net)
     count = len(require_network(net).spec.stages)
     if not 1 <= stage <= count:
         raise UserError(f"there is no stage {stage}: this network has 1 to {count}")
-    run = [position for position in found if position.name.startswith(f"layer{stage}.")]
+    run = [position for position in positions if position.name.startswith(f"layer{stage}.")]
     projecting = [i for i, position in enumerate(run) if position.block.projects]
     run = run[projecting[-1] + 1 :] if projecting else run
     wrong = [p for p in run if p.block.merge != "add" or p.block.after or _factor(p) is None]
@@ -248,7 +248,7 @@ def _unrolled(net: nn.Module, stage: int) -> list[BlockPosition]:
 
 
 def _factor(position: BlockPosition) -> float | None:
-    """What the shortcut multiplies by; None where it does something else."""
+    """The factor of the shortcut; None if it is no multiplication."""
     side = position.block.downsample
     if side is None:
         return 1.0
@@ -309,27 +309,27 @@ def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
     few = sets.train.subset(list(range(min(IMAGES, len(sets.train)))))
     with Loader(few, split="validation", batch_size=IMAGES) as loader:
         batch = next(iter(loader.epoch(0)))
-    found: dict[str, list[Any]] = {"steps": [], "outputs": [], "weights": [], "ratio": []}
+    result: dict[str, list[Any]] = {"steps": [], "outputs": [], "weights": [], "ratio": []}
 
     def add(step: int) -> None:
         blocks = block_gradients(net, batch.inputs, batch.known_targets)
-        found["blocks"] = [block.name for block in blocks]
-        found["steps"].append(step)
-        found["outputs"].append([_finite(block.outputs) for block in blocks])
-        found["weights"].append([_finite(block.weights) for block in blocks])
-        found["ratio"].append(_finite(gradient_ratio(blocks)))
+        result["blocks"] = [block.name for block in blocks]
+        result["steps"].append(step)
+        result["outputs"].append([_finite(block.outputs) for block in blocks])
+        result["weights"].append([_finite(block.weights) for block in blocks])
+        result["ratio"].append(_finite(gradient_ratio(blocks)))
 
     add(0)
     every = recipe.checkpoint.every_steps
-    result = folder / "result.json"
-    last = int(store.read_json(result)["steps"]) if result.is_file() else None
+    finished = folder / "result.json"
+    last = int(store.read_json(finished)["steps"]) if finished.is_file() else None
     for saved in store.read_checkpoints(folder / store.CHECKPOINTS):
         if every and saved.step % every and saved.step != last:
             continue  # saved because it was interrupted there, which no other seed was
         weights = saved.tensors["weights"]
         task.load_state_dict({name.removeprefix("task."): t for name, t in weights.items()})
         add(saved.step)
-    return found
+    return result
 
 
 def measure_identity(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -340,16 +340,16 @@ def measure_identity(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """
     net, sets = open_trial(recipe, folder)
     (batch,) = some_batches(sets.train, IDENTITY_IMAGES)
-    found = [
+    identities = [
         identity
         for stage in range(1, len(require_network(net).spec.stages) + 1)
         for identity in shortcut_identity(net, batch.inputs, batch.known_targets, stage=stage)
     ]
     return {
-        "blocks": [identity.name for identity in found],
-        "measured": [identity.measured for identity in found],
-        "expected": [identity.expected for identity in found],
-        "difference": max(identity.difference for identity in found),
+        "blocks": [identity.name for identity in identities],
+        "measured": [identity.measured for identity in identities],
+        "expected": [identity.expected for identity in identities],
+        "difference": max(identity.difference for identity in identities),
     }
 
 
@@ -359,21 +359,21 @@ def aligned(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Seeds can have other steps where checkpoints were made by the clock, or more often later on.
     """
     shared = set.intersection(*(set(answer["steps"]) for answer in answers))
-    found = []
+    trimmed = []
     for answer in answers:
-        kept = [index for index, step in enumerate(answer["steps"]) if step in shared]
-        per_step = {key: [answer[key][index] for index in kept]
+        common = [index for index, step in enumerate(answer["steps"]) if step in shared]
+        per_step = {key: [answer[key][index] for index in common]
                     for key in ("steps", "outputs", "weights", "ratio")}  # fmt: skip
-        found.append({**answer, **per_step})
-    return found
+        trimmed.append({**answer, **per_step})
+    return trimmed
 
 
 def mean_ratio(ratios: Sequence[Ratio]) -> Ratio:
     """The geometric mean over the seeds; 0 where one of them is 0."""
-    known = [float(ratio) for ratio in ratios if ratio is not None]
-    if len(known) < len(ratios):
+    values = [float(ratio) for ratio in ratios if ratio is not None]
+    if len(values) < len(ratios):
         return None
-    return geometric_mean(known) if min(known) > 0 else 0.0
+    return geometric_mean(values) if min(values) > 0 else 0.0
 
 
 def ratios_over_training(answers: Sequence[Mapping[str, Any]]) -> list[Ratio]:
@@ -421,8 +421,8 @@ def _positive(
     name: str, x: Sequence[int | float], seeds: Sequence[Sequence[int | float | None]]
 ) -> dict[str, Any]:
     """A line on a logarithmic axis: where all seeds are above 0, and their geometric mean."""
-    known = [[value if value and value > 0 else None for value in seed] for seed in seeds]
-    return band(name, x, known, average=geometric_mean)
+    positive = [[value if value and value > 0 else None for value in seed] for seed in seeds]
+    return band(name, x, positive, average=geometric_mean)
 
 
 def _finite(value: float | None) -> float | None:
@@ -432,7 +432,7 @@ def _finite(value: float | None) -> float | None:
 def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Gradients)
-    found = []
+    trials = []
     for network in table.networks:
         for norm in table.norms:
             for rule in table.rules:
@@ -440,7 +440,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
                     net = replace(spec(network), act=act)
                     net = without_norm(net) if norm == "none" else net
                     names = ["gradients", *(["identity"] if is_pre_activation(net) else [])]
-                    found += [
+                    trials += [
                         Trial(
                             name=f"{network}{'' if norm == 'batch' else ' no norm'} {rule} {act}",
                             seed=seed,
@@ -450,7 +450,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
                         )
                         for seed in table.seeds
                     ]
-    return found
+    return trials
 
 
 def _with_init(recipe: Recipe, rule: Any, norm: str) -> Recipe:
@@ -505,8 +505,10 @@ def _finding(rows: Sequence[Row]) -> str:
         for when in ("at_start", "at_end")
     ]  # fmt: skip
     of_all = f"Of {len(rows)} settings gradients {counts[0]} at the start, {counts[1]} at the end"
-    known = [row["identity"] for row in rows if row["identity"] is not None]
-    identity = [f"Equation 5 of He 2016 holds within {number(max(known))}"] if known else []
+    differences = [row["identity"] for row in rows if row["identity"] is not None]
+    identity = (
+        [f"Equation 5 of He 2016 holds within {number(max(differences))}"] if differences else []
+    )
     return ". ".join([of_all, *(["; ".join(courses)] if courses else []), *identity]) + "."
 
 
@@ -517,13 +519,13 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     names = usual or list(by_name)[:6]
     answers = {name: aligned(by_name[name].measured("gradients")) for name in names}
     ratios = "; ".join(f"{name}: {number(table[name]['ratio_start'])}" for name in names)
-    found = [
+    figures = [
         depth_figure(answers, ratios),
         training_figure(answers, "; ".join(f"{name}: {table[name]['course']}" for name in names)),
         _settings_figure(groups, table),
     ]
     pre_activation = [by_name[name] for name in names if table[name]["identity"] is not None]
-    return [*found, *([_identity_figure(pre_activation)] if pre_activation else [])]
+    return [*figures, *([_identity_figure(pre_activation)] if pre_activation else [])]
 
 
 def _settings_figure(groups: Sequence[Group], table: Mapping[str, Row]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ Evaluate = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class Lesion:
-    """The error without one block; None with the reason where it cannot be deleted."""
+    """The error without one block; None with a reason if it cannot be deleted."""
 
     name: str
     error: float | None
@@ -62,7 +62,7 @@ class Deletions:
 
 
 class Passed(nn.Module):
-    """What stands in the position of a deleted block that has a shortcut."""
+    """The replacement of a deleted block that has a shortcut."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
@@ -82,15 +82,15 @@ def lesions(net: nn.Module, evaluate: Evaluate) -> list[Lesion]:
 
     UserError: the network is not made of blocks.
     """
-    found = []
+    results = []
     for position in block_positions(net):
         why = undeletable(position)
         if why:
-            found.append(Lesion(position.name, None, why))
+            results.append(Lesion(position.name, None, why))
         else:
             with without(net, [position.name]):
-                found.append(Lesion(position.name, evaluate(net)))
-    return found
+                results.append(Lesion(position.name, evaluate(net)))
+    return results
 
 
 def deletions(
@@ -104,11 +104,11 @@ def deletions(
     """The error without several random blocks at once (figure 5 a), `draws` times for each count.
 
     Drawn from the blocks that can be deleted, the same ones for the same seed.
-    UserError: more blocks are asked for than can be deleted.
+    UserError: more blocks than can be deleted.
     """
     able = [position.name for position in block_positions(net) if not undeletable(position)]
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    results = []
     for count in counts:
         if not 0 <= count <= len(able):
             raise UserError(
@@ -119,12 +119,12 @@ def deletions(
             chosen = torch.randperm(len(able), generator=generator)[:count].tolist()
             with without(net, [able[i] for i in chosen]):
                 errors.append(evaluate(net))
-        found.append(Deletions(count, tuple(errors)))
-    return found
+        results.append(Deletions(count, tuple(errors)))
+    return results
 
 
 def undeletable(position: BlockPosition) -> str:
-    """Why a block cannot be deleted; empty where it can."""
+    """Why a block cannot be deleted; empty if it can."""
     if position.has_shortcut or not position.changes_shape:
         return ""
     into, out = position.flow, position.block.flow
@@ -140,13 +140,13 @@ def without(net: nn.Module, names: Sequence[str]) -> Iterator[None]:
 
     UserError: there is no such block, or it cannot be deleted.
     """
-    known = {position.name: position for position in block_positions(net)}
+    positions = {position.name: position for position in block_positions(net)}
     for name in names:
-        if name not in known:
-            raise UserError(f"there is no block {name}; there are {', '.join(known)}")
-        if why := undeletable(known[name]):
+        if name not in positions:
+            raise UserError(f"there is no block {name}; there are {', '.join(positions)}")
+        if why := undeletable(positions[name]):
             raise UserError(f"{name} cannot be deleted: {why}")
-    chosen = [known[name] for name in dict.fromkeys(names)]
+    chosen = [positions[name] for name in dict.fromkeys(names)]
     with preserved(net), torch.no_grad():
         net.eval()
         try:
@@ -206,7 +206,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
             f"{source.name} has several labels an image; the error without a block is that of one"
         )
     measurement = Measurement("lesion", (table.split, table.images, table.draws, *table.counts))
-    found = []
+    trials = []
     given = isinstance(net, NetByName) and bool(net.weights)
     if isinstance(net, NetByName):
         spec(net.base)  # UserError for a plain module
@@ -219,7 +219,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
                 train=False,
                 measurements=(measurement,),
             )
-            found.append(trial)
+            trials.append(trial)
         recipe = replace(recipe, net=replace(net, weights=""))
     networks = table.networks
     if not networks and not given:
@@ -228,7 +228,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
         chosen: Net | str = net if not name and isinstance(net, Net) else name
         if name:
             spec(name)
-        found += [
+        trials += [
             Trial(
                 name=name or "network",
                 seed=seed,
@@ -238,7 +238,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
             )
             for seed in table.seeds
         ]
-    return found
+    return trials
 
 
 def _columns(recipe: Recipe) -> list[dict[str, Any]]:
@@ -294,9 +294,13 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         "without a block"
         for row in rows
     )
-    kept = {row["name"]: [block["name"] for block in row["blocks"] if block["why"]] for row in rows}
-    gaps = "; ".join(f"{name} without {listed(blocks)}" for name, blocks in kept.items() if blocks)
-    found = [
+    undeletable_blocks = {
+        row["name"]: [block["name"] for block in row["blocks"] if block["why"]] for row in rows
+    }
+    gaps = "; ".join(
+        f"{name} without {listed(blocks)}" for name, blocks in undeletable_blocks.items() if blocks
+    )
+    figures = [
         lines_figure(
             "Error without one block",
             "Each block deleted alone, from the first (0) to the last (1)."
@@ -316,7 +320,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     several = {name: seeds for name, seeds in answers.items() if seeds[0]["several"]}
     if several:
         last = {name: seeds[0]["several"][-1] for name, seeds in several.items()}
-        found.append(
+        figures.append(
             lines_figure(
                 "Error without several random blocks",
                 "Mean over the draws and seeds, and their lowest and highest; 0 is the whole "
@@ -329,7 +333,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
                 x={"title": "blocks deleted at once", "scale": "linear"},
             )
         )
-    return found
+    return figures
 
 
 def _several(name: str, answers: Sequence[Row]) -> dict[str, Any]:
@@ -345,17 +349,17 @@ def _several(name: str, answers: Sequence[Row]) -> dict[str, Any]:
 def _notes(recipe: Recipe) -> str:
     table = recipe.study
     assert isinstance(table, LesionTable)
-    found = (
+    text = (
         "A residual block loses its branch and passes its shortcut on, a projection included; a "
         "plain block is left out, which is possible only where it does not change the shape. "
         f"Errors are of at most {table.images:,} {table.split} images. Nothing is trained again."
     )
     if isinstance(recipe.net, NetByName) and recipe.net.weights and table.split == "validation":
-        found += (
+        text += (
             "\nGiven weights may have been trained on the validation images, which are a part of "
             'the training set: split = "test" evaluates them on others.'
         )
-    return found
+    return text
 
 
 LESION = Experiment(

@@ -87,7 +87,7 @@ def path_gradients(
     count = len(jacobian.names)
     shares = length_shares(count)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    gradients = []
     for length in range(count + 1) if lengths is None else lengths:
         if not 0 <= length <= count:
             raise UserError(f"no path is {length} long: through {count} blocks 0 to {count}")
@@ -98,8 +98,8 @@ def path_gradients(
             if taken not in chosen:
                 chosen.add(taken)
                 norms.append(total_norm(jacobian.along(taken)))
-        found.append(PathGradient(length, shares[length], tuple(norms)))
-    return found
+        gradients.append(PathGradient(length, shares[length], tuple(norms)))
+    return gradients
 
 
 def contributions(gradients: Sequence[PathGradient]) -> list[float]:
@@ -172,7 +172,7 @@ class Backward:
 
 
 class _Step:
-    """One block at the input that the forward pass gives it, its two ways kept apart."""
+    """One block at its input in the forward pass, with its branch and shortcut apart."""
 
     def __init__(self, block: ResidualBlock, x: Tensor) -> None:
         self.x = x.detach().requires_grad_()
@@ -191,7 +191,7 @@ class _Step:
 
 
 class _Entry:
-    """What is said on entry to a stage: every path goes through it."""
+    """The layers on entry to a stage, which every path goes through."""
 
     def __init__(self, enter: nn.Module, x: Tensor) -> None:
         self.x = x.detach().requires_grad_()
@@ -212,12 +212,12 @@ def measure_paths(recipe: Recipe, folder: Path, samples: int) -> dict[str, Any]:
     `norms` of those that were sampled."""
     net, sets = open_trial(recipe, folder)
     (batch,) = some_batches(sets.train, IMAGES)
-    found = path_gradients(
+    gradients = path_gradients(
         net, batch.inputs, batch.known_targets, samples=samples, seed=recipe.seed
     )
     return {
-        "shares": [each.paths for each in found],
-        "norms": [list(each.norms) for each in found],
+        "shares": [each.paths for each in gradients],
+        "norms": [list(each.norms) for each in gradients],
     }
 
 

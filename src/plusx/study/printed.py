@@ -1,4 +1,4 @@
-"""Tables as they are printed: texts that stand for intervals, with their units, read from TOML."""
+"""Printed tables: texts that stand for intervals, with their units, read from TOML."""
 
 import difflib
 import json
@@ -16,7 +16,7 @@ from plusx.errors import UserError
 SHARES = {"": Fraction(1), "%": Fraction(1, 100)}
 COUNTS = {"": Fraction(1), "K": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9)}
 TIMES = {"s": Fraction(1), "min": Fraction(60), "h": Fraction(3600)}
-# What a column can show, and in which units.
+# The quantities of columns, with their units.
 QUANTITIES: dict[str, Mapping[str, Fraction]] = {
     **dict.fromkeys(("accuracy", "precision", "recall", "f1", "error"), SHARES),
     **dict.fromkeys(("parameters", "multiply_adds"), COUNTS),
@@ -31,13 +31,13 @@ Average = Literal["macro", "weighted", "micro", ""]
 
 @dataclass(frozen=True)
 class Interval:
-    """All values from low to high, both among them."""
+    """All values from low to high, inclusive."""
 
     low: Fraction
     high: Fraction
 
     def __mul__(self, other: "Interval") -> "Interval":
-        """The products of what is not negative."""
+        """The products of two intervals that are not negative."""
         return Interval(self.low * other.low, self.high * other.high)
 
     def scaled(self, factor: Fraction) -> "Interval":
@@ -49,10 +49,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Table:
-    """One table as it is printed.
+    """One printed table.
 
-    `columns` has the unit of each quantity of QUANTITIES, `rows` for each network its texts; a
-    quantity without a text is not known.
+    `columns` has the unit of each quantity of QUANTITIES, `rows` the texts of each network; a
+    quantity without a text is unknown.
     """
 
     name: str
@@ -62,13 +62,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables that belong together, and what is known of what they are about.
+    """Tables that belong together, and facts about them.
 
-    `networks`: the network of the zoo that a row is, where it is one; "plain(NAME)" is NAME
-    without its skips. `named`: what the text speaks of besides. `most`: for a quantity the row
-    that is said to have the most of it. `balanced`: all classes have as many images. `averaging`
-    of precision, recall and F1, "" where it is not said. `classes`, `channels` and `size` are
-    those of the images, None as the networks have them in the zoo.
+    `networks`: the network of the zoo that a row is about; "plain(NAME)" is NAME without its skips.
+    `named`: networks that the text mentions besides. `most`: for a quantity the row that is claimed
+    to have the most of it. `balanced`: all classes have equally many images. `averaging` of
+    precision, recall and F1, "" if not stated. `classes`, `channels` and `size` are those of the
+    images; None means as in the zoo.
     """
 
     tables: tuple[Table, ...]
@@ -83,19 +83,19 @@ class Tables:
 
 
 def read_tables(path: str | Path) -> Tables:
-    """The tables of a TOML file; docs/studies.md says how one is written.
+    """The tables of a TOML file, whose format is in docs/studies.md.
 
-    UserError: the file cannot be read as tables; the message says where.
+    UserError, with the place: the file cannot be read as tables.
     """
     path = Path(path)
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
     try:
-        return _tables(told)
+        return _tables(content)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -106,49 +106,49 @@ def interval(text: str, unit: Fraction = Fraction(1), *, whole: bool = False) ->
     `whole`: a number without decimals is a count, exact. UserError: it is no number.
     """
     number = text.partition("±")[0].strip()
-    found = _NUMBER.fullmatch(number)
-    if found is None:
-        raise UserError(f"{text!r} is not a number as it is printed, such as 71.3 or 269,434")
+    match = _NUMBER.fullmatch(number)
+    if match is None:
+        raise UserError(f"{text!r} is not a printed number, such as 71.3 or 269,434")
     value = Fraction(number.replace(",", ""))
-    decimals = len(found[1] or "")
+    decimals = len(match[1] or "")
     half = Fraction(0) if whole and not decimals else Fraction(1, 2 * 10**decimals)
     low = value - half if value < 0 else max(Fraction(0), value - half)
     return Interval(low * unit, (value + half) * unit)
 
 
-def _tables(told: Mapping[str, Any]) -> Tables:
+def _tables(content: Mapping[str, Any]) -> Tables:
     shapes: dict[str, type] = {
         "title": str, "tables": list, "networks": dict, "named": list, "most": dict,
         "balanced": bool, "averaging": str, "classes": int, "channels": int, "size": int,
     }  # fmt: skip
-    refuse_unknown(told, set(shapes), "")
-    for key, value in told.items():
+    refuse_unknown(content, set(shapes), "")
+    for key, value in content.items():
         if not isinstance(value, shapes[key]):
             raise UserError(f"{key}: {value!r} is no {shapes[key].__name__}")
-    averaging = told.get("averaging", "")
+    averaging = content.get("averaging", "")
     if averaging not in AVERAGES:
         raise UserError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
-    if not told.get("tables"):
+    if not content.get("tables"):
         raise UserError("there are no [[tables]]")
     return Tables(
-        tables=tuple(_table(each, number) for number, each in enumerate(told["tables"], 1)),
-        networks={str(key): str(value) for key, value in told.get("networks", {}).items()},
-        named=tuple(map(str, told.get("named", ()))),
-        most={str(key): str(value) for key, value in told.get("most", {}).items()},
-        balanced=told.get("balanced", False),
+        tables=tuple(_table(each, number) for number, each in enumerate(content["tables"], 1)),
+        networks={str(key): str(value) for key, value in content.get("networks", {}).items()},
+        named=tuple(map(str, content.get("named", ()))),
+        most={str(key): str(value) for key, value in content.get("most", {}).items()},
+        balanced=content.get("balanced", False),
         averaging=averaging,
-        classes=told.get("classes"),
-        channels=told.get("channels"),
-        size=told.get("size"),
+        classes=content.get("classes"),
+        channels=content.get("channels"),
+        size=content.get("size"),
     )
 
 
-def _table(told: Any, number: int) -> Table:
-    if not isinstance(told, dict):
+def _table(content: Any, number: int) -> Table:
+    if not isinstance(content, dict):
         raise UserError(f"[[tables]] {number} is no table")
-    name = str(told.get("name", f"table {number}"))
-    refuse_unknown(told, {"name", "columns", "rows"}, f"{name}: ")
-    rows, columns = told.get("rows", {}), told.get("columns", {})
+    name = str(content.get("name", f"table {number}"))
+    refuse_unknown(content, {"name", "columns", "rows"}, f"{name}: ")
+    rows, columns = content.get("rows", {}), content.get("columns", {})
     if not isinstance(rows, dict) or not isinstance(columns, dict) or not columns:
         raise UserError(f"{name}: needs tables columns and rows")
     for row, texts in rows.items():
@@ -157,7 +157,7 @@ def _table(told: Any, number: int) -> Table:
         for column, text in texts.items():
             if isinstance(text, float):
                 raise UserError(
-                    f'{name}, {row}, {column}: write {text} in quotes as it is printed, "{text}": '
+                    f'{name}, {row}, {column}: write {text} in quotes as printed, "{text}": '
                     "its decimals say how it was rounded"
                 )
     return Table(
@@ -167,36 +167,36 @@ def _table(told: Any, number: int) -> Table:
     )
 
 
-def refuse_unknown(told: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in told:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+def refuse_unknown(content: Mapping[str, Any], allowed: set[str], where: str) -> None:
+    for key in content:
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), allowed, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(allowed))}"
             raise UserError(f"{where}unknown key {key!r}: {hint}")
 
 
 def to_toml(tables: Tables, *, title: str = "") -> str:
     """The tables as `read_tables` reads them."""
 
-    def said(value: Any) -> str:
+    def as_toml(value: Any) -> str:
         if isinstance(value, Mapping):
-            inside = ", ".join(f"{said(str(k))} = {said(v)}" for k, v in value.items())
+            inside = ", ".join(f"{as_toml(str(k))} = {as_toml(v)}" for k, v in value.items())
             return f"{{ {inside} }}" if inside else "{}"
         if isinstance(value, tuple):
-            return f"[{', '.join(map(said, value))}]"
+            return f"[{', '.join(map(as_toml, value))}]"
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
     keys = ("named", "balanced", "averaging", "classes", "channels", "size")
-    lines = [f"title = {said(title)}"] if title else []
+    lines = [f"title = {as_toml(title)}"] if title else []
     for key in keys:
         value = getattr(tables, key)
         if value not in (None, "", ()):
-            lines.append(f"{key} = {said(value)}")
+            lines.append(f"{key} = {as_toml(value)}")
     for name, pairs in (("networks", tables.networks), ("most", tables.most or {})):
         if pairs:
-            lines += ["", f"[{name}]", *(f"{said(k)} = {said(v)}" for k, v in pairs.items())]
+            lines += ["", f"[{name}]", *(f"{as_toml(k)} = {as_toml(v)}" for k, v in pairs.items())]
     for table in tables.tables:
-        lines += ["", "[[tables]]", f"name = {said(table.name)}"]
-        lines += [f"columns = {said(table.columns)}", "", "[tables.rows]"]
-        lines += [f"{said(row)} = {said(texts)}" for row, texts in table.rows.items()]
+        lines += ["", "[[tables]]", f"name = {as_toml(table.name)}"]
+        lines += [f"columns = {as_toml(table.columns)}", "", "[tables.rows]"]
+        lines += [f"{as_toml(row)} = {as_toml(texts)}" for row, texts in table.rows.items()]
     return "\n".join(lines) + "\n"

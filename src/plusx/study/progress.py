@@ -1,7 +1,4 @@
-"""Showing the progress of a comparison: drawn in a terminal, plain lines elsewhere.
-
-The runs send nothing; their logs are read.
-"""
+"""The progress of a comparison: drawn in a terminal, plain lines elsewhere, from the runs' logs."""
 
 import json
 import math
@@ -31,7 +28,7 @@ class LogTail:
         self._position = 0
 
     def lines(self) -> list[dict[str, Any]]:
-        """Whole new lines. A log that was cut short, as a resumed run does, is read anew."""
+        """Complete new lines. A log that a resumed run has shortened is read again as a whole."""
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._position:
@@ -50,7 +47,7 @@ class LogTail:
 
 @dataclass
 class RunProgress:
-    """A running trial: by its log."""
+    """A running trial, by its log."""
 
     name: str
     seed: int
@@ -131,11 +128,11 @@ class Progress:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._console.print(Text(text), soft_wrap=True)
 
     def end(self, name: str, seed: int, error: str) -> None:
-        """A run is over: a line that stays."""
+        """Print a permanent line about a run that ended."""
         run = next(run for run in self.running if (run.name, run.seed) == (name, seed))
         self.running.remove(run)
         run.update()
@@ -148,12 +145,12 @@ class Progress:
         if not run.step:  # nothing was left to be trained
             self.say(f"{name} seed {seed}: done in {_time(seconds)}")
             return
-        said = f"{run.score}, " if run.score else ""
+        score = f"{run.score}, " if run.score else ""
         length = f"{run.epoch} {'epoch' if run.epoch == 1 else 'epochs'}"
-        self.say(f"{name} seed {seed}: {said}{length} in {_time(seconds)}")
+        self.say(f"{name} seed {seed}: {score}{length} in {_time(seconds)}")
 
     def show(self) -> None:
-        """Look at the runs' logs and show where they are."""
+        """Read the runs' logs and update the display."""
         for run in self.running:
             run.update()
         now = time.monotonic()
@@ -174,8 +171,8 @@ class Progress:
         return min(1.0, (self.paid + part) / self.cost) if self.cost else 1.0
 
     def _left(self, now: float) -> float | None:
-        """Seconds left at the pace since the first step was seen; None before there is one, and
-        when all is trained, as what is evaluated then has another pace."""
+        """Seconds left at the pace since the first step; None before it, and when only evaluation,
+        which has another pace, is left."""
         share = self._share()
         if share > 1 - 1e-9:
             return None

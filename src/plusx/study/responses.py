@@ -59,7 +59,7 @@ class Response:
 def responses(net: nn.Module, inputs: Iterable[Tensor]) -> list[Response]:
     """The response of every 3 x 3 layer, in order: after batch norm, before anything else.
 
-    That is before the nonlinearity and before the sum, as the paper says it. `inputs` are batches
+    That is before the nonlinearity and before the sum, as in the paper. `inputs` are batches
     (n, ...); the network is run in evaluation mode, and is left as it was.
 
     UserError: the network is not made of blocks, has no such layer, or `inputs` are empty.
@@ -91,27 +91,27 @@ def responses(net: nn.Module, inputs: Iterable[Tensor]) -> list[Response]:
 def three_by_three(net: nn.Module) -> dict[str, nn.Module]:
     """The modules whose outputs are the responses, by name and in the order of the forward pass."""
     net = require_network(net)
-    found = _responding("", net, net.stem)
+    layers = _responding("", net, net.stem)
     for name, block in net.named_modules():
         if isinstance(block, ResidualBlock):
-            found |= _responding(f"{name}.", block, (*block.lead, *block.branch, *block.after))
-    return found
+            layers |= _responding(f"{name}.", block, (*block.lead, *block.branch, *block.after))
+    return layers
 
 
 def _responding(prefix: str, owner: nn.Module, words: Iterable[str]) -> dict[str, nn.Module]:
-    found: dict[str, nn.Module] = {}
-    said = [*words, ""]
-    for word, following in pairwise(said):
+    layers: dict[str, nn.Module] = {}
+    ahead = [*words, ""]
+    for word, following in pairwise(ahead):
         layer = getattr(owner, word)
         if isinstance(layer, CONVOLUTIONS) and set(layer.kernel_size) == {3}:
             taken = following if following.startswith(("bn", "norm")) else word
-            found[prefix + taken] = getattr(owner, taken)
-    return found
+            layers[prefix + taken] = getattr(owner, taken)
+    return layers
 
 
 @contextmanager
 def watched(layers: dict[str, nn.Module], keep: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Give `keep` each layer's output as it is made, before an activation can overwrite it."""
+    """Pass each layer's output to `keep` before an activation can overwrite it."""
 
     def watcher(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda _module, _inputs, output: keep(name, output)
@@ -127,8 +127,8 @@ def watched(layers: dict[str, nn.Module], keep: Callable[[str, Tensor], None]) -
 def measure_responses(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The response of every layer of the trained network, as JSON: `layers` and `std`."""
     net, sets = open_trial(recipe, folder)
-    found = responses(net, [batch.inputs for batch in some_batches(sets.train, IMAGES)])
-    return {"layers": [each.name for each in found], "std": [each.std for each in found]}
+    measured = responses(net, [batch.inputs for batch in some_batches(sets.train, IMAGES)])
+    return {"layers": [each.name for each in measured], "std": [each.std for each in measured]}
 
 
 def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:

@@ -75,7 +75,7 @@ def summarise(name: str, runs: Sequence[FinishedRun], threshold: float) -> dict[
     first = next(iter(runs[0].metrics))
     reached = [epochs_to(run.points, threshold, first) for run in runs]
     wrong = [run.train_error for run in runs if run.train_error is not None]
-    known = [float(epoch) for epoch in reached if epoch is not None]
+    epochs = [float(epoch) for epoch in reached if epoch is not None]
     return {
         "name": name,
         "parameters": runs[0].parameters,
@@ -86,10 +86,10 @@ def summarise(name: str, runs: Sequence[FinishedRun], threshold: float) -> dict[
         "seconds_per_epoch": spread([run.seconds_per_epoch for run in runs]),
         "epochs_to_threshold": {
             "threshold": threshold,
-            "mean": mean(known) if known else None,
-            "std": stdev(known) if len(known) > 1 else None,
+            "mean": mean(epochs) if epochs else None,
+            "std": stdev(epochs) if len(epochs) > 1 else None,
             "seeds": reached,
-            "reached": len(known),
+            "reached": len(epochs),
         },
     }
 
@@ -98,16 +98,16 @@ def curve(name: str, runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """The training curve of a network: mean, lowest and highest over its runs, for the epochs that
     all of them have."""
     columns = list(zip(*(run.points for run in runs)))  # as many as the shortest has
-    found: dict[str, Any] = {"name": name, "epochs": [column[0].epoch for column in columns]}
+    curves: dict[str, Any] = {"name": name, "epochs": [column[0].epoch for column in columns]}
     fields = {next(iter(runs[0].metrics)): "score", "loss": "loss", "train_error": "train_error",
               "train_loss": "train_loss"}  # fmt: skip
     for key, field in fields.items():
         bands = [_band([getattr(point, field) for point in column]) for column in columns]
-        found[key] = {
+        curves[key] = {
             part: [band[index] for band in bands]
             for index, part in enumerate(("mean", "low", "high"))
         }
-    return found
+    return curves
 
 
 def epochs_to(points: Sequence[EpochPoint], threshold: float, key: str = "accuracy") -> int | None:
@@ -119,16 +119,16 @@ def epochs_to(points: Sequence[EpochPoint], threshold: float, key: str = "accura
 
 
 def incomparable(folders: Mapping[Path, str]) -> dict[Path, str]:
-    """Runs of another version, machine or other images than most of the others, and why: they are
-    shown, and in no mean.
+    """Runs of another version, machine or other images than most of the others, with the reason.
 
-    Runs with one value in `folders` were made with the same data and seed, and have to have the
-    same images.
+    They are shown, and excluded from the means.
+
+    Runs with one value in `folders` have the same data and seed, and must have the same images.
     """
     environments = {folder: _environment(folder) for folder in folders}
     images = {folder: _images(folder) for folder in folders}
     usual = _commonest(list(environments.values()))
-    found: dict[Path, str] = {}
+    reasons: dict[Path, str] = {}
     for folder, shared in folders.items():
         why = [
             f"{key} {value}, not {expected}"
@@ -139,26 +139,26 @@ def incomparable(folders: Mapping[Path, str]) -> dict[Path, str]:
         if images[folder] is not None and images[folder] != _commonest(alike):
             why.append("other images than the other runs")
         if why:
-            found[folder] = "; ".join(why)
-    return found
+            reasons[folder] = "; ".join(why)
+    return reasons
 
 
 def versions_and_machine(folder: Path) -> dict[str, dict[str, Any]]:
     """The versions and the machine of a run's folder."""
-    known = store.read_json(folder / "environment.json")
+    environment = store.read_json(folder / "environment.json")
     return {
-        "versions": {key: known[key] for key in VERSIONS},
-        "machine": {key: known[key] for key in MACHINE},
+        "versions": {key: environment[key] for key in VERSIONS},
+        "machine": {key: environment[key] for key in MACHINE},
     }
 
 
 def _environment(folder: Path) -> tuple[str, ...]:
-    known = store.read_json(folder / "environment.json")
-    return tuple(str(known.get(key)) for key in SAME)
+    environment = store.read_json(folder / "environment.json")
+    return tuple(str(environment.get(key)) for key in SAME)
 
 
 def _images(folder: Path) -> str | None:
-    """Which images a run has; None where its folder knows of none."""
+    """A fingerprint of the images of a run; None if its folder has none."""
     if not (folder / "data.json").is_file():
         return None
     data: dict[str, Any] = store.read_json(folder / "data.json")
@@ -167,17 +167,17 @@ def _images(folder: Path) -> str | None:
 
 
 def _commonest(values: Sequence[Any]) -> Any:
-    """Of equally common ones the last, which is the one made last."""
+    """The commonest value; of equally common ones the last."""
     counts = Counter(values)
     most = max(counts.values())
     return [value for value in values if counts[value] == most][-1]
 
 
 def _band(values: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
         return None, None, None
-    return mean(known), min(known), max(known)
+    return mean(numbers), min(numbers), max(numbers)
 
 
 def _seconds(timing: Path, steps: float) -> float:

@@ -1,4 +1,4 @@
-"""A study in a folder: its trials made in processes of their own, measured, and put into words.
+"""A study in a folder: its trials are run and measured in worker processes, then reported.
 
 The folder holds runs/, recipe.toml, result.json and report.html. A study that was interrupted
 resumes: finished trials are not repeated, and an unfinished one resumes from its last checkpoint.
@@ -47,7 +47,7 @@ def study(
 ) -> dict[str, Any]:
     """Make the study of a recipe's table [study]: what result.json holds, see docs/studies.md.
 
-    `jobs` trials are made at a time, each in a process of its own; None: as many as there are cores
+    `jobs` trials are run at a time, each in its own process; None: as many as there are cores
     for the threads of a trial, one with a GPU. `command` is noted; `progress` is where progress is
     shown (None: standard error).
 
@@ -105,16 +105,16 @@ def rows(recipe: Recipe, out: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _images(trials: Sequence[Trial]) -> list[int] | list[float]:
-    """How many images an epoch of each trial has, beside the other trials. They are counted where
-    some trials are as long in epochs and others in steps; else it is the share that trains."""
+    """The images of an epoch of each trial, in a shared unit. They are counted where some trials
+    are measured in epochs and others in steps; else they are the share of the training images."""
     if len({trial.recipe.epochs is None for trial in trials}) == 1:
         shares = [getattr(trial.recipe.data, "train", None) for trial in trials]
         return [share if isinstance(share, float) else 1.0 for share in shares]
-    known: dict[Any, int] = {}
+    counts: dict[Any, int] = {}
     for trial in trials:
-        if trial.recipe.data not in known:
-            known[trial.recipe.data] = len(parts.open_split(trial.recipe, "train"))
-    return [known[trial.recipe.data] for trial in trials]
+        if trial.recipe.data not in counts:
+            counts[trial.recipe.data] = len(parts.open_split(trial.recipe, "train"))
+    return [counts[trial.recipe.data] for trial in trials]
 
 
 def _checked(experiment: Experiment, recipe: Recipe, source: Dataset) -> list[Trial]:
@@ -154,7 +154,7 @@ def _with_weights(trial: Trial, runs: Path) -> Trial:
 
 
 def _refuse_other_trials(trials: Sequence[Trial], source: Dataset, runs: Path) -> None:
-    """UserError where a trial of that name was made by another recipe.
+    """UserError if a trial of that name was run with another recipe.
 
     What a study is over may change between two starts, and not all of it is in the trials' names:
     the depth of `skips` and `ablation` is not.

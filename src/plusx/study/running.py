@@ -1,4 +1,4 @@
-"""Running the trials of a comparison or a study: those that are missing, several at a time."""
+"""Running the unfinished trials of a comparison or a study, several at a time."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from plusx.study.workers import WorkerPool
 from plusx.zoo import find
 
 
-POLL = 0.25  # seconds between two looks at the runs
+POLL = 0.25  # seconds between two updates of the display
 _STOPPING = "stopping; what was trained is saved, and the same command resumes from there"
 
 
@@ -26,7 +26,7 @@ def check_jobs(jobs: int | None) -> None:
 
 
 def default_jobs(recipe: Recipe) -> int:
-    """How many runs are made at a time: as many as there are cores for, one with a GPU."""
+    """The number of runs at a time: as many as there are cores for, one with a GPU."""
     kind = recipe.device.kind
     accelerated = kind.startswith(("cuda", "mps"))
     if kind == "auto" and (sys.platform == "darwin" or os.path.exists("/dev/nvidiactl")):
@@ -41,8 +41,8 @@ def default_jobs(recipe: Recipe) -> int:
 
 
 def cost(recipe: Recipe, images: int | float = 1) -> float:
-    """What a run costs beside others, roughly: multiply-adds times images. `images` is how many an
-    epoch has, beside those of the other runs."""
+    """The approximate cost of a run relative to others: multiply-adds times images. `images` is the
+    number an epoch has, in any unit that all runs share."""
     net = recipe.net if isinstance(recipe.net, Net) else find(recipe.net.base)
     multiply_adds = (measure(net) if isinstance(net, Net) else net).multiply_adds
     if recipe.steps is not None:
@@ -57,10 +57,11 @@ def run_trials(
     runs: Path,
     stream: TextIO,
 ) -> tuple[int, dict[str, str]]:
-    """Make the trials that are not finished, the costliest first so that the processes end at about
-    the same time. How many were made, and by folder why some failed.
+    """Run the unfinished trials, the costliest first so that the workers end at about one time.
 
-    A trial that diverges is noted in its folder and not made again. One that fails stops no other.
+    Returns how many were run, and the reasons of failures by folder.
+
+    A trial that diverges is marked in its folder and not repeated. One that fails stops no other.
     UserError: the recipe is wrong.
     """
     from plusx import store  # loads torch, as the workers do meanwhile
@@ -134,6 +135,6 @@ def length_of(recipe: Recipe) -> str:
 
 
 def jobs_in_words(size: int, threads: int) -> str:
-    """How many runs were made at a time."""
+    """How many runs there were at a time."""
     runs, count = "run" if size == 1 else "runs", "thread" if threads == 1 else "threads"
     return f"{size} {runs} of {threads} {count}"

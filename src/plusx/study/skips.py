@@ -40,12 +40,12 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     bottlenecks = max(1, round((table.depth - 2) / 9))
     bottleneck = fitted(net(BOTTLENECK_A, bottlenecks, BOTTLENECK_WIDTHS), source)
     cost = measure(basic).multiply_adds
-    found = []
+    trials = []
     for block in table.blocks:
         for merge in table.merges:
             base = basic if block == "basic" else bottleneck
             spec = at_cost(with_merge(base, merge), cost)
-            found += [
+            trials += [
                 Trial(
                     name=f"{block} {'plain' if merge == 'none' else merge}",
                     seed=seed,
@@ -54,7 +54,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
                 )
                 for seed in table.seeds
             ]
-    return found
+    return trials
 
 
 def _columns(recipe: Recipe) -> list[dict[str, Any]]:
@@ -77,8 +77,8 @@ def _finding(rows: Sequence[Row]) -> str:
         pairs.append((added["bottleneck"], added["basic"]))
     errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
     parts = [
-        compared(*pair, "train_error", found)
-        for pair, found in zip(pairs, differences(errors), strict=True)
+        compared(*pair, "train_error", gap)
+        for pair, gap in zip(pairs, differences(errors), strict=True)
     ]
     return f"Training error at equal multiply-adds: {'; '.join(parts)}." if parts else "One row."
 

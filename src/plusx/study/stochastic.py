@@ -25,8 +25,8 @@ def expected_depth(blocks: int, last: float) -> float:
 def counted_depths(net: nn.Module, draws: int, seed: int = 0) -> list[int]:
     """How many blocks of a network survive in each of `draws` training passes.
 
-    The blocks are asked, as a pass does; nothing is computed. UserError: the network is not made
-    of blocks, or drops rows of a batch in the position of whole blocks.
+    The blocks decide as in a forward pass, but nothing is computed. UserError: the network is not
+    made of blocks, or drops rows of a batch instead of whole blocks.
     """
     blocks = [position.block for position in block_positions(net)]
     if any(block.drop and block.drops_rows for block in blocks):

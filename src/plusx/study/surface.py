@@ -55,15 +55,15 @@ def random_direction(net: nn.Module, seed: int) -> dict[str, Tensor]:
     dimensions or more. Biases and the parameters of norms do not move. The same for the same seed.
     """
     generator = torch.Generator().manual_seed(seed)
-    found = {}
+    direction = {}
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             rows, own = drawn.flatten(1), parameter.detach().cpu().double().flatten(1)
             rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-10)
             rows = rows * own.norm(dim=1, keepdim=True)
-            found[name] = rows.reshape(drawn.shape).to(parameter.device, parameter.dtype)
-    return found
+            direction[name] = rows.reshape(drawn.shape).to(parameter.device, parameter.dtype)
+    return direction
 
 
 def line(
@@ -157,9 +157,9 @@ def bent_down(steps: Sequence[Number], values: Sequence[Sequence[Number | None]]
     mixed = (grid[2:, 2:] - grid[2:, :-2] - grid[:-2, 2:] + grid[:-2, :-2]) / 4
     half, root = (across + upward) / 2, np.hypot((across - upward) / 2, mixed)
     low, high = half - root, half + root
-    known = np.isfinite(low)
+    measured = np.isfinite(low)
     bent = low < -CURVED * np.maximum(np.abs(high), np.abs(low))
-    return float((bent & known).sum() / known.sum()) if known.any() else None
+    return float((bent & measured).sum() / measured.sum()) if measured.any() else None
 
 
 def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
@@ -214,7 +214,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         for group in groups
         for answers in [group.measured("surface")]
     ]
-    found = [
+    figures = [
         lines_figure(
             "Loss along a random direction",
             "Normalised filter by filter; 0 is the trained network. Logarithmic.",
@@ -226,7 +226,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     ]
     for group in groups:
         first = group.measured("surface")[0]
-        found.append(
+        figures.append(
             {
                 "kind": "map",
                 "title": f"Loss around {group.name}",
@@ -241,7 +241,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
                 "values": first["plane"],
             }
         )
-    return found
+    return figures
 
 
 def _notes(recipe: Recipe) -> str:
@@ -267,8 +267,8 @@ def _highest(answer: Mapping[str, Any]) -> Number | None:
 
 
 def _spread(values: Sequence[Number | None]) -> dict[str, Any] | None:
-    known = [float(value) for value in values if value is not None]
-    return spread(known) if len(known) == len(values) else None
+    numbers = [float(value) for value in values if value is not None]
+    return spread(numbers) if len(numbers) == len(values) else None
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:

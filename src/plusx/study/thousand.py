@@ -99,22 +99,20 @@ def measure_step(recipe: Recipe, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     net, _ = parts.make_net(recipe)
     built = time.perf_counter() - began
-    found = deep_step(
-        net, batch.inputs, batch.known_targets, rate=recipe.optim.lr, seed=recipe.seed
-    )
+    step = deep_step(net, batch.inputs, batch.known_targets, rate=recipe.optim.lr, seed=recipe.seed)
     return {
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "images": len(batch),
         "rate": recipe.optim.lr,
         "build_seconds": built,
-        "step_seconds": found.seconds,
-        "loss": _finite(found.loss),
-        "after": _finite(found.after),
-        "blocks": [each.name for each in found.gradients],
-        "weights": [_finite(each.weights) for each in found.gradients],
-        "outputs": [_finite(each.outputs) for each in found.gradients],
-        "reached": found.reached,
-        "finite": found.finite,
+        "step_seconds": step.seconds,
+        "loss": _finite(step.loss),
+        "after": _finite(step.after),
+        "blocks": [each.name for each in step.gradients],
+        "weights": [_finite(each.weights) for each in step.gradients],
+        "outputs": [_finite(each.outputs) for each in step.gradients],
+        "reached": step.reached,
+        "finite": step.finite,
     }
 
 
@@ -175,7 +173,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         f"{row['name']}: first over last {row['ratio']:,.3g}" for row in rows
         if row["ratio"] is not None
     )  # fmt: skip
-    found = []
+    figures = []
     for part in ("outputs", "weights"):
         lines = []
         for group in groups:
@@ -184,8 +182,8 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
             lines.append(band(group.name, x, [[norm or None for norm in seed] for seed in norms]))
         title = f"Gradient at every block, in its {part}"
         caption = "Norm at the first step, from the first block (0) to the last (1)."
-        found.append(lines_figure(title, caption, ratios, lines, x=BLOCK, y=LOG))
-    return found
+        figures.append(lines_figure(title, caption, ratios, lines, x=BLOCK, y=LOG))
+    return figures
 
 
 def _notes(recipe: Recipe) -> str:

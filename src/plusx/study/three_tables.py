@@ -267,7 +267,7 @@ def as_csv(table: Mapping[str, Any]) -> str:
 
 
 def as_printed(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> Tables:
-    """The tables as they are printed, with what is known of their networks and images."""
+    """The printed tables, with facts about their networks and images."""
     data = store.read_json(groups[0].results[0].folder / "data.json")
     height, width = data["preprocessing"]["size"]
     return Tables(
@@ -326,7 +326,7 @@ def _balanced(groups: Sequence[Group]) -> bool:
 
 
 def _twin(net: Net) -> Net | None:
-    """The network without its skips; None where it has none."""
+    """The network without its skips; None if it has none."""
     try:
         return with_merge(net, "none")
     except ValueError:
@@ -347,9 +347,9 @@ def _mean(row: Mapping[str, Any], key: str) -> float | None:
     return None if row[key] is None else float(row[key]["mean"])
 
 
-def _unit(known: Sequence[float | None]) -> str:
+def _unit(values: Sequence[float | None]) -> str:
     """The largest unit of which the longest time has at least five."""
-    longest = max((value for value in known if value is not None), default=0.0)
+    longest = max((value for value in values if value is not None), default=0.0)
     return next(unit for unit in ("h", "min", "s") if longest >= 5 * TIMES[unit] or unit == "s")
 
 
@@ -364,8 +364,8 @@ def _scaled(value: Mapping[str, Any] | None, unit: str) -> dict[str, Any] | None
 
 def _places(rows: Sequence[Row], key: str) -> int:
     """Decimals that give the shortest time two figures: one to four."""
-    known = [mean for row in rows if (mean := _mean(row, key))]
-    return min(4, max(1, 1 - math.floor(math.log10(min(known))))) if known else 1
+    times = [mean for row in rows if (mean := _mean(row, key))]
+    return min(4, max(1, 1 - math.floor(math.log10(min(times))))) if times else 1
 
 
 def _threshold(recipe: Recipe) -> str:

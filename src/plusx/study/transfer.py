@@ -76,7 +76,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
 
 
 def in_words(way: str | int) -> str:
-    """What is trained, of a network that was trained before."""
+    """Which parts of a pretrained network are trained."""
     if isinstance(way, int):
         return f"its last {'stage' if way == 1 else f'{way} stages'} fine-tuned"
     return _WORDS[way]
@@ -122,7 +122,7 @@ def _error(result: TrialResult) -> float:
 
 
 def _gains(rows: Sequence[Row]) -> dict[str, Difference]:
-    """How much less error than from scratch, by name, where that is known."""
+    """How much less error than from scratch, by name, where it can be compared."""
     scratch = {row["network"]: row for row in rows if row["way"] == "scratch"}
     others = [
         row for row in rows if row["way"] not in (_BEFORE, "scratch") and row["network"] in scratch

@@ -1,4 +1,4 @@
-"""One run of a comparison or a study: what is trained, and what is measured in it. No torch."""
+"""One run of a comparison or a study: its recipe and its measurements. No torch."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Literal
 from plusx.recipe import Recipe
 
 
-DIVERGED = "diverged.json"  # in a run's folder: why its training came to nothing
+DIVERGED = "diverged.json"  # in a run's folder: why its training diverged
 
 Factor = str | int | float
 
@@ -18,8 +18,8 @@ Factor = str | int | float
 class Measurement:
     """A function of `catalogue.MEASURES` with its settings.
 
-    Its answer is kept in the run's folder as JSON under its text, such as surface(25,1.0): an
-    answer to other settings is not taken for this one's.
+    Its result is kept in the run's folder as JSON, named by its text, such as surface(25,1.0), so
+    that results of other settings are not mistaken for it.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Trial:
         return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', self.name).strip('-')}-seed{self.seed}"
 
     def finished(self, folder: Path) -> bool:
-        """Whether all of it is in its folder, or it diverged, which is an answer too."""
+        """Whether its folder is complete, or it diverged, which is a result too."""
         files = ["result.json"] if self.train else []
         files += [f"{self.split}.json"] if self.split != "validation" else []
         files += [f"{measurement}.json" for measurement in self.measurements]

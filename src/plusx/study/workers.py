@@ -1,8 +1,8 @@
-"""Trials in processes of their own, several at a time, each with its share of the cores.
+"""Trials in worker processes, several at a time, each with its share of the cores.
 
-A process makes one trial after another, so that torch is loaded once a process and not once a
-trial. What a trial does is in its folder; over the pipe go only what to do and how it ended, as
-JSON. A process that dies takes down its own trial alone: a new one takes its place.
+A worker runs one trial after another, so that torch is loaded once a worker and not once a trial.
+A trial writes into its folder; only the job and its outcome go over the pipe, as JSON. A worker
+that dies loses its current trial alone, and a new worker replaces it.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from plusx.study.trial import Measurement, Trial
 if TYPE_CHECKING:
     from plusx.recipe import Recipe
 
-GRACE = 10.0  # seconds that a process has to save its work before it is killed
+GRACE = 10.0  # seconds to save before a worker is killed
 
 
 class Outcome(NamedTuple):
-    """How a trial ended: `error` is empty where it is finished."""
+    """How a trial ended: `error` is empty if it finished."""
 
     error: str = ""
     user_error: bool = False
@@ -42,7 +42,7 @@ class _Worker(NamedTuple):
 
 
 class WorkerPool:
-    """Processes that each make one trial at a time, in folders under `runs`.
+    """Worker processes that run one trial at a time each, in folders under `runs`.
 
     Leaving the block stops them: each saves its trial and ends.
     """
@@ -59,7 +59,7 @@ class WorkerPool:
 
     @property
     def free(self) -> int:
-        """How many processes have nothing to do."""
+        """The number of idle workers."""
         return self._size - len(self._busy)
 
     def start(self, trial: Trial) -> None:
@@ -78,9 +78,9 @@ class WorkerPool:
             worker.pipe.send_bytes(json.dumps(job).encode())
 
     def ended(self, timeout: float) -> list[tuple[Trial, Outcome]]:
-        """The trials that ended, after waiting for one for at most so many seconds."""
+        """The trials that ended, waiting at most `timeout` seconds for one."""
         by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._busy}
-        found = []
+        ended_trials = []
         for pipe in wait(list(by_pipe), timeout):
             worker = by_pipe[pipe]
             trial = self._busy.pop(worker)
@@ -93,8 +93,8 @@ class WorkerPool:
                 outcome = Outcome("" if whole else _exit_reason(worker.process.exitcode))
             else:
                 self._idle.append(worker)
-            found.append((trial, outcome))
-        return found
+            ended_trials.append((trial, outcome))
+        return ended_trials
 
     def __enter__(self) -> "WorkerPool":
         self._idle = [self._spawn() for _ in range(self._size)]
@@ -127,13 +127,13 @@ class WorkerPool:
 
 def _work(pipe: Connection) -> None:
     """A worker's loop until the other end of the pipe closes."""
-    # Ctrl-C reaches all processes in the terminal's foreground. The parent alone shall answer, and
-    # then stop the workers.
+    # Ctrl-C reaches all processes in the terminal's foreground, but only the parent should handle
+    # it and then stop the workers.
     if hasattr(os, "setpgid"):
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    import plusx.run  # noqa: F401  (slow: done before there is something to do)
+    import plusx.run  # noqa: F401  (slow, so before the first job)
 
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -141,8 +141,8 @@ def _work(pipe: Connection) -> None:
 
 
 def run_job(job: Mapping[str, Any]) -> Outcome:
-    """Make one trial, with the threads of its recipe or one: with more than there are cores for,
-    every process waits for the others."""
+    """Run one trial, with the threads of its recipe or one, so that workers do not compete for
+    cores."""
     import torch
 
     from plusx import store
@@ -164,15 +164,15 @@ def run_job(job: Mapping[str, Any]) -> Outcome:
         number = getattr(error, "signal_number", None)
         if number is not None:
             os._exit(128 + number)  # it is saved; do not take torch down first
-        known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
-        name = "" if known and str(error) else f"{type(error).__name__}: "
+        expected = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
+        name = "" if expected and str(error) else f"{type(error).__name__}: "
         diverged = isinstance(error, FloatingPointError)
         return Outcome(f"{name}{error}", isinstance(error, UserError), diverged)
     return Outcome()
 
 
 def _measure(recipe: "Recipe", folder: Path, texts: Sequence[str], *, trained: bool) -> None:
-    """Measure the run, and write the answers into its folder."""
+    """Measure the run, and write the results into its folder."""
     import torch
 
     from plusx import store

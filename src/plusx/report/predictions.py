@@ -1,5 +1,4 @@
-"""The page of dense predictions: every image with its predicted masks or boxes, beside the ground
-truth where it is known."""
+"""The page of dense predictions: images with predicted masks or boxes and their ground truth."""
 
 import io
 import re
@@ -21,7 +20,7 @@ MOST = 60  # images on the page; all are in side-by-side/
 # a file in that folder and none above it, whatever its name
 _NAME = re.compile(r"side-by-side/[^./\\\x00][^/\\\x00]*\.png")
 _LARGEST = 64 << 20  # bytes of a picture
-_HEAVY = 1 << 19  # bytes from which a picture stands on the page as a smaller JPEG
+_HEAVY = 1 << 19  # bytes above which a picture is embedded as a smaller JPEG
 _SIDES = 1920, 960  # its width and height, at most
 _LISTED = 4  # classes that are named under an image
 SHOWN = 0.3  # boxes of a lower score are in the JSON alone: they are neither drawn nor counted
@@ -29,7 +28,7 @@ SHOWN = 0.3  # boxes of a lower score are in the JSON alone: they are neither dr
 Row = Mapping[str, Any]
 
 
-def seen_page(
+def predictions_page(
     result: Mapping[str, Any],
     pictures: Sequence[bytes],
     colours: Sequence[tuple[int, int, int]],
@@ -44,7 +43,7 @@ def seen_page(
             "pictures": True,
             "finding": _finding(rows),
             "boxes": "boxes" in rows[0],
-            "ground_truth": any_truth(rows),
+            "ground_truth": has_ground_truth(rows),
             "shown_from": SHOWN,
             "examples": examples(rows[:MOST], pictures[:MOST]),
             "count": len(rows),
@@ -54,18 +53,18 @@ def seen_page(
 
 
 def examples(rows: Sequence[Row], pictures: Sequence[bytes]) -> list[dict[str, Any]]:
-    """What a template shows of each image, with its picture as a PNG."""
+    """The images as the template shows them. `pictures` are PNGs."""
     return [
         {"path": row["path"], "uri": _embedded(picture), "truth": "ground_truth" in row,
-         "lines": [said(row), *_truth(row)]}
+         "lines": [prediction_text(row), *_truth(row)]}
         for row, picture in zip(rows, pictures, strict=True)
     ]  # fmt: skip
 
 
-def read_seen(folder: Path) -> list[dict[str, Any]]:
-    """The examples of predictions that were written into a folder; none where it has none.
+def read_examples(folder: Path) -> list[dict[str, Any]]:
+    """The examples of the predictions that were written into a folder, or none.
 
-    UserError: what it holds is not what was written there.
+    UserError: the file is not as it was written.
     """
     if not (folder / "predictions.json").is_file():
         return []
@@ -78,26 +77,26 @@ def read_seen(folder: Path) -> list[dict[str, Any]]:
     return examples(rows, pictures)
 
 
-def any_truth(rows: Sequence[Row]) -> bool:
+def has_ground_truth(rows: Sequence[Row]) -> bool:
     """Whether the ground truth of any image is known."""
     return any("ground_truth" in row for row in rows)
 
 
-def said(row: Row) -> str:
-    """What is predicted for an image: the largest classes, or how many boxes of which."""
+def prediction_text(row: Row) -> str:
+    """The prediction for an image: the largest classes, or the number of boxes of each class."""
     if "boxes" not in row:
         largest = sorted(row["class_fractions"].items(), key=lambda pair: -pair[1])[:_LISTED]
         return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)
-    return counted(shown(row["boxes"])) or "nothing found"
+    return counted(drawn(row["boxes"])) or "nothing found"
 
 
-def shown(boxes: Sequence[Row]) -> list[Row]:
+def drawn(boxes: Sequence[Row]) -> list[Row]:
     """The boxes whose score is high enough to be drawn and counted."""
     return [box for box in boxes if box["score"] >= SHOWN]
 
 
 def counted(boxes: Sequence[Row]) -> str:
-    """How many boxes of which class, the most frequent first."""
+    """The number of boxes of each class, the most frequent first."""
     counts = Counter(box["label"] for box in boxes)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
@@ -116,18 +115,18 @@ def _truth(row: Row) -> list[str]:
 def _finding(rows: Sequence[Row]) -> str:
     images = f"{len(rows):,} {'image' if len(rows) == 1 else 'images'}"
     if "boxes" in rows[0]:
-        count = sum(len(shown(row["boxes"])) for row in rows)
+        count = sum(len(drawn(row["boxes"])) for row in rows)
         return f"{count:,} {'box' if count == 1 else 'boxes'} in {images}."
-    known = [row["ground_truth"]["mean_iou"] for row in rows if row.get("ground_truth")]
-    if not known:
+    ious = [row["ground_truth"]["mean_iou"] for row in rows if row.get("ground_truth")]
+    if not ious:
         return f"A class for every pixel of {images}."
-    which = f"{len(known):,} with ground truth" if len(known) < len(rows) else "images"
-    mean = 100 * sum(known) / len(known)
+    which = f"{len(ious):,} with ground truth" if len(ious) < len(rows) else "images"
+    mean = 100 * sum(ious) / len(ious)
     return f"A class for every pixel of {images}: mean IoU {mean:.1f} %, the mean over the {which}."
 
 
 def _embedded(picture: bytes) -> str:
-    """A PNG as an address that holds it. Large ones are made smaller: they lie beside the page."""
+    """A PNG as a data URI; a large one, whose original lies beside the page, as a small JPEG."""
     if len(picture) <= _HEAVY:
         return page.data_uri(picture)
     with Image.open(io.BytesIO(picture), formats=("PNG",)) as image:
@@ -144,7 +143,7 @@ def _classes(
     marks = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours]
     if "boxes" in rows[0]:
         columns = [Column("Class", number=False), Column("Boxes")]
-        counts = Counter(box["label"] for row in rows for box in shown(row["boxes"]))
+        counts = Counter(box["label"] for row in rows for box in drawn(row["boxes"]))
         cells = [
             [Cell(name, name, colour=mark), Cell(f"{counts[name]:,}", counts[name])]
             for name, mark in zip(classes, marks)
