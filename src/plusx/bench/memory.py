@@ -184,8 +184,8 @@ def rise(name: str, plan: str, size: int | None, batch: int) -> int:
     task = Classify(net)
     task(random_batch(spec, 2, size)).backward()
     data = random_batch(spec, batch, size)
-    high_water_mark = Path("/proc/self/clear_refs")
-    high_water_mark.write_text("5", encoding="ascii")  # Linux resets it
+    highest = Path("/proc/self/clear_refs")
+    highest.write_text("5", encoding="ascii")  # Linux resets it
     before = _resident("VmRSS")
     task(data).backward()
     return max(_resident("VmHWM") - before, 0)
