@@ -1,4 +1,4 @@
-"""The tables of docs/evidence.md: the ledger of claims with what came out, from results/.
+"""The tables of docs/evidence.md: the ledger of claims with their results, from results/.
 
 python tools/evidence.py [summary|arithmetic|property|training|errata|scope]        Markdown
 """
@@ -56,7 +56,7 @@ def training() -> str:
 
 
 def errata() -> str:
-    """What the texts say wrongly, what came out, and what is true."""
+    """Wrong claims of the texts, the measured values, and what is true."""
     rows = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
     lines = [
         "| | where | what is claimed | metric | claimed | found | state | what is true |",
@@ -72,13 +72,13 @@ def errata() -> str:
 
 
 def scope() -> str:
-    """Every row of what the texts claim, and what plusx runs for it."""
+    """Every row of the texts' claims, and what plusx runs for it."""
     lines = ["| row | what the texts claim | what is run for it | state |", "|---|---|---|---|"]
     for row in ledger("scope-*", results=RESULTS):
         run = [f"`{name}`" for name in (*row["runs"], *row["commands"])]
-        said = ", ".join(run) if run else f"nothing yet: {row['missing']}"
+        tests = ", ".join(run) if run else f"nothing yet: {row['missing']}"
         lines.append(
-            f"| {row['id'].removeprefix('scope-').upper()} | {row['statement']} | {said} "
+            f"| {row['id'].removeprefix('scope-').upper()} | {row['statement']} | {tests} "
             f"| {_state(row)} |"
         )
     return "\n".join(lines)
@@ -125,11 +125,11 @@ def _where() -> list[str]:
     """The machines and versions behind the results."""
     if not read_results(RESULTS):
         return ["Nothing is run yet: `plusx reproduce '*' --kind arithmetic`."]
-    found = json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
+    results = json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
     return [
         f"{here['machine']['device_name']}, {here['machine']['cores']} cores, torch "
         f"{here['versions']['torch']}, plusx {here['versions']['plusx']}."
-        for here in found["environments"]
+        for here in results["environments"]
     ]
 
 
@@ -151,8 +151,8 @@ def _found(row: Mapping[str, Any]) -> str:
         return ""
     if row["value"] is None:
         return "no finite number"
-    known = read_results(RESULTS)[row["id"]]["spread"]
-    spread = "" if known is None else f" ± {_figure(known, row['unit'])}"
+    deviation = read_results(RESULTS)[row["id"]]["spread"]
+    spread = "" if deviation is None else f" ± {_figure(deviation, row['unit'])}"
     return f"{_figure(row['value'], row['unit'])}{spread}"
 
 
@@ -163,7 +163,7 @@ def _figure(value: float, unit: str) -> str:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or ["summary"]
-    if len(asked) > 1 or asked[0] not in TABLES:
+    tables = sys.argv[1:] or ["summary"]
+    if len(tables) > 1 or tables[0] not in TABLES:
         sys.exit(f"usage: python tools/evidence.py [{'|'.join(TABLES)}]")
-    print(TABLES[asked[0]]())
+    print(TABLES[tables[0]]())

@@ -3,9 +3,9 @@
     python tools/measure.py RECIPE [KEY=VALUE ...] [--seeds 0 1 2] [--split test] [--work DIR]
 
 RECIPE is the name of one that comes with plusx. One with a table [compare] is compared, one with
-a table [study] is studied. Each seed is a run under DIR (default: runs/measured), which goes on
-where it was interrupted; a run that is finished is not repeated. With `--split test`, and where a
-recipe keeps no validation images back, the test set is looked at, once a run. `python
+a table [study] is studied. Each seed is a run under DIR (default: runs/measured), which resumes
+from its last checkpoint; a finished run is not repeated. With `--split test`, and where a recipe
+keeps no validation images back, each run is evaluated on the test set once. `python
 tools/measure.py --header RECIPE` writes the header again from results/. Variables in overrides
 ('data.path=$PLUSX_DATA/faces') are filled in for the runs, and kept as they are in what is written.
 """

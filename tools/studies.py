@@ -1,4 +1,4 @@
-"""What a measured study came to, as Markdown: its table, its finding and where it ran."""
+"""A measured study as Markdown: its table, its finding and where it ran."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 from plusx.report import values
 
 
-def study(found: Mapping[str, Any]) -> str:
+def study(result: Mapping[str, Any]) -> str:
     """The table of a study, with its finding beneath."""
-    columns, rows = found["columns"], found["rows"]
+    columns, rows = result["columns"], result["rows"]
     head = ["", *(" ".join(filter(None, values.heading(column))) for column in columns)]
     align = ["---", *("---" if column["kind"] == "text" else "---:" for column in columns)]
-    told = [
+    texts = [
         [_cell(str(value), column) for value in values.format_column(column, rows)]
         for column in columns
     ]
     lines = [_row(head), f"|{'|'.join(align)}|"]
     lines += [
         _row([f"`{row['name']}`", *cells])
-        for row, cells in zip(rows, zip(*told, strict=True), strict=True)
+        for row, cells in zip(rows, zip(*texts, strict=True), strict=True)
     ]
-    machine = found["machine"]
-    seeds = f"{len(found['seeds'])} {'seed' if len(found['seeds']) == 1 else 'seeds'}"
+    machine = result["machine"]
+    seeds = f"{len(result['seeds'])} {'seed' if len(result['seeds']) == 1 else 'seeds'}"
     where = (
-        f"{found['data']}, {seeds}, {found['length']}; {machine['processor']}, torch "
-        f"{found['versions']['torch']}, {found['date'][:10]}; `{found['command']}`."
+        f"{result['data']}, {seeds}, {result['length']}; {machine['processor']}, torch "
+        f"{result['versions']['torch']}, {result['date'][:10]}; `{result['command']}`."
     )
-    return "\n".join([*lines, "", found["finding"], "", where])
+    return "\n".join([*lines, "", result["finding"], "", where])
 
 
 def _row(cells: Sequence[str]) -> str:

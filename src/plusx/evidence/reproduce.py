@@ -147,7 +147,7 @@ def reproduce_all(
 def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, Any]:
     """Test one claim and return the record, without keeping it."""
     if claim.missing:
-        raise UserError(f"{claim.id} is not yet runnable; plusx does not have {claim.missing}")
+        raise UserError(f"{claim.id} is not yet runnable; missing: {claim.missing}")
     started = time.monotonic()
     outcome = CHECKS[claim.check](claim, options)
     judgement = judge_outcome(claim, outcome, options.quick)
