@@ -17,8 +17,9 @@ from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.recipe import NetByName, Recipe, to_toml
 from plusx.run import parts
+from plusx.run.distributed import DistributedContext
 from plusx.run.folder import RECIPE
-from plusx.run.training import refuse_other_recipe
+from plusx.run.training import refuse_other_recipe, with_precision
 from plusx.study.catalogue import EXPERIMENTS
 from plusx.study.compare import unusable
 from plusx.study.experiment import Experiment, TrialResult, grouped
@@ -166,7 +167,9 @@ def _refuse_other_trials(trials: Sequence[Trial], source: Dataset, runs: Path) -
                 images = parts.open_split(trial.recipe, "train")
             else:
                 images = source
-            refuse_other_recipe(runs / trial.folder, parts.resolved(trial.recipe, images))
+            folder = runs / trial.folder
+            resolved = parts.resolved(trial.recipe, images)
+            refuse_other_recipe(folder, with_precision(resolved, folder, DistributedContext()))
 
 
 def _result(
