@@ -41,8 +41,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint_sequential
 
 import plusx
+from plusx.memory import SavedBytes
 from plusx.nn.plain import PLAIN
-from plusx.nn.saved import SavedBytes
 
 
 SEGMENTS = 4  # of checkpoint_sequential: the square root of resnet50's 16 blocks

@@ -27,9 +27,7 @@ import scaling
 import studies
 import twins
 
-from plusx.grammar.memory import saved_bytes
-from plusx.grammar.plans import rule_of
-from plusx.grammar.remember import PLANS
+from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.spec import Net
 from plusx.zoo import Plain, find
@@ -248,7 +246,7 @@ def memory_plans() -> str:
     for name in names:
         net = find(name)
         assert isinstance(net, Net)
-        held = [saved_bytes(net, rule_of(net, plan)) for plan in PLANS]
+        held = [saved_bytes(net, plan) for plan in PLANS]
         cells = [f"{held[0] / 1e6:.2f} MB"]
         cells += [f"{each / 1e6:.2f} MB ({100 * each / held[0]:.0f} %)" for each in held[1:]]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")

@@ -28,7 +28,7 @@ _EXPORTS = {
     "list_models": "plusx.models",
     "parse": "plusx.grammar.sentence",
     "prepare": "plusx.tasks.prepare",
-    "save_memory": "plusx.nn.saving",
+    "save_memory": "plusx.memory",
 }
 
 __all__ = ["__version__", *_EXPORTS]

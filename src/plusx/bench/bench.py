@@ -26,8 +26,8 @@ from plusx.errors import UserError
 from plusx.grammar.legal import check
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net
+from plusx.memory import SavedBytes
 from plusx.models import create_model
-from plusx.nn.saved import SavedBytes
 from plusx.report.bench import bench_page, figures
 from plusx.run.environment import environment
 from plusx.run.signals import Signals

@@ -17,15 +17,12 @@ from plusx import store
 from plusx.bench.inputs import random_batch
 from plusx.data.batch import Batch
 from plusx.errors import UserError
-from plusx.grammar.memory import saved_bytes
-from plusx.grammar.plans import rule_of
-from plusx.grammar.remember import PLANS
+from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
+from plusx.memory import SavedBytes, save_memory
 from plusx.models import create_model
-from plusx.nn.saved import SavedBytes
-from plusx.nn.saving import save_memory
 from plusx.report.memory import figures, memory_page
 from plusx.run.environment import environment
 from plusx.tasks.classify import Classify
@@ -156,7 +153,7 @@ def _predicted(spec: Net | Plain, net: nn.Module, plan: str, batch: int) -> int 
     built = net.spec
     assert isinstance(built, Net)
     chosen = next(each for each in PLANS if each == plan)
-    return saved_bytes(built, rule_of(built, chosen), batch)
+    return saved_bytes(built, chosen, batch)
 
 
 def _resident_bytes(name: str, plan: str, size: int | None, batch: int) -> int:

@@ -4,10 +4,10 @@ Multiply-adds count convolutions, linear layers and the two products of attentio
 normalisation, pooling, blur or embedding. This is what torchvision states for its networks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil, log2, prod
+from math import ceil, gcd, log2, prod
 
 from plusx.errors import UserError
 from plusx.grammar.sentence import Word, parse
@@ -15,6 +15,11 @@ from plusx.grammar.spec import Block, Net, Stride
 
 
 Size = tuple[int, ...]
+
+FLOAT, INDEX = 4, 8  # bytes of a number and of a position
+# Plans that save memory keep the results of convolutions of more multiply-adds a value than this:
+# "recompute" those of more than the first, "segments" of more than the second.
+HEAVY = (128, 600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +32,31 @@ class Flow:
     parameters: int = 0
     multiply_adds: int = 0
     depth: int = 0  # weighted layers on the way
+    saved: int = 0  # bytes that the backward pass of one input needs, in float32
+    # of these, the results of convolutions of more multiply-adds a value than each of HEAVY
+    heavy: tuple[int, int] = (0, 0)
+    is_saved: bool = False  # whether this tensor is among the saved ones
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in float32."""
+        return FLOAT * self.channels * prod(self.size)
 
     def free(self) -> "Flow":
-        """The same tensor with nothing paid for it yet: where a side path starts."""
-        return replace(self, parameters=0, multiply_adds=0, depth=0)
+        """The same tensor with no cost yet: where a shortcut starts."""
+        return replace(self, parameters=0, multiply_adds=0, depth=0, saved=0, heavy=(0, 0))
 
-    def pay(self, parameters: int, multiply_adds: int = 0) -> "Flow":
+    def pay(self, parameters: int, multiply_adds: int = 0, saved: int = 0) -> "Flow":
         return replace(
             self,
             parameters=self.parameters + parameters,
             multiply_adds=self.multiply_adds + multiply_adds,
+            saved=self.saved + saved,
         )
+
+    def save(self) -> "Flow":
+        """The backward pass needs this tensor; it counts once, however often it is needed."""
+        return self if self.is_saved else replace(self.pay(0, 0, self.nbytes), is_saved=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,49 +137,73 @@ def step(flow: Flow, word: Word, setting: Setting) -> Flow:
     net, c, ndim = setting.net, flow.channels, setting.net.ndim
     positions, count = prod(flow.size), int(word.value or 1)
     match word.kind:
-        case "act" | "drop":
-            return flow
+        case "act":
+            if net.act in ("gelu", "silu", "leaky"):  # their backward pass needs the input
+                return replace(flow.save(), is_saved=False)
+            return replace(flow, is_saved=False).save()
+        case "drop":
+            return replace(flow.pay(0, 0, flow.nbytes), is_saved=False)  # the mask
         case "norm":
-            return flow.pay(2 * c if net.affine else 0)
+            saved = flow.save().pay(2 * c if net.affine else 0)
+            statistics = {"layer": 2 * positions, "group": 2 * gcd(32, c), "instance": 4 * c}
+            return replace(saved.pay(0, 0, FLOAT * statistics.get(net.norm, 0)), is_saved=False)
         case "conv":
             return _conv(flow, word, setting)
         case "maxpool" | "avgpool" | "blur":
             return _pool(flow, word, setting)
         case "pool":
-            return replace(flow, size=(count,) * ndim)
+            return replace(flow.save() if count > 1 else flow, size=(count,) * ndim, is_saved=False)
         case "top":
             if positions < count:
                 raise UserError(f"{word} of only {positions} positions")
-            return replace(flow, size=(count,))
+            saved = flow.save().pay(0, 0, (INDEX + FLOAT) * c * positions)
+            return replace(saved, size=(count,), is_saved=False)
         case "fc":
             cost = count * c * positions
-            paid = flow.pay(cost + count, cost)
-            return replace(paid, channels=count, size=(1,) * ndim, depth=flow.depth + 1)
+            paid = flow.save().pay(cost + count, cost)
+            return replace(
+                paid, channels=count, size=(1,) * ndim, depth=flow.depth + 1, is_saved=False
+            )
         case "pad":
             if setting.width < c:
                 raise UserError(f"{word} cannot go from {c} channels to {setting.width}")
             size = tuple((n - 1) // s + 1 for n, s in zip(flow.size, setting.stride))
-            return replace(flow, channels=setting.width, size=size, stride=_times(flow, setting))
+            return replace(
+                flow,
+                channels=setting.width,
+                size=size,
+                stride=_times(flow, setting),
+                is_saved=False,
+            )
         case "se":
             hidden = _hidden(c, word)
-            return flow.pay(2 * c * hidden + hidden + c, 2 * c * hidden)
+            weights = 2 * c * hidden
+            paid = flow.save().pay(weights + hidden + c, weights, FLOAT * (2 * c + hidden))
+            return replace(paid, is_saved=False)
         case "cbam":
             hidden = _hidden(c, word)
             spatial = 2 * 7**ndim
             pair = 2 * c * hidden
-            return flow.pay(pair + hidden + c + spatial + 2, 2 * pair + spatial * positions)
+            saved = flow.save().pay(0, 0, flow.nbytes + FLOAT * (3 * c + 2 * hidden))
+            saved = saved.pay(0, 0, FLOAT * 5 * positions)
+            paid = saved.pay(pair + hidden + c + spatial + 2, 2 * pair + spatial * positions)
+            return replace(paid, is_saved=False)
         case "eca":
-            return flow.pay(eca_kernel(c), eca_kernel(c) * c)
+            kernel = eca_kernel(c)
+            return replace(flow.save().pay(kernel, kernel * c, FLOAT * 2 * c), is_saved=False)
         case "attn":
             return _attention(flow, word, setting)
         case "scale":
-            return flow.pay(0 if word.is_constant else 1 if word.value == 0 else c)
+            if word.is_constant:
+                return replace(flow, is_saved=False)
+            return replace(flow.save().pay(1 if word.value == 0 else c), is_saved=False)
         case "gate":
-            return flow.pay(c * c + c, c * c * positions)
+            paid = flow.save().pay(c * c + c, c * c * positions, 2 * flow.nbytes)
+            return replace(paid, is_saved=False)
         case "embed":
             return replace(flow.pay(c * count), channels=count)
         case "pos":
-            return flow.pay(c * positions)
+            return replace(flow.pay(c * positions), is_saved=False)
     raise AssertionError(word)
 
 
@@ -182,11 +225,17 @@ def block(flow: Flow, spec: Block, setting: Setting) -> Flow:
     if said.merge == "concat":
         if y.size != flow.size:
             raise UserError(f"{spec.body!r} changes the size, so `&` cannot join it to its input")
-        y = replace(y, channels=flow.channels + y.channels)
+        y = replace(y, channels=flow.channels + y.channels, is_saved=False)
     elif said.merge in ("add", "gate"):
-        sides = {"shortcut": side_path(flow, lead, y, spec, setting)}
+        # a tensor that the branch saves is not saved again by a shortcut
+        start = _saved_by(flow, (*said.lead, *said.branch), setting)
+        fork = _saved_by(lead, said.branch, setting) if said.lead else start
+        sides = {"shortcut": side_path(start, fork, y, spec, setting)}
         if said.merge == "gate":
-            sides["gate"] = run(flow.free(), parse(spec.gate).branch, setting)
+            sides["gate"] = run(start.free(), parse(spec.gate).branch, setting)
+            y = y.save().pay(0, 0, 2 * y.nbytes)
+            sides["shortcut"] = sides["shortcut"].save()
+        y = replace(y, is_saved=False)
         for name, side in sides.items():
             if (side.channels, side.size) != (y.channels, y.size):
                 raise UserError(
@@ -194,8 +243,25 @@ def block(flow: Flow, spec: Block, setting: Setting) -> Flow:
                     f"{_by(y.size)}, its {name} {_text(name, spec, flow, y, setting)!r} "
                     f"with {side.channels} at {_by(side.size)}"
                 )
-            y = y.pay(side.parameters, side.multiply_adds)
+            y = _with_cost(y, side)
     return run(y, said.after, replace(setting, stride=(1,) * setting.net.ndim))
+
+
+def _saved_by(flow: Flow, words: Sequence[Word], setting: Setting) -> Flow:
+    """The tensor, known as saved where the first of the words saves its input."""
+    if not words or flow.is_saved:
+        return flow
+    first = words[0]
+    saves = first.kind not in ("act", "drop", "pool", "pad", "pos", "embed")
+    if first.kind == "act":
+        saves = setting.net.act in ("gelu", "silu", "leaky")
+    return replace(flow, is_saved=saves and not first.is_constant)
+
+
+def _with_cost(flow: Flow, other: Flow) -> Flow:
+    """The tensor with the cost of another one on top, but for its depth."""
+    paid = flow.pay(other.parameters, other.multiply_adds, other.saved)
+    return replace(paid, heavy=(flow.heavy[0] + other.heavy[0], flow.heavy[1] + other.heavy[1]))
 
 
 def projects(flow: Flow, y: Flow, setting: Setting) -> bool:
@@ -222,16 +288,16 @@ def measure(net: Net) -> Measure:
         flow = run(flow, parse(stage.enter).branch, Setting(net, flow.channels, one))
         first = Setting(net, stage.width, each_dimension(stage.stride, net.ndim))
         rest = Setting(net, stage.width, one)
-        known: dict[tuple[Block, int, Size], Flow] = {}  # depth repeats itself
+        known: dict[tuple[Block, int, Size, bool], Flow] = {}  # depth repeats itself
         for j, spec in enumerate(stage.blocks):
-            key = (spec, flow.channels, flow.size)
+            key = (spec, flow.channels, flow.size, flow.is_saved)
             if j == 0:
                 flow = block(flow, spec, first)
             elif key in known:
-                flow = _follow(flow, known[key])
+                flow = follow(flow, known[key])
             else:
                 known[key] = block(replace(flow.free(), stride=one), spec, rest)
-                flow = _follow(flow, known[key])
+                flow = follow(flow, known[key])
         stages.append(
             StageShape(
                 f"layer{i}",
@@ -251,15 +317,12 @@ def measure(net: Net) -> Measure:
     return Measure(flow.parameters, flow.multiply_adds, flow.depth, width, tuple(stages))
 
 
-def _follow(flow: Flow, known: Flow) -> Flow:
-    """The flow behind a block whose own cost and shape are `known`."""
-    return Flow(
-        known.channels,
-        known.size,
-        tuple(a * b for a, b in zip(flow.stride, known.stride)),
-        flow.parameters + known.parameters,
-        flow.multiply_adds + known.multiply_adds,
-        flow.depth + known.depth,
+def follow(flow: Flow, known: Flow) -> Flow:
+    """The tensor behind a block whose own cost and shape are `known`."""
+    stride = tuple(a * b for a, b in zip(flow.stride, known.stride))
+    behind = replace(_with_cost(flow, known), depth=flow.depth + known.depth)
+    return replace(
+        behind, channels=known.channels, size=known.size, stride=stride, is_saved=known.is_saved
     )
 
 
@@ -303,15 +366,19 @@ def _conv(flow: Flow, word: Word, setting: Setting) -> Flow:
     out, groups = out_channels(flow.channels, word, setting), word.groups or flow.channels
     if flow.channels % groups or out % groups:
         raise UserError(f"{word}: {groups} groups do not divide {flow.channels} and {out} channels")
-    weights = out * (flow.channels // groups) * prod(kernel)
-    paid = flow.pay(weights + out * word.bias, weights * prod(size) if min(size) > 0 else 0)
-    return replace(
+    per_value = flow.channels // groups * prod(kernel)
+    weights = out * per_value
+    paid = flow.save().pay(weights + out * word.bias, weights * prod(size) if min(size) > 0 else 0)
+    made = replace(
         paid,
         channels=out,
         size=size,
         stride=_times(flow, setting, stride),
         depth=flow.depth + 1,
+        is_saved=False,
     )
+    first, second = (made.nbytes * (per_value > limit) for limit in HEAVY)
+    return replace(made, heavy=(flow.heavy[0] + first, flow.heavy[1] + second))
 
 
 def _pool(flow: Flow, word: Word, setting: Setting) -> Flow:
@@ -328,7 +395,17 @@ def _pool(flow: Flow, word: Word, setting: Setting) -> Flow:
         out = (ceil((n + 2 * p - k) / s) if rounds_up else (n + 2 * p - k) // s) + 1
         # rounding up never starts a window beyond the input and its padding on the left
         size.append(out - 1 if rounds_up and (out - 1) * s >= n + p else out)
-    return replace(flow, size=tuple(size), stride=_times(flow, setting, stride))
+    if word.stride is None and max(stride) == 1:
+        return flow
+    made = replace(
+        flow.save(), size=tuple(size), stride=_times(flow, setting, stride), is_saved=False
+    )
+    if word.kind == "maxpool":
+        return made.pay(0, 0, INDEX * made.channels * prod(size))
+    if word.kind == "blur":
+        padded = prod(n + 2 * p for n, p in zip(flow.size, pad))
+        return made.pay(0, 0, FLOAT * flow.channels * padded)
+    return made
 
 
 def _attention(flow: Flow, word: Word, setting: Setting) -> Flow:
@@ -338,5 +415,9 @@ def _attention(flow: Flow, word: Word, setting: Setting) -> Flow:
         raise UserError(f"{word}: {int(word.value)} heads do not divide {out} channels")
     weights = 3 * out * flow.channels
     products = 2 * out * positions**2
-    paid = flow.pay(weights + 3 * out * word.bias, weights * positions + products)
-    return replace(paid, channels=out, depth=flow.depth + 1)
+    saved = FLOAT * (3 * out * positions + int(word.value) * positions)
+    paid = flow.save().pay(weights + 3 * out * word.bias, weights * positions + products, saved)
+    made = replace(paid, channels=out, depth=flow.depth + 1, is_saved=False)
+    heavy = FLOAT * 3 * out * positions
+    first, second = (heavy * (flow.channels > limit) for limit in HEAVY)
+    return replace(made, heavy=(flow.heavy[0] + first, flow.heavy[1] + second)).save()

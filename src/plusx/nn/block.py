@@ -12,7 +12,6 @@ from plusx.grammar.sentence import Word, parse
 from plusx.grammar.shapes import Flow, Setting
 from plusx.grammar.spec import Block
 from plusx.nn.layers import FRESH, build
-from plusx.nn.memory import keep
 
 
 def attach(
@@ -75,11 +74,10 @@ class ResidualBlock(nn.Module):
         self.merge = said.merge
         self.drop = drop if said.merge == "add" else 0.0
         self.drops_rows = net.drop_mode == "row"
-        self.kept = False  # whether a plan that saves memory keeps what this block gives
         self.lead, lead = attach(self, said.lead, flow, setting)
         self.branch, y = attach(self, said.branch, lead, setting)
-        # the sum may overwrite the branch where nothing else needs it: a norm or a convolution
-        self.overwrites = said.branch[-1].kind in ("norm", "conv")
+        # the sum may overwrite the branch where nothing else needs its output
+        self.overwrites = said.branch[-1].kind == "norm"
 
         self.projects = said.merge in ("add", "gate") and shapes.projects(flow, y, setting)
         self.downsample: SidePath | None = None
@@ -102,23 +100,20 @@ class ResidualBlock(nn.Module):
         y = say(self, self.lead, x)
         skip = x if self.downsample is None else self.downsample(y if self.projects else x)
         if self.dropped():
-            return self.given(say(self, self.after, skip))
+            return say(self, self.after, skip)
         y = say(self, self.branch, y)
         match self.merge:
             case "add":
                 y = self.survive(y)
-                y = y.add_(skip) if self.overwrites else y + skip
+                overwrites = self.overwrites and y.dtype == torch.result_type(y, skip)
+                y = y.add_(skip) if overwrites else y + skip
             case "concat":
                 y = torch.cat([skip, y], dim=1)
             case "gate":
                 assert self.gate is not None
                 t = self.gate(x).sigmoid()
                 y = t * y + (1 - t) * skip
-        return self.given(say(self, self.after, y))
-
-    def given(self, y: Float[Tensor, "n d *t"]) -> Float[Tensor, "n d *t"]:
-        """What the block gives, kept for the backward pass where the plan says so."""
-        return keep(y) if self.kept else y
+        return say(self, self.after, y)
 
     def dropped(self) -> bool:
         """Whether this batch passes the block by; then no work is done at all."""

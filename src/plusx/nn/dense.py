@@ -144,7 +144,6 @@ def without_head(backbone: nn.Module, head: Head) -> nn.Module:
             key: each for key, each in backbone.state_dict().items() if key in made.state_dict()
         }
         made.load_state_dict(kept)
-        made.memory = backbone.memory
         return made.train(backbone.training)
     coarsest = max(backbone.strides)  # type: ignore[arg-type]
     if isinstance(head, Fcn | DeepLab) and coarsest > head.stride:

@@ -3,7 +3,8 @@
 Depth counts from 0, the stem, over the stages to the head, which is one more than the last stage.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -42,6 +43,20 @@ _FROZEN: dict[type[nn.Module], type[_Frozen]] = {
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.BatchNorm3d: FrozenBatchNorm3d,
 }
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """A second forward pass of the same inputs leaves the running statistics as they are."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def freeze_norms(module: nn.Module) -> int:

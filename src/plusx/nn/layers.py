@@ -43,10 +43,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky": LeakyReLU,
 }
 # activations that can overwrite their input, and the words whose output nothing else needs:
-# neither another path nor the word's own backward pass. Not `drop` and the poolings, which may
-# hand on their input, and not `attn`, whose output may be saved.
+# neither another path, nor the word's own backward pass, nor a plan that saves memory. Not `drop`
+# and the poolings, which may hand on their input, and not layers with weights, whose output may be
+# kept.
 OVERWRITING = ("relu", "silu")
-FRESH = {"conv", "norm", "se", "eca", "cbam", "scale", "gate", "fc", "top", "embed", "pos"}
+FRESH = {"norm", "se", "eca", "cbam", "scale", "top", "embed", "pos"}
 
 
 class ChannelLayerNorm(nn.LayerNorm):

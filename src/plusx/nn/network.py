@@ -8,12 +8,10 @@ from torch import Tensor, nn
 
 from plusx.errors import UserError
 from plusx.grammar import legal, shapes
-from plusx.grammar.remember import Rule
 from plusx.grammar.sentence import parse
 from plusx.grammar.shapes import Flow, Setting, each_dimension
 from plusx.grammar.spec import Net
 from plusx.nn.block import Phrase, ResidualBlock, attach
-from plusx.nn.memory import remembering
 
 
 class Network(nn.Module):
@@ -50,7 +48,6 @@ class Network(nn.Module):
         self.tail = Phrase(spec.tail, flow, Setting(spec, flow.channels, one))
         self.embed_width = measure.embed_width
         self.fc = head(self.embed_width, spec.num_classes)
-        self.memory: Rule | None = None  # what is kept for the backward pass; None: PyTorch's way
 
     def features(
         self,
@@ -71,31 +68,35 @@ class Network(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What the stem's words at the positions `stem` give, and `features`."""
         wanted = stage_positions(out, len(self.widths))
-        with remembering(self.memory):
-            begun, maps = [], []
-            for position, name in enumerate(self.stem):
-                x = getattr(self, name)(x)
-                if position in stem:
-                    begun.append(x)
-            for i in range(max(wanted, default=-1) + 1):
-                if self.spec.stages[i].enter:
-                    x = getattr(self, f"enter{i + 1}")(x)
-                x = getattr(self, f"layer{i + 1}")(x)
+        x, stem_maps = self.run_stem(x, tuple(stem))
+        maps = []
+        for i in range(max(wanted, default=-1) + 1):
+            if self.spec.stages[i].enter:
+                x = getattr(self, f"enter{i + 1}")(x)
+            x = getattr(self, f"layer{i + 1}")(x)
+            maps.append(x)
+        return stem_maps, [maps[i] for i in wanted]
+
+    def run_stem(self, x: Tensor, positions: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
+        """The stem's output, and what its words at these positions give."""
+        maps = []
+        for position, name in enumerate(self.stem):
+            x = getattr(self, name)(x)
+            if position in positions:
                 maps.append(x)
-        return begun, [maps[i] for i in wanted]
+        return x, maps
 
     def embed(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n width"]:
         """What the head sees."""
         return self.tail(self.features(x, out=[-1])[0]).flatten(1)
 
     def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n k"]:
-        with remembering(self.memory):
-            return self.fc(self.embed(x))
+        y: Tensor = self.fc(self.embed(x))
+        return y
 
     def reset_head(self, num_classes: int) -> None:
         """A new head for `num_classes`; 0 leaves none."""
-        device = next(self.parameters()).device
-        self.fc = head(self.embed_width, num_classes).to(device)
+        self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
         self.spec = replace(self.spec, num_classes=num_classes)
 
 

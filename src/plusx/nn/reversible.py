@@ -9,24 +9,27 @@ so that training keeps what a stage gives and not what happens inside.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from plusx.grammar.reversible import ALL, BODY, FIRST, SHORTCUT, Reversible
+from plusx.grammar.reversible import BODY, FIRST, SHORTCUT, Reversible
 from plusx.grammar.shapes import Flow, Setting
-from plusx.nn.block import Phrase, SidePath, say
+from plusx.nn.block import Phrase, SidePath
+from plusx.nn.frozen import running_statistics_kept
 from plusx.nn.init import initialise
-from plusx.nn.memory import keep, keep_whole, remembering, turn_back
 from plusx.nn.network import head, stage_positions
 
 
 class ReversibleUnit(nn.Module):
     """Two residual branches between the halves of the channels, each before the other's turn.
 
-    Where the unit changes the shape, both halves take a shortcut without weights, and what was put
-    in cannot be told from what came out.
+    Where the unit changes the shape, both halves take a shortcut without weights, and the input
+    cannot be computed from the output.
     """
 
     def __init__(self, flow: Flow, setting: Setting, body: str) -> None:
@@ -37,41 +40,80 @@ class ReversibleUnit(nn.Module):
         self.downsample = SidePath(SHORTCUT, flow, later) if changed else None
         self.g = Phrase(BODY, self.f.flow, later)
         self.flow = self.g.flow
-        self.keeps = False  # what is handed on, and the first convolution of each branch
 
     def forward(
         self, x1: Float[Tensor, "n c *s"], x2: Float[Tensor, "n c *s"]
     ) -> tuple[Float[Tensor, "n d *t"], Float[Tensor, "n d *t"]]:
         skip1, skip2 = (x1, x2) if self.downsample is None else map(self.downsample, (x1, x2))
-        f = self.branch(self.f, x2)
-        y1 = skip1 + f
-        g = self.branch(self.g, y1)
-        y2 = skip2 + g
-        if self.downsample is None and not self.keeps:
-            turn_back(x2, y2, g)
-            turn_back(x1, y1, f)
-        keep(y1)
-        keep(y2)
-        return y1, y2
+        y1 = skip1 + self.f(x2)
+        return y1, skip2 + self.g(y1)
 
-    def branch(self, words: Phrase, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
-        """F or G."""
-        if not self.keeps:
-            return words(x)
-        first = words.names.index("conv1") + 1
-        return say(words, words.names[first:], keep(say(words, words.names[:first], x)))
+
+class Reversal(torch.autograd.Function):
+    """Units of one shape in turn, of which only the last one's output is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, units: Sequence[ReversibleUnit], x1: Tensor, x2: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        device = x1.device.type
+        ctx.units, ctx.parameters = units, parameters
+        ctx.autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        for unit in units:
+            x1, x2 = unit(x1, x2)
+        ctx.save_for_backward(x1, x2)
+        return x1, x2
+
+    @staticmethod
+    def backward(ctx: Any, d1: Tensor, d2: Tensor) -> tuple[Any, ...]:
+        y1, y2 = ctx.saved_tensors
+        gradients: dict[Tensor, Tensor] = {}
+        device, enabled, dtype = ctx.autocast
+
+        def through(branch: Phrase, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+            """A branch's result, and the gradient of its input; those of parameters are noted."""
+            x = x.detach().requires_grad_()
+            trained = [p for p in branch.parameters() if p.requires_grad]
+            autocast = torch.autocast(device, dtype=dtype, enabled=enabled)
+            with torch.enable_grad(), autocast, running_statistics_kept(branch):
+                y = branch(x)
+            of_x, *of_parameters = torch.autograd.grad(y, [x, *trained], slope.to(y.dtype))
+            gradients.update(zip(trained, of_parameters, strict=True))
+            return y.detach(), of_x
+
+        for unit in reversed(ctx.units):
+            g, slope = through(unit.g, y1, d2)
+            y2, d1 = y2 - g, d1 + slope
+            f, slope = through(unit.f, y2, d1)
+            y1, d2 = y1 - f, d2 + slope
+        return None, d1, d2, *(gradients.get(parameter) for parameter in ctx.parameters)
 
 
 class ReversibleStage(nn.Sequential):
-    """Units in turn, on halves that lie in memory each in one piece."""
+    """Units in turn, on halves of the channels. `reverses` False keeps all activations."""
+
+    reverses = True
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
         first, second = x.chunk(2, dim=1)
-        halves = first.clone(), second.clone()
-        for unit in self:
-            halves = unit(*halves)
-        y = torch.cat(halves, dim=1)
-        return keep_whole(y, halves)
+        halves = first.contiguous(), second.contiguous()
+        units = list(self)
+        if not self.reverses or not torch.is_grad_enabled():
+            for unit in units:
+                halves = unit(*halves)
+            return torch.cat(halves, dim=1)
+        if units[0].downsample is not None:
+            unit = units.pop(0)
+            halves = checkpoint(
+                unit,
+                *halves,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), running_statistics_kept(unit)),
+            )
+        parameters = [p for unit in units for p in unit.parameters() if p.requires_grad]
+        if units:
+            halves = Reversal.apply(units, *halves, *parameters)
+        return torch.cat(halves, dim=1)
 
 
 class ReversibleNetwork(nn.Module):
@@ -81,8 +123,7 @@ class ReversibleNetwork(nn.Module):
     first of all is activated by the stem already, and those that begin stages 2 and 3 halve the
     image; norm, activation, mean. Shortcuts average and append zero channels on both sides.
 
-    The last stage is small: it keeps what is handed from unit to unit and half of its convolutions,
-    to save time. `reverses` False keeps activations as other networks do, for comparison.
+    `reverses` False keeps activations as other networks do, for comparison.
     """
 
     strides = (1, 2, 4)
@@ -95,7 +136,7 @@ class ReversibleNetwork(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.plain, self.widths, self.reverses = name, said.widths, True
+        self.plain, self.widths = name, said.widths
         self.num_classes, self.in_channels = num_classes, in_channels
         net = said.net(in_channels)
         one = (1, 1)
@@ -110,8 +151,6 @@ class ReversibleNetwork(nn.Module):
                 built.append(ReversibleUnit(half, Setting(net, width // 2, stride), body))
                 half = built[-1].flow
             self.add_module(f"layer{number}", ReversibleStage(*built))
-        for unit in built:
-            unit.keeps = True
         last = Flow(self.widths[-1], half.size, one)
         self.tail = Phrase(net.tail, last, Setting(net, self.widths[-1], one))
         self.fc = head(self.widths[-1], num_classes)
@@ -123,13 +162,12 @@ class ReversibleNetwork(nn.Module):
         """The maps at the ends of the stages, or of those at the positions `out`."""
         wanted = stage_positions(out, len(self.widths))
         maps = []
-        with remembering(ALL if self.reverses else None):
-            x = self.stem(x)
-            # halves that are added and taken away again need all the digits there are
-            x = x if x.dtype == torch.float64 else x.float()
-            for i in range(max(wanted, default=-1) + 1):
-                x = getattr(self, f"layer{i + 1}")(x)
-                maps.append(x)
+        x = self.stem(x)
+        # halves that are added and taken away again need all the digits there are
+        x = x if x.dtype == torch.float64 else x.float()
+        for i in range(max(wanted, default=-1) + 1):
+            x = getattr(self, f"layer{i + 1}")(x)
+            maps.append(x)
         return [maps[i] for i in wanted]
 
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width"]:
@@ -137,9 +175,19 @@ class ReversibleNetwork(nn.Module):
         return self.tail(self.features(x, out=(-1,))[0]).flatten(1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        with remembering(ALL if self.reverses else None):
-            y: Tensor = self.fc(self.embed(x))
-            return y
+        y: Tensor = self.fc(self.embed(x))
+        return y
+
+    @property
+    def reverses(self) -> bool:
+        """Whether activations are computed again from outputs, and not kept."""
+        return all(stage.reverses for stage in self.children() if hasattr(stage, "reverses"))
+
+    @reverses.setter
+    def reverses(self, value: bool) -> None:
+        for stage in self.children():
+            if isinstance(stage, ReversibleStage):
+                stage.reverses = value
 
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""

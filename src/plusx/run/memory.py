@@ -11,12 +11,10 @@ import torch
 from torch import nn
 
 from plusx.errors import UserError
-from plusx.grammar.memory import saved_bytes
-from plusx.grammar.plans import rule_of
-from plusx.grammar.remember import PLANS, Plan
+from plusx.grammar.memory import PLANS, Plan, saved_bytes
 from plusx.grammar.sizes import said_size
 from plusx.grammar.spec import Net
-from plusx.nn.saving import save_memory
+from plusx.memory import save_memory
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Sgd
 
@@ -59,7 +57,7 @@ def need(recipe: Recipe, net: nn.Module, plan: Plan, parts: int) -> Need | None:
     if not isinstance(spec, Net):
         return None
     images = -(-recipe.batch_size // (parts * _world()))
-    saved = saved_bytes(spec, rule_of(spec, plan), images)
+    saved = saved_bytes(spec, plan, images)
     if recipe.device.precision != "float32":
         saved //= 2
     numbers = sum(parameter.numel() for parameter in net.parameters())

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from plusx.errors import UserError
-from plusx.grammar.memory import saved_bytes
-from plusx.grammar.plans import rule_of
-from plusx.grammar.remember import PLANS
+from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.shapes import measure
 from plusx.grammar.sizes import said_size
@@ -106,7 +104,7 @@ def _saved(name: str, net: Net | Plain, batch: int) -> Iterator[tuple[str, int]]
     """Every plan and the bytes that it holds, from the quickest on, each worked out when asked."""
     if isinstance(net, Net):
         for plan in PLANS:
-            yield plan, saved_bytes(net, rule_of(net, plan), batch)
+            yield plan, saved_bytes(net, plan, batch)
     elif net.reversible is not None:
         yield "reversible", reversible_bytes(net.reversible, batch)
     else:
