@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from plusx.grammar.legal import check
 from plusx.grammar.sentence import VOCABULARY, parse
-from plusx.grammar.shapes import measure
+from plusx.grammar.shapes import Flow, Setting, measure, step
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_dict, from_toml, to_dict, to_toml
 from sentences import EVERY_WORD, plans, sentences
@@ -48,8 +48,9 @@ def test_words_take_their_parts() -> None:
     assert (word.dilation, word.groups, word.bias) == (2, 8, True)
     assert parse("conv3s").branch[0].stride is None
     assert parse("conv7dw").branch[0].groups == 0
-    assert parse("scale.5").branch[0].is_constant
-    assert not parse("scale0").branch[0].is_constant
+    assert not parse("scale.5").branch[0].learned
+    assert parse("scale0").branch[0].learned
+    assert parse("conv3 scale.5 +") != parse("conv3 scale5e-1 +")
     pre = parse("norm act | conv3s norm act conv3 +")
     assert [len(pre.lead), len(pre.branch), pre.merge, pre.after] == [2, 4, "add", ()]
 
@@ -142,6 +143,7 @@ ILLEGAL = {
     "a sure drop": (lambda: net(drop_path=1.0), "probability"),
     "no channels": (lambda: net(in_channels=0), "in_channels 0"),
     "no size": (lambda: net(size=0), "size is 0"),
+    "the largest in order in two dimensions": (lambda: net(tail="top4"), "for one dimension"),
     "an even blur": (lambda: net("conv3 blur2s norm +", stride=2), "odd"),
 }
 
@@ -220,3 +222,14 @@ def test_the_grammar_needs_nothing_but_the_standard_library() -> None:
     )
     loaded = {name for name in eval(run.stdout) if not name.startswith(("_", "sitecustomize"))}
     assert not loaded & {"torch", "numpy", "pydantic", "rich", "cyclopts"}
+
+
+def test_a_bare_stride_leaves_what_a_convolution_leaves() -> None:
+    strided = Setting(net(), 8, (2, 2))
+    for size in (55, 56, 57):
+        flow = Flow(8, (size, size), (1, 1))
+        sizes = {
+            text: step(flow, parse(text).branch[0], strided).size
+            for text in ("conv3s", "maxpool3s", "maxpool5s", "avgpool2s", "blur3s")
+        }
+        assert len(set(sizes.values())) == 1, sizes

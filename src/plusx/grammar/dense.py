@@ -170,17 +170,7 @@ def _spread(word: Word, rate: int) -> Word:
         return word
     if any(size % 2 == 0 for size in word.kernel):
         raise UserError(f"{word} has an even kernel, which cannot be dilated and keep the size")
-    begin, found = word.text, f"d{word.dilation}"
-    if word.dilation > 1:
-        text = begin.replace(found, f"d{word.dilation * rate}", 1)
-    else:
-        # groups and bias come last
-        end = len(begin)
-        for mark in ("g", "dw", "b"):
-            place = begin.find(mark, len("conv"))
-            end = place if 0 <= place < end else end
-        text = f"{begin[:end]}d{rate}{begin[end:]}"
-    return parse(text).branch[0]
+    return replace(word, dilation=word.dilation * rate)
 
 
 def _open(enter: str, rate: int) -> str:
@@ -193,9 +183,6 @@ def _open(enter: str, rate: int) -> str:
         if strides:
             if word.kind != "conv" or any(size % 2 == 0 for size in word.kernel):
                 raise UserError(f"{word} in {enter!r} cannot keep the size, so it keeps its stride")
-            text = str(word)
-            written = word.stride
-            number = f"({','.join(map(str, written))})" if isinstance(written, tuple) else written
-            word = parse(text.replace(f"s{number}", "", 1)).branch[0]
+            word = replace(word, stride=1)
         words.append(str(_spread(word, rate)))
     return " ".join(words)

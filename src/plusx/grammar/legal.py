@@ -1,19 +1,11 @@
 """Which sentences make a network: every rule, each with an error that quotes the sentence."""
 
 from plusx.errors import UserError
-from plusx.grammar.sentence import Sentence, Word, parse
+from plusx.grammar.sentence import PLACES, Sentence, Word, parse
 from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net, Stage
 
 
-# words that stand in one place only
-PLACES = {
-    "pool": "tail",
-    "top": "tail",
-    "fc": "tail",
-    "pad": "shortcut",
-    "embed": "stem",
-}
 CHOICES = {
     "ndim": (1, 2, 3),
     "norm": ("batch", "layer", "group", "instance"),
@@ -62,7 +54,7 @@ def _check_places(place: str, text: str) -> Sentence:
         if word.stride is None and place in ("stem", "enter", "tail"):
             raise UserError(
                 f"{word} in the {place} {text!r} takes a stage's stride, but no stage is near: "
-                f"write the number, like {word.text}2"
+                f"write the number, like {word}2"
             )
     return said
 
@@ -105,7 +97,7 @@ def _check_stride(body: str, stage: Stage) -> None:
     said = parse(body)
     if said.merge == "concat":
         raise UserError(f"{body!r} joins its input with `&`, so its stage cannot have a stride")
-    taking = [word.text for word in (*said.lead, *said.branch) if word.stride is None]
+    taking = [str(word) for word in (*said.lead, *said.branch) if word.stride is None]
     if len(taking) != 1:
         found = "none does" if not taking else f"{' and '.join(taking)} do"
         raise UserError(

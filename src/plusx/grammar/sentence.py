@@ -11,7 +11,7 @@ them leaves a plain network, and `|` says where a projected shortcut forks off.
 
 import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -67,12 +67,17 @@ OTHER_NAMES = {
 }
 
 
+# words that stand in one place only
+PLACES = {"pool": "tail", "top": "tail", "fc": "tail", "pad": "shortcut", "embed": "stem"}
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """One layer of a sentence.
 
     `stride` None takes the stride of the stage; `groups` 0 is depthwise; `ratio` (numerator,
-    denominator) is the output width over the reference width.
+    denominator) is the output width over the reference width; `learned` tells a learned `scale`
+    from a constant one (He et al. 2016).
     """
 
     kind: str
@@ -83,12 +88,7 @@ class Word:
     groups: int = 1
     bias: bool = False
     value: float | None = None
-    text: str = field(default="", compare=False)
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether this is a `scale` by a constant (He et al. 2016), not a learned one."""
-        return self.kind == "scale" and self.text.startswith("scale.")
+    learned: bool = True
 
     @property
     def has_weights(self) -> bool:
@@ -96,7 +96,37 @@ class Word:
         return self.kind in ("conv", "fc", "attn")
 
     def __str__(self) -> str:
-        return self.text
+        # the value stands before the ratio, or in the ratio's place behind a slash
+        behind_slash = VOCABULARY[self.kind][0].startswith(f"{self.kind}/")
+        text = f"{self.kind}{'/' if behind_slash else ''}{self._value()}{_list(self.kernel)}"
+        numerator, denominator = self.ratio
+        text += f"*{numerator}" if numerator > 1 else f"/{denominator}" if denominator > 1 else ""
+        if self.stride is None:
+            text += "s"
+        elif self.stride != 1:
+            text += f"s{_list(self.stride)}"
+        text += f"d{self.dilation}" if self.dilation > 1 else ""
+        text += "dw" if self.groups == 0 else f"g{self.groups}" if self.groups > 1 else ""
+        return f"{text}b" if self.bias else text
+
+    def _value(self) -> str:
+        if self.value is None:
+            return ""
+        if self.value and self.kind == "scale" and self.learned:
+            digit, exponent = f"{self.value:.0e}".split("e")
+            return f"{digit}e-{-int(exponent)}"
+        if 0 < self.value < 1:
+            return f"{self.value:.6f}".strip("0")
+        return str(int(self.value))
+
+
+def _list(numbers: int | tuple[int, ...]) -> str:
+    """3, or (1,3,3)."""
+    if isinstance(numbers, int):
+        return str(numbers)
+    if len(numbers) < 2:
+        return "".join(map(str, numbers))
+    return f"({','.join(map(str, numbers))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +186,7 @@ def _at(sentence: str, position: int, token: str, why: str) -> UserError:
 def _word(text: str, sentence: str, position: int) -> Word:
     for kind, (pattern, _) in VOCABULARY.items():
         if match := re.fullmatch(pattern, text):
-            return _read(kind, text, match.groupdict())
+            return _read(kind, match.groupdict())
     letters = re.match("[a-z]*", text.lower())
     assert letters is not None
     if letters.group() in VOCABULARY:
@@ -168,7 +198,7 @@ def _word(text: str, sentence: str, position: int) -> Word:
     raise _at(sentence, position, text, f"no such word; the words are {', '.join(VOCABULARY)}")
 
 
-def _read(kind: str, text: str, found: dict[str, str | None]) -> Word:
+def _read(kind: str, found: dict[str, str | None]) -> Word:
     ratio = found.get("ratio")
     number = int(ratio[1:]) if ratio else 1
     stride = found.get("stride")
@@ -182,7 +212,7 @@ def _read(kind: str, text: str, found: dict[str, str | None]) -> Word:
         groups=0 if found.get("depthwise") else int(found.get("groups") or 1),
         bias=bool(found.get("bias")),
         value=float(value) if value else None,
-        text=text,
+        learned=kind != "scale" or not (value or "").startswith("."),
     )
 
 

@@ -4,7 +4,7 @@ Multiply-adds count convolutions, linear layers and the two products of attentio
 normalisation, pooling, blur or embedding. This is what torchvision states for its networks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, gcd, log2, prod
@@ -126,6 +126,15 @@ def pooling(word: Word, setting: Setting) -> tuple[Size, Size]:
     return kernel, setting.stride
 
 
+def rounds_size_up(word: Word, kernel: Size) -> bool:
+    """Whether a pooling that takes the stage's stride rounds its size up, as `conv3s` does.
+
+    With a padded odd kernel it comes out so without rounding.
+    """
+    padded = word.kind in ("maxpool", "blur") and all(k % 2 for k in kernel)
+    return word.stride is None and not padded
+
+
 def eca_kernel(channels: int) -> int:
     """Wang et al. 2020, eq. 12 with gamma 2 and b 1; never under 3."""
     nearest = int(abs(log2(channels) + 1) / 2)
@@ -133,78 +142,8 @@ def eca_kernel(channels: int) -> int:
 
 
 def step(flow: Flow, word: Word, setting: Setting) -> Flow:
-    """What one word makes of the flow."""
-    net, c, ndim = setting.net, flow.channels, setting.net.ndim
-    positions, count = prod(flow.size), int(word.value or 1)
-    match word.kind:
-        case "act":
-            if net.act in ("gelu", "silu", "leaky"):  # their backward pass needs the input
-                return replace(flow.save(), is_saved=False)
-            return replace(flow, is_saved=False).save()
-        case "drop":
-            return replace(flow.pay(0, 0, flow.nbytes), is_saved=False)  # the mask
-        case "norm":
-            saved = flow.save().pay(2 * c if net.affine else 0)
-            statistics = {"layer": 2 * positions, "group": 2 * gcd(32, c), "instance": 4 * c}
-            return replace(saved.pay(0, 0, FLOAT * statistics.get(net.norm, 0)), is_saved=False)
-        case "conv":
-            return _conv(flow, word, setting)
-        case "maxpool" | "avgpool" | "blur":
-            return _pool(flow, word, setting)
-        case "pool":
-            return replace(flow.save() if count > 1 else flow, size=(count,) * ndim, is_saved=False)
-        case "top":
-            if positions < count:
-                raise UserError(f"{word} of only {positions} positions")
-            saved = flow.save().pay(0, 0, (INDEX + FLOAT) * c * positions)
-            return replace(saved, size=(count,), is_saved=False)
-        case "fc":
-            cost = count * c * positions
-            paid = flow.save().pay(cost + count, cost)
-            return replace(
-                paid, channels=count, size=(1,) * ndim, depth=flow.depth + 1, is_saved=False
-            )
-        case "pad":
-            if setting.width < c:
-                raise UserError(f"{word} cannot go from {c} channels to {setting.width}")
-            size = tuple((n - 1) // s + 1 for n, s in zip(flow.size, setting.stride))
-            return replace(
-                flow,
-                channels=setting.width,
-                size=size,
-                stride=_times(flow, setting),
-                is_saved=False,
-            )
-        case "se":
-            hidden = _hidden(c, word)
-            weights = 2 * c * hidden
-            paid = flow.save().pay(weights + hidden + c, weights, FLOAT * (2 * c + hidden))
-            return replace(paid, is_saved=False)
-        case "cbam":
-            hidden = _hidden(c, word)
-            spatial = 2 * 7**ndim
-            pair = 2 * c * hidden
-            saved = flow.save().pay(0, 0, flow.nbytes + FLOAT * (3 * c + 2 * hidden))
-            saved = saved.pay(0, 0, FLOAT * 5 * positions)
-            paid = saved.pay(pair + hidden + c + spatial + 2, 2 * pair + spatial * positions)
-            return replace(paid, is_saved=False)
-        case "eca":
-            kernel = eca_kernel(c)
-            return replace(flow.save().pay(kernel, kernel * c, FLOAT * 2 * c), is_saved=False)
-        case "attn":
-            return _attention(flow, word, setting)
-        case "scale":
-            if word.is_constant:
-                return replace(flow, is_saved=False)
-            return replace(flow.save().pay(1 if word.value == 0 else c), is_saved=False)
-        case "gate":
-            paid = flow.save().pay(c * c + c, c * c * positions, 2 * flow.nbytes)
-            return replace(paid, is_saved=False)
-        case "embed":
-            return replace(flow.pay(c * count), channels=count)
-        case "pos":
-            return replace(flow.pay(c * positions), is_saved=False)
-    raise AssertionError(word)
+    """The tensor behind one word, and what it has cost so far."""
+    return ARITHMETIC[word.kind](flow, word, setting)
 
 
 def run(flow: Flow, words: Iterable[Word], setting: Setting) -> Flow:
@@ -255,7 +194,7 @@ def _saved_by(flow: Flow, words: Sequence[Word], setting: Setting) -> Flow:
     saves = first.kind not in ("act", "drop", "pool", "pad", "pos", "embed")
     if first.kind == "act":
         saves = setting.net.act in ("gelu", "silu", "leaky")
-    return replace(flow, is_saved=saves and not first.is_constant)
+    return replace(flow, is_saved=saves and first.learned)
 
 
 def _with_cost(flow: Flow, other: Flow) -> Flow:
@@ -388,8 +327,7 @@ def _pool(flow: Flow, word: Word, setting: Setting) -> Flow:
         for n, k, p in zip(flow.size, kernel, pad):
             if k % 2 == 0 or p >= n:
                 raise UserError(f"{word} needs an odd kernel and more than {p} positions, not {n}")
-    # a blur is an odd padded convolution: what it leaves is rounded up already
-    rounds_up = word.stride is None and word.kind != "blur"
+    rounds_up = rounds_size_up(word, kernel)
     size = []
     for n, k, s, p in zip(flow.size, kernel, stride, pad):
         out = (ceil((n + 2 * p - k) / s) if rounds_up else (n + 2 * p - k) // s) + 1
@@ -421,3 +359,119 @@ def _attention(flow: Flow, word: Word, setting: Setting) -> Flow:
     heavy = FLOAT * 3 * out * positions
     first, second = (heavy * (flow.channels > limit) for limit in HEAVY)
     return replace(made, heavy=(flow.heavy[0] + first, flow.heavy[1] + second)).save()
+
+
+def _act(flow: Flow, word: Word, setting: Setting) -> Flow:
+    if setting.net.act in ("gelu", "silu", "leaky"):  # their backward pass needs the input
+        return _new(flow.save())
+    return _new(flow).save()
+
+
+def _drop(flow: Flow, word: Word, setting: Setting) -> Flow:
+    return _new(flow.pay(0, 0, flow.nbytes))  # the mask
+
+
+def _norm(flow: Flow, word: Word, setting: Setting) -> Flow:
+    net, c = setting.net, flow.channels
+    statistics = {"layer": 2 * prod(flow.size), "group": 2 * gcd(32, c), "instance": 4 * c}
+    saved = FLOAT * statistics.get(net.norm, 0)
+    return _new(flow.save().pay(2 * c if net.affine else 0, 0, saved))
+
+
+def _global_pool(flow: Flow, word: Word, setting: Setting) -> Flow:
+    count = int(word.value or 1)
+    made = flow.save() if count > 1 else flow
+    return replace(_new(made), size=(count,) * setting.net.ndim)
+
+
+def _top(flow: Flow, word: Word, setting: Setting) -> Flow:
+    positions, count = prod(flow.size), int(word.value or 1)
+    if setting.net.ndim != 1:
+        raise UserError(f"{word} is for one dimension; the network has {setting.net.ndim}")
+    if positions < count:
+        raise UserError(f"{word} of only {positions} positions")
+    saved = flow.save().pay(0, 0, (INDEX + FLOAT) * flow.channels * positions)
+    return replace(_new(saved), size=(count,))
+
+
+def _fc(flow: Flow, word: Word, setting: Setting) -> Flow:
+    count = int(word.value or 1)
+    cost = count * flow.channels * prod(flow.size)
+    made = replace(_new(flow.save().pay(cost + count, cost)), channels=count)
+    return replace(made, size=(1,) * setting.net.ndim, depth=flow.depth + 1)
+
+
+def _pad(flow: Flow, word: Word, setting: Setting) -> Flow:
+    if setting.width < flow.channels:
+        raise UserError(f"{word} cannot go from {flow.channels} channels to {setting.width}")
+    size = tuple((n - 1) // s + 1 for n, s in zip(flow.size, setting.stride))
+    made = replace(_new(flow), channels=setting.width, size=size)
+    return replace(made, stride=_times(flow, setting))
+
+
+def _se(flow: Flow, word: Word, setting: Setting) -> Flow:
+    c, hidden = flow.channels, _hidden(flow.channels, word)
+    weights = 2 * c * hidden
+    return _new(flow.save().pay(weights + hidden + c, weights, FLOAT * (2 * c + hidden)))
+
+
+def _eca(flow: Flow, word: Word, setting: Setting) -> Flow:
+    c, kernel = flow.channels, eca_kernel(flow.channels)
+    return _new(flow.save().pay(kernel, kernel * c, FLOAT * 2 * c))
+
+
+def _cbam(flow: Flow, word: Word, setting: Setting) -> Flow:
+    c, hidden, positions = flow.channels, _hidden(flow.channels, word), prod(flow.size)
+    spatial, pair = 2 * 7**setting.net.ndim, 2 * c * hidden
+    saved = flow.nbytes + FLOAT * (3 * c + 2 * hidden + 5 * positions)
+    parameters, multiply_adds = pair + hidden + c + spatial + 2, 2 * pair + spatial * positions
+    return _new(flow.save().pay(parameters, multiply_adds, saved))
+
+
+def _scale(flow: Flow, word: Word, setting: Setting) -> Flow:
+    if not word.learned:
+        return _new(flow)
+    return _new(flow.save().pay(1 if word.value == 0 else flow.channels))
+
+
+def _gate(flow: Flow, word: Word, setting: Setting) -> Flow:
+    c = flow.channels
+    return _new(flow.save().pay(c * c + c, c * c * prod(flow.size), 2 * flow.nbytes))
+
+
+def _embed(flow: Flow, word: Word, setting: Setting) -> Flow:
+    width = int(word.value or 1)
+    return replace(flow.pay(flow.channels * width), channels=width)
+
+
+def _pos(flow: Flow, word: Word, setting: Setting) -> Flow:
+    return _new(flow.pay(flow.channels * prod(flow.size)))
+
+
+def _new(flow: Flow) -> Flow:
+    """A tensor that nothing has saved yet."""
+    return replace(flow, is_saved=False)
+
+
+# kind of a word: what it makes of a tensor
+ARITHMETIC: dict[str, Callable[[Flow, Word, Setting], Flow]] = {
+    "conv": _conv,
+    "norm": _norm,
+    "act": _act,
+    "maxpool": _pool,
+    "avgpool": _pool,
+    "blur": _pool,
+    "pool": _global_pool,
+    "fc": _fc,
+    "top": _top,
+    "drop": _drop,
+    "se": _se,
+    "eca": _eca,
+    "cbam": _cbam,
+    "attn": _attention,
+    "scale": _scale,
+    "gate": _gate,
+    "pad": _pad,
+    "embed": _embed,
+    "pos": _pos,
+}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from plusx.errors import UserError
-from plusx.grammar.sentence import MARKS, Merge, Sentence, Word, parse
+from plusx.grammar.sentence import Merge, Sentence, Word, parse
 from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Block, Net, Stage
 
@@ -66,7 +66,7 @@ def without_norm(net: Net) -> Net:
 def with_dropout(net: Net, rate: float) -> Net:
     """The network with dropout before the last convolution of every block, as in wide residual
     networks (Zagoruyko and Komodakis 2016, section 2.4)."""
-    word = parse(f"drop{rate:.6f}".rstrip("0").replace("drop0.", "drop.")).branch[0]
+    word = Word("drop", value=round(rate, 6))
 
     def of(block: Block) -> Block:
         said = parse(block.body)
@@ -133,17 +133,11 @@ def _joined(body: str) -> str:
         # post-activation said as pre-activation: norm act conv ... norm act conv &
         body_words = [word for word in words if word.kind not in ("norm", "act")]
         words = tuple(each for word in body_words for each in (*parse("norm act").branch, word))
-    return f"{' '.join(_unstrided(word) for word in words)} {_mark('concat')}"
-
-
-def _mark(merge: Merge) -> str:
-    return next(mark for mark, each in MARKS.items() if each == merge)
-
-
-def _unstrided(word: Word) -> str:
-    return (
-        word.text.replace("s", "", 1) if word.kind == "conv" and word.stride is None else str(word)
+    unstrided = tuple(
+        replace(word, stride=1) if word.kind == "conv" and word.stride is None else word
+        for word in words
     )
+    return str(Sentence((), unstrided, "concat", ()))
 
 
 def _activated(tail: str) -> str:
@@ -158,7 +152,7 @@ def _unnormed(words: tuple[Word, ...]) -> tuple[Word, ...]:
             continue
         follows = words[position + 1].kind if position + 1 < len(words) else ""
         if follows == "norm" and word.kind == "conv" and not word.bias:
-            word = parse(f"{word.text}b").branch[0]
+            word = replace(word, bias=True)
         kept.append(word)
     return tuple(kept)
 

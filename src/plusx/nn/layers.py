@@ -1,5 +1,6 @@
 """A word to a module, and the layers that PyTorch does not have."""
 
+from collections.abc import Callable
 from math import gcd, prod
 from typing import Any
 
@@ -17,6 +18,7 @@ from plusx.grammar.shapes import (
     out_channels,
     padding,
     pooling,
+    rounds_size_up,
 )
 from plusx.nn.dims import layer_type
 from plusx.nn.gates import (
@@ -187,60 +189,28 @@ def build(word: Word, flow: Flow, setting: Setting, fresh: bool) -> nn.Module:
 
     `fresh`: nothing else holds the input, so an activation may overwrite it.
     """
-    net, c, ndim = setting.net, flow.channels, setting.net.ndim
-    count = int(word.value or 1)
-    match word.kind:
-        case "conv":
-            kernel = each_dimension(word.kernel, ndim)
-            stride = setting.stride if word.stride is None else each_dimension(word.stride, ndim)
-            return layer_type("Conv", ndim)(
-                c,
-                out_channels(c, word, setting),
-                kernel,
-                stride,
-                padding(kernel, word.dilation),
-                word.dilation,
-                word.groups or c,
-                word.bias,
-            )
-        case "norm":
-            return _norm(c, setting)
-        case "act":
-            activation = ACTIVATIONS[net.act]
-            return activation(inplace=fresh) if net.act in OVERWRITING else activation()
-        case "maxpool" | "avgpool" | "blur":
-            return _pool(word, setting)
-        case "pool":
-            return layer_type("AdaptiveAvgPool", ndim)(count)
-        case "top":
-            return LargestInOrder(count)
-        case "fc":
-            return FullyConnected(c * prod(flow.size), count)
-        case "drop":
-            return nn.Dropout(word.value or 0.0)
-        case "se":
-            return SqueezeExcite(c, c // count, ndim)
-        case "eca":
-            return EfficientChannelAttention(c)
-        case "cbam":
-            return ConvolutionalBlockAttention(c, c // count, ndim)
-        case "attn":
-            return Attention(c, out_channels(c, word, setting), count, ndim, word.bias)
-        case "scale":
-            return _scale(word, c, ndim)
-        case "gate":
-            return ShortcutGate(c, ndim)
-        case "pad":
-            return ZeroPad(setting.width - c, setting.stride, half=word.ratio == (1, 2))
-        case "embed":
-            return Embedding(c, count)
-        case "pos":
-            return Position(c, flow.size)
-    raise AssertionError(word)
+    if word.kind == "act" and setting.net.act in OVERWRITING:
+        return ACTIVATIONS[setting.net.act](inplace=fresh)
+    return LAYERS[word.kind](word, flow, setting)
 
 
-def _norm(channels: int, setting: Setting) -> nn.Module:
-    net = setting.net
+def _conv(word: Word, flow: Flow, setting: Setting) -> nn.Module:
+    ndim = setting.net.ndim
+    kernel = each_dimension(word.kernel, ndim)
+    return layer_type("Conv", ndim)(
+        flow.channels,
+        out_channels(flow.channels, word, setting),
+        kernel,
+        setting.stride if word.stride is None else each_dimension(word.stride, ndim),
+        padding(kernel, word.dilation),
+        word.dilation,
+        word.groups or flow.channels,
+        word.bias,
+    )
+
+
+def _norm(word: Word, flow: Flow, setting: Setting) -> nn.Module:
+    net, channels = setting.net, flow.channels
     match net.norm:
         case "batch":
             return layer_type("BatchNorm", net.ndim)(channels, affine=net.affine)
@@ -252,10 +222,10 @@ def _norm(channels: int, setting: Setting) -> nn.Module:
             return ChannelLayerNorm(channels, eps=1e-6, elementwise_affine=net.affine)
 
 
-def _pool(word: Word, setting: Setting) -> nn.Module:
+def _pool(word: Word, flow: Flow, setting: Setting) -> nn.Module:
     kernel, stride = pooling(word, setting)
-    ndim, rounds_up = setting.net.ndim, word.stride is None
-    if rounds_up and max(stride) == 1:
+    ndim, rounds_up = setting.net.ndim, rounds_size_up(word, kernel)
+    if word.stride is None and max(stride) == 1:
         return nn.Identity()
     if word.kind == "maxpool":
         pool = layer_type("MaxPool", ndim)
@@ -267,9 +237,50 @@ def _pool(word: Word, setting: Setting) -> nn.Module:
     return Blur(kernel, stride)
 
 
-def _scale(word: Word, channels: int, ndim: int) -> nn.Module:
-    if word.is_constant:
+def _scale(word: Word, flow: Flow, setting: Setting) -> nn.Module:
+    if not word.learned:
         return ConstantScale(word.value or 0.0)
     if word.value == 0:
-        return Scale(1, 0.0, ndim)
-    return Scale(channels, 1e-6 if word.value is None else word.value, ndim)
+        return Scale(1, 0.0, setting.net.ndim)
+    return Scale(flow.channels, 1e-6 if word.value is None else word.value, setting.net.ndim)
+
+
+def _attention(word: Word, flow: Flow, setting: Setting) -> nn.Module:
+    out = out_channels(flow.channels, word, setting)
+    return Attention(flow.channels, out, _count(word), setting.net.ndim, word.bias)
+
+
+def _count(word: Word) -> int:
+    return int(word.value or 1)
+
+
+# kind of a word: its module, for the tensor that reaches it
+LAYERS: dict[str, Callable[[Word, Flow, Setting], nn.Module]] = {
+    "conv": _conv,
+    "norm": _norm,
+    "act": lambda word, flow, setting: ACTIVATIONS[setting.net.act](),
+    "maxpool": _pool,
+    "avgpool": _pool,
+    "blur": _pool,
+    "pool": lambda word, flow, setting: layer_type("AdaptiveAvgPool", setting.net.ndim)(
+        _count(word)
+    ),
+    "fc": lambda word, flow, setting: FullyConnected(flow.channels * prod(flow.size), _count(word)),
+    "top": lambda word, flow, setting: LargestInOrder(_count(word)),
+    "drop": lambda word, flow, setting: nn.Dropout(word.value or 0.0),
+    "se": lambda word, flow, setting: SqueezeExcite(
+        flow.channels, flow.channels // _count(word), setting.net.ndim
+    ),
+    "eca": lambda word, flow, setting: EfficientChannelAttention(flow.channels),
+    "cbam": lambda word, flow, setting: ConvolutionalBlockAttention(
+        flow.channels, flow.channels // _count(word), setting.net.ndim
+    ),
+    "attn": _attention,
+    "scale": _scale,
+    "gate": lambda word, flow, setting: ShortcutGate(flow.channels, setting.net.ndim),
+    "pad": lambda word, flow, setting: ZeroPad(
+        setting.width - flow.channels, setting.stride, half=word.ratio == (1, 2)
+    ),
+    "embed": lambda word, flow, setting: Embedding(flow.channels, _count(word)),
+    "pos": lambda word, flow, setting: Position(flow.channels, flow.size),
+}

@@ -58,7 +58,8 @@ class Reversal(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = x1.device.type
         ctx.units, ctx.parameters = units, parameters
-        ctx.autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        autocasts = device != "meta" and torch.is_autocast_enabled(device)
+        ctx.autocast = (device, torch.get_autocast_dtype(device)) if autocasts else None
         for unit in units:
             x1, x2 = unit(x1, x2)
         ctx.save_for_backward(x1, x2)
@@ -68,13 +69,12 @@ class Reversal(torch.autograd.Function):
     def backward(ctx: Any, d1: Tensor, d2: Tensor) -> tuple[Any, ...]:
         y1, y2 = ctx.saved_tensors
         gradients: dict[Tensor, Tensor] = {}
-        device, enabled, dtype = ctx.autocast
 
         def through(branch: Phrase, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
             """A branch's result, and the gradient of its input; those of parameters are noted."""
             x = x.detach().requires_grad_()
             trained = [p for p in branch.parameters() if p.requires_grad]
-            autocast = torch.autocast(device, dtype=dtype, enabled=enabled)
+            autocast = torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext()
             with torch.enable_grad(), autocast, running_statistics_kept(branch):
                 y = branch(x)
             of_x, *of_parameters = torch.autograd.grad(y, [x, *trained], slope.to(y.dtype))
