@@ -27,7 +27,7 @@ from plusx import store
 from plusx.data.batch import Batch
 from plusx.grammar.heads import FasterRcnn, Fcos, Head, MaskRcnn, Yolo
 from plusx.models import create_model
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.run.folder import RESULT, load_run
 from plusx.tasks.detect import Detect
 from plusx.tasks.task import Task
@@ -74,7 +74,9 @@ class Contender:
 
 def begun(case: Case, size: tuple[int, int]) -> Contender:
     """A detector with the weights it begins with."""
-    net = Dense(create_model(case.network, num_classes=CLASSES, seed=SEED), case.head, CLASSES)
+    net = NetworkWithHead(
+        create_model(case.network, num_classes=CLASSES, seed=SEED), case.head, CLASSES
+    )
     task = Detect(net).eval().to(memory_format=torch.channels_last)
     return Contender(f"{case.network}, {case.head.kind}", task, size, {"weights": "as begun"})
 

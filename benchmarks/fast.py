@@ -36,7 +36,7 @@ from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import Loader
 from plusx.data.modality import ImageModality
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon

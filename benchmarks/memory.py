@@ -42,7 +42,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 import plusx
 from plusx.memory import SavedBytes
-from plusx.nn.plain import PLAIN
+from plusx.nn.external import EXTERNAL
 
 
 SEGMENTS = 4  # of checkpoint_sequential: the square root of resnet50's 16 blocks
@@ -115,7 +115,7 @@ def networks(case: Case) -> dict[str, nn.Module]:
     """The contenders, all of a kind with the same weights."""
     torch.manual_seed(SEED)
     if case.model == "depth 110":
-        stored = PLAIN["revnet110"](10, 3)
+        stored = EXTERNAL["revnet110"](10, 3)
         stored.reverses = False
         reversing = deepcopy(stored)
         reversing.reverses = True

@@ -31,7 +31,7 @@ import torch
 from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 
 import plusx
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.run.distributed import DistributedContext, joined
 from plusx.run.engines import DdpEngine, FsdpEngine
 from plusx.train.optim import make_optimizer

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import plusx
-from plusx.grammar.shapes import measure as measured
+from plusx.grammar.arithmetic import measure as measured
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 

@@ -6,7 +6,7 @@ python examples/build_your_own_block.py                a few seconds, nothing is
 from dataclasses import replace
 
 import plusx
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 

@@ -25,7 +25,7 @@ from plusx.evidence.claim import (
     spec,
 )
 from plusx.evidence.ledger import NOT_RUN, NOT_YET, chosen, ledger, read_results
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
 from plusx.zoo import PAPERS, ZOO

@@ -14,8 +14,8 @@ from torch import Tensor
 import plusx
 from plusx import store, zoo
 from plusx.grammar.toml import to_toml
+from plusx.nn.external import EXTERNAL
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
 from plusx.weights import convert, open_network, read_weights
 from plusx.weights.convert import spoken
 
@@ -76,7 +76,7 @@ def test_the_number_of_classes_is_the_files(tmp_path: Path) -> None:
 def test_a_keras_archive_is_converted(tmp_path: Path) -> None:
     """Against the same convolutions said in Keras's order and padded by hand."""
     generator = np.random.default_rng(0)
-    net = PLAIN["resnet8_keras"](10, 3)
+    net = EXTERNAL["resnet8_keras"](10, 3)
     theirs = keras_arrays(generator, net)
     np.savez(tmp_path / "net.npz", **theirs)
     convert(tmp_path / "net.npz", "resnet8_keras", "keras", tmp_path / "net.safetensors")

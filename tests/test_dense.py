@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.ops import FeaturePyramidNetwork
 
 from plusx import create_model, zoo
-from plusx.grammar.dense import backbone_of, dilated, stem_maps
+from plusx.grammar.arithmetic import each_dimension, measure
+from plusx.grammar.backbone import backbone_of, dilated, stem_maps
 from plusx.grammar.heads import (
     HEADS,
     DeepLab,
@@ -26,15 +27,14 @@ from plusx.grammar.heads import (
     head_from_dict,
     head_to_dict,
 )
-from plusx.grammar.shapes import each_dimension, measure
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
 from plusx.models import initialised
 from plusx.nn.costs import multiply_adds
-from plusx.nn.dense import Dense
-from plusx.nn.levels import Level
+from plusx.nn.feature_info import FeatureMap
 from plusx.nn.network import Network
 from plusx.nn.pyramid import Pyramid
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe.reading import parse_recipe
 from plusx.weights import open_network, read_weights, write_weights
 from plusx.weights.fetch import load_found
@@ -85,7 +85,7 @@ def scenes(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     return x, boxes, masks
 
 
-def loss_of(net: Dense, size: Sequence[int] = (64, 96)) -> Tensor:
+def loss_of(net: NetworkWithHead, size: Sequence[int] = (64, 96)) -> Tensor:
     """Something of which every parameter of the network has a part."""
     if isinstance(net.head_spec, FasterRcnn | MaskRcnn):
         x, boxes, masks = scenes()
@@ -238,9 +238,9 @@ def test_every_head_stands_on_every_backbone(name: str, head: Head) -> None:
     backbone = initialised(whole)
     if name == "convnext_tiny" and isinstance(head, Fcn | DeepLab):
         with pytest.raises(ValueError, match="keeps its stride"):
-            Dense(backbone, head, 3)
+            NetworkWithHead(backbone, head, 3)
         return
-    net = Dense(backbone, head, 3).train()
+    net = NetworkWithHead(backbone, head, 3).train()
     loss_of(net).backward()
     without = [name for name, each in net.named_parameters() if each.grad is None]
     assert without == []
@@ -267,7 +267,7 @@ def test_every_head_stands_on_every_backbone(name: str, head: Head) -> None:
 @pytest.mark.parametrize("name", ["googlenet", "alexnet", "revnet38", "resnet8_keras"])
 @pytest.mark.parametrize("head", [UNet(width=4), Fcos(width=8, depth=1)], ids=["unet", "fcos"])
 def test_plain_modules_carry_heads_too(name: str, head: Head, tmp_path: Path) -> None:
-    net = Dense(create_model(name, num_classes=2, seed=0), head, 3)
+    net = NetworkWithHead(create_model(name, num_classes=2, seed=0), head, 3)
     loss_of(net, (96, 128)).backward()
     assert all(each.grad is not None for each in net.parameters())
     write_weights(tmp_path / "a.safetensors", net, model=name)
@@ -277,7 +277,7 @@ def test_plain_modules_carry_heads_too(name: str, head: Head, tmp_path: Path) ->
         assert all(map(torch.equal, flat(net.eval()(x)), flat(again(x))))
     if name in ("googlenet", "alexnet"):
         with pytest.raises(ValueError, match="cannot be dilated"):
-            Dense(create_model(name, num_classes=2), Fcn(stride=8), 3)
+            NetworkWithHead(create_model(name, num_classes=2), Fcn(stride=8), 3)
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_plain_modules_carry_heads_too(name: str, head: Head, tmp_path: Path) ->
 def test_a_unet_gives_logits_of_any_size_in_any_dimension(name: str, size: tuple[int, ...]) -> None:
     whole = small(name)
     torch.manual_seed(0)
-    net = Dense(initialised(whole), UNet(width=8), 2).eval()
+    net = NetworkWithHead(initialised(whole), UNet(width=8), 2).eval()
     x = torch.randn(2, whole.in_channels, *size)
     if whole.stem.startswith("embed"):
         x = torch.randint(0, whole.in_channels, (2, *size))
@@ -307,13 +307,13 @@ def test_a_unet_gives_logits_of_any_size_in_any_dimension(name: str, size: tuple
 def test_boxes_are_for_images() -> None:
     net = initialised(small("resnet18_1d", 8))
     with pytest.raises(ValueError, match="finds boxes in images; the network has 1 dimensions"):
-        Dense(net, Fcos(), 2)
+        NetworkWithHead(net, Fcos(), 2)
 
 
 def test_a_pyramid_is_torchvisions() -> None:
     torch.manual_seed(0)
     channels = (4, 6, 8)
-    found = [Level("stage", i, c, (2**i, 2**i)) for i, c in enumerate(channels)]
+    found = [FeatureMap("stage", i, c, (2**i, 2**i)) for i, c in enumerate(channels)]
     ours, theirs = Pyramid(found, 5, 3), FeaturePyramidNetwork(list(channels), 5)
     for i in range(3):
         theirs.inner_blocks[i][0].load_state_dict(ours.inner[i].state_dict())
@@ -324,7 +324,7 @@ def test_a_pyramid_is_torchvisions() -> None:
 
 
 def test_a_pyramid_of_fewer_levels_has_the_finest() -> None:
-    found = [Level("stage", i, c, (2**i, 2**i)) for i, c in enumerate((4, 6, 8))]
+    found = [FeatureMap("stage", i, c, (2**i, 2**i)) for i, c in enumerate((4, 6, 8))]
     whole, fewer = Pyramid(found, 5, 3), Pyramid(found, 5, 2)
     fewer.load_state_dict({key: whole.state_dict()[key] for key in fewer.state_dict()})
     maps = [torch.randn(1, each.channels, 12 >> i, 8 >> i) for i, each in enumerate(found)]
@@ -336,7 +336,7 @@ def test_a_pyramid_of_fewer_levels_has_the_finest() -> None:
 @pytest.mark.slow
 def test_a_detector_begins_unsure_with_boxes_of_some_size() -> None:
     torch.manual_seed(0)
-    net = Dense(initialised(small("resnet18")), Fcos(width=8), 3).eval()
+    net = NetworkWithHead(initialised(small("resnet18")), Fcos(width=8), 3).eval()
     with torch.no_grad():
         maps = net(torch.randn(1, 3, 64, 96))
     assert net.level_strides == ((8, 8), (16, 16), (32, 32), (64, 64))
@@ -349,7 +349,7 @@ def test_a_detector_begins_unsure_with_boxes_of_some_size() -> None:
 @pytest.mark.slow
 def test_yolov3_has_its_published_count() -> None:
     with torch.device("meta"):
-        net = Dense(Network(replace(spec("darknet53"), num_classes=0)), Yolo(), 80)
+        net = NetworkWithHead(Network(replace(spec("darknet53"), num_classes=0)), Yolo(), 80)
     # the sum over yolov3.weights of the authors, norms' statistics aside
     assert sum(each.numel() for each in net.parameters()) == 61_949_149
     assert net.level_strides == ((8, 8), (16, 16), (32, 32))
@@ -359,7 +359,9 @@ def test_yolov3_has_its_published_count() -> None:
 def test_frozen_norms_are_constants_and_others_are_not() -> None:
     for frozen in (True, False):
         torch.manual_seed(0)
-        net = Dense(initialised(small("resnet18")), FasterRcnn(width=8, frozen_norms=frozen), 2)
+        net = NetworkWithHead(
+            initialised(small("resnet18")), FasterRcnn(width=8, frozen_norms=frozen), 2
+        )
         before = {key: each.clone() for key, each in net.backbone.named_buffers()}
         loss_of(net.train()).backward()
         after = dict(net.backbone.named_buffers())
@@ -372,7 +374,7 @@ def test_frozen_norms_are_constants_and_others_are_not() -> None:
 @pytest.mark.slow
 def test_crowds_and_rows_without_a_box_are_no_targets() -> None:
     x, boxes, masks = scenes()
-    net = Dense(initialised(small("resnet18")), MaskRcnn(width=8), 2).train()
+    net = NetworkWithHead(initialised(small("resnet18")), MaskRcnn(width=8), 2).train()
 
     def losses(rows: Tensor, shapes: Tensor) -> list[Tensor]:
         torch.manual_seed(1)
@@ -393,14 +395,14 @@ def test_crowds_and_rows_without_a_box_are_no_targets() -> None:
 @pytest.mark.slow
 def test_too_few_anchors_are_refused() -> None:
     with pytest.raises(ValueError, match="2 sides; the pyramid on this network has 5 levels"):
-        Dense(initialised(small("resnet18")), FasterRcnn(width=8, anchors=(8, 16)), 2)
+        NetworkWithHead(initialised(small("resnet18")), FasterRcnn(width=8, anchors=(8, 16)), 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEAD_EXAMPLES, ids=lambda head: head.kind)
 def test_a_file_of_weights_builds_the_same_network(head: Head, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    net = Dense(initialised(small("resnet18")), head, 3).eval()
+    net = NetworkWithHead(initialised(small("resnet18")), head, 3).eval()
     task = {"kind": "detect", "score": 0.1}
     write_weights(path, net, classes=["a", "b", "c"], task=task)
     again, found = open_network(path)
@@ -427,7 +429,7 @@ def test_a_file_with_a_false_head_is_refused(said: str, why: str, tmp_path: Path
     from plusx.weights.files import describe
 
     path = tmp_path / "a.safetensors"
-    net = Dense(initialised(small("resnet18")), UNet(width=4), 2)
+    net = NetworkWithHead(initialised(small("resnet18")), UNet(width=4), 2)
     metadata = describe(net, None, None, None, "") | {"head": said}
     store.save_tensors(path, net.state_dict(), metadata)
     with pytest.raises(ValueError, match=why):
@@ -442,7 +444,7 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
     spec = shrunken(zoo.find(name), width=16)  # type: ignore[arg-type]
     classifier = initialised(spec)
     write_weights(path, classifier)
-    segmenter = Dense(initialised(spec), UNet(width=4), 3)
+    segmenter = NetworkWithHead(initialised(spec), UNet(width=4), 3)
     before = segmenter.head.state_dict()["classifier.weight"].clone()
     report = load_found(segmenter, None, read_weights(path), new_head=True)
     own, given = segmenter.backbone.state_dict(), classifier.state_dict()
@@ -452,7 +454,7 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
 
     write_weights(path, segmenter)
     for head, classes in ((UNet(width=4), 5), (Fcos(width=8), 3)):
-        other = Dense(initialised(spec), head, classes)
+        other = NetworkWithHead(initialised(spec), head, classes)
         load_found(other, None, read_weights(path), new_head=True)
         assert all(torch.equal(own[key], each) for key, each in other.backbone.state_dict().items())
     fresh = initialised(spec)
@@ -460,7 +462,7 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(own[key], fresh.state_dict()[key]) for key in own)
     with pytest.raises(ValueError, match="a head 'unet', not for this one's"):
         load_found(initialised(spec), None, read_weights(path))
-    other = Dense(initialised(replace(spec, act="silu")), UNet(width=4), 3)
+    other = NetworkWithHead(initialised(replace(spec, act="silu")), UNet(width=4), 3)
     with pytest.raises(ValueError, match="another network"):
         load_found(other, None, read_weights(path))
 
@@ -470,7 +472,7 @@ def test_multiply_adds_are_those_of_the_parts() -> None:
     for name in ("resnet18", "preact_resnet18", "botnet50", "r3d_18"):
         whole = replace(shrunken(spec(name), width=64, depth=1), size=spec(name).size)
         size = each_dimension(whole.size, whole.ndim)
-        net = Dense(initialised(whole), UNet(width=4), 2)
+        net = NetworkWithHead(initialised(whole), UNet(width=4), 2)
         bare = measure(backbone_of(whole, UNet())).multiply_adds
         decoder = 0
         maps = [level.stride for level in net.head.levels]  # type: ignore[union-attr]
@@ -494,7 +496,7 @@ def test_a_head_is_the_same_for_the_same_seed() -> None:
     torch.rand(7)
     two, _ = make_net(recipe)
     other, _ = make_net(replace(recipe, seed=1))
-    assert isinstance(one, Dense)
+    assert isinstance(one, NetworkWithHead)
     assert all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))
     weight = "head.classifier.weight"
     assert not torch.equal(one.state_dict()[weight], other.state_dict()[weight])

@@ -13,16 +13,16 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import plusx
 from plusx import store
-from plusx.grammar.dense import dilated
+from plusx.grammar.backbone import dilated
 from plusx.grammar.spec import Net
 from plusx.nn.costs import multiply_adds
-from plusx.nn.dense import Dense
 from plusx.nn.network import Network
+from plusx.nn.with_head import NetworkWithHead
 from plusx.weights import convert, load_weights, open_network
-from plusx.weights.dense import EPSILON, dense_named, with_epsilon
 from plusx.weights.rules import rename
+from plusx.weights.with_head import EPSILON, dense_named, with_epsilon
 from plusx.zoo import find
-from plusx.zoo.dense import DENSE
+from plusx.zoo.with_head import HEADED
 
 
 SEGMENTING = ("fcn_resnet50", "deeplabv3_resnet50")
@@ -50,7 +50,7 @@ def theirs(name: str, **more: Any) -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in DENSE if "101" not in name])
+@pytest.mark.parametrize("name", [name for name in HEADED if "101" not in name])
 def test_counts_are_the_published_ones(name: str) -> None:
     with torch.device("meta"):
         net = dense_named(name)
@@ -58,7 +58,7 @@ def test_counts_are_the_published_ones(name: str) -> None:
     assert sum(parameter.numel() for parameter in net.parameters()) == published["num_params"]
     if name == "fasterrcnn_resnet50_fpn":
         assert published["num_params"] == 41_755_286
-    known = DENSE[name]
+    known = HEADED[name]
     ours = multiply_adds(net, (known.size, known.size))
     if name not in DETECTING:  # torchvision counts the auxiliary head, which only training uses
         side = known.size // 8
@@ -96,7 +96,7 @@ def test_detection_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> None
     done = convert(tmp_path / "theirs.safetensors", name, "torchvision", to)
     assert done.num_classes == 3
     net, found = open_network(to)
-    assert isinstance(net, Dense)
+    assert isinstance(net, NetworkWithHead)
     assert found.task == {"kind": "detect"}
     rpn, heads = net.detector.rpn, net.detector.roi_heads
     rpn._post_nms_top_n = {"training": 40, "testing": 40}
@@ -171,6 +171,6 @@ def test_dilation_is_torchvisions() -> None:
 def test_networks_with_heads_are_made_by_name() -> None:
     net = plusx.create_model("deeplabv3_resnet50", num_classes=2, seed=0)
     again = plusx.create_model("deeplabv3_resnet50", num_classes=2, seed=0)
-    assert isinstance(net, Dense)
+    assert isinstance(net, NetworkWithHead)
     assert net.num_classes == 2
     assert all(map(torch.equal, net.state_dict().values(), again.state_dict().values()))

@@ -23,7 +23,7 @@ from plusx.data.sets.cells import open_cells
 from plusx.grammar.heads import Fcos, Head, MaskRcnn, Yolo
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import Recipe, load_recipe
 from plusx.report import write_report
 from plusx.run import evaluate as evaluated
@@ -75,7 +75,7 @@ def squares(step: int, count: int = 8, masks: bool = False) -> Batch:
 
 def begun(head: Head, rate: float) -> State:
     torch.manual_seed(0)
-    net = Dense(create_model(SMALL, seed=0), head, 2)
+    net = NetworkWithHead(create_model(SMALL, seed=0), head, 2)
     task = prepare(Detect(net, class_names=CLASSES), device="cpu")
     return State(task, make_optimizer(task, "adamw", lr=rate, weight_decay=0.01), seed=3)
 
@@ -269,7 +269,9 @@ def test_the_time_of_detectors_is_measured_and_recorded(
 
 def test_crowds_and_rows_of_nothing_leave_an_image_without_boxes() -> None:
     """An image without boxes is learned from: nothing is to be found in it."""
-    net = Dense(create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2)
+    net = NetworkWithHead(
+        create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2
+    )
     nothing: Tensor = torch.tensor([[[0.0, 0, 0, 0, -1, 0]]])
     task = Detect(net, class_names=CLASSES)
     loss = task(Batch(torch.zeros(1, 3, 64, 64), nothing))
@@ -280,7 +282,9 @@ def test_crowds_and_rows_of_nothing_leave_an_image_without_boxes() -> None:
 
 def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("cells-mask")
-    net = Dense(create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2)
+    net = NetworkWithHead(
+        create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2
+    )
     source = Dataset(
         name="mine",
         split="train",

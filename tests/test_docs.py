@@ -21,10 +21,10 @@ from plusx.cli import app
 from plusx.data.image_file import DEFAULT_LIMIT, FORMATS
 from plusx.data.transforms.words import VOCABULARY as AUGMENTATION
 from plusx.data.transforms.words import parse_augment
-from plusx.grammar.legal import check
-from plusx.grammar.sentence import MARKS, VOCABULARY, parse
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_toml
+from plusx.grammar.validate import validate
+from plusx.grammar.words import MARKS, VOCABULARY, parse
 from plusx.recipe import load_recipe, parse_recipe
 from plusx.recipe import sets as recipe_sets
 from plusx.recipe import tables as recipe_tables
@@ -171,7 +171,7 @@ def test_the_example_of_the_readme_is_of_five_lines() -> None:
 
 def test_examples_in_toml_are_legal() -> None:
     (spec,) = [body for kind, body in _fences("language.md") if kind == "toml"]
-    check(from_toml(spec))
+    validate(from_toml(spec))
     (recipe,) = [body for kind, body in _fences("recipes.md") if kind == "toml"]
     assert parse_recipe(recipe).epochs == 5
 

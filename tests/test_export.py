@@ -12,10 +12,10 @@ import plusx
 from plusx import zoo
 from plusx.export import OnnxNetwork, checked, compare, example_inputs, sealed, to_onnx
 from plusx.grammar.heads import DeepLab, FasterRcnn, Fcn, Fcos, MaskRcnn, UNet, Yolo
-from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
-from plusx.nn.dense import Dense
+from plusx.grammar.words import parse
 from plusx.nn.layers import LargestInOrder
+from plusx.nn.with_head import NetworkWithHead
 from plusx.run.exporting import input_of
 from zoo_shrunken import shrunken
 
@@ -109,7 +109,7 @@ HEADS = {
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_head_computes_what_torch_does(kind: str, any_size: bool) -> None:
     spec = shrunken(zoo.find("resnet18"), width=16, depth=1)
-    net = Dense(plusx.create_model(spec, seed=0), HEADS[kind], 3).eval()
+    net = NetworkWithHead(plusx.create_model(spec, seed=0), HEADS[kind], 3).eval()
     inputs = example_inputs((3, 64, 96), count=2)
     content = to_onnx(net, inputs[:1], any_size=any_size)
     found = compare(net, content, inputs)
@@ -119,7 +119,7 @@ def test_every_head_computes_what_torch_does(kind: str, any_size: bool) -> None:
     if any_size:
         inputs = example_inputs((3, 96, 64), count=2)
     with torch.device("meta"):
-        described = Dense(plusx.create_model(spec, num_classes=0), HEADS[kind], 3)
+        described = NetworkWithHead(plusx.create_model(spec, num_classes=0), HEADS[kind], 3)
     file = OnnxNetwork(content, described)
     assert not list(file.parameters())
     with torch.inference_mode():
@@ -139,7 +139,9 @@ def test_every_head_computes_what_torch_does(kind: str, any_size: bool) -> None:
 @pytest.mark.slow
 def test_a_network_of_images_takes_volumes_slice_by_slice() -> None:
     spec = shrunken(zoo.find("resnet18"), width=16, depth=1)
-    net = Dense(plusx.create_model(replace(spec, in_channels=1), seed=0), UNet(width=8), 2).eval()
+    net = NetworkWithHead(
+        plusx.create_model(replace(spec, in_channels=1), seed=0), UNet(width=8), 2
+    ).eval()
     inputs = example_inputs((1, 4, 32, 32), count=2)
     assert compare(net, to_onnx(net, inputs[:1]), inputs).inputs == 2
 

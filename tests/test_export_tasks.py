@@ -14,7 +14,7 @@ import plusx
 from plusx import run, zoo
 from plusx.data.modality.space import Space
 from plusx.grammar.heads import FasterRcnn, Fcn, Fcos, Head, MaskRcnn, UNet, Yolo
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.run.folder import load_run
 from plusx.weights import write_weights
 from zoo_shrunken import shrunken
@@ -49,7 +49,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def network(head: Head | None) -> torch.nn.Module:
     spec = replace(shrunken(zoo.find("resnet18"), width=16, depth=1), size=64)
     net = plusx.create_model(spec, num_classes=3, seed=0)
-    return net.eval() if head is None else Dense(net, head, 3).eval()
+    return net.eval() if head is None else NetworkWithHead(net, head, 3).eval()
 
 
 def assert_alike(one: Any, other: Any) -> None:
@@ -97,7 +97,7 @@ def test_a_file_predicts_what_the_weights_predict(case: str, photos: Path, tmp_p
 @pytest.mark.slow
 def test_a_file_of_volumes_predicts_what_the_weights_predict(tmp_path: Path) -> None:
     spec = replace(shrunken(zoo.find("r3d_18"), width=8, depth=1), in_channels=1)
-    net = Dense(plusx.create_model(spec, num_classes=2, seed=0), UNet(width=4), 2).eval()
+    net = NetworkWithHead(plusx.create_model(spec, num_classes=2, seed=0), UNet(width=4), 2).eval()
     space = Space(patch=(16, 32, 32), spacing=(1.0, 1.0, 1.0), orientation="RAS", range=(0.0, 1.0))
     preprocessing = {"size": [32, 32], "channels": 1, "mean": [0.5], "std": [0.25]}
     preprocessing["space"] = space.to_dict()

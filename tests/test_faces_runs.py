@@ -13,7 +13,7 @@ from plusx.data.modality import ImageModality
 from plusx.data.readers.people import open_people
 from plusx.grammar.heads import Fcn
 from plusx.models import create_model
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import parse_recipe
 from plusx.recipe.sets import OwnData
 from plusx.run.gallery import enroll, open_gallery, verify
@@ -256,7 +256,7 @@ def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="views = 'sideways'"):
         open_gallery(copy)
     store.write_json(copy / "gallery.json", known)
-    headed = Dense(create_model("resnet20"), Fcn(), 2)
+    headed = NetworkWithHead(create_model("resnet20"), Fcn(), 2)
     shown = ImageModality((32, 32), 3, (0.5,) * 3, (0.5,) * 3).to_dict()
     write_weights(copy / "model.safetensors", headed, preprocessing=shown)
     with pytest.raises(ValueError, match="are not those of its network"):

@@ -17,8 +17,8 @@ from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, MemoryItems, images_of
 from plusx.data.loader import batches
 from plusx.data.modality import ImageModality
-from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
+from plusx.grammar.words import parse
 from plusx.nn.dims import layer_type
 from plusx.nn.whitening import whiten
 from plusx.recipe import load_recipe, parse_recipe

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import plusx
 from plusx.explain.grad_cam import cam_of, cut_at, grad_cam
-from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.words import parse
 from plusx.nn.network import Network
 from plusx.nn.reversible import ReversibleNetwork
 from plusx.zoo import find, names

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plusx.grammar.legal import check
-from plusx.grammar.sentence import VOCABULARY, parse
-from plusx.grammar.shapes import Flow, Setting, measure, step
+from plusx.grammar.arithmetic import FeatureShape, LayerContext, measure, step
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_dict, from_toml, to_dict, to_toml
+from plusx.grammar.validate import validate
+from plusx.grammar.words import VOCABULARY, parse
 from sentences import EVERY_WORD, plans, sentences
 
 
@@ -152,14 +152,14 @@ ILLEGAL = {
 def test_every_rule_of_legal_refuses(name: str) -> None:
     make, said = ILLEGAL[name]
     with pytest.raises(ValueError) as caught:
-        check(make())
+        validate(make())
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_net_that_the_illegal_ones_vary_is_legal() -> None:
     for legal in (net(), net(stride=2)):
-        check(legal)
+        validate(legal)
         assert measure(legal).parameters > 0
 
 
@@ -213,7 +213,7 @@ def test_depth_counts_weighted_layers() -> None:
 
 def test_the_grammar_needs_nothing_but_the_standard_library() -> None:
     code = (
-        "import sys, plusx.grammar.toml, plusx.grammar.legal, plusx.zoo;"
+        "import sys, plusx.grammar.toml, plusx.grammar.validate, plusx.zoo;"
         "known = sys.stdlib_module_names | {'plusx'};"
         "print({m.split('.')[0] for m in sys.modules} - known - set(sys.builtin_module_names))"
     )
@@ -225,9 +225,9 @@ def test_the_grammar_needs_nothing_but_the_standard_library() -> None:
 
 
 def test_a_bare_stride_leaves_what_a_convolution_leaves() -> None:
-    strided = Setting(net(), 8, (2, 2))
+    strided = LayerContext(net(), 8, (2, 2))
     for size in (55, 56, 57):
-        flow = Flow(8, (size, size), (1, 1))
+        flow = FeatureShape(8, (size, size), (1, 1))
         sizes = {
             text: step(flow, parse(text).branch[0], strided).size
             for text in ("conv3s", "maxpool3s", "maxpool5s", "avgpool2s", "blur3s")

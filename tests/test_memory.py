@@ -22,9 +22,9 @@ from plusx.grammar.reversible import REVNET38, REVNET110, Reversible, reversible
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_dict
 from plusx.memory import SavedBytes, save_memory
-from plusx.nn.dense import Dense
 from plusx.nn.network import Network
 from plusx.nn.reversible import ReversibleNetwork
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import parse_recipe
 from plusx.run import memory, train
 from plusx.run.trainer import Trainer
@@ -162,7 +162,7 @@ def test_external_networks_train_alike(name: str, plan: str) -> None:
 def test_networks_with_heads_and_volumes_train_alike(kind: str, plan: str) -> None:
     spec = shrunken_spec("r3d_18" if kind == "volumes" else "resnet18", depth=2)
     head = Fcos(width=8) if kind == "boxes" else UNet(width=4)
-    net = Dense(plusx.create_model(spec, seed=0), head, 2).double().train()
+    net = NetworkWithHead(plusx.create_model(spec, seed=0), head, 2).double().train()
     x = torch.randn(2, spec.in_channels, *[32] * spec.ndim, dtype=torch.float64)
     other = deepcopy(net)
     save_memory(net, plan)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import plusx
-from plusx.grammar import shapes
-from plusx.grammar.sentence import VOCABULARY, parse
-from plusx.grammar.shapes import measure
+from plusx.grammar import arithmetic
+from plusx.grammar.arithmetic import measure
+from plusx.grammar.words import VOCABULARY, parse
 from plusx.nn import layers
 from plusx.recipe import parse_recipe
 from plusx.run import train
@@ -21,7 +21,7 @@ def shuffled(monkeypatch: pytest.MonkeyPatch) -> str:
     """`shuffle4`: a channel shuffle over 4 groups (Zhang et al. 2018)."""
     example = (r"shuffle(?P<value>[1-9]\d{0,5})", "shuffle4")
     monkeypatch.setitem(VOCABULARY, "shuffle", example)
-    monkeypatch.setitem(shapes.ARITHMETIC, "shuffle", lambda flow, word, setting: flow)
+    monkeypatch.setitem(arithmetic.ARITHMETIC, "shuffle", lambda flow, word, setting: flow)
     monkeypatch.setitem(
         layers.LAYERS, "shuffle", lambda word, flow, setting: nn.ChannelShuffle(int(word.value))
     )

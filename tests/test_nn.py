@@ -9,11 +9,11 @@ import torch
 from hypothesis import assume, given, settings
 from torch import Tensor, nn
 
-from plusx.grammar.legal import check
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_dict
+from plusx.grammar.validate import validate
+from plusx.grammar.words import parse
 from plusx.nn import layers
 from plusx.nn.block import ResidualBlock
 from plusx.nn.init import RULES, initialise
@@ -48,7 +48,7 @@ def some_input(spec: Net, n: int = 3, dtype: torch.dtype = torch.float32) -> Ten
 def legal(plan: dict[str, Any]) -> Net:
     spec = from_dict(plan)
     try:
-        check(spec)
+        validate(spec)
     except ValueError:
         assume(False)
     return spec

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from plusx.nn.external import EXTERNAL
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
 from plusx.weights import load_weights
-from plusx.zoo import Plain, find
+from plusx.zoo import External, find
 
 
 BIT_EQUAL = [
@@ -46,8 +46,8 @@ def theirs(name: str) -> nn.Module:
 def ours(name: str, tensors: dict[str, Tensor]) -> nn.Module:
     """Our network with their weights, every one of them."""
     spec = find(name)
-    if isinstance(spec, Plain):
-        net = PLAIN[name](spec.num_classes, spec.in_channels)
+    if isinstance(spec, External):
+        net = EXTERNAL[name](spec.num_classes, spec.in_channels)
     else:
         net = Network(spec)
     report = load_weights(net, tensors, source="torchvision")

@@ -6,24 +6,24 @@ from torch.nn import functional as F
 
 import plusx
 from plusx import zoo
-from plusx.nn.plain import PLAIN, SameConv2d
-from plusx.zoo import Plain
+from plusx.nn.external import EXTERNAL, SameConv2d
+from plusx.zoo import External
 
 
 # the deepest of them takes as long as all others
-NAMES = [pytest.param(n, marks=[pytest.mark.slow] * (n == "revnet110")) for n in PLAIN]
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] * (n == "revnet110")) for n in EXTERNAL]
 SIDE = {"alexnet": 64, "googlenet": 64, "resnet8_keras": 32, "revnet38": 32, "revnet110": 32}
 
 
 def test_the_zoo_has_the_same_names() -> None:
-    assert set(PLAIN) == {name for name in zoo.names() if isinstance(zoo.find(name), Plain)}
+    assert set(EXTERNAL) == {name for name in zoo.names() if isinstance(zoo.find(name), External)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_zoos_figures_are_those_of_the_module(name: str) -> None:
     figures = zoo.find(name)
     with torch.device("meta"):
-        net = PLAIN[name](figures.num_classes, figures.in_channels).eval()
+        net = EXTERNAL[name](figures.num_classes, figures.in_channels).eval()
         counted = [0]
         for module in net.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):

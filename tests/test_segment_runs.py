@@ -30,7 +30,7 @@ from plusx.data.prediction import Detections, PositionProbabilities, Prediction,
 from plusx.explain.dense_cam import dense_cam
 from plusx.grammar.heads import Fcn, Fcos, UNet
 from plusx.models import create_model
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import parse_recipe
 from plusx.report.predictions import predictions_page, read_examples
 from plusx.run import drawing
@@ -351,7 +351,7 @@ def test_an_explanation_finds_the_class(trained: Path, data: Path, tmp_path: Pat
 @pytest.mark.parametrize("head", [UNet(width=4), Fcn(stride=8), Fcos(width=8, depth=1)])
 def test_grad_cam_of_every_stage(head: Any) -> None:
     torch.manual_seed(0)
-    net = Dense(create_model("resnet20", seed=0), head, 3)
+    net = NetworkWithHead(create_model("resnet20", seed=0), head, 3)
     x = torch.randn(2, 3, 32, 32)
     classes = torch.tensor([0, 2])
     shapes = [tuple(dense_cam(net, x, classes, stage=stage).shape) for stage in (0, 1, 2)]
@@ -374,7 +374,7 @@ def test_grad_cam_adds_up_where_all_is_linear() -> None:
         def forward(self, x: Any, stem: Any, stages: Any) -> Any:
             return self.convolve(stages[-1])
 
-    net = Dense(create_model("resnet20", seed=0), Fcn(stride=8), 3)
+    net = NetworkWithHead(create_model("resnet20", seed=0), Fcn(stride=8), 3)
     net.head = Linear()
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():

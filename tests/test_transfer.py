@@ -14,8 +14,8 @@ from plusx.data.sets.synthetic import open_bands
 from plusx.data.splits import groups_held_out
 from plusx.data.subset import few_a_class, of_bands, of_classes
 from plusx.grammar.heads import UNet
-from plusx.nn.dense import Dense
 from plusx.nn.frozen import depths_of, freeze_below, freeze_norms, head_depth, rates_by_depth
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import load_recipe, to_toml
 from plusx.recipe.reading import parse_recipe
 from plusx.run import load_run, parts, train
@@ -29,7 +29,7 @@ from plusx.study.runner import study
 from plusx.tasks.classify import Classify
 from plusx.train.optim import make_optimizer
 from plusx.weights import write_weights
-from plusx.weights.stem import inflated
+from plusx.weights.input_conv import adapt_input_conv
 
 
 SMALL = ["net.base=resnet20", "data.kind=digits", "data.augment=", "epochs=1", "batch_size=40",
@@ -146,7 +146,7 @@ def test_depth_rises_from_the_stem_to_the_head(name: str) -> None:
 @pytest.mark.slow
 def test_what_stands_on_features_is_the_head() -> None:
     with torch.device("meta"):
-        net = Dense(create_model("resnet20"), UNet(width=8), 2)
+        net = NetworkWithHead(create_model("resnet20"), UNet(width=8), 2)
     depths = depths_of(net)
     assert {depths[name] for name in depths if not name.startswith("backbone.")} == {4}
     freeze_below(net, head_depth(net))
@@ -259,7 +259,7 @@ def test_filters_for_colours_serve_other_channels(tmp_path: Path) -> None:
             assert torch.allclose(answer, expected, atol=1e-5)
         assert other.conv1.weight.shape[1] == channels
     tensors = dict(net.state_dict())
-    assert inflated(net, tensors)["conv1.weight"] is tensors["conv1.weight"]
+    assert adapt_input_conv(net, tensors)["conv1.weight"] is tensors["conv1.weight"]
 
 
 def test_a_transfer_study_begins_with_runs_of_its_own() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plusx.grammar.legal import check
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
+from plusx.grammar.validate import validate
+from plusx.grammar.words import parse
 from plusx.nn.network import Network
 from plusx.statistics import difference, differences, mean_interval, share_interval
 from plusx.study.ablation import agreement, largest
@@ -48,11 +48,11 @@ def test_the_plain_twin_of_option_a_has_its_count_and_its_sentences(depth: int) 
 def test_every_twin_is_legal_merges_as_told_and_reaches_its_cost(name: str, merge: str) -> None:
     net = replace(net_of(name), size=32)
     twin = with_merge(net, merge)  # type: ignore[arg-type]
-    check(twin)
+    validate(twin)
     merges = {parse(block.body).merge for stage in twin.stages for block in stage.blocks}
     assert merges == {merge}
     equal = at_cost(twin, measure(net).multiply_adds)
-    check(equal)
+    validate(equal)
     assert measure(equal).multiply_adds == pytest.approx(measure(net).multiply_adds, rel=0.05)
 
 
@@ -66,7 +66,7 @@ def test_a_network_without_shortcuts_has_no_twin_with_others() -> None:
 @pytest.mark.parametrize("name", ["plain20", "resnet20_b", "preact_resnet20", "se_resnet20"])
 def test_no_norm_is_left_and_biases_stand_in_their_place(name: str) -> None:
     bare = without_norm(net_of(name))
-    check(bare)
+    validate(bare)
     built = Network(bare)
     kinds = {type(module).__name__ for module in built.modules()}
     assert not any("Norm" in kind for kind in kinds)

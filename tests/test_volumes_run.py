@@ -18,8 +18,8 @@ from plusx.data.readers.scans import read_scan
 from plusx.grammar.heads import UNet
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.metrics.segmentation import SurfaceDistanceMeter, hd95
-from plusx.nn.dense import Dense
 from plusx.nn.network import Network
+from plusx.nn.with_head import NetworkWithHead
 from plusx.report import write_report
 from plusx.run import load_run, parts
 from plusx.run.examples import draw_examples
@@ -221,7 +221,7 @@ def a_network(ndim: int) -> Network:
 
 
 def test_a_network_of_images_looks_at_every_slice_by_itself() -> None:
-    net = Dense(a_network(2), UNet(width=4), 2).eval()
+    net = NetworkWithHead(a_network(2), UNet(width=4), 2).eval()
     x = torch.randn(2, 1, 3, 8, 8)
     with torch.inference_mode():
         whole = net(x)

@@ -16,8 +16,8 @@ import plusx
 from plusx import store, zoo
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_toml
+from plusx.nn.external import EXTERNAL
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
 from plusx.weights import (
     load_named_or_file,
     load_weights,
@@ -74,7 +74,7 @@ def test_a_file_builds_and_fills_exactly_its_network(tmp_path: Path) -> None:
     "name", ["resnet8_keras", "googlenet", pytest.param("alexnet", marks=pytest.mark.slow)]
 )
 def test_plain_modules_come_back_too(name: str, tmp_path: Path) -> None:
-    net = stirred(PLAIN[name](3, 2))
+    net = stirred(EXTERNAL[name](3, 2))
     write_weights(tmp_path / "net.safetensors", net)
     again, weights = open_network(tmp_path / "net.safetensors")
     assert weights.plain == {"name": name, "num_classes": 3, "in_channels": 2}

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 import plusx
 from plusx import zoo
 from plusx.grammar.spec import Net
+from plusx.nn.external import EXTERNAL
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
 from plusx.weights.load import load_weights
 from plusx.weights.rules import SOURCES, rename
 
@@ -34,7 +34,7 @@ def built(name: str) -> nn.Module:
         if isinstance(spec, Net):
             net: nn.Module = Network(spec)
         else:
-            net = PLAIN[name](spec.num_classes, spec.in_channels)
+            net = EXTERNAL[name](spec.num_classes, spec.in_channels)
     return net.to_empty(device="cpu").eval()
 
 

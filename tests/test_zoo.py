@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml, to_toml
-from plusx.zoo import PAPERS, ZOO, Entry, Plain, find, names
+from plusx.zoo import PAPERS, ZOO, Entry, External, find, names
 from plusx.zoo.blocks import BASIC, BASIC_A, BASIC_C, PLAIN
 from plusx.zoo.cifar import net as cifar_net
 
@@ -52,12 +52,12 @@ def sentence_net(name: str) -> Net:
     return net
 
 
-def parameters(net: Net | Plain) -> int:
-    return net.parameters if isinstance(net, Plain) else measure(net).parameters
+def parameters(net: Net | External) -> int:
+    return net.parameters if isinstance(net, External) else measure(net).parameters
 
 
-def multiply_adds(net: Net | Plain) -> int:
-    return net.multiply_adds if isinstance(net, Plain) else measure(net).multiply_adds
+def multiply_adds(net: Net | External) -> int:
+    return net.multiply_adds if isinstance(net, External) else measure(net).multiply_adds
 
 
 def test_every_promised_name_is_there() -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision import models
 
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.nn.layers import Attention
 from plusx.nn.network import Network
-from plusx.zoo import Plain, find, names
+from plusx.zoo import External, find, names
 from zoo_digest import build, inputs
 
 
@@ -82,7 +82,7 @@ def built(name: str) -> nn.Module:
 )
 def test_a_built_network_is_what_arithmetic_says(name: str) -> None:
     spec, net = find(name), built(name)
-    said = spec if isinstance(spec, Plain) else measure(spec)
+    said = spec if isinstance(spec, External) else measure(spec)
     assert sum(parameter.numel() for parameter in net.parameters()) == said.parameters
     x = inputs(spec, batch=1).to("meta")
     x = x if x.dtype == torch.long else x.float()
@@ -113,7 +113,7 @@ def test_multiply_adds_are_those_that_torchvision_states(name: str) -> None:
     where = models.video if name == "r3d_18" else models
     stated = models.get_model_weights(getattr(where, name)).DEFAULT.meta
     spec = find(name)
-    said = spec if isinstance(spec, Plain) else measure(spec)
+    said = spec if isinstance(spec, External) else measure(spec)
     assert round(said.multiply_adds / 1e9, 3) == stated["_ops"]
     if name != "googlenet":  # stated for the file, which holds no auxiliary heads
         assert said.parameters == stated["num_params"]
@@ -124,7 +124,7 @@ def test_googlenet_with_its_auxiliary_heads_has_13_004_888_parameters() -> None:
         whole = models.googlenet(aux_logits=True, init_weights=False)
     heads = sum(p.numel() for head in (whole.aux1, whole.aux2) for p in head.parameters())
     said = find("googlenet")
-    assert isinstance(said, Plain)
+    assert isinstance(said, External)
     assert said.parameters + heads == 13_004_888
 
 

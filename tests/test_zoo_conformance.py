@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
+from plusx.nn.external import EXTERNAL
 from plusx.nn.init import initialise
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
-from plusx.zoo import Plain, find, names
+from plusx.zoo import External, find, names
 from zoo_digest import inputs, small
 from zoo_shrunken import shrunken
 
@@ -51,7 +51,7 @@ def network(spec: Net) -> Network:
     return net
 
 
-def given(spec: Net | Plain, batch: int) -> Tensor:
+def given(spec: Net | External, batch: int) -> Tensor:
     x = inputs(spec, batch)
     return x if x.dtype == torch.long else x.float()
 
@@ -100,12 +100,12 @@ def cancelled(key: str, spec: Net) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "revnet110")) for n in PLAIN]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "revnet110")) for n in EXTERNAL]
 )
 def test_plain_modules_keep_the_same_promises(name: str) -> None:
     spec = find(name)
     torch.manual_seed(0)
-    net = PLAIN[name](spec.num_classes, spec.in_channels).eval()
+    net = EXTERNAL[name](spec.num_classes, spec.in_channels).eval()
     x = torch.randn(2, spec.in_channels, 64, 64)
     with torch.no_grad():
         maps = net.features(x)
@@ -141,7 +141,7 @@ def test_siblings_in_one_two_and_three_dimensions(name: str, ndim: int) -> None:
 def test_every_sentence_of_the_zoo_is_represented() -> None:
     def sentences(name: str) -> set[tuple[str, str, str]]:
         spec = find(name)
-        if isinstance(spec, Plain):
+        if isinstance(spec, External):
             return set()
         said = {*(stage.block for stage in spec.stages), *(stage.first for stage in spec.stages)}
         blocks = {block for turn in said for block in (turn if isinstance(turn, tuple) else [turn])}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from plusx.grammar.shapes import measure
-from plusx.zoo import Plain, find, names
+from plusx.grammar.arithmetic import measure
+from plusx.zoo import External, find, names
 from plusx.zoo.blocks import BOTTLENECK, BOTTLENECK_V1
 from plusx.zoo.cifar import net as cifar_net
 from zoo_digest import GOLDEN, build, differs, digest, fill, inputs, small
@@ -19,7 +19,7 @@ QUICK = 600_000  # parameters; larger networks are left to `make test-all`
 
 def large(name: str) -> bool:
     spec = find(name)
-    return (spec if isinstance(spec, Plain) else measure(spec)).parameters > QUICK
+    return (spec if isinstance(spec, External) else measure(spec)).parameters > QUICK
 
 
 def test_every_network_is_recorded() -> None:

@@ -13,11 +13,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
+from plusx.grammar.words import parse
 from plusx.nn.init import initialise
 from plusx.nn.network import Network
-from plusx.zoo import Plain, find, names
+from plusx.zoo import External, find, names
 from plusx.zoo.blocks import BOTTLENECK_ORDERS, ORDERS, SHORTCUTS
 from zoo_digest import inputs, small
 from zoo_shrunken import shrunken
@@ -26,7 +26,7 @@ from zoo_shrunken import shrunken
 STEPS = 100
 
 
-class Setting(NamedTuple):
+class LayerContext(NamedTuple):
     """How a network is shrunk and trained; `depth` is the most blocks a stage."""
 
     rate: float = 0.1  # of SGD with momentum; of AdamW where `adam`
@@ -37,22 +37,22 @@ class Setting(NamedTuple):
     digits: bool = False  # scanned digits in place of noise
 
 
-SETTINGS: dict[str, Setting] = {
+SETTINGS: dict[str, LayerContext] = {
     # He 2015 begins at a tenth of the rate from 110 layers on
-    **dict.fromkeys(("resnet110", "resnet110_b", "resnet110_sd", "resnet164"), Setting(0.01)),
-    **dict.fromkeys(("resnet1202", "resnet1202_b"), Setting(0.02, identity_start=True)),
+    **dict.fromkeys(("resnet110", "resnet110_b", "resnet110_sd", "resnet164"), LayerContext(0.01)),
+    **dict.fromkeys(("resnet1202", "resnet1202_b"), LayerContext(0.02, identity_start=True)),
     # He 2016 finds these hard or impossible to train at 110 layers (tables 1 and 2)
-    **{f"resnet110_{row}": Setting(depth=2) for row in (*SHORTCUTS, *ORDERS)},
-    **{f"resnet164_{row}": Setting(depth=2) for row in BOTTLENECK_ORDERS},
-    **dict.fromkeys(("resnet110_c", "resnet1202_c"), Setting(depth=2)),
+    **{f"resnet110_{row}": LayerContext(depth=2) for row in (*SHORTCUTS, *ORDERS)},
+    **{f"resnet164_{row}": LayerContext(depth=2) for row in BOTTLENECK_ORDERS},
+    **dict.fromkeys(("resnet110_c", "resnet1202_c"), LayerContext(depth=2)),
     # dropout leaves too little of few channels
-    **dict.fromkeys(("wrn16_4", "wrn16_8", "wrn28_10"), Setting(width=64)),
-    **dict.fromkeys(("wrn40_4", "wrn40_10"), Setting(width=64, depth=4)),
-    **dict.fromkeys(("vdcnn9", "vdcnn17", "vdcnn29"), Setting(0.03)),
-    "quartznet15x5": Setting(0.03, depth=1),
-    **dict.fromkeys(("convnext_tiny", "vit_base_patch16_gap"), Setting(1e-3, adam=True)),
+    **dict.fromkeys(("wrn16_4", "wrn16_8", "wrn28_10"), LayerContext(width=64)),
+    **dict.fromkeys(("wrn40_4", "wrn40_10"), LayerContext(width=64, depth=4)),
+    **dict.fromkeys(("vdcnn9", "vdcnn17", "vdcnn29"), LayerContext(0.03)),
+    "quartznet15x5": LayerContext(0.03, depth=1),
+    **dict.fromkeys(("convnext_tiny", "vit_base_patch16_gap"), LayerContext(1e-3, adam=True)),
     # no norm tells averages of noise apart
-    "highway19": Setting(1e-3, adam=True, width=128, depth=2, digits=True),
+    "highway19": LayerContext(1e-3, adam=True, width=128, depth=2, digits=True),
 }
 QUICK = ("resnet18", "resnet20", "preact_resnet20", "vit_base_patch16_gap")
 
@@ -60,13 +60,13 @@ QUICK = ("resnet18", "resnet20", "preact_resnet20", "vit_base_patch16_gap")
 def residual(name: str) -> bool:
     """Whether some block has a skip of any kind."""
     spec = find(name)
-    if isinstance(spec, Plain):
+    if isinstance(spec, External):
         return False
     said = {block for stage in spec.stages for block in stage.blocks}
     return any(parse(block.body).merge != "none" for block in said)
 
 
-def images(spec: Net, setting: Setting) -> tuple[Tensor, Tensor]:
+def images(spec: Net, setting: LayerContext) -> tuple[Tensor, Tensor]:
     """16 inputs of unit variance (or tokens) and their classes of 10."""
     x, y = inputs(spec, batch=16), torch.arange(16) % 10
     if setting.digits:
@@ -81,7 +81,7 @@ def images(spec: Net, setting: Setting) -> tuple[Tensor, Tensor]:
 
 def learn(name: str) -> tuple[int, float]:
     """Steps taken, and the largest share of the 16 images that was right."""
-    spec, setting = small(find(name)), SETTINGS.get(name, Setting())
+    spec, setting = small(find(name)), SETTINGS.get(name, LayerContext())
     assert isinstance(spec, Net)
     spec = replace(shrunken(spec, width=setting.width, depth=setting.depth), num_classes=10)
     torch.manual_seed(0)

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Net, Stride
+from plusx.grammar.words import parse
+from plusx.nn.external import EXTERNAL
 from plusx.nn.network import Network
-from plusx.nn.plain import PLAIN
-from plusx.zoo import Plain, find, names
+from plusx.zoo import External, find, names
 
 
 GOLDEN = Path(__file__).parent / "golden" / "zoo_digests.json"
@@ -46,19 +46,19 @@ SMALL: dict[Stride, Stride] = {  # the network's own input size: one that is qui
 TABLE = 1_048_583  # a prime, so that no layer's width divides it
 
 
-def small(spec: Net | Plain) -> Net | Plain:
+def small(spec: Net | External) -> Net | External:
     """The same network for a smaller input, if it can be smaller."""
     fives = isinstance(spec, Net) and len(spec.stages) == 5 and spec.size == 32  # VGG's poolings
     return spec if fives else replace(spec, size=SMALL[spec.size])
 
 
-def build(name: str, spec: Net | Plain | None = None) -> nn.Module:
+def build(name: str, spec: Net | External | None = None) -> nn.Module:
     """The network of that name, for its own input size or as `spec` says."""
     spec = spec or find(name)
     unchanged = {"kaiming_uniform_": lambda w, **_: w, "uniform_": lambda w, *_: w}
     with patch.multiple(nn.init, **unchanged):  # every number is replaced; the largest take seconds
-        if isinstance(spec, Plain):
-            return PLAIN[name](spec.num_classes, spec.in_channels)
+        if isinstance(spec, External):
+            return EXTERNAL[name](spec.num_classes, spec.in_channels)
         return Network(spec)
 
 
@@ -88,14 +88,14 @@ def numbers(name: str, shape: Iterable[int]) -> Tensor:
     return UNIFORM[start : start + count].reshape(shape)
 
 
-def fill(net: nn.Module, spec: Net | Plain) -> None:
+def fill(net: nn.Module, spec: Net | External) -> None:
     """Give every parameter and statistic its fixed numbers, in place.
 
     Convolutions keep the variance, but on branches that are added: there it is divided by the
     number of blocks, so that a thousand of them stay finite. Norms and their statistics are
     perturbed, and biases are not 0.
     """
-    blocks = [] if isinstance(spec, Plain) else [b for s in spec.stages for b in s.blocks]
+    blocks = [] if isinstance(spec, External) else [b for s in spec.stages for b in s.blocks]
     adds = any(parse(block.body).merge == "add" for block in blocks)
     with torch.no_grad():
         for name, tensor in net.state_dict().items():
@@ -117,9 +117,9 @@ def fill(net: nn.Module, spec: Net | Plain) -> None:
                 tensor.copy_(3**0.5 * deviation * u)
 
 
-def inputs(spec: Net | Plain, batch: int = 2) -> Tensor:
+def inputs(spec: Net | External, batch: int = 2) -> Tensor:
     """Fixed inputs of the spec's size: float64 images from -1 to 1, or tokens."""
-    size = each_dimension(spec.size, 2 if isinstance(spec, Plain) else spec.ndim)
+    size = each_dimension(spec.size, 2 if isinstance(spec, External) else spec.ndim)
     if isinstance(spec, Net) and spec.stem.startswith("embed"):
         tokens = (numbers("input", (batch, *size)) + 1) / 2 * spec.in_channels
         return tokens.long()
@@ -142,7 +142,7 @@ def digest(name: str) -> dict[str, Any]:
             module.register_forward_hook(lambda *given: means.append(given[2].abs().mean().item()))
     with torch.no_grad():
         logits = net(inputs(spec))
-    count = whole.parameters if isinstance(whole, Plain) else measure(whole).parameters
+    count = whole.parameters if isinstance(whole, External) else measure(whole).parameters
     keys = "\n".join(net.state_dict())
     return {
         "parameters": count,

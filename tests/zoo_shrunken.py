@@ -3,8 +3,8 @@
 import re
 from dataclasses import replace
 
-from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net, Stage
+from plusx.grammar.words import parse
 
 
 def shrunken(net: Net, *, width: int = 64, depth: int | None = None) -> Net:

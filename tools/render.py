@@ -30,7 +30,7 @@ import twins
 from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.spec import Net
-from plusx.zoo import Plain, find
+from plusx.zoo import External, find
 
 
 ROOT = Path(__file__).parents[1]
@@ -252,7 +252,7 @@ def memory_plans() -> str:
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     for name in ("revnet38", "revnet110"):
         plain = find(name)
-        assert isinstance(plain, Plain)
+        assert isinstance(plain, External)
         assert plain.reversible is not None
         stored, ours = (reversible_bytes(plain.reversible, reverses=way) for way in (False, True))
         share = f"{100 * ours / stored:.0f} %"

@@ -26,7 +26,7 @@ _EXPORTS = {
     "fit": "plusx.train.loop",
     "grad_cam": "plusx.explain.grad_cam",
     "list_models": "plusx.models",
-    "parse": "plusx.grammar.sentence",
+    "parse": "plusx.grammar.words",
     "prepare": "plusx.tasks.prepare",
     "save_memory": "plusx.memory",
 }

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from plusx.errors import UserError
-from plusx.grammar.legal import check
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.sizes import parse_size
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_dict, from_toml, to_dict
+from plusx.grammar.validate import validate
 from plusx.overrides import split_override
-from plusx.zoo import PAPERS, ZOO, Plain, find, names
+from plusx.zoo import PAPERS, ZOO, External, find, names
 from plusx.zoo.fits import fit
 
 
@@ -39,7 +39,7 @@ def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any
     if overrides:
         net = _changed(model, net, overrides)
     described = _figures(model, net) | {"source": source}
-    if isinstance(net, Plain):
+    if isinstance(net, External):
         return described | {"stages": []}
     shapes = measure(net).stages
     return described | {
@@ -107,14 +107,14 @@ def description(described: dict[str, Any]) -> str:
     return "\n".join([*lines, f"  tail    {described['tail']}"])
 
 
-def _network(model: str) -> tuple[Net | Plain, str]:
+def _network(model: str) -> tuple[Net | External, str]:
     path = Path(model)
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"{model}: no such file")
         try:
             said = from_toml(path.read_text(encoding="utf-8"))
-            check(said)
+            validate(said)
         except ValueError as error:
             raise UserError(f"{model}: {error}") from None
         return said, model
@@ -124,8 +124,8 @@ def _network(model: str) -> tuple[Net | Plain, str]:
     return net, f"{source}: {paper}" if paper else source
 
 
-def _changed(model: str, net: Net | Plain, overrides: Sequence[str]) -> Net:
-    if isinstance(net, Plain):
+def _changed(model: str, net: Net | External, overrides: Sequence[str]) -> Net:
+    if isinstance(net, External):
         raise UserError(f"{model} is a plain module without a spec: its fields do not change")
     changeable = [field.name for field in fields(Net) if field.name != "stages"]
     spec = to_dict(net)
@@ -141,13 +141,13 @@ def _changed(model: str, net: Net | Plain, overrides: Sequence[str]) -> Net:
             )
         spec[name] = value
     changed = from_dict(spec)
-    check(changed)
+    validate(changed)
     return changed
 
 
-def _figures(name: str, net: Net | Plain) -> dict[str, Any]:
-    counted = net if isinstance(net, Plain) else measure(net)
-    if isinstance(net, Plain):
+def _figures(name: str, net: Net | External) -> dict[str, Any]:
+    counted = net if isinstance(net, External) else measure(net)
+    if isinstance(net, External):
         size = net.size if isinstance(net.size, tuple) else (net.size, net.size)
     else:
         size = net.size if isinstance(net.size, tuple) else (net.size,) * net.ndim

@@ -16,7 +16,7 @@ from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.init import GATE_BIAS, initialise
 from plusx.nn.network import Network
-from plusx.zoo.dense import DENSE
+from plusx.zoo.with_head import HEADED
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -34,8 +34,8 @@ def create_model(
 ) -> Any:
     """Build a network of the zoo, or the one that a spec describes.
 
-    The names of `plusx.zoo.dense.DENSE` are those of torchvision's networks with a head on their
-    features, as "fcn_resnet50", and give a `plusx.nn.dense.Dense`.
+    The names of `plusx.zoo.with_head.DENSE` are those of torchvision's networks with a head on their
+    features, as "fcn_resnet50", and give a `plusx.nn.with_head.NetworkWithHead`.
     `num_classes=0` has no head. `weights` is the name of torchvision's weights, as "IMAGENET1K_V2",
     or a safetensors file; a file that was made for the network of that name brings its own spec,
     with its number of classes. Where `num_classes` is another one the head is new. With a `seed`
@@ -47,7 +47,7 @@ def create_model(
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None and type(value) is not int:
             raise UserError(f"{key} is {value!r}; a whole number is needed")
-    if isinstance(name_or_spec, str) and name_or_spec in DENSE:
+    if isinstance(name_or_spec, str) and name_or_spec in HEADED:
         return _with_head(name_or_spec, num_classes, in_channels, weights, seed)
     name = name_or_spec if isinstance(name_or_spec, str) else None
     spec = zoo.find(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
@@ -75,9 +75,9 @@ def _with_head(
     seed: int | None,
 ) -> nn.Module:
     """A network with a head on its features, of those that torchvision has."""
-    from plusx.nn.dense import Dense
+    from plusx.nn.with_head import NetworkWithHead
 
-    known, found = DENSE[name], None
+    known, found = HEADED[name], None
     spec = replace(find_net(known.base), num_classes=0, size=known.size)
     head, classes = known.head, known.num_classes
     if weights is not None:
@@ -91,7 +91,7 @@ def _with_head(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        net = Dense(initialised(spec), head, num_classes or classes)
+        net = NetworkWithHead(initialised(spec), head, num_classes or classes)
     if found is not None:
         load_found(net, name, found, new_head=num_classes is not None or found.head is None)
     return net
@@ -127,6 +127,6 @@ def _build(
     if isinstance(spec, Net):
         return initialised(spec)
     assert name is not None
-    from plusx.nn.plain import PLAIN
+    from plusx.nn.external import EXTERNAL
 
-    return PLAIN[name](spec.num_classes, spec.in_channels)
+    return EXTERNAL[name](spec.num_classes, spec.in_channels)

@@ -23,9 +23,9 @@ from plusx.bench.accuracies import known_accuracies
 from plusx.bench.inputs import random_batch
 from plusx.data.batch import Batch
 from plusx.errors import UserError
-from plusx.grammar.legal import check
-from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Net
+from plusx.grammar.validate import validate
 from plusx.memory import SavedBytes
 from plusx.models import create_model
 from plusx.report.bench import bench_page, figures
@@ -39,7 +39,7 @@ from plusx.train.loop import fit
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 from plusx.train.state import State
-from plusx.zoo import Plain, find
+from plusx.zoo import External, find
 
 
 # The default: one family, small enough for any machine.
@@ -58,7 +58,7 @@ class _Measured:
     """A network, ready to be measured."""
 
     name: str
-    spec: Net | Plain
+    spec: Net | External
     task: Task
     batch: Batch
     steps: Iterator[object]
@@ -150,21 +150,21 @@ def bench(
     return result
 
 
-def _sized(name: str, spec: Net | Plain, size: int | None) -> Net | Plain:
+def _sized(name: str, spec: Net | External, size: int | None) -> Net | External:
     """The spec with images of that size. UserError: the network cannot have it."""
     if size is None:
         return spec
-    if isinstance(spec, Plain):
+    if isinstance(spec, External):
         raise UserError(f"size = {size}: {name} is a plain module of a size of its own")
     sized = replace(spec, size=size)
     try:
-        check(sized)
+        validate(sized)
     except ValueError as error:
         raise UserError(f"size = {size}: {name}: {error}") from error
     return sized
 
 
-def _prepared(name: str, spec: Net | Plain, batch: int, device: torch.device) -> _Measured:
+def _prepared(name: str, spec: Net | External, batch: int, device: torch.device) -> _Measured:
     net = create_model(spec if isinstance(spec, Net) else name, seed=0)
     task = prepare(Classify(net), device=device, precision="float32")
     data = random_batch(spec, batch).to(device)
@@ -175,7 +175,7 @@ def _prepared(name: str, spec: Net | Plain, batch: int, device: torch.device) ->
 def _counts(network: _Measured, batch: int, results: Path) -> dict[str, Any]:
     """The columns of a network that need no clock."""
     spec, name = network.spec, network.name
-    counted = spec if isinstance(spec, Plain) else measure(spec)
+    counted = spec if isinstance(spec, External) else measure(spec)
     size = each_dimension(spec.size, spec.ndim if isinstance(spec, Net) else 2)
     with _fitting(name, batch):
         saved = saved_bytes(network.task, network.batch)

@@ -3,12 +3,12 @@
 import torch
 
 from plusx.data.batch import Batch
-from plusx.grammar.shapes import each_dimension
+from plusx.grammar.arithmetic import each_dimension
 from plusx.grammar.spec import Net
-from plusx.zoo import Plain
+from plusx.zoo import External
 
 
-def random_batch(spec: Net | Plain, count: int, size: int | None = None) -> Batch:
+def random_batch(spec: Net | External, count: int, size: int | None = None) -> Batch:
     """Random inputs and labels, the same every time; `size` replaces the network's own."""
     sides = each_dimension(size or spec.size, spec.ndim if isinstance(spec, Net) else 2)
     random = torch.Generator().manual_seed(0)

@@ -17,16 +17,16 @@ from plusx import store
 from plusx.bench.inputs import random_batch
 from plusx.data.batch import Batch
 from plusx.errors import UserError
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
-from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.memory import SavedBytes, save_memory
 from plusx.models import create_model
 from plusx.report.memory import figures, memory_page
 from plusx.run.environment import environment
 from plusx.tasks.classify import Classify
-from plusx.zoo import Plain, find, names
+from plusx.zoo import External, find, names
 from plusx.zoo.fits import family
 
 
@@ -113,7 +113,7 @@ def _row(name: str, plan: str, size: int | None, batch: int, resident: bool) -> 
     return {
         "name": name,
         "family": re.sub(r"\d+", "", name, count=1),
-        "depth": spec.depth if isinstance(spec, Plain) else measure(spec).depth,
+        "depth": spec.depth if isinstance(spec, External) else measure(spec).depth,
         "plan": plan,
         "saved_bytes": counted,
         "saved_bytes_per_image": counted / batch,
@@ -125,12 +125,12 @@ def _row(name: str, plan: str, size: int | None, batch: int, resident: bool) -> 
 def _built(name: str, plan: str, size: int | None) -> nn.Module:
     """The network in training, under the plan."""
     spec = find(name)
-    if size is not None and isinstance(spec, Plain):
+    if size is not None and isinstance(spec, External):
         raise UserError(f"size = {size}: {name} is a plain module of a size of its own")
     net: nn.Module = create_model(
         replace(spec, size=size) if size is not None and isinstance(spec, Net) else name, seed=0
     )
-    if isinstance(spec, Plain):
+    if isinstance(spec, External):
         if spec.reversible is not None:
             net.reverses = plan == "reversible"  # type: ignore[assignment]
         return net.train()
@@ -144,9 +144,9 @@ def _counted(net: nn.Module, batch: Batch) -> int:
     return saved.peak
 
 
-def _predicted(spec: Net | Plain, net: nn.Module, plan: str, batch: int) -> int | None:
+def _predicted(spec: Net | External, net: nn.Module, plan: str, batch: int) -> int | None:
     """The same by arithmetic; None for a plain module."""
-    if isinstance(spec, Plain):
+    if isinstance(spec, External):
         if spec.reversible is None:
             return None
         return reversible_bytes(spec.reversible, batch, reverses=plan == "reversible")

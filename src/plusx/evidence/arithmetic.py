@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from plusx.evidence.claim import Claim, multiply_adds, spec
 from plusx.evidence.verdict import Options, Outcome
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.words import parse
 from plusx.models import create_model
 from plusx.zoo import ZOO
 from plusx.zoo.blocks import BASIC, BOTTLENECK

@@ -17,7 +17,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from plusx.errors import UserError
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.zoo import ZOO
 

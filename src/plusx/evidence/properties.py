@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from plusx.evidence.claim import Claim, spec
 from plusx.evidence.verdict import Options, Outcome
-from plusx.grammar.shapes import Flow, Setting
+from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
 from plusx.nn.block import ResidualBlock, say
@@ -272,8 +272,8 @@ def _block(
     torch.manual_seed(SEED)
     stage = Stage(block=block_spec, depth=1, width=width, stride=stride)
     net = Net(stem="", stages=(stage,), in_channels=channels or width, size=8, num_classes=0)
-    flow = Flow(channels or width, (8, 8), (1, 1))
-    block = ResidualBlock(block_spec, flow, Setting(net, width, (stride, stride)), 0.0)
+    flow = FeatureShape(channels or width, (8, 8), (1, 1))
+    block = ResidualBlock(block_spec, flow, LayerContext(net, width, (stride, stride)), 0.0)
     _shake(block)
     return block
 

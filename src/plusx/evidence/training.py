@@ -15,7 +15,7 @@ from plusx.data.sets.download import places
 from plusx.errors import UserError
 from plusx.evidence.claim import PROTOCOLS, SEEDS, Claim
 from plusx.evidence.verdict import Options, Outcome
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe, to_toml
 from plusx.report.history import read_history

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from plusx.errors import UserError
 from plusx.explain.grad_cam import cam_of
-from plusx.nn.dense import Dense
 from plusx.nn.network import Network, stage_positions
+from plusx.nn.with_head import NetworkWithHead
 from plusx.train.loop import evaluating
 
 
 def dense_cam(
-    net: Dense,
+    net: NetworkWithHead,
     x: Float[Tensor, "n c *s"],
     classes: Int[Tensor, "n"],
     *,
@@ -53,7 +53,9 @@ def dense_cam(
         return cam_of(start, score, relu=relu)
 
 
-def class_scores(net: Dense, outputs: Any, classes: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+def class_scores(
+    net: NetworkWithHead, outputs: Any, classes: Int[Tensor, "n"]
+) -> Float[Tensor, "n"]:
     """The sum of a class's scores over the positions of each image."""
     if isinstance(outputs, Tensor):
         return outputs[torch.arange(len(outputs)), classes].flatten(1).sum(1)
@@ -68,7 +70,7 @@ def class_scores(net: Dense, outputs: Any, classes: Int[Tensor, "n"]) -> Float[T
     return torch.stack([each.flatten(1).sum(1) for each in scores]).sum(0)
 
 
-def _box_scores(net: Dense, level: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k *s"]:
+def _box_scores(net: NetworkWithHead, level: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k *s"]:
     """The score of each class at every position of a level; with anchors, at each of those."""
     k = net.num_classes
     if net.head_spec.kind == "fcos":
@@ -83,7 +85,7 @@ def _unchanged(maps: Tensor) -> list[Tensor]:
 
 
 def _from_stage(
-    net: Dense, x: Tensor, stages: Sequence[Tensor], index: int
+    net: NetworkWithHead, x: Tensor, stages: Sequence[Tensor], index: int
 ) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
     """The end of a stage, and the function from it to the maps from there on."""
     backbone = net.backbone

@@ -22,7 +22,7 @@ from plusx.explain.attribution import integrated_gradients, occlusion, require_c
 from plusx.explain.dense_cam import dense_cam
 from plusx.explain.faithfulness import FaithfulnessTest, enlarged
 from plusx.explain.grad_cam import grad_cam
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
 from plusx.run.environment import environment
@@ -132,7 +132,7 @@ def explain(
     started = time.monotonic()
 
     def maps_of(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
-        if isinstance(net, Dense):
+        if isinstance(net, NetworkWithHead):
             return dense_cam(net, x, classes, stage=number).float()
         return chosen.maps(net, x, classes, number).float()
 
@@ -248,7 +248,7 @@ def _stage(net: nn.Module, name: str | None, method: str) -> int | None:
 
 
 def _backbone(net: nn.Module) -> nn.Module:
-    return net.backbone if isinstance(net, Dense) else net
+    return net.backbone if isinstance(net, NetworkWithHead) else net
 
 
 def _refuse_one_position(maps: Tensor, net: nn.Module) -> None:

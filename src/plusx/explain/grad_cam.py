@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.grammar.sentence import Word, parse
+from plusx.grammar.words import Word, parse
 from plusx.nn.block import say
 from plusx.nn.network import Network, stage_positions
 from plusx.nn.reversible import ReversibleNetwork

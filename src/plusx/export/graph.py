@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from plusx.errors import UserError
 from plusx.export.runtime import require_onnx
 from plusx.grammar.heads import FasterRcnn, Fcos, MaskRcnn, Yolo
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 
 
 OPSET = 20
@@ -31,7 +31,7 @@ class TwoStageParts(nn.Module):
     no weights; `OnnxNetwork` runs it.
     """
 
-    def __init__(self, net: Dense) -> None:
+    def __init__(self, net: NetworkWithHead) -> None:
         super().__init__()
         self.net = net
 
@@ -49,20 +49,20 @@ class TwoStageParts(nn.Module):
 
 def output_names(net: nn.Module) -> list[str]:
     """What the outputs of the exported graph are called."""
-    head = net.head_spec if isinstance(net, Dense) else None
+    head = net.head_spec if isinstance(net, NetworkWithHead) else None
     if isinstance(head, FasterRcnn | MaskRcnn):
-        assert isinstance(net, Dense)
+        assert isinstance(net, NetworkWithHead)
         levels = range(len(net.detector.strides))  # type: ignore[arg-type]
         names = [f"{kind}{i}" for kind in ("map", "objectness", "deltas") for i in levels]
         names += ["class_logits", "box_deltas"]
         return [*names, "mask_logits"] if isinstance(head, MaskRcnn) else names
     if isinstance(head, Fcos | Yolo):
-        assert isinstance(net, Dense)
+        assert isinstance(net, NetworkWithHead)
         return [f"level{i}" for i in range(len(net.level_strides))]
     return [LOGITS]
 
 
-def example_regions(net: Dense, count: int) -> dict[str, Tensor]:
+def example_regions(net: NetworkWithHead, count: int) -> dict[str, Tensor]:
     """Features of so many regions, as a two-stage detector's other inputs take them."""
     random = torch.Generator().manual_seed(1)
     width: int = net.head_spec.width  # type: ignore[union-attr]
@@ -95,7 +95,7 @@ def to_onnx(
     # torch.export would take a batch of one as a constant
     inputs = {INPUT: example[:1].expand(2, *example.shape[1:]).contiguous()}
     module = net
-    if isinstance(net, Dense) and isinstance(net.head_spec, FasterRcnn | MaskRcnn):
+    if isinstance(net, NetworkWithHead) and isinstance(net.head_spec, FasterRcnn | MaskRcnn):
         module = TwoStageParts(net)
         inputs |= example_regions(net, 3)
     shapes: list[dict[int, Any]] = [{0: torch.export.Dim(f"n_{name}")} for name in inputs]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from plusx.export.graph import INPUT, MASK_REGIONS, REGIONS
 from plusx.export.runtime import open_session
 from plusx.grammar.heads import FasterRcnn, MaskRcnn
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 
 
 class OnnxNetwork(nn.Module):
@@ -23,7 +23,7 @@ class OnnxNetwork(nn.Module):
     content. RuntimeError: the extra `onnx` is not installed.
     """
 
-    def __init__(self, content: bytes, described: Dense | None = None) -> None:
+    def __init__(self, content: bytes, described: NetworkWithHead | None = None) -> None:
         super().__init__()
         self.session = open_session(content, torch.get_num_threads())
         self.outputs: list[str] = [each.name for each in self.session.get_outputs()]

@@ -11,10 +11,10 @@ from functools import lru_cache
 from math import prod
 from typing import Literal
 
-from plusx.grammar import shapes
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import FLOAT, HEAVY, INDEX, Flow, Setting, each_dimension
+from plusx.grammar import arithmetic
+from plusx.grammar.arithmetic import FLOAT, HEAVY, INDEX, FeatureShape, LayerContext, each_dimension
 from plusx.grammar.spec import Block, Net
+from plusx.grammar.words import parse
 
 
 Plan = Literal["keep", "recompute", "segments"]
@@ -73,32 +73,34 @@ def _grouped(regions: tuple[Region, ...]) -> Iterator[Region]:
 def _regions(net: Net) -> tuple[tuple[Region, ...], int]:
     """The regions of a network, first to last, and what its tail and head save."""
     one = (1,) * net.ndim
-    flow = Flow(net.in_channels, each_dimension(net.size, net.ndim), one)
+    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
     if net.stem.startswith("embed"):
-        flow = replace(flow, is_saved=True)
-    after = shapes.run(flow, parse(net.stem).branch, Setting(net, net.stem_width, one))
-    regions = [_region(flow, after)]
+        shape = replace(shape, is_saved=True)
+    after = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
+    regions = [_region(shape, after)]
     if net.stem.startswith("embed"):  # numbers of tokens, not a vocabulary of channels
-        tokens = INDEX * prod(flow.size)
+        tokens = INDEX * prod(shape.size)
         regions[0] = replace(regions[0], enters=tokens, saved=regions[0].new + tokens)
-    flow = after
+    shape = after
     for stage in net.stages:
-        after = shapes.run(flow, parse(stage.enter).branch, Setting(net, flow.channels, one))
+        after = arithmetic.run(
+            shape, parse(stage.enter).branch, LayerContext(net, shape.channels, one)
+        )
         if stage.enter:
-            regions.append(_region(flow, after))
-        begin = flow = after
+            regions.append(_region(shape, after))
+        begin = shape = after
         blocks = []
-        for before, flow in _blocks(begin, stage.blocks, net, stage.width, stage.stride):
-            blocks.append(_region(before, flow))
-        regions.append(_region(begin, flow, tuple(blocks)))
-    after = shapes.run(flow, parse(net.tail).branch, Setting(net, flow.channels, one))
-    tail = after.saved - flow.saved
+        for before, shape in _blocks(begin, stage.blocks, net, stage.width, stage.stride):
+            blocks.append(_region(before, shape))
+        regions.append(_region(begin, shape, tuple(blocks)))
+    after = arithmetic.run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, one))
+    tail = after.saved - shape.saved
     if net.num_classes:  # the embedding, and the loss
         tail += FLOAT * (after.channels * prod(after.size) + net.num_classes)
     return tuple(regions), tail
 
 
-def _region(before: Flow, after: Flow, blocks: tuple[Region, ...] = ()) -> Region:
+def _region(before: FeatureShape, after: FeatureShape, blocks: tuple[Region, ...] = ()) -> Region:
     new = after.saved - before.saved
     saved = new + before.nbytes * before.is_saved
     heavy = (after.heavy[0] - before.heavy[0], after.heavy[1] - before.heavy[1])
@@ -106,19 +108,27 @@ def _region(before: Flow, after: Flow, blocks: tuple[Region, ...] = ()) -> Regio
 
 
 def _blocks(
-    flow: Flow, blocks: tuple[Block, ...], net: Net, width: int, stride: int | tuple[int, ...]
-) -> Iterator[tuple[Flow, Flow]]:
+    shape: FeatureShape,
+    blocks: tuple[Block, ...],
+    net: Net,
+    width: int,
+    stride: int | tuple[int, ...],
+) -> Iterator[tuple[FeatureShape, FeatureShape]]:
     """What enters and leaves each block of a stage; a deep stage repeats itself."""
     one = (1,) * net.ndim
-    known: dict[tuple[Block, int, bool], Flow] = {}
+    known: dict[tuple[Block, int, bool], FeatureShape] = {}
     for position, block in enumerate(blocks):
-        context = Setting(net, width, each_dimension(stride, net.ndim) if position == 0 else one)
-        key = (block, flow.channels, flow.is_saved)
+        context = LayerContext(
+            net, width, each_dimension(stride, net.ndim) if position == 0 else one
+        )
+        key = (block, shape.channels, shape.is_saved)
         if position == 0:
-            after = shapes.block(flow, block, context)
+            after = arithmetic.block(shape, block, context)
         else:
             if key not in known:
-                known[key] = shapes.block(replace(flow.free(), stride=one), block, context)
-            after = shapes.follow(flow, known[key])
-        yield flow, after
-        flow = after
+                known[key] = arithmetic.block(
+                    replace(shape.without_cost(), stride=one), block, context
+                )
+            after = arithmetic.follow(shape, known[key])
+        yield shape, after
+        shape = after

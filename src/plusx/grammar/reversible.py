@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from plusx.grammar import shapes
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import FLOAT, Flow, Setting
+from plusx.grammar import arithmetic
+from plusx.grammar.arithmetic import FLOAT, FeatureShape, LayerContext
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.words import parse
 
 
 BODY, FIRST = "norm act conv3s norm act conv3", "conv3s norm act conv3"
@@ -49,19 +49,19 @@ def reversible_bytes(said: Reversible, batch: int = 1, *, reverses: bool = True)
     changes the shape, and while the backward pass goes through a branch, what that branch saves.
     """
     net, one = said.net(), (1, 1)
-    flow = Flow(net.in_channels, (32, 32), one)
-    flow = shapes.run(flow, parse(net.stem).branch, Setting(net, said.stem_width, one))
-    held = flow.saved
-    half, everything, peak = Flow(said.stem_width // 2, flow.size, one), held, held
+    shape = FeatureShape(net.in_channels, (32, 32), one)
+    shape = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, said.stem_width, one))
+    held = shape.saved
+    half, everything, peak = FeatureShape(said.stem_width // 2, shape.size, one), held, held
     for number, (count, width) in enumerate(zip(said.units, said.widths, strict=True), 1):
         for j in range(count):
             stride = (2, 2) if j == 0 and number > 1 else one
             changes = width // 2 != half.channels or max(stride) > 1
-            context = Setting(net, width // 2, stride)
+            context = LayerContext(net, width // 2, stride)
             body = FIRST if number == 1 and j == 0 else BODY
-            behind = shapes.run(half.free(), parse(body).branch, context)
-            second = shapes.run(
-                replace(behind.free(), is_saved=False),
+            behind = arithmetic.run(half.without_cost(), parse(body).branch, context)
+            second = arithmetic.run(
+                replace(behind.without_cost(), is_saved=False),
                 parse(BODY).branch,
                 replace(context, stride=one),
             )
@@ -73,14 +73,14 @@ def reversible_bytes(said: Reversible, batch: int = 1, *, reverses: bool = True)
                 entered = 0
                 inside = max(behind.saved, second.saved) + 2 * half.nbytes
             peak = max(peak, held + inside)
-            half = Flow(width // 2, second.size, one)
+            half = FeatureShape(width // 2, second.size, one)
             held += entered
         held += 2 * half.nbytes
         everything += 2 * half.nbytes
-    tail = shapes.run(
-        Flow(said.widths[-1], half.size, one),
+    tail = arithmetic.run(
+        FeatureShape(said.widths[-1], half.size, one),
         parse(net.tail).branch,
-        Setting(net, said.widths[-1], one),
+        LayerContext(net, said.widths[-1], one),
     )
     ends = tail.saved + FLOAT * (said.widths[-1] + net.num_classes)
     return batch * (max(peak, held + ends) if reverses else everything + ends)

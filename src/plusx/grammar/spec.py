@@ -7,7 +7,7 @@ and counted on a machine without torch.
 from dataclasses import dataclass
 from typing import Literal
 
-from plusx.grammar.sentence import parse
+from plusx.grammar.words import parse
 
 
 Stride = int | tuple[int, ...]

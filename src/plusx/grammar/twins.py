@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from plusx.errors import UserError
-from plusx.grammar.sentence import Merge, Sentence, Word, parse
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.words import Merge, Sentence, Word, parse
 
 
 _SHRINK = "norm act conv1/2 avgpool2s2"  # between the stages of a DenseNet (Huang et al. 2017)

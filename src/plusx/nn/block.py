@@ -7,57 +7,61 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plusx.grammar import shapes
-from plusx.grammar.sentence import Word, parse
-from plusx.grammar.shapes import Flow, Setting
+from plusx.grammar import arithmetic
+from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.spec import Block
+from plusx.grammar.words import Word, parse
 from plusx.nn.layers import FRESH, build
 
 
-def attach(
-    owner: nn.Module, words: Iterable[Word], flow: Flow, setting: Setting, fresh: bool = False
-) -> tuple[tuple[str, ...], Flow]:
-    """Add the words to `owner` as conv1, bn1, act1, conv2 ...; return the names and the flow out.
+def add_layers(
+    owner: nn.Module,
+    words: Iterable[Word],
+    shape: FeatureShape,
+    context: LayerContext,
+    fresh: bool = False,
+) -> tuple[tuple[str, ...], FeatureShape]:
+    """Add the words to `owner` as conv1, bn1, act1, conv2 ...; return the names and the shape out.
 
     Counting words of a kind gives torchvision's names, so its ResNets load with no mapping.
     """
     names = []
     for word in words:
-        kind = "bn" if word.kind == "norm" and setting.net.norm == "batch" else word.kind
+        kind = "bn" if word.kind == "norm" and context.net.norm == "batch" else word.kind
         said = sum(name.rstrip("0123456789") == kind for name, _ in owner.named_children())
         names.append(f"{kind}{said + 1}")
-        owner.add_module(names[-1], build(word, flow, setting, fresh))
-        flow = shapes.step(flow, word, setting)
+        owner.add_module(names[-1], build(word, shape, context, fresh))
+        shape = arithmetic.step(shape, word, context)
         fresh = word.kind in FRESH
-    return tuple(names), flow
+    return tuple(names), shape
 
 
-def say(owner: nn.Module, names: Sequence[str], x: Tensor) -> Tensor:
+def run_layers(owner: nn.Module, names: Sequence[str], x: Tensor) -> Tensor:
     """Run the attached words in turn."""
     for name in names:
         x = getattr(owner, name)(x)
     return x
 
 
-class Phrase(nn.Module):
+class LayerSequence(nn.Module):
     """Words said in turn: a tail, or what is said on entry to a stage."""
 
-    def __init__(self, text: str, flow: Flow, setting: Setting) -> None:
+    def __init__(self, text: str, shape: FeatureShape, context: LayerContext) -> None:
         super().__init__()
-        self.names, self.flow = attach(self, parse(text).branch, flow, setting)
+        self.names, self.shape_out = add_layers(self, parse(text).branch, shape, context)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
-        return say(self, self.names, x)
+        return run_layers(self, self.names, x)
 
 
-class SidePath(nn.Sequential):
+class Shortcut(nn.Sequential):
     """A shortcut or a gate: numbered words, as torchvision names its `downsample`."""
 
-    def __init__(self, text: str, flow: Flow, setting: Setting) -> None:
+    def __init__(self, text: str, shape: FeatureShape, context: LayerContext) -> None:
         modules = []
         for word in parse(text).branch:
-            modules.append(build(word, flow, setting, fresh=False))
-            flow = shapes.step(flow, word, setting)
+            modules.append(build(word, shape, context, fresh=False))
+            shape = arithmetic.step(shape, word, context)
         super().__init__(*modules)
 
 
@@ -68,40 +72,42 @@ class ResidualBlock(nn.Module):
     work done (Huang et al. 2016), or row by row.
     """
 
-    def __init__(self, spec: Block, flow: Flow, setting: Setting, drop: float) -> None:
+    def __init__(
+        self, spec: Block, shape: FeatureShape, context: LayerContext, drop: float
+    ) -> None:
         super().__init__()
-        said, net = parse(spec.body), setting.net
+        said, net = parse(spec.body), context.net
         self.merge = said.merge
         self.drop = drop if said.merge == "add" else 0.0
         self.drops_rows = net.drop_mode == "row"
-        self.lead, lead = attach(self, said.lead, flow, setting)
-        self.branch, y = attach(self, said.branch, lead, setting)
+        self.lead, lead = add_layers(self, said.lead, shape, context)
+        self.branch, y = add_layers(self, said.branch, lead, context)
         # the sum may overwrite the branch where nothing else needs its output
         self.overwrites = said.branch[-1].kind == "norm"
 
-        self.projects = said.merge in ("add", "gate") and shapes.projects(flow, y, setting)
-        self.downsample: SidePath | None = None
-        self.gate: SidePath | None = None
+        self.projects = said.merge in ("add", "gate") and arithmetic.projects(shape, y, context)
+        self.downsample: Shortcut | None = None
+        self.gate: Shortcut | None = None
         if said.merge in ("add", "gate"):
-            text, start = (spec.shortcut, lead) if self.projects else (spec.identity, flow)
+            text, start = (spec.shortcut, lead) if self.projects else (spec.identity, shape)
             if parse(text).words:
-                self.downsample = SidePath(text, start, setting)
+                self.downsample = Shortcut(text, start, context)
         if said.merge == "gate":
-            self.gate = SidePath(spec.gate, flow, setting)
+            self.gate = Shortcut(spec.gate, shape, context)
         if said.merge == "concat":
-            y = replace(y, channels=flow.channels + y.channels)
+            y = replace(y, channels=shape.channels + y.channels)
 
         # a dropped block hands on x itself, which others hold
         fresh = said.merge != "none" and not (self.drop and not self.drops_rows)
-        one = replace(setting, stride=(1,) * net.ndim)
-        self.after, self.flow = attach(self, said.after, y, one, fresh)
+        one = replace(context, stride=(1,) * net.ndim)
+        self.after, self.shape_out = add_layers(self, said.after, y, one, fresh)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
-        y = say(self, self.lead, x)
+        y = run_layers(self, self.lead, x)
         skip = x if self.downsample is None else self.downsample(y if self.projects else x)
         if self.dropped():
-            return say(self, self.after, skip)
-        y = say(self, self.branch, y)
+            return run_layers(self, self.after, skip)
+        y = run_layers(self, self.branch, y)
         match self.merge:
             case "add":
                 y = self.survive(y)
@@ -113,7 +119,7 @@ class ResidualBlock(nn.Module):
                 assert self.gate is not None
                 t = self.gate(x).sigmoid()
                 y = t * y + (1 - t) * skip
-        return say(self, self.after, y)
+        return run_layers(self, self.after, y)
 
     def dropped(self) -> bool:
         """Whether this batch passes the block by; then no work is done at all."""

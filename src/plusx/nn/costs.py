@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from plusx.grammar.arithmetic import Size
 from plusx.grammar.heads import FasterRcnn, MaskRcnn
-from plusx.grammar.shapes import Size
-from plusx.nn.dense import Dense
-from plusx.nn.levels import levels_of
+from plusx.nn.feature_info import feature_info
 from plusx.nn.network import Network
+from plusx.nn.with_head import NetworkWithHead
 
 
 PROPOSALS, FOUND = 1000, 100  # regions of an image that two-stage detectors look at, and tell
 
 
-def multiply_adds(net: Dense, size: Size) -> int:
+def multiply_adds(net: NetworkWithHead, size: Size) -> int:
     """Of one input with so many positions a dimension, in evaluation.
 
     Convolutions, linear layers and the products of attention are counted. Two-stage detectors look
@@ -24,7 +24,7 @@ def multiply_adds(net: Dense, size: Size) -> int:
     its slices.
     """
     sketch = _sketch(net).eval()
-    level = levels_of(sketch.backbone)
+    level = feature_info(sketch.backbone)
     tokens = level.input is None
     channels = () if tokens else (level.net.in_channels,)
     kind = torch.int64 if tokens else torch.float32
@@ -37,19 +37,19 @@ def multiply_adds(net: Dense, size: Size) -> int:
     return int(counted.get_total_flops()) // 2
 
 
-def _sketch(net: Dense) -> Dense:
+def _sketch(net: NetworkWithHead) -> NetworkWithHead:
     """The same network without numbers, wherever those of the network are."""
     base = net.backbone
     with torch.device("meta"):
         if isinstance(base, Network):
-            return Dense(Network(base.spec), net.head_spec, net.num_classes)
-        from plusx.nn.plain import PLAIN  # loads torchvision
+            return NetworkWithHead(Network(base.spec), net.head_spec, net.num_classes)
+        from plusx.nn.external import EXTERNAL  # loads torchvision
 
-        made = PLAIN[str(base.plain)](0, int(base.in_channels))  # type: ignore[arg-type]
-        return Dense(made, net.head_spec, net.num_classes)
+        made = EXTERNAL[str(base.plain)](0, int(base.in_channels))  # type: ignore[arg-type]
+        return NetworkWithHead(made, net.head_spec, net.num_classes)
 
 
-def _regions(net: Dense, x: Tensor) -> None:
+def _regions(net: NetworkWithHead, x: Tensor) -> None:
     """What has weights in a two-stage detector; which regions it looks at depends on the image."""
     head: Any = net.detector
     _, stages = net.maps(x)

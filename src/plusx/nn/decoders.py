@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.errors import UserError
+from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.heads import DeepLab, Fcn, UNet
-from plusx.grammar.shapes import Flow, Setting
 from plusx.grammar.spec import Net
-from plusx.nn.block import Phrase
+from plusx.nn.block import LayerSequence
 from plusx.nn.dims import layer_type
+from plusx.nn.feature_info import FeatureInfo, FeatureMap
 from plusx.nn.init import initialise
-from plusx.nn.levels import Level, Levels
 
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -101,7 +101,7 @@ class Upsampled(nn.Module):
     """A head on the last stage, its logits brought to the input's size, and where it is wanted
     another one on the stage before, in training alone."""
 
-    def __init__(self, spec: Fcn | DeepLab, levels: Levels, num_classes: int) -> None:
+    def __init__(self, spec: Fcn | DeepLab, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         ndim, last = levels.net.ndim, levels.stages[-1].channels
         self.classifier = (
@@ -138,7 +138,7 @@ class UNetDecoder(nn.Module):
     anything: each map is brought to the size of the one it joins.
     """
 
-    def __init__(self, spec: UNet, levels: Levels, num_classes: int) -> None:
+    def __init__(self, spec: UNet, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         if spec.width < 1:
             raise UserError(f"[head] width = {spec.width}; it is at least 1")
@@ -147,16 +147,18 @@ class UNetDecoder(nn.Module):
         finest = self.levels[0]
         self.reads_input = finest.source == "input"
         widths = [spec.width * min(2**i, BROADEST) for i in range(len(self.levels))]
-        flow = flow_of(self.levels[-1])
+        shape = shape_of(self.levels[-1])
         if self.reads_input:
-            self.enter = Phrase("conv3 norm act", flow_of(finest), said_at(net, spec.width))
+            self.enter = LayerSequence("conv3 norm act", shape_of(finest), said_at(net, spec.width))
         for i in range(len(self.levels) - 2, -1, -1):
-            beside = self.enter.flow if i == 0 and self.reads_input else flow_of(self.levels[i])
-            joined = replace(flow, channels=flow.channels + beside.channels)
-            up = Phrase("conv3 norm act conv3 norm act", joined, said_at(net, widths[i]))
+            beside = (
+                self.enter.shape_out if i == 0 and self.reads_input else shape_of(self.levels[i])
+            )
+            joined = replace(shape, channels=shape.channels + beside.channels)
+            up = LayerSequence("conv3 norm act conv3 norm act", joined, said_at(net, widths[i]))
             self.add_module(f"up{i}", up)
-            flow = up.flow
-        self.classifier = layer_type("Conv", ndim)(flow.channels, num_classes, 1)
+            shape = up.shape_out
+        self.classifier = layer_type("Conv", ndim)(shape.channels, num_classes, 1)
         initialise(self, "he")
 
     def forward(
@@ -174,17 +176,17 @@ class UNetDecoder(nn.Module):
         return logits
 
 
-def distinct(levels: Levels) -> list[Level]:
+def distinct(levels: FeatureInfo) -> list[FeatureMap]:
     """One level of each resolution, the deepest, finest first."""
     last = {level.stride: level for level in levels.all}
     return sorted(last.values(), key=lambda level: level.stride)
 
 
-def flow_of(level: Level) -> Flow:
+def shape_of(level: FeatureMap) -> FeatureShape:
     """The level as what words are said to; sizes are not known, nor are they needed."""
-    return Flow(level.channels, (64,) * len(level.stride), level.stride)
+    return FeatureShape(level.channels, (64,) * len(level.stride), level.stride)
 
 
-def said_at(net: Net, width: int) -> Setting:
+def said_at(net: Net, width: int) -> LayerContext:
     """Where a head's words are said: the network's norm and activation, at a width of its own."""
-    return Setting(net, width, (1,) * net.ndim)
+    return LayerContext(net, width, (1,) * net.ndim)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plusx.grammar.shapes import eca_kernel
+from plusx.grammar.arithmetic import eca_kernel
 from plusx.nn.dims import layer_type
 
 

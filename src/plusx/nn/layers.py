@@ -9,10 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plusx.grammar.sentence import Word
-from plusx.grammar.shapes import (
-    Flow,
-    Setting,
+from plusx.grammar.arithmetic import (
+    FeatureShape,
+    LayerContext,
     Size,
     each_dimension,
     out_channels,
@@ -20,6 +19,7 @@ from plusx.grammar.shapes import (
     pooling,
     rounds_size_up,
 )
+from plusx.grammar.words import Word
 from plusx.nn.dims import layer_type
 from plusx.nn.gates import (
     ConvolutionalBlockAttention,
@@ -184,33 +184,33 @@ class LargestInOrder(nn.Module):
         return x.gather(2, chosen.sort(dim=2).values)
 
 
-def build(word: Word, flow: Flow, setting: Setting, fresh: bool) -> nn.Module:
-    """The module of one word, for the `flow` that reaches it.
+def build(word: Word, shape: FeatureShape, context: LayerContext, fresh: bool) -> nn.Module:
+    """The module of one word, for the `shape` that reaches it.
 
     `fresh`: nothing else holds the input, so an activation may overwrite it.
     """
-    if word.kind == "act" and setting.net.act in OVERWRITING:
-        return ACTIVATIONS[setting.net.act](inplace=fresh)
-    return LAYERS[word.kind](word, flow, setting)
+    if word.kind == "act" and context.net.act in OVERWRITING:
+        return ACTIVATIONS[context.net.act](inplace=fresh)
+    return LAYERS[word.kind](word, shape, context)
 
 
-def _conv(word: Word, flow: Flow, setting: Setting) -> nn.Module:
-    ndim = setting.net.ndim
+def _conv(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
+    ndim = context.net.ndim
     kernel = each_dimension(word.kernel, ndim)
     return layer_type("Conv", ndim)(
-        flow.channels,
-        out_channels(flow.channels, word, setting),
+        shape.channels,
+        out_channels(shape.channels, word, context),
         kernel,
-        setting.stride if word.stride is None else each_dimension(word.stride, ndim),
+        context.stride if word.stride is None else each_dimension(word.stride, ndim),
         padding(kernel, word.dilation),
         word.dilation,
-        word.groups or flow.channels,
+        word.groups or shape.channels,
         word.bias,
     )
 
 
-def _norm(word: Word, flow: Flow, setting: Setting) -> nn.Module:
-    net, channels = setting.net, flow.channels
+def _norm(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
+    net, channels = context.net, shape.channels
     match net.norm:
         case "batch":
             return layer_type("BatchNorm", net.ndim)(channels, affine=net.affine)
@@ -222,9 +222,9 @@ def _norm(word: Word, flow: Flow, setting: Setting) -> nn.Module:
             return ChannelLayerNorm(channels, eps=1e-6, elementwise_affine=net.affine)
 
 
-def _pool(word: Word, flow: Flow, setting: Setting) -> nn.Module:
-    kernel, stride = pooling(word, setting)
-    ndim, rounds_up = setting.net.ndim, rounds_size_up(word, kernel)
+def _pool(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
+    kernel, stride = pooling(word, context)
+    ndim, rounds_up = context.net.ndim, rounds_size_up(word, kernel)
     if word.stride is None and max(stride) == 1:
         return nn.Identity()
     if word.kind == "maxpool":
@@ -237,17 +237,17 @@ def _pool(word: Word, flow: Flow, setting: Setting) -> nn.Module:
     return Blur(kernel, stride)
 
 
-def _scale(word: Word, flow: Flow, setting: Setting) -> nn.Module:
+def _scale(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
     if not word.learned:
         return ConstantScale(word.value or 0.0)
     if word.value == 0:
-        return Scale(1, 0.0, setting.net.ndim)
-    return Scale(flow.channels, 1e-6 if word.value is None else word.value, setting.net.ndim)
+        return Scale(1, 0.0, context.net.ndim)
+    return Scale(shape.channels, 1e-6 if word.value is None else word.value, context.net.ndim)
 
 
-def _attention(word: Word, flow: Flow, setting: Setting) -> nn.Module:
-    out = out_channels(flow.channels, word, setting)
-    return Attention(flow.channels, out, _count(word), setting.net.ndim, word.bias)
+def _attention(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
+    out = out_channels(shape.channels, word, context)
+    return Attention(shape.channels, out, _count(word), context.net.ndim, word.bias)
 
 
 def _count(word: Word) -> int:
@@ -255,32 +255,34 @@ def _count(word: Word) -> int:
 
 
 # kind of a word: its module, for the tensor that reaches it
-LAYERS: dict[str, Callable[[Word, Flow, Setting], nn.Module]] = {
+LAYERS: dict[str, Callable[[Word, FeatureShape, LayerContext], nn.Module]] = {
     "conv": _conv,
     "norm": _norm,
-    "act": lambda word, flow, setting: ACTIVATIONS[setting.net.act](),
+    "act": lambda word, shape, context: ACTIVATIONS[context.net.act](),
     "maxpool": _pool,
     "avgpool": _pool,
     "blur": _pool,
-    "pool": lambda word, flow, setting: layer_type("AdaptiveAvgPool", setting.net.ndim)(
+    "pool": lambda word, shape, context: layer_type("AdaptiveAvgPool", context.net.ndim)(
         _count(word)
     ),
-    "fc": lambda word, flow, setting: FullyConnected(flow.channels * prod(flow.size), _count(word)),
-    "top": lambda word, flow, setting: LargestInOrder(_count(word)),
-    "drop": lambda word, flow, setting: nn.Dropout(word.value or 0.0),
-    "se": lambda word, flow, setting: SqueezeExcite(
-        flow.channels, flow.channels // _count(word), setting.net.ndim
+    "fc": lambda word, shape, context: FullyConnected(
+        shape.channels * prod(shape.size), _count(word)
     ),
-    "eca": lambda word, flow, setting: EfficientChannelAttention(flow.channels),
-    "cbam": lambda word, flow, setting: ConvolutionalBlockAttention(
-        flow.channels, flow.channels // _count(word), setting.net.ndim
+    "top": lambda word, shape, context: LargestInOrder(_count(word)),
+    "drop": lambda word, shape, context: nn.Dropout(word.value or 0.0),
+    "se": lambda word, shape, context: SqueezeExcite(
+        shape.channels, shape.channels // _count(word), context.net.ndim
+    ),
+    "eca": lambda word, shape, context: EfficientChannelAttention(shape.channels),
+    "cbam": lambda word, shape, context: ConvolutionalBlockAttention(
+        shape.channels, shape.channels // _count(word), context.net.ndim
     ),
     "attn": _attention,
     "scale": _scale,
-    "gate": lambda word, flow, setting: ShortcutGate(flow.channels, setting.net.ndim),
-    "pad": lambda word, flow, setting: ZeroPad(
-        setting.width - flow.channels, setting.stride, half=word.ratio == (1, 2)
+    "gate": lambda word, shape, context: ShortcutGate(shape.channels, context.net.ndim),
+    "pad": lambda word, shape, context: ZeroPad(
+        context.width - shape.channels, context.stride, half=word.ratio == (1, 2)
     ),
-    "embed": lambda word, flow, setting: Embedding(flow.channels, _count(word)),
-    "pos": lambda word, flow, setting: Position(flow.channels, flow.size),
+    "embed": lambda word, shape, context: Embedding(shape.channels, _count(word)),
+    "pos": lambda word, shape, context: Position(shape.channels, shape.size),
 }

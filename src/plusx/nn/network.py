@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.grammar import legal, shapes
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import Flow, Setting, each_dimension
+from plusx.grammar import arithmetic, validate
+from plusx.grammar.arithmetic import FeatureShape, LayerContext, each_dimension
 from plusx.grammar.spec import Net
-from plusx.nn.block import Phrase, ResidualBlock, attach
+from plusx.grammar.words import parse
+from plusx.nn.block import LayerSequence, ResidualBlock, add_layers
 
 
 class Network(nn.Module):
@@ -23,29 +23,29 @@ class Network(nn.Module):
 
     def __init__(self, spec: Net) -> None:
         super().__init__()
-        legal.check(spec)
-        measure = shapes.measure(spec)
+        validate.validate(spec)
+        measure = arithmetic.measure(spec)
         self.spec, self.widths, self.strides = spec, measure.widths, measure.strides
         one = (1,) * spec.ndim
-        flow = Flow(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
-        stem = Setting(spec, spec.stem_width, one)
-        self.stem, flow = attach(self, parse(spec.stem).branch, flow, stem)
+        shape = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
+        stem = LayerContext(spec, spec.stem_width, one)
+        self.stem, shape = add_layers(self, parse(spec.stem).branch, shape, stem)
         total, built = sum(len(stage.blocks) for stage in spec.stages), 0
         for i, stage in enumerate(spec.stages, 1):
             if stage.enter:
-                enter = Phrase(stage.enter, flow, Setting(spec, flow.channels, one))
+                enter = LayerSequence(stage.enter, shape, LayerContext(spec, shape.channels, one))
                 self.add_module(f"enter{i}", enter)
-                flow = enter.flow
+                shape = enter.shape_out
             blocks = []
             for j, block in enumerate(stage.blocks):
                 stride = each_dimension(stage.stride, spec.ndim) if j == 0 else one
                 built += 1
                 drop = spec.drop_path * built / total
-                setting = Setting(spec, stage.width, stride)
-                blocks.append(ResidualBlock(block, flow, setting, drop))
-                flow = blocks[-1].flow
+                context = LayerContext(spec, stage.width, stride)
+                blocks.append(ResidualBlock(block, shape, context, drop))
+                shape = blocks[-1].shape_out
             self.add_module(f"layer{i}", nn.Sequential(*blocks))
-        self.tail = Phrase(spec.tail, flow, Setting(spec, flow.channels, one))
+        self.tail = LayerSequence(spec.tail, shape, LayerContext(spec, shape.channels, one))
         self.embed_width = measure.embed_width
         self.fc = head(self.embed_width, spec.num_classes)
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from plusx.errors import UserError
 from plusx.grammar.heads import Fcos, Yolo
 from plusx.grammar.spec import Net
-from plusx.nn.block import Phrase
-from plusx.nn.decoders import distinct, flow_of, said_at
+from plusx.nn.block import LayerSequence
+from plusx.nn.decoders import distinct, said_at, shape_of
+from plusx.nn.feature_info import FeatureInfo, FeatureMap
 from plusx.nn.init import initialise
-from plusx.nn.levels import Level, Levels
 
 
 SET = "conv1/2 norm act conv3 norm act conv1/2 norm act conv3 norm act conv1/2 norm act"
@@ -31,7 +31,7 @@ class Pyramid(nn.Module):
     `strides` are those of the levels, finest first.
     """
 
-    def __init__(self, found: Sequence[Level], width: int, count: int) -> None:
+    def __init__(self, found: Sequence[FeatureMap], width: int, count: int) -> None:
         super().__init__()
         self.inner = nn.ModuleList(nn.Conv2d(level.channels, width, 1) for level in found)
         self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in found[:count])
@@ -65,7 +65,7 @@ class FcosHead(nn.Module):
     Two towers of convolutions, each behind a group norm, are the same for all levels.
     """
 
-    def __init__(self, spec: Fcos, levels: Levels, num_classes: int) -> None:
+    def __init__(self, spec: Fcos, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         if spec.width < 1 or spec.depth < 0:
             raise UserError(
@@ -115,7 +115,7 @@ class YoloHead(nn.Module):
     it; what they say, halved once more and upsampled, joins the next finer stage.
     """
 
-    def __init__(self, spec: Yolo, levels: Levels, num_classes: int) -> None:
+    def __init__(self, spec: Yolo, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         found = distinct(replace(levels, input=None, stem=()))[-3:]
         if len(found) < 3:
@@ -125,21 +125,23 @@ class YoloHead(nn.Module):
         self.indices = tuple(level.index for level in found)
         self.strides = tuple(level.stride for level in found)
         net, shape = replace(levels.net, affine=True), (64, 64)
-        flow = flow_of(found[-1])
+        shape = shape_of(found[-1])
         for i in (2, 1, 0):
             width = found[i].channels
             if i < 2:
-                flow = replace(flow, channels=flow.channels + width, size=shape)
-            half = Phrase(SET, flow, said_at(net, width))
-            last = Phrase("conv3 norm act", half.flow, said_at(net, width))
+                shape = replace(shape, channels=shape.channels + width, size=shape)
+            half = LayerSequence(SET, shape, said_at(net, width))
+            last = LayerSequence("conv3 norm act", half.shape_out, said_at(net, width))
             self.add_module(f"set{i}", half)
             self.add_module(f"last{i}", last)
             told = nn.Conv2d(width, len(spec.anchors) // 3 * (5 + num_classes), 1)
             self.add_module(f"told{i}", told)
             if i:
-                up = Phrase("conv1/2 norm act", half.flow, said_at(net, half.flow.channels))
+                up = LayerSequence(
+                    "conv1/2 norm act", half.shape_out, said_at(net, half.shape_out.channels)
+                )
                 self.add_module(f"up{i}", up)
-                flow = up.flow
+                shape = up.shape_out
         initialise(self, "he")
 
     def forward(
@@ -158,7 +160,7 @@ class YoloHead(nn.Module):
         return made
 
 
-def coarse(levels: Levels, finest: int) -> list[Level]:
+def coarse(levels: FeatureInfo, finest: int) -> list[FeatureMap]:
     """The stages of a stride of at least `finest`, one of each resolution, and the last anyway."""
     stages = distinct(replace(levels, input=None, stem=()))
     return [level for level in stages if min(level.stride) >= finest] or stages[-1:]
@@ -166,11 +168,11 @@ def coarse(levels: Levels, finest: int) -> list[Level]:
 
 def tower(net: Net, spec: Fcos) -> nn.Module:
     """`depth` convolutions, each with a group norm and an activation."""
-    level = Level("stage", 0, spec.width, (1, 1))
+    level = FeatureMap("stage", 0, spec.width, (1, 1))
     said = " ".join(["conv3 norm act"] * spec.depth)
     if not said:
         return nn.Identity()
-    made = Phrase(said, flow_of(level), said_at(net, spec.width))
+    made = LayerSequence(said, shape_of(level), said_at(net, spec.width))
     for name in made.names:
         if name.startswith("norm"):
             # a group has two channels at least: the coarsest map may be a single position

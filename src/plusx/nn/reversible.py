@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.reversible import BODY, FIRST, SHORTCUT, Reversible
-from plusx.grammar.shapes import Flow, Setting
-from plusx.nn.block import Phrase, SidePath
+from plusx.nn.block import LayerSequence, Shortcut
 from plusx.nn.frozen import running_statistics_kept
 from plusx.nn.init import initialise
 from plusx.nn.network import head, stage_positions
@@ -32,14 +32,14 @@ class ReversibleUnit(nn.Module):
     cannot be computed from the output.
     """
 
-    def __init__(self, flow: Flow, setting: Setting, body: str) -> None:
+    def __init__(self, shape: FeatureShape, context: LayerContext, body: str) -> None:
         super().__init__()
-        self.f = Phrase(body, flow, setting)
-        changed = self.f.flow.channels != flow.channels or max(setting.stride) > 1
-        later = Setting(setting.net, setting.width, (1,) * setting.net.ndim)
-        self.downsample = SidePath(SHORTCUT, flow, later) if changed else None
-        self.g = Phrase(BODY, self.f.flow, later)
-        self.flow = self.g.flow
+        self.f = LayerSequence(body, shape, context)
+        changed = self.f.shape_out.channels != shape.channels or max(context.stride) > 1
+        later = LayerContext(context.net, context.width, (1,) * context.net.ndim)
+        self.downsample = Shortcut(SHORTCUT, shape, later) if changed else None
+        self.g = LayerSequence(BODY, self.f.shape_out, later)
+        self.shape_out = self.g.shape_out
 
     def forward(
         self, x1: Float[Tensor, "n c *s"], x2: Float[Tensor, "n c *s"]
@@ -70,7 +70,7 @@ class Reversal(torch.autograd.Function):
         y1, y2 = ctx.saved_tensors
         gradients: dict[Tensor, Tensor] = {}
 
-        def through(branch: Phrase, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        def through(branch: LayerSequence, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
             """A branch's result, and the gradient of its input; those of parameters are noted."""
             x = x.detach().requires_grad_()
             trained = [p for p in branch.parameters() if p.requires_grad]
@@ -140,19 +140,19 @@ class ReversibleNetwork(nn.Module):
         self.num_classes, self.in_channels = num_classes, in_channels
         net = said.net(in_channels)
         one = (1, 1)
-        begin = Flow(in_channels, (32, 32), one)
-        self.stem = Phrase(net.stem, begin, Setting(net, said.stem_width, one))
-        half = Flow(said.stem_width // 2, begin.size, one)
+        begin = FeatureShape(in_channels, (32, 32), one)
+        self.stem = LayerSequence(net.stem, begin, LayerContext(net, said.stem_width, one))
+        half = FeatureShape(said.stem_width // 2, begin.size, one)
         for number, (count, width) in enumerate(zip(said.units, said.widths, strict=True), 1):
             built = []
             for j in range(count):
                 stride = (2, 2) if j == 0 and number > 1 else one
                 body = FIRST if number == 1 and j == 0 else BODY
-                built.append(ReversibleUnit(half, Setting(net, width // 2, stride), body))
-                half = built[-1].flow
+                built.append(ReversibleUnit(half, LayerContext(net, width // 2, stride), body))
+                half = built[-1].shape_out
             self.add_module(f"layer{number}", ReversibleStage(*built))
-        last = Flow(self.widths[-1], half.size, one)
-        self.tail = Phrase(net.tail, last, Setting(net, self.widths[-1], one))
+        last = FeatureShape(self.widths[-1], half.size, one)
+        self.tail = LayerSequence(net.tail, last, LayerContext(net, self.widths[-1], one))
         self.fc = head(self.widths[-1], num_classes)
         initialise(self, "he")
 

@@ -18,7 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from plusx.errors import UserError
 from plusx.grammar.heads import FasterRcnn, MaskRcnn
-from plusx.nn.levels import Levels
+from plusx.nn.feature_info import FeatureInfo
 from plusx.nn.pyramid import coarse
 
 
@@ -35,7 +35,7 @@ class TwoStage(nn.Module):
     padded before they are a batch.
     """
 
-    def __init__(self, spec: FasterRcnn | MaskRcnn, levels: Levels, num_classes: int) -> None:
+    def __init__(self, spec: FasterRcnn | MaskRcnn, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         found, width = coarse(levels, FINEST), spec.width
         self.indices = tuple(level.index for level in found)

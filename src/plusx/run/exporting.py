@@ -14,9 +14,9 @@ from plusx.data.collate import MULTIPLE
 from plusx.data.image_file import printable
 from plusx.data.modality import ImageModality, VolumeModality
 from plusx.errors import UserError
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import each_dimension
+from plusx.grammar.arithmetic import each_dimension
 from plusx.grammar.spec import Net
+from plusx.grammar.words import parse
 from plusx.models import create_model
 from plusx.nn.network import Network
 from plusx.recipe import NetByName

@@ -14,7 +14,7 @@ from plusx import store
 from plusx.data.modality import ImageModality, Modality, modality_from_dict
 from plusx.data.modality.image import Resize
 from plusx.errors import UserError
-from plusx.grammar.shapes import each_dimension
+from plusx.grammar.arithmetic import each_dimension
 from plusx.models import create_model
 from plusx.nn.network import Network
 from plusx.recipe import Recipe, parse_recipe
@@ -26,7 +26,7 @@ from plusx.tasks.classify import Classify
 from plusx.tasks.embed import Embed
 from plusx.tasks.task import Task
 from plusx.weights import open_network
-from plusx.weights.convert import HABITS, usual_classes, usual_preprocessing
+from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, usual_preprocessing
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import FORMAT, described, kind_of, sketch_with_head
 from plusx.weights.load import outputs_of
@@ -158,7 +158,7 @@ def load_weights_as(model: str, weights: str) -> Run:
     found = find_weights(model, weights)
     net = create_model(model, weights=weights).eval()
     outputs = outputs_of(net)
-    expected = found.preprocessing or usual_preprocessing(net, HABITS["torchvision"])
+    expected = found.preprocessing or usual_preprocessing(net, SOURCE_DEFAULTS["torchvision"])
     if (
         expected is None
         and isinstance(net, Network)
@@ -172,7 +172,7 @@ def load_weights_as(model: str, weights: str) -> Run:
         expected = {"size": size, "channels": 1, "mean": [_GREY[0]], "std": [_GREY[1]]}
     if expected is None or not outputs:
         raise UserError(f"{weights} does not say how the inputs of {model} are to be prepared")
-    named = found.classes or usual_classes(outputs, HABITS["torchvision"])
+    named = found.classes or usual_classes(outputs, SOURCE_DEFAULTS["torchvision"])
     classes = named or tuple(map(str, range(outputs)))
     return Run(
         path=Path(weights),

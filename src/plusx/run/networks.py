@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from plusx.errors import UserError
-from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
+from plusx.grammar.validate import validate
 from plusx.models import create_model, initialised
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.tables import Init
 from plusx.run.task_factory import TASKS
 from plusx.run.transfer import weights_at
 from plusx.weights.fetch import find_weights, load_found, own_spec
-from plusx.zoo import Plain, find
+from plusx.zoo import External, find
 
 
 _NO_SPEC = ("base", "weights", "train", "freeze_norms")  # of [net]
@@ -30,9 +30,9 @@ def spec_of(net: NetByName | Net) -> Net | str:
     can be other ones than the zoo's under the same name.
     """
     if isinstance(net, Net):
-        check(net)
+        validate(net)
         return net
-    found: Net | Plain = find(net.base)
+    found: Net | External = find(net.base)
     given = net.weights and weights_at(net.weights)
     if given and Path(given).is_file():
         weights = find_weights(net.base, given)
@@ -43,7 +43,7 @@ def spec_of(net: NetByName | Net) -> Net | str:
         for field in fields(net)
         if field.name not in _NO_SPEC and getattr(net, field.name) is not None
     }
-    if isinstance(found, Plain):
+    if isinstance(found, External):
         changed = sorted(set(said) - {"num_classes", "in_channels", "size"})
         if changed:
             raise UserError(
@@ -52,7 +52,7 @@ def spec_of(net: NetByName | Net) -> Net | str:
             )
         return net.base
     spec = replace(found, **said)
-    check(spec)
+    validate(spec)
     return spec
 
 
@@ -98,7 +98,7 @@ def _with_head(recipe: Recipe, net: nn.Module, classes: int | None) -> nn.Module
     assert classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return Dense(net, recipe.head, classes)
+        return NetworkWithHead(net, recipe.head, classes)
 
 
 def blank_net(recipe: Recipe, classes: int) -> nn.Module:

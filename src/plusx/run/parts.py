@@ -31,7 +31,7 @@ from plusx.run.scene_sets import open_scene_split
 from plusx.run.task_factory import TASKS
 from plusx.run.transfer import freeze
 from plusx.run.volumes import asked_of, open_volume_split
-from plusx.zoo import Plain, find
+from plusx.zoo import External, find
 
 
 WHITENED = 2000  # training images, the classes in equal shares, whose patches are whitened
@@ -212,8 +212,8 @@ def mixed(
         yield mix(batch, recipe.seed, step(), num_classes)
 
 
-def plain_figures(name: str) -> Plain:
+def plain_figures(name: str) -> External:
     """The figures of a plain module."""
     found = find(name)
-    assert isinstance(found, Plain)
+    assert isinstance(found, External)
     return found

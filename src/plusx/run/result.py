@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from plusx.data.dataset import Dataset
-from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Net
 from plusx.nn.costs import multiply_adds
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import Recipe
 from plusx.run import parts
 from plusx.run.task_factory import TASKS
@@ -40,7 +40,7 @@ def described(recipe: Recipe, net: nn.Module) -> dict[str, Any]:
     spec = parts.spec_of(recipe.net)
     counted = measure(spec) if isinstance(spec, Net) else parts.plain_figures(spec)
     work = counted.multiply_adds
-    if isinstance(net, Dense):
+    if isinstance(net, NetworkWithHead):
         work = multiply_adds(net, _seen(recipe, spec))
     return {
         "name": _name(recipe) or "inline",

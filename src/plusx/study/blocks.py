@@ -12,8 +12,8 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.grammar.sentence import parse
-from plusx.grammar.shapes import Flow, Setting, each_dimension, step
+from plusx.grammar.arithmetic import FeatureShape, LayerContext, each_dimension, step
+from plusx.grammar.words import parse
 from plusx.nn.block import ResidualBlock, say
 from plusx.nn.network import Network
 
@@ -29,7 +29,7 @@ class BlockPosition:
     block: ResidualBlock
     holder: nn.Sequential
     index: int
-    flow: Flow
+    flow: FeatureShape
 
     @property
     def has_shortcut(self) -> bool:
@@ -67,9 +67,9 @@ def block_positions(net: nn.Module) -> list[BlockPosition]:
     """Every block in order. UserError as `require_network`."""
     net = require_network(net)
     spec, one = net.spec, (1,) * net.spec.ndim
-    flow = Flow(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
+    flow = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
     for word in parse(spec.stem).branch:
-        flow = step(flow, word, Setting(spec, spec.stem_width, one))
+        flow = step(flow, word, LayerContext(spec, spec.stem_width, one))
     positions = []
     for number, stage in enumerate(spec.stages, 1):
         if stage.enter:

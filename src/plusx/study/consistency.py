@@ -24,7 +24,7 @@ from fractions import Fraction
 from typing import Any
 
 from plusx.errors import UserError
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import with_merge
 from plusx.study.printed import (
@@ -37,7 +37,7 @@ from plusx.study.printed import (
     interval,
     refuse_unknown,
 )
-from plusx.zoo import Plain, find, names
+from plusx.zoo import External, find, names
 
 
 _PLAIN = re.compile(r"plain\((\w+)\)")
@@ -255,7 +255,7 @@ def counted(
     return int(getattr(measure(own), quantity))
 
 
-def _network(name: str) -> Net | Plain:
+def _network(name: str) -> Net | External:
     match = _PLAIN.fullmatch(name)
     if match is None:
         return find(name)

@@ -16,14 +16,14 @@ from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.errors import UserError
-from plusx.grammar.sentence import Merge, parse
 from plusx.grammar.spec import Net
+from plusx.grammar.words import Merge, parse
 from plusx.recipe import NetByName, Recipe
 from plusx.run import load_run, parts
 from plusx.statistics import Difference, spread
 from plusx.study.results import FinishedRun
 from plusx.study.trial import Factor, Measurement, Trial
-from plusx.zoo import Plain, find
+from plusx.zoo import External, find
 
 
 Row = Mapping[str, Any]
@@ -184,7 +184,7 @@ def with_net(recipe: Recipe, net: Net | str, seed: int, source: Dataset) -> Reci
     base = replace(recipe, seed=seed, compare=None, study=None)
     if isinstance(net, Net):
         return replace(base, net=fitted(net, source))
-    if isinstance(find(net), Plain) or isinstance(recipe.net, Net):
+    if isinstance(find(net), External) or isinstance(recipe.net, Net):
         return replace(base, net=NetByName(base=net))
     return replace(base, net=replace(recipe.net, base=net))
 
@@ -203,7 +203,7 @@ def fitted(net: Net, source: Dataset) -> Net:
 def spec(name: str) -> Net:
     """The spec of a network of the zoo. UserError for an unknown name, or a plain module."""
     net = find(name)
-    if isinstance(net, Plain):
+    if isinstance(net, External):
         raise UserError(
             f"{name} is a plain module: it has no blocks that a study could measure or change"
         )

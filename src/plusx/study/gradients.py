@@ -20,9 +20,9 @@ from plusx import store
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.errors import UserError
-from plusx.grammar.sentence import parse
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import without_norm
+from plusx.grammar.words import parse
 from plusx.nn.block import say
 from plusx.nn.layers import ConstantScale
 from plusx.recipe import Recipe

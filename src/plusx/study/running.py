@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from plusx.errors import UserError
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe
 from plusx.study.progress import LogTail, Progress, RunProgress

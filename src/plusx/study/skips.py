@@ -5,7 +5,7 @@ from typing import Any
 
 from plusx.data.dataset import Dataset
 from plusx.errors import UserError
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import at_cost, with_merge
 from plusx.recipe import Recipe

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.data.dataset import Dataset
-from plusx.grammar.shapes import measure
+from plusx.grammar.arithmetic import measure
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Thousand
 from plusx.run import parts

@@ -36,7 +36,7 @@ from plusx.study.figures import lines_figure, validation_lines
 from plusx.study.printed import QUANTITIES, TIMES, Average, Table, Tables, to_toml
 from plusx.study.results import summarise
 from plusx.study.trial import Trial
-from plusx.zoo import Plain, find
+from plusx.zoo import External, find
 
 
 TWIN = "plain "  # before the name of the network whose skips were taken away
@@ -311,7 +311,7 @@ def _plain_unit(column: Mapping[str, Any]) -> str:
 def _checked_name(name: str) -> str | None:
     """The network of a row as the checker names it; None where there is no arithmetic for it."""
     base = name.removeprefix(TWIN)
-    if isinstance(find(base), Plain):
+    if isinstance(find(base), External):
         return None
     return f"plain({base})" if name != base else base
 

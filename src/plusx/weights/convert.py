@@ -14,27 +14,27 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.errors import UserError
-from plusx.grammar.legal import check
-from plusx.grammar.shapes import each_dimension
+from plusx.grammar.arithmetic import each_dimension
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml
-from plusx.nn.dense import Dense
+from plusx.grammar.validate import validate
 from plusx.nn.network import Network
+from plusx.nn.with_head import NetworkWithHead
 from plusx.store.tensors import decode
 from plusx.weights import foreign
-from plusx.weights.dense import (
+from plusx.weights.files import KINDS, describe, kind_of
+from plusx.weights.load import check_finite, compare, outputs_of
+from plusx.weights.published import IMAGENET_MEAN, IMAGENET_STD, published_as
+from plusx.weights.rules import rename
+from plusx.weights.with_head import (
     WITHOUT_EPSILON,
     dense_named,
     matched,
     task_of,
     with_epsilon,
 )
-from plusx.weights.files import KINDS, describe, kind_of
-from plusx.weights.load import check_finite, compare, outputs_of
-from plusx.weights.published import IMAGENET_MEAN, IMAGENET_STD, published_as
-from plusx.weights.rules import rename
-from plusx.zoo import Plain, find
-from plusx.zoo.dense import DENSE
+from plusx.zoo import External, find
+from plusx.zoo.with_head import HEADED
 
 
 CIFAR10_CLASSES = (
@@ -53,7 +53,7 @@ SECONDS = 600
 
 
 @dataclass(frozen=True)
-class Habit:
+class SourceDefaults:
     """What the files of a source have in common beside their names."""
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -62,13 +62,13 @@ class Habit:
     shortcut: Mapping[str, str] = field(default_factory=dict)  # a word of ours: theirs
 
 
-HABITS: dict[str, Habit] = {
-    "torchvision": Habit(),
-    "timm": Habit(),
+SOURCE_DEFAULTS: dict[str, SourceDefaults] = {
+    "torchvision": SourceDefaults(),
+    "timm": SourceDefaults(),
     # option A with half of the zero channels on each side; ImageNet's mean and deviation
-    "akamaster": Habit(classes=CIFAR10_CLASSES, shortcut={"pad": "pad/2"}),
+    "akamaster": SourceDefaults(classes=CIFAR10_CLASSES, shortcut={"pad": "pad/2"}),
     # pixels from 0 to 255 as they are
-    "keras": Habit(mean=(0.0,) * 3, std=(1 / 255,) * 3, classes=CIFAR10_CLASSES),
+    "keras": SourceDefaults(mean=(0.0,) * 3, std=(1 / 255,) * 3, classes=CIFAR10_CLASSES),
 }
 
 
@@ -103,8 +103,8 @@ def convert(
     ones unless given. A pickle is read in a process of its own and never runs anything.
     Raises UserError where the file is not what it is said to be; nothing is written then.
     """
-    if source not in HABITS:
-        raise UserError(f"unknown source {source!r}; sources are {', '.join(HABITS)}")
+    if source not in SOURCE_DEFAULTS:
+        raise UserError(f"unknown source {source!r}; sources are {', '.join(SOURCE_DEFAULTS)}")
     file, to = Path(file), Path(to)
     if to.suffix != ".safetensors":
         raise UserError(f"{to}: what plusx writes is a .safetensors file")
@@ -113,8 +113,8 @@ def convert(
         raise UserError(f"{file} is {kind}; `plusx convert` reads {', '.join(KINDS.values())}")
     if to.exists() and to.samefile(file):
         raise UserError(f"{to} is the file to be read")
-    named = model if isinstance(model, str) and model in DENSE else None
-    name, spec = (named, None) if named else _meant(model, HABITS[source])
+    named = model if isinstance(model, str) and model in HEADED else None
+    name, spec = (named, None) if named else _meant(model, SOURCE_DEFAULTS[source])
     with torch.device("meta"):
         net = dense_named(named) if named else _built(name, spec)
     ours = net.state_dict()
@@ -136,12 +136,16 @@ def convert(
     if known is not None and known.name == "COCO_V1" and name in WITHOUT_EPSILON:
         given = with_epsilon(given)
     if preprocessing is None:
-        preprocessing = known.preprocessing if known else usual_preprocessing(net, HABITS[source])
+        preprocessing = (
+            known.preprocessing if known else usual_preprocessing(net, SOURCE_DEFAULTS[source])
+        )
     if classes is None:
-        classes = known.classes if known else usual_classes(outputs_of(net), HABITS[source])
+        classes = (
+            known.classes if known else usual_classes(outputs_of(net), SOURCE_DEFAULTS[source])
+        )
     written = {key: _finished(given.get(key), tensor) for key, tensor in net.state_dict().items()}
     metadata = describe(net, name, preprocessing, classes, source)
-    if isinstance(net, Dense):
+    if isinstance(net, NetworkWithHead):
         metadata["task"] = json.dumps(task_of(net.head_spec))
     store.save_tensors(to, written, metadata)
     return Conversion(
@@ -190,9 +194,9 @@ def _declared(file: Path) -> int:
         return sum(entry.file_size for entry in archive.infolist())
 
 
-def usual_preprocessing(net: nn.Module, habit: Habit) -> dict[str, Any] | None:
+def usual_preprocessing(net: nn.Module, habit: SourceDefaults) -> dict[str, Any] | None:
     """What the files of a source expect, where it is images of three channels."""
-    if isinstance(net, Dense):
+    if isinstance(net, NetworkWithHead):
         net = net.backbone
     spec = net.spec if isinstance(net, Network) else find(str(net.plain))
     channels = spec.in_channels if isinstance(spec, Net) else net.in_channels
@@ -206,7 +210,7 @@ def usual_preprocessing(net: nn.Module, habit: Habit) -> dict[str, Any] | None:
     }
 
 
-def usual_classes(outputs: int, habit: Habit) -> tuple[str, ...] | None:
+def usual_classes(outputs: int, habit: SourceDefaults) -> tuple[str, ...] | None:
     """The names of a source's classes, or ImageNet's where there are a thousand."""
     if len(habit.classes) == outputs:
         return habit.classes
@@ -216,16 +220,16 @@ def usual_classes(outputs: int, habit: Habit) -> tuple[str, ...] | None:
     return tuple(imagenet) if len(imagenet) == outputs else None
 
 
-def _meant(model: str | Net, habit: Habit) -> tuple[str | None, Net | None]:
+def _meant(model: str | Net, habit: SourceDefaults) -> tuple[str | None, Net | None]:
     """The name, and the spec as the source builds it; no spec for a plain module."""
     name: str | None = None
-    spec: Net | Plain | str = model
+    spec: Net | External | str = model
     if isinstance(model, str) and model.endswith(".toml"):
         try:
             spec = from_toml(Path(model).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"the spec {model}: {error}") from None
-        check(spec)
+        validate(spec)
     elif isinstance(model, str):
         name, spec = model, find(model)
     if not isinstance(spec, Net):
@@ -256,11 +260,11 @@ def spoken(net: Net, words: Mapping[str, str]) -> Net:
 def _built(name: str | None, spec: Net | None) -> nn.Module:
     if spec is not None:
         return Network(spec)
-    from plusx.nn.plain import PLAIN  # loads torchvision
+    from plusx.nn.external import EXTERNAL  # loads torchvision
 
     assert name is not None
     figures = find(name)
-    return PLAIN[name](figures.num_classes, figures.in_channels)
+    return EXTERNAL[name](figures.num_classes, figures.in_channels)
 
 
 def _match_head(net: Any, given: Mapping[str, Tensor]) -> None:

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.errors import UserError
-from plusx.grammar.dense import backbone_of
+from plusx.grammar.backbone import backbone_of
 from plusx.grammar.spec import Block, Net, Stage
-from plusx.nn.dense import Dense
 from plusx.nn.network import Network
+from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.convert import convert
 from plusx.weights.files import Weights, read_weights
+from plusx.weights.input_conv import adapt_input_conv
 from plusx.weights.load import LoadReport, load_weights, outputs_of
 from plusx.weights.published import Published, published, published_names
-from plusx.weights.stem import inflated
-from plusx.zoo import Plain
+from plusx.zoo import External
 
 
 TIMEOUT = 30  # seconds without a byte
@@ -56,13 +56,13 @@ def find_weights(model: str | None, weights: str | Path) -> Weights:
     return read_weights(weights)
 
 
-def own_spec(found: Weights, spec: Net | Plain) -> Net | Plain:
+def own_spec(found: Weights, spec: Net | External) -> Net | External:
     """What a file says of its network; `spec` where it says nothing, or only of a part of it."""
     if found.head is not None:
         return spec
     if found.spec is not None:
         return found.spec
-    if found.plain is not None and isinstance(spec, Plain):
+    if found.plain is not None and isinstance(spec, External):
         sizes = {key: found.plain[key] for key in ("num_classes", "in_channels")}
         return replace(spec, **sizes)
     return spec
@@ -75,11 +75,11 @@ def load_found(
 
     Where only one of the two has a head on its features, or their heads differ, `new_head` loads
     what they stand on. A network for other channels than colours gets the first filters of a file
-    for colours as plusx.weights.stem says.
+    for colours as plusx.weights.input_conv says.
     """
     _check_same(net, model, found)
-    found = replace(found, tensors=inflated(net, found.tensors))
-    if isinstance(net, Dense) or found.head is not None:
+    found = replace(found, tensors=adapt_input_conv(net, found.tensors))
+    if isinstance(net, NetworkWithHead) or found.head is not None:
         return _load_dense(net, found, new_head)
     outputs = outputs_of(net)
     tensors, head = dict(found.tensors), found.tensors.get("fc.weight")
@@ -93,7 +93,7 @@ def load_found(
 
 def _load_dense(net: nn.Module, found: Weights, new_head: bool) -> LoadReport:
     """Between networks of which at least one has a head on its features."""
-    ours = net.head_spec if isinstance(net, Dense) else None
+    ours = net.head_spec if isinstance(net, NetworkWithHead) else None
     if found.head == ours and (not new_head or found.head_classes == outputs_of(net)):
         return load_weights(net, found.tensors)
     theirs = "its own linear head" if found.head is None else f"a head {found.head.kind!r}"
@@ -227,12 +227,12 @@ def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
     plain = None if found.plain is None else found.plain["name"]
     if plain is None and found.spec is None:
         return
-    base = net.backbone if isinstance(net, Dense) else net
+    base = net.backbone if isinstance(net, NetworkWithHead) else net
     if isinstance(base, Network) and found.spec is not None:
         ours, theirs = base.spec, found.spec
         if found.head is not None:
             ours = backbone_of(ours, found.head)
-        if isinstance(net, Dense):
+        if isinstance(net, NetworkWithHead):
             theirs = backbone_of(theirs, net.head_spec)
         differing = _difference(_essence(ours), _essence(theirs))
         if not differing:

@@ -6,7 +6,7 @@ The metadata has `model` (a name of the zoo, where there is one), `net` (the who
 an image of another size: the "whole", its "middle", or all of it as large as it is "stored". A
 network with a head on its features has `head` (JSON: the head and its number of classes) beside the
 `net` or `plain` that it stands on; `task` (JSON) is what answers are made of what it gives.
-Nothing in it names code: a network is built from the grammar, or from the few names of PLAIN.
+Nothing in it names code: a network is built from the grammar, or from the few names of EXTERNAL.
 """
 
 import json
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from plusx import store
 from plusx.errors import UserError
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.heads import Head, head_from_dict, head_to_dict
-from plusx.grammar.legal import check
-from plusx.grammar.shapes import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
-from plusx.nn.dense import Dense
+from plusx.grammar.validate import validate
 from plusx.nn.network import Network
+from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.load import load_weights, outputs_of
 
 
@@ -132,7 +132,7 @@ def describe(
     outputs = outputs_of(net)
     metadata = {"format": FORMAT}
     own = outputs
-    if isinstance(net, Dense):
+    if isinstance(net, NetworkWithHead):
         head = {**head_to_dict(net.head_spec), "num_classes": outputs}
         metadata["head"] = json.dumps(head)
         net, own = net.backbone, 0
@@ -180,21 +180,21 @@ def _built(weights: Weights) -> nn.Module:
     if weights.spec is not None:
         net: nn.Module = Network(weights.spec)
     else:
-        from plusx.nn.plain import PLAIN  # loads torchvision
+        from plusx.nn.external import EXTERNAL  # loads torchvision
 
         assert weights.plain is not None
         sizes = weights.plain
-        net = PLAIN[sizes["name"]](sizes["num_classes"], sizes["in_channels"])
-    return net if weights.head is None else Dense(net, weights.head, weights.head_classes)
+        net = EXTERNAL[sizes["name"]](sizes["num_classes"], sizes["in_channels"])
+    return net if weights.head is None else NetworkWithHead(net, weights.head, weights.head_classes)
 
 
-def sketch_with_head(weights: Weights) -> Dense | None:
+def sketch_with_head(weights: Weights) -> NetworkWithHead | None:
     """The described network without numbers, where it has a head on its features."""
     if weights.head is None:
         return None
     with torch.device("meta"):
         net = _built(weights)
-    assert isinstance(net, Dense)
+    assert isinstance(net, NetworkWithHead)
     return net
 
 
@@ -250,7 +250,7 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         spec = from_toml(metadata["net"])
         if sum(stage.depth for stage in spec.stages) > MAX_BLOCKS:
             raise UserError(f"a network of more than {MAX_BLOCKS:,} blocks")
-        check(spec)
+        validate(spec)
     elif "plain" in metadata:
         plain = _checked_plain(json.loads(metadata["plain"]))
     preprocessing = json.loads(metadata.get("preprocessing", "null"))
@@ -295,9 +295,9 @@ def _checked_head(said: Any) -> tuple[Head | None, int]:
 def _checked_plain(plain: Any) -> dict[str, Any]:
     if not isinstance(plain, dict) or set(plain) != {"name", "num_classes", "in_channels"}:
         raise UserError("a plain module is a name, num_classes and in_channels")
-    from plusx.nn.plain import PLAIN
+    from plusx.nn.external import EXTERNAL
 
-    if plain["name"] not in PLAIN:
+    if plain["name"] not in EXTERNAL:
         raise UserError(f"there is no plain module {plain['name']!r}")
     for key, largest in (("num_classes", 1_000_000), ("in_channels", 10_000)):
         if type(plain[key]) is not int or not 0 <= plain[key] <= largest:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.nn.dense import Dense
+from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.rules import rename
 
 
@@ -118,7 +118,7 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
 
 def outputs_of(net: nn.Module) -> int:
     """How many classes the head has; 0 where there is none."""
-    if isinstance(net, Dense):
+    if isinstance(net, NetworkWithHead):
         return net.num_classes
     return int(getattr(net.fc, "out_features", 0))
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from plusx.errors import UserError
-from plusx.zoo.dense import DENSE
+from plusx.zoo.with_head import HEADED
 
 
 # torchvision's GoogLeNet scales its input once more, from ImageNet's mean and deviation to these
@@ -74,7 +74,7 @@ def published(model: str, name: str) -> Published:
         digest=match[1],
         size=int(entry.meta["_file_size"] * (1 << 20)),
         preprocessing=_preprocessing(model, entry.transforms()),
-        classes=tuple(entry.meta["categories"])[model in DENSE and DENSE[model].background :],
+        classes=tuple(entry.meta["categories"])[model in HEADED and HEADED[model].background :],
     )
 
 
@@ -88,7 +88,7 @@ def published_as(model: str, file: str) -> Published | None:
 
 
 def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
-    known = DENSE.get(model)
+    known = HEADED.get(model)
     if known is not None:  # its detectors normalise within, by the same figures
         size, found = [known.size] * 2, (IMAGENET_MEAN, IMAGENET_STD)
     else:

@@ -14,10 +14,10 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from plusx.errors import UserError
-from plusx.grammar.legal import check
 from plusx.grammar.spec import Net
+from plusx.grammar.validate import validate
 from plusx.zoo.cifar import CIFAR
-from plusx.zoo.entry import Entry, Plain
+from plusx.zoo.entry import Entry, External
 from plusx.zoo.image import IMAGE
 from plusx.zoo.papers import PAPERS
 from plusx.zoo.sequence import SEQUENCE
@@ -29,7 +29,7 @@ __all__ = ["PAPERS", "ZOO", "Entry", "Plain", "find", "names"]
 ZOO: dict[str, Entry] = {**IMAGE, **CIFAR, **SEQUENCE, **VOLUME}
 
 
-def find(name: str) -> Net | Plain:
+def find(name: str) -> Net | External:
     """The network of that name, checked.
 
     UserError: no network has the name. The message lists close matches.
@@ -40,7 +40,7 @@ def find(name: str) -> Net | Plain:
         hint = f"did you mean {', '.join(near)}?" if near else "`plusx models` lists every name"
         raise UserError(f"unknown network {name!r}: {hint}")
     if isinstance(entry.net, Net):
-        check(entry.net)
+        validate(entry.net)
     return entry.net
 
 

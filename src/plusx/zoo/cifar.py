@@ -32,7 +32,7 @@ from plusx.zoo.blocks import (
     resnext,
     stages,
 )
-from plusx.zoo.entry import Entry, Plain
+from plusx.zoo.entry import Entry, External
 
 
 STEM = "conv3 norm act"
@@ -135,7 +135,7 @@ def vgg() -> Net:
 NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
 NO_DROP = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
 # Its convolutions have biases and Keras pads asymmetrically at stride 2, which no word says.
-RESNET8_KERAS = Plain(
+RESNET8_KERAS = External(
     parameters=78_186,
     multiply_adds=12_501_632,
     depth=8,
@@ -146,7 +146,7 @@ RESNET8_KERAS = Plain(
 # What comes out of a unit tells what was put in, which no word says. The published counts are in
 # millions with two digits: 0.46 and 1.73.
 REVNETS = {
-    name: Plain(
+    name: External(
         parameters=parameters,
         multiply_adds=multiply_adds,
         depth=depth,

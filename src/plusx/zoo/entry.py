@@ -8,7 +8,7 @@ from plusx.grammar.spec import Net
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plain:
+class External:
     """The figures of a network that is no sentence and is built as a module of its own.
 
     `parameters` and `multiply_adds` are those of one image of `size`, counted like a Net's.
@@ -26,5 +26,5 @@ class Plain:
 class Entry(NamedTuple):
     """A network and where it comes from: a paper of `papers.PAPERS`, and the place in it."""
 
-    net: Net | Plain
+    net: Net | External
     source: str

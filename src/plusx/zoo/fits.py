@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from plusx.errors import UserError
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
-from plusx.grammar.shapes import measure
 from plusx.grammar.sizes import said_size
 from plusx.grammar.spec import Net
-from plusx.zoo import ZOO, Plain
+from plusx.zoo import ZOO, External
 
 
 # Bytes a parameter: its weight, its gradient, the momentum of SGD, in float32.
 STATE = {"weights": 4, "gradients": 4, "optimizer": 4}
 
 
-def fit(name: str, net: Net | Plain, memory: int, batch: int) -> dict[str, Any]:
+def fit(name: str, net: Net | External, memory: int, batch: int) -> dict[str, Any]:
     """What `describe` says of a memory of so many bytes and a batch of so many images.
 
     plans: a row each, with the bytes that training holds for the backward pass of the batch;
@@ -100,7 +100,7 @@ def _first(name: str, memory: int, batch: int) -> str | None:
     return None
 
 
-def _saved(name: str, net: Net | Plain, batch: int) -> Iterator[tuple[str, int]]:
+def _saved(name: str, net: Net | External, batch: int) -> Iterator[tuple[str, int]]:
     """Every plan and the bytes that it holds, from the quickest on, each worked out when asked."""
     if isinstance(net, Net):
         for plan in PLANS:
@@ -114,6 +114,6 @@ def _saved(name: str, net: Net | Plain, batch: int) -> Iterator[tuple[str, int]]
         )
 
 
-def _state(net: Net | Plain) -> dict[str, int]:
-    count = net.parameters if isinstance(net, Plain) else measure(net).parameters
+def _state(net: Net | External) -> dict[str, int]:
+    count = net.parameters if isinstance(net, External) else measure(net).parameters
     return {key: count * size for key, size in STATE.items()}

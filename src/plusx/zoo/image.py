@@ -29,7 +29,7 @@ from plusx.zoo.blocks import (
     resnext,
     stages,
 )
-from plusx.zoo.entry import Entry, Plain
+from plusx.zoo.entry import Entry, External
 
 
 STEM = "conv7s2 norm act maxpool3s2"
@@ -122,7 +122,7 @@ def with_nonlocal(net: Net) -> Net:
 BOTNET_STAGE = Stage(block=BOTNET, depth=3, width=2048, stride=2)
 RESNET50 = resnet(BOTTLENECK, D50, BROAD)
 DENSENET121 = densenet((6, 12, 24, 16), 32, 64)
-ALEXNET = Plain(
+ALEXNET = External(
     parameters=61_100_840,
     multiply_adds=714_188_480,
     depth=8,
@@ -130,7 +130,7 @@ ALEXNET = Plain(
     num_classes=1000,
     size=224,
 )
-GOOGLENET = Plain(
+GOOGLENET = External(
     parameters=6_624_904,
     multiply_adds=1_498_376_192,
     depth=22,

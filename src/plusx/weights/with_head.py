@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from plusx.grammar.heads import DeepLab, FasterRcnn, Fcn, Head, MaskRcnn
-from plusx.nn.dense import Dense
 from plusx.nn.network import Network
+from plusx.nn.with_head import NetworkWithHead
 from plusx.zoo import find
-from plusx.zoo.dense import DENSE
+from plusx.zoo.with_head import HEADED
 
 
 EPSILON = 1e-5  # of a batch norm, and of torchvision's frozen one
@@ -21,17 +21,19 @@ WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn")
 LAST = ("head.classifier.4.weight", "head.roi_heads.box_predictor.cls_score.weight")
 
 
-def dense_named(name: str, num_classes: int | None = None, head: Head | None = None) -> Dense:
+def dense_named(
+    name: str, num_classes: int | None = None, head: Head | None = None
+) -> NetworkWithHead:
     """The network with a head of that name, its parameters as PyTorch initialises them."""
-    known = DENSE[name]
+    known = HEADED[name]
     spec: Any = replace(find(known.base), num_classes=0, size=known.size)
-    return Dense(Network(spec), head or known.head, num_classes or known.num_classes)
+    return NetworkWithHead(Network(spec), head or known.head, num_classes or known.num_classes)
 
 
-def matched(name: str, given: Mapping[str, Tensor]) -> Dense:
+def matched(name: str, given: Mapping[str, Tensor]) -> NetworkWithHead:
     """The same for what a file has: as many classes, an auxiliary head or none, norms that are
     constants or not."""
-    head: Any = DENSE[name].head
+    head: Any = HEADED[name].head
     if isinstance(head, Fcn | DeepLab):
         auxiliary = any(key.startswith("head.aux_classifier.") for key in given)
         head = replace(head, auxiliary=auxiliary)
@@ -41,7 +43,7 @@ def matched(name: str, given: Mapping[str, Tensor]) -> Dense:
     classes = None
     for key in LAST:
         if key in given and given[key].ndim >= 2:
-            classes = max(given[key].shape[0] - DENSE[name].background, 1)
+            classes = max(given[key].shape[0] - HEADED[name].background, 1)
     return dense_named(name, classes, head)
 
 

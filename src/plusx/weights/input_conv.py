@@ -10,7 +10,7 @@ COLOURS = 3
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def inflated(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, with the first filters for as many channels as the network sees.
 
     Filters of three colours are taken again and again for channels 1, 2, 3, 4, ... and multiplied

@@ -1,9 +1,9 @@
 """Which sentences make a network: every rule, each with an error that quotes the sentence."""
 
 from plusx.errors import UserError
-from plusx.grammar.sentence import PLACES, Sentence, Word, parse
-from plusx.grammar.shapes import each_dimension, measure
+from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Net, Stage
+from plusx.grammar.words import PLACES, Sentence, Word, parse
 
 
 CHOICES = {
@@ -14,7 +14,7 @@ CHOICES = {
 }
 
 
-def check(net: Net) -> None:
+def validate(net: Net) -> None:
     """Raise UserError unless `net` can be built."""
     _check_fields(net)
     _check_places("stem", net.stem)

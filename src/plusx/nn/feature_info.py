@@ -5,14 +5,14 @@ from typing import Literal
 
 from torch import nn
 
-from plusx.grammar.dense import stem_maps
-from plusx.grammar.shapes import Size, each_dimension
+from plusx.grammar.arithmetic import Size, each_dimension
+from plusx.grammar.backbone import stem_maps
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 
 
 @dataclass(frozen=True)
-class Level:
+class FeatureMap:
     """One map: where it is from, the how manieth there, its channels and its stride."""
 
     source: Literal["input", "stem", "stage"]
@@ -22,29 +22,30 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Levels:
+class FeatureInfo:
     """All maps of a network. `net` is what words of a head go by: norm, activation, dimensions."""
 
     net: Net
-    input: Level | None  # None where the input is numbers of tokens
-    stem: tuple[Level, ...]
-    stages: tuple[Level, ...]
+    input: FeatureMap | None  # None where the input is numbers of tokens
+    stem: tuple[FeatureMap, ...]
+    stages: tuple[FeatureMap, ...]
 
     @property
-    def all(self) -> tuple[Level, ...]:
+    def all(self) -> tuple[FeatureMap, ...]:
         """Every map, in the order in which they are computed."""
         begin = () if self.input is None else (self.input,)
         return (*begin, *self.stem, *self.stages)
 
 
-def levels_of(backbone: nn.Module) -> Levels:
+def feature_info(backbone: nn.Module) -> FeatureInfo:
     """The maps of a network, or of a plain module with `widths` and `strides`."""
     if isinstance(backbone, Network):
         net = backbone.spec
         stem = [
-            Level("stem", i, found.channels, found.stride) for i, found in enumerate(stem_maps(net))
+            FeatureMap("stem", i, found.channels, found.stride)
+            for i, found in enumerate(stem_maps(net))
         ]
-        widths = [*backbone.widths[:-1], backbone.tail.flow.channels]
+        widths = [*backbone.widths[:-1], backbone.tail.shape_out.channels]
         strides = [each_dimension(stride, net.ndim) for stride in backbone.strides]
         strides[-1] = tuple(a * b for a, b in zip(strides[-1], tail_stride(backbone)))
     else:
@@ -52,12 +53,12 @@ def levels_of(backbone: nn.Module) -> Levels:
         stem, widths = [], list(backbone.widths)  # type: ignore[arg-type]
         strides = [each_dimension(stride, 2) for stride in backbone.strides]  # type: ignore[union-attr]
     tokens = net.stem.startswith("embed")
-    return Levels(
+    return FeatureInfo(
         net,
-        None if tokens else Level("input", 0, net.in_channels, (1,) * net.ndim),
+        None if tokens else FeatureMap("input", 0, net.in_channels, (1,) * net.ndim),
         tuple(stem),
         tuple(
-            Level("stage", i, width, stride)
+            FeatureMap("stage", i, width, stride)
             for i, (width, stride) in enumerate(zip(widths, strides))
         ),
     )
@@ -66,7 +67,7 @@ def levels_of(backbone: nn.Module) -> Levels:
 def tail_stride(backbone: Network) -> Size:
     """Words before a tail's pooling seldom stride, but they may."""
     last = each_dimension(backbone.strides[-1], backbone.spec.ndim)
-    return tuple(a // b for a, b in zip(backbone.tail.flow.stride, last))
+    return tuple(a // b for a, b in zip(backbone.tail.shape_out.stride, last))
 
 
 def like_plain(backbone: nn.Module) -> Net:

@@ -1,6 +1,6 @@
 """Plain modules: the networks that are no sentence with skips, behind the same few methods.
 
-Each has what a Network has: forward, features, embed, widths, strides and reset_head. PLAIN names
+Each has what a Network has: forward, features, embed, widths, strides and reset_head. EXTERNAL names
 them; a builder takes the numbers of classes and of input channels.
 """
 
@@ -200,7 +200,7 @@ class KerasResNet8(nn.Module):
 
 
 # name: builder(num_classes, in_channels)
-PLAIN: dict[str, Callable[[int, int], nn.Module]] = {
+EXTERNAL: dict[str, Callable[[int, int], nn.Module]] = {
     "alexnet": AlexNet,
     "googlenet": GoogLeNet,
     "resnet8_keras": KerasResNet8,

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.grammar.dense import backbone_of, stem_maps
+from plusx.grammar.backbone import backbone_of, stem_maps
 from plusx.grammar.heads import (
     DETECTORS,
     DeepLab,
@@ -20,13 +20,13 @@ from plusx.grammar.heads import (
     Yolo,
 )
 from plusx.nn.decoders import UNetDecoder, Upsampled
-from plusx.nn.levels import Levels, levels_of
+from plusx.nn.feature_info import FeatureInfo, feature_info
 from plusx.nn.network import Network
 from plusx.nn.pyramid import FcosHead, YoloHead
 
 
 # of a head: its module, made of the head, the levels that it can stand on, and classes
-HEAD_MODULES: dict[type, Callable[[Any, Levels, int], nn.Module]] = {
+HEAD_MODULES: dict[type, Callable[[Any, FeatureInfo, int], nn.Module]] = {
     Fcn: Upsampled,
     DeepLab: Upsampled,
     UNet: UNetDecoder,
@@ -35,7 +35,7 @@ HEAD_MODULES: dict[type, Callable[[Any, Levels, int], nn.Module]] = {
 }
 
 
-class Dense(nn.Module):
+class NetworkWithHead(nn.Module):
     """A network whose linear head is replaced by one that `head` describes.
 
     The network is built anew without its head and what pools before it, and dilated where the head
@@ -62,7 +62,7 @@ class Dense(nn.Module):
             raise UserError(f"a head for {num_classes} classes; there is at least 1")
         self.head_spec, self.num_classes = head, num_classes
         self.backbone = without_head(backbone, head)
-        levels = levels_of(self.backbone)
+        levels = feature_info(self.backbone)
         self.ndim = levels.net.ndim
         if head.kind in DETECTORS and levels.net.ndim != 2:
             raise UserError(

@@ -20,7 +20,7 @@ class WithHead:
     background: bool = False
 
 
-DENSE: dict[str, WithHead] = {
+HEADED: dict[str, WithHead] = {
     name: WithHead(base=base, head=head, num_classes=21, size=520, source=source)
     for name, base, head, source in (
         ("fcn_resnet50", "resnet50", Fcn(auxiliary=True), "Long 2014, torchvision"),

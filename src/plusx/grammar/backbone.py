@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from plusx.errors import UserError
-from plusx.grammar import shapes
+from plusx.grammar import arithmetic
+from plusx.grammar.arithmetic import FeatureShape, LayerContext, Size, each_dimension
 from plusx.grammar.heads import DeepLab, Fcn, Head
-from plusx.grammar.sentence import Sentence, Word, parse
-from plusx.grammar.shapes import Flow, Setting, Size, each_dimension
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.words import Sentence, Word, parse
 
 
 # words of a tail that make one vector of the map, and with it the end of what a head can stand on
@@ -44,14 +44,14 @@ def dilated(net: Net, stride: int) -> Net:
     Raises UserError where the stem strides more, or a convolution cannot keep the size.
     """
     one = (1,) * net.ndim
-    flow = Flow(net.in_channels, each_dimension(net.size, net.ndim), one)
-    flow = shapes.run(flow, parse(net.stem).branch, Setting(net, net.stem_width, one))
-    if max(flow.stride) > stride:
+    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
+    shape = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
+    if max(shape.stride) > stride:
         raise UserError(
-            f"the stem {net.stem!r} has a stride of {max(flow.stride)} already, more than {stride}"
+            f"the stem {net.stem!r} has a stride of {max(shape.stride)} already, more than {stride}"
         )
-    taken, rate, stages = flow.stride, 1, []
-    befores = (flow.channels, *shapes.measure(net).widths)
+    taken, rate, stages = shape.stride, 1, []
+    befores = (shape.channels, *arithmetic.measure(net).widths)
     for stage, before, after in zip(net.stages, befores, befores[1:]):
         enter = one
         for word in parse(stage.enter).branch:
@@ -75,13 +75,13 @@ def dilated(net: Net, stride: int) -> Net:
 def stem_maps(net: Net) -> list[StemMap]:
     """Where the stem's maps are finer than the first stage's, the last of each resolution."""
     one = (1,) * net.ndim
-    flow = Flow(net.in_channels, each_dimension(net.size, net.ndim), one)
-    coarsest = each_dimension(shapes.measure(net).strides[0], net.ndim)
-    setting, found = Setting(net, net.stem_width, one), {}
+    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
+    coarsest = each_dimension(arithmetic.measure(net).strides[0], net.ndim)
+    context, found = LayerContext(net, net.stem_width, one), {}
     for position, word in enumerate(parse(net.stem).branch):
-        flow = shapes.step(flow, word, setting)
-        if flow.stride != coarsest:
-            found[flow.stride] = StemMap(position, flow.channels, flow.stride)
+        shape = arithmetic.step(shape, word, context)
+        if shape.stride != coarsest:
+            found[shape.stride] = StemMap(position, shape.channels, shape.stride)
     return list(found.values())
 
 
@@ -102,8 +102,8 @@ def _product(one: Size, other: Size) -> Size:
 def _behind(enter: str, channels: int, net: Net) -> int:
     """Channels behind what is said on entry to a stage."""
     one = (1,) * net.ndim
-    flow = Flow(channels, (1 << 16,) * net.ndim, one)
-    return shapes.run(flow, parse(enter).branch, Setting(net, channels, one)).channels
+    shape = FeatureShape(channels, (1 << 16,) * net.ndim, one)
+    return arithmetic.run(shape, parse(enter).branch, LayerContext(net, channels, one)).channels
 
 
 def _dilated(stage: Stage, stride: int, rate: int, stays: bool) -> Stage:

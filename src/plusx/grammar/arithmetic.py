@@ -1,0 +1,487 @@
+"""Channels, sizes, parameters and multiply-adds of a spec, by arithmetic: no torch.
+
+Multiply-adds count convolutions, linear layers and the two products of attention; not bias,
+normalisation, pooling, blur or embedding. This is what torchvision states for its networks.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil, gcd, log2, prod
+
+from plusx.errors import UserError
+from plusx.grammar.spec import Block, Net, Stride
+from plusx.grammar.words import Word, parse
+
+
+Size = tuple[int, ...]
+
+FLOAT, INDEX = 4, 8  # bytes of a number and of a position
+# Plans that save memory keep the results of convolutions of more multiply-adds a value than this:
+# "recompute" those of more than the first, "segments" of more than the second.
+HEAVY = (128, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureShape:
+    """What runs through a network at one point, and what it has cost to get there."""
+
+    channels: int
+    size: Size  # positions a dimension
+    stride: Size  # positions of the input a step, a dimension
+    parameters: int = 0
+    multiply_adds: int = 0
+    depth: int = 0  # weighted layers on the way
+    saved: int = 0  # bytes that the backward pass of one input needs, in float32
+    # of these, the results of convolutions of more multiply-adds a value than each of HEAVY
+    heavy: tuple[int, int] = (0, 0)
+    is_saved: bool = False  # whether this tensor is among the saved ones
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in float32."""
+        return FLOAT * self.channels * prod(self.size)
+
+    def without_cost(self) -> "Flow":
+        """The same tensor with no cost yet: where a shortcut starts."""
+        return replace(self, parameters=0, multiply_adds=0, depth=0, saved=0, heavy=(0, 0))
+
+    def add_cost(self, parameters: int, multiply_adds: int = 0, saved: int = 0) -> "Flow":
+        return replace(
+            self,
+            parameters=self.parameters + parameters,
+            multiply_adds=self.multiply_adds + multiply_adds,
+            saved=self.saved + saved,
+        )
+
+    def save(self) -> "Flow":
+        """The backward pass needs this tensor; it counts once, however often it is needed."""
+        return self if self.is_saved else replace(self.add_cost(0, 0, self.nbytes), is_saved=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerContext:
+    """Where words are said: the net, the reference width and the stride that `s` takes."""
+
+    net: Net
+    width: int
+    stride: Size
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """One stage as it is built; `size` and `stride` are at its end."""
+
+    name: str
+    blocks: int
+    channels: int
+    size: Size
+    stride: Size
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What arithmetic says of a net. `depth` counts weighted layers along the branches."""
+
+    parameters: int
+    multiply_adds: int
+    depth: int
+    embed_width: int
+    stages: tuple[StageShape, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(stage.channels for stage in self.stages)
+
+    @property
+    def strides(self) -> tuple[Stride, ...]:
+        return tuple(
+            stage.stride[0] if len(set(stage.stride)) == 1 else stage.stride
+            for stage in self.stages
+        )
+
+
+def each_dimension(value: Stride, ndim: int) -> Size:
+    """One number for every dimension, or one each."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if len(numbers) not in (1, ndim):
+        raise UserError(f"{value} has {len(numbers)} numbers for {ndim} dimensions")
+    return numbers * ndim if len(numbers) == 1 else numbers
+
+
+def padding(kernel: Size, dilation: int = 1) -> Size:
+    """Odd kernels are padded to keep the size, even ones not at all."""
+    return tuple(dilation * (k // 2) if k % 2 else 0 for k in kernel)
+
+
+def pooling(word: Word, context: LayerContext) -> tuple[Size, Size]:
+    """Kernel and stride of a pooling or blur. Where `s` is 1 it does nothing in that dimension."""
+    ndim = context.net.ndim
+    kernel = each_dimension(word.kernel, ndim)
+    if word.stride is not None:
+        return kernel, each_dimension(word.stride, ndim)
+    kernel = tuple(k if s > 1 else 1 for k, s in zip(kernel, context.stride))
+    return kernel, context.stride
+
+
+def rounds_size_up(word: Word, kernel: Size) -> bool:
+    """Whether a pooling that takes the stage's stride rounds its size up, as `conv3s` does.
+
+    With a padded odd kernel it comes out so without rounding.
+    """
+    padded = word.kind in ("maxpool", "blur") and all(k % 2 for k in kernel)
+    return word.stride is None and not padded
+
+
+def eca_kernel(channels: int) -> int:
+    """Wang et al. 2020, eq. 12 with gamma 2 and b 1; never under 3."""
+    nearest = int(abs(log2(channels) + 1) / 2)
+    return max(nearest if nearest % 2 else nearest + 1, 3)
+
+
+def step(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    """The tensor behind one word, and what it has cost so far."""
+    return ARITHMETIC[word.kind](shape, word, context)
+
+
+def run(shape: FeatureShape, words: Iterable[Word], context: LayerContext) -> FeatureShape:
+    """What words said in turn make of the shape."""
+    for word in words:
+        shape = step(shape, word, context)
+        if shape.channels < 1 or min(shape.size) < 1:
+            left = f"{shape.channels} channels at {_by(shape.size)} positions"
+            raise UserError(f"nothing is left after {word}: {left}")
+    return shape
+
+
+def block(shape: FeatureShape, spec: Block, context: LayerContext) -> FeatureShape:
+    """What a block makes of the shape. Raises UserError where branch and shortcut disagree."""
+    said = parse(spec.body)
+    lead = run(shape, said.lead, context)
+    y = run(lead, said.branch, context)
+    if said.merge == "concat":
+        if y.size != shape.size:
+            raise UserError(f"{spec.body!r} changes the size, so `&` cannot join it to its input")
+        y = replace(y, channels=shape.channels + y.channels, is_saved=False)
+    elif said.merge in ("add", "gate"):
+        # a tensor that the branch saves is not saved again by a shortcut
+        start = _saved_by(shape, (*said.lead, *said.branch), context)
+        fork = _saved_by(lead, said.branch, context) if said.lead else start
+        sides = {"shortcut": side_path(start, fork, y, spec, context)}
+        if said.merge == "gate":
+            sides["gate"] = run(start.without_cost(), parse(spec.gate).branch, context)
+            y = y.save().add_cost(0, 0, 2 * y.nbytes)
+            sides["shortcut"] = sides["shortcut"].save()
+        y = replace(y, is_saved=False)
+        for name, side in sides.items():
+            if (side.channels, side.size) != (y.channels, y.size):
+                raise UserError(
+                    f"the branch of {spec.body!r} ends with {y.channels} channels at "
+                    f"{_by(y.size)}, its {name} {_text(name, spec, shape, y, context)!r} "
+                    f"with {side.channels} at {_by(side.size)}"
+                )
+            y = _with_cost(y, side)
+    return run(y, said.after, replace(context, stride=(1,) * context.net.ndim))
+
+
+def _saved_by(shape: FeatureShape, words: Sequence[Word], context: LayerContext) -> FeatureShape:
+    """The tensor, known as saved where the first of the words saves its input."""
+    if not words or shape.is_saved:
+        return shape
+    first = words[0]
+    saves = first.kind not in ("act", "drop", "pool", "pad", "pos", "embed")
+    if first.kind == "act":
+        saves = context.net.act in ("gelu", "silu", "leaky")
+    return replace(shape, is_saved=saves and first.learned)
+
+
+def _with_cost(shape: FeatureShape, other: FeatureShape) -> FeatureShape:
+    """The tensor with the cost of another one on top, but for its depth."""
+    paid = shape.add_cost(other.parameters, other.multiply_adds, other.saved)
+    return replace(paid, heavy=(shape.heavy[0] + other.heavy[0], shape.heavy[1] + other.heavy[1]))
+
+
+def projects(shape: FeatureShape, y: FeatureShape, context: LayerContext) -> bool:
+    """Whether the shape changes between a block's input and its merge."""
+    return y.channels != shape.channels or max(context.stride) > 1
+
+
+def side_path(
+    shape: FeatureShape, lead: FeatureShape, y: FeatureShape, spec: Block, context: LayerContext
+) -> FeatureShape:
+    """The shortcut: from behind the lead where it projects, from the block's input otherwise."""
+    if projects(shape, y, context):
+        return run(lead.without_cost(), parse(spec.shortcut).branch, context)
+    return run(shape.without_cost(), parse(spec.identity).branch, context)
+
+
+@lru_cache(maxsize=1024)  # specs are frozen, and are measured wherever they are checked
+def measure(net: Net) -> Measure:
+    """Count a whole network at its own input size. Raises UserError where shapes do not fit."""
+    one = (1,) * net.ndim
+    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
+    shape = run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
+    stages = []
+    for i, stage in enumerate(net.stages, 1):
+        before = shape
+        shape = run(shape, parse(stage.enter).branch, LayerContext(net, shape.channels, one))
+        first = LayerContext(net, stage.width, each_dimension(stage.stride, net.ndim))
+        rest = LayerContext(net, stage.width, one)
+        known: dict[tuple[Block, int, Size, bool], FeatureShape] = {}  # depth repeats itself
+        for j, spec in enumerate(stage.blocks):
+            key = (spec, shape.channels, shape.size, shape.is_saved)
+            if j == 0:
+                shape = block(shape, spec, first)
+            elif key in known:
+                shape = follow(shape, known[key])
+            else:
+                known[key] = block(replace(shape.without_cost(), stride=one), spec, rest)
+                shape = follow(shape, known[key])
+        stages.append(
+            StageShape(
+                f"layer{i}",
+                len(stage.blocks),
+                shape.channels,
+                shape.size,
+                shape.stride,
+                shape.parameters - before.parameters,
+                shape.multiply_adds - before.multiply_adds,
+            )
+        )
+    shape = run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, one))
+    width = shape.channels * prod(shape.size)
+    if net.num_classes:
+        shape = shape.add_cost((width + 1) * net.num_classes, width * net.num_classes)
+        shape = replace(shape, depth=shape.depth + 1)
+    return Measure(shape.parameters, shape.multiply_adds, shape.depth, width, tuple(stages))
+
+
+def follow(shape: FeatureShape, known: FeatureShape) -> FeatureShape:
+    """The tensor behind a block whose own cost and shape are `known`."""
+    stride = tuple(a * b for a, b in zip(shape.stride, known.stride))
+    behind = replace(_with_cost(shape, known), depth=shape.depth + known.depth)
+    return replace(
+        behind, channels=known.channels, size=known.size, stride=stride, is_saved=known.is_saved
+    )
+
+
+def _times(shape: FeatureShape, context: LayerContext, stride: Size | None = None) -> Size:
+    return tuple(a * b for a, b in zip(shape.stride, stride or context.stride))
+
+
+def _by(size: Size) -> str:
+    return " x ".join(map(str, size))
+
+
+def _text(
+    name: str, spec: Block, shape: FeatureShape, y: FeatureShape, context: LayerContext
+) -> str:
+    if name == "gate":
+        return spec.gate
+    return spec.shortcut if projects(shape, y, context) else spec.identity
+
+
+def _hidden(channels: int, word: Word) -> int:
+    assert word.value is not None
+    hidden = channels // int(word.value)
+    if hidden < 1:
+        raise UserError(f"{word} leaves nothing of {channels} channels")
+    return hidden
+
+
+def out_channels(channels: int, word: Word, context: LayerContext) -> int:
+    """Channels behind a `conv` or `attn`: a share of the reference width, unless they stay."""
+    if word.groups == 0 or (word.kind == "attn" and word.ratio == (1, 1)):
+        return channels
+    return context.width * word.ratio[0] // word.ratio[1]
+
+
+def _conv(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    ndim = context.net.ndim
+    kernel = each_dimension(word.kernel, ndim)
+    stride = context.stride if word.stride is None else each_dimension(word.stride, ndim)
+    size = tuple(
+        (n + 2 * p - word.dilation * (k - 1) - 1) // s + 1
+        for n, p, k, s in zip(shape.size, padding(kernel, word.dilation), kernel, stride)
+    )
+    out, groups = out_channels(shape.channels, word, context), word.groups or shape.channels
+    if shape.channels % groups or out % groups:
+        raise UserError(
+            f"{word}: {groups} groups do not divide {shape.channels} and {out} channels"
+        )
+    per_value = shape.channels // groups * prod(kernel)
+    weights = out * per_value
+    paid = shape.save().add_cost(
+        weights + out * word.bias, weights * prod(size) if min(size) > 0 else 0
+    )
+    made = replace(
+        paid,
+        channels=out,
+        size=size,
+        stride=_times(shape, context, stride),
+        depth=shape.depth + 1,
+        is_saved=False,
+    )
+    first, second = (made.nbytes * (per_value > limit) for limit in HEAVY)
+    return replace(made, heavy=(shape.heavy[0] + first, shape.heavy[1] + second))
+
+
+def _pool(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    kernel, stride = pooling(word, context)
+    pad = padding(kernel) if word.kind in ("maxpool", "blur") else (0,) * len(kernel)
+    if word.kind == "blur":
+        for n, k, p in zip(shape.size, kernel, pad):
+            if k % 2 == 0 or p >= n:
+                raise UserError(f"{word} needs an odd kernel and more than {p} positions, not {n}")
+    rounds_up = rounds_size_up(word, kernel)
+    size = []
+    for n, k, s, p in zip(shape.size, kernel, stride, pad):
+        out = (ceil((n + 2 * p - k) / s) if rounds_up else (n + 2 * p - k) // s) + 1
+        # rounding up never starts a window beyond the input and its padding on the left
+        size.append(out - 1 if rounds_up and (out - 1) * s >= n + p else out)
+    if word.stride is None and max(stride) == 1:
+        return shape
+    made = replace(
+        shape.save(), size=tuple(size), stride=_times(shape, context, stride), is_saved=False
+    )
+    if word.kind == "maxpool":
+        return made.add_cost(0, 0, INDEX * made.channels * prod(size))
+    if word.kind == "blur":
+        padded = prod(n + 2 * p for n, p in zip(shape.size, pad))
+        return made.add_cost(0, 0, FLOAT * shape.channels * padded)
+    return made
+
+
+def _attention(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    out, positions = out_channels(shape.channels, word, context), prod(shape.size)
+    assert word.value is not None
+    if out % int(word.value):
+        raise UserError(f"{word}: {int(word.value)} heads do not divide {out} channels")
+    weights = 3 * out * shape.channels
+    products = 2 * out * positions**2
+    saved = FLOAT * (3 * out * positions + int(word.value) * positions)
+    paid = shape.save().add_cost(
+        weights + 3 * out * word.bias, weights * positions + products, saved
+    )
+    made = replace(paid, channels=out, depth=shape.depth + 1, is_saved=False)
+    heavy = FLOAT * 3 * out * positions
+    first, second = (heavy * (shape.channels > limit) for limit in HEAVY)
+    return replace(made, heavy=(shape.heavy[0] + first, shape.heavy[1] + second)).save()
+
+
+def _act(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    if context.net.act in ("gelu", "silu", "leaky"):  # their backward pass needs the input
+        return _new(shape.save())
+    return _new(shape).save()
+
+
+def _drop(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    return _new(shape.add_cost(0, 0, shape.nbytes))  # the mask
+
+
+def _norm(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    net, c = context.net, shape.channels
+    statistics = {"layer": 2 * prod(shape.size), "group": 2 * gcd(32, c), "instance": 4 * c}
+    saved = FLOAT * statistics.get(net.norm, 0)
+    return _new(shape.save().add_cost(2 * c if net.affine else 0, 0, saved))
+
+
+def _global_pool(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    count = int(word.value or 1)
+    made = shape.save() if count > 1 else shape
+    return replace(_new(made), size=(count,) * context.net.ndim)
+
+
+def _top(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    positions, count = prod(shape.size), int(word.value or 1)
+    if context.net.ndim != 1:
+        raise UserError(f"{word} is for one dimension; the network has {context.net.ndim}")
+    if positions < count:
+        raise UserError(f"{word} of only {positions} positions")
+    saved = shape.save().add_cost(0, 0, (INDEX + FLOAT) * shape.channels * positions)
+    return replace(_new(saved), size=(count,))
+
+
+def _fc(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    count = int(word.value or 1)
+    cost = count * shape.channels * prod(shape.size)
+    made = replace(_new(shape.save().add_cost(cost + count, cost)), channels=count)
+    return replace(made, size=(1,) * context.net.ndim, depth=shape.depth + 1)
+
+
+def _pad(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    if context.width < shape.channels:
+        raise UserError(f"{word} cannot go from {shape.channels} channels to {context.width}")
+    size = tuple((n - 1) // s + 1 for n, s in zip(shape.size, context.stride))
+    made = replace(_new(shape), channels=context.width, size=size)
+    return replace(made, stride=_times(shape, context))
+
+
+def _se(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    c, hidden = shape.channels, _hidden(shape.channels, word)
+    weights = 2 * c * hidden
+    return _new(shape.save().add_cost(weights + hidden + c, weights, FLOAT * (2 * c + hidden)))
+
+
+def _eca(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    c, kernel = shape.channels, eca_kernel(shape.channels)
+    return _new(shape.save().add_cost(kernel, kernel * c, FLOAT * 2 * c))
+
+
+def _cbam(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    c, hidden, positions = shape.channels, _hidden(shape.channels, word), prod(shape.size)
+    spatial, pair = 2 * 7**context.net.ndim, 2 * c * hidden
+    saved = shape.nbytes + FLOAT * (3 * c + 2 * hidden + 5 * positions)
+    parameters, multiply_adds = pair + hidden + c + spatial + 2, 2 * pair + spatial * positions
+    return _new(shape.save().add_cost(parameters, multiply_adds, saved))
+
+
+def _scale(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    if not word.learned:
+        return _new(shape)
+    return _new(shape.save().add_cost(1 if word.value == 0 else shape.channels))
+
+
+def _gate(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    c = shape.channels
+    return _new(shape.save().add_cost(c * c + c, c * c * prod(shape.size), 2 * shape.nbytes))
+
+
+def _embed(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    width = int(word.value or 1)
+    return replace(shape.add_cost(shape.channels * width), channels=width)
+
+
+def _pos(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    return _new(shape.add_cost(shape.channels * prod(shape.size)))
+
+
+def _new(shape: FeatureShape) -> FeatureShape:
+    """A tensor that nothing has saved yet."""
+    return replace(shape, is_saved=False)
+
+
+# kind of a word: what it makes of a tensor
+ARITHMETIC: dict[str, Callable[[FeatureShape, Word, LayerContext], FeatureShape]] = {
+    "conv": _conv,
+    "norm": _norm,
+    "act": _act,
+    "maxpool": _pool,
+    "avgpool": _pool,
+    "blur": _pool,
+    "pool": _global_pool,
+    "fc": _fc,
+    "top": _top,
+    "drop": _drop,
+    "se": _se,
+    "eca": _eca,
+    "cbam": _cbam,
+    "attn": _attention,
+    "scale": _scale,
+    "gate": _gate,
+    "pad": _pad,
+    "embed": _embed,
+    "pos": _pos,
+}
