@@ -132,7 +132,7 @@ def test_a_signal_before_the_first_round_leaves_nothing(
     ("names", "options", "said"),
     [
         (["resnet21"], {}, "did you mean .*resnet20"),
-        (["alexnet"], {"size": 64}, "plain module"),
+        (["alexnet"], {"size": 64}, "external module"),
         (["resnet20"], {"batch": 1}, "batch = 1: at least 2"),
         (["resnet20"], {"seconds": 0}, "above 0"),
         (["resnet20"], {"threads": -1}, "threads"),

@@ -17,7 +17,7 @@ from plusx.grammar.toml import to_toml
 from plusx.nn.external import EXTERNAL
 from plusx.nn.network import Network
 from plusx.weights import convert, open_network, read_weights
-from plusx.weights.convert import spoken
+from plusx.weights.convert import with_shortcut
 
 
 # each of the tests that start the reading process takes a few seconds
@@ -29,7 +29,7 @@ either_kind = pytest.mark.parametrize(
 
 def akamaster(num_classes: int = 10) -> tuple[Network, dict[str, Tensor]]:
     """A ResNet-20 as that repository computes it, and its tensors under that repository's names."""
-    spec = spoken(zoo.find("resnet20"), {"pad": "pad/2"})
+    spec = with_shortcut(zoo.find("resnet20"), {"pad": "pad/2"})
     net = plusx.create_model(spec, num_classes=num_classes, seed=3).eval()
     with torch.no_grad():
         for name, tensor in net.state_dict().items():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plusx import run
 from plusx.data.modality import ImageModality
-from plusx.export import checked, read_onnx, sealed
+from plusx.export import checked, read_onnx, with_digest
 from plusx.export.file import FORMAT
 from plusx.run.folder import load_run
 
@@ -58,7 +58,7 @@ def written(changed: Callable[[Any], object] = lambda model: None, **metadata: s
     made = model()
     changed(made)
     said = {key: text for key, text in {**METADATA, **metadata}.items() if text}
-    return sealed(made.SerializeToString(), said)
+    return with_digest(made.SerializeToString(), said)
 
 
 def opened(content: bytes, folder: Path) -> run.Run:

@@ -86,7 +86,7 @@ def test_a_walk_gives_what_the_network_gives(block: Block) -> None:
         "layer2.0",
     ]
     for place, output in zip(block_positions(net), passed.outputs, strict=True):
-        assert output.shape[1:] == (place.block.flow.channels, *place.block.flow.size)
+        assert output.shape[1:] == (place.block.shape_out.channels, *place.block.shape_out.size)
     assert [place.changes_shape for place in block_positions(net)].index(True) == 3
 
 
@@ -221,7 +221,7 @@ def test_the_identity_is_refused_where_it_does_not_hold(block: Block) -> None:
 
 
 def test_a_plain_module_has_no_blocks_to_measure() -> None:
-    with pytest.raises(ValueError, match="Linear is a plain module"):
+    with pytest.raises(ValueError, match="Linear is an external module"):
         block_gradients(nn.Linear(2, 2), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
 
 

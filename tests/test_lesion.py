@@ -121,7 +121,7 @@ def test_what_cannot_be_deleted_is_refused() -> None:
         pass
     with pytest.raises(ValueError, match=r"no block layer9\.0"), without(net, ["layer9.0"]):
         pass
-    with pytest.raises(ValueError, match="Linear is a plain module"):
+    with pytest.raises(ValueError, match="Linear is an external module"):
         lesions(nn.Linear(1, 1), evaluate)
 
 

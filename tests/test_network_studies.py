@@ -154,16 +154,16 @@ def test_a_step_of_deep_networks_is_told_block_by_block(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "overrides", "message"),
     [
-        ("gradients", ["study.networks=[alexnet]"], "alexnet is a plain module"),
+        ("gradients", ["study.networks=[alexnet]"], "alexnet is an external module"),
         ("gradients", ["study.acts=[rleu]"], "relu"),
         ("responses", ["study.networks=[resnet21]"], "unknown network 'resnet21'"),
-        ("lesion", ["study.networks=[googlenet]"], "googlenet is a plain module"),
+        ("lesion", ["study.networks=[googlenet]"], "googlenet is an external module"),
         ("lesion", ["study.split=train"], "must be validation or test"),
         ("paths", ["study.networks=[plain20]"], r"plain20 has blocks that are not x \+ F\(x\)"),
         ("paths", ["study.networks=[densenet40_12]"], "densenet40_12 has blocks that are not"),
         ("surface", ["study.networks=[]"], "networks"),
         ("surface", ["study.span=0"], "span"),
-        ("thousand", ["study.networks=[alexnet]"], "alexnet is a plain module"),
+        ("thousand", ["study.networks=[alexnet]"], "alexnet is an external module"),
     ],
 )
 def test_a_network_that_cannot_be_looked_at_so_is_refused(

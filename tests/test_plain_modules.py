@@ -1,4 +1,4 @@
-"""The plain modules have what a Network has, and compute what their sources compute."""
+"""The external modules have what a Network has, and compute what their sources compute."""
 
 import pytest
 import torch

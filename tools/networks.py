@@ -11,6 +11,7 @@ from plusx.zoo.cifar import CIFAR
 from plusx.zoo.image import IMAGE
 from plusx.zoo.sequence import SEQUENCE
 from plusx.zoo.volume import VOLUME
+from plusx.zoo.with_head import HEADED
 
 
 GROUPS: dict[str, Sequence[str]] = {
@@ -26,6 +27,7 @@ GROUPS: dict[str, Sequence[str]] = {
     "cifar": tuple(CIFAR),
     "sequence": tuple(SEQUENCE),
     "volume": tuple(VOLUME),
+    "headed": tuple(HEADED),
 }
 
 

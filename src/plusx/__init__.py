@@ -22,7 +22,7 @@ _EXPORTS = {
     "batches": "plusx.data.loader",
     "create_model": "plusx.models",
     "evaluate": "plusx.train.loop",
-    "find": "plusx.zoo",
+    "find": "plusx.models",
     "fit": "plusx.train.loop",
     "grad_cam": "plusx.explain.grad_cam",
     "list_models": "plusx.models",

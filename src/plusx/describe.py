@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from plusx.errors import UserError
-from plusx.grammar.arithmetic import measure
+from plusx.grammar.arithmetic import each_dimension, measure
+from plusx.grammar.heads import head_to_dict
+from plusx.grammar.model import External, Model, WithHead
 from plusx.grammar.sizes import parse_size
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_dict, from_toml, to_dict
 from plusx.grammar.validate import validate
 from plusx.overrides import split_override
-from plusx.zoo import PAPERS, ZOO, External, find, names
+from plusx.zoo import HEADED, PAPERS, ZOO, Entry, HeadedEntry, find_model, names
 from plusx.zoo.fits import fit
 
 
@@ -22,12 +24,13 @@ def list_networks(pattern: str = "*") -> list[dict[str, Any]]:
 
     UserError: none does.
     """
-    found = names(pattern)
+    found = names(pattern, headed=True)
     if not found:
-        near = get_close_matches(pattern.strip("*?"), list(ZOO), n=3, cutoff=0.5)
+        near = get_close_matches(pattern.strip("*?"), [*ZOO, *HEADED], n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise UserError(f"no network matches {pattern!r}{hint}")
-    return [_figures(name, ZOO[name].net) | {"source": ZOO[name].source} for name in found]
+    entries: dict[str, Entry | HeadedEntry] = {**ZOO, **HEADED}
+    return [_figures(name, entries[name].net) | {"source": entries[name].source} for name in found]
 
 
 def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -39,6 +42,9 @@ def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any
     if overrides:
         net = _changed(model, net, overrides)
     described = _figures(model, net) | {"source": source}
+    if isinstance(net, WithHead):
+        described |= {"head": head_to_dict(net.head)}
+        net = net.backbone
     if isinstance(net, External):
         return described | {"stages": []}
     shapes = measure(net).stages
@@ -73,6 +79,9 @@ def describe_memory(
     net, _ = _network(model)
     if overrides:
         net = _changed(model, net, overrides)
+    if isinstance(net, WithHead):
+        base = HEADED[model].base
+        raise UserError(f"{model} has a head, whose memory is not counted; describe {base}")
     return fit(model, net, parse_size(memory), batch)
 
 
@@ -87,8 +96,10 @@ def description(described: dict[str, Any]) -> str:
         f"  multiply-adds  {described['multiply_adds']:,}",
         f"  depth          {described['depth']} layers with weights",
     ]
+    if "head" in described:
+        lines.append(f"  head           {described['head']['kind']}, depth is the backbone's")
     if not described["stages"]:
-        return "\n".join([*lines, "  a plain module, built as it is published"])
+        return "\n".join([*lines, "  an external module, built as it is published"])
     said = f"norm {described['norm']}, act {described['act']}"
     lines += [f"  {said}", "", f"  stem    {described['stem']}"]
     for stage in described["stages"]:
@@ -107,7 +118,7 @@ def description(described: dict[str, Any]) -> str:
     return "\n".join([*lines, f"  tail    {described['tail']}"])
 
 
-def _network(model: str) -> tuple[Net | External, str]:
+def _network(model: str) -> tuple[Model, str]:
     path = Path(model)
     if path.suffix == ".toml":
         if not path.is_file():
@@ -118,15 +129,16 @@ def _network(model: str) -> tuple[Net | External, str]:
         except ValueError as error:
             raise UserError(f"{model}: {error}") from None
         return said, model
-    net = find(model)
-    source = ZOO[model].source
+    net = find_model(model)
+    source = (HEADED[model] if model in HEADED else ZOO[model]).source
     paper = next((title for key, title in PAPERS.items() if source.startswith(key)), None)
     return net, f"{source}: {paper}" if paper else source
 
 
-def _changed(model: str, net: Net | External, overrides: Sequence[str]) -> Net:
-    if isinstance(net, External):
-        raise UserError(f"{model} is a plain module without a spec: its fields do not change")
+def _changed(model: str, net: Model, overrides: Sequence[str]) -> Net:
+    if not isinstance(net, Net):
+        what = "has a head" if isinstance(net, WithHead) else "is an external module without a spec"
+        raise UserError(f"{model} {what}: its fields do not change")
     changeable = [field.name for field in fields(Net) if field.name != "stages"]
     spec = to_dict(net)
     for override in overrides:
@@ -145,19 +157,18 @@ def _changed(model: str, net: Net | External, overrides: Sequence[str]) -> Net:
     return changed
 
 
-def _figures(name: str, net: Net | External) -> dict[str, Any]:
-    counted = net if isinstance(net, External) else measure(net)
-    if isinstance(net, External):
-        size = net.size if isinstance(net.size, tuple) else (net.size, net.size)
-    else:
-        size = net.size if isinstance(net.size, tuple) else (net.size,) * net.ndim
-    tokens = isinstance(net, Net) and net.stem.startswith("embed")
+def _figures(name: str, net: Model) -> dict[str, Any]:
+    backbone = net.backbone if isinstance(net, WithHead) else net
+    counted = backbone if isinstance(backbone, External) else measure(backbone)
+    size = each_dimension(backbone.size, 2 if isinstance(backbone, External) else backbone.ndim)
+    tokens = isinstance(backbone, Net) and backbone.stem.startswith("embed")
+    costs = HEADED[name] if isinstance(net, WithHead) else counted
     return {
         "name": name,
-        "parameters": counted.parameters,
-        "multiply_adds": counted.multiply_adds,
+        "parameters": costs.parameters,
+        "multiply_adds": costs.multiply_adds,
         "depth": counted.depth,
-        "input": list(size) if tokens else [net.in_channels, *size],
+        "input": list(size) if tokens else [backbone.in_channels, *size],
         "classes": net.num_classes,
     }
 

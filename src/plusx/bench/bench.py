@@ -155,7 +155,7 @@ def _sized(name: str, spec: Net | External, size: int | None) -> Net | External:
     if size is None:
         return spec
     if isinstance(spec, External):
-        raise UserError(f"size = {size}: {name} is a plain module of a size of its own")
+        raise UserError(f"size = {size}: {name} is an external module of a size of its own")
     sized = replace(spec, size=size)
     try:
         validate(sized)

@@ -126,7 +126,7 @@ def _built(name: str, plan: str, size: int | None) -> nn.Module:
     """The network in training, under the plan."""
     spec = find(name)
     if size is not None and isinstance(spec, External):
-        raise UserError(f"size = {size}: {name} is a plain module of a size of its own")
+        raise UserError(f"size = {size}: {name} is an external module of a size of its own")
     net: nn.Module = create_model(
         replace(spec, size=size) if size is not None and isinstance(spec, Net) else name, seed=0
     )
@@ -145,7 +145,7 @@ def _counted(net: nn.Module, batch: Batch) -> int:
 
 
 def _predicted(spec: Net | External, net: nn.Module, plan: str, batch: int) -> int | None:
-    """The same by arithmetic; None for a plain module."""
+    """The same by arithmetic; None for an external module."""
     if isinstance(spec, External):
         if spec.reversible is None:
             return None

@@ -161,7 +161,7 @@ def cost_of(claim: Claim) -> int:
 
 
 def spec(name: str, num_classes: int | None = None) -> Net:
-    """The network of that name as a spec, with so many classes. It is no plain module."""
+    """The network of that name as a spec, with so many classes. It is no external module."""
     net = ZOO[name].net
     assert isinstance(net, Net), name
     return net if num_classes is None else replace(net, num_classes=num_classes)

@@ -17,7 +17,7 @@ from plusx.evidence.verdict import Options, Outcome
 from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
-from plusx.nn.block import ResidualBlock, say
+from plusx.nn.block import ResidualBlock, run_layers
 from plusx.nn.layers import ZeroPad
 from plusx.study.blocks import block_positions, preserved, run_blocks
 from plusx.study.gradients import shortcut_identity
@@ -63,9 +63,9 @@ def unrolling(claim: Claim, options: Options) -> Outcome:
         flowing, total, nested = at, torch.zeros_like(at), at
         for position in run:
             block = position.block
-            branch = say(block, block.branch, say(block, block.lead, flowing))
+            branch = run_layers(block, block.branch, run_layers(block, block.lead, flowing))
             flowing, total = block(flowing), total + branch
-            nested = say(block, block.branch, say(block, block.lead, nested))
+            nested = run_layers(block, block.branch, run_layers(block, block.lead, nested))
         error = _relative(flowing - at, total)
         other = _relative(nested + at, flowing)
     return Outcome(
@@ -175,7 +175,7 @@ def survival_in_evaluation(claim: Claim, options: Options) -> Outcome:
             block = position.block
             skip = start if block.downsample is None else block.downsample(start)
             survival = 1 - block.drop
-            branch = say(block, block.branch, start)
+            branch = run_layers(block, block.branch, start)
             worst = max(worst, _relative((skip + survival * branch).relu(), output))
     return Outcome(values=(worst,), shown=(f"{len(positions)} blocks",))
 
@@ -250,7 +250,7 @@ def projection(claim: Claim, options: Options) -> Outcome:
     assert block.downsample is not None
     side = block.downsample
     with torch.no_grad():
-        branch = say(block, block.branch, x)
+        branch = run_layers(block, block.branch, x)
         both = float((block(x) - (branch + side(x)).relu()).abs().max())
         alone = float((block(x) - plain(x)).abs().max())
     conv, first = side[0], block.get_parameter("conv1.weight")
@@ -338,7 +338,7 @@ def _pooled(net: nn.Module, x: Tensor) -> Tensor:
     names: Sequence[str] = tail.names  # type: ignore[assignment, union-attr]
     before = [name for name in names if not name.startswith("pool")]
     with torch.no_grad():
-        return say(tail, before, maps)  # type: ignore[arg-type]
+        return run_layers(tail, before, maps)  # type: ignore[arg-type]
 
 
 def _relative(first: Tensor, second: Tensor) -> float:

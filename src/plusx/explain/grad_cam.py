@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from plusx.errors import UserError
 from plusx.grammar.words import Word, parse
-from plusx.nn.block import say
+from plusx.nn.block import run_layers
 from plusx.nn.network import Network, stage_positions
 from plusx.nn.reversible import ReversibleNetwork
 from plusx.train.loop import evaluating
@@ -119,7 +119,7 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
         return _cut_network(net, stage, _pooled(parse(net.spec.tail).branch))
     if isinstance(net, ReversibleNetwork):
         return _cut_network(net, stage, net.tail.names.index("pool1"))
-    output = _PLAIN.get(str(getattr(net, "plain", "")))
+    output = _PLAIN.get(str(getattr(net, "name", "")))
     if output is None:
         raise UserError(
             f"{type(net).__name__} is no network of plusx: which of its tensors are maps is "
@@ -167,13 +167,13 @@ def _cut_network(net: Network | ReversibleNetwork, stage: int | None, pooled: in
         (stage,), place = stage_positions([stage], len(net.widths)), 0
 
     def maps(x: Tensor) -> Tensor:
-        return say(net.tail, names[:place], net.features(x, out=[stage])[0])
+        return run_layers(net.tail, names[:place], net.features(x, out=[stage])[0])
 
     def output(x: Tensor) -> Tensor:
         for i in range(stage + 1, len(net.widths)):
             x = getattr(net, f"enter{i + 1}", nn.Identity())(x)
             x = getattr(net, f"layer{i + 1}")(x)
-        return net.fc(say(net.tail, names[place:], x).flatten(1))
+        return net.fc(run_layers(net.tail, names[place:], x).flatten(1))
 
     return Cut(maps, output)
 

@@ -1,7 +1,7 @@
 """Networks as ONNX files: written by torch.onnx, checked against torch, quantised, opened again."""
 
 from plusx.export.agreement import NUM_INPUTS, Agreement, compare, example_inputs
-from plusx.export.file import OnnxFile, checked, read_onnx, sealed
+from plusx.export.file import OnnxFile, checked, read_onnx, with_digest
 from plusx.export.graph import EMBEDDING, to_onnx
 from plusx.export.quantise import Quantised, quantise
 from plusx.export.session import OnnxNetwork
@@ -19,6 +19,6 @@ __all__ = [
     "example_inputs",
     "quantise",
     "read_onnx",
-    "sealed",
     "to_onnx",
+    "with_digest",
 ]

@@ -48,7 +48,7 @@ class OnnxFile:
         return next(iter(self.outputs.values()))[0] if len(self.outputs) == 1 else 0
 
 
-def sealed(content: bytes, metadata: Mapping[str, str]) -> bytes:
+def with_digest(content: bytes, metadata: Mapping[str, str]) -> bytes:
     """The same model with this metadata, its format and the digest of it all."""
     from onnx import ModelProto, helper
 

@@ -42,11 +42,11 @@ class FeatureShape:
         """Bytes of the tensor in float32."""
         return FLOAT * self.channels * prod(self.size)
 
-    def without_cost(self) -> "Flow":
+    def without_cost(self) -> "FeatureShape":
         """The same tensor with no cost yet: where a shortcut starts."""
         return replace(self, parameters=0, multiply_adds=0, depth=0, saved=0, heavy=(0, 0))
 
-    def add_cost(self, parameters: int, multiply_adds: int = 0, saved: int = 0) -> "Flow":
+    def add_cost(self, parameters: int, multiply_adds: int = 0, saved: int = 0) -> "FeatureShape":
         return replace(
             self,
             parameters=self.parameters + parameters,
@@ -54,7 +54,7 @@ class FeatureShape:
             saved=self.saved + saved,
         )
 
-    def save(self) -> "Flow":
+    def save(self) -> "FeatureShape":
         """The backward pass needs this tensor; it counts once, however often it is needed."""
         return self if self.is_saved else replace(self.add_cost(0, 0, self.nbytes), is_saved=True)
 

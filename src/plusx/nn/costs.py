@@ -39,14 +39,14 @@ def multiply_adds(net: NetworkWithHead, size: Size) -> int:
 
 def _sketch(net: NetworkWithHead) -> NetworkWithHead:
     """The same network without numbers, wherever those of the network are."""
-    base = net.backbone
     with torch.device("meta"):
+        base: Any = net.backbone
         if isinstance(base, Network):
             return NetworkWithHead(Network(base.spec), net.head_spec, net.num_classes)
         from plusx.nn.external import EXTERNAL  # loads torchvision
 
-        made = EXTERNAL[str(base.plain)](0, int(base.in_channels))  # type: ignore[arg-type]
-        return NetworkWithHead(made, net.head_spec, net.num_classes)
+        external = EXTERNAL[base.name](0, base.in_channels)
+        return NetworkWithHead(external, net.head_spec, net.num_classes)
 
 
 def _regions(net: NetworkWithHead, x: Tensor) -> None:

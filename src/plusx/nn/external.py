@@ -1,11 +1,11 @@
-"""Plain modules: the networks that are no sentence with skips, behind the same few methods.
+"""External networks: those that the language cannot say, behind the methods of `nn.build.Backbone`.
 
-Each has what a Network has: forward, features, embed, widths, strides and reset_head. EXTERNAL names
-them; a builder takes the numbers of classes and of input channels.
+EXTERNAL names them; a builder takes the numbers of classes and of input channels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torchvision.models.alexnet import AlexNet as TorchvisionAlexNet
 from torchvision.models.googlenet import BasicConv2d
 from torchvision.models.googlenet import GoogLeNet as TorchvisionGoogLeNet
 
+from plusx.grammar.model import External
 from plusx.grammar.reversible import REVNET38, REVNET110
 from plusx.nn.network import head, stage_positions
 from plusx.nn.reversible import ReversibleNetwork
@@ -32,7 +33,10 @@ class AlexNet(nn.Module):
     Images are at least 63 positions a side.
     """
 
-    plain = "alexnet"
+    name = "alexnet"
+    spec: External | None = None
+    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
+    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
     widths = (64, 192, 384, 256, 256)
     strides = (8, 16, 16, 16, 32)
 
@@ -74,6 +78,8 @@ class AlexNet(nn.Module):
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""
         self.num_classes = num_classes
+        if num_classes != len(self.classes):
+            self.classes = ()
         self.fc = head(4096, num_classes).to(next(self.parameters()))
 
 
@@ -84,7 +90,10 @@ class GoogLeNet(TorchvisionGoogLeNet):  # type: ignore[misc]
     least 15 positions a side.
     """
 
-    plain = "googlenet"
+    name = "googlenet"
+    spec: External | None = None
+    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
+    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
     widths = (192, 480, 832, 1024)
     strides = (4, 8, 16, 32)
 
@@ -122,6 +131,8 @@ class GoogLeNet(TorchvisionGoogLeNet):  # type: ignore[misc]
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""
         self.num_classes = num_classes
+        if num_classes != len(self.classes):
+            self.classes = ()
         self.fc = head(1024, num_classes).to(next(self.parameters()))
 
 
@@ -160,7 +171,10 @@ class KerasResNet8(nn.Module):
     batch-norm epsilon of 0.001. Its published weights take pixels from 0 to 255, not scaled.
     """
 
-    plain = "resnet8_keras"
+    name = "resnet8_keras"
+    spec: External | None = None
+    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
+    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
     widths = (16, 32, 64)
     strides = (1, 2, 4)
 
@@ -196,6 +210,8 @@ class KerasResNet8(nn.Module):
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""
         self.num_classes = num_classes
+        if num_classes != len(self.classes):
+            self.classes = ()
         self.fc = head(64, num_classes).to(next(self.parameters()))
 
 

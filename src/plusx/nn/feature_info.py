@@ -38,7 +38,7 @@ class FeatureInfo:
 
 
 def feature_info(backbone: nn.Module) -> FeatureInfo:
-    """The maps of a network, or of a plain module with `widths` and `strides`."""
+    """The maps of a network, or of an external module with `widths` and `strides`."""
     if isinstance(backbone, Network):
         net = backbone.spec
         stem = [
@@ -49,7 +49,7 @@ def feature_info(backbone: nn.Module) -> FeatureInfo:
         strides = [each_dimension(stride, net.ndim) for stride in backbone.strides]
         strides[-1] = tuple(a * b for a, b in zip(strides[-1], tail_stride(backbone)))
     else:
-        net = like_plain(backbone)
+        net = net_like(backbone)
         stem, widths = [], list(backbone.widths)  # type: ignore[arg-type]
         strides = [each_dimension(stride, 2) for stride in backbone.strides]  # type: ignore[union-attr]
     tokens = net.stem.startswith("embed")
@@ -70,8 +70,8 @@ def tail_stride(backbone: Network) -> Size:
     return tuple(a // b for a, b in zip(backbone.tail.shape_out.stride, last))
 
 
-def like_plain(backbone: nn.Module) -> Net:
-    """A spec that says of a plain module what a head asks: two dimensions, batch norm, ReLU."""
+def net_like(backbone: nn.Module) -> Net:
+    """A spec that says of an external module what a head asks: two dimensions, batch norm, ReLU."""
     channels = int(backbone.in_channels)  # type: ignore[arg-type]
     stage = Stage(block=Block(body="conv3 norm act"), depth=1, width=1)
     return Net(stem="conv3", stem_width=1, stages=(stage,), in_channels=channels, num_classes=0)

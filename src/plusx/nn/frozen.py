@@ -112,7 +112,7 @@ def _depth_by_name(net: nn.Module) -> Callable[[str], int]:
     where, backbone = backbone_of(net)
     prefix = f"{where}." if where else ""
     last = len(backbone.widths)  # type: ignore[arg-type]
-    plain = _STAGES.get(str(getattr(backbone, "plain", "")))
+    plain = _STAGES.get(str(getattr(backbone, "name", "")))
 
     def at(name: str) -> int:
         if not name.startswith(prefix):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ class Network(nn.Module):
     `widths` are the channels and `strides` the input positions a step at the end of each stage.
     Parameters are as PyTorch initialises them; `plusx.nn.init` has the rules of the papers.
     """
+
+    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
+    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
 
     def __init__(self, spec: Net) -> None:
         super().__init__()
@@ -98,6 +102,8 @@ class Network(nn.Module):
         """A new head for `num_classes`; 0 leaves none."""
         self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
         self.spec = replace(self.spec, num_classes=num_classes)
+        if num_classes != len(self.classes):
+            self.classes = ()
 
 
 def head(width: int, num_classes: int) -> nn.Module:

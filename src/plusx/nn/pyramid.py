@@ -124,12 +124,12 @@ class YoloHead(nn.Module):
             )
         self.indices = tuple(level.index for level in found)
         self.strides = tuple(level.stride for level in found)
-        net, shape = replace(levels.net, affine=True), (64, 64)
+        net = replace(levels.net, affine=True)
         shape = shape_of(found[-1])
         for i in (2, 1, 0):
             width = found[i].channels
             if i < 2:
-                shape = replace(shape, channels=shape.channels + width, size=shape)
+                shape = replace(shape, channels=shape.channels + width, size=(64, 64))
             half = LayerSequence(SET, shape, said_at(net, width))
             last = LayerSequence("conv3 norm act", half.shape_out, said_at(net, width))
             self.add_module(f"set{i}", half)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plusx.grammar.arithmetic import FeatureShape, LayerContext
+from plusx.grammar.model import External
 from plusx.grammar.reversible import BODY, FIRST, SHORTCUT, Reversible
 from plusx.nn.block import LayerSequence, Shortcut
 from plusx.nn.frozen import running_statistics_kept
@@ -127,6 +128,9 @@ class ReversibleNetwork(nn.Module):
     """
 
     strides = (1, 2, 4)
+    spec: External | None = None
+    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
+    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
 
     def __init__(
         self,
@@ -136,7 +140,7 @@ class ReversibleNetwork(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.plain, self.widths = name, said.widths
+        self.name, self.widths = name, said.widths
         self.num_classes, self.in_channels = num_classes, in_channels
         net = said.net(in_channels)
         one = (1, 1)
@@ -192,4 +196,6 @@ class ReversibleNetwork(nn.Module):
     def reset_head(self, num_classes: int) -> None:
         """A new linear head; 0 classes have none."""
         self.num_classes = num_classes
+        if num_classes != len(self.classes):
+            self.classes = ()
         self.fc = head(self.widths[-1], num_classes).to(next(self.parameters()))

@@ -1,6 +1,6 @@
 """A network with a head on its features: a class for every position, or boxes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +19,8 @@ from plusx.grammar.heads import (
     UNet,
     Yolo,
 )
+from plusx.grammar.model import WithHead
+from plusx.grammar.spec import Stride
 from plusx.nn.decoders import UNetDecoder, Upsampled
 from plusx.nn.feature_info import FeatureInfo, feature_info
 from plusx.nn.network import Network
@@ -56,6 +58,9 @@ class NetworkWithHead(nn.Module):
     Raises UserError where the head cannot stand on the network.
     """
 
+    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
+    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
+
     def __init__(self, backbone: nn.Module, head: Head, num_classes: int) -> None:
         super().__init__()
         if num_classes < 1:
@@ -74,15 +79,57 @@ class NetworkWithHead(nn.Module):
             if isinstance(self.backbone, Network)
             else ()
         )
+        self.head = self._new_head()
+        if isinstance(head, FasterRcnn | MaskRcnn) and head.frozen_norms:
+            from plusx.nn.two_stage import frozen
+
+            frozen(self.backbone)
+
+    def _new_head(self) -> nn.Module:
+        head, levels = self.head_spec, feature_info(self.backbone)
         if isinstance(head, FasterRcnn | MaskRcnn):
             # torchvision, which these are made of, is as slow to import as torch itself
-            from plusx.nn.two_stage import TwoStage, frozen
+            from plusx.nn.two_stage import TwoStage
 
-            self.head: nn.Module = TwoStage(head, levels, num_classes)
-            if head.frozen_norms:
-                frozen(self.backbone)
-        else:
-            self.head = HEAD_MODULES[type(head)](head, levels, num_classes)
+            return TwoStage(head, levels, self.num_classes)
+        return HEAD_MODULES[type(head)](head, levels, self.num_classes)
+
+    @property
+    def spec(self) -> WithHead:
+        """The model that builds this network again."""
+        backbone: Any = self.backbone.spec
+        return WithHead(backbone=backbone, head=self.head_spec, num_classes=self.num_classes)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at the end of each stage of the backbone."""
+        widths: Any = self.backbone.widths
+        return tuple(widths)
+
+    @property
+    def strides(self) -> tuple[Stride, ...]:
+        """Input positions a step at the end of each stage of the backbone."""
+        strides: Any = self.backbone.strides
+        return tuple(strides)
+
+    def features(self, x: Tensor, out: Sequence[int] | None = None) -> list[Tensor]:
+        """The backbone's maps at the ends of its stages, or of those in `out`."""
+        maps: list[Tensor] = self.backbone.features(x, out)  # type: ignore[operator]
+        return maps
+
+    def embed(self, x: Tensor) -> Float[Tensor, "n width"]:
+        """The mean over the backbone's last map."""
+        return self.features(x, [-1])[0].flatten(2).mean(2)
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new head for `num_classes`; `backbone` alone is the network without one."""
+        if num_classes < 1:
+            raise UserError(f"a head for {num_classes} classes; `net.backbone` has no head")
+        like = next(self.parameters())
+        self.num_classes = num_classes
+        if num_classes != len(self.classes):
+            self.classes = ()
+        self.head = self._new_head().to(like).train(self.training)
 
     @property
     def level_strides(self) -> tuple[tuple[int, int], ...]:
@@ -148,7 +195,7 @@ def without_head(backbone: nn.Module, head: Head) -> nn.Module:
     coarsest = max(backbone.strides)  # type: ignore[arg-type]
     if isinstance(head, Fcn | DeepLab) and coarsest > head.stride:
         raise UserError(
-            f"[head] stride = {head.stride}: {backbone.plain} is a plain module of stride "
+            f"[head] stride = {head.stride}: {backbone.name} is an external module of stride "
             f"{coarsest}, which cannot be dilated"
         )
     backbone.reset_head(0)  # type: ignore[operator]

@@ -48,7 +48,7 @@ class NetByName:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Init:
-    """How parameters begin; plain modules and weights that are loaded begin as they are."""
+    """How parameters begin; external modules and weights that are loaded begin as they are."""
 
     rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch"] | None = None
     zero_last_gamma: Flag = False  # the last norm of every branch before a + begins at 0

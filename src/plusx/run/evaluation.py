@@ -22,7 +22,7 @@ from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluate as figures_of
-from plusx.weights.convert import HABITS, usual_classes
+from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes
 
 
 def evaluate(
@@ -212,7 +212,9 @@ def _by_number(run: Run, source: Dataset) -> bool:
     if not run.named:
         return True
     by_folder = all(re.fullmatch(r"n\d{8}", name) for name in source.classes)
-    return by_folder and run.classes == usual_classes(len(run.classes), HABITS["torchvision"])
+    return by_folder and run.classes == usual_classes(
+        len(run.classes), SOURCE_DEFAULTS["torchvision"]
+    )
 
 
 def _has_test(run: Run, data: str | Path | None, source: Dataset) -> bool:

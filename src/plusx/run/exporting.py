@@ -106,7 +106,7 @@ def export_onnx(
         result["int8"] = said
         kept = ("weights", "activations", "full_range", "calibration", "float_layers", "images")
         metadata = {**metadata, "int8": json.dumps({key: said[key] for key in kept})}
-    content = export.sealed(content, metadata)
+    content = export.with_digest(content, metadata)
     export.checked(content, str(to))
     store.make_folder(to.parent)
     store.write_bytes(to, content)
@@ -179,7 +179,13 @@ def input_steps(run: Run) -> list[dict[str, Any]]:
     else:
         covered = [round(side / preprocessing.crop_fraction) for side in size]
         steps += [
-            {"step": "resize", "mode": "shorter_side", "size": covered, **filters},
+            {
+                "step": "resize",
+                "mode": "shorter_side",
+                "size": covered,
+                "interpolation": preprocessing.interpolation,
+                "antialias": True,
+            },
             {"step": "center_crop", "size": size},
         ]
     low, high = preprocessing.low, preprocessing.high
@@ -210,7 +216,7 @@ def _found(
     path = Path(trained)
     if path.is_file() and path.suffix == ".safetensors":
         found = read_weights(path)
-        if found.preprocessing is None and (found.spec is not None or found.plain is not None):
+        if found.preprocessing is None and (found.spec is not None or found.external is not None):
             net, found = open_network(path)
             if not isinstance(net, Network) or (net.spec.ndim == 2 and net.spec.num_classes):
                 raise UserError(f"{printable(path)} does not say how images are to be prepared")

@@ -24,7 +24,7 @@ _NO_SPEC = ("base", "weights", "train", "freeze_norms")  # of [net]
 
 
 def spec_of(net: NetByName | Net) -> Net | str:
-    """The spec that a recipe's [net] describes, checked; the name of a plain module as it is.
+    """The spec that a recipe's [net] describes, checked; the name of an external module as it is.
 
     A file of weights that says what network it is for is believed: another library's shortcuts
     can be other ones than the zoo's under the same name.
@@ -47,7 +47,7 @@ def spec_of(net: NetByName | Net) -> Net | str:
         changed = sorted(set(said) - {"num_classes", "in_channels", "size"})
         if changed:
             raise UserError(
-                f"[net] {changed[0]}: {net.base} is a plain module; only num_classes and "
+                f"[net] {changed[0]}: {net.base} is an external module; only num_classes and "
                 "in_channels can be changed"
             )
         return net.base
@@ -68,7 +68,9 @@ def make_net(recipe: Recipe) -> tuple[nn.Module, dict[str, Any] | None]:
             net = initialised(spec, said.rule, said.zero_last_gamma, said.gate_bias)
     else:
         if recipe.init != Init():
-            raise UserError(f"[init]: {spec} is a plain module, which begins in a way of its own")
+            raise UserError(
+                f"[init]: {spec} is an external module, which begins in a way of its own"
+            )
         assert isinstance(table, NetByName)
         classes, channels = table.num_classes, table.in_channels
         net = create_model(spec, num_classes=classes, in_channels=channels, seed=recipe.seed)

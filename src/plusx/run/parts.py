@@ -213,7 +213,7 @@ def mixed(
 
 
 def plain_figures(name: str) -> External:
-    """The figures of a plain module."""
+    """The figures of an external module."""
     found = find(name)
     assert isinstance(found, External)
     return found

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import FeatureShape, LayerContext, each_dimension, step
 from plusx.grammar.words import parse
-from plusx.nn.block import ResidualBlock, say
+from plusx.nn.block import ResidualBlock, run_layers
 from plusx.nn.network import Network
 
 
@@ -38,7 +38,7 @@ class BlockPosition:
     @property
     def changes_shape(self) -> bool:
         """Whether what leaves the block has another shape than what reaches it."""
-        into, out = self.flow, self.block.flow
+        into, out = self.flow, self.block.shape_out
         return (into.channels, into.size) != (out.channels, out.size)
 
 
@@ -55,8 +55,8 @@ def require_network(net: nn.Module) -> Network:
     """The network. UserError: it is not built from a spec, or has no blocks."""
     if not isinstance(net, Network):
         raise UserError(
-            f"{type(net).__name__} is a plain module, not built of blocks: choose a network that "
-            "is made of a spec"
+            f"{type(net).__name__} is an external module, not built of blocks: choose a network "
+            "that is made of a spec"
         )
     if not net.spec.stages:
         raise UserError("the network has no blocks: its spec has no stages")
@@ -73,18 +73,18 @@ def block_positions(net: nn.Module) -> list[BlockPosition]:
     positions = []
     for number, stage in enumerate(spec.stages, 1):
         if stage.enter:
-            flow = getattr(net, f"enter{number}").flow
+            flow = getattr(net, f"enter{number}").shape_out
         holder = getattr(net, f"layer{number}")
         for index, block in enumerate(holder):
             positions.append(BlockPosition(f"layer{number}.{index}", block, holder, index, flow))
-            flow = block.flow
+            flow = block.shape_out
     return positions
 
 
 def run_blocks(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> BlockOutputs:
     """Run the network and keep what flows between its blocks; the logits are those of `net(x)`."""
     net = require_network(net)
-    x = start = say(net, net.stem, inputs)
+    x = start = run_layers(net, net.stem, inputs)
     outputs: list[Tensor] = []
     for number, stage in enumerate(net.spec.stages, 1):
         if stage.enter:
@@ -103,15 +103,15 @@ def shortcut_only(block: ResidualBlock, x: Tensor) -> Tensor:
     """
     assert block.merge != "none"
     if block.merge == "concat":
-        missing = block.flow.channels - x.shape[1]
+        missing = block.shape_out.channels - x.shape[1]
         skip = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
     else:
-        y = say(block, block.lead, x)
+        y = run_layers(block, block.lead, x)
         # an activation behind the sum may overwrite it, and others hold x
         skip = (
             x.clone() if block.downsample is None else block.downsample(y if block.projects else x)
         )
-    return say(block, block.after, skip)
+    return run_layers(block, block.after, skip)
 
 
 @contextmanager

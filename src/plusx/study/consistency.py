@@ -261,7 +261,7 @@ def _network(name: str) -> Net | External:
         return find(name)
     net = find(match[1])
     if not isinstance(net, Net):
-        raise UserError(f"{name}: {match[1]} is a plain module and has no twin")
+        raise UserError(f"{name}: {match[1]} is an external module and has no twin")
     return with_merge(net, "none")
 
 

@@ -201,11 +201,11 @@ def fitted(net: Net, source: Dataset) -> Net:
 
 
 def spec(name: str) -> Net:
-    """The spec of a network of the zoo. UserError for an unknown name, or a plain module."""
+    """The spec of a network of the zoo. UserError for an unknown name, or an external module."""
     net = find(name)
     if isinstance(net, External):
         raise UserError(
-            f"{name} is a plain module: it has no blocks that a study could measure or change"
+            f"{name} is an external module: it has no blocks that a study could measure or change"
         )
     return net
 

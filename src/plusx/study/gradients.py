@@ -23,7 +23,7 @@ from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import without_norm
 from plusx.grammar.words import parse
-from plusx.nn.block import say
+from plusx.nn.block import run_layers
 from plusx.nn.layers import ConstantScale
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Gradients
@@ -263,7 +263,7 @@ def _compared(
     total, factor, flowing = torch.zeros_like(x), 1.0, x
     for position in run:
         block, scale = position.block, _factor(position) or 0.0
-        branch = say(block, block.branch, say(block, block.lead, flowing))
+        branch = run_layers(block, block.branch, run_layers(block, block.lead, flowing))
         total, factor = scale * total + branch, scale * factor
         flowing = scale * flowing + branch
     (through,) = torch.autograd.grad(total, x, last, allow_unused=True, materialize_grads=True)

@@ -127,7 +127,7 @@ def undeletable(position: BlockPosition) -> str:
     """Why a block cannot be deleted; empty if it can."""
     if position.has_shortcut or not position.changes_shape:
         return ""
-    into, out = position.flow, position.block.flow
+    into, out = position.flow, position.block.shape_out
     return (
         f"without it {into.channels} channels of {_size(into.size)} would reach what expects "
         f"{out.channels} of {_size(out.size)}, and it has no shortcut"
@@ -209,7 +209,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     trials = []
     given = isinstance(net, NetByName) and bool(net.weights)
     if isinstance(net, NetByName):
-        spec(net.base)  # UserError for a plain module
+        spec(net.base)  # UserError for an external module
         if given:
             trial = Trial(
                 name=f"{net.base}, given weights",

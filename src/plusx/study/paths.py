@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from plusx.data.dataset import Dataset
 from plusx.errors import UserError
-from plusx.nn.block import ResidualBlock, say
+from plusx.nn.block import ResidualBlock, run_layers
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Paths
 from plusx.statistics import spread
@@ -146,7 +146,7 @@ class Backward:
                 )
         self.steps: list[_Step | _Entry] = []
         with torch.enable_grad():
-            x = say(net, net.stem, inputs)
+            x = run_layers(net, net.stem, inputs)
             for number, stage in enumerate(net.spec.stages, 1):
                 if stage.enter:
                     entry = _Entry(getattr(net, f"enter{number}"), x)
@@ -176,14 +176,14 @@ class _Step:
 
     def __init__(self, block: ResidualBlock, x: Tensor) -> None:
         self.x = x.detach().requires_grad_()
-        y = say(block, block.lead, self.x)
+        y = run_layers(block, block.lead, self.x)
         self.skip = self.x
         if block.downsample is not None:
             self.skip = block.downsample(y if block.projects else self.x)
-        self.branch = block.survive(say(block, block.branch, y))
+        self.branch = block.survive(run_layers(block, block.branch, y))
         self.sum = (self.branch + self.skip).detach().requires_grad_()
         # an activation may overwrite what it is given
-        self.output = say(block, block.after, self.sum.clone())
+        self.output = run_layers(block, block.after, self.sum.clone())
 
     def back(self, gradient: Tensor, through_branch: bool) -> Tensor:
         gradient = _back(self.output, self.sum, gradient)

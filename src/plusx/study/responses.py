@@ -135,7 +135,7 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     table = recipe.study
     assert isinstance(table, Responses)
     for network in table.networks:
-        spec(network)  # UserError for a plain module
+        spec(network)  # UserError for an external module
     return trials_of(recipe, table.networks, table.seeds, source, Measurement("responses"))
 
 

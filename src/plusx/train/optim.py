@@ -98,6 +98,12 @@ def _spared(task: Task) -> set[str]:
         for name, module in task.named_modules()
         if "norm" in type(module).__name__.lower() and not list(module.children())
     )
+    # a convolution of one input channel has one number a filter too, and decays
+    weighted = {
+        name
+        for name, module in task.named_modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    }
     named = dict(task.named_parameters())
     owner = {name: name.rpartition(".")[0] for name in named}
     return {
@@ -105,7 +111,7 @@ def _spared(task: Task) -> set[str]:
         for name, p in named.items()
         if owner[name] in norms
         or name.endswith("bias")
-        or p.numel() == (p.shape[0] if p.ndim else 1)
+        or (p.numel() == (p.shape[0] if p.ndim else 1) and owner[name] not in weighted)
     }
 
 

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from plusx import store
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension
+from plusx.grammar.model import External
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml
 from plusx.grammar.validate import validate
+from plusx.nn.build import build
 from plusx.nn.network import Network
 from plusx.nn.with_head import NetworkWithHead
 from plusx.store.tensors import decode
@@ -33,7 +35,7 @@ from plusx.weights.with_head import (
     task_of,
     with_epsilon,
 )
-from plusx.zoo import External, find
+from plusx.zoo import find
 from plusx.zoo.with_head import HEADED
 
 
@@ -198,7 +200,7 @@ def usual_preprocessing(net: nn.Module, habit: SourceDefaults) -> dict[str, Any]
     """What the files of a source expect, where it is images of three channels."""
     if isinstance(net, NetworkWithHead):
         net = net.backbone
-    spec = net.spec if isinstance(net, Network) else find(str(net.plain))
+    spec = net.spec if isinstance(net, Network) else find(str(net.name))
     channels = spec.in_channels if isinstance(spec, Net) else net.in_channels
     if (isinstance(spec, Net) and spec.ndim != 2) or channels != len(habit.mean):
         return None
@@ -221,7 +223,7 @@ def usual_classes(outputs: int, habit: SourceDefaults) -> tuple[str, ...] | None
 
 
 def _meant(model: str | Net, habit: SourceDefaults) -> tuple[str | None, Net | None]:
-    """The name, and the spec as the source builds it; no spec for a plain module."""
+    """The name, and the spec as the source builds it; no spec for an external module."""
     name: str | None = None
     spec: Net | External | str = model
     if isinstance(model, str) and model.endswith(".toml"):
@@ -234,10 +236,10 @@ def _meant(model: str | Net, habit: SourceDefaults) -> tuple[str | None, Net | N
         name, spec = model, find(model)
     if not isinstance(spec, Net):
         return name, None
-    return name, spoken(spec, habit.shortcut)
+    return name, with_shortcut(spec, habit.shortcut)
 
 
-def spoken(net: Net, words: Mapping[str, str]) -> Net:
+def with_shortcut(net: Net, words: Mapping[str, str]) -> Net:
     """The spec with other words in its shortcuts."""
 
     def block(spec: Block) -> Block:
@@ -260,11 +262,8 @@ def spoken(net: Net, words: Mapping[str, str]) -> Net:
 def _built(name: str | None, spec: Net | None) -> nn.Module:
     if spec is not None:
         return Network(spec)
-    from plusx.nn.external import EXTERNAL  # loads torchvision
-
     assert name is not None
-    figures = find(name)
-    return EXTERNAL[name](figures.num_classes, figures.in_channels)
+    return build(find(name), initialised=False)
 
 
 def _match_head(net: Any, given: Mapping[str, Tensor]) -> None:

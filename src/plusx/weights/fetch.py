@@ -1,5 +1,6 @@
 """Weights by the name their publisher gave them: fetched once, checked, converted, kept."""
 
+import fcntl
 import hashlib
 import http.client
 import os
@@ -7,6 +8,8 @@ import re
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,15 @@ from torch import Tensor, nn
 from plusx import store
 from plusx.errors import UserError
 from plusx.grammar.backbone import backbone_of
+from plusx.grammar.model import External, Model, WithHead
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.convert import convert
-from plusx.weights.files import Weights, read_weights
+from plusx.weights.files import Weights, read_weights, remember
 from plusx.weights.input_conv import adapt_input_conv
 from plusx.weights.load import LoadReport, load_weights, outputs_of
 from plusx.weights.published import Published, published, published_names
-from plusx.zoo import External
 
 
 TIMEOUT = 30  # seconds without a byte
@@ -62,10 +65,19 @@ def own_spec(found: Weights, spec: Net | External) -> Net | External:
         return spec
     if found.spec is not None:
         return found.spec
-    if found.plain is not None and isinstance(spec, External):
-        sizes = {key: found.plain[key] for key in ("num_classes", "in_channels")}
+    if found.external is not None and isinstance(spec, External):
+        sizes = {key: found.external[key] for key in ("num_classes", "in_channels")}
         return replace(spec, **sizes)
     return spec
+
+
+def model_of_file(found: Weights, model: Model) -> Model:
+    """The same for a network that may have a head on its features."""
+    if not isinstance(model, WithHead):
+        return own_spec(found, model)
+    if found.head is None:
+        return model
+    return replace(model, head=found.head, num_classes=found.head_classes)
 
 
 def load_found(
@@ -79,6 +91,12 @@ def load_found(
     """
     _check_same(net, model, found)
     found = replace(found, tensors=adapt_input_conv(net, found.tensors))
+    report = _loaded(net, found, new_head)
+    remember(net, found)
+    return report
+
+
+def _loaded(net: nn.Module, found: Weights, new_head: bool) -> LoadReport:
     if isinstance(net, NetworkWithHead) or found.head is not None:
         return _load_dense(net, found, new_head)
     outputs = outputs_of(net)
@@ -141,7 +159,7 @@ def _load_but(net: nn.Module, tensors: dict[str, Tensor], head: str, why: str) -
         report,
         loaded=tuple(name for name in report.loaded if name not in new),
         loaded_parameters=report.loaded_parameters - sum(sizes.get(name, 0) for name in new),
-        unfit={head: why} if new or head == "fc" else {},
+        mismatched={head: why} if new or head == "fc" else {},
     )
 
 
@@ -152,7 +170,24 @@ def fetch(item: Published) -> Path:
     at the place named by the error is used too. Raises OSError with the address, and where to put
     the file by hand, if it cannot be fetched or is not the one that was published.
     """
-    folder = cache_folder() / "weights"
+    folder = store.make_folder(cache_folder() / "weights")
+    with waiting(folder):
+        return _fetched(item, folder)
+
+
+@contextmanager
+def waiting(folder: Path) -> Iterator[None]:
+    """Hold the system's lock on a folder, waiting for the process that has it: of several ranks
+    one fetches a file, the others find it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _fetched(item: Published, folder: Path) -> Path:
     raw = folder / item.file
     ours, seal = raw.with_suffix(".safetensors"), raw.with_suffix(".sha256")
     if ours.is_file() and seal.is_file():
@@ -167,7 +202,6 @@ def fetch(item: Published) -> Path:
                 f"{digest[:8]}, not {item.digest}; delete it"
             )
     else:
-        store.make_folder(folder)
         store.write_bytes(raw, download(item, raw))
     convert(raw, item.model, "torchvision", ours)
     store.write_text(seal, _sha256(ours) + "\n")
@@ -224,7 +258,7 @@ def _sha256(path: Path) -> str:
 
 def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
     """Refuse weights whose tensors would fit although they were trained in another network."""
-    plain = None if found.plain is None else found.plain["name"]
+    plain = None if found.external is None else found.external["name"]
     if plain is None and found.spec is None:
         return
     base = net.backbone if isinstance(net, NetworkWithHead) else net
@@ -240,7 +274,7 @@ def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
         if model in (found.model, None):
             hint = "plusx.weights.open_network builds the file's own"
             raise UserError(f"the weights are for another network than this: {differing}; {hint}")
-    elif not isinstance(base, Network) and plain == base.plain:
+    elif not isinstance(base, Network) and plain == base.name:
         return
     named = found.model or plain or "a spec of its own"
     raise UserError(f"the weights are for {named}, not for {model or 'the given spec'}")

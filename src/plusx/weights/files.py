@@ -1,11 +1,12 @@
 """Our weight files: safetensors that say which network they are for and what it expects.
 
 The metadata has `model` (a name of the zoo, where there is one), `net` (the whole spec as TOML) or
-`plain` (a plain module's name and sizes as JSON), `preprocessing` and `classes` (JSON), `source`,
-`multilabel` ("true" where an input can have several classes), and `view`, what the network sees of
-an image of another size: the "whole", its "middle", or all of it as large as it is "stored". A
-network with a head on its features has `head` (JSON: the head and its number of classes) beside the
-`net` or `plain` that it stands on; `task` (JSON) is what answers are made of what it gives.
+`external` (an external network's name and sizes as JSON), `preprocessing` and `classes` (JSON),
+`source`, `multilabel` ("true" where an input can have several classes), and `view`, what the
+network sees of an image of another size: the "whole", its "middle", or all of it as large as it is
+"stored". A network with a head on its features has `head` (JSON: the head and its number of
+classes) beside the `net` or `external` that it stands on; `task` (JSON) is what answers are made of
+what it gives.
 Nothing in it names code: a network is built from the grammar, or from the few names of EXTERNAL.
 """
 
@@ -23,12 +24,15 @@ from plusx import store
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.heads import Head, head_from_dict, head_to_dict
+from plusx.grammar.model import External, Model, WithHead
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
 from plusx.grammar.validate import validate
+from plusx.nn.build import build
 from plusx.nn.network import Network
 from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.load import load_weights, outputs_of
+from plusx.zoo import find
 
 
 FORMAT = "plusx weights 1"
@@ -56,12 +60,13 @@ BEGINNINGS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A weight file. What it does not say is None; `spec` is a Net or a plain module's sizes."""
+    """A weight file. What it does not say is None; `spec` is a Net, `external` an
+    external network's sizes."""
 
     tensors: Mapping[str, Tensor]
     model: str | None = None
     spec: Net | None = None
-    plain: Mapping[str, Any] | None = None  # name, num_classes, in_channels
+    external: Mapping[str, Any] | None = None  # name, num_classes, in_channels
     preprocessing: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     source: str = ""
@@ -139,8 +144,8 @@ def describe(
     if isinstance(net, Network):
         metadata["net"] = to_toml(replace(net.spec, num_classes=own))
     else:
-        plain = {"name": net.plain, "num_classes": own, "in_channels": net.in_channels}
-        metadata["plain"] = json.dumps(plain)
+        external = {"name": net.name, "num_classes": own, "in_channels": net.in_channels}
+        metadata["external"] = json.dumps(external)
     if model:
         metadata["model"] = model
     if preprocessing is not None:
@@ -160,32 +165,49 @@ def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     if weights.spec is not None and measure(weights.spec).parameters > numbers:
         raise UserError(f"{path} describes a larger network than it has weights for")
-    if weights.spec is None and weights.plain is None:
+    if weights.spec is None and weights.external is None:
         raise UserError(
             f"{path} does not say which network it is for; name one, or make the file with "
             "`plusx convert`"
         )
-    if weights.head is not None:
-        with torch.device("meta"):
-            sketch = _built(weights)
-        if sum(parameter.numel() for parameter in sketch.parameters()) > numbers:
-            raise UserError(f"{path} describes a larger head than it has weights for")
-    net = _built(weights)
+    # counted before anything is allocated: a small file may describe a network of any size
+    with torch.device("meta"):
+        sketch = build(model_of(weights), initialised=False)
+    kept = (t for n, t in sketch.state_dict().items() if not n.endswith("num_batches_tracked"))
+    if sum(tensor.numel() for tensor in kept) > numbers:
+        what = "head" if weights.head is not None else "network"
+        raise UserError(f"{path} describes a larger {what} than it has weights for")
+    net = build(model_of(weights), initialised=False)
     load_weights(net, weights.tensors)
+    remember(net, weights)
     return net.eval(), weights
 
 
-def _built(weights: Weights) -> nn.Module:
-    """The network that a file describes, without its weights."""
+def model_of(weights: Weights) -> Model:
+    """The network that a file describes."""
+    backbone: Net | External
     if weights.spec is not None:
-        net: nn.Module = Network(weights.spec)
+        backbone = weights.spec
     else:
-        from plusx.nn.external import EXTERNAL  # loads torchvision
+        assert weights.external is not None
+        sizes = weights.external
+        known = find(sizes["name"])
+        assert isinstance(known, External)
+        backbone = replace(
+            known, num_classes=sizes["num_classes"], in_channels=sizes["in_channels"]
+        )
+    if weights.head is None:
+        return backbone
+    return WithHead(backbone=backbone, head=weights.head, num_classes=weights.head_classes)
 
-        assert weights.plain is not None
-        sizes = weights.plain
-        net = EXTERNAL[sizes["name"]](sizes["num_classes"], sizes["in_channels"])
-    return net if weights.head is None else NetworkWithHead(net, weights.head, weights.head_classes)
+
+def remember(net: nn.Module, weights: Weights) -> None:
+    """Let a network say how its inputs are prepared and what its outputs are called."""
+    known: Any = net
+    if weights.preprocessing is not None:
+        known.preprocessing = dict(weights.preprocessing)
+    if weights.classes is not None and len(weights.classes) == outputs_of(net):
+        known.classes = weights.classes
 
 
 def sketch_with_head(weights: Weights) -> NetworkWithHead | None:
@@ -193,7 +215,7 @@ def sketch_with_head(weights: Weights) -> NetworkWithHead | None:
     if weights.head is None:
         return None
     with torch.device("meta"):
-        net = _built(weights)
+        net = build(model_of(weights), initialised=False)
     assert isinstance(net, NetworkWithHead)
     return net
 
@@ -245,14 +267,14 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
     or RecursionError where it does not make sense."""
     if metadata.get("format") != FORMAT:
         return Weights(tensors)
-    spec, plain = None, None
+    spec, external = None, None
     if "net" in metadata:
         spec = from_toml(metadata["net"])
         if sum(stage.depth for stage in spec.stages) > MAX_BLOCKS:
             raise UserError(f"a network of more than {MAX_BLOCKS:,} blocks")
         validate(spec)
-    elif "plain" in metadata:
-        plain = _checked_plain(json.loads(metadata["plain"]))
+    elif "external" in metadata or "plain" in metadata:  # as files of plusx 0.1 call it
+        external = _checked_external(json.loads(metadata.get("external") or metadata["plain"]))
     preprocessing = json.loads(metadata.get("preprocessing", "null"))
     if not isinstance(preprocessing, dict | None):
         raise UserError("preprocessing is a table")
@@ -269,7 +291,7 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         tensors,
         model=metadata.get("model"),
         spec=spec,
-        plain=plain,
+        external=external,
         preprocessing=preprocessing,
         classes=classes,
         source=metadata.get("source", ""),
@@ -292,14 +314,14 @@ def _checked_head(said: Any) -> tuple[Head | None, int]:
     return head_from_dict(said), classes
 
 
-def _checked_plain(plain: Any) -> dict[str, Any]:
-    if not isinstance(plain, dict) or set(plain) != {"name", "num_classes", "in_channels"}:
-        raise UserError("a plain module is a name, num_classes and in_channels")
+def _checked_external(external: Any) -> dict[str, Any]:
+    if not isinstance(external, dict) or set(external) != {"name", "num_classes", "in_channels"}:
+        raise UserError("an external network is a name, num_classes and in_channels")
     from plusx.nn.external import EXTERNAL
 
-    if plain["name"] not in EXTERNAL:
-        raise UserError(f"there is no plain module {plain['name']!r}")
+    if external["name"] not in EXTERNAL:
+        raise UserError(f"there is no external network {external['name']!r}")
     for key, largest in (("num_classes", 1_000_000), ("in_channels", 10_000)):
-        if type(plain[key]) is not int or not 0 <= plain[key] <= largest:
-            raise UserError(f"{key} is {plain[key]!r}")
-    return plain
+        if type(external[key]) is not int or not 0 <= external[key] <= largest:
+            raise UserError(f"{key} is {external[key]!r}")
+    return external

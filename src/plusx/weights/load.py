@@ -23,7 +23,7 @@ class LoadReport:
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # the network has them, the file does not
     unused: tuple[str, ...]  # the file has them, the network does not
-    unfit: Mapping[str, str]  # both have them, and why they differ
+    mismatched: Mapping[str, str]  # both have them, and why they differ
     parameters: int
     loaded_parameters: int
     nearest: Mapping[str, str]  # of the first missing and unused names
@@ -34,7 +34,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        return not (self.missing or self.unused or self.unfit)
+        return not (self.missing or self.unused or self.mismatched)
 
     def __str__(self) -> str:
         count = f"{self.loaded_parameters:,} of {self.parameters:,}"
@@ -46,11 +46,10 @@ class LoadReport:
                     for name in names[:NAMED]
                 ]
                 parts.append(f"{len(names)} {kind}: {_listed(said, len(names))}")
-        if self.unfit:
-            said = [f"{name} {why}" for name, why in list(self.unfit.items())[:NAMED]]
-            parts.append(
-                f"{len(self.unfit)} of wrong shape or type: {_listed(said, len(self.unfit))}"
-            )
+        if self.mismatched:
+            said = [f"{name} {why}" for name, why in list(self.mismatched.items())[:NAMED]]
+            mismatched = len(self.mismatched)
+            parts.append(f"{mismatched} of wrong shape or type: {_listed(said, mismatched)}")
         return "; ".join(parts)
 
 
@@ -92,11 +91,11 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
     """
     ours = net.state_dict()
     parameters = {name: parameter.numel() for name, parameter in net.named_parameters()}
-    loaded, missing, unfit = [], [], {}
+    loaded, missing, mismatched = [], [], {}
     for name, tensor in ours.items():
         if name in given:
-            if why := _unfit(given[name], tensor):
-                unfit[name] = why
+            if why := _mismatch(given[name], tensor):
+                mismatched[name] = why
             else:
                 loaded.append(name)
         elif name.endswith(".num_batches_tracked"):
@@ -109,7 +108,7 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
         loaded=tuple(loaded),
         missing=tuple(missing),
         unused=tuple(unused),
-        unfit=unfit,
+        mismatched=mismatched,
         parameters=sum(parameters.values()),
         loaded_parameters=sum(parameters.get(name, 0) for name in loaded),
         nearest=nearest,
@@ -131,7 +130,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
             raise UserError(f"the tensor {name!r} has {bad:,} numbers that are not finite")
 
 
-def _unfit(given: Tensor, ours: Tensor) -> str:
+def _mismatch(given: Tensor, ours: Tensor) -> str:
     if given.shape != ours.shape:
         hint = ", transposed?" if given.shape == ours.shape[::-1] else ""
         return f"is {_shape(given)}, not {_shape(ours)}{hint}"

@@ -97,4 +97,13 @@ def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
             size = size * 2
         found = (tuple(transform.mean), tuple(transform.std))
     mean, std = INPUT.get(model, found)
-    return {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}
+    said = {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}
+    resized = getattr(transform, "resize_size", [])
+    if known is None and len(resized) == 1:  # of images: the shorter side, then the middle
+        said |= {
+            "kind": "image",
+            "resize": "center_crop",
+            "crop_fraction": size[0] / resized[0],
+            "interpolation": transform.interpolation.value,
+        }
+    return said

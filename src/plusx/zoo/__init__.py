@@ -14,29 +14,43 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from plusx.errors import UserError
+from plusx.grammar.model import External, Model, WithHead
 from plusx.grammar.spec import Net
 from plusx.grammar.validate import validate
 from plusx.zoo.cifar import CIFAR
-from plusx.zoo.entry import Entry, External
+from plusx.zoo.entry import Entry
 from plusx.zoo.image import IMAGE
 from plusx.zoo.papers import PAPERS
 from plusx.zoo.sequence import SEQUENCE
 from plusx.zoo.volume import VOLUME
+from plusx.zoo.with_head import HEADED, HeadedEntry
 
 
-__all__ = ["PAPERS", "ZOO", "Entry", "Plain", "find", "names"]
+__all__ = [
+    "HEADED",
+    "PAPERS",
+    "ZOO",
+    "Entry",
+    "External",
+    "HeadedEntry",
+    "find",
+    "find_model",
+    "names",
+]
 
 ZOO: dict[str, Entry] = {**IMAGE, **CIFAR, **SEQUENCE, **VOLUME}
 
 
-def find(name: str) -> Net | External:
-    """The network of that name, checked.
+def find_model(name: str) -> Model:
+    """The network of that name, with a head or without, checked.
 
     UserError: no network has the name. The message lists close matches.
     """
+    if name in HEADED:
+        return HEADED[name].net
     entry = ZOO.get(name)
     if entry is None:
-        near = get_close_matches(name.lower(), ZOO, n=5, cutoff=0.6)
+        near = get_close_matches(name.lower(), [*ZOO, *HEADED], n=5, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "`plusx models` lists every name"
         raise UserError(f"unknown network {name!r}: {hint}")
     if isinstance(entry.net, Net):
@@ -44,6 +58,19 @@ def find(name: str) -> Net | External:
     return entry.net
 
 
-def names(pattern: str = "*") -> list[str]:
-    """The names that match a shell pattern such as "resnet*_b", in the order of the zoo."""
-    return [name for name in ZOO if fnmatchcase(name, pattern)]
+def find(name: str) -> Net | External:
+    """The same where the network has no head of its own, as a backbone has none."""
+    found = find_model(name)
+    if isinstance(found, WithHead):
+        base = HEADED[name].base
+        raise UserError(f"{name} has a head on its features; its backbone is {base}")
+    return found
+
+
+def names(pattern: str = "*", *, headed: bool = False) -> list[str]:
+    """The names that match a shell pattern such as "resnet*_b", in the order of the zoo.
+
+    headed: those of networks with a head on their features too.
+    """
+    every = [*ZOO, *HEADED] if headed else [*ZOO]
+    return [name for name in every if fnmatchcase(name, pattern)]

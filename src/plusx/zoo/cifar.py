@@ -5,6 +5,7 @@ three stages, and 6 n + 4 in the wide networks, whose authors count the three pr
 not the head.
 """
 
+from plusx.grammar.model import External
 from plusx.grammar.reversible import REVNET38, REVNET110
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.zoo.blocks import (
@@ -32,7 +33,7 @@ from plusx.zoo.blocks import (
     resnext,
     stages,
 )
-from plusx.zoo.entry import Entry, External
+from plusx.zoo.entry import Entry
 
 
 STEM = "conv3 norm act"
@@ -136,6 +137,8 @@ NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
 NO_DROP = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
 # Its convolutions have biases and Keras pads asymmetrically at stride 2, which no word says.
 RESNET8_KERAS = External(
+    name="resnet8_keras",
+    embed_width=64,
     parameters=78_186,
     multiply_adds=12_501_632,
     depth=8,
@@ -147,6 +150,8 @@ RESNET8_KERAS = External(
 # millions with two digits: 0.46 and 1.73.
 REVNETS = {
     name: External(
+        name=name,
+        embed_width=said.widths[-1],
         parameters=parameters,
         multiply_adds=multiply_adds,
         depth=depth,

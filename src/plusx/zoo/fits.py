@@ -109,8 +109,8 @@ def _saved(name: str, net: Net | External, batch: int) -> Iterator[tuple[str, in
         yield "reversible", reversible_bytes(net.reversible, batch)
     else:
         raise UserError(
-            f"{name} is a plain module, and no plan is offered for it: `plusx bench memory {name}` "
-            "counts what it holds"
+            f"{name} is an external module, and arithmetic does not count what it holds: "
+            f"`plusx bench memory {name}` does"
         )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from plusx.grammar.model import External
 from plusx.grammar.spec import Block, Net, Stage, Stride
 from plusx.zoo.blocks import (
     ATTEND,
@@ -29,7 +30,7 @@ from plusx.zoo.blocks import (
     resnext,
     stages,
 )
-from plusx.zoo.entry import Entry, External
+from plusx.zoo.entry import Entry
 
 
 STEM = "conv7s2 norm act maxpool3s2"
@@ -123,6 +124,8 @@ BOTNET_STAGE = Stage(block=BOTNET, depth=3, width=2048, stride=2)
 RESNET50 = resnet(BOTTLENECK, D50, BROAD)
 DENSENET121 = densenet((6, 12, 24, 16), 32, 64)
 ALEXNET = External(
+    name="alexnet",
+    embed_width=4096,
     parameters=61_100_840,
     multiply_adds=714_188_480,
     depth=8,
@@ -131,6 +134,8 @@ ALEXNET = External(
     size=224,
 )
 GOOGLENET = External(
+    name="googlenet",
+    embed_width=1024,
     parameters=6_624_904,
     multiply_adds=1_498_376_192,
     depth=22,

@@ -1,0 +1,38 @@
+"""What a network is: a spec, a module built outside the language, or one of them with a head."""
+
+from dataclasses import dataclass
+
+from plusx.grammar.heads import Head
+from plusx.grammar.reversible import Reversible
+from plusx.grammar.spec import Net
+
+
+@dataclass(frozen=True, kw_only=True)
+class External:
+    """A network that the language cannot say, built as a module of its own (`nn.external`).
+
+    `parameters` and `multiply_adds` are those of one image of `size`, counted like a Net's;
+    `embed_width` is what its head reads.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    depth: int  # layers with weights from input to output
+    in_channels: int
+    num_classes: int
+    embed_width: int
+    size: int | tuple[int, ...]
+    reversible: Reversible | None = None  # what arithmetic needs to know of a reversible network
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithHead:
+    """A network with a head on its features in place of its linear one."""
+
+    backbone: Net | External
+    head: Head
+    num_classes: int
+
+
+Model = Net | External | WithHead
