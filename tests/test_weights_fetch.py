@@ -226,7 +226,8 @@ def meta(spec: Net) -> list[torch.Tensor]:
 def test_the_entries_are_torchvisions() -> None:
     entry = published("resnet50", "IMAGENET1K_V2")
     assert (entry.digest, entry.classes[0]) == ("11ad3fa6", "tench")
-    assert entry.preprocessing == IMAGENET
+    resized = {"resize": "center_crop", "crop_fraction": 224 / 232, "interpolation": "bilinear"}
+    assert entry.preprocessing == {**IMAGENET, "kind": "image", **resized}
     assert published("resnet50", "DEFAULT") == entry
     assert published("resnet50", "ResNet50_Weights.IMAGENET1K_V2") == entry
     # torchvision's GoogLeNet was trained on images scaled to -1 .. 1
