@@ -213,4 +213,4 @@ def test_the_python_door_gives_what_the_command_prints(trained: Path, tmp_path: 
     made = run.export_onnx(trained, tmp_path / "digits.onnx")
     opened = run.load_run(tmp_path / "digits.onnx")
     assert list(opened.classes) == made["classes"]
-    assert opened.view == run.load_run(trained).view
+    assert opened.preprocessing == run.load_run(trained).preprocessing

@@ -26,10 +26,10 @@ pytest.importorskip("onnxruntime")
 CASES: dict[str, tuple[Head | None, dict[str, Any], str]] = {
     "masks": (UNet(width=8), {"kind": "segment"}, "whole"),
     "masks of any size": (Fcn(stride=16), {"kind": "segment"}, "stored"),
-    "boxes": (Fcos(width=16), {"kind": "detect", "score": 0.001}, "whole"),
-    "boxes of any size": (Yolo(), {"kind": "detect", "score": 0.2}, "stored"),
-    "two stages": (FasterRcnn(width=16), {"kind": "detect", "score": 0.2}, "whole"),
-    "instance masks": (MaskRcnn(width=16), {"kind": "detect", "score": 0.2}, "stored"),
+    "boxes": (Fcos(width=16), {"kind": "detect", "score_threshold": 0.001}, "whole"),
+    "boxes of any size": (Yolo(), {"kind": "detect", "score_threshold": 0.2}, "stored"),
+    "two stages": (FasterRcnn(width=16), {"kind": "detect", "score_threshold": 0.2}, "whole"),
+    "instance masks": (MaskRcnn(width=16), {"kind": "detect", "score_threshold": 0.2}, "stored"),
     "embeddings": (None, {"kind": "embed"}, "middle"),
     "several labels": (None, {"kind": "classify", "multilabel": True}, "middle"),
 }
@@ -105,10 +105,12 @@ def test_a_file_of_volumes_predicts_what_the_weights_predict(tmp_path: Path) -> 
     task = {"kind": "segment", "window": [16, 32, 32], "spacing": [1.0, 1.0, 1.0]}
     write_weights(weights, net, preprocessing=preprocessing, classes=["a", "b"], task=task)
     run.export_onnx(weights, onnx)
-    volume = torch.randn(1, 1, 20, 40, 32)
+    batch = plusx.Batch(torch.randn(1, 1, 20, 40, 32))
     with torch.inference_mode():
-        expected, found = (load_run(path).task.predict(volume) for path in (weights, onnx))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        expected, found = (load_run(path).task.predict(batch).tensors() for path in (weights, onnx))
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
