@@ -64,7 +64,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "digits-balanced": (
         "size = 8",
         CLASSIFY,
-        'kind = "digits"\naugment = "altflip erase.5"\nsampling = "balanced"',
+        'kind = "digits"\naugment = "altflip erase.5"\nsampler = "balanced"',
     ),
     "made-bands": (
         "size = 32",
@@ -127,7 +127,7 @@ CASES: dict[str, tuple[str, str, str]] = {
         '[task]\nkind = "embed"\nloss = "arcface"\nwidth = 6\n',
         (
             'kind = "people"\npath = "PATH/people"\nsize = [16, 16]\nvalidation = 2\n'
-            'augment = "zoom1.15 flip"\nsampling = "people"\npictures = 2'
+            'augment = "zoom1.15 flip"\nsampler = "pk"\nsamples_per_class = 2'
         ),
     ),
     "voc": (
@@ -145,7 +145,7 @@ CASES: dict[str, tuple[str, str, str]] = {
         FCOS,
         (
             'kind = "boxes"\npath = "PATH/boxes.csv"\nclasses = ["bar", "disc"]\n'
-            'augment = "crop24"\nvalidation = 4\nsampling = "balanced"'
+            'augment = "crop24"\nvalidation = 4\nsampler = "balanced"'
         ),
     ),
     "masks": (
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[str, str, str]] = {
         FCOS,
         (
             'kind = "masks"\npath = "PATH/masks"\nsize = [32, 32]\nignore = [9]\n'
-            'classes = ["ground", "disc", "bar"]\nparts = ["disc", "bar"]\nsmallest = 10'
+            'classes = ["ground", "disc", "bar"]\ncomponents = ["disc", "bar"]\nmin_area = 10'
         ),
     ),
     "cells": ("", FCOS, 'kind = "cells"\nsize = [32, 32]\naugment = "crop24 vflip"\ntrain = 12'),
@@ -332,7 +332,6 @@ def first_batches(recipe: Recipe) -> Iterator[Batch]:
     sets = parts.open_sets(recipe)
     assert sets.validation is not None
     for source, split, count in ((sets.train, "train", 3), (sets.validation, "validation", 1)):
-        sampler, samples_per_class = parts.sampling_of(recipe)
         size = 4 if split == "train" else parts.judged_at_a_time(source, 4)
         loader = Loader(
             source,
@@ -340,8 +339,8 @@ def first_batches(recipe: Recipe) -> Iterator[Batch]:
             augment=recipe.data.augment,
             batch_size=size,
             seed=recipe.seed,
-            sampler=sampler,
-            samples_per_class=samples_per_class,
+            sampler=recipe.data.sampler,
+            samples_per_class=getattr(recipe.data, "samples_per_class", 1),
         )
         with loader:
             yield from (batch for batch, _ in zip(loader.epoch(0), range(count)))

@@ -21,7 +21,7 @@ from plusx.data.sets.synthetic import TELLING, open_bands
 from plusx.data.statistics import measured_modality
 from plusx.recipe import OwnData, load_recipe
 from plusx.run import evaluate, load_run, predict, train
-from plusx.run.prepared import own_preprocessing
+from plusx.run.datasets import own_modality
 
 
 KNOWN = BandsModality((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000)
@@ -147,19 +147,19 @@ def test_words_for_pictures_are_refused() -> None:
 
 def test_a_recipe_says_range_and_bands() -> None:
     own = OwnData(kind="folder", path="x", size=8, channels=13, range=(0.0, 1e4), bands=(4, 3, 2))
-    known = own_preprocessing(own)
+    known = own_modality(own)
     assert known is not None
     assert (known.channels, known.bands, known.high) == (3, (4, 3, 2), 10_000)
     assert modality_from_dict(known.to_dict()) == known
     assert known.kind == "bands"
-    assert own_preprocessing(OwnData(kind="folder", path="x")) is None
-    grey = own_preprocessing(OwnData(kind="folder", path="x", channels=1))
+    assert own_modality(OwnData(kind="folder", path="x")) is None
+    grey = own_modality(OwnData(kind="folder", path="x", channels=1))
     assert grey is not None
     assert grey.kind == "image"
     with pytest.raises(ValueError, match="4 of 3 channels"):
-        own_preprocessing(OwnData(kind="csv", path="x", channels=3, bands=(4,)))
+        own_modality(OwnData(kind="csv", path="x", channels=3, bands=(4,)))
     with pytest.raises(ValueError, match="from a lower number"):
-        own_preprocessing(OwnData(kind="csv", path="x", range=(1.0, 1.0)))
+        own_modality(OwnData(kind="csv", path="x", range=(1.0, 1.0)))
 
 
 def test_older_files_say_no_range() -> None:

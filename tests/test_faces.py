@@ -361,8 +361,8 @@ def test_embeddings_learn_to_tell_apart_and_have_unit_length(loss):
 def test_triplets_need_two_people_in_each_process():
     recipe = parse_recipe(
         'epochs = 1\nbatch_size = 12\n[net]\nbase = "resnet20"\n[task]\nkind = "embed"\n'
-        'loss = "triplet"\n[data]\nkind = "pk"\npath = "."\nsampling = "pk"\n'
-        'pictures = 3\n[optim]\nkind = "sgd"\nlr = 0.1\n'
+        'loss = "triplet"\n[data]\nkind = "people"\npath = "."\nsampler = "pk"\n'
+        'samples_per_class = 3\n[optim]\nkind = "sgd"\nlr = 0.1\n'
     )
     task = embedder("triplet")
     state = State(task, torch.optim.SGD(task.parameters(), 0.1))

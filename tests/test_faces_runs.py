@@ -46,8 +46,8 @@ channels = 1
 augment = "flip"
 test = "test.*"
 validation = "held.*"
-sampling = "people"
-pictures = 3
+sampler = "pk"
+samples_per_class = 3
 
 [optim]
 kind = "sgd"
@@ -268,8 +268,8 @@ def test_triplets_train_and_need_groups_of_one_person(faces: Path, tmp_path: Pat
     recipe = parse_recipe(text, ["epochs=2", "data.size=[8, 8]"])
     result = runs.train(recipe, tmp_path / "run", progress=False)
     assert result["validation"]["equal_error_rate"] < 0.5
-    alone = parse_recipe(text, ["data.sampling=uniform"])
-    with pytest.raises(ValueError, match='needs \\[data\\] sampling = "people"'):
+    alone = parse_recipe(text, ["data.sampler=uniform"])
+    with pytest.raises(ValueError, match='needs \\[data\\] sampler = "pk"'):
         runs.train(alone, tmp_path / "other", progress=False)
     parted = parse_recipe(text, ["optim.accumulation_steps=2"])
     with pytest.raises(ValueError, match="triplets are of a whole batch"):

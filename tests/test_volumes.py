@@ -316,7 +316,7 @@ def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"images/p0_0\.nii\.gz: its mask .*{said}"):
             opened(root, split="all")
     root = tmp_path / "value"
-    source = opened(root, split="all", ignored=(7,))
+    source = opened(root, split="all", ignore=(7,))
     assert source.items.volumes[0].mask is not None
     assert (source.items.volumes[0].mask == 255).sum() == 3
     for gone in ("images/p0_0.nii.gz", "labels/p1_3.nii.gz"):
@@ -324,7 +324,7 @@ def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"mask of no volume.*no mask of it|no mask of it.*mask of"
     ):
-        opened(root, split="all", ignored=(7,))
+        opened(root, split="all", ignore=(7,))
 
 
 @pytest.mark.slow

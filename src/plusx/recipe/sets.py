@@ -30,7 +30,7 @@ class Mix:
 
 
 # the order of an epoch: each image once, classes in equal numbers, or groups of one class
-Sampling = Literal["uniform", "balanced", "people"]
+Sampler = Literal["uniform", "balanced", "pk"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -46,8 +46,8 @@ class KnownData:
     per_class: Positive | None = None  # images of each class that are trained on; None: all
     classes: tuple[Name, ...] | None = None  # those that are seen; None: all
     bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
-    sampling: Sampling = "uniform"
-    pictures: Positive = 4  # of a class that stand together, with sampling = "people"
+    sampler: Sampler = "uniform"
+    samples_per_class: Positive = 4  # that stand together, with sampler = "pk"
     workers: Count = 0
 
 
@@ -71,8 +71,8 @@ class OwnData:
     bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
     on_unreadable: Literal["error", "skip"] = "error"
     decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
-    sampling: Sampling = "uniform"
-    pictures: Positive = 4  # of a class that stand together, with sampling = "people"
+    sampler: Sampler = "uniform"
+    samples_per_class: Positive = 4  # that stand together, with sampler = "pk"
     workers: Count = 0
 
 
@@ -88,16 +88,16 @@ class SceneData:
     channels: Literal[1, 3] = 3  # 1: grey
     classes: tuple[str, ...] = ()  # in their order; (): as the data names them
     values: tuple[Count, ...] = ()  # of masks: that of each class; (): 0, 1, 2, ...
-    ignore: tuple[Count, ...] = ()  # of masks: values that are not judged
+    ignore: tuple[Count, ...] = ()  # of masks: values that are ignored
     test: str = ""  # a regular expression: images of such names test, the others train
-    parts: tuple[str, ...] = ()  # of masks: classes whose connected parts become boxes
-    smallest: Positive = 20  # pixels of such a part; a smaller one is not judged
+    components: tuple[str, ...] = ()  # of masks: classes whose connected components become boxes
+    min_area: Positive = 20  # pixels of a component; smaller ones are ignored
     augment: str = ""
     mix: NoMix = NoMix()
     validation: Part | None = None
     train: Part | None = None
     on_unreadable: Literal["error", "skip"] = "error"
-    sampling: Literal["uniform", "balanced"] = "uniform"
+    sampler: Literal["uniform", "balanced"] = "uniform"
     workers: Count = 0
 
 
@@ -115,8 +115,8 @@ class PeopleData:
     mix: NoMix = NoMix()
     validation: Who | None = None  # of those who do not test; None: 0.2 of them
     test: Who = 0
-    sampling: Sampling = "uniform"
-    pictures: Positive = 4  # of a person that stand together, with sampling = "people"
+    sampler: Sampler = "uniform"
+    samples_per_class: Positive = 4  # of a person that stand together, with sampler = "pk"
     on_unreadable: Literal["error", "skip"] = "error"
     workers: Count = 0
 
@@ -142,14 +142,14 @@ class VolumeData:
     patch: Patch = (64, 64, 64)  # voxels that a network sees at a time
     patches: Positive = 4  # that an epoch takes of each volume
     foreground: Ratio = 0.5  # the share of them that hold a class other than the first
-    ignored: tuple[Count, ...] = ()  # numbers of the masks that are not judged
+    ignore: tuple[Count, ...] = ()  # numbers of the masks that are ignored
     patient: str = ""  # a regular expression whose group is the patient; "": each volume's own
     augment: str = ""
     mix: NoMix = NoMix()
     validation: Part | None = None  # patients, or their share; None: 0.2
     train: Part | None = None  # volumes, or their share, that are trained on; None: all
     on_unreadable: Literal["error", "skip"] = "error"
-    sampling: Literal["uniform"] = "uniform"
+    sampler: Literal["uniform"] = "uniform"
     workers: Count = 0
 
 
@@ -165,7 +165,7 @@ class EllipsoidData:
     mix: NoMix = NoMix()
     validation: Part | None = None  # patients, or their share; None: 12
     train: Part | None = None
-    sampling: Literal["uniform"] = "uniform"
+    sampler: Literal["uniform"] = "uniform"
     workers: Count = 0
 
 
@@ -179,7 +179,7 @@ class CellData:
     mix: NoMix = NoMix()
     validation: Literal[0] | None = None  # 0: none is kept back
     train: Part | None = None
-    sampling: Literal["uniform", "balanced"] = "uniform"
+    sampler: Literal["uniform", "balanced"] = "uniform"
     workers: Count = 0
 
 

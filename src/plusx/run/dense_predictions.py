@@ -17,7 +17,6 @@ from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.data.prediction import Detections, LabelMaps, Prediction
 from plusx.data.sets.download import located
-from plusx.recipe.sets import SceneData
 from plusx.report.predictions import MOST, SHOWN, predictions_page
 from plusx.run import drawing, parts
 from plusx.run.dense_inference import ImagePrediction, predict_images
@@ -74,10 +73,10 @@ def _resolved(path: str) -> str:
 
 def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
     """The splits of a run's own data, where any of the files can be among them."""
-    data = None if run.recipe is None else run.recipe.data
-    if run.recipe is None or not isinstance(data, SceneData):
+    path = None if run.recipe is None else getattr(run.recipe.data, "path", None)
+    if run.recipe is None or path is None:
         return []
-    root = located(data.path).resolve()
+    root = located(path).resolve()
     root = root if root.is_dir() else root.parent
     if not any(Path(path).resolve().is_relative_to(root) for path in files):
         return []

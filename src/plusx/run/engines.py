@@ -195,7 +195,7 @@ def engine_of(recipe: Recipe, state: State, world: DistributedContext) -> Engine
 
 def _refuse_lone_people(recipe: Recipe, world: DistributedContext) -> None:
     """UserError where triplets have nobody to compare a person with in a rank's share."""
-    task, (_, pictures) = recipe.task, parts.sampling_of(recipe)
+    task, pictures = recipe.task, getattr(recipe.data, "samples_per_class", 1)
     share = recipe.batch_size // world.size
     if isinstance(task, Embed) and task.loss == "triplet" and share < 2 * pictures:
         raise UserError(

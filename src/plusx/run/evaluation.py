@@ -13,10 +13,11 @@ from plusx.data.loader import Loader
 from plusx.data.readers.open import is_undivided, kind_of, open_data, splits_of
 from plusx.data.sets import NAMED_SETS
 from plusx.errors import UserError
-from plusx.recipe import KnownData, OwnData, Recipe
+from plusx.recipe import Recipe
 from plusx.recipe.tables import Embed
 from plusx.run import parts
-from plusx.run.elsewhere import laid_out_alike
+from plusx.run.datasets import DATA as DATA_KINDS
+from plusx.run.datasets import at_another_path, replace_path
 from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
 from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import prepare
@@ -94,7 +95,7 @@ def _source(
     recipe = run.recipe
     if recipe is None and home is not None and data is not None:
         recipe = read_recipe(home)
-    if recipe is not None and not isinstance(recipe.data, KnownData | OwnData):
+    if recipe is not None and not DATA_KINDS[recipe.data.kind].by_class:
         return _of_its_kind(run, recipe, home, data, split)
     if data is None and recipe is None:
         raise UserError(f"{run.path} is a file of weights: say which data with --data")
@@ -144,7 +145,8 @@ def _of_its_kind(
     own = data is None or is_own(recipe, data)
     if not own:
         assert data is not None
-        recipe, split = laid_out_alike(run, recipe, data, split)
+        classes = tuple(run.classes) if run.named else ()
+        recipe, split = at_another_path(recipe, data, split, classes)
     source = parts.open_split(recipe, split)
     if own and home is not None:
         refuse_changed(home, source)
@@ -221,12 +223,12 @@ def _has_test(run: Run, data: str | Path | None, source: Dataset) -> bool:
     """Whether images that are kept for the test are among those of the split "all"."""
     if source.split != "all":
         return False
-    if run.recipe is not None and not isinstance(run.recipe.data, KnownData | OwnData):
+    if run.recipe is not None and not DATA_KINDS[run.recipe.data.kind].by_class:
         return True  # nothing but the recipe says which of them test
     if data is None:
         assert run.recipe is not None
-        said = run.recipe.data
-        data = Path(said.path).expanduser() if isinstance(said, OwnData) else said.kind
+        path = getattr(run.recipe.data, "path", None)
+        data = run.recipe.data.kind if path is None else Path(path).expanduser()
     return "test" in splits_of(data)
 
 
@@ -272,12 +274,12 @@ def _moved(
     on_unreadable: Literal["error", "skip"],
 ) -> Dataset | None:
     """This split of `data`, if the run had the very same one, wherever the files lay then."""
-    if home is None or recipe is None or not isinstance(recipe.data, OwnData):
+    if home is None or recipe is None or getattr(recipe.data, "path", None) is None:
         return None
     if kind_of(data) != recipe.data.kind:
         return None
     known = store.read_json(home / DATA)[split]
-    there = dataclasses.replace(recipe.data, path=str(data), on_unreadable=on_unreadable)
+    there = replace_path(recipe.data, str(data), on_unreadable)
     try:
         source = parts.open_split(dataclasses.replace(recipe, data=there), split)
     except ValueError:  # too few images to keep some back; as a whole they may do

@@ -23,8 +23,8 @@ from plusx.data.image_file import printable
 from plusx.data.readers.people import listed_people
 from plusx.data.readers.verdicts import Entry
 from plusx.errors import UserError
-from plusx.recipe.sets import PeopleData
 from plusx.run import parts
+from plusx.run.datasets import DATA
 from plusx.run.evaluation import tta_of
 from plusx.run.folder import Run, prepared_as
 from plusx.run.prediction import image_files, prepared_images
@@ -243,7 +243,7 @@ def _impostors(
         entries, notices = listed_people(folder, on_unreadable)
     elif (
         run.recipe is not None
-        and isinstance(run.recipe.data, PeopleData)  # else who validates has trained too
+        and DATA[run.recipe.data.kind].has_people  # else who validates has trained too
         and run.recipe.data.validation != 0
     ):
         source = parts.open_split(run.recipe, "validation")

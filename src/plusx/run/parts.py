@@ -2,35 +2,26 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from plusx.data import subset
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.readers.open import kind_of, open_data
-from plusx.data.readers.people import open_people
-from plusx.data.sampler import Sampler
-from plusx.data.sets.download import located
 from plusx.data.splits import stratified_order
-from plusx.data.statistics import measured_modality
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.nn.whitening import whiten
-from plusx.recipe import KnownData, NetByName, OwnData, Recipe
-from plusx.recipe.sets import CellData, EllipsoidData, PeopleData, SceneData, VolumeData
-from plusx.recipe.tables import Classify
+from plusx.recipe import NetByName, Recipe
+from plusx.run.datasets import open_split as open_split
+from plusx.run.datasets import open_train_and_validation
 from plusx.run.networks import make_net as make_net
 from plusx.run.networks import spec_of as spec_of
-from plusx.run.prepared import own_preprocessing
-from plusx.run.scene_sets import open_scene_split
 from plusx.run.task_factory import TASKS
 from plusx.run.transfer import freeze
-from plusx.run.volumes import asked_of, open_volume_split
+from plusx.run.volumes import asked_of
 from plusx.zoo import External, find
 
 
@@ -79,77 +70,7 @@ class Sets:
 
 def open_sets(recipe: Recipe) -> Sets:
     """The recipe's training and validation images."""
-    train = open_split(recipe, "train")
-    measures = isinstance(recipe.data, OwnData) and train.modality.kind != "image"
-    if measures:
-        train = train.with_modality(measured_modality(train))
-    if recipe.data.validation == 0:
-        return Sets(train, None)
-    held = open_split(recipe, "validation")
-    return Sets(train, held.with_modality(train.modality) if measures else held)
-
-
-def open_split(recipe: Recipe, split: str) -> Dataset:
-    """One split of the recipe's data. UserError where there is none, or the data is wrong."""
-    data = recipe.data
-    if isinstance(data, PeopleData):
-        return open_people(
-            located(data.path),
-            split=split,
-            seed=recipe.seed,
-            validation=data.validation,
-            test=data.test,
-            size=data.size,
-            channels=data.channels,
-            on_unreadable=data.on_unreadable,
-        )
-    if isinstance(data, SceneData | CellData):
-        return _trained_part(open_scene_split(recipe, data, split), split, data.train, recipe)
-    if isinstance(data, VolumeData | EllipsoidData):
-        return _trained_part(open_volume_split(recipe, data, split), split, data.train, recipe)
-    if isinstance(data, OwnData) and (kind := kind_of(data.path)) not in (None, data.kind):
-        raise UserError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
-    source = open_data(
-        Path(data.path).expanduser() if isinstance(data, OwnData) else data.kind,
-        split=split,
-        seed=recipe.seed,
-        validation=data.validation,
-        size=data.size,
-        on_unreadable=data.on_unreadable if isinstance(data, OwnData) else "error",
-        decoder=data.decoder if isinstance(data, OwnData) else "pillow",
-        modality=own_preprocessing(data) if isinstance(data, OwnData) else None,
-        multilabel=isinstance(recipe.task, Classify) and recipe.task.multilabel,
-    )
-    if isinstance(data, KnownData | OwnData):
-        source = _chosen(source, data)
-        if split == "train" and data.per_class is not None:
-            if data.train is not None:
-                raise UserError("[data] train and per_class: both say how many images train")
-            return subset.few_a_class(source, data.per_class, recipe.seed)
-    return _trained_part(source, split, data.train, recipe)
-
-
-def _chosen(source: Dataset, data: KnownData | OwnData) -> Dataset:
-    """The classes and the bands that the recipe names."""
-    if data.classes is not None:
-        source = subset.of_classes(source, data.classes)
-    return source if data.bands is None else subset.of_bands(source, data.bands)
-
-
-def _trained_part(
-    source: Dataset, split: str, train: int | float | None, recipe: Recipe
-) -> Dataset:
-    """Of the training images so many, or that share (None: all): the classes in equal parts, by
-    the seed.
-    """
-    if split != "train" or train is None:
-        return source
-    whole = len(source)
-    count = train if isinstance(train, int) else round(train * whole)
-    if not 1 <= count <= whole:
-        raise UserError(f"[data] train = {train}: {source.name} has {whole:,} images to train on")
-    chosen = np.sort(stratified_order(source.labels, recipe.seed)[:count])
-    return source.subset(chosen.tolist())
+    return Sets(*open_train_and_validation(recipe))
 
 
 def judged_at_a_time(source: Dataset, batch_size: int) -> int:
@@ -157,14 +78,6 @@ def judged_at_a_time(source: Dataset, batch_size: int) -> int:
     a larger one it would be padded, and answers at its edges would be others.
     """
     return 1 if source.modality.varies else batch_size
-
-
-def sampling_of(recipe: Recipe) -> tuple[Sampler, int]:
-    """How an epoch is ordered, and how many images of a class stand together with "people"."""
-    data = recipe.data
-    kind = getattr(data, "sampling", "uniform")
-    sampler: Sampler = "pk" if kind == "people" else "balanced" if kind == "balanced" else "uniform"
-    return sampler, getattr(data, "pictures", 1)
 
 
 def resolved(recipe: Recipe, source: Dataset) -> Recipe:

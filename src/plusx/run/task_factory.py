@@ -171,10 +171,10 @@ def _train_embedder(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     if dataset.annotations is not None or dataset.multilabel:
         has = "several labels an image" if dataset.multilabel else "boxes or masks"
         raise UserError(f'[task] kind = "embed" needs one class an image: {dataset.name} has {has}')
-    if table.loss == "triplet" and getattr(recipe.data, "sampling", "") != "people":
+    if table.loss == "triplet" and recipe.data.sampler != "pk":
         raise UserError(
             '[task] loss = "triplet" compares images of one class within a batch: it needs '
-            '[data] sampling = "people"'
+            '[data] sampler = "pk"'
         )
     if table.loss == "triplet" and recipe.optim.accumulation_steps > 1:
         raise UserError(

@@ -345,8 +345,8 @@ class Trainer:
             device=self.state.task.device,
             part=part,
             channels_last=self.recipe.device.channels_last,
-            sampler=parts.sampling_of(self.recipe)[0],
-            samples_per_class=parts.sampling_of(self.recipe)[1],
+            sampler=self.recipe.data.sampler,
+            samples_per_class=getattr(self.recipe.data, "samples_per_class", 1),
         )
 
     def due(self) -> bool:

@@ -158,7 +158,7 @@ def _truth(run: Run, path: str, scan: Scan) -> Mask | None:
     if beside is None:
         return None
     data = None if run.recipe is None else run.recipe.data
-    ignored = getattr(data, "ignored", ())
+    ignored = getattr(data, "ignore", ())
     try:
         return stored_mask(beside, scan, Reading(_volumes(run), run.classes, ignored))
     except (UnreadableImage, OSError):

@@ -2,46 +2,12 @@
 
 from dataclasses import replace
 
-from plusx.data.dataset import Dataset, as_split
+from plusx.data.dataset import Dataset
 from plusx.data.modality import VolumeModality
-from plusx.data.readers.volumes import open_volumes
-from plusx.data.sets.download import located
-from plusx.data.sets.ellipsoids import open_ellipsoids
 from plusx.errors import UserError
 from plusx.recipe import Recipe
-from plusx.recipe.sets import EllipsoidData, VolumeData
+from plusx.recipe.sets import VolumeData
 from plusx.recipe.tables import Segment
-
-
-def open_volume_split(recipe: Recipe, data: VolumeData | EllipsoidData, split: str) -> Dataset:
-    """One split of a recipe's volumes. UserError where there is none, or the data is wrong."""
-    if isinstance(data, EllipsoidData):
-        return open_ellipsoids(
-            as_split(split),
-            data.validation,
-            recipe.seed,
-            data.patch,
-            data.patches,
-            data.foreground,
-        )
-    return open_volumes(
-        located(data.path),
-        split=split,
-        seed=recipe.seed,
-        classes=data.classes,
-        range=data.range,
-        window=data.window,
-        spacing=data.spacing,
-        orientation=data.orientation,
-        patch=data.patch,
-        patches=data.patches,
-        foreground=data.foreground,
-        ignored=data.ignored,
-        patient=data.patient,
-        channels=data.channels,
-        validation=data.validation,
-        on_unreadable=data.on_unreadable,
-    )
 
 
 def asked_of(recipe: Recipe, source: Dataset) -> Recipe:

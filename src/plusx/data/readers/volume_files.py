@@ -49,11 +49,11 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How files become volumes: the modality, the classes, and values that are not judged."""
+    """How files become volumes: the modality, the classes, and values that are ignored."""
 
     modality: VolumeModality
     classes: tuple[str, ...]
-    ignored: tuple[int, ...] = ()
+    ignore: tuple[int, ...] = ()
 
     @property
     def space(self) -> Space:
@@ -168,7 +168,7 @@ def range_problem(values: Num[np.ndarray, "c x y z"], modality: VolumeModality) 
 
 
 def mask_of(path: str, scan: Scan, reading: Reading) -> Classes:
-    """The classes of a scan's voxels on the network's grid, 255 where they are not judged."""
+    """The classes of a scan's voxels on the network's grid, 255 where they are ignored."""
     turn = turn_to(reading.space.orientation, scan.affine)
     whole = turn.there(stored_mask(path, scan, reading))
     return nearest(whole, turn.spacing(scan.affine), reading.space.spacing)
@@ -196,16 +196,16 @@ def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x
     table = np.full(256, IGNORE_INDEX, np.uint8)
     table[: len(reading.classes)] = np.arange(len(reading.classes))
     stored = np.unique(values)
-    allowed = {*range(len(reading.classes)), *reading.ignored}
+    allowed = {*range(len(reading.classes)), *reading.ignore}
     for value in stored.tolist():
         if value not in allowed:
             count = int((values == value).sum())
             raise UnreadableImage(
                 f"its mask has the value {value:g} in {count:,} voxels; the classes are 0 to "
                 f"{len(reading.classes) - 1}"
-                + (f", and {list(reading.ignored)} not judged" if reading.ignored else "")
+                + (f", and {list(reading.ignore)} ignored" if reading.ignore else "")
             )
-    whole = np.where(np.isin(values, reading.ignored), IGNORE_INDEX, values).astype(np.uint8)
+    whole = np.where(np.isin(values, reading.ignore), IGNORE_INDEX, values).astype(np.uint8)
     return table[whole[0]]
 
 

@@ -39,7 +39,7 @@ def open_volumes(
     patch: tuple[int, int, int] = (64, 64, 64),
     patches: int = 4,
     foreground: float = 0.5,
-    ignored: tuple[int, ...] = (),
+    ignore: tuple[int, ...] = (),
     patient: str = "",
     channels: int = 1,
     validation: float | int | None = None,
@@ -59,7 +59,7 @@ def open_volumes(
     patch       voxels a dimension that the network sees at a time
     patches     that an epoch takes of each volume; `foreground` of them hold a voxel of a class
                 other than the first
-    ignored     numbers of the masks that are not judged
+    ignore     numbers of the masks that are ignored
     patient     a regular expression whose first group, found in a volume's name, is the patient;
                 "" takes each volume for a patient of its own
     channels    that each volume has: the fourth dimension of a NIfTI file
@@ -89,7 +89,7 @@ def open_volumes(
         patch[1:], channels, mean, std, low, high, space=space, foreground=foreground
     )
     chosen = _of_split(pairs, wanted, validation, seed, shown)
-    reading = Reading(modality, classes, ignored)
+    reading = Reading(modality, classes, ignore)
     entries, read = _read(chosen, reading, own)
     used, notices = usable_entries(entries, top, on_unreadable)
     if not used:

@@ -1,0 +1,282 @@
+"""From the [data] of a recipe to data sets: one entry for each kind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plusx.data import subset
+from plusx.data.dataset import Dataset, Split, as_split
+from plusx.data.modality import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BandsModality,
+    ImageModality,
+    Modality,
+)
+from plusx.data.modality.bands import select_bands
+from plusx.data.readers.annotated import annotated_splits, open_annotated
+from plusx.data.readers.annotation_index import LayoutOptions
+from plusx.data.readers.open import kind_of, open_data
+from plusx.data.readers.people import open_people, people_splits
+from plusx.data.readers.volume_files import volume_splits
+from plusx.data.readers.volumes import open_volumes
+from plusx.data.sets.cells import open_cells
+from plusx.data.sets.download import located
+from plusx.data.sets.ellipsoids import open_ellipsoids
+from plusx.data.splits import stratified_order
+from plusx.data.statistics import measured_modality
+from plusx.errors import UserError
+from plusx.recipe import KnownData, OwnData, Recipe
+from plusx.recipe.sets import CellData, EllipsoidData, PeopleData, SceneData, VolumeData
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """A value of `kind` in [data].
+
+    table       its fields
+    open        (recipe, table, split) -> the data set
+    at          (table, another path, names of a network's classes) -> the table for data there,
+                and the splits that it has itself; None where data is made and not read
+    by_class    whether images are sorted by class, so that data of any such kind can stand for it
+    has_people  whether the classes are people, none of whom is in two splits
+    """
+
+    table: type
+    open: Callable[[Recipe, Any, str], Dataset]
+    at: Callable[[Any, str, tuple[str, ...]], tuple[Any, tuple[str, ...]]] | None = None
+    by_class: bool = False
+    has_people: bool = False
+
+
+def open_split(recipe: Recipe, split: str) -> Dataset:
+    """One split of the recipe's data. UserError where there is none, or the data is wrong."""
+    data = recipe.data
+    dataset = DATA[data.kind].open(recipe, data, split)
+    per_class: int | None = getattr(data, "per_class", None)
+    train: int | float | None = getattr(data, "train", None)
+    if split != "train" or (train is None and per_class is None):
+        return dataset
+    if per_class is not None:
+        if train is not None:
+            raise UserError("[data] train and per_class: both say how many images train")
+        return subset.few_a_class(dataset, per_class, recipe.seed)
+    assert train is not None
+    whole = len(dataset)
+    count = train if isinstance(train, int) else round(train * whole)
+    if not 1 <= count <= whole:
+        raise UserError(f"[data] train = {train}: {dataset.name} has {whole:,} samples to train on")
+    return dataset.subset(np.sort(stratified_order(dataset.labels, recipe.seed)[:count]).tolist())
+
+
+def open_train_and_validation(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
+    """What a recipe trains on, and what it holds out; None where that is nothing."""
+    train = open_split(recipe, "train")
+    measured = getattr(recipe.data, "path", None) is not None and train.modality.kind == "bands"
+    if measured:
+        train = train.with_modality(measured_modality(train))
+    if recipe.data.validation == 0:
+        return train, None
+    validation = open_split(recipe, "validation")
+    return train, validation.with_modality(train.modality) if measured else validation
+
+
+def at_another_path(
+    recipe: Recipe, data: str | Path, split: Split, classes: tuple[str, ...]
+) -> tuple[Recipe, Split]:
+    """The recipe with `data` in the place of its own, and the split of it that is meant.
+
+    How the run's own data was split says nothing of others: what has no splits of its own is
+    evaluated as a whole, as a folder of classes is. `classes` are the network's, () where unknown.
+    UserError: the run's data is made, or there is no such data.
+    """
+    at = DATA[recipe.data.kind].at
+    if at is None:
+        raise UserError(f'[data] kind = "{recipe.data.kind}" is made, not read from {data}')
+    table, splits = at(recipe.data, str(data), classes)
+    return replace(recipe, data=table), split if splits else "all"
+
+
+def replace_path(data: Any, path: str, on_unreadable: str) -> Any:
+    """The same table for data of its kind at another path."""
+    return replace(data, path=path, on_unreadable=on_unreadable)
+
+
+def _open_named(recipe: Recipe, data: KnownData, split: str) -> Dataset:
+    dataset = open_data(
+        data.kind, split=split, seed=recipe.seed, validation=data.validation, size=data.size
+    )
+    return _chosen(dataset, data)
+
+
+def _open_own(recipe: Recipe, data: OwnData, split: str) -> Dataset:
+    if (kind := kind_of(data.path)) not in (None, data.kind):
+        raise UserError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
+    dataset = open_data(
+        Path(data.path).expanduser(),
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        size=data.size,
+        on_unreadable=data.on_unreadable,
+        decoder=data.decoder,
+        modality=own_modality(data),
+        multilabel=getattr(recipe.task, "multilabel", False),
+    )
+    return _chosen(dataset, data)
+
+
+def _chosen(dataset: Dataset, data: KnownData | OwnData) -> Dataset:
+    """The classes and the bands that the recipe names."""
+    if data.classes is not None:
+        dataset = subset.of_classes(dataset, data.classes)
+    return dataset if data.bands is None else subset.of_bands(dataset, data.bands)
+
+
+def own_modality(data: OwnData) -> Modality | None:
+    """How files are prepared that are no colour images; None for those.
+
+    Mean and deviation of bands are measured in training. UserError: a range or a band that cannot
+    be.
+    """
+    if data.channels is None and data.range is None and data.bands is None:
+        return None
+    size = (data.size, data.size)
+    low, high = data.range or (0.0, 255.0)
+    if low >= high:
+        raise UserError(f"[data] range = [{low}, {high}]: from a lower number to a higher one")
+    stored = data.channels or (3 if data.bands is None else max(data.bands))
+    if data.range is None and data.bands is None and stored in (1, 3):
+        return ImageModality(size, stored, IMAGENET_MEAN[stored], IMAGENET_STD[stored])
+    modality = BandsModality(size, stored, (0.5,) * stored, (0.25,) * stored, low, high)
+    if data.bands is None:
+        return modality
+    for band in data.bands:
+        if band > stored or data.bands.count(band) > 1:
+            reason = "is there twice" if band <= stored else f"of {stored} channels"
+            raise UserError(f"[data] bands = {list(data.bands)}: {band} {reason}")
+    return select_bands(modality, data.bands)
+
+
+def _wants_masks(recipe: Recipe) -> bool:
+    """Whether the head has a use for instance masks."""
+    return recipe.head is not None and recipe.head.kind == "mask-rcnn"
+
+
+def _open_annotated(recipe: Recipe, data: SceneData, split: str) -> Dataset:
+    options = LayoutOptions(
+        classes=data.classes,
+        values=data.values,
+        ignore=data.ignore,
+        test=data.test,
+        channels=data.channels,
+        components=data.components,
+        min_area=data.min_area,
+        instances=_wants_masks(recipe),
+    )
+    return open_annotated(
+        data.path,
+        data.kind,
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        size=data.size,
+        on_unreadable=data.on_unreadable,
+        options=options,
+    )
+
+
+def _annotated_at(
+    data: SceneData, path: str, classes: tuple[str, ...]
+) -> tuple[SceneData, tuple[str, ...]]:
+    # others need not show every class
+    names = data.classes if data.kind == "masks" or not classes else classes
+    table = replace(data, path=path, test="", validation=None, classes=names)
+    return table, annotated_splits(path, data.kind)
+
+
+def _open_cells(recipe: Recipe, data: CellData, split: str) -> Dataset:
+    return open_cells(split, size=data.size, instances=_wants_masks(recipe))
+
+
+def _open_people(recipe: Recipe, data: PeopleData, split: str) -> Dataset:
+    return open_people(
+        located(data.path),
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        test=data.test,
+        size=data.size,
+        channels=data.channels,
+        on_unreadable=data.on_unreadable,
+    )
+
+
+def _people_at(
+    data: PeopleData, path: str, classes: tuple[str, ...]
+) -> tuple[PeopleData, tuple[str, ...]]:
+    splits = people_splits(located(path))
+    return replace(data, path=path, test=0, validation=None if splits else 0), splits
+
+
+def _open_volumes(recipe: Recipe, data: VolumeData, split: str) -> Dataset:
+    return open_volumes(
+        located(data.path),
+        split=split,
+        seed=recipe.seed,
+        classes=data.classes,
+        range=data.range,
+        window=data.window,
+        spacing=data.spacing,
+        orientation=data.orientation,
+        patch=data.patch,
+        patches=data.patches,
+        foreground=data.foreground,
+        ignore=data.ignore,
+        patient=data.patient,
+        channels=data.channels,
+        validation=data.validation,
+        on_unreadable=data.on_unreadable,
+    )
+
+
+def _volumes_at(
+    data: VolumeData, path: str, classes: tuple[str, ...]
+) -> tuple[VolumeData, tuple[str, ...]]:
+    splits = volume_splits(located(path), data.patient)
+    return replace(data, path=path, validation=None), splits
+
+
+def _open_ellipsoids(recipe: Recipe, data: EllipsoidData, split: str) -> Dataset:
+    part, seed = as_split(split), recipe.seed
+    return open_ellipsoids(part, data.validation, seed, data.patch, data.patches, data.foreground)
+
+
+_NAMED = DataKind(KnownData, _open_named, by_class=True)
+_OWN = DataKind(OwnData, _open_own, by_class=True)
+_ANNOTATED = DataKind(SceneData, _open_annotated, _annotated_at)
+
+# kind in [data]: its table and how it is opened
+DATA: dict[str, DataKind] = {
+    "digits": _NAMED,
+    "fashion-mnist": _NAMED,
+    "cifar10": _NAMED,
+    "cifar100": _NAMED,
+    "mosaics": _NAMED,
+    "bands": _NAMED,
+    "folder": _OWN,
+    "csv": _OWN,
+    "packed": _OWN,
+    "shards": _OWN,
+    "voc": _ANNOTATED,
+    "coco": _ANNOTATED,
+    "boxes": _ANNOTATED,
+    "masks": _ANNOTATED,
+    "cells": DataKind(CellData, _open_cells),
+    "people": DataKind(PeopleData, _open_people, _people_at, has_people=True),
+    "volumes": DataKind(VolumeData, _open_volumes, _volumes_at),
+    "ellipsoids": DataKind(EllipsoidData, _open_ellipsoids),
+}
