@@ -68,7 +68,7 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     whole = len(dataset)
     count = train if isinstance(train, int) else round(train * whole)
     if not 1 <= count <= whole:
-        raise UserError(f"[data] train = {train}: {dataset.name} has {whole:,} samples to train on")
+        raise UserError(f"[data] train = {train}: {dataset.name} has {whole:,} images to train on")
     return dataset.subset(np.sort(stratified_order(dataset.labels, recipe.seed)[:count]).tolist())
 
 
