@@ -106,7 +106,8 @@ KEYWORDS = {
 }
 
 PROMISED = {
-    "create_model", "list_models", "find", "parse", "Block", "Stage", "Net", "Batch", "batches",
+    "create_model", "list_models", "find", "parse", "Block", "Stage", "Net",
+    "Batch", "Loader", "batches",
     "Classify", "prepare", "State", "fit", "GradientStep", "evaluate",
     "grad_cam", "save_memory",
 }  # fmt: skip

@@ -180,7 +180,7 @@ def write_voc(root: Path, count: int) -> Path:
             thing = ElementTree.SubElement(note, "object")
             ElementTree.SubElement(thing, "name").text = CLASSES[category]
             box = ElementTree.SubElement(thing, "bndbox")
-            corners = {"xmin": left, "ymin": top, "xmax": right, "ymax": bottom}
+            corners = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
             for key, value in corners.items():
                 ElementTree.SubElement(box, key).text = str(value)
         ElementTree.ElementTree(note).write(root / "Annotations" / f"{name}.xml")

@@ -58,8 +58,8 @@ def voc(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
     for name, found in boxes.items():
         picture(root / "JPEGImages" / f"{name}.png")
         things = "".join(
-            f"<object><name>{label}</name><difficult>0</difficult><bndbox><xmin>{left}</xmin>"
-            f"<ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+            f"<object><name>{label}</name><difficult>0</difficult><bndbox><xmin>{left + 1}</xmin>"
+            f"<ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
             for left, top, right, bottom, label in found
         )
         size = "<size><width>40</width><height>30</height><depth>3</depth></size>"

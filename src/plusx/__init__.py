@@ -16,6 +16,7 @@ _EXPORTS = {
     "Block": "plusx.grammar.spec",
     "Classify": "plusx.tasks.classify",
     "GradientStep": "plusx.train.update",
+    "Loader": "plusx.data.loader",
     "Net": "plusx.grammar.spec",
     "Stage": "plusx.grammar.spec",
     "State": "plusx.train.state",

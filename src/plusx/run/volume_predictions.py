@@ -1,5 +1,6 @@
 """What a network tells of volumes: masks in the files' own voxels, rows, and pictures of slices."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,7 +162,8 @@ def _truth(run: Run, path: str, scan: Scan) -> Mask | None:
     ignored = getattr(data, "ignore", ())
     try:
         return stored_mask(beside, scan, Reading(_volumes(run), run.classes, ignored))
-    except (UnreadableImage, OSError):
+    except (UnreadableImage, OSError) as error:
+        warnings.warn(f"{printable(path)} is not compared with its mask: {error}", stacklevel=2)
         return None
 
 

@@ -29,7 +29,7 @@ from plusx.data.readers.annotation_index import (
 from plusx.data.readers.box_table import read_box_table
 from plusx.data.readers.coco import read_coco
 from plusx.data.readers.components import boxes_of_components
-from plusx.data.readers.listing import file_items
+from plusx.data.readers.listing import file_items, refuse_similar_names
 from plusx.data.readers.mask_classes import classes_of_masks, component_numbers, read_all_masks
 from plusx.data.readers.mask_folder import read_mask_folder
 from plusx.data.readers.verdicts import Entry, OnUnreadable, examined, usable_entries
@@ -196,6 +196,7 @@ def _boxes(
     shown: str,
 ) -> _Found:
     classes = _classes_of_boxes(index, shown, options)
+    refuse_similar_names(classes, shown)
     problems: list[Problem] = []
     used: list[AnnotatedImage] = []
     rows: list[np.ndarray] = []

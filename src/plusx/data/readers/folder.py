@@ -6,13 +6,12 @@ root only, every real file counts once, and what is no regular file is never ope
 
 import os
 import stat
-import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from plusx.data.image_file import is_image, printable
-from plusx.data.readers.listing import Listing
+from plusx.data.readers.listing import Listing, refuse_similar_names
 from plusx.data.readers.verdicts import Entry
 from plusx.data.splits import SPLIT_NAMES
 from plusx.errors import UserError
@@ -127,14 +126,7 @@ def _check_classes(shown: str, names: dict[str, tuple[str, ...]], learned: tuple
         where = os.path.join(shown, part)
         if not classes:
             raise UserError(f"{where} is empty: it has no class folders")
-        same: dict[str, str] = {}
-        for name in classes:
-            plain = unicodedata.normalize("NFC", name).casefold()
-            if plain in same:
-                raise UserError(
-                    f"{where}: the classes {same[plain]!r} and {name!r} differ in case only"
-                )
-            same[plain] = name
+        refuse_similar_names(classes, where)
         unknown = sorted(set(classes) - set(learned))
         if unknown and learned:
             raise UserError(f"{where}: the class {unknown[0]!r} is not among those that train")

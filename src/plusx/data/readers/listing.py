@@ -1,6 +1,7 @@
 """What a reader finds: files with their labels, before any of them is decoded."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from plusx.data.dataset import FileItems, Items, Labels
 from plusx.data.image_file import Decoder
 from plusx.data.modality import Modality
 from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
+from plusx.errors import UserError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,3 +58,12 @@ def file_items(entries: Sequence[Entry], decoder: Decoder = "pillow") -> FileIte
     contents = [entry.verdict.content for entry in entries if entry.verdict is not None]
     paths = [entry.path for entry in entries]
     return FileItems(paths, decoder, contents if len(contents) == len(paths) else None)
+
+
+def refuse_similar_names(names: Iterable[str], where: str) -> None:
+    """UserError where two classes differ in upper and lower case or in Unicode form only."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise UserError(f"{where}: the classes {other!r} and {name!r} differ in case only")

@@ -16,6 +16,7 @@ from plusx.data.readers.annotation_index import (
     complain,
     unknown_class,
 )
+from plusx.data.readers.listing import refuse_similar_names
 from plusx.data.readers.mask_folder import read_classes
 from plusx.data.readers.verdicts import (
     OnUnreadable,
@@ -113,6 +114,7 @@ def classes_of_masks(
     if both:
         raise UserError(f"[data] ignore: {both[0]} is the value of a class")
     usual = () if IGNORE_INDEX in (*values, *options.ignore) else (IGNORE_INDEX,)
+    refuse_similar_names(names, printable(index.root))
     if len(names) > IGNORE_INDEX:
         raise UserError(f"masks can have {IGNORE_INDEX} classes, not {len(names)}")
     encoding = MaskEncoding(values, (), (*encoding.ignored, *options.ignore, *usual))

@@ -105,6 +105,9 @@ def open_data(
                 f"{name} has the classes {_listed(dataset.classes)}; "
                 f"expected were {_listed(classes)}"
             )
+        if os.path.lexists(name):
+            remark = f"{name} is the set of that name; what lies here is ./{name}"
+            dataset = replace(dataset, warnings=[remark, *dataset.warnings])
         if size is not None:
             dataset = dataset.with_modality(replace(dataset.modality, size=(size, size)))
     else:

@@ -18,7 +18,7 @@ import torch
 
 from plusx.data.dataset import Labels
 from plusx.data.image_file import printable, read_regular
-from plusx.data.readers.listing import Listing
+from plusx.data.readers.listing import Listing, refuse_similar_names
 from plusx.data.readers.verdicts import Entry
 from plusx.data.splits import SPLIT_NAMES, own_splits
 from plusx.errors import UserError
@@ -205,6 +205,7 @@ def _named(
                         f"{shown}, row {entry.row}: label {printable(name)!r} is not one of "
                         f"{len(classes)} classes: {', '.join(classes[:10])}"
                     )
+    refuse_similar_names(sorted(names), shown)
     return entries, tuple(sorted(names))
 
 
