@@ -90,13 +90,13 @@ def test_boxes_of_pascal_voc_count_from_1(tmp_path: Path) -> None:
         note.parent.mkdir(exist_ok=True)
         note.write_text(
             "<annotation><size><width>40</width><height>30</height></size><object>"
-            "<name>cat</name><bndbox><xmin>1</xmin><ymin>3</ymin><xmax>40</xmax><ymax>3</ymax>"
+            "<name>cat</name><bndbox><xmin>1</xmin><ymin>3</ymin><xmax>40</xmax><ymax>4</ymax>"
             "</bndbox></object></annotation>"
         )
     dataset = open_annotated(tmp_path, "voc", split="all")
     assert dataset.annotations is not None
     assert dataset.annotations.boxes is not None
-    assert dataset.annotations.boxes[0].tolist() == [[0, 2, 40, 3, 0, 0]]
+    assert dataset.annotations.boxes[0].tolist() == [[0, 2, 40, 4, 0, 0]]
 
 
 @pytest.mark.parametrize("kind", ["csv", "boxes"])

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def voc(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
     for name, found in boxes.items():
         picture(root / "JPEGImages" / f"{name}.png")
         things = "".join(
-            f"<object><name>{label}</name><difficult>0</difficult><bndbox><xmin>{left + 1}</xmin>"
-            f"<ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+            f"<object><name>{label}</name><difficult>0</difficult><bndbox>"
+            f"<xmin>{left + (left < right)}</xmin><ymin>{top + (top < bottom)}</ymin>"
+            f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
             for left, top, right, bottom, label in found
         )
         size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
@@ -146,6 +148,12 @@ def boxes_of(source: Dataset) -> Boxes:
     return source.annotations
 
 
+def box_counts(boxes: Boxes, num_classes: int) -> torch.Tensor:
+    """The boxes of each class in all images."""
+    classes = np.concatenate([rows[:, 4] for rows in boxes.rows]).astype(np.int64)
+    return torch.from_numpy(np.bincount(classes, minlength=num_classes))
+
+
 def masks_of(source: Dataset) -> Masks:
     assert isinstance(source.annotations, Masks)
     return source.annotations
@@ -229,7 +237,7 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
         assert place[kind] in message
         kept = open_annotated(path, kind, split=split, on_unreadable="skip", options=classes)
         assert sum(map(len, boxes_of(kept).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
-        assert any(said in notice for notice in kept.notices)
+        assert any(said in notice for notice in kept.warnings)
 
 
 @slow
@@ -253,7 +261,7 @@ def test_lists_and_files_that_do_not_fit_each_other_are_named(tmp_path: Path) ->
         assert said in str(error.value)
     kept = open_annotated(tmp_path, "voc", on_unreadable="skip")
     assert len(kept) == 2
-    assert any("ghost" in notice for notice in kept.notices)
+    assert any("ghost" in notice for notice in kept.warnings)
 
 
 @slow
@@ -550,7 +558,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "trainannot/c.png: no image" in str(listed.value)
     kept = open_annotated(tmp_path, "masks", on_unreadable="skip", validation=0)
     assert [os.path.basename(path) for path in kept.paths or []] == ["g.png"]
-    notices = "\n".join(kept.notices)
+    notices = "\n".join(kept.warnings)
     for said in (
         "a.png: it has 41 x 30 pixels, its image 40 x 30",
         "d.png: a colour image",
@@ -729,7 +737,7 @@ def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
     source = open_annotated(tmp_path, "coco", options=LayoutOptions(instances=True))
     truth = boxes_of(source)
     for place, rows in enumerate(truth.rows):
-        planes = truth.planes(place, (30, 40))
+        planes = truth.masks_of(place, (30, 40))
         for (left, top, right, bottom, *_), plane in zip(rows.astype(int).tolist(), planes):
             wanted = np.zeros((30, 40), np.uint8)
             wanted[top:bottom, left:right] = 1
@@ -747,13 +755,13 @@ def test_a_batch_of_boxes_leads_back_to_what_is_stored(tmp_path: Path) -> None:
     with Loader(source, split="validation", batch_size=3) as loader:
         (batch,) = loader.epoch(0)
     assert batch.inputs.shape == (3, 3, 64, 64)
-    assert batch.targets.shape == (3, 2, 7)
+    assert batch.targets is not None
+    assert batch.targets.shape == (3, 2, 6)
+    assert torch.allclose(batch.extras["scale"], torch.full((3,), 1.6))
     for rows, known in zip(batch.targets, boxes_of(source).rows):
         used = rows[rows[:, 4] >= 0]
         assert len(used) == len(known)
-        back = used[:, :4] / used[:, 6:]
-        assert torch.allclose(back, torch.from_numpy(known[:, :4]), atol=1e-4)
-        assert torch.allclose(rows[:, 6], torch.tensor(1.6))
+        assert torch.allclose(used[:, :4] / 1.6, torch.from_numpy(known[:, :4]), atol=1e-4)
     # 40 x 30 becomes 64 x 48; what is below is no image
     assert (batch.inputs[:, :, 48:] == 0).all()
     assert (batch.inputs[:, :, :48] != 0).any()
@@ -777,12 +785,14 @@ def test_without_a_size_images_stay_and_a_batch_is_padded(tmp_path: Path) -> Non
 
 @slow
 def test_images_without_truth_tell_how_they_were_scaled(tmp_path: Path) -> None:
-    source = unlabelled(open_annotated(voc(tmp_path), "voc", size=(15, 20)))
+    source = open_annotated(voc(tmp_path), "voc", size=(15, 20))
+    source = replace(source, annotations=Boxes.none(len(source)))
     with Loader(source, split="validation", batch_size=3) as loader:
         (batch,) = loader.epoch(0)
-    assert batch.targets.shape == (3, 1, 7)
+    assert batch.targets is not None
+    assert batch.targets.shape == (3, 1, 6)
     assert (batch.targets[:, :, 4] == -1).all()
-    assert (batch.targets[:, :, 6] == 0.5).all()
+    assert (batch.extras["scale"] == 0.5).all()
 
 
 @slow
@@ -851,10 +861,10 @@ def test_cells_lie_in_their_boxes_and_over_each_other(monkeypatch: pytest.Monkey
     source = open_cells("validation")
     truth = boxes_of(source)
     assert len(source) == 12
-    assert truth.counts(2).min() > 10
+    assert box_counts(truth, 2).min() > 10
     overlapping = 0
     for place in range(12):
-        planes = truth.planes(place, (128, 128))
+        planes = truth.masks_of(place, (128, 128))
         assert planes.sum(0).max() <= 1  # a mask is what is to be seen
         for row, plane in zip(truth.rows[place], planes):
             down, along = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
@@ -865,7 +875,7 @@ def test_cells_lie_in_their_boxes_and_over_each_other(monkeypatch: pytest.Monkey
         overlapping += int((meet & meet.T).sum() > len(boxes))
     assert overlapping > 3
     test = open_cells("test")
-    assert not torch.equal(images_of(source), test.images)
+    assert not torch.equal(images_of(source), test.items.images)
 
 
 RECIPE = """
@@ -921,7 +931,7 @@ def test_bccd_has_two_boxes_without_area() -> None:
         source = open_annotated(path, "voc", split=split, on_unreadable="skip")
         assert len(source) == images
         assert source.classes == ("Platelets", "RBC", "WBC")
-        counts += boxes_of(source).counts(3)
+        counts += box_counts(boxes_of(source), 3)
     # all that are published but for the two
     assert counts.tolist() == [361, 4153, 372]
 

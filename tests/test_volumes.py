@@ -268,7 +268,7 @@ def test_wrong_ranges_are_errors_and_not_identical_outputs(tmp_path: Path) -> No
             opened(root, split="all")
         left = opened(root, split="all", on_unreadable="skip")
         assert len(left) == 4
-        assert any("p0_1" in notice for notice in left.notices)
+        assert any("p0_1" in notice for notice in left.warnings)
     with pytest.raises(ValueError, match="almost nothing of the window"):
         opened(a_folder(tmp_path / "far"), split="all", window=(2000.0, 3000.0))
     with pytest.raises(ValueError, match=r"window .* within the range"):
@@ -347,10 +347,10 @@ def test_patients_are_in_one_split(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set", count=10)
     for seed in range(4):
         parts = [
-            opened(root, split=split, seed=seed, patient="^(p[0-9])_", validation=0.4).volumes
+            opened(root, split=split, seed=seed, patient="^(p[0-9])_", validation=0.4).items
             for split in ("train", "validation")
         ]
-        train, held = ({v.patient for v in part.each} for part in parts if part is not None)
+        train, held = ({v.patient for v in part.volumes} for part in parts)
         assert not train & held
         assert (len(train), len(held)) == (3, 2)
     (tmp_path / "divided" / "train").mkdir(parents=True)

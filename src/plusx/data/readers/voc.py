@@ -107,8 +107,9 @@ def _entry(picture: str, path: str, split: str, where: str) -> AnnotatedImage:
         box = thing.find("bndbox")
         corners = tuple(_number(None if box is None else box.findtext(name)) for name in _CORNERS)
         label = (thing.findtext("name") or "").strip()
-        # pixels count from 1, and the last one is inside
-        left, top, right, bottom = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
+        left, top, right, bottom = corners
+        if right > left and bottom > top:  # pixels count from 1, and the last one is inside
+            left, top = left - 1, top - 1
         boxes.append(
             BoxAnnotation(
                 f"{where}, object {number}",
