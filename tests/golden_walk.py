@@ -47,6 +47,7 @@ kind = "constant"
 [device]
 kind = "cpu"
 threads = 1
+precision = "float32"
 """
 CLASSIFY = ""
 UNET = '[head]\nkind = "unet"\nwidth = 4\n[task]\nkind = "segment"\n'
