@@ -6,9 +6,6 @@ python examples/build_your_own_block.py                a few seconds, nothing is
 from dataclasses import replace
 
 import plusx
-from plusx.grammar.arithmetic import measure
-from plusx.train.optim import make_optimizer
-from plusx.train.schedule import constant
 
 
 # Depthwise 5 x 5, widened four times between two 1 x 1 convolutions, with an attention gate. `+`
@@ -36,7 +33,7 @@ twin = replace(MINE, body=MINE.body.replace(" +", ""))
 plain = replace(net, stages=tuple(replace(stage, block=twin) for stage in net.stages))
 
 for name, spec in (("mine", net), ("its plain twin", plain)):
-    counted = measure(spec)
+    counted = plusx.measure(spec)
     print(f"{name}: {counted.parameters:,} parameters, {counted.multiply_adds:,} multiply-adds")
 
 # A sentence that makes no sense says so before anything is built.
@@ -46,10 +43,10 @@ except ValueError as error:
     print(f"refused: {error}")
 
 task = plusx.Classify(plusx.create_model(net, seed=0))
-state = plusx.State(task, make_optimizer(task, "adamw", weight_decay=0.01, decay_norms=False))
+state = plusx.State(task, plusx.make_optimizer(task, "adamw", weight_decay=0.01, decay_norms=False))
 for epoch in range(4):
     batches = plusx.batches("digits", batch_size=64, epoch=epoch)
-    losses = [report.loss for report in plusx.fit(state, batches, constant(0.005))]
+    losses = [report.loss for report in plusx.fit(state, batches, plusx.schedule.constant(0.005))]
     print(f"epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}")
 
 figures = plusx.evaluate(task, plusx.batches("digits", split="validation"))

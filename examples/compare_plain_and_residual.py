@@ -8,8 +8,6 @@
 from typing import Any
 
 import plusx
-from plusx.train.optim import make_optimizer
-from plusx.train.schedule import constant, warmup
 
 
 EPOCHS = 5
@@ -18,8 +16,8 @@ EPOCHS = 5
 def train(name: str) -> tuple[list[float], dict[str, Any]]:
     """The training error of each epoch, and the figures of the validation digits at the end."""
     task = plusx.prepare(plusx.Classify(plusx.create_model(name, in_channels=1, seed=0)))
-    state = plusx.State(task, make_optimizer(task, nesterov=True))
-    rate = warmup(constant(0.1), 19)
+    state = plusx.State(task, plusx.make_optimizer(task, nesterov=True))
+    rate = plusx.schedule.warmup(plusx.schedule.constant(0.1), 19)
     errors = []
     for epoch in range(EPOCHS):
         batches = plusx.batches("digits", batch_size=64, epoch=epoch)

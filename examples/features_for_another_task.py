@@ -13,8 +13,6 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import plusx
-from plusx.train.optim import make_optimizer
-from plusx.train.schedule import constant, cosine
 
 
 EPOCHS, STEPS_AN_EPOCH, LABELLED = 6, 19, 30
@@ -46,8 +44,8 @@ def probe(name: str, features: Callable[[Tensor], Tensor]) -> None:
 
 net = plusx.create_model("resnet20", in_channels=1, seed=0)
 task = plusx.Classify(net)
-state = plusx.State(task, make_optimizer(task))
-rate = cosine(0.1, EPOCHS * STEPS_AN_EPOCH)
+state = plusx.State(task, plusx.make_optimizer(task))
+rate = plusx.schedule.cosine(0.1, EPOCHS * STEPS_AN_EPOCH)
 for epoch in range(EPOCHS):
     batches = plusx.batches("digits", batch_size=64, epoch=epoch)
     losses = [report.loss for report in plusx.fit(state, batches, rate)]
@@ -63,6 +61,6 @@ probe("the network's embedding", embedding)
 # Or go on training: a new head on the old body.
 net.reset_head(2)
 task = plusx.Classify(net)
-state = plusx.State(task, make_optimizer(task, "adamw"))
-losses = [report.loss for report in plusx.fit(state, [few] * 20, constant(0.001))]
+state = plusx.State(task, plusx.make_optimizer(task, "adamw"))
+losses = [report.loss for report in plusx.fit(state, [few] * 20, plusx.schedule.constant(0.001))]
 print(f"the same by a new head, all trained on: {plusx.evaluate(task, [unseen])['accuracy']:.1%}")

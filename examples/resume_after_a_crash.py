@@ -10,19 +10,16 @@ from pathlib import Path
 import torch
 
 import plusx
-from plusx.store import load_checkpoint, save_checkpoint
-from plusx.train.optim import make_optimizer
-from plusx.train.schedule import steps
 
 
 EPOCHS, STEPS_AN_EPOCH = 3, 19
-rate = steps(0.05, [30, 50])
-update = with_ema(plusx.GradientStep(), decay=0.9)
+rate = plusx.schedule.steps(0.05, [30, 50])
+update = plusx.with_ema(plusx.GradientStep(), decay=0.9)
 
 
 def begin() -> plusx.State:
     task = plusx.Classify(plusx.create_model("resnet20", in_channels=1, seed=0))
-    return plusx.State(task, make_optimizer(task), seed=0)
+    return plusx.State(task, plusx.make_optimizer(task), seed=0)
 
 
 def batches(step: int) -> Iterator[plusx.Batch]:
@@ -38,7 +35,7 @@ def train(state: plusx.State, folder: Path, crash_at: int | None = None) -> None
     for report in plusx.fit(state, batches(state.step), rate, update):
         if report.step % 10 == 0:
             # Written under another name, flushed to the disk, renamed: whole or not there.
-            save_checkpoint(folder, state.step, *state.state_dict())
+            plusx.save_checkpoint(folder, state.step, *state.state_dict())
         if report.step == crash_at:
             raise RuntimeError(f"the power went off at step {report.step}")
 
@@ -54,7 +51,7 @@ with tempfile.TemporaryDirectory() as name:
         print(error)
     torch.manual_seed(12345)  # torch's generators are anywhere by now; it does not matter
     resumed = begin()
-    checkpoint = load_checkpoint(folder)
+    checkpoint = plusx.load_checkpoint(folder)
     assert checkpoint is not None
     resumed.load_state_dict(checkpoint.tensors, checkpoint.values)
     print(f"going on from step {resumed.step}")

@@ -4,22 +4,20 @@ python examples/train_digits.py          about 10 seconds on a laptop, nothing i
 """
 
 import plusx
-from plusx.train.optim import make_optimizer
-from plusx.train.patience import Patience
-from plusx.train.schedule import cosine, warmup
-from plusx.train.update import GradientStep
 
 
 EPOCHS, BATCH, STEPS_AN_EPOCH = 10, 64, 19
 
 net = plusx.create_model("resnet20", in_channels=1, seed=0)
 task = plusx.prepare(plusx.Classify(net, label_smoothing=0.1), device="cpu")
-state = plusx.State(task, make_optimizer(task, "sgd", nesterov=True, weight_decay=1e-4))
+state = plusx.State(task, plusx.make_optimizer(task, "sgd", nesterov=True, weight_decay=1e-4))
 
 total = EPOCHS * STEPS_AN_EPOCH
-rate = warmup(cosine(0.1, total, begin=STEPS_AN_EPOCH), STEPS_AN_EPOCH)
-update = with_ema(GradientStep(clip=5.0), decay=0.95)
-patience = Patience(3)
+rate = plusx.schedule.warmup(
+    plusx.schedule.cosine(0.1, total, begin=STEPS_AN_EPOCH), STEPS_AN_EPOCH
+)
+update = plusx.with_ema(plusx.GradientStep(clip=5.0), decay=0.95)
+patience = plusx.Patience(3)
 
 for epoch in range(EPOCHS):
     batches = plusx.batches("digits", augment="pad1 crop", batch_size=BATCH, epoch=epoch)

@@ -36,7 +36,7 @@ from plusx.nn.network import Network
 from plusx.nn.pyramid import Pyramid
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe.reading import parse_recipe
-from plusx.weights import open_network, read_weights, write_weights
+from plusx.weights import open_network, read_weights, save_network
 from plusx.weights.fetch import load_found
 from zoo_shrunken import shrunken
 
@@ -270,7 +270,7 @@ def test_plain_modules_carry_heads_too(name: str, head: Head, tmp_path: Path) ->
     net = NetworkWithHead(create_model(name, num_classes=2, seed=0), head, 3)
     loss_of(net, (96, 128)).backward()
     assert all(each.grad is not None for each in net.parameters())
-    write_weights(tmp_path / "a.safetensors", net, model=name)
+    save_network(net, tmp_path / "a.safetensors", model=name)
     again, _ = open_network(tmp_path / "a.safetensors")
     x = torch.randn(1, 3, 96, 96)
     with torch.no_grad():
@@ -404,14 +404,14 @@ def test_a_file_of_weights_builds_the_same_network(head: Head, tmp_path: Path) -
     path = tmp_path / "a.safetensors"
     net = NetworkWithHead(initialised(small("resnet18")), head, 3).eval()
     task = {"kind": "detect", "score": 0.1}
-    write_weights(path, net, classes=["a", "b", "c"], task=task)
+    save_network(net, path, classes=["a", "b", "c"], task=task)
     again, found = open_network(path)
     assert (found.head, found.head_classes, found.task) == (head, 3, task)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert all(map(torch.equal, flat(net(x)), flat(again(x))))
     with pytest.raises(ValueError, match="2 names of classes for 3 outputs"):
-        write_weights(path, net, classes=["a", "b"])
+        save_network(net, path, classes=["a", "b"])
 
 
 @pytest.mark.slow
@@ -443,7 +443,7 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = shrunken(zoo.find(name), width=16)  # type: ignore[arg-type]
     classifier = initialised(spec)
-    write_weights(path, classifier)
+    save_network(classifier, path)
     segmenter = NetworkWithHead(initialised(spec), UNet(width=4), 3)
     before = segmenter.head.state_dict()["classifier.weight"].clone()
     report = load_found(segmenter, None, read_weights(path), new_head=True)
@@ -452,7 +452,7 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
     assert torch.equal(before, segmenter.head.state_dict()["classifier.weight"])
     assert 0 < report.share < 1
 
-    write_weights(path, segmenter)
+    save_network(segmenter, path)
     for head, classes in ((UNet(width=4), 5), (Fcos(width=8), 3)):
         other = NetworkWithHead(initialised(spec), head, classes)
         load_found(other, None, read_weights(path), new_head=True)

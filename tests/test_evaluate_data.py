@@ -12,7 +12,7 @@ from plusx.models import create_model
 from plusx.recipe import load_recipe
 from plusx.run import Run, evaluate, load_run, predict, train
 from plusx.run.folder import load_weights_as
-from plusx.weights import write_weights
+from plusx.weights import save_network
 
 
 SMALL = ["net.base=resnet20", "data.size=16", "epochs=1", "batch_size=8", "device.threads=1"]
@@ -159,7 +159,7 @@ def weights_of(path: Path, outputs: int, channels: int = 3, **said: object) -> P
     net = create_model("resnet20", num_classes=outputs, in_channels=channels, seed=0)
     usual = {"size": [16, 16], "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
     given = {"preprocessing": usual, "classes": None, **said}
-    write_weights(path, net, model="resnet20", **given)  # type: ignore[arg-type]
+    save_network(net, path, model="resnet20", **given)  # type: ignore[arg-type]
     return path
 
 

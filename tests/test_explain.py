@@ -21,7 +21,7 @@ from plusx.explain.grad_cam import grad_cam
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Network
 from plusx.run import load_run
-from plusx.weights.files import write_weights
+from plusx.weights.files import save_network
 
 
 SIDE = 12
@@ -48,9 +48,9 @@ def reds_and_greens(tail: str = "pool") -> Network:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "colours.safetensors"
-    write_weights(
-        path,
+    save_network(
         reds_and_greens(),
+        path,
         preprocessing={"size": [SIDE, SIDE], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3},
         classes=["red", "<b>green</b>"],
         view="whole",
@@ -326,7 +326,7 @@ def test_a_network_without_a_spatial_stage_is_refused(
     spec = Net(stem=f"conv{SIDE}", stem_width=3, stages=(stage,), size=SIDE, num_classes=2)
     file = tmp_path / "flat.safetensors"
     one = {"size": [SIDE, SIDE], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
-    write_weights(file, Network(spec), preprocessing=one, classes=["a", "b"], view="whole")
+    save_network(Network(spec), file, preprocessing=one, classes=["a", "b"], view="whole")
     out = tmp_path / "why"
     assert cli.run(["explain", str(file), str(photos), "--out", str(out)]) == 2
     assert "every stage of this network has one position" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from PIL import Image
 import plusx
 from plusx import run, zoo
 from plusx.cli import run as command
-from plusx.weights import write_weights
+from plusx.weights import save_network
 from test_export import stirred
 from zoo_shrunken import shrunken
 
@@ -149,7 +149,7 @@ def test_too_few_images_to_calibrate_with_are_said(
     net = stirred(plusx.create_model(spec, seed=0))
     preprocessing = {"size": [32, 32], "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
     weights = tmp_path / "net.safetensors"
-    write_weights(weights, net, preprocessing=preprocessing, classes=["a", "b"])
+    save_network(net, weights, preprocessing=preprocessing, classes=["a", "b"])
     photos = plant(tmp_path / "photos", range(16))
     arguments = ["export", weights, "--int8", "--data", photos, "--out", tmp_path / "net.onnx"]
     assert "13 images to calibrate with: at least 16" in said(capsys, *arguments, code=2)
@@ -200,7 +200,7 @@ def test_networks_that_take_no_images_are_exported_but_predict_none(
 ) -> None:
     spec = shrunken(zoo.find("vdcnn9"), width=8, depth=1)
     weights, onnx = tmp_path / "text.safetensors", tmp_path / "text.onnx"
-    write_weights(weights, stirred(plusx.create_model(spec, seed=0)), classes=list("abcd"))
+    save_network(stirred(plusx.create_model(spec, seed=0)), weights, classes=list("abcd"))
     made = said(capsys, "export", weights, "--out", onnx)
     assert made["input"] == [1024]
     assert "does not say how images" in said(capsys, "predict", onnx, images, code=2)

@@ -16,7 +16,7 @@ from plusx.data.modality.space import Space
 from plusx.grammar.heads import FasterRcnn, Fcn, Fcos, Head, MaskRcnn, UNet, Yolo
 from plusx.nn.with_head import NetworkWithHead
 from plusx.run.folder import load_run
-from plusx.weights import write_weights
+from plusx.weights import save_network
 from zoo_shrunken import shrunken
 
 
@@ -76,9 +76,9 @@ def test_a_file_predicts_what_the_weights_predict(case: str, photos: Path, tmp_p
     head, task, view = CASES[case]
     weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
     preprocessing = {"size": [64, 64], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
-    write_weights(
-        weights,
+    save_network(
         network(head),
+        weights,
         preprocessing=preprocessing,
         classes=["a", "b", "c"],
         view=view,  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_a_file_of_volumes_predicts_what_the_weights_predict(tmp_path: Path) -> 
     preprocessing["space"] = space.to_dict()
     weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
     task = {"kind": "segment", "window": [16, 32, 32], "spacing": [1.0, 1.0, 1.0]}
-    write_weights(weights, net, preprocessing=preprocessing, classes=["a", "b"], task=task)
+    save_network(net, weights, preprocessing=preprocessing, classes=["a", "b"], task=task)
     run.export_onnx(weights, onnx)
     batch = plusx.Batch(torch.randn(1, 1, 20, 40, 32))
     with torch.inference_mode():
@@ -120,7 +120,7 @@ def test_the_steps_in_the_metadata_prepare_an_image_with_pillow_and_numpy_alone(
     onnxruntime = pytest.importorskip("onnxruntime")
     weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
     preprocessing = {"size": [64, 64], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
-    write_weights(weights, network(None), preprocessing=preprocessing, view="middle")
+    save_network(network(None), weights, preprocessing=preprocessing, view="middle")
     run.export_onnx(weights, onnx)
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map

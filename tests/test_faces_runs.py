@@ -18,7 +18,7 @@ from plusx.recipe import parse_recipe
 from plusx.recipe.sets import OwnData
 from plusx.run.gallery import enroll, open_gallery, verify
 from plusx.run.probing import probe
-from plusx.weights import write_weights
+from plusx.weights import save_network
 from test_faces import write_people
 
 
@@ -258,7 +258,7 @@ def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
     store.write_json(copy / "gallery.json", known)
     headed = NetworkWithHead(create_model("resnet20"), Fcn(), 2)
     shown = ImageModality((32, 32), 3, (0.5,) * 3, (0.5,) * 3).to_dict()
-    write_weights(copy / "model.safetensors", headed, preprocessing=shown)
+    save_network(headed, copy / "model.safetensors", preprocessing=shown)
     with pytest.raises(ValueError, match="are not those of its network"):
         open_gallery(copy)
 

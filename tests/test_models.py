@@ -14,7 +14,7 @@ from plusx.nn.build import build
 from plusx.nn.costs import multiply_adds
 from plusx.nn.network import Network
 from plusx.store import save_tensors
-from plusx.weights import open_network, write_weights
+from plusx.weights import open_network, save_network
 from plusx.zoo import HEADED
 
 
@@ -67,7 +67,7 @@ def test_a_network_says_how_its_inputs_are_prepared_and_what_its_classes_are(
     assert (net.preprocessing, net.classes) == (None, ())
     preprocessing = {"size": [32, 32], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
     file = tmp_path / "net.safetensors"
-    write_weights(file, net, model="resnet20", preprocessing=preprocessing, classes=["a", "b"])
+    save_network(net, file, model="resnet20", preprocessing=preprocessing, classes=["a", "b"])
     for loaded in (open_network(file)[0], plusx.create_model("resnet20", weights=file)):
         assert loaded.preprocessing == preprocessing
         assert loaded.classes == ("a", "b")

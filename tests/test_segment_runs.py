@@ -34,13 +34,12 @@ from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import parse_recipe
 from plusx.report.predictions import predictions_page, read_examples
 from plusx.run import drawing
-from plusx.run.dense_inference import MAX_POSITIONS, predict_images
 from plusx.run.dense_predictions import GroundTruth, coco, predict_dense
+from plusx.run.predictor import MAX_POSITIONS, Predictor
 from plusx.run.volumes import asked_of
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
-from plusx.tasks.tta import TestTimeAugmented
-from plusx.weights import write_weights
+from plusx.weights import save_network
 
 
 RECIPE = """
@@ -242,7 +241,7 @@ def test_images_are_judged_as_the_weights_that_it_began_with_expect_them(
 ) -> None:
     first, weights = create_model("resnet20", seed=1), tmp_path / "first.safetensors"
     known = ImageModality((32, 32), 3, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
-    write_weights(weights, first, model="resnet20", preprocessing=known.to_dict())
+    save_network(first, weights, model="resnet20", preprocessing=known.to_dict())
     text = RECIPE.format(path=data).replace('"resnet20"', f'"resnet20"\nweights = "{weights}"')
     text = text.replace("epochs = 8", "epochs = 2").replace('tta = "flip"', "")
     result = runs.train(parse_recipe(text), tmp_path / "run", progress=False)
@@ -469,8 +468,10 @@ def test_a_mask_is_told_in_bands_as_it_is_told_whole(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 43, 60), dtype=torch.uint8)
     padded = torch.zeros(1, 3, 64, 64)
     padded[:, :, :43, :60] = run.preprocessing.normalise(image[None])
-    for asked in (task, TestTimeAugmented(task, "flip")):
-        (answer,) = predict_images(run, asked, iter([("x.png", image)]), 8)
+    for tta in ("none", "flip"):
+        predictor = Predictor(run, tta=tta)
+        asked = predictor.task
+        (answer,) = predictor.predictions([image], [])
         with torch.inference_mode():
             whole = asked.predict(Batch(padded)).tensors()["probabilities"]
         labels = answer.prediction.tensors()["labels"][0]

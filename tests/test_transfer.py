@@ -28,7 +28,7 @@ from plusx.study.catalogue import EXPERIMENTS
 from plusx.study.runner import study
 from plusx.tasks.classify import Classify
 from plusx.train.optim import make_optimizer
-from plusx.weights import write_weights
+from plusx.weights import save_network
 from plusx.weights.input_conv import adapt_input_conv
 
 
@@ -249,7 +249,7 @@ def test_filters_for_colours_serve_other_channels(tmp_path: Path) -> None:
     net = create_model("resnet20", seed=0).eval()
     grey = torch.randn(2, 1, 8, 8)
     expected = net(grey.expand(-1, 3, -1, -1))
-    write_weights(tmp_path / "w.safetensors", net, model="resnet20")
+    save_network(net, tmp_path / "w.safetensors", model="resnet20")
     for channels in (1, 2, 6, 13):
         other = create_model(
             "resnet20", in_channels=channels, num_classes=10, weights=tmp_path / "w.safetensors"

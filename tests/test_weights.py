@@ -23,7 +23,7 @@ from plusx.weights import (
     load_weights,
     open_network,
     read_weights,
-    write_weights,
+    save_network,
 )
 from plusx.weights.files import describe
 
@@ -55,9 +55,7 @@ def stirred(net: nn.Module) -> nn.Module:
 def test_a_file_builds_and_fills_exactly_its_network(tmp_path: Path) -> None:
     net = stirred(Network(small()))
     path = tmp_path / "net.safetensors"
-    write_weights(
-        path, net, model="mine", preprocessing=PREPROCESSING, classes=CLASSES, source="me"
-    )
+    save_network(net, path, model="mine", preprocessing=PREPROCESSING, classes=CLASSES, source="me")
 
     again, weights = open_network(path)
 
@@ -75,7 +73,7 @@ def test_a_file_builds_and_fills_exactly_its_network(tmp_path: Path) -> None:
 )
 def test_plain_modules_come_back_too(name: str, tmp_path: Path) -> None:
     net = stirred(EXTERNAL[name](3, 2))
-    write_weights(tmp_path / "net.safetensors", net)
+    save_network(net, tmp_path / "net.safetensors")
     again, weights = open_network(tmp_path / "net.safetensors")
     assert weights.external == {"name": name, "num_classes": 3, "in_channels": 2}
     x = torch.rand(2, 2, 64, 64)
@@ -93,17 +91,17 @@ def test_the_description_of_a_network_is_read_back(name: str) -> None:
 
 def test_the_number_of_names_is_the_number_of_outputs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 names of classes for 4 outputs"):
-        write_weights(tmp_path / "net.safetensors", Network(small()), classes=CLASSES[:3])
+        save_network(Network(small()), tmp_path / "net.safetensors", classes=CLASSES[:3])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_new_head_changes_the_written_spec(tmp_path: Path) -> None:
     net = Network(small())
     net.reset_head(2)
-    write_weights(tmp_path / "net.safetensors", net, classes=("no", "yes"))
+    save_network(net, tmp_path / "net.safetensors", classes=("no", "yes"))
     assert open_network(tmp_path / "net.safetensors")[0].spec.num_classes == 2
     net.reset_head(0)
-    write_weights(tmp_path / "net.safetensors", net)
+    save_network(net, tmp_path / "net.safetensors")
     assert isinstance(open_network(tmp_path / "net.safetensors")[0].fc, nn.Identity)
 
 
@@ -197,7 +195,7 @@ def saved(tmp_path: Path) -> Path:
     """Weights of a ResNet-20 for 7 classes, as a source of its own pads them."""
     spec = zoo.find("resnet20")
     net = plusx.create_model("resnet20", num_classes=7, seed=0)
-    write_weights(tmp_path / "r20.safetensors", stirred(net), model="resnet20")
+    save_network(stirred(net), tmp_path / "r20.safetensors", model="resnet20")
     assert net.spec != spec
     return tmp_path / "r20.safetensors"
 

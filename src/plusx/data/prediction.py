@@ -52,6 +52,12 @@ class Prediction(ABC):
     def cpu(self: P) -> P:
         return self.map(Tensor.cpu)
 
+    def checked(self: P) -> P:
+        """The same. FloatingPointError: a number is not finite."""
+        if not all(bool(tensor.isfinite().all()) for tensor in self.tensors().values()):
+            raise FloatingPointError("the prediction is not finite")
+        return self
+
     def __len__(self) -> int:
         return len(next(iter(self.tensors().values())))
 

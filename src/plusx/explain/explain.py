@@ -3,7 +3,6 @@
 import difflib
 import re
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,9 +25,7 @@ from plusx.nn.with_head import NetworkWithHead
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
 from plusx.run.environment import environment
-from plusx.run.folder import UNFINISHED
-from plusx.run.prediction import image_files, prepared_images
-from plusx.tasks.prepare import prepare
+from plusx.run.predictor import Failed, Predictor, image_files, refuse_none
 from plusx.train.loop import evaluating
 
 
@@ -114,7 +111,7 @@ def explain(
         )
     if run.preprocessing.kind != "image":
         raise UserError(f"{run.path} reads bands or volumes: maps are drawn on 8-bit images")
-    if run.tells_places and method != "grad-cam":
+    if run.task.dense and method != "grad-cam":
         raise UserError(f"method {method!r}: for masks and boxes only grad-cam is available")
     chosen = _method(method)
     target = _class(run, class_name)
@@ -124,11 +121,11 @@ def explain(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; the explanation needs a folder")
-    failed: list[dict[str, str]] = []
+    failed: Failed = []
     files = image_files(paths, failed)
-    if not run.finished:
-        warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=2)
-    task = prepare(run.task, device=device, precision="float32")
+    predictor = Predictor(run, tta="none", device=device)
+    task = predictor.task
+    modality = run.preprocessing.of_one_size()
     started = time.monotonic()
 
     def maps_of(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
@@ -144,8 +141,10 @@ def explain(
     every: list[Tensor] = []
     test = FaithfulnessTest(class_scores, maps_of, seed)
     with evaluating(task):
-        for names, images in prepared_images(run, files, BATCH, failed):
-            x = run.preprocessing.normalise(images.to(task.device))
+        for names, _, images, batch in predictor.batches(
+            files, failed, batch_size=BATCH, modality=modality
+        ):
+            x = batch.inputs
             with torch.inference_mode():
                 scores = class_scores(x)
             labels = scores.argmax(1) if target is None else torch.full_like(scores[:, 0], target)
@@ -173,9 +172,7 @@ def explain(
                 for row, each in zip(rows[start:], areas, strict=False):
                     row.update(each)
             progress(f"{len(rows)} of {len(files)} images explained")
-    if not rows:
-        reasons = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
-        raise RuntimeError(f"none of {len(failed)} files can be used: {reasons}")
+    refuse_none(rows, failed)
     summary = finding.summary(rows[: test.count]) if test.count else None
     shuffled: list[dict[str, Any]] = []
     if test.count:

@@ -1,14 +1,13 @@
 """Predictions of masks and boxes for images as rows, COCO JSON and pictures."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Num, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from plusx import store
 from plusx.data.annotations import Boxes, Masks
@@ -19,9 +18,8 @@ from plusx.data.prediction import Detections, LabelMaps, Prediction
 from plusx.data.sets.download import located
 from plusx.report.predictions import MOST, SHOWN, predictions_page
 from plusx.run import drawing, parts
-from plusx.run.dense_inference import ImagePrediction, predict_images
 from plusx.run.folder import Run, record_test_use
-from plusx.tasks.task import Task
+from plusx.run.predictor import Failed, Predicted, Predictor, Source
 
 
 FOLDERS = ("masks", "overlays", "side-by-side")
@@ -90,34 +88,36 @@ def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
 
 
 def predict_dense(
-    run: Run,
-    task: Task,
-    images: Iterator[tuple[str, Num[Tensor, "c h w"]]],
+    predictor: Predictor,
+    sources: Sequence[Source],
     ground_truth: GroundTruth,
+    failed: Failed,
     *,
     out: str | Path | None,
     batch_size: int,
-    requested: Sequence[str] = (),
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Predictions for images, and where `out` is a folder their pictures in it.
 
     Gives `predictions`: path, size, and for masks class_fractions and label (the class of the
     largest fraction), for boxes [{label, score, box, ...}], best first. Where annotations are known
     they stand beside as `ground_truth`: boxes, or the metrics of the mask. A use of the test set is
-    recorded before the first annotations of its images are opened, with how many of the `requested`
-    images are of it. With `out` a row names its `mask`, `overlay` and `side_by_side`, paths in that
+    recorded before the first annotations of its images are opened, with how many of the images are
+    of it. With `out` a row names its `mask`, `overlay` and `side_by_side`, paths in that
     folder, and there are predictions.html and, for boxes, coco.json.
     """
     rows: list[dict[str, Any]] = []
     pictures: list[bytes] = []
     uses = None
-    for predicted in predict_images(run, task, images, batch_size):
-        height, width = predicted.image.shape[:2]
-        if uses is None and ground_truth.is_test(predicted.path):
-            uses = record_look(run.path, sum(map(ground_truth.is_test, requested)))
-        truth = ground_truth.of(predicted.path, (height, width))
+    run = predictor.run
+    for predicted in predictor.predictions(sources, failed, batch_size=batch_size, names=names):
+        height, width = predicted.stored.size
+        if uses is None and ground_truth.is_test(predicted.name):
+            tested = sum(ground_truth.is_test(str(source)) for source in sources)
+            uses = record_look(run.path, tested)
+        truth = ground_truth.of(predicted.name, (height, width))
         row: dict[str, Any] = {
-            "path": printable(predicted.path),
+            "path": printable(predicted.name),
             "size": [height, width],
             **predicted.prediction.rows(run.classes)[0],
         }
@@ -200,18 +200,18 @@ def _draw(
     out: Path,
     run: Run,
     row: dict[str, Any],
-    predicted: ImagePrediction,
+    predicted: Predicted,
     truth: Prediction | None,
     number: int,
 ) -> bytes:
     """Write the pictures of one image and name them in its row; the one for the page."""
-    stem = re.sub(r"[^\w-]+", "_", Path(printable(predicted.path)).stem)[:60]
+    stem = re.sub(r"[^\w-]+", "_", Path(printable(predicted.name)).stem)[:60]
     name = f"{number:04}-{stem}.png"
     prediction = predicted.prediction
     folders = FOLDERS if isinstance(prediction, LabelMaps) else FOLDERS[1:]
     for folder in folders:
         store.make_folder(out / folder)
-    pixels = drawing.as_rgb(predicted.image)
+    pixels = drawing.as_rgb(predicted.stored.tensor.permute(1, 2, 0).numpy())
     shown = drawing.resized(pixels, drawing.shown_size(pixels.shape[:2]))
     overlay = draw_prediction(run.classes, shown, prediction)
     panels = [shown, overlay]

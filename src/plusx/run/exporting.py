@@ -77,7 +77,7 @@ def export_onnx(
         raise UserError("eight bits are chosen by images, and this network takes none")
     if int8 and run is not None and not run.classifies:
         raise UserError(f"{printable(trained)}: --int8 is for classifiers")
-    count = 2 if run is not None and run.tells_places else export.NUM_INPUTS
+    count = 2 if run is not None and run.task.dense else export.NUM_INPUTS
     inputs = export.example_inputs(opened.sizes, opened.tokens, count)
     content = export.to_onnx(
         opened.net, inputs[:1], outputs=opened.outputs, any_size=opened.any_size
@@ -133,7 +133,7 @@ def _open(trained: str | Path, weights: str | None) -> _Opened:
     sizes = (run.preprocessing.channels, *run.preprocessing.size)
     if space is not None:
         sizes = (run.preprocessing.channels, *(window or space.patch))
-    elif run.tells_places and not run.sized:
+    elif run.task.dense and not run.sized:
         sizes = (run.preprocessing.channels, *(window or (256, 256)))
     model = found.model if found is not None else None
     task = found.task if found is not None else None
@@ -154,7 +154,7 @@ def _open(trained: str | Path, weights: str | None) -> _Opened:
     }
     if task is not None:
         metadata["task"] = json.dumps(task)
-    any_size = run.tells_places and not run.sized and space is None
+    any_size = run.task.dense and not run.sized and space is None
     outputs = (export.EMBEDDING,) if run.embeds else None
     return _Opened(net, sizes, any_size, 0, outputs, metadata, run)
 
@@ -167,12 +167,12 @@ def input_steps(run: Run) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     if isinstance(preprocessing, VolumeModality):
         steps += [{"step": "resample", **preprocessing.space.to_dict()}, {"step": "windows"}]
-    elif run.tells_places and run.sized:
+    elif run.task.dense and run.sized:
         steps += [
             {"step": "resize", "mode": "fit", "size": size, **filters},
             {"step": "pad", "side": "bottom right", "size": size, "value": "mean"},
         ]
-    elif run.tells_places:
+    elif run.task.dense:
         steps.append({"step": "pad", "side": "bottom right", "multiple": MULTIPLE, "value": "mean"})
     elif not isinstance(preprocessing, ImageModality) or preprocessing.resize == "stretch":
         steps.append({"step": "resize", "mode": "stretch", "size": size, **filters})

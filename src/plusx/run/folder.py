@@ -80,11 +80,6 @@ class Run:
         return isinstance(self.task, Classify)
 
     @property
-    def tells_places(self) -> bool:
-        """Whether its answer says where in an image things are: masks or boxes."""
-        return hasattr(self.net, "head_spec")
-
-    @property
     def sized(self) -> bool:
         """Whether masks and boxes are told of an image scaled to one size, or as large as it is."""
         return not self.preprocessing.varies

@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional as F
 
 from plusx import store
-from plusx.data.batch import Batch
 from plusx.data.image_file import printable
 from plusx.data.readers.people import listed_people
 from plusx.data.readers.verdicts import Entry
@@ -27,12 +25,10 @@ from plusx.run import parts
 from plusx.run.datasets import DATA
 from plusx.run.evaluation import tta_of
 from plusx.run.folder import Run, prepared_as
-from plusx.run.prediction import image_files, prepared_images
+from plusx.run.predictor import Predictor, image_files
 from plusx.tasks.embed import Embed
-from plusx.tasks.prepare import prepare
-from plusx.tasks.tta import TestTimeAugmented, Tta
-from plusx.train.loop import evaluating
-from plusx.weights import open_network, write_weights
+from plusx.tasks.tta import Tta
+from plusx.weights import open_network, save_network
 
 
 GALLERY, PEOPLE, NETWORK = "gallery.json", "people.safetensors", "model.safetensors"
@@ -286,22 +282,13 @@ def _vectors(
     failed: list[dict[str, str]],
 ) -> tuple[list[str], Vectors]:
     """The files that can be used, and a unit vector of each, in float64."""
-    if batch_size < 1:
-        raise UserError(f"batch_size = {batch_size}: at least 1")
-    task = prepare(run.task, device=device, precision="float32")
-    augmented = TestTimeAugmented(task, tta)
+    predictor = Predictor(run, tta=tta, device=device)
     names: list[str] = []
-    made: list[Tensor] = [torch.zeros(0, 1)]
-    with evaluating(augmented), torch.inference_mode():
-        for some, images in prepared_images(run, files, batch_size, failed):
-            inputs = run.preprocessing.normalise(images.to(task.device))
-            names += some
-            vectors = augmented.predict(Batch(inputs)).tensors()["vectors"]
-            made.append(F.normalize(vectors, dim=1).cpu())
-    joined = torch.cat(made[1:] or made).double()
-    if not bool(joined.isfinite().all()):
-        raise FloatingPointError(f"{run.path}: a vector is not finite")
-    return names, _unit(joined.numpy())
+    vectors: list[Tensor] = [torch.zeros(0, 1)]
+    for name, _, prediction in predictor.predictions(files, failed, batch_size=batch_size):
+        names.append(name)
+        vectors.append(prediction.tensors()["vectors"])
+    return names, _unit(torch.cat(vectors[1:] or vectors).double().numpy())
 
 
 def _unit(vectors: Vectors) -> Vectors:
@@ -342,9 +329,9 @@ def _true_accepts(
 
 def _write(to: Path, run: Run, tta: Tta, known: dict[str, Any], vectors: OfPeople) -> None:
     with store.whole_folder(to) as folder:
-        write_weights(
-            folder / NETWORK,
+        save_network(
             run.net,
+            folder / NETWORK,
             preprocessing=run.preprocessing.to_dict(),
         )
         store.save_tensors(folder / PEOPLE, {"vectors": torch.from_numpy(vectors).float()}, {})

@@ -159,7 +159,7 @@ def _embedded(
     net: Any, source: Dataset, run: Run, device: torch.device, batch_size: int, workers: int
 ) -> Float[np.ndarray, "n width"]:
     """The embeddings of all images, in their order."""
-    embed: Callable[[Tensor], Tensor] = _pooled(net) if run.tells_places else net.embed
+    embed: Callable[[Tensor], Tensor] = _pooled(net) if run.task.dense else net.embed
     loader = Loader(
         source,
         split="validation",

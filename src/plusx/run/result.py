@@ -16,7 +16,7 @@ from plusx.run import parts
 from plusx.run.task_factory import TASKS
 from plusx.run.task_factory import to_dict as task_to_dict
 from plusx.tasks.task import Task
-from plusx.weights import write_weights
+from plusx.weights import save_network
 
 
 def write_kept(path: Path, recipe: Recipe, source: Dataset, task: Task) -> None:
@@ -24,9 +24,9 @@ def write_kept(path: Path, recipe: Recipe, source: Dataset, task: Task) -> None:
 
     source: the images that it was trained on. OSError: they cannot be written.
     """
-    write_weights(
-        path,
+    save_network(
         task.net,
+        path,
         model=_name(recipe),
         preprocessing=source.modality.to_dict(),
         classes=source.classes if TASKS[recipe.task.kind].has_classes else None,

@@ -27,7 +27,7 @@ from plusx.run import drawing
 from plusx.run.dense_predictions import record_look
 from plusx.run.evaluation import home_of
 from plusx.run.folder import Run
-from plusx.tasks.task import Task
+from plusx.run.predictor import Predictor, reason_of
 from plusx.train.loop import evaluating
 
 
@@ -52,8 +52,7 @@ def stored_volumes(run: Run, files: Sequence[str], failed: list[dict[str, str]])
             scan = read_scan(path)
             image = prepared(scan, _volumes(run))
         except (UnreadableImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            failed.append({"path": printable(path), "reason": reason or str(error)})
+            failed.append({"path": printable(path), "reason": reason_of(error)})
             continue
         yield Asked(path, scan, image, _truth(run, path, scan), _tests(path))
 
@@ -86,7 +85,7 @@ def _tests(path: str) -> bool:
 
 
 def see_volumes(
-    run: Run, task: Task, volumes: Iterable[Asked], out: str | Path | None, tested: int = 0
+    predictor: Predictor, volumes: Iterable[Asked], out: str | Path | None, tested: int = 0
 ) -> dict[str, Any]:
     """Predictions for volumes, and where `out` is a folder their masks and pictures in it.
 
@@ -102,11 +101,14 @@ def see_volumes(
     rows: list[dict[str, Any]] = []
     pictures: list[bytes] = []
     names: set[str] = set()
+    run, task = predictor.run, predictor.task
     uses, home = None, home_of(run)
     for path, scan, image, right, looks in volumes:
         inputs = run.preprocessing.normalise(torch.from_numpy(image)[None])
         with evaluating(task), torch.inference_mode():
             prediction = task.predict(Batch(inputs.to(task.device)))
+        if not bool(prediction.tensors()["probabilities"].isfinite().all()):
+            raise FloatingPointError(f"{printable(path)}: the prediction is not finite")
         probabilities = prediction.tensors()["probabilities"][0]
         mask = in_voxels_of(scan, probabilities, run.preprocessing)
         row = _row(run, path, scan, mask)

@@ -34,6 +34,8 @@ class Detect(Task):
     After each forward `scalars` has the parts that the loss is the sum of.
     """
 
+    dense = True
+
     def __init__(
         self,
         net: nn.Module,

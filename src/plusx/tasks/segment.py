@@ -47,6 +47,7 @@ class Segment(Task):
 
     monitors = ("loss",)
     tta = ("none", "flip")
+    dense = True
     class_weights: Tensor | None
 
     def __init__(

@@ -24,7 +24,8 @@ class Task(nn.Module, ABC):
 
     `metrics` are the names of what its meters compute that says how good it is, the foremost first;
     `monitors` are further ones by which the best weights can be chosen. `tta` lists the test-time
-    augmentations over which its predictions can be averaged.
+    augmentations over which its predictions can be averaged. `dense` says whether it predicts
+    positions of an input, of which then all is taken, padded, and nothing cropped.
 
     A new kind of task is a class that fills in the abstract methods. One task is changed into
     another by a `Wrapped` that holds it, never by inheriting from it.
@@ -35,6 +36,7 @@ class Task(nn.Module, ABC):
     metrics: tuple[str, ...]
     monitors: tuple[str, ...] = ()
     tta: tuple[str, ...] = ("none",)
+    dense: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,8 +64,11 @@ class Task(nn.Module, ABC):
         yield self.predict(batch)
 
     def predict_stored(self, batch: Batch) -> list[Prediction]:
-        """The prediction for each input alone, on the CPU, in pixels of the input as stored."""
-        slabs = (slab.cpu() for slab in self.predict_slabs(batch))
+        """The prediction for each input alone, on the CPU, in pixels of the input as stored.
+
+        FloatingPointError: it is not finite.
+        """
+        slabs = (slab.cpu().checked() for slab in self.predict_slabs(batch))
         return next(slabs).to_stored(batch, slabs)
 
     def after_step(self) -> None:
@@ -124,6 +129,10 @@ class Wrapped(Task, ABC):
     @property
     def tta(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.task.tta
+
+    @property
+    def dense(self) -> bool:  # type: ignore[override]
+        return self.task.dense
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         loss: Tensor = self.task(batch)

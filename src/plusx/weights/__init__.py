@@ -2,7 +2,7 @@
 
 from plusx.weights.convert import Conversion, convert
 from plusx.weights.fetch import load_named_or_file
-from plusx.weights.files import Weights, open_network, read_weights, write_weights
+from plusx.weights.files import Weights, open_network, read_weights, save_network
 from plusx.weights.load import LoadReport, load_weights
 from plusx.weights.rules import SOURCES
 
@@ -17,5 +17,5 @@ __all__ = [
     "load_weights",
     "open_network",
     "read_weights",
-    "write_weights",
+    "save_network",
 ]

@@ -97,9 +97,9 @@ def read_weights(path: str | Path) -> Weights:
         raise UserError(f"the metadata of {path} is not plusx's: {error}") from None
 
 
-def write_weights(
-    path: str | Path,
+def save_network(
     net: nn.Module,
+    path: str | Path,
     *,
     model: str | None = None,
     preprocessing: Mapping[str, Any] | None = None,

@@ -70,6 +70,13 @@ class BandsModality(Modality):
             )
         return image
 
+    def decode(self, source: str | bytes) -> Input:
+        return torch.from_numpy(self.read_checked(source))
+
+    def verdict_of(self, value: Input) -> Verdict:
+        assert isinstance(value, torch.Tensor)
+        return Verdict(None, low=float(value.min()), high=float(value.max()))
+
     def verdict_terms(self) -> list[Any]:
         bands = None if self.bands is None else list(self.bands)
         return [*super().verdict_terms(), self.channels, bands, self.low, self.high]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
-from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine
+from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, open_image
 from plusx.data.modality.modality import Modality
 from plusx.data.sample import Input
 from plusx.data.transforms.steps import Setting
@@ -57,6 +57,9 @@ class ImageModality(Modality):
     ) -> Input:
         return ImageFile(path, limit, self.channels, decoder)
 
+    def decode(self, source: str | bytes) -> Input:
+        return open_image(source, DEFAULT_LIMIT, self.channels)
+
     def examine(self, source: str | bytes) -> Verdict:
         return examine(source)
 
@@ -66,6 +69,9 @@ class ImageModality(Modality):
     @property
     def varies(self) -> bool:
         return self.resize == "none"
+
+    def of_one_size(self) -> "ImageModality":
+        return replace(self, resize="fit") if self.varies else self
 
     def setting(self, channels_last: bool = False) -> Setting:
         size = None if self.resize == "none" else self.size

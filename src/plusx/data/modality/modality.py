@@ -64,6 +64,10 @@ class Modality:
         """A file's content. Raises UnreadableImage with the reason; OSError."""
         raise NotImplementedError
 
+    def decode(self, source: str | bytes) -> Input:
+        """A file's content, checked wholly. UnreadableImage with the reason; OSError."""
+        raise UserError(f"{self.inputs} are read one by one, and not as bytes or arrays")
+
     def transform(
         self,
         augment: str,
@@ -89,6 +93,10 @@ class Modality:
         """Decode a file wholly and say what came of it."""
         raise NotImplementedError
 
+    def verdict_of(self, value: Input) -> Verdict:
+        """The verdict on an input that was decoded."""
+        return Verdict(None)
+
     def refuse_archive(self, path: str) -> None:
         """UserError where packed and tar files cannot hold these inputs."""
         raise UserError(
@@ -103,6 +111,10 @@ class Modality:
     def varies(self) -> bool:
         """Whether inputs come as large as they are, so that one beside a larger one is padded."""
         return False
+
+    def of_one_size(self) -> "Modality":
+        """The same, with inputs that are scaled to the network's size."""
+        return self
 
     @property
     def ndim(self) -> int:
