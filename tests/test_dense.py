@@ -78,8 +78,8 @@ def flat(given: Any) -> list[Tensor]:
 def scenes(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     """Images, a box on each but the last, and masks."""
     x = torch.randn(count, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    boxes = torch.full((count, 2, 7), -1.0)
-    boxes[:-1, 0] = torch.tensor([4.0, 6.0, 40.0, 30.0, 1.0, 0.0, 1.0])
+    boxes = torch.full((count, 2, 6), -1.0)
+    boxes[:-1, 0] = torch.tensor([4.0, 6.0, 40.0, 30.0, 1.0, 0.0])
     masks = torch.zeros(count, 2, 64, 96, dtype=torch.uint8)
     masks[:-1, 0, 6:30, 4:40] = 1
     return x, boxes, masks
@@ -381,9 +381,9 @@ def test_crowds_and_rows_without_a_box_are_no_targets() -> None:
         return flat(net.losses(x, rows, shapes))
 
     crowd = boxes.clone()
-    crowd[0, 1] = torch.tensor([0.0, 0.0, 90.0, 60.0, 0.0, 1.0, 1.0])
+    crowd[0, 1] = torch.tensor([0.0, 0.0, 90.0, 60.0, 0.0, 1.0])
     flattened = boxes.clone()
-    flattened[0, 1] = torch.tensor([90.0, 10.0, 90.0, 20.0, 0.0, 0.0, 1.0])
+    flattened[0, 1] = torch.tensor([90.0, 10.0, 90.0, 20.0, 0.0, 0.0])
     for other in (crowd, flattened, boxes[:, :1]):
         for one, two in zip(losses(boxes, masks), losses(other, masks[:, : other.shape[1]])):
             # the statistics of norms move between, and the losses not with them in training
