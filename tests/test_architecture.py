@@ -62,8 +62,8 @@ DOORS: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
     "__init__": {  # names that are imported when they are first used
-        "data", "errors", "explain", "grammar", "memory", "models", "run", "store", "tasks", "train",
-        "weights",
+        "data", "errors", "explain", "grammar", "memory", "models", "run", "store", "tasks",
+        "train", "weights",
     },
 }  # fmt: skip
 
