@@ -40,7 +40,7 @@ from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon
-from plusx.run import parts
+from plusx.run import optim, parts, task_factory
 from plusx.run.environment import environment
 from plusx.run.folder import now
 from plusx.tasks.prepare import prepare

@@ -40,7 +40,7 @@ from timing import DRAWS, RESULTS, SEED, Estimate, in_turns, load, ratio, record
 from torch import Tensor, nn
 
 import plusx
-from plusx.data.dataset import Dataset
+from plusx.data.dataset import Dataset, images_of
 from plusx.data.modality import ImageModality
 from plusx.data.readers.open import open_data
 from plusx.data.splits import stratified_order
@@ -158,8 +158,7 @@ def share(changes: Tensor) -> Estimate:
 def inputs(source: Dataset, net: dict[str, Any], count: int) -> tuple[Tensor, Tensor]:
     """So many images, every class in its share, as the network sees them; and their labels."""
     chosen = source.subset(stratified_order(source.labels, SEED)[:count].tolist())
-    assert chosen.images is not None
-    return ImageModality.from_dict(net).normalise(chosen.images), chosen.labels
+    return ImageModality.from_dict(net).normalise(images_of(chosen)), chosen.labels
 
 
 def measure_cifar(

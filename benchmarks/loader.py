@@ -28,7 +28,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from plusx.data.dataset import Dataset, MemoryItems
+from plusx.data.dataset import Dataset, MemoryItems, images_of
 from plusx.data.loader import Loader
 from plusx.data.modality import ImageModality
 from plusx.data.readers.open import open_data
@@ -65,9 +65,8 @@ def images() -> tuple[Dataset, str]:
 
 def peer_dataset(source: Dataset, kind: str) -> CIFAR10:
     """torchvision's own dataset class over the same images; but for its reading of files."""
-    assert source.images is not None
     dataset = CIFAR10.__new__(CIFAR10)
-    dataset.data = source.images.permute(0, 2, 3, 1).contiguous().numpy()
+    dataset.data = images_of(source).permute(0, 2, 3, 1).contiguous().numpy()
     dataset.targets = source.labels.tolist()
     dataset.target_transform = None
     crop = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
@@ -101,7 +100,7 @@ def check_same(source: Dataset, ours: Loader, peer: "DataLoader[Any]") -> None:
     tops, lefts = (draws.at(1).below(9, side) for side in (0, 1))
     flips = draws.at(2).coin()
     for index, number in enumerate(order):
-        image = functional.to_pil_image(source[int(number)].image)
+        image = source.read(int(number)).pillow
         image = functional.crop(functional.pad(image, [4]), tops[index], lefts[index], 32, 32)
         if flips[index]:
             image = functional.horizontal_flip(image)

@@ -33,7 +33,7 @@ from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 import plusx
 from plusx.grammar.arithmetic import measure
 from plusx.run.distributed import DistributedContext, joined
-from plusx.run.engines import DdpEngine, FsdpEngine
+from plusx.run.engines import DdpEngine, FsdpEngine, Reducer
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 from plusx.train.update import GradientStep
@@ -144,7 +144,7 @@ def _reports(name: str, world: DistributedContext, batch: int, pixels: int) -> A
     shares = (
         batch_of(batch, pixels, number % 4).split(world.size)[world.rank] for number in count()
     )
-    update = GradientStep(sharing=Reducer(world, engine, lambda step: batch))
+    update = GradientStep(reducer=Reducer(world, engine, lambda step: batch))
     return plusx.fit(state, shares, constant(RATE), update)
 
 
@@ -204,7 +204,7 @@ def check_equal(ranks: Ranks, batch: int, pixels: int, steps: int) -> float:
     After it, every engine has made so many steps.
     """
     batches = (batch_of(batch, pixels, number % 4) for number in count())
-    halves = plusx.fit(state_of(), batches, constant(RATE), GradientStep(parts=2))
+    halves = plusx.fit(state_of(), batches, constant(RATE), GradientStep(accumulation_steps=2))
     alone = [report.loss for report in islice(halves, steps)]
     apart = 0.0
     for name in ENGINES:

@@ -57,7 +57,7 @@ with tempfile.TemporaryDirectory() as name:
     print(f"going on from step {resumed.step}")
     train(resumed, folder)
 
-for one, other in ((whole.task, resumed.task), (whole.average, resumed.average)):
+for one, other in ((whole.task, resumed.task), (whole.ema, resumed.ema)):
     assert one is not None
     assert other is not None
     pairs = zip(one.state_dict().values(), other.state_dict().values())

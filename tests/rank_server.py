@@ -24,7 +24,7 @@ from jaxtyping import install_import_hook
 with install_import_hook(["plusx.run", "plusx.train"], "beartype.beartype"):
     from crash_server import command, held, lines_in
     from plusx.recipe import load_recipe
-    from plusx.run import sharing, train
+    from plusx.run import distributed, train
     from plusx.train import loop
     from plusx.train.loop import reseed
 
@@ -35,7 +35,7 @@ import torch.nn.parallel
 
 
 LONGEST = 240.0  # seconds, after which a run hangs
-assert sharing
+assert distributed
 
 
 def reserved() -> socket.socket:

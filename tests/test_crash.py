@@ -31,7 +31,7 @@ from plusx import store
 pytestmark = pytest.mark.slow  # a server of runs starts first
 
 
-RECIPE = small_run.recipe(24, 64, optim="average = 0.9")
+RECIPE = small_run.recipe(24, 64, optim="ema = 0.9")
 LINES = 24 + 2  # of the whole log: the steps and the epochs
 
 
@@ -123,7 +123,7 @@ def outcome(out: Path) -> dict[str, bytes]:
     files = [out / name for name in ("log.jsonl", "result.json", "model.safetensors")]
     files += sorted(newest(out).iterdir())
     names = {path.name for path in files}
-    assert {"weights.safetensors", "optimizer.safetensors", "average.safetensors"} <= names
+    assert {"weights.safetensors", "optimizer.safetensors", "ema.safetensors"} <= names
     leftovers = [path for path in out.glob("**/*") if path.name.startswith(".plusx")]
     assert not leftovers
     assert not (out / store.LOCK).exists()

@@ -26,7 +26,7 @@ import small_run
 from plusx import store
 from plusx.data.loader import Loader
 from plusx.recipe import load_recipe
-from plusx.run import evaluate, load_run, parts, task_factory
+from plusx.run import evaluate, load_run, optim, parts, task_factory
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import reseed
 from plusx.train.optim import trained_parameters

@@ -149,6 +149,7 @@ def test_too_few_images_are_refused() -> None:
 def test_eight_bits_lose_at_most_three_tenths_of_a_point_on_cifar10(
     file: str, tmp_path: Path
 ) -> None:
+    from plusx.data.dataset import images_of
     from plusx.data.modality import modality_from_dict
     from plusx.data.readers.open import open_data
     from plusx.data.splits import stratified_order
@@ -159,11 +160,12 @@ def test_eight_bits_lose_at_most_three_tenths_of_a_point_on_cifar10(
         pytest.skip(f"no {weights.name}")
     convert(weights, file.split("-")[0], "akamaster", tmp_path / "net.safetensors")
     net, known = open_network(tmp_path / "net.safetensors")
-    preprocessing = modality_from_dict(known.modality)
+    preprocessing = modality_from_dict(known.preprocessing)
     train, test = (open_data("cifar10", split=split) for split in ("train", "test"))
     order = stratified_order(train.labels, 0)
-    calibration, held = (preprocessing.normalise(train.images[p]) for p in order[:512].split(256))
-    images = preprocessing.normalise(test.images)
+    halves = torch.as_tensor(order[:512]).split(256)
+    calibration, held = (preprocessing.normalise(images_of(train)[half]) for half in halves)
+    images = preprocessing.normalise(images_of(test))
     content = to_onnx(net, images[:1])
     before = (outputs_for(content, images).argmax(1) == test.labels).float().mean()
     for full_range in (True, False):

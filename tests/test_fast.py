@@ -22,7 +22,7 @@ from plusx.grammar.words import parse
 from plusx.nn.dims import layer_type
 from plusx.nn.whitening import whiten
 from plusx.recipe import load_recipe, parse_recipe
-from plusx.run import parts, train
+from plusx.run import optim, parts, train
 from plusx.run.folder import LOG, WEIGHTS
 from plusx.tasks.classify import Classify
 from plusx.tasks.tta import TestTimeAugmented

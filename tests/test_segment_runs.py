@@ -446,8 +446,11 @@ def test_large_images_are_told_and_drawn_within_bounds(tmp_path: Path) -> None:
     run = seeing(task, tmp_path, (1024, 1280), sized=True)
     image = torch.randint(0, 256, (3, 2500, 3125), dtype=torch.uint8)
     image[:, :, :1500] //= 4
-    named = ((f"{number}.png", image) for number in range(5))
-    told = predict_dense(run, task, named, GroundTruth([]), out=tmp_path, batch_size=64)
+    names = [f"{number}.png" for number in range(5)]
+    told = predict_dense(
+        Predictor(run, device="cpu"), [image] * 5, GroundTruth([]), [],
+        out=tmp_path, batch_size=64, names=names,
+    )  # fmt: skip
     assert max(task.asked) <= MAX_POSITIONS
     assert len(task.asked) < 5  # and together where they are small enough
     row = told["predictions"][0]
@@ -569,8 +572,9 @@ def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Pat
         modality=run.preprocessing, items=FileItems([str(path)]), annotations=Boxes([right]),
     )  # fmt: skip
     (tmp_path / "run").mkdir()
-    named = iter([(str(path), image)] * 2)
-    told = predict_dense(run, task, named, GroundTruth([source]), out=tmp_path, batch_size=8)
+    predictor = Predictor(run, device="cpu")
+    truth = GroundTruth([source])
+    told = predict_dense(predictor, [path] * 2, truth, [], out=tmp_path, batch_size=8)
     first, second = told["predictions"]
     assert told["test_uses"] == 1
     assert [each["label"] for each in first["boxes"]] == ["b", "a"]

@@ -223,8 +223,8 @@ def test_classes_and_images_of_each_are_chosen() -> None:
 def test_bands_are_chosen_in_the_order_that_is_said() -> None:
     source = open_bands("test", None, 0)
     three = of_bands(source, (4, 3, 2))
-    assert torch.equal(three.images, images_of(source)[:, [3, 2, 1]])
-    assert (three.preprocessing.channels, three.preprocessing.bands) == (3, (4, 3, 2))
+    assert torch.equal(images_of(three), images_of(source)[:, [3, 2, 1]])
+    assert (three.modality.channels, three.modality.bands) == (3, (4, 3, 2))
 
 
 @pytest.mark.parametrize("several", [False, True])
