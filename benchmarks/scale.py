@@ -112,7 +112,9 @@ def batch_of(size: int, pixels: int, number: int) -> plusx.Batch:
 
 
 def state_of() -> plusx.State:
-    task = plusx.prepare(plusx.Classify(plusx.create_model(MODEL, seed=SEED)), device="cpu")
+    task = plusx.prepare(
+        plusx.Classify(plusx.create_model(MODEL, seed=SEED)), device="cpu", precision="float32"
+    )
     optimizer = make_optimizer(task, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
     return plusx.State(task, optimizer, seed=SEED)
 

@@ -23,6 +23,7 @@ from jaxtyping import install_import_hook
 
 with install_import_hook(["plusx.run", "plusx.train"], "beartype.beartype"):
     from crash_server import command, held, lines_in
+    from plusx.errors import UserError
     from plusx.recipe import load_recipe
     from plusx.run import distributed, train
     from plusx.train import loop
@@ -49,7 +50,7 @@ def reserved() -> socket.socket:
 def fault(seed: int, step: int, device: torch.device) -> None:
     """What a rank does at its fifth step in the place of `reseed`."""
     if step == 4:
-        raise ValueError("the images are upside down")
+        raise UserError("the images are upside down")
     reseed(seed, step, device)
 
 

@@ -49,6 +49,7 @@ warmup = 0.1
 [device]
 kind = "cpu"
 threads = 1
+precision = "float32"
 {device}
 
 [checkpoint]

@@ -152,11 +152,11 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
+def assert_close(one: dict[str, Any], other: dict[str, Any], atol: float = 2e-6) -> None:
     """Equal but for rounding: twelve steps in float32, summed in another order."""
     assert one.keys() == other.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=2e-6, msg=name)
+        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=atol, msg=name)
 
 
 # ---------------------------------------------------------------------------- what is computed
@@ -200,7 +200,8 @@ def shares_on_one(recipe: Path, *overrides: str, ranks: int) -> State:
 def test_two_processes_are_one_that_takes_their_shares_in_turn(server, folder, whole):
     """With batch norm and dropout: each rank's own statistics and draws; rank 0's are kept."""
     expected = shares_on_one(server.recipe, ranks=2).task.state_dict()
-    assert_close(dict(expected), newest(folder / "whole").tensors["weights"])
+    # measured: 8e-6, since DDP adds up gradients in buckets and this in turn
+    assert_close(dict(expected), newest(folder / "whole").tensors["weights"], atol=2e-5)
 
 
 def test_a_block_that_one_process_drops_and_another_does_not(server, folder):

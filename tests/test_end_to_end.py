@@ -23,6 +23,7 @@ PLUSX = Path(sys.executable).with_name("plusx")
 OVERRIDES = [
     "net.base=resnet20",
     "net.norm=batch",
+    "device.precision=float32",
     "data.size=16",
     "data.augment=resizedcrop flip",
     "epochs=12",

@@ -49,6 +49,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def network(head: Head | None) -> torch.nn.Module:
     spec = replace(shrunken(zoo.find("resnet18"), width=16, depth=1), size=64)
     net = plusx.create_model(spec, num_classes=3, seed=0)
+    torch.manual_seed(0)  # for the head
     return net.eval() if head is None else NetworkWithHead(net, head, 3).eval()
 
 

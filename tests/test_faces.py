@@ -173,7 +173,7 @@ def test_figures_are_those_of_scikit_learn():
     assert found["auroc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-9)
     assert found["genuine_pairs"] == same.sum()
     assert found["impostor_pairs"] == (~same).sum()
-    assert (found["count"], found["pk"]) == (60, 8)
+    assert (found["count"], found["people"]) == (60, 8)
     for row in found["true_accepts"]:
         assert (scores[~same] >= row["threshold"]).mean() <= row["false_accept_rate"]
         assert (scores[same] >= row["threshold"]).mean() == row["true_accept_rate"]

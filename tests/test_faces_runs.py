@@ -98,7 +98,7 @@ def gallery(faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
     to = tmp_path_factory.mktemp("galleries") / "staff"
     result = enroll(runs.load_run(trained), folder, to, device="cpu")
     assert (result["people"], result["pictures"]) == (3, 9)
-    assert result["stranger_people"] == 4
+    assert result["impostor_people"] == 4
     assert result["trials"] == 16 + 9
     assert result["false_accepts"] <= 2  # a tenth of 25, rounded down
     return to
@@ -112,7 +112,7 @@ def test_people_of_the_test_are_judged_once_and_that_is_recorded(trained: Path) 
     assert again["test_uses"] == 2
     assert first["equal_error_rate"] == again["equal_error_rate"]
     mean = runs.evaluate(opened, tta="flip", device="cpu")
-    assert mean["views"] == "flip"
+    assert mean["tta"] == "flip"
 
 
 def test_other_people_are_judged_as_a_whole(trained: Path, faces: Path, tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_who_is_enrolled_is_no_stranger(trained: Path, faces: Path, tmp_path: Pa
     for picture in (faces / "held1").iterdir():  # under another name
         (folder / "somebody" / picture.name).write_bytes(picture.read_bytes())
     result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
-    assert result["stranger_people"] == 2
-    assert any("2 strangers are enrolled" in notice for notice in result["notices"])
+    assert result["impostor_people"] == 2
+    assert any("2 impostors are enrolled" in notice for notice in result["notices"])
     assert any("held0, held1" in notice for notice in result["notices"])
 
 
@@ -198,7 +198,7 @@ def test_who_has_trained_is_no_stranger(trained: Path, faces: Path, tmp_path: Pa
     run = replace(run, recipe=replace(run.recipe, data=pictures))
     staff = _folder_of(faces, tmp_path / "staff", ["test0", "test1"])
     result = enroll(run, staff, tmp_path / "gallery", device="cpu")
-    assert (result["stranger_people"], result["trials"]) == (0, result["pictures"])
+    assert (result["impostor_people"], result["trials"]) == (0, result["pictures"])
 
 
 def test_one_person_by_one_picture_can_be_enrolled(
@@ -252,8 +252,8 @@ def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
     store.write_json(copy / "gallery.json", {**known, "format": "another"})
     with pytest.raises(ValueError, match="it is no plusx gallery 1"):
         open_gallery(copy)
-    store.write_json(copy / "gallery.json", {**known, "views": "sideways"})
-    with pytest.raises(ValueError, match="views = 'sideways'"):
+    store.write_json(copy / "gallery.json", {**known, "tta": "sideways"})
+    with pytest.raises(ValueError, match="tta = 'sideways'"):
         open_gallery(copy)
     store.write_json(copy / "gallery.json", known)
     headed = NetworkWithHead(create_model("resnet20"), Fcn(), 2)

@@ -75,6 +75,7 @@ def _train(
     exact: bool,
     allow_data_change: bool,
 ) -> dict[str, Any]:
+    chosen_here = recipe.device.precision == "auto"
     trainer = prepared(recipe, out, world)
     recipe, sets = trainer.recipe, trainer.sets
     with store.lock(out) if world.first else nullcontext():
@@ -93,7 +94,8 @@ def _train(
         trainer.begin(exact=exact, allow_data_change=allow_data_change)
         with display:
             display.begin(trainer.total, trainer.state.step)
-            display.line(f"plusx: computing in {recipe.device.precision}")
+            if chosen_here:
+                display.line(f"plusx: computing in {recipe.device.precision}")
             for notice in sets.warnings:
                 if not notice.startswith("skipped "):  # each file is named in data.json
                     display.line(f"plusx: {notice}")
