@@ -447,12 +447,14 @@ def test_large_images_are_told_and_drawn_within_bounds(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 2500, 3125), dtype=torch.uint8)
     image[:, :, :1500] //= 4
     names = [f"{number}.png" for number in range(5)]
+    predictor = Predictor(run, device="cpu")
     told = predict_dense(
-        Predictor(run, device="cpu"), [image] * 5, GroundTruth([]), [],
-        out=tmp_path, batch_size=64, names=names,
-    )  # fmt: skip
-    assert max(task.asked) <= MAX_POSITIONS
-    assert len(task.asked) < 5  # and together where they are small enough
+        predictor, [image] * 5, GroundTruth([]), [], out=tmp_path, batch_size=64, names=names
+    )
+    prepared = predictor.task.task
+    assert isinstance(prepared, Brightness)  # a copy, which prepare has made
+    assert max(prepared.asked) <= MAX_POSITIONS
+    assert len(prepared.asked) < 5  # and together where they are small enough
     row = told["predictions"][0]
     mask = pixels(tmp_path / row["mask"])
     assert mask.shape == (2500, 3125)

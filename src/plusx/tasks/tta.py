@@ -55,7 +55,9 @@ class TestTimeAugmented(Wrapped):
         return prediction.average([prediction, mirror.mirrored()], [0.5, 0.5])
 
     def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
-        if self.views == "flip" and batch.inputs.ndim > 3:  # slabs that mirroring leaves in place
+        if self.views == "none":
+            yield from self.task.predict_slabs(batch)
+        elif self.views == "flip" and batch.inputs.ndim > 3:  # slabs that mirroring leaves in place
             mirror = replace(batch, inputs=batch.inputs.flip(-1))
             pairs = zip(self.task.predict_slabs(batch), self.task.predict_slabs(mirror))
             for slab, mirrored in pairs:
