@@ -19,14 +19,54 @@ from plusx.nn.network import head, stage_positions
 from plusx.nn.reversible import ReversibleNetwork
 
 
-def _selected(maps: Iterator[Tensor], count: int, out: Sequence[int] | None) -> list[Tensor]:
-    """The maps of the stages in `out`, or of all; nothing behind the last of them is computed."""
-    wanted = stage_positions(out, count)
-    made = [next(maps) for _ in range(max(wanted, default=-1) + 1)]
-    return [made[i] for i in wanted]
+class StagedNetwork(nn.Module):
+    """What the external networks share: features by stages, a linear head.
+
+    Subclasses have `name`, `widths` and `strides` of the stages, `embed_width`, `_maps`, which
+    yields the maps at their ends, and `embed`.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    embed_width: int
+    spec: External | None = None
+    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
+    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
+    fc: nn.Module
+
+    def _maps(self, x: Tensor) -> Iterator[Tensor]:
+        raise NotImplementedError
+
+    def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width"]:
+        """The vector that the head takes."""
+        raise NotImplementedError
+
+    def features(
+        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """The maps at the ends of the stages, or of those at the positions `out`.
+
+        Nothing behind the last of them is computed.
+        """
+        wanted = stage_positions(out, len(self.widths))
+        maps = self._maps(x)
+        made = [next(maps) for _ in range(max(wanted, default=-1) + 1)]
+        return [made[i] for i in wanted]
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        y: Tensor = self.fc(self.embed(x))
+        return y
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new linear head; 0 classes have none."""
+        self.num_classes = num_classes
+        if num_classes != len(self.classes):
+            self.classes = ()
+        self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
 
 
-class AlexNet(nn.Module):
+class AlexNet(StagedNetwork):
     """The one-tower AlexNet of Krizhevsky 2014 ("One weird trick"), in torchvision's form.
 
     A stage is a convolution with its activation and, in stages 1, 2 and 5, the pooling after it.
@@ -34,11 +74,9 @@ class AlexNet(nn.Module):
     """
 
     name = "alexnet"
-    spec: External | None = None
-    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
-    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
     widths = (64, 192, 384, 256, 256)
     strides = (8, 16, 16, 16, 32)
+    embed_width = 4096
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__()
@@ -54,36 +92,19 @@ class AlexNet(nn.Module):
         self.layer5 = nn.Sequential(*layers[10:])
         drop1, fc1, act1, drop2, fc2, act2, _ = built.classifier
         self.tail = nn.Sequential(built.avgpool, nn.Flatten(), drop1, fc1, act1, drop2, fc2, act2)
-        self.fc = head(4096, num_classes)
+        self.fc = head(self.embed_width, num_classes)
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
             x = layer(x)
             yield x
 
-    def features(
-        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        """The maps at the ends of the stages, or of those at the positions `out`."""
-        return _selected(self._maps(x), len(self.widths), out)
-
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 4096"]:
         y: Tensor = self.tail(self.features(x, out=(-1,))[0])
         return y
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        y: Tensor = self.fc(self.embed(x))
-        return y
 
-    def reset_head(self, num_classes: int) -> None:
-        """A new linear head; 0 classes have none."""
-        self.num_classes = num_classes
-        if num_classes != len(self.classes):
-            self.classes = ()
-        self.fc = head(4096, num_classes).to(next(self.parameters()))
-
-
-class GoogLeNet(TorchvisionGoogLeNet):  # type: ignore[misc]
+class GoogLeNet(StagedNetwork, TorchvisionGoogLeNet):  # type: ignore[misc]
     """GoogLeNet (Szegedy et al. 2015) as torchvision has it: batch norm, no auxiliary heads.
 
     Its module names are torchvision's. A stage ends where the next pooling begins. Images are at
@@ -91,49 +112,32 @@ class GoogLeNet(TorchvisionGoogLeNet):  # type: ignore[misc]
     """
 
     name = "googlenet"
-    spec: External | None = None
-    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
-    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
     widths = (192, 480, 832, 1024)
     strides = (4, 8, 16, 32)
+    embed_width = 1024
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__(num_classes=1, aux_logits=False, init_weights=False)
         self.num_classes, self.in_channels = num_classes, in_channels
         if in_channels != 3:
             self.conv1 = BasicConv2d(in_channels, 64, kernel_size=7, stride=2, padding=3)
-        self.fc = head(1024, num_classes)
+        self.fc = head(self.embed_width, num_classes)
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
-        x = self.conv3(self.conv2(self.maxpool1(self.conv1(x))))
+        net: Any = self  # torchvision has no types
+        x = net.conv3(net.conv2(net.maxpool1(net.conv1(x))))
         yield x
-        x = self.inception3b(self.inception3a(self.maxpool2(x)))
+        x = net.inception3b(net.inception3a(net.maxpool2(x)))
         yield x
-        x = self.inception4c(self.inception4b(self.inception4a(self.maxpool3(x))))
-        x = self.inception4e(self.inception4d(x))
+        x = net.inception4c(net.inception4b(net.inception4a(net.maxpool3(x))))
+        x = net.inception4e(net.inception4d(x))
         yield x
-        yield self.inception5b(self.inception5a(self.maxpool4(x)))
-
-    def features(
-        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        """The maps at the ends of the stages, or of those at the positions `out`."""
-        return _selected(self._maps(x), len(self.widths), out)
+        yield net.inception5b(net.inception5a(net.maxpool4(x)))
 
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1024"]:
-        y: Tensor = self.dropout(self.avgpool(self.features(x, out=(-1,))[0]).flatten(1))
+        net: Any = self
+        y: Tensor = net.dropout(net.avgpool(self.features(x, out=(-1,))[0]).flatten(1))
         return y
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        y: Tensor = self.fc(self.embed(x))
-        return y
-
-    def reset_head(self, num_classes: int) -> None:
-        """A new linear head; 0 classes have none."""
-        self.num_classes = num_classes
-        if num_classes != len(self.classes):
-            self.classes = ()
-        self.fc = head(1024, num_classes).to(next(self.parameters()))
 
 
 class SameConv2d(nn.Conv2d):
@@ -164,7 +168,7 @@ class KerasBlock(nn.Module):
         return (skip + y).relu()
 
 
-class KerasResNet8(nn.Module):
+class KerasResNet8(StagedNetwork):
     """The ResNet-8 of MLPerf Tiny (Banbury et al. 2021) for CIFAR-10, as Keras computes it.
 
     It stands beside the sentences for its padding ("same", one-sided at stride 2) and for Keras's
@@ -172,11 +176,9 @@ class KerasResNet8(nn.Module):
     """
 
     name = "resnet8_keras"
-    spec: External | None = None
-    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
-    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
     widths = (16, 32, 64)
     strides = (1, 2, 4)
+    embed_width = 64
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
@@ -186,7 +188,7 @@ class KerasResNet8(nn.Module):
         self.layer1 = nn.Sequential(KerasBlock(16, 16, 1))
         self.layer2 = nn.Sequential(KerasBlock(16, 32, 2))
         self.layer3 = nn.Sequential(KerasBlock(32, 64, 2))
-        self.fc = head(64, num_classes)
+        self.fc = head(self.embed_width, num_classes)
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
         x = self.bn1(self.conv1(x)).relu()
@@ -194,25 +196,8 @@ class KerasResNet8(nn.Module):
             x = layer(x)
             yield x
 
-    def features(
-        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        """The maps at the ends of the stages, or of those at the positions `out`."""
-        return _selected(self._maps(x), len(self.widths), out)
-
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
         return self.features(x, out=(-1,))[0].mean((2, 3))
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        y: Tensor = self.fc(self.embed(x))
-        return y
-
-    def reset_head(self, num_classes: int) -> None:
-        """A new linear head; 0 classes have none."""
-        self.num_classes = num_classes
-        if num_classes != len(self.classes):
-            self.classes = ()
-        self.fc = head(64, num_classes).to(next(self.parameters()))
 
 
 # name: builder(num_classes, in_channels)
