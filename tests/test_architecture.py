@@ -99,8 +99,8 @@ PRINTERS = {"weights/foreign.py": "a program of its own, whose standard error th
 # Who may read the environment besides run, study, explain, evidence, bench and cli, and why.
 ENVIRONMENT = {
     "export/runtime.py": "onnxruntime's telemetry is switched off by a variable",
-    "data/sets/download.py": "PLUSX_DATA and PLUSX_CACHE say where published sets lie",
-    "weights/fetch.py": "PLUSX_CACHE says where published weights lie",
+    "data/sets/download.py": "PLUSX_DATA says where published sets lie",
+    "store/cache.py": "PLUSX_CACHE says where what can be fetched again lies",
 }
 
 # Who may take keywords that it does not name, and why.

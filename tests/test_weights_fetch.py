@@ -15,7 +15,7 @@ import torch
 import torchvision.models
 
 import plusx
-from plusx import zoo
+from plusx import store, zoo
 from plusx.grammar.spec import Net
 from plusx.weights import fetch as fetching
 from plusx.weights.fetch import fetch
@@ -259,5 +259,5 @@ def test_importing_fetches_and_starts_nothing(monkeypatch: pytest.MonkeyPatch) -
     """The default place is under the home folder; naming it makes no folder."""
     monkeypatch.delenv("PLUSX_CACHE", raising=False)
     monkeypatch.setenv("HOME", "/nowhere")
-    assert fetching.cache_folder() == Path("/nowhere/.cache/plusx")
+    assert store.cache_folder() == Path("/nowhere/.cache/plusx")
     assert not os.path.exists("/nowhere")

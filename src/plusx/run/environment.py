@@ -17,7 +17,7 @@ _HARMLESS = ("platform", "processor_flags", "plusx")
 
 def environment(device: torch.device, processes: int = 1, parallel: str = "none") -> dict[str, Any]:
     """Versions, processor, device and threads of this process, one of so many of its run."""
-    model, flags = _processor()
+    model, flags = processor()
     return {
         "plusx": _version("plusx"),
         "python": platform.python_version(),
@@ -42,7 +42,7 @@ def exact_eight_bits() -> bool:
 
     False where nothing is known of it.
     """
-    _, flags = _processor()
+    _, flags = processor()
     exact = ("vnni", "amx_int8", "asimddp")
     return any(name in flag for flag in flags.split() for name in exact)
 
@@ -61,7 +61,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _processor() -> tuple[str, str]:
+def processor() -> tuple[str, str]:
     """The processor's name, and those of its abilities that kernels are chosen by."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -14,12 +14,12 @@ from plusx.run import folder as files
 from plusx.run import memory, parts
 from plusx.run.distributed import DistributedContext, joined
 from plusx.run.examples import draw_examples
+from plusx.run.precision import remembered_precision
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
 from plusx.run.task_factory import TASKS
 from plusx.run.trainer import Trainer
 from plusx.run.transfer import left_as_drawn
-from plusx.tasks.precision import quicker_precision
 from plusx.tasks.prepare import find_device
 
 
@@ -133,7 +133,7 @@ def with_precision(recipe: Recipe, out: Path, world: DistributedContext) -> Reci
     if world.first and (out / files.RECIPE).is_file():
         chosen = files.read_recipe(out).device.precision
     elif world.first:
-        chosen = quicker_precision(find_device(world.device(recipe.device.kind)))
+        chosen = remembered_precision(find_device(world.device(recipe.device.kind)))
     chosen = world.told(chosen)
     return replace(recipe, device=replace(recipe.device, precision=chosen))
 

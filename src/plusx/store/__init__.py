@@ -11,6 +11,7 @@ Errors: `OSError` where the disk or a permission fails, naming the path (and, wh
 full, the bytes needed and free); `UserError` where a file is not what it must be.
 """
 
+from plusx.store.cache import cache_folder
 from plusx.store.canonical import read_json, write_json
 from plusx.store.checkpoint import (
     Checkpoint,
@@ -38,6 +39,7 @@ __all__ = [
     "LOCK",
     "Checkpoint",
     "Log",
+    "cache_folder",
     "clean",
     "load_checkpoint",
     "load_tensors",

@@ -170,7 +170,7 @@ def fetch(item: Published) -> Path:
     at the place named by the error is used too. Raises OSError with the address, and where to put
     the file by hand, if it cannot be fetched or is not the one that was published.
     """
-    folder = store.make_folder(cache_folder() / "weights")
+    folder = store.make_folder(store.cache_folder() / "weights")
     with waiting(folder):
         return _fetched(item, folder)
 
@@ -244,12 +244,6 @@ def download(item: Published, place: Path) -> bytes:
             f"not {item.digest}; nothing was kept. {by_hand}"
         )
     return data
-
-
-def cache_folder() -> Path:
-    """PLUSX_CACHE, else ~/.cache/plusx."""
-    said = os.environ.get("PLUSX_CACHE")
-    return Path(said).absolute() if said else Path.home() / ".cache" / "plusx"
 
 
 def _sha256(path: Path) -> str:

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from plusx import store
 from plusx.data.image_file import UnreadableImage, Verdict, printable
 from plusx.data.modality import Modality
-from plusx.data.sets.download import cache_folder
 from plusx.errors import UserError
 
 
@@ -202,4 +201,4 @@ def keep_json(path: str, what: str, terms: Terms, value: Any) -> None:
 
 def _cache_path(path: str, what: str) -> Path:
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
-    return cache_folder() / "checked" / f"{name}-{what}.json"
+    return store.cache_folder() / "checked" / f"{name}-{what}.json"

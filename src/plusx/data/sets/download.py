@@ -38,7 +38,11 @@ class Download:
 def places() -> list[Path]:
     """The folders in which a published set is looked for, in order."""
     said = os.environ.get("PLUSX_DATA")
-    return [*([Path(said).expanduser()] if said else []), cache_folder() / "data", Path("data")]
+    return [
+        *([Path(said).expanduser()] if said else []),
+        store.cache_folder() / "data",
+        Path("data"),
+    ]
 
 
 def located(path: str | Path) -> Path:
@@ -47,12 +51,6 @@ def located(path: str | Path) -> Path:
     if given.is_absolute() or os.path.lexists(given):
         return given
     return next((place / given for place in places() if os.path.lexists(place / given)), given)
-
-
-def cache_folder() -> Path:
-    """PLUSX_CACHE, else ~/.cache/plusx."""
-    said = os.environ.get("PLUSX_CACHE")
-    return Path(said).absolute() if said else Path.home() / ".cache" / "plusx"
 
 
 def fetch(item: Download, folder: Path) -> Path:

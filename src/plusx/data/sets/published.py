@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from plusx import store
 from plusx.data.dataset import Dataset, MemoryItems, Split
 from plusx.data.modality import ImageModality
-from plusx.data.sets.download import Download, cache_folder, fetch, places, unpack
+from plusx.data.sets.download import Download, fetch, places, unpack
 from plusx.data.splits import held_out, stratified_order, validation_count
 from plusx.errors import UserError
 
@@ -216,7 +217,7 @@ def _cifar_folder(described: Cifar) -> Path:
         for folder in (place / described.folder, place / described.name / described.folder):
             if all((folder / name).is_file() for name in needed):
                 return folder
-    target = cache_folder() / "data" / described.folder
+    target = store.cache_folder() / "data" / described.folder
     for place in places():
         archive = place / described.archive.name
         if archive.is_file():
@@ -262,7 +263,7 @@ def _idx_folder(described: Idx) -> Path:
     for folder in (*under, *described.elsewhere):
         if all((folder / item.name).is_file() for item in described.files):
             return folder
-    target = cache_folder() / "data" / described.folders[0]
+    target = store.cache_folder() / "data" / described.folders[0]
     for item in described.files:
         if not (target / item.name).is_file():
             fetch(item, target)
