@@ -161,7 +161,7 @@ def test_curves_end_where_the_shortest_run_does() -> None:
 def test_the_table_says_what_its_figures_are() -> None:
     said = comparison_table(comparison(DEGRADED))
     head, *_ = said.splitlines()
-    columns = ("parameters", "multiply-adds", "accuracy", "precision", "recall", "F1",
+    columns = ("parameters", "MACs", "accuracy", "precision", "recall", "F1",
                "train error", "s/epoch", "epochs to 90 %")  # fmt: skip
     assert all(column in head for column in columns)
     assert "not reached" in said

@@ -35,7 +35,7 @@ def table(group: str | None = None) -> str:
     """The networks of a group, or all, as a Markdown table without a newline at its end."""
     rows = {row["name"]: row for row in list_networks()}
     lines = [
-        "| network | parameters | multiply-adds | layers | input | classes | source |",
+        "| network | parameters | MACs | layers | input | classes | source |",
         "|---|---:|---:|---:|---|---:|---|",
     ]
     for name in GROUPS[group] if group else rows:

@@ -93,20 +93,20 @@ def description(described: dict[str, Any]) -> str:
         f"  input          {shape}",
         f"  classes        {described['classes']:,}",
         f"  parameters     {described['parameters']:,}",
-        f"  multiply-adds  {described['multiply_adds']:,}",
+        f"  MACs           {described['multiply_adds']:,}",
         f"  depth          {described['depth']} layers with weights",
     ]
     if "head" in described:
         lines.append(f"  head           {described['head']['kind']}, depth is the backbone's")
     if not described["stages"]:
         return "\n".join([*lines, "  an external module, built as it is published"])
-    said = f"norm {described['norm']}, act {described['act']}"
-    lines += [f"  {said}", "", f"  stem    {described['stem']}"]
+    layers = f"norm {described['norm']}, act {described['act']}"
+    lines += [f"  {layers}", "", f"  stem    {described['stem']}"]
     for stage in described["stages"]:
         size = " x ".join(map(str, stage["size"]))
         lines.append(
             f"  {stage['name']:7} {stage['blocks']} x {stage['channels']} channels at {size}, "
-            f"{stage['parameters']:,} parameters, {stage['multiply_adds']:,} multiply-adds"
+            f"{stage['parameters']:,} parameters, {stage['multiply_adds']:,} MACs"
         )
         if "enter" in stage:
             lines.append(f"          enter     {stage['enter']}")

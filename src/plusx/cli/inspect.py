@@ -33,7 +33,7 @@ def models(
         print_json({"models": rows})
         return
     width = max(len(row["name"]) for row in rows)
-    print(f"{'name':{width}} {'parameters':>13} {'multiply-adds':>16} {'depth':>5}  source")
+    print(f"{'name':{width}} {'parameters':>13} {'MACs':>16} {'depth':>5}  source")
     for row in rows:
         print(
             f"{row['name']:{width}} {row['parameters']:>13,} {row['multiply_adds']:>16,} "

@@ -145,7 +145,7 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
 @app.command(
     group=USE,
     help_epilogue="Examples:\n  plusx predict runs/photos holiday.jpg\n"
-    "  plusx predict runs/photos new-photos --out answers --tta flip\n"
+    "  plusx predict runs/photos new-photos --out predictions --tta flip\n"
     "  plusx predict model.safetensors *.png --json\n"
     "  plusx predict model.onnx *.png",
 )

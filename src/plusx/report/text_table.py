@@ -65,7 +65,7 @@ def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str
     shares = [*scores, *(["train_error"] if "train_error" in result["rows"][0] else [])]
     known: list[tuple[str, str, str]] = [
         ("parameters", "parameters", "count"),
-        ("multiply_adds", "multiply-adds", "count"),
+        ("multiply_adds", "MACs", "count"),
         *((key, metric(key).title, "share") for key in shares),
     ]
     rows = result["rows"]
