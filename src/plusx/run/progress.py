@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,12 +38,7 @@ class Display:
     def __enter__(self) -> "Display":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
@@ -53,8 +47,8 @@ class Display:
         if self.bar is None or time.monotonic() - self.drawn < _EVERY:
             return
         self.drawn = time.monotonic()
-        said = f"rate {report.lr:.3g}  loss {report.loss:.4f}"
-        self.bar.update(self.task, completed=report.step, description=said)
+        text = f"rate {report.lr:.3g}  loss {report.loss:.4f}"
+        self.bar.update(self.task, completed=report.step, description=text)
 
     def line(self, text: str) -> None:
         """Print a line that stays."""

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plusx.errors import UserError
@@ -100,12 +99,7 @@ class WorkerPool:
         self._idle = [self._spawn() for _ in range(self._size)]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         workers = [*self._idle, *self._busy]
         for worker in workers:
             worker.process.terminate()
