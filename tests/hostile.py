@@ -23,7 +23,7 @@ class Case(NamedTuple):
     name: str
     data: bytes
     verdict: Literal["used", "refused", "ignored"]
-    reason: str = ""  # a part of the reason, or of the notice
+    reason: str = ""  # a part of the reason, or of the warning
     pixels: np.ndarray | None = None  # (h, w, 3) uint8
     within: int = 0
 

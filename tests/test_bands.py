@@ -100,7 +100,7 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
     assert "dark/holes.tif: 320 of its values are not finite" in said
     source = open_data(root, split="all", modality=KNOWN, on_unreadable="skip")
     assert len(source) == 6
-    assert any("skipped dark/holes.tif" in notice for notice in source.warnings)
+    assert any("skipped dark/holes.tif" in warning for warning in source.warnings)
     wide = BandsModality((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000_000)
     with pytest.raises(ValueError, match="next to nothing of the range 0 to 1e"):
         open_data(root, split="all", modality=wide, on_unreadable="skip")

@@ -213,7 +213,7 @@ def test_an_error_names_the_files_and_skipping_leaves_out_just_these(hostile_set
     assert set(names(source)) == used
     refused = sum(case.verdict == "refused" for case in corpus) + 8
     assert source.warnings[0] == f"{refused} of {refused + len(used)} files skipped"
-    assert sum(notice.startswith("skipped ") for notice in source.warnings) == refused
+    assert sum(warning.startswith("skipped ") for warning in source.warnings) == refused
     json.dumps(source.warnings).encode("utf-8")
     "".join(source.warnings).encode("utf-8")
     # a whole epoch in workers: each kept sample once, with its own label, and nothing else
@@ -381,9 +381,9 @@ def test_hidden_things_and_files_beside_the_classes_are_ignored_with_a_notice(
     (root / "cat" / ".DS_Store").write_bytes(b"x")
     source = open_data(root, split="all")
     assert source.classes == ("cat", "dog")
-    notices = "\n".join(source.warnings)
-    assert "hidden: .hidden, cat/.DS_Store" in notices
-    assert "outside the class folders: README.md" in notices
+    warnings = "\n".join(source.warnings)
+    assert "hidden: .hidden, cat/.DS_Store" in warnings
+    assert "outside the class folders: README.md" in warnings
 
 
 def test_class_names_that_are_no_utf8_become_showable(tmp_path: Path) -> None:
@@ -569,7 +569,7 @@ def test_rows_whose_file_cannot_be_used_are_skipped_if_said_so(pictures: Path) -
     assert len(source) == 7
     assert source.rows == [2, 3, 4, 5, 6, 7, 9]
     assert source.warnings[0] == "4 of 11 files skipped"
-    assert any(notice.startswith("skipped row 8 (cat/02.png)") for notice in source.warnings)
+    assert any(warning.startswith("skipped row 8 (cat/02.png)") for warning in source.warnings)
     assert digest(pictures) == before
 
 
@@ -588,12 +588,12 @@ def test_a_csv_survives_strange_names(pictures: Path) -> None:
 
 
 def test_keep_counts_what_it_kept(tmp_path: Path) -> None:
-    """The denominators of every figure are the kept files: Dataset and notices agree."""
+    """The denominators of every figure are the kept files: Dataset and warnings agree."""
     root = photos(tmp_path / "set")
     (root / "cat" / "00.png").write_bytes(b"on_unreadable")
     report = scan(root)
-    used, notices = check_entries(report.entries, report.root, "skip", COLOURS)
+    used, warnings = check_entries(report.entries, report.root, "skip", COLOURS)
     assert len(used) == 9
-    assert notices[0] == "1 of 10 files skipped"
+    assert warnings[0] == "1 of 10 files skipped"
     source = open_data(root, split="all", on_unreadable="skip", size=8)
     assert sum(len(batch) for batch in batches(source)) == len(used)

@@ -394,7 +394,7 @@ def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -
         pack(folder, tmp_path / "x.plusx")
     said = pack(folder, tmp_path / "x.plusx", side=9, on_unreadable="skip")
     assert said["images"] == 12
-    assert any("dog/0.jpg" in notice for notice in said["notices"])
+    assert any("dog/0.jpg" in notice for notice in said["warnings"])
     source = open_data(tmp_path / "x.plusx", split="all")
     assert len(source) == 12
     assert any("dog/0.jpg" in notice for notice in source.warnings)

@@ -216,7 +216,7 @@ def test_damaged_images_are_an_error_or_left_out(tmp_path: Path) -> None:
         open_data(file)
     source = open_data(file, split="all", on_unreadable="skip", size=8)
     assert len(source) == 8
-    assert any("bad.png" in notice for notice in source.warnings)
+    assert any("bad.png" in warning for warning in source.warnings)
 
 
 @pytest.mark.slow

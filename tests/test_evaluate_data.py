@@ -60,10 +60,10 @@ def test_of_the_data_it_was_trained_on_only_what_was_kept_back(run: Run, folder:
     assert evaluate(run, data=moved) == own
     whole = evaluate(run, data=folder, split="all")
     assert whole["count"] == 20
-    assert "trained on are among" in whole["notices"][0]
+    assert "trained on are among" in whole["warnings"][0]
     shutil.copytree(folder, renamed := folder.parent / "renamed")
     assert {**evaluate(run, data=renamed), "data": folder.name} == own
-    assert "trained on are among" in evaluate(run, data=renamed, split="all")["notices"][0]
+    assert "trained on are among" in evaluate(run, data=renamed, split="all")["warnings"][0]
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_folder_that_changed_since_is_not_cut_again(tmp_path: Path) -> None:
     assert train(recipe, out, progress=False)["steps"] == 1
     evaluate(load_run(out))
     (out / "result.json").rename(out / "kept.json")
-    train(recipe, out, progress=False)  # a notice more is no reason to refuse
+    train(recipe, out, progress=False)  # a warning more is no reason to refuse
     (root / "cat" / "0.png").unlink()
     with pytest.raises(ValueError, match="other images"):
         train(recipe, out, progress=False)
@@ -108,7 +108,7 @@ def test_where_nothing_was_kept_back_it_is_said(tmp_path: Path) -> None:
     for data in (root, tmp_path / "copy"):
         figures = evaluate(load_run(tmp_path / "run"), data=data)
         assert figures["count"] == 8
-        assert "trained on are among" in figures["notices"][0]
+        assert "trained on are among" in figures["warnings"][0]
 
 
 def test_a_folder_with_splits_is_judged_on_the_one_that_was_asked_for(
@@ -133,8 +133,8 @@ def test_what_is_left_out_anywhere_is_told(
         *SMALL,
     ]
     train(load_recipe("images", said), tmp_path / "run")
-    notices = store.read_json(tmp_path / "run" / "data.json")["notices"]
-    assert any("val/cat/cut.png" in notice for notice in notices)
+    warnings = store.read_json(tmp_path / "run" / "data.json")["warnings"]
+    assert any("val/cat/cut.png" in warning for warning in warnings)
     assert "plusx: 1 of 7 files skipped" in capsys.readouterr().err
 
 
@@ -211,7 +211,7 @@ def test_classes_without_names_are_taken_in_the_order_of_the_data(
 ) -> None:
     figures = evaluate(load_run(weights_of(tmp_path / "two.safetensors", 2)), data=folder)
     assert [row["label"] for row in figures["per_class"]] == ["cat", "dog"]
-    assert "taken in their order" in figures["notices"][0]
+    assert "taken in their order" in figures["warnings"][0]
     with pytest.raises(ValueError, match=r"'cat'|which is which"):
         evaluate(load_run(weights_of(tmp_path / "three.safetensors", 3)), data=folder)
 
@@ -226,13 +226,13 @@ def test_the_folders_of_imagenet_are_its_classes_in_their_order(tmp_path: Path) 
     figures = evaluate(load_weights_as("resnet20", str(file)), data=tmp_path / "val")
     assert figures["count"] == 1000
     assert [row["label"] for row in figures["per_class"]][:2] == ["tench", "goldfish"]
-    assert any("ImageNet's folders" in said for said in figures["notices"])
+    assert any("ImageNet's folders" in said for said in figures["warnings"])
 
 
 def test_weights_that_do_not_say_how_images_are_prepared(folder: Path, tmp_path: Path) -> None:
     file = weights_of(tmp_path / "w.safetensors", 2, preprocessing=None, classes=("cat", "dog"))
     figures = evaluate(load_weights_as("resnet20", str(file)), data=folder)
-    assert any("do not say how images are prepared" in said for said in figures["notices"])
+    assert any("do not say how images are prepared" in said for said in figures["warnings"])
     usual = {"size": [8, 8], "channels": 1, "mean": [0.3053], "std": [0.3760]}
     digits = tuple("0123456789")
     losses = []
@@ -253,4 +253,4 @@ def test_every_look_at_test_images_is_recorded(run: Run, tmp_path: Path) -> None
     assert evaluate(weights, data=tmp_path / "photos", split="test")["test_uses"] == 2
     assert "test_uses" not in evaluate(copied, data=tmp_path / "photos", split="train")
     (tmp_path / "run" / "result.json").unlink()
-    assert "not finished" in evaluate(load_run(tmp_path / "run"))["notices"][0]
+    assert "not finished" in evaluate(load_run(tmp_path / "run"))["warnings"][0]

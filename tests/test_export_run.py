@@ -72,7 +72,7 @@ def test_a_run_a_safetensors_file_and_an_onnx_file_answer_alike(
     made = said(capsys, "export", trained, "--out", onnx)
     assert 0 < made["error"] <= made["allowed"]
     assert made["bytes"] == onnx.stat().st_size
-    assert (made["model"], made["input"], made["notices"]) == ("resnet20", [1, 8, 8], [])
+    assert (made["model"], made["input"], made["warnings"]) == ("resnet20", [1, 8, 8], [])
     assert os.listdir(onnx.parent) == ["digits.onnx"]
     answers = [
         said(capsys, "predict", each, images)
@@ -157,7 +157,7 @@ def test_too_few_images_to_calibrate_with_are_said(
     plant(photos, range(16, 40))
     made = said(capsys, *arguments)
     assert made["int8"]["images"] == 32
-    assert any("only 32 images to calibrate with" in each for each in made["notices"])
+    assert any("only 32 images to calibrate with" in each for each in made["warnings"])
 
 
 def plant(root: Path, numbers: Sequence[int]) -> Path:

@@ -428,7 +428,7 @@ def test_a_person_with_one_picture_is_named(tmp_path, monkeypatch):
     source = open_people(root, validation="ann|bob", on_unreadable="skip", size=(6, 4), channels=1)
     assert source.classes == ("dan", "eva")
     assert source.labels.tolist() == [0] * 3 + [1] * 3
-    assert any("cid has one picture" in notice for notice in source.warnings)
+    assert any("cid has one picture" in warning for warning in source.warnings)
     assert source.modality.size == (6, 4)
     with pytest.raises(ValueError, match="nobody in test"):
         open_people(root, split="test", on_unreadable="skip", validation="ann|bob")

@@ -167,7 +167,7 @@ def test_the_threshold_is_the_lowest_that_refuses_enough_strangers(
     )
     assert stricter["false_accepts"] == 0
     assert stricter["threshold"] > opened.threshold
-    assert any("would have to show" in notice for notice in stricter["notices"])
+    assert any("would have to show" in warning for warning in stricter["warnings"])
     none = verify(open_gallery(gallery.parent / "stricter"), strangers.paths or [], device="cpu")
     assert all(row["person"] is None for row in none["answers"])
 
@@ -187,8 +187,8 @@ def test_who_is_enrolled_is_no_stranger(trained: Path, faces: Path, tmp_path: Pa
         (folder / "somebody" / picture.name).write_bytes(picture.read_bytes())
     result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
     assert result["impostor_people"] == 2
-    assert any("2 impostors are enrolled" in notice for notice in result["notices"])
-    assert any("held0, held1" in notice for notice in result["notices"])
+    assert any("2 impostors are enrolled" in warning for warning in result["warnings"])
+    assert any("held0, held1" in warning for warning in result["warnings"])
 
 
 def test_who_has_trained_is_no_stranger(trained: Path, faces: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_one_person_by_one_picture_can_be_enrolled(
     result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
     assert result["true_accept_rate"] is None
     assert result["trials"] == 16
-    assert "people with one picture: test0" in result["notices"]
+    assert "people with one picture: test0" in result["warnings"]
 
 
 def test_the_commands_speak_json_and_say_what_is_wrong(

@@ -53,8 +53,8 @@ def test_16_bits_that_are_used_little_are_remarked_on(
     """The high byte is what is seen: of 12 bits in 16 next to nothing."""
     grey = np.linspace(0, highest, 60).astype(np.uint16).reshape(6, 10)
     Image.fromarray(grey).save(tmp_path / "x.png")
-    notice = examine(tmp_path / "x.png").warning
-    assert notice is None if said is None else said in (notice or "")
+    warning = examine(tmp_path / "x.png").warning
+    assert warning is None if said is None else said in (warning or "")
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
         assert place[kind] in message
         kept = open_annotated(path, kind, split=split, on_unreadable="skip", options=classes)
         assert sum(map(len, boxes_of(kept).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
-        assert any(said in notice for notice in kept.warnings)
+        assert any(said in warning for warning in kept.warnings)
 
 
 @slow
@@ -261,7 +261,7 @@ def test_lists_and_files_that_do_not_fit_each_other_are_named(tmp_path: Path) ->
         assert said in str(error.value)
     kept = open_annotated(tmp_path, "voc", on_unreadable="skip")
     assert len(kept) == 2
-    assert any("ghost" in notice for notice in kept.warnings)
+    assert any("ghost" in warning for warning in kept.warnings)
 
 
 @slow
@@ -558,14 +558,14 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "trainannot/c.png: no image" in str(listed.value)
     kept = open_annotated(tmp_path, "masks", on_unreadable="skip", validation=0)
     assert [os.path.basename(path) for path in kept.paths or []] == ["g.png"]
-    notices = "\n".join(kept.warnings)
+    warnings = "\n".join(kept.warnings)
     for said in (
         "a.png: it has 41 x 30 pixels, its image 40 x 30",
         "d.png: a colour image",
         "e.png: a JPEG",
         "f.png: ",
     ):
-        assert said in notices
+        assert said in warnings
     picture(tmp_path / "train" / "c.png")
     Image.fromarray(numbers()).save(notes / "b.png")
     with pytest.raises(ValueError, match="masks cannot be used") as error:

@@ -268,7 +268,7 @@ def test_wrong_ranges_are_errors_and_not_identical_outputs(tmp_path: Path) -> No
             opened(root, split="all")
         left = opened(root, split="all", on_unreadable="skip")
         assert len(left) == 4
-        assert any("p0_1" in notice for notice in left.warnings)
+        assert any("p0_1" in warning for warning in left.warnings)
     with pytest.raises(ValueError, match="almost nothing of the window"):
         opened(a_folder(tmp_path / "far"), split="all", window=(2000.0, 3000.0))
     with pytest.raises(ValueError, match=r"window .* within the range"):

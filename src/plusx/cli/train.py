@@ -169,8 +169,8 @@ def pack(
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-    for notice in result["notices"]:
-        tell(notice)
+    for warning in result["warnings"]:
+        tell(warning)
     if as_json:
         print_json(result)
         return

@@ -78,8 +78,8 @@ def evaluate(
         _print_classes(class_rows(result))
     if "hd95" in result:
         print(f"\nClasses told or there alone, without an HD95: {result['hd95_missed']}")
-    for notice in result.get("notices", ()):
-        print(f"plusx: {notice}", file=sys.stderr)
+    for warning in result.get("warnings", ()):
+        print(f"plusx: {warning}", file=sys.stderr)
     if "test_uses" in result:
         times = "once" if result["test_uses"] == 1 else f"{result['test_uses']} times"
         print(f"\nThis run has looked at the test set {times} (test_uses.jsonl).")
@@ -289,8 +289,8 @@ def export(
     result = export_onnx(
         trained, out, weights=weights, int8=int8, data=data, on_unreadable=on_unreadable, tell=tell
     )
-    for notice in result["notices"]:
-        print(f"plusx: {notice}", file=sys.stderr)
+    for warning in result["warnings"]:
+        print(f"plusx: {warning}", file=sys.stderr)
     if as_json:
         print_json(result)
         return
@@ -356,8 +356,8 @@ def probe(
         device=device,
         on_unreadable=on_unreadable,
     )
-    for notice in result.get("notices", ()):
-        print(f"plusx: {notice}", file=sys.stderr)
+    for warning in result.get("warnings", ()):
+        print(f"plusx: {warning}", file=sys.stderr)
     if as_json:
         print_json(result)
         return
@@ -413,8 +413,8 @@ def enroll(
         on_unreadable=on_unreadable,
         device=device,
     )
-    for notice in result["notices"]:
-        tell(notice)
+    for warning in result["warnings"]:
+        tell(warning)
     if as_json:
         print_json(result)
         return

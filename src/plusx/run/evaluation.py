@@ -67,7 +67,7 @@ def evaluate(
     if len(task.tta) > 1:
         result["tta"] = augmented.views
     if source.warnings:
-        result["notices"] = source.warnings
+        result["warnings"] = source.warnings
     home = home_of(run)
     if home is not None and (source.split == "test" or _has_test(run, data, source)):
         split_said = {} if source.split == "test" else {"split": source.split}
@@ -127,12 +127,12 @@ def _source(
             f"{source.name} has {source.modality.channels} channels, the network wants "
             f"{run.preprocessing.channels}"
         )
-    notices = [*source.warnings]
+    warnings = [*source.warnings]
     if run.assumed and not source.in_memory:
-        notices.insert(0, "the weights do not say how images are prepared: as is usual (ImageNet)")
+        warnings.insert(0, "the weights do not say how images are prepared: as is usual (ImageNet)")
     if not run.finished:
-        notices.insert(0, f"{run.path}: {UNFINISHED}")
-    source = dataclasses.replace(source, warnings=notices)
+        warnings.insert(0, f"{run.path}: {UNFINISHED}")
+    source = dataclasses.replace(source, warnings=warnings)
     if run.assumed and source.in_memory:
         return source  # as is usual for the set
     return source.with_modality(run.preprocessing)
@@ -302,9 +302,9 @@ def in_order_of(run: Run, source: Dataset) -> Dataset:
             if run.named
             else "the weights do not name their classes"
         )
-        notice = f"{said}: the {len(source.classes)} of {source.name} are taken in their order"
+        warning = f"{said}: the {len(source.classes)} of {source.name} are taken in their order"
         classes = run.classes if run.named else source.classes
-        return dataclasses.replace(source, classes=classes, warnings=[notice, *source.warnings])
+        return dataclasses.replace(source, classes=classes, warnings=[warning, *source.warnings])
     if unknown and not run.named:
         raise UserError(
             f"the weights do not name their {len(run.classes)} classes, and {source.name} has "

@@ -91,18 +91,18 @@ def export_onnx(
         "allowed": agreement.allowed,
         "largest": agreement.largest,
         "inputs": agreement.inputs,
-        "notices": [],
+        "warnings": [],
     }
     if run is not None:
         result["classes"] = list(run.classes)
     if run is not None and not run.finished:
-        result["notices"].append(f"{printable(run.path)}: {UNFINISHED}")
+        result["warnings"].append(f"{printable(run.path)}: {UNFINISHED}")
     if run is not None and run.assumed:
-        result["notices"].append("how images are prepared is not known: the usual way is assumed")
+        result["warnings"].append("how images are prepared is not known: the usual way is assumed")
     if int8:
         assert run is not None
         content, said = quantised(run, content, data, on_unreadable, tell)
-        result["notices"] += said.pop("notices")
+        result["warnings"] += said.pop("warnings")
         result["int8"] = said
         kept = ("weights", "activations", "full_range", "calibration", "float_layers", "images")
         metadata = {**metadata, "int8": json.dumps({key: said[key] for key in kept})}

@@ -75,7 +75,7 @@ def enroll(
     Gives gallery, people, pictures, threshold, false_accept_rate, trials (pictures of impostors),
     impostor_people, false_accepts (how many of the trials are accepted), true_accept_rate (of
     pictures of enrolled people against their other ones; None where each has one picture), and
-    notices.
+    warnings.
 
     UserError: the network makes no embeddings, the folders are wrong, there are no impostors, or
     `to` is there already. Nothing is written then.
@@ -91,14 +91,14 @@ def enroll(
     to = Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is there already: a gallery is written into a new folder")
-    pictures, notices = listed_people(folder, on_unreadable)
+    pictures, warnings = listed_people(folder, on_unreadable)
     names = tuple(sorted({entry.label for entry in pictures}))
     others, said = _impostors(run, impostors, pictures, on_unreadable)
-    notices += said
+    warnings += said
     alone = [name for name in names if sum(entry.label == name for entry in pictures) == 1]
     if alone:
         more = ", ..." if len(alone) > _NAMED else ""
-        notices.append(f"people with one picture: {', '.join(alone[:_NAMED])}{more}")
+        warnings.append(f"people with one picture: {', '.join(alone[:_NAMED])}{more}")
     if not others and len(names) < 2:
         raise UserError(
             "there are no impostors to be refused: name a folder of some (--impostors FOLDER)"
@@ -117,7 +117,7 @@ def enroll(
     allowed = int(rate * len(scores) + 1e-9)
     threshold = float(scores[allowed]) + _ROUNDING
     if not allowed:
-        notices.append(
+        warnings.append(
             f"none of {len(scores):,} pictures of impostors is accepted: that the share is as low "
             f"as {rate:g}, more of them would have to show"
         )
@@ -139,7 +139,7 @@ def enroll(
         "impostor_people": len({entry.label for entry in others}),
         "false_accepts": int((scores >= threshold).sum()),
         "true_accept_rate": _true_accepts(own, labels, sums, vectors, threshold),
-        "notices": notices,
+        "warnings": warnings,
     }
 
 
@@ -236,7 +236,7 @@ def _impostors(
 ) -> tuple[list[Entry], list[str]]:
     """Pictures of people who are not enrolled, and who of them are after all."""
     if folder is not None:
-        entries, notices = listed_people(folder, on_unreadable)
+        entries, warnings = listed_people(folder, on_unreadable)
     elif (
         run.recipe is not None
         and DATA[run.recipe.data.kind].has_people  # else who validates has trained too
@@ -245,7 +245,7 @@ def _impostors(
         source = parts.open_split(run.recipe, "validation")
         labels = [source.classes[number] for number in source.labels.tolist()]
         entries = [Entry(path, name) for path, name in zip(source.paths or [], labels, strict=True)]
-        notices = []
+        warnings = []
     else:
         return [], []
     names = {entry.label for entry in enrolled}
@@ -256,8 +256,8 @@ def _impostors(
         said = ", ".join(sorted(known)[:_NAMED])
         count = "1 impostor is" if len(known) == 1 else f"{len(known):,} impostors are"
         does = "does" if len(known) == 1 else "do"
-        notices.append(f"{count} enrolled and {does} not count: {said}{more}")
-    return [entry for entry in entries if entry.label not in known], notices
+        warnings.append(f"{count} enrolled and {does} not count: {said}{more}")
+    return [entry for entry in entries if entry.label not in known], warnings
 
 
 def _digest(path: str) -> bytes:

@@ -52,7 +52,7 @@ class Sets:
             "validation": None
             if held is None
             else {"count": len(held), "fingerprint": held.fingerprint()},
-            "notices": self.warnings,
+            "warnings": self.warnings,
         }
 
     def prepared_as(self, preprocessing: dict[str, Any]) -> "Sets":

@@ -94,9 +94,9 @@ def probe(
         "neighbours": {"k": min(neighbours, len(learn)), **_figures(votes, judge)},
         "logistic": {"strength": strength, **_figures(answers, judge)},
     }
-    notices = list(dict.fromkeys([*learn.warnings, *judge.warnings]))
-    if notices:
-        result["notices"] = notices
+    warnings = list(dict.fromkeys([*learn.warnings, *judge.warnings]))
+    if warnings:
+        result["warnings"] = warnings
     if own and judge.split == "test":
         score = "auroc" if judge.multilabel else "accuracy"
         told = {"data": judge.name, "count": len(judge), score: result["logistic"][score]}

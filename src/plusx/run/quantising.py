@@ -21,7 +21,7 @@ from plusx.run.folder import Run
 
 
 CALIBRATING, CHOOSING, JUDGING = 256, 256, 1000  # images, where there are so many
-GOAL = 0.985  # of the classes that stay: below it, a notice
+GOAL = 0.985  # of the classes that stay: below it, a warning
 ROUNDS = 30  # of timing
 EVERY = 5.0  # seconds between two lines of progress
 
@@ -42,9 +42,9 @@ def quantised(
     train = _split(run, data, "train", on_unreadable)
     first = stratified_order(train.labels, 0).tolist()
     images, _ = _inputs(run, train.subset(first[:CALIBRATING]))
-    notices = []
+    warnings = []
     if len(images) < ENOUGH_IMAGES:
-        notices.append(
+        warnings.append(
             f"only {len(images)} images to calibrate with: {ENOUGH_IMAGES} and more give better "
             "ranges"
         )
@@ -54,7 +54,7 @@ def quantised(
     if len(order) < 2:
         raise UserError(f"{source.name} has no images that could say what eight bits change")
     if held is None:
-        notices.append("no validation images were kept back: training images judge")
+        warnings.append("no validation images were kept back: training images judge")
     count = min(CHOOSING, len(order) // 2)
     choosing, _ = _inputs(run, source.subset(order[:count]))
     made = export.quantise(content, images, choosing, exact_eight_bits(), told)
@@ -63,7 +63,7 @@ def quantised(
     before, after = outputs_for(content, judging), outputs_for(made.content, judging)
     error, agreement = distance(after, before)
     if agreement < GOAL:
-        notices.append(f"eight bits change the class of {1 - agreement:.1%} of the images")
+        warnings.append(f"eight bits change the class of {1 - agreement:.1%} of the images")
     return made.content, {
         **made.to_dict(),
         "count": len(judging),
@@ -75,7 +75,7 @@ def quantised(
         "bytes_float32": len(content),
         "speed": _speed(content, made.content, judging[:1]),
         "threads": torch.get_num_threads(),
-        "notices": notices,
+        "warnings": warnings,
     }
 
 

@@ -89,6 +89,6 @@ def checkpoint_state(
 
 
 def identity(data: dict[str, Any]) -> list[Any]:
-    """What of a data.json says which images it was; a notice or a new name is no other data."""
+    """What of a data.json says which images it was; a warning or a new name is no other data."""
     prints = [data[part] and data[part]["fingerprint"] for part in ("train", "validation")]
     return [*prints, data["classes"], data["preprocessing"]]

@@ -96,9 +96,9 @@ def _train(
             display.begin(trainer.total, trainer.state.step)
             if chosen_here:
                 display.line(f"plusx: computing in {recipe.device.precision}")
-            for notice in sets.warnings:
-                if not notice.startswith("skipped "):  # each file is named in data.json
-                    display.line(f"plusx: {notice}")
+            for warning in sets.warnings:
+                if not warning.startswith("skipped "):  # each file is named in data.json
+                    display.line(f"plusx: {warning}")
             if said := left_as_drawn(recipe):
                 display.line(f"plusx: {said}")
             device = trainer.state.task.device

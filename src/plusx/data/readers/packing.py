@@ -73,7 +73,7 @@ def pack(
         raise UserError(f"{printable(path)} lies in the folder that is packed")
     began = time.monotonic()
     entries = examined(list(listing.entries), listing.root, modality)
-    used, notices = usable_entries(entries, listing.root, on_unreadable)
+    used, warnings = usable_entries(entries, listing.root, on_unreadable)
     listed = {entry.path for entry in listing.entries if entry.state == "used"}
     left_out = [entry for entry in entries if entry.state == "refused" and entry.path in listed]
     if not used:
@@ -106,7 +106,7 @@ def pack(
                 "side": side,
                 "parts": listing.splits,
                 "classes": listing.classes,
-                "notices": notices,
+                "notices": warnings,
                 "folders": [os.path.relpath(each, listing.root) for each in listing.folders],
                 "left_out": [os.path.relpath(entry.path, listing.root) for entry in left_out],
                 "pixels": {"bytes": file.tell() - len(MAGIC), "sha256": digest.hexdigest()},
@@ -129,7 +129,7 @@ def pack(
         "seconds": seconds,
         "checking_seconds": checked - began,
         "images_per_second": len(used) / seconds,
-        "notices": notices,
+        "warnings": warnings,
     }
 
 

@@ -41,7 +41,7 @@ class _People(NamedTuple):
 
     root: str
     pictures: dict[str, list[Entry]]
-    notices: list[str]
+    warnings: list[str]
 
 
 def open_people(
@@ -67,7 +67,7 @@ def open_people(
     channels    1 or 3
     on_unreadable   "error": a file that cannot be used, and a person with fewer than two
                 pictures, is an error that names it; "skip": they are left out, and named in the
-                notices
+                warnings
 
     Raises UserError for a folder without people, somebody who is in two splits, a pattern that
     fits nobody, or fewer than two people in a split, which leaves nobody to tell them from.
@@ -88,7 +88,7 @@ def open_people(
         found = _People(
             os.path.realpath(Path(path).expanduser()),
             {name: pictures for each in parts.values() for name, pictures in each.pictures.items()},
-            [notice for each in parts.values() for notice in each.notices],
+            [warning for each in parts.values() for warning in each.warnings],
         )
         names = {part: sorted(each.pictures) for part, each in parts.items()}
     else:
@@ -110,7 +110,7 @@ def open_people(
         modality=people_modality(size, channels),
         items=file_items(entries),
         root=found.root,
-        warnings=found.notices,
+        warnings=found.warnings,
     )
 
 
@@ -144,7 +144,7 @@ def people_splits(path: str | Path) -> tuple[Split, ...]:
 def listed_people(path: str | Path, on_unreadable: OnUnreadable) -> tuple[list[Entry], list[str]]:
     """The pictures of a folder of people, who may have one each, and what is to be said of them."""
     found = _listed(Path(path).expanduser(), on_unreadable, fewest=1)
-    return [entry for own in found.pictures.values() for entry in own], found.notices
+    return [entry for own in found.pictures.values() for entry in own], found.warnings
 
 
 def _chosen(names: Sequence[str], who: Who, seed: int, key: str, shown: str) -> list[str]:
@@ -201,7 +201,7 @@ def _listed(path: Path, on_unreadable: OnUnreadable, fewest: int = 2) -> _People
     """The people of a folder and their pictures, each of them decoded once."""
     report = scan(path)
     try:
-        used, notices = check_entries(
+        used, warnings = check_entries(
             report.entries, report.root, on_unreadable, people_modality((1, 1), 3)
         )
     except ValueError as error:
@@ -218,11 +218,11 @@ def _listed(path: Path, on_unreadable: OnUnreadable, fewest: int = 2) -> _People
                 f"{printable(path)}: {len(few):,} of {len(pictures):,} people cannot be used: "
                 f'{"; ".join(said)}{more} (on_unreadable = "skip" leaves them out)'
             )
-        notices = [*notices, *(f"skipped {each}" for each in said)]
+        warnings = [*warnings, *(f"skipped {each}" for each in said)]
         if more:
-            notices.append(f"skipped {len(few):,} people with too few pictures in all")
+            warnings.append(f"skipped {len(few):,} people with too few pictures in all")
         pictures = {name: own for name, own in pictures.items() if name not in few}
-    return _People(report.root, pictures, notices)
+    return _People(report.root, pictures, warnings)
 
 
 def _with_few(name: str, own: list[Entry], root: str) -> str:

@@ -65,7 +65,7 @@ def open_volumes(
     channels    that each volume has: the fourth dimension of a NIfTI file
     validation  a share (below 1) or a number of patients that validate; None: 0.2
     on_unreadable     "error": a volume that cannot be used is an error that names it; "skip": such
-                volumes are left out, and named in the notices
+                volumes are left out, and named in the warnings
 
     Raises UserError for data that cannot be used.
     """
@@ -91,9 +91,9 @@ def open_volumes(
     chosen = _of_split(pairs, wanted, validation, seed, shown)
     reading = Reading(modality, classes, ignore)
     entries, read = _read(chosen, reading, own)
-    used, notices = usable_entries(entries, top, on_unreadable)
+    used, warnings = usable_entries(entries, top, on_unreadable)
     if not used:
-        why = f" ({'; '.join(notices[1:4])})" if notices else ""
+        why = f" ({'; '.join(warnings[1:4])})" if warnings else ""
         raise UserError(f"{shown} has no volume in {wanted} that can be used{why}")
     volumes = [read[entry.path] for entry in used]
     masks = VolumeMasks(volumes, len(classes))
@@ -109,7 +109,7 @@ def open_volumes(
         items=VolumeItems(volumes, patches, [entry.path for entry in used]),
         annotations=masks,
         root=top,
-        warnings=notices,
+        warnings=warnings,
     )
 
 
