@@ -17,7 +17,7 @@ def train(name: str) -> tuple[list[float], dict[str, Any]]:
     """The training error of each epoch, and the figures of the validation digits at the end."""
     task = plusx.prepare(plusx.Classify(plusx.create_model(name, in_channels=1, seed=0)))
     state = plusx.State(task, plusx.make_optimizer(task, nesterov=True))
-    rate = plusx.schedule.warmup(plusx.schedule.constant(0.1), 19)
+    rate = plusx.schedule.warmup(plusx.schedule.cosine(0.1, EPOCHS * 19), 19)
     errors = []
     for epoch in range(EPOCHS):
         batches = plusx.batches("digits", batch_size=64, epoch=epoch)
