@@ -44,8 +44,8 @@ from plusx.data.loader import Loader
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD
 from plusx.data.readers.open import open_data
 from plusx.data.readers.packing import pack
-from plusx.data.rng import CounterRNG, permutation
-from plusx.data.transforms.resample import random_windows
+from plusx.data.rng import CounterRNG, SampleRNG, permutation
+from plusx.data.transforms.resample import random_window
 
 
 SIZE = 224
@@ -146,9 +146,8 @@ def check_same(folder: Dataset, quick: Dataset, packed: Dataset) -> dict[str, fl
             assert folder.paths is not None
             with Image.open(folder.paths[number], formats=("JPEG",)) as opened:
                 image = opened.convert("RGB")
-            sides = (np.array([image.height]), np.array([image.width]))
-            mine = CounterRNG.of(SEED, 0, np.array([number])).at(0)
-            top, left, tall, wide = (int(each[0]) for each in random_windows(mine, *sides))
+            rng = SampleRNG.of(SEED, 0, number).at(0)
+            top, left, tall, wide = random_window(rng, image.height, image.width)
             image = functional.resized_crop(
                 image, top, left, tall, wide, [SIZE, SIZE], antialias=True
             )

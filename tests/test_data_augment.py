@@ -13,7 +13,7 @@ from torch import Tensor
 from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import batches
 from plusx.data.modality import ImageModality
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import CounterRNG, SampleRNG
 from plusx.data.sample import Sample
 from plusx.data.transforms import words
 from plusx.data.transforms.pixels import PIXEL_STEPS
@@ -43,7 +43,7 @@ def plan(text: str, size: tuple[int, int], in_memory: bool) -> Transform:
 
 
 def on_image(
-    image: Image.Image, word: Word, draws: CounterRNG, size: tuple[int, int]
+    image: Image.Image, word: Word, draws: SampleRNG, size: tuple[int, int]
 ) -> Image.Image:
     """One word done to one image."""
     return STEPS[word.kind](Sample(image), word, draws, Setting(size)).pillow
@@ -274,7 +274,7 @@ def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str)
     images = torch.randint(0, 256, (3, 3, 12, 10), dtype=torch.uint8)
     together = spoken(text, images, seed)
     for index, image in enumerate(images):
-        draws = CounterRNG.of(seed, 0, np.array([index]))
+        draws = SampleRNG.of(seed, 0, index)
         alone = on_image(Image.fromarray(image.permute(1, 2, 0).numpy()), word, draws, (8, 8))
         assert np.array_equal(np.asarray(alone), together[index].permute(1, 2, 0).numpy())
 
@@ -283,7 +283,7 @@ def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 99))
 def test_sizes_come_out_as_said(height: int, width: int, size: int, seed: int) -> None:
     image = Image.fromarray(np.zeros((height, width, 3), np.uint8))
-    draws = CounterRNG.of(seed, 0, np.array([0]))
+    draws = SampleRNG.of(seed, 0, 0)
     whole = on_image(image, Word("center_crop"), draws, (size, size + 1))
     assert whole.size == (size + 1, size)
     (word,) = parse_augment(f"resizedcrop{size}")
@@ -299,7 +299,7 @@ def test_resized_crops_cover_8_to_100_percent() -> None:
     (word,) = parse_augment("resizedcrop32")
     shares = []
     for index in range(300):
-        draws = CounterRNG.of(0, 0, np.array([index]))
+        draws = SampleRNG.of(0, 0, index)
         found = np.asarray(on_image(image, word, draws, (32, 32))).astype(float)
         height, width = np.ptp(found[:, 0, 0]) * 33 / 32, np.ptp(found[0, :, 1]) * 33 / 32
         shares.append(height * width / 200**2)
@@ -314,7 +314,7 @@ def test_jitter_keeps_black_and_stays_in_its_range() -> None:
     grey = Image.fromarray(np.full((4, 4, 3), 100, np.uint8))
     values = []
     for index in range(200):
-        made = on_image(grey, word, CounterRNG.of(0, 0, np.array([index])), (4, 4))
+        made = on_image(grey, word, SampleRNG.of(0, 0, index), (4, 4))
         values.append(int(np.asarray(made)[0, 0, 0]))
     assert 59 <= min(values) < 65
     assert 135 < max(values) <= 141

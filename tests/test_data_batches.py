@@ -14,7 +14,8 @@ from plusx.data.dataset import Dataset, MemoryItems, images_of
 from plusx.data.loader import Loader, batches
 from plusx.data.modality import ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
-from plusx.data.rng import CounterRNG, permutation
+from plusx.data.rng import CounterRNG, SampleRNG, permutation
+from plusx.data.transforms.resample import random_window, random_windows
 
 
 def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3) -> Dataset:
@@ -336,6 +337,24 @@ def test_draws_are_a_function_of_their_counters(seed: int, epoch: int, count: in
     assert (draws.below(7) < 7).all()
     assert (draws.below(7) >= 0).all()
     assert sorted(permutation(count, seed, epoch)) == list(range(count))
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**64), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**41))
+def test_one_sample_has_the_numbers_of_its_row(
+    seed: int, epoch: int, sample: int, purpose: int
+) -> None:
+    view, draw = purpose % 3, epoch % 50
+    rows = CounterRNG.of(seed, epoch, np.array([7, sample]), view).at(purpose)
+    one = SampleRNG.of(seed, epoch, sample, view).at(purpose)
+    assert one.bits(draw) == rows.bits(draw)[1]
+    assert one.uniform(-2.0, 3.0, draw) == rows.uniform(-2.0, 3.0, draw)[1]
+    assert one.below(sample + 1 & 0xFFFF, draw) == rows.below(sample + 1 & 0xFFFF, draw)[1]
+    assert one.coin() == rows.coin()[1]
+    assert one.alternating() == rows.alternating()[1]
+    height, width = 1 + seed % 700, 1 + epoch % 700
+    sides = np.array([[height] * 2, [width] * 2])
+    assert random_window(one, height, width) == tuple(v[1] for v in random_windows(rows, *sides))
 
 
 def test_draws_are_uniform_and_uncorrelated() -> None:

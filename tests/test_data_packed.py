@@ -23,7 +23,7 @@ from plusx.data.readers import packing
 from plusx.data.readers.open import kind_of, open_data, splits_of
 from plusx.data.readers.packed import MAGIC, PackedListing, read_packed
 from plusx.data.readers.packing import pack
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import SampleRNG
 from plusx.data.sample import Sample, pillow_image
 from plusx.data.transforms.steps import STEPS, Setting
 from plusx.data.transforms.words import parse_augment
@@ -174,7 +174,7 @@ def test_windows_are_those_of_the_words(packed: Path) -> None:
             assert int(label) in (0, 1)
     for index in range(len(source)):
         stored = source.items.file.pixels(int(source.items.numbers[index]))
-        image, draws = pillow_image(stored, 3), CounterRNG.of(0, 2, np.array([index]))
+        image, draws = pillow_image(stored, 3), SampleRNG.of(0, 2, index)
         for number, word in enumerate(words):
             sample = STEPS[word.kind](Sample(image), word, draws.at(number), Setting((8, 8)))
             image = sample.pillow

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plusx.data.modality import ImageModality
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import SampleRNG
 from plusx.data.sample import IGNORE_INDEX, Sample
 from plusx.data.transforms.steps import STEPS, Setting, fit
 from plusx.data.transforms.transform import Transform
@@ -54,7 +54,7 @@ def things(
 
 
 def augmented(scene: Sample, text: str, seed: int, epoch: int = 0) -> Sample:
-    draws = CounterRNG.of(seed, epoch, np.array([0]))
+    draws = SampleRNG.of(seed, epoch, 0)
     for place, word in enumerate(parse_augment(text)):
         scene = STEPS[word.kind](scene, word, draws.at(place), Setting(SIZE))
     return scene

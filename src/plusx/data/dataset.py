@@ -140,9 +140,11 @@ class FileItems(Items):
 
 def stored_sample(value: Input) -> Sample:
     """A sample of which only the input is known."""
-    sample = Sample(value)
-    height, width = sample.size[-2:]
-    return replace(sample, stored_size=(height, width))
+    if isinstance(value, torch.Tensor):
+        height, width = value.shape[-2:]
+    else:
+        width, height = value.size
+    return Sample(value, stored_size=(height, width))
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,10 +248,10 @@ class Loader:
         inputs = collated.inputs.to(self.device, non_blocking=True)
         if self._maker is None or not self._maker.normalised:
             inputs = self.dataset.modality.normalise(inputs, self._pool)
-        rng = CounterRNG.of(self.seed, epoch, samples)
         for number, word in enumerate(self.transform.words):
             if word.kind in PIXEL_STEPS:
-                PIXEL_STEPS[word.kind](inputs, word, rng.at(number))
+                rng = CounterRNG.of(self.seed, epoch, samples).at(number)
+                PIXEL_STEPS[word.kind](inputs, word, rng)
         return collated.batch(inputs, self.device)
 
     def _start(self, workers: int, timeout: int | float) -> "DataLoader[Collated]":

@@ -6,15 +6,15 @@ device, or on whether the run was resumed. Of a data set of n samples the sample
 sample i within an epoch is i + k n, so that copies differ.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 
 _MASK = (1 << 64) - 1
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+_STEP = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
 # purpose of an order; the words of an augmentation have the purposes 0, 1, 2, ...
 _ORDER = 1 << 32
 # stands for the epoch of numbers that are the same in all epochs
@@ -22,11 +22,67 @@ _EVERY_EPOCH = 1 << 63
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
-    bits = bits + _STEP
-    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
-    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+    bits = bits + np.uint64(_STEP)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_FIRST)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_SECOND)
     mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
     return mixed
+
+
+def _mix_one(bits: int) -> int:
+    bits = (bits + _STEP) & _MASK
+    bits = (bits ^ (bits >> 30)) * _FIRST & _MASK
+    bits = (bits ^ (bits >> 27)) * _SECOND & _MASK
+    return bits ^ (bits >> 31)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRNG:
+    """The random numbers of one sample; `at(k)` gives those of another purpose.
+
+    They are those of the sample's row in a CounterRNG, as Python numbers: for one sample that is
+    ten times as quick as an array.
+    """
+
+    key: int
+    seed: int
+    epoch: int
+    sample: int
+    view: int = 0
+
+    @classmethod
+    def of(cls, seed: int, epoch: int, sample: int, view: int = 0) -> "SampleRNG":
+        """Those of the sample with this number, in one epoch of one seed."""
+        start = _mix_one(_mix_one(seed & _MASK) ^ (epoch & _MASK))
+        if view:
+            start = _mix_one(start ^ (view & _MASK))
+        return cls(_mix_one(start ^ sample), seed, epoch, sample, view)
+
+    def at(self, purpose: int) -> "SampleRNG":
+        """Independent numbers of the same sample, for another purpose."""
+        key = _mix_one(self.key ^ (purpose + 1))
+        return SampleRNG(key, self.seed, self.epoch, self.sample, self.view)
+
+    def bits(self, draw: int = 0) -> int:
+        """64 random bits."""
+        return _mix_one((self.key + draw * _FIRST) & _MASK)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, draw: int = 0) -> float:
+        """A number in [low, high)."""
+        return low + (high - low) * ((self.bits(draw) >> 11) * 2.0**-53)
+
+    def below(self, limit: int, draw: int = 0) -> int:
+        """A whole number in [0, limit); limit at most 2**32."""
+        return ((self.bits(draw) >> 32) * limit) >> 32
+
+    def coin(self) -> bool:
+        """True with probability one half."""
+        return self.bits() >> 63 == 1
+
+    def alternating(self) -> bool:
+        """A coin of the sample's own, which turns over from one epoch to the next."""
+        first = self.of(self.seed, _EVERY_EPOCH, self.sample, self.view)
+        return first.coin() ^ (self.epoch % 2 == 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +105,8 @@ class CounterRNG:
 
     def at(self, purpose: int) -> "CounterRNG":
         """Independent numbers of the same samples, for another purpose."""
-        return replace(self, keys=_mix(self.keys ^ np.uint64(purpose + 1)))
+        keys = _mix(self.keys ^ np.uint64(purpose + 1))
+        return CounterRNG(keys, self.seed, self.epoch, self.samples, self.view)
 
     def every_epoch(self) -> "CounterRNG":
         """Numbers of the same samples that are the same in all epochs."""
@@ -57,7 +114,7 @@ class CounterRNG:
 
     def bits(self, draw: int = 0) -> np.ndarray:
         """64 random bits a sample, (n,) uint64."""
-        return _mix(self.keys + np.uint64(draw * int(_FIRST) & _MASK))
+        return _mix(self.keys + np.uint64(draw * _FIRST & _MASK))
 
     def uniform(self, low: float = 0.0, high: float = 1.0, draw: int = 0) -> np.ndarray:
         """Numbers in [low, high), (n,) float64."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
@@ -13,7 +12,7 @@ from torch.utils.data import get_worker_info
 from plusx.data.collate import Collated, collate
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import UnreadableImage, quiet
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import SampleRNG
 from plusx.data.sample import Sample
 from plusx.data.transforms.transform import Transform
 
@@ -63,8 +62,8 @@ class SampleMaker(TorchDataset[Sample]):
             sample = self.transform.begin(self.dataset.read(index))
             if self.transform.annotated and self.transform.patches is None:
                 self._cache.keep(index, sample)
-        rng = CounterRNG.of(self.seed, epoch, np.array([number]))
-        return replace(self.transform.augment(sample, rng), anchors=None)
+        sample = self.transform.augment(sample, SampleRNG.of(self.seed, epoch, number))
+        return sample if sample.anchors is None else replace(sample, anchors=None)
 
     def collate(self, samples: Sequence[tuple[Sample, str]]) -> Collated:
         """All in one batch, or the reason why the last one cannot be had."""

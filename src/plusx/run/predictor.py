@@ -21,7 +21,7 @@ from plusx.data.modality import Modality
 from plusx.data.prediction import Prediction
 from plusx.data.readers.folder import scan_images
 from plusx.data.readers.volumes import scans_in
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import SampleRNG
 from plusx.data.sample import Input, Sample
 from plusx.errors import UserError
 from plusx.run.evaluation import tta_of
@@ -179,7 +179,7 @@ class Predictor:
             return InputBatch(group, stored, collated.inputs, batch)
 
         for name, source in self._read(sources, failed, modality, names):
-            sample = transform(source, CounterRNG.of(0, 0, np.zeros(1, np.int64)))
+            sample = transform(source, SampleRNG.of(0, 0, 0))
             final = transform.final or covering_size([sample.size])
             most = min(batch_size, max(1, MAX_POSITIONS // prod(final)))
             kept = source if dense else sample

@@ -18,7 +18,7 @@ from plusx.data.buffer_pool import BufferPool
 from plusx.data.dataset import BatchMaker, BatchRequest
 from plusx.data.image_file import printable
 from plusx.data.readers.packed import PackedFile
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import CounterRNG, SampleRNG
 from plusx.data.sample import Sample, image_tensor, pillow_image
 from plusx.data.transforms.resample import random_windows, resample_pixels
 from plusx.data.transforms.steps import STEPS
@@ -119,9 +119,10 @@ class PackedBatches(BatchMaker):
         first, size = self.words[0], self._window()
         if first.kind == "center_crop":
             step, setting = STEPS["center_crop"], self.request.transform.setting
+            unused = SampleRNG.of(0, 0, 0)
             for number in numbers.tolist():
                 sample = Sample(pillow_image(self.file.pixels(number)))
-                yield image_tensor(step(sample, first, rng, setting).pillow)
+                yield image_tensor(step(sample, first, unused, setting).pillow)
             return
         heights, widths = self.file.heights[numbers], self.file.widths[numbers]
         windows = np.stack(random_windows(rng.at(0), heights, widths), 1)

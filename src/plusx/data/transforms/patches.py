@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import SampleRNG
 from plusx.data.sample import IGNORE_INDEX, Sample
 
 
@@ -27,7 +27,7 @@ class PatchSampler:
     foreground: float
     low: float
 
-    def __call__(self, sample: Sample, rng: CounterRNG) -> Sample:
+    def __call__(self, sample: Sample, rng: SampleRNG) -> Sample:
         assert sample.masks is not None
         begin = self._begin(sample, rng)
         window = tuple(slice(first, first + side) for first, side in zip(begin, self.size))
@@ -40,20 +40,20 @@ class PatchSampler:
             mask = F.pad(mask, ends, value=IGNORE_INDEX)
         return replace(sample, input=image, masks=mask)
 
-    def _begin(self, sample: Sample, rng: CounterRNG) -> list[int]:
+    def _begin(self, sample: Sample, rng: SampleRNG) -> list[int]:
         sides = sample.size
         room = [max(0, side - length) for side, length in zip(sides, self.size)]
         position, anchor = rng.at(_POSITION), rng.at(_ANCHOR)
-        anywhere = [int(position.below(most + 1, draw)[0]) for draw, most in enumerate(room)]
-        if anchor.uniform()[0] >= self.foreground or sample.anchors is None:
+        anywhere = [position.below(most + 1, draw) for draw, most in enumerate(room)]
+        if anchor.uniform() >= self.foreground or sample.anchors is None:
             return anywhere
         anchors = sample.anchors()
         if not anchors:
             return anywhere
-        voxels = anchors[int(anchor.below(len(anchors), 1)[0])]
-        voxel = np.unravel_index(int(voxels[int(anchor.below(len(voxels), 2)[0])]), sides)
+        voxels = anchors[anchor.below(len(anchors), 1)]
+        voxel = np.unravel_index(int(voxels[anchor.below(len(voxels), 2)]), sides)
         begin = [
-            int(coordinate) - int(position.below(length, draw)[0])
+            int(coordinate) - position.below(length, draw)
             for draw, (coordinate, length) in enumerate(zip(voxel, self.size))
         ]
         return [min(max(0, first), most) for first, most in zip(begin, room)]

@@ -9,7 +9,7 @@ from jaxtyping import Int64, Num, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import CounterRNG, SampleRNG
 
 
 Integers = Int64[np.ndarray, "n"]
@@ -26,11 +26,9 @@ def resample(images: Num[Tensor, "*n c h w"], size: tuple[int, int]) -> Num[Tens
     batch = images if images.ndim == 4 else images[None]
     if images.dtype != torch.uint8:
         batch = batch.to(torch.float32)
-    parts = [
-        functional.interpolate(part, tuple(size), mode="bilinear", antialias=True)
-        for part in batch.split(1000)
-    ]
-    resized = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if len(batch) > 1000:  # whole sets in memory, whose intermediate results need not all fit
+        return torch.cat([resample(part, size) for part in batch.split(1000)])
+    resized = functional.interpolate(batch, tuple(size), mode="bilinear", antialias=True)
     if resized.dtype != images.dtype:
         if not images.dtype.is_floating_point:
             kind = torch.iinfo(images.dtype)
@@ -83,3 +81,17 @@ def random_windows(rng: CounterRNG, heights: Integers, widths: Integers) -> Rect
         tall[none] = np.minimum(heights, np.maximum(1, np.rint(widths * 4 / 3)))[none]
         tops[none], lefts[none] = ((heights - tall) // 2)[none], ((widths - wide) // 2)[none]
     return Rectangles(tops, lefts, tall, wide)
+
+
+def random_window(rng: SampleRNG, height: int, width: int) -> tuple[int, int, int, int]:
+    """The window of one image as random_windows has it: top, left, height and width."""
+    for attempt in range(0, 40, 4):
+        area = height * width * rng.uniform(0.08, 1.0, attempt)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), attempt + 1))
+        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            top = rng.below(height - down + 1, attempt + 2)
+            return top, rng.below(width - across + 1, attempt + 3), down, across
+    across = min(width, max(1, round(height * 4 / 3)))
+    down = min(height, max(1, round(width * 4 / 3)))
+    return (height - down) // 2, (width - across) // 2, down, across

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plusx.data.image_file import ImageFile
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import SampleRNG
 from plusx.data.sample import Sample, image_array
-from plusx.data.transforms.resample import random_windows, resample, resample_pixels
+from plusx.data.transforms.resample import random_window, resample, resample_pixels
 from plusx.data.transforms.words import Word
 
 
@@ -53,7 +53,7 @@ class Setting(NamedTuple):
     interpolation: str = "bilinear"
 
 
-Step = Callable[[Sample, Word, CounterRNG, Setting], Sample]
+Step = Callable[[Sample, Word, SampleRNG, Setting], Sample]
 
 
 def fit(sample: Sample, size: Size) -> Sample:
@@ -70,7 +70,7 @@ def _scaled(sample: Sample, size: Size, down: float, along: float) -> Sample:
     if (height, width) == sample.size:
         return sample
     if isinstance(sample.input, Image.Image):
-        resized: Any = _torchvision().resize(sample.input, [height, width], antialias=True)
+        resized: Any = sample.input.resize((width, height), Image.Resampling.BILINEAR)
     else:
         resized = resample(sample.tensor, (height, width))
     boxes = sample.boxes
@@ -158,24 +158,24 @@ def _window_of(
     return seen
 
 
-def _fit(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _fit(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     assert setting.size is not None
     return fit(sample, setting.size)
 
 
-def _stretch(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _stretch(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     """All of the image, brought to the size whatever its shape."""
     assert setting.size is not None
     (height, width), sample = setting.size, sample.as_tensor()
     return _scaled(sample, (height, width), height / sample.size[0], width / sample.size[1])
 
 
-def _center_crop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _center_crop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     """The shorter side to size / crop_fraction, then the window in the middle."""
     assert setting.size is not None
     height, width = (round(side / setting.crop_fraction) for side in setting.size)
     image = covering(sample.pillow, height, width, setting.interpolation)
-    return replace(sample, input=_torchvision().center_crop(image, list(setting.size)))
+    return replace(sample, input=_middle(image, *setting.size))
 
 
 def covering(
@@ -187,10 +187,7 @@ def covering(
         width = height * image.width // image.height
     else:
         height = width * image.height // image.width
-    resized: Image.Image = _torchvision().resize(
-        image, [height, width], interpolation=interpolation, antialias=True
-    )
-    return resized
+    return image.resize((width, height), Image.Resampling[interpolation.upper()])
 
 
 def _shortened(image: Image.Image) -> Image.Image:
@@ -198,12 +195,15 @@ def _shortened(image: Image.Image) -> Image.Image:
     longest = _LONGEST * min(image.size)
     if max(image.size) <= longest:
         return image
-    size = [min(image.height, longest), min(image.width, longest)]
-    cut: Image.Image = _torchvision().center_crop(image, size)
-    return cut
+    return _middle(image, min(image.height, longest), min(image.width, longest))
 
 
-def _pad(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _middle(image: Image.Image, height: int, width: int) -> Image.Image:
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _pad(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     assert word.side is not None
     (height, width), side = sample.size, word.side
     return window(sample, -side, -side, (height + 2 * side, width + 2 * side))
@@ -217,27 +217,22 @@ def _window_and_room(sample: Sample, word: Word, setting: Setting) -> tuple[Size
     return (tall, wide), (sample.size[0] - tall, sample.size[1] - wide)
 
 
-def _crop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _crop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     size, room = _window_and_room(sample, word, setting)
-    return window(sample, _below(rng, room[0] + 1, 0), _below(rng, room[1] + 1, 1), size)
+    return window(sample, rng.below(room[0] + 1, 0), rng.below(room[1] + 1, 1), size)
 
 
-def _below(rng: CounterRNG, limit: int, draw: int) -> int:
-    return int(rng.below(limit, draw)[0])
-
-
-def _centercrop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _centercrop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     size, room = _window_and_room(sample, word, setting)
     return window(sample, round(room[0] / 2), round(room[1] / 2), size)
 
 
-def _resizedcrop(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _resizedcrop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     wanted = setting.size if word.side is None else (word.side, word.side)
     assert wanted is not None
     height, width = sample.size
     size = wanted[0], wanted[1]
-    rectangle = random_windows(rng, np.array([height]), np.array([width]))
-    top, left, tall, wide = (int(values[0]) for values in rectangle)
+    top, left, tall, wide = random_window(rng, height, width)
     if isinstance(sample.input, ImageFile) and sample.boxes is None and sample.masks is None:
         box = left, top, left + wide, top + tall
         if sample.input.is_jpeg:  # of which only the window is decoded, as small as will do
@@ -255,7 +250,7 @@ def _shrink(window: Size, size: Size) -> int:
     return next((factor for factor in (8, 4, 2) if min(down, along) >= factor), 1)
 
 
-def _resize(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _resize(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     """The shorter side to a number of pixels, the longer one rounded down."""
     assert word.side is not None
     if isinstance(sample.input, Image.Image):
@@ -270,7 +265,7 @@ def _resize(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sa
     return _scaled(sample, size, ratio, ratio)
 
 
-def _zoom(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _zoom(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     """Scale jitter, as Ghiasi et al. 2021 have it: the size that comes out is the set's, the image
     in it larger or smaller than it would fit, at a random position.
     """
@@ -280,16 +275,16 @@ def _zoom(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Samp
     height, width = sample.size
     ratio = min(size[0] / height, size[1] / width)
     strength = math.log(word.value)
-    ratio *= math.exp(float(rng.uniform(-strength, strength, 2)[0]))
+    ratio *= math.exp(rng.uniform(-strength, strength, 2))
     # only what will be seen is scaled
     seen = min(height, math.ceil(size[0] / ratio)), min(width, math.ceil(size[1] / ratio))
-    top, left = _below(rng, height - seen[0] + 1, 0), _below(rng, width - seen[1] + 1, 1)
+    top, left = rng.below(height - seen[0] + 1, 0), rng.below(width - seen[1] + 1, 1)
     new = (
         max(1, min(size[0], round(seen[0] * ratio))),
         max(1, min(size[1], round(seen[1] * ratio))),
     )
     part = _scaled(window(sample, top, left, seen), new, ratio, ratio)
-    down, along = _below(rng, size[0] - new[0] + 1, 3), _below(rng, size[1] - new[1] + 1, 4)
+    down, along = rng.below(size[0] - new[0] + 1, 3), rng.below(size[1] - new[1] + 1, 4)
     return window(part, -down, -along, size)
 
 
@@ -311,25 +306,25 @@ def _mirrored(sample: Sample, axis: int) -> Sample:
     return replace(sample, input=image, boxes=boxes, masks=masks)
 
 
-def _flip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
-    return _mirrored(sample, -1) if rng.coin()[0] else sample
+def _flip(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -1) if rng.coin() else sample
 
 
-def _altflip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
-    return _mirrored(sample, -1) if rng.alternating()[0] else sample
+def _altflip(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -1) if rng.alternating() else sample
 
 
-def _vflip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
-    return _mirrored(sample, -2) if rng.coin()[0] else sample
+def _vflip(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -2) if rng.coin() else sample
 
 
-def _dflip(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
-    return _mirrored(sample, -3) if rng.coin()[0] else sample
+def _dflip(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    return _mirrored(sample, -3) if rng.coin() else sample
 
 
-def _rot90(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _rot90(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     """A number of quarter turns to the left."""
-    turns, sample = _below(rng, 4, 0), sample.as_tensor()
+    turns, sample = rng.below(4, 0), sample.as_tensor()
     boxes, (height, width) = sample.boxes, sample.size[-2:]
     for _ in range(turns if boxes is not None else 0):
         assert boxes is not None
@@ -340,12 +335,12 @@ def _rot90(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sam
     return replace(sample, input=sample.tensor.rot90(turns, (-2, -1)), boxes=boxes, masks=masks)
 
 
-def _rotate(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _rotate(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     """Boxes become those around their rotated corners, or around what is left of their masks."""
     from torchvision.transforms import v2
 
     assert word.value is not None
-    angle = float(rng.uniform(-word.value, word.value)[0])
+    angle = rng.uniform(-word.value, word.value)
     rotate = _torchvision().rotate
     image = rotate(sample.input, angle, v2.InterpolationMode.BILINEAR)
     masks = sample.masks
@@ -373,15 +368,15 @@ def _rotate(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sa
     return _drop_cut_boxes(rotated, np.zeros_like(areas))
 
 
-def _jitter(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _jitter(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     assert word.value is not None
     functional, image = _torchvision(), sample.input
     steps = [functional.adjust_brightness, functional.adjust_contrast]
     if _has_colours(sample):
         steps.append(functional.adjust_saturation)
-    for step in np.argsort([rng.bits(draw)[0] for draw in range(len(steps))]):
-        factor = rng.uniform(1 - word.value, 1 + word.value, 3 + int(step))[0]
-        image = steps[step](image, float(factor))
+    for step in np.argsort([rng.bits(draw) for draw in range(len(steps))]):
+        factor = rng.uniform(1 - word.value, 1 + word.value, 3 + int(step))
+        image = steps[step](image, factor)
     return replace(sample, input=image)
 
 
@@ -391,13 +386,13 @@ def _has_colours(sample: Sample) -> bool:
     return len(sample.tensor) == 3
 
 
-def _grayscale(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
-    if not _has_colours(sample) or rng.uniform()[0] >= (word.value or 1.0):
+def _grayscale(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    if not _has_colours(sample) or rng.uniform() >= (word.value or 1.0):
         return sample
     return replace(sample, input=_torchvision().rgb_to_grayscale(sample.input, 3))
 
 
-def _policy(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _policy(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     """A policy of torchvision's, whose random numbers come from a seed of the sample's own."""
     from torchvision.transforms import v2
 
@@ -410,21 +405,21 @@ def _policy(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sa
         names = v2.AutoAugmentPolicy
         policy = v2.AutoAugment(names.CIFAR10 if max(setting.size) <= 32 else names.IMAGENET)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(rng.bits()[0] >> np.uint64(1)))
+        torch.default_generator.manual_seed(rng.bits() >> 1)
         return replace(sample, input=policy(sample.input))
 
 
-def _brightness(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _brightness(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     assert word.value is not None
     middle = (setting.low + setting.high) / 2
-    factor = float(rng.uniform(1 - word.value, 1 + word.value)[0])
+    factor = rng.uniform(1 - word.value, 1 + word.value)
     return replace(sample, input=(sample.tensor - middle) * factor + middle)
 
 
-def _noise(sample: Sample, word: Word, rng: CounterRNG, setting: Setting) -> Sample:
+def _noise(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     assert word.value is not None
-    deviation = rng.uniform(0.0, word.value)[0] * (setting.high - setting.low)
-    generator = np.random.Generator(np.random.Philox(key=int(rng.bits(1)[0])))
+    deviation = rng.uniform(0.0, word.value) * (setting.high - setting.low)
+    generator = np.random.Generator(np.random.Philox(key=rng.bits(1)))
     noise = generator.standard_normal(sample.tensor.shape, np.float32)
     noisy = sample.tensor + torch.from_numpy(np.float32(deviation) * noise)
     return replace(sample, input=noisy)

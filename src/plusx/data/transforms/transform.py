@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from plusx.data.rng import CounterRNG
+from plusx.data.rng import SampleRNG
 from plusx.data.sample import Sample
 from plusx.data.transforms.patches import PatchSampler
 from plusx.data.transforms.steps import ON_TENSORS, STEPS, Setting, Size, fit
@@ -50,7 +50,7 @@ class Transform:
             sample = STEPS["stretch"](sample, Word("stretch"), _NO_RNG, self.setting)
         return sample
 
-    def augment(self, sample: Sample, rng: CounterRNG) -> Sample:
+    def augment(self, sample: Sample, rng: SampleRNG) -> Sample:
         """What is drawn anew in every epoch, of a sample that has begun."""
         if self.patches is not None:
             sample = self.patches(sample, rng)
@@ -67,7 +67,7 @@ class Transform:
                 sample = fit(sample, final)
         return sample
 
-    def __call__(self, sample: Sample, rng: CounterRNG) -> Sample:
+    def __call__(self, sample: Sample, rng: SampleRNG) -> Sample:
         return self.augment(self.begin(sample), rng)
 
 
@@ -139,10 +139,4 @@ def annotated_transform(words: tuple[Word, ...], text: str, setting: Setting) ->
     return Transform(words, setting, final, annotated=True)
 
 
-def _no_rng() -> CounterRNG:
-    import numpy as np
-
-    return CounterRNG.of(0, 0, np.zeros(1, np.int64))
-
-
-_NO_RNG = _no_rng()
+_NO_RNG = SampleRNG.of(0, 0, 0)
