@@ -1,6 +1,7 @@
 """The classes of masks, and every mask read once, before anything is learned from them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +19,7 @@ from plusx.data.readers.annotation_index import (
 )
 from plusx.data.readers.listing import refuse_similar_names
 from plusx.data.readers.mask_folder import read_classes
-from plusx.data.readers.verdicts import (
-    OnUnreadable,
-    in_threads,
-    keep_json,
-    kept_json,
-    mark_of,
-    reason_of,
-)
+from plusx.data.readers.verdicts import OnUnreadable, reason_of, summaries_of_files
 from plusx.data.sample import IGNORE_INDEX
 from plusx.errors import UserError
 
@@ -48,27 +42,9 @@ def summaries_of(
     images: Sequence[AnnotatedImage], root: str, colours: bool
 ) -> dict[str, MaskSummary]:
     """Of each mask, by its path, what is in it; read once and remembered until it changes."""
-    terms = [_RULES, colours]
-    kept = kept_json(root, "masks", terms)
-    known = dict(kept) if isinstance(kept, dict) else {}
-    found: dict[str, MaskSummary] = {}
-    marks = {image.mask: mark_of(image.mask) for image in images if image.mask is not None}
-    for path, mark in marks.items():
-        try:
-            old_mark, (problem, height, width, values, counts, content) = known[path]
-            if mark is not None and old_mark == mark:
-                found[path] = MaskSummary(
-                    problem, height, width, tuple(values), tuple(counts), content
-                )
-        except (KeyError, TypeError, ValueError):
-            continue
-    fresh = [path for path in marks if path not in found]
-    for path, summary in zip(fresh, in_threads(fresh, lambda path: _summary(path, colours))):
-        found[path] = summary
-        known[path] = [marks[path], summary]
-    if fresh:
-        keep_json(root, "masks", terms, known)
-    return found
+    paths = [image.mask for image in images if image.mask is not None]
+    examine = partial(_summary, colours=colours)
+    return summaries_of_files(paths, root, "masks", [_RULES, colours], examine, MaskSummary)
 
 
 def _summary(path: str, colours: bool) -> MaskSummary:

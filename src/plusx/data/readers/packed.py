@@ -30,7 +30,14 @@ from plusx.data.image_file import Decoder, UnreadableImage, printable, read_regu
 from plusx.data.modality import Modality
 from plusx.data.readers.folder import NEW_FOLDER, scan
 from plusx.data.readers.listing import Listing
-from plusx.data.readers.verdicts import Entry, OnUnreadable, keep_json, kept_json, mark_of
+from plusx.data.readers.verdicts import (
+    Entry,
+    OnUnreadable,
+    Stamp,
+    file_stamp,
+    read_cache,
+    write_cache,
+)
 from plusx.data.sample import Sample, pillow_image
 from plusx.data.splits import own_splits
 from plusx.errors import UserError
@@ -150,10 +157,10 @@ def read_packed(path: str | Path) -> PackedListing:
     Raises UserError that names the file where it is damaged, and the first image that changed.
     """
     real = os.path.realpath(path)
-    mark = mark_of(real)
-    if mark is None:
+    stamp = file_stamp(real)
+    if stamp is None:
         raise UserError(f"{printable(path)} is missing")
-    packed, origin = _read(real, tuple(mark))
+    packed, origin = _read(real, stamp)
     changed = _first_change(packed.root, origin)
     if changed:
         shown, root = printable(path), printable(packed.root)
@@ -169,7 +176,7 @@ def _reopened(path: str) -> PackedFile:
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, mark: tuple[int, ...]) -> tuple[PackedListing, _Origin]:
+def _read(path: str, stamp: Stamp) -> tuple[PackedListing, _Origin]:
     shown = printable(path)
     header, digest, end = _index(path, shown)
     try:
@@ -177,12 +184,12 @@ def _read(path: str, mark: tuple[int, ...]) -> tuple[PackedListing, _Origin]:
         wanted = str(header["pixels"]["sha256"])
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{shown} is no packed set that can be read: {error}") from None
-    if kept_json(path, "sum", list(mark)) != wanted:
+    if read_cache(path, "sum", stamp, str) != wanted:
         if _sum(packed.file._bytes[len(MAGIC) : end], shown) != wanted:
             raise UserError(
                 f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
             )
-        keep_json(path, "sum", list(mark), wanted)
+        write_cache(path, "sum", stamp, wanted)
     return packed, origin
 
 
@@ -273,15 +280,15 @@ def _first_change(root: str, origin: _Origin) -> str:
     where all of that is as it says are the folders that it lists looked into for what is new.
     """
     paths = [os.path.join(root, name) for name, *_ in origin.files]
-    marks = [mark_of(path) for path in paths]
-    if not any(marks):
+    stamps = [file_stamp(path) for path in paths]
+    if not any(stamps):
         return ""
-    for path, mark, (_, size, modified, digest) in zip(paths, marks, origin.files):
-        if mark is None:
+    for path, stamp, (_, size, modified, digest) in zip(paths, stamps, origin.files):
+        if stamp is None:
             return f"{printable(path, root)} is missing"
-        if digest is None or (mark[0] == size and mark[1] == modified):
+        if digest is None or stamp[:2] == (size, modified):
             continue
-        if mark[0] != size or _digest(path) != digest:
+        if stamp[0] != size or _digest(path) != digest:
             return f"{printable(path, root)} has changed"
     try:
         entries = scan(root, {os.path.join(root, name) for name in origin.folders}).entries

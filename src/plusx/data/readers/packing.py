@@ -23,9 +23,9 @@ from plusx.data.readers.verdicts import (
     Entry,
     OnUnreadable,
     examined,
-    keep_json,
-    mark_of,
+    file_stamp,
     usable_entries,
+    write_cache,
 )
 from plusx.data.transforms.steps import covering
 from plusx.errors import UserError
@@ -115,9 +115,9 @@ def pack(
         ).encode()
         file.write(text + hashlib.sha256(text).digest() + len(text).to_bytes(8, "little") + MAGIC)
         size_in_bytes = file.tell()
-    mark = mark_of(os.path.realpath(path))
-    if mark is not None:
-        keep_json(os.path.realpath(path), "sum", mark, digest.hexdigest())
+    stamp = file_stamp(os.path.realpath(path))
+    if stamp is not None:
+        write_cache(os.path.realpath(path), "sum", stamp, digest.hexdigest())
     seconds = time.monotonic() - checked
     return {
         "file": str(path),
@@ -165,9 +165,9 @@ def _all_made(entries: list[Entry], root: str, side: int, threads: int) -> Itera
 
 def _made(path: str, side: int) -> _Made:
 
-    mark = mark_of(path)
-    if mark is None:
+    stamp = file_stamp(path)
+    if stamp is None:
         raise UnreadableImage("missing")
     data = read_regular(path)
     image = covering(ImageFile(data).decoded(), side, side)
-    return _Made(np.asarray(image), mark[0], mark[1], hashlib.sha256(data).hexdigest())
+    return _Made(np.asarray(image), stamp[0], stamp[1], hashlib.sha256(data).hexdigest())

@@ -25,12 +25,13 @@ from plusx.data.readers.listing import Listing
 from plusx.data.readers.verdicts import (
     Entry,
     OnUnreadable,
+    Stamp,
     State,
+    file_stamp,
     in_threads,
-    keep_json,
-    kept_json,
-    mark_of,
+    read_cache,
     usable_entries,
+    write_cache,
 )
 from plusx.data.sample import Sample
 from plusx.data.splits import SPLIT_NAMES, own_splits
@@ -173,11 +174,11 @@ def read_tar(pattern: str | Path) -> TarListing:
     locations: dict[str, Location] = {}
     digest = hashlib.sha256()
     for file, split in zip(files, splits):
-        mark = mark_of(file)
-        if mark is None:
+        stamp = file_stamp(file)
+        if stamp is None:
             raise UserError(f"{printable(file)} is missing: there is no such tar file")
-        members = _members(file, mark)
-        digest.update(repr([os.path.relpath(file, root), mark[0], members]).encode())
+        members = _members(file, stamp)
+        digest.update(repr([os.path.relpath(file, root), stamp[0], members]).encode())
         for member in members:
             path = os.path.join(file, member.name)
             state: State = "used" if member.problem is None else "refused"
@@ -219,14 +220,12 @@ def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
     return tuple(map(str, numbers))
 
 
-def _members(file: str, mark: list[int]) -> list[Member]:
-    """The images of a tar file, decoded once; as remembered where it has not changed."""
-    terms = [_RULES, DEFAULT_LIMIT, PIL.__version__, mark]
-    kept = kept_json(file, "shard", terms)
-    try:
-        return [Member(*map(_checked, row, (str, int, int, str, None, None))) for row in kept]
-    except (TypeError, ValueError):
-        pass
+def _members(file: str, stamp: Stamp) -> list[Member]:
+    """The images of a tar file, each decoded once; cached until the file changes."""
+    terms = [_RULES, DEFAULT_LIMIT, PIL.__version__, stamp]
+    cached: list[Member] | None = read_cache(file, "shard", terms, list[Member])
+    if cached is not None:
+        return cached
     indexed = list(_index(file))
 
     def examine_member(member: tuple[str, int, int, str]) -> Verdict:
@@ -239,14 +238,8 @@ def _members(file: str, mark: list[int]) -> list[Member]:
         Member(*member, verdict.problem, verdict.warning)
         for member, verdict in zip(indexed, verdicts)
     ]
-    keep_json(file, "shard", terms, [list(member) for member in members])
+    write_cache(file, "shard", terms, members)
     return members
-
-
-def _checked(value: Any, kind: type | None) -> Any:
-    if not isinstance(value, str | None if kind is None else kind):
-        raise TypeError(f"{value!r} is no {kind}")
-    return value
 
 
 class _Headers:

@@ -1,6 +1,6 @@
-"""Every file is decoded once before training, and the verdict is remembered.
+"""Every file is decoded once before training, and the verdict is cached.
 
-The verdicts lie in the cache folder, never beside the data, under each file's size and times of
+Verdicts are stored in the cache folder, never beside the data, with each file's size and times of
 change: a file that changes is decoded again, and any other is not even opened.
 """
 
@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from pydantic import TypeAdapter
+
 from plusx import store
 from plusx.data.image_file import UnreadableImage, Verdict, printable
 from plusx.data.modality import Modality
@@ -23,7 +25,8 @@ from plusx.errors import UserError
 _log = logging.getLogger("plusx.data")
 
 OnUnreadable = Literal["error", "skip"]
-Terms = list[Any]  # plain values that JSON can hold
+Terms = Sequence[Any]  # plain values that JSON can hold
+Stamp = tuple[int, int, int]  # of a file: bytes, times of change of content and of status in ns
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 State = Literal["used", "refused", "ignored"]
@@ -100,7 +103,8 @@ def listed(lines: Sequence[str]) -> str:
 def examined(entries: list[Entry], root: str, modality: Modality) -> list[Entry]:
     """The same entries with their verdicts; those that cannot be decoded are refused."""
     paths = [entry.path for entry in entries if entry.state == "used"]
-    verdicts = dict(zip(paths, _verdicts(paths, root, modality)))
+    terms, what = modality.verdict_terms(), f"files-{modality.kind}"
+    verdicts = summaries_of_files(paths, root, what, terms, modality.examine, Verdict)
     return [_with_verdict(entry, verdicts.get(entry.path)) for entry in entries]
 
 
@@ -112,40 +116,34 @@ def _with_verdict(entry: Entry, verdict: Verdict | None) -> Entry:
     return entry._replace(reason=verdict.warning or "", verdict=verdict)
 
 
-def _verdicts(paths: list[str], root: str, modality: Modality) -> list[Verdict]:
-    terms, what = modality.verdict_terms(), f"files-{modality.kind}"
-    known = _checked(kept_json(root, what, terms))
-    keys = [os.path.relpath(path, root) for path in paths]
-    marks = [mark_of(path) for path in paths]
-    verdicts: list[Verdict | None] = [
-        Verdict(*known[key][1]) if mark is not None and key in known and known[key][0] == mark
-        else None
-        for key, mark in zip(keys, marks)
-    ]  # fmt: skip
-    fresh = [number for number, verdict in enumerate(verdicts) if verdict is None]
-    found = in_threads([paths[number] for number in fresh], modality.examine)
-    for number, verdict in zip(fresh, found):
-        verdicts[number] = verdict
-        if marks[number] is not None:
-            known[keys[number]] = [marks[number], [*verdict]]
-    if fresh:
-        keep_json(root, what, terms, known)
-    return [verdict for verdict in verdicts if verdict is not None]
+def summaries_of_files(
+    paths: Iterable[str],
+    root: str,
+    what: str,
+    terms: Terms,
+    examine: Callable[[str], Result],
+    kind: type[Result],
+) -> dict[str, Result]:
+    """What `examine` returns for each path; cached until the file or `terms` change.
 
-
-def _checked(kept: Any) -> dict[str, Any]:
-    """Verdicts of earlier times by name; none where they are damaged."""
-    try:
-        for mark, verdict in kept.values():
-            problem, warning, *numbers, content = Verdict(*verdict)
-            right = len(mark) == 3 and all(isinstance(number, int) for number in mark)
-            texts = {type(problem), type(warning)} <= {str, type(None)}
-            numeric = all(isinstance(number, int | float) for number in numbers)
-            if not right or not texts or not numeric or not isinstance(content, str):
-                return {}
-        return dict(kept)
-    except (TypeError, ValueError, AttributeError):
-        return {}
+    kind: the type of a result, a NamedTuple of values that JSON can hold
+    """
+    cached = read_cache(root, what, terms, dict[str, tuple[Stamp, kind]]) or {}  # type: ignore[valid-type]
+    names = {path: os.path.relpath(path, root) for path in paths}
+    stamps = {path: file_stamp(path) for path in names}
+    results = {
+        path: cached[name][1]
+        for path, name in names.items()
+        if name in cached and cached[name][0] == stamps[path]
+    }
+    missing = [path for path in names if path not in results]
+    for path, result in zip(missing, in_threads(missing, examine)):
+        results[path] = result
+        if (stamp := stamps[path]) is not None:
+            cached[names[path]] = stamp, result
+    if missing:
+        write_cache(root, what, terms, cached)
+    return results
 
 
 def in_threads(items: Sequence[Item], examine: Callable[[Item], Result]) -> Iterator[Result]:
@@ -170,33 +168,37 @@ def reason_of(error: UnreadableImage | OSError) -> str:
     return f"cannot be read: {strerror or error}" if isinstance(error, OSError) else str(error)
 
 
-def mark_of(path: str) -> list[int] | None:
-    """What tells a file from its changed self; None where it cannot be asked."""
+def file_stamp(path: str) -> Stamp | None:
+    """Size and times of change of a file; None if the file cannot be accessed."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def kept_json(path: str, what: str, terms: Terms) -> Any:
-    """What was kept of a path under the same terms; None where nothing was, or it is damaged."""
+def read_cache(path: str, what: str, terms: Terms, kind: Any) -> Any:
+    """The value that write_cache stored for a path under the same terms; None if there is none, or
+    none of the type `kind`.
+    """
     try:
-        kept = json.loads(store.read_bytes(_cache_path(path, what), _CACHE_LIMIT))
-        return kept["kept"] if kept["terms"] == terms else None
+        cached = json.loads(store.read_bytes(_cache_path(path, what), _CACHE_LIMIT))
+        if cached["terms"] != json.loads(json.dumps(terms)):
+            return None
+        return TypeAdapter(kind).validate_python(cached["value"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def keep_json(path: str, what: str, terms: Terms, value: Any) -> None:
-    """Keep what was found out about a path, and the terms under which it holds."""
-    place = _cache_path(path, what)
+def write_cache(path: str, what: str, terms: Terms, value: Any) -> None:
+    """Store a JSON value about a path, and the terms under which it holds."""
+    cache_path = _cache_path(path, what)
     try:
-        store.make_folder(place.parent)
-        store.write_text(place, json.dumps({"terms": terms, "kept": value}))
+        store.make_folder(cache_path.parent)
+        store.write_text(cache_path, json.dumps({"terms": terms, "value": value}))
     except OSError as error:
         # without it, files are decoded again next time, no more
-        _log.info("what was checked of %s is not kept: %s", printable(path), error)
+        _log.info("the check of %s is not cached: %s", printable(path), error)
 
 
 def _cache_path(path: str, what: str) -> Path:

@@ -24,7 +24,7 @@ from plusx.data.image_file import UnreadableImage, printable
 from plusx.data.modality import VolumeModality
 from plusx.data.modality.space import Space, Spacing, count_at, nearest, resampled, turn_to
 from plusx.data.readers.scans import Scan, files_of, is_scan, read_scan, stem_of
-from plusx.data.readers.verdicts import Entry, mark_of
+from plusx.data.readers.verdicts import Entry, file_stamp
 from plusx.data.sample import IGNORE_INDEX
 from plusx.data.volume_items import Classes, Grid, Volume
 from plusx.errors import UserError
@@ -99,7 +99,7 @@ def volume_splits(root: str | Path, patient: str) -> tuple[str, ...]:
 def volume_of(entry: Entry, label: str | None, reading: Reading) -> Volume:
     """Read one volume and its mask, or find them in the cache. UnreadableImage, OSError."""
     files = [*files_of(entry.path), *([] if label is None else [label])]
-    terms = repr((_RULES, files, [mark_of(path) for path in files], reading))
+    terms = repr((_RULES, files, [file_stamp(path) for path in files], reading))
     place = store.cache_folder() / "volumes" / hashlib.sha256(terms.encode()).hexdigest()[:40]
     kept = _kept(place, reading, label is not None)
     if kept is None:
