@@ -7,14 +7,13 @@ _label, _seg or _gt behind it. ROOT/classes.csv may name the classes and say whi
 colour each has.
 """
 
-import csv
-import io
 import os
 import re
 
 from plusx.data.annotations import Colour, MaskEncoding
-from plusx.data.image_file import printable, read_regular
+from plusx.data.image_file import printable
 from plusx.data.readers.annotation_index import AnnotatedImage, AnnotationIndex, Problem, by_stem
+from plusx.data.readers.csv_file import read_rows
 from plusx.data.readers.voc import voc_lists
 from plusx.data.splits import SPLIT_NAMES
 from plusx.errors import UserError
@@ -122,36 +121,29 @@ def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
     path = os.path.join(root, "classes.csv")
     if not os.path.isfile(path):
         return (), MaskEncoding()
-    text = read_regular(path).decode("utf-8-sig", "replace")
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise UserError(f"classes.csv: {error}") from None
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    header = [{"red": "r", "green": "g", "blue": "b"}.get(name, name) for name in header]
-    wanted = ("value",) if "value" in header else ("r", "g", "b")
-    if "name" not in header or not set(wanted) <= set(header):
+    columns, rows = read_rows(path, "classes.csv")
+    short = {"red": "r", "green": "g", "blue": "b"}
+    columns = [short.get(name.lower(), name.lower()) for name in columns]
+    wanted = ("value",) if "value" in columns else ("r", "g", "b")
+    if "name" not in columns or not set(wanted) <= set(columns):
         raise UserError(
-            f"classes.csv has the columns {', '.join(header) or 'none'}; it needs name and value, "
+            f"classes.csv has the columns {', '.join(columns) or 'none'}; it needs name and value, "
             "or name, r, g and b"
         )
     names: list[str] = []
     values: list[tuple[int, ...]] = []
     ignored: list[tuple[int, ...]] = []
-    for number, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        where = f"classes.csv, row {number}"
-        if len(row) != len(header):
-            raise UserError(f"{where}: {len(row)} fields under {len(header)} columns")
-        cells = {name: cell.strip() for name, cell in zip(header, row)}
+    for row in rows:
+        cells = dict(zip(columns, (cell.strip() for cell in row.cells.values())))
         for name in wanted:
             highest = 65535 if name == "value" else 255
             if not _WHOLE.fullmatch(cells[name]) or int(cells[name]) > highest:
-                raise UserError(f"{where}: {name} {cells[name]!r} is no number from 0 to {highest}")
+                raise UserError(
+                    f"{row.where}: {name} {cells[name]!r} is no number from 0 to {highest}"
+                )
         value = tuple(int(cells[name]) for name in wanted)
         if cells["name"] in names or value in (*values, *ignored):
-            raise UserError(f"{where}: a name and a value stand once each")
+            raise UserError(f"{row.where}: a name and a value stand once each")
         if cells["name"]:
             names.append(cells["name"])
         (values if cells["name"] else ignored).append(value)
