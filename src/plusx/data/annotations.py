@@ -31,7 +31,6 @@ from plusx.data.sample import IGNORE_INDEX, NO_BOXES, Sample
 Rows = Float32[np.ndarray, "_ 6"]  # left, top, right, bottom, class, crowd (1 or 0)
 Plane = UInt8[np.ndarray, "_ _"]
 Planes = UInt8[np.ndarray, "_ _ _"]
-Colour = tuple[int, int, int]
 
 
 class Annotations(ABC):
@@ -130,25 +129,21 @@ class Boxes(Annotations):
 
 @dataclass(frozen=True)
 class MaskEncoding:
-    """Which class a value of a mask's pixels stands for: by number, or by colour.
+    """Which class each value of a mask's pixels stands for.
 
-    numbers: of class 0, 1, ...; colours: the same, where masks are colour images.
-    ignored: numbers, or colours, that are ignored. Any other is an error.
+    values: those of class 0, 1, ...; with `colours` red, green and blue in one number (0xRRGGBB)
+    ignored: values that are ignored. Any other is an error.
     """
 
-    numbers: tuple[int, ...] = ()
-    colours: tuple[Colour, ...] = ()
+    values: tuple[int, ...] = ()
     ignored: tuple[int, ...] = ()
-    ignored_colours: tuple[Colour, ...] = ()
+    colours: bool = False
 
     @cached_property
     def classes(self) -> dict[int, int]:
-        """The class of each value that stored_mask gives, or IGNORE_INDEX."""
-        colours, ignored = self.colours, self.ignored_colours
-        numbers = [_packed(colour) for colour in colours] if colours else self.numbers
-        void = [_packed(colour) for colour in ignored] if colours else self.ignored
-        known = {value: number for number, value in enumerate(numbers)}
-        return {**dict.fromkeys(void, IGNORE_INDEX), **known}
+        """The class of each value, or IGNORE_INDEX."""
+        classes = {value: number for number, value in enumerate(self.values)}
+        return {**dict.fromkeys(self.ignored, IGNORE_INDEX), **classes}
 
     def problem(self, values: Sequence[int], counts: Sequence[int]) -> str:
         """What is wrong with a mask that has these values, so often; "" where nothing is."""
@@ -161,23 +156,19 @@ class MaskEncoding:
             ignored = f", and ignored are {_listed(self.ignored)}" if self.ignored else ""
             return (
                 f"{count:,} pixels have the value {value}, which is no class's; known are "
-                f"{_listed(self.numbers)}{ignored}"
+                f"{_listed(self.values)}{ignored}"
             )
         return ""
 
     def read(self, path: str | Path, limit: int = DEFAULT_LIMIT) -> Plane:
         """The class of every pixel, or IGNORE_INDEX. Raises UnreadableImage, OSError."""
-        stored = stored_mask(read_regular(path), bool(self.colours), limit)
-        values, places, counts = np.unique(stored, return_inverse=True, return_counts=True)
+        stored = stored_mask(read_regular(path), self.colours, limit)
+        values, indices, counts = np.unique(stored, return_inverse=True, return_counts=True)
         if problem := self.problem(values.tolist(), counts.tolist()):
             raise UnreadableImage(problem)
         table = np.array([self.classes[value] for value in values.tolist()], np.uint8)
-        classes: np.ndarray = table[places.reshape(stored.shape)]
+        classes: np.ndarray = table[indices.reshape(stored.shape)]
         return classes
-
-
-def _packed(colour: Colour) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
 def stored_mask(data: bytes, colours: bool, limit: int = DEFAULT_LIMIT) -> Int64[np.ndarray, "h w"]:

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
+from jaxtyping import Float32
+from torch import Tensor
+
+from plusx.data.annotations import Annotations
 from plusx.data.image_file import printable
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.readers.verdicts import listed
@@ -59,7 +63,20 @@ class AnnotationIndex:
     images: list[AnnotatedImage] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class UsableImages:
+    """The images whose annotations can be used, with these, and warnings about the others.
+
+    labels: for multi-label sampling, 1 for every class that an image has (n, k)
+    """
+
+    images: list[AnnotatedImage]
+    classes: tuple[str, ...]
+    annotations: Annotations
+    labels: Float32[Tensor, "n k"]
+    warnings: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +177,7 @@ def unknown_class(label: str, classes: Sequence[str]) -> str:
 
 
 def with_test_split(index: AnnotationIndex, test: str, shown: str) -> AnnotationIndex:
-    """Scenes whose names match the pattern `test` are for testing, all others for training.
+    """Images whose names match the pattern `test` are for testing, all others for training.
 
     A name is that of the file without its ending, or of its path below the root.
     """

@@ -1,0 +1,329 @@
+"""Images in one folder and masks in another: the class of every pixel.
+
+ROOT/{train,val,test} beside ROOT/{train,val,test}annot (CamVid), ROOT/{images,masks}[/SPLIT],
+ROOT/SPLIT/{images,masks}, or Pascal VOC's JPEGImages, SegmentationClass and
+ImageSets/Segmentation. A mask has the name of its image but for the ending, or with _mask, _L,
+_label, _seg or _gt behind it. ROOT/classes.csv may name the classes and say which value or which
+colour each has. Every mask is read once, before training.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from plusx.data.annotations import Boxes, MaskEncoding, Masks, stored_mask
+from plusx.data.image_file import UnreadableImage, content_digest, printable, read_regular
+from plusx.data.instance_mask import InstanceMask
+from plusx.data.readers.annotation_index import (
+    AnnotatedImage,
+    AnnotationIndex,
+    LayoutOptions,
+    Problem,
+    UsableImages,
+    by_stem,
+    complain,
+    unknown_class,
+)
+from plusx.data.readers.csv_file import read_rows
+from plusx.data.readers.listing import refuse_similar_names
+from plusx.data.readers.verdicts import OnUnreadable, reason_of, summaries_of_files
+from plusx.data.readers.voc import voc_lists
+from plusx.data.sample import IGNORE_INDEX
+from plusx.data.splits import SPLIT_NAMES
+from plusx.errors import UserError
+
+
+_RULES = 1  # raised whenever the content of MaskSummary changes
+_CONNECTED = np.ones((3, 3), np.int8)  # pixels that touch at a corner are connected
+_IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
+_MASKS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass")
+_BEHIND = ("", "_mask", "_L", "_label", "_labels", "_seg", "_gt")
+_WHOLE = re.compile(r"\d{1,5}")
+
+
+def read_mask_folder(path: str) -> AnnotationIndex:
+    """Every image with its mask. UserError where the folder has another layout."""
+    shown, root = printable(path), os.path.realpath(path)
+    if not os.path.isdir(root):
+        raise UserError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
+    index = AnnotationIndex(root)
+    segmented = os.path.join(root, "SegmentationClass")
+    if os.path.isdir(segmented) and os.path.isdir(os.path.join(root, "ImageSets", "Segmentation")):
+        _from_lists(index, root, segmented)
+        return index
+    folders = _folders(root)
+    if not folders:
+        raise UserError(
+            f"{shown} has no folders of images and masks: looked for are train and trainannot "
+            "(and val, test), images and masks, or train/images and train/masks"
+        )
+    for (split, image_folder), mask_folders in folders.items():
+        images, masks = by_stem(image_folder), _masks_in(mask_folders, root)
+        unpaired = dict(masks)
+        for name, image in images.items():
+            mask_name = next((name + end for end in _BEHIND if name + end in masks), None)
+            if mask_name is None:
+                index.problems.append(Problem(printable(image, root), "no mask"))
+            else:
+                unpaired.pop(mask_name, None)
+                index.images.append(AnnotatedImage(image, split, mask=masks[mask_name]))
+        for mask in unpaired.values():
+            index.problems.append(Problem(printable(mask, root), "no image"))
+    return index
+
+
+def _folders(root: str) -> dict[tuple[str, str], list[str]]:
+    """By split and folder of images the folders that may have their masks."""
+    both = list(product(_IMAGES, _MASKS))
+    candidates: list[tuple[str, str, str]] = []
+    for name, split in SPLIT_NAMES.items():
+        candidates.append((split, name, f"{name}annot"))
+        for images, masks in both:
+            candidates.append((split, os.path.join(name, images), os.path.join(name, masks)))
+            candidates.append((split, os.path.join(images, name), os.path.join(masks, name)))
+    folders: dict[tuple[str, str], list[str]] = {}
+    for candidate in (candidates, [("", images, masks) for images, masks in both]):
+        for split, *names in candidate if not folders else ():
+            image_folder, mask_folder = (os.path.join(root, name) for name in names)
+            if os.path.isdir(image_folder) and os.path.isdir(mask_folder):
+                folders.setdefault((split, image_folder), []).append(mask_folder)
+    return folders
+
+
+def _masks_in(folders: list[str], root: str) -> dict[str, str]:
+    """The masks of the one folder that has some; another one may have labels of other kinds."""
+    masks = {folder: by_stem(folder) for folder in folders}
+    used = [folder for folder in folders if masks[folder]]
+    if len(used) > 1:
+        one, other = (printable(folder, root) for folder in used[:2])
+        raise UserError(f"masks lie in {one} and in {other}: which ones are meant?")
+    return masks[used[0]] if used else {}
+
+
+def _from_lists(index: AnnotationIndex, root: str, segmented: str) -> None:
+    images, masks = by_stem(os.path.join(root, "JPEGImages")), by_stem(segmented)
+    for split, names in voc_lists(root, "Segmentation", index.problems).items():
+        for name, where in names:
+            if name in images and name in masks:
+                index.images.append(AnnotatedImage(images[name], split, mask=masks[name]))
+            else:
+                kind = "mask" if name in images else "image"
+                index.problems.append(Problem(where, f"{printable(name)!r}: no such {kind}"))
+
+
+def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
+    """The names in ROOT/classes.csv with their values or colours; nothing where there is none.
+
+    Columns name and value, or name, r, g and b (or red, green and blue). A value without a name is
+    ignored. Raises UserError with the row.
+    """
+    path = os.path.join(root, "classes.csv")
+    if not os.path.isfile(path):
+        return (), MaskEncoding()
+    columns, rows = read_rows(path, "classes.csv")
+    short = {name.lower(): name.lower() for name in columns}
+    short |= {"red": "r", "green": "g", "blue": "b"}
+    columns = [short[name.lower()] for name in columns]
+    value_columns = ("value",) if "value" in columns else ("r", "g", "b")
+    if not {"name", *value_columns} <= set(columns):
+        raise UserError(
+            f"classes.csv has the columns {', '.join(columns) or 'none'}; it needs name and value, "
+            "or name, r, g and b"
+        )
+    names: list[str] = []
+    values: list[int] = []
+    ignored: list[int] = []
+    for row in rows:
+        cells = {short[name.lower()]: cell.strip() for name, cell in row.cells.items()}
+        value = 0
+        for column in value_columns:
+            highest = 65535 if column == "value" else 255
+            if not _WHOLE.fullmatch(cells[column]) or int(cells[column]) > highest:
+                raise UserError(
+                    f"{row.where}: {column} {cells[column]!r} is no number from 0 to {highest}"
+                )
+            value = value << 8 | int(cells[column])
+        name = cells["name"]
+        if name in names or value in (*values, *ignored):
+            raise UserError(f"{row.where}: a name and a value stand once each")
+        if name:
+            names.append(name)
+        (values if name else ignored).append(value)
+    if not names:
+        raise UserError("classes.csv names no class")
+    colours = value_columns != ("value",)
+    return tuple(names), MaskEncoding(tuple(values), tuple(ignored), colours)
+
+
+class MaskSummary(NamedTuple):
+    """What is in one mask: its size, and how many pixels each value has; or why it is refused."""
+
+    problem: str
+    height: int = 0
+    width: int = 0
+    values: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    content: str = ""  # a digest of the file
+
+
+def read_masks(
+    index: AnnotationIndex,
+    images: Sequence[AnnotatedImage],
+    sizes: dict[str, tuple[int, int]],
+    options: LayoutOptions,
+    on_unreadable: OnUnreadable,
+) -> UsableImages:
+    """The images whose masks can be used, with their masks, or the boxes of their components."""
+    classes, encoding = _classes(index, images, options)
+    summaries = _summaries(images, index.root, encoding.colours)
+    problems: list[Problem] = []
+    usable: list[AnnotatedImage] = []
+    contents: list[str] = []
+    counts = torch.zeros(len(images), len(classes), dtype=torch.int64)
+    for image in images:
+        assert image.mask is not None
+        summary, (height, width) = summaries[image.mask], sizes[image.path]
+        problem = summary.problem or encoding.problem(summary.values, summary.counts)
+        if not problem and (summary.height, summary.width) != (height, width):
+            problem = f"it has {summary.width} x {summary.height} pixels, "
+            problem += f"its image {width} x {height}"
+        if problem:
+            problems.append(Problem(printable(image.mask, index.root), problem))
+            continue
+        for value, count in zip(summary.values, summary.counts):
+            number = encoding.classes[value]
+            if number != IGNORE_INDEX:
+                counts[len(usable), number] += count
+        usable.append(image)
+        contents.append(summary.content)
+    warnings = complain(problems, on_unreadable, "masks")
+    counts = counts[: len(usable)]
+    paths = [image.mask for image in usable if image.mask is not None]
+    masks = Masks(counts, paths, encoding, contents=contents)
+    if not options.components:
+        return UsableImages(usable, classes, masks, (counts > 0).to(torch.float32), warnings)
+    names = options.components
+    for name in names:
+        if name not in classes or names.count(name) > 1:
+            reason = unknown_class(name, classes) if name not in classes else f"{name!r} is twice"
+            raise UserError(f"[data] components: {reason}")
+    numbers = [classes.index(name) for name in names]
+    boxes = boxes_of_components(masks, numbers, options.min_area, options.instances)
+    return UsableImages(usable, names, boxes, boxes.presence(len(names)), warnings)
+
+
+def _summaries(
+    images: Sequence[AnnotatedImage], root: str, colours: bool
+) -> dict[str, MaskSummary]:
+    """What is in each mask, by its path; read once and cached until it changes."""
+    paths = [image.mask for image in images if image.mask is not None]
+    examine = partial(_summary, colours=colours)
+    return summaries_of_files(paths, root, "masks", [_RULES, colours], examine, MaskSummary)
+
+
+def _summary(path: str, colours: bool) -> MaskSummary:
+    try:
+        data = read_regular(path)
+        mask = stored_mask(data, colours)
+    except (UnreadableImage, OSError) as error:
+        return MaskSummary(reason_of(error))
+    height, width = mask.shape
+    values, counts = np.unique(mask, return_counts=True)
+    content = content_digest(data)
+    return MaskSummary("", height, width, tuple(values.tolist()), tuple(counts.tolist()), content)
+
+
+def _classes(
+    index: AnnotationIndex, images: Sequence[AnnotatedImage], options: LayoutOptions
+) -> tuple[tuple[str, ...], MaskEncoding]:
+    """The classes and their values: by the recipe, classes.csv or the masks themselves."""
+    names, encoding = read_classes(index.root)
+    if encoding.colours and not options.values:
+        if options.classes and set(options.classes) != set(names):
+            raise UserError(
+                f"[data] classes are {', '.join(options.classes)}; "
+                f"classes.csv has {', '.join(names)}"
+            )
+        return names, encoding
+    if options.classes or options.values:
+        values = options.values or tuple(range(len(options.classes)))
+        names = options.classes or tuple(map(str, values))
+        if len(values) != len(names) or len(set(values)) != len(values):
+            raise UserError(
+                f"[data] values {list(values)}: one for each of the {len(names)} classes, and no "
+                "two alike"
+            )
+    elif names:
+        values = encoding.values
+    else:
+        values = _values_in_masks(index, images, options)
+        names = tuple(map(str, values))
+    both = sorted(set(values) & set(options.ignore))
+    if both:
+        raise UserError(f"[data] ignore: {both[0]} is the value of a class")
+    usual = () if IGNORE_INDEX in (*values, *options.ignore) else (IGNORE_INDEX,)
+    refuse_similar_names(names, printable(index.root))
+    if len(names) > IGNORE_INDEX:
+        raise UserError(f"masks can have {IGNORE_INDEX} classes, not {len(names)}")
+    ignored = () if encoding.colours else encoding.ignored
+    return names, MaskEncoding(values, (*ignored, *options.ignore, *usual))
+
+
+def _values_in_masks(
+    index: AnnotationIndex, images: Sequence[AnnotatedImage], options: LayoutOptions
+) -> tuple[int, ...]:
+    """The values in the masks that train. 255 is one only beside 0 alone."""
+    train = [image for image in index.images if image.split in ("", "train")] or list(images)
+    summaries = _summaries(train, index.root, colours=False)
+    values = {value for summary in summaries.values() for value in summary.values}
+    if not values:
+        problems = [
+            Problem(printable(path, index.root), summary.problem)
+            for path, summary in summaries.items()
+        ]
+        complain(problems, "error", "masks")
+    class_values = values - set(options.ignore)
+    if class_values != {0, IGNORE_INDEX}:
+        class_values -= {IGNORE_INDEX}
+    if len(class_values) < 2:
+        listed = ", ".join(map(str, sorted(values)[:10]))
+        raise UserError(
+            f"the masks have the values {listed} alone, of which {len(class_values)} could be a "
+            "class: there is nothing to tell apart"
+        )
+    return tuple(sorted(class_values))
+
+
+def boxes_of_components(
+    masks: Masks, chosen: Sequence[int], min_area: int, instances: bool
+) -> Boxes:
+    """The components of the classes `chosen`, which become the classes 0, 1, ... of the boxes.
+
+    Components of fewer than `min_area` pixels are crowds, which are ignored: what is visible of an
+    object behind a pole, or one too far away to be recognised. Two objects that touch are one
+    component. With `instances` each box has its mask.
+    """
+    from scipy import ndimage  # slow to import
+
+    image_rows, image_masks = [], []
+    for index in range(len(masks)):
+        mask = masks.mask(index)
+        rows: list[tuple[float, ...]] = []
+        instance_masks = []
+        for number, value in enumerate(chosen):
+            components, _ = ndimage.label(mask == value, _CONNECTED)
+            sizes = np.bincount(components.ravel())
+            for component, (down, along) in enumerate(ndimage.find_objects(components), 1):
+                crowd = float(sizes[component] < min_area)
+                rows.append((along.start, down.start, along.stop, down.stop, number, crowd))
+                if instances:
+                    instance_masks.append(InstanceMask.of(components == component))
+        image_rows.append(np.array(rows, np.float32).reshape(-1, 6))
+        image_masks.append(instance_masks)
+    return Boxes(image_rows, image_masks if instances else None)
