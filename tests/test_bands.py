@@ -14,7 +14,7 @@ from PIL import Image
 from plusx.data.dataset import images_of
 from plusx.data.image_file import UnreadableImage, open_image
 from plusx.data.loader import Loader
-from plusx.data.modality import BandsModality, modality_from_dict
+from plusx.data.modality import BandsModality, ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
 from plusx.data.readers.tiff import read_bands
 from plusx.data.sets.synthetic import TELLING, open_bands
@@ -165,7 +165,7 @@ def test_a_recipe_says_range_and_bands() -> None:
 def test_older_files_say_no_range() -> None:
     old = {"size": [8, 8], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
     known = modality_from_dict(old)
-    assert known.to_dict() == {**old, "kind": "image", "resize": "stretch"}
+    assert known == ImageModality((8, 8), 3, (0.5,) * 3, (0.25,) * 3, resize="stretch")
     with pytest.raises(ValueError, match="from a lower number"):
         modality_from_dict({**old, "low": 300})
 

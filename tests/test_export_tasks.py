@@ -12,6 +12,7 @@ from PIL import Image
 
 import plusx
 from plusx import run, zoo
+from plusx.data.modality import VolumeModality
 from plusx.data.modality.space import Space
 from plusx.grammar.heads import FasterRcnn, Fcn, Fcos, Head, MaskRcnn, UNet, Yolo
 from plusx.nn.with_head import NetworkWithHead
@@ -100,8 +101,7 @@ def test_a_file_of_volumes_predicts_what_the_weights_predict(tmp_path: Path) -> 
     spec = replace(shrunken(zoo.find("r3d_18"), width=8, depth=1), in_channels=1)
     net = NetworkWithHead(plusx.create_model(spec, num_classes=2, seed=0), UNet(width=4), 2).eval()
     space = Space(patch=(16, 32, 32), spacing=(1.0, 1.0, 1.0), orientation="RAS", range=(0.0, 1.0))
-    preprocessing = {"size": [32, 32], "channels": 1, "mean": [0.5], "std": [0.25]}
-    preprocessing["space"] = space.to_dict()
+    preprocessing = VolumeModality((32, 32), 1, (0.5,), (0.25,), space=space).to_dict()
     weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
     task = {"kind": "segment", "window": [16, 32, 32], "spacing": [1.0, 1.0, 1.0]}
     save_network(net, weights, preprocessing=preprocessing, classes=["a", "b"], task=task)

@@ -21,12 +21,12 @@ from plusx.data.readers.annotated import annotated_splits, open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.data.readers.open import kind_of, open_data
 from plusx.data.readers.people import open_people, people_splits
-from plusx.data.readers.volume_files import volume_splits
+from plusx.data.readers.volume_files import list_cases
 from plusx.data.readers.volumes import open_volumes
 from plusx.data.sets.cells import open_cells
 from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
-from plusx.data.splits import stratified_order
+from plusx.data.splits import own_splits, stratified_order
 from plusx.data.statistics import measured_modality
 from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
@@ -246,7 +246,7 @@ def _open_volumes(recipe: Recipe, data: VolumeData, split: str) -> Dataset:
 def _volumes_at(
     data: VolumeData, path: str, classes: tuple[str, ...]
 ) -> tuple[VolumeData, tuple[str, ...]]:
-    splits = volume_splits(located(path), data.patient)
+    splits = own_splits(list_cases(located(path), data.patient))
     return replace(data, path=path, validation=None), splits
 
 

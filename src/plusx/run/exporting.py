@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,7 +166,7 @@ def input_steps(run: Run) -> list[dict[str, Any]]:
     filters = {"interpolation": "bilinear", "antialias": True}
     steps: list[dict[str, Any]] = []
     if isinstance(preprocessing, VolumeModality):
-        steps += [{"step": "resample", **preprocessing.space.to_dict()}, {"step": "windows"}]
+        steps += [{"step": "resample", **asdict(preprocessing.space)}, {"step": "windows"}]
     elif run.task.dense and run.sized:
         steps += [
             {"step": "resize", "mode": "fit", "size": size, **filters},

@@ -15,7 +15,13 @@ from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import UnreadableImage, printable
 from plusx.data.modality import Modality, VolumeModality
-from plusx.data.modality.space import affine_of, resampled, turn_to
+from plusx.data.modality.space import (
+    affine_of,
+    reoriented,
+    reoriented_spacing,
+    resampled,
+    with_stored_axes,
+)
 from plusx.data.modality.volume import space_of
 from plusx.data.prediction import LabelMaps
 from plusx.data.readers.scans import Placement, Scan, as_nifti, read_scan, stem_of
@@ -50,7 +56,7 @@ def stored_volumes(run: Run, files: Sequence[str], failed: list[dict[str, str]])
     for path in files:
         try:
             scan = read_scan(path)
-            image = prepared(scan, _volumes(run))
+            image = prepared(scan, Reading(_volumes(run), run.classes))
         except (UnreadableImage, OSError) as error:
             failed.append({"path": printable(path), "reason": reason_of(error)})
             continue
@@ -141,18 +147,18 @@ def in_voxels_of(scan: Scan, told: Tensor, preprocessing: Modality) -> Mask:
     Probabilities, not classes, are brought back to the scan's spacing: edges stay smooth.
     """
     space = space_of(preprocessing)
-    turn = turn_to(space.orientation, scan.affine)
-    held = turn.spacing(scan.affine)
-    whole = turn.there(scan.values[0])
-    size = tuple(int(side) for side in whole.shape)
+    spacing = reoriented_spacing(scan.affine, space.orientation)
+    size = tuple(
+        int(side) for side in reoriented(scan.values[0], scan.affine, space.orientation).shape
+    )
     best = np.full(size, -1, np.float32)
     mask = np.zeros(size, np.uint8)
     for number in range(len(told)):
         one: Float32[np.ndarray, "d h w"] = told[number].float().cpu().numpy()
-        one = resampled(one, space.spacing, held, size)
+        one = resampled(one, space.spacing, spacing, size)
         better = one > best
         mask[better], best[better] = number, one[better]
-    return np.ascontiguousarray(turn.back(mask))
+    return np.ascontiguousarray(with_stored_axes(mask, scan.affine, space.orientation))
 
 
 def _truth(run: Run, path: str, scan: Scan) -> Mask | None:
@@ -213,17 +219,19 @@ def _draw(
     row["mask"] = f"masks/{name}.nii.gz"
     store.write_bytes(out / row["mask"], as_nifti(mask, scan.placement))
     space, count = space_of(run.preprocessing), len(run.classes)
-    turn = turn_to(space.orientation, scan.affine)
-    turned = turn.there(mask)
+    turned = reoriented(mask, scan.affine, space.orientation)
     place = int((turned > 0).sum((1, 2)).argmax()) if turned.any() else len(turned) // 2
-    pixels = drawing.as_rgb(_windowed(turn.there(scan.values)[:, place], run.preprocessing))
+    values = reoriented(scan.values, scan.affine, space.orientation)
+    pixels = drawing.as_rgb(_windowed(values[:, place], run.preprocessing))
     times = drawing.enlargement(pixels.shape[:2])
     large = drawing.enlarged(pixels, times)
     shown = [mask] if right is None else [mask, right]
     drawn = [
         drawing.overlaid(
             large,
-            drawing.enlarged(np.ascontiguousarray(turn.there(each)[place]), times),
+            drawing.enlarged(
+                np.ascontiguousarray(reoriented(each, scan.affine, space.orientation)[place]), times
+            ),
             count,
         )
         for each in shown

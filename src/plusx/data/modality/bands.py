@@ -126,20 +126,6 @@ class BandsModality(Modality):
         """Of images of which only these bands are seen."""
         return select_bands(self, bands)
 
-    def to_dict(self) -> dict[str, Any]:
-        chosen = {} if self.bands is None else {"bands": list(self.bands)}
-        return {**super().to_dict(), "low": self.low, "high": self.high, **chosen}
-
-    @classmethod
-    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
-        bands = values.get("bands")
-        return {
-            **super()._fields_from(values),
-            "low": float(values.get("low", 0)),
-            "high": float(values.get("high", 255)),
-            "bands": None if bands is None else tuple(int(band) for band in bands),
-        }
-
 
 def select_bands(modality: Modality, bands: tuple[int, ...]) -> BandsModality:
     """How images are prepared of which only these bands, counted from 1, are seen."""

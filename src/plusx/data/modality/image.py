@@ -94,13 +94,9 @@ class ImageModality(Modality):
         made = image_transform(words, text, setting, self.resize, stored)
         return replace(made, pillow=True)
 
-    def to_dict(self) -> dict[str, Any]:
-        extra = {"crop_fraction": self.crop_fraction, "interpolation": self.interpolation}
-        cropped = extra if self.resize == "center_crop" else {}
-        return {**super().to_dict(), "resize": self.resize, **cropped}
-
     @classmethod
-    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
-        found = super()._fields_from(values)
-        small = max(found["size"]) <= _SMALL
-        return {"resize": "stretch" if small else "center_crop", **found}
+    def from_dict(cls, values: dict[str, Any]) -> "Modality":
+        modality = super().from_dict(values)
+        if "resize" in values or max(modality.size) > _SMALL:
+            return modality
+        return super().from_dict({**values, "resize": "stretch"})

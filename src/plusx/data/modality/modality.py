@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import PIL
 import torch
 from jaxtyping import Float32, Num
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from plusx.data.buffer_pool import BufferPool
@@ -39,6 +40,7 @@ class Modality:
     low: int | float = 0
     high: int | float = 255
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     kind: ClassVar[str]
     inputs: ClassVar[str]  # what its samples are called in messages
     words: ClassVar[Collection[str]]  # of augmentation
@@ -139,43 +141,21 @@ class Modality:
         return scaled.sub_(mean.view(-1, *sides)).div_(std.view(-1, *sides))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON and TOML can hold; `kind` names the modality."""
-        return {
-            "kind": self.kind,
-            "size": list(self.size),
-            "channels": self.channels,
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+        """The fields as values that JSON and TOML can hold; `kind` names the modality."""
+        values = TypeAdapter(type(self)).dump_python(self, mode="json", exclude_none=True)
+        return {"kind": self.kind, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Modality":
-        """The other way round, without `kind`. Raises UserError where a key is missing, unknown or
-        unfit.
-        """
-        known = {field.name for field in fields(cls)}
-        needed = {"size", "channels", "mean", "std"}
-        wrong = sorted((set(values) - known) | (needed - set(values)))
-        if wrong:
-            raise UserError(
-                f"preprocessing of the kind {cls.kind!r} has the keys "
-                f"{', '.join(sorted(known))}; missing or unknown: {', '.join(wrong)}"
-            )
+        """The inverse of `to_dict`, without `kind`. UserError names keys that are wrong."""
         try:
-            return cls(**cls._fields_from(values))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"preprocessing {values!r}: {error}") from None
-
-    @classmethod
-    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
-        height, width = (int(side) for side in values["size"])
-        return {
-            **values,
-            "size": (height, width),
-            "channels": int(values["channels"]),
-            "mean": tuple(float(number) for number in values["mean"]),
-            "std": tuple(float(number) for number in values["std"]),
-        }
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            reasons = [
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".lstrip(": ")
+                for problem in error.errors(include_url=False)
+            ]
+            raise UserError(f"preprocessing of kind {cls.kind!r}: {'; '.join(reasons)}") from None
 
 
 def _to_unit_range(values: Tensor, low: int | float, high: int | float) -> Tensor:

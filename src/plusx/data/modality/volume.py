@@ -1,7 +1,7 @@
 """Volumes on one grid, of which networks see patches."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from plusx.data.modality.modality import Modality
 from plusx.data.modality.space import Space
@@ -56,25 +56,6 @@ class VolumeModality(Modality):
         patches = PatchSampler(patch, self.foreground, self.low) if train else None
         final = patch if train else None
         return Transform(words, setting, final, annotated=True, patches=patches)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            **super().to_dict(),
-            "low": self.low,
-            "high": self.high,
-            "space": self.space.to_dict(),
-        }
-
-    @classmethod
-    def _fields_from(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if "space" not in values:
-            raise UserError("preprocessing of volumes has the key space")
-        return {
-            **super()._fields_from(values),
-            "low": float(values.get("low", 0)),
-            "high": float(values.get("high", 1)),
-            "space": Space.from_dict(values["space"]),
-        }
 
 
 def space_of(modality: Modality) -> Space:

@@ -1,14 +1,13 @@
 """Reading one volume, a NIfTI file or a folder with one DICOM series; writing masks as NIfTI.
 
-What is refused, with its reason: more than MOST voxels, values that are not finite, volumes that
-do not say where their voxels lie (no sform and no qform; no position, orientation or pixel
+What is refused, with its reason: more than MOST_VOXELS voxels, values that are not finite, volumes
+that do not say where their voxels lie (no sform and no qform; no position, orientation or pixel
 spacing), series with a slice missing or twice, several series in one folder, colours, movies.
 """
 
 import gzip
 import os
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +19,15 @@ from plusx.data.image_file import UnreadableImage
 from plusx.data.modality.space import affine_problem
 
 
-MOST = 2**30  # voxels of one volume
+MOST_VOXELS = 2**30  # of one volume
 NIFTI = (".nii", ".nii.gz")
 _UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's x and y run the other way
-_NEAR = 0.02  # of a slice's distance: what rounding makes of equal ones
+_ROUNDING = 0.02  # relative difference of slice distances that count as equal
 
 
 class Placement(NamedTuple):
-    """Where a file says its voxels lie: its sform and qform, their codes, and the unit."""
+    """The sform and qform of a NIfTI file, their codes, and the unit."""
 
     sform: Num[np.ndarray, "4 4"]
     qform: Num[np.ndarray, "4 4"]
@@ -79,11 +78,9 @@ def read_scan(path: str | Path) -> Scan:
     if problem is not None:
         raise UnreadableImage(problem)
     if scan.values.dtype.kind == "f":
-        broken = int(scan.values.size - np.isfinite(scan.values).sum())
-        if broken:
-            raise UnreadableImage(
-                f"{broken:,} of its voxels are no finite numbers (NaN or infinite)"
-            )
+        count = int(scan.values.size - np.isfinite(scan.values).sum())
+        if count:
+            raise UnreadableImage(f"{count:,} of its voxels are no finite numbers")
     return scan
 
 
@@ -92,16 +89,20 @@ def as_nifti(mask: UInt8[np.ndarray, "x y z"], placement: Placement) -> bytes:
 
     The same mask gives the same bytes.
     """
-    nibabel = _nibabel()
-    made = nibabel.Nifti1Image(mask, None)
-    made.set_sform(placement.sform, placement.codes[0])
-    made.set_qform(placement.qform, placement.codes[1])
-    made.header.set_xyzt_units(placement.unit)
-    return gzip.compress(made.to_bytes(), mtime=0)
+    import nibabel
+
+    image = nibabel.Nifti1Image(mask, None)
+    image.set_sform(placement.sform, placement.codes[0])
+    image.set_qform(placement.qform, placement.codes[1])
+    image.header.set_xyzt_units(placement.unit)
+    return gzip.compress(image.to_bytes(), mtime=0)
 
 
 def _read_nifti(name: str) -> Scan:
-    nibabel = _nibabel()
+    try:
+        import nibabel
+    except ImportError:
+        raise RuntimeError("NIfTI files need the extra: pip install 'plusx[medical]'") from None
     if not os.path.isfile(name):
         os.stat(name)  # FileNotFoundError, in the system's words
         raise UnreadableImage("no regular file")
@@ -110,8 +111,10 @@ def _read_nifti(name: str) -> Scan:
         if not isinstance(image, nibabel.Nifti1Image):  # which NIfTI-2 is too
             raise UnreadableImage("no NIfTI file")
         shape = tuple(int(side) for side in image.shape)
-        if min(shape, default=0) < 1 or np.prod(shape, dtype=np.float64) > MOST:
-            raise UnreadableImage(f"its shape is {_times(shape)}; at most {MOST:,} voxels are read")
+        if min(shape, default=0) < 1 or np.prod(shape, dtype=np.float64) > MOST_VOXELS:
+            raise UnreadableImage(
+                f"its shape is {_times(shape)}; at most {MOST_VOXELS:,} voxels are read"
+            )
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) not in (3, 4):
@@ -120,8 +123,8 @@ def _read_nifti(name: str) -> Scan:
         codes = int(header["sform_code"]), int(header["qform_code"])
         if codes == (0, 0):
             raise UnreadableImage(
-                "it has no affine: neither its sform nor its qform is set, so that nobody knows "
-                "how large its voxels are and which way they lie"
+                "it has no affine: neither its sform nor its qform is set, so that the size and "
+                "direction of its voxels are unknown"
             )
         unit = str(header.get_xyzt_units()[0])
         placement = Placement(
@@ -131,18 +134,10 @@ def _read_nifti(name: str) -> Scan:
         if stored.kind not in "iufb" or stored.itemsize > 8:
             raise UnreadableImage(f"its values are {stored}, not one number a voxel")
         values = np.asarray(image.dataobj)
-    except UnreadableImage:
+    except (UnreadableImage, FileNotFoundError, PermissionError):
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UnreadableImage(f"it is cut short or damaged: {error}") from None
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise UnreadableImage(f"it is cut short or damaged: {error}") from None
-    except Exception as error:  # nibabel's own kinds, and what damaged headers lead to
-        raise UnreadableImage(f"no NIfTI file that can be read: {error}") from None
+    except Exception as error:  # a damaged file makes nibabel raise anything
+        raise UnreadableImage(f"damaged, or no NIfTI file that can be read: {error}") from None
     values = values.reshape((*shape, 1) if len(shape) == 3 else shape)
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS.get(unit, 1.0)
@@ -150,71 +145,72 @@ def _read_nifti(name: str) -> Scan:
 
 
 def _read_series(folder: str) -> Scan:
-    pydicom = _pydicom()
-    found: list[tuple[str, Any]] = []
+    try:
+        import pydicom
+    except ImportError:
+        raise RuntimeError("DICOM files need the extra: pip install 'plusx[medical]'") from None
+    slices: list[tuple[str, Any]] = []
     for entry in _files(folder):
         if not _is_dicom(entry.path):
             continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found.append((entry.name, pydicom.dcmread(entry.path)))
+                slices.append((entry.name, pydicom.dcmread(entry.path)))
         except Exception as error:
             raise UnreadableImage(f"{entry.name} cannot be read: {error}") from None
-    if not found:
+    if not slices:
         raise UnreadableImage("no DICOM file is in the folder")
     try:
-        affine, ordered = _placed(found)
-        sizes = {(int(each.Rows), int(each.Columns)) for _, each in ordered}
+        affine, slices = _in_order(slices)
+        sizes = {(int(header.Rows), int(header.Columns)) for _, header in slices}
     except UnreadableImage:
         raise
     except Exception as error:  # whatever damaged headers lead to
         raise UnreadableImage(f"headers of its slices cannot be used: {error}") from None
-    if len(sizes) > 1:  # said before any of them is decoded
+    if len(sizes) > 1:  # before any of them is decoded
         one, other = sorted(sizes)[:2]
         raise UnreadableImage(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
     ((rows, columns),) = sizes
-    if rows * columns * len(ordered) > MOST:
-        raise UnreadableImage(f"more than {MOST:,} voxels")
-    values = np.empty((columns, rows, len(ordered)), np.float32)
-    for place, (name, slice_) in enumerate(ordered):
-        values[:, :, place] = _plane(name, slice_, (rows, columns)).T
+    if rows * columns * len(slices) > MOST_VOXELS:
+        raise UnreadableImage(f"more than {MOST_VOXELS:,} voxels")
+    values = np.empty((columns, rows, len(slices)), np.float32)
+    for index, (name, header) in enumerate(slices):
+        values[:, :, index] = _plane(name, header, (rows, columns)).T
     return Scan(values[None], affine, Placement(affine, affine, (1, 1), "mm"))
 
 
-def _placed(found: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, Any]]]:
+def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, Any]]]:
     """The affine of a series, and its slices in their order along it."""
-    series = {str(getattr(each, "SeriesInstanceUID", "")): name for name, each in found}
+    series = {str(getattr(header, "SeriesInstanceUID", "")): name for name, header in slices}
     if len(series) > 1:
         one, other = sorted(series.values())[:2]
         raise UnreadableImage(f"{len(series)} series are in one folder, those of {one} and {other}")
-    for name, each in found:
+    for name, header in slices:
         for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-            if getattr(each, key, None) is None:
-                frames = int(getattr(each, "NumberOfFrames", 1) or 1)
-                why = "it holds several frames in one file, which is not read" if frames > 1 else ""
-                raise UnreadableImage(
-                    f"{name} has no affine: {why or f'no {key}, so that it lies nowhere'}"
-                )
-    first = found[0][1]
-    cosines = np.array([float(v) for v in first.ImageOrientationPatient]).reshape(2, 3)
-    for name, each in found:
-        own = np.array([float(v) for v in each.ImageOrientationPatient]).reshape(2, 3)
-        if np.abs(own - cosines).max() > 1e-3 or each.PixelSpacing != first.PixelSpacing:
+            if getattr(header, key, None) is None:
+                several = int(getattr(header, "NumberOfFrames", 1) or 1) > 1
+                reason = "several frames in one file, which is not read" if several else f"no {key}"
+                raise UnreadableImage(f"{name} has no affine: it has {reason}")
+    first = slices[0][1]
+    cosines = np.array(first.ImageOrientationPatient, np.float64).reshape(2, 3)
+    for name, header in slices:
+        others = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
+        if np.abs(others - cosines).max() > 1e-3 or header.PixelSpacing != first.PixelSpacing:
             raise UnreadableImage(
                 f"{name} has another orientation or pixel spacing than the others"
             )
     normal = np.cross(cosines[0], cosines[1])
-    positions = [np.array([float(v) for v in each.ImagePositionPatient]) for _, each in found]
+    positions = [np.array(header.ImagePositionPatient, np.float64) for _, header in slices]
     along = np.array([position @ normal for position in positions])
     order = np.argsort(along, kind="stable")
-    ordered = [found[place] for place in order]
-    if len(found) == 1:
+    ordered = [slices[index] for index in order]
+    if len(slices) == 1:
         step = normal * float(getattr(first, "SliceThickness", None) or 1.0)
     else:
         _refuse_gaps(along[order], [name for name, _ in ordered])
-        step = (positions[order[-1]] - positions[order[0]]) / (len(found) - 1)
-    between_rows, between_columns = (float(v) for v in first.PixelSpacing)
+        step = (positions[order[-1]] - positions[order[0]]) / (len(slices) - 1)
+    between_rows, between_columns = (float(value) for value in first.PixelSpacing)
     affine = np.eye(4)
     affine[:3, 0] = cosines[0] * between_columns
     affine[:3, 1] = cosines[1] * between_rows
@@ -227,31 +223,31 @@ def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
     """UnreadableImage where slices are not equally far from each other."""
     gaps = np.diff(along)
     usual = float(np.median(gaps))
-    for place, gap in enumerate(gaps.tolist()):
-        pair = f"{names[place]} and {names[place + 1]}"
+    for gap, name, next_name in zip(gaps.tolist(), names, names[1:]):
+        pair = f"{name} and {next_name}"
         if gap < 1e-4:
             raise UnreadableImage(f"two slices lie at one place: {pair}")
-        if abs(gap - usual) > _NEAR * usual:
+        if abs(gap - usual) > _ROUNDING * usual:
             raise UnreadableImage(
                 f"{pair} lie {gap:.3g} mm apart and the other slices {usual:.3g} mm: a slice is "
                 "missing or too many"
             )
 
 
-def _plane(name: str, slice_: Any, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """The values of one slice in their unit: Hounsfield, where it is of CT."""
-    if int(getattr(slice_, "SamplesPerPixel", 1)) != 1:
+    if int(getattr(header, "SamplesPerPixel", 1)) != 1:
         raise UnreadableImage(f"{name} is in colours")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stored = np.asarray(slice_.pixel_array)
+            stored = np.asarray(header.pixel_array)
     except Exception as error:
         raise UnreadableImage(f"{name} has no pixels that can be read: {error}") from None
     if stored.shape != size:
         raise UnreadableImage(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
-    slope = float(getattr(slice_, "RescaleSlope", None) or 1.0)
-    shift = float(getattr(slice_, "RescaleIntercept", None) or 0.0)
+    slope = float(getattr(header, "RescaleSlope", None) or 1.0)
+    shift = float(getattr(header, "RescaleIntercept", None) or 0.0)
     return stored.astype(np.float32) * np.float32(slope) + np.float32(shift)
 
 
@@ -274,19 +270,3 @@ def _is_dicom(path: str) -> bool:
 
 def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _nibabel() -> Any:
-    try:
-        import nibabel
-    except ImportError:
-        raise RuntimeError("NIfTI files need the extra: pip install 'plusx[medical]'") from None
-    return nibabel
-
-
-def _pydicom() -> Any:
-    try:
-        import pydicom
-    except ImportError:
-        raise RuntimeError("DICOM files need the extra: pip install 'plusx[medical]'") from None
-    return pydicom

@@ -1,4 +1,4 @@
-"""A folder of volumes as a Dataset: read, judged, and split by patient."""
+"""A folder of volumes as a Dataset: read, checked, and split by patient."""
 
 import os
 from collections.abc import Sequence
@@ -14,14 +14,13 @@ from plusx.data.modality import VolumeModality
 from plusx.data.modality.space import Space, Spacing
 from plusx.data.readers.scans import is_scan
 from plusx.data.readers.verdicts import Entry, OnUnreadable, usable_entries
-from plusx.data.readers.volume_files import Reading, listed, same_spacing, spacing_of, volume_of
+from plusx.data.readers.volume_files import Case, Reading, list_cases, read_volume, spacing_of
 from plusx.data.rng import permutation
-from plusx.data.splits import validation_count
+from plusx.data.splits import VALIDATION_FRACTION, entries_of_split, validation_count
 from plusx.data.volume_items import Volume, VolumeItems, VolumeMasks
 from plusx.errors import UserError
 
 
-VALIDATION_SHARE = 0.2  # of the patients that train, where the data holds out none itself
 _SCALE = (0.5, 0.25)  # mean and deviation where low is 0 and high is 1: no set's own, and near any
 _THREADS = 2  # volumes that are read at a time: each may take a GB
 
@@ -69,40 +68,34 @@ def open_volumes(
 
     Raises UserError for data that cannot be used.
     """
-    wanted = as_split(split)
+    split, shown = as_split(split), printable(root)
+    cases = list_cases(root, patient)
     top = os.path.abspath(os.path.expanduser(os.fspath(root)))
-    shown = printable(root)
-    if not os.path.isdir(top):
-        raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
     if len(classes) < 2:
         raise UserError("classes: two names or more, the first of what is left over")
-    pairs = listed(top, patient)
-    if spacing is None:
-        spacing = _first_spacing([entry for entry, _ in pairs], orientation)
-        own = spacing
-    else:
-        own = None
-    space = Space(patch, spacing, orientation, range, window == "percentiles")
+    grid = spacing or _first_spacing([case.volume for case in cases], orientation)
+    space = Space(patch, grid, orientation, range, window == "percentiles")
     low, high = _edges(range, window)
     mean, std = ((number,) * channels for number in _SCALE)
     modality = VolumeModality(
         patch[1:], channels, mean, std, low, high, space=space, foreground=foreground
     )
-    chosen = _of_split(pairs, wanted, validation, seed, shown)
-    reading = Reading(modality, classes, ignore)
-    entries, read = _read(chosen, reading, own)
-    used, warnings = usable_entries(entries, top, on_unreadable)
+    cases = _cases_of_split(cases, split, validation, seed, shown)
+    reading = Reading(modality, classes, ignore, resample=spacing is not None)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="plusx-volumes") as pool:
+        results = list(pool.map(lambda case: _read(case, reading), cases))
+    used, warnings = usable_entries([entry for entry, _ in results], top, on_unreadable)
     if not used:
         why = f" ({'; '.join(warnings[1:4])})" if warnings else ""
-        raise UserError(f"{shown} has no volume in {wanted} that can be used{why}")
-    volumes = [read[entry.path] for entry in used]
+        raise UserError(f"{shown} has no volume in {split} that can be used{why}")
+    volumes = [volume for _, volume in results if volume is not None]
     masks = VolumeMasks(volumes, len(classes))
-    if wanted != "test" and any(volume.mask is None for volume in volumes):
+    if split != "test" and any(volume.mask is None for volume in volumes):
         missing = next(e for e, v in zip(used, volumes) if v.mask is None)
         raise UserError(f"{missing.name(top)}: there is no mask of it in labels")
     return Dataset(
         name=printable(os.path.basename(os.path.realpath(top))),
-        split=wanted,
+        split=split,
         classes=classes,
         labels=(masks.counts > 0).to(torch.float32),
         modality=modality,
@@ -118,9 +111,9 @@ def scans_in(paths: Sequence[str | Path]) -> list[str]:
 
     UserError: there is no such path, or no volume in it.
     """
-    found: list[str] = []
-    for given in paths:
-        path = os.fspath(given)
+    scans: list[str] = []
+    for name in paths:
+        path = os.fspath(name)
         if not os.path.lexists(path):
             raise UserError(f"{printable(path)}: no such file or folder")
         inside = [path]
@@ -132,8 +125,8 @@ def scans_in(paths: Sequence[str | Path]) -> list[str]:
                 f"{printable(path)}: no volume: a .nii or .nii.gz file, or a folder with a DICOM "
                 "series"
             )
-        found += inside
-    return found
+        scans += inside
+    return scans
 
 
 def _edges(
@@ -151,90 +144,43 @@ def _edges(
     return low, high
 
 
-def _of_split(
-    pairs: list[tuple[Entry, str | None]],
-    split: str,
-    validation: float | int | None,
-    seed: int,
-    shown: str,
-) -> list[tuple[Entry, str | None]]:
-    """The volumes of a split; where the data does not say which validate, whole patients do."""
-    parts = {entry.split for entry, _ in pairs}
-    if split == "all":
-        return pairs
-    if "validation" in parts and validation:
-        raise UserError(
-            f"{shown} has a validation split of its own; leave out validation = {validation}"
-        )
-    if split in parts and (split != "train" or "validation" in parts):
-        return [pair for pair in pairs if pair[0].split == split]
-    if split == "test" or (parts != {""} and "train" not in parts):
-        has = (
-            ", ".join(sorted(parts - {""})) or "none: patients are held out to validate by the seed"
-        )
-        raise UserError(f"{shown} has no {split} split (its splits: {has})")
-    known = [pair for pair in pairs if pair[0].split in ("", "train")]
-    patients = np.array(sorted({entry.label for entry, _ in known}))
-    count = validation_count(len(patients), VALIDATION_SHARE if validation is None else validation)
+def _cases_of_split(
+    cases: list[Case], split: str, validation: float | int | None, seed: int, shown: str
+) -> list[Case]:
+    """The volumes of a split; the seed draws patients to validate where the data names none."""
+    chosen, is_cut = entries_of_split(cases, split, validation, shown)
+    if not is_cut:
+        return chosen
+    patients = np.array(sorted({case.volume.label for case in chosen}))
+    fraction = VALIDATION_FRACTION if validation is None else validation
+    count = validation_count(len(patients), fraction)
     if count == 0 and validation != 0 and len(patients) > 1:
         count = 1
-    held = set(patients[permutation(len(patients), seed, 0)[:count]].tolist())
-    return [pair for pair in known if (pair[0].label in held) == (split == "validation")]
+    held_out = set(patients[permutation(len(patients), seed, 0)[:count]].tolist())
+    return [case for case in chosen if (case.volume.label in held_out) == (split == "validation")]
 
 
 def _first_spacing(entries: list[Entry], orientation: str) -> Spacing:
+    """The spacing of the first volume that can be read."""
+    reasons = []
     for entry in entries:
-        if entry.state == "used":
-            try:
-                return spacing_of(entry.path, orientation)
-            except (UnreadableImage, OSError):  # it is named where all of them are read
-                continue
-    raise UserError(
-        "none of the volumes can be read; the first says: " + _why(entries, orientation)
-    )
-
-
-def _why(entries: list[Entry], orientation: str) -> str:
-    first = entries[0]
-    if first.state != "used":
-        return first.reason
-    try:
-        spacing_of(first.path, orientation)
-    except (UnreadableImage, OSError) as error:
-        return f"{printable(first.path)}: {error}"
-    return ""
-
-
-def _read(
-    pairs: list[tuple[Entry, str | None]], reading: Reading, own: Spacing | None
-) -> tuple[list[Entry], dict[str, Volume]]:
-    """The entries, those refused that cannot be used, and the volumes of the others.
-
-    own: the spacing that all of them have to have.
-    """
-    read: dict[str, Volume] = {}
-
-    def one(pair: tuple[Entry, str | None]) -> Entry:
-        entry, label = pair
         if entry.state != "used":
-            return entry
+            reasons.append(entry.reason)
+            continue
         try:
-            if own is not None:
-                held = spacing_of(entry.path, reading.space.orientation)
-                if not same_spacing(held, own):
-                    sides = [" x ".join(f"{side:g}" for side in each) for each in (held, own)]
-                    return entry._replace(
-                        state="refused",
-                        reason=f"its voxels are {sides[0]} mm and others' {sides[1]} mm: say which "
-                        "spacing all are brought to",
-                    )
-            read[entry.path] = volume_of(entry, label, reading)
-        except UnreadableImage as error:
-            return entry._replace(state="refused", reason=str(error))
-        except OSError as error:
-            return entry._replace(state="refused", reason=error.strerror or str(error))
-        return entry
+            return spacing_of(entry.path, orientation)
+        except (UnreadableImage, OSError) as error:
+            reasons.append(f"{printable(entry.path)}: {error}")
+    raise UserError(f"none of the volumes can be read; the first: {reasons[0]}")
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="plusx-volumes") as pool:
-        entries = list(pool.map(one, pairs))
-    return entries, read
+
+def _read(case: Case, reading: Reading) -> tuple[Entry, Volume | None]:
+    """The volume, or its entry as refused."""
+    entry = case.volume
+    if entry.state != "used":
+        return entry, None
+    try:
+        return entry, read_volume(case, reading)
+    except (UnreadableImage, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return entry._replace(state="refused", reason=reason), None
