@@ -22,7 +22,7 @@ from plusx import store
 from plusx.recipe import load_recipe
 from plusx.run.environment import environment
 from plusx.run.folder import now
-from plusx.study.compare import compare
+from plusx.study.runner import compare
 
 
 WAYS = {"two processes": (2, 1), "two threads": (1, 2)}  # runs at a time, threads of a run

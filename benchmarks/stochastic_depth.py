@@ -26,7 +26,6 @@ from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 
 import plusx
 from plusx.study.blocks import block_positions
-from plusx.study.stochastic import expected_depth
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
 
@@ -123,7 +122,7 @@ def main(arguments: list[str]) -> int:
         "processor_time_ratio": asdict(
             ratio(times["stochastic"].processor, times["constant"].processor)
         ),
-        "expected_share": expected_depth(blocks, 0.5) / blocks,
+        "expected_share": 1 - (blocks + 1) / blocks / 4,
         "counted_share": float(np.mean(counted)) / blocks,
     }
     estimates: dict[str, Estimate] = {NAME: found}

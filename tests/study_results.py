@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from plusx.recipe import load_recipe
 from plusx.report.history import EpochPoint
-from plusx.statistics import share_interval
-from plusx.study.finding import comparison_finding
-from plusx.study.results import FinishedRun, curve, summarise
+from plusx.study.comparison import COMPARISON
+from plusx.study.experiment import TrialResult, grouped
+from plusx.study.results import FinishedRun
+from plusx.study.trial import Split, Trial
 
 
 def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> FinishedRun:
@@ -38,31 +41,44 @@ def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> FinishedRun:
 
 
 def comparison(
-    accuracies: Mapping[str, Sequence[float]], *, threshold: float = 0.9, **changed: Any
+    accuracies: Mapping[str, Sequence[float]],
+    *,
+    threshold: float = 0.9,
+    split: Split = "validation",
+    **changed: Any,
 ) -> dict[str, Any]:
     """A comparison's result; for each network the accuracy of every seed."""
-    made = {
-        name: [run(name, seed, value) for seed, value in enumerate(values)]
-        for name, values in accuracies.items()
-    }
-    rows = []
-    for name, runs in made.items():
-        said = share_interval([each.metrics["accuracy"] for each in runs], 300)
-        rows.append(
-            {**summarise(name, runs, threshold), "interval": said and [said.low, said.high]}
+    recipe = load_recipe("digits", [f"compare.threshold={threshold}"])
+    assert recipe.compare is not None
+    groups = grouped(
+        TrialResult(
+            trial=Trial(
+                name=name, seed=seed, recipe=recipe, split=split, factors={"threshold": threshold}
+            ),
+            folder=Path(name),
+            run=run(name, seed, accuracy),
+            answers={},
         )
+        for name, accuracies_of_seeds in accuracies.items()
+        for seed, accuracy in enumerate(accuracies_of_seeds)
+    )
+    rows = COMPARISON.rows(groups)
     result = {
         "kind": "compare",
+        "title": COMPARISON.title,
+        "question": COMPARISON.question,
         "data": "digits",
-        "split": "validation",
-        "count": 300,
-        "averaging": "macro",
+        "split": split,
         "seeds": list(range(len(next(iter(accuracies.values()))))),
-        "threshold": threshold,
         "length": "6 epochs",
-        "finding": comparison_finding(rows, count=300, split="validation"),
+        "finding": COMPARISON.finding(rows),
+        "columns": COMPARISON.columns(recipe.compare, groups),
         "rows": rows,
-        "curves": [curve(name, runs) for name, runs in made.items()],
+        "tables": [],
+        "marked": [],
+        "figures": COMPARISON.figures(groups, rows),
+        "notes": COMPARISON.notes(recipe, recipe.compare, groups).splitlines(),
+        **COMPARISON.extra(recipe.compare, groups),
         "recipe": "epochs = 6\n",
         "versions": {"plusx": "0.1.0", "python": "3.11.2", "torch": "2.11.0"},
         "machine": {"processor": "A processor", "cores": 2, "platform": "Linux", "device": "cpu"},

@@ -17,8 +17,7 @@ import pytest
 from page_reader import Page
 from plusx.recipe import load_recipe
 from plusx.run import load_run
-from plusx.study.compare import compare
-from plusx.study.running import cost
+from plusx.study.runner import compare, cost
 
 
 NETWORKS = "compare.networks=[plain20,resnet20]"
@@ -261,7 +260,7 @@ def test_a_process_that_dies_is_named_and_the_others_go_on(tmp_path: Path) -> No
     assert f"1 of 4 runs failed: {failed[0]}" in errors
     result = json.loads((out / "result.json").read_text())  # of the others, and the failed named
     (marked,) = result["marked"]
-    assert f"{marked['name']} seed {marked['seed']}" == failed[0]
+    assert f"{marked['name']} seed {marked['seeds'][0]}" == failed[0]
     assert sum(len(row["seeds"]) for row in result["rows"]) == 3
     assert "ended by SIGKILL" in Page((out / "report.html").read_text()).said
     assert said == ""

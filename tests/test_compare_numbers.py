@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plusx.report.text_table import comparison_table
+from plusx.report.text_table import study_tables
 from plusx.statistics import share_interval, spread
-from plusx.study.finding import comparison_finding
+from plusx.study.comparison import comparison_finding
 from plusx.study.progress import LogTail, Progress, RunProgress
 from plusx.study.results import curve, epochs_to, summarise
 from study_results import DEGRADED, comparison, run
@@ -126,7 +126,7 @@ def test_a_network_that_only_overfits_is_not_called_harder_to_train() -> None:
     rows = comparison(DEGRADED)["rows"]
     for each in rows:
         each["train_error"] = spread([0.0, 0.0, 0.0])
-    assert "depth hurts" not in comparison_finding(rows, count=300, split="validation")
+    assert "depth hurts" not in comparison_finding(rows)
 
 
 def test_epochs_to_a_threshold() -> None:
@@ -159,20 +159,22 @@ def test_curves_end_where_the_shortest_run_does() -> None:
 
 
 def test_the_table_says_what_its_figures_are() -> None:
-    said = comparison_table(comparison(DEGRADED))
-    head, *_ = said.splitlines()
-    columns = ("parameters", "MACs", "accuracy", "precision", "recall", "F1",
-               "train error", "s/epoch", "epochs to 90 %")  # fmt: skip
+    said = study_tables(comparison(DEGRADED))
+    head, units, *_ = said.splitlines()
+    columns = ("Parameters", "MACs", "Accuracy", "Precision", "Recall", "F1",
+               "Train error", "Seconds", "Epochs")  # fmt: skip
     assert all(column in head for column in columns)
+    assert "to 90 %" in units
     assert "not reached" in said
-    assert "± is the standard deviation over 3 seeds (n - 1)" in said
-    assert "macro averages" in said
+    (note,) = comparison(DEGRADED)["notes"]
+    assert "validation split, 300 images" in note
+    assert "macro averages" in note
 
 
 def test_the_table_fits_a_terminal() -> None:
-    lines = comparison_table(comparison(DEGRADED), 80).split("\n\n")[0].splitlines()
+    lines = study_tables(comparison(DEGRADED), 80).split("\n\n")[0].splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["network", "plain20", "resnet20", "plain56", "resnet56"]
+    assert lines[0].split() == ["name", "plain20", "resnet20", "plain56", "resnet56"]
 
 
 def test_a_log_is_read_as_it_grows_and_anew_after_it_was_cut(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
     written = tmp_path / "said"
     with written.open("w") as stream, Progress(stream, runs=2, cost=20.0) as progress:
         progress.running.append(
-            RunProgress("plain20", 1, LogTail(log), 10.0, epochs=4, steps=None, begun=0.0)
+            RunProgress("plain20 seed 1", LogTail(log), 10.0, epochs=4, steps=None, begun=0.0)
         )
         now[0] = 6.0
         progress.show()
@@ -210,7 +212,7 @@ def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
             file.write(json.dumps(end) + "\n")
         now[0] = 18.0
         progress.show()
-        progress.end("plain20", 1, "")
+        progress.end("plain20 seed 1", "")
     said = written.read_text().splitlines()
     assert said[0] == "0 of 2 runs, 6 s: plain20 seed 1 starting"
     assert said[1] == "0 of 2 runs, 12 s: plain20 seed 1 epoch 1/4"

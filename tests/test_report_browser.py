@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, browsing, find_browser
-from plusx.report.comparison import comparison_page
 from plusx.report.run import run_page
 from plusx.report.study import study_page
 from study_pages import axis, line, lines, study
@@ -58,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     digits = [str(digit) for digit in range(10)]
     made = {
-        "comparison": comparison_page(comparison(DEGRADED)),
+        "comparison": study_page(comparison(DEGRADED)),
         "run": run_page(
             single(digits),
             run("resnet20", 0, 0.9).points,

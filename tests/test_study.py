@@ -16,7 +16,6 @@ from plusx import cli, run
 from plusx.recipe import load_recipe, to_toml
 from plusx.run import parts
 from plusx.study.catalogue import EXPERIMENTS, MEASURES
-from plusx.study.generalisation import notes as generalisation_notes
 from plusx.study.gradients import aligned, measure_gradients, over_training
 from plusx.study.runner import rows, study
 
@@ -213,7 +212,8 @@ def test_a_cell_of_another_depth_is_not_taken_for_this_one(
     said = [*chosen, "study.seeds=[0]", "study.depth=8"]
     recipe = load_recipe(kind, said)
     source = parts.open_split(recipe, "train")
-    (cell,) = EXPERIMENTS[kind].trials(recipe, source)
+    (cell,) = EXPERIMENTS[kind].trials(recipe, recipe.study, source)
+    cell = replace(cell, seed=0)
     folder = tmp_path / "runs" / cell.folder
     folder.mkdir(parents=True)
     (tmp_path / "recipe.toml").write_text(to_toml(recipe))
@@ -265,9 +265,14 @@ def test_a_training_that_diverges_is_an_answer(tmp_path: Path) -> None:
 
 
 def test_the_number_of_updates_is_said_as_the_recipe_has_it() -> None:
-    by_steps = generalisation_notes(load_recipe("generalisation"))
+    by_steps, by_epochs = (
+        EXPERIMENTS["generalisation"].notes(recipe, recipe.study, [])
+        for recipe in (
+            load_recipe("generalisation"),
+            load_recipe("generalisation", ["epochs=3"]),
+        )
+    )
     assert "the same number of updates" in by_steps
-    by_epochs = generalisation_notes(load_recipe("generalisation", ["epochs=3"]))
     assert "the same number of epochs, so those with fewer images make fewer updates" in by_epochs
 
 

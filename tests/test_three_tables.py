@@ -54,7 +54,7 @@ def test_the_tables_say_what_their_figures_are_and_contradict_nothing(tmp_path: 
     recipe = _recipe("study.threshold=0.8")
     made = _made(tmp_path, recipe)
     rows = three_tables.TABLES.rows(grouped(made))
-    quality, time, size = three_tables.tables(recipe, grouped(made), rows)
+    quality, time, size = three_tables.tables(recipe.study, grouped(made), rows)
     assert "macro averages" in quality["note"]
     assert "at least 80 %" in time["note"]
     assert "validation images of digits" in size["note"]
@@ -84,7 +84,7 @@ def test_what_no_seed_reaches_is_not_reached(tmp_path: Path) -> None:
         for each in _made(tmp_path, recipe)
     ]
     rows = three_tables.TABLES.rows(grouped(made))
-    time = three_tables.tables(recipe, grouped(made), rows)[1]
+    time = three_tables.tables(recipe.study, grouped(made), rows)[1]
     assert three_tables.markdown(time).count("not reached") == 2
     assert rows_table(time["columns"], time["rows"]).count("not reached") == 2
     found = three_tables.finding(rows)
@@ -117,10 +117,8 @@ def test_tables_that_cannot_be_true_are_not_printed(
     recipe = _recipe()
     made = _made(tmp_path, recipe, counts, **changed)
     with pytest.raises(RuntimeError, match=r"the tables are not printed") as refused:
-        three_tables.tables(recipe, grouped(made), three_tables.TABLES.rows(grouped(made)))
+        three_tables.tables(recipe.study, grouped(made), three_tables.TABLES.rows(grouped(made)))
     assert said in str(refused.value)
-    with pytest.raises(RuntimeError):
-        three_tables.files(recipe, grouped(made), three_tables.TABLES.rows(grouped(made)))
 
 
 def test_times_are_in_a_unit_that_can_be_read() -> None:

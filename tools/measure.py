@@ -161,7 +161,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _compared(
     name: str, recipe: Recipe, overrides: Sequence[str], split: str, work: Path
 ) -> dict[str, Any]:
-    from plusx.study.compare import compare
+    from plusx.study.runner import compare
 
     assert split in ("validation", "test")
     tested = ["--split", "test"] if split == "test" else []

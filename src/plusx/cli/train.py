@@ -116,15 +116,15 @@ def compare(
 
     read = load_recipe(recipe, overrides)
     folder = out or Path("runs") / f"compare-{run_name(recipe, overrides)}"
-    from plusx.study.compare import compare as compare_networks
+    from plusx.study.runner import compare as compare_networks
 
     result = compare_networks(read, folder, jobs=jobs, split=split, command=command())
     if as_json:
         print_json({"out": str(folder), **result})
         return
-    from plusx.report.text_table import comparison_table
+    from plusx.report.text_table import study_tables
 
-    print(comparison_table(result, terminal_width()))
+    print(study_tables(result, terminal_width()))
     say_marked(result["marked"])
     print("\n".join(["", result["finding"], *result["notes"], "", str(folder / "report.html")]))
 

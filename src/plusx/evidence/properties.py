@@ -7,6 +7,7 @@ random weights, statistics and inputs from a fixed seed.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean, stdev
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,8 @@ from plusx.grammar.spec import Block, Net, Stage
 from plusx.models import create_model
 from plusx.nn.block import ResidualBlock, run_layers
 from plusx.nn.layers import ZeroPad
-from plusx.study.blocks import block_positions, preserved, run_blocks
+from plusx.study.blocks import block_positions, counted_depths, preserved, run_blocks
 from plusx.study.gradients import shortcut_identity
-from plusx.study.stochastic import counted_depths, mean_and_error
 from plusx.zoo.blocks import BASIC, BASIC_A, BOTTLENECK, PREACT, PREACT_BOTTLENECK, attended
 
 
@@ -123,7 +123,8 @@ def expected_depth(claim: Claim, options: Options) -> Outcome:
     net = create_model(claim.network, seed=SEED)
     blocks = [position.block for position in block_positions(net)]
     passes = 200 if options.quick else 4_000
-    middle, error = mean_and_error(counted_depths(net, passes, SEED))
+    counts = counted_depths(net, passes, SEED)
+    middle, error = mean(counts), stdev(counts) / passes**0.5
     return Outcome(
         values=(sum(1 - block.drop for block in blocks),),
         shown=(

@@ -42,11 +42,7 @@ def write_report(folder: str | Path) -> Path:
 
 def _page(folder: Path, result: dict[str, Any]) -> str:
     # matplotlib takes half a second to load: only where a page is drawn.
-    if result.get("kind") == "compare":
-        from plusx.report.comparison import comparison_page
-
-        return comparison_page(result)
-    if result.get("kind") == "study":
+    if result.get("kind") in ("compare", "study"):
         from plusx.report.study import study_page
 
         return study_page(result)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plusx.report import values
-from plusx.report.metrics import OF_CLASSES, metric
 
 
 NARROWEST = 40  # what notes are wrapped to on a terminal that is narrower
@@ -46,7 +45,7 @@ def rows_table(
 
 
 def study_tables(result: Mapping[str, Any], width: int | None = None) -> str:
-    """The table of a study's result, or those that it has in its place, for a terminal."""
+    """The table of a comparison or a study, or those in its place, for a terminal."""
     parts = []
     for table in result["tables"] or [{**result, "title": "", "note": ""}]:
         lines = [table["title"], rows_table(table["columns"], table["rows"], width)]
@@ -54,35 +53,6 @@ def study_tables(result: Mapping[str, Any], width: int | None = None) -> str:
         lines += textwrap.wrap(table["note"], wide)
         parts.append("\n".join(filter(None, lines)))
     return "\n\n".join(parts)
-
-
-def comparison_table(result: Mapping[str, Any], width: int | None = None) -> str:
-    """The rows of a comparison's result for a terminal `width` characters wide (None: any).
-
-    Percentages are the mean over the seeds and, after ±, the spread.
-    """
-    scores = result.get("metrics", OF_CLASSES)
-    shares = [*scores, *(["train_error"] if "train_error" in result["rows"][0] else [])]
-    known: list[tuple[str, str, str]] = [
-        ("parameters", "parameters", "count"),
-        ("multiply_adds", "MACs", "count"),
-        *((key, metric(key).title, "share") for key in shares),
-    ]
-    rows = result["rows"]
-    columns = [_Column(("network", ""), [row["name"] for row in rows], left=True)]
-    for key, title, kind in known:
-        texts = values.format_values(kind, [row[key] for row in rows])
-        unit = "%" if kind == "share" else ""
-        columns.append(_Column((title, unit), list(map(str, texts))))
-    seconds = [f"{row['seconds_per_epoch']['mean']:.2f}" for row in rows]
-    columns.append(_Column(("s/epoch", ""), seconds))
-    reached = [_epochs(row["epochs_to_threshold"]) for row in rows]
-    columns.append(_Column((f"epochs to {values.percent(result['threshold'])} %", ""), reached))
-    lines = _fitted(columns, width)
-    notes = _notes(result)
-    if width is not None:
-        notes = textwrap.wrap(" ".join(notes), max(width, NARROWEST))
-    return "\n".join([*lines, "", *notes])
 
 
 def _fitted(columns: Sequence[_Column], width: int | None) -> list[str]:
@@ -142,26 +112,3 @@ def _widest(lines: Sequence[str]) -> int:
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-def _notes(result: Mapping[str, Any]) -> list[str]:
-    seeds = len(result["seeds"])
-    spread = f"; ± is the standard deviation over {seeds} seeds (n - 1)" if seeds > 1 else ""
-    of = f"precision, recall and F1 are {result['averaging']} averages over the classes; "
-    wrong = "train error is that of the trained network; "
-    note = (of if result["averaging"] else "") + (
-        wrong if "train_error" in result["rows"][0] else ""
-    )
-    return [
-        f"{result['split']} split, {result['count']:,} images{spread};",
-        *([note.strip()] if note else []),
-        f"seconds are of training alone, {result['jobs']} at a time.",
-    ]
-
-
-def _epochs(value: Mapping[str, Any]) -> str:
-    seeds, reached = len(value["seeds"]), value["reached"]
-    if not reached:
-        return "not reached"
-    text = f"{value['mean']:.1f}".removesuffix(".0")
-    return text if reached == seeds else f"{text} ({reached} of {seeds})"

@@ -134,6 +134,25 @@ def preserved(net: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(requires)
 
 
+def counted_depths(net: nn.Module, draws: int, seed: int = 0) -> list[int]:
+    """How many blocks of a network with stochastic depth survive in each of `draws` training passes
+    (Huang et al. 2016, section 3).
+
+    The blocks decide as in a forward pass, but nothing is computed. UserError: the network is not
+    made of blocks, or drops rows of a batch instead of whole blocks.
+    """
+    blocks = [position.block for position in block_positions(net)]
+    if any(block.drop and block.drops_rows for block in blocks):
+        raise UserError(
+            "this network drops rows of a batch, so no block is ever skipped: it needs "
+            'drop_mode = "batch"'
+        )
+    with preserved(net):
+        net.train()
+        torch.manual_seed(seed)
+        return [sum(not block.dropped() for block in blocks) for _ in range(draws)]
+
+
 def total_norm(*tensors: Tensor) -> float:
     """The Euclidean norm of all of them together.
 

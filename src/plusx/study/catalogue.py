@@ -3,31 +3,25 @@
 from collections.abc import Callable
 from typing import Any
 
-from plusx.study import gradients, lesion, paths, responses, surface, thousand
-from plusx.study.ablation import ABLATION
-from plusx.study.convergence import CONVERGENCE
-from plusx.study.degradation import DEGRADATION
+from plusx.study import gradients, lesion, paths, responses, surface, three_tables
+from plusx.study import training_studies as training
 from plusx.study.experiment import Experiment
-from plusx.study.generalisation import GENERALISATION
-from plusx.study.skips import SKIPS
-from plusx.study.three_tables import TABLES
-from plusx.study.transfer import TRANSFER
 
 
-EXPERIMENTS: dict[str, Experiment] = {
-    "degradation": DEGRADATION,
-    "skips": SKIPS,
+EXPERIMENTS: dict[str, Experiment[Any]] = {
+    "degradation": training.DEGRADATION,
+    "skips": training.SKIPS,
     "gradients": gradients.GRADIENTS,
     "responses": responses.RESPONSES,
-    "convergence": CONVERGENCE,
-    "generalisation": GENERALISATION,
-    "ablation": ABLATION,
+    "convergence": training.CONVERGENCE,
+    "generalisation": training.GENERALISATION,
+    "ablation": training.ABLATION,
     "lesion": lesion.LESION,
     "paths": paths.PATHS,
     "surface": surface.SURFACE,
-    "thousand": thousand.THOUSAND,
-    "tables": TABLES,
-    "transfer": TRANSFER,
+    "thousand": gradients.THOUSAND,
+    "tables": three_tables.TABLES,
+    "transfer": training.TRANSFER,
 }
 
 # (recipe, folder, *settings) -> JSON
@@ -38,5 +32,5 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "lesion": lesion.measure_lesion,
     "paths": paths.measure_paths,
     "surface": surface.measure_surface,
-    "thousand": thousand.measure_step,
+    "thousand": gradients.measure_step,
 }

@@ -4,10 +4,11 @@ An `Experiment` is declarative: `runner.study` makes its trials, groups the resu
 asks it for a row of each group, the finding and the figures.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch import nn
@@ -28,6 +29,7 @@ from plusx.zoo import External, find
 
 Row = Mapping[str, Any]
 Column = Mapping[str, Any]
+T = TypeVar("T")
 IMAGE_SEED = 0  # chooses which images are measured: the same in every trial
 
 
@@ -66,7 +68,7 @@ class Group:
 
     @property
     def seeds(self) -> list[int]:
-        return [result.trial.seed for result in self.results]
+        return [result.trial.seed or 0 for result in self.results]
 
     @property
     def runs(self) -> list[FinishedRun]:
@@ -90,39 +92,35 @@ class Group:
         }
 
 
-def _no_notes(recipe: Recipe) -> str:
-    return ""
-
-
-def _as_it_is(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return rows
-
-
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Generic[T]):
     """A question, the trials that answer it, and the report of their results.
 
-    trials: of the recipe and the images it trains on; UserError where the study cannot be made of
-        a network.
+    Its functions take the table of the recipe that describes it: [study] or [compare].
+
+    trials: of the recipe, the table and the images it trains on, without seeds; UserError where the
+        study cannot be made of a network.
     row: what a row has besides name, factors and seeds.
     complete: adds to rows what depends on other rows.
     notes: a line for each paragraph.
-    tables, files: tables in the place of one, and files to be written beside result.json.
+    tables: tables in the place of one. files: of these tables, to be written beside result.json.
+    extra: further keys of result.json.
 
     Columns, rows and figures are as docs/studies.md describes.
     """
 
     title: str
     question: str
-    trials: Callable[[Recipe, Dataset], list[Trial]]
-    columns: Callable[[Recipe], Sequence[Column]]
+    trials: Callable[[Recipe, T, Dataset], Sequence[Trial]]
+    columns: Callable[[T, Sequence[Group]], Sequence[Column]]
     row: Callable[[Group], dict[str, Any]]
     finding: Callable[[Sequence[Row]], str]
     figures: Callable[[Sequence[Group], Sequence[Row]], list[dict[str, Any]]]
-    notes: Callable[[Recipe], str] = _no_notes
-    complete: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = _as_it_is
-    tables: Callable[[Recipe, Sequence[Group], Sequence[Row]], list[dict[str, Any]]] | None = None
-    files: Callable[[Recipe, Sequence[Group], Sequence[Row]], dict[str, str]] | None = None
+    notes: Callable[[Recipe, T, Sequence[Group]], str] = lambda recipe, table, groups: ""
+    complete: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows
+    tables: Callable[[T, Sequence[Group], Sequence[Row]], list[dict[str, Any]]] | None = None
+    files: Callable[[Sequence[Mapping[str, Any]], Sequence[Group]], dict[str, str]] | None = None
+    extra: Callable[[T, Sequence[Group]], dict[str, Any]] = lambda table, groups: {}
 
     def rows(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         return self.complete(
@@ -151,37 +149,33 @@ TRAIN_ERROR = column("train_error", "Train error", "%", "share")
 ERROR = column("error", "Validation error", "%", "share")
 
 
-def trials_of(
+def network_trials(
     recipe: Recipe,
     networks: Iterable[str],
-    seeds: Iterable[int],
     source: Dataset,
     *measurements: Measurement,
     train: bool = True,
 ) -> list[Trial]:
-    """A trial of each network with each seed; `network` is the factor."""
-    seeds = list(seeds)
+    """A trial of each network; `network` is the factor."""
     return [
         Trial(
             name=network,
-            seed=seed,
-            recipe=with_net(recipe, network, seed, source),
+            recipe=with_net(recipe, network, source),
             factors={"network": network},
             train=train,
             measurements=measurements,
         )
         for network in networks
-        for seed in seeds
     ]
 
 
-def with_net(recipe: Recipe, net: Net | str, seed: int, source: Dataset) -> Recipe:
-    """The recipe of one trial: another network and seed, and nothing of a study.
+def with_net(recipe: Recipe, net: Net | str, source: Dataset) -> Recipe:
+    """The recipe of one trial: another network, and nothing of a study.
 
     A spec is fitted to the images: their channels, size and classes. A name keeps what the
     recipe's [net] has besides.
     """
-    base = replace(recipe, seed=seed, compare=None, study=None)
+    base = replace(recipe, compare=None, study=None)
     if isinstance(net, Net):
         return replace(base, net=fitted(net, source))
     if isinstance(find(net), External) or isinstance(recipe.net, Net):
@@ -248,9 +242,14 @@ def error_rate(net: nn.Module, batches: Sequence[Batch]) -> float:
     return wrong / sum(map(len, batches))
 
 
-def listed(parts: Sequence[str]) -> str:
+def finite(value: float | None) -> float | None:
+    """The value as JSON has it: None where it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def listed(words: Sequence[str]) -> str:
     """In words: a, b and c."""
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else ""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
 
 
 def percent(value: Row) -> str:

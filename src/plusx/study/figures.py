@@ -47,9 +47,14 @@ def dots_figure(
     x: Mapping[str, str],
     values_by_name: Mapping[str, Mapping[str, Any]],
 ) -> Figure:
-    """Every seed of a spread, and the mean as a line."""
+    """Every seed of a spread, the mean as a line, and its "interval" as a bar if there is one."""
     groups = [
-        {"name": name, "values": value["seeds"], "mean": value["mean"], "interval": None}
+        {
+            "name": name,
+            "values": value["seeds"],
+            "mean": value["mean"],
+            "interval": value.get("interval"),
+        }
         for name, value in values_by_name.items()
     ]
     return {"kind": "dots", "title": title, "caption": caption, "alternative": alternative,
@@ -110,9 +115,8 @@ def error_figures(
 def training_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The training error of each row over its epochs, as it was while the network changed."""
     return [
-        _known(group.name, line["epochs"], line["train_error"], group.name in dashed)
+        curve_line(curve(group.name, group.runs), "train_error", dashed=group.name in dashed)
         for group in groups
-        for line in [curve(group.name, group.runs)]
     ]
 
 
@@ -120,13 +124,24 @@ def validation_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> lis
     """The validation error of each row after its epochs."""
     lines = []
     for group in groups:
-        line = curve(group.name, group.runs)
-        wrong = {
-            key: [None if value is None else 1 - value for value in line["accuracy"][other]]
-            for key, other in (("mean", "mean"), ("low", "high"), ("high", "low"))
+        line = curve_line(curve(group.name, group.runs), "accuracy", dashed=group.name in dashed)
+        errors = {
+            part: [1 - accuracy for accuracy in line[other]]
+            for part, other in (("mean", "mean"), ("low", "high"), ("high", "low"))
         }
-        lines.append(_known(group.name, line["epochs"], wrong, group.name in dashed))
+        lines.append({**line, **errors})
     return lines
+
+
+def curve_line(curve: Mapping[str, Any], key: str, *, dashed: bool = False) -> dict[str, Any]:
+    """The line of a curve over the epochs for which the value is known."""
+    known = [index for index, value in enumerate(curve[key]["mean"]) if value is not None]
+    return {
+        "name": curve["name"],
+        "x": [curve["epochs"][index] for index in known],
+        **{part: [curve[key][part][index] for index in known] for part in ("mean", "low", "high")},
+        "dashed": dashed,
+    }
 
 
 def errors_in_words(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -142,11 +157,3 @@ def errors_in_words(rows: Sequence[Mapping[str, Any]]) -> str:
 def number(value: Number | None) -> str:
     """A number in three digits, written as tables write it."""
     return "not finite" if value is None else values.number(value)
-
-
-def _known(
-    name: str, x: Sequence[Number], line: Mapping[str, Sequence[float | None]], dashed: bool
-) -> dict[str, Any]:
-    present = [index for index, value in enumerate(line["mean"]) if value is not None]
-    picked = {key: [line[key][index] for index in present] for key in ("mean", "low", "high")}
-    return {"name": name, "x": [x[index] for index in present], **picked, "dashed": dashed}

@@ -1,10 +1,14 @@
 """Gradients: where do they vanish, explode or settle, and the identity that residual networks obey.
 
-He et al. 2016 (Identity Mappings in Deep Residual Networks), section 2.
+He et al. 2016 (Identity Mappings in Deep Residual Networks), section 2. And whether networks of a
+thousand layers and more build, train a step and pass a gradient to every block: He et al. 2015,
+section 4.2 (1,202 layers), and He et al. 2016, section 5 (1,001 layers).
 """
 
 import copy
+import itertools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +24,14 @@ from plusx import store
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.errors import UserError
+from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import without_norm
 from plusx.grammar.words import parse
 from plusx.nn.block import run_layers
 from plusx.nn.layers import ConstantScale
 from plusx.recipe import Recipe
-from plusx.recipe.studies import Gradients
+from plusx.recipe.studies import Gradients, Thousand
 from plusx.report import values
 from plusx.run import parts
 from plusx.run.task_factory import open_task
@@ -40,12 +45,15 @@ from plusx.study.blocks import (
     total_norm,
 )
 from plusx.study.experiment import (
+    PARAMETERS,
     TRAIN_ERROR,
     Experiment,
     Group,
     Row,
     column,
+    finite,
     listed,
+    network_trials,
     open_trial,
     some_batches,
     spec,
@@ -144,20 +152,19 @@ def course(ratios: Sequence[Ratio]) -> str:
 
     Gradients settle where they vanish or explode at the start and are steady at the end.
     """
-    verbs = {"vanish": "vanish", "explode": "explode", "steady": "are steady"}
     verdicts = [verdict(ratio) for ratio in ratios]
     first, last = verdicts[0], verdicts[-1]
     begin, end = _times(ratios[0]), _times(ratios[-1])
     if len(ratios) == 1:
-        return f"{verbs[first]} at the start ({begin})"
+        return f"{VERBS[first]} at the start ({begin})"
     if first == last:
-        often = sorted(set(verdicts) - {first})
-        between = f", though between they {' and '.join(verbs[each] for each in often)}"
+        others = sorted(set(verdicts) - {first})
+        between = f", though between they {' and '.join(VERBS[each] for each in others)}"
         return (
-            f"{verbs[first]} from the start ({begin}) to the end ({end}){between if often else ''}"
+            f"{VERBS[first]} from the start ({begin}) to the end ({end}){between if others else ''}"
         )
-    verb = "settle" if last == "steady" else verbs[last]
-    return f"{verbs[first]} at the start ({begin}) and {verb} by the end ({end})"
+    verb = "settle" if last == "steady" else VERBS[last]
+    return f"{VERBS[first]} at the start ({begin}) and {verb} by the end ({end})"
 
 
 def _times(ratio: Ratio) -> str:
@@ -315,9 +322,9 @@ def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
         blocks = block_gradients(net, batch.inputs, batch.known_targets)
         result["blocks"] = [block.name for block in blocks]
         result["steps"].append(step)
-        result["outputs"].append([_finite(block.outputs) for block in blocks])
-        result["weights"].append([_finite(block.weights) for block in blocks])
-        result["ratio"].append(_finite(gradient_ratio(blocks)))
+        result["outputs"].append([finite(block.outputs) for block in blocks])
+        result["weights"].append([finite(block.weights) for block in blocks])
+        result["ratio"].append(finite(gradient_ratio(blocks)))
 
     add(0)
     every = recipe.checkpoint.every_steps
@@ -425,31 +432,22 @@ def _positive(
     return band(name, x, positive, average=geometric_mean)
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
-    table = recipe.study
-    assert isinstance(table, Gradients)
+def _trials(recipe: Recipe, table: Gradients, source: Dataset) -> list[Trial]:
     trials = []
-    for network in table.networks:
-        for norm in table.norms:
-            for rule in table.rules:
-                for act in table.acts:
-                    net = replace(spec(network), act=act)
-                    net = without_norm(net) if norm == "none" else net
-                    names = ["gradients", *(["identity"] if is_pre_activation(net) else [])]
-                    trials += [
-                        Trial(
-                            name=f"{network}{'' if norm == 'batch' else ' no norm'} {rule} {act}",
-                            seed=seed,
-                            recipe=_with_init(with_net(recipe, net, seed, source), rule, norm),
-                            factors={"network": network, "norm": norm, "rule": rule, "act": act},
-                            measurements=tuple(map(Measurement, names)),
-                        )
-                        for seed in table.seeds
-                    ]
+    for network, norm, rule, act in itertools.product(
+        table.networks, table.norms, table.rules, table.acts
+    ):
+        net = replace(spec(network), act=act)
+        net = without_norm(net) if norm == "none" else net
+        measured = ["gradients", *(["identity"] if is_pre_activation(net) else [])]
+        trials.append(
+            Trial(
+                name=f"{network}{'' if norm == 'batch' else ' no norm'} {rule} {act}",
+                recipe=_with_init(with_net(recipe, net, source), rule, norm),
+                factors={"network": network, "norm": norm, "rule": rule, "act": act},
+                measurements=tuple(map(Measurement, measured)),
+            )
+        )
     return trials
 
 
@@ -464,17 +462,6 @@ def is_pre_activation(net: Net) -> bool:
     """Whether every block is x + F(x) with nothing after the sum."""
     bodies = [parse(block.body) for stage in net.stages for block in stage.blocks]
     return all(body.merge == "add" and not body.after for body in bodies)
-
-
-def _columns(recipe: Recipe) -> list[dict[str, Any]]:
-    return [
-        column("course", "Gradients", kind="text"),
-        column("ratio_start", "First / last, outputs", "at the start"),
-        column("weights_start", "First / last, weights", "at the start"),
-        column("ratio_end", "First / last, outputs", "at the end"),
-        TRAIN_ERROR,
-        column("identity", "Largest error of equation 5", "relative"),
-    ]
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -566,24 +553,184 @@ def _identity_figure(groups: Sequence[Group]) -> dict[str, Any]:
     )
 
 
-def _notes(recipe: Recipe) -> str:
-    return (
+GRADIENTS = Experiment[Gradients](
+    title="Gradients",
+    question="Where do gradients vanish, explode or settle?",
+    trials=_trials,
+    columns=lambda table, groups: [
+        column("course", "Gradients", kind="text"),
+        column("ratio_start", "First / last, outputs", "at the start"),
+        column("weights_start", "First / last, weights", "at the start"),
+        column("ratio_end", "First / last, outputs", "at the end"),
+        TRAIN_ERROR,
+        column("identity", "Largest error of equation 5", "relative"),
+    ],
+    row=_row,
+    finding=_finding,
+    figures=_figures,
+    notes=lambda recipe, table, groups: (
         "The ratio is of the norms of the loss gradient in the outputs of the first and the last "
         f"block, of the same training images each time: below 1 / {FACTOR:.0f} it vanishes, above "
         f"{FACTOR:.0f} it explodes, and it settles where it did one of them at the start and does "
         "neither at the end.\n"
         f"Networks without norms are trained with the gradient clipped to {CLIP:g}, unless the "
         "recipe has another length; the gradient is measured before that."
-    )
+    ),
+)
 
 
-GRADIENTS = Experiment(
-    title="Gradients",
-    question="Where do gradients vanish, explode or settle?",
-    trials=_trials,
-    columns=_columns,
-    row=_row,
-    finding=_finding,
-    figures=_figures,
-    notes=_notes,
+@dataclass(frozen=True)
+class DeepStep:
+    """A network's training step.
+
+    `gradients` are those that the step goes by. `loss` is before it, `after` on the same images
+    behind it, both with the batch's own statistics. `seconds` are those of the step.
+    """
+
+    gradients: tuple[BlockGradient, ...]
+    loss: float
+    after: float
+    seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the losses and every block's gradient are finite."""
+        norms = [norm for each in self.gradients for norm in (each.weights, each.outputs)]
+        return all(map(math.isfinite, (*norms, self.loss, self.after)))
+
+    @property
+    def reached(self) -> int:
+        """How many blocks have a gradient in their weights and in what they give."""
+        return sum(each.weights > 0 and each.outputs > 0 for each in self.gradients)
+
+
+def deep_step(
+    net: nn.Module,
+    inputs: Shaped[Tensor, "n ..."],
+    targets: Shaped[Tensor, "n ..."],
+    *,
+    rate: float = 0.01,
+    seed: int = 0,
+) -> DeepStep:
+    """Train a network one step of plain SGD; it is left trained, in training mode.
+
+    He et al. 2015, section 4.2, begin their deep networks at a rate of 0.01. What is drawn
+    (dropout, stochastic depth) is drawn from `seed`. UserError: the network has no blocks.
+    """
+    net = require_network(net)
+    net.train()
+    gradients = block_gradients(net, inputs, targets, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        began = time.perf_counter()
+        optimizer = torch.optim.SGD(net.parameters(), rate)
+        loss = F.cross_entropy(net(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        took = time.perf_counter() - began
+    with torch.no_grad():
+        after = F.cross_entropy(net(inputs), targets)
+    return DeepStep(tuple(gradients), loss.item(), after.item(), took)
+
+
+def measure_step(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The network's first step of plain SGD on one batch of the recipe's images, as JSON."""
+    sets = parts.open_sets(recipe)
+    recipe = parts.resolved(recipe, sets.train)
+    (batch,) = some_batches(sets.train, recipe.batch_size, recipe.batch_size)
+    began = time.perf_counter()
+    net, _ = parts.make_net(recipe)
+    built = time.perf_counter() - began
+    step = deep_step(net, batch.inputs, batch.known_targets, rate=recipe.optim.lr, seed=recipe.seed)
+    return {
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "images": len(batch),
+        "rate": recipe.optim.lr,
+        "build_seconds": built,
+        "step_seconds": step.seconds,
+        "loss": finite(step.loss),
+        "after": finite(step.after),
+        "blocks": [each.name for each in step.gradients],
+        "weights": [finite(each.weights) for each in step.gradients],
+        "outputs": [finite(each.outputs) for each in step.gradients],
+        "reached": step.reached,
+        "finite": step.finite,
+    }
+
+
+def _deep_trials(recipe: Recipe, table: Thousand, source: Dataset) -> list[Trial]:
+    depths = {network: measure(spec(network)).depth for network in table.networks}
+    trials = network_trials(recipe, depths, source, Measurement("thousand"), train=False)
+    return [replace(t, factors={**t.factors, "depth": depths[t.name]}) for t in trials]
+
+
+def _deep_row(group: Group) -> dict[str, Any]:
+    answers = group.measured("thousand")
+    first, last = answers[0]["outputs"][0], answers[0]["outputs"][-1]
+    return {
+        "parameters": answers[0]["parameters"],
+        "blocks": len(answers[0]["blocks"]),
+        "reached": min(answer["reached"] for answer in answers),
+        "finite": all(answer["finite"] for answer in answers),
+        "images": answers[0]["images"],
+        "ratio": None if first is None or not last else first / last,
+        "build_seconds": spread([float(answer["build_seconds"]) for answer in answers]),
+        "step_seconds": spread([float(answer["step_seconds"]) for answer in answers]),
+    }
+
+
+def _deep_finding(rows: Sequence[Row]) -> str:
+    parts = []
+    for row in rows:
+        if row["reached"] == row["blocks"] and row["finite"]:
+            gradient = f"a finite gradient other than 0 in each of its {row['blocks']} blocks"
+        else:
+            gradient = f"a gradient in {row['reached']} of its {row['blocks']} blocks"
+            gradient += "" if row["finite"] else ", not all of it finite"
+        parts.append(
+            f"{row['name']} ({row['depth']:,} layers) builds in "
+            f"{row['build_seconds']['mean']:.1f} s and trains a step in "
+            f"{row['step_seconds']['mean']:.1f} s, with {gradient}"
+        )
+    return "; ".join(parts) + "."
+
+
+def _deep_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    ratios = "; ".join(
+        f"{row['name']}: first over last {row['ratio']:,.3g}" for row in rows
+        if row["ratio"] is not None
+    )  # fmt: skip
+    figures = []
+    for part in ("outputs", "weights"):
+        lines = []
+        for group in groups:
+            norms = [answer[part] for answer in group.measured("thousand")]
+            x = relative(len(norms[0]))
+            lines.append(band(group.name, x, [[norm or None for norm in seed] for seed in norms]))
+        title = f"Gradient at every block, in its {part}"
+        caption = "Norm at the first step, from the first block (0) to the last (1)."
+        figures.append(lines_figure(title, caption, ratios, lines, x=BLOCK, y=LOG))
+    return figures
+
+
+THOUSAND = Experiment[Thousand](
+    title="A thousand layers",
+    question="Do networks of a thousand layers build, train a step and pass a gradient?",
+    trials=_deep_trials,
+    columns=lambda table, groups: [
+        column("depth", "Layers", kind="count"),
+        PARAMETERS,
+        column("blocks", "Blocks", kind="count"),
+        column("reached", "Blocks with a gradient", kind="count"),
+        column("ratio", "Gradient, first / last"),
+        column("build_seconds", "To build", "s"),
+        column("step_seconds", "One step", "s"),
+    ],
+    row=_deep_row,
+    finding=_deep_finding,
+    figures=_deep_figures,
+    notes=lambda recipe, table, groups: (
+        f"One step of SGD at a rate of {recipe.optim.lr:g} on {recipe.batch_size} training images. "
+        "Depth is the subject: small images keep it in seconds."
+    ),
 )

@@ -198,58 +198,45 @@ def measure_lesion(
     }
 
 
-def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
-    table, net = recipe.study, recipe.net
-    assert isinstance(table, LesionTable)
+def _trials(recipe: Recipe, table: LesionTable, source: Dataset) -> list[Trial]:
+    net = recipe.net
     if source.multilabel:
         raise UserError(
             f"{source.name} has several labels an image; the error without a block is that of one"
         )
     measurement = Measurement("lesion", (table.split, table.images, table.draws, *table.counts))
-    trials = []
-    given = isinstance(net, NetByName) and bool(net.weights)
-    if isinstance(net, NetByName):
+    if isinstance(net, Net):
+        networks: tuple[Net | str, ...] = table.networks or (net,)
+        weighted = []
+    else:
         spec(net.base)  # UserError for an external module
-        if given:
-            trial = Trial(
-                name=f"{net.base}, given weights",
-                seed=recipe.seed,
-                recipe=replace(recipe, compare=None, study=None),
-                factors={"network": net.base},
-                train=False,
-                measurements=(measurement,),
-            )
-            trials.append(trial)
+        networks = table.networks or (() if net.weights else (net.base,))
+        weighted = [recipe] if net.weights else []
         recipe = replace(recipe, net=replace(net, weights=""))
-    networks = table.networks
-    if not networks and not given:
-        networks = (net.base,) if isinstance(net, NetByName) else ("",)
-    for name in networks:
-        chosen: Net | str = net if not name and isinstance(net, Net) else name
-        if name:
-            spec(name)
-        trials += [
+    trials = [
+        Trial(
+            name=f"{getattr(given.net, 'base', '')}, given weights",
+            seed=given.seed,
+            recipe=given,
+            factors={"network": getattr(given.net, "base", "")},
+            train=False,
+            measurements=(measurement,),
+        )
+        for given in weighted
+    ]
+    for network in networks:
+        name = network if isinstance(network, str) else "network"
+        if isinstance(network, str):
+            spec(network)
+        trials.append(
             Trial(
-                name=name or "network",
-                seed=seed,
-                recipe=with_net(recipe, chosen, seed, source),
-                factors={"network": name or "network"},
+                name=name,
+                recipe=with_net(recipe, network, source),
+                factors={"network": name},
                 measurements=(measurement,),
             )
-            for seed in table.seeds
-        ]
+        )
     return trials
-
-
-def _columns(recipe: Recipe) -> list[dict[str, Any]]:
-    return [
-        column("error", "Error", "%", "share"),
-        column("median", "Without one block, median", "%", "share"),
-        column("worst", "Without one block, worst", "%", "share"),
-        column("deleted", "Blocks deleted", kind="count"),
-        column("kept", "Not deletable", kind="count"),
-        column("images", "Images", kind="count"),
-    ]
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -346,9 +333,7 @@ def _several(name: str, answers: Sequence[Row]) -> dict[str, Any]:
     return band(name, counts, draws)
 
 
-def _notes(recipe: Recipe) -> str:
-    table = recipe.study
-    assert isinstance(table, LesionTable)
+def _notes(recipe: Recipe, table: LesionTable, groups: Sequence[Group]) -> str:
     text = (
         "A residual block loses its branch and passes its shortcut on, a projection included; a "
         "plain block is left out, which is possible only where it does not change the shape. "
@@ -362,11 +347,18 @@ def _notes(recipe: Recipe) -> str:
     return text
 
 
-LESION = Experiment(
+LESION = Experiment[LesionTable](
     title="Lesions",
     question="What does a network lose with one of its blocks?",
     trials=_trials,
-    columns=_columns,
+    columns=lambda table, groups: [
+        column("error", "Error", "%", "share"),
+        column("median", "Without one block, median", "%", "share"),
+        column("worst", "Without one block, worst", "%", "share"),
+        column("deleted", "Blocks deleted", kind="count"),
+        column("kept", "Not deletable", kind="count"),
+        column("images", "Images", kind="count"),
+    ],
     row=_row,
     finding=_finding,
     figures=_figures,

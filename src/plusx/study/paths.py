@@ -30,10 +30,10 @@ from plusx.study.experiment import (
     Row,
     column,
     merges_of,
+    network_trials,
     open_trial,
     some_batches,
     spec,
-    trials_of,
 )
 from plusx.study.figures import LOG, band, lines_figure
 from plusx.study.gradients import Loss
@@ -229,29 +229,14 @@ def _read(answer: Mapping[str, Any]) -> list[PathGradient]:
     ]
 
 
-def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
-    table = recipe.study
-    assert isinstance(table, Paths)
+def _trials(recipe: Recipe, table: Paths, source: Dataset) -> list[Trial]:
     for network in table.networks:
         if merges_of(spec(network)) != {"add"}:
             raise UserError(
                 f"[study] networks: {network} has blocks that are not x + F(x), so it is no sum "
                 "over paths; a residual network is needed, such as resnet56"
             )
-    measurement = Measurement("paths", (table.samples,))
-    return trials_of(recipe, table.networks, table.seeds, source, measurement)
-
-
-def _columns(recipe: Recipe) -> list[dict[str, Any]]:
-    return [
-        column("blocks", "Blocks", kind="count"),
-        column("usual", "Mean length of a path", "blocks"),
-        column("length", "Mean length by gradient", "blocks"),
-        column("shortest", f"{100 * SHARE:.0f} % of the gradient from", "blocks"),
-        column("longest", "to", "blocks"),
-        column("paths", "Share of all paths", "%", "share"),
-        ERROR,
-    ]
+    return network_trials(recipe, table.networks, source, Measurement("paths", (table.samples,)))
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -318,23 +303,25 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     ]
 
 
-def _notes(recipe: Recipe) -> str:
-    table = recipe.study
-    assert isinstance(table, Paths)
-    return (
-        "The forward pass is the whole network's, in evaluation mode; in the backward pass each "
-        "block passes the gradient on through its branch or through its shortcut alone. "
-        f"{table.samples} random paths of each length, {IMAGES} training images."
-    )
-
-
-PATHS = Experiment(
+PATHS = Experiment[Paths](
     title="Paths",
     question="How long are the paths that carry the gradient?",
     trials=_trials,
-    columns=_columns,
+    columns=lambda table, groups: [
+        column("blocks", "Blocks", kind="count"),
+        column("usual", "Mean length of a path", "blocks"),
+        column("length", "Mean length by gradient", "blocks"),
+        column("shortest", f"{100 * SHARE:.0f} % of the gradient from", "blocks"),
+        column("longest", "to", "blocks"),
+        column("paths", "Share of all paths", "%", "share"),
+        ERROR,
+    ],
     row=_row,
     finding=_finding,
     figures=_figures,
-    notes=_notes,
+    notes=lambda recipe, table, groups: (
+        "The forward pass is the whole network's, in evaluation mode; in the backward pass each "
+        "block passes the gradient on through its branch or through its shortcut alone. "
+        f"{table.samples} random paths of each length, {IMAGES} training images."
+    ),
 )

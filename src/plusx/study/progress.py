@@ -49,14 +49,13 @@ class RunProgress:
     """A running trial, by its log."""
 
     name: str
-    seed: int
     tail: LogTail
     cost: float  # of the whole run, in any unit
     epochs: int | None  # how long it is: so many epochs, or so many steps
     steps: int | None
     epoch: int = 0
     step: int = 0
-    best: tuple[str, float] | None = None  # the foremost metric that is known, and its key
+    score: str = ""  # the foremost metric that is known
     begun: float = field(default_factory=time.monotonic)
     _steps_an_epoch: float = math.inf  # until the first one is over
 
@@ -66,33 +65,25 @@ class RunProgress:
             if "train_loss" in line:  # the end of an epoch
                 self._steps_an_epoch = self.step / self.epoch
                 metrics = line.get("validation", {})
-                self.best = next(((k, metrics[k]) for k in metrics if k in METRICS), self.best)
+                key = next((key for key in metrics if key in METRICS), None)
+                if key is not None:
+                    self.score = f"{metric(key).title} {100 * metrics[key]:.1f} %"
 
     @property
     def share(self) -> float:
         """How much of it is done, from 0 to 1."""
         return min(1.0, self.step / (self.steps or self._steps_an_epoch * (self.epochs or 1)))
 
-    @property
-    def position(self) -> str:
-        if not self.step:
-            return "starting"
-        if self.epochs is None:
-            at = f"step {self.step:,}/{self.steps:,}"
-        else:
-            at = f"epoch {self.epoch:>{len(str(self.epochs))}}/{self.epochs}"
-        return at if self.share < 1 else f"{at}, evaluating"
-
-    @property
-    def score(self) -> str:
-        if self.best is None:
-            return ""
-        key, value = self.best
-        return f"{metric(key).title} {100 * value:.1f} %"
-
     def __str__(self) -> str:
-        parts = [f"{self.name} seed {self.seed} {self.position}", self.score]
-        return ", ".join(filter(None, parts))
+        position = (
+            "starting"
+            if not self.step
+            else f"step {self.step:,}/{self.steps:,}"
+            if self.epochs is None
+            else f"epoch {self.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        )
+        evaluating = "evaluating" if self.step and self.share == 1 else ""
+        return ", ".join(filter(None, [f"{self.name} {position}", evaluating, self.score]))
 
 
 @dataclass
@@ -109,9 +100,8 @@ class Progress:
     def __post_init__(self) -> None:
         self._console = Console(file=self.stream, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._begun = time.monotonic()
-        self._first: tuple[float, float] | None = None  # share and time when a step was first seen
-        self._shown = self._begun
+        self._begun = self._shown = time.monotonic()
+        self._first: tuple[float, float] | None = None  # share and time of the first step
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -125,49 +115,47 @@ class Progress:
         """Print a permanent line."""
         self._console.print(Text(text), soft_wrap=True)
 
-    def end(self, name: str, seed: int, error: str) -> None:
+    def end(self, name: str, error: str) -> None:
         """Print a permanent line about a run that ended."""
-        run = next(run for run in self.running if (run.name, run.seed) == (name, seed))
+        run = next(run for run in self.running if run.name == name)
         self.running.remove(run)
         run.update()
         if error:
-            self.say(f"{name} seed {seed} failed: {error}")
+            self.say(f"{name} failed: {error}")
             return
         self.finished += 1
         self.paid += run.cost
-        seconds = time.monotonic() - run.begun
+        seconds = _time(time.monotonic() - run.begun)
         if not run.step:  # nothing was left to be trained
-            self.say(f"{name} seed {seed}: done in {_time(seconds)}")
+            self.say(f"{name}: done in {seconds}")
             return
-        score = f"{run.score}, " if run.score else ""
-        length = f"{run.epoch} {'epoch' if run.epoch == 1 else 'epochs'}"
-        self.say(f"{name} seed {seed}: {score}{length} in {_time(seconds)}")
+        length = f"{run.epoch} {'epoch' if run.epoch == 1 else 'epochs'} in {seconds}"
+        self.say(f"{name}: {', '.join(filter(None, [run.score, length]))}")
 
     def show(self) -> None:
         """Read the runs' logs and update the display."""
         for run in self.running:
             run.update()
         now = time.monotonic()
+        share = min(
+            1.0,
+            (self.paid + sum(run.cost * run.share for run in self.running)) / (self.cost or 1.0),
+        )
+        left = self._seconds_left(now, share)
+        after = "" if left is None else f", about {_time(left)} left"
+        clock = f"{self.finished} of {self.runs} runs, {_time(now - self._begun)}{after}"
         if self._console.is_terminal:
-            self._live.update(self._table(now), refresh=True)
+            head = Table.grid(padding=(0, 2))
+            head.add_row(ProgressBar(total=1, completed=share, width=30), clock)
+            lines = sorted(map(str, self.running))
+            self._live.update(Group(head, *map(Text, lines)), refresh=True)
         elif now - self._shown >= EVERY:
             self._shown = now
-            parts = [str(run) for run in self.running]
-            self.say(f"{self._clock(now)}: {'; '.join(parts)}" if parts else self._clock(now))
+            self.say(": ".join(filter(None, [clock, "; ".join(map(str, self.running))])))
 
-    def _clock(self, now: float) -> str:
-        left = self._left(now)
-        after = "" if left is None else f", about {_time(left)} left"
-        return f"{self.finished} of {self.runs} runs, {_time(now - self._begun)}{after}"
-
-    def _share(self) -> float:
-        part = sum(run.cost * run.share for run in self.running)
-        return min(1.0, (self.paid + part) / self.cost) if self.cost else 1.0
-
-    def _left(self, now: float) -> float | None:
+    def _seconds_left(self, now: float, share: float) -> float | None:
         """Seconds left at the pace since the first step; None before it, and when only evaluation,
         which has another pace, is left."""
-        share = self._share()
         if share > 1 - 1e-9:
             return None
         if self._first is None:
@@ -176,15 +164,6 @@ class Progress:
             return None
         done, elapsed = share - self._first[0], now - self._first[1]
         return (1 - share) * elapsed / done if done > 0.02 and elapsed > 2 else None
-
-    def _table(self, now: float) -> Group:
-        head = Table.grid(padding=(0, 2))
-        head.add_row(ProgressBar(total=1, completed=self._share(), width=30), self._clock(now))
-        rows = Table.grid(padding=(0, 2))
-        for run in sorted(self.running, key=lambda run: (run.name, run.seed)):
-            seed = f"seed {run.seed}"
-            rows.add_row(Text(run.name, style="bold"), seed, run.position, run.score)
-        return Group(head, rows)
 
 
 def _time(seconds: float) -> str:

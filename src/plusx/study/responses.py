@@ -32,10 +32,10 @@ from plusx.study.experiment import (
     Row,
     column,
     listed,
+    network_trials,
     open_trial,
     some_batches,
     spec,
-    trials_of,
 )
 from plusx.study.figures import band, lines_figure, relative
 from plusx.study.trial import Measurement, Trial
@@ -131,23 +131,10 @@ def measure_responses(recipe: Recipe, folder: Path) -> dict[str, Any]:
     return {"layers": [each.name for each in measured], "std": [each.std for each in measured]}
 
 
-def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
-    table = recipe.study
-    assert isinstance(table, Responses)
+def _trials(recipe: Recipe, table: Responses, source: Dataset) -> list[Trial]:
     for network in table.networks:
         spec(network)  # UserError for an external module
-    return trials_of(recipe, table.networks, table.seeds, source, Measurement("responses"))
-
-
-def _columns(recipe: Recipe) -> list[dict[str, Any]]:
-    return [
-        column("layers", "Layers of 3 x 3", kind="count"),
-        column("response", "Mean response", "std"),
-        column("smallest", "Smallest", "std"),
-        column("largest", "Largest", "std"),
-        TRAIN_ERROR,
-        ERROR,
-    ]
+    return network_trials(recipe, table.networks, source, Measurement("responses"))
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -196,21 +183,24 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     ]
 
 
-def _notes(recipe: Recipe) -> str:
-    return (
-        f"Measured in evaluation mode on at most {IMAGES} training images, not augmented. In "
-        "pre-activation networks no norm follows the second convolution of a block, and its own "
-        "output is taken."
-    )
-
-
-RESPONSES = Experiment(
+RESPONSES = Experiment[Responses](
     title="Responses",
     question="How strongly do layers respond, with and without shortcuts?",
     trials=_trials,
-    columns=_columns,
+    columns=lambda table, groups: [
+        column("layers", "Layers of 3 x 3", kind="count"),
+        column("response", "Mean response", "std"),
+        column("smallest", "Smallest", "std"),
+        column("largest", "Largest", "std"),
+        TRAIN_ERROR,
+        ERROR,
+    ],
     row=_row,
     finding=_finding,
     figures=_figures,
-    notes=_notes,
+    notes=lambda recipe, table, groups: (
+        f"Measured in evaluation mode on at most {IMAGES} training images, not augmented. In "
+        "pre-activation networks no norm follows the second convolution of a block, and its own "
+        "output is taken."
+    ),
 )

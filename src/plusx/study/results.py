@@ -12,6 +12,7 @@ from plusx import store
 from plusx.report.history import EpochPoint, read_history
 from plusx.report.metrics import OF_CLASSES, better
 from plusx.statistics import spread
+from plusx.study.trial import Trial
 
 
 VERSIONS = ("plusx", "python", "torch", "torchvision", "numpy")
@@ -43,15 +44,15 @@ class FinishedRun:
         return self.train_error
 
 
-def read_finished(folder: Path, name: str, seed: int, split: str) -> FinishedRun:
-    """The finished run in this folder, with its metrics on the split."""
+def read_finished(folder: Path, trial: Trial) -> FinishedRun:
+    """The finished run of a trial in its folder, with its metrics on the trial's split."""
     result = store.read_json(folder / "result.json")
-    validated = split == "validation"
-    metrics = result["validation"] if validated else store.read_json(folder / f"{split}.json")
+    validated = trial.split == "validation"
+    metrics = result["validation"] if validated else store.read_json(folder / f"{trial.split}.json")
     keys = result.get("metrics", OF_CLASSES)
     return FinishedRun(
-        name=name,
-        seed=seed,
+        name=trial.name,
+        seed=trial.seed or 0,
         parameters=result["parameters"],
         multiply_adds=result["multiply_adds"],
         data=result["data"],

@@ -29,14 +29,14 @@ from plusx.study.experiment import (
     Group,
     Row,
     column,
+    finite,
+    network_trials,
     open_trial,
     percent,
     some_batches,
-    trials_of,
 )
 from plusx.study.figures import band, lines_figure
 from plusx.study.trial import Measurement, Trial
-from plusx.zoo import find
 
 
 IMAGES = 128
@@ -136,8 +136,8 @@ def measure_surface(recipe: Recipe, folder: Path, points: int, span: float) -> d
     rows = plane(net, loss, (first, second), steps, steps)
     return {
         "steps": steps,
-        "line": _finite(line(net, loss, first, steps)),
-        "plane": [_finite(row) for row in rows],
+        "line": list(map(finite, line(net, loss, first, steps))),
+        "plane": [list(map(finite, row)) for row in rows],
     }
 
 
@@ -162,26 +162,11 @@ def bent_down(steps: Sequence[Number], values: Sequence[Sequence[Number | None]]
     return float((bent & measured).sum() / measured.sum()) if measured.any() else None
 
 
-def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
-    table = recipe.study
-    assert isinstance(table, Surface)
+def _trials(recipe: Recipe, table: Surface, source: Dataset) -> list[Trial]:
     if source.multilabel:
         raise UserError(f"{source.name} has several labels an image; the surface is that of one")
-    for network in table.networks:
-        find(network)
     measurement = Measurement("surface", (table.points, table.span))
-    return trials_of(recipe, table.networks, table.seeds, source, measurement)
-
-
-def _columns(recipe: Recipe) -> list[dict[str, Any]]:
-    return [
-        column("loss", "Loss at the weights"),
-        column("near", "Mean loss at half the span"),
-        column("highest", "Highest loss"),
-        column("bent", "Curves down", "% of the grid", "share"),
-        TRAIN_ERROR,
-        ERROR,
-    ]
+    return network_trials(recipe, table.networks, source, measurement)
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -244,16 +229,6 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     return figures
 
 
-def _notes(recipe: Recipe) -> str:
-    return (
-        f"The loss is that of {IMAGES} training images, in evaluation mode with the statistics of "
-        "batch norm as they are; biases and norms do not move. Every network is moved along the "
-        "same two draws, normalised to its own filters. A surface curves down where the smaller "
-        "eigenvalue of its Hessian, by finite differences, is below zero by more than "
-        f"{100 * CURVED:.0f} % of the larger."
-    )
-
-
 def _at(answer: Mapping[str, Any], share: float) -> float | None:
     """The loss at the middle of the line, or the mean of both sides at a share of the span."""
     steps = np.array(answer["steps"])
@@ -271,17 +246,26 @@ def _spread(values: Sequence[Number | None]) -> dict[str, Any] | None:
     return spread(numbers) if len(numbers) == len(values) else None
 
 
-def _finite(values: Sequence[float]) -> list[float | None]:
-    return [value if np.isfinite(value) else None for value in values]
-
-
-SURFACE = Experiment(
+SURFACE = Experiment[Surface](
     title="Loss surface",
     question="What does the loss look like around the weights, with and without shortcuts?",
     trials=_trials,
-    columns=_columns,
+    columns=lambda table, groups: [
+        column("loss", "Loss at the weights"),
+        column("near", "Mean loss at half the span"),
+        column("highest", "Highest loss"),
+        column("bent", "Curves down", "% of the grid", "share"),
+        TRAIN_ERROR,
+        ERROR,
+    ],
     row=_row,
     finding=_finding,
     figures=_figures,
-    notes=_notes,
+    notes=lambda recipe, table, groups: (
+        f"The loss is that of {IMAGES} training images, in evaluation mode with the statistics of "
+        "batch norm as they are; biases and norms do not move. Every network is moved along the "
+        "same two draws, normalised to its own filters. A surface curves down where the smaller "
+        "eigenvalue of its Hessian, by finite differences, is below zero by more than "
+        f"{100 * CURVED:.0f} % of the larger."
+    ),
 )

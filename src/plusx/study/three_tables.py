@@ -44,9 +44,7 @@ TITLES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", 
 FINE = 5_000  # images from which a share has two decimals
 
 
-def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
-    table = recipe.study
-    assert isinstance(table, TablesOfRecipe)
+def _trials(recipe: Recipe, table: TablesOfRecipe, source: Dataset) -> list[Trial]:
     networks: dict[str, Net | str] = {}
     for name in table.networks:
         networks[name] = name
@@ -56,24 +54,10 @@ def _trials(recipe: Recipe, source: Dataset) -> list[Trial]:
     return [
         Trial(
             name=name,
-            seed=seed,
-            recipe=with_net(recipe, net, seed, source),
+            recipe=with_net(recipe, net, source),
             factors={"threshold": table.threshold},
         )
         for name, net in networks.items()
-        for seed in table.seeds
-    ]
-
-
-def _columns(recipe: Recipe) -> list[dict[str, Any]]:
-    threshold = _threshold(recipe)
-    return [
-        *(column(key, title, "%", "share") for key, title in TITLES.items()),
-        column("epochs", "Epochs", f"to {threshold}"),
-        column("epoch_time", "Time", "s an epoch"),
-        column("total_time", "Time", f"s to {threshold}"),
-        PARAMETERS,
-        ERROR,
     ]
 
 
@@ -154,14 +138,9 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     ]
 
 
-def _notes(recipe: Recipe) -> str:
-    return (
-        "Runs that are made at a time share the machine: compare times within one study only.\n"
-        "A plain network is the one that it is named after, without its skips."
-    )
-
-
-def tables(recipe: Recipe, groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def tables(
+    table: TablesOfRecipe, groups: Sequence[Group], rows: Sequence[Row]
+) -> list[dict[str, Any]]:
     """The three tables, with their units and decimals.
 
     RuntimeError: something in them cannot be true, named with its table, row and column.
@@ -181,7 +160,7 @@ def tables(recipe: Recipe, groups: Sequence[Group], rows: Sequence[Row]) -> list
         }
         for row in rows
     ]
-    threshold, images = _threshold(recipe), f"{some.count:,} validation images of {some.data}"
+    threshold, images = _threshold(table), f"{some.count:,} validation images of {some.data}"
     several = [
         {
             "title": "Table 1: quality",
@@ -227,9 +206,8 @@ def tables(recipe: Recipe, groups: Sequence[Group], rows: Sequence[Row]) -> list
     return several
 
 
-def files(recipe: Recipe, groups: Sequence[Group], rows: Sequence[Row]) -> dict[str, str]:
+def files(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> dict[str, str]:
     """The tables as Markdown, each as CSV, and all of them as `plusx check-tables` reads them."""
-    several = tables(recipe, groups, rows)
     return {
         "tables.md": "\n".join(markdown(each) for each in several),
         **{f"table{number}.csv": as_csv(each) for number, each in enumerate(several, 1)},
@@ -368,21 +346,29 @@ def _places(rows: Sequence[Row], key: str) -> int:
     return min(4, max(1, 1 - math.floor(math.log10(min(times))))) if times else 1
 
 
-def _threshold(recipe: Recipe) -> str:
-    table = recipe.study
-    assert isinstance(table, TablesOfRecipe)
+def _threshold(table: TablesOfRecipe) -> str:
     return f"{values.percent(table.threshold)} %"
 
 
-TABLES = Experiment(
+TABLES = Experiment[TablesOfRecipe](
     title="Three tables",
     question="How good, how fast and how large are the networks, side by side?",
     trials=_trials,
-    columns=_columns,
+    columns=lambda table, groups: [
+        *(column(key, title, "%", "share") for key, title in TITLES.items()),
+        column("epochs", "Epochs", f"to {_threshold(table)}"),
+        column("epoch_time", "Time", "s an epoch"),
+        column("total_time", "Time", f"s to {_threshold(table)}"),
+        PARAMETERS,
+        ERROR,
+    ],
     row=_row,
     finding=finding,
     figures=_figures,
-    notes=_notes,
+    notes=lambda recipe, table, groups: (
+        "Runs that are made at a time share the machine: compare times within one study only.\n"
+        "A plain network is the one that it is named after, without its skips."
+    ),
     tables=tables,
     files=files,
 )

@@ -12,13 +12,14 @@ from plusx.recipe import Recipe
 DIVERGED = "diverged.json"  # in a run's folder: why its training diverged
 
 Factor = str | int | float
+Split = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
 class Measurement:
     """A function of `catalogue.MEASURES` with its settings.
 
-    Its result is kept in the run's folder as JSON, named by its text, such as surface(25,1.0), so
+    Its result is stored in the run's folder as JSON, named by its text, such as surface(25,1.0), so
     that results of other settings are not mistaken for it.
     """
 
@@ -42,13 +43,15 @@ class Trial:
     """
 
     name: str
-    seed: int
     recipe: Recipe
+    seed: int | None = None  # None: one trial for each seed of the study
     factors: Mapping[str, Factor] = field(default_factory=dict)  # what the study varies
     train: bool = True
     measurements: tuple[Measurement, ...] = ()
-    begins: str = ""  # the folder of the trial whose trained weights it begins with
-    split: Literal["validation", "test"] = "validation"  # evaluated on at the end
+    begins: str = (
+        ""  # the name of the trial, of the same seed, whose trained weights it begins with
+    )
+    split: Split = "validation"  # evaluated on at the end
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
@@ -56,7 +59,12 @@ class Trial:
     @property
     def folder(self) -> str:
         """The name of its folder."""
-        return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', self.name).strip('-')}-seed{self.seed}"
+        return _folder(self.name, self.seed)
+
+    @property
+    def previous(self) -> str:
+        """The name of the folder of the trial that it begins with; empty if there is none."""
+        return _folder(self.begins, self.seed) if self.begins else ""
 
     def finished(self, folder: Path) -> bool:
         """Whether its folder is complete, or it diverged, which is a result too."""
@@ -65,6 +73,10 @@ class Trial:
         files += [f"{measurement}.json" for measurement in self.measurements]
         diverged = (folder / DIVERGED).is_file()
         return diverged or all((folder / name).is_file() for name in files)
+
+
+def _folder(name: str, seed: int | None) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name).strip('-')}-seed{seed}"
 
 
 def _factor(text: str) -> Factor:

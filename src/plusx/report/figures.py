@@ -1,0 +1,121 @@
+"""The figures of a result as JSON, as docs/studies.md describes them; `report.charts` draws them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+
+Figure = dict[str, Any]
+Number = int | float  # as JSON gives them: 1.0 is written as 1
+
+EPOCHS = {"title": "epoch", "scale": "linear"}
+SHARE = {"title": "", "scale": "share"}
+LOG = {"title": "", "scale": "log"}
+
+
+def lines_figure(
+    title: str,
+    caption: str,
+    lines: Sequence[Mapping[str, Any]],
+    *,
+    x: Mapping[str, str] = EPOCHS,
+    y: Mapping[str, str] = SHARE,
+    level: float | None = None,
+) -> Figure:
+    """Lines over x; `level` is the height of a dotted rule."""
+    return {
+        "kind": "lines",
+        "title": title,
+        "caption": caption,
+        "x": dict(x),
+        "y": dict(y),
+        "lines": list(lines),
+        "level": level,
+    }
+
+
+def dots_figure(
+    title: str, caption: str, x: Mapping[str, str], spreads: Mapping[str, Mapping[str, Any]]
+) -> Figure:
+    """Every seed of a spread, the mean as a line, and its "interval" as a bar if there is one."""
+    groups = [
+        {
+            "name": name,
+            "values": value["seeds"],
+            "mean": value["mean"],
+            "interval": value.get("interval"),
+        }
+        for name, value in spreads.items()
+    ]
+    return {"kind": "dots", "title": title, "caption": caption, "x": dict(x), "groups": groups}
+
+
+def map_figure(
+    title: str,
+    caption: str,
+    x: Mapping[str, str],
+    y: Mapping[str, str],
+    value: Mapping[str, str],
+    grid: tuple[Sequence[Number], Sequence[Number], Sequence[Sequence[Number | None]]],
+) -> Figure:
+    """Values over the positions (xs, ys, rows of ys)."""
+    xs, ys, rows = grid
+    return {
+        "kind": "map",
+        "title": title,
+        "caption": caption,
+        "x": dict(x),
+        "y": dict(y),
+        "value": dict(value),
+        "xs": list(xs),
+        "ys": list(ys),
+        "values": list(rows),
+    }
+
+
+def line(
+    name: str,
+    x: Sequence[Number],
+    values: Sequence[Number | None],
+    *,
+    low: Sequence[Number | None] | None = None,
+    high: Sequence[Number | None] | None = None,
+    dashed: bool = False,
+) -> dict[str, Any]:
+    """A line over those x whose value is known, with a band from low to high."""
+    known = [index for index, value in enumerate(values) if value is not None]
+
+    def picked(column: Sequence[Any]) -> list[Any]:
+        return [column[index] for index in known]
+
+    return {
+        "name": name,
+        "x": picked(x),
+        "mean": picked(values),
+        "low": picked(values if low is None else low),
+        "high": picked(values if high is None else high),
+        "dashed": dashed,
+    }
+
+
+def band(
+    name: str,
+    x: Sequence[Number],
+    seeds: Sequence[Sequence[Number | None]],
+    *,
+    dashed: bool = False,
+    average: Callable[[Sequence[float]], float] = mean,
+) -> dict[str, Any]:
+    """A line with average, lowest and highest over the seeds, where all of them are known."""
+    columns: list[list[float]] = [
+        [] if None in column else [float(value or 0) for value in column]
+        for column in zip(*seeds, strict=True)
+    ]
+    return line(
+        name,
+        x,
+        [average(column) if column else None for column in columns],
+        low=[min(column, default=None) for column in columns],
+        high=[max(column, default=None) for column in columns],
+        dashed=dashed,
+    )

@@ -1,0 +1,243 @@
+"""The comparison of networks: each is trained with every seed.
+
+Its finding is one sentence that its numbers carry. A difference is claimed only where the intervals
+of the two networks lie apart. Networks are evaluated on the same images, so for a comparison the
+doubt about the images in an interval is too wide rather than too narrow. Where one network is
+compared with several, the intervals are corrected for that.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from plusx import statistics
+from plusx.recipe import Compare, NetByName, Recipe
+from plusx.report import values
+from plusx.report.charts import family
+from plusx.report.metrics import better, capital, metric
+from plusx.statistics import Interval
+from plusx.study.experiment import (
+    MULTIPLY_ADDS,
+    PARAMETERS,
+    TRAIN_ERROR,
+    Experiment,
+    Group,
+    column,
+    listed,
+)
+from plusx.study.figures import EPOCHS, SHARE, curve_line, dots_figure, lines_figure
+from plusx.study.results import curve, summarise
+from plusx.study.trial import Trial
+from plusx.zoo import find
+
+
+Row = Mapping[str, Any]
+
+
+def metric_interval(
+    key: str, values: Sequence[float], count: int, *, comparisons: int = 1
+) -> Interval | None:
+    """The interval of a metric's mean over the seeds; of a share of images it knows the doubt about
+    the images too."""
+    if metric(key).of_images:
+        return statistics.share_interval(values, count, comparisons=comparisons)
+    return statistics.mean_interval(values, bounds=(0.0, 1.0), comparisons=comparisons)
+
+
+def comparison_finding(rows: Sequence[Row]) -> str:
+    """One sentence about rows of a comparison: a plain network and its residual twin if it has
+    them, else the best network and what is known to be worse."""
+    return _Finding(rows).text()
+
+
+class _Finding:
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows, self.count, self.key = rows, rows[0]["count"], rows[0]["metric"]
+        self.named = f"{rows[0]['split']} {metric(self.key).title}"
+
+    def text(self) -> str:
+        by_name = {row["name"]: row for row in self.rows}
+        twins = sorted(
+            (int(match[1]), name, f"resnet{match[1]}")
+            for name in by_name
+            if (match := re.fullmatch(r"plain(\d+)", name)) and f"resnet{match[1]}" in by_name
+        )
+        if min(len(row[self.key]["seeds"]) for row in self.rows) < 2:
+            known = listed([f"{row['name']} {self._percent(row)}" for row in self.rows])
+            return f"One seed, {self.named}: {known}; how far seeds differ is not known."
+        if not twins:
+            return self._ranking()
+        depth, plain, residual = twins[-1]
+        text, differ = self._about_twins(by_name[plain], by_name[residual])
+        if not differ:
+            return f"{text}."
+        shallow = twins[0][0]
+        if shallow == depth or not self._harder(by_name[plain], by_name[f"plain{shallow}"]):
+            return f"{text}: at this depth the skips make the difference."
+        if self._worse(by_name[residual], by_name[f"resnet{shallow}"]):
+            return f"{text}: depth hurts without skips, and less with them."
+        return f"{text}: depth hurts without skips."
+
+    def _about_twins(self, plain: Row, residual: Row) -> tuple[str, bool]:
+        """About a plain network and its twin, and whether the twin is better."""
+        low, high = (f"{row['name']} reaches {self._percent(row)}" for row in (plain, residual))
+        if self._worse(residual, plain):
+            return f"{high} {self.named} where {low}: here the skips did not help", False
+        if self._worse(plain, residual):
+            return f"{low} {self.named} where {high}", True
+        both = f"{self._with_percent(plain)} and {self._with_percent(residual)}"
+        return f"{both} do not differ in {self.named} by more than chance allows", False
+
+    def _harder(self, deep: Row, shallow: Row) -> bool:
+        """Whether the deeper network is worse and already on its training images: not
+        overfitting."""
+        if "train_error" not in deep:
+            return False
+        harder = deep["train_error"]["mean"] > shallow["train_error"]["mean"]
+        return harder and self._worse(deep, shallow)
+
+    def _ranking(self) -> str:
+        key = self.key
+        best, *others = sorted(self.rows, key=lambda row: -better(key, row[key]["mean"]))
+        behind = [self._worse(row, best, comparisons=len(others)) for row in others]
+        worse = [self._with_percent(row) for row, is_worse in zip(others, behind) if is_worse]
+        alike = [self._with_percent(row) for row, is_worse in zip(others, behind) if not is_worse]
+        parts = [f"{best['name']} reaches {self._percent(best)} {self.named}"]
+        if worse:
+            parts.append(f"{listed(worse)} {'is' if len(worse) == 1 else 'are'} behind")
+        if alike:
+            verb = "does" if len(alike) == 1 else "do"
+            parts.append(f"{listed(alike)} {verb} not differ from it by more than chance allows")
+        return "; ".join(parts) + "."
+
+    def _worse(self, row: Row, other: Row, comparisons: int = 1) -> bool:
+        """Whether a network is known to be worse than another."""
+        first, second = (
+            metric_interval(self.key, r[self.key]["seeds"], self.count, comparisons=comparisons)
+            for r in (row, other)
+        )
+        if metric(self.key).less:
+            first, second = second, first
+        return first is not None and second is not None and first.below(second)
+
+    def _percent(self, row: Row) -> str:
+        """A mean as a percentage, with a decimal only where it is needed near 100 %."""
+        value = 100 * row[self.key]["mean"]
+        return f"{value:.1f} %" if value >= 90 else f"{value:.0f} %"
+
+    def _with_percent(self, row: Row) -> str:
+        return f"{row['name']} ({self._percent(row)})"
+
+
+def comparison_trials(recipe: Recipe, table: Compare) -> list[Trial]:
+    """A trial of each network. UserError: there is no network of that name."""
+    assert isinstance(recipe.net, NetByName)
+    for name in table.networks:
+        find(name)  # UserError for an unknown network
+    return [
+        Trial(
+            name=name,
+            recipe=replace(recipe, net=replace(recipe.net, base=name)),
+            factors={"threshold": table.threshold},
+        )
+        for name in table.networks
+    ]
+
+
+def _columns(table: Compare, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    run = groups[0].runs[0]
+    shares = [column(key, capital(metric(key).title), "%", "share") for key in run.metrics]
+    return [
+        PARAMETERS,
+        MULTIPLY_ADDS,
+        *shares,
+        *([TRAIN_ERROR] if run.train_error is not None else []),
+        {**column("seconds_per_epoch", "Seconds", "an epoch"), "places": 2},
+        {
+            **column("epochs_to_threshold", "Epochs", f"to {values.percent(table.threshold)} %"),
+            "absent": "not reached",
+        },
+    ]
+
+
+def _row(group: Group) -> dict[str, Any]:
+    run = group.runs[0]
+    first = next(iter(run.metrics))
+    row = summarise(group.name, group.runs, float(group.factors["threshold"]))
+    interval = metric_interval(first, row[first]["seeds"], run.count)
+    return {
+        **row,
+        "split": group.results[0].trial.split,
+        "count": run.count,
+        "metric": first,
+        "interval": None if interval is None else list(interval),
+    }
+
+
+def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    first, threshold = rows[0]["metric"], float(groups[0].factors["threshold"])
+    curves = [curve(group.name, group.runs) for group in groups]
+    band = " Line: mean over the seeds; band: lowest to highest." if rows[0]["seeds"][1:] else ""
+    dotted = f" Dotted: the threshold of {values.percent(threshold)} %."
+    loss = {"title": "", "scale": "log"}
+    drawn = [
+        (first, f"Validation {metric(first).title}", SHARE, f"At every evaluation.{band}{dotted}"),
+        ("train_error", "Training error", SHARE,
+         f"Share of wrong predictions, measured while the epoch trains.{band}"),
+        ("train_loss", "Training loss", loss, f"Logarithmic scale.{band}"),
+    ]  # fmt: skip
+    figures = []
+    for key, title, y, caption in drawn:
+        lines = [curve_line(each, key, dashed=family(each["name"]) == "plain") for each in curves]
+        lines = [line for line in lines if line["x"]]
+        level = threshold if key == first else None
+        if lines:
+            figures.append(lines_figure(title, caption, "", lines, x=EPOCHS, y=y, level=level))
+    of = "seeds and images" if metric(first).of_images else "seeds"
+    bars = f" Bar: 95 % interval over {of}." if any(row["interval"] for row in rows) else ""
+    dots = dots_figure(
+        f"{capital(rows[0]['split'])} {metric(first).title} at the end, every seed",
+        f"Dot: one seed; line: their mean.{bars}",
+        "",
+        {"title": metric(first).title, "scale": "share"},
+        {row["name"]: {**row[first], "interval": row["interval"]} for row in rows},
+    )
+    return [*figures, dots]
+
+
+def _notes(recipe: Recipe, table: Compare, groups: Sequence[Group]) -> str:
+    run, split = groups[0].runs[0], groups[0].results[0].trial.split
+    unused = "; the test set was not used" if split == "validation" else ""
+    of = f"Precision, recall and F1 are {run.averaging} averages over the classes. "
+    wrong = "Train error is that of the trained network on its training images. "
+    return (
+        f"Evaluated on the {split} split, {run.count:,} images{unused}. "
+        + (of if run.averaging else "")
+        + (wrong if run.train_error is not None else "")
+        + "Seconds are of training alone, and runs that are made at a time share the machine."
+    )
+
+
+def _extra(table: Compare, groups: Sequence[Group]) -> dict[str, Any]:
+    run = groups[0].runs[0]
+    return {
+        "count": run.count,
+        "averaging": run.averaging,
+        "metrics": list(run.metrics),
+        "threshold": table.threshold,
+        "curves": [curve(group.name, group.runs) for group in groups],
+    }
+
+
+COMPARISON = Experiment[Compare](
+    title="Comparison",
+    question="Which network is better, and by more than chance allows?",
+    trials=lambda recipe, table, source: comparison_trials(recipe, table),
+    columns=_columns,
+    row=_row,
+    finding=comparison_finding,
+    figures=_figures,
+    notes=_notes,
+    extra=_extra,
+)

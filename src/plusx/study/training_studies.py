@@ -1,0 +1,818 @@
+"""Studies that train networks and compare their errors.
+
+degradation: He et al. 2015, sections 1 and 4.2: plain networks have a higher training error when
+    they are deeper, which is not overfitting, and with batch norm not for want of gradients either.
+skips: what the merge does, at equal cost.
+convergence: epochs, and seconds of training, until an accuracy is reached.
+generalisation: the gap between training and validation, over depth, remedies and amounts of data.
+transfer: few images of some classes: from scratch, and from what was learned on other classes.
+ablation: the shortcuts and the orders of He et al. 2016 (tables 1 and 2). What is compared with the
+    paper is the order of the variants: their errors depend on the budget, their order should not.
+    Kendall's tau-b says how far two orders agree (1: fully, 0: not at all, -1: reversed). Where
+    several failed in the paper they are tied, and an order without such ties reaches a little less
+    than 1. The interval comes from drawing the mean of every variant again.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plusx import store
+from plusx.data.dataset import Dataset
+from plusx.errors import UserError
+from plusx.grammar.arithmetic import measure
+from plusx.grammar.spec import Block, Net
+from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
+from plusx.recipe import KnownData, NetByName, OwnData, Recipe
+from plusx.recipe.studies import (
+    Ablation,
+    Convergence,
+    Degradation,
+    Generalisation,
+    Skips,
+    Transfer,
+)
+from plusx.statistics import Difference, difference, differences, spread
+from plusx.study.experiment import (
+    ERROR,
+    MULTIPLY_ADDS,
+    PARAMETERS,
+    TRAIN_ERROR,
+    Experiment,
+    Group,
+    Row,
+    column,
+    compared,
+    fitted,
+    listed,
+    network_trials,
+    spec,
+    with_net,
+)
+from plusx.study.figures import (
+    dots_figure,
+    error_figures,
+    errors_in_words,
+    lines_figure,
+    number,
+    training_lines,
+    validation_lines,
+)
+from plusx.study.gradients import (
+    aligned,
+    depth_figure,
+    ratios_over_training,
+    training_figure,
+    verdict,
+)
+from plusx.study.results import epochs_to
+from plusx.study.trial import Measurement, Trial
+from plusx.zoo import cifar
+from plusx.zoo.blocks import (
+    BASIC_A,
+    BOTTLENECK_A,
+    FIRST_PREACT_A,
+    ORDERS,
+    PREACT_A,
+    SHORTCUTS,
+)
+
+
+MARGIN = 0.01  # a deeper network is not worse where its error is surely less than this above
+DROPOUT = 0.3  # before the last convolution of a block (Zagoruyko and Komodakis 2016)
+DROP_PATH = 0.5  # the last block's rate (Huang et al. 2016)
+DRAWS = 1000  # of the means, for the interval of Kendall's tau
+_BEFORE = "before"  # the training on other classes, in the study of transfer
+_WORDS = {"scratch": "from scratch", "all": "all of it fine-tuned", "head": "its head alone"}
+_DEPTH = column("depth", "Depth", kind="count")
+
+
+def _degradation_trials(recipe: Recipe, table: Degradation, source: Dataset) -> list[Trial]:
+    trials = []
+    for norm in table.norms:
+        for kind in table.kinds:
+            for depth in table.depths:
+                name = f"{kind}{depth}"
+                try:
+                    net = spec(name)
+                except ValueError as error:
+                    raise UserError(f"[study] depths: {depth}: {error}") from None
+                chosen = name if norm == "batch" else without_norm(net)
+                trials.append(
+                    Trial(
+                        name=name if norm == "batch" else f"{name} no norm",
+                        recipe=with_net(recipe, chosen, source),
+                        factors={"kind": kind, "depth": depth, "norm": norm},
+                        measurements=(Measurement("gradients"),),
+                    )
+                )
+    return trials
+
+
+def _degradation_row(group: Group) -> dict[str, Any]:
+    ratios = ratios_over_training(aligned(group.measured("gradients")))
+    return {**group.costs, **group.errors, "ratio_start": ratios[0], "ratio_end": ratios[-1]}
+
+
+def _degradation_finding(rows: Sequence[Row]) -> str:
+    """For each kind of network: is the deepest worse than the shallowest in training error?"""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["norm"], row["kind"]), []).append(row)
+    pairs = [
+        (max(group, key=lambda row: row["depth"]), min(group, key=lambda row: row["depth"]))
+        for group in groups.values()
+    ]
+    pairs = [(deep, shallow) for deep, shallow in pairs if deep is not shallow]
+    if not pairs:
+        return "One depth: there is nothing to compare."
+    errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
+    parts = []
+    for (deep, shallow), gap in zip(pairs, differences(errors), strict=True):
+        text = compared(deep, shallow, "train_error", gap)
+        if gap is not None and gap.low <= 0 <= gap.high < MARGIN:
+            text = text.replace("is not known to differ from", "is not worse than")
+        if gap is not None and gap.low > 0 and verdict(deep["ratio_end"]) == "steady":
+            always = verdict(deep["ratio_start"]) == "steady"
+            text += f" while its gradients {'are steady' if always else 'have settled'}"
+        parts.append(text)
+    return f"Training error: {'; '.join(parts)}."
+
+
+def _degradation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    bare = [group.name for group in groups if group.factors["norm"] == "none"]
+    answers = {group.name: aligned(group.measured("gradients")) for group in groups}
+    start = "; ".join(f"{row['name']} {number(row['ratio_start'])}" for row in rows)
+    both = "; ".join(
+        f"{row['name']}: {number(row['ratio_start'])} at the start, "
+        f"{number(row['ratio_end'])} at the end"
+        for row in rows
+    )
+    return [
+        *error_figures(groups, rows, bare),
+        depth_figure(answers, f"First block over last: {start}"),
+        training_figure(answers, both),
+    ]
+
+
+DEGRADATION = Experiment[Degradation](
+    title="Degradation",
+    question="Do deeper networks train worse, and do shortcuts prevent it?",
+    trials=_degradation_trials,
+    columns=lambda table, groups: [
+        _DEPTH,
+        PARAMETERS,
+        TRAIN_ERROR,
+        ERROR,
+        column("ratio_start", "Gradient, first / last", "at the start"),
+        column("ratio_end", "Gradient, first / last", "at the end"),
+    ],
+    row=_degradation_row,
+    finding=_degradation_finding,
+    figures=_degradation_figures,
+    notes=lambda recipe, table, groups: (
+        "Train error is that of the trained network on its training images. Differences have "
+        "Welch's interval over the seeds, all of them together 95 %; not worse means surely less "
+        f"than {100 * MARGIN:.0f} point above. Gradients are those in the outputs of the blocks, "
+        "of the same 128 images each time, with the batch's own statistics."
+    ),
+)
+
+
+def _skips_trials(recipe: Recipe, table: Skips, source: Dataset) -> list[Trial]:
+    blocks = _blocks_of(table.depth)
+    # bottlenecks of about this depth: 9 n + 2 layers
+    bases = {
+        "basic": fitted(cifar.net(BASIC_A, blocks), source),
+        "bottleneck": fitted(
+            cifar.net(BOTTLENECK_A, max(1, round((table.depth - 2) / 9)), cifar.BOTTLENECK_WIDTHS),
+            source,
+        ),
+    }
+    cost = measure(bases["basic"]).multiply_adds
+    return [
+        Trial(
+            name=f"{block} {'plain' if merge == 'none' else merge}",
+            recipe=with_net(recipe, at_cost(with_merge(bases[block], merge), cost), source),
+            factors={"block": block, "merge": merge},
+        )
+        for block in table.blocks
+        for merge in table.merges
+    ]
+
+
+def _blocks_of(depth: int) -> int:
+    """The basic blocks in each of three stages of a network of this depth."""
+    if depth < 8:
+        raise UserError(f"[study] depth = {depth}: at least 8, one basic block a stage")
+    return (depth - 2) // 6
+
+
+def _skips_row(group: Group) -> dict[str, Any]:
+    spec = group.recipe.net
+    assert isinstance(spec, Net)
+    return {"depth": measure(spec).depth, **group.costs, **group.errors}
+
+
+def _skips_finding(rows: Sequence[Row]) -> str:
+    """Each merge against `+` of the same block, and bottleneck against basic, in training error."""
+    added = {row["block"]: row for row in rows if row["merge"] == "add"}
+    others = [row for row in rows if row["merge"] != "add" and row["block"] in added]
+    pairs = [(row, added[row["block"]]) for row in others]
+    if {"basic", "bottleneck"} <= set(added):
+        pairs.append((added["bottleneck"], added["basic"]))
+    errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
+    parts = [
+        compared(*pair, "train_error", gap)
+        for pair, gap in zip(pairs, differences(errors), strict=True)
+    ]
+    return f"Training error at equal multiply-adds: {'; '.join(parts)}." if parts else "One row."
+
+
+SKIPS = Experiment[Skips](
+    title="Shortcuts",
+    question="What does adding do that concatenating, gating or nothing does not, at equal cost?",
+    trials=_skips_trials,
+    columns=lambda table, groups: [_DEPTH, PARAMETERS, MULTIPLY_ADDS, TRAIN_ERROR, ERROR],
+    row=_skips_row,
+    finding=_skips_finding,
+    figures=lambda groups, rows: error_figures(
+        groups, rows, [row["name"] for row in rows if row["merge"] == "none"]
+    ),
+    notes=lambda recipe, table, groups: (
+        "All networks have the multiply-adds of the basic residual one, as near as widths come: "
+        "every width is scaled by one factor. With & the stages begin by halving the channels and "
+        "pooling, as in DenseNet. Intervals are Welch's over seeds, all of them together 95 %. "
+        "Without shortcuts dashed."
+    ),
+)
+
+
+def _convergence_trials(recipe: Recipe, table: Convergence, source: Dataset) -> list[Trial]:
+    return [
+        replace(trial, factors={"threshold": table.threshold})
+        for trial in network_trials(recipe, table.networks, source)
+    ]
+
+
+def _convergence_row(group: Group) -> dict[str, Any]:
+    threshold = float(group.factors["threshold"])
+    reached = [
+        (float(epoch), epoch * run.seconds_per_epoch)
+        for run in group.runs
+        if (epoch := epochs_to(run.points, threshold)) is not None
+    ]
+    return {
+        **group.costs,
+        "seconds_per_epoch": spread([run.seconds_per_epoch for run in group.runs]),
+        "reached": len(reached),
+        "epochs": spread([epochs for epochs, _ in reached]) if reached else None,
+        "seconds": spread([seconds for _, seconds in reached]) if reached else None,
+        "error": group.errors["error"],
+    }
+
+
+def _convergence_finding(rows: Sequence[Row]) -> str:
+    """Which is the first in epochs and in seconds, which are not known to differ from it, and which
+    did not come there."""
+    whole = [row for row in rows if row["reached"] == len(row["seeds"])]
+    short = [row["name"] for row in rows if row not in whole]
+    parts = [_first(whole, "epochs"), _first(whole, "seconds")] if whole else []
+    if short:
+        parts.append(f"{listed(short)} did not reach the accuracy with every seed")
+    return f"{'; '.join(parts)}."
+
+
+def _first(rows: Sequence[Row], what: str) -> str:
+    best = min(rows, key=lambda row: row[what]["mean"])
+    others = [row for row in rows if row is not best]
+    pairs = [(row[what]["seeds"], best[what]["seeds"]) for row in others]
+    found = differences(pairs, bounds=(-math.inf, math.inf))
+    alike = [
+        row["name"]
+        for row, later in zip(others, found, strict=True)
+        if later is None or later.low <= 0
+    ]
+    first = f"{best['name']} needs the fewest {what} on average ({best[what]['mean']:.1f})"
+    return f"{first}, not known to differ from {listed(alike)}" if alike else first
+
+
+def _convergence_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    reached = "; ".join(
+        f"{row['name']} after {row['epochs']['mean']:.1f} epochs"
+        if row["epochs"] is not None
+        else f"{row['name']} never"
+        for row in rows
+    )
+    return [
+        lines_figure(
+            "Validation error",
+            "At every evaluation; the dotted line is the threshold.",
+            f"The threshold is reached by {reached}.",
+            validation_lines(groups),
+            level=1 - float(groups[0].factors["threshold"]),
+        )
+    ]
+
+
+CONVERGENCE = Experiment[Convergence](
+    title="Convergence",
+    question="How many epochs, and how many seconds, until an accuracy is reached?",
+    trials=_convergence_trials,
+    columns=lambda table, groups: [
+        PARAMETERS,
+        MULTIPLY_ADDS,
+        column("reached", "Seeds that reach it", kind="count"),
+        column("epochs", "Epochs", f"to {100 * table.threshold:g} %"),
+        column("seconds", "Seconds", f"to {100 * table.threshold:g} %"),
+        column("seconds_per_epoch", "Seconds", "an epoch"),
+        ERROR,
+    ],
+    row=_convergence_row,
+    finding=_convergence_finding,
+    figures=_convergence_figures,
+    notes=lambda recipe, table, groups: (
+        "An accuracy is reached at the first epoch whose evaluation is at least as high; means are "
+        "over those seeds that reach it. The first is compared with the others by Welch's "
+        "intervals over the seeds, all of them together 95 %. Seconds are of training alone, and "
+        "where several runs are made at a time they share the machine: compare them within one "
+        "study only."
+    ),
+)
+
+
+def _generalisation_trials(recipe: Recipe, table: Generalisation, source: Dataset) -> list[Trial]:
+    given = {
+        "augmentation": ("data.augment", recipe.data.augment),
+        "weight-decay": ("optim.weight_decay", recipe.optim.weight_decay),
+    }
+    for remedy, (key, value) in given.items():
+        if remedy in table.remedies and not value:
+            raise UserError(f"[study] remedies: {remedy} is {key}, which is empty: nothing to try")
+    for share in table.shares:
+        if round(share * len(source)) < len(source.classes):
+            raise UserError(
+                f"[study] shares: {share:g} of {len(source):,} images is less than one of each of "
+                f"{len(source.classes)} classes"
+            )
+    return [
+        Trial(
+            name=f"resnet{depth} {remedy} {100 * share:g} %",
+            recipe=_with_remedy(recipe, depth, remedy, share, source),
+            factors={"depth": depth, "remedy": remedy, "share": share},
+        )
+        for depth in table.depths
+        for share in table.shares
+        for remedy in table.remedies
+    ]
+
+
+def _with_remedy(recipe: Recipe, depth: int, remedy: str, share: float, source: Dataset) -> Recipe:
+    """The recipe with this remedy and no other."""
+    net = spec(f"resnet{depth}")
+    if remedy == "dropout":
+        net = with_dropout(net, DROPOUT)
+    if remedy == "stochastic-depth":
+        net = replace(net, drop_path=DROP_PATH)
+    assert isinstance(recipe.data, KnownData | OwnData)
+    augment = recipe.data.augment if remedy == "augmentation" else ""
+    data = replace(recipe.data, augment=augment, train=round(share * len(source)))
+    decay = recipe.optim.weight_decay if remedy == "weight-decay" else 0.0
+    bare = replace(recipe, data=data, optim=replace(recipe.optim, weight_decay=decay))
+    return with_net(bare, net, source)
+
+
+def _generalisation_row(group: Group) -> dict[str, Any]:
+    gaps = [1 - run.metrics["accuracy"] - run.wrong for run in group.runs]
+    images = getattr(group.recipe.data, "train", None)
+    return {"images": images, **group.errors, "gap": spread(gaps)}
+
+
+def _generalisation_finding(rows: Sequence[Row]) -> str:
+    """For each share of the data: what lowers the validation error, at any depth; and how depth
+    changes the gap. A remedy helps where its interval lies below 0."""
+    pairs = [
+        (row, bare)
+        for row in rows
+        if (bare := _bare(rows, row["depth"], row["share"])) is not None and row is not bare
+    ]
+    helps: dict[float, list[str]] = {row["share"]: [] for row in rows}
+    errors = [tuple(row["error"]["seeds"] for row in pair) for pair in pairs]
+    for (row, _), gap in zip(pairs, differences(errors), strict=True):
+        if gap is not None and gap.high < 0:
+            helps[row["share"]].append(f"{row['remedy']} ({row['depth']} layers, {gap})")
+    parts = []
+    for share, found_helps in helps.items():
+        effect = (
+            f"less error by {', '.join(found_helps)}"
+            if found_helps
+            else "no remedy is shown to help"
+        )
+        parts.append(f"with {100 * share:g} % of the images {effect}{_deeper(rows, share)}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _deeper(rows: Sequence[Row], share: float) -> str:
+    depths = sorted({row["depth"] for row in rows})
+    shallow, deep = (_bare(rows, depth, share) for depth in (depths[0], depths[-1]))
+    if shallow is None or deep is None or shallow is deep:
+        return ""
+    gap = difference(deep["gap"]["seeds"], shallow["gap"]["seeds"], bounds=(-2.0, 2.0))
+    if gap is None:
+        return ""
+    return f"; from {depths[0]} to {depths[-1]} layers the gap changes by {gap}"
+
+
+def _bare(rows: Sequence[Row], depth: int, share: float) -> Row | None:
+    """The row without any remedy."""
+    key = ("none", depth, share)
+    return next((r for r in rows if (r["remedy"], r["depth"], r["share"]) == key), None)
+
+
+def _generalisation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    figures = []
+    for depth in dict.fromkeys(row["depth"] for row in rows):
+        of_depth = [row for row in rows if row["depth"] == depth]
+        for title, key in (("Validation error", "error"), ("Gap", "gap")):
+            figures.append(
+                lines_figure(
+                    f"{title}, {depth} layers",
+                    "Over the number of training images; bands from the lowest to the highest "
+                    "seed.",
+                    "; ".join(f"{row['name']}: {100 * row[key]['mean']:.1f}" for row in of_depth),
+                    [
+                        _over_images(remedy, key, of_depth)
+                        for remedy in dict.fromkeys(row["remedy"] for row in rows)
+                    ],
+                    x={"title": "training images", "scale": "log"},
+                )
+            )
+    return figures
+
+
+def _over_images(remedy: str, key: str, rows: Sequence[Row]) -> dict[str, Any]:
+    points = {row["images"]: row[key] for row in rows if row["remedy"] == remedy}
+    points = dict(sorted(points.items()))
+    return {
+        "name": remedy,
+        "x": list(points),
+        "mean": [value["mean"] for value in points.values()],
+        "low": [min(value["seeds"]) for value in points.values()],
+        "high": [max(value["seeds"]) for value in points.values()],
+        "dashed": remedy == "none",
+    }
+
+
+def _generalisation_notes(recipe: Recipe, table: Generalisation, groups: Sequence[Group]) -> str:
+    length = (
+        "All runs make the same number of updates, whatever the number of images."
+        if recipe.steps
+        else "All runs make the same number of epochs, so those with fewer images make fewer "
+        "updates: what few images cost and what few updates cost is not separated."
+    )
+    compared = len(table.depths) * len(table.shares) * len(set(table.remedies) - {"none"})
+    return (
+        f"{length} The gap is the validation error less the training error of the trained network. "
+        f"Dropout ({DROPOUT}) stands before the last convolution of a block; stochastic depth "
+        f"drops the last block with {DROP_PATH}; weight decay is {recipe.optim.weight_decay:g}; "
+        f"augmentation is {recipe.data.augment!r}; none of them stands in the others' rows.\n"
+        "Remedies are compared with none of them by Welch's interval over the seeds; the "
+        f"{compared} comparisons hold together with 95 %."
+    )
+
+
+GENERALISATION = Experiment[Generalisation](
+    title="Generalisation",
+    question="How far is validation behind training, and what helps with little data?",
+    trials=_generalisation_trials,
+    columns=lambda table, groups: [
+        _DEPTH,
+        column("remedy", "Against it", kind="text"),
+        column("images", "Images", kind="count"),
+        TRAIN_ERROR,
+        ERROR,
+        column("gap", "Gap", "points", "share"),
+    ],
+    row=_generalisation_row,
+    finding=_generalisation_finding,
+    figures=_generalisation_figures,
+    notes=_generalisation_notes,
+)
+
+
+def _transfer_trials(recipe: Recipe, table: Transfer, source: Dataset) -> list[Trial]:
+    data = recipe.data
+    if isinstance(recipe.net, Net) or recipe.net.weights:
+        raise UserError("[net]: the study names its networks and trains their weights itself")
+    if not isinstance(data, KnownData | OwnData) or data.classes is None:
+        raise UserError("[data] classes: which ones are to be learned from few images?")
+    shared = [name for name in table.classes if name in data.classes]
+    if shared:
+        raise UserError(f"[study] classes: {shared[0]!r} is among those of [data] too")
+    before = replace(
+        recipe,
+        data=replace(data, classes=table.classes, train=None, per_class=None),
+        epochs=table.epochs,
+        steps=None,
+    )
+    trials = []
+    for network in table.networks:
+        first = Trial(
+            name=f"{network} {_BEFORE}",
+            recipe=with_net(before, network, source),
+            factors={"network": network, "way": _BEFORE},
+            split=table.split,
+        )
+        trials.append(first)
+        for way in table.ways:
+            chosen = with_net(recipe, network, source)
+            assert isinstance(chosen.net, NetByName)
+            trained = "all" if way == "scratch" else way
+            trials.append(
+                Trial(
+                    name=f"{network} {in_words(way)}",
+                    recipe=replace(chosen, net=replace(chosen.net, train=trained)),
+                    factors={"network": network, "way": way},
+                    begins="" if way == "scratch" else first.name,
+                    split=table.split,
+                )
+            )
+    return trials
+
+
+def in_words(way: str | int) -> str:
+    """Which parts of a pretrained network are trained."""
+    if isinstance(way, int):
+        return f"its last {'stage' if way == 1 else f'{way} stages'} fine-tuned"
+    return _WORDS[way]
+
+
+def _transfer_row(group: Group) -> dict[str, Any]:
+    data = store.read_json(group.results[0].folder / "data.json")
+    return {
+        "images": data["train"]["count"],
+        "classes": len(data["classes"]),
+        **group.errors,
+    }
+
+
+def _with_gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    gains = _gains(rows)
+    for row in rows:
+        gain = gains.get(row["name"])
+        row["gain"] = "" if gain is None else str(gain).replace(" points", "")
+    return rows
+
+
+def _gains(rows: Sequence[Row]) -> dict[str, Difference]:
+    """How much less error than from scratch, by name, where it can be compared."""
+    scratch = {row["network"]: row for row in rows if row["way"] == "scratch"}
+    others = [
+        row for row in rows if row["way"] not in (_BEFORE, "scratch") and row["network"] in scratch
+    ]
+    errors = [(scratch[r["network"]]["error"]["seeds"], r["error"]["seeds"]) for r in others]
+    gains = zip(others, differences(errors), strict=True)
+    return {row["name"]: gain for row, gain in gains if gain is not None}
+
+
+def _transfer_finding(rows: Sequence[Row]) -> str:
+    """Of each network the ways that are better or worse than from scratch: those whose interval
+    excludes 0."""
+    gains = _gains(rows)
+    sentences = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        ways: dict[str, list[str]] = {"better": [], "worse": [], "not known to differ": []}
+        for row in rows:
+            if row["network"] == network and row["name"] in gains:
+                gain = gains[row["name"]]
+                how = (
+                    "better"
+                    if gain.low > 0
+                    else "worse"
+                    if gain.high < 0
+                    else "not known to differ"
+                )
+                ways[how].append(f"{in_words(row['way'])} ({gain})")
+        parts = [f"{listed(several)} {how}" for how, several in ways.items() if several]
+        sentences.append(
+            f"{network} that was trained on other classes, against from scratch: "
+            f"{'; '.join(parts) or 'chance unknown'}"
+        )
+    return f"{'. '.join(sentences)}."
+
+
+def _transfer_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    few = [row for row in rows if row["way"] != _BEFORE]
+    return [
+        dots_figure(
+            "Error after training on few images",
+            "Every seed, and the mean as a line.",
+            errors_in_words(few),
+            {"title": "error", "scale": "share"},
+            {row["name"]: row["error"] for row in few},
+        )
+    ]
+
+
+TRANSFER = Experiment[Transfer](
+    title="Transfer",
+    question="What does a network that learned other classes gain where there are few images?",
+    trials=_transfer_trials,
+    columns=lambda table, groups: [
+        column("images", "Images", kind="count"),
+        column("classes", "Classes", kind="count"),
+        TRAIN_ERROR,
+        {**ERROR, "title": "Test error" if table.split == "test" else "Validation error"},
+        column("gain", "Better than from scratch", "points", "text"),
+    ],
+    row=_transfer_row,
+    complete=_with_gains,
+    finding=_transfer_finding,
+    figures=_transfer_figures,
+    notes=lambda recipe, table, groups: (
+        f"Before, each network was trained for {table.epochs} epochs on all training images of "
+        f"{listed(table.classes)}, with the same seed; the head is new for the other classes. "
+        "What is not trained keeps the statistics of its norms. All ways make the same number of "
+        "updates at the same rates, and see the same few images of a seed. Intervals are Welch's "
+        "over seeds, all of them together 95 %."
+    ),
+)
+
+
+class Variant(NamedTuple):
+    """A row of the paper: its block, where its gates begin, and the paper's test error."""
+
+    table: int
+    block: Block
+    paper_error: float
+    gate_bias: float | None = None
+    first: Block | None = None
+    tail: str = "pool"
+
+
+VARIANTS: dict[str, Variant] = {
+    "original": Variant(1, BASIC_A, 0.0661),
+    "constant": Variant(1, SHORTCUTS["constant"], 0.1235),
+    "constant-shortcut": Variant(1, SHORTCUTS["constant_shortcut"], 0.2000),
+    "exclusive-gate": Variant(1, SHORTCUTS["exclusive_gate"], 0.0870, -6.0),
+    "shortcut-gate-0": Variant(1, SHORTCUTS["shortcut_gate"], 0.1286, 0.0),
+    "shortcut-gate-6": Variant(1, SHORTCUTS["shortcut_gate"], 0.0691, -6.0),
+    "conv-shortcut": Variant(1, SHORTCUTS["conv_shortcut"], 0.1222),
+    "dropout-shortcut": Variant(1, SHORTCUTS["dropout_shortcut"], 0.2000),
+    "norm-after": Variant(2, ORDERS["norm_after"], 0.0817),
+    "act-before": Variant(2, ORDERS["act_before"], 0.0784),
+    "act-only": Variant(2, ORDERS["act_only"], 0.0671, tail="act pool"),
+    "preact": Variant(
+        2,
+        PREACT_A,
+        0.0637,
+        first=FIRST_PREACT_A,
+        tail="norm act pool",
+    ),
+}
+
+
+def _ablation_trials(recipe: Recipe, table: Ablation, source: Dataset) -> list[Trial]:
+    blocks = _blocks_of(table.depth)
+    for name in table.variants:
+        if name not in VARIANTS:
+            near = get_close_matches(name, VARIANTS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"[study] variants: no {name!r} among {', '.join(VARIANTS)}{hint}")
+    trials = []
+    for name in table.variants or VARIANTS:
+        variant = VARIANTS[name]
+        chosen = cifar.net(variant.block, blocks, first=variant.first, tail=variant.tail)
+        init = recipe.init
+        if variant.gate_bias is not None:
+            init = replace(init, gate_bias=variant.gate_bias)
+        trials.append(
+            Trial(
+                name=name,
+                recipe=replace(with_net(recipe, chosen, source), init=init),
+                factors={"table": variant.table},
+            )
+        )
+    return trials
+
+
+def _ablation_row(group: Group) -> dict[str, Any]:
+    variant = VARIANTS[group.name]
+    return {
+        "sentence": variant.block.body,
+        "shortcut": variant.block.identity or "the identity",
+        **group.errors,
+        "paper": variant.paper_error,
+    }
+
+
+def _ablation_finding(rows: Sequence[Row]) -> str:
+    """Kendall's tau of each table against the paper."""
+    parts = []
+    for table, named in ((1, "shortcuts (table 1)"), (2, "orders (table 2)"), (0, "all")):
+        chosen = [row for row in rows if table in (0, row["table"])]
+        if table == 2:
+            chosen = [*(row for row in rows if row["name"] == "original"), *chosen]
+        if len(chosen) < 3:
+            continue
+        papers = [row["paper"] for row in chosen]
+        tau, interval = agreement([row["error"]["seeds"] for row in chosen], papers)
+        sure = (
+            "no interval"
+            if interval is None
+            else f"95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+        )
+        most = largest_tau(papers)
+        ties = f", at most {most:.2f} for the paper's ties" if most < 1 else ""
+        parts.append(f"{named} {tau:.2f} ({sure}{ties})")
+    if not parts:
+        return "Fewer than three variants: there is no order to compare with the paper's."
+    return f"Kendall's tau of the order against the paper's: {'; '.join(parts)}."
+
+
+def largest_tau(paper: Sequence[float]) -> float:
+    """The tau-b of an order that agrees wholly but has no ties, where the paper's has some."""
+    pairs = [a != b for a, b in itertools.combinations(paper, 2)]
+    return float((sum(pairs) / len(pairs)) ** 0.5)
+
+
+def agreement(
+    errors: Sequence[Sequence[float]], paper: Sequence[float]
+) -> tuple[float, tuple[float, float] | None]:
+    """Kendall's tau-b between the mean errors, a list of seeds each, and the paper's errors.
+
+    The interval of 95 % has the percentiles over draws of every mean, by Student's t over its
+    seeds; None where some variant has one seed, or where no draw differs. Three seeds drawn with
+    replacement would vary far less than their mean does. NaN where all means or all of the paper's
+    errors are equal.
+    """
+    from scipy.stats import kendalltau
+
+    def tau(means: Sequence[float]) -> float:
+        return float(kendalltau(means, paper).statistic)
+
+    middle = tau([float(np.mean(values)) for values in errors])
+    if min(map(len, errors)) < 2:
+        return middle, None
+    generator = np.random.default_rng(0)
+    means_drawn = np.stack(
+        [
+            np.mean(values)
+            + generator.standard_t(len(values) - 1, DRAWS)
+            * (np.std(values, ddof=1) / len(values) ** 0.5)
+            for values in errors
+        ],
+        axis=1,
+    )
+    taus = [tau(means.tolist()) for means in means_drawn]
+    low, high = map(float, np.nanpercentile(taus, (2.5, 97.5)))
+    return middle, (low, high) if low < high else None
+
+
+def _ablation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    ordered = sorted(rows, key=lambda row: row["paper"])
+    figures = []
+    for table, title in ((1, "kinds of shortcut"), (2, "orders of norm and activation")):
+        chosen = [row for row in ordered if row["table"] == table or row["name"] == "original"]
+        if any(row["table"] == table for row in rows):
+            figures.append(
+                dots_figure(
+                    f"Validation error, {title}",
+                    "Every seed, and the mean as a line; the paper's order from top to bottom.",
+                    errors_in_words(chosen),
+                    {"title": "validation error", "scale": "share"},
+                    {row["name"]: row["error"] for row in chosen},
+                )
+            )
+    caption = "Mean over the epoch while it trains."
+    words = errors_in_words(rows)
+    return [*figures, lines_figure("Training error", caption, words, training_lines(groups))]
+
+
+ABLATION = Experiment[Ablation](
+    title="Shortcuts and orders of He et al. 2016",
+    question="Is the identity the best shortcut, and full pre-activation the best order?",
+    trials=_ablation_trials,
+    columns=lambda table, groups: [
+        column("table", "Table", "He 2016", "count"),
+        column("sentence", "Block", kind="text"),
+        column("shortcut", "Shortcut", kind="text"),
+        TRAIN_ERROR,
+        ERROR,
+        {**column("paper", "Paper's test error", "%, 110 layers", "share"), "places": 2},
+    ],
+    row=_ablation_row,
+    finding=_ablation_finding,
+    figures=_ablation_figures,
+    notes=lambda recipe, table, groups: (
+        "The paper's errors are of 110 layers on CIFAR-10 after 64,000 steps; where training "
+        "failed in the paper, 20 % stands, its bound. Gates begin at the paper's biases (-6 for "
+        "the exclusive gate, 0 and -6 for the shortcut's)."
+    ),
+)
