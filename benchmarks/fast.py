@@ -40,6 +40,7 @@ from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon
+from plusx.report.figures import line, lines_figure
 from plusx.run import optim, parts, task_factory
 from plusx.run.environment import environment
 from plusx.run.folder import now
@@ -225,37 +226,32 @@ def curve(rows: Sequence[Row]) -> dict[str, Any]:
     """The figure: accuracy over work."""
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
-        own = [row for row in rows if row["name"] == name]
+        chosen = [row for row in rows if row["name"] == name]
         lines.append(
-            {
-                "name": name,
-                "x": [row["pflop"] for row in own],
-                "mean": [row["accuracy"]["mean"] for row in own],
-                "low": [min(row["accuracy"]["values"]) for row in own],
-                "high": [max(row["accuracy"]["values"]) for row in own],
-                "dashed": False,
-            }
+            line(
+                name,
+                [row["pflop"] for row in chosen],
+                [row["accuracy"]["mean"] for row in chosen],
+                low=[min(row["accuracy"]["values"]) for row in chosen],
+                high=[max(row["accuracy"]["values"]) for row in chosen],
+            )
         )
-    return {
-        "kind": "lines",
-        "title": "Validation accuracy at equal work",
-        "caption": "One view of each image. The mean over the seeds, between least and most.",
-        "alternative": "",
-        "x": {"title": "training work, PFLOP", "scale": "log"},
-        "y": {"title": "validation accuracy", "scale": "share"},
-        "lines": lines,
-        "level": None,
-    }
+    return lines_figure(
+        "Validation accuracy at equal work",
+        "One view of each image. The mean over the seeds, between least and most.",
+        lines,
+        x={"title": "training work, PFLOP", "scale": "log"},
+        y={"title": "validation accuracy", "scale": "share"},
+    )
 
 
 def write(said: Said, rows: list[Row]) -> None:
     """The result, and a page with the curve beside the cells."""
     # matplotlib takes half a second to load
     from plusx.report import page
-    from plusx.report.charts import alternative, charts
+    from plusx.report.charts import charts
 
     told = curve(rows)
-    told["alternative"] = alternative(told)
     surroundings = environment(torch.device("cpu"))
     own = ("plusx", "python", "torch", "torchvision", "numpy")
     names = {f"{row['name']}, {row['work']:g} PFLOP": row["accuracy"] for row in rows}

@@ -25,7 +25,7 @@ def lines(title: str, x: Told, y: Told, drawn: list[Told], level: float | None =
 
 
 def _words(title: str, caption: str) -> Told:
-    return {"title": title, "caption": caption, "alternative": ""}
+    return {"title": title, "caption": caption}
 
 
 def training(names: dict[str, tuple[float, float]], epochs: int = 60) -> list[Told]:

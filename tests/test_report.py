@@ -13,8 +13,8 @@ from plusx.report import write_report
 from plusx.report.charts import colours
 from plusx.report.metrics import metrics_line
 from plusx.report.predictions import read_examples
+from plusx.report.result import result_page
 from plusx.report.run import run_page
-from plusx.report.study import study_page
 from study_results import DEGRADED, comparison, run, single
 
 
@@ -33,9 +33,9 @@ def single_page(**changed: object) -> str:
 
 
 PAGES = {
-    "comparison": study_page(comparison(DEGRADED)),
-    "one seed": study_page(comparison({"resnet20": (0.98,)})),
-    "many": study_page(comparison({f"resnet{6 * n + 2}": (0.9, 0.8) for n in range(1, 14)})),
+    "comparison": result_page(comparison(DEGRADED)),
+    "one seed": result_page(comparison({"resnet20": (0.98,)})),
+    "many": result_page(comparison({f"resnet{6 * n + 2}": (0.9, 0.8) for n in range(1, 14)})),
     "run": single_page(),
     "run without validation": single_page(validation=None),
 }
@@ -77,7 +77,7 @@ def test_every_figure_has_a_text_in_its_place(page: str) -> None:
 
 
 def test_the_same_result_gives_the_same_bytes() -> None:
-    assert study_page(comparison(DEGRADED)) == PAGES["comparison"]
+    assert result_page(comparison(DEGRADED)) == PAGES["comparison"]
 
 
 def test_a_comparison_says_what_was_found_and_what_was_run() -> None:
@@ -100,13 +100,13 @@ def test_a_comparison_says_what_was_found_and_what_was_run() -> None:
 
 
 def test_the_use_of_the_test_set_is_said() -> None:
-    assert "the test set was not used" not in study_page(comparison(DEGRADED, split="test"))
+    assert "the test set was not used" not in result_page(comparison(DEGRADED, split="test"))
     assert "used once" in Page(PAGES["run"]).said
 
 
 @pytest.mark.parametrize("place", ["finding", "data", "command", "recipe", "question"])
 def test_what_comes_from_outside_is_text(place: str) -> None:
-    read = Page(study_page(comparison(DEGRADED, **{place: EVIL})))
+    read = Page(result_page(comparison(DEGRADED, **{place: EVIL})))
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert EVIL in read.said
 
@@ -128,7 +128,7 @@ def test_names_of_classes_are_text() -> None:
 
 
 def test_a_name_in_a_figure_is_text() -> None:
-    read = Page(study_page(comparison({EVIL: (0.9, 0.8), "$b$": (0.7, 0.6)})))
+    read = Page(result_page(comparison({EVIL: (0.9, 0.8), "$b$": (0.7, 0.6)})))
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert EVIL in read.said
     assert "$b$" in read.said

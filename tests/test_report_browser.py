@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, browsing, find_browser
+from plusx.report.result import result_page
 from plusx.report.run import run_page
-from plusx.report.study import study_page
 from study_pages import axis, line, lines, study
 from study_results import DEGRADED, comparison, run, single
 
@@ -57,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     digits = [str(digit) for digit in range(10)]
     made = {
-        "comparison": study_page(comparison(DEGRADED)),
+        "comparison": result_page(comparison(DEGRADED)),
         "run": run_page(
             single(digits),
             run("resnet20", 0, 0.9).points,
@@ -66,8 +66,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             environment={"processor": "A processor", "platform": "Linux-" + "x" * 60},
             test_uses=0,
         ),
-        "study": study_page(study()),
-        "hard study": study_page(
+        "study": result_page(study()),
+        "hard study": result_page(
             study(
                 figures=[
                     lines(

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from page_reader import Page
 from plusx.report import values, write_report
-from plusx.report.charts import Chart, alternative, chart, charts, colours, names
-from plusx.report.study import study_page
+from plusx.report.charts import Chart, chart, charts, colours, names
+from plusx.report.result import result_page
 from plusx.report.text_table import rows_table
 from study_pages import Told, axis, columns, line, lines, rows, spread, study, surface
 
 
 EVIL = '<script>alert("1")</script>&\'"$x^2$\x00\n'
-PAGE = study_page(study())
+PAGE = result_page(study())
 
 
 def drawn(told: Told) -> Chart:
-    return chart({**told, "alternative": alternative(told)}, colours(names(told)), "f0")
+    return chart(told, colours(names(told)), "f0")
 
 
 def texts(told: Told) -> str:
@@ -71,7 +71,7 @@ def test_a_page_is_whole_asks_for_nothing_and_says_every_figure_in_words() -> No
     images = [attrs for _, attrs in read.elements if attrs.get("role") == "img"]
     assert len(images) == [tag for tag, _ in read.elements].count("svg") == 5
     assert all(re.search(r"\d", attrs["aria-label"] or "") for attrs in images)
-    assert study_page(study()) == PAGE  # the same result gives the same bytes
+    assert result_page(study()) == PAGE  # the same result gives the same bytes
 
 
 def test_a_page_says_what_was_asked_found_measured_and_run() -> None:
@@ -95,24 +95,24 @@ def test_a_page_says_what_was_asked_found_measured_and_run() -> None:
 
 
 def test_marked_rows_stand_beneath_with_why_and_only_what_is_known_of_them() -> None:
-    said = Page(study_page(study(figures=[]))).said
+    said = Page(result_page(study(figures=[]))).said
     results, marked = said.split("Marked: in no mean above")
     assert "plain110" not in results.split("Results")[-1]
     row = marked.split("plain110")[1].split("What was run")[0]
     assert "another machine: NVIDIA H200" in row
     assert "31.0 ± 2.0" in row
-    assert "Marked" not in Page(study_page(study(marked=[], figures=[]))).said
+    assert "Marked" not in Page(result_page(study(marked=[], figures=[]))).said
 
 
 def test_a_study_without_rows_figures_or_seeds_has_a_page() -> None:
     empty = study(rows=[], figures=[], columns=[], marked=[], seeds=[], split=None, seconds=None)
-    said = Page(study_page(empty)).said
+    said = Page(result_page(empty)).said
     assert "nothing was finished" in said
 
 
 @pytest.mark.parametrize("place", ["finding", "title", "question", "data", "command", "recipe"])
 def test_what_comes_from_outside_is_text(place: str) -> None:
-    read = Page(study_page(study(figures=[], **{place: EVIL})))
+    read = Page(result_page(study(figures=[], **{place: EVIL})))
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert '<script>alert("1")</script>&\'"$x^2$' in read.said
 
@@ -130,14 +130,14 @@ def test_names_in_a_figure_are_text(told: Told) -> None:
     read = Page(drawn(told).svg)
     assert "script" not in [tag for tag, _ in read.elements]
     assert '<script>alert("1")' in read.said
-    page = Page(study_page(study(figures=[told])))
+    page = Page(result_page(study(figures=[told])))
     assert [tag for tag, _ in page.elements].count("script") == 1
     assert '<script>alert("1")</script>&\'"$x^2$' in page.said
 
 
 def test_names_and_rows_of_a_table_are_text() -> None:
     row = {"name": EVIL, "seeds": [0], "kind": EVIL}
-    page = study_page(study(rows=[row], marked=[{**row, "why": EVIL}], figures=[]))
+    page = result_page(study(rows=[row], marked=[{**row, "why": EVIL}], figures=[]))
     read = Page(page)
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert read.said.count('alert("1")') == 5
@@ -247,10 +247,10 @@ def test_every_line_is_named_in_the_legend() -> None:
 
 def test_the_numbers_of_a_figure_are_beneath_it() -> None:
     long = several([line("a", list(range(1000)), [float(n) for n in range(1000)])])
-    said = Page(study_page(study(figures=[long]))).said
+    said = Page(result_page(study(figures=[long]))).said
     assert "Every 5th row is given here" in said
     assert "999" in said
-    said = Page(study_page(study(figures=[dots({"a": [0.5, 0.25]})]))).said
+    said = Page(result_page(study(figures=[dots({"a": [0.5, 0.25]})]))).said
     assert "50.00 50.00 25.00" in said
 
 
@@ -265,7 +265,7 @@ def test_the_numbers_of_a_figure_are_beneath_it() -> None:
 )
 def test_a_figure_that_cannot_be_drawn_is_refused(told: Told, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        charts([{**told, "alternative": ""}])
+        charts([told])
 
 
 def test_a_name_keeps_its_colour_from_figure_to_figure() -> None:
@@ -287,7 +287,7 @@ def test_a_name_keeps_its_colour_from_figure_to_figure() -> None:
 def test_a_report_is_written_into_the_folder_of_a_study(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(study(figures=[])), encoding="utf-8")
     written = write_report(tmp_path).read_text(encoding="utf-8")
-    assert written == study_page(study(figures=[]))
+    assert written == result_page(study(figures=[]))
 
 
 @pytest.mark.parametrize("width", [None, 200, 80, 40, 10])

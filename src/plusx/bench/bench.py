@@ -8,7 +8,7 @@ rounds before it are the result.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +20,6 @@ import torch
 
 from plusx import store
 from plusx.bench.accuracies import known_accuracies
-from plusx.bench.inputs import random_batch
 from plusx.data.batch import Batch
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension, measure
@@ -28,7 +27,8 @@ from plusx.grammar.spec import Net
 from plusx.grammar.validate import validate
 from plusx.memory import SavedBytes
 from plusx.models import create_model
-from plusx.report.bench import bench_page, figures
+from plusx.report.figures import line, lines_figure
+from plusx.report.result import result_page
 from plusx.run.environment import environment
 from plusx.run.signals import Signals
 from plusx.statistics import Median, median_interval
@@ -48,9 +48,16 @@ FEWEST = 3  # rounds, however long they take
 CALLS = 3  # forward passes of one image a round, whose median is taken
 LR = 1e-3  # of the measured training steps
 RESULT, PAGE = "bench.json", "bench.html"
+NOTE = (
+    "One image and images a second are of predictions, without reading and preparing images. A "
+    "training step is forward, loss, backward and an update by SGD. Accuracies are not measured "
+    "here: published ones are those of papers, measured ones are from a folder of results. Fewer "
+    "than six rounds have no 95 % interval: the lowest and the highest time are given."
+)
 UNKNOWN: dict[str, Any] = {"published": None, "measured": None}
 
 Progress = Callable[[str], None]
+Row = Mapping[str, Any]
 
 
 @dataclass
@@ -136,9 +143,9 @@ def bench(
             "finding": _finding(rows),
             "stopped_by": signals.received,
             "requested": list(chosen),
-            "figures": figures(rows, batch),
+            "figures": _figures(rows, batch),
             "machine": environment(found_device),
-            "load_before": _load(),
+            "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": time.monotonic() - begun,
@@ -238,13 +245,14 @@ def _rounds(
 
 def _round_seconds(network: _Measured) -> dict[str, float]:
     """Seconds for one image, for a batch and for a training step."""
-    count = len(network.batch)
+    count, device = len(network.batch), network.task.device
 
     def timed(work: Callable[[], None]) -> float:
         began = time.perf_counter()
         with _fitting(network.name, count):
             work()
-            _synchronize(network.task.device)
+            if device.type != "cpu":
+                torch.get_device_module(device).synchronize()
         return time.perf_counter() - began
 
     network.task.eval()
@@ -256,27 +264,18 @@ def _round_seconds(network: _Measured) -> dict[str, float]:
     }
 
 
-def _synchronize(device: torch.device) -> None:
-    """Wait until the device has finished."""
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize()
-
-
 @contextmanager
 def _fitting(name: str, batch: int) -> Iterator[None]:
     """RuntimeError with a hint where memory does not suffice."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_full(error):
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not full and "allocate memory" not in str(error):
             raise
         raise RuntimeError(
             f"{name}: a batch of {batch} does not fit in memory; try --batch-size {batch // 2}"
         ) from error
-
-
-def _is_full(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _times(times: dict[str, list[float]], batch: int) -> dict[str, Any]:
@@ -289,6 +288,136 @@ def _times(times: dict[str, list[float]], batch: int) -> dict[str, Any]:
         "images_per_second": rate._asdict(),
         "step_seconds": median_interval(times["step"])._asdict(),
     }
+
+
+def random_batch(spec: Net | External, count: int, size: int | None = None) -> Batch:
+    """Random inputs and labels in the shape that a network takes, the same every time; `size`
+    replaces the network's own."""
+    sides = each_dimension(size or spec.size, spec.ndim if isinstance(spec, Net) else 2)
+    random = torch.Generator().manual_seed(0)
+    if isinstance(spec, Net) and spec.stem.startswith("embed"):
+        inputs = torch.randint(spec.in_channels, (count, *sides), generator=random)
+    else:
+        inputs = torch.randn((count, spec.in_channels, *sides), generator=random)
+    return Batch(inputs, torch.randint(max(spec.num_classes, 1), (count,), generator=random))
+
+
+def bench_page(result: Mapping[str, Any]) -> str:
+    """The page of a bench.json."""
+    early = " A signal ended it early." if result["stopped_by"] is not None else ""
+    rows: Sequence[Row] = result["rows"]
+    return result_page(
+        {
+            **result,
+            "title": "Networks on this machine",
+            "question": f"Medians of {result['rounds']} rounds, every network once in each.{early}",
+            "columns": columns(rows, result["batch"]),
+            "rows": [flat(row) for row in rows],
+            "notes": [
+                NOTE,
+                *sources(rows),
+            ],
+        }
+    )
+
+
+def columns(rows: Sequence[Row], batch: int) -> list[dict[str, str]]:
+    """The columns of the table: keys of `flat` rows."""
+    known = (
+        ("parameters", "Parameters", "", "count"),
+        ("multiply_adds", "MACs", "", "count"),
+        ("published", "Accuracy", "published", "share"),
+        ("measured", "Accuracy", "measured", "share"),
+        ("latency", "One image", "ms", "number"),
+        ("latency_interval", _ends(rows).capitalize(), "ms", "text"),
+        ("images_per_second", "Images", "a second", "number"),
+        ("step", "Training step", "ms", "number"),
+        ("saved", "Saved for backward", f"MB, {batch} images", "number"),
+    )
+    return [{"key": key, "title": title, "unit": unit, "kind": kind}
+            for key, title, unit, kind in known]  # fmt: skip
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """A row with one plain value a column."""
+    latency, low, high = _milliseconds(row)
+    return {
+        "name": row["name"],
+        "parameters": row["parameters"],
+        "multiply_adds": row["multiply_adds"],
+        "published": row["published"] and row["published"]["accuracy"],
+        "measured": row["measured"] and row["measured"]["accuracy"],
+        "latency": latency,
+        "latency_interval": f"{low:.3g} to {high:.3g}",
+        "images_per_second": row["images_per_second"]["median"],
+        "step": 1e3 * row["step_seconds"]["median"],
+        "saved": row["saved_bytes"] / 1e6,
+    }
+
+
+def sources(rows: Sequence[Row]) -> list[str]:
+    """Whose the accuracies of the table are, a line for each source."""
+    lines: dict[str, list[str]] = {}
+    for key in ("published", "measured"):
+        for row in rows:
+            if row[key]:
+                source = f"{key}: {row[key]['data']}, {row[key]['source']}"
+                lines.setdefault(source, []).append(row["name"])
+    return [f"Accuracy {source} ({', '.join(names)})." for source, names in lines.items()]
+
+
+def _ends(rows: Sequence[Row]) -> str:
+    """What the ends of the times are: an interval needs six rounds."""
+    whole = all(row["latency_seconds"].get("interval", True) for row in rows)
+    return "95 % interval" if whole else "lowest to highest"
+
+
+def _milliseconds(row: Row) -> tuple[float, float, float]:
+    """The time of one image: the median and both ends."""
+    times = row["latency_seconds"]
+    return 1e3 * times["median"], 1e3 * times["low"], 1e3 * times["high"]
+
+
+def _figures(rows: Sequence[Row], batch: int) -> list[dict[str, Any]]:
+    """Time over work, memory over work, accuracy over time: each network is a point."""
+    work = {"title": "multiply-adds (MACs) of one image", "scale": "log"}
+    latency = {"title": "ms for one image", "scale": "log"}
+    times = {row["name"]: _milliseconds(row) for row in rows}
+    drawn = [
+        lines_figure(
+            "Time for one image",
+            f"The median of the rounds, with its {_ends(rows)}.",
+            [
+                line(name, [row["multiply_adds"]], [median], low=[low], high=[high])
+                for row, (name, (median, low, high)) in zip(rows, times.items(), strict=True)
+            ],
+            x=work,
+            y=latency,
+        ),
+        lines_figure(
+            "Memory of training",
+            f"What the forward pass saves for the backward pass, of a batch of {batch}.",
+            [line(row["name"], [row["multiply_adds"]], [row["saved_bytes"] / 1e6]) for row in rows],
+            x=work,
+            y={"title": "MB", "scale": "log"},
+        ),
+    ]
+    for key in ("published", "measured"):
+        for data in dict.fromkeys(row[key]["data"] for row in rows if row[key]):
+            known = [row for row in rows if row[key] and row[key]["data"] == data]
+            drawn.append(
+                lines_figure(
+                    f"{key.capitalize()} accuracy on {data}",
+                    "Over the time that one image takes here.",
+                    [
+                        line(row["name"], [times[row["name"]][0]], [row[key]["accuracy"]])
+                        for row in known
+                    ],
+                    x=latency,
+                    y={"title": "accuracy", "scale": "share"},
+                )
+            )
+    return drawn
 
 
 def _finding(rows: Sequence[dict[str, Any]]) -> str:
@@ -310,11 +439,6 @@ class Stopped(RuntimeError):
         name = signal.Signals(signal_number).name
         super().__init__(f"stopped by {name}; {kept}")
         self.signal_number = signal_number
-
-
-def _load() -> float | None:
-    """The load average of the last minute."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 @contextmanager

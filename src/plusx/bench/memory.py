@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 from plusx import store
-from plusx.bench.inputs import random_batch
-from plusx.data.batch import Batch
+from plusx.bench.bench import random_batch, saved_bytes
 from plusx.errors import UserError
+from plusx.grammar import memory as arithmetic
 from plusx.grammar.arithmetic import measure
-from plusx.grammar.memory import PLANS, saved_bytes
+from plusx.grammar.memory import PLANS
 from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.spec import Net
-from plusx.memory import SavedBytes, save_memory
+from plusx.memory import save_memory
 from plusx.models import create_model
-from plusx.report.memory import figures, memory_page
+from plusx.report.figures import line, lines_figure
+from plusx.report.result import result_page
 from plusx.run.environment import environment
 from plusx.tasks.classify import Classify
 from plusx.zoo import External, find, names
@@ -34,7 +35,24 @@ from plusx.zoo.fits import family
 USUAL = ("resnet20", "resnet56", "resnet110", "revnet38", "revnet110")
 RESULT, PAGE = "memory.json", "memory.html"
 
+COLUMNS = [
+    {"key": "depth", "title": "Layers", "unit": "", "kind": "count"},
+    {"key": "plan", "title": "Plan", "unit": "", "kind": "text"},
+    {"key": "counted", "title": "Held", "unit": "MB an image", "kind": "number"},
+    {"key": "predicted", "title": "By arithmetic", "unit": "MB an image", "kind": "number"},
+    {"key": "share", "title": "Of keep", "unit": "", "kind": "share"},
+    {"key": "resident", "title": "Resident", "unit": "MB a batch", "kind": "number"},
+]
+
+NOTE = (
+    "Held is the most that the backward pass of one image needs at a time, counted in a training "
+    "step; parameters, gradients and the optimizer are not in it. By arithmetic is the same from "
+    "the spec alone. Resident is how far a step of the whole batch raises the memory of a process, "
+    "with all that libraries need besides."
+)
+
 Progress = Callable[[str], None]
+Row = Mapping[str, Any]
 
 
 def memory(
@@ -74,7 +92,7 @@ def memory(
         "batch": batch,
         "size": size,
         "finding": _finding(rows),
-        "figures": figures(rows),
+        "figures": _figures(rows),
         "machine": environment(torch.device("cpu")),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,7 +126,7 @@ def _plans(name: str) -> tuple[str, ...]:
 def _row(name: str, plan: str, size: int | None, batch: int, resident: bool) -> dict[str, Any]:
     spec = find(name)
     net = _built(name, plan, size)
-    counted = _counted(net, random_batch(spec, batch, size))
+    counted = saved_bytes(Classify(net), random_batch(spec, batch, size))
     predicted = _predicted(spec, net, plan, batch)
     return {
         "name": name,
@@ -137,13 +155,6 @@ def _built(name: str, plan: str, size: int | None) -> nn.Module:
     return save_memory(net, plan).train()
 
 
-def _counted(net: nn.Module, batch: Batch) -> int:
-    task = Classify(net)
-    with SavedBytes(net) as saved:
-        task(batch).backward()
-    return saved.peak
-
-
 def _predicted(spec: Net | External, net: nn.Module, plan: str, batch: int) -> int | None:
     """The same by arithmetic; None for an external module."""
     if isinstance(spec, External):
@@ -153,7 +164,7 @@ def _predicted(spec: Net | External, net: nn.Module, plan: str, batch: int) -> i
     built = net.spec
     assert isinstance(built, Net)
     chosen = next(each for each in PLANS if each == plan)
-    return saved_bytes(built, chosen, batch)
+    return arithmetic.saved_bytes(built, chosen, batch)
 
 
 def _resident_bytes(name: str, plan: str, size: int | None, batch: int) -> int:
@@ -192,6 +203,82 @@ def _resident(which: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{which}:"))
     return int(kilobytes) * 1024
+
+
+def memory_page(result: Mapping[str, Any]) -> str:
+    """The page of a memory.json."""
+    return result_page(
+        {
+            **result,
+            "kind": "bench memory",
+            "title": "Memory of training",
+            "question": "Counted in one training step of every network under every plan, of "
+            f"{result['batch']} images.",
+            "columns": COLUMNS,
+            "rows": [flat(row) for row in result["rows"]],
+            "notes": [NOTE],
+        }
+    )
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """A row with one plain value a column."""
+    return {
+        "name": row["name"],
+        "depth": row["depth"],
+        "plan": row["plan"],
+        "counted": row["saved_bytes_per_image"] / 1e6,
+        "predicted": _megabytes(row["predicted_bytes_per_image"]),
+        "share": row["share_of_keep"],
+        "resident": _megabytes(row["resident_bytes"]),
+    }
+
+
+def _megabytes(count: float | None) -> float | None:
+    return None if count is None else count / 1e6
+
+
+def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A line for each family of networks and plan, over depth."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["depth"]):
+        groups.setdefault(f"{row['family']} {row['plan']}", []).append(row)
+
+    def lines(key: str, suffix: str = "") -> list[dict[str, Any]]:
+        drawn = [
+            line(
+                f"{name}{suffix}",
+                [row["depth"] for row in members],
+                [_megabytes(row[key]) for row in members],
+                dashed=bool(suffix),
+            )
+            for name, members in groups.items()
+        ]
+        return [each for each in drawn if each["x"]]
+
+    layers, megabytes = {"title": "layers", "scale": "linear"}, {"title": "MB", "scale": "log"}
+    held = lines("saved_bytes_per_image") + lines("predicted_bytes_per_image", ", by arithmetic")
+    resident = lines("resident_bytes")
+    figures = [
+        lines_figure(
+            "What training holds of an image",
+            "The most at a time; lines are plans, dashed ones by arithmetic.",
+            held,
+            x=layers,
+            y=megabytes,
+        )
+    ]
+    if resident:
+        figures.append(
+            lines_figure(
+                "What the process grows by",
+                "The rise of resident memory in a step of the whole batch.",
+                resident,
+                x=layers,
+                y=megabytes,
+            )
+        )
+    return figures
 
 
 def _finding(rows: Sequence[dict[str, Any]]) -> str:

@@ -208,7 +208,7 @@ def networks(
     if as_json:
         print_json({"out": str(out), **result})
     else:
-        from plusx.report.bench import columns, flat, sources
+        from plusx.bench.bench import columns, flat, sources
         from plusx.report.text_table import rows_table
 
         rows = result["rows"]
@@ -261,7 +261,7 @@ def memory(
     if as_json:
         print_json({"out": str(out), **result})
         return
-    from plusx.report.memory import COLUMNS, flat
+    from plusx.bench.memory import COLUMNS, flat
     from plusx.report.text_table import rows_table
 
     print(rows_table(COLUMNS, [flat(row) for row in result["rows"]], terminal_width()))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.nn.network import Network
+from plusx.report.figures import line, lines_figure
 from plusx.statistics import Number, mean_interval
 
 
@@ -275,16 +276,13 @@ class FaithfulnessTest:
     def figures(self) -> list[dict[str, Any]]:
         """Deletion and insertion as lines: the mean over the images and the middle half of them."""
         return [
-            {
-                "kind": "lines",
-                "title": measure.capitalize(),
-                "caption": f"{done} {better} Bands hold the middle half of the images.",
-                "alternative": "",
-                "x": {"title": axis, "scale": "share"},
-                "y": {"title": "probability of the class", "scale": "share"},
-                "lines": [self._line(measure, name) for name in MAPS],
-                "level": None,
-            }
+            lines_figure(
+                measure.capitalize(),
+                f"{done} {better} Bands hold the middle half of the images.",
+                [self._line(measure, name) for name in MAPS],
+                x={"title": axis, "scale": "share"},
+                y={"title": "probability of the class", "scale": "share"},
+            )
             for measure, (done, axis, better) in MEASURES.items()
         ]
 
@@ -312,11 +310,11 @@ class FaithfulnessTest:
         values = torch.cat([getattr(each, measure) for each in self._curves[name]])
         low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=0)
         steps = values.shape[1] - 1
-        return {
-            "name": MAPS[name],
-            "x": [step / steps for step in range(steps + 1)],
-            "mean": values.mean(0).tolist(),
-            "low": low.tolist(),
-            "high": high.tolist(),
-            "dashed": name != "map",
-        }
+        return line(
+            MAPS[name],
+            [step / steps for step in range(steps + 1)],
+            values.mean(0).tolist(),
+            low=low.tolist(),
+            high=high.tolist(),
+            dashed=name != "map",
+        )

@@ -43,9 +43,9 @@ def write_report(folder: str | Path) -> Path:
 def _page(folder: Path, result: dict[str, Any]) -> str:
     # matplotlib takes half a second to load: only where a page is drawn.
     if result.get("kind") in ("compare", "study"):
-        from plusx.report.study import study_page
+        from plusx.report.result import result_page
 
-        return study_page(result)
+        return result_page(result)
     from plusx.report.history import read_history
     from plusx.report.metrics import OF_CLASSES
     from plusx.report.predictions import read_examples

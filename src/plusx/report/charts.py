@@ -1,7 +1,6 @@
 """The figures of a result, drawn by matplotlib as SVG that stands inside a page.
 
-A figure is a mapping with "kind", "title", "caption" and "alternative", its text alternative
-(made from the values where it is empty), as result.json holds it:
+A figure is a mapping with "kind", "title" and "caption", made by `report.figures`:
 
     lines  x, y, lines: name, x, mean, low, high, dashed; level (a dotted rule) or None
     dots   x, groups: name, values, mean, interval or None
@@ -119,7 +118,7 @@ def chart(
     return Chart(
         title=figure["title"],
         caption=figure["caption"],
-        alternative=figure.get("alternative") or alternative(figure),
+        alternative=alternative(figure),
         svg=drawing,
         numbers=numbers,
         every=every,

@@ -28,7 +28,7 @@ def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[byte
                 (row, [page.data_uri(png) for png in three])
                 for row, three in zip(rows, pictures[:MOST], strict=True)
             ],
-            "charts": charts([{**each, "alternative": ""} for each in result["figures"]]),
+            "charts": charts(result["figures"]),
             "faithfulness": _faithfulness(faithfulness) if faithfulness is not None else None,
             "shuffled": _shuffled(shuffled) if shuffled else None,
             "failed": Table("Files that could not be used", files, failed) if failed else None,

@@ -1,4 +1,4 @@
-"""The figures of a result as JSON, as docs/studies.md describes them; `report.charts` draws them."""
+"""The figures of a result as JSON, see docs/studies.md; `report.charts` draws them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean

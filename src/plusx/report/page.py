@@ -109,7 +109,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 
 
 def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Machine, system and versions from a run's environment; what is not known is left out."""
+    """Machine, system, versions and threads of an environment; what is not known is left out."""
     cores = environment.get("cores")
     machine = [
         environment.get("processor"),
@@ -124,6 +124,7 @@ def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Machine", ", ".join(str(part) for part in machine if part)),
         ("System", str(environment.get("platform") or "")),
         ("Versions", ", ".join(versions)),
+        ("Threads", str(environment.get("threads", ""))),
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from plusx import statistics
 from plusx.report import page
 from plusx.report.charts import charts
+from plusx.report.figures import LOG, SHARE, line, lines_figure
 from plusx.report.history import EpochPoint
 from plusx.report.metrics import OF_CLASSES, capital, class_rows, metric, with_measures
 from plusx.report.page import Cell, Column, Table
@@ -52,7 +53,6 @@ def run_page(
             "trained": _trained(result, key),
             "test_uses": test_uses,
             "environment": [
-                ("Threads", str(environment.get("threads", ""))),
                 ("Test set", _times(test_uses)),
                 *page.environment_facts(environment),
             ],
@@ -124,49 +124,32 @@ def _several(metrics: Mapping[str, Any]) -> bool:
 
 def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
     """Error, or the foremost metric, and loss over the epochs."""
-    title = capital(metric(key).title)
-    losses: dict[str, list[float | None]] = {
-        "validation": [point.loss for point in points],
-        "training": [point.train_loss for point in points],
-    }
-    errors: dict[str, list[float | None]] = {
-        "validation": [None if point.score is None else 1 - point.score for point in points],
-        "training": [point.train_error for point in points],
-    }
-    foremost = ("Error", errors, "share", "Share of wrong predictions.")
-    if not metric(key).of_images:
-        scores = {"validation": [point.score for point in points]}
-        foremost = (title, scores, "share", "Of validation images.")
-    shown = [foremost, ("Loss", losses, "log", "Mean over the epoch, logarithmic scale.")]
     epochs = [point.epoch for point in points]
+    scores = [point.score for point in points]
+    wrong = [None if score is None else 1 - score for score in scores]
+    train_error = line("training", epochs, [point.train_error for point in points], dashed=True)
+    foremost = (
+        ("Error", "Share of wrong predictions.", [line("validation", epochs, wrong), train_error])
+        if metric(key).of_images
+        else (
+            capital(metric(key).title),
+            "Of validation images.",
+            [line("validation", epochs, scores)],
+        )
+    )
+    losses = [
+        line("validation", epochs, [point.loss for point in points]),
+        line("training", epochs, [point.train_loss for point in points], dashed=True),
+    ]
     figures = []
-    for title, series, scale, caption in shown:
-        lines = []
-        for name, values in series.items():
-            known = [(x, y) for x, y in zip(epochs, values, strict=True) if y is not None]
-            means = [mean for _, mean in known]
-            if known:
-                lines.append(
-                    {
-                        "name": name,
-                        "x": [epoch for epoch, _ in known],
-                        **dict.fromkeys(("mean", "low", "high"), means),
-                        "dashed": name == "training",
-                    }
-                )
-        moving = " Training is measured while the network changes." if len(lines) > 1 else ""
-        if lines:
-            figures.append(
-                {
-                    "kind": "lines",
-                    "title": title,
-                    "caption": caption + moving,
-                    "x": {"title": "epoch", "scale": "linear"},
-                    "y": {"title": "", "scale": scale},
-                    "lines": lines,
-                    "level": None,
-                }
-            )
+    for (title, caption, lines), y in (
+        (foremost, SHARE),
+        (("Loss", "Mean over the epoch, logarithmic scale.", losses), LOG),
+    ):
+        known = [each for each in lines if each["x"]]
+        moving = " Training is measured while the network changes." if len(known) > 1 else ""
+        if known:
+            figures.append(lines_figure(title, caption + moving, known, y=y))
     return figures
 
 

@@ -15,6 +15,7 @@ from plusx import statistics
 from plusx.recipe import Compare, NetByName, Recipe
 from plusx.report import values
 from plusx.report.charts import family
+from plusx.report.figures import LOG, SHARE, dots_figure, lines_figure
 from plusx.report.metrics import better, capital, metric
 from plusx.statistics import Interval
 from plusx.study.experiment import (
@@ -26,7 +27,7 @@ from plusx.study.experiment import (
     column,
     listed,
 )
-from plusx.study.figures import EPOCHS, SHARE, curve_line, dots_figure, lines_figure
+from plusx.study.figures import curve_line
 from plusx.study.results import curve, summarise
 from plusx.study.trial import Trial
 from plusx.zoo import find
@@ -180,12 +181,11 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     curves = [curve(group.name, group.runs) for group in groups]
     band = " Line: mean over the seeds; band: lowest to highest." if rows[0]["seeds"][1:] else ""
     dotted = f" Dotted: the threshold of {values.percent(threshold)} %."
-    loss = {"title": "", "scale": "log"}
     drawn = [
         (first, f"Validation {metric(first).title}", SHARE, f"At every evaluation.{band}{dotted}"),
         ("train_error", "Training error", SHARE,
          f"Share of wrong predictions, measured while the epoch trains.{band}"),
-        ("train_loss", "Training loss", loss, f"Logarithmic scale.{band}"),
+        ("train_loss", "Training loss", LOG, f"Logarithmic scale.{band}"),
     ]  # fmt: skip
     figures = []
     for key, title, y, caption in drawn:
@@ -193,13 +193,12 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         lines = [line for line in lines if line["x"]]
         level = threshold if key == first else None
         if lines:
-            figures.append(lines_figure(title, caption, "", lines, x=EPOCHS, y=y, level=level))
+            figures.append(lines_figure(title, caption, lines, y=y, level=level))
     of = "seeds and images" if metric(first).of_images else "seeds"
     bars = f" Bar: 95 % interval over {of}." if any(row["interval"] for row in rows) else ""
     dots = dots_figure(
         f"{capital(rows[0]['split'])} {metric(first).title} at the end, every seed",
         f"Dot: one seed; line: their mean.{bars}",
-        "",
         {"title": metric(first).title, "scale": "share"},
         {row["name"]: {**row[first], "interval": row["interval"]} for row in rows},
     )

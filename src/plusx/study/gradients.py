@@ -33,6 +33,7 @@ from plusx.nn.layers import ConstantScale
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Gradients, Thousand
 from plusx.report import values
+from plusx.report.figures import LOG, Figure, band, dots_figure, lines_figure
 from plusx.run import parts
 from plusx.run.task_factory import open_task
 from plusx.statistics import spread
@@ -59,7 +60,7 @@ from plusx.study.experiment import (
     spec,
     with_net,
 )
-from plusx.study.figures import BLOCK, LOG, band, dots_figure, lines_figure, number, relative
+from plusx.study.figures import BLOCK, relative
 from plusx.study.trial import Measurement, Trial
 
 
@@ -388,7 +389,7 @@ def ratios_over_training(answers: Sequence[Mapping[str, Any]]) -> list[Ratio]:
     return [mean_ratio(seeds) for seeds in zip(*(each["ratio"] for each in answers), strict=True)]
 
 
-def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]], alternative: str) -> Any:
+def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The norm at every block's output at the start."""
     lines = [
         _positive(name, relative(len(answers[0]["blocks"])), [a["outputs"][0] for a in answers])
@@ -398,21 +399,19 @@ def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]], alternative: 
         "Gradient at every block at the start",
         "Norm of the loss gradient in the output of each block, from the first (0) to the last "
         "(1); geometric mean over the seeds.",
-        alternative,
         lines,
         x=BLOCK,
         y=LOG,
     )
 
 
-def training_figure(names: Mapping[str, Sequence[Mapping[str, Any]]], alternative: str) -> Any:
+def training_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The ratio of first to last block over the steps."""
     lines = [over_training(name, answers) for name, answers in names.items()]
     return lines_figure(
         "Gradient at the first block over that at the last",
         "Norms in the outputs of the blocks, at the start and at every checkpoint that was kept; 1 "
         "is even.",
-        alternative,
         lines,
         x=STEP,
         y=LOG,
@@ -494,7 +493,9 @@ def _finding(rows: Sequence[Row]) -> str:
     of_all = f"Of {len(rows)} settings gradients {counts[0]} at the start, {counts[1]} at the end"
     differences = [row["identity"] for row in rows if row["identity"] is not None]
     identity = (
-        [f"Equation 5 of He 2016 holds within {number(max(differences))}"] if differences else []
+        [f"Equation 5 of He 2016 holds within {values.number(max(differences))}"]
+        if differences
+        else []
     )
     return ". ".join([of_all, *(["; ".join(courses)] if courses else []), *identity]) + "."
 
@@ -505,10 +506,9 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     usual = [row["name"] for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
     names = usual or list(by_name)[:6]
     answers = {name: aligned(by_name[name].measured("gradients")) for name in names}
-    ratios = "; ".join(f"{name}: {number(table[name]['ratio_start'])}" for name in names)
     figures = [
-        depth_figure(answers, ratios),
-        training_figure(answers, "; ".join(f"{name}: {table[name]['course']}" for name in names)),
+        depth_figure(answers),
+        training_figure(answers),
         _settings_figure(groups, table),
     ]
     pre_activation = [by_name[name] for name in names if table[name]["identity"] is not None]
@@ -527,7 +527,6 @@ def _settings_figure(groups: Sequence[Group], table: Mapping[str, Row]) -> dict[
     return dots_figure(
         "First block over last at the start, in every setting",
         f"Below 1 / {FACTOR:.0f} gradients vanish, above {FACTOR:.0f} they explode.{without}",
-        "; ".join(f"{name} {each['mean']:,.3g}" for name, each in shown.items()) + without,
         {"title": "first / last", "scale": "log"},
         shown,
     )
@@ -546,7 +545,6 @@ def _identity_figure(groups: Sequence[Group]) -> dict[str, Any]:
         "The gradient at the input of every block, and by equation 5",
         "In float64 in the trained network: dL/dx_l = dL/dx_L (1 + d/dx_l of the sum of F), from "
         "the block after each stage's projection on.",
-        "Measured and expected lie on each other.",
         lines,
         x={"title": "block", "scale": "linear"},
         y=LOG,
@@ -696,10 +694,6 @@ def _deep_finding(rows: Sequence[Row]) -> str:
 
 
 def _deep_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    ratios = "; ".join(
-        f"{row['name']}: first over last {row['ratio']:,.3g}" for row in rows
-        if row["ratio"] is not None
-    )  # fmt: skip
     figures = []
     for part in ("outputs", "weights"):
         lines = []
@@ -709,7 +703,7 @@ def _deep_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str
             lines.append(band(group.name, x, [[norm or None for norm in seed] for seed in norms]))
         title = f"Gradient at every block, in its {part}"
         caption = "Norm at the first step, from the first block (0) to the last (1)."
-        figures.append(lines_figure(title, caption, ratios, lines, x=BLOCK, y=LOG))
+        figures.append(lines_figure(title, caption, lines, x=BLOCK, y=LOG))
     return figures
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from plusx.grammar.spec import Net
 from plusx.nn.block import ResidualBlock
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.studies import Lesion as LesionTable
+from plusx.report.figures import band, lines_figure
 from plusx.run import parts
 from plusx.run.folder import record_test_use
 from plusx.statistics import spread
@@ -37,7 +38,7 @@ from plusx.study.experiment import (
     spec,
     with_net,
 )
-from plusx.study.figures import band, lines_figure, relative
+from plusx.study.figures import relative
 from plusx.study.trial import Measurement, Trial
 
 
@@ -276,11 +277,6 @@ def _finding(rows: Sequence[Row]) -> str:
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     answers = {group.name: group.measured("lesion") for group in groups}
-    medians = "; ".join(
-        f"{row['name']}: {percent(row['error'])} whole, {percent(row['median'])} at the median "
-        "without a block"
-        for row in rows
-    )
     undeletable_blocks = {
         row["name"]: [block["name"] for block in row["blocks"] if block["why"]] for row in rows
     }
@@ -292,7 +288,6 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
             "Error without one block",
             "Each block deleted alone, from the first (0) to the last (1)."
             + (f" Blocks that cannot be deleted are left out: {gaps}." if gaps else ""),
-            medians,
             [
                 band(
                     name,
@@ -306,16 +301,11 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     ]
     several = {name: seeds for name, seeds in answers.items() if seeds[0]["several"]}
     if several:
-        last = {name: seeds[0]["several"][-1] for name, seeds in several.items()}
         figures.append(
             lines_figure(
                 "Error without several random blocks",
                 "Mean over the draws and seeds, and their lowest and highest; 0 is the whole "
                 "network.",
-                "; ".join(
-                    f"{name}: {100 * mean(each['errors']):.1f} % without {each['count']}"
-                    for name, each in last.items()
-                ),
                 [_several(name, seeds) for name, seeds in several.items()],
                 x={"title": "blocks deleted at once", "scale": "linear"},
             )

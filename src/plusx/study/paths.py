@@ -21,6 +21,7 @@ from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock, run_layers
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Paths
+from plusx.report.figures import LOG, band, lines_figure
 from plusx.statistics import spread
 from plusx.study.blocks import block_positions, require_network, total_norm
 from plusx.study.experiment import (
@@ -35,7 +36,6 @@ from plusx.study.experiment import (
     some_batches,
     spec,
 )
-from plusx.study.figures import LOG, band, lines_figure
 from plusx.study.gradients import Loss
 from plusx.study.trial import Measurement, Trial
 
@@ -284,7 +284,6 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
             "Which lengths carry the gradient",
             "Share of the gradient that comes through paths of each length, and of all paths that "
             "have it (Veit 2016, figure 6).",
-            _finding(rows),
             shares,
             x=branches,
         ),
@@ -292,10 +291,6 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
             "Gradient along one path",
             "Mean norm at the first block's input over the sampled paths of each length; bands are "
             "over seeds.",
-            "; ".join(
-                f"{name}: {one[0][0].mean:.2g} at length 0, {one[0][-1].mean:.2g} through all"
-                for name, one in seeds.items()
-            ),
             norms,
             x=branches,
             y=LOG,

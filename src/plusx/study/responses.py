@@ -22,6 +22,7 @@ from plusx.nn.block import ResidualBlock
 from plusx.nn.init import CONVOLUTIONS
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Responses
+from plusx.report.figures import band, lines_figure
 from plusx.statistics import spread
 from plusx.study.blocks import preserved, require_network
 from plusx.study.experiment import (
@@ -37,7 +38,7 @@ from plusx.study.experiment import (
     some_batches,
     spec,
 )
-from plusx.study.figures import band, lines_figure, relative
+from plusx.study.figures import relative
 from plusx.study.trial import Measurement, Trial
 
 
@@ -158,13 +159,11 @@ def _finding(rows: Sequence[Row]) -> str:
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     seeds = {group.name: [each["std"] for each in group.measured("responses")] for group in groups}
-    means = "; ".join(f"{row['name']} {row['response']['mean']:.2f} on average" for row in rows)
     y = {"title": "standard deviation", "scale": "linear"}
     return [
         lines_figure(
             "Response of every layer",
             "After batch norm, before the nonlinearity and the sum (He 2015, figure 7, top).",
-            means,
             [band(name, relative(len(s[0])), s) for name, s in seeds.items()],
             x={"title": "position of the layer", "scale": "linear"},
             y=y,
@@ -172,7 +171,6 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         lines_figure(
             "Responses in order of their strength",
             "The same, sorted (He 2015, figure 7, bottom).",
-            means,
             [
                 band(name, relative(len(s[0])), [sorted(each, reverse=True) for each in s])
                 for name, s in seeds.items()

@@ -20,6 +20,7 @@ from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Surface
+from plusx.report.figures import band, lines_figure, map_figure
 from plusx.statistics import spread
 from plusx.study.blocks import preserved
 from plusx.study.experiment import (
@@ -35,7 +36,6 @@ from plusx.study.experiment import (
     percent,
     some_batches,
 )
-from plusx.study.figures import band, lines_figure
 from plusx.study.trial import Measurement, Trial
 
 
@@ -192,7 +192,6 @@ def _finding(rows: Sequence[Row]) -> str:
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    finding = _finding(rows)
     loss = {"title": "loss", "scale": "log"}
     lines = [
         band(group.name, answers[0]["steps"], [answer["line"] for answer in answers])
@@ -203,7 +202,6 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         lines_figure(
             "Loss along a random direction",
             "Normalised filter by filter; 0 is the trained network. Logarithmic.",
-            finding,
             lines,
             x={"title": "step", "scale": "linear"},
             y=loss,
@@ -212,19 +210,15 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     for group in groups:
         first = group.measured("surface")[0]
         figures.append(
-            {
-                "kind": "map",
-                "title": f"Loss around {group.name}",
-                "caption": "Over two random directions, normalised filter by filter; seed "
+            map_figure(
+                f"Loss around {group.name}",
+                "Over two random directions, normalised filter by filter; seed "
                 f"{group.seeds[0]}. The trained network is in the middle.",
-                "alternative": finding,
-                "x": {"title": "first direction", "scale": "linear"},
-                "y": {"title": "second direction", "scale": "linear"},
-                "value": loss,
-                "xs": first["steps"],
-                "ys": first["steps"],
-                "values": first["plane"],
-            }
+                {"title": "first direction", "scale": "linear"},
+                {"title": "second direction", "scale": "linear"},
+                loss,
+                (first["steps"], first["steps"], first["plane"]),
+            )
         )
     return figures
 

@@ -18,6 +18,7 @@ from plusx.grammar.twins import with_merge
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Tables as TablesOfRecipe
 from plusx.report import values
+from plusx.report.figures import band, lines_figure
 from plusx.report.metrics import OF_CLASSES
 from plusx.statistics import spread
 from plusx.study.consistency import check
@@ -32,7 +33,7 @@ from plusx.study.experiment import (
     percent,
     with_net,
 )
-from plusx.study.figures import lines_figure, validation_lines
+from plusx.study.figures import validation_lines
 from plusx.study.printed import QUANTITIES, TIMES, Average, Table, Tables, to_toml
 from plusx.study.results import summarise
 from plusx.study.trial import Trial
@@ -109,28 +110,25 @@ def finding(rows: Sequence[Row]) -> str:
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     plain = [group.name for group in groups if group.name.startswith("plain")]
-    errors = "; ".join(f"{row['name']} {percent(row['error'])}" for row in rows)
     sizes = [
-        {"name": row["name"], "x": [row["parameters"]],
-         "mean": [row["error"]["mean"]], "low": [min(row["error"]["seeds"])],
-         "high": [max(row["error"]["seeds"])], "dashed": row["name"] in plain}
+        band(
+            row["name"],
+            [row["parameters"]],
+            [[error] for error in row["error"]["seeds"]],
+            dashed=row["name"] in plain,
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     return [
         lines_figure(
             "Validation error",
             "At every evaluation; the dotted line is the threshold.",
-            f"Errors after training: {errors}.",
             validation_lines(groups, plain),
             level=1 - float(groups[0].factors["threshold"]),
         ),
         lines_figure(
             "Error against parameters",
             "Validation error after training, mean over the seeds.",
-            "; ".join(
-                f"{row['name']} {row['parameters']:,} parameters, {percent(row['error'])}"
-                for row in rows
-            ),
             sizes,
             x={"title": "parameters", "scale": "log"},
             y={"title": "error", "scale": "share"},

@@ -37,6 +37,7 @@ from plusx.recipe.studies import (
     Skips,
     Transfer,
 )
+from plusx.report.figures import dots_figure, line, lines_figure
 from plusx.statistics import Difference, difference, differences, spread
 from plusx.study.experiment import (
     ERROR,
@@ -54,15 +55,7 @@ from plusx.study.experiment import (
     spec,
     with_net,
 )
-from plusx.study.figures import (
-    dots_figure,
-    error_figures,
-    errors_in_words,
-    lines_figure,
-    number,
-    training_lines,
-    validation_lines,
-)
+from plusx.study.figures import error_figures, training_lines, validation_lines
 from plusx.study.gradients import (
     aligned,
     depth_figure,
@@ -147,16 +140,10 @@ def _degradation_finding(rows: Sequence[Row]) -> str:
 def _degradation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     bare = [group.name for group in groups if group.factors["norm"] == "none"]
     answers = {group.name: aligned(group.measured("gradients")) for group in groups}
-    start = "; ".join(f"{row['name']} {number(row['ratio_start'])}" for row in rows)
-    both = "; ".join(
-        f"{row['name']}: {number(row['ratio_start'])} at the start, "
-        f"{number(row['ratio_end'])} at the end"
-        for row in rows
-    )
     return [
-        *error_figures(groups, rows, bare),
-        depth_figure(answers, f"First block over last: {start}"),
-        training_figure(answers, both),
+        *error_figures(groups, bare),
+        depth_figure(answers),
+        training_figure(answers),
     ]
 
 
@@ -242,7 +229,7 @@ SKIPS = Experiment[Skips](
     row=_skips_row,
     finding=_skips_finding,
     figures=lambda groups, rows: error_figures(
-        groups, rows, [row["name"] for row in rows if row["merge"] == "none"]
+        groups, [row["name"] for row in rows if row["merge"] == "none"]
     ),
     notes=lambda recipe, table, groups: (
         "All networks have the multiply-adds of the basic residual one, as near as widths come: "
@@ -303,17 +290,10 @@ def _first(rows: Sequence[Row], what: str) -> str:
 
 
 def _convergence_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    reached = "; ".join(
-        f"{row['name']} after {row['epochs']['mean']:.1f} epochs"
-        if row["epochs"] is not None
-        else f"{row['name']} never"
-        for row in rows
-    )
     return [
         lines_figure(
             "Validation error",
             "At every evaluation; the dotted line is the threshold.",
-            f"The threshold is reached by {reached}.",
             validation_lines(groups),
             level=1 - float(groups[0].factors["threshold"]),
         )
@@ -445,7 +425,6 @@ def _generalisation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> lis
                     f"{title}, {depth} layers",
                     "Over the number of training images; bands from the lowest to the highest "
                     "seed.",
-                    "; ".join(f"{row['name']}: {100 * row[key]['mean']:.1f}" for row in of_depth),
                     [
                         _over_images(remedy, key, of_depth)
                         for remedy in dict.fromkeys(row["remedy"] for row in rows)
@@ -457,16 +436,15 @@ def _generalisation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> lis
 
 
 def _over_images(remedy: str, key: str, rows: Sequence[Row]) -> dict[str, Any]:
-    points = {row["images"]: row[key] for row in rows if row["remedy"] == remedy}
-    points = dict(sorted(points.items()))
-    return {
-        "name": remedy,
-        "x": list(points),
-        "mean": [value["mean"] for value in points.values()],
-        "low": [min(value["seeds"]) for value in points.values()],
-        "high": [max(value["seeds"]) for value in points.values()],
-        "dashed": remedy == "none",
-    }
+    chosen = sorted((row for row in rows if row["remedy"] == remedy), key=lambda row: row["images"])
+    return line(
+        remedy,
+        [row["images"] for row in chosen],
+        [row[key]["mean"] for row in chosen],
+        low=[min(row[key]["seeds"]) for row in chosen],
+        high=[max(row[key]["seeds"]) for row in chosen],
+        dashed=remedy == "none",
+    )
 
 
 def _generalisation_notes(recipe: Recipe, table: Generalisation, groups: Sequence[Group]) -> str:
@@ -613,7 +591,6 @@ def _transfer_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict
         dots_figure(
             "Error after training on few images",
             "Every seed, and the mean as a line.",
-            errors_in_words(few),
             {"title": "error", "scale": "share"},
             {row["name"]: row["error"] for row in few},
         )
@@ -785,14 +762,12 @@ def _ablation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict
                 dots_figure(
                     f"Validation error, {title}",
                     "Every seed, and the mean as a line; the paper's order from top to bottom.",
-                    errors_in_words(chosen),
                     {"title": "validation error", "scale": "share"},
                     {row["name"]: row["error"] for row in chosen},
                 )
             )
     caption = "Mean over the epoch while it trains."
-    words = errors_in_words(rows)
-    return [*figures, lines_figure("Training error", caption, words, training_lines(groups))]
+    return [*figures, lines_figure("Training error", caption, training_lines(groups))]
 
 
 ABLATION = Experiment[Ablation](

@@ -1,4 +1,6 @@
-"""The page of a study: the finding, the figures, the tables, and what was run."""
+"""The page of a comparison, a study or a benchmark: the finding, the figures, the tables, and what
+was run.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,16 +12,27 @@ from plusx.report.page import Table, result_table
 
 
 LONGEST = 180  # characters of a finding that is set large; further sentences stand beneath
+_NUMBERS = ("", "One seed", "Two seeds", "Three seeds", "Four seeds", "Five seeds")
 
 
-def study_page(result: Mapping[str, Any]) -> str:
-    """The page of a study's result.json."""
+def result_page(result: Mapping[str, Any]) -> str:
+    """The page of a result.json.
+
+    Required are kind, title, question, finding, columns, rows, figures, notes, machine, command and
+    date; study, data, split, seeds, length, tables, marked, recipe, versions, seconds and jobs are
+    shown where there are any.
+    """
     finding, more = _split(result["finding"])
-    marked = result["marked"]
+    marked, data, split = (result.get(key) for key in ("marked", "data", "split"))
+    command = " ".join(filter(None, ["plusx", result["kind"], result.get("study")]))
+    kicker = [command, result["title"], data, split and f"{split} split"]
+    seconds = result.get("seconds")
     return page.render(
-        "study.html",
+        "result.html",
         {
             "result": result,
+            "kicker": " · ".join(filter(None, kicker)),
+            "context": f"{result['question']} {_seeds(result)}".strip(),
             "finding": finding,
             "more": more,
             "charts": charts(result["figures"]),
@@ -33,9 +46,19 @@ def study_page(result: Mapping[str, Any]) -> str:
             and result_table(
                 "Rows that are marked and in no mean", result["columns"], marked, before=("why",)
             ),
-            "environment": page.environment_facts({**result["machine"], **result["versions"]}),
-            "date": page.format_date(result["date"]),
-            "duration": _duration(result["seconds"]) if result["seconds"] else "",
+            "facts": [
+                ("Command", result["command"]),
+                ("Data", ", split ".join(filter(None, [data, split]))),
+                ("Seeds", ", ".join(map(str, result.get("seeds", ())))),
+                ("Finished", page.format_date(result["date"])),
+                (
+                    "Time",
+                    f"{_duration(seconds)}, {result['jobs']} at a time"
+                    if seconds and "jobs" in result
+                    else "",
+                ),
+                *page.environment_facts({**result["machine"], **result.get("versions", {})}),
+            ],
         },
     )
 
@@ -46,6 +69,17 @@ def _split(finding: str) -> tuple[str, str]:
     while rest and len(first) + len(rest[0]) < LONGEST:
         first = f"{first} {rest.pop(0)}"
     return first, " ".join(rest)
+
+
+def _seeds(result: Mapping[str, Any]) -> str:
+    """How many seeds there are of each row and for how long they were trained, as a sentence."""
+    count = len(result.get("seeds", ()))
+    if not count or not result["rows"]:
+        return ""
+    seeds = _NUMBERS[count] if count < len(_NUMBERS) else f"{count} seeds"
+    length = f", trained for {result['length']}" if result.get("length") else ""
+    unknown = ": how far seeds differ is not known" if count == 1 else ""
+    return f"{seeds} each{length}{unknown}."
 
 
 def _tables(result: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
