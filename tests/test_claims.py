@@ -21,13 +21,13 @@ from plusx.evidence.claim import (
     cost_of,
     find_claim,
     members,
-    multiply_adds,
     spec,
 )
 from plusx.evidence.ledger import NOT_RUN, NOT_YET, chosen, ledger, read_results
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
+from plusx.study.consistency import counted
 from plusx.zoo import PAPERS, ZOO
 
 
@@ -165,7 +165,7 @@ def test_networks_of_imagenet_and_others_have_their_counts_to_the_unit() -> None
         net = ZOO[name].net
         assert (measure(net) if isinstance(net, Net) else net).parameters == count, name
     for name, count in EXACT["multiply_adds"].items():
-        assert multiply_adds(name) == count, name
+        assert counted(name, "multiply_adds") == count, name
 
 
 def test_every_erratum_of_the_texts_is_there_once_with_what_is_true() -> None:
@@ -245,7 +245,7 @@ def test_the_recipe_of_the_first_paper_is_its_own() -> None:
 
 def test_what_a_claim_costs() -> None:
     claim = find_claim("error-resnet20-cifar10")
-    each = multiply_adds("resnet20")
+    each = counted("resnet20", "multiply_adds")
     assert cost_of(claim) == 3 * each * (3 * 64_000 * 128 + 60_000)
     assert Cost(int(RATE * 3600 * 4), 2).hours == 2
     assert cost_of(find_claim("parameters-resnet20")) == 0

@@ -2,33 +2,25 @@
 meta device.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from plusx.evidence.claim import Claim, multiply_adds, spec
-from plusx.evidence.verdict import Options, Outcome
+from plusx.evidence.claim import Claim, spec
+from plusx.evidence.verdict import Check, Options, Outcome
 from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.words import parse
 from plusx.models import create_model
+from plusx.study.consistency import counted
 from plusx.zoo import ZOO
 from plusx.zoo.blocks import BASIC, BOTTLENECK
 
 
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # of He 2015, table 6
-
-
-def parameters_of(network: str, num_classes: int | None = None) -> int:
-    """By arithmetic on the spec."""
-    net = ZOO[network].net
-    return (
-        net.parameters
-        if not isinstance(net, Net)
-        else measure(spec(network, num_classes)).parameters
-    )
 
 
 def built(network: str, num_classes: int | None = None) -> nn.Module:
@@ -40,27 +32,26 @@ def built(network: str, num_classes: int | None = None) -> nn.Module:
 
 def parameters(claim: Claim, options: Options) -> Outcome:
     """The parameters of a network, by arithmetic and of the built network."""
-    counted = parameters_of(claim.network, claim.num_classes)
-    shown = [f"{name}: {parameters_of(name):,} parameters" for name in claim.beside]
+    count = counted(claim.network, "parameters", classes=claim.num_classes)
+    shown = [f"{name}: {counted(name, 'parameters'):,} parameters" for name in claim.beside]
     if options.quick:
-        return _counted(counted, shown, "arithmetic alone, no network is built")
-    real = _numel(built(claim.network, claim.num_classes))
-    _agree(claim.network, "parameters", counted, real)
-    return _counted(counted, [*shown, f"arithmetic and the built network: {counted:,}"])
+        return _count(count, shown, "arithmetic alone, no network is built")
+    _agree(claim.network, "parameters", count, _numel(built(claim.network, claim.num_classes)))
+    return _count(count, [*shown, f"arithmetic and the built network: {count:,}"])
 
 
 def multiply_adds_of(claim: Claim, options: Options) -> Outcome:
     """The multiply-adds of one input; torch's own counter of operations has to agree."""
-    counted = multiply_adds(claim.network)
+    count = counted(claim.network, "multiply_adds")
     if options.quick:
-        return _counted(counted, [], "arithmetic alone, no network is built")
+        return _count(count, [], "arithmetic alone, no network is built")
     net = spec(claim.network)
     size = each_dimension(net.size, net.ndim)
     model = built(claim.network).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, net.in_channels, *size, device="meta"))
-    _agree(claim.network, "multiply-adds", counted, counter.get_total_flops() // 2)
-    return _counted(counted, [f"arithmetic and torch's counter of operations: {counted:,}"])
+    _agree(claim.network, "multiply-adds", count, counter.get_total_flops() // 2)
+    return _count(count, [f"arithmetic and torch's counter of operations: {count:,}"])
 
 
 def auxiliary_heads(claim: Claim, options: Options) -> Outcome:
@@ -69,8 +60,8 @@ def auxiliary_heads(claim: Claim, options: Options) -> Outcome:
 
     with torch.device("meta"):
         net = GoogLeNet(init_weights=False)
-    without = parameters_of(claim.network)
-    return _counted(_numel(net), [f"without auxiliary heads: {without:,}"])
+    without = counted(claim.network, "parameters")
+    return _count(_numel(net), [f"without auxiliary heads: {without:,}"])
 
 
 def twins(claim: Claim, options: Options) -> Outcome:
@@ -89,59 +80,41 @@ def twins(claim: Claim, options: Options) -> Outcome:
             f"{plain} {ours.parameters:,} parameters, {ours.multiply_adds:,} multiply-adds; "
             f"{residual} {theirs.parameters:,} and {theirs.multiply_adds:,}"
         )
-    return _counted(most, shown)
+    return _count(most, shown)
 
 
 def option_b_minus_a(claim: Claim, options: Options) -> Outcome:
     """The parameters of projections at every depth; the one furthest from the claim counts."""
     more = {
-        depth: parameters_of(f"resnet{depth}_b") - parameters_of(f"resnet{depth}")
+        depth: counted(f"resnet{depth}_b", "parameters") - counted(f"resnet{depth}", "parameters")
         for depth in CIFAR_DEPTHS
     }
     worst = max(more.values(), key=lambda count: abs(count - claim.value))
-    return _counted(worst, [f"ResNet-{depth}: {count:,}" for depth, count in more.items()])
-
-
-def parameters_of_two(claim: Claim, options: Options) -> Outcome:
-    """The sum over two networks."""
-    names = (claim.network, claim.against)
-    shown = [
-        f"{name}: {parameters_of(name):,} parameters, {ZOO[name].net.num_classes:,} classes"
-        for name in (*names, *claim.beside)
-    ]
-    return _counted(sum(map(parameters_of, names)), shown)
+    return _count(worst, [f"ResNet-{depth}: {count:,}" for depth, count in more.items()])
 
 
 def networks_with_more(claim: Claim, options: Options) -> Outcome:
     """How many of the networks for comparison have more parameters."""
-    own = parameters_of(claim.network)
-    more = [name for name in claim.beside if parameters_of(name) > own]
+    own = counted(claim.network, "parameters")
+    more = [name for name in claim.beside if counted(name, "parameters") > own]
     names = (claim.network, *claim.beside)
-    return _counted(len(more), [f"{name}: {parameters_of(name):,}" for name in names])
+    return _count(len(more), [f"{name}: {counted(name, 'parameters'):,}" for name in names])
 
 
-def parameters_difference(claim: Claim, options: Options) -> Outcome:
-    """The parameters of one network less those of another."""
-    names = (claim.network, claim.against)
-    first, second = map(parameters_of, names)
-    shown = [
-        f"{name}: {parameters_of(name):,} parameters, {measure(spec(name)).depth} layers"
-        for name in (*names, *claim.beside)
-    ]
-    return _counted(first - second, shown)
+def of_two(quantity: str, combine: Callable[[int, int], float]) -> Check:
+    """A check of the quantity of two networks, combined; those beside them are shown too."""
 
+    def combined(claim: Claim, options: Options) -> Outcome:
+        first, second = (counted(name, quantity) for name in (claim.network, claim.against))
+        words = quantity.replace("_", "-")
+        shown = tuple(
+            f"{name}: {counted(name, quantity):,} {words}, {measure(spec(name)).depth} layers, "
+            f"{ZOO[name].net.num_classes:,} classes"
+            for name in (claim.network, claim.against, *claim.beside)
+        )
+        return Outcome(values=(float(combine(first, second)),), shown=shown)
 
-def parameters_ratio(claim: Claim, options: Options) -> Outcome:
-    """The relative difference of the parameters of two networks."""
-    first, second = map(parameters_of, (claim.network, claim.against))
-    shown = [f"{claim.network}: {first:,}", f"{claim.against}: {second:,}"]
-    return Outcome(values=(abs(first - second) / second,), shown=tuple(shown))
-
-
-def multiply_adds_difference(claim: Claim, options: Options) -> Outcome:
-    """The multiply-adds of one network less those of another."""
-    first, second = map(multiply_adds, (claim.network, claim.against))
-    return _counted(first - second, [f"{claim.network}: {first:,}", f"{claim.against}: {second:,}"])
+    return combined
 
 
 def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
@@ -151,7 +124,7 @@ def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
     additions = sum(
         stage.blocks * stage.channels * stage.size[0] * stage.size[1] for stage in residual.stages
     )
-    return _counted(
+    return _count(
         more,
         [
             f"{name}: {each.parameters:,} parameters, {each.multiply_adds:,} multiply-adds"
@@ -187,7 +160,7 @@ def merges(claim: Claim, options: Options) -> Outcome:
     shown = [
         f"{kinds.count(merge)} blocks {words.get(merge, merge)}" for merge in sorted(set(kinds))
     ]
-    return _counted(kinds.count("add"), [f"{claim.network}: {', '.join(shown)}"])
+    return _count(kinds.count("add"), [f"{claim.network}: {', '.join(shown)}"])
 
 
 def convolutions_a_block(claim: Claim, options: Options) -> Outcome:
@@ -201,7 +174,7 @@ def convolutions_a_block(claim: Claim, options: Options) -> Outcome:
         f"{name}: {', '.join(map(str, convolutions(name)))} convolutions a block"
         for name in (claim.network, *claim.beside)
     ]
-    return _counted(max(convolutions(claim.network)), shown)
+    return _count(max(convolutions(claim.network)), shown)
 
 
 def dilated_shortcuts(claim: Claim, options: Options) -> Outcome:
@@ -213,7 +186,7 @@ def dilated_shortcuts(claim: Claim, options: Options) -> Outcome:
              for word in parse(text).words]  # fmt: skip
     dilated = sum(word.dilation > 1 for word in words)
     bodies = sum(any(word.dilation > 1 for word in parse(block.body).words) for block in adding)
-    return _counted(
+    return _count(
         dilated,
         [
             f"{len(adding)} kinds of residual block in the zoo, none with a dilated shortcut",
@@ -222,7 +195,7 @@ def dilated_shortcuts(claim: Claim, options: Options) -> Outcome:
     )
 
 
-def _counted(count: int, shown: list[str], smaller: str = "") -> Outcome:
+def _count(count: int, shown: list[str], smaller: str = "") -> Outcome:
     return Outcome(values=(float(count),), shown=tuple(shown), smaller=smaller)
 
 
@@ -230,8 +203,8 @@ def _numel(net: Any) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _agree(network: str, what: str, counted: int, real: int) -> None:
-    if counted != real:
+def _agree(network: str, what: str, count: int, real: int) -> None:
+    if count != real:
         raise RuntimeError(
-            f"{network}: arithmetic gives {counted:,} {what}, the built network has {real:,}"
+            f"{network}: arithmetic gives {count:,} {what}, the built network has {real:,}"
         )

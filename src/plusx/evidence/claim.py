@@ -17,8 +17,8 @@ from importlib import resources
 from typing import Any, Literal
 
 from plusx.errors import UserError
-from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
+from plusx.study.consistency import counted
 from plusx.zoo import ZOO
 
 
@@ -167,14 +167,6 @@ def spec(name: str, num_classes: int | None = None) -> Net:
     return net if num_classes is None else replace(net, num_classes=num_classes)
 
 
-def multiply_adds(name: str, data: str = "") -> int:
-    """Of one input of the network's own size; of a grey image of 8 x 8 where the data is digits."""
-    net = ZOO[name].net
-    if not isinstance(net, Net):
-        return net.multiply_adds
-    return measure(replace(net, size=8, in_channels=1) if data == "digits" else net).multiply_adds
-
-
 def _own_cost(claim: Claim) -> int:
     """Multiply-adds of running the claim, without the claims it consists of.
 
@@ -184,12 +176,14 @@ def _own_cost(claim: Claim) -> int:
     networks = [name for name in (claim.network, claim.against) if name]
     if not networks:
         return 0
-    each = sum(multiply_adds(name, claim.data) for name in networks)
+    # the digits are grey images of 8 x 8
+    size, channels = (8, 1) if claim.data == "digits" else (None, None)
+    one_pass = sum(counted(n, "multiply_adds", size=size, channels=channels) for n in networks)
     if claim.protocol:
         protocol = PROTOCOLS[claim.protocol]
-        passes = 3 * protocol.images + protocol.evaluated
-        return each * passes * (len(SEEDS) if protocol.images else 1)
-    return each * claim.passes
+        images = 3 * protocol.images + protocol.evaluated
+        return one_pass * images * (len(SEEDS) if protocol.images else 1)
+    return one_pass * claim.passes
 
 
 def _near(name: str) -> str:

@@ -3,7 +3,7 @@
 Results are kept in DIR/claims.json, which `plusx claims` and docs/evidence.md read.
 """
 
-import math
+import operator
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,8 @@ from plusx.evidence.ledger import FILE, RESULTS, read_results
 from plusx.evidence.verdict import Check, Judgement, Options, Outcome, judge
 from plusx.run.environment import environment
 from plusx.run.folder import now
-from plusx.study.results import MACHINE, VERSIONS
+from plusx.study.experiment import finite
+from plusx.study.results import chosen_environment
 
 
 WORK = Path("runs/claims")
@@ -38,11 +39,11 @@ CHECKS: dict[str, Check] = {
     "parameters-with-auxiliary-heads": arithmetic.auxiliary_heads,
     "twins": arithmetic.twins,
     "option-b-minus-a": arithmetic.option_b_minus_a,
-    "parameters-of-two": arithmetic.parameters_of_two,
+    "parameters-of-two": arithmetic.of_two("parameters", operator.add),
     "networks-with-more": arithmetic.networks_with_more,
-    "parameters-difference": arithmetic.parameters_difference,
-    "parameters-ratio": arithmetic.parameters_ratio,
-    "multiply-adds-difference": arithmetic.multiply_adds_difference,
+    "parameters-difference": arithmetic.of_two("parameters", operator.sub),
+    "parameters-ratio": arithmetic.of_two("parameters", lambda a, b: abs(a - b) / b),
+    "multiply-adds-difference": arithmetic.of_two("multiply_adds", operator.sub),
     "identity-shortcut-cost": arithmetic.identity_shortcut_cost,
     "bottleneck": arithmetic.bottleneck,
     "merges": arithmetic.merges,
@@ -151,11 +152,11 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
     started = time.monotonic()
     outcome = CHECKS[claim.check](claim, options)
     judgement = judge_outcome(claim, outcome, options.quick)
-    here = outcome.environment or _here()
+    here = outcome.environment or chosen_environment(environment(torch.device("cpu")))
     return {
         "id": claim.id,
         "verdict": judgement.verdict,
-        "value": _finite(judgement.value),
+        "value": finite(judgement.value),
         "spread": judgement.spread,
         "interval": None if judgement.interval is None else list(judgement.interval),
         "distance": judgement.distance,
@@ -165,7 +166,7 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
         "metric": claim.metric,
         "unit": claim.unit,
         "seeds": list(outcome.seeds),
-        "values": [_finite(value) for value in outcome.values],
+        "values": [finite(value) for value in outcome.values],
         "shown": list(outcome.shown),
         "erratum": claim.erratum,
         "truth": claim.truth or None,
@@ -272,14 +273,6 @@ def _members(claim: Claim, options: Options) -> Outcome:
     )
 
 
-def _here() -> dict[str, Any]:
-    known = environment(torch.device("cpu"))
-    return {
-        "versions": {key: known[key] for key in VERSIONS},
-        "machine": {key: known[key] for key in MACHINE},
-    }
-
-
 def described(record: Mapping[str, Any]) -> str:
     """A record as text for a terminal."""
     claim = find_claim(record["id"])
@@ -322,11 +315,6 @@ def _limit(record: Mapping[str, Any]) -> str:
         sign = "+" if record["side"] == "most" else "-"
         slack = f" {sign} {_number(tolerance, record['unit'])}"
     return f"{words}{_number(record['claimed'], record['unit'])}{slack}"
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no number for what is none."""
-    return value if math.isfinite(value) else None
 
 
 def _number(value: int | float | None, unit: str) -> str:

@@ -146,7 +146,11 @@ def incomparable(folders: Mapping[Path, str]) -> dict[Path, str]:
 
 def versions_and_machine(folder: Path) -> dict[str, dict[str, Any]]:
     """The versions and the machine of a run's folder."""
-    environment = store.read_json(folder / "environment.json")
+    return chosen_environment(store.read_json(folder / "environment.json"))
+
+
+def chosen_environment(environment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The versions and the machine that a result records."""
     return {
         "versions": {key: environment[key] for key in VERSIONS},
         "machine": {key: environment[key] for key in MACHINE},
