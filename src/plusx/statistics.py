@@ -8,7 +8,7 @@ several pairs are compared at once, intervals are wider, so that all of them hol
 
 import math
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any, NamedTuple
 
 
@@ -66,13 +66,13 @@ def mean_interval(
     comparisons: int = 1,
 ) -> Interval | None:
     """Student's t interval of a mean. None for values that are not finite, too."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
+    from scipy import stats
+
+    if len(values) < 2 or not all(map(math.isfinite, values)) or not stdev(values):
         return None
-    error = stdev(values) / math.sqrt(len(values))
-    if not error:
-        return None
-    half = error * _student(len(values) - 1, comparisons)
-    return _within(mean(values) - half, mean(values) + half, bounds)
+    error, freedom = stdev(values) / math.sqrt(len(values)), len(values) - 1
+    ends = stats.t.interval(_level(comparisons), freedom, loc=mean(values), scale=error)
+    return _within(ends, bounds)
 
 
 def share_interval(
@@ -89,12 +89,12 @@ def share_interval(
     if len(shares) < 2:
         return None
     middle = mean(shares)
-    seeds = _student(len(shares) - 1, comparisons) * stdev(shares) / math.sqrt(len(shares))
+    upper = (1 + _level(comparisons)) / 2
+    student = float(stats.t.ppf(upper, len(shares) - 1))
     adjusted = (middle * count + 2) / (count + 4)
-    normal = float(stats.norm.ppf(_upper(comparisons)))
-    images = normal * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
-    half = math.hypot(seeds, images)
-    return _within(middle - half, middle + half, _SHARE)
+    images = float(stats.norm.ppf(upper)) * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
+    half = math.hypot(student * stdev(shares) / math.sqrt(len(shares)), images)
+    return _within((middle - half, middle + half), _SHARE)
 
 
 def wilson(share: Number, count: int) -> Interval:
@@ -116,13 +116,15 @@ def difference(
 
     `bounds` are those of a difference of shares unless said otherwise.
     """
-    found = _welch(first, second)
-    if found is None:
+    from scipy import stats
+
+    spread_of_difference = _welch(first, second)
+    if spread_of_difference is None:
         return None
-    error, freedom = found
+    error, freedom = spread_of_difference
     middle = mean(first) - mean(second)
-    half = _student(freedom, comparisons) * error
-    return Difference(middle, *_within(middle - half, middle + half, bounds))
+    ends = stats.t.interval(_level(comparisons), freedom, loc=middle, scale=error)
+    return Difference(middle, *_within(ends, bounds))
 
 
 def differences(
@@ -140,8 +142,8 @@ def differences(
 
     tests = {}
     for index, (first, second) in enumerate(pairs):
-        if (found := _welch(first, second)) is not None:
-            error, freedom = found
+        if (spread_of_difference := _welch(first, second)) is not None:
+            error, freedom = spread_of_difference
             distance = abs(mean(first) - mean(second)) / error
             tests[index] = 2 * float(stats.t.sf(distance, freedom))
     result: list[Difference | None] = [None] * len(pairs)
@@ -162,13 +164,11 @@ def median_interval(values: Sequence[Number]) -> Median:
     """
     from scipy import stats
 
-    ordered = sorted(values)
-    count = len(ordered)
-    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-    rank = int(stats.binom.ppf((1 - LEVEL) / 2, count, 0.5))  # 0 where the tails are too heavy
-    if rank < 1:
-        return Median(middle, ordered[0], ordered[-1], interval=False)
-    return Median(middle, ordered[rank - 1], ordered[count - rank], interval=True)
+    middle = median(values)
+    ends = stats.quantile_test(values, q=middle, p=0.5).confidence_interval(LEVEL)
+    if math.isnan(ends.low) or math.isnan(ends.high):
+        return Median(middle, min(values), max(values), interval=False)
+    return Median(middle, float(ends.low), float(ends.high), interval=True)
 
 
 def _welch(first: Sequence[Number], second: Sequence[Number]) -> tuple[float, float] | None:
@@ -183,15 +183,11 @@ def _welch(first: Sequence[Number], second: Sequence[Number]) -> tuple[float, fl
     return math.sqrt(variance), freedom
 
 
-def _upper(comparisons: int) -> float:
-    return 1 - (1 - LEVEL) / (2 * comparisons)
+def _level(comparisons: int) -> float:
+    """The confidence level of one of so many intervals that hold together with 95 %."""
+    return 1 - (1 - LEVEL) / comparisons
 
 
-def _student(freedom: Number, comparisons: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(_upper(comparisons), freedom))
-
-
-def _within(low: float, high: float, bounds: tuple[float, float]) -> Interval:
+def _within(ends: tuple[float, float], bounds: tuple[float, float]) -> Interval:
+    low, high = map(float, ends)
     return Interval(max(low, bounds[0]), min(high, bounds[1]))
