@@ -16,10 +16,10 @@ from plusx.evidence.claim import (
     PROTOCOLS,
     RATE,
     TEXTS,
-    Cost,
     claim_names,
     cost_of,
     find_claim,
+    hours,
     members,
     spec,
 )
@@ -247,7 +247,7 @@ def test_what_a_claim_costs() -> None:
     claim = find_claim("error-resnet20-cifar10")
     each = counted("resnet20", "multiply_adds")
     assert cost_of(claim) == 3 * each * (3 * 64_000 * 128 + 60_000)
-    assert Cost(int(RATE * 3600 * 4), 2).hours == 2
+    assert hours(int(RATE * 3600 * 4), 2) == 2
     assert cost_of(find_claim("parameters-resnet20")) == 0
     pair = find_claim("degradation-plain-digits")
     assert cost_of(pair) > cost_of(find_claim("convergence-digits")) > 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plusx.evidence.claim import RATE, TEXTS, Cost
+from plusx.evidence.claim import RATE, TEXTS, hours
 from plusx.evidence.ledger import FILE, ledger, read_results
 
 
@@ -47,10 +47,10 @@ def training() -> str:
     ]
     for row in _rows("training"):
         amount = row["cost"]["multiply_adds"]
-        hours = Cost(amount, 1).hours
+        on_one_core = hours(amount, 1)
         lines.append(
             f"| `{row['id']}` | {_claimed(row)} | {_found(row)} | {_state(row)} "
-            f"| {len(row['seeds'] or []) or ''} | {amount:.1e} | {hours:,.1f} | {row['source']} |"
+            f"| {len(row['seeds'] or []) or ''} | {amount:.1e} | {on_one_core:,.1f} | {row['source']} |"
         )
     return "\n".join([*lines, "", f"Hours at an assumed {RATE:.0e} multiply-adds a second."])
 

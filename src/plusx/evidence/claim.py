@@ -89,16 +89,9 @@ class Protocol:
     split: str = "test"  # of the error
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Multiply-adds in all, and the hours they take at RATE on each of `cores`."""
-
-    multiply_adds: int
-    cores: int
-
-    @property
-    def hours(self) -> float:
-        return self.multiply_adds / (RATE * self.cores) / 3600
+def hours(multiply_adds: int, cores: int) -> float:
+    """The hours that these take at RATE on each of `cores`."""
+    return multiply_adds / (RATE * cores) / 3600
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:

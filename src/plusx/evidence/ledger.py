@@ -8,22 +8,21 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
 from plusx import __version__
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 from plusx.evidence.claim import (
     CLAIMS,
     PROTOCOLS,
     RATE,
     SEEDS,
     Claim,
-    Cost,
     Kind,
     claim_names,
     cost_of,
+    hours,
 )
 
 
@@ -85,9 +84,9 @@ def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) ->
 
 def _check_kind(kind: str) -> None:
     if kind not in get_args(Kind):
-        near = get_close_matches(kind, get_args(Kind), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no kind of claim {kind!r}{hint} (there are {', '.join(get_args(Kind))})")
+        kinds = get_args(Kind)
+        hint = did_you_mean(kind, kinds)
+        raise UserError(f"no kind of claim {kind!r}{hint} (there are {', '.join(kinds)})")
 
 
 def read_results(results: Path) -> dict[str, dict[str, Any]]:
@@ -113,11 +112,10 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
 
 def cost(claim: Claim) -> dict[str, Any]:
     """Multiply-adds in all, and the hours they take here at an assumed rate."""
-    cores = os.cpu_count() or 1
-    priced = Cost(cost_of(claim), cores)
+    cores, multiply_adds = os.cpu_count() or 1, cost_of(claim)
     return {
-        "multiply_adds": priced.multiply_adds,
-        "hours": round(priced.hours, 4),
+        "multiply_adds": multiply_adds,
+        "hours": round(hours(multiply_adds, cores), 4),
         "assumed": f"{RATE:,.0f} multiply-adds a second on each of {cores} cores",
     }
 
@@ -146,32 +144,18 @@ def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:
 
 def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
     result = record or {}
-    untested = NOT_YET if claim.missing else NOT_RUN
+    always = ("id", "kind", "statement", "source", "metric", "unit", "side", "tolerance", "spread",
+              "erratum")  # fmt: skip
     return {
-        "id": claim.id,
-        "kind": claim.kind,
-        "state": result.get("verdict", untested),
-        "statement": claim.statement,
-        "source": claim.source,
-        "network": claim.network or None,
-        "data": claim.data or None,
+        **{key: getattr(claim, key) for key in always},
+        **{key: getattr(claim, key) or None for key in ("network", "data", "truth", "missing")},
+        "state": result.get("verdict", NOT_YET if claim.missing else NOT_RUN),
         "protocol": protocol_of(claim) or None,
-        "metric": claim.metric,
         "claimed": claim.value,
-        "unit": claim.unit,
-        "side": claim.side,
-        "tolerance": claim.tolerance,
-        "spread": claim.spread,
         "others": [{"who": who, "value": value} for who, value in claim.others],
         "runs": list(claim.runs),
         "commands": list(claim.commands),
-        "erratum": claim.erratum,
-        "truth": claim.truth or None,
-        "missing": claim.missing or None,
         "cost": cost(claim),
-        "value": result.get("value"),
-        "distance": result.get("distance"),
-        "seeds": result.get("seeds"),
-        "date": result.get("date"),
+        **{key: result.get(key) for key in ("value", "distance", "seeds", "date")},
         "marks": marks(record, claim) if record else [],
     }

@@ -152,32 +152,26 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
     started = time.monotonic()
     outcome = CHECKS[claim.check](claim, options)
     judgement = judge_outcome(claim, outcome, options.quick)
-    here = outcome.environment or chosen_environment(environment(torch.device("cpu")))
+    keys = ("id", "tolerance", "side", "metric", "unit", "erratum", "source")
     return {
-        "id": claim.id,
+        **{key: getattr(claim, key) for key in keys},
+        "claimed": claim.value,
+        "truth": claim.truth or None,
         "verdict": judgement.verdict,
         "value": finite(judgement.value),
         "spread": judgement.spread,
         "interval": None if judgement.interval is None else list(judgement.interval),
         "distance": judgement.distance,
-        "claimed": claim.value,
-        "tolerance": claim.tolerance,
-        "side": claim.side,
-        "metric": claim.metric,
-        "unit": claim.unit,
         "seeds": list(outcome.seeds),
-        "values": [finite(value) for value in outcome.values],
+        "values": list(map(finite, outcome.values)),
         "shown": list(outcome.shown),
-        "erratum": claim.erratum,
-        "truth": claim.truth or None,
         "smaller": outcome.smaller or None,
         "unsettled": outcome.unsettled or None,
-        "source": claim.source,
         "command": command,
         "recipe": outcome.recipe,
         "date": now(),
         "seconds": round(time.monotonic() - started, 1),
-        **here,
+        **(outcome.environment or chosen_environment(environment(torch.device("cpu")))),
     }
 
 

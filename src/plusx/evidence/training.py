@@ -58,7 +58,8 @@ def train(claim: Claim, options: Options) -> Outcome:
             f"data ({why}); move those to be repeated away"
         )
     measured = claim.metric.partition(" of ")[0]
-    metric = METRICS[_quick_metric(measured) if options.quick else measured]
+    quick_error = options.quick and measured == "test error"
+    metric = METRICS["validation error" if quick_error else measured]
     found = {key: metric(folders[key]) for key in plan if key[1] in kept}
     values = [_difference([found[name, seed] for name in names]) for seed in kept]
     first = next(iter(plan.values()))
@@ -168,10 +169,6 @@ def _smaller(claim: Claim, used: Recipe) -> str:
     )
 
 
-def _quick_metric(metric: str) -> str:
-    return {"test error": "validation error"}.get(metric, metric)
-
-
 def _difference(values: Sequence[float]) -> float:
     return values[0] - values[1] if len(values) == 2 else values[0]
 
@@ -188,23 +185,15 @@ def _result(folder: Path) -> Any:
     return store.read_json(folder / "result.json")
 
 
-def _validation_error(folder: Path) -> float:
-    return 1.0 - float(_result(folder)["validation"]["accuracy"])
-
-
-def _train_error(folder: Path) -> float:
-    return float(_result(folder)["train_error"])
-
-
 def _never(seeds: Sequence[Sequence[Path]]) -> str:
     """A reason, if with some seed no network reached the accuracy; else empty."""
-    if all(any(_reached(folder) for folder in folders) for folders in seeds):
+
+    def reached(folder: Path) -> bool:
+        return epochs_to(read_history(folder / "log.jsonl"), THRESHOLD) is not None
+
+    if all(any(map(reached, folders)) for folders in seeds):
         return ""
     return f"with some seed no network reached {100 * THRESHOLD:.0f} %"
-
-
-def _reached(folder: Path) -> bool:
-    return epochs_to(read_history(folder / "log.jsonl"), THRESHOLD) is not None
 
 
 def _epochs(folder: Path) -> float:
@@ -215,9 +204,11 @@ def _epochs(folder: Path) -> float:
 
 METRICS: dict[str, Callable[[Path], float]] = {
     "test error": _test_error,
-    "validation error": _validation_error,
-    "validation top-5 error": lambda folder: 1.0 - float(_result(folder)["validation"]["top5"]),
-    "train error": _train_error,
-    "gap": lambda folder: _validation_error(folder) - _train_error(folder),
+    "validation error": lambda folder: 1.0 - _result(folder)["validation"]["accuracy"],
+    "validation top-5 error": lambda folder: 1.0 - _result(folder)["validation"]["top5"],
+    "train error": lambda folder: float(_result(folder)["train_error"]),
+    "gap": lambda folder: (
+        1.0 - _result(folder)["validation"]["accuracy"] - _result(folder)["train_error"]
+    ),
     "epochs to 90 %": _epochs,
 }

@@ -1,6 +1,5 @@
 """Explanations of a trained network's predictions: maps over images, and their faithfulness."""
 
-import difflib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.image_file import printable
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 from plusx.explain import finding, overlay
 from plusx.explain.attribution import integrated_gradients, occlusion, require_captum
 from plusx.explain.dense_cam import dense_cam
@@ -222,14 +221,11 @@ def _class(run: Run, name: str | None) -> int | None:
     if name is None:
         return None
     if name not in run.classes:
-        near = difflib.get_close_matches(name, run.classes, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else _listed(run.classes)
-        raise UserError(f"the network has no class {name!r}; {hint}")
+        more = ", ..." if len(run.classes) > 8 else ""
+        listed = f"; it has {', '.join(run.classes[:8])}{more}"
+        hint = did_you_mean(name, run.classes, 3) or listed
+        raise UserError(f"the network has no class {name!r}{hint}")
     return run.classes.index(name)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"it has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
 
 
 def _stage(net: nn.Module, name: str | None, method: str) -> int | None:

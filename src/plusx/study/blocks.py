@@ -86,14 +86,29 @@ def run_blocks(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> BlockOutputs:
     net = require_network(net)
     x = start = run_layers(net, net.stem, inputs)
     outputs: list[Tensor] = []
-    for number, stage in enumerate(net.spec.stages, 1):
-        if stage.enter:
-            x = getattr(net, f"enter{number}")(x)
-            start = start if outputs else x
-        for block in getattr(net, f"layer{number}"):
-            x = block(x)
+    for module in body(net):
+        x = module(x)
+        if isinstance(module, ResidualBlock):
             outputs.append(x)
-    return BlockOutputs(start, tuple(outputs), net.fc(net.tail(x).flatten(1)))
+        elif not outputs:
+            start = x
+    return BlockOutputs(start, tuple(outputs), head(net, x))
+
+
+def body(net: Network) -> list[nn.Module]:
+    """What stands between the stem and the tail, in order: blocks, and the layers on entry to a
+    stage."""
+    modules: list[nn.Module] = []
+    for number, stage in enumerate(net.spec.stages, 1):
+        modules += [getattr(net, f"enter{number}")] if stage.enter else []
+        modules += getattr(net, f"layer{number}")
+    return modules
+
+
+def head(net: Network, x: Tensor) -> Tensor:
+    """The logits, from the output of the last block."""
+    logits: Tensor = net.fc(net.tail(x).flatten(1))
+    return logits
 
 
 def shortcut_only(block: ResidualBlock, x: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ from plusx.statistics import spread
 from plusx.study.blocks import (
     BlockPosition,
     block_positions,
+    body,
+    head,
     preserved,
     require_network,
     run_blocks,
@@ -210,8 +212,7 @@ def shortcut_identity(
     UserError: the stage does not exist or is none of pre-activation: something follows the sum,
     or the shortcut is not the identity times a constant.
     """
-    require_network(net)
-    net = copy.deepcopy(net).double().eval().requires_grad_(False)
+    net = copy.deepcopy(require_network(net)).double().eval().requires_grad_(False)
     inputs = inputs.double() if inputs.is_floating_point() else inputs
     run = _unrolled(net, stage)
     if not branches:
@@ -228,7 +229,10 @@ def shortcut_identity(
         outputs = [at.detach().requires_grad_()]
         for position in run:
             outputs.append(position.block(outputs[-1]))
-        scored = loss(_rest(net, run[-1], outputs[-1]), targets)
+        x, modules = outputs[-1], body(net)
+        for module in modules[modules.index(run[-1].block) + 1 :]:
+            x = module(x)
+        scored = loss(head(net, x), targets)
         *measured, last = torch.autograd.grad(scored, outputs)
         return [
             _compared(run[l:], measured[l], last, outputs[l].detach().requires_grad_())
@@ -283,20 +287,6 @@ def _compared(
         total_norm(expected),
         float((measured - expected).abs().max()) / largest,
     )
-
-
-def _rest(net: nn.Module, position: BlockPosition, x: Tensor) -> Tensor:
-    """The logits, from what one block gives."""
-    net = require_network(net)
-    stage = int(position.name.removeprefix("layer").split(".")[0])
-    for n in range(stage, len(net.spec.stages) + 1):
-        if n > stage and net.spec.stages[n - 1].enter:
-            x = getattr(net, f"enter{n}")(x)
-        layer = getattr(net, f"layer{n}")
-        for block in layer[position.index + 1 :] if n == stage else layer:
-            x = block(x)
-    logits: Tensor = net.fc(net.tail(x).flatten(1))
-    return logits
 
 
 def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Paths
 from plusx.report.figures import LOG, band, lines_figure
 from plusx.statistics import spread
-from plusx.study.blocks import block_positions, require_network, total_norm
+from plusx.study.blocks import block_positions, body, head, require_network, total_norm
 from plusx.study.experiment import (
     ERROR,
     Experiment,
@@ -147,17 +147,13 @@ class Backward:
         self.steps: list[_Step | _Entry] = []
         with torch.enable_grad():
             x = run_layers(net, net.stem, inputs)
-            for number, stage in enumerate(net.spec.stages, 1):
-                if stage.enter:
-                    entry = _Entry(getattr(net, f"enter{number}"), x)
-                    self.steps += [entry] if self.steps else []
-                    x = entry.output
-                for block in getattr(net, f"layer{number}"):
-                    self.steps.append(_Step(block, x))
-                    x = self.steps[-1].output
+            for module in body(net):
+                step = _Step(module, x) if isinstance(module, ResidualBlock) else _Entry(module, x)
+                # what comes before the first block is no part of a path
+                self.steps += [step] if self.steps or isinstance(step, _Step) else []
+                x = step.output
             end = x.detach().requires_grad_()
-            scored = loss(net.fc(net.tail(end).flatten(1)), targets)
-            (self.arriving,) = torch.autograd.grad(scored, end)
+            (self.arriving,) = torch.autograd.grad(loss(head(net, end), targets), end)
 
     def along(self, branches: Set[int]) -> Tensor:
         """The gradient at the first block's input along the path that takes these branches."""

@@ -1,6 +1,5 @@
 """Printed tables: texts that stand for intervals, with their units, read from TOML."""
 
-import difflib
 import json
 import re
 import tomllib
@@ -10,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 
 
 SHARES = {"": Fraction(1), "%": Fraction(1, 100)}
@@ -170,9 +169,8 @@ def _table(content: Any, number: int) -> Table:
 def refuse_unknown(content: Mapping[str, Any], allowed: set[str], where: str) -> None:
     for key in content:
         if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(allowed))}"
-            raise UserError(f"{where}unknown key {key!r}: {hint}")
+            hint = did_you_mean(str(key), allowed) or f"; known are {', '.join(sorted(allowed))}"
+            raise UserError(f"{where}unknown key {key!r}{hint}")
 
 
 def to_toml(tables: Tables, *, title: str = "") -> str:

@@ -17,14 +17,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from plusx import store
 from plusx.data.dataset import Dataset
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
@@ -659,9 +658,10 @@ def _ablation_trials(recipe: Recipe, table: Ablation, source: Dataset) -> list[T
     blocks = _blocks_of(table.depth)
     for name in table.variants:
         if name not in VARIANTS:
-            near = get_close_matches(name, VARIANTS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"[study] variants: no {name!r} among {', '.join(VARIANTS)}{hint}")
+            raise UserError(
+                f"[study] variants: no {name!r} among {', '.join(VARIANTS)}"
+                + did_you_mean(name, VARIANTS)
+            )
     trials = []
     for name in table.variants or VARIANTS:
         variant = VARIANTS[name]
