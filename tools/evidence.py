@@ -50,7 +50,8 @@ def training() -> str:
         on_one_core = hours(amount, 1)
         lines.append(
             f"| `{row['id']}` | {_claimed(row)} | {_found(row)} | {_state(row)} "
-            f"| {len(row['seeds'] or []) or ''} | {amount:.1e} | {on_one_core:,.1f} | {row['source']} |"
+            f"| {len(row['seeds'] or []) or ''} | {amount:.1e} | {on_one_core:,.1f} "
+            f"| {row['source']} |"
         )
     return "\n".join([*lines, "", f"Hours at an assumed {RATE:.0e} multiply-adds a second."])
 

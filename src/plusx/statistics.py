@@ -101,8 +101,8 @@ def wilson(share: Number, count: int) -> Interval:
     """Wilson's interval (1927) of a share of `count` independent trials."""
     from scipy import stats
 
-    found = stats.binomtest(round(share * count), count).proportion_ci(LEVEL, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    ends = stats.binomtest(round(share * count), count).proportion_ci(LEVEL, method="wilson")
+    return Interval(float(ends.low), float(ends.high))
 
 
 def difference(

@@ -22,7 +22,7 @@ def _published(name: str) -> dict[str, Any] | None:
     if not claims:
         return None
     # of several, one that plusx can run, and of those the shortest id
-    claim = min(claims, key=lambda each: (bool(each.missing), len(each.id)))
+    claim = min(claims, key=lambda candidate: (bool(candidate.missing), len(candidate.id)))
     split = PROTOCOLS[claim.protocol].split
     return {
         "accuracy": round(1 - claim.value, 6),
@@ -52,7 +52,7 @@ def _measured(name: str, results: Path) -> dict[str, Any] | None:
             continue
         rows += _rows(content, path.name, name) if isinstance(content, dict) else []
     # test images before others, then the best
-    return max(rows, key=lambda each: ("test" in each["data"], each["accuracy"]), default=None)
+    return max(rows, key=lambda row: ("test" in row["data"], row["accuracy"]), default=None)
 
 
 def _rows(content: dict[str, Any], file: str, name: str) -> list[dict[str, Any]]:

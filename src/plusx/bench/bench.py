@@ -218,17 +218,17 @@ def _rounds(
 ) -> tuple[dict[str, dict[str, list[float]]], int]:
     """Seconds of "one", "batch" and "step" in every round for every network; and the rounds."""
     times: dict[str, dict[str, list[float]]] = {
-        each.name: {"one": [], "batch": [], "step": []} for each in networks
+        network.name: {"one": [], "batch": [], "step": []} for network in networks
     }
     begun, shown, rounds = time.monotonic(), time.monotonic(), 0
     budget = seconds * len(networks)
     while rounds <= FEWEST or time.monotonic() - begun < budget:
         first = rounds % len(networks)
         seconds_of = {}
-        for each in (*networks[first:], *networks[:first]):
+        for network in (*networks[first:], *networks[:first]):
             if signals.received is not None:
                 return times, max(rounds - 1, 0)
-            seconds_of[each.name] = _round_seconds(each)
+            seconds_of[network.name] = _round_seconds(network)
         if signals.received is not None:
             return times, max(rounds - 1, 0)
         if rounds:  # the first one warms up
@@ -323,7 +323,7 @@ def bench_page(result: Mapping[str, Any]) -> str:
 
 def columns(rows: Sequence[Row], batch: int) -> list[dict[str, str]]:
     """The columns of the table: keys of `flat` rows."""
-    known = (
+    shown = (
         ("parameters", "Parameters", "", "count"),
         ("multiply_adds", "MACs", "", "count"),
         ("published", "Accuracy", "published", "share"),
@@ -335,7 +335,7 @@ def columns(rows: Sequence[Row], batch: int) -> list[dict[str, str]]:
         ("saved", "Saved for backward", f"MB, {batch} images", "number"),
     )
     return [{"key": key, "title": title, "unit": unit, "kind": kind}
-            for key, title, unit, kind in known]  # fmt: skip
+            for key, title, unit, kind in shown]  # fmt: skip
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -404,14 +404,14 @@ def _figures(rows: Sequence[Row], batch: int) -> list[dict[str, Any]]:
     ]
     for key in ("published", "measured"):
         for data in dict.fromkeys(row[key]["data"] for row in rows if row[key]):
-            known = [row for row in rows if row[key] and row[key]["data"] == data]
+            accurate = [row for row in rows if row[key] and row[key]["data"] == data]
             drawn.append(
                 lines_figure(
                     f"{key.capitalize()} accuracy on {data}",
                     "Over the time that one image takes here.",
                     [
                         line(row["name"], [times[row["name"]][0]], [row[key]["accuracy"]])
-                        for row in known
+                        for row in accurate
                     ],
                     x=latency,
                     y={"title": "accuracy", "scale": "share"},
@@ -426,8 +426,8 @@ def _finding(rows: Sequence[dict[str, Any]]) -> str:
     quick, slow = by_time[0], by_time[-1]
     one, other = (1e3 * row["latency_seconds"]["median"] for row in (quick, slow))
     if quick is slow:
-        each = quick["images_per_second"]["median"]
-        return f"{quick['name']} takes {one:.3g} ms for one image, in batches {each:.3g} a second."
+        rate = quick["images_per_second"]["median"]
+        return f"{quick['name']} takes {one:.3g} ms for one image, in batches {rate:.3g} a second."
     return f"{quick['name']} takes {one:.3g} ms for one image, {slow['name']} {other:.3g} ms."
 
 
@@ -435,9 +435,9 @@ class Stopped(RuntimeError):
     """A signal ended the measurement; the complete rounds before it are kept."""
 
     def __init__(self, signal_number: int, rounds: int) -> None:
-        kept = f"the result has {rounds} complete rounds" if rounds else "no result"
+        outcome = f"the result has {rounds} complete rounds" if rounds else "no result"
         name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name}; {kept}")
+        super().__init__(f"stopped by {name}; {outcome}")
         self.signal_number = signal_number
 
 

@@ -83,7 +83,7 @@ def memory(
             progress(f"{name}, {plan}")
             rows.append(_row(name, plan, size, batch, resident))
     for row in rows:
-        full = [each for each in rows if each["name"] == row["name"] and each["plan"] == "keep"]
+        full = [other for other in rows if other["name"] == row["name"] and other["plan"] == "keep"]
         base = full[0]["saved_bytes"] if full else None
         row["share_of_keep"] = None if base is None else row["saved_bytes"] / base
     result = {
@@ -106,10 +106,10 @@ def memory(
 
 def _names(requested: Sequence[str], families: bool) -> list[str]:
     chosen: list[str] = []
-    for each in requested or USUAL:
-        matching = names(each) if any(sign in each for sign in "*?[") else [each]
+    for pattern in requested or USUAL:
+        matching = names(pattern) if any(sign in pattern for sign in "*?[") else [pattern]
         if not matching:
-            raise UserError(f"no network matches {each!r}")
+            raise UserError(f"no network matches {pattern!r}")
         for name in matching:
             find(name)
             chosen += family(name) if families else [name]
@@ -163,7 +163,7 @@ def _predicted(spec: Net | External, net: nn.Module, plan: str, batch: int) -> i
         return reversible_bytes(spec.reversible, batch, reverses=plan == "reversible")
     built = net.spec
     assert isinstance(built, Net)
-    chosen = next(each for each in PLANS if each == plan)
+    chosen = next(known_plan for known_plan in PLANS if known_plan == plan)
     return arithmetic.saved_bytes(built, chosen, batch)
 
 
@@ -254,7 +254,7 @@ def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
             )
             for name, members in groups.items()
         ]
-        return [each for each in drawn if each["x"]]
+        return [drawn_line for drawn_line in drawn if drawn_line["x"]]
 
     layers, megabytes = {"title": "layers", "scale": "linear"}, {"title": "MB", "scale": "log"}
     held = lines("saved_bytes_per_image") + lines("predicted_bytes_per_image", ", by arithmetic")

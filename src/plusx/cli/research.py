@@ -134,7 +134,9 @@ def reproduce(
     if results["failed"]:
         raise RuntimeError(
             f"{len(results['failed'])} of {len(names)} claims could not be tested: "
-            + "; ".join(f"{each['id']}: {each['reason']}" for each in results["failed"][:3])
+            + "; ".join(
+                f"{failure['id']}: {failure['reason']}" for failure in results["failed"][:3]
+            )
         )
 
 
@@ -157,7 +159,9 @@ def check_tables(
     tables = read_tables(file)
     complaints = check(tables)
     if as_json:
-        print_json({"file": str(file), "complaints": [described(each) for each in complaints]})
+        print_json(
+            {"file": str(file), "complaints": [described(complaint) for complaint in complaints]}
+        )
     else:
         print("\n".join(map(str, complaints)) or f"{file}: no contradictions")
     if complaints:

@@ -95,8 +95,8 @@ def option_b_minus_a(claim: Claim, options: Options) -> Outcome:
 
 def networks_with_more(claim: Claim, options: Options) -> Outcome:
     """How many of the networks for comparison have more parameters."""
-    own = counted(claim.network, "parameters")
-    more = [name for name in claim.beside if counted(name, "parameters") > own]
+    count = counted(claim.network, "parameters")
+    more = [name for name in claim.beside if counted(name, "parameters") > count]
     names = (claim.network, *claim.beside)
     return _count(len(more), [f"{name}: {counted(name, 'parameters'):,}" for name in names])
 
@@ -127,8 +127,8 @@ def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
     return _count(
         more,
         [
-            f"{name}: {each.parameters:,} parameters, {each.multiply_adds:,} multiply-adds"
-            for name, each in ((claim.network, residual), (claim.against, plain))
+            f"{name}: {counts.parameters:,} parameters, {counts.multiply_adds:,} multiply-adds"
+            for name, counts in ((claim.network, residual), (claim.against, plain))
         ]
         + [f"additions of the skips: {additions:,}, {additions / residual.multiply_adds:.2%} more"],
     )

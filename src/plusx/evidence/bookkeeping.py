@@ -167,9 +167,9 @@ def _running(recipe: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes
 
 def _await_checkpoint(run: subprocess.Popen[bytes], folder: Path) -> None:
     """Wait for one more checkpoint. RuntimeError: the run ended or takes too long."""
-    known = set(_checkpoints(folder))
+    before = set(_checkpoints(folder))
     begun = time.monotonic()
-    while not set(_checkpoints(folder)) - known:
+    while not set(_checkpoints(folder)) - before:
         if run.poll() is not None or time.monotonic() - begun > _PATIENCE:
             run.kill()
             _, errors = run.communicate()

@@ -97,7 +97,7 @@ def hours(multiply_adds: int, cores: int) -> float:
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:
     """Lists as tuples, within one another too."""
     return {
-        key: tuple(tuple(each) if isinstance(each, list) else each for each in value)
+        key: tuple(tuple(item) if isinstance(item, list) else item for item in value)
         if isinstance(value, list)
         else value
         for key, value in row.items()
@@ -182,7 +182,9 @@ def _own_cost(claim: Claim) -> int:
 def _near(name: str) -> str:
     words = name.lower().strip("*?")
     near = get_close_matches(words, CLAIMS, n=5, cutoff=0.5)
-    near += [each for each in CLAIMS if words and words in each][: 5 - len(near)]
+    near += [name_in_ledger for name_in_ledger in CLAIMS if words and words in name_in_ledger][
+        : 5 - len(near)
+    ]
     if not near:
         return "`plusx claims` lists every one"
     return f"did you mean {', '.join(dict.fromkeys(near))}?"

@@ -109,7 +109,9 @@ def tables_about(column: str) -> Check:
     def complaints(claim: Claim, options: Options) -> Outcome:
         with resources.as_file(resources.files("plusx.evidence") / TABLES) as path:
             all_complaints = check(read_tables(path))
-        about = [str(each) for each in all_complaints if (each.column or "rows") == column]
+        about = [
+            str(complaint) for complaint in all_complaints if (complaint.column or "rows") == column
+        ]
         return Outcome(values=(float(len(about)),), shown=tuple(about))
 
     return complaints

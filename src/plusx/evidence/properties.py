@@ -81,9 +81,11 @@ def gradient_identity(claim: Claim, options: Options) -> Outcome:
     """Equation 5 at every block of every stage."""
     net, x, targets = _perturbed(spec(claim.network))
     blocks = [
-        each for stage in (1, 2, 3) for each in shortcut_identity(net, x, targets, stage=stage)
+        identity
+        for stage in (1, 2, 3)
+        for identity in shortcut_identity(net, x, targets, stage=stage)
     ]
-    worst = max(blocks, key=lambda each: each.difference)
+    worst = max(blocks, key=lambda identity: identity.difference)
     shown = (
         f"{len(blocks)} blocks; the worst is {worst.name}: {worst.difference:.1e} of the largest "
         f"value; norm {worst.measured:.6g} by autograd, {worst.expected:.6g} by the equation"
@@ -94,7 +96,7 @@ def gradient_identity(claim: Claim, options: Options) -> Outcome:
 def gradient_equal(claim: Claim, options: Options) -> Outcome:
     """Equation 5 with F = 0: the gradient at the blocks of a stage, compared to the bit."""
     given = _gradients_without_branch(spec(claim.network))
-    differ = sum(int((_bits(each) != _bits(given[-1])).sum()) for each in given)
+    differ = sum(int((_bits(gradient) != _bits(given[-1])).sum()) for gradient in given)
     return Outcome(
         values=(float(differ),), shown=(f"the gradient at {len(given)} depths of the last stage",)
     )
@@ -108,7 +110,10 @@ def gradient_scaled(claim: Claim, options: Options) -> Outcome:
         stages = tuple(_with_identity(stage, text) for stage in net.stages)
         given = _gradients_without_branch(replace(net, stages=stages))
         last = len(given) - 1
-        errors = [_relative(each, factor ** (last - l) * given[-1]) for l, each in enumerate(given)]
+        errors = [
+            _relative(gradient, factor ** (last - l) * given[-1])
+            for l, gradient in enumerate(given)
+        ]
         worst = max(worst, *errors)
         ratio = float(given[0].norm() / given[-1].norm())
         shown.append(
@@ -189,13 +194,13 @@ def option_a(claim: Claim, options: Options) -> Outcome:
     side = block.downsample
     expected = torch.cat([x[:, :, ::2, ::2], torch.zeros(4, 16, 4, 4)], dim=1)
     differ = int((side(x) != expected).sum())
-    own = sum(parameter.numel() for parameter in side.parameters())
+    parameters = sum(parameter.numel() for parameter in side.parameters())
     half = ZeroPad(16, (2, 2), True)(x)
     other = torch.equal(half[:, 8:24], x[:, :, ::2, ::2])
     return Outcome(
-        values=(float(differ + own),),
+        values=(float(differ + parameters),),
         shown=(
-            f"{differ} of {expected.numel():,} values differ, {own} parameters; zeros come last",
+            f"{differ} of {expected.numel():,} values differ; {parameters} parameters; zeros last",
             f"pad/2 puts half of the zeros in front, as others do: {other}",
         ),
     )
@@ -255,11 +260,11 @@ def projection(claim: Claim, options: Options) -> Outcome:
         both = float((block(x) - (branch + side(x)).relu()).abs().max())
         alone = float((block(x) - plain(x)).abs().max())
     conv, first = side[0], block.get_parameter("conv1.weight")
-    own = sum(parameter.numel() for parameter in side.parameters())
+    parameters = sum(parameter.numel() for parameter in side.parameters())
     return Outcome(
         values=(alone,),
         shown=(
-            f"the projection: 1 x 1, stride {conv.stride}, {own:,} parameters beside F",
+            f"the projection: 1 x 1, stride {conv.stride}, {parameters:,} parameters beside F",
             f"the strided convolution in F: 3 x 3, {first.numel():,} parameters",
             f"block(x) and relu(F(x) + projection(x)) differ by {both:.1e}",
         ),

@@ -208,19 +208,19 @@ def keep(record: Mapping[str, Any], out: Path) -> None:
 
 
 def _keep(record: Mapping[str, Any], out: Path) -> None:
-    known = read_results(out)
-    before, new = known.get(record["id"]), {key: record[key] for key in KEPT}
+    records = read_results(out)
+    before, new = records.get(record["id"]), {key: record[key] for key in KEPT}
     if before is not None:
         if record["smaller"] and not before["smaller"]:
             return
         passing = ("date", "seconds", "command")
         if all(before.get(key) == value for key, value in new.items() if key not in passing):
             return
-    known[record["id"]] = new
+    records[record["id"]] = new
     environments: list[dict[str, Any]] = []
     claims = {}
-    for name in sorted(known.keys() & CLAIMS.keys()):
-        entry = known[name]
+    for name in sorted(records.keys() & CLAIMS.keys()):
+        entry = records[name]
         here = {"versions": entry.pop("versions"), "machine": entry.pop("machine")}
         if here not in environments:
             environments.append(here)
@@ -271,24 +271,24 @@ def described(record: Mapping[str, Any]) -> str:
     """A record as text for a terminal."""
     claim = find_claim(record["id"])
     seeds: Sequence[int] = record["seeds"]
-    found = _number(record["value"], record["unit"])
+    value_text = _number(record["value"], record["unit"])
     if record["spread"] is not None:
-        found += f" ± {_number(record['spread'], record['unit'])}"
+        value_text += f" ± {_number(record['spread'], record['unit'])}"
     if record["interval"] is not None:
-        low, high = (_number(each, record["unit"]) for each in record["interval"])
-        found += f" (95 %: {low} to {high})"
+        low, high = (_number(end, record["unit"]) for end in record["interval"])
+        value_text += f" (95 %: {low} to {high})"
     distance = record["distance"]
     if distance == 0:
-        known = "none"
+        distance_text = "none"
     else:
-        known = "no spread is known" if distance is None else f"{distance:+.2f} spreads"
+        distance_text = "no spread is known" if distance is None else f"{distance:+.2f} spreads"
     lines = [
         f"{record['verdict']}  {record['id']}",
         f"  claim      {claim.statement} ({claim.source})",
         f"  metric     {record['metric']}",
         f"  claimed    {_limit(record)}",
-        f"  found      {found}",
-        f"  distance   {known}",
+        f"  found      {value_text}",
+        f"  distance   {distance_text}",
         f"  seeds      {len(seeds) or 'none: exact'}",
     ]
     lines += [f"             {line}" for line in record["shown"]]

@@ -50,8 +50,8 @@ def train(claim: Claim, options: Options) -> Outcome:
         options.progress(f"run {number} of {len(plan)}: {key[0]}, seed {key[1]}, in {folders[key]}")
         run.train(planned, folders[key])
     odd = incomparable({folder: str(key[1]) for key, folder in folders.items()})
-    kept = [seed for seed in seeds if not any(folders[name, seed] in odd for name in names)]
-    if not kept:
+    usable_seeds = [seed for seed in seeds if not any(folders[name, seed] in odd for name in names)]
+    if not usable_seeds:
         why = "; ".join(f"{folder.name}: {why}" for folder, why in odd.items())
         raise RuntimeError(
             f"{claim.id}: no seed is left, because no runs in {work} have one version, machine and "
@@ -60,22 +60,22 @@ def train(claim: Claim, options: Options) -> Outcome:
     measured = claim.metric.partition(" of ")[0]
     quick_error = options.quick and measured == "test error"
     metric = METRICS["validation error" if quick_error else measured]
-    found = {key: metric(folders[key]) for key in plan if key[1] in kept}
-    values = [_difference([found[name, seed] for name in names]) for seed in kept]
+    metrics = {key: metric(folders[key]) for key in plan if key[1] in usable_seeds}
+    values = [_difference([metrics[name, seed] for name in names]) for seed in usable_seeds]
     first = next(iter(plan.values()))
-    shown = [f"{name}, seed {seed}: {value:.4f}" for (name, seed), value in found.items()]
+    shown = [f"{name}, seed {seed}: {value:.4f}" for (name, seed), value in metrics.items()]
     shown += [f"not in the mean: {folder.name}: {why}" for folder, why in odd.items()]
     return Outcome(
         values=tuple(values),
         exact=False,
-        seeds=tuple(kept),
+        seeds=tuple(usable_seeds),
         shown=tuple(shown),
         recipe=_without_path(first),
         smaller=_smaller(claim, first) if options.quick else "",
-        unsettled=_never([[folders[name, seed] for name in names] for seed in kept])
+        unsettled=_never([[folders[name, seed] for name in names] for seed in usable_seeds])
         if measured == "epochs to 90 %"
         else "",
-        environment=versions_and_machine(folders[names[0], kept[0]]),
+        environment=versions_and_machine(folders[names[0], usable_seeds[0]]),
     )
 
 
@@ -91,17 +91,17 @@ def published(claim: Claim, options: Options) -> Outcome:
 
 def published_metrics(network: str) -> dict[str, Any]:
     """The metrics of torchvision's weights. UserError: ImageNet is missing."""
-    place = imagenet()
+    folder = imagenet()
     opened = load_weights_as(network, "IMAGENET1K_V1")
-    return run.evaluate(opened, data=place, split="validation")
+    return run.evaluate(opened, data=folder, split="validation")
 
 
 def imagenet() -> Path:
     """The folder of ImageNet's images. UserError, with the place to put them: it is missing."""
-    looked = [place / "imagenet" for place in places()]
-    for place in looked:
-        if (place / "val").is_dir():
-            return place
+    looked = [folder / "imagenet" for folder in places()]
+    for folder in looked:
+        if (folder / "val").is_dir():
+            return folder
     raise UserError(
         "ImageNet is missing, and its licence forbids redistribution: put its images at "
         f"{looked[0]}/train/CLASS/... and {looked[0]}/val/CLASS/... (PLUSX_DATA names the folder)"
@@ -175,10 +175,10 @@ def _difference(values: Sequence[float]) -> float:
 
 def _test_error(folder: Path) -> float:
     """The error on the test images, which are evaluated once."""
-    kept = folder / "test.json"
-    if not kept.is_file():
-        store.write_json(kept, run.evaluate(run.load_run(folder), split="test"))
-    return 1.0 - float(store.read_json(kept)["accuracy"])
+    file = folder / "test.json"
+    if not file.is_file():
+        store.write_json(file, run.evaluate(run.load_run(folder), split="test"))
+    return 1.0 - float(store.read_json(file)["accuracy"])
 
 
 def _result(folder: Path) -> Any:

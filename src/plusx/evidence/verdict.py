@@ -96,7 +96,7 @@ def judge(
         raise UserError("there is no value to judge")
     limits = allowed(claimed, tolerance, side)
     value = float(mean(values))
-    own = stdev(values) if len(values) > 1 and math.isfinite(value) else None
+    own_spread = stdev(values) if len(values) > 1 and math.isfinite(value) else None
     interval = None if exact else mean_interval(values)
     decided = exact or (len(values) > 1 and min(values) == max(values))
     between = Interval(value, value) if decided else interval
@@ -110,7 +110,9 @@ def judge(
         verdict = "MISS"
     else:
         verdict = "INCONCLUSIVE"
-    return Judgement(verdict, value, own, interval, _distance(value, claimed, own or spread))
+    return Judgement(
+        verdict, value, own_spread, interval, _distance(value, claimed, own_spread or spread)
+    )
 
 
 def _distance(value: Number, claimed: Number, spread: Number | None) -> float | None:

@@ -66,8 +66,8 @@ def class_scores(
                 for boxes, label in zip(outputs, classes.tolist(), strict=True)
             ]
         )
-    scores = [_box_scores(net, each)[torch.arange(len(each)), classes] for each in outputs]
-    return torch.stack([each.flatten(1).sum(1) for each in scores]).sum(0)
+    scores = [_box_scores(net, level)[torch.arange(len(level)), classes] for level in outputs]
+    return torch.stack([level.flatten(1).sum(1) for level in scores]).sum(0)
 
 
 def _box_scores(net: NetworkWithHead, level: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k *s"]:

@@ -168,8 +168,8 @@ def explain(
             if left > 0:
                 progress(f"{len(rows)} of {len(files)} images explained; deletion and insertion")
                 areas = test.add(x[:left], labels[:left], maps[:left])
-                for row, each in zip(rows[start:], areas, strict=False):
-                    row.update(each)
+                for row, areas_of_image in zip(rows[start:], areas, strict=False):
+                    row.update(areas_of_image)
             progress(f"{len(rows)} of {len(files)} images explained")
     refuse_none(rows, failed)
     summary = finding.summary(rows[: test.count]) if test.count else None
@@ -234,10 +234,10 @@ def _stage(net: nn.Module, name: str | None, method: str) -> int | None:
     if method != "grad-cam":
         raise UserError(f"a stage is for grad-cam; {method} explains pixels")
     count = len(_backbone(net).widths)  # type: ignore[arg-type]
-    found = re.fullmatch(r"layer(\d{1,3})", name)
-    if found is None or not 1 <= int(found[1]) <= count:
+    match = re.fullmatch(r"layer(\d{1,3})", name)
+    if match is None or not 1 <= int(match[1]) <= count:
         raise UserError(f"there is no stage {name!r}: this network has layer1 to layer{count}")
-    return int(found[1]) - 1
+    return int(match[1]) - 1
 
 
 def _backbone(net: nn.Module) -> nn.Module:

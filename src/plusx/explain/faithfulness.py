@@ -156,7 +156,7 @@ def shuffled_weights(net: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module
 
 def parts(net: nn.Module) -> list[tuple[str, list[str]]]:
     """The parts of a network with weights, the head first, and the names of their tensors."""
-    found: dict[str, list[str]] = {}
+    names_by_part: dict[str, list[str]] = {}
     sentence = isinstance(getattr(net, "backbone", net), Network)
     for name in net.state_dict():
         child = name.removeprefix("backbone.").partition(".")[0]
@@ -165,8 +165,8 @@ def parts(net: nn.Module) -> list[tuple[str, list[str]]]:
         elif sentence:
             child = child.replace("enter", "layer") if child[-1].isdigit() else child
             child = child if child.startswith("layer") else "stem"
-        found.setdefault(child, []).append(name)
-    return [(part, found[part]) for part in reversed(list(found))]
+        names_by_part.setdefault(child, []).append(name)
+    return [(part, names_by_part[part]) for part in reversed(list(names_by_part))]
 
 
 def rank_correlation(
@@ -186,7 +186,7 @@ def _spearman(first: Tensor, second: Tensor) -> float:
 
     if not bool((first.isfinite() & second.isfinite()).all()):
         return 0.0
-    flat = [bool((each == each[0]).all()) for each in (first, second)]
+    flat = [bool((values == values[0]).all()) for values in (first, second)]
     if any(flat):
         return float(all(flat))
     return float(stats.spearmanr(first.numpy(), second.numpy()).statistic)
@@ -201,8 +201,8 @@ def _gaussian(side: int, like: Tensor) -> Tensor:
 
 def interval_of(values: Sequence[Number]) -> list[float] | None:
     """Student's interval of 95 % of a mean between -1 and 1; None for fewer than three values."""
-    found = mean_interval(values, bounds=(-1.0, 1.0)) if len(values) > 2 else None
-    return None if found is None else list(found)
+    interval = mean_interval(values, bounds=(-1.0, 1.0)) if len(values) > 2 else None
+    return None if interval is None else list(interval)
 
 
 def spread(values: Sequence[Number]) -> dict[str, Any]:
@@ -232,13 +232,15 @@ class FaithfulnessTest:
     ) -> list[dict[str, dict[str, float]]]:
         """Deletion and insertion of a batch; the areas of each image, by measure and map."""
         curves = self._measure(x, classes, maps)
-        for name, each in curves.items():
-            self._curves[name].append(each)
+        for name, measured in curves.items():
+            self._curves[name].append(measured)
         left = SHUFFLED_IMAGES - self.count
         if left > 0:
             self._first.append((x[:left], classes[:left], maps[:left]))
         self.count += len(x)
-        areas = {name: [part.tolist() for part in each.areas] for name, each in curves.items()}
+        areas = {
+            name: [part.tolist() for part in measured.areas] for name, measured in curves.items()
+        }
         return [
             {
                 measure: {name: areas[name][number][index] for name in MAPS}
@@ -289,8 +291,8 @@ class FaithfulnessTest:
     def _measure(self, x: Tensor, classes: Tensor, maps: Tensor) -> dict[str, Curves]:
         size, grid = (int(x.shape[2]), int(x.shape[3])), (int(maps.shape[1]), int(maps.shape[2]))
 
-        def curves(each: Tensor) -> Curves:
-            return deletion_and_insertion(self.predict, x, classes, each.to(x.device))
+        def curves(compared: Tensor) -> Curves:
+            return deletion_and_insertion(self.predict, x, classes, compared.to(x.device))
 
         first = (self.seed + self.count) * RANDOM_MAPS
         random = [
@@ -300,14 +302,14 @@ class FaithfulnessTest:
         return {
             "map": curves(enlarged(maps, size)),
             "random": Curves(
-                torch.stack([each.deletion for each in random]).mean(0),
-                torch.stack([each.insertion for each in random]).mean(0),
+                torch.stack([measured.deletion for measured in random]).mean(0),
+                torch.stack([measured.insertion for measured in random]).mean(0),
             ),
             "centre": curves(centre_blob(len(x), size)),
         }
 
     def _line(self, measure: str, name: str) -> dict[str, Any]:
-        values = torch.cat([getattr(each, measure) for each in self._curves[name]])
+        values = torch.cat([getattr(measured, measure) for measured in self._curves[name]])
         low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=0)
         steps = values.shape[1] - 1
         return line(

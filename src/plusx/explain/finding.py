@@ -157,8 +157,8 @@ def explanation_text(result: Mapping[str, Any]) -> str:
     if result["shuffled_weights"]:
         lines += ["", "rank correlation with the map, the more weights are shuffled"]
         lines += [
-            f"{each['title']:22} {each['rank_correlation']['mean']:z8.2f}"
-            for each in result["shuffled_weights"]
+            f"{row_of_part['title']:22} {row_of_part['rank_correlation']['mean']:z8.2f}"
+            for row_of_part in result["shuffled_weights"]
         ]
         lines += ["", result["about_shuffling"]]
     return "\n".join([*lines, "", result["finding"]])

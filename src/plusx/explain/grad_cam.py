@@ -146,44 +146,44 @@ def scores(outputs: Tensor, classes: Classes) -> Tensor:
             "function to one number a sample in the place of class numbers"
         )
     n, k = outputs.shape
-    wanted = torch.as_tensor(classes, device=outputs.device)
-    if wanted.is_floating_point() or wanted.shape not in ((), (n,)):
+    class_numbers = torch.as_tensor(classes, device=outputs.device)
+    if class_numbers.is_floating_point() or class_numbers.shape not in ((), (n,)):
         raise UserError(
-            f"classes of {wanted.dtype} and shape {tuple(wanted.shape)}: whole numbers are needed, "
-            f"one for all or one for each of the {n} samples"
+            f"classes of {class_numbers.dtype} and shape {tuple(class_numbers.shape)}: whole "
+            f"numbers are needed, one for all or one for each of the {n} samples"
         )
-    wanted = wanted.long().expand(n)
-    if n and bool(((wanted < 0) | (wanted >= k)).any()):
-        wrong = next(c for c in wanted.tolist() if not 0 <= c < k)
+    class_numbers = class_numbers.long().expand(n)
+    if n and bool(((class_numbers < 0) | (class_numbers >= k)).any()):
+        wrong = next(c for c in class_numbers.tolist() if not 0 <= c < k)
         raise UserError(f"the network has no class {wrong}: it has 0 to {k - 1}")
-    return outputs.gather(1, wanted[:, None])[:, 0]
+    return outputs.gather(1, class_numbers[:, None])[:, 0]
 
 
 def _cut_network(net: Network | ReversibleNetwork, stage: int | None, pooled: int) -> Cut:
     names = net.tail.names
     if stage is None:
-        stage, place = len(net.widths) - 1, pooled
+        stage, position = len(net.widths) - 1, pooled
     else:
-        (stage,), place = stage_positions([stage], len(net.widths)), 0
+        (stage,), position = stage_positions([stage], len(net.widths)), 0
 
     def maps(x: Tensor) -> Tensor:
-        return run_layers(net.tail, names[:place], net.features(x, out=[stage])[0])
+        return run_layers(net.tail, names[:position], net.features(x, out=[stage])[0])
 
     def output(x: Tensor) -> Tensor:
         for i in range(stage + 1, len(net.widths)):
             x = getattr(net, f"enter{i + 1}", nn.Identity())(x)
             x = getattr(net, f"layer{i + 1}")(x)
-        return net.fc(run_layers(net.tail, names[place:], x).flatten(1))
+        return net.fc(run_layers(net.tail, names[position:], x).flatten(1))
 
     return Cut(maps, output)
 
 
 def _pooled(words: Sequence[Word]) -> int:
     """The place of the pooling over all positions, or of the first word that moves any."""
-    for place, word in enumerate(words):
+    for position, word in enumerate(words):
         if word.kind == "pool" and (word.value or 1) == 1:
-            return place
-    moving = (place for place, word in enumerate(words) if word.kind not in _IN_PLACE)
+            return position
+    moving = (position for position, word in enumerate(words) if word.kind not in _IN_PLACE)
     return next(moving, len(words))
 
 

@@ -71,7 +71,7 @@ def as_rgb(image: UInt8[Tensor, "c h w"]) -> np.ndarray:
 def abreast(pictures: tuple[np.ndarray, ...]) -> np.ndarray:
     """Pictures of one size side by side, white between them."""
     gap = np.full((len(pictures[0]), _GAP, 3), 255, np.uint8)
-    return np.concatenate([part for each in pictures for part in (gap, each)][1:], axis=1)
+    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -94,9 +94,9 @@ def charts(figures: Sequence[Spec]) -> list[Chart]:
     shared = colours([name for figure in figures for name in names(figure)])
     drawn = []
     for number, figure in enumerate(figures):
-        own = names(figure)
+        own_names = names(figure)
         enough = len({family(name) for name in shared}) <= len(_HUES)
-        drawn.append(chart(figure, shared if enough else colours(own), f"f{number}", figures))
+        drawn.append(chart(figure, shared if enough else colours(own_names), f"f{number}", figures))
     return drawn
 
 
@@ -127,7 +127,7 @@ def chart(
 
 def names(figure: Spec) -> list[str]:
     """The names that a figure gives a colour to."""
-    return [str(each["name"]) for each in (*figure.get("lines", ()), *figure.get("groups", ()))]
+    return [str(entry["name"]) for entry in (*figure.get("lines", ()), *figure.get("groups", ()))]
 
 
 def family(name: str) -> str:
@@ -139,13 +139,13 @@ def colours(several: Sequence[str]) -> dict[str, str]:
     """A colour for each name: a hue for a family, deeper networks in the darker shade."""
     families = dict.fromkeys(family(name) for name in several)
     first = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
-    others = [each for each in families if each not in first]
-    hues = first | {each: (2 + place) % len(_HUES) for place, each in enumerate(others)}
+    others = [other for other in families if other not in first]
+    hues = first | {other: (2 + index) % len(_HUES) for index, other in enumerate(others)}
     colour_of = {}
     for name in several:
-        siblings = sorted({_depth(each) for each in several if family(each) == family(name)})
+        siblings = sorted({_depth(other) for other in several if family(other) == family(name)})
         share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else 1.0
-        ends = [np.array(matplotlib.colors.to_rgb(each)) for each in _HUES[hues[family(name)]]]
+        ends = [np.array(matplotlib.colors.to_rgb(other)) for other in _HUES[hues[family(name)]]]
         colour_of[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
     return colour_of
 
@@ -158,16 +158,16 @@ def alternative(figure: Spec) -> str:
         for line in figure["lines"]:
             points = [p for p in zip(line["x"], line["mean"], strict=True) if p[1] is not None]
             ends = [points[0], points[-1]] if len(points) > 1 else points
-            at = [f"{text(y, mean)} at {x['title']} {text(x, place)}" for place, mean in ends]
+            at = [f"{text(y, mean)} at {x['title']} {text(x, position)}" for position, mean in ends]
             parts += [f"{line['name']} {', '.join(at)}"] if at else []
     elif figure["kind"] == "dots":
         for group in figure["groups"]:
             shown = [text(figure["x"], value) for value in group["values"] if value is not None]
             parts.append(f"{group['name']} {', '.join(shown)}")
     else:
-        known = [value for row in figure["values"] for value in row if value is not None]
-        if known:
-            low, high = (text(figure["value"], end) for end in (min(known), max(known)))
+        finite = [value for row in figure["values"] for value in row if value is not None]
+        if finite:
+            low, high = (text(figure["value"], end) for end in (min(finite), max(finite)))
             parts = [f"{figure['value']['title']} between {low} and {high}"]
     return f"{figure['title']}: {'; '.join(parts) or 'no values'}."
 
@@ -194,20 +194,25 @@ def _lines(
         if figure["level"] is not None:
             axes.axhline(figure["level"], color=MUTED, linewidth=0.9, dashes=(1.5, 2.5))
         every = [v for line in shown for part in ("mean", "low", "high") for v in line[part]]
-        _scale(axes, "x", x, [place for line in shown for place in line["x"]])
+        _scale(axes, "x", x, [position for line in shown for position in line["x"]])
         _scale(axes, "y", y, every)
         axes.grid(True, axis="y", color=RULE, linewidth=0.8)
         _titles(axes, x, y)
         if shown:
             _legend(drawn, axes, shown)
         drawing = _svg(drawn, key)
-    places = sorted({float(place) for line in shown for place in line["x"]})
-    step = -(-len(places) // MOST_NUMBERS) or 1
-    kept = sorted({*range(0, len(places), step), *([len(places) - 1] if places else [])})
-    known = [dict(zip(map(float, line["x"]), line["mean"], strict=True)) for line in shown]
+    positions = sorted({float(position) for line in shown for position in line["x"]})
+    step = -(-len(positions) // MOST_NUMBERS) or 1
+    shown_rows = sorted(
+        {*range(0, len(positions), step), *([len(positions) - 1] if positions else [])}
+    )
+    values_at = [dict(zip(map(float, line["x"]), line["mean"], strict=True)) for line in shown]
     rows = [
-        [Cell(text(x, places[i]), places[i]), *(_cell(y, each.get(places[i])) for each in known)]
-        for i in kept
+        [
+            Cell(text(x, positions[i]), positions[i]),
+            *(_cell(y, line_values.get(positions[i])) for line_values in values_at),
+        ]
+        for i in shown_rows
     ]
     heads = [Column(x["title"]), *(Column(str(line["name"]), _unit(y)) for line in shown)]
     return drawing, Table(figure["title"], heads, rows, cards=False), step
@@ -228,8 +233,8 @@ def _dots(
                 ends = group["interval"]
                 axes.plot(ends, [middle] * 2, color=colour, linewidth=9, alpha=0.22,
                           solid_capstyle="butt")  # fmt: skip
-            known = _numbers(group["values"])
-            axes.plot(known, [middle] * len(known), "o", color=colour, markersize=5.5,
+            finite = _numbers(group["values"])
+            axes.plot(finite, [middle] * len(finite), "o", color=colour, markersize=5.5,
                       alpha=0.75, markeredgewidth=0, clip_on=False)  # fmt: skip
             if group["mean"] is not None:
                 axes.plot([group["mean"]] * 2, [middle - 7, middle + 7], color=colour, linewidth=2)
@@ -273,8 +278,8 @@ def _map(
         drawing = _svg(drawn, key)
     heads = [Column(f"{y['title']} \\ {x['title']}"), *(Column(values.number(p)) for p in xs)]
     cells = [
-        [Cell(values.number(place), place), *(_cell(value, each) for each in row)]
-        for place, row in zip(ys, rows, strict=True)
+        [Cell(values.number(position), position), *(_cell(value, cell) for cell in row)]
+        for position, row in zip(ys, rows, strict=True)
     ]
     return drawing, Table(figure["title"], heads, cells, cards=False), 1
 
@@ -285,10 +290,10 @@ def _line(axes: Axes, line: Spec, colour: str) -> None:
     if len(x) == 1:
         axes.vlines(x, low, high, color=colour, alpha=0.4, linewidth=3)
     axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    known = np.isfinite(mean)
-    padded = np.pad(known, 1)
-    alone = known & ~padded[:-2] & ~padded[2:]
-    marked = known if len(x) <= MOST_MARKERS else alone
+    finite = np.isfinite(mean)
+    padded = np.pad(finite, 1)
+    alone = finite & ~padded[:-2] & ~padded[2:]
+    marked = finite if len(x) <= MOST_MARKERS else alone
     axes.plot(x, mean, color=colour, linewidth=1.9, marker="o", markersize=4.6,
               markevery=np.flatnonzero(marked).tolist(),
               linestyle=(0, (4.0, 1.8)) if line["dashed"] else "-",
@@ -352,31 +357,31 @@ def _contours(
 
 def _scale(axes: Axes, which: str, axis: Spec, shown: Sequence[Number | None]) -> None:
     """The scale of an axis, with ticks and limits by matplotlib."""
-    known = [float(value) for value in shown if value is not None and math.isfinite(value)]
+    finite = [float(value) for value in shown if value is not None and math.isfinite(value)]
     line: Axis = getattr(axes, f"{which}axis")
     limits = getattr(axes, f"set_{which}lim")
-    if not known:
+    if not finite:
         limits(0, 1)
-    if axis["scale"] == "log" and known:
-        _logarithmic(axes, which, line, known)
-    elif axis["scale"] == "share" and known and min(known) >= 0 and max(known) <= 1:
-        if max(known) <= 0.8:
-            limits(0, max(1.05 * max(known), 0.001))
-        elif min(known) < 0.5:
+    if axis["scale"] == "log" and finite:
+        _logarithmic(axes, which, line, finite)
+    elif axis["scale"] == "share" and finite and min(finite) >= 0 and max(finite) <= 1:
+        if max(finite) <= 0.8:
+            limits(0, max(1.05 * max(finite), 0.001))
+        elif min(finite) < 0.5:
             limits(0, 1)
         else:
             limits(None, 1)
     if axis["scale"] != "log":
-        whole = axis["scale"] == "linear" and all(value == int(value) for value in known)
+        whole = axis["scale"] == "linear" and all(value == int(value) for value in finite)
         line.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
-    line.set_major_formatter(_formatter(axis, min((v for v in known if v > 0), default=0.0)))
+    line.set_major_formatter(_formatter(axis, min((v for v in finite if v > 0), default=0.0)))
 
 
-def _logarithmic(axes: Axes, which: str, line: Axis, known: Sequence[Number]) -> None:
+def _logarithmic(axes: Axes, which: str, line: Axis, finite: Sequence[Number]) -> None:
     """A logarithmic axis; where zero or less is among the values, it is linear around zero."""
-    positive = [value for value in known if value > 0]
+    positive = [value for value in finite if value > 0]
     set_scale = getattr(axes, f"set_{which}scale")
-    if len(positive) < len(known):
+    if len(positive) < len(finite):
         threshold = min(positive, default=1.0)
         set_scale("symlog", linthresh=threshold, linscale=0.6)
         locator = SymmetricalLogLocator(linthresh=threshold, base=10)
@@ -473,8 +478,8 @@ def _rounded(path: str) -> str:
 
 def _clean(name: object) -> str:
     """A name as one line that can be drawn: no control characters, no runs of spaces."""
-    kept = (" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in str(name))
-    return " ".join("".join(kept).split()) or "(no name)"
+    signs = (" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in str(name))
+    return " ".join("".join(signs).split()) or "(no name)"
 
 
 def _short(name: object) -> str:

@@ -15,7 +15,7 @@ _BASELINES = {"map": "the map", "random": "random maps", "centre": "a blob in th
 def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[bytes]]) -> str:
     """The page of an explanation.json. `pictures` has three PNGs an image: it, its map, both."""
     rows = result["images"][:MOST]
-    failed = [[Cell(each["path"]), Cell(each["reason"])] for each in result["failed"]]
+    failed = [[Cell(file["path"]), Cell(file["reason"])] for file in result["failed"]]
     files = [Column("File", number=False), Column("Why", number=False)]
     faithfulness, shuffled = result["faithfulness"], result["shuffled_weights"]
     return page.render(
@@ -65,10 +65,10 @@ def _shuffled(shuffled: Sequence[Mapping[str, Any]]) -> Table:
     columns = [Column("Weights shuffled", number=False),
                Column("Rank correlation"), Column("Without its sign")]  # fmt: skip
     rows = []
-    for index, each in enumerate(shuffled):
-        cells = [Cell(each["title"], index)]
+    for index, part in enumerate(shuffled):
+        cells = [Cell(part["title"], index)]
         for key in ("rank_correlation", "without_sign"):
-            value = each[key]
+            value = part[key]
             spread = "" if value["std"] is None else f"± {value['std']:.2f}"
             cells.append(Cell(f"{value['mean']:z.2f}", value["mean"], note=spread))
         rows.append(cells)

@@ -83,10 +83,10 @@ def line(
     dashed: bool = False,
 ) -> dict[str, Any]:
     """A line over those x whose value is known, with a band from low to high."""
-    known = [index for index, value in enumerate(values) if value is not None]
+    indices = [index for index, value in enumerate(values) if value is not None]
 
     def picked(column: Sequence[Any]) -> list[Any]:
-        return [column[index] for index in known]
+        return [column[index] for index in indices]
 
     return {
         "name": name,

@@ -96,8 +96,8 @@ def result_table(
         if "absent" not in column and all(row.get(column["key"]) is None for row in rows):
             continue
         heads.append(Column(*values.heading(column), number=column["kind"] != "text"))
-        for own, value in zip(cells, values.format_column(column, rows), strict=True):
-            own.append(
+        for row_cells, value in zip(cells, values.format_column(column, rows), strict=True):
+            row_cells.append(
                 Cell(value.text, "" if value.order is None else value.order, note=value.note)
             )
     return Table(caption, heads, cells)

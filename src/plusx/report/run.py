@@ -75,9 +75,9 @@ def finding(result: Mapping[str, Any]) -> str:
     key = result.get("metrics", OF_CLASSES)[0]
     if not metric(key).of_images:
         shown = ", ".join(
-            f"{metric(each).title} {_with_interval(metrics, each)}"
-            for each in with_measures(metrics, result["metrics"])
-            if metrics.get(each) is not None
+            f"{metric(name_of_metric).title} {_with_interval(metrics, name_of_metric)}"
+            for name_of_metric in with_measures(metrics, result["metrics"])
+            if metrics.get(name_of_metric) is not None
         )
         images = f"the {int(metrics['count']):,} validation images"
         if not shown:
@@ -97,10 +97,10 @@ def finding(result: Mapping[str, Any]) -> str:
 def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
     """A metric, and its interval of 95 % where one is known."""
     unit = metric(key).unit
-    factor, places = (1, 2) if unit else (100, 1)
+    factor, decimals = (1, 2) if unit else (100, 1)
     value, *ends = (
-        f"{factor * each:.{places}f}"
-        for each in (metrics[key], *(metrics.get(f"{key}_interval") or ()))
+        f"{factor * number:.{decimals}f}"
+        for number in (metrics[key], *(metrics.get(f"{key}_interval") or ()))
     )
     sure = f" (95 % interval {' to '.join(ends)} {unit or '%'})" if ends else ""
     return f"{value} {unit or '%'}{sure}"
@@ -146,10 +146,10 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
         (foremost, SHARE),
         (("Loss", "Mean over the epoch, logarithmic scale.", losses), LOG),
     ):
-        known = [each for each in lines if each["x"]]
-        moving = " Training is measured while the network changes." if len(known) > 1 else ""
-        if known:
-            figures.append(lines_figure(title, caption + moving, known, y=y))
+        drawn = [drawn_line for drawn_line in lines if drawn_line["x"]]
+        moving = " Training is measured while the network changes." if len(drawn) > 1 else ""
+        if drawn:
+            figures.append(lines_figure(title, caption + moving, drawn, y=y))
     return figures
 
 

@@ -39,7 +39,7 @@ def rows_table(
     ]
     drawn = [_Column(("name", ""), [str(row["name"]) for row in rows], left=True)]
     for column in shown:
-        texts = [str(each) for each in values.format_column(column, rows)]
+        texts = [str(formatted) for formatted in values.format_column(column, rows)]
         drawn.append(_Column(values.heading(column), texts, left=column["kind"] == "text"))
     return "\n".join(_fitted(drawn, width))
 
@@ -80,11 +80,13 @@ def _fitted(columns: Sequence[_Column], width: int | None) -> list[str]:
 def _turned(columns: Sequence[_Column]) -> list[_Column]:
     """The names as heads, and the heads as the first column."""
     name, *others = columns
-    first = _Column(name.head, [" ".join(filter(None, each.head)) for each in others], left=True)
+    first = _Column(
+        name.head, [" ".join(filter(None, column.head)) for column in others], left=True
+    )
     return [
         first,
         *(
-            _Column((head, ""), [each.texts[index] for each in others])
+            _Column((head, ""), [column.texts[index] for column in others])
             for index, head in enumerate(name.texts)
         ),
     ]

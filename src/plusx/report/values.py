@@ -33,23 +33,23 @@ def format_column(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
     """The values of a column as they are written; its "absent" and "places" are optional."""
     several = [row.get(column["key"]) for row in rows]
     absent = str(column.get("absent") or ABSENT)
-    return format_values(column["kind"], several, absent=absent, places=column.get("places"))
+    return format_values(column["kind"], several, absent=absent, decimals=column.get("places"))
 
 
 def format_values(
-    kind: str, values: Sequence[Any], *, absent: str = ABSENT, places: int | None = None
+    kind: str, values: Sequence[Any], *, absent: str = ABSENT, decimals: int | None = None
 ) -> list[Formatted]:
     """The values of a column of this kind (text, count, number or share), one under another.
 
-    `absent` is written for a value that is not known; `places` are decimals (None: as needed).
+    `absent` is written for a value that is not known; `decimals`: None is as many as needed.
     """
     factor = 100.0 if kind == "share" else 1.0
     parsed = [_parsed(value, factor) for value in values]
     means = [mean for mean, _, _ in parsed if isinstance(mean, float)]
     spreads = [std for _, std, _ in parsed if std is not None]
-    if places is None:
-        places = _places(kind, means, spreads)
-    return [_formatted(mean, std, note, places, absent) for mean, std, note in parsed]
+    if decimals is None:
+        decimals = _decimals(kind, means, spreads)
+    return [_formatted(mean, std, note, decimals, absent) for mean, std, note in parsed]
 
 
 def heading(column: Mapping[str, Any]) -> tuple[str, str]:
@@ -77,8 +77,8 @@ def _parsed(value: Any, factor: float) -> tuple[float | str | None, float | None
     """A value as (mean, standard deviation, remark); a text stays one."""
     if isinstance(value, Mapping):
         seeds = list(value.get("seeds") or ())
-        known = sum(seed is not None for seed in seeds)
-        remark = f"in {known} of {len(seeds)}" if 0 < known < len(seeds) else ""
+        count = sum(seed is not None for seed in seeds)
+        remark = f"in {count} of {len(seeds)}" if 0 < count < len(seeds) else ""
         mean, std = value.get("mean"), value.get("std")
         return _number(mean, factor), _float(std, factor), remark
     if isinstance(value, bool):
@@ -98,7 +98,7 @@ def _float(value: Any, factor: float) -> float | None:
     return factor * value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _places(kind: str, means: Sequence[float], spreads: Sequence[float]) -> int | None:
+def _decimals(kind: str, means: Sequence[float], spreads: Sequence[float]) -> int | None:
     """Decimals that all values of a column have; None: each to three figures of its own."""
     sizes = [abs(mean) for mean in means if mean]
     if kind == "count" and all(mean == int(mean) for mean in means):
@@ -118,7 +118,7 @@ def _places(kind: str, means: Sequence[float], spreads: Sequence[float]) -> int 
 
 
 def _formatted(
-    mean: float | str | None, std: float | None, remark: str, places: int | None, absent: str
+    mean: float | str | None, std: float | None, remark: str, decimals: int | None, absent: str
 ) -> Formatted:
     if mean is None:
         return Formatted(absent)
@@ -126,14 +126,14 @@ def _formatted(
         return Formatted(mean, "", mean)
     note = remark
     if std is not None:
-        note = f"± {_written(std, places, 2)} {remark}".strip()
-    return Formatted(_written(mean, places, 3), note, mean)
+        note = f"± {_written(std, decimals, 2)} {remark}".strip()
+    return Formatted(_written(mean, decimals, 3), note, mean)
 
 
-def _written(value: float, places: int | None, figures: int) -> str:
-    if places is None:
+def _written(value: float, decimals: int | None, figures: int) -> str:
+    if decimals is None:
         return _significant(value, figures)
-    text = f"{value:,.{places}f}"
+    text = f"{value:,.{decimals}f}"
     return text.replace("-", _MINUS) if float(text.replace(",", "")) else text.replace("-", "")
 
 
@@ -142,8 +142,8 @@ def _significant(value: float, figures: int) -> str:
         return "0"
     if SMALLEST <= abs(value) < LARGEST:
         rounded = float(f"{value:.{figures}g}")
-        places = max(0, figures - 1 - _exponent(rounded))
-        text = f"{rounded:,.{places}f}"
+        decimals = max(0, figures - 1 - _exponent(rounded))
+        text = f"{rounded:,.{decimals}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
     else:
         # Written by its shortest form, so that 9.996 does not become 10.0.

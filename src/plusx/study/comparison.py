@@ -65,8 +65,8 @@ class _Finding:
             if (match := re.fullmatch(r"plain(\d+)", name)) and f"resnet{match[1]}" in by_name
         )
         if min(len(row[self.key]["seeds"]) for row in self.rows) < 2:
-            known = listed([f"{row['name']} {self._percent(row)}" for row in self.rows])
-            return f"One seed, {self.named}: {known}; how far seeds differ is not known."
+            values_by_name = listed([f"{row['name']} {self._percent(row)}" for row in self.rows])
+            return f"One seed, {self.named}: {values_by_name}; how far seeds differ is not known."
         if not twins:
             return self._ranking()
         depth, plain, residual = twins[-1]
@@ -189,7 +189,10 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     ]  # fmt: skip
     figures = []
     for key, title, y, caption in drawn:
-        lines = [curve_line(each, key, dashed=family(each["name"]) == "plain") for each in curves]
+        lines = [
+            curve_line(network_curve, key, dashed=family(network_curve["name"]) == "plain")
+            for network_curve in curves
+        ]
         lines = [line for line in lines if line["x"]]
         level = threshold if key == first else None
         if lines:

@@ -112,16 +112,16 @@ def check(tables: Tables) -> list[Complaint]:
     complaints: list[Complaint] = []
     complaints += _possible(cells)
     for row in rows:
-        own = [cell for cell in cells if cell.row == row]
-        complaints += _same(own)
-        complaints += _scores(own, tables)
-        complaints += _errors(own)
-        complaints += _counts(own, tables)
+        row_cells = [cell for cell in cells if cell.row == row]
+        complaints += _same(row_cells)
+        complaints += _scores(row_cells, tables)
+        complaints += _errors(row_cells)
+        complaints += _counts(row_cells, tables)
     complaints += _times(cells)
     complaints += _missing(tables, rows)
     complaints += _most(tables, cells)
     order = {table.name: number for number, table in enumerate(tables.tables)}
-    return sorted(complaints, key=lambda each: order.get(each.table, len(order)))
+    return sorted(complaints, key=lambda complaint: order.get(complaint.table, len(order)))
 
 
 def _cells(tables: Tables) -> list[_Cell]:
@@ -131,7 +131,7 @@ def _cells(tables: Tables) -> list[_Cell]:
         for column, unit in table.columns.items():
             refuse_unknown({column: unit}, set(QUANTITIES), f"{where}, columns: ")
             if unit not in QUANTITIES[column]:
-                allowed = ", ".join(repr(each) for each in QUANTITIES[column])
+                allowed = ", ".join(repr(allowed_unit) for allowed_unit in QUANTITIES[column])
                 raise UserError(f"{where}, {column}: the unit is one of {allowed}, not {unit!r}")
         for row, texts in table.rows.items():
             refuse_unknown(texts, set(table.columns), f"{where}, {row}: ")
@@ -157,18 +157,20 @@ def _possible(cells: Sequence[_Cell]) -> Iterator[Complaint]:
 
 def _of(cells: Sequence[_Cell], column: str, table: str = "") -> _Cell | None:
     """The figure of that column, the one in that table before those in others."""
-    own = [cell for cell in cells if cell.column == column]
-    return next((cell for cell in own if cell.table == table), own[0] if own else None)
+    candidates = [cell for cell in cells if cell.column == column]
+    return next(
+        (cell for cell in candidates if cell.table == table), candidates[0] if candidates else None
+    )
 
 
-def _same(own: Sequence[_Cell]) -> Iterator[Complaint]:
-    for first, second in itertools.combinations(own, 2):
+def _same(row_cells: Sequence[_Cell]) -> Iterator[Complaint]:
+    for first, second in itertools.combinations(row_cells, 2):
         if first.column == second.column and not first.interval.meets(second.interval):
             what = f"{second.printed} here, {first.printed} in {first.table}"
             yield second.complaint(what, first.interval)
 
 
-def _scores(own: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
+def _scores(row_cells: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
     weighted = tables.averaging in ("weighted", "micro")
     why = (
         "all classes are of one size: averaged recall is accuracy"
@@ -179,12 +181,15 @@ def _scores(own: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
     if tables.averaging == "micro":
         equal = ["precision", "recall", "f1"]
         why = "micro averages are accuracy"
-    for cell in own:
-        accuracy = _of(own, "accuracy", cell.table)
+    for cell in row_cells:
+        accuracy = _of(row_cells, "accuracy", cell.table)
         if cell.column in equal and accuracy and not cell.interval.meets(accuracy.interval):
             what = f"{cell.printed}, but {why}, {accuracy.printed}"
             yield cell.complaint(what, accuracy.interval)
-        precision, recall = _of(own, "precision", cell.table), _of(own, "recall", cell.table)
+        precision, recall = (
+            _of(row_cells, "precision", cell.table),
+            _of(row_cells, "recall", cell.table),
+        )
         if cell.column == "f1" and precision and recall:
             allowed = f1_bounds(precision.interval, recall.interval)
             if not cell.interval.meets(allowed):
@@ -207,9 +212,9 @@ def f1_bounds(precision: Interval, recall: Interval) -> Interval:
     )
 
 
-def _errors(own: Sequence[_Cell]) -> Iterator[Complaint]:
-    for cell in own:
-        accuracy = _of(own, "accuracy", cell.table) if cell.column == "error" else None
+def _errors(row_cells: Sequence[_Cell]) -> Iterator[Complaint]:
+    for cell in row_cells:
+        accuracy = _of(row_cells, "accuracy", cell.table) if cell.column == "error" else None
         if accuracy is None:
             continue
         allowed = Interval(1 - accuracy.interval.high, 1 - accuracy.interval.low)
@@ -219,8 +224,8 @@ def _errors(own: Sequence[_Cell]) -> Iterator[Complaint]:
             yield cell.complaint(what, allowed)
 
 
-def _counts(own: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
-    for cell in own:
+def _counts(row_cells: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
+    for cell in row_cells:
         network = tables.networks.get(cell.row)
         if QUANTITIES[cell.column] is not COUNTS or network is None:
             continue
@@ -246,13 +251,13 @@ def counted(
     net = _network(network)
     if not isinstance(net, Net):
         return int(getattr(net, quantity))
-    own = replace(
+    fitted = replace(
         net,
         num_classes=net.num_classes if classes is None else classes,
         in_channels=net.in_channels if channels is None else channels,
         size=net.size if size is None else size,
     )
-    return int(getattr(measure(own), quantity))
+    return int(getattr(measure(fitted), quantity))
 
 
 def _network(name: str) -> Net | External:
@@ -273,7 +278,7 @@ def _count(network: str, quantity: str, tables: Tables) -> int:
 
 def _elsewhere(cell: _Cell, network: str, tables: Tables) -> str:
     """Whose figure it would be: of a network named in the tables, or of a relative in the zoo."""
-    others = [each for each in tables.networks.values() if each != network]
+    others = [network_name for network_name in tables.networks.values() if network_name != network]
     relatives = [name for name in names() if network.startswith(name) and name != network]
     for name in (*relatives, *others):
         # A relative of another size of image has a head of its own.
@@ -288,10 +293,10 @@ def _times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
     """Epochs times the time of one are the total; where they are not, other units are tried."""
     trios: dict[str, list[tuple[_Cell, _Cell, _Cell]]] = {}
     for total in cells:
-        own = [cell for cell in cells if cell.row == total.row]
-        epochs, each = (_of(own, column, total.table) for column in ("epochs", "epoch_time"))
-        if total.column == "total_time" and epochs and each:
-            trios.setdefault(total.table, []).append((epochs, each, total))
+        row_cells = [cell for cell in cells if cell.row == total.row]
+        epochs, epoch = (_of(row_cells, column, total.table) for column in ("epochs", "epoch_time"))
+        if total.column == "total_time" and epochs and epoch:
+            trios.setdefault(total.table, []).append((epochs, epoch, total))
     for several in trios.values():
         wrong = [trio for trio in several if not _fits(*trio)]
         if not wrong:
@@ -299,27 +304,29 @@ def _times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
         ways = [(a, b) for a in TIMES for b in TIMES]
         fitting = {way: sum(_fits(*trio, *way) for trio in several) for way in ways}
         most = max(fitting.values())
-        for epochs, each, total in wrong:
-            allowed = epochs.interval * each.interval
+        for epochs, epoch, total in wrong:
+            allowed = epochs.interval * epoch.interval
             what = (
-                f"{total.printed}, but {epochs.printed} epochs of {each.printed} are "
+                f"{total.printed}, but {epochs.printed} epochs of {epoch.printed} are "
                 f"{_time(allowed)}"
             )
-            better = [way for way in ways if _fits(epochs, each, total, *way)]
+            better = [way for way in ways if _fits(epochs, epoch, total, *way)]
             if better:
-                hints = [_said(way, each, total) for way in _plainest(better, each, total)]
+                hints = [_said(way, epoch, total) for way in _plainest(better, epoch, total)]
                 what += f"; it would fit {' or '.join(hints)}"
             elif most:
-                best = _plainest([w for w in ways if fitting[w] == most], each, total)[0]
-                other = epochs.interval * _reread(each, best[0])
-                what += f"; {_said(best, each, total)}, which fits other rows, it is {_time(other)}"
+                best = _plainest([w for w in ways if fitting[w] == most], epoch, total)[0]
+                other = epochs.interval * _reread(epoch, best[0])
+                what += (
+                    f"; {_said(best, epoch, total)}, which fits other rows, it is {_time(other)}"
+                )
             yield total.complaint(what, allowed)
 
 
 def _fits(
-    epochs: _Cell, each: _Cell, total: _Cell, unit: str | None = None, of_total: str | None = None
+    epochs: _Cell, epoch: _Cell, total: _Cell, unit: str | None = None, of_total: str | None = None
 ) -> bool:
-    product = epochs.interval * _reread(each, unit or each.unit)
+    product = epochs.interval * _reread(epoch, unit or epoch.unit)
     return product.meets(_reread(total, of_total or total.unit))
 
 
@@ -328,15 +335,15 @@ def _reread(cell: _Cell, unit: str) -> Interval:
     return cell.interval.scaled(TIMES[unit] / TIMES[cell.unit])
 
 
-def _plainest(ways: Sequence[tuple[str, str]], each: _Cell, total: _Cell) -> list[tuple[str, str]]:
+def _plainest(ways: Sequence[tuple[str, str]], epoch: _Cell, total: _Cell) -> list[tuple[str, str]]:
     """Those that change the fewest units."""
-    changes = [(a != each.unit) + (b != total.unit) for a, b in ways]
+    changes = [(a != epoch.unit) + (b != total.unit) for a, b in ways]
     return [way for way, change in zip(ways, changes, strict=True) if change == min(changes)]
 
 
-def _said(way: tuple[str, str], each: _Cell, total: _Cell) -> str:
+def _said(way: tuple[str, str], epoch: _Cell, total: _Cell) -> str:
     parts = []
-    if way[0] != each.unit:
+    if way[0] != epoch.unit:
         parts.append(f"with an epoch in {way[0]}")
     if way[1] != total.unit:
         parts.append(f"with the total in {way[1]}")
@@ -363,14 +370,14 @@ def _most(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
         refuse_unknown({quantity: row}, set(QUANTITIES), "most: ")
         intervals: dict[str, Interval] = {}
         for name in dict.fromkeys((*tables.networks, *(cell.row for cell in cells))):
-            cell = _of([each for each in cells if each.row == name], quantity)
+            cell = _of([stated for stated in cells if stated.row == name], quantity)
             if QUANTITIES[quantity] is COUNTS and name in tables.networks:
                 count = Fraction(_count(tables.networks[name], quantity, tables))
                 intervals[name] = Interval(count, count)
             elif cell is not None:
                 intervals[name] = cell.interval
-        more = [name for name, each in intervals.items() if name in intervals and row in intervals
-                and each.low > intervals[row].high]  # fmt: skip
+        more = [name for name, stated in intervals.items() if name in intervals and row in intervals
+                and stated.low > intervals[row].high]  # fmt: skip
         if more:
             least = "; it has the least" if len(more) == len(intervals) - 1 else ""
             what = f"is said to have the most {quantity}: {', '.join(more)} have more{least}"

@@ -260,8 +260,10 @@ def percent(value: Row) -> str:
 def compared(row: Row, other: Row, key: str, gap: Difference | None) -> str:
     """Two rows side by side with their difference in a key, where smaller is better."""
     if gap is None:
-        values = " and ".join(f"{each['name']} {percent(each[key])}" for each in (row, other))
-        one = min(len(each[key]["seeds"]) for each in (row, other)) < 2
+        values = " and ".join(
+            f"{compared_row['name']} {percent(compared_row[key])}" for compared_row in (row, other)
+        )
+        one = min(len(compared_row[key]["seeds"]) for compared_row in (row, other)) < 2
         return f"{values} ({'one seed' if one else 'no seed differs'}: chance unknown)"
     how = (
         "is worse than"

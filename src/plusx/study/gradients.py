@@ -120,7 +120,10 @@ def block_gradients(
         torch.manual_seed(seed)
         passed = run_blocks(net, inputs)
         weights = [[p for p in position.block.parameters() if p.ndim > 1] for position in positions]
-        tensors = [*passed.outputs, *(each for some in weights for each in some)]
+        tensors = [
+            *passed.outputs,
+            *(parameter_tensor for some in weights for parameter_tensor in some),
+        ]
         given = torch.autograd.grad(
             loss(passed.logits, targets), tensors, allow_unused=True, materialize_grads=True
         )
@@ -137,7 +140,7 @@ def gradient_ratio(gradients: Sequence[BlockGradient], part: Part = "outputs") -
     Infinite where only the last is 0, None where both are: then there is no gradient to compare.
     NaN where one of them is not finite.
     """
-    first, last = (getattr(each, part) for each in (gradients[0], gradients[-1]))
+    first, last = (getattr(block, part) for block in (gradients[0], gradients[-1]))
     if last:
         return float(first / last)
     return math.inf if first else None
@@ -162,7 +165,7 @@ def course(ratios: Sequence[Ratio]) -> str:
         return f"{VERBS[first]} at the start ({begin})"
     if first == last:
         others = sorted(set(verdicts) - {first})
-        between = f", though between they {' and '.join(VERBS[each] for each in others)}"
+        between = f", though between they {' and '.join(VERBS[other] for other in others)}"
         return (
             f"{VERBS[first]} from the start ({begin}) to the end ({end}){between if others else ''}"
         )
@@ -264,7 +267,7 @@ def _factor(position: BlockPosition) -> float | None:
     side = position.block.downsample
     if side is None:
         return 1.0
-    scales = [each.value for each in side if isinstance(each, ConstantScale)]
+    scales = [word.value for word in side if isinstance(word, ConstantScale)]
     return math.prod(scales) if len(scales) == len(side) else None
 
 
@@ -376,7 +379,9 @@ def mean_ratio(ratios: Sequence[Ratio]) -> Ratio:
 
 def ratios_over_training(answers: Sequence[Mapping[str, Any]]) -> list[Ratio]:
     """First block over last at every step, over the seeds."""
-    return [mean_ratio(seeds) for seeds in zip(*(each["ratio"] for each in answers), strict=True)]
+    return [
+        mean_ratio(seeds) for seeds in zip(*(answer["ratio"] for answer in answers), strict=True)
+    ]
 
 
 def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -466,7 +471,7 @@ def _row(group: Group) -> dict[str, Any]:
         "weights_start": mean_ratio([None if a is None or not b else a / b for a, b in ends]),
         "ratio_end": ratios[-1],
         "train_error": spread([run.wrong for run in group.runs]),
-        "identity": max(each["difference"] for each in group.measured("identity"))
+        "identity": max(result["difference"] for result in group.measured("identity"))
         if pre_activation
         else None,
     }
@@ -528,7 +533,7 @@ def _identity_figure(groups: Sequence[Group]) -> dict[str, Any]:
         answers = group.measured("identity")
         x = list(range(1, len(answers[0]["blocks"]) + 1))
         lines += [
-            band(f"{group.name}, measured", x, [each["measured"] for each in answers]),
+            band(f"{group.name}, measured", x, [answer["measured"] for answer in answers]),
             band(f"{group.name}, equation 5", x, [a["expected"] for a in answers], dashed=True),
         ]
     return lines_figure(
@@ -583,13 +588,13 @@ class DeepStep:
     @property
     def finite(self) -> bool:
         """Whether the losses and every block's gradient are finite."""
-        norms = [norm for each in self.gradients for norm in (each.weights, each.outputs)]
+        norms = [norm for block in self.gradients for norm in (block.weights, block.outputs)]
         return all(map(math.isfinite, (*norms, self.loss, self.after)))
 
     @property
     def reached(self) -> int:
         """How many blocks have a gradient in their weights and in what they give."""
-        return sum(each.weights > 0 and each.outputs > 0 for each in self.gradients)
+        return sum(block.weights > 0 and block.outputs > 0 for block in self.gradients)
 
 
 def deep_step(
@@ -638,9 +643,9 @@ def measure_step(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "step_seconds": step.seconds,
         "loss": finite(step.loss),
         "after": finite(step.after),
-        "blocks": [each.name for each in step.gradients],
-        "weights": [finite(each.weights) for each in step.gradients],
-        "outputs": [finite(each.outputs) for each in step.gradients],
+        "blocks": [block.name for block in step.gradients],
+        "weights": [finite(block.weights) for block in step.gradients],
+        "outputs": [finite(block.outputs) for block in step.gradients],
         "reached": step.reached,
         "finite": step.finite,
     }

@@ -178,8 +178,8 @@ def measure_lesion(
         source = sets.validation
     batches = some_batches(source, images)
 
-    def evaluate(each: nn.Module) -> float:
-        return error_rate(each, batches)
+    def evaluate(changed: nn.Module) -> float:
+        return error_rate(changed, batches)
 
     with without(net, []):
         whole = evaluate(net)
@@ -194,8 +194,10 @@ def measure_lesion(
     return {
         "error": whole,
         "images": count,
-        "blocks": [{"name": each.name, "error": each.error, "why": each.why} for each in one],
-        "several": [{"count": each.count, "errors": list(each.errors)} for each in several],
+        "blocks": [
+            {"name": lesion.name, "error": lesion.error, "why": lesion.why} for lesion in one
+        ],
+        "several": [{"count": lesion.count, "errors": list(lesion.errors)} for lesion in several],
     }
 
 
@@ -314,9 +316,9 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
 
 
 def _several(name: str, answers: Sequence[Row]) -> dict[str, Any]:
-    counts = [0, *(each["count"] for each in answers[0]["several"])]
+    counts = [0, *(deleted["count"] for deleted in answers[0]["several"])]
     draws = [
-        [answer["error"], *(each["errors"][draw] for each in answer["several"])]
+        [answer["error"], *(deleted["errors"][draw] for deleted in answer["several"])]
         for answer in answers
         for draw in range(len(answer["several"][0]["errors"]))
     ]

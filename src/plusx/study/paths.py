@@ -107,7 +107,7 @@ def contributions(gradients: Sequence[PathGradient]) -> list[float]:
 
     The number of paths times their mean gradient, over the sum of that (figure 6 c).
     """
-    weights = [each.paths * each.mean for each in gradients]
+    weights = [gradient.paths * gradient.mean for gradient in gradients]
     total = sum(weights)
     return [weight / total if total else 0.0 for weight in weights]
 
@@ -115,7 +115,7 @@ def contributions(gradients: Sequence[PathGradient]) -> list[float]:
 def effective_lengths(gradients: Sequence[PathGradient], share: float = 0.95) -> tuple[int, int]:
     """The shortest range of lengths that `share` of the gradient magnitude comes from."""
     parts = contributions(gradients)
-    lengths = [each.length for each in gradients]
+    lengths = [gradient.length for gradient in gradients]
     ranges = [
         (lengths[j] - lengths[i], i, j)
         for i in range(len(parts))
@@ -212,8 +212,8 @@ def measure_paths(recipe: Recipe, folder: Path, samples: int) -> dict[str, Any]:
         net, batch.inputs, batch.known_targets, samples=samples, seed=recipe.seed
     )
     return {
-        "shares": [each.paths for each in gradients],
-        "norms": [list(each.norms) for each in gradients],
+        "shares": [gradient.paths for gradient in gradients],
+        "norms": [list(gradient.norms) for gradient in gradients],
     }
 
 
@@ -241,7 +241,7 @@ def _row(group: Group) -> dict[str, Any]:
     blocks = len(seeds[0]) - 1
     lengths = [sum(n * share for n, share in enumerate(contributions(p))) for p in seeds]
     shares = [
-        sum(each.paths for each in paths[low : high + 1])
+        sum(path.paths for path in paths[low : high + 1])
         for paths, (low, high) in zip(seeds, ranges, strict=True)
     ]
     return {
@@ -266,15 +266,15 @@ def _finding(rows: Sequence[Row]) -> str:
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    seeds = {group.name: [_read(each) for each in group.measured("paths")] for group in groups}
+    seeds = {group.name: [_read(path) for path in group.measured("paths")] for group in groups}
     branches = {"title": "branches on the path", "scale": "linear"}
     shares, norms = [], []
     for name, several in seeds.items():
         x = list(range(len(several[0])))
-        paths = [[each.paths for each in one] for one in several]
+        paths = [[path.paths for path in one] for one in several]
         shares.append(band(f"{name}, gradient", x, [contributions(one) for one in several]))
         shares.append(band(f"{name}, paths", x, paths, dashed=True))
-        norms.append(band(name, x, [[each.mean or None for each in one] for one in several]))
+        norms.append(band(name, x, [[path.mean or None for path in one] for one in several]))
     return [
         lines_figure(
             "Which lengths carry the gradient",

@@ -130,7 +130,7 @@ def _tables(content: Mapping[str, Any]) -> Tables:
     if not content.get("tables"):
         raise UserError("there are no [[tables]]")
     return Tables(
-        tables=tuple(_table(each, number) for number, each in enumerate(content["tables"], 1)),
+        tables=tuple(_table(table, number) for number, table in enumerate(content["tables"], 1)),
         networks={str(key): str(value) for key, value in content.get("networks", {}).items()},
         named=tuple(map(str, content.get("named", ()))),
         most={str(key): str(value) for key, value in content.get("most", {}).items()},

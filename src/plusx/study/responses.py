@@ -129,7 +129,10 @@ def measure_responses(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The response of every layer of the trained network, as JSON: `layers` and `std`."""
     net, sets = open_trial(recipe, folder)
     measured = responses(net, [batch.inputs for batch in some_batches(sets.train, IMAGES)])
-    return {"layers": [each.name for each in measured], "std": [each.std for each in measured]}
+    return {
+        "layers": [response.name for response in measured],
+        "std": [response.std for response in measured],
+    }
 
 
 def _trials(recipe: Recipe, table: Responses, source: Dataset) -> list[Trial]:
@@ -158,7 +161,9 @@ def _finding(rows: Sequence[Row]) -> str:
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    seeds = {group.name: [each["std"] for each in group.measured("responses")] for group in groups}
+    seeds = {
+        group.name: [answer["std"] for answer in group.measured("responses")] for group in groups
+    }
     y = {"title": "standard deviation", "scale": "linear"}
     return [
         lines_figure(
@@ -172,7 +177,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
             "Responses in order of their strength",
             "The same, sorted (He 2015, figure 7, bottom).",
             [
-                band(name, relative(len(s[0])), [sorted(each, reverse=True) for each in s])
+                band(name, relative(len(s[0])), [sorted(answer, reverse=True) for answer in s])
                 for name, s in seeds.items()
             ],
             x={"title": "rank of the layer", "scale": "linear"},

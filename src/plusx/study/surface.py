@@ -59,9 +59,9 @@ def random_direction(net: nn.Module, seed: int) -> dict[str, Tensor]:
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            rows, own = drawn.flatten(1), parameter.detach().cpu().double().flatten(1)
+            rows, weights = drawn.flatten(1), parameter.detach().cpu().double().flatten(1)
             rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-10)
-            rows = rows * own.norm(dim=1, keepdim=True)
+            rows = rows * weights.norm(dim=1, keepdim=True)
             direction[name] = rows.reshape(drawn.shape).to(parameter.device, parameter.dtype)
     return direction
 
@@ -129,7 +129,7 @@ def measure_surface(recipe: Recipe, folder: Path, points: int, span: float) -> d
         losses = [
             F.cross_entropy(moved(b.inputs), b.known_targets, reduction="sum") for b in batches
         ]
-        return sum(each.item() for each in losses) / sum(map(len, batches))
+        return sum(batch_loss.item() for batch_loss in losses) / sum(map(len, batches))
 
     first, second = (random_direction(net, seed) for seed in DIRECTIONS)
     steps = [float(step) for step in np.linspace(-span, span, points)]

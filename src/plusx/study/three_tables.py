@@ -75,12 +75,12 @@ def _row(group: Group) -> dict[str, Any]:
         if epochs is not None
     ]
     totals = [epochs * seconds for epochs, seconds in reached]
-    each = [run.seconds_per_epoch for run in group.runs]
-    pooled = sum(totals) / sum(epochs for epochs, _ in reached) if reached else mean(each)
+    epoch_seconds = [run.seconds_per_epoch for run in group.runs]
+    pooled = sum(totals) / sum(epochs for epochs, _ in reached) if reached else mean(epoch_seconds)
     return {
         **{key: summary[key] for key in OF_CLASSES},
         "epochs": summary["epochs_to_threshold"] if reached else None,
-        "epoch_time": {**spread(each), "mean": pooled},
+        "epoch_time": {**spread(epoch_seconds), "mean": pooled},
         "total_time": spread(totals) if reached else None,
         **group.costs,
         "error": group.errors["error"],
@@ -144,7 +144,7 @@ def tables(
     RuntimeError: something in them cannot be true, named with its table, row and column.
     """
     some = groups[0].runs[0]
-    places = 2 if some.count >= FINE else 1
+    decimals = 2 if some.count >= FINE else 1
     seeds = len(rows[0]["seeds"])
     epoch, total = (
         _unit([_mean(row, key) for row in rows]) for key in ("epoch_time", "total_time")
@@ -165,7 +165,7 @@ def tables(
             "note": f"Of the {images}. Precision, recall and F1 are {some.averaging} averages over "
             "the classes.",
             "columns": [
-                {"key": key, "title": title, "unit": "%", "kind": "share", "places": places}
+                {"key": key, "title": title, "unit": "%", "kind": "share", "places": decimals}
                 for key, title in TITLES.items()
             ],
             "rows": [_part(row, OF_CLASSES) for row in rows],
@@ -190,7 +190,7 @@ def tables(
             "note": f"Error: the share of wrong answers on the {images}.",
             "columns": [
                 {**PARAMETERS, "places": 0},
-                {**ERROR, "places": places},
+                {**ERROR, "places": decimals},
             ],
             "rows": [_part(row, ("parameters", "error")) for row in rows],
         },
@@ -207,8 +207,8 @@ def tables(
 def files(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> dict[str, str]:
     """The tables as Markdown, each as CSV, and all of them as `plusx check-tables` reads them."""
     return {
-        "tables.md": "\n".join(markdown(each) for each in several),
-        **{f"table{number}.csv": as_csv(each) for number, each in enumerate(several, 1)},
+        "tables.md": "\n".join(markdown(table) for table in several),
+        **{f"table{number}.csv": as_csv(table) for number, table in enumerate(several, 1)},
         "tables.toml": to_toml(as_printed(several, groups)),
     }
 
@@ -237,8 +237,8 @@ def as_csv(table: Mapping[str, Any]) -> str:
     }  # fmt: skip
     heads = [f"{key}_{units[key]}" if units.get(key) else key for key in keys]
     writer.writerow(["network", *(head for key in heads for head in (key, f"{key}_std"))])
-    for each in table["rows"]:
-        writer.writerow([each["name"], *(part for key in keys for part in _parts(each[key]))])
+    for row in table["rows"]:
+        writer.writerow([row["name"], *(part for key in keys for part in _parts(row[key]))])
     return buffer.getvalue()
 
 
@@ -249,11 +249,11 @@ def as_printed(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) ->
     return Tables(
         tables=tuple(
             Table(
-                each["title"].partition(":")[0],
-                {column["key"]: _plain_unit(column) for column in each["columns"]},
-                _texts(each),
+                table["title"].partition(":")[0],
+                {column["key"]: _plain_unit(column) for column in table["columns"]},
+                _texts(table),
             )
-            for each in several
+            for table in several
         ),
         networks={
             group.name: network
@@ -334,7 +334,7 @@ def _scaled(value: Mapping[str, Any] | None, unit: str) -> dict[str, Any] | None
         return None
     factor = float(TIMES[unit])
     std = None if value["std"] is None else value["std"] / factor
-    seeds = [each / factor for each in value["seeds"]]
+    seeds = [seed / factor for seed in value["seeds"]]
     return {"mean": value["mean"] / factor, "std": std, "seeds": seeds}
 
 

@@ -278,10 +278,10 @@ def _first(rows: Sequence[Row], what: str) -> str:
     best = min(rows, key=lambda row: row[what]["mean"])
     others = [row for row in rows if row is not best]
     pairs = [(row[what]["seeds"], best[what]["seeds"]) for row in others]
-    found = differences(pairs, bounds=(-math.inf, math.inf))
+    gaps = differences(pairs, bounds=(-math.inf, math.inf))
     alike = [
         row["name"]
-        for row, later in zip(others, found, strict=True)
+        for row, later in zip(others, gaps, strict=True)
         if later is None or later.low <= 0
     ]
     first = f"{best['name']} needs the fewest {what} on average ({best[what]['mean']:.1f})"

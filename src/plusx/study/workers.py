@@ -71,7 +71,7 @@ class WorkerPool:
             "recipe": to_toml(trial.recipe),
             "split": trial.split,
             "train": trial.train,
-            "measurements": [str(each) for each in trial.measurements],
+            "measurements": [str(measurement) for measurement in trial.measurements],
         }
         with contextlib.suppress(OSError):  # it is dead: `ended` will report it
             worker.pipe.send_bytes(json.dumps(job).encode())

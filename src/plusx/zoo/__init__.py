@@ -60,11 +60,11 @@ def find_model(name: str) -> Model:
 
 def find(name: str) -> Net | External:
     """The same where the network has no head of its own, as a backbone has none."""
-    found = find_model(name)
-    if isinstance(found, WithHead):
+    model = find_model(name)
+    if isinstance(model, WithHead):
         base = HEADED[name].base
         raise UserError(f"{name} has a head on its features; its backbone is {base}")
-    return found
+    return model
 
 
 def names(pattern: str = "*", *, headed: bool = False) -> list[str]:

@@ -100,8 +100,8 @@ def densenet(block: Block, turns: int, growth: int, stem_width: int, ratio: str)
 
 def imagenet(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
     """A network for ImageNet whose stem keeps the small image as large as it is."""
-    said = stages(block, depths, widths)
-    return Net(stem=STEM, stem_width=64, stages=said, num_classes=10, size=32)
+    body = stages(block, depths, widths)
+    return Net(stem=STEM, stem_width=64, stages=body, num_classes=10, size=32)
 
 
 def highway() -> Net:
@@ -129,8 +129,8 @@ def highway() -> Net:
 def vgg() -> Net:
     """VGG-16 with batch norm and one linear layer."""
     strides, widths = (1,) * 5, (64, 128, 256, 512, 512)
-    said = stages(VGG_BN, (2, 2, 3, 3, 3), widths, strides=strides, enter="maxpool2s2")
-    return Net(stem="", stages=said, tail="maxpool2s2 pool", num_classes=10, size=32)
+    body = stages(VGG_BN, (2, 2, 3, 3, 3), widths, strides=strides, enter="maxpool2s2")
+    return Net(stem="", stages=body, tail="maxpool2s2 pool", num_classes=10, size=32)
 
 
 NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
@@ -151,16 +151,16 @@ RESNET8_KERAS = External(
 REVNETS = {
     name: External(
         name=name,
-        embed_width=said.widths[-1],
+        embed_width=reversible.widths[-1],
         parameters=parameters,
         multiply_adds=multiply_adds,
         depth=depth,
         in_channels=3,
         num_classes=10,
         size=32,
-        reversible=said,
+        reversible=reversible,
     )
-    for name, said, depth, parameters, multiply_adds in (
+    for name, reversible, depth, parameters, multiply_adds in (
         ("revnet38", REVNET38, 38, 464_890, 77_231_200),
         ("revnet110", REVNET110, 110, 1_729_194, 253_330_688),
     )

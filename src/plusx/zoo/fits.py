@@ -58,20 +58,20 @@ def family(name: str) -> list[str]:
     if not like.groups:
         return [name]
     size = ZOO[name].net.size
-    found = [
+    depths = [
         (int(match[1]), other)
         for other, entry in ZOO.items()
         if (match := like.fullmatch(other)) and entry.net.size == size
     ]
-    return [other for _, other in sorted(found)]
+    return [other for _, other in sorted(depths)]
 
 
-def fitting(found: dict[str, Any]) -> str:
+def fitting(result: dict[str, Any]) -> str:
     """`fit`'s answer as text for a terminal."""
-    batch, state = found["batch"], sum(found["state_bytes"].values())
+    batch, state = result["batch"], sum(result["state_bytes"].values())
     lines = [
         "",
-        f"  training a batch of {batch} images in {said_size(found['memory'])}",
+        f"  training a batch of {batch} images in {said_size(result['memory'])}",
         f"  {said_size(state)} of it for weights, gradients and SGD's momentum",
         "",
         f"  {'plan':11} {'an image':>9} {'the batch':>10} {'with state':>11}",
@@ -80,11 +80,11 @@ def fitting(found: dict[str, Any]) -> str:
         f"  {row['plan']:11} {said_size(round(row['saved_bytes_per_image'])):>9} "
         f"{said_size(row['saved_bytes']):>10} {said_size(row['total_bytes']):>11}  "
         f"{'fits' if row['fits'] else 'does not fit'}"
-        for row in found["plans"]
+        for row in result["plans"]
     ]
     relatives = [
         f"{row['name']} ({row['plan']})" if row["plan"] else f"{row['name']} (does not fit)"
-        for row in found["family"]
+        for row in result["family"]
     ]
     if len(relatives) > 1:
         lines += ["", f"  of its family: {', '.join(relatives)}"]

@@ -60,26 +60,26 @@ def preact(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Ne
 def densenet(depths: tuple[int, ...], growth: int, stem_width: int) -> Net:
     """Table 1 of Huang 2017: bottlenecks of 4 times the growth, transitions that halve."""
     enter = "norm act conv1/2 avgpool2s2"
-    said = stages(DENSE_BC, depths, (growth,) * 4, strides=(1,) * 4, enter=enter)
-    return Net(stem=STEM, stem_width=stem_width, stages=said, tail="norm act pool")
+    body = stages(DENSE_BC, depths, (growth,) * 4, strides=(1,) * 4, enter=enter)
+    return Net(stem=STEM, stem_width=stem_width, stages=body, tail="norm act pool")
 
 
 def vgg(block: Block, depths: tuple[int, ...]) -> Net:
     """A column of table 1 of Simonyan 2014."""
     strides: tuple[Stride, ...] = (1,) * 5
-    said = stages(block, depths, (64, 128, 256, 512, 512), strides=strides, enter="maxpool2s2")
+    body = stages(block, depths, (64, 128, 256, 512, 512), strides=strides, enter="maxpool2s2")
     tail = "maxpool2s2 pool7 fc4096 act drop.5 fc4096 act drop.5"
-    return Net(stem="", stages=said, tail=tail)
+    return Net(stem="", stages=body, tail=tail)
 
 
 def convnext(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
     """Table 9 of Liu 2022; the learned scales begin at 1e-6."""
     enter = "norm conv2*2s2b"
-    said = stages(CONVNEXT, depths, widths, strides=(1,) * 4, enter=enter)
+    body = stages(CONVNEXT, depths, widths, strides=(1,) * 4, enter=enter)
     return Net(
         stem="conv4s4b norm",
         stem_width=widths[0],
-        stages=said,
+        stages=body,
         tail="pool norm",
         norm="layer",
         act="gelu",
@@ -88,11 +88,11 @@ def convnext(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
 
 def vision_transformer(width: int, depth: int) -> Net:
     """Table 1 of Dosovitskiy 2020 with the mean over positions in place of a class token."""
-    said = Stage(block=(ATTEND, PERCEIVE), depth=depth, width=width)
+    stage = Stage(block=(ATTEND, PERCEIVE), depth=depth, width=width)
     return Net(
         stem="conv16s16b pos",
         stem_width=width,
-        stages=(said,),
+        stages=(stage,),
         tail="norm pool",
         norm="layer",
         act="gelu",
@@ -101,11 +101,11 @@ def vision_transformer(width: int, depth: int) -> Net:
 
 def darknet(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
     """Table 1 of Redmon 2018: each stage is entered by a convolution that halves the image."""
-    said = tuple(
+    body = tuple(
         Stage(block=DARKNET, depth=depth, width=width, enter="conv3*2s2 norm act")
         for depth, width in zip(depths, widths)
     )
-    return Net(stem="conv3 norm act", stem_width=32, stages=said, size=256, act="leaky")
+    return Net(stem="conv3 norm act", stem_width=32, stages=body, size=256, act="leaky")
 
 
 def with_last_stage(net: Net, last: Stage) -> Net:
@@ -116,8 +116,8 @@ def with_last_stage(net: Net, last: Stage) -> Net:
 def with_nonlocal(net: Net) -> Net:
     """One non-local block before the last block of the third stage (Wang 2017, section 4.1)."""
     one, two, three, four = net.stages
-    said = (*three.blocks[:-1], NONLOCAL, three.blocks[-1])
-    return replace(net, stages=(one, two, replace(three, block=said, depth=1), four))
+    blocks = (*three.blocks[:-1], NONLOCAL, three.blocks[-1])
+    return replace(net, stages=(one, two, replace(three, block=blocks, depth=1), four))
 
 
 BOTNET_STAGE = Stage(block=BOTNET, depth=3, width=2048, stride=2)
