@@ -42,10 +42,8 @@ def measure(
 ) -> dict[str, Any]:
     """Train the recipe once a seed; the content of the file under results/."""
     recipe = load_recipe(name, [os.path.expandvars(each) for each in overrides])
-    if recipe.study is not None:
-        return _studied(name, recipe, overrides, work)
-    if recipe.compare is not None:
-        return _compared(name, recipe, overrides, split, work)
+    if recipe.study is not None or recipe.compare is not None:
+        return _several(name, recipe, overrides, split, work)
     split = "test" if recipe.data.validation == 0 else split
     runs = [_run(replace(recipe, seed=seed), work / f"{name}-seed{seed}", split) for seed in seeds]
     key = runs[0]["result"]["metrics"][0]
@@ -158,48 +156,35 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return mean(known) if known else None
 
 
-def _compared(
+def _several(
     name: str, recipe: Recipe, overrides: Sequence[str], split: str, work: Path
 ) -> dict[str, Any]:
-    from plusx.study.runner import compare
+    """A comparison or a study of many runs; its value is the first metric of the table."""
+    from plusx.study.runner import compare, study
 
     assert split in ("validation", "test")
     tested = ["--split", "test"] if split == "test" else []
-    command = shlex.join(["plusx", "compare", name, *overrides, *tested])
-    found = compare(recipe, work / name, split=split, command=command)
-    key = found["metrics"][0]
+    if recipe.study is not None:
+        command = shlex.join(["plusx", "study", name, *overrides])
+        result = study(recipe, work / name, command=command)
+        keys = [c["key"] for c in result["columns"] if c["kind"] in ("share", "number")]
+        spreads = [key for key in keys if any(isinstance(r.get(key), dict) for r in result["rows"])]
+        key = title = (spreads or keys)[0]
+    else:
+        command = shlex.join(["plusx", "compare", name, *overrides, *tested])
+        result = compare(recipe, work / name, split=split, command=command)
+        key = result["metrics"][0]
+        title = f"{result['split']} {metric(key).title}"
+    values = {row["name"]: row.get(key) for row in result["rows"]}
     one_run = next((work / name / "runs").iterdir())
     environment = store.read_json(one_run / "environment.json")
     return {
-        **found,
-        "recipe": to_toml(load_recipe(name, overrides)),
-        "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
-        "name": name,
-        "metric": f"{found['split']} {metric(key).title}",
-        "value": {row["name"]: row[key]["mean"] for row in found["rows"]},
-        "spread": {row["name"]: row[key]["std"] for row in found["rows"]},
-    }
-
-
-def _studied(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) -> dict[str, Any]:
-    from plusx.study.runner import study
-
-    command = shlex.join(["plusx", "study", name, *overrides])
-    found = study(recipe, work / name, command=command)
-    # what counts is the first figure of the table that has a spread, else the first number
-    figures = [c["key"] for c in found["columns"] if c["kind"] in ("share", "number")]
-    spreads = [key for key in figures if any(isinstance(r.get(key), dict) for r in found["rows"])]
-    key = (spreads or figures)[0]
-    values = {row["name"]: row.get(key) for row in found["rows"]}
-    one_run = next((work / name / "runs").iterdir())
-    environment = store.read_json(one_run / "environment.json")
-    return {
-        **found,
+        **result,
         "command": command,
         "recipe": to_toml(load_recipe(name, overrides)),
         "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
         "name": name,
-        "metric": key,
+        "metric": title,
         "value": {row: v["mean"] if isinstance(v, dict) else v for row, v in values.items()},
         "spread": {row: v["std"] if isinstance(v, dict) else None for row, v in values.items()},
     }

@@ -4,6 +4,7 @@ They are made from runs, and printed only if nothing in them contradicts anythin
 `plusx.study.consistency`.
 """
 
+import contextlib
 import csv
 import io
 import math
@@ -50,8 +51,9 @@ def _trials(recipe: Recipe, table: TablesOfRecipe, source: Dataset) -> list[Tria
     for name in table.networks:
         networks[name] = name
         net = find(name)
-        if table.twins and isinstance(net, Net) and (twin := _twin(net)) is not None:
-            networks[f"{TWIN}{name}"] = twin
+        if table.twins and isinstance(net, Net):
+            with contextlib.suppress(ValueError):  # it has no skips
+                networks[f"{TWIN}{name}"] = with_merge(net, "none")
     return [
         Trial(
             name=name,
@@ -168,7 +170,7 @@ def tables(
                 {"key": key, "title": title, "unit": "%", "kind": "share", "places": decimals}
                 for key, title in TITLES.items()
             ],
-            "rows": [_part(row, OF_CLASSES) for row in rows],
+            "rows": rows,
         },
         {
             "title": "Table 2: time to convergence",
@@ -192,7 +194,7 @@ def tables(
                 {**PARAMETERS, "places": 0},
                 {**ERROR, "places": decimals},
             ],
-            "rows": [_part(row, ("parameters", "error")) for row in rows],
+            "rows": rows,
         },
     ]  # fmt: skip
     complaints = check(as_printed(several, groups))
@@ -228,17 +230,21 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 def as_csv(table: Mapping[str, Any]) -> str:
     """A table as CSV: means and standard deviations in full, shares as fractions."""
+    heads = ["network"]
+    for shown in table["columns"]:
+        unit = "" if shown["kind"] == "share" else _plain_unit(shown)
+        head = f"{shown['key']}_{unit}" if unit else shown["key"]
+        heads += [head, f"{shown['key']}_std"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    keys = [column["key"] for column in table["columns"]]
-    units = {
-        c["key"]: "" if c["kind"] == "share" else c["unit"].partition(" ")[0] for c in
-        table["columns"] if c["key"] in ("epoch_time", "total_time")
-    }  # fmt: skip
-    heads = [f"{key}_{units[key]}" if units.get(key) else key for key in keys]
-    writer.writerow(["network", *(head for key in heads for head in (key, f"{key}_std"))])
+    writer.writerow(heads)
     for row in table["rows"]:
-        writer.writerow([row["name"], *(part for key in keys for part in _parts(row[key]))])
+        cells = [row["name"]]
+        for shown in table["columns"]:
+            value = row[shown["key"]]
+            spread_known = isinstance(value, Mapping)
+            cells += [value["mean"], value["std"]] if spread_known else [value, None]
+        writer.writerow(cells)
     return buffer.getvalue()
 
 
@@ -299,24 +305,6 @@ def _balanced(groups: Sequence[Group]) -> bool:
         if len({row["count"] for row in metrics["per_class"]}) > 1:
             return False
     return True
-
-
-def _twin(net: Net) -> Net | None:
-    """The network without its skips; None if it has none."""
-    try:
-        return with_merge(net, "none")
-    except ValueError:
-        return None
-
-
-def _part(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: row[key] for key in ("name", *keys)}
-
-
-def _parts(value: Any) -> tuple[Any, Any]:
-    if isinstance(value, Mapping):
-        return value["mean"], value["std"]
-    return value, None
 
 
 def _mean(row: Mapping[str, Any], key: str) -> float | None:
