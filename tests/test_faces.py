@@ -414,7 +414,7 @@ def test_patterns_say_who_tests_and_must_fit_somebody():
         divided(names, 0, None, "s(")
     with pytest.raises(ValueError, match="that is 29 of 30 people"):
         divided(names, 0, None, 29)
-    with pytest.raises(ValueError, match="a share below 1"):
+    with pytest.raises(ValueError, match="a fraction below 1"):
         divided(names, 0, None, 1.5)
 
 
@@ -445,5 +445,5 @@ def test_folders_say_who_trains_and_nobody_is_in_two(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="leave out validation and test"):
         open_people(root, test=2)
     write_people(root / "test", {"bob": 2, "eva": 2})
-    with pytest.raises(ValueError, match="'bob' is in train and in test"):
+    with pytest.raises(ValueError, match="'bob' is in test and in train"):
         open_people(root)

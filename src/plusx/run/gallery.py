@@ -18,7 +18,7 @@ from torch import Tensor
 
 from plusx import store
 from plusx.data.image_file import printable
-from plusx.data.readers.people import listed_people
+from plusx.data.readers.people import images_of_people
 from plusx.data.readers.verdicts import Entry
 from plusx.errors import UserError
 from plusx.run import parts
@@ -91,7 +91,7 @@ def enroll(
     to = Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is there already: a gallery is written into a new folder")
-    pictures, warnings = listed_people(folder, on_unreadable)
+    pictures, warnings = images_of_people(folder, on_unreadable)
     names = tuple(sorted({entry.label for entry in pictures}))
     others, said = _impostors(run, impostors, pictures, on_unreadable)
     warnings += said
@@ -236,7 +236,7 @@ def _impostors(
 ) -> tuple[list[Entry], list[str]]:
     """Pictures of people who are not enrolled, and who of them are after all."""
     if folder is not None:
-        entries, warnings = listed_people(folder, on_unreadable)
+        entries, warnings = images_of_people(folder, on_unreadable)
     elif (
         run.recipe is not None
         and DATA[run.recipe.data.kind].has_people  # else who validates has trained too

@@ -35,22 +35,26 @@ Identity = tuple[int, int]  # device and inode
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FolderListing(Listing):
-    """What lies under a root: every file once, with its class, its state and the reason.
+    """The files below a root, each once, with its class, its state and the reason.
 
-    `classes` are the names of the class folders of what trains, sorted. `folders` are those that
-    were listed below the class folders, and these.
+    classes: the names of the class folders that train, sorted; all of them where classes differ
+        between splits
+    folders: the folders that were listed: class folders and those below them
     """
 
     folders: tuple[str, ...]
 
 
-def scan(root: str | Path, known: Collection[str] | None = None) -> FolderListing:
+def scan(
+    root: str | Path, known: Collection[str] | None = None, *, same_classes: bool = True
+) -> FolderListing:
     """List a folder of class folders; nothing is decoded, and nothing but heads of files is read.
 
     known: the only folders to look into below the split folders; others are entries of state
-    "ignored" whose reason is NEW_FOLDER.
-    Raises UserError for a missing or empty root, one without class folders, classes whose names
-    differ in case only, and classes that validate or test without training.
+        "ignored" whose reason is NEW_FOLDER
+    same_classes: whether classes that validate or test must train
+    Raises UserError for a missing or empty root, one without class folders, and classes whose names
+    differ in case only.
     """
     top = os.path.realpath(root)
     shown = printable(root)
@@ -58,29 +62,38 @@ def scan(root: str | Path, known: Collection[str] | None = None) -> FolderListin
         raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
     walk = _Walk(top, known)
     folders = walk.folders(top, "", "")
-    parts = _parts(folders, shown)
-    found: dict[str, dict[str, str]] = {}
+    splits = _splits(folders, shown)
+    class_folders: dict[str, dict[str, str]] = {}
     for name, path in folders.items():
-        if not parts:
-            found.setdefault("", {})[name] = path
-        elif name in parts:
-            found[parts[name]] = walk.folders(path, "", parts[name])
+        if not splits:
+            class_folders.setdefault("", {})[name] = path
+        elif name in splits:
+            class_folders[splits[name]] = walk.folders(path, "", splits[name])
         else:
             walk.add(path, "", "", "ignored", "beside the split folders")
-    for part, named in found.items():
-        for name, path in named.items():
-            walk.walk(path, printable(name), part)
+    for split, paths in class_folders.items():
+        for name, path in paths.items():
+            walk.walk(path, printable(name), split)
     walk.follow()
-    names = {part: tuple(sorted(map(printable, classes))) for part, classes in found.items()}
-    learned = names.get("train", names.get("", ()))
-    _check_classes(shown, names, learned)
-    classes = learned or tuple(sorted({name for part in names.values() for name in part}))
-    order = sorted(walk.entries, key=lambda entry: (entry.split, entry.label, entry.path))
+    names = {split: {printable(name) for name in paths} for split, paths in class_folders.items()}
+    if not any(names.values()):
+        raise UserError(
+            f"{shown} has no class folders: images are looked for in {shown}/CLASS/, or in "
+            f"{shown}/train/CLASS/"
+        )
+    train = names.get("train", names.get("", set())) if same_classes else set()
+    for split, classes in names.items():
+        where = os.path.join(shown, split)
+        if not classes:
+            raise UserError(f"{where} is empty: it has no class folders")
+        refuse_similar_names(sorted(classes), where)
+        if train and (unknown := sorted(classes - train)):
+            raise UserError(f"{where}: the class {unknown[0]!r} is not among those that train")
     return FolderListing(
         root=top,
-        splits=tuple(sorted(set(parts.values()))),
-        classes=classes,
-        entries=tuple(order),
+        splits=tuple(sorted(set(splits.values()))),
+        classes=tuple(sorted(train or set().union(*names.values()))),
+        entries=tuple(sorted(walk.entries, key=lambda e: (e.split, e.label, e.path))),
         folders=tuple(sorted(walk.seen.values())),
     )
 
@@ -104,32 +117,16 @@ def scan_images(path: str | Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.path)
 
 
-def _parts(folders: dict[str, str], shown: str) -> dict[str, str]:
+def _splits(folders: dict[str, str], shown: str) -> dict[str, str]:
     """The split folders: those with the usual names, if one is `train` or there are no others."""
-    parts = {name: SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES}
-    if "train" not in parts and len(parts) < len(folders):
+    splits = {name: SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES}
+    if "train" not in splits and len(splits) < len(folders):
         return {}
-    for part in set(parts.values()):
-        names = sorted(name for name, meant in parts.items() if meant == part)
+    for split in set(splits.values()):
+        names = sorted(name for name in splits if splits[name] == split)
         if len(names) > 1:
             raise UserError(f"{shown} has {' and '.join(names)}: one folder a split")
-    return parts
-
-
-def _check_classes(shown: str, names: dict[str, tuple[str, ...]], learned: tuple[str, ...]) -> None:
-    if not any(names.values()):
-        raise UserError(
-            f"{shown} has no class folders: images are looked for in {shown}/CLASS/, or in "
-            f"{shown}/train/CLASS/"
-        )
-    for part, classes in names.items():
-        where = os.path.join(shown, part)
-        if not classes:
-            raise UserError(f"{where} is empty: it has no class folders")
-        refuse_similar_names(classes, where)
-        unknown = sorted(set(classes) - set(learned))
-        if unknown and learned:
-            raise UserError(f"{where}: the class {unknown[0]!r} is not among those that train")
+    return splits
 
 
 @dataclass
@@ -143,92 +140,92 @@ class _Walk:
     seen: dict[Identity, str] = field(default_factory=dict)
     links: list[tuple[str, str, str, int]] = field(default_factory=list)
 
-    def add(self, path: str, label: str, part: str, state: str, reason: str) -> None:
+    def add(self, path: str, label: str, split: str, state: str, reason: str) -> None:
         assert state in ("used", "refused", "ignored")
-        self.entries.append(Entry(path, label, state, reason, split=part))  # type: ignore[arg-type]
+        self.entries.append(Entry(path, label, state, reason, split=split))  # type: ignore[arg-type]
 
-    def folders(self, path: str, label: str, part: str) -> dict[str, str]:
+    def folders(self, path: str, label: str, split: str) -> dict[str, str]:
         """The folders (name: path) directly under `path`; everything else there is no class."""
         found = {}
-        for item in self._listed(path, label, part):
+        for item in self._listed(path, label, split):
             if item.is_symlink():
-                target = self._target(item.path, label, part)
+                target = self._target(item.path, label, split)
                 if target is not None and os.path.isdir(target):
                     if self._above(target, item.path):
-                        self.add(item.path, label, part, "refused", "a link to a folder above it")
+                        self.add(item.path, label, split, "refused", "a link to a folder above it")
                     else:
                         found[item.name] = item.path
                 elif target is not None:
-                    self.add(item.path, label, part, "ignored", "outside the class folders")
+                    self.add(item.path, label, split, "ignored", "outside the class folders")
             elif item.is_dir(follow_symlinks=False):
                 found[item.name] = item.path
             else:
-                self.add(item.path, label, part, "ignored", "outside the class folders")
+                self.add(item.path, label, split, "ignored", "outside the class folders")
         return found
 
-    def walk(self, path: str, label: str, part: str, depth: int = 0) -> None:
+    def walk(self, path: str, label: str, split: str, depth: int = 0) -> None:
         """Everything below one class folder; links wait for `follow`."""
         if os.path.islink(path):
-            self.links.append((path, label, part, depth))
+            self.links.append((path, label, split, depth))
             return
         if self.known is not None and path not in self.known:
-            self.add(path, label, part, "ignored", NEW_FOLDER)
+            self.add(path, label, split, "ignored", NEW_FOLDER)
             return
         if depth > _DEEPEST:
-            self.add(path, label, part, "refused", f"nested deeper than {_DEEPEST} folders")
+            self.add(path, label, split, "refused", f"nested deeper than {_DEEPEST} folders")
             return
         self.seen[_identity(os.stat(path))] = path
-        for item in self._listed(path, label, part):
+        for item in self._listed(path, label, split):
             if item.is_symlink():
-                self.links.append((item.path, label, part, depth + 1))
+                self.links.append((item.path, label, split, depth + 1))
             elif item.is_dir(follow_symlinks=False):
-                self.walk(item.path, label, part, depth + 1)
+                self.walk(item.path, label, split, depth + 1)
             else:
-                self._file(item.path, label, part)
+                self._file(item.path, label, split)
 
     def follow(self) -> None:
         """What links lead to, inside the root and not yet seen."""
         while self.links:
             links, self.links = self.links, []
-            for path, label, part, depth in links:
-                target = self._target(path, label, part)
+            for path, label, split, depth in links:
+                target = self._target(path, label, split)
                 if target is None:
                     continue
                 if not os.path.isdir(target):
-                    self._file(path, label, part)
+                    self._file(path, label, split)
                 elif self._above(target, path):
-                    self.add(path, label, part, "refused", "a link to a folder above it")
+                    self.add(path, label, split, "refused", "a link to a folder above it")
                 elif (twin := self.seen.get(_identity(os.stat(target)))) is not None:
-                    self.add(path, label, part, "ignored", f"the same as {self._shown(twin)}")
+                    self.add(path, label, split, "ignored", f"the same as {self._shown(twin)}")
                 else:
-                    self.walk(target, label, part, depth)
+                    self.walk(target, label, split, depth)
 
-    def _listed(self, path: str, label: str, part: str) -> Iterator[os.DirEntry[str]]:
+    def _listed(self, path: str, label: str, split: str) -> Iterator[os.DirEntry[str]]:
         """What lies in a folder, by name; what is hidden is noted and left out."""
         try:
             with os.scandir(path) as items:
                 listed = sorted(items, key=lambda item: item.name)
         except OSError as error:
-            self.add(path, label, part, "refused", f"cannot be read: {error.strerror}")
+            self.add(path, label, split, "refused", f"cannot be read: {error.strerror}")
             return
         for item in listed:
             if item.name.startswith(".") or item.name.casefold() in _LITTER:
-                self.add(item.path, label, part, "ignored", "hidden")
+                self.add(item.path, label, split, "ignored", "hidden")
             else:
                 yield item
 
-    def _target(self, path: str, label: str, part: str) -> str | None:
+    def _target(self, path: str, label: str, split: str) -> str | None:
         """Where a link leads, if that is inside the root."""
         try:
             target = os.path.realpath(path, strict=True)
         except FileNotFoundError:
-            self.add(path, label, part, "refused", "a link to nothing")
+            self.add(path, label, split, "refused", "a link to nothing")
             return None
         except OSError:
-            self.add(path, label, part, "refused", "a link that leads in a circle")
+            self.add(path, label, split, "refused", "a link that leads in a circle")
             return None
         if not target.startswith(os.path.join(self.root, "")) and target != self.root:
-            self.add(path, label, part, "refused", "a link that leaves the folder")
+            self.add(path, label, split, "refused", "a link that leaves the folder")
             return None
         return target
 
@@ -236,23 +233,23 @@ class _Walk:
         above = os.path.realpath(os.path.dirname(path))
         return above == target or above.startswith(os.path.join(target, ""))
 
-    def _file(self, path: str, label: str, part: str) -> None:
+    def _file(self, path: str, label: str, split: str) -> None:
         try:
             found = os.stat(path)
         except OSError as error:
-            self.add(path, label, part, "refused", f"cannot be read: {error.strerror}")
+            self.add(path, label, split, "refused", f"cannot be read: {error.strerror}")
             return
         for is_kind, reason in _KINDS:
             if is_kind(found.st_mode):
-                self.add(path, label, part, "refused", reason)
+                self.add(path, label, split, "refused", reason)
                 return
         twin = self.files.setdefault(_identity(found), path)
         if twin != path:
-            self.add(path, label, part, "ignored", f"the same as {self._shown(twin)}")
+            self.add(path, label, split, "ignored", f"the same as {self._shown(twin)}")
         elif os.path.splitext(path)[1].lower() in _ENDINGS or _begins_as_image(path):
-            self.add(path, label, part, "used", "")
+            self.add(path, label, split, "used", "")
         else:
-            self.add(path, label, part, "ignored", "no image")
+            self.add(path, label, split, "ignored", "no image")
 
     def _shown(self, path: str) -> str:
         return printable(path, self.root)
