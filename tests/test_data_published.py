@@ -19,7 +19,7 @@ import torch
 from plusx.data.dataset import images_of
 from plusx.data.readers.open import open_data
 from plusx.data.sets import published
-from plusx.data.sets.download import Download, fetch, unpack
+from plusx.data.sets.download import Download, fetch
 from plusx.data.sets.published import (
     CIFAR10,
     CIFAR100,
@@ -170,48 +170,26 @@ def test_offline_the_error_names_the_address_and_the_place(tmp_path: Path) -> No
     assert not (tmp_path / "data").exists()
 
 
-def _member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname, member.size = kind, "/etc/passwd", size
-    return member
-
-
-@pytest.mark.parametrize(
-    ("member", "message"),
-    [
-        (_member("x/../../away"), "would leave the folder"),
-        (_member("/away"), "would leave the folder"),
-        (_member("x/link", tarfile.SYMTYPE), "no regular file"),
-        (_member("x/link", tarfile.LNKTYPE), "no regular file"),
-        (_member("x/pipe", tarfile.FIFOTYPE), "no regular file"),
-        (_member("x/device", tarfile.CHRTYPE), "no regular file"),
-        (_member("x/large", size=2000), "more than"),
-    ],
-    ids=lambda value: getattr(value, "name", None),
-)
-def test_a_hostile_archive_is_refused_and_leaves_nothing(
-    tmp_path: Path, member: tarfile.TarInfo, message: str
+def test_of_an_archive_only_the_files_of_the_set_are_written(
+    empty_place: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "x.tar"
-    with tarfile.open(path, "w") as archive:
-        archive.addfile(_member("x/fine"))
-        archive.addfile(member, io.BytesIO(bytes(member.size)))
-    with pytest.raises(ValueError, match=message):
-        unpack(path, tmp_path / "out" / "set", most_bytes=1000)
-    assert os.listdir(tmp_path / "out") == []
-    assert not (tmp_path / "away").exists()
-
-
-def test_archives_of_many_files_or_cut_ones_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.tar.gz"
-    data = tar({str(number): b"x" for number in range(30)}, "x")
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="more than 20 files"):
-        unpack(path, tmp_path / "out" / "set", 1000, most_files=20)
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="is damaged"):
-        unpack(path, tmp_path / "out" / "set", 1000)
-    assert os.listdir(tmp_path / "out") == []
+    small, files = small_cifar(CIFAR10)
+    link = tarfile.TarInfo(f"{CIFAR10.folder}/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    extras = {f"{CIFAR10.folder}/../../away": b"x", "/away": b"x", "other": b"x"}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.addfile(link)
+        for name, data in ({f"{CIFAR10.folder}/{n}": d for n, d in files.items()} | extras).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    (empty_place / CIFAR10.archive.name).write_bytes(packed.getvalue())
+    digest = f"sha256:{hashlib.sha256(packed.getvalue()).hexdigest()}"
+    small = replace(small, archive=replace(CIFAR10.archive, digest=digest))
+    assert len(open_cifar(small, "test", None)) == 10
+    written = sorted(path.name for path in (tmp_path / "cache").rglob("*") if not path.is_dir())
+    assert written == sorted(files)
 
 
 def idx(array: np.ndarray) -> bytes:

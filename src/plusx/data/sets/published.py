@@ -1,11 +1,14 @@
 """The published sets that have a name: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100.
 
 Each is an official training part and an official test part. Validation is cut from the training
-part: its last 5,000 images unless said otherwise, as in He et al. 2015 (section 4.2).
+part: by default its last 5,000 images, as in He et al. 2015 (section 4.2).
 """
 
 import gzip
+import io
+import math
 import struct
+import tarfile
 import zlib
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +20,7 @@ import torch
 from plusx import store
 from plusx.data.dataset import Dataset, MemoryItems, Split
 from plusx.data.modality import ImageModality
-from plusx.data.sets.download import Download, fetch, places, unpack
+from plusx.data.sets.download import Download, fetch, places
 from plusx.data.splits import held_out, stratified_order, validation_count
 from plusx.errors import UserError
 
@@ -98,32 +101,22 @@ CIFAR100 = Cifar(
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
 )
-_FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+
+def _fashion(name: str, md5: str, most_bytes: int) -> Download:
+    host = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+    return Download(f"{host}/{name}.gz", f"md5:{md5}", most_bytes)
+
+
 FASHION_MNIST = Idx(
     name="fashion-mnist",
     folders=("fashion-mnist", "FashionMNIST/raw"),
     elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
     files=(
-        Download(
-            f"{_FASHION}train-images-idx3-ubyte.gz",
-            "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            30_000_000,
-        ),
-        Download(
-            f"{_FASHION}train-labels-idx1-ubyte.gz",
-            "md5:25c81989df183df01b3e8a0aad5dffbe",
-            100_000,
-        ),
-        Download(
-            f"{_FASHION}t10k-images-idx3-ubyte.gz",
-            "md5:bef4ecab320f06d8554ea6380940ec79",
-            6_000_000,
-        ),
-        Download(
-            f"{_FASHION}t10k-labels-idx1-ubyte.gz",
-            "md5:bb300cfdad3c16e7a12a480ee83cd310",
-            100_000,
-        ),
+        _fashion("train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 30_000_000),
+        _fashion("train-labels-idx1-ubyte", "25c81989df183df01b3e8a0aad5dffbe", 100_000),
+        _fashion("t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79", 6_000_000),
+        _fashion("t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", 100_000),
     ),
     counts=(60_000, 10_000),
     size=(28, 28),
@@ -147,148 +140,134 @@ def open_digits(split: Split, validation: Validation, seed: int) -> Dataset:
     images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8))
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
     order = stratified_order(labels, 0)
-    known, tests = np.sort(order[297:]), np.sort(order[:297])
+    others, test = np.sort(order[297:]), np.sort(order[:297])
     if validation is None:
-        chosen = np.isin(known, order[297:597]).nonzero()[0]
+        held = np.isin(others, order[297:597]).nonzero()[0]
     else:
-        chosen = held_out(labels[torch.from_numpy(known)], validation, seed)
+        held = held_out(labels[torch.from_numpy(others)], validation, seed)
     indices = {
-        "train": np.delete(known, chosen),
-        "validation": known[chosen],
-        "test": tests,
+        "train": np.delete(others, held),
+        "validation": others[held],
+        "test": test,
         "all": np.arange(len(labels)),
     }[split]
+    chosen = torch.from_numpy(indices)
     return Dataset(
         name="digits",
         split=split,
         classes=tuple("0123456789"),
-        labels=labels[torch.from_numpy(indices)],
+        labels=labels[chosen],
         modality=ImageModality((8, 8), 1, (0.3053,), (0.3760,), resize="stretch"),
-        items=MemoryItems(images[torch.from_numpy(indices)]),
+        items=MemoryItems(images[chosen]),
     )
 
 
 def _digits_table() -> np.ndarray:
-    """The file that scikit-learn has its digits in: 64 pixels of 0 to 16 and the label, a row each.
+    """scikit-learn's digits: 64 pixels of 0 to 16 and the label, a row each.
 
-    It is read from where it lies, for importing scikit-learn takes more than a second.
+    Its file is read directly, for importing scikit-learn takes more than a second.
     """
-    found = find_spec("sklearn")
-    assert found is not None
-    assert found.origin is not None
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if path.is_file():
-        with gzip.open(path, "rt") as file:
-            return np.loadtxt(file, delimiter=",")
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return np.column_stack([digits.data, digits.target])
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    with gzip.open(Path(package.origin).parent / "datasets/data/digits.csv.gz", "rt") as file:
+        return np.loadtxt(file, delimiter=",")
 
 
-def open_cifar(described: Cifar, split: Split, validation: Validation) -> Dataset:
+def open_cifar(cifar: Cifar, split: Split, validation: Validation) -> Dataset:
     """A CIFAR set from where it lies, else from its checked archive, else downloaded."""
-    folder = _cifar_folder(described)
-    parts = []
-    if split != "test":
-        parts += [
-            _read_cifar(folder / name, described, described.records) for name in described.train
-        ]
-        parts = [_cut(_joined(parts), split, validation)]
-    if split in ("test", "all"):
-        parts += [
-            _read_cifar(folder / name, described, described.test_records) for name in described.test
-        ]
-    classes = described.classes
+    folder = _cifar_folder(cifar)
+
+    def read(names: tuple[str, ...], records: int) -> Part:
+        return _joined([_read_cifar(folder / name, cifar, records) for name in names])
+
+    classes = cifar.classes
     if isinstance(classes, str):
-        lines = (folder / classes).read_text("utf-8", "replace").split()
-        if len(lines) != described.num_classes:
-            raise UserError(
-                f"{folder / classes}: {len(lines)} names for {described.num_classes} classes"
-            )
-        classes = tuple(lines)
-    modality = ImageModality((32, 32), 3, described.mean, described.std, resize="stretch")
-    return _source(described.name, split, classes, modality, _joined(parts))
+        classes = tuple((folder / classes).read_text("utf-8", "replace").split())
+    if len(classes) != cifar.num_classes:
+        raise UserError(f"{folder}: {len(classes)} names for {cifar.num_classes} classes")
+    modality = ImageModality((32, 32), 3, cifar.mean, cifar.std, resize="stretch")
+    train = read(cifar.train, cifar.records) if split != "test" else None
+    test = read(cifar.test, cifar.test_records) if split in ("test", "all") else None
+    return _dataset(cifar.name, split, validation, classes, modality, train, test)
 
 
-def _cifar_folder(described: Cifar) -> Path:
-    needed = (*described.train, *described.test)
+def _cifar_folder(cifar: Cifar) -> Path:
+    names = (*cifar.train, *cifar.test)
     for place in places():
-        for folder in (place / described.folder, place / described.name / described.folder):
-            if all((folder / name).is_file() for name in needed):
+        for folder in (place / cifar.folder, place / cifar.name / cifar.folder):
+            if all((folder / name).is_file() for name in names):
                 return folder
-    target = store.cache_folder() / "data" / described.folder
-    for place in places():
-        archive = place / described.archive.name
-        if archive.is_file():
-            break
-    else:
-        archive = fetch(described.archive, target.parent)
-    if not described.archive.check(archive.read_bytes()):
-        raise UserError(f"{archive} is not the published file ({described.archive.digest})")
-    unpack(archive, target, most_bytes=250_000_000)
+    target = store.cache_folder() / "data" / cifar.folder
+    archives = [place / cifar.archive.name for place in places()]
+    archive = next((path for path in archives if path.is_file()), None)
+    archive = archive or fetch(cifar.archive, target.parent)
+    data = archive.read_bytes()
+    if not cifar.archive.check(data):
+        raise UserError(f"{archive} is not the published file ({cifar.archive.digest})")
+    if isinstance(cifar.classes, str):
+        names = (*names, cifar.classes)
+    with store.whole_folder(target) as partial, tarfile.open(fileobj=io.BytesIO(data)) as members:
+        for name in names:
+            content = members.extractfile(f"{cifar.folder}/{name}")
+            assert content is not None
+            store.write_bytes(partial / name, content.read())
     return target
 
 
-def _read_cifar(path: Path, described: Cifar, records: int) -> Part:
+def _read_cifar(path: Path, cifar: Cifar, records: int) -> Part:
     if not path.is_file():
         raise UserError(f"{path} is missing")
-    length = described.label_bytes + 3072
+    length = cifar.label_bytes + 3072
     raw = np.fromfile(path, np.uint8)
     if raw.size != records * length:
         raise UserError(f"{path} is damaged: {raw.size:,} bytes, {records * length:,} are expected")
     rows = raw.reshape(records, length)
-    labels = rows[:, described.label_bytes - 1]
-    _check_labels(path, labels, described.num_classes)
-    return rows[:, described.label_bytes :].reshape(-1, 3, 32, 32), labels
+    labels = rows[:, cifar.label_bytes - 1]
+    _check_labels(path, labels, cifar.num_classes)
+    return rows[:, cifar.label_bytes :].reshape(-1, 3, 32, 32), labels
 
 
-def open_idx(described: Idx, split: Split, validation: Validation) -> Dataset:
+def open_idx(idx: Idx, split: Split, validation: Validation) -> Dataset:
     """A set of IDX files from where they lie, else downloaded and checked."""
-    names = [item.name for item in described.files]
-    folder = _idx_folder(described)
-    parts = []
-    if split != "test":
-        parts.append(_cut(_read_idx_pair(folder, names[:2], described, 0), split, validation))
-    if split in ("test", "all"):
-        parts.append(_read_idx_pair(folder, names[2:], described, 1))
-    modality = ImageModality(
-        described.size, 1, (described.mean,), (described.std,), resize="stretch"
-    )
-    return _source(described.name, split, described.classes, modality, _joined(parts))
+    folder = _idx_folder(idx)
+
+    def read(images: Download, labels: Download, count: int) -> Part:
+        pixels = read_idx(folder / images.name, (count, *idx.size))
+        numbers = read_idx(folder / labels.name, (count,))
+        _check_labels(folder / labels.name, numbers, len(idx.classes))
+        return pixels[:, None], numbers
+
+    modality = ImageModality(idx.size, 1, (idx.mean,), (idx.std,), resize="stretch")
+    train = read(*idx.files[:2], idx.counts[0]) if split != "test" else None
+    test = read(*idx.files[2:], idx.counts[1]) if split in ("test", "all") else None
+    return _dataset(idx.name, split, validation, idx.classes, modality, train, test)
 
 
-def _idx_folder(described: Idx) -> Path:
-    under = [place / name for place in places() for name in described.folders]
-    for folder in (*under, *described.elsewhere):
-        if all((folder / item.name).is_file() for item in described.files):
+def _idx_folder(idx: Idx) -> Path:
+    below = [place / name for place in places() for name in idx.folders]
+    for folder in (*below, *idx.elsewhere):
+        if all((folder / item.name).is_file() for item in idx.files):
             return folder
-    target = store.cache_folder() / "data" / described.folders[0]
-    for item in described.files:
+    target = store.cache_folder() / "data" / idx.folders[0]
+    for item in idx.files:
         if not (target / item.name).is_file():
             fetch(item, target)
     return target
 
 
-def _read_idx_pair(folder: Path, names: list[str], described: Idx, part: int) -> Part:
-    images = read_idx(folder / names[0], (described.counts[part], *described.size))
-    labels = read_idx(folder / names[1], (described.counts[part],))
-    _check_labels(folder / names[1], labels, len(described.classes))
-    return images[:, None], labels
-
-
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The uint8 numbers of a gzipped IDX file that must have this shape."""
-    size = 4 + 4 * len(shape) + int(np.prod(shape))
+    header = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
+    size = len(header) + math.prod(shape)
     try:
         with gzip.open(path) as file:
             data = file.read(size + 1)
-            wanted = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
-            if not data.startswith(wanted) or len(data) != size:
-                raise UserError(f"{path} is damaged: it is no IDX file of bytes {shape}")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    return np.frombuffer(data, np.uint8, offset=len(wanted)).reshape(shape)
+    if not data.startswith(header) or len(data) != size:
+        raise UserError(f"{path} is damaged: it is no IDX file of bytes {shape}")
+    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
 
 
 def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
@@ -300,39 +279,37 @@ def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
         )
 
 
-def _cut(part: Part, split: Split, validation: Validation) -> Part:
-    """The training or the validation samples (the last ones) of an official training part."""
-    images, labels = part
-    if split == "all":
-        return part
-    if validation is None:
-        validation = 5000 if len(labels) >= 50_000 else 0.1
-    place = len(labels) - validation_count(len(labels), validation)
-    if split == "train":
-        return images[:place], labels[:place]
-    return images[place:], labels[place:]
-
-
 def _joined(parts: list[Part]) -> Part:
-    if len(parts) == 1:
-        return parts[0]
     images, labels = zip(*parts)
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _source(
+def _dataset(
     name: str,
     split: Split,
+    validation: Validation,
     classes: tuple[str, ...],
     modality: ImageModality,
-    part: Part,
+    train: Part | None,
+    test: Part | None,
 ) -> Dataset:
-    images, labels = part
+    """One split of an official training part, whose last samples validate, and a test part."""
+    parts = [] if test is None else [test]
+    if train is not None and split != "all":
+        images, labels = train
+        default = 5000 if len(labels) >= 50_000 else 0.1
+        held_out = validation_count(len(labels), default if validation is None else validation)
+        end = len(labels) - held_out
+        chosen = slice(end) if split == "train" else slice(end, None)
+        parts = [(images[chosen], labels[chosen])]
+    elif train is not None:
+        parts = [train, *parts]
+    images, labels = _joined(parts)
     return Dataset(
         name=name,
         split=split,
         classes=classes,
         labels=torch.from_numpy(labels.astype(np.int64)),
         modality=modality,
-        items=MemoryItems(torch.from_numpy(np.array(images, order="C"))),
+        items=MemoryItems(torch.from_numpy(images)),
     )
