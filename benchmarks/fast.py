@@ -41,7 +41,7 @@ from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe
 from plusx.recipe.tables import Muon
 from plusx.report.figures import line, lines_figure
-from plusx.run import optim, parts, task_factory
+from plusx.run import build, optim, task_factory
 from plusx.run.environment import environment
 from plusx.run.folder import now
 from plusx.tasks.prepare import prepare
@@ -84,11 +84,11 @@ class Said:
 
 def step_work(recipe: Recipe) -> int:
     """Floating-point operations of one training step of the recipe."""
-    spec = parts.spec_of(recipe.net)
+    spec = build.spec_of(recipe.net)
     assert isinstance(spec, Net)
     flops = 3 * 2 * measure(spec).multiply_adds * recipe.batch_size
     if isinstance(recipe.optim, Muon):
-        net, _ = parts.make_net(recipe)
+        net, _ = build.make_net(recipe)
         filters = [p.shape for p in net.parameters() if p.ndim == 4]
         if recipe.init.whiten:
             filters = filters[1:]  # the first one stays as it is
@@ -115,12 +115,12 @@ def resolved(recipe: Recipe) -> Recipe:
     return replace(recipe, net=replace(recipe.net, in_channels=3, num_classes=10, size=32))
 
 
-def run(recipe: Recipe, sets: parts.Sets, say: str) -> dict[str, Any]:
+def run(recipe: Recipe, sets: build.Sets, say: str) -> dict[str, Any]:
     """Train the recipe and judge it once: what a cell keeps."""
     assert recipe.steps is not None
     assert sets.validation is not None
-    net, _ = parts.make_net(recipe)
-    parts.begin_from(recipe, net, sets.train)
+    net, _ = build.make_net(recipe)
+    build.begin_from(recipe, net, sets.train)
     device = recipe.device
     task = prepare(
         task_factory.make_training_task(recipe, net, sets.train),
@@ -290,7 +290,7 @@ def write(said: Said, rows: list[Row]) -> None:
     )
 
 
-def tiny_sets() -> parts.Sets:
+def tiny_sets() -> build.Sets:
     """Random pictures in the place of CIFAR-10."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (600, 3, 32, 32), generator=generator, dtype=torch.uint8)
@@ -302,7 +302,7 @@ def tiny_sets() -> parts.Sets:
         modality=ImageModality(size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3),
         items=MemoryItems(images),
     )
-    return parts.Sets(whole, whole.subset(list(range(20))))
+    return build.Sets(whole, whole.subset(list(range(20))))
 
 
 def main(arguments: list[str]) -> int:
@@ -338,7 +338,7 @@ def main(arguments: list[str]) -> int:
         recipe = cell_recipe(name, said.precision, work, seed)
         if asked.tiny:
             recipe = replace(recipe, batch_size=16)
-        sets = tiny_sets() if asked.tiny else parts.open_sets(recipe)
+        sets = tiny_sets() if asked.tiny else build.open_sets(recipe)
         done = run(recipe, sets, f"{name}, {work:g} PFLOP, seed {seed}")
         store.write_json(path, done)
         views = f"{done['views']} {100 * done['accuracy_views']:.2f} %"

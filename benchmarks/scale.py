@@ -136,7 +136,7 @@ def rank(pipe: Connection, number: int, size: int, port: int, batch: int, pixels
             name, steps = order
             before = bytes_received()
             losses = [report.loss for report in islice(engines[name], steps)]
-            world.wait()  # until all have what was sent to them
+            world.barrier()  # until all have what was sent to them
             pipe.send((losses, bytes_received() - before))
 
 

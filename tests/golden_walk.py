@@ -25,7 +25,7 @@ from plusx.data.batch import Batch
 from plusx.data.loader import Loader
 from plusx.data.readers.packing import pack
 from plusx.recipe import Recipe, parse_recipe
-from plusx.run import parts
+from plusx.run import build
 from plusx.weights import read_weights
 from volume_files import write_nifti
 
@@ -330,10 +330,10 @@ def recipe_of(name: str, root: Path) -> Recipe:
 
 def first_batches(recipe: Recipe) -> Iterator[Batch]:
     """Three batches that train, and the first one that validates."""
-    sets = parts.open_sets(recipe)
+    sets = build.open_sets(recipe)
     assert sets.validation is not None
     for source, split, count in ((sets.train, "train", 3), (sets.validation, "validation", 1)):
-        size = 4 if split == "train" else parts.judged_at_a_time(source, 4)
+        size = 4 if split == "train" else build.evaluation_batch_size(source, 4)
         loader = Loader(
             source,
             split=split,

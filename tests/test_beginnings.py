@@ -10,7 +10,7 @@ from plusx import cli
 from plusx.models import create_model
 from plusx.nn.gates import ShortcutGate
 from plusx.recipe import Recipe, load_recipe
-from plusx.run import parts
+from plusx.run import build
 
 
 def recipe_of(*overrides: str) -> Recipe:
@@ -18,7 +18,7 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 def test_by_default_a_run_begins_as_create_model_does() -> None:
-    net, _ = parts.make_net(recipe_of("seed=3", "net.size=8"))
+    net, _ = build.make_net(recipe_of("seed=3", "net.size=8"))
     theirs = create_model("resnet20", seed=3)
     for (name, ours), other in zip(net.state_dict().items(), theirs.state_dict().values()):
         assert torch.equal(ours, other), name
@@ -28,18 +28,18 @@ def test_by_default_a_run_begins_as_create_model_does() -> None:
     ("rule", "spread"), [("he", (2 / 144) ** 0.5), ("normal0.01", 0.01), ("pytorch", 1 / 432**0.5)]
 )
 def test_a_rule_of_the_recipe_is_how_convolutions_begin(rule: str, spread: float) -> None:
-    net, _ = parts.make_net(recipe_of(f'init.rule="{rule}"'))
+    net, _ = build.make_net(recipe_of(f'init.rule="{rule}"'))
     weight = net.get_parameter("layer1.0.conv1.weight")
     assert float(weight.detach().std()) == pytest.approx(spread, rel=0.05)
 
 
 def test_the_last_gamma_and_the_gates_begin_as_told() -> None:
-    net, _ = parts.make_net(recipe_of("init.zero_last_gamma=true"))
+    net, _ = build.make_net(recipe_of("init.zero_last_gamma=true"))
     assert not net.get_parameter("layer2.1.bn2.weight").any()
     assert net.get_parameter("layer2.1.bn1.weight").all()
     for name in ("resnet110_shortcut_gate", "resnet110_exclusive_gate"):
         for bias in (-6.0, 0.0):
-            net, _ = parts.make_net(recipe_of(f"net.base={name}", f"init.gate_bias={bias}"))
+            net, _ = build.make_net(recipe_of(f"net.base={name}", f"init.gate_bias={bias}"))
             gates = [
                 module.conv.bias if isinstance(module, ShortcutGate) else module.gate[-1].bias
                 for module in net.modules()
@@ -54,26 +54,26 @@ def test_a_plain_module_begins_in_its_own_way(
 ) -> None:
     words = ["train", "digits-resnet20", "net.base=resnet8_keras", "init.rule=he"]
     assert cli.run([*words, "--out", str(tmp_path / "out")]) == 2
-    assert "begins in a way of its own" in capsys.readouterr().err
+    assert "is an external module with its own rule" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("train", "count"), [("100", 100), ("0.5", 600), ("1200", 1200)])
 def test_a_part_of_the_images_has_every_class_alike(train: str, count: int) -> None:
-    source = parts.open_split(recipe_of(f"data.train={train}"), "train")
+    source = build.open_split(recipe_of(f"data.train={train}"), "train")
     counts = Counter(source.labels.tolist())
     assert len(source) == count
     assert len(counts) == 10
     assert max(counts.values()) - min(counts.values()) <= max(2, count // 100)
-    again = parts.open_split(recipe_of(f"data.train={train}"), "train")
+    again = build.open_split(recipe_of(f"data.train={train}"), "train")
     assert again.fingerprint() == source.fingerprint()
-    held = parts.open_split(recipe_of(f"data.train={train}"), "validation")
-    assert held.fingerprint() == parts.open_split(recipe_of(), "validation").fingerprint()
+    held = build.open_split(recipe_of(f"data.train={train}"), "validation")
+    assert held.fingerprint() == build.open_split(recipe_of(), "validation").fingerprint()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_part_is_drawn_by_the_seed(seed: int) -> None:
-    ours = parts.open_split(recipe_of("data.train=100", f"seed={seed}"), "train")
-    other = parts.open_split(recipe_of("data.train=100", f"seed={seed + 2}"), "train")
+    ours = build.open_split(recipe_of("data.train=100", f"seed={seed}"), "train")
+    other = build.open_split(recipe_of("data.train=100", f"seed={seed + 2}"), "train")
     assert ours.fingerprint() != other.fingerprint()
 
 

@@ -29,7 +29,7 @@ from plusx.grammar.heads import (
 )
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
-from plusx.models import initialised
+from plusx.nn.build import build
 from plusx.nn.costs import multiply_adds
 from plusx.nn.feature_info import FeatureMap
 from plusx.nn.network import Network
@@ -190,7 +190,7 @@ def test_a_dilated_network_computes_the_strided_one_and_what_is_between(name: st
     ndim = whole.ndim
     coarse = max(each_dimension(measure(whole).strides[-1], ndim))
     stride = max(coarse // 4, 8 if name != "wrn16_4" else 1)
-    net = initialised(whole).eval()
+    net = build(whole).eval()
     other = Network(dilated(whole, stride)).eval()
     assert other.strides != net.strides
     other.load_state_dict(net.state_dict())
@@ -235,7 +235,7 @@ PAIRS = [
 def test_every_head_stands_on_every_backbone(name: str, head: Head) -> None:
     whole = small(name)
     torch.manual_seed(0)
-    backbone = initialised(whole)
+    backbone = build(whole)
     if name == "convnext_tiny" and isinstance(head, Fcn | DeepLab):
         with pytest.raises(ValueError, match="keeps its stride"):
             NetworkWithHead(backbone, head, 3)
@@ -288,7 +288,7 @@ def test_plain_modules_carry_heads_too(name: str, head: Head, tmp_path: Path) ->
 def test_a_unet_gives_logits_of_any_size_in_any_dimension(name: str, size: tuple[int, ...]) -> None:
     whole = small(name)
     torch.manual_seed(0)
-    net = NetworkWithHead(initialised(whole), UNet(width=8), 2).eval()
+    net = NetworkWithHead(build(whole), UNet(width=8), 2).eval()
     x = torch.randn(2, whole.in_channels, *size)
     if whole.stem.startswith("embed"):
         x = torch.randint(0, whole.in_channels, (2, *size))
@@ -305,7 +305,7 @@ def test_a_unet_gives_logits_of_any_size_in_any_dimension(name: str, size: tuple
 
 @pytest.mark.slow
 def test_boxes_are_for_images() -> None:
-    net = initialised(small("resnet18_1d", 8))
+    net = build(small("resnet18_1d", 8))
     with pytest.raises(ValueError, match="finds boxes in images; the network has 1 dimensions"):
         NetworkWithHead(net, Fcos(), 2)
 
@@ -336,7 +336,7 @@ def test_a_pyramid_of_fewer_levels_has_the_finest() -> None:
 @pytest.mark.slow
 def test_a_detector_begins_unsure_with_boxes_of_some_size() -> None:
     torch.manual_seed(0)
-    net = NetworkWithHead(initialised(small("resnet18")), Fcos(width=8), 3).eval()
+    net = NetworkWithHead(build(small("resnet18")), Fcos(width=8), 3).eval()
     with torch.no_grad():
         maps = net(torch.randn(1, 3, 64, 96))
     assert net.level_strides == ((8, 8), (16, 16), (32, 32), (64, 64))
@@ -359,9 +359,7 @@ def test_yolov3_has_its_published_count() -> None:
 def test_frozen_norms_are_constants_and_others_are_not() -> None:
     for frozen in (True, False):
         torch.manual_seed(0)
-        net = NetworkWithHead(
-            initialised(small("resnet18")), FasterRcnn(width=8, frozen_norms=frozen), 2
-        )
+        net = NetworkWithHead(build(small("resnet18")), FasterRcnn(width=8, frozen_norms=frozen), 2)
         before = {key: each.clone() for key, each in net.backbone.named_buffers()}
         loss_of(net.train()).backward()
         after = dict(net.backbone.named_buffers())
@@ -374,7 +372,7 @@ def test_frozen_norms_are_constants_and_others_are_not() -> None:
 @pytest.mark.slow
 def test_crowds_and_rows_without_a_box_are_no_targets() -> None:
     x, boxes, masks = scenes()
-    net = NetworkWithHead(initialised(small("resnet18")), MaskRcnn(width=8), 2).train()
+    net = NetworkWithHead(build(small("resnet18")), MaskRcnn(width=8), 2).train()
 
     def losses(rows: Tensor, shapes: Tensor) -> list[Tensor]:
         torch.manual_seed(1)
@@ -395,14 +393,14 @@ def test_crowds_and_rows_without_a_box_are_no_targets() -> None:
 @pytest.mark.slow
 def test_too_few_anchors_are_refused() -> None:
     with pytest.raises(ValueError, match="2 sides; the pyramid on this network has 5 levels"):
-        NetworkWithHead(initialised(small("resnet18")), FasterRcnn(width=8, anchors=(8, 16)), 2)
+        NetworkWithHead(build(small("resnet18")), FasterRcnn(width=8, anchors=(8, 16)), 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEAD_EXAMPLES, ids=lambda head: head.kind)
 def test_a_file_of_weights_builds_the_same_network(head: Head, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    net = NetworkWithHead(initialised(small("resnet18")), head, 3).eval()
+    net = NetworkWithHead(build(small("resnet18")), head, 3).eval()
     task = {"kind": "detect", "score": 0.1}
     save_network(net, path, classes=["a", "b", "c"], task=task)
     again, found = open_network(path)
@@ -429,7 +427,7 @@ def test_a_file_with_a_false_head_is_refused(said: str, why: str, tmp_path: Path
     from plusx.weights.files import describe
 
     path = tmp_path / "a.safetensors"
-    net = NetworkWithHead(initialised(small("resnet18")), UNet(width=4), 2)
+    net = NetworkWithHead(build(small("resnet18")), UNet(width=4), 2)
     metadata = describe(net, None, None, None, "") | {"head": said}
     store.save_tensors(path, net.state_dict(), metadata)
     with pytest.raises(ValueError, match=why):
@@ -442,9 +440,9 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     torch.manual_seed(0)
     spec = shrunken(zoo.find(name), width=16)  # type: ignore[arg-type]
-    classifier = initialised(spec)
+    classifier = build(spec)
     save_network(classifier, path)
-    segmenter = NetworkWithHead(initialised(spec), UNet(width=4), 3)
+    segmenter = NetworkWithHead(build(spec), UNet(width=4), 3)
     before = segmenter.head.state_dict()["classifier.weight"].clone()
     report = load_found(segmenter, None, read_weights(path), new_head=True)
     own, given = segmenter.backbone.state_dict(), classifier.state_dict()
@@ -454,15 +452,15 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
 
     save_network(segmenter, path)
     for head, classes in ((UNet(width=4), 5), (Fcos(width=8), 3)):
-        other = NetworkWithHead(initialised(spec), head, classes)
+        other = NetworkWithHead(build(spec), head, classes)
         load_found(other, None, read_weights(path), new_head=True)
         assert all(torch.equal(own[key], each) for key, each in other.backbone.state_dict().items())
-    fresh = initialised(spec)
+    fresh = build(spec)
     load_found(fresh, None, read_weights(path), new_head=True)
     assert all(torch.equal(own[key], fresh.state_dict()[key]) for key in own)
     with pytest.raises(ValueError, match="a head 'unet', not for this one's"):
-        load_found(initialised(spec), None, read_weights(path))
-    other = NetworkWithHead(initialised(replace(spec, act="silu")), UNet(width=4), 3)
+        load_found(build(spec), None, read_weights(path))
+    other = NetworkWithHead(build(replace(spec, act="silu")), UNet(width=4), 3)
     with pytest.raises(ValueError, match="another network"):
         load_found(other, None, read_weights(path))
 
@@ -472,7 +470,7 @@ def test_multiply_adds_are_those_of_the_parts() -> None:
     for name in ("resnet18", "preact_resnet18", "botnet50", "r3d_18"):
         whole = replace(shrunken(spec(name), width=64, depth=1), size=spec(name).size)
         size = each_dimension(whole.size, whole.ndim)
-        net = NetworkWithHead(initialised(whole), UNet(width=4), 2)
+        net = NetworkWithHead(build(whole), UNet(width=4), 2)
         bare = measure(backbone_of(whole, UNet())).multiply_adds
         decoder = 0
         maps = [level.stride for level in net.head.levels]  # type: ignore[union-attr]
@@ -488,7 +486,7 @@ def test_multiply_adds_are_those_of_the_parts() -> None:
 
 @pytest.mark.slow
 def test_a_head_is_the_same_for_the_same_seed() -> None:
-    from plusx.run.networks import make_net
+    from plusx.run.build import make_net
 
     recipe = parse_recipe(RECIPE + 'kind = "unet"\nwidth = 4', where="a.toml")
     recipe = replace(recipe, net=replace(recipe.net, num_classes=3))
@@ -511,7 +509,7 @@ def test_a_head_is_the_same_for_the_same_seed() -> None:
     ],
 )
 def test_a_task_has_a_head_that_fits(change: dict[str, Any], why: str) -> None:
-    from plusx.run.networks import make_net
+    from plusx.run.build import make_net
 
     recipe = parse_recipe(RECIPE + 'kind = "unet"', where="a.toml")
     net = replace(recipe.net, base="resnet20", num_classes=3)

@@ -15,12 +15,13 @@ import plusx
 from plusx import store
 from plusx.grammar.backbone import dilated
 from plusx.grammar.spec import Net
+from plusx.nn.build import build
 from plusx.nn.costs import multiply_adds
 from plusx.nn.network import Network
 from plusx.nn.with_head import NetworkWithHead
 from plusx.weights import convert, load_weights, open_network
+from plusx.weights.convert import EPSILON, with_epsilon
 from plusx.weights.rules import rename
-from plusx.weights.with_head import EPSILON, dense_named, with_epsilon
 from plusx.zoo import find
 from plusx.zoo.with_head import HEADED
 
@@ -53,7 +54,7 @@ def theirs(name: str, **more: Any) -> nn.Module:
 @pytest.mark.parametrize("name", [name for name in HEADED if "101" not in name])
 def test_counts_are_the_published_ones(name: str) -> None:
     with torch.device("meta"):
-        net = dense_named(name)
+        net = build(HEADED[name].net)
     published = next(iter(get_model_weights(name))).meta
     assert sum(parameter.numel() for parameter in net.parameters()) == published["num_params"]
     if name == "fasterrcnn_resnet50_fpn":

@@ -28,7 +28,7 @@ from plusx.recipe import Recipe, load_recipe
 from plusx.report import write_report
 from plusx.run import evaluate as evaluated
 from plusx.run import load_run, predict, train
-from plusx.run.parts import open_split
+from plusx.run.build import open_split
 from plusx.run.task_factory import make_training_task
 from plusx.tasks.detect import Detect
 from plusx.tasks.prepare import prepare

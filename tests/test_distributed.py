@@ -26,7 +26,7 @@ import small_run
 from plusx import store
 from plusx.data.loader import Loader
 from plusx.recipe import load_recipe
-from plusx.run import evaluate, load_run, optim, parts, task_factory
+from plusx.run import build, evaluate, load_run, optim, task_factory
 from plusx.tasks.prepare import prepare
 from plusx.train.loop import reseed
 from plusx.train.optim import trained_parameters
@@ -165,9 +165,9 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], atol: float = 2e-6)
 def shares_on_one(recipe: Path, *overrides: str, ranks: int) -> State:
     """One process that does what the ranks of a world do, one after another."""
     said = load_recipe(str(recipe), overrides)
-    sets = parts.open_sets(said)
-    said = parts.resolved(said, sets.train)
-    net, _ = parts.make_net(said)
+    sets = build.open_sets(said)
+    said = build.resolved(said, sets.train)
+    net, _ = build.make_net(said)
     task = prepare(task_factory.make_training_task(said, net, sets.train), device="cpu")
     state = State(task, optim.optimizer_of(said, task), said.seed)
     rate = optim.schedule_of(said, said.steps or 0)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from plusx import store
 from plusx.recipe import load_recipe
-from plusx.run import parts
+from plusx.run import build
 from plusx.run.distributed import DistributedContext, joined
 from plusx.run.engines import engine_of
 from plusx.run.signals import Signals
@@ -38,8 +38,8 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_a_world_of_one_tells_itself() -> None:
     world = DistributedContext()
     assert world.first
-    assert world.told({"a": 1}) == {"a": 1}
-    assert world.totals([1.5]) == [1.5]
+    assert world.broadcast({"a": 1}) == {"a": 1}
+    assert world.sum([1.5]) == [1.5]
     assert world.device("mps") == "mps"
     with Signals() as world.signals:
         assert world.stopping is None
@@ -91,7 +91,7 @@ def test_what_sharded_state_cannot_do_is_refused(override: str, said: str) -> No
 class _Elsewhere(DistributedContext):
     """A world whose rank 0 was given something else."""
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return [value[0] + "# more", value[1]]
 
 
@@ -100,7 +100,7 @@ def test_processes_with_another_recipe_are_refused() -> None:
 
     recipe = load_recipe("digits-resnet20")
     with pytest.raises(ValueError, match="rank 1 was given another recipe than rank 0"):
-        _refuse_disagreement(recipe, parts.open_sets(recipe), _Elsewhere(1, 2))
+        _refuse_disagreement(recipe, build.open_sets(recipe), _Elsewhere(1, 2))
 
 
 @given(processes=st.integers(1, 4096), size=st.integers(1, 10**12))

@@ -134,7 +134,7 @@ def test_predictions_are_unit_vectors(trained: Path, faces: Path, tmp_path: Path
 
 
 def test_people_of_one_split_are_no_classes_of_another(trained: Path) -> None:
-    with pytest.raises(ValueError, match="classes of their own"):
+    with pytest.raises(ValueError, match="have different classes"):
         probe(runs.load_run(trained), device="cpu")
 
 

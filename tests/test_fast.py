@@ -22,7 +22,7 @@ from plusx.grammar.words import parse
 from plusx.nn.dims import layer_type
 from plusx.nn.whitening import whiten
 from plusx.recipe import load_recipe, parse_recipe
-from plusx.run import optim, parts, train
+from plusx.run import build, optim, train
 from plusx.run.folder import LOG, WEIGHTS
 from plusx.tasks.classify import Classify
 from plusx.tasks.tta import TestTimeAugmented
@@ -127,7 +127,7 @@ def test_what_cannot_whiten_is_refused(
 def test_weights_that_are_loaded_are_not_whitened() -> None:
     recipe = load_recipe("digits-resnet20", ["init.whiten=true", "net.weights=some.safetensors"])
     with pytest.raises(ValueError, match="whiten: the network begins with weights"):
-        parts.begin_from(recipe, nn.Conv2d(1, 2, 2), parts.open_split(recipe, "train"))
+        build.begin_from(recipe, nn.Conv2d(1, 2, 2), build.open_split(recipe, "train"))
 
 
 class Corner(nn.Module):
@@ -209,12 +209,12 @@ def test_a_run_with_all_of_it_goes_on_to_the_bit(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_frozen_convolution_stays_and_everything_else_moves(tmp_path: Path) -> None:
     recipe = parse_recipe(SMALL)
-    sets = parts.open_sets(recipe)
-    net, _ = parts.make_net(recipe)
-    parts.begin_from(recipe, net, sets.train)
+    sets = build.open_sets(recipe)
+    net, _ = build.make_net(recipe)
+    build.begin_from(recipe, net, sets.train)
     begun = {name: p.detach().clone() for name, p in net.named_parameters()}
-    again, _ = parts.make_net(recipe)
-    parts.begin_from(recipe, again, sets.train)
+    again, _ = build.make_net(recipe)
+    build.begin_from(recipe, again, sets.train)
     assert all(torch.equal(p, begun[name]) for name, p in again.named_parameters())
     task = Classify(net)
     optimizer = optim.optimizer_of(recipe, task)

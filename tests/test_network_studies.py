@@ -216,9 +216,9 @@ def test_a_line_leaves_out_what_one_seed_does_not_know() -> None:
 
 
 def test_the_same_images_are_looked_at_every_time() -> None:
-    from plusx.run import parts
+    from plusx.run import build
 
-    source = parts.open_split(load_recipe("digits-resnet20"), "train")
+    source = build.open_split(load_recipe("digits-resnet20"), "train")
     first, again = (some_batches(source, 20, 8) for _ in range(2))
     assert [len(batch) for batch in first] == [8, 8, 4]
     assert all(bool((a.inputs == b.inputs).all()) for a, b in zip(first, again))

@@ -7,7 +7,7 @@ import torch
 
 import small_run
 from plusx.recipe import load_recipe
-from plusx.run import precision, train
+from plusx.run import environment, train
 from plusx.run import training as run_training
 from plusx.run.folder import read_recipe
 from plusx.tasks.precision import bfloat16_gain
@@ -21,12 +21,12 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What measurements are to give, and an empty cache folder."""
     answers = ["bfloat16", "float32"]
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(precision, "quicker_precision", lambda device: answers.pop(0))
+    monkeypatch.setattr(environment, "quicker_precision", lambda device: answers.pop(0))
     return answers
 
 
 def test_it_is_measured_once_on_a_machine(measured: list[str]) -> None:
-    assert [precision.remembered_precision(CPU) for _ in range(3)] == ["bfloat16"] * 3
+    assert [environment.remembered_precision(CPU) for _ in range(3)] == ["bfloat16"] * 3
     assert measured == ["float32"]
 
 
@@ -36,14 +36,14 @@ def test_a_damaged_memory_is_measured_anew(
 ) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "precision.json").write_bytes(damaged)
-    assert precision.remembered_precision(CPU) == "bfloat16"
-    assert precision.remembered_precision(CPU) == "bfloat16"
+    assert environment.remembered_precision(CPU) == "bfloat16"
+    assert environment.remembered_precision(CPU) == "bfloat16"
 
 
 def test_a_cache_that_is_a_file_is_no_error(measured: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")
-    assert precision.remembered_precision(CPU) == "bfloat16"
-    assert precision.remembered_precision(CPU) == "float32"
+    assert environment.remembered_precision(CPU) == "bfloat16"
+    assert environment.remembered_precision(CPU) == "float32"
 
 
 def test_a_run_records_its_choice_and_keeps_it(

@@ -14,7 +14,7 @@ from plusx.data.readers.open import open_data
 from plusx.data.readers.table import read_table
 from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
-from plusx.run import load_run, parts, train
+from plusx.run import build, load_run, train
 from plusx.run.folder import test_uses as uses_of
 from plusx.run.probing import probe
 
@@ -59,7 +59,7 @@ def test_the_command_answers_in_json_and_counts_uses_of_the_test(
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (["--split", "train"], "judged by another one"),
+        (["--split", "train"], "evaluated on another"),
         (["--neighbours", "0"], "neighbours = 0"),
         (["--data", "no-such-data"], "no data 'no-such-data'"),
     ],
@@ -133,11 +133,11 @@ def test_a_column_patient_keeps_rows_together_too(tmp_path: Path) -> None:
 def test_rows_of_at_most_one_label_can_be_asked_as_several(tmp_path: Path) -> None:
     path = _patients(tmp_path / "chest", 12, ["a", "b", ""])
     said = [f"data.path={path}", "data.size=16", "net.weights=", "net.base=resnet20"]
-    source = parts.open_split(load_recipe("chest-labels", said), "train")
+    source = build.open_split(load_recipe("chest-labels", said), "train")
     assert source.multilabel
     assert source.classes == ("a", "b")
     with pytest.raises(ValueError, match="row 4: no label"):
-        parts.open_split(load_recipe("chest-labels", [*said, "task.multilabel=false"]), "train")
+        build.open_split(load_recipe("chest-labels", [*said, "task.multilabel=false"]), "train")
 
 
 def test_a_missing_image_is_named_with_its_table_and_row(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_missing_image_is_named_with_its_table_and_row(tmp_path: Path) -> None
 
 def test_fourteen_findings_are_fourteen_questions_of_densenet121() -> None:
     recipe = load_recipe("chest-labels")
-    spec = parts.spec_of(recipe.net)
+    spec = build.spec_of(recipe.net)
     assert isinstance(spec, Net)
     assert recipe.task.multilabel
     assert recipe.net.base == "densenet121"

@@ -131,7 +131,7 @@ TYPOS = [
         "milestones = [0.5, 0.75]",
         "milestones = [0.5, 1.5]",
         "26",
-        ["[schedule] milestones, item 2", "share"],
+        ["[schedule] milestones, item 2", "fraction"],
     ),
     ("milestones = [0.5, 0.75]", "", "24", ["[schedule] milestones is missing"]),
     ("[schedule]", "[shedule]", "24", ["shedule", "did you mean schedule"]),

@@ -25,7 +25,7 @@ from plusx.data.readers.packing import pack
 from plusx.data.sets import cells
 from plusx.data.sets.cells import open_cells
 from plusx.recipe import parse_recipe
-from plusx.run.parts import open_sets, open_split
+from plusx.run.build import open_sets, open_split
 
 
 slow = pytest.mark.slow

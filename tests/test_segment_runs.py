@@ -34,9 +34,9 @@ from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import parse_recipe
 from plusx.report.predictions import predictions_page, read_examples
 from plusx.run import drawing
+from plusx.run.build import resolved
 from plusx.run.dense_predictions import GroundTruth, coco, predict_dense
 from plusx.run.predictor import MAX_POSITIONS, Predictor
-from plusx.run.volumes import asked_of
 from plusx.tasks.segment import Segment
 from plusx.tasks.task import Task
 from plusx.weights import save_network
@@ -295,7 +295,10 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("said", "message"),
-    [("spacing = [1.0, 1.0, 1.0]", "spacing is of volumes"), ("window = [8, 8, 8]", "2 of them")],
+    [
+        ("spacing = [1.0, 1.0, 1.0]", "spacing is for volumes"),
+        ("window = [8, 8, 8]", "2 numbers are needed"),
+    ],
 )
 def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, message: str) -> None:
     text = RECIPE.format(path="nowhere").replace("[data]", f"{said}\n\n[data]")
@@ -308,7 +311,7 @@ def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, mes
         items=MemoryItems(torch.zeros(1, 3, 32, 40, dtype=torch.uint8)),
     )
     with pytest.raises(ValueError, match=message):
-        asked_of(parse_recipe(text), source)
+        resolved(parse_recipe(text), source)
 
 
 def test_shares_of_volumes_are_of_all_their_slices() -> None:

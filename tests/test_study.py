@@ -14,7 +14,7 @@ import pytest
 
 from plusx import cli, run
 from plusx.recipe import load_recipe, to_toml
-from plusx.run import parts
+from plusx.run import build
 from plusx.study.catalogue import EXPERIMENTS, MEASURES
 from plusx.study.gradients import aligned, measure_gradients, over_training
 from plusx.study.runner import rows, study
@@ -211,13 +211,13 @@ def test_a_cell_of_another_depth_is_not_taken_for_this_one(
               "ablation": ["study.variants=[original]"]}[kind]  # fmt: skip
     said = [*chosen, "study.seeds=[0]", "study.depth=8"]
     recipe = load_recipe(kind, said)
-    source = parts.open_split(recipe, "train")
+    source = build.open_split(recipe, "train")
     (cell,) = EXPERIMENTS[kind].trials(recipe, recipe.study, source)
     cell = replace(cell, seed=0)
     folder = tmp_path / "runs" / cell.folder
     folder.mkdir(parents=True)
     (tmp_path / "recipe.toml").write_text(to_toml(recipe))
-    (folder / "recipe.toml").write_text(to_toml(parts.resolved(cell.recipe, source)))
+    (folder / "recipe.toml").write_text(to_toml(build.resolved(cell.recipe, source)))
     (folder / "result.json").write_text("{}")
     other = [*said[:-1], "study.depth=14"]
     assert cli.run(["study", kind, *other, "--out", str(tmp_path)]) == 2

@@ -18,11 +18,11 @@ from plusx.nn.frozen import depths_of, freeze_below, freeze_norms, head_depth, r
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import load_recipe, to_toml
 from plusx.recipe.reading import parse_recipe
-from plusx.run import load_run, parts, train
+from plusx.run import build, load_run, train
+from plusx.run.build import weights_at
 from plusx.run.distributed import DistributedContext
 from plusx.run.progress import Display
 from plusx.run.training import prepared
-from plusx.run.transfer import weights_at
 from plusx.store import load_tensors
 from plusx.study.catalogue import EXPERIMENTS
 from plusx.study.runner import study
@@ -264,7 +264,7 @@ def test_filters_for_colours_serve_other_channels(tmp_path: Path) -> None:
 
 def test_a_transfer_study_begins_with_runs_of_its_own() -> None:
     recipe = load_recipe("transfer", ["study.seeds=[3]", "study.networks=[resnet20]"])
-    source = parts.open_split(recipe, "train")
+    source = build.open_split(recipe, "train")
     assert source.labels.bincount().tolist() == [10] * 5
     first, *others = EXPERIMENTS["transfer"].trials(recipe, recipe.study, source)
     assert first.recipe.data.classes == ("0", "1", "2", "3", "4")

@@ -22,7 +22,7 @@ from plusx.metrics.segmentation import SurfaceDistanceMeter, hd95
 from plusx.nn.network import Network
 from plusx.nn.with_head import NetworkWithHead
 from plusx.report import write_report
-from plusx.run import load_run, parts
+from plusx.run import build, load_run
 from plusx.run.examples import draw_examples
 from plusx.run.folder import test_uses as uses_of
 from volume_files import write_nifti, write_series
@@ -306,7 +306,7 @@ def test_a_look_at_test_volumes_is_recorded_before_the_first_truth_is_told(
 def test_volumes_that_lie_in_no_file_are_drawn_for_the_report(trained: Path) -> None:
     run = load_run(trained)
     assert run.recipe is not None
-    stored = parts.open_split(run.recipe, "validation")
+    stored = build.open_split(run.recipe, "validation")
     shutil.rmtree(trained / "seen")
     draw_examples(trained, replace(stored, items=replace(stored.items, paths=None)))
     rows = json.loads((trained / "seen" / "predictions.json").read_text())["predictions"]

@@ -9,7 +9,7 @@ from typing import Any
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.heads import head_to_dict
-from plusx.grammar.model import External, Model, WithHead
+from plusx.grammar.model import External, Model, WithHead, costs
 from plusx.grammar.sizes import parse_size
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_dict, from_toml, to_dict
@@ -159,16 +159,15 @@ def _changed(model: str, net: Model, overrides: Sequence[str]) -> Net:
 
 def _figures(name: str, net: Model) -> dict[str, Any]:
     backbone = net.backbone if isinstance(net, WithHead) else net
-    counted = backbone if isinstance(backbone, External) else measure(backbone)
-    size = each_dimension(backbone.size, 2 if isinstance(backbone, External) else backbone.ndim)
-    tokens = isinstance(backbone, Net) and backbone.stem.startswith("embed")
-    costs = HEADED[name] if isinstance(net, WithHead) else counted
+    counted = costs(backbone)
+    whole = HEADED[name] if isinstance(net, WithHead) else counted
+    size = each_dimension(backbone.size, backbone.ndim)
     return {
         "name": name,
-        "parameters": costs.parameters,
-        "multiply_adds": costs.multiply_adds,
+        "parameters": whole.parameters,
+        "multiply_adds": whole.multiply_adds,
         "depth": counted.depth,
-        "input": list(size) if tokens else [backbone.in_channels, *size],
+        "input": list(size) if backbone.takes_tokens else [backbone.in_channels, *size],
         "classes": net.num_classes,
     }
 

@@ -16,8 +16,6 @@ from plusx.grammar.backbone import backbone_of
 from plusx.grammar.model import Model, WithHead
 from plusx.grammar.spec import Net
 from plusx.nn.build import build
-from plusx.nn.init import GATE_BIAS, initialise
-from plusx.nn.network import Network
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -87,15 +85,3 @@ def _changed(model: Model, num_classes: int | None, in_channels: int | None) -> 
         num_classes=model.num_classes if num_classes is None else num_classes,
         in_channels=model.in_channels if in_channels is None else in_channels,
     )
-
-
-def initialised(
-    spec: Net,
-    rule: str | None = None,
-    zero_last_gamma: bool = False,
-    gate_bias: float = GATE_BIAS,
-) -> Network:
-    """The network of a spec, its parameters from torch's generator; see `initialise`."""
-    net = Network(spec)
-    initialise(net, rule, zero_last_gamma, gate_bias)
-    return net

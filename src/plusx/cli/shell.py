@@ -54,6 +54,15 @@ OnUnreadable = Annotated[
     about("What to do with unreadable files: stop, or skip and list them."),
 ]
 Device = Annotated[str, about("auto, cpu, cuda, cuda:1 or mps.")]
+BatchSize = Annotated[int, about("Images at a time.")]
+Workers = Annotated[int, about("Data loader processes.")]
+Trained = Annotated[
+    str, Parameter(name="RUN", help="A run's folder, a safetensors or ONNX file, or a name.")
+]
+WeightsOption = Annotated[
+    str | None, about("With a network's name: its file, or the name of torchvision's weights.")
+]
+ImagePaths = Annotated[str, about("Images, and folders of images.")]
 
 
 def print_json(result: dict[str, Any]) -> None:
@@ -135,6 +144,14 @@ def terminal_width() -> int | None:
 
 def tell(line: str) -> None:
     print(f"plusx: {line}", file=sys.stderr, flush=True)
+
+
+def tell_warnings(result: dict[str, Any]) -> None:
+    """Print the warnings of a result, and the files that cannot be used."""
+    for failed in result.get("failed", ()):
+        tell(f"{failed['path']}: {failed['reason']}")
+    for warning in result.get("warnings", ()):
+        tell(warning)
 
 
 def command() -> str:

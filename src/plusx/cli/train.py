@@ -1,6 +1,7 @@
 """Commands that train: one run, several networks side by side, packed data, weights of others."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from plusx.cli.shell import (
     run_name,
     say_marked,
     tell,
+    tell_warnings,
     terminal_width,
 )
 from plusx.errors import UserError
@@ -169,8 +171,7 @@ def pack(
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-    for warning in result["warnings"]:
-        tell(warning)
+    tell_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -204,18 +205,7 @@ def convert(
 
     done = convert_weights(file, model, source, out)
     if as_json:
-        print_json(
-            {
-                "to": str(done.to),
-                "model": done.model,
-                "source": done.source,
-                "tensors": done.tensors,
-                "parameters": done.parameters,
-                "num_classes": done.num_classes,
-                "preprocessing": done.preprocessing,
-                "classes": None if done.classes is None else list(done.classes),
-            }
-        )
+        print_json(asdict(done) | {"to": str(done.to)})
         return
     print(
         f"{done.to}: {done.model or model} from {done.source}, {done.tensors} tensors, "

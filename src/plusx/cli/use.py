@@ -1,6 +1,5 @@
 """Commands that use a trained network."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +9,15 @@ from cyclopts import Parameter
 
 from plusx.cli.shell import (
     USE,
+    BatchSize,
     Device,
+    ImagePaths,
     Json,
     OnUnreadable,
+    Trained,
     TtaOption,
+    WeightsOption,
+    Workers,
     about,
     app,
     command,
@@ -22,6 +26,7 @@ from plusx.cli.shell import (
     print_json,
     run_name,
     tell,
+    tell_warnings,
 )
 from plusx.errors import UserError
 
@@ -33,15 +38,10 @@ from plusx.errors import UserError
     "  plusx evaluate resnet18 --weights IMAGENET1K_V1 --data imagenet/val",
 )
 def evaluate(
-    trained: Annotated[
-        str,
-        Parameter(name="RUN", help="A run's folder, a safetensors or ONNX file, or a name."),
-    ],
+    trained: Trained,
     /,
     *,
-    weights: Annotated[
-        str | None, about("With a network's name: its file, or the name of torchvision's weights.")
-    ] = None,
+    weights: WeightsOption = None,
     data: Annotated[
         str | None, about("digits, fashion-mnist, cifar10, cifar100, a folder or a CSV.")
     ] = None,
@@ -50,8 +50,8 @@ def evaluate(
     ),
     tta: TtaOption = None,
     on_unreadable: OnUnreadable = "error",
-    batch_size: Annotated[int, about("Images at a time.")] = 128,
-    workers: Annotated[int, about("Data loader processes.")] = 0,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -78,8 +78,7 @@ def evaluate(
         _print_classes(class_rows(result))
     if "hd95" in result:
         print(f"\nClasses told or there alone, without an HD95: {result['hd95_missed']}")
-    for warning in result.get("warnings", ()):
-        print(f"plusx: {warning}", file=sys.stderr)
+    tell_warnings(result)
     if "test_uses" in result:
         times = "once" if result["test_uses"] == 1 else f"{result['test_uses']} times"
         print(f"\nThis run has looked at the test set {times} (test_uses.jsonl).")
@@ -150,18 +149,15 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
     "  plusx predict model.onnx *.png",
 )
 def predict(
-    trained: Annotated[
-        str,
-        Parameter(name="RUN", help="A run's folder, or a safetensors or ONNX file of plusx."),
-    ],
+    trained: Trained,
     /,
-    *paths: Annotated[str, about("Images, and folders of images.")],
+    *paths: ImagePaths,
     out: Annotated[
         Path | None,
         about("Folder for predictions.json, predictions.csv and pictures of masks and boxes."),
     ] = None,
     tta: TtaOption = None,
-    batch_size: Annotated[int, about("Images at a time.")] = 64,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -173,15 +169,14 @@ def predict(
     result = run.predict(
         opened(trained, None), paths, out=out, tta=tta, batch_size=batch_size, device=device
     )
-    for each in result["failed"]:
-        print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
+    tell_warnings(result)
     written = run.write_predictions(out, result) if out is not None else []
     if as_json:
         print_json(result)
         return
     _print_predictions(result["predictions"], result["classes"])
     for path in written:
-        print(f"plusx: wrote {path}", file=sys.stderr)
+        tell(f"wrote {path}")
 
 
 @app.command(
@@ -191,11 +186,9 @@ def predict(
     "  plusx explain model.safetensors *.png --method occlusion --json",
 )
 def explain(
-    trained: Annotated[
-        str, Parameter(name="RUN", help="A run's folder or a safetensors file that plusx wrote.")
-    ],
+    trained: Trained,
     /,
-    *paths: Annotated[str, about("Images, and folders of images.")],
+    *paths: ImagePaths,
     out: Annotated[Path | None, about("The folder. Default: runs/explain- and the name.")] = None,
     method: Annotated[
         Literal["grad-cam", "integrated-gradients", "occlusion"],
@@ -233,8 +226,7 @@ def explain(
         command=command(),
         progress=_seldom(tell),
     )
-    for each in result["failed"]:
-        print(f"plusx: {each['path']}: {each['reason']}", file=sys.stderr)
+    tell_warnings(result)
     if as_json:
         print_json({"out": str(folder), **result})
         return
@@ -264,16 +256,11 @@ def _seldom(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], 
     "  plusx export model.safetensors --int8 --data photos --out model-int8.onnx --json",
 )
 def export(
-    trained: Annotated[
-        str,
-        Parameter(name="RUN", help="A run's folder, a safetensors file, or a network's name."),
-    ],
+    trained: Trained,
     /,
     *,
     out: Annotated[Path, about("The .onnx file.")],
-    weights: Annotated[
-        str | None, about("With a network's name: its file, or the name of torchvision's weights.")
-    ] = None,
+    weights: WeightsOption = None,
     int8: Annotated[
         bool, Parameter(negative="", help="Quantise to int8, calibrated on training images.")
     ] = False,
@@ -287,10 +274,15 @@ def export(
     from plusx.run.exporting import export_onnx
 
     result = export_onnx(
-        trained, out, weights=weights, int8=int8, data=data, on_unreadable=on_unreadable, tell=tell
+        trained,
+        out,
+        weights=weights,
+        int8=int8,
+        data=data,
+        on_unreadable=on_unreadable,
+        tell=_seldom(tell),
     )
-    for warning in result["warnings"]:
-        print(f"plusx: {warning}", file=sys.stderr)
+    tell_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -324,21 +316,17 @@ def _print_eight_bits(said: dict[str, Any]) -> None:
     "  plusx probe resnet18 --weights IMAGENET1K_V1 --data cifar10",
 )
 def probe(
-    trained: Annotated[
-        str, Parameter(name="RUN", help="A run's folder, a safetensors file, or a name.")
-    ],
+    trained: Trained,
     /,
     *,
-    weights: Annotated[
-        str | None, about("With a network's name: its file, or the name of torchvision's weights.")
-    ] = None,
+    weights: WeightsOption = None,
     data: Annotated[str | None, about("Default: what the run was trained on.")] = None,
     split: Annotated[str, about("validation or test; a use of test is recorded.")] = "validation",
     neighbours: Annotated[int, about("Number of nearest neighbours (k).")] = 20,
     images: Annotated[int, about("Training images at most.")] = 10_000,
     on_unreadable: OnUnreadable = "error",
-    batch_size: Annotated[int, about("Images at a time.")] = 128,
-    workers: Annotated[int, about("Data loader processes.")] = 0,
+    batch_size: BatchSize = 128,
+    workers: Workers = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -356,8 +344,7 @@ def probe(
         device=device,
         on_unreadable=on_unreadable,
     )
-    for warning in result.get("warnings", ()):
-        print(f"plusx: {warning}", file=sys.stderr)
+    tell_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -413,8 +400,7 @@ def enroll(
         on_unreadable=on_unreadable,
         device=device,
     )
-    for warning in result["warnings"]:
-        tell(warning)
+    tell_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -449,8 +435,7 @@ def verify(
     from plusx.run.gallery import verify as verify_images
 
     result = verify_images(open_gallery(gallery), paths, person=person, device=device)
-    for each in result["failed"]:
-        tell(f"{each['path']}: {each['reason']}")
+    tell_warnings(result)
     if as_json:
         print_json(result)
         return

@@ -12,7 +12,9 @@ from plusx.evidence.properties import unrolling
 from plusx.evidence.training import imagenet, published_metrics
 from plusx.evidence.verdict import Check, Options, Outcome
 from plusx.grammar.twins import without_norm
-from plusx.models import create_model, initialised
+from plusx.models import create_model
+from plusx.nn.build import build
+from plusx.nn.init import initialise
 from plusx.study.consistency import check
 from plusx.study.gradients import BlockGradient, block_gradients, gradient_ratio
 from plusx.study.printed import read_tables
@@ -45,7 +47,8 @@ def plain_gradients(claim: Claim, options: Options) -> Outcome:
             ratios = []
             for seed in SEEDS:
                 torch.manual_seed(seed)
-                model = initialised(net, rule)
+                model = build(net, initialised=False)
+                initialise(model, rule)
                 x = torch.randn(count, 3, 32, 32)
                 gradients = block_gradients(model, x, torch.arange(count) % 10, seed=seed)
                 ratios.append(gradient_ratio(gradients))

@@ -171,8 +171,7 @@ def _cut_network(net: Network | ReversibleNetwork, stage: int | None, pooled: in
 
     def output(x: Tensor) -> Tensor:
         for i in range(stage + 1, len(net.widths)):
-            x = getattr(net, f"enter{i + 1}", nn.Identity())(x)
-            x = getattr(net, f"layer{i + 1}")(x)
+            x = net.stage(i, x)
         return net.fc(run_layers(net.tail, names[position:], x).flatten(1))
 
     return Cut(maps, output)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from plusx.export.graph import INPUT, TwoStageParts, example_regions
 from plusx.export.session import OnnxNetwork
-from plusx.grammar.heads import FasterRcnn, MaskRcnn
-from plusx.nn.with_head import NetworkWithHead
+from plusx.nn.with_head import is_two_stage
 
 
 TOLERANCE = 1e-4  # of the largest output, or of 1 where that is smaller
@@ -47,7 +46,7 @@ def compare(net: nn.Module, content: bytes, inputs: Tensor) -> Agreement:
     for batch in (inputs, inputs[:1]):
         arguments = {INPUT: batch}
         module = net
-        if isinstance(net, NetworkWithHead) and isinstance(net.head_spec, FasterRcnn | MaskRcnn):
+        if is_two_stage(net):
             module = TwoStageParts(net)
             arguments |= example_regions(net, 5)
         with torch.inference_mode():

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from plusx.errors import UserError
 from plusx.export.runtime import require_onnx
-from plusx.grammar.heads import FasterRcnn, Fcos, MaskRcnn, Yolo
-from plusx.nn.with_head import NetworkWithHead
+from plusx.nn.with_head import NetworkWithHead, is_two_stage
 
 
 OPSET = 20
@@ -49,17 +48,15 @@ class TwoStageParts(nn.Module):
 
 def output_names(net: nn.Module) -> list[str]:
     """What the outputs of the exported graph are called."""
-    head = net.head_spec if isinstance(net, NetworkWithHead) else None
-    if isinstance(head, FasterRcnn | MaskRcnn):
-        assert isinstance(net, NetworkWithHead)
-        levels = range(len(net.detector.strides))  # type: ignore[arg-type]
-        names = [f"{kind}{i}" for kind in ("map", "objectness", "deltas") for i in levels]
-        names += ["class_logits", "box_deltas"]
-        return [*names, "mask_logits"] if isinstance(head, MaskRcnn) else names
-    if isinstance(head, Fcos | Yolo):
-        assert isinstance(net, NetworkWithHead)
-        return [f"level{i}" for i in range(len(net.level_strides))]
-    return [LOGITS]
+    head = getattr(net, "head_spec", None)
+    if head is None or head.task == "segment":
+        return [LOGITS]
+    levels = range(len(net.level_strides))  # type: ignore[arg-type]
+    if not head.two_stage:
+        return [f"level{i}" for i in levels]
+    names = [f"{kind}{i}" for kind in ("map", "objectness", "deltas") for i in levels]
+    names += ["class_logits", "box_deltas"]
+    return [*names, "mask_logits"] if head.has_masks else names
 
 
 def example_regions(net: NetworkWithHead, count: int) -> dict[str, Tensor]:
@@ -67,7 +64,7 @@ def example_regions(net: NetworkWithHead, count: int) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(1)
     width: int = net.head_spec.width  # type: ignore[union-attr]
     inputs = {REGIONS: torch.randn(count, width, 7, 7, generator=random)}
-    if isinstance(net.head_spec, MaskRcnn):
+    if net.head_spec.has_masks:
         inputs[MASK_REGIONS] = torch.randn(count, width, 14, 14, generator=random)
     return inputs
 
@@ -95,7 +92,7 @@ def to_onnx(
     # torch.export would take a batch of one as a constant
     inputs = {INPUT: example[:1].expand(2, *example.shape[1:]).contiguous()}
     module = net
-    if isinstance(net, NetworkWithHead) and isinstance(net.head_spec, FasterRcnn | MaskRcnn):
+    if is_two_stage(net):
         module = TwoStageParts(net)
         inputs |= example_regions(net, 3)
     shapes: list[dict[int, Any]] = [{0: torch.export.Dim(f"n_{name}")} for name in inputs]

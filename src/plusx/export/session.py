@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from plusx.export.graph import INPUT, MASK_REGIONS, REGIONS
 from plusx.export.runtime import open_session
-from plusx.grammar.heads import FasterRcnn, MaskRcnn
 from plusx.nn.with_head import NetworkWithHead
 
 
@@ -33,7 +32,7 @@ class OnnxNetwork(nn.Module):
         self.head_spec, self.num_classes = described.head_spec, described.num_classes
         if hasattr(described.head, "strides"):
             self.level_strides = described.level_strides
-        if isinstance(described.head_spec, FasterRcnn | MaskRcnn):
+        if described.head_spec.two_stage:
             self.detector = _with_session(described.detector, self)
 
     def forward(self, x: Tensor) -> Any:

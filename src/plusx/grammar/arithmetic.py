@@ -4,13 +4,13 @@ Multiply-adds count convolutions, linear layers and the two products of attentio
 normalisation, pooling, blur or embedding. This is what torchvision states for its networks.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, gcd, log2, prod
 
 from plusx.errors import UserError
-from plusx.grammar.spec import Block, Net, Stride
+from plusx.grammar.spec import Block, Net, Stage, Stride
 from plusx.grammar.words import Word, parse
 
 
@@ -232,18 +232,7 @@ def measure(net: Net) -> Measure:
     for i, stage in enumerate(net.stages, 1):
         before = shape
         shape = run(shape, parse(stage.enter).branch, LayerContext(net, shape.channels, one))
-        first = LayerContext(net, stage.width, each_dimension(stage.stride, net.ndim))
-        rest = LayerContext(net, stage.width, one)
-        known: dict[tuple[Block, int, Size, bool], FeatureShape] = {}  # depth repeats itself
-        for j, spec in enumerate(stage.blocks):
-            key = (spec, shape.channels, shape.size, shape.is_saved)
-            if j == 0:
-                shape = block(shape, spec, first)
-            elif key in known:
-                shape = follow(shape, known[key])
-            else:
-                known[key] = block(replace(shape.without_cost(), stride=one), spec, rest)
-                shape = follow(shape, known[key])
+        shape = list(block_shapes(shape, stage, net))[-1][1]
         stages.append(
             StageShape(
                 f"layer{i}",
@@ -261,6 +250,26 @@ def measure(net: Net) -> Measure:
         shape = shape.add_cost((width + 1) * net.num_classes, width * net.num_classes)
         shape = replace(shape, depth=shape.depth + 1)
     return Measure(shape.parameters, shape.multiply_adds, shape.depth, width, tuple(stages))
+
+
+def block_shapes(
+    shape: FeatureShape, stage: Stage, net: Net
+) -> Iterator[tuple[FeatureShape, FeatureShape]]:
+    """The tensors before and behind each block of a stage, which is computed once if repeated."""
+    one = (1,) * net.ndim
+    first = LayerContext(net, stage.width, each_dimension(stage.stride, net.ndim))
+    rest = LayerContext(net, stage.width, one)
+    known: dict[tuple[Block, int, Size, bool], FeatureShape] = {}
+    for index, spec in enumerate(stage.blocks):
+        if index == 0:
+            after = block(shape, spec, first)
+        else:
+            key = (spec, shape.channels, shape.size, shape.is_saved)
+            if key not in known:
+                known[key] = block(replace(shape.without_cost(), stride=one), spec, rest)
+            after = follow(shape, known[key])
+        yield shape, after
+        shape = after
 
 
 def follow(shape: FeatureShape, known: FeatureShape) -> FeatureShape:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from plusx.errors import UserError
 from plusx.grammar import arithmetic
 from plusx.grammar.arithmetic import FeatureShape, LayerContext, Size, each_dimension
-from plusx.grammar.heads import DeepLab, Fcn, Head
+from plusx.grammar.heads import Head
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.twins import map_stage_blocks
 from plusx.grammar.words import Sentence, Word, parse
 
 
@@ -30,9 +31,8 @@ class StemMap:
 
 def backbone_of(net: Net, head: Head) -> Net:
     """The network without its linear head and what pools before it, dilated as `head` says."""
-    stride = head.stride if isinstance(head, Fcn | DeepLab) else None
     bare = replace(net, tail=_kept(net.tail), num_classes=0)
-    return bare if stride is None else dilated(bare, stride)
+    return dilated(bare, head.stride) if head.dilates else bare  # type: ignore[union-attr]
 
 
 def dilated(net: Net, stride: int) -> Net:
@@ -125,13 +125,8 @@ def _dilated(stage: Stage, stride: int, rate: int, stays: bool) -> Stage:
 
 def _at_rate(stage: Stage, rate: int) -> Stage:
     """The stage with every filter's positions `rate` times as far apart."""
-    block = (
-        tuple(_block(each, rate, 1) for each in stage.block)
-        if isinstance(stage.block, tuple)
-        else _block(stage.block, rate, 1)
-    )
-    first = None if stage.first is None else _block(stage.first, rate, 1)
-    return replace(stage, block=block, first=first, enter=_side(stage.enter, rate, 1))
+    stage = map_stage_blocks(stage, lambda block: _block(block, rate, 1))
+    return replace(stage, enter=_side(stage.enter, rate, 1))
 
 
 def _block(block: Block, rate: int, stride: int) -> Block:

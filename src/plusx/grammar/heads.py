@@ -13,39 +13,52 @@ STRICT = {"extra": "forbid"}
 WIDEST = 65_536
 
 
+class HeadTraits:
+    """What all heads of a class have in common.
+
+    task: the kind of task that uses the head; two_stage: proposals first, then a class and a box
+    for each; has_masks: a mask for each box; dilates: `stride` is reached by dilation.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    task: ClassVar[Literal["segment", "detect"]] = "segment"
+    two_stage: ClassVar[bool] = False
+    has_masks: ClassVar[bool] = False
+    dilates: ClassVar[bool] = False
+
+
 @dataclass(frozen=True, kw_only=True)
-class Fcn:
+class Fcn(HeadTraits):
     """A fully convolutional head (Long et al. 2015), in torchvision's form.
 
     stride: of the features it stands on, by dilation instead of striding; 32 leaves them as they
     are. auxiliary: a second head on the last stage but one, in training.
     """
 
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    dilates: ClassVar[bool] = True
     kind: Literal["fcn"] = "fcn"
     stride: Literal[8, 16, 32] = 8
     auxiliary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepLab:
+class DeepLab(HeadTraits):
     """DeepLabV3 (Chen et al. 2017): dilated convolutions of several rates side by side."""
 
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    dilates: ClassVar[bool] = True
     kind: Literal["deeplabv3"] = "deeplabv3"
     stride: Literal[8, 16] = 8
     auxiliary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNet:
+class UNet(HeadTraits):
     """A U-Net decoder (Ronneberger et al. 2015) over the input, the maps of the stem and all
     stages; works in 1-D, 2-D and 3-D.
 
     width: channels at the finest resolution; every coarser one has twice as many, up to 8 times.
     """
 
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     kind: Literal["unet"] = "unet"
     width: int = 32
 
@@ -54,7 +67,7 @@ class UNet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fcos:
+class Fcos(HeadTraits):
     """An anchor-free one-stage detector (Tian et al. 2019) on a slim feature pyramid.
 
     width: channels of the pyramid and the towers; depth: convolutions in each tower; finest: the
@@ -62,7 +75,7 @@ class Fcos:
     ones by convolutions with stride 2.
     """
 
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    task: ClassVar[Literal["segment", "detect"]] = "detect"
     kind: Literal["fcos"] = "fcos"
     width: int = 64
     depth: int = 2
@@ -91,14 +104,14 @@ COCO_ANCHORS: tuple[Anchor, ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yolo:
+class Yolo(HeadTraits):
     """YOLOv3 (Redmon and Farhadi 2018): three resolutions, three anchors each.
 
     anchors: width and height of nine boxes in pixels of the input, the three of the finest
     resolution first.
     """
 
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    task: ClassVar[Literal["segment", "detect"]] = "detect"
     kind: Literal["yolo"] = "yolo"
     anchors: tuple[Anchor, ...] = COCO_ANCHORS
 
@@ -110,7 +123,7 @@ class Yolo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FasterRcnn:
+class FasterRcnn(HeadTraits):
     """Faster R-CNN (Ren et al. 2015) with a feature pyramid (Lin et al. 2017), by torchvision.
 
     width: channels of the pyramid; anchors: the side of the square anchor on each level, finest
@@ -119,7 +132,8 @@ class FasterRcnn:
     learned from, a quarter of them of things.
     """
 
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
+    task: ClassVar[Literal["segment", "detect"]] = "detect"
+    two_stage: ClassVar[bool] = True
     kind: Literal["faster-rcnn"] = "faster-rcnn"
     width: int = 256
     anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -133,37 +147,19 @@ class FasterRcnn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRcnn:
-    """Mask R-CNN (He et al. 2017): Faster R-CNN and a mask for each box, by torchvision.
+class MaskRcnn(FasterRcnn):
+    """Mask R-CNN (He et al. 2017): Faster R-CNN and a mask for each box, by torchvision."""
 
-    For the fields see FasterRcnn.
-    """
-
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
-    kind: Literal["mask-rcnn"] = "mask-rcnn"
-    width: int = 256
-    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
-    frozen_norms: bool = False
-    regions: int = 512
-
-    def __post_init__(self) -> None:
-        _within("width", self.width, 1, WIDEST)
-        _within("regions", self.regions, 1, 4096)
-        _sides(self.anchors)
+    kind: Literal["mask-rcnn"] = "mask-rcnn"  # type: ignore[assignment]
+    has_masks: ClassVar[bool] = True
 
 
 Head = Fcn | DeepLab | UNet | Fcos | Yolo | FasterRcnn | MaskRcnn
 HEADS: dict[str, type[Head]] = {
-    "fcn": Fcn,
-    "deeplabv3": DeepLab,
-    "unet": UNet,
-    "fcos": Fcos,
-    "yolo": Yolo,
-    "faster-rcnn": FasterRcnn,
-    "mask-rcnn": MaskRcnn,
+    head.kind: head for head in (Fcn, DeepLab, UNet, Fcos, Yolo, FasterRcnn, MaskRcnn)
 }
-SEGMENTERS = ("fcn", "deeplabv3", "unet")
-DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
+SEGMENTERS = tuple(kind for kind, head in HEADS.items() if head.task == "segment")
+DETECTORS = tuple(kind for kind, head in HEADS.items() if head.task == "detect")
 
 
 def head_to_dict(head: Head) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from plusx.grammar import arithmetic
 from plusx.grammar.arithmetic import FLOAT, HEAVY, INDEX, FeatureShape, LayerContext, each_dimension
-from plusx.grammar.spec import Block, Net
+from plusx.grammar.spec import Net
 from plusx.grammar.words import parse
 
 
@@ -74,11 +74,11 @@ def _regions(net: Net) -> tuple[tuple[Region, ...], int]:
     """The regions of a network, first to last, and what its tail and head save."""
     one = (1,) * net.ndim
     shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
-    if net.stem.startswith("embed"):
+    if net.takes_tokens:
         shape = replace(shape, is_saved=True)
     after = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
     regions = [_region(shape, after)]
-    if net.stem.startswith("embed"):  # numbers of tokens, not a vocabulary of channels
+    if net.takes_tokens:  # numbers of tokens, not a vocabulary of channels
         tokens = INDEX * prod(shape.size)
         regions[0] = replace(regions[0], enters=tokens, saved=regions[0].new + tokens)
     shape = after
@@ -88,11 +88,10 @@ def _regions(net: Net) -> tuple[tuple[Region, ...], int]:
         )
         if stage.enter:
             regions.append(_region(shape, after))
-        begin = shape = after
-        blocks = []
-        for before, shape in _blocks(begin, stage.blocks, net, stage.width, stage.stride):
-            blocks.append(_region(before, shape))
-        regions.append(_region(begin, shape, tuple(blocks)))
+        pairs = list(arithmetic.block_shapes(after, stage, net))
+        shape = pairs[-1][1]
+        blocks = tuple(_region(before, behind) for before, behind in pairs)
+        regions.append(_region(after, shape, blocks))
     after = arithmetic.run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, one))
     tail = after.saved - shape.saved
     if net.num_classes:  # the embedding, and the loss
@@ -105,30 +104,3 @@ def _region(before: FeatureShape, after: FeatureShape, blocks: tuple[Region, ...
     saved = new + before.nbytes * before.is_saved
     heavy = (after.heavy[0] - before.heavy[0], after.heavy[1] - before.heavy[1])
     return Region(before.nbytes, saved, new, heavy, blocks)
-
-
-def _blocks(
-    shape: FeatureShape,
-    blocks: tuple[Block, ...],
-    net: Net,
-    width: int,
-    stride: int | tuple[int, ...],
-) -> Iterator[tuple[FeatureShape, FeatureShape]]:
-    """What enters and leaves each block of a stage; a deep stage repeats itself."""
-    one = (1,) * net.ndim
-    known: dict[tuple[Block, int, bool], FeatureShape] = {}
-    for position, block in enumerate(blocks):
-        context = LayerContext(
-            net, width, each_dimension(stride, net.ndim) if position == 0 else one
-        )
-        key = (block, shape.channels, shape.is_saved)
-        if position == 0:
-            after = arithmetic.block(shape, block, context)
-        else:
-            if key not in known:
-                known[key] = arithmetic.block(
-                    replace(shape.without_cost(), stride=one), block, context
-                )
-            after = arithmetic.follow(shape, known[key])
-        yield shape, after
-        shape = after

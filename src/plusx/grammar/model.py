@@ -1,7 +1,9 @@
 """What a network is: a spec, a module built outside the language, or one of them with a head."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from plusx.grammar.arithmetic import Measure, measure
 from plusx.grammar.heads import Head
 from plusx.grammar.reversible import Reversible
 from plusx.grammar.spec import Net
@@ -24,6 +26,8 @@ class External:
     embed_width: int
     size: int | tuple[int, ...]
     reversible: Reversible | None = None  # what arithmetic needs to know of a reversible network
+    ndim: ClassVar[int] = 2
+    takes_tokens: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +40,8 @@ class WithHead:
 
 
 Model = Net | External | WithHead
+
+
+def costs(model: Net | External) -> Measure | External:
+    """Parameters, multiply-adds, depth and embed_width of a network without a head of its own."""
+    return model if isinstance(model, External) else measure(model)

@@ -80,3 +80,8 @@ class Net:
     def __post_init__(self) -> None:
         for sentence in (self.stem, self.tail):
             parse(sentence)
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether inputs are token numbers, `in_channels` of them, and not values."""
+        return self.stem.startswith("embed")

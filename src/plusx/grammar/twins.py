@@ -26,12 +26,12 @@ def with_merge(net: Net, merge: Merge) -> Net:
     """
     _refuse_without_skips(net, merge)
     if merge != "concat":
-        return _each_block(net, lambda block: replace(block, body=_merged(block.body, merge)))
+        return map_blocks(net, lambda block: replace(block, body=_merged(block.body, merge)))
     stages = []
     for position, stage in enumerate(net.stages):
         stages.append(
             replace(
-                _each_block_of(stage, lambda block: replace(block, body=_joined(block.body))),
+                map_stage_blocks(stage, lambda block: replace(block, body=_joined(block.body))),
                 stride=1,
                 enter=_SHRINK if position else "",
             )
@@ -58,7 +58,7 @@ def without_norm(net: Net) -> Net:
         )
 
     stages = tuple(
-        replace(_each_block_of(stage, of), enter=bare(stage.enter)) for stage in net.stages
+        replace(map_stage_blocks(stage, of), enter=bare(stage.enter)) for stage in net.stages
     )
     return replace(net, stem=bare(net.stem), stages=stages, tail=bare(net.tail))
 
@@ -76,7 +76,7 @@ def with_dropout(net: Net, rate: float) -> Net:
         branch = (*said.branch[:last], word, *said.branch[last:])
         return replace(block, body=str(replace(said, branch=branch)))
 
-    return _each_block(net, of)
+    return map_blocks(net, of)
 
 
 def at_cost(net: Net, multiply_adds: int) -> Net:
@@ -157,11 +157,13 @@ def _unnormed(words: tuple[Word, ...]) -> tuple[Word, ...]:
     return tuple(kept)
 
 
-def _each_block(net: Net, change: Callable[[Block], Block]) -> Net:
-    return replace(net, stages=tuple(_each_block_of(stage, change) for stage in net.stages))
+def map_blocks(net: Net, change: Callable[[Block], Block]) -> Net:
+    """The network with every block changed."""
+    return replace(net, stages=tuple(map_stage_blocks(stage, change) for stage in net.stages))
 
 
-def _each_block_of(stage: Stage, change: Callable[[Block], Block]) -> Stage:
+def map_stage_blocks(stage: Stage, change: Callable[[Block], Block]) -> Stage:
+    """The stage with every block changed."""
     block = (
         tuple(change(each) for each in stage.block)
         if isinstance(stage.block, tuple)

@@ -27,7 +27,7 @@ from plusx.nn.frozen import running_statistics_kept
 from plusx.nn.network import Network
 
 
-Backbone = TypeVar("Backbone", bound=nn.Module)
+Net = TypeVar("Net", bound=nn.Module)
 
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.convolution.default, aten._convolution.default}
@@ -41,7 +41,7 @@ ATTENTION = {
 }
 
 
-def save_memory(net: Backbone, plan: str) -> Backbone:
+def save_memory(net: Net, plan: str) -> Net:
     """Let a network hold less for the backward pass, and return it; results stay the same.
 
     "recompute" holds about half: the results of convolutions are kept, cheap ones and all else

@@ -164,6 +164,18 @@ def _mean_log_loss(probabilities: Float[np.ndarray, "..."]) -> float:
     return float(-np.log(np.maximum(probabilities.astype(np.float64), SMALLEST)).mean())
 
 
+def ratios(
+    hits: Int[np.ndarray, "k"], predicted: Int[np.ndarray, "k"], actual: Int[np.ndarray, "k"]
+) -> dict[str, Float[np.ndarray, "k"]]:
+    """Precision, recall, F1 (which is Dice) and IoU of each class; 0 where they divide by zero."""
+    return {
+        "precision": hits / np.maximum(predicted, 1),
+        "recall": hits / np.maximum(actual, 1),
+        "f1": 2 * hits / np.maximum(predicted + actual, 1),
+        "iou": hits / np.maximum(predicted + actual - hits, 1),
+    }
+
+
 def _precision_recall(
     hits: Int[np.ndarray, "k"],
     predicted: Int[np.ndarray, "k"],
@@ -175,17 +187,12 @@ def _precision_recall(
     names = [str(i) for i in range(len(hits))] if class_names is None else list(class_names)
     if len(names) != len(hits):
         raise UserError(f"{len(names)} names of classes for predictions of {len(hits)} classes")
-    precision = hits / np.maximum(predicted, 1)
-    recall = hits / np.maximum(actual, 1)
-    f1 = 2 * hits / np.maximum(predicted + actual, 1)
-    rows = zip(names, precision.tolist(), recall.tolist(), f1.tolist(), actual.tolist())
-    keys = ("label", "precision", "recall", "f1", "count")
+    values, keys = ratios(hits, predicted, actual), ("precision", "recall", "f1")
+    rows = zip(names, *(values[key].tolist() for key in keys), actual.tolist())
     return {
-        "precision": float(precision[counted].mean()),
-        "recall": float(recall[counted].mean()),
-        "f1": float(f1[counted].mean()),
+        **{key: float(values[key][counted].mean()) for key in keys},
         "averaging": "macro",
-        "per_class": [dict(zip(keys, row)) for row in rows],
+        "per_class": [dict(zip(("label", *keys, "count"), row)) for row in rows],
     }
 
 

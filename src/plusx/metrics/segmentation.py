@@ -1,7 +1,7 @@
 """Metrics of semantic segmentation: IoU, Dice, precision and recall, and distances of surfaces."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from plusx.data.batch import Batch
 from plusx.data.prediction import LabelMaps, PositionProbabilities, Prediction
 from plusx.errors import UserError
-from plusx.metrics.classification import SMALLEST
+from plusx.metrics.classification import SMALLEST, ratios
 from plusx.metrics.meter import Meter
 
 
@@ -72,19 +72,19 @@ class SegmentationMeter(Meter):
         confusion = images.sum(0)
         if not confusion.sum():
             raise UserError("there are no predictions to evaluate: no position has a class")
-        ratios = _ratios(confusion)
-        counted = self._counted(ratios.occurs)
+        values, occurs = _ratios(confusion)
+        counted = self._counted(occurs)
         known = ~np.isnan(losses)
         metrics: dict[str, Any] = {
             "count": len(images),
             "positions": int(confusion.sum()),
             "loss": float(losses[known].mean()) if known.any() else None,
             "pixel_accuracy": float(confusion.trace() / confusion.sum()),
-            "mean_iou": float(ratios.iou[ratios.occurs].mean()),
-            "dice": float(ratios.dice[counted].mean()) if counted.any() else None,
+            "mean_iou": float(values["iou"][occurs].mean()),
+            "dice": float(values["f1"][counted].mean()) if counted.any() else None,
             "image_dice": self._image_dice(images),
-            "precision": float(ratios.precision[ratios.occurs].mean()),
-            "recall": float(ratios.recall[ratios.occurs].mean()),
+            "precision": float(values["precision"][occurs].mean()),
+            "recall": float(values["recall"][occurs].mean()),
         }
         names = self.class_names or [str(number) for number in range(len(confusion))]
         if len(names) != len(confusion):
@@ -92,12 +92,13 @@ class SegmentationMeter(Meter):
                 f"{len(names)} names of classes for predictions of {len(confusion)} classes"
             )
         actual = confusion.sum(1)
+        keys = {"iou": "iou", "dice": "f1", "precision": "precision", "recall": "recall"}
         metrics["per_class"] = [
             {
                 "label": name,
                 **{
-                    key: float(getattr(ratios, key)[index]) if ratios.occurs[index] else None
-                    for key in ("iou", "dice", "precision", "recall")
+                    key: float(values[ratio][index]) if occurs[index] else None
+                    for key, ratio in keys.items()
                 },
                 "fraction": float(actual[index] / confusion.sum()),
                 "positions": int(actual[index]),
@@ -116,8 +117,8 @@ class SegmentationMeter(Meter):
     def _image_dice(self, images: Int[np.ndarray, "n k k"]) -> float | None:
         values: list[float] = []
         for confusion in images:
-            ratios = _ratios(confusion)
-            values += ratios.dice[self._counted(ratios.occurs)].tolist()
+            per_class, occurs = _ratios(confusion)
+            values += per_class["f1"][self._counted(occurs)].tolist()
         return float(np.mean(values)) if values else None
 
 
@@ -271,20 +272,9 @@ def _refuse_class(highest: int, k: int) -> None:
         )
 
 
-class _Ratios(NamedTuple):
-    iou: Float[np.ndarray, "k"]
-    dice: Float[np.ndarray, "k"]
-    precision: Float[np.ndarray, "k"]
-    recall: Float[np.ndarray, "k"]
-    occurs: Bool[np.ndarray, "k"]
-
-
-def _ratios(confusion: Int[np.ndarray, "k k"]) -> _Ratios:
+def _ratios(
+    confusion: Int[np.ndarray, "k k"],
+) -> tuple[dict[str, Float[np.ndarray, "k"]], Bool[np.ndarray, "k"]]:
+    """The ratios of each class, and whether it occurs among targets or predictions."""
     hits, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    return _Ratios(
-        iou=hits / np.maximum(actual + predicted - hits, 1),
-        dice=2 * hits / np.maximum(actual + predicted, 1),
-        precision=hits / np.maximum(predicted, 1),
-        recall=hits / np.maximum(actual, 1),
-        occurs=actual + predicted > 0,
-    )
+    return ratios(hits, predicted, actual), actual + predicted > 0

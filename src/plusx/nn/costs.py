@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from plusx.grammar.arithmetic import Size
-from plusx.grammar.heads import FasterRcnn, MaskRcnn
-from plusx.nn.feature_info import feature_info
-from plusx.nn.network import Network
+from plusx.nn.build import build
 from plusx.nn.with_head import NetworkWithHead
 
 
@@ -23,30 +21,18 @@ def multiply_adds(net: NetworkWithHead, size: Size) -> int:
     at 1,000 proposals, and at masks of 100 boxes. A volume for a network of images counts with all
     its slices.
     """
-    sketch = _sketch(net).eval()
-    level = feature_info(sketch.backbone)
-    tokens = level.input is None
-    channels = () if tokens else (level.net.in_channels,)
+    with torch.device("meta"):
+        sketch: Any = build(net.spec, initialised=False).eval()
+    tokens = net.style.takes_tokens
+    channels = () if tokens else (net.in_channels,)
     kind = torch.int64 if tokens else torch.float32
     x = torch.zeros((1, *channels, *size), dtype=kind, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
-        if isinstance(net.head_spec, FasterRcnn | MaskRcnn):
+        if net.head_spec.two_stage:
             _regions(sketch, x)
         else:
             sketch(x)
     return int(counted.get_total_flops()) // 2
-
-
-def _sketch(net: NetworkWithHead) -> NetworkWithHead:
-    """The same network without numbers, wherever those of the network are."""
-    with torch.device("meta"):
-        base: Any = net.backbone
-        if isinstance(base, Network):
-            return NetworkWithHead(Network(base.spec), net.head_spec, net.num_classes)
-        from plusx.nn.external import EXTERNAL  # loads torchvision
-
-        external = EXTERNAL[base.name](0, base.in_channels)
-        return NetworkWithHead(external, net.head_spec, net.num_classes)
 
 
 def _regions(net: NetworkWithHead, x: Tensor) -> None:

@@ -1,9 +1,9 @@
-"""External networks: those that the language cannot say, behind the methods of `nn.build.Backbone`.
+"""External networks: those that the language cannot say, with the methods of every `Backbone`.
 
 EXTERNAL names them; a builder takes the numbers of classes and of input channels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,60 +13,19 @@ from torchvision.models.alexnet import AlexNet as TorchvisionAlexNet
 from torchvision.models.googlenet import BasicConv2d
 from torchvision.models.googlenet import GoogLeNet as TorchvisionGoogLeNet
 
-from plusx.grammar.model import External
 from plusx.grammar.reversible import REVNET38, REVNET110
-from plusx.nn.network import head, stage_positions
+from plusx.grammar.spec import Block, Net, Stage
+from plusx.nn.network import Backbone, head
 from plusx.nn.reversible import ReversibleNetwork
 
 
-class StagedNetwork(nn.Module):
-    """What the external networks share: features by stages, a linear head.
-
-    Subclasses have `name`, `widths` and `strides` of the stages, `embed_width`, `_maps`, which
-    yields the maps at their ends, and `embed`.
-    """
-
-    name: str
-    widths: tuple[int, ...]
-    strides: tuple[int, ...]
-    embed_width: int
-    spec: External | None = None
-    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
-    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
-    fc: nn.Module
-
-    def _maps(self, x: Tensor) -> Iterator[Tensor]:
-        raise NotImplementedError
-
-    def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width"]:
-        """The vector that the head takes."""
-        raise NotImplementedError
-
-    def features(
-        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        """The maps at the ends of the stages, or of those at the positions `out`.
-
-        Nothing behind the last of them is computed.
-        """
-        wanted = stage_positions(out, len(self.widths))
-        maps = self._maps(x)
-        made = [next(maps) for _ in range(max(wanted, default=-1) + 1)]
-        return [made[i] for i in wanted]
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        y: Tensor = self.fc(self.embed(x))
-        return y
-
-    def reset_head(self, num_classes: int) -> None:
-        """A new linear head; 0 classes have none."""
-        self.num_classes = num_classes
-        if num_classes != len(self.classes):
-            self.classes = ()
-        self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
+def style(in_channels: int) -> Net:
+    """Two dimensions, batch norm and ReLU."""
+    stage = Stage(block=Block(body="conv3 norm act"), depth=1, width=1)
+    return Net(stem="conv3", stem_width=1, stages=(stage,), in_channels=in_channels, num_classes=0)
 
 
-class AlexNet(StagedNetwork):
+class AlexNet(Backbone):
     """The one-tower AlexNet of Krizhevsky 2014 ("One weird trick"), in torchvision's form.
 
     A stage is a convolution with its activation and, in stages 1, 2 and 5, the pooling after it.
@@ -81,6 +40,7 @@ class AlexNet(StagedNetwork):
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
+        self.style = style(in_channels)
         built = TorchvisionAlexNet(num_classes=1)
         layers = list(built.features)
         if in_channels != 3:
@@ -94,17 +54,8 @@ class AlexNet(StagedNetwork):
         self.tail = nn.Sequential(built.avgpool, nn.Flatten(), drop1, fc1, act1, drop2, fc2, act2)
         self.fc = head(self.embed_width, num_classes)
 
-    def _maps(self, x: Tensor) -> Iterator[Tensor]:
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
-            x = layer(x)
-            yield x
 
-    def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 4096"]:
-        y: Tensor = self.tail(self.features(x, out=(-1,))[0])
-        return y
-
-
-class GoogLeNet(StagedNetwork, TorchvisionGoogLeNet):  # type: ignore[misc]
+class GoogLeNet(Backbone, TorchvisionGoogLeNet):  # type: ignore[misc]
     """GoogLeNet (Szegedy et al. 2015) as torchvision has it: batch norm, no auxiliary heads.
 
     Its module names are torchvision's. A stage ends where the next pooling begins. Images are at
@@ -115,24 +66,25 @@ class GoogLeNet(StagedNetwork, TorchvisionGoogLeNet):  # type: ignore[misc]
     widths = (192, 480, 832, 1024)
     strides = (4, 8, 16, 32)
     embed_width = 1024
+    STAGES = (
+        ("conv1", "maxpool1", "conv2", "conv3"),
+        ("maxpool2", "inception3a", "inception3b"),
+        ("maxpool3", *(f"inception4{letter}" for letter in "abcde")),
+        ("maxpool4", "inception5a", "inception5b"),
+    )
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:
         super().__init__(num_classes=1, aux_logits=False, init_weights=False)
         self.num_classes, self.in_channels = num_classes, in_channels
+        self.style = style(in_channels)
         if in_channels != 3:
             self.conv1 = BasicConv2d(in_channels, 64, kernel_size=7, stride=2, padding=3)
         self.fc = head(self.embed_width, num_classes)
 
-    def _maps(self, x: Tensor) -> Iterator[Tensor]:
-        net: Any = self  # torchvision has no types
-        x = net.conv3(net.conv2(net.maxpool1(net.conv1(x))))
-        yield x
-        x = net.inception3b(net.inception3a(net.maxpool2(x)))
-        yield x
-        x = net.inception4c(net.inception4b(net.inception4a(net.maxpool3(x))))
-        x = net.inception4e(net.inception4d(x))
-        yield x
-        yield net.inception5b(net.inception5a(net.maxpool4(x)))
+    def stage(self, index: int, x: Tensor) -> Tensor:
+        for name in self.STAGES[index]:
+            x = getattr(self, name)(x)
+        return x
 
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1024"]:
         net: Any = self
@@ -168,7 +120,7 @@ class KerasBlock(nn.Module):
         return (skip + y).relu()
 
 
-class KerasResNet8(StagedNetwork):
+class KerasResNet8(Backbone):
     """The ResNet-8 of MLPerf Tiny (Banbury et al. 2021) for CIFAR-10, as Keras computes it.
 
     It stands beside the sentences for its padding ("same", one-sided at stride 2) and for Keras's
@@ -183,6 +135,7 @@ class KerasResNet8(StagedNetwork):
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
+        self.style = style(in_channels)
         self.conv1 = SameConv2d(in_channels, 16, 3)
         self.bn1 = nn.BatchNorm2d(16, eps=1e-3)
         self.layer1 = nn.Sequential(KerasBlock(16, 16, 1))
@@ -190,18 +143,15 @@ class KerasResNet8(StagedNetwork):
         self.layer3 = nn.Sequential(KerasBlock(32, 64, 2))
         self.fc = head(self.embed_width, num_classes)
 
-    def _maps(self, x: Tensor) -> Iterator[Tensor]:
-        x = self.bn1(self.conv1(x)).relu()
-        for layer in (self.layer1, self.layer2, self.layer3):
-            x = layer(x)
-            yield x
+    def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        return self.bn1(self.conv1(x)).relu(), []
 
     def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 64"]:
         return self.features(x, out=(-1,))[0].mean((2, 3))
 
 
 # name: builder(num_classes, in_channels)
-EXTERNAL: dict[str, Callable[[int, int], nn.Module]] = {
+EXTERNAL: dict[str, Callable[[int, int], Backbone]] = {
     "alexnet": AlexNet,
     "googlenet": GoogLeNet,
     "resnet8_keras": KerasResNet8,

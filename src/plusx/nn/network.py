@@ -1,4 +1,4 @@
-"""A spec to a network: stem, stages, tail and head, with torchvision's module names."""
+"""Networks with stages: what all of them have in common, and those that are built from a spec."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,57 +10,52 @@ from torch import Tensor, nn
 from plusx.errors import UserError
 from plusx.grammar import arithmetic, validate
 from plusx.grammar.arithmetic import FeatureShape, LayerContext, each_dimension
-from plusx.grammar.spec import Net
+from plusx.grammar.spec import Net, Stride
 from plusx.grammar.words import parse
 from plusx.nn.block import LayerSequence, ResidualBlock, add_layers
 
 
-class Network(nn.Module):
-    """Any network that the language can say. Raises UserError where the spec is not legal.
+class Backbone(nn.Module):
+    """A network with stages, features and a head, which is linear unless a subclass says otherwise.
 
-    `widths` are the channels and `strides` the input positions a step at the end of each stage.
-    Parameters are as PyTorch initialises them; `plusx.nn.init` has the rules of the papers.
+    widths, strides: channels, and input positions per step, at the end of each stage.
+    embed_width: numbers per input that the head reads.
+    spec: the model that builds the network again.
+    style: the spec whose norm, activation and dimensions a head on the features takes.
+    preprocessing: how inputs are prepared, as a JSON-ready dictionary; None where unknown.
+    classes: names of the outputs; () where unknown.
+
+    Subclasses define the attributes and `fc`, and `layer1`, `layer2`, ... or `stage`.
     """
 
-    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
-    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
+    widths: tuple[int, ...]
+    strides: tuple[Stride, ...]
+    embed_width: int
+    num_classes: int
+    in_channels: int
+    spec: Any = None
+    style: Net
+    preprocessing: dict[str, Any] | None = None
+    classes: tuple[str, ...] = ()
+    fc: nn.Module
+    tail: nn.Module
 
-    def __init__(self, spec: Net) -> None:
-        super().__init__()
-        validate.validate(spec)
-        measure = arithmetic.measure(spec)
-        self.spec, self.widths, self.strides = spec, measure.widths, measure.strides
-        one = (1,) * spec.ndim
-        shape = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
-        stem = LayerContext(spec, spec.stem_width, one)
-        self.stem, shape = add_layers(self, parse(spec.stem).branch, shape, stem)
-        total, built = sum(len(stage.blocks) for stage in spec.stages), 0
-        for i, stage in enumerate(spec.stages, 1):
-            if stage.enter:
-                enter = LayerSequence(stage.enter, shape, LayerContext(spec, shape.channels, one))
-                self.add_module(f"enter{i}", enter)
-                shape = enter.shape_out
-            blocks = []
-            for j, block in enumerate(stage.blocks):
-                stride = each_dimension(stage.stride, spec.ndim) if j == 0 else one
-                built += 1
-                drop = spec.drop_path * built / total
-                context = LayerContext(spec, stage.width, stride)
-                blocks.append(ResidualBlock(block, shape, context, drop))
-                shape = blocks[-1].shape_out
-            self.add_module(f"layer{i}", nn.Sequential(*blocks))
-        self.tail = LayerSequence(spec.tail, shape, LayerContext(spec, shape.channels, one))
-        self.embed_width = measure.embed_width
-        self.fc = head(self.embed_width, spec.num_classes)
+    def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        """The input of the first stage, and the outputs of the stem's words at `positions`."""
+        return x, []
+
+    def stage(self, index: int, x: Tensor) -> Tensor:
+        """The map at the end of a stage, from the map at the end of the one before."""
+        y: Tensor = getattr(self, f"layer{index + 1}")(x)
+        return y
 
     def features(
         self,
         x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"],
         out: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """What the stages give: (n, widths[i], *s / strides[i]) each, for i in `out` or for all.
-
-        Nothing is computed behind the last stage that is asked for.
+        """The maps at the ends of the stages: (n, widths[i], *s / strides[i]) for each i in `out`,
+        or for all. Nothing behind the last of them is computed.
         """
         return self.pyramid(x, (), out)[1]
 
@@ -70,19 +65,75 @@ class Network(nn.Module):
         stem: Sequence[int],
         out: Sequence[int] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """What the stem's words at the positions `stem` give, and `features`."""
-        wanted = stage_positions(out, len(self.widths))
+        """The outputs of the stem's words at the positions `stem`, and `features`."""
+        indices = stage_positions(out, len(self.widths))
         x, stem_maps = self.run_stem(x, tuple(stem))
         maps = []
-        for i in range(max(wanted, default=-1) + 1):
-            if self.spec.stages[i].enter:
-                x = getattr(self, f"enter{i + 1}")(x)
-            x = getattr(self, f"layer{i + 1}")(x)
+        for index in range(max(indices, default=-1) + 1):
+            x = self.stage(index, x)
             maps.append(x)
-        return stem_maps, [maps[i] for i in wanted]
+        return stem_maps, [maps[i] for i in indices]
 
-    def run_stem(self, x: Tensor, positions: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
-        """The stem's output, and what its words at these positions give."""
+    def embed(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n width"]:
+        """The vectors that the linear head reads."""
+        return self.tail(self.features(x, out=[-1])[0]).flatten(1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.embed(x))
+
+    def reset_head(self, num_classes: int) -> None:
+        """Replace the head by a new one for `num_classes`; 0 leaves none."""
+        self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
+        self._reset_classes(num_classes)
+
+    def _reset_classes(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        if self.spec is not None:
+            self.spec = replace(self.spec, num_classes=num_classes)
+        if num_classes != len(self.classes):
+            self.classes = ()
+
+
+class Network(Backbone):
+    """A network built from a spec, with torchvision's module names.
+
+    Parameters are as PyTorch initialises them; `plusx.nn.init` has the rules of the papers.
+    UserError: the spec is not valid.
+    """
+
+    tail: LayerSequence
+
+    def __init__(self, spec: Net) -> None:
+        super().__init__()
+        validate.validate(spec)
+        measure = arithmetic.measure(spec)
+        self.spec = self.style = spec
+        self.widths, self.strides = measure.widths, measure.strides
+        self.num_classes, self.in_channels = spec.num_classes, spec.in_channels
+        one = (1,) * spec.ndim
+        shape = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
+        stem = LayerContext(spec, spec.stem_width, one)
+        self.stem, shape = add_layers(self, parse(spec.stem).branch, shape, stem)
+        total, count = sum(len(stage.blocks) for stage in spec.stages), 0
+        for i, stage in enumerate(spec.stages, 1):
+            if stage.enter:
+                enter = LayerSequence(stage.enter, shape, LayerContext(spec, shape.channels, one))
+                self.add_module(f"enter{i}", enter)
+                shape = enter.shape_out
+            blocks = []
+            for j, block in enumerate(stage.blocks):
+                stride = each_dimension(stage.stride, spec.ndim) if j == 0 else one
+                count += 1
+                drop = spec.drop_path * count / total
+                context = LayerContext(spec, stage.width, stride)
+                blocks.append(ResidualBlock(block, shape, context, drop))
+                shape = blocks[-1].shape_out
+            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+        self.tail = LayerSequence(spec.tail, shape, LayerContext(spec, shape.channels, one))
+        self.embed_width = measure.embed_width
+        self.fc = head(self.embed_width, spec.num_classes)
+
+    def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         maps = []
         for position, name in enumerate(self.stem):
             x = getattr(self, name)(x)
@@ -90,20 +141,10 @@ class Network(nn.Module):
                 maps.append(x)
         return x, maps
 
-    def embed(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n width"]:
-        """What the head sees."""
-        return self.tail(self.features(x, out=[-1])[0]).flatten(1)
-
-    def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n k"]:
-        y: Tensor = self.fc(self.embed(x))
-        return y
-
-    def reset_head(self, num_classes: int) -> None:
-        """A new head for `num_classes`; 0 leaves none."""
-        self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
-        self.spec = replace(self.spec, num_classes=num_classes)
-        if num_classes != len(self.classes):
-            self.classes = ()
+    def stage(self, index: int, x: Tensor) -> Tensor:
+        if self.spec.stages[index].enter:
+            x = getattr(self, f"enter{index + 1}")(x)
+        return super().stage(index, x)
 
 
 def head(width: int, num_classes: int) -> nn.Module:

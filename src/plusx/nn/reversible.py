@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plusx.grammar.arithmetic import FeatureShape, LayerContext
-from plusx.grammar.model import External
 from plusx.grammar.reversible import BODY, FIRST, SHORTCUT, Reversible
 from plusx.nn.block import LayerSequence, Shortcut
 from plusx.nn.frozen import running_statistics_kept
 from plusx.nn.init import initialise
-from plusx.nn.network import head, stage_positions
+from plusx.nn.network import Backbone, head
 
 
 class ReversibleUnit(nn.Module):
@@ -117,7 +116,7 @@ class ReversibleStage(nn.Sequential):
         return torch.cat(halves, dim=1)
 
 
-class ReversibleNetwork(nn.Module):
+class ReversibleNetwork(Backbone):
     """A reversible network for small images, as the authors' own code has it.
 
     A stem in convolution, norm and activation; three stages of pre-activated units, of which the
@@ -128,26 +127,24 @@ class ReversibleNetwork(nn.Module):
     """
 
     strides = (1, 2, 4)
-    spec: External | None = None
-    preprocessing: dict[str, Any] | None = None  # how inputs are prepared, where it is known
-    classes: tuple[str, ...] = ()  # names of the outputs, where they are known
+    tail: LayerSequence
 
     def __init__(
         self,
         name: str,
-        said: Reversible,
+        sizes: Reversible,
         num_classes: int = 10,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.name, self.widths = name, said.widths
+        self.name, self.widths, self.embed_width = name, sizes.widths, sizes.widths[-1]
         self.num_classes, self.in_channels = num_classes, in_channels
-        net = said.net(in_channels)
+        self.style = net = sizes.net(in_channels)
         one = (1, 1)
         begin = FeatureShape(in_channels, (32, 32), one)
-        self.stem = LayerSequence(net.stem, begin, LayerContext(net, said.stem_width, one))
-        half = FeatureShape(said.stem_width // 2, begin.size, one)
-        for number, (count, width) in enumerate(zip(said.units, said.widths, strict=True), 1):
+        self.stem = LayerSequence(net.stem, begin, LayerContext(net, sizes.stem_width, one))
+        half = FeatureShape(sizes.stem_width // 2, begin.size, one)
+        for number, (count, width) in enumerate(zip(sizes.units, sizes.widths, strict=True), 1):
             built = []
             for j in range(count):
                 stride = (2, 2) if j == 0 and number > 1 else one
@@ -157,30 +154,13 @@ class ReversibleNetwork(nn.Module):
             self.add_module(f"layer{number}", ReversibleStage(*built))
         last = FeatureShape(self.widths[-1], half.size, one)
         self.tail = LayerSequence(net.tail, last, LayerContext(net, self.widths[-1], one))
-        self.fc = head(self.widths[-1], num_classes)
+        self.fc = head(self.embed_width, num_classes)
         initialise(self, "he")
 
-    def features(
-        self, x: Float[Tensor, "n c h w"], out: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        """The maps at the ends of the stages, or of those at the positions `out`."""
-        wanted = stage_positions(out, len(self.widths))
-        maps = []
+    def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         x = self.stem(x)
-        # halves that are added and taken away again need all the digits there are
-        x = x if x.dtype == torch.float64 else x.float()
-        for i in range(max(wanted, default=-1) + 1):
-            x = getattr(self, f"layer{i + 1}")(x)
-            maps.append(x)
-        return [maps[i] for i in wanted]
-
-    def embed(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n width"]:
-        """What the head sees."""
-        return self.tail(self.features(x, out=(-1,))[0]).flatten(1)
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        y: Tensor = self.fc(self.embed(x))
-        return y
+        # halves that are added and subtracted again need the full precision
+        return x if x.dtype == torch.float64 else x.float(), []
 
     @property
     def reverses(self) -> bool:
@@ -192,10 +172,3 @@ class ReversibleNetwork(nn.Module):
         for stage in self.children():
             if isinstance(stage, ReversibleStage):
                 stage.reverses = value
-
-    def reset_head(self, num_classes: int) -> None:
-        """A new linear head; 0 classes have none."""
-        self.num_classes = num_classes
-        if num_classes != len(self.classes):
-            self.classes = ()
-        self.fc = head(self.widths[-1], num_classes).to(next(self.parameters()))

@@ -17,7 +17,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScale
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from plusx.errors import UserError
-from plusx.grammar.heads import FasterRcnn, MaskRcnn
+from plusx.grammar.heads import FasterRcnn
 from plusx.nn.feature_info import FeatureInfo
 from plusx.nn.pyramid import coarse
 
@@ -35,7 +35,7 @@ class TwoStage(nn.Module):
     padded before they are a batch.
     """
 
-    def __init__(self, spec: FasterRcnn | MaskRcnn, levels: FeatureInfo, num_classes: int) -> None:
+    def __init__(self, spec: FasterRcnn, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         found, width = coarse(levels, FINEST), spec.width
         self.indices = tuple(level.index for level in found)
@@ -65,7 +65,7 @@ class TwoStage(nn.Module):
             nms_thresh=0.7,
         )
         masks: dict[str, Any] = {}
-        if isinstance(spec, MaskRcnn):
+        if spec.has_masks:
             masks = {
                 "mask_roi_pool": MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2),
                 "mask_head": MaskRCNNHeads(width, (width,) * 4, 1),

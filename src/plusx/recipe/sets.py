@@ -8,13 +8,13 @@ from pydantic.dataclasses import dataclass
 from plusx.recipe.values import (
     CONFIG,
     Count,
+    CountOrFraction,
+    IdentitySelector,
     Name,
     Number,
-    Part,
     Positive,
     Rate,
-    Ratio,
-    Who,
+    UnitInterval,
 )
 
 
@@ -41,8 +41,8 @@ class KnownData:
     size: Positive | None = None  # positions a dimension; None: as published
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
-    validation: Part | None = None  # images, or their share; None: the set's own rule
-    train: Part | None = None  # images, or their share, that are trained on; None: all
+    validation: CountOrFraction | None = None  # images, or their share; None: the set's own rule
+    train: CountOrFraction | None = None  # images, or their share, that are trained on; None: all
     per_class: Positive | None = None  # images of each class that are trained on; None: all
     classes: tuple[Name, ...] | None = None  # those that are seen; None: all
     bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
@@ -62,8 +62,8 @@ class OwnData:
     size: Positive = 224
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
-    validation: Part | None = None
-    train: Part | None = None  # images, or their share, that are trained on; None: all
+    validation: CountOrFraction | None = None
+    train: CountOrFraction | None = None  # images, or their share, that are trained on; None: all
     per_class: Positive | None = None  # images of each class that are trained on; None: all
     classes: tuple[Name, ...] | None = None  # those that are seen; None: all
     channels: Positive | None = None  # of an image as it is stored; None: pictures in colours
@@ -94,8 +94,8 @@ class SceneData:
     min_area: Positive = 20  # pixels of a component; smaller ones are ignored
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: Part | None = None
-    train: Part | None = None
+    validation: CountOrFraction | None = None
+    train: CountOrFraction | None = None
     on_unreadable: Literal["error", "skip"] = "error"
     sampler: Literal["uniform", "balanced"] = "uniform"
     workers: Count = 0
@@ -113,8 +113,8 @@ class PeopleData:
     channels: Literal[1, 3] = 3
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: Who | None = None  # of those who do not test; None: 0.2 of them
-    test: Who = 0
+    validation: IdentitySelector | None = None  # of those who do not test; None: 0.2 of them
+    test: IdentitySelector = 0
     sampler: Sampler = "uniform"
     samples_per_class: Positive = 4  # of a person that stand together, with sampler = "pk"
     on_unreadable: Literal["error", "skip"] = "error"
@@ -141,13 +141,13 @@ class VolumeData:
     orientation: str = "SPL"  # where slices, rows and columns grow to
     patch: Patch = (64, 64, 64)  # voxels that a network sees at a time
     patches: Positive = 4  # that an epoch takes of each volume
-    foreground: Ratio = 0.5  # the share of them that hold a class other than the first
+    foreground: UnitInterval = 0.5  # the share of them that hold a class other than the first
     ignore: tuple[Count, ...] = ()  # numbers of the masks that are ignored
     patient: str = ""  # a regular expression whose group is the patient; "": each volume's own
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: Part | None = None  # patients, or their share; None: 0.2
-    train: Part | None = None  # volumes, or their share, that are trained on; None: all
+    validation: CountOrFraction | None = None  # patients, or their share; None: 0.2
+    train: CountOrFraction | None = None  # volumes, or their share, that are trained on; None: all
     on_unreadable: Literal["error", "skip"] = "error"
     sampler: Literal["uniform"] = "uniform"
     workers: Count = 0
@@ -160,11 +160,11 @@ class EllipsoidData:
     kind: Literal["ellipsoids"]
     patch: Patch = (32, 32, 32)
     patches: Positive = 4
-    foreground: Ratio = 0.5
+    foreground: UnitInterval = 0.5
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: Part | None = None  # patients, or their share; None: 12
-    train: Part | None = None
+    validation: CountOrFraction | None = None  # patients, or their share; None: 12
+    train: CountOrFraction | None = None
     sampler: Literal["uniform"] = "uniform"
     workers: Count = 0
 
@@ -178,7 +178,7 @@ class CellData:
     augment: str = ""
     mix: NoMix = NoMix()
     validation: Literal[0] | None = None  # 0: none is kept back
-    train: Part | None = None
+    train: CountOrFraction | None = None
     sampler: Literal["uniform", "balanced"] = "uniform"
     workers: Count = 0
 

@@ -9,7 +9,7 @@ from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
 
 from plusx.grammar.spec import Activation
-from plusx.recipe.values import CONFIG, Count, Name, Positive, Share
+from plusx.recipe.values import CONFIG, Count, Fraction, Name, Positive
 
 
 Seeds: TypeAlias = Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -77,7 +77,7 @@ class Convergence:
 
     kind: Literal["convergence"] = "convergence"
     networks: Names
-    threshold: Share = 0.9
+    threshold: Fraction = 0.9
     seeds: Seeds = (0, 1, 2)
 
 
@@ -159,7 +159,7 @@ class Tables:
     kind: Literal["tables"] = "tables"
     networks: Names
     twins: bool = True  # each residual network beside itself without its skips
-    threshold: Share = 0.9
+    threshold: Fraction = 0.9
     seeds: Seeds = (0, 1, 2)
 
 

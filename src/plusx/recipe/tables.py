@@ -13,14 +13,14 @@ from plusx.recipe import studies
 from plusx.recipe.sets import Data
 from plusx.recipe.values import (
     CONFIG,
-    Amount,
     Count,
-    Flag,
-    Grade,
-    Part,
+    CountOrFraction,
+    Fraction,
+    NonNegative,
     Positive,
+    PositiveFraction,
     Rate,
-    Share,
+    StrictBool,
 )
 
 
@@ -33,15 +33,17 @@ class NetByName:
     weights: str = ""
     # what is trained: all, the head alone, or so many of the last stages and the head
     train: Literal["all", "head"] | Positive = "all"
-    freeze_norms: Flag = False  # batch norms keep the statistics and parameters they begin with
+    freeze_norms: StrictBool = (
+        False  # batch norms keep the statistics and parameters they begin with
+    )
     in_channels: Positive | None = None  # None: the data's
     num_classes: Positive | None = None  # None: the data's
     size: Positive | None = None  # None: the data's
     ndim: Literal[1, 2, 3] | None = None  # 3: the same sentence, said of volumes
     norm: Norm | None = None
-    affine: Flag | None = None
+    affine: StrictBool | None = None
     act: Activation | None = None
-    drop_path: Share | None = None
+    drop_path: Fraction | None = None
     drop_mode: Literal["batch", "row"] | None = None
     tail: str | None = None  # the sentence between the last stage and the head
 
@@ -51,17 +53,19 @@ class Init:
     """How parameters begin; external modules and weights that are loaded begin as they are."""
 
     rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch"] | None = None
-    zero_last_gamma: Flag = False  # the last norm of every branch before a + begins at 0
+    zero_last_gamma: StrictBool = False  # the last norm of every branch before a + begins at 0
     gate_bias: Annotated[float, Strict()] = -2.0  # where the gates of `~` and `gate` begin
-    whiten: Flag = False  # the first convolution whitens patches of training images, untrained
+    whiten: StrictBool = (
+        False  # the first convolution whitens patches of training images, untrained
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Classify:
     kind: Literal["classify"] = "classify"
-    label_smoothing: Share = 0.0
+    label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
-    multilabel: Flag = False
+    multilabel: StrictBool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -75,7 +79,7 @@ class Segment:
     class_weights: Literal["none", "balanced", "root"] | tuple[Rate, ...] = "none"
     background: str = ""  # the class that is what is left over, which Dice leaves out
     window: tuple[Positive, ...] | None = None  # positions looked at at a time; None: the whole
-    overlap: Share = 0.5  # what two windows have in common
+    overlap: Fraction = 0.5  # what two windows have in common
     spacing: tuple[Rate, Rate, Rate] | None = None  # mm a position, of volumes; None: the data's
 
 
@@ -84,8 +88,8 @@ class Detect:
     """Boxes, and with [head] kind = "mask-rcnn" a mask for each."""
 
     kind: Literal["detect"] = "detect"
-    score_threshold: Share = 0.05  # boxes of a lower score are dropped
-    nms_iou: Share = 0.6  # of the per-class non-maximum suppression
+    score_threshold: Fraction = 0.05  # boxes of a lower score are dropped
+    nms_iou: Fraction = 0.6  # of the per-class non-maximum suppression
     max_detections: Positive = 100  # boxes of an image
 
 
@@ -98,7 +102,7 @@ class Embed:
     margin: Rate = 0.5
     scale: Rate = 64.0  # of the cosines, with arcface
     width: Positive = 128  # of the vectors, which the network's linear layer makes
-    far: Share = 0.01  # false-accept rate of the true-accept rate, and of galleries
+    far: Fraction = 0.01  # false-accept rate of the true-accept rate, and of galleries
 
 
 TaskTable = Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")]
@@ -108,69 +112,71 @@ TaskTable = Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")
 class Sgd:
     kind: Literal["sgd"] = "sgd"
     lr: Rate
-    momentum: Share = 0.9
-    nesterov: Flag = False
-    weight_decay: Amount = 1e-4
-    decay_norms: Flag = True  # whether norms and biases decay too, as in the ResNet papers
+    momentum: Fraction = 0.9
+    nesterov: StrictBool = False
+    weight_decay: NonNegative = 1e-4
+    decay_norms: StrictBool = True  # whether norms and biases decay too, as in the ResNet papers
     clip: Rate | None = None  # the largest norm of the gradient; None: not clipped
     accumulation_steps: Positive = 1  # a batch is computed in so many parts
-    ema: Share = 0.0  # decay of the exponential moving average of the weights; 0: none
-    layer_decay: Grade = 1.0  # rate of a stage, divided by that of the next one
+    ema: Fraction = 0.0  # decay of the exponential moving average of the weights; 0: none
+    layer_decay: PositiveFraction = 1.0  # rate of a stage, divided by that of the next one
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AdamW:
     kind: Literal["adamw"] = "adamw"
     lr: Rate
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    weight_decay: Amount = 0.05
-    decay_norms: Flag = False
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.05
+    decay_norms: StrictBool = False
     clip: Rate | None = None
     accumulation_steps: Positive = 1
-    ema: Share = 0.0
-    layer_decay: Grade = 1.0
+    ema: Fraction = 0.0
+    layer_decay: PositiveFraction = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Muon:
     kind: Literal["muon"] = "muon"
     lr: Rate  # of filters; the schedule scales the other two alike
-    momentum: Share = 0.6
+    momentum: Fraction = 0.6
     iterations: Positive = 3  # of Newton and Schulz
     head_lr: Rate = 1.0  # of all other weights, by SGD
     bias_lr: Rate = 0.1  # of biases and norms, by SGD
-    sgd_momentum: Share = 0.85
-    weight_decay: Amount = 0.0  # of the other weights
+    sgd_momentum: Fraction = 0.85
+    weight_decay: NonNegative = 0.0  # of the other weights
     clip: Rate | None = None
     accumulation_steps: Positive = 1
-    ema: Share = 0.0
+    ema: Fraction = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Constant:
     kind: Literal["constant"] = "constant"
-    warmup: Part = 0
-    warmup_until: Share = 0.0  # hold `warmup_lr` until the training error is below this; 0: never
+    warmup: CountOrFraction = 0
+    warmup_until: Fraction = (
+        0.0  # hold `warmup_lr` until the training error is below this; 0: never
+    )
     warmup_lr: Rate = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Steps:
     kind: Literal["steps"] = "steps"
-    milestones: tuple[Part, ...]
+    milestones: tuple[CountOrFraction, ...]
     gamma: Rate = 0.1
-    warmup: Part = 0
-    warmup_until: Share = 0.0
+    warmup: CountOrFraction = 0
+    warmup_until: Fraction = 0.0
     warmup_lr: Rate = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Cosine:
     kind: Literal["cosine"] = "cosine"
-    warmup: Part = 0
-    warmup_until: Share = 0.0
+    warmup: CountOrFraction = 0
+    warmup_until: Fraction = 0.0
     warmup_lr: Rate = 0.01
-    end: Amount = 0.0  # the rate at the last step
+    end: NonNegative = 0.0  # the rate at the last step
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -184,8 +190,8 @@ class Device:
     kind: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     # auto: bfloat16 where it is quicker; what was chosen stands in the run's recipe.toml
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    channels_last: Flag = True
-    compile: Flag = False
+    channels_last: StrictBool = True
+    compile: StrictBool = False
     memory: Literal["keep", "recompute", "segments"] = "keep"  # what is kept for the backward pass
     threads: Count = 0  # 0: as torch chooses
     parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: copies, or sharded (FSDP2)
@@ -195,7 +201,7 @@ class Device:
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Evaluate:
     every: Count = 1  # epochs; 0: at the end alone
-    train_set: Flag = True  # whether a finished run is evaluated on its training images too
+    train_set: StrictBool = True  # whether a finished run is evaluated on its training images too
     patience: Count = 0  # evaluations without a better one before the run stops; 0: never
     keep: Literal["last", "best"] | None = None  # None: the best with patience, else the last
     # the figure by which the best is kept; None: the task's foremost one
@@ -221,7 +227,7 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Checkpoint:
-    every_seconds: Amount = 30.0  # 0: not by the clock
+    every_seconds: NonNegative = 30.0  # 0: not by the clock
     every_steps: Count = 0  # 0: not by steps
     keep: Positive = 2
 
@@ -230,7 +236,7 @@ class Checkpoint:
 class Compare:
     networks: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1)
-    threshold: Share = 0.9  # the accuracy whose first epoch is reported
+    threshold: Fraction = 0.9  # the accuracy whose first epoch is reported
 
 
 def _net_tag(value: object) -> str:
@@ -279,3 +285,13 @@ class Recipe:
             object.__setattr__(self, "evaluate", replace(self.evaluate, monitor="accuracy"))
         if isinstance(self.optim, Muon) and self.device.parallel == "fsdp":
             raise UserError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')
+
+    @property
+    def net_by_name(self) -> NetByName | None:
+        """[net] where it names a network of the zoo; None for a spec."""
+        return self.net if isinstance(self.net, NetByName) else None
+
+    @property
+    def net_name(self) -> str | None:
+        """The name of the network; None for a spec."""
+        return self.net.base if isinstance(self.net, NetByName) else None

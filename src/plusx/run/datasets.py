@@ -163,7 +163,7 @@ def own_modality(data: OwnData) -> Modality | None:
 
 def _wants_masks(recipe: Recipe) -> bool:
     """Whether the head has a use for instance masks."""
-    return recipe.head is not None and recipe.head.kind == "mask-rcnn"
+    return recipe.head is not None and recipe.head.has_masks
 
 
 def _open_annotated(recipe: Recipe, data: SceneData, split: str) -> Dataset:

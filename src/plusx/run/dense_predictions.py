@@ -16,13 +16,68 @@ from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.data.prediction import Detections, LabelMaps, Prediction
 from plusx.data.sets.download import located
+from plusx.metrics.segmentation import IGNORE_INDEX
 from plusx.report.predictions import MOST, SHOWN, predictions_page
-from plusx.run import drawing, parts
+from plusx.run import build, drawing
 from plusx.run.folder import Run, record_test_use
 from plusx.run.predictor import Failed, Predicted, Predictor, Source
 
 
-FOLDERS = ("masks", "overlays", "side-by-side")
+class PredictionWriter:
+    """Collects rows of dense predictions, and draws them where there is a folder `out`."""
+
+    def __init__(self, run: Run, out: str | Path | None) -> None:
+        self.run = run
+        self.out = None if out is None else Path(out)
+        self.rows: list[dict[str, Any]] = []
+        self.panels: list[bytes] = []
+        self.test_uses: int | None = None
+
+    def record_test_use(self, folder: Path, count: int) -> None:
+        """Record once that predictions are compared with so many annotated test samples."""
+        if self.test_uses is None:
+            use = {"data": folder.name, "split": "test", "count": count, "by": "predict"}
+            self.test_uses = record_test_use(folder, use)
+
+    def draw(
+        self,
+        row: dict[str, Any],
+        name: str,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        overlays: Sequence[UInt8[np.ndarray, "h w 3"]],
+        mask: tuple[str, bytes] | None = None,
+    ) -> None:
+        """Write the files of one row, and name them in it: overlay, side_by_side and mask.
+
+        overlays: the prediction over the pixels, and the ground truth where it is known
+        mask: the suffix of its file, and the content
+        """
+        assert self.out is not None
+        panel = drawing.png(drawing.abreast([pixels, *overlays]))
+        contents = {
+            "overlay": (f"overlays/{name}.png", drawing.png(overlays[0])),
+            "side_by_side": (f"side-by-side/{name}.png", panel),
+        }
+        if mask is not None:
+            contents["mask"] = (f"masks/{name}{mask[0]}", mask[1])
+        for key, (path, content) in contents.items():
+            store.make_folder((self.out / path).parent)
+            store.write_bytes(self.out / path, content)
+            row[key] = path
+        if len(self.panels) < MOST:
+            self.panels.append(panel)
+
+    def result(self) -> dict[str, Any]:
+        """Classes, predictions and test_uses; with a folder, predictions.html is written."""
+        classes = self.run.classes
+        result: dict[str, Any] = {"classes": list(classes), "predictions": self.rows}
+        if self.test_uses is not None:
+            result["test_uses"] = self.test_uses
+        if self.out is not None and self.rows:
+            colours = drawing.colours(len(classes))
+            page = predictions_page(result, self.panels, colours, printable(self.run.path))
+            store.write_text(self.out / "predictions.html", page)
+        return result
 
 
 class GroundTruth:
@@ -36,14 +91,14 @@ class GroundTruth:
 
     def is_test(self, path: str) -> bool:
         """Whether this is an image of the test set, whose annotations are a use of it."""
-        known = self.images.get(_resolved(path))
-        return known is not None and known[0].split == "test"
+        found = self.images.get(_resolved(path))
+        return found is not None and found[0].split == "test"
 
     def of(self, path: str, size: tuple[int, int]) -> Prediction | None:
         """The annotations of an image (height, width) as a prediction; None where unknown."""
-        if (known := self.images.get(_resolved(path))) is None:
+        if (found := self.images.get(_resolved(path))) is None:
             return None
-        source, index = known
+        source, index = found
         truth = source.annotations
         if isinstance(truth, Masks):
             labels = truth.mask(index)
@@ -81,7 +136,7 @@ def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
     sources = []
     for split in ("train", "validation", "test"):
         try:
-            sources.append(parts.open_split(run.recipe, split))
+            sources.append(build.open_split(run.recipe, split))
         except (ValueError, OSError):  # images can be looked at all the same
             continue
     return [source for source in sources if source.classes == run.classes]
@@ -106,15 +161,13 @@ def predict_dense(
     of it. With `out` a row names its `mask`, `overlay` and `side_by_side`, paths in that
     folder, and there are predictions.html and, for boxes, coco.json.
     """
-    rows: list[dict[str, Any]] = []
-    pictures: list[bytes] = []
-    uses = None
     run = predictor.run
+    writer = PredictionWriter(run, out)
     for predicted in predictor.predictions(sources, failed, batch_size=batch_size, names=names):
         height, width = predicted.stored.size
-        if uses is None and ground_truth.is_test(predicted.name):
-            tested = sum(ground_truth.is_test(str(source)) for source in sources)
-            uses = record_look(run.path, tested)
+        if writer.test_uses is None and ground_truth.is_test(predicted.name):
+            count = sum(ground_truth.is_test(str(source)) for source in sources)
+            writer.record_test_use(run.path, count)
         truth = ground_truth.of(predicted.name, (height, width))
         row: dict[str, Any] = {
             "path": printable(predicted.name),
@@ -124,26 +177,12 @@ def predict_dense(
         if truth is not None:
             row["ground_truth"] = COMPARED[type(truth)](run, predicted.prediction, truth)
         if out is not None:
-            picture = _draw(Path(out), run, row, predicted, truth, len(rows) + 1)
-            pictures += [picture] if len(pictures) < MOST else []
-        rows.append(row)
-    result: dict[str, Any] = {"classes": list(run.classes), "predictions": rows}
-    if uses is not None:
-        result["test_uses"] = uses
-    if out is not None and rows:
-        if "boxes" in rows[0]:
-            store.write_json(Path(out) / "coco.json", coco(result))
-        page = predictions_page(
-            result, pictures, drawing.colours(len(run.classes)), printable(run.path)
-        )
-        store.write_text(Path(out) / "predictions.html", page)
+            _draw(writer, row, predicted, truth)
+        writer.rows.append(row)
+    result = writer.result()
+    if out is not None and writer.rows and "boxes" in writer.rows[0]:
+        store.write_json(Path(out) / "coco.json", coco(result))
     return result
-
-
-def record_look(home: Path, count: int) -> int:
-    """Record that predictions are compared with the annotations of so many test images."""
-    use = {"data": home.name, "split": "test", "count": count, "by": "predict"}
-    return record_test_use(home, use)
 
 
 def coco(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +220,7 @@ def _truth_boxes(run: Run, prediction: Prediction, truth: Prediction) -> dict[st
 def _mask_metrics(run: Run, prediction: Prediction, truth: Prediction) -> dict[str, Any]:
     """The metrics of one image, where not all of it is ignored."""
     labels = truth.tensors()["labels"]
-    if bool((labels == drawing.UNJUDGED).all()):
+    if bool((labels == IGNORE_INDEX).all()):
         return {}
     (meter,) = run.task.meters()
     meter.update(prediction, Batch(labels, labels))
@@ -197,35 +236,20 @@ COMPARED: dict[type[Prediction], Callable[[Run, Prediction, Prediction], dict[st
 
 
 def _draw(
-    out: Path,
-    run: Run,
-    row: dict[str, Any],
-    predicted: Predicted,
-    truth: Prediction | None,
-    number: int,
-) -> bytes:
-    """Write the pictures of one image and name them in its row; the one for the page."""
+    writer: PredictionWriter, row: dict[str, Any], predicted: Predicted, truth: Prediction | None
+) -> None:
+    """Write the pictures of one image, and its mask where it has one."""
+    classes, prediction = writer.run.classes, predicted.prediction
     stem = re.sub(r"[^\w-]+", "_", Path(printable(predicted.name)).stem)[:60]
-    name = f"{number:04}-{stem}.png"
-    prediction = predicted.prediction
-    folders = FOLDERS if isinstance(prediction, LabelMaps) else FOLDERS[1:]
-    for folder in folders:
-        store.make_folder(out / folder)
     pixels = drawing.as_rgb(predicted.stored.tensor.permute(1, 2, 0).numpy())
-    shown = drawing.resized(pixels, drawing.shown_size(pixels.shape[:2]))
-    overlay = draw_prediction(run.classes, shown, prediction)
-    panels = [shown, overlay]
+    pixels = drawing.resized(pixels, drawing.shown_size(pixels.shape[:2]))
+    overlays = [draw_prediction(classes, pixels, prediction)]
     if truth is not None:
-        panels.append(draw_prediction(run.classes, shown, truth, scores=False))
+        overlays.append(draw_prediction(classes, pixels, truth, scores=False))
+    mask = None
     if isinstance(prediction, LabelMaps):
-        row["mask"] = f"masks/{name}"
-        mask = drawing.mask_png(prediction.labels[0].numpy(), len(run.classes))
-        store.write_bytes(out / row["mask"], mask)
-    beside = drawing.png(drawing.abreast(panels))
-    row["overlay"], row["side_by_side"] = f"overlays/{name}", f"side-by-side/{name}"
-    store.write_bytes(out / row["overlay"], drawing.png(overlay))
-    store.write_bytes(out / row["side_by_side"], beside)
-    return beside
+        mask = (".png", drawing.mask_png(prediction.labels[0].numpy(), len(classes)))
+    writer.draw(row, f"{len(writer.rows) + 1:04}-{stem}", pixels, overlays, mask)
 
 
 def draw_prediction(

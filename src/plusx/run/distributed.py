@@ -1,7 +1,7 @@
-"""The processes of one run on PyTorch's own engine, and what they tell each other.
+"""The processes of one run on torch.distributed, and the data they exchange.
 
-A run is one process, or, under torchrun or `plusx train --processes`, several: its world. Rank 0
-keeps the folder and speaks; what it says to the others goes as JSON and safetensors, never pickled.
+A run is one process, or several under torchrun or `plusx train --processes`. Rank 0 writes the
+run's folder and prints; it sends JSON and safetensors to the others, never pickles.
 """
 
 import contextlib
@@ -9,7 +9,10 @@ import datetime
 import ipaddress
 import json
 import os
+import signal
 import socket
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,31 +24,32 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from plusx.errors import UserError
 from plusx.run.signals import Signals
-from plusx.run.watch import Watch
 from plusx.store.tensors import decode, encode
 
 
-# Longer than the watch takes, whose message names the process.
-AFTERWARDS = 60.0
+_POLL = 0.5  # seconds between two looks for a failure that another process has posted
+_GRACE = 8.0  # seconds after a failed collective in which every live process has to answer
+_FAREWELL = 20.0  # seconds that rank 0, which hosts the store, waits for the others to leave it
+_FAILURE = "failure"  # key of the store: the rank that reports why the run ends, and the exit code
 
 
 class DistributedContext:
-    """This process among those of its run. A world of one has nobody to tell anything."""
+    """This process among those of its run."""
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
         self.rank, self.size, self.local = rank, size, local
         self.signals: Signals | None = None
-        self.watch: Watch | None = None
         self._agreed: int | None = None
+        self._parent = os.getppid()
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     @property
     def stopping(self) -> int | None:
-        """The signal that ends the run; in a larger world once `totals` has told everybody."""
+        """The signal that ends the run; with several processes once `sum` has shared it."""
         if self.size > 1:
             return self._agreed
         return None if self.signals is None else self.signals.received
@@ -68,65 +72,63 @@ class DistributedContext:
         torch.cuda.set_device(self.local)
         return f"cuda:{self.local}"
 
-    def tick(self) -> None:
-        """Another piece of work begins, which may take as long as the recipe's timeout."""
-        if self.watch is not None:
-            self.watch.tick()
-
-    def told(self, value: Any) -> Any:
-        """What rank 0 gives, on every rank: anything that is exact in JSON."""
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank: anything that is exact in JSON."""
         if self.size == 1:
             return value
-        said = json.dumps(value).encode() if self.first else b""
-        return json.loads(self._bytes(said))
+        return json.loads(self._broadcast(json.dumps(value).encode() if self.first else b""))
 
-    def tensors_told(
+    def broadcast_tensors(
         self, groups: Mapping[str, Mapping[str, Tensor]]
     ) -> dict[str, dict[str, Tensor]]:
         """Rank 0's groups of named tensors, on every rank."""
         if self.size == 1:
             return {name: dict(group) for name, group in groups.items()}
-        names = self.told(list(groups))
-        said = {n: self._bytes(encode(groups[n]) if self.first else b"") for n in names}
-        return {name: decode(data, f"{name} of rank 0")[0] for name, data in said.items()}
+        return {
+            name: decode(
+                self._broadcast(encode(groups[name]) if self.first else b""), f"{name} of rank 0"
+            )[0]
+            for name in self.broadcast(list(groups))
+        }
 
-    def totals(self, figures: Sequence[float]) -> list[float]:
-        """The sums over all ranks of these figures. Whether a signal came is agreed on with it."""
-        received = None if self.signals is None else self.signals.received
-        if self.size == 1:
-            return list(figures)
-        known = sorted(Signals.NOTED)
-        said = [*figures, *(float(received == number) for number in known)]
-        sums = torch.tensor(said, dtype=torch.float64)
-        distributed.all_reduce(sums)
-        summed: list[float] = sums.tolist()
-        came = [number for number, count in zip(known, summed[len(figures) :]) if count]
-        self._agreed = max(came, default=None)
-        return summed[: len(figures)]
-
-    def wait(self) -> None:
-        """Go on when all are here."""
-        self.totals([])
-
-    def level(self, module: nn.Module) -> None:
-        """Give every rank rank 0's buffers: running statistics are of what a rank has seen."""
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Give every rank rank 0's buffers: running statistics differ between ranks."""
         if self.size > 1:
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
 
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums of these values over all ranks; shares whether a signal came to any of them."""
+        if self.size == 1:
+            return list(values)
+        received = None if self.signals is None else self.signals.received
+        if os.getppid() != self._parent:  # the launcher is gone, and nobody waits for this process
+            received = signal.SIGTERM
+        flags = [float(received == number) for number in Signals.NOTED]
+        sums = torch.tensor([*values, *flags], dtype=torch.float64)
+        distributed.all_reduce(sums)
+        totals: list[float] = sums.tolist()
+        came = [number for number, count in zip(Signals.NOTED, totals[len(values) :]) if count]
+        self._agreed = max(came, default=None)
+        return totals[: len(values)]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.sum([])
+
     def send(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give rank 0 tensors of any shape."""
+        """Send rank 0 tensors of any shape."""
         data = torch.frombuffer(bytearray(encode(tensors)), dtype=torch.uint8)
         distributed.send(torch.tensor([len(data)]), 0)
         distributed.send(data, 0)
 
     def receive(self, rank: int) -> dict[str, Tensor]:
-        """On rank 0: what a rank sends."""
+        """On rank 0: the tensors that a rank sends."""
         length = torch.zeros(1, dtype=torch.int64)
         distributed.recv(length, rank)
         data = torch.empty(int(length), dtype=torch.uint8)
         distributed.recv(data, rank)
-        return decode(data.numpy().tobytes(), f"what rank {rank} sent")[0]
+        return decode(data.numpy().tobytes(), f"tensors of rank {rank}")[0]
 
     def gather(self, records: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
         """On rank 0 the records of every rank: arrays, and values that are exact in JSON."""
@@ -151,7 +153,7 @@ class DistributedContext:
             gathered.append(received)
         return gathered
 
-    def _bytes(self, data: bytes) -> bytes:
+    def _broadcast(self, data: bytes) -> bytes:
         length = torch.tensor([len(data)])
         distributed.broadcast(length, 0)
         whole = torch.zeros(int(length), dtype=torch.uint8)
@@ -162,61 +164,154 @@ class DistributedContext:
         return whole.numpy().tobytes()
 
 
+class FailureThread(threading.Thread):
+    """Ends this process once another one has posted in the store that the run ends.
+
+    The first process that fails posts its rank and exit code, and prints its error; the others end
+    with the same code, also where their main thread waits for something that never comes. After a
+    failed collective, which says no more than that some process does not answer, rank 0 names the
+    ranks that have not ended too within a few seconds.
+    """
+
+    def __init__(self, rank: int, size: int, store: TCPStore, timeout: int | float) -> None:
+        super().__init__(name="failures", daemon=True)
+        self.rank, self.size, self.timeout = rank, size, timeout
+        self.store, self.polled = store.clone(), store.clone()  # a connection for each thread
+        for connection in (self.store, self.polled):
+            connection.set_timeout(datetime.timedelta(seconds=timeout))
+        self.done = threading.Event()
+        self.ending = threading.Lock()  # taken once, by the thread that ends this process
+        self.missing: list[int] = []
+        if rank == 0:
+            self.store.set(_FAILURE, "")
+        self.store.wait([_FAILURE])
+        self.start()
+
+    def run(self) -> None:
+        """Look for a posted failure until the end."""
+        while not self.done.wait(_POLL):
+            try:
+                posted = self.polled.get(_FAILURE)
+            except RuntimeError:  # rank 0 has ended, and the next collective fails
+                return
+            if posted and self.ending.acquire(blocking=False):
+                self.leave()
+                os._exit(json.loads(posted)[1])
+
+    def verdict(self, error: Exception) -> tuple[Exception, int, bool]:
+        """The error that ends the run, its exit code, and whether this process prints it.
+
+        error: what this process has raised.
+        """
+        if not self.ending.acquire(blocking=False):
+            time.sleep(3600)  # the other thread is about to end this process
+        signal_number = getattr(error, "signal_number", None)
+        code = 128 + signal_number if signal_number else 2 if isinstance(error, UserError) else 1
+        lost = isinstance(error, distributed.DistError) or "/gloo/" in str(error)
+        try:
+            if self.rank:  # rank 0 answers at once, unless it has ended or hangs
+                self.store.wait([_FAILURE], datetime.timedelta(seconds=_GRACE))
+                self.store.set(f"ended/{self.rank}", "")
+            posted = self.store.get(_FAILURE) if lost else b""
+            if posted or (lost and self.rank):
+                # ends at once, so that those who wait for this process notice
+                return error, json.loads(posted)[1] if posted else 1, False
+            if lost:
+                self.missing = self._unanswered()
+                if self.missing:
+                    error = RuntimeError(
+                        f"{_named(self.missing)} ended or hangs: no answer within "
+                        f"{self.timeout:g} seconds"
+                    )
+            posted = self.store.compare_set(_FAILURE, "", json.dumps([self.rank, code]))
+            speaker, code = json.loads(posted)
+            return error, code, speaker == self.rank
+        except RuntimeError:  # torch's errors of a store are of this kind
+            if lost:
+                error, code = RuntimeError("rank 0 ended or hangs: it does not answer"), 1
+            return error, code, True
+
+    def leave(self) -> None:
+        """Leave the store; rank 0, which hosts it, leaves last."""
+        self.done.set()
+        others = [rank for rank in range(1, self.size) if rank not in self.missing]
+        with contextlib.suppress(RuntimeError):
+            self.store.set(f"left/{self.rank}", "")
+            end = time.monotonic() + _FAREWELL
+            while self.rank == 0 and time.monotonic() < end:
+                if all(self.store.check([f"left/{rank}"]) for rank in others):
+                    break
+                time.sleep(0.02)
+
+    def _unanswered(self) -> list[int]:
+        """On rank 0: the other ranks that do not end within a few seconds too."""
+        end = time.monotonic() + _GRACE
+        waiting = list(range(1, self.size))
+        while waiting and time.monotonic() < end:
+            time.sleep(0.1)
+            waiting = [rank for rank in waiting if not self.store.check([f"ended/{rank}"])]
+        return waiting
+
+
+def _named(ranks: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, ranks))
+    return f"rank {numbers}" if len(ranks) == 1 else f"ranks {numbers}"
+
+
 def is_first() -> bool:
-    """Whether this process is the one of its run that speaks."""
+    """Whether this process is the one of its run that prints."""
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 @contextlib.contextmanager
 def joined(kind: str, timeout: int | float) -> Iterator[DistributedContext]:
-    """The world that torchrun put this process in; a world of one where nobody did.
+    """The processes that torchrun has started; one process where it has not.
 
     kind, timeout: [device] kind and timeout of the recipe. An error of one process ends all with
-    its message, said once, and its exit code: those that have nothing to say raise SystemExit.
-    UserError: torchrun's variables are incomplete. RuntimeError: a process died or hangs.
+    its exit code, and is printed once: the others raise SystemExit. UserError: torchrun's variables
+    are incomplete. RuntimeError: a process died or hangs.
     """
-    said = os.environ
-    size = int(said.get("WORLD_SIZE", "1"))
+    env = os.environ
+    size = int(env.get("WORLD_SIZE", "1"))
     if size == 1:
         yield DistributedContext()
         return
-    missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in said]
+    missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in env]
     if missing:
         raise UserError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start with torchrun")
-    world = DistributedContext(int(said["RANK"]), size, int(said["LOCAL_RANK"]))
+    world = DistributedContext(int(env["RANK"]), size, int(env["LOCAL_RANK"]))
     on_gpu = world.device(kind).startswith("cuda")
-    store = _meeting(world, said["MASTER_ADDR"], int(said["MASTER_PORT"]), timeout)
-    world.watch = watch = Watch(world.rank, size, store, timeout)
-    watch.start()
+    store = _open_store(world, env["MASTER_ADDR"], int(env["MASTER_PORT"]), timeout)
+    failures = FailureThread(world.rank, size, store, timeout)
     try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=store,
             rank=world.rank,
             world_size=size,
-            timeout=datetime.timedelta(seconds=timeout + AFTERWARDS),
+            timeout=datetime.timedelta(seconds=timeout),
         )
         yield world
     except Exception as error:
-        stopped_by = getattr(error, "signal_number", None)
-        code = 128 + stopped_by if stopped_by else 2 if isinstance(error, UserError) else 1
-        cause, code, speaks = watch.verdict(error, code, _is_lost(error))
-        watch.farewell()
-        if not speaks:
+        cause, code, prints = failures.verdict(error)
+        failures.leave()
+        if not prints:
             raise SystemExit(code) from error
         if cause is error:
             raise
         raise cause from error
     else:
-        watch.farewell()
+        failures.leave()
     finally:
-        watch.done.set()
+        failures.done.set()
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
-def _meeting(world: DistributedContext, address: str, port: int, timeout: int | float) -> TCPStore:
-    """The store where the processes meet: rank 0's, or the one that torchrun has opened already."""
+def _open_store(
+    world: DistributedContext, address: str, port: int, timeout: int | float
+) -> TCPStore:
+    """The store of the rendezvous: rank 0's, or the one that torchrun has opened already."""
     limit = datetime.timedelta(seconds=timeout)
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and world.first and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
@@ -231,7 +326,7 @@ def _meeting(world: DistributedContext, address: str, port: int, timeout: int | 
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, loopback)
         if world.first and not shared:
-            # By itself torch listens on every interface, and asks nobody who he is.
+            # By itself torch listens on every interface, and authenticates nobody.
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             listening = socket.create_server(
                 (address, port), family=family, backlog=2 * world.size
@@ -252,8 +347,3 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether an error says no more than that another process does not answer."""
-    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)

@@ -1,4 +1,4 @@
-"""What a network told of an image, drawn over it: masks, outlines and boxes, as pixels and PNGs.
+"""Predictions drawn over an image: masks, outlines and boxes, as pixels and PNGs.
 
 Pixels are uint8 (h, w, 3). Nothing here writes a file.
 """
@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 SHOWN = 320  # pixels along the longer side of a drawing, at least
 LARGEST = 2048  # and at most
 _THOROUGH = 2**20  # pixels of a picture that is packed as small as can be, which takes long
-UNJUDGED = 255  # in masks
 _TONES = ((0.55, 0.75), (0.38, 0.90), (0.72, 0.65), (0.45, 0.35), (0.80, 0.85))
 _SHARE = 0.55  # of the class's colour in what is drawn over the image
 _LABEL = 12  # pixels high

@@ -15,7 +15,7 @@ from plusx.grammar.spec import Net
 from plusx.nn.block import ResidualBlock
 from plusx.recipe import Recipe
 from plusx.recipe.tables import Embed
-from plusx.run import parts
+from plusx.run import build
 from plusx.run.distributed import DistributedContext
 from plusx.tasks.task import Task
 from plusx.train.state import State, Tensors
@@ -45,7 +45,6 @@ class Reducer:
         self.samples = samples  # from the step to the samples of its whole batch
 
     def loss(self, batch: Batch, last: bool) -> Tensor:
-        self.world.tick()
         return self.engine.loss(batch, last)
 
     def parts(self, step: int, wanted: int) -> int:
@@ -61,7 +60,7 @@ class Reducer:
 
     def mean(self, loss: Tensor, scalars: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over the ranks of what each has weighted."""
-        sums = self.world.totals([float(loss), *map(float, scalars.values())])
+        sums = self.world.sum([float(loss), *map(float, scalars.values())])
         means = [torch.tensor(each / self.world.size, dtype=torch.float64) for each in sums]
         return means[0], dict(zip(scalars, means[1:]))
 
@@ -170,7 +169,7 @@ def engine_of(recipe: Recipe, state: State, world: DistributedContext) -> Engine
     UserError: what FSDP2 cannot do, or shares that teach nothing.
     """
     _refuse_lone_people(recipe, world)
-    spec = parts.spec_of(recipe.net)
+    spec = build.spec_of(recipe.net)
     drops = isinstance(spec, Net) and spec.drop_path > 0 and spec.drop_mode == "batch"
     if recipe.device.parallel == "ddp":
         return DdpEngine(state.task, drops)

@@ -1,13 +1,20 @@
-"""Where a run computes: what has to be equal for two runs to be equal bit for bit."""
+"""The machine of a run: what has to be equal for two runs to be equal bit for bit, and which
+precision is quicker on it.
+"""
 
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from plusx import store
+from plusx.errors import UserError
+from plusx.tasks.precision import quicker_precision
 
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow")
@@ -72,3 +79,24 @@ def processor() -> tuple[str, str]:
     kernels = ("avx", "fma", "amx", "asimd", "sve", "bf16", "neon")
     chosen = sorted(flag for flag in flags if flag.startswith(kernels))
     return said.get("model name", platform.machine()), " ".join(chosen)
+
+
+def remembered_precision(device: torch.device) -> str:
+    """plusx.tasks.precision.quicker_precision, kept in the cache folder for this processor and
+    version of torch, so that all runs of a machine compute alike however busy it is.
+    """
+    if device.type != "cpu":
+        return quicker_precision(device)
+    path = store.cache_folder() / "precision.json"
+    name = f"{', '.join(processor())}, torch {torch.__version__}"
+    try:
+        remembered = store.read_json(path)
+        if remembered.get(name) in ("float32", "bfloat16"):
+            return str(remembered[name])
+    except (OSError, UserError, AttributeError):
+        remembered = {}
+    precision = quicker_precision(device)
+    with suppress(OSError):  # it is measured again the next time
+        store.make_folder(path.parent)
+        store.write_json(path, {**remembered, name: precision})
+    return precision

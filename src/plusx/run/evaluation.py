@@ -1,4 +1,4 @@
-"""Honest figures of a trained network, with every look at the test set recorded."""
+"""Metrics of a trained network, with every use of the test set recorded."""
 
 import dataclasses
 import re
@@ -14,16 +14,18 @@ from plusx.data.readers.open import is_undivided, kind_of, open_data, splits_of
 from plusx.data.sets import NAMED_SETS
 from plusx.errors import UserError
 from plusx.recipe import Recipe
-from plusx.recipe.tables import Embed
-from plusx.run import parts
+from plusx.run import build
 from plusx.run.datasets import DATA as DATA_KINDS
 from plusx.run.datasets import at_another_path, replace_path
 from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
 from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
-from plusx.train.loop import evaluate as figures_of
+from plusx.train.loop import evaluate as evaluate_task
 from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes
+
+
+OnUnreadable = Literal["error", "skip"]
 
 
 def evaluate(
@@ -35,138 +37,151 @@ def evaluate(
     batch_size: int = 128,
     workers: int = 0,
     device: str = "auto",
-    on_unreadable: Literal["error", "skip"] = "error",
+    on_unreadable: OnUnreadable = "error",
 ) -> dict[str, Any]:
-    """The figures of a run on its own data, or on `data` (a name, a folder or a CSV).
+    """The metrics of a run on its own data, or on `data` (a name, a folder or a CSV).
 
     A folder or a CSV without splits is evaluated as a whole, unless the run was trained on it: then
-    the images that it kept back are. `tta` "flip" averages over an image and its mirror image,
-    "flip-shift" over both and both moved by a pixel.
-    With split "test" a line is added to the run's test_uses.jsonl.
+    its validation images are. With split "test" a line is added to the run's test_uses.jsonl.
+
+    tta: "flip" averages over an image and its mirror image, "flip-shift" over both and both moved
+        by a pixel; default: as the recipe says.
     UserError: there is no such data, its classes are not the network's, or the images of the run
     have changed since it began, so that nobody knows which of them it was trained on.
     """
-    source = _source(run, data, as_split(split), on_unreadable)
+    dataset = _dataset(run, data, as_split(split), on_unreadable)
     task = run.task
-    if run.classifies and source.classes != run.classes:  # the data's, where the weights name none
-        task = Classify(run.net, multilabel=run.multilabel, class_names=source.classes).eval()
+    if run.classifies and dataset.classes != run.classes:  # the weights name none
+        task = Classify(run.net, multilabel=run.multilabel, class_names=dataset.classes).eval()
     task = prepare(task, device=device, precision="float32")
     augmented = TestTimeAugmented(task, tta_of(run, tta))
     loader = Loader(
-        source,
+        dataset,
         split="all",
-        batch_size=parts.judged_at_a_time(source, batch_size),
+        batch_size=build.evaluation_batch_size(dataset, batch_size),
         workers=workers,
         device=task.device,
     )
     with loader:
-        figures = figures_of(augmented, loader.epoch(0))
-    result: dict[str, Any] = {"data": source.name, "split": source.split, **figures}
+        metrics = evaluate_task(augmented, loader.epoch(0))
+    result: dict[str, Any] = {"data": dataset.name, "split": dataset.split, **metrics}
     result["metrics"] = list(task.metrics)
     result["dtype"] = "float32"
     if len(task.tta) > 1:
         result["tta"] = augmented.views
-    if source.warnings:
-        result["warnings"] = source.warnings
+    if dataset.warnings:
+        result["warnings"] = dataset.warnings
     home = home_of(run)
-    if home is not None and (source.split == "test" or _has_test(run, data, source)):
-        split_said = {} if source.split == "test" else {"split": source.split}
-        result["test_uses"] = record_test_use(
-            home,
-            {
-                "data": source.name,
-                **split_said,
-                "count": figures["count"],
-                task.metrics[0]: figures[task.metrics[0]],
-            },
-        )
+    if home is not None and (dataset.split == "test" or _has_test(run, data, dataset)):
+        split_used = {} if dataset.split == "test" else {"split": dataset.split}
+        foremost = task.metrics[0]
+        use = {"count": metrics["count"], foremost: metrics[foremost]}
+        result["test_uses"] = record_test_use(home, {"data": dataset.name, **split_used, **use})
     return result
 
 
 def tta_of(run: Run, tta: Tta | None) -> Tta:
-    """The test-time augmentation that is asked for, or that of the recipe."""
+    """The given test-time augmentation, or that of the recipe."""
     return tta or (run.recipe.evaluate.tta if run.recipe is not None else "none")
 
 
-def _source(
-    run: Run, data: str | Path | None, split: Split, on_unreadable: Literal["error", "skip"]
+def _dataset(
+    run: Run, data: str | Path | None, split: Split, on_unreadable: OnUnreadable
 ) -> Dataset:
-    home = home_of(run)
-    recipe = run.recipe
+    home, recipe = home_of(run), run.recipe
     if recipe is None and home is not None and data is not None:
         recipe = read_recipe(home)
     if recipe is not None and not DATA_KINDS[recipe.data.kind].by_class:
         return _of_its_kind(run, recipe, home, data, split)
-    if data is None and recipe is None:
-        raise UserError(f"{run.path} is a file of weights: say which data with --data")
-    trained_on = False
+    undivided = data is not None and is_undivided(data)
     if recipe is not None and (data is None or is_own(recipe, data)):
         assert home is not None
-        whole = split == "validation" and data is not None and _keeps_nothing(recipe, data)
-        source = parts.open_split(recipe, "all" if whole else split)
-        refuse_changed(home, source)
-        trained_on = source.split == "all"
+        whole = split == "validation" and undivided and recipe.data.validation == 0
+        dataset = build.open_split(recipe, "all" if whole else split)
+        refuse_changed(home, dataset)
+        trained_on = dataset.split == "all"
     else:
-        assert data is not None
+        data = _given(run, data)
+        moved = None
+        if split == "validation" and undivided:
+            moved, split = _moved(home, recipe, data, "validation", on_unreadable), "all"
+        size = None if run.assumed and data in NAMED_SETS else run.preprocessing.size[0]
         seed = recipe.seed if recipe is not None else 0
-        size: int | None = run.preprocessing.size[0]
-        kept = None
-        if split == "validation" and is_undivided(data):
-            kept, split = _moved(home, recipe, data, "validation", on_unreadable), "all"
-        if run.assumed and data in NAMED_SETS:
-            size = None
-        source = kept or other_data(run, data, split, seed, size, on_unreadable)
-        if source.split == "all":
-            trained_on = _moved(home, recipe, data, "train", on_unreadable) is not None
+        dataset = moved or other_data(run, data, split, seed, size, on_unreadable)
+        trained_on = (
+            dataset.split == "all"
+            and _moved(home, recipe, data, "train", on_unreadable) is not None
+        )
     if trained_on:
-        said = f"the images that the run was trained on are among those of {source.name}"
-        source = dataclasses.replace(source, warnings=[said, *source.warnings])
-    source = in_order_of(run, source)
-    if source.modality.channels != run.preprocessing.channels and source.in_memory:
+        text = f"the images that the run was trained on are among those of {dataset.name}"
+        dataset = _with_warning(dataset, text)
+    dataset = in_order_of(run, dataset)
+    refuse_channels(run, dataset)
+    if run.assumed and not dataset.in_memory:
+        text = "the weights do not say how images are prepared: as is usual (ImageNet)"
+        dataset = _with_warning(dataset, text)
+    if not run.finished:
+        dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
+    if run.assumed and dataset.in_memory:
+        return dataset  # prepared as is usual for the set
+    return dataset.with_modality(run.preprocessing)
+
+
+def _with_warning(dataset: Dataset, text: str) -> Dataset:
+    return dataclasses.replace(dataset, warnings=[text, *dataset.warnings])
+
+
+def _given(run: Run, data: str | Path | None) -> str | Path:
+    if data is None:
+        raise UserError(f"{run.path} is a file of weights: say which data with --data")
+    return data
+
+
+def own_split(run: Run, data: str | Path | None, split: str) -> Dataset | None:
+    """A split of the run's own data; None where `data` is other data.
+
+    UserError: there is neither, or the run's data has changed.
+    """
+    if run.recipe is None or not (data is None or is_own(run.recipe, data)):
+        _given(run, data)
+        return None
+    dataset = build.open_split(run.recipe, split)
+    refuse_changed(run.path, dataset)
+    return dataset
+
+
+def refuse_channels(run: Run, dataset: Dataset) -> None:
+    """UserError where images in memory do not have the channels that the network takes."""
+    if dataset.in_memory and dataset.modality.channels != run.preprocessing.channels:
         raise UserError(
-            f"{source.name} has {source.modality.channels} channels, the network wants "
+            f"{dataset.name} has {dataset.modality.channels} channels, the network wants "
             f"{run.preprocessing.channels}"
         )
-    warnings = [*source.warnings]
-    if run.assumed and not source.in_memory:
-        warnings.insert(0, "the weights do not say how images are prepared: as is usual (ImageNet)")
-    if not run.finished:
-        warnings.insert(0, f"{run.path}: {UNFINISHED}")
-    source = dataclasses.replace(source, warnings=warnings)
-    if run.assumed and source.in_memory:
-        return source  # as is usual for the set
-    return source.with_modality(run.preprocessing)
 
 
 def _of_its_kind(
     run: Run, recipe: Recipe, home: Path | None, data: str | Path | None, split: Split
 ) -> Dataset:
-    """Images with boxes, masks and the like: the run's own, or others laid out as they are."""
+    """Data with boxes, masks or people: the run's own, or other data in the same layout."""
     own = data is None or is_own(recipe, data)
     if not own:
         assert data is not None
-        classes = tuple(run.classes) if run.named else ()
+        classes = run.classes if run.named else ()
         recipe, split = at_another_path(recipe, data, split, classes)
-    source = parts.open_split(recipe, split)
+    dataset = build.open_split(recipe, split)
     if own and home is not None:
-        refuse_changed(home, source)
-    if run.named and run.classes and source.classes != run.classes and not told_by_people(run):
+        refuse_changed(home, dataset)
+    has_classes = run.named and run.classes and not (run.recipe is not None and run.embeds)
+    if has_classes and dataset.classes != run.classes:
         raise UserError(
-            f"{source.name} has the classes {', '.join(source.classes[:8])}; the network knows "
+            f"{dataset.name} has the classes {', '.join(dataset.classes[:8])}; the network knows "
             f"{', '.join(run.classes[:8])}"
         )
     if not run.finished:
-        source = dataclasses.replace(
-            source, warnings=[f"{run.path}: {UNFINISHED}", *source.warnings]
-        )
-    # those of the weights that it began with, where there were some
+        dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
+    # those of the weights that the run began with, where there were some
     mean, std = run.preprocessing.mean, run.preprocessing.std
-    return source.with_modality(dataclasses.replace(source.modality, mean=mean, std=std))
-
-
-def told_by_people(run: Run) -> bool:
-    """Whether the network is for classes, such as people, that it never saw."""
-    return run.recipe is not None and isinstance(run.recipe.task, Embed)
+    return dataset.with_modality(dataclasses.replace(dataset.modality, mean=mean, std=std))
 
 
 def other_data(
@@ -175,7 +190,7 @@ def other_data(
     split: Split,
     seed: int,
     size: int | None,
-    on_unreadable: Literal["error", "skip"],
+    on_unreadable: OnUnreadable,
 ) -> Dataset:
     """Data that the run was not trained on, with the run's classes in their order."""
     if data in NAMED_SETS:
@@ -271,7 +286,7 @@ def _moved(
     recipe: Recipe | None,
     data: str | Path,
     split: Literal["train", "validation"],
-    on_unreadable: Literal["error", "skip"],
+    on_unreadable: OnUnreadable,
 ) -> Dataset | None:
     """This split of `data`, if the run had the very same one, wherever the files lay then."""
     if home is None or recipe is None or getattr(recipe.data, "path", None) is None:
@@ -281,7 +296,7 @@ def _moved(
     known = store.read_json(home / DATA)[split]
     there = replace_path(recipe.data, str(data), on_unreadable)
     try:
-        source = parts.open_split(dataclasses.replace(recipe, data=there), split)
+        source = build.open_split(dataclasses.replace(recipe, data=there), split)
     except ValueError:  # too few images to keep some back; as a whole they may do
         return None
     same = known is not None and known["fingerprint"] == source.fingerprint()

@@ -1,4 +1,4 @@
-"""The figures of a task on images in their order and as they are, by one process or several."""
+"""The metrics of a task on a data set in its order, by one process or several."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,33 +14,33 @@ from plusx.train.loop import evaluate, evaluating
 
 
 class Interrupted(Exception):
-    """A signal came while images were looked at."""
+    """A signal came during an evaluation."""
 
 
 class Evaluator:
-    """Evaluates tasks on a source, time after time; its workers live until the `with` block ends.
+    """Evaluates tasks on a data set repeatedly; its workers live until the `with` block ends.
 
     Each process takes whole batches, the first one the first, and rank 0 puts the records of their
-    meters in order: a batch is what it is with one process, and so are the metrics, to the bit.
+    meters in order: batches are those of one process, and so are the metrics, to the bit.
     """
 
     def __init__(
         self,
-        source: Dataset,
+        dataset: Dataset,
         batch_size: int,
         world: DistributedContext,
-        make: Callable[[Dataset], Loader],
+        make_loader: Callable[[Dataset], Loader],
     ) -> None:
-        batch_size = source.modality.most_at_a_time or batch_size
-        self.source, self.batch_size, self.world = source, batch_size, world
+        batch_size = dataset.modality.most_at_a_time or batch_size
+        self.world = world
+        self.rounds = -(-len(dataset) // (batch_size * world.size))
+        batches = torch.arange(len(dataset)).split(batch_size)[world.rank :: world.size]
         self.loader: Loader | None = None
         if world.size == 1:
-            self.loader = make(source)
-            return
-        own = torch.arange(len(source)).split(batch_size)
-        mine = [indices for number, indices in enumerate(own) if number % world.size == world.rank]
-        if mine:
-            self.loader = make(source.subset(torch.cat(mine)))
+            self.loader = make_loader(dataset)
+            self.rounds = len(self.loader)
+        elif batches:
+            self.loader = make_loader(dataset.subset(torch.cat(batches)))
 
     def __enter__(self) -> "Evaluator":
         return self
@@ -50,35 +50,30 @@ class Evaluator:
             self.loader.close()
 
     def metrics(self, task: Task) -> dict[str, Any]:
-        """What evaluate tells, on every rank. Interrupted: a signal came."""
+        """The task's metrics, on every rank. Interrupted: a signal came."""
         if self.world.size == 1:
-            return evaluate(task, self._watched())
-        self.world.level(task)
+            return evaluate(task, self._batches())
+        self.world.broadcast_buffers(task)
         meters = task.meters()
-        batches = iter(()) if self.loader is None else self.loader.epoch(0)
         with evaluating(task), torch.inference_mode():
-            for _ in range(0, len(self.source), self.batch_size * self.world.size):
-                self.world.tick()
-                self.world.wait()
-                self._refuse_signal()
-                batch = next(batches, None)
-                if batch is not None:
-                    batch = batch.to(task.device)
-                    prediction = task.predict(batch)
-                    for meter in meters:
-                        meter.update(prediction, batch)
+            for batch in self._batches():
+                batch = batch.to(task.device)
+                prediction = task.predict(batch)
+                for meter in meters:
+                    meter.update(prediction, batch)
         for meter in meters:
             meter.merge(self.world.gather(meter.records))
-        metrics = compute(task, meters) if self.world.first else None
-        shared: dict[str, Any] = self.world.told(metrics)
-        return shared
+        metrics: dict[str, Any] = self.world.broadcast(
+            compute(task, meters) if self.world.first else None
+        )
+        return metrics
 
-    def _watched(self) -> Iterator[Batch]:
-        assert self.loader is not None
-        for batch in self.loader.epoch(0):
-            self._refuse_signal()
-            yield batch
-
-    def _refuse_signal(self) -> None:
-        if self.world.stopping is not None:
-            raise Interrupted
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of this process; the processes wait for each other before every one."""
+        batches = iter(()) if self.loader is None else self.loader.epoch(0)
+        for _ in range(self.rounds):
+            self.world.barrier()
+            if self.world.stopping is not None:
+                raise Interrupted
+            if (batch := next(batches, None)) is not None:
+                yield batch

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
-
-from torch import nn
 
 import plusx
 from plusx import export, store
@@ -16,13 +14,10 @@ from plusx.data.modality import ImageModality, VolumeModality
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension
 from plusx.grammar.spec import Net
-from plusx.grammar.words import parse
 from plusx.models import create_model
-from plusx.nn.network import Network
-from plusx.recipe import NetByName
+from plusx.nn.network import Backbone, Network
 from plusx.run.folder import UNFINISHED, Run, load_run, load_weights_as
 from plusx.run.quantising import quantised
-from plusx.run.task_factory import to_dict as task_to_dict
 from plusx.tasks.segment import Segment
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import Weights, describe, open_network, read_weights
@@ -30,19 +25,6 @@ from plusx.zoo import find
 
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A network to be exported; `run` is None where it takes no images."""
-
-    net: nn.Module
-    sizes: tuple[int, ...]  # of an input
-    any_size: bool  # whether its height and width may be others
-    tokens: int  # size of the vocabulary; 0 where an input is numbers
-    outputs: tuple[str, ...] | None  # names of the outputs; None: the usual ones
-    metadata: dict[str, str]
-    run: Run | None
 
 
 def export_onnx(
@@ -71,22 +53,28 @@ def export_onnx(
         raise UserError(f"{printable(to)}: what is exported is an .onnx file")
     if data is not None and not int8:
         raise UserError("--data gives images to calibrate with, and goes with --int8")
-    opened = _open(trained, weights)
-    run, metadata = opened.run, opened.metadata
+    run, net, stored = _opened(trained, weights)
+    if isinstance(net, export.OnnxNetwork):
+        raise UserError(f"{printable(trained)} is an ONNX file already")
     if int8 and run is None:
-        raise UserError("eight bits are chosen by images, and this network takes none")
+        raise UserError("int8 is calibrated on images, and this network takes none")
     if int8 and run is not None and not run.classifies:
         raise UserError(f"{printable(trained)}: --int8 is for classifiers")
-    count = 2 if run is not None and run.task.dense else export.NUM_INPUTS
-    inputs = export.example_inputs(opened.sizes, opened.tokens, count)
+    metadata = _metadata(run, net, stored)
+    sizes, tokens = input_of(net.spec) if run is None else (_input_sizes(run), 0)
+    dense = run is not None and run.task.dense
+    inputs = export.example_inputs(sizes, tokens, 2 if dense else export.NUM_INPUTS)
     content = export.to_onnx(
-        opened.net, inputs[:1], outputs=opened.outputs, any_size=opened.any_size
+        net,
+        inputs[:1],
+        outputs=(export.EMBEDDING,) if run is not None and run.embeds else None,
+        any_size=run is not None and dense and not run.sized and run.preprocessing.ndim == 2,
     )
-    agreement = export.compare(opened.net, content, inputs)
+    agreement = export.compare(net, content, inputs)
     result: dict[str, Any] = {
         "out": str(to),
         "model": metadata.get("model"),
-        "input": list(opened.sizes),
+        "input": list(sizes),
         "error": agreement.error,
         "allowed": agreement.allowed,
         "largest": agreement.largest,
@@ -113,54 +101,42 @@ def export_onnx(
     return {**result, "bytes": len(content)}
 
 
-def _open(trained: str | Path, weights: str | None) -> _Opened:
-    run, net, found = _found(trained, weights)
-    if isinstance(net, export.OnnxNetwork):
-        raise UserError(f"{printable(trained)} is an ONNX file already")
-    sizes: tuple[int, ...]
-    if run is None:
-        assert isinstance(net, Network)
-        assert found is not None
-        sizes, tokens = input_of(net.spec)
-        metadata = describe(net, found.model, found.preprocessing, found.classes, found.source)
-        metadata |= {"plusx": plusx.__version__, "multilabel": str(found.multilabel).lower()}
-        if found.view:
-            metadata["view"] = found.view
-        return _Opened(net, sizes, False, tokens, None, metadata, None)
+def _input_sizes(run: Run) -> tuple[int, ...]:
+    """Channels and positions of an input of the exported file."""
     modality = run.preprocessing
-    space = modality.space if isinstance(modality, VolumeModality) else None
     window = run.task.window if isinstance(run.task, Segment) else None
-    sizes = (run.preprocessing.channels, *run.preprocessing.size)
-    if space is not None:
-        sizes = (run.preprocessing.channels, *(window or space.patch))
+    size: tuple[int, ...] = modality.size
+    if isinstance(modality, VolumeModality):
+        size = window or modality.space.patch
     elif run.task.dense and not run.sized:
-        sizes = (run.preprocessing.channels, *(window or (256, 256)))
-    model = found.model if found is not None else None
-    task = found.task if found is not None else None
-    classes: tuple[str, ...] | None = run.classes if run.named else None
+        size = window or (256, 256)
+    return (modality.channels, *size)
+
+
+def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[str, str]:
+    """The metadata of the file: everything that is needed to use it without torch."""
+    model = stored.model if stored is not None else None
+    task = stored.task if stored is not None else None
+    source = stored.source if stored is not None else ""
+    if run is None:
+        assert stored is not None
+        metadata = describe(net, model, stored.preprocessing, stored.classes, source)
+        metadata |= {"plusx": plusx.__version__, "multilabel": str(stored.multilabel).lower()}
+        return metadata | ({"view": stored.view} if stored.view else {})
     if run.recipe is not None:
-        task = task_to_dict(run.recipe.task)
-        if isinstance(run.recipe.net, NetByName):
-            model = run.recipe.net.base
-    if run.embeds:
-        classes = None
-    metadata = describe(
-        net, model, run.preprocessing.to_dict(), classes, found.source if found else ""
-    )
+        task, model = asdict(run.recipe.task), run.recipe.net_name or model
+    classes = run.classes if run.named and not run.embeds else None
+    metadata = describe(net, model, run.preprocessing.to_dict(), classes, source)
     metadata |= {
         "plusx": plusx.__version__,
         "multilabel": str(run.multilabel).lower(),
         "input_steps": json.dumps(input_steps(run)),
     }
-    if task is not None:
-        metadata["task"] = json.dumps(task)
-    any_size = run.task.dense and not run.sized and space is None
-    outputs = (export.EMBEDDING,) if run.embeds else None
-    return _Opened(net, sizes, any_size, 0, outputs, metadata, run)
+    return metadata | ({"task": json.dumps(task)} if task is not None else {})
 
 
 def input_steps(run: Run) -> list[dict[str, Any]]:
-    """Everything that happens to a stored image before the network sees it, in order."""
+    """The steps from a stored image to the input of the network, in order."""
     preprocessing = run.preprocessing
     size = list(preprocessing.size)
     filters = {"interpolation": "bilinear", "antialias": True}
@@ -195,33 +171,30 @@ def input_steps(run: Run) -> list[dict[str, Any]]:
 
 
 def input_of(spec: Net) -> tuple[tuple[int, ...], int]:
-    """The sizes of an input, and how many different tokens there are; 0 where it is numbers."""
+    """The sizes of an input, and the size of the vocabulary; 0 where inputs are values."""
     space = each_dimension(spec.size, spec.ndim)
-    if any(word.kind == "embed" for word in parse(spec.stem).words[:1]):
-        return space, spec.in_channels
-    return (spec.in_channels, *space), 0
+    return (space, spec.in_channels) if spec.takes_tokens else ((spec.in_channels, *space), 0)
 
 
-def _found(
+def _opened(
     trained: str | Path, weights: str | None
-) -> tuple[Run | None, nn.Module, Weights | None]:
-    """The run where it takes images, the network, and what a file of weights says of it."""
+) -> tuple[Run | None, Backbone, Weights | None]:
+    """The run where it takes images, the network, and the content of its file of weights."""
+    path = Path(trained)
     if weights is not None:
         name, spec = str(trained), find(str(trained))
-        found = find_weights(name, weights)
-        if isinstance(spec, Net) and (spec.ndim != 2 or spec.in_channels not in (1, 3)):
-            return None, create_model(name, weights=weights).eval(), found
+        stored = find_weights(name, weights)
+        if spec.ndim != 2 or (isinstance(spec, Net) and spec.in_channels not in (1, 3)):
+            return None, create_model(name, weights=weights).eval(), stored
         run = load_weights_as(name, weights)
-        return run, run.net, found
-    path = Path(trained)
-    if path.is_file() and path.suffix == ".safetensors":
-        found = read_weights(path)
-        if found.preprocessing is None and (found.spec is not None or found.external is not None):
-            net, found = open_network(path)
-            if not isinstance(net, Network) or (net.spec.ndim == 2 and net.spec.num_classes):
+    elif path.is_file() and path.suffix == ".safetensors":
+        stored = read_weights(path)
+        if stored.preprocessing is None and stored.spec is not None:
+            net, stored = open_network(path)
+            if not isinstance(net, Network) or (net.spec.ndim == 2 and net.num_classes):
                 raise UserError(f"{printable(path)} does not say how images are to be prepared")
-            return None, net, found
+            return None, net, stored
         run = load_run(path)
-        return run, run.net, found
-    run = load_run(path)
-    return run, run.net, None
+    else:
+        run, stored = load_run(path), None
+    return run, run.net, stored

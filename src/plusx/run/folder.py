@@ -1,4 +1,4 @@
-"""What lies in a run's folder, and opening one for use."""
+"""The files of a run's folder, and opening a run for use."""
 
 import re
 import warnings
@@ -16,20 +16,18 @@ from plusx.data.modality.image import Resize
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension
 from plusx.models import create_model
-from plusx.nn.network import Network
 from plusx.recipe import Recipe, parse_recipe
+from plusx.run.build import blank_net
 from plusx.run.environment import exact_eight_bits
-from plusx.run.networks import blank_net
+from plusx.run.task_factory import TASKS, open_task
 from plusx.run.task_factory import from_dict as task_from_dict
-from plusx.run.task_factory import open_task
 from plusx.tasks.classify import Classify
 from plusx.tasks.embed import Embed
 from plusx.tasks.task import Task
 from plusx.weights import open_network
 from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, usual_preprocessing
 from plusx.weights.fetch import find_weights
-from plusx.weights.files import FORMAT, described, kind_of, sketch_with_head
-from plusx.weights.load import outputs_of
+from plusx.weights.files import FORMAT, Weights, described, kind_of, sketch
 
 
 RECIPE = "recipe.toml"
@@ -52,15 +50,17 @@ _RESIZE: dict[str | None, Resize] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained network with all that is needed to use it.
+    """A trained network with everything that is needed to use it.
 
-    `recipe` is None for a bare file of weights; `finished` says whether training came to its end.
-    `named` is False where numbers stand in for classes whose
-    names nobody knows, `assumed` is True where the preprocessing is what is usual.
+    net: a Backbone, or a session of ONNX Runtime.
+    recipe: None for a file of weights.
+    finished: whether training has reached its end.
+    named: False where the names of the classes are unknown, and numbers stand in for them.
+    assumed: True where the preprocessing is not stated, and the usual one is taken.
     """
 
     path: Path
-    net: nn.Module
+    net: Any
     task: Task
     classes: tuple[str, ...]
     preprocessing: Modality
@@ -71,27 +71,27 @@ class Run:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether torch computes the network: what asks how answers come about needs that."""
+        """Whether torch computes the network, as explanations need."""
         return any(True for _ in self.net.parameters())
 
     @property
     def classifies(self) -> bool:
-        """Whether its answer is one of the classes, or some of them."""
+        """Whether it predicts one of the classes, or some of them."""
         return isinstance(self.task, Classify)
 
     @property
     def sized(self) -> bool:
-        """Whether masks and boxes are told of an image scaled to one size, or as large as it is."""
+        """Whether images are scaled to one size for masks and boxes."""
         return not self.preprocessing.varies
 
     @property
     def embeds(self) -> bool:
-        """Whether its answer is a vector, which is near those of the same person or class."""
+        """Whether it predicts embeddings."""
         return isinstance(self.task, Embed)
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image can have several labels."""
+        """Whether an input can have several labels."""
         return isinstance(self.task, Classify) and self.task.multilabel
 
 
@@ -112,11 +112,9 @@ def load_run(path: str | Path) -> Run:
         hint = f"; did you mean {path / inside[0]}?" if inside else ""
         raise UserError(f"{path} is not a run's folder: it has no {RECIPE}{hint}")
     recipe = read_recipe(path)
-    known = store.read_json(path / DATA)
-    classes, preprocessing = (
-        tuple(known["classes"]),
-        modality_from_dict(known["preprocessing"]),
-    )
+    data = store.read_json(path / DATA)
+    classes = tuple(data["classes"])
+    net: nn.Module
     if (path / WEIGHTS).is_file():
         net, weights = open_network(path / WEIGHTS)
         if weights.classes is not None and weights.classes != classes:
@@ -139,7 +137,7 @@ def load_run(path: str | Path) -> Run:
         net=net,
         task=task.eval(),
         classes=classes,
-        preprocessing=preprocessing,
+        preprocessing=modality_from_dict(data["preprocessing"]),
         recipe=recipe,
         finished=(path / RESULT).is_file(),
     )
@@ -150,35 +148,20 @@ def load_weights_as(model: str, weights: str) -> Run:
 
     UserError: the weights are not for that network. OSError: they cannot be fetched.
     """
-    found = find_weights(model, weights)
+    stored = find_weights(model, weights)
     net = create_model(model, weights=weights).eval()
-    outputs = outputs_of(net)
-    expected = found.preprocessing or usual_preprocessing(net, SOURCE_DEFAULTS["torchvision"])
-    if (
-        expected is None
-        and isinstance(net, Network)
-        and (net.spec.ndim, net.spec.in_channels)
-        == (
-            2,
-            1,
-        )
-    ):
+    usual = SOURCE_DEFAULTS["torchvision"]
+    preprocessing = stored.preprocessing or usual_preprocessing(net, usual)
+    if preprocessing is None and (net.style.ndim, net.in_channels) == (2, 1):
         size = list(each_dimension(net.spec.size, 2))
-        expected = {"size": size, "channels": 1, "mean": [_GREY[0]], "std": [_GREY[1]]}
-    if expected is None or not outputs:
+        preprocessing = {"size": size, "channels": 1, "mean": [_GREY[0]], "std": [_GREY[1]]}
+    if preprocessing is None or not net.num_classes:
         raise UserError(f"{weights} does not say how the inputs of {model} are to be prepared")
-    named = found.classes or usual_classes(outputs, SOURCE_DEFAULTS["torchvision"])
-    classes = named or tuple(map(str, range(outputs)))
-    return Run(
-        path=Path(weights),
-        named=bool(named),
-        assumed=found.preprocessing is None,
-        net=net,
-        task=open_task(task_from_dict(found.task, found.multilabel), net, classes).eval(),
-        classes=classes,
-        preprocessing=prepared_as(expected, found.view),
-        recipe=None,
-        finished=True,
+    classes = stored.classes or usual_classes(net.num_classes, usual)
+    completed = replace(stored, preprocessing=preprocessing, classes=classes)
+    return replace(
+        _with_task(Path(weights), net, completed, net.num_classes),
+        assumed=stored.preprocessing is None,
     )
 
 
@@ -229,28 +212,16 @@ def _from_weights(path: Path) -> Run:
     net, weights = open_network(path)
     if weights.preprocessing is None:
         raise UserError(f"{path} does not say how images are to be prepared")
-    outputs = outputs_of(net)
-    if not outputs:
+    if not net.num_classes:
         raise UserError(f"{path} has no classes: its network has no head")
-    classes = weights.classes or tuple(map(str, range(outputs)))
     try:
-        task = open_task(task_from_dict(weights.task, weights.multilabel), net, classes)
+        return _with_task(path, net, weights, net.num_classes)
     except ValueError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
-    return Run(
-        path=path,
-        named=bool(weights.classes),
-        net=net,
-        task=task.eval(),
-        classes=classes,
-        preprocessing=prepared_as(weights.preprocessing, weights.view),
-        recipe=None,
-        finished=True,
-    )
 
 
 def _from_onnx(path: Path) -> Run:
-    """The network is a session of ONNX Runtime; all else is as with a file of weights."""
+    """A session of ONNX Runtime as the network; everything else is as with a file of weights."""
     from plusx.export import OnnxNetwork, read_onnx
 
     file = read_onnx(path)
@@ -258,33 +229,37 @@ def _from_onnx(path: Path) -> Run:
         weights = described({}, {**file.metadata, "format": FORMAT})
         if weights.preprocessing is None:
             raise UserError("it does not say how images are to be prepared")
-        preprocessing = prepared_as(weights.preprocessing, weights.view)
         outputs = file.num_outputs or weights.head_classes
-        classes = weights.classes or tuple(map(str, range(outputs)))
-        fixed = 0 not in file.sizes and preprocessing.ndim == 2
-        if file.tokens or (
-            fixed
-            and file.sizes != (preprocessing.channels, *preprocessing.size)
-            and weights.view != "stored"
-        ):
+        detector: Any = None if weights.head is None else sketch(weights)
+        net = OnnxNetwork(file.content, detector)
+        run = _with_task(path, net, weights, outputs)
+        fixed = 0 not in file.sizes and run.preprocessing.ndim == 2
+        sizes = (run.preprocessing.channels, *run.preprocessing.size)
+        if file.tokens or (fixed and file.sizes != sizes and weights.view != "stored"):
             raise UserError(
                 f"its input is {file.sizes}, and its preprocessing {weights.preprocessing}"
             )
-        if len(classes) != outputs or not classes:
-            raise UserError(f"it names {len(classes)} classes for {outputs} outputs")
-        net = OnnxNetwork(file.content, sketch_with_head(weights))
-        table = task_from_dict(weights.task, weights.multilabel)
-        task = open_task(table, net, None if table.kind == "embed" else classes)
+        if len(run.classes) != outputs or not outputs:
+            raise UserError(f"it names {len(run.classes)} classes for {outputs} outputs")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be used: {error}") from None
     _warn_of_saturation(path, file.metadata.get("int8", ""))
+    return run
+
+
+def _with_task(path: Path, net: nn.Module, weights: Weights, outputs: int) -> Run:
+    """A network with the task, the classes and the preprocessing that a file of weights states."""
+    assert weights.preprocessing is not None
+    classes = weights.classes or tuple(map(str, range(outputs)))
+    table = task_from_dict(weights.task, weights.multilabel)
+    has_classes = TASKS[table.kind].has_classes
     return Run(
         path=path,
         named=bool(weights.classes),
         net=net,
-        task=task.eval(),
+        task=open_task(table, net, classes if has_classes else None).eval(),
         classes=classes,
-        preprocessing=preprocessing,
+        preprocessing=prepared_as(weights.preprocessing, weights.view),
         recipe=None,
         finished=True,
     )

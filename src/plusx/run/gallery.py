@@ -21,7 +21,7 @@ from plusx.data.image_file import printable
 from plusx.data.readers.people import images_of_people
 from plusx.data.readers.verdicts import Entry
 from plusx.errors import UserError
-from plusx.run import parts
+from plusx.run import build
 from plusx.run.datasets import DATA
 from plusx.run.evaluation import tta_of
 from plusx.run.folder import Run, prepared_as
@@ -160,7 +160,7 @@ def open_gallery(path: str | Path) -> Gallery:
             raise UserError(f"{len(people)} people, but vectors of shape {vectors.shape}")
         if known["tta"] not in get_args(Tta):
             raise UserError(f"tta = {known['tta']!r}: allowed is {', '.join(get_args(Tta))}")
-        if vectors.shape[1] != getattr(getattr(net, "fc", None), "out_features", None):
+        if vectors.shape[1] != net.num_classes:
             raise UserError("its vectors are not those of its network")
         task = Embed(net).eval()
         run = Run(
@@ -242,7 +242,7 @@ def _impostors(
         and DATA[run.recipe.data.kind].has_people  # else who validates has trained too
         and run.recipe.data.validation != 0
     ):
-        source = parts.open_split(run.recipe, "validation")
+        source = build.open_split(run.recipe, "validation")
         labels = [source.classes[number] for number in source.labels.tolist()]
         entries = [Entry(path, name) for path, name in zip(source.paths or [], labels, strict=True)]
         warnings = []

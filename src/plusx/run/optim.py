@@ -1,12 +1,13 @@
 """From a recipe's [optim] and [schedule] to the optimizer, the learning rate and the update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from plusx.nn.frozen import rates_by_depth
 from plusx.recipe import Recipe
-from plusx.run.transfer import layer_lr_scales
 from plusx.tasks.task import Task
 from plusx.train import schedule
 from plusx.train.muon import make_muon
@@ -51,6 +52,14 @@ def _steps(part: int | float, total: int) -> int:
     return part if isinstance(part, int) else round(part * total)
 
 
+def _lr_scales(layer_decay: float, net: nn.Module) -> Mapping[Tensor, float] | None:
+    """The factor of each parameter's learning rate; None where all have one rate."""
+    if layer_decay == 1:
+        return None
+    by_name = rates_by_depth(net, layer_decay)
+    return {parameter: by_name[name] for name, parameter in net.named_parameters()}
+
+
 def _sgd(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
     table: Any = recipe.optim
     return make_optimizer(
@@ -61,7 +70,7 @@ def _sgd(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
         nesterov=table.nesterov,
         weight_decay=table.weight_decay,
         decay_norms=table.decay_norms,
-        lr_scales=layer_lr_scales(recipe, task.net),
+        lr_scales=_lr_scales(table.layer_decay, task.net),
     )
 
 
@@ -74,7 +83,7 @@ def _adamw(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
         weight_decay=table.weight_decay,
         decay_norms=table.decay_norms,
         betas=table.betas,
-        lr_scales=layer_lr_scales(recipe, task.net),
+        lr_scales=_lr_scales(table.layer_decay, task.net),
     )
 
 

@@ -11,7 +11,7 @@ from plusx.data.readers.table import JOINT
 from plusx.run.dense_predictions import GroundTruth, own_sources, predict_dense
 from plusx.run.folder import Run
 from plusx.run.predictor import Failed, Predictor, refuse_none
-from plusx.run.volume_predictions import see_volumes, stored_volumes, tested_among
+from plusx.run.volume_predictions import num_test_volumes, predict_volumes, stored_volumes
 from plusx.tasks.tta import Tta
 
 
@@ -46,7 +46,7 @@ def predict(
     if run.preprocessing.ndim == 3:
         files = [str(source) for source in sources]
         volumes = stored_volumes(run, files, failed)
-        result = see_volumes(predictor, volumes, out, tested_among(files))
+        result = predict_volumes(predictor, volumes, out, num_test_volumes(files))
     elif run.task.dense:
         truth = GroundTruth(own_sources(run, [str(source) for source in sources]))
         result = predict_dense(predictor, sources, truth, failed, out=out, batch_size=batch_size)

@@ -100,11 +100,11 @@ class Predictor:
         sources = self.sources(inputs, listed)
         rows = []
         if self.run.preprocessing.ndim == 3:
-            from plusx.run.volume_predictions import see_volumes, stored_volumes
+            from plusx.run.volume_predictions import predict_volumes, stored_volumes
 
             paths = [str(source) for source in sources]
             volumes = stored_volumes(self.run, paths, listed)
-            rows = see_volumes(self, volumes, None)["predictions"]
+            rows = predict_volumes(self, volumes, None)["predictions"]
         else:
             for name, _, prediction in self.predictions(sources, listed, batch_size=batch_size):
                 (row,) = prediction.rows(self.run.classes)

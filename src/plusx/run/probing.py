@@ -1,16 +1,16 @@
-"""What a network's embeddings tell by themselves: nearest neighbours and logistic regression.
+"""Probes of a network's embeddings: nearest neighbours and logistic regression.
 
-Both answer from what `embed` gives, without touching the network: how well its features tell
-classes apart, its own or those of other data.
+Both measure how well the features of an unchanged network separate classes, its own or those of
+other data.
 """
 
-from collections.abc import Callable
+import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
@@ -23,8 +23,8 @@ from plusx.data.splits import held_out, stratified_order
 from plusx.errors import UserError
 from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
 from plusx.nn.frozen import backbone_of
-from plusx.run import parts
-from plusx.run.evaluation import is_own, refuse_changed
+from plusx.run import build
+from plusx.run.evaluation import OnUnreadable, own_split, refuse_channels
 from plusx.run.folder import Run, record_test_use
 from plusx.tasks.prepare import find_device
 from plusx.train.loop import evaluating
@@ -35,7 +35,7 @@ IMAGES = 10_000  # that are trained on at most
 TEMPERATURE = 0.07  # of the votes of neighbours (Wu et al. 2018, section 3.4)
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # of logistic regression, 1 / lambda
 _ROUNDS = 1000
-_TOLD = ("loss", "accuracy", "precision", "recall", "f1", "averaging", "auroc", "auroc_interval")
+_METRICS = ("loss", "accuracy", "precision", "recall", "f1", "averaging", "auroc", "auroc_interval")
 
 
 def probe(
@@ -48,17 +48,16 @@ def probe(
     batch_size: int = 128,
     workers: int = 0,
     device: str = "auto",
-    on_unreadable: Literal["error", "skip"] = "error",
+    on_unreadable: OnUnreadable = "error",
 ) -> dict[str, Any]:
-    """Figures of a weighted vote of nearest neighbours and of logistic regression on embeddings.
+    """Metrics of a weighted vote of nearest neighbours and of logistic regression on embeddings.
 
-    Both learn from the training images of the run's own data, or of `data`, at most so many
-    `images` of them with the classes in equal shares, and are judged on `split`. Neighbours are by
-    the cosine and vote with exp(cosine / 0.07); the strength of the regression, on standardised
-    embeddings, is chosen on a fifth of what it learns from. With split "test" of its own data a
-    line is added to the run's test_uses.jsonl.
-    The embedding of a network that tells masks or boxes is the mean over the positions of its last
-    stage; what is asked is then which classes an image shows.
+    Both train on the training images of the run's own data, or of `data`, on at most `images` of
+    them with the classes in equal numbers, and are evaluated on `split`. Neighbours are by the
+    cosine and vote with exp(cosine / 0.07); the strength of the regression, on standardised
+    embeddings, is chosen on a fifth of the training images. With split "test" of its own data a
+    line is added to the run's test_uses.jsonl. The embedding of a network that predicts masks or
+    boxes is the mean over the positions of its last stage.
     UserError: there is no such data, or the network gives no embeddings of images.
     """
     if neighbours < 1 or images < 2 or batch_size < 1:
@@ -66,194 +65,185 @@ def probe(
             f"neighbours = {neighbours}, images = {images}, batch_size = {batch_size}: at least 1, "
             "2 and 1"
         )
-    wanted = as_split(split)
-    if wanted not in ("validation", "test"):
-        raise UserError(f"split = {split!r}: what is learned from train is judged by another one")
-    learn, judge, own = _sources(run, data, wanted, on_unreadable)
-    if learn.classes != judge.classes:
+    split = as_split(split)
+    if split not in ("validation", "test"):
+        raise UserError(f"split = {split!r}: probes train on train and are evaluated on another")
+    train, evaluated, own = _datasets(run, data, split, on_unreadable)
+    if train.classes != evaluated.classes:
         raise UserError(
-            f"{judge.name}: train and {wanted} have classes of their own, as people are: what is "
-            "learned of the ones says nothing of the others (plusx evaluate compares pairs)"
+            f"{evaluated.name}: train and {split} have different classes, such as people, so that "
+            "a probe of the ones says nothing of the others (plusx evaluate compares pairs)"
         )
-    if len(learn) > images:
-        chosen = np.sort(stratified_order(learn.labels, 0)[:images])
-        learn = learn.subset(chosen.tolist())
-    place = find_device(device)
-    net = _embedding(run).to(place)
-    features = [_embedded(net, each, run, place, batch_size, workers) for each in (learn, judge)]
-    known, asked = features
-    votes = _voted(known, asked, learn, min(neighbours, len(learn)))
-    answers, strength = _regressed(known, asked, learn)
+    if len(train) > images:
+        chosen = np.sort(stratified_order(train.labels, 0)[:images])
+        train = train.subset(chosen.tolist())
+    torch_device = find_device(device)
+    net = _embedding_net(run).to(torch_device)
+    x_train, x = (
+        _embeddings(net, dataset, run, torch_device, batch_size, workers)
+        for dataset in (train, evaluated)
+    )
+    k = min(neighbours, len(train))
+    votes = _neighbour_votes(x_train, x, train, k)
+    probabilities, strength = _logistic_regression(x_train, x, train)
     result: dict[str, Any] = {
-        "data": judge.name,
-        "split": judge.split,
-        "count": len(judge),
-        "learned_from": len(learn),
-        "width": known.shape[1],
-        "classes": list(judge.classes),
-        "neighbours": {"k": min(neighbours, len(learn)), **_figures(votes, judge)},
-        "logistic": {"strength": strength, **_figures(answers, judge)},
+        "data": evaluated.name,
+        "split": evaluated.split,
+        "count": len(evaluated),
+        "learned_from": len(train),
+        "width": x_train.shape[1],
+        "classes": list(evaluated.classes),
+        "neighbours": {"k": k, **_metrics(votes, evaluated)},
+        "logistic": {"strength": strength, **_metrics(probabilities, evaluated)},
     }
-    warnings = list(dict.fromkeys([*learn.warnings, *judge.warnings]))
-    if warnings:
-        result["warnings"] = warnings
-    if own and judge.split == "test":
-        score = "auroc" if judge.multilabel else "accuracy"
-        told = {"data": judge.name, "count": len(judge), score: result["logistic"][score]}
-        result["test_uses"] = record_test_use(run.path, {**told, "by": "probe"})
+    if messages := list(dict.fromkeys([*train.warnings, *evaluated.warnings])):
+        result["warnings"] = messages
+    if own and evaluated.split == "test":
+        metric = "auroc" if evaluated.multilabel else "accuracy"
+        use = {"data": evaluated.name, "count": len(evaluated)}
+        use |= {metric: result["logistic"][metric], "by": "probe"}
+        result["test_uses"] = record_test_use(run.path, use)
     return result
 
 
-def _sources(
-    run: Run, data: str | Path | None, split: str, on_unreadable: Literal["error", "skip"]
+def _datasets(
+    run: Run, data: str | Path | None, split: str, on_unreadable: OnUnreadable
 ) -> tuple[Dataset, Dataset, bool]:
-    """What is learned from and what is judged, prepared for the network; whether it is its own."""
-    recipe = run.recipe
+    """The training set, the evaluated set, and whether they are the run's own."""
     if run.preprocessing.ndim == 3:
-        raise UserError(f"{run.path} is for volumes: plusx probe asks about images")
-    own = recipe is not None and (data is None or is_own(recipe, data))
-    if own:
-        assert recipe is not None
-        sources = [parts.open_split(recipe, each) for each in ("train", split)]
-        for source in sources:
-            refuse_changed(run.path, source)
-    elif data is None:
-        raise UserError(f"{run.path} is a file of weights: say which data with --data")
-    else:
-        known = run.preprocessing
-        size = known.size[0]
-        bands = None if known.kind == "image" else known
-        sources = [
+        raise UserError(f"{run.path} is for volumes: plusx probe takes images")
+    train, evaluated = (own_split(run, data, name) for name in ("train", split))
+    own = train is not None and evaluated is not None
+    if train is None or evaluated is None:
+        assert data is not None
+        train, evaluated = (
             open_data(
                 data,
-                split=each,
-                size=size,
+                split=name,
+                size=run.preprocessing.size[0],
                 on_unreadable=on_unreadable,
                 multilabel=run.multilabel,
-                modality=bands,
+                modality=None if run.preprocessing.kind == "image" else run.preprocessing,
             )
-            for each in ("train", split)
-        ]
+            for name in ("train", split)
+        )
         if data in NAMED_SETS and run.assumed:
-            return sources[0], sources[1], False
-    for source in sources:
-        if source.in_memory and source.modality.channels != run.preprocessing.channels:
-            raise UserError(
-                f"{source.name} has {source.modality.channels} channels, the network wants "
-                f"{run.preprocessing.channels}"
-            )
-    learn, judge = (source.with_modality(run.preprocessing) for source in sources)
-    return learn, judge, own
+            return train, evaluated, False
+    for dataset in (train, evaluated):
+        refuse_channels(run, dataset)
+    return (train.with_modality(run.preprocessing), evaluated.with_modality(run.preprocessing), own)
 
 
-def _embedding(run: Run) -> nn.Module:
+def _embedding_net(run: Run) -> nn.Module:
     """The network that embeds."""
     if not run.has_gradients:
         raise UserError(
-            f"{run.path} gives answers alone, no embeddings: probe a run or its weights"
+            f"{run.path} gives outputs alone, no embeddings: probe a run or its weights"
         )
     return backbone_of(run.net)[1]
 
 
-def _embedded(
-    net: Any, source: Dataset, run: Run, device: torch.device, batch_size: int, workers: int
+def _embeddings(
+    net: Any, dataset: Dataset, run: Run, device: torch.device, batch_size: int, workers: int
 ) -> Float[np.ndarray, "n width"]:
-    """The embeddings of all images, in their order."""
-    embed: Callable[[Tensor], Tensor] = _pooled(net) if run.task.dense else net.embed
+    """The embeddings of all images, in order; of dense tasks the mean of the last stage's map."""
     loader = Loader(
-        source,
+        dataset,
         split="validation",
-        batch_size=parts.judged_at_a_time(source, batch_size),
+        batch_size=build.evaluation_batch_size(dataset, batch_size),
         workers=workers,
         device=device,
     )
+
+    def embed(images: Tensor) -> Tensor:
+        if not run.task.dense:
+            return net.embed(images)
+        return net.features(images, out=[-1])[0].flatten(2).mean(2)
+
     with loader, evaluating(net), torch.inference_mode():
-        found = [embed(batch.inputs).float().cpu() for batch in loader.epoch(0)]
-    whole = torch.cat(found)
-    if not bool(whole.isfinite().all()):
+        embeddings = torch.cat([embed(batch.inputs).float().cpu() for batch in loader.epoch(0)])
+    if not bool(embeddings.isfinite().all()):
         raise FloatingPointError("embeddings are not finite")
-    return whole.numpy()
+    return embeddings.numpy()
 
 
-def _pooled(net: Any) -> Callable[[Tensor], Tensor]:
-    """A vector an image from maps that a head for places stands on, which nothing pools."""
-    return lambda images: net.features(images, out=[-1])[0].flatten(2).mean(2)
-
-
-def _voted(
-    known: Float[np.ndarray, "n width"],
-    asked: Float[np.ndarray, "m width"],
-    learn: Dataset,
-    count: int,
-) -> Float[np.ndarray, "m k"]:
-    """The shares of the classes among the nearest neighbours, weighted by their cosines."""
-    shares = _shares(learn.labels.cpu(), len(learn.classes))
-    stored = nn.functional.normalize(torch.from_numpy(known))
+def _neighbour_votes(
+    x_train: Float[np.ndarray, "n width"],
+    x: Float[np.ndarray, "m width"],
+    train: Dataset,
+    k: int,
+) -> Float[np.ndarray, "m classes"]:
+    """The fractions of the classes among the k nearest neighbours, weighted by their cosines."""
+    targets = _targets(train)
+    stored = nn.functional.normalize(torch.from_numpy(x_train))
     votes = []
-    for part in torch.from_numpy(asked).split(512):
-        cosines, places = (nn.functional.normalize(part) @ stored.T).topk(count, 1)
+    for chunk in torch.from_numpy(x).split(512):
+        cosines, indices = (nn.functional.normalize(chunk) @ stored.T).topk(k, 1)
         weights = (cosines.double() / TEMPERATURE).softmax(1)
-        votes.append(torch.einsum("mc,mck->mk", weights, shares[places]))
+        votes.append(torch.einsum("mc,mck->mk", weights, targets[indices]))
     return torch.cat(votes).numpy().clip(0, 1)
 
 
-def _shares(labels: Shaped[Tensor, "n ..."], classes: int) -> Float[Tensor, "n k"]:
+def _targets(dataset: Dataset) -> Float[Tensor, "n classes"]:
+    """Labels as zeros and ones."""
+    labels = dataset.labels.cpu()
     if labels.ndim == 2:
         return labels.double()
-    return nn.functional.one_hot(labels, classes).double()
+    return nn.functional.one_hot(labels, len(dataset.classes)).double()
 
 
-def _regressed(
-    known: Float[np.ndarray, "n width"], asked: Float[np.ndarray, "m width"], learn: Dataset
-) -> tuple[Float[np.ndarray, "m k"], float]:
-    """The probabilities by logistic regression, and the strength that was chosen for it."""
-    middle, spread = known.mean(0), known.std(0)
-    spread[spread < 1e-6] = 1.0
-    known, asked = (known - middle) / spread, (asked - middle) / spread
-    shares = _shares(learn.labels.cpu(), len(learn.classes)).numpy()
-    held = held_out(learn.labels.cpu(), 0.2, 0)
-    rest = np.delete(np.arange(len(known)), held)
+def _logistic_regression(
+    x_train: Float[np.ndarray, "n width"], x: Float[np.ndarray, "m width"], train: Dataset
+) -> tuple[Float[np.ndarray, "m classes"], float]:
+    """Probabilities by logistic regression on standardised embeddings, and the strength (C) that
+    has the least loss on a fifth of the training images.
+    """
+    mean, std = x_train.mean(0), x_train.std(0)
+    std[std < 1e-6] = 1.0
+    x_train, x = (x_train - mean) / std, (x - mean) / std
+    targets = _targets(train).numpy()
+    held = held_out(train.labels.cpu(), 0.2, 0)
+    rest = np.delete(np.arange(len(x_train)), held)
     losses = {}
-    if len(held):
-        for strength in STRENGTHS:
-            told = _fitted(known[rest], shares[rest], known[held], strength, learn.multilabel)
-            right = np.clip(np.where(shares[held] > 0.5, told, 1 - told), 1e-12, 1)
-            counted = np.ones_like(right, bool) if learn.multilabel else shares[held] > 0.5
-            losses[strength] = -np.log(right[counted]).mean()
+    for strength in STRENGTHS if len(held) else ():
+        probabilities = _fitted(
+            x_train[rest], targets[rest], x_train[held], strength, train.multilabel
+        )
+        likelihood = np.where(targets[held] > 0.5, probabilities, 1 - probabilities)
+        counted = train.multilabel | (targets[held] > 0.5)
+        losses[strength] = -np.log(np.clip(likelihood[counted], 1e-12, 1)).mean()
     best = min(losses, key=lambda strength: losses[strength]) if losses else 1.0
-    return _fitted(known, shares, asked, best, learn.multilabel), best
+    return _fitted(x_train, targets, x, best, train.multilabel), best
 
 
 def _fitted(
-    known: np.ndarray, shares: np.ndarray, asked: np.ndarray, strength: float, several: bool
-) -> Float[np.ndarray, "m k"]:
-    """Probabilities (m, k); a class that nothing or everything shows has its share."""
-    import warnings
-
+    x_train: np.ndarray, targets: np.ndarray, x: np.ndarray, strength: float, multilabel: bool
+) -> Float[np.ndarray, "m classes"]:
+    """Probabilities; a label that no image or every image has keeps its fraction."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    told = np.tile(shares.mean(0), (len(asked), 1))
-    columns = [[each] for each in range(shares.shape[1])] if several else [None]
+    probabilities = np.tile(targets.mean(0), (len(x), 1))
+    columns = range(targets.shape[1]) if multilabel else [None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near enough after so many rounds
         for column in columns:
-            right = shares[:, column[0]] if column else shares.argmax(1)
-            if len(np.unique(right)) < 2:
+            labels = targets.argmax(1) if column is None else targets[:, column]
+            if len(np.unique(labels)) < 2:
                 continue
-            model = LogisticRegression(C=strength, max_iter=_ROUNDS).fit(known, right)
-            answers = model.predict_proba(asked)
-            if column:
-                told[:, column[0]] = answers[:, 1]
+            model = LogisticRegression(C=strength, max_iter=_ROUNDS).fit(x_train, labels)
+            predicted = model.predict_proba(x)
+            if column is None:
+                probabilities[:] = 0
+                probabilities[:, model.classes_.astype(np.int64)] = predicted
             else:
-                told[:] = 0
-                told[:, model.classes_.astype(np.int64)] = answers
-    return told
+                probabilities[:, column] = predicted[:, 1]
+    return probabilities
 
 
-def _figures(probabilities: Float[np.ndarray, "m k"], judge: Dataset) -> dict[str, Any]:
-    meter = (MultiLabelMeter if judge.multilabel else ClassificationMeter)(judge.classes)
-    prediction = ClassProbabilities(torch.from_numpy(probabilities), judge.multilabel)
-    meter.update(prediction, Batch(prediction.probabilities, judge.labels.cpu()))
-    figures = meter.compute()
-    return {**{key: figures[key] for key in _TOLD}, "per_class": figures["per_class"]}
+def _metrics(probabilities: Float[np.ndarray, "m classes"], dataset: Dataset) -> dict[str, Any]:
+    meter = (MultiLabelMeter if dataset.multilabel else ClassificationMeter)(dataset.classes)
+    prediction = ClassProbabilities(torch.from_numpy(probabilities), dataset.multilabel)
+    meter.update(prediction, Batch(prediction.probabilities, dataset.labels.cpu()))
+    metrics = meter.compute()
+    return {key: metrics[key] for key in (*_METRICS, "per_class")}

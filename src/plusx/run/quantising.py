@@ -14,16 +14,14 @@ from plusx.data.loader import Loader
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError
 from plusx.export.quantise import ENOUGH_IMAGES, Tell, distance, outputs_for
-from plusx.run import parts
 from plusx.run.environment import exact_eight_bits
-from plusx.run.evaluation import in_order_of, is_own, other_data, refuse_changed
+from plusx.run.evaluation import in_order_of, is_own, other_data, own_split
 from plusx.run.folder import Run
 
 
 CALIBRATING, CHOOSING, JUDGING = 256, 256, 1000  # images, where there are so many
 GOAL = 0.985  # of the classes that stay: below it, a warning
 ROUNDS = 30  # of timing
-EVERY = 5.0  # seconds between two lines of progress
 
 
 def quantised(
@@ -38,8 +36,8 @@ def quantised(
     Training images calibrate, of which there have to be enough; validation images choose, and other
     validation images judge. Where a run kept none back, training images that did not calibrate do.
     """
-    told = _seldom(tell)
     train = _split(run, data, "train", on_unreadable)
+    assert train is not None
     first = stratified_order(train.labels, 0).tolist()
     images, _ = _inputs(run, train.subset(first[:CALIBRATING]))
     warnings = []
@@ -48,7 +46,7 @@ def quantised(
             f"only {len(images)} images to calibrate with: {ENOUGH_IMAGES} and more give better "
             "ranges"
         )
-    held = _validation(run, data, on_unreadable)
+    held = _split(run, data, "validation", on_unreadable)
     order = stratified_order(held.labels, 0).tolist() if held is not None else first[CALIBRATING:]
     source = held if held is not None else train
     if len(order) < 2:
@@ -57,9 +55,9 @@ def quantised(
         warnings.append("no validation images were kept back: training images judge")
     count = min(CHOOSING, len(order) // 2)
     choosing, _ = _inputs(run, source.subset(order[:count]))
-    made = export.quantise(content, images, choosing, exact_eight_bits(), told)
+    made = export.quantise(content, images, choosing, exact_eight_bits(), tell)
     judging, labels = _inputs(run, source.subset(order[count : count + JUDGING]))
-    told("the validation images")
+    tell("the validation images")
     before, after = outputs_for(content, judging), outputs_for(made.content, judging)
     error, agreement = distance(after, before)
     if agreement < GOAL:
@@ -81,24 +79,20 @@ def quantised(
 
 def _split(
     run: Run, data: str | Path | None, split: Literal["train", "validation"], on_unreadable: Any
-) -> Dataset:
-    """A split of the run's own data, or of `data`, as the network is used to it."""
-    if run.recipe is not None and (data is None or is_own(run.recipe, data)):
-        source = parts.open_split(run.recipe, split)
-        refuse_changed(run.path, source)
-    elif data is None:
-        raise UserError(f"{run.path} is a file of weights: say which images with --data")
-    else:
-        seed = run.recipe.seed if run.recipe is not None else 0
-        source = other_data(run, data, split, seed, run.preprocessing.size[0], on_unreadable)
-    return in_order_of(run, source).with_modality(run.preprocessing)
-
-
-def _validation(run: Run, data: str | Path | None, on_unreadable: Any) -> Dataset | None:
-    own = run.recipe is not None and (data is None or is_own(run.recipe, data))
-    if own and run.recipe is not None and run.recipe.data.validation == 0:
+) -> Dataset | None:
+    """A split of the run's own data, or of `data`, prepared for the network; None where the run's
+    recipe holds no validation images out.
+    """
+    recipe = run.recipe
+    own = recipe is not None and (data is None or is_own(recipe, data))
+    if own and split == "validation" and recipe is not None and recipe.data.validation == 0:
         return None
-    return _split(run, data, "validation", on_unreadable)
+    dataset = own_split(run, data, split)
+    if dataset is None:
+        assert data is not None
+        seed = run.recipe.seed if run.recipe is not None else 0
+        dataset = other_data(run, data, split, seed, run.preprocessing.size[0], on_unreadable)
+    return in_order_of(run, dataset).with_modality(run.preprocessing)
 
 
 def _inputs(run: Run, source: Dataset) -> tuple[Tensor, Tensor]:
@@ -129,16 +123,3 @@ def _speed(before: bytes, after: bytes, image: Tensor) -> float:
             file(image)
             taken.append(time.perf_counter() - began)
     return statistics.median(seconds[0]) / statistics.median(seconds[1])
-
-
-def _seldom(tell: Tell) -> Tell:
-    """The same, but a line every few seconds only."""
-    last = time.monotonic()
-
-    def told(line: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= EVERY:
-            last = time.monotonic()
-            tell(line)
-
-    return told

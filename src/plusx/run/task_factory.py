@@ -1,7 +1,7 @@
 """From a recipe's [task] to the task: to train it, and to use what was trained."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,13 +67,8 @@ def open_task(table: TaskTable, net: nn.Module, class_names: ClassNames) -> Task
     return TASKS[table.kind].use(table, net, class_names)
 
 
-def to_dict(table: TaskTable) -> dict[str, Any]:
-    """A task as a weight file states it; `from_dict` is the other way round."""
-    return asdict(table)
-
-
 def from_dict(values: Mapping[str, Any] | None, multilabel: bool = False) -> TaskTable:
-    """The table that a weight file states; a classifier where it states none.
+    """The [task] that a weight file states, a classifier where it states none.
 
     UserError: it is no table of a task.
     """

@@ -1,15 +1,15 @@
 """One run, from its newest checkpoint to its result.
 
-A checkpoint is all that is needed to go on: the state, where in which epoch it was taken, the
-length of the log at that moment, and the sums of the epoch so far. What is written into log.jsonl
-and result.json is a function of recipe, data and environment alone; the clock goes to timing.jsonl.
+A checkpoint is all that a resumed run needs: the state, the position in the epoch, the length of
+the log, and the sums of the epoch so far. log.jsonl and result.json are functions of recipe, data
+and environment alone; times go to timing.jsonl.
 """
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,20 @@ from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
+from plusx.data.mix import cutmix, mixup
 from plusx.errors import UserError
+from plusx.grammar.arithmetic import each_dimension
+from plusx.grammar.model import costs
+from plusx.nn.costs import multiply_adds
 from plusx.recipe import Recipe, to_toml
 from plusx.report.metrics import better, metrics_line
+from plusx.run import build, memory, optim, task_factory
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
-from plusx.run import memory, optim, parts, task_factory
 from plusx.run.distributed import DistributedContext
 from plusx.run.engines import Engine, Reducer, engine_of
 from plusx.run.evaluator import Evaluator, Interrupted
 from plusx.run.progress import Display
-from plusx.run.result import described, of_training, write_kept
-from plusx.run.run_state import (
-    EpochSums,
-    Lines,
-    NoLog,
-    checkpoint_state,
-    identity,
-    refuse_not_finite,
-)
 from plusx.run.signals import Stopped
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
@@ -47,28 +42,52 @@ from plusx.train.patience import Patience
 from plusx.train.report import Report
 from plusx.train.schedule import WarmupUntil
 from plusx.train.state import State
+from plusx.weights import save_network
 
 
-# A checkpoint by the clock may take this share of the time at most.
-MOST_SAVING = 0.02
+# the highest fraction of the time that checkpoints by the clock may take
+MAX_SAVING = 0.02
+
+
+@dataclass
+class EpochSums:
+    """Sums over an epoch so far, exact in JSON; error None: the task has none."""
+
+    images: int = 0
+    loss: float = 0.0
+    error: float | None = 0.0
+
+    def add(self, report: Report, images: int) -> None:
+        """Add a step of so many images."""
+        self.images += images
+        self.loss += report.loss * images
+        error = report.scalars.get("error")
+        self.error = None if error is None or self.error is None else self.error + error * images
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The means over the images, as an epoch's line in the log has them."""
+        images = max(self.images, 1)
+        means = {"train_loss": self.loss / images}
+        return means if self.error is None else {**means, "train_error": self.error / images}
 
 
 class Trainer:
     """One run from its newest checkpoint to its result."""
 
     def __init__(
-        self, recipe: Recipe, sets: parts.Sets, out: Path, world: DistributedContext
+        self, recipe: Recipe, sets: build.Sets, out: Path, world: DistributedContext
     ) -> None:
         self.recipe, self.sets, self.out, self.world = recipe, sets, out, world
-        net, preprocessing = parts.make_net(recipe)
+        net, preprocessing = build.make_net(recipe)
         memory.follow(recipe, net)
         self.net = net
         if preprocessing is not None:
-            self.sets = sets = sets.prepared_as(preprocessing)
-        parts.begin_from(recipe, net, self.sets.train)
+            self.sets = sets = sets.with_preprocessing(preprocessing)
+        build.begin_from(recipe, net, sets.train)
         device = recipe.device
         task = prepare(
-            task_factory.make_training_task(recipe, net, self.sets.train),
+            task_factory.make_training_task(recipe, net, sets.train),
             device=world.device(device.kind),
             precision=device.precision,
             channels_last=device.channels_last,
@@ -89,58 +108,57 @@ class Trainer:
         self.patience = Patience(recipe.evaluate.patience or 1)
         self.best: dict[str, Tensor] = {}
         self.best_epoch: int | None = None
-        self.latest: tuple[int, dict[str, Any]] = (
-            -1,
-            {},
-        )  # step and metrics of the last evaluation
+        self.latest: tuple[int, dict[str, Any]] = (-1, {})  # step and metrics of an evaluation
+        self.log: store.Log | None = None  # rank 0 alone writes
+        self.timing: store.Log | None = None
         self.epoch = 0
-        self.batch = 0  # of the epoch, already worked off
+        self.batch = 0  # batches of the epoch that are done
         self.sums = EpochSums()
         self.stopped_early = False
-        self.finishing = False  # all is saved, and the task may hold the best weights
-        self.changed: list[str] = []  # of the environment, since the run began
+        self.finishing = False  # everything is saved, and the task may hold the best weights
+        self.changed: list[str] = []  # in the environment, since the run began
         self.saved_at = time.monotonic()
-        self.save_seconds = 0.0
-        self.saving_took = 0.0
+        self.save_seconds = 0.0  # of the latest checkpoint
+        self.epoch_save_seconds = 0.0
 
     def refuse_other_images(self) -> None:
         """UserError where the run was begun with other images, classes or preprocessing."""
-        known = self.out / files.DATA
-        if known.is_file() and identity(store.read_json(known)) != identity(
-            self.sets.description()
-        ):
+        path, now = self.out / files.DATA, self.sets.description()
+        if path.is_file() and _identity(store.read_json(path)) != _identity(now):
             raise UserError(
                 f"{self.out} was begun with other images than {self.sets.train.name} has now "
-                "(--allow-data-change goes on all the same)"
+                "(--allow-data-change continues all the same)"
             )
 
     def begin(self, *, exact: bool, allow_data_change: bool) -> None:
-        """Write what the folder says from the first moment on, or go on from its checkpoint."""
-        saved = self._before(exact, allow_data_change) if self.world.first else None
+        """Write the files that describe the run, or resume from its checkpoint."""
+        saved = self._checkpoint(exact, allow_data_change) if self.world.first else None
+        values = self.world.broadcast(None if saved is None else saved.values)
         position = 0
-        if (told := checkpoint_state(saved, self.world)) is not None:
-            position = self._restore(*told)
+        if values is not None:
+            tensors = self.world.broadcast_tensors({} if saved is None else saved.tensors)
+            position = self._restore(tensors, values)
         reducer = None
         if self.world.size > 1:
             self.state.seed += self.world.rank << 32  # of dropout and stochastic depth
             self.engine = engine_of(self.recipe, self.state, self.world)
             reducer = Reducer(self.world, self.engine, self._samples)
         self.update = optim.update_of(self.recipe, reducer)
-        self.log: Lines = NoLog()
-        self.timing: Lines = NoLog()
         if self.world.first:
             self.log = store.Log(self.out / files.LOG, position)
             self.timing = store.Log(self.out / files.TIMING)
-        begun = {"event": "begin", "step": self.state.step, "date": files.now()}
         changed = {"environment": self.changed} if self.changed else {}
-        self.timing.append({**begun, **changed})
+        self._time("begin", {"step": self.state.step, "date": files.now(), **changed})
 
-    def _before(self, exact: bool, allow_data_change: bool) -> store.Checkpoint | None:
-        """Judge what the folder says and write what holds now; the checkpoint to go on from."""
+    def _time(self, event: str, values: Mapping[str, Any]) -> None:
+        """Append a line to timing.jsonl."""
+        if self.timing is not None:
+            self.timing.append({"event": event, **values})
+
+    def _checkpoint(self, exact: bool, allow_data_change: bool) -> store.Checkpoint | None:
+        """The checkpoint to resume from, once the folder's files are checked and written."""
         parallel = self.recipe.device.parallel if self.world.size > 1 else "none"
         now = surroundings.environment(self.state.task.device, self.world.size, parallel)
-        data = self.sets.description()
-        known = self.out / files.DATA
         if not allow_data_change:
             self.refuse_other_images()
         saved = store.load_checkpoint(self.out / store.CHECKPOINTS)
@@ -148,13 +166,13 @@ class Trainer:
             before = store.read_json(self.out / files.ENVIRONMENT)
             if changed := surroundings.differences(before, now):
                 self.changed = changed
-                said = f"not bit for bit the same as without a break: {'; '.join(changed)}"
+                message = f"not bit for bit the same as without a break: {'; '.join(changed)}"
                 if exact:
-                    raise UserError(f"{self.out}: {said} (--exact)")
-                warnings.warn(said, stacklevel=2)
+                    raise UserError(f"{self.out}: {message} (--exact)")
+                warnings.warn(message, stacklevel=2)
         else:
             store.write_json(self.out / files.ENVIRONMENT, now)
-        store.write_json(known, data)
+        store.write_json(self.out / files.DATA, self.sets.description())
         store.write_text(self.out / files.RECIPE, to_toml(self.recipe))
         return saved
 
@@ -170,114 +188,118 @@ class Trainer:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The run's logs and images are open inside."""
-        with self.log, self.timing, self.loader, self.validating or nullcontext():
+        """The run's logs and data loaders are open inside."""
+        resources = (self.log, self.timing, self.loader, self.validating)
+        with ExitStack() as stack:
+            for resource in resources:
+                if resource is not None:
+                    stack.enter_context(resource)
             yield
 
     def advance(self, display: Display, until: int) -> None:
-        """Train until so many steps are made, and end every epoch that ends with them.
+        """Train up to this step, and end every epoch that ends with it.
 
-        Stopped: a signal came; the state was saved. Interrupted: it came in an evaluation.
+        Stopped: a signal came; the state was saved. Interrupted: it came during an evaluation.
         """
         while self.epoch < self.epochs and not self.stopped_early:
-            if self.state.step < until and not self.epoch_is_made:
+            if self.state.step < until and not self._epoch_done:
                 self._train_epoch(display, until)
-            if not self.epoch_is_made:
+            if not self._epoch_done:
                 return
             self._end_epoch(display)
 
     @property
-    def epoch_is_made(self) -> bool:
-        """Whether all steps of the epoch are made: it waits to be ended."""
+    def _epoch_done(self) -> bool:
         return self.batch == self.per_epoch or self.state.step >= self.total
 
     def _train_epoch(self, display: Display, until: int) -> None:
-        begun, first, self.saving_took = time.perf_counter(), self.batch, 0.0
-        for report in fit(self.state, self.left(until), self.lr, self.update):
-            self.take(report, display)
+        begin, first_batch, self.epoch_save_seconds = time.perf_counter(), self.batch, 0.0
+        for report in fit(self.state, self._batches(until), self.lr, self.update):
+            if isinstance(self.lr, WarmupUntil):
+                self.lr.observe(report)
+            self.batch += 1
+            self.sums.add(report, self._samples(report.step - 1))
+            if self.log is not None:
+                values = {"step": report.step, "epoch": self.epoch + 1, "lr": report.lr}
+                self.log.append({**values, "loss": report.loss, **report.scalars})
+            display.step(report)
             if self.world.stopping is not None:
                 raise self.stop()
             if self.due():
                 self.save()
-        self.note_epoch(self.batch - first, time.perf_counter() - begun - self.saving_took)
-
-    def left(self, until: int) -> Iterator[Batch]:
-        """The batches of the epoch that are not worked off, as long as there are steps to make."""
-        missing = max(until - self.state.step, 0)
-        left = islice(self.loader.epoch(self.epoch, self.batch), missing)
-        return parts.mixed(self.recipe, left, lambda: self.state.step, len(self.sets.train.classes))
-
-    def take(self, report: Report, display: Display) -> None:
-        """Count, log and show a step that was made."""
-        if isinstance(self.lr, WarmupUntil):
-            self.lr.observe(report)
-        self.batch += 1
-        self.sums.add(report, self._samples(report.step - 1))
-        said = {"step": report.step, "epoch": self.epoch + 1, "lr": report.lr, "loss": report.loss}
-        self.log.append({**said, **report.scalars})
-        display.step(report)
-
-    def note_epoch(self, steps: int, seconds: float) -> None:
-        """Say how long these steps of the epoch took, without saving."""
-        took = {"seconds": seconds, "saving_seconds": self.saving_took}
-        number = self.epoch + 1
-        self.timing.append(
-            {"event": "epoch", "epoch": number, "steps": steps, **took, "date": files.now()}
+        seconds = time.perf_counter() - begin - self.epoch_save_seconds
+        self._time(
+            "epoch",
+            {
+                "epoch": self.epoch + 1,
+                "steps": self.batch - first_batch,
+                "seconds": seconds,
+                "saving_seconds": self.epoch_save_seconds,
+                "date": files.now(),
+            },
         )
+
+    def _batches(self, until: int) -> Iterator[Batch]:
+        """The remaining batches of the epoch, up to this step, mixed as the recipe says."""
+        missing = max(until - self.state.step, 0)
+        num_classes = len(self.sets.train.classes)
+        mix: Any = self.recipe.data.mix
+        change = {"mixup": mixup, "cutmix": cutmix}.get(mix.kind)
+        for batch in islice(self.loader.epoch(self.epoch, self.batch), missing):
+            if change is None:
+                yield batch
+            else:
+                yield change(mix.alpha)(batch, self.recipe.seed, self.state.step, num_classes)
 
     def _end_epoch(self, display: Display) -> None:
         """Evaluate where the recipe says so, log the epoch, and begin the next one."""
         number, every = self.epoch + 1, self.recipe.evaluate.every
-        record: dict[str, Any] = {
-            "epoch": number,
-            "step": self.state.step,
-            **self.sums.means,
-        }
-        said = [f"epoch {number}/{self.epochs}", f"train loss {record['train_loss']:.4f}"]
+        record: dict[str, Any] = {"epoch": number, "step": self.state.step, **self.sums.means}
+        words = [f"epoch {number}/{self.epochs}", f"train loss {record['train_loss']:.4f}"]
         if "train_error" in record:
-            said.append(f"train error {record['train_error']:.1%}")
+            words.append(f"train error {record['train_error']:.1%}")
         due = number == self.epochs or (every and number % every == 0)
         if self.validating is not None and due:
-            begun = time.perf_counter()
-            figures = self._metrics(self._evaluated(), self.validating)
+            begin = time.perf_counter()
+            metrics = self._metrics(self._evaluated(), self.validating)
             record["validation"] = {
-                key: value for key, value in figures.items() if isinstance(value, int | float)
+                key: value for key, value in metrics.items() if isinstance(value, int | float)
             }
-            self._observe(figures, number)
-            self.latest = (self.state.step, figures)
-            seconds = time.perf_counter() - begun
-            self.timing.append({"event": "evaluate", "epoch": number, "seconds": seconds})
-            said.append(f"validation {metrics_line(figures, self.state.task.metrics[:1])}")
-        self.log.append(record)
-        display.line("  ".join(said))
+            self._observe(metrics, number)
+            self.latest = (self.state.step, metrics)
+            self._time("evaluate", {"epoch": number, "seconds": time.perf_counter() - begin})
+            words.append(f"validation {metrics_line(metrics, self.state.task.metrics[:1])}")
+        if self.log is not None:
+            self.log.append(record)
+        display.line("  ".join(words))
         self.epoch, self.batch, self.sums = number, 0, EpochSums()
 
-    def _observe(self, figures: dict[str, Any], epoch: int) -> None:
+    def _observe(self, metrics: Mapping[str, Any], epoch: int) -> None:
         monitor = self.recipe.evaluate.monitor or self.state.task.metrics[0]
-        if figures.get(monitor) is None:
-            return  # nothing to judge by, as Dice of images without any of it
-        figure = better(monitor, figures[monitor])
-        before = self.patience.best
-        out_of_patience = self.patience.observe(figure)
+        if metrics.get(monitor) is None:
+            return  # as Dice of images without any of the class
+        value = better(monitor, metrics[monitor])
+        best = self.patience.best
+        out_of_patience = self.patience.observe(value)
         self.stopped_early = bool(self.recipe.evaluate.patience) and out_of_patience
-        if self.keep_best and (before is None or figure > before):
+        if self.keep_best and (best is None or value > best):
             weights = self._evaluated().state_dict()
             self.best = {name: tensor.detach().clone() for name, tensor in weights.items()}
             self.best_epoch = epoch
 
     def finish(self) -> dict[str, Any]:
-        """Write the result of a run that is at its end and saved."""
+        """Write the result of a run whose last step is saved."""
         self.finishing = True
         result = self._result()
         if self.world.first:
             store.write_json(self.out / files.RESULT, result)
-        self.timing.append({"event": "end", "step": self.state.step, "date": files.now()})
-        self.world.wait()  # none is done before the result is written
+        self._time("end", {"step": self.state.step, "date": files.now()})
+        self.world.barrier()  # no process ends before the result is written
         return result
 
     def _result(self) -> dict[str, Any]:
-        """The figures of the run, of the weights that are kept, which are written beside it."""
-        task = self._evaluated()
+        """The content of result.json, of the weights that are written beside it."""
+        task, recipe = self._evaluated(), self.recipe
         if self.best:
             task.load_state_dict(self.best)
         validation = None
@@ -286,18 +308,39 @@ class Trainer:
             if self.best or step != self.state.step:
                 validation = self._metrics(task, self.validating)
         trained: dict[str, Any] = {}
-        if self.recipe.evaluate.train_set:
-            with self._evaluator(self.sets.train) as images:
-                trained = self._metrics(task, images)
+        if recipe.evaluate.train_set:
+            with self._evaluator(self.sets.train) as evaluator:
+                trained = self._metrics(task, evaluator)
+        train_error = None
+        if "accuracy" in trained:
+            count = trained["count"]
+            train_error = round((1 - trained["accuracy"]) * count) / count
+        net: Any = task.net
         if self.world.first:
-            write_kept(self.out / files.WEIGHTS, self.recipe, self.sets.train, task)
+            save_network(
+                net,
+                self.out / files.WEIGHTS,
+                model=recipe.net_name,
+                preprocessing=self.sets.train.modality.to_dict(),
+                classes=self.sets.train.classes
+                if task_factory.TASKS[recipe.task.kind].has_classes
+                else None,
+                multilabel=getattr(recipe.task, "multilabel", False),
+                task=asdict(recipe.task),
+            )
         return {
-            **described(self.recipe, task.net),
+            "name": recipe.net_name or "inline",
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "multiply_adds": _multiply_adds(recipe, net),
             "data": self.sets.train.name,
-            "seed": self.recipe.seed,
+            "seed": recipe.seed,
             "split": "validation" if validation else None,
             "validation": validation,
-            **of_training(task, trained),
+            "metrics": list(task.metrics),
+            "train": {
+                key: trained[key] for key in ("count", "loss", task.metrics[0]) if key in trained
+            },
+            "train_error": train_error,
             "epochs": self.epoch,
             "steps": self.state.step,
             "stopped_early": self.stopped_early,
@@ -305,7 +348,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "ema": self.state.ema is not None,
             "tta": "none",
-            "dtype": self.recipe.device.precision,
+            "dtype": recipe.device.precision,
         }
 
     def _evaluated(self) -> Task:
@@ -314,24 +357,24 @@ class Trainer:
             return self.state.ema
         return self.state.task if self.engine is None else self.engine.plain()
 
-    def _metrics(self, task: Task, images: Evaluator) -> dict[str, Any]:
-        """The figures of a task. FloatingPointError: its weights or predictions are not finite."""
+    def _metrics(self, task: Task, evaluator: Evaluator) -> dict[str, Any]:
+        """The metrics of a task. FloatingPointError: weights or predictions are not finite."""
         refuse_not_finite(task.state_dict(), self._where())
         try:
-            return images.metrics(task)
+            return evaluator.metrics(task)
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{self._where()}: {error}; the last checkpoint stays"
             ) from error
 
     def _samples(self, step: int) -> int:
-        """How many samples the batch of a step has, those of other processes among them."""
+        """Number of samples in the batch of a step, over all processes."""
         begin = step % self.per_epoch * self.recipe.batch_size
         return min(self.recipe.batch_size, self.loader.count - begin)
 
-    def _evaluator(self, source: Dataset) -> Evaluator:
-        size = parts.judged_at_a_time(source, self.recipe.batch_size)
-        return Evaluator(source, size, self.world, lambda own: self._loader(own, "validation"))
+    def _evaluator(self, dataset: Dataset) -> Evaluator:
+        size = build.evaluation_batch_size(dataset, self.recipe.batch_size)
+        return Evaluator(dataset, size, self.world, lambda part: self._loader(part, "validation"))
 
     def _loader(self, source: Dataset, split: str, part: tuple[int, int] = (0, 1)) -> Loader:
         size = self.recipe.batch_size
@@ -339,7 +382,7 @@ class Trainer:
             source,
             split=split,
             augment=self.recipe.data.augment,
-            batch_size=size if split == "train" else parts.judged_at_a_time(source, size),
+            batch_size=size if split == "train" else build.evaluation_batch_size(source, size),
             seed=self.recipe.seed,
             workers=self.recipe.data.workers,
             device=self.state.task.device,
@@ -350,18 +393,17 @@ class Trainer:
         )
 
     def due(self) -> bool:
-        """Whether it is time to save."""
-        said, waited = self.recipe.checkpoint, time.monotonic() - self.saved_at
-        by_steps = said.every_steps and self.state.step % said.every_steps == 0
-        patient = max(said.every_seconds, self.save_seconds / MOST_SAVING)
-        due = by_steps or bool(said.every_seconds and waited >= patient)
-        if self.world.size > 1:
-            due = self.world.told(due)  # one clock for all: where state is sharded, all save
-        return due
+        """Whether it is time to save a checkpoint."""
+        table, waited = self.recipe.checkpoint, time.monotonic() - self.saved_at
+        by_steps = table.every_steps and self.state.step % table.every_steps == 0
+        seconds = max(table.every_seconds, self.save_seconds / MAX_SAVING)
+        due = by_steps or bool(table.every_seconds and waited >= seconds)
+        # rank 0's clock decides: where the state is sharded, all of them save
+        return bool(self.world.broadcast(due))
 
     def save(self) -> None:
-        """Keep all that is needed to go on from here. FloatingPointError: weights not finite."""
-        begun = time.monotonic()
+        """Write a checkpoint. FloatingPointError: weights are not finite."""
+        begin = time.monotonic()
         tensors, state = (
             self.state.state_dict() if self.engine is None else self.engine.whole(self.state)
         )
@@ -379,7 +421,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
             "schedule": self.lr.state_dict() if isinstance(self.lr, WarmupUntil) else None,
-            "log": self.log.sync(),
+            "log": self.log.sync() if self.log is not None else 0,
         }
         store.save_checkpoint(
             self.out / store.CHECKPOINTS,
@@ -389,14 +431,14 @@ class Trainer:
             keep=self.recipe.checkpoint.keep,
         )
         self.saved_at = time.monotonic()
-        self.save_seconds = self.saved_at - begun
-        self.saving_took += self.save_seconds
+        self.save_seconds = self.saved_at - begin
+        self.epoch_save_seconds += self.save_seconds
 
     def _where(self) -> str:
         return f"step {self.state.step}, rate {self.state.optimizer.param_groups[0]['lr']}"
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> int:
-        """Go on from a checkpoint; the length that the log had."""
+        """Resume from a checkpoint; the length of the log at that moment."""
         self.best = tensors.pop("best", {})
         self.state.load_state_dict(tensors, values["state"])
         self.epoch, self.batch = values["epoch"], values["batch"]
@@ -410,9 +452,40 @@ class Trainer:
         return position
 
     def stop(self) -> Stopped:
-        """Save, where that is not done, and what is to be raised because of a signal."""
+        """The exception to raise because of a signal, once a checkpoint is written."""
         assert self.world.stopping is not None
         if not self.finishing:
             self.save()
-        self.world.wait()  # until it is saved
+        self.world.barrier()  # until it is saved
         return Stopped(self.world.stopping, self.state.step, self.out)
+
+
+def _multiply_adds(recipe: Recipe, net: Any) -> int:
+    """Of one input of the data's size, or of the network's own where the data has none.
+
+    A volume for a network of images counts with all its slices.
+    """
+    spec = build.spec_of(recipe.net)
+    if recipe.head is None:
+        return costs(spec).multiply_adds
+    size = getattr(recipe.data, "patch", None)
+    if size is None:
+        size = each_dimension(getattr(recipe.data, "size", None) or spec.size, spec.ndim)
+    return multiply_adds(net, tuple(size))
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """FloatingPointError for a weight that is not finite: an update can spoil the weights while the
+    loss is still finite, and such weights are never saved.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise FloatingPointError(
+                f"{where}: {name} is not finite after the update; the last checkpoint stays"
+            )
+
+
+def _identity(data: Mapping[str, Any]) -> list[Any]:
+    """The entries of a data.json that identify the data: not its name and its warnings."""
+    splits = [data[split] and data[split]["fingerprint"] for split in ("train", "validation")]
+    return [*splits, data["classes"], data["preprocessing"]]

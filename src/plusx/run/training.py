@@ -10,16 +10,15 @@ import torch
 from plusx import store
 from plusx.errors import UserError
 from plusx.recipe import Recipe, differences, to_toml
+from plusx.run import build, memory
 from plusx.run import folder as files
-from plusx.run import memory, parts
 from plusx.run.distributed import DistributedContext, joined
+from plusx.run.environment import remembered_precision
 from plusx.run.examples import draw_examples
-from plusx.run.precision import remembered_precision
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
 from plusx.run.task_factory import TASKS
 from plusx.run.trainer import Trainer
-from plusx.run.transfer import left_as_drawn
 from plusx.tasks.prepare import find_device
 
 
@@ -88,7 +87,7 @@ def _train(
                 finished = store.read_json(out / files.RESULT)
             elif (out / files.RECIPE).is_file():
                 refuse_other_recipe(out, recipe)
-        result: dict[str, Any] | None = world.told(finished)
+        result: dict[str, Any] | None = world.broadcast(finished)
         if result is not None:
             return result
         trainer.begin(exact=exact, allow_data_change=allow_data_change)
@@ -99,8 +98,8 @@ def _train(
             for warning in sets.warnings:
                 if not warning.startswith("skipped "):  # each file is named in data.json
                     display.line(f"plusx: {warning}")
-            if said := left_as_drawn(recipe):
-                display.line(f"plusx: {said}")
+            if warning := build.untrained_warning(recipe):
+                display.line(f"plusx: {warning}")
             device = trainer.state.task.device
             memory.warn(recipe, trainer.net, device)
             with memory.explaining(recipe, trainer.net, device):
@@ -114,8 +113,8 @@ def prepared(recipe: Recipe, out: Path, world: DistributedContext) -> Trainer:
     """The run of a recipe, before anything is written. UserError as `train` raises it."""
     if world.first:
         files.refuse_foreign(out)
-    sets = parts.open_sets(recipe)
-    recipe = with_precision(parts.resolved(recipe, sets.train), out, world)
+    sets = build.open_sets(recipe)
+    recipe = with_precision(build.resolved(recipe, sets.train), out, world)
     _check(recipe, sets)
     _refuse_disagreement(recipe, sets, world)
     if world.first and (out / files.RECIPE).is_file():
@@ -134,19 +133,19 @@ def with_precision(recipe: Recipe, out: Path, world: DistributedContext) -> Reci
         chosen = files.read_recipe(out).device.precision
     elif world.first:
         chosen = remembered_precision(find_device(world.device(recipe.device.kind)))
-    chosen = world.told(chosen)
+    chosen = world.broadcast(chosen)
     return replace(recipe, device=replace(recipe.device, precision=chosen))
 
 
-def _refuse_disagreement(recipe: Recipe, sets: parts.Sets, world: DistributedContext) -> None:
+def _refuse_disagreement(recipe: Recipe, sets: build.Sets, world: DistributedContext) -> None:
     """UserError where the processes of a run were given different things to do."""
     ours = [to_toml(recipe), sets.description()]
-    if world.size > 1 and (theirs := world.told(ours)) != ours:
+    if world.size > 1 and (theirs := world.broadcast(ours)) != ours:
         other = "another recipe" if theirs[0] != ours[0] else "other images"
         raise UserError(f"rank {world.rank} was given {other} than rank 0")
 
 
-def _check(recipe: Recipe, sets: parts.Sets) -> None:
+def _check(recipe: Recipe, sets: build.Sets) -> None:
     needs_validation = recipe.evaluate.patience or recipe.evaluate.keep == "best"
     if sets.validation is None and needs_validation:
         raise UserError(

@@ -20,6 +20,7 @@ from plusx.store.checkpoint import (
     read_checkpoints,
     save_checkpoint,
 )
+from plusx.store.download import download
 from plusx.store.files import (
     clean,
     make_folder,
@@ -41,6 +42,7 @@ __all__ = [
     "Log",
     "cache_folder",
     "clean",
+    "download",
     "load_checkpoint",
     "load_tensors",
     "lock",

@@ -17,7 +17,7 @@ from plusx.errors import UserError
 
 
 _TEMPORARY = re.compile(r"\.plusx-[0-9a-f]{16}\.tmp")
-_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def make_folder(path: str | Path) -> Path:
@@ -123,8 +123,7 @@ def write_text(path: str | Path, text: str) -> None:
 def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     """Reads a regular file of at most `limit` bytes; a device, pipe or folder is refused."""
     # Without O_NONBLOCK a pipe nobody writes to would be waited for.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -166,8 +165,7 @@ def temporary_name() -> str:
 
 def _new(path: Path) -> int:
     """A descriptor of a file that was not there before."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, 0o644)
 
 
@@ -188,9 +186,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes the names in a folder last; Windows cannot, and needs not be asked to."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
+    """Flush the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import errno
+import fcntl
 import os
 import socket
 import threading
@@ -14,12 +15,6 @@ from typing import Any
 from plusx.errors import UserError
 from plusx.store.canonical import json_bytes, read_json
 from plusx.store.files import clean, explained, make_folder, write_all
-
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 CHECKPOINTS = "checkpoints"
@@ -38,8 +33,7 @@ def _renew() -> None:
     _one_thread = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+os.register_at_fork(after_in_child=_renew)
 
 
 @contextlib.contextmanager
@@ -77,15 +71,8 @@ def lock(folder: str | Path) -> Iterator[None]:
 def _acquire(folder: Path, path: Path) -> int:
     while True:
         with explained(path, 1):
-            descriptor = os.open(
-                path,
-                os.O_RDWR
-                | os.O_CREAT
-                | getattr(os, "O_NOFOLLOW", 0)
-                | getattr(os, "O_CLOEXEC", 0)
-                | getattr(os, "O_NONBLOCK", 0),
-                0o644,
-            )
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            descriptor = os.open(path, flags, 0o644)
         try:
             if not _take(descriptor, path):
                 raise UserError(_refusal(folder, path))
@@ -105,16 +92,15 @@ def _acquire(folder: Path, path: Path) -> int:
 
 def _take(descriptor: int, path: Path) -> bool:
     """Takes the system's lock on the file; where there is none, judges by what the file says."""
-    if fcntl is not None:
-        try:
-            # A record lock, not flock: a forked worker that outlives us must not inherit it.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            if error.errno not in _NO_LOCKS:
-                raise
+    try:
+        # A record lock, not flock: a forked worker that outlives us must not inherit it.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        if error.errno not in _NO_LOCKS:
+            raise
     holder = _holder(path)
     if not holder or holder.get("pid") == os.getpid():
         return True
@@ -172,6 +158,6 @@ def _alive(pid: Any) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # another user's
         return True
     return True

@@ -23,15 +23,9 @@ class Log:
     def __init__(self, path: str | Path, position: int | None = None) -> None:
         self.path = Path(path)
         with explained(self.path, 1):
-            self._descriptor = os.open(
-                self.path,
-                os.O_RDWR
-                | os.O_CREAT
-                | getattr(os, "O_NOFOLLOW", 0)  # a link's target is not ours to cut
-                | getattr(os, "O_CLOEXEC", 0)
-                | getattr(os, "O_BINARY", 0),
-                0o644,
-            )
+            # the target of a link is not truncated
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(self.path, flags, 0o644)
         try:
             size = os.fstat(self._descriptor).st_size
             if position is None:

@@ -20,7 +20,7 @@ from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.grammar.words import Merge, parse
 from plusx.recipe import NetByName, Recipe
-from plusx.run import load_run, parts
+from plusx.run import build, load_run
 from plusx.statistics import Difference, spread
 from plusx.study.results import FinishedRun
 from plusx.study.trial import Factor, Measurement, Trial
@@ -213,18 +213,18 @@ class Opened(NamedTuple):
     """A network in evaluation mode and the images of its recipe."""
 
     net: nn.Module
-    sets: parts.Sets
+    sets: build.Sets
 
 
 def open_trial(recipe: Recipe, folder: Path) -> Opened:
     """The network that was trained in the folder; where none was, the recipe's at the start."""
-    sets = parts.open_sets(recipe)
+    sets = build.open_sets(recipe)
     if (folder / "result.json").is_file():
         return Opened(load_run(folder).net, sets)
-    net, preprocessing = parts.make_net(parts.resolved(recipe, sets.train))
+    net, preprocessing = build.make_net(build.resolved(recipe, sets.train))
     if preprocessing is not None:
-        sets = sets.prepared_as(preprocessing)
-    parts.begin_from(recipe, net, sets.train)
+        sets = sets.with_preprocessing(preprocessing)
+    build.begin_from(recipe, net, sets.train)
     return Opened(net.eval(), sets)
 
 

@@ -34,7 +34,7 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Gradients, Thousand
 from plusx.report import values
 from plusx.report.figures import LOG, Figure, band, dots_figure, lines_figure
-from plusx.run import parts
+from plusx.run import build
 from plusx.run.task_factory import open_task
 from plusx.statistics import spread
 from plusx.study.blocks import (
@@ -300,12 +300,12 @@ def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
     norm at each block, None where it is not finite) and `ratio` (the outputs' norm at the first
     block over that at the last, None where there is none).
     """
-    sets = parts.open_sets(recipe)
-    recipe = parts.resolved(recipe, sets.train)
-    net, preprocessing = parts.make_net(recipe)
+    sets = build.open_sets(recipe)
+    recipe = build.resolved(recipe, sets.train)
+    net, preprocessing = build.make_net(recipe)
     if preprocessing is not None:
-        sets = sets.prepared_as(preprocessing)
-    parts.begin_from(recipe, net, sets.train)
+        sets = sets.with_preprocessing(preprocessing)
+    build.begin_from(recipe, net, sets.train)
     task = open_task(recipe.task, net, sets.train.classes)
     few = sets.train.subset(list(range(min(IMAGES, len(sets.train)))))
     with Loader(few, split="validation", batch_size=IMAGES) as loader:
@@ -628,11 +628,11 @@ def deep_step(
 
 def measure_step(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The network's first step of plain SGD on one batch of the recipe's images, as JSON."""
-    sets = parts.open_sets(recipe)
-    recipe = parts.resolved(recipe, sets.train)
+    sets = build.open_sets(recipe)
+    recipe = build.resolved(recipe, sets.train)
     (batch,) = some_batches(sets.train, recipe.batch_size, recipe.batch_size)
     began = time.perf_counter()
-    net, _ = parts.make_net(recipe)
+    net, _ = build.make_net(recipe)
     built = time.perf_counter() - began
     step = deep_step(net, batch.inputs, batch.known_targets, rate=recipe.optim.lr, seed=recipe.seed)
     return {

@@ -21,7 +21,7 @@ from plusx.nn.block import ResidualBlock
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.studies import Lesion as LesionTable
 from plusx.report.figures import band, lines_figure
-from plusx.run import parts
+from plusx.run import build
 from plusx.run.folder import record_test_use
 from plusx.statistics import spread
 from plusx.study.blocks import BlockPosition, block_positions, preserved, shortcut_only
@@ -170,8 +170,8 @@ def measure_lesion(
     """The error of the network, whole, without each block and without several, as JSON."""
     net, sets = open_trial(recipe, folder)
     if split == "test":
-        tested = parts.open_split(recipe, "test")
-        source = parts.Sets(tested, None).prepared_as(sets.train.modality.to_dict()).train
+        tested = build.open_split(recipe, "test")
+        source = build.Sets(tested, None).with_preprocessing(sets.train.modality.to_dict()).train
     elif sets.validation is None:
         raise UserError("[data] validation = 0: there are no validation images to evaluate on")
     else:

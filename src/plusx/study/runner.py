@@ -25,7 +25,7 @@ from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import Compare, NetByName, Recipe, differences, parse_recipe, to_toml
 from plusx.report import write_report
-from plusx.run import parts
+from plusx.run import build
 from plusx.run.distributed import DistributedContext
 from plusx.run.folder import RECIPE
 from plusx.run.training import refuse_other_recipe, with_precision
@@ -108,7 +108,7 @@ def study(
     experiment = EXPERIMENTS[table.kind]
     _check_jobs(jobs)
     _refuse_other(recipe, out, "study")
-    source = parts.open_split(recipe, "train")
+    source = build.open_split(recipe, "train")
     _refuse_repeated("study", table)
     trials = _with_seeds(experiment.trials(recipe, table, source), table.seeds, recipe)
     _check_trials(trials, recipe, source)
@@ -215,7 +215,7 @@ def _check_trials(trials: Sequence[Trial], recipe: Recipe, source: Dataset) -> N
         raise UserError(f"[study]: {repeated[0]} stands there twice")
     for trial in {trial.recipe.net: trial for trial in trials}.values():
         try:
-            parts.spec_of(parts.resolved(trial.recipe, source).net)
+            build.spec_of(build.resolved(trial.recipe, source).net)
         except ValueError as error:
             raise UserError(f"{trial.name} on {source.name}: {error}") from error
     if recipe.data.validation == 0 and any(trial.train for trial in trials):
@@ -295,8 +295,8 @@ def _refuse_other_trials(trials: Sequence[Trial], source: Dataset | None, runs: 
         if trial.train and (folder / RECIPE).is_file():
             classes = getattr(trial.recipe.data, "classes", None)
             other = classes is not None and tuple(classes) != source.classes
-            images = parts.open_split(trial.recipe, "train") if other else source
-            resolved = parts.resolved(trial.recipe, images)
+            images = build.open_split(trial.recipe, "train") if other else source
+            resolved = build.resolved(trial.recipe, images)
             refuse_other_recipe(folder, with_precision(resolved, folder, DistributedContext()))
 
 
@@ -321,7 +321,7 @@ def _costs(trials: Sequence[Trial]) -> dict[str, float]:
             for name, share in shares.items()
         }
     counts = {
-        data: len(parts.open_split(recipe, "train"))
+        data: len(build.open_split(recipe, "train"))
         for data, recipe in {recipe.data: recipe for recipe in recipes.values()}.items()
     }
     return {name: cost(recipe, counts[recipe.data]) for name, recipe in recipes.items()}

@@ -10,33 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plusx import store
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension
-from plusx.grammar.model import External
+from plusx.grammar.model import Model, WithHead
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml
+from plusx.grammar.twins import map_blocks
 from plusx.grammar.validate import validate
 from plusx.nn.build import build
-from plusx.nn.network import Network
+from plusx.nn.network import Backbone
 from plusx.nn.with_head import NetworkWithHead
 from plusx.store.tensors import decode
 from plusx.weights import foreign
 from plusx.weights.files import KINDS, describe, kind_of
-from plusx.weights.load import check_finite, compare, outputs_of
+from plusx.weights.load import check_finite, compare
 from plusx.weights.published import IMAGENET_MEAN, IMAGENET_STD, published_as
 from plusx.weights.rules import rename
-from plusx.weights.with_head import (
-    WITHOUT_EPSILON,
-    dense_named,
-    matched,
-    task_of,
-    with_epsilon,
-)
-from plusx.zoo import find
-from plusx.zoo.with_head import HEADED
+from plusx.zoo import find_model
 
 
 CIFAR10_CLASSES = (
@@ -52,6 +45,12 @@ CIFAR10_CLASSES = (
     "truck",
 )
 SECONDS = 600
+EPSILON = 1e-5  # of a batch norm, and of torchvision's frozen one
+# torchvision reads these files with frozen norms that add nothing to the variance
+WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn")
+_AUXILIARY = "head.aux_classifier."
+# the layer of a head that has the number of classes
+_LAST_LAYERS = ("head.classifier.4.weight", "head.roi_heads.box_predictor.cls_score.weight")
 
 
 @dataclass(frozen=True)
@@ -115,40 +114,31 @@ def convert(
         raise UserError(f"{file} is {kind}; `plusx convert` reads {', '.join(KINDS.values())}")
     if to.exists() and to.samefile(file):
         raise UserError(f"{to} is the file to be read")
-    named = model if isinstance(model, str) and model in HEADED else None
-    name, spec = (named, None) if named else _meant(model, SOURCE_DEFAULTS[source])
-    with torch.device("meta"):
-        net = dense_named(named) if named else _built(name, spec)
-    ours = net.state_dict()
+    defaults = SOURCE_DEFAULTS[source]
+    name, described = _model(model, defaults)
+    state = _sketch(described).state_dict()
     if kind == "safetensors":
-        read, _ = store.load_tensors(file)
+        tensors, _ = store.load_tensors(file)
     else:
-        read = read_foreign(file, kind, expected=sum(tensor.numel() for tensor in ours.values()))
-    given = rename(read, source, ours)
-    if named:
-        with torch.device("meta"):
-            net = matched(named, given)
-    else:
-        _match_head(net, given)
-    report = compare(net, given)
+        numbers = sum(tensor.numel() for tensor in state.values())
+        tensors = read_foreign(file, kind, expected=numbers)
+    tensors = rename(tensors, source, state)
+    net = _sketch(_as_in_file(described, tensors))
+    report = compare(net, tensors)
     if not report.complete:
         raise UserError(f"{file} is not {name or 'the spec'} as {source} writes it: {report}")
-    check_finite(given)
+    check_finite(tensors)
     known = published_as(name, file.name) if name and source == "torchvision" else None
     if known is not None and known.name == "COCO_V1" and name in WITHOUT_EPSILON:
-        given = with_epsilon(given)
+        tensors = with_epsilon(tensors)
     if preprocessing is None:
-        preprocessing = (
-            known.preprocessing if known else usual_preprocessing(net, SOURCE_DEFAULTS[source])
-        )
+        preprocessing = known.preprocessing if known else usual_preprocessing(net, defaults)
     if classes is None:
-        classes = (
-            known.classes if known else usual_classes(outputs_of(net), SOURCE_DEFAULTS[source])
-        )
-    written = {key: _finished(given.get(key), tensor) for key, tensor in net.state_dict().items()}
+        classes = known.classes if known else usual_classes(net.num_classes, defaults)
     metadata = describe(net, name, preprocessing, classes, source)
     if isinstance(net, NetworkWithHead):
-        metadata["task"] = json.dumps(task_of(net.head_spec))
+        metadata["task"] = json.dumps({"kind": net.head_spec.task})
+    written = {key: _typed(tensors.get(key), ours) for key, ours in net.state_dict().items()}
     store.save_tensors(to, written, metadata)
     return Conversion(
         to=to,
@@ -156,7 +146,7 @@ def convert(
         source=source,
         tensors=len(written),
         parameters=report.parameters,
-        num_classes=outputs_of(net),
+        num_classes=net.num_classes,
         preprocessing=None if preprocessing is None else dict(preprocessing),
         classes=None if classes is None else tuple(classes),
     )
@@ -196,83 +186,93 @@ def _declared(file: Path) -> int:
         return sum(entry.file_size for entry in archive.infolist())
 
 
-def usual_preprocessing(net: nn.Module, habit: SourceDefaults) -> dict[str, Any] | None:
-    """What the files of a source expect, where it is images of three channels."""
-    if isinstance(net, NetworkWithHead):
-        net = net.backbone
-    spec = net.spec if isinstance(net, Network) else find(str(net.name))
-    channels = spec.in_channels if isinstance(spec, Net) else net.in_channels
-    if (isinstance(spec, Net) and spec.ndim != 2) or channels != len(habit.mean):
+def usual_preprocessing(net: Backbone, defaults: SourceDefaults) -> dict[str, Any] | None:
+    """The preprocessing that the files of a source expect, for images of three channels."""
+    spec = net.backbone.spec if isinstance(net, NetworkWithHead) else net.spec
+    if spec.ndim != 2 or net.in_channels != len(defaults.mean):
         return None
     return {
         "size": list(each_dimension(spec.size, 2)),
-        "channels": channels,
-        "mean": list(habit.mean),
-        "std": list(habit.std),
+        "channels": net.in_channels,
+        "mean": list(defaults.mean),
+        "std": list(defaults.std),
     }
 
 
-def usual_classes(outputs: int, habit: SourceDefaults) -> tuple[str, ...] | None:
+def usual_classes(outputs: int, defaults: SourceDefaults) -> tuple[str, ...] | None:
     """The names of a source's classes, or ImageNet's where there are a thousand."""
-    if len(habit.classes) == outputs:
-        return habit.classes
+    if len(defaults.classes) == outputs:
+        return defaults.classes
     from torchvision.models import ResNet18_Weights  # slow, and seldom needed
 
     imagenet = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     return tuple(imagenet) if len(imagenet) == outputs else None
 
 
-def _meant(model: str | Net, habit: SourceDefaults) -> tuple[str | None, Net | None]:
-    """The name, and the spec as the source builds it; no spec for an external module."""
-    name: str | None = None
-    spec: Net | External | str = model
+def _model(model: str | Net, defaults: SourceDefaults) -> tuple[str | None, Model]:
+    """The name of a network of the zoo, and the model as the source builds it."""
     if isinstance(model, str) and model.endswith(".toml"):
         try:
             spec = from_toml(Path(model).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"the spec {model}: {error}") from None
         validate(spec)
-    elif isinstance(model, str):
-        name, spec = model, find(model)
-    if not isinstance(spec, Net):
-        return name, None
-    return name, with_shortcut(spec, habit.shortcut)
+        return None, with_shortcut(spec, defaults.shortcut)
+    name, described = (model, find_model(model)) if isinstance(model, str) else (None, model)
+    if isinstance(described, Net):
+        described = with_shortcut(described, defaults.shortcut)
+    return name, described
 
 
 def with_shortcut(net: Net, words: Mapping[str, str]) -> Net:
     """The spec with other words in its shortcuts."""
 
-    def block(spec: Block) -> Block:
-        said = " ".join(words.get(word, word) for word in spec.shortcut.split())
-        return replace(spec, shortcut=said)
+    def renamed(block: Block) -> Block:
+        shortcut = " ".join(words.get(word, word) for word in block.shortcut.split())
+        return replace(block, shortcut=shortcut)
 
-    stages = tuple(
-        replace(
-            stage,
-            block=tuple(map(block, stage.block))
-            if isinstance(stage.block, tuple)
-            else block(stage.block),
-            first=None if stage.first is None else block(stage.first),
-        )
-        for stage in net.stages
-    )
-    return replace(net, stages=stages)
+    return map_blocks(net, renamed)
 
 
-def _built(name: str | None, spec: Net | None) -> nn.Module:
-    if spec is not None:
-        return Network(spec)
-    assert name is not None
-    return build(find(name), initialised=False)
+def _sketch(model: Model) -> Backbone:
+    """The network of a model, without memory for its tensors."""
+    with torch.device("meta"):
+        return build(model, initialised=False)
 
 
-def _match_head(net: Any, given: Mapping[str, Tensor]) -> None:
-    """As many classes as the file has."""
-    head = given.get("fc.weight")
-    if head is not None and head.ndim == 2 and 0 < head.shape[0] != outputs_of(net):
-        net.reset_head(head.shape[0])
+def _as_in_file(model: Model, tensors: Mapping[str, Tensor]) -> Model:
+    """The model with the number of classes that a file has, and of a head whether it is auxiliary
+    and whether norms are constants.
+    """
+    if not isinstance(model, WithHead):
+        weight = tensors.get("fc.weight")
+        rows = weight.shape[0] if weight is not None and weight.ndim == 2 else 0
+        return replace(model, num_classes=rows or model.num_classes)
+    head: Any = model.head
+    if hasattr(head, "auxiliary"):
+        head = replace(head, auxiliary=any(name.startswith(_AUXILIARY) for name in tensors))
+    if head.two_stage:
+        counted = any(name.endswith(".num_batches_tracked") for name in tensors)
+        head = replace(head, frozen_norms=not counted)
+    num_classes = model.num_classes
+    for name in _LAST_LAYERS:
+        if name in tensors and tensors[name].ndim >= 2:
+            num_classes = max(tensors[name].shape[0] - head.two_stage, 1)  # less the background
+    return replace(model, head=head, num_classes=num_classes)
 
 
-def _finished(given: Tensor | None, ours: Tensor) -> Tensor:
-    """A tensor of the type our network has; a count of batches that no one kept is 0."""
-    return torch.zeros(ours.shape, dtype=ours.dtype) if given is None else given.to(ours.dtype)
+def with_epsilon(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network whose frozen norms add nothing to the variance, for norms that add
+    EPSILON: the outputs are the same."""
+    changed = dict(tensors)
+    for key, variance in tensors.items():
+        weight = f"{key.removesuffix('running_var')}weight"
+        if key.endswith(".running_var") and weight in tensors:
+            factor = torch.sqrt((variance.double() + EPSILON) / variance.double())
+            changed[weight] = (tensors[weight].double() * factor).to(tensors[weight].dtype)
+    return changed
+
+
+def _typed(tensor: Tensor | None, ours: Tensor) -> Tensor:
+    """A tensor in the type of our network; a count of batches that is missing is 0."""
+    return torch.zeros(ours.shape, dtype=ours.dtype) if tensor is None else tensor.to(ours.dtype)

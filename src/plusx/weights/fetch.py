@@ -2,47 +2,42 @@
 
 import fcntl
 import hashlib
-import http.client
 import os
 import re
-import urllib.error
-import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from plusx import store
 from plusx.errors import UserError
 from plusx.grammar.backbone import backbone_of
-from plusx.grammar.model import External, Model, WithHead
+from plusx.grammar.model import Model, WithHead
 from plusx.grammar.spec import Block, Net, Stage
-from plusx.nn.network import Network
+from plusx.nn.network import Backbone
 from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.convert import convert
 from plusx.weights.files import Weights, read_weights, remember
 from plusx.weights.input_conv import adapt_input_conv
-from plusx.weights.load import LoadReport, load_weights, outputs_of
+from plusx.weights.load import LoadReport, load_weights
 from plusx.weights.published import Published, published, published_names
 
 
-TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 20
 NAME = re.compile(r"(?:\w+_Weights\.)?[A-Z][A-Z0-9_]*")
 
 
 def load_named_or_file(
-    net: nn.Module, model: str | None, weights: str | Path, *, new_head: bool = False
+    net: Backbone, model: str | None, weights: str | Path, *, new_head: bool = False
 ) -> LoadReport:
     """Load torchvision's weights by their name ("IMAGENET1K_V2"), or a safetensors file.
 
     Strict; but with `new_head` a network for another number of classes than the weights have keeps
-    the head it was built with. Raises UserError where the weights are for another network, and
-    OSError where they cannot be fetched.
+    the head it was built with. UserError: the weights are for another network. OSError: they cannot
+    be fetched.
     """
     return load_found(net, model, find_weights(model, weights), new_head=new_head)
 
@@ -59,99 +54,88 @@ def find_weights(model: str | None, weights: str | Path) -> Weights:
     return read_weights(weights)
 
 
-def own_spec(found: Weights, spec: Net | External) -> Net | External:
-    """What a file says of its network; `spec` where it says nothing, or only of a part of it."""
-    if found.head is not None:
-        return spec
-    if found.spec is not None:
-        return found.spec
-    if found.external is not None and isinstance(spec, External):
-        sizes = {key: found.external[key] for key in ("num_classes", "in_channels")}
-        return replace(spec, **sizes)
-    return spec
-
-
-def model_of_file(found: Weights, model: Model) -> Model:
-    """The same for a network that may have a head on its features."""
-    if not isinstance(model, WithHead):
-        return own_spec(found, model)
-    if found.head is None:
-        return model
-    return replace(model, head=found.head, num_classes=found.head_classes)
+def model_of_file(weights: Weights, model: Model) -> Model:
+    """The network that a file states; `model` where it states none, or only a part of it."""
+    if isinstance(model, WithHead):
+        if weights.head is None:
+            return model
+        return replace(model, head=weights.head, num_classes=weights.head_classes)
+    return model if weights.head is not None or weights.spec is None else weights.spec
 
 
 def load_found(
-    net: nn.Module, model: str | None, found: Weights, *, new_head: bool = False
+    net: Backbone, model: str | None, weights: Weights, *, new_head: bool = False
 ) -> LoadReport:
     """Load what `find_weights` opened; see `load_named_or_file`.
 
     Where only one of the two has a head on its features, or their heads differ, `new_head` loads
-    what they stand on. A network for other channels than colours gets the first filters of a file
-    for colours as plusx.weights.input_conv says.
+    the backbone. A network for other channels than colours gets the first filters of a file for
+    colours as plusx.weights.input_conv says.
     """
-    _check_same(net, model, found)
-    found = replace(found, tensors=adapt_input_conv(net, found.tensors))
-    report = _loaded(net, found, new_head)
-    remember(net, found)
+    _check_same(net, model, weights)
+    weights = replace(weights, tensors=adapt_input_conv(net, weights.tensors))
+    if isinstance(net, NetworkWithHead) or weights.head is not None:
+        report = _load_dense(net, weights, new_head)
+    else:
+        report = _load_linear(net, weights.tensors, new_head)
+    remember(net, weights)
     return report
 
 
-def _loaded(net: nn.Module, found: Weights, new_head: bool) -> LoadReport:
-    if isinstance(net, NetworkWithHead) or found.head is not None:
-        return _load_dense(net, found, new_head)
-    outputs = outputs_of(net)
-    tensors, head = dict(found.tensors), found.tensors.get("fc.weight")
-    if not new_head or head is None or head.shape[:1] == (outputs,):
+def _load_linear(net: Backbone, tensors: Mapping[str, Tensor], new_head: bool) -> LoadReport:
+    head = tensors.get("fc.weight")
+    if not new_head or head is None or head.shape[:1] == (net.num_classes,):
         return load_weights(net, tensors)
-    for name in ("fc.weight", "fc.bias"):
-        tensors.pop(name, None)
-    why = f"is for {head.shape[0]} classes, the network has {outputs}"
-    return _load_but(net, tensors, "fc", why)
+    tensors = {n: t for n, t in tensors.items() if n not in ("fc.weight", "fc.bias")}
+    reason = f"is for {head.shape[0]} classes, the network has {net.num_classes}"
+    return _load_except(net, tensors, "fc", reason)
 
 
-def _load_dense(net: nn.Module, found: Weights, new_head: bool) -> LoadReport:
-    """Between networks of which at least one has a head on its features."""
-    ours = net.head_spec if isinstance(net, NetworkWithHead) else None
-    if found.head == ours and (not new_head or found.head_classes == outputs_of(net)):
-        return load_weights(net, found.tensors)
-    theirs = "its own linear head" if found.head is None else f"a head {found.head.kind!r}"
+def _load_dense(net: Backbone, weights: Weights, new_head: bool) -> LoadReport:
+    """Load weights where the network, the file or both have a head on the features."""
+    head = net.head_spec if isinstance(net, NetworkWithHead) else None
+    if weights.head == head and (not new_head or weights.head_classes == net.num_classes):
+        return load_weights(net, weights.tensors)
+    kind = "its own linear head" if weights.head is None else f"a head {weights.head.kind!r}"
     if not new_head:
-        raise UserError(f"the weights are for a network with {theirs}, not for this one's")
-    if ours is None:
-        inner = {
-            name.removeprefix("backbone."): tensor
-            for name, tensor in found.tensors.items()
-            if name.startswith("backbone.")
+        raise UserError(f"the weights are for a network with {kind}, not for this one's")
+    prefix = "backbone."
+    if head is None:
+        tensors = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in weights.tensors.items()
+            if name.startswith(prefix)
         }
-        return _load_but(net, inner, "fc", f"is new, the weights have {theirs}")
-    known = net.state_dict()
-    if found.head is None:
-        named = {f"backbone.{name}": tensor for name, tensor in found.tensors.items()}
-        # a tail behind the features, and the linear head, have no place here
-        tensors = {name: tensor for name, tensor in named.items() if name in known}
+        return _load_except(net, tensors, "fc", f"is new, the weights have {kind}")
+    state = net.state_dict()
+    if weights.head is None:
+        # the words of a tail behind the features, and the linear head, are not used
+        tensors = {
+            prefix + name: tensor
+            for name, tensor in weights.tensors.items()
+            if prefix + name in state
+        }
     else:
         tensors = {
             name: tensor
-            for name, tensor in found.tensors.items()
-            if name.startswith("backbone.") or _fits(tensor, known.get(name))
+            for name, tensor in weights.tensors.items()
+            if name.startswith(prefix) or (name in state and state[name].shape == tensor.shape)
         }
-    return _load_but(net, tensors, "head", f"is new where it is another one: the file has {theirs}")
+    return _load_except(net, tensors, "head", f"is new where it differs: the file has {kind}")
 
 
-def _fits(tensor: Tensor, ours: Tensor | None) -> bool:
-    return ours is not None and tensor.shape == ours.shape
+def _load_except(
+    net: Backbone, tensors: Mapping[str, Tensor], head: str, reason: str
+) -> LoadReport:
+    """Load the tensors; parameters of the head that are not among them stay as initialised.
 
-
-def _load_but(net: nn.Module, tensors: dict[str, Tensor], head: str, why: str) -> LoadReport:
-    """Load all that is there; what the head has beyond it stays as it was made.
-
-    Linear layers of a tail are a part of the linear head: features do without them.
+    The linear layers of a tail belong to the linear head: features do without them.
     """
-    places = ("fc.", "tail.") if head == "fc" else (f"{head}.",)
+    prefixes = ("fc.", "tail.") if head == "fc" else (f"{head}.",)
     new = {
         name: tensor
         for name, tensor in net.state_dict().items()
-        if name.startswith(places) and name not in tensors
+        if name.startswith(prefixes) and name not in tensors
     }
     report = load_weights(net, {**tensors, **new})
     sizes = {name: parameter.numel() for name, parameter in net.named_parameters()}
@@ -159,16 +143,16 @@ def _load_but(net: nn.Module, tensors: dict[str, Tensor], head: str, why: str) -
         report,
         loaded=tuple(name for name in report.loaded if name not in new),
         loaded_parameters=report.loaded_parameters - sum(sizes.get(name, 0) for name in new),
-        mismatched={head: why} if new or head == "fc" else {},
+        mismatched={head: reason} if new or head == "fc" else {},
     )
 
 
 def fetch(item: Published) -> Path:
-    """The published weights as a safetensors file of ours in the cache.
+    """The published weights as a safetensors file of plusx in the cache.
 
-    What is there already is used, if it still is what was put there. A file as published that lies
-    at the place named by the error is used too. Raises OSError with the address, and where to put
-    the file by hand, if it cannot be fetched or is not the one that was published.
+    A file in the cache is used while its digest holds, and so is one as published that a user put
+    there. OSError: the file cannot be fetched, or is not the one that was published; the message
+    has its address, and where to put it by hand.
     """
     folder = store.make_folder(store.cache_folder() / "weights")
     with waiting(folder):
@@ -189,89 +173,50 @@ def waiting(folder: Path) -> Iterator[None]:
 
 def _fetched(item: Published, folder: Path) -> Path:
     raw = folder / item.file
-    ours, seal = raw.with_suffix(".safetensors"), raw.with_suffix(".sha256")
-    if ours.is_file() and seal.is_file():
-        if store.read_bytes(seal, 1024).decode(errors="replace").strip() == _sha256(ours):
-            return ours
-        warnings.warn(f"{ours} is damaged and is made again", stacklevel=2)
-    given = raw.is_file()
-    if given:
-        if not (digest := _sha256(raw)).startswith(item.digest):
-            raise OSError(
-                f"{raw} is not the file that was published as {item.url}: its sha256 begins with "
-                f"{digest[:8]}, not {item.digest}; delete it"
-            )
-    else:
-        store.write_bytes(raw, download(item, raw))
-    convert(raw, item.model, "torchvision", ours)
-    store.write_text(seal, _sha256(ours) + "\n")
-    if not given:
-        os.unlink(raw)
-    return ours
-
-
-def download(item: Published, place: Path) -> bytes:
-    """The bytes of a published file, checked. `place` is where a user may put it by hand."""
-    assert item.url.startswith(("https://", "http://")), item.url
-    by_hand = f"Fetch it by hand and put it at {place}"
-    most = item.size + item.size // 10 + CHUNK
-    parts, length = [], 0
-    try:
-        request = urllib.request.Request(item.url, headers={"User-Agent": "plusx"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            announced = answer.headers.get("Content-Length", "")
-            while part := answer.read(CHUNK):
-                parts.append(part)
-                length += len(part)
-                if length > most:
-                    raise OSError(
-                        f"more than {most:,} bytes came, about {item.size:,} are expected"
-                    )
-        if announced.isdigit() and length != int(announced):
-            raise OSError(f"{length:,} of {int(announced):,} bytes came")
-    except (OSError, http.client.HTTPException) as error:
-        why = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-            why = f"HTTP {error.code} {error.reason}"
+    converted, seal = raw.with_suffix(".safetensors"), raw.with_suffix(".sha256")
+    if converted.is_file() and seal.is_file():
+        if store.read_bytes(seal, 1024).decode(errors="replace").strip() == _sha256(converted):
+            return converted
+        warnings.warn(f"{converted} is damaged and is made again", stacklevel=2)
+    by_hand = raw.is_file()
+    if not by_hand:
+        max_bytes = item.size + item.size // 10 + (1 << 20)
+        store.write_bytes(raw, store.download(item.url, f"sha256:{item.digest}", max_bytes, raw))
+    elif not (digest := _sha256(raw)).startswith(item.digest):
         raise OSError(
-            f"{item.name} for {item.model} could not be fetched from {item.url}: {why}. {by_hand}"
-        ) from error
-    data = b"".join(parts)
-    if not (digest := hashlib.sha256(data).hexdigest()).startswith(item.digest):
-        raise OSError(
-            f"what came from {item.url} is not {item.name}: its sha256 begins with {digest[:8]}, "
-            f"not {item.digest}; nothing was kept. {by_hand}"
+            f"{raw} is not the file that was published as {item.url}: its sha256 begins with "
+            f"{digest[:8]}, not {item.digest}; delete it"
         )
-    return data
+    convert(raw, item.model, "torchvision", converted)
+    store.write_text(seal, _sha256(converted) + "\n")
+    if not by_hand:
+        os.unlink(raw)
+    return converted
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(store.read_bytes(path)).hexdigest()
 
 
-def _check_same(net: nn.Module, model: str | None, found: Weights) -> None:
-    """Refuse weights whose tensors would fit although they were trained in another network."""
-    plain = None if found.external is None else found.external["name"]
-    if plain is None and found.spec is None:
+def _check_same(net: Backbone, model: str | None, weights: Weights) -> None:
+    """UserError for weights that would fit although they were trained in another network."""
+    if weights.spec is None:
         return
-    base = net.backbone if isinstance(net, NetworkWithHead) else net
-    if isinstance(base, Network) and found.spec is not None:
-        ours, theirs = base.spec, found.spec
-        if found.head is not None:
-            ours = backbone_of(ours, found.head)
-        if isinstance(net, NetworkWithHead):
-            theirs = backbone_of(theirs, net.head_spec)
+    head = net.head_spec if isinstance(net, NetworkWithHead) else None
+    ours, theirs = net.backbone.spec if isinstance(net, NetworkWithHead) else net.spec, weights.spec
+    if isinstance(ours, Net) and isinstance(theirs, Net):
+        ours = backbone_of(ours, weights.head) if weights.head is not None else ours
+        theirs = backbone_of(theirs, head) if head is not None else theirs
         differing = _difference(_essence(ours), _essence(theirs))
         if not differing:
             return
-        if model in (found.model, None):
+        if model in (weights.model, None):
             hint = "plusx.weights.open_network builds the file's own"
             raise UserError(f"the weights are for another network than this: {differing}; {hint}")
-    elif not isinstance(base, Network) and plain == base.name:
+    elif getattr(ours, "name", "") == getattr(theirs, "name", None):
         return
-    named = found.model or plain or "a spec of its own"
-    raise UserError(f"the weights are for {named}, not for {model or 'the given spec'}")
+    name = weights.model or getattr(theirs, "name", "a spec of its own")
+    raise UserError(f"the weights are for {name}, not for {model or 'the given spec'}")
 
 
 def _difference(ours: Any, theirs: Any) -> str:
@@ -290,5 +235,5 @@ def _difference(ours: Any, theirs: Any) -> str:
 
 
 def _essence(net: Net) -> Net:
-    """The spec without what weights may be taken across: classes, sizes, stochastic depth."""
+    """The spec without what weights can be moved across: classes, sizes, stochastic depth."""
     return replace(net, num_classes=0, in_channels=1, size=1, drop_path=0.0, drop_mode="batch")

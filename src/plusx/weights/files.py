@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plusx import store
 from plusx.errors import UserError
@@ -29,10 +29,10 @@ from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
 from plusx.grammar.validate import validate
 from plusx.nn.build import build
-from plusx.nn.network import Network
+from plusx.nn.network import Backbone, Network
 from plusx.nn.with_head import NetworkWithHead
-from plusx.weights.load import load_weights, outputs_of
-from plusx.zoo import find
+from plusx.weights.load import load_weights
+from plusx.zoo import ZOO
 
 
 FORMAT = "plusx weights 1"
@@ -60,13 +60,11 @@ BEGINNINGS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A weight file. What it does not say is None; `spec` is a Net, `external` an
-    external network's sizes."""
+    """A weight file. What it does not state is None."""
 
     tensors: Mapping[str, Tensor]
     model: str | None = None
-    spec: Net | None = None
-    external: Mapping[str, Any] | None = None  # name, num_classes, in_channels
+    spec: Net | External | None = None
     preprocessing: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     source: str = ""
@@ -98,7 +96,7 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def save_network(
-    net: nn.Module,
+    net: Backbone,
     path: str | Path,
     *,
     model: str | None = None,
@@ -127,25 +125,24 @@ def save_network(
 
 
 def describe(
-    net: nn.Module,
+    net: Backbone,
     model: str | None,
     preprocessing: Mapping[str, Any] | None,
     classes: Sequence[str] | None,
     source: str,
 ) -> dict[str, str]:
     """A file's metadata for a network; see the head of this module."""
-    outputs = outputs_of(net)
+    outputs = net.num_classes
     metadata = {"format": FORMAT}
-    own = outputs
     if isinstance(net, NetworkWithHead):
         head = {**head_to_dict(net.head_spec), "num_classes": outputs}
         metadata["head"] = json.dumps(head)
-        net, own = net.backbone, 0
+        net = net.backbone
     if isinstance(net, Network):
-        metadata["net"] = to_toml(replace(net.spec, num_classes=own))
+        metadata["net"] = to_toml(net.spec)
     else:
-        external = {"name": net.name, "num_classes": own, "in_channels": net.in_channels}
-        metadata["external"] = json.dumps(external)
+        keys = ("name", "num_classes", "in_channels")
+        metadata["external"] = json.dumps({key: getattr(net, key) for key in keys})
     if model:
         metadata["model"] = model
     if preprocessing is not None:
@@ -159,22 +156,21 @@ def describe(
     return metadata
 
 
-def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
+def open_network(path: str | Path) -> tuple[Backbone, Weights]:
     """Build exactly the network that a plusx weight file describes, and load it, for evaluation."""
     weights = read_weights(path)
-    numbers = sum(tensor.numel() for tensor in weights.tensors.values())
-    if weights.spec is not None and measure(weights.spec).parameters > numbers:
-        raise UserError(f"{path} describes a larger network than it has weights for")
-    if weights.spec is None and weights.external is None:
+    if weights.spec is None:
         raise UserError(
             f"{path} does not say which network it is for; name one, or make the file with "
             "`plusx convert`"
         )
     # counted before anything is allocated: a small file may describe a network of any size
-    with torch.device("meta"):
-        sketch = build(model_of(weights), initialised=False)
-    kept = (t for n, t in sketch.state_dict().items() if not n.endswith("num_batches_tracked"))
-    if sum(tensor.numel() for tensor in kept) > numbers:
+    numbers = sum(tensor.numel() for tensor in weights.tensors.values())
+    needed = measure(weights.spec).parameters if isinstance(weights.spec, Net) else 0
+    if needed <= numbers:
+        described = sketch(weights).state_dict().items()
+        needed = sum(t.numel() for n, t in described if not n.endswith("num_batches_tracked"))
+    if needed > numbers:
         what = "head" if weights.head is not None else "network"
         raise UserError(f"{path} describes a larger {what} than it has weights for")
     net = build(model_of(weights), initialised=False)
@@ -185,39 +181,24 @@ def open_network(path: str | Path) -> tuple[nn.Module, Weights]:
 
 def model_of(weights: Weights) -> Model:
     """The network that a file describes."""
-    backbone: Net | External
-    if weights.spec is not None:
-        backbone = weights.spec
-    else:
-        assert weights.external is not None
-        sizes = weights.external
-        known = find(sizes["name"])
-        assert isinstance(known, External)
-        backbone = replace(
-            known, num_classes=sizes["num_classes"], in_channels=sizes["in_channels"]
-        )
+    assert weights.spec is not None
     if weights.head is None:
-        return backbone
-    return WithHead(backbone=backbone, head=weights.head, num_classes=weights.head_classes)
+        return weights.spec
+    return WithHead(backbone=weights.spec, head=weights.head, num_classes=weights.head_classes)
 
 
-def remember(net: nn.Module, weights: Weights) -> None:
-    """Let a network say how its inputs are prepared and what its outputs are called."""
-    known: Any = net
-    if weights.preprocessing is not None:
-        known.preprocessing = dict(weights.preprocessing)
-    if weights.classes is not None and len(weights.classes) == outputs_of(net):
-        known.classes = weights.classes
-
-
-def sketch_with_head(weights: Weights) -> NetworkWithHead | None:
-    """The described network without numbers, where it has a head on its features."""
-    if weights.head is None:
-        return None
+def sketch(weights: Weights) -> Backbone:
+    """The network that a file describes, without memory for its tensors."""
     with torch.device("meta"):
-        net = build(model_of(weights), initialised=False)
-    assert isinstance(net, NetworkWithHead)
-    return net
+        return build(model_of(weights), initialised=False)
+
+
+def remember(net: Backbone, weights: Weights) -> None:
+    """Give a network the preprocessing and the class names that a file states."""
+    if weights.preprocessing is not None:
+        net.preprocessing = dict(weights.preprocessing)
+    if weights.classes is not None and len(weights.classes) == net.num_classes:
+        net.classes = weights.classes
 
 
 def kind_of(path: str | Path) -> str:
@@ -263,18 +244,18 @@ def _kind_of_zip(path: Path) -> str:
 
 
 def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
-    """What metadata says, beside tensors. Nobody has to trust it: UserError, TypeError, KeyError
-    or RecursionError where it does not make sense."""
+    """Tensors with what their metadata states, which is not trusted: UserError, TypeError,
+    KeyError or RecursionError where it makes no sense."""
     if metadata.get("format") != FORMAT:
         return Weights(tensors)
-    spec, external = None, None
+    spec: Net | External | None = None
     if "net" in metadata:
         spec = from_toml(metadata["net"])
         if sum(stage.depth for stage in spec.stages) > MAX_BLOCKS:
             raise UserError(f"a network of more than {MAX_BLOCKS:,} blocks")
         validate(spec)
     elif "external" in metadata or "plain" in metadata:  # as files of plusx 0.1 call it
-        external = _checked_external(json.loads(metadata.get("external") or metadata["plain"]))
+        spec = _checked_external(json.loads(metadata.get("external") or metadata["plain"]))
     preprocessing = json.loads(metadata.get("preprocessing", "null"))
     if not isinstance(preprocessing, dict | None):
         raise UserError("preprocessing is a table")
@@ -291,7 +272,6 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         tensors,
         model=metadata.get("model"),
         spec=spec,
-        external=external,
         preprocessing=preprocessing,
         classes=classes,
         source=metadata.get("source", ""),
@@ -303,25 +283,24 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
     )
 
 
-def _checked_head(said: Any) -> tuple[Head | None, int]:
-    if said is None:
+def _checked_head(table: Any) -> tuple[Head | None, int]:
+    if table is None:
         return None, 0
-    if not isinstance(said, dict):
+    if not isinstance(table, dict):
         raise UserError("head is a table")
-    classes = said.pop("num_classes", None)
-    if type(classes) is not int or not 1 <= classes <= 1_000_000:
-        raise UserError(f"num_classes of the head is {classes!r}")
-    return head_from_dict(said), classes
+    num_classes = table.pop("num_classes", None)
+    if type(num_classes) is not int or not 1 <= num_classes <= 1_000_000:
+        raise UserError(f"num_classes of the head is {num_classes!r}")
+    return head_from_dict(table), num_classes
 
 
-def _checked_external(external: Any) -> dict[str, Any]:
-    if not isinstance(external, dict) or set(external) != {"name", "num_classes", "in_channels"}:
+def _checked_external(table: Any) -> External:
+    if not isinstance(table, dict) or set(table) != {"name", "num_classes", "in_channels"}:
         raise UserError("an external network is a name, num_classes and in_channels")
-    from plusx.nn.external import EXTERNAL
-
-    if external["name"] not in EXTERNAL:
-        raise UserError(f"there is no external network {external['name']!r}")
+    entry = ZOO.get(str(table["name"]))
+    if entry is None or not isinstance(entry.net, External):
+        raise UserError(f"there is no external network {table['name']!r}")
     for key, largest in (("num_classes", 1_000_000), ("in_channels", 10_000)):
-        if type(external[key]) is not int or not 0 <= external[key] <= largest:
-            raise UserError(f"{key} is {external[key]!r}")
-    return external
+        if type(table[key]) is not int or not 0 <= table[key] <= largest:
+            raise UserError(f"{key} is {table[key]!r}")
+    return replace(entry.net, num_classes=table["num_classes"], in_channels=table["in_channels"])

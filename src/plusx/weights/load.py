@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.rules import rename
 
 
@@ -113,13 +112,6 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
         loaded_parameters=sum(parameters.get(name, 0) for name in loaded),
         nearest=nearest,
     )
-
-
-def outputs_of(net: nn.Module) -> int:
-    """How many classes the head has; 0 where there is none."""
-    if isinstance(net, NetworkWithHead):
-        return net.num_classes
-    return int(getattr(net.fc, "out_features", 0))
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -34,7 +34,7 @@ class HeadedEntry:
     @property
     def background(self) -> bool:
         """Whether torchvision's weights have one class more, the first, which is nothing."""
-        return isinstance(self.head, FasterRcnn | MaskRcnn)
+        return self.head.two_stage
 
 
 HEADED: dict[str, HeadedEntry] = {

@@ -1,18 +1,11 @@
 """Where published files lie, and fetching them: checked, whole or not at all."""
 
 import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from plusx import store
-
-
-_TIMEOUT = 30  # seconds without a byte
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,27 +52,7 @@ def fetch(item: Download, folder: Path) -> Path:
     or is not the published file; nothing is kept then.
     """
     target = folder / item.name
-    by_hand = f"Fetch it by hand and put it at {target}"
-    data = bytearray()
-    try:
-        request = urllib.request.Request(item.address, headers={"User-Agent": "plusx"})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-            while chunk := answer.read(_CHUNK):
-                data += chunk
-                if len(data) > item.most_bytes:
-                    raise OSError(f"more than {item.most_bytes:,} bytes came")
-    except (OSError, http.client.HTTPException) as error:
-        why = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(error, urllib.error.HTTPError):
-            why = f"HTTP {error.code} {error.reason}"
-        raise OSError(
-            f"{item.name} could not be fetched from {item.address}: {why}. {by_hand}"
-        ) from error
-    if not item.check(data):
-        raise OSError(
-            f"what came from {item.address} is not the published file ({item.digest}), and "
-            f"nothing was kept. {by_hand}"
-        )
+    data = store.download(item.address, item.digest, item.most_bytes, target)
     store.make_folder(folder)
-    store.write_bytes(target, bytes(data))
+    store.write_bytes(target, data)
     return target

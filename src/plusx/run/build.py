@@ -1,0 +1,294 @@
+"""From the tables of a recipe to what a run trains: data sets, and a network ready to begin."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from plusx.data.dataset import Dataset
+from plusx.data.loader import Loader
+from plusx.data.modality import VolumeModality
+from plusx.data.splits import stratified_order
+from plusx.errors import UserError
+from plusx.grammar.spec import Net
+from plusx.grammar.validate import validate
+from plusx.nn.build import build
+from plusx.nn.frozen import freeze_below, freeze_norms, head_depth
+from plusx.nn.init import initialise
+from plusx.nn.network import Backbone
+from plusx.nn.whitening import whiten
+from plusx.nn.with_head import NetworkWithHead
+from plusx.recipe import NetByName, Recipe
+from plusx.recipe.sets import VolumeData
+from plusx.recipe.tables import Init, Segment
+from plusx.run.datasets import open_split as open_split
+from plusx.run.datasets import open_train_and_validation
+from plusx.run.task_factory import TASKS
+from plusx.weights.fetch import find_weights, load_found, model_of_file
+from plusx.zoo import External, find
+
+
+WEIGHTS = "model.safetensors"  # in a run's folder, once the run is finished
+WHITENED_IMAGES = 2000  # training images, classes in equal shares, whose patches are whitened
+_NO_SPEC = ("base", "weights", "train", "freeze_norms")  # fields of [net] that are not of a spec
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The data sets of a recipe; `validation` is None where no samples are held out."""
+
+    train: Dataset
+    validation: Dataset | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of both, each once."""
+        validation = [] if self.validation is None else self.validation.warnings
+        return list(dict.fromkeys([*self.train.warnings, *validation]))
+
+    def description(self) -> dict[str, Any]:
+        """The content of data.json: enough to use the network, and to recognise the data."""
+        train, validation = self.train, self.validation
+        return {
+            "name": train.name,
+            "classes": list(train.classes),
+            "preprocessing": train.modality.to_dict(),
+            "train": {"count": len(train), "fingerprint": train.fingerprint()},
+            "validation": None
+            if validation is None
+            else {"count": len(validation), "fingerprint": validation.fingerprint()},
+            "warnings": self.warnings,
+        }
+
+    def with_preprocessing(self, preprocessing: Mapping[str, Any]) -> "Sets":
+        """The same samples with another mean and deviation, of as many channels."""
+        modality = self.train.modality
+        if len(preprocessing["mean"]) != modality.channels:
+            return self
+        mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+        modality = replace(modality, mean=mean, std=std)
+        validation = self.validation
+        return Sets(
+            self.train.with_modality(modality),
+            None if validation is None else validation.with_modality(modality),
+        )
+
+
+def open_sets(recipe: Recipe) -> Sets:
+    """The recipe's training and validation sets."""
+    return Sets(*open_train_and_validation(recipe))
+
+
+def evaluation_batch_size(dataset: Dataset, batch_size: int) -> int:
+    """1 where inputs vary in size: beside a larger one an input is padded, and its prediction
+    changes at the edges.
+    """
+    return 1 if dataset.modality.varies else batch_size
+
+
+def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with what follows from its training set: classes, channels, size, spacing."""
+    recipe = _with_spacing(recipe, dataset)
+    net = recipe.net_by_name
+    if net is None:
+        return recipe
+    height, width = dataset.modality.size
+    net = replace(
+        net,
+        num_classes=net.num_classes or TASKS[recipe.task.kind].outputs(recipe, dataset),
+        in_channels=net.in_channels or dataset.modality.channels,
+        size=net.size or (height if height == width else None),
+    )
+    return replace(recipe, net=net)
+
+
+def _with_spacing(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with the spacing of its volumes, and the window and background of its task.
+
+    UserError: the task is not for volumes, or a field of the task is not for images.
+    """
+    modality, task = dataset.modality, recipe.task
+    space = modality.space if isinstance(modality, VolumeModality) else None
+    if not isinstance(task, Segment):
+        if space is not None:
+            raise UserError(f'[task] kind = "{task.kind}": volumes need [task] kind = "segment"')
+        return recipe
+    ndim = dataset.modality.ndim
+    if task.window is not None and len(task.window) != ndim:
+        raise UserError(
+            f"[task] window = {list(task.window)}: {ndim} numbers are needed, one for each "
+            f"dimension of {dataset.name}"
+        )
+    if space is None:
+        if task.spacing is not None:
+            raise UserError(f"[task] spacing is for volumes, and {dataset.name} has images")
+        return recipe
+    task = replace(
+        task,
+        window=task.window or space.patch,
+        spacing=task.spacing or space.spacing,
+        background=task.background or dataset.classes[0],
+    )
+    data = recipe.data
+    if isinstance(data, VolumeData):
+        data = replace(data, spacing=space.spacing)  # other volumes are resampled to it too
+    return replace(recipe, task=task, data=data)
+
+
+def spec_of(net: NetByName | Net) -> Net | External:
+    """The model that a recipe's [net] describes, validated.
+
+    A file of weights that states its network is followed: another library's shortcuts can differ
+    from the zoo's under the same name.
+    """
+    if isinstance(net, Net):
+        validate(net)
+        return net
+    spec: Any = find(net.base)
+    weights = net.weights and weights_at(net.weights)
+    if weights and Path(weights).is_file():
+        stored = find_weights(net.base, weights)
+        if stored.model == net.base:
+            spec = model_of_file(stored, spec)
+    changes = {
+        field.name: getattr(net, field.name)
+        for field in fields(net)
+        if field.name not in _NO_SPEC and getattr(net, field.name) is not None
+    }
+    if isinstance(spec, External):
+        fixed = sorted(set(changes) - {"num_classes", "in_channels", "size"})
+        if fixed:
+            raise UserError(
+                f"[net] {fixed[0]}: {net.base} is an external module; only num_classes and "
+                "in_channels can be changed"
+            )
+        changes.pop("size", None)
+        return replace(spec, **changes)
+    spec = replace(spec, **changes)
+    validate(spec)
+    return spec
+
+
+def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:
+    """The recipe's network, and the preprocessing of the weights it begins with, if any."""
+    spec, init = spec_of(recipe.net), recipe.init
+    external = isinstance(spec, External)
+    if external and init != Init():
+        raise UserError(f"[init]: {recipe.net_name} is an external module with its own rule")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = build(spec, initialised=False)
+        if not external:
+            initialise(net, init.rule, init.zero_last_gamma, init.gate_bias)
+    net = _with_head(recipe, net, recipe.net.num_classes)
+    table = recipe.net_by_name
+    if table is None or not table.weights:
+        return net, None
+    weights = find_weights(table.base, weights_at(table.weights))
+    load_found(net, table.base, weights, new_head=True)
+    return net, weights.preprocessing
+
+
+def blank_net(recipe: Recipe, num_classes: int) -> Backbone:
+    """The recipe's network for `num_classes`, for weights to be loaded into it."""
+    outputs = num_classes if TASKS[recipe.task.kind].has_classes else recipe.net.num_classes
+    spec = spec_of(recipe.net)
+    if outputs is not None:
+        spec = replace(spec, num_classes=outputs)
+    with torch.random.fork_rng(devices=[]):
+        return _with_head(recipe, build(spec, initialised=False), num_classes)
+
+
+def _with_head(recipe: Recipe, net: Backbone, num_classes: int | None) -> Backbone:
+    """The network with the recipe's [head] on its features, if there is one."""
+    kinds = TASKS[recipe.task.kind].heads
+    if recipe.head is None:
+        if not kinds:
+            return net
+        raise UserError(
+            f'[task] kind = "{recipe.task.kind}" needs a [head]: kind = {" or ".join(kinds)}'
+        )
+    if recipe.head.kind not in kinds:
+        allowed = f"which takes {' or '.join(kinds)}" if kinds else "which takes none"
+        raise UserError(
+            f'[head] kind = "{recipe.head.kind}" is not for [task] kind = "{recipe.task.kind}", '
+            f"{allowed}"
+        )
+    assert num_classes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return NetworkWithHead(net, recipe.head, num_classes)
+
+
+def weights_at(text: str) -> str:
+    """The file or the name of the weights that a recipe names; a run's folder has its own file.
+
+    UserError: the folder is not a run's, or its run is not finished.
+    """
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        return str(path) if path.is_file() else text
+    if (path / WEIGHTS).is_file():
+        return str(path / WEIGHTS)
+    if (path / "recipe.toml").is_file():
+        raise UserError(f"[net] weights: the run {path} is not finished, it has no {WEIGHTS} yet")
+    inside = sorted(file.parent.name for file in path.glob(f"*/{WEIGHTS}"))
+    near = difflib.get_close_matches(path.name, inside, 1, 0.0)
+    hint = f"; did you mean {path / near[0]}?" if near else ""
+    raise UserError(f"[net] weights: {path} is not a run's folder: it has no {WEIGHTS}{hint}")
+
+
+def begin_from(recipe: Recipe, net: nn.Module, dataset: Dataset) -> None:
+    """Prepare a network for training: freeze parts of it, and where the recipe says so let its
+    first convolution whiten patches of the training images.
+    """
+    table = recipe.net_by_name
+    if table is not None:
+        _freeze(table, net)
+    if not recipe.init.whiten:
+        return
+    if table is not None and table.weights:
+        raise UserError("[init] whiten: the network begins with weights that are loaded")
+    chosen = np.sort(stratified_order(dataset.labels, recipe.seed)[:WHITENED_IMAGES])
+    with Loader(dataset.subset(chosen.tolist()), split="validation") as loader:
+        whiten(net, (batch.inputs for batch in loader.epoch(0)))
+
+
+def _freeze(table: NetByName, net: nn.Module) -> None:
+    """Freeze the parameters, and the statistics of norms, that are not trained.
+
+    UserError: the network has fewer stages, or nothing is left to be trained.
+    """
+    if table.freeze_norms and not freeze_norms(net):
+        raise UserError(f"[net] freeze_norms: {table.base} has no batch norms")
+    if table.train == "all":
+        return
+    head = head_depth(net)
+    if table.train == "head":
+        freeze_below(net, head)
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            raise UserError('[net] train = "head": the network has no head')
+        return
+    if table.train >= head:
+        raise UserError(
+            f'[net] train = {table.train}: {table.base} has {head - 1} stages; "all" trains them '
+            "and the stem"
+        )
+    freeze_below(net, head - table.train)
+
+
+def untrained_warning(recipe: Recipe) -> str:
+    """The warning for a network that is trained in part without weights; else empty."""
+    table = recipe.net_by_name
+    if table is None or table.train == "all" or table.weights:
+        return ""
+    return (
+        f"[net] train = {json.dumps(table.train)} without [net] weights: what is not trained stays "
+        "as it was initialised"
+    )
