@@ -905,7 +905,7 @@ def test_recipes_open_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = RECIPE.format(head="mask-rcnn", task="detect", data=said)
     made = open_split(parse_recipe(text, where="a.toml"), "train")
     assert len(made) == 2
-    assert boxes_of(made).outlines is not None
+    assert boxes_of(made).masks is not None
 
 
 def published(name: str) -> Path:

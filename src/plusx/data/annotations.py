@@ -1,7 +1,7 @@
-"""What is known of scenes besides their classes: boxes, the masks of boxes, classes of all pixels.
+"""Annotations of images besides their classes: boxes, instance masks, the class of every pixel.
 
-All of it is kept as it is stored, in pixels of the image as it lies in its file: x to the right,
-y down, the left and top edge at 0, right and bottom edges exclusive.
+Coordinates are pixels of the stored image: x to the right, y down, the left and top edge at 0,
+right and bottom edges exclusive.
 """
 
 import hashlib
@@ -21,7 +21,6 @@ from plusx.data.image_file import (
     DEFAULT_LIMIT,
     ImageFile,
     UnreadableImage,
-    content_digest,
     read_regular,
 )
 from plusx.data.instance_mask import InstanceMask
@@ -34,7 +33,7 @@ Planes = UInt8[np.ndarray, "_ _ _"]
 
 
 class Annotations(ABC):
-    """What is known of samples besides their classes."""
+    """Annotations of samples besides their classes."""
 
     @property
     def boxes(self) -> Sequence[Rows] | None:
@@ -51,7 +50,7 @@ class Annotations(ABC):
 
     @abstractmethod
     def add_to(self, sample: Sample, index: int) -> Sample:
-        """The sample with what is known of it."""
+        """The sample with its annotations."""
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Annotations":
@@ -64,14 +63,14 @@ class Annotations(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Boxes(Annotations):
-    """The boxes of n images, and where they are known the masks of what is in them."""
+    """The boxes of n images, and where there are instance masks one for each box."""
 
     rows: list[Rows]
-    outlines: list[list[InstanceMask]] | None = None
+    masks: list[list[InstanceMask]] | None = None
 
     def __post_init__(self) -> None:
-        if self.outlines is not None:
-            assert list(map(len, self.rows)) == list(map(len, self.outlines))
+        if self.masks is not None:
+            assert list(map(len, self.rows)) == list(map(len, self.masks))
 
     @property
     def boxes(self) -> Sequence[Rows]:
@@ -82,49 +81,49 @@ class Boxes(Annotations):
 
     @classmethod
     def none(cls, count: int) -> "Boxes":
-        """Images of which nothing is known: their boxes are asked for."""
+        """Images without annotations, for prediction."""
         return cls([NO_BOXES for _ in range(count)])
 
     def add_to(self, sample: Sample, index: int) -> Sample:
         """The sample with its boxes."""
-        masks = None
-        if self.outlines is not None:
+        planes = None
+        if self.masks is not None:
             height, width = sample.size
-            masks = torch.from_numpy(self.masks_of(index, (height, width)))
-        return replace(sample, boxes=self.rows[index], masks=masks)
+            planes = torch.from_numpy(self.masks_of(index, (height, width)))
+        return replace(sample, boxes=self.rows[index], masks=planes)
 
     def masks_of(self, index: int, size: tuple[int, int]) -> Planes:
-        """The masks of an image's boxes, of that size (height, width): 1 within, 0 without."""
-        assert self.outlines is not None
-        made = np.zeros((len(self.outlines[index]), *size), np.uint8)
-        for plane, outline in zip(made, self.outlines[index]):
-            outline.draw(plane)
-        return made
+        """The masks of an image's boxes at that size (height, width): 1 inside, 0 outside."""
+        assert self.masks is not None
+        planes = np.zeros((len(self.masks[index]), *size), np.uint8)
+        for plane, mask in zip(planes, self.masks[index]):
+            mask.draw(plane)
+        return planes
 
     def presence(self, num_classes: int) -> Float32[Tensor, "n k"]:
         """1 for every class of which an image has a box."""
-        made = torch.zeros(len(self), num_classes)
-        for row, found in zip(made, self.rows):
-            row[torch.from_numpy(found[:, 4].astype(np.int64))] = 1
-        return made
+        presence = torch.zeros(len(self), num_classes)
+        for row, boxes in zip(presence, self.rows):
+            row[torch.from_numpy(boxes[:, 4].astype(np.int64))] = 1
+        return presence
 
     def subset(self, indices: Sequence[int]) -> "Annotations":
         """The boxes of some of the images, in that order."""
-        masks = self.outlines
+        masks = self.masks
         return replace(
             self,
             rows=[self.rows[index] for index in indices],
-            outlines=None if masks is None else [masks[index] for index in indices],
+            masks=None if masks is None else [masks[index] for index in indices],
         )
 
     def digest(self, root: str | None) -> bytes:
         """A digest that changes with every number."""
-        made = hashlib.sha256()
+        digest = hashlib.sha256()
         for rows in self.rows:
-            made.update(len(rows).to_bytes(8, "little") + rows.tobytes())
-        for outline in (each for some in self.outlines or [] for each in some):
-            made.update(repr(outline[:4]).encode() + outline.bits)
-        return made.digest()
+            digest.update(len(rows).to_bytes(8, "little") + rows.tobytes())
+        for mask in (mask for masks in self.masks or [] for mask in masks):
+            digest.update(repr(mask[:4]).encode() + mask.bits)
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -197,33 +196,26 @@ def stored_mask(data: bytes, colours: bool, limit: int = DEFAULT_LIMIT) -> Int64
 
 @dataclass(frozen=True, eq=False)
 class Masks(Annotations):
-    """The class of every pixel of n images, in files or in memory.
+    """The class of every pixel of n images, in files.
 
     class_counts: how many pixels of each class every image has
     contents: digests of the files
     """
 
     class_counts: Int64[Tensor, "n k"]
-    paths: list[str] | None = None
-    encoding: MaskEncoding = MaskEncoding()
-    planes: list[Plane] | None = None
-    contents: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        assert (self.paths is None) != (self.planes is None)
+    paths: list[str]
+    encoding: MaskEncoding
+    contents: list[str]
 
     @property
     def counts(self) -> Int64[Tensor, "n k"]:
         return self.class_counts
 
     def __len__(self) -> int:
-        return len(self.class_counts)
+        return len(self.paths)
 
     def mask(self, index: int) -> Plane:
         """The class of every pixel of one image, or IGNORE_INDEX."""
-        if self.planes is not None:
-            return self.planes[index]
-        assert self.paths is not None
         return self.encoding.read(self.paths[index])
 
     def add_to(self, sample: Sample, index: int) -> Sample:
@@ -231,30 +223,24 @@ class Masks(Annotations):
         mask = self.mask(index)
         if mask.shape != sample.size:
             raise UnreadableImage(f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}")
-        plane = torch.from_numpy(mask)[None]
-        return replace(sample, masks=plane, mask_fill=IGNORE_INDEX)
+        return replace(sample, masks=torch.from_numpy(mask)[None], mask_fill=IGNORE_INDEX)
 
     def subset(self, indices: Sequence[int]) -> "Annotations":
         """The masks of some of the images, in that order."""
         return replace(
             self,
             class_counts=self.class_counts[list(indices)],
-            paths=None if self.paths is None else [self.paths[index] for index in indices],
-            planes=None if self.planes is None else [self.planes[index] for index in indices],
-            contents=None if self.contents is None else [self.contents[i] for i in indices],
+            paths=[self.paths[index] for index in indices],
+            contents=[self.contents[index] for index in indices],
         )
 
     def digest(self, root: str | None) -> bytes:
         """A digest of what the values mean, and of the files' names and content."""
         digest = hashlib.sha256(repr(self.encoding).encode())
         digest.update(self.class_counts.numpy().tobytes())
-        for plane in self.planes or []:
-            digest.update(repr(plane.shape).encode() + plane.tobytes())
-        for index, path in enumerate(self.paths or []):
-            known = self.contents
-            content = content_digest(read_regular(path)) if known is None else known[index]
-            shown = os.path.relpath(path, root) if root else path
-            digest.update(os.fsencode(shown) + b"\0" + content.encode())
+        for path, content in zip(self.paths, self.contents, strict=True):
+            name = os.path.relpath(path, root) if root else path
+            digest.update(os.fsencode(name) + b"\0" + content.encode())
         return digest.digest()
 
 

@@ -287,22 +287,6 @@ class Dataset:
         """The same, decoded as in evaluation, whatever is quicker in training."""
         return replace(self, items=self.items.reference())
 
-    def check_labels(self, num_classes: int) -> None:
-        """Raise UserError that names the first sample whose label no network of k outputs has."""
-        if self.multilabel:
-            if self.labels.shape[1] != num_classes:
-                raise UserError(
-                    f"{self.name} has {self.labels.shape[1]} labels, the network {num_classes}"
-                )
-            return
-        wrong = ((self.labels < 0) | (self.labels >= num_classes)).nonzero()
-        if len(wrong):
-            index = int(wrong[0])
-            raise UserError(
-                f"{self.describe(index)}: label {int(self.labels[index])} is outside "
-                f"0 to {num_classes - 1}"
-            )
-
     def position_counts(self) -> Int64[Tensor, "k"]:
         """How many positions of each class masks have. UserError: there are no masks."""
         counts = None if self.annotations is None else self.annotations.counts

@@ -18,7 +18,6 @@ from plusx.errors import UserError
 
 
 MASK_SIDE = 28  # of the grid of probabilities that a Mask R-CNN predicts within a box
-CHUNK = 2**22  # numbers that are interpolated at a time when a mask is brought to its stored size
 
 
 P = TypeVar("P", bound="Prediction")
@@ -324,19 +323,15 @@ def labels_at_size(
     """The class of every pixel of an image of that size (height, width).
 
     `content` is the height and width of the image within the padded input. Probabilities are
-    interpolated bilinearly, as torch does with align_corners=False, a few rows at a time: those of
-    all classes at once can take many times the memory of the image.
+    interpolated bilinearly one class at a time: those of all classes at once can take many times
+    the memory of the image.
     """
     inside = probabilities[:, : content[0], : content[1]].float().cpu()
     if content == size:
         return inside.argmax(0).to(torch.uint8)
-    wide = F.interpolate(inside, size=size[1], mode="linear", align_corners=False)
-    y = ((torch.arange(size[0]) + 0.5) * (content[0] / size[0]) - 0.5).clamp(min=0)
-    above = y.long()
-    below = (above + 1).clamp(max=content[0] - 1)
-    weight = (y - above)[:, None]
-    labels = torch.empty(size, dtype=torch.uint8)
-    for rows in torch.arange(size[0]).split(max(1, CHUNK // (len(inside) * size[1]))):
-        low, high = wide[:, above[rows]], wide[:, below[rows]]
-        labels[rows] = torch.lerp(low, high, weight[rows]).argmax(0).to(torch.uint8)
+    best, labels = torch.full(size, -1.0), torch.zeros(size, dtype=torch.uint8)
+    for number, plane in enumerate(inside):
+        scaled = F.interpolate(plane[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        better = scaled > best
+        best[better], labels[better] = scaled[better], number
     return labels

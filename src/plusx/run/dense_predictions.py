@@ -110,7 +110,7 @@ class GroundTruth:
             boxes=rows[None, :, :4],
             scores=torch.ones(1, len(rows)),
             labels=rows[None, :, 4].long(),
-            masks=None if truth.outlines is None else (tuple(truth.outlines[index]),),
+            masks=None if truth.masks is None else (tuple(truth.masks[index]),),
             image_size=size,
         )
 

@@ -122,10 +122,6 @@ class BandsModality(Modality):
         made = image_transform(words, text, setting, "stretch", stored=True)
         return replace(made, batched=made.batched and stored, stretched=not stored)
 
-    def select(self, bands: tuple[int, ...]) -> "BandsModality":
-        """Of images of which only these bands are seen."""
-        return select_bands(self, bands)
-
 
 def select_bands(modality: Modality, bands: tuple[int, ...]) -> BandsModality:
     """How images are prepared of which only these bands, counted from 1, are seen."""

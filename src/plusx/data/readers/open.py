@@ -2,21 +2,19 @@
 
 import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.image_file import Decoder, check_decoder, printable
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality, Modality
-from plusx.data.readers.folder import scan, scan_images
-from plusx.data.readers.listing import Listing, file_items
+from plusx.data.readers.folder import scan
+from plusx.data.readers.listing import Listing
 from plusx.data.readers.packed import is_packed, read_packed
 from plusx.data.readers.table import read_table, table_splits
 from plusx.data.readers.tar import is_tar, read_tar
-from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
+from plusx.data.readers.verdicts import OnUnreadable
 from plusx.data.sets import NAMED_SETS
 from plusx.data.splits import entries_of_split, held_out_of
 from plusx.errors import UserError
@@ -166,36 +164,6 @@ def splits_of(data: str | Path) -> tuple[str, ...]:
     path = Path(data).expanduser()
     kind = kind_of(path)
     return () if kind is None else LAYOUTS[kind].splits(path)
-
-
-def open_images(
-    paths: Sequence[str | Path], modality: Modality, *, on_unreadable: OnUnreadable = "error"
-) -> Dataset:
-    """Images without labels (all -1) in files and folders, in the order given, for prediction.
-
-    Raises UserError that names a missing path, a folder without images, or, unless they are to
-    be skipped, the files that cannot be used.
-    """
-    entries: list[Entry] = []
-    for path in paths:
-        if not os.path.lexists(path):
-            raise UserError(f"{printable(path)} is missing")
-        inside = scan_images(path)
-        if not any(entry.state == "used" for entry in inside):
-            raise UserError(f"{printable(path)} has no images")
-        entries += inside
-    used, warnings = check_entries(entries, os.getcwd(), on_unreadable, modality)
-    if not used:
-        raise UserError("none of the images can be used")
-    return Dataset(
-        name="images",
-        split="all",
-        classes=(),
-        labels=torch.full((len(used),), -1),
-        modality=modality,
-        items=file_items(used),
-        warnings=warnings,
-    )
 
 
 def _from_files(
