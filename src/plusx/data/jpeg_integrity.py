@@ -29,23 +29,23 @@ _FILLER = _PART + b"".join(bytes((0xFF, 0xD0 + number)) + _PART for number in ra
 
 def png_problem(data: bytes) -> str | None:
     """What is wrong with the checksums or the number of pixels; None where nothing is."""
-    place, parts = 8, []
-    while place + 12 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        name = data[place + 4 : place + 8]
-        end = place + 8 + length
+    offset, parts = 8, []
+    while offset + 12 <= len(data):
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        name = data[offset + 4 : offset + 8]
+        end = offset + 8 + length
         if end + 4 > len(data):
             break
         if not name[0] & 0x20:
-            found = zlib.crc32(memoryview(data)[place + 4 : end])
-            if found != int.from_bytes(data[end : end + 4], "big"):
+            checksum = zlib.crc32(memoryview(data)[offset + 4 : end])
+            if checksum != int.from_bytes(data[end : end + 4], "big"):
                 shown = name.decode("ascii", "backslashreplace")
                 return f"the checksum of its {shown} chunk does not fit"
         if name == b"IDAT":
-            parts.append(memoryview(data)[place + 8 : end])
+            parts.append(memoryview(data)[offset + 8 : end])
         if name == b"IEND":
             return _png_count(data, parts)
-        place = end + 4
+        offset = end + 4
     return "truncated: it has no end"
 
 
@@ -53,19 +53,19 @@ def _png_count(data: bytes, parts: list[memoryview]) -> str | None:
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
     passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
-    wanted = 0
+    expected = 0
     for left, top, right, down in passes:
         columns, rows = -((left - width) // right), -((top - height) // down)
         if columns > 0:
-            wanted += rows * (1 + (columns * bits + 7) // 8)
-    unpacker, missing = zlib.decompressobj(), wanted
+            expected += rows * (1 + (columns * bits + 7) // 8)
+    unpacker, missing = zlib.decompressobj(), expected
     for part in parts:
         missing -= len(unpacker.decompress(part, min(missing, _PIECE)))
         while unpacker.unconsumed_tail and missing > 0:
             missing -= len(unpacker.decompress(unpacker.unconsumed_tail, min(missing, _PIECE)))
         if missing <= 0:
             return None
-    return f"its header promises {wanted:,} bytes of pixels, {missing:,} are missing"
+    return f"its header promises {expected:,} bytes of pixels, {missing:,} are missing"
 
 
 def jpeg_problem(data: bytes, image: Image.Image) -> str | None:
@@ -74,22 +74,22 @@ def jpeg_problem(data: bytes, image: Image.Image) -> str | None:
     libjpeg fills up what is missing and says nothing. But bytes put in behind the last pixel are
     skipped where the image is whole, and decoded as pixels where it is not.
     """
-    longer, place, copied = [], 2, 0
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    longer, offset, copied = [], 2, 0
+    while offset + 4 <= len(data) and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker == 0xD9:
             break
         if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:
-            place += 1 if marker == 0xFF else 2
+            offset += 1 if marker == 0xFF else 2
             continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
         if marker == 0xDA:
-            found = _MARKER.search(data, place)
-            place = found.start() if found else len(data)
+            end = _MARKER.search(data, offset)
+            offset = end.start() if end else len(data)
             # a cut may have left half a marker, which must not become one with the filler
-            stuffed = b"\0" if data[place - 1] == 0xFF else b""
-            longer += [data[copied:place], stuffed + _FILLER]
-            copied = place
+            stuffed = b"\0" if data[offset - 1] == 0xFF else b""
+            longer += [data[copied:offset], stuffed + _FILLER]
+            copied = offset
     filled = Image.open(io.BytesIO(b"".join([*longer, data[copied:]])), formats=("JPEG",))
     return None if _equal(filled, image) else "its header promises more pixels than there are"
 

@@ -231,7 +231,7 @@ class Detections(Prediction):
     def to_stored(self, batch: Batch, further: Iterable[Prediction] = ()) -> list[Prediction]:
         """Boxes cut to the stored image; those that have no area there are left out."""
         height, width = batch.inputs.shape[-2:]
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         for index in range(len(self)):
             scale, size = 1.0, (int(height), int(width))
             if "stored_size" in batch.extras:
@@ -242,7 +242,7 @@ class Detections(Prediction):
                 self.boxes[index][order], self.labels[index][order], scale, size
             )
             present = order[present]
-            found.append(
+            predictions.append(
                 Detections(
                     boxes[None],
                     self.scores[index, present][None],
@@ -251,7 +251,7 @@ class Detections(Prediction):
                     image_size=size,
                 ).with_masks()
             )
-        return found
+        return predictions
 
     def with_masks(self) -> "Detections":
         """The grids of one image's boxes as instance masks of the image."""

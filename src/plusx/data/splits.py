@@ -94,11 +94,11 @@ def stratified_order(labels: Tensor, seed: int) -> Int64[np.ndarray, "n"]:
     if labels.ndim == 2:
         return shuffled
     classes = labels.cpu().numpy()[shuffled]
-    place = np.empty(count)
+    position = np.empty(count)
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return shuffled[np.argsort(place, kind="stable")]
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return shuffled[np.argsort(position, kind="stable")]
 
 
 def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.ndarray, "m"]:
@@ -116,26 +116,26 @@ def groups_held_out(
     group without which a class would have nothing to train on is passed over. Raises UserError
     where no group can be spared.
     """
-    wanted = validation_count(len(labels), validation)
+    target = validation_count(len(labels), validation)
     shown = labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels)
     left = shown.cpu().numpy().sum(0)
     names = sorted(set(groups))
-    place = {name: number for number, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(names)}
     members: list[list[int]] = [[] for _ in names]
     for index, group in enumerate(groups):
-        members[place[group]].append(index)
-    order = stratified_order(labels[[each[0] for each in members]], seed)
+        members[numbers[group]].append(index)
+    order = stratified_order(labels[[group[0] for group in members]], seed)
     chosen: list[int] = []
     for number in order.tolist():
-        own = members[number]
-        over = len(chosen) + len(own) - wanted
-        if over > 0 and over >= wanted - len(chosen):
+        group_members = members[number]
+        over = len(chosen) + len(group_members) - target
+        if over > 0 and over >= target - len(chosen):
             continue  # without it there are nearer to as many
-        rest = left - shown[own].cpu().numpy().sum(0)
+        rest = left - shown[group_members].cpu().numpy().sum(0)
         if bool(((rest <= 0) & (left > 0)).any()):
             continue
-        chosen, left = [*chosen, *own], rest
-    if wanted and not chosen:
+        chosen, left = [*chosen, *group_members], rest
+    if target and not chosen:
         raise UserError(
             f"validation = {validation}: none of {len(names):,} groups can be spared from training"
         )

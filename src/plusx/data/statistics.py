@@ -17,10 +17,10 @@ def measured_modality(dataset: Dataset) -> Modality:
 
     Over at most 500 samples, spread evenly, at the size that a network sees.
     """
-    known = dataset.modality
-    bare = replace(known, mean=(0.0,) * known.channels, std=(1.0,) * known.channels)
-    transform = known.transform("", train=False, stored=dataset.in_memory)
-    sums, squares, count = np.zeros(known.channels), np.zeros(known.channels), 0
+    modality = dataset.modality
+    bare = replace(modality, mean=(0.0,) * modality.channels, std=(1.0,) * modality.channels)
+    transform = modality.transform("", train=False, stored=dataset.in_memory)
+    sums, squares, count = np.zeros(modality.channels), np.zeros(modality.channels), 0
     for index in evenly(len(dataset), _MEASURED):
         sample = transform.begin(dataset.read(int(index)))
         values = bare.normalise(sample.tensor).double().flatten(1).numpy()
@@ -29,7 +29,7 @@ def measured_modality(dataset: Dataset) -> Modality:
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return replace(
-        known,
+        modality,
         mean=tuple(round(float(number), 6) for number in mean),
         # a channel that is the same everywhere is left as it is
         std=tuple(max(round(float(number), 6), 1e-6) if number > 1e-6 else 1.0 for number in std),

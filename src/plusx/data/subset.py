@@ -35,8 +35,8 @@ def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
     numbers = torch.full((len(source.classes),), -1)
     numbers[[source.classes.index(name) for name in names]] = torch.arange(len(names))
     labels = numbers.to(source.labels.device)[source.labels]
-    kept = source.subset((labels >= 0).nonzero().flatten().tolist())
-    return replace(kept, classes=tuple(names), labels=labels[labels >= 0])
+    subset = source.subset((labels >= 0).nonzero().flatten().tolist())
+    return replace(subset, classes=tuple(names), labels=labels[labels >= 0])
 
 
 def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:

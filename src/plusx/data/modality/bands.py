@@ -119,8 +119,8 @@ class BandsModality(Modality):
         text = augment if train else ""
         words = parse_augment(text, self.words, self.inputs)
         setting = Setting(self.size, self.low, self.high, channels_last)
-        made = image_transform(words, text, setting, "stretch", stored=True)
-        return replace(made, batched=made.batched and stored, stretched=not stored)
+        transform = image_transform(words, text, setting, "stretch", stored=True)
+        return replace(transform, batched=transform.batched and stored, stretched=not stored)
 
 
 def select_bands(modality: Modality, bands: tuple[int, ...]) -> BandsModality:

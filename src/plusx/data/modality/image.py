@@ -91,8 +91,8 @@ class ImageModality(Modality):
         words, setting = parse_augment(text, self.words, self.inputs), self.setting(channels_last)
         if annotated or self.resize in ("fit", "none"):
             return annotated_transform(words, text, setting)
-        made = image_transform(words, text, setting, self.resize, stored)
-        return replace(made, pillow=True)
+        transform = image_transform(words, text, setting, self.resize, stored)
+        return replace(transform, pillow=True)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Modality":

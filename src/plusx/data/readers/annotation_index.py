@@ -207,19 +207,19 @@ def with_test_split(index: AnnotationIndex, test: str, shown: str) -> Annotation
 
 def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
     """The images of a folder and of those in it, by their names below it without the ending."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     allowed = tuple(endings)
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             stem, ending = os.path.splitext(name)
             if ending.lower() in allowed and not name.startswith("."):
-                below = os.path.normpath(os.path.join(os.path.relpath(place, folder), stem))
-                path = os.path.join(place, name)
-                if below in found:
+                below = os.path.normpath(os.path.join(os.path.relpath(parent, folder), stem))
+                path = os.path.join(parent, name)
+                if below in paths:
                     raise UserError(
-                        f"{printable(path)} and {printable(os.path.basename(found[below]))} have "
+                        f"{printable(path)} and {printable(os.path.basename(paths[below]))} have "
                         "one name but for its ending: which one is meant?"
                     )
-                found[below] = path
-    return found
+                paths[below] = path
+    return paths

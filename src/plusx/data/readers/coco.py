@@ -180,19 +180,19 @@ def _reason(error: ValueError) -> str:
 
 def _categories(categories: list[_Category], shown: str, names: dict[int, str]) -> dict[int, str]:
     """The names of one JSON by their ids; `names` are those of the JSONs before it."""
-    known: dict[int, str] = {}
+    by_id: dict[int, str] = {}
     for category in categories:
         number, name = category.id, category.name
-        if number in known or names.get(number, name) != name:
-            other = known.get(number) or names[number]
+        if number in by_id or names.get(number, name) != name:
+            other = by_id.get(number) or names[number]
             raise UserError(f"{shown}, category {number} is {name!r} and {other!r}")
-        if name in known.values():
+        if name in by_id.values():
             raise UserError(f"{shown}: two categories are called {name!r}")
-        known[number] = name
-    if not known:
+        by_id[number] = name
+    if not by_id:
         raise UserError(f"{shown}: the list categories is empty")
-    names.update(known)
-    return known
+    names.update(by_id)
+    return by_id
 
 
 def _folders(index: AnnotationIndex, path: str, folder: str) -> list[str]:

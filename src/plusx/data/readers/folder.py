@@ -46,11 +46,11 @@ class FolderListing(Listing):
 
 
 def scan(
-    root: str | Path, known: Collection[str] | None = None, *, same_classes: bool = True
+    root: str | Path, searched: Collection[str] | None = None, *, same_classes: bool = True
 ) -> FolderListing:
     """List a folder of class folders; nothing is decoded, and nothing but heads of files is read.
 
-    known: the only folders to look into below the split folders; others are entries of state
+    searched: the only folders to look into below the split folders; others are entries of state
         "ignored" whose reason is NEW_FOLDER
     same_classes: whether classes that validate or test must train
     Raises UserError for a missing or empty root, one without class folders, and classes whose names
@@ -60,7 +60,7 @@ def scan(
     shown = printable(root)
     if not os.path.isdir(top):
         raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
-    walk = _Walk(top, known)
+    walk = _Walk(top, searched)
     folders = walk.folders(top, "", "")
     splits = _splits(folders, shown)
     class_folders: dict[str, dict[str, str]] = {}
@@ -94,7 +94,7 @@ def scan(
         splits=tuple(sorted(set(splits.values()))),
         classes=tuple(sorted(train or set().union(*names.values()))),
         entries=tuple(sorted(walk.entries, key=lambda e: (e.split, e.label, e.path))),
-        folders=tuple(sorted(walk.seen.values())),
+        folders=tuple(sorted(walk.visited.values())),
     )
 
 
@@ -131,13 +131,13 @@ def _splits(folders: dict[str, str], shown: str) -> dict[str, str]:
 
 @dataclass
 class _Walk:
-    """Collects entries: first what really lies there, then what links lead to."""
+    """Collects entries: first real files and folders, then the targets of links."""
 
     root: str
-    known: Collection[str] | None = None
+    searched: Collection[str] | None = None
     entries: list[Entry] = field(default_factory=list)
     files: dict[Identity, str] = field(default_factory=dict)
-    seen: dict[Identity, str] = field(default_factory=dict)
+    visited: dict[Identity, str] = field(default_factory=dict)
     links: list[tuple[str, str, str, int]] = field(default_factory=list)
 
     def add(self, path: str, label: str, split: str, state: str, reason: str) -> None:
@@ -146,7 +146,7 @@ class _Walk:
 
     def folders(self, path: str, label: str, split: str) -> dict[str, str]:
         """The folders (name: path) directly under `path`; everything else there is no class."""
-        found = {}
+        folders = {}
         for item in self._listed(path, label, split):
             if item.is_symlink():
                 target = self._target(item.path, label, split)
@@ -154,27 +154,27 @@ class _Walk:
                     if self._above(target, item.path):
                         self.add(item.path, label, split, "refused", "a link to a folder above it")
                     else:
-                        found[item.name] = item.path
+                        folders[item.name] = item.path
                 elif target is not None:
                     self.add(item.path, label, split, "ignored", "outside the class folders")
             elif item.is_dir(follow_symlinks=False):
-                found[item.name] = item.path
+                folders[item.name] = item.path
             else:
                 self.add(item.path, label, split, "ignored", "outside the class folders")
-        return found
+        return folders
 
     def walk(self, path: str, label: str, split: str, depth: int = 0) -> None:
         """Everything below one class folder; links wait for `follow`."""
         if os.path.islink(path):
             self.links.append((path, label, split, depth))
             return
-        if self.known is not None and path not in self.known:
+        if self.searched is not None and path not in self.searched:
             self.add(path, label, split, "ignored", NEW_FOLDER)
             return
         if depth > _DEEPEST:
             self.add(path, label, split, "refused", f"nested deeper than {_DEEPEST} folders")
             return
-        self.seen[_identity(os.stat(path))] = path
+        self.visited[_identity(os.stat(path))] = path
         for item in self._listed(path, label, split):
             if item.is_symlink():
                 self.links.append((item.path, label, split, depth + 1))
@@ -195,7 +195,7 @@ class _Walk:
                     self._file(path, label, split)
                 elif self._above(target, path):
                     self.add(path, label, split, "refused", "a link to a folder above it")
-                elif (twin := self.seen.get(_identity(os.stat(target)))) is not None:
+                elif (twin := self.visited.get(_identity(os.stat(target)))) is not None:
                     self.add(path, label, split, "ignored", f"the same as {self._shown(twin)}")
                 else:
                     self.walk(target, label, split, depth)
@@ -235,15 +235,15 @@ class _Walk:
 
     def _file(self, path: str, label: str, split: str) -> None:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             self.add(path, label, split, "refused", f"cannot be read: {error.strerror}")
             return
         for is_kind, reason in _KINDS:
-            if is_kind(found.st_mode):
+            if is_kind(status.st_mode):
                 self.add(path, label, split, "refused", reason)
                 return
-        twin = self.files.setdefault(_identity(found), path)
+        twin = self.files.setdefault(_identity(status), path)
         if twin != path:
             self.add(path, label, split, "ignored", f"the same as {self._shown(twin)}")
         elif os.path.splitext(path)[1].lower() in _ENDINGS or _begins_as_image(path):
@@ -255,8 +255,8 @@ class _Walk:
         return printable(path, self.root)
 
 
-def _identity(found: os.stat_result) -> Identity:
-    return found.st_dev, found.st_ino
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
 
 
 def _begins_as_image(path: str) -> bool:

@@ -62,8 +62,8 @@ def file_items(entries: Sequence[Entry], decoder: Decoder = "pillow") -> FileIte
 
 def refuse_similar_names(names: Iterable[str], where: str) -> None:
     """UserError where two classes differ in upper and lower case or in Unicode form only."""
-    known: dict[str, str] = {}
+    first: dict[str, str] = {}
     for name in names:
-        other = known.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
             raise UserError(f"{where}: the classes {other!r} and {name!r} differ in case only")

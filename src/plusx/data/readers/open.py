@@ -91,13 +91,13 @@ def open_data(
     Raises UserError for an unknown name, a missing path or data that cannot be used; OSError
     where a set cannot be downloaded.
     """
-    name, wanted = os.fspath(data), as_split(split)
+    name, split = os.fspath(data), as_split(split)
     if on_unreadable not in ("error", "skip"):
         raise UserError(f"on_unreadable = {on_unreadable!r}: allowed are 'error' and 'skip'")
     if size is not None and not 1 <= size <= 4096:
         raise UserError(f"size = {size}: a size is from 1 to 4096 pixels")
     if is_named_set(data):
-        dataset = NAMED_SETS[name](wanted, validation, seed)
+        dataset = NAMED_SETS[name](split, validation, seed)
         if classes is not None and classes != dataset.classes:
             raise UserError(
                 f"{name} has the classes {_listed(dataset.classes)}; "
@@ -121,10 +121,10 @@ def open_data(
         if modality is None:
             modality = ImageModality((side, side), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
         dataset = _from_files(
-            listing, path, wanted, seed, validation, modality, on_unreadable, classes, decoder
+            listing, path, split, seed, validation, modality, on_unreadable, classes, decoder
         )
     if not len(dataset):
-        raise UserError(f"{printable(name)} has no {wanted} split with validation = {validation}")
+        raise UserError(f"{printable(name)} has no {split} split with validation = {validation}")
     return dataset
 
 

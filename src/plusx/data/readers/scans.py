@@ -253,8 +253,8 @@ def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray,
 
 def _files(folder: str) -> list["os.DirEntry[str]"]:
     with os.scandir(folder) as entries:
-        found = [e for e in entries if e.is_file() and not e.name.startswith(".")]
-    return sorted(found, key=lambda entry: entry.name)
+        files = [e for e in entries if e.is_file() and not e.name.startswith(".")]
+    return sorted(files, key=lambda entry: entry.name)
 
 
 def _is_dicom(path: str) -> bool:

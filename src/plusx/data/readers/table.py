@@ -81,9 +81,9 @@ def read_table(
         elif classes is None:
             refuse_similar_names(sorted(names), shown)
             train = [entry for entry in entries if entry.split == "train"]
-            known = {name for entry in train for name in _names(entry, multilabel)}
+            train_names = {name for entry in train for name in _names(entry, multilabel)}
             if train:
-                _refuse_others(entries, multilabel, known, shown, "among those that train")
+                _refuse_others(entries, multilabel, train_names, shown, "among those that train")
             classes = tuple(sorted(names))
         else:
             allowed = f"one of {len(classes)} classes: {', '.join(classes[:10])}"
@@ -131,11 +131,11 @@ def _check_groups(entries: list[Entry], column: str, shown: str) -> None:
     """UserError where a group is on two sides of a split."""
     first: dict[str, Entry] = {}
     for entry in entries:
-        known = first.setdefault(entry.group, entry) if entry.group else entry
-        if known.split != entry.split:
+        other = first.setdefault(entry.group, entry) if entry.group else entry
+        if other.split != entry.split:
             raise UserError(
                 f"{shown}, row {entry.row}: the {column} {entry.group!r} is in {entry.split} here "
-                f"and in {known.split} in row {known.row}"
+                f"and in {other.split} in row {other.row}"
             )
 
 
@@ -158,11 +158,11 @@ def _names(entry: Entry, multilabel: bool) -> list[str]:
 
 
 def _refuse_others(
-    entries: list[Entry], multilabel: bool, known: Collection[str], shown: str, allowed: str
+    entries: list[Entry], multilabel: bool, names: Collection[str], shown: str, allowed: str
 ) -> None:
     for entry in entries:
         for name in _names(entry, multilabel):
-            if name not in known:
+            if name not in names:
                 raise UserError(
                     f"{shown}, row {entry.row}: label {printable(name)!r} is not {allowed}"
                 )

@@ -132,20 +132,20 @@ def expanded(pattern: str) -> list[str]:
     Raises UserError where there are none, or where one that is counted is missing.
     """
     names = _spelled(os.path.expanduser(pattern))
-    found: list[str] = []
+    paths: list[str] = []
     for name in names:
-        here = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
-        if not here or not os.path.isfile(here[0]):
+        matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+        if not matches or not os.path.isfile(matches[0]):
             raise UserError(f"{printable(name)} is missing: there is no such tar file")
-        found += here
-    return sorted(dict.fromkeys(map(os.path.realpath, found)))
+        paths += matches
+    return sorted(dict.fromkeys(map(os.path.realpath, paths)))
 
 
 def _spelled(pattern: str) -> list[str]:
     """The names that braces stand for."""
     names = [pattern]
-    while (found := _BRACES.search(names[0])) is not None:
-        text = found[1]
+    while (braces := _BRACES.search(names[0])) is not None:
+        text = braces[1]
         if (range_ := _RANGE.fullmatch(text)) is not None:
             first, last = int(range_[1]), int(range_[2])
             if not 0 <= last - first < _MOST_FILES:
@@ -155,7 +155,7 @@ def _spelled(pattern: str) -> list[str]:
             options = text.split(",")
         if len(names) * len(options) > _MOST_FILES:
             raise UserError(f"{pattern} stands for more than {_MOST_FILES:,} files")
-        names = [name.replace(found[0], option, 1) for name in names for option in options]
+        names = [name.replace(braces[0], option, 1) for name in names for option in options]
     return names
 
 
@@ -187,8 +187,8 @@ def read_tar(pattern: str | Path) -> TarListing:
             locations[path] = Location(file, member.offset, member.size)
     if not entries:
         raise UserError(f"{shown} has no images")
-    learned = [each.label for each in entries if each.split in ("", "train")]
-    classes = _ordered({*(learned or [each.label for each in entries])}, shown)
+    train = [entry for entry in entries if entry.split in ("", "train")]
+    classes = _ordered({entry.label for entry in train or entries}, shown)
     unknown = sorted({entry.label for entry in entries} - set(classes))
     if unknown:
         raise UserError(f"{shown}: the class {unknown[0]!r} does not train")
@@ -204,8 +204,8 @@ def read_tar(pattern: str | Path) -> TarListing:
 
 def _split_of(file: str) -> str:
     words = re.split(r"[^a-z]+", os.path.basename(file).lower())
-    found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else ""
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
@@ -253,8 +253,8 @@ class _Headers:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self.file.read(size)
 
-    def seek(self, place: int, whence: int = 0) -> int:
-        return self.file.seek(place, whence)
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
 
     def tell(self) -> int:
         return self.file.tell()

@@ -85,7 +85,7 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
 
 
 def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
-    """The places of the axes in the order channels, down, along. Raises UnreadableImage."""
+    """The numbers of the axes in the order channels, height, width. Raises UnreadableImage."""
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
         raise UnreadableImage(
             f"its axes are {axes} of {shape}, not one of channels and two of space"
@@ -94,7 +94,7 @@ def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
     channels = math.prod(shape) // max(height * width, 1)
     if height * width > limit or channels > _MOST or math.prod(shape) > _VALUES:
         raise UnreadableImage(f"{width} x {height} pixels of {channels} channels: too many")
-    others = [place for place, axis in enumerate(axes) if axis not in "YX"]
+    others = [number for number, axis in enumerate(axes) if axis not in "YX"]
     return [*others, axes.index("Y"), axes.index("X")]
 
 
@@ -108,7 +108,7 @@ def _from_png(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
             if image.width * image.height > limit:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels: too many")
             if image.mode == "P":
-                raise UnreadableImage("its pixels are places in a palette, not numbers")
+                raise UnreadableImage("its pixels are indices of a palette, not values")
             stored = np.asarray(image)
     except UnreadableImage:
         raise

@@ -1,7 +1,7 @@
 """Boxes as Pascal VOC has them (Everingham et al. 2010), in XML files beside the images.
 
 ROOT/{JPEGImages,Annotations,ImageSets/Main/{train,val,test,trainval}.txt}. Without lists every
-image that has an annotation is taken. Boxes that are boxed as difficult are not judged.
+image that has an annotation is taken. Boxes that are marked as difficult are ignored.
 """
 
 import math
@@ -49,8 +49,8 @@ def read_voc(path: str) -> AnnotationIndex:
                 reason = "no such annotation" if name in pictures else "no such image"
                 index.problems.append(Problem(where, f"{printable(name)!r}: {reason}"))
             elif name not in pictures:
-                said = printable(annotations[name], root)
-                index.problems.append(Problem(where, f"{said} has no image"))
+                note = printable(annotations[name], root)
+                index.problems.append(Problem(where, f"{note} has no image"))
             else:
                 _read(index, pictures[name], annotations[name], split)
     return index
@@ -59,19 +59,19 @@ def read_voc(path: str) -> AnnotationIndex:
 def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[tuple[str, str]]]:
     """The names in ImageSets/KIND by split, each with where it stands; trainval is cut later."""
     folder = os.path.join(root, "ImageSets", kind)
-    found = {
+    paths = {
         name: os.path.join(folder, f"{name}.txt")
         for name in ("train", "val", "test", "trainval")
         if os.path.isfile(os.path.join(folder, f"{name}.txt"))
     }
-    if "train" in found:
-        found.pop("trainval", None)
+    if "train" in paths:
+        paths.pop("trainval", None)
     lists: dict[str, list[tuple[str, str]]] = {}
     first: dict[str, str] = {}
-    for name, path in found.items():
+    for name, path in paths.items():
         split = "train" if name == "trainval" else SPLIT_NAMES[name]
         text = read_regular(path, _LIMIT).decode("utf-8-sig", "surrogateescape")
-        kept = lists.setdefault(split, [])
+        names = lists.setdefault(split, [])
         for number, line in enumerate(text.splitlines(), 1):
             words = line.split()
             if not words:
@@ -83,21 +83,21 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
                 problems.append(Problem(where, f"{printable(stem)!r} repeats {first[stem]}"))
                 continue
             first[stem] = where
-            kept.append((stem, where))
+            names.append((stem, where))
     return lists
 
 
-def _read(index: AnnotationIndex, picture: str, path: str, split: str) -> None:
+def _read(index: AnnotationIndex, image_path: str, path: str, split: str) -> None:
     where = printable(path, index.root)
     try:
-        entry = _entry(picture, path, split, where)
+        entry = _entry(image_path, path, split, where)
     except (UnreadableImage, ElementTree.ParseError, OSError) as error:
         index.problems.append(Problem(where, f"cannot be read: {error}"))
         return
     index.images.append(entry)
 
 
-def _entry(picture: str, path: str, split: str, where: str) -> AnnotatedImage:
+def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage:
     data = read_regular(path, _LIMIT)
     if b"\0" in data or b"<!ENTITY" in data or b"<!DOCTYPE" in data:
         raise UnreadableImage("it declares entities, which an annotation has no use for")
@@ -119,8 +119,8 @@ def _entry(picture: str, path: str, split: str, where: str) -> AnnotatedImage:
             )
         )
     height, width = _number(tree.findtext("size/height")), _number(tree.findtext("size/width"))
-    told = (int(height), int(width)) if 0 < height < _FAR and 0 < width < _FAR else None
-    return AnnotatedImage(picture, split, tuple(boxes), size=told, annotation=where)
+    size = (int(height), int(width)) if 0 < height < _FAR and 0 < width < _FAR else None
+    return AnnotatedImage(image_path, split, tuple(boxes), size=size, annotation=where)
 
 
 def _number(text: str | None) -> float:

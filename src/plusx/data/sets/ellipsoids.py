@@ -1,4 +1,4 @@
-"""The made set `ellipsoids`: volumes of ellipsoids in noise, the same for everybody.
+"""The synthetic set `ellipsoids`: volumes of ellipsoids in noise, the same for everybody.
 
 A scan of 64 x 64 x 64 mm in 32 slices of 2 mm: three to five ellipsoids a little brighter than
 what is around them, noise of more than that in every voxel, and a shading that varies slowly, as
@@ -47,13 +47,13 @@ def open_ellipsoids(
     held = train[-_HELD_OUT:]
     if validation is not None:
         held = held_out(torch.zeros(len(train), dtype=torch.int64), validation, seed)
-    wanted = {
+    numbers = {
         "train": [("train", number) for number in np.delete(train, held).tolist()],
         "validation": [("train", number) for number in held.tolist()],
         "test": [("test", number) for number in range(_COUNTS["test"])],
         "all": [(part, number) for part, count in _COUNTS.items() for number in range(count)],
     }[split]
-    volumes = [made(part, number) for part, number in wanted]
+    volumes = [made(part, number) for part, number in numbers]
     masks = VolumeMasks(volumes, len(CLASSES))
     return Dataset(
         name="ellipsoids",
@@ -91,7 +91,7 @@ def made(part: str, number: int) -> Volume:
 
 def _ellipsoids(random: np.random.Generator) -> Classes:
     """Where three to five ellipsoids with axes of any direction lie."""
-    places = np.stack(
+    centres = np.stack(
         np.meshgrid(*((np.arange(n) + 0.5) * mm for n, mm in zip(SHAPE, SPACING)), indexing="ij"),
         -1,
     )
@@ -101,5 +101,5 @@ def _ellipsoids(random: np.random.Generator) -> Classes:
         middle = random.uniform(0.15, 0.85, 3) * size
         radii = random.uniform(7, 13, 3)  # mm
         axes = np.linalg.qr(random.standard_normal((3, 3)))[0]
-        mask[(((places - middle) @ axes / radii) ** 2).sum(-1) < 1] = 1
+        mask[(((centres - middle) @ axes / radii) ** 2).sum(-1) < 1] = 1
     return mask

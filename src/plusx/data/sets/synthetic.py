@@ -1,4 +1,4 @@
-"""Sets that are made, not published: the same pixels for everybody, and nothing to download.
+"""Synthetic sets: the same pixels for everybody, and nothing to download.
 
 Mosaics put four images of CIFAR-10 together; an image shows as many classes as its parts do.
 Bands are images of 13 bands of 16 bits, as satellites take them, whose class lies in one of the
@@ -39,10 +39,10 @@ def open_mosaics(split: Split, validation: Validation, seed: int) -> Dataset:
     held = validation
     if held is not None:
         held = 4 * validation_count(12_500, held)
-    wanted: Sequence[Split] = (split,)
+    splits: Sequence[Split] = (split,)
     if split == "all":
-        wanted, held = ("train", "test"), 0
-    parts = [open_cifar(CIFAR10, part, held) for part in wanted]
+        splits, held = ("train", "test"), 0
+    parts = [open_cifar(CIFAR10, part, held) for part in splits]
     images, labels = [], []
     for source in parts:
         order = torch.from_numpy(permutation(len(source), 0, 0)[: len(source) // 4 * 4])
@@ -73,8 +73,8 @@ def open_bands(split: Split, validation: Validation, seed: int) -> Dataset:
         images, labels = _striped("train")
         if split != "all":
             held = _HELD_OUT if validation is None else validation_count(len(labels), validation)
-            place = len(labels) - held
-            chosen = slice(None, place) if split == "train" else slice(place, None)
+            end = len(labels) - held
+            chosen = slice(end) if split == "train" else slice(end, None)
             images, labels = images[chosen], labels[chosen]
         parts.append((images, labels))
     if split in ("test", "all"):
@@ -96,13 +96,13 @@ def _striped(part: str) -> tuple[Int16[np.ndarray, "n c h w"], np.ndarray]:
     turns = random.integers(0, len(_ANGLES), (count, BANDS))
     turns[:, TELLING - 1] = labels
     images = np.empty((count, BANDS, _SIDE, _SIDE), np.int16)
-    for place in range(0, count, 200):  # so that the floats of all are never there at once
-        images[place : place + 200] = _made(random, turns[place : place + 200])
+    for start in range(0, count, 200):  # so that the floats of all are never in memory at once
+        images[start : start + 200] = _rendered(random, turns[start : start + 200])
     return images, labels
 
 
-def _made(random: np.random.Generator, turns: np.ndarray) -> Int16[np.ndarray, "n c h w"]:
-    """Images whose bands have stripes that run as `turns` (n, c) says, as places in _ANGLES."""
+def _rendered(random: np.random.Generator, turns: np.ndarray) -> Int16[np.ndarray, "n c h w"]:
+    """Images whose bands have stripes that run as `turns` (n, c) says, as indices of _ANGLES."""
     shape = (*turns.shape, 1, 1)
     angle = np.deg2rad(np.array(_ANGLES, np.float32))[turns].reshape(shape)
     length = random.uniform(4, 8, shape).astype(np.float32)  # pixels from stripe to stripe
@@ -110,9 +110,9 @@ def _made(random: np.random.Generator, turns: np.ndarray) -> Int16[np.ndarray, "
     down, along = np.mgrid[:_SIDE, :_SIDE].astype(np.float32)
     across = along * np.cos(angle) + down * np.sin(angle)
     stripes = np.sin(2 * np.pi / length * across + begin)
-    made = 3000 + 600 * stripes + 500 * _slow(random, turns.shape)
-    made += 400 * random.standard_normal(made.shape, np.float32)
-    return np.rint(made).clip(0, HIGHEST).astype(np.int16)
+    values = 3000 + 600 * stripes + 500 * _slow(random, turns.shape)
+    values += 400 * random.standard_normal(values.shape, np.float32)
+    return np.rint(values).clip(0, HIGHEST).astype(np.int16)
 
 
 def _slow(random: np.random.Generator, shape: tuple[int, ...]) -> Float32[np.ndarray, "n c h w"]:
