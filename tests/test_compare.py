@@ -215,7 +215,7 @@ def _figures(out: Path) -> list[bytes]:
     result = json.loads((out / "result.json").read_text())
     for row in result["rows"]:
         del row["seconds_per_epoch"]
-    return [*logs, json.dumps([result["rows"], result["curves"], result["finding"]]).encode()]
+    return [*logs, json.dumps([result["rows"], result["figures"], result["finding"]]).encode()]
 
 
 @pytest.mark.slow

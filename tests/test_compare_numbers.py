@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from plusx.recipe import load_recipe
 from plusx.report.text_table import study_tables
 from plusx.statistics import share_interval, spread
 from plusx.study.comparison import comparison_finding
+from plusx.study.experiment import TrialResult, grouped
+from plusx.study.figures import over_epochs
 from plusx.study.progress import LogTail, Progress, RunProgress
-from plusx.study.results import curve, epochs_to, summarise
+from plusx.study.results import epochs_to, summarise
+from plusx.study.trial import Trial
 from study_results import DEGRADED, comparison, run
 
 
@@ -146,16 +150,28 @@ def test_a_row_says_how_many_seeds_reached_the_threshold() -> None:
 
 
 def test_curves_are_means_between_lowest_and_highest() -> None:
-    said = curve("plain20", [run("plain20", 0, 0.6), run("plain20", 1, 0.3)])
-    assert said["epochs"] == [1, 2, 3, 4, 5, 6]
-    assert said["accuracy"]["mean"][-1] == pytest.approx(0.45)
-    assert said["accuracy"]["low"][-1] == pytest.approx(0.3)
-    assert said["accuracy"]["high"][-1] == pytest.approx(0.6)
+    accuracy, *_ = comparison({"plain20": (0.6, 0.3)})["figures"]
+    (line,) = accuracy["lines"]
+    assert line["x"] == [1, 2, 3, 4, 5, 6]
+    assert line["mean"][-1] == pytest.approx(0.45)
+    assert line["low"][-1] == pytest.approx(0.3)
+    assert line["high"][-1] == pytest.approx(0.6)
 
 
 def test_curves_end_where_the_shortest_run_does() -> None:
-    said = curve("plain20", [run("plain20", 0, 0.6, epochs=4), run("plain20", 1, 0.3)])
-    assert said["epochs"] == [1, 2, 3, 4]
+    recipe = load_recipe("digits")
+    runs = [run("plain20", 0, 0.6, epochs=4), run("plain20", 1, 0.3)]
+    results = [
+        TrialResult(
+            trial=Trial(name="plain20", seed=each.seed, recipe=recipe),
+            folder=tmp,
+            run=each,
+            answers={},
+        )
+        for each, tmp in zip(runs, (Path("a"), Path("b")), strict=True)
+    ]
+    (group,) = grouped(results)
+    assert over_epochs(group, lambda point: point.score)["x"] == [1, 2, 3, 4]
 
 
 def test_the_table_says_what_its_figures_are() -> None:

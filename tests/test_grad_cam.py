@@ -239,7 +239,7 @@ def test_what_cannot_be_asked_is_said() -> None:
         grad_cam(net, x, lambda answers: torch.zeros(2))
     with pytest.raises(ValueError, match="Linear is no network of plusx"):
         grad_cam(nn.Linear(3, 3), x, 0)
-    with pytest.raises(ValueError, match="AlexNet is no sentence"):
+    with pytest.raises(ValueError, match="AlexNet is not built of stages"):
         cut_at(build("alexnet"), 1)
     flat = with_tail("pool", stem="conv12")
     with pytest.raises(ValueError, match=r"for inputs of 12 x 12 every stage .* has one position"):

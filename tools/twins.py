@@ -54,8 +54,7 @@ def _row(found: Mapping[str, Any]) -> str:
     rows = {row["name"].startswith("plain"): row for row in found["rows"]}
     residual, plain = rows[False], rows[True]
     apart = [one - other for one, other in zip(residual[key]["seeds"], plain[key]["seeds"])]
-    epochs = max(curve["epochs"][-1] for curve in found["curves"])
-    minutes = max(row["seconds_per_epoch"]["mean"] for row in found["rows"]) * epochs / 60
+    minutes = max(row["seconds_per_epoch"]["mean"] for row in found["rows"]) * found["epochs"] / 60
     cells = [
         f"`{found['name']}`",
         f"{found['split']} {metric(key).title}",

@@ -1,5 +1,6 @@
 """Commands for research: studies, claims, tables of papers, benchmarks."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -153,14 +154,14 @@ def check_tables(
     as_json: Json = False,
 ) -> None:
     """Check tables about networks for contradictions: rounding, averages, units and counts."""
-    from plusx.study.consistency import check, described
+    from plusx.study.consistency import check
     from plusx.study.printed import read_tables
 
     tables = read_tables(file)
     complaints = check(tables)
     if as_json:
         print_json(
-            {"file": str(file), "complaints": [described(complaint) for complaint in complaints]}
+            {"file": str(file), "complaints": [asdict(complaint) for complaint in complaints]}
         )
     else:
         print("\n".join(map(str, complaints)) or f"{file}: no contradictions")

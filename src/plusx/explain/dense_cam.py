@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from plusx.errors import UserError
-from plusx.explain.grad_cam import cam_of
+from plusx.explain.grad_cam import cam_of, stages_from
 from plusx.nn.network import Network, stage_positions
 from plusx.nn.with_head import NetworkWithHead
 from plusx.train.loop import evaluating
@@ -41,7 +41,7 @@ def dense_cam(
             stem, stages = net.maps(given)
             index = len(stages) - 1
             start: Tensor = stages[index]
-            later: Callable[[Tensor], list[Tensor]] = _unchanged
+            later: Callable[[Tensor], list[Tensor]] = _alone
             if stage is not None:
                 (index,) = stage_positions([stage], len(stages))
                 start, later = _from_stage(net, given, stages, index)
@@ -80,7 +80,7 @@ def _box_scores(net: NetworkWithHead, level: Float[Tensor, "n c h w"]) -> Float[
     return (scores[:, :, 4:5] * scores[:, :, 5:]).transpose(1, 2)
 
 
-def _unchanged(maps: Tensor) -> list[Tensor]:
+def _alone(maps: Tensor) -> list[Tensor]:
     return [maps]
 
 
@@ -92,18 +92,14 @@ def _from_stage(
     if not isinstance(backbone, Network):
         if index != len(stages) - 1:
             raise UserError(
-                f"{type(backbone).__name__} is no sentence: it can be cut after its last stage only"
+                f"{type(backbone).__name__} is not built of stages: it can be cut after its last "
+                "stage only"
             )
-        return stages[-1], _unchanged
+        return stages[-1], _alone
 
     def later(maps: Tensor) -> list[Tensor]:
-        later_stages = [maps]
-        for number in range(index + 2, len(stages) + 1):
-            maps = getattr(backbone, f"enter{number}", nn.Identity())(maps)
-            maps = getattr(backbone, f"layer{number}")(maps)
-            later_stages.append(maps)
-        later_stages[-1] = backbone.tail(later_stages[-1])
-        return later_stages
+        *earlier, last = stages_from(backbone, index, maps)
+        return [*earlier, backbone.tail(last)]
 
     if index < len(stages) - 1:
         return stages[index], later

@@ -153,8 +153,12 @@ def explain(
                 raise FloatingPointError(
                     f"{printable(names[0])} or the images after it: the maps are not finite"
                 )
-            if not rows:
-                _refuse_one_position(maps, run.net)
+            if maps[0].numel() == 1:
+                earlier = max(1, _stages(run.net) - 1)
+                raise UserError(
+                    "for images of this size the map would have one position and show nothing: "
+                    f"choose an earlier stage (--stage layer{earlier})"
+                )
             start = len(rows)
             for name, image, grid, image_scores, label in zip(
                 names, images, maps.cpu(), scores.cpu(), labels.tolist(), strict=True
@@ -177,16 +181,17 @@ def explain(
     if test.count:
         progress("networks with shuffled weights are explained")
         shuffled = test.shuffle(run.net, chosen.networks)
-    positions = list(maps.shape[1:])
+    network = getattr(run.recipe and run.recipe.net, "base", "") or getattr(run.net, "plain", "")
+    parameters = sum(parameter.numel() for parameter in run.net.parameters())
     result = {
         "kind": "explanation",
         "run": printable(run.path),
-        "network": _network_name(run),
+        "network": ", ".join(filter(None, [str(network), f"{parameters:,} parameters"])),
         "method": method,
         "title": chosen.title,
         "source": chosen.source,
         "stage": stage,
-        "positions": positions,
+        "positions": list(maps.shape[1:]),
         "size": list(run.preprocessing.size),
         "class": class_name,
         "classes": list(run.classes),
@@ -196,7 +201,7 @@ def explain(
         "failed": failed,
         "faithfulness": summary,
         "shuffled_weights": shuffled,
-        "about_shuffling": (finding.about_shuffling(shuffled, maps[0].numel()) if shuffled else ""),
+        "about_shuffling": finding.about_shuffling(shuffled, maps[0].numel()) if shuffled else "",
         "figures": test.figures() if test.count else [],
         "machine": environment(task.device),
         "command": command,
@@ -233,23 +238,16 @@ def _stage(net: nn.Module, name: str | None, method: str) -> int | None:
         return None
     if method != "grad-cam":
         raise UserError(f"a stage is for grad-cam; {method} explains pixels")
-    count = len(_backbone(net).widths)  # type: ignore[arg-type]
+    count = _stages(net)
     match = re.fullmatch(r"layer(\d{1,3})", name)
     if match is None or not 1 <= int(match[1]) <= count:
         raise UserError(f"there is no stage {name!r}: this network has layer1 to layer{count}")
     return int(match[1]) - 1
 
 
-def _backbone(net: nn.Module) -> nn.Module:
-    return net.backbone if isinstance(net, NetworkWithHead) else net
-
-
-def _refuse_one_position(maps: Tensor, net: nn.Module) -> None:
-    if maps[0].numel() == 1:
-        raise UserError(
-            "for images of this size the map would have one position and show nothing: "
-            f"choose an earlier stage (--stage layer{max(1, len(_backbone(net).widths) - 1)})"  # type: ignore[arg-type]
-        )
+def _stages(net: nn.Module) -> int:
+    backbone = net.backbone if isinstance(net, NetworkWithHead) else net
+    return len(backbone.widths)  # type: ignore[arg-type]
 
 
 def _row(
@@ -280,10 +278,3 @@ def _draw(out: Path, row: dict[str, Any], image: Tensor, grid: Tensor) -> tuple[
     store.write_bytes(out / row["overlay"], overlay.png(small))
     store.write_bytes(out / row["side_by_side"], overlay.png(overlay.abreast(panels)))
     return tuple(map(overlay.png, panels))
-
-
-def _network_name(run: Run) -> str:
-    name = None if run.recipe is None else getattr(run.recipe.net, "base", None)
-    name = name or getattr(run.net, "plain", None)
-    count = sum(parameter.numel() for parameter in run.net.parameters())
-    return (f"{name}, " if name else "") + f"{count:,} parameters"

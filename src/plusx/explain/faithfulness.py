@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from plusx.nn.network import Network
 from plusx.report.figures import line, lines_figure
@@ -105,9 +106,10 @@ def deletion_and_insertion(
 
 
 def blurred(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Images under a Gaussian blur whose weights beyond the border are shared out inside."""
-    rows, columns = (_gaussian(side, x) for side in x.shape[2:])
-    return rows @ x @ columns.T
+    """Images under a Gaussian blur as wide as they are."""
+    sides = [int(side) for side in x.shape[:1:-1]]
+    kernel = [2 * (side // 2) + 1 for side in sides]
+    return gaussian_blur(x, kernel, [side / BLUR for side in sides])
 
 
 def random_maps(
@@ -190,13 +192,6 @@ def _spearman(first: Tensor, second: Tensor) -> float:
     if any(flat):
         return float(all(flat))
     return float(stats.spearmanr(first.numpy(), second.numpy()).statistic)
-
-
-def _gaussian(side: int, like: Tensor) -> Tensor:
-    """(side, side): row i weighs the positions around i."""
-    positions = torch.arange(side, dtype=like.dtype, device=like.device)
-    weights = torch.exp(-((positions[:, None] - positions) ** 2) / (2 * (side / BLUR) ** 2))
-    return weights / weights.sum(1, keepdim=True)
 
 
 def interval_of(values: Sequence[Number]) -> list[float] | None:

@@ -58,19 +58,18 @@ def finding(
     if count < 3:
         return f"{title} of {images}: too few to say whether the maps beat chance."
     sides = {
-        (measure, name): side(faith[measure][name])
-        for measure in ("deletion", "insertion")
+        name: {measure: side(faith[measure][name]) for measure in ("deletion", "insertion")}
         for name in BASELINES
     }
-    won = [name for name in BASELINES if _sides(sides, name) == {"better"}]
+    won = [name for name in BASELINES if set(sides[name].values()) == {"better"}]
     if len(won) == 2:
         return (
             f"On {images} {title} marks what the network uses: by deletion and by insertion it "
             "beats random maps and a blob in the middle."
         )
     if won:
-        (other,) = (name for name in BASELINES if name not in won)
-        lost = "worse" in _sides(sides, other) and "better" not in _sides(sides, other)
+        (other,) = set(BASELINES) - set(won)
+        lost = set(sides[other].values()) in ({"worse"}, {"worse", "undecided"})
         rest = (
             f"{BASELINES[other]} does better"
             if lost
@@ -80,7 +79,7 @@ def finding(
             f"On {images} {title} beats {BASELINES[won[0]]} by deletion and insertion, but {rest}."
         )
     ahead = {
-        measure: [BASELINES[name] for name in BASELINES if sides[measure, name] == "better"]
+        measure: [BASELINES[name] for name in BASELINES if sides[name][measure] == "better"]
         for measure in ("deletion", "insertion")
     }
     beaten = [f"{' and '.join(names)} by {measure}" for measure, names in ahead.items() if names]
@@ -129,10 +128,6 @@ def about_shuffling(shuffled: Sequence[Mapping[str, Any]], positions: int) -> st
         f"With all weights shuffled the rank correlation is {last:z.2f}, not above "
         f"{UNINFORMATIVE}: the map depends on what the network has learned."
     )
-
-
-def _sides(sides: Mapping[tuple[str, str], Side], name: str) -> set[Side]:
-    return {sides[measure, name] for measure in ("deletion", "insertion")}
 
 
 def explanation_text(result: Mapping[str, Any]) -> str:

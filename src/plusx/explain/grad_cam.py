@@ -128,7 +128,7 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
     count = len(net.widths)  # type: ignore[arg-type]
     if stage is not None and stage_positions([stage], count) != [count - 1]:
         raise UserError(
-            f"{type(net).__name__} is no sentence: it can be cut after its last stage only"
+            f"{type(net).__name__} is not built of stages: it can be cut after its last stage only"
         )
     return Cut(
         lambda x: net.features(x, out=[-1])[0],  # type: ignore[operator]
@@ -170,11 +170,19 @@ def _cut_network(net: Network | ReversibleNetwork, stage: int | None, pooled: in
         return run_layers(net.tail, names[:position], net.features(x, out=[stage])[0])
 
     def output(x: Tensor) -> Tensor:
-        for i in range(stage + 1, len(net.widths)):
-            x = net.stage(i, x)
+        x = stages_from(net, stage, x)[-1]
         return net.fc(run_layers(net.tail, names[position:], x).flatten(1))
 
     return Cut(maps, output)
+
+
+def stages_from(net: Network | ReversibleNetwork, stage: int, x: Tensor) -> list[Tensor]:
+    """The outputs of a stage, which is x, and of all later ones."""
+    outputs = [x]
+    for index in range(stage + 1, len(net.widths)):
+        x = net.stage(index, x)
+        outputs.append(x)
+    return outputs
 
 
 def _pooled(words: Sequence[Word]) -> int:

@@ -7,7 +7,7 @@ compared with several, the intervals are corrected for that.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from plusx.recipe import Compare, NetByName, Recipe
 from plusx.report import values
 from plusx.report.charts import family
 from plusx.report.figures import LOG, SHARE, dots_figure, lines_figure
+from plusx.report.history import EpochPoint
 from plusx.report.metrics import better, capital, metric
 from plusx.statistics import Interval
 from plusx.study.experiment import (
@@ -27,8 +28,8 @@ from plusx.study.experiment import (
     column,
     listed,
 )
-from plusx.study.figures import curve_line
-from plusx.study.results import curve, summarise
+from plusx.study.figures import over_epochs
+from plusx.study.results import summarise
 from plusx.study.trial import Trial
 from plusx.zoo import find
 
@@ -178,23 +179,21 @@ def _row(group: Group) -> dict[str, Any]:
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     first, threshold = rows[0]["metric"], float(groups[0].factors["threshold"])
-    curves = [curve(group.name, group.runs) for group in groups]
-    band = " Line: mean over the seeds; band: lowest to highest." if rows[0]["seeds"][1:] else ""
+    mean = " Line: mean over the seeds; band: lowest to highest." if rows[0]["seeds"][1:] else ""
     dotted = f" Dotted: the threshold of {values.percent(threshold)} %."
-    drawn = [
-        (first, f"Validation {metric(first).title}", SHARE, f"At every evaluation.{band}{dotted}"),
-        ("train_error", "Training error", SHARE,
-         f"Share of wrong predictions, measured while the epoch trains.{band}"),
-        ("train_loss", "Training loss", LOG, f"Logarithmic scale.{band}"),
+    drawn: list[tuple[str, str, Any, float | None, Callable[[EpochPoint], float | None]]] = [
+        (f"Validation {metric(first).title}", f"At every evaluation.{mean}{dotted}", SHARE,
+         threshold, lambda point: point.score),
+        ("Training error", f"Share of wrong predictions, measured while the epoch trains.{mean}",
+         SHARE, None, lambda point: point.train_error),
+        ("Training loss", f"Logarithmic scale.{mean}", LOG, None, lambda point: point.train_loss),
     ]  # fmt: skip
     figures = []
-    for key, title, y, caption in drawn:
+    for title, caption, y, level, value in drawn:
         lines = [
-            curve_line(network_curve, key, dashed=family(network_curve["name"]) == "plain")
-            for network_curve in curves
+            over_epochs(group, value, dashed=family(group.name) == "plain") for group in groups
         ]
         lines = [line for line in lines if line["x"]]
-        level = threshold if key == first else None
         if lines:
             figures.append(lines_figure(title, caption, lines, y=y, level=level))
     of = "seeds and images" if metric(first).of_images else "seeds"
@@ -228,7 +227,10 @@ def _extra(table: Compare, groups: Sequence[Group]) -> dict[str, Any]:
         "averaging": run.averaging,
         "metrics": list(run.metrics),
         "threshold": table.threshold,
-        "curves": [curve(group.name, group.runs) for group in groups],
+        "epochs": max(
+            (run.points[-1].epoch for group in groups for run in group.runs if run.points),
+            default=0,
+        ),
     }
 
 

@@ -18,10 +18,10 @@ The relations, with k classes, precision P, recall R and F1 of each class, and m
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import measure
@@ -42,6 +42,7 @@ from plusx.zoo import External, find, names
 
 _PLAIN = re.compile(r"plain\((\w+)\)")
 _UNIT = Interval(Fraction(0), Fraction(1))
+_POSITIVE = Interval(Fraction(0), Fraction(10**30))
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,6 @@ class Complaint:
         return f"{where}: {self.what}; possible: {between} {self.unit}".rstrip()
 
 
-def described(complaint: Complaint) -> dict[str, Any]:
-    """A complaint as JSON."""
-    return {
-        "table": complaint.table,
-        "row": complaint.row,
-        "column": complaint.column,
-        "what": complaint.what,
-        "allowed": None if complaint.allowed is None else list(complaint.allowed),
-        "unit": complaint.unit,
-    }
-
-
 @dataclass(frozen=True)
 class _Cell:
     """A number: its place, its text, and the values that it stands for, in the base unit."""
@@ -91,9 +80,7 @@ class _Cell:
     def printed(self) -> str:
         return f"{self.text} {self.unit}".rstrip()
 
-    def complaint(self, what: str, allowed: Interval | None) -> Complaint:
-        if allowed is None:
-            return Complaint(self.table, self.row, self.column, what, None)
+    def complaint(self, what: str, allowed: Interval) -> Complaint:
         factor = QUANTITIES[self.column][self.unit]
         # A value that is printed is possible if its own interval meets that of the true values.
         ends = (float(allowed.low / factor), float(allowed.high / factor))
@@ -110,13 +97,15 @@ def check(tables: Tables) -> list[Complaint]:
     cells = _cells(tables)
     rows = list(dict.fromkeys(row for table in tables.tables for row in table.rows))
     complaints: list[Complaint] = []
-    complaints += _possible(cells)
     for row in rows:
         row_cells = [cell for cell in cells if cell.row == row]
         complaints += _same(row_cells)
-        complaints += _scores(row_cells, tables)
-        complaints += _errors(row_cells)
-        complaints += _counts(row_cells, tables)
+        complaints += [
+            cell.complaint(f"{cell.printed}{why}", allowed)
+            for cell in row_cells
+            for allowed, why in _relations(cell, row_cells, tables)
+            if not cell.interval.meets(allowed)
+        ]
     complaints += _times(cells)
     complaints += _missing(tables, rows)
     complaints += _most(tables, cells)
@@ -147,14 +136,6 @@ def _cells(tables: Tables) -> list[_Cell]:
     return cells
 
 
-def _possible(cells: Sequence[_Cell]) -> Iterator[Complaint]:
-    for cell in cells:
-        if QUANTITIES[cell.column] is SHARES and not cell.interval.meets(_UNIT):
-            yield cell.complaint(f"{cell.printed} is no share", _UNIT)
-        elif cell.interval.high < 0:
-            yield cell.complaint(f"{cell.printed} is less than nothing", None)
-
-
 def _of(cells: Sequence[_Cell], column: str, table: str = "") -> _Cell | None:
     """The figure of that column, the one in that table before those in others."""
     candidates = [cell for cell in cells if cell.column == column]
@@ -170,34 +151,41 @@ def _same(row_cells: Sequence[_Cell]) -> Iterator[Complaint]:
             yield second.complaint(what, first.interval)
 
 
-def _scores(row_cells: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
-    weighted = tables.averaging in ("weighted", "micro")
-    why = (
-        "all classes are of one size: averaged recall is accuracy"
-        if tables.balanced
-        else f"{tables.averaging} recall is accuracy"
+def _relations(
+    cell: _Cell, row_cells: Sequence[_Cell], tables: Tables
+) -> Iterator[tuple[Interval, str]]:
+    """What a figure can be by each of its relations, and how a complaint about it goes on."""
+    column, averaging = cell.column, tables.averaging
+    accuracy, precision, recall = (
+        _of(row_cells, other, cell.table) for other in ("accuracy", "precision", "recall")
     )
-    equal = ["recall"] if tables.balanced or weighted else []
-    if tables.averaging == "micro":
-        equal = ["precision", "recall", "f1"]
-        why = "micro averages are accuracy"
-    for cell in row_cells:
-        accuracy = _of(row_cells, "accuracy", cell.table)
-        if cell.column in equal and accuracy and not cell.interval.meets(accuracy.interval):
-            what = f"{cell.printed}, but {why}, {accuracy.printed}"
-            yield cell.complaint(what, accuracy.interval)
-        precision, recall = (
-            _of(row_cells, "precision", cell.table),
-            _of(row_cells, "recall", cell.table),
+    yield (_UNIT, " is no share") if QUANTITIES[column] is SHARES else (_POSITIVE, " is negative")
+    equal, why = (
+        (("precision", "recall", "f1"), "micro averages are accuracy")
+        if averaging == "micro"
+        else (("recall",), "all classes are of one size: averaged recall is accuracy")
+        if tables.balanced
+        else (("recall",), "weighted recall is accuracy")
+        if averaging == "weighted"
+        else ((), "")
+    )
+    if accuracy and column in equal:
+        yield accuracy.interval, f", but {why}, {accuracy.printed}"
+    if accuracy and column == "error":
+        there = "" if accuracy.table == cell.table else f" in {accuracy.table}"
+        allowed = Interval(1 - accuracy.interval.high, 1 - accuracy.interval.low)
+        yield allowed, f", but the accuracy{there} is {accuracy.printed}"
+    if precision and recall and column == "f1":
+        yield (
+            f1_bounds(precision.interval, recall.interval),
+            f" is no mean of F1 with precision {precision.printed} and recall {recall.printed}",
         )
-        if cell.column == "f1" and precision and recall:
-            allowed = f1_bounds(precision.interval, recall.interval)
-            if not cell.interval.meets(allowed):
-                what = (
-                    f"{cell.printed} is no mean of F1 with precision {precision.printed} and "
-                    f"recall {recall.printed}"
-                )
-                yield cell.complaint(what, allowed)
+    network = tables.networks.get(cell.row)
+    if network is not None and QUANTITIES[column] is COUNTS:
+        count = _count(network, column, tables)
+        exact = Interval(Fraction(count), Fraction(count))
+        if not cell.interval.meets(exact):
+            yield exact, f", but {network} has {count:,}{_elsewhere(cell, network, tables)}"
 
 
 def f1_bounds(precision: Interval, recall: Interval) -> Interval:
@@ -210,30 +198,6 @@ def f1_bounds(precision: Interval, recall: Interval) -> Interval:
         max(Fraction(0), precision.low + recall.low - 1),
         2 * precision.high * recall.high / high if high > 0 else Fraction(0),
     )
-
-
-def _errors(row_cells: Sequence[_Cell]) -> Iterator[Complaint]:
-    for cell in row_cells:
-        accuracy = _of(row_cells, "accuracy", cell.table) if cell.column == "error" else None
-        if accuracy is None:
-            continue
-        allowed = Interval(1 - accuracy.interval.high, 1 - accuracy.interval.low)
-        if not cell.interval.meets(allowed):
-            there = "" if accuracy.table == cell.table else f" in {accuracy.table}"
-            what = f"{cell.printed}, but the accuracy{there} is {accuracy.printed}"
-            yield cell.complaint(what, allowed)
-
-
-def _counts(row_cells: Sequence[_Cell], tables: Tables) -> Iterator[Complaint]:
-    for cell in row_cells:
-        network = tables.networks.get(cell.row)
-        if QUANTITIES[cell.column] is not COUNTS or network is None:
-            continue
-        true = _count(network, cell.column, tables)
-        if cell.interval.low <= true <= cell.interval.high:
-            continue
-        what = f"{cell.printed}, but {network} has {true:,}{_elsewhere(cell, network, tables)}"
-        yield cell.complaint(what, Interval(Fraction(true), Fraction(true)))
 
 
 def counted(
@@ -297,37 +261,36 @@ def _times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
         epochs, epoch = (_of(row_cells, column, total.table) for column in ("epochs", "epoch_time"))
         if total.column == "total_time" and epochs and epoch:
             trios.setdefault(total.table, []).append((epochs, epoch, total))
-    for several in trios.values():
-        wrong = [trio for trio in several if not _fits(*trio)]
-        if not wrong:
-            continue
-        ways = [(a, b) for a in TIMES for b in TIMES]
-        fitting = {way: sum(_fits(*trio, *way) for trio in several) for way in ways}
-        most = max(fitting.values())
-        for epochs, epoch, total in wrong:
+    for of_table in trios.values():
+        fitting = Counter(units for trio in of_table for units in _fitting_units(*trio))
+        for epochs, epoch, total in of_table:
+            units = _fitting_units(epochs, epoch, total)
+            if (epoch.unit, total.unit) in units:
+                continue
             allowed = epochs.interval * epoch.interval
             what = (
                 f"{total.printed}, but {epochs.printed} epochs of {epoch.printed} are "
                 f"{_time(allowed)}"
             )
-            better = [way for way in ways if _fits(epochs, epoch, total, *way)]
-            if better:
-                hints = [_said(way, epoch, total) for way in _plainest(better, epoch, total)]
-                what += f"; it would fit {' or '.join(hints)}"
-            elif most:
-                best = _plainest([w for w in ways if fitting[w] == most], epoch, total)[0]
-                other = epochs.interval * _reread(epoch, best[0])
-                what += (
-                    f"; {_said(best, epoch, total)}, which fits other rows, it is {_time(other)}"
-                )
+            hints = _plainest(units or [u for u in fitting if fitting[u] == max(fitting.values())],
+                              epoch, total)  # fmt: skip
+            if units:
+                what += f"; it would fit {' or '.join(words for _, words in hints)}"
+            elif hints:
+                (unit, _), words = hints[0]
+                other = epochs.interval * _reread(epoch, unit)
+                what += f"; {words}, which fits other rows, it is {_time(other)}"
             yield total.complaint(what, allowed)
 
 
-def _fits(
-    epochs: _Cell, epoch: _Cell, total: _Cell, unit: str | None = None, of_total: str | None = None
-) -> bool:
-    product = epochs.interval * _reread(epoch, unit or epoch.unit)
-    return product.meets(_reread(total, of_total or total.unit))
+def _fitting_units(epochs: _Cell, epoch: _Cell, total: _Cell) -> list[tuple[str, str]]:
+    """The units of the time of an epoch and of the total in which the product is right."""
+    return [
+        (a, b)
+        for a in TIMES
+        for b in TIMES
+        if (epochs.interval * _reread(epoch, a)).meets(_reread(total, b))
+    ]
 
 
 def _reread(cell: _Cell, unit: str) -> Interval:
@@ -335,19 +298,21 @@ def _reread(cell: _Cell, unit: str) -> Interval:
     return cell.interval.scaled(TIMES[unit] / TIMES[cell.unit])
 
 
-def _plainest(ways: Sequence[tuple[str, str]], epoch: _Cell, total: _Cell) -> list[tuple[str, str]]:
-    """Those that change the fewest units."""
-    changes = [(a != epoch.unit) + (b != total.unit) for a, b in ways]
-    return [way for way, change in zip(ways, changes, strict=True) if change == min(changes)]
-
-
-def _said(way: tuple[str, str], epoch: _Cell, total: _Cell) -> str:
-    parts = []
-    if way[0] != epoch.unit:
-        parts.append(f"with an epoch in {way[0]}")
-    if way[1] != total.unit:
-        parts.append(f"with the total in {way[1]}")
-    return " and ".join(parts) or "as printed"
+def _plainest(
+    units: Sequence[tuple[str, str]], epoch: _Cell, total: _Cell
+) -> list[tuple[tuple[str, str], str]]:
+    """Those units that change the fewest, with their change in words."""
+    changes = {
+        (a, b): [f"with an epoch in {a}"] * (a != epoch.unit)
+        + [f"with the total in {b}"] * (b != total.unit)
+        for a, b in units
+    }
+    fewest = min(map(len, changes.values()), default=0)
+    return [
+        (pair, " and ".join(words) or "as printed")
+        for pair, words in changes.items()
+        if len(words) == fewest
+    ]
 
 
 def _time(spent: Interval) -> str:
@@ -370,14 +335,17 @@ def _most(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
         refuse_unknown({quantity: row}, set(QUANTITIES), "most: ")
         intervals: dict[str, Interval] = {}
         for name in dict.fromkeys((*tables.networks, *(cell.row for cell in cells))):
-            cell = _of([stated for stated in cells if stated.row == name], quantity)
+            cell = _of([other for other in cells if other.row == name], quantity)
             if QUANTITIES[quantity] is COUNTS and name in tables.networks:
                 count = Fraction(_count(tables.networks[name], quantity, tables))
                 intervals[name] = Interval(count, count)
             elif cell is not None:
                 intervals[name] = cell.interval
-        more = [name for name, stated in intervals.items() if name in intervals and row in intervals
-                and stated.low > intervals[row].high]  # fmt: skip
+        more = [
+            name
+            for name, stated in intervals.items()
+            if row in intervals and stated.low > intervals[row].high
+        ]
         if more:
             least = "; it has the least" if len(more) == len(intervals) - 1 else ""
             what = f"is said to have the most {quantity}: {', '.join(more)} have more{least}"

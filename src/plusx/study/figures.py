@@ -1,11 +1,11 @@
 """The figures that several studies have."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from plusx.report.figures import Figure, line, lines_figure
+from plusx.report.figures import Figure, band, lines_figure
+from plusx.report.history import EpochPoint
 from plusx.study.experiment import Group
-from plusx.study.results import curve
 
 
 BLOCK = {"title": "position of the block", "scale": "linear"}
@@ -36,34 +36,28 @@ def error_figures(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[F
 def training_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The training error of each row over its epochs, as it was while the network changed."""
     return [
-        curve_line(curve(group.name, group.runs), "train_error", dashed=group.name in dashed)
+        over_epochs(group, lambda point: point.train_error, dashed=group.name in dashed)
         for group in groups
     ]
 
 
 def validation_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The validation error of each row after its epochs."""
-    lines = []
-    for group in groups:
-        accuracy = curve_line(
-            curve(group.name, group.runs), "accuracy", dashed=group.name in dashed
+    return [
+        over_epochs(
+            group,
+            lambda point: None if point.score is None else 1 - point.score,
+            dashed=group.name in dashed,
         )
-        errors = {
-            part: [1 - value for value in accuracy[other]]
-            for part, other in (("mean", "mean"), ("low", "high"), ("high", "low"))
-        }
-        lines.append({**accuracy, **errors})
-    return lines
+        for group in groups
+    ]
 
 
-def curve_line(curve: Mapping[str, Any], key: str, *, dashed: bool = False) -> dict[str, Any]:
-    """The line of a curve over the epochs for which the value is known."""
-    values = curve[key]
-    return line(
-        curve["name"],
-        curve["epochs"],
-        values["mean"],
-        low=values["low"],
-        high=values["high"],
-        dashed=dashed,
-    )
+def over_epochs(
+    group: Group, value: Callable[[EpochPoint], float | None], *, dashed: bool = False
+) -> dict[str, Any]:
+    """The line of a value over the epochs that all runs have: mean, lowest and highest."""
+    count = min(len(run.points) for run in group.runs)
+    seeds = [[value(point) for point in run.points[:count]] for run in group.runs]
+    epochs = [point.epoch for point in group.runs[0].points[:count]]
+    return band(group.name, epochs, seeds, dashed=dashed)

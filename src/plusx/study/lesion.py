@@ -5,7 +5,7 @@ A residual network loses one of many short paths with a block; a plain one loses
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -194,10 +194,8 @@ def measure_lesion(
     return {
         "error": whole,
         "images": count,
-        "blocks": [
-            {"name": lesion.name, "error": lesion.error, "why": lesion.why} for lesion in one
-        ],
-        "several": [{"count": lesion.count, "errors": list(lesion.errors)} for lesion in several],
+        "blocks": list(map(asdict, one)),
+        "several": [{**asdict(deleted), "errors": list(deleted.errors)} for deleted in several],
     }
 
 

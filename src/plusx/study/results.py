@@ -95,22 +95,6 @@ def summarise(name: str, runs: Sequence[FinishedRun], threshold: float) -> dict[
     }
 
 
-def curve(name: str, runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The training curve of a network: mean, lowest and highest over its runs, for the epochs that
-    all of them have."""
-    columns = list(zip(*(run.points for run in runs)))  # as many as the shortest has
-    curves: dict[str, Any] = {"name": name, "epochs": [column[0].epoch for column in columns]}
-    fields = {next(iter(runs[0].metrics)): "score", "loss": "loss", "train_error": "train_error",
-              "train_loss": "train_loss"}  # fmt: skip
-    for key, field in fields.items():
-        bands = [_band([getattr(point, field) for point in column]) for column in columns]
-        curves[key] = {
-            part: [band[index] for band in bands]
-            for index, part in enumerate(("mean", "low", "high"))
-        }
-    return curves
-
-
 def epochs_to(points: Sequence[EpochPoint], threshold: float, key: str = "accuracy") -> int | None:
     """The first epoch whose metric of this key is as good as the threshold."""
     goal = better(key, threshold)
@@ -176,13 +160,6 @@ def _commonest(values: Sequence[Any]) -> Any:
     counts = Counter(values)
     most = max(counts.values())
     return [value for value in values if counts[value] == most][-1]
-
-
-def _band(values: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
-        return None, None, None
-    return mean(numbers), min(numbers), max(numbers)
 
 
 def _seconds(timing: Path, steps: float) -> float:
