@@ -7,7 +7,7 @@ from scaling import where
 
 
 def detectors(found: Mapping[str, Any]) -> str:
-    """How long one image takes, and how well it is told where that is known."""
+    """How long one image takes, and its quality where that is known."""
     lines = ["| detector | image | parameters | threads | one image | mAP at 0.5 | mAP |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|")
     for row in found["rows"]:

@@ -27,7 +27,7 @@ def latency(found: Mapping[str, Any]) -> str:
 def eight_bits(found: Mapping[str, Any]) -> str:
     """What eight bits gain and lose."""
     said = found["recipe"]
-    lines = ["| network | file | accuracy | points lost (95 %) | told alike | bytes |"]
+    lines = ["| network | file | accuracy | points lost (95 %) | same prediction | bytes |"]
     lines.append("|---|---|---:|---:|---:|---:|")
     for row in found["rows"]:
         for name, each in row.get("quality", {}).items():
@@ -56,7 +56,7 @@ def eight_bits(found: Mapping[str, Any]) -> str:
     verdict = (
         f"Targets of ours: {said['target_speed']} times float32 for one image: reached "
         f"{sum(reached)} of {len(reached)} times; at most {100 * said['most_lost']:.1f} points "
-        f"lost: {_met(lost_met)}; {100 * said['least_agreement']:.1f} % told alike: "
+        f"lost: {_met(lost_met)}; {100 * said['least_agreement']:.1f} % same prediction: "
         f"{_met(alike_met)}."
     )
     return "\n".join([*lines, "", verdict, "", where(found)])
