@@ -1,20 +1,23 @@
-"""The table [study] of a recipe: which experiment is made, and over what. `kind` tells them apart.
+"""The table [study] of a recipe: its `kind` is the experiment, its fields are what is varied.
 
-What a study asks and what it measures is in plusx.study; docs/studies.md tells every field.
+plusx.study defines what a study measures; docs/studies.md describes every field.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
 
 from plusx.grammar.spec import Activation
+from plusx.grammar.words import Merge
 from plusx.recipe.values import CONFIG, Count, Fraction, Name, Positive
 
 
-Seeds: TypeAlias = Annotated[tuple[Count, ...], Field(min_length=1)]
-Depths: TypeAlias = Annotated[tuple[Positive, ...], Field(min_length=1)]
-Names: TypeAlias = Annotated[tuple[str, ...], Field(min_length=1)]
+T = TypeVar("T")
+NonEmpty: TypeAlias = Annotated[tuple[T, ...], Field(min_length=1)]
+Seeds: TypeAlias = NonEmpty[Count]
+Depths: TypeAlias = NonEmpty[Positive]
+Names: TypeAlias = NonEmpty[str]
 NormKind = Literal["batch", "none"]
 Rule = Literal["he", "pytorch", "normal0.01"]
 
@@ -28,10 +31,12 @@ class Degradation:
 
     kind: Literal["degradation"] = "degradation"
     depths: Depths = (20, 56)
-    kinds: tuple[Literal["plain", "resnet", "preact_resnet"], ...] = Field(
-        default=("plain", "resnet", "preact_resnet"), min_length=1
+    kinds: NonEmpty[Literal["plain", "resnet", "preact_resnet"]] = (
+        "plain",
+        "resnet",
+        "preact_resnet",
     )
-    norms: tuple[NormKind, ...] = Field(default=("batch",), min_length=1)
+    norms: NonEmpty[NormKind] = ("batch",)
     seeds: Seeds = (0, 1, 2)
 
 
@@ -41,12 +46,8 @@ class Skips:
 
     kind: Literal["skips"] = "skips"
     depth: Positive = 20
-    blocks: tuple[Literal["basic", "bottleneck"], ...] = Field(
-        default=("basic", "bottleneck"), min_length=1
-    )
-    merges: tuple[Literal["add", "concat", "gate", "none"], ...] = Field(
-        default=("add", "concat", "gate", "none"), min_length=1
-    )
+    blocks: NonEmpty[Literal["basic", "bottleneck"]] = ("basic", "bottleneck")
+    merges: NonEmpty[Merge] = ("add", "concat", "gate", "none")
     seeds: Seeds = (0, 1, 2)
 
 
@@ -56,9 +57,9 @@ class Gradients:
 
     kind: Literal["gradients"] = "gradients"
     networks: Names = ("plain20", "resnet20", "plain56", "resnet56")
-    norms: tuple[NormKind, ...] = Field(default=("batch", "none"), min_length=1)
-    rules: tuple[Rule, ...] = Field(default=("he", "pytorch", "normal0.01"), min_length=1)
-    acts: tuple[Activation, ...] = Field(default=("relu", "tanh", "sigmoid"), min_length=1)
+    norms: NonEmpty[NormKind] = ("batch", "none")
+    rules: NonEmpty[Rule] = ("he", "pytorch", "normal0.01")
+    acts: NonEmpty[Activation] = ("relu", "tanh", "sigmoid")
     seeds: Seeds = (0,)
 
 
@@ -87,15 +88,10 @@ class Generalisation:
 
     kind: Literal["generalisation"] = "generalisation"
     depths: Depths = (20, 56)
-    remedies: tuple[
-        Literal["none", "dropout", "stochastic-depth", "weight-decay", "augmentation"], ...
-    ] = Field(
-        default=("none", "dropout", "stochastic-depth", "weight-decay", "augmentation"),
-        min_length=1,
-    )
-    shares: tuple[Annotated[float, Strict(), Field(gt=0, le=1)], ...] = Field(
-        default=(0.01, 0.1, 1.0), min_length=1
-    )
+    remedies: NonEmpty[
+        Literal["none", "dropout", "stochastic-depth", "weight-decay", "augmentation"]
+    ] = ("none", "dropout", "stochastic-depth", "weight-decay", "augmentation")
+    shares: NonEmpty[Annotated[float, Strict(), Field(gt=0, le=1)]] = (0.01, 0.1, 1.0)
     seeds: Seeds = (0, 1, 2)
 
 
@@ -172,10 +168,8 @@ class Transfer:
     classes: Annotated[tuple[Name, ...], Field(min_length=2)]  # that were learned before
     epochs: Positive = 10  # for which they were
     # as [net] train has it; "scratch" begins anew
-    ways: Annotated[
-        tuple[Literal["scratch", "all", "head"] | Positive, ...], Field(min_length=1)
-    ] = ("scratch", "head", "all")
-    split: Literal["validation", "test"] = "validation"  # by which the ways are judged
+    ways: NonEmpty[Literal["scratch", "all", "head"] | Positive] = ("scratch", "head", "all")
+    split: Literal["validation", "test"] = "validation"  # that the ways are evaluated on
     seeds: Seeds = (0, 1, 2)
 
 
