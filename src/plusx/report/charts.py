@@ -29,6 +29,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FuncFormatter,
+    Locator,
     LogLocator,
     MaxNLocator,
     NullLocator,
@@ -187,7 +188,9 @@ def _lines(
     for line, part in ((line, part) for line in shown for part in ("mean", "low", "high")):
         if len(line[part]) != len(line["x"]):
             raise UserError(f"a figure has {len(line['x'])} places and {len(line[part])} values")
-    with _drawing(_legend_rows(shown) * LEGEND_ROW + HEIGHT) as drawn:
+    longest = max((len(_short(line["name"])) for line in shown), default=0)
+    columns = max(1, min(len(shown), int(WIDTH / (34 + 7.0 * longest))))
+    with _drawing(HEIGHT + LEGEND_ROW * math.ceil(len(shown) / columns)) as drawn:
         axes = _axes(drawn)
         for line in shown:
             _line(axes, line, palette[str(line["name"])])
@@ -199,7 +202,9 @@ def _lines(
         axes.grid(True, axis="y", color=RULE, linewidth=0.8)
         _titles(axes, x, y)
         if shown:
-            _legend(drawn, axes, shown)
+            drawn.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=11,
+                         handlelength=1.6, columnspacing=1.2, labelspacing=0.3,
+                         borderpad=0.2)  # fmt: skip
         drawing = _svg(drawn, key)
     positions = sorted({float(position) for line in shown for position in line["x"]})
     step = -(-len(positions) // MOST_NUMBERS) or 1
@@ -300,22 +305,6 @@ def _line(axes: Axes, line: Spec, colour: str) -> None:
               label=_short(line["name"]))  # fmt: skip
 
 
-def _legend_rows(lines: Sequence[Spec]) -> int:
-    return -(-len(lines) // _legend_columns(lines)) if lines else 0
-
-
-def _legend_columns(lines: Sequence[Spec]) -> int:
-    longest = max(len(_short(line["name"])) for line in lines)
-    return max(1, min(len(lines), int(WIDTH / (34 + 7.0 * longest))))
-
-
-def _legend(drawn: Figure, axes: Axes, lines: Sequence[Spec]) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower left", ncols=_legend_columns(lines),
-                 frameon=False, fontsize=11, handlelength=1.6, columnspacing=1.2,
-                 labelspacing=0.3, borderpad=0.2)  # fmt: skip
-
-
 def _contours(
     drawn: Figure,
     axes: Axes,
@@ -362,8 +351,23 @@ def _scale(axes: Axes, which: str, axis: Spec, shown: Sequence[Number | None]) -
     limits = getattr(axes, f"set_{which}lim")
     if not finite:
         limits(0, 1)
+    positive = [value for value in finite if value > 0]
+    lowest = min(positive, default=0.0)
     if axis["scale"] == "log" and finite:
-        _logarithmic(axes, which, line, finite)
+        set_scale = getattr(axes, f"set_{which}scale")
+        locator: Locator
+        if len(positive) < len(finite):  # linear around zero
+            set_scale("symlog", linthresh=lowest or 1.0, linscale=0.6)
+            symmetric = SymmetricalLogLocator(linthresh=lowest or 1.0, base=10)
+            symmetric.set_params(numticks=6)
+            locator = symmetric
+        else:
+            set_scale("log")
+            decades = math.log10(max(positive) / lowest)
+            subs = (1, 2, 3, 5) if decades < 1.2 else (1, 3) if decades < 2.5 else (1,)
+            locator = LogLocator(subs=subs, numticks=7)
+        line.set_major_locator(locator)
+        line.set_minor_locator(NullLocator())
     elif axis["scale"] == "share" and finite and min(finite) >= 0 and max(finite) <= 1:
         if max(finite) <= 0.8:
             limits(0, max(1.05 * max(finite), 0.001))
@@ -374,25 +378,7 @@ def _scale(axes: Axes, which: str, axis: Spec, shown: Sequence[Number | None]) -
     if axis["scale"] != "log":
         whole = axis["scale"] == "linear" and all(value == int(value) for value in finite)
         line.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
-    line.set_major_formatter(_formatter(axis, min((v for v in finite if v > 0), default=0.0)))
-
-
-def _logarithmic(axes: Axes, which: str, line: Axis, finite: Sequence[Number]) -> None:
-    """A logarithmic axis; where zero or less is among the values, it is linear around zero."""
-    positive = [value for value in finite if value > 0]
-    set_scale = getattr(axes, f"set_{which}scale")
-    if len(positive) < len(finite):
-        threshold = min(positive, default=1.0)
-        set_scale("symlog", linthresh=threshold, linscale=0.6)
-        locator = SymmetricalLogLocator(linthresh=threshold, base=10)
-        locator.set_params(numticks=6)
-        line.set_major_locator(locator)
-    else:
-        set_scale("log")
-        decades = math.log10(max(positive) / min(positive))
-        subs = (1.0, 2.0, 3.0, 5.0) if decades < 1.2 else (1.0, 3.0) if decades < 2.5 else (1.0,)
-        line.set_major_locator(LogLocator(subs=subs, numticks=7))
-    line.set_minor_locator(NullLocator())
+    line.set_major_formatter(_formatter(axis, lowest))
 
 
 def _formatter(axis: Spec, lowest: Number = 0.0) -> FuncFormatter:
@@ -465,15 +451,15 @@ def _svg(drawn: Figure, key: str) -> str:
     svg = re.sub(r"\bid=\"|(?<=xlink:href=\")#|(?<=url\()#", lambda m: f"{m[0]}{key}-", svg)
     svg = svg.replace("xlink:href", "href")
     # more than two decimals of a path cannot be seen
-    svg = re.sub(r"(?<= d=\")[^\"]*(?=\")", lambda path: _rounded(path[0]), svg)
+    svg = re.sub(
+        r"(?<= d=\")[^\"]*(?=\")",
+        lambda path: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", path[0]),
+        svg,
+    )
     svg = re.sub(r" ?font-family:[^;\"]*;?|'DejaVu Sans'[^;\"]*", "", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg
-
-
-def _rounded(path: str) -> str:
-    return " ".join(re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", path).split())
 
 
 def _clean(name: object) -> str:
