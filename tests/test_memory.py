@@ -29,7 +29,7 @@ from plusx.recipe import parse_recipe
 from plusx.run import memory, train
 from plusx.run.trainer import Trainer
 from plusx.zoo import ZOO, find
-from plusx.zoo.fits import family
+from plusx.zoo.memory_report import family
 from sentences import plans
 from test_run import TINY
 from zoo_digest import inputs, small

@@ -16,7 +16,7 @@ from plusx.grammar.toml import from_dict, from_toml, to_dict
 from plusx.grammar.validate import validate
 from plusx.overrides import split_override
 from plusx.zoo import HEADED, PAPERS, ZOO, Entry, HeadedEntry, find_model, names
-from plusx.zoo.fits import fit
+from plusx.zoo.memory_report import memory_report
 
 
 def list_networks(pattern: str = "*") -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def describe_memory(
     if isinstance(net, WithHead):
         base = HEADED[model].base
         raise UserError(f"{model} has a head, whose memory is not counted; describe {base}")
-    return fit(model, net, parse_size(memory), batch)
+    return memory_report(model, net, parse_size(memory), batch)
 
 
 def description(described: dict[str, Any]) -> str:

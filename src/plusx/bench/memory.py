@@ -28,7 +28,7 @@ from plusx.report.result import result_page
 from plusx.run.environment import environment
 from plusx.tasks.classify import Classify
 from plusx.zoo import External, find, names
-from plusx.zoo.fits import family
+from plusx.zoo.memory_report import family
 
 
 # Plain, residual and reversible networks whose depth grows, small enough for any machine.

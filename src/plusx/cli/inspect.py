@@ -75,9 +75,9 @@ def describe(
         return
     print(description(found))
     if fits is not None:
-        from plusx.zoo.fits import fitting
+        from plusx.zoo.memory_report import memory_text
 
-        print(fitting(fits))
+        print(memory_text(fits))
 
 
 @app.command(

@@ -348,5 +348,5 @@ def _most(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
         ]
         if more:
             least = "; it has the least" if len(more) == len(intervals) - 1 else ""
-            what = f"is said to have the most {quantity}: {', '.join(more)} have more{least}"
+            what = f"is claimed to have the most {quantity}: {', '.join(more)} have more{least}"
             yield Complaint("", row, quantity, what, None)

@@ -29,7 +29,7 @@ PREACT_BOTTLENECK_V1 = Block(
     body="norm act | conv1/4s norm act conv3/4 norm act conv1 +", shortcut="conv1s"
 )
 
-# He 2016, table 1: what the shortcut says. The key is the end of the network's name.
+# He 2016, table 1: the kinds of shortcut. The key is the end of the network's name.
 SHORTCUTS: dict[str, Block] = {
     "constant": Block(
         body="conv3s norm act conv3 norm scale.5 + act",
@@ -72,7 +72,7 @@ PERCEIVE = Block(body="norm conv1*4b act conv1b +")
 
 
 def attended(body: Block, gate: str) -> Block:
-    """The same block with an attention gate said last on the branch (SE, ECA, CBAM)."""
+    """The same block with an attention gate at the end of the branch (SE, ECA, CBAM)."""
     return replace(body, body=body.body.replace(" +", f" {gate} +"))
 
 
@@ -90,7 +90,8 @@ def stages(
     enter: str = "",
     first: Block | None = None,
 ) -> tuple[Stage, ...]:
-    """One block said at several widths. `first` opens the first stage, `enter` the later ones."""
+    """Stages of one block. `first` is the first block of the first stage, `enter` the layers on
+    entry to the others."""
     return tuple(
         Stage(
             block=block,

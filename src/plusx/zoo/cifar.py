@@ -135,7 +135,7 @@ def vgg() -> Net:
 
 NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
 NO_DROP = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
-# Its convolutions have biases and Keras pads asymmetrically at stride 2, which no word says.
+# Its convolutions have biases and Keras pads asymmetrically at stride 2: the grammar has neither.
 RESNET8_KERAS = External(
     name="resnet8_keras",
     embed_width=64,
@@ -146,7 +146,7 @@ RESNET8_KERAS = External(
     num_classes=10,
     size=32,
 )
-# What comes out of a unit tells what was put in, which no word says. The published counts are in
+# The input of a unit is recomputed from its output, which the grammar cannot express. The published counts are in
 # millions with two digits: 0.46 and 1.73.
 REVNETS = {
     name: External(
@@ -203,7 +203,7 @@ CIFAR: dict[str, Entry] = {
     "preact_resnet110_b": Entry(preact(PREACT, 18, FIRST_PREACT), "He 2016, appendix, option B"),
     "preact_resnet164": Entry(preact_bottleneck(18), "He 2016, table 3"),
     "preact_resnet1001": Entry(preact_bottleneck(111), "He 2016, table 3"),
-    # what the shortcut says (table 1 of He 2016, ResNet-110)
+    # kinds of shortcut (table 1 of He 2016, ResNet-110)
     "resnet110_constant": Entry(net(SHORTCUTS["constant"], 18), "He 2016, table 1"),
     "resnet110_constant_shortcut": Entry(
         net(SHORTCUTS["constant_shortcut"], 18), "He 2016, table 1"

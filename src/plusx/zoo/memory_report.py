@@ -17,14 +17,14 @@ from plusx.zoo import ZOO, External
 STATE = {"weights": 4, "gradients": 4, "optimizer": 4}
 
 
-def fit(name: str, net: Net | External, memory: int, batch: int) -> dict[str, Any]:
-    """What `describe` says of a memory of so many bytes and a batch of so many images.
+def memory_report(name: str, net: Net | External, memory: int, batch: int) -> dict[str, Any]:
+    """The plans under which a batch of images trains in a memory of so many bytes.
 
     plans: a row each, with the bytes that training holds for the backward pass of the batch;
     state_bytes: weights, gradients and SGD's momentum; family: the same network in other depths,
     and the first plan by which each fits, or None.
 
-    UserError: a network that arithmetic knows nothing of, or no image.
+    UserError: an external network without arithmetic, or no image.
     """
     if batch < 1:
         raise UserError(f"--batch-size {batch}: a batch has at least one image")
@@ -66,8 +66,8 @@ def family(name: str) -> list[str]:
     return [other for _, other in sorted(depths)]
 
 
-def fitting(result: dict[str, Any]) -> str:
-    """`fit`'s answer as text for a terminal."""
+def memory_text(result: dict[str, Any]) -> str:
+    """A memory report as text for a terminal."""
     batch, state = result["batch"], sum(result["state_bytes"].values())
     lines = [
         "",
@@ -101,7 +101,7 @@ def _first(name: str, memory: int, batch: int) -> str | None:
 
 
 def _saved(name: str, net: Net | External, batch: int) -> Iterator[tuple[str, int]]:
-    """Every plan and the bytes that it holds, from the quickest on, each worked out when asked."""
+    """Every plan, the fastest first, and the bytes that it holds."""
     if isinstance(net, Net):
         for plan in PLANS:
             yield plan, saved_bytes(net, plan, batch)
