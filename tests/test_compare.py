@@ -101,8 +101,8 @@ def test_a_run_is_also_evaluated_with_the_threads_of_its_recipe(tmp_path: Path) 
     ("overrides", "jobs", "message"),
     [
         (("compare.networks=[plain20,resnet21]",), None, "unknown network 'resnet21'.*resnet20"),
-        (("compare.networks=[plain20,plain20]",), None, "networks: plain20 stands there twice"),
-        (("compare.seeds=[1,1]",), None, "seeds: 1 stands there twice"),
+        (("compare.networks=[plain20,plain20]",), None, "networks: plain20 is listed twice"),
+        (("compare.seeds=[1,1]",), None, "seeds: 1 is listed twice"),
         (("data.validation=0",), None, "no validation images"),
         ((), 0, "jobs = 0"),
     ],
@@ -130,7 +130,7 @@ def test_folders_of_something_else_are_refused(
     tmp_path: Path, made: tuple[Path, dict[str, Any]]
 ) -> None:
     recipe = load_recipe("digits", QUICK)
-    with pytest.raises(ValueError, match="folder of something else than a comparison"):
+    with pytest.raises(ValueError, match="is not the folder of a comparison"):
         compare(recipe, made[0] / "runs" / "plain20-seed3")
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(ValueError, match=r"not the folder of a comparison: photo\.jpg"):

@@ -146,7 +146,7 @@ def shuffled_weights(net: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module
     """
     shuffled = copy.deepcopy(net)
     generator = torch.Generator().manual_seed(seed)
-    for part, names in parts(net):
+    for part, names in tensor_groups(net):
         tensors = shuffled.state_dict()
         for name in names:
             tensor = tensors[name]
@@ -156,7 +156,7 @@ def shuffled_weights(net: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module
         yield part, shuffled
 
 
-def parts(net: nn.Module) -> list[tuple[str, list[str]]]:
+def tensor_groups(net: nn.Module) -> list[tuple[str, list[str]]]:
     """The parts of a network with weights, the head first, and the names of their tensors."""
     names_by_part: dict[str, list[str]] = {}
     sentence = isinstance(getattr(net, "backbone", net), Network)

@@ -100,8 +100,7 @@ def study(
     out, table = Path(out), recipe.study
     if table is None:
         raise UserError(
-            "the recipe does not say what to study: it needs a table [study] with a kind, one of "
-            f"{', '.join(EXPERIMENTS)}"
+            f"the recipe has no table [study] with a kind, one of {', '.join(EXPERIMENTS)}"
         )
     if recipe.task.kind != "classify":
         raise UserError(f'[task] kind = "{recipe.task.kind}": studies are of classifiers')
@@ -169,11 +168,11 @@ def _compare_table(recipe: Recipe, split: Split) -> Compare:
     table = recipe.compare
     if table is None:
         raise UserError(
-            "the recipe does not say what to compare: it needs a table [compare] with networks, "
+            "the recipe has no table [compare] with networks, "
             'for example networks = ["plain20", "resnet20"]'
         )
     if isinstance(recipe.net, Net):
-        raise UserError("[net]: a comparison names its networks in [compare]; say base in [net]")
+        raise UserError("[net]: a comparison lists its networks in [compare]; set base in [net]")
     if split == "validation" and recipe.data.validation == 0:
         raise UserError("[data] validation = 0: there are no validation images to compare on")
     return table
@@ -184,7 +183,7 @@ def _refuse_repeated(name: str, table: object) -> None:
     for key, values in vars(table).items():
         if isinstance(values, tuple) and len(set(values)) < len(values):
             repeated = next(value for value in values if values.count(value) > 1)
-            raise UserError(f"[{name}] {key}: {repeated} stands there twice")
+            raise UserError(f"[{name}] {key}: {repeated} is listed twice")
 
 
 def _with_seeds(trials: Sequence[Trial], seeds: Sequence[int], recipe: Recipe) -> list[Trial]:
@@ -212,7 +211,7 @@ def _check_trials(trials: Sequence[Trial], recipe: Recipe, source: Dataset) -> N
     folders = [trial.folder for trial in trials]
     repeated = [name for name in dict.fromkeys(folders) if folders.count(name) > 1]
     if repeated:
-        raise UserError(f"[study]: {repeated[0]} stands there twice")
+        raise UserError(f"[study]: {repeated[0]} is listed twice")
     for trial in {trial.recipe.net: trial for trial in trials}.values():
         try:
             build.spec_of(build.resolved(trial.recipe, source).net)
@@ -269,7 +268,7 @@ def _refuse_other(recipe: Recipe, out: Path, kind: Kind) -> None:
         return
     before = parse_recipe(file.read_text(encoding="utf-8"), where=str(file))
     if (before.compare if kind == "comparison" else before.study) is None:
-        raise UserError(f"{out} is the folder of something else than a {kind}; choose another one")
+        raise UserError(f"{out} is not the folder of a {kind}; choose another one")
     changed = [
         f"{key}: {change}"
         for key, change in differences(before, recipe).items()

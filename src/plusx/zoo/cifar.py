@@ -146,8 +146,8 @@ RESNET8_KERAS = External(
     num_classes=10,
     size=32,
 )
-# The input of a unit is recomputed from its output, which the grammar cannot express. The published counts are in
-# millions with two digits: 0.46 and 1.73.
+# The input of a unit is recomputed from its output, which the grammar cannot express. The counts
+# published are in millions with two digits: 0.46 and 1.73.
 REVNETS = {
     name: External(
         name=name,
