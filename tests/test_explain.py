@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from plusx import cli, store
-from plusx.explain import attribution, explain, faithfulness, finding, overlay
+from plusx.explain import attribution, explain, faithfulness, overlay
 from plusx.explain.attribution import integrated_gradients, occlusion
 from plusx.explain.faithfulness import deletion_and_insertion, rank_correlation
 from plusx.explain.grad_cam import grad_cam
@@ -264,9 +264,9 @@ def test_what_the_figures_come_to(
 ) -> None:
     measure = {"map": {"mean": 0.4, "std": 0.1}, "random": lead(*random), "centre": lead(*centre)}
     faith = {"count": 9, "deletion": measure, "insertion": measure}
-    assert said in finding.finding("Grad-CAM", faith, [])
-    assert "uninformative" in finding.finding("Grad-CAM", faith, survived(0.9, 0.8, 1.0))
-    assert said in finding.finding("Grad-CAM", faith, survived(0.9, 0.0, 0.9))
+    assert said in faithfulness.finding("Grad-CAM", faith, [])
+    assert "uninformative" in faithfulness.finding("Grad-CAM", faith, survived(0.9, 0.8, 1.0))
+    assert said in faithfulness.finding("Grad-CAM", faith, survived(0.9, 0.0, 0.9))
 
 
 def survived(*values: float) -> list[dict[str, Any]]:
@@ -274,11 +274,11 @@ def survived(*values: float) -> list[dict[str, Any]]:
 
 
 def test_what_shuffled_weights_come_to() -> None:
-    assert "uninformative" in finding.about_shuffling(survived(0.9, 0.8, 1.0), 64)
-    assert "uninformative" in finding.about_shuffling(survived(0.9), 64)
-    assert "varies too much" in finding.about_shuffling(survived(0.9, 0.0, 0.9), 64)
-    assert "agree by chance" in finding.about_shuffling(survived(0.1, 0.2, 0.3), 4)
-    assert "depends on what" in finding.about_shuffling(survived(0.1, 0.2, 0.3), 64)
+    assert "uninformative" in faithfulness.about_shuffling(survived(0.9, 0.8, 1.0), 64)
+    assert "uninformative" in faithfulness.about_shuffling(survived(0.9), 64)
+    assert "varies too much" in faithfulness.about_shuffling(survived(0.9, 0.0, 0.9), 64)
+    assert "agree by chance" in faithfulness.about_shuffling(survived(0.1, 0.2, 0.3), 4)
+    assert "depends on what" in faithfulness.about_shuffling(survived(0.1, 0.2, 0.3), 64)
     assert faithfulness.spread([-0.001])["interval"] is None
 
 
@@ -286,7 +286,7 @@ def test_tests_that_disagree_are_told_apart() -> None:
     undecided = {"map": {"mean": 0.4}, "random": lead(-1, 1), "centre": lead(-1, 1)}
     won = {"map": {"mean": 0.4}, "random": lead(0.1, 1), "centre": lead(0.1, 1)}
     faith = {"count": 9, "deletion": undecided, "insertion": won}
-    assert finding.finding("Grad-CAM", faith, []) == (
+    assert faithfulness.finding("Grad-CAM", faith, []) == (
         "On these 9 images Grad-CAM beats random maps and a blob in the middle by insertion; more "
         "is not shown, so read the maps with care."
     )
@@ -296,7 +296,7 @@ def test_two_images_are_too_few_to_judge_by() -> None:
     row = {
         measure: {"map": 0.1, "random": 0.5, "centre": 0.5} for measure in ("deletion", "insertion")
     }
-    assert "too few" in finding.finding("Grad-CAM", finding.summary([row, row]), [])
+    assert "too few" in faithfulness.finding("Grad-CAM", faithfulness.summary([row, row]), [])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from browser import Browser, browsing, find_browser
-from plusx.explain import faithfulness, finding, overlay
+from plusx.explain import faithfulness, overlay
 from plusx.explain.faithfulness import FaithfulnessTest
 from plusx.report.explanation import explanation_page
 
@@ -56,7 +56,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for part in ("head", "layer1 and above", "everything")
     ]
-    faith = finding.summary(rows)
+    faith = faithfulness.summary(rows)
     result = {
         "run": "runs/photos",
         "network": "resnet20, 269,722 parameters",
@@ -68,12 +68,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "size": [32, 48],
         "class": None,
         "seed": 0,
-        "finding": finding.finding("Grad-CAM", faith, forgotten),
+        "finding": faithfulness.finding("Grad-CAM", faith, forgotten),
         "images": rows,
         "failed": [{"path": "photos/broken.png", "reason": "its header is damaged"}],
         "faithfulness": faith,
         "shuffled_weights": forgotten,
-        "about_shuffling": finding.about_shuffling(forgotten, 24),
+        "about_shuffling": faithfulness.about_shuffling(forgotten, 24),
         "figures": trial.figures(),
         "machine": {"processor": "A processor", "platform": "Linux-" + "x" * 60},
         "command": "plusx explain runs/photos photos",

@@ -230,7 +230,7 @@ def explain(
     if as_json:
         print_json({"out": str(folder), **result})
         return
-    from plusx.explain.finding import explanation_text
+    from plusx.explain.faithfulness import explanation_text
 
     print(f"{explanation_text(result)}\n\n{folder / 'explain.html'}")
 

@@ -15,7 +15,7 @@ from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.image_file import printable
 from plusx.errors import UserError, did_you_mean
-from plusx.explain import finding, overlay
+from plusx.explain import faithfulness, overlay
 from plusx.explain.attribution import integrated_gradients, occlusion, require_captum
 from plusx.explain.dense_cam import dense_cam
 from plusx.explain.faithfulness import FaithfulnessTest, enlarged
@@ -176,7 +176,7 @@ def explain(
                     row.update(areas_of_image)
             progress(f"{len(rows)} of {len(files)} images explained")
     refuse_none(rows, failed)
-    summary = finding.summary(rows[: test.count]) if test.count else None
+    summary = faithfulness.summary(rows[: test.count]) if test.count else None
     shuffled: list[dict[str, Any]] = []
     if test.count:
         progress("networks with shuffled weights are explained")
@@ -196,12 +196,14 @@ def explain(
         "class": class_name,
         "classes": list(run.classes),
         "seed": seed,
-        "finding": finding.finding(chosen.title, summary, shuffled),
+        "finding": faithfulness.finding(chosen.title, summary, shuffled),
         "images": rows,
         "failed": failed,
         "faithfulness": summary,
         "shuffled_weights": shuffled,
-        "about_shuffling": finding.about_shuffling(shuffled, maps[0].numel()) if shuffled else "",
+        "about_shuffling": faithfulness.about_shuffling(shuffled, maps[0].numel())
+        if shuffled
+        else "",
         "figures": test.figures() if test.count else [],
         "machine": environment(task.device),
         "command": command,
