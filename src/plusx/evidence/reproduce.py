@@ -269,46 +269,37 @@ def _members(claim: Claim, options: Options) -> Outcome:
 
 def described(record: Mapping[str, Any]) -> str:
     """A record as text for a terminal."""
-    claim = find_claim(record["id"])
-    seeds: Sequence[int] = record["seeds"]
-    value_text = _number(record["value"], record["unit"])
+    claim, unit, distance = find_claim(record["id"]), record["unit"], record["distance"]
+    value = _number(record["value"], unit)
     if record["spread"] is not None:
-        value_text += f" ± {_number(record['spread'], record['unit'])}"
+        value += f" ± {_number(record['spread'], unit)}"
     if record["interval"] is not None:
-        low, high = (_number(end, record["unit"]) for end in record["interval"])
-        value_text += f" (95 %: {low} to {high})"
-    distance = record["distance"]
-    if distance == 0:
-        distance_text = "none"
-    else:
-        distance_text = "no spread is known" if distance is None else f"{distance:+.2f} spreads"
-    lines = [
-        f"{record['verdict']}  {record['id']}",
-        f"  claim      {claim.statement} ({claim.source})",
-        f"  metric     {record['metric']}",
-        f"  claimed    {_limit(record)}",
-        f"  found      {value_text}",
-        f"  distance   {distance_text}",
-        f"  seeds      {len(seeds) or 'none: exact'}",
+        value += f" (95 %: {' to '.join(_number(end, unit) for end in record['interval'])})"
+    words, sign = {"equal": ("", "±"), "most": ("at most ", "+"), "least": ("at least ", "-")}[
+        record["side"]
     ]
-    lines += [f"             {line}" for line in record["shown"]]
-    if record["smaller"]:
-        lines.append(f"  smaller    {record['smaller']}")
-    if record["unsettled"]:
-        lines.append(f"  open       {record['unsettled']}")
-    if record["truth"]:
-        lines.append(f"  true       {record['truth']}")
-    return "\n".join(lines)
-
-
-def _limit(record: Mapping[str, Any]) -> str:
-    words = {"equal": "", "most": "at most ", "least": "at least "}[record["side"]]
-    tolerance = record["tolerance"]
-    slack = f" ± {_number(tolerance, record['unit'])}" if tolerance else ""
-    if record["side"] != "equal" and tolerance:
-        sign = "+" if record["side"] == "most" else "-"
-        slack = f" {sign} {_number(tolerance, record['unit'])}"
-    return f"{words}{_number(record['claimed'], record['unit'])}{slack}"
+    tolerance = f" {sign} {_number(record['tolerance'], unit)}" if record["tolerance"] else ""
+    facts = [
+        ("claim", f"{claim.statement} ({claim.source})"),
+        ("metric", record["metric"]),
+        ("claimed", f"{words}{_number(record['claimed'], unit)}{tolerance}"),
+        ("found", value),
+        (
+            "distance",
+            "no spread is known"
+            if distance is None
+            else f"{distance:+.2f} spreads"
+            if distance
+            else "none",
+        ),
+        ("seeds", len(record["seeds"]) or "none: exact"),
+        *(("", line) for line in record["shown"]),
+        ("smaller", record["smaller"]),
+        ("open", record["unsettled"]),
+        ("true", record["truth"]),
+    ]
+    lines = [f"  {name:10} {text}" for name, text in facts if text]
+    return "\n".join([f"{record['verdict']}  {record['id']}", *lines])
 
 
 def _number(value: int | float | None, unit: str) -> str:
