@@ -182,6 +182,7 @@ class FailureThread(threading.Thread):
         self.done = threading.Event()
         self.ending = threading.Lock()  # taken once, by the thread that ends this process
         self.missing: list[int] = []
+        self.silent = False  # whether rank 0 does not answer
         if rank == 0:
             self.store.set(_FAILURE, "")
         self.store.wait([_FAILURE])
@@ -209,8 +210,8 @@ class FailureThread(threading.Thread):
         code = 128 + signal_number if signal_number else 2 if isinstance(error, UserError) else 1
         lost = isinstance(error, distributed.DistError) or "/gloo/" in str(error)
         try:
-            if self.rank:  # rank 0 answers at once, unless it has ended or hangs
-                self.store.wait([_FAILURE], datetime.timedelta(seconds=_GRACE))
+            if self.rank:
+                self._refuse_silence()
                 self.store.set(f"ended/{self.rank}", "")
             posted = self.store.get(_FAILURE) if lost else b""
             if posted or (lost and self.rank):
@@ -234,14 +235,33 @@ class FailureThread(threading.Thread):
     def leave(self) -> None:
         """Leave the store; rank 0, which hosts it, leaves last."""
         self.done.set()
-        others = [rank for rank in range(1, self.size) if rank not in self.missing]
+        if self.silent:
+            return
+        # a process whose main thread hangs still sees the failure in its other thread
+        end = time.monotonic() + (6 * _POLL if self.missing else _FAREWELL)
         with contextlib.suppress(RuntimeError):
             self.store.set(f"left/{self.rank}", "")
-            end = time.monotonic() + _FAREWELL
             while self.rank == 0 and time.monotonic() < end:
-                if all(self.store.check([f"left/{rank}"]) for rank in others):
+                if all(self.store.check([f"left/{rank}"]) for rank in range(1, self.size)):
                     break
                 time.sleep(0.02)
+
+    def _refuse_silence(self) -> None:
+        """RuntimeError where rank 0, which hosts the store, has ended or does not answer.
+
+        torch waits without end for the answer of a process that hangs; a thread does it here.
+        """
+        self.silent = True
+        asking = threading.Thread(target=self._ask, daemon=True)
+        asking.start()
+        asking.join(_GRACE)
+        if self.silent:
+            raise RuntimeError("rank 0 does not answer")
+
+    def _ask(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.store.get(_FAILURE)
+            self.silent = False
 
     def _unanswered(self) -> list[int]:
         """On rank 0: the other ranks that do not end within a few seconds too."""
