@@ -1,5 +1,5 @@
-"""FCOS (Tian et al. 2019, with the improvements of its journal version, 2020): which position of
-which level is asked for which box, the loss, and boxes from what the levels tell."""
+"""FCOS (Tian et al. 2019, with the improvements of its journal version, 2020): the assignment of
+boxes to positions of levels, the loss, and boxes from the outputs."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 
-RADIUS = 1.5  # strides around a box's middle whose positions are asked for it
-REACH = 8  # strides up to which a level is asked for a box's farthest side
+RADIUS = 1.5  # strides around the centre of a box within which positions predict it
+REACH = 8  # strides up to which a level predicts the farthest side of a box
 
 Level = Float[Tensor, "n _ _ _"]  # (n, channels, height, width)
-Strides = Sequence[tuple[int, int]]  # of the levels: the input's positions a step, down and right
+Strides = Sequence[tuple[int, int]]  # of the levels: input positions per step, down and right
 
 
 def positions(
@@ -35,22 +35,23 @@ def positions(
 
 
 def flat(maps: Sequence[Level]) -> Float[Tensor, "n _ _"]:
-    """What all levels tell, a row for each position."""
-    return torch.cat([each.flatten(2).transpose(1, 2) for each in maps], 1).float()
+    """The outputs of all levels, a row for each position."""
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], 1).float()
 
 
 def assigned(
     boxes: Float[Tensor, "n m 6"], middles: Float[Tensor, "p 2"], strides: Float[Tensor, "p"]
 ) -> tuple[Int[Tensor, "n p"], Bool[Tensor, "n p"]]:
-    """The row of the box that each position is asked for, -1 for none, and who is asked at all.
+    """The index of the box that each position predicts, -1 for none, and whether the position is
+    evaluated at all.
 
-    A position is asked for a box that it lies in, within RADIUS strides of its middle, if the
-    farthest side is in the level's reach: up to 8 strides away and beyond 4, but the finest level
-    has what is nearer and the coarsest what is farther (section 3.2). Of several boxes it is asked
-    for the smallest. A position in a crowd that is asked for no box is not asked at all.
+    A position predicts a box that it lies in, within RADIUS strides of the centre, if the farthest
+    side is in the level's reach: up to 8 strides away and beyond 4, but the finest level also has
+    the nearer and the coarsest the farther ones (section 3.2). Of several boxes it predicts the
+    smallest. A position in a crowd that predicts no box is not evaluated.
 
-    A long thin box can lie between the positions of its level. It is asked for at the coarsest of
-    the finer levels that have positions in it.
+    A long thin box can lie between the positions of its level. The coarsest of the finer levels
+    with positions in it predicts it.
     """
     left, top, right, bottom = (boxes[:, None, :, i] for i in range(4))
     x, y, stride = middles[:, :1], middles[:, 1:], strides[:, None]
@@ -63,15 +64,15 @@ def assigned(
     high = torch.where(stride == strides.max(), torch.inf, stride * REACH)
     real, crowd = boxes[..., 4] >= 0, boxes[..., 5] > 0.5
     near = inside & near_x & near_y & (farthest >= low) & (real & ~crowd)[:, None]
-    wanted = near & (farthest < high)
-    missed = near & ~wanted.any(1, keepdim=True)
+    responsible = near & (farthest < high)
+    missed = near & ~responsible.any(1, keepdim=True)
     coarsest = torch.where(missed, stride, 0.0).amax(1, keepdim=True)
-    wanted |= missed & (stride == coarsest)
-    area = ((right - left) * (bottom - top)).expand_as(wanted)
-    smallest, row = torch.where(wanted, area, torch.inf).min(-1)
-    found = smallest.isfinite()
-    unasked = (inside & (real & crowd)[:, None]).any(-1) & ~found
-    return torch.where(found, row, -1), ~unasked
+    responsible |= missed & (stride == coarsest)
+    area = ((right - left) * (bottom - top)).expand_as(responsible)
+    smallest, row = torch.where(responsible, area, torch.inf).min(-1)
+    has_box = smallest.isfinite()
+    ignored = (inside & (real & crowd)[:, None]).any(-1) & ~has_box
+    return torch.where(has_box, row, -1), ~ignored
 
 
 def loss(
@@ -81,37 +82,37 @@ def loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The loss, a mean over images, and its parts by their short names.
 
-    Each image's sums are divided by its own number of positions that are asked for a box, as
+    Each image's sums are divided by its number of positions that predict a box, as
     torchvision's RetinaNet does it, so that the losses of parts of a batch add up.
     """
-    told = flat(maps)
-    sizes = [(each.shape[2], each.shape[3]) for each in maps]
-    middles, steps = positions(sizes, strides, told.device)
-    rows, asked = assigned(boxes, middles, steps)
-    image, place = (rows >= 0).nonzero(as_tuple=True)
-    right = boxes[image, rows[image, place]]
-    classes = told.shape[-1] - 5
-    logits, distances, centre = told.split([classes, 4, 1], -1)
-    goal = torch.zeros_like(logits)
-    goal[image, place, right[:, 4].long()] = 1.0
+    outputs = flat(maps)
+    sizes = [(level.shape[2], level.shape[3]) for level in maps]
+    middles, steps = positions(sizes, strides, outputs.device)
+    rows, evaluated = assigned(boxes, middles, steps)
+    image, position = (rows >= 0).nonzero(as_tuple=True)
+    targets = boxes[image, rows[image, position]]
+    classes = outputs.shape[-1] - 5
+    logits, distances, centreness = outputs.split([classes, 4, 1], -1)
+    labels = torch.zeros_like(logits)
+    labels[image, position, targets[:, 4].long()] = 1.0
     count = (rows >= 0).sum(1).clamp(min=1).float()
-    focal = sigmoid_focal_loss(logits, goal, alpha=0.25, gamma=2.0).sum(-1)
-    by_class = (focal * asked).sum(1) / count
-    share = 1 / count[image]
-    goal_sides = _sides(middles[place], right[:, :4])
-    goal_centre = _centreness(goal_sides)
-    answer = decoded(distances[image, place], middles[place])
-    apart = generalized_box_iou_loss(answer, right[:, :4]) * goal_centre
-    weight = torch.zeros_like(count).index_add_(0, image, goal_centre)
-    by_box = apart / weight.clamp(min=1e-6)[image]
+    focal = sigmoid_focal_loss(logits, labels, alpha=0.25, gamma=2.0).sum(-1)
+    by_class = (focal * evaluated).sum(1) / count
+    image_weight = 1 / count[image]
+    target_sides = _sides(middles[position], targets[:, :4])
+    target_centre = _centreness(target_sides)
+    predicted = decoded(distances[image, position], middles[position])
+    box_loss = generalized_box_iou_loss(predicted, targets[:, :4]) * target_centre
+    weight = torch.zeros_like(count).index_add_(0, image, target_centre)
+    by_box = box_loss / weight.clamp(min=1e-6)[image]
     by_centre = F.binary_cross_entropy_with_logits(
-        centre[image, place, 0], goal_centre, reduction="none"
+        centreness[image, position, 0], target_centre, reduction="none"
     )
-    n = len(told)
+    n = len(outputs)
     parts = {
         "classes": by_class.sum() / n,
         "boxes": by_box.sum() / n,
-        "centres": (by_centre * share).sum() / n,
+        "centres": (by_centre * image_weight).sum() / n,
     }
     return torch.stack(list(parts.values())).sum(), parts
 
@@ -122,11 +123,11 @@ def candidates(
     """A box for every position and its score for every class: the root of class times
     centre-ness, as in the journal version.
     """
-    told = flat(maps)
-    sizes = [(each.shape[2], each.shape[3]) for each in maps]
-    middles, _ = positions(sizes, strides, told.device)
-    logits, distances, centre = told.split([told.shape[-1] - 5, 4, 1], -1)
-    return decoded(distances, middles), (logits.sigmoid() * centre.sigmoid()).sqrt()
+    outputs = flat(maps)
+    sizes = [(level.shape[2], level.shape[3]) for level in maps]
+    middles, _ = positions(sizes, strides, outputs.device)
+    logits, distances, centreness = outputs.split([outputs.shape[-1] - 5, 4, 1], -1)
+    return decoded(distances, middles), (logits.sigmoid() * centreness.sigmoid()).sqrt()
 
 
 def decoded(
