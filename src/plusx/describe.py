@@ -9,7 +9,7 @@ from typing import Any
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.heads import head_to_dict
-from plusx.grammar.model import External, Model, WithHead, costs
+from plusx.grammar.model import Model, WithHead, costs
 from plusx.grammar.sizes import parse_size
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_dict, from_toml, to_dict
@@ -45,7 +45,7 @@ def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any
     if isinstance(net, WithHead):
         described |= {"head": head_to_dict(net.head)}
         net = net.backbone
-    if isinstance(net, External):
+    if not isinstance(net, Net):
         return described | {"stages": []}
     shapes = measure(net).stages
     return described | {

@@ -28,6 +28,8 @@ class External:
     reversible: Reversible | None = None  # what arithmetic needs to know of a reversible network
     ndim: ClassVar[int] = 2
     takes_tokens: ClassVar[bool] = False
+    drop_path: ClassVar[float] = 0.0
+    drop_mode: ClassVar[str] = "batch"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from plusx.errors import UserError
 from plusx.grammar import arithmetic, validate
 from plusx.grammar.arithmetic import FeatureShape, LayerContext, each_dimension
+from plusx.grammar.heads import Head
 from plusx.grammar.spec import Net, Stride
 from plusx.grammar.words import parse
 from plusx.nn.block import LayerSequence, ResidualBlock, add_layers
@@ -34,11 +35,17 @@ class Backbone(nn.Module):
     num_classes: int
     in_channels: int
     spec: Any = None
+    head_spec: Head | None = None  # a head on the features in place of the linear one
     style: Net
     preprocessing: dict[str, Any] | None = None
     classes: tuple[str, ...] = ()
     fc: nn.Module
     tail: nn.Module
+
+    @property
+    def base(self) -> "Backbone":
+        """The network that computes the features; itself, unless it is the backbone of a head."""
+        return self
 
     def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         """The input of the first stage, and the outputs of the stem's words at `positions`."""

@@ -46,6 +46,8 @@ class NetworkWithHead(Backbone):
     UserError: the head cannot stand on the network.
     """
 
+    head_spec: Head
+
     def __init__(self, backbone: Backbone, head: Head, num_classes: int) -> None:
         super().__init__()
         if num_classes < 1:
@@ -66,6 +68,10 @@ class NetworkWithHead(Backbone):
 
             frozen(self.backbone)
         self.spec = WithHead(backbone=self.backbone.spec, head=head, num_classes=num_classes)
+
+    @property
+    def base(self) -> Backbone:
+        return self.backbone
 
     def _new_head(self) -> nn.Module:
         head, levels = self.head_spec, feature_info(self.backbone)

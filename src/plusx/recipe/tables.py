@@ -278,12 +278,12 @@ class Recipe:
             raise UserError("a run is either so many epochs or so many steps long: give one")
         if (
             self.evaluate.monitor is None
-            and isinstance(self.task, Classify)
+            and self.task.kind == "classify"
             and not self.task.multilabel
         ):
             # said, so that a recipe is what it was before other tasks had other figures
             object.__setattr__(self, "evaluate", replace(self.evaluate, monitor="accuracy"))
-        if isinstance(self.optim, Muon) and self.device.parallel == "fsdp":
+        if self.optim.kind == "muon" and self.device.parallel == "fsdp":
             raise UserError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')
 
     @property
@@ -294,4 +294,4 @@ class Recipe:
     @property
     def net_name(self) -> str | None:
         """The name of the network; None for a spec."""
-        return self.net.base if isinstance(self.net, NetByName) else None
+        return None if self.net_by_name is None else self.net_by_name.base

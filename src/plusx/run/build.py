@@ -25,8 +25,7 @@ from plusx.nn.network import Backbone
 from plusx.nn.whitening import whiten
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import NetByName, Recipe
-from plusx.recipe.sets import VolumeData
-from plusx.recipe.tables import Init, Segment
+from plusx.recipe.tables import Init
 from plusx.run.datasets import open_split as open_split
 from plusx.run.datasets import open_train_and_validation
 from plusx.run.task_factory import TASKS
@@ -115,7 +114,7 @@ def _with_spacing(recipe: Recipe, dataset: Dataset) -> Recipe:
     """
     modality, task = dataset.modality, recipe.task
     space = modality.space if isinstance(modality, VolumeModality) else None
-    if not isinstance(task, Segment):
+    if task.kind != "segment":
         if space is not None:
             raise UserError(f'[task] kind = "{task.kind}": volumes need [task] kind = "segment"')
         return recipe
@@ -136,7 +135,7 @@ def _with_spacing(recipe: Recipe, dataset: Dataset) -> Recipe:
         background=task.background or dataset.classes[0],
     )
     data = recipe.data
-    if isinstance(data, VolumeData):
+    if data.kind == "volumes":
         data = replace(data, spacing=space.spacing)  # other volumes are resampled to it too
     return replace(recipe, task=task, data=data)
 

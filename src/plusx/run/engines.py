@@ -11,10 +11,8 @@ from torch import Tensor
 
 from plusx.data.batch import Batch
 from plusx.errors import UserError
-from plusx.grammar.spec import Net
 from plusx.nn.block import ResidualBlock
 from plusx.recipe import Recipe
-from plusx.recipe.tables import Embed
 from plusx.run import build
 from plusx.run.distributed import DistributedContext
 from plusx.tasks.task import Task
@@ -170,7 +168,7 @@ def engine_of(recipe: Recipe, state: State, world: DistributedContext) -> Engine
     """
     _refuse_lone_people(recipe, world)
     spec = build.spec_of(recipe.net)
-    drops = isinstance(spec, Net) and spec.drop_path > 0 and spec.drop_mode == "batch"
+    drops = spec.drop_path > 0 and spec.drop_mode == "batch"
     if recipe.device.parallel == "ddp":
         return DdpEngine(state.task, drops)
     if drops:
@@ -196,7 +194,7 @@ def _refuse_lone_people(recipe: Recipe, world: DistributedContext) -> None:
     """UserError where triplets have nobody to compare a person with in a rank's share."""
     task, pictures = recipe.task, getattr(recipe.data, "samples_per_class", 1)
     share = recipe.batch_size // world.size
-    if isinstance(task, Embed) and task.loss == "triplet" and share < 2 * pictures:
+    if task.kind == "embed" and task.loss == "triplet" and share < 2 * pictures:
         raise UserError(
             f'[task] loss = "triplet" compares within the {share} images of each of {world.size} '
             f"processes, which need two people: batch_size = {2 * pictures * world.size} would do"

@@ -18,7 +18,6 @@ from plusx.models import create_model
 from plusx.nn.network import Backbone, Network
 from plusx.run.folder import UNFINISHED, Run, load_run, load_weights_as
 from plusx.run.quantising import quantised
-from plusx.tasks.segment import Segment
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import Weights, describe, open_network, read_weights
 from plusx.zoo import find
@@ -104,7 +103,7 @@ def export_onnx(
 def _input_sizes(run: Run) -> tuple[int, ...]:
     """Channels and positions of an input of the exported file."""
     modality = run.preprocessing
-    window = run.task.window if isinstance(run.task, Segment) else None
+    window = getattr(run.task, "window", None)
     size: tuple[int, ...] = modality.size
     if isinstance(modality, VolumeModality):
         size = window or modality.space.patch

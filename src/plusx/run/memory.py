@@ -16,7 +16,6 @@ from plusx.grammar.sizes import said_size
 from plusx.grammar.spec import Net
 from plusx.memory import save_memory
 from plusx.recipe import Recipe
-from plusx.recipe.tables import Sgd
 
 
 # What libraries say where the memory is at its end, besides torch.OutOfMemoryError and MemoryError.
@@ -61,7 +60,7 @@ def need(recipe: Recipe, net: nn.Module, plan: Plan, parts: int) -> Need | None:
     if recipe.device.precision != "float32":
         saved //= 2
     numbers = sum(parameter.numel() for parameter in net.parameters())
-    if isinstance(recipe.optim, Sgd):
+    if recipe.optim.kind == "sgd":
         copies = 2 + (recipe.optim.momentum > 0)
     else:
         copies = 4

@@ -22,7 +22,6 @@ from plusx.grammar.twins import map_blocks
 from plusx.grammar.validate import validate
 from plusx.nn.build import build
 from plusx.nn.network import Backbone
-from plusx.nn.with_head import NetworkWithHead
 from plusx.store.tensors import decode
 from plusx.weights import foreign
 from plusx.weights.files import KINDS, describe, kind_of
@@ -136,7 +135,7 @@ def convert(
     if classes is None:
         classes = known.classes if known else usual_classes(net.num_classes, defaults)
     metadata = describe(net, name, preprocessing, classes, source)
-    if isinstance(net, NetworkWithHead):
+    if net.head_spec is not None:
         metadata["task"] = json.dumps({"kind": net.head_spec.task})
     written = {key: _typed(tensors.get(key), ours) for key, ours in net.state_dict().items()}
     store.save_tensors(to, written, metadata)
@@ -188,7 +187,7 @@ def _declared(file: Path) -> int:
 
 def usual_preprocessing(net: Backbone, defaults: SourceDefaults) -> dict[str, Any] | None:
     """The preprocessing that the files of a source expect, for images of three channels."""
-    spec = net.backbone.spec if isinstance(net, NetworkWithHead) else net.spec
+    spec = net.base.spec
     if spec.ndim != 2 or net.in_channels != len(defaults.mean):
         return None
     return {

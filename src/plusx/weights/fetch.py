@@ -19,7 +19,6 @@ from plusx.grammar.backbone import backbone_of
 from plusx.grammar.model import Model, WithHead
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Backbone
-from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.convert import convert
 from plusx.weights.files import Weights, read_weights, remember
 from plusx.weights.input_conv import adapt_input_conv
@@ -74,7 +73,7 @@ def load_found(
     """
     _check_same(net, model, weights)
     weights = replace(weights, tensors=adapt_input_conv(net, weights.tensors))
-    if isinstance(net, NetworkWithHead) or weights.head is not None:
+    if net.head_spec is not None or weights.head is not None:
         report = _load_dense(net, weights, new_head)
     else:
         report = _load_linear(net, weights.tensors, new_head)
@@ -93,7 +92,7 @@ def _load_linear(net: Backbone, tensors: Mapping[str, Tensor], new_head: bool) -
 
 def _load_dense(net: Backbone, weights: Weights, new_head: bool) -> LoadReport:
     """Load weights where the network, the file or both have a head on the features."""
-    head = net.head_spec if isinstance(net, NetworkWithHead) else None
+    head = net.head_spec
     if weights.head == head and (not new_head or weights.head_classes == net.num_classes):
         return load_weights(net, weights.tensors)
     kind = "its own linear head" if weights.head is None else f"a head {weights.head.kind!r}"
@@ -202,8 +201,7 @@ def _check_same(net: Backbone, model: str | None, weights: Weights) -> None:
     """UserError for weights that would fit although they were trained in another network."""
     if weights.spec is None:
         return
-    head = net.head_spec if isinstance(net, NetworkWithHead) else None
-    ours, theirs = net.backbone.spec if isinstance(net, NetworkWithHead) else net.spec, weights.spec
+    head, ours, theirs = net.head_spec, net.base.spec, weights.spec
     if isinstance(ours, Net) and isinstance(theirs, Net):
         ours = backbone_of(ours, weights.head) if weights.head is not None else ours
         theirs = backbone_of(theirs, head) if head is not None else theirs

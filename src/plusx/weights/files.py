@@ -30,7 +30,6 @@ from plusx.grammar.toml import from_toml, to_toml
 from plusx.grammar.validate import validate
 from plusx.nn.build import build
 from plusx.nn.network import Backbone, Network
-from plusx.nn.with_head import NetworkWithHead
 from plusx.weights.load import load_weights
 from plusx.zoo import ZOO
 
@@ -134,10 +133,10 @@ def describe(
     """A file's metadata for a network; see the head of this module."""
     outputs = net.num_classes
     metadata = {"format": FORMAT}
-    if isinstance(net, NetworkWithHead):
+    if net.head_spec is not None:
         head = {**head_to_dict(net.head_spec), "num_classes": outputs}
         metadata["head"] = json.dumps(head)
-        net = net.backbone
+        net = net.base
     if isinstance(net, Network):
         metadata["net"] = to_toml(net.spec)
     else:
