@@ -24,13 +24,15 @@ def list_networks(pattern: str = "*") -> list[dict[str, Any]]:
 
     UserError: none does.
     """
-    found = names(pattern, headed=True)
-    if not found:
+    matching = names(pattern, headed=True)
+    if not matching:
         near = get_close_matches(pattern.strip("*?"), [*ZOO, *HEADED], n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise UserError(f"no network matches {pattern!r}{hint}")
     entries: dict[str, Entry | HeadedEntry] = {**ZOO, **HEADED}
-    return [_figures(name, entries[name].net) | {"source": entries[name].source} for name in found]
+    return [
+        _figures(name, entries[name].net) | {"source": entries[name].source} for name in matching
+    ]
 
 
 def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -110,8 +112,8 @@ def description(described: dict[str, Any]) -> str:
         )
         if "enter" in stage:
             lines.append(f"          enter     {stage['enter']}")
-        for label, said_of in (("first", stage.get("first", [])), ("", stage["said"])):
-            for block in said_of:
+        for label, blocks in (("first", stage.get("first", [])), ("", stage["said"])):
+            for block in blocks:
                 for name, sentence in block.items():
                     words = f"{label} {name}".strip()
                     lines.append(f"          {words:9} {sentence}")
@@ -124,11 +126,11 @@ def _network(model: str) -> tuple[Model, str]:
         if not path.is_file():
             raise UserError(f"{model}: no such file")
         try:
-            said = from_toml(path.read_text(encoding="utf-8"))
-            validate(said)
+            spec = from_toml(path.read_text(encoding="utf-8"))
+            validate(spec)
         except ValueError as error:
             raise UserError(f"{model}: {error}") from None
-        return said, model
+        return spec, model
     net = find_model(model)
     source = (HEADED[model] if model in HEADED else ZOO[model]).source
     paper = next((title for key, title in PAPERS.items() if source.startswith(key)), None)

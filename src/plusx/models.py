@@ -53,21 +53,21 @@ def create_model(
             raise UserError(f"{key} is {value!r}; a whole number is needed")
     name = name_or_spec if isinstance(name_or_spec, str) else None
     model = zoo.find_model(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
-    found = None
+    stored = None
     if weights is not None:
         from plusx.weights.fetch import find_weights, load_found, model_of_file
 
-        found = find_weights(name, weights)
-        if name is not None and (found.model == name or isinstance(model, WithHead)):
-            model = model_of_file(found, model)
+        stored = find_weights(name, weights)
+        if name is not None and (stored.model == name or isinstance(model, WithHead)):
+            model = model_of_file(stored, model)
     changed = _changed(model, num_classes, in_channels)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         net = build(changed)
-    if found is not None:
-        kept = found.head is not None or not isinstance(model, WithHead)
-        load_found(net, name, found, new_head=num_classes is not None or not kept)
+    if stored is not None:
+        same_head = stored.head is not None or not isinstance(model, WithHead)
+        load_found(net, name, stored, new_head=num_classes is not None or not same_head)
     return net
 
 

@@ -14,11 +14,11 @@ def split_override(override: str) -> tuple[tuple[str, ...], object]:
     >>> split_override("compare.networks=[plain20, resnet20]")
     (('compare', 'networks'), ['plain20', 'resnet20'])
     """
-    dotted, equals, said = override.partition("=")
+    dotted, equals, text = override.partition("=")
     path = split_key(dotted)
     if not equals or not all(path):
         raise UserError(f"{override!r} is not key=value, as in optim.lr=0.1")
-    return path, _value(said.strip())
+    return path, _value(text.strip())
 
 
 def split_key(dotted: str) -> tuple[str, ...]:
@@ -26,13 +26,13 @@ def split_key(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
-def _value(said: str) -> object:
-    if re.fullmatch(r"-?\.\d+(e-?\d+)?", said):  # .1, which TOML wants as 0.1
-        return float(said)
+def _value(text: str) -> object:
+    if re.fullmatch(r"-?\.\d+(e-?\d+)?", text):  # .1, which TOML wants as 0.1
+        return float(text)
     try:
-        read = tomllib.loads(f"value = {said}")
+        read = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
-        if said.startswith("[") and said.endswith("]") and "[" not in said[1:]:
-            return [_value(part.strip()) for part in said[1:-1].split(",") if part.strip()]
-        return said
-    return read["value"] if list(read) == ["value"] else said
+        if text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
+            return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
+        return text
+    return read["value"] if list(read) == ["value"] else text

@@ -66,14 +66,14 @@ def describe(
         raise UserError(
             "--batch-size is the number of images that are to fit into --memory: give both"
         )
-    found = describe_network(model, fields)
+    network = describe_network(model, fields)
     fits = None
     if memory is not None:
         fits = describe_memory(model, fields, memory, 64 if batch_size is None else batch_size)
     if as_json:
-        print_json(found | (fits or {}))
+        print_json(network | (fits or {}))
         return
-    print(description(found))
+    print(description(network))
     if fits is not None:
         from plusx.zoo.memory_report import memory_text
 
@@ -124,19 +124,19 @@ def info(*, as_json: Json = False) -> None:
     from plusx.shipped import shipped_recipes
     from plusx.tasks.prepare import find_device
 
-    found = {
+    values = {
         **environment(find_device("auto")),
         "data": [{"path": str(place), "there": place.is_dir()} for place in places()],
         "recipes": shipped_recipes(),
         "cuda": torch.version.cuda,
     }
     if as_json:
-        print_json(found)
+        print_json(values)
         return
-    for key, value in found.items():
+    for key, value in values.items():
         if key == "data":
             value = ", ".join(
-                f"{each['path']}{'' if each['there'] else ' (none)'}" for each in value
+                f"{folder['path']}{'' if folder['there'] else ' (none)'}" for folder in value
             )
         elif isinstance(value, list):
             value = ", ".join(value)

@@ -56,15 +56,15 @@ def compare(net: nn.Module, content: bytes, inputs: Tensor) -> Agreement:
     largest = max(float(expected.abs().max()) for expected in expected_outputs)
     pairs = list(zip(outputs, expected_outputs, strict=True))
     error = max(float((output - expected.float()).abs().max()) for output, expected in pairs)
-    found = Agreement(error, largest, len(inputs))
-    if not found.error <= found.allowed:  # also where it is not a number
+    agreement = Agreement(error, largest, len(inputs))
+    if not agreement.error <= agreement.allowed:  # also where it is not a number
         raise RuntimeError(
-            f"the file does not compute what the network does: outputs differ by {found.error:.2g},"
-            f" allowed are {found.allowed:.2g}"
+            "the file does not compute what the network does: outputs differ by "
+            f"{agreement.error:.2g}, allowed are {agreement.allowed:.2g}"
         )
     for output, expected in pairs if len(file.outputs) == 1 else []:
         best = expected.topk(min(2, expected.shape[1]), dim=1).values
-        clear = best[:, 0] - best[:, -1] > 2 * found.allowed
+        clear = best[:, 0] - best[:, -1] > 2 * agreement.allowed
         if bool((output.argmax(1) != expected.argmax(1))[clear].any()):
             raise RuntimeError("the file does not predict the classes that the network predicts")
-    return found
+    return agreement

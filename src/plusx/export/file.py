@@ -58,8 +58,8 @@ def with_digest(content: bytes, metadata: Mapping[str, str]) -> bytes:
     digest = _digest(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = "digest", digest
-    done: bytes = model.SerializeToString(deterministic=True)
-    return done
+    serialised: bytes = model.SerializeToString(deterministic=True)
+    return serialised
 
 
 def read_onnx(path: str | Path) -> OnnxFile:
@@ -96,8 +96,8 @@ def checked(content: bytes, where: str) -> OnnxFile:
     if metadata.pop("digest", None) != _digest(model):
         raise UserError(f"{where} is not as plusx wrote it: it is damaged, or was changed since")
     _refuse_foreign(model, where)
-    inputs = {each.name: each for each in model.graph.input}
-    outputs = {each.name: _sizes(each) for each in model.graph.output}
+    inputs = {value.name: value for value in model.graph.input}
+    outputs = {value.name: _sizes(value) for value in model.graph.output}
     if INPUT not in inputs or not set(inputs) <= {INPUT, REGIONS, MASK_REGIONS}:
         raise UserError(f"{where} does not take `{INPUT}` (n, ...)")
     if len(outputs) != len(model.graph.output) or not all(outputs.values()):
@@ -110,23 +110,25 @@ def _digest(model: Any) -> str:
     """The sha256 of a model without its entry `digest`."""
     from onnx import ModelProto
 
-    kept = ModelProto()
-    kept.CopyFrom(model)
-    entries = [entry for entry in kept.metadata_props if entry.key != "digest"]
-    del kept.metadata_props[:]
-    kept.metadata_props.extend(entries)
-    return hashlib.sha256(kept.SerializeToString(deterministic=True)).hexdigest()
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    entries = [entry for entry in copy.metadata_props if entry.key != "digest"]
+    del copy.metadata_props[:]
+    copy.metadata_props.extend(entries)
+    return hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _refuse_foreign(model: Any, where: str) -> None:
     """UserError for anything that plusx does not write: other domains, functions, graphs within"""
     graph = model.graph
     # what is no text is given as bytes
-    strange = {str(node.op_type) for node in graph.node if node.domain or node.op_type not in KINDS}
-    within = [each for node in graph.node for each in node.attribute if each.HasField("g")]
-    if strange or within or model.functions:
-        said = f" ({', '.join(sorted(strange)[:5])})" if strange else ""
-        raise UserError(f"{where} has parts that plusx does not write{said}")
+    foreign = {str(node.op_type) for node in graph.node if node.domain or node.op_type not in KINDS}
+    nested = [
+        attribute for node in graph.node for attribute in node.attribute if attribute.HasField("g")
+    ]
+    if foreign or nested or model.functions:
+        names = f" ({', '.join(sorted(foreign)[:5])})" if foreign else ""
+        raise UserError(f"{where} has parts that plusx does not write{names}")
 
 
 def _tensors(model: Any) -> Iterator[Any]:
@@ -134,9 +136,9 @@ def _tensors(model: Any) -> Iterator[Any]:
 
     def inside(nodes: Any) -> Iterator[Any]:
         for node in nodes:
-            for each in node.attribute:
-                yield from (each.t, *each.tensors)
-                for graph in (each.g, *each.graphs):
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for graph in (attribute.g, *attribute.graphs):
                     yield from of(graph)
 
     def of(graph: Any) -> Iterator[Any]:

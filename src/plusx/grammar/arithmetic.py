@@ -163,19 +163,19 @@ def run(shape: FeatureShape, words: Iterable[Word], context: LayerContext) -> Fe
 
 def block(shape: FeatureShape, spec: Block, context: LayerContext) -> FeatureShape:
     """What a block makes of the shape. Raises UserError where branch and shortcut disagree."""
-    said = parse(spec.body)
-    lead = run(shape, said.lead, context)
-    y = run(lead, said.branch, context)
-    if said.merge == "concat":
+    sentence = parse(spec.body)
+    lead = run(shape, sentence.lead, context)
+    y = run(lead, sentence.branch, context)
+    if sentence.merge == "concat":
         if y.size != shape.size:
             raise UserError(f"{spec.body!r} changes the size, so `&` cannot join it to its input")
         y = replace(y, channels=shape.channels + y.channels, is_saved=False)
-    elif said.merge in ("add", "gate"):
+    elif sentence.merge in ("add", "gate"):
         # a tensor that the branch saves is not saved again by a shortcut
-        start = _saved_by(shape, (*said.lead, *said.branch), context)
-        fork = _saved_by(lead, said.branch, context) if said.lead else start
+        start = _saved_by(shape, (*sentence.lead, *sentence.branch), context)
+        fork = _saved_by(lead, sentence.branch, context) if sentence.lead else start
         sides = {"shortcut": side_path(start, fork, y, spec, context)}
-        if said.merge == "gate":
+        if sentence.merge == "gate":
             sides["gate"] = run(start.without_cost(), parse(spec.gate).branch, context)
             y = y.save().add_cost(0, 0, 2 * y.nbytes)
             sides["shortcut"] = sides["shortcut"].save()
@@ -188,7 +188,7 @@ def block(shape: FeatureShape, spec: Block, context: LayerContext) -> FeatureSha
                     f"with {side.channels} at {_by(side.size)}"
                 )
             y = _with_cost(y, side)
-    return run(y, said.after, replace(context, stride=(1,) * context.net.ndim))
+    return run(y, sentence.after, replace(context, stride=(1,) * context.net.ndim))
 
 
 def _saved_by(shape: FeatureShape, words: Sequence[Word], context: LayerContext) -> FeatureShape:
@@ -204,8 +204,8 @@ def _saved_by(shape: FeatureShape, words: Sequence[Word], context: LayerContext)
 
 def _with_cost(shape: FeatureShape, other: FeatureShape) -> FeatureShape:
     """The tensor with the cost of another one on top, but for its depth."""
-    paid = shape.add_cost(other.parameters, other.multiply_adds, other.saved)
-    return replace(paid, heavy=(shape.heavy[0] + other.heavy[0], shape.heavy[1] + other.heavy[1]))
+    total = shape.add_cost(other.parameters, other.multiply_adds, other.saved)
+    return replace(total, heavy=(shape.heavy[0] + other.heavy[0], shape.heavy[1] + other.heavy[1]))
 
 
 def projects(shape: FeatureShape, y: FeatureShape, context: LayerContext) -> bool:
@@ -334,19 +334,19 @@ def _conv(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShap
         )
     per_value = shape.channels // groups * prod(kernel)
     weights = out * per_value
-    paid = shape.save().add_cost(
+    saved = shape.save().add_cost(
         weights + out * word.bias, weights * prod(size) if min(size) > 0 else 0
     )
-    made = replace(
-        paid,
+    after = replace(
+        saved,
         channels=out,
         size=size,
         stride=_times(shape, context, stride),
         depth=shape.depth + 1,
         is_saved=False,
     )
-    first, second = (made.nbytes * (per_value > limit) for limit in HEAVY)
-    return replace(made, heavy=(shape.heavy[0] + first, shape.heavy[1] + second))
+    first, second = (after.nbytes * (per_value > limit) for limit in HEAVY)
+    return replace(after, heavy=(shape.heavy[0] + first, shape.heavy[1] + second))
 
 
 def _pool(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
@@ -364,15 +364,15 @@ def _pool(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShap
         size.append(out - 1 if rounds_up and (out - 1) * s >= n + p else out)
     if word.stride is None and max(stride) == 1:
         return shape
-    made = replace(
+    after = replace(
         shape.save(), size=tuple(size), stride=_times(shape, context, stride), is_saved=False
     )
     if word.kind == "maxpool":
-        return made.add_cost(0, 0, INDEX * made.channels * prod(size))
+        return after.add_cost(0, 0, INDEX * after.channels * prod(size))
     if word.kind == "blur":
         padded = prod(n + 2 * p for n, p in zip(shape.size, pad))
-        return made.add_cost(0, 0, FLOAT * shape.channels * padded)
-    return made
+        return after.add_cost(0, 0, FLOAT * shape.channels * padded)
+    return after
 
 
 def _attention(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
@@ -383,13 +383,13 @@ def _attention(shape: FeatureShape, word: Word, context: LayerContext) -> Featur
     weights = 3 * out * shape.channels
     products = 2 * out * positions**2
     saved = FLOAT * (3 * out * positions + int(word.value) * positions)
-    paid = shape.save().add_cost(
+    with_cost = shape.save().add_cost(
         weights + 3 * out * word.bias, weights * positions + products, saved
     )
-    made = replace(paid, channels=out, depth=shape.depth + 1, is_saved=False)
+    after = replace(with_cost, channels=out, depth=shape.depth + 1, is_saved=False)
     heavy = FLOAT * 3 * out * positions
     first, second = (heavy * (shape.channels > limit) for limit in HEAVY)
-    return replace(made, heavy=(shape.heavy[0] + first, shape.heavy[1] + second)).save()
+    return replace(after, heavy=(shape.heavy[0] + first, shape.heavy[1] + second)).save()
 
 
 def _act(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
@@ -411,8 +411,8 @@ def _norm(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShap
 
 def _global_pool(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
     count = int(word.value or 1)
-    made = shape.save() if count > 1 else shape
-    return replace(_new(made), size=(count,) * context.net.ndim)
+    after = shape.save() if count > 1 else shape
+    return replace(_new(after), size=(count,) * context.net.ndim)
 
 
 def _top(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
@@ -428,16 +428,16 @@ def _top(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape
 def _fc(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
     count = int(word.value or 1)
     cost = count * shape.channels * prod(shape.size)
-    made = replace(_new(shape.save().add_cost(cost + count, cost)), channels=count)
-    return replace(made, size=(1,) * context.net.ndim, depth=shape.depth + 1)
+    after = replace(_new(shape.save().add_cost(cost + count, cost)), channels=count)
+    return replace(after, size=(1,) * context.net.ndim, depth=shape.depth + 1)
 
 
 def _pad(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
     if context.width < shape.channels:
         raise UserError(f"{word} cannot go from {shape.channels} channels to {context.width}")
     size = tuple((n - 1) // s + 1 for n, s in zip(shape.size, context.stride))
-    made = replace(_new(shape), channels=context.width, size=size)
-    return replace(made, stride=_times(shape, context))
+    after = replace(_new(shape), channels=context.width, size=size)
+    return replace(after, stride=_times(shape, context))
 
 
 def _se(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:

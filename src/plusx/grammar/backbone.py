@@ -64,10 +64,10 @@ def dilated(net: Net, stride: int) -> Net:
             continue
         if len(set(enter)) > 1 or len(set(inside)) > 1:
             raise UserError(f"a stage of stride {stage.stride} in {net.ndim} dimensions stays")
-        said = _open(stage.enter, rate)
+        enter_text = _open(stage.enter, rate)
         rate *= enter[0]
         stays = _behind(stage.enter, before, net) == after
-        stages.append(_dilated(replace(stage, enter=said), inside[0], rate, stays))
+        stages.append(_dilated(replace(stage, enter=enter_text), inside[0], rate, stays))
         rate *= inside[0]
     return replace(net, stages=tuple(stages))
 
@@ -77,12 +77,12 @@ def stem_maps(net: Net) -> list[StemMap]:
     one = (1,) * net.ndim
     shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
     coarsest = each_dimension(arithmetic.measure(net).strides[0], net.ndim)
-    context, found = LayerContext(net, net.stem_width, one), {}
+    context, maps = LayerContext(net, net.stem_width, one), {}
     for position, word in enumerate(parse(net.stem).branch):
         shape = arithmetic.step(shape, word, context)
         if shape.stride != coarsest:
-            found[shape.stride] = StemMap(position, shape.channels, shape.stride)
-    return list(found.values())
+            maps[shape.stride] = StemMap(position, shape.channels, shape.stride)
+    return list(maps.values())
 
 
 def _kept(tail: str) -> str:
@@ -131,11 +131,11 @@ def _at_rate(stage: Stage, rate: int) -> Stage:
 
 def _block(block: Block, rate: int, stride: int) -> Block:
     """A block whose stride is taken away: the filters behind it are that much further apart."""
-    said = parse(block.body)
-    lead, rate_behind = _words(said.lead, rate, stride)
-    branch, rate_behind = _words(said.branch, rate_behind, stride)
-    after, _ = _words(said.after, rate * stride, 1)
-    body = str(Sentence(tuple(lead), tuple(branch), said.merge, tuple(after)))
+    sentence = parse(block.body)
+    lead, rate_behind = _words(sentence.lead, rate, stride)
+    branch, rate_behind = _words(sentence.branch, rate_behind, stride)
+    after, _ = _words(sentence.after, rate * stride, 1)
+    body = str(Sentence(tuple(lead), tuple(branch), sentence.merge, tuple(after)))
     return Block(
         body=body,
         shortcut=_side(block.shortcut, rate, stride),
@@ -151,12 +151,12 @@ def _side(text: str, rate: int, stride: int) -> str:
 
 def _words(words: Sequence[Word], rate: int, stride: int) -> tuple[list[Word], int]:
     """The words, dilated, and the rate behind the one that took the stride."""
-    said = []
+    changed = []
     for word in words:
-        said.append(_spread(word, rate))
+        changed.append(_spread(word, rate))
         if word.stride is None:
             rate *= stride
-    return said, rate
+    return changed, rate
 
 
 def _spread(word: Word, rate: int) -> Word:

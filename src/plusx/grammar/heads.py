@@ -175,18 +175,18 @@ def head_from_dict(mapping: Mapping[str, Any]) -> Head:
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise UserError(f"there is no head {kind!r}{hint} Heads are {', '.join(HEADS)}")
     cls = HEADS[kind]
-    known = [field.name for field in fields(cls)]
+    names = [field.name for field in fields(cls)]
     for key in mapping:
-        if key not in known:
-            raise UserError(f"a head {kind!r} has no field {key!r}; it has {', '.join(known)}")
+        if key not in names:
+            raise UserError(f"a head {kind!r} has no field {key!r}; it has {', '.join(names)}")
     refuse_types(mapping)
-    made = {key: _tupled(value) for key, value in mapping.items()}
+    values = {key: _tupled(value) for key, value in mapping.items()}
     for field in fields(cls):
         choices = get_args(field.type) if get_origin(field.type) is Literal else ()
-        if choices and field.name in made and made[field.name] not in choices:
-            said = " or ".join(map(str, choices))
-            raise UserError(f"{field.name} = {made[field.name]!r}: must be {said}")
-    return cls(**made)
+        if choices and field.name in values and values[field.name] not in choices:
+            options = " or ".join(map(str, choices))
+            raise UserError(f"{field.name} = {values[field.name]!r}: must be {options}")
+    return cls(**values)
 
 
 def refuse_types(mapping: Mapping[str, Any]) -> None:

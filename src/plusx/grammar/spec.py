@@ -51,8 +51,8 @@ class Stage:
     def blocks(self) -> tuple[Block, ...]:
         """The blocks in the order in which they are built."""
         turn = self.block if isinstance(self.block, tuple) else (self.block,)
-        said = turn * self.depth
-        return said if self.first is None else (self.first, *said[1:])
+        blocks = turn * self.depth
+        return blocks if self.first is None else (self.first, *blocks[1:])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,11 +43,13 @@ def without_norm(net: Net) -> Net:
     """The network with no norms at all: the convolution before each has a bias in its place."""
 
     def bare(text: str) -> str:
-        said = parse(text)
-        lead, branch, after = (_unnormed(words) for words in (said.lead, said.branch, said.after))
-        if not lead and said.lead:
-            return str(Sentence((), branch, said.merge, after))
-        return str(Sentence(lead, branch, said.merge, after))
+        sentence = parse(text)
+        lead, branch, after = (
+            _unnormed(words) for words in (sentence.lead, sentence.branch, sentence.after)
+        )
+        if not lead and sentence.lead:
+            return str(Sentence((), branch, sentence.merge, after))
+        return str(Sentence(lead, branch, sentence.merge, after))
 
     def of(block: Block) -> Block:
         return Block(
@@ -69,12 +71,15 @@ def with_dropout(net: Net, rate: float) -> Net:
     word = Word("drop", value=round(rate, 6))
 
     def of(block: Block) -> Block:
-        said = parse(block.body)
-        last = max((i for i, each in enumerate(said.branch) if each.kind == "conv"), default=None)
+        sentence = parse(block.body)
+        last = max(
+            (i for i, candidate in enumerate(sentence.branch) if candidate.kind == "conv"),
+            default=None,
+        )
         if last is None:
             raise UserError(f"{block.body!r} has no convolution to put dropout before")
-        branch = (*said.branch[:last], word, *said.branch[last:])
-        return replace(block, body=str(replace(said, branch=branch)))
+        branch = (*sentence.branch[:last], word, *sentence.branch[last:])
+        return replace(block, body=str(replace(sentence, branch=branch)))
 
     return map_blocks(net, of)
 
@@ -108,18 +113,18 @@ def _refuse_without_skips(net: Net, merge: Merge) -> None:
     """UserError where there is no `+` that could be exchanged."""
     merges = {parse(block.body).merge for stage in net.stages for block in stage.blocks}
     if merges != {"add"}:
-        said = "none" if merges == {"none"} else " and ".join(sorted(merges - {"add"}))
+        others = "none" if merges == {"none"} else " and ".join(sorted(merges - {"add"}))
         raise UserError(
             f"a twin with merge {merge!r} is made from a network whose blocks all add their "
-            f"shortcut (+); this one has blocks that merge by {said}"
+            f"shortcut (+); this one has blocks that merge by {others}"
         )
 
 
 def _merged(body: str, merge: Merge) -> str:
-    said = parse(body)
+    sentence = parse(body)
     if merge == "none":
-        return str(Sentence((), (*said.lead, *said.branch), "none", said.after))
-    return str(replace(said, merge=merge))
+        return str(Sentence((), (*sentence.lead, *sentence.branch), "none", sentence.after))
+    return str(replace(sentence, merge=merge))
 
 
 def _joined(body: str) -> str:
@@ -127,12 +132,12 @@ def _joined(body: str) -> str:
 
     What follows a `+` would be applied to all that was handed on so far, again in every block.
     """
-    said = parse(body)
-    words = (*said.lead, *said.branch)
-    if any(word.kind in ("norm", "act") for word in said.after) or words[-1].kind == "norm":
+    sentence = parse(body)
+    words = (*sentence.lead, *sentence.branch)
+    if any(word.kind in ("norm", "act") for word in sentence.after) or words[-1].kind == "norm":
         # post-activation said as pre-activation: norm act conv ... norm act conv &
         body_words = [word for word in words if word.kind not in ("norm", "act")]
-        words = tuple(each for word in body_words for each in (*parse("norm act").branch, word))
+        words = tuple(part for word in body_words for part in (*parse("norm act").branch, word))
     unstrided = tuple(
         replace(word, stride=1) if word.kind == "conv" and word.stride is None else word
         for word in words
@@ -146,15 +151,15 @@ def _activated(tail: str) -> str:
 
 
 def _unnormed(words: tuple[Word, ...]) -> tuple[Word, ...]:
-    kept: list[Word] = []
+    remaining: list[Word] = []
     for position, word in enumerate(words):
         if word.kind == "norm":
             continue
         follows = words[position + 1].kind if position + 1 < len(words) else ""
         if follows == "norm" and word.kind == "conv" and not word.bias:
             word = replace(word, bias=True)
-        kept.append(word)
-    return tuple(kept)
+        remaining.append(word)
+    return tuple(remaining)
 
 
 def map_blocks(net: Net, change: Callable[[Block], Block]) -> Net:

@@ -27,8 +27,8 @@ def validate(net: Net) -> None:
 def _check_fields(net: Net) -> None:
     for field, allowed in CHOICES.items():
         if (value := getattr(net, field)) not in allowed:
-            said = ", ".join(map(str, allowed))
-            raise UserError(f"{field} is {value!r}; allowed are {said}")
+            options = ", ".join(map(str, allowed))
+            raise UserError(f"{field} is {value!r}; allowed are {options}")
     if not 0 <= net.drop_path < 1:
         raise UserError(f"drop_path is {net.drop_path}; it is a probability, from 0 to under 1")
     if net.in_channels < 1 or net.num_classes < 0 or net.stem_width < 0:
@@ -46,17 +46,17 @@ def _check_fields(net: Net) -> None:
 
 def _check_places(place: str, text: str) -> Sentence:
     """The words of one sentence outside a body: no marks, and only words that may stand there."""
-    said = parse(text)
-    if said.merge != "none":
+    sentence = parse(text)
+    if sentence.merge != "none":
         raise UserError(f"the {place} {text!r} has a mark; + & ~ | stand in a body only")
-    for i, word in enumerate(said.words):
+    for i, word in enumerate(sentence.words):
         _check_place(place, text, word, i)
         if word.stride is None and place in ("stem", "enter", "tail"):
             raise UserError(
                 f"{word} in the {place} {text!r} takes a stage's stride, but no stage is near: "
                 f"write the number, like {word}2"
             )
-    return said
+    return sentence
 
 
 def _check_place(place: str, text: str, word: Word, position: int) -> None:
@@ -78,12 +78,12 @@ def _check_stage(stage: Stage, net: Net) -> None:
     if not blocks:
         raise UserError("a stage has an empty turn of blocks")
     for spec in dict.fromkeys(blocks):
-        said = parse(spec.body)
-        if not said.branch:
+        sentence = parse(spec.body)
+        if not sentence.branch:
             raise UserError(f"the body {spec.body!r} says nothing before its mark")
-        for i, word in enumerate(said.words):
+        for i, word in enumerate(sentence.words):
             _check_place("body", spec.body, word, i)
-        for word in said.after:
+        for word in sentence.after:
             if word.stride is None:
                 raise UserError(f"{word} in {spec.body!r}: the stride is taken before the mark")
         _check_places("shortcut", spec.shortcut)

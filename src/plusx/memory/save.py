@@ -56,27 +56,31 @@ def save_memory(net: Net, plan: str) -> Net:
         near = get_close_matches(plan, PLANS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"no plan {plan!r}: there are {', '.join(map(repr, PLANS))}{hint}")
-    chosen = PLANS[PLANS.index(plan)]
-    if chosen != "keep" and any(getattr(module, "reverses", False) for module in net.modules()):
+    chosen_plan = PLANS[PLANS.index(plan)]
+    if chosen_plan != "keep" and any(
+        getattr(module, "reverses", False) for module in net.modules()
+    ):
         raise UserError("save_memory does not support RevNets: they recompute activations already")
     for module in net.modules():
         for name in ("forward", "run_stem"):
             if isinstance(vars(module).get(name), Region | Regions):
                 delattr(module, name)
-    if chosen == "keep":
+    if chosen_plan == "keep":
         return net
     backbone: Any = getattr(net, "backbone", net)
     # networks that are not built from a spec may overwrite what their convolutions give
-    kept = KEPT_MULTIPLY_ADDS[chosen] if isinstance(backbone, Network) else None
+    threshold = KEPT_MULTIPLY_ADDS[chosen_plan] if isinstance(backbone, Network) else None
     if getattr(backbone, "stem", None):
-        backbone.run_stem = Region(backbone, "run_stem", kept)
+        backbone.run_stem = Region(backbone, "run_stem", threshold)
     for name, stage in backbone.named_children():
         if name == "fc" or not _layers(stage) or isinstance(stage, LAYERS):
             continue
-        in_groups = chosen == "recompute" and isinstance(stage, nn.Sequential)
+        in_groups = chosen_plan == "recompute" and isinstance(stage, nn.Sequential)
         attached: Any = stage
-        attached.forward = Regions(attached, kept) if in_groups else Region(stage, "forward", kept)
-        if chosen == "segments" and isinstance(stage, nn.Sequential):
+        attached.forward = (
+            Regions(attached, threshold) if in_groups else Region(stage, "forward", threshold)
+        )
+        if chosen_plan == "segments" and isinstance(stage, nn.Sequential):
             for block in stage:
                 if _layers(block) > 1:
                     block.forward = Region(block, "forward", None)

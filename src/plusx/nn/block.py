@@ -28,8 +28,8 @@ def add_layers(
     names = []
     for word in words:
         kind = "bn" if word.kind == "norm" and context.net.norm == "batch" else word.kind
-        said = sum(name.rstrip("0123456789") == kind for name, _ in owner.named_children())
-        names.append(f"{kind}{said + 1}")
+        number = sum(name.rstrip("0123456789") == kind for name, _ in owner.named_children())
+        names.append(f"{kind}{number + 1}")
         owner.add_module(names[-1], build(word, shape, context, fresh))
         shape = arithmetic.step(shape, word, context)
         fresh = word.kind in FRESH
@@ -76,31 +76,31 @@ class ResidualBlock(nn.Module):
         self, spec: Block, shape: FeatureShape, context: LayerContext, drop: float
     ) -> None:
         super().__init__()
-        said, net = parse(spec.body), context.net
-        self.merge = said.merge
-        self.drop = drop if said.merge == "add" else 0.0
+        sentence, net = parse(spec.body), context.net
+        self.merge = sentence.merge
+        self.drop = drop if sentence.merge == "add" else 0.0
         self.drops_rows = net.drop_mode == "row"
-        self.lead, lead = add_layers(self, said.lead, shape, context)
-        self.branch, y = add_layers(self, said.branch, lead, context)
+        self.lead, lead = add_layers(self, sentence.lead, shape, context)
+        self.branch, y = add_layers(self, sentence.branch, lead, context)
         # the sum may overwrite the branch where nothing else needs its output
-        self.overwrites = said.branch[-1].kind == "norm"
+        self.overwrites = sentence.branch[-1].kind == "norm"
 
-        self.projects = said.merge in ("add", "gate") and arithmetic.projects(shape, y, context)
+        self.projects = sentence.merge in ("add", "gate") and arithmetic.projects(shape, y, context)
         self.downsample: Shortcut | None = None
         self.gate: Shortcut | None = None
-        if said.merge in ("add", "gate"):
+        if sentence.merge in ("add", "gate"):
             text, start = (spec.shortcut, lead) if self.projects else (spec.identity, shape)
             if parse(text).words:
                 self.downsample = Shortcut(text, start, context)
-        if said.merge == "gate":
+        if sentence.merge == "gate":
             self.gate = Shortcut(spec.gate, shape, context)
-        if said.merge == "concat":
+        if sentence.merge == "concat":
             y = replace(y, channels=shape.channels + y.channels)
 
         # a dropped block hands on x itself, which others hold
-        fresh = said.merge != "none" and not (self.drop and not self.drops_rows)
+        fresh = sentence.merge != "none" and not (self.drop and not self.drops_rows)
         one = replace(context, stride=(1,) * net.ndim)
-        self.after, self.shape_out = add_layers(self, said.after, y, one, fresh)
+        self.after, self.shape_out = add_layers(self, sentence.after, y, one, fresh)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
         y = run_layers(self, self.lead, x)
@@ -135,5 +135,5 @@ class ResidualBlock(nn.Module):
             return y if self.training else y * (1 - self.drop)
         if not self.training:
             return y
-        kept = torch.rand(len(y), *[1] * (y.ndim - 1), device=y.device) >= self.drop
-        return y * kept.to(y.dtype) / (1 - self.drop)
+        survives = torch.rand(len(y), *[1] * (y.ndim - 1), device=y.device) >= self.drop
+        return y * survives.to(y.dtype) / (1 - self.drop)

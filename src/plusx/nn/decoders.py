@@ -58,17 +58,17 @@ class SpatialPyramid(nn.Module):
         super().__init__()
         convolution, norm = layer_type("Conv", ndim), layer_type("BatchNorm", ndim)
 
-        def then(kernel: int, rate: int) -> list[nn.Module]:
+        def conv_norm_act(kernel: int, rate: int) -> list[nn.Module]:
             edge = rate * (kernel // 2)
-            made = convolution(channels, out, kernel, padding=edge, dilation=rate, bias=False)
-            return [made, norm(out), nn.ReLU(inplace=True)]
+            conv = convolution(channels, out, kernel, padding=edge, dilation=rate, bias=False)
+            return [conv, norm(out), nn.ReLU(inplace=True)]
 
         pool = layer_type("AdaptiveAvgPool", ndim)(1)
         self.convs = nn.ModuleList(
             [
-                nn.Sequential(*then(1, 1)),
-                *(nn.Sequential(*then(3, rate)) for rate in rates),
-                PooledBranch(pool, *then(1, 1)),
+                nn.Sequential(*conv_norm_act(1, 1)),
+                *(nn.Sequential(*conv_norm_act(3, rate)) for rate in rates),
+                PooledBranch(pool, *conv_norm_act(1, 1)),
             ]
         )
         self.project = nn.Sequential(

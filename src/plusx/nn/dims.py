@@ -5,5 +5,5 @@ from torch import nn
 
 def layer_type(name: str, ndim: int) -> type[nn.Module]:
     """`layer_type("Conv", 2)` is nn.Conv2d."""
-    found: type[nn.Module] = getattr(nn, f"{name}{ndim}d")
-    return found
+    layer: type[nn.Module] = getattr(nn, f"{name}{ndim}d")
+    return layer

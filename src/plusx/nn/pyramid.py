@@ -31,14 +31,14 @@ class Pyramid(nn.Module):
     `strides` are those of the levels, finest first.
     """
 
-    def __init__(self, found: Sequence[FeatureMap], width: int, count: int) -> None:
+    def __init__(self, levels: Sequence[FeatureMap], width: int, count: int) -> None:
         super().__init__()
-        self.inner = nn.ModuleList(nn.Conv2d(level.channels, width, 1) for level in found)
-        self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in found[:count])
-        more = max(count - len(found), 0)
-        self.coarser = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in range(more))
-        strides = [level.stride for level in found[:count]]
-        for _ in range(more):
+        self.inner = nn.ModuleList(nn.Conv2d(level.channels, width, 1) for level in levels)
+        self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in levels[:count])
+        num_coarser = max(count - len(levels), 0)
+        self.coarser = nn.ModuleList(nn.Conv2d(width, width, 3, 2, 1) for _ in range(num_coarser))
+        strides = [level.stride for level in levels[:count]]
+        for _ in range(num_coarser):
             strides.append(tuple(2 * size for size in strides[-1]))
         self.strides = tuple(strides)
         for module in self.modules():
@@ -52,10 +52,10 @@ class Pyramid(nn.Module):
         for i in range(len(maps) - 2, -1, -1):
             above = F.interpolate(joined[0], size=maps[i].shape[2:], mode="nearest")
             joined.insert(0, self.inner[i](maps[i]) + above)
-        made = [convolve(y) for convolve, y in zip(self.outer, joined)]
+        outputs = [convolve(y) for convolve, y in zip(self.outer, joined)]
         for convolve in self.coarser:
-            made.append(convolve(F.relu(made[-1])))
-        return made
+            outputs.append(convolve(F.relu(outputs[-1])))
+        return outputs
 
 
 class FcosHead(nn.Module):
@@ -72,9 +72,9 @@ class FcosHead(nn.Module):
                 f"[head] width = {spec.width}, depth = {spec.depth}; a width is at least 1, a "
                 "depth at least 0"
             )
-        found = coarse(levels, spec.finest)
-        self.indices = tuple(level.index for level in found)
-        self.fpn = Pyramid(found, spec.width, spec.levels)
+        chosen = coarse(levels, spec.finest)
+        self.indices = tuple(level.index for level in chosen)
+        self.fpn = Pyramid(chosen, spec.width, spec.levels)
         self.strides = self.fpn.strides
         net = replace(levels.net, norm="group", affine=True)
         self.classes = tower(net, spec)
@@ -95,17 +95,17 @@ class FcosHead(nn.Module):
     def forward(
         self, x: Tensor, stem: Sequence[Tensor], stages: Sequence[Tensor]
     ) -> list[Float[Tensor, "n c h w"]]:
-        made = []
+        outputs = []
         maps = self.fpn([stages[i] for i in self.indices])
         for i, (y, stride) in enumerate(zip(maps, self.strides, strict=True)):
             down, right = stride
             boxes = self.boxes(y)
             steps = F.softplus(self.scales[i] * self.distances(boxes))
-            away = steps * steps.new_tensor([right, down, right, down])[:, None, None]
-            made.append(
-                torch.cat([self.class_logits(self.classes(y)), away, self.centre(boxes)], 1)
+            distances = steps * steps.new_tensor([right, down, right, down])[:, None, None]
+            outputs.append(
+                torch.cat([self.class_logits(self.classes(y)), distances, self.centre(boxes)], 1)
             )
-        return made
+        return outputs
 
 
 class YoloHead(nn.Module):
@@ -117,25 +117,25 @@ class YoloHead(nn.Module):
 
     def __init__(self, spec: Yolo, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
-        found = distinct(replace(levels, input=None, stem=()))[-3:]
-        if len(found) < 3:
+        chosen = distinct(replace(levels, input=None, stem=()))[-3:]
+        if len(chosen) < 3:
             raise UserError(
-                f'[head] kind = "yolo" stands on three resolutions; the network has {len(found)}'
+                f'[head] kind = "yolo" stands on three resolutions; the network has {len(chosen)}'
             )
-        self.indices = tuple(level.index for level in found)
-        self.strides = tuple(level.stride for level in found)
+        self.indices = tuple(level.index for level in chosen)
+        self.strides = tuple(level.stride for level in chosen)
         net = replace(levels.net, affine=True)
-        shape = shape_of(found[-1])
+        shape = shape_of(chosen[-1])
         for i in (2, 1, 0):
-            width = found[i].channels
+            width = chosen[i].channels
             if i < 2:
                 shape = replace(shape, channels=shape.channels + width, size=(64, 64))
             half = LayerSequence(SET, shape, said_at(net, width))
             last = LayerSequence("conv3 norm act", half.shape_out, said_at(net, width))
             self.add_module(f"set{i}", half)
             self.add_module(f"last{i}", last)
-            told = nn.Conv2d(width, len(spec.anchors) // 3 * (5 + num_classes), 1)
-            self.add_module(f"told{i}", told)
+            convolution = nn.Conv2d(width, len(spec.anchors) // 3 * (5 + num_classes), 1)
+            self.add_module(f"told{i}", convolution)
             if i:
                 up = LayerSequence(
                     "conv1/2 norm act", half.shape_out, said_at(net, half.shape_out.channels)
@@ -147,17 +147,17 @@ class YoloHead(nn.Module):
     def forward(
         self, x: Tensor, stem: Sequence[Tensor], stages: Sequence[Tensor]
     ) -> list[Float[Tensor, "n c h w"]]:
-        made: list[Tensor] = []
+        outputs: list[Tensor] = []
         y = stages[self.indices[2]]
         for i in (2, 1, 0):
             if i < 2:
                 finer = stages[self.indices[i]]
                 y = torch.cat([F.interpolate(y, size=finer.shape[2:], mode="nearest"), finer], 1)
             half = getattr(self, f"set{i}")(y)
-            made.insert(0, getattr(self, f"told{i}")(getattr(self, f"last{i}")(half)))
+            outputs.insert(0, getattr(self, f"told{i}")(getattr(self, f"last{i}")(half)))
             if i:
                 y = getattr(self, f"up{i}")(half)
-        return made
+        return outputs
 
 
 def coarse(levels: FeatureInfo, finest: int) -> list[FeatureMap]:
@@ -169,14 +169,14 @@ def coarse(levels: FeatureInfo, finest: int) -> list[FeatureMap]:
 def tower(net: Net, spec: Fcos) -> nn.Module:
     """`depth` convolutions, each with a group norm and an activation."""
     level = FeatureMap("stage", 0, spec.width, (1, 1))
-    said = " ".join(["conv3 norm act"] * spec.depth)
-    if not said:
+    words = " ".join(["conv3 norm act"] * spec.depth)
+    if not words:
         return nn.Identity()
-    made = LayerSequence(said, shape_of(level), said_at(net, spec.width))
-    for name in made.names:
+    layers = LayerSequence(words, shape_of(level), said_at(net, spec.width))
+    for name in layers.names:
         if name.startswith("norm"):
             # a group has two channels at least: the coarsest map may be a single position
             groups = gcd(32, max(spec.width // 2, 1))
-            made.add_module(name, nn.GroupNorm(groups, spec.width))
-    initialise(made, "he")
-    return made
+            layers.add_module(name, nn.GroupNorm(groups, spec.width))
+    initialise(layers, "he")
+    return layers

@@ -37,18 +37,18 @@ class TwoStage(nn.Module):
 
     def __init__(self, spec: FasterRcnn, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
-        found, width = coarse(levels, FINEST), spec.width
-        self.indices = tuple(level.index for level in found)
-        names = [str(i) for i in range(len(found))]
-        count = len(found) + 1
+        chosen, width = coarse(levels, FINEST), spec.width
+        self.indices = tuple(level.index for level in chosen)
+        names = [str(i) for i in range(len(chosen))]
+        count = len(chosen) + 1
         if len(spec.anchors) < count:
             raise UserError(
                 f"[head] anchors has {len(spec.anchors)} sides; the pyramid on this network has "
                 f"{count} levels"
             )
-        strides = [level.stride for level in found]
+        strides = [level.stride for level in chosen]
         self.strides = (*strides, tuple(2 * step for step in strides[-1]))
-        channels = [level.channels for level in found]
+        channels = [level.channels for level in chosen]
         self.fpn = FeaturePyramidNetwork(channels, width, LastLevelMaxPool())
         anchors = AnchorGenerator(
             tuple((side,) for side in spec.anchors[:count]), (SHAPES,) * count
@@ -92,8 +92,8 @@ class TwoStage(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """Of each image `boxes` (d, 4), `labels` (d,) from 1, `scores` (d,), the surest first, and
         with Mask R-CNN `masks` (d, 1, 28, 28), probabilities within the box."""
-        found, _ = self.run(x, stages, None)
-        return found
+        detections, _ = self.run(x, stages, None)
+        return detections
 
     def losses(
         self,
@@ -112,11 +112,11 @@ class TwoStage(nn.Module):
         targets = []
         for i, rows in enumerate(boxes):
             sides = rows[:, 2:4] - rows[:, :2]
-            taken = (rows[:, 4] >= 0) & (rows[:, 5] < 0.5) & (sides > 0).all(1)
-            own = {"boxes": rows[taken, :4], "labels": rows[taken, 4].long() + 1}
+            used = (rows[:, 4] >= 0) & (rows[:, 5] < 0.5) & (sides > 0).all(1)
+            target = {"boxes": rows[used, :4], "labels": rows[used, 4].long() + 1}
             if masks is not None:
-                own["masks"] = masks[i][taken]
-            targets.append(own)
+                target["masks"] = masks[i][used]
+            targets.append(target)
         _, losses = self.run(x, stages, targets)
         return losses
 
@@ -127,11 +127,11 @@ class TwoStage(nn.Module):
         without its preparation of images."""
         size = (int(x.shape[2]), int(x.shape[3]))
         images = ImageList(x, [size] * len(x))
-        named = OrderedDict((str(i), stages[place]) for i, place in enumerate(self.indices))
-        maps = self.fpn(named)
+        named_maps = OrderedDict((str(i), stages[place]) for i, place in enumerate(self.indices))
+        maps = self.fpn(named_maps)
         proposals, losses = self.rpn(images, maps, targets)
-        found, more = self.roi_heads(maps, proposals, images.image_sizes, targets)
-        return found, {**more, **losses}
+        detections, head_losses = self.roi_heads(maps, proposals, images.image_sizes, targets)
+        return detections, {**head_losses, **losses}
 
 
 def frozen(module: nn.Module) -> nn.Module:
@@ -139,11 +139,11 @@ def frozen(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             constant = FrozenBatchNorm2d(child.num_features, child.eps)
-            kept = child.state_dict()
+            state = child.state_dict()
             with torch.no_grad():
                 for key, buffer in constant.named_buffers():
-                    if key in kept:
-                        buffer.copy_(kept[key])
+                    if key in state:
+                        buffer.copy_(state[key])
             module.add_module(name, constant)
         else:
             frozen(child)

@@ -25,7 +25,7 @@ def whiten(net: nn.Module, images: Iterable[Tensor], epsilon: float = 5e-4) -> N
     UserError: there is no convolution, it has groups, or more filters than twice the values of a
     patch. RuntimeError: there are no images.
     """
-    first = next((each for each in net.modules() if isinstance(each, CONVOLUTIONS)), None)
+    first = next((module for module in net.modules() if isinstance(module, CONVOLUTIONS)), None)
     if first is None:
         raise UserError("there is no convolution that could whiten")
     weight = first.weight
@@ -35,17 +35,17 @@ def whiten(net: nn.Module, images: Iterable[Tensor], epsilon: float = 5e-4) -> N
             f"the first convolution has {count} filters in {first.groups} groups; a whitening one "
             f"has one group and at most {2 * values} filters for its patches of {values} values"
         )
-    moments, seen = torch.zeros(values, values, dtype=torch.float64), 0
+    moments, num_patches = torch.zeros(values, values, dtype=torch.float64), 0
     for batch in images:
         patches = batch
         for dimension, length in enumerate(first.kernel_size, 2):
             patches = patches.unfold(dimension, length, 1)
         patches = patches.movedim(1, batch.ndim - 1).reshape(-1, values)
         moments += (patches.T @ patches).cpu().double()
-        seen += len(patches)
-    if not seen:
+        num_patches += len(patches)
+    if not num_patches:
         raise RuntimeError("there are no images to whiten")
-    variances, directions = torch.linalg.eigh(moments / seen)
+    variances, directions = torch.linalg.eigh(moments / num_patches)
     filters = (directions / (variances.clamp(min=0) + epsilon).sqrt()).T.flip(0)
     half = -(-count // 2)
     chosen = torch.cat([filters[:half], -filters[: count - half]])

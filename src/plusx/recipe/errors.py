@@ -77,16 +77,16 @@ def key_path(loc: tuple[str, ...], raw: object) -> tuple[str, ...]:
 
 def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     kind, context = error["type"], error.get("ctx", {})
-    place = ""
+    item = ""
     if path and path[-1].isdigit():
-        path, place = path[:-1], f", item {int(path[-1]) + 1}"
+        path, item = path[:-1], f", item {int(path[-1]) + 1}"
     section = ".".join(path[:-1])
     key = f"[{section}] {path[-1]}" if section else (path[-1] if path else "the recipe")
     if kind == "unexpected_keyword_argument":
         return f"{key} is not a key{_suggest(path, raw)}"
     if kind == "missing":
-        given = f"{key} = {toml_value(error['input'])}" if place else key
-        return f"{given}{place} is missing"
+        given = f"{key} = {toml_value(error['input'])}" if item else key
+        return f"{given}{item} is missing"
     if kind in ("dataclass_type", "union_tag_not_found", "model_attributes_type"):
         table = ".".join(path)
         if isinstance(error["input"], Mapping):
@@ -95,12 +95,12 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     if kind == "union_tag_invalid":
         tag = context["tag"]
         return f"{key} = {toml_value(tag)}: {_allowed(tag, _kinds(path[:-1]))}"
-    given = f"{key}{place} = {toml_value(error['input'])}"
+    given = f"{key}{item} = {toml_value(error['input'])}"
     if kind == "literal_error":
         options = re.findall("'(.*?)'|\\b(\\d+)\\b", context["expected"])
         options = [text or number for text, number in options]
         return f"{given}: {_allowed(error['input'], options)}"
-    wanted = {
+    requirement = {
         "int_type": "must be a whole number",
         "int_from_float": "must be a whole number",
         "float_type": "must be a number",
@@ -115,15 +115,17 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         "too_short": _least(int(context.get("min_length", 1))),
         "too_long": f"must have at most {context.get('max_length')} items",
     }.get(kind)
-    if wanted is None:
-        said = str(error["msg"]).removeprefix("Value error, ")
+    if requirement is None:
+        message = str(error["msg"]).removeprefix("Value error, ")
         if path and isinstance(error["input"], Mapping):
-            return f"[{'.'.join(path)}] {said}"
-        return f"{given}: {said}" if path else said
+            return f"[{'.'.join(path)}] {message}"
+        return f"{given}: {message}" if path else message
     quoted = isinstance(error["input"], str) and re.fullmatch(
         r"[-+\d.eE_]+|true|false", error["input"]
     )
-    return f"{given}: {wanted}{', without quotes' if quoted and kind.endswith('_type') else ''}"
+    return (
+        f"{given}: {requirement}{', without quotes' if quoted and kind.endswith('_type') else ''}"
+    )
 
 
 def _least(items: int) -> str:
@@ -188,8 +190,8 @@ def _classes(path: tuple[str, ...]) -> list[Any]:
         annotations = [
             field.type for cls in classes for field in dataclasses.fields(cls) if field.name == part
         ]
-        found = [cls for annotation in annotations for cls in _dataclasses_in(annotation)]
-        classes = list(dict.fromkeys(found))
+        inner_classes = [cls for annotation in annotations for cls in _dataclasses_in(annotation)]
+        classes = list(dict.fromkeys(inner_classes))
     return classes
 
 

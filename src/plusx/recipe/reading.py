@@ -47,20 +47,20 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        found = re.search(r" \(at line (\d+), column \d+\)", str(error))
-        place, said = (f":{found[1]}", str(error).replace(found[0], "")) if found else ("", error)
-        raise UserError(f"{where}{place}: not TOML: {said}{_toml_advice(text, found)}") from None
+        match = re.search(r" \(at line (\d+), column \d+\)", str(error))
+        line, message = (f":{match[1]}", str(error).replace(match[0], "")) if match else ("", error)
+        raise UserError(f"{where}{line}: not TOML: {message}{_toml_advice(text, match)}") from None
     lines = _lines(text)
     if _depth(raw) > _MAX_DEPTH:
         raise UserError(f"{where}: tables lie more than {_MAX_DEPTH} deep")
-    given: dict[tuple[str, ...], str] = {}
+    overridden: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        _change(raw, override, given)
+        _change(raw, override, overridden)
 
     def place_of(path: tuple[str, ...]) -> str:
         for end in range(len(path), 0, -1):
-            for begun, override in given.items():
-                if begun[:end] == path[:end]:
+            for key, override in overridden.items():
+                if key[:end] == path[:end]:
                     return f"override {override}"
             if path[:end] in lines:
                 return f"{where}:{lines[path[:end]]}"
@@ -97,8 +97,8 @@ def _read(name_or_path: str) -> tuple[str, str]:
         raise UserError(f"{name_or_path}: cannot be read: {error.strerror}") from None
 
 
-def _toml_advice(text: str, found: "re.Match[str] | None") -> str:
-    line = text.splitlines()[int(found[1]) - 1] if found else ""
+def _toml_advice(text: str, match: "re.Match[str] | None") -> str:
+    line = text.splitlines()[int(match[1]) - 1] if match else ""
     if re.search(r"=\s*(yes|no|on|off|True|False)\b", line):
         return "; a boolean is true or false"
     if re.search(r"=\s*[A-Za-z]", line) and not re.search(r"=\s*(true|false|inf|nan)\b", line):
@@ -123,7 +123,7 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     return lines
 
 
-def _change(raw: dict[str, Any], override: str, given: dict[tuple[str, ...], str]) -> None:
+def _change(raw: dict[str, Any], override: str, overridden: dict[tuple[str, ...], str]) -> None:
     """Set the field that `override` names, and note in `given` that it was."""
     path, value = split_override(override)
     table = raw
@@ -133,16 +133,16 @@ def _change(raw: dict[str, Any], override: str, given: dict[tuple[str, ...], str
             raise UserError(f"override {override!r}: {part} is one value, not a table")
     if path in (("epochs",), ("steps",)):
         for other in {"epochs", "steps"} - set(path):
-            if (other,) not in given:
+            if (other,) not in overridden:
                 raw.pop(other, None)
     # Another kind has other fields: those of the file's kind fall away with it.
     if path[-1] in ("kind", "base") and table.get(path[-1]) != value:
-        known = [field.name for field in tables_at(path[:-1], {path[-1]: value}) or ()]
-        for name in [name for name in table if known and name not in known]:
-            if (*path[:-1], name) not in given:
+        names = [field.name for field in tables_at(path[:-1], {path[-1]: value}) or ()]
+        for name in [name for name in table if names and name not in names]:
+            if (*path[:-1], name) not in overridden:
                 del table[name]
     table[path[-1]] = value
-    given[path] = repr(override)
+    overridden[path] = repr(override)
 
 
 def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> Recipe:
@@ -162,15 +162,15 @@ def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> R
         return _ADAPTER.validate_python(raw)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-    said = []
+    messages = []
     # A key that is misspelt is also one that is missing: the first is what was done.
-    for each in sorted(errors, key=lambda error: error["type"] == "missing"):
-        path = key_path(tuple(str(part) for part in each["loc"]), raw)
-        if each["type"] == "union_tag_invalid":
+    for invalid_value in sorted(errors, key=lambda error: error["type"] == "missing"):
+        path = key_path(tuple(str(part) for part in invalid_value["loc"]), raw)
+        if invalid_value["type"] == "union_tag_invalid":
             path = (*path, "kind")
-        said.append(f"{place_of(path)}: {explain(each, path, raw)}")
-    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
-    raise UserError(said[0] + more)
+        messages.append(f"{place_of(path)}: {explain(invalid_value, path, raw)}")
+    more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
+    raise UserError(messages[0] + more)
 
 
 def _depth(value: object) -> int:

@@ -28,13 +28,13 @@ Mask = UInt8[np.ndarray, "h w"]
 @lru_cache(maxsize=32)
 def colours(count: int) -> tuple[tuple[int, int, int], ...]:
     """So many colours that are told apart: hues a golden section apart, in turn light and deep."""
-    made = []
+    palette = []
     for number in range(count):
         hue = (0.58 + number * 0.618034) % 1
-        light, full = _TONES[number % len(_TONES)]
-        red, green, blue = colorsys.hls_to_rgb(hue, light, full)
-        made.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(made)
+        light, saturation = _TONES[number % len(_TONES)]
+        red, green, blue = colorsys.hls_to_rgb(hue, light, saturation)
+        palette.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(palette)
 
 
 def as_rgb(image: Shaped[np.ndarray, "h w c"]) -> Pixels:
@@ -45,11 +45,11 @@ def as_rgb(image: Shaped[np.ndarray, "h w c"]) -> Pixels:
     """
     if image.dtype == np.uint8 and image.shape[2] in (1, 3):
         return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-    seen = image[:, :, : 3 if image.shape[2] >= 3 else 1].astype(np.float64)
-    low, high = np.percentile(seen, (1, 99), axis=(0, 1))
-    seen = ((seen - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
+    values = image[:, :, : 3 if image.shape[2] >= 3 else 1].astype(np.float64)
+    low, high = np.percentile(values, (1, 99), axis=(0, 1))
+    values = ((values - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
     return np.ascontiguousarray(
-        np.broadcast_to((255 * seen).round().astype(np.uint8), (*image.shape[:2], 3))
+        np.broadcast_to((255 * values).round().astype(np.uint8), (*image.shape[:2], 3))
     )
 
 
@@ -74,8 +74,8 @@ def resized(
         return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX))
     down, along = ((2 * np.arange(new) + 1) * old // (2 * new)
                    for new, old in zip(size, (height, width)))  # fmt: skip
-    made: np.ndarray = pixels[down[:, None], along]
-    return made
+    mask: np.ndarray = pixels[down[:, None], along]
+    return mask
 
 
 def enlargement(size: tuple[int, int]) -> int:
@@ -91,7 +91,7 @@ def enlarged(pixels: Shaped[np.ndarray, "h w ..."], times: int) -> Shaped[np.nda
 def mask_png(mask: Mask, count: int) -> bytes:
     """A mask as a PNG whose values are the numbers of the classes, and whose palette shows them."""
     image = Image.frombytes("P", (mask.shape[1], mask.shape[0]), mask.tobytes())
-    palette = [part for colour in colours(count) for part in colour]
+    palette = [value for colour in colours(count) for value in colour]
     image.putpalette(palette + [0] * (768 - len(palette)))
     return _png(image)
 
@@ -105,12 +105,12 @@ def overlaid(pixels: Pixels, mask: Mask, count: int) -> Pixels:
 
     What is not judged is left as it is.
     """
-    told = mask < count
+    labelled = mask < count
     table = np.zeros((256, 3), np.float64)
     table[:count] = colours(count)
-    calm = 0.5 * pixels + 0.5 * pixels.mean(-1, keepdims=True)
-    mixed = np.where(told[..., None], (1 - _SHARE) * calm + _SHARE * table[mask], pixels)
-    mixed[_borders(mask) & told] = 255
+    muted = 0.5 * pixels + 0.5 * pixels.mean(-1, keepdims=True)
+    mixed = np.where(labelled[..., None], (1 - _SHARE) * muted + _SHARE * table[mask], pixels)
+    mixed[_borders(mask) & labelled] = 255
     return mixed.round().astype(np.uint8)
 
 
@@ -144,8 +144,8 @@ def boxed(
         if not label:
             continue
         along, down = max(0, left), max(0, top - _LABEL - 3)
-        said = draw.textbbox((along + 2, down), label, font=font)
-        draw.rectangle((along, down, said[2] + 2, down + _LABEL + 3), fill=colour)
+        extent = draw.textbbox((along + 2, down), label, font=font)
+        draw.rectangle((along, down, extent[2] + 2, down + _LABEL + 3), fill=colour)
         # dark on light colours, light on dark ones
         bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
         draw.text((along + 2, down), label, fill=(0, 0, 0) if bright else (255,) * 3, font=font)
@@ -155,15 +155,15 @@ def boxed(
 def abreast(pictures: Sequence[Pixels]) -> UInt8[np.ndarray, "h x 3"]:
     """Pictures of one size side by side, white between them."""
     gap = np.full((len(pictures[0]), _GAP, 3), 255, np.uint8)
-    return np.concatenate([part for each in pictures for part in (gap, each)][1:], axis=1)
+    return np.concatenate([column for picture in pictures for column in (gap, picture)][1:], axis=1)
 
 
 def _borders(mask: Mask) -> Bool[np.ndarray, "h w"]:
     """Pixels whose right or lower neighbour is of another class."""
-    found = np.zeros(mask.shape, bool)
-    found[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-    found[:-1] |= mask[:-1] != mask[1:]
-    return found
+    borders = np.zeros(mask.shape, bool)
+    borders[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    borders[:-1] |= mask[:-1] != mask[1:]
+    return borders
 
 
 def _png(image: Image.Image) -> bytes:

@@ -105,18 +105,18 @@ def explaining(recipe: Recipe, net: nn.Module, device: torch.device) -> Iterator
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and not any(said in str(error).lower() for said in EXHAUSTED):
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not out_of_memory and not any(text in str(error).lower() for text in EXHAUSTED):
             raise
-        said = "the batch does not fit in memory"
+        text = "the batch does not fit in memory"
         needed = need(recipe, net, recipe.device.memory, recipe.optim.accumulation_steps)
         if needed is None or limit is None:
             smaller = max(recipe.optim.accumulation_steps * 2, 2)
-            raise RuntimeError(f"{said}: try optim.accumulation_steps={smaller}") from error
+            raise RuntimeError(f"{text}: try optim.accumulation_steps={smaller}") from error
         # what arithmetic says may be less than what libraries took: then less has to do
         limit = min(limit, int(needed.total / USABLE) - 1)
         raise RuntimeError(
-            f"{said}: {_needs(needed, limit)}{_advice(recipe, net, limit)}"
+            f"{text}: {_needs(needed, limit)}{_advice(recipe, net, limit)}"
         ) from error
 
 
@@ -128,8 +128,8 @@ def left(device: torch.device) -> int | None:
         return int(free + held)
     if device.type != "cpu":
         return None
-    found = [each for each in (_machine(), _group(), _process()) if each is not None]
-    return min(found) if found else None
+    limits = [limit for limit in (_machine(), _group(), _process()) if limit is not None]
+    return min(limits) if limits else None
 
 
 def _machine() -> int | None:
@@ -184,10 +184,10 @@ def _advice(recipe: Recipe, net: nn.Module, limit: int) -> str:
     fits = fitting(recipe, net, limit)
     if fits is None:
         return "no plan fits: take smaller images, a smaller batch_size or a smaller network"
-    said = []
+    changes = []
     if fits.plan != recipe.device.memory:
-        said.append(f"device.memory={fits.plan}")
+        changes.append(f"device.memory={fits.plan}")
     if fits.parts != recipe.optim.accumulation_steps:
-        said.append(f"optim.accumulation_steps={fits.parts}")
+        changes.append(f"optim.accumulation_steps={fits.parts}")
     batch = "" if fits.parts == 1 else f", {fits.images} images at a time"
-    return f"{' '.join(said) or 'the same'} takes {said_size(fits.total)}{batch}"
+    return f"{' '.join(changes) or 'the same'} takes {said_size(fits.total)}{batch}"

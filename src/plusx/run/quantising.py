@@ -46,32 +46,36 @@ def quantised(
             f"only {len(images)} images to calibrate with: {ENOUGH_IMAGES} and more give better "
             "ranges"
         )
-    held = _split(run, data, "validation", on_unreadable)
-    order = stratified_order(held.labels, 0).tolist() if held is not None else first[CALIBRATING:]
-    source = held if held is not None else train
+    validation = _split(run, data, "validation", on_unreadable)
+    order = (
+        stratified_order(validation.labels, 0).tolist()
+        if validation is not None
+        else first[CALIBRATING:]
+    )
+    source = validation if validation is not None else train
     if len(order) < 2:
         raise UserError(f"{source.name} has no images that could say what eight bits change")
-    if held is None:
+    if validation is None:
         warnings.append("no validation images were kept back: training images judge")
     count = min(CHOOSING, len(order) // 2)
     choosing, _ = _inputs(run, source.subset(order[:count]))
-    made = export.quantise(content, images, choosing, exact_eight_bits(), tell)
+    model = export.quantise(content, images, choosing, exact_eight_bits(), tell)
     judging, labels = _inputs(run, source.subset(order[count : count + JUDGING]))
     tell("the validation images")
-    before, after = outputs_for(content, judging), outputs_for(made.content, judging)
+    before, after = outputs_for(content, judging), outputs_for(model.content, judging)
     error, agreement = distance(after, before)
     if agreement < GOAL:
         warnings.append(f"eight bits change the class of {1 - agreement:.1%} of the images")
-    return made.content, {
-        **made.to_dict(),
+    return model.content, {
+        **model.to_dict(),
         "count": len(judging),
         "error": error,
         "agreement": agreement,
         "accuracy": _accuracy(run, after, labels),
         "accuracy_float32": _accuracy(run, before, labels),
-        "bytes": len(made.content),
+        "bytes": len(model.content),
         "bytes_float32": len(content),
-        "speed": _speed(content, made.content, judging[:1]),
+        "speed": _speed(content, model.content, judging[:1]),
         "threads": torch.get_num_threads(),
         "warnings": warnings,
     }

@@ -72,9 +72,9 @@ def save_checkpoint(
 
     make_folder(folder)
     clean(folder)
-    found = _checkpoints(folder)
-    again = [generation for at, generation, _ in found if at == step]
-    name = f"step-{step:08d}" + (f"-{max(again) + 1}" if again else "")
+    checkpoints = _checkpoints(folder)
+    generations = [generation for at, generation, _ in checkpoints if at == step]
+    name = f"step-{step:08d}" + (f"-{max(generations) + 1}" if generations else "")
     temporary = folder / temporary_name()
     with explained(folder / name, sum(map(len, files.values()))):
         try:
@@ -135,8 +135,8 @@ def read_checkpoints(folder: str | Path) -> Iterator[Checkpoint]:
 
 def prune_checkpoints(folder: str | Path) -> None:
     """Deletes all checkpoints but the newest. The caller holds the lock of the run."""
-    found = _checkpoints(Path(folder))
-    for _, _, path in found[:-1]:
+    checkpoints = _checkpoints(Path(folder))
+    for _, _, path in checkpoints[:-1]:
         _remove_checkpoint(path)
 
 
@@ -222,13 +222,13 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 def _checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
     """(step, generation, path) of the checkpoints under a folder, oldest first; links are not."""
-    found = []
+    checkpoints = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             match = _STEP.fullmatch(entry.name)
             if match and entry.is_dir(follow_symlinks=False):
-                found.append((int(match[1]), int(match[2] or 1), Path(entry.path)))
-    return sorted(found)
+                checkpoints.append((int(match[1]), int(match[2] or 1), Path(entry.path)))
+    return sorted(checkpoints)
 
 
 def _retain(folder: Path, step: int, keep: int) -> None:
@@ -236,14 +236,14 @@ def _retain(folder: Path, step: int, keep: int) -> None:
 
     Steps beyond the one just written belong to a run that went on from further back: they go too.
     """
-    found = _checkpoints(folder)
-    new = max((entry for entry in found if entry[0] == step), key=lambda entry: entry[1])
-    newest = {at: (at, generation, path) for at, generation, path in found if at <= step}
-    kept = {newest[at] for at in sorted(newest)[-keep:]}
-    going = [entry for entry in found if entry not in kept]
-    if not going:
+    checkpoints = _checkpoints(folder)
+    new = max((entry for entry in checkpoints if entry[0] == step), key=lambda entry: entry[1])
+    newest = {at: (at, generation, path) for at, generation, path in checkpoints if at <= step}
+    retained = {newest[at] for at in sorted(newest)[-keep:]}
+    removed = [entry for entry in checkpoints if entry not in retained]
+    if not removed:
         return
-    assert new in kept, (new, kept)
+    assert new in retained, (new, retained)
     try:
         for _ in _verified_files(new[2], step):
             pass
@@ -251,7 +251,7 @@ def _retain(folder: Path, step: int, keep: int) -> None:
         raise OSError(
             errno.EIO, f"the disk returns other bytes than were written: {error}", str(new[2])
         ) from None
-    for _, _, path in going:
+    for _, _, path in removed:
         _remove_checkpoint(path)
 
 
@@ -260,9 +260,9 @@ def _remove_checkpoint(path: Path) -> None:
     names = os.listdir(path)
     if all(name in (_MANIFEST, _STATE) or _of_group(name) for name in names):
         # Gone at once, for readers beside us; the rest may then take its time, or a crash.
-        going = path.parent / temporary_name()
-        os.rename(path, going)
-        path = going
+        temporary = path.parent / temporary_name()
+        os.rename(path, temporary)
+        path = temporary
     for name in sorted(names, key=lambda name: name != _MANIFEST):
         if name in (_MANIFEST, _STATE) or _of_group(name):
             os.unlink(path / name)

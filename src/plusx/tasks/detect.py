@@ -129,10 +129,11 @@ class Detect(Task):
         return num_classes
 
     def _refuse_classes(self, boxes: Tensor) -> None:
-        highest, known = int(boxes[..., 4].max()), self._num_classes
-        if highest >= known:
+        highest, num_classes = int(boxes[..., 4].max()), self._num_classes
+        if highest >= num_classes:
             raise UserError(
-                f"a box is of class {highest}; a network of {known} classes allows 0 to {known - 1}"
+                f"a box is of class {highest}; a network of {num_classes} classes allows 0 to "
+                f"{num_classes - 1}"
             )
 
 

@@ -43,8 +43,8 @@ class State:
         if self.ema is not None:
             tensors["ema"] = dict(self.ema.state_dict())
         names = self._names()
-        for parameter, kept in self.optimizer.state.items():
-            for key, value in kept.items():
+        for parameter, moments in self.optimizer.state.items():
+            for key, value in moments.items():
                 if value is None:
                     continue
                 assert isinstance(value, Tensor), f"{key} of an optimizer is no tensor"
@@ -76,10 +76,10 @@ class State:
         """
         names = self._names()
         named = {name: p for p, name in names.items()}
-        told = [group["params"] for group in values["groups"]]
+        saved_names = [group["params"] for group in values["groups"]]
         ours = [[names[p] for p in group["params"]] for group in self.optimizer.param_groups]
-        if told != ours:
-            raise UserError(_difference(told, ours))
+        if saved_names != ours:
+            raise UserError(_difference(saved_names, ours))
         missing, unused = self.task.load_state_dict(tensors["weights"], strict=False)
         if missing or unused:
             raise UserError(
@@ -95,8 +95,8 @@ class State:
             owner, _, key = name.rpartition(".")
             if owner not in named:
                 raise UserError(f"the saved state moves {owner}, which this task does not have")
-            kept = self.optimizer.state[named[owner]]
-            kept[key] = _like(tensor, named[owner]) if key != "step" else self._count(tensor)
+            moments = self.optimizer.state[named[owner]]
+            moments[key] = _like(tensor, named[owner]) if key != "step" else self._count(tensor)
         self.ema = None
         if "ema" in tensors:
             self.ema = start_ema(self.task)
@@ -133,13 +133,16 @@ def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return tensor.to(parameter.device, copy=True)
 
 
-def _difference(told: list[list[str]], ours: list[list[str]]) -> str:
-    said, have = {n for group in told for n in group}, {n for group in ours for n in group}
-    if said == have:
+def _difference(saved_names: list[list[str]], ours: list[list[str]]) -> str:
+    saved, current = (
+        {n for group in saved_names for n in group},
+        {n for group in ours for n in group},
+    )
+    if saved == current:
         return "the saved state groups the parameters otherwise: was decay_norms changed?"
     return (
-        f"the saved state is of other parameters: {_some(sorted(said - have))} not here; "
-        f"{_some(sorted(have - said))} not there"
+        f"the saved state is of other parameters: {_some(sorted(saved - current))} not here; "
+        f"{_some(sorted(current - saved))} not there"
     )
 
 

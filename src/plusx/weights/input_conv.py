@@ -18,22 +18,33 @@ def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str,
     channel they are the sum over the colours. That is what timm does (`adapt_input_conv`). Nothing
     is changed where the channels are as many.
     """
-    made = dict(tensors)
-    found = [(name, part) for name, part in net.named_modules() if isinstance(part, _CONVOLUTIONS)]
-    if not found:
-        return made
-    name, part = found[0]
+    adapted = dict(tensors)
+    convolutions = [
+        (name, conv) for name, conv in net.named_modules() if isinstance(conv, _CONVOLUTIONS)
+    ]
+    if not convolutions:
+        return adapted
+    name, conv = convolutions[0]
     ours = f"{name}.weight"
-    key = next((each for each in (ours, ours.removeprefix("backbone.")) if each in made), None)
-    if key is None or part.groups != 1:
-        return made
-    given, count = made[key], part.in_channels
-    alike = given.shape[:1] + given.shape[2:] == part.weight.shape[:1] + part.weight.shape[2:]
-    if not alike or given.shape[1] != COLOURS or count == COLOURS:
-        return made
+    key = next(
+        (
+            name_in_file
+            for name_in_file in (ours, ours.removeprefix("backbone."))
+            if name_in_file in adapted
+        ),
+        None,
+    )
+    if key is None or conv.groups != 1:
+        return adapted
+    weight, count = adapted[key], conv.in_channels
+    same_shape = (
+        weight.shape[:1] + weight.shape[2:] == conv.weight.shape[:1] + conv.weight.shape[2:]
+    )
+    if not same_shape or weight.shape[1] != COLOURS or count == COLOURS:
+        return adapted
     if count == 1:
-        made[key] = given.sum(1, keepdim=True)
+        adapted[key] = weight.sum(1, keepdim=True)
     else:
-        places = torch.arange(count) % COLOURS
-        made[key] = given[:, places] * (COLOURS / count)
-    return made
+        channels = torch.arange(count) % COLOURS
+        adapted[key] = weight[:, channels] * (COLOURS / count)
+    return adapted

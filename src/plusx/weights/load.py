@@ -40,15 +40,15 @@ class LoadReport:
         parts = [f"{100 * self.share:.1f} % of the parameters fit ({count})"]
         for kind, names in (("missing", self.missing), ("unused", self.unused)):
             if names:
-                said = [
+                texts = [
                     f"{name} (nearest: {self.nearest[name]})" if name in self.nearest else name
                     for name in names[:NAMED]
                 ]
-                parts.append(f"{len(names)} {kind}: {_listed(said, len(names))}")
+                parts.append(f"{len(names)} {kind}: {_listed(texts, len(names))}")
         if self.mismatched:
-            said = [f"{name} {why}" for name, why in list(self.mismatched.items())[:NAMED]]
+            texts = [f"{name} {why}" for name, why in list(self.mismatched.items())[:NAMED]]
             mismatched = len(self.mismatched)
-            parts.append(f"{mismatched} of wrong shape or type: {_listed(said, mismatched)}")
+            parts.append(f"{mismatched} of wrong shape or type: {_listed(texts, mismatched)}")
         return "; ".join(parts)
 
 
@@ -132,15 +132,15 @@ def _mismatch(given: Tensor, ours: Tensor) -> str:
 
 
 def _nearest(names: Iterable[str], others: list[str]) -> dict[str, str]:
-    found = {}
+    nearest = {}
     for name in names:
         if close := difflib.get_close_matches(name, others[:COMPARED], 1):
-            found[name] = close[0]
-    return found
+            nearest[name] = close[0]
+    return nearest
 
 
-def _listed(said: list[str], count: int) -> str:
-    return ", ".join(said) + (", ..." if count > len(said) else "")
+def _listed(texts: list[str], count: int) -> str:
+    return ", ".join(texts) + (", ..." if count > len(texts) else "")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -81,29 +81,29 @@ def published(model: str, name: str) -> Published:
 def published_as(model: str, file: str) -> Published | None:
     """The published weights for `model` that are a file of that name."""
     for name in published_names(model):
-        found = published(model, name)
-        if found.file == file:
-            return found
+        item = published(model, name)
+        if item.file == file:
+            return item
     return None
 
 
 def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
-    known = HEADED.get(model)
-    if known is not None:  # its detectors normalise within, by the same figures
-        size, found = [known.size] * 2, (IMAGENET_MEAN, IMAGENET_STD)
+    headed = HEADED.get(model)
+    if headed is not None:  # its detectors normalise within, by the same figures
+        size, statistics = [headed.size] * 2, (IMAGENET_MEAN, IMAGENET_STD)
     else:
         size = list(transform.crop_size)
         if len(size) == 1:
             size = size * 2
-        found = (tuple(transform.mean), tuple(transform.std))
-    mean, std = INPUT.get(model, found)
-    said = {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}
+        statistics = (tuple(transform.mean), tuple(transform.std))
+    mean, std = INPUT.get(model, statistics)
+    preprocessing = {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}
     resized = getattr(transform, "resize_size", [])
-    if known is None and len(resized) == 1:  # of images: the shorter side, then the middle
-        said |= {
+    if headed is None and len(resized) == 1:  # of images: the shorter side, then the middle
+        preprocessing |= {
             "kind": "image",
             "resize": "center_crop",
             "crop_fraction": size[0] / resized[0],
             "interpolation": transform.interpolation.value,
         }
-    return said
+    return preprocessing
