@@ -291,7 +291,7 @@ def test_a_look_at_test_volumes_is_recorded_before_the_first_truth_is_told(
     def fails(*arguments: object) -> None:
         raise RuntimeError("no more power")
 
-    monkeypatch.setattr("plusx.run.volume_predictions._agreement", fails)
+    monkeypatch.setattr("plusx.run.volume_predictions._metrics", fails)
     before = uses_of(trained)
     assert cli.run(["predict", str(trained), str(tmp_path / "test" / "images")]) == 1
     assert uses_of(trained) == before + 1

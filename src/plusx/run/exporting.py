@@ -53,8 +53,6 @@ def export_onnx(
     if data is not None and not int8:
         raise UserError("--data gives images to calibrate with, and goes with --int8")
     run, net, stored = _opened(trained, weights)
-    if isinstance(net, export.OnnxNetwork):
-        raise UserError(f"{printable(trained)} is an ONNX file already")
     if int8 and run is None:
         raise UserError("int8 is calibrated on images, and this network takes none")
     if int8 and run is not None and not run.classifies:
@@ -196,4 +194,6 @@ def _opened(
         run = load_run(path)
     else:
         run, stored = load_run(path), None
+    if not isinstance(run.net, Backbone):
+        raise UserError(f"{printable(trained)} is an ONNX file already")
     return run, run.net, stored
