@@ -18,7 +18,6 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from plusx.data.image_file import (
-    DEFAULT_LIMIT,
     ImageFile,
     UnreadableImage,
     read_regular,
@@ -159,9 +158,9 @@ class MaskEncoding:
             )
         return ""
 
-    def read(self, path: str | Path, limit: int = DEFAULT_LIMIT) -> Plane:
+    def read(self, path: str | Path) -> Plane:
         """The class of every pixel, or IGNORE_INDEX. Raises UnreadableImage, OSError."""
-        stored = stored_mask(read_regular(path), self.colours, limit)
+        stored = stored_mask(read_regular(path), self.colours)
         values, indices, counts = np.unique(stored, return_inverse=True, return_counts=True)
         if problem := self.problem(values.tolist(), counts.tolist()):
             raise UnreadableImage(problem)
@@ -170,13 +169,13 @@ class MaskEncoding:
         return classes
 
 
-def stored_mask(data: bytes, colours: bool, limit: int = DEFAULT_LIMIT) -> Int64[np.ndarray, "h w"]:
+def stored_mask(data: bytes, colours: bool) -> Int64[np.ndarray, "h w"]:
     """The values of a mask's pixels: numbers, or with `colours` red, green and blue in one number.
 
     A palette gives its numbers, or with `colours` what it shows. A grey image in three equal
     channels gives the grey. Raises UnreadableImage with the reason.
     """
-    image_file = ImageFile(data, limit)  # its header, size and kind are good
+    image_file = ImageFile(data)  # its header, size and kind are good
     if image_file.is_jpeg:
         raise UnreadableImage("a JPEG, which changes the values of a mask: save it as PNG")
     image = image_file.raw()

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64, Num
 from torch import Tensor
 
 from plusx.data.annotations import Annotations
-from plusx.data.image_file import DEFAULT_LIMIT, Decoder, content_digest, printable, read_regular
+from plusx.data.image_file import Decoder, content_digest, printable, read_regular
 from plusx.data.modality import Modality
 from plusx.data.rng import CounterRNG
 from plusx.data.sample import Input, Sample
@@ -103,21 +103,19 @@ class Items(ABC):
 class FileItems(Items):
     """Inputs in files of their own.
 
-    limit: how many pixels one may have
     contents: digests of the files (image_file.content_digest), where they are known already
     """
 
     paths: list[str]
     decoder: Decoder = "pillow"
     contents: list[str] | None = None
-    limit: int = DEFAULT_LIMIT
     patches: int = 1
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, index: int, modality: Modality) -> Sample:
-        return stored_sample(modality.read_file(self.paths[index], self.limit, self.decoder))
+        return stored_sample(modality.read_file(self.paths[index], self.decoder))
 
     def subset(self, indices: Sequence[int]) -> "Items":
         contents = self.contents

@@ -1,6 +1,5 @@
 """The mask of one object: the window of the image that holds all of it, eight pixels a byte."""
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,11 +41,8 @@ class InstanceMask(NamedTuple):
         """COCO's uncompressed run lengths in an image (height, width): column by column, beginning
         with zeros.
         """
-        height, width = size
-        columns = np.zeros((self.width, height), np.int8)
-        columns[:, self.top : self.top + self.height] = self.window().T
-        changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0, append=0))
-        edges = [0, *(changes + self.left * height).tolist()]
-        if edges[-1] < height * width:
-            edges.append(height * width)
-        return {"size": [height, width], "counts": [b - a for a, b in pairwise(edges)]}
+        plane = np.zeros(size, np.uint8)
+        self.draw(plane)
+        pixels = plane.ravel(order="F")
+        edges = [0, *np.flatnonzero(np.diff(pixels, prepend=0)).tolist(), pixels.size]
+        return {"size": list(size), "counts": np.diff(edges).tolist()}

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float32
 
 from plusx.data.image_file import (
-    DEFAULT_LIMIT,
     Decoder,
     UnreadableImage,
     Verdict,
@@ -50,10 +49,8 @@ class BandsModality(Modality):
         if self.bands is not None and (len(self.bands) != self.channels or min(self.bands) < 1):
             raise UserError(f"bands {self.bands}: one for each of {self.channels} channels, from 1")
 
-    def read_file(
-        self, path: str, limit: int = DEFAULT_LIMIT, decoder: Decoder = "pillow"
-    ) -> Input:
-        return torch.from_numpy(read_bands(path, self.channels, self.bands, limit))
+    def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
+        return torch.from_numpy(read_bands(path, self.channels, self.bands))
 
     def read_checked(self, source: str | bytes) -> Float32[np.ndarray, "c h w"]:
         """As stored. UnreadableImage: values are not finite or outside the range too; OSError."""

@@ -52,10 +52,8 @@ class ImageModality(Modality):
         if not 0 < self.crop_fraction <= 1:
             raise UserError(f"crop_fraction = {self.crop_fraction}: above 0, at most 1")
 
-    def read_file(
-        self, path: str, limit: int = DEFAULT_LIMIT, decoder: Decoder = "pillow"
-    ) -> Input:
-        return ImageFile(path, limit, self.channels, decoder)
+    def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
+        return ImageFile(path, DEFAULT_LIMIT, self.channels, decoder)
 
     def decode(self, source: str | bytes) -> Input:
         return open_image(source, DEFAULT_LIMIT, self.channels)

@@ -60,9 +60,7 @@ class Modality:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UserError(f"range {self.low} to {self.high}: from a lower number to a higher one")
 
-    def read_file(
-        self, path: str, limit: int = DEFAULT_LIMIT, decoder: Decoder = "pillow"
-    ) -> Input:
+    def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
         """A file's content. Raises UnreadableImage with the reason; OSError."""
         raise NotImplementedError
 

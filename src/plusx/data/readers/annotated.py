@@ -179,9 +179,10 @@ def read_boxes(
             continue
         image_rows, image_masks = [], []
         for box in image.boxes:
-            corners = _checked(box, size, classes, options.instances)
-            if isinstance(corners, str):
-                problems.append(Problem(box.where, corners))
+            try:
+                corners = _checked(box, size, classes, options.instances)
+            except UserError as error:
+                problems.append(Problem(box.where, str(error)))
                 continue
             image_rows.append((*corners, classes.index(box.label), float(box.crowd)))
             if options.instances and box.mask is not None:
@@ -193,10 +194,10 @@ def read_boxes(
         paths = {image.path for image in images}
         for image in index.images:
             for box in image.boxes if image.path not in paths else ():
-                size = image.size or sizes[image.path]
-                corners = _checked(box, size, classes, instances=False)
-                if isinstance(corners, str):
-                    problems.append(Problem(box.where, corners))
+                try:
+                    _checked(box, image.size or sizes[image.path], classes, instances=False)
+                except UserError as error:
+                    problems.append(Problem(box.where, str(error)))
     warnings = complain(problems, on_unreadable, "boxes")
     if split == "train" and not any(map(len, rows)):
         problem = f": {problems[0].where}: {problems[0].reason}" if problems else ""
@@ -209,19 +210,18 @@ def read_boxes(
 
 def _checked(
     box: BoxAnnotation, size: tuple[int, int], classes: Sequence[str], instances: bool
-) -> tuple[float, ...] | str:
-    """The corners of a box, or what is wrong with it or, where they are wanted, its mask."""
+) -> tuple[float, float, float, float]:
+    """The corners of a box. UserError: what is wrong with it or, with `instances`, its mask."""
     if box.label not in classes:
-        return unknown_class(box.label, classes)
-    corners = checked_box(box, size)
-    if isinstance(corners, str) or not instances:
-        return corners
+        raise UserError(unknown_class(box.label, classes))
+    left, top, right, bottom = checked_box(box, size)
     mask = box.mask
-    if mask is None:
-        return f"{box.label} has no mask"
-    if not mask.height:
-        return f"{box.label} has a mask without pixels"
-    left, top, right, bottom = corners
-    apart = mask.left >= right or mask.left + mask.width <= left
-    apart |= mask.top >= bottom or mask.top + mask.height <= top
-    return f"{box.label} has a mask that lies outside its box" if apart else corners
+    if instances and mask is None:
+        raise UserError(f"{box.label} has no mask")
+    if instances and mask is not None:
+        if not mask.height:
+            raise UserError(f"{box.label} has a mask without pixels")
+        beside = mask.left >= right or mask.left + mask.width <= left
+        if beside or mask.top >= bottom or mask.top + mask.height <= top:
+            raise UserError(f"{box.label} has a mask that lies outside its box")
+    return left, top, right, bottom

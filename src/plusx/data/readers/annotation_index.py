@@ -148,23 +148,21 @@ def complain(problems: Sequence[Problem], on_unreadable: str, of: str) -> list[s
     return [f"{of}: {count}", *(f"skipped {line}" for line in lines)]
 
 
-def checked_box(box: BoxAnnotation, size: tuple[int, int]) -> tuple[float, ...] | str:
-    """The corners of a box within an image (height, width), or what is wrong with them."""
+def checked_box(box: BoxAnnotation, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The corners of a box cut to an image (height, width). UserError: what is wrong with them."""
     left, top, right, bottom = box.corners
     height, width = size
-    shown = ", ".join(f"{number:g}" for number in box.corners)
+    shown = f"{box.label} [{', '.join(f'{number:g}' for number in box.corners)}]"
     if not all(map(math.isfinite, box.corners)):
-        return f"{box.label} [{shown}] has corners that are no numbers"
+        raise UserError(f"{shown} has corners that are no numbers")
     if right < left or bottom < top:
-        return f"{box.label} [{shown}] has swapped corners: left, top, right, bottom are meant"
+        raise UserError(f"{shown} has swapped corners: left, top, right, bottom are meant")
     if right == left or bottom == top:
-        return f"{box.label} [{shown}] has no area"
-    out = max(-left, -top, right - width, bottom - height)
-    if out > _SLACK:
-        return f"{box.label} [{shown}] is outside the image of {width} x {height} pixels"
+        raise UserError(f"{shown} has no area")
     cut = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
-    if cut[0] >= cut[2] or cut[1] >= cut[3]:
-        return f"{box.label} [{shown}] is outside the image of {width} x {height} pixels"
+    outside = max(-left, -top, right - width, bottom - height)
+    if outside > _SLACK or cut[0] >= cut[2] or cut[1] >= cut[3]:
+        raise UserError(f"{shown} is outside the image of {width} x {height} pixels")
     return cut
 
 

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Num
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from plusx.data.image_file import DEFAULT_LIMIT, UnreadableImage, quiet, read_regular
 
@@ -51,14 +48,6 @@ def read_bands(
             raise UnreadableImage(f"{_channels(count)}, and no band {max(bands)}")
         stored = stored[[band - 1 for band in bands]]
     return np.ascontiguousarray(stored, np.float32)
-
-
-def fitted(image: Float32[np.ndarray, "c h w"], size: tuple[int, int]) -> Float32[Tensor, "c y x"]:
-    """All of an image at the size (height, width), bilinear with antialiasing."""
-    stored = torch.from_numpy(image)
-    if stored.shape[1:] == size:
-        return stored
-    return F.interpolate(stored[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
