@@ -190,7 +190,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind detect": (recipe_tables.Detect,),
     "[task] with kind embed": (recipe_tables.Embed,),
     "[head]": (),  # docs/seeing.md has the fields of each kind
-    "[data] with boxes or masks": (recipe_sets.SceneData,),
+    "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),
     "[data] with kind people": (recipe_sets.PeopleData,),
     "[data] with kind volumes": (recipe_sets.VolumeData,),

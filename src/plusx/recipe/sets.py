@@ -1,4 +1,4 @@
-"""The tables of a recipe that say what data is trained on: [data], told apart by `kind`."""
+"""[data] of a recipe: one table for each `kind` of data."""
 
 from typing import Annotated, Literal
 
@@ -41,11 +41,11 @@ class KnownData:
     size: Positive | None = None  # positions a dimension; None: as published
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
-    validation: CountOrFraction | None = None  # images, or their share; None: the set's own rule
-    train: CountOrFraction | None = None  # images, or their share, that are trained on; None: all
+    validation: CountOrFraction | None = None  # images, or their fraction; None: the set's own rule
+    train: CountOrFraction | None = None  # images, or their fraction, to train on; None: all
     per_class: Positive | None = None  # images of each class that are trained on; None: all
-    classes: tuple[Name, ...] | None = None  # those that are seen; None: all
-    bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
+    classes: tuple[Name, ...] | None = None  # those that are used; None: all
+    bands: tuple[Positive, ...] | None = None  # channels that are used, from 1; None: all
     sampler: Sampler = "uniform"
     samples_per_class: Positive = 4  # that stand together, with sampler = "pk"
     workers: Count = 0
@@ -63,12 +63,12 @@ class OwnData:
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
     validation: CountOrFraction | None = None
-    train: CountOrFraction | None = None  # images, or their share, that are trained on; None: all
+    train: CountOrFraction | None = None  # images, or their fraction, to train on; None: all
     per_class: Positive | None = None  # images of each class that are trained on; None: all
-    classes: tuple[Name, ...] | None = None  # those that are seen; None: all
-    channels: Positive | None = None  # of an image as it is stored; None: pictures in colours
-    range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255, of pictures
-    bands: tuple[Positive, ...] | None = None  # channels that are seen, from 1; None: all
+    classes: tuple[Name, ...] | None = None  # those that are used; None: all
+    channels: Positive | None = None  # of an image as it is stored; None: colour images
+    range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255
+    bands: tuple[Positive, ...] | None = None  # channels that are used, from 1; None: all
     on_unreadable: Literal["error", "skip"] = "error"
     decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
     sampler: Sampler = "uniform"
@@ -77,7 +77,7 @@ class OwnData:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
-class SceneData:
+class AnnotatedData:
     """Images with boxes or masks: a folder as Pascal VOC has it, a COCO JSON, a CSV of boxes, or
     folders of images and of masks.
     """
@@ -141,13 +141,13 @@ class VolumeData:
     orientation: str = "SPL"  # where slices, rows and columns grow to
     patch: Patch = (64, 64, 64)  # voxels that a network sees at a time
     patches: Positive = 4  # that an epoch takes of each volume
-    foreground: UnitInterval = 0.5  # the share of them that hold a class other than the first
+    foreground: UnitInterval = 0.5  # the fraction of them that hold a class other than the first
     ignore: tuple[Count, ...] = ()  # numbers of the masks that are ignored
     patient: str = ""  # a regular expression whose group is the patient; "": each volume's own
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: CountOrFraction | None = None  # patients, or their share; None: 0.2
-    train: CountOrFraction | None = None  # volumes, or their share, that are trained on; None: all
+    validation: CountOrFraction | None = None  # patients, or their fraction; None: 0.2
+    train: CountOrFraction | None = None  # volumes, or their fraction, to train on; None: all
     on_unreadable: Literal["error", "skip"] = "error"
     sampler: Literal["uniform"] = "uniform"
     workers: Count = 0
@@ -155,7 +155,7 @@ class VolumeData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class EllipsoidData:
-    """Volumes that are made: ellipsoids in noise, which no threshold finds."""
+    """Synthetic volumes: ellipsoids in noise, which no threshold finds."""
 
     kind: Literal["ellipsoids"]
     patch: Patch = (32, 32, 32)
@@ -163,7 +163,7 @@ class EllipsoidData:
     foreground: UnitInterval = 0.5
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: CountOrFraction | None = None  # patients, or their share; None: 12
+    validation: CountOrFraction | None = None  # patients, or their fraction; None: 12
     train: CountOrFraction | None = None
     sampler: Literal["uniform"] = "uniform"
     workers: Count = 0
@@ -171,16 +171,16 @@ class EllipsoidData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class CellData:
-    """Images that are made: discs and rods that lie over each other, each with its mask."""
+    """Synthetic images: discs and rods that lie over each other, each with its mask."""
 
     kind: Literal["cells"]
     size: tuple[Positive, Positive] = (128, 128)  # height and width of what the network sees
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: Literal[0] | None = None  # 0: none is kept back
+    validation: Literal[0] | None = None  # 0: none is held out
     train: CountOrFraction | None = None
     sampler: Literal["uniform", "balanced"] = "uniform"
     workers: Count = 0
 
 
-Data = KnownData | OwnData | SceneData | CellData | PeopleData | VolumeData | EllipsoidData
+Data = KnownData | OwnData | AnnotatedData | CellData | PeopleData | VolumeData | EllipsoidData

@@ -30,7 +30,7 @@ from plusx.data.splits import own_splits, stratified_order
 from plusx.data.statistics import measured_modality
 from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
-from plusx.recipe.sets import CellData, EllipsoidData, PeopleData, SceneData, VolumeData
+from plusx.recipe.sets import AnnotatedData, CellData, EllipsoidData, PeopleData, VolumeData
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DataKind:
     table       its fields
     open        (recipe, table, split) -> the data set
     at          (table, another path, names of a network's classes) -> the table for data there,
-                and the splits that it has itself; None where data is made and not read
+                and the splits that it has itself; None for synthetic data
     by_class    whether images are sorted by class, so that data of any such kind can stand for it
     has_people  whether the classes are people, none of whom is in two splits
     """
@@ -87,15 +87,15 @@ def open_train_and_validation(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
 def at_another_path(
     recipe: Recipe, data: str | Path, split: Split, classes: tuple[str, ...]
 ) -> tuple[Recipe, Split]:
-    """The recipe with `data` in the place of its own, and the split of it that is meant.
+    """The recipe for other data, and the split of it to open.
 
-    How the run's own data was split says nothing of others: what has no splits of its own is
-    evaluated as a whole, as a folder of classes is. `classes` are the network's, () where unknown.
-    UserError: the run's data is made, or there is no such data.
+    The run's way of splitting does not apply to other data: data without splits is opened as a
+    whole. `classes` are the network's, () where unknown.
+    UserError: the run's data is in no file, or there is no such data.
     """
     at = DATA[recipe.data.kind].at
     if at is None:
-        raise UserError(f'[data] kind = "{recipe.data.kind}" is made, not read from {data}')
+        raise UserError(f'[data] kind = "{recipe.data.kind}" is not in files: {data}')
     table, splits = at(recipe.data, str(data), classes)
     return replace(recipe, data=table), split if splits else "all"
 
@@ -166,7 +166,7 @@ def _wants_masks(recipe: Recipe) -> bool:
     return recipe.head is not None and recipe.head.has_masks
 
 
-def _open_annotated(recipe: Recipe, data: SceneData, split: str) -> Dataset:
+def _open_annotated(recipe: Recipe, data: AnnotatedData, split: str) -> Dataset:
     options = LayoutOptions(
         classes=data.classes,
         values=data.values,
@@ -190,8 +190,8 @@ def _open_annotated(recipe: Recipe, data: SceneData, split: str) -> Dataset:
 
 
 def _annotated_at(
-    data: SceneData, path: str, classes: tuple[str, ...]
-) -> tuple[SceneData, tuple[str, ...]]:
+    data: AnnotatedData, path: str, classes: tuple[str, ...]
+) -> tuple[AnnotatedData, tuple[str, ...]]:
     # others need not show every class
     names = data.classes if data.kind == "masks" or not classes else classes
     table = replace(data, path=path, test="", validation=None, classes=names)
@@ -257,7 +257,7 @@ def _open_ellipsoids(recipe: Recipe, data: EllipsoidData, split: str) -> Dataset
 
 _NAMED = DataKind(KnownData, _open_named, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
-_ANNOTATED = DataKind(SceneData, _open_annotated, _annotated_at)
+_ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
 
 # kind in [data]: its table and how it is opened
 DATA: dict[str, DataKind] = {

@@ -1,4 +1,4 @@
-"""What a reader finds: files with their labels, before any of them is decoded."""
+"""A reader's list of files and their labels, before any of them is decoded."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -15,10 +15,9 @@ from plusx.errors import UserError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Listing:
-    """All entries below a root.
+    """All entries below a root, and the classes in order.
 
-    splits are those that the data has itself ("train", "validation", "test"); none where it is to
-    be split. classes are in order.
+    splits: those that the data has itself ("train", "validation", "test"); () where a seed splits
     """
 
     root: str
@@ -49,7 +48,7 @@ class Listing:
         return torch.tensor([numbers[entry.label] for entry in entries], dtype=torch.int64)
 
     def items(self, entries: Sequence[Entry], decoder: Decoder) -> Items:
-        """What is read of entries."""
+        """The inputs of entries."""
         return file_items(entries, decoder)
 
 

@@ -25,7 +25,7 @@ IMAGENET_SIZE = 224
 
 @dataclass(frozen=True)
 class _Layout:
-    """A way in which files are a data set: how it is recognised and read."""
+    """A layout of files: how it is recognised and read, and the splits that it has."""
 
     recognise: Callable[[Path], bool]
     read: Callable[[Path, tuple[str, ...] | None, bool], Listing]
@@ -104,8 +104,8 @@ def open_data(
                 f"expected were {_listed(classes)}"
             )
         if os.path.lexists(name):
-            remark = f"{name} is the set of that name; what lies here is ./{name}"
-            dataset = replace(dataset, warnings=[remark, *dataset.warnings])
+            warning = f"{name} is the set of that name; the folder is ./{name}"
+            dataset = replace(dataset, warnings=[warning, *dataset.warnings])
         if size is not None:
             dataset = dataset.with_modality(replace(dataset.modality, size=(size, size)))
     else:
@@ -140,7 +140,7 @@ def as_dataset(
 
 
 def is_named_set(data: str | Path) -> bool:
-    """Whether this is the name of a set; a folder of that name is meant by ./NAME."""
+    """Whether this is the name of a set; ./NAME is a folder of that name."""
     return isinstance(data, str) and data in NAMED_SETS
 
 
@@ -151,7 +151,7 @@ def kind_of(path: str | Path) -> str | None:
 
 
 def is_undivided(data: str | Path) -> bool:
-    """Whether this is a path to data that does not say itself what validates and what tests."""
+    """Whether this is a path to data without splits of its own."""
     return kind_of(data) is not None and not splits_of(data)
 
 
@@ -215,7 +215,7 @@ def _classes(
     on_unreadable: OnUnreadable,
     expected: tuple[str, ...] | None,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The classes, and warnings about those left out. What is listed decides, not what decodes."""
+    """The classes, and warnings about those left out, by the files listed, readable or not."""
     classes = listing.classes
     if expected is not None:
         unknown = sorted(set(classes) - set(expected))

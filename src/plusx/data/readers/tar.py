@@ -1,9 +1,9 @@
-"""Sets in tar files, as WebDataset writes them: members 000017.jpg and 000017.cls lie together.
+"""Sets in tar files, as WebDataset writes them: members 000017.jpg and 000017.cls belong together.
 
-A tar file that is not compressed can be read at any place, so its members are indexed once, and
-are from then on images like those of a folder: in any order, by any process, from any batch on.
-Nothing is ever unpacked to disk. A file with a member that is no regular file (a link, a device),
-that is named outside the archive, or that promises more bytes than there are, is refused whole.
+A tar file that is not compressed can be read at any offset: its members are indexed once, and are
+then read like files of a folder, in any order and by any process. Nothing is unpacked to disk. A
+file with a member that is no regular file (a link, a device), that is named outside the archive,
+or that promises more bytes than there are, is refused whole.
 """
 
 import glob
@@ -49,7 +49,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class Member(NamedTuple):
-    """One image of a tar file: where its bytes are, its class, and what decoding it came to."""
+    """One image of a tar file: where its bytes are, its class, and the verdict of decoding it."""
 
     name: str
     offset: int
@@ -104,7 +104,7 @@ class TarItems(Items):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TarListing(Listing):
-    """The images of tar files; `locations` says of each entry's path where it lies."""
+    """The images of tar files; `locations` are the bytes of each entry, by its path."""
 
     locations: dict[str, Location]
     digest: str
@@ -160,7 +160,7 @@ def _spelled(pattern: str) -> list[str]:
 
 
 def read_tar(pattern: str | Path) -> TarListing:
-    """Index tar files and decode every image once; both are remembered until a file changes.
+    """Index tar files and decode every image once; both are cached until a file changes.
 
     Raises UserError that names the file, and the member, where one is damaged or hostile.
     """

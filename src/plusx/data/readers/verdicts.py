@@ -37,7 +37,7 @@ _CACHE_LIMIT = 2**29
 
 
 class Entry(NamedTuple):
-    """One file (or link, or hidden folder) of a set, and what becomes of it."""
+    """One file (or link, or hidden folder) of a set, and whether it is used."""
 
     path: str
     label: str
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     verdict: Verdict | None = None  # of decoding it
 
     def name(self, root: str) -> str:
-        """What to call it in a message."""
+        """Its name in messages: the path below root, with its row in a CSV."""
         shown = printable(self.path, root)
         return shown if self.row is None else f"row {self.row} ({shown})"
 
@@ -57,10 +57,10 @@ class Entry(NamedTuple):
 def check_entries(
     entries: Iterable[Entry], root: str, on_unreadable: OnUnreadable, modality: Modality
 ) -> tuple[list[Entry], list[str]]:
-    """The entries that can be used, after decoding each of them, and warnings about the rest.
+    """The entries that can be used, after decoding each of them, and warnings about the others.
 
-    Raises UserError that names the files which cannot be used, with the reasons, unless they are
-    to be skipped; and where what is said of the files' values fits none of them.
+    UserError: files cannot be used and are not to be skipped, each named with the reason; or the
+    stated range of values fits none of them.
     """
     used, warnings = usable_entries(examined(list(entries), root, modality), root, on_unreadable)
     verdicts = [entry.verdict for entry in used if entry.verdict is not None]
@@ -72,7 +72,7 @@ def check_entries(
 def usable_entries(
     entries: Sequence[Entry], root: str, on_unreadable: OnUnreadable
 ) -> tuple[list[Entry], list[str]]:
-    """The same of entries that have been decoded."""
+    """As check_entries, of entries that have been decoded."""
     used = [entry for entry in entries if entry.state == "used"]
     refused = [entry for entry in entries if entry.state == "refused"]
     warnings = []
@@ -84,13 +84,15 @@ def usable_entries(
                 f'{count} cannot be used: {listed(lines)} (on_unreadable = "skip" leaves them out)'
             )
         warnings += [f"{count} skipped", *(f"skipped {line}" for line in lines)]
-    remarks: dict[str, list[str]] = {}
+    names_by_reason: dict[str, list[str]] = {}
     for entry in entries:
         if entry.state != "refused" and entry.reason:
-            remarks.setdefault(f"{entry.state}, {entry.reason}", []).append(entry.name(root))
-    for remark, names in remarks.items():
+            names_by_reason.setdefault(f"{entry.state}, {entry.reason}", []).append(
+                entry.name(root)
+            )
+    for reason, names in names_by_reason.items():
         more = ", ..." if len(names) > _NAMED else ""
-        warnings.append(f"{len(names):,} {remark}: {', '.join(names[:_NAMED])}{more}")
+        warnings.append(f"{len(names):,} {reason}: {', '.join(names[:_NAMED])}{more}")
     return used, warnings
 
 
@@ -147,7 +149,7 @@ def summaries_of_files(
 
 
 def in_threads(items: Sequence[Item], examine: Callable[[Item], Result]) -> Iterator[Result]:
-    """What `examine` finds of each of the items, in threads."""
+    """The results of `examine` for each of the items, in order, from threads."""
     threads = min(_THREADS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="plusx-check")
     began = logged = time.monotonic()
