@@ -234,7 +234,7 @@ def flat(row: Row) -> dict[str, Any]:
     }
 
 
-def _megabytes(count: float | None) -> float | None:
+def _megabytes(count: int | float | None) -> float | None:
     return None if count is None else count / 1e6
 
 
