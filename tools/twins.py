@@ -28,7 +28,7 @@ GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
 
 def table(group: str) -> str:
     """The recipes of a group. A recipe without a file under results/ is named beneath."""
-    head = "| recipe | figure | plain twin | residual | difference | seeds | images | training |"
+    head = "| recipe | metric | plain twin | residual | difference | seeds | images | training |"
     lines, missing = [head, "|---|---|---:|---:|---:|---:|---:|---:|"], []
     where: dict[str, list[str]] = {}
     for name in GROUPS[group]:
