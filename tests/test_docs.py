@@ -335,7 +335,7 @@ def test_formats_and_limits_are_the_ones_told() -> None:
 def test_sources_of_weights_are_told() -> None:
     said = [
         quoted(cells[0])
-        for cells in rows(ROOT / "docs" / "weights.md", "Where they come from")
+        for cells in rows(ROOT / "docs" / "weights.md", "Sources")
         if quoted(cells[0])
     ]
     assert {words[0] for words in said if ".th" not in words[0] and ".npz" not in words[0]} == (
