@@ -25,7 +25,7 @@ def models(
     *,
     as_json: Json = False,
 ) -> None:
-    """List the networks of the zoo, with parameters and multiply-adds (MACs of one input)."""
+    """List the networks of the zoo, with parameters and MACs (multiply-accumulates per input)."""
     from plusx.describe import list_networks
 
     rows = list_networks(pattern)
@@ -54,12 +54,10 @@ def describe(
     memory: Annotated[
         str | None, about("Which memory plan trains within this: 4GB, 512MiB, 1.5GB.")
     ] = None,
-    batch_size: Annotated[
-        int | None, about("Images at a time, with --memory. Default: 64.")
-    ] = None,
+    batch_size: Annotated[int | None, about("Batch size, with --memory. Default: 64.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Describe a network: its sentences, its stages, parameters and multiply-adds."""
+    """Describe a network: its sentences, stages, parameters and MACs."""
     from plusx.describe import describe_memory, describe_network, description
 
     if memory is None and batch_size is not None:

@@ -37,7 +37,7 @@ def study(
     jobs: Annotated[int | None, about("Trials at a time (default: one per core).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a study: many trials, their measurements, tables and figures in report.html."""
+    """Run a study: many trials, their measurements, tables and charts in report.html."""
     if recipe is None:
         from plusx.study.catalogue import EXPERIMENTS
 
@@ -186,8 +186,8 @@ app.command(bench)
 @bench.default
 def networks(
     *names: Annotated[str, about("Names of networks (default: ResNet-20 to 56 of CIFAR).")],
-    size: Annotated[int | None, about("Pixels a side (default: each network's own).")] = None,
-    batch_size: Annotated[int, about("Images a batch, for throughput and training.")] = 32,
+    size: Annotated[int | None, about("Pixels per side (default: each network's own).")] = None,
+    batch_size: Annotated[int, about("Batch size, for throughput and training.")] = 32,
     threads: Annotated[int, about("CPU threads (0: torch's choice).")] = 0,
     device: Device = "auto",
     seconds: Annotated[float, about("Seconds of measuring for each network.")] = 5.0,
@@ -237,8 +237,8 @@ def memory(
     family: Annotated[
         bool, Parameter(negative="", help="Include every depth of each network's family.")
     ] = False,
-    size: Annotated[int | None, about("Pixels a side (default: each network's own).")] = None,
-    batch_size: Annotated[int, about("Images a batch.")] = 8,
+    size: Annotated[int | None, about("Pixels per side (default: each network's own).")] = None,
+    batch_size: Annotated[int, about("Batch size.")] = 8,
     count_only: Annotated[
         bool,
         Parameter(

@@ -16,7 +16,7 @@ app = App(
     name="plusx",
     help="Residual learning, y = F(x) + x: build, train, compare, evaluate and use networks.",
     help_format="plaintext",
-    help_epilogue="`plusx COMMAND --help` shows examples. `--debug` shows where an error arose.",
+    help_epilogue="`plusx COMMAND --help` shows examples. `--debug` prints tracebacks.",
     version=plusx.__version__,
     suppress_keyboard_interrupt=False,
 )
@@ -54,7 +54,7 @@ OnUnreadable = Annotated[
     about("What to do with unreadable files: stop, or skip and list them."),
 ]
 Device = Annotated[str, about("auto, cpu, cuda, cuda:1 or mps.")]
-BatchSize = Annotated[int, about("Images at a time.")]
+BatchSize = Annotated[int, about("Batch size.")]
 Workers = Annotated[int, about("Data loader processes.")]
 Trained = Annotated[
     str, Parameter(name="RUN", help="A run's folder, a safetensors or ONNX file, or a name.")

@@ -109,11 +109,11 @@ def compare(
     jobs: Annotated[int | None, about("Runs at a time. Default: one for each core.")] = None,
     split: Annotated[
         Literal["validation", "test"],
-        about("test: recorded as a use."),
+        about("An evaluation on test is recorded."),
     ] = "validation",
     as_json: Json = False,
 ) -> None:
-    """Train several networks with several seeds each: a table, figures, report.html."""
+    """Train several networks with several seeds each: a table, charts, report.html."""
     from plusx.recipe import load_recipe
 
     read = load_recipe(recipe, overrides)
@@ -142,7 +142,7 @@ def pack(
     /,
     *,
     out: Annotated[Path, about("The file to write; a file of that name is replaced.")],
-    size: Annotated[int, about("Pixels a side that the network will see.")] = 224,
+    size: Annotated[int, about("Pixels per side of the network's input.")] = 224,
     side: Annotated[
         int | None,
         about("Pixels of the shorter side that is stored. Default: --size / 0.875."),
@@ -192,10 +192,10 @@ def pack(
     "  plusx convert resnet20.th --as resnet20 --source akamaster --out resnet20.safetensors",
 )
 def convert(
-    file: Annotated[str, Parameter(name="FILE", help="What another library wrote.")],
+    file: Annotated[str, Parameter(name="FILE", help="The weight file of another library.")],
     /,
     *,
-    model: Annotated[str, Parameter(name="--as", help="The network that it is for.")],
+    model: Annotated[str, Parameter(name="--as", help="The name of the network.")],
     source: Annotated[str, about("akamaster, torchvision, timm or keras.")],
     out: Annotated[str, about("The safetensors file to write.")],
     as_json: Json = False,

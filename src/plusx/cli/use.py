@@ -45,7 +45,7 @@ def evaluate(
     data: Annotated[
         str | None, about("digits, fashion-mnist, cifar10, cifar100, a folder or a CSV.")
     ] = None,
-    split: Annotated[str, about("validation, test, train or all; a use of test is recorded.")] = (
+    split: Annotated[str, about("validation, test, train or all; test is recorded.")] = (
         "validation"
     ),
     tta: TtaOption = None,
@@ -154,7 +154,7 @@ def predict(
     *paths: ImagePaths,
     out: Annotated[
         Path | None,
-        about("Folder for predictions.json, predictions.csv and pictures of masks and boxes."),
+        about("Folder for predictions.json, predictions.csv and images of masks and boxes."),
     ] = None,
     tta: TtaOption = None,
     batch_size: BatchSize = 64,
@@ -192,7 +192,7 @@ def explain(
     out: Annotated[Path | None, about("The folder. Default: runs/explain- and the name.")] = None,
     method: Annotated[
         Literal["grad-cam", "integrated-gradients", "occlusion"],
-        about("The latter two need the extra: pip install 'plusx[explain]'."),
+        about("The last two need an extra: pip install 'plusx[explain]'."),
     ] = "grad-cam",
     class_name: Annotated[
         str | None,
@@ -320,8 +320,8 @@ def probe(
     /,
     *,
     weights: WeightsOption = None,
-    data: Annotated[str | None, about("Default: what the run was trained on.")] = None,
-    split: Annotated[str, about("validation or test; a use of test is recorded.")] = "validation",
+    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
+    split: Annotated[str, about("validation or test; test is recorded.")] = "validation",
     neighbours: Annotated[int, about("Number of nearest neighbours (k).")] = 20,
     images: Annotated[int, about("Training images at most.")] = 10_000,
     on_unreadable: OnUnreadable = "error",
@@ -369,7 +369,9 @@ def _line(figures: dict[str, Any]) -> str:
 )
 def enroll(
     trained: Annotated[str, Parameter(name="RUN", help="A run of embeddings: its folder.")],
-    folder: Annotated[str, Parameter(name="FOLDER", help="One folder a person, aligned crops.")],
+    folder: Annotated[
+        str, Parameter(name="FOLDER", help="One folder per person, with aligned crops.")
+    ],
     /,
     *,
     out: Annotated[Path, about("The gallery: a new folder.")],
@@ -419,7 +421,7 @@ def enroll(
     "  plusx verify gallery door.png --person anna --json",
 )
 def verify(
-    gallery: Annotated[str, Parameter(name="GALLERY", help="What `plusx enroll` wrote.")],
+    gallery: Annotated[str, Parameter(name="GALLERY", help="A gallery that `plusx enroll` wrote.")],
     /,
     *paths: Annotated[str, about("Images, and folders of images: aligned crops of faces.")],
     person: Annotated[
