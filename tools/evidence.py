@@ -22,7 +22,7 @@ def summary() -> str:
     """How many claims of each kind are in which state."""
     rows = [row for row in ledger(results=RESULTS) if row["erratum"] is None]
     errata = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
-    lines = [f"| claims | {' | '.join(STATES)} | in all |", f"|---|{'---:|' * (len(STATES) + 1)}"]
+    lines = [f"| claims | {' | '.join(STATES)} | total |", f"|---|{'---:|' * (len(STATES) + 1)}"]
     lines += [
         _counts(kind, [row for row in rows if row["kind"] == kind])
         for kind in ("arithmetic", "property", "training")
@@ -42,7 +42,7 @@ def properties() -> str:
 def training() -> str:
     """Claims about training, with what they cost."""
     lines = [
-        "| claim | claimed | found | state | seeds | multiply-adds | hours of a core | source |",
+        "| claim | claimed | measured | state | seeds | MACs | core-hours | source |",
         "|---|---:|---:|---|---:|---:|---:|---|",
     ]
     for row in _rows("training"):
@@ -60,7 +60,7 @@ def errata() -> str:
     """Wrong claims of the texts, the measured values, and what is true."""
     rows = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
     lines = [
-        "| | where | what is claimed | metric | claimed | found | state | what is true |",
+        "| | where | claim | metric | claimed | measured | state | correct statement |",
         "|---:|---|---|---|---:|---:|---|---|",
     ]
     lines += [
@@ -74,7 +74,7 @@ def errata() -> str:
 
 def scope() -> str:
     """Every row of the texts' claims, and what plusx runs for it."""
-    lines = ["| row | what the texts claim | what is run for it | state |", "|---|---|---|---|"]
+    lines = ["| row | claim of the texts | tests | state |", "|---|---|---|---|"]
     for row in ledger("scope-*", results=RESULTS):
         run = [f"`{name}`" for name in (*row["runs"], *row["commands"])]
         tests = ", ".join(run) if run else f"nothing yet: {row['missing']}"
@@ -105,7 +105,7 @@ def _rows(kind: str) -> list[dict[str, Any]]:
 
 def _table(kind: str) -> str:
     lines = [
-        "| claim | what is claimed | claimed | found | state | source |",
+        "| claim | statement | claimed | measured | state | source |",
         "|---|---|---:|---:|---|---|",
     ]
     lines += [

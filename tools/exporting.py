@@ -8,7 +8,7 @@ from scaling import where
 
 def latency(found: Mapping[str, Any]) -> str:
     """The time of one image, by others over ours."""
-    lines = ["| network | threads | other | its time / ours | interval of 95 % | target |"]
+    lines = ["| network | threads | other | its time / ours | 95 % interval | target |"]
     lines.append("|---|---:|---|---:|---|---|")
     said = found["recipe"]
     for row in found["rows"]:
@@ -38,7 +38,7 @@ def eight_bits(found: Mapping[str, Any]) -> str:
                 f"| {100 * lost['value']:.2f} ({between}) | {100 * each['agreement']:.2f} % "
                 f"| {each['bytes']:,} |"
             )
-    lines += ["", "| network | threads | images | file | float32's time / its | interval of 95 % |"]
+    lines += ["", "| network | threads | images | file | float32 time / its time | 95 % interval |"]
     lines.append("|---|---:|---:|---|---:|---|")
     reached = []
     for row in found["rows"]:

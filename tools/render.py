@@ -93,7 +93,7 @@ def recipes() -> str:
 
 def published_weights(found: Mapping[str, Any]) -> str:
     """Accuracies of other people's trained weights."""
-    lines = ["| file | network | right of the test images | accuracy |", "|---|---|---:|---:|"]
+    lines = ["| file | network | correct test images | accuracy |", "|---|---|---:|---:|"]
     lines += [
         f"| `{row['file']}` ({row['source']}) | `{row['model']}` "
         f"| {row['right']:,} of {row['count']:,} | {100 * row['accuracy']:.2f} % |"
@@ -104,7 +104,7 @@ def published_weights(found: Mapping[str, Any]) -> str:
 
 def training_step(found: Mapping[str, Any]) -> str:
     """Ratios of the peers' time over ours."""
-    lines = ["| network | peer | threads | what | ratio | interval of 95 % | asked |"]
+    lines = ["| network | library | threads | setting | ratio | 95 % interval | target |"]
     lines.append("|---|---|---:|---|---:|---|---:|")
     for row in found["rows"]:
         for what, each in row["ratios"].items():
@@ -120,8 +120,8 @@ def training_step(found: Mapping[str, Any]) -> str:
 
 def loader(found: Mapping[str, Any]) -> str:
     """Images a second of sets in memory, ours and the peers'."""
-    head = "| threads | images a second | torchvision on | images a second | ratio "
-    lines = [f"{head}| interval of 95 % | at least |"]
+    head = "| threads | images per second | torchvision on | images per second | ratio "
+    lines = [f"{head}| 95 % interval | at least |"]
     lines.append("|---:|---:|---|---:|---:|---|---:|")
     for row in found["rows"]:
         rate = row["images_per_second"]
@@ -139,7 +139,7 @@ def loader(found: Mapping[str, Any]) -> str:
 def folders(found: Mapping[str, Any]) -> str:
     """Images a second of a folder of JPEGs and of the same packed."""
     rows = found["rows"]
-    lines = ["| what | " + " | ".join(_how(row) for row in rows) + " |"]
+    lines = ["| loader | " + " | ".join(_how(row) for row in rows) + " |"]
     lines.append("|---|" + "---:|" * len(rows))
     for name in rows[0]["images_per_second"]:
         rates = [f"{row['images_per_second'][name]['value']:,.0f}" for row in rows]
@@ -190,7 +190,7 @@ def fast(found: Mapping[str, Any]) -> str:
 
 def startup(found: Mapping[str, Any]) -> str:
     """Seconds until an answer."""
-    lines = ["| what | median of seconds | interval of 95 % | limit |", "|---|---:|---|---:|"]
+    lines = ["| command | median seconds | 95 % interval | limit |", "|---|---:|---|---:|"]
     lines += [
         f"| `{row['name']}` | {row['seconds']['value']:.3f} "
         f"| {row['seconds']['low']:.3f} to {row['seconds']['high']:.3f} | {row['limit'] or ''} |"
@@ -209,7 +209,7 @@ def processes(found: Mapping[str, Any]) -> str:
 def stochastic_depth(found: Mapping[str, Any]) -> str:
     """The time of a step with stochastic depth, against constant depth."""
     (row,) = found["rows"]
-    lines = ["| images | threads | time / constant depth | interval of 95 % | blocks that ran |"]
+    lines = ["| images | threads | time / constant depth | 95 % interval | blocks computed |"]
     lines.append("|---:|---:|---:|---|---:|")
     lines.append(
         f"| {row['batch_size']} | {row['threads']} | {row['ratio']['value']:.3f} "
@@ -221,8 +221,8 @@ def stochastic_depth(found: Mapping[str, Any]) -> str:
 
 def memory(found: Mapping[str, Any]) -> str:
     """Bytes and times of plans and of peers."""
-    head = "| network | trained by | threads | held, an image | bytes | time | interval of 95 % |"
-    lines = [f"{head} asked |", "|---|---|---:|---:|---:|---:|---|---|"]
+    head = "| network | method | threads | stored per image | bytes | time | 95 % interval |"
+    lines = [f"{head} target |", "|---|---|---:|---:|---:|---:|---|---|"]
     for row in found["rows"]:
         exact = row["saved_share"] is not None
         share = row["saved_share" if exact else "live_share"]

@@ -6,7 +6,7 @@ from typing import Any
 
 def speed(found: Mapping[str, Any]) -> str:
     """Two processes of one thread against one process of two."""
-    lines = ["| engine | network | batch | one process' time / ours | interval of 95 % |"]
+    lines = ["| engine | network | batch | time of one process / ours | 95 % interval |"]
     lines.append("|---|---|---:|---:|---|")
     for row in _rows(found, "speed"):
         lines += [
@@ -33,7 +33,7 @@ def moved(found: Mapping[str, Any]) -> str:
 def imagenet(found: Mapping[str, Any]) -> str:
     """What many GPUs would give, and what that takes for granted."""
     assumed = found["recipe"]["assumed"]
-    head = "| GPUs | batch | received a step | on the way | images a second | of linear "
+    head = "| GPUs | batch | received per step | communication | images per second | efficiency "
     lines = [f"{head}| without overlap | {assumed['epochs']} epochs | JPEGs | cores | packed |"]
     lines.append("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     lines += [
@@ -46,16 +46,16 @@ def imagenet(found: Mapping[str, Any]) -> str:
     ]
     (one,) = (row for row in _rows(found, "projection") if row["gpus"] == 1)
     said = (
-        f"Assumed, not measured: a GPU makes {assumed['images_per_second']:,.0f} images of "
-        f"{assumed['model']} a second alone (the H100's class, bfloat16, channels_last) in batches "
-        f"of {assumed['batch_a_gpu']}, {100 * assumed['backward_share']:.0f} % of a step being the "
-        f"backward pass; {assumed['gpus_a_node']} GPUs a machine, between which an all-reduce gets "
-        f"{assumed['bytes_per_second_in_a_node'] / 1e9:.0f} GB/s, and "
-        f"{assumed['bytes_per_second_between_nodes'] / 1e9:.0f} GB/s a GPU between machines; "
-        f"{1e6 * assumed['seconds_a_hop']:.0f} µs a hop of the ring and bucket of "
+        f"Assumed, not measured: one GPU trains {assumed['images_per_second']:,.0f} images of "
+        f"{assumed['model']} per second (H100 class, bfloat16, channels_last) in batches of "
+        f"{assumed['batch_a_gpu']}, with {100 * assumed['backward_share']:.0f} % of a step in the "
+        f"backward pass; {assumed['gpus_a_node']} GPUs per machine; an all-reduce runs at "
+        f"{assumed['bytes_per_second_in_a_node'] / 1e9:.0f} GB/s within a machine and at "
+        f"{assumed['bytes_per_second_between_nodes'] / 1e9:.0f} GB/s per GPU between machines, "
+        f"with {1e6 * assumed['seconds_a_hop']:.0f} µs per hop of the ring and bucket of "
         f"{assumed['bucket_bytes'] / 2**20:.0f} MiB; gradients of {one['gradient_bytes']:,} bytes "
         f"in float32; {assumed['images']:,} images of {assumed['jpeg_bytes'] / 1000:.0f} kB; a "
-        f"core decodes {assumed['jpegs_a_core']:,.0f} JPEGs a second, or reads "
+        f"core decodes {assumed['jpegs_a_core']:,.0f} JPEGs per second, or reads "
         f"{assumed['packed_a_core']:,.0f} images from a packed file."
     )
     return "\n".join([*lines, "", said])
