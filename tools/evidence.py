@@ -127,11 +127,12 @@ def _where() -> list[str]:
     if not read_results(RESULTS):
         return ["Nothing is run yet: `plusx reproduce '*' --kind arithmetic`."]
     results = json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
-    return [
+    lines = [
         f"{here['machine']['device_name']}, {here['machine']['cores']} cores, torch "
         f"{here['versions']['torch']}, plusx {here['versions']['plusx']}."
         for here in results["environments"]
     ]
+    return list(dict.fromkeys(lines))  # environments may differ in what is not printed
 
 
 def _state(row: Mapping[str, Any]) -> str:
