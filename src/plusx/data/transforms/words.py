@@ -1,21 +1,21 @@
-"""Augmentation is a sentence of words, done in their order: `pad4 crop flip cutout8`.
+"""Augmentation is a sentence of words, applied in their order: `pad4 crop flip cutout8`.
 
 | word | meaning |
 |---|---|
 | `pad4` | 4 black pixels on each side |
-| `crop` `crop28` | a window at a random position: of the set's size, or 28 x 28 |
+| `crop` `crop28` | a random crop: of the data set's size, or 28 x 28 |
 | `flip` `vflip` `dflip` | mirrored along columns, rows, slices, with probability 0.5 |
 | `altflip` | mirrored left to right in every second epoch, half of the images first (Jordan 2024) |
 | `resize256` | the shorter side to 256 |
-| `centercrop` `centercrop224` | the window in the middle |
-| `resizedcrop` `resizedcrop224` | a window of 8 to 100 % of the area and 3:4 to 4:3, resized |
-| `zoom1.5` | 1/1.5 to 1.5 times the size at which all of it just fits, at a random position |
+| `centercrop` `centercrop224` | the centre crop |
+| `resizedcrop` `resizedcrop224` | a random crop of 8 to 100 % of the area, 3:4 to 4:3, resized |
+| `zoom1.5` | 1/1.5 to 1.5 times the size at which the image just fits, at a random position |
 | `jitter.4` | brightness, contrast and saturation times 0.6 to 1.4, in a random order |
 | `grayscale` `grayscale.2` | to grey, always or with probability 0.2 |
 | `rot90` | rotated by 0, 90, 180 or 270 degrees in the plane of rows and columns |
 | `rotate15` | rotated by -15 to 15 degrees, black outside |
 | `brightness.2` | values times 0.8 to 1.2, around the middle of their range |
-| `noise.1` | normal noise of a deviation of 0 to 0.1 of the range |
+| `noise.1` | normal noise with a standard deviation of 0 to 0.1 of the range |
 | `randaugment` `randaugment9` | two random operations of RandAugment, of magnitude 9 |
 | `trivialaugment` | one random operation of TrivialAugment, of a random strength |
 | `autoaugment` | AutoAugment's policy for ImageNet, or for CIFAR-10 at 32 x 32 and below |
