@@ -227,7 +227,7 @@ def test_a_last_batch_of_one_image_a_rank_is_left_out_in_training() -> None:
 
 
 def test_memory_is_used_again_only_when_nobody_has_it() -> None:
-    spare = BufferPool(most=2)
+    spare = BufferPool(max_arrays=2)
     first = spare.take((4, 5))
     place = first.ctypes.data
     assert spare.take((4, 5)).ctypes.data != place

@@ -1,8 +1,8 @@
-"""Memory of large batches, used again once nobody has it any more.
+"""A pool of arrays for large batches, reused once nothing refers to them.
 
-A system hands out fresh memory page by page and filled with zeros, which takes about as long as to
-normalise what is written there. Whether an array is still in use, by a tensor, by a view of it, or
-by a graph that has saved it, is told by the references to it: each of them holds one.
+Fresh memory comes page by page and zeroed by the operating system, which takes about as long as
+normalising a batch. An array is free when its reference count says so: a tensor, a view or a saved
+activation each hold one reference.
 """
 
 import math
@@ -13,28 +13,28 @@ from jaxtyping import Float32
 
 
 class BufferPool:
-    """A few arrays of one process, not to be shared by threads."""
+    """At most `max_arrays` arrays; for one thread."""
 
-    def __init__(self, most: int = 4) -> None:
-        self.most = most
+    def __init__(self, max_arrays: int = 4) -> None:
+        self.max_arrays = max_arrays
         self._arrays: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-        """An array of that shape with anything in it, which nobody else has."""
+        """An uninitialised array of that shape that is not in use."""
         size = math.prod(shape)
         for index in range(len(self._arrays)):
             if len(self._arrays[index]) == size and _references(self._arrays, index) == _ONLY_HERE:
                 return self._arrays[index].reshape(shape)
         array = np.empty(size, np.float32)
-        # the oldest, of a size that is not asked for any more, makes room
-        self._arrays = [*self._arrays, array][-self.most :]
+        # the oldest is dropped: its size is probably not needed any more
+        self._arrays = [*self._arrays, array][-self.max_arrays :]
         return array.reshape(shape)
 
 
 def _references(arrays: list[np.ndarray], index: int) -> int:
-    """References to an array, those that asking takes among them."""
+    """The reference count of an array, the references of this call included."""
     return sys.getrefcount(arrays[index])
 
 
-# what is counted where only the list has the array, which differs between Pythons
+# the count of an array that only the list refers to, which differs between Python versions
 _ONLY_HERE = _references([np.empty(0, np.float32)], 0)

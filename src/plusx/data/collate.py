@@ -1,4 +1,4 @@
-"""Samples side by side, as the inputs and targets of a batch."""
+"""Collating samples into the inputs and targets of a batch."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from plusx.data.transforms.steps import Size
 from plusx.data.transforms.transform import Transform
 
 
-# where no size is given, a batch is as large as its largest image, to a multiple of this: what the
-# strides of the networks multiply to
+# without a given size, a batch is as large as its largest image, rounded up to a multiple of this,
+# the product of the networks' strides
 MULTIPLE = 32
 
 
 class Collated(NamedTuple):
-    """A batch before its inputs are normalised; or `error`, why there is none.
+    """A batch whose inputs are not yet normalised; or an error message.
 
     extras: those of a Batch
     """
@@ -31,14 +31,14 @@ class Collated(NamedTuple):
     error: str = ""
 
     def batch(self, inputs: Float32[Tensor, "n c *s"], device: torch.device) -> Batch:
-        """The batch with normalised inputs; what is no image is 0 in them."""
+        """The batch with these normalised inputs, in which padding becomes 0."""
         if "content_size" in self.extras:
             blank_padding(inputs, self.extras["content_size"])
         return Batch(inputs, self.targets, extras=self.extras).to(device)
 
 
 def blank_padding(inputs: Float32[Tensor, "n c h w"], sizes: Int64[Tensor, "n 2"]) -> None:
-    """What is no image becomes 0, in place."""
+    """Set the padding to 0, in place."""
     height, width = inputs.shape[2:]
     for image, (tall, wide) in zip(inputs, sizes.tolist()):
         if tall < height:

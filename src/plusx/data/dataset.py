@@ -1,4 +1,4 @@
-"""A data set: samples by their numbers, with classes, annotations and a modality."""
+"""A data set: samples by index, with classes, annotations and a modality."""
 
 import hashlib
 import os
@@ -29,25 +29,25 @@ Labels = Int64[Tensor, "n"] | Float32[Tensor, "n k"]
 
 
 class BatchMaker(ABC):
-    """Makes the inputs of whole batches, where that is quicker than sample by sample.
+    """Computes the inputs of whole batches, where that is faster than sample by sample.
 
-    normalised: whether they come as a network takes them
+    normalised: whether the inputs are normalised already
     """
 
     normalised: bool = False
 
     @abstractmethod
     def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
-        """The inputs of each of the batches, which are given by the numbers of their samples."""
+        """The inputs of each batch; `samples` has the sample numbers of each."""
 
     def close(self) -> None:
-        """End what works in the background."""
+        """Stop background work."""
         return
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRequest:
-    """What a loader asks a batch maker for."""
+    """What a Loader tells a BatchMaker."""
 
     modality: Modality
     transform: Transform
@@ -58,10 +58,10 @@ class BatchRequest:
 
 
 class Items(ABC):
-    """Where the inputs of a data set are stored.
+    """The stored inputs of a data set; what a reader implements.
 
-    paths: the files, where each input is one
-    patches: samples that an epoch of training takes of each item
+    paths: the files, if each input is one
+    patches: samples per item in an epoch of training
     """
 
     paths: list[str] | None
@@ -72,7 +72,7 @@ class Items(ABC):
 
     @abstractmethod
     def read(self, index: int, modality: Modality) -> Sample:
-        """One input as it is stored. UnreadableImage, OSError."""
+        """One stored input. Raises UnreadableImage or OSError."""
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Items":
@@ -80,30 +80,30 @@ class Items(ABC):
 
     @abstractmethod
     def digest(self, root: str | None) -> bytes:
-        """A digest that changes with the content."""
+        """A digest of the content; paths count relative to `root`."""
 
     def name(self, index: int) -> str:
-        """What to call an item that is no file."""
+        """The name, in messages, of an item that is not a file."""
         return f"sample {index}"
 
     def fit(self, modality: Modality) -> "Items":
-        """The same for a modality of another size."""
+        """The items for a modality of another size."""
         return self
 
     def reference(self) -> "Items":
-        """The same, decoded as in evaluation, whatever is quicker in training."""
+        """The items with the decoder of evaluation, instead of a faster one for training."""
         return self
 
     def batch_maker(self, request: BatchRequest) -> BatchMaker | None:
-        """Makes whole batches; None where samples are made one by one."""
+        """The maker of whole batches; None: samples are read one by one."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class FileItems(Items):
-    """Inputs in files of their own.
+    """Inputs that are one file each.
 
-    contents: digests of the files (image_file.content_digest), where they are known already
+    contents: digests of the files (image_file.content_digest), if already computed
     """
 
     paths: list[str]
@@ -129,7 +129,7 @@ class FileItems(Items):
         return replace(self, decoder="pillow")
 
     def digest(self, root: str | None) -> bytes:
-        """Of each file its name below the root, its size, and 16 KiB at each end."""
+        """Digest of each file's name below the root, its size, and 16 KiB at each end."""
         contents = self.contents
         if contents is None:
             contents = [content_digest(read_regular(path)) for path in self.paths]
@@ -137,7 +137,7 @@ class FileItems(Items):
 
 
 def stored_sample(value: Input) -> Sample:
-    """A sample of which only the input is known."""
+    """A sample without annotations."""
     if isinstance(value, torch.Tensor):
         height, width = value.shape[-2:]
     else:
@@ -178,10 +178,10 @@ class MemoryItems(Items):
 
 
 class MemoryBatches(BatchMaker):
-    """Batches gathered from one tensor: the words move windows, whose pixels are read once."""
+    """Batches gathered from one tensor; words only move the windows that are gathered."""
 
     def __init__(self, images: Tensor, request: BatchRequest) -> None:
-        # brought to the device once, and not batch by batch
+        # moved to the device once, not batch by batch
         self.images, self.request = images.to(request.device), request
 
     def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
@@ -189,10 +189,10 @@ class MemoryBatches(BatchMaker):
         for numbers in samples:
             windows = Windows.whole(len(numbers), (images.shape[2], images.shape[3]))
             rng = CounterRNG.of(self.request.seed, epoch, numbers)
-            for place, word in enumerate(transform.words):
+            for position, word in enumerate(transform.words):
                 if word.kind in WINDOW_STEPS:
                     step = WINDOW_STEPS[word.kind]
-                    windows = step(windows, word, rng.at(place), self.request.modality.size)
+                    windows = step(windows, word, rng.at(position), self.request.modality.size)
             yield gather(images, numbers % len(images), windows)
 
 
@@ -200,11 +200,12 @@ class MemoryBatches(BatchMaker):
 class Dataset:
     """Labelled samples of one split.
 
-    Labels are class numbers (n,) int64, or for several labels a sample (n, k) float32 of 0 and 1;
-    -1 stands for unknown. `warnings` say what was skipped or is remarkable, with the reasons.
-    A path that is no UTF-8 carries Python's surrogate escapes; `printable` makes it showable.
-    Paths are named relative to `root` in fingerprints and messages; `rows` are those of a CSV,
-    counted from 1 with its header.
+    labels: class numbers (n,) int64, or for several labels per sample (n, k) float32 of 0 and 1; -1
+        is unknown
+    warnings: what was skipped or is unusual, with reasons
+    root: paths are relative to it in fingerprints and messages. A path that is not UTF-8 carries
+        Python's surrogate escapes; `printable` makes it printable
+    rows: row numbers of a CSV, counted from 1 with its header
     """
 
     name: str
@@ -226,7 +227,7 @@ class Dataset:
         return len(self.labels)
 
     def read(self, index: int) -> Sample:
-        """One sample as it is stored. UnreadableImage, OSError: a file cannot be used."""
+        """One stored sample. UnreadableImage, OSError: its file cannot be used."""
         index = range(len(self))[index]
         sample = self.items.read(index, self.modality)
         if self.annotations is not None:
@@ -234,7 +235,7 @@ class Dataset:
         return replace(sample, target=self.labels[index] if self.multilabel else self.label(index))
 
     def label(self, index: int) -> int:
-        """The class number of a sample."""
+        """The class number of a sample; -1 is unknown."""
         return int(self.labels[index])
 
     @property
@@ -244,12 +245,12 @@ class Dataset:
 
     @property
     def in_memory(self) -> bool:
-        """Whether inputs are stored in memory at the network's size."""
+        """Whether inputs are in memory at the network's size."""
         return self.paths is None and self.annotations is None
 
     @property
     def paths(self) -> list[str] | None:
-        """The files, where each input is one."""
+        """The files, if each input is one."""
         return self.items.paths
 
     @property
@@ -270,7 +271,7 @@ class Dataset:
         )
 
     def with_modality(self, modality: Modality) -> "Dataset":
-        """The same samples for a network that wants another size, mean or std."""
+        """The data set for a network with another size, mean or std."""
         items = self.items
         if self.in_memory:
             if modality.channels != self.modality.channels:
@@ -282,33 +283,33 @@ class Dataset:
         return replace(self, modality=modality, items=items)
 
     def with_reference_decoder(self) -> "Dataset":
-        """The same, decoded as in evaluation, whatever is quicker in training."""
+        """The data set with the decoder of evaluation, instead of a faster one for training."""
         return replace(self, items=self.items.reference())
 
     def position_counts(self) -> Int64[Tensor, "k"]:
-        """How many positions of each class masks have. UserError: there are no masks."""
+        """The number of positions of each class in the masks. UserError: there are no masks."""
         counts = None if self.annotations is None else self.annotations.counts
         if counts is None:
-            raise UserError(f"{self.name} has no masks, which say the class of each position")
+            raise UserError(f"{self.name} has no masks, which give the class of each position")
         return counts.sum(0)
 
     def describe(self, index: int) -> str:
-        """What to call a sample in a message: its path, its row, or its number."""
+        """The name of a sample in messages: its path, its row, or its index."""
         if self.paths is None:
             return f"{self.name} {self.split}, {self.items.name(index)}"
         path = printable(self.paths[index], self.root)
         return path if self.rows is None else f"row {self.rows[index]} ({path})"
 
     def fingerprint(self) -> str:
-        """A sha256 that changes with the set: its classes, labels, annotations and content."""
+        """A sha256 of the classes, labels, annotations and content."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        # a folder that is renamed holds the same images
+        # renaming a folder does not change the data set
         name = "" if self.paths is not None else self.name
-        said = (name, self.split, self.classes, tuple(self.labels.shape))
-        digest = hashlib.sha256(repr(said).encode())
+        header = (name, self.split, self.classes, tuple(self.labels.shape))
+        digest = hashlib.sha256(repr(header).encode())
         digest.update(self.labels.cpu().contiguous().numpy().tobytes())
         if self.annotations is not None:
             digest.update(self.annotations.digest(self.root))
@@ -317,13 +318,13 @@ class Dataset:
 
 
 def images_of(dataset: Dataset) -> Num[Tensor, "n c h w"]:
-    """The images of a set in memory."""
+    """The images of a data set in memory, as one tensor."""
     assert isinstance(dataset.items, MemoryItems)
     return dataset.items.images
 
 
 def paths_digest(content: str, paths: Sequence[str], root: str | None) -> bytes:
-    """A digest of an archive's content, and of the names of images in it."""
+    """A digest of a content's digest and of paths relative to root."""
     digest = hashlib.sha256(content.encode())
     for path in paths:
         digest.update(os.fsencode(os.path.relpath(path, root) if root else path) + b"\0")
@@ -331,7 +332,7 @@ def paths_digest(content: str, paths: Sequence[str], root: str | None) -> bytes:
 
 
 def as_split(text: str) -> Split:
-    """A split by any of its usual names. Raises UserError for an unknown one."""
+    """A split by any of its usual names ("val", "valid"). UserError: an unknown name."""
     name = {"val": "validation", "valid": "validation"}.get(text, text)
     if name not in get_args(Split):
         raise UserError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")

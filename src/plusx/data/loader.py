@@ -1,7 +1,7 @@
 """From a Dataset to batches: ordered, augmented, collated, normalised, on the device.
 
-A sample's input is a function of (seed, epoch, sample number) whoever makes it: this process, a
-worker process, or a batch maker of the data set (sets in memory and packed ones).
+A sample's input is a function of (seed, epoch, sample number) alone, whether this process, a worker
+process or the data set's BatchMaker (sets in memory, packed sets) computes it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,11 +47,11 @@ def batches(
     size: int | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """The batches of one epoch of a Loader, which has the same arguments and is for several epochs:
-    its workers live as long as it does.
+    """The batches of one epoch. For several epochs use a Loader, which keeps its workers.
 
-    epoch     another epoch has another order and other random numbers
-    start     how many batches of the epoch to leave out, without doing their work
+    epoch: determines the order and the random numbers
+    start: number of batches to skip, which are not computed
+    Other arguments and errors: see Loader.
     """
     loader = Loader(
         data,
@@ -76,26 +76,25 @@ def _closing(loader: "Loader", batches: Iterator[Batch]) -> Iterator[Batch]:
 class Loader:
     """Batches of a data set, epoch after epoch: `for batch in loader.epoch(3): ...`
 
-    data        a set's name, a folder, a CSV, or a Dataset
-    split       "train" (of a Dataset: its own split), "validation", "test" or "all". Only "train"
-                is shuffled and augmented
-    augment     the words of augmentation (plusx.data.transforms.words)
-    size        of the images, where data is not yet a Dataset
-    sampler     orders the samples of training (plusx.data.sampler); with "pk",
-                `samples_per_class` of a class stand together
-    part        (rank, world): the share of every batch that this process gets. The shares, in the
-                order of the ranks, are the batch that one process alone would have, and differ in
-                length by one at most
-    drop_last   None leaves out a last training batch only where a share of it is of one sample, of
-                which batch norm knows no variance, or of none. Of a last batch of another split
-                that has fewer samples than there are ranks, the last ranks have one batch less
-    channels_last   memory layout of images of files, as they come from decoders; the values are
-                the same
-    timeout     seconds that a batch of a worker may take
+    data: a set's name, a folder, a CSV, or a Dataset
+    split: "train", "validation", "test" or "all"; None is "train", or the Dataset's own split. Only
+        "train" is shuffled and augmented
+    augment: the words of augmentation (plusx.data.transforms.words)
+    size: height and width of images, if `data` is not a Dataset
+    sampler: order of the training samples (plusx.data.sampler); with "pk", `samples_per_class`
+        samples of a class are adjacent
+    part: (rank, world size): the share of every batch that this process gets. The shares, in the
+        order of the ranks, form the batch that a single process would have, and their lengths
+        differ by at most one
+    drop_last: None drops a last training batch only if a rank's share of it has fewer than two
+        samples, for which batch norm has no variance. In other splits, a last batch with fewer
+        samples than ranks goes to the first ranks
+    channels_last: memory layout of images from files; the values are the same
+    timeout: seconds that a worker may take for a batch
 
-    Worker processes live until close(), or to the end of a `with` block.
-    Raises UserError for a wrong augmentation, split or number; RuntimeError that names the file
-    where one cannot be decoded any more, or where a worker dies or exceeds `timeout`.
+    Worker processes live until close() or the end of a `with` block.
+    UserError: an invalid augmentation, split or number. RuntimeError: a file cannot be decoded any
+    more, or a worker dies or exceeds `timeout`; the message names the file.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class Loader:
         if train:
             check_sampler(sampler, dataset.labels, batch_size, samples_per_class)
         else:
-            # figures and predictions are of the same pixels, whatever was quicker in training
+            # metrics and predictions must not depend on the decoder chosen for training
             dataset = dataset.with_reference_decoder()
         self.dataset = dataset
         self.batch_size = batch_size
@@ -244,7 +243,7 @@ class Loader:
         yield from self._workers
 
     def _finish(self, samples: np.ndarray, collated: Collated, epoch: int) -> Batch:
-        """A batch on the device, normalised, with the words that act on normalised pixels done."""
+        """The batch on the device, normalised, after the words that act on normalised pixels."""
         inputs = collated.inputs.to(self.device, non_blocking=True)
         if self._maker is None or not self._maker.normalised:
             inputs = self.dataset.modality.normalise(inputs, self._pool)
@@ -266,23 +265,23 @@ class Loader:
             timeout=timeout,
             worker_init_fn=begin_worker,
             persistent_workers=True,
-            # workers draw nothing from it; without it the global generator would be advanced
+            # workers do not use it; without it torch would advance the global generator
             generator=torch.Generator(),
         )
 
     @contextmanager
     def _naming_samples(self) -> Iterator[None]:
-        """The end of a worker names its sample, wherever in the epoch torch reports it."""
+        """Names the sample in the error of a worker that died."""
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:
-            # its end can show in its pipe first
+            # a broken pipe can be noticed before the death itself
             of_worker = "DataLoader " in str(error) or not issubclass(type(error), RuntimeError)
             if self._workers is None or not of_worker:
                 raise
             try:
                 during = self._in_work()
-            except RuntimeError:  # the signal can come here too, once
+            except RuntimeError:  # torch's SIGCHLD handler can raise here too, once
                 during = self._in_work()
             raise RuntimeError(f"a data worker died or hung{during}: {error}") from error
 
@@ -293,19 +292,19 @@ class Loader:
 
 
 class SampleError(RuntimeError):
-    """A sample that cannot be decoded any more."""
+    """A sample that could be decoded before and no longer can."""
 
 
 def _share(samples: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """What belongs to one of `world` ranks: in their order, the first ones get what is left."""
-    share, left = divmod(len(samples), world)
-    begin = rank * share + min(rank, left)
-    return samples[begin : begin + share + (rank < left)]
+    """One rank's share of the samples; the first ranks get one more each until none is left."""
+    size, remainder = divmod(len(samples), world)
+    begin = rank * size + min(rank, remainder)
+    return samples[begin : begin + size + (rank < remainder)]
 
 
 @dataclass
 class _Order:
-    """The batches that the workers are to make: lists of (epoch, sample number)."""
+    """Batch sampler for the workers: lists of (epoch, sample number)."""
 
     epoch: int = 0
     batches: Sequence[np.ndarray] = ()

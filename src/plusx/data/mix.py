@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from plusx.data.batch import Batch, class_shares
-from plusx.data.rng import CounterRNG, permutation
+from plusx.data.rng import SampleRNG, permutation
 from plusx.errors import UserError
 
 
-# (batch, seed, step, number of classes) -> batch with one number a class for targets
+# (batch, seed, step, number of classes) -> batch whose targets are class probabilities
 Mix = Callable[[Batch, int, int, int], Batch]
 
-# the purpose of these draws, so that they are none of an augmentation's
+# purpose of the random numbers here, distinct from those of an augmentation
 _MIXING = 1 << 33
 
 
@@ -28,11 +28,11 @@ def mixup(alpha: float) -> Mix:
     _check(alpha)
 
     def mixed(batch: Batch, seed: int, step: int, num_classes: int) -> Batch:
-        share = _share(alpha, seed, step)
+        fraction = _fraction(alpha, seed, step)
         others = _others(batch, seed, step)
-        inputs = batch.inputs.lerp(batch.inputs[others], 1 - share)
+        inputs = batch.inputs.lerp(batch.inputs[others], 1 - fraction)
         targets = class_shares(batch.known_targets, num_classes)
-        return Batch(inputs, targets.lerp(targets[others], 1 - share))
+        return Batch(inputs, targets.lerp(targets[others], 1 - fraction))
 
     return mixed
 
@@ -47,11 +47,11 @@ def cutmix(alpha: float) -> Mix:
 
     def mixed(batch: Batch, seed: int, step: int, num_classes: int) -> Batch:
         sides = batch.inputs.shape[2:]
-        cut = (1 - _share(alpha, seed, step)) ** (1 / len(sides)) if len(sides) else 0.0
+        cut = (1 - _fraction(alpha, seed, step)) ** (1 / len(sides)) if len(sides) else 0.0
         window: list[slice] = [slice(None), slice(None)]
         area = 1.0
         for number, side in enumerate(sides):
-            centre = int(_draws(seed, step).below(side, number)[0])
+            centre = _rng(seed, step).below(side, number)
             half = int(side * cut) // 2
             first, last = max(0, centre - half), min(side, centre + half)
             window.append(slice(first, last))
@@ -70,16 +70,16 @@ def _check(alpha: float) -> None:
         raise UserError(f"alpha = {alpha}: above 0, at most 100")
 
 
-def _draws(seed: int, step: int) -> CounterRNG:
-    return CounterRNG.of(seed, step, np.zeros(1, np.int64)).at(_MIXING)
+def _rng(seed: int, step: int) -> SampleRNG:
+    return SampleRNG.of(seed, step, 0).at(_MIXING)
 
 
-def _share(alpha: float, seed: int, step: int) -> float:
-    bits = int(_draws(seed, step).bits(99)[0])
-    return float(np.random.Generator(np.random.Philox(key=bits)).beta(alpha, alpha))
+def _fraction(alpha: float, seed: int, step: int) -> float:
+    generator = np.random.Generator(np.random.Philox(key=_rng(seed, step).bits(99)))
+    return float(generator.beta(alpha, alpha))
 
 
 def _others(batch: Batch, seed: int, step: int) -> torch.Tensor:
-    """For each sample the one that it is mixed with, (n,)."""
+    """For each sample the index of the one it is mixed with, (n,)."""
     order = permutation(len(batch), seed ^ _MIXING, step)
     return torch.from_numpy(order).to(batch.inputs.device)

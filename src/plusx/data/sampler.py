@@ -1,13 +1,13 @@
-"""The order of an epoch: which samples it has, and after which, by (labels, seed, epoch) alone.
+"""The order of an epoch's samples, a function of (labels, seed, epoch) alone.
 
 | sampler | an epoch of n samples |
 |---|---|
 | `uniform` | every sample once, shuffled |
-| `balanced` | n draws, as many of each class as of any other: samples of rare classes come again |
+| `balanced` | n samples, equally many of each class: samples of rare classes are repeated |
 | `pk` | groups of K samples of one class, P classes in a batch of P x K (Hermans et al. 2017) |
 
-An order consists of sample numbers: copy k of sample i is i + k n, so that a sample that comes
-again is augmented in another way.
+An order consists of sample numbers: copy k of sample i is i + k n, so that a repeated sample is
+augmented differently each time.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ from plusx.errors import UserError
 Sampler = Literal["uniform", "balanced", "pk"]
 Indices = Int64[np.ndarray, "_"]
 
-# the purposes of these draws, so that they are none of an order's or an augmentation's
+# purposes of the random numbers here, distinct from those of an order or an augmentation
 _CLASSES, _MEMBERS, _PLACES = 1 << 34, 1 << 35, 1 << 36
 
 
 def check_sampler(
     sampler: str, labels: Shaped[Tensor, "n ..."], batch_size: int, samples_per_class: int
 ) -> None:
-    """Raise UserError where samples with these labels cannot be ordered so."""
+    """Raise UserError if the sampler is unknown or does not suit these labels."""
     if sampler not in get_args(Sampler):
         raise UserError(f"sampler = {sampler!r}: allowed are {', '.join(get_args(Sampler))}")
     if sampler != "pk":
@@ -60,14 +60,13 @@ def epoch_order(
     samples_per_class: int = 4,
     patches: int = 1,
 ) -> Indices:
-    """The numbers of an epoch's samples in their order; `patches` n of them, whatever the sampler.
+    """The sample numbers of one epoch, in order (`patches` * n of them).
 
-    labels      class numbers (n,), or one number a class (n, k), of which a sample has those above
-                0; with "balanced" those without any are one class more
-    samples_per_class   with "pk": how many of a class stand together. A class with fewer samples
-                repeats them; the classes of one batch are different ones
-
-    patches     with "uniform": how many samples are taken of each item
+    labels: class numbers (n,), or one number per class (n, k): a sample has the classes above 0.
+        With "balanced", samples without any class form one more class
+    samples_per_class: with "pk", how many samples of a class are adjacent. A class with fewer
+        samples repeats them; the classes of one batch differ
+    patches: with "uniform", how many samples are taken of each item
     """
     count = len(labels)
     if sampler == "uniform" or not count:
@@ -95,38 +94,41 @@ def _members(labels: Tensor) -> list[Indices]:
     """The samples of each class that has any."""
     values = labels.detach().cpu().numpy()
     if values.ndim == 1:
-        found = [np.flatnonzero(values == label) for label in np.unique(values)]
+        members = [np.flatnonzero(values == label) for label in np.unique(values)]
     else:
         flat = values.reshape(len(values), -1) > 0
-        found = [*(np.flatnonzero(column) for column in flat.T), np.flatnonzero(~flat.any(1))]
-    return [each for each in found if len(each)]
+        members = [*(np.flatnonzero(column) for column in flat.T), np.flatnonzero(~flat.any(1))]
+    return [indices for indices in members if len(indices)]
 
 
 def _balanced(members: list[Indices], count: int, seed: int, epoch: int) -> Indices:
-    """Equal numbers of each class; which ones get one more is drawn, and so is the order."""
-    share, more = divmod(count, len(members))
-    lucky = set(permutation(len(members), seed ^ _CLASSES, epoch)[:more].tolist())
+    """Equal numbers of each class; which classes get one more is random, and so is the order."""
+    per_class, remainder = divmod(count, len(members))
+    larger = set(permutation(len(members), seed ^ _CLASSES, epoch)[:remainder].tolist())
     chosen = []
-    for number, own in enumerate(members):
-        wanted = share + (number in lucky)
-        turns = [
-            _shuffled(own, seed, epoch, number, turn) for turn in range(-(-wanted // len(own)))
+    for number, indices in enumerate(members):
+        size = per_class + (number in larger)
+        rounds = [
+            _shuffled(indices, seed, epoch, number, turn)
+            for turn in range(-(-size // len(indices)))
         ]
-        if turns:
-            chosen.append(np.concatenate(turns)[:wanted])
+        if rounds:
+            chosen.append(np.concatenate(rounds)[:size])
     joined = np.concatenate(chosen)
     return joined[permutation(count, seed ^ _PLACES, epoch)]
 
 
 def _groups(
-    members: list[Indices], seed: int, epoch: int, together: int, samples_per_class: int
+    members: list[Indices], seed: int, epoch: int, per_batch: int, samples_per_class: int
 ) -> Iterator[Indices]:
-    """Groups of one class each, without end: all classes in turn, each time in another order.
+    """Groups of one class each, without end: every class once per round, rounds shuffled.
 
-    Those that stand in a batch that the turn before has begun come last in the next one.
+    Classes that are already in a batch that a round has left unfinished come last in the next
+    round, so that a batch has no class twice.
     """
     queues = [
-        _pieces(own, seed, epoch, number, samples_per_class) for number, own in enumerate(members)
+        _groups_of_class(indices, seed, epoch, number, samples_per_class)
+        for number, indices in enumerate(members)
     ]
     begun: list[int] = []  # the classes of the batch that is being filled
     turn = 0
@@ -136,25 +138,25 @@ def _groups(
         for number in [n for n in order if n not in begun] + [n for n in order if n in begun]:
             yield next(queues[number])
             begun.append(number)
-            if len(begun) >= together:
+            if len(begun) >= per_batch:
                 begun = []
 
 
-def _pieces(
-    own: Indices, seed: int, epoch: int, number: int, samples_per_class: int
+def _groups_of_class(
+    indices: Indices, seed: int, epoch: int, number: int, samples_per_class: int
 ) -> Iterator[Indices]:
-    """One class's samples, so many at a time, shuffled anew where fewer are left."""
+    """Groups of one class's samples, shuffled again whenever too few are left."""
     turn = 0
     while True:
-        shuffled = _shuffled(own, seed, epoch, number, turn)
+        shuffled = _shuffled(indices, seed, epoch, number, turn)
         turn += 1
-        if len(own) < samples_per_class:
+        if len(indices) < samples_per_class:
             yield np.resize(shuffled, samples_per_class)
-        for start in range(0, len(own) - samples_per_class + 1, samples_per_class):
+        for start in range(0, len(indices) - samples_per_class + 1, samples_per_class):
             yield shuffled[start : start + samples_per_class]
 
 
-def _shuffled(own: Indices, seed: int, epoch: int, number: int, turn: int) -> Indices:
-    keys = CounterRNG.of(seed, epoch, own).at(_MEMBERS + (turn << 20)).at(number).bits()
-    shuffled: Indices = own[np.argsort(keys, kind="stable")]
+def _shuffled(indices: Indices, seed: int, epoch: int, number: int, turn: int) -> Indices:
+    keys = CounterRNG.of(seed, epoch, indices).at(_MEMBERS + (turn << 20)).at(number).bits()
+    shuffled: Indices = indices[np.argsort(keys, kind="stable")]
     return shuffled

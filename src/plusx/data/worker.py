@@ -1,4 +1,4 @@
-"""Samples made one by one, in the main process or in a worker."""
+"""Reads and transforms samples one by one, in the main process or in a worker."""
 
 import signal
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from plusx.data.sample import Sample
 from plusx.data.transforms.transform import Transform
 
 
-# of decoded samples that all loaders of a process keep: small annotated sets are decoded once
+# of decoded samples that all loaders of a process cache: small annotated sets are decoded once
 CACHE_BYTES = 2**29
 
 
 class SampleMaker(TorchDataset[Sample]):
-    """The samples (epoch, sample number) of a data set, transformed."""
+    """The transformed samples of a data set, indexed by (epoch, sample number)."""
 
     def __init__(self, dataset: Dataset, transform: Transform, seed: int, workers: int) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
-        # the sample that each worker is making
+        # the sample that each worker is working on
         self.in_work = torch.full((0,), -1, dtype=torch.int64)
         self._cache = _SampleCache(workers)
 
@@ -39,22 +39,22 @@ class SampleMaker(TorchDataset[Sample]):
         return self.__getitems__([key])[0][0]
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Sample, str]]:
-        """Samples, and "" or why one cannot be had; what comes after that one is left out."""
+        """Samples, each with "" or an error message; those after the first error are left out."""
         worker = get_worker_info()
-        made: list[tuple[Sample, str]] = []
+        samples: list[tuple[Sample, str]] = []
         with quiet:
             for epoch, number in keys:
                 if worker is not None:
                     self.in_work[worker.id] = number
                 index = number % len(self.dataset)
                 try:
-                    made.append((self._make(epoch, number, index), ""))
+                    samples.append((self._make(epoch, number, index), ""))
                 except (UnreadableImage, OSError) as error:
                     reason = f"{self.dataset.describe(index)} cannot be used any more: {error}"
                     return [(Sample(torch.zeros(0)), reason)]
         if worker is not None:
             self.in_work[worker.id] = -1
-        return made
+        return samples
 
     def _make(self, epoch: int, number: int, index: int) -> Sample:
         sample = self._cache.get(index)
@@ -66,23 +66,23 @@ class SampleMaker(TorchDataset[Sample]):
         return sample if sample.anchors is None else replace(sample, anchors=None)
 
     def collate(self, samples: Sequence[tuple[Sample, str]]) -> Collated:
-        """All in one batch, or the reason why the last one cannot be had."""
+        """The samples as one batch, or the error of the last one."""
         if samples[-1][1]:
             return Collated(torch.zeros(0), None, error=samples[-1][1])
         return collate([sample for sample, _ in samples], self.transform)
 
     def close(self) -> None:
-        """Forget the samples that are kept."""
+        """Empty the cache."""
         self._cache.clear()
 
 
 class _SampleCache:
-    """Decoded samples, within a number of bytes that all caches of the process share."""
+    """Decoded samples, within a budget in bytes that all caches of the process share."""
 
     used: ClassVar[int] = 0
 
     def __init__(self, workers: int) -> None:
-        self.most = CACHE_BYTES // workers
+        self.budget = CACHE_BYTES // workers
         self.samples: dict[int, Sample] = {}
         self.bytes = 0
 
@@ -93,7 +93,7 @@ class _SampleCache:
         size = sample.tensor.nbytes
         if sample.masks is not None:
             size += sample.masks.nbytes
-        if _SampleCache.used + size <= self.most:
+        if _SampleCache.used + size <= self.budget:
             _SampleCache.used += size
             self.bytes += size
             self.samples[index] = sample
@@ -105,7 +105,7 @@ class _SampleCache:
 
 
 def begin_worker(number: int) -> None:
-    """What a worker process does first."""
-    # the handlers of a run (save and leave) are inherited, and are not a worker's business
+    """Reset the signal handlers that a worker process inherits."""
+    # those of a run save a checkpoint and exit
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,7 +7,7 @@ two products of full range saturates in 16; weights have 7 bits there.
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
@@ -135,6 +135,8 @@ def in_eight_bits(
                 calibrate_method=methods[calibration],
                 nodes_to_exclude=list(float_layers),
                 op_types_to_quantize=list(_op_types(content)),
+                # one batch at a time: else the activations of all images are held at once
+                extra_options={"CalibStridedMinMax": 1},
             )
             return file.read_bytes()
     finally:
@@ -166,20 +168,20 @@ class _Reader:
     """Images in batches, as onnxruntime's calibration asks for them."""
 
     def __init__(self, images: Tensor, batch_size: int = 16) -> None:
-        self.batches: Iterator[Tensor] = iter(images.split(batch_size))
+        self.all_batches = images.split(batch_size)
+        self.set_range(0, len(self.all_batches))
+
+    def __len__(self) -> int:
+        return len(self.all_batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Let the next batches be those of a range."""
+        self.batches = iter(self.all_batches[start_index:end_index])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
+        """The inputs of the model for the next batch; None after the last one."""
         batch = next(self.batches, None)
         return None if batch is None else {INPUT: batch.numpy()}
-
-    def __iter__(self) -> "_Reader":
-        return self
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        batch = self.get_next()
-        if batch is None:
-            raise StopIteration
-        return batch
 
 
 def _op_types(content: bytes) -> set[str]:

@@ -1,4 +1,4 @@
-"""Random patches of volumes, some of them around a position of a class other than the first."""
+"""Random patches of volumes; a fraction of them contains foreground."""
 
 from dataclasses import dataclass, replace
 
@@ -16,11 +16,11 @@ _POSITION, _ANCHOR = 1 << 40, 1 << 41
 
 @dataclass(frozen=True)
 class PatchSampler:
-    """A patch of a volume and its mask; where the volume is smaller it is padded at the end.
+    """Takes a patch of a volume and its mask; a smaller volume is padded at the end.
 
-    size        voxels a dimension
-    foreground  the fraction of patches that hold a voxel of a class other than the first
-    low         the value of padding; masks have IGNORE_INDEX there
+    size: voxels per dimension (depth, height, width)
+    foreground: the fraction of patches with a voxel of a class other than the first
+    low: the value of padding; masks are IGNORE_INDEX there
     """
 
     size: tuple[int, int, int]

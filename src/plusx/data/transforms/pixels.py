@@ -18,7 +18,7 @@ Pixels = Float32[Tensor, "n c h w"]
 
 
 def _cutout(pixels: Pixels, word: Word, rng: CounterRNG) -> None:
-    """Places are drawn over all pixels, so that a square may stand partly outside."""
+    """The centre is uniform over all pixels, so a square may lie partly outside the image."""
     assert word.side is not None
     height, width = pixels.shape[2:]
     tops = rng.below(height, 0) - word.side // 2
@@ -51,14 +51,14 @@ def _blank(
 ) -> None:
     down = torch.arange(pixels.shape[2], device=pixels.device)
     right = torch.arange(pixels.shape[3], device=pixels.device)
-    top, left = _on(pixels, tops)[:, None], _on(pixels, lefts)[:, None]
-    bottom = _on(pixels, tops + heights)[:, None]
-    edge = _on(pixels, lefts + widths)[:, None]
+    top, left = _to_device(pixels, tops)[:, None], _to_device(pixels, lefts)[:, None]
+    bottom = _to_device(pixels, tops + heights)[:, None]
+    edge = _to_device(pixels, lefts + widths)[:, None]
     rows, columns = (down >= top) & (down < bottom), (right >= left) & (right < edge)
     pixels.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
 
 
-def _on(images: Tensor, numbers: np.ndarray) -> Tensor:
+def _to_device(images: Tensor, numbers: np.ndarray) -> Tensor:
     return torch.from_numpy(numbers).to(images.device, non_blocking=True)
 
 

@@ -1,9 +1,8 @@
-"""What each word does to a sample: to its input, boxes and masks together, by the same numbers.
+"""The words of augmentation as functions of a sample: input, boxes and masks change together.
 
-Inputs are tensors (c, *s), or Pillow images where no boxes or masks hang on them; torchvision's
-functions take both. Masks are never interpolated: a position between two others has the class of
-the nearer one, and what comes from outside the input is ignored. Of a box that a window cuts, what
-is inside stays, if that is at least a quarter of it and a pixel wide and high.
+Inputs are tensors (c, *s), or Pillow images if there are no boxes or masks. Masks are resized to
+the nearest class, and positions outside the input are ignored. A box that a window cuts is clipped,
+or dropped if less than a quarter of its area or less than a pixel remains.
 """
 
 import math
@@ -27,7 +26,7 @@ from plusx.data.transforms.words import Word
 
 Size = tuple[int, ...]
 
-# of a box that is cut: the fraction of its area that must be left, and its smallest side in pixels
+# a clipped box is dropped below this fraction of its area, and below this side in pixels
 KEPT_FRACTION = 0.25
 SMALLEST_SIDE = 1.0
 # a longer image is first cut to this many times its shorter side, around the middle
@@ -35,14 +34,14 @@ _LONGEST = 20
 
 
 class Setting(NamedTuple):
-    """What words need to know of the data set.
+    """What words need to know about the data set.
 
-    size: (height, width) that words without a number bring images to, of volumes the patch; None:
-        images stay as large as they are
+    size: the (height, width) of words without a number, for volumes the patch; None leaves images
+        at their size
     low, high: the range of stored values
-    channels_last: memory layout of what comes out, where a step has the choice
-    crop_fraction: of the resized image, the fraction of a side that center_crop keeps
-    interpolation: of Pillow, for center_crop
+    channels_last: memory layout of outputs, where a step has the choice
+    crop_fraction: the fraction of a side of the resized image that center_crop keeps
+    interpolation: Pillow's filter for center_crop
     """
 
     size: Size | None
@@ -57,15 +56,15 @@ Step = Callable[[Sample, Word, SampleRNG, Setting], Sample]
 
 
 def fit(sample: Sample, size: Size) -> Sample:
-    """All of the image, scaled by one number so that it just fits into (height, width)."""
+    """The whole image, scaled with its aspect ratio so that it just fits into (height, width)."""
     height, width = sample.size
     ratio = min(size[0] / height, size[1] / width)
     new = max(1, min(size[0], round(height * ratio))), max(1, min(size[1], round(width * ratio)))
     return _scaled(sample.as_tensor(), new, ratio, ratio)
 
 
-def _scaled(sample: Sample, size: Size, down: float, along: float) -> Sample:
-    """The sample at a size; boxes are scaled by the numbers that the size is rounded from."""
+def _scaled(sample: Sample, size: Size, scale_y: float, scale_x: float) -> Sample:
+    """The sample at a size; boxes are scaled by the unrounded factors (vertical, horizontal)."""
     height, width = size
     if (height, width) == sample.size:
         return sample
@@ -75,19 +74,21 @@ def _scaled(sample: Sample, size: Size, down: float, along: float) -> Sample:
         resized = resample(sample.tensor, (height, width))
     boxes = sample.boxes
     if boxes is not None:
-        boxes = _clip(boxes * np.array([along, down, along, down, 1, 1], np.float32), size)
+        boxes = _clip(
+            boxes * np.array([scale_x, scale_y, scale_x, scale_y, 1, 1], np.float32), size
+        )
     masks = sample.masks
     if masks is not None and len(masks):
         masks = _nearest(masks, size, keep_all=sample.has_instance_masks)
     elif masks is not None:
         masks = masks.new_zeros((0, *size))
-    scale = sample.scale * math.sqrt(down * along)
+    scale = sample.scale * math.sqrt(scale_y * scale_x)
     return replace(sample, input=resized, boxes=boxes, masks=masks, scale=scale)
 
 
 def _nearest(masks: UInt8[Tensor, "p h w"], size: Size, keep_all: bool) -> UInt8[Tensor, "p y x"]:
-    """Masks at a size, by the nearest pixel. With `keep_all`, a mask so small that it falls between
-    these has the pixels that it touches.
+    """Masks at a size, by the nearest pixel. With `keep_all`, a mask that falls between pixels
+    keeps those that it touches.
     """
     resized = F.interpolate(masks[None], size, mode="nearest-exact")[0]
     if keep_all:
@@ -99,7 +100,7 @@ def _nearest(masks: UInt8[Tensor, "p h w"], size: Size, keep_all: bool) -> UInt8
 
 
 def _clip(boxes: np.ndarray, size: Size) -> Float32[np.ndarray, "m 6"]:
-    """Boxes cut to the image."""
+    """Boxes clipped to the image."""
     boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, size[1])
     boxes[:, [1, 3]] = boxes[:, [1, 3]].clip(0, size[0])
     return boxes
@@ -111,34 +112,34 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _drop_cut_boxes(sample: Sample, areas: np.ndarray) -> Sample:
-    """Boxes cut to the image, without those of which too little is left. `areas`: before that."""
+    """Boxes clipped to the image, without those of which too little is left. `areas`: before."""
     if sample.boxes is None:
         return sample
     boxes, masks = _clip(sample.boxes, sample.size), sample.masks
-    stays: Bool[np.ndarray, "m"] = (boxes[:, 2:4] - boxes[:, :2] >= SMALLEST_SIDE).all(1)
-    stays &= _areas(boxes) >= KEPT_FRACTION * areas
+    keep: Bool[np.ndarray, "m"] = (boxes[:, 2:4] - boxes[:, :2] >= SMALLEST_SIDE).all(1)
+    keep &= _areas(boxes) >= KEPT_FRACTION * areas
     if sample.has_instance_masks:
         assert masks is not None
-        stays &= masks.flatten(1).bool().any(1).numpy()
-        masks = masks if stays.all() else masks[torch.from_numpy(stays)]
-    return replace(sample, boxes=boxes[stays], masks=masks)
+        keep &= masks.flatten(1).bool().any(1).numpy()
+        masks = masks if keep.all() else masks[torch.from_numpy(keep)]
+    return replace(sample, boxes=boxes[keep], masks=masks)
 
 
 def window(sample: Sample, top: int, left: int, size: Size) -> Sample:
-    """What a window of that size sees, of which parts may lie outside: black there."""
-    tall, wide = size
+    """The window of that size at (top, left); outside the image it is black."""
+    height, width = size
     image: Any
     if isinstance(sample.input, Image.Image):
-        image = sample.input.crop((left, top, left + wide, top + tall))
+        image = sample.input.crop((left, top, left + width, top + height))
     else:
-        image = _window_of(sample.tensor, top, left, (tall, wide), 0)
+        image = _window_of(sample.tensor, top, left, (height, width), 0)
     boxes, areas = sample.boxes, np.zeros(0)
     if boxes is not None:
         areas = _areas(boxes)
         boxes = boxes - np.array([left, top, left, top, 0, 0], np.float32)
     masks = sample.masks
     if masks is not None:
-        masks = _window_of(masks, top, left, (tall, wide), sample.mask_fill)
+        masks = _window_of(masks, top, left, (height, width), sample.mask_fill)
     return _drop_cut_boxes(replace(sample, input=image, boxes=boxes, masks=masks), areas)
 
 
@@ -151,11 +152,11 @@ def _window_of(
     inside = values[:, first:last, begin:end]
     if inside.shape[1:] == size:
         return inside
-    seen = values.new_full((values.shape[0], tall, wide), fill)
+    output = values.new_full((values.shape[0], tall, wide), fill)
     if inside.numel():
-        down, along = first - top, begin - left
-        seen[:, down : down + inside.shape[1], along : along + inside.shape[2]] = inside
-    return seen
+        y, x = first - top, begin - left
+        output[:, y : y + inside.shape[1], x : x + inside.shape[2]] = inside
+    return output
 
 
 def _fit(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
@@ -164,24 +165,24 @@ def _fit(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample
 
 
 def _stretch(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """All of the image, brought to the size whatever its shape."""
+    """The whole image at the size, whatever its aspect ratio."""
     assert setting.size is not None
     (height, width), sample = setting.size, sample.as_tensor()
     return _scaled(sample, (height, width), height / sample.size[0], width / sample.size[1])
 
 
 def _center_crop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """The shorter side to size / crop_fraction, then the window in the middle."""
+    """The shorter side to size / crop_fraction, then the central window."""
     assert setting.size is not None
     height, width = (round(side / setting.crop_fraction) for side in setting.size)
     image = covering(sample.pillow, height, width, setting.interpolation)
-    return replace(sample, input=_middle(image, *setting.size))
+    return replace(sample, input=_central(image, *setting.size))
 
 
 def covering(
     image: Image.Image, height: int, width: int, interpolation: str = "bilinear"
 ) -> Image.Image:
-    """An image scaled so that it just covers (height, width), sides rounded down."""
+    """An image scaled so that it just covers (height, width); sides are rounded down."""
     image = _shortened(image)
     if height * image.width >= width * image.height:
         width = height * image.width // image.height
@@ -191,14 +192,14 @@ def covering(
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """Very long images, cut around the middle, so that scaling them cannot fill the memory."""
+    """A very long image is cropped to its middle, so that scaling it cannot fill the memory."""
     longest = _LONGEST * min(image.size)
     if max(image.size) <= longest:
         return image
-    return _middle(image, min(image.height, longest), min(image.width, longest))
+    return _central(image, min(image.height, longest), min(image.width, longest))
 
 
-def _middle(image: Image.Image, height: int, width: int) -> Image.Image:
+def _central(image: Image.Image, height: int, width: int) -> Image.Image:
     top, left = round((image.height - height) / 2), round((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))
 
@@ -210,7 +211,7 @@ def _pad(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample
 
 
 def _window_and_room(sample: Sample, word: Word, setting: Setting) -> tuple[Size, Size]:
-    """The size of a window that is not larger than the image, and how far it can move."""
+    """The size of the window, at most the image's, and by how much it can move (down, right)."""
     size = setting.size if word.side is None else (word.side, word.side)
     assert size is not None
     tall, wide = min(size[0], sample.size[0]), min(size[1], sample.size[1])
@@ -228,30 +229,30 @@ def _centercrop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) ->
 
 
 def _resizedcrop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    wanted = setting.size if word.side is None else (word.side, word.side)
-    assert wanted is not None
+    target = setting.size if word.side is None else (word.side, word.side)
+    assert target is not None
     height, width = sample.size
-    size = wanted[0], wanted[1]
+    size = target[0], target[1]
     top, left, tall, wide = random_window(rng, height, width)
     if isinstance(sample.input, ImageFile) and sample.boxes is None and sample.masks is None:
         box = left, top, left + wide, top + tall
-        if sample.input.is_jpeg:  # of which only the window is decoded, as small as will do
+        if sample.input.is_jpeg:  # decoded at a fraction of its size where the window allows it
             pixels = sample.input.window(box, _shrink((tall, wide), size))
         else:
             pixels = image_array(sample.pillow.crop(box))
         return replace(sample, input=resample_pixels(pixels, size, setting.channels_last))
-    part = window(sample.as_tensor(), top, left, (tall, wide))
-    return _scaled(part, size, size[0] / tall, size[1] / wide)
+    cropped = window(sample.as_tensor(), top, left, (tall, wide))
+    return _scaled(cropped, size, size[0] / tall, size[1] / wide)
 
 
 def _shrink(window: Size, size: Size) -> int:
-    """How many times fewer pixels of a window still are as many as are wanted."""
-    down, along = window[0] // size[0], window[1] // size[1]
-    return next((factor for factor in (8, 4, 2) if min(down, along) >= factor), 1)
+    """The largest of 8, 4, 2, 1 by which the window can shrink and still have `size` pixels."""
+    ratio = min(window[0] // size[0], window[1] // size[1])
+    return next((factor for factor in (8, 4, 2) if ratio >= factor), 1)
 
 
 def _resize(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """The shorter side to a number of pixels, the longer one rounded down."""
+    """The shorter side to a number of pixels; the longer side is rounded down."""
     assert word.side is not None
     if isinstance(sample.input, Image.Image):
         sample = replace(sample, input=_shortened(sample.input))
@@ -266,8 +267,8 @@ def _resize(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sam
 
 
 def _zoom(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """Scale jitter, as Ghiasi et al. 2021 have it: the size that comes out is the set's, the image
-    in it larger or smaller than it would fit, at a random position.
+    """Scale jitter (Ghiasi et al. 2021): the output has the set's size, the image in it is larger
+    or smaller than it would just fit, at a random position.
     """
     assert word.value is not None
     assert setting.size is not None
@@ -276,24 +277,24 @@ def _zoom(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sampl
     ratio = min(size[0] / height, size[1] / width)
     strength = math.log(word.value)
     ratio *= math.exp(rng.uniform(-strength, strength, 2))
-    # only what will be seen is scaled
-    seen = min(height, math.ceil(size[0] / ratio)), min(width, math.ceil(size[1] / ratio))
-    top, left = rng.below(height - seen[0] + 1, 0), rng.below(width - seen[1] + 1, 1)
+    # only what will be visible is scaled
+    visible = min(height, math.ceil(size[0] / ratio)), min(width, math.ceil(size[1] / ratio))
+    top, left = rng.below(height - visible[0] + 1, 0), rng.below(width - visible[1] + 1, 1)
     new = (
-        max(1, min(size[0], round(seen[0] * ratio))),
-        max(1, min(size[1], round(seen[1] * ratio))),
+        max(1, min(size[0], round(visible[0] * ratio))),
+        max(1, min(size[1], round(visible[1] * ratio))),
     )
-    part = _scaled(window(sample, top, left, seen), new, ratio, ratio)
-    down, along = rng.below(size[0] - new[0] + 1, 3), rng.below(size[1] - new[1] + 1, 4)
-    return window(part, -down, -along, size)
+    scaled = _scaled(window(sample, top, left, visible), new, ratio, ratio)
+    y, x = rng.below(size[0] - new[0] + 1, 3), rng.below(size[1] - new[1] + 1, 4)
+    return window(scaled, -y, -x, size)
 
 
 def _mirrored(sample: Sample, axis: int) -> Sample:
-    """Mirrored along an axis, counted from the last: -1 columns, -2 rows, -3 slices."""
+    """Mirrored along an axis: -1 columns, -2 rows, -3 slices."""
     image: Any
     if isinstance(sample.input, Image.Image):
-        turn = Image.Transpose.FLIP_LEFT_RIGHT if axis == -1 else Image.Transpose.FLIP_TOP_BOTTOM
-        image = sample.input.transpose(turn)
+        flip = Image.Transpose.FLIP_LEFT_RIGHT if axis == -1 else Image.Transpose.FLIP_TOP_BOTTOM
+        image = sample.input.transpose(flip)
     else:
         image = sample.tensor.flip(axis)
     boxes = sample.boxes
@@ -323,7 +324,7 @@ def _dflip(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Samp
 
 
 def _rot90(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """A number of quarter turns to the left."""
+    """Rotated by 0, 90, 180 or 270 degrees to the left."""
     turns, sample = rng.below(4, 0), sample.as_tensor()
     boxes, (height, width) = sample.boxes, sample.size[-2:]
     for _ in range(turns if boxes is not None else 0):
@@ -336,7 +337,7 @@ def _rot90(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Samp
 
 
 def _rotate(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """Boxes become those around their rotated corners, or around what is left of their masks."""
+    """A box becomes the one around its rotated corners, or around the rest of its mask."""
     from torchvision.transforms import v2
 
     assert word.value is not None
@@ -351,11 +352,11 @@ def _rotate(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sam
     height, width = sample.size
     sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
     corners = sample.boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] - (width / 2, height / 2)
-    along = corners[..., 0] * cosine + corners[..., 1] * sine + width / 2
-    down = corners[..., 1] * cosine - corners[..., 0] * sine + height / 2
+    x = corners[..., 0] * cosine + corners[..., 1] * sine + width / 2
+    y = corners[..., 1] * cosine - corners[..., 0] * sine + height / 2
     boxes = sample.boxes.copy()
-    boxes[:, 0], boxes[:, 1] = along.min(1, initial=math.inf), down.min(1, initial=math.inf)
-    boxes[:, 2], boxes[:, 3] = along.max(1, initial=-math.inf), down.max(1, initial=-math.inf)
+    boxes[:, 0], boxes[:, 1] = x.min(1, initial=math.inf), y.min(1, initial=math.inf)
+    boxes[:, 2], boxes[:, 3] = x.max(1, initial=-math.inf), y.max(1, initial=-math.inf)
     areas = _areas(boxes)
     rotated = replace(sample, input=image, boxes=boxes, masks=masks)
     if not rotated.has_instance_masks:
@@ -393,7 +394,7 @@ def _grayscale(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> 
 
 
 def _policy(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """A policy of torchvision's, whose random numbers come from a seed of the sample's own."""
+    """A policy of torchvision, seeded from the sample's random numbers."""
     from torchvision.transforms import v2
 
     assert setting.size is not None
@@ -426,7 +427,7 @@ def _noise(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Samp
 
 
 def _torchvision() -> Any:
-    # it takes a second or two to load, and sets in memory do without it
+    # imported late: it takes a second, and sets in memory do not need it
     from torchvision.transforms.v2 import functional
 
     return functional
@@ -456,5 +457,5 @@ STEPS: dict[str, Step] = {
     "trivialaugment": _policy,
     "autoaugment": _policy,
 }
-# steps that give the same with a tensor as with a Pillow image
+# steps whose result is the same for a tensor and a Pillow image
 ON_TENSORS = frozenset({"fit", "stretch", "flip", "vflip", "altflip", "rot90", "zoom"})

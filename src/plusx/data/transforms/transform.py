@@ -1,4 +1,4 @@
-"""A sentence of augmentation made ready for one data set."""
+"""A sentence of augmentation, compiled for one data set."""
 
 from dataclasses import dataclass
 
@@ -20,14 +20,14 @@ from plusx.errors import UserError
 
 @dataclass(frozen=True)
 class Transform:
-    """From samples as they are stored to inputs that are not yet normalised.
+    """Turns stored samples into inputs that are not yet normalised.
 
-    words: what is done, in order; a first one that nobody wrote brings inputs to their size
-    final: (height, width) that comes out; None: samples differ, and a batch is padded
+    words: the steps in order; where no word resizes, a first one is added that does
+    final: (height, width) of outputs; None: they differ, and batches are padded
     batched: whether all words only move windows on images of one size
-    annotated: whether boxes or masks go along, so that inputs may be padded
+    annotated: whether samples have boxes or masks, so that inputs may be padded
     stretched: whether inputs are resized as they are read
-    pillow: whether words act on Pillow images, where that is not the same as on tensors
+    pillow: whether words act on Pillow images where the result differs from that on tensors
     """
 
     words: tuple[Word, ...]
@@ -40,7 +40,7 @@ class Transform:
     patches: PatchSampler | None = None
 
     def begin(self, sample: Sample) -> Sample:
-        """What is the same in every epoch."""
+        """The part that is the same in every epoch."""
         if self.annotated:
             sample = sample.as_tensor()
             if self.words and self.words[0].kind == "fit":
@@ -51,7 +51,7 @@ class Transform:
         return sample
 
     def augment(self, sample: Sample, rng: SampleRNG) -> Sample:
-        """What is drawn anew in every epoch, of a sample that has begun."""
+        """The random part, applied to the output of `begin`."""
         if self.patches is not None:
             sample = self.patches(sample, rng)
         for number, word in enumerate(self.words):
@@ -74,19 +74,18 @@ class Transform:
 def image_transform(
     words: tuple[Word, ...], text: str, setting: Setting, beginning: str, stored: bool
 ) -> Transform:
-    """The steps for images of which nothing but the class is known.
+    """The transform of images without boxes or masks.
 
-    beginning: "center_crop" or "stretch", which comes first where no word brings images to a size
-    stored: whether they are stored at the size already, as sets in memory are
+    beginning: "center_crop" or "stretch", the first step if no word resizes
+    stored: whether images are stored at the size already, as sets in memory are
 
-    Raises UserError where the sentence crops more than there is, or leaves images of different
-    shapes.
+    UserError: the sentence crops more than there is, or leaves images of different shapes.
     """
     size = setting.size
     assert size is not None
     if not stored and not any(word.kind in SIZING for word in words):
         words = (Word(beginning, None, beginning), *words)
-    # what is known of the shape: all of it, or a least height and width
+    # the shape so far: exact, or a lower bound of height and width
     exact, least = stored, size if stored else (0, 0)
     number = 0
     for word in words:
@@ -120,9 +119,9 @@ def image_transform(
 
 
 def annotated_transform(words: tuple[Word, ...], text: str, setting: Setting) -> Transform:
-    """The steps for images with boxes or masks; setting.size None leaves them as large as they are.
+    """The transform of images with boxes or masks; setting.size None leaves them at their size.
 
-    Raises UserError where the sentence has a word that acts on pixels alone.
+    UserError: the sentence has a word that acts on pixels alone.
     """
     size = final = setting.size
     for number, word in enumerate(words, 1):

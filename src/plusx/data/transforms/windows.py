@@ -1,8 +1,7 @@
-"""pad, crop, flip and vflip of a whole batch: each is another window on the stored images.
+"""pad, crop, flip and vflip of a whole batch: each word moves a window on the stored images.
 
-The words only move the window of each sample; the pixels are then read once, from where they are
-stored, by any number of words. What a window sees outside the image, or outside a window that was
-cut before, is black.
+The pixels are read once, after all words. Outside the image, and outside a window that an earlier
+word has cropped, a window is black.
 """
 
 from collections.abc import Callable
@@ -24,25 +23,25 @@ Booleans = Bool[np.ndarray, "n"]
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Of n samples the window (height, width) at (top, left), which is then turned over.
+    """A window of `size` (height, width) for each of n samples, and whether it is flipped.
 
-    Pixels are seen from `ends[0]` to before `ends[1]` down and `ends[2]` to before `ends[3]` to
-    the right, in the places of the stored image.
+    Visible are rows `ends[0]` to `ends[1]` and columns `ends[2]` to `ends[3]` (exclusive) of the
+    stored image; the rest of the window is black.
     """
 
     size: Size
     tops: Integers
     lefts: Integers
-    flipped: Booleans  # turned upside down
-    mirrored: Booleans
+    flipped: Booleans  # upside down
+    mirrored: Booleans  # left to right
     ends: tuple[Integers, Integers, Integers, Integers]
 
     @classmethod
     def whole(cls, count: int, size: Size) -> "Windows":
-        """All of each image of that size."""
-        nought, never = np.zeros(count, np.int64), np.zeros(count, np.bool_)
-        ends = (nought, nought + size[0], nought, nought + size[1])
-        return cls(size, nought, nought, never, never, ends)
+        """The whole of each of `count` images of that size."""
+        zeros, no = np.zeros(count, np.int64), np.zeros(count, np.bool_)
+        ends = (zeros, zeros + size[0], zeros, zeros + size[1])
+        return cls(size, zeros, zeros, no, no, ends)
 
 
 def _pad(windows: Windows, word: Word, rng: CounterRNG, size: Size) -> Windows:
@@ -96,62 +95,62 @@ WINDOW_STEPS: dict[str, Callable[[Windows, Word, CounterRNG, Size], Windows]] = 
 def gather(
     images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
 ) -> Num[Tensor, "n c h w"]:
-    """What the windows show of the images at `indices`, on the images' device."""
+    """The windows of the images at `indices`, on the images' device."""
     if images.device.type == "cpu":
-        return _copied(images, indices, windows)
+        return _gather_by_copy(images, indices, windows)
     return gather_by_index(images, indices, windows)
 
 
-def _copied(
+def _gather_by_copy(
     images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
 ) -> Num[Tensor, "n c h w"]:
-    """As gather: window by window, rows at a time, then those that are turned over."""
+    """As gather: copies each window's rows, then flips those that are flipped."""
     height, width = windows.size
     top, bottom, left, right = windows.ends
     stored = images.numpy()
     filled = (top <= windows.tops) & (bottom >= windows.tops + height)
     filled &= (left <= windows.lefts) & (right >= windows.lefts + width)
-    make = np.empty if filled.all() else np.zeros
-    made = make((len(indices), images.shape[1], height, width), stored.dtype)
+    allocate = np.empty if filled.all() else np.zeros
+    output = allocate((len(indices), images.shape[1], height, width), stored.dtype)
     down, along = top - windows.tops, left - windows.lefts
     # bounds of what is read and of where it goes, one row a sample
     bounds = np.stack(
         [indices, top, bottom, left, right, down, down + bottom - top, along, along + right - left]
     )
-    for place, (index, y, y_end, x, x_end, to_y, to_y_end, to_x, to_x_end) in zip(
-        made, bounds.T.tolist()
+    for window, (index, y, y_end, x, x_end, to_y, to_y_end, to_x, to_x_end) in zip(
+        output, bounds.T.tolist()
     ):
         if y < y_end and x < x_end:
-            place[:, to_y:to_y_end, to_x:to_x_end] = stored[index, :, y:y_end, x:x_end]
-    for which, dimension in ((windows.flipped, 2), (windows.mirrored, 3)):
-        chosen = np.flatnonzero(which)
-        if len(chosen):
-            made[chosen] = torch.from_numpy(made[chosen]).flip(dimension).numpy()
-    return torch.from_numpy(made)
+            window[:, to_y:to_y_end, to_x:to_x_end] = stored[index, :, y:y_end, x:x_end]
+    for is_flipped, dimension in ((windows.flipped, 2), (windows.mirrored, 3)):
+        rows = np.flatnonzero(is_flipped)
+        if len(rows):
+            output[rows] = torch.from_numpy(output[rows]).flip(dimension).numpy()
+    return torch.from_numpy(output)
 
 
 def gather_by_index(
     images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
 ) -> Num[Tensor, "n c h w"]:
-    """As gather: every pixel by its place, in a few steps of the device."""
+    """As gather: by advanced indexing, which takes few kernels on a GPU."""
     height, width = windows.size
     rows = _along(windows.tops, height, windows.flipped)
     columns = _along(windows.lefts, width, windows.mirrored)
     top, bottom, left, right = (end[:, None] for end in windows.ends)
-    lit = [(rows >= top) & (rows < bottom), (columns >= left) & (columns < right)]
+    visible = [(rows >= top) & (rows < bottom), (columns >= left) & (columns < right)]
     # one transfer of small numbers, not one for each of them
     coordinates = np.concatenate(
-        [indices[:, None], rows.clip(0, images.shape[2] - 1), lit[0], columns, lit[1]], 1
+        [indices[:, None], rows.clip(0, images.shape[2] - 1), visible[0], columns, visible[1]], 1
     )
-    sent = torch.from_numpy(coordinates).to(images.device, non_blocking=True)
-    at, down, in_rows, along, in_columns = sent.split([1, height, height, width, width], 1)
+    transferred = torch.from_numpy(coordinates).to(images.device, non_blocking=True)
+    at, down, in_rows, along, in_columns = transferred.split([1, height, height, width, width], 1)
     along = along.clamp(0, images.shape[3] - 1)
-    made = images[at[:, :, None], :, down[:, :, None], along[:, None, :]].permute(0, 3, 1, 2)
-    visible = in_rows.bool()[:, None, :, None] & in_columns.bool()[:, None, None, :]
-    return made.contiguous().masked_fill_(~visible, 0)
+    output = images[at[:, :, None], :, down[:, :, None], along[:, None, :]].permute(0, 3, 1, 2)
+    mask = in_rows.bool()[:, None, :, None] & in_columns.bool()[:, None, None, :]
+    return output.contiguous().masked_fill_(~mask, 0)
 
 
-def _along(begins: Integers, length: int, turned: Booleans) -> Int64[np.ndarray, "n length"]:
-    """The places (n, length) that windows of that length see along one side, in their order."""
+def _along(begins: Integers, length: int, reversed_: Booleans) -> Int64[np.ndarray, "n length"]:
+    """The coordinates (n, length) of the windows' pixels along one side, in output order."""
     steps = np.arange(length)
-    return begins[:, None] + np.where(turned[:, None], steps[::-1], steps)
+    return begins[:, None] + np.where(reversed_[:, None], steps[::-1], steps)
