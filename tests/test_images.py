@@ -45,7 +45,7 @@ def test_a_damaged_file_is_refused_with_the_reason(case: hostile.Case, tmp_path:
 
 @pytest.mark.parametrize(
     ("highest", "said"),
-    [(65535, None), (4096, None), (4095, "at most 16 of 256 greys"), (255, "nothing but black")],
+    [(65535, None), (4096, None), (4095, "at most 16 of 256 grey levels"), (255, "becomes black")],
 )
 def test_16_bits_that_are_used_little_are_remarked_on(
     highest: int, said: str | None, tmp_path: Path

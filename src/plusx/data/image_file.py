@@ -1,14 +1,14 @@
-"""Decoding one image file into 8-bit pixels, or saying why it is refused.
+"""Decoding one image file into 8-bit pixels, or refusing it with a reason.
 
 The rules, the same for training, evaluation and prediction:
 
-- JPEG, PNG, WebP, BMP, GIF and TIFF, told by content and not by name; nothing else is opened.
+- JPEG, PNG, WebP, BMP, GIF and TIFF, recognised by content, not by name; nothing else is opened.
 - Regular files only. More pixels than the limit (50 million) are refused from the header.
-- Files that are truncated, or whose header promises more pixels than there are, and PNGs whose
-  checksums do not fit are refused, never filled up.
-- The EXIF orientation is applied. Of an animation the first frame counts.
-- 16 bits a channel are scaled to 8 (the high byte); floats and 32-bit integers are refused,
-  as their range is declared nowhere.
+- Truncated files, files whose header declares more pixels than there are, and PNGs with a wrong
+  checksum are refused, never filled up.
+- The EXIF orientation is applied. The first frame of an animation is used.
+- 16 bits per channel are scaled to 8 (the high byte); floats and 32-bit integers are refused,
+  because the file does not declare their range.
 - Transparency is composited on white. CMYK, palettes and bilevel images become RGB or grey.
 """
 
@@ -35,10 +35,10 @@ from plusx.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_LIMIT = 50_000_000
-# of the pixels of colour JPEGs; they differ by a level or two, so it is chosen and never guessed
+# decoder of colour JPEGs; pixels differ by a level or two, so it is chosen, never guessed
 Decoder = Literal["pillow", "simplejpeg"]
 Box = tuple[int, int, int, int]  # left, top, right and bottom
-# 12 bits in 16, as many cameras and microscopes write them, end below this
+# 12 bits stored in 16, as many cameras and microscopes write them, stay below this
 _DARKEST = 4096
 _FILE_LIMIT = 512 * 2**20
 # bytes read at each end of a file for its fingerprint
@@ -67,17 +67,17 @@ _ORIENTATION = 0x0112
 
 
 class UnreadableImage(ValueError):
-    """A file that is refused; the message is the reason, without the path."""
+    """A refused file; the message is the reason, without the path."""
 
 
 class Verdict(NamedTuple):
-    """What a full decode of one file came to.
+    """The outcome of fully decoding one file.
 
     problem: why it is refused, or None
-    warning: what is worth remarking, or None
-    height, width: of the image as it is seen; 0 where that is unknown
-    low, high: the range of its values, where it matters
-    content: a digest of its size and of 16 KiB at each end
+    warning: what is unusual about it, or None
+    height, width: after the EXIF orientation; 0 if unknown
+    low, high: the range of values, for modalities that need it
+    content: a digest of the size and of 16 KiB at each end
     """
 
     problem: str | None
@@ -90,10 +90,10 @@ class Verdict(NamedTuple):
 
 
 class _Quiet:
-    """Keeps Pillow's warnings from the user, while any thread is decoding.
+    """Silences Pillow's warnings while any thread is decoding.
 
-    warnings.catch_warnings alone is not safe in threads; the first one in sets the filters, the
-    last one out restores them.
+    warnings.catch_warnings alone is not thread-safe: here the first thread in sets the filters and
+    the last one out restores them.
     """
 
     def __init__(self) -> None:
@@ -128,9 +128,8 @@ def decode(
 ) -> UInt8[np.ndarray, "h w c"]:
     """The pixels of an image file (or of its bytes) as RGB (channels 3) or grey (channels 1).
 
-    `thorough` also counts the pixels of JPEGs and PNGs, which is left out where that was done
-    before. Raises UnreadableImage, a UserError, with the reason; OSError where the file cannot be
-    read.
+    thorough: also check that JPEGs and PNGs have all their pixels; not needed if done before.
+    UnreadableImage: the file is refused, with the reason. OSError: it cannot be read.
     """
     pixels = np.asarray(open_image(source, limit, channels, thorough))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
@@ -142,14 +141,14 @@ def open_image(
     channels: int = 3,
     thorough: bool = True,
 ) -> Image.Image:
-    """As decode, but a Pillow image of mode RGB or L."""
+    """As decode, but returns a Pillow image of mode RGB or L."""
     return ImageFile(source, limit, channels).decoded(thorough)
 
 
 class ImageFile:
-    """An image file whose header is read and good; its pixels are decoded where they are wanted.
+    """An image file with a valid header; pixels are decoded when they are needed.
 
-    Raises UnreadableImage where the file is refused; OSError where it cannot be read.
+    UnreadableImage: the file is refused. OSError: it cannot be read.
     """
 
     def __init__(
@@ -175,31 +174,31 @@ class ImageFile:
         image = self._image
         if image.mode in ("F", "I") or image.mode.startswith("F;"):
             kind = "floats" if image.mode.startswith("F") else "32-bit integers"
-            raise UnreadableImage(f"its pixels are {kind}, whose range is declared nowhere")
+            raise UnreadableImage(f"its pixels are {kind}, whose range the file does not declare")
         self.is_jpeg = image.format == "JPEG"
-        # the two-picture JPEGs of many cameras are no animations
+        # JPEGs with an embedded preview (MPO), as many cameras write them, are not animations
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
         self.warning = "animated or of several pages: the first is used" if animated else None
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height as the image is seen, of a JPEG before it is decoded."""
+        """Width and height after the EXIF orientation, known before decoding."""
         width, height = self._image.size
         return (height, width) if _orientation(self._image) > 4 else (width, height)
 
     def decoded(self, thorough: bool = False, shrink: int = 1) -> Image.Image:
-        """A Pillow image of mode RGB or L, once. What is counted where `thorough`: see decode.
+        """A Pillow image of mode RGB or L; can be called once. thorough: see decode.
 
-        shrink: 2, 4 or 8 gives a JPEG of so many times fewer rows and columns, rounded up, without
-        decoding the others; other formats come whole.
+        shrink: 2, 4 or 8 decodes a JPEG at that fraction of its rows and columns, rounded up; other
+        formats are decoded whole.
         """
         image = self._image
         with _refusing(self._limit):
             if thorough and image.format == "PNG":
                 _refuse(png_problem(self._data))
-            quick = None if thorough else self._quick(shrink)
-            if quick is not None:
-                image = Image.fromarray(quick)
+            pixels = None if thorough else self._by_simplejpeg(shrink)
+            if pixels is not None:
+                image = Image.fromarray(pixels)
             else:
                 if shrink > 1 and self.is_jpeg:
                     image.draft(None, (image.width // shrink, image.height // shrink))
@@ -209,36 +208,36 @@ class ImageFile:
             turn = _TURNS.get(_orientation(self._image))
             if thorough and image.mode.startswith("I;16"):
                 self.warning = self.warning or _dark(image)
-            made = _eight_bits(image)
-            made = made if turn is None else made.transpose(turn)
+            image = _eight_bits(image)
+            image = image if turn is None else image.transpose(turn)
             mode = {1: "L", 3: "RGB"}[self.channels]
-            return made if made.mode == mode else made.convert(mode)
+            return image if image.mode == mode else image.convert(mode)
 
     def raw(self) -> Image.Image:
-        """The image in the mode in which it lies there, unturned: the numbers of a palette too."""
+        """The image in its stored mode and orientation; of a palette image the indices."""
         with _refusing(self._limit):
             self._image.load()
         return self._image
 
     def window(self, box: Box, shrink: int) -> UInt8[np.ndarray, "h w c"]:
-        """The pixels within (left, top, right, bottom) of a JPEG, whose places are those of `size`.
+        """The pixels within (left, top, right, bottom), in coordinates of `size`, of a JPEG.
 
-        Shrunken, the window is that of the pixels that it touches.
+        shrink: as for `decoded`; the window then covers all pixels that the box touches.
         """
         size = self.size
         if self.channels == 3 and _orientation(self._image) not in _TURNS:
             with _refusing(self._limit):
-                quick = self._quick(shrink)
-            if quick is not None:
+                decoded = self._by_simplejpeg(shrink)
+            if decoded is not None:
                 left, top, right, bottom = _shrunken(box, shrink)
-                return quick[top:bottom, left:right]
+                return decoded[top:bottom, left:right]
         image = self.decoded(shrink=shrink)
         if image.size != size:
             box = _shrunken(box, shrink)
         pixels = np.array(image if box == (0, 0, *image.size) else image.crop(box))
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
-    def _quick(self, shrink: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    def _by_simplejpeg(self, shrink: int) -> UInt8[np.ndarray, "h w 3"] | None:
         if self.decoder == "pillow" or not self.is_jpeg or self._image.mode != "RGB":
             return None
         return _by_simplejpeg(self._data, self._image.size, shrink)
@@ -260,9 +259,9 @@ def check_decoder(decoder: str) -> None:
 def _by_simplejpeg(
     data: bytes, size: tuple[int, int], shrink: int
 ) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pixels of a colour JPEG by libjpeg-turbo alone; None for those that it has doubts about.
+    """The pixels of a colour JPEG by libjpeg-turbo alone; None if it reports a problem.
 
-    Pillow has read the header first, so that its limits hold; both have to read the same.
+    Pillow has read the header before, so its limits hold; both must read the same size.
     """
     import simplejpeg
 
@@ -278,7 +277,7 @@ def _by_simplejpeg(
 
 
 def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
-    """Decode a file (or its bytes) wholly and say what came of it; never raises for a bad one."""
+    """Fully decode a file (or its bytes); a file that is refused gives a Verdict, not an error."""
     try:
         data = source if isinstance(source, bytes) else read_regular(source)
         image_file = ImageFile(data, limit)
@@ -300,7 +299,7 @@ def content_digest(data: bytes) -> str:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins like this says that it is an image of an allowed format."""
+    """Whether the first bytes of a file are those of an allowed format."""
     if head.startswith(b"RIFF"):
         return head[8:12] == b"WEBP"
     if head.startswith(b"BM"):
@@ -309,7 +308,7 @@ def is_image(head: bytes) -> bool:
 
 
 def printable(path: str | Path, root: str | Path | None = None) -> str:
-    """A path as text for a message: relative to root, on one line, and valid UTF-8."""
+    """A path for messages: relative to root, on one line, valid UTF-8."""
     name = os.fspath(path)
     if root is not None and name.startswith(os.path.join(root, "")):
         name = os.path.relpath(name, root)
@@ -322,22 +321,22 @@ def printable(path: str | Path, root: str | Path | None = None) -> str:
 
 
 def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
-    """The bytes of a regular file. A pipe, a socket or a device is refused before it is opened."""
+    """The bytes of a regular file; a pipe, socket or device is refused before it is opened."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UnreadableImage("not a regular file")
-    # the file may have been replaced since: opening must not wait, and is checked again
+    # the file may have been replaced since: open without blocking, and check again
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise UnreadableImage("not a regular file")
-        if found.st_size > limit:
-            raise UnreadableImage(f"{found.st_size:,} bytes, at most {limit:,} are read")
-        return file.read(found.st_size)
+        if status.st_size > limit:
+            raise UnreadableImage(f"{status.st_size:,} bytes, at most {limit:,} are read")
+        return file.read(status.st_size)
 
 
 @contextmanager
 def _refusing(limit: int, data: bytes = b"") -> Iterator[None]:
-    """Whatever a decoder makes of a file is a UnreadableImage, and its warnings are nobody's."""
+    """Turns whatever a decoder raises into UnreadableImage, and silences its warnings."""
     with quiet:
         try:
             yield
@@ -348,8 +347,8 @@ def _refusing(limit: int, data: bytes = b"") -> Iterator[None]:
         except UnidentifiedImageError as error:
             if data[:2] in (b"II", b"MM"):
                 raise UnreadableImage(
-                    "a TIFF that is no picture in grey or colours, or damaged; of bands [data] "
-                    "channels says how many there are"
+                    "a damaged TIFF, or one that is not an image in grey or RGB; for several bands "
+                    "set [data] channels"
                 ) from error
             raise UnreadableImage("its header is damaged") from error
         except Exception as error:
@@ -371,13 +370,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _dark(image: Image.Image) -> str | None:
-    """What to say of 16 bits of which the high byte, which alone is used, tells little."""
+    """A warning about 16-bit images whose high byte, the only one used, has few values."""
     highest = int(np.asarray(image).max())
-    for least in (256, _DARKEST):
-        if highest < least:
-            left = least // 256
-            greys = f"at most {left} of 256 greys are" if left > 1 else "nothing but black is"
-            return f"16 bits, but no value from {least:,} on: {greys} left"
+    for bound in (256, _DARKEST):
+        if highest < bound:
+            count = bound // 256
+            greys = (
+                f"at most {count} of 256 grey levels remain" if count > 1 else "it becomes black"
+            )
+            return f"16 bits, but all values are below {bound:,}: {greys}"
     return None
 
 
