@@ -45,7 +45,7 @@ from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD
 from plusx.data.readers.open import open_data
 from plusx.data.readers.packing import pack
 from plusx.data.rng import CounterRNG, SampleRNG, permutation
-from plusx.data.transforms.resample import random_window
+from plusx.data.transforms.steps import random_window
 
 
 SIZE = 224

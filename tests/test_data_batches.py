@@ -15,7 +15,7 @@ from plusx.data.loader import Loader, batches
 from plusx.data.modality import ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
 from plusx.data.rng import CounterRNG, SampleRNG, permutation
-from plusx.data.transforms.resample import random_window, random_windows
+from plusx.data.transforms.steps import random_window, random_windows
 
 
 def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3) -> Dataset:

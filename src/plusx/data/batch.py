@@ -1,14 +1,19 @@
-"""A batch: inputs and targets, the only thing a task ever sees of the data."""
+"""A batch, the only thing a task ever sees of the data; and collating samples into one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from types import MappingProxyType
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float32, Int, Int64, Num, Shaped, UInt8
 from torch import Tensor
 
+from plusx.data.sample import IGNORE_INDEX, Sample
+from plusx.data.transforms.steps import Size
+from plusx.data.transforms.transform import Transform
 from plusx.errors import UserError
 
 
@@ -97,3 +102,106 @@ def class_shares(targets: Tensor, num_classes: int) -> Float[Tensor, "n k"]:
     if targets.ndim == 2:
         return targets.to(torch.float32)
     return torch.nn.functional.one_hot(targets, num_classes).to(torch.float32)
+
+
+# without a given size, a batch is as large as its largest image, rounded up to a multiple of this,
+# the product of the networks' strides
+MULTIPLE = 32
+
+
+class Collated(NamedTuple):
+    """A batch whose inputs are not yet normalised; or an error message.
+
+    extras: those of a Batch
+    """
+
+    inputs: Num[Tensor, "n c *s"]
+    targets: Tensor | None
+    extras: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
+    error: str = ""
+
+    def batch(self, inputs: Float32[Tensor, "n c *s"], device: torch.device) -> Batch:
+        """The batch with these normalised inputs, in which padding becomes 0."""
+        if "content_size" in self.extras:
+            blank_padding(inputs, self.extras["content_size"])
+        return Batch(inputs, self.targets, extras=self.extras).to(device)
+
+
+def blank_padding(inputs: Float32[Tensor, "n c h w"], sizes: Int64[Tensor, "n 2"]) -> None:
+    """Set the padding to 0, in place."""
+    height, width = inputs.shape[2:]
+    for image, (tall, wide) in zip(inputs, sizes.tolist()):
+        if tall < height:
+            image[:, tall:] = 0
+        if wide < width:
+            image[:, :, wide:] = 0
+
+
+def covering_size(sizes: Sequence[Size]) -> tuple[int, int]:
+    """The smallest height and width, multiples of MULTIPLE, into which all of these fit."""
+    tall, wide = (max(size[side] for size in sizes) for side in (0, 1))
+    return -(-tall // MULTIPLE) * MULTIPLE, -(-wide // MULTIPLE) * MULTIPLE
+
+
+def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
+    """One batch of transformed samples."""
+    inputs = [sample.tensor for sample in samples]
+    if not transform.annotated:
+        return Collated(_stacked(inputs, transform.setting.channels_last), _labels(samples))
+    if inputs[0].ndim == 4:
+        return Collated(torch.stack(inputs), _class_planes(samples, inputs[0].shape[1:]))
+    size = transform.final or covering_size([sample.size for sample in samples])
+    padded = inputs[0].new_zeros((len(samples), len(inputs[0]), *size))
+    for target, image in zip(padded, inputs):
+        target[:, : image.shape[1], : image.shape[2]] = image
+    extras = {
+        "scale": torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
+        "content_size": torch.tensor([sample.size for sample in samples], dtype=torch.int64),
+        "stored_size": torch.tensor([sample.stored_size for sample in samples], dtype=torch.int64),
+    }
+    if samples[0].has_instance_masks:
+        extras["masks"] = _instance_masks(samples, size)
+    targets = None
+    if samples[0].boxes is not None:
+        targets = _boxes(samples)
+    elif samples[0].masks is not None:
+        targets = _class_planes(samples, size)
+    return Collated(padded, targets, extras)
+
+
+def _stacked(inputs: Sequence[Tensor], channels_last: bool) -> Tensor:
+    if channels_last and inputs[0].dtype == torch.uint8:
+        return torch.stack([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
+    return torch.stack(list(inputs))
+
+
+def _labels(samples: Sequence[Sample]) -> Tensor | None:
+    if samples[0].target is None:
+        return None
+    return torch.stack([torch.as_tensor(sample.target) for sample in samples])
+
+
+def _class_planes(samples: Sequence[Sample], size: Size) -> UInt8[Tensor, "n *s"]:
+    planes = torch.full((len(samples), *size), IGNORE_INDEX, dtype=torch.uint8)
+    for plane, sample in zip(planes, samples):
+        assert sample.masks is not None
+        window = tuple(slice(0, side) for side in sample.size)
+        plane[window] = torch.as_tensor(sample.masks[0])
+    return planes
+
+
+def _boxes(samples: Sequence[Sample]) -> Float32[Tensor, "n m 6"]:
+    counts = [0 if sample.boxes is None else len(sample.boxes) for sample in samples]
+    boxes = np.zeros((len(samples), max(1, *counts), 6), np.float32)
+    boxes[:, :, 4] = -1
+    for rows, sample, count in zip(boxes, samples, counts):
+        rows[:count] = sample.boxes
+    return torch.from_numpy(boxes)
+
+
+def _instance_masks(samples: Sequence[Sample], size: Size) -> UInt8[Tensor, "n m h w"]:
+    counts = [0 if sample.masks is None else len(sample.masks) for sample in samples]
+    masks = torch.zeros((len(samples), max(1, *counts), *size), dtype=torch.uint8)
+    for planes, sample, count in zip(masks, samples, counts):
+        planes[:count, : sample.size[0], : sample.size[1]] = torch.as_tensor(sample.masks)
+    return masks

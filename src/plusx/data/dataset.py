@@ -18,7 +18,7 @@ from plusx.data.image_file import Decoder, content_digest, printable, read_regul
 from plusx.data.modality import Modality
 from plusx.data.rng import CounterRNG
 from plusx.data.sample import Input, Sample
-from plusx.data.transforms.resample import resample
+from plusx.data.transforms.steps import resample
 from plusx.data.transforms.transform import Transform
 from plusx.data.transforms.windows import WINDOW_STEPS, Windows, gather
 from plusx.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import plusx
 from plusx import export, store
-from plusx.data.collate import MULTIPLE
+from plusx.data.batch import MULTIPLE
 from plusx.data.image_file import printable
 from plusx.data.modality import ImageModality, VolumeModality
 from plusx.errors import UserError

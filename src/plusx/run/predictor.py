@@ -13,8 +13,7 @@ from jaxtyping import Num
 from PIL import Image
 from torch import Tensor
 
-from plusx.data.batch import Batch
-from plusx.data.collate import collate, covering_size
+from plusx.data.batch import Batch, collate, covering_size
 from plusx.data.dataset import stored_sample
 from plusx.data.image_file import UnreadableImage, Verdict, printable
 from plusx.data.modality import Modality

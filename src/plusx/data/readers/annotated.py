@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from plusx.data.annotations import Boxes
-from plusx.data.collate import covering_size
+from plusx.data.batch import covering_size
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.image_file import printable
 from plusx.data.instance_mask import InstanceMask

@@ -20,8 +20,7 @@ from plusx.data.image_file import printable
 from plusx.data.readers.packed import PackedFile
 from plusx.data.rng import CounterRNG, SampleRNG
 from plusx.data.sample import Sample, image_tensor, pillow_image
-from plusx.data.transforms.resample import random_windows, resample_pixels
-from plusx.data.transforms.steps import STEPS
+from plusx.data.transforms.steps import STEPS, random_windows, resample_pixels
 from plusx.data.transforms.words import NORMALISED
 
 
