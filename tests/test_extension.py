@@ -301,13 +301,13 @@ COMMAND = [("cli/inspect.py", "end", GREET)]
 ADDITIONS = {
     "a word": WORD,
     "a network": NETWORK,
-    "a data set with a name": NAMED_SET,
+    "a named data set": NAMED_SET,
     "a kind of data": KIND_OF_DATA,
     "a modality": NEW_MODALITY,
     "a word of augmentation": AUGMENTATION,
     "a task": NEW_TASK,
     "an optimizer, a schedule, an update": OPTIMIZER + SCHEDULE,
-    "a method of explanation": EXPLANATION,
+    "an attribution method": EXPLANATION,
     "a command": COMMAND,
 }
 

@@ -191,8 +191,11 @@ def explain(
     *paths: ImagePaths,
     out: Annotated[Path | None, about("The folder. Default: runs/explain- and the name.")] = None,
     method: Annotated[
-        Literal["grad-cam", "integrated-gradients", "occlusion"],
-        about("The last two need an extra: pip install 'plusx[explain]'."),
+        str,
+        about(
+            "grad-cam; or, with the extra pip install 'plusx[explain]', integrated-gradients or "
+            "occlusion."
+        ),
     ] = "grad-cam",
     class_name: Annotated[
         str | None,
