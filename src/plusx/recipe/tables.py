@@ -204,23 +204,7 @@ class Evaluate:
     train_set: StrictBool = True  # whether a finished run is evaluated on its training images too
     patience: Count = 0  # evaluations without a better one before the run stops; 0: never
     keep: Literal["last", "best"] | None = None  # None: the best with patience, else the last
-    # the figure by which the best is kept; None: the task's foremost one
-    monitor: (
-        Literal[
-            "accuracy",
-            "loss",
-            "auroc",
-            "mean_iou",
-            "dice",
-            "map50",
-            "map",
-            "mask_map50",
-            "mask_map",
-            "equal_error_rate",
-            "true_accept_rate",
-        ]
-        | None
-    ) = None
+    monitor: str | None = None  # metric that chooses the best weights; None: the task's foremost
     # test-time augmentation: views of an input that predictions are averaged over
     tta: Literal["none", "flip", "flip-shift"] = "none"
 
@@ -281,7 +265,7 @@ class Recipe:
             and self.task.kind == "classify"
             and not self.task.multilabel
         ):
-            # said, so that a recipe is what it was before other tasks had other figures
+            # explicit, so that recipes of classifiers stay what they were before there were others
             object.__setattr__(self, "evaluate", replace(self.evaluate, monitor="accuracy"))
         if self.optim.kind == "muon" and self.device.parallel == "fsdp":
             raise UserError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')
