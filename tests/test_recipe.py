@@ -100,7 +100,7 @@ TYPOS = [
     ("epochs = 4", "num-epochs = 4", "2", ["num-epochs", "did you mean epochs"]),
     ("epochs = 4", "epoch = 4", "2", ["epoch", "did you mean epochs"]),
     ("epochs = 4", "lr = 4", "2", ["lr", "did you mean optim.lr"]),
-    ("momentum = 0.9", "batch_size = 3", "21", ["[optim] batch_size", "did you mean batch_size"]),
+    ("momentum = 0.9", "batch_size = 3", "21", ["[optim] batch_size", "mean batch_size, outside"]),
     ("momentum = 0.9", "momentun = 0.9", "21", ["[optim] momentun", "did you mean optim.momentum"]),
     ("lr = 0.1", 'lr = "1e-3"', "20", ["[optim] lr", "must be a number", "without quotes"]),
     ("lr = 0.1", "lr = 0,1", "20", ["not TOML"]),

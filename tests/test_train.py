@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+import plusx
 from plusx.data.batch import Batch
 from plusx.metrics.meter import Meter
 from plusx.tasks.classify import Classify
@@ -391,6 +392,13 @@ def test_frozen_parameters_are_left_out():
     again = State(task, make_optimizer(task))
     again.load_state_dict(*state.state_dict())
     assert again.step == 1
+
+
+def test_an_optimizer_of_another_network_is_refused():
+    task = plusx.Classify(plusx.create_model("resnet20", seed=0))
+    other = plusx.create_model("resnet20", seed=0)
+    with pytest.raises(plusx.UserError, match="parameters that are not the task's"):
+        plusx.State(task, torch.optim.SGD(other.parameters(), lr=0.1))
 
 
 def test_a_state_of_other_parameters_is_refused():

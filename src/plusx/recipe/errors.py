@@ -169,6 +169,8 @@ def _suggest(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         meant = next(dotted for dotted, name in everywhere.items() if name == far[0])
     else:
         meant = ""
+    if meant == key:  # a key of the recipe itself, written within a table
+        meant = f"{key}, outside the tables"
     hint = f"; did you mean {meant}?" if meant else ""
     return f"{hint} (allowed: {', '.join(here)})" if here else hint
 

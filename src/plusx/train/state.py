@@ -17,14 +17,20 @@ NOT_KEPT = ("params", "lr", "foreach", "fused", "capturable", "differentiable")
 
 
 class State:
-    """What training moves. Between two reports of `fit`, this is the whole of it.
+    """What training changes. Between two reports of `fit`, this is all of it.
 
     step: updates made so far.
     ema: the task with averaged weights, once an update `with_ema` has made it, else None.
     loss_scale, clean_steps: of float16 training (`Scaling`); None and 0 without it.
+
+    UserError: the optimizer has parameters that are not the task's.
     """
 
     def __init__(self, task: Task, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
+        own = {id(parameter) for parameter in task.parameters()}
+        groups = optimizer.param_groups
+        if not all(id(parameter) in own for group in groups for parameter in group["params"]):
+            raise UserError("the optimizer has parameters that are not the task's")
         self.task = task
         self.optimizer = optimizer
         self.seed = seed
