@@ -215,7 +215,7 @@ def missed(row: dict[str, Any]) -> list[str]:
         if ours["lost"]["value"] > MOST_LOST:
             said.append(f"{100 * ours['lost']['value']:.2f} points lost, not {100 * MOST_LOST:.1f}")
         if ours["agreement"] < LEAST_AGREEMENT:
-            said.append(f"{ours['agreement']:.2%} told alike, not {LEAST_AGREEMENT:.1%}")
+            said.append(f"{ours['agreement']:.2%} same class, not {LEAST_AGREEMENT:.1%}")
     return [f"{row['model']}: {each}" for each in said]
 
 

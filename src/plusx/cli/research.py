@@ -15,9 +15,9 @@ from plusx.cli.shell import (
     app,
     command,
     print_json,
+    print_line,
     run_name,
     say_marked,
-    tell,
     terminal_width,
 )
 
@@ -120,14 +120,14 @@ def reproduce(
 
     if not several:
         record = reproduce_one(
-            names[0], quick=quick, out=out, work=work, command=command(), progress=tell
+            names[0], quick=quick, out=out, work=work, command=command(), progress=print_line
         )
         if as_json:
             print_json(record)
         else:
             print(described(record))
         return
-    results = reproduce_all(names, quick=quick, out=out, work=work, progress=tell)
+    results = reproduce_all(names, quick=quick, out=out, work=work, progress=print_line)
     if as_json:
         print_json(results)
     else:
@@ -208,7 +208,7 @@ def networks(
         seconds=seconds,
         results=results,
         command=command(),
-        progress=tell,
+        progress=print_line,
     )
     if as_json:
         print_json({"out": str(out), **result})
@@ -261,7 +261,7 @@ def memory(
         batch=batch_size,
         resident=not count_only,
         command=command(),
-        progress=tell,
+        progress=print_line,
     )
     if as_json:
         print_json({"out": str(out), **result})

@@ -95,8 +95,8 @@ def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
     if "averaging" not in figures:
         from plusx.report.metrics import metrics_line, with_measures
 
-        said = metrics_line(figures, with_measures(figures, scores), intervals=True)
-        return f"{said}, {figures['count']:,} images"
+        line = metrics_line(figures, with_measures(figures, scores), intervals=True)
+        return f"{line}, {figures['count']:,} images"
     several = scores[:1] == ["auroc"] and figures.get("auroc") is not None
     area = f"AUROC {_with_interval(figures)}, " if several else ""
     return (
@@ -107,7 +107,7 @@ def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
 
 
 def _with_interval(figures: dict[str, Any]) -> str:
-    """The area under the ROC curve, and its interval of 95 % where one is known."""
+    """The area under the ROC curve, and its interval of 95 % if there is one."""
     interval = figures.get("auroc_interval")
     sure = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
     return f"{figures['auroc']:.3f}{sure}"
@@ -131,8 +131,8 @@ def say_marked(marked: Sequence[dict[str, Any]]) -> None:
     """Name the runs that stand in no mean."""
     for row in marked:
         seeds = row.get("seeds") or [row["seed"]]
-        said = f"{row['name']} seed {', '.join(map(str, seeds))}"
-        print(f"plusx: {said} is in no mean: {row['why']}", file=sys.stderr)
+        trial = f"{row['name']} seed {', '.join(map(str, seeds))}"
+        print(f"plusx: {trial} is in no mean: {row['why']}", file=sys.stderr)
 
 
 def terminal_width() -> int | None:
@@ -142,16 +142,16 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     print(f"plusx: {line}", file=sys.stderr, flush=True)
 
 
 def tell_warnings(result: dict[str, Any]) -> None:
     """Print the warnings of a result, and the files that cannot be used."""
     for failed in result.get("failed", ()):
-        tell(f"{failed['path']}: {failed['reason']}")
+        print_line(f"{failed['path']}: {failed['reason']}")
     for warning in result.get("warnings", ()):
-        tell(warning)
+        print_line(warning)
 
 
 def command() -> str:

@@ -18,9 +18,9 @@ from plusx.cli.shell import (
     command,
     figures_line,
     print_json,
+    print_line,
     run_name,
     say_marked,
-    tell,
     tell_warnings,
     terminal_width,
 )
@@ -67,8 +67,8 @@ def train(
         from plusx.run.launching import launch
 
         flags = {"--exact": exact, "--allow-data-change": allow_data_change, "--json": as_json}
-        said = [flag for flag, given in flags.items() if given]
-        arguments = ["train", recipe, *overrides, "--out", str(folder), *said]
+        options = [flag for flag, given in flags.items() if given]
+        arguments = ["train", recipe, *overrides, "--out", str(folder), *options]
         raise SystemExit(launch(arguments, processes, restarts))
     from plusx import run
     from plusx.run.distributed import is_first
@@ -158,7 +158,7 @@ def pack(
 
     class Told(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            tell(record.getMessage())
+            print_line(record.getMessage())
 
     log, handler = logging.getLogger("plusx.data"), Told(logging.INFO)
     level = log.level

@@ -24,8 +24,8 @@ from plusx.cli.shell import (
     figures_line,
     opened,
     print_json,
+    print_line,
     run_name,
-    tell,
     tell_warnings,
 )
 from plusx.errors import UserError
@@ -77,7 +77,8 @@ def evaluate(
 
         _print_classes(class_rows(result))
     if "hd95" in result:
-        print(f"\nClasses told or there alone, without an HD95: {result['hd95_missed']}")
+        missed = result["hd95_missed"]
+        print(f"\nClasses only in the prediction or only in the mask, without HD95: {missed}")
     tell_warnings(result)
     if "test_uses" in result:
         times = "once" if result["test_uses"] == 1 else f"{result['test_uses']} times"
@@ -176,7 +177,7 @@ def predict(
         return
     _print_predictions(result["predictions"], result["classes"])
     for path in written:
-        tell(f"wrote {path}")
+        print_line(f"wrote {path}")
 
 
 @app.command(
@@ -227,7 +228,7 @@ def explain(
         seed=seed,
         device=device,
         command=command(),
-        progress=_seldom(tell),
+        progress=_seldom(print_line),
     )
     tell_warnings(result)
     if as_json:
@@ -283,7 +284,7 @@ def export(
         int8=int8,
         data=data,
         on_unreadable=on_unreadable,
-        tell=_seldom(tell),
+        progress=_seldom(print_line),
     )
     tell_warnings(result)
     if as_json:
@@ -299,17 +300,17 @@ def export(
         _print_eight_bits(result["int8"])
 
 
-def _print_eight_bits(said: dict[str, Any]) -> None:
-    kept = ", ".join(said["float_layers"]) or "none"
-    print(f"  int8          {said['weights']}; activations {said['activations']}")
-    print(f"  ranges        {said['calibration']}, of {said['images']:,} training images")
-    print(f"  in float32    {kept}")
+def _print_eight_bits(int8: dict[str, Any]) -> None:
+    float_layers = ", ".join(int8["float_layers"]) or "none"
+    print(f"  int8          {int8['weights']}; activations {int8['activations']}")
+    print(f"  ranges        {int8['calibration']}, of {int8['images']:,} training images")
+    print(f"  in float32    {float_layers}")
     print(f"  {'':13} {'float32':>12} {'int8':>12}")
-    print(f"  {'bytes':13} {said['bytes_float32']:12,} {said['bytes']:12,}")
-    print(f"  {'accuracy':13} {said['accuracy_float32']:12.2%} {said['accuracy']:12.2%}")
-    print(f"  {'images':13} {said['count']:12,} {said['agreement']:12.2%} told alike")
-    threads = "thread" if said["threads"] == 1 else "threads"
-    print(f"  {'speed':13} {1:12.2f} {said['speed']:12.2f} ({said['threads']} {threads})")
+    print(f"  {'bytes':13} {int8['bytes_float32']:12,} {int8['bytes']:12,}")
+    print(f"  {'accuracy':13} {int8['accuracy_float32']:12.2%} {int8['accuracy']:12.2%}")
+    print(f"  {'images':13} {int8['count']:12,} {int8['agreement']:12.2%} same class")
+    threads = "thread" if int8["threads"] == 1 else "threads"
+    print(f"  {'speed':13} {1:12.2f} {int8['speed']:12.2f} ({int8['threads']} {threads})")
 
 
 @app.command(
@@ -415,7 +416,9 @@ def enroll(
         f"{result['trials']:,} pictures of impostors are ({result['false_accept_rate']:.2%} may be)"
     )
     if result["true_accept_rate"] is not None:
-        print(f"  enrolled pictures told by the person's others: {result['true_accept_rate']:.1%}")
+        print(
+            f"  enrolled images recognised by the person's others: {result['true_accept_rate']:.1%}"
+        )
 
 
 @app.command(
@@ -447,7 +450,7 @@ def verify(
     width = max(len(row["path"]) for row in result["answers"])
     for row in result["answers"]:
         if row["person"] is not None:
-            told = row["person"]
+            name = row["person"]
         else:
-            told = "nobody who is enrolled" if person is None else f"not {person}"
-        print(f"{row['path']:{width}}  {row['score']:7.4f}  {told}")
+            name = "nobody who is enrolled" if person is None else f"not {person}"
+        print(f"{row['path']:{width}}  {row['score']:7.4f}  {name}")

@@ -68,7 +68,7 @@ class Quantised:
 
 
 def quantise(
-    content: bytes, images: Tensor, held: Tensor, full_range: bool, tell: Tell
+    content: bytes, images: Tensor, held: Tensor, full_range: bool, progress: Tell
 ) -> Quantised:
     """Quantise a float32 model from `to_onnx`.
 
@@ -85,11 +85,11 @@ def quantise(
     quantised: dict[Trial, bytes] = {}
 
     def attempt(calibration: str, float_layers: tuple[str, ...]) -> Trial:
-        tell(f"calibration by {calibration}, {len(images)} images")
+        progress(f"calibration by {calibration}, {len(images)} images")
         model = in_eight_bits(content, images, calibration, full_range, float_layers)
         trial = Trial(calibration, float_layers, *distance(outputs_for(model, held), expected))
         quantised[trial] = model
-        tell(f"{calibration}: {trial.agreement:.2%} of the classes stay")
+        progress(f"{calibration}: {trial.agreement:.2%} of the classes stay")
         return trial
 
     chosen = min((attempt(name, ()) for name in CALIBRATIONS), key=lambda trial: trial.error)

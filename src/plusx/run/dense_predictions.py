@@ -99,18 +99,18 @@ class GroundTruth:
         if (found := self.images.get(_resolved(path))) is None:
             return None
         source, index = found
-        truth = source.annotations
-        if isinstance(truth, Masks):
-            labels = truth.mask(index)
+        target = source.annotations
+        if isinstance(target, Masks):
+            labels = target.mask(index)
             return LabelMaps(torch.from_numpy(labels)[None]) if labels.shape == size else None
-        if not isinstance(truth, Boxes):
+        if not isinstance(target, Boxes):
             return None
-        rows = torch.from_numpy(truth.rows[index])
+        rows = torch.from_numpy(target.rows[index])
         return Detections(
             boxes=rows[None, :, :4],
             scores=torch.ones(1, len(rows)),
             labels=rows[None, :, 4].long(),
-            masks=None if truth.masks is None else (tuple(truth.masks[index]),),
+            masks=None if target.masks is None else (tuple(target.masks[index]),),
             image_size=size,
         )
 
@@ -168,16 +168,16 @@ def predict_dense(
         if writer.test_uses is None and ground_truth.is_test(predicted.name):
             count = sum(ground_truth.is_test(str(source)) for source in sources)
             writer.record_test_use(run.path, count)
-        truth = ground_truth.of(predicted.name, (height, width))
+        target = ground_truth.of(predicted.name, (height, width))
         row: dict[str, Any] = {
             "path": printable(predicted.name),
             "size": [height, width],
             **predicted.prediction.rows(run.classes)[0],
         }
-        if truth is not None:
-            row["ground_truth"] = COMPARED[type(truth)](run, predicted.prediction, truth)
+        if target is not None:
+            row["ground_truth"] = COMPARED[type(target)](run, predicted.prediction, target)
         if out is not None:
-            _draw(writer, row, predicted, truth)
+            _draw(writer, row, predicted, target)
         writer.rows.append(row)
     result = writer.result()
     if out is not None and writer.rows and "boxes" in writer.rows[0]:
@@ -212,14 +212,14 @@ def coco(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def _truth_boxes(run: Run, prediction: Prediction, truth: Prediction) -> dict[str, Any]:
-    boxes = truth.rows(run.classes)[0]["boxes"]
+def _target_boxes(run: Run, prediction: Prediction, target: Prediction) -> dict[str, Any]:
+    boxes = target.rows(run.classes)[0]["boxes"]
     return {"boxes": [{k: v for k, v in box.items() if k != "score"} for box in boxes]}
 
 
-def _mask_metrics(run: Run, prediction: Prediction, truth: Prediction) -> dict[str, Any]:
+def _mask_metrics(run: Run, prediction: Prediction, target: Prediction) -> dict[str, Any]:
     """The metrics of one image, where not all of it is ignored."""
-    labels = truth.tensors()["labels"]
+    labels = target.tensors()["labels"]
     if bool((labels == IGNORE_INDEX).all()):
         return {}
     (meter,) = run.task.meters()
@@ -231,12 +231,15 @@ def _mask_metrics(run: Run, prediction: Prediction, truth: Prediction) -> dict[s
 # kind of prediction: what of its annotations stands in a row
 COMPARED: dict[type[Prediction], Callable[[Run, Prediction, Prediction], dict[str, Any]]] = {
     LabelMaps: _mask_metrics,
-    Detections: _truth_boxes,
+    Detections: _target_boxes,
 }
 
 
 def _draw(
-    writer: PredictionWriter, row: dict[str, Any], predicted: Predicted, truth: Prediction | None
+    writer: PredictionWriter,
+    row: dict[str, Any],
+    predicted: Predicted,
+    target: Prediction | None,
 ) -> None:
     """Write the pictures of one image, and its mask where it has one."""
     classes, prediction = writer.run.classes, predicted.prediction
@@ -244,8 +247,8 @@ def _draw(
     pixels = drawing.as_rgb(predicted.stored.tensor.permute(1, 2, 0).numpy())
     pixels = drawing.resized(pixels, drawing.shown_size(pixels.shape[:2]))
     overlays = [draw_prediction(classes, pixels, prediction)]
-    if truth is not None:
-        overlays.append(draw_prediction(classes, pixels, truth, scores=False))
+    if target is not None:
+        overlays.append(draw_prediction(classes, pixels, target, scores=False))
     mask = None
     if isinstance(prediction, LabelMaps):
         mask = (".png", drawing.mask_png(prediction.labels[0].numpy(), len(classes)))

@@ -47,7 +47,7 @@ def environment(device: torch.device, processes: int = 1, parallel: str = "none"
 def exact_eight_bits() -> bool:
     """Whether this processor adds products of eight bits in 32 bits, where sums cannot saturate.
 
-    False where nothing is known of it.
+    False if unknown.
     """
     _, flags = processor()
     exact = ("vnni", "amx_int8", "asimddp")
@@ -56,7 +56,7 @@ def exact_eight_bits() -> bool:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change bits."""
-    before = {"processes": 1, "parallel": "none", **before}  # which was not said always
+    before = {"processes": 1, "parallel": "none", **before}  # which was not fields always
     keys = [key for key in now if key not in (*_HARMLESS, "cores")]
     return [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
 
@@ -74,11 +74,13 @@ def processor() -> tuple[str, str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine(), ""
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = said.get("flags", said.get("Features", "")).split()
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    flags = fields.get("flags", fields.get("Features", "")).split()
     kernels = ("avx", "fma", "amx", "asimd", "sve", "bf16", "neon")
     chosen = sorted(flag for flag in flags if flag.startswith(kernels))
-    return said.get("model name", platform.machine()), " ".join(chosen)
+    return fields.get("model name", platform.machine()), " ".join(chosen)
 
 
 def remembered_precision(device: torch.device) -> str:

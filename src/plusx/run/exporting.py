@@ -34,13 +34,13 @@ def export_onnx(
     int8: bool = False,
     data: str | Path | None = None,
     on_unreadable: Literal["error", "skip"] = "error",
-    tell: Tell = lambda line: None,
+    progress: Tell = lambda line: None,
 ) -> dict[str, Any]:
     """Write a run, a file of weights, or a network of the zoo with `weights`, as an ONNX file.
 
     The file is checked against torch before it is kept: see `plusx.export.compare`. With `int8` it
     is quantised on training images of the run's own data, or of `data`, its choices made on
-    validation images; the test set is not touched. `tell` hears how far that is.
+    validation images; the test set is not touched. `progress` gets lines of progress.
 
     Gives the error that was found and what is allowed, and with `int8` what eight bits cost and
     gain on validation images that had no part in the choices.
@@ -83,14 +83,14 @@ def export_onnx(
     if run is not None and not run.finished:
         result["warnings"].append(f"{printable(run.path)}: {UNFINISHED}")
     if run is not None and run.assumed:
-        result["warnings"].append("how images are prepared is not known: the usual way is assumed")
+        result["warnings"].append("the preprocessing of images is unknown: ImageNet's is assumed")
     if int8:
         assert run is not None
-        content, said = quantised(run, content, data, on_unreadable, tell)
-        result["warnings"] += said.pop("warnings")
-        result["int8"] = said
-        kept = ("weights", "activations", "full_range", "calibration", "float_layers", "images")
-        metadata = {**metadata, "int8": json.dumps({key: said[key] for key in kept})}
+        content, summary = quantised(run, content, data, on_unreadable, progress)
+        result["warnings"] += summary.pop("warnings")
+        result["int8"] = summary
+        keys = ("weights", "activations", "full_range", "calibration", "float_layers", "images")
+        metadata = {**metadata, "int8": json.dumps({key: summary[key] for key in keys})}
     content = export.with_digest(content, metadata)
     export.checked(content, str(to))
     store.make_folder(to.parent)

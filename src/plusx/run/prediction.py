@@ -87,13 +87,13 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
     elif "labels" in rows[0]:
         yield ["path", "label", "probability", "labels", *classes]
         for row in rows:
-            said = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
-            yield [*said, _cell(JOINT.join(row["labels"])), *row["probabilities"]]
+            cells = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
+            yield [*cells, _cell(JOINT.join(row["labels"])), *row["probabilities"]]
     else:
         yield ["path", "label", "probability", *classes]
         for row in rows:
-            said = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
-            yield [*said, *row["probabilities"]]
+            cells = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
+            yield [*cells, *row["probabilities"]]
 
 
 def _cell(text: str) -> str:

@@ -181,15 +181,15 @@ class Predictor:
             sample = transform(source, SampleRNG.of(0, 0, 0))
             final = transform.final or covering_size([sample.size])
             most = min(batch_size, max(1, MAX_POSITIONS // prod(final)))
-            kept = source if dense else sample
-            added = sample.tensor.nbytes + prod(kept.size) * modality.channels
+            stored_input = source if dense else sample
+            added = sample.tensor.nbytes + prod(stored_input.size) * modality.channels
             full = len(group) == most or num_bytes + added > MAX_WAITING
             if group and (final != size or full):
                 yield finish()
                 group, stored, samples, num_bytes = [], [], [], 0
             size, num_bytes = final, num_bytes + added
             group.append(name)
-            stored.append(kept)
+            stored.append(stored_input)
             samples.append(sample)
         if group:
             yield finish()
@@ -257,9 +257,9 @@ def refuse_none(predictions: Sequence[Any], failed: Failed) -> None:
     """RuntimeError where no file could be used."""
     if predictions:
         return
-    said = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
+    reasons = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
     none = "the only file cannot" if len(failed) == 1 else f"none of {len(failed)} files can"
-    raise RuntimeError(f"{none} be used: {said}")
+    raise RuntimeError(f"{none} be used: {reasons}")
 
 
 def _decoded(source: Source, modality: Modality) -> Input:

@@ -29,7 +29,7 @@ def quantised(
     content: bytes,
     data: str | Path | None,
     on_unreadable: Literal["error", "skip"],
-    tell: Tell,
+    progress: Tell,
 ) -> tuple[bytes, dict[str, Any]]:
     """The file in eight bits, and what there is to say of it.
 
@@ -59,9 +59,9 @@ def quantised(
         warnings.append("no validation images were kept back: training images judge")
     count = min(CHOOSING, len(order) // 2)
     choosing, _ = _inputs(run, source.subset(order[:count]))
-    model = export.quantise(content, images, choosing, exact_eight_bits(), tell)
+    model = export.quantise(content, images, choosing, exact_eight_bits(), progress)
     judging, labels = _inputs(run, source.subset(order[count : count + JUDGING]))
-    tell("the validation images")
+    progress("the validation images")
     before, after = outputs_for(content, judging), outputs_for(model.content, judging)
     error, agreement = distance(after, before)
     if agreement < GOAL:

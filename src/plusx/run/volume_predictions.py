@@ -44,7 +44,7 @@ class StoredVolume(NamedTuple):
     path: str  # or its name, where it is not a file
     scan: Scan
     image: Grid
-    truth: Mask | None  # in the scan's voxels
+    target: Mask | None  # in the scan's voxels
     is_test: bool = False  # whether its ground truth is of a test set
 
 
@@ -75,9 +75,9 @@ def synthetic_volumes(dataset: Dataset, indices: Sequence[int]) -> Iterator[Stor
     for index in indices:
         volume = dataset.items.volumes[index]
         image = np.array(volume.image)  # which may be mapped from the disk, read-only
-        truth = None if volume.mask is None else np.array(volume.mask)
+        target = None if volume.mask is None else np.array(volume.mask)
         scan = Scan(image, affine, Placement(affine, affine, (1, 1), "mm"))
-        yield StoredVolume(volume.name, scan, image, truth, dataset.split == "test")
+        yield StoredVolume(volume.name, scan, image, target, dataset.split == "test")
 
 
 def num_test_volumes(files: Sequence[str]) -> int:
@@ -108,7 +108,7 @@ def predict_volumes(
     """
     run, task = predictor.run, predictor.task
     writer, home, names = PredictionWriter(run, out), home_of(run), set[str]()
-    for path, scan, image, truth, is_test in volumes:
+    for path, scan, image, target, is_test in volumes:
         inputs = run.preprocessing.normalise(torch.from_numpy(image)[None])
         with evaluating(task), torch.inference_mode():
             prediction = task.predict(Batch(inputs.to(task.device)))
@@ -117,16 +117,22 @@ def predict_volumes(
             raise FloatingPointError(f"{printable(path)}: the prediction is not finite")
         mask = in_voxels_of(scan, probabilities, run.preprocessing)
         row = _row(run, path, scan, mask)
-        if truth is not None:
+        if target is not None:
             if is_test and home is not None:
                 writer.record_test_use(home, num_test)
-            row["ground_truth"] = _metrics(run, mask, truth, scan)
+            row["ground_truth"] = _metrics(run, mask, target, scan)
         if out is not None:
             name = stem_of(path)
             while name in names:
                 name = f"{name}-{len(writer.rows) + 1}"
             names.add(name)
-            _draw(writer, row, name, scan, [mask] if truth is None else [mask, truth])
+            _draw(
+                writer,
+                row,
+                name,
+                scan,
+                [mask] if target is None else [mask, target],
+            )
         writer.rows.append(row)
     return writer.result()
 
@@ -177,11 +183,14 @@ def _row(run: Run, path: str, scan: Scan, mask: Mask) -> dict[str, Any]:
     }
 
 
-def _metrics(run: Run, mask: Mask, truth: Mask, scan: Scan) -> dict[str, Any]:
+def _metrics(run: Run, mask: Mask, target: Mask, scan: Scan) -> dict[str, Any]:
     """The metrics of one volume, in its own voxels."""
-    if (truth == IGNORE_INDEX).all():
+    if (target == IGNORE_INDEX).all():
         return {}
-    prediction, targets = LabelMaps(torch.from_numpy(mask)[None]), torch.from_numpy(truth)[None]
+    prediction, targets = (
+        LabelMaps(torch.from_numpy(mask)[None]),
+        torch.from_numpy(target)[None],
+    )
     spacing = tuple(float(side) for side in np.linalg.norm(scan.affine[:3, :3], axis=0))
     metrics: dict[str, Any] = {}
     for meter in run.task.meters():
