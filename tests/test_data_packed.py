@@ -383,7 +383,7 @@ def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -
     for to, said in (
         (folder / "in.plusx", "lies in the folder that is packed"),
         (folder, "is a folder"),
-        (tmp_path / "nowhere" / "x.plusx", "lies in no folder that is there"),
+        (tmp_path / "nowhere" / "x.plusx", "is in a folder that does not exist"),
     ):
         with pytest.raises(ValueError, match=said):
             pack(folder, to)

@@ -180,16 +180,16 @@ def _read(path: str, stamp: Stamp) -> tuple[PackedListing, _Origin]:
     shown = printable(path)
     header, digest, end = _index(path, shown)
     try:
-        packed, origin = _understood(header, digest, path, end)
-        wanted = str(header["pixels"]["sha256"])
+        packed, origin = _parse_index(header, digest, path, end)
+        checksum = str(header["pixels"]["sha256"])
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{shown} is no packed set that can be read: {error}") from None
-    if read_cache(path, "sum", stamp, str) != wanted:
-        if _sum(packed.file._bytes[len(MAGIC) : end], shown) != wanted:
+    if read_cache(path, "sum", stamp, str) != checksum:
+        if _sum(packed.file._bytes[len(MAGIC) : end], shown) != checksum:
             raise UserError(
                 f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
             )
-        write_cache(path, "sum", stamp, wanted)
+        write_cache(path, "sum", stamp, checksum)
     return packed, origin
 
 
@@ -218,7 +218,7 @@ def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
     )
 
 
-def _understood(
+def _parse_index(
     header: dict[str, Any], digest: str, path: str, end: int
 ) -> tuple[PackedListing, _Origin]:
     columns = {name: header["images"][name] for name in _COLUMNS}

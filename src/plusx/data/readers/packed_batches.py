@@ -52,9 +52,11 @@ class PackedBatches(BatchMaker):
         self.words = request.transform.words
         self.channels_last = request.transform.setting.channels_last
         self.normalised = request.device.type == "cpu"
-        self._own = _Own()
+        self._per_thread = _PerThread()
         self._pool = (
-            ThreadPoolExecutor(request.threads, "plusx-data", _alone, (torch.get_num_threads(),))
+            ThreadPoolExecutor(
+                request.threads, "plusx-data", _one_thread, (torch.get_num_threads(),)
+            )
             if request.threads
             else None
         )
@@ -67,9 +69,9 @@ class PackedBatches(BatchMaker):
     def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
         """Each of the batches, two a thread ahead of what is asked for."""
         if self._pool is None:
-            yield from (self._finished(numbers, epoch) for numbers in samples)
+            yield from (self._input_batch(numbers, epoch) for numbers in samples)
             return
-        upcoming = (self._pool.submit(self._finished, numbers, epoch) for numbers in samples)
+        upcoming = (self._pool.submit(self._input_batch, numbers, epoch) for numbers in samples)
         waiting: list[Future[Tensor]] = list(islice(upcoming, 2 * self.request.threads))
         try:
             while waiting:
@@ -84,11 +86,11 @@ class PackedBatches(BatchMaker):
             for left in waiting:
                 left.cancel()
 
-    def _finished(self, samples: np.ndarray, epoch: int) -> Tensor:
+    def _input_batch(self, samples: np.ndarray, epoch: int) -> Tensor:
         images = self.batch(samples, epoch)
         if not self.normalised:
             return images
-        return self.request.modality.normalise(images, self._own.pool)
+        return self.request.modality.normalise(images, self._per_thread.pool)
 
     def batch(self, samples: np.ndarray, epoch: int) -> UInt8[Tensor, "n c h w"]:
         """The images of the samples with these numbers."""
@@ -130,14 +132,14 @@ class PackedBatches(BatchMaker):
             yield resample_pixels(pixels.copy(), size, self.channels_last)
 
 
-class _Own(threading.local):
-    """What every thread has for itself."""
+class _PerThread(threading.local):
+    """A buffer pool for each thread."""
 
     def __init__(self) -> None:
         self.pool = BufferPool()
 
 
-def _alone(threads: int) -> None:
+def _one_thread(threads: int) -> None:
     """What a thread of the pool does first: torch's kernels are done by itself, without helpers.
 
     What torch is told holds for this thread, and for threads that begin later: for these another

@@ -36,7 +36,7 @@ _log = logging.getLogger("plusx.data")
 _AHEAD = 4  # images a thread that wait to be written
 
 
-class _Made(NamedTuple):
+class _Packed(NamedTuple):
     pixels: UInt8[np.ndarray, "h w 3"]
     bytes: int
     modified: int
@@ -67,8 +67,8 @@ def pack(
         raise UserError(f"the shorter side is {side}: from 1 to 4096 pixels")
     path, listing = Path(to), scan(folder)
     if path.is_dir() or not path.absolute().parent.is_dir():
-        said = "is a folder" if path.is_dir() else "lies in no folder that is there"
-        raise UserError(f"{printable(path)} {said}: name a file to write")
+        problem = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise UserError(f"{printable(path)} {problem}: name a file to write")
     if Path(os.path.realpath(path)).is_relative_to(listing.root):
         raise UserError(f"{printable(path)} lies in the folder that is packed")
     began = time.monotonic()
@@ -91,14 +91,14 @@ def pack(
     digest = hashlib.sha256()
     with store.whole_file(path) as file:
         file.write(MAGIC)
-        for made in _all_made(used, listing.root, side, threads or os.cpu_count() or 1):
-            pixels = np.ascontiguousarray(made.pixels)
+        for packed in _packed_in_order(used, listing.root, side, threads or os.cpu_count() or 1):
+            pixels = np.ascontiguousarray(packed.pixels)
             digest.update(pixels.data)
             file.write(pixels.data)
             columns["height"].append(pixels.shape[0])
             columns["width"].append(pixels.shape[1])
             for name in ("bytes", "modified", "sha256"):
-                columns[name].append(getattr(made, name))
+                columns[name].append(getattr(packed, name))
         text = json.dumps(
             {
                 "plusx": __version__,
@@ -133,16 +133,16 @@ def pack(
     }
 
 
-def _all_made(entries: list[Entry], root: str, side: int, threads: int) -> Iterator[_Made]:
+def _packed_in_order(entries: list[Entry], root: str, side: int, threads: int) -> Iterator[_Packed]:
     """The images in their order, made in threads, a few ahead of what is asked for."""
-    waiting: list[Future[_Made]] = []
-    began = said = time.monotonic()
+    waiting: list[Future[_Packed]] = []
+    began = last_line = time.monotonic()
     with ThreadPoolExecutor(threads, thread_name_prefix="plusx-pack") as pool:
         try:
             upcoming = iter(entries)
             for count, entry in enumerate(entries, 1):
                 while len(waiting) < _AHEAD * threads and (another := next(upcoming, None)):
-                    waiting.append(pool.submit(_made, another.path, side))
+                    waiting.append(pool.submit(_pack_one, another.path, side))
                 try:
                     yield waiting.pop(0).result()
                 except (UnreadableImage, OSError) as error:
@@ -150,7 +150,7 @@ def _all_made(entries: list[Entry], root: str, side: int, threads: int) -> Itera
                         f"{entry.name(root)} cannot be used any more: {error}"
                     ) from error
                 now = time.monotonic()
-                if now - said > 2:
+                if now - last_line > 2:
                     rate = count / (now - began)
                     _log.info(
                         "packed %s of %s images, %.0f a second",
@@ -158,16 +158,16 @@ def _all_made(entries: list[Entry], root: str, side: int, threads: int) -> Itera
                         f"{len(entries):,}",
                         rate,
                     )
-                    said = now
+                    last_line = now
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _made(path: str, side: int) -> _Made:
+def _pack_one(path: str, side: int) -> _Packed:
 
     stamp = file_stamp(path)
     if stamp is None:
         raise UnreadableImage("missing")
     data = read_regular(path)
     image = covering(ImageFile(data).decoded(), side, side)
-    return _Made(np.asarray(image), stamp[0], stamp[1], hashlib.sha256(data).hexdigest())
+    return _Packed(np.asarray(image), stamp[0], stamp[1], hashlib.sha256(data).hexdigest())
