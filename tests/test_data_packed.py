@@ -363,7 +363,7 @@ def test_packing_that_stops_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     file = tmp_path / "new.plusx"
-    original, calls = packing._made, []
+    original, calls = packing._pack_one, []
 
     def made(path: str, side: int) -> Any:
         calls.append(path)
@@ -371,7 +371,7 @@ def test_packing_that_stops_leaves_nothing(
             raise error
         return original(path, side)
 
-    monkeypatch.setattr(packing, "_made", made)
+    monkeypatch.setattr(packing, "_pack_one", made)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         pack(folder, file, size=16, threads=1)
     assert len(calls) >= 4
