@@ -56,7 +56,7 @@ def exact_eight_bits() -> bool:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change bits."""
-    before = {"processes": 1, "parallel": "none", **before}  # which was not fields always
+    before = {"processes": 1, "parallel": "none", **before}  # absent in older files
     keys = [key for key in now if key not in (*_HARMLESS, "cores")]
     return [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
 
