@@ -259,32 +259,32 @@ def block_shapes(
     one = (1,) * net.ndim
     first = LayerContext(net, stage.width, each_dimension(stage.stride, net.ndim))
     rest = LayerContext(net, stage.width, one)
-    known: dict[tuple[Block, int, Size, bool], FeatureShape] = {}
+    by_key: dict[tuple[Block, int, Size, bool], FeatureShape] = {}
     for index, spec in enumerate(stage.blocks):
         if index == 0:
             after = block(shape, spec, first)
         else:
             key = (spec, shape.channels, shape.size, shape.is_saved)
-            if key not in known:
-                known[key] = block(replace(shape.without_cost(), stride=one), spec, rest)
-            after = follow(shape, known[key])
+            if key not in by_key:
+                by_key[key] = block(replace(shape.without_cost(), stride=one), spec, rest)
+            after = follow(shape, by_key[key])
         yield shape, after
         shape = after
 
 
-def follow(shape: FeatureShape, known: FeatureShape) -> FeatureShape:
-    """The tensor behind a block whose own cost and shape are `known`."""
-    stride = tuple(a * b for a, b in zip(shape.stride, known.stride))
+def follow(shape: FeatureShape, added: FeatureShape) -> FeatureShape:
+    """The tensor behind a block whose own cost and shape are `added`."""
+    stride = tuple(a * b for a, b in zip(shape.stride, added.stride))
     return FeatureShape(
-        known.channels,
-        known.size,
+        added.channels,
+        added.size,
         stride,
-        shape.parameters + known.parameters,
-        shape.multiply_adds + known.multiply_adds,
-        shape.depth + known.depth,
-        shape.saved + known.saved,
-        (shape.heavy[0] + known.heavy[0], shape.heavy[1] + known.heavy[1]),
-        known.is_saved,
+        shape.parameters + added.parameters,
+        shape.multiply_adds + added.multiply_adds,
+        shape.depth + added.depth,
+        shape.saved + added.saved,
+        (shape.heavy[0] + added.heavy[0], shape.heavy[1] + added.heavy[1]),
+        added.is_saved,
     )
 
 

@@ -42,18 +42,18 @@ REVNET38 = Reversible(units=(3, 3, 3), stem_width=32, widths=(32, 64, 112))
 REVNET110 = Reversible(units=(9, 9, 9), stem_width=32, widths=(32, 64, 128))
 
 
-def reversible_bytes(said: Reversible, batch: int = 1, *, reverses: bool = True) -> int:
+def reversible_bytes(spec: Reversible, batch: int = 1, *, reverses: bool = True) -> int:
     """The most bytes that are held for the backward pass of a batch, in float32.
 
     Reversing holds what the stem saves, the output of each stage, the input of each unit that
     changes the shape, and while the backward pass goes through a branch, what that branch saves.
     """
-    net, one = said.net(), (1, 1)
+    net, one = spec.net(), (1, 1)
     shape = FeatureShape(net.in_channels, (32, 32), one)
-    shape = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, said.stem_width, one))
+    shape = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, spec.stem_width, one))
     held = shape.saved
-    half, everything, peak = FeatureShape(said.stem_width // 2, shape.size, one), held, held
-    for number, (count, width) in enumerate(zip(said.units, said.widths, strict=True), 1):
+    half, everything, peak = FeatureShape(spec.stem_width // 2, shape.size, one), held, held
+    for number, (count, width) in enumerate(zip(spec.units, spec.widths, strict=True), 1):
         for j in range(count):
             stride = (2, 2) if j == 0 and number > 1 else one
             changes = width // 2 != half.channels or max(stride) > 1
@@ -78,9 +78,9 @@ def reversible_bytes(said: Reversible, batch: int = 1, *, reverses: bool = True)
         held += 2 * half.nbytes
         everything += 2 * half.nbytes
     tail = arithmetic.run(
-        FeatureShape(said.widths[-1], half.size, one),
+        FeatureShape(spec.widths[-1], half.size, one),
         parse(net.tail).branch,
-        LayerContext(net, said.widths[-1], one),
+        LayerContext(net, spec.widths[-1], one),
     )
-    ends = tail.saved + FLOAT * (said.widths[-1] + net.num_classes)
+    ends = tail.saved + FLOAT * (spec.widths[-1] + net.num_classes)
     return batch * (max(peak, held + ends) if reverses else everything + ends)

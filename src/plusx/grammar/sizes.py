@@ -21,12 +21,12 @@ SHORT = {"K": "kB", "M": "MB", "G": "GB", "T": "TB", "KB": "kB"}
 
 def parse_size(text: str) -> int:
     """The bytes of `4GB`, `512MiB`, `1.5 GB`, `800000`. UserError says how sizes are written."""
-    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", text)
     units = {unit.lower(): size for unit, size in UNITS.items()}
     units |= {short.lower(): UNITS[unit] for short, unit in SHORT.items()} | {"": 1}
-    if found is None or found[2].lower() not in units:
+    if match is None or match[2].lower() not in units:
         raise UserError(f"{text!r} is no size: write 4GB, 512MiB or 1.5GB")
-    size = int(float(found[1]) * units[found[2].lower()])
+    size = int(float(match[1]) * units[match[2].lower()])
     if size < 1:
         raise UserError(f"{text!r} is no size: it is less than one byte")
     return size

@@ -97,8 +97,8 @@ def _fields(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]
             continue
         options = get_args(allowed[key].type)
         if get_origin(allowed[key].type) is Literal and value not in options:
-            said = ", ".join(map(str, options))
-            raise UserError(f"{key} of {where} is {value!r}; allowed are {said}")
+            listed = ", ".join(map(str, options))
+            raise UserError(f"{key} of {where} is {value!r}; allowed are {listed}")
         kind = allowed[key].default
         given[key] = _typed(where, key, value, kind if kind is not MISSING else None)
     for key, field in allowed.items():

@@ -105,7 +105,7 @@ def at_cost(net: Net, multiply_adds: int) -> Net:
             high = middle
     return min(
         (scaled(low), scaled(high)),
-        key=lambda found: abs(measure(found).multiply_adds - multiply_adds),
+        key=lambda twin: abs(measure(twin).multiply_adds - multiply_adds),
     )
 
 

@@ -94,13 +94,13 @@ def _check_stage(stage: Stage, net: Net) -> None:
 
 
 def _check_stride(body: str, stage: Stage) -> None:
-    said = parse(body)
-    if said.merge == "concat":
+    sentence = parse(body)
+    if sentence.merge == "concat":
         raise UserError(f"{body!r} joins its input with `&`, so its stage cannot have a stride")
-    taking = [str(word) for word in (*said.lead, *said.branch) if word.stride is None]
+    taking = [str(word) for word in (*sentence.lead, *sentence.branch) if word.stride is None]
     if len(taking) != 1:
-        found = "none does" if not taking else f"{' and '.join(taking)} do"
+        words = "none does" if not taking else f"{' and '.join(taking)} do"
         raise UserError(
             f"{body!r} begins a stage of stride {stage.stride}, so exactly one word takes it with "
-            f"`s`; {found}"
+            f"`s`; {words}"
         )

@@ -198,19 +198,19 @@ def _word(text: str, sentence: str, position: int) -> Word:
     raise _at(sentence, position, text, f"no such word; the words are {', '.join(VOCABULARY)}")
 
 
-def _read(kind: str, found: dict[str, str | None]) -> Word:
-    ratio = found.get("ratio")
+def _read(kind: str, fields: dict[str, str | None]) -> Word:
+    ratio = fields.get("ratio")
     number = int(ratio[1:]) if ratio else 1
-    stride = found.get("stride")
-    value = found.get("value")
+    stride = fields.get("stride")
+    value = fields.get("value")
     return Word(
         kind,
-        kernel=_numbers(found.get("kernel") or "()"),
+        kernel=_numbers(fields.get("kernel") or "()"),
         ratio=(1, number) if ratio and ratio[0] == "/" else (number, 1),
         stride=1 if not stride else None if stride == "s" else _one_or_more(stride[1:]),
-        dilation=int(found.get("dilation") or 1),
-        groups=0 if found.get("depthwise") else int(found.get("groups") or 1),
-        bias=bool(found.get("bias")),
+        dilation=int(fields.get("dilation") or 1),
+        groups=0 if fields.get("depthwise") else int(fields.get("groups") or 1),
+        bias=bool(fields.get("bias")),
         value=float(value) if value else None,
         learned=kind != "scale" or not (value or "").startswith("."),
     )

@@ -25,7 +25,7 @@ class SavedBytes:
     def __init__(self, module: nn.Module) -> None:
         state = [*module.parameters(), *module.buffers()]
         self.state = {tensor.untyped_storage()._cdata for tensor in state}
-        self.known: set[int] = set()
+        self.counted: set[int] = set()
         self.live = self.peak = 0
         self.token: Token[SavedBytes | None] | None = None
 
@@ -33,15 +33,15 @@ class SavedBytes:
         """Count a tensor until its storage is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self.state or key in self.known:
+        if key in self.state or key in self.counted:
             return
-        self.known.add(key)
+        self.counted.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._freed, key, size).atexit = False
 
     def _freed(self, key: int, size: int) -> None:
-        self.known.discard(key)
+        self.counted.discard(key)
         self.live -= size
 
     def _pack(self, tensor: Tensor) -> Tensor:

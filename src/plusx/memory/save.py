@@ -95,9 +95,9 @@ def _layers(module: nn.Module) -> int:
 class Regions:
     """The blocks of a stage, GROUP at a time as a region."""
 
-    def __init__(self, stage: nn.Sequential, kept: int | None) -> None:
+    def __init__(self, stage: nn.Sequential, threshold: int | None) -> None:
         starts = range(0, len(stage), GROUP)
-        self.regions = [Region(stage[i : i + GROUP], "forward", kept) for i in starts]
+        self.regions = [Region(stage[i : i + GROUP], "forward", threshold) for i in starts]
 
     def __call__(self, x: Any) -> Any:
         for region in self.regions:
@@ -108,12 +108,12 @@ class Regions:
 class Region:
     """A method of a module whose activations are computed again in the backward pass.
 
-    It stands in the module's instance in the place of the method. kept: results of convolutions of
-    more multiply-adds a value are kept; None: no result is.
+    It replaces the method in the module's instance. threshold: results of convolutions with more
+    multiply-adds per value are stored; None: none are.
     """
 
-    def __init__(self, module: nn.Module, method: str, kept: int | None) -> None:
-        self.module, self.method, self.kept = module, method, kept
+    def __init__(self, module: nn.Module, method: str, threshold: int | None) -> None:
+        self.module, self.method, self.threshold = module, method, threshold
 
     def __call__(self, *inputs: Any) -> Any:
         run: Callable[..., Any] = getattr(type(self.module), self.method)
@@ -130,7 +130,7 @@ class Region:
 
     def contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """What the forward pass and the recomputation run in."""
-        if self.kept is None:
+        if self.threshold is None:
             return nullcontext(), recomputing(self.module, nullcontext())
         caching, cached = create_selective_checkpoint_contexts(self.policy)
         return caching, recomputing(self.module, cached)
@@ -139,12 +139,12 @@ class Region:
         self, context: SelectiveCheckpointContext, operation: Any, *args: Any, **kwargs: Any
     ) -> CheckpointPolicy:
         """Keep the results of heavy convolutions, compute all else again."""
-        assert self.kept is not None
+        assert self.threshold is not None
         heavy = operation in ATTENTION
         if operation in CONVOLUTIONS:
-            heavy = args[1][0].numel() > self.kept
+            heavy = args[1][0].numel() > self.threshold
         elif operation in PRODUCTS:
-            heavy = args[-1].shape[-2] > self.kept
+            heavy = args[-1].shape[-2] > self.threshold
         if not heavy:
             return CheckpointPolicy.PREFER_RECOMPUTE
         if (saved := counting.get()) is not None:

@@ -82,19 +82,19 @@ class DetectionMeter(Meter):
             stored = tuple(batch.extras["stored_size"][index].tolist())
             content = tuple(batch.extras["content_size"][index].tolist())
         boxes, present = stored_boxes(targets[:, :4], targets[:, 4].long(), scale, stored)
-        truth = _annotations(boxes, targets[present, 4])
-        for annotation, crowd in zip(truth, targets[present, 5].tolist()):
+        annotations = _annotations(boxes, targets[present, 4])
+        for annotation, crowd in zip(annotations, targets[present, 5].tolist()):
             annotation["iscrowd"] = int(crowd > 0.5)
         labels, scores = detections.labels[index], detections.scores[index]
         # of equal scores the first comes first, so that metrics do not depend on a sort's habits
         order = scores.argsort(descending=True, stable=True)
-        boxes, kept = stored_boxes(detections.boxes[index][order], labels[order], scale, stored)
-        boxes, present_detections = boxes[:MAX_DETECTIONS], order[kept][:MAX_DETECTIONS]
+        boxes, indices = stored_boxes(detections.boxes[index][order], labels[order], scale, stored)
+        boxes, present_detections = boxes[:MAX_DETECTIONS], order[indices][:MAX_DETECTIONS]
         predicted = _annotations(boxes, labels[present_detections])
         for annotation, score in zip(predicted, scores[present_detections].tolist()):
             annotation |= {"score": score, "iscrowd": 0}
         if masks is not None and detections.grids is not None:
-            for annotation, number in zip(truth, present.tolist()):
+            for annotation, number in zip(annotations, present.tolist()):
                 _add_mask(annotation, masks[number, : content[0], : content[1]], scale)
             for annotation, number in zip(predicted, present_detections.tolist()):
                 plane = torch.zeros(content, dtype=torch.uint8)
@@ -102,12 +102,12 @@ class DetectionMeter(Meter):
                 top, left, part = pasted_mask(box, detections.grids[index, number], content)
                 plane[top : top + part.shape[0], left : left + part.shape[1]] = part
                 _add_mask(annotation, plane, scale)
-        return {"size": list(content), "truth": truth, "predicted": predicted}
+        return {"size": list(content), "annotations": annotations, "predicted": predicted}
 
     def compute(self) -> dict[str, Any]:
         self.refuse_none()
         images = [image for record in self.records for image in record["images"]]
-        to_detect = [a["category_id"] for i in images for a in i["truth"] if not a["iscrowd"]]
+        to_detect = [a["category_id"] for i in images for a in i["annotations"] if not a["iscrowd"]]
         counts = np.bincount(np.array(to_detect, np.int64), minlength=len(self.class_names) + 1)
         metrics: dict[str, Any] = {"count": len(images), "boxes": len(to_detect)}
         rows: list[dict[str, Any]] = [{"label": label} for label in self.class_names]
@@ -150,7 +150,11 @@ class DetectionMeter(Meter):
             return COCO({"images": sizes, "annotations": annotations, "categories": categories})
 
         evaluation = COCOeval_faster(
-            coco("truth"), coco("predicted"), kind, print_function=_silent, rle_iou_max_workers=1
+            coco("annotations"),
+            coco("predicted"),
+            kind,
+            print_function=_silent,
+            rle_iou_max_workers=1,
         )
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()

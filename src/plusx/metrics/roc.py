@@ -40,11 +40,11 @@ def areas(scores: Scores, labels: Labels) -> tuple[list[Area], Area]:
     n, fewest = len(scores), len(scores)
     added, each, values = np.zeros(n), [], []
     for column, positive in zip(scores.T, labels.T):
-        found = _placed(column, positive)
-        if found is None:
+        placements = _placed(column, positive)
+        if placements is None:
             each.append(Area(None, None, None))
             continue
-        value, of_positives, of_negatives = found
+        value, of_positives, of_negatives = placements
         least = min(len(of_positives), len(of_negatives))
         variance = _variance(of_positives) + _variance(of_negatives)
         each.append(_area(value, variance, least))

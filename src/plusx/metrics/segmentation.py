@@ -54,7 +54,7 @@ class SegmentationMeter(Meter):
         if isinstance(prediction, LabelMaps):
             k = len(self.class_names or ())
             pairs = zip(prediction.labels, _checked(targets, tuple(prediction.labels.shape)))
-            counts = [_confusion(labels, truth, k) for labels, truth in pairs]
+            counts = [_confusion(labels, target, k) for labels, target in pairs]
             return {"losses": np.full(len(counts), np.nan), "confusions": np.stack(counts)}
         assert isinstance(prediction, PositionProbabilities)
         probabilities = prediction.probabilities.detach()
@@ -74,11 +74,11 @@ class SegmentationMeter(Meter):
             raise UserError("there are no predictions to evaluate: no position has a class")
         values, occurs = _ratios(confusion)
         counted = self._counted(occurs)
-        known = ~np.isnan(losses)
+        finite = ~np.isnan(losses)
         metrics: dict[str, Any] = {
             "count": len(images),
             "positions": int(confusion.sum()),
-            "loss": float(losses[known].mean()) if known.any() else None,
+            "loss": float(losses[finite].mean()) if finite.any() else None,
             "pixel_accuracy": float(confusion.trace() / confusion.sum()),
             "mean_iou": float(values["iou"][occurs].mean()),
             "dice": float(values["f1"][counted].mean()) if counted.any() else None,
@@ -156,10 +156,10 @@ class SurfaceDistanceMeter(Meter):
         assert isinstance(prediction, LabelMaps)
         distances: dict[str, list[float]] = {str(number): [] for number in range(k)}
         missed = [0] * k
-        for labels, truth in zip(prediction.labels.numpy(), batch.known_targets.cpu().numpy()):
-            evaluated = truth != IGNORE_INDEX
+        for labels, target in zip(prediction.labels.numpy(), batch.known_targets.cpu().numpy()):
+            evaluated = target != IGNORE_INDEX
             for number in range(k):
-                predicted, actual = (labels == number) & evaluated, truth == number
+                predicted, actual = (labels == number) & evaluated, target == number
                 if number == self.background or not (predicted.any() or actual.any()):
                     continue
                 if not (predicted.any() and actual.any()):
@@ -231,11 +231,11 @@ def _checked(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _image(
-    probabilities: Float[Tensor, "k *s"], truth: UInt8[Tensor, "*s"]
+    probabilities: Float[Tensor, "k *s"], target: UInt8[Tensor, "*s"]
 ) -> tuple[float, Int[np.ndarray, "k k"]]:
     """The mean negative log-likelihood (NaN where all is ignored) and the confusion."""
     k = len(probabilities)
-    classes = truth.flatten().long()
+    classes = target.flatten().long()
     evaluated = classes != IGNORE_INDEX
     flat = probabilities.flatten(1)
     if not bool(evaluated.all()):
@@ -251,11 +251,11 @@ def _image(
 
 
 def _confusion(
-    labels: UInt8[Tensor, "*s"], truth: UInt8[Tensor, "*s"], k: int
+    labels: UInt8[Tensor, "*s"], target: UInt8[Tensor, "*s"], k: int
 ) -> Int[np.ndarray, "k k"]:
     counts = np.zeros(k * k, np.int64)
     # slice by slice: numbers of eight bytes for a whole volume would be many
-    for predicted, actual in zip(labels.numpy(), truth.cpu().numpy()):
+    for predicted, actual in zip(labels.numpy(), target.cpu().numpy()):
         evaluated = actual != IGNORE_INDEX
         classes = actual[evaluated].astype(np.int64)
         if classes.size:

@@ -45,12 +45,12 @@ class Reducer:
     def loss(self, batch: Batch, last: bool) -> Tensor:
         return self.engine.loss(batch, last)
 
-    def parts(self, step: int, wanted: int) -> int:
+    def parts(self, step: int, at_most: int) -> int:
         """No more than the smallest share has samples.
 
         With every part shards are gathered from all ranks, who would wait for one that has fewer.
         """
-        return max(1, min(wanted, self.samples(step) // self.world.size))
+        return max(1, min(at_most, self.samples(step) // self.world.size))
 
     def weight(self, step: int, count: int) -> float:
         """What the loss of `count` samples counts, so that the mean over ranks is the batch's."""

@@ -29,14 +29,14 @@ def steps(rate: float, boundaries: Sequence[int], factor: float = 0.1) -> Schedu
     The products are made in decimal, so that 0.1 times 0.1 is the 0.01 one would write.
     """
     _positive({"rate": rate, "factor": factor})
-    places = list(boundaries)
-    if any(late <= early for early, late in zip([0, *places], places)):
-        raise UserError(f"boundaries are {places}; they have to rise, and begin above 0")
+    ordered = list(boundaries)
+    if any(late <= early for early, late in zip([0, *ordered], ordered)):
+        raise UserError(f"boundaries are {ordered}; they have to rise, and begin above 0")
     rates = [
         float(Decimal(str(rate)) * Decimal(str(factor)) ** count)
-        for count in range(len(places) + 1)
+        for count in range(len(ordered) + 1)
     ]
-    return lambda step: rates[sum(step >= place for place in places)]
+    return lambda step: rates[sum(step >= boundary for boundary in ordered)]
 
 
 def cosine(rate: float, total: int, begin: int = 0, end: float = 0.0) -> Schedule:

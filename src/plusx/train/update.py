@@ -25,8 +25,8 @@ class DistributedReducer(Protocol):
     def loss(self, batch: Batch, last: bool) -> Tensor:
         """The task's loss; with `last`, its backward pass makes gradients the mean over them."""
 
-    def parts(self, step: int, wanted: int) -> int:
-        """In how many parts each of them takes its share of this step: as many as the others."""
+    def parts(self, step: int, at_most: int) -> int:
+        """The number of parts in which every process computes its share of this step."""
 
     def weight(self, step: int, count: int) -> float:
         """What the loss of `count` samples of this step counts in that mean."""
@@ -79,8 +79,8 @@ class GradientStep:
     def __call__(self, state: State, batch: Batch) -> Tensor:
         scale = self._scale(state)
         state.optimizer.zero_grad()
-        wanted, reducer = self.accumulation_steps, self.reducer
-        parts = wanted if reducer is None else reducer.parts(state.step, wanted)
+        steps, reducer = self.accumulation_steps, self.reducer
+        parts = steps if reducer is None else reducer.parts(state.step, steps)
         loss = _backward(state, batch.split(parts), scale, reducer)
         # Asked here and not before the backward pass, so that a GPU has work while it answers.
         if not bool(loss.isfinite()):
