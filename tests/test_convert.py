@@ -315,7 +315,7 @@ def test_a_small_file_that_asks_for_memory_gets_none(tmp_path: Path) -> None:
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "an HDF5 file"),
         (zipped({"a.txt": b"x"}), "a zip archive"),
         (zipped({"a/data.pkl": b"", "a/constants.pkl": b""}), "a TorchScript archive"),
-        (b"PK\x03\x04" + bytes(100), "a damaged zip archive"),
+        (b"PK\x03\x04" + bytes(100), "a corrupt zip archive"),
         (b"<html>404</html>", "no file of weights"),
         (bytes(257) + b"ustar" + bytes(300), "a tar archive"),
     ],

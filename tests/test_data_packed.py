@@ -209,7 +209,7 @@ def test_a_cut_file_is_refused(packed: Path) -> None:
     data = packed.read_bytes()
     for length in (len(MAGIC), len(MAGIC) + 50, len(data) - 1):
         packed.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=r"set\.plusx is damaged: its end .* pack it again"):
+        with pytest.raises(ValueError, match=r"set\.plusx is corrupt: its end .* pack it again"):
             open_data(packed)
 
 

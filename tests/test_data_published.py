@@ -113,7 +113,7 @@ def test_cifar_is_read_from_the_official_binary_files(
     assert len(open_cifar(small, "all", None)) == count + 10
     path = folder / kind.train[0]
     path.write_bytes(files[kind.train[0]][:-1])
-    with pytest.raises(ValueError, match="is damaged: "):
+    with pytest.raises(ValueError, match="is corrupt: "):
         open_cifar(small, "train", None)
     wrong = bytearray(files[kind.train[0]])
     wrong[kind.label_bytes - 1] = 200
@@ -217,7 +217,7 @@ def test_idx_files_are_read_and_damaged_ones_named(empty_place: Path) -> None:
     good = path.read_bytes()
     for data in (good[:-20], good[:200], b"junk", gzip.compress(b"junk"), idx(arrays[0][:39])):
         path.write_bytes(data)
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(ValueError, match="is corrupt"):
             open_idx(small, "train", None)
     labels = folder / small.files[1].name
     path.write_bytes(good)

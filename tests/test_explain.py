@@ -118,7 +118,7 @@ def test_what_is_written(explained: tuple[dict[str, Any], Path]) -> None:
     assert HOSTILE not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert not re.search(r"""(src|href)="(?!data:|#)""", page)
-    assert "its header is damaged" in page
+    assert "its header is corrupt" in page
 
 
 def test_other_pages_have_no_pictures() -> None:

@@ -70,7 +70,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "seed": 0,
         "finding": faithfulness.finding("Grad-CAM", faith, forgotten),
         "images": rows,
-        "failed": [{"path": "photos/broken.png", "reason": "its header is damaged"}],
+        "failed": [{"path": "photos/broken.png", "reason": "its header is corrupt"}],
         "faithfulness": faith,
         "shuffled_weights": forgotten,
         "about_shuffling": faithfulness.about_shuffling(forgotten, 24),

@@ -219,7 +219,7 @@ def test_the_digest_covers_what_the_file_says_of_itself() -> None:
     content = written()
     swapped = content.replace(b"cat", b"dog", 1)
     assert len(swapped) == len(content) != 0
-    with pytest.raises(ValueError, match="damaged, or was changed"):
+    with pytest.raises(ValueError, match="corrupt, or was changed"):
         checked(swapped, "it")
     assert checked(content, "it").metadata == {**METADATA, "format": FORMAT}
 

@@ -131,7 +131,7 @@ def test_what_cannot_be_asked_of_a_file_is_said(
     assert "say which data" in said(capsys, "evaluate", onnx, code=2)
     whole = onnx.read_bytes()
     onnx.write_bytes(whole[: len(whole) // 2])
-    assert "is damaged" in said(capsys, "predict", onnx, images, code=2)
+    assert "is corrupt" in said(capsys, "predict", onnx, images, code=2)
     before = [*tmp_path.iterdir()]
     for arguments, reason in (
         (["--out", tmp_path / "x.pt"], "is an .onnx file"),

@@ -285,5 +285,5 @@ def test_a_classifier_enrolls_nobody(faces: Path, tmp_path: Path) -> None:
         '[optim]\nkind = "sgd"\nlr = 0.01\n[device]\nthreads = 1\n'
     )
     runs.train(recipe, tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match="tells classes apart"):
+    with pytest.raises(ValueError, match="is a classifier"):
         enroll(runs.load_run(tmp_path / "run"), faces, tmp_path / "gallery")

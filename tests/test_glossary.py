@@ -1,5 +1,6 @@
 """Pages and help use the field's words: no word of AVOID, each of which has a plainer one."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from plusx.cli import app
 
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "plusx"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # whole words to avoid, as a regular expression: the words to use
@@ -117,6 +119,29 @@ def help_texts(command: App, name: str = "plusx") -> Iterator[Text]:
             yield from help_texts(command[inner], f"{name} {inner}")
 
 
+def messages(file: Path) -> Iterator[Text]:
+    """The texts of the errors that a module raises, and of the lines that it logs."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        call = node.exc if isinstance(node, ast.Raise) else node
+        logged = isinstance(call, ast.Call) and ast.unparse(call.func).startswith("_log.")
+        if not isinstance(call, ast.Call) or not (isinstance(node, ast.Raise) or logged):
+            continue
+        # a string with {values} in it is one text
+        parts = [
+            "".join(
+                part.value
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                else "x"
+                for part in (text.values if isinstance(text, ast.JoinedStr) else [text])
+            )
+            for argument in call.args
+            for text in ast.walk(argument)
+            if isinstance(text, ast.JoinedStr | ast.Constant)
+        ]
+        for part in parts:
+            yield Text(f"{file.relative_to(PACKAGE)}:{call.lineno}", part)
+
+
 def complaints(texts: Iterator[Text], rules: list[tuple[re.Pattern[str], str]]) -> list[str]:
     return [
         f"{place}: {match[0]!r} -> {use}"
@@ -142,6 +167,13 @@ def test_help_uses_the_words_of_the_field() -> None:
     texts = list(help_texts(app))
     assert len(texts) > 100, "every command and every parameter"
     found = complaints(iter(texts), _AVOID)
+    assert not found, "\n".join(found)
+
+
+def test_messages_use_the_words_of_the_field() -> None:
+    texts = [text for file in sorted(PACKAGE.rglob("*.py")) for text in messages(file)]
+    assert len(texts) > 500, "every error that is raised and every line that is logged"
+    found = list(dict.fromkeys(complaints(iter(texts), _AVOID)))
     assert not found, "\n".join(found)
 
 

@@ -315,7 +315,7 @@ def test_pictures_of_examples_may_have_any_name_but_lie_in_their_folder(
     row = {"path": "scan", "side_by_side": f"side-by-side/{name}", "class_fractions": {"bone": 0.5}}
     (folder / "predictions.json").write_text(json.dumps({"predictions": [row]}))
     if not allowed:
-        with pytest.raises(ValueError, match="is no picture of a prediction"):
+        with pytest.raises(ValueError, match="is not an image of a prediction"):
             read_examples(folder)
         return
     (folder / "side-by-side" / name).write_bytes(b"png")

@@ -504,7 +504,7 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
     assert "known are 0 to 2" in str(error.value)
     for wish, said in (
         (LayoutOptions(classes=("x", "y"), values=(0,)), "one for each"),
-        (LayoutOptions(classes=("x", "y"), values=(1, 1)), "no two alike"),
+        (LayoutOptions(classes=("x", "y"), values=(1, 1)), "no two the same"),
         (LayoutOptions(classes=("x", "y"), ignore=(1,)), "ignore: 1 is the value of a class"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -192,7 +192,7 @@ def test_the_report_shows_validation_images(trained: Path) -> None:
     assert all(row["ground_truth"]["dice"] > 0.5 for row in told)
     told[0]["side_by_side"] = "../../secret.png"
     store.write_json(trained / "seen" / "predictions.json", {"predictions": told})
-    with pytest.raises(ValueError, match="no picture of a prediction"):
+    with pytest.raises(ValueError, match="not an image of a prediction"):
         read_examples(trained / "seen")
 
 

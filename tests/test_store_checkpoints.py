@@ -257,7 +257,7 @@ def test_no_name_in_a_manifest_leads_out_of_the_folder(tmp_path):
         files = {"state.json": b"{}\n", name: b"x"}
         (path / "state.json").write_bytes(b"{}\n")
         (path / "manifest.json").write_bytes(module._manifest(1, files))
-        with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        with pytest.raises(ValueError, match=r"manifest\.json is corrupt"):
             store.load_checkpoint(tmp_path / "checkpoints", strict=True)
 
 

@@ -178,7 +178,7 @@ def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         "finite numbers": write_nifti(tmp_path / "nan.nii.gz", broken),
         "no affine": write_nifti(tmp_path / "lost.nii.gz", good, codes=(0, 0)),
         "three dimensions": write_nifti(tmp_path / "flat.nii.gz", good[0]),
-        "cut short or damaged|cannot be read|can be read": tmp_path / "short.nii.gz",
+        "cut short|corrupt|cannot be read": tmp_path / "short.nii.gz",
         "NIfTI": tmp_path / "text.nii",
     }
     whole = write_nifti(tmp_path / "whole.nii.gz", ct((16, 16, 16))).read_bytes()

@@ -117,7 +117,7 @@ def test_what_rots_in_the_cache_is_noticed_and_fetched_again(address: str, data:
     path = fetch(entry)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.warns(UserWarning, match="is damaged and is made again"):
+    with pytest.warns(UserWarning, match="is corrupt and is converted again"):
         assert fetch(entry) == path
     assert path.read_bytes() == whole
     assert len(Server.asked) == 2

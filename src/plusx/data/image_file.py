@@ -347,10 +347,10 @@ def _refusing(limit: int, data: bytes = b"") -> Iterator[None]:
         except UnidentifiedImageError as error:
             if data[:2] in (b"II", b"MM"):
                 raise UnreadableImage(
-                    "a damaged TIFF, or one that is not an image in grey or RGB; for several bands "
+                    "a corrupt TIFF, or one that is not an image in grey or RGB; for several bands "
                     "set [data] channels"
                 ) from error
-            raise UnreadableImage("its header is damaged") from error
+            raise UnreadableImage("its header is corrupt") from error
         except Exception as error:
             # a hostile file makes a decoder raise anything, struct.error and KeyError among them
             raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error

@@ -146,7 +146,7 @@ def validation_count(total: int, validation: float | int) -> int:
     """How many of `total` samples validate. Raises UserError where that leaves none to train."""
     if validation < 0 or (isinstance(validation, float) and not validation < 1):
         raise UserError(
-            f"validation = {validation}: a share from 0 to below 1, or a whole number of samples"
+            f"validation = {validation}: a fraction from 0 to below 1, or a whole number of samples"
         )
     count = round(validation * total) if isinstance(validation, float) else validation
     if count >= total and total:

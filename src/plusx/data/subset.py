@@ -16,7 +16,7 @@ from plusx.errors import UserError
 def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
     """The images of these classes, numbered in this order.
 
-    UserError: a class is not the set's, stands there twice or is alone, or images have several.
+    UserError: a class is not the set's, is listed twice or is alone, or images have several.
     """
     if source.multilabel:
         raise UserError(f"[data] classes: an image of {source.name} has several labels")
@@ -29,9 +29,9 @@ def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
                 f"(it has {', '.join(source.classes[:12])})"
             )
         if list(names).count(name) > 1:
-            raise UserError(f"[data] classes: {name!r} stands there twice")
+            raise UserError(f"[data] classes: {name!r} is listed twice")
     if len(names) < 2:
-        raise UserError("[data] classes: one class leaves nothing to tell apart")
+        raise UserError("[data] classes: at least two classes are needed")
     numbers = torch.full((len(source.classes),), -1)
     numbers[[source.classes.index(name) for name in names]] = torch.arange(len(names))
     labels = numbers.to(source.labels.device)[source.labels]
@@ -42,7 +42,7 @@ def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
 def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
     """The same images with these bands alone, counted from 1, in this order.
 
-    UserError: the images have no such band, or it stands there twice.
+    UserError: the images have no such band, or it is listed twice.
     """
     if not source.in_memory:
         return source  # files are read so
@@ -82,6 +82,6 @@ def _check_bands(bands: Sequence[int], count: int, name: str) -> None:
         if not 1 <= band <= count:
             raise UserError(f"[data] bands: {name} has no band {band}, it has 1 to {count}")
         if list(bands).count(band) > 1:
-            raise UserError(f"[data] bands: {band} stands there twice")
+            raise UserError(f"[data] bands: {band} is listed twice")
     if not bands:
         raise UserError("[data] bands: none is named")

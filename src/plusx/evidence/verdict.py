@@ -93,7 +93,7 @@ def judge(
     NaN is a MISS. UserError: there is no value.
     """
     if not values:
-        raise UserError("there is no value to judge")
+        raise UserError("there is no value to evaluate")
     limits = allowed(claimed, tolerance, side)
     value = float(mean(values))
     own_spread = stdev(values) if len(values) > 1 and math.isfinite(value) else None

@@ -143,7 +143,7 @@ def scores(outputs: Tensor, classes: Classes) -> Tensor:
     if outputs.ndim != 2:
         raise UserError(
             f"the network's output has shape {tuple(outputs.shape)} and not (n, classes): give a "
-            "function to one number a sample in the place of class numbers"
+            "function to one number per sample instead of class numbers"
         )
     n, k = outputs.shape
     class_numbers = torch.as_tensor(classes, device=outputs.device)

@@ -80,9 +80,9 @@ def checked(content: bytes, where: str) -> OnnxFile:
     try:
         model = ModelProto.FromString(content)
     except (DecodeError, RecursionError):
-        raise UserError(f"{where} is damaged, or is no ONNX file") from None
+        raise UserError(f"{where} is corrupt, or not an ONNX file") from None
     if not model.graph.node:
-        raise UserError(f"{where} is damaged, or is no ONNX file: it has no graph")
+        raise UserError(f"{where} is corrupt, or not an ONNX file: it has no graph")
     if any(_is_external(tensor) for tensor in _tensors(model)):
         raise UserError(f"{where} keeps numbers in another file, which plusx does not open")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -94,7 +94,7 @@ def checked(content: bytes, where: str) -> OnnxFile:
     if sum(map(len, metadata.values())) > _MAX_METADATA:
         raise UserError(f"{where} has more than {_MAX_METADATA:,} characters of metadata")
     if metadata.pop("digest", None) != _digest(model):
-        raise UserError(f"{where} is not as plusx wrote it: it is damaged, or was changed since")
+        raise UserError(f"{where} is not as plusx wrote it: it is corrupt, or was changed since")
     _refuse_foreign(model, where)
     inputs = {value.name: value for value in model.graph.input}
     outputs = {value.name: _sizes(value) for value in model.graph.output}

@@ -48,7 +48,7 @@ def _check_places(place: str, text: str) -> Sentence:
     """The words of one sentence outside a body: no marks, and only words that may stand there."""
     sentence = parse(text)
     if sentence.merge != "none":
-        raise UserError(f"the {place} {text!r} has a mark; + & ~ | stand in a body only")
+        raise UserError(f"the {place} {text!r} has a mark; + & ~ | are allowed in a body only")
     for i, word in enumerate(sentence.words):
         _check_place(place, text, word, i)
         if word.stride is None and place in ("stem", "enter", "tail"):
@@ -62,7 +62,7 @@ def _check_places(place: str, text: str) -> Sentence:
 def _check_place(place: str, text: str, word: Word, position: int) -> None:
     allowed = PLACES.get(word.kind, place)
     if allowed != place:
-        raise UserError(f"{word} in the {place} {text!r}: it stands in a {allowed} only")
+        raise UserError(f"{word} in the {place} {text!r}: it is allowed in a {allowed} only")
     if word.kind == "embed" and position:
         raise UserError(f"{word} in the {place} {text!r}: it comes first")
 

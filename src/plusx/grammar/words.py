@@ -175,7 +175,7 @@ def parse(text: str) -> Sentence:
     if forked and merge not in ("add", "gate"):
         raise UserError(f"in {text!r}: `|` says where a shortcut forks off, but no + or ~ follows")
     if forked and not parts["lead"]:
-        raise UserError(f"in {text!r}: nothing is said before `|`, so it can be left out")
+        raise UserError(f"in {text!r}: there is nothing before `|`, so it can be left out")
     return Sentence(tuple(parts["lead"]), tuple(parts["branch"]), merge, tuple(parts["after"]))
 
 

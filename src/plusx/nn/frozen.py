@@ -105,7 +105,7 @@ def backbone_of(net: nn.Module) -> tuple[str, nn.Module]:
     for name, part in net.named_modules():
         if hasattr(part, "features") and hasattr(part, "widths") and hasattr(part, "fc"):
             return name, part
-    raise UserError(f"{type(net).__name__} has no stages that could be told apart")
+    raise UserError(f"{type(net).__name__} has no stages")
 
 
 def _depth_by_name(net: nn.Module) -> Callable[[str], int]:

@@ -120,7 +120,7 @@ class YoloHead(nn.Module):
         chosen = distinct(replace(levels, input=None, stem=()))[-3:]
         if len(chosen) < 3:
             raise UserError(
-                f'[head] kind = "yolo" stands on three resolutions; the network has {len(chosen)}'
+                f'[head] kind = "yolo" needs three resolutions; the network has {len(chosen)}'
             )
         self.indices = tuple(level.index for level in chosen)
         self.strides = tuple(level.stride for level in chosen)

@@ -259,7 +259,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise UserError("a run is either so many epochs or so many steps long: give one")
+            raise UserError("the length of a run is given by epochs or by steps: give one of them")
         if (
             self.evaluate.monitor is None
             and self.task.kind == "classify"

@@ -72,7 +72,7 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     pictures = []
     for row in rows:
         if not _NAME.fullmatch(row["side_by_side"]):
-            raise UserError(f"{folder}: {row['side_by_side']!r} is no picture of a prediction")
+            raise UserError(f"{folder}: {row['side_by_side']!r} is not an image of a prediction")
         pictures.append(store.read_bytes(folder / row["side_by_side"], _LARGEST))
     return examples(rows, pictures)
 

@@ -182,7 +182,7 @@ class FailureThread(threading.Thread):
         self.done = threading.Event()
         self.ending = threading.Lock()  # taken once, by the thread that ends this process
         self.missing: list[int] = []
-        self.silent = False  # whether rank 0 does not answer
+        self.silent = False  # whether rank 0 does not respond
         if rank == 0:
             self.store.set(_FAILURE, "")
         self.store.wait([_FAILURE])
@@ -229,7 +229,7 @@ class FailureThread(threading.Thread):
             return error, code, speaker == self.rank
         except RuntimeError:  # torch's errors of a store are of this kind
             if lost:
-                error, code = RuntimeError("rank 0 ended or hangs: it does not answer"), 1
+                error, code = RuntimeError("rank 0 ended or hangs: it does not respond"), 1
             return error, code, True
 
     def leave(self) -> None:
@@ -256,7 +256,7 @@ class FailureThread(threading.Thread):
         asking.start()
         asking.join(_GRACE)
         if self.silent:
-            raise RuntimeError("rank 0 does not answer")
+            raise RuntimeError("rank 0 does not respond")
 
     def _ask(self) -> None:
         with contextlib.suppress(RuntimeError):

@@ -275,8 +275,8 @@ def refuse_changed(home: Path, source: Dataset) -> None:
     known = store.read_json(home / DATA).get(source.split)
     if known is not None and known["fingerprint"] != source.fingerprint():
         raise UserError(
-            f"the images of {source.name} have changed since {home} was begun, so that what it was "
-            "trained on cannot be told from what it kept back (--data FOLDER --split all "
+            f"the images of {source.name} have changed since {home} was begun, so its training "
+            "images cannot be separated from its held-out ones (--data FOLDER --split all "
             "evaluates other images)"
         )
 
@@ -309,21 +309,21 @@ def in_order_of(run: Run, source: Dataset) -> Dataset:
         return source
     if source.multilabel != run.multilabel:
         has, knows = ("several labels", "one") if source.multilabel else ("one label", "several")
-        raise UserError(f"{source.name} has {has} an image, the network tells {knows}")
+        raise UserError(f"{source.name} has {has} per image, the network predicts {knows}")
     unknown = [name for name in source.classes if name not in run.classes]
     if unknown and run.recipe is None and _by_number(run, source):
-        said = (
+        reason = (
             "the classes are ImageNet's folders"
             if run.named
             else "the weights do not name their classes"
         )
-        warning = f"{said}: the {len(source.classes)} of {source.name} are taken in their order"
+        warning = f"{reason}: the {len(source.classes)} of {source.name} are taken in their order"
         classes = run.classes if run.named else source.classes
         return dataclasses.replace(source, classes=classes, warnings=[warning, *source.warnings])
     if unknown and not run.named:
         raise UserError(
             f"the weights do not name their {len(run.classes)} classes, and {source.name} has "
-            f"{len(source.classes)}: which is which cannot be told"
+            f"{len(source.classes)}: they cannot be matched"
         )
     if unknown:
         raise UserError(

@@ -81,9 +81,7 @@ def enroll(
     `to` exists already. Nothing is written then.
     """
     if not isinstance(run.task, Embed):
-        raise UserError(
-            f'{run.path} tells classes apart: people are enrolled by [task] kind = "embed"'
-        )
+        raise UserError(f'{run.path} is a classifier: people are enrolled by [task] kind = "embed"')
     rate = run.task.far if far is None else far
     if not 0 < rate < 1:
         raise UserError(f"far = {rate}: a false-accept rate lies above 0 and below 1")

@@ -160,8 +160,8 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
     size, seen = recipe.net.size, sets.train.modality.size
     if size is not None and size not in (seen, seen[0] if seen[0] == seen[1] else None):
         raise UserError(
-            f"[net] size = {size}, but the network sees images of {' x '.join(map(str, seen))} "
-            f"of {sets.train.name}"
+            f"[net] size = {size}, but the images of {sets.train.name} are "
+            f"{' x '.join(map(str, seen))}"
         )
     has_classes = TASKS[recipe.task.kind].has_classes
     expected = recipe.net.num_classes if has_classes else None

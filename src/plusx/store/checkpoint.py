@@ -176,9 +176,9 @@ def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
             and all(type(e["bytes"]) is int and type(e["sha256"]) is str for e in files.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is damaged ({type(error).__name__}: {error})") from None
+        raise UserError(f"{where} is corrupt ({type(error).__name__}: {error})") from None
     if not sound:
-        raise UserError(f"{where} is damaged: it does not agree with its own sha256")
+        raise UserError(f"{where} is corrupt: it does not agree with its own sha256")
     return files
 
 
@@ -199,10 +199,10 @@ def _verified_files(path: Path, step: int) -> Iterator[tuple[str, bytes]]:
             raise UserError(f"{where} cannot be read: {error.strerror}") from None
         if len(data) != entry["bytes"]:
             raise UserError(
-                f"{where} is damaged: it has {len(data):,} bytes, not {entry['bytes']:,}"
+                f"{where} is corrupt: it has {len(data):,} bytes, not {entry['bytes']:,}"
             )
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise UserError(f"{where} is damaged: its sha256 is not the manifest's")
+            raise UserError(f"{where} is corrupt: its sha256 is not the manifest's")
         yield name, data
 
 

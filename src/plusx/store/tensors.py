@@ -89,7 +89,7 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         loaded = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{where}: damaged, or not a safetensors file: {error}") from None
+        raise UserError(f"{where}: corrupt, or not a safetensors file: {error}") from None
     tensors = {name: loaded[name] for name in header}  # in the order of the file
     for name, tensor in tensors.items():
         if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):

@@ -200,7 +200,7 @@ def tables(
     complaints = check(as_printed(several, groups))
     if complaints:
         raise RuntimeError(
-            f"the tables are not printed, for {len(complaints)} of their figures cannot be true: "
+            f"the tables are not printed: {len(complaints)} of their values contradict each other: "
             + "; ".join(map(str, complaints))
         )
     return several

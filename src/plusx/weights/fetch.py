@@ -176,7 +176,7 @@ def _fetched(item: Published, folder: Path) -> Path:
     if converted.is_file() and seal.is_file():
         if store.read_bytes(seal, 1024).decode(errors="replace").strip() == _sha256(converted):
             return converted
-        warnings.warn(f"{converted} is damaged and is made again", stacklevel=2)
+        warnings.warn(f"{converted} is corrupt and is converted again", stacklevel=2)
     by_hand = raw.is_file()
     if not by_hand:
         max_bytes = item.size + item.size // 10 + (1 << 20)

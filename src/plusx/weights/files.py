@@ -232,7 +232,7 @@ def _kind_of_zip(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return "a damaged zip archive"
+        return "a corrupt zip archive"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):

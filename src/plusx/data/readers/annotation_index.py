@@ -217,7 +217,7 @@ def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
                 if below in paths:
                     raise UserError(
                         f"{printable(path)} and {printable(os.path.basename(paths[below]))} have "
-                        "one name but for its ending: which one is meant?"
+                        "the same name except for the extension: which one is meant?"
                     )
                 paths[below] = path
     return paths

@@ -257,7 +257,7 @@ def _classes(
         if len(values) != len(names) or len(set(values)) != len(values):
             raise UserError(
                 f"[data] values {list(values)}: one for each of the {len(names)} classes, and no "
-                "two alike"
+                "two the same"
             )
     elif names:
         values = encoding.values
@@ -295,7 +295,7 @@ def _values_in_masks(
         listed = ", ".join(map(str, sorted(values)[:10]))
         raise UserError(
             f"the masks have the values {listed} alone, of which {len(class_values)} could be a "
-            "class: there is nothing to tell apart"
+            "class: at least two classes are needed"
         )
     return tuple(sorted(class_values))
 

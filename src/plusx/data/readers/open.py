@@ -235,7 +235,7 @@ def _classes(
         warnings.append(f"the class folder {name!r} has no images and is left out")
     if len(classes) == 1 and not listing.is_multilabel:
         raise UserError(
-            f"{shown} has one class only ({classes[0]!r}): there is nothing to tell apart"
+            f"{shown} has one class only ({classes[0]!r}): at least two classes are needed"
         )
     if not classes:
         raise UserError(f"{shown} has no images")

@@ -187,7 +187,7 @@ def _read(path: str, stamp: Stamp) -> tuple[PackedListing, _Origin]:
     if read_cache(path, "sum", stamp, str) != checksum:
         if _sum(packed.file._bytes[len(MAGIC) : end], shown) != checksum:
             raise UserError(
-                f"{shown} is damaged: its pixels do not fit their checksum; pack it again"
+                f"{shown} is corrupt: its pixels do not fit their checksum; pack it again"
             )
         write_cache(path, "sum", stamp, checksum)
     return packed, origin
@@ -212,7 +212,7 @@ def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
                     except (ValueError, RecursionError) as error:
                         raise UserError(f"{shown} is no packed set: {error}") from None
     raise UserError(
-        f"{shown} is damaged: its end does not fit its checksum; pack it again"
+        f"{shown} is corrupt: its end does not fit its checksum; pack it again"
         if begins
         else f"{shown} is no packed set"
     )

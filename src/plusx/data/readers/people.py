@@ -70,7 +70,7 @@ def open_people(
     """
     split = as_split(split)
     if channels not in IMAGENET_MEAN:
-        raise UserError(f"channels = {channels}: pictures of people have 1 or 3")
+        raise UserError(f"channels = {channels}: images of people have 1 or 3")
     shown = printable(path)
     people = _read(path, on_unreadable)
     if people.splits and (validation is not None or test != 0):
@@ -85,9 +85,7 @@ def open_people(
         names = divided(names, seed, validation, test, shown)[split]
     if len(names) < 2:
         who = "nobody" if not names else f"one person only ({names[0]!r})"
-        raise UserError(
-            f"{shown} has {who} in {split}: two people at least can be told from each other"
-        )
+        raise UserError(f"{shown} has {who} in {split}: at least two people are needed")
     numbers = {name: number for number, name in enumerate(names)}
     entries = [entry for name in names for entry in people.images[name]]
     return Dataset(

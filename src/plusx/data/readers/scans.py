@@ -137,7 +137,7 @@ def _read_nifti(name: str) -> Scan:
     except (UnreadableImage, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged file makes nibabel raise anything
-        raise UnreadableImage(f"damaged, or no NIfTI file that can be read: {error}") from None
+        raise UnreadableImage(f"corrupt, or not a NIfTI file: {error}") from None
     values = values.reshape((*shape, 1) if len(shape) == 3 else shape)
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS.get(unit, 1.0)

@@ -72,7 +72,7 @@ def open_volumes(
     cases = list_cases(root, patient)
     top = os.path.abspath(os.path.expanduser(os.fspath(root)))
     if len(classes) < 2:
-        raise UserError("classes: two names or more, the first of what is left over")
+        raise UserError("classes: two names or more, the background first")
     grid = spacing or _first_spacing([case.volume for case in cases], orientation)
     space = Space(patch, grid, orientation, range, window == "percentiles")
     low, high = _edges(range, window)

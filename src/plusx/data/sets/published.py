@@ -221,7 +221,7 @@ def _read_cifar(path: Path, cifar: Cifar, records: int) -> Part:
     length = cifar.label_bytes + 3072
     raw = np.fromfile(path, np.uint8)
     if raw.size != records * length:
-        raise UserError(f"{path} is damaged: {raw.size:,} bytes, {records * length:,} are expected")
+        raise UserError(f"{path} is corrupt: {raw.size:,} bytes, {records * length:,} are expected")
     rows = raw.reshape(records, length)
     labels = rows[:, cifar.label_bytes - 1]
     _check_labels(path, labels, cifar.num_classes)
@@ -264,9 +264,9 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         with gzip.open(path) as file:
             data = file.read(size + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is corrupt: {error}") from error
     if not data.startswith(header) or len(data) != size:
-        raise UserError(f"{path} is damaged: it is no IDX file of bytes {shape}")
+        raise UserError(f"{path} is corrupt: it is no IDX file of bytes {shape}")
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -274,7 +274,7 @@ def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
     wrong = np.flatnonzero(labels >= num_classes)
     if wrong.size:
         raise UserError(
-            f"{path} is damaged: label {labels[wrong[0]]} of image {wrong[0]} is outside "
+            f"{path} is corrupt: label {labels[wrong[0]]} of image {wrong[0]} is outside "
             f"0 to {num_classes - 1}"
         )
 
