@@ -59,6 +59,7 @@ Workers = Annotated[int, about("Data loader processes.")]
 Trained = Annotated[
     str, Parameter(name="RUN", help="A run's folder, a safetensors or ONNX file, or a name.")
 ]
+Differentiable = Annotated[str, Parameter(name="RUN", help="A run's folder or a safetensors file.")]
 WeightsOption = Annotated[
     str | None, about("With a network's name: its file, or the name of torchvision's weights.")
 ]

@@ -11,6 +11,7 @@ from plusx.cli.shell import (
     USE,
     BatchSize,
     Device,
+    Differentiable,
     ImagePaths,
     Json,
     OnUnreadable,
@@ -99,7 +100,7 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
         )
         and any(row[key] is not None for row in rows)
     ]
-    named = {"count": "images", "auroc_interval": "       of 95 %"}
+    named = {"count": "images", "auroc_interval": " 95 % interval"}
     titles = [named.get(key) or f"{metric(key).title} {metric(key).unit}".strip() for key in keys]
     names = max(5, *(len(row["label"]) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
@@ -187,7 +188,7 @@ def predict(
     "  plusx explain model.safetensors *.png --method occlusion --json",
 )
 def explain(
-    trained: Trained,
+    trained: Differentiable,
     /,
     *paths: ImagePaths,
     out: Annotated[Path | None, about("The folder. Default: runs/explain- and the name.")] = None,
