@@ -324,6 +324,10 @@ def test_malformed_files_are_refused_at_once(name: str, tmp_path: Path) -> None:
         {"plain": '{"name": "alexnet", "num_classes": 1e12, "in_channels": 1}'},
         {"plain": '{"name": "alexnet", "num_classes": -1, "in_channels": 1}'},
         {"classes": '{"a": 1}'},
+        {
+            "classes": '["a", "b", "c"]',
+            "plain": '{"name": "alexnet", "num_classes": 4, "in_channels": 3}',
+        },
         {"preprocessing": "[1]"},
         {"preprocessing": "[" * 100_000},
     ],

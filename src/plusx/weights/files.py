@@ -264,6 +264,9 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
             raise UserError("classes are a list of names")
         classes = tuple(classes)
     head, head_classes = _checked_head(json.loads(metadata.get("head", "null")))
+    outputs = head_classes if head is not None else spec.num_classes if spec is not None else None
+    if classes is not None and outputs is not None and len(classes) != outputs:
+        raise UserError(f"{len(classes)} names of classes for {outputs} outputs")
     task = json.loads(metadata.get("task", "null"))
     if not isinstance(task, dict | None):
         raise UserError("task is a table")
