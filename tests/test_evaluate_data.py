@@ -140,7 +140,7 @@ def test_what_is_left_out_anywhere_is_told(
 
 def test_a_spec_for_images_of_another_size_is_refused(tmp_path: Path) -> None:
     for size in ("net.size=16", "net.size=7"):
-        with pytest.raises(ValueError, match=r"\[net\] size = \d+, but .* 8 x 8 of digits"):
+        with pytest.raises(ValueError, match=r"\[net\] size = \d+, but the images of digits are 8 x 8"):
             train(load_recipe("digits-resnet20", [size]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -212,7 +212,7 @@ def test_classes_without_names_are_taken_in_the_order_of_the_data(
     figures = evaluate(load_run(weights_of(tmp_path / "two.safetensors", 2)), data=folder)
     assert [row["label"] for row in figures["per_class"]] == ["cat", "dog"]
     assert "taken in their order" in figures["warnings"][0]
-    with pytest.raises(ValueError, match=r"'cat'|which is which"):
+    with pytest.raises(ValueError, match=r"'cat'|cannot be matched"):
         evaluate(load_run(weights_of(tmp_path / "three.safetensors", 3)), data=folder)
 
 
