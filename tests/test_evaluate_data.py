@@ -140,7 +140,7 @@ def test_what_is_left_out_anywhere_is_told(
 
 def test_a_spec_for_images_of_another_size_is_refused(tmp_path: Path) -> None:
     for size in ("net.size=16", "net.size=7"):
-        with pytest.raises(ValueError, match=r"\[net\] size = \d+, but the images of digits are 8 x 8"):
+        with pytest.raises(ValueError, match=r"size = \d+, but the images of digits are 8 x 8"):
             train(load_recipe("digits-resnet20", [size]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
