@@ -308,7 +308,7 @@ def test_the_report_shows_images_that_are_made(tmp_path: Path) -> None:
          "net.base=resnet20", "device.precision=float32", "device.threads=1"],
     )  # fmt: skip
     train(recipe, tmp_path / "run", progress=False)
-    rows = store.read_json(tmp_path / "run" / "seen" / "predictions.json")["predictions"]
+    rows = store.read_json(tmp_path / "run" / "examples" / "predictions.json")["predictions"]
     assert len(rows) == 6
     assert all(row["ground_truth"]["boxes"] for row in rows)
-    assert "Some of the validation images" in write_report(tmp_path / "run").read_text()
+    assert "Examples from the validation split" in write_report(tmp_path / "run").read_text()

@@ -95,7 +95,7 @@ def test_it_marks_what_the_network_uses(explained: tuple[dict[str, Any], Path]) 
     assert 0 < low < faith["deletion"]["random"]["lead"] < high
     assert result["finding"] == (
         "On these 6 images Grad-CAM marks what the network uses: by deletion and by insertion it "
-        "beats random maps and a blob in the middle."
+        "beats random maps and a Gaussian at the centre."
     )
     assert [each["part"] for each in result["shuffled_weights"]] == ["head", "layer1", "stem"]
     assert result["shuffled_weights"][-1]["title"] == "everything"
@@ -254,8 +254,8 @@ def lead(low: float, high: float) -> dict[str, Any]:
     ("random", "centre", "said"),
     [
         ((0.1, 0.2), (0.1, 0.2), "marks what the network uses"),
-        ((0.1, 0.2), (-0.1, 0.2), "it is not shown to be better than a blob in the middle"),
-        ((0.1, 0.2), (-0.3, -0.2), "but a blob in the middle does better"),
+        ((0.1, 0.2), (-0.1, 0.2), "it is not shown to be better than a Gaussian at the centre"),
+        ((0.1, 0.2), (-0.3, -0.2), "but a Gaussian at the centre does better"),
         ((-0.1, 0.2), (-0.1, 0.2), "do not read the maps as what the network uses"),
     ],
 )
@@ -287,8 +287,8 @@ def test_tests_that_disagree_are_told_apart() -> None:
     won = {"map": {"mean": 0.4}, "random": lead(0.1, 1), "centre": lead(0.1, 1)}
     faith = {"count": 9, "deletion": undecided, "insertion": won}
     assert faithfulness.finding("Grad-CAM", faith, []) == (
-        "On these 9 images Grad-CAM beats random maps and a blob in the middle by insertion; more "
-        "is not shown, so read the maps with care."
+        "On these 9 images Grad-CAM beats random maps and a Gaussian at the centre by insertion; "
+        "more is not shown, so read the maps with care."
     )
 
 

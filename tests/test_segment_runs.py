@@ -186,14 +186,14 @@ def test_predictions_are_drawn_beside_image_and_truth(
 @pytest.mark.slow
 def test_the_report_shows_validation_images(trained: Path) -> None:
     page = (trained / "report.html").read_text(encoding="utf-8")
-    assert "Some of the validation images" in page
+    assert "Examples from the validation split" in page
     assert page.count("data:image/png;base64,") == 4
-    told = store.read_json(trained / "seen" / "predictions.json")["predictions"]
+    told = store.read_json(trained / "examples" / "predictions.json")["predictions"]
     assert all(row["ground_truth"]["dice"] > 0.5 for row in told)
     told[0]["side_by_side"] = "../../secret.png"
-    store.write_json(trained / "seen" / "predictions.json", {"predictions": told})
+    store.write_json(trained / "examples" / "predictions.json", {"predictions": told})
     with pytest.raises(ValueError, match="not an image of a prediction"):
-        read_examples(trained / "seen")
+        read_examples(trained / "examples")
 
 
 @pytest.mark.slow
@@ -225,13 +225,13 @@ def test_a_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, again)
     for name in ("result.json", "model.safetensors", "report.html"):
         (again / name).unlink()
-    shutil.rmtree(again / "seen")
+    shutil.rmtree(again / "examples")
     saved = sorted(path for path in (again / store.CHECKPOINTS).iterdir() if path.is_dir())
     assert len(saved) > 5
     for path in saved[3:]:  # in the middle of an epoch
         shutil.rmtree(path)
     assert command(["train", str(recipe), "--out", str(again)]) == 0
-    for name in ("result.json", "model.safetensors", "log.jsonl", "seen/predictions.json"):
+    for name in ("result.json", "model.safetensors", "log.jsonl", "examples/predictions.json"):
         assert (again / name).read_bytes() == (whole / name).read_bytes(), name
 
 

@@ -307,14 +307,14 @@ def test_volumes_that_lie_in_no_file_are_drawn_for_the_report(trained: Path) -> 
     run = load_run(trained)
     assert run.recipe is not None
     stored = build.open_split(run.recipe, "validation")
-    shutil.rmtree(trained / "seen")
+    shutil.rmtree(trained / "examples")
     draw_examples(trained, replace(stored, items=replace(stored.items, paths=None)))
-    rows = json.loads((trained / "seen" / "predictions.json").read_text())["predictions"]
+    rows = json.loads((trained / "examples" / "predictions.json").read_text())["predictions"]
     assert len(rows) == 2
     for row in rows:
         assert row["ground_truth"]["dice"] > 0.7
-        assert (trained / "seen" / row["side_by_side"]).is_file()
-    assert "Some of the validation images" in write_report(trained).read_text()
+        assert (trained / "examples" / row["side_by_side"]).is_file()
+    assert "Examples from the validation split" in write_report(trained).read_text()
 
 
 @pytest.mark.parametrize("orientation", ["SPL", "RAS", "LAI"])

@@ -2,8 +2,8 @@
 
 - Deletion and insertion (Petsiuk et al. 2018, section 4.2): how fast the probability of the class
   falls as the pixels that a map ranks highest are removed, and how fast it rises as they return.
-- The same for baselines, random maps and a blob in the middle: a map that is no better than they
-  are does not show where the evidence is.
+- The same for two baselines, random maps and a Gaussian at the centre: a map that is no better
+  than these does not show where the evidence is.
 - Randomised weights (Adebayo et al. 2018, section 3): a map that does not change when the weights
   are shuffled is uninformative about the network.
 """
@@ -34,7 +34,7 @@ SHUFFLED_IMAGES = 16  # images that networks with shuffled weights are compared 
 RANDOM_MAPS = 5  # for each image
 FEWEST = 9  # positions of a map, below which ranks agree by chance
 # The maps that are compared, and their names in figures.
-BASELINES = {"random": "random maps", "centre": "a blob in the middle"}
+BASELINES = {"random": "random maps", "centre": "a Gaussian at the centre"}
 MAPS = {"map": "the map", **BASELINES}
 # The measures: what is done, along which axis, and what is better.
 MEASURES = {
@@ -373,7 +373,7 @@ def finding(
     if len(won) == 2:
         return (
             f"On {images} {title} marks what the network uses: by deletion and by insertion it "
-            "beats random maps and a blob in the middle."
+            "beats random maps and a Gaussian at the centre."
         )
     if won:
         (other,) = set(BASELINES) - set(won)
@@ -397,8 +397,8 @@ def finding(
             "maps with care."
         )
     return (
-        f"On {images} {title} is not shown to be better than random maps or a blob in the middle: "
-        "do not read the maps as what the network uses."
+        f"On {images} {title} is not shown to be better than random maps or a Gaussian at the "
+        "centre: do not read the maps as what the network uses."
     )
 
 

@@ -1,4 +1,4 @@
-"""Reports: one HTML file for a run, a comparison or a study, made again from its files."""
+"""Reports: one self-contained HTML file for a run, a comparison or a study."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,13 @@ from plusx.errors import UserError
 __all__ = ["write_report"]
 
 REPORT = "report.html"
-SEEN = "seen"  # in a run's folder: predictions for a few of its validation images
+EXAMPLES = "examples"  # in a run's folder: predictions for a few validation images
 
 
 def write_report(folder: str | Path) -> Path:
     """Write report.html into the folder of a finished run, comparison or study; its path.
 
-    The file needs no network and no other file. UserError: the folder is none of them, or what
-    it holds is not whole.
+    UserError: the folder is none of these, or its files are incomplete.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -26,7 +25,7 @@ def write_report(folder: str | Path) -> Path:
         begun = (folder / "recipe.toml").is_file()
         raise UserError(
             f"{folder} has no result.json: "
-            + ("it is not finished yet" if begun else "it is no run, no comparison and no study")
+            + ("it is not finished yet" if begun else "it is not a run, comparison or study")
         )
     result = store.read_json(folder / "result.json")
     try:
@@ -59,5 +58,5 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
         recipe=store.read_bytes(folder / "recipe.toml").decode("utf-8"),
         environment=store.read_json(folder / "environment.json"),
         test_uses=store.read_bytes(uses).count(b"\n") if uses.is_file() else 0,
-        examples=read_examples(folder / SEEN),
+        examples=read_examples(folder / EXAMPLES),
     )

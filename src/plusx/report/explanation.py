@@ -9,7 +9,7 @@ from plusx.report.page import Cell, Column, Table
 
 
 MOST = 60  # images on the page; all are in explanation.json and overlays/
-_BASELINES = {"map": "the map", "random": "random maps", "centre": "a blob in the middle"}
+_BASELINES = {"map": "the map", "random": "random maps", "centre": "a Gaussian at the centre"}
 
 
 def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[bytes]]) -> str:
@@ -40,8 +40,8 @@ def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[byte
 
 def _faithfulness(faithfulness: Mapping[str, Any]) -> Table:
     columns = [Column("Map", number=False),
-               Column("Deletion", "lower is better"), Column("the map's lead"),
-               Column("Insertion", "higher is better"), Column("the map's lead")]  # fmt: skip
+               Column("Deletion", "lower is better"), Column("Map better by"),
+               Column("Insertion", "higher is better"), Column("Map better by")]  # fmt: skip
     rows = []
     for key, title in _BASELINES.items():
         cells = [Cell(title)]
@@ -63,7 +63,7 @@ def _lead(area: Mapping[str, Any]) -> Cell:
 
 def _shuffled(shuffled: Sequence[Mapping[str, Any]]) -> Table:
     columns = [Column("Weights shuffled", number=False),
-               Column("Rank correlation"), Column("Without its sign")]  # fmt: skip
+               Column("Rank correlation"), Column("Of absolute values")]  # fmt: skip
     rows = []
     for index, part in enumerate(shuffled):
         cells = [Cell(part["title"], index)]

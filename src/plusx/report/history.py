@@ -8,12 +8,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EpochPoint:
-    """The metrics of a run at the end of an epoch; what was not evaluated then is None."""
+    """The metrics of a run at the end of an epoch; None where it was not evaluated."""
 
     epoch: int  # from 1
     train_loss: float  # mean over the epoch, while it trained
-    train_error: float | None  # the same of the share of wrong answers
-    score: float | None  # the foremost metric of the validation split, such as the accuracy
+    train_error: float | None  # the fraction of wrong predictions, likewise
+    score: float | None  # the first metric of the validation split, such as the accuracy
     loss: float | None
 
 

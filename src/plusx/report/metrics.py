@@ -1,12 +1,14 @@
-"""The metrics of trained networks: their titles, units, and whether more or less is better."""
+"""Titles, units and direction (higher or lower is better) of the metrics."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
-    """A metric from 0 to 1, or one in a `unit`. `less` means that less is better; `of_images` that
-    it is the share of images that are right, so that chance among images is known.
+    """A metric from 0 to 1, or in a `unit`.
+
+    less: lower is better
+    of_images: it is a fraction of images, so that a binomial interval applies
     """
 
     title: str
@@ -37,49 +39,49 @@ METRICS: dict[str, Metric] = {
     "train_error": Metric("train error", less=True),
     "loss": Metric("loss", less=True),
 }
-# of classifiers, and of runs from before other tasks were known
+# of classifiers, and of results that do not list their metrics
 OF_CLASSES = ("accuracy", "precision", "recall", "f1")
 
 
 def metric(key: str) -> Metric:
-    """A metric by its key; of an unknown one more is better."""
+    """The metric of a key; of an unknown key, one where higher is better."""
     return METRICS.get(key, Metric(key.replace("_", " ")))
 
 
 def better(key: str, value: float) -> float:
-    """The value with the sign that makes more better."""
+    """The value with the sign by which higher is better."""
     return -value if metric(key).less else value
 
 
 def metrics_line(values: Mapping[str, Any], keys: Sequence[str], *, intervals: bool = False) -> str:
-    """The loss, where there is one, and these metrics as a part of a sentence."""
+    """The loss, if there is one, and these metrics, separated by commas."""
     parts = [] if values.get("loss") is None else [f"loss {values['loss']:.4f}"]
     for key in keys:
         if values.get(key) is not None:
             ends = values.get(f"{key}_interval") if intervals else None
             sure = f" ({' to '.join(with_unit(key, end) for end in ends)})" if ends else ""
             parts.append(f"{metric(key).title} {with_unit(key, values[key])}{sure}")
-    return ", ".join(parts) or "no metrics: there is nothing to be found"
+    return ", ".join(parts) or "no metric: there is no annotation"
 
 
 def with_unit(key: str, value: float) -> str:
-    """A value with its unit: shares are per cent."""
+    """A value with its unit; a fraction in per cent."""
     unit = metric(key).unit
     return f"{value:.2f} {unit}" if unit else f"{value:.1%}"
 
 
 def with_measures(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    """These keys, and those of the values that have a unit and so are no shares."""
+    """These keys, and the keys of `values` whose metric has a unit."""
     return [*keys, *(key for key in METRICS if METRICS[key].unit and key in values)]
 
 
 def class_rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The metrics of every class, a row each, with the distances where there are some."""
+    """A row of metrics for each class, with its HD95 if that was measured."""
     far = {row["label"]: row["hd95"] for row in values.get("hd95_per_class", ())}
     rows = values.get("per_class") or ()
     return [{**row, "hd95": far.get(row["label"])} if far else dict(row) for row in rows]
 
 
 def capital(text: str) -> str:
-    """With a capital letter, as titles begin; mAP has its own."""
+    """The text with a capital first letter, except for mAP."""
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]

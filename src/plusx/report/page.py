@@ -1,8 +1,7 @@
-"""Pages: jinja2 templates, and the parts that they share.
+"""HTML pages from jinja2 templates, and the tables on them.
 
-A page is one file. It asks for nothing over a network, and its policy forbids it: no image, font,
-style sheet or script but what stands in it. The one script sorts tables; without it nothing else
-changes. Every value is escaped by jinja2.
+A page is one self-contained file: its content security policy forbids every request. The only
+script sorts tables. jinja2 escapes every value.
 """
 
 import base64
@@ -20,14 +19,14 @@ from markupsafe import Markup, escape
 from plusx.report import values
 
 
-MOST_NARROW = 5  # columns of numbers that fit on a telephone as they are
-MOST_CARDS = 6  # rows that can be compared as cards; more are scrolled sideways, their names kept
+MAX_NARROW = 5  # columns of numbers that fit the width of a phone
+MAX_CARDS = 6  # rows that a phone shows as cards; longer tables scroll sideways
 _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: what it shows, and what it is sorted by if that is something else."""
+    """A cell of a table. `value`: the sort key, if it is not the text."""
 
     text: str
     value: int | float | str | None = None
@@ -43,14 +42,14 @@ class Column:
 
     @property
     def label(self) -> str:
-        """The title with its unit, where a row is a card."""
+        """The title with its unit, for rows shown as cards."""
         words = self.unit.partition(" ")[0] in ("a", "an", "to", "of", "per", "from", "in")
         return f"{self.title}{' ' if words else ', '}{self.unit}".removesuffix(", ").strip()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row is its heading."""
+    """A table; the first cell of each row is its header."""
 
     caption: str
     columns: Sequence[Column]
@@ -59,12 +58,12 @@ class Table:
 
     @property
     def layout(self) -> str:
-        """On a telephone: narrow as it is, rows as cards, or long and scrolled sideways."""
-        # A text needs the room of two numbers.
+        """The layout on a phone: "narrow" (as it is), "cards", or "long" (scrolls sideways)."""
+        # a text takes the width of two numbers
         wide = len(self.columns) + sum(not column.number for column in self.columns[1:])
-        if wide <= MOST_NARROW:
+        if wide <= MAX_NARROW:
             return "narrow"
-        return "cards" if self.cards and len(self.rows) <= MOST_CARDS else "long"
+        return "cards" if self.cards and len(self.rows) <= MAX_CARDS else "long"
 
 
 def result_table(
@@ -78,8 +77,8 @@ def result_table(
 ) -> Table:
     """The rows of a result under its columns (key, title, unit, kind), the name of each row first.
 
-    A column without any value is left out, unless it has a word for that ("absent"). `before` are
-    keys of texts that stand right after the name.
+    Columns without any value are left out, unless they have a text for it ("absent").
+    before: keys of texts shown right after the name
     """
     heads = [
         Column(name, number=False),
@@ -104,12 +103,12 @@ def result_table(
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """The page of a template in templates/, from its values."""
+    """Render templates/`template` with these values."""
     return _environment().get_template(template).render(context)
 
 
 def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Machine, system, versions and threads of an environment; what is not known is left out."""
+    """(title, text) of the machine, system, versions and threads; "" where unknown."""
     cores = environment.get("cores")
     machine = [
         environment.get("processor"),
@@ -129,7 +128,7 @@ def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def format_date(date: str) -> str:
-    """A date of a file (ISO 8601) to the minute."""
+    """An ISO 8601 date as text, to the minute."""
     when = datetime.fromisoformat(date)
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".strip()
 
@@ -159,5 +158,5 @@ def _environment() -> Environment:
 
 
 def sentences(text: str) -> Markup:
-    """Escaped, and no number is parted from its per cent sign."""
+    """Escaped text with a no-break space before each per cent sign."""
     return Markup(str(escape(text)).replace(" %", "&nbsp;%"))

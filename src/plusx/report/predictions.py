@@ -16,14 +16,14 @@ from plusx.report import page
 from plusx.report.page import Cell, Column, Table
 
 
-MOST = 60  # images on the page; all are in side-by-side/
+MAX_IMAGES = 60  # images on the page; all are in side-by-side/
 # a file in that folder and none above it, whatever its name
 _NAME = re.compile(r"side-by-side/[^./\\\x00][^/\\\x00]*\.png")
 _LARGEST = 64 << 20  # bytes of a picture
 _HEAVY = 1 << 19  # bytes above which a picture is embedded as a smaller JPEG
 _SIDES = 1920, 960  # its width and height, at most
 _LISTED = 4  # classes that are named under an image
-SHOWN = 0.3  # boxes of a lower score are in the JSON alone: they are neither drawn nor counted
+MIN_SCORE = 0.3  # boxes with a lower score are in predictions.json only
 
 Row = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def predictions_page(
     colours: Sequence[tuple[int, int, int]],
     run: str,
 ) -> str:
-    """The page of a predictions.json about masks or boxes. `pictures` has a PNG for each image."""
+    """The HTML page of predicted masks or boxes. `pictures`: a PNG for each image."""
     rows: Sequence[Row] = result["predictions"]
     return page.render(
         "predictions.html",
@@ -44,8 +44,8 @@ def predictions_page(
             "finding": _finding(rows),
             "boxes": "boxes" in rows[0],
             "ground_truth": has_ground_truth(rows),
-            "shown_from": SHOWN,
-            "examples": examples(rows[:MOST], pictures[:MOST]),
+            "shown_from": MIN_SCORE,
+            "examples": examples(rows[:MAX_IMAGES], pictures[:MAX_IMAGES]),
             "count": len(rows),
             "classes": _classes(result["classes"], rows, colours),
         },
@@ -62,9 +62,9 @@ def examples(rows: Sequence[Row], pictures: Sequence[bytes]) -> list[dict[str, A
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """The examples of the predictions that were written into a folder, or none.
+    """The predictions that were written into a folder, as the template shows them; [] if none.
 
-    UserError: the file is not as it was written.
+    UserError: predictions.json was changed.
     """
     if not (folder / "predictions.json").is_file():
         return []
@@ -78,7 +78,7 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
 
 
 def has_ground_truth(rows: Sequence[Row]) -> bool:
-    """Whether the ground truth of any image is known."""
+    """Whether any row has ground truth."""
     return any("ground_truth" in row for row in rows)
 
 
@@ -87,12 +87,12 @@ def prediction_text(row: Row) -> str:
     if "boxes" not in row:
         largest = sorted(row["class_fractions"].items(), key=lambda pair: -pair[1])[:_LISTED]
         return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)
-    return counted(drawn(row["boxes"])) or "nothing found"
+    return counted(drawn(row["boxes"])) or "no box"
 
 
 def drawn(boxes: Sequence[Row]) -> list[Row]:
-    """The boxes whose score is high enough to be drawn and counted."""
-    return [box for box in boxes if box["score"] >= SHOWN]
+    """The boxes with a score of at least MIN_SCORE."""
+    return [box for box in boxes if box["score"] >= MIN_SCORE]
 
 
 def counted(boxes: Sequence[Row]) -> str:
@@ -119,10 +119,10 @@ def _finding(rows: Sequence[Row]) -> str:
         return f"{count:,} {'box' if count == 1 else 'boxes'} in {images}."
     ious = [row["ground_truth"]["mean_iou"] for row in rows if row.get("ground_truth")]
     if not ious:
-        return f"A class for every pixel of {images}."
+        return f"{images} segmented."
     which = f"{len(ious):,} with ground truth" if len(ious) < len(rows) else "images"
     mean = 100 * sum(ious) / len(ious)
-    return f"A class for every pixel of {images}: mean IoU {mean:.1f} %, the mean over the {which}."
+    return f"{images} segmented: mean IoU {mean:.1f} % over the {which}."
 
 
 def _embedded(picture: bytes) -> str:
@@ -148,8 +148,8 @@ def _classes(
             [Cell(name, name, colour=mark), Cell(f"{counts[name]:,}", counts[name])]
             for name, mark in zip(classes, marks)
         ]
-        return Table("Boxes of every class", columns, cells)
-    columns = [Column("Class", number=False), Column("Share of the pixels", "%")]
+        return Table("Boxes per class", columns, cells)
+    columns = [Column("Class", number=False), Column("Fraction of the pixels", "%")]
     pixels = [prod(row["size"]) for row in rows]  # of volumes voxels
     cells = []
     for name, mark in zip(classes, marks):
@@ -157,4 +157,4 @@ def _classes(
             pixels
         )
         cells.append([Cell(name, name, colour=mark), Cell(f"{100 * share:.1f}", share)])
-    return Table("The share of every class", columns, cells)
+    return Table("Pixels per class", columns, cells)

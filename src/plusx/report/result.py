@@ -1,6 +1,4 @@
-"""The page of a comparison, a study or a benchmark: the finding, the figures, the tables, and what
-was run.
-"""
+"""The page of a comparison, a study or a benchmark: finding, figures, tables and settings."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from plusx.report.charts import charts, colours, names
 from plusx.report.page import Table, result_table
 
 
-LONGEST = 180  # characters of a finding that is set large; further sentences stand beneath
+MAX_HEADLINE = 180  # characters; further sentences of the finding stand beneath it
 _NUMBERS = ("", "One seed", "Two seeds", "Three seeds", "Four seeds", "Five seeds")
 
 
@@ -44,7 +42,7 @@ def result_page(result: Mapping[str, Any]) -> str:
             ),
             "marked": marked
             and result_table(
-                "Rows that are marked and in no mean", result["columns"], marked, before=("why",)
+                "Runs excluded from the means", result["columns"], marked, before=("why",)
             ),
             "facts": [
                 ("Command", result["command"]),
@@ -64,26 +62,26 @@ def result_page(result: Mapping[str, Any]) -> str:
 
 
 def _split(finding: str) -> tuple[str, str]:
-    """The sentences that are set large, and those that do not fit beside them."""
+    """The headline, and the sentences that do not fit into it."""
     first, *rest = re.split(r"(?<=[.!?])\s+", finding)
-    while rest and len(first) + len(rest[0]) < LONGEST:
+    while rest and len(first) + len(rest[0]) < MAX_HEADLINE:
         first = f"{first} {rest.pop(0)}"
     return first, " ".join(rest)
 
 
 def _seeds(result: Mapping[str, Any]) -> str:
-    """How many seeds there are of each row and for how long they were trained, as a sentence."""
+    """One sentence: the number of seeds of each row, and the length of training."""
     count = len(result.get("seeds", ()))
     if not count or not result["rows"]:
         return ""
     seeds = _NUMBERS[count] if count < len(_NUMBERS) else f"{count} seeds"
     length = f", trained for {result['length']}" if result.get("length") else ""
-    unknown = ": how far seeds differ is not known" if count == 1 else ""
+    unknown = ": the spread over seeds is unknown" if count == 1 else ""
     return f"{seeds} each{length}{unknown}."
 
 
 def _tables(result: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
-    """Title, table and note; marked in the colours of the figures where these have every row."""
+    """(title, table, note) of each table, with the colours of the figures if they show all rows."""
     rows: Sequence[Mapping[str, Any]] = result["rows"]
     if not rows:
         return []

@@ -1,4 +1,4 @@
-"""The page of one run: how good it is, its curves, where it errs, and what was run."""
+"""The report page of one run: its metrics, learning curves, confusion matrix and settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from plusx.report.metrics import OF_CLASSES, capital, class_rows, metric, with_m
 from plusx.report.page import Cell, Column, Table
 
 
-MOST_CLASSES = 20  # of a confusion matrix that can be read; of more the pairs are listed
-MOST_PAIRS = 20
+MAX_MATRIX_CLASSES = 20  # with more classes, the most frequent confusions are listed instead
+MAX_PAIRS = 20
 
 
 def run_page(
@@ -26,13 +26,13 @@ def run_page(
     test_uses: int,
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page of a run's folder. `examples` are predictions for images, see `read_examples`."""
+    """The HTML page of a finished run. `examples`: predictions as `read_examples` returns them."""
     metrics = result["validation"]
     key = result.get("metrics", OF_CLASSES)[0]
     several = metrics is not None and _several(metrics)
     confusion = metrics is not None and not several and metrics.get("confusion")
     of = "position" if metrics is not None and "positions" in metrics else "image"
-    small = len(classes) <= MOST_CLASSES
+    small = len(classes) <= MAX_MATRIX_CLASSES
     return page.render(
         "run.html",
         {
@@ -62,9 +62,10 @@ def run_page(
 
 
 def finding(result: Mapping[str, Any]) -> str:
-    """One sentence about a run: its accuracy with Wilson's interval of 95 %, or other metrics.
+    """One sentence about a run: its accuracy with the 95 % Wilson interval, or its other metrics.
 
-    Where the validation images chose the epoch, their accuracy is optimistic and has no interval.
+    If the epoch was chosen on the validation images, their accuracy is optimistic and is given
+    without an interval.
     """
     name, metrics = result["name"], result["validation"]
     if metrics is None:
@@ -81,13 +82,13 @@ def finding(result: Mapping[str, Any]) -> str:
         )
         images = f"the {int(metrics['count']):,} validation images"
         if not shown:
-            return f"{name} cannot be evaluated: in {images} there is nothing to be found."
+            return f"{name} cannot be evaluated: {images} have no annotation."
         return f"{name} reaches {shown} on {images}."
     accuracy, count = float(metrics["accuracy"]), int(metrics["count"])
     right = "with every label right" if _several(metrics) else "correctly"
     share = f"{100 * accuracy:.1f} %"
     if result.get("best_epoch"):
-        sure = "the epoch was chosen on the same images, so this is optimistic"
+        sure = "optimistic: the epoch was chosen on the same images"
     else:
         low, high = statistics.wilson(accuracy, count)
         sure = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
@@ -95,7 +96,7 @@ def finding(result: Mapping[str, Any]) -> str:
 
 
 def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
-    """A metric, and its interval of 95 % where one is known."""
+    """A metric with its 95 % interval, if it has one."""
     unit = metric(key).unit
     factor, decimals = (1, 2) if unit else (100, 1)
     value, *ends = (
@@ -107,7 +108,7 @@ def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
 
 
 def _trained(result: Mapping[str, Any], key: str) -> str:
-    """The result on the training images."""
+    """The metric on the training images, as the end of a sentence."""
     if result["train_error"] is not None:
         wrong = 100 * result["train_error"]
         of = "a label of " if key == "auroc" else ""  # several labels an image
@@ -118,18 +119,22 @@ def _trained(result: Mapping[str, Any], key: str) -> str:
 
 
 def _several(metrics: Mapping[str, Any]) -> bool:
-    """Whether an image can have several labels: none is then taken for another."""
+    """Whether an image can have several labels, so that there is no confusion matrix."""
     return "label_accuracy" in metrics
 
 
 def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
-    """Error, or the foremost metric, and loss over the epochs."""
+    """Figures over the epochs: the error (or the first metric), and the loss."""
     epochs = [point.epoch for point in points]
     scores = [point.score for point in points]
     wrong = [None if score is None else 1 - score for score in scores]
     train_error = line("training", epochs, [point.train_error for point in points], dashed=True)
     foremost = (
-        ("Error", "Share of wrong predictions.", [line("validation", epochs, wrong), train_error])
+        (
+            "Error",
+            "Fraction of wrong predictions.",
+            [line("validation", epochs, wrong), train_error],
+        )
         if metric(key).of_images
         else (
             capital(metric(key).title),
@@ -147,7 +152,7 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
         (("Loss", "Mean over the epoch, logarithmic scale.", losses), LOG),
     ):
         drawn = [drawn_line for drawn_line in lines if drawn_line["x"]]
-        moving = " Training is measured while the network changes." if len(drawn) > 1 else ""
+        moving = " Training is measured while the weights change." if len(drawn) > 1 else ""
         if drawn:
             figures.append(lines_figure(title, caption + moving, drawn, y=y))
     return figures
@@ -156,9 +161,9 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
 def _matrix(
     counts: Sequence[Sequence[int]], classes: Sequence[str], of: str
 ) -> tuple[list[tuple[str, str]], list[tuple[str, list[dict[str, Any]]]]]:
-    """Heads (full name, shown name) and rows (name, cells) of the confusion matrix.
+    """Headers (full name, shown name) and rows (name, cells) of the confusion matrix.
 
-    Of anything but images there are too many to be counted: shares of a row are shown, in per cent.
+    Cells are numbers of images; of positions they are per cent of the row.
     """
     short = all(len(name) <= 4 for name in classes)
     heads = [(name, name if short else str(n)) for n, name in enumerate(classes, 1)]
@@ -183,34 +188,34 @@ def _matrix(
 
 
 def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str], of: str) -> Table | None:
-    """The classes that are confused most."""
+    """The most frequent confusions; None if there are none."""
     pairs = sorted(
         (
-            (value, true, taken)
+            (value, true, predicted)
             for true, row in enumerate(counts)
-            for taken, value in enumerate(row)
-            if value and true != taken
+            for predicted, value in enumerate(row)
+            if value and true != predicted
         ),
         key=lambda pair: (-pair[0], pair[1], pair[2]),
-    )[:MOST_PAIRS]
+    )[:MAX_PAIRS]
     if not pairs:
         return None
-    columns = [Column("Is", number=False), Column("Taken for", number=False),
-               Column(f"{of.capitalize()}s"), Column("Of the class", "%")]  # fmt: skip
+    columns = [Column("True class", number=False), Column("Predicted", number=False),
+               Column(f"{of.capitalize()}s"), Column("Of the true class", "%")]  # fmt: skip
     rows = [
         [
             Cell(classes[true]),
-            Cell(classes[taken]),
+            Cell(classes[predicted]),
             Cell(f"{value:,}", value),
             Cell(f"{100 * value / sum(counts[true]):.1f}", value / sum(counts[true])),
         ]
-        for value, true, taken in pairs
+        for value, true, predicted in pairs
     ]
-    return Table("The classes that were confused most", columns, rows)
+    return Table("Most frequent confusions", columns, rows)
 
 
 def _per_class(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Shares and counts of every class, whatever the task has of them."""
+    """A row for each class with the metrics and counts that the task reports."""
     keys = [key for key in rows[0] if key != "label"]
     shares = [key for key in keys if any(isinstance(row[key], float) for row in rows)]
     counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
@@ -229,7 +234,7 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> Table:
     ]
     titles = [metric(key).title for key in shares] or counts
     caption = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
-    return Table(f"{capital(caption)} of every class", columns, cells)
+    return Table(f"{capital(caption)} per class", columns, cells)
 
 
 def _class_cell(row: Mapping[str, Any], key: str) -> Cell:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
-from plusx.report import SEEN
+from plusx.report import EXAMPLES
 from plusx.run.dense_predictions import GroundTruth, name_of, predict_dense
 from plusx.run.folder import load_run
 from plusx.run.prediction import write_predictions
@@ -41,14 +41,14 @@ def draw_examples(folder: Path, dataset: Dataset | None) -> None:
                 if paths is None
                 else stored_volumes(run, paths, failed)
             )
-            result = predict_volumes(predictor, volumes, folder / SEEN)
+            result = predict_volumes(predictor, volumes, folder / EXAMPLES)
         else:
             result = predict_dense(
                 predictor,
                 paths or [dataset.read(index).tensor for index in indices],
                 GroundTruth([dataset]),
                 failed,
-                out=folder / SEEN,
+                out=folder / EXAMPLES,
                 batch_size=1,
                 names=[name_of(dataset, index) for index in indices],
             )
@@ -56,4 +56,4 @@ def draw_examples(folder: Path, dataset: Dataset | None) -> None:
         warnings.warn(f"{printable(folder)}: no examples are drawn: {error}", stacklevel=2)
         return
     if result["predictions"]:
-        write_predictions(folder / SEEN, {**result, "failed": failed})
+        write_predictions(folder / EXAMPLES, {**result, "failed": failed})

@@ -216,7 +216,7 @@ def _notes(recipe: Recipe, table: Compare, groups: Sequence[Group]) -> str:
         f"Evaluated on the {split} split, {run.count:,} images{unused}. "
         + (of if run.averaging else "")
         + (wrong if run.train_error is not None else "")
-        + "Seconds are of training alone, and runs that are made at a time share the machine."
+        + "Seconds are training time only; runs in parallel share the machine."
     )
 
 

@@ -352,8 +352,8 @@ TABLES = Experiment[TablesOfRecipe](
     finding=finding,
     figures=_figures,
     notes=lambda recipe, table, groups: (
-        "Runs that are made at a time share the machine: compare times within one study only.\n"
-        "A plain network is the one that it is named after, without its skips."
+        "Runs in parallel share the machine: compare times within one study only.\n"
+        "A plain network is the residual network of the same name without its skips."
     ),
     tables=tables,
     files=files,

@@ -317,10 +317,9 @@ CONVERGENCE = Experiment[Convergence](
     figures=_convergence_figures,
     notes=lambda recipe, table, groups: (
         "An accuracy is reached at the first epoch whose evaluation is at least as high; means are "
-        "over those seeds that reach it. The first is compared with the others by Welch's "
-        "intervals over the seeds, all of them together 95 %. Seconds are of training alone, and "
-        "where several runs are made at a time they share the machine: compare them within one "
-        "study only."
+        "over the seeds that reach it. The first network is compared with each other one by "
+        "Welch's intervals over the seeds, with a joint level of 95 %. Seconds are training time "
+        "only; runs in parallel share the machine: compare times within one study only."
     ),
 )
 
