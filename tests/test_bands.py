@@ -14,7 +14,7 @@ from PIL import Image
 from plusx.data.dataset import images_of
 from plusx.data.image_file import UnreadableImage, open_image
 from plusx.data.loader import Loader
-from plusx.data.modality import BandsModality, ImageModality, modality_from_dict
+from plusx.data.modality import BandsModality, modality_from_dict
 from plusx.data.readers.open import open_data
 from plusx.data.readers.tiff import read_bands
 from plusx.data.sets.synthetic import TELLING, open_bands
@@ -160,14 +160,6 @@ def test_a_recipe_says_range_and_bands() -> None:
         own_modality(OwnData(kind="csv", path="x", channels=3, bands=(4,)))
     with pytest.raises(ValueError, match="from a lower number"):
         own_modality(OwnData(kind="csv", path="x", range=(1.0, 1.0)))
-
-
-def test_older_files_say_no_range() -> None:
-    old = {"size": [8, 8], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
-    known = modality_from_dict(old)
-    assert known == ImageModality((8, 8), 3, (0.5,) * 3, (0.25,) * 3, resize="stretch")
-    with pytest.raises(ValueError, match="from a lower number"):
-        modality_from_dict({**old, "low": 300})
 
 
 def test_values_come_on_the_scale_of_their_range() -> None:

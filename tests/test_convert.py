@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import plusx
-from plusx import store, zoo
+from plusx import cli, store, zoo
 from plusx.grammar.toml import to_toml
 from plusx.nn.external import EXTERNAL
 from plusx.nn.network import Network
@@ -61,6 +61,54 @@ def test_a_torch_file_is_converted_exactly(legacy: bool, tmp_path: Path) -> None
     assert weights.preprocessing["mean"] == [0.485, 0.456, 0.406]
     # the name of the network is enough: the file says what is done differently
     assert torch.equal(plusx.create_model("resnet20", weights=to).eval()(x), net(x))
+
+
+@pytest.mark.slow
+def test_t9_of_several_weights_in_a_checkpoint_one_is_chosen_and_the_others_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net, theirs = akamaster()
+    averaged = {name: tensor + 1 for name, tensor in theirs.items()}
+    file, to = tmp_path / "net.pth", tmp_path / "net.safetensors"
+    torch.save({"state_dict": theirs, "ema": {"module": averaged}, "step": 3}, file)
+    arguments = [
+        "convert",
+        str(file),
+        "--as",
+        "resnet20",
+        "--source",
+        "akamaster",
+        "--out",
+        str(to),
+    ]
+    assert cli.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "removed the prefix 'module.' from every name" in out
+    assert "weights of 'state_dict'; the file has others, which --key chooses: 'ema.module'" in out
+    assert torch.equal(open_network(to)[0].conv1.weight, net.conv1.weight)
+    assert cli.run([*arguments, "--key", "ema.module"]) == 0
+    assert torch.equal(open_network(to)[0].conv1.weight, net.conv1.weight + 1)
+    assert cli.run([*arguments, "--key", "best"]) == 2
+    assert "no tensors under 'best'; tensors are under 'state_dict', 'ema.module'" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_t9_weights_under_unknown_keys_are_found_or_named(tmp_path: Path) -> None:
+    net, theirs = akamaster()
+    file, to = tmp_path / "net.pth", tmp_path / "net.safetensors"
+    torch.save({"student": theirs}, file)
+    assert convert(file, "resnet20", "akamaster", to).key == "student"
+    assert torch.equal(open_network(to)[0].conv1.weight, net.conv1.weight)
+    torch.save({"student": theirs, "teacher": theirs}, file)
+    with pytest.raises(
+        ValueError, match=r"tensors under 'student', 'teacher'; choose one \(--key\)"
+    ):
+        convert(file, "resnet20", "akamaster", to)
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(ValueError, match="it holds no tensors"):
+        convert(file, "resnet20", "akamaster", to)
 
 
 @pytest.mark.slow

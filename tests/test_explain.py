@@ -25,6 +25,13 @@ from plusx.weights.files import save_network
 
 
 SIDE = 12
+PREPROCESSING = {
+    "size": [SIDE, SIDE],
+    "channels": 3,
+    "mean": [0.0] * 3,
+    "std": [1.0] * 3,
+    "resize": "stretch",
+}
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 
@@ -51,9 +58,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_network(
         reds_and_greens(),
         path,
-        preprocessing={"size": [SIDE, SIDE], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3},
+        preprocessing=PREPROCESSING,
         classes=["red", "<b>green</b>"],
-        view="whole",
     )
     return path
 
@@ -325,8 +331,7 @@ def test_a_network_without_a_spatial_stage_is_refused(
     stage = Stage(block=Block(body="conv1 act"), depth=1, width=3)
     spec = Net(stem=f"conv{SIDE}", stem_width=3, stages=(stage,), size=SIDE, num_classes=2)
     file = tmp_path / "flat.safetensors"
-    one = {"size": [SIDE, SIDE], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
-    save_network(Network(spec), file, preprocessing=one, classes=["a", "b"], view="whole")
+    save_network(Network(spec), file, preprocessing=PREPROCESSING, classes=["a", "b"])
     out = tmp_path / "why"
     assert cli.run(["explain", str(file), str(photos), "--out", str(out)]) == 2
     assert "every stage of this network has one position" in capsys.readouterr().err

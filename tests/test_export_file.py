@@ -22,11 +22,16 @@ from plusx.run.folder import load_run
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-PREPROCESSING = {"size": [2, 2], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+PREPROCESSING = {
+    "size": [2, 2],
+    "channels": 3,
+    "mean": [0.5] * 3,
+    "std": [0.25] * 3,
+    "resize": "stretch",
+}
 METADATA = {
     "classes": json.dumps(["cat", "<b>dog</b>"]),
     "preprocessing": json.dumps(PREPROCESSING),
-    "view": "whole",
     "plusx": "0.1.0",
 }
 

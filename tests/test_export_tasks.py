@@ -24,15 +24,16 @@ from zoo_shrunken import shrunken
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+PREPROCESSING = {"size": [64, 64], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
 CASES: dict[str, tuple[Head | None, dict[str, Any], str]] = {
-    "masks": (UNet(width=8), {"kind": "segment"}, "whole"),
-    "masks of any size": (Fcn(stride=16), {"kind": "segment"}, "stored"),
-    "boxes": (Fcos(width=16), {"kind": "detect", "score_threshold": 0.001}, "whole"),
-    "boxes of any size": (Yolo(), {"kind": "detect", "score_threshold": 0.2}, "stored"),
-    "two stages": (FasterRcnn(width=16), {"kind": "detect", "score_threshold": 0.2}, "whole"),
-    "instance masks": (MaskRcnn(width=16), {"kind": "detect", "score_threshold": 0.2}, "stored"),
-    "embeddings": (None, {"kind": "embed"}, "middle"),
-    "several labels": (None, {"kind": "classify", "multilabel": True}, "middle"),
+    "masks": (UNet(width=8), {"kind": "segment"}, "stretch"),
+    "masks of any size": (Fcn(stride=16), {"kind": "segment"}, "none"),
+    "boxes": (Fcos(width=16), {"kind": "detect", "score_threshold": 0.001}, "stretch"),
+    "boxes of any size": (Yolo(), {"kind": "detect", "score_threshold": 0.2}, "none"),
+    "two stages": (FasterRcnn(width=16), {"kind": "detect", "score_threshold": 0.2}, "stretch"),
+    "instance masks": (MaskRcnn(width=16), {"kind": "detect", "score_threshold": 0.2}, "none"),
+    "embeddings": (None, {"kind": "embed"}, "center_crop"),
+    "several labels": (None, {"kind": "classify", "multilabel": True}, "center_crop"),
 }
 
 
@@ -75,15 +76,14 @@ def assert_alike(one: Any, other: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_predicts_what_the_weights_predict(case: str, photos: Path, tmp_path: Path) -> None:
-    head, task, view = CASES[case]
+    head, task, resize = CASES[case]
     weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
-    preprocessing = {"size": [64, 64], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    preprocessing = {**PREPROCESSING, "resize": resize}
     save_network(
         network(head),
         weights,
         preprocessing=preprocessing,
         classes=["a", "b", "c"],
-        view=view,  # type: ignore[arg-type]
         task=task,
         multilabel=bool(task.get("multilabel")),
     )
@@ -120,8 +120,7 @@ def test_the_steps_in_the_metadata_prepare_an_image_with_pillow_and_numpy_alone(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     weights, onnx = tmp_path / "net.safetensors", tmp_path / "net.onnx"
-    preprocessing = {"size": [64, 64], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
-    save_network(network(None), weights, preprocessing=preprocessing, view="middle")
+    save_network(network(None), weights, preprocessing=PREPROCESSING)
     run.export_onnx(weights, onnx)
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map

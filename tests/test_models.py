@@ -86,15 +86,6 @@ def test_a_small_file_allocates_no_large_network(name: str, tmp_path: Path) -> N
         open_network(file)
 
 
-def test_files_of_before_call_an_external_network_plain(tmp_path: Path) -> None:
-    net = plusx.create_model("resnet8_keras", seed=0)
-    file = tmp_path / "old.safetensors"
-    plain = {"name": "resnet8_keras", "num_classes": 10, "in_channels": 3}
-    metadata = {"format": "plusx weights 1", "plain": json.dumps(plain)}
-    save_tensors(file, net.state_dict(), metadata)
-    assert open_network(file)[0].name == "resnet8_keras"
-
-
 def test_the_second_weight_of_squeeze_and_excitation_decays() -> None:
     from plusx.train.optim import make_optimizer
 

@@ -163,7 +163,7 @@ def test_where_images_have_several_labels_none_is_taken_for_another() -> None:
     said = Page(page).said
     assert "with every label right" in said
     assert "Confusion" not in said
-    assert "Precision, recall and F1 of every class" in said
+    assert "Precision, recall and F1 per class" in said
 
 
 def test_a_run_without_anything_to_find_says_so() -> None:
@@ -173,7 +173,7 @@ def test_a_run_without_anything_to_find_says_so() -> None:
     result["validation"] = {"count": 6, "boxes": 0, **nothing, "per_class": rows}
     page = run_page(result, [], classes=["sky", "sea"], recipe="", environment={}, test_uses=0)
     said = Page(page).said
-    assert "cannot be evaluated: in the 6 validation images there is nothing to be found" in said
+    assert "cannot be evaluated: the 6 validation images have no annotation" in said
     assert "Boxes of every class" in said
     assert metrics_line(result["validation"], result["metrics"]).startswith("no metrics")
 
@@ -195,7 +195,7 @@ def test_figures_stand_with_their_intervals_and_units() -> None:
     said = Page(page).said
     assert "AUROC 90.0 % (95 % interval 81.0 to 96.0 %), F1 90.0 %, HD95 3.46 mm on the" in said
     assert "80.0 70.0 to 85.0" in said
-    assert "Behind a metric its interval of 95 %." in said
+    assert "The 95 % interval follows each metric." in said
     assert "HD95 of every class" in said
     assert "345.6" not in said
 
@@ -234,7 +234,7 @@ def test_networks_of_one_family_share_a_hue_and_twins_do_not() -> None:
 def test_the_interval_of_a_split_that_chose_the_epoch_is_left_out() -> None:
     """Of the best of many epochs the accuracy is too good, and an interval around it is wrong."""
     page = Page(single_page(best_epoch=4)).said
-    assert "the epoch was chosen on the same images, so this is optimistic" in page
+    assert "optimistic: the epoch was chosen on the same images" in page
     assert "95 % interval" not in page.split("Confusion")[0]
 
 
@@ -277,7 +277,7 @@ def test_a_report_is_written_into_the_folder_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "it is no run, no comparison and no study"),
+        ({}, "it is not a run, comparison or study"),
         ({"recipe.toml": "seed = 0\n"}, "it is not finished yet"),
         ({"result.json": {"kind": "compare"}}, "not the result of a run, a comparison or a study"),
         ({"result.json": [1]}, "not the result of a run, a comparison or a study"),

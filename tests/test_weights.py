@@ -320,13 +320,13 @@ def test_malformed_files_are_refused_at_once(name: str, tmp_path: Path) -> None:
             "net": 'stem = "conv3 norm act"\nstem_width = 4\n[[stages]]\n'
             'block = "conv3 +"\ndepth = 1000000000\nwidth = 4\n'
         },
-        {"plain": '{"name": "os.system", "num_classes": 1, "in_channels": 1}'},
-        {"plain": '{"name": "alexnet", "num_classes": 1e12, "in_channels": 1}'},
-        {"plain": '{"name": "alexnet", "num_classes": -1, "in_channels": 1}'},
+        {"external": '{"name": "os.system", "num_classes": 1, "in_channels": 1}'},
+        {"external": '{"name": "alexnet", "num_classes": 1e12, "in_channels": 1}'},
+        {"external": '{"name": "alexnet", "num_classes": -1, "in_channels": 1}'},
         {"classes": '{"a": 1}'},
         {
             "classes": '["a", "b", "c"]',
-            "plain": '{"name": "alexnet", "num_classes": 4, "in_channels": 3}',
+            "external": '{"name": "alexnet", "num_classes": 4, "in_channels": 3}',
         },
         {"preprocessing": "[1]"},
         {"preprocessing": "[" * 100_000},

@@ -106,8 +106,11 @@ def test_timms_names_become_ours(name: str) -> None:
     assert all(renamed[key] is ours[key] for key in ours)
 
 
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
-def test_a_wrapper_around_the_network_is_taken_off(wrapper: str) -> None:
+@pytest.mark.parametrize(
+    "wrapper",
+    ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "model.", "net.backbone."],
+)
+def test_t9_prefixes_of_wrappers_are_removed(wrapper: str) -> None:
     ours = plusx.create_model("resnet20").state_dict()
     theirs = {f"{wrapper}{key}".replace("fc.", "linear."): tensor for key, tensor in ours.items()}
     assert rename(theirs, "akamaster", ours).keys() == ours.keys()

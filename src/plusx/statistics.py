@@ -1,15 +1,19 @@
-"""Intervals of 95 % for what was measured several times, by scipy.
+"""Confidence intervals of 95 % for repeated measurements, by scipy.
 
-An interval never has width zero and never leaves the range of its quantity. Where there is a single
-value, or none of them differ, nothing is known of the spread and there is no interval (None). Where
-several pairs are compared at once, intervals are wider, so that all of them hold together with
-95 %: by Bonferroni's correction for so many `comparisons`, or by Holm's, see `differences`.
+An interval never has width zero and never leaves the range of its quantity. For a single value, or
+values that are all equal, the spread is unknown and there is no interval (None). Intervals of
+several pairs that are compared at once hold together with 95 %: by Bonferroni's correction for the
+number of `comparisons`, or by Holm's, see `differences`.
+
+Quantiles come from scipy.special, which takes 0.4 s less to import than scipy.stats.
 """
 
 import math
 from collections.abc import Sequence
 from statistics import mean, median, stdev
 from typing import Any, NamedTuple
+
+from scipy.special import ndtri, stdtr, stdtrit
 
 
 LEVEL = 0.95
@@ -65,14 +69,11 @@ def mean_interval(
     bounds: tuple[float, float] = _EVERYTHING,
     comparisons: int = 1,
 ) -> Interval | None:
-    """Student's t interval of a mean. None for values that are not finite, too."""
-    from scipy import stats
-
+    """Student's t interval of a mean. None also if a value is not finite."""
     if len(values) < 2 or not all(map(math.isfinite, values)) or not stdev(values):
         return None
     error, freedom = stdev(values) / math.sqrt(len(values)), len(values) - 1
-    ends = stats.t.interval(_level(comparisons), freedom, loc=mean(values), scale=error)
-    return _within(ends, bounds)
+    return _student(mean(values), error, freedom, comparisons, bounds)
 
 
 def share_interval(
@@ -84,25 +85,23 @@ def share_interval(
     images (the binomial spread with two successes and two failures added, Agresti and Coull 1998).
     None for one seed: nothing is known then about how seeds differ.
     """
-    from scipy import stats
-
     if len(shares) < 2:
         return None
-    middle = mean(shares)
-    upper = (1 + _level(comparisons)) / 2
-    student = float(stats.t.ppf(upper, len(shares) - 1))
+    middle, upper = mean(shares), _upper(comparisons)
+    student = float(stdtrit(len(shares) - 1, upper))
     adjusted = (middle * count + 2) / (count + 4)
-    images = float(stats.norm.ppf(upper)) * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
+    images = float(ndtri(upper)) * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
     half = math.hypot(student * stdev(shares) / math.sqrt(len(shares)), images)
     return _within((middle - half, middle + half), _SHARE)
 
 
 def wilson(share: Number, count: int) -> Interval:
     """Wilson's interval (1927) of a share of `count` independent trials."""
-    from scipy import stats
-
-    ends = stats.binomtest(round(share * count), count).proportion_ci(LEVEL, method="wilson")
-    return Interval(float(ends.low), float(ends.high))
+    z = float(ndtri(_upper()))
+    middle = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    scale = 1 + z**2 / count
+    return _within(((middle - half) / scale, (middle + half) / scale), _SHARE)
 
 
 def difference(
@@ -116,15 +115,11 @@ def difference(
 
     `bounds` are those of a difference of shares unless said otherwise.
     """
-    from scipy import stats
-
     spread_of_difference = _welch(first, second)
     if spread_of_difference is None:
         return None
-    error, freedom = spread_of_difference
     middle = mean(first) - mean(second)
-    ends = stats.t.interval(_level(comparisons), freedom, loc=middle, scale=error)
-    return Difference(middle, *_within(ends, bounds))
+    return Difference(middle, *_student(middle, *spread_of_difference, comparisons, bounds))
 
 
 def differences(
@@ -138,14 +133,12 @@ def differences(
     until one interval holds 0: it and all after it have the level of that test. So an interval
     without 0 is a difference that is known, whatever the others are.
     """
-    from scipy import stats
-
     tests = {}
     for index, (first, second) in enumerate(pairs):
         if (spread_of_difference := _welch(first, second)) is not None:
             error, freedom = spread_of_difference
             distance = abs(mean(first) - mean(second)) / error
-            tests[index] = 2 * float(stats.t.sf(distance, freedom))
+            tests[index] = 2 * float(stdtr(freedom, -distance))
     result: list[Difference | None] = [None] * len(pairs)
     left, stopped = len(tests), False
     for index in sorted(tests, key=lambda index: tests[index]):
@@ -162,7 +155,7 @@ def median_interval(values: Sequence[Number]) -> Median:
     distribution (Conover 1999, section 3.2). Fewer than six values cannot give one: then the ends
     are the lowest and the highest.
     """
-    from scipy import stats
+    from scipy import stats  # slow to import
 
     middle = median(values)
     ends = stats.quantile_test(values, q=middle, p=0.5).confidence_interval(LEVEL)
@@ -183,9 +176,17 @@ def _welch(first: Sequence[Number], second: Sequence[Number]) -> tuple[float, fl
     return math.sqrt(variance), freedom
 
 
-def _level(comparisons: int) -> float:
-    """The confidence level of one of so many intervals that hold together with 95 %."""
-    return 1 - (1 - LEVEL) / comparisons
+def _upper(comparisons: int = 1) -> float:
+    """The probability below the upper end of each of so many intervals that hold with 95 %."""
+    return 1 - (1 - LEVEL) / (2 * comparisons)
+
+
+def _student(
+    middle: Number, error: Number, freedom: Number, comparisons: int, bounds: tuple[float, float]
+) -> Interval:
+    """Student's t interval of a value with this standard error and degrees of freedom."""
+    half = error * float(stdtrit(freedom, _upper(comparisons)))
+    return _within((middle - half, middle + half), bounds)
 
 
 def _within(ends: tuple[float, float], bounds: tuple[float, float]) -> Interval:

@@ -198,12 +198,16 @@ def convert(
     model: Annotated[str, Parameter(name="--as", help="The name of the network.")],
     source: Annotated[str, about("akamaster, torchvision, timm or keras.")],
     out: Annotated[str, about("The safetensors file to write.")],
+    key: Annotated[
+        str,
+        about("Key of the weights in a checkpoint, such as state_dict_ema (default: the usual)."),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Convert another library's weights into a safetensors file of plusx."""
     from plusx.weights import convert as convert_weights
 
-    done = convert_weights(file, model, source, out)
+    done = convert_weights(file, model, source, out, key=key)
     if as_json:
         print_json(asdict(done) | {"to": str(done.to)})
         return
@@ -211,3 +215,11 @@ def convert(
         f"{done.to}: {done.model or model} from {done.source}, {done.tensors} tensors, "
         f"{done.parameters:,} parameters, {done.num_classes:,} classes"
     )
+    if done.prefix:
+        print(f"  removed the prefix {done.prefix!r} from every name")
+    if done.other_keys:
+        others = ", ".join(map(repr, done.other_keys))
+        print(
+            f"  weights of {done.key or 'the top level'!r}; the file has others, which --key "
+            f"chooses: {others}"
+        )

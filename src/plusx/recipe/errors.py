@@ -11,7 +11,7 @@ from plusx.recipe.tables import Recipe
 from plusx.recipe.writing import toml_value
 
 
-# What people call these keys elsewhere.
+# names of these keys in other libraries
 _ELSEWHERE = {
     "learning_rate": "optim.lr",
     "optimizer": "optim.kind",
@@ -35,25 +35,6 @@ _ELSEWHERE = {
     "fp16": "device.precision",
     "amp": "device.precision",
     "early_stopping": "evaluate.patience",
-    # names of before 0.1
-    "average": "optim.ema",
-    "depth_rate": "optim.layer_decay",
-    "accumulate": "optim.accumulation_steps",
-    "warm_up": "schedule.warmup",
-    "warm_rate": "schedule.warmup_lr",
-    "warm_until": "schedule.warmup_until",
-    "at": "schedule.milestones",
-    "factor": "schedule.gamma",
-    "views": "evaluate.tta",
-    "score": "task.score_threshold",
-    "most": "task.max_detections",
-    "false_accept_rate": "task.far",
-    "damaged": "data.on_unreadable",
-    "sampling": "data.sampler",
-    "pictures": "data.samples_per_class",
-    "parts": "data.components",
-    "smallest": "data.min_area",
-    "ignored": "data.ignore",
 }
 
 

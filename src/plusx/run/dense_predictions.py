@@ -17,7 +17,7 @@ from plusx.data.image_file import printable
 from plusx.data.prediction import Detections, LabelMaps, Prediction
 from plusx.data.sets.download import located
 from plusx.metrics.segmentation import IGNORE_INDEX
-from plusx.report.predictions import MOST, SHOWN, predictions_page
+from plusx.report.predictions import MAX_IMAGES, MIN_SCORE, predictions_page
 from plusx.run import build, drawing
 from plusx.run.folder import Run, record_test_use
 from plusx.run.predictor import Failed, Predicted, Predictor, Source
@@ -64,7 +64,7 @@ class PredictionWriter:
             store.make_folder((self.out / path).parent)
             store.write_bytes(self.out / path, content)
             row[key] = path
-        if len(self.panels) < MOST:
+        if len(self.panels) < MAX_IMAGES:
             self.panels.append(panel)
 
     def result(self) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def draw_prediction(
     assert prediction.image_size is not None
     height, width = prediction.image_size
     confidence, numbers = prediction.scores[0].numpy(), prediction.labels[0].tolist()
-    shown = np.flatnonzero(confidence >= SHOWN)[::-1].tolist()  # the best ones last, on top
+    shown = np.flatnonzero(confidence >= MIN_SCORE)[::-1].tolist()  # the best ones last, on top
     if prediction.masks is not None:
         for index in shown:
             plane = np.zeros((height, width), np.uint8)

@@ -118,8 +118,10 @@ def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[st
     if run is None:
         assert stored is not None
         metadata = describe(net, model, stored.preprocessing, stored.classes, source)
-        metadata |= {"plusx": plusx.__version__, "multilabel": str(stored.multilabel).lower()}
-        return metadata | ({"view": stored.view} if stored.view else {})
+        return metadata | {
+            "plusx": plusx.__version__,
+            "multilabel": str(stored.multilabel).lower(),
+        }
     if run.recipe is not None:
         task, model = asdict(run.recipe.task), run.recipe.net_name or model
     classes = run.classes if run.named and not run.embeds else None

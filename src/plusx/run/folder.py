@@ -11,8 +11,7 @@ from typing import Any
 from torch import nn
 
 from plusx import store
-from plusx.data.modality import ImageModality, Modality, modality_from_dict
-from plusx.data.modality.image import Resize
+from plusx.data.modality import Modality, modality_from_dict
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension
 from plusx.models import create_model
@@ -25,7 +24,7 @@ from plusx.tasks.classify import Classify
 from plusx.tasks.embed import Embed
 from plusx.tasks.task import Task
 from plusx.weights import open_network
-from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, usual_preprocessing
+from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, usual_preprocessing, usual_resize
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import FORMAT, Weights, described, kind_of, sketch
 
@@ -41,11 +40,6 @@ TEST_USES = "test_uses.jsonl"
 _MAX_RECIPE = 1_000_000
 UNFINISHED = "the run is not finished; this is its newest checkpoint"
 _GREY = (0.449, 0.226)  # ImageNet's mean and deviation, the mean over its colours
-_RESIZE: dict[str | None, Resize] = {
-    "whole": "stretch",
-    "middle": "center_crop",
-    "stored": "none",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +148,13 @@ def load_weights_as(model: str, weights: str) -> Run:
     preprocessing = stored.preprocessing or usual_preprocessing(net, usual)
     if preprocessing is None and (net.style.ndim, net.in_channels) == (2, 1):
         size = list(each_dimension(net.spec.size, 2))
-        preprocessing = {"size": size, "channels": 1, "mean": [_GREY[0]], "std": [_GREY[1]]}
+        preprocessing = {
+            "size": size,
+            "resize": usual_resize(size),
+            "channels": 1,
+            "mean": [_GREY[0]],
+            "std": [_GREY[1]],
+        }
     if preprocessing is None or not net.num_classes:
         raise UserError(f"{weights} does not say how the inputs of {model} are to be prepared")
     classes = stored.classes or usual_classes(net.num_classes, usual)
@@ -235,7 +235,7 @@ def _from_onnx(path: Path) -> Run:
         run = _with_task(path, net, weights, outputs)
         fixed = 0 not in file.sizes and run.preprocessing.ndim == 2
         sizes = (run.preprocessing.channels, *run.preprocessing.size)
-        if file.tokens or (fixed and file.sizes != sizes and weights.view != "stored"):
+        if file.tokens or (fixed and run.sized and file.sizes != sizes):
             raise UserError(
                 f"its input is {file.sizes}, and its preprocessing {weights.preprocessing}"
             )
@@ -259,7 +259,7 @@ def _with_task(path: Path, net: nn.Module, weights: Weights, outputs: int) -> Ru
         net=net,
         task=open_task(table, net, classes if has_classes else None).eval(),
         classes=classes,
-        preprocessing=prepared_as(weights.preprocessing, weights.view),
+        preprocessing=modality_from_dict(weights.preprocessing),
         recipe=None,
         finished=True,
     )
@@ -273,14 +273,6 @@ def _warn_of_saturation(path: Path, int8: str) -> None:
             "saturate and its answers be wrong; export it again here",
             stacklevel=3,
         )
-
-
-def prepared_as(values: dict[str, Any], view: str | None) -> Modality:
-    """How inputs are prepared; `view` is what files of before 0.9 say of images of another size."""
-    modality = modality_from_dict(values)
-    if "resize" in values or view not in _RESIZE or not isinstance(modality, ImageModality):
-        return modality
-    return replace(modality, resize=_RESIZE[view])
 
 
 def _first(names: Sequence[str]) -> str:

@@ -17,13 +17,14 @@ from jaxtyping import Float, Int64
 
 from plusx import store
 from plusx.data.image_file import printable
+from plusx.data.modality import modality_from_dict
 from plusx.data.readers.people import images_of_people
 from plusx.data.readers.verdicts import Entry
 from plusx.errors import UserError
 from plusx.run import build
 from plusx.run.datasets import DATA
 from plusx.run.evaluation import tta_of
-from plusx.run.folder import Run, prepared_as
+from plusx.run.folder import Run
 from plusx.run.predictor import Failed, Predictor, image_files, refuse_none
 from plusx.tasks.embed import Embed
 from plusx.tasks.tta import Tta
@@ -167,7 +168,7 @@ def open_gallery(path: str | Path) -> Gallery:
             net=net,
             task=Embed(net).eval(),
             classes=(),
-            preprocessing=prepared_as(weights.preprocessing, weights.view),
+            preprocessing=modality_from_dict(weights.preprocessing),
             recipe=None,
             finished=True,
         )

@@ -27,7 +27,7 @@ from plusx.weights import foreign
 from plusx.weights.files import KINDS, describe, kind_of
 from plusx.weights.load import check_finite, compare
 from plusx.weights.published import IMAGENET_MEAN, IMAGENET_STD, published_as
-from plusx.weights.rules import rename
+from plusx.weights.rules import common_prefix, rename
 from plusx.zoo import find_model
 
 
@@ -44,6 +44,7 @@ CIFAR10_CLASSES = (
     "truck",
 )
 SECONDS = 600
+SMALL = 64  # pixels a side up to which images are usually stretched to the size, not cropped
 EPSILON = 1e-5  # of a batch norm, and of torchvision's frozen one
 # torchvision reads these files with frozen norms that add nothing to the variance
 WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn")
@@ -84,6 +85,9 @@ class Conversion:
     num_classes: int
     preprocessing: dict[str, Any] | None
     classes: tuple[str, ...] | None
+    key: str  # of the checkpoint that the weights come from; "": its top
+    other_keys: tuple[str, ...]  # of the checkpoint that hold tensors too, such as averaged weights
+    prefix: str  # that was removed from every name
 
 
 def convert(
@@ -94,13 +98,15 @@ def convert(
     *,
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    key: str = "",
 ) -> Conversion:
     """Read `file`, which `source` wrote for the network `model`, and write it to `to`.
 
     `model` is a name of the zoo, the path of a spec as TOML, or a Net. The number of classes is the
     file's. What a source does differently goes into the written spec, so that `open_network` builds
     exactly the network that was trained. Preprocessing and names of classes are the source's usual
-    ones unless given. A pickle is read in a process of its own and never runs anything.
+    ones unless given. `key` is that of the weights in a checkpoint, such as "state_dict_ema"; "" is
+    the usual one. A pickle is read in a process of its own and never runs anything.
     Raises UserError where the file is not what it is said to be; nothing is written then.
     """
     if source not in SOURCE_DEFAULTS:
@@ -118,9 +124,13 @@ def convert(
     state = _sketch(described).state_dict()
     if kind == "safetensors":
         tensors, _ = store.load_tensors(file)
+        origin: dict[str, str] = {}
+        if key:
+            raise UserError(f"{file} is a safetensors file, which has no key {key!r}")
     else:
         numbers = sum(tensor.numel() for tensor in state.values())
-        tensors = read_foreign(file, kind, expected=numbers)
+        tensors, origin = read_foreign(file, kind, numbers, key)
+    prefix = common_prefix(tensors)
     tensors = rename(tensors, source, state)
     net = _sketch(_as_in_file(described, tensors))
     report = compare(net, tensors)
@@ -148,14 +158,20 @@ def convert(
         num_classes=net.num_classes,
         preprocessing=None if preprocessing is None else dict(preprocessing),
         classes=None if classes is None else tuple(classes),
+        key=origin.get("key", ""),
+        other_keys=tuple(json.loads(origin.get("others", "[]"))),
+        prefix=prefix,
     )
 
 
-def read_foreign(file: Path, kind: str, expected: int) -> dict[str, Tensor]:
-    """The tensors of a torch pickle or NumPy archive, read in a process of its own.
+def read_foreign(
+    file: Path, kind: str, expected: int, key: str = ""
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a torch pickle or NumPy archive, read in a process of its own, and the
+    metadata that `weights.foreign` describes.
 
-    `expected` is how many numbers the network has: a file that declares, or a reader that takes,
-    far more than these could need is refused. Raises UserError with the reason in one line.
+    `expected` is the number of parameters and buffers of the network: a file that declares, or a
+    reader that takes, far more than these need is refused. Raises UserError with the reason.
     """
     # eight bytes a number, and room for what an optimizer keeps beside the weights
     room = 8 * 8 * expected + (64 << 20)
@@ -166,6 +182,7 @@ def read_foreign(file: Path, kind: str, expected: int) -> dict[str, Tensor]:
             "numbers of the network need; it was not opened"
         )
     command = [sys.executable, "-I", foreign.__file__, str(file.resolve()), kind, str(2 * room)]
+    command += [key] if key else []
     try:
         done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -174,7 +191,7 @@ def read_foreign(file: Path, kind: str, expected: int) -> dict[str, Tensor]:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         why = lines[-1] if lines else f"its reader ended with status {done.returncode}"
         raise UserError(f"{file} cannot be converted: {why}")
-    return decode(done.stdout, str(file))[0]
+    return decode(done.stdout, str(file))
 
 
 def _declared(file: Path) -> int:
@@ -190,12 +207,20 @@ def usual_preprocessing(net: Backbone, defaults: SourceDefaults) -> dict[str, An
     spec = net.base.spec
     if spec.ndim != 2 or net.in_channels != len(defaults.mean):
         return None
+    size = list(each_dimension(spec.size, 2))
     return {
-        "size": list(each_dimension(spec.size, 2)),
+        "kind": "image",
+        "size": size,
+        "resize": usual_resize(size),
         "channels": net.in_channels,
         "mean": list(defaults.mean),
         "std": list(defaults.std),
     }
+
+
+def usual_resize(size: Sequence[int]) -> str:
+    """The resize of networks of this input size, where a file does not state it."""
+    return "stretch" if max(size) <= SMALL else "center_crop"
 
 
 def usual_classes(outputs: int, defaults: SourceDefaults) -> tuple[str, ...] | None:

@@ -1,13 +1,17 @@
-"""Our weight files: safetensors that say which network they are for and what it expects.
+"""plusx weight files: safetensors with metadata from which the network can be built.
 
-The metadata has `model` (a name of the zoo, where there is one), `net` (the whole spec as TOML) or
-`external` (an external network's name and sizes as JSON), `preprocessing` and `classes` (JSON),
-`source`, `multilabel` ("true" where an input can have several classes), and `view`, what the
-network sees of an image of another size: the "whole", its "middle", or all of it as large as it is
-"stored". A network with a head on its features has `head` (JSON: the head and its number of
-classes) beside the `net` or `external` that it stands on; `task` (JSON) is what answers are made of
-what it gives.
-Nothing in it names code: a network is built from the grammar, or from the few names of EXTERNAL.
+Keys of the metadata:
+
+net            the spec as TOML; or `external`: name, num_classes and in_channels as JSON
+model          the name in the zoo, if it has one
+head           the head and its num_classes as JSON, for a network with a head on its features
+preprocessing  how an input is prepared, as JSON; see `Modality.to_dict`
+classes        the class names in the order of the outputs, as JSON
+task           the task's table of the recipe, as JSON
+multilabel     "true" if an input can have several classes
+source         where the weights come from
+
+The metadata names no code: a network is built from the grammar, or is one of EXTERNAL.
 """
 
 import json
@@ -15,7 +19,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +72,6 @@ class Weights:
     classes: tuple[str, ...] | None = None
     source: str = ""
     multilabel: bool = False  # whether an input can have several of the classes
-    # of an image of another size: "whole", "middle", or, with masks and boxes, as it is "stored"
-    view: str | None = None
     head: Head | None = None  # None: the network's own linear one
     head_classes: int = 0  # of `head`
     task: dict[str, Any] | None = None
@@ -103,7 +105,6 @@ def save_network(
     classes: Sequence[str] | None = None,
     source: str = "",
     multilabel: bool = False,
-    view: Literal["whole", "middle", "stored"] | None = None,
     task: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the weights of a network with all that is needed to build and to use it again.
@@ -116,8 +117,6 @@ def save_network(
     metadata = describe(net, model, preprocessing, classes, source)
     if multilabel:
         metadata["multilabel"] = "true"
-    if view is not None:
-        metadata["view"] = view
     if task is not None:
         metadata["task"] = json.dumps(dict(task), allow_nan=False)
     store.save_tensors(path, tensors, metadata)
@@ -253,8 +252,8 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         if sum(stage.depth for stage in spec.stages) > MAX_BLOCKS:
             raise UserError(f"a network of more than {MAX_BLOCKS:,} blocks")
         validate(spec)
-    elif "external" in metadata or "plain" in metadata:  # as files of plusx 0.1 call it
-        spec = _checked_external(json.loads(metadata.get("external") or metadata["plain"]))
+    elif "external" in metadata:
+        spec = _checked_external(json.loads(metadata["external"]))
     preprocessing = json.loads(metadata.get("preprocessing", "null"))
     if not isinstance(preprocessing, dict | None):
         raise UserError("preprocessing is a table")
@@ -278,7 +277,6 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         classes=classes,
         source=metadata.get("source", ""),
         multilabel=metadata.get("multilabel") == "true",
-        view=metadata.get("view"),
         head=head,
         head_classes=head_classes,
         task=task,

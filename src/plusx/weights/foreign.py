@@ -1,15 +1,19 @@
 """Read another library's weight file in a process of its own; write safetensors to its output.
 
-This file is run by path and alone (`python -I foreign.py FILE KIND ROOM`), so that no more code
-than needed stands beside data that nobody vouches for. It is the only place of plusx where a pickle
-is opened, and torch reads it with `weights_only`: tensors and plain data, no code. While it reads,
-the process cannot write files and can take ROOM bytes of memory at most.
+This file runs alone (`python -I foreign.py FILE KIND ROOM [KEY]`), so that as little code as
+possible handles untrusted data. It is the only place of plusx where a pickle is opened, and torch
+reads it with `weights_only`: tensors and plain data, no code. The process cannot write files and
+can allocate ROOM bytes of memory at most.
+
+The metadata of the output has `key`, the key of the checkpoint that the tensors come from (dotted;
+"" if they are at the top), and `others`, further keys that hold tensors (JSON).
 """
 
+import json
 import pickle
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,30 +21,57 @@ import torch
 from safetensors.torch import save
 
 
-# where training scripts keep the weights among other things, the first found is taken
-PLACES = ("state_dict", "model", "model_state_dict", "net", "weights")
+# the usual keys of the weights in a checkpoint, in order of preference
+KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
+MAX_NESTING = 3  # of dictionaries that are searched for tensors
 
 
-def main(path: str, kind: str, room: int) -> None:
+def main(path: str, kind: str, room: int, key: str = "") -> None:
     limit(room)
-    tensors = read_npz(path) if kind == "npz" else read_torch(path)
-    if not tensors:
+    state_dicts = {"": read_npz(path)} if kind == "npz" else read_torch(path)
+    chosen = choose(list(state_dicts), key)
+    others = [name for name in state_dicts if name != chosen]
+    metadata = {"key": chosen, "others": json.dumps(others)}
+    sys.stdout.buffer.write(
+        save({name: plain(name, t) for name, t in state_dicts[chosen].items()}, metadata)
+    )
+
+
+def choose(keys: list[str], wanted: str) -> str:
+    """The key of the tensors to take. ValueError: it is missing, or several are possible."""
+    listed = ", ".join(map(repr, keys))
+    if wanted:
+        if wanted not in keys:
+            raise ValueError(f"it holds no tensors under {wanted!r}; tensors are under {listed}")
+        return wanted
+    if not keys:
         raise ValueError("it holds no tensors")
-    sys.stdout.buffer.write(save(tensors))
+    usual = [key for key in ("", *KEYS) if key in keys]
+    if not usual and len(keys) > 1:
+        raise ValueError(f"it holds tensors under {listed}; choose one (--key)")
+    return usual[0] if usual else keys[0]
 
 
-def read_torch(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a state dict, or of the first of PLACES in a larger dictionary."""
-    # given a name, torch goes by its ending; what the file is has been told from its content
+def read_torch(path: str) -> dict[str, dict[str, torch.Tensor]]:
+    """The state dicts in a checkpoint by their dotted keys; "" is the checkpoint itself."""
+    # torch.load goes by the ending of a name, and the kind of file is known from its content
     with open(path, "rb") as file:
-        held = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(held, Mapping):
-        raise ValueError(f"it holds a {type(held).__name__}, not a dictionary of tensors")
-    for place in PLACES:
-        if isinstance(held.get(place), Mapping):
-            held = held[place]
-            break
-    return {name: plain(name, tensor) for name, tensor in held.items() if is_tensor(name, tensor)}
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"it holds a {type(checkpoint).__name__}, not a dictionary of tensors")
+    return dict(state_dicts_in(checkpoint, ()))
+
+
+def state_dicts_in(
+    values: Mapping[Any, Any], path: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """(dotted key, tensors) of each dictionary that holds tensors, the outer ones first."""
+    tensors = {name: value for name, value in values.items() if is_tensor(name, value)}
+    if tensors:
+        yield ".".join(path), tensors
+    for name, value in values.items() if len(path) < MAX_NESTING else ():
+        if isinstance(name, str) and isinstance(value, Mapping):
+            yield from state_dicts_in(value, (*path, name))
 
 
 def read_npz(path: str) -> dict[str, torch.Tensor]:
@@ -86,7 +117,7 @@ def reason(error: BaseException) -> str:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
     except Exception as error:
         print(reason(error), file=sys.stderr)
         sys.exit(3)

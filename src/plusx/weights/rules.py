@@ -6,7 +6,7 @@ whole name wins; a name that no rule matches stays as it is.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -241,8 +241,9 @@ SOURCES: dict[str, tuple[Family, ...]] = {
 }
 
 
-# what nn.DataParallel and torch.compile put before every name
-WRAPPERS = ("_orig_mod.", "module.")
+# prefixes of all names in a file: of torch.compile, nn.DataParallel, and of a network that is an
+# attribute of another module
+PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "network.", "net.", "encoder.")
 
 
 def rename(
@@ -255,9 +256,9 @@ def rename(
     """
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}; sources are {', '.join(SOURCES)}")
-    for wrapper in WRAPPERS:
-        if source != "plusx" and tensors and all(name.startswith(wrapper) for name in tensors):
-            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    if source != "plusx":
+        length = len(common_prefix(tensors))
+        tensors = {name[length:]: tensor for name, tensor in tensors.items()}
     family = _family(tensors, source)
     if family is None:
         return dict(tensors)
@@ -272,6 +273,17 @@ def rename(
         if new:
             renamed[new] = _changed(tensor, change)
     return renamed
+
+
+def common_prefix(names: Collection[str]) -> str:
+    """The PREFIXES that all names begin with, one after another; "" if there are none."""
+    prefix = ""
+    while names:
+        added = [p for p in PREFIXES if all(name.startswith(prefix + p) for name in names)]
+        if not added:
+            break
+        prefix += added[0]
+    return prefix
 
 
 def _family(tensors: Mapping[str, Tensor], source: str) -> Family | None:

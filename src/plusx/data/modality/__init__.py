@@ -28,15 +28,9 @@ MODALITIES: dict[str, type[Modality]] = {
 
 
 def modality_from_dict(values: dict[str, Any]) -> Modality:
-    """What `to_dict` has written. Raises UserError where a key is missing, unknown or unfit.
-
-    Weight files of before 0.9 do not name the kind; it follows from their keys.
-    """
+    """The modality that `to_dict` wrote. Raises UserError for a missing or unknown key or value."""
     values = dict(values)
-    kind = values.pop("kind", None)
-    if kind is None:
-        ranged = "low" in values or "bands" in values or values.get("channels") not in (1, 3)
-        kind = "volume" if values.get("space") is not None else "bands" if ranged else "image"
+    kind = values.pop("kind", ImageModality.kind)
     if kind not in MODALITIES:
-        raise UserError(f"preprocessing of the kind {kind!r}: known are {', '.join(MODALITIES)}")
+        raise UserError(f"preprocessing of the kind {kind!r}: allowed are {', '.join(MODALITIES)}")
     return MODALITIES[kind].from_dict(values)

@@ -1,7 +1,7 @@
 """Images of 8 bits, grey or in colours."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, open_image
 from plusx.data.modality.modality import Modality
@@ -19,7 +19,6 @@ IMAGENET_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 # what is done to an image of another size: the shorter side to size / crop_fraction and the window
 # in the middle; all of it, whatever its shape; all of it, as large as fits; nothing
 Resize = Literal["center_crop", "stretch", "fit", "none"]
-_SMALL = 64  # pixels a side up to which images are stretched where weights do not say it
 _OTHER_WORDS = {"dflip", "brightness", "noise"}
 
 
@@ -91,10 +90,3 @@ class ImageModality(Modality):
             return annotated_transform(words, text, setting)
         transform = image_transform(words, text, setting, self.resize, stored)
         return replace(transform, pillow=True)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Modality":
-        modality = super().from_dict(values)
-        if "resize" in values or max(modality.size) > _SMALL:
-            return modality
-        return super().from_dict({**values, "resize": "stretch"})

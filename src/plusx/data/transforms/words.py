@@ -72,7 +72,6 @@ SIZING = frozenset({"resize", "resizedcrop", "zoom"})
 # words that leave windows of one size, where they name it
 CUTTING = frozenset({"crop", "centercrop", "resizedcrop"})
 # names that words had before, and what they are now
-RENAMED = {"turn": "rot90", "quarter": "rot90", "gain": "brightness"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +123,6 @@ def _word(
     assert match is not None
     kind, value = match.group(), token[match.end() :]
     known = [word for word in VOCABULARY if allowed is None or word in allowed]
-    if kind in RENAMED:
-        raise error_at(sentence, number, token, f"is now called {RENAMED[kind]!r}")
     if kind not in VOCABULARY:
         close = difflib.get_close_matches(kind or token, known, 1, 0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"the words are {', '.join(known)}"
