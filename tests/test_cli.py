@@ -180,7 +180,7 @@ def test_fields_of_a_recipe_given_as_options_are_explained(plusx: Callable[..., 
 
 def test_recipes_are_listed_with_their_first_sentence(plusx: Callable[..., Said]) -> None:
     rows = {row["name"]: row["summary"] for row in plusx("recipes", "--json").json()["recipes"]}
-    assert rows["digits-resnet20"].startswith("ResNet-20 on scikit-learn's handwritten digits")
+    assert rows["digits-resnet20"].startswith("ResNet-20 on the scikit-learn digits")
     assert all(rows.values())
     assert "images" in plusx("recipes").out
 

@@ -241,12 +241,18 @@ def test_weights_that_do_not_say_how_images_are_prepared(folder: Path, tmp_path:
     file = weights_of(tmp_path / "w.safetensors", 2, preprocessing=None, classes=("cat", "dog"))
     figures = evaluate(load_weights_as("resnet20", str(file)), data=folder)
     assert any("do not say how images are prepared" in said for said in figures["warnings"])
-    usual = {"size": [8, 8], "channels": 1, "mean": [0.3053], "std": [0.3760]}
+    usual = {
+        "size": [8, 8],
+        "channels": 1,
+        "mean": [0.3053],
+        "std": [0.3760],
+        "resize": "stretch",
+    }
     digits = tuple("0123456789")
     losses = []
     for preprocessing in (None, usual):
         path = tmp_path / "digits.safetensors"
-        weights_of(path, 10, 1, preprocessing=preprocessing, classes=digits)
+        weights_of(path, 10, channels=1, preprocessing=preprocessing, classes=digits)
         losses.append(evaluate(load_weights_as("resnet20", str(path)), data="digits")["loss"])
     assert losses[0] == losses[1]
 

@@ -174,8 +174,8 @@ def test_a_run_without_anything_to_find_says_so() -> None:
     page = run_page(result, [], classes=["sky", "sea"], recipe="", environment={}, test_uses=0)
     said = Page(page).said
     assert "cannot be evaluated: the 6 validation images have no annotation" in said
-    assert "Boxes of every class" in said
-    assert metrics_line(result["validation"], result["metrics"]).startswith("no metrics")
+    assert "Boxes per class" in said
+    assert metrics_line(result["validation"], result["metrics"]).startswith("no metric:")
 
 
 def test_figures_stand_with_their_intervals_and_units() -> None:
@@ -196,7 +196,7 @@ def test_figures_stand_with_their_intervals_and_units() -> None:
     assert "AUROC 90.0 % (95 % interval 81.0 to 96.0 %), F1 90.0 %, HD95 3.46 mm on the" in said
     assert "80.0 70.0 to 85.0" in said
     assert "The 95 % interval follows each metric." in said
-    assert "HD95 of every class" in said
+    assert "HD95 per class" in said
     assert "345.6" not in said
 
 

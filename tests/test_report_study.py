@@ -96,18 +96,18 @@ def test_a_page_says_what_was_asked_found_measured_and_run() -> None:
 
 def test_marked_rows_stand_beneath_with_why_and_only_what_is_known_of_them() -> None:
     said = Page(result_page(study(figures=[]))).said
-    results, marked = said.split("Marked: in no mean above")
+    results, marked = said.split("Runs excluded from the means")
     assert "plain110" not in results.split("Results")[-1]
     row = marked.split("plain110")[1].split("What was run")[0]
     assert "another machine: NVIDIA H200" in row
     assert "31.0 ± 2.0" in row
-    assert "Marked" not in Page(result_page(study(marked=[], figures=[]))).said
+    assert "excluded" not in Page(result_page(study(marked=[], figures=[]))).said
 
 
 def test_a_study_without_rows_figures_or_seeds_has_a_page() -> None:
     empty = study(rows=[], figures=[], columns=[], marked=[], seeds=[], split=None, seconds=None)
     said = Page(result_page(empty)).said
-    assert "nothing was finished" in said
+    assert "no run has finished" in said
 
 
 @pytest.mark.parametrize("place", ["finding", "title", "question", "data", "command", "recipe"])
