@@ -96,7 +96,7 @@ def test_a_page_says_what_was_asked_found_measured_and_run() -> None:
 
 def test_marked_rows_stand_beneath_with_why_and_only_what_is_known_of_them() -> None:
     said = Page(result_page(study(figures=[]))).said
-    results, marked = said.split("Runs excluded from the means")
+    results, marked = said.split("Runs excluded from the means", 1)
     assert "plain110" not in results.split("Results")[-1]
     row = marked.split("plain110")[1].split("What was run")[0]
     assert "another machine: NVIDIA H200" in row
