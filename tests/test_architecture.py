@@ -26,7 +26,7 @@ DOORS: dict[str, set[str]] = {
     "statistics": set(),
     "zoo": {"grammar"},
     "describe": {"grammar", "overrides", "zoo"},
-    "recipe": {"grammar", "overrides", "shipped"},
+    "recipe": {"data.readers.layouts", "grammar", "overrides", "shipped"},
     "nn": {"grammar"},
     "data": {"store"},
     "metrics": {"data.batch", "data.prediction"},

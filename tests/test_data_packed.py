@@ -20,7 +20,8 @@ from plusx import cli
 from plusx.data.batch import Batch
 from plusx.data.loader import Loader, batches
 from plusx.data.readers import packing
-from plusx.data.readers.open import kind_of, open_data, splits_of
+from plusx.data.readers.layouts import kind_of
+from plusx.data.readers.open import open_data, splits_of
 from plusx.data.readers.packed import MAGIC, PackedListing, read_packed
 from plusx.data.readers.packing import pack
 from plusx.data.rng import SampleRNG

@@ -12,7 +12,8 @@ from PIL import Image
 
 import hostile
 from plusx.data.loader import Loader, batches
-from plusx.data.readers.open import kind_of, open_data, splits_of
+from plusx.data.readers.layouts import kind_of
+from plusx.data.readers.open import open_data, splits_of
 from plusx.data.readers.tar import expanded, read_tar
 
 

@@ -76,6 +76,10 @@ def open_depth(path, split):
         name="depth", split=split, classes=tuple(names), labels=labels, modality=modality,
         items=items, root=str(path),
     )
+
+
+def recognise_depth(path):
+    return "depth maps" if any(Path(path).glob("*/*.npy")) else ""
 '''
 
 TASK = '''
@@ -186,6 +190,11 @@ DATA_KIND = """    "depth": DataKind(
     ),
 """
 
+LAYOUT = """    "depth": Layout(
+        "depth maps", "classes", recognise_depth, lambda path: ("train", "validation")
+    ),
+"""
+
 ADAGRAD = """    "adagrad": lambda recipe, task: torch.optim.Adagrad(
         task.parameters(), lr=recipe.optim.lr
     ),
@@ -276,6 +285,12 @@ KIND_OF_DATA = [
         DATA_IMPORTS,
     ),
     ("run/datasets.py", "DATA", DATA_KIND),
+    (
+        "data/readers/layouts.py",
+        "from plusx.data.readers.folder",
+        "from plusx.data.readers.depth import recognise_depth\n",
+    ),
+    ("data/readers/layouts.py", "LAYOUTS", LAYOUT),
 ]
 NEW_TASK = [
     ("tasks/regress.py", "new", TASK),
@@ -381,7 +396,7 @@ def test_a_kind_of_data_a_modality_and_a_task(extended: Path, tmp_path: Path) ->
             values = generator.uniform(0, 2, (8, 8)) + 7 * number
             np.save(tmp_path / "depth" / name / f"{index}.npy", values.astype(np.float32))
     recipe, out = tmp_path / "depth.toml", str(tmp_path / "run")
-    data = f'{{ kind = "depth", path = "{tmp_path}/depth" }}'
+    data = f'{{ path = "{tmp_path}/depth" }}'
     recipe.write_text(RECIPE.format(data=data, task='{ kind = "regress", scale = 2.0 }'))
     assert "mean_error" in run(extended, "train", str(recipe), "--out", out, "--json")
     file = str(tmp_path / "depth" / "far" / "0.npy")

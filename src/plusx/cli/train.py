@@ -31,6 +31,7 @@ from plusx.errors import UserError
     group=TRAIN,
     help_epilogue="Examples:\n  plusx train digits-resnet20\n"
     "  plusx train images data.path=photos --out runs/photos\n"
+    "  plusx train boxes data.path=BCCD --out runs/cells\n"
     "  plusx train cifar10-resnet20 seed=1 --out runs/cifar10-1\n"
     "  plusx train imagenet.toml --processes 8 --restarts 3",
 )
@@ -135,7 +136,7 @@ def compare(
     group=TRAIN,
     help_epilogue="Examples:\n  plusx pack photos --out photos.plusx\n"
     "  plusx pack photos --out small.plusx --size 160\n"
-    "  plusx train images data.kind=packed data.path=photos.plusx",
+    "  plusx train images data.path=photos.plusx",
 )
 def pack(
     folder: Annotated[str, Parameter(name="FOLDER", help="A folder of class folders.")],

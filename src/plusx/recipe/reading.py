@@ -3,7 +3,7 @@
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,13 @@ _DEFAULT_KINDS = {
     ("schedule",): Constant().kind,
     ("task",): Classify().kind,
     ("data", "mix"): NoMix().kind,
+}
+# What data has to have for a task.
+_ANNOTATIONS = {
+    "classify": {"classes"},
+    "segment": {"masks"},
+    "detect": {"boxes"},
+    "embed": {"people", "classes"},
 }
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
@@ -56,6 +63,7 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
     overridden: dict[tuple[str, ...], str] = {}
     for override in overrides:
         _change(raw, override, overridden)
+    _choose_kind(raw, overridden)
 
     def place_of(path: tuple[str, ...]) -> str:
         for end in range(len(path), 0, -1):
@@ -143,6 +151,29 @@ def _change(raw: dict[str, Any], override: str, overridden: dict[tuple[str, ...]
                 del table[name]
     table[path[-1]] = value
     overridden[path] = repr(override)
+
+
+def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str]) -> None:
+    """Set the kind of the data by its path, where it is not stated for that path."""
+    data, task = raw.get("data"), raw.get("task")
+    if not isinstance(data, dict) or not isinstance(data.get("path"), str):
+        return
+    stated = data.get("kind")
+    if ("data", "kind") in overridden:
+        return
+    if stated is not None and ("data", "path") not in overridden:
+        return
+    from plusx.data.readers.layouts import LAYOUTS, choose_kind  # imports torch
+
+    task_kind = task.get("kind", Classify().kind) if isinstance(task, dict) else Classify().kind
+    usable = _ANNOTATIONS.get(task_kind, {layout.annotation for layout in LAYOUTS.values()})
+    if task_kind == "detect" and "components" in data:
+        usable = {*usable, "masks"}
+    kind = choose_kind(data["path"], stated, usable, f", which is not for {task_kind}")
+    if stated is None:
+        data["kind"] = kind
+    elif kind != stated:
+        _change(raw, f"data.kind={kind}", dict(overridden))
 
 
 def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> Recipe:

@@ -1,5 +1,6 @@
 """From the [data] of a recipe to data sets: one entry for each kind."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from plusx.data import subset
 from plusx.data.dataset import Dataset, Split, as_split
+from plusx.data.image_file import printable
 from plusx.data.modality import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -17,10 +19,11 @@ from plusx.data.modality import (
     Modality,
 )
 from plusx.data.modality.bands import select_bands
-from plusx.data.readers.annotated import annotated_splits, open_annotated
+from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
-from plusx.data.readers.open import kind_of, open_data
-from plusx.data.readers.people import open_people, people_splits
+from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of
+from plusx.data.readers.open import open_data
+from plusx.data.readers.people import open_people
 from plusx.data.readers.volume_files import list_cases
 from plusx.data.readers.volumes import open_volumes
 from plusx.data.sets.cells import open_cells
@@ -100,6 +103,10 @@ def at_another_path(
     return replace(recipe, data=table), split if splits else "all"
 
 
+def _splits_at(kind: str, path: str) -> tuple[str, ...]:
+    return LAYOUTS[kind].splits(os.fspath(located(path)))
+
+
 def replace_path(data: Any, path: str, on_unreadable: str) -> Any:
     """The same table for data of its kind at another path."""
     return replace(data, path=path, on_unreadable=on_unreadable)
@@ -113,10 +120,17 @@ def _open_named(recipe: Recipe, data: KnownData, split: str) -> Dataset:
 
 
 def _open_own(recipe: Recipe, data: OwnData, split: str) -> Dataset:
-    if (kind := kind_of(data.path)) not in (None, data.kind):
-        raise UserError(f'[data] kind = "{data.kind}", but {data.path} is of the kind "{kind}"')
+    path = located(data.path)
+    kinds = kinds_of(path)
+    if kinds and not LAYOUTS[data.kind].recognise(os.fspath(path)):
+        kind, reason = next(iter(kinds.items()))
+        raise UserError(
+            f'[data] kind = "{data.kind}", but {printable(data.path)} is of the kind "{kind}" '
+            f"({reason})"
+        )
     dataset = open_data(
-        Path(data.path).expanduser(),
+        path,
+        kind=data.kind,
         split=split,
         seed=recipe.seed,
         validation=data.validation,
@@ -194,8 +208,11 @@ def _annotated_at(
 ) -> tuple[AnnotatedData, tuple[str, ...]]:
     # others need not show every class
     names = data.classes if data.kind == "masks" or not classes else classes
-    table = replace(data, path=path, test="", validation=None, classes=names)
-    return table, annotated_splits(path, data.kind)
+    # boxes may be written in another way there
+    annotation, kinds = LAYOUTS[data.kind].annotation, kinds_of(path)
+    kind: Any = data.kind if data.kind in kinds else kind_of(path, (annotation,)) or data.kind
+    table = replace(data, kind=kind, path=path, test="", validation=None, classes=names)
+    return table, _splits_at(kind, path)
 
 
 def _open_cells(recipe: Recipe, data: CellData, split: str) -> Dataset:
@@ -218,7 +235,7 @@ def _open_people(recipe: Recipe, data: PeopleData, split: str) -> Dataset:
 def _people_at(
     data: PeopleData, path: str, classes: tuple[str, ...]
 ) -> tuple[PeopleData, tuple[str, ...]]:
-    splits = people_splits(located(path))
+    splits = _splits_at("people", path)
     return replace(data, path=path, test=0, validation=None if splits else 0), splits
 
 

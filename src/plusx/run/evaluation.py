@@ -10,7 +10,8 @@ import torch
 from plusx import store
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.loader import Loader
-from plusx.data.readers.open import is_undivided, kind_of, open_data, splits_of
+from plusx.data.readers.layouts import kind_of
+from plusx.data.readers.open import is_undivided, open_data, splits_of
 from plusx.data.sets import NAMED_SETS
 from plusx.errors import UserError
 from plusx.recipe import Recipe

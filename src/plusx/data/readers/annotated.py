@@ -1,7 +1,7 @@
 """Images with boxes or masks, from a path to a Dataset."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from plusx.data.readers.annotation_index import (
     AnnotatedImage,
     AnnotationIndex,
     BoxAnnotation,
-    LayoutKind,
     LayoutOptions,
     Problem,
     UsableImages,
@@ -26,14 +25,12 @@ from plusx.data.readers.annotation_index import (
     unknown_class,
     with_test_split,
 )
-from plusx.data.readers.box_table import read_box_table
-from plusx.data.readers.coco import read_coco
+from plusx.data.readers.layouts import LAYOUTS
 from plusx.data.readers.listing import file_items, refuse_similar_names
-from plusx.data.readers.masks import read_mask_folder, read_masks
+from plusx.data.readers.masks import read_masks
 from plusx.data.readers.verdicts import Entry, OnUnreadable, examined, usable_entries
-from plusx.data.readers.voc import read_voc
 from plusx.data.sets.download import located
-from plusx.data.splits import entries_of_split, held_out_of, own_splits
+from plusx.data.splits import entries_of_split, held_out_of
 from plusx.errors import UserError
 
 
@@ -41,17 +38,10 @@ from plusx.errors import UserError
 _ANY_SIZE = (2**31, 2**31)
 _DEFAULTS = LayoutOptions()
 
-READERS: dict[str, Callable[[str], AnnotationIndex]] = {
-    "voc": read_voc,
-    "coco": read_coco,
-    "boxes": read_box_table,
-    "masks": read_mask_folder,
-}
-
 
 def open_annotated(
     path: str | Path,
-    kind: LayoutKind,
+    kind: str,
     *,
     split: str = "train",
     seed: int = 0,
@@ -71,14 +61,14 @@ def open_annotated(
     Raises UserError for data that cannot be used.
     """
     shown, split = printable(path), as_split(split)
-    if kind not in READERS:
-        raise UserError(f"[data] kind = {kind!r}: allowed are {', '.join(READERS)}")
+    read = LAYOUTS[kind].index
+    assert read is not None
     location = located(path)
     if not os.path.exists(location):
         raise UserError(f"{shown} is missing: there is no such folder or file")
     if on_unreadable not in ("error", "skip"):
         raise UserError(f"on_unreadable = {on_unreadable!r}: allowed are 'error' and 'skip'")
-    index = with_test_split(READERS[kind](os.fspath(location)), options.test, shown)
+    index = with_test_split(read(os.fspath(location)), options.test, shown)
     if not index.images:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in index.problems[:3])
         raise UserError(f"{shown} has no annotated images{f': {reasons}' if reasons else ''}")
@@ -129,11 +119,6 @@ def open_annotated(
     if not len(indices):
         raise UserError(f"{shown} has no {split} split with validation = {validation}")
     return dataset.subset(indices.tolist())
-
-
-def annotated_splits(path: str | Path, kind: LayoutKind) -> tuple[str, ...]:
-    """The splits that the data has by its own layout; none where a seed splits it."""
-    return own_splits(READERS[kind](os.fspath(located(path))).images)
 
 
 def _classes_of_boxes(

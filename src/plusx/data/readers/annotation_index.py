@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Float32
 from torch import Tensor
@@ -15,11 +15,9 @@ from plusx.data.annotations import Annotations
 from plusx.data.image_file import printable
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.readers.verdicts import listed
-from plusx.data.splits import SPLIT_NAMES, own_splits
+from plusx.data.splits import own_splits
 from plusx.errors import UserError
 
-
-LayoutKind = Literal["voc", "coco", "boxes", "masks"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 # how far a box may reach out of its image without a word: libraries count from 0 and from 1
@@ -103,37 +101,6 @@ class LayoutOptions:
     instances: bool = False
 
 
-def annotation_layout(path: str | os.PathLike[str]) -> LayoutKind | None:
-    """Which layout of images with boxes or masks a folder has; None where it has none of them."""
-    root = os.fspath(path)
-    try:
-        names = set(os.listdir(root))
-    except OSError:
-        return None
-    if {"JPEGImages", "Annotations"} <= names:
-        return "voc"
-    if any(f"{name}annot" in names for name in SPLIT_NAMES if name in names):
-        return "masks"
-    if {"images", "masks"} <= names or {"image", "label"} <= names:
-        return "masks"
-    notes = os.path.join(root, "annotations")
-    coco = os.path.isdir(notes) and any(
-        name.startswith("instances_") and name.endswith(".json") for name in os.listdir(notes)
-    )
-    return "coco" if coco else None
-
-
-def refuse_annotated(path: str | os.PathLike[str]) -> None:
-    """Raise UserError where a folder of class folders is wanted and this has boxes or masks."""
-    kind = annotation_layout(path)
-    if kind is not None:
-        what = "masks" if kind == "masks" else "boxes"
-        raise UserError(
-            f"{printable(os.fspath(path))} has images with {what}, which are not packed: they are "
-            f'read as they lie there, and small sets kept in memory ([data] kind = "{kind}")'
-        )
-
-
 def complain(problems: Sequence[Problem], on_unreadable: str, of: str) -> list[str]:
     """Warnings of what is left out; with on_unreadable = "error" a UserError that names it."""
     if not problems:
@@ -201,6 +168,16 @@ def with_test_split(index: AnnotationIndex, test: str, shown: str) -> Annotation
             f"test = {test!r} chooses {count} of the {len(images)} images of {shown} ({names}, ...)"
         )
     return replace(index, images=images)
+
+
+def first_file(folder: str, endings: Sequence[str]) -> str:
+    """The name below a folder of the first file with one of the endings; "" where there is none."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(tuple(endings)) and not name.startswith("."):
+                return os.path.relpath(os.path.join(parent, name), folder)
+    return ""
 
 
 def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:

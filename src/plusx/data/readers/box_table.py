@@ -12,12 +12,18 @@ from plusx.data.readers.annotation_index import (
     BoxAnnotation,
     Problem,
 )
-from plusx.data.readers.csv_file import read_rows
+from plusx.data.readers.csv_file import columns_of, read_rows
 from plusx.errors import UserError
 
 
-_CORNERS = ("left", "top", "right", "bottom")
-_NEEDED = ("path", *_CORNERS, "label")
+CORNERS = ("left", "top", "right", "bottom")
+_NEEDED = ("path", *CORNERS, "label")
+
+
+def recognise_box_table(path: str) -> str:
+    """Why a path can be read by read_box_table; "" where it cannot."""
+    has_columns = {"path", *CORNERS} <= set(columns_of(path))
+    return f"a CSV with the columns {', '.join(_NEEDED)}" if has_columns else ""
 
 
 def read_box_table(path: str) -> AnnotationIndex:
@@ -46,7 +52,7 @@ def read_box_table(path: str) -> AnnotationIndex:
                 f"{row.where}: {name} is of {split or 'no split'} here and of "
                 f"{other_split or 'no split'} in row {other_row}"
             )
-        values = [row.cells[name].strip() for name in (*_CORNERS, "label")]
+        values = [row.cells[name].strip() for name in (*CORNERS, "label")]
         other_row = first.setdefault((image, *values), row.number)
         if other_row != row.number:
             index.problems.append(Problem(row.where, f"repeats row {other_row}"))
@@ -57,7 +63,7 @@ def read_box_table(path: str) -> AnnotationIndex:
         try:
             left, top, right, bottom = (float(value) for value in values[:4])
         except ValueError:
-            name, value = next(item for item in zip(_CORNERS, values) if not _is_number(item[1]))
+            name, value = next(item for item in zip(CORNERS, values) if not _is_number(item[1]))
             index.problems.append(Problem(row.where, f"{name} {value!r} is no number"))
             continue
         label = printable(values[4])

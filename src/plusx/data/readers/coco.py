@@ -31,6 +31,7 @@ from plusx.errors import UserError
 
 
 _LIMIT = 2**31  # bytes of a JSON
+_HEAD = 2**20  # bytes of it by which it is recognised
 _FAR = 2.0**20  # corners further out are moved here, which changes no pixel of an image
 _MOST_BITS = 60  # of a compressed run length
 _NAME = re.compile(r"(?:instances_)?(train|val|valid|validation|test)(\d*)\.json")
@@ -74,6 +75,27 @@ class _File(BaseModel):
     categories: list[_Category]
 
 
+def recognise_coco(path: str) -> str:
+    """Why a path can be read by read_coco; "" where it cannot."""
+    files = [path] if os.path.isfile(path) else [*json_files(path)]
+    for file in files:
+        if file.lower().endswith(".json") and _begins_as_coco(file):
+            return f"{printable(file, path)} has COCO's images, annotations and categories"
+    return ""
+
+
+def _begins_as_coco(file: str) -> bool:
+    """Whether a JSON has the lists of COCO, as far as its first megabyte shows."""
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            head = opened.read(_HEAD)
+    except OSError:
+        return False
+    return head.lstrip().startswith(b"{") and any(
+        f'"{name}"'.encode() in head for name in ("images", "annotations", "categories")
+    )
+
+
 def read_coco(path: str) -> AnnotationIndex:
     """Every image of the JSONs with its boxes. UserError: there are none, or not COCO's."""
     shown = printable(path)
@@ -82,7 +104,7 @@ def read_coco(path: str) -> AnnotationIndex:
         root = os.path.dirname(os.path.realpath(path))
     else:
         root = os.path.realpath(path)
-        files = _files(root)
+        files = json_files(root)
         if not files:
             raise UserError(
                 f"{shown} has no COCO JSON: looked for are train.json, val.json and test.json, or "
@@ -96,7 +118,7 @@ def read_coco(path: str) -> AnnotationIndex:
     return index
 
 
-def _files(root: str) -> dict[str, tuple[str, str]]:
+def json_files(root: str) -> dict[str, tuple[str, str]]:
     """Each JSON with its split and the name of the folder that its images may be in."""
     files: dict[str, tuple[str, str]] = {}
     for folder in (root, os.path.join(root, "annotations")):

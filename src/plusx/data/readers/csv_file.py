@@ -16,6 +16,7 @@ from plusx.errors import UserError
 
 
 _LIMIT = 2**31  # bytes
+_HEADER = 2**16  # characters that are read for the columns alone
 
 
 class Row(NamedTuple):
@@ -47,6 +48,18 @@ class Row(NamedTuple):
                 f"{self.where}: the path {printable(text)!r} leaves the folder of the CSV"
             )
         return path
+
+
+def columns_of(path: str | Path) -> list[str]:
+    """The columns of a CSV; none where the path is no file of that ending."""
+    if not (os.fspath(path).lower().endswith(".csv") and os.path.isfile(path)):
+        return []
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        header = file.read(_HEADER).splitlines()[:1]
+    try:
+        return [name.strip() for name in next(csv.reader(header), [])]
+    except csv.Error:
+        return []
 
 
 def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:

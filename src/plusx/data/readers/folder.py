@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from plusx.data.image_file import is_image, printable
@@ -22,6 +23,8 @@ _ENDINGS = frozenset(
 )
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 _DEEPEST = 50
+_SHOWN = 3  # class folders that the reason of a kind names
+_PEEKED = 1000  # files of a class folder among which an image is searched to recognise it
 NEW_FOLDER = "a folder that was not there"
 _KINDS = (
     (stat.S_ISFIFO, "a pipe, no regular file"),
@@ -43,6 +46,61 @@ class FolderListing(Listing):
     """
 
     folders: tuple[str, ...]
+
+
+def recognise_folder(path: str) -> str:
+    """Why a path can be read by scan; "" where it cannot."""
+    classes = _class_folders(path)
+    names = [set(folders) for folders in classes.values()]
+    if len(names) > 1 and not set.intersection(*names):
+        return ""  # classes that validate must train
+    return _described(classes, "class folders")
+
+
+def recognise_people(path: str) -> str:
+    """Why the folders in a path can be people; "" where they cannot."""
+    classes = _class_folders(path)
+    names = [name for folders in classes.values() for name in folders]
+    return _described(classes, "folders, one a person") if len(names) == len(set(names)) else ""
+
+
+def _class_folders(root: str) -> dict[str, dict[str, str]]:
+    """The folders that can be classes, by the split folder that they are in, "" where in none."""
+    folders = _folders_in(root)
+    try:
+        splits = _splits(folders, root)
+    except UserError:  # which scan reports
+        splits = {}
+    if not splits:
+        return {"": folders}
+    return {name: _folders_in(folders[name]) for name in splits}
+
+
+def _folders_in(root: str) -> dict[str, str]:
+    try:
+        with os.scandir(root) as items:
+            return {i.name: i.path for i in items if i.is_dir() and not i.name.startswith(".")}
+    except OSError:
+        return {}
+
+
+def _described(classes: dict[str, dict[str, str]], kind: str) -> str:
+    """The class folders in words; "" where none has an image."""
+    paths = [path for folders in classes.values() for path in folders.values()]
+    if not any(map(_has_image, paths)):
+        return ""
+    names = sorted({printable(name) for folders in classes.values() for name in folders})
+    where = "".join(f"{printable(name)}, " for name in classes if name)
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{where}with {kind} ({shown})" if where else f"{kind} ({shown})"
+
+
+def _has_image(folder: str) -> bool:
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return any(
+        os.path.splitext(path)[1].lower() in _ENDINGS or _begins_as_image(path)
+        for path in islice(paths, _PEEKED)
+    )
 
 
 def scan(

@@ -21,6 +21,7 @@ from plusx.data.annotations import Boxes, MaskEncoding, Masks, stored_mask
 from plusx.data.image_file import UnreadableImage, content_digest, printable, read_regular
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.readers.annotation_index import (
+    ENDINGS,
     AnnotatedImage,
     AnnotationIndex,
     LayoutOptions,
@@ -28,6 +29,7 @@ from plusx.data.readers.annotation_index import (
     UsableImages,
     by_stem,
     complain,
+    first_file,
     unknown_class,
 )
 from plusx.data.readers.csv_file import read_rows
@@ -47,24 +49,40 @@ _BEHIND = ("", "_mask", "_L", "_label", "_labels", "_seg", "_gt")
 _WHOLE = re.compile(r"\d{1,5}")
 
 
+def recognise_masks(path: str) -> str:
+    """Why a path can be read by read_mask_folder; "" where it cannot."""
+    if _has_voc_masks(path):
+        return "JPEGImages, SegmentationClass and ImageSets/Segmentation"
+    for (_, images), masks in mask_folders(path).items():
+        folder = next((name for name in masks if first_file(name, ENDINGS)), None)
+        if folder is not None and first_file(images, ENDINGS):
+            return f"images in {printable(images, path)} and masks in {printable(folder, path)}"
+    return ""
+
+
+def _has_voc_masks(root: str) -> bool:
+    return os.path.isdir(os.path.join(root, "SegmentationClass")) and os.path.isdir(
+        os.path.join(root, "ImageSets", "Segmentation")
+    )
+
+
 def read_mask_folder(path: str) -> AnnotationIndex:
     """Every image with its mask. UserError where the folder has another layout."""
     shown, root = printable(path), os.path.realpath(path)
     if not os.path.isdir(root):
         raise UserError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
     index = AnnotationIndex(root)
-    segmented = os.path.join(root, "SegmentationClass")
-    if os.path.isdir(segmented) and os.path.isdir(os.path.join(root, "ImageSets", "Segmentation")):
-        _from_lists(index, root, segmented)
+    if _has_voc_masks(root):
+        _from_lists(index, root, os.path.join(root, "SegmentationClass"))
         return index
-    folders = _folders(root)
+    folders = mask_folders(root)
     if not folders:
         raise UserError(
             f"{shown} has no folders of images and masks: looked for are train and trainannot "
             "(and val, test), images and masks, or train/images and train/masks"
         )
-    for (split, image_folder), mask_folders in folders.items():
-        images, masks = by_stem(image_folder), _masks_in(mask_folders, root)
+    for (split, image_folder), candidates in folders.items():
+        images, masks = by_stem(image_folder), _masks_in(candidates, root)
         unpaired = dict(masks)
         for name, image in images.items():
             mask_name = next((name + end for end in _BEHIND if name + end in masks), None)
@@ -78,7 +96,7 @@ def read_mask_folder(path: str) -> AnnotationIndex:
     return index
 
 
-def _folders(root: str) -> dict[tuple[str, str], list[str]]:
+def mask_folders(root: str) -> dict[tuple[str, str], list[str]]:
     """By split and folder of images the folders that may have their masks."""
     both = list(product(_IMAGES, _MASKS))
     candidates: list[tuple[str, str, str]] = []

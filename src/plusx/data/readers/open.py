@@ -2,20 +2,17 @@
 
 import difflib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.image_file import Decoder, check_decoder, printable
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality, Modality
-from plusx.data.readers.folder import scan
+from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of, unrecognised
 from plusx.data.readers.listing import Listing
-from plusx.data.readers.packed import is_packed, read_packed
-from plusx.data.readers.table import read_table, table_splits
-from plusx.data.readers.tar import is_tar, read_tar
 from plusx.data.readers.verdicts import OnUnreadable
 from plusx.data.sets import NAMED_SETS
+from plusx.data.sets.download import located
 from plusx.data.splits import entries_of_split, held_out_of
 from plusx.errors import UserError
 
@@ -23,43 +20,10 @@ from plusx.errors import UserError
 IMAGENET_SIZE = 224
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """A layout of files: how it is recognised and read, and the splits that it has."""
-
-    recognise: Callable[[Path], bool]
-    read: Callable[[Path, tuple[str, ...] | None, bool], Listing]
-    splits: Callable[[Path], tuple[str, ...]]
-
-
-# in the order in which they are tried
-LAYOUTS: dict[str, _Layout] = {
-    "folder": _Layout(
-        lambda path: path.is_dir(),
-        lambda path, classes, multilabel: scan(path),
-        lambda path: scan(path).splits,
-    ),
-    "csv": _Layout(
-        lambda path: path.is_file() and path.suffix.lower() == ".csv",
-        read_table,
-        table_splits,
-    ),
-    "shards": _Layout(
-        is_tar,
-        lambda path, classes, multilabel: read_tar(path),
-        lambda path: read_tar(path).splits,
-    ),
-    "packed": _Layout(
-        is_packed,
-        lambda path, classes, multilabel: read_packed(path),
-        lambda path: read_packed(path).splits,
-    ),
-}
-
-
 def open_data(
     data: str | Path,
     *,
+    kind: str | None = None,
     split: str = "train",
     seed: int = 0,
     validation: float | int | None = None,
@@ -73,6 +37,7 @@ def open_data(
     """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder, a CSV, a
     packed file or tar files.
 
+    kind        what to read a path as (folder, csv, packed, shards); None: as it is recognised
     split       "train", "validation", "test" or "all"
     seed        of the split where the data has none of its own
     validation  a fraction (below 1) or a number of training samples that validate; None is the
@@ -109,14 +74,14 @@ def open_data(
         if size is not None:
             dataset = dataset.with_modality(replace(dataset.modality, size=(size, size)))
     else:
-        path = Path(data).expanduser()
         check_decoder(decoder)
-        kind = kind_of(path)
-        if kind is None:
-            raise _unknown(data, path)
+        path = located(data)
+        kind = kind or kind_of(path) or _intended(data, path)
+        read = LAYOUTS[kind].listing
+        assert read is not None
         if kind == "packed" and decoder != "pillow":
             raise UserError(f"decoder = {decoder!r}: {printable(path)} is decoded already")
-        listing = LAYOUTS[kind].read(path, classes, multilabel)
+        listing = read(os.fspath(path), classes, multilabel)
         side = IMAGENET_SIZE if size is None else size
         if modality is None:
             modality = ImageModality((side, side), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
@@ -144,12 +109,6 @@ def is_named_set(data: str | Path) -> bool:
     return isinstance(data, str) and data in NAMED_SETS
 
 
-def kind_of(path: str | Path) -> str | None:
-    """Which of folder, csv, packed and shards a path is; None where there is none of these."""
-    path = Path(path).expanduser()
-    return next((kind for kind, layout in LAYOUTS.items() if layout.recognise(path)), None)
-
-
 def is_undivided(data: str | Path) -> bool:
     """Whether this is a path to data without splits of its own."""
     return kind_of(data) is not None and not splits_of(data)
@@ -161,9 +120,8 @@ def splits_of(data: str | Path) -> tuple[str, ...]:
     """
     if is_named_set(data):
         return "train", "test"
-    path = Path(data).expanduser()
-    kind = kind_of(path)
-    return () if kind is None else LAYOUTS[kind].splits(path)
+    kind = kind_of(data)
+    return () if kind is None else LAYOUTS[kind].splits(os.fspath(located(data)))
 
 
 def _from_files(
@@ -246,13 +204,21 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def _unknown(data: str | Path, path: Path) -> UserError:
-    if os.path.lexists(path):
-        return UserError(f"{printable(path)} is no folder, CSV, packed set or tar files")
-    if isinstance(data, Path):  # a name of a set would be text
-        return UserError(f"{printable(path)} is missing: there is no such folder or file")
+def _intended(data: str | Path, path: Path) -> str:
+    """The kind whose reader says what is missing. UserError: there is none."""
+    if kinds := kinds_of(path):
+        kind, reason = next(iter(kinds.items()))
+        raise UserError(
+            f'{printable(path)} is of the kind "{kind}" ({reason}); classified images are needed'
+        )
+    if os.path.isdir(path):
+        return "folder"
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
+        return "csv"
+    if isinstance(data, Path) or os.path.lexists(path):
+        raise unrecognised(path)
     close = difflib.get_close_matches(data, NAMED_SETS, 1, 0.5)
     hint = f", did you mean {close[0]!r}?" if close else ""
-    return UserError(
+    raise UserError(
         f"no data {printable(data)!r}: neither a path nor one of {', '.join(NAMED_SETS)}{hint}"
     )

@@ -150,6 +150,11 @@ def is_packed(path: str | Path) -> bool:
         return False
 
 
+def recognise_packed(path: str) -> str:
+    """Why a path can be read by read_packed; "" where it cannot."""
+    return "a file that plusx pack has written" if is_packed(path) else ""
+
+
 def read_packed(path: str | Path) -> PackedListing:
     """Open a packed file: its sums are checked (once for as long as it does not change), and the
     folder that it was made from, where that is still there, has to be as it was.

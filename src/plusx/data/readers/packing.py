@@ -16,8 +16,8 @@ from jaxtyping import UInt8
 from plusx import __version__, store
 from plusx.data.image_file import ImageFile, UnreadableImage, printable, read_regular
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality
-from plusx.data.readers.annotation_index import refuse_annotated
 from plusx.data.readers.folder import scan
+from plusx.data.readers.layouts import LAYOUTS, kinds_of
 from plusx.data.readers.packed import MAGIC
 from plusx.data.readers.verdicts import (
     Entry,
@@ -59,7 +59,12 @@ def pack(
     Raises UserError as opening the folder does, and where there is something else under the
     file's name; RuntimeError for an image that changes meanwhile; OSError for the disk.
     """
-    refuse_annotated(folder)
+    for kind, reason in kinds_of(folder).items():
+        if LAYOUTS[kind].annotation in ("boxes", "masks"):
+            raise UserError(
+                f"{printable(folder)} has {LAYOUTS[kind].title} ({reason}), which are not packed: "
+                "they are read as they are, and small sets are kept in memory"
+            )
     modality = ImageModality((size, size), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
     if side is None:
         side = round(size / modality.crop_fraction)

@@ -126,11 +126,6 @@ def divided(
     }
 
 
-def people_splits(path: str | Path) -> tuple[str, ...]:
-    """The splits that a folder of people has of its own; none where they are to be drawn."""
-    return scan(Path(path).expanduser(), same_classes=False).splits
-
-
 def images_of_people(
     path: str | Path, on_unreadable: OnUnreadable
 ) -> tuple[list[Entry], list[str]]:

@@ -15,7 +15,8 @@ import torch
 
 from plusx.data.dataset import Labels
 from plusx.data.image_file import printable
-from plusx.data.readers.csv_file import read_rows
+from plusx.data.readers.box_table import CORNERS
+from plusx.data.readers.csv_file import columns_of, read_rows
 from plusx.data.readers.listing import Listing, refuse_similar_names
 from plusx.data.readers.verdicts import Entry
 from plusx.data.splits import own_splits
@@ -48,6 +49,14 @@ class Table(Listing):
             for name in _names(entry, multilabel=True):
                 row[numbers[name]] = 1
         return rows
+
+
+def recognise_table(path: str) -> str:
+    """Why a path can be read by read_table; "" where it cannot."""
+    columns = set(columns_of(path))
+    if {"path", "label"} <= columns and not columns >= set(CORNERS):
+        return "a CSV with the columns path and label"
+    return ""
 
 
 def table_splits(path: str | Path) -> tuple[str, ...]:

@@ -126,6 +126,11 @@ def is_tar(path: str | Path) -> bool:
     return name.endswith(".tar") and (glob.has_magic(name) or "{" in name or os.path.isfile(name))
 
 
+def recognise_tar(path: str) -> str:
+    """Why a path can be read by read_tar; "" where it cannot."""
+    return "tar files, by the ending .tar" if is_tar(path) else ""
+
+
 def expanded(pattern: str) -> list[str]:
     """The files that a pattern names: *, ? and [ab] are searched, {000..146} and {a,b} counted.
 

@@ -15,6 +15,7 @@ from plusx.data.readers.annotation_index import (
     BoxAnnotation,
     Problem,
     by_stem,
+    first_file,
 )
 from plusx.data.splits import SPLIT_NAMES
 from plusx.errors import UserError
@@ -23,6 +24,14 @@ from plusx.errors import UserError
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FAR = 2.0**31
 _LIMIT = 64 * 2**20
+
+
+def recognise_voc(path: str) -> str:
+    """Why a path can be read by read_voc; "" where it cannot."""
+    has_images = os.path.isdir(os.path.join(path, "JPEGImages"))
+    if has_images and first_file(os.path.join(path, "Annotations"), (".xml",)):
+        return "JPEGImages, and Annotations with XML files"
+    return ""
 
 
 def read_voc(path: str) -> AnnotationIndex:

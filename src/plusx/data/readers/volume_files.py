@@ -84,6 +84,24 @@ class Case(NamedTuple):
         return self.volume.split
 
 
+def recognise_volumes(path: str) -> str:
+    """Why a path can be read by list_cases; "" where it cannot."""
+    for folder in _case_folders(path) if os.path.isdir(path) else ():
+        for name in _folders(folder) & _MASK_FOLDERS.keys():
+            images = os.path.join(folder, name)
+            with os.scandir(images) as entries:
+                scan = next((entry.name for entry in entries if is_scan(entry.path)), None)
+            if scan is not None:
+                return f"volumes in {printable(images, path)}, such as {printable(scan)}"
+    return ""
+
+
+def _case_folders(top: str) -> dict[str, str]:
+    """The folders that have volumes and masks, each with its split."""
+    names = _folders(top) & _SPLIT_FOLDERS.keys()
+    return {os.path.join(top, name): _SPLIT_FOLDERS[name] for name in sorted(names)} or {top: ""}
+
+
 def list_cases(root: str | Path, patient: str) -> list[Case]:
     """Every volume below a root with its mask.
 
@@ -93,11 +111,9 @@ def list_cases(root: str | Path, patient: str) -> list[Case]:
     top, shown = os.path.abspath(os.path.expanduser(os.fspath(root))), printable(root)
     if not os.path.isdir(top):
         raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
-    names = _folders(top) & _SPLIT_FOLDERS.keys()
-    folders = {os.path.join(top, name): _SPLIT_FOLDERS[name] for name in sorted(names)}
     cases = [
         case
-        for folder, split in (folders or {top: ""}).items()
+        for folder, split in _case_folders(top).items()
         for case in _cases(folder, split, patient)
     ]
     if not cases:

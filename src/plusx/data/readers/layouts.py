@@ -1,0 +1,160 @@
+"""What a path is: the one place that decides by which reader it can be read, and says why."""
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from plusx.data.image_file import printable
+from plusx.data.readers.annotation_index import AnnotationIndex
+from plusx.data.readers.box_table import read_box_table, recognise_box_table
+from plusx.data.readers.coco import read_coco, recognise_coco
+from plusx.data.readers.folder import recognise_folder, recognise_people, scan
+from plusx.data.readers.listing import Listing
+from plusx.data.readers.masks import read_mask_folder, recognise_masks
+from plusx.data.readers.packed import read_packed, recognise_packed
+from plusx.data.readers.table import read_table, recognise_table, table_splits
+from plusx.data.readers.tar import read_tar, recognise_tar
+from plusx.data.readers.voc import read_voc, recognise_voc
+from plusx.data.readers.volume_files import list_cases, recognise_volumes
+from plusx.data.sets.download import located
+from plusx.data.splits import own_splits
+from plusx.errors import UserError
+
+
+# what is known of an input: its class, the boxes on it, the class of each position, or who it is
+Annotation = Literal["classes", "boxes", "masks", "people"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of files.
+
+    title       in words
+    annotation  what is known of an input
+    recognise   why a path has this layout, in words; "" where it has not
+    splits      those that the data at a path has itself
+    listing     reads classified images, from a path, the classes that are expected, and whether a
+                row can have several labels
+    index       reads images with boxes or masks
+    general     whether it is recognised only where no other layout of folders is
+    """
+
+    title: str
+    annotation: Annotation
+    recognise: Callable[[str], str]
+    splits: Callable[[str], tuple[str, ...]]
+    listing: Callable[[str, tuple[str, ...] | None, bool], Listing] | None = None
+    index: Callable[[str], AnnotationIndex] | None = None
+    general: bool = False
+
+
+def _annotated(
+    title: str,
+    annotation: Annotation,
+    recognise: Callable[[str], str],
+    read: Callable[[str], AnnotationIndex],
+) -> Layout:
+    def splits(path: str) -> tuple[str, ...]:
+        return own_splits(read(path).images)
+
+    return Layout(title, annotation, recognise, splits, index=read)
+
+
+# by `kind` in the [data] of a recipe
+LAYOUTS: dict[str, Layout] = {
+    "folder": Layout(
+        "a folder of class folders",
+        "classes",
+        recognise_folder,
+        lambda path: scan(path).splits,
+        listing=lambda path, classes, multilabel: scan(path),
+        general=True,
+    ),
+    "csv": Layout(
+        "a CSV of images and labels", "classes", recognise_table, table_splits, listing=read_table
+    ),
+    "shards": Layout(
+        "tar files",
+        "classes",
+        recognise_tar,
+        lambda path: read_tar(path).splits,
+        listing=lambda path, classes, multilabel: read_tar(path),
+    ),
+    "packed": Layout(
+        "a packed file",
+        "classes",
+        recognise_packed,
+        lambda path: read_packed(path).splits,
+        listing=lambda path, classes, multilabel: read_packed(path),
+    ),
+    "voc": _annotated("boxes as Pascal VOC has them", "boxes", recognise_voc, read_voc),
+    "coco": _annotated("boxes as COCO has them", "boxes", recognise_coco, read_coco),
+    "boxes": _annotated("a CSV of boxes", "boxes", recognise_box_table, read_box_table),
+    "masks": _annotated("images with masks", "masks", recognise_masks, read_mask_folder),
+    "people": Layout(
+        "a folder of people",
+        "people",
+        recognise_people,
+        lambda path: scan(path, same_classes=False).splits,
+        general=True,
+    ),
+    "volumes": Layout(
+        "volumes with masks",
+        "masks",
+        recognise_volumes,
+        lambda path: own_splits(list_cases(path, "")),
+    ),
+}
+
+
+def kinds_of(path: str | Path) -> dict[str, str]:
+    """Every kind that the data at a path can be read as, the likeliest first, and why.
+
+    A relative path that does not exist is searched for as `located` does.
+    """
+    name = os.fspath(located(path))
+    kinds = {kind: layout.recognise(name) for kind, layout in LAYOUTS.items()}
+    kinds = {kind: reason for kind, reason in kinds.items() if reason}
+    # the folders of another layout, such as images and masks, are no classes
+    special = {kind: reason for kind, reason in kinds.items() if not LAYOUTS[kind].general}
+    return special or kinds
+
+
+def kind_of(path: str | Path, among: Collection[Annotation] = ("classes",)) -> str | None:
+    """The likeliest kind of a path among those of certain annotations; None where it has none."""
+    return next((kind for kind in kinds_of(path) if LAYOUTS[kind].annotation in among), None)
+
+
+def choose_kind(path: str, stated: str | None, among: Collection[Annotation], advice: str) -> str:
+    """The kind to read a path as.
+
+    stated  the kind that a recipe says for another path; kept where it is possible, or where
+            nothing is recognised, so that its reader says what is missing
+    among   what the task can use
+    advice  what to do about data of other annotations
+
+    UserError: the path cannot be read, or in several ways.
+    """
+    kinds, shown = kinds_of(path), printable(path)
+    usable = [kind for kind in kinds if LAYOUTS[kind].annotation in among]
+    if stated in usable or (stated is not None and not kinds):
+        return stated
+    if len(usable) == 1:
+        return usable[0]
+    readings = " or as ".join(f'"{kind}" ({kinds[kind]})' for kind in usable or kinds)
+    if usable:
+        raise UserError(f"{shown} can be read as {readings}: say which with data.kind=KIND")
+    if kinds:
+        raise UserError(f"{shown} can be read as {readings}{advice}")
+    raise unrecognised(path)
+
+
+def unrecognised(path: str | Path) -> UserError:
+    """The error for a path that cannot be read in any way."""
+    shown = printable(path)
+    if not os.path.lexists(located(path)):
+        return UserError(f"{shown} is missing: there is no such folder or file")
+    titles = ", ".join(layout.title for layout in LAYOUTS.values())
+    return UserError(f"{shown} is no data that plusx can read, which is {titles}")
