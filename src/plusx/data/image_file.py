@@ -12,6 +12,7 @@ The rules, the same for training, evaluation and prediction:
 - Transparency is composited on white. CMYK, palettes and bilevel images become RGB or grey.
 """
 
+import base64
 import hashlib
 import io
 import os
@@ -35,6 +36,7 @@ from plusx.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_LIMIT = 50_000_000
+THUMBNAIL = 16
 # decoder of colour JPEGs; pixels differ by a level or two, so it is chosen, never guessed
 Decoder = Literal["pillow", "simplejpeg"]
 Box = tuple[int, int, int, int]  # left, top, right and bottom
@@ -78,6 +80,9 @@ class Verdict(NamedTuple):
     height, width: after the EXIF orientation; 0 if unknown
     low, high: the range of values, for modalities that need it
     content: a digest of the size and of 16 KiB at each end
+    format, mode: as Pillow names them, as the image is stored; "" where it is none of Pillow's
+    contrast: the largest difference of two values of a channel; -1 if unknown
+    thumbnail: the image in grey, of THUMBNAIL x THUMBNAIL pixels, in base64
     """
 
     problem: str | None
@@ -87,6 +92,10 @@ class Verdict(NamedTuple):
     low: float = 0.0
     high: float = 0.0
     content: str = ""
+    format: str = ""
+    mode: str = ""
+    contrast: int = -1
+    thumbnail: str = ""
 
 
 class _Quiet:
@@ -176,6 +185,7 @@ class ImageFile:
             kind = "floats" if image.mode.startswith("F") else "32-bit integers"
             raise UnreadableImage(f"its pixels are {kind}, whose range the file does not declare")
         self.is_jpeg = image.format == "JPEG"
+        self.stored_as = (image.format or "", image.mode)
         # JPEGs with an embedded preview (MPO), as many cameras write them, are not animations
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
         self.warning = "animated or of several pages: the first is used" if animated else None
@@ -282,12 +292,33 @@ def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
         data = source if isinstance(source, bytes) else read_regular(source)
         image_file = ImageFile(data, limit)
         width, height = image_file.size
-        image_file.decoded(thorough=True)
+        image = image_file.decoded(thorough=True)
     except UnreadableImage as error:
         return Verdict(str(error))
     except OSError as error:
         return Verdict(f"cannot be read: {error.strerror or error}")
-    return Verdict(None, image_file.warning, height, width, content=content_digest(data))
+    return Verdict(
+        None,
+        image_file.warning,
+        height,
+        width,
+        content=content_digest(data),
+        format=image_file.stored_as[0],
+        mode=image_file.stored_as[1],
+        contrast=_contrast(image),
+        thumbnail=thumbnail(image),
+    )
+
+
+def _contrast(image: Image.Image) -> int:
+    """The largest difference of two values of a channel of an RGB or grey image."""
+    return max(int(np.ptp(band.getextrema())) for band in image.split())
+
+
+def thumbnail(image: Image.Image) -> str:
+    """A few grey pixels by which copies are found, in base64."""
+    small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR).convert("L")
+    return base64.b64encode(small.tobytes()).decode()
 
 
 def content_digest(data: bytes) -> str:

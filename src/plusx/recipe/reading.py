@@ -27,11 +27,11 @@ _DEFAULT_KINDS = {
     ("data", "mix"): NoMix().kind,
 }
 # What data has to have for a task.
-_ANNOTATIONS = {
-    "classify": {"classes"},
-    "segment": {"masks"},
-    "detect": {"boxes"},
-    "embed": {"people", "classes"},
+_ANNOTATIONS: dict[str, list[Any]] = {
+    "classify": ["classes"],
+    "segment": ["masks"],
+    "detect": ["boxes"],
+    "embed": ["people", "classes"],
 }
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
@@ -166,9 +166,9 @@ def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str])
     from plusx.data.readers.layouts import LAYOUTS, choose_kind  # imports torch
 
     task_kind = task.get("kind", Classify().kind) if isinstance(task, dict) else Classify().kind
-    usable = _ANNOTATIONS.get(task_kind, {layout.annotation for layout in LAYOUTS.values()})
+    usable = _ANNOTATIONS.get(task_kind, [layout.annotation for layout in LAYOUTS.values()])
     if task_kind == "detect" and "components" in data:
-        usable = {*usable, "masks"}
+        usable = [*usable, "masks"]
     kind = choose_kind(data["path"], stated, usable, f", which is not for {task_kind}")
     if stated is None:
         data["kind"] = kind

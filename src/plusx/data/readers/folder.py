@@ -77,6 +77,8 @@ def _class_folders(root: str) -> dict[str, dict[str, str]]:
 
 
 def _folders_in(root: str) -> dict[str, str]:
+    if not os.path.isdir(root):
+        return {}
     try:
         with os.scandir(root) as items:
             return {i.name: i.path for i in items if i.is_dir() and not i.name.startswith(".")}

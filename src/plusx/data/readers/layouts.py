@@ -122,7 +122,10 @@ def kinds_of(path: str | Path) -> dict[str, str]:
     return special or kinds
 
 
-def kind_of(path: str | Path, among: Collection[Annotation] = ("classes",)) -> str | None:
+_CLASSES: tuple[Annotation, ...] = ("classes",)
+
+
+def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str | None:
     """The likeliest kind of a path among those of certain annotations; None where it has none."""
     return next((kind for kind in kinds_of(path) if LAYOUTS[kind].annotation in among), None)
 
@@ -130,17 +133,19 @@ def kind_of(path: str | Path, among: Collection[Annotation] = ("classes",)) -> s
 def choose_kind(path: str, stated: str | None, among: Collection[Annotation], advice: str) -> str:
     """The kind to read a path as.
 
-    stated  the kind that a recipe says for another path; kept where it is possible, or where
-            nothing is recognised, so that its reader says what is missing
-    among   what the task can use
+    stated  the kind that a recipe says for another path: kinds of its annotation are preferred, and
+            where nothing is recognised it is kept, so that its reader says what is missing
+    among   the annotations that the task can use
     advice  what to do about data of other annotations
 
     UserError: the path cannot be read, or in several ways.
     """
     kinds, shown = kinds_of(path), printable(path)
-    usable = [kind for kind in kinds if LAYOUTS[kind].annotation in among]
-    if stated in usable or (stated is not None and not kinds):
+    if stated is not None and not kinds:
         return stated
+    usable = [kind for kind in kinds if LAYOUTS[kind].annotation in among]
+    annotation = LAYOUTS[stated].annotation if stated in LAYOUTS else None
+    usable = [kind for kind in usable if LAYOUTS[kind].annotation == annotation] or usable
     if len(usable) == 1:
         return usable[0]
     readings = " or as ".join(f'"{kind}" ({kinds[kind]})' for kind in usable or kinds)
