@@ -325,10 +325,10 @@ def test_what_is_missing_or_empty_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no class folders: images are looked for in"):
         open_data(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match="no folder, CSV, packed set or tar files"):
+    with pytest.raises(ValueError, match="is no data that plusx can read"):
         open_data(tmp_path / "notes.txt")
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(ValueError, match="no folder, CSV, packed set or tar files"):
+    with pytest.raises(ValueError, match="is no data that plusx can read"):
         open_data(tmp_path / "pipe.csv")
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="no class folders"):

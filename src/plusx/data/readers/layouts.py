@@ -161,5 +161,7 @@ def unrecognised(path: str | Path) -> UserError:
     shown = printable(path)
     if not os.path.lexists(located(path)):
         return UserError(f"{shown} is missing: there is no such folder or file")
-    titles = ", ".join(layout.title for layout in LAYOUTS.values())
-    return UserError(f"{shown} is no data that plusx can read, which is {titles}")
+    return UserError(
+        f"{shown} is no data that plusx can read: a folder, a CSV with a column path, "
+        "a JSON of COCO, tar files or a packed file"
+    )

@@ -206,11 +206,12 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _intended(data: str | Path, path: Path) -> str:
     """The kind whose reader says what is missing. UserError: there is none."""
-    if kinds := kinds_of(path):
-        kind, reason = next(iter(kinds.items()))
-        raise UserError(
-            f'{printable(path)} is of the kind "{kind}" ({reason}); classified images are needed'
-        )
+    for kind, reason in kinds_of(path).items():
+        if LAYOUTS[kind].annotation in ("boxes", "masks"):
+            raise UserError(
+                f'{printable(path)} is of the kind "{kind}" ({reason}), and classified images are '
+                "needed"
+            )
     if os.path.isdir(path):
         return "folder"
     if path.suffix.lower() == ".csv" and os.path.isfile(path):
