@@ -89,6 +89,7 @@ def corpus() -> list[Case]:
         *orientations(),
         *depths(),
         *modes(),
+        *pnm(),
         *oddities(),
     ]
 
@@ -103,6 +104,8 @@ def damaged() -> list[Case]:
         ("GIF", "gif"),
         ("BMP", "bmp"),
         ("TIFF", "tif"),
+        ("PPM", "ppm"),
+        ("AVIF", "avif"),
     ):
         data = saved(noise(), kind)
         for share in (50, 99):
@@ -162,14 +165,21 @@ def foreign() -> list[Case]:
         "fits.jpg": b"SIMPLE  =                    T".ljust(2880),
         "svg.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "html.jpg": b"<html><script>alert(1)</script></html>",
-        "ppm.png": b"P6 1 1 255\n\xff\0\0",
-        "psd.tif": b"8BPS\0\1" + bytes(60),
-        "avif.jpg": b"\0\0\0\x1cftypavif\0\0\0\0mif1avif",
         "icon.bmp": b"\0\0\1\0\1\0\x10\x10" + bytes(60),
         "zip.jpg": b"PK\3\4" + bytes(60),
         "pickle.png": b"\x80\4cos\nsystem\n(S'true'\ntR.",
     }
     made = [Case(name, data, "refused", "not one of") for name, data in heads.items()]
+    named = {
+        "psd.tif": (b"8BPS\0\1" + bytes(60), "Photoshop is not read"),
+        "jxl.jpg": (b"\xff\x0a" + bytes(60), "JPEG XL is not read"),
+        "jp2.jpg": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60), "JPEG 2000 is not read"),
+        "thumbnail.NEF": (saved(PICTURE, "TIFF"), "camera raw is not read"),
+        "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not read"),
+        "head.avif": (b"\0\0\0\x1cftypavif\0\0\0\0mif1avif", ""),
+    }
+    made += [Case(name, data, "refused", reason) for name, (data, reason) in named.items()]
+    made.append(Case("notes.md", b"P3 comes before P4\n", "ignored", "no image"))
     as_png, as_tiff = saved(PICTURE, "PNG"), saved(PICTURE, "TIFF")
     made.append(Case("tiff.jpg", as_tiff, "used", pixels=PICTURE))
     made.append(Case("png.jpg", as_png, "used", pixels=PICTURE))
@@ -199,7 +209,7 @@ def foreign() -> list[Case]:
 def bombs() -> list[Case]:
     """A few kilobytes that decode to gigabytes: refused from the header."""
     made = []
-    for side in (20_000, 12_000):
+    for side in (20_000, 15_000):
         row = b"\0" + bytes(side // 8)
         packer = zlib.compressobj(9)
         data = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
@@ -344,6 +354,48 @@ def depths() -> list[Case]:
         Case("bilevel.tif", saved(bilevel, "TIFF", compression="group4"), "used", pixels=shown)
     )
     return made
+
+
+def pnm() -> list[Case]:
+    """All variants of PBM, PGM and PPM, of text and of bytes; AVIF is beside them."""
+    grey = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
+    wide = np.array([[0, 255, 256], [32768, 65535, 12345]], np.uint16)
+    bits = np.array([[0, 255, 0], [255, 255, 0]], np.uint8)
+    colours = np.array([[[255, 0, 0], [0, 51, 0], [1, 2, 3]]], np.uint8)
+
+    def words(values: np.ndarray) -> bytes:
+        return " ".join(map(str, values.ravel())).encode()
+
+    def shown(values: np.ndarray) -> np.ndarray:
+        return values[:, :, None].repeat(3, 2)
+
+    made = {
+        "bits.pbm": (b"P1\n# drawn\n3 2\n1 0 1\n0 0 1\n", shown(bits)),
+        "bits4.pbm": (b"P4 3 2\n\xa0\x20", shown(bits)),
+        "grey2.pgm": (b"P2\n3 2\n255\n" + words(grey), shown(grey)),
+        "grey5.pgm": (b"P5\n# by a scanner\n3 2\n255\n" + grey.tobytes(), shown(grey)),
+        "five.pgm": (b"P5 3 2 5\n" + (grey // 51).tobytes(), shown(grey)),
+        "wide2.pgm": (b"P2 3 2 65535\n" + words(wide), shown((wide >> 8).astype(np.uint8))),
+        "wide5.pgm": (
+            b"P5 3 2 65535\n" + wide.astype(">u2").tobytes(),
+            shown((wide >> 8).astype(np.uint8)),
+        ),
+        "colours3.ppm": (b"P3 3 1 255\n" + words(colours), colours),
+        "colours6.ppm": (b"P6 3 1 255\n" + colours.tobytes(), colours),
+        "wide6.ppm": (b"P6 3 1 65535\n" + (colours.astype(">u2") * 257).tobytes(), colours),
+        "colours.pnm": (b"P6\t3\t1\t255\n" + colours.tobytes(), colours),
+        "ppm.png": (b"P6 1 1 255\n\xff\0\0", plain((255, 0, 0), 1, 1)),
+    }
+    cases = [Case(name, data, "used", pixels=pixels) for name, (data, pixels) in made.items()]
+    cases.append(Case("cut.pgm", b"P2 3 2 255\n0 1 2 3", "refused"))
+    cases.append(Case("cut5.pgm", b"P5 3 2 255\n\0\1\2", "refused"))
+    cases.append(Case("beyond.pgm", b"P2 2 1 255\n0 999", "refused"))
+    cases.append(Case("bomb.pgm", b"P5 60000 60000 255\n", "refused", "pixels"))
+    floats = b"Pf\n1 1\n-1.0\n\0\0\0\0"
+    cases.append(Case("floats.pfm", floats, "refused", "PFM (floats) is not read"))
+    avif = saved(PICTURE, "AVIF", quality=100, subsampling="4:4:4")
+    cases.append(Case("photo.avif", avif, "used", pixels=PICTURE, within=8))
+    return cases
 
 
 def modes() -> list[Case]:

@@ -32,7 +32,7 @@ def test_the_corpus_is_large_and_has_every_verdict() -> None:
     "case", [case for case in CORPUS if case.verdict == "refused"], ids=lambda case: case.name
 )
 def test_a_damaged_file_is_refused_with_the_reason(case: hostile.Case, tmp_path: Path) -> None:
-    path = tmp_path / "x"
+    path = tmp_path / case.name
     path.write_bytes(case.data)
     began = time.process_time()
     with pytest.raises(UnreadableImage) as caught:

@@ -18,6 +18,7 @@ from plusx.data.image_file import Decoder, content_digest, printable, read_regul
 from plusx.data.modality import Modality
 from plusx.data.rng import CounterRNG
 from plusx.data.sample import Input, Sample
+from plusx.data.splits import split_of
 from plusx.data.transforms.steps import resample
 from plusx.data.transforms.transform import Transform
 from plusx.data.transforms.windows import WINDOW_STEPS, Windows, gather
@@ -333,7 +334,7 @@ def paths_digest(content: str, paths: Sequence[str], root: str | None) -> bytes:
 
 def as_split(text: str) -> Split:
     """A split by any of its usual names ("val", "valid"). UserError: an unknown name."""
-    name = {"val": "validation", "valid": "validation"}.get(text, text)
+    name = split_of(text) or text
     if name not in get_args(Split):
         raise UserError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")
     return name  # type: ignore[return-value]

@@ -2,8 +2,9 @@
 
 The rules, the same for training, evaluation and prediction:
 
-- JPEG, PNG, WebP, BMP, GIF and TIFF, recognised by content, not by name; nothing else is opened.
-- Regular files only. More pixels than the limit (50 million) are refused from the header.
+- JPEG, PNG, WebP, BMP, GIF, TIFF, PNM (PGM, PPM, PBM), AVIF, and HEIF (HEIC) with the extra
+  plusx[heif], recognised by content, not by name; nothing else is opened.
+- Regular files only. More pixels than the limit (200 million) are refused from the header.
 - Truncated files, files whose header declares more pixels than there are, and PNGs with a wrong
   checksum are refused, never filled up.
 - The EXIF orientation is applied. The first frame of an animation is used.
@@ -16,9 +17,9 @@ import base64
 import hashlib
 import io
 import os
+import re
 import stat
 import threading
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,15 +28,35 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from plusx.data.jpeg_integrity import jpeg_problem, png_problem
 from plusx.errors import UserError
+from plusx.errors import printable as printable
 
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-DEFAULT_LIMIT = 50_000_000
+# Pillow's names of formats: PPM is all of PNM, and HEIF needs pillow-heif
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif",
+           ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif")  # fmt: skip
+_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw")
+# formats of images that are not read; a camera's raw file would open as the TIFF of its thumbnail
+UNSUPPORTED = {
+    **dict.fromkeys(_RAW, "camera raw"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"), "JPEG 2000"),
+    ".jxl": "JPEG XL",
+    ".psd": "Photoshop",
+    ".svg": "SVG",
+    ".tga": "TGA",
+    ".exr": "OpenEXR",
+    ".hdr": "Radiance HDR",
+    ".xcf": "GIMP",
+    ".qoi": "QOI",
+    ".pfm": "PFM (floats)",
+}
+DEFAULT_LIMIT = 200_000_000
 THUMBNAIL = 16
 # decoder of colour JPEGs; pixels differ by a level or two, so it is chosen, never guessed
 Decoder = Literal["pillow", "simplejpeg"]
@@ -55,6 +76,17 @@ _BEGINNINGS = (
     b"II+\0",
     b"MM\0+",
 )
+_PNM = re.compile(rb"P[1-6]\s+[#\d]")
+_AVIF = (b"avif", b"avis")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_FOREIGN = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"8BPS": "Photoshop",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+}
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -99,16 +131,18 @@ class Verdict(NamedTuple):
 
 
 class _Quiet:
-    """Silences Pillow's warnings while any thread is decoding.
+    """Silences Pillow's warnings while any thread is decoding, and lifts its limit of pixels, which
+    is below ours: whoever opens a file compares its size with a limit before decoding it.
 
-    warnings.catch_warnings alone is not thread-safe: here the first thread in sets the filters and
-    the last one out restores them.
+    warnings.catch_warnings alone is not thread-safe: here the first thread in sets filters and
+    limit, and the last one out restores them.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.depth = 0
         self.filters = warnings.catch_warnings()
+        self.limit = Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self.lock:
@@ -116,7 +150,7 @@ class _Quiet:
                 self.filters = warnings.catch_warnings()
                 self.filters.__enter__()
                 warnings.simplefilter("ignore")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             self.depth += 1
 
     def __exit__(self, *error: object) -> None:
@@ -124,6 +158,7 @@ class _Quiet:
             self.depth -= 1
             if self.depth == 0:
                 self.filters.__exit__(None, None, None)
+                Image.MAX_IMAGE_PIXELS = self.limit
 
 
 quiet = _Quiet()
@@ -170,18 +205,18 @@ class ImageFile:
         data = source if isinstance(source, bytes) else read_regular(source)
         if not data:
             raise UnreadableImage("an empty file")
-        if not is_image(data[:32]):
-            raise UnreadableImage(f"not one of {', '.join(FORMATS)}")
+        _refuse(_format_problem(data[:32], source))
         _check_size(_webp_size(data), limit)
         self.channels = channels
         self.decoder = decoder
-        self._data = data
-        self._limit = limit
-        with _refusing(limit, data):
+        self.data = data
+        with _refusing(data):
             self._image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(self._image.size, limit)
         image = self._image
-        if image.mode in ("F", "I") or image.mode.startswith("F;"):
+        # Pillow's mode of a PGM of 16 bits
+        of_32_bits = image.mode == "I" and image.format != "PPM"
+        if of_32_bits or image.mode == "F" or image.mode.startswith("F;"):
             kind = "floats" if image.mode.startswith("F") else "32-bit integers"
             raise UnreadableImage(f"its pixels are {kind}, whose range the file does not declare")
         self.is_jpeg = image.format == "JPEG"
@@ -203,9 +238,9 @@ class ImageFile:
         formats are decoded whole.
         """
         image = self._image
-        with _refusing(self._limit):
+        with _refusing():
             if thorough and image.format == "PNG":
-                _refuse(png_problem(self._data))
+                _refuse(png_problem(self.data))
             pixels = None if thorough else self._by_simplejpeg(shrink)
             if pixels is not None:
                 image = Image.fromarray(pixels)
@@ -214,9 +249,9 @@ class ImageFile:
                     image.draft(None, (image.width // shrink, image.height // shrink))
                 image.load()
             if thorough and image.format in ("JPEG", "MPO"):
-                _refuse(jpeg_problem(self._data, image))
+                _refuse(jpeg_problem(self.data, image))
             turn = _TURNS.get(_orientation(self._image))
-            if thorough and image.mode.startswith("I;16"):
+            if thorough and image.mode.startswith("I"):
                 self.warning = self.warning or _dark(image)
             image = _eight_bits(image)
             image = image if turn is None else image.transpose(turn)
@@ -225,7 +260,7 @@ class ImageFile:
 
     def raw(self) -> Image.Image:
         """The image in its stored mode and orientation; of a palette image the indices."""
-        with _refusing(self._limit):
+        with _refusing():
             self._image.load()
         return self._image
 
@@ -236,7 +271,7 @@ class ImageFile:
         """
         size = self.size
         if self.channels == 3 and _orientation(self._image) not in _TURNS:
-            with _refusing(self._limit):
+            with _refusing():
                 decoded = self._by_simplejpeg(shrink)
             if decoded is not None:
                 left, top, right, bottom = _shrunken(box, shrink)
@@ -250,12 +285,17 @@ class ImageFile:
     def _by_simplejpeg(self, shrink: int) -> UInt8[np.ndarray, "h w 3"] | None:
         if self.decoder == "pillow" or not self.is_jpeg or self._image.mode != "RGB":
             return None
-        return _by_simplejpeg(self._data, self._image.size, shrink)
+        return _by_simplejpeg(self.data, self._image.size, shrink)
 
 
 def _shrunken(box: Box, shrink: int) -> Box:
     left, top, right, bottom = box
     return left // shrink, top // shrink, -(-right // shrink), -(-bottom // shrink)
+
+
+def decoders() -> list[str | bool]:
+    """What decides, besides a file, whether it is read: Pillow's version, and pillow-heif."""
+    return [PIL.__version__, find_spec("pillow_heif") is not None]
 
 
 def check_decoder(decoder: str) -> None:
@@ -289,8 +329,7 @@ def _by_simplejpeg(
 def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
     """Fully decode a file (or its bytes); a file that is refused gives a Verdict, not an error."""
     try:
-        data = source if isinstance(source, bytes) else read_regular(source)
-        image_file = ImageFile(data, limit)
+        image_file = ImageFile(source, limit)
         width, height = image_file.size
         image = image_file.decoded(thorough=True)
     except UnreadableImage as error:
@@ -302,7 +341,7 @@ def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
         image_file.warning,
         height,
         width,
-        content=content_digest(data),
+        content=content_digest(image_file.data),
         format=image_file.stored_as[0],
         mode=image_file.stored_as[1],
         contrast=_contrast(image),
@@ -335,20 +374,37 @@ def is_image(head: bytes) -> bool:
         return head[8:12] == b"WEBP"
     if head.startswith(b"BM"):
         return len(head) >= 26 and head[6:10] == bytes(4)
-    return head.startswith(_BEGINNINGS)
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (*_AVIF, *_HEIF)
+    return head.startswith(_BEGINNINGS) or _PNM.match(head) is not None
 
 
-def printable(path: str | Path, root: str | Path | None = None) -> str:
-    """A path for messages: relative to root, on one line, valid UTF-8."""
-    name = os.fspath(path)
-    if root is not None and name.startswith(os.path.join(root, "")):
-        name = os.path.relpath(name, root)
-    if name.isprintable():
-        return name
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(
-        letter if unicodedata.category(letter)[0] != "C" else ascii(letter)[1:-1] for letter in text
-    )
+def unsupported(path: str) -> str | None:
+    """Why a file with the ending of an image is not read, whatever is in it."""
+    name = UNSUPPORTED.get(os.path.splitext(path)[1].lower())
+    return name and f"{name} is not read: convert it to JPEG or PNG"
+
+
+def _format_problem(head: bytes, source: str | Path | bytes) -> str | None:
+    """Why a file that begins so is not opened."""
+    reason = None if isinstance(source, bytes) else unsupported(os.fspath(source))
+    if reason is not None:
+        return reason
+    if not is_image(head):
+        name = next((name for start, name in _FOREIGN.items() if head.startswith(start)), None)
+        if name is not None:
+            return f"{name} is not read: convert it to JPEG or PNG"
+        return f"not one of {', '.join(FORMATS)}"
+    if head[4:8] != b"ftyp":
+        return None
+    if head[8:12] in _AVIF:
+        return None if features.check("avif") else "AVIF: convert it, or install a newer Pillow"
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return "HEIC: convert it, or install pillow-heif (pip install 'plusx[heif]')"
+    register_heif_opener()
+    return None
 
 
 def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
@@ -366,15 +422,13 @@ def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
 
 
 @contextmanager
-def _refusing(limit: int, data: bytes = b"") -> Iterator[None]:
+def _refusing(data: bytes = b"") -> Iterator[None]:
     """Turns whatever a decoder raises into UnreadableImage, and silences its warnings."""
     with quiet:
         try:
             yield
         except (UnreadableImage, KeyboardInterrupt):
             raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UnreadableImage(f"too many pixels, at most {limit:,} are decoded") from error
         except UnidentifiedImageError as error:
             if data[:2] in (b"II", b"MM"):
                 raise UnreadableImage(
@@ -414,7 +468,7 @@ def _dark(image: Image.Image) -> str | None:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):
         wide = np.asarray(image)
         return Image.fromarray((wide >> 8).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):

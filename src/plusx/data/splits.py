@@ -1,5 +1,6 @@
 """Which samples train, validate and test, where the data itself does not say."""
 
+import re
 from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -12,16 +13,33 @@ from plusx.data.rng import permutation
 from plusx.errors import UserError
 
 
-# names that splits have in folders, files and columns
+# names that splits have in folders, files and columns, in any case and with _set, _data or
+# _images behind them: see `split_of`
 SPLIT_NAMES = {
     "train": "train",
+    "training": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
+    "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
+_ENDING = re.compile(r"[ _-]?(set|data|images|imgs|split)$")
 # of the training samples, where the data holds out none itself
 VALIDATION_FRACTION = 0.2
+
+
+def split_of(name: str) -> str:
+    """The split that a folder, a file or a cell of this name is; "" where it is none.
+
+    >>> split_of("Training"), split_of("test_set"), split_of("cat")
+    ('train', 'test', '')
+    """
+    plain = name.strip().casefold()
+    return SPLIT_NAMES.get(plain) or SPLIT_NAMES.get(_ENDING.sub("", plain), "")
 
 
 @runtime_checkable
@@ -74,6 +92,11 @@ def held_out_of(
     Samples of one group, as of one patient, are on one side.
     """
     amount = VALIDATION_FRACTION if validation is None else validation
+    if split == "validation" and amount and not validation_count(len(labels), amount):
+        raise UserError(
+            f"{len(labels):,} samples are too few to hold out {amount:g} of them for validation: "
+            "add some, or set validation = 1 or more (a number of samples), or 0 (none)"
+        )
     held = (
         groups_held_out(labels, groups, amount, seed)
         if any(groups)
@@ -102,9 +125,38 @@ def stratified_order(labels: Tensor, seed: int) -> Int64[np.ndarray, "n"]:
 
 
 def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.ndarray, "m"]:
-    """The indices, ascending, of the samples that validate: a share below 1, or a number."""
+    """The indices, ascending, of the samples that validate: a share below 1, or a number.
+
+    Every class keeps a sample to train on. UserError: that leaves too few to validate.
+    """
     count = validation_count(len(labels), validation)
-    return np.sort(stratified_order(labels, seed)[:count])
+    order = stratified_order(labels, seed)
+    if labels.ndim == 1:
+        # the last of each class in this order trains
+        _, last = np.unique(labels.cpu().numpy()[order][::-1], return_index=True)
+        order = np.delete(order, len(order) - 1 - last)
+    if len(order) < count:
+        raise UserError(
+            f"validation = {validation}: {count:,} of {len(labels):,} samples cannot validate, "
+            f"since each of the {len(labels) - len(order):,} classes needs one to train on: add "
+            "images, or set validation = 0"
+        )
+    return np.sort(order[:count])
+
+
+def lone_classes(labels: Tensor, classes: Sequence[str]) -> list[str]:
+    """A warning about the classes of one sample, of which none can validate; or nothing."""
+    if labels.ndim == 2:
+        return []
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    names = [name for name, count in zip(classes, counts) if count == 1]
+    if not names:
+        return []
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    which = (
+        f"the class {shown} has" if len(names) == 1 else f"{len(names):,} classes ({shown}) have"
+    )
+    return [f"{which} one image, which trains: it does not validate"]
 
 
 def groups_held_out(

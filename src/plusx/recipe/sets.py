@@ -70,6 +70,7 @@ class OwnData:
     range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255
     bands: tuple[Positive, ...] | None = None  # channels that are used, from 1; None: all
     on_unreadable: Literal["error", "skip"] = "error"
+    max_pixels: Positive | None = None  # of an image; None: 200 million
     decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
     sampler: Sampler = "uniform"
     samples_per_class: Positive = 4  # that stand together, with sampler = "pk"
@@ -97,6 +98,7 @@ class AnnotatedData:
     validation: CountOrFraction | None = None
     train: CountOrFraction | None = None
     on_unreadable: Literal["error", "skip"] = "error"
+    max_pixels: Positive | None = None  # of an image; None: 200 million
     sampler: Literal["uniform", "balanced"] = "uniform"
     workers: Count = 0
 
@@ -118,6 +120,7 @@ class PeopleData:
     sampler: Sampler = "uniform"
     samples_per_class: Positive = 4  # of a person that stand together, with sampler = "pk"
     on_unreadable: Literal["error", "skip"] = "error"
+    max_pixels: Positive | None = None  # of an image; None: 200 million
     workers: Count = 0
 
 

@@ -156,7 +156,7 @@ def own_modality(data: OwnData) -> Modality | None:
     Mean and deviation of bands are measured in training. UserError: a range or a band that cannot
     be.
     """
-    if data.channels is None and data.range is None and data.bands is None:
+    if (data.channels, data.range, data.bands, data.max_pixels) == (None,) * 4:
         return None
     size = (data.size, data.size)
     low, high = data.range or (0.0, 255.0)
@@ -164,7 +164,10 @@ def own_modality(data: OwnData) -> Modality | None:
         raise UserError(f"[data] range = [{low}, {high}]: from a lower number to a higher one")
     stored = data.channels or (3 if data.bands is None else max(data.bands))
     if data.range is None and data.bands is None and stored in (1, 3):
-        return ImageModality(size, stored, IMAGENET_MEAN[stored], IMAGENET_STD[stored])
+        mean, std = IMAGENET_MEAN[stored], IMAGENET_STD[stored]
+        return ImageModality(size, stored, mean, std, max_pixels=data.max_pixels)
+    if data.max_pixels is not None:
+        raise UserError("[data] max_pixels is for images of 8 bits, not for bands")
     modality = BandsModality(size, stored, (0.5,) * stored, (0.25,) * stored, low, high)
     if data.bands is None:
         return modality
@@ -190,6 +193,7 @@ def _open_annotated(recipe: Recipe, data: AnnotatedData, split: str) -> Dataset:
         components=data.components,
         min_area=data.min_area,
         instances=_wants_masks(recipe),
+        max_pixels=data.max_pixels,
     )
     return open_annotated(
         data.path,
@@ -229,6 +233,7 @@ def _open_people(recipe: Recipe, data: PeopleData, split: str) -> Dataset:
         size=data.size,
         channels=data.channels,
         on_unreadable=data.on_unreadable,
+        max_pixels=data.max_pixels,
     )
 
 

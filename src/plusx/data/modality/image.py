@@ -1,7 +1,7 @@
 """Images of 8 bits, grey or in colours."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, open_image
 from plusx.data.modality.modality import Modality
@@ -9,7 +9,7 @@ from plusx.data.sample import Input
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform, annotated_transform, image_transform
 from plusx.data.transforms.words import VOCABULARY, parse_augment
-from plusx.errors import UserError
+from plusx.errors import UserError, printable
 
 
 # by the number of channels: ImageNet's, and their means for grey
@@ -29,11 +29,13 @@ class ImageModality(Modality):
     resize: what is done to images of another size where no word of augmentation does it
     crop_fraction, interpolation: of center_crop: the fraction of a side that is kept (timm's
         crop_pct), and how images are resized
+    max_pixels: of a file, by its header; others are refused. None: 200 million
     """
 
     resize: Resize = "center_crop"
     crop_fraction: float = 0.875
     interpolation: str = "bilinear"
+    max_pixels: int | None = None
 
     kind: ClassVar[str] = "image"
     inputs: ClassVar[str] = "images"
@@ -51,17 +53,29 @@ class ImageModality(Modality):
         if not 0 < self.crop_fraction <= 1:
             raise UserError(f"crop_fraction = {self.crop_fraction}: above 0, at most 1")
 
+    @property
+    def limit(self) -> int:
+        """Pixels above which a file is refused."""
+        return DEFAULT_LIMIT if self.max_pixels is None else self.max_pixels
+
+    def verdict_terms(self) -> list[Any]:
+        return [*super().verdict_terms(), self.limit]
+
     def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
-        return ImageFile(path, DEFAULT_LIMIT, self.channels, decoder)
+        return ImageFile(path, self.limit, self.channels, decoder)
 
     def decode(self, source: str | bytes) -> Input:
-        return open_image(source, DEFAULT_LIMIT, self.channels)
+        return open_image(source, self.limit, self.channels)
 
     def examine(self, source: str | bytes) -> Verdict:
-        return examine(source)
+        return examine(source, self.limit)
 
     def refuse_archive(self, path: str) -> None:
-        return
+        if self.max_pixels is not None:
+            raise UserError(
+                f"{printable(path)}: max_pixels is for images in files of their own; packed and "
+                f"tar files hold images of at most {DEFAULT_LIMIT:,} pixels"
+            )
 
     @property
     def varies(self) -> bool:

@@ -5,14 +5,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import PIL
 import torch
 from jaxtyping import Float32, Num
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from plusx.data.buffer_pool import BufferPool
-from plusx.data.image_file import DEFAULT_LIMIT, Decoder, Verdict, printable
+from plusx.data.image_file import DEFAULT_LIMIT, Decoder, Verdict, decoders, printable
 from plusx.data.sample import Input
 from plusx.data.transforms.transform import Transform
 from plusx.errors import UserError
@@ -87,7 +86,7 @@ class Modality:
 
     def verdict_terms(self) -> list[Any]:
         """What the verdict on a file depends on besides the file."""
-        return [_RULES, DEFAULT_LIMIT, PIL.__version__]
+        return [_RULES, DEFAULT_LIMIT, *decoders()]
 
     def examine(self, source: str | bytes) -> Verdict:
         """Decode a file wholly and say what came of it."""

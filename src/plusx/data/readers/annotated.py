@@ -81,6 +81,7 @@ def open_annotated(
         IMAGENET_MEAN[channels],
         IMAGENET_STD[channels],
         resize="none" if size is None else "fit",
+        max_pixels=options.max_pixels,
     )
     all_entries = examined([Entry(i.path, "") for i in index.images], index.root, modality)
     entries = {entry.path: entry for entry in all_entries}

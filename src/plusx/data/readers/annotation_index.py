@@ -12,14 +12,13 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from plusx.data.annotations import Annotations
-from plusx.data.image_file import printable
+from plusx.data.image_file import ENDINGS, printable
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.readers.verdicts import listed
 from plusx.data.splits import own_splits
 from plusx.errors import UserError
 
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 # how far a box may reach out of its image without a word: libraries count from 0 and from 1
 _SLACK = 1.0
 
@@ -89,6 +88,7 @@ class LayoutOptions:
     components  of masks: classes whose connected components become boxes, and their classes
     min_area    pixels below which a component is ignored
     instances   whether instance masks are wanted, where they are known
+    max_pixels  of an image; None is 200 million
     """
 
     classes: tuple[str, ...] = ()
@@ -99,6 +99,7 @@ class LayoutOptions:
     components: tuple[str, ...] = ()
     min_area: int = 20
     instances: bool = False
+    max_pixels: int | None = None
 
 
 def complain(problems: Sequence[Problem], on_unreadable: str, of: str) -> list[str]:

@@ -26,7 +26,7 @@ from plusx.data.readers.annotation_index import (
     BoxAnnotation,
     Problem,
 )
-from plusx.data.splits import SPLIT_NAMES
+from plusx.data.splits import split_of
 from plusx.errors import UserError
 
 
@@ -125,7 +125,7 @@ def json_files(root: str) -> dict[str, tuple[str, str]]:
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             match = _NAME.fullmatch(name)
             if match:
-                path, split = os.path.join(folder, name), SPLIT_NAMES[match[1]]
+                path, split = os.path.join(folder, name), split_of(match[1])
                 if split in {other for other, _ in files.values()}:
                     raise UserError(f"{printable(path)} is a second JSON of {split}")
                 files[path] = (split, match[1] + match[2])

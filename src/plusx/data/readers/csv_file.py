@@ -1,22 +1,25 @@
 """The rows of a CSV, and what its columns path and split mean.
 
-Rows count from 1 with the header, as a spreadsheet shows them. Paths are relative to the CSV's
-folder and stay inside it.
+Rows count from 1 with the header, as a spreadsheet shows them. Columns are separated by commas,
+semicolons or tabs. Text is UTF-8, or UTF-16 with its byte order mark. Paths are relative to the
+CSV's folder and stay inside it.
 """
 
+import codecs
 import csv
 import io
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from plusx.data.image_file import printable, read_regular
-from plusx.data.splits import SPLIT_NAMES
-from plusx.errors import UserError
+from plusx.data.image_file import read_regular
+from plusx.data.splits import split_of
+from plusx.errors import UserError, printable
 
 
 _LIMIT = 2**31  # bytes
-_HEADER = 2**16  # characters that are read for the columns alone
+_HEADER = 2**16  # bytes that are read for the columns alone
+_SEPARATORS = ",;\t"
 
 
 class Row(NamedTuple):
@@ -26,27 +29,42 @@ class Row(NamedTuple):
     where: str
     cells: dict[str, str]
 
+    def text(self, column: str) -> str:
+        """A cell without blanks around it. UserError: it is not UTF-8."""
+        text = self.cells[column].strip()
+        _refuse_other_encoding(text, self.where, column)
+        return text
+
     @property
     def split(self) -> str:
         """train, validation, test, or "" without a column split. UserError: an unknown name."""
-        name = self.cells.get("split", "").strip()
-        if "split" in self.cells and name not in SPLIT_NAMES:
+        if "split" not in self.cells:
+            return ""
+        split = split_of(self.cells["split"])
+        if not split:
             raise UserError(
-                f"{self.where}: split {printable(name)!r}, allowed are train, validation (or val), "
-                "test"
+                f"{self.where}: split {printable(self.cells['split'].strip())!r}, allowed are "
+                "train, validation (or val), test"
             )
-        return SPLIT_NAMES.get(name, "")
+        return split
 
     def path(self, root: str) -> str:
-        """The path below root. UserError: there is none, or it leaves root."""
+        """The path below root. UserError: there is none, or it leaves root.
+
+        Blanks around it and backslashes are part of it only where there is such a file.
+        """
         text = self.cells["path"]
         if not text.strip() or "\0" in text:
             raise UserError(f"{self.where}: no path")
-        path = os.path.normpath(os.path.join(root, text))
+        spellings = dict.fromkeys((text, text.strip(), text.strip().replace("\\", "/")))
+        paths = [os.path.normpath(os.path.join(root, spelling)) for spelling in spellings]
+        path = next((path for path in paths if os.path.lexists(path)), paths[0])
         if not path.startswith(os.path.join(root, "")):
             raise UserError(
                 f"{self.where}: the path {printable(text)!r} leaves the folder of the CSV"
             )
+        if not os.path.lexists(path):
+            _refuse_other_encoding(text, self.where, "path")
         return path
 
 
@@ -54,21 +72,25 @@ def columns_of(path: str | Path) -> list[str]:
     """The columns of a CSV; none where the path is no file of that ending."""
     if not (os.fspath(path).lower().endswith(".csv") and os.path.isfile(path)):
         return []
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        header = file.read(_HEADER).splitlines()[:1]
+    with open(path, "rb") as file:
+        head = file.read(_HEADER)
     try:
-        return [name.strip() for name in next(csv.reader(header), [])]
-    except csv.Error:
+        header = _decoded(head).splitlines()[:1]
+        reader = csv.reader(header, delimiter=_separator(header))
+        return [name.strip() for name in next(reader, [])]
+    except (csv.Error, UnicodeDecodeError):
         return []
 
 
 def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
     """The columns and the rows. UserError: it is no CSV, or rows differ in length."""
-    # paths need not be UTF-8, and neither does the rest
-    text = read_regular(path, _LIMIT).decode("utf-8-sig", "surrogateescape")
     lines: list[list[str]] = []
     try:
-        lines.extend(csv.reader(io.StringIO(text, newline=""), strict=True))
+        text = _decoded(read_regular(path, _LIMIT))
+        separator = _separator(text[:_HEADER].splitlines()[:1])
+        lines.extend(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown} is no text: {error}") from None
     except csv.Error as error:
         raise UserError(f"{shown}, row {len(lines) + 1}: {error}") from None
     columns = [name.strip() for name in lines[0]] if lines else []
@@ -77,6 +99,30 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
         if any(field.strip() for field in fields):
             where = f"{shown}, row {number}"
             if len(fields) != len(columns):
-                raise UserError(f"{where}: {len(fields)} fields under {len(columns)} columns")
+                count = f"{len(fields)} field{'s' * (len(fields) != 1)}"
+                raise UserError(f"{where}: {count} under {len(columns)} columns")
             rows.append(Row(number, where, dict(zip(columns, fields))))
     return columns, rows
+
+
+def _separator(header: list[str]) -> str:
+    """What stands between the columns of the first line."""
+    return max(_SEPARATORS, key="".join(header).count)
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a file; names of files need not be UTF-8, and keep their bytes as surrogates."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _refuse_other_encoding(text: str, where: str, column: str) -> None:
+    """UserError for text with bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: the {column} '{printable(text)}' is not UTF-8: save the file as UTF-8 (in "
+            'a spreadsheet as "CSV UTF-8")'
+        ) from None

@@ -1,31 +1,35 @@
 """A folder of class folders: ROOT/train/CLASS/..., ROOT/val, ROOT/test, or ROOT/CLASS/...
 
-A file counts by its content. Hidden files and folders are ignored, links are followed inside the
-root only, every real file counts once, and what is no regular file is never opened.
+Either may also lie one folder deeper. A file counts by its content. Hidden files and folders are
+ignored, links are followed inside the root only, every real file counts once, and what is no
+regular file is never opened.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from plusx.data.image_file import is_image, printable
-from plusx.data.readers.listing import Listing, refuse_similar_names
+from plusx.data.image_file import ENDINGS, is_image, unsupported
+from plusx.data.readers.listing import Listing, class_name, refuse_similar_names
 from plusx.data.readers.verdicts import Entry
-from plusx.data.splits import SPLIT_NAMES
-from plusx.errors import UserError
+from plusx.data.splits import split_of
+from plusx.errors import UserError, did_you_mean, printable
 
 
-_ENDINGS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-)
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 _DEEPEST = 50
 _SHOWN = 3  # class folders that the reason of a kind names
 _PEEKED = 1000  # files of a class folder among which an image is searched to recognise it
 NEW_FOLDER = "a folder that was not there"
+OUTPUT_FOLDER = "a folder that plusx wrote"
+# a folder with one of these is what plusx wrote: a run, a gallery, predictions, explanations
+_OUTPUTS = frozenset(
+    ("recipe.toml", "environment.json", "gallery.json", "predictions.json", "explanation.json")
+)
 _KINDS = (
     (stat.S_ISFIFO, "a pipe, no regular file"),
     (stat.S_ISSOCK, "a socket, no regular file"),
@@ -51,7 +55,7 @@ class FolderListing(Listing):
 def recognise_folder(path: str) -> str:
     """Why a path can be read by scan; "" where it cannot."""
     classes = _class_folders(path)
-    names = [set(folders) for folders in classes.values()]
+    names = [{class_name(name).casefold() for name in folders} for folders in classes.values()]
     if len(names) > 1 and not set.intersection(*names):
         return ""  # classes that validate must train
     return _described(classes, "class folders")
@@ -72,8 +76,16 @@ def _class_folders(root: str) -> dict[str, dict[str, str]]:
     except UserError:  # which scan reports
         splits = {}
     if not splits:
-        return {"": folders}
+        within = _within(folders)
+        return {"": folders} if within is None else _class_folders(within)
     return {name: _folders_in(folders[name]) for name in splits}
+
+
+def _within(folders: dict[str, str]) -> str | None:
+    """The only folder, where it has folders and no images and is looked into; else None."""
+    path = next(iter(folders.values()), "")
+    inner, has_images = _content(path)
+    return path if len(folders) == 1 and len(inner) > 1 and not has_images else None
 
 
 def _folders_in(root: str) -> dict[str, str]:
@@ -81,7 +93,7 @@ def _folders_in(root: str) -> dict[str, str]:
         return {}
     try:
         with os.scandir(root) as items:
-            return {i.name: i.path for i in items if i.is_dir() and not i.name.startswith(".")}
+            return {i.name: i.path for i in items if i.is_dir() and not _is_litter(i.name)}
     except OSError:
         return {}
 
@@ -100,7 +112,7 @@ def _described(classes: dict[str, dict[str, str]], kind: str) -> str:
 def _has_image(folder: str) -> bool:
     paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
     return any(
-        os.path.splitext(path)[1].lower() in _ENDINGS or _begins_as_image(path)
+        os.path.splitext(path)[1].lower() in ENDINGS or _begins_as_image(path)
         for path in islice(paths, _PEEKED)
     )
 
@@ -122,20 +134,39 @@ def scan(
         raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
     walk = _Walk(top, searched)
     folders = walk.folders(top, "", "")
+    for entry in walk.entries:
+        if entry.state == "refused" and split_of(name := os.path.basename(entry.path)):
+            raise UserError(f"{shown}: the split folder {printable(name)} is {entry.reason}")
     splits = _splits(folders, shown)
+    if not splits and (within := _within(folders)) is not None:
+        listing = scan(within, searched, same_classes=same_classes)
+        name = printable(os.path.basename(within))
+        warning = f"classes are looked for in {name}, the only folder of {shown}"
+        return replace(listing, warnings=(warning, *listing.warnings))
+    if not splits:
+        _refuse_nested(folders, shown)
     class_folders: dict[str, dict[str, str]] = {}
+    split_folders = {"": shown}
     for name, path in folders.items():
         if not splits:
             class_folders.setdefault("", {})[name] = path
-        elif name in splits:
-            class_folders[splits[name]] = walk.folders(path, "", splits[name])
+        elif (split := splits.get(name)) is not None:
+            inner = walk.folders(path, "", split)
+            if len(inner) == 1 and split_of(*inner) == split:  # training_set/training_set
+                (path,) = inner.values()
+                inner = walk.folders(path, "", split)
+            class_folders[split] = inner
+            split_folders[split] = printable(os.path.join(shown, os.path.relpath(path, top)))
         else:
             walk.add(path, "", "", "ignored", "beside the split folders")
     for split, paths in class_folders.items():
         for name, path in paths.items():
-            walk.walk(path, printable(name), split)
+            walk.walk(path, class_name(name), split)
     walk.follow()
-    names = {split: {printable(name) for name in paths} for split, paths in class_folders.items()}
+    names = {
+        split: {class_name(name) for name in paths} - walk.outputs(split)
+        for split, paths in class_folders.items()
+    }
     if not any(names.values()):
         raise UserError(
             f"{shown} has no class folders: images are looked for in {shown}/CLASS/, or in "
@@ -143,12 +174,15 @@ def scan(
         )
     train = names.get("train", names.get("", set())) if same_classes else set()
     for split, classes in names.items():
-        where = os.path.join(shown, split)
+        where = split_folders[split]
         if not classes:
             raise UserError(f"{where} is empty: it has no class folders")
-        refuse_similar_names(sorted(classes), where)
+        refuse_similar_names(sorted(classes | train), shown if train else where)
         if train and (unknown := sorted(classes - train)):
-            raise UserError(f"{where}: the class {unknown[0]!r} is not among those that train")
+            raise UserError(
+                f"{where}: the class {unknown[0]!r} is not among those that train"
+                f"{did_you_mean(unknown[0], train)}"
+            )
     return FolderListing(
         root=top,
         splits=tuple(sorted(set(splits.values()))),
@@ -179,14 +213,52 @@ def scan_images(path: str | Path) -> list[Entry]:
 
 def _splits(folders: dict[str, str], shown: str) -> dict[str, str]:
     """The split folders: those with the usual names, if one is `train` or there are no others."""
-    splits = {name: SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES}
-    if "train" not in splits and len(splits) < len(folders):
-        return {}
+    splits = {name: split for name in folders if (split := split_of(name))}
+    if len(splits) < len(folders):
+        train = [_content(folders[name]) for name, split in splits.items() if split == "train"]
+        if not any(inner or not has_images for inner, has_images in train):
+            return {}  # a train is a vehicle too
     for split in set(splits.values()):
         names = sorted(name for name in splits if splits[name] == split)
         if len(names) > 1:
             raise UserError(f"{shown} has {' and '.join(names)}: one folder a split")
     return splits
+
+
+def _refuse_nested(folders: dict[str, str], shown: str) -> None:
+    """UserError where all class folders hold the same folders: these are splits, or the classes
+    are splits of other names.
+    """
+    common: set[str] | None = None
+    for path in folders.values():
+        inner, has_images = _content(path)
+        common = inner if common is None else common & inner
+        if has_images or len(common) < 2:
+            return
+    if common is not None and len(folders) > 1:
+        outer_names, inner_names = (
+            ", ".join(map(printable, sorted(names)[:3])) + (", ..." if len(names) > 3 else "")
+            for names in (folders, common)
+        )
+        raise UserError(
+            f"{shown}: the folders {outer_names} hold the same folders ({inner_names}): which ones "
+            f"are the classes? Splits are {shown}/train/CLASS, val and test; a class that has "
+            "folders must not have those of all others"
+        )
+
+
+def _content(path: str) -> tuple[set[str], bool]:
+    """The names of the folders directly below a folder, and whether images lie beside them."""
+    inner, has_images = set(), False
+    with contextlib.suppress(OSError), os.scandir(path) as items:
+        for item in items:
+            if _is_litter(item.name):
+                continue
+            if item.is_dir():
+                inner.add(item.name)
+            else:
+                has_images |= os.path.splitext(item.name)[1].lower() in ENDINGS
+    return inner, has_images
 
 
 @dataclass
@@ -235,13 +307,23 @@ class _Walk:
             self.add(path, label, split, "refused", f"nested deeper than {_DEEPEST} folders")
             return
         self.visited[_identity(os.stat(path))] = path
-        for item in self._listed(path, label, split):
+        items = list(self._listed(path, label, split))
+        if any(item.name in _OUTPUTS for item in items):
+            self.add(path, label, split, "ignored", OUTPUT_FOLDER)
+            return
+        for item in items:
             if item.is_symlink():
                 self.links.append((item.path, label, split, depth + 1))
             elif item.is_dir(follow_symlinks=False):
                 self.walk(item.path, label, split, depth + 1)
             else:
                 self._file(item.path, label, split)
+
+    def outputs(self, split: str) -> set[str]:
+        """The class folders of a split that hold nothing but what plusx wrote."""
+        entries = [entry for entry in self.entries if entry.split == split]
+        written = {entry.label for entry in entries if entry.reason == OUTPUT_FOLDER}
+        return written - {entry.label for entry in entries if entry.state != "ignored"}
 
     def follow(self) -> None:
         """What links lead to, inside the root and not yet seen."""
@@ -269,7 +351,7 @@ class _Walk:
             self.add(path, label, split, "refused", f"cannot be read: {error.strerror}")
             return
         for item in listed:
-            if item.name.startswith(".") or item.name.casefold() in _LITTER:
+            if _is_litter(item.name):
                 self.add(item.path, label, split, "ignored", "hidden")
             else:
                 yield item
@@ -306,13 +388,20 @@ class _Walk:
         twin = self.files.setdefault(_identity(status), path)
         if twin != path:
             self.add(path, label, split, "ignored", f"the same as {self._shown(twin)}")
-        elif os.path.splitext(path)[1].lower() in _ENDINGS or _begins_as_image(path):
+        elif (problem := unsupported(path)) is not None:
+            self.add(path, label, split, "refused", problem)
+        elif os.path.splitext(path)[1].lower() in ENDINGS or _begins_as_image(path):
             self.add(path, label, split, "used", "")
         else:
             self.add(path, label, split, "ignored", "no image")
 
     def _shown(self, path: str) -> str:
         return printable(path, self.root)
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a file or a folder is hidden, or what systems leave behind."""
+    return name.startswith(".") or name.casefold() in _LITTER
 
 
 def _identity(status: os.stat_result) -> Identity:

@@ -1,5 +1,6 @@
 """A reader's list of files and their labels, before any of them is decoded."""
 
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from plusx.data.dataset import FileItems, Items, Labels
 from plusx.data.image_file import Decoder
 from plusx.data.modality import Modality
 from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
-from plusx.errors import UserError
+from plusx.errors import UserError, printable
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,12 +19,14 @@ class Listing:
     """All entries below a root, and the classes in order.
 
     splits: those that the data has itself ("train", "validation", "test"); () where a seed splits
+    warnings: about the data as a whole
     """
 
     root: str
     splits: tuple[str, ...]
     classes: tuple[str, ...]
     entries: tuple[Entry, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def learned_from(self) -> list[Entry]:
@@ -40,7 +43,8 @@ class Listing:
         self, entries: Sequence[Entry], modality: Modality, on_unreadable: OnUnreadable
     ) -> tuple[list[Entry], list[str]]:
         """The entries that can be used, and warnings about the others. UserError names them."""
-        return check_entries(entries, self.root, on_unreadable, modality)
+        used, warnings = check_entries(entries, self.root, on_unreadable, modality)
+        return used, [*self.warnings, *warnings]
 
     def labels(self, entries: Sequence[Entry], classes: tuple[str, ...]) -> Labels:
         """Class numbers of entries."""
@@ -59,10 +63,37 @@ def file_items(entries: Sequence[Entry], decoder: Decoder = "pillow") -> FileIte
     return FileItems(paths, decoder, contents if len(contents) == len(paths) else None)
 
 
+def class_name(text: str) -> str:
+    """The name of a class as data writes it: in one Unicode form (NFC), without blanks around it
+    and without characters that control a terminal.
+    """
+    return printable(unicodedata.normalize("NFC", text).strip())
+
+
 def refuse_similar_names(names: Iterable[str], where: str) -> None:
     """UserError where two classes differ in upper and lower case or in Unicode form only."""
     first: dict[str, str] = {}
     for name in names:
-        other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        other = first.setdefault(class_name(name).casefold(), name)
         if other != name:
-            raise UserError(f"{where}: the classes {other!r} and {name!r} differ in case only")
+            how = "case" if class_name(other) != class_name(name) else "blanks or Unicode form"
+            raise UserError(
+                f"{where}: the classes {printable(other)!r} and {printable(name)!r} differ in "
+                f"{how} only: give them one name"
+            )
+
+
+def file_problem(path: str, root: str) -> str | None:
+    """Why a file that data names cannot be opened; None where it is a regular file below root.
+
+    Links are followed inside the root only. root: without links (os.path.realpath)
+    """
+    try:
+        target = os.path.realpath(path, strict=True)
+    except FileNotFoundError:
+        return "a link to nothing" if os.path.islink(path) else "missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not target.startswith(os.path.join(root, "")):
+        return "a link that leaves the folder"
+    return None if os.path.isfile(target) else "not a regular file"

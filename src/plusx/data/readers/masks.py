@@ -18,10 +18,15 @@ import numpy as np
 import torch
 
 from plusx.data.annotations import Boxes, MaskEncoding, Masks, stored_mask
-from plusx.data.image_file import UnreadableImage, content_digest, printable, read_regular
+from plusx.data.image_file import (
+    ENDINGS,
+    UnreadableImage,
+    content_digest,
+    printable,
+    read_regular,
+)
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.readers.annotation_index import (
-    ENDINGS,
     AnnotatedImage,
     AnnotationIndex,
     LayoutOptions,

@@ -13,7 +13,7 @@ from plusx.data.readers.listing import Listing
 from plusx.data.readers.verdicts import OnUnreadable
 from plusx.data.sets import NAMED_SETS
 from plusx.data.sets.download import located
-from plusx.data.splits import entries_of_split, held_out_of
+from plusx.data.splits import entries_of_split, held_out_of, lone_classes
 from plusx.errors import UserError
 
 
@@ -164,7 +164,13 @@ def _from_files(
     if not is_cut:
         return dataset
     groups = [entry.group for entry in used]
-    return dataset.subset(held_out_of(labels, split, validation, seed, groups).tolist())
+    try:
+        indices = held_out_of(labels, split, validation, seed, groups).tolist()
+    except UserError as error:
+        raise UserError(f"{shown}: {error}") from None
+    if validation != 0:
+        dataset = replace(dataset, warnings=[*dataset.warnings, *lone_classes(labels, classes)])
+    return dataset.subset(indices)
 
 
 def _classes(

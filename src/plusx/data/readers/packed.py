@@ -118,7 +118,6 @@ class PackedListing(Listing):
 
     file: PackedFile
     side: int
-    warnings: tuple[str, ...]
 
     def usable(
         self, entries: Sequence[Entry], modality: Modality, on_unreadable: OnUnreadable

@@ -51,6 +51,7 @@ def open_people(
     size: tuple[int, int] = (112, 112),
     channels: int = 3,
     on_unreadable: OnUnreadable = "error",
+    max_pixels: int | None = None,
 ) -> Dataset:
     """Open PATH/PERSON/..., or PATH/train/PERSON/..., PATH/val/... and PATH/test/...
 
@@ -64,6 +65,7 @@ def open_people(
     on_unreadable   "error": a file that cannot be used, and a person with fewer than two
                 images, is an error that names it; "skip": they are left out, and named in the
                 warnings
+    max_pixels  of an image; None is 200 million
 
     Raises UserError for a folder without people, somebody who is in two splits, a pattern that
     matches nobody, or fewer than two people in a split.
@@ -72,7 +74,8 @@ def open_people(
     if channels not in IMAGENET_MEAN:
         raise UserError(f"channels = {channels}: images of people have 1 or 3")
     shown = printable(path)
-    people = _read(path, on_unreadable)
+    modality = people_modality(size, channels, max_pixels)
+    people = _read(path, on_unreadable, modality)
     if people.splits and (validation is not None or test != 0):
         raise UserError(
             f"{shown} has splits of its own ({', '.join(people.splits)}): leave out validation "
@@ -93,17 +96,19 @@ def open_people(
         split=split,
         classes=tuple(names),
         labels=torch.tensor([numbers[entry.label] for entry in entries], dtype=torch.int64),
-        modality=people_modality(size, channels),
+        modality=modality,
         items=file_items(entries),
         root=people.root,
         warnings=people.warnings,
     )
 
 
-def people_modality(size: tuple[int, int], channels: int) -> ImageModality:
+def people_modality(
+    size: tuple[int, int], channels: int, max_pixels: int | None = None
+) -> ImageModality:
     """Aligned crops, of which the whole is seen."""
     mean, std = IMAGENET_MEAN[channels], IMAGENET_STD[channels]
-    return ImageModality(size, channels, mean, std, resize="stretch")
+    return ImageModality(size, channels, mean, std, resize="stretch", max_pixels=max_pixels)
 
 
 def divided(
@@ -130,7 +135,7 @@ def images_of_people(
     path: str | Path, on_unreadable: OnUnreadable
 ) -> tuple[list[Entry], list[str]]:
     """The images of a folder of people, who may have one each, and warnings about the others."""
-    people = _read(path, on_unreadable, min_images=1)
+    people = _read(path, on_unreadable, people_modality((1, 1), 3), min_images=1)
     return [entry for images in people.images.values() for entry in images], people.warnings
 
 
@@ -162,7 +167,9 @@ def _selected(
     return sorted(names[index] for index in drawn)
 
 
-def _read(path: str | Path, on_unreadable: OnUnreadable, min_images: int = 2) -> _People:
+def _read(
+    path: str | Path, on_unreadable: OnUnreadable, modality: ImageModality, min_images: int = 2
+) -> _People:
     """The people of a folder and their images, each of them decoded once."""
     listing, shown = scan(Path(path).expanduser(), same_classes=False), printable(path)
     splits: dict[str, str] = {}
@@ -173,9 +180,7 @@ def _read(path: str | Path, on_unreadable: OnUnreadable, min_images: int = 2) ->
                 "person who trains cannot be evaluated as one who does not"
             )
     try:
-        used, warnings = check_entries(
-            listing.entries, listing.root, on_unreadable, people_modality((1, 1), 3)
-        )
+        used, warnings = check_entries(listing.entries, listing.root, on_unreadable, modality)
     except UserError as error:
         raise UserError(f"{shown}: {error}") from None
     images: dict[str, list[Entry]] = {name: [] for name in listing.classes}

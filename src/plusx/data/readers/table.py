@@ -17,7 +17,7 @@ from plusx.data.dataset import Labels
 from plusx.data.image_file import printable
 from plusx.data.readers.box_table import CORNERS
 from plusx.data.readers.csv_file import columns_of, read_rows
-from plusx.data.readers.listing import Listing, refuse_similar_names
+from plusx.data.readers.listing import Listing, class_name, file_problem, refuse_similar_names
 from plusx.data.readers.verdicts import Entry
 from plusx.data.splits import own_splits
 from plusx.errors import UserError
@@ -123,12 +123,12 @@ def _entries(path: str | Path, root: str, shown: str) -> list[Entry]:
             name = printable(path, root)
             raise UserError(f"{row.where} repeats row {first[path]} ({name})")
         first[path] = row.number
-        group = printable(row.cells.get(group_column, "").strip())
+        group = printable(row.text(group_column)) if group_column else ""
         if group_column and not group:
             raise UserError(f"{row.where}: no {group_column}")
-        label = printable(row.cells["label"].strip())
+        label = class_name(row.text("label"))
         entry = Entry(path, label, row=row.number, split=row.split, group=group)
-        problem = _problem(path, root)
+        problem = file_problem(path, root)
         if problem:
             entry = entry._replace(state="refused", reason=problem)
         entries.append(entry)
@@ -146,18 +146,6 @@ def _check_groups(entries: list[Entry], column: str, shown: str) -> None:
                 f"{shown}, row {entry.row}: the {column} {entry.group!r} is in {entry.split} here "
                 f"and in {other.split} in row {other.row}"
             )
-
-
-def _problem(path: str, root: str) -> str | None:
-    try:
-        target = os.path.realpath(path, strict=True)
-    except FileNotFoundError:
-        return "a link to nothing" if os.path.islink(path) else "missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if not target.startswith(os.path.join(root, "")):
-        return "a link that leaves the folder"
-    return None if os.path.isfile(target) else "not a regular file"
 
 
 def _names(entry: Entry, multilabel: bool) -> list[str]:
@@ -181,14 +169,29 @@ def _numbered(
     entries: list[Entry], shown: str, classes: tuple[str, ...] | None
 ) -> tuple[list[Entry], tuple[str, ...]]:
     """Entries whose labels are numbers, with the names of their classes."""
-    distinct = {int(entry.label) for entry in entries if _WHOLE.fullmatch(entry.label)}
+    labels = {entry.label for entry in entries}
+    distinct = {int(label) if _WHOLE.fullmatch(label) else label for label in labels}
     count = len(distinct) if classes is None else len(classes)
-    kinds = f"{count} classes" if classes else f"{count} different labels, counted from 0"
+    kinds = f"{count} classes" if classes else f"there are {count} different labels"
+    if (
+        classes
+        and any(map(_NUMBER.fullmatch, classes))
+        and classes != tuple(map(str, range(count)))
+    ):
+        entry = next(entry for entry in entries if entry.label not in classes)
+        raise UserError(
+            f"{shown}, row {entry.row}: label {entry.label!r} is none of the classes "
+            f"{', '.join(classes[:10])}{', ...' * (count > 10)}, and since their names are numbers "
+            "it is not taken for the number of a class: write the names"
+        )
     for entry in entries:
         where = f"{shown}, row {entry.row}: label {entry.label!r}"
         if not _WHOLE.fullmatch(entry.label):
             raise UserError(f"{where} is not a whole number from 0 ({kinds})")
         if int(entry.label) >= count:
-            raise UserError(f"{where} is outside 0 to {count - 1} ({kinds})")
+            raise UserError(
+                f"{where} is outside 0 to {count - 1} ({kinds}): labels that are numbers count "
+                "from 0 without gaps; other labels have a letter"
+            )
     names = classes or tuple(map(str, range(count)))
     return [entry._replace(label=names[int(entry.label)]) for entry in entries], names

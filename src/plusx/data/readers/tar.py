@@ -16,12 +16,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import PIL
-
 from plusx.data.dataset import Items, paths_digest, stored_sample
-from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, printable
+from plusx.data.image_file import (
+    DEFAULT_LIMIT,
+    ENDINGS,
+    UNSUPPORTED,
+    Decoder,
+    ImageFile,
+    Verdict,
+    decoders,
+    examine,
+)
 from plusx.data.modality import Modality
-from plusx.data.readers.listing import Listing
+from plusx.data.readers.listing import Listing, class_name, refuse_similar_names
 from plusx.data.readers.verdicts import (
     Entry,
     OnUnreadable,
@@ -34,12 +41,12 @@ from plusx.data.readers.verdicts import (
     write_cache,
 )
 from plusx.data.sample import Sample
-from plusx.data.splits import SPLIT_NAMES, own_splits
-from plusx.errors import UserError
+from plusx.data.splits import own_splits, split_of
+from plusx.errors import UserError, printable
 
 
-_RULES = 2  # of what is kept of tar files
-_IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"))
+_RULES = 3  # of what is kept of tar files
+_IMAGES = frozenset(ending[1:] for ending in (*ENDINGS, *UNSUPPORTED))
 _LABEL_LIMIT = 1024
 _HEADER_LIMIT = 2**20  # bytes of a member's name and the like
 _IMAGE_LIMIT = 512 * 2**20
@@ -192,6 +199,7 @@ def read_tar(pattern: str | Path) -> TarListing:
             locations[path] = Location(file, member.offset, member.size)
     if not entries:
         raise UserError(f"{shown} has no images")
+    refuse_similar_names(sorted({entry.label for entry in entries}), shown)
     train = [entry for entry in entries if entry.split in ("", "train")]
     classes = _ordered({entry.label for entry in train or entries}, shown)
     unknown = sorted({entry.label for entry in entries} - set(classes))
@@ -209,7 +217,7 @@ def read_tar(pattern: str | Path) -> TarListing:
 
 def _split_of(file: str) -> str:
     words = re.split(r"[^a-z]+", os.path.basename(file).lower())
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    splits = {split for word in words if (split := split_of(word))}
     return splits.pop() if len(splits) == 1 else ""
 
 
@@ -227,7 +235,7 @@ def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
 
 def _members(file: str, stamp: Stamp) -> list[Member]:
     """The images of a tar file, each decoded once; cached until the file changes."""
-    terms = [_RULES, DEFAULT_LIMIT, PIL.__version__, stamp]
+    terms = [_RULES, DEFAULT_LIMIT, *decoders(), stamp]
     cached: list[Member] | None = read_cache(file, "shard", terms, list[Member])
     if cached is not None:
         return cached
@@ -298,7 +306,7 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
             raise UserError(
                 f"{shown}: {printable(name)} has no class: neither a .cls beside it nor a folder"
             )
-        yield name, offset, size, printable(label)
+        yield name, offset, size, class_name(label)
 
 
 def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
@@ -307,6 +315,9 @@ def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
         # the stub is no whole file object, but all that tarfile asks for here
         with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
             yield from archive
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it is cut: the end of the archive is missing")
     except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
         raise UserError(
             f"{shown} is no tar file that can be read (compressed ones cannot): {error}"

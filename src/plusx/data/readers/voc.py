@@ -17,7 +17,7 @@ from plusx.data.readers.annotation_index import (
     by_stem,
     first_file,
 )
-from plusx.data.splits import SPLIT_NAMES
+from plusx.data.splits import split_of
 from plusx.errors import UserError
 
 
@@ -78,7 +78,7 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
     lists: dict[str, list[tuple[str, str]]] = {}
     first: dict[str, str] = {}
     for name, path in paths.items():
-        split = "train" if name == "trainval" else SPLIT_NAMES[name]
+        split = "train" if name == "trainval" else split_of(name)
         text = read_regular(path, _LIMIT).decode("utf-8-sig", "surrogateescape")
         names = lists.setdefault(split, [])
         for number, line in enumerate(text.splitlines(), 1):

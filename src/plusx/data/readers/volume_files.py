@@ -37,7 +37,7 @@ from plusx.data.modality.space import (
 from plusx.data.readers.scans import Scan, files_of, is_scan, read_scan, stem_of
 from plusx.data.readers.verdicts import Entry, file_stamp
 from plusx.data.sample import IGNORE_INDEX
-from plusx.data.splits import SPLIT_NAMES
+from plusx.data.splits import split_of
 from plusx.data.volume_items import Classes, Grid, Volume
 from plusx.errors import UserError
 
@@ -51,7 +51,6 @@ _HEAD_BYTES = 16384  # read at each end of a file for its fingerprint
 _LEAST_OF_RANGE, _LEAST_OF_WINDOW = 0.1, 0.05
 _MOST_VOXELS = 2**30
 _MASK_FOLDERS = {"images": "labels", "imagesTr": "labelsTr"}
-_SPLIT_FOLDERS = {**SPLIT_NAMES, "training": "train"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,8 @@ def recognise_volumes(path: str) -> str:
 
 def _case_folders(top: str) -> dict[str, str]:
     """The folders that have volumes and masks, each with its split."""
-    names = _folders(top) & _SPLIT_FOLDERS.keys()
-    return {os.path.join(top, name): _SPLIT_FOLDERS[name] for name in sorted(names)} or {top: ""}
+    names = {name: split for name in sorted(_folders(top)) if (split := split_of(name))}
+    return {os.path.join(top, name): split for name, split in names.items()} or {top: ""}
 
 
 def list_cases(root: str | Path, patient: str) -> list[Case]:

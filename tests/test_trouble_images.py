@@ -1,0 +1,319 @@
+"""Trouble that people reported of classified images, by the rows T3 to T15, X5 to X13 of issue 13:
+each is a right result, a warning that names it, or an error that does.
+"""
+
+import io
+import os
+import re
+import tarfile
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+import hostile
+from plusx.data.dataset import as_split
+from plusx.data.readers.csv_file import read_rows
+from plusx.data.readers.folder import scan
+from plusx.data.readers.listing import class_name, file_problem, refuse_similar_names
+from plusx.data.readers.open import open_data
+from plusx.data.readers.tar import read_tar
+from plusx.data.splits import split_of
+from plusx.errors import UserError, printable
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def photos(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5) -> Path:
+    """Small PNGs, each of a colour of its own."""
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = hostile.plain((index * 9 % 256, number * 50, 200), 20 + index, 30)
+            (root / name / f"{index:02}.png").write_bytes(hostile.saved(pixels, "PNG"))
+    return root
+
+
+def message(call: object, *arguments: object, **options: object) -> str:
+    """What the error of a call says, which is one line."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)  # type: ignore[operator]
+    text = str(caught.value)
+    assert text.isprintable(), text
+    return text
+
+
+# splits
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("Training", "train"),
+        ("TRAIN_SET", "train"),
+        ("trainset", "train"),
+        ("training-images", "train"),
+        ("Val", "validation"),
+        ("valid", "validation"),
+        ("Validation", "validation"),
+        ("eval", "validation"),
+        ("TEST", "test"),
+        ("Testing", "test"),
+        ("test_data", "test"),
+        ("cat", ""),
+        ("tester", ""),
+        ("trainer", ""),
+        ("", ""),
+    ],
+)
+def test_t3_names_of_splits(name: str, split: str) -> None:
+    assert split_of(name) == split
+    if split:
+        assert as_split(name) == split
+
+
+def test_t3_split_folders_with_other_names_are_splits(tmp_path: Path) -> None:
+    photos(tmp_path / "Training"), photos(tmp_path / "Testing", count=2)
+    assert len(open_data(tmp_path, validation=0)) == 10
+    assert len(open_data(tmp_path, split="test")) == 4
+    # Kaggle's folders of splits hold a folder of their own name
+    other = tmp_path / "twice"
+    photos(other / "training_set" / "training_set"), photos(other / "test_set" / "test_set")
+    assert open_data(other, split="test").classes == ("cat", "dog")
+
+
+def test_t3_folders_that_hold_the_same_folders_are_no_classes(tmp_path: Path) -> None:
+    photos(tmp_path / "first"), photos(tmp_path / "second", ("cat", "dog", "emu"))
+    text = message(open_data, tmp_path)
+    assert "the folders first, second hold the same folders (cat, dog)" in text
+    assert "/train/CLASS" in text
+    # splits within the classes
+    (
+        photos(tmp_path / "set" / "cat", ("train", "test")),
+        photos(tmp_path / "set" / "dog", ("train", "test")),
+    )
+    assert "(test, train): which ones are the classes?" in message(open_data, tmp_path / "set")
+
+
+def test_t3_folders_within_classes_still_belong_to_them(tmp_path: Path) -> None:
+    photos(tmp_path, ("cat/images", "dog/images"))  # as in Tiny ImageNet
+    assert open_data(tmp_path, split="all").classes == ("cat", "dog")
+    photos(tmp_path, ("cat", "dog", "cat/left", "cat/right", "dog/left", "dog/right"), count=2)
+    assert len(open_data(tmp_path, split="all")) == 22
+
+
+def test_t3_a_train_is_a_vehicle_too(tmp_path: Path) -> None:
+    photos(tmp_path, ("bus", "car", "train"))
+    assert open_data(tmp_path).classes == ("bus", "car", "train")
+
+
+def test_t4_a_split_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path: Path) -> None:
+    photos(tmp_path / "outside"), photos(tmp_path / "set" / "train")
+    for name in ("val", "Testing", "train"):
+        link = tmp_path / "set" / name
+        if name == "train":
+            (tmp_path / "set" / "train").rename(tmp_path / "set" / "valid")
+        link.symlink_to(tmp_path / "outside")
+        for options in ({}, {"on_unreadable": "skip"}):
+            text = message(open_data, tmp_path / "set", **options)
+            assert f"the split folder {name} is a link that leaves the folder" in text
+        link.unlink()
+
+
+def test_t5_what_plusx_wrote_is_no_class(tmp_path: Path) -> None:
+    photos(tmp_path)
+    first = open_data(tmp_path).fingerprint()
+    run, why = tmp_path / "runs" / "images", tmp_path / "runs" / "explain-images"
+    photos(run, ("examples",)), photos(why, (".",))
+    (run / "recipe.toml").write_text("")
+    (why / "explanation.json").write_text("{}")
+    source = open_data(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert source.fingerprint() == first
+    assert any("a folder that plusx wrote: runs/" in warning for warning in source.warnings)
+    # a class in which somebody left a run keeps its images
+    photos(tmp_path / "cat" / "run", (".",))
+    (tmp_path / "cat" / "run" / "recipe.toml").write_text("")
+    assert open_data(tmp_path).fingerprint() == first
+
+
+# names of classes
+
+
+def test_t6_one_rule_for_names_of_classes() -> None:
+    decomposed = unicodedata.normalize("NFD", "Äpfel")
+    assert class_name(f" {decomposed} ") == "Äpfel"
+    assert class_name("\x1b[31mcat") == "\\x1b[31mcat"
+    assert "'Cat' and 'cat' differ in case only" in message(
+        refuse_similar_names, ["Cat", "cat", "dog"], "set"
+    )
+    refuse_similar_names(["cat", "dog"], "set")
+    assert "differ in blanks or Unicode form" in message(
+        refuse_similar_names, ["Äpfel", decomposed], "set"
+    )
+
+
+def test_t6_labels_that_differ_in_case_are_refused_in_csvs_tars_and_folders(
+    tmp_path: Path,
+) -> None:
+    photos(tmp_path / "set")
+    rows = [f"cat/0{index}.png,{'Cat' if index == 2 else 'cat'}" for index in range(5)]
+    rows += [f"dog/0{index}.png,dog" for index in range(5)]
+    table = tmp_path / "set" / "set.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    assert "'Cat' and 'cat' differ in case only" in message(open_data, table)
+    archive = tmp_path / "set.tar"
+    with tarfile.open(archive, "w") as tar:
+        for index, name in enumerate(("cat", "Cat", "dog")):
+            tar.add(tmp_path / "set" / "dog" / f"0{index}.png", f"{name}/{index}.png")
+    assert "'Cat' and 'cat' differ in case only" in message(open_data, archive)
+
+
+def test_t6_unicode_forms_of_one_name_are_one_class(tmp_path: Path) -> None:
+    decomposed, composed = (unicodedata.normalize(form, "Äpfel") for form in ("NFD", "NFC"))
+    photos(tmp_path / "train", (decomposed, "dog")), photos(tmp_path / "val", (composed, "dog"))
+    source = open_data(tmp_path, split="validation")
+    assert source.classes == ("dog", composed)
+    assert source.labels.bincount().tolist() == [5, 5]
+    rows = [f"train/dog/0{index}.png,{decomposed},train" for index in range(3)]
+    rows += ["val/dog/00.png,dog,train", f"val/dog/01.png,{composed},val"]
+    (tmp_path / "set.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert open_data(tmp_path / "set.csv").classes == ("dog", composed)
+
+
+def test_t15_names_in_val_are_compared_with_those_in_train(tmp_path: Path) -> None:
+    photos(tmp_path / "train"), photos(tmp_path / "val", ("Cat", "dog"))
+    text = message(open_data, tmp_path)
+    assert "'Cat' and 'cat' differ in case only" in text
+    assert "validation" not in text
+    (tmp_path / "val" / "Cat").rename(tmp_path / "val" / "cats")
+    text = message(open_data, tmp_path)
+    assert f"{tmp_path}/val: the class 'cats' is not among" in text
+    assert "did you mean cat?" in text
+
+
+def test_t15_class_folders_one_level_down_are_read(tmp_path: Path) -> None:
+    photos(tmp_path / "PetImages", ("Cat", "Dog"))
+    source = open_data(tmp_path)
+    assert source.classes == ("Cat", "Dog")
+    assert "PetImages, the only folder of" in source.warnings[0]
+    photos(tmp_path / "below" / "set" / "train"), photos(tmp_path / "below" / "set" / "val")
+    assert len(open_data(tmp_path / "below", split="validation")) == 10
+    assert "one class only" in message(open_data, photos(tmp_path / "one", ("cat",)))
+
+
+# tables
+
+
+CSV = "path,label\ncat/00.png,cat\ncat/01.png,Äpfel\ndog/00.png,cat\ndog/01.png,Äpfel\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CSV.encode(),
+        CSV.encode("utf-8-sig"),
+        CSV.encode("utf-16"),
+        "\ufeff".encode("utf-16-be") + CSV.encode("utf-16-be"),
+        CSV.replace(",", ";").encode(),
+        CSV.replace(",", "\t").encode(),
+        CSV.replace("/", "\\").encode(),
+        CSV.replace("png,", "png ,").encode(),
+        CSV.replace("\n", "\r\n").encode(),
+        CSV.replace("\n", "\r").encode(),
+    ],
+)
+def test_t15_tables_as_other_programs_write_them_are_read(tmp_path: Path, data: bytes) -> None:
+    table = photos(tmp_path) / "set.csv"
+    table.write_bytes(data)
+    source = open_data(table, split="all")
+    assert source.classes == ("cat", "Äpfel")
+    assert source.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp1250"])
+def test_t15_tables_in_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
+    table = photos(tmp_path) / "set.csv"
+    table.write_bytes(CSV.encode(encoding))
+    text = message(open_data, table)
+    assert "row 3: the label '\\xc4pfel' is not UTF-8: save the file as UTF-8" in text
+    table.write_bytes("path,label\ncat/Ä.png,cat\n".encode(encoding))
+    assert "row 2: the path 'cat/\\xc4.png' is not UTF-8" in message(open_data, table)
+
+
+def test_t15_blanks_and_backslashes_of_real_names_are_kept(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "cat" / "00.png").rename(tmp_path / "cat" / "a\\b.png ")
+    (tmp_path / "set.csv").write_text("path,label\ncat/a\\b.png ,cat\n cat/01.png,dog\n")
+    _, rows = read_rows(tmp_path / "set.csv", "set.csv")
+    paths = [os.path.relpath(row.path(str(tmp_path)), tmp_path) for row in rows]
+    assert paths == ["cat/a\\b.png ", "cat/01.png"]
+
+
+# links and files that data names
+
+
+def test_x9_one_rule_for_files_that_data_names(tmp_path: Path) -> None:
+    root, outside = photos(tmp_path / "set"), photos(tmp_path / "outside")
+    (root / "link.png").symlink_to(root / "cat" / "00.png")
+    (root / "away.png").symlink_to(outside / "cat" / "00.png")
+    (root / "folder").symlink_to(outside / "cat")
+    (root / "nothing.png").symlink_to("none.png")
+    os.mkfifo(root / "pipe.png")
+    problems = {
+        name: file_problem(str(root / name), os.path.realpath(root))
+        for name in ("cat/00.png", "link.png", "away.png", "folder/00.png", "nothing.png", "no.png")
+    }
+    leaves = "a link that leaves the folder"
+    assert list(problems.values()) == [
+        None,
+        None,
+        leaves,
+        leaves,
+        "a link to nothing",
+        "missing",
+    ]
+    assert file_problem(str(root / "pipe.png"), str(root)) == "not a regular file"
+
+
+# foreign text
+
+
+def test_x7_one_function_prints_foreign_text() -> None:
+    assert printable("\x1b]0;owned\x07\u202ecat\n") == "\\x1b]0;owned\\x07\\u202ecat\\n"
+    assert printable("\ud800x") == "\\ud800x"
+    assert printable(os.fsdecode(b"caf\xe9")) == "caf\\xe9"
+    assert printable(printable("\x1b")) == printable("\x1b")
+    assert printable("Äpfel 猫") == "Äpfel 猫"
+
+
+# archives
+
+
+def archive(*sizes: int) -> bytes:
+    """A tar file with a PNG for each size, in two classes."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number, size in enumerate(sizes):
+            data = hostile.saved(hostile.plain((number, 0, 0), size, size), "PNG")
+            member = tarfile.TarInfo(f"{'ab'[number % 2]}/{number}.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def test_x5_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    path, data = tmp_path / "set.tar", archive(4, 4, 4, 4)
+    path.write_bytes(data)
+    assert len(read_tar(path).entries) == 4
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    for cut in range(256, end, 256):
+        path.write_bytes(data[:cut])
+        assert re.search(r"set\.tar", message(read_tar, path)), cut
+    path.write_bytes(data[: end + 512])  # one empty block is an end
+    assert len(read_tar(path).entries) == 4
+    assert scan(photos(tmp_path / "set")).root
