@@ -5,6 +5,7 @@ each is a right result, a warning that names it, or an error that does.
 import io
 import os
 import re
+import sys
 import tarfile
 import unicodedata
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 import hostile
 from plusx.data.dataset import as_split
+from plusx.data.image_file import DEFAULT_LIMIT, decode
+from plusx.data.modality import modality_from_dict
 from plusx.data.readers.csv_file import read_rows
 from plusx.data.readers.folder import scan
 from plusx.data.readers.listing import class_name, file_problem, refuse_similar_names
@@ -20,6 +23,8 @@ from plusx.data.readers.open import open_data
 from plusx.data.readers.tar import read_tar
 from plusx.data.splits import split_of
 from plusx.errors import UserError, printable
+from plusx.recipe import load_recipe
+from plusx.run.datasets import open_split
 
 
 @pytest.fixture(autouse=True)
@@ -317,3 +322,126 @@ def test_x5_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data[: end + 512])  # one empty block is an end
     assert len(read_tar(path).entries) == 4
     assert scan(photos(tmp_path / "set")).root
+
+
+# formats and sizes
+
+
+def test_t7_heic_is_read_with_its_extra_and_named_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    photos(tmp_path)
+    file = io.BytesIO()
+    image = hostile.Image.fromarray(hostile.PICTURE)
+    pillow_heif.from_pillow(image).save(file, quality=-1)
+    for name in ("10.HEIC", "11.jpg", "12"):  # phones' files are renamed, too
+        (tmp_path / "cat" / name).write_bytes(file.getvalue())
+    source = open_data(tmp_path, split="all")
+    assert len(source) == 13
+    pixels = decode(tmp_path / "cat" / "10.HEIC").astype(int)
+    assert abs(pixels - hostile.PICTURE).max() <= 8
+    # without pillow-heif, in a cache that remembers it was there
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("plusx.data.image_file.find_spec", lambda name: None)
+    text = message(open_data, tmp_path, split="all")
+    assert "3 of 13 files cannot be used: cat/10.HEIC: HEIC: convert it, or install" in text
+    skipping = open_data(tmp_path, split="all", on_unreadable="skip")
+    assert skipping.warnings[0] == "3 of 13 files skipped"
+    for path in (tmp_path / "dog").iterdir():
+        path.unlink()
+    (tmp_path / "dog" / "0.heic").write_bytes(file.getvalue())
+    assert "dog/0.heic: HEIC: convert it, or install" in message(open_data, tmp_path)
+
+
+def test_t7_other_formats_are_named_and_counted(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "cat" / "a.jp2").write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n")
+    (tmp_path / "cat" / "a.NEF").write_bytes(hostile.saved(hostile.PICTURE, "TIFF"))
+    text = message(open_data, tmp_path)
+    assert "2 of 12 files cannot be used: cat/a.NEF: camera raw is not read: convert it" in text
+    assert "2 of 8 files skipped" not in open_data(tmp_path, on_unreadable="skip").warnings
+    assert open_data(tmp_path, on_unreadable="skip").warnings[0] == "2 of 12 files skipped"
+
+
+def test_t14_phones_of_200_megapixels_are_within_the_limit_and_a_field_moves_it(
+    tmp_path: Path,
+) -> None:
+    assert DEFAULT_LIMIT >= 16320 * 12240
+    photos(tmp_path)
+    large = hostile.Image.new("1", (8160, 6144))
+    (tmp_path / "cat" / "large.png").write_bytes(hostile.saved(large, "PNG"))
+    assert len(open_data(tmp_path, split="all")) == 11
+    recipe = load_recipe("images", [f"data.path={tmp_path}", "data.max_pixels=40000000"])
+    text = message(open_split, recipe, "all")
+    assert "cat/large.png: 8160 x 6144 pixels, at most 40,000,000 are decoded" in text
+    skipping = load_recipe(
+        "images",
+        [f"data.path={tmp_path}", "data.max_pixels=40000000", "data.on_unreadable=skip"],
+    )
+    modality = open_split(skipping, "train").modality
+    assert modality_from_dict(modality.to_dict()) == modality
+    assert "max_pixels" not in open_data(tmp_path).modality.to_dict()
+    # Pillow's own limit is that of others again
+    assert hostile.Image.MAX_IMAGE_PIXELS is not None
+
+
+# labels and splits
+
+
+@pytest.mark.parametrize("labels", ["012", "0", "102"])
+def test_t8_numbers_against_names_that_are_numbers_are_refused(tmp_path: Path, labels: str) -> None:
+    photos(tmp_path)
+    rows = [f"cat/0{index}.png,{label}" for index, label in enumerate(labels)]
+    (tmp_path / "set.csv").write_text("\n".join(["path,label", *rows]))
+    options = {"split": "all", "classes": ("1", "10", "2")}
+    text = message(open_data, tmp_path / "set.csv", **options)
+    assert "label '0' is none of the classes 1, 10, 2, and since their names are numbers" in text
+
+
+def test_t8_names_that_are_numbers_are_names(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "set.csv").write_text("path,label\ncat/00.png,2\ncat/01.png,10\n")
+    source = open_data(tmp_path / "set.csv", split="all", classes=("1", "10", "2"))
+    assert source.labels.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (("1.0", "0.0", "2.0"), "label '1.0' is not a whole number from 0 (there are 3 different"),
+        (("1", "2", "10"), "label '10' is outside 0 to 2 (there are 3 different labels)"),
+    ],
+)
+def test_t15_labels_that_are_odd_numbers_are_counted_rightly(
+    tmp_path: Path, labels: tuple[str, ...], reason: str
+) -> None:
+    photos(tmp_path)
+    rows = [f"cat/0{index}.png,{label}" for index, label in enumerate(labels)]
+    (tmp_path / "set.csv").write_text("\n".join(["path,label", *rows]))
+    assert reason in message(open_data, tmp_path / "set.csv")
+
+
+def test_t13_a_class_of_one_image_trains_and_is_named(tmp_path: Path) -> None:
+    photos(tmp_path), photos(tmp_path, ("emu", "yak"), count=1)
+    for split in ("train", "validation"):
+        source = open_data(tmp_path, split=split)
+        assert "2 classes (emu, yak) have one image, which trains: it does not validate" in (
+            source.warnings
+        )
+        assert {2, 3} <= set(source.labels.tolist()) or split == "validation"
+    assert len(open_data(tmp_path)) == 10
+    text = message(open_data, photos(tmp_path / "lone", ("ant", "bee", "cow"), count=1))
+    assert "lone: validation = 0.2: 1 of 3 samples cannot validate" in text
+    text = message(open_data, photos(tmp_path / "two", count=1), split="validation")
+    assert "2 samples are too few to hold out 0.2 of them" in text
+    assert len(open_data(tmp_path / "lone", validation=0)) == 3
+
+
+@pytest.mark.parametrize("validation", [0.5, 0.7, 0.9, 20])
+def test_t13_every_class_keeps_an_image_to_train_on(tmp_path: Path, validation: float) -> None:
+    photos(tmp_path, count=12), photos(tmp_path, ("emu",), count=2)
+    train = open_data(tmp_path, validation=validation)
+    assert len(train.labels.unique()) == 3
+    held = open_data(tmp_path, split="validation", validation=validation)
+    assert len(train) + len(held) == 26

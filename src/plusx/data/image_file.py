@@ -37,7 +37,8 @@ from plusx.errors import UserError
 from plusx.errors import printable as printable
 
 
-# Pillow's names of formats: PPM is all of PNM, and HEIF needs pillow-heif
+# Pillow's names of formats: PPM is all of PNM; HEIF, the last one, is known to it once pillow-heif
+# is registered
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif",
            ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif")  # fmt: skip
@@ -210,8 +211,9 @@ class ImageFile:
         self.channels = channels
         self.decoder = decoder
         self.data = data
+        formats = FORMATS if data[4:8] == b"ftyp" and data[8:12] in _HEIF else FORMATS[:-1]
         with _refusing(data):
-            self._image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+            self._image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
             _check_size(self._image.size, limit)
         image = self._image
         # Pillow's mode of a PGM of 16 bits
