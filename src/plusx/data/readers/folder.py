@@ -83,9 +83,11 @@ def _class_folders(root: str) -> dict[str, dict[str, str]]:
 
 def _within(folders: dict[str, str]) -> str | None:
     """The only folder, where it has folders and no images and is looked into; else None."""
-    path = next(iter(folders.values()), "")
+    if len(folders) != 1:
+        return None
+    (path,) = folders.values()
     inner, has_images = _content(path)
-    return path if len(folders) == 1 and len(inner) > 1 and not has_images else None
+    return path if len(inner) > 1 and not has_images else None
 
 
 def _folders_in(root: str) -> dict[str, str]:
@@ -138,12 +140,12 @@ def scan(
         if entry.state == "refused" and split_of(name := os.path.basename(entry.path)):
             raise UserError(f"{shown}: the split folder {printable(name)} is {entry.reason}")
     splits = _splits(folders, shown)
-    if not splits and (within := _within(folders)) is not None:
+    if not splits and searched is None and (within := _within(folders)) is not None:
         listing = scan(within, searched, same_classes=same_classes)
         name = printable(os.path.basename(within))
         warning = f"classes are looked for in {name}, the only folder of {shown}"
         return replace(listing, warnings=(warning, *listing.warnings))
-    if not splits:
+    if not splits and searched is None:
         _refuse_nested(folders, shown)
     class_folders: dict[str, dict[str, str]] = {}
     split_folders = {"": shown}
