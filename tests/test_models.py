@@ -118,3 +118,12 @@ def test_published_weights_are_prepared_for_as_published(
     assert isinstance(modality, ImageModality)
     assert (modality.resize, modality.interpolation) == ("center_crop", interpolation)
     assert round(modality.size[0] / modality.crop_fraction) == resized
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    net = plusx.create_model("resnet20", seed=0)
+    with torch.no_grad():
+        net.fc.weight[0, 0] = float("nan")
+    with pytest.raises(plusx.UserError, match=r"'fc\.weight' has 1 numbers that are not finite"):
+        plusx.save(net, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -80,3 +80,20 @@ def test_a_prediction_that_is_not_finite_is_refused_and_its_input_named(
     plusx.save(net, tmp_path / "m.safetensors", preprocessing=modality.to_dict())
     with pytest.raises(FloatingPointError, match=r"photo\.png: the prediction is not finite"):
         plusx.load(tmp_path / "m.safetensors", device="cpu")([photo])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), r"shape \(2, 8, 8, 3\): .* one image \(h, w\) or"),
+        (np.zeros(8, np.uint8), r"shape \(8,\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"\(8, 8, 4\): .* with 3 channels"),
+        (np.array([["a", "b"]]), "takes one image"),
+        (torch.zeros(3, 8, 8, 1, dtype=torch.uint8), r"takes one image \(c, h, w\)"),
+    ],
+)
+def test_an_input_of_another_type_or_shape_is_refused(
+    weights: Path, value: object, message: str
+) -> None:
+    with pytest.raises(plusx.UserError, match=message):
+        plusx.load(weights, device="cpu")(value)  # type: ignore[arg-type]

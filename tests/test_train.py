@@ -1,5 +1,8 @@
 """Updates against NumPy, the loop against what it promises."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -427,3 +430,44 @@ def test_a_state_of_other_parameters_is_refused():
 def test_what_makes_no_update_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+MISUSE = """
+import plusx, torch
+net = plusx.create_model("resnet20", num_classes=2, seed=0)
+task = plusx.Classify(net)
+sgd = torch.optim.SGD(task.parameters(), lr=0.1)
+plusx.save(net, "net.safetensors", classes=["a", "b"], preprocessing={
+    "size": [8, 8], "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3})
+predictor = plusx.load("net.safetensors")
+for call in (
+    lambda: plusx.State(net, sgd),
+    lambda: plusx.evaluate(net, []),
+    lambda: plusx.prepare(net),
+    lambda: plusx.State(task, None),
+    lambda: plusx.State(task, torch.optim.LBFGS(task.parameters())),
+    lambda: predictor(3.5),
+    lambda: predictor([None]),
+):
+    try:
+        call()
+    except plusx.UserError as error:
+        print(error)
+"""
+
+
+def test_arguments_of_another_type_are_named(tmp_path):
+    """In a process of its own: here the types of all arguments are checked before."""
+    done = subprocess.run(
+        [sys.executable, "-c", MISUSE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
+    expected = [
+        *["Network is not a Task: plusx.Classify(net) makes one"] * 3,
+        "State takes an optimizer, not NoneType",
+        "LBFGS needs a closure",
+        "an input of the type float",
+        "an input of the type NoneType",
+    ]
+    for line, start in zip(done.stdout.splitlines(), expected, strict=True):
+        assert line.startswith(start)

@@ -5,6 +5,7 @@ else that is slow.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 
@@ -90,10 +91,12 @@ __all__ = ["__version__", *_EXPORTS]
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
-        raise AttributeError(f"module 'plusx' has no attribute {name!r}")
-    module, attribute = _EXPORTS[name]
-    found = import_module(module)
-    return found if attribute is None else getattr(found, attribute)
+        if find_spec(f"plusx.{name}") is None:
+            raise AttributeError(f"module 'plusx' has no attribute {name!r}")
+        return import_module(f"plusx.{name}")
+    path, attribute = _EXPORTS[name]
+    module = import_module(path)
+    return module if attribute is None else getattr(module, attribute)
 
 
 def __dir__() -> list[str]:

@@ -115,8 +115,14 @@ class Predictor:
     def sources(self, inputs: Source | Iterable[Source], failed: Failed) -> list[Source]:
         """Inputs one by one: of a folder its files, those within its folders too."""
         found: list[Source] = []
-        for source in [inputs] if isinstance(inputs, Source) else inputs:
-            assert isinstance(source, Source)
+        if isinstance(inputs, Source) or not isinstance(inputs, Iterable):
+            inputs = [inputs]
+        for source in inputs:
+            if not isinstance(source, Source):
+                raise UserError(
+                    f"an input of the type {type(source).__name__}: inputs are paths, bytes, "
+                    "Pillow images, NumPy arrays (h, w) or (h, w, c), or tensors (c, h, w)"
+                )
             if not isinstance(source, str | Path):
                 found.append(source)
             elif self.run.preprocessing.ndim == 3:
@@ -267,13 +273,19 @@ def _decoded(source: Source, modality: Modality) -> Input:
         return modality.decode(source if isinstance(source, bytes) else str(source))
     if isinstance(source, Image.Image):
         source = np.asarray(source.convert("L" if modality.channels == 1 else "RGB"))
+    shape = tuple(source.shape)
+    layout = "(c, h, w)"
     if isinstance(source, np.ndarray):
+        layout = "(h, w) or (h, w, c)"
         planes = source[:, :, None] if source.ndim == 2 else source
-        source = torch.from_numpy(planes.copy()).permute(2, 0, 1)
+        if planes.ndim == 3 and planes.dtype.kind in "biuf":
+            source = torch.from_numpy(np.moveaxis(planes, 2, 0).copy())
+        else:
+            source = torch.empty(0)
     if source.ndim != 3 or len(source) != modality.channels or not source.numel():
         raise UserError(
-            f"an input of shape {tuple(source.shape)} (channels first): the network takes "
-            f"{modality.channels} channels, of any height and width"
+            f"an input of shape {shape}: the network takes one image {layout} with "
+            f"{modality.channels} {'channel' if modality.channels == 1 else 'channels'}"
         )
     eight_bits = (modality.low, modality.high) == (0, 255)
     if eight_bits and source.dtype != torch.uint8:

@@ -10,7 +10,7 @@ from plusx.data.batch import Batch
 from plusx.data.prediction import Prediction
 from plusx.errors import UserError
 from plusx.tasks.precision import quicker_precision
-from plusx.tasks.task import Task, Wrapped
+from plusx.tasks.task import Task, Wrapped, require_task
 
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,6 +37,7 @@ def prepare(
     compile: let torch.compile build the network at the first batch (tens of seconds on a CPU).
     UserError: a device that is not there, or a precision that is not known.
     """
+    require_task(task)
     if precision not in ("auto", "float32", *HALVES):
         raise UserError(
             f"precision is {precision!r}; allowed are 'auto', 'float32', 'bfloat16' and 'float16'"

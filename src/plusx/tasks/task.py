@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plusx.data.batch import Batch
 from plusx.data.prediction import Prediction
+from plusx.errors import UserError
 from plusx.metrics.meter import Meter
 
 
@@ -80,6 +81,13 @@ class Task(nn.Module, ABC):
         for parameter in self.parameters():
             return parameter.device
         return torch.device("cpu")
+
+
+def require_task(task: object) -> None:
+    """UserError: this is not a Task, for example a network."""
+    if not isinstance(task, Task):
+        hint = ": plusx.Classify(net) makes one" if isinstance(task, nn.Module) else ""
+        raise UserError(f"{type(task).__name__} is not a Task{hint}")
 
 
 class Wrapped(Task, ABC):

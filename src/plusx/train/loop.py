@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from plusx.data.batch import Batch
-from plusx.tasks.task import Task, compute
+from plusx.tasks.task import Task, compute, require_task
 from plusx.train.report import Report
 from plusx.train.schedule import Schedule, constant
 from plusx.train.state import State
@@ -87,6 +87,7 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
 
     Afterwards every module is in the mode it was in, and no statistic has moved.
     """
+    require_task(task)
     meters = task.meters()
     with evaluating(task), torch.inference_mode():
         for batch in batches:

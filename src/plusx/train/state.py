@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plusx.errors import UserError
-from plusx.tasks.task import Task
+from plusx.tasks.task import Task, require_task
 
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -23,13 +24,25 @@ class State:
     ema: the task with averaged weights, once an update `with_ema` has made it, else None.
     loss_scale, clean_steps: of float16 training (`Scaling`); None and 0 without it.
 
-    UserError: the optimizer has parameters that are not the task's.
+    UserError: `task` is not a Task, the optimizer has parameters that are not the task's, or its
+    step needs a closure, as that of LBFGS does.
     """
 
     def __init__(self, task: Task, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
-        own = {id(parameter) for parameter in task.parameters()}
+        require_task(task)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UserError(
+                f"State takes an optimizer, not {type(optimizer).__name__}: "
+                "plusx.make_optimizer(task, 'sgd')"
+            )
+        if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
+            raise UserError(
+                f"{type(optimizer).__name__} needs a closure that computes the loss again; plusx "
+                "trains with optimizers that take one gradient a step"
+            )
+        parameters = {id(parameter) for parameter in task.parameters()}
         groups = optimizer.param_groups
-        if not all(id(parameter) in own for group in groups for parameter in group["params"]):
+        if not all(id(p) in parameters for group in groups for p in group["params"]):
             raise UserError("the optimizer has parameters that are not the task's")
         self.task = task
         self.optimizer = optimizer

@@ -34,7 +34,7 @@ from plusx.grammar.toml import from_toml, to_toml
 from plusx.grammar.validate import validate
 from plusx.nn.build import build
 from plusx.nn.network import Backbone, Network
-from plusx.weights.load import load_weights
+from plusx.weights.load import check_finite, load_weights
 from plusx.zoo import ZOO
 
 
@@ -109,11 +109,13 @@ def save_network(
 ) -> None:
     """Write the weights of a network with all that is needed to build and to use it again.
 
-    `preprocessing` is what a Dataset's has as a dictionary; `classes` are the names in the order of
-    the outputs; `task` says what answers are made of them. Raises UserError where the number of
-    names is not that of the outputs.
+    preprocessing: `Modality.to_dict()` of the data
+    classes: names in the order of the outputs
+    task: the task's table of the recipe
+    UserError: a weight is not finite, or the number of names is not that of the outputs.
     """
     tensors = net.state_dict()
+    check_finite(tensors)
     metadata = describe(net, model, preprocessing, classes, source)
     if multilabel:
         metadata["multilabel"] = "true"
