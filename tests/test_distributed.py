@@ -392,6 +392,20 @@ def stop(pid: int) -> None:
     assert state_of(pid) == "T"
 
 
+def test_x12_a_wrong_command_for_processes_has_one_message_and_code_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "plusx", "train", "digits-resnet20", "steps=2", "batch_size=2",
+         "--processes", "3", "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (message,) = done.stderr.splitlines()
+    assert message == "plusx: batch_size = 2: 3 processes cannot share so few samples"
+
+
 def test_torchs_agent_starts_them_again_passes_signals_on_and_may_die(server, folder):
     long = "steps=120"
     assert server.train(folder / "long", long)["exits"] == [0, 0]

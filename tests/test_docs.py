@@ -397,3 +397,21 @@ def test_the_citation_is_of_this_version() -> None:
     assert said["version"] == plusx.__version__ == project["version"]
     assert said["license"] == project["license"]
     assert plusx.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_t11_dotted_names_of_the_pages_are_there_after_import_plusx() -> None:
+    """In a process of its own, where no room of plusx is imported yet."""
+    pages = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+    dotted = re.compile(r"\bplusx(?:\.[a-z_]+)+\.?[A-Za-z_]*\b(?!\.)")
+    names = {name for page in pages for name in dotted.findall(page.read_text())}
+    files = {name for name in names if name.endswith((".toml", ".json", ".safetensors"))}
+    shallow = {name for name in names - files if name.count(".") <= 2}
+    modules = {name for name in shallow if name.count(".") == 2 and find_spec(name) is not None}
+    deep = names - files - shallow | modules
+    lines = ["import plusx", *sorted(shallow - modules), "import pkgutil"]
+    program = "\n".join([*lines, *(f"pkgutil.resolve_name({name!r})" for name in sorted(deep))])
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert len(names) > 10
+    assert not done.returncode, done.stderr[-500:]

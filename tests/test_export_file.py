@@ -201,7 +201,7 @@ def test_what_a_stranger_made_is_refused(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_onnxruntime_reports_nothing_to_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_t2_onnxruntime_reports_nothing_to_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     from plusx.export.runtime import require_onnx
 
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)

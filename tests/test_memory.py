@@ -181,7 +181,7 @@ def test_networks_with_heads_and_volumes_train_alike(kind: str, plan: str) -> No
 
 
 @pytest.mark.parametrize("plan", ["recompute", "segments"])
-def test_an_output_that_is_overwritten_is_refused_or_right(plan: str) -> None:
+def test_x2_an_output_that_is_overwritten_is_refused_or_right(plan: str) -> None:
     spec = replace(shrunken_spec("resnet20", depth=2), size=8)
     net = plusx.create_model(spec, seed=0).double()
     other, x = deepcopy(net), given_inputs(spec)

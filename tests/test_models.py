@@ -76,7 +76,7 @@ def test_a_network_says_how_its_inputs_are_prepared_and_what_its_classes_are(
 
 
 @pytest.mark.parametrize("name", ["alexnet", "googlenet", "resnet8_keras", "revnet38"])
-def test_a_small_file_allocates_no_large_network(name: str, tmp_path: Path) -> None:
+def test_x4_a_small_file_allocates_no_large_network(name: str, tmp_path: Path) -> None:
     file = tmp_path / "bomb.safetensors"
     external = {"name": name, "num_classes": 1_000_000, "in_channels": 3}
     metadata = {"format": "plusx weights 1", "external": json.dumps(external)}

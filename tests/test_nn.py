@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from torch import Tensor, nn
 
+import plusx
 from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_dict
@@ -470,3 +471,14 @@ def test_gates_begin_by_carrying() -> None:
     net = made(small(stages=(gated,)))
     initialise(net)
     assert torch.equal(net.layer1[0].gate[-1].bias, torch.full((8,), -2.0))
+
+
+def test_x12_a_reversible_network_trains_in_half_precision_and_names_sizes_that_do_not_divide():
+    net = plusx.create_model("revnet38", num_classes=2, seed=0)
+    task = plusx.prepare(plusx.Classify(net), device="cpu", precision="bfloat16")
+    state = plusx.State(task, plusx.make_optimizer(task, "sgd"))
+    batch = plusx.Batch(torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 0, 1]))
+    losses = [report.loss for report in plusx.fit(state, [batch] * 4, lr=0.05)]
+    assert losses[-1] < losses[0]
+    with pytest.raises(plusx.UserError, match=r"images of 16 x 18: revnet38 .* multiples of 4"):
+        net(torch.rand(1, 3, 16, 18))

@@ -69,7 +69,7 @@ def test_what_cannot_be_read_stops_no_other_where_it_is_listed(weights: Path, ph
         predictor(torch.zeros(3, 8, 8))
 
 
-def test_a_prediction_that_is_not_finite_is_refused_and_its_input_named(
+def test_x6_a_prediction_that_is_not_finite_is_refused_and_its_input_named(
     tmp_path: Path, photo: Path
 ) -> None:
     net = plusx.create_model("resnet20", num_classes=2, seed=0)

@@ -480,7 +480,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_what_is_no_regular_file_is_not_overwritten(tmp_path: Path, kind: str) -> None:
+def test_x1_what_is_no_regular_file_is_not_overwritten(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "place"
     os.mkfifo(tmp_path / "pipe")
     if kind == "link":

@@ -15,8 +15,9 @@ import pytest
 from plusx import cli, run
 from plusx.recipe import load_recipe, to_toml
 from plusx.run import build
+from plusx.statistics import spread
 from plusx.study.catalogue import EXPERIMENTS, MEASURES
-from plusx.study.gradients import aligned, measure_gradients, over_training
+from plusx.study.gradients import aligned, depth_figure, measure_gradients, over_training
 from plusx.study.runner import rows, study
 
 
@@ -282,7 +283,7 @@ def test_the_number_of_updates_is_said_as_the_recipe_has_it() -> None:
 def test_gradients_settle_where_they_did_not_begin_so(start: float, said: str) -> None:
     rows = [
         {"name": f"plain{depth}", "kind": "plain", "norm": "batch", "depth": depth,
-         "train_error": {"seeds": errors}, "ratio_start": start, "ratio_end": 1.5}
+         "train_error": spread(errors), "ratio_start": start, "ratio_end": 1.5}
         for depth, errors in ((20, [0.01, 0.02, 0.01]), (56, [0.4, 0.41, 0.42]))
     ]  # fmt: skip
     assert EXPERIMENTS["degradation"].finding(rows).endswith(f"while its gradients {said}.")
@@ -305,3 +306,22 @@ def test_the_first_is_not_told_from_those_that_are_as_soon() -> None:
     assert "slow" not in said
     alone = EXPERIMENTS["convergence"].finding([rows[0], rows[2]])
     assert "not known" not in alone
+
+
+def test_x11_a_study_in_which_nothing_learned_says_so() -> None:
+    rows = [
+        {"name": f"plain{depth}", "kind": "plain", "norm": "none", "depth": depth, "chance": 0.9,
+         "train_error": spread([0.9, 0.91, 0.9]), "ratio_start": 1.0, "ratio_end": 1.0}
+        for depth in (20, 56)
+    ]  # fmt: skip
+    finding = EXPERIMENTS["degradation"].finding(rows)
+    assert finding == (
+        "Training error: plain56 and plain20 learned nothing (90.3% and 90.3%, chance 90.0%)."
+    )
+
+
+def test_x11_a_gradient_of_zero_is_drawn() -> None:
+    answers = [{"blocks": ["a", "b", "c"], "outputs": [[0.0, 1e-3, 1.0]]}]
+    (drawn,) = depth_figure({"plain56": answers})["lines"]
+    assert drawn["mean"] == [0.0, pytest.approx(1e-3), 1.0]
+    assert drawn["x"] == [0.0, 0.5, 1.0]

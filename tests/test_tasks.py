@@ -27,10 +27,13 @@ def test_the_loss_of_class_numbers_is_cross_entropy():
         torch.testing.assert_close(loss, expected)
 
 
-def test_class_weights_weigh_each_sample_and_parts_add_up():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_t1_class_weights_weigh_each_sample_and_parts_add_up(smoothing):
+    """The smoothed part of other classes too is weighed by the weight of the true class."""
     weights = [1.0, 3.0, 0.5]
-    task = classify(class_weights=weights)
-    each = F.cross_entropy(LOGITS, CLASSES, reduction="none") * torch.tensor(weights)[CLASSES]
+    task = classify(class_weights=weights, label_smoothing=smoothing)
+    each = F.cross_entropy(LOGITS, CLASSES, reduction="none", label_smoothing=smoothing)
+    each = each * torch.tensor(weights)[CLASSES]
     torch.testing.assert_close(task(Batch(LOGITS, CLASSES)), each.mean())
     halves = [task(Batch(LOGITS[p], CLASSES[p])) for p in (slice(0, 2), slice(2, 4))]
     torch.testing.assert_close(sum(halves) / 2, each.mean())

@@ -85,7 +85,7 @@ shares = st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=2, max_
 
 @settings(max_examples=50)
 @given(shares, shares)
-def test_a_difference_is_welchs_interval(first: list[float], second: list[float]) -> None:
+def test_x11_a_difference_is_welchs_interval(first: list[float], second: list[float]) -> None:
     found = difference(first, second)
     assert found is not None
     assert -1 <= found.low <= found.mean <= found.high <= 1
@@ -103,7 +103,7 @@ def test_one_seed_has_no_difference() -> None:
 
 
 @pytest.mark.parametrize("values", [(0.02, 0.02), (0.0, 0.0, 0.0), (1.0, 1.0)])
-def test_seeds_that_do_not_differ_have_no_interval(values: tuple[float, ...]) -> None:
+def test_x11_seeds_that_do_not_differ_have_no_interval(values: tuple[float, ...]) -> None:
     """They say nothing of how far seeds lie apart, so nothing is called better or worse."""
     assert difference(values, (0.5, 0.5)) is None
     assert mean_interval(values) is None
@@ -115,7 +115,7 @@ def test_seeds_that_do_not_differ_have_no_interval(values: tuple[float, ...]) ->
     assert "is better than" not in said
 
 
-def test_no_interval_of_a_share_leaves_what_is_possible() -> None:
+def test_x11_no_interval_of_a_share_leaves_what_is_possible() -> None:
     found = difference([0.9, 0.1], [0.3, 0.5])
     assert found is not None
     assert (found.low, found.high) == (-1.0, 1.0)

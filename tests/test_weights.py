@@ -89,7 +89,7 @@ def test_the_description_of_a_network_is_read_back(name: str) -> None:
     assert from_toml(describe(net, name, None, None, "")["net"]) == net.spec
 
 
-def test_the_number_of_names_is_the_number_of_outputs(tmp_path: Path) -> None:
+def test_x8_the_number_of_names_is_the_number_of_outputs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 names of classes for 4 outputs"):
         save_network(Network(small()), tmp_path / "net.safetensors", classes=CLASSES[:3])
     assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from plusx.errors import UserError
 from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.reversible import BODY, FIRST, SHORTCUT, Reversible
 from plusx.nn.block import LayerSequence, Shortcut
@@ -158,6 +159,11 @@ class ReversibleNetwork(Backbone):
         initialise(self, "he")
 
     def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
+        if any(side % self.strides[-1] for side in x.shape[2:]):
+            raise UserError(
+                f"images of {' x '.join(map(str, x.shape[2:]))}: {self.name} needs sides that are "
+                f"multiples of {self.strides[-1]}"
+            )
         x = self.stem(x)
         # halves that are added and subtracted again need the full precision
         return x if x.dtype == torch.float64 else x.float(), []

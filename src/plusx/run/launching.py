@@ -1,8 +1,8 @@
-"""Starting the processes of one run on this machine: torch's own elastic agent, on the loopback.
+"""Start the processes of one run on this machine with torch's elastic agent, on the loopback.
 
-This is what `torchrun --nproc-per-node N --rdzv-backend c10d --rdzv-conf store_type=file
---local-addr 127.0.0.1 -m plusx train ...` does with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, but that
-the exit code is the run's.
+The same as `torchrun --nproc-per-node N --rdzv-backend c10d --rdzv-conf store_type=file
+--local-addr 127.0.0.1 -m plusx train ...` with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, except that
+the exit code is that of the run.
 """
 
 import logging
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
@@ -26,7 +26,7 @@ def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
-    # what it has to say is said by the processes and below
+    # the processes print their own errors
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
@@ -43,11 +43,16 @@ def launch(arguments: Sequence[str], processes: int, restarts: int = 0) -> int:
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        for rank, code in codes.items():
-            if code < 0:  # the others have only missed it
-                name = signal.Signals(-code).name
-                print(f"plusx: rank {rank} was ended by {name}", file=sys.stderr)
-                return 1
-        return next(iter(codes.values()), 1)
+        return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
     return 0
+
+
+def _exit_code(codes: Mapping[int, int]) -> int:
+    """The exit code of the run from those of its ranks; names a rank that a signal ended."""
+    failed = [code for code in codes.values() if code > 0]
+    for rank, code in codes.items():
+        # the agent ends the others by SIGTERM after one has failed with a message of its own
+        if code < 0 and not (failed and -code == signal.SIGTERM):
+            print(f"plusx: rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+            return 1
+    return max(failed, default=1)

@@ -387,7 +387,11 @@ def ratios_over_training(answers: Sequence[Mapping[str, Any]]) -> list[Ratio]:
 def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The norm at every block's output at the start."""
     lines = [
-        _positive(name, relative(len(answers[0]["blocks"])), [a["outputs"][0] for a in answers])
+        _geometric_band(
+            name,
+            relative(len(answers[0]["blocks"])),
+            [answer["outputs"][0] for answer in answers],
+        )
         for name, answers in names.items()
     ]
     return lines_figure(
@@ -415,15 +419,14 @@ def training_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 
 def over_training(name: str, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return _positive(name, answers[0]["steps"], [answer["ratio"] for answer in answers])
+    return _geometric_band(name, answers[0]["steps"], [answer["ratio"] for answer in answers])
 
 
-def _positive(
+def _geometric_band(
     name: str, x: Sequence[int | float], seeds: Sequence[Sequence[int | float | None]]
 ) -> dict[str, Any]:
-    """A line on a logarithmic axis: where all seeds are above 0, and their geometric mean."""
-    positive = [[value if value and value > 0 else None for value in seed] for seed in seeds]
-    return band(name, x, positive, average=geometric_mean)
+    """A line on a logarithmic axis with the geometric mean of the seeds; zeros are drawn."""
+    return band(name, x, seeds, average=lambda values: mean_ratio(values) or 0.0)
 
 
 def _trials(recipe: Recipe, table: Gradients, source: Dataset) -> list[Trial]:

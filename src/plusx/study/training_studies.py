@@ -76,6 +76,7 @@ from plusx.zoo.blocks import (
 
 
 MARGIN = 0.01  # a deeper network is not worse where its error is surely less than this above
+UNTRAINED = 0.95  # of the error of chance: a network with more has learned nothing
 DROPOUT = 0.3  # before the last convolution of a block (Zagoruyko and Komodakis 2016)
 DROP_PATH = 0.5  # the last block's rate (Huang et al. 2016)
 DRAWS = 1000  # of the means, for the interval of Kendall's tau
@@ -86,6 +87,7 @@ _DEPTH = column("depth", "Depth", kind="count")
 
 def _degradation_trials(recipe: Recipe, table: Degradation, source: Dataset) -> list[Trial]:
     trials = []
+    chance = 1 - 1 / len(source.classes)  # the error of guessing
     for norm in table.norms:
         for kind in table.kinds:
             for depth in table.depths:
@@ -99,7 +101,7 @@ def _degradation_trials(recipe: Recipe, table: Degradation, source: Dataset) -> 
                     Trial(
                         name=name if norm == "batch" else f"{name} no norm",
                         recipe=with_net(recipe, chosen, source),
-                        factors={"kind": kind, "depth": depth, "norm": norm},
+                        factors={"kind": kind, "depth": depth, "norm": norm, "chance": chance},
                         measurements=(Measurement("gradients"),),
                     )
                 )
@@ -127,6 +129,15 @@ def _degradation_finding(rows: Sequence[Row]) -> str:
     parts = []
     for (deep, shallow), gap in zip(pairs, differences(errors), strict=True):
         text = compared(deep, shallow, "train_error", gap)
+        lowest = min(row["train_error"]["mean"] for row in (deep, shallow))
+        chance = deep.get("chance", 1.0)
+        if lowest > UNTRAINED * chance:
+            parts.append(
+                f"{deep['name']} and {shallow['name']} learned nothing "
+                f"({deep['train_error']['mean']:.1%} and {shallow['train_error']['mean']:.1%}, "
+                f"chance {chance:.1%})"
+            )
+            continue
         if gap is not None and gap.low <= 0 <= gap.high < MARGIN:
             text = text.replace("is not known to differ from", "is not worse than")
         if gap is not None and gap.low > 0 and verdict(deep["ratio_end"]) == "steady":
