@@ -62,7 +62,7 @@ def test_describe(plusx: Callable[..., Said]) -> None:
     )
     assert said["parameters"] == 275_572
     assert said["input"] == [3, 32, 32]
-    assert said["stages"][1]["said"] == [
+    assert said["stages"][1]["sentences"] == [
         {"body": "conv3s norm act conv3 norm + act", "shortcut": "pad"}
     ]
     text = plusx("describe", "densenet121").out
@@ -169,12 +169,14 @@ def test_train_says_json_and_nothing_else(plusx: Callable[..., Said], tmp_path: 
     again = plusx(*command)
     assert again.json() == said.json()
     assert "epoch" not in again.err
+    (out / "result.json").unlink()
+    assert "plusx: resuming from step 2 of 2" in plusx(*command).err
 
 
 def test_fields_of_a_recipe_given_as_options_are_explained(plusx: Callable[..., Said]) -> None:
     said = plusx("train", "digits-resnet20", "--epochs", "5")
     assert said.code == 2
-    assert "epochs=5" in said.err
+    assert said.err == "plusx: --epochs is a field of the recipe: write epochs=5\n"
     assert "batch_size=64" in plusx("train", "digits-resnet20", "--batch-size=64").err
 
 

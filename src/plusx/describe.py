@@ -61,7 +61,7 @@ def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any
                 "stride": list(shape.stride),
                 "parameters": shape.parameters,
                 "multiply_adds": shape.multiply_adds,
-                "said": _sentences(stage.block),
+                "sentences": _sentences(stage.block),
             }
             | ({"enter": stage.enter} if stage.enter else {})
             | ({"first": _sentences(stage.first)} if stage.first else {})
@@ -112,7 +112,7 @@ def description(described: dict[str, Any]) -> str:
         )
         if "enter" in stage:
             lines.append(f"          enter     {stage['enter']}")
-        for label, blocks in (("first", stage.get("first", [])), ("", stage["said"])):
+        for label, blocks in (("first", stage.get("first", [])), ("", stage["sentences"])):
             for block in blocks:
                 for name, sentence in block.items():
                     words = f"{label} {name}".strip()

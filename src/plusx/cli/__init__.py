@@ -1,5 +1,6 @@
-"""The command line. A command imports what it needs when it runs, so that help, `models` and
-`describe` answer at once. Results go to standard output, all else to standard error.
+"""The command line. Results go to standard output, everything else to standard error.
+
+Each command imports what it needs when it runs, so that help, `models` and `describe` are fast.
 """
 
 import os
@@ -26,11 +27,11 @@ OVERRIDES = ("epochs", "steps", "seed", "batch_size", "lr", "data", "net", "opti
 
 
 class _Terminated(BaseException):
-    """SIGTERM came while nothing was there to be saved."""
+    """SIGTERM arrived outside a training."""
 
 
 def main() -> NoReturn:
-    """Run the command that the shell gave, and exit with a documented code (docs/exit-codes.md)."""
+    """Run the command line, and exit with a code of docs/exit-codes.md."""
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _warn
     code = run(sys.argv[1:])
@@ -42,7 +43,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command, and say what is wrong in one line; the exit code that it earned."""
+    """Run one command and return its exit code; an error is printed in one line."""
     debug = "--debug" in arguments
     try:
         app(
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     except _Terminated:
         return _fail("terminated", 143)
     except CycloptsError as error:
-        return _fail(f"{error}{_override_hint(arguments)}", 2)
+        return _fail(_override_given_as_option(arguments) or str(error), 2)
     except Exception as error:
         if debug:
             import traceback
@@ -74,16 +75,15 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _override_hint(arguments: Sequence[str]) -> str:
-    """How to write a field of a recipe that was given as an option: epochs=5 for --epochs 5."""
+def _override_given_as_option(arguments: Sequence[str]) -> str:
+    """The error where a field of a recipe was given as an option, --epochs 5; else ""."""
     if arguments[:1] not in (["train"], ["compare"], ["study"]):
         return ""
     for option, value in pairwise([*arguments, "VALUE"]):
         name, given, text = option.removeprefix("--").replace("-", "_").partition("=")
         if option.startswith("--") and name in OVERRIDES:
-            return (
-                f"; a recipe's field is written without dashes: {name}={text if given else value}"
-            )
+            override = f"{name}={text if given else value}"
+            return f"{option.partition('=')[0]} is a field of the recipe: write {override}"
     return ""
 
 
@@ -108,6 +108,6 @@ def _fail(message: str, code: int) -> int:
 
 
 def _stdout_closed() -> int:
-    """Who read our output has left, as `head` does: what is still buffered goes nowhere."""
+    """The reader of our output has closed it, as `head` does: discard what is still buffered."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141

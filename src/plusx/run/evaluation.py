@@ -20,7 +20,7 @@ from plusx.run.datasets import DATA as DATA_KINDS
 from plusx.run.datasets import at_another_path, replace_path
 from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
 from plusx.tasks.classify import Classify
-from plusx.tasks.prepare import prepare
+from plusx.tasks.prepare import HALVES, prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluate as evaluate_task
 from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes
@@ -70,8 +70,14 @@ def evaluate(
     result["dtype"] = "float32"
     if len(task.tta) > 1:
         result["tta"] = augmented.views
-    if dataset.warnings:
-        result["warnings"] = dataset.warnings
+    warnings = list(dataset.warnings)
+    if run.recipe is not None and run.recipe.device.precision in HALVES:
+        warnings.append(
+            "computed in float32; result.json of the run was computed in "
+            f"{run.recipe.device.precision}, so its figures can differ slightly"
+        )
+    if warnings:
+        result["warnings"] = warnings
     home = home_of(run)
     if home is not None and (dataset.split == "test" or _has_test(run, data, dataset)):
         split_used = {} if dataset.split == "test" else {"split": dataset.split}

@@ -93,6 +93,10 @@ def _train(
         trainer.begin(exact=exact, allow_data_change=allow_data_change)
         with display:
             display.begin(trainer.total, trainer.state.step)
+            if trainer.state.step:
+                display.line(
+                    f"plusx: resuming from step {trainer.state.step:,} of {trainer.total:,}"
+                )
             if chosen_here:
                 display.line(f"plusx: computing in {recipe.device.precision}")
             for warning in sets.warnings:
