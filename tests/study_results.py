@@ -57,7 +57,7 @@ def comparison(
             ),
             folder=Path(name),
             run=run(name, seed, accuracy),
-            answers={},
+            values={},
         )
         for name, accuracies_of_seeds in accuracies.items()
         for seed, accuracy in enumerate(accuracies_of_seeds)

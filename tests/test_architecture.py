@@ -83,7 +83,7 @@ WRITERS = {
         "two runs are compared in a folder that goes afterwards",
     ),
     "bench/memory.py": (
-        {"highest.write_text"},
+        {"clear_refs.write_text"},
         "Linux is told to begin anew with the highest memory of the process that measures it",
     ),
     "export/quantise.py": (

@@ -86,10 +86,10 @@ def test_known_accuracies_say_whose_they_are(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_round_has_every_network_and_who_begins_rotates(clockless: list[str]) -> None:
     result = bench(["resnet20", "resnet32"], size=8, batch=2, seconds=1e-9, progress=quiet)
-    assert result["rounds"] == module.FEWEST
+    assert result["rounds"] == module.MIN_ROUNDS
     # the first round warms up and is not counted
     assert clockless[:4] == ["resnet20", "resnet32", "resnet32", "resnet20"]
-    assert len(clockless) == 2 * (module.FEWEST + 1)
+    assert len(clockless) == 2 * (module.MIN_ROUNDS + 1)
     row = result["rows"][1]
     assert row["images_per_second"]["median"] == 2 / TIMES["batch"]
     assert row["input"] == [3, 8, 8]
@@ -133,7 +133,7 @@ def test_a_signal_before_the_first_round_leaves_nothing(
     [
         (["resnet21"], {}, "did you mean .*resnet20"),
         (["alexnet"], {"size": 64}, "external module"),
-        (["resnet20"], {"batch": 1}, "batch = 1: at least 2"),
+        (["resnet20"], {"batch": 1}, "batch = 1: it must be at least 2"),
         (["resnet20"], {"seconds": 0}, "above 0"),
         (["resnet20"], {"threads": -1}, "threads"),
         (["vgg11"], {"size": 8}, "size = 8: vgg11"),

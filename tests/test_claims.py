@@ -23,11 +23,11 @@ from plusx.evidence.claim import (
     members,
     spec,
 )
-from plusx.evidence.ledger import NOT_RUN, NOT_YET, chosen, ledger, read_results
+from plusx.evidence.ledger import NOT_RUN, NOT_YET, ledger, read_results, select_claims
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
-from plusx.study.consistency import counted
+from plusx.study.consistency import network_count
 from plusx.zoo import PAPERS, ZOO
 
 
@@ -165,7 +165,7 @@ def test_networks_of_imagenet_and_others_have_their_counts_to_the_unit() -> None
         net = ZOO[name].net
         assert (measure(net) if isinstance(net, Net) else net).parameters == count, name
     for name, count in EXACT["multiply_adds"].items():
-        assert counted(name, "multiply_adds") == count, name
+        assert network_count(name, "multiply_adds") == count, name
 
 
 def test_every_erratum_of_the_texts_is_there_once_with_what_is_true() -> None:
@@ -245,7 +245,7 @@ def test_the_recipe_of_the_first_paper_is_its_own() -> None:
 
 def test_what_a_claim_costs() -> None:
     claim = find_claim("error-resnet20-cifar10")
-    each = counted("resnet20", "multiply_adds")
+    each = network_count("resnet20", "multiply_adds")
     assert cost_of(claim) == 3 * each * (3 * 64_000 * 128 + 60_000)
     assert hours(int(RATE * 3600 * 4), 2) == 2
     assert cost_of(find_claim("parameters-resnet20")) == 0
@@ -284,7 +284,7 @@ def test_a_result_of_another_version_or_claim_is_marked(
 )
 def test_a_damaged_file_is_refused_by_name(text: str, tmp_path: Path) -> None:
     (tmp_path / "claims.json").write_text(text)
-    with pytest.raises(ValueError, match=r"claims\.json is not what"):
+    with pytest.raises(ValueError, match=r"claims\.json was not written"):
         read_results(tmp_path)
 
 
@@ -306,16 +306,16 @@ def test_an_unknown_claim_has_nearest_ones(name: str, near: str) -> None:
 
 
 def test_a_pattern_and_a_kind_choose() -> None:
-    assert chosen("erratum-1") == (["erratum-1"], False)
-    names, several = chosen("erratum-*", "property")
+    assert select_claims("erratum-1") == (["erratum-1"], False)
+    names, several = select_claims("erratum-*", "property")
     assert several
     assert {CLAIMS[name].kind for name in names} == {"property"}
     with pytest.raises(ValueError, match="did you mean arithmetic"):
-        chosen("*", "arithmetics")
+        select_claims("*", "arithmetics")
     with pytest.raises(ValueError, match="no claim of the kind training"):
-        chosen("parameters-*", "training")
+        select_claims("parameters-*", "training")
     with pytest.raises(ValueError, match="no claim matches 'paramters-"):
-        chosen("paramters-*")
+        select_claims("paramters-*")
 
 
 def test_the_command_lists_and_loads_neither_torch_nor_pydantic(tmp_path: Path) -> None:

@@ -173,7 +173,9 @@ def test_train_says_json_and_nothing_else(plusx: Callable[..., Said], tmp_path: 
     assert "plusx: resuming from step 2 of 2" in plusx(*command).err
 
 
-def test_fields_of_a_recipe_given_as_options_are_explained(plusx: Callable[..., Said]) -> None:
+def test_fields_of_a_recipe_given_as_options_are_explained(
+    plusx: Callable[..., Said],
+) -> None:
     said = plusx("train", "digits-resnet20", "--epochs", "5")
     assert said.code == 2
     assert said.err == "plusx: --epochs is a field of the recipe: write epochs=5\n"

@@ -235,7 +235,7 @@ def test_an_interrupted_comparison_stops_whole_and_goes_on_as_if_it_had_not(
         assert process.returncode == code
         assert "Traceback" not in errors
         if number is not signal.SIGKILL:
-            assert "the same command resumes" in errors
+            assert "run the same command again to resume" in errors
         assert _gone(workers)
     assert list(out.glob("runs/*/checkpoints/*"))
     assert not (out / "result.json").exists()

@@ -166,7 +166,7 @@ def test_curves_end_where_the_shortest_run_does() -> None:
             trial=Trial(name="plain20", seed=each.seed, recipe=recipe),
             folder=tmp,
             run=each,
-            answers={},
+            values={},
         )
         for each, tmp in zip(runs, (Path("a"), Path("b")), strict=True)
     ]
@@ -216,7 +216,7 @@ def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
     written = tmp_path / "said"
     with written.open("w") as stream, Progress(stream, runs=2, cost=20.0) as progress:
         progress.running.append(
-            RunProgress("plain20 seed 1", LogTail(log), 10.0, epochs=4, steps=None, begun=0.0)
+            RunProgress("plain20 seed 1", LogTail(log), 10.0, epochs=4, steps=None, started=0.0)
         )
         now[0] = 6.0
         progress.show()

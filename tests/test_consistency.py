@@ -18,13 +18,13 @@ from sklearn.metrics import precision_recall_fscore_support
 from plusx import evidence
 from plusx.cli import run
 from plusx.study import consistency, printed
-from plusx.study.consistency import Complaint, check, counted, f1_bounds
+from plusx.study.consistency import Complaint, check, f1_bounds, network_count
 from plusx.study.printed import QUANTITIES, Interval, Table, Tables, interval, read_tables
 
 
 TEXT1 = Path(evidence.__file__).parent / "text1.toml"
 NETWORKS = ("resnet20", "plain20", "resnet110", "resnet18_cifar", "wrn16_4", "vgg16_cifar")
-PARAMETERS = {name: counted(name, "parameters") for name in NETWORKS}
+PARAMETERS = {name: network_count(name, "parameters") for name in NETWORKS}
 SCORES = ("accuracy", "precision", "recall", "f1")
 
 
@@ -218,9 +218,9 @@ def test_an_impossible_f1_and_an_impossible_share_are_found() -> None:
     assert (high.column, high.unit) == ("f1", "%")
     assert high.allowed == pytest.approx((69.9, 84.7554), abs=1e-3)
     (low,) = complaints(precision="90.0", recall="80.0", f1="69.8")
-    assert "no mean of F1" in low.what
+    assert "cannot be the mean F1" in low.what
     (over,) = complaints(accuracy="100.2")
-    assert "no share" in over.what
+    assert "not a fraction" in over.what
 
 
 def test_macro_recall_need_not_be_accuracy_where_classes_differ_in_size() -> None:
@@ -315,7 +315,7 @@ def test_no_value_of_a_text_stands_in_the_code() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("tables = 3", "tables: 3 is no list"),
+        ("tables = 3", "tables: 3 is not a list"),
         ("", "no [[tables]]"),
         ("x =", "Invalid"),
         ("balance = true", "did you mean balanced?"),
@@ -329,7 +329,7 @@ def test_no_value_of_a_text_stands_in_the_code() -> None:
         ),
         (
             '[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {accuracy = "high"}}',
-            "'high' is not a printed number",
+            "'high' is not a number such as 71.3",
         ),
         (
             'networks.a = "resnet2O"\ntables = [{columns.epochs = "", rows.a = {epochs = "1"}}]',

@@ -150,7 +150,7 @@ def test_what_lies_nowhere_is_fetched_and_checked(
     with pytest.raises(OSError, match=f"HTTP 404 .*put it at {target}"):
         open_cifar(small, "train", None)
     server["/set.tar.gz"] = data[:-1] + b"x"
-    with pytest.raises(OSError, match=r"is not the published file .*nothing was kept"):
+    with pytest.raises(OSError, match=r"is not the published one .*it was discarded"):
         open_cifar(small, "train", None)
     server["/set.tar.gz"] = data + b"more"
     with pytest.raises(OSError, match="more than"):

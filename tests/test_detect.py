@@ -85,7 +85,7 @@ def asked_by_hand(
 @given(scenes())
 def test_positions_are_asked_for_boxes_as_the_paper_says(boxes: Tensor) -> None:
     middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
-    rows, asked = fcos.assigned(boxes, middles, steps)
+    rows, asked = fcos.assign(boxes, middles, steps)
     places = [(x, y, int(step)) for (x, y), step in zip(middles.tolist(), steps.tolist())]
     for image, own in enumerate(boxes):
         finer = finer_strides(places, own)
@@ -117,7 +117,7 @@ def test_every_box_larger_than_the_finest_stride_is_asked_for(
     sizes = [(480 // stride, 640 // stride) for stride in strides]
     pairs = [(stride, stride) for stride in strides]
     middles, steps = fcos.positions(sizes, pairs, torch.device("cpu"))
-    rows, _ = fcos.assigned(torch.tensor([[[*corners, 0, 0.0]]]), middles, steps)
+    rows, _ = fcos.assign(torch.tensor([[[*corners, 0, 0.0]]]), middles, steps)
     assert set(steps[rows[0] >= 0].tolist()) == {level}
 
 
@@ -140,7 +140,7 @@ def test_right_answers_have_next_to_no_loss_and_are_found() -> None:
     boxes = BOXES[:, :2].clone()
     boxes[1, 1, 4] = -1
     middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
-    rows, _ = fcos.assigned(boxes, middles, steps)
+    rows, _ = fcos.assign(boxes, middles, steps)
     flat = torch.zeros(2, len(middles), 3 + 5)
     flat[..., :3] = -12
     flat[..., 3:7] = 1
@@ -203,7 +203,7 @@ def test_what_lies_in_a_crowd_is_not_asked() -> None:
 def test_an_anchor_is_asked_for_the_box_that_it_is_most_like() -> None:
     """Worked out by hand: 30 x 61 in the cell of the middle, and decoded again."""
     boxes = torch.tensor([[[20.0, 1.0, 50.0, 62.0, 1.0, 0.0]]])
-    image, row, slot = yolo.assigned(boxes, SIZES, STRIDES, COCO_ANCHORS)
+    image, row, slot = yolo.assign(boxes, SIZES, STRIDES, COCO_ANCHORS)
     cells, sides, steps = yolo.slots(SIZES, STRIDES, COCO_ANCHORS, torch.device("cpu"))
     assert (image.tolist(), row.tolist()) == ([0], [0])
     assert sides[slot].tolist() == [[30.0, 61.0]]

@@ -113,7 +113,7 @@ def test_a_mask_rcnn_learns_and_its_masks_are_judged() -> None:
     figures = evaluate(state.task, [squares(1000 + place, masks=True) for place in range(2)])
     assert figures["map50"] > 0.6
     assert figures["mask_map50"] > 0.5
-    with pytest.raises(ValueError, match="learns from the masks of boxes; the batch has none"):
+    with pytest.raises(ValueError, match="needs instance masks; the batch has none"):
         state.task(squares(0))
 
 

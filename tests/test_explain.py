@@ -334,7 +334,7 @@ def test_a_network_without_a_spatial_stage_is_refused(
     save_network(Network(spec), file, preprocessing=PREPROCESSING, classes=["a", "b"])
     out = tmp_path / "why"
     assert cli.run(["explain", str(file), str(photos), "--out", str(out)]) == 2
-    assert "every stage of this network has one position" in capsys.readouterr().err
+    assert "every stage of this network has a single position" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -233,14 +233,16 @@ def test_what_cannot_be_asked_is_said() -> None:
         grad_cam(net, x, -1)
     with pytest.raises(ValueError, match="there is no stage 2"):
         grad_cam(net, x, 0, stage=2)
-    with pytest.raises(ValueError, match="one number a sample"):
+    with pytest.raises(ValueError, match="one number per sample"):
         grad_cam(net, x, lambda answers: answers)
     with pytest.raises(ValueError, match="does not depend"):
         grad_cam(net, x, lambda answers: torch.zeros(2))
-    with pytest.raises(ValueError, match="Linear is no network of plusx"):
+    with pytest.raises(ValueError, match="Linear is not a network of plusx"):
         grad_cam(nn.Linear(3, 3), x, 0)
     with pytest.raises(ValueError, match="AlexNet is not built of stages"):
         cut_at(build("alexnet"), 1)
     flat = with_tail("pool", stem="conv12")
-    with pytest.raises(ValueError, match=r"for inputs of 12 x 12 every stage .* has one position"):
+    with pytest.raises(
+        ValueError, match=r"for inputs of 12 x 12 every stage .* has a single position"
+    ):
         grad_cam(flat, x, 0)

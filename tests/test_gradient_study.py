@@ -253,7 +253,7 @@ def test_responses_are_of_every_layer_behind_its_norm(block: Block) -> None:
 def test_responses_need_a_layer_and_an_input() -> None:
     net = made(small(Block(body="conv1s norm act conv1 norm + act")))
     net.conv1 = nn.Conv2d(2, 4, 1)
-    with pytest.raises(ValueError, match="no layer of 3 x 3"):
+    with pytest.raises(ValueError, match="no 3 x 3 layer"):
         responses(net, [some_batch()[0]])
     with pytest.raises(ValueError, match="no inputs"):
         responses(made(small(BASIC)), [])

@@ -124,8 +124,8 @@ ILLEGAL = {
     "& that changes the size": (lambda: net("conv2 &"), "size"),
     "heads that do not divide": (lambda: net("attn3 conv1 +"), "heads"),
     "groups that do not divide": (lambda: net("conv3g3 norm +"), "groups"),
-    "nothing left of the size": (lambda: net(stem="conv3 avgpool16s2"), "nothing is left"),
-    "nothing left of the width": (lambda: net("conv3/32 conv1 +"), "nothing is left"),
+    "nothing left of the size": (lambda: net(stem="conv3 avgpool16s2"), "nothing remains"),
+    "nothing left of the width": (lambda: net("conv3/32 conv1 +"), "nothing remains"),
     "nothing left of se": (lambda: net("conv3 se/32 +"), "nothing"),
     "branch and shortcut disagree": (lambda: net("conv2 norm +"), "'conv2 norm +'"),
     "branch and gate disagree": (lambda: net("conv3 ~", gate="conv1/2"), "'conv1/2'"),
@@ -180,7 +180,7 @@ def test_specs_survive_toml(plan: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"stem_widht": 3}, "did you mean 'stem_width'"),
+        ({"stem_widht": 3}, "did you mean stem_width"),
         ({"stages": []}, None),
         ({"stages": 3}, "list of tables"),
         ({"stages": [{"block": "conv3 +", "depth": 1}]}, "lacks the field 'width'"),

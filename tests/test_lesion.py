@@ -49,7 +49,7 @@ def test_a_plain_block_is_left_out_where_the_shape_allows_it() -> None:
     assert state_of(net) == before
     assert [place.block for place in block_positions(net)] == blocks
     assert [each.error is None for each in found] == [False, False, False, True, False, False]
-    assert "4 channels of 6 x 6 would reach what expects 6 of 3 x 3" in found[3].why
+    assert "4 channels of 6 x 6 would reach layers for 6 of 3 x 3" in found[3].why
     shorter = made(small(PLAIN)).eval()
     del shorter.layer2[1]
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_several_at_once_are_drawn_by_the_seed() -> None:
     assert found[2].errors == pytest.approx([found[2].errors[0]] * 4)  # all that can be deleted
     assert found == deletions(net, evaluate, [0, 2, 9], draws=4, seed=7)
     assert found[1] != deletions(net, evaluate, [2], draws=4, seed=8)[0]
-    with pytest.raises(ValueError, match=r"10 blocks cannot be deleted at once: .* 0 to 9 can"):
+    with pytest.raises(ValueError, match=r"10 blocks cannot be deleted at once: it must be 0 to 9"):
         deletions(net, evaluate, [10])
 
 

@@ -195,5 +195,5 @@ def test_predictions_that_are_no_numbers_are_no_figures():
 
 
 def test_judging_nothing_is_refused():
-    with pytest.raises(ValueError, match="not one batch"):
+    with pytest.raises(ValueError, match="there was no batch"):
         ClassificationMeter().compute()

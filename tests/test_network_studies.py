@@ -17,7 +17,7 @@ from plusx.report.figures import band
 from plusx.study.catalogue import EXPERIMENTS
 from plusx.study.experiment import some_batches
 from plusx.study.runner import study
-from plusx.study.surface import bent_down
+from plusx.study.surface import fraction_curved_down
 from plusx.study.trial import Measurement
 
 
@@ -197,16 +197,16 @@ def test_settings_of_a_look_are_read_as_they_were_written() -> None:
 def test_where_a_surface_curves_down_is_counted() -> None:
     steps = [float(step) for step in np.linspace(-1, 1, 9)]
     x, y = np.meshgrid(steps, steps)
-    assert bent_down(steps, (x**2 + 3 * y**2).tolist()) == 0
-    assert bent_down(steps, (x**2 - y**2).tolist()) == 1
-    assert bent_down(steps, (x * y).tolist()) == 1
-    assert bent_down(steps, (1 - x**2 - y**2).tolist()) == 1
-    assert bent_down(steps, (x + y).tolist()) == 0
+    assert fraction_curved_down(steps, (x**2 + 3 * y**2).tolist()) == 0
+    assert fraction_curved_down(steps, (x**2 - y**2).tolist()) == 1
+    assert fraction_curved_down(steps, (x * y).tolist()) == 1
+    assert fraction_curved_down(steps, (1 - x**2 - y**2).tolist()) == 1
+    assert fraction_curved_down(steps, (x + y).tolist()) == 0
     half = np.where(x < 0, x**2 + y**2, x**2 - y**2)
-    assert bent_down(steps, half.tolist()) == pytest.approx(0.5, abs=0.2)
+    assert fraction_curved_down(steps, half.tolist()) == pytest.approx(0.5, abs=0.2)
     unknown = [[None] * 9 for _ in steps]
-    assert bent_down(steps, unknown) is None
-    assert bent_down(steps[:2], [[0, 1], [1, 2]]) is None
+    assert fraction_curved_down(steps, unknown) is None
+    assert fraction_curved_down(steps[:2], [[0, 1], [1, 2]]) is None
 
 
 def test_a_line_leaves_out_what_one_seed_does_not_know() -> None:

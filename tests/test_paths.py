@@ -14,18 +14,18 @@ from torch.nn import functional as F
 from plusx.grammar.spec import Activation, Block
 from plusx.study.blocks import run_blocks, total_norm
 from plusx.study.paths import (
-    Backward,
+    PathBackward,
     PathGradient,
     contributions,
     effective_lengths,
-    length_shares,
+    length_fractions,
     path_gradients,
 )
 from test_gradient_study import BASIC, PLAIN, PRE_ACTIVATION, made, small, some_batch, state_of
 
 
 def test_lengths_are_binomial() -> None:
-    shares = length_shares(54)
+    shares = length_fractions(54)
     assert sum(shares) == pytest.approx(1)
     assert sum(length * share for length, share in enumerate(shares)) == pytest.approx(27)
     assert shares[3] * 2**54 == comb(54, 3)
@@ -46,7 +46,7 @@ def test_the_gradients_of_all_paths_add_up_to_the_gradient(
     net = made(small(block, depth=2, tail="norm act pool", act=act), seed)
     inputs, targets = some_batch()
     before = state_of(net)
-    paths = Backward(net, inputs, targets, F.cross_entropy)
+    paths = PathBackward(net, inputs, targets, F.cross_entropy)
     total = sum(
         paths.along(set(chosen)) for length in range(5) for chosen in combinations(range(4), length)
     )
@@ -63,7 +63,7 @@ def test_stages_that_are_entered_through_words_lie_on_every_path() -> None:
     second = replace(second, stride=1, enter="norm act conv1 avgpool2s2")
     net = made(replace(spec, stages=(replace(first, enter="conv1"), second)))
     inputs, targets = some_batch()
-    paths = Backward(net, inputs, targets, F.cross_entropy)
+    paths = PathBackward(net, inputs, targets, F.cross_entropy)
     total = sum(paths.along(set(chosen)) for chosen in ((), (0,), (1,), (0, 1)))
     net.eval()
     passed = run_blocks(net, inputs)
@@ -79,7 +79,7 @@ def test_a_linear_network_has_the_product_of_its_factors() -> None:
         nn.init.dirac_(block.conv1.weight)
         block.conv1.weight.data.mul_(factor)
     inputs, targets = some_batch()
-    paths = Backward(net, inputs, targets, F.cross_entropy)
+    paths = PathBackward(net, inputs, targets, F.cross_entropy)
     none = total_norm(paths.along(set()))
     for chosen in ({0}, {1, 3}, {0, 1, 2, 3, 4}):
         product = torch.tensor([factors[i] for i in chosen]).prod().item()
@@ -124,7 +124,7 @@ def test_effective_lengths_are_the_shortest_range_that_carries_enough() -> None:
 
 def test_paths_need_residual_blocks_and_possible_lengths() -> None:
     inputs, targets = some_batch()
-    with pytest.raises(ValueError, match=r"layer1.0 is no block x \+ F\(x\)"):
+    with pytest.raises(ValueError, match=r"layer1.0 is not x \+ F\(x\)"):
         path_gradients(made(small(PLAIN)), inputs, targets)
     with pytest.raises(ValueError, match="no path is 7 long: through 6 blocks 0 to 6"):
         path_gradients(made(small(BASIC)), inputs, targets, lengths=[7])

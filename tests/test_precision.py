@@ -21,7 +21,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What measurements are to give, and an empty cache folder."""
     answers = ["bfloat16", "float32"]
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(environment, "quicker_precision", lambda device: answers.pop(0))
+    monkeypatch.setattr(environment, "faster_precision", lambda device: answers.pop(0))
     return answers
 
 

@@ -18,13 +18,13 @@ from plusx.evidence.claim import CLAIMS, Claim, Side, find_claim
 from plusx.evidence.ledger import ledger, read_results
 from plusx.evidence.reproduce import (
     CHECKS,
-    judge_outcome,
-    keep,
+    decide_outcome,
     reproduce,
     reproduce_all,
     run_claim,
+    write_record,
 )
-from plusx.evidence.verdict import Options, Outcome, allowed, judge
+from plusx.evidence.verdict import Options, Outcome, allowed, decide
 from plusx.statistics import mean_interval
 from plusx.study.results import MACHINE, VERSIONS
 
@@ -48,25 +48,25 @@ def asked(folder: Path, quick: bool = True) -> Options:
 def test_a_count_is_within_what_is_allowed_or_not(
     value: float, claimed: float, slack: float, side: Side
 ) -> None:
-    judged = judge([value], claimed, slack, side, exact=True)
+    decision = decide([value], claimed, slack, side, exact=True)
     low, high = allowed(claimed, slack, side)
-    assert judged.verdict == ("PASS" if low <= value <= high else "MISS")
-    assert judged.interval is None
+    assert decision.verdict == ("PASS" if low <= value <= high else "MISS")
+    assert decision.interval is None
 
 
 @few
 @given(number, tolerance, sides)
 def test_what_is_claimed_holds(claimed: float, slack: float, side: Side) -> None:
-    assert judge([claimed], claimed, slack, side, exact=True).verdict == "PASS"
-    assert judge([claimed] * 3, claimed, slack, side, exact=False).verdict == "PASS"
+    assert decide([claimed], claimed, slack, side, exact=True).verdict == "PASS"
+    assert decide([claimed] * 3, claimed, slack, side, exact=False).verdict == "PASS"
     for off in (-slack, slack):
-        assert judge([claimed + off], claimed, slack, side, exact=True).verdict == "PASS"
+        assert decide([claimed + off], claimed, slack, side, exact=True).verdict == "PASS"
 
 
 @few
 @given(number, number, tolerance, sides)
 def test_one_seed_never_decides(value: float, claimed: float, slack: float, side: Side) -> None:
-    assert judge([value], claimed, slack, side, exact=False).verdict == "INCONCLUSIVE"
+    assert decide([value], claimed, slack, side, exact=False).verdict == "INCONCLUSIVE"
 
 
 @few
@@ -74,19 +74,19 @@ def test_one_seed_never_decides(value: float, claimed: float, slack: float, side
 def test_a_verdict_is_that_of_the_interval(
     values: list[float], claimed: float, slack: float, side: Side
 ) -> None:
-    judged = judge(values, claimed, slack, side, exact=False)
+    decision = decide(values, claimed, slack, side, exact=False)
     low, high = allowed(claimed, slack, side)
     assume(len(set(values)) > 1)
-    assert judged.interval is not None
-    inside = [low <= end <= high for end in judged.interval]
-    if judged.verdict == "PASS":
+    assert decision.interval is not None
+    inside = [low <= end <= high for end in decision.interval]
+    if decision.verdict == "PASS":
         assert all(inside)
-        assert low <= judged.value <= high or math.isclose(judged.value, high)
-    if judged.verdict == "MISS":
+        assert low <= decision.value <= high or math.isclose(decision.value, high)
+    if decision.verdict == "MISS":
         assert not any(inside)
-        assert not low <= judged.value <= high
-    if judged.verdict == "INCONCLUSIVE":
-        straddles = [judged.interval[0] <= limit <= judged.interval[1] for limit in (low, high)]
+        assert not low <= decision.value <= high
+    if decision.verdict == "INCONCLUSIVE":
+        straddles = [decision.interval[0] <= limit <= decision.interval[1] for limit in (low, high)]
         assert any(straddles)
 
 
@@ -95,8 +95,8 @@ def test_a_verdict_is_that_of_the_interval(
 def test_more_tolerance_never_makes_it_worse(
     values: list[float], claimed: float, slack: float, more: float, side: Side
 ) -> None:
-    tight = judge(values, claimed, slack, side, exact=False).verdict
-    loose = judge(values, claimed, slack + more, side, exact=False).verdict
+    tight = decide(values, claimed, slack, side, exact=False).verdict
+    loose = decide(values, claimed, slack + more, side, exact=False).verdict
     assert not (tight == "PASS" and loose != "PASS")
     assert not (loose == "MISS" and tight != "MISS")
 
@@ -104,11 +104,11 @@ def test_more_tolerance_never_makes_it_worse(
 @few
 @given(several, number, tolerance)
 def test_the_sides_mirror_each_other(values: list[float], claimed: float, slack: float) -> None:
-    most = judge(values, claimed, slack, "most", exact=False)
-    least = judge([-value for value in values], -claimed, slack, "least", exact=False)
+    most = decide(values, claimed, slack, "most", exact=False)
+    least = decide([-value for value in values], -claimed, slack, "least", exact=False)
     assert most.verdict == least.verdict
-    both = judge(values, claimed, slack, "equal", exact=False).verdict
-    above = judge(values, claimed, slack, "least", exact=False).verdict
+    both = decide(values, claimed, slack, "equal", exact=False).verdict
+    above = decide(values, claimed, slack, "least", exact=False).verdict
     assert (both == "PASS") == (most.verdict == above == "PASS")
 
 
@@ -117,8 +117,8 @@ def test_the_sides_mirror_each_other(values: list[float], claimed: float, slack:
 def test_a_smaller_error_never_turns_a_pass_into_a_miss(
     values: list[float], claimed: float, slack: float, side: Side, less: float
 ) -> None:
-    before = judge(values, claimed, slack, "most", exact=False).verdict
-    after = judge([value - less for value in values], claimed, slack, "most", exact=False).verdict
+    before = decide(values, claimed, slack, "most", exact=False).verdict
+    after = decide([value - less for value in values], claimed, slack, "most", exact=False).verdict
     assert not (before == "PASS" and after == "MISS")
 
 
@@ -143,29 +143,29 @@ def test_the_interval_is_students() -> None:
     ],
 )
 def test_an_error_and_its_tolerance(values: list[float], verdict: str) -> None:
-    assert judge(values, 0.0875, 0.003, "most", exact=False).verdict == verdict
+    assert decide(values, 0.0875, 0.003, "most", exact=False).verdict == verdict
 
 
 def test_the_distance_is_in_our_spreads_else_in_the_papers() -> None:
-    ours = judge([1.0, 3.0], 1.0, exact=False, spread=100.0)
+    ours = decide([1.0, 3.0], 1.0, exact=False, spread=100.0)
     assert ours.distance == pytest.approx(1 / math.sqrt(2))
-    assert judge([3.0], 1.0, exact=False, spread=4.0).distance == 0.5
-    assert judge([3.0], 1.0, exact=True).distance is None
-    assert judge([3.0], 3.0, exact=True).distance == 0.0
-    assert judge([math.nan], 3.0, exact=True).distance is None
+    assert decide([3.0], 1.0, exact=False, spread=4.0).distance == 0.5
+    assert decide([3.0], 1.0, exact=True).distance is None
+    assert decide([3.0], 3.0, exact=True).distance == 0.0
+    assert decide([math.nan], 3.0, exact=True).distance is None
     with pytest.raises(ValueError, match="no value"):
-        judge([], 1.0, exact=True)
+        decide([], 1.0, exact=True)
 
 
 @few
 @given(several, st.sampled_from([c for c in CLAIMS.values() if c.kind == "training"]))
 def test_quick_training_never_decides(values: list[float], claim: Claim) -> None:
     outcome = Outcome(values=tuple(values), exact=False, seeds=(0,))
-    assert judge_outcome(claim, outcome, True).verdict == "INCONCLUSIVE"
+    assert decide_outcome(claim, outcome, True).verdict == "INCONCLUSIVE"
     same = replace(outcome, exact=True, values=(float(claim.value),))
-    assert judge_outcome(claim, same, True).verdict == "INCONCLUSIVE"
-    assert judge_outcome(claim, same, False).verdict == "PASS"
-    assert judge_outcome(claim, replace(same, unsettled="why"), False).verdict == "INCONCLUSIVE"
+    assert decide_outcome(claim, same, True).verdict == "INCONCLUSIVE"
+    assert decide_outcome(claim, same, False).verdict == "PASS"
+    assert decide_outcome(claim, replace(same, unsettled="why"), False).verdict == "INCONCLUSIVE"
 
 
 # what is run
@@ -285,36 +285,37 @@ def full(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_quick_result_does_not_take_the_place_of_a_full_one(tmp_path: Path) -> None:
-    keep(full(smaller="less", value=1.0), tmp_path)
-    keep(full(value=2.0), tmp_path)
-    keep(full(smaller="less", value=3.0), tmp_path)
+    write_record(full(smaller="less", value=1.0), tmp_path)
+    write_record(full(value=2.0), tmp_path)
+    write_record(full(smaller="less", value=3.0), tmp_path)
     assert read_results(tmp_path)["erratum-1"]["value"] == 2.0
-    keep(full(value=4.0), tmp_path)
+    write_record(full(value=4.0), tmp_path)
     assert read_results(tmp_path)["erratum-1"]["value"] == 4.0
 
 
 def test_the_same_result_keeps_its_date_and_machines_are_said_once(tmp_path: Path) -> None:
-    keep(full(), tmp_path)
+    write_record(full(), tmp_path)
     before = (tmp_path / "claims.json").read_bytes()
-    keep(full(date="2027-01-01", seconds=9.0), tmp_path)
+    write_record(full(date="2027-01-01", seconds=9.0), tmp_path)
     assert (tmp_path / "claims.json").read_bytes() == before
-    keep(full(machine={"cores": 99}), tmp_path)
+    write_record(full(machine={"cores": 99}), tmp_path)
     assert read_results(tmp_path)["erratum-1"]["machine"] == {"cores": 99}
-    keep({**full(), "id": "erratum-2"}, tmp_path)
-    keep({**full(), "id": "erratum-3"}, tmp_path)
+    write_record({**full(), "id": "erratum-2"}, tmp_path)
+    write_record({**full(), "id": "erratum-3"}, tmp_path)
     assert len(json.loads((tmp_path / "claims.json").read_text())["environments"]) == 2
 
 
 def test_a_claim_that_is_gone_is_forgotten(tmp_path: Path) -> None:
-    keep(full(), tmp_path)
-    keep({**full(), "id": "no-such-claim"}, tmp_path)
+    write_record(full(), tmp_path)
+    write_record({**full(), "id": "no-such-claim"}, tmp_path)
     assert set(read_results(tmp_path)) == {"erratum-1"}
 
 
 def test_results_of_several_at_once_are_all_kept(tmp_path: Path) -> None:
     names = [f"erratum-{number}" for number in range(1, 4)]
     threads = [
-        threading.Thread(target=keep, args=({**full(), "id": name}, tmp_path)) for name in names
+        threading.Thread(target=write_record, args=({**full(), "id": name}, tmp_path))
+        for name in names
     ]
     for thread in threads:
         thread.start()
@@ -425,7 +426,7 @@ def test_where_no_network_comes_there_none_is_the_sooner(
     pretend(monkeypatch, {"resnet20": "1", "plain20": "1"}, accuracies)
     claim = find_claim("convergence-digits")
     found = training.train(claim, asked(tmp_path, quick=False))
-    assert judge_outcome(claim, found, False).verdict == verdict
+    assert decide_outcome(claim, found, False).verdict == verdict
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_a_class_that_is_nowhere_has_no_figures() -> None:
 
 
 def test_figures_of_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="not one batch"):
+    with pytest.raises(ValueError, match="there was no batch"):
         SegmentationMeter().compute()
     meter = SegmentationMeter()
     update(meter, torch.ones(1, 2, 3), torch.full((1, 3), 255, dtype=torch.uint8))
@@ -199,9 +199,9 @@ def test_wrong_targets_are_refused(targets: Tensor, message: str) -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="did you mean 'dice'"):
+    with pytest.raises(ValueError, match="did you mean dice"):
         parse_losses("cross-entropy dise")
-    with pytest.raises(ValueError, match="each loss once"):
+    with pytest.raises(ValueError, match="a loss is listed twice"):
         parse_losses("dice dice")
     with pytest.raises(ValueError, match="empty"):
         Segment(Pointwise(2), loss="")

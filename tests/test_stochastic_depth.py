@@ -14,7 +14,7 @@ from plusx import store
 from plusx.grammar.spec import Block, Net
 from plusx.models import create_model
 from plusx.nn.network import Network
-from plusx.study.blocks import block_positions, counted_depths
+from plusx.study.blocks import block_positions, sampled_depths
 from plusx.study.experiment import spec
 from plusx.train.optim import make_optimizer
 from test_gradient_study import BASIC, small, some_batch, state_of
@@ -45,21 +45,21 @@ def test_resnet110_has_40_25_of_its_54_blocks_on_average() -> None:
 def test_counting_comes_to_the_closed_form() -> None:
     with torch.device("meta"):
         net = Network(stochastic(27))
-    counts = counted_depths(net, draws=600, seed=0)
+    counts = sampled_depths(net, passes=600, seed=0)
     mean, error = statistics.mean(counts), statistics.stdev(counts) / len(counts) ** 0.5
     assert error < 0.2
     assert abs(mean - 40.25) < 4 * error
     # independent of each other: the variance is the sum of p (1 - p)
     variance = sum(p * (1 - p) for p in survivals(54, 0.5))
     assert error * len(counts) ** 0.5 == pytest.approx(variance**0.5, rel=0.1)
-    assert counts[:50] == counted_depths(net, draws=50, seed=0)
-    assert counts[:50] != counted_depths(net, draws=50, seed=1)
+    assert counts[:50] == sampled_depths(net, passes=50, seed=0)
+    assert counts[:50] != sampled_depths(net, passes=50, seed=1)
 
 
 def test_rows_that_drop_skip_no_block() -> None:
     with pytest.raises(ValueError, match="drops rows of a batch"):
-        counted_depths(Network(replace(stochastic(2), drop_mode="row")), 10)
-    assert counted_depths(Network(small(BASIC)).eval(), 3) == [6, 6, 6]
+        sampled_depths(Network(replace(stochastic(2), drop_mode="row")), 10)
+    assert sampled_depths(Network(small(BASIC)).eval(), 3) == [6, 6, 6]
 
 
 def test_a_skipped_block_calls_none_of_its_branch_and_keeps_its_statistics() -> None:
@@ -89,7 +89,7 @@ def test_a_skipped_block_calls_none_of_its_branch_and_keeps_its_statistics() -> 
 def test_counting_leaves_the_network_and_the_generator_alone() -> None:
     net = create_model(stochastic(2), seed=0).eval()
     before = state_of(net)
-    counted_depths(net, 50)
+    sampled_depths(net, 50)
     assert state_of(net) == before
 
 

@@ -164,8 +164,8 @@ def test_where_no_checkpoint_is_sound_nothing_is_started_over(tmp_path):
         path = save(tmp_path, step) / "state.json"
         path.write_bytes(flip(path.read_bytes(), 9))
     with (
-        pytest.warns(UserWarning, match="passed over"),
-        pytest.raises(ValueError, match=r"no checkpoint under .* can be used: .*2/state.*1/state"),
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(ValueError, match=r"no checkpoint under .* is valid: .*2/state.*1/state"),
     ):
         store.load_checkpoint(tmp_path)
 
@@ -205,7 +205,7 @@ def test_nothing_is_deleted_where_the_new_one_does_not_verify(tmp_path, monkeypa
         honest(path, flip(data, 80) if path.name == "optimizer.safetensors" else data)
 
     monkeypatch.setattr(module, "write_new", forgetful)
-    with pytest.raises(OSError, match="the disk returns other bytes than were written"):
+    with pytest.raises(OSError, match="the disk returned other bytes than were written"):
         save(tmp_path, 3)
     found, said = load_with_warnings(tmp_path)
     assert_is(found, 2)

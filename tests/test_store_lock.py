@@ -173,7 +173,7 @@ def test_where_the_file_system_has_no_locks_the_file_decides(tmp_path, monkeypat
         raise OSError(errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr(module.fcntl, "lockf", no_locks)
-    holder = {**module._me(), "pid": os.getppid(), **change}
+    holder = {**module._this_process(), "pid": os.getppid(), **change}
     (tmp_path / store.LOCK).write_text(json.dumps(holder))
     if free:
         with store.lock(tmp_path):

@@ -147,7 +147,7 @@ def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
         assert running.wait(300) == 143
     finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/gradients.json")}
     assert 1 <= len(finished) < 3
-    assert "resumes from there" in (tmp_path / "said").read_text()
+    assert "run the same command again to resume" in (tmp_path / "said").read_text()
     again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "finished already; resuming" in again.stderr
     result = json.loads(again.stdout)

@@ -87,5 +87,5 @@ def test_weights_are_put_back_when_an_evaluation_fails() -> None:
 
 def test_a_direction_of_another_network_is_refused() -> None:
     other = random_direction(made(small(BASIC, depth=4)), 0)
-    with pytest.raises(ValueError, match=r"direction is of another network: at layer1\.3"):
+    with pytest.raises(ValueError, match=r"does not match the network: parameter layer1\.3"):
         line(made(small(BASIC)), loss, other, [0.0])

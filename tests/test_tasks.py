@@ -128,7 +128,7 @@ def test_evaluation_merges_the_figures_over_batches():
     assert figures["accuracy"] == 0.5
     assert figures["loss"] == pytest.approx(float(F.cross_entropy(LOGITS, CLASSES)))
     assert [row["label"] for row in figures["per_class"]] == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="not one batch"):
+    with pytest.raises(ValueError, match="there was no batch"):
         evaluate(classify(), [])
 
 
@@ -165,9 +165,9 @@ def test_half_precision_computes_in_halves_and_keeps_the_parameters_whole(precis
 def test_devices_and_precisions_that_are_not_there_are_refused():
     assert find_device("cpu") == torch.device("cpu")
     assert find_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ValueError, match=r"'cup' is not there; this machine has .*cpu"):
+    with pytest.raises(ValueError, match=r"'cup' is not available; this machine has .*cpu"):
         find_device("cup")
-    with pytest.raises(ValueError, match="'cuda:99' is not there"):
+    with pytest.raises(ValueError, match="'cuda:99' is not available"):
         find_device("cuda:99")
     with pytest.raises(ValueError, match="'float8'; allowed are"):
         prepare(classify(), device="cpu", precision="float8")

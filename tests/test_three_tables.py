@@ -46,7 +46,7 @@ def _made(
             (own / "result.json").write_text(json.dumps({"validation": scores}))
             trial = Trial(name=name, seed=seed, recipe=recipe, factors={"threshold": 0.8})
             found = replace(run(name, seed, accuracy), seconds_per_epoch=50.0 + seed, **changed)
-            made.append(TrialResult(trial=trial, folder=own, run=found, answers={}))
+            made.append(TrialResult(trial=trial, folder=own, run=found, values={}))
     return made
 
 
@@ -107,7 +107,7 @@ def test_what_no_seed_reaches_is_not_reached(tmp_path: Path) -> None:
         (
             {"metrics": {"accuracy": 0.9, "precision": 0.5, "recall": 0.5, "f1": 0.85}},
             (30, 31),
-            "no mean of F1",
+            "cannot be the mean F1",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_tables_that_cannot_be_true_are_not_printed(
 ) -> None:
     recipe = _recipe()
     made = _made(tmp_path, recipe, counts, **changed)
-    with pytest.raises(RuntimeError, match=r"the tables are not printed") as refused:
+    with pytest.raises(RuntimeError, match=r"the tables are not written") as refused:
         three_tables.tables(recipe.study, grouped(made), three_tables.TABLES.rows(grouped(made)))
     assert said in str(refused.value)
 

@@ -410,7 +410,8 @@ def test_a_state_of_other_parameters_is_refused():
     saved = state.state_dict()
     other = Classify(convolutional(norm=False))
     with pytest.raises(
-        ValueError, match=r"net.1.bias, net.1.weight are not here; none is not there"
+        ValueError,
+        match=r"net.1.bias, net.1.weight are not in this task; none is not in the saved state",
     ):
         State(other, make_optimizer(other)).load_state_dict(*saved)
     with pytest.raises(ValueError, match="was decay_norms changed"):

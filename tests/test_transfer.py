@@ -269,7 +269,7 @@ def test_a_transfer_study_begins_with_runs_of_its_own() -> None:
     first, *others = EXPERIMENTS["transfer"].trials(recipe, recipe.study, source)
     assert first.recipe.data.classes == ("0", "1", "2", "3", "4")
     assert first.recipe.data.per_class is None
-    assert [each.begins for each in others] == ["", *[first.name] * 3]
+    assert [each.initial_weights for each in others] == ["", *[first.name] * 3]
     assert [each.recipe.net.train for each in others] == ["all", "head", 1, "all"]
     other = load_recipe("transfer", ["study.classes=[4,5]"])
     with pytest.raises(ValueError, match="'5' is among those of"):

@@ -17,7 +17,7 @@ from plusx.grammar.validate import validate
 from plusx.grammar.words import parse
 from plusx.nn.network import Network
 from plusx.statistics import difference, differences, mean_interval, share_interval
-from plusx.study.training_studies import DEGRADATION, agreement, largest_tau
+from plusx.study.training_studies import DEGRADATION, agreement, max_tau_with_ties
 from plusx.zoo import find
 
 
@@ -163,8 +163,8 @@ def test_agreement_with_the_papers_order() -> None:
 def test_ties_of_the_paper_leave_an_order_without_ties_below_1() -> None:
     paper = [0.06, 0.07, 0.2, 0.2]
     middle, _ = agreement([[0.1], [0.2], [0.3], [0.4]], paper)
-    assert middle == pytest.approx(largest_tau(paper))
-    assert largest_tau(paper) < largest_tau([0.06, 0.07, 0.08]) == 1.0
+    assert middle == pytest.approx(max_tau_with_ties(paper))
+    assert max_tau_with_ties(paper) < max_tau_with_ties([0.06, 0.07, 0.08]) == 1.0
 
 
 def test_an_order_is_no_surer_than_the_difference_of_its_means() -> None:

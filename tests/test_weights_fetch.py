@@ -129,7 +129,7 @@ def test_a_file_put_there_by_hand_is_used_and_left(
     address: str, data: bytes, tmp_path: Path
 ) -> None:
     entry = replace(item(address, data), url="http://127.0.0.1:9/" + item(address, data).file)
-    with pytest.raises(OSError, match="Fetch it by hand and put it at ") as caught:
+    with pytest.raises(OSError, match="Download it yourself and put it at ") as caught:
         fetch(entry)
     place = Path(str(caught.value).rpartition("put it at ")[2])
     place.write_bytes(data)
@@ -145,7 +145,7 @@ def test_offline_the_error_names_the_address_and_the_place(
         port = free.getsockname()[1]
     entry = replace(item(address, data), url=f"http://127.0.0.1:{port}/resnet18-aaaaaaaa.pth")
     place = tmp_path / "cache" / "weights" / "resnet18-aaaaaaaa.pth"
-    with pytest.raises(OSError, match="could not be fetched") as caught:
+    with pytest.raises(OSError, match="could not be downloaded") as caught:
         fetch(entry)
     assert entry.url in str(caught.value)
     assert str(caught.value).endswith(f"put it at {place}")
@@ -158,12 +158,12 @@ def test_offline_the_error_names_the_address_and_the_place(
     [
         (
             lambda e: replace(e, digest="0" * 8),
-            r"is not the published file \(its sha256 is \w{64}, not 0{8}\)",
+            r"is not the published one \(its sha256 is \w{64}, not 0{8}\)",
         ),
         (lambda e: replace(e, url=e.url + ".gone"), "HTTP 404 Not Found"),
         (
             lambda e: replace(e, size=1000),
-            "more than 1,049,676 bytes came",
+            "more than 1,049,676 bytes were received",
         ),
     ],
 )
@@ -177,7 +177,7 @@ def test_what_is_not_the_published_file_is_not_kept(
 
 
 def test_a_file_cut_short_on_the_way_is_not_kept(address: str, data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="could not be fetched"):
+    with pytest.raises(OSError, match="could not be downloaded"):
         fetch(item(address, data, prefix="cut"))
     assert not cached(tmp_path)
 

@@ -171,7 +171,7 @@ def test_an_unknown_name_suggests_close_ones(given: str, meant: str) -> None:
 
 
 def test_a_name_unlike_any_other_says_where_the_names_are() -> None:
-    with pytest.raises(ValueError, match="`plusx models` lists every name"):
+    with pytest.raises(ValueError, match="`plusx models` lists all names"):
         find("!")
 
 

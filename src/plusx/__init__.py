@@ -1,7 +1,6 @@
 """plusx: residual learning, y = F(x) + x, exact, measured and practical.
 
-Names are imported when they are first used: `import plusx` itself loads neither torch nor anything
-else that is slow.
+Names are imported at their first use: `import plusx` imports neither torch nor other slow packages.
 """
 
 from importlib import import_module
@@ -9,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 
-if TYPE_CHECKING:  # the same names for editors and type checkers
+if TYPE_CHECKING:  # for editors and type checkers
     from plusx.data.batch import Batch as Batch
     from plusx.data.dataset import Dataset as Dataset
     from plusx.data.loader import Loader as Loader

@@ -1,12 +1,11 @@
-"""What a network is and costs, for people and for programs: arithmetic only, no torch."""
+"""Networks as text and as data for programs: counts and sentences, by arithmetic, without torch."""
 
 from collections.abc import Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.heads import head_to_dict
 from plusx.grammar.model import Model, WithHead, costs
@@ -20,30 +19,28 @@ from plusx.zoo.memory_report import memory_report
 
 
 def list_networks(pattern: str = "*") -> list[dict[str, Any]]:
-    """A row for every network of the zoo whose name matches the shell pattern.
-
-    UserError: none does.
-    """
+    """Return a row for every network of the zoo whose name matches the shell pattern. Raises
+    UserError if none does."""
     matching = names(pattern, headed=True)
     if not matching:
-        near = get_close_matches(pattern.strip("*?"), [*ZOO, *HEADED], n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = did_you_mean(pattern.strip("*?"), [*ZOO, *HEADED], 3, cutoff=0.5)
         raise UserError(f"no network matches {pattern!r}{hint}")
     entries: dict[str, Entry | HeadedEntry] = {**ZOO, **HEADED}
     return [
-        _figures(name, entries[name].net) | {"source": entries[name].source} for name in matching
+        _counts(name, entries[name].net) | {"source": entries[name].source} for name in matching
     ]
 
 
 def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Figures, sentences and source of a network, with fields changed that `overrides` name.
+    """Return counts, sentences and source of a network, with overrides of its fields.
 
-    `model` is a name of the zoo or the path of a TOML spec. UserError says what is wrong.
+    `model` is a name of the zoo or the path of a TOML spec. Raises UserError if it, or an override,
+    is invalid.
     """
     net, source = _network(model)
     if overrides:
         net = _changed(model, net, overrides)
-    described = _figures(model, net) | {"source": source}
+    described = _counts(model, net) | {"source": source}
     if isinstance(net, WithHead):
         described |= {"head": head_to_dict(net.head)}
         net = net.backbone
@@ -77,18 +74,20 @@ def describe_network(model: str, overrides: Sequence[str] = ()) -> dict[str, Any
 def describe_memory(
     model: str, overrides: Sequence[str], memory: str, batch: int
 ) -> dict[str, Any]:
-    """What fits into so much memory, such as "4GB", with a batch of so many images."""
+    """Return the memory plans that fit in a memory such as "4GB", with this batch size."""
     net, _ = _network(model)
     if overrides:
         net = _changed(model, net, overrides)
     if isinstance(net, WithHead):
         base = HEADED[model].base
-        raise UserError(f"{model} has a head, whose memory is not counted; describe {base}")
+        raise UserError(
+            f"{model} has a head, whose memory is not counted; describe its backbone {base}"
+        )
     return memory_report(model, net, parse_size(memory), batch)
 
 
 def description(described: dict[str, Any]) -> str:
-    """`describe_network`'s answer as text for a terminal."""
+    """Return the result of `describe_network` as text for a terminal."""
     shape = " x ".join(map(str, described["input"]))
     lines = [
         f"{described['name']}  ({described['source']})",
@@ -140,17 +139,15 @@ def _network(model: str) -> tuple[Model, str]:
 def _changed(model: str, net: Model, overrides: Sequence[str]) -> Net:
     if not isinstance(net, Net):
         what = "has a head" if isinstance(net, WithHead) else "is an external module without a spec"
-        raise UserError(f"{model} {what}: its fields do not change")
+        raise UserError(f"{model} {what}: its fields cannot be changed")
     changeable = [field.name for field in fields(Net) if field.name != "stages"]
     spec = to_dict(net)
     for override in overrides:
         path, value = split_override(override)
         name = ".".join(path)
         if name not in changeable:
-            near = get_close_matches(name, changeable, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"{override!r}: a network has no field {name!r}{hint} "
+                f"{override!r}: a network has no field {name!r}{did_you_mean(name, changeable)} "
                 f"(fields: {', '.join(changeable)})"
             )
         spec[name] = value
@@ -159,27 +156,27 @@ def _changed(model: str, net: Model, overrides: Sequence[str]) -> Net:
     return changed
 
 
-def _figures(name: str, net: Model) -> dict[str, Any]:
+def _counts(name: str, net: Model) -> dict[str, Any]:
     backbone = net.backbone if isinstance(net, WithHead) else net
-    counted = costs(backbone)
-    whole = HEADED[name] if isinstance(net, WithHead) else counted
+    backbone_counts = costs(backbone)
+    counts = HEADED[name] if isinstance(net, WithHead) else backbone_counts
     size = each_dimension(backbone.size, backbone.ndim)
     return {
         "name": name,
-        "parameters": whole.parameters,
-        "multiply_adds": whole.multiply_adds,
-        "depth": counted.depth,
+        "parameters": counts.parameters,
+        "multiply_adds": counts.multiply_adds,
+        "depth": backbone_counts.depth,
         "input": list(size) if backbone.takes_tokens else [backbone.in_channels, *size],
         "classes": net.num_classes,
     }
 
 
 def _sentences(block: Block | tuple[Block, ...]) -> list[dict[str, str]]:
-    turn = block if isinstance(block, tuple) else (block,)
+    blocks = block if isinstance(block, tuple) else (block,)
     return [
-        {"body": each.body}
-        | ({"shortcut": each.shortcut} if "+" in each.body else {})
-        | ({"identity": each.identity} if each.identity else {})
-        | ({"gate": each.gate} if "~" in each.body else {})
-        for each in turn
+        {"body": b.body}
+        | ({"shortcut": b.shortcut} if "+" in b.body else {})
+        | ({"identity": b.identity} if b.identity else {})
+        | ({"gate": b.gate} if "~" in b.body else {})
+        for b in blocks
     ]

@@ -16,9 +16,9 @@ class UserError(ValueError):
     """
 
 
-def did_you_mean(word: str, options: Iterable[str], count: int = 1) -> str:
+def did_you_mean(word: str, options: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
     """ "; did you mean a or b?" for the options that are nearest to the word; empty without any."""
-    near = get_close_matches(word, list(options), n=count)
+    near = get_close_matches(word, list(options), n=count, cutoff=cutoff)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -1,7 +1,7 @@
-"""Networks by name or by model.
+"""Create networks by name or by model.
 
-What only some networks need is imported when one of them is made: torchvision, which external
-networks and published weights take from, is as slow to import as torch itself.
+Torchvision, which external networks and published weights need, takes as long to import as torch
+and is imported only for them.
 """
 
 from dataclasses import replace
@@ -19,12 +19,13 @@ from plusx.nn.build import build
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of networks that match a shell pattern, as `resnet*`."""
+    """Return the names of networks that match a shell pattern such as `resnet*`."""
     return zoo.names(pattern, headed=True)
 
 
 def find(name: str) -> Model:
-    """The network of that name: a Net, an External, or a WithHead. UserError: there is none."""
+    """Return the network of that name: a Net, an External, or a WithHead. Raises UserError if there
+    is none."""
     return zoo.find_model(name)
 
 
@@ -36,17 +37,17 @@ def create_model(
     weights: str | Path | None = None,
     seed: int | None = None,
 ) -> Any:
-    """Build a network by its name, or the one that a model describes.
+    """Build a network by its name or from a model.
 
-    `num_classes=0` has no head; of a network with a head on its features it is the backbone.
-    `weights` is the name of torchvision's weights, as "IMAGENET1K_V2", or a safetensors file; a
-    file that was made for the network of that name brings its own spec, with its number of
-    classes. Where `num_classes` is another one the head is new. The network's `preprocessing` and
-    `classes` are those of its weights. With a `seed` the parameters are the same every time, and
-    torch's own generator is left as it was.
+    `num_classes=0` removes the head; of a network with a head on its features it returns the
+    backbone. `weights` is a name of torchvision's weights such as "IMAGENET1K_V2", or a safetensors
+    file; a file for the network of that name contains its own spec, with its number of classes. If
+    `num_classes` differs, the head is new. The network's `preprocessing` and `classes` are those of
+    its weights. With a `seed` the parameters are reproducible, and torch's random state is left
+    unchanged.
 
-    Raises UserError for an unknown name (with the nearest ones), a spec that is not legal, or
-    weights that do not fit.
+    Raises UserError for an unknown name (with the nearest ones), an invalid spec, or weights that
+    do not match.
     """
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None and type(value) is not int:
@@ -72,8 +73,8 @@ def create_model(
 
 
 def _changed(model: Model, num_classes: int | None, in_channels: int | None) -> Model:
-    """The model for other classes or channels; of a network with a head and no classes, what the
-    head stands on."""
+    """Return the model for other classes or channels; for a model with a head and no classes, its
+    backbone."""
     if isinstance(model, WithHead):
         backbone = _changed(model.backbone, 0, in_channels)
         assert not isinstance(backbone, WithHead)

@@ -1,4 +1,4 @@
-"""`key=value` as it is typed on a command line: standard library only."""
+"""Parse `key=value` overrides of the command line. Standard library only."""
 
 import re
 import tomllib
@@ -22,17 +22,17 @@ def split_override(override: str) -> tuple[tuple[str, ...], object]:
 
 
 def split_key(dotted: str) -> tuple[str, ...]:
-    """The parts of a dotted key, without quotes and blanks."""
+    """Return the parts of a dotted key, without quotes and blanks."""
     return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
 def _value(text: str) -> object:
-    if re.fullmatch(r"-?\.\d+(e-?\d+)?", text):  # .1, which TOML wants as 0.1
+    if re.fullmatch(r"-?\.\d+(e-?\d+)?", text):  # .1, which TOML requires as 0.1
         return float(text)
     try:
-        read = tomllib.loads(f"value = {text}")
+        parsed = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         if text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
             return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
         return text
-    return read["value"] if list(read) == ["value"] else text
+    return parsed["value"] if list(parsed) == ["value"] else text

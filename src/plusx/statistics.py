@@ -27,7 +27,7 @@ class Interval(NamedTuple):
     high: float
 
     def below(self, other: "Interval") -> bool:
-        """Whether all of this interval lies below all of the other."""
+        """Whether this interval is entirely below the other."""
         return self.high < other.low
 
 
@@ -79,20 +79,21 @@ def mean_interval(
 def share_interval(
     shares: Sequence[Number], count: int, *, comparisons: int = 1
 ) -> Interval | None:
-    """The interval of a mean share, one value a seed, each over `count` images.
+    """Return the interval of a mean fraction of images: one value per seed, each over `count`
+    images.
 
-    Two sources of doubt are added in quadrature: the seed of the training (Student's t) and the
-    images (the binomial spread with two successes and two failures added, Agresti and Coull 1998).
-    None for one seed: nothing is known then about how seeds differ.
+    Two uncertainties are added in quadrature: that of the seeds (Student's t) and that of the
+    images (the binomial one with two successes and two failures added, Agresti and Coull 1998).
+    None for one seed, because the spread of seeds is unknown.
     """
     if len(shares) < 2:
         return None
-    middle, upper = mean(shares), _upper(comparisons)
+    centre, upper = mean(shares), _upper(comparisons)
     student = float(stdtrit(len(shares) - 1, upper))
-    adjusted = (middle * count + 2) / (count + 4)
-    images = float(ndtri(upper)) * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
-    half = math.hypot(student * stdev(shares) / math.sqrt(len(shares)), images)
-    return _within((middle - half, middle + half), _SHARE)
+    adjusted = (centre * count + 2) / (count + 4)
+    image_error = float(ndtri(upper)) * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
+    half_width = math.hypot(student * stdev(shares) / math.sqrt(len(shares)), image_error)
+    return _within((centre - half_width, centre + half_width), _SHARE)
 
 
 def wilson(share: Number, count: int) -> Interval:
@@ -111,15 +112,15 @@ def difference(
     bounds: tuple[float, float] = (-1.0, 1.0),
     comparisons: int = 1,
 ) -> Difference | None:
-    """The mean of the first less that of the second, with Welch's t interval (1947).
+    """Return the mean of the first minus that of the second, with Welch's t interval (1947).
 
-    `bounds` are those of a difference of shares unless said otherwise.
+    The default `bounds` are those of a difference of fractions.
     """
-    spread_of_difference = _welch(first, second)
-    if spread_of_difference is None:
+    welch = _welch(first, second)
+    if welch is None:
         return None
-    middle = mean(first) - mean(second)
-    return Difference(middle, *_student(middle, *spread_of_difference, comparisons, bounds))
+    centre = mean(first) - mean(second)
+    return Difference(centre, *_student(centre, *welch, comparisons, bounds))
 
 
 def differences(
@@ -127,24 +128,24 @@ def differences(
     *,
     bounds: tuple[float, float] = (-1.0, 1.0),
 ) -> list[Difference | None]:
-    """The difference of each pair, corrected for their number by Holm's method (1979).
+    """Return the difference of each pair, corrected for their number by Holm's method (1979).
 
-    The clearest difference is tested first, among all m pairs; the next among m - 1, and so on
-    until one interval holds 0: it and all after it have the level of that test. So an interval
-    without 0 is a difference that is known, whatever the others are.
+    The clearest difference is tested first, among all m pairs, the next among m - 1, until an
+    interval contains 0: it and all later ones have the level of that test. So every interval
+    without 0 is a significant difference, whatever the others are.
     """
     tests = {}
     for index, (first, second) in enumerate(pairs):
-        if (spread_of_difference := _welch(first, second)) is not None:
-            error, freedom = spread_of_difference
+        if (welch := _welch(first, second)) is not None:
+            error, freedom = welch
             distance = abs(mean(first) - mean(second)) / error
             tests[index] = 2 * float(stdtr(freedom, -distance))
     result: list[Difference | None] = [None] * len(pairs)
-    left, stopped = len(tests), False
+    remaining, stopped = len(tests), False
     for index in sorted(tests, key=lambda index: tests[index]):
-        result[index] = difference(*pairs[index], bounds=bounds, comparisons=left)
-        stopped = stopped or tests[index] >= (1 - LEVEL) / left
-        left -= not stopped
+        result[index] = difference(*pairs[index], bounds=bounds, comparisons=remaining)
+        stopped = stopped or tests[index] >= (1 - LEVEL) / remaining
+        remaining -= not stopped
     return result
 
 
@@ -157,22 +158,24 @@ def median_interval(values: Sequence[Number]) -> Median:
     """
     from scipy import stats  # slow to import
 
-    middle = median(values)
-    ends = stats.quantile_test(values, q=middle, p=0.5).confidence_interval(LEVEL)
+    centre = median(values)
+    ends = stats.quantile_test(values, q=centre, p=0.5).confidence_interval(LEVEL)
     if math.isnan(ends.low) or math.isnan(ends.high):
-        return Median(middle, min(values), max(values), interval=False)
-    return Median(middle, float(ends.low), float(ends.high), interval=True)
+        return Median(centre, min(values), max(values), interval=False)
+    return Median(centre, float(ends.low), float(ends.high), interval=True)
 
 
 def _welch(first: Sequence[Number], second: Sequence[Number]) -> tuple[float, float] | None:
     """The standard error of a difference of means, and its degrees of freedom."""
     if min(len(first), len(second)) < 2:
         return None
-    parts = [(stdev(values) ** 2 / len(values), len(values)) for values in (first, second)]
-    variance = sum(part for part, _ in parts)
+    squared_errors = [(stdev(values) ** 2 / len(values), len(values)) for values in (first, second)]
+    variance = sum(squared_error for squared_error, _ in squared_errors)
     if not variance:
         return None
-    freedom = variance**2 / sum(part**2 / (size - 1) for part, size in parts)
+    freedom = variance**2 / sum(
+        squared_error**2 / (size - 1) for squared_error, size in squared_errors
+    )
     return math.sqrt(variance), freedom
 
 

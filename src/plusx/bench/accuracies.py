@@ -1,4 +1,4 @@
-"""The accuracy of a network: published, and measured in a folder of results."""
+"""The published accuracy of a network, and the one measured in a folder of results."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ from plusx.evidence.claim import CLAIMS, PROTOCOLS, Claim
 
 
 def known_accuracies(name: str, results: Path) -> dict[str, Any]:
-    """Under "published" and "measured" {accuracy, data, source}, or None where none is known.
+    """Return {"published", "measured"}: each {accuracy, data, source}, or None if unknown.
 
-    Published is one less the error of a claim, preferably one that plusx can run. Measured is taken
-    from a file of the folder `results`: of a recipe on its split, or of published weights on the
-    test images.
+    Published is 1 minus the error of a claim, preferably one that plusx can test. Measured is from
+    a file in the folder `results`: of a recipe on its split, or of published weights on the test
+    images.
     """
     return {"published": _published(name), "measured": _measured(name, results)}
 
@@ -21,7 +21,7 @@ def _published(name: str) -> dict[str, Any] | None:
     claims = [claim for claim in CLAIMS.values() if claim.network == name and _is_error(claim)]
     if not claims:
         return None
-    # of several, one that plusx can run, and of those the shortest id
+    # prefer a claim that plusx can test, then the shortest id
     claim = min(claims, key=lambda candidate: (bool(candidate.missing), len(candidate.id)))
     split = PROTOCOLS[claim.protocol].split
     return {
@@ -51,12 +51,12 @@ def _measured(name: str, results: Path) -> dict[str, Any] | None:
         except ValueError:
             continue
         rows += _rows(content, path.name, name) if isinstance(content, dict) else []
-    # test images before others, then the best
+    # prefer test images, then the highest accuracy
     return max(rows, key=lambda row: ("test" in row["data"], row["accuracy"]), default=None)
 
 
 def _rows(content: dict[str, Any], file: str, name: str) -> list[dict[str, Any]]:
-    """The accuracies of the network in a file of results."""
+    """Return the accuracies of the network in a file of results."""
     metric, value = content.get("metric"), content.get("value")
     if content.get("network") == name and isinstance(value, float) and isinstance(metric, str):
         if not metric.endswith(" accuracy"):

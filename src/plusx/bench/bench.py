@@ -1,8 +1,8 @@
 """Time and memory of networks on this machine: inference, training steps, activations.
 
-Every round measures every network once, beginning with another network each time, so that other
-load on the machine affects all of them alike. A round that a signal interrupts is left out; the
-rounds before it are the result.
+Every round measures every network once, starting with another network each time, so that other load
+on the machine affects all networks equally. An interrupted round is discarded; the result is the
+rounds before it.
 """
 
 import os
@@ -42,14 +42,14 @@ from plusx.train.state import State
 from plusx.zoo import External, find
 
 
-# The default: one family, small enough for any machine.
+# default networks: one family, small enough for any machine
 FAMILY = ("resnet20", "resnet32", "resnet44", "resnet56")
-FEWEST = 3  # rounds, however long they take
-CALLS = 3  # forward passes of one image a round, whose median is taken
+MIN_ROUNDS = 3  # whatever time they take
+CALLS = 3  # forward passes of one image per round; their median counts
 LR = 1e-3  # of the measured training steps
 RESULT, PAGE = "bench.json", "bench.html"
 NOTE = (
-    "One image and images a second are of predictions, without reading and preparing images. A "
+    "One image and images per second are of predictions, without reading and preparing images. A "
     "training step is forward, loss, backward and an update by SGD. Accuracies are not measured "
     "here: published ones are those of papers, measured ones are from a folder of results. Fewer "
     "than six rounds have no 95 % interval: the lowest and the highest time are given."
@@ -61,7 +61,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass
-class _Measured:
+class _Candidate:
     """A network, ready to be measured."""
 
     name: str
@@ -91,39 +91,39 @@ def bench(
     command: str = "",
     progress: Progress = print,
 ) -> dict[str, Any]:
-    """Measure networks of the zoo; with `out` bench.json and bench.html are written there.
+    """Measure networks of the zoo; with `out`, write bench.json and bench.html there.
 
-    size: positions along each dimension (default: each network's own). batch: images a batch, for
-    throughput and training. threads: CPU threads; 0 is torch's default. seconds: of measuring for
-    each network; there are at least three rounds. results: the folder of measured accuracies.
-    progress: called with a line of text now and then.
+    size: positions along each dimension (default: each network's own size). batch: images per
+    batch, for throughput and training. threads: CPU threads; 0 is torch's default. seconds:
+    measuring time for each network, with at least three rounds. results: folder of measured
+    accuracies. progress: called with a line of text.
 
-    A row has `latency_seconds` (one image), `batch_seconds`, `images_per_second` and
-    `step_seconds` (forward, loss, backward, update by SGD), each with its median, `low` and `high`:
-    an interval of 95 % from six rounds on (`interval`), before that the lowest and the highest. And
-    `saved_bytes`: what the forward pass of a training step saves for the backward pass, for the
-    whole batch, counted exactly.
+    A row has `latency_seconds` (one image), `batch_seconds`, `images_per_second` and `step_seconds`
+    (forward, loss, backward, update by SGD), each with its median, `low` and `high`: a 95 %
+    interval from six rounds on (`interval`), else the lowest and the highest. `saved_bytes` is what
+    the forward pass of a training step saves for the backward pass, for the whole batch, counted
+    exactly.
 
-    After SIGINT or SIGTERM the result has the complete rounds until then, and `stopped_by` is the
-    signal. UserError: an invalid name, size or number. RuntimeError: a batch does not fit in
-    memory, or a signal came before the first round was complete.
+    After SIGINT or SIGTERM the result has the complete rounds, and `stopped_by` is the signal.
+    Raises UserError for an invalid name, size or number, and RuntimeError if a batch does not fit
+    in memory or no round was complete.
     """
-    chosen = tuple(dict.fromkeys(names)) or FAMILY
-    specs = {name: _sized(name, find(name), size) for name in chosen}
-    for option, value, least in (("batch", batch, 2), ("threads", threads, 0)):
-        if value < least:
-            raise UserError(f"{option} = {value}: at least {least}")
+    requested = tuple(dict.fromkeys(names)) or FAMILY
+    specs = {name: _sized(name, find(name), size) for name in requested}
+    for option, value, minimum in (("batch", batch, 2), ("threads", threads, 0)):
+        if value < minimum:
+            raise UserError(f"{option} = {value}: it must be at least {minimum}")
     if not seconds > 0:
-        raise UserError(f"seconds = {seconds}: must be above 0")
+        raise UserError(f"seconds = {seconds}: it must be above 0")
     if out is not None and Path(out).is_file():
         raise UserError(f"{out} is a file; the result needs a folder")
-    found_device = find_device(device)
+    torch_device = find_device(device)
     with _threads(threads), Signals() as signals:
-        begun = time.monotonic()
+        start = time.monotonic()
         rows, networks = [], []
         for name, spec in specs.items():
-            progress(f"{name} is built and counted")
-            network = _prepared(name, spec, batch, found_device)
+            progress(f"building {name}")
+            network = _prepared(name, spec, batch, torch_device)
             rows.append(_counts(network, batch, results))
             networks.append(network)
             if signals.received is not None:
@@ -142,13 +142,13 @@ def bench(
             "size": size,
             "finding": _finding(rows),
             "stopped_by": signals.received,
-            "requested": list(chosen),
+            "requested": list(requested),
             "figures": _figures(rows, batch),
-            "machine": environment(found_device),
+            "machine": environment(torch_device),
             "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": time.monotonic() - begun,
+            "seconds": time.monotonic() - start,
         }
     if out is not None:
         store.make_folder(Path(out))
@@ -158,11 +158,11 @@ def bench(
 
 
 def _sized(name: str, spec: Net | External, size: int | None) -> Net | External:
-    """The spec with images of that size. UserError: the network cannot have it."""
+    """Return the spec with this image size. Raises UserError if the network does not allow it."""
     if size is None:
         return spec
     if isinstance(spec, External):
-        raise UserError(f"size = {size}: {name} is an external module of a size of its own")
+        raise UserError(f"size = {size}: {name} is an external module of fixed size")
     sized = replace(spec, size=size)
     try:
         validate(sized)
@@ -171,28 +171,28 @@ def _sized(name: str, spec: Net | External, size: int | None) -> Net | External:
     return sized
 
 
-def _prepared(name: str, spec: Net | External, batch: int, device: torch.device) -> _Measured:
+def _prepared(name: str, spec: Net | External, batch: int, device: torch.device) -> _Candidate:
     net = create_model(spec if isinstance(spec, Net) else name, seed=0)
     task = prepare(Classify(net), device=device, precision="float32")
     data = random_batch(spec, batch).to(device)
     state = State(task, make_optimizer(task, lr=LR))
-    return _Measured(name, spec, task, data, fit(state, repeat(data), constant(LR)))
+    return _Candidate(name, spec, task, data, fit(state, repeat(data), constant(LR)))
 
 
-def _counts(network: _Measured, batch: int, results: Path) -> dict[str, Any]:
-    """The columns of a network that need no clock."""
+def _counts(network: _Candidate, batch: int, results: Path) -> dict[str, Any]:
+    """Return the columns of a network that are not times."""
     spec, name = network.spec, network.name
-    counted = spec if isinstance(spec, External) else measure(spec)
+    counts = spec if isinstance(spec, External) else measure(spec)
     size = each_dimension(spec.size, spec.ndim if isinstance(spec, Net) else 2)
-    with _fitting(name, batch):
+    with _memory_errors(name, batch):
         saved = saved_bytes(network.task, network.batch)
     return {
         "name": name,
-        "parameters": counted.parameters,
-        "multiply_adds": counted.multiply_adds,
-        "depth": counted.depth,
+        "parameters": counts.parameters,
+        "multiply_adds": counts.multiply_adds,
+        "depth": counts.depth,
         "input": [spec.in_channels, *size],
-        # accuracies are of images of the network's own size
+        # accuracies are for images of the default size
         **(known_accuracies(name, results) if spec == find(name) else UNKNOWN),
         "saved_bytes": saved,
         "saved_bytes_per_image": saved / batch,
@@ -200,10 +200,10 @@ def _counts(network: _Measured, batch: int, results: Path) -> dict[str, Any]:
 
 
 def saved_bytes(task: Task, batch: Batch) -> int:
-    """The most bytes that one training step holds for its backward pass at a time.
+    """Return the peak number of bytes that one training step holds for its backward pass.
 
-    Every storage counts once, those of parameters and buffers not at all. Statistics of norms are
-    updated as in any forward pass in training.
+    Every storage counts once; parameters and buffers do not count. Statistics of norms are updated
+    as in any training step.
     """
     task.train()
     with SavedBytes(task) as saved:
@@ -214,15 +214,16 @@ def saved_bytes(task: Task, batch: Batch) -> int:
 
 
 def _rounds(
-    networks: Sequence[_Measured], seconds: int | float, signals: Signals, progress: Progress
+    networks: Sequence[_Candidate], seconds: int | float, signals: Signals, progress: Progress
 ) -> tuple[dict[str, dict[str, list[float]]], int]:
-    """Seconds of "one", "batch" and "step" in every round for every network; and the rounds."""
+    """Return the seconds of "one", "batch" and "step" in every round for every network, and the
+    number of rounds."""
     times: dict[str, dict[str, list[float]]] = {
         network.name: {"one": [], "batch": [], "step": []} for network in networks
     }
-    begun, shown, rounds = time.monotonic(), time.monotonic(), 0
+    start, last_progress, rounds = time.monotonic(), time.monotonic(), 0
     budget = seconds * len(networks)
-    while rounds <= FEWEST or time.monotonic() - begun < budget:
+    while rounds <= MIN_ROUNDS or time.monotonic() - start < budget:
         first = rounds % len(networks)
         seconds_of = {}
         for network in (*networks[first:], *networks[:first]):
@@ -231,29 +232,29 @@ def _rounds(
             seconds_of[network.name] = _round_seconds(network)
         if signals.received is not None:
             return times, max(rounds - 1, 0)
-        if rounds:  # the first one warms up
+        if rounds:  # the first round is the warm-up
             for name, values in seconds_of.items():
                 for key, value in values.items():
                     times[name][key].append(value)
         rounds += 1
-        if time.monotonic() - shown > 5:
-            shown = time.monotonic()
-            share = min(1.0, (shown - begun) / budget)
-            progress(f"{rounds - 1} rounds, {share:.0%} of the time")
+        if time.monotonic() - last_progress > 5:
+            last_progress = time.monotonic()
+            fraction = min(1.0, (last_progress - start) / budget)
+            progress(f"{rounds - 1} rounds, {fraction:.0%} of the time")
     return times, rounds - 1
 
 
-def _round_seconds(network: _Measured) -> dict[str, float]:
-    """Seconds for one image, for a batch and for a training step."""
+def _round_seconds(network: _Candidate) -> dict[str, float]:
+    """Return the seconds for one image, for a batch and for a training step."""
     count, device = len(network.batch), network.task.device
 
     def timed(work: Callable[[], None]) -> float:
-        began = time.perf_counter()
-        with _fitting(network.name, count):
+        start = time.perf_counter()
+        with _memory_errors(network.name, count):
             work()
             if device.type != "cpu":
                 torch.get_device_module(device).synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     network.task.eval()
     ones = sorted(timed(lambda: network.predict(1)) for _ in range(CALLS))
@@ -265,13 +266,13 @@ def _round_seconds(network: _Measured) -> dict[str, float]:
 
 
 @contextmanager
-def _fitting(name: str, batch: int) -> Iterator[None]:
-    """RuntimeError with a hint where memory does not suffice."""
+def _memory_errors(name: str, batch: int) -> Iterator[None]:
+    """Raise RuntimeError with a hint if memory is insufficient."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not full and "allocate memory" not in str(error):
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and "allocate memory" not in str(error):
             raise
         raise RuntimeError(
             f"{name}: a batch of {batch} does not fit in memory; try --batch-size {batch // 2}"
@@ -279,20 +280,22 @@ def _fitting(name: str, batch: int) -> Iterator[None]:
 
 
 def _times(times: dict[str, list[float]], batch: int) -> dict[str, Any]:
-    """The times of a row: medians with intervals, see `statistics.median_interval`."""
-    whole = median_interval(times["batch"])
-    rate = Median(batch / whole.median, batch / whole.high, batch / whole.low, whole.interval)
+    """Return the times of a row: medians with intervals, see `statistics.median_interval`."""
+    batches = median_interval(times["batch"])
+    rate = Median(
+        batch / batches.median, batch / batches.high, batch / batches.low, batches.interval
+    )
     return {
         "latency_seconds": median_interval(times["one"])._asdict(),
-        "batch_seconds": whole._asdict(),
+        "batch_seconds": batches._asdict(),
         "images_per_second": rate._asdict(),
         "step_seconds": median_interval(times["step"])._asdict(),
     }
 
 
 def random_batch(spec: Net | External, count: int, size: int | None = None) -> Batch:
-    """Random inputs and labels in the shape that a network takes, the same every time; `size`
-    replaces the network's own."""
+    """Return a fixed random batch of inputs and labels for a network; `size` replaces its own
+    size."""
     sides = each_dimension(size or spec.size, spec.ndim if isinstance(spec, Net) else 2)
     random = torch.Generator().manual_seed(0)
     if isinstance(spec, Net) and spec.stem.startswith("embed"):
@@ -303,7 +306,7 @@ def random_batch(spec: Net | External, count: int, size: int | None = None) -> B
 
 
 def bench_page(result: Mapping[str, Any]) -> str:
-    """The page of a bench.json."""
+    """Return the HTML page of a bench.json."""
     early = " A signal ended it early." if result["stopped_by"] is not None else ""
     rows: Sequence[Row] = result["rows"]
     return result_page(
@@ -313,17 +316,14 @@ def bench_page(result: Mapping[str, Any]) -> str:
             "question": f"Medians of {result['rounds']} rounds, every network once in each.{early}",
             "columns": columns(rows, result["batch"]),
             "rows": [flat(row) for row in rows],
-            "notes": [
-                NOTE,
-                *sources(rows),
-            ],
+            "notes": [NOTE, *sources(rows)],
         }
     )
 
 
 def columns(rows: Sequence[Row], batch: int) -> list[dict[str, str]]:
-    """The columns of the table: keys of `flat` rows."""
-    shown = (
+    """Return the columns of the table: keys of `flat` rows."""
+    entries = (
         ("parameters", "Parameters", "", "count"),
         ("multiply_adds", "MACs", "", "count"),
         ("published", "Accuracy", "published", "share"),
@@ -335,11 +335,11 @@ def columns(rows: Sequence[Row], batch: int) -> list[dict[str, str]]:
         ("saved", "Saved for backward", f"MB, {batch} images", "number"),
     )
     return [{"key": key, "title": title, "unit": unit, "kind": kind}
-            for key, title, unit, kind in shown]  # fmt: skip
+            for key, title, unit, kind in entries]  # fmt: skip
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row with one plain value a column."""
+    """Return a row with one plain value per column."""
     latency, low, high = _milliseconds(row)
     return {
         "name": row["name"],
@@ -356,7 +356,7 @@ def flat(row: Row) -> dict[str, Any]:
 
 
 def sources(rows: Sequence[Row]) -> list[str]:
-    """Whose the accuracies of the table are, a line for each source."""
+    """Return the sources of the accuracies in the table, one per line."""
     lines: dict[str, list[str]] = {}
     for key in ("published", "measured"):
         for row in rows:
@@ -367,23 +367,24 @@ def sources(rows: Sequence[Row]) -> list[str]:
 
 
 def _ends(rows: Sequence[Row]) -> str:
-    """What the ends of the times are: an interval needs six rounds."""
-    whole = all(row["latency_seconds"].get("interval", True) for row in rows)
-    return "95 % interval" if whole else "lowest to highest"
+    """Return what `low` and `high` of the times are: an interval needs six rounds."""
+    is_interval = all(row["latency_seconds"].get("interval", True) for row in rows)
+    return "95 % interval" if is_interval else "lowest to highest"
 
 
 def _milliseconds(row: Row) -> tuple[float, float, float]:
-    """The time of one image: the median and both ends."""
+    """Return the time of one image: median, low and high."""
     times = row["latency_seconds"]
     return 1e3 * times["median"], 1e3 * times["low"], 1e3 * times["high"]
 
 
 def _figures(rows: Sequence[Row], batch: int) -> list[dict[str, Any]]:
-    """Time over work, memory over work, accuracy over time: each network is a point."""
+    """Return the figures: time over work, memory over work, accuracy over time; each network is a
+    point."""
     work = {"title": "multiply-adds (MACs) of one image", "scale": "log"}
     latency = {"title": "ms for one image", "scale": "log"}
     times = {row["name"]: _milliseconds(row) for row in rows}
-    drawn = [
+    figures = [
         lines_figure(
             "Time for one image",
             f"The median of the rounds, with its {_ends(rows)}.",
@@ -404,35 +405,36 @@ def _figures(rows: Sequence[Row], batch: int) -> list[dict[str, Any]]:
     ]
     for key in ("published", "measured"):
         for data in dict.fromkeys(row[key]["data"] for row in rows if row[key]):
-            accurate = [row for row in rows if row[key] and row[key]["data"] == data]
-            drawn.append(
+            rows_with_accuracy = [row for row in rows if row[key] and row[key]["data"] == data]
+            figures.append(
                 lines_figure(
                     f"{key.capitalize()} accuracy on {data}",
-                    "Over the time that one image takes here.",
+                    "Over the time for one image on this machine.",
                     [
                         line(row["name"], [times[row["name"]][0]], [row[key]["accuracy"]])
-                        for row in accurate
+                        for row in rows_with_accuracy
                     ],
                     x=latency,
                     y={"title": "accuracy", "scale": "share"},
                 )
             )
-    return drawn
+    return figures
 
 
 def _finding(rows: Sequence[dict[str, Any]]) -> str:
-    """The fastest and the slowest network, in one sentence."""
     by_time = sorted(rows, key=lambda row: row["latency_seconds"]["median"])
-    quick, slow = by_time[0], by_time[-1]
-    one, other = (1e3 * row["latency_seconds"]["median"] for row in (quick, slow))
-    if quick is slow:
-        rate = quick["images_per_second"]["median"]
-        return f"{quick['name']} takes {one:.3g} ms for one image, in batches {rate:.3g} a second."
-    return f"{quick['name']} takes {one:.3g} ms for one image, {slow['name']} {other:.3g} ms."
+    fastest, slowest = by_time[0], by_time[-1]
+    low, high = (1e3 * row["latency_seconds"]["median"] for row in (fastest, slowest))
+    if fastest is slowest:
+        rate = fastest["images_per_second"]["median"]
+        return (
+            f"{fastest['name']} takes {low:.3g} ms for one image, in batches {rate:.3g} a second."
+        )
+    return f"{fastest['name']} takes {low:.3g} ms for one image, {slowest['name']} {high:.3g} ms."
 
 
 class Stopped(RuntimeError):
-    """A signal ended the measurement; the complete rounds before it are kept."""
+    """A signal ended the measurement; the complete rounds before it are the result."""
 
     def __init__(self, signal_number: int, rounds: int) -> None:
         outcome = f"the result has {rounds} complete rounds" if rounds else "no result"

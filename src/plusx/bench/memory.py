@@ -1,4 +1,4 @@
-"""Memory of a training step under every plan: counted, predicted, and as the process grows."""
+"""Memory of a training step under every plan: counted, predicted, and measured in a process."""
 
 import json
 import re
@@ -31,8 +31,8 @@ from plusx.zoo import External, find, names
 from plusx.zoo.memory_report import family
 
 
-# Plain, residual and reversible networks whose depth grows, small enough for any machine.
-USUAL = ("resnet20", "resnet56", "resnet110", "revnet38", "revnet110")
+# default networks: residual and reversible, of growing depth, small enough for any machine
+DEFAULT_NETWORKS = ("resnet20", "resnet56", "resnet110", "revnet38", "revnet110")
 RESULT, PAGE = "memory.json", "memory.html"
 
 COLUMNS = [
@@ -45,10 +45,10 @@ COLUMNS = [
 ]
 
 NOTE = (
-    "Held is the most that the backward pass of one image needs at a time, counted in a training "
-    "step; parameters, gradients and the optimizer are not in it. By arithmetic is the same from "
-    "the spec alone. Resident is how far a step of the whole batch raises the memory of a process, "
-    "with all that libraries need besides."
+    "Held is the peak memory for the backward pass of one image, counted in a training "
+    "step, without parameters, gradients and the optimizer. By arithmetic is the same from "
+    "the spec alone. Resident is the memory that a process gains in a step of the whole batch, "
+    "including what libraries allocate."
 )
 
 Progress = Callable[[str], None]
@@ -69,14 +69,13 @@ def memory(
     """Count what a training step saves for the backward pass, under every plan.
 
     With `out`, memory.json and memory.html are written there. requested: names of networks and
-    patterns of names; with `families` each stands for all depths of its family. size: pixels a side
-    (default: each network's own). batch: images a batch. resident: also measure how far the memory
-    of a fresh process rises. progress: called with a line of text for every row.
-
-    UserError: an invalid name or number. RuntimeError: a measuring process failed.
+    patterns of names; with `families` each stands for all depths of its family. size: pixels per
+    side (default: each network's own size). batch: images per batch. resident: also measure the
+    memory that a new process gains. progress: called with a line of text for every row. Raises
+    UserError for an invalid name or number, and RuntimeError if a measuring process failed.
     """
     if batch < 2:
-        raise UserError(f"batch = {batch}: at least 2, for batch norm")
+        raise UserError(f"batch = {batch}: it must be at least 2, for batch norm")
     rows = []
     for name in _names(requested, families):
         for plan in _plans(name):
@@ -106,7 +105,7 @@ def memory(
 
 def _names(requested: Sequence[str], families: bool) -> list[str]:
     chosen: list[str] = []
-    for pattern in requested or USUAL:
+    for pattern in requested or DEFAULT_NETWORKS:
         matching = names(pattern) if any(sign in pattern for sign in "*?[") else [pattern]
         if not matching:
             raise UserError(f"no network matches {pattern!r}")
@@ -141,7 +140,7 @@ def _row(name: str, plan: str, size: int | None, batch: int, resident: bool) -> 
 
 
 def _built(name: str, plan: str, size: int | None) -> nn.Module:
-    """The network in training, under the plan."""
+    """Return the network in training mode, under the plan."""
     spec = find(name)
     if size is not None and isinstance(spec, External):
         raise UserError(f"size = {size}: {name} is an external module of a size of its own")
@@ -156,57 +155,55 @@ def _built(name: str, plan: str, size: int | None) -> nn.Module:
 
 
 def _predicted(spec: Net | External, net: nn.Module, plan: str, batch: int) -> int | None:
-    """The same by arithmetic; None for an external module."""
+    """Return the bytes by arithmetic; None for an external module that is not reversible."""
     if isinstance(spec, External):
         if spec.reversible is None:
             return None
         return reversible_bytes(spec.reversible, batch, reverses=plan == "reversible")
-    built = net.spec
-    assert isinstance(built, Net)
-    chosen = next(known_plan for known_plan in PLANS if known_plan == plan)
-    return arithmetic.saved_bytes(built, chosen, batch)
+    spec_under_plan = net.spec
+    assert isinstance(spec_under_plan, Net)
+    return arithmetic.saved_bytes(spec_under_plan, PLANS[PLANS.index(plan)], batch)
 
 
 def _resident_bytes(name: str, plan: str, size: int | None, batch: int) -> int:
-    """Bytes by which the memory of a fresh process rises in a training step."""
+    """Return the bytes that a new process gains in a training step."""
     arguments = json.dumps([name, plan, size, batch])
-    finished = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "plusx.bench.memory", arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=1800,
     )
-    if finished.returncode:
-        last = finished.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise RuntimeError(f"{name}, {plan}: the measuring process failed: {last[0]}")
-    return int(finished.stdout)
+    if process.returncode:
+        error_line = process.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise RuntimeError(f"{name}, {plan}: the measuring process failed: {error_line[0]}")
+    return int(process.stdout)
 
 
-def rise(name: str, plan: str, size: int | None, batch: int) -> int:
-    """How many bytes the memory of this process rises in a training step of a batch.
-
-    A small step comes first, so that what libraries allocate once does not count.
-    """
+def peak_memory_increase(name: str, plan: str, size: int | None, batch: int) -> int:
+    """Return the bytes that the memory of this process increases by in a training step. A small
+    step is run first, so that one-time allocations of libraries do not count."""
     net, spec = _built(name, plan, size), find(name)
     task = Classify(net)
     task(random_batch(spec, 2, size)).backward()
     data = random_batch(spec, batch, size)
-    highest = Path("/proc/self/clear_refs")
-    highest.write_text("5", encoding="ascii")  # Linux resets it
-    before = _resident("VmRSS")
+    clear_refs = Path("/proc/self/clear_refs")
+    clear_refs.write_text("5", encoding="ascii")  # resets VmHWM
+    resident_before = _process_memory("VmRSS")
     task(data).backward()
-    return max(_resident("VmHWM") - before, 0)
+    return max(_process_memory("VmHWM") - resident_before, 0)
 
 
-def _resident(which: str) -> int:
+def _process_memory(key: str) -> int:
+    """Return a memory value of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{which}:"))
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
     return int(kilobytes) * 1024
 
 
 def memory_page(result: Mapping[str, Any]) -> str:
-    """The page of a memory.json."""
+    """Return the HTML page of a memory.json."""
     return result_page(
         {
             **result,
@@ -222,7 +219,7 @@ def memory_page(result: Mapping[str, Any]) -> str:
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row with one plain value a column."""
+    """Return a row with one plain value per column."""
     return {
         "name": row["name"],
         "depth": row["depth"],
@@ -239,13 +236,13 @@ def _megabytes(count: int | float | None) -> float | None:
 
 
 def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A line for each family of networks and plan, over depth."""
+    """Return a line over depth for each family of networks and plan."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["depth"]):
         groups.setdefault(f"{row['family']} {row['plan']}", []).append(row)
 
     def lines(key: str, suffix: str = "") -> list[dict[str, Any]]:
-        drawn = [
+        all_lines = [
             line(
                 f"{name}{suffix}",
                 [row["depth"] for row in members],
@@ -254,15 +251,15 @@ def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
             )
             for name, members in groups.items()
         ]
-        return [drawn_line for drawn_line in drawn if drawn_line["x"]]
+        return [candidate for candidate in all_lines if candidate["x"]]
 
     layers, megabytes = {"title": "layers", "scale": "linear"}, {"title": "MB", "scale": "log"}
     held = lines("saved_bytes_per_image") + lines("predicted_bytes_per_image", ", by arithmetic")
     resident = lines("resident_bytes")
     figures = [
         lines_figure(
-            "What training holds of an image",
-            "The most at a time; lines are plans, dashed ones by arithmetic.",
+            "Memory per image in training",
+            "Peak memory for the backward pass; one line per plan, dashed by arithmetic.",
             held,
             x=layers,
             y=megabytes,
@@ -271,8 +268,8 @@ def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
     if resident:
         figures.append(
             lines_figure(
-                "What the process grows by",
-                "The rise of resident memory in a step of the whole batch.",
+                "Resident memory of the process",
+                "Increase in a step of the whole batch.",
                 resident,
                 x=layers,
                 y=megabytes,
@@ -282,17 +279,19 @@ def _figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _finding(rows: Sequence[dict[str, Any]]) -> str:
-    """The plan that saves most, in one sentence."""
-    shares = [row for row in rows if row["share_of_keep"] is not None and row["plan"] != "keep"]
-    if not shares:
+    """Name the plan that saves most in one sentence."""
+    other_plans = [
+        row for row in rows if row["share_of_keep"] is not None and row["plan"] != "keep"
+    ]
+    if not other_plans:
         row = max(rows, key=lambda row: row["saved_bytes_per_image"])
         return f"{row['name']} saves {row['saved_bytes_per_image'] / 1e6:.3g} MB an image."
-    least = min(shares, key=lambda row: row["share_of_keep"])
+    best = min(other_plans, key=lambda row: row["share_of_keep"])
     return (
-        f"{least['name']} under the plan {least['plan']} holds {least['share_of_keep']:.1%} of "
+        f"{best['name']} under the plan {best['plan']} holds {best['share_of_keep']:.1%} of "
         "what it holds without a plan."
     )
 
 
 if __name__ == "__main__":
-    print(rise(*json.loads(sys.argv[1])))
+    print(peak_memory_increase(*json.loads(sys.argv[1])))

@@ -112,10 +112,10 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Test a claim: PASS, MISS or INCONCLUSIVE, and the distance from the published value."""
-    from plusx.evidence.ledger import chosen
+    from plusx.evidence.ledger import select_claims
 
-    names, several = chosen(claim, kind)
-    from plusx.evidence.reproduce import described, reproduce_all
+    names, several = select_claims(claim, kind)
+    from plusx.evidence.reproduce import record_text, reproduce_all
     from plusx.evidence.reproduce import reproduce as reproduce_one
 
     if not several:
@@ -125,13 +125,13 @@ def reproduce(
         if as_json:
             print_json(record)
         else:
-            print(described(record))
+            print(record_text(record))
         return
     results = reproduce_all(names, quick=quick, out=out, work=work, progress=print_line)
     if as_json:
         print_json(results)
     else:
-        print("\n".join(described(record) for record in results["claims"]))
+        print("\n".join(record_text(record) for record in results["claims"]))
     if results["failed"]:
         raise RuntimeError(
             f"{len(results['failed'])} of {len(names)} claims could not be tested: "

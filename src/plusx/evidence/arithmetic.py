@@ -1,6 +1,5 @@
-"""Claims about counts: by arithmetic on the specs and, without --quick, of built networks on the
-meta device.
-"""
+"""Claims about counts, checked by arithmetic on the specs and, without --quick, on built networks
+on the meta device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,39 +14,41 @@ from plusx.grammar.arithmetic import each_dimension, measure
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.words import parse
 from plusx.models import create_model
-from plusx.study.consistency import counted
+from plusx.study.consistency import network_count
 from plusx.zoo import ZOO
 from plusx.zoo.blocks import BASIC, BOTTLENECK
 
 
-CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # of He 2015, table 6
+CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # He 2015, table 6
 
 
-def built(network: str, num_classes: int | None = None) -> nn.Module:
-    """The network on the meta device."""
+def build_on_meta(network: str, num_classes: int | None = None) -> nn.Module:
+    """Return the network on the meta device."""
     with torch.device("meta"):
         net: nn.Module = create_model(network, num_classes=num_classes)
     return net
 
 
 def parameters(claim: Claim, options: Options) -> Outcome:
-    """The parameters of a network, by arithmetic and of the built network."""
-    count = counted(claim.network, "parameters", classes=claim.num_classes)
-    shown = [f"{name}: {counted(name, 'parameters'):,} parameters" for name in claim.beside]
+    """The number of parameters, by arithmetic and in the built network."""
+    count = network_count(claim.network, "parameters", classes=claim.num_classes)
+    shown = [f"{name}: {network_count(name, 'parameters'):,} parameters" for name in claim.beside]
     if options.quick:
         return _count(count, shown, "arithmetic alone, no network is built")
-    _agree(claim.network, "parameters", count, _numel(built(claim.network, claim.num_classes)))
+    _agree(
+        claim.network, "parameters", count, _numel(build_on_meta(claim.network, claim.num_classes))
+    )
     return _count(count, [*shown, f"arithmetic and the built network: {count:,}"])
 
 
-def multiply_adds_of(claim: Claim, options: Options) -> Outcome:
-    """The multiply-adds of one input; torch's own counter of operations has to agree."""
-    count = counted(claim.network, "multiply_adds")
+def multiply_adds(claim: Claim, options: Options) -> Outcome:
+    """The MACs of one input, by arithmetic and by torch's FLOP counter."""
+    count = network_count(claim.network, "multiply_adds")
     if options.quick:
         return _count(count, [], "arithmetic alone, no network is built")
     net = spec(claim.network)
     size = each_dimension(net.size, net.ndim)
-    model = built(claim.network).eval()
+    model = build_on_meta(claim.network).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, net.in_channels, *size, device="meta"))
     _agree(claim.network, "multiply-adds", count, counter.get_total_flops() // 2)
@@ -55,38 +56,40 @@ def multiply_adds_of(claim: Claim, options: Options) -> Outcome:
 
 
 def auxiliary_heads(claim: Claim, options: Options) -> Outcome:
-    """GoogLeNet as it is trained, with two more heads; torchvision builds it."""
+    """The parameters of GoogLeNet for training, with its two auxiliary heads, as torchvision builds
+    it."""
     from torchvision.models.googlenet import GoogLeNet
 
     with torch.device("meta"):
         net = GoogLeNet(init_weights=False)
-    without = counted(claim.network, "parameters")
-    return _count(_numel(net), [f"without auxiliary heads: {without:,}"])
+    without_heads = network_count(claim.network, "parameters")
+    return _count(_numel(net), [f"without auxiliary heads: {without_heads:,}"])
 
 
 def twins(claim: Claim, options: Options) -> Outcome:
-    """Plain networks beside residual ones with shortcut A."""
+    """The largest difference in counts between plain networks and residual ones with shortcut A."""
     pairs = [(f"plain{depth}", f"resnet{depth}") for depth in CIFAR_DEPTHS]
     pairs += [("plain34", "resnet34_a")]
-    shown, most = [], 0
+    shown, largest = [], 0
     for plain, residual in pairs:
-        ours, theirs = measure(spec(plain)), measure(spec(residual))
-        most = max(
-            most,
-            abs(ours.parameters - theirs.parameters),
-            abs(ours.multiply_adds - theirs.multiply_adds),
+        plain_costs, costs = measure(spec(plain)), measure(spec(residual))
+        largest = max(
+            largest,
+            abs(plain_costs.parameters - costs.parameters),
+            abs(plain_costs.multiply_adds - costs.multiply_adds),
         )
         shown.append(
-            f"{plain} {ours.parameters:,} parameters, {ours.multiply_adds:,} multiply-adds; "
-            f"{residual} {theirs.parameters:,} and {theirs.multiply_adds:,}"
+            f"{plain} {plain_costs.parameters:,} parameters, {plain_costs.multiply_adds:,} "
+            f"multiply-adds; {residual} {costs.parameters:,} and {costs.multiply_adds:,}"
         )
-    return _count(most, shown)
+    return _count(largest, shown)
 
 
 def option_b_minus_a(claim: Claim, options: Options) -> Outcome:
-    """The parameters of projections at every depth; the one furthest from the claim counts."""
+    """The parameters of projections at every depth; the value furthest from the claim decides."""
     more = {
-        depth: counted(f"resnet{depth}_b", "parameters") - counted(f"resnet{depth}", "parameters")
+        depth: network_count(f"resnet{depth}_b", "parameters")
+        - network_count(f"resnet{depth}", "parameters")
         for depth in CIFAR_DEPTHS
     }
     worst = max(more.values(), key=lambda count: abs(count - claim.value))
@@ -94,31 +97,31 @@ def option_b_minus_a(claim: Claim, options: Options) -> Outcome:
 
 
 def networks_with_more(claim: Claim, options: Options) -> Outcome:
-    """How many of the networks for comparison have more parameters."""
-    count = counted(claim.network, "parameters")
-    more = [name for name in claim.beside if counted(name, "parameters") > count]
+    """The number of compared networks with more parameters."""
+    count = network_count(claim.network, "parameters")
+    more = [name for name in claim.beside if network_count(name, "parameters") > count]
     names = (claim.network, *claim.beside)
-    return _count(len(more), [f"{name}: {counted(name, 'parameters'):,}" for name in names])
+    return _count(len(more), [f"{name}: {network_count(name, 'parameters'):,}" for name in names])
 
 
-def of_two(quantity: str, combine: Callable[[int, int], float]) -> Check:
-    """A check of the quantity of two networks, combined; those beside them are shown too."""
+def compare_two(quantity: str, combine: Callable[[int, int], float]) -> Check:
+    """Return a check that combines a quantity of two networks; those in `beside` are shown too."""
 
-    def combined(claim: Claim, options: Options) -> Outcome:
-        first, second = (counted(name, quantity) for name in (claim.network, claim.against))
+    def check(claim: Claim, options: Options) -> Outcome:
+        first, second = (network_count(name, quantity) for name in (claim.network, claim.against))
         words = quantity.replace("_", "-")
         shown = tuple(
-            f"{name}: {counted(name, quantity):,} {words}, {measure(spec(name)).depth} layers, "
-            f"{ZOO[name].net.num_classes:,} classes"
+            f"{name}: {network_count(name, quantity):,} {words}, {measure(spec(name)).depth} "
+            f"layers, {ZOO[name].net.num_classes:,} classes"
             for name in (claim.network, claim.against, *claim.beside)
         )
         return Outcome(values=(float(combine(first, second)),), shown=shown)
 
-    return combined
+    return check
 
 
 def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
-    """The cost of a residual network beyond its plain twin."""
+    """The parameters and MACs of a residual network beyond those of its plain twin."""
     residual, plain = measure(spec(claim.network)), measure(spec(claim.against))
     more = residual.parameters - plain.parameters + residual.multiply_adds - plain.multiply_adds
     additions = sum(
@@ -135,24 +138,24 @@ def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
 
 
 def bottleneck(claim: Claim, options: Options) -> Outcome:
-    """Figure 5 of He 2015: a basic block of 64 channels beside a bottleneck of 256, at 56 x 56."""
+    """Figure 5 of He 2015: a basic block of 64 channels and a bottleneck of 256, at 56 x 56."""
 
     def cost(block: Block, width: int) -> int:
         stage = Stage(block=block, depth=1, width=width)
         net = Net(stem="", stages=(stage,), in_channels=width, size=56, num_classes=0)
         return measure(net).stages[0].multiply_adds
 
-    narrow, wide, ours = cost(BASIC, 64), cost(BASIC, 256), cost(BOTTLENECK, 256)
+    basic_64, basic_256, bottleneck_256 = cost(BASIC, 64), cost(BASIC, 256), cost(BOTTLENECK, 256)
     shown = (
-        f"basic block of 64 channels: {narrow:,} multiply-adds",
-        f"bottleneck of 256 channels: {ours:,}",
-        f"basic block of 256 channels: {wide:,}",
+        f"basic block of 64 channels: {basic_64:,} multiply-adds",
+        f"bottleneck of 256 channels: {bottleneck_256:,}",
+        f"basic block of 256 channels: {basic_256:,}",
     )
-    return Outcome(values=(ours / narrow,), shown=shown)
+    return Outcome(values=(bottleneck_256 / basic_64,), shown=shown)
 
 
 def merges(claim: Claim, options: Options) -> Outcome:
-    """How many blocks of a network add their input, concatenate it or have no skip."""
+    """The number of blocks that add their input, concatenate it or have no skip."""
     kinds = [
         parse(block.body).merge for stage in spec(claim.network).stages for block in stage.blocks
     ]
@@ -163,8 +166,8 @@ def merges(claim: Claim, options: Options) -> Outcome:
     return _count(kinds.count("add"), [f"{claim.network}: {', '.join(shown)}"])
 
 
-def convolutions_a_block(claim: Claim, options: Options) -> Outcome:
-    """How many convolutions the branch of a network's blocks has."""
+def convolutions_per_block(claim: Claim, options: Options) -> Outcome:
+    """The number of convolutions in the branch of a network's blocks."""
 
     def convolutions(name: str) -> list[int]:
         blocks = {block.body for stage in spec(name).stages for block in stage.blocks}
@@ -178,7 +181,7 @@ def convolutions_a_block(claim: Claim, options: Options) -> Outcome:
 
 
 def dilated_shortcuts(claim: Claim, options: Options) -> Outcome:
-    """Dilated convolutions in the shortcuts of all networks whose blocks add."""
+    """The number of dilated convolutions in the shortcuts of all networks whose blocks add."""
     nets = [entry.net for entry in ZOO.values() if isinstance(entry.net, Net)]
     blocks = {block for net in nets for stage in net.stages for block in stage.blocks}
     adding = [block for block in blocks if parse(block.body).merge == "add"]
@@ -203,8 +206,8 @@ def _numel(net: Any) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _agree(network: str, what: str, count: int, real: int) -> None:
-    if count != real:
+def _agree(network: str, quantity: str, count: int, built: int) -> None:
+    if count != built:
         raise RuntimeError(
-            f"{network}: arithmetic gives {count:,} {what}, the built network has {real:,}"
+            f"{network}: arithmetic gives {count:,} {quantity}, the built network has {built:,}"
         )

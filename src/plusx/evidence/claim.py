@@ -1,8 +1,8 @@
-"""Claims of the literature as data: what a paper or one of the texts behind plusx states.
+"""Claims of the literature as data.
 
-They are in claims/*.toml, paraphrased, with the value and the source; `check` names the function
-that tests the claim (`plusx.evidence.reproduce.CHECKS`). protocols.toml describes how the papers
-train.
+claims/*.toml has the claims, paraphrased, each with its value and source; `check` names the
+function that tests it (`plusx.evidence.reproduce.CHECKS`). protocols.toml has the papers' training
+protocols.
 
 >>> from plusx.evidence.claim import find_claim
 >>> find_claim("parameters-resnet110").value
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
-from plusx.study.consistency import counted
+from plusx.study.consistency import network_count
 from plusx.zoo import ZOO
 
 
@@ -29,11 +29,11 @@ Side = Literal["equal", "most", "least"]
 FILES = ("counts", "properties", "errata", "cifar", "imagenet", "scope")  # the order of the ledger
 SEEDS = (0, 1, 2)
 
-# Multiply-adds a second of one core, of convolutions forward and backward in float32, about as many
-# as ResNet-20 reaches on one core of the machine of results/cifar10-resnet20-quick.json.
+# MACs per second of one core, for convolutions forward and backward in float32: about the rate of
+# ResNet-20 on one core of the machine of results/cifar10-resnet20-quick.json.
 RATE = 2e10
 
-# The texts that some claims come from.
+# texts that some claims are from
 TEXTS: dict[str, str] = {
     "text 0": "a review of residual networks: architecture, applications, directions, limits",
     "text 1": "an experimental paper on residual networks and CIFAR-10",
@@ -44,10 +44,10 @@ TEXTS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One statement that can be run against its number.
+    """A statement with a number that a check can test.
 
-    `side` is which values the claim allows: equal to `value`, at most or at least `value`, each by
-    `tolerance`. Shares and errors are fractions.
+    `side`: the claim allows values equal to `value`, at most or at least `value`, within
+    `tolerance`. Percentages and errors are fractions.
     """
 
     id: str
@@ -62,19 +62,19 @@ class Claim:
     tolerance: int | float = 0.0
     spread: float | None = None  # as published
     network: str = ""
-    num_classes: int | None = None  # None: the network's own
-    against: str = ""  # the metric is the difference to this network
+    num_classes: int | None = None  # None: those of the network
+    against: str = ""  # the metric is the difference from this network
     beside: tuple[str, ...] = ()  # networks shown for comparison
     data: str = ""
     protocol: str = ""  # a key of PROTOCOLS
-    overrides: tuple[str, ...] = ()  # of the protocol's recipe
-    passes: int = 0  # forward passes of the network, where no protocol has them
+    overrides: tuple[str, ...] = ()  # applied to the protocol's recipe
+    passes: int = 0  # forward passes of the network, if there is no protocol
     others: tuple[tuple[str, float], ...] = ()  # measured by others: who, value
-    runs: tuple[str, ...] = ()  # patterns of the claims that this one consists of
+    runs: tuple[str, ...] = ()  # patterns of the ids of its member claims
     commands: tuple[str, ...] = ()  # further commands about it
     erratum: int | None = None
-    truth: str = ""  # of a wrong claim: what is true
-    missing: str = ""  # what plusx does not have yet to run it
+    truth: str = ""  # the correct statement, if the claim is wrong
+    missing: str = ""  # the feature or data without which it cannot be run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +83,19 @@ class Protocol:
 
     recipe: str  # empty: published weights are evaluated
     description: str
-    images: int  # trained on in all epochs together
+    images: int  # training images over all epochs
     evaluated: int
     overrides: tuple[str, ...] = ()
     split: str = "test"  # of the error
 
 
 def hours(multiply_adds: int, cores: int) -> float:
-    """The hours that these take at RATE on each of `cores`."""
+    """Return the hours for this number of MACs at RATE on each of `cores`."""
     return multiply_adds / (RATE * cores) / 3600
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    """Lists as tuples, within one another too."""
+    """Return the row with nested lists as tuples."""
     return {
         key: tuple(tuple(item) if isinstance(item, list) else item for item in value)
         if isinstance(value, list)
@@ -114,7 +114,7 @@ def _claims() -> dict[str, Claim]:
     for name in FILES:
         table = _read(f"claims/{name}.toml")
         claims += [Claim(**_tuples({**table["defaults"], **row})) for row in table["claims"]]
-    assert len({claim.id for claim in claims}) == len(claims), "two claims of one id"
+    assert len({claim.id for claim in claims}) == len(claims), "two claims with the same id"
     return {claim.id: claim for claim in claims}
 
 
@@ -125,53 +125,54 @@ CLAIMS: dict[str, Claim] = _claims()
 
 
 def find_claim(name: str) -> Claim:
-    """The claim of that id. UserError: there is none; the message lists close matches."""
+    """Return the claim with this id. Raises UserError, with close matches, if there is none."""
     if name not in CLAIMS:
         raise UserError(f"unknown claim {name!r}: {_near(name)}")
     return CLAIMS[name]
 
 
 def claim_names(pattern: str = "*") -> list[str]:
-    """The ids that match a shell pattern. UserError: none does, with close matches."""
+    """Return the ids that match a shell pattern. Raises UserError, with close matches, if none
+    does."""
     names = [name for name in CLAIMS if fnmatchcase(name, pattern)]
     if not names:
-        what = "no claim matches" if any(mark in pattern for mark in "*?[") else "unknown claim"
-        raise UserError(f"{what} {pattern!r}: {_near(pattern)}")
+        problem = "no claim matches" if any(sign in pattern for sign in "*?[") else "unknown claim"
+        raise UserError(f"{problem} {pattern!r}: {_near(pattern)}")
     return names
 
 
 def members(claim: Claim) -> list[Claim]:
-    """The claims that a claim consists of, in the order of the ledger."""
+    """Return the member claims of a claim, in the order of the ledger."""
     return [
         CLAIMS[name] for name in CLAIMS if any(fnmatchcase(name, pattern) for pattern in claim.runs)
     ]
 
 
 def cost_of(claim: Claim) -> int:
-    """Multiply-adds of running a claim, with those it consists of."""
-    inner = members(claim) if claim.check == "members" else ()
-    return _own_cost(claim) + sum(map(_own_cost, inner))
+    """Return the MACs of running a claim, including its members."""
+    member_claims = members(claim) if claim.check == "members" else ()
+    return _own_cost(claim) + sum(map(_own_cost, member_claims))
 
 
 def spec(name: str, num_classes: int | None = None) -> Net:
-    """The network of that name as a spec, with so many classes. It is no external module."""
+    """Return the spec of a network of the zoo, with `num_classes` classes."""
     net = ZOO[name].net
     assert isinstance(net, Net), name
     return net if num_classes is None else replace(net, num_classes=num_classes)
 
 
 def _own_cost(claim: Claim) -> int:
-    """Multiply-adds of running the claim, without the claims it consists of.
-
-    A training step is three times its forward pass: forward, and backward with respect to inputs
-    and weights. Each finished run is evaluated once on its training and once on its test images.
-    """
+    """Return the MACs of running a claim without its members. A training step costs three forward
+    passes: one forward, and the backward passes for inputs and weights. Each finished run is
+    evaluated once on its training and once on its test images."""
     networks = [name for name in (claim.network, claim.against) if name]
     if not networks:
         return 0
-    # the digits are grey images of 8 x 8
+    # digits are greyscale images of 8 x 8
     size, channels = (8, 1) if claim.data == "digits" else (None, None)
-    one_pass = sum(counted(n, "multiply_adds", size=size, channels=channels) for n in networks)
+    one_pass = sum(
+        network_count(n, "multiply_adds", size=size, channels=channels) for n in networks
+    )
     if claim.protocol:
         protocol = PROTOCOLS[claim.protocol]
         images = 3 * protocol.images + protocol.evaluated
@@ -180,11 +181,9 @@ def _own_cost(claim: Claim) -> int:
 
 
 def _near(name: str) -> str:
-    words = name.lower().strip("*?")
-    near = get_close_matches(words, CLAIMS, n=5, cutoff=0.5)
-    near += [name_in_ledger for name_in_ledger in CLAIMS if words and words in name_in_ledger][
-        : 5 - len(near)
-    ]
+    query = name.lower().strip("*?")
+    near = get_close_matches(query, CLAIMS, n=5, cutoff=0.5)
+    near += [claim_id for claim_id in CLAIMS if query and query in claim_id][: 5 - len(near)]
     if not near:
-        return "`plusx claims` lists every one"
+        return "`plusx claims` lists all of them"
     return f"did you mean {', '.join(dict.fromkeys(near))}?"

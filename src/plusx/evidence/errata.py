@@ -1,4 +1,4 @@
-"""Errata of the texts that a count alone does not show."""
+"""Errata of the texts that need more than a count."""
 
 import itertools
 import math
@@ -25,24 +25,22 @@ from plusx.train.state import State
 
 
 TABLES = "text1.toml"
-SETTLED = 60  # steps after which gradients are measured again
+SETTLED = 60  # training steps after which gradients are measured again
 
 
 def plain_gradients(claim: Claim, options: Options) -> Outcome:
-    """Gradients of plain networks at the start, over seeds, with and without batch norm.
-
-    The inputs are random images of CIFAR's shape; the loss is the cross-entropy.
-    """
+    """The gradient ratio of plain networks at initialisation, over seeds, with and without batch
+    norm. The inputs are random images of CIFAR's shape; the loss is the cross-entropy."""
     count = 16 if options.quick else 64
     names = (claim.network,) if options.quick else ("plain20", claim.network, "plain110")
     shown: list[str] = []
-    decisive: list[float] = []
+    values: list[float] = []
     for name in names:
-        bare = without_norm(spec(name))
+        without_batch_norm = without_norm(spec(name))
         for description, net, rule in (
             ("with batch norm", spec(name), "he"),
-            ("without, He's initialisation", bare, "he"),
-            ("without, PyTorch's initialisation", bare, "pytorch"),
+            ("without, He's initialisation", without_batch_norm, "he"),
+            ("without, PyTorch's initialisation", without_batch_norm, "pytorch"),
         ):
             ratios = []
             for seed in SEEDS:
@@ -52,8 +50,8 @@ def plain_gradients(claim: Claim, options: Options) -> Outcome:
                 x = torch.randn(count, 3, 32, 32)
                 gradients = block_gradients(model, x, torch.arange(count) % 10, seed=seed)
                 ratios.append(gradient_ratio(gradients))
-            if name == claim.network and not decisive:
-                decisive = [_log10(ratio) for ratio in ratios]
+            if name == claim.network and not values:
+                values = [_log10(ratio) for ratio in ratios]
             shown.append(
                 f"{name} {description}: first to last block {', '.join(map(_ratio, ratios))}"
             )
@@ -65,7 +63,7 @@ def plain_gradients(claim: Claim, options: Options) -> Outcome:
     shown += unrolling(find_claim("preactivation-unrolling"), options).shown
     shown.append("worse with depth all the same: plusx reproduce degradation-plain-digits")
     return Outcome(
-        values=tuple(decisive),
+        values=tuple(values),
         exact=False,
         seeds=SEEDS,
         shown=tuple(shown),
@@ -74,7 +72,7 @@ def plain_gradients(claim: Claim, options: Options) -> Outcome:
 
 
 def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
-    """Gradients at the blocks of a network after so many steps on the digits."""
+    """Return the gradients at the blocks of a network after `steps` steps on the digits."""
     net = create_model(network, in_channels=1, seed=0)
     task = Classify(net)
     state = State(task, torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9))
@@ -87,7 +85,8 @@ def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
 
 
 def vgg19(claim: Claim, options: Options) -> Outcome:
-    """ResNet-34 and VGG-19: measured if ImageNet is available, else as torchvision publishes."""
+    """The top-5 difference of ResNet-34 and VGG-19: measured if ImageNet is available, else as
+    published."""
     shown = [f"published by {who}: top-5 {100 * value:.2f} %" for who, value in claim.others]
     try:
         imagenet()
@@ -96,7 +95,7 @@ def vgg19(claim: Claim, options: Options) -> Outcome:
         return Outcome(
             values=(first - second,),
             shown=tuple(shown),
-            # without the path, so that the record is the same on every machine
+            # no path in it, so that the record is the same on every machine
             unsettled="the values are published, not measured: ImageNet was not available",
         )
     names = (claim.network, claim.against, *claim.beside)
@@ -106,18 +105,18 @@ def vgg19(claim: Claim, options: Options) -> Outcome:
 
 
 def tables_about(column: str) -> Check:
-    """A check of the text's own tables: complaints about one column, or, for "rows", about missing
-    rows."""
+    """Return a check of the tables of text 1: the complaints about one column, or, for "rows",
+    about missing rows."""
 
-    def complaints(claim: Claim, options: Options) -> Outcome:
+    def check_tables(claim: Claim, options: Options) -> Outcome:
         with resources.as_file(resources.files("plusx.evidence") / TABLES) as path:
             all_complaints = check(read_tables(path))
-        about = [
+        complaints = [
             str(complaint) for complaint in all_complaints if (complaint.column or "rows") == column
         ]
-        return Outcome(values=(float(len(about)),), shown=tuple(about))
+        return Outcome(values=(float(len(complaints)),), shown=tuple(complaints))
 
-    return complaints
+    return check_tables
 
 
 def _log10(ratio: float | None) -> float:

@@ -1,7 +1,7 @@
-"""The ledger of claims with the results of those that were run, from results/: no torch.
+"""The ledger of claims, with the results of those that were tested. No torch.
 
-DIR/claims.json has the newest result of every tested claim, under its id, and is rewritten whole.
-A result of --quick never replaces a full one.
+DIR/claims.json has the newest result of every tested claim by id, and is always rewritten as a
+whole. A result of --quick never replaces a full one.
 """
 
 import json
@@ -34,11 +34,11 @@ NOT_RUN, NOT_YET = "not run", "not yet runnable"
 def ledger(
     pattern: str = "*", kind: str | None = None, results: Path = RESULTS
 ) -> list[dict[str, Any]]:
-    """A row for every claim whose id matches the shell pattern, with its state.
+    """Return a row for every claim whose id matches the shell pattern, with its state.
 
     `state` is PASS, MISS or INCONCLUSIVE if it was tested, else "not run", or "not yet runnable"
-    for the reason in `missing`. `marks` are the reasons why this version might give another result.
-    UserError: no claim matches, there is no such kind, or the file is unreadable.
+    with the reason in `missing`. `marks` are reasons why this version might give another result.
+    Raises UserError if no claim matches, the kind is unknown, or the results file is unreadable.
     """
     if kind is not None:
         _check_kind(kind)
@@ -47,39 +47,40 @@ def ledger(
     return [_row(claim, records.get(claim.id)) for claim in claims if kind in (None, claim.kind)]
 
 
-def chosen(pattern: str, kind: str | None = None) -> tuple[list[str], bool]:
-    """The ids of the claims to run, and whether a pattern was given. UserError: there is none."""
-    several = any(mark in pattern for mark in "*?[")
+def select_claims(pattern: str, kind: str | None = None) -> tuple[list[str], bool]:
+    """Return the ids of the claims to run, and whether a pattern was given. Raises UserError if
+    none matches."""
+    is_pattern = any(sign in pattern for sign in "*?[")
     names = claim_names(pattern)
     if kind is not None:
         _check_kind(kind)
         names = [name for name in names if CLAIMS[name].kind == kind]
         if not names:
             raise UserError(f"{pattern!r} matches no claim of the kind {kind}")
-    return names, several
+    return names, is_pattern
 
 
 def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """The rows as text, cut to the `width` of a terminal if there is one."""
-    name = max((len(row["id"]) for row in rows), default=2)
-    lines = [f"{'claim':{name}}  {'kind':10}  {'state':16}  {'hours':>9}  what is claimed"]
+    """Return the rows as text, cut to the `width` of a terminal if given."""
+    id_width = max((len(row["id"]) for row in rows), default=2)
+    lines = [f"{'claim':{id_width}}  {'kind':10}  {'state':16}  {'hours':>9}  what is claimed"]
     for row in rows:
         hours = row["cost"]["hours"]
         cost = "" if not row["cost"]["multiply_adds"] else f"{hours:,.2f}"
         mark = " *" if row["marks"] else ""
         lines.append(
-            f"{row['id']:{name}}  {row['kind']:10}  {row['state'] + mark:16}  {cost:>9}  "
+            f"{row['id']:{id_width}}  {row['kind']:10}  {row['state'] + mark:16}  {cost:>9}  "
             f"{row['statement']} ({row['source']})"
         )
     if width is not None:
         lines = [line if len(line) <= width else f"{line[: width - 3]}..." for line in lines]
-    marked = [f"* {row['id']}: {'; '.join(row['marks'])}" for row in rows if row["marks"]]
-    assumed = rows[0]["cost"]["assumed"] if rows else ""
+    footnotes = [f"* {row['id']}: {'; '.join(row['marks'])}" for row in rows if row["marks"]]
+    rate = rows[0]["cost"]["assumed"] if rows else ""
     states = Counter(row["state"] for row in rows)
-    claims = "claim" if len(rows) == 1 else "claims"
-    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    foot = [f"{len(rows)} {claims}: {counted}", f"hours at {assumed}"]
-    return "\n".join([*lines, *marked, "", *foot])
+    noun = "claim" if len(rows) == 1 else "claims"
+    state_counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    summary = [f"{len(rows)} {noun}: {state_counts}", f"hours at {rate}"]
+    return "\n".join([*lines, *footnotes, "", *summary])
 
 
 def _check_kind(kind: str) -> None:
@@ -90,10 +91,11 @@ def _check_kind(kind: str) -> None:
 
 
 def read_results(results: Path) -> dict[str, dict[str, Any]]:
-    """The results of claims by id, empty without a file. UserError: the file is unreadable."""
+    """Return the results of claims by id; empty without a file. Raises UserError if it is
+    unreadable."""
     path = results / FILE
     if results.exists() and not results.is_dir():
-        raise UserError(f"{results} is a file; results are kept in a folder")
+        raise UserError(f"{results} is a file; results need a folder")
     if not path.is_file():
         return {}
     try:
@@ -105,13 +107,13 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
         }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not what `plusx reproduce` wrote ({type(error).__name__}: {error}); "
+            f"{path} was not written by `plusx reproduce` ({type(error).__name__}: {error}); "
             "move it away, or name another folder"
         ) from None
 
 
 def cost(claim: Claim) -> dict[str, Any]:
-    """Multiply-adds in all, and the hours they take here at an assumed rate."""
+    """Return the MACs of a claim, and the hours they take here at an assumed rate."""
     cores, multiply_adds = os.cpu_count() or 1, cost_of(claim)
     return {
         "multiply_adds": multiply_adds,
@@ -120,8 +122,8 @@ def cost(claim: Claim) -> dict[str, Any]:
     }
 
 
-def protocol_of(claim: Claim) -> str:
-    """How a claim is trained and evaluated, in words."""
+def describe_protocol(claim: Claim) -> str:
+    """Return how a claim is trained and evaluated, in words."""
     if not claim.protocol:
         return ""
     protocol = PROTOCOLS[claim.protocol]
@@ -131,12 +133,12 @@ def protocol_of(claim: Claim) -> str:
 
 
 def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:
-    """The reasons why this version of plusx might give another result for the claim."""
+    """Return the reasons why this version of plusx might give another result for the claim."""
     reasons = []
     if (version := record["versions"].get("plusx")) != __version__:
         reasons.append(f"plusx {version}, not {__version__}")
     if record["claimed"] != claim.value:
-        reasons.append(f"of another claim ({record['claimed']:g}, not {claim.value:g})")
+        reasons.append(f"for another claimed value ({record['claimed']:g}, not {claim.value:g})")
     if record.get("smaller"):
         reasons.append(f"--quick: {record['smaller']}")
     return reasons
@@ -144,13 +146,13 @@ def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:
 
 def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
     result = record or {}
-    always = ("id", "kind", "statement", "source", "metric", "unit", "side", "tolerance", "spread",
+    keys = ("id", "kind", "statement", "source", "metric", "unit", "side", "tolerance", "spread",
               "erratum")  # fmt: skip
     return {
-        **{key: getattr(claim, key) for key in always},
+        **{key: getattr(claim, key) for key in keys},
         **{key: getattr(claim, key) or None for key in ("network", "data", "truth", "missing")},
         "state": result.get("verdict", NOT_YET if claim.missing else NOT_RUN),
-        "protocol": protocol_of(claim) or None,
+        "protocol": describe_protocol(claim) or None,
         "claimed": claim.value,
         "others": [{"who": who, "value": value} for who, value in claim.others],
         "runs": list(claim.runs),

@@ -1,6 +1,6 @@
-"""Tests of claims: PASS, MISS or INCONCLUSIVE, and the distance.
+"""Test claims: PASS, MISS or INCONCLUSIVE, with the distance.
 
-Results are kept in DIR/claims.json, which `plusx claims` and docs/evidence.md read.
+Results are written to DIR/claims.json, which `plusx claims` and docs/evidence.md read.
 """
 
 import operator
@@ -18,36 +18,36 @@ from plusx.errors import UserError
 from plusx.evidence import arithmetic, bookkeeping, errata, properties, training
 from plusx.evidence.claim import CLAIMS, Claim, find_claim, members
 from plusx.evidence.ledger import FILE, RESULTS, read_results
-from plusx.evidence.verdict import Check, Judgement, Options, Outcome, judge
+from plusx.evidence.verdict import Check, Decision, Options, Outcome, decide
 from plusx.run.environment import environment
 from plusx.run.folder import now
 from plusx.study.experiment import finite
-from plusx.study.results import chosen_environment
+from plusx.study.results import recorded_environment
 
 
 WORK = Path("runs/claims")
-# fields of a record that are kept; the others are in the ledger under the claim's id
-KEPT = ("verdict", "value", "spread", "interval", "distance", "claimed", "seeds", "values", "shown",
-        "smaller", "unsettled", "command", "recipe", "date", "seconds", "versions",
-        "machine")  # fmt: skip
+# fields of a record that are written; the ledger has the others under the claim's id
+FIELDS = ("verdict", "value", "spread", "interval", "distance", "claimed", "seeds", "values",
+          "shown", "smaller", "unsettled", "command", "recipe", "date", "seconds", "versions",
+          "machine")  # fmt: skip
 _WAIT = 30.0  # seconds to wait while another process writes its result
 
-# the values of a claim's `check`
+# by the `check` of a claim
 CHECKS: dict[str, Check] = {
     "parameters": arithmetic.parameters,
-    "multiply-adds": arithmetic.multiply_adds_of,
+    "multiply-adds": arithmetic.multiply_adds,
     "parameters-with-auxiliary-heads": arithmetic.auxiliary_heads,
     "twins": arithmetic.twins,
     "option-b-minus-a": arithmetic.option_b_minus_a,
-    "parameters-of-two": arithmetic.of_two("parameters", operator.add),
+    "parameters-of-two": arithmetic.compare_two("parameters", operator.add),
     "networks-with-more": arithmetic.networks_with_more,
-    "parameters-difference": arithmetic.of_two("parameters", operator.sub),
-    "parameters-ratio": arithmetic.of_two("parameters", lambda a, b: abs(a - b) / b),
-    "multiply-adds-difference": arithmetic.of_two("multiply_adds", operator.sub),
+    "parameters-difference": arithmetic.compare_two("parameters", operator.sub),
+    "parameters-ratio": arithmetic.compare_two("parameters", lambda a, b: abs(a - b) / b),
+    "multiply-adds-difference": arithmetic.compare_two("multiply_adds", operator.sub),
     "identity-shortcut-cost": arithmetic.identity_shortcut_cost,
     "bottleneck": arithmetic.bottleneck,
     "merges": arithmetic.merges,
-    "convolutions-a-block": arithmetic.convolutions_a_block,
+    "convolutions-a-block": arithmetic.convolutions_per_block,
     "dilated-shortcuts": arithmetic.dilated_shortcuts,
     "zero-residual-identity": properties.zero_residual,
     "unrolling": properties.unrolling,
@@ -88,19 +88,17 @@ def reproduce(
     command: str = "",
     progress: Any = lambda line: None,
 ) -> dict[str, Any]:
-    """Test one claim, keep the result in OUT/claims.json and return its record.
+    """Test one claim, write the result to OUT/claims.json and return its record.
 
-    Training runs are kept in `work`, where other claims reuse them. `quick` runs a smaller version,
+    Training runs are stored in `work`, and other claims reuse them. `quick` runs a smaller version,
     which the record describes; for a claim about training it is always INCONCLUSIVE, and it never
-    replaces a full result.
-
-    UserError: there is no such claim, it is not yet runnable, or its data is missing.
-    RuntimeError: a built network differs from its arithmetic.
+    replaces a full result. Raises UserError if the claim is unknown or not yet runnable, or its
+    data is missing, and RuntimeError if a built network differs from its arithmetic.
     """
     claim = find_claim(name)
-    read_results(out)  # an unreadable file is an error before the work, not after it
+    read_results(out)  # an unreadable file must raise before the work, not after it
     record = run_claim(claim, Options(quick=quick, work=work, progress=progress), command)
-    keep(record, out)
+    write_record(record, out)
     return record
 
 
@@ -114,8 +112,8 @@ def reproduce_all(
 ) -> dict[str, Any]:
     """Test several claims in turn: {claims: [record], failed, skipped: [{id, reason}]}.
 
-    Each result is kept at once. A claim that cannot be tested stops no other: `skipped` are those
-    not yet runnable, `failed` those whose data or network is wrong.
+    Each result is written at once. A claim that cannot be tested does not stop the others:
+    `skipped` are those not yet runnable, `failed` those with an error.
     """
     read_results(out)
     results: dict[str, Any] = {"claims": [], "failed": [], "skipped": []}
@@ -146,22 +144,22 @@ def reproduce_all(
 
 
 def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, Any]:
-    """Test one claim and return the record, without keeping it."""
+    """Test one claim and return the record without writing it."""
     if claim.missing:
         raise UserError(f"{claim.id} is not yet runnable; missing: {claim.missing}")
     started = time.monotonic()
     outcome = CHECKS[claim.check](claim, options)
-    judgement = judge_outcome(claim, outcome, options.quick)
+    decision = decide_outcome(claim, outcome, options.quick)
     keys = ("id", "tolerance", "side", "metric", "unit", "erratum", "source")
     return {
         **{key: getattr(claim, key) for key in keys},
         "claimed": claim.value,
         "truth": claim.truth or None,
-        "verdict": judgement.verdict,
-        "value": finite(judgement.value),
-        "spread": judgement.spread,
-        "interval": None if judgement.interval is None else list(judgement.interval),
-        "distance": judgement.distance,
+        "verdict": decision.verdict,
+        "value": finite(decision.value),
+        "spread": decision.spread,
+        "interval": None if decision.interval is None else list(decision.interval),
+        "distance": decision.distance,
         "seeds": list(outcome.seeds),
         "values": list(map(finite, outcome.values)),
         "shown": list(outcome.shown),
@@ -171,13 +169,13 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
         "recipe": outcome.recipe,
         "date": now(),
         "seconds": round(time.monotonic() - started, 1),
-        **(outcome.environment or chosen_environment(environment(torch.device("cpu")))),
+        **(outcome.environment or recorded_environment(environment(torch.device("cpu")))),
     }
 
 
-def judge_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judgement:
-    """The verdict on an outcome; a smaller training decides no claim."""
-    judgement = judge(
+def decide_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Decision:
+    """Return the decision on an outcome; a smaller training run decides no claim."""
+    decision = decide(
         outcome.values,
         claim.value,
         claim.tolerance,
@@ -186,20 +184,18 @@ def judge_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Judgement:
         spread=claim.spread,
     )
     if outcome.unsettled or (quick and claim.kind == "training"):
-        return replace(judgement, verdict="INCONCLUSIVE")
-    return judgement
+        return replace(decision, verdict="INCONCLUSIVE")
+    return decision
 
 
-def keep(record: Mapping[str, Any], out: Path) -> None:
-    """Put a record into OUT/claims.json, which is rewritten whole.
-
-    A quick result does not replace a full one. A result equal to the old one keeps the old date.
-    """
+def write_record(record: Mapping[str, Any], out: Path) -> None:
+    """Write a record to OUT/claims.json, which is rewritten as a whole. A quick result does not
+    replace a full one. A result equal to the old one keeps its date."""
     started = time.monotonic()
     while True:
         try:
             with store.lock(out):
-                _keep(record, out)
+                _replace_record(record, out)
                 return
         except ValueError as error:
             if "in use" not in str(error) or time.monotonic() - started > _WAIT:
@@ -207,24 +203,24 @@ def keep(record: Mapping[str, Any], out: Path) -> None:
             time.sleep(0.02)
 
 
-def _keep(record: Mapping[str, Any], out: Path) -> None:
+def _replace_record(record: Mapping[str, Any], out: Path) -> None:
     records = read_results(out)
-    before, new = records.get(record["id"]), {key: record[key] for key in KEPT}
-    if before is not None:
-        if record["smaller"] and not before["smaller"]:
+    old, new = records.get(record["id"]), {key: record[key] for key in FIELDS}
+    if old is not None:
+        if record["smaller"] and not old["smaller"]:
             return
-        passing = ("date", "seconds", "command")
-        if all(before.get(key) == value for key, value in new.items() if key not in passing):
+        changing = ("date", "seconds", "command")
+        if all(old.get(key) == value for key, value in new.items() if key not in changing):
             return
     records[record["id"]] = new
     environments: list[dict[str, Any]] = []
     claims = {}
     for name in sorted(records.keys() & CLAIMS.keys()):
         entry = records[name]
-        here = {"versions": entry.pop("versions"), "machine": entry.pop("machine")}
-        if here not in environments:
-            environments.append(here)
-        claims[name] = entry | {"environment": environments.index(here)}
+        environment = {"versions": entry.pop("versions"), "machine": entry.pop("machine")}
+        if environment not in environments:
+            environments.append(environment)
+        claims[name] = entry | {"environment": environments.index(environment)}
     verdicts = [entry["verdict"] for entry in claims.values()]
     store.write_json(
         out / FILE,
@@ -244,7 +240,7 @@ def _keep(record: Mapping[str, Any], out: Path) -> None:
 
 
 def _members(claim: Claim, options: Options) -> Outcome:
-    """Every claim that this one consists of. It is a MISS if one of them is."""
+    """Test every member claim. The claim is a MISS if one of them is."""
     shown, verdicts, environment = [], [], {}
     smaller = []
     for member in members(claim):
@@ -254,21 +250,21 @@ def _members(claim: Claim, options: Options) -> Outcome:
         shown.append(f"{member.id}: {record['verdict']}")
         smaller += [record["smaller"]] if record["smaller"] else []
         environment = {key: record[key] for key in ("versions", "machine")}
-    open_ones = verdicts.count("INCONCLUSIVE")
-    missed = verdicts.count("MISS")
+    inconclusive = verdicts.count("INCONCLUSIVE")
+    misses = verdicts.count("MISS")
     return Outcome(
-        values=(float(missed),),
+        values=(float(misses),),
         shown=tuple(shown),
         smaller="; ".join(dict.fromkeys(smaller)),
-        unsettled=f"{open_ones} of {len(verdicts)} claims behind it are inconclusive"
-        if open_ones and not missed
+        unsettled=f"{inconclusive} of {len(verdicts)} member claims are inconclusive"
+        if inconclusive and not misses
         else "",
         environment=environment,
     )
 
 
-def described(record: Mapping[str, Any]) -> str:
-    """A record as text for a terminal."""
+def record_text(record: Mapping[str, Any]) -> str:
+    """Return a record as text for a terminal."""
     claim, unit, distance = find_claim(record["id"]), record["unit"], record["distance"]
     value = _number(record["value"], unit)
     if record["spread"] is not None:

@@ -1,8 +1,8 @@
 """Claims about errors: networks trained by the papers' protocols, or published weights.
 
-Nothing is selected: the schedule is fixed beforehand, and every finished run is evaluated on the
+Nothing is selected: the schedule is fixed in advance, and every finished run is evaluated on the
 test set once. Runs are ordinary run folders, PROTOCOL-DATA/NETWORK-seedN, and resume from their
-last checkpoint. Claims about the same networks, trained in the same way, share them.
+last checkpoint. Claims about the same networks with the same training share them.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +24,18 @@ from plusx.study.results import epochs_to, incomparable, versions_and_machine
 from plusx.zoo import ZOO
 
 
-THRESHOLD = 0.9  # the accuracy of "epochs to 90 %"
-QUICK = 2.5e11  # multiply-adds of a quick training, less than a minute on one core
+THRESHOLD = 0.9  # accuracy of the metric "epochs to 90 %"
+QUICK = 2.5e11  # MACs of a quick training run, less than a minute on one core
 _QUICK_EPOCHS, _DIGITS, _FEWEST = 6, 1_200, 100
 _SIZES = (8, 16, 32, 64)
 
 
 def train(claim: Claim, options: Options) -> Outcome:
-    """Train with every seed, and evaluate each finished run once.
-
-    UserError: the data is missing, or the folder was begun with another recipe.
-    """
+    """Train with every seed, and evaluate each finished run once. Raises UserError if the data is
+    missing, or a folder was begun with another recipe."""
     names = [name for name in (claim.network, claim.against) if name]
     seeds = SEEDS[:1] if options.quick else SEEDS
-    plan = {
+    recipes = {
         (name, seed): quick_recipe(claim, name, seed)
         if options.quick
         else recipe(claim, name, seed)
@@ -45,107 +43,110 @@ def train(claim: Claim, options: Options) -> Outcome:
         for name in names
     }
     work = options.work / _work_name(claim, options.quick)
-    folders = {key: work / f"{key[0]}-seed{key[1]}" for key in plan}
-    for number, (key, planned) in enumerate(plan.items(), 1):
-        options.progress(f"run {number} of {len(plan)}: {key[0]}, seed {key[1]}, in {folders[key]}")
-        run.train(planned, folders[key])
-    odd = incomparable({folder: str(key[1]) for key, folder in folders.items()})
-    usable_seeds = [seed for seed in seeds if not any(folders[name, seed] in odd for name in names)]
-    if not usable_seeds:
-        why = "; ".join(f"{folder.name}: {why}" for folder, why in odd.items())
-        raise RuntimeError(
-            f"{claim.id}: no seed is left, because no runs in {work} have one version, machine and "
-            f"data ({why}); move those to be repeated away"
+    folders = {key: work / f"{key[0]}-seed{key[1]}" for key in recipes}
+    for number, (key, run_recipe) in enumerate(recipes.items(), 1):
+        options.progress(
+            f"run {number} of {len(recipes)}: {key[0]}, seed {key[1]}, in {folders[key]}"
         )
-    measured = claim.metric.partition(" of ")[0]
-    quick_error = options.quick and measured == "test error"
-    metric = METRICS["validation error" if quick_error else measured]
-    metrics = {key: metric(folders[key]) for key in plan if key[1] in usable_seeds}
+        run.train(run_recipe, folders[key])
+    excluded = incomparable({folder: str(key[1]) for key, folder in folders.items()})
+    usable_seeds = [
+        seed for seed in seeds if not any(folders[name, seed] in excluded for name in names)
+    ]
+    if not usable_seeds:
+        reasons = "; ".join(f"{folder.name}: {reasons}" for folder, reasons in excluded.items())
+        raise RuntimeError(
+            f"{claim.id}: no seed is left, because the runs in {work} differ in version, machine "
+            f"or data ({reasons}); move the runs to be repeated away"
+        )
+    metric_name = claim.metric.partition(" of ")[0]
+    quick_error = options.quick and metric_name == "test error"
+    metric = METRICS["validation error" if quick_error else metric_name]
+    metrics = {key: metric(folders[key]) for key in recipes if key[1] in usable_seeds}
     values = [_difference([metrics[name, seed] for name in names]) for seed in usable_seeds]
-    first = next(iter(plan.values()))
+    first_recipe = next(iter(recipes.values()))
     shown = [f"{name}, seed {seed}: {value:.4f}" for (name, seed), value in metrics.items()]
-    shown += [f"not in the mean: {folder.name}: {why}" for folder, why in odd.items()]
+    shown += [f"not in the mean: {folder.name}: {reasons}" for folder, reasons in excluded.items()]
     return Outcome(
         values=tuple(values),
         exact=False,
         seeds=tuple(usable_seeds),
         shown=tuple(shown),
-        recipe=_without_path(first),
-        smaller=_smaller(claim, first) if options.quick else "",
-        unsettled=_never([[folders[name, seed] for name in names] for seed in usable_seeds])
-        if measured == "epochs to 90 %"
+        recipe=_without_path(first_recipe),
+        smaller=_smaller(claim, first_recipe) if options.quick else "",
+        unsettled=_unreached([[folders[name, seed] for name in names] for seed in usable_seeds])
+        if metric_name == "epochs to 90 %"
         else "",
         environment=versions_and_machine(folders[names[0], usable_seeds[0]]),
     )
 
 
 def published(claim: Claim, options: Options) -> Outcome:
-    """Torchvision's weights on ImageNet's validation images."""
+    """The accuracy of torchvision's weights on ImageNet's validation images."""
     if options.quick:
-        raise UserError(
-            f"{claim.id}: 50,000 images are evaluated or none; there is no quick version"
-        )
+        raise UserError(f"{claim.id}: all 50,000 images are evaluated; there is no quick version")
     accuracy = published_metrics(claim.network)["accuracy"]
     return Outcome(values=(accuracy,), shown=("torchvision's IMAGENET1K_V1, all images, one crop",))
 
 
 def published_metrics(network: str) -> dict[str, Any]:
-    """The metrics of torchvision's weights. UserError: ImageNet is missing."""
+    """Return the metrics of torchvision's weights. Raises UserError if ImageNet is missing."""
     folder = imagenet()
-    opened = load_weights_as(network, "IMAGENET1K_V1")
-    return run.evaluate(opened, data=folder, split="validation")
+    loaded = load_weights_as(network, "IMAGENET1K_V1")
+    return run.evaluate(loaded, data=folder, split="validation")
 
 
 def imagenet() -> Path:
-    """The folder of ImageNet's images. UserError, with the place to put them: it is missing."""
-    looked = [folder / "imagenet" for folder in places()]
-    for folder in looked:
+    """Return the folder of ImageNet's images. Raises UserError, with the expected folder, if it is
+    missing."""
+    roots = [folder / "imagenet" for folder in places()]
+    for folder in roots:
         if (folder / "val").is_dir():
             return folder
     raise UserError(
         "ImageNet is missing, and its licence forbids redistribution: put its images at "
-        f"{looked[0]}/train/CLASS/... and {looked[0]}/val/CLASS/... (PLUSX_DATA names the folder)"
+        f"{roots[0]}/train/CLASS/... and {roots[0]}/val/CLASS/... (PLUSX_DATA names the folder)"
     )
 
 
 def recipe(claim: Claim, network: str, seed: int) -> Recipe:
-    """The protocol's recipe for one network and seed."""
+    """Return the protocol's recipe for one network and seed."""
     protocol = PROTOCOLS[claim.protocol]
     overrides = [f"net.base={network}", *protocol.overrides]
     if claim.data == "imagenet":
         overrides.append(f"data.path={imagenet()}")
     elif protocol.recipe != claim.data:
         overrides.append(f"data.kind={claim.data}")
-    read = load_recipe(protocol.recipe, [*overrides, *claim.overrides, f"seed={seed}"])
-    return replace(read, compare=None, study=None)
+    loaded = load_recipe(protocol.recipe, [*overrides, *claim.overrides, f"seed={seed}"])
+    return replace(loaded, compare=None, study=None)
 
 
 def quick_recipe(claim: Claim, network: str, seed: int) -> Recipe:
-    """A smaller version in less than a minute: scikit-learn's digits, few epochs."""
+    """Return a recipe that takes less than a minute: scikit-learn's digits, few epochs."""
     size, multiply_adds = _quick_size(network)
     affordable = int(QUICK / (3 * multiply_adds))
     images = max(min(affordable, _DIGITS), _FEWEST)
     epochs = max(min(affordable // _DIGITS, _QUICK_EPOCHS), 1)
-    part = [] if images == _DIGITS else [f"data.train={images}"]
-    overrides = [f"net.base={network}", f"data.size={size}", f"epochs={epochs}", *part]
-    read = load_recipe("digits", [*overrides, *claim.overrides, f"seed={seed}"])
-    return replace(read, compare=None)
+    train_images = [] if images == _DIGITS else [f"data.train={images}"]
+    overrides = [f"net.base={network}", f"data.size={size}", f"epochs={epochs}", *train_images]
+    loaded = load_recipe("digits", [*overrides, *claim.overrides, f"seed={seed}"])
+    return replace(loaded, compare=None)
 
 
-def _without_path(used: Recipe) -> str:
-    """The recipe as TOML, with the name of the images' folder in place of its path."""
-    path = getattr(used.data, "path", None)
-    return to_toml(used) if path is None else to_toml(used).replace(path, Path(path).name)
+def _without_path(recipe: Recipe) -> str:
+    """Return the recipe as TOML, with the name of the images' folder instead of its path."""
+    path = getattr(recipe.data, "path", None)
+    return to_toml(recipe) if path is None else to_toml(recipe).replace(path, Path(path).name)
 
 
 def _work_name(claim: Claim, quick: bool) -> str:
-    """The folder of all runs trained like those of the claim."""
-    parts = ["quick"] if quick else [claim.protocol, claim.data]
-    return "-".join([*parts, *(override.replace("=", "") for override in claim.overrides)])
+    """Return the folder name of all runs that are trained like those of the claim."""
+    names = ["quick"] if quick else [claim.protocol, claim.data]
+    return "-".join([*names, *(override.replace("=", "") for override in claim.overrides)])
 
 
 def _quick_size(network: str) -> tuple[int, int]:
-    """The smallest images that a network can read, and its multiply-adds for one."""
+    """Return the smallest image size of a network, and its MACs for one image."""
     net = ZOO[network].net
     if not isinstance(net, Net):
         return 64, net.multiply_adds // 8
@@ -154,18 +155,18 @@ def _quick_size(network: str) -> tuple[int, int]:
             return size, measure(replace(net, size=size, in_channels=1)).multiply_adds
         except ValueError:
             continue
-    raise UserError(f"{network} cannot read images of up to {_SIZES[-1]} pixels")
+    raise UserError(f"{network} needs images larger than {_SIZES[-1]} pixels")
 
 
-def _smaller(claim: Claim, used: Recipe) -> str:
-    size = getattr(used.data, "size", None)
-    images = getattr(used.data, "train", None)
+def _smaller(claim: Claim, recipe: Recipe) -> str:
+    size = getattr(recipe.data, "size", None)
+    images = getattr(recipe.data, "train", None)
     where = "" if claim.data == "digits" else f" in place of {claim.data}"
-    part = f" {images:,} of" if isinstance(images, int) else ""
-    epochs = f"{used.epochs} epoch{'' if used.epochs == 1 else 's'}"
+    of_images = f" {images:,} of" if isinstance(images, int) else ""
+    epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     return (
-        f"one seed, {epochs} of{part} {_DIGITS:,} digits of {size} x {size}{where}, evaluated on "
-        "the validation digits"
+        f"one seed, {epochs} of{of_images} {_DIGITS:,} digits of {size} x {size}{where}, evaluated "
+        "on the validation digits"
     )
 
 
@@ -174,7 +175,7 @@ def _difference(values: Sequence[float]) -> float:
 
 
 def _test_error(folder: Path) -> float:
-    """The error on the test images, which are evaluated once."""
+    """Return the error on the test images, which are evaluated once."""
     file = folder / "test.json"
     if not file.is_file():
         store.write_json(file, run.evaluate(run.load_run(folder), split="test"))
@@ -185,8 +186,8 @@ def _result(folder: Path) -> Any:
     return store.read_json(folder / "result.json")
 
 
-def _never(seeds: Sequence[Sequence[Path]]) -> str:
-    """A reason, if with some seed no network reached the accuracy; else empty."""
+def _unreached(seeds: Sequence[Sequence[Path]]) -> str:
+    """Return a reason if no network reached the accuracy for some seed, else an empty string."""
 
     def reached(folder: Path) -> bool:
         return epochs_to(read_history(folder / "log.jsonl"), THRESHOLD) is not None
@@ -197,7 +198,7 @@ def _never(seeds: Sequence[Sequence[Path]]) -> str:
 
 
 def _epochs(folder: Path) -> float:
-    """Epochs until the accuracy was reached; one more than were trained if it never was."""
+    """Return the epochs until the accuracy was reached, or one more than were trained."""
     points = read_history(folder / "log.jsonl")
     return float(epochs_to(points, THRESHOLD) or len(points) + 1)
 

@@ -1,9 +1,9 @@
-"""The outcome of a check, and the verdict on its claim.
+"""The outcome of a check, and the decision on its claim.
 
-A count is exact: the claim allows it or not. Several seeds have an interval of 95 % of their mean
-(Student's t over the seeds; the images are those of the paper): entirely inside the allowed range
-is PASS, entirely outside MISS, and across a limit INCONCLUSIVE. One seed alone never decides; seeds
-with equal values have no interval, and the value decides.
+An exact value is allowed by the claim or not. Several seeds have a 95 % interval of their mean
+(Student's t over the seeds): entirely inside the allowed range is PASS, entirely outside MISS, and
+across a limit INCONCLUSIVE. A single seed is always INCONCLUSIVE; seeds with equal values are
+decided by the value.
 """
 
 import math
@@ -21,25 +21,25 @@ from plusx.statistics import Interval, mean_interval
 Verdict = Literal["PASS", "MISS", "INCONCLUSIVE"]
 Number = int | float
 
-# Of sums such as 0.0875 + 0.003, which are not exact in binary.
+# tolerance for sums such as 0.0875 + 0.003, which are not exact in binary
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a claim is run."""
+    """Options of a check."""
 
     quick: bool
-    work: Path  # the folder of the runs that training needs
-    progress: Callable[[str], None]  # takes a line of progress
+    work: Path  # folder for training runs
+    progress: Callable[[str], None]  # called with a line of text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The outcome of a check: one value a seed, or one exact value.
+    """The outcome of a check: one value per seed, or one exact value.
 
-    `shown` are lines of evidence. `smaller` describes what --quick made smaller. `unsettled` is a
-    reason why the values cannot decide the claim.
+    `shown` are lines of evidence. `smaller` describes what --quick reduced. `unsettled` is a reason
+    why the values cannot decide the claim.
     """
 
     values: tuple[float, ...]
@@ -56,12 +56,12 @@ Check = Callable[[Claim, Options], Outcome]
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """A verdict and its grounds.
+class Decision:
+    """A verdict and its basis.
 
-    `value` is the mean, `spread` the sample's standard deviation (None for one value), `interval`
-    the interval of 95 % of the mean or None. `distance` is the value less the claim in standard
-    deviations of our runs, else of the paper's; None where neither is known.
+    `value` is the mean, `spread` the sample standard deviation (None for one value), `interval` the
+    95 % interval of the mean or None. `distance` is the value minus the claimed value in standard
+    deviations of our runs, else of the paper's; None if neither is known.
     """
 
     verdict: Verdict
@@ -72,14 +72,14 @@ class Judgement:
 
 
 def allowed(claimed: Number, tolerance: Number, side: Side) -> Interval:
-    """The lowest and the highest value that a claim allows."""
+    """Return the lowest and the highest value that a claim allows."""
     slack = _ROUNDING * max(abs(claimed), tolerance) if tolerance else 0.0
     low = claimed - tolerance - slack if side != "most" else -math.inf
     high = claimed + tolerance + slack if side != "least" else math.inf
     return Interval(low, high)
 
 
-def judge(
+def decide(
     values: Sequence[Number],
     claimed: Number,
     tolerance: Number = 0.0,
@@ -87,31 +87,29 @@ def judge(
     *,
     exact: bool,
     spread: float | None = None,
-) -> Judgement:
-    """Judge one value a seed, or an exact one. `spread` is the one that was published.
-
-    NaN is a MISS. UserError: there is no value.
-    """
+) -> Decision:
+    """Decide on one value per seed, or an exact value. `spread` is the published one. NaN is a
+    MISS. Raises UserError if there are no values."""
     if not values:
-        raise UserError("there is no value to evaluate")
+        raise UserError("there are no values to evaluate")
     limits = allowed(claimed, tolerance, side)
     value = float(mean(values))
-    own_spread = stdev(values) if len(values) > 1 and math.isfinite(value) else None
+    our_spread = stdev(values) if len(values) > 1 and math.isfinite(value) else None
     interval = None if exact else mean_interval(values)
-    decided = exact or (len(values) > 1 and min(values) == max(values))
-    between = Interval(value, value) if decided else interval
+    is_exact = exact or (len(values) > 1 and min(values) == max(values))
+    range_of_values = Interval(value, value) if is_exact else interval
     if math.isnan(value):
         verdict: Verdict = "MISS"
-    elif between is None:
+    elif range_of_values is None:
         verdict = "INCONCLUSIVE"
-    elif limits.low <= between.low and between.high <= limits.high:
+    elif limits.low <= range_of_values.low and range_of_values.high <= limits.high:
         verdict = "PASS"
-    elif between.below(limits) or limits.below(between):
+    elif range_of_values.below(limits) or limits.below(range_of_values):
         verdict = "MISS"
     else:
         verdict = "INCONCLUSIVE"
-    return Judgement(
-        verdict, value, own_spread, interval, _distance(value, claimed, own_spread or spread)
+    return Decision(
+        verdict, value, our_spread, interval, _distance(value, claimed, our_spread or spread)
     )
 
 

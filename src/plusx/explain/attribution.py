@@ -1,7 +1,7 @@
-"""Attributions by captum, an extra: integrated gradients and occlusion.
+"""Integrated gradients and occlusion, computed by captum (an extra).
 
-Both compare the output for an image with the output for less of it. The baseline is the value 0 of
-the network's input, with the usual normalisation the mean of the training images.
+The baseline of both is the input value 0, which with the usual normalisation is the mean of the
+training images.
 """
 
 from importlib.util import find_spec
@@ -16,39 +16,39 @@ from plusx.explain.grad_cam import Classes
 from plusx.train.loop import evaluating
 
 
-STEPS = 32  # of integrated gradients: points of the integral
-WINDOWS = 8  # of occlusion: how many fit along a side
-TOGETHER = 128  # images that go through the network at a time
+STEPS = 32  # integration points of integrated gradients
+WINDOWS = 8  # occlusion windows per side
+MAX_BATCH = 128  # images per forward pass
 
 
 def require_captum() -> None:
-    """UserError that names the extra, where captum is not installed."""
+    """Raise UserError, with the extra to install, if captum is not installed."""
     if find_spec("captum") is None:
         raise UserError(
             "integrated gradients and occlusion are computed by captum, which is not installed: "
-            "pip install 'plusx[explain]' (grad-cam needs nothing more)"
+            "pip install 'plusx[explain]' (grad-cam does not need it)"
         )
 
 
 def integrated_gradients(
     net: nn.Module, x: Float[Tensor, "n c *s"], classes: Classes, *, steps: int = STEPS
 ) -> Float[Tensor, "n *s"]:
-    """Integrated gradients (Sundararajan et al. 2017, eq. 1), summed over the channels.
+    """Return integrated gradients (Sundararajan et al. 2017, eq. 1), summed over the channels.
 
-    The path leads from 0 to x. Up to the error of a Gauss-Legendre sum of `steps` points, a map
-    adds up to the score of x less the score of 0 (their proposition 1).
+    The path leads from 0 to x. A map sums to the score of x minus the score of 0 (their proposition
+    1), up to the error of Gauss-Legendre quadrature with `steps` points.
     """
     require_captum()
     from captum.attr import IntegratedGradients
 
     with torch.inference_mode(False), evaluating(net):
         method = IntegratedGradients(lambda inputs: _outputs(net, inputs, classes))
-        given = x.clone().detach().requires_grad_()
+        inputs = x.clone().detach().requires_grad_()
         attributions: Tensor = method.attribute(
-            given,
+            inputs,
             target=_targets(classes, len(x), x.device),
             n_steps=steps,
-            internal_batch_size=max(TOGETHER, len(x)),
+            internal_batch_size=max(MAX_BATCH, len(x)),
         )
     return attributions.detach().sum(1)
 
@@ -56,9 +56,9 @@ def integrated_gradients(
 def occlusion(
     net: nn.Module, x: Float[Tensor, "n c *s"], classes: Classes, *, windows: int = WINDOWS
 ) -> Float[Tensor, "n *s"]:
-    """The fall of the score as a window is set to 0 (Zeiler and Fergus 2014, section 4.2).
+    """Return the decrease of the score if a window is 0 (Zeiler and Fergus 2014, section 4.2).
 
-    `windows` of them fit along a side; a window moves by half its side, and the value of a position
+    `windows` windows fit along a side; a window moves by half its side, and the value at a position
     is the mean over the windows that cover it.
     """
     require_captum()
@@ -73,13 +73,13 @@ def occlusion(
             strides=(x.shape[1], *(max(1, side // 2) for side in sides)),
             target=_targets(classes, len(x), x.device),
             baselines=0,
-            perturbations_per_eval=max(1, TOGETHER // max(1, len(x))),
+            perturbations_per_eval=max(1, MAX_BATCH // max(1, len(x))),
         )
-    return attributions.detach()[:, 0].to(x.dtype)  # captum gives float32
+    return attributions.detach()[:, 0].to(x.dtype)  # captum returns float32
 
 
 def _outputs(net: nn.Module, inputs: Tensor, classes: Classes) -> Tensor:
-    """Outputs from which captum takes those of the classes, or the score itself."""
+    """Return the outputs from which captum selects the classes, or the score itself."""
     outputs: Tensor = net(inputs)
     return classes(outputs) if callable(classes) else outputs
 

@@ -1,4 +1,4 @@
-"""Explanations of a trained network's predictions: maps over images, and their faithfulness."""
+"""Explanations of a trained network's predictions: attribution maps, overlays and faithfulness."""
 
 import re
 import time
@@ -28,18 +28,18 @@ from plusx.run.predictor import Failed, Predictor, image_files, refuse_none
 from plusx.train.loop import evaluating
 
 
-BATCH = 8  # images at a time
-CHECKED = 32  # images whose maps are tested for faithfulness
+BATCH = 8  # images per batch
+CHECKED = 32  # images for which faithfulness is tested
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make maps (n, a, b) from a network, its inputs (n, c, h, w) and classes (n,)."""
+    """An attribution method: maps (n, a, b) for a network, inputs (n, c, h, w) and classes (n,)."""
 
     title: str
     source: str
     maps: Callable[[nn.Module, Tensor, Tensor, int | None], Tensor]
-    networks: int  # with shuffled weights, to compare with: each costs what the maps cost
+    networks: int  # with shuffled weights, for comparison: each costs as much as the maps
     captum: bool = True
 
 
@@ -83,40 +83,40 @@ def explain(
     command: str = "",
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
-    """Explain a network's predictions for image files, and for those in folders and their folders.
+    """Explain a network's predictions for image files, and for those in folders and subfolders.
 
-    Writes overlays/ (the map over the network's input, and side by side with it), the maps as
-    maps.safetensors, explanation.json and explain.html into the folder `out`, and returns what
-    explanation.json holds.
+    Writes overlays/ (the map over the network's input, and side by side with it), maps.safetensors,
+    explanation.json and explain.html into the folder `out`, and returns the content of
+    explanation.json.
 
-    method: one of METHODS. class_name: the class whose evidence is shown, for every image; without
-    it the class that is predicted for each. stage: "layer2", where Grad-CAM takes its maps; without
-    it at the last layer before pooling. checked: for so many images, the first ones, faithfulness
-    is measured by deletion and insertion, and for some of them by shuffled weights; 0 leaves both
-    out. progress: called with a line of text now and then.
+    method: one of METHODS. class_name: the class to explain in every image (None: the predicted
+    class of each). stage: the layer for Grad-CAM, for example "layer2" (None: the last layer before
+    pooling). checked: number of images, the first ones, for which faithfulness is measured by
+    deletion and insertion, and for some of them by shuffled weights; 0 skips both. progress: called
+    with a line of text.
 
-    Files that cannot be used are named in `failed` and stop no other. UserError: a path, method,
-    class or stage that there is not, an extra that is not installed, or a network whose maps have
-    one position. RuntimeError: no file can be used.
+    Files that cannot be used are listed in `failed` and do not stop the others. Raises UserError
+    for an unknown path, method, class or stage, a missing extra, or maps of one position, and
+    RuntimeError if no file can be used.
     """
     if not run.has_gradients:
         raise UserError(
-            f"{printable(run.path)} is an ONNX file, which has no gradients and no weights to "
-            "shuffle: name the run or the safetensors file that it was exported from"
+            f"{printable(run.path)} is an ONNX file, without gradients and weights to "
+            "shuffle: give the run or the safetensors file that it was exported from"
         )
     if run.embeds:
         raise UserError(
-            f"{run.path} gives embeddings and no classes, so there is nothing to explain"
+            f"{run.path} predicts embeddings, not classes, so there is nothing to explain"
         )
     if run.preprocessing.kind != "image":
-        raise UserError(f"{run.path} reads bands or volumes: maps are drawn on 8-bit images")
+        raise UserError(f"{run.path} takes bands or volumes: explanations need 8-bit images")
     if run.task.dense and method != "grad-cam":
         raise UserError(f"method {method!r}: for masks and boxes only grad-cam is available")
-    chosen = _method(method)
-    target = _class(run, class_name)
-    number = _stage(run.net, stage, method)
+    attribution = _method(method)
+    class_index = _class(run, class_name)
+    stage_index = _stage(run.net, stage, method)
     if checked < 0:
-        raise UserError(f"checked = {checked}: a number of images, 0 for none")
+        raise UserError(f"checked = {checked}: it must be a number of images, or 0 for none")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; the explanation needs a folder")
@@ -129,15 +129,15 @@ def explain(
 
     def maps_of(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
         if isinstance(net, NetworkWithHead):
-            return dense_cam(net, x, classes, stage=number).float()
-        return chosen.maps(net, x, classes, number).float()
+            return dense_cam(net, x, classes, stage=stage_index).float()
+        return attribution.maps(net, x, classes, stage_index).float()
 
     def class_scores(x: Tensor) -> Tensor:
         return task.predict(Batch(x)).class_scores(len(run.classes))
 
     rows: list[dict[str, Any]] = []
-    drawn: list[tuple[bytes, ...]] = []
-    every: list[Tensor] = []
+    page_panels: list[tuple[bytes, ...]] = []
+    all_maps: list[Tensor] = []
     test = FaithfulnessTest(class_scores, maps_of, seed)
     with evaluating(task):
         for names, _, images, batch in predictor.batches(
@@ -146,7 +146,11 @@ def explain(
             x = batch.inputs
             with torch.inference_mode():
                 scores = class_scores(x)
-            labels = scores.argmax(1) if target is None else torch.full_like(scores[:, 0], target)
+            labels = (
+                scores.argmax(1)
+                if class_index is None
+                else torch.full_like(scores[:, 0], class_index)
+            )
             labels = labels.long().clone()
             maps = maps_of(run.net, x, labels)
             if not bool(maps.isfinite().all()):
@@ -156,23 +160,23 @@ def explain(
             if maps[0].numel() == 1:
                 earlier = max(1, _stages(run.net) - 1)
                 raise UserError(
-                    "for images of this size the map would have one position and show nothing: "
+                    "for images of this size the map would have a single position: "
                     f"choose an earlier stage (--stage layer{earlier})"
                 )
-            start = len(rows)
+            first = len(rows)
             for name, image, grid, image_scores, label in zip(
                 names, images, maps.cpu(), scores.cpu(), labels.tolist(), strict=True
             ):
                 row = _row(run, name, image_scores, label, grid, len(rows) + 1)
-                pictures = _draw(out, row, image, grid)
-                drawn += [pictures] if len(drawn) < MOST else []
+                panels = _write_overlays(out, row, image, grid)
+                page_panels += [panels] if len(page_panels) < MOST else []
                 rows.append(row)
-            every.append(maps.cpu())
-            left = min(len(x), checked - start)
-            if left > 0:
+            all_maps.append(maps.cpu())
+            num_checked = min(len(x), checked - first)
+            if num_checked > 0:
                 progress(f"{len(rows)} of {len(files)} images explained; deletion and insertion")
-                areas = test.add(x[:left], labels[:left], maps[:left])
-                for row, areas_of_image in zip(rows[start:], areas, strict=False):
+                areas = test.add(x[:num_checked], labels[:num_checked], maps[:num_checked])
+                for row, areas_of_image in zip(rows[first:], areas, strict=False):
                     row.update(areas_of_image)
             progress(f"{len(rows)} of {len(files)} images explained")
     refuse_none(rows, failed)
@@ -180,7 +184,7 @@ def explain(
     shuffled: list[dict[str, Any]] = []
     if test.count:
         progress("networks with shuffled weights are explained")
-        shuffled = test.shuffle(run.net, chosen.networks)
+        shuffled = test.shuffle(run.net, attribution.networks)
     network = getattr(run.recipe and run.recipe.net, "base", "") or getattr(run.net, "plain", "")
     parameters = sum(parameter.numel() for parameter in run.net.parameters())
     result = {
@@ -188,15 +192,15 @@ def explain(
         "run": printable(run.path),
         "network": ", ".join(filter(None, [str(network), f"{parameters:,} parameters"])),
         "method": method,
-        "title": chosen.title,
-        "source": chosen.source,
+        "title": attribution.title,
+        "source": attribution.source,
         "stage": stage,
         "positions": list(maps.shape[1:]),
         "size": list(run.preprocessing.size),
         "class": class_name,
         "classes": list(run.classes),
         "seed": seed,
-        "finding": faithfulness.finding(chosen.title, summary, shuffled),
+        "finding": faithfulness.finding(attribution.title, summary, shuffled),
         "images": rows,
         "failed": failed,
         "faithfulness": summary,
@@ -210,9 +214,9 @@ def explain(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": time.monotonic() - started,
     }
-    store.save_tensors(out / "maps.safetensors", {"maps": torch.cat(every).contiguous()}, {})
+    store.save_tensors(out / "maps.safetensors", {"maps": torch.cat(all_maps).contiguous()}, {})
     store.write_json(out / "explanation.json", result)
-    store.write_text(out / "explain.html", explanation_page(result, drawn))
+    store.write_text(out / "explain.html", explanation_page(result, page_panels))
     return result
 
 
@@ -228,9 +232,9 @@ def _class(run: Run, name: str | None) -> int | None:
     if name is None:
         return None
     if name not in run.classes:
-        more = ", ..." if len(run.classes) > 8 else ""
-        listed = f"; it has {', '.join(run.classes[:8])}{more}"
-        hint = did_you_mean(name, run.classes, 3) or listed
+        ellipsis = ", ..." if len(run.classes) > 8 else ""
+        known_classes = f"; it has {', '.join(run.classes[:8])}{ellipsis}"
+        hint = did_you_mean(name, run.classes, 3) or known_classes
         raise UserError(f"the network has no class {name!r}{hint}")
     return run.classes.index(name)
 
@@ -255,13 +259,13 @@ def _stages(net: nn.Module) -> int:
 def _row(
     run: Run, path: str, scores: Tensor, label: int, grid: Tensor, number: int
 ) -> dict[str, Any]:
-    best = int(scores.argmax())
+    predicted = int(scores.argmax())
     stem = re.sub(r"[^\w-]+", "_", Path(printable(path)).stem)[:60]
     name = f"overlays/{number:04}-{stem}"
     return {
         "path": printable(path),
-        "label": run.classes[best],
-        "probability": float(scores[best]),
+        "label": run.classes[predicted],
+        "probability": float(scores[predicted]),
         "class": run.classes[label],
         "class_probability": float(scores[label]),
         "overlay": f"{name}.png",
@@ -270,13 +274,15 @@ def _row(
     }
 
 
-def _draw(out: Path, row: dict[str, Any], image: Tensor, grid: Tensor) -> tuple[bytes, ...]:
-    """Write the two pictures of an image, and give those of the page."""
+def _write_overlays(
+    out: Path, row: dict[str, Any], image: Tensor, grid: Tensor
+) -> tuple[bytes, ...]:
+    """Write the two overlay images of an image, and return the panels of the page."""
     store.make_folder(out / "overlays")
     panels = overlay.panels(image, grid)
     size = (int(image.shape[1]), int(image.shape[2]))
-    high = overlay.heat(enlarged(grid[None], size))[0].numpy()
-    small = overlay.blended(overlay.as_rgb(image), high)
-    store.write_bytes(out / row["overlay"], overlay.png(small))
-    store.write_bytes(out / row["side_by_side"], overlay.png(overlay.abreast(panels)))
+    heat_map = overlay.heat(enlarged(grid[None], size))[0].numpy()
+    overlay_image = overlay.blended(overlay.as_rgb(image), heat_map)
+    store.write_bytes(out / row["overlay"], overlay.png(overlay_image))
+    store.write_bytes(out / row["side_by_side"], overlay.png(overlay.side_by_side(panels)))
     return tuple(map(overlay.png, panels))

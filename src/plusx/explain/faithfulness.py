@@ -1,4 +1,4 @@
-"""Faithfulness of maps: whether a map shows what the network uses, by three measurements.
+"""Faithfulness: whether a map shows what the network uses, by three measurements.
 
 - Deletion and insertion (Petsiuk et al. 2018, section 4.2): how fast the probability of the class
   falls as the pixels that a map ranks highest are removed, and how fast it rises as they return.
@@ -26,17 +26,17 @@ from plusx.statistics import Number, mean_interval
 
 
 STEPS = 16
-TOGETHER = 128  # images that go through the network at a time
-BLUR = 8  # the blur's standard deviation is the image's side over this
-UNINFORMATIVE = 0.5  # the mean rank correlation with all weights shuffled, and above
+MAX_BATCH = 128  # images per forward pass
+BLUR = 8  # the blur's standard deviation is the image's side divided by this
+UNINFORMATIVE = 0.5  # from this mean rank correlation with all weights shuffled
 
-SHUFFLED_IMAGES = 16  # images that networks with shuffled weights are compared on
-RANDOM_MAPS = 5  # for each image
-FEWEST = 9  # positions of a map, below which ranks agree by chance
-# The maps that are compared, and their names in figures.
+SHUFFLED_IMAGES = 16  # images for the comparison with shuffled weights
+RANDOM_MAPS = 5  # per image
+MIN_POSITIONS = 9  # positions of a map below which ranks agree by chance
+# the compared maps, and their names in figures
 BASELINES = {"random": "random maps", "centre": "a Gaussian at the centre"}
 MAPS = {"map": "the map", **BASELINES}
-# The measures: what is done, along which axis, and what is better.
+# the measures: caption, title of the x axis, which direction is better
 MEASURES = {
     "deletion": (
         "Pixels are set to 0, mostly the training images' mean, those ranked highest first.",
@@ -56,19 +56,19 @@ Side = Literal["better", "worse", "undecided"]
 
 @dataclass(frozen=True)
 class Curves:
-    """Probabilities of the class after 0, 1/steps ... of the pixels were removed or returned."""
+    """Probabilities of the class after 0, 1/steps ... of the pixels are removed or returned."""
 
     deletion: Float[Tensor, "n m"]
     insertion: Float[Tensor, "n m"]
 
     @property
     def areas(self) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-        """The areas under both curves, from 0 to 1: a good map has a low and a high one."""
+        """The areas under both curves, from 0 to 1: low and high for a good map."""
         return area(self.deletion), area(self.insertion)
 
 
 def area(curve: Float[Tensor, "n m"]) -> Float[Tensor, "n"]:
-    """The area under curves over 0 to 1 (trapezoids)."""
+    """Return the area under curves over 0 to 1 (trapezoidal rule)."""
     return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1))
 
 
@@ -80,10 +80,10 @@ def deletion_and_insertion(
     *,
     steps: int = STEPS,
 ) -> Curves:
-    """Both curves of each image. `predict` gives probabilities (n, k).
+    """Return both curves of each image. `predict` returns probabilities (n, k).
 
     Removed pixels are 0, with the usual normalisation the mean of the training images; they return
-    to a blurred image, so that no hard edge is left (as Petsiuk et al. do). Pixels of the same rank
+    to a blurred image, so that no hard edge is left (as in Petsiuk et al.). Pixels of equal rank
     are taken in reading order.
     """
     n, pixels = len(x), maps[0].numel()
@@ -93,23 +93,23 @@ def deletion_and_insertion(
     rank = rank.view(n, 1, *maps.shape[1:])
     background = blurred(x)
     probabilities: list[Tensor] = []
-    at_once = max(1, TOGETHER // (2 * max(1, n)))
+    steps_per_batch = max(1, MAX_BATCH // (2 * max(1, n)))
     with torch.inference_mode():
         counts = [round(pixels * step / steps) for step in range(steps + 1)]
-        for start in range(0, steps + 1, at_once):
-            part = []
-            for count in counts[start : start + at_once]:
-                chosen = rank < count
-                part += [x.masked_fill(chosen, 0.0), torch.where(chosen, x, background)]
-            every = predict(torch.cat(part)).reshape(len(part) // 2, 2, n, -1)
-            index = classes.expand(*every.shape[:3])[..., None]
-            probabilities.append(every.gather(3, index)[..., 0].cpu().double())
+        for start in range(0, steps + 1, steps_per_batch):
+            inputs = []
+            for count in counts[start : start + steps_per_batch]:
+                selected = rank < count
+                inputs += [x.masked_fill(selected, 0.0), torch.where(selected, x, background)]
+            outputs = predict(torch.cat(inputs)).reshape(len(inputs) // 2, 2, n, -1)
+            index = classes.expand(*outputs.shape[:3])[..., None]
+            probabilities.append(outputs.gather(3, index)[..., 0].cpu().double())
     deletion, insertion = torch.cat(probabilities).permute(1, 2, 0)
     return Curves(deletion.contiguous(), insertion.contiguous())
 
 
 def blurred(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Images under a Gaussian blur as wide as they are."""
+    """Return images under a Gaussian blur proportional to their size."""
     sides = [int(side) for side in x.shape[:1:-1]]
     kernel = [2 * (side // 2) + 1 for side in sides]
     return gaussian_blur(x, kernel, [side / BLUR for side in sides])
@@ -118,69 +118,67 @@ def blurred(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 def random_maps(
     count: int, grid: tuple[int, int], size: tuple[int, int], seed: int
 ) -> Float[Tensor, "n h w"]:
-    """Uniform random numbers on a grid as coarse as the map's, enlarged as the map is.
-
-    Noise in single pixels would be an unfair baseline: it destroys an image fast wherever it falls.
-    """
+    """Return uniform random numbers on a grid as coarse as the map's, enlarged in the same way.
+    Noise in single pixels would be an unfair baseline: it destroys an image quickly anywhere."""
     generator = torch.Generator().manual_seed(seed)
     return enlarged(torch.rand(count, *grid, generator=generator), size)
 
 
 def centre_blob(count: int, size: tuple[int, int]) -> Float[Tensor, "n h w"]:
-    """A map that is highest in the middle and falls off as a Gaussian, the same for any image."""
+    """Return a map with a Gaussian in the centre, the same for any image."""
     sides = (torch.linspace(-1, 1, side) if side > 1 else torch.zeros(1) for side in size)
-    down, along = (torch.exp(-2 * side.square()) for side in sides)
-    return (down[:, None] * along).expand(count, -1, -1)
+    rows, columns = (torch.exp(-2 * side.square()) for side in sides)
+    return (rows[:, None] * columns).expand(count, -1, -1)
 
 
 def enlarged(maps: Float[Tensor, "n a b"], size: tuple[int, int]) -> Float[Tensor, "n h w"]:
-    """Maps at the size of the images, bilinear."""
+    """Return maps at the size of the images, bilinear."""
     if tuple(maps.shape[1:]) == size:
         return maps
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def shuffled_weights(net: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """A copy of a network whose weights are shuffled part by part, from the head down to the stem.
+    """Yield a copy of a network with weights shuffled group by group, from head to stem.
 
-    Each tensor of a part keeps its values, statistics of norms among them, in a random order, so
-    that the scale of the activations stays about what it was, which new values do not promise in a
-    deep network. It is one network, which the next step changes.
+    Each tensor keeps its values, in random order, including statistics of norms, so that the scale
+    of the activations is roughly preserved, which new random values would not achieve in a deep
+    network. The same copy is yielded and changed at every step.
     """
     shuffled = copy.deepcopy(net)
     generator = torch.Generator().manual_seed(seed)
-    for part, names in tensor_groups(net):
+    for group, names in tensor_groups(net):
         tensors = shuffled.state_dict()
         for name in names:
             tensor = tensors[name]
             if tensor.is_floating_point() and tensor.numel() > 1:
                 order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
                 tensor.copy_(tensor.flatten()[order].view(tensor.shape))
-        yield part, shuffled
+        yield group, shuffled
 
 
 def tensor_groups(net: nn.Module) -> list[tuple[str, list[str]]]:
-    """The parts of a network with weights, the head first, and the names of their tensors."""
-    names_by_part: dict[str, list[str]] = {}
-    sentence = isinstance(getattr(net, "backbone", net), Network)
+    """Return the groups of a network's weights, the head first, with the names of their tensors."""
+    names_by_group: dict[str, list[str]] = {}
+    has_spec = isinstance(getattr(net, "backbone", net), Network)
     for name in net.state_dict():
         child = name.removeprefix("backbone.").partition(".")[0]
         if child in ("fc", "tail", "head"):
             child = "head"
-        elif sentence:
+        elif has_spec:
             child = child.replace("enter", "layer") if child[-1].isdigit() else child
             child = child if child.startswith("layer") else "stem"
-        names_by_part.setdefault(child, []).append(name)
-    return [(part, names_by_part[part]) for part in reversed(list(names_by_part))]
+        names_by_group.setdefault(child, []).append(name)
+    return [(group, names_by_group[group]) for group in reversed(list(names_by_group))]
 
 
 def rank_correlation(
     first: Float[Tensor, "n *s"], second: Float[Tensor, "n *t"]
 ) -> Float[Tensor, "n"]:
-    """Spearman's rank correlation of each pair of maps, 1 where they rank all positions alike.
+    """Return Spearman's rank correlation of each pair of maps.
 
-    A constant map has no ranks: with another one the correlation is 1, for nothing changed, and
-    with any other map 0, as it is for a map that is not finite.
+    A constant map has no ranks: the correlation of two constant maps is 1, and of one constant map
+    0, as for a map that is not finite.
     """
     pairs = zip(first.flatten(1).double().cpu(), second.flatten(1).double().cpu(), strict=True)
     return torch.tensor([_spearman(a, b) for a, b in pairs], dtype=torch.float64)
@@ -191,20 +189,21 @@ def _spearman(first: Tensor, second: Tensor) -> float:
 
     if not bool((first.isfinite() & second.isfinite()).all()):
         return 0.0
-    flat = [bool((values == values[0]).all()) for values in (first, second)]
-    if any(flat):
-        return float(all(flat))
+    constant = [bool((values == values[0]).all()) for values in (first, second)]
+    if any(constant):
+        return float(all(constant))
     return float(stats.spearmanr(first.numpy(), second.numpy()).statistic)
 
 
 def interval_of(values: Sequence[Number]) -> list[float] | None:
-    """Student's interval of 95 % of a mean between -1 and 1; None for fewer than three values."""
+    """Return Student's 95 % interval of a mean between -1 and 1; None for fewer than three
+    values."""
     interval = mean_interval(values, bounds=(-1.0, 1.0)) if len(values) > 2 else None
     return None if interval is None else list(interval)
 
 
 def spread(values: Sequence[Number]) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1) and the interval of the mean."""
+    """Return mean, standard deviation (n - 1) and the interval of the mean."""
     return {
         "mean": mean(values),
         "std": stdev(values) if len(values) > 1 else None,
@@ -213,9 +212,8 @@ def spread(values: Sequence[Number]) -> dict[str, Any]:
 
 
 class FaithfulnessTest:
-    """Measures maps, batch by batch. `predict` gives probabilities (n, k) of inputs, and `explain`
-    the maps of a network for inputs and classes; `seed` is that of random maps and shuffled
-    weights."""
+    """Measure maps batch by batch. `predict` returns probabilities (n, k) of inputs, `explain` the
+    maps of a network for inputs and classes; `seed` is for random maps and shuffled weights."""
 
     def __init__(
         self, predict: Predict, explain: Callable[[nn.Module, Tensor, Tensor], Tensor], seed: int
@@ -223,22 +221,23 @@ class FaithfulnessTest:
         self.predict, self.explain, self.seed = predict, explain, seed
         self.count = 0
         self._curves: dict[str, list[Curves]] = {name: [] for name in MAPS}
-        self._first: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._shuffled_batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(
         self, x: Float[Tensor, "n c h w"], classes: Int[Tensor, "n"], maps: Float[Tensor, "n a b"]
     ) -> list[dict[str, dict[str, float]]]:
-        """Deletion and insertion of a batch; the areas of each image, by measure and map."""
+        """Measure deletion and insertion of a batch, and return the areas of each image, by measure
+        and map."""
         curves = self._measure(x, classes, maps)
-        for name, measured in curves.items():
-            self._curves[name].append(measured)
-        left = SHUFFLED_IMAGES - self.count
-        if left > 0:
-            self._first.append((x[:left], classes[:left], maps[:left]))
+        for name, curve in curves.items():
+            self._curves[name].append(curve)
+        num_shuffled = SHUFFLED_IMAGES - self.count
+        if num_shuffled > 0:
+            self._shuffled_batches.append(
+                (x[:num_shuffled], classes[:num_shuffled], maps[:num_shuffled])
+            )
         self.count += len(x)
-        areas = {
-            name: [part.tolist() for part in measured.areas] for name, measured in curves.items()
-        }
+        areas = {name: [part.tolist() for part in curve.areas] for name, curve in curves.items()}
         return [
             {
                 measure: {name: areas[name][number][index] for name in MAPS}
@@ -248,66 +247,69 @@ class FaithfulnessTest:
         ]
 
     def shuffle(self, net: nn.Module, networks: int) -> list[dict[str, Any]]:
-        """How alike the maps still are to those of `net`, the more of its weights are shuffled.
+        """Return how similar maps stay to those of `net` as more of its weights are shuffled.
 
-        The cascade of Adebayo et al. 2018 from the head down to everything, over the first images
-        and so many networks, each shuffled differently.
+        The cascade of Adebayo et al. 2018, from the head down to all weights, over the first images
+        and `networks` networks, each shuffled differently.
         """
-        x, classes, maps = (torch.cat([part[index] for part in self._first]) for index in range(3))
+        x, classes, maps = (
+            torch.cat([group[index] for group in self._shuffled_batches]) for index in range(3)
+        )
         correlations: dict[str, list[float]] = {}
         for number in range(networks):
-            for part, shuffled in shuffled_weights(net, self.seed + number):
-                same = rank_correlation(maps, self.explain(shuffled, x, classes))
-                correlations.setdefault(part, []).extend(same.tolist())
+            for group, shuffled in shuffled_weights(net, self.seed + number):
+                similarity = rank_correlation(maps, self.explain(shuffled, x, classes))
+                correlations.setdefault(group, []).extend(similarity.tolist())
         names = list(correlations)
-        titles = [names[0], *(f"{part} and above" for part in names[1:-1]), "everything"]
+        titles = [names[0], *(f"{group} and above" for group in names[1:-1]), "everything"]
         return [
             {
-                "part": part,
+                "part": group,
                 "title": title,
-                "rank_correlation": spread(correlations[part]),
-                "without_sign": spread([abs(value) for value in correlations[part]]),
+                "rank_correlation": spread(correlations[group]),
+                "without_sign": spread([abs(value) for value in correlations[group]]),
                 "images": len(x),
                 "networks": networks,
             }
-            for part, title in zip(names, titles[-len(names) :], strict=True)
+            for group, title in zip(names, titles[-len(names) :], strict=True)
         ]
 
     def figures(self) -> list[dict[str, Any]]:
-        """Deletion and insertion as lines: the mean over the images and the middle half of them."""
+        """Return deletion and insertion as figures: the mean over the images, and the interquartile
+        range."""
         return [
             lines_figure(
                 measure.capitalize(),
-                f"{done} {better} Bands hold the middle half of the images.",
+                f"{caption} {better} Bands hold the middle half of the images.",
                 [self._line(measure, name) for name in MAPS],
                 x={"title": axis, "scale": "share"},
                 y={"title": "probability of the class", "scale": "share"},
             )
-            for measure, (done, axis, better) in MEASURES.items()
+            for measure, (caption, axis, better) in MEASURES.items()
         ]
 
     def _measure(self, x: Tensor, classes: Tensor, maps: Tensor) -> dict[str, Curves]:
         size, grid = (int(x.shape[2]), int(x.shape[3])), (int(maps.shape[1]), int(maps.shape[2]))
 
-        def curves(compared: Tensor) -> Curves:
-            return deletion_and_insertion(self.predict, x, classes, compared.to(x.device))
+        def curves(candidate: Tensor) -> Curves:
+            return deletion_and_insertion(self.predict, x, classes, candidate.to(x.device))
 
-        first = (self.seed + self.count) * RANDOM_MAPS
+        first_seed = (self.seed + self.count) * RANDOM_MAPS
         random = [
             curves(random_maps(len(x), grid, size, seed))
-            for seed in range(first, first + RANDOM_MAPS)
+            for seed in range(first_seed, first_seed + RANDOM_MAPS)
         ]
         return {
             "map": curves(enlarged(maps, size)),
             "random": Curves(
-                torch.stack([measured.deletion for measured in random]).mean(0),
-                torch.stack([measured.insertion for measured in random]).mean(0),
+                torch.stack([curve.deletion for curve in random]).mean(0),
+                torch.stack([curve.insertion for curve in random]).mean(0),
             ),
             "centre": curves(centre_blob(len(x), size)),
         }
 
     def _line(self, measure: str, name: str) -> dict[str, Any]:
-        values = torch.cat([getattr(measured, measure) for measured in self._curves[name]])
+        values = torch.cat([getattr(curve, measure) for curve in self._curves[name]])
         low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=0)
         steps = values.shape[1] - 1
         return line(
@@ -321,10 +323,10 @@ class FaithfulnessTest:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over images, and how far the map is ahead of its baselines, image by image.
+    """Return means over images, and the lead of the map over its baselines, image by image.
 
-    A lead is positive where the map is better: deletion lower, insertion higher. Its interval of
-    95 % is Student's over the images; None for fewer than three.
+    A lead is positive if the map is better: deletion lower, insertion higher. Its interval is
+    Student's 95 % interval over the images; None for fewer than three.
     """
     result: dict[str, Any] = {"count": len(rows)}
     for measure, sign in (("deletion", -1), ("insertion", 1)):
@@ -341,7 +343,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def side(area: Mapping[str, Any]) -> Side:
-    """Whether the map is better than a baseline: where the interval of its lead leaves out 0."""
+    """Return whether the map is better than a baseline: the interval of its lead excludes 0."""
     if area["interval"] is None:
         return "undecided"
     low, high = area["interval"]
@@ -349,52 +351,55 @@ def side(area: Mapping[str, Any]) -> Side:
 
 
 def finding(
-    title: str, faith: Mapping[str, Any] | None, shuffled: Sequence[Mapping[str, Any]]
+    title: str, faithfulness: Mapping[str, Any] | None, shuffled: Sequence[Mapping[str, Any]]
 ) -> str:
-    """One sentence: a map that does not change with the weights is uninformative, whatever else it
-    does."""
+    """Return one sentence on the maps. Maps that do not change with the weights are
+    uninformative."""
     if uninformative(shuffled):
         last = shuffled[-1]["rank_correlation"]["mean"]
         return (
             "These maps are uninformative: with all weights of the network shuffled they hardly "
             f"change (rank correlation {last:z.2f}), so they do not show what it has learned."
         )
-    if faith is None:
+    if faithfulness is None:
         return f"{title} of these images; whether the maps are faithful was not measured."
-    count = faith["count"]
+    count = faithfulness["count"]
     images = "the one image" if count == 1 else f"these {count} images"
     if count < 3:
         return f"{title} of {images}: too few to say whether the maps beat chance."
-    sides = {
-        name: {measure: side(faith[measure][name]) for measure in ("deletion", "insertion")}
+    outcomes = {
+        name: {measure: side(faithfulness[measure][name]) for measure in ("deletion", "insertion")}
         for name in BASELINES
     }
-    won = [name for name in BASELINES if set(sides[name].values()) == {"better"}]
-    if len(won) == 2:
+    beaten = [name for name in BASELINES if set(outcomes[name].values()) == {"better"}]
+    if len(beaten) == 2:
         return (
             f"On {images} {title} marks what the network uses: by deletion and by insertion it "
             "beats random maps and a Gaussian at the centre."
         )
-    if won:
-        (other,) = set(BASELINES) - set(won)
-        lost = set(sides[other].values()) in ({"worse"}, {"worse", "undecided"})
+    if beaten:
+        (other,) = set(BASELINES) - set(beaten)
+        is_worse = set(outcomes[other].values()) in ({"worse"}, {"worse", "undecided"})
         rest = (
             f"{BASELINES[other]} does better"
-            if lost
+            if is_worse
             else f"it is not shown to be better than {BASELINES[other]}"
         )
-        return (
-            f"On {images} {title} beats {BASELINES[won[0]]} by deletion and insertion, but {rest}."
-        )
-    ahead = {
-        measure: [BASELINES[name] for name in BASELINES if sides[name][measure] == "better"]
+        winner = BASELINES[beaten[0]]
+        return f"On {images} {title} beats {winner} by deletion and insertion, but {rest}."
+    beaten_by_measure = {
+        measure: [BASELINES[name] for name in BASELINES if outcomes[name][measure] == "better"]
         for measure in ("deletion", "insertion")
     }
-    beaten = [f"{' and '.join(names)} by {measure}" for measure, names in ahead.items() if names]
-    if beaten:
+    clauses = [
+        f"{' and '.join(names)} by {measure}"
+        for measure, names in beaten_by_measure.items()
+        if names
+    ]
+    if clauses:
         return (
-            f"On {images} {title} beats {', and '.join(beaten)}; more is not shown, so read the "
-            "maps with care."
+            f"On {images} {title} beats {', and '.join(clauses)}; more is not shown, so read "
+            "the maps with care."
         )
     return (
         f"On {images} {title} is not shown to be better than random maps or a Gaussian at the "
@@ -404,8 +409,7 @@ def finding(
 
 def uninformative(shuffled: Sequence[Mapping[str, Any]]) -> bool:
     """Whether maps hardly change when all weights are shuffled: the interval of their rank
-    correlation lies above UNINFORMATIVE, or for fewer than three values their mean.
-    """
+    correlation is above UNINFORMATIVE, or, for fewer than three values, their mean."""
     if not shuffled:
         return False
     last = shuffled[-1]["rank_correlation"]
@@ -413,7 +417,7 @@ def uninformative(shuffled: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def about_shuffling(shuffled: Sequence[Mapping[str, Any]], positions: int) -> str:
-    """What the shuffled weights show, in plain words."""
+    """Describe the result with shuffled weights in words."""
     last = shuffled[-1]["rank_correlation"]["mean"]
     if uninformative(shuffled):
         return (
@@ -427,7 +431,7 @@ def about_shuffling(shuffled: Sequence[Mapping[str, Any]], positions: int) -> st
             "much to say that the map does not change with what the network has learned. More "
             "images are needed."
         )
-    if positions < FEWEST:
+    if positions < MIN_POSITIONS:
         return (
             f"With all weights shuffled the rank correlation is {last:z.2f}; maps of {positions} "
             "positions agree by chance too easily to conclude anything."
@@ -439,7 +443,7 @@ def about_shuffling(shuffled: Sequence[Mapping[str, Any]], positions: int) -> st
 
 
 def explanation_text(result: Mapping[str, Any]) -> str:
-    """An explanation as tables for a terminal."""
+    """Return an explanation as tables for a terminal."""
     rows = result["images"]
     width = max(len(row["path"]) for row in rows)
     label = max(len(row["label"]) for row in rows)
@@ -460,8 +464,8 @@ def explanation_text(result: Mapping[str, Any]) -> str:
     if result["shuffled_weights"]:
         lines += ["", "rank correlation with the map, the more weights are shuffled"]
         lines += [
-            f"{row_of_part['title']:22} {row_of_part['rank_correlation']['mean']:z8.2f}"
-            for row_of_part in result["shuffled_weights"]
+            f"{shuffled['title']:22} {shuffled['rank_correlation']['mean']:z8.2f}"
+            for shuffled in result["shuffled_weights"]
         ]
         lines += ["", result["about_shuffling"]]
     return "\n".join([*lines, "", result["finding"]])

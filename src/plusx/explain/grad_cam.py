@@ -1,8 +1,8 @@
-"""Grad-CAM (Selvaraju et al. 2017): which positions of a network's feature maps raise a score.
+"""Grad-CAM (Selvaraju et al. 2017).
 
 The network is cut in two: the part that computes the feature maps, and the part that computes the
-output from them. The first runs without a graph and only the second is differentiated, so no hook
-is needed and no activation of the first part is kept.
+output from them. The first part runs without a graph and only the second is differentiated, so no
+hook is needed and no activation of the first part is stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +22,15 @@ from plusx.nn.reversible import ReversibleNetwork
 from plusx.train.loop import evaluating
 
 
-# From a network's output, or from its feature maps, to one number a sample.
+# from a network's output, or from its feature maps, to one number per sample
 Score = Callable[[Tensor], Tensor]
 Classes = int | Sequence[int] | Int[Tensor, "n"] | Int[Tensor, ""] | Score
 
-# Words of a tail that keep every position where it is.
+# words of a tail that keep the positions of the feature maps
 _IN_PLACE = ("norm", "act", "conv", "drop", "se", "eca", "cbam", "scale", "gate")
 
-# Networks without a sentence: from the feature maps of the last stage to the output.
-_PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+# external modules: from the feature maps of the last stage to the output
+_EXTERNAL_HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "alexnet": lambda net, maps: net.fc(net.tail(maps)),
     "googlenet": lambda net, maps: net.fc(net.dropout(net.avgpool(maps).flatten(1))),
     "resnet8_keras": lambda net, maps: net.fc(maps.mean((2, 3))),
@@ -53,82 +53,81 @@ def grad_cam(
     stage: int | None = None,
     relu: bool = False,
 ) -> Float[Tensor, "n *t"]:
-    """Grad-CAM maps, not normalised: (n, h, w) of images, (n, t) of texts and sounds, (n, d, h, w)
-    of volumes, at the resolution of the maps that they are taken at.
+    """Return Grad-CAM maps, not normalised, at the resolution of the feature maps.
 
-    classes: a class number for each sample, or one for all of them, whose logit is explained. Or a
-        function from the network's output, (n, k), to one number a sample, (n,); `cam_of` is for
-        networks whose output has another form.
-    stage: where the maps are taken. None: at the tensor that is pooled. Else the end of a stage,
-        counted as `net.features(x, out=[stage])` does: earlier ones have more positions.
+    Their shape is (n, h, w) for images, (n, t) for texts and sounds, (n, d, h, w) for volumes.
+
+    classes: one class number for each sample, or one for all of them, whose logit is explained.
+        Or a function from the network's output, (n, k), to one number per sample, (n,). For
+        outputs of another form use `cam_of`.
+    stage: None selects the tensor that is pooled, else the end of a stage, numbered as in
+        `net.features(x, out=[stage])`: earlier stages have more positions.
     relu: apply the ReLU of Selvaraju 2017, eq. 2, which hides evidence against the class. Off by
-        default, because without it Grad-CAM at the tensor that is pooled is exactly CAM / (h w)
-        (Zhou et al. 2016, eq. 2) where one linear layer follows average pooling.
+        default: without it, Grad-CAM at the pooled tensor equals CAM / (h w) (Zhou et al. 2016,
+        eq. 2) if one linear layer follows average pooling.
 
-    The network runs in evaluation mode and is left as it was: modes, statistics and `.grad` of the
-    parameters, which need not require gradients. It may be called under `torch.no_grad`.
-
-    UserError: the network has no stage with more than one position, or cannot be cut; a class or a
-    stage that it does not have.
+    The network runs in evaluation mode; modes, statistics and `.grad` of the parameters are left
+    unchanged. Parameters need not require gradients, and torch.no_grad may be active. Raises
+    UserError if no stage has more than one position, the network cannot be cut, or a class or stage
+    does not exist.
     """
     cut = cut_at(net, stage)
     with torch.inference_mode(False), evaluating(net):
         with torch.no_grad():
-            given = x.clone() if x.is_inference() else x
-            maps = cut.maps(given)
+            inputs = x.clone() if x.is_inference() else x
+            maps = cut.maps(inputs)
             if prod(maps.shape[2:]) == 1:
-                _refuse_without_positions(net, given)
-        return cam_of(maps, lambda at: scores(cut.output(at), classes), relu=relu)
+                _refuse_without_positions(net, inputs)
+        return cam_of(maps, lambda maps: scores(cut.output(maps), classes), relu=relu)
 
 
 def cam_of(
     maps: Float[Tensor, "n c *t"], score: Score, *, relu: bool = False
 ) -> Float[Tensor, "n *t"]:
-    """Grad-CAM of any feature maps and any score: eq. 1 and 2 of Selvaraju et al. 2017.
+    """Return Grad-CAM of any feature maps and score: eq. 1 and 2 of Selvaraju et al. 2017.
 
-    `score` gives one number a sample, (n,), from maps like these, for example the score of a box or
-    the sum over a region of a mask; a sample's number must depend on its own maps alone.
-
-    UserError: the score is not one number a sample, or does not depend on the maps.
+    `score` returns one number per sample, (n,), from such maps, for example the score of a box or
+    the sum over a region of a mask; the number of a sample must depend on its own maps only. Raises
+    UserError if the score is not one number per sample, or does not depend on the maps.
     """
     maps = maps.detach()
     with torch.inference_mode(False), torch.enable_grad():
-        at = maps.clone() if maps.is_inference() else maps.detach()
-        scored = score(at.requires_grad_())
-        if scored.shape != maps.shape[:1]:
+        leaf = maps.clone() if maps.is_inference() else maps.detach()
+        values = score(leaf.requires_grad_())
+        if values.shape != maps.shape[:1]:
             raise UserError(
-                f"the score has shape {tuple(scored.shape)}; one number a sample is needed, "
+                f"the score has shape {tuple(values.shape)}; one number per sample is needed, "
                 f"({len(maps)},)"
             )
-        if not scored.requires_grad:
+        if not values.requires_grad:
             raise UserError("the score does not depend on the maps")
-        (gradient,) = torch.autograd.grad(scored.sum(), at)
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
     weights = gradient.flatten(2).mean(2)
     cam = torch.einsum("nc,nc...->n...", weights, maps)
     return cam.relu() if relu else cam
 
 
 def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
-    """The network cut at the tensor that is pooled, or at the end of a stage.
+    """Return the network cut at the tensor that is pooled, or at the end of a stage.
 
-    The tensor that is pooled is the input of the tail's `pool`, which in a pre-activation network
-    follows `norm act`. Without such a word, as in VGG, it is the input of the first word that moves
-    positions. UserError: the network cannot be cut there.
+    The tensor that is pooled is the input of the tail's `pool`, in a pre-activation network after
+    `norm act`. Without such a word, as in VGG, it is the input of the first word that changes
+    positions. Raises UserError if the network cannot be cut there.
     """
     if isinstance(net, Network):
-        return _cut_network(net, stage, _pooled(parse(net.spec.tail).branch))
+        return _cut_network(net, stage, _pooling_index(parse(net.spec.tail).branch))
     if isinstance(net, ReversibleNetwork):
         return _cut_network(net, stage, net.tail.names.index("pool1"))
-    output = _PLAIN.get(str(getattr(net, "name", "")))
+    output = _EXTERNAL_HEADS.get(str(getattr(net, "name", "")))
     if output is None:
         raise UserError(
-            f"{type(net).__name__} is no network of plusx: which of its tensors are maps is "
-            "not known (`plusx.explain.grad_cam.cam_of` takes maps and a score)"
+            f"{type(net).__name__} is not a network of plusx, so its feature maps are not "
+            "known; use `plusx.explain.grad_cam.cam_of` with maps and a score"
         )
     count = len(net.widths)  # type: ignore[arg-type]
     if stage is not None and stage_positions([stage], count) != [count - 1]:
         raise UserError(
-            f"{type(net).__name__} is not built of stages: it can be cut after its last stage only"
+            f"{type(net).__name__} is not built of stages: it can be cut only after its last stage"
         )
     return Cut(
         lambda x: net.features(x, out=[-1])[0],  # type: ignore[operator]
@@ -137,7 +136,7 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
 
 
 def scores(outputs: Tensor, classes: Classes) -> Tensor:
-    """One number a sample: the logits of these classes, or the result of the function."""
+    """Return one number per sample: the logits of these classes, or the result of the function."""
     if callable(classes):
         return classes(outputs)
     if outputs.ndim != 2:
@@ -177,7 +176,7 @@ def _cut_network(net: Network | ReversibleNetwork, stage: int | None, pooled: in
 
 
 def stages_from(net: Network | ReversibleNetwork, stage: int, x: Tensor) -> list[Tensor]:
-    """The outputs of a stage, which is x, and of all later ones."""
+    """Return the outputs of a stage, which is x, and of all later ones."""
     outputs = [x]
     for index in range(stage + 1, len(net.widths)):
         x = net.stage(index, x)
@@ -185,8 +184,8 @@ def stages_from(net: Network | ReversibleNetwork, stage: int, x: Tensor) -> list
     return outputs
 
 
-def _pooled(words: Sequence[Word]) -> int:
-    """The place of the pooling over all positions, or of the first word that moves any."""
+def _pooling_index(words: Sequence[Word]) -> int:
+    """Return the index of the global pooling, or of the first word that changes positions."""
     for position, word in enumerate(words):
         if word.kind == "pool" and (word.value or 1) == 1:
             return position
@@ -195,10 +194,10 @@ def _pooled(words: Sequence[Word]) -> int:
 
 
 def _refuse_without_positions(net: nn.Module, x: Tensor) -> None:
-    """UserError if every stage has one position."""
+    """Raise UserError if every stage has a single position."""
     if all(prod(maps.shape[2:]) == 1 for maps in net.features(x)):  # type: ignore[operator]
         size = " x ".join(map(str, x.shape[2:] if x.is_floating_point() else x.shape[1:]))
         raise UserError(
-            f"Grad-CAM needs a stage with positions; for inputs of {size} every stage of this "
-            "network has one position"
+            f"Grad-CAM needs a stage with several positions; for inputs of {size} every stage of "
+            "this network has a single position"
         )

@@ -1,7 +1,7 @@
-"""Channels, sizes, parameters and multiply-adds of a spec, by arithmetic: no torch.
+"""Channels, sizes, parameters and MACs of a spec, by arithmetic. No torch.
 
-Multiply-adds count convolutions, linear layers and the two products of attention; not bias,
-normalisation, pooling, blur or embedding. This is what torchvision states for its networks.
+MACs (multiply-adds) count convolutions, linear layers and the two products of attention; not bias,
+normalisation, pooling, blur or embedding. torchvision counts its networks in the same way.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,26 +16,26 @@ from plusx.grammar.words import Word, parse
 
 Size = tuple[int, ...]
 
-FLOAT, INDEX = 4, 8  # bytes of a number and of a position
-# Plans that save memory keep the results of convolutions of more multiply-adds a value than this:
-# "recompute" those of more than the first, "segments" of more than the second.
+FLOAT, INDEX = 4, 8  # bytes of a value and of an index
+# Memory plans store the outputs of convolutions with more multiply-adds per value than this: the
+# first limit is for "recompute", the second for "segments".
 HEAVY = (128, 600)
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureShape:
-    """What runs through a network at one point, and what it has cost to get there."""
+    """The features at one point of a network, and the cost up to there."""
 
     channels: int
-    size: Size  # positions a dimension
-    stride: Size  # positions of the input a step, a dimension
+    size: Size  # positions per dimension
+    stride: Size  # input positions per step, per dimension
     parameters: int = 0
     multiply_adds: int = 0
-    depth: int = 0  # weighted layers on the way
+    depth: int = 0  # layers with weights up to here
     saved: int = 0  # bytes that the backward pass of one input needs, in float32
-    # of these, the results of convolutions of more multiply-adds a value than each of HEAVY
+    # of these, outputs of convolutions with more multiply-adds per value than each of HEAVY
     heavy: tuple[int, int] = (0, 0)
-    is_saved: bool = False  # whether this tensor is among the saved ones
+    is_saved: bool = False  # whether this tensor is saved for the backward pass
 
     @property
     def nbytes(self) -> int:
@@ -43,11 +43,11 @@ class FeatureShape:
         return FLOAT * self.channels * prod(self.size)
 
     def without_cost(self) -> "FeatureShape":
-        """The same tensor with no cost yet: where a shortcut starts."""
+        """Return the same features without cost, as the start of a shortcut."""
         return replace(self, parameters=0, multiply_adds=0, depth=0, saved=0, heavy=(0, 0))
 
     def add_cost(self, parameters: int, multiply_adds: int = 0, saved: int = 0) -> "FeatureShape":
-        return FeatureShape(  # much quicker than dataclasses.replace, and often called
+        return FeatureShape(  # much faster than dataclasses.replace, and called often
             self.channels,
             self.size,
             self.stride,
@@ -60,13 +60,14 @@ class FeatureShape:
         )
 
     def save(self) -> "FeatureShape":
-        """The backward pass needs this tensor; it counts once, however often it is needed."""
+        """Return the features as saved for the backward pass; they count once, however often they
+        are needed."""
         return self if self.is_saved else replace(self.add_cost(0, 0, self.nbytes), is_saved=True)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerContext:
-    """Where words are said: the net, the reference width and the stride that `s` takes."""
+    """The context of a word: the net, the reference width and the stride that `s` takes."""
 
     net: Net
     width: int
@@ -75,7 +76,7 @@ class LayerContext:
 
 @dataclass(frozen=True)
 class StageShape:
-    """One stage as it is built; `size` and `stride` are at its end."""
+    """One stage; `size` and `stride` are at its end."""
 
     name: str
     blocks: int
@@ -88,7 +89,7 @@ class StageShape:
 
 @dataclass(frozen=True)
 class Measure:
-    """What arithmetic says of a net. `depth` counts weighted layers along the branches."""
+    """Counts and shapes of a net. `depth` counts layers with weights along the branches."""
 
     parameters: int
     multiply_adds: int
@@ -109,7 +110,7 @@ class Measure:
 
 
 def each_dimension(value: Stride, ndim: int) -> Size:
-    """One number for every dimension, or one each."""
+    """Return one number for each dimension."""
     numbers = value if isinstance(value, tuple) else (value,)
     if len(numbers) not in (1, ndim):
         raise UserError(f"{value} has {len(numbers)} numbers for {ndim} dimensions")
@@ -117,12 +118,13 @@ def each_dimension(value: Stride, ndim: int) -> Size:
 
 
 def padding(kernel: Size, dilation: int = 1) -> Size:
-    """Odd kernels are padded to keep the size, even ones not at all."""
+    """Return the padding: odd kernels keep the size, even ones are not padded."""
     return tuple(dilation * (k // 2) if k % 2 else 0 for k in kernel)
 
 
 def pooling(word: Word, context: LayerContext) -> tuple[Size, Size]:
-    """Kernel and stride of a pooling or blur. Where `s` is 1 it does nothing in that dimension."""
+    """Return kernel and stride of a pooling or blur. Where `s` is 1 it has no effect in that
+    dimension."""
     ndim = context.net.ndim
     kernel = each_dimension(word.kernel, ndim)
     if word.stride is not None:
@@ -132,67 +134,68 @@ def pooling(word: Word, context: LayerContext) -> tuple[Size, Size]:
 
 
 def rounds_size_up(word: Word, kernel: Size) -> bool:
-    """Whether a pooling that takes the stage's stride rounds its size up, as `conv3s` does.
-
-    With a padded odd kernel it comes out so without rounding.
-    """
+    """Whether a pooling with the stage's stride rounds its size up, as `conv3s` does. A padded odd
+    kernel has this size without rounding."""
     padded = word.kind in ("maxpool", "blur") and all(k % 2 for k in kernel)
     return word.stride is None and not padded
 
 
 def eca_kernel(channels: int) -> int:
-    """Wang et al. 2020, eq. 12 with gamma 2 and b 1; never under 3."""
+    """Return the kernel size of Wang et al. 2020, eq. 12 with gamma 2 and b 1, at least 3."""
     nearest = int(abs(log2(channels) + 1) / 2)
     return max(nearest if nearest % 2 else nearest + 1, 3)
 
 
 def step(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
-    """The tensor behind one word, and what it has cost so far."""
+    """Return the features after one word, with their cost."""
     return ARITHMETIC[word.kind](shape, word, context)
 
 
 def run(shape: FeatureShape, words: Iterable[Word], context: LayerContext) -> FeatureShape:
-    """What words said in turn make of the shape."""
+    """Return the features after several words."""
     for word in words:
         shape = step(shape, word, context)
         if shape.channels < 1 or min(shape.size) < 1:
-            left = f"{shape.channels} channels at {_by(shape.size)} positions"
-            raise UserError(f"nothing is left after {word}: {left}")
+            rest = f"{shape.channels} channels at {_by(shape.size)} positions"
+            raise UserError(f"nothing remains after {word}: {rest}")
     return shape
 
 
 def block(shape: FeatureShape, spec: Block, context: LayerContext) -> FeatureShape:
-    """What a block makes of the shape. Raises UserError where branch and shortcut disagree."""
+    """Return the features after a block. Raises UserError if branch and shortcut disagree in
+    shape."""
     sentence = parse(spec.body)
-    lead = run(shape, sentence.lead, context)
-    y = run(lead, sentence.branch, context)
+    after_lead = run(shape, sentence.lead, context)
+    y = run(after_lead, sentence.branch, context)
     if sentence.merge == "concat":
         if y.size != shape.size:
-            raise UserError(f"{spec.body!r} changes the size, so `&` cannot join it to its input")
+            raise UserError(
+                f"{spec.body!r} changes the size, so `&` cannot concatenate it with its input"
+            )
         y = replace(y, channels=shape.channels + y.channels, is_saved=False)
     elif sentence.merge in ("add", "gate"):
         # a tensor that the branch saves is not saved again by a shortcut
         start = _saved_by(shape, (*sentence.lead, *sentence.branch), context)
-        fork = _saved_by(lead, sentence.branch, context) if sentence.lead else start
-        sides = {"shortcut": side_path(start, fork, y, spec, context)}
+        fork_input = _saved_by(after_lead, sentence.branch, context) if sentence.lead else start
+        paths = {"shortcut": side_path(start, fork_input, y, spec, context)}
         if sentence.merge == "gate":
-            sides["gate"] = run(start.without_cost(), parse(spec.gate).branch, context)
+            paths["gate"] = run(start.without_cost(), parse(spec.gate).branch, context)
             y = y.save().add_cost(0, 0, 2 * y.nbytes)
-            sides["shortcut"] = sides["shortcut"].save()
+            paths["shortcut"] = paths["shortcut"].save()
         y = replace(y, is_saved=False)
-        for name, side in sides.items():
-            if (side.channels, side.size) != (y.channels, y.size):
+        for name, path in paths.items():
+            if (path.channels, path.size) != (y.channels, y.size):
                 raise UserError(
                     f"the branch of {spec.body!r} ends with {y.channels} channels at "
                     f"{_by(y.size)}, its {name} {_text(name, spec, shape, y, context)!r} "
-                    f"with {side.channels} at {_by(side.size)}"
+                    f"with {path.channels} at {_by(path.size)}"
                 )
-            y = _with_cost(y, side)
+            y = _with_cost(y, path)
     return run(y, sentence.after, replace(context, stride=(1,) * context.net.ndim))
 
 
 def _saved_by(shape: FeatureShape, words: Sequence[Word], context: LayerContext) -> FeatureShape:
-    """The tensor, known as saved where the first of the words saves its input."""
+    """Return the features, as saved if the first of the words saves its input."""
     if not words or shape.is_saved:
         return shape
     first = words[0]
@@ -203,7 +206,7 @@ def _saved_by(shape: FeatureShape, words: Sequence[Word], context: LayerContext)
 
 
 def _with_cost(shape: FeatureShape, other: FeatureShape) -> FeatureShape:
-    """The tensor with the cost of another one on top, but for its depth."""
+    """Return the features with the cost of another path added, except for its depth."""
     total = shape.add_cost(other.parameters, other.multiply_adds, other.saved)
     return replace(total, heavy=(shape.heavy[0] + other.heavy[0], shape.heavy[1] + other.heavy[1]))
 
@@ -216,22 +219,22 @@ def projects(shape: FeatureShape, y: FeatureShape, context: LayerContext) -> boo
 def side_path(
     shape: FeatureShape, lead: FeatureShape, y: FeatureShape, spec: Block, context: LayerContext
 ) -> FeatureShape:
-    """The shortcut: from behind the lead where it projects, from the block's input otherwise."""
+    """Return the shortcut: from the lead if it projects, else from the block's input."""
     if projects(shape, y, context):
         return run(lead.without_cost(), parse(spec.shortcut).branch, context)
     return run(shape.without_cost(), parse(spec.identity).branch, context)
 
 
-@lru_cache(maxsize=1024)  # specs are frozen, and are measured wherever they are checked
+@lru_cache(maxsize=1024)  # specs are frozen, and measured often
 def measure(net: Net) -> Measure:
-    """Count a whole network at its own input size. Raises UserError where shapes do not fit."""
-    one = (1,) * net.ndim
-    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
-    shape = run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
+    """Measure a whole network at its own input size. Raises UserError if shapes do not match."""
+    unstrided = (1,) * net.ndim
+    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), unstrided)
+    shape = run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, unstrided))
     stages = []
     for i, stage in enumerate(net.stages, 1):
-        before = shape
-        shape = run(shape, parse(stage.enter).branch, LayerContext(net, shape.channels, one))
+        stage_input = shape
+        shape = run(shape, parse(stage.enter).branch, LayerContext(net, shape.channels, unstrided))
         shape = list(block_shapes(shape, stage, net))[-1][1]
         stages.append(
             StageShape(
@@ -240,11 +243,11 @@ def measure(net: Net) -> Measure:
                 shape.channels,
                 shape.size,
                 shape.stride,
-                shape.parameters - before.parameters,
-                shape.multiply_adds - before.multiply_adds,
+                shape.parameters - stage_input.parameters,
+                shape.multiply_adds - stage_input.multiply_adds,
             )
         )
-    shape = run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, one))
+    shape = run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, unstrided))
     width = shape.channels * prod(shape.size)
     if net.num_classes:
         shape = shape.add_cost((width + 1) * net.num_classes, width * net.num_classes)
@@ -255,10 +258,11 @@ def measure(net: Net) -> Measure:
 def block_shapes(
     shape: FeatureShape, stage: Stage, net: Net
 ) -> Iterator[tuple[FeatureShape, FeatureShape]]:
-    """The tensors before and behind each block of a stage, which is computed once if repeated."""
-    one = (1,) * net.ndim
+    """Yield the features before and after each block of a stage; repeated blocks are computed
+    once."""
+    unstrided = (1,) * net.ndim
     first = LayerContext(net, stage.width, each_dimension(stage.stride, net.ndim))
-    rest = LayerContext(net, stage.width, one)
+    rest = LayerContext(net, stage.width, unstrided)
     by_key: dict[tuple[Block, int, Size, bool], FeatureShape] = {}
     for index, spec in enumerate(stage.blocks):
         if index == 0:
@@ -266,14 +270,14 @@ def block_shapes(
         else:
             key = (spec, shape.channels, shape.size, shape.is_saved)
             if key not in by_key:
-                by_key[key] = block(replace(shape.without_cost(), stride=one), spec, rest)
-            after = follow(shape, by_key[key])
+                by_key[key] = block(replace(shape.without_cost(), stride=unstrided), spec, rest)
+            after = add_block(shape, by_key[key])
         yield shape, after
         shape = after
 
 
-def follow(shape: FeatureShape, added: FeatureShape) -> FeatureShape:
-    """The tensor behind a block whose own cost and shape are `added`."""
+def add_block(shape: FeatureShape, added: FeatureShape) -> FeatureShape:
+    """Return the features after a block whose own shape and cost are `added`."""
     stride = tuple(a * b for a, b in zip(shape.stride, added.stride))
     return FeatureShape(
         added.channels,
@@ -313,7 +317,8 @@ def _hidden(channels: int, word: Word) -> int:
 
 
 def out_channels(channels: int, word: Word, context: LayerContext) -> int:
-    """Channels behind a `conv` or `attn`: a share of the reference width, unless they stay."""
+    """Return the channels after a `conv` or `attn`: a fraction of the reference width, or
+    unchanged."""
     if word.groups == 0 or (word.kind == "attn" and word.ratio == (1, 1)):
         return channels
     return context.width * word.ratio[0] // word.ratio[1]
@@ -360,7 +365,7 @@ def _pool(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShap
     size = []
     for n, k, s, p in zip(shape.size, kernel, stride, pad):
         out = (ceil((n + 2 * p - k) / s) if rounds_up else (n + 2 * p - k) // s) + 1
-        # rounding up never starts a window beyond the input and its padding on the left
+        # rounding up must not start a window beyond the input and its left padding
         size.append(out - 1 if rounds_up and (out - 1) * s >= n + p else out)
     if word.stride is None and max(stride) == 1:
         return shape
@@ -420,7 +425,7 @@ def _top(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape
     if context.net.ndim != 1:
         raise UserError(f"{word} is for one dimension; the network has {context.net.ndim}")
     if positions < count:
-        raise UserError(f"{word} of only {positions} positions")
+        raise UserError(f"{word} needs {count} positions; there are {positions}")
     saved = shape.save().add_cost(0, 0, (INDEX + FLOAT) * shape.channels * positions)
     return replace(_new(saved), size=(count,))
 
@@ -480,11 +485,11 @@ def _pos(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape
 
 
 def _new(shape: FeatureShape) -> FeatureShape:
-    """A tensor that nothing has saved yet."""
+    """Return the features as not saved yet."""
     return replace(shape, is_saved=False) if shape.is_saved else shape
 
 
-# kind of a word: what it makes of a tensor
+# kind of a word: the features after it
 ARITHMETIC: dict[str, Callable[[FeatureShape, Word, LayerContext], FeatureShape]] = {
     "conv": _conv,
     "norm": _norm,

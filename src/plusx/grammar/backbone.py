@@ -1,6 +1,6 @@
-"""A network as the backbone of a head: its features alone, and dilation in place of stride.
+"""A network as a backbone: without its linear head, with dilation instead of stride.
 
-All of it is a spec to a spec, so that what is counted of a network holds for its backbone too.
+All functions map specs to specs, so that counts of a network hold for its backbone too.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from plusx.grammar.twins import map_stage_blocks
 from plusx.grammar.words import Sentence, Word, parse
 
 
-# words of a tail that make one vector of the map, and with it the end of what a head can stand on
+# words of a tail that reduce the map to a vector: a head uses the map before them
 ENDS = ("pool", "maxpool", "avgpool", "blur", "top", "fc")
 POOLINGS = ("maxpool", "avgpool", "blur")
 
 
 @dataclass(frozen=True)
 class StemMap:
-    """What the stem's word at `position` gives, before the next word has a stride."""
+    """The output of the stem's word at `position`, before the next word with a stride."""
 
     position: int
     channels: int
@@ -30,54 +30,62 @@ class StemMap:
 
 
 def backbone_of(net: Net, head: Head) -> Net:
-    """The network without its linear head and what pools before it, dilated as `head` says."""
-    bare = replace(net, tail=_kept(net.tail), num_classes=0)
+    """Return the network without its linear head and the pooling before it, dilated as `head`
+    requires."""
+    bare = replace(net, tail=_before_pooling(net.tail), num_classes=0)
     return dilated(bare, head.stride) if head.dilates else bare  # type: ignore[union-attr]
 
 
 def dilated(net: Net, stride: int) -> Net:
-    """The network whose stages have at most this stride: what was strided is dilated instead.
+    """Return the network whose stages have at most this stride, with dilation instead.
 
-    What follows a stride that is taken away sees its input as far apart as before (Chen et al.
-    2017, section 3.1; torchvision's replace_stride_with_dilation). Every weight stays as it is, so
-    the weights of the network fit. Poolings that stride are left out; they have no weights.
-    Raises UserError where the stem strides more, or a convolution cannot keep the size.
+    Layers after a removed stride are dilated so that they see their input at the same distances
+    (Chen et al. 2017, section 3.1; torchvision's replace_stride_with_dilation). All weights keep
+    their shapes, so weights of the network can be loaded. Strided poolings are removed; they have
+    no weights. Raises UserError if the stem has a larger stride, or a convolution cannot keep the
+    size.
     """
-    one = (1,) * net.ndim
-    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
-    shape = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
+    unstrided = (1,) * net.ndim
+    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), unstrided)
+    shape = arithmetic.run(
+        shape, parse(net.stem).branch, LayerContext(net, net.stem_width, unstrided)
+    )
     if max(shape.stride) > stride:
         raise UserError(
-            f"the stem {net.stem!r} has a stride of {max(shape.stride)} already, more than {stride}"
+            f"the stem {net.stem!r} has a stride of {max(shape.stride)}, more than {stride}"
         )
-    taken, rate, stages = shape.stride, 1, []
-    befores = (shape.channels, *arithmetic.measure(net).widths)
-    for stage, before, after in zip(net.stages, befores, befores[1:]):
-        enter = one
+    total, rate, stages = shape.stride, 1, []
+    widths = (shape.channels, *arithmetic.measure(net).widths)
+    for stage, width_before, width_after in zip(net.stages, widths, widths[1:]):
+        enter = unstrided
         for word in parse(stage.enter).branch:
             enter = _product(enter, each_dimension(word.stride or 1, net.ndim))
-        inside = each_dimension(stage.stride, net.ndim)
-        later = _product(_product(taken, enter), inside)
-        if max(later) <= stride:
-            taken = later
+        stage_stride = each_dimension(stage.stride, net.ndim)
+        next_total = _product(_product(total, enter), stage_stride)
+        if max(next_total) <= stride:
+            total = next_total
             stages.append(stage if rate == 1 else _at_rate(stage, rate))
             continue
-        if len(set(enter)) > 1 or len(set(inside)) > 1:
-            raise UserError(f"a stage of stride {stage.stride} in {net.ndim} dimensions stays")
-        enter_text = _open(stage.enter, rate)
+        if len(set(enter)) > 1 or len(set(stage_stride)) > 1:
+            raise UserError(
+                f"a stage of stride {stage.stride} in {net.ndim} dimensions cannot be dilated"
+            )
+        entry = _without_stride(stage.enter, rate)
         rate *= enter[0]
-        stays = _behind(stage.enter, before, net) == after
-        stages.append(_dilated(replace(stage, enter=enter_text), inside[0], rate, stays))
-        rate *= inside[0]
+        keeps_width = _channels_after(stage.enter, width_before, net) == width_after
+        stages.append(
+            _dilate_stage(replace(stage, enter=entry), stage_stride[0], rate, keeps_width)
+        )
+        rate *= stage_stride[0]
     return replace(net, stages=tuple(stages))
 
 
 def stem_maps(net: Net) -> list[StemMap]:
-    """Where the stem's maps are finer than the first stage's, the last of each resolution."""
-    one = (1,) * net.ndim
-    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
+    """Return the stem's maps that are finer than the first stage, the last of each resolution."""
+    unstrided = (1,) * net.ndim
+    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), unstrided)
     coarsest = each_dimension(arithmetic.measure(net).strides[0], net.ndim)
-    context, maps = LayerContext(net, net.stem_width, one), {}
+    context, maps = LayerContext(net, net.stem_width, unstrided), {}
     for position, word in enumerate(parse(net.stem).branch):
         shape = arithmetic.step(shape, word, context)
         if shape.stride != coarsest:
@@ -85,8 +93,8 @@ def stem_maps(net: Net) -> list[StemMap]:
     return list(maps.values())
 
 
-def _kept(tail: str) -> str:
-    """The words of a tail before its first pooling."""
+def _before_pooling(tail: str) -> str:
+    """Return the words of a tail before its first pooling."""
     words: list[str] = []
     for word in parse(tail).branch:
         if word.kind in ENDS:
@@ -95,42 +103,44 @@ def _kept(tail: str) -> str:
     return " ".join(words)
 
 
-def _product(one: Size, other: Size) -> Size:
-    return tuple(a * b for a, b in zip(one, other, strict=True))
+def _product(first: Size, second: Size) -> Size:
+    return tuple(a * b for a, b in zip(first, second, strict=True))
 
 
-def _behind(enter: str, channels: int, net: Net) -> int:
-    """Channels behind what is said on entry to a stage."""
-    one = (1,) * net.ndim
-    shape = FeatureShape(channels, (1 << 16,) * net.ndim, one)
-    return arithmetic.run(shape, parse(enter).branch, LayerContext(net, channels, one)).channels
+def _channels_after(enter: str, channels: int, net: Net) -> int:
+    """Return the channels after the layers on entry to a stage."""
+    unstrided = (1,) * net.ndim
+    shape = FeatureShape(channels, (1 << 16,) * net.ndim, unstrided)
+    return arithmetic.run(
+        shape, parse(enter).branch, LayerContext(net, channels, unstrided)
+    ).channels
 
 
-def _dilated(stage: Stage, stride: int, rate: int, stays: bool) -> Stage:
-    """The stage without its stride, behind strides of `rate` that were taken away before.
+def _dilate_stage(stage: Stage, stride: int, rate: int, keeps_width: bool) -> Stage:
+    """Return the stage without its stride, after removed strides of `rate` in total.
 
-    stays: the first block hands on as many channels as it is given.
+    keeps_width: the first block has as many output as input channels.
     """
     first, *rest = stage.blocks
-    begin = _block(first, rate, stride)
+    first_block = _block(first, rate, stride)
     pads = any(word.kind == "pad" for word in parse(first.shortcut).words)
-    if stays and stride > 1 and not pads:
-        # where the stride was all that made the shortcut a projection, it stays one
-        begin = replace(begin, identity=begin.shortcut)
-    later = _at_rate(stage, rate * stride)
-    turn = stage.block if isinstance(stage.block, tuple) else (stage.block,)
-    assert len(rest) + 1 == len(turn) * stage.depth
-    return replace(later, stride=1, enter=stage.enter, first=begin)
+    if keeps_width and stride > 1 and not pads:
+        # the shortcut was a projection only because of the stride, and must remain one
+        first_block = replace(first_block, identity=first_block.shortcut)
+    dilated_stage = _at_rate(stage, rate * stride)
+    repeated = stage.block if isinstance(stage.block, tuple) else (stage.block,)
+    assert len(rest) + 1 == len(repeated) * stage.depth
+    return replace(dilated_stage, stride=1, enter=stage.enter, first=first_block)
 
 
 def _at_rate(stage: Stage, rate: int) -> Stage:
-    """The stage with every filter's positions `rate` times as far apart."""
+    """Return the stage with all filters dilated by `rate`."""
     stage = map_stage_blocks(stage, lambda block: _block(block, rate, 1))
     return replace(stage, enter=_side(stage.enter, rate, 1))
 
 
 def _block(block: Block, rate: int, stride: int) -> Block:
-    """A block whose stride is taken away: the filters behind it are that much further apart."""
+    """Return a block without its stride; the filters after it are dilated accordingly."""
     sentence = parse(block.body)
     lead, rate_behind = _words(sentence.lead, rate, stride)
     branch, rate_behind = _words(sentence.branch, rate_behind, stride)
@@ -150,17 +160,17 @@ def _side(text: str, rate: int, stride: int) -> str:
 
 
 def _words(words: Sequence[Word], rate: int, stride: int) -> tuple[list[Word], int]:
-    """The words, dilated, and the rate behind the one that took the stride."""
+    """Return the dilated words, and the rate after the word that had the stride."""
     changed = []
     for word in words:
-        changed.append(_spread(word, rate))
+        changed.append(_dilate(word, rate))
         if word.stride is None:
             rate *= stride
     return changed, rate
 
 
-def _spread(word: Word, rate: int) -> Word:
-    """A convolution with its filter's positions `rate` times as far apart."""
+def _dilate(word: Word, rate: int) -> Word:
+    """Return a convolution dilated by `rate`."""
     if rate == 1 or word.kind != "conv" or max(word.kernel) == 1:
         return word
     if any(size % 2 == 0 for size in word.kernel):
@@ -168,8 +178,8 @@ def _spread(word: Word, rate: int) -> Word:
     return replace(word, dilation=word.dilation * rate)
 
 
-def _open(enter: str, rate: int) -> str:
-    """What is said on entry to a stage, without its stride."""
+def _without_stride(enter: str, rate: int) -> str:
+    """Return the layers on entry to a stage without their stride."""
     words = []
     for word in parse(enter).branch:
         strides = word.stride not in (1, None)
@@ -177,7 +187,9 @@ def _open(enter: str, rate: int) -> str:
             continue
         if strides:
             if word.kind != "conv" or any(size % 2 == 0 for size in word.kernel):
-                raise UserError(f"{word} in {enter!r} cannot keep the size, so it keeps its stride")
+                raise UserError(
+                    f"{word} in {enter!r} cannot keep the size, so its stride cannot be removed"
+                )
             word = replace(word, stride=1)
-        words.append(str(_spread(word, rate)))
+        words.append(str(_dilate(word, rate)))
     return " ".join(words)

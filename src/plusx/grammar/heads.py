@@ -1,23 +1,22 @@
-"""What stands on the features of a network in place of its linear head: heads as frozen data."""
+"""Heads on the features of a network, other than the linear one, as frozen data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 
 
-# what pydantic is to know where a recipe is read: no unknown keys
+# configuration of pydantic for recipes: no unknown keys
 STRICT = {"extra": "forbid"}
-WIDEST = 65_536
+MAX_WIDTH = 65_536
 
 
 class HeadTraits:
-    """What all heads of a class have in common.
+    """Properties of all heads of a class.
 
-    task: the kind of task that uses the head; two_stage: proposals first, then a class and a box
-    for each; has_masks: a mask for each box; dilates: `stride` is reached by dilation.
+    task: the kind of task that uses the head; two_stage: region proposals first, then a class and a
+    box for each; has_masks: a mask for each box; dilates: `stride` is reached by dilation.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
@@ -31,8 +30,8 @@ class HeadTraits:
 class Fcn(HeadTraits):
     """A fully convolutional head (Long et al. 2015), in torchvision's form.
 
-    stride: of the features it stands on, by dilation instead of striding; 32 leaves them as they
-    are. auxiliary: a second head on the last stage but one, in training.
+    stride: of the features, by dilation instead of striding; 32 leaves them unchanged. auxiliary: a
+    second head on the last stage but one, in training.
     """
 
     dilates: ClassVar[bool] = True
@@ -43,7 +42,7 @@ class Fcn(HeadTraits):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepLab(HeadTraits):
-    """DeepLabV3 (Chen et al. 2017): dilated convolutions of several rates side by side."""
+    """DeepLabV3 (Chen et al. 2017): parallel dilated convolutions of several rates."""
 
     dilates: ClassVar[bool] = True
     kind: Literal["deeplabv3"] = "deeplabv3"
@@ -53,26 +52,26 @@ class DeepLab(HeadTraits):
 
 @dataclass(frozen=True, kw_only=True)
 class UNet(HeadTraits):
-    """A U-Net decoder (Ronneberger et al. 2015) over the input, the maps of the stem and all
-    stages; works in 1-D, 2-D and 3-D.
+    """A U-Net decoder (Ronneberger et al. 2015) in 1-D, 2-D and 3-D.
 
-    width: channels at the finest resolution; every coarser one has twice as many, up to 8 times.
+    It uses the input, the maps of the stem and all stages. width: channels at the finest
+    resolution; every coarser one has twice as many, up to 8 times.
     """
 
     kind: Literal["unet"] = "unet"
     width: int = 32
 
     def __post_init__(self) -> None:
-        _within("width", self.width, 1, WIDEST)
+        _within("width", self.width, 1, MAX_WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fcos(HeadTraits):
-    """An anchor-free one-stage detector (Tian et al. 2019) on a slim feature pyramid.
+    """An anchor-free one-stage detector (Tian et al. 2019) on a narrow feature pyramid.
 
-    width: channels of the pyramid and the towers; depth: convolutions in each tower; finest: the
-    stride of the finest stage that the pyramid stands on; levels: how many it has, the coarser
-    ones by convolutions with stride 2.
+    width: channels of the pyramid and the towers; depth: convolutions in each tower; finest:
+    smallest stride of a stage that the pyramid uses; levels: number of levels, the coarser ones by
+    convolutions with stride 2.
     """
 
     task: ClassVar[Literal["segment", "detect"]] = "detect"
@@ -83,13 +82,13 @@ class Fcos(HeadTraits):
     levels: int = 4
 
     def __post_init__(self) -> None:
-        _within("width", self.width, 1, WIDEST)
+        _within("width", self.width, 1, MAX_WIDTH)
         _within("depth", self.depth, 0, 16)
         _within("levels", self.levels, 1, 8)
 
 
 Anchor = tuple[int, int]
-# Redmon and Farhadi 2018, section 2.3: of COCO's boxes in images of 416 pixels a side
+# Redmon and Farhadi 2018, section 2.3: for COCO's boxes in images of 416 x 416 pixels
 COCO_ANCHORS: tuple[Anchor, ...] = (
     (10, 13),
     (16, 30),
@@ -107,8 +106,8 @@ COCO_ANCHORS: tuple[Anchor, ...] = (
 class Yolo(HeadTraits):
     """YOLOv3 (Redmon and Farhadi 2018): three resolutions, three anchors each.
 
-    anchors: width and height of nine boxes in pixels of the input, the three of the finest
-    resolution first.
+    anchors: width and height of nine boxes in pixels of the input, those of the finest resolution
+    first.
     """
 
     task: ClassVar[Literal["segment", "detect"]] = "detect"
@@ -117,7 +116,7 @@ class Yolo(HeadTraits):
 
     def __post_init__(self) -> None:
         if len(self.anchors) != 9:
-            raise UserError(f"anchors: {len(self.anchors)} of them; there are 9")
+            raise UserError(f"anchors: {len(self.anchors)} are given; 9 are needed")
         if any(side < 1 for anchor in self.anchors for side in anchor):
             raise UserError("anchors: each is [width, height] in pixels, from 1")
 
@@ -128,8 +127,8 @@ class FasterRcnn(HeadTraits):
 
     width: channels of the pyramid; anchors: the side of the square anchor on each level, finest
     first, in pixels of the input; frozen_norms: the backbone's batch norms are constants, as in
-    torchvision's trained detectors; regions: how many proposals of an image classes and boxes are
-    learned from, a quarter of them of things.
+    torchvision's trained detectors; regions: sampled proposals per image in training, a quarter of
+    them positives.
     """
 
     task: ClassVar[Literal["segment", "detect"]] = "detect"
@@ -141,14 +140,14 @@ class FasterRcnn(HeadTraits):
     regions: int = 512
 
     def __post_init__(self) -> None:
-        _within("width", self.width, 1, WIDEST)
+        _within("width", self.width, 1, MAX_WIDTH)
         _within("regions", self.regions, 1, 4096)
         _sides(self.anchors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRcnn(FasterRcnn):
-    """Mask R-CNN (He et al. 2017): Faster R-CNN and a mask for each box, by torchvision."""
+    """Mask R-CNN (He et al. 2017): Faster R-CNN with a mask for each box, by torchvision."""
 
     kind: Literal["mask-rcnn"] = "mask-rcnn"  # type: ignore[assignment]
     has_masks: ClassVar[bool] = True
@@ -163,17 +162,16 @@ DETECTORS = tuple(kind for kind, head in HEADS.items() if head.task == "detect")
 
 
 def head_to_dict(head: Head) -> dict[str, Any]:
-    """The head as a plain mapping, every field; tuples become lists."""
+    """Return the head as a plain mapping with every field; tuples become lists."""
     return {key: _listed(value) for key, value in asdict(head).items()}
 
 
 def head_from_dict(mapping: Mapping[str, Any]) -> Head:
-    """The head that a mapping describes. Raises UserError naming what is wrong in it."""
+    """Return the head of a mapping. Raises UserError, with the field, if it is invalid."""
     kind = mapping.get("kind")
     if kind not in HEADS:
-        near = get_close_matches(str(kind), HEADS, 1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"there is no head {kind!r}{hint} Heads are {', '.join(HEADS)}")
+        hint = did_you_mean(str(kind), HEADS)
+        raise UserError(f"there is no head {kind!r}{hint} (heads: {', '.join(HEADS)})")
     cls = HEADS[kind]
     names = [field.name for field in fields(cls)]
     for key in mapping:
@@ -190,7 +188,7 @@ def head_from_dict(mapping: Mapping[str, Any]) -> Head:
 
 
 def refuse_types(mapping: Mapping[str, Any]) -> None:
-    """UserError for a value that is of another type than its field: text for a number."""
+    """Raise UserError for a value of another type than its field, such as text for a number."""
     cls = HEADS.get(str(mapping.get("kind")))
     for field in () if cls is None else fields(cls):
         value = _tupled(mapping.get(field.name, field.default))
@@ -199,7 +197,7 @@ def refuse_types(mapping: Mapping[str, Any]) -> None:
 
 
 def _like(value: Any, example: Any) -> bool:
-    """Whether a value is of the same type, and its items are of the type of the example's."""
+    """Whether a value has the type of the example, and its items those of the example's items."""
     if isinstance(example, tuple):
         return isinstance(value, tuple) and all(_like(item, example[0]) for item in value)
     return type(value) is type(example)
@@ -213,11 +211,11 @@ def _tupled(value: Any) -> Any:
     return tuple(_tupled(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _within(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise UserError(f"{name} = {value}: must be from {least} to {most:,}")
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{name} = {value}: must be from {low} to {high:,}")
 
 
 def _sides(anchors: tuple[int, ...]) -> None:
     if not anchors or min(anchors) < 1:
-        raise UserError("anchors: the side of one for each level, in pixels from 1")
+        raise UserError("anchors: one side per level is needed, in pixels, at least 1")

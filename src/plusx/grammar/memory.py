@@ -1,8 +1,8 @@
-"""What training holds for the backward pass, by arithmetic on a spec: no torch.
+"""Memory that training holds for the backward pass, by arithmetic on a spec. No torch.
 
-`shapes` sums the bytes that the layers save. A plan that saves memory divides the network into
-regions (the stem, stages, with "segments" the blocks within), which keep their inputs and the
-results of heavy convolutions; the rest of a region is there only while its backward pass runs.
+`arithmetic` sums the bytes that layers save. A memory plan divides the network into regions (the
+stem, stages, with "segments" also blocks), which store their inputs and the outputs of heavy
+convolutions; the rest of a region exists only during its backward pass.
 """
 
 from collections.abc import Iterator
@@ -19,45 +19,45 @@ from plusx.grammar.words import parse
 
 Plan = Literal["keep", "recompute", "segments"]
 PLANS: tuple[Plan, ...] = ("keep", "recompute", "segments")
-GROUP = 4  # blocks that "recompute" computes again at a time
-KEPT_MULTIPLY_ADDS: dict[Plan, int] = {"recompute": HEAVY[0], "segments": HEAVY[1]}
+GROUP = 4  # blocks that "recompute" recomputes at a time
+STORED_MULTIPLY_ADDS: dict[Plan, int] = {"recompute": HEAVY[0], "segments": HEAVY[1]}
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of a network that a plan computes again: bytes of one input."""
+    """A part of a network that a plan recomputes; bytes of one input."""
 
-    enters: int  # of its input
-    saved: int  # its input included
-    new: int  # of these, what is not saved before it
+    enters: int  # its input
+    saved: int  # with its input
+    new: int  # without what is saved before it
     heavy: tuple[int, int]
     blocks: tuple["Region", ...] = ()
 
 
 def saved_bytes(net: Net, plan: Plan = "keep", batch: int = 1) -> int:
-    """The most bytes that are held for the backward pass of a batch, in float32."""
+    """Return the peak number of bytes held for the backward pass of a batch, in float32."""
     regions, tail = _regions(net)
     if plan == "keep":
         return batch * (sum(region.new for region in regions) + tail)
-    which = list(KEPT_MULTIPLY_ADDS).index(plan)
+    plan_index = list(STORED_MULTIPLY_ADDS).index(plan)
     before, peak = 0, 0
     for region in _grouped(regions) if plan == "recompute" else regions:
         inside = region.saved
         if plan == "segments" and len(region.blocks) > 1:
-            inside = region.heavy[which]
+            inside = region.heavy[plan_index]
             inside += max(
                 sum(earlier.enters for earlier in region.blocks[:i])
                 + block.saved
-                - block.heavy[which]
+                - block.heavy[plan_index]
                 for i, block in enumerate(region.blocks)
             )
         peak = max(peak, before + inside)
-        before += region.enters + region.heavy[which]
+        before += region.enters + region.heavy[plan_index]
     return batch * max(peak, before + tail)
 
 
 def _grouped(regions: tuple[Region, ...]) -> Iterator[Region]:
-    """The blocks of every stage, GROUP at a time as a region."""
+    """Yield the blocks of every stage in regions of GROUP blocks."""
     for region in regions:
         if not region.blocks:
             yield region
@@ -71,14 +71,14 @@ def _grouped(regions: tuple[Region, ...]) -> Iterator[Region]:
 
 @lru_cache(maxsize=64)
 def _regions(net: Net) -> tuple[tuple[Region, ...], int]:
-    """The regions of a network, first to last, and what its tail and head save."""
+    """Return the regions of a network, first to last, and the bytes saved by its tail and head."""
     one = (1,) * net.ndim
     shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
     if net.takes_tokens:
         shape = replace(shape, is_saved=True)
     after = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
     regions = [_region(shape, after)]
-    if net.takes_tokens:  # numbers of tokens, not a vocabulary of channels
+    if net.takes_tokens:  # the input consists of token numbers, not of channels
         tokens = INDEX * prod(shape.size)
         regions[0] = replace(regions[0], enters=tokens, saved=regions[0].new + tokens)
     shape = after
@@ -90,7 +90,7 @@ def _regions(net: Net) -> tuple[tuple[Region, ...], int]:
             regions.append(_region(shape, after))
         pairs = list(arithmetic.block_shapes(after, stage, net))
         shape = pairs[-1][1]
-        blocks = tuple(_region(before, behind) for before, behind in pairs)
+        blocks = tuple(_region(block_input, block_output) for block_input, block_output in pairs)
         regions.append(_region(after, shape, blocks))
     after = arithmetic.run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, one))
     tail = after.saved - shape.saved

@@ -1,4 +1,4 @@
-"""What a network is: a spec, a module built outside the language, or one of them with a head."""
+"""Models: a spec, an external module, or one of them with a head."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,10 @@ from plusx.grammar.spec import Net
 
 @dataclass(frozen=True, kw_only=True)
 class External:
-    """A network that the language cannot say, built as a module of its own (`nn.external`).
+    """A network that the language cannot describe, built as a module of its own (`nn.external`).
 
-    `parameters` and `multiply_adds` are those of one image of `size`, counted like a Net's;
-    `embed_width` is what its head reads.
+    `parameters` and `multiply_adds` are those of one image of `size`, counted as for a Net;
+    `embed_width` is the width of its head's input.
     """
 
     name: str
@@ -25,7 +25,7 @@ class External:
     num_classes: int
     embed_width: int
     size: int | tuple[int, ...]
-    reversible: Reversible | None = None  # what arithmetic needs to know of a reversible network
+    reversible: Reversible | None = None  # the sizes of a reversible network, for its memory
     ndim: ClassVar[int] = 2
     takes_tokens: ClassVar[bool] = False
     drop_path: ClassVar[float] = 0.0
@@ -34,7 +34,7 @@ class External:
 
 @dataclass(frozen=True, kw_only=True)
 class WithHead:
-    """A network with a head on its features in place of its linear one."""
+    """A network with a head on its features instead of its linear one."""
 
     backbone: Net | External
     head: Head
@@ -45,5 +45,5 @@ Model = Net | External | WithHead
 
 
 def costs(model: Net | External) -> Measure | External:
-    """Parameters, multiply-adds, depth and embed_width of a network without a head of its own."""
+    """Return parameters, MACs, depth and embed_width of a network with a linear head."""
     return model if isinstance(model, External) else measure(model)

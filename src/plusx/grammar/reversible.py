@@ -1,4 +1,4 @@
-"""What training holds of a reversible network, by arithmetic."""
+"""Memory of training a reversible network, by arithmetic."""
 
 from dataclasses import dataclass, replace
 
@@ -14,9 +14,9 @@ SHORTCUT = "avgpool2s2 pad/2"
 
 @dataclass(frozen=True)
 class Reversible:
-    """A reversible network for small images (Gomez et al. 2017), as `plusx.nn.reversible` has it.
+    """A reversible network for small images (Gomez et al. 2017), built by `plusx.nn.reversible`.
 
-    units: of each stage; widths: channels of each stage, which a unit takes in two halves.
+    units: per stage; widths: channels of each stage, of which a unit takes two halves.
     """
 
     units: tuple[int, int, int]
@@ -24,7 +24,7 @@ class Reversible:
     widths: tuple[int, int, int]
 
     def net(self, in_channels: int = 3, num_classes: int = 10) -> Net:
-        """What the words mean in this network: its norm, activation and dimensions."""
+        """Return a spec with the norm, activation and dimensions of this network."""
         blocks = tuple(Stage(block=Block(body=BODY), depth=1, width=width) for width in self.widths)
         return Net(
             stem="conv3 norm act",
@@ -37,50 +37,50 @@ class Reversible:
         )
 
 
-# The authors' own code (renmengye/revnet-public, cifar_configs.py)
+# the authors' code (renmengye/revnet-public, cifar_configs.py)
 REVNET38 = Reversible(units=(3, 3, 3), stem_width=32, widths=(32, 64, 112))
 REVNET110 = Reversible(units=(9, 9, 9), stem_width=32, widths=(32, 64, 128))
 
 
 def reversible_bytes(spec: Reversible, batch: int = 1, *, reverses: bool = True) -> int:
-    """The most bytes that are held for the backward pass of a batch, in float32.
+    """Return the peak number of bytes held for the backward pass of a batch, in float32.
 
-    Reversing holds what the stem saves, the output of each stage, the input of each unit that
-    changes the shape, and while the backward pass goes through a branch, what that branch saves.
+    With `reverses`: what the stem saves, the output of each stage, the input of each unit that
+    changes the shape, and during the backward pass of a branch what that branch saves.
     """
     net, one = spec.net(), (1, 1)
     shape = FeatureShape(net.in_channels, (32, 32), one)
     shape = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, spec.stem_width, one))
     held = shape.saved
-    half, everything, peak = FeatureShape(spec.stem_width // 2, shape.size, one), held, held
+    half, all_saved, peak = (FeatureShape(spec.stem_width // 2, shape.size, one), held, held)
     for number, (count, width) in enumerate(zip(spec.units, spec.widths, strict=True), 1):
         for j in range(count):
             stride = (2, 2) if j == 0 and number > 1 else one
-            changes = width // 2 != half.channels or max(stride) > 1
+            changes_shape = width // 2 != half.channels or max(stride) > 1
             context = LayerContext(net, width // 2, stride)
             body = FIRST if number == 1 and j == 0 else BODY
-            behind = arithmetic.run(half.without_cost(), parse(body).branch, context)
-            second = arithmetic.run(
-                replace(behind.without_cost(), is_saved=False),
+            after_f = arithmetic.run(half.without_cost(), parse(body).branch, context)
+            after_g = arithmetic.run(
+                replace(after_f.without_cost(), is_saved=False),
                 parse(BODY).branch,
                 replace(context, stride=one),
             )
-            everything += behind.saved + second.saved
-            if changes:  # both branches are computed again from the unit's input
-                entered = 2 * half.nbytes
-                inside = entered + behind.saved + second.saved - half.nbytes
-            else:  # one branch at a time, beside the stage's output
-                entered = 0
-                inside = max(behind.saved, second.saved) + 2 * half.nbytes
+            all_saved += after_f.saved + after_g.saved
+            if changes_shape:  # both branches are recomputed from the unit's input
+                unit_input = 2 * half.nbytes
+                inside = unit_input + after_f.saved + after_g.saved - half.nbytes
+            else:  # one branch at a time, in addition to the stage's output
+                unit_input = 0
+                inside = max(after_f.saved, after_g.saved) + 2 * half.nbytes
             peak = max(peak, held + inside)
-            half = FeatureShape(width // 2, second.size, one)
-            held += entered
+            half = FeatureShape(width // 2, after_g.size, one)
+            held += unit_input
         held += 2 * half.nbytes
-        everything += 2 * half.nbytes
+        all_saved += 2 * half.nbytes
     tail = arithmetic.run(
         FeatureShape(spec.widths[-1], half.size, one),
         parse(net.tail).branch,
         LayerContext(net, spec.widths[-1], one),
     )
     ends = tail.saved + FLOAT * (spec.widths[-1] + net.num_classes)
-    return batch * (max(peak, held + ends) if reverses else everything + ends)
+    return batch * (max(peak, held + ends) if reverses else all_saved + ends)

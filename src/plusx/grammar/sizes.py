@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them."""
+"""Sizes in bytes as text."""
 
 import re
 
@@ -20,20 +20,20 @@ SHORT = {"K": "kB", "M": "MB", "G": "GB", "T": "TB", "KB": "kB"}
 
 
 def parse_size(text: str) -> int:
-    """The bytes of `4GB`, `512MiB`, `1.5 GB`, `800000`. UserError says how sizes are written."""
+    """Return the bytes of `4GB`, `512MiB`, `1.5 GB`, `800000`. Raises UserError for other texts."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", text)
     units = {unit.lower(): size for unit, size in UNITS.items()}
     units |= {short.lower(): UNITS[unit] for short, unit in SHORT.items()} | {"": 1}
     if match is None or match[2].lower() not in units:
-        raise UserError(f"{text!r} is no size: write 4GB, 512MiB or 1.5GB")
+        raise UserError(f"{text!r} is not a size; write 4GB, 512MiB or 1.5GB")
     size = int(float(match[1]) * units[match[2].lower()])
     if size < 1:
-        raise UserError(f"{text!r} is no size: it is less than one byte")
+        raise UserError(f"{text!r} is not a size: it is less than one byte")
     return size
 
 
-def said_size(size: int) -> str:
-    """Bytes with three digits: 86.1 MB."""
+def format_size(size: int) -> str:
+    """Return bytes with three digits, such as 86.1 MB."""
     for unit in ("TB", "GB", "MB", "kB"):
         if size >= 0.9995 * UNITS[unit]:
             value = size / UNITS[unit]

@@ -1,7 +1,7 @@
-"""What a network is, as frozen data: a Net of Stages of Blocks, each Block a few sentences.
+"""Networks as frozen data: a Net of Stages of Blocks, each Block a few sentences.
 
-This module imports nothing but the standard library, so that networks can be listed, described
-and counted on a machine without torch.
+This module imports only the standard library, so that networks can be listed, described and counted
+without torch.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ Activation = Literal["relu", "gelu", "silu", "sigmoid", "tanh", "leaky"]
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One block: its body, and what its shortcut says.
+    """One block: its body, and the sentences of its shortcut.
 
     The default is option B of He et al. 2015 (section 4.1): a projection where the shape changes.
     Option A is ``shortcut="pad"``, option C ``identity="conv1 norm"``.
     """
 
     body: str
-    shortcut: str = "conv1s norm"  # said where the shape changes
-    identity: str = ""  # said where it does not
-    gate: str = "conv1sb"  # T of the mark `~`
+    shortcut: str = "conv1s norm"  # used where the shape changes
+    identity: str = ""  # used where it does not
+    gate: str = "conv1sb"  # the gate T of the mark `~`
 
     def __post_init__(self) -> None:
         for sentence in (self.body, self.shortcut, self.identity, self.gate):
@@ -35,14 +35,14 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Blocks of one width. A tuple of blocks is said in turn, `depth` times over."""
+    """Blocks of one width. A tuple of blocks is repeated `depth` times."""
 
     block: Block | tuple[Block, ...]
     depth: int
-    width: int  # channels out of each block; with `&` the growth
+    width: int  # output channels of each block; with `&` the growth
     stride: Stride = 1  # taken by the word marked `s` in the first block
-    enter: str = ""  # said once on entry, relative to the incoming channels
-    first: Block | None = None  # said in place of the first block
+    enter: str = ""  # layers on entry, relative to the incoming channels
+    first: Block | None = None  # replaces the first block
 
     def __post_init__(self) -> None:
         parse(self.enter)
@@ -50,17 +50,17 @@ class Stage:
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks in the order in which they are built."""
-        turn = self.block if isinstance(self.block, tuple) else (self.block,)
-        blocks = turn * self.depth
+        repeated = self.block if isinstance(self.block, tuple) else (self.block,)
+        blocks = repeated * self.depth
         return blocks if self.first is None else (self.first, *blocks[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Net:
-    """A whole network: a stem, stages and a tail, and behind them one linear head.
+    """A whole network: a stem, stages, a tail and a linear head.
 
-    `size` is the number of positions a dimension; `in_channels` is the size of the vocabulary
-    where the stem begins with `embed`; `num_classes=0` has no head.
+    `size` is the number of positions per dimension. If the stem begins with `embed`, `in_channels`
+    is the size of the vocabulary. `num_classes=0` means no head.
     """
 
     stem: str
@@ -83,5 +83,5 @@ class Net:
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether inputs are token numbers, `in_channels` of them, and not values."""
+        """Whether inputs are token numbers below `in_channels`."""
         return self.stem.startswith("embed")

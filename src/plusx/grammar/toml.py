@@ -1,34 +1,34 @@
-"""Specs as plain mappings and as TOML, there and back."""
+"""Conversion of specs to and from plain mappings and TOML."""
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 from plusx.grammar.spec import Block, Net, Stage
 
 
 def to_dict(net: Net) -> dict[str, Any]:
-    """A plain mapping with the fields that differ from their defaults; tuples become lists."""
+    """Return a plain mapping with the fields that differ from their defaults; tuples become
+    lists."""
     plain: dict[str, Any] = _plain(net)
     return plain
 
 
 def from_dict(mapping: Mapping[str, Any]) -> Net:
-    """The net that a mapping describes. Raises UserError naming an unknown or missing field."""
-    given = _fields(Net, mapping, "a net")
-    stages = given.get("stages")
+    """Return the net of a mapping. Raises UserError for an unknown or missing field."""
+    values = _fields(Net, mapping, "a net")
+    stages = values.get("stages")
     if not isinstance(stages, list | tuple) or not all(isinstance(s, Mapping) for s in stages):
         raise UserError("stages of a net are a list of tables")
-    given["stages"] = tuple(_stage(stage, i) for i, stage in enumerate(stages, 1))
-    return Net(**given)
+    values["stages"] = tuple(_stage(stage, i) for i, stage in enumerate(stages, 1))
+    return Net(**values)
 
 
 def to_toml(net: Net) -> str:
-    """A net as a TOML document: its own fields first, then a table a stage."""
+    """Return a net as a TOML document: its own fields first, then one table per stage."""
     plain = to_dict(net)
     stages = plain.pop("stages")
     lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
@@ -39,7 +39,7 @@ def to_toml(net: Net) -> str:
 
 
 def from_toml(text: str) -> Net:
-    """The net of a TOML document, checked field by field. Raises UserError."""
+    """Return the net of a TOML document. Raises UserError if it is invalid."""
     return from_dict(tomllib.loads(text))
 
 
@@ -64,15 +64,15 @@ def _value(value: Any) -> str:
 
 
 def _stage(mapping: Mapping[str, Any], number: int) -> Stage:
-    given = _fields(Stage, mapping, f"stage {number}")
-    block = given["block"]
+    values = _fields(Stage, mapping, f"stage {number}")
+    block = values["block"]
     if isinstance(block, list | tuple):
-        given["block"] = tuple(_block(each, number) for each in block)
+        values["block"] = tuple(_block(item, number) for item in block)
     else:
-        given["block"] = _block(block, number)
-    if given.get("first") is not None:
-        given["first"] = _block(given["first"], number)
-    return Stage(**given)
+        values["block"] = _block(block, number)
+    if values.get("first") is not None:
+        values["first"] = _block(values["first"], number)
+    return Stage(**values)
 
 
 def _block(mapping: Any, number: int) -> Block:
@@ -84,27 +84,27 @@ def _block(mapping: Any, number: int) -> Block:
 
 
 def _fields(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The mapping's own fields, with types looked at, so that a mistake is named where it is."""
+    """Return the fields of a mapping after checking names and types, with the location in
+    errors."""
     allowed: dict[str, Field[Any]] = {field.name: field for field in fields(cls)}
-    given = {}
+    values = {}
     for key, value in mapping.items():
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, 1)
-            hint = f", did you mean {near[0]!r}?" if near else f"; fields are {', '.join(allowed)}"
+            hint = did_you_mean(key, allowed) or f"; fields are {', '.join(allowed)}"
             raise UserError(f"{where} has no field {key!r}{hint}")
         if key in ("stages", "block", "first"):
-            given[key] = value
+            values[key] = value
             continue
         options = get_args(allowed[key].type)
         if get_origin(allowed[key].type) is Literal and value not in options:
-            listed = ", ".join(map(str, options))
-            raise UserError(f"{key} of {where} is {value!r}; allowed are {listed}")
+            allowed_values = ", ".join(map(str, options))
+            raise UserError(f"{key} of {where} is {value!r}; allowed are {allowed_values}")
         kind = allowed[key].default
-        given[key] = _typed(where, key, value, kind if kind is not MISSING else None)
+        values[key] = _typed(where, key, value, kind if kind is not MISSING else None)
     for key, field in allowed.items():
-        if field.default is MISSING and key not in given:
+        if field.default is MISSING and key not in values:
             raise UserError(f"{where} lacks the field {key!r}")
-    return given
+    return values
 
 
 def _typed(where: str, key: str, value: Any, default: Any) -> Any:
@@ -119,5 +119,5 @@ def _typed(where: str, key: str, value: Any, default: Any) -> Any:
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is not expected:
-        raise UserError(f"{key} of {where} is {value!r}; it should be of type {expected.__name__}")
+        raise UserError(f"{key} of {where} is {value!r}; it must be of type {expected.__name__}")
     return value

@@ -1,7 +1,7 @@
-"""The same network said otherwise: without its skips, with other skips, without its norms.
+"""Variants of a network: with another merge, without norms, with dropout, at another cost.
 
-Each function gives a new spec. What a twin keeps is depth and, but for `&`, width; `at_cost`
-makes two networks equally expensive where a twin is not.
+Each function returns a new spec of the same depth and, except with `&`, the same widths; `at_cost`
+makes two networks equally expensive.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ _SHRINK = "norm act conv1/2 avgpool2s2"  # between the stages of a DenseNet (Hua
 
 
 def with_merge(net: Net, merge: Merge) -> Net:
-    """The network whose blocks end their branches in another way: + & ~ or none at all.
+    """Return the network whose blocks have another merge: + & ~ or none.
 
-    A plain twin of a network whose shortcuts have no weights (option A) has its parameters and
-    multiply-adds to the unit. With `&` a block hands on its input beside its answer, so its stages
-    cannot have a stride: from the second on they are entered through a 1 x 1 convolution that
-    halves the channels and an average pooling.
+    If the shortcuts have no weights (option A), the plain twin has exactly the same parameters and
+    multiply-adds. With `&` a block concatenates its input and its output, so stages cannot have a
+    stride: from the second on they begin with a 1 x 1 convolution that halves the channels and an
+    average pooling.
     """
     _refuse_without_skips(net, merge)
     if merge != "concat":
@@ -31,7 +31,9 @@ def with_merge(net: Net, merge: Merge) -> Net:
     for position, stage in enumerate(net.stages):
         stages.append(
             replace(
-                map_stage_blocks(stage, lambda block: replace(block, body=_joined(block.body))),
+                map_stage_blocks(
+                    stage, lambda block: replace(block, body=_concatenating(block.body))
+                ),
                 stride=1,
                 enter=_SHRINK if position else "",
             )
@@ -40,9 +42,9 @@ def with_merge(net: Net, merge: Merge) -> Net:
 
 
 def without_norm(net: Net) -> Net:
-    """The network with no norms at all: the convolution before each has a bias in its place."""
+    """Return the network without norms; the convolution before each norm gets a bias."""
 
-    def bare(text: str) -> str:
+    def strip(text: str) -> str:
         sentence = parse(text)
         lead, branch, after = (
             _unnormed(words) for words in (sentence.lead, sentence.branch, sentence.after)
@@ -51,26 +53,27 @@ def without_norm(net: Net) -> Net:
             return str(Sentence((), branch, sentence.merge, after))
         return str(Sentence(lead, branch, sentence.merge, after))
 
-    def of(block: Block) -> Block:
+    def change_block(block: Block) -> Block:
         return Block(
-            body=bare(block.body),
-            shortcut=bare(block.shortcut),
-            identity=bare(block.identity),
-            gate=bare(block.gate),
+            body=strip(block.body),
+            shortcut=strip(block.shortcut),
+            identity=strip(block.identity),
+            gate=strip(block.gate),
         )
 
     stages = tuple(
-        replace(map_stage_blocks(stage, of), enter=bare(stage.enter)) for stage in net.stages
+        replace(map_stage_blocks(stage, change_block), enter=strip(stage.enter))
+        for stage in net.stages
     )
-    return replace(net, stem=bare(net.stem), stages=stages, tail=bare(net.tail))
+    return replace(net, stem=strip(net.stem), stages=stages, tail=strip(net.tail))
 
 
 def with_dropout(net: Net, rate: float) -> Net:
-    """The network with dropout before the last convolution of every block, as in wide residual
-    networks (Zagoruyko and Komodakis 2016, section 2.4)."""
+    """Return the network with dropout before the last convolution of every block, as in wide
+    residual networks (Zagoruyko and Komodakis 2016, section 2.4)."""
     word = Word("drop", value=round(rate, 6))
 
-    def of(block: Block) -> Block:
+    def change_block(block: Block) -> Block:
         sentence = parse(block.body)
         last = max(
             (i for i, candidate in enumerate(sentence.branch) if candidate.kind == "conv"),
@@ -81,12 +84,12 @@ def with_dropout(net: Net, rate: float) -> Net:
         branch = (*sentence.branch[:last], word, *sentence.branch[last:])
         return replace(block, body=str(replace(sentence, branch=branch)))
 
-    return map_blocks(net, of)
+    return map_blocks(net, change_block)
 
 
 def at_cost(net: Net, multiply_adds: int) -> Net:
-    """The network with all widths scaled by one factor, as near to so many multiply-adds as whole
-    widths come."""
+    """Return the network with all widths scaled by one factor, as close to this number of
+    multiply-adds as whole widths allow."""
 
     def scaled(factor: float) -> Net:
         def width(value: int) -> int:
@@ -110,7 +113,7 @@ def at_cost(net: Net, multiply_adds: int) -> Net:
 
 
 def _refuse_without_skips(net: Net, merge: Merge) -> None:
-    """UserError where there is no `+` that could be exchanged."""
+    """Raise UserError unless all blocks merge by `+`."""
     merges = {parse(block.body).merge for stage in net.stages for block in stage.blocks}
     if merges != {"add"}:
         others = "none" if merges == {"none"} else " and ".join(sorted(merges - {"add"}))
@@ -127,17 +130,15 @@ def _merged(body: str, merge: Merge) -> str:
     return str(replace(sentence, merge=merge))
 
 
-def _joined(body: str) -> str:
-    """The sentence with `&`, nothing after it, no stride, and no norm at the end of its branch.
-
-    What follows a `+` would be applied to all that was handed on so far, again in every block.
-    """
+def _concatenating(body: str) -> str:
+    """Return the sentence with `&`, nothing after it, no stride, and no norm at the end of its
+    branch. Layers after a `+` would be applied to the accumulated features again in every block."""
     sentence = parse(body)
     words = (*sentence.lead, *sentence.branch)
     if any(word.kind in ("norm", "act") for word in sentence.after) or words[-1].kind == "norm":
-        # post-activation said as pre-activation: norm act conv ... norm act conv &
+        # post-activation as pre-activation: norm act conv ... norm act conv &
         body_words = [word for word in words if word.kind not in ("norm", "act")]
-        words = tuple(part for word in body_words for part in (*parse("norm act").branch, word))
+        words = tuple(layer for word in body_words for layer in (*parse("norm act").branch, word))
     unstrided = tuple(
         replace(word, stride=1) if word.kind == "conv" and word.stride is None else word
         for word in words
@@ -146,7 +147,7 @@ def _joined(body: str) -> str:
 
 
 def _activated(tail: str) -> str:
-    """The tail behind blocks that do not end in `norm act`."""
+    """Return the tail for blocks that do not end in `norm act`."""
     return tail if tail.startswith("norm act") else f"norm act {tail}".strip()
 
 
@@ -163,14 +164,14 @@ def _unnormed(words: tuple[Word, ...]) -> tuple[Word, ...]:
 
 
 def map_blocks(net: Net, change: Callable[[Block], Block]) -> Net:
-    """The network with every block changed."""
+    """Return the network with every block changed."""
     return replace(net, stages=tuple(map_stage_blocks(stage, change) for stage in net.stages))
 
 
 def map_stage_blocks(stage: Stage, change: Callable[[Block], Block]) -> Stage:
-    """The stage with every block changed."""
+    """Return the stage with every block changed."""
     block = (
-        tuple(change(each) for each in stage.block)
+        tuple(change(block) for block in stage.block)
         if isinstance(stage.block, tuple)
         else change(stage.block)
     )

@@ -1,4 +1,4 @@
-"""Which sentences make a network: every rule, each with an error that quotes the sentence."""
+"""The rules for valid specs, each with an error that quotes the sentence."""
 
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension, measure
@@ -30,57 +30,61 @@ def _check_fields(net: Net) -> None:
             options = ", ".join(map(str, allowed))
             raise UserError(f"{field} is {value!r}; allowed are {options}")
     if not 0 <= net.drop_path < 1:
-        raise UserError(f"drop_path is {net.drop_path}; it is a probability, from 0 to under 1")
+        raise UserError(
+            f"drop_path is {net.drop_path}; it must be a probability, from 0 to below 1"
+        )
     if net.in_channels < 1 or net.num_classes < 0 or net.stem_width < 0:
         raise UserError(
             f"in_channels {net.in_channels}, num_classes {net.num_classes}, "
             f"stem_width {net.stem_width}: channels from 1, classes and width from 0"
         )
     if min(each_dimension(net.size, net.ndim)) < 1:
-        raise UserError(f"size is {net.size}; every dimension has at least one position")
+        raise UserError(f"size is {net.size}; every dimension needs at least one position")
     if not net.stages:
-        raise UserError("a net has at least one stage")
+        raise UserError("a net needs at least one stage")
     if any(word.kind == "conv" for word in parse(net.stem).words) and net.stem_width < 1:
         raise UserError(f"the stem {net.stem!r} needs a stem_width")
 
 
-def _check_places(place: str, text: str) -> Sentence:
-    """The words of one sentence outside a body: no marks, and only words that may stand there."""
+def _check_places(role: str, text: str) -> Sentence:
+    """Check a sentence that is not a body: no marks, and only words that are allowed there."""
     sentence = parse(text)
     if sentence.merge != "none":
-        raise UserError(f"the {place} {text!r} has a mark; + & ~ | are allowed in a body only")
+        raise UserError(f"the {role} {text!r} has a mark; + & ~ | are allowed in a body only")
     for i, word in enumerate(sentence.words):
-        _check_place(place, text, word, i)
-        if word.stride is None and place in ("stem", "enter", "tail"):
+        _check_place(role, text, word, i)
+        if word.stride is None and role in ("stem", "enter", "tail"):
             raise UserError(
-                f"{word} in the {place} {text!r} takes a stage's stride, but no stage is near: "
-                f"write the number, like {word}2"
+                f"{word} in the {role} {text!r} takes a stage's stride, which is not defined "
+                f"there: write the number, like {word}2"
             )
     return sentence
 
 
-def _check_place(place: str, text: str, word: Word, position: int) -> None:
-    allowed = PLACES.get(word.kind, place)
-    if allowed != place:
-        raise UserError(f"{word} in the {place} {text!r}: it is allowed in a {allowed} only")
+def _check_place(role: str, text: str, word: Word, position: int) -> None:
+    allowed = PLACES.get(word.kind, role)
+    if allowed != role:
+        raise UserError(f"{word} in the {role} {text!r}: it is allowed in a {allowed} only")
     if word.kind == "embed" and position:
-        raise UserError(f"{word} in the {place} {text!r}: it comes first")
+        raise UserError(f"{word} in the {role} {text!r}: it must be the first word")
 
 
 def _check_stage(stage: Stage, net: Net) -> None:
     if stage.depth < 1 or stage.width < 1:
-        raise UserError(f"a stage of depth {stage.depth} and width {stage.width}: both from 1")
+        raise UserError(
+            f"a stage of depth {stage.depth} and width {stage.width}: both must be at least 1"
+        )
     stride = each_dimension(stage.stride, net.ndim)
     if min(stride) < 1:
-        raise UserError(f"a stage has stride {stage.stride}; from 1")
+        raise UserError(f"a stage has stride {stage.stride}; it must be at least 1")
     _check_places("enter", stage.enter)
     blocks = stage.blocks
     if not blocks:
-        raise UserError("a stage has an empty turn of blocks")
+        raise UserError("a stage has an empty tuple of blocks")
     for spec in dict.fromkeys(blocks):
         sentence = parse(spec.body)
         if not sentence.branch:
-            raise UserError(f"the body {spec.body!r} says nothing before its mark")
+            raise UserError(f"the body {spec.body!r} has no words before its mark")
         for i, word in enumerate(sentence.words):
             _check_place("body", spec.body, word, i)
         for word in sentence.after:
@@ -96,11 +100,11 @@ def _check_stage(stage: Stage, net: Net) -> None:
 def _check_stride(body: str, stage: Stage) -> None:
     sentence = parse(body)
     if sentence.merge == "concat":
-        raise UserError(f"{body!r} joins its input with `&`, so its stage cannot have a stride")
-    taking = [str(word) for word in (*sentence.lead, *sentence.branch) if word.stride is None]
-    if len(taking) != 1:
-        words = "none does" if not taking else f"{' and '.join(taking)} do"
+        raise UserError(f"{body!r} concatenates its input (`&`), so its stage cannot have a stride")
+    strided = [str(word) for word in (*sentence.lead, *sentence.branch) if word.stride is None]
+    if len(strided) != 1:
+        number = "none does" if not strided else f"{' and '.join(strided)} do"
         raise UserError(
-            f"{body!r} begins a stage of stride {stage.stride}, so exactly one word takes it with "
-            f"`s`; {words}"
+            f"{body!r} begins a stage of stride {stage.stride}, so exactly one word must take it "
+            f"with `s`; {number}"
         )

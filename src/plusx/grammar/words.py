@@ -1,12 +1,12 @@
-"""A block is one line of text, in the order in which the paper draws it.
+"""A block is one line of text, in the order in which papers draw it.
 
     basic       conv3s norm act conv3 norm + act
     pre-act     norm act | conv3s norm act conv3 +
     dense       norm act conv1*4 norm act conv3 &
     highway     conv3 norm act conv3 norm ~ act
 
-Words are layers. Of the marks, `+` adds the shortcut, `&` concatenates it, `~` gates it, none of
-them leaves a plain network, and `|` says where a projected shortcut forks off.
+Words are layers. Of the marks, `+` adds the shortcut, `&` concatenates it, `~` gates it; a sentence
+without any of them is a plain block. `|` marks where a projected shortcut branches off.
 """
 
 import difflib
@@ -30,7 +30,7 @@ _STRIDE = rf"(?P<stride>s(?:{_NUMBER}|{_LIST})?)?"
 _GROUPS = rf"(?:d(?P<dilation>{_NUMBER}))?(?:g(?P<groups>{_NUMBER})|(?P<depthwise>dw))?"
 _COUNT = rf"(?P<value>{_NUMBER})"
 
-# kind: (how it may be written, an example for the error message)
+# kind: (pattern, an example for the error message)
 VOCABULARY: dict[str, tuple[str, str]] = {
     "conv": (rf"conv{_KERNEL}{_RATIO}{_STRIDE}{_GROUPS}(?P<bias>b)?", "conv3, conv1/4, conv3sg32"),
     "norm": ("norm", "norm"),
@@ -53,7 +53,7 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "pos": ("pos", "pos"),
 }
 
-# what others call these layers
+# names of these layers in other libraries
 OTHER_NAMES = {
     "batchnorm": "norm",
     "bn": "norm",
@@ -67,7 +67,7 @@ OTHER_NAMES = {
 }
 
 
-# words that stand in one place only
+# words that are allowed in one place only
 PLACES = {"pool": "tail", "top": "tail", "fc": "tail", "pad": "shortcut", "embed": "stem"}
 
 
@@ -76,8 +76,8 @@ class Word:
     """One layer of a sentence.
 
     `stride` None takes the stride of the stage; `groups` 0 is depthwise; `ratio` (numerator,
-    denominator) is the output width over the reference width; `learned` tells a learned `scale`
-    from a constant one (He et al. 2016).
+    denominator) is the output width over the reference width; `learned` distinguishes a learned
+    `scale` from a constant one (He et al. 2016).
     """
 
     kind: str
@@ -96,9 +96,9 @@ class Word:
         return self.kind in ("conv", "fc", "attn")
 
     def __str__(self) -> str:
-        # the value stands before the ratio, or in the ratio's place behind a slash
-        behind_slash = VOCABULARY[self.kind][0].startswith(f"{self.kind}/")
-        text = f"{self.kind}{'/' if behind_slash else ''}{self._value()}{_list(self.kernel)}"
+        # the value comes before the ratio, or replaces it after a slash
+        has_slash = VOCABULARY[self.kind][0].startswith(f"{self.kind}/")
+        text = f"{self.kind}{'/' if has_slash else ''}{self._value()}{_list(self.kernel)}"
         numerator, denominator = self.ratio
         text += f"*{numerator}" if numerator > 1 else f"/{denominator}" if denominator > 1 else ""
         if self.stride is None:
@@ -121,7 +121,7 @@ class Word:
 
 
 def _list(numbers: int | tuple[int, ...]) -> str:
-    """3, or (1,3,3)."""
+    """Return 3, or (1,3,3)."""
     if isinstance(numbers, int):
         return str(numbers)
     if len(numbers) < 2:
@@ -131,7 +131,8 @@ def _list(numbers: int | tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What is said before a projected shortcut forks off, the branch F, the merge, what follows."""
+    """The layers before a projected shortcut branches off, the branch F, the merge, the layers
+    after it."""
 
     lead: tuple[Word, ...]
     branch: tuple[Word, ...]
@@ -143,40 +144,38 @@ class Sentence:
         return (*self.lead, *self.branch, *self.after)
 
     def __str__(self) -> str:
-        parts = [*map(str, self.lead), "|"] if self.lead else []
-        parts += map(str, self.branch)
-        parts += [mark for mark, merge in MARKS.items() if merge == self.merge]
-        parts += map(str, self.after)
-        return " ".join(parts)
+        words = [*map(str, self.lead), "|"] if self.lead else []
+        words += map(str, self.branch)
+        words += [mark for mark, merge in MARKS.items() if merge == self.merge]
+        words += map(str, self.after)
+        return " ".join(words)
 
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Sentence:
-    """Read a sentence; `str()` of the result prints it again.
-
-    Raises UserError that quotes the sentence, points at the word and suggests the nearest.
-    """
+    """Parse a sentence; `str()` of the result is the sentence. Raises UserError that quotes the
+    sentence and the word, and suggests the nearest word."""
     if len(text) > 2000:
         raise UserError(f"a sentence of {len(text):,} characters, at most 2,000: {text[:60]!r} ...")
-    parts: dict[str, list[Word]] = {"lead": [], "branch": [], "after": []}
+    words: dict[str, list[Word]] = {"lead": [], "branch": [], "after": []}
     merge: Merge = "none"
-    place, forked = "branch", False
+    part, forked = "branch", False
     for position, token in enumerate(re.findall(r"[|+&~]|[^\s|+&~]+", text), 1):
         if token == "|":
             if forked or merge != "none":
                 raise _at(text, position, token, "at most one `|`, and before the mark")
-            parts["lead"], parts["branch"], forked = parts["branch"], [], True
+            words["lead"], words["branch"], forked = words["branch"], [], True
         elif token in MARKS:
             if merge != "none":
                 raise _at(text, position, token, "a sentence has at most one of the marks + & ~")
-            merge, place = MARKS[token], "after"
+            merge, part = MARKS[token], "after"
         else:
-            parts[place].append(_word(token, text, position))
+            words[part].append(_word(token, text, position))
     if forked and merge not in ("add", "gate"):
-        raise UserError(f"in {text!r}: `|` says where a shortcut forks off, but no + or ~ follows")
-    if forked and not parts["lead"]:
-        raise UserError(f"in {text!r}: there is nothing before `|`, so it can be left out")
-    return Sentence(tuple(parts["lead"]), tuple(parts["branch"]), merge, tuple(parts["after"]))
+        raise UserError(f"in {text!r}: `|` marks where a shortcut branches off; no + or ~ follows")
+    if forked and not words["lead"]:
+        raise UserError(f"in {text!r}: there is nothing before `|`; remove it")
+    return Sentence(tuple(words["lead"]), tuple(words["branch"]), merge, tuple(words["after"]))
 
 
 def _at(sentence: str, position: int, token: str, why: str) -> UserError:

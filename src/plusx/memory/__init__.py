@@ -1,4 +1,4 @@
-"""Trading time for the memory of training, attached to networks from outside."""
+"""Memory plans, which trade time for training memory, and the count of saved bytes."""
 
 from plusx.memory.count import SavedBytes
 from plusx.memory.save import save_memory

@@ -1,4 +1,4 @@
-"""Counting the bytes that are held for the backward pass."""
+"""Count the bytes that are held for the backward pass."""
 
 import warnings
 import weakref
@@ -12,14 +12,14 @@ from torch.utils._pytree import tree_leaves
 
 
 class SavedBytes:
-    """Counts the bytes that autograd, or a plan in its place, holds for the backward pass.
+    """Counts the bytes that autograd or a memory plan holds for the backward pass.
 
         with SavedBytes(net) as saved:
             task(batch).backward()
         saved.peak
 
-    Every storage counts once, from when it is kept or computed again until it is freed; parameters
-    and buffers of `module` do not count.
+    Every storage counts once, from when it is saved or recomputed until it is freed; parameters and
+    buffers of `module` do not count.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -29,7 +29,7 @@ class SavedBytes:
         self.live = self.peak = 0
         self.token: Token[SavedBytes | None] | None = None
 
-    def watch(self, tensor: Tensor) -> None:
+    def add(self, tensor: Tensor) -> None:
         """Count a tensor until its storage is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
@@ -45,7 +45,7 @@ class SavedBytes:
         self.live -= size
 
     def _pack(self, tensor: Tensor) -> Tensor:
-        self.watch(tensor)
+        self.add(tensor)
         return tensor
 
     def __enter__(self) -> "SavedBytes":
@@ -54,7 +54,7 @@ class SavedBytes:
         self.hooks.__enter__()
         self.warnings = warnings.catch_warnings()
         self.warnings.__enter__()
-        # what selective checkpoints keep passes these hooks by; their policy counts it
+        # these hooks do not see what selective checkpoints save; their policy counts it
         warnings.filterwarnings("ignore", "A saved_tensors_hooks context", FutureWarning)
         return self
 
@@ -65,8 +65,8 @@ class SavedBytes:
         counting.reset(self.token)
 
 
-class WatchResults(TorchDispatchMode):
-    """Counts what operations compute: during a recomputation no hook sees what is saved."""
+class CountResults(TorchDispatchMode):
+    """Counts the results of operations: during a recomputation no hook sees what is saved."""
 
     def __init__(self, saved: SavedBytes) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class WatchResults(TorchDispatchMode):
         results = function(*args, **(kwargs or {}))
         for result in tree_leaves(results):
             if isinstance(result, Tensor):
-                self.saved.watch(result)
+                self.saved.add(result)
         return results
 
 

@@ -1,13 +1,12 @@
-"""Plans that compute activations again instead of keeping them, by torch's selective checkpoints.
+"""Memory plans, which recompute activations by torch's selective checkpointing.
 
-A region of the network (its stem, a stage, a block) keeps its input and the results of heavy
-convolutions; everything else is computed again when the backward pass reaches it. With "segments"
-every block of a stage is a region within a region.
+A region of the network (its stem, a stage, a block) saves its input and the outputs of heavy
+convolutions; everything else is recomputed in the backward pass. With "segments" every block of a
+stage is a region within a region.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import torch
@@ -20,10 +19,10 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from plusx.errors import UserError
-from plusx.grammar.memory import GROUP, KEPT_MULTIPLY_ADDS, PLANS
-from plusx.memory.count import WatchResults, counting
-from plusx.nn.frozen import running_statistics_kept
+from plusx.errors import UserError, did_you_mean
+from plusx.grammar.memory import GROUP, PLANS, STORED_MULTIPLY_ADDS
+from plusx.memory.count import CountResults, counting
+from plusx.nn.frozen import frozen_running_statistics
 from plusx.nn.network import Network
 
 
@@ -42,20 +41,17 @@ ATTENTION = {
 
 
 def save_memory(net: Net, plan: str) -> Net:
-    """Let a network hold less for the backward pass, and return it; results stay the same.
+    """Let a network save less for the backward pass, and return it; results do not change.
 
-    "recompute" holds about half: the results of convolutions are kept, cheap ones and all else
-    computed again. "segments" holds about a fifth: only the heaviest convolutions are kept.
-    "keep" is PyTorch's own way. Works for networks built from a spec, with or without a head, and
-    for External ones but RevNets. Gradients differ by rounding only; running statistics and random
-    numbers not at all.
-
-    UserError: no such plan, or a RevNet, which computes its activations again already.
+    "recompute" needs about half: only outputs of expensive convolutions are saved. "segments" needs
+    about a fifth: only those of the most expensive convolutions. "keep" is PyTorch's default.
+    Supported are networks built from a spec, with or without a head, and External ones except
+    RevNets. Gradients differ by rounding only; running statistics and random numbers do not differ.
+    Raises UserError for an unknown plan, or for a RevNet, which already recomputes activations.
     """
     if plan not in PLANS:
-        near = get_close_matches(plan, PLANS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no plan {plan!r}: there are {', '.join(map(repr, PLANS))}{hint}")
+        hint = did_you_mean(plan, PLANS)
+        raise UserError(f"no plan {plan!r}: there are {', '.join(PLANS)}{hint}")
     chosen_plan = PLANS[PLANS.index(plan)]
     if chosen_plan != "keep" and any(
         getattr(module, "reverses", False) for module in net.modules()
@@ -68,17 +64,17 @@ def save_memory(net: Net, plan: str) -> Net:
     if chosen_plan == "keep":
         return net
     backbone: Any = getattr(net, "backbone", net)
-    # networks that are not built from a spec may overwrite what their convolutions give
-    threshold = KEPT_MULTIPLY_ADDS[chosen_plan] if isinstance(backbone, Network) else None
+    # external networks may overwrite the outputs of their convolutions
+    threshold = STORED_MULTIPLY_ADDS[chosen_plan] if isinstance(backbone, Network) else None
     if getattr(backbone, "stem", None):
         backbone.run_stem = Region(backbone, "run_stem", threshold)
     for name, stage in backbone.named_children():
         if name == "fc" or not _layers(stage) or isinstance(stage, LAYERS):
             continue
         in_groups = chosen_plan == "recompute" and isinstance(stage, nn.Sequential)
-        attached: Any = stage
-        attached.forward = (
-            Regions(attached, threshold) if in_groups else Region(stage, "forward", threshold)
+        region_owner: Any = stage
+        region_owner.forward = (
+            Regions(region_owner, threshold) if in_groups else Region(stage, "forward", threshold)
         )
         if chosen_plan == "segments" and isinstance(stage, nn.Sequential):
             for block in stage:
@@ -88,12 +84,12 @@ def save_memory(net: Net, plan: str) -> Net:
 
 
 def _layers(module: nn.Module) -> int:
-    """How many convolutions and linear layers it has."""
-    return sum(isinstance(part, LAYERS) for part in module.modules())
+    """Return the number of convolutions and linear layers."""
+    return sum(isinstance(layer, LAYERS) for layer in module.modules())
 
 
 class Regions:
-    """The blocks of a stage, GROUP at a time as a region."""
+    """The blocks of a stage, in regions of GROUP blocks."""
 
     def __init__(self, stage: nn.Sequential, threshold: int | None) -> None:
         starts = range(0, len(stage), GROUP)
@@ -106,10 +102,10 @@ class Regions:
 
 
 class Region:
-    """A method of a module whose activations are computed again in the backward pass.
+    """A method of a module whose activations are recomputed in the backward pass.
 
-    It replaces the method in the module's instance. threshold: results of convolutions with more
-    multiply-adds per value are stored; None: none are.
+    It replaces the method in the module's instance. threshold: outputs of convolutions with more
+    multiply-adds per value are saved; None: none are.
     """
 
     def __init__(self, module: nn.Module, method: str, threshold: int | None) -> None:
@@ -129,7 +125,7 @@ class Region:
         )
 
     def contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """What the forward pass and the recomputation run in."""
+        """Return the contexts of the forward pass and of the recomputation."""
         if self.threshold is None:
             return nullcontext(), recomputing(self.module, nullcontext())
         caching, cached = create_selective_checkpoint_contexts(self.policy)
@@ -138,7 +134,7 @@ class Region:
     def policy(
         self, context: SelectiveCheckpointContext, operation: Any, *args: Any, **kwargs: Any
     ) -> CheckpointPolicy:
-        """Keep the results of heavy convolutions, compute all else again."""
+        """Save the outputs of heavy convolutions, recompute everything else."""
         assert self.threshold is not None
         heavy = operation in ATTENTION
         if operation in CONVOLUTIONS:
@@ -150,23 +146,23 @@ class Region:
         if (saved := counting.get()) is not None:
             for result in tree_leaves(context.op_output):
                 if isinstance(result, Tensor):
-                    saved.watch(result)
+                    saved.add(result)
         return CheckpointPolicy.MUST_SAVE
 
 
 @contextmanager
 def recomputing(module: nn.Module, cached: AbstractContextManager[Any]) -> Iterator[None]:
-    """A second forward pass that leaves the running statistics of batch norms as they are."""
+    """The context of a second forward pass, which must not update running statistics."""
     saved = counting.get()
-    watching = nullcontext() if saved is None else WatchResults(saved)
-    with running_statistics_kept(module), watching, cached:
+    counting_mode = nullcontext() if saved is None else CountResults(saved)
+    with frozen_running_statistics(module), counting_mode, cached:
         yield
 
 
 def random(module: nn.Module) -> bool:
-    """Whether a forward pass draws random numbers, which the recomputation has to draw again."""
+    """Whether a forward pass draws random numbers, which the recomputation must reproduce."""
     return any(
-        (isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0)
-        or getattr(part, "drop", 0.0) > 0
-        for part in module.modules()
+        (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
+        or getattr(layer, "drop", 0.0) > 0
+        for layer in module.modules()
     )

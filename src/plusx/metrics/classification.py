@@ -1,4 +1,4 @@
-"""Metrics of classifiers, equal to scikit-learn's where it has them."""
+"""Metrics of classification; those that scikit-learn has are equal to its values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,26 +14,25 @@ from plusx.metrics.meter import Meter
 from plusx.metrics.roc import areas
 
 
-# Probabilities in float32 can be 0; the loss of one sample then ends here, at about 87.3.
+# lower limit of a probability in the log loss, which bounds the loss of a sample at about 87.3
 SMALLEST = float(np.finfo(np.float32).tiny)
 BINS = 15
 
 
 class ClassificationMeter(Meter):
-    """The metrics of a classifier with one class for each input; targets are class numbers (n,).
+    """Metrics of classification with one class per input; targets are class numbers (n,).
 
-    `compute` gives
+    `compute` returns
 
-    count; loss, the mean negative log-likelihood in nats; accuracy; top5, where k > 5;
-    precision, recall, f1: the means (`averaging` "macro") over the classes that occur among
-        targets or predictions, as in scikit-learn; a ratio that would divide by zero counts 0;
-    auroc: each class against the rest, the mean over the classes that have both sides; None where
-        none has;
+    count; loss, the mean negative log-likelihood in nats; accuracy; top5, if k > 5;
+    precision, recall, f1: means over the classes that occur among targets or predictions
+        (`averaging` "macro"), as in scikit-learn; a ratio with denominator 0 is 0;
+    auroc: one-vs-rest, the mean over the classes that have positives and negatives, or None;
+    auroc_interval: its 95 % interval [low, high] (see plusx.metrics.roc), or None;
     calibration_error: of the highest probability, over 15 bins of equal width (Guo et al. 2017,
         equation 3);
-    auroc_interval: of 95 % (see plusx.metrics.roc), as [low, high]; None where it is not known;
     per_class: label, precision, recall, f1, count, auroc and auroc_interval of each class;
-    confusion: k rows, one for each true class, of k counts, one for each predicted class.
+    confusion: k rows, one per true class, of k counts, one per predicted class.
     """
 
     def __init__(self, class_names: Sequence[str] | None = None) -> None:
@@ -48,7 +47,7 @@ class ClassificationMeter(Meter):
         }
 
     def compute(self) -> dict[str, Any]:
-        self.refuse_none()
+        self.require_records()
         probabilities, targets = joined(self.records)
         n, k = probabilities.shape
         if targets.min() < 0 or targets.max() >= k:
@@ -66,9 +65,9 @@ class ClassificationMeter(Meter):
             "accuracy": float(hits.sum() / n),
         }
         if k > 5:
-            # ties go to the lower class, as they do in argmax
-            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-            metrics["top5"] = float((best == targets[:, None]).any(1).mean())
+            # ties are resolved to the lower class, as in argmax
+            top5 = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+            metrics["top5"] = float((top5 == targets[:, None]).any(1).mean())
         metrics |= _precision_recall(
             hits, confusion.sum(0), confusion.sum(1), occurs, self.class_names
         )
@@ -79,14 +78,14 @@ class ClassificationMeter(Meter):
 
 
 class MultiLabelMeter(Meter):
-    """The metrics of a classifier with several labels an input; targets are zeros and ones (n, k).
+    """Metrics of classification with several labels per input; targets are zeros and ones (n, k).
 
-    A label is predicted from a probability of 0.5 on. Besides the keys of `ClassificationMeter`
-    (without top5) there is `label_accuracy`, the fraction of the n k labels that are right;
-    `accuracy` is, as in scikit-learn, the fraction of inputs with every label right. `loss` and
-    `calibration_error` are over all labels; the latter compares the probability of a label with its
-    frequency. `confusion` has [[true negatives, false positives], [false negatives, true
-    positives]] for each class, as `sklearn.metrics.multilabel_confusion_matrix`.
+    A label is predicted if its probability is at least 0.5. In addition to the keys of
+    `ClassificationMeter` (without top5), `label_accuracy` is the fraction of the n k labels that
+    are right; `accuracy` is, as in scikit-learn, the fraction of inputs with all labels right.
+    `loss` and `calibration_error` are over all labels; the latter compares the probability of a
+    label with its frequency. `confusion` has [[true negatives, false positives], [false negatives,
+    true positives]] for each class, as `sklearn.metrics.multilabel_confusion_matrix`.
     """
 
     def __init__(self, class_names: Sequence[str] | None = None) -> None:
@@ -103,24 +102,26 @@ class MultiLabelMeter(Meter):
             )
         labels = targets.detach().cpu().numpy()
         if not np.isin(labels, (0, 1)).all():
-            raise UserError("targets with several labels have to be zeros and ones")
+            raise UserError("targets with several labels must be zeros and ones")
         return {"probabilities": probabilities.detach().cpu().numpy(), "targets": labels > 0.5}
 
     def compute(self) -> dict[str, Any]:
-        self.refuse_none()
+        self.require_records()
         probabilities, targets = joined(self.records)
         labels = probabilities >= 0.5
         hits = (labels & targets).sum(0)
         predicted, actual = labels.sum(0), targets.sum(0)
-        rest = len(targets) - predicted - actual + hits
-        tables = np.stack([rest, predicted - hits, actual - hits, hits], 1).reshape(-1, 2, 2)
-        every = np.ones(targets.shape[1], bool)
+        true_negatives = len(targets) - predicted - actual + hits
+        tables = np.stack([true_negatives, predicted - hits, actual - hits, hits], 1).reshape(
+            -1, 2, 2
+        )
+        all_classes = np.ones(targets.shape[1], bool)
         metrics = {
             "count": len(targets),
             "loss": _mean_log_loss(np.where(targets, probabilities, 1 - probabilities)),
             "accuracy": float((labels == targets).all(1).mean()),
             "label_accuracy": float((labels == targets).mean()),
-            **_precision_recall(hits, predicted, actual, every, self.class_names),
+            **_precision_recall(hits, predicted, actual, all_classes, self.class_names),
             "calibration_error": calibration_error(probabilities.ravel(), targets.ravel()),
             "confusion": tables.tolist(),
         }
@@ -130,9 +131,9 @@ class MultiLabelMeter(Meter):
 def calibration_error(
     confidences: Float[np.ndarray, "n"], hits: Bool[np.ndarray, "n"], bins: int = BINS
 ) -> float:
-    """The expected calibration error: the mean over bins, weighted by their counts, of the distance
-    between confidence and share of hits. Bin m of M is ((m - 1) / M, m / M] (Guo et al. 2017).
-    """
+    """Return the expected calibration error: the mean over bins, weighted by their counts, of the
+    difference between confidence and accuracy. Bin m of M is ((m - 1) / M, m / M] (Guo et al.
+    2017)."""
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, bins - 1)
     gaps = np.bincount(bin_of, weights=confidences - hits.astype(np.float64), minlength=bins)
@@ -140,7 +141,8 @@ def calibration_error(
 
 
 def class_numbers(targets: Tensor, purpose: str) -> Int[np.ndarray, "n"]:
-    """Targets as class numbers on the CPU. UserError: they are none."""
+    """Return targets as class numbers on the CPU. Raises UserError if they are not class
+    numbers."""
     if targets.ndim != 1 or targets.is_floating_point():
         raise UserError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; {purpose} need class "
@@ -150,12 +152,13 @@ def class_numbers(targets: Tensor, purpose: str) -> Int[np.ndarray, "n"]:
 
 
 def joined(records: Sequence[dict[str, Any]], name: str = "probabilities") -> tuple[Any, Any]:
-    """The predictions and the targets of all batches. FloatingPointError: some are not finite."""
+    """Return the predictions and targets of all batches. Raises FloatingPointError if predictions
+    are not finite."""
     predictions = np.concatenate([record[name] for record in records])
-    broken = int((~np.isfinite(predictions)).any(1).sum())
-    if broken:
+    num_not_finite = int((~np.isfinite(predictions)).any(1).sum())
+    if num_not_finite:
         raise FloatingPointError(
-            f"the predictions of {broken} of {len(predictions)} inputs are not finite"
+            f"the predictions of {num_not_finite} of {len(predictions)} inputs are not finite"
         )
     return predictions, np.concatenate([record["targets"] for record in records])
 
@@ -167,7 +170,8 @@ def _mean_log_loss(probabilities: Float[np.ndarray, "..."]) -> float:
 def ratios(
     hits: Int[np.ndarray, "k"], predicted: Int[np.ndarray, "k"], actual: Int[np.ndarray, "k"]
 ) -> dict[str, Float[np.ndarray, "k"]]:
-    """Precision, recall, F1 (which is Dice) and IoU of each class; 0 where they divide by zero."""
+    """Return precision, recall, F1 (equal to Dice) and IoU of each class; 0 if the denominator is
+    0."""
     return {
         "precision": hits / np.maximum(predicted, 1),
         "recall": hits / np.maximum(actual, 1),
@@ -180,17 +184,18 @@ def _precision_recall(
     hits: Int[np.ndarray, "k"],
     predicted: Int[np.ndarray, "k"],
     actual: Int[np.ndarray, "k"],
-    counted: Bool[np.ndarray, "k"],
+    averaged: Bool[np.ndarray, "k"],
     class_names: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """Precision, recall and F1 of every class, and their means over those that are `counted`."""
+    """Return precision, recall and F1 of every class, and their means over the `averaged`
+    classes."""
     names = [str(i) for i in range(len(hits))] if class_names is None else list(class_names)
     if len(names) != len(hits):
         raise UserError(f"{len(names)} names of classes for predictions of {len(hits)} classes")
     values, keys = ratios(hits, predicted, actual), ("precision", "recall", "f1")
     rows = zip(names, *(values[key].tolist() for key in keys), actual.tolist())
     return {
-        **{key: float(values[key][counted].mean()) for key in keys},
+        **{key: float(values[key][averaged].mean()) for key in keys},
         "averaging": "macro",
         "per_class": [dict(zip(("label", *keys, "count"), row)) for row in rows],
     }
@@ -201,7 +206,8 @@ def _areas(
     targets: Bool[np.ndarray, "n k"],
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The mean area under the ROC curves, and its interval; those of each class into its row."""
+    """Return the mean area under the ROC curves with its interval, and add those of each class to
+    its row."""
     per_class, mean = areas(probabilities, targets)
     for row, area in zip(rows, per_class, strict=True):
         row["auroc"], row["auroc_interval"] = area.value, area.interval

@@ -1,4 +1,4 @@
-"""What turns predictions into metrics."""
+"""The base class of meters, which compute metrics from predictions and targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,35 +11,36 @@ from plusx.errors import UserError
 
 
 class Meter(ABC):
-    """Takes in batch after batch and computes metrics, as plain numbers and lists.
+    """Accumulates batches and computes metrics, as plain numbers and lists.
 
-    A new meter fills in `record`, what it keeps of a batch, and `compute`. Records are dictionaries
-    of arrays and plain values, so that processes can send each other theirs.
+    A subclass implements `record`, the data stored for a batch, and `compute`. Records are
+    dictionaries of arrays and plain values, so that processes can exchange them.
     """
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
-        """Take in the prediction for a batch whose targets are known."""
+        """Add the prediction for a batch with targets."""
         self.records.append(self.record(prediction, batch))
 
     def merge(self, records: Sequence[Sequence[dict[str, Any]]]) -> None:
-        """Replace the records by those of all processes, where process r of w has had the batches
-        r, r + w, r + 2 w, ...; they stand in the order of the batches afterwards.
-        """
+        """Replace the records by those of all processes, in the order of the batches. Process r of
+        w must have had the batches r, r + w, r + 2 w, ..."""
         rounds = zip_longest(*records)
-        self.records = [record for one in rounds for record in one if record is not None]
+        self.records = [record for turn in rounds for record in turn if record is not None]
 
     @abstractmethod
     def record(self, prediction: Prediction, batch: Batch) -> dict[str, Any]:
-        """What is kept of a batch. UserError: targets of another kind than it needs."""
+        """Return the data stored for a batch. Raises UserError if the targets are of another
+        kind."""
 
     @abstractmethod
     def compute(self) -> dict[str, Any]:
-        """The metrics of all batches. UserError: there was none, or they cannot be evaluated."""
+        """Return the metrics of all batches. Raises UserError if there are none, or they are
+        invalid."""
 
-    def refuse_none(self) -> None:
-        """UserError where no batch was seen."""
+    def require_records(self) -> None:
+        """Raise UserError if there was no batch."""
         if not self.records:
-            raise UserError("there are no predictions to evaluate: not one batch was seen")
+            raise UserError("there are no predictions to evaluate: there was no batch")

@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation: IoU, Dice, precision and recall, and distances of surfaces."""
+"""Metrics of semantic segmentation: IoU, Dice, precision and recall, and surface distances."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,25 +21,25 @@ IGNORE_INDEX = 255
 class SegmentationMeter(Meter):
     """Metrics of the classes of positions; targets are uint8 (n, *s), where 255 is ignored.
 
-    `compute` gives, over all positions that are evaluated together,
+    `compute` returns, over all evaluated positions together,
 
-    count: images; positions: those that are evaluated;
-    loss: the mean negative log-likelihood, in nats, of each image, and of these the mean; None for
+    count: images; positions: evaluated positions;
+    loss: the mean negative log-likelihood, in nats, of each image, averaged over images; None for
         predictions without probabilities;
     pixel_accuracy: the fraction of positions that are right;
     mean_iou: intersection over union (the Jaccard index), the mean over the classes that occur
         among targets or predictions;
-    dice: 2 |A n B| / (|A| + |B|) (Dice 1945), which is F1, the mean over these classes without
+    dice: 2 |A n B| / (|A| + |B|) (Dice 1945), equal to F1, the mean over these classes without
         `background`;
-    image_dice: the same of each image, the mean over the images and these classes, where a class
-        occurs in the targets or the prediction of the image; None where none does;
+    image_dice: the Dice of each image, the mean over images and these classes, for classes that
+        occur in the targets or the prediction of the image, or None;
     precision, recall: the means over these classes (scikit-learn's "macro"); recall is what SegNet
-        and its followers call class average accuracy;
-    per_class: label, iou, dice, precision, recall, fraction of the positions and their number for
-        each class; where a class occurs in neither, its metrics are None;
-    confusion: k rows, one for each true class, of k counts, one for each predicted class.
+        and its successors call class average accuracy;
+    per_class: label, iou, dice, precision, recall, and the fraction and number of positions of each
+        class; metrics of a class that occurs in neither are None;
+    confusion: k rows, one per true class, of k counts, one per predicted class.
 
-    background: the index of the class that is left out of `dice` and `image_dice`.
+    background: the index of the class that `dice` and `image_dice` exclude.
     """
 
     def __init__(
@@ -53,27 +53,27 @@ class SegmentationMeter(Meter):
         targets = batch.known_targets
         if isinstance(prediction, LabelMaps):
             k = len(self.class_names or ())
-            pairs = zip(prediction.labels, _checked(targets, tuple(prediction.labels.shape)))
+            pairs = zip(prediction.labels, _check_targets(targets, tuple(prediction.labels.shape)))
             counts = [_confusion(labels, target, k) for labels, target in pairs]
             return {"losses": np.full(len(counts), np.nan), "confusions": np.stack(counts)}
         assert isinstance(prediction, PositionProbabilities)
         probabilities = prediction.probabilities.detach()
         shape = (len(probabilities), *probabilities.shape[2:])
-        images = [_image(p, t) for p, t in zip(probabilities, _checked(targets, shape))]
+        images = [_image(p, t) for p, t in zip(probabilities, _check_targets(targets, shape))]
         return {
             "losses": np.array([loss for loss, _ in images]),
             "confusions": np.stack([confusion for _, confusion in images]),
         }
 
     def compute(self) -> dict[str, Any]:
-        self.refuse_none()
+        self.require_records()
         images = np.concatenate([record["confusions"] for record in self.records])
         losses = np.concatenate([record["losses"] for record in self.records])
         confusion = images.sum(0)
         if not confusion.sum():
             raise UserError("there are no predictions to evaluate: no position has a class")
         values, occurs = _ratios(confusion)
-        counted = self._counted(occurs)
+        foreground = self._without_background(occurs)
         finite = ~np.isnan(losses)
         metrics: dict[str, Any] = {
             "count": len(images),
@@ -81,7 +81,7 @@ class SegmentationMeter(Meter):
             "loss": float(losses[finite].mean()) if finite.any() else None,
             "pixel_accuracy": float(confusion.trace() / confusion.sum()),
             "mean_iou": float(values["iou"][occurs].mean()),
-            "dice": float(values["f1"][counted].mean()) if counted.any() else None,
+            "dice": float(values["f1"][foreground].mean()) if foreground.any() else None,
             "image_dice": self._image_dice(images),
             "precision": float(values["precision"][occurs].mean()),
             "recall": float(values["recall"][occurs].mean()),
@@ -108,33 +108,33 @@ class SegmentationMeter(Meter):
         metrics["confusion"] = confusion.tolist()
         return metrics
 
-    def _counted(self, occurs: Bool[np.ndarray, "k"]) -> Bool[np.ndarray, "k"]:
+    def _without_background(self, occurs: Bool[np.ndarray, "k"]) -> Bool[np.ndarray, "k"]:
         if self.background is None:
             return occurs
-        counted: np.ndarray = occurs & (np.arange(len(occurs)) != self.background)
-        return counted
+        foreground: np.ndarray = occurs & (np.arange(len(occurs)) != self.background)
+        return foreground
 
     def _image_dice(self, images: Int[np.ndarray, "n k k"]) -> float | None:
         values: list[float] = []
         for confusion in images:
             per_class, occurs = _ratios(confusion)
-            values += per_class["f1"][self._counted(occurs)].tolist()
+            values += per_class["f1"][self._without_background(occurs)].tolist()
         return float(np.mean(values)) if values else None
 
 
 class SurfaceDistanceMeter(Meter):
-    """The metric hd95, in mm: of each image and each class, then the mean over them.
+    """The metric hd95, in mm: of each image and class, averaged over both.
 
-    The surface of a mask are its voxels with a neighbour across a face that is outside the mask or
-    the image. Distances are Euclidean, between the centres of voxels. HD95 of two masks is the
-    larger of two 95th percentiles: of the distances from each surface voxel of the one to the
-    nearest of the other, and the other way round (Huttenlocher et al. 1993 for the maximum; as
-    MONAI has it). Positions of target 255 belong to no mask. Where a class is in neither mask there
-    is no distance; where it is in one of them alone, there is none either, and `hd95_missed` counts
-    these pairs of an image and a class: read both. Without any distance hd95 is None.
+    The surface of a mask consists of its voxels with a face neighbour outside the mask or the
+    image. Distances are Euclidean, between centres of voxels. HD95 of two masks is the larger of
+    two 95th percentiles: of the distances from the surface voxels of one mask to the nearest
+    surface voxel of the other, and vice versa (Huttenlocher et al. 1993 for the maximum; as in
+    MONAI). Positions of target 255 belong to no mask. If a class is in neither mask there is no
+    distance; if it is in only one there is none either, and `hd95_missed` counts these pairs of
+    image and class: read both values. Without any distance hd95 is None.
 
     spacing: mm per position, along each dimension.
-    background: the index of the class that is left out.
+    background: the index of the excluded class.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class SurfaceDistanceMeter(Meter):
         return {"distances": distances, "missed": missed}
 
     def compute(self) -> dict[str, Any]:
-        self.refuse_none()
+        self.require_records()
         k = len(self.records[0]["missed"])
         names = self.class_names or [str(number) for number in range(k)]
         distances = [
@@ -177,9 +177,9 @@ class SurfaceDistanceMeter(Meter):
             for number in range(k)
         ]
         missed = np.sum([record["missed"] for record in self.records], axis=0)
-        every = [value for values in distances for value in values]
+        all_distances = [value for values in distances for value in values]
         return {
-            "hd95": float(np.mean(every)) if every else None,
+            "hd95": float(np.mean(all_distances)) if all_distances else None,
             "hd95_missed": int(missed.sum()),
             "hd95_per_class": [
                 {
@@ -197,31 +197,31 @@ class SurfaceDistanceMeter(Meter):
 def hd95(
     one: Bool[np.ndarray, "*s"], other: Bool[np.ndarray, "*s"], spacing: Sequence[float]
 ) -> float:
-    """HD95 of two masks, both with something in them, in the unit of the spacing."""
+    """Return HD95 of two masks, neither of them empty, in the unit of the spacing."""
     from scipy.ndimage import distance_transform_edt
 
     surfaces = surface(one), surface(other)
-    # the window around both is enough: no nearest voxel is elsewhere
+    # the bounding box of both contains every nearest voxel
     window = tuple(
         slice(int(indices.min()), int(indices.max()) + 1)
         for indices in np.nonzero(surfaces[0] | surfaces[1])
     )
-    here, there = surfaces[0][window], surfaces[1][window]
+    first, second = surfaces[0][window], surfaces[1][window]
     return max(
-        float(np.percentile(distance_transform_edt(~to, sampling=spacing)[where], 95))
-        for where, to in ((here, there), (there, here))
+        float(np.percentile(distance_transform_edt(~target, sampling=spacing)[source], 95))
+        for source, target in ((first, second), (second, first))
     )
 
 
 def surface(mask: Bool[np.ndarray, "*s"]) -> Bool[np.ndarray, "*s"]:
-    """The voxels of a mask with a neighbour across a face that is not in it."""
+    """Return the voxels of a mask with a face neighbour outside it."""
     from scipy.ndimage import binary_erosion
 
     edges: np.ndarray = mask & ~binary_erosion(mask)
     return edges
 
 
-def _checked(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _check_targets(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
     if targets.dtype != torch.uint8 or tuple(targets.shape) != shape:
         raise UserError(
             f"targets are {targets.dtype} of shape {tuple(targets.shape)}; the predictions need "
@@ -233,7 +233,8 @@ def _checked(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _image(
     probabilities: Float[Tensor, "k *s"], target: UInt8[Tensor, "*s"]
 ) -> tuple[float, Int[np.ndarray, "k k"]]:
-    """The mean negative log-likelihood (NaN where all is ignored) and the confusion."""
+    """Return the mean negative log-likelihood (NaN if everything is ignored) and the confusion
+    matrix."""
     k = len(probabilities)
     classes = target.flatten().long()
     evaluated = classes != IGNORE_INDEX
@@ -254,7 +255,7 @@ def _confusion(
     labels: UInt8[Tensor, "*s"], target: UInt8[Tensor, "*s"], k: int
 ) -> Int[np.ndarray, "k k"]:
     counts = np.zeros(k * k, np.int64)
-    # slice by slice: numbers of eight bytes for a whole volume would be many
+    # slice by slice: int64 copies of a whole volume would need much memory
     for predicted, actual in zip(labels.numpy(), target.cpu().numpy()):
         evaluated = actual != IGNORE_INDEX
         classes = actual[evaluated].astype(np.int64)
@@ -268,13 +269,13 @@ def _refuse_class(highest: int, k: int) -> None:
     if highest >= k:
         raise UserError(
             f"a position has class {highest}; the predictions are of {k} classes, so 0 to {k - 1} "
-            f"are allowed, and {IGNORE_INDEX} for what is ignored"
+            f"are allowed, and {IGNORE_INDEX} for ignored positions"
         )
 
 
 def _ratios(
     confusion: Int[np.ndarray, "k k"],
 ) -> tuple[dict[str, Float[np.ndarray, "k"]], Bool[np.ndarray, "k"]]:
-    """The ratios of each class, and whether it occurs among targets or predictions."""
+    """Return the ratios of each class, and whether it occurs among targets or predictions."""
     hits, actual, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     return ratios(hits, predicted, actual), actual + predicted > 0

@@ -1,4 +1,4 @@
-"""Words attached to a module, and the only residual forward in the package."""
+"""Words added to a module as layers, and the residual block."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,9 +21,9 @@ def add_layers(
     context: LayerContext,
     fresh: bool = False,
 ) -> tuple[tuple[str, ...], FeatureShape]:
-    """Add the words to `owner` as conv1, bn1, act1, conv2 ...; return the names and the shape out.
+    """Add the words to `owner` as conv1, bn1, act1, conv2 ...; return names and output shape.
 
-    Counting words of a kind gives torchvision's names, so its ResNets load with no mapping.
+    Counting words per kind gives torchvision's names, so that its ResNets load without a mapping.
     """
     names = []
     for word in words:
@@ -37,14 +37,14 @@ def add_layers(
 
 
 def run_layers(owner: nn.Module, names: Sequence[str], x: Tensor) -> Tensor:
-    """Run the attached words in turn."""
+    """Run the layers with these names in turn."""
     for name in names:
         x = getattr(owner, name)(x)
     return x
 
 
 class LayerSequence(nn.Module):
-    """Words said in turn: a tail, or what is said on entry to a stage."""
+    """Layers in turn: a tail, or the layers on entry to a stage."""
 
     def __init__(self, text: str, shape: FeatureShape, context: LayerContext) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class LayerSequence(nn.Module):
 
 
 class Shortcut(nn.Sequential):
-    """A shortcut or a gate: numbered words, as torchvision names its `downsample`."""
+    """A shortcut or a gate: numbered layers, as in torchvision's `downsample`."""
 
     def __init__(self, text: str, shape: FeatureShape, context: LayerContext) -> None:
         modules = []
@@ -66,10 +66,10 @@ class Shortcut(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """y = F(x) + x, and what the literature made of it: one block for every sentence.
+    """y = F(x) + x and its variants: one block for every sentence.
 
-    `drop` is the probability of being dropped in training: the whole block for a batch, with no
-    work done (Huang et al. 2016), or row by row.
+    `drop` is the probability of dropping the branch in training: the whole block for a batch, which
+    is then not computed (Huang et al. 2016), or row by row.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
         self.drops_rows = net.drop_mode == "row"
         self.lead, lead = add_layers(self, sentence.lead, shape, context)
         self.branch, y = add_layers(self, sentence.branch, lead, context)
-        # the sum may overwrite the branch where nothing else needs its output
+        # the sum may be in place if nothing else needs the branch's output
         self.overwrites = sentence.branch[-1].kind == "norm"
 
         self.projects = sentence.merge in ("add", "gate") and arithmetic.projects(shape, y, context)
@@ -97,10 +97,10 @@ class ResidualBlock(nn.Module):
         if sentence.merge == "concat":
             y = replace(y, channels=shape.channels + y.channels)
 
-        # a dropped block hands on x itself, which others hold
+        # a dropped block returns x itself, which must not be overwritten
         fresh = sentence.merge != "none" and not (self.drop and not self.drops_rows)
-        one = replace(context, stride=(1,) * net.ndim)
-        self.after, self.shape_out = add_layers(self, sentence.after, y, one, fresh)
+        unstrided = replace(context, stride=(1,) * net.ndim)
+        self.after, self.shape_out = add_layers(self, sentence.after, y, unstrided, fresh)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
         y = run_layers(self, self.lead, x)
@@ -122,16 +122,16 @@ class ResidualBlock(nn.Module):
         return run_layers(self, self.after, y)
 
     def dropped(self) -> bool:
-        """Whether this batch passes the block by; then no work is done at all."""
+        """Whether the block is dropped for this batch and not computed."""
         if not self.drop or not self.training or self.drops_rows:
             return False
         return bool(torch.rand(()) < self.drop)
 
     def survive(self, y: Float[Tensor, "n d *t"]) -> Float[Tensor, "n d *t"]:
-        """The branch as stochastic depth leaves it."""
+        """Return the branch after stochastic depth."""
         if not self.drop:
             return y
-        if not self.drops_rows:  # Huang et al. 2016, eq. 5: expected in evaluation
+        if not self.drops_rows:  # Huang et al. 2016, eq. 5: the expectation in evaluation
             return y if self.training else y * (1 - self.drop)
         if not self.training:
             return y

@@ -1,4 +1,4 @@
-"""From a model to a network: the one place that chooses a class."""
+"""Build a network from a model: the only place that selects the class."""
 
 from plusx.errors import UserError
 from plusx.grammar.model import External, Model, WithHead
@@ -8,10 +8,10 @@ from plusx.nn.with_head import NetworkWithHead
 
 
 def build(model: Model, *, initialised: bool = True) -> Backbone:
-    """The network of a model, its parameters from torch's generator.
+    """Return the network of a model, with parameters drawn from torch's generator.
 
-    Without `initialised` a spec's parameters are as PyTorch begins them, for weights to be loaded.
-    UserError: the model cannot be built.
+    Without `initialised`, the parameters of a spec are those of PyTorch, to be replaced by loaded
+    weights. Raises UserError if the model cannot be built.
     """
     if isinstance(model, WithHead):
         return NetworkWithHead(

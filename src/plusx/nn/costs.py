@@ -1,4 +1,4 @@
-"""Multiply-adds of a network with a head on its features, as `grammar.shapes` counts them."""
+"""MACs of a network with a head on its features, counted as `grammar.arithmetic` does."""
 
 from typing import Any
 
@@ -11,38 +11,37 @@ from plusx.nn.build import build
 from plusx.nn.with_head import NetworkWithHead
 
 
-PROPOSALS, FOUND = 1000, 100  # regions of an image that two-stage detectors look at, and tell
+PROPOSALS, DETECTIONS = 1000, 100  # of an image, for two-stage detectors
 
 
 def multiply_adds(net: NetworkWithHead, size: Size) -> int:
-    """Of one input with so many positions a dimension, in evaluation.
+    """Return the MACs of one input of this size, in evaluation mode.
 
-    Convolutions, linear layers and the products of attention are counted. Two-stage detectors look
-    at 1,000 proposals, and at masks of 100 boxes. A volume for a network of images counts with all
-    its slices.
+    Convolutions, linear layers and the products of attention count. Two-stage detectors count 1,000
+    proposals and the masks of 100 boxes. A volume for a network of images counts all slices.
     """
     with torch.device("meta"):
-        sketch: Any = build(net.spec, initialised=False).eval()
+        meta_net: Any = build(net.spec, initialised=False).eval()
     tokens = net.style.takes_tokens
     channels = () if tokens else (net.in_channels,)
     kind = torch.int64 if tokens else torch.float32
     x = torch.zeros((1, *channels, *size), dtype=kind, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if net.head_spec.two_stage:
-            _regions(sketch, x)
+            _run_two_stage(meta_net, x)
         else:
-            sketch(x)
-    return int(counted.get_total_flops()) // 2
+            meta_net(x)
+    return int(counter.get_total_flops()) // 2
 
 
-def _regions(net: NetworkWithHead, x: Tensor) -> None:
-    """What has weights in a two-stage detector; which regions it looks at depends on the image."""
+def _run_two_stage(net: NetworkWithHead, x: Tensor) -> None:
+    """Run all layers with weights of a two-stage detector; the real regions depend on the image."""
     head: Any = net.detector
     _, stages = net.maps(x)
-    maps = head.fpn({str(i): stages[place] for i, place in enumerate(head.indices)})
+    maps = head.fpn({str(i): stages[index] for i, index in enumerate(head.indices)})
     head.rpn.head(list(maps.values()))
     heads = head.roi_heads
     width = net.head_spec.width  # type: ignore[union-attr]
     heads.box_predictor(heads.box_head(x.new_zeros((PROPOSALS, width, 7, 7))))
     if heads.has_mask():
-        heads.mask_predictor(heads.mask_head(x.new_zeros((FOUND, width, 14, 14))))
+        heads.mask_predictor(heads.mask_head(x.new_zeros((DETECTIONS, width, 14, 14))))

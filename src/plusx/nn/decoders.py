@@ -1,7 +1,7 @@
-"""Heads that give a class for every position: FCN, DeepLabV3 and a U-Net's decoder.
+"""Heads that predict a class for every position: FCN, DeepLabV3 and the decoder of a U-Net.
 
-Each takes the network's input and the maps of its stem and stages, finest first, and gives logits
-of the input's size. All work in one, two and three dimensions.
+Each takes the network's input and the maps of stem and stages, finest first, and returns logits of
+the input's size, in one, two or three dimensions.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ from plusx.nn.init import initialise
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # Chen et al. 2017, section 3.3
-BROADEST = 8  # a decoder's widest level against its narrowest
+MAX_WIDTH_FACTOR = 8  # width of a decoder's widest level over that of its narrowest
 
 
 class FcnHead(nn.Sequential):
-    """A 3 x 3 convolution to a quarter of the channels, and a 1 x 1 to the classes, under
+    """A 3 x 3 convolution to a quarter of the channels and a 1 x 1 to the classes, with
     torchvision's names."""
 
     def __init__(self, channels: int, num_classes: int, ndim: int) -> None:
@@ -45,14 +45,14 @@ class FcnHead(nn.Sequential):
 
 
 class PooledBranch(nn.Sequential):
-    """What the whole map says, at every position."""
+    """Global context: the pooled map, at every position."""
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
         return resized(super().forward(x), list(x.shape[2:]))
 
 
 class SpatialPyramid(nn.Module):
-    """Convolutions of several rates side by side (Chen et al. 2017, figure 5)."""
+    """Parallel convolutions of several dilation rates (Chen et al. 2017, figure 5)."""
 
     def __init__(self, channels: int, rates: Sequence[int], out: int, ndim: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class SpatialPyramid(nn.Module):
 
 
 class DeepLabHead(nn.Sequential):
-    """DeepLabV3's head under torchvision's names."""
+    """The head of DeepLabV3, with torchvision's names."""
 
     def __init__(self, channels: int, num_classes: int, rates: Sequence[int], ndim: int) -> None:
         convolution, norm = layer_type("Conv", ndim), layer_type("BatchNorm", ndim)
@@ -98,8 +98,8 @@ class DeepLabHead(nn.Sequential):
 
 
 class Upsampled(nn.Module):
-    """A head on the last stage, its logits brought to the input's size, and where it is wanted
-    another one on the stage before, in training alone."""
+    """A head on the last stage with logits resized to the input, and optionally an auxiliary head
+    on the stage before, in training only."""
 
     def __init__(self, spec: Fcn | DeepLab, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Upsampled(nn.Module):
         self.aux_classifier: nn.Module | None = None
         if spec.auxiliary:
             if len(levels.stages) < 2:
-                raise UserError("[head] auxiliary: the network has one stage, so none before it")
+                raise UserError("[head] auxiliary: the network has only one stage")
             self.aux_classifier = FcnHead(levels.stages[-2].channels, num_classes, ndim)
 
     def forward(
@@ -126,36 +126,38 @@ class Upsampled(nn.Module):
 
 
 def resized(x: Float[Tensor, "n c *s"], size: Sequence[Any]) -> Float[Tensor, "n c *t"]:
-    """Linear interpolation, with positions at the middles of what they cover."""
+    """Return linear interpolation with align_corners=False."""
     return F.interpolate(x, size=list(size), mode=LINEAR[x.ndim - 2], align_corners=False)
 
 
 class UNetDecoder(nn.Module):
-    """From the coarsest map to the input's size: upsample, join the finer map, convolve twice
-    (Ronneberger et al. 2015, figure 1).
+    """The decoder of a U-Net (Ronneberger et al. 2015, figure 1).
 
-    The finest level is the input itself, behind one convolution. Sizes need not be multiples of
-    anything: each map is brought to the size of the one it joins.
+    From the coarsest map to the input's size: upsample, concatenate the finer map, convolve twice.
+    The finest level is the input after one convolution. Sizes need not be multiples of the stride:
+    each map is resized to the one it is concatenated with.
     """
 
     def __init__(self, spec: UNet, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         if spec.width < 1:
-            raise UserError(f"[head] width = {spec.width}; it is at least 1")
+            raise UserError(f"[head] width = {spec.width}; it must be at least 1")
         net, ndim = replace(levels.net, affine=True), levels.net.ndim
         self.levels = distinct(levels)
         finest = self.levels[0]
         self.reads_input = finest.source == "input"
-        widths = [spec.width * min(2**i, BROADEST) for i in range(len(self.levels))]
+        widths = [spec.width * min(2**i, MAX_WIDTH_FACTOR) for i in range(len(self.levels))]
         shape = shape_of(self.levels[-1])
         if self.reads_input:
-            self.enter = LayerSequence("conv3 norm act", shape_of(finest), said_at(net, spec.width))
-        for i in range(len(self.levels) - 2, -1, -1):
-            beside = (
-                self.enter.shape_out if i == 0 and self.reads_input else shape_of(self.levels[i])
+            self.enter = LayerSequence(
+                "conv3 norm act", shape_of(finest), head_context(net, spec.width)
             )
-            joined = replace(shape, channels=shape.channels + beside.channels)
-            up = LayerSequence("conv3 norm act conv3 norm act", joined, said_at(net, widths[i]))
+        for i in range(len(self.levels) - 2, -1, -1):
+            skip = self.enter.shape_out if i == 0 and self.reads_input else shape_of(self.levels[i])
+            concatenated = replace(shape, channels=shape.channels + skip.channels)
+            up = LayerSequence(
+                "conv3 norm act conv3 norm act", concatenated, head_context(net, widths[i])
+            )
             self.add_module(f"up{i}", up)
             shape = up.shape_out
         self.classifier = layer_type("Conv", ndim)(shape.channels, num_classes, 1)
@@ -177,16 +179,17 @@ class UNetDecoder(nn.Module):
 
 
 def distinct(levels: FeatureInfo) -> list[FeatureMap]:
-    """One level of each resolution, the deepest, finest first."""
+    """Return the deepest level of each resolution, finest first."""
     last = {level.stride: level for level in levels.all}
     return sorted(last.values(), key=lambda level: level.stride)
 
 
 def shape_of(level: FeatureMap) -> FeatureShape:
-    """The level as what words are said to; sizes are not known, nor are they needed."""
+    """Return the shape of a level; the size is a placeholder, since layers do not depend on it."""
     return FeatureShape(level.channels, (64,) * len(level.stride), level.stride)
 
 
-def said_at(net: Net, width: int) -> LayerContext:
-    """Where a head's words are said: the network's norm and activation, at a width of its own."""
+def head_context(net: Net, width: int) -> LayerContext:
+    """Return the context of a head's layers: norm and activation of the network, and their own
+    width."""
     return LayerContext(net, width, (1,) * net.ndim)

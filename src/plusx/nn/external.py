@@ -1,6 +1,6 @@
-"""External networks: those that the language cannot say, with the methods of every `Backbone`.
+"""External networks, which the language cannot describe, with the methods of every `Backbone`.
 
-EXTERNAL names them; a builder takes the numbers of classes and of input channels.
+EXTERNAL maps names to builders, which take the numbers of classes and of input channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from plusx.nn.reversible import ReversibleNetwork
 
 
 def style(in_channels: int) -> Net:
-    """Two dimensions, batch norm and ReLU."""
+    """Return a spec with two dimensions, batch norm and ReLU."""
     stage = Stage(block=Block(body="conv3 norm act"), depth=1, width=1)
     return Net(stem="conv3", stem_width=1, stages=(stage,), in_channels=in_channels, num_classes=0)
 
@@ -29,7 +29,7 @@ class AlexNet(Backbone):
     """The one-tower AlexNet of Krizhevsky 2014 ("One weird trick"), in torchvision's form.
 
     A stage is a convolution with its activation and, in stages 1, 2 and 5, the pooling after it.
-    Images are at least 63 positions a side.
+    Images have at least 63 pixels per side.
     """
 
     name = "alexnet"
@@ -41,8 +41,8 @@ class AlexNet(Backbone):
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
         self.style = style(in_channels)
-        built = TorchvisionAlexNet(num_classes=1)
-        layers = list(built.features)
+        torchvision_net = TorchvisionAlexNet(num_classes=1)
+        layers = list(torchvision_net.features)
         if in_channels != 3:
             layers[0] = nn.Conv2d(in_channels, 64, 11, 4, 2)
         self.layer1 = nn.Sequential(*layers[:3])
@@ -50,16 +50,18 @@ class AlexNet(Backbone):
         self.layer3 = nn.Sequential(*layers[6:8])
         self.layer4 = nn.Sequential(*layers[8:10])
         self.layer5 = nn.Sequential(*layers[10:])
-        drop1, fc1, act1, drop2, fc2, act2, _ = built.classifier
-        self.tail = nn.Sequential(built.avgpool, nn.Flatten(), drop1, fc1, act1, drop2, fc2, act2)
+        drop1, fc1, act1, drop2, fc2, act2, _ = torchvision_net.classifier
+        self.tail = nn.Sequential(
+            torchvision_net.avgpool, nn.Flatten(), drop1, fc1, act1, drop2, fc2, act2
+        )
         self.fc = head(self.embed_width, num_classes)
 
 
 class GoogLeNet(Backbone, TorchvisionGoogLeNet):  # type: ignore[misc]
-    """GoogLeNet (Szegedy et al. 2015) as torchvision has it: batch norm, no auxiliary heads.
+    """GoogLeNet (Szegedy et al. 2015) in torchvision's form: batch norm, no auxiliary heads.
 
-    Its module names are torchvision's. A stage ends where the next pooling begins. Images are at
-    least 15 positions a side.
+    Module names are torchvision's. A stage ends before the next pooling. Images have at least 15
+    pixels per side.
     """
 
     name = "googlenet"
@@ -93,7 +95,8 @@ class GoogLeNet(Backbone, TorchvisionGoogLeNet):  # type: ignore[misc]
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's "same": what is odd goes to the right and bottom."""
+    """A convolution with TensorFlow's "same" padding: an odd pixel is added at the right and
+    bottom."""
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d a b"]:
         pads = []
@@ -104,7 +107,8 @@ class SameConv2d(nn.Conv2d):
 
 
 class KerasBlock(nn.Module):
-    """A basic block whose convolutions have biases, with a bare 1 x 1 shortcut where it strides."""
+    """A basic block whose convolutions have biases, with a 1 x 1 convolution as shortcut if it
+    strides."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
@@ -123,8 +127,8 @@ class KerasBlock(nn.Module):
 class KerasResNet8(Backbone):
     """The ResNet-8 of MLPerf Tiny (Banbury et al. 2021) for CIFAR-10, as Keras computes it.
 
-    It stands beside the sentences for its padding ("same", one-sided at stride 2) and for Keras's
-    batch-norm epsilon of 0.001. Its published weights take pixels from 0 to 255, not scaled.
+    It is external for its padding ("same", one-sided at stride 2) and Keras's batch-norm epsilon of
+    0.001. Its published weights take unscaled pixels from 0 to 255.
     """
 
     name = "resnet8_keras"

@@ -1,4 +1,4 @@
-"""What a head on the features can read: the input, and the maps of a network's stem and stages."""
+"""The feature maps that a head can use: the input, and the maps of a network's stem and stages."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ from plusx.nn.network import Backbone
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One map: where it is from, its index there, its channels and its stride."""
+    """One map: its source, its index there, its channels and its stride."""
 
     source: Literal["input", "stem", "stage"]
     index: int
@@ -21,28 +21,28 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """All maps of a network. `net` has the norm, activation and dimensions of a head's words."""
+    """All maps of a network. `net` has the norm, activation and dimensions for a head."""
 
     net: Net
-    input: FeatureMap | None  # None where the input is numbers of tokens
+    input: FeatureMap | None  # None if the input consists of token numbers
     stem: tuple[FeatureMap, ...]
     stages: tuple[FeatureMap, ...]
 
     @property
     def all(self) -> tuple[FeatureMap, ...]:
-        """Every map, in the order in which they are computed."""
-        begin = () if self.input is None else (self.input,)
-        return (*begin, *self.stem, *self.stages)
+        """All maps, in the order of computation."""
+        inputs = () if self.input is None else (self.input,)
+        return (*inputs, *self.stem, *self.stages)
 
 
 def feature_info(backbone: Backbone) -> FeatureInfo:
-    """The maps of a network that a head can read."""
+    """Return the maps of a network that a head can use."""
     net = backbone.style
     widths = list(backbone.widths)
     strides = [each_dimension(stride, net.ndim) for stride in backbone.strides]
-    behind_tail = getattr(getattr(backbone, "tail", None), "shape_out", None)
-    if behind_tail is not None:  # words before a tail's pooling may stride
-        widths[-1], strides[-1] = behind_tail.channels, behind_tail.stride
+    tail_shape = getattr(getattr(backbone, "tail", None), "shape_out", None)
+    if tail_shape is not None:  # layers before a tail's pooling may stride
+        widths[-1], strides[-1] = tail_shape.channels, tail_shape.stride
     return FeatureInfo(
         net,
         None if net.takes_tokens else FeatureMap("input", 0, net.in_channels, (1,) * net.ndim),

@@ -1,4 +1,4 @@
-"""What of a network is not trained, and how deep each of its parameters lies.
+"""Frozen parameters and norms, and the depth of parameters.
 
 Depth counts from 0, the stem, over the stages to the head, which is one more than the last stage.
 """
@@ -13,29 +13,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from plusx.errors import UserError
 
 
-# stages of networks whose modules are not named after theirs
+# stages of networks whose module names do not contain them
 _STAGES: dict[str, dict[str, int]] = {
     "googlenet": {"conv": 1, "inception3": 2, "inception4": 3, "inception5": 4}
 }
 
 
 class _Frozen(_BatchNorm):
-    """A batch norm that stays in evaluation mode, and so keeps its statistics."""
+    """A batch norm that stays in evaluation mode, so that its statistics do not change."""
 
     def train(self, mode: bool = True) -> Any:
         return super().train(False)
 
 
 class FrozenBatchNorm1d(_Frozen, nn.BatchNorm1d):
-    """As `nn.BatchNorm1d`, under the same names; `train()` leaves it in evaluation mode."""
+    """`nn.BatchNorm1d` that stays in evaluation mode, with the same names."""
 
 
 class FrozenBatchNorm2d(_Frozen, nn.BatchNorm2d):
-    """As `nn.BatchNorm2d`, under the same names; `train()` leaves it in evaluation mode."""
+    """`nn.BatchNorm2d` that stays in evaluation mode, with the same names."""
 
 
 class FrozenBatchNorm3d(_Frozen, nn.BatchNorm3d):
-    """As `nn.BatchNorm3d`, under the same names; `train()` leaves it in evaluation mode."""
+    """`nn.BatchNorm3d` that stays in evaluation mode, with the same names."""
 
 
 _FROZEN: dict[type[nn.Module], type[_Frozen]] = {
@@ -46,9 +46,14 @@ _FROZEN: dict[type[nn.Module], type[_Frozen]] = {
 
 
 @contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """A second forward pass of the same inputs leaves the running statistics as they are."""
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Do not update running statistics inside the context, for a second forward pass of the same
+    inputs."""
+    norms = [
+        submodule
+        for submodule in module.modules()
+        if isinstance(submodule, _BatchNorm) and submodule.training
+    ]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
@@ -60,75 +65,74 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def freeze_norms(module: nn.Module) -> int:
-    """Keep statistics and parameters of all batch norms as they are, through `train()` and steps.
-
-    The modules become subclasses of what they are: names, weights and answers in evaluation mode
-    stay. The number of norms that were frozen.
-    """
+    """Freeze statistics and parameters of all batch norms; return their number. The modules become
+    subclasses of themselves: names, weights and outputs in evaluation mode do not change."""
     count = 0
-    for part in module.modules():
-        frozen = _FROZEN.get(type(part))
+    for submodule in module.modules():
+        frozen = _FROZEN.get(type(submodule))
         if frozen is not None:
-            part.__class__ = frozen
-        if isinstance(part, _Frozen):
-            part.eval()
-            part.requires_grad_(False)
+            submodule.__class__ = frozen
+        if isinstance(submodule, _Frozen):
+            submodule.eval()
+            submodule.requires_grad_(False)
             count += 1
     return count
 
 
 def freeze_below(net: nn.Module, depth: int) -> None:
-    """Leave all that lies less deep than `depth` as it is: parameters, and statistics of norms."""
+    """Freeze everything of smaller depth than `depth`: parameters, and statistics of norms."""
     depths = depths_of(net)
     for name, parameter in net.named_parameters():
         if depths[name] < depth:
             parameter.requires_grad_(False)
-    at = _depth_by_name(net)
-    for name, part in net.named_modules():
-        if isinstance(part, _BatchNorm) and at(name) < depth:
-            freeze_norms(part)
+    depth_of = _depth_by_name(net)
+    for name, module in net.named_modules():
+        if isinstance(module, _BatchNorm) and depth_of(name) < depth:
+            freeze_norms(module)
 
 
 def depths_of(net: nn.Module) -> dict[str, int]:
-    """How deep every parameter lies, by its name."""
-    at = _depth_by_name(net)
-    return {name: at(name) for name, _ in net.named_parameters()}
+    """Return the depth of every parameter by name."""
+    depth_of = _depth_by_name(net)
+    return {name: depth_of(name) for name, _ in net.named_parameters()}
 
 
 def head_depth(net: nn.Module) -> int:
-    """The depth of the head, one more than there are stages."""
+    """Return the depth of the head, one more than the number of stages."""
     return len(backbone_of(net)[1].widths) + 1  # type: ignore[arg-type]
 
 
 def backbone_of(net: nn.Module) -> tuple[str, nn.Module]:
-    """Under which name, and which network it is, that gives the features."""
-    for name, part in net.named_modules():
-        if hasattr(part, "features") and hasattr(part, "widths") and hasattr(part, "fc"):
-            return name, part
+    """Return the name and the module that computes the features."""
+    for name, module in net.named_modules():
+        if hasattr(module, "features") and hasattr(module, "widths") and hasattr(module, "fc"):
+            return name, module
     raise UserError(f"{type(net).__name__} has no stages")
 
 
 def _depth_by_name(net: nn.Module) -> Callable[[str], int]:
-    where, backbone = backbone_of(net)
-    prefix = f"{where}." if where else ""
+    backbone_name, backbone = backbone_of(net)
+    prefix = f"{backbone_name}." if backbone_name else ""
     last = len(backbone.widths)  # type: ignore[arg-type]
-    plain = _STAGES.get(str(getattr(backbone, "name", "")))
+    stage_prefixes = _STAGES.get(str(getattr(backbone, "name", "")))
 
-    def at(name: str) -> int:
+    def depth_of(name: str) -> int:
         if not name.startswith(prefix):
-            return last + 1  # what stands on the features
-        return _stage(name.removeprefix(prefix).split(".", 1)[0], last, plain)
+            return last + 1  # a head on the features
+        return _stage(name.removeprefix(prefix).split(".", 1)[0], last, stage_prefixes)
 
-    return at
+    return depth_of
 
 
-def _stage(child: str, last: int, plain: dict[str, int] | None) -> int:
+def _stage(child: str, last: int, stage_prefixes: dict[str, int] | None) -> int:
     if child == "fc":
         return last + 1
     if child == "tail":
         return last
-    if plain is not None:
-        return next((stage for start, stage in plain.items() if child.startswith(start)), last)
+    if stage_prefixes is not None:
+        return next(
+            (stage for start, stage in stage_prefixes.items() if child.startswith(start)), last
+        )
     for kind in ("layer", "enter"):
         number = child.removeprefix(kind)
         if number != child and number.isdigit():
@@ -136,10 +140,8 @@ def _stage(child: str, last: int, plain: dict[str, int] | None) -> int:
     return 0
 
 
-def rates_by_depth(net: nn.Module, share: float) -> dict[str, float]:
-    """What the rate of each parameter is multiplied with: 1 at the head, `share` less each stage.
-
-    Howard and Ruder 2018, section 3.2, with 1 / 2.6 a layer.
-    """
+def rates_by_depth(net: nn.Module, decay: float) -> dict[str, float]:
+    """Return the factor of each parameter's learning rate: 1 at the head, times `decay` per stage
+    below. Howard and Ruder 2018, section 3.2, with 1 / 2.6 per layer."""
     depths, top = depths_of(net), head_depth(net)
-    return {name: share ** (top - depth) for name, depth in depths.items()}
+    return {name: decay ** (top - depth) for name, depth in depths.items()}

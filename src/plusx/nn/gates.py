@@ -1,4 +1,4 @@
-"""Attention gates: x times something between 0 and 1, by channel, by position or both."""
+"""Attention gates: x times a factor between 0 and 1, by channel, by position or both."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from plusx.nn.dims import layer_type
 
 
 class SqueezeExcite(nn.Module):
-    """Channels gated by what they hold on average (Hu et al. 2018, section 3)."""
+    """Channels gated by their means (Hu et al. 2018, section 3)."""
 
     def __init__(self, channels: int, hidden: int, ndim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How parameters begin: rules of the papers, by name."""
+"""Initialisation of parameters by the rules of the papers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,28 +19,28 @@ Rule = Callable[[nn.Module], None]
 
 
 def _weights(fill: Callable[[Tensor], object], heads: bool, module: nn.Module) -> None:
-    """Fill convolutions, and linear layers too where `heads`; their biases begin at 0."""
+    """Initialise convolutions, with `heads` also linear layers; biases are 0."""
     if isinstance(module, (*CONVOLUTIONS, nn.Linear) if heads else CONVOLUTIONS):
         fill(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def _keep(module: nn.Module) -> None:
-    """As PyTorch leaves it."""
+def _unchanged(module: nn.Module) -> None:
+    """Keep PyTorch's initialisation."""
 
 
 he_normal = partial(nn.init.kaiming_normal_, nonlinearity="relu")
 
 RULES: dict[str, Rule] = {
-    # He et al. 2015 (delving), eq. 14 and 10; linear layers as PyTorch leaves them
+    # He et al. 2015 (delving), eq. 14 and 10; linear layers as in PyTorch
     "he": partial(_weights, partial(he_normal, mode="fan_out"), False),
     "he_fan_in": partial(_weights, partial(he_normal, mode="fan_in"), False),
     # Krizhevsky et al. 2012, section 5
     "normal0.01": partial(_weights, partial(nn.init.normal_, std=0.01), True),
     # Dosovitskiy et al. 2021 and Liu et al. 2022
     "truncated": partial(_weights, partial(nn.init.trunc_normal_, std=0.02), True),
-    "pytorch": _keep,
+    "pytorch": _unchanged,
 }
 
 
@@ -50,20 +50,20 @@ def initialise(
     zero_last_gamma: bool = False,
     gate_bias: float = GATE_BIAS,
 ) -> None:
-    """Begin a network's parameters anew, from torch's generator.
+    """Initialise a network's parameters from torch's generator.
 
     `rule` is a name of RULES; None is "he", or "truncated" for networks with layer norm.
-    `zero_last_gamma` makes every residual block the identity at the start: the weight of the
-    last norm of each branch before a `+` is 0 (Goyal et al. 2017, section 5.1). Branches without
-    a norm are left as they are. `gate_bias` is where the gates of `~` and of the word `gate`
-    begin: below 0 they carry first and transform later (Srivastava et al. 2015, section 2.2; He
-    et al. 2016, section 3.1, tries 0 to -10).
+    `zero_last_gamma` makes every residual block the identity at the start: the weight of the last
+    norm of each branch before a `+` is 0 (Goyal et al. 2017, section 5.1); branches without a norm
+    are unchanged. `gate_bias` is the initial bias of the gates of `~` and of the word `gate`: a
+    negative one first carries the input and transforms later (Srivastava et al. 2015, section 2.2;
+    He et al. 2016, section 3.1, tries 0 to -10).
     """
     if rule is None:
         spec = getattr(net, "spec", None)
         rule = "truncated" if spec is not None and spec.norm == "layer" else "he"
     if rule not in RULES:
-        raise UserError(f"no initialisation {rule!r}; there are {', '.join(RULES)}")
+        raise UserError(f"unknown initialisation {rule!r}; allowed are {', '.join(RULES)}")
     for module in net.modules():
         RULES[rule](module)
     for module in net.modules():

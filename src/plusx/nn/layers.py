@@ -1,4 +1,4 @@
-"""A word to a module, and the layers that PyTorch does not have."""
+"""The layers of words, including those that PyTorch does not have."""
 
 from collections.abc import Callable
 from math import gcd, prod
@@ -30,7 +30,7 @@ from plusx.nn.gates import (
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """A tenth of what is below 0, as in Darknet."""
+    """Leaky ReLU with the slope 0.1 of Darknet."""
 
     def __init__(self) -> None:
         super().__init__(0.1)
@@ -44,10 +44,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "leaky": LeakyReLU,
 }
-# activations that can overwrite their input, and the words whose output nothing else needs:
-# neither another path, nor the word's own backward pass, nor a plan that saves memory. Not `drop`
-# and the poolings, which may hand on their input, and not layers with weights, whose output may be
-# kept.
+# activations that can work in place, and the words whose output nothing else needs: no other path,
+# no backward pass of their own, no memory plan. Excluded are `drop` and the poolings, which may
+# return their input, and layers with weights, whose output may be stored.
 OVERWRITING = ("relu", "silu")
 FRESH = {"norm", "se", "eca", "cbam", "scale", "top", "embed", "pos"}
 
@@ -60,10 +59,8 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 
 class ZeroPad(nn.Module):
-    """Option A of He et al. 2015: every `stride`-th position, and zero channels behind.
-
-    `half` puts half of the zero channels in front. The gradient reaches the input.
-    """
+    """Option A of He et al. 2015: every `stride`-th position, padded with zero channels. With
+    `half`, half of the zero channels come first."""
 
     def __init__(self, channels: int, stride: Size, half: bool) -> None:
         super().__init__()
@@ -71,8 +68,8 @@ class ZeroPad(nn.Module):
         self.channels, self.stride = (before, channels - before), stride
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
-        taken: Any = (..., *(slice(None, None, s) for s in self.stride))
-        x = x[taken]
+        strided: Any = (..., *(slice(None, None, s) for s in self.stride))
+        x = x[strided]
         return F.pad(x, [0, 0] * len(self.stride) + list(self.channels))
 
     def extra_repr(self) -> str:
@@ -80,7 +77,7 @@ class ZeroPad(nn.Module):
 
 
 class Blur(nn.Module):
-    """A binomial filter, then the stride (Zhang 2019). Borders are reflected."""
+    """A binomial filter with stride (Zhang 2019) and reflected borders."""
 
     kernel: Tensor
 
@@ -104,10 +101,8 @@ class Blur(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over positions (Vaswani et al. 2017), without its projection out.
-
-    `qkv` gives queries, keys and values of `out` channels each, one head after another.
-    """
+    """Multi-head self-attention over positions (Vaswani et al. 2017), without output projection.
+    `qkv` computes queries, keys and values of `out` channels each, one head after another."""
 
     def __init__(self, channels: int, out: int, heads: int, ndim: int, bias: bool) -> None:
         super().__init__()
@@ -122,7 +117,7 @@ class Attention(nn.Module):
 
 
 class Scale(nn.Module):
-    """One learned factor a channel (LayerScale, Touvron et al. 2021), or one for all of them."""
+    """A learned factor per channel (LayerScale, Touvron et al. 2021), or one for all channels."""
 
     def __init__(self, channels: int, value: float, ndim: int) -> None:
         super().__init__()
@@ -144,14 +139,14 @@ class ConstantScale(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """Token numbers to channels."""
+    """Embeddings of token numbers, as channels."""
 
     def forward(self, x: Int[Tensor, "n *s"]) -> Float[Tensor, "n c *s"]:
         return super().forward(x).movedim(-1, 1)
 
 
 class Position(nn.Module):
-    """A learned summand at every position."""
+    """A learned position embedding that is added to the input."""
 
     def __init__(self, channels: int, size: Size) -> None:
         super().__init__()
@@ -162,7 +157,7 @@ class Position(nn.Module):
 
 
 class FullyConnected(nn.Linear):
-    """A linear layer over all channels and positions that are left."""
+    """A linear layer over all channels and positions."""
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
         y = super().forward(x.flatten(1))
@@ -170,10 +165,8 @@ class FullyConnected(nn.Linear):
 
 
 class LargestInOrder(nn.Module):
-    """The `count` largest values of each channel, in their order (Conneau et al. 2017).
-
-    Of equal values the first ones count: behind a ReLU many are 0, and `topk` takes any of them.
-    """
+    """The `count` largest values of each channel, in their order (Conneau et al. 2017). Of equal
+    values the first count, which `topk` does not guarantee: after a ReLU many are 0."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -185,10 +178,8 @@ class LargestInOrder(nn.Module):
 
 
 def build(word: Word, shape: FeatureShape, context: LayerContext, fresh: bool) -> nn.Module:
-    """The module of one word, for the `shape` that reaches it.
-
-    `fresh`: nothing else holds the input, so an activation may overwrite it.
-    """
+    """Return the module of one word for an input of this shape. `fresh`: nothing else uses the
+    input, so that an activation may work in place."""
     if word.kind == "act" and context.net.act in OVERWRITING:
         return ACTIVATIONS[context.net.act](inplace=fresh)
     return LAYERS[word.kind](word, shape, context)
@@ -232,7 +223,7 @@ def _pool(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
         return pool(kernel, stride, padding(kernel), ceil_mode=rounds_up)
     if word.kind == "avgpool":
         pool = layer_type("AvgPool", ndim)
-        # a window that rounding up lets reach beyond the border averages what it covers
+        # with ceil_mode a window may extend beyond the border, and averages only what it covers
         return pool(kernel, stride, ceil_mode=rounds_up, count_include_pad=False)
     return Blur(kernel, stride)
 
@@ -254,7 +245,7 @@ def _count(word: Word) -> int:
     return int(word.value or 1)
 
 
-# kind of a word: its module, for the tensor that reaches it
+# kind of a word: its module for the input shape
 LAYERS: dict[str, Callable[[Word, FeatureShape, LayerContext], nn.Module]] = {
     "conv": _conv,
     "norm": _norm,

@@ -1,4 +1,4 @@
-"""Networks with stages: what all of them have in common, and those that are built from a spec."""
+"""Networks with stages: the base class, and networks built from a spec."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,14 +17,14 @@ from plusx.nn.block import LayerSequence, ResidualBlock, add_layers
 
 
 class Backbone(nn.Module):
-    """A network with stages, features and a head, which is linear unless a subclass says otherwise.
+    """A network with stages, features and a head, which is linear by default.
 
     widths, strides: channels, and input positions per step, at the end of each stage.
-    embed_width: numbers per input that the head reads.
-    spec: the model that builds the network again.
-    style: the spec whose norm, activation and dimensions a head on the features takes.
-    preprocessing: how inputs are prepared, as a JSON-ready dictionary; None where unknown.
-    classes: names of the outputs; () where unknown.
+    embed_width: width of the head's input.
+    spec: the model from which the network can be built again.
+    style: the spec whose norm, activation and dimensions a head on the features uses.
+    preprocessing: how inputs are prepared, as a JSON-ready dictionary; None if unknown.
+    classes: names of the outputs; () if unknown.
 
     Subclasses define the attributes and `fc`, and `layer1`, `layer2`, ... or `stage`.
     """
@@ -35,7 +35,7 @@ class Backbone(nn.Module):
     num_classes: int
     in_channels: int
     spec: Any = None
-    head_spec: Head | None = None  # a head on the features in place of the linear one
+    head_spec: Head | None = None  # a head on the features instead of the linear one
     style: Net
     preprocessing: dict[str, Any] | None = None
     classes: tuple[str, ...] = ()
@@ -44,26 +44,25 @@ class Backbone(nn.Module):
 
     @property
     def base(self) -> "Backbone":
-        """The network that computes the features; itself, unless it is the backbone of a head."""
+        """The network that computes the features: the backbone of a network with a head, else
+        itself."""
         return self
 
     def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
-        """The input of the first stage, and the outputs of the stem's words at `positions`."""
+        """Return the input of the first stage, and the outputs of the stem's layers at
+        `positions`."""
         return x, []
 
     def stage(self, index: int, x: Tensor) -> Tensor:
-        """The map at the end of a stage, from the map at the end of the one before."""
+        """Return the output of a stage, from the output of the one before."""
         y: Tensor = getattr(self, f"layer{index + 1}")(x)
         return y
 
     def features(
-        self,
-        x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"],
-        out: Sequence[int] | None = None,
+        self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"], out: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """The maps at the ends of the stages: (n, widths[i], *s / strides[i]) for each i in `out`,
-        or for all. Nothing behind the last of them is computed.
-        """
+        """Return the outputs of the stages: (n, widths[i], *s / strides[i]) for each i in `out`, or
+        for all. Later stages are not computed."""
         return self.pyramid(x, (), out)[1]
 
     def pyramid(
@@ -72,7 +71,7 @@ class Backbone(nn.Module):
         stem: Sequence[int],
         out: Sequence[int] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The outputs of the stem's words at the positions `stem`, and `features`."""
+        """Return the outputs of the stem's layers at the positions `stem`, and `features`."""
         indices = stage_positions(out, len(self.widths))
         x, stem_maps = self.run_stem(x, tuple(stem))
         maps = []
@@ -82,14 +81,14 @@ class Backbone(nn.Module):
         return stem_maps, [maps[i] for i in indices]
 
     def embed(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Float[Tensor, "n width"]:
-        """The vectors that the linear head reads."""
+        """Return the input vectors of the linear head."""
         return self.tail(self.features(x, out=[-1])[0]).flatten(1)
 
     def forward(self, x: Tensor) -> Any:
         return self.fc(self.embed(x))
 
     def reset_head(self, num_classes: int) -> None:
-        """Replace the head by a new one for `num_classes`; 0 leaves none."""
+        """Replace the head by a new one for `num_classes`; 0 removes it."""
         self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
         self._reset_classes(num_classes)
 
@@ -104,8 +103,8 @@ class Backbone(nn.Module):
 class Network(Backbone):
     """A network built from a spec, with torchvision's module names.
 
-    Parameters are as PyTorch initialises them; `plusx.nn.init` has the rules of the papers.
-    UserError: the spec is not valid.
+    Parameters are initialised as in PyTorch; `plusx.nn.init` has the rules of the papers. Raises
+    UserError if the spec is not valid.
     """
 
     tail: LayerSequence
@@ -117,26 +116,28 @@ class Network(Backbone):
         self.spec = self.style = spec
         self.widths, self.strides = measure.widths, measure.strides
         self.num_classes, self.in_channels = spec.num_classes, spec.in_channels
-        one = (1,) * spec.ndim
-        shape = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
-        stem = LayerContext(spec, spec.stem_width, one)
+        unstrided = (1,) * spec.ndim
+        shape = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), unstrided)
+        stem = LayerContext(spec, spec.stem_width, unstrided)
         self.stem, shape = add_layers(self, parse(spec.stem).branch, shape, stem)
         total, count = sum(len(stage.blocks) for stage in spec.stages), 0
         for i, stage in enumerate(spec.stages, 1):
             if stage.enter:
-                enter = LayerSequence(stage.enter, shape, LayerContext(spec, shape.channels, one))
+                enter = LayerSequence(
+                    stage.enter, shape, LayerContext(spec, shape.channels, unstrided)
+                )
                 self.add_module(f"enter{i}", enter)
                 shape = enter.shape_out
             blocks = []
             for j, block in enumerate(stage.blocks):
-                stride = each_dimension(stage.stride, spec.ndim) if j == 0 else one
+                stride = each_dimension(stage.stride, spec.ndim) if j == 0 else unstrided
                 count += 1
                 drop = spec.drop_path * count / total
                 context = LayerContext(spec, stage.width, stride)
                 blocks.append(ResidualBlock(block, shape, context, drop))
                 shape = blocks[-1].shape_out
             self.add_module(f"layer{i}", nn.Sequential(*blocks))
-        self.tail = LayerSequence(spec.tail, shape, LayerContext(spec, shape.channels, one))
+        self.tail = LayerSequence(spec.tail, shape, LayerContext(spec, shape.channels, unstrided))
         self.embed_width = measure.embed_width
         self.fc = head(self.embed_width, spec.num_classes)
 
@@ -155,12 +156,12 @@ class Network(Backbone):
 
 
 def head(width: int, num_classes: int) -> nn.Module:
-    """A linear layer, or nothing where there are no classes."""
+    """Return a linear layer, or the identity without classes."""
     return nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
 
 def stage_positions(out: Sequence[int] | None, count: int) -> list[int]:
-    """Which stages are asked for, as positions from 0. Raises UserError beyond the last."""
+    """Return the selected stages as indices from 0. Raises UserError for an index out of range."""
     if out is None:
         return list(range(count))
     for i in out:

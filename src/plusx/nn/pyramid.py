@@ -1,4 +1,4 @@
-"""One-stage detectors: a slim feature pyramid with the towers of FCOS, and YOLOv3's head."""
+"""One-stage detectors: a feature pyramid with the towers of FCOS, and the head of YOLOv3."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,20 @@ from plusx.errors import UserError
 from plusx.grammar.heads import Fcos, Yolo
 from plusx.grammar.spec import Net
 from plusx.nn.block import LayerSequence
-from plusx.nn.decoders import distinct, said_at, shape_of
+from plusx.nn.decoders import distinct, head_context, shape_of
 from plusx.nn.feature_info import FeatureInfo, FeatureMap
 from plusx.nn.init import initialise
 
 
 SET = "conv1/2 norm act conv3 norm act conv1/2 norm act conv3 norm act conv1/2 norm act"
-RARE = 0.01  # the score with which a class begins everywhere (Lin et al. 2017, section 3.3)
+PRIOR = 0.01  # the initial score of every class (Lin et al. 2017, section 3.3)
 
 
 class Pyramid(nn.Module):
-    """A feature pyramid (Lin et al. 2017): from the coarsest map down, each joined to what the
-    coarser ones say. Coarser levels than the network has are convolutions with stride 2; where
-    fewer levels are wanted than it has maps, these are the finest.
+    """A feature pyramid (Lin et al. 2017): top-down, each map added to the upsampled coarser one.
 
-    `strides` are those of the levels, finest first.
+    If `count` exceeds the number of maps, further levels are convolutions with stride 2; if it is
+    smaller, the finest levels are used. `strides` are those of the levels, finest first.
     """
 
     def __init__(self, levels: Sequence[FeatureMap], width: int, count: int) -> None:
@@ -48,33 +47,34 @@ class Pyramid(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        joined = [self.inner[-1](maps[-1])]
+        merged = [self.inner[-1](maps[-1])]
         for i in range(len(maps) - 2, -1, -1):
-            above = F.interpolate(joined[0], size=maps[i].shape[2:], mode="nearest")
-            joined.insert(0, self.inner[i](maps[i]) + above)
-        outputs = [convolve(y) for convolve, y in zip(self.outer, joined)]
+            upsampled = F.interpolate(merged[0], size=maps[i].shape[2:], mode="nearest")
+            merged.insert(0, self.inner[i](maps[i]) + upsampled)
+        outputs = [convolve(y) for convolve, y in zip(self.outer, merged)]
         for convolve in self.coarser:
             outputs.append(convolve(F.relu(outputs[-1])))
         return outputs
 
 
 class FcosHead(nn.Module):
-    """FCOS (Tian et al. 2019): at every position of every level the logits of the classes, the
-    distances to the four sides of a box in pixels of the input, and the logit of centre-ness.
+    """The head of FCOS (Tian et al. 2019).
 
-    Two towers of convolutions, each behind a group norm, are the same for all levels.
+    At every position of every level: the logits of the classes, the distances to the four sides of
+    a box in pixels of the input, and the logit of centre-ness. All levels share the two towers of
+    convolutions with group norm.
     """
 
     def __init__(self, spec: Fcos, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
         if spec.width < 1 or spec.depth < 0:
             raise UserError(
-                f"[head] width = {spec.width}, depth = {spec.depth}; a width is at least 1, a "
+                f"[head] width = {spec.width}, depth = {spec.depth}; width must be at least 1, "
                 "depth at least 0"
             )
-        chosen = coarse(levels, spec.finest)
-        self.indices = tuple(level.index for level in chosen)
-        self.fpn = Pyramid(chosen, spec.width, spec.levels)
+        stages = coarse(levels, spec.finest)
+        self.indices = tuple(level.index for level in stages)
+        self.fpn = Pyramid(stages, spec.width, spec.levels)
         self.strides = self.fpn.strides
         net = replace(levels.net, norm="group", affine=True)
         self.classes = tower(net, spec)
@@ -89,7 +89,7 @@ class FcosHead(nn.Module):
             nn.init.zeros_(layer.bias)
         assert self.class_logits.bias is not None
         assert self.distances.bias is not None
-        nn.init.constant_(self.class_logits.bias, -math.log((1 - RARE) / RARE))
+        nn.init.constant_(self.class_logits.bias, -math.log((1 - PRIOR) / PRIOR))
         nn.init.constant_(self.distances.bias, 1.0)
 
     def forward(
@@ -111,34 +111,35 @@ class FcosHead(nn.Module):
 class YoloHead(nn.Module):
     """YOLOv3's head (Redmon and Farhadi 2018, section 2.3) on the three coarsest resolutions.
 
-    At each, convolutions of 1 x 1 and 3 x 3 in turn, as wide as the network's stage and half of
-    it; what they say, halved once more and upsampled, joins the next finer stage.
+    At each resolution alternate 1 x 1 and 3 x 3 convolutions, with half the width of the stage and
+    its width; their output, halved once more and upsampled, is concatenated with the next finer
+    stage.
     """
 
     def __init__(self, spec: Yolo, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
-        chosen = distinct(replace(levels, input=None, stem=()))[-3:]
-        if len(chosen) < 3:
+        stages = distinct(replace(levels, input=None, stem=()))[-3:]
+        if len(stages) < 3:
             raise UserError(
-                f'[head] kind = "yolo" needs three resolutions; the network has {len(chosen)}'
+                f'[head] kind = "yolo" needs three resolutions; the network has {len(stages)}'
             )
-        self.indices = tuple(level.index for level in chosen)
-        self.strides = tuple(level.stride for level in chosen)
+        self.indices = tuple(level.index for level in stages)
+        self.strides = tuple(level.stride for level in stages)
         net = replace(levels.net, affine=True)
-        shape = shape_of(chosen[-1])
+        shape = shape_of(stages[-1])
         for i in (2, 1, 0):
-            width = chosen[i].channels
+            width = stages[i].channels
             if i < 2:
                 shape = replace(shape, channels=shape.channels + width, size=(64, 64))
-            half = LayerSequence(SET, shape, said_at(net, width))
-            last = LayerSequence("conv3 norm act", half.shape_out, said_at(net, width))
+            half = LayerSequence(SET, shape, head_context(net, width))
+            last = LayerSequence("conv3 norm act", half.shape_out, head_context(net, width))
             self.add_module(f"set{i}", half)
             self.add_module(f"last{i}", last)
             convolution = nn.Conv2d(width, len(spec.anchors) // 3 * (5 + num_classes), 1)
             self.add_module(f"told{i}", convolution)
             if i:
                 up = LayerSequence(
-                    "conv1/2 norm act", half.shape_out, said_at(net, half.shape_out.channels)
+                    "conv1/2 norm act", half.shape_out, head_context(net, half.shape_out.channels)
                 )
                 self.add_module(f"up{i}", up)
                 shape = up.shape_out
@@ -161,21 +162,22 @@ class YoloHead(nn.Module):
 
 
 def coarse(levels: FeatureInfo, finest: int) -> list[FeatureMap]:
-    """The stages of a stride of at least `finest`, one of each resolution, and the last anyway."""
+    """Return the stages with a stride of at least `finest`, one per resolution, but at least the
+    last."""
     stages = distinct(replace(levels, input=None, stem=()))
     return [level for level in stages if min(level.stride) >= finest] or stages[-1:]
 
 
 def tower(net: Net, spec: Fcos) -> nn.Module:
-    """`depth` convolutions, each with a group norm and an activation."""
+    """Return `depth` convolutions, each with a group norm and an activation."""
     level = FeatureMap("stage", 0, spec.width, (1, 1))
     words = " ".join(["conv3 norm act"] * spec.depth)
     if not words:
         return nn.Identity()
-    layers = LayerSequence(words, shape_of(level), said_at(net, spec.width))
+    layers = LayerSequence(words, shape_of(level), head_context(net, spec.width))
     for name in layers.names:
         if name.startswith("norm"):
-            # a group has two channels at least: the coarsest map may be a single position
+            # at least two channels per group: the coarsest map may be a single position
             groups = gcd(32, max(spec.width // 2, 1))
             layers.add_module(name, nn.GroupNorm(groups, spec.width))
     initialise(layers, "he")

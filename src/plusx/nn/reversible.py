@@ -1,11 +1,11 @@
-"""Reversible residual networks (Gomez et al. 2017): what was put in follows from what came out.
+"""Reversible residual networks (Gomez et al. 2017): the input can be computed from the output.
 
-A unit splits its channels in two halves and adds in turn,
+A unit splits its channels into two halves and computes
 
     y1 = x1 + F(x2)        x2 = y2 - G(y1)
     y2 = x2 + G(y1)        x1 = y1 - F(x2)
 
-so that training keeps what a stage gives and not what happens inside.
+so that training stores the output of a stage, but no activations inside it.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,22 @@ from plusx.errors import UserError
 from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.reversible import BODY, FIRST, SHORTCUT, Reversible
 from plusx.nn.block import LayerSequence, Shortcut
-from plusx.nn.frozen import running_statistics_kept
+from plusx.nn.frozen import frozen_running_statistics
 from plusx.nn.init import initialise
 from plusx.nn.network import Backbone, head
 
 
 class ReversibleUnit(nn.Module):
-    """Two residual branches between the halves of the channels, each before the other's turn.
-
-    Where the unit changes the shape, both halves take a shortcut without weights, and the input
-    cannot be computed from the output.
-    """
+    """Two residual branches between the halves of the channels. If the unit changes the shape, both
+    halves have a shortcut without weights, and the input cannot be computed from the output."""
 
     def __init__(self, shape: FeatureShape, context: LayerContext, body: str) -> None:
         super().__init__()
         self.f = LayerSequence(body, shape, context)
-        changed = self.f.shape_out.channels != shape.channels or max(context.stride) > 1
-        later = LayerContext(context.net, context.width, (1,) * context.net.ndim)
-        self.downsample = Shortcut(SHORTCUT, shape, later) if changed else None
-        self.g = LayerSequence(BODY, self.f.shape_out, later)
+        changes_shape = self.f.shape_out.channels != shape.channels or max(context.stride) > 1
+        unstrided = LayerContext(context.net, context.width, (1,) * context.net.ndim)
+        self.downsample = Shortcut(SHORTCUT, shape, unstrided) if changes_shape else None
+        self.g = LayerSequence(BODY, self.f.shape_out, unstrided)
         self.shape_out = self.g.shape_out
 
     def forward(
@@ -51,7 +48,7 @@ class ReversibleUnit(nn.Module):
 
 
 class Reversal(torch.autograd.Function):
-    """Units of one shape in turn, of which only the last one's output is kept."""
+    """Units of the same shape in turn; only the output of the last is saved."""
 
     @staticmethod
     def forward(
@@ -71,27 +68,31 @@ class Reversal(torch.autograd.Function):
         y1, y2 = ctx.saved_tensors
         gradients: dict[Tensor, Tensor] = {}
 
-        def through(branch: LayerSequence, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-            """A branch's result, and the gradient of its input; those of parameters are noted."""
+        def branch_gradient(
+            branch: LayerSequence, x: Tensor, gradient: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            """Return output and input gradient of a branch, and record those of its parameters."""
             x = x.detach().requires_grad_()
             trained = [p for p in branch.parameters() if p.requires_grad]
             autocast = torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext()
-            with torch.enable_grad(), autocast, running_statistics_kept(branch):
+            with torch.enable_grad(), autocast, frozen_running_statistics(branch):
                 y = branch(x)
-            of_x, *of_parameters = torch.autograd.grad(y, [x, *trained], slope.to(y.dtype))
-            gradients.update(zip(trained, of_parameters, strict=True))
-            return y.detach(), of_x
+            x_gradient, *parameter_gradients = torch.autograd.grad(
+                y, [x, *trained], gradient.to(y.dtype)
+            )
+            gradients.update(zip(trained, parameter_gradients, strict=True))
+            return y.detach(), x_gradient
 
         for unit in reversed(ctx.units):
-            g, slope = through(unit.g, y1, d2)
-            y2, d1 = y2 - g, d1 + slope
-            f, slope = through(unit.f, y2, d1)
-            y1, d2 = y1 - f, d2 + slope
+            g, gradient = branch_gradient(unit.g, y1, d2)
+            y2, d1 = y2 - g, d1 + gradient
+            f, gradient = branch_gradient(unit.f, y2, d1)
+            y1, d2 = y1 - f, d2 + gradient
         return None, d1, d2, *(gradients.get(parameter) for parameter in ctx.parameters)
 
 
 class ReversibleStage(nn.Sequential):
-    """Units in turn, on halves of the channels. `reverses` False keeps all activations."""
+    """Units in turn, on halves of the channels. With `reverses` False all activations are saved."""
 
     reverses = True
 
@@ -109,7 +110,7 @@ class ReversibleStage(nn.Sequential):
                 unit,
                 *halves,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), running_statistics_kept(unit)),
+                context_fn=lambda: (nullcontext(), frozen_running_statistics(unit)),
             )
         parameters = [p for unit in units for p in unit.parameters() if p.requires_grad]
         if units:
@@ -118,43 +119,44 @@ class ReversibleStage(nn.Sequential):
 
 
 class ReversibleNetwork(Backbone):
-    """A reversible network for small images, as the authors' own code has it.
+    """A reversible network for small images, as in the authors' code.
 
-    A stem in convolution, norm and activation; three stages of pre-activated units, of which the
-    first of all is activated by the stem already, and those that begin stages 2 and 3 halve the
-    image; norm, activation, mean. Shortcuts average and append zero channels on both sides.
+    The stem is convolution, norm and activation; then three stages of pre-activation units, of
+    which the very first starts without norm and activation, and the first of stages 2 and 3 halves
+    the image; then norm, activation and mean. Shortcuts average and pad zero channels on both
+    sides.
 
-    `reverses` False keeps activations as other networks do, for comparison.
+    With `reverses` False activations are saved as in other networks, for comparison.
     """
 
     strides = (1, 2, 4)
     tail: LayerSequence
 
     def __init__(
-        self,
-        name: str,
-        sizes: Reversible,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        self, name: str, sizes: Reversible, num_classes: int = 10, in_channels: int = 3
     ) -> None:
         super().__init__()
         self.name, self.widths, self.embed_width = name, sizes.widths, sizes.widths[-1]
         self.num_classes, self.in_channels = num_classes, in_channels
         self.style = net = sizes.net(in_channels)
-        one = (1, 1)
-        begin = FeatureShape(in_channels, (32, 32), one)
-        self.stem = LayerSequence(net.stem, begin, LayerContext(net, sizes.stem_width, one))
-        half = FeatureShape(sizes.stem_width // 2, begin.size, one)
+        unstrided = (1, 1)
+        input_shape = FeatureShape(in_channels, (32, 32), unstrided)
+        self.stem = LayerSequence(
+            net.stem, input_shape, LayerContext(net, sizes.stem_width, unstrided)
+        )
+        half_shape = FeatureShape(sizes.stem_width // 2, input_shape.size, unstrided)
         for number, (count, width) in enumerate(zip(sizes.units, sizes.widths, strict=True), 1):
-            built = []
+            units = []
             for j in range(count):
-                stride = (2, 2) if j == 0 and number > 1 else one
+                stride = (2, 2) if j == 0 and number > 1 else unstrided
                 body = FIRST if number == 1 and j == 0 else BODY
-                built.append(ReversibleUnit(half, LayerContext(net, width // 2, stride), body))
-                half = built[-1].shape_out
-            self.add_module(f"layer{number}", ReversibleStage(*built))
-        last = FeatureShape(self.widths[-1], half.size, one)
-        self.tail = LayerSequence(net.tail, last, LayerContext(net, self.widths[-1], one))
+                units.append(
+                    ReversibleUnit(half_shape, LayerContext(net, width // 2, stride), body)
+                )
+                half_shape = units[-1].shape_out
+            self.add_module(f"layer{number}", ReversibleStage(*units))
+        last = FeatureShape(self.widths[-1], half_shape.size, unstrided)
+        self.tail = LayerSequence(net.tail, last, LayerContext(net, self.widths[-1], unstrided))
         self.fc = head(self.embed_width, num_classes)
         initialise(self, "he")
 
@@ -165,12 +167,12 @@ class ReversibleNetwork(Backbone):
                 f"multiples of {self.strides[-1]}"
             )
         x = self.stem(x)
-        # halves that are added and subtracted again need the full precision
+        # the reconstruction needs full precision
         return x if x.dtype == torch.float64 else x.float(), []
 
     @property
     def reverses(self) -> bool:
-        """Whether activations are computed again from outputs, and not kept."""
+        """Whether activations are recomputed from outputs instead of saved."""
         return all(stage.reverses for stage in self.children() if hasattr(stage, "reverses"))
 
     @reverses.setter

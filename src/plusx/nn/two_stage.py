@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN: torchvision's proposals and heads for regions on our features."""
+"""Faster and Mask R-CNN: torchvision's region proposals and heads on our features."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,33 +22,31 @@ from plusx.nn.feature_info import FeatureInfo
 from plusx.nn.pyramid import coarse
 
 
-FINEST = 4  # the stride of the finest stage that the pyramid stands on
+FINEST = 4  # smallest stride of a stage that the pyramid uses
 SHAPES = (0.5, 1.0, 2.0)  # an anchor's height over its width
 
 
 class TwoStage(nn.Module):
-    """Proposals on every level of a pyramid, and for each a class and a box, and with Mask R-CNN a
-    mask of 28 x 28 positions.
+    """Region proposals with a class and a box for each, and with Mask R-CNN a 28 x 28 mask.
 
-    Modules, defaults and names are torchvision's, under `fpn`, `rpn` and `roi_heads`; with a slim
-    pyramid the heads are slim alike. Images are taken as they come: they are scaled, normalised and
-    padded before they are a batch.
+    Modules, defaults and names are torchvision's, under `fpn`, `rpn` and `roi_heads`; the heads are
+    as narrow as the pyramid. Images are scaled, normalised and padded before, as a batch.
     """
 
     def __init__(self, spec: FasterRcnn, levels: FeatureInfo, num_classes: int) -> None:
         super().__init__()
-        chosen, width = coarse(levels, FINEST), spec.width
-        self.indices = tuple(level.index for level in chosen)
-        names = [str(i) for i in range(len(chosen))]
-        count = len(chosen) + 1
+        stages, width = coarse(levels, FINEST), spec.width
+        self.indices = tuple(level.index for level in stages)
+        names = [str(i) for i in range(len(stages))]
+        count = len(stages) + 1
         if len(spec.anchors) < count:
             raise UserError(
                 f"[head] anchors has {len(spec.anchors)} sides; the pyramid on this network has "
                 f"{count} levels"
             )
-        strides = [level.stride for level in chosen]
+        strides = [level.stride for level in stages]
         self.strides = (*strides, tuple(2 * step for step in strides[-1]))
-        channels = [level.channels for level in chosen]
+        channels = [level.channels for level in stages]
         self.fpn = FeaturePyramidNetwork(channels, width, LastLevelMaxPool())
         anchors = AnchorGenerator(
             tuple((side,) for side in spec.anchors[:count]), (SHAPES,) * count
@@ -90,8 +88,8 @@ class TwoStage(nn.Module):
     def forward(
         self, x: Float[Tensor, "n c h w"], stem: Sequence[Tensor], stages: Sequence[Tensor]
     ) -> list[dict[str, Tensor]]:
-        """Of each image `boxes` (d, 4), `labels` (d,) from 1, `scores` (d,), the surest first, and
-        with Mask R-CNN `masks` (d, 1, 28, 28), probabilities within the box."""
+        """Return for each image `boxes` (d, 4), `labels` (d,) from 1, `scores` (d,), the highest
+        first, and with Mask R-CNN `masks` (d, 1, 28, 28), probabilities within the box."""
         detections, _ = self.run(x, stages, None)
         return detections
 
@@ -102,13 +100,13 @@ class TwoStage(nn.Module):
         boxes: Float[Tensor, "n m 6"],
         masks: UInt8[Tensor, "n m h w"] | None,
     ) -> dict[str, Tensor]:
-        """torchvision's losses by its names. Boxes of crowds are left out, as its reference does,
-        and those that a scale has left without area, whose logarithms would be infinite.
+        """Return torchvision's losses by its names.
 
-        Raises UserError where a Mask R-CNN is given no masks.
+        Crowds are excluded, as in its reference training, and boxes without area, whose logarithms
+        would be infinite. Raises UserError if a Mask R-CNN has no masks.
         """
         if self.roi_heads.has_mask() and masks is None:
-            raise UserError("a Mask R-CNN learns from the masks of boxes; the batch has none")
+            raise UserError("a Mask R-CNN needs instance masks; the batch has none")
         targets = []
         for i, rows in enumerate(boxes):
             sides = rows[:, 2:4] - rows[:, :2]
@@ -123,19 +121,19 @@ class TwoStage(nn.Module):
     def run(
         self, x: Tensor, stages: Sequence[Tensor], targets: list[dict[str, Tensor]] | None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """What is found, and the losses where there are targets: torchvision's GeneralizedRCNN
-        without its preparation of images."""
+        """Return the detections, and with targets the losses: torchvision's GeneralizedRCNN without
+        its image preparation."""
         size = (int(x.shape[2]), int(x.shape[3]))
         images = ImageList(x, [size] * len(x))
-        named_maps = OrderedDict((str(i), stages[place]) for i, place in enumerate(self.indices))
+        named_maps = OrderedDict((str(i), stages[index]) for i, index in enumerate(self.indices))
         maps = self.fpn(named_maps)
         proposals, losses = self.rpn(images, maps, targets)
         detections, head_losses = self.roi_heads(maps, proposals, images.image_sizes, targets)
         return detections, {**head_losses, **losses}
 
 
-def frozen(module: nn.Module) -> nn.Module:
-    """The same network with its batch norms as constants: torchvision's FrozenBatchNorm2d."""
+def freeze_batch_norms(module: nn.Module) -> nn.Module:
+    """Replace batch norms by torchvision's FrozenBatchNorm2d; return the module."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             constant = FrozenBatchNorm2d(child.num_features, child.eps)
@@ -146,5 +144,5 @@ def frozen(module: nn.Module) -> nn.Module:
                         buffer.copy_(state[key])
             module.add_module(name, constant)
         else:
-            frozen(child)
+            freeze_batch_norms(child)
     return module

@@ -1,7 +1,7 @@
-"""A first convolution that whitens: it is computed from patches of images, and not trained.
+"""A whitening first convolution, computed from image patches and not trained.
 
-Coates and Ng 2012, "Learning feature representations with k-means", section 2, and the records on
-CIFAR-10 since Page 2019.
+Coates and Ng 2012, "Learning feature representations with k-means", section 2, and the CIFAR-10
+speed records since Page 2019.
 """
 
 from collections.abc import Iterable
@@ -16,18 +16,16 @@ from plusx.nn.init import CONVOLUTIONS
 
 @torch.no_grad()
 def whiten(net: nn.Module, images: Iterable[Tensor], epsilon: float = 5e-4) -> None:
-    """Let the first convolution of `net` whiten patches of images (n, c, *s), and freeze it.
+    """Set the first convolution of `net` to whiten patches of images (n, c, *s), and freeze it.
 
-    Its filters become the principal directions of the patches, the strongest first, each divided by
-    sqrt(variance + epsilon), and behind them their negatives, so that an activation that cuts off
-    what is below zero loses nothing. A bias begins at 0 and is trained.
-
-    UserError: there is no convolution, it has groups, or more filters than twice the values of a
-    patch. RuntimeError: there are no images.
+    Its filters are the principal directions of the patches, by decreasing variance, each divided by
+    sqrt(variance + epsilon), followed by their negatives, so that a ReLU loses no information. A
+    bias starts at 0 and is trained. Raises UserError if there is no convolution, it has groups, or
+    it has more filters than twice the values of a patch, and RuntimeError if there are no images.
     """
     first = next((module for module in net.modules() if isinstance(module, CONVOLUTIONS)), None)
     if first is None:
-        raise UserError("there is no convolution that could whiten")
+        raise UserError("the network has no convolution to be whitened")
     weight = first.weight
     count, values = len(weight), first.in_channels * prod(first.kernel_size)
     if first.groups != 1 or count > 2 * values:
@@ -48,8 +46,8 @@ def whiten(net: nn.Module, images: Iterable[Tensor], epsilon: float = 5e-4) -> N
     variances, directions = torch.linalg.eigh(moments / num_patches)
     filters = (directions / (variances.clamp(min=0) + epsilon).sqrt()).T.flip(0)
     half = -(-count // 2)
-    chosen = torch.cat([filters[:half], -filters[: count - half]])
-    weight.copy_(chosen.reshape(weight.shape))
+    whitening = torch.cat([filters[:half], -filters[: count - half]])
+    weight.copy_(whitening.reshape(weight.shape))
     weight.requires_grad_(False)
     if first.bias is not None:
         nn.init.zeros_(first.bias)

@@ -1,4 +1,4 @@
-"""A network with a head on its features: a class for every position, or boxes."""
+"""A network with a head on its features that predicts a class for every position, or boxes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
@@ -16,7 +16,7 @@ from plusx.nn.network import Backbone, Network
 from plusx.nn.pyramid import FcosHead, YoloHead
 
 
-# head: its module, from the head, the maps that it can read, and the number of classes
+# type of head: its module, which takes the head, the maps and the number of classes
 HEAD_MODULES: dict[type, Callable[[Any, FeatureInfo, int], nn.Module]] = {
     Fcn: Upsampled,
     DeepLab: Upsampled,
@@ -27,23 +27,22 @@ HEAD_MODULES: dict[type, Callable[[Any, FeatureInfo, int], nn.Module]] = {
 
 
 class NetworkWithHead(Backbone):
-    """A network whose linear head is replaced by one that `head` describes.
+    """A network with another head than a linear one.
 
-    The network is built anew without its linear head and the pooling before it, dilated where the
-    head needs finer features; it keeps the given weights. Outputs by kind of head:
+    The backbone is rebuilt without its linear head and the pooling before it, dilated if the head
+    needs finer features, with the same weights. Outputs by kind of head:
 
     fcn, deeplabv3, unet: logits (n, k, *s) of the input's size; in training with an auxiliary head
-        two of them;
+        a pair of them;
     fcos: a map per level (n, k + 5, h, w), finest first: logits of the classes, the distances to
         left, top, right and bottom in pixels of the input, the logit of centre-ness;
     yolo: a map per level (n, 3 (5 + k), h, w), finest first: for each anchor x, y, width, height,
         objectness and classes, as the paper's t and logits;
     faster-rcnn, mask-rcnn: in evaluation torchvision's list of detections (see `TwoStage`);
-        `losses` is what they train by.
+        `losses` returns the training losses.
 
-    A network of images that is given volumes (n, c, d, h, w) predicts slice by slice.
-
-    UserError: the head cannot stand on the network.
+    Volumes (n, c, d, h, w) for a network of images are predicted slice by slice. Raises UserError
+    if the head does not suit the network.
     """
 
     head_spec: Head
@@ -51,7 +50,7 @@ class NetworkWithHead(Backbone):
     def __init__(self, backbone: Backbone, head: Head, num_classes: int) -> None:
         super().__init__()
         if num_classes < 1:
-            raise UserError(f"a head for {num_classes} classes; there is at least 1")
+            raise UserError(f"a head for {num_classes} classes; it must be at least 1")
         self.head_spec, self.num_classes = head, num_classes
         self.backbone = without_head(backbone, head)
         self.style, self.in_channels = self.backbone.style, self.backbone.in_channels
@@ -64,9 +63,9 @@ class NetworkWithHead(Backbone):
         self.stem_positions = tuple(stem.position for stem in stem_maps(self.style))
         self.head = self._new_head()
         if head.two_stage and head.frozen_norms:  # type: ignore[union-attr]
-            from plusx.nn.two_stage import frozen
+            from plusx.nn.two_stage import freeze_batch_norms
 
-            frozen(self.backbone)
+            freeze_batch_norms(self.backbone)
         self.spec = WithHead(backbone=self.backbone.spec, head=head, num_classes=num_classes)
 
     @property
@@ -76,7 +75,7 @@ class NetworkWithHead(Backbone):
     def _new_head(self) -> nn.Module:
         head, levels = self.head_spec, feature_info(self.backbone)
         if head.two_stage:
-            # torchvision, which these are made of, is as slow to import as torch itself
+            # imported late: torchvision takes as long to import as torch
             from plusx.nn.two_stage import TwoStage
 
             return TwoStage(head, levels, self.num_classes)  # type: ignore[arg-type]
@@ -88,20 +87,23 @@ class NetworkWithHead(Backbone):
         return self.backbone.pyramid(x, stem, out)
 
     def embed(self, x: Tensor) -> Float[Tensor, "n width"]:
-        """The mean over the backbone's last map."""
+        """Return the mean over the backbone's last map."""
         return self.features(x, [-1])[0].flatten(2).mean(2)
 
     def reset_head(self, num_classes: int) -> None:
-        """A new head for `num_classes`; `backbone` alone is the network without one."""
+        """Replace the head by a new one for `num_classes`; `backbone` alone has no head."""
         if num_classes < 1:
-            raise UserError(f"a head for {num_classes} classes; `net.backbone` has no head")
+            raise UserError(
+                f"a head for {num_classes} classes; use `net.backbone` for a network without a head"
+            )
         like = next(self.parameters())
         self._reset_classes(num_classes)
         self.head = self._new_head().to(like).train(self.training)
 
     @property
     def level_strides(self) -> tuple[tuple[int, int], ...]:
-        """Of a detector's levels: input positions per step, down and right, finest first."""
+        """Strides of a detector's levels: input positions per step, down and right, finest
+        first."""
         strides: Any = self.head.strides
         return tuple(strides)
 
@@ -118,7 +120,7 @@ class NetworkWithHead(Backbone):
         boxes: Float[Tensor, "n m 6"],
         masks: UInt8[Tensor, "n m h w"] | None = None,
     ) -> dict[str, Tensor]:
-        """The losses of a Faster or Mask R-CNN, under torchvision's names; see `TwoStage`."""
+        """Return the losses of a Faster or Mask R-CNN, with torchvision's names; see `TwoStage`."""
         _, stages = self.maps(x)
         detector: Any = self.detector
         losses: dict[str, Tensor] = detector.losses(x, stages, boxes, masks)
@@ -127,7 +129,7 @@ class NetworkWithHead(Backbone):
     def maps(
         self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The maps of the stem that are finer than the stages', and those of the stages."""
+        """Return the stem's maps that are finer than the stages', and the maps of the stages."""
         stem, stages = self.backbone.pyramid(x, self.stem_positions)
         stages[-1] = self.backbone.tail(stages[-1])
         return stem, stages
@@ -138,7 +140,8 @@ class NetworkWithHead(Backbone):
         return self.head(x, *self.maps(x))
 
     def _by_slice(self, x: Float[Tensor, "n c d *s"]) -> Any:
-        """Logits (n, k, d, *s), every slice along the first dimension predicted by itself."""
+        """Return logits (n, k, d, *s), with every slice along the first dimension predicted
+        alone."""
         outputs = self(x.transpose(1, 2).flatten(0, 1))
         single = isinstance(outputs, Tensor)
         logits = tuple(
@@ -154,7 +157,7 @@ def is_two_stage(net: nn.Module) -> TypeGuard["NetworkWithHead"]:
 
 
 def without_head(backbone: Backbone, head: Head) -> Backbone:
-    """The same network and weights as a backbone; see `grammar.backbone.backbone_of`."""
+    """Return the same network and weights as a backbone; see `grammar.backbone.backbone_of`."""
     if isinstance(backbone, Network):
         spec = backbone_of(backbone.spec, head)
         if spec == backbone.spec:

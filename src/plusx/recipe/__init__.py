@@ -1,8 +1,7 @@
-"""Recipes: all that a run is told, as frozen data read from one complete TOML file.
+"""Recipes: the configuration of a run as frozen data, read from one TOML file.
 
-A recipe is named by its path or, if it is shipped with plusx, by its name; `key=value` overrides
-change fields and nothing else. Whatever is wrong is a UserError of one line: where it stands,
-what was given, what is allowed.
+A recipe is given by its path or, if it is shipped with plusx, by its name; `key=value` overrides
+change single fields. Errors are UserErrors of one line: location, given value, allowed values.
 """
 
 from plusx.recipe.reading import load_recipe, parse_recipe

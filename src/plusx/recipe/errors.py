@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in one line: the key, what was given, what is allowed."""
+"""Errors of a recipe in one line: the key, the given value, the allowed values."""
 
 import dataclasses
 import difflib
@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
+from plusx.errors import did_you_mean
 from plusx.grammar.spec import Net
 from plusx.recipe.tables import Recipe
 from plusx.recipe.writing import toml_value
 
 
 # names of these keys in other libraries
-_ELSEWHERE = {
+_SYNONYMS = {
     "learning_rate": "optim.lr",
     "optimizer": "optim.kind",
     "scheduler": "schedule.kind",
@@ -39,24 +40,25 @@ _ELSEWHERE = {
 
 
 def key_path(loc: tuple[str, ...], raw: object) -> tuple[str, ...]:
-    """pydantic's place of an error without the kinds that it puts between the keys."""
+    """Return pydantic's location of an error without the kinds that it inserts between the keys."""
     path: list[str] = []
-    for part in loc:
+    for key in loc:
         if isinstance(raw, Mapping):
-            if part not in raw and part != loc[-1] and part in (raw.get("kind"), "named"):
+            if key not in raw and key != loc[-1] and key in (raw.get("kind"), "named"):
                 continue
-            if part not in raw and part == loc[-1] and part == raw.get("kind"):
+            if key not in raw and key == loc[-1] and key == raw.get("kind"):
                 continue
-            raw = raw.get(part)
-        elif not (isinstance(raw, list) and part.isdigit()):
+            raw = raw.get(key)
+        elif not (isinstance(raw, list) and key.isdigit()):
             break
         else:
-            raw = raw[int(part)] if int(part) < len(raw) else None
-        path.append(part)
+            raw = raw[int(key)] if int(key) < len(raw) else None
+        path.append(key)
     return tuple(path)
 
 
 def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
+    """Return an error of pydantic as one line."""
     kind, context = error["type"], error.get("ctx", {})
     item = ""
     if path and path[-1].isdigit():
@@ -66,21 +68,21 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     if kind == "unexpected_keyword_argument":
         return f"{key} is not a key{_suggest(path, raw)}"
     if kind == "missing":
-        given = f"{key} = {toml_value(error['input'])}" if item else key
-        return f"{given}{item} is missing"
+        setting = f"{key} = {toml_value(error['input'])}" if item else key
+        return f"{setting}{item} is missing"
     if kind in ("dataclass_type", "union_tag_not_found", "model_attributes_type"):
         table = ".".join(path)
         if isinstance(error["input"], Mapping):
-            return f"[{table}] needs kind: {_listed(_kinds(path), 'or')}"
+            return f"[{table}] needs kind: {_listed(_kinds(path))}"
         return f"{table} is a table: write [{table}]"
     if kind == "union_tag_invalid":
         tag = context["tag"]
         return f"{key} = {toml_value(tag)}: {_allowed(tag, _kinds(path[:-1]))}"
-    given = f"{key}{item} = {toml_value(error['input'])}"
+    setting = f"{key}{item} = {toml_value(error['input'])}"
     if kind == "literal_error":
         options = re.findall("'(.*?)'|\\b(\\d+)\\b", context["expected"])
         options = [text or number for text, number in options]
-        return f"{given}: {_allowed(error['input'], options)}"
+        return f"{setting}: {_allowed(error['input'], options)}"
     requirement = {
         "int_type": "must be a whole number",
         "int_from_float": "must be a whole number",
@@ -93,85 +95,85 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         "greater_than_equal": f"must be at least {context.get('ge')}",
         "less_than": f"must be below {context.get('lt')}",
         "less_than_equal": f"must be at most {context.get('le')}",
-        "too_short": _least(int(context.get("min_length", 1))),
+        "too_short": _min_length(int(context.get("min_length", 1))),
         "too_long": f"must have at most {context.get('max_length')} items",
     }.get(kind)
     if requirement is None:
         message = str(error["msg"]).removeprefix("Value error, ")
         if path and isinstance(error["input"], Mapping):
             return f"[{'.'.join(path)}] {message}"
-        return f"{given}: {message}" if path else message
+        return f"{setting}: {message}" if path else message
     quoted = isinstance(error["input"], str) and re.fullmatch(
         r"[-+\d.eE_]+|true|false", error["input"]
     )
     return (
-        f"{given}: {requirement}{', without quotes' if quoted and kind.endswith('_type') else ''}"
+        f"{setting}: {requirement}{', without quotes' if quoted and kind.endswith('_type') else ''}"
     )
 
 
-def _least(items: int) -> str:
+def _min_length(items: int) -> str:
     return "must not be empty" if items == 1 else f"must have at least {items} items"
 
 
 def _suggest(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
-    """Which key was meant, and what this table knows."""
+    """Return the key that was probably meant, and the allowed keys."""
     key = path[-1].replace("-", "_").lower()
     table: Any = raw
-    for part in path[:-1]:
-        table = table.get(part, {})
-    here = [field.name for field in tables_at(path[:-1], table) or ()]
-    everywhere = {
+    for key_above in path[:-1]:
+        table = table.get(key_above, {})
+    keys = [field.name for field in tables_at(path[:-1], table) or ()]
+    all_keys = {
         f"{section.name}.{field.name}": field.name
         for section in dataclasses.fields(Recipe)
         for field in tables_at((section.name,), raw.get(section.name)) or ()
     } | {field.name: field.name for field in dataclasses.fields(Recipe)}
     prefix = ".".join(path[:-1])
-    elsewhere = [dotted for dotted, name in everywhere.items() if name == key]
-    synonym = difflib.get_close_matches(key, _ELSEWHERE, n=1, cutoff=0.8)
-    close = difflib.get_close_matches(key, here, n=1)
-    far = difflib.get_close_matches(key, list(everywhere.values()), n=1, cutoff=0.75)
+    same_name = [dotted for dotted, name in all_keys.items() if name == key]
+    synonym = difflib.get_close_matches(key, _SYNONYMS, n=1, cutoff=0.8)
+    close = difflib.get_close_matches(key, keys, n=1)
+    close_anywhere = difflib.get_close_matches(key, list(all_keys.values()), n=1, cutoff=0.75)
     other_kinds = [
         kind
         for cls in _classes(path[:-1])
         for kind in _kinds_of(cls)
         if key in [field.name for field in dataclasses.fields(cls)]
     ]
-    if other_kinds and key not in here:
-        return f" here; it belongs to kind = {_listed(other_kinds, 'or')}"
-    if key in here:
-        meant = f"{prefix}.{key}" if prefix else key
-    elif elsewhere:
-        meant = elsewhere[0]
+    if other_kinds and key not in keys:
+        return f" here; it belongs to kind = {_listed(other_kinds)}"
+    if key in keys:
+        suggestion = f"{prefix}.{key}" if prefix else key
+    elif same_name:
+        suggestion = same_name[0]
     elif synonym:
-        meant = _ELSEWHERE[synonym[0]]
+        suggestion = _SYNONYMS[synonym[0]]
     elif close:
-        meant = f"{prefix}.{close[0]}" if prefix else close[0]
-    elif far:
-        meant = next(dotted for dotted, name in everywhere.items() if name == far[0])
+        suggestion = f"{prefix}.{close[0]}" if prefix else close[0]
+    elif close_anywhere:
+        suggestion = next(dotted for dotted, name in all_keys.items() if name == close_anywhere[0])
     else:
-        meant = ""
-    if meant == key:  # a key of the recipe itself, written within a table
-        meant = f"{key}, outside the tables"
-    hint = f"; did you mean {meant}?" if meant else ""
-    return f"{hint} (allowed: {', '.join(here)})" if here else hint
+        suggestion = ""
+    if suggestion == key:  # a key of the recipe itself, written within a table
+        suggestion = f"{key}, outside the tables"
+    hint = f"; did you mean {suggestion}?" if suggestion else ""
+    return f"{hint} (allowed: {', '.join(keys)})" if keys else hint
 
 
-def _allowed(given: object, options: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(given).lower(), options, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"must be {_listed(options, 'or')}{hint}"
+def _allowed(value: object, options: Sequence[str]) -> str:
+    hint = did_you_mean(str(value).lower(), options, cutoff=0.5)
+    return f"must be {_listed(options)}{hint}"
 
 
-def _listed(words: Sequence[str], last: str) -> str:
-    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+def _listed(words: Sequence[str]) -> str:
+    """Return "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _classes(path: tuple[str, ...]) -> list[Any]:
-    """The dataclasses that may stand at this place of a recipe."""
+    """Return the dataclasses that are allowed at this location of a recipe."""
     classes: list[Any] = [Recipe]
-    for part in path:
+    for key in path:
         annotations = [
-            field.type for cls in classes for field in dataclasses.fields(cls) if field.name == part
+            field.type for cls in classes for field in dataclasses.fields(cls) if field.name == key
         ]
         inner_classes = [cls for annotation in annotations for cls in _dataclasses_in(annotation)]
         classes = list(dict.fromkeys(inner_classes))
@@ -196,8 +198,9 @@ def _kinds_of(cls: Any) -> tuple[str, ...]:
 
 
 def tables_at(path: tuple[str, ...], table: object) -> "tuple[dataclasses.Field[Any], ...] | None":
-    """The fields of the table at `path`: of its kind if it has one, else of the first."""
+    """Return the fields of the table at `path`: of its kind if it has one, else of the first
+    kind."""
     classes = _classes(path)
     kind = table.get("kind") if isinstance(table, Mapping) else None
-    chosen = [cls for cls in classes if kind in _kinds_of(cls)] or classes[:1]
-    return dataclasses.fields(chosen[0]) if chosen else None
+    matching = [cls for cls in classes if kind in _kinds_of(cls)] or classes[:1]
+    return dataclasses.fields(matching[0]) if matching else None

@@ -1,16 +1,15 @@
-"""From a file or a shipped name, and overrides, to a recipe."""
+"""Read a recipe from a file or a shipped name, with overrides."""
 
 import re
 import stat
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 from plusx.grammar.toml import from_dict
 from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at
@@ -20,7 +19,7 @@ from plusx.shipped import recipe_text, shipped_recipes
 
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
-# Tables that have a kind where none is said.
+# default kinds of tables
 _DEFAULT_KINDS = {
     ("schedule",): Constant().kind,
     ("task",): Classify().kind,
@@ -38,17 +37,17 @@ _MAX_DEPTH = 20
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of this name or path, with the fields changed that `overrides` name.
+    """Return the recipe of this name or path, with overrides.
 
-    An override is `key=value` with a dotted key; the value is read as TOML, and as plain text
-    where it is none. UserError says file, line, key and what is allowed.
+    An override is `key=value` with a dotted key; the value is TOML, or plain text if it is not
+    valid TOML. Raises UserError with file, line, key and the allowed values.
     """
     where, text = _read(name_or_path)
     return parse_recipe(text, overrides, where=where)
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
-    """The recipe that `text` (TOML) says; `where` names it in errors."""
+    """Return the recipe of a TOML text; `where` names it in errors."""
     if text.startswith("\ufeff"):
         raise UserError(f"{where}:1: begins with a byte order mark; save it as UTF-8 without one")
     try:
@@ -59,13 +58,13 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
         raise UserError(f"{where}{line}: not TOML: {message}{_toml_advice(text, match)}") from None
     lines = _lines(text)
     if _depth(raw) > _MAX_DEPTH:
-        raise UserError(f"{where}: tables lie more than {_MAX_DEPTH} deep")
+        raise UserError(f"{where}: tables are nested more than {_MAX_DEPTH} deep")
     overridden: dict[tuple[str, ...], str] = {}
     for override in overrides:
         _change(raw, override, overridden)
     _choose_kind(raw, overridden)
 
-    def place_of(path: tuple[str, ...]) -> str:
+    def location(path: tuple[str, ...]) -> str:
         for end in range(len(path), 0, -1):
             for key, override in overridden.items():
                 if key[:end] == path[:end]:
@@ -74,26 +73,25 @@ def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str = "reci
                 return f"{where}:{lines[path[:end]]}"
         return where
 
-    return _build(raw, place_of)
+    return _build(raw, location)
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
-    """What to call the recipe in errors, and its text."""
+    """Return the name of the recipe for errors, and its text."""
     path = Path(name_or_path)
     if name_or_path in shipped_recipes():
         return name_or_path, recipe_text(name_or_path)
     try:
         status = path.stat()
     except (OSError, ValueError):
-        close = get_close_matches(path.stem, shipped_recipes(), n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        recipes = shipped_recipes()
+        hint = did_you_mean(path.stem, recipes, 3, cutoff=0.4)
         raise UserError(
-            f"no recipe {name_or_path!r}: neither a file nor one of "
-            f"{', '.join(shipped_recipes())}{hint}"
+            f"no recipe {name_or_path!r}: neither a file nor one of {', '.join(recipes)}{hint}"
         ) from None
     if stat.S_ISDIR(status.st_mode):
-        inside = path / "recipe.toml"
-        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        recipe_file = path / "recipe.toml"
+        hint = f"; did you mean {recipe_file}?" if recipe_file.is_file() else ""
         raise UserError(f"{name_or_path}: is a folder, not a recipe{hint}")
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
         raise UserError(f"{name_or_path}: a recipe is a regular file of at most 1 MB")
@@ -110,12 +108,12 @@ def _toml_advice(text: str, match: "re.Match[str] | None") -> str:
     if re.search(r"=\s*(yes|no|on|off|True|False)\b", line):
         return "; a boolean is true or false"
     if re.search(r"=\s*[A-Za-z]", line) and not re.search(r"=\s*(true|false|inf|nan)\b", line):
-        return "; text stands in double quotes"
+        return "; text must be in double quotes"
     return ""
 
 
 def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """The line on which each table and key is first said."""
+    """Return the first line of each table and key."""
     lines: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     quoted = False
@@ -132,18 +130,18 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
 
 
 def _change(raw: dict[str, Any], override: str, overridden: dict[tuple[str, ...], str]) -> None:
-    """Set the field that `override` names, and note in `given` that it was."""
+    """Set the field that `override` names, and record it in `overridden`."""
     path, value = split_override(override)
     table = raw
-    for part in path[:-1]:
-        table = table.setdefault(part, {})
+    for key in path[:-1]:
+        table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise UserError(f"override {override!r}: {part} is one value, not a table")
+            raise UserError(f"override {override!r}: {key} is one value, not a table")
     if path in (("epochs",), ("steps",)):
         for other in {"epochs", "steps"} - set(path):
             if (other,) not in overridden:
                 raw.pop(other, None)
-    # Another kind has other fields: those of the file's kind fall away with it.
+    # another kind has other fields: remove those of the kind in the file
     if path[-1] in ("kind", "base") and table.get(path[-1]) != value:
         names = [field.name for field in tables_at(path[:-1], {path[-1]: value}) or ()]
         for name in [name for name in table if names and name not in names]:
@@ -176,17 +174,17 @@ def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str])
         _change(raw, f"data.kind={kind}", dict(overridden))
 
 
-def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> Recipe:
+def _build(raw: dict[str, Any], location: Callable[[tuple[str, ...]], str]) -> Recipe:
     net = raw.get("net")
     if isinstance(net, dict) and "base" not in net and "stages" in net:
         try:
             raw = {**raw, "net": from_dict(net)}
         except ValueError as error:
-            raise UserError(f"{place_of(('net',))}: [net] {error}") from None
+            raise UserError(f"{location(('net',))}: [net] {error}") from None
     for path, kind in _DEFAULT_KINDS.items():
         table: Any = raw
-        for part in path:
-            table = table.get(part) if isinstance(table, dict) else None
+        for key in path:
+            table = table.get(key) if isinstance(table, dict) else None
         if isinstance(table, dict):
             table.setdefault("kind", kind)
     try:
@@ -194,14 +192,14 @@ def _build(raw: dict[str, Any], place_of: Callable[[tuple[str, ...]], str]) -> R
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
     messages = []
-    # A key that is misspelt is also one that is missing: the first is what was done.
+    # a misspelt key is also a missing one: report the misspelling first
     for invalid_value in sorted(errors, key=lambda error: error["type"] == "missing"):
-        path = key_path(tuple(str(part) for part in invalid_value["loc"]), raw)
+        path = key_path(tuple(str(key) for key in invalid_value["loc"]), raw)
         if invalid_value["type"] == "union_tag_invalid":
             path = (*path, "kind")
-        messages.append(f"{place_of(path)}: {explain(invalid_value, path, raw)}")
-    more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
-    raise UserError(messages[0] + more)
+        messages.append(f"{location(path)}: {explain(invalid_value, path, raw)}")
+    others = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
+    raise UserError(messages[0] + others)
 
 
 def _depth(value: object) -> int:

@@ -1,4 +1,4 @@
-"""The table [study] of a recipe: its `kind` is the experiment, its fields are what is varied.
+"""The table [study] of a recipe: `kind` is the experiment, the other fields are what it varies.
 
 plusx.study defines what a study measures; docs/studies.md describes every field.
 """
@@ -25,9 +25,7 @@ Rule = Literal["he", "pytorch", "normal0.01"]
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Degradation:
     """Error over depth: plain, residual and pre-activation networks, with and without norms.
-
-    The gradients are measured at the start and at every checkpoint that is kept.
-    """
+    Gradients are measured at the start and at every checkpoint."""
 
     kind: Literal["degradation"] = "degradation"
     depths: Depths = (20, 56)
@@ -42,7 +40,7 @@ class Degradation:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Skips:
-    """What the merge does at equal multiply-adds: +, &, ~ and none; basic and bottleneck."""
+    """Merges at equal multiply-adds: +, &, ~ and none; basic and bottleneck blocks."""
 
     kind: Literal["skips"] = "skips"
     depth: Positive = 20
@@ -53,7 +51,7 @@ class Skips:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Gradients:
-    """The gradient of every block, at the start and at every checkpoint that is kept."""
+    """The gradient of every block, at the start and at every checkpoint."""
 
     kind: Literal["gradients"] = "gradients"
     networks: Names = ("plain20", "resnet20", "plain56", "resnet56")
@@ -65,7 +63,7 @@ class Gradients:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Responses:
-    """How strongly each layer answers (He et al. 2015, figure 7)."""
+    """The response of each layer (He et al. 2015, figure 7)."""
 
     kind: Literal["responses"] = "responses"
     networks: Names = ("plain20", "resnet20", "plain56", "resnet56")
@@ -97,30 +95,30 @@ class Generalisation:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Ablation:
-    """The shortcuts and the orders of He et al. 2016, tables 1 and 2."""
+    """The shortcuts and layer orders of He et al. 2016, tables 1 and 2."""
 
     kind: Literal["ablation"] = "ablation"
     depth: Positive = 56
-    variants: tuple[str, ...] = ()  # none: all of both tables
+    variants: tuple[str, ...] = ()  # (): all of both tables
     seeds: Seeds = (0, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Lesion:
-    """The error after deleting one block after another (Veit et al. 2016)."""
+    """The error after deleting each block (Veit et al. 2016)."""
 
     kind: Literal["lesion"] = "lesion"
-    networks: tuple[str, ...] = ()  # trained by the recipe; none: only [net]
+    networks: tuple[str, ...] = ()  # trained by the recipe; (): only [net]
     split: Literal["validation", "test"] = "validation"
-    images: Positive = 1000  # at most, of that split
-    counts: tuple[Positive, ...] = (1, 2, 4, 8)  # blocks that are deleted at once
-    draws: Positive = 5  # of blocks, for each count
+    images: Positive = 1000  # at most, from that split
+    counts: tuple[Positive, ...] = (1, 2, 4, 8)  # numbers of blocks deleted at once
+    draws: Positive = 5  # random choices of blocks for each count
     seeds: Seeds = (0,)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Paths:
-    """How long the paths are and how much gradient they carry (Veit et al. 2016)."""
+    """The lengths of paths and their gradients (Veit et al. 2016)."""
 
     kind: Literal["paths"] = "paths"
     networks: Names = ("resnet56",)
@@ -134,14 +132,15 @@ class Surface:
 
     kind: Literal["surface"] = "surface"
     networks: Names = ("plain56", "resnet56")
-    points: Positive = 25  # a dimension
+    points: Positive = 25  # per dimension
     span: Annotated[float, Strict(), Field(gt=0)] = 1.0
     seeds: Seeds = (0,)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Thousand:
-    """Networks of a thousand layers: built, trained for a step, the gradient of every block."""
+    """Networks of a thousand layers: built, trained for one step, with the gradient of every
+    block."""
 
     kind: Literal["thousand"] = "thousand"
     networks: Names = ("preact_resnet1001", "resnet1202")
@@ -154,22 +153,22 @@ class Tables:
 
     kind: Literal["tables"] = "tables"
     networks: Names
-    twins: bool = True  # each residual network beside itself without its skips
+    twins: bool = True  # include each residual network without its skips
     threshold: Fraction = 0.9
     seeds: Seeds = (0, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Transfer:
-    """Few images of the classes of [data], from scratch and from what was learned on others."""
+    """Few images of the classes of [data], from scratch and from weights of other classes."""
 
     kind: Literal["transfer"] = "transfer"
     networks: Names = ("resnet20",)
-    classes: Annotated[tuple[Name, ...], Field(min_length=2)]  # that were learned before
-    epochs: Positive = 10  # for which they were
-    # as [net] train has it; "scratch" begins anew
+    classes: Annotated[tuple[Name, ...], Field(min_length=2)]  # for pretraining
+    epochs: Positive = 10  # of pretraining
+    # values of [net] train, or "scratch": without pretraining
     ways: NonEmpty[Literal["scratch", "all", "head"] | Positive] = ("scratch", "head", "all")
-    split: Literal["validation", "test"] = "validation"  # that the ways are evaluated on
+    split: Literal["validation", "test"] = "validation"  # for evaluation
     seeds: Seeds = (0, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The tables of a recipe as frozen data; those that come in kinds are told apart by `kind`."""
+"""The tables of a recipe as frozen data; variants of a table are distinguished by `kind`."""
 
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -26,20 +26,18 @@ from plusx.recipe.values import (
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class NetByName:
-    """A network of the zoo. What is left out is the zoo's, or follows from the data."""
+    """A network of the zoo. Missing fields are the zoo's, or follow from the data."""
 
     base: str
-    # to begin from: a safetensors file, an earlier run's folder, or the name of torchvision's
+    # initial weights: a safetensors file, the folder of a run, or a name of torchvision
     weights: str = ""
-    # what is trained: all, the head alone, or so many of the last stages and the head
+    # trained part: all, only the head, or this number of last stages and the head
     train: Literal["all", "head"] | Positive = "all"
-    freeze_norms: StrictBool = (
-        False  # batch norms keep the statistics and parameters they begin with
-    )
-    in_channels: Positive | None = None  # None: the data's
-    num_classes: Positive | None = None  # None: the data's
-    size: Positive | None = None  # None: the data's
-    ndim: Literal[1, 2, 3] | None = None  # 3: the same sentence, said of volumes
+    freeze_norms: StrictBool = False  # do not update statistics and parameters of batch norms
+    in_channels: Positive | None = None  # None: those of the data
+    num_classes: Positive | None = None  # None: those of the data
+    size: Positive | None = None  # None: that of the data
+    ndim: Literal[1, 2, 3] | None = None  # 3: the same sentences for volumes
     norm: Norm | None = None
     affine: StrictBool | None = None
     act: Activation | None = None
@@ -50,14 +48,12 @@ class NetByName:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Init:
-    """How parameters begin; external modules and weights that are loaded begin as they are."""
+    """Initialisation of parameters; external modules and loaded weights keep theirs."""
 
     rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch"] | None = None
-    zero_last_gamma: StrictBool = False  # the last norm of every branch before a + begins at 0
-    gate_bias: Annotated[float, Strict()] = -2.0  # where the gates of `~` and `gate` begin
-    whiten: StrictBool = (
-        False  # the first convolution whitens patches of training images, untrained
-    )
+    zero_last_gamma: StrictBool = False  # initialise the last norm of every branch before a + to 0
+    gate_bias: Annotated[float, Strict()] = -2.0  # initial bias of the gates of `~` and `gate`
+    whiten: StrictBool = False  # the first convolution whitens image patches and is not trained
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -73,14 +69,14 @@ class Segment:
     """A class for every position."""
 
     kind: Literal["segment"] = "segment"
-    # words that are added: cross-entropy dice focal tversky lovasz
+    # losses that are added: cross-entropy dice focal tversky lovasz
     loss: str = "cross-entropy"
-    # by how many positions each class has; root: of the square root of its share
+    # balanced: inverse frequency of the class; root: inverse square root of it
     class_weights: Literal["none", "balanced", "root"] | tuple[Rate, ...] = "none"
-    background: str = ""  # the class that is what is left over, which Dice leaves out
-    window: tuple[Positive, ...] | None = None  # positions looked at at a time; None: the whole
-    overlap: Fraction = 0.5  # what two windows have in common
-    spacing: tuple[Rate, Rate, Rate] | None = None  # mm a position, of volumes; None: the data's
+    background: str = ""  # the background class, which Dice excludes
+    window: tuple[Positive, ...] | None = None  # positions predicted at a time; None: all
+    overlap: Fraction = 0.5  # of neighbouring windows
+    spacing: tuple[Rate, Rate, Rate] | None = None  # mm per voxel; None: that of the data
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -89,19 +85,19 @@ class Detect:
 
     kind: Literal["detect"] = "detect"
     score_threshold: Fraction = 0.05  # boxes of a lower score are dropped
-    nms_iou: Fraction = 0.6  # of the per-class non-maximum suppression
-    max_detections: Positive = 100  # boxes of an image
+    nms_iou: Fraction = 0.6  # IoU threshold of the per-class non-maximum suppression
+    max_detections: Positive = 100  # boxes per image
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Embed:
-    """Vectors that are near each other where two images show the same."""
+    """Vectors that are close to each other for two images of the same class."""
 
     kind: Literal["embed"] = "embed"
     loss: Literal["arcface", "triplet"] = "arcface"
     margin: Rate = 0.5
     scale: Rate = 64.0  # of the cosines, with arcface
-    width: Positive = 128  # of the vectors, which the network's linear layer makes
+    width: Positive = 128  # of the vectors, the output of the network's linear layer
     far: Fraction = 0.01  # false-accept rate of the true-accept rate, and of galleries
 
 
@@ -115,11 +111,11 @@ class Sgd:
     momentum: Fraction = 0.9
     nesterov: StrictBool = False
     weight_decay: NonNegative = 1e-4
-    decay_norms: StrictBool = True  # whether norms and biases decay too, as in the ResNet papers
-    clip: Rate | None = None  # the largest norm of the gradient; None: not clipped
-    accumulation_steps: Positive = 1  # a batch is computed in so many parts
+    decay_norms: StrictBool = True  # weight decay for norms and biases too, as in the ResNet papers
+    clip: Rate | None = None  # largest norm of the gradient; None: no clipping
+    accumulation_steps: Positive = 1  # parts in which a batch is computed
     ema: Fraction = 0.0  # decay of the exponential moving average of the weights; 0: none
-    layer_decay: PositiveFraction = 1.0  # rate of a stage, divided by that of the next one
+    layer_decay: PositiveFraction = 1.0  # learning rate of a stage over that of the next one
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -138,9 +134,9 @@ class AdamW:
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Muon:
     kind: Literal["muon"] = "muon"
-    lr: Rate  # of filters; the schedule scales the other two alike
+    lr: Rate  # of filters; the schedule scales the other two rates equally
     momentum: Fraction = 0.6
-    iterations: Positive = 3  # of Newton and Schulz
+    iterations: Positive = 3  # of Newton-Schulz
     head_lr: Rate = 1.0  # of all other weights, by SGD
     bias_lr: Rate = 0.1  # of biases and norms, by SGD
     sgd_momentum: Fraction = 0.85
@@ -154,9 +150,7 @@ class Muon:
 class Constant:
     kind: Literal["constant"] = "constant"
     warmup: CountOrFraction = 0
-    warmup_until: Fraction = (
-        0.0  # hold `warmup_lr` until the training error is below this; 0: never
-    )
+    warmup_until: Fraction = 0.0  # use `warmup_lr` until the training error is below this; 0: off
     warmup_lr: Rate = 0.01
 
 
@@ -182,37 +176,37 @@ class Cosine:
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class OneCycle:
     kind: Literal["one-cycle"] = "one-cycle"
-    rise: Rate = 0.3  # the share of the run until the peak
+    rise: Rate = 0.3  # fraction of the run before the peak
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Device:
     kind: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    # auto: bfloat16 where it is quicker; what was chosen stands in the run's recipe.toml
+    # auto: bfloat16 if it is faster; the run's recipe.toml records the choice
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: StrictBool = True
     compile: StrictBool = False
-    memory: Literal["keep", "recompute", "segments"] = "keep"  # what is kept for the backward pass
-    threads: Count = 0  # 0: as torch chooses
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: copies, or sharded (FSDP2)
-    timeout: Rate = 300.0  # seconds in which one of several processes has to go on
+    memory: Literal["keep", "recompute", "segments"] = "keep"  # memory plan
+    threads: Count = 0  # 0: default of torch
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # with several processes: replicas, or sharded (FSDP2)
+    timeout: Rate = 300.0  # seconds that a process waits for the others
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Evaluate:
-    every: Count = 1  # epochs; 0: at the end alone
-    train_set: StrictBool = True  # whether a finished run is evaluated on its training images too
-    patience: Count = 0  # evaluations without a better one before the run stops; 0: never
-    keep: Literal["last", "best"] | None = None  # None: the best with patience, else the last
-    monitor: str | None = None  # metric that chooses the best weights; None: the task's foremost
-    # test-time augmentation: views of an input that predictions are averaged over
+    every: Count = 1  # epochs; 0: only at the end
+    train_set: StrictBool = True  # evaluate a finished run on its training images too
+    patience: Count = 0  # evaluations without improvement before the run stops; 0: never
+    keep: Literal["last", "best"] | None = None  # None: best with patience, else last
+    monitor: str | None = None  # metric that selects the best weights; None: the task's first
+    # test-time augmentation: views of an input over which predictions are averaged
     tta: Literal["none", "flip", "flip-shift"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Checkpoint:
-    every_seconds: NonNegative = 30.0  # 0: not by the clock
-    every_steps: Count = 0  # 0: not by steps
+    every_seconds: NonNegative = 30.0  # 0: never
+    every_steps: Count = 0  # 0: never
     keep: Positive = 2
 
 
@@ -220,7 +214,7 @@ class Checkpoint:
 class Compare:
     networks: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1)
-    threshold: Fraction = 0.9  # the accuracy whose first epoch is reported
+    threshold: Fraction = 0.9  # accuracy for epochs_to_threshold
 
 
 def _net_tag(value: object) -> str:
@@ -228,7 +222,7 @@ def _net_tag(value: object) -> str:
 
 
 def _typed_head(value: object) -> object:
-    """Text is no number here either."""
+    """Check the types of a head's values: text is not a number here either."""
     if isinstance(value, dict):
         refuse_types(value)
     return value
@@ -246,7 +240,7 @@ class Recipe:
     ]
     init: Init = Init()
     task: TaskTable = Classify()
-    # None: the network's own
+    # None: the head of the network
     head: Annotated[Head, Discriminator("kind"), BeforeValidator(_typed_head)] | None = None
     data: Annotated[Data, Discriminator("kind")]
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
@@ -259,20 +253,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise UserError("the length of a run is given by epochs or by steps: give one of them")
+            raise UserError("the length of a run is either epochs or steps: give one of them")
         if (
             self.evaluate.monitor is None
             and self.task.kind == "classify"
             and not self.task.multilabel
         ):
-            # explicit, so that recipes of classifiers stay what they were before there were others
+            # explicit, so that written recipes of classifiers do not change
             object.__setattr__(self, "evaluate", replace(self.evaluate, monitor="accuracy"))
         if self.optim.kind == "muon" and self.device.parallel == "fsdp":
             raise UserError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')
 
     @property
     def net_by_name(self) -> NetByName | None:
-        """[net] where it names a network of the zoo; None for a spec."""
+        """[net] if it names a network of the zoo; None for a spec."""
         return self.net if isinstance(self.net, NetByName) else None
 
     @property

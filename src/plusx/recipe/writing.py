@@ -1,4 +1,4 @@
-"""Recipes as TOML, and what differs between two of them."""
+"""Recipes as TOML, and the differences between two recipes."""
 
 import dataclasses
 import json
@@ -11,26 +11,26 @@ from plusx.recipe.tables import Recipe
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain tables with every field that has a value."""
+    """Return the recipe as plain tables with every field that is not None."""
     return {name: _plain(value) for name, value in _fields(recipe) if value is not None}
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The expanded recipe: every field, defaults included; what is None is left out."""
+    """Return the complete recipe as TOML: every field, defaults included, except None."""
     tables = to_dict(recipe)
-    parts = [
+    sections = [
         "".join(f"{k} = {toml_value(v)}\n" for k, v in tables.items() if not isinstance(v, dict))
     ]
     for name, table in tables.items():
         if isinstance(table, dict):
-            parts.append(
+            sections.append(
                 f"[{name}]\n" + "".join(f"{k} = {toml_value(v)}\n" for k, v in table.items())
             )
-    return "\n".join(parts)
+    return "\n".join(sections)
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, str]:
-    """What differs between two recipes: the dotted key and `old -> new` in TOML."""
+    """Return the differences between two recipes: the dotted key and `old -> new` in TOML."""
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
     return {
         key: f"{before.get(key, 'not given')} -> {after.get(key, 'not given')}"
@@ -62,7 +62,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML writes it."""
+    """Return a value as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):

@@ -14,7 +14,7 @@ import torch
 
 from plusx import store
 from plusx.errors import UserError
-from plusx.tasks.precision import quicker_precision
+from plusx.tasks.precision import faster_precision
 
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow")
@@ -84,11 +84,11 @@ def processor() -> tuple[str, str]:
 
 
 def remembered_precision(device: torch.device) -> str:
-    """plusx.tasks.precision.quicker_precision, kept in the cache folder for this processor and
+    """plusx.tasks.precision.faster_precision, kept in the cache folder for this processor and
     version of torch, so that all runs of a machine compute alike however busy it is.
     """
     if device.type != "cpu":
-        return quicker_precision(device)
+        return faster_precision(device)
     path = store.cache_folder() / "precision.json"
     name = f"{', '.join(processor())}, torch {torch.__version__}"
     try:
@@ -97,7 +97,7 @@ def remembered_precision(device: torch.device) -> str:
             return str(remembered[name])
     except (OSError, UserError, AttributeError):
         remembered = {}
-    precision = quicker_precision(device)
+    precision = faster_precision(device)
     with suppress(OSError):  # it is measured again the next time
         store.make_folder(path.parent)
         store.write_json(path, {**remembered, name: precision})

@@ -12,7 +12,7 @@ from torch import nn
 
 from plusx.errors import UserError
 from plusx.grammar.memory import PLANS, Plan, saved_bytes
-from plusx.grammar.sizes import said_size
+from plusx.grammar.sizes import format_size
 from plusx.grammar.spec import Net
 from plusx.memory import save_memory
 from plusx.recipe import Recipe
@@ -174,9 +174,9 @@ def _lines(path: str | Path) -> list[str]:
 
 def _needs(needed: Need, limit: int) -> str:
     return (
-        f"an update of {needed.images} images at a time takes about {said_size(needed.total)} "
-        f"({said_size(needed.saved)} for the backward pass, {said_size(needed.state)} for weights, "
-        f"gradients and optimizer), and {said_size(limit)} are there; "
+        f"an update of {needed.images} images at a time takes about {format_size(needed.total)} "
+        f"({format_size(needed.saved)} for the backward pass, {format_size(needed.state)} for "
+        f"weights, gradients and optimizer), and {format_size(limit)} are there; "
     )
 
 
@@ -190,4 +190,4 @@ def _advice(recipe: Recipe, net: nn.Module, limit: int) -> str:
     if fits.parts != recipe.optim.accumulation_steps:
         changes.append(f"optim.accumulation_steps={fits.parts}")
     batch = "" if fits.parts == 1 else f", {fits.images} images at a time"
-    return f"{' '.join(changes) or 'the same'} takes {said_size(fits.total)}{batch}"
+    return f"{' '.join(changes) or 'the same'} takes {format_size(fits.total)}{batch}"

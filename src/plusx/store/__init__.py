@@ -1,14 +1,14 @@
-"""The one room that writes files. What it wrote is there whole or not at all.
+"""Writing files, so that they are complete or absent. No other room writes files.
 
-- A file: its bytes go to a temporary file in the same folder, which is flushed to the disk, renamed
-  to the final name, and the folder is flushed too. A reader sees the old file or the new one.
-- A checkpoint: a folder made under a temporary name and committed by one rename. No single flipped
-  bit in any of its files goes unnoticed.
-- A log: JSON lines. A checkpoint remembers the log's length; resuming cuts the log there.
-- A lock: one process at a time writes in a run's folder. A dead process holds nothing.
+- A file: its bytes are written to a temporary file in the same folder, flushed to the disk and
+  renamed to the final name, and the folder is flushed. A reader sees the old file or the new one.
+- A checkpoint: a folder created under a temporary name and committed by one rename. Any flipped bit
+  in its files is detected.
+- A log: JSON lines. A checkpoint stores the log's length; resuming truncates the log to it.
+- A lock: one process at a time writes in a run's folder. The lock of a dead process is released.
 
-Errors: `OSError` where the disk or a permission fails, naming the path (and, where the disk is
-full, the bytes needed and free); `UserError` where a file is not what it must be.
+Raises OSError if the disk or a permission fails, with the path (and, if the disk is full, the bytes
+needed and free), and UserError if a file is not what it should be.
 """
 
 from plusx.store.cache import cache_folder

@@ -1,10 +1,10 @@
-"""Where files lie that can be made or fetched again."""
+"""The folder of files that can be downloaded or computed again."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """PLUSX_CACHE, else ~/.cache/plusx."""
+    """Return PLUSX_CACHE, else ~/.cache/plusx."""
     folder = os.environ.get("PLUSX_CACHE")
     return Path(folder).absolute() if folder else Path.home() / ".cache" / "plusx"

@@ -1,7 +1,8 @@
-"""JSON with one reading only: equal values give equal bytes, and nothing changes on its way."""
+"""Canonical JSON: equal values give equal bytes, and reading returns what was written."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ MAX_JSON_BYTES = 64 << 20
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes a JSON file: sorted keys, ASCII, one reading only; equal values give equal bytes.
+    """Write a JSON file with sorted keys in ASCII; equal values give equal bytes.
 
-    Raises UserError for what JSON has no word for: numbers that are not finite, keys that are not
-    text, objects.
+    Raises UserError for values that JSON cannot represent: numbers that are not finite, keys that
+    are not text, objects.
     """
     write_bytes(path, json_bytes(value, str(path)))
 
 
 def read_json(path: str | Path, limit: int = MAX_JSON_BYTES) -> Any:
-    """Reads a JSON file; UserError where it is too long, not JSON, or says a key twice."""
+    """Read a JSON file. Raises UserError if it is too long, not JSON, or has a key twice."""
     return parse_json(read_bytes(path, limit), str(path))
 
 
@@ -34,7 +35,7 @@ def json_bytes(value: Any, where: str) -> bytes:
 
 
 def check_json(value: Any, where: str, key: str) -> None:
-    """Refuses what JSON would change on its way back or has no word for."""
+    """Raise UserError for values that JSON would change or cannot represent."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if not isinstance(name, str):
@@ -44,7 +45,7 @@ def check_json(value: Any, where: str, key: str) -> None:
         for index, inner in enumerate(value):
             check_json(inner, where, f"{key}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: {key or 'the value'} is {value}, which JSON cannot say")
+        raise UserError(f"{where}: {key or 'the value'} is {value}, which JSON cannot represent")
     elif not isinstance(value, str | int | float | bool | None):
         raise UserError(f"{where}: {key or 'the value'} is a {type(value).__name__}, not data")
 
@@ -58,15 +59,14 @@ def parse_json(data: bytes, where: str) -> Any:
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not a JSON file that can be read: {error}") from None
+        raise UserError(f"{where} is not a valid JSON file: {error}") from None
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        seen: set[str] = set()
-        again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise UserError(f"{again!r} is there twice")
+        counts = Counter(key for key, _ in pairs)
+        raise UserError(f"the key {max(counts, key=counts.__getitem__)!r} occurs twice")
     return table
 
 
@@ -77,5 +77,5 @@ def refuse_constant(text: str) -> Any:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise UserError(f"{text} is more than a number can be")
+        raise UserError(f"{text} is too large for a number")
     return number

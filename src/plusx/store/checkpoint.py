@@ -1,7 +1,7 @@
-"""Checkpoints: folders that are committed by one rename and notice a single flipped bit.
+"""Checkpoints: folders that are committed by one rename and in which any flipped bit is detected.
 
-A checkpoint is a folder `step-00000120` with one safetensors file per group of tensors, state.json
-and manifest.json, which has the size and sha256 of every file and of itself.
+A checkpoint is a folder `step-00000120` with one safetensors file per group of tensors, state.json,
+and manifest.json with the size and sha256 of every file and of itself.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from plusx.errors import UserError
 from plusx.store.canonical import json_bytes, parse_json
 from plusx.store.files import (
     clean,
-    explained,
     flush_folder,
     make_folder,
     read_bytes,
     remove_ours,
     temporary_name,
+    with_path_in_errors,
     write_new,
 )
 from plusx.store.tensors import decode, encode
@@ -40,7 +40,7 @@ _STATE = "state.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What load_checkpoint found: groups of tensors, plain values, and the folder they are in."""
+    """A loaded checkpoint: groups of tensors, plain values, and its folder."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -55,10 +55,10 @@ def save_checkpoint(
     values: Mapping[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Commits a checkpoint under `folder` and returns its path; older ones than `keep` go.
+    """Commit a checkpoint under `folder`, keep the newest `keep`, and return its path.
 
-    Nothing is deleted before the new one has been read back from the file system and verified.
-    Saving the same step again replaces it. The caller holds the lock of the run.
+    Nothing is deleted before the new one has been read back and verified. Saving the same step
+    again replaces it. The caller must hold the lock of the run.
     """
     folder = Path(folder)
     assert step >= 0, step
@@ -76,7 +76,7 @@ def save_checkpoint(
     generations = [generation for at, generation, _ in checkpoints if at == step]
     name = f"step-{step:08d}" + (f"-{max(generations) + 1}" if generations else "")
     temporary = folder / temporary_name()
-    with explained(folder / name, sum(map(len, files.values()))):
+    with with_path_in_errors(folder / name, sum(map(len, files.values()))):
         try:
             os.mkdir(temporary, 0o755)
             for file, data in files.items():
@@ -92,49 +92,49 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: str | Path, strict: bool = False) -> Checkpoint | None:
-    """The newest checkpoint under `folder` that verifies; None where there is none at all.
+    """Return the newest valid checkpoint under `folder`; None if there is none at all.
 
-    A damaged one is passed over with a warning that names the file, or, if `strict`, raises
-    UserError; so does a folder that has checkpoints but none that verifies.
-    Reads only, so it may run beside the process that trains.
+    An invalid one is skipped with a warning that names the file or, if `strict`, raises UserError;
+    so does a folder whose checkpoints are all invalid. This only reads, so it may run next to the
+    training process.
     """
     folder = Path(folder)
     while True:
-        damage = []
+        problems = []
         vanished = False
         for _, _, path in reversed(_checkpoints(folder)):
             try:
                 return _read_checkpoint(path)
             except ValueError as error:
-                if not path.exists():  # retention was faster than we were
+                if not path.exists():  # deleted by the training process meanwhile
                     vanished = True
                     continue
                 if strict:
                     raise
-                damage.append(str(error))
-                warnings.warn(f"checkpoint passed over: {error}", stacklevel=2)
+                problems.append(str(error))
+                warnings.warn(f"checkpoint skipped: {error}", stacklevel=2)
         if vanished:
             continue
-        if damage:
+        if problems:
             raise UserError(
-                f"no checkpoint under {folder} can be used: {'; '.join(damage)}. "
+                f"no checkpoint under {folder} is valid: {'; '.join(problems)}. "
                 "Restore one, or delete them to start again"
             )
         return None
 
 
 def read_checkpoints(folder: str | Path) -> Iterator[Checkpoint]:
-    """Every checkpoint under `folder` that verifies, the oldest first; see `load_checkpoint`."""
+    """Yield every valid checkpoint under `folder`, the oldest first; see `load_checkpoint`."""
     newest = {step: path for step, _, path in _checkpoints(Path(folder))}
     for path in newest.values():
         try:
             yield _read_checkpoint(path)
         except ValueError as error:
-            warnings.warn(f"checkpoint passed over: {error}", stacklevel=2)
+            warnings.warn(f"checkpoint skipped: {error}", stacklevel=2)
 
 
 def prune_checkpoints(folder: str | Path) -> None:
-    """Deletes all checkpoints but the newest. The caller holds the lock of the run."""
+    """Delete all checkpoints except the newest. The caller must hold the lock of the run."""
     checkpoints = _checkpoints(Path(folder))
     for _, _, path in checkpoints[:-1]:
         _remove_checkpoint(path)
@@ -154,20 +154,20 @@ def _manifest(step: int, files: Mapping[str, bytes]) -> bytes:
 
 
 def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
-    where = path / _MANIFEST
+    manifest_path = path / _MANIFEST
     try:
-        data = read_bytes(where, 1 << 20)
+        data = read_bytes(manifest_path, 1 << 20)
     except FileNotFoundError:
-        raise UserError(f"{where} is missing") from None
+        raise UserError(f"{manifest_path} is missing") from None
     try:
-        manifest = parse_json(data, str(where))
+        manifest = parse_json(data, str(manifest_path))
         digest = manifest.pop("sha256")
-        body = json_bytes(manifest, str(where))
-        # Compared as bytes: a flipped space or escape is damage too.
-        whole = json_bytes({**manifest, "sha256": digest}, str(where)) == data
+        body = json_bytes(manifest, str(manifest_path))
+        # compared as bytes, so that a flipped space or escape is detected
+        is_canonical = json_bytes({**manifest, "sha256": digest}, str(manifest_path)) == data
         files: dict[str, dict[str, Any]] = manifest["files"]
-        sound = (
-            whole
+        is_valid = (
+            is_canonical
             and hashlib.sha256(body).hexdigest() == digest
             and manifest["format"] == 1
             and manifest["step"] == step
@@ -176,9 +176,9 @@ def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
             and all(type(e["bytes"]) is int and type(e["sha256"]) is str for e in files.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is corrupt ({type(error).__name__}: {error})") from None
-    if not sound:
-        raise UserError(f"{where} is corrupt: it does not agree with its own sha256")
+        raise UserError(f"{manifest_path} is corrupt ({type(error).__name__}: {error})") from None
+    if not is_valid:
+        raise UserError(f"{manifest_path} is corrupt: its sha256 does not match")
     return files
 
 
@@ -188,21 +188,21 @@ def _of_group(name: str) -> bool:
 
 def _verified_files(path: Path, step: int) -> Iterator[tuple[str, bytes]]:
     for name, entry in _read_manifest(path, step).items():
-        where = path / name
+        file_path = path / name
         try:
-            data = read_bytes(where, entry["bytes"])
+            data = read_bytes(file_path, entry["bytes"])
         except FileNotFoundError:
-            raise UserError(f"{where} is missing") from None
+            raise UserError(f"{file_path} is missing") from None
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            raise UserError(f"{where} cannot be read: {error.strerror}") from None
+            raise UserError(f"{file_path} cannot be read: {error.strerror}") from None
         if len(data) != entry["bytes"]:
             raise UserError(
-                f"{where} is corrupt: it has {len(data):,} bytes, not {entry['bytes']:,}"
+                f"{file_path} is corrupt: it has {len(data):,} bytes, not {entry['bytes']:,}"
             )
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise UserError(f"{where} is corrupt: its sha256 is not the manifest's")
+            raise UserError(f"{file_path} is corrupt: its sha256 is not that of the manifest")
         yield name, data
 
 
@@ -221,7 +221,8 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
-    """(step, generation, path) of the checkpoints under a folder, oldest first; links are not."""
+    """Return (step, generation, path) of the checkpoints under a folder, oldest first, without
+    links."""
     checkpoints = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -232,10 +233,9 @@ def _checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
 
 
 def _retain(folder: Path, step: int, keep: int) -> None:
-    """Deletes checkpoints beyond the newest `keep` steps, after the one just written verifies.
-
-    Steps beyond the one just written belong to a run that went on from further back: they go too.
-    """
+    """Delete checkpoints except the newest `keep` steps, after verifying the one just written.
+    Later steps than the one just written belong to a run that was resumed from an earlier step:
+    they are deleted too."""
     checkpoints = _checkpoints(folder)
     new = max((entry for entry in checkpoints if entry[0] == step), key=lambda entry: entry[1])
     newest = {at: (at, generation, path) for at, generation, path in checkpoints if at <= step}
@@ -249,17 +249,17 @@ def _retain(folder: Path, step: int, keep: int) -> None:
             pass
     except ValueError as error:
         raise OSError(
-            errno.EIO, f"the disk returns other bytes than were written: {error}", str(new[2])
+            errno.EIO, f"the disk returned other bytes than were written: {error}", str(new[2])
         ) from None
     for _, _, path in removed:
         _remove_checkpoint(path)
 
 
 def _remove_checkpoint(path: Path) -> None:
-    """Deletes our own files of a checkpoint; what is not ours stays, in its place."""
+    """Delete our files of a checkpoint; other files stay."""
     names = os.listdir(path)
     if all(name in (_MANIFEST, _STATE) or _of_group(name) for name in names):
-        # Gone at once, for readers beside us; the rest may then take its time, or a crash.
+        # renamed first, so that readers never see a partly deleted checkpoint, even after a crash
         temporary = path.parent / temporary_name()
         os.rename(path, temporary)
         path = temporary

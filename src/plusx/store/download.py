@@ -1,4 +1,4 @@
-"""Published files, fetched over HTTP and checked against their digest."""
+"""Download published files over HTTP and check their digests."""
 
 import hashlib
 import http.client
@@ -12,40 +12,41 @@ _CHUNK = 1 << 20
 
 
 def download(url: str, digest: str, max_bytes: int, by_hand: Path) -> bytes:
-    """The bytes of a published file.
+    """Return the bytes of a published file.
 
-    digest: the algorithm, a colon, and the digest in hexadecimal or its beginning
-    by_hand: where a user may put the file instead; every error names it
-    OSError: the file cannot be fetched, or is not the one that was published.
+    digest: the algorithm, a colon, and the digest or its beginning in hexadecimal.
+    by_hand: where a user may put the file instead; every error names it.
+
+    Raises OSError if the file cannot be downloaded, or is not the published one.
     """
     assert url.startswith(("https://", "http://")), url
-    hint = f"Fetch it by hand and put it at {by_hand}"
-    parts, length = [], 0
+    hint = f"Download it yourself and put it at {by_hand}"
+    chunks, length = [], 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "plusx"})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-            announced = answer.headers.get("Content-Length", "")
-            while part := answer.read(_CHUNK):
-                parts.append(part)
-                length += len(part)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            content_length = response.headers.get("Content-Length", "")
+            while chunk := response.read(_CHUNK):
+                chunks.append(chunk)
+                length += len(chunk)
                 if length > max_bytes:
-                    raise OSError(f"more than {max_bytes:,} bytes came")
-        if announced.isdigit() and length != int(announced):
-            raise OSError(f"{length:,} of {int(announced):,} bytes came")
+                    raise OSError(f"more than {max_bytes:,} bytes were received")
+        if content_length.isdigit() and length != int(content_length):
+            raise OSError(f"{length:,} of {int(content_length):,} bytes were received")
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(error, urllib.error.HTTPError):
             error.close()
             reason = f"HTTP {error.code} {error.reason}"
         raise OSError(
-            f"{by_hand.name} could not be fetched from {url}: {reason}. {hint}"
+            f"{by_hand.name} could not be downloaded from {url}: {reason}. {hint}"
         ) from error
-    data = b"".join(parts)
+    data = b"".join(chunks)
     algorithm, _, published = digest.partition(":")
     received = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
     if not received.startswith(published):
         raise OSError(
-            f"what came from {url} is not the published file (its {algorithm} is {received}, not "
-            f"{published}), and nothing was kept. {hint}"
+            f"the file at {url} is not the published one (its {algorithm} is {received}, not "
+            f"{published}); it was discarded. {hint}"
         )
     return data

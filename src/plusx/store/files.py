@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all.
+"""Files that are complete or absent.
 
-Everything asks the system through `os`, so that the tests can make any single call fail.
+All system calls go through `os`, so that tests can make any single one fail.
 """
 
 import contextlib
@@ -21,16 +21,18 @@ _NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def make_folder(path: str | Path) -> Path:
-    """Makes a folder and those above it, so that they are still there after a power loss."""
+    """Create a folder and its parents durably, so that they survive a power loss."""
     path = Path(path)
     missing = []
-    above = path
-    while not above.exists():
-        missing.append(above)
-        above = above.parent
-    if not above.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "a folder is needed, this is a file", str(above))
-    with explained(path, 0):
+    existing = path
+    while not existing.exists():
+        missing.append(existing)
+        existing = existing.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(
+            errno.ENOTDIR, "a folder is needed, but this is a file", str(existing)
+        )
+    with with_path_in_errors(path, 0):
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o755)
@@ -40,18 +42,16 @@ def make_folder(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """A new folder to be filled in the block, which takes its name only when the block ends well.
-
-    Raises OSError where there is something of that name, unless it is an empty folder.
-    """
+    """Create a folder under a temporary name, and rename it when the context ends without an error.
+    Raises OSError if the name exists, unless it is an empty folder."""
     path = Path(path)
     make_folder(path.parent)
     temporary = path.parent / temporary_name()
     try:
-        with explained(path, 0):
+        with with_path_in_errors(path, 0):
             os.mkdir(temporary, 0o755)
         yield temporary
-        with explained(path, 0):
+        with with_path_in_errors(path, 0):
             flush_folder(temporary)
             os.rename(temporary, path)
             flush_folder(path.parent)
@@ -62,14 +62,12 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A new file to be written in the block, which takes its name only when the block ends well.
-
-    For files too large for the memory. A link under that name is replaced, not followed.
-    """
+    """Create a file under a temporary name, and rename it when the context ends without an error.
+    For files that are too large for memory. A link under that name is replaced, not followed."""
     path = refuse_special(path)
     temporary = path.parent / temporary_name()
     try:
-        with explained(path, 0):
+        with with_path_in_errors(path, 0):
             with open(_new(temporary), "wb") as file:
                 yield file
                 file.flush()
@@ -83,13 +81,11 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file whole or not at all, mode 0644 less the umask; its folder must be there.
-
-    A link under that name is replaced, not followed.
-    """
+    """Write a file completely or not at all, with mode 0644 minus the umask; its folder must exist.
+    A link under that name is replaced, not followed."""
     path = refuse_special(path)
     temporary = path.parent / temporary_name()
-    with explained(path, len(data)):
+    with with_path_in_errors(path, len(data)):
         try:
             write_new(temporary, data)
             os.replace(temporary, path)
@@ -101,7 +97,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def refuse_special(path: str | Path) -> Path:
-    """The path. UserError where a device, pipe or socket is there, which a rename would replace."""
+    """Return the path. Raises UserError for a device, pipe or socket, which a rename would
+    replace."""
     path = Path(path)
     with contextlib.suppress(OSError):
         mode = os.lstat(path).st_mode
@@ -110,19 +107,20 @@ def refuse_special(path: str | Path) -> Path:
                 mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
             raise UserError(
-                f"{path} is no regular file and is not overwritten: choose another path"
+                f"{path} is not a regular file and is not overwritten; choose another path"
             )
     return path
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes text as UTF-8; file names that are no UTF-8 keep their bytes."""
+    """Write text as UTF-8; surrogate escapes of file names keep their bytes."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
-    """Reads a regular file of at most `limit` bytes; a device, pipe or folder is refused."""
-    # Without O_NONBLOCK a pipe nobody writes to would be waited for.
+    """Read a regular file of at most `limit` bytes. Raises UserError for a device, pipe or
+    folder."""
+    # without O_NONBLOCK opening a pipe without a writer would block
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -130,18 +128,18 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
             raise UserError(f"{path} is not a regular file")
         if limit is not None and status.st_size > limit:
             raise UserError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read")
-        parts = []
-        left = status.st_size
-        while left and (part := os.read(descriptor, min(left, 1 << 30))):
-            parts.append(part)
-            left -= len(part)
-        return b"".join(parts)
+        chunks = []
+        remaining = status.st_size
+        while remaining and (chunk := os.read(descriptor, min(remaining, 1 << 30))):
+            chunks.append(chunk)
+            remaining -= len(chunk)
+        return b"".join(chunks)
     finally:
         os.close(descriptor)
 
 
 def clean(folder: str | Path) -> None:
-    """Removes what a crash left half-written under `folder`: only names that store gives."""
+    """Remove temporary files and folders of store that a crash left under `folder`."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in list(entries):
             if _TEMPORARY.fullmatch(entry.name):
@@ -149,7 +147,7 @@ def clean(folder: str | Path) -> None:
 
 
 def remove_ours(path: Path) -> None:
-    """Deletes a temporary file or folder of ours; links are unlinked, never followed."""
+    """Delete a temporary file or folder of store; links are unlinked, never followed."""
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             for name in os.listdir(path):
@@ -164,7 +162,7 @@ def temporary_name() -> str:
 
 
 def _new(path: Path) -> int:
-    """A descriptor of a file that was not there before."""
+    """Return a descriptor of a new file."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, 0o644)
 
@@ -179,14 +177,14 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        # Linux takes at most 2 GiB at a time.
-        left = left[os.write(descriptor, left[: 1 << 30]) :]
+    remaining = memoryview(data)
+    while remaining:
+        # Linux writes at most 2 GiB at a time
+        remaining = remaining[os.write(descriptor, remaining[: 1 << 30]) :]
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
+    """Flush the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -195,14 +193,14 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(path: Path, needed: int) -> Iterator[None]:
-    """Says of an OSError which of our files it was about and, on a full disk, what is missing."""
+def with_path_in_errors(path: Path, needed: int) -> Iterator[None]:
+    """Add the path and, if the disk is full, the missing bytes to an OSError."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            wanted = f"{needed:,} bytes needed, " if needed else ""
-            text = f"the disk is full: {wanted}{_free(path)} free"
+            needed_text = f"{needed:,} bytes needed, " if needed else ""
+            text = f"the disk is full: {needed_text}{_free(path)} free"
             if error.errno == errno.EFBIG:
                 text = f"the file is larger than allowed (ulimit -f): {needed:,} bytes needed"
             raise OSError(error.errno, text, str(path)) from error

@@ -1,4 +1,5 @@
-"""One process at a time writes in a run's folder, and a dead process holds nothing."""
+"""A lock for a run's folder: one process at a time writes in it, and dead processes hold no
+lock."""
 
 import contextlib
 import datetime
@@ -14,21 +15,21 @@ from typing import Any
 
 from plusx.errors import UserError
 from plusx.store.canonical import json_bytes, read_json
-from plusx.store.files import clean, explained, make_folder, write_all
+from plusx.store.files import clean, make_folder, with_path_in_errors, write_all
 
 
 CHECKPOINTS = "checkpoints"
 LOCK = "lock.json"
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
-_held: dict[str, int] = {}  # real path of a lock file: the process of ours that holds it
-# The system's lock is one of processes: of two threads both would get it, and where one closes the
-# file the other loses it.
+_held: dict[str, int] = {}  # real path of a lock file: the id of our process that holds it
+# The system's lock belongs to the process: two threads would both get it, and if one closes the
+# file the other loses the lock.
 _one_thread = threading.Lock()
 
 
 def _renew() -> None:
-    """A fork made while another thread was at it must not wait for that thread."""
+    """Create a new thread lock after a fork, since another thread may have held the old one."""
     global _one_thread
     _one_thread = threading.Lock()
 
@@ -38,11 +39,11 @@ os.register_at_fork(after_in_child=_renew)
 
 @contextlib.contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Holds a run's folder, made where it is missing, for this process until the block ends.
+    """Hold the lock of a run's folder, which is created if it is missing, inside the context.
 
-    Raises UserError naming the process, the host and the time where another one holds it. The
-    system drops the lock of a process that dies, however it dies. What a crash left half-written
-    in the folder and its checkpoints is removed.
+    Raises UserError with the process, host and time if another process holds it. The system
+    releases the lock of a process that dies. Temporary files that a crash left in the folder and
+    its checkpoints are removed.
     """
     folder = make_folder(folder)
     path = folder / LOCK
@@ -57,11 +58,11 @@ def lock(folder: str | Path) -> Iterator[None]:
         clean(folder / CHECKPOINTS)
         yield
     finally:
-        # A fork of ours that leaves the block holds nothing.
+        # a forked child that leaves the context holds no lock
         with _one_thread:
             if _held.get(key) == os.getpid():
-                # Unlinked while still held: whoever opened the old file finds that it lost its
-                # name.
+                # unlinked while still locked: a process that opened the old file detects that
+                # its name is gone
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                 os.close(descriptor)
@@ -70,7 +71,7 @@ def lock(folder: str | Path) -> Iterator[None]:
 
 def _acquire(folder: Path, path: Path) -> int:
     while True:
-        with explained(path, 1):
+        with with_path_in_errors(path, 1):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
             descriptor = os.open(path, flags, 0o644)
         try:
@@ -79,10 +80,10 @@ def _acquire(folder: Path, path: Path) -> int:
             if not _same_file(descriptor, path):
                 os.close(descriptor)
                 continue
-            with explained(path, 1):
+            with with_path_in_errors(path, 1):
                 os.ftruncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
-                write_all(descriptor, json_bytes(_me(), LOCK))
+                write_all(descriptor, json_bytes(_this_process(), LOCK))
             return descriptor
         except BaseException:
             with contextlib.suppress(OSError):
@@ -91,9 +92,10 @@ def _acquire(folder: Path, path: Path) -> int:
 
 
 def _take(descriptor: int, path: Path) -> bool:
-    """Takes the system's lock on the file; where there is none, judges by what the file says."""
+    """Take the system's lock on the file; without support for locks, decide by the file's
+    content."""
     try:
-        # A record lock, not flock: a forked worker that outlives us must not inherit it.
+        # a record lock, not flock: a forked worker that outlives this process must not inherit it
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except OSError as error:
@@ -104,24 +106,24 @@ def _take(descriptor: int, path: Path) -> bool:
     holder = _holder(path)
     if not holder or holder.get("pid") == os.getpid():
         return True
-    me = _me()
-    if holder.get("host") != me["host"]:
+    current = _this_process()
+    if holder.get("host") != current["host"]:
         return False
-    return holder.get("boot") != me["boot"] or not _alive(holder.get("pid"))
+    return holder.get("boot") != current["boot"] or not _alive(holder.get("pid"))
 
 
 def _same_file(descriptor: int, path: Path) -> bool:
     try:
-        named = os.stat(path, follow_symlinks=False)
+        at_path = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    mine = os.fstat(descriptor)
-    return (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino)
+    opened = os.fstat(descriptor)
+    return (at_path.st_dev, at_path.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def _refusal(folder: Path, path: Path) -> str:
     holder: dict[str, Any] = {}
-    for _ in range(20):  # it may be about to write its name
+    for _ in range(20):  # the holder may not have written its name yet
         holder = _holder(path)
         if holder:
             break
@@ -142,7 +144,7 @@ def _holder(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _me() -> dict[str, Any]:
+def _this_process() -> dict[str, Any]:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -158,6 +160,6 @@ def _alive(pid: Any) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # a process of another user
         return True
     return True

@@ -1,8 +1,8 @@
-"""Named tensors as safetensors files, by the safetensors library, within limits of our own.
+"""Named tensors as safetensors files, by the safetensors library, within our limits.
 
-Equal tensors and metadata give equal bytes: the library writes metadata in an order that changes
-from process to process, so they are put into the header here, sorted. A header is read before the
-library is asked, so that a file from elsewhere is refused by name and by one clear `UserError`.
+Equal tensors and metadata give equal bytes: the library writes metadata in an order that differs
+between processes, so they are added to the header here, sorted. Headers are checked before the
+library reads a file, so that an invalid file raises a clear `UserError`.
 """
 
 import json
@@ -32,10 +32,10 @@ _METADATA = "__metadata__"
 
 
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file; equal input gives equal bytes.
+    """Return the bytes of a safetensors file; equal input gives equal bytes.
 
-    Tensors may lie on any device and share memory (each is then written whole). Raises UserError
-    for a type of number that is not in DTYPES, and for more than a reader would accept.
+    Tensors may be on any device and share memory (each is then written in full). Raises UserError
+    for a dtype that is not in DTYPES, and for files beyond the limits.
     """
     if len(tensors) > MAX_TENSORS:
         raise UserError(f"{len(tensors):,} tensors; a file holds at most {MAX_TENSORS:,}")
@@ -45,7 +45,7 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
         if tensor.dtype not in DTYPES:
             raise UserError(f"tensor {name!r} is {tensor.dtype}; a file holds {', '.join(_NAMES)}")
         if name == _METADATA:
-            raise UserError(f"no tensor can be called {_METADATA!r}")
+            raise UserError(f"a tensor cannot be named {_METADATA!r}")
         copies[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     data = safetensors.torch.save(copies)
     length = 8 + int.from_bytes(data[:8], "little")
@@ -62,11 +62,8 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 
 
 def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file given as bytes.
-
-    `where` is how messages name the file. Raises UserError for anything that is not exactly the
-    format, before a tensor is made.
-    """
+    """Return tensors and metadata of the bytes of a safetensors file. `where` names the file in
+    messages. Raises UserError, before a tensor is created, if the bytes are not valid."""
     header = _header(data, where)
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -81,8 +78,8 @@ def decode(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"{where}: tensor {name!r} has type {entry['dtype']!r}; allowed are "
                 f"{', '.join(_NAMES)}"
             )
-        for key, most in (("shape", MAX_DIMENSIONS), ("data_offsets", 2)):
-            if not _counts(entry[key], most):
+        for key, max_length in (("shape", MAX_DIMENSIONS), ("data_offsets", 2)):
+            if not _counts(entry[key], max_length):
                 raise UserError(
                     f"{where}: tensor {name!r} has impossible {key}: {str(entry[key])[:80]}"
                 )
@@ -121,11 +118,11 @@ def _header(data: bytes, where: str) -> dict[str, Any]:
     return header
 
 
-def _counts(value: Any, most: int) -> bool:
-    """Whether it is a list of at most so many whole numbers; a bool is an int in Python alone."""
+def _counts(value: Any, max_length: int) -> bool:
+    """Whether the value is a list of at most `max_length` non-negative integers (not bools)."""
     return (
         isinstance(value, list)
-        and len(value) <= most
+        and len(value) <= max_length
         and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
     )
 
@@ -133,18 +130,15 @@ def _counts(value: Any, most: int) -> bool:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a safetensors file; equal tensors and metadata give equal bytes."""
+    """Write a safetensors file; equal tensors and metadata give equal bytes."""
     write_bytes(path, encode(tensors, metadata))
 
 
 def load_tensors(
     path: str | Path, *, finite: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises UserError where the file is not exactly that, or (`finite`) where a number in it is
-    infinite or not a number.
-    """
+    """Return tensors and metadata of a safetensors file. Raises UserError if the file is not valid,
+    or (`finite`) a value is not finite."""
     tensors, metadata = decode(read_bytes(path), str(path))
     if finite:
         for name, tensor in tensors.items():

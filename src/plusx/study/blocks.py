@@ -1,6 +1,7 @@
-"""A network taken apart for a study: its blocks in order, and what flows between them.
+"""The blocks of a network in order, with the features between them.
 
-Nothing here leaves a trace: no hook, no statistic of batch norm, no mode, no drawn number.
+No function here changes the network: hooks, statistics of batch norm, modes and random state stay
+as they are.
 """
 
 from collections.abc import Iterator
@@ -20,16 +21,14 @@ from plusx.nn.network import Network
 
 @dataclass(frozen=True, eq=False)
 class BlockPosition:
-    """A block and its position: `name` is its module's, `holder[index]` is the block.
-
-    `flow` is what reaches it: channels and positions.
-    """
+    """A block and its position: `name` is its module's name, `holder[index]` is the block.
+    `shape_in` is the shape of its input: channels and size."""
 
     name: str
     block: ResidualBlock
     holder: nn.Sequential
     index: int
-    flow: FeatureShape
+    shape_in: FeatureShape
 
     @property
     def has_shortcut(self) -> bool:
@@ -37,14 +36,14 @@ class BlockPosition:
 
     @property
     def changes_shape(self) -> bool:
-        """Whether what leaves the block has another shape than what reaches it."""
-        into, out = self.flow, self.block.shape_out
+        """Whether input and output have different shapes."""
+        into, out = self.shape_in, self.block.shape_out
         return (into.channels, into.size) != (out.channels, out.size)
 
 
 @dataclass(frozen=True, eq=False)
 class BlockOutputs:
-    """One pass: what reaches the first block, what each block gives, and the logits."""
+    """One forward pass: the input of the first block, the output of each block, and the logits."""
 
     start: Tensor
     outputs: tuple[Tensor, ...]
@@ -52,7 +51,7 @@ class BlockOutputs:
 
 
 def require_network(net: nn.Module) -> Network:
-    """The network. UserError: it is not built from a spec, or has no blocks."""
+    """Return the network. Raises UserError if it is not built from a spec or has no blocks."""
     if not isinstance(net, Network):
         raise UserError(
             f"{type(net).__name__} is an external module, not built of blocks: choose a network "
@@ -64,29 +63,29 @@ def require_network(net: nn.Module) -> Network:
 
 
 def block_positions(net: nn.Module) -> list[BlockPosition]:
-    """Every block in order. UserError as `require_network`."""
+    """Return every block in order. Raises UserError as `require_network` does."""
     net = require_network(net)
     spec, one = net.spec, (1,) * net.spec.ndim
-    flow = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
+    shape = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), one)
     for word in parse(spec.stem).branch:
-        flow = step(flow, word, LayerContext(spec, spec.stem_width, one))
+        shape = step(shape, word, LayerContext(spec, spec.stem_width, one))
     positions = []
     for number, stage in enumerate(spec.stages, 1):
         if stage.enter:
-            flow = getattr(net, f"enter{number}").shape_out
+            shape = getattr(net, f"enter{number}").shape_out
         holder = getattr(net, f"layer{number}")
         for index, block in enumerate(holder):
-            positions.append(BlockPosition(f"layer{number}.{index}", block, holder, index, flow))
-            flow = block.shape_out
+            positions.append(BlockPosition(f"layer{number}.{index}", block, holder, index, shape))
+            shape = block.shape_out
     return positions
 
 
 def run_blocks(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> BlockOutputs:
-    """Run the network and keep what flows between its blocks; the logits are those of `net(x)`."""
+    """Run the network and return the outputs of its blocks; the logits equal `net(inputs)`."""
     net = require_network(net)
     x = start = run_layers(net, net.stem, inputs)
     outputs: list[Tensor] = []
-    for module in body(net):
+    for module in stage_modules(net):
         x = module(x)
         if isinstance(module, ResidualBlock):
             outputs.append(x)
@@ -95,8 +94,8 @@ def run_blocks(net: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> BlockOutputs:
     return BlockOutputs(start, tuple(outputs), head(net, x))
 
 
-def body(net: Network) -> list[nn.Module]:
-    """What stands between the stem and the tail, in order: blocks, and the layers on entry to a
+def stage_modules(net: Network) -> list[nn.Module]:
+    """Return the modules between stem and tail in order: blocks, and the layers on entry to a
     stage."""
     modules: list[nn.Module] = []
     for number, stage in enumerate(net.spec.stages, 1):
@@ -106,23 +105,21 @@ def body(net: Network) -> list[nn.Module]:
 
 
 def head(net: Network, x: Tensor) -> Tensor:
-    """The logits, from the output of the last block."""
+    """Return the logits for the output of the last block."""
     logits: Tensor = net.fc(net.tail(x).flatten(1))
     return logits
 
 
 def shortcut_only(block: ResidualBlock, x: Tensor) -> Tensor:
-    """A block whose branch is deleted: its shortcut, and the layers after the sum.
-
-    The features that a block with `&` would have added are zero.
-    """
+    """Run a block without its branch: its shortcut, and the layers after the sum. The features that
+    the branch of a block with `&` would add are zero."""
     assert block.merge != "none"
     if block.merge == "concat":
         missing = block.shape_out.channels - x.shape[1]
         skip = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
     else:
         y = run_layers(block, block.lead, x)
-        # an activation behind the sum may overwrite it, and others hold x
+        # clone: an in-place activation after the sum must not change x
         skip = (
             x.clone() if block.downsample is None else block.downsample(y if block.projects else x)
         )
@@ -131,12 +128,12 @@ def shortcut_only(block: ResidualBlock, x: Tensor) -> Tensor:
 
 @contextmanager
 def preserved(net: nn.Module) -> Iterator[None]:
-    """Leave the network as it was: modes, buffers, what is frozen, and torch's generator."""
+    """Restore modes, buffers, requires_grad and torch's random state of a network at the end."""
     modes = [(module, module.training) for module in net.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    required = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-    cards = sorted({p.device.index for p, _ in required if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=cards):
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    cuda_devices = sorted({p.device.index for p, _ in requires_grad if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=cuda_devices):
         try:
             yield
         finally:
@@ -145,16 +142,16 @@ def preserved(net: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
             for module, training in modes:
                 module.training = training
-            for parameter, requires in required:
-                parameter.requires_grad_(requires)
+            for parameter, value in requires_grad:
+                parameter.requires_grad_(value)
 
 
-def counted_depths(net: nn.Module, draws: int, seed: int = 0) -> list[int]:
-    """How many blocks of a network with stochastic depth survive in each of `draws` training passes
-    (Huang et al. 2016, section 3).
+def sampled_depths(net: nn.Module, passes: int, seed: int = 0) -> list[int]:
+    """Return the number of surviving blocks in each of `passes` training passes.
 
-    The blocks decide as in a forward pass, but nothing is computed. UserError: the network is not
-    made of blocks, or drops rows of a batch instead of whole blocks.
+    For networks with stochastic depth (Huang et al. 2016, section 3). Blocks are dropped as in a
+    forward pass, but not computed. Raises UserError if the network is not made of blocks, or drops
+    rows of a batch instead of whole blocks.
     """
     blocks = [position.block for position in block_positions(net)]
     if any(block.drop and block.drops_rows for block in blocks):
@@ -165,12 +162,10 @@ def counted_depths(net: nn.Module, draws: int, seed: int = 0) -> list[int]:
     with preserved(net):
         net.train()
         torch.manual_seed(seed)
-        return [sum(not block.dropped() for block in blocks) for _ in range(draws)]
+        return [sum(not block.dropped() for block in blocks) for _ in range(passes)]
 
 
 def total_norm(*tensors: Tensor) -> float:
-    """The Euclidean norm of all of them together.
-
-    In float64, because in float32 the square of 1e-23 is 0.
-    """
+    """Return the Euclidean norm of all tensors together. In float64: in float32 the square of 1e-23
+    is 0."""
     return float(sum(float(t.detach().double().square().sum()) for t in tensors) ** 0.5)

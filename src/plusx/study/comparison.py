@@ -1,9 +1,8 @@
 """The comparison of networks: each is trained with every seed.
 
-Its finding is one sentence that its numbers carry. A difference is claimed only where the intervals
-of the two networks lie apart. Networks are evaluated on the same images, so for a comparison the
-doubt about the images in an interval is too wide rather than too narrow. Where one network is
-compared with several, the intervals are corrected for that.
+The finding is one sentence. A difference is claimed only if the intervals of two networks do not
+overlap. All networks are evaluated on the same images, so for a comparison these intervals are
+conservative. If one network is compared with several, the intervals are corrected for it.
 """
 
 import re
@@ -40,23 +39,23 @@ Row = Mapping[str, Any]
 def metric_interval(
     key: str, values: Sequence[float], count: int, *, comparisons: int = 1
 ) -> Interval | None:
-    """The interval of a metric's mean over the seeds; of a share of images it knows the doubt about
-    the images too."""
+    """Return the interval of a metric's mean over the seeds; for a fraction of images it includes
+    the uncertainty due to the number of images."""
     if metric(key).of_images:
         return statistics.share_interval(values, count, comparisons=comparisons)
     return statistics.mean_interval(values, bounds=(0.0, 1.0), comparisons=comparisons)
 
 
 def comparison_finding(rows: Sequence[Row]) -> str:
-    """One sentence about rows of a comparison: a plain network and its residual twin if it has
-    them, else the best network and what is known to be worse."""
+    """Return one sentence about the rows: on a plain network and its residual twin if both are
+    there, else on the best network and those that are worse."""
     return _Finding(rows).text()
 
 
 class _Finding:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows, self.count, self.key = rows, rows[0]["count"], rows[0]["metric"]
-        self.named = f"{rows[0]['split']} {metric(self.key).title}"
+        self.title = f"{rows[0]['split']} {metric(self.key).title}"
 
     def text(self) -> str:
         by_name = {row["name"]: row for row in self.rows}
@@ -67,33 +66,36 @@ class _Finding:
         )
         if min(len(row[self.key]["seeds"]) for row in self.rows) < 2:
             values_by_name = listed([f"{row['name']} {self._percent(row)}" for row in self.rows])
-            return f"One seed, {self.named}: {values_by_name}; how far seeds differ is not known."
+            unknown = "how far seeds differ is not known"
+            return f"One seed, {self.title}: {values_by_name}; {unknown}."
         if not twins:
             return self._ranking()
         depth, plain, residual = twins[-1]
-        text, differ = self._about_twins(by_name[plain], by_name[residual])
-        if not differ:
+        text, better = self._about_twins(by_name[plain], by_name[residual])
+        if not better:
             return f"{text}."
         shallow = twins[0][0]
-        if shallow == depth or not self._harder(by_name[plain], by_name[f"plain{shallow}"]):
+        if shallow == depth or not self._worse_in_training(
+            by_name[plain], by_name[f"plain{shallow}"]
+        ):
             return f"{text}: at this depth the skips make the difference."
         if self._worse(by_name[residual], by_name[f"resnet{shallow}"]):
             return f"{text}: depth hurts without skips, and less with them."
         return f"{text}: depth hurts without skips."
 
     def _about_twins(self, plain: Row, residual: Row) -> tuple[str, bool]:
-        """About a plain network and its twin, and whether the twin is better."""
+        """Return the sentence on a plain network and its twin, and whether the twin is better."""
         low, high = (f"{row['name']} reaches {self._percent(row)}" for row in (plain, residual))
         if self._worse(residual, plain):
-            return f"{high} {self.named} where {low}: here the skips did not help", False
+            return f"{high} {self.title} where {low}: here the skips did not help", False
         if self._worse(plain, residual):
-            return f"{low} {self.named} where {high}", True
+            return f"{low} {self.title} where {high}", True
         both = f"{self._with_percent(plain)} and {self._with_percent(residual)}"
-        return f"{both} do not differ in {self.named} by more than chance allows", False
+        return f"{both} do not differ in {self.title} by more than chance allows", False
 
-    def _harder(self, deep: Row, shallow: Row) -> bool:
-        """Whether the deeper network is worse and already on its training images: not
-        overfitting."""
+    def _worse_in_training(self, deep: Row, shallow: Row) -> bool:
+        """Whether the deeper network has the higher training error too, so that it does not
+        overfit."""
         if "train_error" not in deep:
             return False
         harder = deep["train_error"]["mean"] > shallow["train_error"]["mean"]
@@ -102,16 +104,24 @@ class _Finding:
     def _ranking(self) -> str:
         key = self.key
         best, *others = sorted(self.rows, key=lambda row: -better(key, row[key]["mean"]))
-        behind = [self._worse(row, best, comparisons=len(others)) for row in others]
-        worse = [self._with_percent(row) for row, is_worse in zip(others, behind) if is_worse]
-        alike = [self._with_percent(row) for row, is_worse in zip(others, behind) if not is_worse]
-        parts = [f"{best['name']} reaches {self._percent(best)} {self.named}"]
+        is_worse_than_best = [self._worse(row, best, comparisons=len(others)) for row in others]
+        worse = [
+            self._with_percent(row) for row, is_worse in zip(others, is_worse_than_best) if is_worse
+        ]
+        similar = [
+            self._with_percent(row)
+            for row, is_worse in zip(others, is_worse_than_best)
+            if not is_worse
+        ]
+        clauses = [f"{best['name']} reaches {self._percent(best)} {self.title}"]
         if worse:
-            parts.append(f"{listed(worse)} {'is' if len(worse) == 1 else 'are'} behind")
-        if alike:
-            verb = "does" if len(alike) == 1 else "do"
-            parts.append(f"{listed(alike)} {verb} not differ from it by more than chance allows")
-        return "; ".join(parts) + "."
+            clauses.append(f"{listed(worse)} {'is' if len(worse) == 1 else 'are'} behind")
+        if similar:
+            verb = "does" if len(similar) == 1 else "do"
+            clauses.append(
+                f"{listed(similar)} {verb} not differ from it by more than chance allows"
+            )
+        return "; ".join(clauses) + "."
 
     def _worse(self, row: Row, other: Row, comparisons: int = 1) -> bool:
         """Whether a network is known to be worse than another."""
@@ -124,7 +134,7 @@ class _Finding:
         return first is not None and second is not None and first.below(second)
 
     def _percent(self, row: Row) -> str:
-        """A mean as a percentage, with a decimal only where it is needed near 100 %."""
+        """Return a mean as a percentage, with a decimal from 90 %."""
         value = 100 * row[self.key]["mean"]
         return f"{value:.1f} %" if value >= 90 else f"{value:.0f} %"
 
@@ -133,10 +143,10 @@ class _Finding:
 
 
 def comparison_trials(recipe: Recipe, table: Compare) -> list[Trial]:
-    """A trial of each network. UserError: there is no network of that name."""
+    """Return a trial for each network. Raises UserError if a network is unknown."""
     assert isinstance(recipe.net, NetByName)
     for name in table.networks:
-        find(name)  # UserError for an unknown network
+        find(name)  # raises UserError for an unknown network
     return [
         Trial(
             name=name,
@@ -181,7 +191,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     first, threshold = rows[0]["metric"], float(groups[0].factors["threshold"])
     mean = " Line: mean over the seeds; band: lowest to highest." if rows[0]["seeds"][1:] else ""
     dotted = f" Dotted: the threshold of {values.percent(threshold)} %."
-    drawn: list[tuple[str, str, Any, float | None, Callable[[EpochPoint], float | None]]] = [
+    curves: list[tuple[str, str, Any, float | None, Callable[[EpochPoint], float | None]]] = [
         (f"Validation {metric(first).title}", f"At every evaluation.{mean}{dotted}", SHARE,
          threshold, lambda point: point.score),
         ("Training error", f"Share of wrong predictions, measured while the epoch trains.{mean}",
@@ -189,15 +199,19 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         ("Training loss", f"Logarithmic scale.{mean}", LOG, None, lambda point: point.train_loss),
     ]  # fmt: skip
     figures = []
-    for title, caption, y, level, value in drawn:
+    for title, caption, y, level, value in curves:
         lines = [
             over_epochs(group, value, dashed=family(group.name) == "plain") for group in groups
         ]
         lines = [line for line in lines if line["x"]]
         if lines:
             figures.append(lines_figure(title, caption, lines, y=y, level=level))
-    of = "seeds and images" if metric(first).of_images else "seeds"
-    bars = f" Bar: 95 % interval over {of}." if any(row["interval"] for row in rows) else ""
+    interval_source = "seeds and images" if metric(first).of_images else "seeds"
+    bars = (
+        f" Bar: 95 % interval over {interval_source}."
+        if any(row["interval"] for row in rows)
+        else ""
+    )
     dots = dots_figure(
         f"{capital(rows[0]['split'])} {metric(first).title} at the end, every seed",
         f"Dot: one seed; line: their mean.{bars}",
@@ -210,12 +224,12 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
 def _notes(recipe: Recipe, table: Compare, groups: Sequence[Group]) -> str:
     run, split = groups[0].runs[0], groups[0].results[0].trial.split
     unused = "; the test set was not used" if split == "validation" else ""
-    of = f"Precision, recall and F1 are {run.averaging} averages over the classes. "
-    wrong = "Train error is that of the trained network on its training images. "
+    averaging = f"Precision, recall and F1 are {run.averaging} averages over the classes. "
+    train_error = "Train error is that of the trained network on its training images. "
     return (
         f"Evaluated on the {split} split, {run.count:,} images{unused}. "
-        + (of if run.averaging else "")
-        + (wrong if run.train_error is not None else "")
+        + (averaging if run.averaging else "")
+        + (train_error if run.train_error is not None else "")
         + "Seconds are training time only; runs in parallel share the machine."
     )
 

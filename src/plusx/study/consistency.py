@@ -1,19 +1,18 @@
 """Contradictions in tables about networks: relations that must hold between their numbers.
 
-A printed number stands for an interval: 71.3 for all values that are rounded to it, 71.25 to 71.35.
-There is a complaint only where no values in the intervals satisfy a relation, so a table of true
-numbers has none. Nothing here is about any particular table.
+A printed number denotes an interval: 71.3 is any value from 71.25 to 71.35. A complaint is raised
+only if no values in the intervals satisfy a relation, so a table of correct numbers has none.
 
-The relations, with k classes, precision P, recall R and F1 of each class, and means over them:
+The relations, with precision P, recall R and F1 of each class, and means over classes:
 
-- Recall averaged by the classes' sizes is the accuracy, and so is macro recall where all classes
-  are of one size. Micro averages all are.
-- F1 of a class, 2 P R / (P + R), is concave in (P, R) and homogeneous. So by Jensen's inequality
-  its mean over classes (macro or weighted, and over seeds as well) is at most the harmonic mean of
-  the averaged P and R. It is at least max(0, P + R - 1), the convex envelope on the unit square.
-  It is not the harmonic mean itself.
-- Error is 1 - accuracy; epochs times the time of one are the total; parameters and multiply-adds
-  are arithmetic; one network has one figure for one thing; each network that is named has a row.
+- Weighted recall equals accuracy; so does macro recall if all classes have the same size. All micro
+  averages equal accuracy.
+- F1 of a class, 2 P R / (P + R), is concave in (P, R) and homogeneous. By Jensen's inequality its
+  mean over classes (macro or weighted, and over seeds too) is at most the harmonic mean of the
+  averaged P and R. It is at least max(0, P + R - 1), the convex envelope on the unit square.
+- Error is 1 - accuracy; epochs times the time per epoch is the total time; parameters and MACs
+  follow from the architecture; a quantity of a network has one value in all tables; every table has
+  a row for every network that is named.
 """
 
 import itertools
@@ -47,7 +46,7 @@ _POSITIVE = Interval(Fraction(0), Fraction(10**30))
 
 @dataclass(frozen=True)
 class Complaint:
-    """A contradiction: its place, a description, and the values that would be possible."""
+    """A contradiction: where it is, a description, and the range of possible values."""
 
     table: str
     row: str
@@ -67,7 +66,7 @@ class Complaint:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A number: its place, its text, and the values that it stands for, in the base unit."""
+    """A printed number: where it is, its text, and its interval in the base unit."""
 
     table: str
     row: str
@@ -80,18 +79,16 @@ class _Cell:
     def printed(self) -> str:
         return f"{self.text} {self.unit}".rstrip()
 
-    def complaint(self, what: str, allowed: Interval) -> Complaint:
+    def complaint(self, description: str, allowed: Interval) -> Complaint:
         factor = QUANTITIES[self.column][self.unit]
-        # A value that is printed is possible if its own interval meets that of the true values.
+        # a printed value is possible if its interval meets that of the correct values
         ends = (float(allowed.low / factor), float(allowed.high / factor))
-        return Complaint(self.table, self.row, self.column, what, ends, self.unit)
+        return Complaint(self.table, self.row, self.column, description, ends, self.unit)
 
 
 def check(tables: Tables) -> list[Complaint]:
-    """All contradictions in the tables, in their order, by the relations above.
-
-    UserError: a column, unit or figure that cannot be read, or a network that there is not.
-    """
+    """Return all contradictions in the tables, in the order of the tables. Raises UserError for an
+    unknown column, unit or network, or a number that cannot be parsed."""
     for network in tables.networks.values():
         _network(network)
     cells = _cells(tables)
@@ -99,16 +96,16 @@ def check(tables: Tables) -> list[Complaint]:
     complaints: list[Complaint] = []
     for row in rows:
         row_cells = [cell for cell in cells if cell.row == row]
-        complaints += _same(row_cells)
+        complaints += _check_repeated(row_cells)
         complaints += [
             cell.complaint(f"{cell.printed}{why}", allowed)
             for cell in row_cells
             for allowed, why in _relations(cell, row_cells, tables)
             if not cell.interval.meets(allowed)
         ]
-    complaints += _times(cells)
-    complaints += _missing(tables, rows)
-    complaints += _most(tables, cells)
+    complaints += _check_times(cells)
+    complaints += _check_rows(tables, rows)
+    complaints += _check_maxima(tables, cells)
     order = {table.name: number for number, table in enumerate(tables.tables)}
     return sorted(complaints, key=lambda complaint: order.get(complaint.table, len(order)))
 
@@ -127,39 +124,43 @@ def _cells(tables: Tables) -> list[_Cell]:
             for column, text in texts.items():
                 unit = table.columns[column]
                 factor = QUANTITIES[column][unit]
-                whole = factor == 1 and QUANTITIES[column] not in (SHARES, TIMES)
+                is_count = factor == 1 and QUANTITIES[column] not in (SHARES, TIMES)
                 try:
-                    stands_for = interval(text, factor, whole=whole)
+                    values = interval(text, factor, is_count=is_count)
                 except ValueError as error:
                     raise UserError(f"{where}, {row}, {column}: {error}") from error
-                cells.append(_Cell(where, row, column, text, unit, stands_for))
+                cells.append(_Cell(where, row, column, text, unit, values))
     return cells
 
 
-def _of(cells: Sequence[_Cell], column: str, table: str = "") -> _Cell | None:
-    """The figure of that column, the one in that table before those in others."""
+def _cell_of(cells: Sequence[_Cell], column: str, table: str = "") -> _Cell | None:
+    """Return the cell of this column, from this table if it has one, else from another."""
     candidates = [cell for cell in cells if cell.column == column]
     return next(
         (cell for cell in candidates if cell.table == table), candidates[0] if candidates else None
     )
 
 
-def _same(row_cells: Sequence[_Cell]) -> Iterator[Complaint]:
+def _check_repeated(row_cells: Sequence[_Cell]) -> Iterator[Complaint]:
     for first, second in itertools.combinations(row_cells, 2):
         if first.column == second.column and not first.interval.meets(second.interval):
-            what = f"{second.printed} here, {first.printed} in {first.table}"
-            yield second.complaint(what, first.interval)
+            description = f"{second.printed} here, {first.printed} in {first.table}"
+            yield second.complaint(description, first.interval)
 
 
 def _relations(
     cell: _Cell, row_cells: Sequence[_Cell], tables: Tables
 ) -> Iterator[tuple[Interval, str]]:
-    """What a figure can be by each of its relations, and how a complaint about it goes on."""
+    """Yield the possible values of a cell by each relation, with the reason for a complaint."""
     column, averaging = cell.column, tables.averaging
     accuracy, precision, recall = (
-        _of(row_cells, other, cell.table) for other in ("accuracy", "precision", "recall")
+        _cell_of(row_cells, other, cell.table) for other in ("accuracy", "precision", "recall")
     )
-    yield (_UNIT, " is no share") if QUANTITIES[column] is SHARES else (_POSITIVE, " is negative")
+    yield (
+        (_UNIT, " is not a fraction")
+        if QUANTITIES[column] is SHARES
+        else (_POSITIVE, " is negative")
+    )
     equal, why = (
         (("precision", "recall", "f1"), "micro averages are accuracy")
         if averaging == "micro"
@@ -172,35 +173,33 @@ def _relations(
     if accuracy and column in equal:
         yield accuracy.interval, f", but {why}, {accuracy.printed}"
     if accuracy and column == "error":
-        there = "" if accuracy.table == cell.table else f" in {accuracy.table}"
+        table = "" if accuracy.table == cell.table else f" in {accuracy.table}"
         allowed = Interval(1 - accuracy.interval.high, 1 - accuracy.interval.low)
-        yield allowed, f", but the accuracy{there} is {accuracy.printed}"
+        yield allowed, f", but the accuracy{table} is {accuracy.printed}"
     if precision and recall and column == "f1":
         yield (
             f1_bounds(precision.interval, recall.interval),
-            f" is no mean of F1 with precision {precision.printed} and recall {recall.printed}",
+            f" cannot be the mean F1 of precision {precision.printed} and recall {recall.printed}",
         )
     network = tables.networks.get(cell.row)
     if network is not None and QUANTITIES[column] is COUNTS:
         count = _count(network, column, tables)
         exact = Interval(Fraction(count), Fraction(count))
         if not cell.interval.meets(exact):
-            yield exact, f", but {network} has {count:,}{_elsewhere(cell, network, tables)}"
+            yield exact, f", but {network} has {count:,}{_matching_network(cell, network, tables)}"
 
 
 def f1_bounds(precision: Interval, recall: Interval) -> Interval:
-    """What the mean of F1 over classes can be for these means of precision and recall.
-
-    At most their harmonic mean, at least max(0, precision + recall - 1).
-    """
-    high = precision.high + recall.high
+    """Return the possible mean F1 over classes for these means of precision and recall. From max(0,
+    precision + recall - 1) to their harmonic mean."""
+    total = precision.high + recall.high
     return Interval(
         max(Fraction(0), precision.low + recall.low - 1),
-        2 * precision.high * recall.high / high if high > 0 else Fraction(0),
+        2 * precision.high * recall.high / total if total > 0 else Fraction(0),
     )
 
 
-def counted(
+def network_count(
     network: str,
     quantity: str,
     *,
@@ -208,20 +207,18 @@ def counted(
     channels: int | None = None,
     size: int | None = None,
 ) -> int:
-    """Parameters or multiply_adds of a network, by arithmetic; see `Tables` for its name.
-
-    None means as in the zoo. A network without a spec has the counts of the zoo.
-    """
+    """Return `parameters` or `multiply_adds` of a network, computed from its spec. None keeps the
+    value of the zoo. A network without a spec has the counts of the zoo."""
     net = _network(network)
     if not isinstance(net, Net):
         return int(getattr(net, quantity))
-    fitted = replace(
+    adapted = replace(
         net,
         num_classes=net.num_classes if classes is None else classes,
         in_channels=net.in_channels if channels is None else channels,
         size=net.size if size is None else size,
     )
-    return int(getattr(measure(fitted), quantity))
+    return int(getattr(measure(adapted), quantity))
 
 
 def _network(name: str) -> Net | External:
@@ -235,73 +232,75 @@ def _network(name: str) -> Net | External:
 
 
 def _count(network: str, quantity: str, tables: Tables) -> int:
-    return counted(
+    return network_count(
         network, quantity, classes=tables.classes, channels=tables.channels, size=tables.size
     )
 
 
-def _elsewhere(cell: _Cell, network: str, tables: Tables) -> str:
-    """Whose figure it would be: of a network named in the tables, or of a relative in the zoo."""
-    others = [network_name for network_name in tables.networks.values() if network_name != network]
+def _matching_network(cell: _Cell, network: str, tables: Tables) -> str:
+    """Return a hint if the number fits another network of the tables, or a relative in the zoo."""
+    others = [other for other in tables.networks.values() if other != network]
     relatives = [name for name in names() if network.startswith(name) and name != network]
     for name in (*relatives, *others):
-        # A relative of another size of image has a head of its own.
+        # a relative may be for another image size, with another head: use its counts in the zoo
         in_tables = name in others
-        count = _count(name, cell.column, tables) if in_tables else counted(name, cell.column)
+        count = _count(name, cell.column, tables) if in_tables else network_count(name, cell.column)
         if cell.interval.low <= count <= cell.interval.high:
             return f"; {cell.printed} is {name} ({count:,})"
     return ""
 
 
-def _times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
-    """Epochs times the time of one are the total; where they are not, other units are tried."""
-    trios: dict[str, list[tuple[_Cell, _Cell, _Cell]]] = {}
+def _check_times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
+    """Check that epochs times the time per epoch is the total time; if not, try other units."""
+    by_table: dict[str, list[tuple[_Cell, _Cell, _Cell]]] = {}
     for total in cells:
         row_cells = [cell for cell in cells if cell.row == total.row]
-        epochs, epoch = (_of(row_cells, column, total.table) for column in ("epochs", "epoch_time"))
+        epochs, epoch = (
+            _cell_of(row_cells, column, total.table) for column in ("epochs", "epoch_time")
+        )
         if total.column == "total_time" and epochs and epoch:
-            trios.setdefault(total.table, []).append((epochs, epoch, total))
-    for of_table in trios.values():
-        fitting = Counter(units for trio in of_table for units in _fitting_units(*trio))
-        for epochs, epoch, total in of_table:
+            by_table.setdefault(total.table, []).append((epochs, epoch, total))
+    for trios_of_table in by_table.values():
+        fitting = Counter(units for trio in trios_of_table for units in _fitting_units(*trio))
+        for epochs, epoch, total in trios_of_table:
             units = _fitting_units(epochs, epoch, total)
             if (epoch.unit, total.unit) in units:
                 continue
             allowed = epochs.interval * epoch.interval
-            what = (
+            description = (
                 f"{total.printed}, but {epochs.printed} epochs of {epoch.printed} are "
                 f"{_time(allowed)}"
             )
-            hints = _plainest(units or [u for u in fitting if fitting[u] == max(fitting.values())],
-                              epoch, total)  # fmt: skip
+            common_units = [u for u in fitting if fitting[u] == max(fitting.values())]
+            hints = _smallest_changes(units or common_units, epoch, total)
             if units:
-                what += f"; it would fit {' or '.join(words for _, words in hints)}"
+                description += f"; it would fit {' or '.join(words for _, words in hints)}"
             elif hints:
                 (unit, _), words = hints[0]
-                other = epochs.interval * _reread(epoch, unit)
-                what += f"; {words}, which fits other rows, it is {_time(other)}"
-            yield total.complaint(what, allowed)
+                reread = epochs.interval * _in_unit(epoch, unit)
+                description += f"; {words}, which fits other rows, it is {_time(reread)}"
+            yield total.complaint(description, allowed)
 
 
 def _fitting_units(epochs: _Cell, epoch: _Cell, total: _Cell) -> list[tuple[str, str]]:
-    """The units of the time of an epoch and of the total in which the product is right."""
+    """Return the units of the epoch time and the total time for which the product is right."""
     return [
         (a, b)
         for a in TIMES
         for b in TIMES
-        if (epochs.interval * _reread(epoch, a)).meets(_reread(total, b))
+        if (epochs.interval * _in_unit(epoch, a)).meets(_in_unit(total, b))
     ]
 
 
-def _reread(cell: _Cell, unit: str) -> Interval:
-    """What a time stands for if it is in another unit."""
+def _in_unit(cell: _Cell, unit: str) -> Interval:
+    """Return the interval of a time if its number is read in another unit."""
     return cell.interval.scaled(TIMES[unit] / TIMES[cell.unit])
 
 
-def _plainest(
+def _smallest_changes(
     units: Sequence[tuple[str, str]], epoch: _Cell, total: _Cell
 ) -> list[tuple[tuple[str, str], str]]:
-    """Those units that change the fewest, with their change in words."""
+    """Return the pairs of units that change the fewest units, with the change in words."""
     changes = {
         (a, b): [f"with an epoch in {a}"] * (a != epoch.unit)
         + [f"with the total in {b}"] * (b != total.unit)
@@ -315,38 +314,40 @@ def _plainest(
     ]
 
 
-def _time(spent: Interval) -> str:
-    middle = float((spent.low + spent.high) / 2)
+def _time(duration: Interval) -> str:
+    middle = float((duration.low + duration.high) / 2)
     unit = next(unit for unit in ("h", "min", "s") if middle >= float(TIMES[unit]) or unit == "s")
     return f"{middle / float(TIMES[unit]):.3g} {unit}"
 
 
-def _missing(tables: Tables, rows: Sequence[str]) -> Iterator[Complaint]:
+def _check_rows(tables: Tables, rows: Sequence[str]) -> Iterator[Complaint]:
     for row in dict.fromkeys((*rows, *tables.named)):
-        there = [table.name for table in tables.tables if row in table.rows]
+        tables_with_row = [table.name for table in tables.tables if row in table.rows]
         for table in tables.tables:
-            if table.name not in there:
-                mention = f"is in {', '.join(there)}" if there else "is named"
+            if table.name not in tables_with_row:
+                mention = f"is in {', '.join(tables_with_row)}" if tables_with_row else "is named"
                 yield Complaint(table.name, row, "", f"{mention} and has no row here", None)
 
 
-def _most(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
+def _check_maxima(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]:
     for quantity, row in (tables.most or {}).items():
         refuse_unknown({quantity: row}, set(QUANTITIES), "most: ")
-        intervals: dict[str, Interval] = {}
+        by_name: dict[str, Interval] = {}
         for name in dict.fromkeys((*tables.networks, *(cell.row for cell in cells))):
-            cell = _of([other for other in cells if other.row == name], quantity)
+            cell = _cell_of([other for other in cells if other.row == name], quantity)
             if QUANTITIES[quantity] is COUNTS and name in tables.networks:
                 count = Fraction(_count(tables.networks[name], quantity, tables))
-                intervals[name] = Interval(count, count)
+                by_name[name] = Interval(count, count)
             elif cell is not None:
-                intervals[name] = cell.interval
-        more = [
+                by_name[name] = cell.interval
+        larger = [
             name
-            for name, stated in intervals.items()
-            if row in intervals and stated.low > intervals[row].high
+            for name, interval in by_name.items()
+            if row in by_name and interval.low > by_name[row].high
         ]
-        if more:
-            least = "; it has the least" if len(more) == len(intervals) - 1 else ""
-            what = f"is claimed to have the most {quantity}: {', '.join(more)} have more{least}"
-            yield Complaint("", row, quantity, what, None)
+        if larger:
+            smallest = "; it has the least" if len(larger) == len(by_name) - 1 else ""
+            description = (
+                f"is claimed to have the most {quantity}: {', '.join(larger)} have more{smallest}"
+            )
+            yield Complaint("", row, quantity, description, None)

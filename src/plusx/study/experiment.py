@@ -1,7 +1,7 @@
-"""The parts of a study: trials, measurements in them, and the report of the results.
+"""The building blocks of a study: trials, their measurements, and the report of the results.
 
-An `Experiment` is declarative: `runner.study` makes its trials, groups the results by name, and
-asks it for a row of each group, the finding and the figures.
+An `Experiment` is declarative: `runner.study` runs its trials, groups the results by name, and
+calls it for the rows, the finding and the figures.
 """
 
 import math
@@ -30,27 +30,27 @@ from plusx.zoo import External, find
 Row = Mapping[str, Any]
 Column = Mapping[str, Any]
 T = TypeVar("T")
-IMAGE_SEED = 0  # chooses which images are measured: the same in every trial
+IMAGE_SEED = 0  # selects the measured images: the same in every trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """A trial and its results; `run` is None where nothing was trained."""
+    """A trial and its results; `run` is None if nothing was trained."""
 
     trial: Trial
     folder: Path
     run: FinishedRun | None
-    answers: Mapping[str, Any]  # by the text of the measurement
+    values: Mapping[str, Any]  # by the text of the measurement
 
     def measured(self, name: str) -> Any:
-        """The result of the measurement of that name, whatever its settings."""
-        (answer,) = (a for text, a in self.answers.items() if Measurement.parse(text).name == name)
-        return answer
+        """Return the result of the measurement with this name, for any settings."""
+        (value,) = (v for text, v in self.values.items() if Measurement.parse(text).name == name)
+        return value
 
 
 @dataclass(frozen=True)
 class Group:
-    """The results of the trials of one name, in the order of their seeds: they make one row."""
+    """The results of the trials of one name, ordered by seed: one row."""
 
     results: tuple[TrialResult, ...]
 
@@ -75,7 +75,7 @@ class Group:
         return [result.run for result in self.results if result.run is not None]
 
     def measured(self, name: str) -> list[Any]:
-        """The results of all seeds."""
+        """Return the results of this measurement for all seeds."""
         return [result.measured(name) for result in self.results]
 
     @property
@@ -96,17 +96,18 @@ class Group:
 class Experiment(Generic[T]):
     """A question, the trials that answer it, and the report of their results.
 
-    Its functions take the table of the recipe that describes it: [study] or [compare].
+    All functions take the recipe's table: [study] or [compare].
 
-    trials: of the recipe, the table and the images it trains on, without seeds; UserError where the
-        study cannot be made of a network.
-    row: what a row has besides name, factors and seeds.
-    complete: adds to rows what depends on other rows.
-    notes: a line for each paragraph.
-    tables: tables in the place of one. files: of these tables, to be written beside result.json.
+    trials: the trials for the recipe, the table and the training images, without seeds; raises
+        UserError if a network does not suit the study.
+    row: the values of a row, in addition to name, factors and seeds.
+    complete: adds values that depend on other rows.
+    notes: one line per paragraph.
+    tables: several tables instead of one.
+    files: the texts of files for these tables, written next to result.json.
     extra: further keys of result.json.
 
-    Columns, rows and figures are as docs/studies.md describes.
+    docs/studies.md describes columns, rows and figures.
     """
 
     title: str
@@ -139,7 +140,7 @@ def grouped(results: Iterable[TrialResult]) -> list[Group]:
 
 
 def column(key: str, title: str, unit: str = "", kind: str = "number") -> dict[str, Any]:
-    """A column of a study's table; kind: text, count, number or share."""
+    """Return a column of a study's table; kind: text, count, number or share."""
     return {"key": key, "title": title, "unit": unit, "kind": kind}
 
 
@@ -156,7 +157,7 @@ def network_trials(
     *measurements: Measurement,
     train: bool = True,
 ) -> list[Trial]:
-    """A trial of each network; `network` is the factor."""
+    """Return a trial for each network; the factor is `network`."""
     return [
         Trial(
             name=network,
@@ -170,21 +171,21 @@ def network_trials(
 
 
 def with_net(recipe: Recipe, net: Net | str, source: Dataset) -> Recipe:
-    """The recipe of one trial: another network, and nothing of a study.
+    """Return the recipe of one trial: with this network, without the tables of studies.
 
-    A spec is fitted to the images: their channels, size and classes. A name keeps what the
-    recipe's [net] has besides.
+    A spec is adapted to the images (channels, size, classes). A name keeps the other keys of the
+    recipe's [net].
     """
     base = replace(recipe, compare=None, study=None)
     if isinstance(net, Net):
-        return replace(base, net=fitted(net, source))
+        return replace(base, net=adapted_to(net, source))
     if isinstance(find(net), External) or isinstance(recipe.net, Net):
         return replace(base, net=NetByName(base=net))
     return replace(base, net=replace(recipe.net, base=net))
 
 
-def fitted(net: Net, source: Dataset) -> Net:
-    """The spec for these images."""
+def adapted_to(net: Net, source: Dataset) -> Net:
+    """Return the spec with channels, size and classes of these images."""
     height, width = source.modality.size
     return replace(
         net,
@@ -195,41 +196,41 @@ def fitted(net: Net, source: Dataset) -> Net:
 
 
 def spec(name: str) -> Net:
-    """The spec of a network of the zoo. UserError for an unknown name, or an external module."""
+    """Return the spec of a network of the zoo. Raises UserError if it is unknown or an external
+    module."""
     net = find(name)
     if isinstance(net, External):
-        raise UserError(
-            f"{name} is an external module: it has no blocks that a study could measure or change"
-        )
+        raise UserError(f"{name} is an external module: it has no blocks to measure or change")
     return net
 
 
 def merges_of(net: Net) -> set[Merge]:
-    """How the blocks of a spec end their branches."""
+    """Return the merges of the blocks of a spec."""
     return {parse(block.body).merge for stage in net.stages for block in stage.blocks}
 
 
-class Opened(NamedTuple):
+class OpenTrial(NamedTuple):
     """A network in evaluation mode and the images of its recipe."""
 
     net: nn.Module
     sets: build.Sets
 
 
-def open_trial(recipe: Recipe, folder: Path) -> Opened:
-    """The network that was trained in the folder; where none was, the recipe's at the start."""
+def open_trial(recipe: Recipe, folder: Path) -> OpenTrial:
+    """Return the trained network of the folder; if nothing was trained, the recipe's initial
+    network."""
     sets = build.open_sets(recipe)
     if (folder / "result.json").is_file():
-        return Opened(load_run(folder).net, sets)
+        return OpenTrial(load_run(folder).net, sets)
     net, preprocessing = build.make_net(build.resolved(recipe, sets.train))
     if preprocessing is not None:
         sets = sets.with_preprocessing(preprocessing)
     build.begin_from(recipe, net, sets.train)
-    return Opened(net.eval(), sets)
+    return OpenTrial(net.eval(), sets)
 
 
 def some_batches(source: Dataset, images: int, batch_size: int = 256) -> list[Batch]:
-    """So many images (all where there are fewer), chosen by IMAGE_SEED, not augmented."""
+    """Return at most `images` images in batches, selected by IMAGE_SEED, not augmented."""
     chosen = np.random.default_rng(IMAGE_SEED).permutation(len(source))[:images]
     subset = source.subset(np.sort(chosen).tolist())
     with Loader(subset, split="validation", batch_size=batch_size) as loader:
@@ -237,39 +238,37 @@ def some_batches(source: Dataset, images: int, batch_size: int = 256) -> list[Ba
 
 
 def error_rate(net: nn.Module, batches: Sequence[Batch]) -> float:
-    """The share of the images whose most likely class is not theirs."""
+    """Return the fraction of images whose most likely class is wrong."""
     wrong = sum(int((net(b.inputs).argmax(1) != b.known_targets).sum()) for b in batches)
     return wrong / sum(map(len, batches))
 
 
 def finite(value: float | None) -> float | None:
-    """The value as JSON has it: None where it is not finite."""
+    """Return the value, or None if it is not finite (JSON has no NaN)."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def listed(words: Sequence[str]) -> str:
-    """In words: a, b and c."""
+    """Return "a, b and c"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
 
 
 def percent(value: Row) -> str:
-    """The mean of a spread, as a percentage."""
+    """Return the mean of a spread as a percentage."""
     return f"{100 * value['mean']:.1f} %"
 
 
 def compared(row: Row, other: Row, key: str, gap: Difference | None) -> str:
-    """Two rows side by side with their difference in a key, where smaller is better."""
+    """Return a sentence on two rows and their difference in a key where smaller is better."""
     if gap is None:
-        values = " and ".join(
-            f"{compared_row['name']} {percent(compared_row[key])}" for compared_row in (row, other)
-        )
-        one = min(len(compared_row[key]["seeds"]) for compared_row in (row, other)) < 2
-        return f"{values} ({'one seed' if one else 'no seed differs'}: chance unknown)"
-    how = (
+        values = " and ".join(f"{r['name']} {percent(r[key])}" for r in (row, other))
+        one_seed = min(len(r[key]["seeds"]) for r in (row, other)) < 2
+        return f"{values} ({'one seed' if one_seed else 'no seed differs'}: chance unknown)"
+    relation = (
         "is worse than"
         if gap.low > 0
         else "is better than"
         if gap.high < 0
         else "is not known to differ from"
     )
-    return f"{row['name']} {how} {other['name']} ({gap})"
+    return f"{row['name']} {relation} {other['name']} ({gap})"

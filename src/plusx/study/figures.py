@@ -1,4 +1,4 @@
-"""The figures that several studies have."""
+"""Figures that several studies share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ BLOCK = {"title": "position of the block", "scale": "linear"}
 
 
 def relative(count: int) -> list[float]:
-    """Where each of `count` blocks stands, from 0 for the first to 1 for the last."""
+    """Return the relative positions of `count` blocks, from 0 for the first to 1 for the last."""
     return [index / max(1, count - 1) for index in range(count)]
 
 
 def error_figures(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[Figure]:
-    """Training and validation error over the epochs."""
+    """Return the figures of training and validation error over the epochs."""
     bands = "bands from the lowest to the highest seed"
     return [
         lines_figure(
@@ -26,15 +26,13 @@ def error_figures(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[F
             training_lines(groups, dashed),
         ),
         lines_figure(
-            "Validation error",
-            f"At every evaluation; {bands}.",
-            validation_lines(groups, dashed),
+            "Validation error", f"At every evaluation; {bands}.", validation_lines(groups, dashed)
         ),
     ]
 
 
 def training_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The training error of each row over its epochs, as it was while the network changed."""
+    """Return the training error of each group over its epochs, measured during training."""
     return [
         over_epochs(group, lambda point: point.train_error, dashed=group.name in dashed)
         for group in groups
@@ -42,7 +40,7 @@ def training_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[
 
 
 def validation_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The validation error of each row after its epochs."""
+    """Return the validation error of each group over its epochs."""
     return [
         over_epochs(
             group,
@@ -56,7 +54,7 @@ def validation_lines(groups: Sequence[Group], dashed: Sequence[str] = ()) -> lis
 def over_epochs(
     group: Group, value: Callable[[EpochPoint], float | None], *, dashed: bool = False
 ) -> dict[str, Any]:
-    """The line of a value over the epochs that all runs have: mean, lowest and highest."""
+    """Return the line of a value over the epochs that all runs have: mean, lowest and highest."""
     count = min(len(run.points) for run in group.runs)
     seeds = [[value(point) for point in run.points[:count]] for run in group.runs]
     epochs = [point.epoch for point in group.runs[0].points[:count]]

@@ -1,8 +1,9 @@
-"""Gradients: where do they vanish, explode or settle, and the identity that residual networks obey.
+"""Gradient studies: where gradients vanish, explode or settle, and the gradient identity.
 
-He et al. 2016 (Identity Mappings in Deep Residual Networks), section 2. And whether networks of a
-thousand layers and more build, train a step and pass a gradient to every block: He et al. 2015,
-section 4.2 (1,202 layers), and He et al. 2016, section 5 (1,001 layers).
+The identity of residual networks is that of He et al. 2016 (Identity Mappings in Deep Residual
+Networks), section 2. Also whether networks of a thousand layers build, train a step and pass a
+gradient to every block: He et al. 2015, section 4.2 (1,202 layers), and He et al. 2016, section 5
+(1,001 layers).
 """
 
 import copy
@@ -40,11 +41,11 @@ from plusx.statistics import spread
 from plusx.study.blocks import (
     BlockPosition,
     block_positions,
-    body,
     head,
     preserved,
     require_network,
     run_blocks,
+    stage_modules,
     total_norm,
 )
 from plusx.study.experiment import (
@@ -66,17 +67,17 @@ from plusx.study.figures import BLOCK, relative
 from plusx.study.trial import Measurement, Trial
 
 
-# A gradient vanishes where that of the first block's output is less than a hundredth of the last
-# block's, and explodes where it is more than a hundred times as large; between them it is steady.
+# A gradient vanishes if its norm at the first block's output is less than 1 / FACTOR of that at the
+# last block's, and explodes if it is more than FACTOR times that; otherwise it is steady.
 FACTOR = 100.0
-IMAGES = 128  # training images, in their order, of which gradients are measured
-IDENTITY_IMAGES = 16  # of which the identity is measured, in float64
-CLIP = 1.0  # of networks without norms, whose first steps would else overflow
+IMAGES = 128  # the first training images, for which gradients are measured
+IDENTITY_IMAGES = 16  # for which the identity is measured, in float64
+CLIP = 1.0  # for networks without norms, whose first steps would overflow otherwise
 VERBS = {"explode": "explode", "vanish": "vanish", "steady": "are steady"}
 STEP = {"title": "step", "scale": "linear"}
 
 Verdict = Literal["vanish", "explode", "steady"]
-Part = Literal["weights", "outputs"]
+TensorKind = Literal["weights", "outputs"]
 Ratio = int | float | None  # None: there is no gradient to compare
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -85,9 +86,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class BlockGradient:
     """Norms of the loss gradient at one block.
 
-    `weights`: in the weights of its convolutions, linear layers and attention (not in norms and
-    biases, so that networks with and without batch norm can be compared); `outputs`: in what it
-    gives, for the whole batch, of a loss that is the mean over the batch.
+    `weights`: with respect to the weights of convolutions, linear layers and attention (without
+    norms and biases, so that networks with and without batch norm can be compared). `outputs`: with
+    respect to the block's output for the whole batch; the loss is the mean over the batch.
     """
 
     name: str
@@ -104,13 +105,12 @@ def block_gradients(
     training: bool = True,
     seed: int = 0,
 ) -> list[BlockGradient]:
-    """The norm of the loss gradient at every block, in order.
+    """Return the norm of the loss gradient at every block, in order.
 
-    `training`: with the batch's own statistics and with dropout drawn from `seed`, as a training
-    step sees it; else as in evaluation. A block that is dropped has a gradient of 0 in its weights.
-    Weights, their .grad, buffers, modes and torch's generator are left as they were.
-
-    UserError: the network is not made of blocks.
+    `training`: with statistics of the batch and with dropout drawn from `seed`, as in a training
+    step; else as in evaluation. A dropped block has a gradient of 0 in its weights. Weights, their
+    .grad, buffers, modes and torch's random state are left unchanged. Raises UserError if the
+    network is not made of blocks.
     """
     positions = block_positions(net)
     with preserved(net), torch.enable_grad():
@@ -118,62 +118,58 @@ def block_gradients(
         for parameter in net.parameters():
             parameter.requires_grad_(True)
         torch.manual_seed(seed)
-        passed = run_blocks(net, inputs)
+        forward = run_blocks(net, inputs)
         weights = [[p for p in position.block.parameters() if p.ndim > 1] for position in positions]
-        tensors = [
-            *passed.outputs,
-            *(parameter_tensor for some in weights for parameter_tensor in some),
-        ]
-        given = torch.autograd.grad(
-            loss(passed.logits, targets), tensors, allow_unused=True, materialize_grads=True
+        tensors = [*forward.outputs, *itertools.chain.from_iterable(weights)]
+        gradients = torch.autograd.grad(
+            loss(forward.logits, targets), tensors, allow_unused=True, materialize_grads=True
         )
-    rest = iter(given[len(positions) :])
+    weight_gradients = iter(gradients[len(positions) :])
     return [
-        BlockGradient(position.name, total_norm(*(next(rest) for _ in some)), total_norm(output))
-        for position, some, output in zip(positions, weights, given)
+        BlockGradient(
+            position.name,
+            total_norm(*(next(weight_gradients) for _ in parameters)),
+            total_norm(output),
+        )
+        for position, parameters, output in zip(positions, weights, gradients)
     ]
 
 
-def gradient_ratio(gradients: Sequence[BlockGradient], part: Part = "outputs") -> float | None:
-    """The norm at the first block over that at the last.
-
-    Infinite where only the last is 0, None where both are: then there is no gradient to compare.
-    NaN where one of them is not finite.
-    """
-    first, last = (getattr(block, part) for block in (gradients[0], gradients[-1]))
+def gradient_ratio(
+    gradients: Sequence[BlockGradient], tensor_kind: TensorKind = "outputs"
+) -> float | None:
+    """Return the norm at the first block over that at the last. Infinite if only the last is 0,
+    None if both are 0, NaN if one of them is not finite."""
+    first, last = (getattr(block, tensor_kind) for block in (gradients[0], gradients[-1]))
     if last:
         return float(first / last)
     return math.inf if first else None
 
 
 def verdict(ratio: Ratio) -> Verdict:
-    """Whether gradients vanish, explode or are steady by the ratio of first to last block."""
+    """Classify the ratio of first to last block as vanishing, exploding or steady."""
     if ratio is None or ratio < 1 / FACTOR:
         return "vanish"
     return "steady" if ratio <= FACTOR else "explode"
 
 
 def course(ratios: Sequence[Ratio]) -> str:
-    """The course of ratios over training, in words.
-
-    Gradients settle where they vanish or explode at the start and are steady at the end.
-    """
+    """Describe the course of ratios over training in words. Gradients settle if they vanish or
+    explode at the start and are steady at the end."""
     verdicts = [verdict(ratio) for ratio in ratios]
     first, last = verdicts[0], verdicts[-1]
-    begin, end = _times(ratios[0]), _times(ratios[-1])
+    start_ratio, end_ratio = _ratio_text(ratios[0]), _ratio_text(ratios[-1])
     if len(ratios) == 1:
-        return f"{VERBS[first]} at the start ({begin})"
+        return f"{VERBS[first]} at the start ({start_ratio})"
     if first == last:
-        others = sorted(set(verdicts) - {first})
-        between = f", though between they {' and '.join(VERBS[other] for other in others)}"
-        return (
-            f"{VERBS[first]} from the start ({begin}) to the end ({end}){between if others else ''}"
-        )
+        others = " and ".join(VERBS[other] for other in sorted(set(verdicts) - {first}))
+        between = f", though between they {others}" if others else ""
+        return f"{VERBS[first]} from the start ({start_ratio}) to the end ({end_ratio}){between}"
     verb = "settle" if last == "steady" else VERBS[last]
-    return f"{VERBS[first]} at the start ({begin}) and {verb} by the end ({end})"
+    return f"{VERBS[first]} at the start ({start_ratio}) and {verb} by the end ({end_ratio})"
 
 
-def _times(ratio: Ratio) -> str:
+def _ratio_text(ratio: Ratio) -> str:
     if ratio is None:
         return "no gradient at all"
     if 0 < ratio < 1e-3:
@@ -182,11 +178,11 @@ def _times(ratio: Ratio) -> str:
 
 
 @dataclass(frozen=True)
-class IdentityAt:
+class IdentityCheck:
     """Equation 5 at the input of one block of a stage.
 
     `measured` and `expected` are norms of dL/dx_l, by autograd through the blocks and by the
-    equation; `difference` is the largest difference of an entry over the largest entry.
+    equation; `difference` is the largest absolute difference of an entry over the largest entry.
     """
 
     name: str
@@ -203,67 +199,66 @@ def shortcut_identity(
     stage: int = 1,
     branches: bool = True,
     loss: Loss = F.cross_entropy,
-) -> list[IdentityAt]:
-    """He et al. 2016, eq. 5, at every depth of a stage (from 1) in float64, in evaluation mode:
+) -> list[IdentityCheck]:
+    """Compare both sides of He et al. 2016, eq. 5, at every depth of a stage (counted from 1):
 
         dL/dx_l = dL/dx_L (1 + d/dx_l (F_l + ... + F_(L-1)))
 
-    from the block behind the last projection on. Where shortcuts are scaled by lambda, eq. 8:
-    lambda^(L-l) instead of the 1, and the branches are scaled likewise. Without `branches` F is 0,
-    and the gradient is dL/dx_L times that factor at every depth.
-
-    UserError: the stage does not exist or is none of pre-activation: something follows the sum,
-    or the shortcut is not the identity times a constant.
+    in float64 and evaluation mode, from the block after the last projection on. If shortcuts are
+    scaled by lambda, eq. 8 applies: the 1 is lambda^(L-l), and the branches are scaled likewise.
+    Without `branches` F is 0, and the gradient is dL/dx_L times that factor at every depth. Raises
+    UserError if the stage does not exist or is not pre-activation: something follows the sum, or
+    the shortcut is not the identity times a constant.
     """
     net = copy.deepcopy(require_network(net)).double().eval().requires_grad_(False)
     inputs = inputs.double() if inputs.is_floating_point() else inputs
-    run = _unrolled(net, stage)
+    blocks = _identity_blocks(net, stage)
     if not branches:
-        for position in run:
+        for position in blocks:
             words = [getattr(position.block, word) for word in position.block.branch]
             for parameter in next(w for w in reversed(words) if [*w.parameters()]).parameters():
                 nn.init.zeros_(parameter)
     names = [position.name for position in block_positions(net)]
-    first = names.index(run[0].name)
+    first = names.index(blocks[0].name)
     with torch.enable_grad():
-        # all blocks in front give the start of the stage, all behind make the loss
-        ahead = run_blocks(net, inputs)
-        at = ahead.outputs[first - 1] if first else ahead.start
-        outputs = [at.detach().requires_grad_()]
-        for position in run:
+        # the blocks before give the input of the stage, those after it the loss
+        forward = run_blocks(net, inputs)
+        stage_input = forward.outputs[first - 1] if first else forward.start
+        outputs = [stage_input.detach().requires_grad_()]
+        for position in blocks:
             outputs.append(position.block(outputs[-1]))
-        x, modules = outputs[-1], body(net)
-        for module in modules[modules.index(run[-1].block) + 1 :]:
+        x, modules = outputs[-1], stage_modules(net)
+        for module in modules[modules.index(blocks[-1].block) + 1 :]:
             x = module(x)
-        scored = loss(head(net, x), targets)
-        *measured, last = torch.autograd.grad(scored, outputs)
+        loss_value = loss(head(net, x), targets)
+        *measured, last = torch.autograd.grad(loss_value, outputs)
         return [
-            _compared(run[l:], measured[l], last, outputs[l].detach().requires_grad_())
-            for l in range(len(run))
+            _check_identity(blocks[l:], measured[l], last, outputs[l].detach().requires_grad_())
+            for l in range(len(blocks))
         ]
 
 
-def _unrolled(net: nn.Module, stage: int) -> list[BlockPosition]:
-    """The blocks of a stage behind its last projection, all of them x + F(x) or lambda x + F(x)."""
+def _identity_blocks(net: nn.Module, stage: int) -> list[BlockPosition]:
+    """Return the blocks of a stage after its last projection, all x + F(x) or lambda x + F(x)."""
     positions = block_positions(net)
     count = len(require_network(net).spec.stages)
     if not 1 <= stage <= count:
         raise UserError(f"there is no stage {stage}: this network has 1 to {count}")
-    run = [position for position in positions if position.name.startswith(f"layer{stage}.")]
-    projecting = [i for i, position in enumerate(run) if position.block.projects]
-    run = run[projecting[-1] + 1 :] if projecting else run
-    wrong = [p for p in run if p.block.merge != "add" or p.block.after or _factor(p) is None]
-    if wrong or not run:
+    blocks = [position for position in positions if position.name.startswith(f"layer{stage}.")]
+    projecting = [i for i, position in enumerate(blocks) if position.block.projects]
+    blocks = blocks[projecting[-1] + 1 :] if projecting else blocks
+    wrong = [p for p in blocks if p.block.merge != "add" or p.block.after or _factor(p) is None]
+    if wrong or not blocks:
         raise UserError(
-            "equation 5 holds for x + F(x) with nothing behind the sum, as in preact_resnet56; "
+            "equation 5 holds for x + F(x) with nothing after the sum, as in preact_resnet56; "
             f"stage {stage} of this network "
-            + (f"has {wrong[0].name} of another form" if wrong else "has nothing but a projection")
+            + (f"has {wrong[0].name} of another form" if wrong else "has only a projection")
         )
-    return run
+    return blocks
 
 
 def _factor(position: BlockPosition) -> float | None:
-    """The factor of the shortcut; None if it is no multiplication."""
+    """Return the factor of the shortcut; None if it is not a multiplication by a constant."""
     side = position.block.downsample
     if side is None:
         return 1.0
@@ -271,21 +266,23 @@ def _factor(position: BlockPosition) -> float | None:
     return math.prod(scales) if len(scales) == len(side) else None
 
 
-def _compared(
-    run: Sequence[BlockPosition], measured: Tensor, last: Tensor, x: Tensor
-) -> IdentityAt:
-    """Equation 5 from the branches alone: their sum, derived with respect to x."""
-    total, factor, flowing = torch.zeros_like(x), 1.0, x
-    for position in run:
+def _check_identity(
+    blocks: Sequence[BlockPosition], measured: Tensor, last: Tensor, x: Tensor
+) -> IdentityCheck:
+    """Compute the right-hand side of equation 5 from the branches, and compare."""
+    branch_sum, factor, state = torch.zeros_like(x), 1.0, x
+    for position in blocks:
         block, scale = position.block, _factor(position) or 0.0
-        branch = run_layers(block, block.branch, run_layers(block, block.lead, flowing))
-        total, factor = scale * total + branch, scale * factor
-        flowing = scale * flowing + branch
-    (through,) = torch.autograd.grad(total, x, last, allow_unused=True, materialize_grads=True)
-    expected = factor * last + through
+        branch = run_layers(block, block.branch, run_layers(block, block.lead, state))
+        branch_sum, factor = scale * branch_sum + branch, scale * factor
+        state = scale * state + branch
+    (branch_gradient,) = torch.autograd.grad(
+        branch_sum, x, last, allow_unused=True, materialize_grads=True
+    )
+    expected = factor * last + branch_gradient
     largest = float(expected.abs().max()) or 1.0
-    return IdentityAt(
-        run[0].name,
+    return IdentityCheck(
+        blocks[0].name,
         total_norm(measured),
         total_norm(expected),
         float((measured - expected).abs().max()) / largest,
@@ -293,12 +290,11 @@ def _compared(
 
 
 def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Norms of the loss gradient at every block, at the start of a run and at every checkpoint that
-    it kept, of the same images each time, as JSON:
+    """Measure norms of the loss gradient at every block, at the start and at every checkpoint.
 
-    `steps` (0 is the start), `blocks` (their names), `outputs` and `weights` (for each step the
-    norm at each block, None where it is not finite) and `ratio` (the outputs' norm at the first
-    block over that at the last, None where there is none).
+    The images are the same each time. Returns JSON: `steps` (0 is the start), `blocks` (their
+    names), `outputs` and `weights` (for each step the norm at each block, None if it is not finite)
+    and `ratio` (the output norm at the first block over that at the last, or None).
     """
     sets = build.open_sets(recipe)
     recipe = build.resolved(recipe, sets.train)
@@ -307,8 +303,8 @@ def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
         sets = sets.with_preprocessing(preprocessing)
     build.begin_from(recipe, net, sets.train)
     task = open_task(recipe.task, net, sets.train.classes)
-    few = sets.train.subset(list(range(min(IMAGES, len(sets.train)))))
-    with Loader(few, split="validation", batch_size=IMAGES) as loader:
+    subset = sets.train.subset(list(range(min(IMAGES, len(sets.train)))))
+    with Loader(subset, split="validation", batch_size=IMAGES) as loader:
         batch = next(iter(loader.epoch(0)))
     result: dict[str, list[Any]] = {"steps": [], "outputs": [], "weights": [], "ratio": []}
 
@@ -321,12 +317,12 @@ def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
         result["ratio"].append(finite(gradient_ratio(blocks)))
 
     add(0)
-    every = recipe.checkpoint.every_steps
-    finished = folder / "result.json"
-    last = int(store.read_json(finished)["steps"]) if finished.is_file() else None
+    every_steps = recipe.checkpoint.every_steps
+    result_file = folder / "result.json"
+    last_step = int(store.read_json(result_file)["steps"]) if result_file.is_file() else None
     for saved in store.read_checkpoints(folder / store.CHECKPOINTS):
-        if every and saved.step % every and saved.step != last:
-            continue  # saved because it was interrupted there, which no other seed was
+        if every_steps and saved.step % every_steps and saved.step != last_step:
+            continue  # saved at an interruption: other seeds have no such checkpoint
         weights = saved.tensors["weights"]
         task.load_state_dict({name.removeprefix("task."): t for name, t in weights.items()})
         add(saved.step)
@@ -334,10 +330,10 @@ def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def measure_identity(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Equation 5 in the trained network, after the last projection of each stage, as JSON:
+    """Measure equation 5 in the trained network, after the last projection of each stage, as JSON:
 
     `blocks` (their names), `measured` and `expected` (norms of the gradient at their inputs) and
-    `difference`, the largest of all.
+    `difference`, the largest over all blocks.
     """
     net, sets = open_trial(recipe, folder)
     (batch,) = some_batches(sets.train, IDENTITY_IMAGES)
@@ -354,45 +350,43 @@ def measure_identity(recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def aligned(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The gradients of several seeds at those steps alone that all of them have.
-
-    Seeds can have other steps where checkpoints were made by the clock, or more often later on.
-    """
-    shared = set.intersection(*(set(answer["steps"]) for answer in answers))
+def aligned(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the gradients of several seeds at the steps that all of them have. Steps differ if
+    checkpoints were saved by time, or more often later on."""
+    shared = set.intersection(*(set(result["steps"]) for result in results))
     trimmed = []
-    for answer in answers:
-        common = [index for index, step in enumerate(answer["steps"]) if step in shared]
-        per_step = {key: [answer[key][index] for index in common]
+    for result in results:
+        common = [index for index, step in enumerate(result["steps"]) if step in shared]
+        per_step = {key: [result[key][index] for index in common]
                     for key in ("steps", "outputs", "weights", "ratio")}  # fmt: skip
-        trimmed.append({**answer, **per_step})
+        trimmed.append({**result, **per_step})
     return trimmed
 
 
 def mean_ratio(ratios: Sequence[Ratio]) -> Ratio:
-    """The geometric mean over the seeds; 0 where one of them is 0."""
+    """Return the geometric mean over the seeds; 0 if one of them is 0."""
     values = [float(ratio) for ratio in ratios if ratio is not None]
     if len(values) < len(ratios):
         return None
     return geometric_mean(values) if min(values) > 0 else 0.0
 
 
-def ratios_over_training(answers: Sequence[Mapping[str, Any]]) -> list[Ratio]:
-    """First block over last at every step, over the seeds."""
+def ratios_over_training(results: Sequence[Mapping[str, Any]]) -> list[Ratio]:
+    """Return the ratio of first to last block at every step, averaged over the seeds."""
     return [
-        mean_ratio(seeds) for seeds in zip(*(answer["ratio"] for answer in answers), strict=True)
+        mean_ratio(seeds) for seeds in zip(*(result["ratio"] for result in results), strict=True)
     ]
 
 
-def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """The norm at every block's output at the start."""
+def depth_figure(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Return the figure of the gradient norm at every block's output at the start."""
     lines = [
         _geometric_band(
             name,
-            relative(len(answers[0]["blocks"])),
-            [answer["outputs"][0] for answer in answers],
+            relative(len(results[0]["blocks"])),
+            [result["outputs"][0] for result in results],
         )
-        for name, answers in names.items()
+        for name, results in by_name.items()
     ]
     return lines_figure(
         "Gradient at every block at the start",
@@ -404,9 +398,9 @@ def depth_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     )
 
 
-def training_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """The ratio of first to last block over the steps."""
-    lines = [over_training(name, answers) for name, answers in names.items()]
+def training_figure(by_name: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Return the figure of the ratio of first to last block over the steps."""
+    lines = [over_training(name, results) for name, results in by_name.items()]
     return lines_figure(
         "Gradient at the first block over that at the last",
         "Norms in the outputs of the blocks, at the start and at every checkpoint that was kept; 1 "
@@ -418,14 +412,14 @@ def training_figure(names: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     )
 
 
-def over_training(name: str, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return _geometric_band(name, answers[0]["steps"], [answer["ratio"] for answer in answers])
+def over_training(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return _geometric_band(name, results[0]["steps"], [result["ratio"] for result in results])
 
 
 def _geometric_band(
     name: str, x: Sequence[int | float], seeds: Sequence[Sequence[int | float | None]]
 ) -> dict[str, Any]:
-    """A line on a logarithmic axis with the geometric mean of the seeds; zeros are drawn."""
+    """Return a line for a logarithmic axis: the geometric mean of the seeds; zeros are drawn."""
     return band(name, x, seeds, average=lambda values: mean_ratio(values) or 0.0)
 
 
@@ -462,9 +456,9 @@ def is_pre_activation(net: Net) -> bool:
 
 
 def _row(group: Group) -> dict[str, Any]:
-    answers = aligned(group.measured("gradients"))
-    ratios = ratios_over_training(answers)
-    ends = [(norms[0], norms[-1]) for norms in (answer["weights"][0] for answer in answers)]
+    results = aligned(group.measured("gradients"))
+    ratios = ratios_over_training(results)
+    ends = [(norms[0], norms[-1]) for norms in (result["weights"][0] for result in results)]
     pre_activation = Measurement("identity") in group.results[0].trial.measurements
     return {
         "course": course(ratios),
@@ -481,63 +475,61 @@ def _row(group: Group) -> dict[str, Any]:
 
 
 def _finding(rows: Sequence[Row]) -> str:
-    usual = [row for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
-    courses = [f"{r['name'].removesuffix(' he relu')}: gradients {r['course']}" for r in usual]
+    default_rows = [row for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
+    courses = [
+        f"{r['name'].removesuffix(' he relu')}: gradients {r['course']}" for r in default_rows
+    ]
     counts = [
         listed([f"{verb} in {n}" for key, verb in VERBS.items()
                 if (n := sum(row[when] == key for row in rows))])
         for when in ("at_start", "at_end")
     ]  # fmt: skip
-    of_all = f"Of {len(rows)} settings gradients {counts[0]} at the start, {counts[1]} at the end"
+    overview = f"Of {len(rows)} settings gradients {counts[0]} at the start, {counts[1]} at the end"
     differences = [row["identity"] for row in rows if row["identity"] is not None]
     identity = (
         [f"Equation 5 of He 2016 holds within {values.number(max(differences))}"]
         if differences
         else []
     )
-    return ". ".join([of_all, *(["; ".join(courses)] if courses else []), *identity]) + "."
+    return ". ".join([overview, *(["; ".join(courses)] if courses else []), *identity]) + "."
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     by_name = {group.name: group for group in groups}
     table = {row["name"]: row for row in rows}
-    usual = [row["name"] for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
-    names = usual or list(by_name)[:6]
-    answers = {name: aligned(by_name[name].measured("gradients")) for name in names}
-    figures = [
-        depth_figure(answers),
-        training_figure(answers),
-        _settings_figure(groups, table),
-    ]
+    default_names = [row["name"] for row in rows if (row["rule"], row["act"]) == ("he", "relu")]
+    names = default_names or list(by_name)[:6]
+    results = {name: aligned(by_name[name].measured("gradients")) for name in names}
+    figures = [depth_figure(results), training_figure(results), _settings_figure(groups, table)]
     pre_activation = [by_name[name] for name in names if table[name]["identity"] is not None]
     return [*figures, *([_identity_figure(pre_activation)] if pre_activation else [])]
 
 
 def _settings_figure(groups: Sequence[Group], table: Mapping[str, Row]) -> dict[str, Any]:
-    shown = {}
+    ratios_by_name = {}
     for group in groups:
-        ratios = [answer["ratio"][0] for answer in group.measured("gradients")]
+        ratios = [result["ratio"][0] for result in group.measured("gradients")]
         mean = table[group.name]["ratio_start"]
         if all(ratios) and mean:
-            shown[group.name] = {"seeds": ratios, "mean": mean}
-    missing = [group.name for group in groups if group.name not in shown]
-    without = f" Not drawn, since no gradient arrives: {listed(missing)}." if missing else ""
+            ratios_by_name[group.name] = {"seeds": ratios, "mean": mean}
+    missing = [group.name for group in groups if group.name not in ratios_by_name]
+    missing_note = f" Not drawn, since no gradient arrives: {listed(missing)}." if missing else ""
     return dots_figure(
         "First block over last at the start, in every setting",
-        f"Below 1 / {FACTOR:.0f} gradients vanish, above {FACTOR:.0f} they explode.{without}",
+        f"Below 1 / {FACTOR:.0f} gradients vanish, above {FACTOR:.0f} they explode.{missing_note}",
         {"title": "first / last", "scale": "log"},
-        shown,
+        ratios_by_name,
     )
 
 
 def _identity_figure(groups: Sequence[Group]) -> dict[str, Any]:
     lines = []
     for group in groups:
-        answers = group.measured("identity")
-        x = list(range(1, len(answers[0]["blocks"]) + 1))
+        results = group.measured("identity")
+        x = list(range(1, len(results[0]["blocks"]) + 1))
         lines += [
-            band(f"{group.name}, measured", x, [answer["measured"] for answer in answers]),
-            band(f"{group.name}, equation 5", x, [a["expected"] for a in answers], dashed=True),
+            band(f"{group.name}, measured", x, [result["measured"] for result in results]),
+            band(f"{group.name}, equation 5", x, [a["expected"] for a in results], dashed=True),
         ]
     return lines_figure(
         "The gradient at the input of every block, and by equation 5",
@@ -577,10 +569,10 @@ GRADIENTS = Experiment[Gradients](
 
 @dataclass(frozen=True)
 class DeepStep:
-    """A network's training step.
+    """A training step of a network.
 
-    `gradients` are those that the step goes by. `loss` is before it, `after` on the same images
-    behind it, both with the batch's own statistics. `seconds` are those of the step.
+    `gradients` are those of the step. `loss` is before it, `after` after it on the same images,
+    both with the batch's own statistics. `seconds` is the time of the step.
     """
 
     gradients: tuple[BlockGradient, ...]
@@ -596,7 +588,7 @@ class DeepStep:
 
     @property
     def reached(self) -> int:
-        """How many blocks have a gradient in their weights and in what they give."""
+        """The number of blocks with a non-zero gradient in their weights and outputs."""
         return sum(block.weights > 0 and block.outputs > 0 for block in self.gradients)
 
 
@@ -608,41 +600,42 @@ def deep_step(
     rate: float = 0.01,
     seed: int = 0,
 ) -> DeepStep:
-    """Train a network one step of plain SGD; it is left trained, in training mode.
+    """Train a network for one step of plain SGD; it is left trained, in training mode.
 
-    He et al. 2015, section 4.2, begin their deep networks at a rate of 0.01. What is drawn
-    (dropout, stochastic depth) is drawn from `seed`. UserError: the network has no blocks.
+    The default rate is that of He et al. 2015, section 4.2, for the first steps of deep networks.
+    Dropout and stochastic depth are drawn from `seed`. Raises UserError if the network has no
+    blocks.
     """
     net = require_network(net)
     net.train()
     gradients = block_gradients(net, inputs, targets, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        began = time.perf_counter()
+        start = time.perf_counter()
         optimizer = torch.optim.SGD(net.parameters(), rate)
         loss = F.cross_entropy(net(inputs), targets)
         loss.backward()
         optimizer.step()
-        took = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     with torch.no_grad():
         after = F.cross_entropy(net(inputs), targets)
-    return DeepStep(tuple(gradients), loss.item(), after.item(), took)
+    return DeepStep(tuple(gradients), loss.item(), after.item(), seconds)
 
 
 def measure_step(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The network's first step of plain SGD on one batch of the recipe's images, as JSON."""
+    """Measure the network's first step of plain SGD on one batch of training images, as JSON."""
     sets = build.open_sets(recipe)
     recipe = build.resolved(recipe, sets.train)
     (batch,) = some_batches(sets.train, recipe.batch_size, recipe.batch_size)
-    began = time.perf_counter()
+    start = time.perf_counter()
     net, _ = build.make_net(recipe)
-    built = time.perf_counter() - began
+    build_seconds = time.perf_counter() - start
     step = deep_step(net, batch.inputs, batch.known_targets, rate=recipe.optim.lr, seed=recipe.seed)
     return {
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "images": len(batch),
         "rate": recipe.optim.lr,
-        "build_seconds": built,
+        "build_seconds": build_seconds,
         "step_seconds": step.seconds,
         "loss": finite(step.loss),
         "after": finite(step.after),
@@ -661,45 +654,45 @@ def _deep_trials(recipe: Recipe, table: Thousand, source: Dataset) -> list[Trial
 
 
 def _deep_row(group: Group) -> dict[str, Any]:
-    answers = group.measured("thousand")
-    first, last = answers[0]["outputs"][0], answers[0]["outputs"][-1]
+    results = group.measured("thousand")
+    first, last = results[0]["outputs"][0], results[0]["outputs"][-1]
     return {
-        "parameters": answers[0]["parameters"],
-        "blocks": len(answers[0]["blocks"]),
-        "reached": min(answer["reached"] for answer in answers),
-        "finite": all(answer["finite"] for answer in answers),
-        "images": answers[0]["images"],
+        "parameters": results[0]["parameters"],
+        "blocks": len(results[0]["blocks"]),
+        "reached": min(result["reached"] for result in results),
+        "finite": all(result["finite"] for result in results),
+        "images": results[0]["images"],
         "ratio": None if first is None or not last else first / last,
-        "build_seconds": spread([float(answer["build_seconds"]) for answer in answers]),
-        "step_seconds": spread([float(answer["step_seconds"]) for answer in answers]),
+        "build_seconds": spread([float(result["build_seconds"]) for result in results]),
+        "step_seconds": spread([float(result["step_seconds"]) for result in results]),
     }
 
 
 def _deep_finding(rows: Sequence[Row]) -> str:
-    parts = []
+    sentences = []
     for row in rows:
         if row["reached"] == row["blocks"] and row["finite"]:
             gradient = f"a finite gradient other than 0 in each of its {row['blocks']} blocks"
         else:
             gradient = f"a gradient in {row['reached']} of its {row['blocks']} blocks"
             gradient += "" if row["finite"] else ", not all of it finite"
-        parts.append(
+        sentences.append(
             f"{row['name']} ({row['depth']:,} layers) builds in "
             f"{row['build_seconds']['mean']:.1f} s and trains a step in "
             f"{row['step_seconds']['mean']:.1f} s, with {gradient}"
         )
-    return "; ".join(parts) + "."
+    return "; ".join(sentences) + "."
 
 
 def _deep_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     figures = []
-    for part in ("outputs", "weights"):
+    for kind in ("outputs", "weights"):
         lines = []
         for group in groups:
-            norms = [answer[part] for answer in group.measured("thousand")]
+            norms = [result[kind] for result in group.measured("thousand")]
             x = relative(len(norms[0]))
             lines.append(band(group.name, x, [[norm or None for norm in seed] for seed in norms]))
-        title = f"Gradient at every block, in its {part}"
+        title = f"Gradient at every block, in its {kind}"
         caption = "Norm at the first step, from the first block (0) to the last (1)."
         figures.append(lines_figure(title, caption, lines, x=BLOCK, y=LOG))
     return figures
@@ -723,6 +716,6 @@ THOUSAND = Experiment[Thousand](
     figures=_deep_figures,
     notes=lambda recipe, table, groups: (
         f"One step of SGD at a rate of {recipe.optim.lr:g} on {recipe.batch_size} training images. "
-        "Depth is the subject: small images keep it in seconds."
+        "Small images keep the times short: the study is about depth."
     ),
 )

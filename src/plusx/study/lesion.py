@@ -1,6 +1,7 @@
-"""Lesions: what does a network lose with one of its blocks? Veit et al. 2016, sections 4.1 and 4.2.
+"""Lesion study: the error without some of the blocks (Veit et al. 2016, sections 4.1 and 4.2).
 
-A residual network loses one of many short paths with a block; a plain one loses its only path.
+Without a block a residual network loses some of its many short paths; a plain network loses its
+only path.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,7 +48,7 @@ Evaluate = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class Lesion:
-    """The error without one block; None with a reason if it cannot be deleted."""
+    """The error without one block; None, with the reason, if the block cannot be deleted."""
 
     name: str
     error: float | None
@@ -56,14 +57,14 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Deletions:
-    """The errors without `count` blocks at once, one for each draw of blocks."""
+    """The errors without `count` blocks at once, one for each random choice of blocks."""
 
     count: int
     errors: tuple[float, ...]
 
 
-class Passed(nn.Module):
-    """The replacement of a deleted block that has a shortcut."""
+class ShortcutOnly(nn.Module):
+    """The replacement of a deleted block: its shortcut."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
@@ -74,14 +75,12 @@ class Passed(nn.Module):
 
 
 def lesions(net: nn.Module, evaluate: Evaluate) -> list[Lesion]:
-    """The error, as `evaluate` gives it, with one block deleted after another; all are put back.
+    """Return the error, as `evaluate` measures it, with each block deleted in turn.
 
-    A block with a shortcut loses its branch and passes its shortcut on, a projection included; one
-    with `&` passes zeros for the features it would have added. A plain block is left out, which
-    is only possible where it does not change the shape. `evaluate` is called with the network in
-    evaluation mode and without gradients.
-
-    UserError: the network is not made of blocks.
+    A block with a shortcut is replaced by its shortcut, a projection included; with `&` the
+    features of the branch are zero. A plain block is removed, which is only possible if it does not
+    change the shape. `evaluate` is called with the network in evaluation mode and without
+    gradients. Raises UserError if the network is not made of blocks.
     """
     results = []
     for position in block_positions(net):
@@ -95,52 +94,42 @@ def lesions(net: nn.Module, evaluate: Evaluate) -> list[Lesion]:
 
 
 def deletions(
-    net: nn.Module,
-    evaluate: Evaluate,
-    counts: Iterable[int],
-    *,
-    draws: int = 10,
-    seed: int = 0,
+    net: nn.Module, evaluate: Evaluate, counts: Iterable[int], *, draws: int = 10, seed: int = 0
 ) -> list[Deletions]:
-    """The error without several random blocks at once (figure 5 a), `draws` times for each count.
-
-    Drawn from the blocks that can be deleted, the same ones for the same seed.
-    UserError: more blocks than can be deleted.
-    """
-    able = [position.name for position in block_positions(net) if not undeletable(position)]
+    """Return the errors without several random blocks at once (figure 5 a), `draws` of them per
+    count. Raises UserError if a count exceeds the number of blocks that can be deleted."""
+    deletable = [position.name for position in block_positions(net) if not undeletable(position)]
     generator = torch.Generator().manual_seed(seed)
     results = []
     for count in counts:
-        if not 0 <= count <= len(able):
+        if not 0 <= count <= len(deletable):
             raise UserError(
-                f"{count} blocks cannot be deleted at once: of this network 0 to {len(able)} can"
+                f"{count} blocks cannot be deleted at once: it must be 0 to {len(deletable)}"
             )
         errors = []
         for _ in range(draws):
-            chosen = torch.randperm(len(able), generator=generator)[:count].tolist()
-            with without(net, [able[i] for i in chosen]):
+            chosen = torch.randperm(len(deletable), generator=generator)[:count].tolist()
+            with without(net, [deletable[i] for i in chosen]):
                 errors.append(evaluate(net))
         results.append(Deletions(count, tuple(errors)))
     return results
 
 
 def undeletable(position: BlockPosition) -> str:
-    """Why a block cannot be deleted; empty if it can."""
+    """Return why a block cannot be deleted; an empty string if it can."""
     if position.has_shortcut or not position.changes_shape:
         return ""
-    into, out = position.flow, position.block.shape_out
+    into, out = position.shape_in, position.block.shape_out
     return (
-        f"without it {into.channels} channels of {_size(into.size)} would reach what expects "
+        f"without it {into.channels} channels of {_size(into.size)} would reach layers for "
         f"{out.channels} of {_size(out.size)}, and it has no shortcut"
     )
 
 
 @contextmanager
 def without(net: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """The network in evaluation mode, without gradients and without these blocks.
-
-    UserError: there is no such block, or it cannot be deleted.
-    """
+    """Delete these blocks inside the context, in evaluation mode and without gradients. Raises
+    UserError if a block does not exist or cannot be deleted."""
     positions = {position.name: position for position in block_positions(net)}
     for name in names:
         if name not in positions:
@@ -152,8 +141,10 @@ def without(net: nn.Module, names: Sequence[str]) -> Iterator[None]:
         net.eval()
         try:
             for position in chosen:
-                left = Passed(position.block) if position.has_shortcut else nn.Identity()
-                position.holder[position.index] = left.eval()
+                replacement = (
+                    ShortcutOnly(position.block) if position.has_shortcut else nn.Identity()
+                )
+                position.holder[position.index] = replacement.eval()
             yield
         finally:
             for position in chosen:
@@ -167,11 +158,11 @@ def _size(size: tuple[int, ...]) -> str:
 def measure_lesion(
     recipe: Recipe, folder: Path, split: str, images: int, draws: int, *counts: int
 ) -> dict[str, Any]:
-    """The error of the network, whole, without each block and without several, as JSON."""
+    """Measure the error of the whole network, without each block and without several, as JSON."""
     net, sets = open_trial(recipe, folder)
     if split == "test":
-        tested = build.open_split(recipe, "test")
-        source = build.Sets(tested, None).with_preprocessing(sets.train.modality.to_dict()).train
+        test_set = build.open_split(recipe, "test")
+        source = build.Sets(test_set, None).with_preprocessing(sets.train.modality.to_dict()).train
     elif sets.validation is None:
         raise UserError("[data] validation = 0: there are no validation images to evaluate on")
     else:
@@ -182,20 +173,20 @@ def measure_lesion(
         return error_rate(changed, batches)
 
     with without(net, []):
-        whole = evaluate(net)
-    one = lesions(net, evaluate)
-    able = sum(not undeletable(position) for position in block_positions(net))
-    possible = [count for count in counts if count <= able]
-    several = deletions(net, evaluate, possible, draws=draws, seed=recipe.seed)
+        error = evaluate(net)
+    single = lesions(net, evaluate)
+    num_deletable = sum(not undeletable(position) for position in block_positions(net))
+    possible = [count for count in counts if count <= num_deletable]
+    together = deletions(net, evaluate, possible, draws=draws, seed=recipe.seed)
     count = sum(map(len, batches))
     if split == "test":
-        use = {"data": source.name, "count": count, "accuracy": 1 - whole, "for": "lesion"}
+        use = {"data": source.name, "count": count, "accuracy": 1 - error, "for": "lesion"}
         record_test_use(folder, use)
     return {
-        "error": whole,
+        "error": error,
         "images": count,
-        "blocks": list(map(asdict, one)),
-        "several": [{**asdict(deleted), "errors": list(deleted.errors)} for deleted in several],
+        "blocks": list(map(asdict, single)),
+        "several": [{**asdict(deleted), "errors": list(deleted.errors)} for deleted in together],
     }
 
 
@@ -203,7 +194,7 @@ def _trials(recipe: Recipe, table: LesionTable, source: Dataset) -> list[Trial]:
     net = recipe.net
     if source.multilabel:
         raise UserError(
-            f"{source.name} has several labels an image; the error without a block is that of one"
+            f"{source.name} has several labels per image; the study needs one label per image"
         )
     measurement = Measurement("lesion", (table.split, table.images, table.draws, *table.counts))
     if isinstance(net, Net):
@@ -216,14 +207,14 @@ def _trials(recipe: Recipe, table: LesionTable, source: Dataset) -> list[Trial]:
         recipe = replace(recipe, net=replace(net, weights=""))
     trials = [
         Trial(
-            name=f"{getattr(given.net, 'base', '')}, given weights",
-            seed=given.seed,
-            recipe=given,
-            factors={"network": getattr(given.net, "base", "")},
+            name=f"{getattr(pretrained.net, 'base', '')}, given weights",
+            seed=pretrained.seed,
+            recipe=pretrained,
+            factors={"network": getattr(pretrained.net, "base", "")},
             train=False,
             measurements=(measurement,),
         )
-        for given in weighted
+        for pretrained in weighted
     ]
     for network in networks:
         name = network if isinstance(network, str) else "network"
@@ -241,23 +232,23 @@ def _trials(recipe: Recipe, table: LesionTable, source: Dataset) -> list[Trial]:
 
 
 def _row(group: Group) -> dict[str, Any]:
-    answers = group.measured("lesion")
+    results = group.measured("lesion")
     without_one = [
-        [block["error"] for block in answer["blocks"] if block["error"] is not None]
-        for answer in answers
+        [block["error"] for block in result["blocks"] if block["error"] is not None]
+        for result in results
     ]
-    blocks = answers[0]["blocks"]
+    blocks = results[0]["blocks"]
     return {
-        "error": spread([answer["error"] for answer in answers]),
+        "error": spread([result["error"] for result in results]),
         "median": spread([float(median(errors)) if errors else 0.0 for errors in without_one]),
         "worst": spread([max(errors, default=0.0) for errors in without_one]),
         "deleted": len(without_one[0]),
         "kept": len(blocks) - len(without_one[0]),
-        "images": answers[0]["images"],
+        "images": results[0]["images"],
         "blocks": [
             {
                 "name": block["name"],
-                "errors": [answer["blocks"][index]["error"] for answer in answers],
+                "errors": [result["blocks"][index]["error"] for result in results],
                 "why": block["why"],
             }
             for index, block in enumerate(blocks)
@@ -276,7 +267,7 @@ def _finding(rows: Sequence[Row]) -> str:
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    answers = {group.name: group.measured("lesion") for group in groups}
+    results = {group.name: group.measured("lesion") for group in groups}
     undeletable_blocks = {
         row["name"]: [block["name"] for block in row["blocks"] if block["why"]] for row in rows
     }
@@ -292,35 +283,35 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
                 band(
                     name,
                     relative(len(seeds[0]["blocks"])),
-                    [[block["error"] for block in answer["blocks"]] for answer in seeds],
+                    [[block["error"] for block in result["blocks"]] for result in seeds],
                 )
-                for name, seeds in answers.items()
+                for name, seeds in results.items()
             ],
             x={"title": "position of the deleted block", "scale": "linear"},
         )
     ]
-    several = {name: seeds for name, seeds in answers.items() if seeds[0]["several"]}
-    if several:
+    with_deletions = {name: seeds for name, seeds in results.items() if seeds[0]["several"]}
+    if with_deletions:
         figures.append(
             lines_figure(
                 "Error without several random blocks",
                 "Mean over the draws and seeds, and their lowest and highest; 0 is the whole "
                 "network.",
-                [_several(name, seeds) for name, seeds in several.items()],
+                [_deletions_line(name, seeds) for name, seeds in with_deletions.items()],
                 x={"title": "blocks deleted at once", "scale": "linear"},
             )
         )
     return figures
 
 
-def _several(name: str, answers: Sequence[Row]) -> dict[str, Any]:
-    counts = [0, *(deleted["count"] for deleted in answers[0]["several"])]
-    draws = [
-        [answer["error"], *(deleted["errors"][draw] for deleted in answer["several"])]
-        for answer in answers
-        for draw in range(len(answer["several"][0]["errors"]))
+def _deletions_line(name: str, results: Sequence[Row]) -> dict[str, Any]:
+    counts = [0, *(deleted["count"] for deleted in results[0]["several"])]
+    errors = [
+        [result["error"], *(deleted["errors"][index] for deleted in result["several"])]
+        for result in results
+        for index in range(len(result["several"][0]["errors"]))
     ]
-    return band(name, counts, draws)
+    return band(name, counts, errors)
 
 
 def _notes(recipe: Recipe, table: LesionTable, groups: Sequence[Group]) -> str:

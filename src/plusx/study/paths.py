@@ -1,5 +1,4 @@
-"""Paths: how long are they, and which of them carry the gradient? Veit et al. 2016, sections 3, 4.3
-and 4.4: most paths have medium length, but the gradient comes from the short ones.
+"""Path study: the lengths of paths and their gradients (Veit et al. 2016, sections 3, 4.3, 4.4).
 
 At every block a path takes the branch or the shortcut; its length is the number of branches.
 """
@@ -23,7 +22,7 @@ from plusx.recipe import Recipe
 from plusx.recipe.studies import Paths
 from plusx.report.figures import LOG, band, lines_figure
 from plusx.statistics import spread
-from plusx.study.blocks import block_positions, body, head, require_network, total_norm
+from plusx.study.blocks import block_positions, head, require_network, stage_modules, total_norm
 from plusx.study.experiment import (
     ERROR,
     Experiment,
@@ -41,15 +40,13 @@ from plusx.study.trial import Measurement, Trial
 
 
 IMAGES = 32
-SHARE = 0.95  # of the gradient that the effective lengths carry
+SHARE = 0.95  # fraction of the gradient that the effective lengths carry
 
 
 @dataclass(frozen=True)
 class PathGradient:
-    """The gradients of some paths of one length, at the first block's input.
-
-    `norms` are those of the sampled paths; `paths` is the share of all paths that are this long.
-    """
+    """Gradients along sampled paths of one length, at the input of the first block. `norms` are
+    those of the sampled paths; `paths` is the fraction of all paths that have this length."""
 
     length: int
     paths: float
@@ -60,8 +57,8 @@ class PathGradient:
         return sum(self.norms) / len(self.norms)
 
 
-def length_shares(blocks: int) -> list[float]:
-    """The share of all 2^n paths through n blocks that has each length 0..n: binomial."""
+def length_fractions(blocks: int) -> list[float]:
+    """Return the fraction of the 2^n paths through n blocks that has each length 0..n: binomial."""
     return [comb(blocks, length) / 2**blocks for length in range(blocks + 1)]
 
 
@@ -75,52 +72,49 @@ def path_gradients(
     seed: int = 0,
     loss: Loss = F.cross_entropy,
 ) -> list[PathGradient]:
-    """The gradient that flows along random paths of each length (None: every one, 0..n).
+    """Return the gradients along random paths of each length (None: all lengths 0..n).
 
-    The forward pass is the whole network's, in evaluation mode. On the way back each block passes
-    its gradient on through the branch alone if the path takes it, else through the shortcut alone
-    (section 4.3). A length with fewer paths than `samples` has each of its paths once at most.
-
-    UserError: a block is none of x + F(x), or a length is not one of 0..n.
+    The forward pass is that of the whole network, in evaluation mode. In the backward pass each
+    block propagates the gradient through the branch alone if the path takes it, else through the
+    shortcut alone (section 4.3). No path is sampled twice. Raises UserError if a block is not x +
+    F(x), or a length is not in 0..n.
     """
-    jacobian = Backward(net, inputs, targets, loss)
-    count = len(jacobian.names)
-    shares = length_shares(count)
+    backward = PathBackward(net, inputs, targets, loss)
+    count = len(backward.names)
+    fractions = length_fractions(count)
     generator = torch.Generator().manual_seed(seed)
     gradients = []
     for length in range(count + 1) if lengths is None else lengths:
         if not 0 <= length <= count:
             raise UserError(f"no path is {length} long: through {count} blocks 0 to {count}")
-        chosen: set[frozenset[int]] = set()
+        sampled: set[frozenset[int]] = set()
         norms = []
         for _ in range(samples):
-            taken = frozenset(torch.randperm(count, generator=generator)[:length].tolist())
-            if taken not in chosen:
-                chosen.add(taken)
-                norms.append(total_norm(jacobian.along(taken)))
-        gradients.append(PathGradient(length, shares[length], tuple(norms)))
+            branches = frozenset(torch.randperm(count, generator=generator)[:length].tolist())
+            if branches not in sampled:
+                sampled.add(branches)
+                norms.append(total_norm(backward.along(branches)))
+        gradients.append(PathGradient(length, fractions[length], tuple(norms)))
     return gradients
 
 
 def contributions(gradients: Sequence[PathGradient]) -> list[float]:
-    """The share of the total gradient magnitude that comes from paths of each length.
-
-    The number of paths times their mean gradient, over the sum of that (figure 6 c).
-    """
+    """Return the fraction of the total gradient magnitude that comes from paths of each length. The
+    weight of a length is the number of its paths times their mean gradient (figure 6 c)."""
     weights = [gradient.paths * gradient.mean for gradient in gradients]
     total = sum(weights)
     return [weight / total if total else 0.0 for weight in weights]
 
 
 def effective_lengths(gradients: Sequence[PathGradient], share: float = 0.95) -> tuple[int, int]:
-    """The shortest range of lengths that `share` of the gradient magnitude comes from."""
-    parts = contributions(gradients)
+    """Return the shortest range of lengths that carries `share` of the gradient magnitude."""
+    weights = contributions(gradients)
     lengths = [gradient.length for gradient in gradients]
     ranges = [
         (lengths[j] - lengths[i], i, j)
-        for i in range(len(parts))
-        for j in range(i, len(parts))
-        if sum(parts[i : j + 1]) >= share - 1e-12
+        for i in range(len(weights))
+        for j in range(i, len(weights))
+        if sum(weights[i : j + 1]) >= share - 1e-12
     ]
     if not ranges:
         return lengths[0], lengths[-1]
@@ -128,36 +122,34 @@ def effective_lengths(gradients: Sequence[PathGradient], share: float = 0.95) ->
     return lengths[i], lengths[j]
 
 
-class Backward:
-    """The way back through a network, one block at a time, by its branch or its shortcut alone.
-
-    Each block's graph is made once; a path then costs the backward passes of its branches.
-    """
+class PathBackward:
+    """Backward passes along single paths. Each block's graph is built once; a path then costs the
+    backward passes of its branches."""
 
     def __init__(self, net: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> None:
-        # a copy: its graphs live on, while the network itself may go on being trained
+        # a copy: the graphs must not change if the network is trained on
         net = copy.deepcopy(require_network(net)).eval().requires_grad_(False)
         self.names = [position.name for position in block_positions(net)]
         for position in block_positions(net):
             if position.block.merge != "add":
                 raise UserError(
-                    f"{position.name} is no block x + F(x): paths are those of residual networks, "
+                    f"{position.name} is not x + F(x): paths exist only in residual networks, "
                     "such as resnet56"
                 )
         self.steps: list[_Step | _Entry] = []
         with torch.enable_grad():
             x = run_layers(net, net.stem, inputs)
-            for module in body(net):
+            for module in stage_modules(net):
                 step = _Step(module, x) if isinstance(module, ResidualBlock) else _Entry(module, x)
-                # what comes before the first block is no part of a path
+                # layers before the first block are not part of a path
                 self.steps += [step] if self.steps or isinstance(step, _Step) else []
                 x = step.output
             end = x.detach().requires_grad_()
-            (self.arriving,) = torch.autograd.grad(loss(head(net, end), targets), end)
+            (self.end_gradient,) = torch.autograd.grad(loss(head(net, end), targets), end)
 
     def along(self, branches: Set[int]) -> Tensor:
-        """The gradient at the first block's input along the path that takes these branches."""
-        gradient, position = self.arriving, len(self.names)
+        """Return the gradient at the first block's input along the path through these branches."""
+        gradient, position = self.end_gradient, len(self.names)
         for step in reversed(self.steps):
             if isinstance(step, _Entry):
                 gradient = _back(step.output, step.x, gradient)
@@ -168,7 +160,7 @@ class Backward:
 
 
 class _Step:
-    """One block at its input in the forward pass, with its branch and shortcut apart."""
+    """One block at its input in the forward pass, with separate graphs of branch and shortcut."""
 
     def __init__(self, block: ResidualBlock, x: Tensor) -> None:
         self.x = x.detach().requires_grad_()
@@ -178,7 +170,7 @@ class _Step:
             self.skip = block.downsample(y if block.projects else self.x)
         self.branch = block.survive(run_layers(block, block.branch, y))
         self.sum = (self.branch + self.skip).detach().requires_grad_()
-        # an activation may overwrite what it is given
+        # clone: an activation may work in place
         self.output = run_layers(block, block.after, self.sum.clone())
 
     def back(self, gradient: Tensor, through_branch: bool) -> Tensor:
@@ -187,7 +179,7 @@ class _Step:
 
 
 class _Entry:
-    """The layers on entry to a stage, which every path goes through."""
+    """The layers on entry to a stage, which are on every path."""
 
     def __init__(self, enter: nn.Module, x: Tensor) -> None:
         self.x = x.detach().requires_grad_()
@@ -197,15 +189,15 @@ class _Entry:
 def _back(output: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
     if output is x:
         return gradient
-    (given,) = torch.autograd.grad(
+    (result,) = torch.autograd.grad(
         output, x, gradient, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return given
+    return result
 
 
 def measure_paths(recipe: Recipe, folder: Path, samples: int) -> dict[str, Any]:
-    """The gradients along sampled paths of every length, as JSON: `shares` of all paths by length,
-    `norms` of those that were sampled."""
+    """Measure the gradients along sampled paths of every length, as JSON: `shares` of all paths by
+    length, and `norms` of the sampled paths."""
     net, sets = open_trial(recipe, folder)
     (batch,) = some_batches(sets.train, IMAGES)
     gradients = path_gradients(
@@ -217,8 +209,8 @@ def measure_paths(recipe: Recipe, folder: Path, samples: int) -> dict[str, Any]:
     }
 
 
-def _read(answer: Mapping[str, Any]) -> list[PathGradient]:
-    pairs = zip(answer["shares"], answer["norms"], strict=True)
+def _read(result: Mapping[str, Any]) -> list[PathGradient]:
+    pairs = zip(result["shares"], result["norms"], strict=True)
     return [
         PathGradient(length, float(share), tuple(map(float, norms)))
         for length, (share, norms) in enumerate(pairs)
@@ -229,14 +221,14 @@ def _trials(recipe: Recipe, table: Paths, source: Dataset) -> list[Trial]:
     for network in table.networks:
         if merges_of(spec(network)) != {"add"}:
             raise UserError(
-                f"[study] networks: {network} has blocks that are not x + F(x), so it is no sum "
+                f"[study] networks: {network} has blocks that are not x + F(x), so it is not a sum "
                 "over paths; a residual network is needed, such as resnet56"
             )
     return network_trials(recipe, table.networks, source, Measurement("paths", (table.samples,)))
 
 
 def _row(group: Group) -> dict[str, Any]:
-    seeds = [_read(answer) for answer in group.measured("paths")]
+    seeds = [_read(result) for result in group.measured("paths")]
     ranges = [effective_lengths(paths, SHARE) for paths in seeds]
     blocks = len(seeds[0]) - 1
     lengths = [sum(n * share for n, share in enumerate(contributions(p))) for p in seeds]
@@ -269,12 +261,12 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     seeds = {group.name: [_read(path) for path in group.measured("paths")] for group in groups}
     branches = {"title": "branches on the path", "scale": "linear"}
     shares, norms = [], []
-    for name, several in seeds.items():
-        x = list(range(len(several[0])))
-        paths = [[path.paths for path in one] for one in several]
-        shares.append(band(f"{name}, gradient", x, [contributions(one) for one in several]))
+    for name, gradients in seeds.items():
+        x = list(range(len(gradients[0])))
+        paths = [[path.paths for path in seed] for seed in gradients]
+        shares.append(band(f"{name}, gradient", x, [contributions(seed) for seed in gradients]))
         shares.append(band(f"{name}, paths", x, paths, dashed=True))
-        norms.append(band(name, x, [[path.mean or None for path in one] for one in several]))
+        norms.append(band(name, x, [[path.mean or None for path in seed] for seed in gradients]))
     return [
         lines_figure(
             "Which lengths carry the gradient",

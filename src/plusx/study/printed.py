@@ -1,4 +1,4 @@
-"""Printed tables: texts that stand for intervals, with their units, read from TOML."""
+"""Printed tables, read from TOML: numbers as intervals, with their units."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from plusx.errors import UserError, did_you_mean
 SHARES = {"": Fraction(1), "%": Fraction(1, 100)}
 COUNTS = {"": Fraction(1), "K": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9)}
 TIMES = {"s": Fraction(1), "min": Fraction(60), "h": Fraction(3600)}
-# The quantities of columns, with their units.
+# quantities of columns: their units
 QUANTITIES: dict[str, Mapping[str, Fraction]] = {
     **dict.fromkeys(("accuracy", "precision", "recall", "f1", "error"), SHARES),
     **dict.fromkeys(("parameters", "multiply_adds"), COUNTS),
@@ -36,7 +36,7 @@ class Interval:
     high: Fraction
 
     def __mul__(self, other: "Interval") -> "Interval":
-        """The products of two intervals that are not negative."""
+        """Return the products of two non-negative intervals."""
         return Interval(self.low * other.low, self.high * other.high)
 
     def scaled(self, factor: Fraction) -> "Interval":
@@ -48,11 +48,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Table:
-    """One printed table.
-
-    `columns` has the unit of each quantity of QUANTITIES, `rows` the texts of each network; a
-    quantity without a text is unknown.
-    """
+    """One printed table. `columns` maps quantities of QUANTITIES to their units, `rows` maps
+    networks to the texts of their quantities; a quantity without a text is unknown."""
 
     name: str
     columns: Mapping[str, str]
@@ -61,13 +58,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables that belong together, and facts about them.
+    """Tables that are checked together, with facts about them.
 
-    `networks`: the network of the zoo that a row is about; "plain(NAME)" is NAME without its skips.
-    `named`: networks that the text mentions besides. `most`: for a quantity the row that is claimed
-    to have the most of it. `balanced`: all classes have equally many images. `averaging` of
-    precision, recall and F1, "" if not stated. `classes`, `channels` and `size` are those of the
-    images; None means as in the zoo.
+    `networks`: the zoo's network of each row; "plain(NAME)" is NAME without its skips. `named`:
+    networks mentioned in the text. `most`: for a quantity the row that is claimed to have the
+    largest value. `balanced`: all classes have the same number of images. `averaging` of precision,
+    recall and F1, "" if not stated. `classes`, `channels` and `size` are those of the images; None:
+    as in the zoo.
     """
 
     tables: tuple[Table, ...]
@@ -82,10 +79,8 @@ class Tables:
 
 
 def read_tables(path: str | Path) -> Tables:
-    """The tables of a TOML file, whose format is in docs/studies.md.
-
-    UserError, with the place: the file cannot be read as tables.
-    """
+    """Read tables from a TOML file; docs/studies.md describes the format. Raises UserError, with
+    the location, if the file is not valid."""
     path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -99,18 +94,18 @@ def read_tables(path: str | Path) -> Tables:
         raise UserError(f"{path}: {error}") from error
 
 
-def interval(text: str, unit: Fraction = Fraction(1), *, whole: bool = False) -> Interval:
-    """The values that are printed as this text, times the unit; a spread after ± is left aside.
+def interval(text: str, unit: Fraction = Fraction(1), *, is_count: bool = False) -> Interval:
+    """Return the values that this text denotes, times the unit; a spread after ± is ignored.
 
-    `whole`: a number without decimals is a count, exact. UserError: it is no number.
+    `is_count`: a number without decimals is exact. Raises UserError if the text is not a number.
     """
     number = text.partition("±")[0].strip()
     match = _NUMBER.fullmatch(number)
     if match is None:
-        raise UserError(f"{text!r} is not a printed number, such as 71.3 or 269,434")
+        raise UserError(f"{text!r} is not a number such as 71.3 or 269,434")
     value = Fraction(number.replace(",", ""))
     decimals = len(match[1] or "")
-    half = Fraction(0) if whole and not decimals else Fraction(1, 2 * 10**decimals)
+    half = Fraction(0) if is_count and not decimals else Fraction(1, 2 * 10**decimals)
     low = value - half if value < 0 else max(Fraction(0), value - half)
     return Interval(low * unit, (value + half) * unit)
 
@@ -123,7 +118,7 @@ def _tables(content: Mapping[str, Any]) -> Tables:
     refuse_unknown(content, set(shapes), "")
     for key, value in content.items():
         if not isinstance(value, shapes[key]):
-            raise UserError(f"{key}: {value!r} is no {shapes[key].__name__}")
+            raise UserError(f"{key}: {value!r} is not a {shapes[key].__name__}")
     averaging = content.get("averaging", "")
     if averaging not in AVERAGES:
         raise UserError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
@@ -144,7 +139,7 @@ def _tables(content: Mapping[str, Any]) -> Tables:
 
 def _table(content: Any, number: int) -> Table:
     if not isinstance(content, dict):
-        raise UserError(f"[[tables]] {number} is no table")
+        raise UserError(f"[[tables]] {number} is not a table")
     name = str(content.get("name", f"table {number}"))
     refuse_unknown(content, {"name", "columns", "rows"}, f"{name}: ")
     rows, columns = content.get("rows", {}), content.get("columns", {})
@@ -152,12 +147,12 @@ def _table(content: Any, number: int) -> Table:
         raise UserError(f"{name}: needs tables columns and rows")
     for row, texts in rows.items():
         if not isinstance(texts, dict):
-            raise UserError(f"{name}, {row}: {texts!r} is no table of columns")
+            raise UserError(f"{name}, {row}: {texts!r} is not a table of columns")
         for column, text in texts.items():
             if isinstance(text, float):
                 raise UserError(
                     f'{name}, {row}, {column}: write {text} in quotes as printed, "{text}": '
-                    "its decimals say how it was rounded"
+                    "its decimals show how it was rounded"
                 )
     return Table(
         name,
@@ -174,7 +169,7 @@ def refuse_unknown(content: Mapping[str, Any], allowed: set[str], where: str) ->
 
 
 def to_toml(tables: Tables, *, title: str = "") -> str:
-    """The tables as `read_tables` reads them."""
+    """Return the tables as TOML that `read_tables` reads."""
 
     def as_toml(value: Any) -> str:
         if isinstance(value, Mapping):

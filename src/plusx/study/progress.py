@@ -1,4 +1,5 @@
-"""The progress of a comparison: drawn in a terminal, plain lines elsewhere, from the runs' logs."""
+"""The progress of a comparison, read from the logs of its runs: a live display in a terminal, plain
+lines elsewhere."""
 
 import json
 import math
@@ -20,14 +21,14 @@ EVERY = 5.0  # seconds between two plain lines
 
 
 class LogTail:
-    """The lines of a log that were written since the last call."""
+    """The lines of a log that were added since the last call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = 0
 
     def lines(self) -> list[dict[str, Any]]:
-        """Complete new lines. A log that a resumed run has shortened is read again as a whole."""
+        """Return complete new lines. A log that a resumed run shortened is read from its start."""
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._position:
@@ -36,10 +37,10 @@ class LogTail:
                 text = file.read()
         except OSError:
             return []
-        whole = text[: text.rfind(b"\n") + 1]
-        self._position += len(whole)
+        complete = text[: text.rfind(b"\n") + 1]
+        self._position += len(complete)
         try:
-            return [json.loads(line) for line in whole.splitlines()]
+            return [json.loads(line) for line in complete.splitlines()]
         except ValueError:
             return []
 
@@ -51,19 +52,19 @@ class RunProgress:
     name: str
     tail: LogTail
     cost: float  # of the whole run, in any unit
-    epochs: int | None  # how long it is: so many epochs, or so many steps
+    epochs: int | None  # the length of the run: epochs or steps
     steps: int | None
     epoch: int = 0
     step: int = 0
-    score: str = ""  # the foremost metric that is known
-    begun: float = field(default_factory=time.monotonic)
-    _steps_an_epoch: float = math.inf  # until the first one is over
+    score: str = ""  # the most important metric of the last evaluation
+    started: float = field(default_factory=time.monotonic)
+    _steps_per_epoch: float = math.inf  # until the first one is over
 
     def update(self) -> None:
         for line in self.tail.lines():
             self.step, self.epoch = line["step"], line["epoch"]
             if "train_loss" in line:  # the end of an epoch
-                self._steps_an_epoch = self.step / self.epoch
+                self._steps_per_epoch = self.step / self.epoch
                 metrics = line.get("validation", {})
                 key = next((key for key in metrics if key in METRICS), None)
                 if key is not None:
@@ -71,8 +72,8 @@ class RunProgress:
 
     @property
     def share(self) -> float:
-        """How much of it is done, from 0 to 1."""
-        return min(1.0, self.step / (self.steps or self._steps_an_epoch * (self.epochs or 1)))
+        """The completed fraction, from 0 to 1."""
+        return min(1.0, self.step / (self.steps or self._steps_per_epoch * (self.epochs or 1)))
 
     def __str__(self) -> str:
         position = (
@@ -88,19 +89,19 @@ class RunProgress:
 
 @dataclass
 class Progress:
-    """The state of a comparison, shown on `stream` until the block ends."""
+    """The state of a comparison, shown on `stream` inside the context."""
 
     stream: TextIO
     runs: int
     cost: float  # of all runs
     finished: int = 0
-    paid: float = 0.0  # of it, by runs that are finished
+    finished_cost: float = 0.0  # of the finished runs
     running: list[RunProgress] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._console = Console(file=self.stream, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._begun = self._shown = time.monotonic()
+        self._started = self._shown = time.monotonic()
         self._first: tuple[float, float] | None = None  # share and time of the first step
 
     def __enter__(self) -> "Progress":
@@ -111,7 +112,7 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._live.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a permanent line."""
         self._console.print(Text(text), soft_wrap=True)
 
@@ -121,16 +122,16 @@ class Progress:
         self.running.remove(run)
         run.update()
         if error:
-            self.say(f"{name} failed: {error}")
+            self.print(f"{name} failed: {error}")
             return
         self.finished += 1
-        self.paid += run.cost
-        seconds = _time(time.monotonic() - run.begun)
-        if not run.step:  # nothing was left to be trained
-            self.say(f"{name}: done in {seconds}")
+        self.finished_cost += run.cost
+        seconds = _time(time.monotonic() - run.started)
+        if not run.step:  # the run was trained before
+            self.print(f"{name}: done in {seconds}")
             return
         length = f"{run.epoch} {'epoch' if run.epoch == 1 else 'epochs'} in {seconds}"
-        self.say(f"{name}: {', '.join(filter(None, [run.score, length]))}")
+        self.print(f"{name}: {', '.join(filter(None, [run.score, length]))}")
 
     def show(self) -> None:
         """Read the runs' logs and update the display."""
@@ -139,11 +140,12 @@ class Progress:
         now = time.monotonic()
         share = min(
             1.0,
-            (self.paid + sum(run.cost * run.share for run in self.running)) / (self.cost or 1.0),
+            (self.finished_cost + sum(run.cost * run.share for run in self.running))
+            / (self.cost or 1.0),
         )
         left = self._seconds_left(now, share)
         after = "" if left is None else f", about {_time(left)} left"
-        clock = f"{self.finished} of {self.runs} runs, {_time(now - self._begun)}{after}"
+        clock = f"{self.finished} of {self.runs} runs, {_time(now - self._started)}{after}"
         if self._console.is_terminal:
             head = Table.grid(padding=(0, 2))
             head.add_row(ProgressBar(total=1, completed=share, width=30), clock)
@@ -151,11 +153,11 @@ class Progress:
             self._live.update(Group(head, *map(Text, lines)), refresh=True)
         elif now - self._shown >= EVERY:
             self._shown = now
-            self.say(": ".join(filter(None, [clock, "; ".join(map(str, self.running))])))
+            self.print(": ".join(filter(None, [clock, "; ".join(map(str, self.running))])))
 
     def _seconds_left(self, now: float, share: float) -> float | None:
-        """Seconds left at the pace since the first step; None before it, and when only evaluation,
-        which has another pace, is left."""
+        """Return the estimated seconds left; None before the first step, and while only evaluation
+        is left."""
         if share > 1 - 1e-9:
             return None
         if self._first is None:
@@ -167,9 +169,9 @@ class Progress:
 
 
 def _time(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    if whole < 6000:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 100:
+        return f"{rounded} s"
+    if rounded < 6000:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"

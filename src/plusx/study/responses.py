@@ -1,9 +1,5 @@
-"""How strongly the layers of a network respond, with and without shortcuts: He et al. 2015, section
-4.2 and figure 7.
-
-Residual functions are generally closer to zero than those of plain networks, and in deeper residual
-networks each layer changes the signal less.
-"""
+"""Response study: the standard deviation of layer responses with and without shortcuts (He et al.
+2015, section 4.2 and figure 7)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,10 +43,10 @@ IMAGES = 256
 
 @dataclass(frozen=True)
 class Response:
-    """The standard deviation of what one layer gives, over images, channels and positions.
+    """The standard deviation of one layer's output over images, channels and positions.
 
-    `name` is the module's whose output was taken: the norm behind the convolution, or the
-    convolution where none follows it.
+    `name` is the module that is measured: the norm after the convolution, or the convolution if
+    none follows.
     """
 
     name: str
@@ -58,26 +54,25 @@ class Response:
 
 
 def responses(net: nn.Module, inputs: Iterable[Tensor]) -> list[Response]:
-    """The response of every 3 x 3 layer, in order: after batch norm, before anything else.
+    """Return the response of every 3 x 3 layer, in order.
 
-    That is before the nonlinearity and before the sum, as in the paper. `inputs` are batches
-    (n, ...); the network is run in evaluation mode, and is left as it was.
-
-    UserError: the network is not made of blocks, has no such layer, or `inputs` are empty.
+    It is measured after batch norm, before the nonlinearity and the sum, as in the paper. `inputs`
+    are batches (n, ...); the network runs in evaluation mode, and is left unchanged. Raises
+    UserError if the network is not made of blocks or has no such layer, or if `inputs` are empty.
     """
     net = require_network(net)
     layers = three_by_three(net)
     if not layers:
-        raise UserError("the network has no layer of 3 x 3, so there is no response to measure")
+        raise UserError("the network has no 3 x 3 layer whose response could be measured")
     moments = {name: torch.zeros(3, dtype=torch.float64) for name in layers}
 
-    def keep(name: str, output: Tensor) -> None:
+    def add_moments(name: str, output: Tensor) -> None:
         values = output.detach().double()
         moments[name] += torch.stack(
             [torch.tensor(values.numel()).double(), values.sum().cpu(), values.square().sum().cpu()]
         )
 
-    with preserved(net), torch.no_grad(), watched(layers, keep):
+    with preserved(net), torch.no_grad(), output_hooks(layers, add_moments):
         net.eval()
         for batch in inputs:
             net(batch)
@@ -90,7 +85,7 @@ def responses(net: nn.Module, inputs: Iterable[Tensor]) -> list[Response]:
 
 
 def three_by_three(net: nn.Module) -> dict[str, nn.Module]:
-    """The modules whose outputs are the responses, by name and in the order of the forward pass."""
+    """Return the modules whose outputs are the responses, by name and in forward order."""
     net = require_network(net)
     layers = _responding("", net, net.stem)
     for name, block in net.named_modules():
@@ -101,23 +96,25 @@ def three_by_three(net: nn.Module) -> dict[str, nn.Module]:
 
 def _responding(prefix: str, owner: nn.Module, words: Iterable[str]) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {}
-    ahead = [*words, ""]
-    for word, following in pairwise(ahead):
+    names = [*words, ""]
+    for word, following in pairwise(names):
         layer = getattr(owner, word)
         if isinstance(layer, CONVOLUTIONS) and set(layer.kernel_size) == {3}:
-            taken = following if following.startswith(("bn", "norm")) else word
-            layers[prefix + taken] = getattr(owner, taken)
+            measured = following if following.startswith(("bn", "norm")) else word
+            layers[prefix + measured] = getattr(owner, measured)
     return layers
 
 
 @contextmanager
-def watched(layers: dict[str, nn.Module], keep: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Pass each layer's output to `keep` before an activation can overwrite it."""
+def output_hooks(
+    layers: dict[str, nn.Module], hook: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `hook` with each layer's name and output, before an activation can overwrite it."""
 
-    def watcher(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _module, _inputs, output: keep(name, output)
+    def forward_hook(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: hook(name, output)
 
-    handles = [layer.register_forward_hook(watcher(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(forward_hook(name)) for name, layer in layers.items()]
     try:
         yield
     finally:
@@ -126,7 +123,7 @@ def watched(layers: dict[str, nn.Module], keep: Callable[[str, Tensor], None]) -
 
 
 def measure_responses(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The response of every layer of the trained network, as JSON: `layers` and `std`."""
+    """Measure the response of every layer of the trained network, as JSON: `layers` and `std`."""
     net, sets = open_trial(recipe, folder)
     measured = responses(net, [batch.inputs for batch in some_batches(sets.train, IMAGES)])
     return {
@@ -137,12 +134,12 @@ def measure_responses(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 def _trials(recipe: Recipe, table: Responses, source: Dataset) -> list[Trial]:
     for network in table.networks:
-        spec(network)  # UserError for an external module
+        spec(network)  # raises UserError for an external module
     return network_trials(recipe, table.networks, source, Measurement("responses"))
 
 
 def _row(group: Group) -> dict[str, Any]:
-    seeds = [answer["std"] for answer in group.measured("responses")]
+    seeds = [result["std"] for result in group.measured("responses")]
     return {
         "layers": len(seeds[0]),
         "response": spread([mean(layers) for layers in seeds]),
@@ -162,7 +159,7 @@ def _finding(rows: Sequence[Row]) -> str:
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     seeds = {
-        group.name: [answer["std"] for answer in group.measured("responses")] for group in groups
+        group.name: [result["std"] for result in group.measured("responses")] for group in groups
     }
     y = {"title": "standard deviation", "scale": "linear"}
     return [
@@ -177,7 +174,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
             "Responses in order of their strength",
             "The same, sorted (He 2015, figure 7, bottom).",
             [
-                band(name, relative(len(s[0])), [sorted(answer, reverse=True) for answer in s])
+                band(name, relative(len(s[0])), [sorted(result, reverse=True) for result in s])
                 for name, s in seeds.items()
             ],
             x={"title": "rank of the layer", "scale": "linear"},

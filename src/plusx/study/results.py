@@ -1,4 +1,4 @@
-"""Finished runs: their metrics and curves, which of them may be averaged, and where they ran."""
+"""Finished runs: their metrics and training curves, and which of them may be averaged."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ from plusx.study.trial import Trial
 
 VERSIONS = ("plusx", "python", "torch", "torchvision", "numpy")
 MACHINE = ("processor", "cores", "instructions", "platform", "device", "device_name")
-# of environment.json: what has to be equal in runs that make one mean
+# keys of environment.json that must be equal in runs that are averaged
 SAME = ("plusx", "torch", "processor", "device_name")
 
 
@@ -30,10 +30,10 @@ class FinishedRun:
     parameters: int
     multiply_adds: int
     data: str
-    metrics: Mapping[str, float]  # the foremost first
-    count: int  # images that the metrics are over
-    averaging: str  # of metrics over classes; empty where there are none
-    train_error: float | None  # of the training images, after training; None: no such thing
+    metrics: Mapping[str, float]  # the most important first
+    count: int  # evaluated images
+    averaging: str  # of metrics over classes; empty if there are none
+    train_error: float | None  # on the training images, after training; None: not defined
     points: tuple[EpochPoint, ...]
     seconds_per_epoch: float
 
@@ -45,10 +45,12 @@ class FinishedRun:
 
 
 def read_finished(folder: Path, trial: Trial) -> FinishedRun:
-    """The finished run of a trial in its folder, with its metrics on the trial's split."""
+    """Read the finished run of a trial, with its metrics on the trial's split."""
     result = store.read_json(folder / "result.json")
-    validated = trial.split == "validation"
-    metrics = result["validation"] if validated else store.read_json(folder / f"{trial.split}.json")
+    on_validation = trial.split == "validation"
+    metrics = (
+        result["validation"] if on_validation else store.read_json(folder / f"{trial.split}.json")
+    )
     keys = result.get("metrics", OF_CLASSES)
     return FinishedRun(
         name=trial.name,
@@ -66,16 +68,16 @@ def read_finished(folder: Path, trial: Trial) -> FinishedRun:
 
 
 def summarise(name: str, runs: Sequence[FinishedRun], threshold: float) -> dict[str, Any]:
-    """A row of a comparison: counts by arithmetic, metrics as mean and spread over the runs.
+    """Return a row of a comparison: counts, and mean and spread of metrics over the runs.
 
-    `std` is the sample's standard deviation (n - 1), None for one seed. `train_error` is the share
-    of the training images that the trained network gets wrong. `epochs_to_threshold` has for each
-    seed the first epoch whose evaluation reached the threshold, None where none did; its mean is
-    over those seeds that did.
+    `std` is the sample standard deviation (n - 1), None for one seed. `train_error` is the error of
+    the trained network on the training images. `epochs_to_threshold` has for each seed the first
+    epoch whose evaluation reached the threshold, or None; its mean is over the seeds that reached
+    it.
     """
-    first = next(iter(runs[0].metrics))
-    reached = [epochs_to(run.points, threshold, first) for run in runs]
-    wrong = [run.train_error for run in runs if run.train_error is not None]
+    foremost = next(iter(runs[0].metrics))
+    reached = [epochs_to(run.points, threshold, foremost) for run in runs]
+    train_errors = [run.train_error for run in runs if run.train_error is not None]
     epochs = [float(epoch) for epoch in reached if epoch is not None]
     return {
         "name": name,
@@ -83,7 +85,7 @@ def summarise(name: str, runs: Sequence[FinishedRun], threshold: float) -> dict[
         "multiply_adds": runs[0].multiply_adds,
         "seeds": [run.seed for run in runs],
         **{key: spread([run.metrics[key] for run in runs]) for key in runs[0].metrics},
-        **({"train_error": spread(wrong)} if len(wrong) == len(runs) else {}),
+        **({"train_error": spread(train_errors)} if len(train_errors) == len(runs) else {}),
         "seconds_per_epoch": spread([run.seconds_per_epoch for run in runs]),
         "epochs_to_threshold": {
             "threshold": threshold,
@@ -96,7 +98,7 @@ def summarise(name: str, runs: Sequence[FinishedRun], threshold: float) -> dict[
 
 
 def epochs_to(points: Sequence[EpochPoint], threshold: float, key: str = "accuracy") -> int | None:
-    """The first epoch whose metric of this key is as good as the threshold."""
+    """Return the first epoch whose metric is at least as good as the threshold."""
     goal = better(key, threshold)
     return next(
         (p.epoch for p in points if p.score is not None and better(key, p.score) >= goal), None
@@ -104,37 +106,38 @@ def epochs_to(points: Sequence[EpochPoint], threshold: float, key: str = "accura
 
 
 def incomparable(folders: Mapping[Path, str]) -> dict[Path, str]:
-    """Runs of another version, machine or other images than most of the others, with the reason.
+    """Return the runs with another version, machine or other images than most, with the reason.
 
-    They are shown, and excluded from the means.
-
-    Runs with one value in `folders` have the same data and seed, and must have the same images.
+    Such runs are shown and excluded from the means. Runs with the same value in `folders` have the
+    same data and seed, and must have the same images.
     """
     environments = {folder: _environment(folder) for folder in folders}
     images = {folder: _images(folder) for folder in folders}
-    usual = _commonest(list(environments.values()))
+    usual = _most_common(list(environments.values()))
     reasons: dict[Path, str] = {}
-    for folder, shared in folders.items():
-        why = [
+    for folder, group in folders.items():
+        differences = [
             f"{key} {value}, not {expected}"
             for key, value, expected in zip(SAME, environments[folder], usual, strict=True)
             if value != expected
         ]
-        alike = [images[other] for other, group in folders.items() if group == shared]
-        if images[folder] is not None and images[folder] != _commonest(alike):
-            why.append("other images than the other runs")
-        if why:
-            reasons[folder] = "; ".join(why)
+        group_images = [
+            images[other] for other, other_group in folders.items() if other_group == group
+        ]
+        if images[folder] is not None and images[folder] != _most_common(group_images):
+            differences.append("other images than the other runs")
+        if differences:
+            reasons[folder] = "; ".join(differences)
     return reasons
 
 
 def versions_and_machine(folder: Path) -> dict[str, dict[str, Any]]:
-    """The versions and the machine of a run's folder."""
-    return chosen_environment(store.read_json(folder / "environment.json"))
+    """Return the versions and the machine recorded in a run's folder."""
+    return recorded_environment(store.read_json(folder / "environment.json"))
 
 
-def chosen_environment(environment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The versions and the machine that a result records."""
+def recorded_environment(environment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the versions and the machine as a result records them."""
     return {
         "versions": {key: environment[key] for key in VERSIONS},
         "machine": {key: environment[key] for key in MACHINE},
@@ -147,23 +150,23 @@ def _environment(folder: Path) -> tuple[str, ...]:
 
 
 def _images(folder: Path) -> str | None:
-    """A fingerprint of the images of a run; None if its folder has none."""
+    """Return a fingerprint of the images of a run, or None."""
     if not (folder / "data.json").is_file():
         return None
     data: dict[str, Any] = store.read_json(folder / "data.json")
-    prints = [data[part] and data[part]["fingerprint"] for part in ("train", "validation")]
-    return str([*prints, data["classes"], data["preprocessing"]])
+    fingerprints = [data[split] and data[split]["fingerprint"] for split in ("train", "validation")]
+    return str([*fingerprints, data["classes"], data["preprocessing"]])
 
 
-def _commonest(values: Sequence[Any]) -> Any:
-    """The commonest value; of equally common ones the last."""
+def _most_common(values: Sequence[Any]) -> Any:
+    """Return the most common value, the last of equally common ones."""
     counts = Counter(values)
-    most = max(counts.values())
-    return [value for value in values if counts[value] == most][-1]
+    highest = max(counts.values())
+    return [value for value in values if counts[value] == highest][-1]
 
 
 def _seconds(timing: Path, steps: float) -> float:
-    """The seconds that so many steps of training took on average, without evaluation and saving."""
+    """Return the mean training time of `steps` steps, without evaluation and saving."""
     lines = [json.loads(line) for line in store.read_bytes(timing).splitlines()]
     epochs = [line for line in lines if line["event"] == "epoch"]
     count = sum(line["steps"] for line in epochs)

@@ -1,10 +1,9 @@
-"""A comparison or a study in a folder: its trials are run and measured in worker processes, then
-reported.
+"""Run a comparison or a study in a folder.
 
-The folder holds runs/, recipe.toml, result.json and report.html. One that was interrupted resumes:
-finished trials are not repeated, and an unfinished one resumes from its last checkpoint. Trials of
-another version, machine or other images than most, and failed ones, are listed and excluded from
-the means.
+Its trials are trained and measured in worker processes, then the report is written. The folder has
+runs/, recipe.toml, result.json and report.html. An interrupted study resumes: finished trials are
+not repeated, and an unfinished one resumes from its last checkpoint. Failed trials, and trials with
+another version, machine or other images than most, are listed and excluded from the means.
 """
 
 import os
@@ -39,7 +38,7 @@ from plusx.study.workers import WorkerPool
 from plusx.zoo import find
 
 
-# Fields that may change between two starts: they choose what is compared, not how it is trained.
+# keys that may change when a study is resumed: they do not change how a trial is trained
 HARMLESS = (
     "checkpoint.",
     "compare.",
@@ -50,7 +49,7 @@ HARMLESS = (
     "study.",
 )
 POLL = 0.25  # seconds between two updates of the display
-_STOPPING = "stopping; what was trained is saved, and the same command resumes from there"
+_STOPPING = "stopping; progress is saved, run the same command again to resume"
 
 T = TypeVar("T")
 Kind = Literal["comparison", "study"]
@@ -65,18 +64,18 @@ def compare(
     command: str = "",
     progress: TextIO | None = None,
 ) -> dict[str, Any]:
-    """Train the recipe's networks with its seeds, and compare them: what result.json holds.
+    """Train the recipe's networks with its seeds, and return the content of result.json.
 
-    `split="test"` compares on the test set, and each run records that it was used. For the other
-    arguments and errors see `study`. UserError: the recipe has no [compare] table, or names an
-    unknown network.
+    `split="test"` evaluates on the test set, and each run records this. For the other arguments and
+    errors see `study`. Raises UserError if the recipe has no [compare] table or names an unknown
+    network.
     """
     table = _compare_table(recipe, split)
     _refuse_repeated("compare", table)
     trials = [replace(trial, split=split) for trial in comparison_trials(recipe, table)]
     expanded = _with_seeds(trials, table.seeds, recipe)
     out = Path(out)
-    return _made(COMPARISON, recipe, table, expanded, None, out, jobs, command, progress)
+    return _run_experiment(COMPARISON, recipe, table, expanded, None, out, jobs, command, progress)
 
 
 def study(
@@ -87,15 +86,13 @@ def study(
     command: str = "",
     progress: TextIO | None = None,
 ) -> dict[str, Any]:
-    """Make the study of a recipe's table [study]: what result.json holds, see docs/studies.md.
+    """Run the study of a recipe's [study] table and return the content of result.json.
 
-    `jobs` trials are run at a time, each in its own process; None: as many as there are cores
-    for the threads of a trial, one with a GPU. `command` is noted; `progress` is where progress is
-    shown (None: standard error).
-
-    UserError: the recipe has no [study] table, the study cannot be made of a network that it names,
-    or the recipe is not the one that `out` was begun with. RuntimeError: trials failed, named with
-    their seeds; result and report are written of the others.
+    See docs/studies.md. `jobs` trials run at a time, each in its own process (None: the number of
+    cores over the threads of a trial; 1 with a GPU). `command` is recorded. `progress` is the
+    stream for progress (None: standard error). Raises UserError if the recipe has no [study] table,
+    a network does not suit the study, or `out` was begun with another recipe. Raises RuntimeError,
+    with the trials and seeds, if trials failed; results and report of the other trials are written.
     """
     out, table = Path(out), recipe.study
     if table is None:
@@ -103,7 +100,7 @@ def study(
             f"the recipe has no table [study] with a kind, one of {', '.join(EXPERIMENTS)}"
         )
     if recipe.task.kind != "classify":
-        raise UserError(f'[task] kind = "{recipe.task.kind}": studies are of classifiers')
+        raise UserError(f'[task] kind = "{recipe.task.kind}": studies need kind = "classify"')
     experiment = EXPERIMENTS[table.kind]
     _check_jobs(jobs)
     _refuse_other(recipe, out, "study")
@@ -111,15 +108,15 @@ def study(
     _refuse_repeated("study", table)
     trials = _with_seeds(experiment.trials(recipe, table, source), table.seeds, recipe)
     _check_trials(trials, recipe, source)
-    return _made(experiment, recipe, table, trials, source, out, jobs, command, progress)
+    return _run_experiment(experiment, recipe, table, trials, source, out, jobs, command, progress)
 
 
 def rows(recipe: Recipe, out: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of the study, one after the other; see `study`."""
+    """Yield the rows of the study; see `study`."""
     yield from study(recipe, out)["rows"]
 
 
-def _made(
+def _run_experiment(
     experiment: Experiment[T],
     recipe: Recipe,
     table: T,
@@ -130,7 +127,8 @@ def _made(
     command: str,
     progress: TextIO | None,
 ) -> dict[str, Any]:
-    """Run the trials and write the report; `source` are the training images of a study."""
+    """Run the trials and write the report. `source`: the training images of a study, None for a
+    comparison."""
     kind: Kind = "comparison" if source is None else "study"
     _check_jobs(jobs)
     _refuse_other(recipe, out, kind)
@@ -141,20 +139,20 @@ def _made(
     size = min(jobs or default_jobs(recipe), len(trials))
     started = time.monotonic()
     with WorkerPool(size, runs) as pool, store.lock(out):
-        _refuse_other(recipe, out, kind)  # it may have been begun meanwhile
+        _refuse_other(recipe, out, kind)  # another process may have begun it meanwhile
         _refuse_other_trials(trials, source, runs)
         store.write_text(out / "recipe.toml", to_toml(recipe))
-        count, failed = _run_trials(pool, trials, runs, progress or sys.stderr)
+        num_run, failed = _run_trials(pool, trials, runs, progress or sys.stderr)
         result, files = _result(experiment, recipe, table, source, trials, runs, failed)
         result |= {
             "jobs": f"{size} {'run' if size == 1 else 'runs'} of {threads} "
             f"{'thread' if threads == 1 else 'threads'}",
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            # known only where all of it was done at once
-            "seconds": time.monotonic() - started if count == len(trials) else None,
+            # only if all trials ran in this call
+            "seconds": time.monotonic() - started if num_run == len(trials) else None,
         }
-        if count == 0 and (out / "result.json").is_file():
+        if num_run == 0 and (out / "result.json").is_file():
             result = _with_history(store.read_json(out / "result.json"), result)
         for name, text in files.items():
             store.write_text(out / name, text)
@@ -179,7 +177,7 @@ def _compare_table(recipe: Recipe, split: Split) -> Compare:
 
 
 def _refuse_repeated(name: str, table: object) -> None:
-    """UserError: a list of the recipe's table has a value twice."""
+    """Raise UserError if a list of the recipe's table has a value twice."""
     for key, values in vars(table).items():
         if isinstance(values, tuple) and len(set(values)) < len(values):
             repeated = next(value for value in values if values.count(value) > 1)
@@ -187,7 +185,7 @@ def _refuse_repeated(name: str, table: object) -> None:
 
 
 def _with_seeds(trials: Sequence[Trial], seeds: Sequence[int], recipe: Recipe) -> list[Trial]:
-    """The trials with each of the seeds, unless they have one of their own."""
+    """Return the trials with each of the seeds; a trial that has a seed keeps it."""
     threads = recipe.device.threads or 1
     return [
         replace(
@@ -207,7 +205,7 @@ def _with_seeds(trials: Sequence[Trial], seeds: Sequence[int], recipe: Recipe) -
 
 
 def _check_trials(trials: Sequence[Trial], recipe: Recipe, source: Dataset) -> None:
-    """UserError: two trials have one folder, or a network does not suit the images."""
+    """Raise UserError if two trials have the same folder, or a network does not suit the images."""
     folders = [trial.folder for trial in trials]
     repeated = [name for name in dict.fromkeys(folders) if folders.count(name) > 1]
     if repeated:
@@ -222,8 +220,8 @@ def _check_trials(trials: Sequence[Trial], recipe: Recipe, source: Dataset) -> N
 
 
 def _with_weights(trial: Trial, runs: Path) -> Trial:
-    """The trial with the path of the weights that it begins with."""
-    if not trial.begins:
+    """Return the trial with the path of its initial weights."""
+    if not trial.initial_weights:
         return trial
     net = trial.recipe.net
     assert isinstance(net, NetByName)
@@ -233,11 +231,11 @@ def _with_weights(trial: Trial, runs: Path) -> Trial:
 
 def _check_jobs(jobs: int | None) -> None:
     if jobs is not None and jobs < 1:
-        raise UserError(f"jobs = {jobs}: at least 1 run at a time")
+        raise UserError(f"jobs = {jobs}: it must be at least 1")
 
 
 def default_jobs(recipe: Recipe) -> int:
-    """The number of runs at a time: as many as there are cores for, one with a GPU."""
+    """Return the number of cores over the threads of a trial; 1 with a GPU."""
     kind = recipe.device.kind
     if kind.startswith(("cuda", "mps")) or (kind == "auto" and torch.accelerator.is_available()):
         return 1
@@ -247,7 +245,7 @@ def default_jobs(recipe: Recipe) -> int:
 
 
 def _refuse_other(recipe: Recipe, out: Path, kind: Kind) -> None:
-    """UserError if `out` is something else, or was begun with another recipe."""
+    """Raise UserError if `out` is no folder of this kind, or was begun with another recipe."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -282,26 +280,24 @@ def _refuse_other(recipe: Recipe, out: Path, kind: Kind) -> None:
 
 
 def _refuse_other_trials(trials: Sequence[Trial], source: Dataset | None, runs: Path) -> None:
-    """UserError if a trial of that name was run with another recipe.
-
-    What a study is over may change between two starts, and not all of it is in the trials' names:
-    the depth of `skips` and `ablation` is not.
-    """
+    """Raise UserError if a trial was run with another recipe. Options of a study may change when it
+    is resumed, and not all of them are in the trials' names, for example the depth of `skips` and
+    `ablation`."""
     if source is None:
         return
     for trial in trials:
         folder = runs / trial.folder
         if trial.train and (folder / RECIPE).is_file():
             classes = getattr(trial.recipe.data, "classes", None)
-            other = classes is not None and tuple(classes) != source.classes
-            images = build.open_split(trial.recipe, "train") if other else source
+            other_classes = classes is not None and tuple(classes) != source.classes
+            images = build.open_split(trial.recipe, "train") if other_classes else source
             resolved = build.resolved(trial.recipe, images)
             refuse_other_recipe(folder, with_precision(resolved, folder, DistributedContext()))
 
 
 def cost(recipe: Recipe, images: int | float = 1) -> float:
-    """The approximate cost of a run relative to others: multiply-adds times images. `images` is the
-    number an epoch has, in any unit that all runs share."""
+    """Return the approximate cost of a run relative to others: MACs times images. `images` is the
+    number of images per epoch, in any unit that all runs share."""
     net = recipe.net if isinstance(recipe.net, Net) else find(recipe.net.base)
     multiply_adds = (measure(net) if isinstance(net, Net) else net).multiply_adds
     if recipe.steps is not None:
@@ -310,8 +306,8 @@ def cost(recipe: Recipe, images: int | float = 1) -> float:
 
 
 def _costs(trials: Sequence[Trial]) -> dict[str, float]:
-    """The cost of each trial by its folder. Images are counted where some trials are measured in
-    epochs and others in steps; else they are shares of the training images."""
+    """Return the cost of each trial by its folder. Images are counted if some trials are measured
+    in epochs and others in steps; otherwise fractions of the training images are enough."""
     recipes = {trial.folder: trial.recipe for trial in trials}
     if len({recipe.epochs is None for recipe in recipes.values()}) == 1:
         shares = {name: getattr(recipe.data, "train", None) for name, recipe in recipes.items()}
@@ -329,21 +325,20 @@ def _costs(trials: Sequence[Trial]) -> dict[str, float]:
 def _run_trials(
     pool: WorkerPool, trials: Sequence[Trial], runs: Path, stream: TextIO
 ) -> tuple[int, dict[str, str]]:
-    """Run the unfinished trials, the costliest first so that the workers end at about one time.
+    """Run the unfinished trials, the most expensive first so that workers finish together.
 
-    Returns how many were run, and the reasons of failures by folder.
-
-    A trial that diverges is marked in its folder and not repeated. One that fails stops no other.
-    UserError: the recipe is wrong.
+    Returns the number of trials run, and the reasons of failures by folder. A diverged trial is
+    marked in its folder and not repeated; a failed trial does not stop the others. Raises UserError
+    if the recipe is wrong.
     """
     costs = _costs(trials)
     missing = [trial for trial in trials if not trial.finished(runs / trial.folder)]
     failed: dict[str, str] = {}
     display = Progress(stream, len(trials), sum(costs.values()))
     display.finished = len(trials) - len(missing)
-    display.paid = display.cost - sum(costs[trial.folder] for trial in missing)
+    display.finished_cost = display.cost - sum(costs[trial.folder] for trial in missing)
     if display.finished and missing:
-        display.say(f"{display.finished} of {len(trials)} runs are finished already; resuming")
+        display.print(f"{display.finished} of {len(trials)} runs are finished already; resuming")
     waiting = sorted(missing, key=lambda trial: -costs[trial.folder])
     try:
         with display:
@@ -379,14 +374,16 @@ def _run_trials(
 def _next(
     waiting: list[Trial], trials: Sequence[Trial], runs: Path, failed: dict[str, str]
 ) -> Trial | None:
-    """The first trial whose predecessor, if it has one, is finished. One whose predecessor failed
-    fails too."""
+    """Remove and return the first trial that can start: its initial weights, if any, are trained. A
+    trial whose initial weights failed to train is marked as failed."""
     by_folder = {trial.folder: trial for trial in trials}
     for trial in list(waiting):
         previous = trial.previous
         if previous and (previous in failed or (runs / previous / DIVERGED).is_file()):
             waiting.remove(trial)
-            failed[trial.folder] = f"{by_folder[previous]}, which it begins with, failed"
+            failed[trial.folder] = (
+                f"{by_folder[previous]}, which trains its initial weights, failed"
+            )
         elif not previous or by_folder[previous].finished(runs / previous):
             waiting.remove(trial)
             return trial
@@ -394,34 +391,32 @@ def _next(
 
 
 def _raise_failed(trials: Sequence[Trial], reasons: Mapping[str, str]) -> None:
-    """RuntimeError that names the trials with their reasons; nothing where there are none."""
+    """Raise RuntimeError with the failed trials and the reasons, if there are any."""
     if reasons:
-        named = "; ".join(f"{t}: {reasons[t.folder]}" for t in trials if t.folder in reasons)
+        failures = "; ".join(f"{t}: {reasons[t.folder]}" for t in trials if t.folder in reasons)
         raise RuntimeError(
-            f"{len(reasons)} of {len(trials)} runs failed: {named}. The others are kept; the same "
-            "command tries again"
+            f"{len(reasons)} of {len(trials)} runs failed: {failures}. The others are kept; run "
+            "the same command again to retry"
         )
 
 
 def _unusable(trials: Sequence[Trial], runs: Path, failed: Mapping[str, str]) -> dict[str, str]:
-    """By folder, the trials excluded from the means, with the reason: they failed, diverged, or are
-    not comparable with the others. Trials of the same data and seed have the same images.
-
-    RuntimeError: none is left.
-    """
+    """Return the trials excluded from the means, by folder, with the reason: failed, diverged or
+    incomparable. Trials of the same data and seed must have the same images. Raises RuntimeError if
+    no trial is left."""
     reasons = dict(failed)
     for trial in trials:
         if (runs / trial.folder / DIVERGED).is_file():
             why = store.read_json(runs / trial.folder / DIVERGED)["why"]
             reasons[trial.folder] = f"training diverged: {why}"
-    left = {
+    comparable = {
         runs / trial.folder: f"{trial.recipe.data} {trial.seed}"
         for trial in trials
         if trial.folder not in reasons
     }
-    if not left:
+    if not comparable:
         _raise_failed(trials, reasons)
-    return reasons | {folder.name: why for folder, why in incomparable(left).items()}
+    return reasons | {folder.name: why for folder, why in incomparable(comparable).items()}
 
 
 def _result(
@@ -433,40 +428,43 @@ def _result(
     runs: Path,
     failed: Mapping[str, str],
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The content of result.json but for what the clock and the caller add, and other files."""
-    marked = _unusable(trials, runs, failed)
-    absent = {
-        folder for folder in marked if folder in failed or (runs / folder / DIVERGED).is_file()
+    """Return the content of result.json, except for what time and caller add, and the texts of
+    further files."""
+    excluded = _unusable(trials, runs, failed)
+    unfinished = {
+        folder for folder in excluded if folder in failed or (runs / folder / DIVERGED).is_file()
     }
     results = {
         trial.folder: _read(trial, runs / trial.folder)
         for trial in trials
-        if trial.folder not in absent
+        if trial.folder not in unfinished
     }
-    groups = grouped(result for folder, result in results.items() if folder not in marked)
+    groups = grouped(result for folder, result in results.items() if folder not in excluded)
     rows = experiment.rows(groups)
-    odd = [
-        {**row, "why": marked[folder]}
+    excluded_rows = [
+        {**row, "why": excluded[folder]}
         for folder, result in results.items()
-        if folder in marked
+        if folder in excluded
         for row in experiment.rows(grouped([result]))
     ]
-    lost = [
-        {"name": trial.name, "seeds": [trial.seed], "why": marked[trial.folder]}
+    unfinished_rows = [
+        {"name": trial.name, "seeds": [trial.seed], "why": excluded[trial.folder]}
         for trial in trials
-        if trial.folder in absent
+        if trial.folder in unfinished
     ]
     tables = experiment.tables(table, groups, rows) if experiment.tables else []
-    names = ", ".join(f"{row['name']} seed {row['seeds'][0]}" for row in lost)
-    # what a finding about the others must not hide: means are over the trials that finished
-    without = f" Training diverged or failed, and is in no mean: {names}." if lost else ""
+    names = ", ".join(f"{row['name']} seed {row['seeds'][0]}" for row in unfinished_rows)
+    # means are over the finished trials only, and the finding must state this
+    unfinished_note = (
+        f" Training diverged or failed, and is in no mean: {names}." if unfinished_rows else ""
+    )
     length = (recipe.epochs, "epoch") if recipe.epochs else (recipe.steps or 0, "step")
     result = {
         "kind": "compare" if source is None else "study",
         "study": getattr(table, "kind", None),
         "title": experiment.title,
         "question": experiment.question,
-        "finding": experiment.finding(rows) + without,
+        "finding": experiment.finding(rows) + unfinished_note,
         "data": groups[0].runs[0].data if source is None else source.name,
         "split": getattr(table, "split", trials[0].split),
         "seeds": sorted({trial.seed for trial in trials if trial.seed is not None}),
@@ -474,7 +472,7 @@ def _result(
         "columns": list(experiment.columns(table, groups)),
         "rows": rows,
         "tables": tables,
-        "marked": odd + lost,
+        "marked": excluded_rows + unfinished_rows,
         "figures": experiment.figures(groups, rows),
         "notes": experiment.notes(recipe, table, groups).splitlines(),
         "recipe": to_toml(recipe),
@@ -490,14 +488,14 @@ def _read(trial: Trial, folder: Path) -> TrialResult:
         trial=trial,
         folder=folder,
         run=read_finished(folder, trial) if trial.train else None,
-        answers={text: store.read_json(folder / f"{text}.json") for text in texts},
+        values={text: store.read_json(folder / f"{text}.json") for text in texts},
     )
 
 
-def _with_history(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A result without a new run: it keeps jobs and seconds of the old one, and if all else is
-    equal too, command and date."""
+def _with_history(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result without new runs: jobs and seconds are those of the old result, and so are
+    command and date if nothing else changed."""
     history = ("jobs", "seconds", "command", "date")
-    same = all(before.get(key) == value for key, value in now.items() if key not in history)
+    same = all(old.get(key) == value for key, value in new.items() if key not in history)
     keys = history if same else history[:2]
-    return {**now, **{key: before[key] for key in keys if key in before}}
+    return {**new, **{key: old[key] for key in keys if key in old}}

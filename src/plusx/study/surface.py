@@ -1,9 +1,7 @@
-"""The loss around a network's weights, with and without shortcuts.
+"""Surface study: the loss around a network's weights (Li et al. 2018, sections 3 and 4).
 
-Li et al. 2018, sections 3 and 4.
-
-A direction is random and normalised filter by filter, so that networks whose weights differ in
-scale can be compared: each filter of it is as long as the network's own.
+Directions are random and filter-normalised, so that networks with different weight scales can be
+compared: each filter has the norm of the network's own filter.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +39,7 @@ from plusx.study.trial import Measurement, Trial
 
 IMAGES = 128
 DIRECTIONS = (0, 1)  # seeds, the same for every network
-CURVED = 0.05  # a curvature counts from this share of the largest at the same point on
+CURVED = 0.05  # a negative curvature counts if it exceeds this fraction of the largest at the point
 
 Number = int | float  # as JSON gives them: 1.0 is written as 1
 Evaluate = Callable[[nn.Module], float]
@@ -49,30 +47,31 @@ Direction = Mapping[str, Tensor]  # one tensor for each parameter that moves, by
 
 
 def random_direction(net: nn.Module, seed: int) -> dict[str, Tensor]:
-    """A filter-normalised direction (section 4, with their rule for biases and batch norm).
+    """Return a filter-normalised direction (section 4, with their rule for biases and batch norm).
 
-    A filter is what one output channel or unit of a layer has: a row of a parameter with two
-    dimensions or more. Biases and the parameters of norms do not move. The same for the same seed.
+    A filter is the weights of one output channel or unit: a row of a parameter with two or more
+    dimensions. Biases and parameters of norms do not move. The direction depends only on the seed
+    and the weights.
     """
     generator = torch.Generator().manual_seed(seed)
     direction = {}
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
-            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            rows, weights = drawn.flatten(1), parameter.detach().cpu().double().flatten(1)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            rows, weights = noise.flatten(1), parameter.detach().cpu().double().flatten(1)
             rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-10)
             rows = rows * weights.norm(dim=1, keepdim=True)
-            direction[name] = rows.reshape(drawn.shape).to(parameter.device, parameter.dtype)
+            direction[name] = rows.reshape(noise.shape).to(parameter.device, parameter.dtype)
     return direction
 
 
 def line(
     net: nn.Module, evaluate: Evaluate, direction: Direction, steps: Sequence[float]
 ) -> list[float]:
-    """The loss, as `evaluate` gives it, at weights + step * direction for each step.
+    """Return the loss, as `evaluate` computes it, at weights + step * direction for each step.
 
-    The network is in evaluation mode, with the statistics of batch norm that it has; gradients are
-    off. Afterwards it is as it was, bit for bit.
+    The network is in evaluation mode, with its statistics of batch norm and without gradients, and
+    is left unchanged bit for bit.
     """
     return plane(net, evaluate, (direction, {}), steps, [0.0])[0]
 
@@ -84,23 +83,23 @@ def plane(
     xs: Sequence[float],
     ys: Sequence[float],
 ) -> list[list[float]]:
-    """The loss at weights + x * first + y * second: one row for each y. As `line` otherwise."""
+    """Return the loss at weights + x * first + y * second: one row per y. Otherwise as `line`."""
     parameters = dict(net.named_parameters())
     for direction in directions:
-        for name, along in direction.items():
-            if name not in parameters or parameters[name].shape != along.shape:
-                raise UserError(f"the direction is of another network: at {name}")
-    with preserved(net), torch.no_grad(), weights_kept(parameters) as begun:
+        for name, tensor in direction.items():
+            if name not in parameters or parameters[name].shape != tensor.shape:
+                raise UserError(f"the direction does not match the network: parameter {name}")
+    with preserved(net), torch.no_grad(), restored(parameters) as original:
         net.eval()
         rows = []
         for y in ys:
             row = []
             for x in xs:
                 for name in {**directions[0], **directions[1]}:
-                    moved = begun[name].clone()
-                    for part, direction in zip((x, y), directions):
+                    moved = original[name].clone()
+                    for step, direction in zip((x, y), directions):
                         if name in direction:
-                            moved += part * direction[name]
+                            moved += step * direction[name]
                     parameters[name].copy_(moved)
                 row.append(evaluate(net))
             rows.append(row)
@@ -108,20 +107,20 @@ def plane(
 
 
 @contextmanager
-def weights_kept(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
-    """Copies of the parameters, which are copied back in the end."""
-    begun = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+def restored(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
+    """Yield copies of the parameters, and restore the parameters at the end."""
+    original = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     try:
-        yield begun
+        yield original
     finally:
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(begun[name])
+                parameter.copy_(original[name])
 
 
 def measure_surface(recipe: Recipe, folder: Path, points: int, span: float) -> dict[str, Any]:
-    """The loss along one direction and over two, as JSON: `steps`, `line` and `plane` (rows of the
-    second direction). None where the loss is not finite."""
+    """Measure the loss along one direction and over two, as JSON: `steps`, `line` and `plane` (rows
+    of the second direction). None where the loss is not finite."""
     net, sets = open_trial(recipe, folder)
     batches = some_batches(sets.train, IMAGES)
 
@@ -141,12 +140,14 @@ def measure_surface(recipe: Recipe, folder: Path, points: int, span: float) -> d
     }
 
 
-def bent_down(steps: Sequence[Number], values: Sequence[Sequence[Number | None]]) -> float | None:
-    """The share of inner grid points at which the surface curves down in some direction.
+def fraction_curved_down(
+    steps: Sequence[Number], values: Sequence[Sequence[Number | None]]
+) -> float | None:
+    """Return the fraction of inner grid points at which the surface curves down in some direction.
 
-    By the eigenvalues of the Hessian from finite differences (as in Li et al. 2018, section 6): the
-    smaller is below 0 by more than CURVED of the larger. None for a grid of fewer than 3 points a
-    side.
+    By the eigenvalues of the Hessian from finite differences (Li et al. 2018, section 6): the
+    smaller one is negative, and exceeds CURVED times the larger one in magnitude. None for a grid
+    of fewer than 3 points per side.
     """
     if len(steps) < 3:
         return None
@@ -164,18 +165,22 @@ def bent_down(steps: Sequence[Number], values: Sequence[Sequence[Number | None]]
 
 def _trials(recipe: Recipe, table: Surface, source: Dataset) -> list[Trial]:
     if source.multilabel:
-        raise UserError(f"{source.name} has several labels an image; the surface is that of one")
+        raise UserError(
+            f"{source.name} has several labels per image; the study needs one label per image"
+        )
     measurement = Measurement("surface", (table.points, table.span))
     return network_trials(recipe, table.networks, source, measurement)
 
 
 def _row(group: Group) -> dict[str, Any]:
-    answers = group.measured("surface")
+    results = group.measured("surface")
     return {
-        "loss": _spread([_at(answer, 0.0) for answer in answers]),
-        "near": _spread([_at(answer, 0.5) for answer in answers]),
-        "highest": _spread([_highest(answer) for answer in answers]),
-        "bent": _spread([bent_down(answer["steps"], answer["plane"]) for answer in answers]),
+        "loss": _spread([_loss_at(result, 0.0) for result in results]),
+        "near": _spread([_loss_at(result, 0.5) for result in results]),
+        "highest": _spread([_highest(result) for result in results]),
+        "bent": _spread(
+            [fraction_curved_down(result["steps"], result["plane"]) for result in results]
+        ),
         **group.errors,
     }
 
@@ -194,9 +199,9 @@ def _finding(rows: Sequence[Row]) -> str:
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     loss = {"title": "loss", "scale": "log"}
     lines = [
-        band(group.name, answers[0]["steps"], [answer["line"] for answer in answers])
+        band(group.name, results[0]["steps"], [result["line"] for result in results])
         for group in groups
-        for answers in [group.measured("surface")]
+        for results in [group.measured("surface")]
     ]
     figures = [
         lines_figure(
@@ -208,7 +213,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         )
     ]
     for group in groups:
-        first = group.measured("surface")[0]
+        first_seed = group.measured("surface")[0]
         figures.append(
             map_figure(
                 f"Loss around {group.name}",
@@ -217,22 +222,23 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
                 {"title": "first direction", "scale": "linear"},
                 {"title": "second direction", "scale": "linear"},
                 loss,
-                (first["steps"], first["steps"], first["plane"]),
+                (first_seed["steps"], first_seed["steps"], first_seed["plane"]),
             )
         )
     return figures
 
 
-def _at(answer: Mapping[str, Any], share: float) -> float | None:
-    """The loss at the middle of the line, or the mean of both sides at a share of the span."""
-    steps = np.array(answer["steps"])
+def _loss_at(result: Mapping[str, Any], share: float) -> float | None:
+    """Return the loss at the middle of the line, or the mean of both sides at a fraction of the
+    span."""
+    steps = np.array(result["steps"])
     nearest = {int(np.abs(steps - sign * share * steps[-1]).argmin()) for sign in (-1, 1)}
-    values = [answer["line"][index] for index in nearest]
+    values = [result["line"][index] for index in nearest]
     return None if any(v is None for v in values) else float(np.mean(values))
 
 
-def _highest(answer: Mapping[str, Any]) -> Number | None:
-    return max((v for row in answer["plane"] for v in row if v is not None), default=None)
+def _highest(result: Mapping[str, Any]) -> Number | None:
+    return max((v for row in result["plane"] for v in row if v is not None), default=None)
 
 
 def _spread(values: Sequence[Number | None]) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
-"""Three tables of networks side by side: quality, time to convergence, size against error.
+"""Three tables of networks side by side: quality, time to convergence, parameters against error.
 
-They are made from runs, and printed only if nothing in them contradicts anything else: see
-`plusx.study.consistency`.
+They are computed from runs, and written only if `plusx.study.consistency` finds no contradiction.
 """
 
 import contextlib
@@ -41,9 +40,9 @@ from plusx.study.trial import Trial
 from plusx.zoo import External, find
 
 
-TWIN = "plain "  # before the name of the network whose skips were taken away
+TWIN = "plain "  # prefix of a network without its skips
 TITLES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}
-FINE = 5_000  # images from which a share has two decimals
+FINE = 5_000  # number of images from which percentages have two decimals
 
 
 def _trials(recipe: Recipe, table: TablesOfRecipe, source: Dataset) -> list[Trial]:
@@ -56,20 +55,16 @@ def _trials(recipe: Recipe, table: TablesOfRecipe, source: Dataset) -> list[Tria
                 networks[f"{TWIN}{name}"] = with_merge(net, "none")
     return [
         Trial(
-            name=name,
-            recipe=with_net(recipe, net, source),
-            factors={"threshold": table.threshold},
+            name=name, recipe=with_net(recipe, net, source), factors={"threshold": table.threshold}
         )
         for name, net in networks.items()
     ]
 
 
 def _row(group: Group) -> dict[str, Any]:
-    """Epochs and times are over those seeds that reach the threshold.
-
-    The time of an epoch is all that these seeds took for all their epochs, over these epochs, so
-    that it makes the mean of their total times with the mean of their epochs.
-    """
+    """Epochs and times are over the seeds that reach the threshold. The time per epoch is the total
+    time of these seeds over their epochs, so that the mean time per epoch times the mean number of
+    epochs is the mean total time."""
     summary = summarise(group.name, group.runs, float(group.factors["threshold"]))
     reached = [
         (epochs, run.seconds_per_epoch)
@@ -95,19 +90,21 @@ def finding(rows: Sequence[Row]) -> str:
         for measured in (lambda row: row["error"]["mean"], lambda row: row["parameters"])
     )
     best = [row["name"] for row in rows if row["error"]["mean"] == lowest]
-    small = [row for row in rows if row["parameters"] == fewest]
+    smallest = [row for row in rows if row["parameters"] == fewest]
     have = "has" if len(best) == 1 else "have"
-    parts = [f"{listed(best)} {have} the lowest error, {percent({'mean': lowest})}"]
-    there = [row for row in rows if row["epochs"] and row["epochs"]["reached"] == len(row["seeds"])]
-    if there:
-        first = min(there, key=lambda row: row["total_time"]["mean"])
-        parts.append(f"{first['name']} is the first to reach the threshold")
+    clauses = [f"{listed(best)} {have} the lowest error, {percent({'mean': lowest})}"]
+    reached = [
+        row for row in rows if row["epochs"] and row["epochs"]["reached"] == len(row["seeds"])
+    ]
+    if reached:
+        fastest = min(reached, key=lambda row: row["total_time"]["mean"])
+        clauses.append(f"{fastest['name']} is the first to reach the threshold")
     elif not any(row["epochs"] for row in rows):
-        parts.append("none reaches the threshold")
-    errors = [f"{row['name']} ({percent(row['error'])})" for row in small]
-    are = "is the smallest" if len(small) == 1 else "are the smallest"
-    parts.append(f"{listed(errors)} {are}, with {fewest:,} parameters")
-    return "; ".join(parts) + "."
+        clauses.append("none reaches the threshold")
+    errors = [f"{row['name']} ({percent(row['error'])})" for row in smallest]
+    are = "is the smallest" if len(smallest) == 1 else "are the smallest"
+    clauses.append(f"{listed(errors)} {are}, with {fewest:,} parameters")
+    return "; ".join(clauses) + "."
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -141,12 +138,10 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
 def tables(
     table: TablesOfRecipe, groups: Sequence[Group], rows: Sequence[Row]
 ) -> list[dict[str, Any]]:
-    """The three tables, with their units and decimals.
-
-    RuntimeError: something in them cannot be true, named with its table, row and column.
-    """
-    some = groups[0].runs[0]
-    decimals = 2 if some.count >= FINE else 1
+    """Return the three tables, with units and decimals. Raises RuntimeError if values contradict
+    each other, with table, row and column."""
+    first_run = groups[0].runs[0]
+    decimals = 2 if first_run.count >= FINE else 1
     seeds = len(rows[0]["seeds"])
     epoch, total = (
         _unit([_mean(row, key) for row in rows]) for key in ("epoch_time", "total_time")
@@ -160,12 +155,15 @@ def tables(
         }
         for row in rows
     ]
-    threshold, images = _threshold(table), f"{some.count:,} validation images of {some.data}"
-    several = [
+    threshold, images = (
+        _threshold(table),
+        f"{first_run.count:,} validation images of {first_run.data}",
+    )
+    three_tables = [
         {
             "title": "Table 1: quality",
-            "note": f"Of the {images}. Precision, recall and F1 are {some.averaging} averages over "
-            "the classes.",
+            "note": f"On the {images}. Precision, recall and F1 are {first_run.averaging} averages "
+            "over the classes.",
             "columns": [
                 {"key": key, "title": title, "unit": "%", "kind": "share", "places": decimals}
                 for key, title in TITLES.items()
@@ -175,21 +173,21 @@ def tables(
         {
             "title": "Table 2: time to convergence",
             "note": f"Converged: the first epoch after which the accuracy on the {images} is at "
-            f"least {threshold}. Means are over the seeds that come there. Time is that of "
+            f"least {threshold}. Means are over the seeds that reach it. Time is that of "
             "training alone; an epoch's is the total of all seeds over their epochs.",
             "columns": [
                 {"key": "epochs", "title": "Epochs", "unit": f"to {threshold}", "kind": "number",
                  "places": int(seeds > 1), "absent": "not reached"},
                 {"key": "epoch_time", "title": "Time", "unit": f"{epoch} an epoch",
-                 "kind": "number", "places": _places(scaled, "epoch_time")},
+                 "kind": "number", "places": _decimals(scaled, "epoch_time")},
                 {"key": "total_time", "title": "Total time", "unit": total, "kind": "number",
-                 "places": _places(scaled, "total_time")},
+                 "places": _decimals(scaled, "total_time")},
             ],
             "rows": scaled,
         },
         {
             "title": "Table 3: parameters against error",
-            "note": f"Error: the share of wrong answers on the {images}.",
+            "note": f"Error: the fraction of wrong predictions on the {images}.",
             "columns": [
                 {**PARAMETERS, "places": 0},
                 {**ERROR, "places": decimals},
@@ -197,59 +195,60 @@ def tables(
             "rows": rows,
         },
     ]  # fmt: skip
-    complaints = check(as_printed(several, groups))
+    complaints = check(as_printed(three_tables, groups))
     if complaints:
         raise RuntimeError(
-            f"the tables are not printed: {len(complaints)} of their values contradict each other: "
+            f"the tables are not written: {len(complaints)} values contradict each other: "
             + "; ".join(map(str, complaints))
         )
-    return several
+    return three_tables
 
 
-def files(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> dict[str, str]:
-    """The tables as Markdown, each as CSV, and all of them as `plusx check-tables` reads them."""
+def files(tables: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> dict[str, str]:
+    """Return the tables as Markdown, each as CSV, and all of them in the format of `plusx
+    check-tables`."""
     return {
-        "tables.md": "\n".join(markdown(table) for table in several),
-        **{f"table{number}.csv": as_csv(table) for number, table in enumerate(several, 1)},
-        "tables.toml": to_toml(as_printed(several, groups)),
+        "tables.md": "\n".join(markdown(table) for table in tables),
+        **{f"table{number}.csv": as_csv(table) for number, table in enumerate(tables, 1)},
+        "tables.toml": to_toml(as_printed(tables, groups)),
     }
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """A table as Markdown, with its title and note."""
-    heads = ["Network", *(", ".join(filter(None, values.heading(c))) for c in table["columns"])]
+    """Return a table as Markdown, with title and note."""
+    headings = ["Network", *(", ".join(filter(None, values.heading(c))) for c in table["columns"])]
     texts = [[row["name"] for row in table["rows"]]]
     texts += [
         list(map(str, values.format_column(column, table["rows"]))) for column in table["columns"]
     ]
     rows = zip(*texts, strict=True)
-    lines = [heads, ["---", *["---:"] * len(table["columns"])], *rows]
-    drawn_rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([f"## {table['title']}", "", *drawn_rows, "", table["note"], ""])
+    lines = [headings, ["---", *["---:"] * len(table["columns"])], *rows]
+    table_lines = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([f"## {table['title']}", "", *table_lines, "", table["note"], ""])
 
 
 def as_csv(table: Mapping[str, Any]) -> str:
-    """A table as CSV: means and standard deviations in full, shares as fractions."""
-    heads = ["network"]
+    """Return a table as CSV: means and standard deviations unrounded, percentages as fractions."""
+    headings = ["network"]
     for shown in table["columns"]:
         unit = "" if shown["kind"] == "share" else _plain_unit(shown)
-        head = f"{shown['key']}_{unit}" if unit else shown["key"]
-        heads += [head, f"{shown['key']}_std"]
+        heading = f"{shown['key']}_{unit}" if unit else shown["key"]
+        headings += [heading, f"{shown['key']}_std"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(heads)
+    writer.writerow(headings)
     for row in table["rows"]:
         cells = [row["name"]]
         for shown in table["columns"]:
             value = row[shown["key"]]
-            spread_known = isinstance(value, Mapping)
-            cells += [value["mean"], value["std"]] if spread_known else [value, None]
+            has_spread = isinstance(value, Mapping)
+            cells += [value["mean"], value["std"]] if has_spread else [value, None]
         writer.writerow(cells)
     return buffer.getvalue()
 
 
-def as_printed(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> Tables:
-    """The printed tables, with facts about their networks and images."""
+def as_printed(tables: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> Tables:
+    """Return the printed tables, with facts about their networks and images."""
     data = store.read_json(groups[0].results[0].folder / "data.json")
     height, width = data["preprocessing"]["size"]
     return Tables(
@@ -259,7 +258,7 @@ def as_printed(several: Sequence[Mapping[str, Any]], groups: Sequence[Group]) ->
                 {column["key"]: _plain_unit(column) for column in table["columns"]},
                 _texts(table),
             )
-            for table in several
+            for table in tables
         ),
         networks={
             group.name: network
@@ -285,13 +284,13 @@ def _texts(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _plain_unit(column: Mapping[str, Any]) -> str:
-    """The unit as the checker knows it: "s an epoch" is s."""
+    """Return the unit without what it relates to: "s an epoch" is s."""
     first = str(column["unit"]).partition(" ")[0]
     return first if first in QUANTITIES[column["key"]] else ""
 
 
 def _checked_name(name: str) -> str | None:
-    """The network of a row as the checker names it; None where there is no arithmetic for it."""
+    """Return the network of a row as the checker names it; None if it has no spec."""
     base = name.removeprefix(TWIN)
     if isinstance(find(base), External):
         return None
@@ -299,7 +298,7 @@ def _checked_name(name: str) -> str | None:
 
 
 def _balanced(groups: Sequence[Group]) -> bool:
-    """Whether the validation images are as many in every class."""
+    """Whether all classes have the same number of validation images."""
     for result in (result for group in groups for result in group.results):
         metrics = store.read_json(result.folder / "result.json")["validation"]
         if len({row["count"] for row in metrics["per_class"]}) > 1:
@@ -312,7 +311,7 @@ def _mean(row: Mapping[str, Any], key: str) -> float | None:
 
 
 def _unit(values: Sequence[float | None]) -> str:
-    """The largest unit of which the longest time has at least five."""
+    """Return the largest unit in which the longest time is at least five."""
     longest = max((value for value in values if value is not None), default=0.0)
     return next(unit for unit in ("h", "min", "s") if longest >= 5 * TIMES[unit] or unit == "s")
 
@@ -326,8 +325,8 @@ def _scaled(value: Mapping[str, Any] | None, unit: str) -> dict[str, Any] | None
     return {"mean": value["mean"] / factor, "std": std, "seeds": seeds}
 
 
-def _places(rows: Sequence[Row], key: str) -> int:
-    """Decimals that give the shortest time two figures: one to four."""
+def _decimals(rows: Sequence[Row], key: str) -> int:
+    """Return the decimals that give the shortest time two significant digits: one to four."""
     times = [mean for row in rows if (mean := _mean(row, key))]
     return min(4, max(1, 1 - math.floor(math.log10(min(times))))) if times else 1
 

@@ -1,16 +1,16 @@
 """Studies that train networks and compare their errors.
 
-degradation: He et al. 2015, sections 1 and 4.2: plain networks have a higher training error when
-    they are deeper, which is not overfitting, and with batch norm not for want of gradients either.
-skips: what the merge does, at equal cost.
+degradation: He et al. 2015, sections 1 and 4.2: deeper plain networks have a higher training error,
+    which is not overfitting and, with batch norm, not caused by vanishing gradients.
+skips: merges compared at equal cost.
 convergence: epochs, and seconds of training, until an accuracy is reached.
 generalisation: the gap between training and validation, over depth, remedies and amounts of data.
-transfer: few images of some classes: from scratch, and from what was learned on other classes.
-ablation: the shortcuts and the orders of He et al. 2016 (tables 1 and 2). What is compared with the
-    paper is the order of the variants: their errors depend on the budget, their order should not.
-    Kendall's tau-b says how far two orders agree (1: fully, 0: not at all, -1: reversed). Where
-    several failed in the paper they are tied, and an order without such ties reaches a little less
-    than 1. The interval comes from drawing the mean of every variant again.
+transfer: few images of some classes, trained from scratch and from weights of other classes.
+ablation: the shortcuts and layer orders of He et al. 2016 (tables 1 and 2). The order of the
+    variants is compared with the paper's, because errors depend on the budget. Kendall's tau-b
+    measures the agreement (1: same order, 0: unrelated, -1: reversed). Variants that failed in the
+    paper are tied, and an order without these ties reaches a little less than 1. The interval comes
+    from resampling the mean of every variant.
 """
 
 import itertools
@@ -28,14 +28,7 @@ from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
 from plusx.recipe import KnownData, NetByName, OwnData, Recipe
-from plusx.recipe.studies import (
-    Ablation,
-    Convergence,
-    Degradation,
-    Generalisation,
-    Skips,
-    Transfer,
-)
+from plusx.recipe.studies import Ablation, Convergence, Degradation, Generalisation, Skips, Transfer
 from plusx.report.figures import dots_figure, line, lines_figure
 from plusx.statistics import Difference, difference, differences, spread
 from plusx.study.experiment import (
@@ -46,9 +39,9 @@ from plusx.study.experiment import (
     Experiment,
     Group,
     Row,
+    adapted_to,
     column,
     compared,
-    fitted,
     listed,
     network_trials,
     spec,
@@ -65,22 +58,15 @@ from plusx.study.gradients import (
 from plusx.study.results import epochs_to
 from plusx.study.trial import Measurement, Trial
 from plusx.zoo import cifar
-from plusx.zoo.blocks import (
-    BASIC_A,
-    BOTTLENECK_A,
-    FIRST_PREACT_A,
-    ORDERS,
-    PREACT_A,
-    SHORTCUTS,
-)
+from plusx.zoo.blocks import BASIC_A, BOTTLENECK_A, FIRST_PREACT_A, ORDERS, PREACT_A, SHORTCUTS
 
 
-MARGIN = 0.01  # a deeper network is not worse where its error is surely less than this above
-UNTRAINED = 0.95  # of the error of chance: a network with more has learned nothing
+MARGIN = 0.01  # a deeper network is "not worse" if its error is higher by less than this
+UNTRAINED = 0.95  # fraction of the error of chance above which a network has learned nothing
 DROPOUT = 0.3  # before the last convolution of a block (Zagoruyko and Komodakis 2016)
 DROP_PATH = 0.5  # the last block's rate (Huang et al. 2016)
-DRAWS = 1000  # of the means, for the interval of Kendall's tau
-_BEFORE = "before"  # the training on other classes, in the study of transfer
+DRAWS = 1000  # samples of the means, for the interval of Kendall's tau
+_BEFORE = "before"  # pretraining on other classes, in the transfer study
 _WORDS = {"scratch": "from scratch", "all": "all of it fine-tuned", "head": "its head alone"}
 _DEPTH = column("depth", "Depth", kind="count")
 
@@ -114,25 +100,25 @@ def _degradation_row(group: Group) -> dict[str, Any]:
 
 
 def _degradation_finding(rows: Sequence[Row]) -> str:
-    """For each kind of network: is the deepest worse than the shallowest in training error?"""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    """Compare the training error of the deepest and the shallowest network of each kind."""
+    by_kind: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["norm"], row["kind"]), []).append(row)
+        by_kind.setdefault((row["norm"], row["kind"]), []).append(row)
     pairs = [
         (max(group, key=lambda row: row["depth"]), min(group, key=lambda row: row["depth"]))
-        for group in groups.values()
+        for group in by_kind.values()
     ]
     pairs = [(deep, shallow) for deep, shallow in pairs if deep is not shallow]
     if not pairs:
         return "One depth: there is nothing to compare."
     errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
-    parts = []
+    sentences = []
     for (deep, shallow), gap in zip(pairs, differences(errors), strict=True):
         text = compared(deep, shallow, "train_error", gap)
         lowest = min(row["train_error"]["mean"] for row in (deep, shallow))
         chance = deep.get("chance", 1.0)
         if lowest > UNTRAINED * chance:
-            parts.append(
+            sentences.append(
                 f"{deep['name']} and {shallow['name']} learned nothing "
                 f"({deep['train_error']['mean']:.1%} and {shallow['train_error']['mean']:.1%}, "
                 f"chance {chance:.1%})"
@@ -143,18 +129,14 @@ def _degradation_finding(rows: Sequence[Row]) -> str:
         if gap is not None and gap.low > 0 and verdict(deep["ratio_end"]) == "steady":
             always = verdict(deep["ratio_start"]) == "steady"
             text += f" while its gradients {'are steady' if always else 'have settled'}"
-        parts.append(text)
-    return f"Training error: {'; '.join(parts)}."
+        sentences.append(text)
+    return f"Training error: {'; '.join(sentences)}."
 
 
 def _degradation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    bare = [group.name for group in groups if group.factors["norm"] == "none"]
-    answers = {group.name: aligned(group.measured("gradients")) for group in groups}
-    return [
-        *error_figures(groups, bare),
-        depth_figure(answers),
-        training_figure(answers),
-    ]
+    without_norms = [group.name for group in groups if group.factors["norm"] == "none"]
+    results = {group.name: aligned(group.measured("gradients")) for group in groups}
+    return [*error_figures(groups, without_norms), depth_figure(results), training_figure(results)]
 
 
 DEGRADATION = Experiment[Degradation](
@@ -185,8 +167,8 @@ def _skips_trials(recipe: Recipe, table: Skips, source: Dataset) -> list[Trial]:
     blocks = _blocks_of(table.depth)
     # bottlenecks of about this depth: 9 n + 2 layers
     bases = {
-        "basic": fitted(cifar.net(BASIC_A, blocks), source),
-        "bottleneck": fitted(
+        "basic": adapted_to(cifar.net(BASIC_A, blocks), source),
+        "bottleneck": adapted_to(
             cifar.net(BOTTLENECK_A, max(1, round((table.depth - 2) / 9)), cifar.BOTTLENECK_WIDTHS),
             source,
         ),
@@ -204,9 +186,9 @@ def _skips_trials(recipe: Recipe, table: Skips, source: Dataset) -> list[Trial]:
 
 
 def _blocks_of(depth: int) -> int:
-    """The basic blocks in each of three stages of a network of this depth."""
+    """Return the basic blocks per stage of a network of three stages of this depth."""
     if depth < 8:
-        raise UserError(f"[study] depth = {depth}: at least 8, one basic block a stage")
+        raise UserError(f"[study] depth = {depth}: at least 8, for one basic block per stage")
     return (depth - 2) // 6
 
 
@@ -217,18 +199,22 @@ def _skips_row(group: Group) -> dict[str, Any]:
 
 
 def _skips_finding(rows: Sequence[Row]) -> str:
-    """Each merge against `+` of the same block, and bottleneck against basic, in training error."""
-    added = {row["block"]: row for row in rows if row["merge"] == "add"}
-    others = [row for row in rows if row["merge"] != "add" and row["block"] in added]
-    pairs = [(row, added[row["block"]]) for row in others]
-    if {"basic", "bottleneck"} <= set(added):
-        pairs.append((added["bottleneck"], added["basic"]))
+    """Compare the training error of each merge with that of `+`, and bottleneck with basic."""
+    additive = {row["block"]: row for row in rows if row["merge"] == "add"}
+    others = [row for row in rows if row["merge"] != "add" and row["block"] in additive]
+    pairs = [(row, additive[row["block"]]) for row in others]
+    if {"basic", "bottleneck"} <= set(additive):
+        pairs.append((additive["bottleneck"], additive["basic"]))
     errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
-    parts = [
+    sentences = [
         compared(*pair, "train_error", gap)
         for pair, gap in zip(pairs, differences(errors), strict=True)
     ]
-    return f"Training error at equal multiply-adds: {'; '.join(parts)}." if parts else "One row."
+    return (
+        f"Training error at equal multiply-adds: {'; '.join(sentences)}."
+        if sentences
+        else "One row."
+    )
 
 
 SKIPS = Experiment[Skips](
@@ -275,28 +261,25 @@ def _convergence_row(group: Group) -> dict[str, Any]:
 
 
 def _convergence_finding(rows: Sequence[Row]) -> str:
-    """Which is the first in epochs and in seconds, which are not known to differ from it, and which
-    did not come there."""
-    whole = [row for row in rows if row["reached"] == len(row["seeds"])]
-    short = [row["name"] for row in rows if row not in whole]
-    parts = [_first(whole, "epochs"), _first(whole, "seconds")] if whole else []
-    if short:
-        parts.append(f"{listed(short)} did not reach the accuracy with every seed")
-    return f"{'; '.join(parts)}."
+    """Name the fastest networks in epochs and seconds, and those that are too inaccurate."""
+    complete = [row for row in rows if row["reached"] == len(row["seeds"])]
+    incomplete = [row["name"] for row in rows if row not in complete]
+    sentences = [_fastest(complete, "epochs"), _fastest(complete, "seconds")] if complete else []
+    if incomplete:
+        sentences.append(f"{listed(incomplete)} did not reach the accuracy with every seed")
+    return f"{'; '.join(sentences)}."
 
 
-def _first(rows: Sequence[Row], what: str) -> str:
-    best = min(rows, key=lambda row: row[what]["mean"])
+def _fastest(rows: Sequence[Row], key: str) -> str:
+    best = min(rows, key=lambda row: row[key]["mean"])
     others = [row for row in rows if row is not best]
-    pairs = [(row[what]["seeds"], best[what]["seeds"]) for row in others]
+    pairs = [(row[key]["seeds"], best[key]["seeds"]) for row in others]
     gaps = differences(pairs, bounds=(-math.inf, math.inf))
-    alike = [
-        row["name"]
-        for row, later in zip(others, gaps, strict=True)
-        if later is None or later.low <= 0
+    similar = [
+        row["name"] for row, gap in zip(others, gaps, strict=True) if gap is None or gap.low <= 0
     ]
-    first = f"{best['name']} needs the fewest {what} on average ({best[what]['mean']:.1f})"
-    return f"{first}, not known to differ from {listed(alike)}" if alike else first
+    first = f"{best['name']} needs the fewest {key} on average ({best[key]['mean']:.1f})"
+    return f"{first}, not known to differ from {listed(similar)}" if similar else first
 
 
 def _convergence_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -336,11 +319,11 @@ CONVERGENCE = Experiment[Convergence](
 
 
 def _generalisation_trials(recipe: Recipe, table: Generalisation, source: Dataset) -> list[Trial]:
-    given = {
+    remedy_keys = {
         "augmentation": ("data.augment", recipe.data.augment),
         "weight-decay": ("optim.weight_decay", recipe.optim.weight_decay),
     }
-    for remedy, (key, value) in given.items():
+    for remedy, (key, value) in remedy_keys.items():
         if remedy in table.remedies and not value:
             raise UserError(f"[study] remedies: {remedy} is {key}, which is empty: nothing to try")
     for share in table.shares:
@@ -362,7 +345,7 @@ def _generalisation_trials(recipe: Recipe, table: Generalisation, source: Datase
 
 
 def _with_remedy(recipe: Recipe, depth: int, remedy: str, share: float, source: Dataset) -> Recipe:
-    """The recipe with this remedy and no other."""
+    """Return the recipe with this remedy and no other."""
     net = spec(f"resnet{depth}")
     if remedy == "dropout":
         net = with_dropout(net, DROPOUT)
@@ -383,33 +366,32 @@ def _generalisation_row(group: Group) -> dict[str, Any]:
 
 
 def _generalisation_finding(rows: Sequence[Row]) -> str:
-    """For each share of the data: what lowers the validation error, at any depth; and how depth
-    changes the gap. A remedy helps where its interval lies below 0."""
+    """Name, for each fraction of the data, the remedies that lower the validation error, and how
+    depth changes the gap. A remedy helps if its interval is below 0."""
     pairs = [
         (row, bare)
         for row in rows
-        if (bare := _bare(rows, row["depth"], row["share"])) is not None and row is not bare
+        if (bare := _without_remedy(rows, row["depth"], row["share"])) is not None
+        and row is not bare
     ]
-    helps: dict[float, list[str]] = {row["share"]: [] for row in rows}
+    helpful: dict[float, list[str]] = {row["share"]: [] for row in rows}
     errors = [tuple(row["error"]["seeds"] for row in pair) for pair in pairs]
     for (row, _), gap in zip(pairs, differences(errors), strict=True):
         if gap is not None and gap.high < 0:
-            helps[row["share"]].append(f"{row['remedy']} ({row['depth']} layers, {gap})")
+            helpful[row["share"]].append(f"{row['remedy']} ({row['depth']} layers, {gap})")
     parts = []
-    for share, found_helps in helps.items():
+    for share, remedies in helpful.items():
         effect = (
-            f"less error by {', '.join(found_helps)}"
-            if found_helps
-            else "no remedy is shown to help"
+            f"less error by {', '.join(remedies)}" if remedies else "no remedy is shown to help"
         )
-        parts.append(f"with {100 * share:g} % of the images {effect}{_deeper(rows, share)}")
+        parts.append(f"with {100 * share:g} % of the images {effect}{_depth_effect(rows, share)}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _deeper(rows: Sequence[Row], share: float) -> str:
+def _depth_effect(rows: Sequence[Row], share: float) -> str:
     depths = sorted({row["depth"] for row in rows})
-    shallow, deep = (_bare(rows, depth, share) for depth in (depths[0], depths[-1]))
+    shallow, deep = (_without_remedy(rows, depth, share) for depth in (depths[0], depths[-1]))
     if shallow is None or deep is None or shallow is deep:
         return ""
     gap = difference(deep["gap"]["seeds"], shallow["gap"]["seeds"], bounds=(-2.0, 2.0))
@@ -418,8 +400,7 @@ def _deeper(rows: Sequence[Row], share: float) -> str:
     return f"; from {depths[0]} to {depths[-1]} layers the gap changes by {gap}"
 
 
-def _bare(rows: Sequence[Row], depth: int, share: float) -> Row | None:
-    """The row without any remedy."""
+def _without_remedy(rows: Sequence[Row], depth: int, share: float) -> Row | None:
     key = ("none", depth, share)
     return next((r for r in rows if (r["remedy"], r["depth"], r["share"]) == key), None)
 
@@ -498,11 +479,11 @@ def _transfer_trials(recipe: Recipe, table: Transfer, source: Dataset) -> list[T
     if isinstance(recipe.net, Net) or recipe.net.weights:
         raise UserError("[net]: the study names its networks and trains their weights itself")
     if not isinstance(data, KnownData | OwnData) or data.classes is None:
-        raise UserError("[data] classes: which ones are to be learned from few images?")
+        raise UserError("[data] classes: list the classes that are trained with few images")
     shared = [name for name in table.classes if name in data.classes]
     if shared:
         raise UserError(f"[study] classes: {shared[0]!r} is among those of [data] too")
-    before = replace(
+    pretraining = replace(
         recipe,
         data=replace(data, classes=table.classes, train=None, per_class=None),
         epochs=table.epochs,
@@ -510,31 +491,31 @@ def _transfer_trials(recipe: Recipe, table: Transfer, source: Dataset) -> list[T
     )
     trials = []
     for network in table.networks:
-        first = Trial(
+        pretrained = Trial(
             name=f"{network} {_BEFORE}",
-            recipe=with_net(before, network, source),
+            recipe=with_net(pretraining, network, source),
             factors={"network": network, "way": _BEFORE},
             split=table.split,
         )
-        trials.append(first)
+        trials.append(pretrained)
         for way in table.ways:
-            chosen = with_net(recipe, network, source)
-            assert isinstance(chosen.net, NetByName)
-            trained = "all" if way == "scratch" else way
+            with_network = with_net(recipe, network, source)
+            assert isinstance(with_network.net, NetByName)
+            trained_part = "all" if way == "scratch" else way
             trials.append(
                 Trial(
-                    name=f"{network} {in_words(way)}",
-                    recipe=replace(chosen, net=replace(chosen.net, train=trained)),
+                    name=f"{network} {way_title(way)}",
+                    recipe=replace(with_network, net=replace(with_network.net, train=trained_part)),
                     factors={"network": network, "way": way},
-                    begins="" if way == "scratch" else first.name,
+                    initial_weights="" if way == "scratch" else pretrained.name,
                     split=table.split,
                 )
             )
     return trials
 
 
-def in_words(way: str | int) -> str:
-    """Which parts of a pretrained network are trained."""
+def way_title(way: str | int) -> str:
+    """Return which part of a pretrained network is trained, in words."""
     if isinstance(way, int):
         return f"its last {'stage' if way == 1 else f'{way} stages'} fine-tuned"
     return _WORDS[way]
@@ -542,11 +523,7 @@ def in_words(way: str | int) -> str:
 
 def _transfer_row(group: Group) -> dict[str, Any]:
     data = store.read_json(group.results[0].folder / "data.json")
-    return {
-        "images": data["train"]["count"],
-        "classes": len(data["classes"]),
-        **group.errors,
-    }
+    return {"images": data["train"]["count"], "classes": len(data["classes"]), **group.errors}
 
 
 def _with_gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -558,7 +535,7 @@ def _with_gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _gains(rows: Sequence[Row]) -> dict[str, Difference]:
-    """How much less error than from scratch, by name, where it can be compared."""
+    """Return the error reduction over training from scratch, by name, where it is known."""
     scratch = {row["network"]: row for row in rows if row["way"] == "scratch"}
     others = [
         row for row in rows if row["way"] not in (_BEFORE, "scratch") and row["network"] in scratch
@@ -569,8 +546,7 @@ def _gains(rows: Sequence[Row]) -> dict[str, Difference]:
 
 
 def _transfer_finding(rows: Sequence[Row]) -> str:
-    """Of each network the ways that are better or worse than from scratch: those whose interval
-    excludes 0."""
+    """Name for each network the ways that are better or worse than training from scratch."""
     gains = _gains(rows)
     sentences = []
     for network in dict.fromkeys(row["network"] for row in rows):
@@ -578,18 +554,18 @@ def _transfer_finding(rows: Sequence[Row]) -> str:
         for row in rows:
             if row["network"] == network and row["name"] in gains:
                 gain = gains[row["name"]]
-                how = (
+                relation = (
                     "better"
                     if gain.low > 0
                     else "worse"
                     if gain.high < 0
                     else "not known to differ"
                 )
-                ways[how].append(f"{in_words(row['way'])} ({gain})")
-        parts = [f"{listed(several)} {how}" for how, several in ways.items() if several]
+                ways[relation].append(f"{way_title(row['way'])} ({gain})")
+        relations = [f"{listed(names)} {relation}" for relation, names in ways.items() if names]
         sentences.append(
             f"{network} that was trained on other classes, against from scratch: "
-            f"{'; '.join(parts) or 'chance unknown'}"
+            f"{'; '.join(relations) or 'chance unknown'}"
         )
     return f"{'. '.join(sentences)}."
 
@@ -632,7 +608,7 @@ TRANSFER = Experiment[Transfer](
 
 
 class Variant(NamedTuple):
-    """A row of the paper: its block, where its gates begin, and the paper's test error."""
+    """A row of the paper: its block, the initial bias of its gates, and the paper's test error."""
 
     table: int
     block: Block
@@ -654,13 +630,7 @@ VARIANTS: dict[str, Variant] = {
     "norm-after": Variant(2, ORDERS["norm_after"], 0.0817),
     "act-before": Variant(2, ORDERS["act_before"], 0.0784),
     "act-only": Variant(2, ORDERS["act_only"], 0.0671, tail="act pool"),
-    "preact": Variant(
-        2,
-        PREACT_A,
-        0.0637,
-        first=FIRST_PREACT_A,
-        tail="norm act pool",
-    ),
+    "preact": Variant(2, PREACT_A, 0.0637, first=FIRST_PREACT_A, tail="norm act pool"),
 }
 
 
@@ -675,14 +645,14 @@ def _ablation_trials(recipe: Recipe, table: Ablation, source: Dataset) -> list[T
     trials = []
     for name in table.variants or VARIANTS:
         variant = VARIANTS[name]
-        chosen = cifar.net(variant.block, blocks, first=variant.first, tail=variant.tail)
+        net = cifar.net(variant.block, blocks, first=variant.first, tail=variant.tail)
         init = recipe.init
         if variant.gate_bias is not None:
             init = replace(init, gate_bias=variant.gate_bias)
         trials.append(
             Trial(
                 name=name,
-                recipe=replace(with_net(recipe, chosen, source), init=init),
+                recipe=replace(with_net(recipe, net, source), init=init),
                 factors={"table": variant.table},
             )
         )
@@ -700,66 +670,65 @@ def _ablation_row(group: Group) -> dict[str, Any]:
 
 
 def _ablation_finding(rows: Sequence[Row]) -> str:
-    """Kendall's tau of each table against the paper."""
-    parts = []
-    for table, named in ((1, "shortcuts (table 1)"), (2, "orders (table 2)"), (0, "all")):
-        chosen = [row for row in rows if table in (0, row["table"])]
+    """Return Kendall's tau between our order and the paper's, for each table."""
+    taus = []
+    for table, title in ((1, "shortcuts (table 1)"), (2, "orders (table 2)"), (0, "all")):
+        selected = [row for row in rows if table in (0, row["table"])]
         if table == 2:
-            chosen = [*(row for row in rows if row["name"] == "original"), *chosen]
-        if len(chosen) < 3:
+            selected = [*(row for row in rows if row["name"] == "original"), *selected]
+        if len(selected) < 3:
             continue
-        papers = [row["paper"] for row in chosen]
-        tau, interval = agreement([row["error"]["seeds"] for row in chosen], papers)
-        sure = (
+        papers = [row["paper"] for row in selected]
+        tau, interval = agreement([row["error"]["seeds"] for row in selected], papers)
+        interval_text = (
             "no interval"
             if interval is None
             else f"95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
         )
-        most = largest_tau(papers)
-        ties = f", at most {most:.2f} for the paper's ties" if most < 1 else ""
-        parts.append(f"{named} {tau:.2f} ({sure}{ties})")
-    if not parts:
+        max_tau = max_tau_with_ties(papers)
+        ties = f", at most {max_tau:.2f} for the paper's ties" if max_tau < 1 else ""
+        taus.append(f"{title} {tau:.2f} ({interval_text}{ties})")
+    if not taus:
         return "Fewer than three variants: there is no order to compare with the paper's."
-    return f"Kendall's tau of the order against the paper's: {'; '.join(parts)}."
+    return f"Kendall's tau of the order against the paper's: {'; '.join(taus)}."
 
 
-def largest_tau(paper: Sequence[float]) -> float:
-    """The tau-b of an order that agrees wholly but has no ties, where the paper's has some."""
-    pairs = [a != b for a, b in itertools.combinations(paper, 2)]
-    return float((sum(pairs) / len(pairs)) ** 0.5)
+def max_tau_with_ties(paper: Sequence[float]) -> float:
+    """Return the highest possible tau-b between these errors and an order without ties."""
+    differ = [a != b for a, b in itertools.combinations(paper, 2)]
+    return float((sum(differ) / len(differ)) ** 0.5)
 
 
 def agreement(
     errors: Sequence[Sequence[float]], paper: Sequence[float]
 ) -> tuple[float, tuple[float, float] | None]:
-    """Kendall's tau-b between the mean errors, a list of seeds each, and the paper's errors.
+    """Return Kendall's tau-b between the mean errors and the paper's, with its 95 % interval.
 
-    The interval of 95 % has the percentiles over draws of every mean, by Student's t over its
-    seeds; None where some variant has one seed, or where no draw differs. Three seeds drawn with
-    replacement would vary far less than their mean does. NaN where all means or all of the paper's
-    errors are equal.
+    `errors` has one list of seeds per variant. The interval is that of the percentiles over samples
+    of every mean from Student's t; bootstrapping three seeds would vary far less than their mean
+    does. It is None if a variant has one seed, or all samples agree. The tau is NaN if all means or
+    all errors of the paper are equal.
     """
     from scipy.stats import kendalltau
 
     def tau(means: Sequence[float]) -> float:
         return float(kendalltau(means, paper).statistic)
 
-    middle = tau([float(np.mean(values)) for values in errors])
+    point_tau = tau([float(np.mean(values)) for values in errors])
     if min(map(len, errors)) < 2:
-        return middle, None
-    generator = np.random.default_rng(0)
-    means_drawn = np.stack(
+        return point_tau, None
+    rng = np.random.default_rng(0)
+    sampled_means = np.stack(
         [
             np.mean(values)
-            + generator.standard_t(len(values) - 1, DRAWS)
-            * (np.std(values, ddof=1) / len(values) ** 0.5)
+            + rng.standard_t(len(values) - 1, DRAWS) * (np.std(values, ddof=1) / len(values) ** 0.5)
             for values in errors
         ],
         axis=1,
     )
-    taus = [tau(means.tolist()) for means in means_drawn]
+    taus = [tau(means.tolist()) for means in sampled_means]
     low, high = map(float, np.nanpercentile(taus, (2.5, 97.5)))
-    return middle, (low, high) if low < high else None
+    return point_tau, (low, high) if low < high else None
 
 
 def _ablation_figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:

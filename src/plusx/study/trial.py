@@ -19,8 +19,8 @@ Split = Literal["validation", "test"]
 class Measurement:
     """A function of `catalogue.MEASURES` with its settings.
 
-    Its result is stored in the run's folder as JSON, named by its text, such as surface(25,1.0), so
-    that results of other settings are not mistaken for it.
+    Its result is a JSON file in the run's folder, named by its text, for example
+    surface(25,1.0).json, so that results with other settings are not mistaken for it.
     """
 
     name: str
@@ -32,15 +32,16 @@ class Measurement:
     @classmethod
     def parse(cls, text: str) -> "Measurement":
         name, _, rest = text.partition("(")
-        return cls(name, tuple(_factor(part) for part in rest.removesuffix(")").split(",") if part))
+        return cls(
+            name,
+            tuple(_factor(setting) for setting in rest.removesuffix(")").split(",") if setting),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A network trained by a recipe with a seed, and then measured, or only measured.
-
-    Trials of one name differ in their seed alone and make one row.
-    """
+    """A network that is trained with one recipe and seed and then measured, or only measured.
+    Trials of one name differ only in their seed and make one row."""
 
     name: str
     recipe: Recipe
@@ -48,26 +49,25 @@ class Trial:
     factors: Mapping[str, Factor] = field(default_factory=dict)  # what the study varies
     train: bool = True
     measurements: tuple[Measurement, ...] = ()
-    begins: str = (
-        ""  # the name of the trial, of the same seed, whose trained weights it begins with
-    )
-    split: Split = "validation"  # evaluated on at the end
+    # name of the trial, with the same seed, whose trained weights are the initial weights
+    initial_weights: str = ""
+    split: Split = "validation"  # of the final evaluation
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
 
     @property
     def folder(self) -> str:
-        """The name of its folder."""
+        """The name of the trial's folder."""
         return _folder(self.name, self.seed)
 
     @property
     def previous(self) -> str:
-        """The name of the folder of the trial that it begins with; empty if there is none."""
-        return _folder(self.begins, self.seed) if self.begins else ""
+        """The folder name of the trial that trains the initial weights; empty if there is none."""
+        return _folder(self.initial_weights, self.seed) if self.initial_weights else ""
 
     def finished(self, folder: Path) -> bool:
-        """Whether its folder is complete, or it diverged, which is a result too."""
+        """Whether the folder is complete. A diverged trial is finished too."""
         files = ["result.json"] if self.train else []
         files += [f"{self.split}.json"] if self.split != "validation" else []
         files += [f"{measurement}.json" for measurement in self.measurements]

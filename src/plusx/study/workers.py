@@ -1,8 +1,8 @@
-"""Trials in worker processes, several at a time, each with its share of the cores.
+"""Worker processes that run trials in parallel, each on its part of the cores.
 
-A worker runs one trial after another, so that torch is loaded once a worker and not once a trial.
-A trial writes into its folder; only the job and its outcome go over the pipe, as JSON. A worker
-that dies loses its current trial alone, and a new worker replaces it.
+A worker runs one trial after another, so that torch is imported once per worker. A trial writes
+into its folder; only the job and its outcome are sent over the pipe, as JSON. If a worker dies,
+only its current trial fails, and a new worker replaces it.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from plusx.study.trial import Measurement, Trial
 if TYPE_CHECKING:
     from plusx.recipe import Recipe
 
-GRACE = 10.0  # seconds to save before a worker is killed
+GRACE = 10.0  # seconds that a worker has to save before it is killed
 
 
 class Outcome(NamedTuple):
-    """How a trial ended: `error` is empty if it finished."""
+    """The end of a trial: `error` is empty if it finished."""
 
     error: str = ""
     user_error: bool = False
@@ -41,10 +41,8 @@ class _Worker(NamedTuple):
 
 
 class WorkerPool:
-    """Worker processes that run one trial at a time each, in folders under `runs`.
-
-    Leaving the block stops them: each saves its trial and ends.
-    """
+    """Worker processes that each run one trial at a time, in folders under `runs`. On exit from the
+    context each worker saves its trial and ends."""
 
     def __init__(self, size: int, runs: Path) -> None:
         self._size, self._runs = size, runs
@@ -63,7 +61,7 @@ class WorkerPool:
 
     def start(self, trial: Trial) -> None:
         assert self.free > 0
-        worker = self._idle.pop() if self._idle else self._spawn()  # for one that died
+        worker = self._idle.pop() if self._idle else self._spawn()  # replaces one that died
         self._busy[worker] = trial
         job = {
             "name": str(trial),
@@ -77,9 +75,9 @@ class WorkerPool:
             worker.pipe.send_bytes(json.dumps(job).encode())
 
     def ended(self, timeout: float) -> list[tuple[Trial, Outcome]]:
-        """The trials that ended, waiting at most `timeout` seconds for one."""
+        """Return the trials that ended, after waiting at most `timeout` seconds for one."""
         by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._busy}
-        ended_trials = []
+        outcomes = []
         for pipe in wait(list(by_pipe), timeout):
             worker = by_pipe[pipe]
             trial = self._busy.pop(worker)
@@ -88,12 +86,12 @@ class WorkerPool:
             except (EOFError, OSError):
                 worker.process.join()
                 worker.pipe.close()
-                whole = trial.finished(self._runs / trial.folder)
-                outcome = Outcome("" if whole else _exit_reason(worker.process.exitcode))
+                complete = trial.finished(self._runs / trial.folder)
+                outcome = Outcome("" if complete else _exit_reason(worker.process.exitcode))
             else:
                 self._idle.append(worker)
-            ended_trials.append((trial, outcome))
-        return ended_trials
+            outcomes.append((trial, outcome))
+        return outcomes
 
     def __enter__(self) -> "WorkerPool":
         self._idle = [self._spawn() for _ in range(self._size)]
@@ -112,21 +110,21 @@ class WorkerPool:
         self._idle, self._busy = [], {}
 
     def _spawn(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        parent_end, child_end = self._context.Pipe()
+        process = self._context.Process(target=_worker_loop, args=(child_end,), daemon=True)
         process.start()
-        theirs.close()  # else the end of the process would not close the pipe
-        return _Worker(process, ours)
+        child_end.close()  # otherwise the pipe would stay open when the process ends
+        return _Worker(process, parent_end)
 
 
-def _work(pipe: Connection) -> None:
-    """A worker's loop until the other end of the pipe closes."""
-    # Ctrl-C reaches all processes in the terminal's foreground, but only the parent should handle
-    # it and then stop the workers.
+def _worker_loop(pipe: Connection) -> None:
+    """Run jobs until the other end of the pipe closes."""
+    # Ctrl-C reaches all processes in the terminal's foreground, but only the parent should
+    # handle it, and then stop the workers.
     if hasattr(os, "setpgid"):
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_terminate_with_parent, daemon=True).start()
     import plusx.run  # noqa: F401  (slow, so before the first job)
 
     with contextlib.suppress(EOFError, OSError):
@@ -135,8 +133,7 @@ def _work(pipe: Connection) -> None:
 
 
 def run_job(job: Mapping[str, Any]) -> Outcome:
-    """Run one trial, with the threads of its recipe or one, so that workers do not compete for
-    cores."""
+    """Run one trial, with one thread unless its recipe has more: workers share the cores."""
     import torch
 
     from plusx import store
@@ -155,18 +152,18 @@ def run_job(job: Mapping[str, Any]) -> Outcome:
         if job["measurements"]:
             _measure(recipe, folder, job["measurements"], trained=job["train"])
     except Exception as error:
-        number = getattr(error, "signal_number", None)
-        if number is not None:
-            os._exit(128 + number)  # it is saved; do not take torch down first
+        signal_number = getattr(error, "signal_number", None)
+        if signal_number is not None:
+            os._exit(128 + signal_number)  # the trial is saved; skip the teardown of torch
         expected = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
-        name = "" if expected and str(error) else f"{type(error).__name__}: "
+        prefix = "" if expected and str(error) else f"{type(error).__name__}: "
         diverged = isinstance(error, FloatingPointError)
-        return Outcome(f"{name}{error}", isinstance(error, UserError), diverged)
+        return Outcome(f"{prefix}{error}", isinstance(error, UserError), diverged)
     return Outcome()
 
 
 def _measure(recipe: "Recipe", folder: Path, texts: Sequence[str], *, trained: bool) -> None:
-    """Measure the run, and write the results into its folder."""
+    """Measure the run and write the results into its folder."""
     import torch
 
     from plusx import store
@@ -179,15 +176,15 @@ def _measure(recipe: "Recipe", folder: Path, texts: Sequence[str], *, trained: b
     for text in texts:
         if not (folder / f"{text}.json").is_file():
             measurement = Measurement.parse(text)
-            answer = MEASURES[measurement.name](recipe, folder, *measurement.settings)
-            store.write_json(folder / f"{text}.json", answer)
-    if trained:  # only now: a measurement may need earlier checkpoints
+            result = MEASURES[measurement.name](recipe, folder, *measurement.settings)
+            store.write_json(folder / f"{text}.json", result)
+    if trained:  # not earlier: a measurement may need earlier checkpoints
         with store.lock(folder):
             store.prune_checkpoints(folder / store.CHECKPOINTS)
 
 
-def _end_with_the_parent() -> None:
-    """A parent that was killed cannot stop its workers."""
+def _terminate_with_parent() -> None:
+    """Terminate this process when its parent dies: a killed parent cannot stop its workers."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Classification, with one right class for each input or with any number of them."""
+"""Classification with one class per input, or with several labels per input."""
 
 from collections.abc import Sequence
 
@@ -19,21 +19,20 @@ class Classify(Task):
     """Classification.
 
     Targets are class numbers, int64 (n,), or class probabilities, float (n, k), as MixUp makes
-    them. With `multilabel` they are n rows of k zeros and ones, and the classes are independent.
-    `predict` gives `ClassProbabilities`: softmax, or a sigmoid for each class with `multilabel`.
+    them. With `multilabel` they are zeros and ones (n, k), and the classes are independent.
+    `predict` returns `ClassProbabilities`: softmax, or with `multilabel` a sigmoid per class.
 
-    label_smoothing: Szegedy et al. 2016, section 7: this fraction of each target is spread evenly
-        over the classes (with `multilabel` over 0 and 1).
+    label_smoothing: Szegedy et al. 2016, section 7: this fraction of each target is distributed
+        evenly over the classes (with `multilabel` over 0 and 1).
     class_weights: a factor for each class. It scales the whole loss of a sample of that class, and
         the loss is the mean over the batch, as in scikit-learn and Keras.
-        `torch.nn.CrossEntropyLoss` weights the smoothed part of other classes too and divides by
-        the sum of the weights in the batch, so that parts of a batch do not add up to it. With
+        `torch.nn.CrossEntropyLoss` also weights the smoothed part of other classes and divides by
+        the sum of the weights in the batch, so that losses of parts of a batch do not add up. With
         `multilabel` the factors are those of the positive labels.
     class_names: for the tables.
 
-    After each forward `scalars["error"]` is the fraction of the batch (with `multilabel`: of all
-    labels) that was wrong. Class numbers outside 0..k-1 are refused with a UserError, among
-    them the -100 that torch would pass over in silence.
+    After each forward `scalars["error"]` is the error rate of the batch (with `multilabel`: over
+    all labels). Class numbers outside 0..k-1 raise UserError, including -100, which torch ignores.
     """
 
     metrics: tuple[str, ...] = ("accuracy", "precision", "recall", "f1")
@@ -60,7 +59,7 @@ class Classify(Task):
         if multilabel:
             self.metrics = ("auroc", "f1", "precision", "recall", "accuracy")
         self.class_names = None if class_names is None else tuple(class_names)
-        # an argument of every run, so no part of what is saved
+        # not saved: every run passes it as an argument
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
@@ -69,7 +68,7 @@ class Classify(Task):
     def loss(
         self, logits: Float[Tensor, "n k"], targets: Shaped[Tensor, "n ..."]
     ) -> Float[Tensor, ""]:
-        """The loss of logits; sets `scalars`."""
+        """Return the loss of logits, and set `scalars`."""
         logits = at_least_float32(logits)
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
@@ -79,9 +78,9 @@ class Classify(Task):
             )
         if self.multilabel:
             targets = _labels(targets, logits)
-            smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+            smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
             self.scalars = {"error": ((logits.detach() > 0) != (targets > 0.5)).float().mean()}
-            return F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)
+            return F.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights)
         targets = _classes(targets, logits)
         true_classes = targets if targets.ndim == 1 else targets.argmax(1)
         self.scalars = {"error": (logits.detach().argmax(1) != true_classes).float().mean()}
@@ -90,10 +89,10 @@ class Classify(Task):
         )
         if weights is not None and targets.ndim == 1:
             losses = losses * weights[targets]
-        elif weights is not None:  # each class of a mix as if it were the sample's only one
+        elif weights is not None:  # a mixed sample: each class weighted as if it were the only one
             log_probabilities, smoothing = logits.log_softmax(1), self.label_smoothing
-            evenly = log_probabilities.mean(1, keepdim=True)
-            per_class = -((1 - smoothing) * log_probabilities + smoothing * evenly)
+            uniform_part = log_probabilities.mean(1, keepdim=True)
+            per_class = -((1 - smoothing) * log_probabilities + smoothing * uniform_part)
             losses = (targets * weights * per_class).sum(1)
         return losses.mean()
 
@@ -101,7 +100,7 @@ class Classify(Task):
         logits = at_least_float32(self.net(batch.inputs))
         if not self.multilabel:
             return ClassProbabilities(logits.softmax(1))
-        # in float32 a certain prediction is exactly 1, and the loss of a wrong one is lost
+        # in float32 a confident prediction is rounded to 1, and the loss of a wrong one is lost
         precise = logits if logits.device.type == "mps" else logits.double()
         return ClassProbabilities(precise.sigmoid(), multilabel=True)
 
@@ -112,22 +111,23 @@ class Classify(Task):
 def checked_weights(
     class_weights: Sequence[float] | Tensor, class_names: Sequence[str] | None
 ) -> Float[Tensor, "k"]:
-    """A factor for each class as a tensor. UserError: they are none, or not one a class."""
+    """Return class weights as a tensor. Raises UserError if they are not one number >= 0 per
+    class."""
     weights = torch.as_tensor(class_weights, dtype=torch.float32)
     if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise UserError("class_weights has to be one finite number >= 0 for each class")
+        raise UserError("class_weights must be one finite number >= 0 per class")
     if class_names is not None and len(weights) != len(class_names):
         raise UserError(f"class_weights has {len(weights)} numbers for {len(class_names)} classes")
     return weights
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Losses and probabilities lose too much in the half-precision formats."""
+    """Return x in float32 or float64: losses and probabilities need more than half precision."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _classes(targets: Tensor, logits: Tensor) -> Tensor:
-    """Class numbers (n,) or probabilities (n, k), or a UserError that says what is wrong."""
+    """Return class numbers (n,) or probabilities (n, k). Raises UserError if they are invalid."""
     n, k = logits.shape
     if targets.ndim == 1 and not targets.is_floating_point():
         low, high = targets.aminmax()
@@ -146,14 +146,14 @@ def _classes(targets: Tensor, logits: Tensor) -> Tensor:
 
 
 def _labels(targets: Tensor, logits: Tensor) -> Tensor:
-    """Labels (n, k) between 0 and 1, or a UserError that says what is wrong with them."""
+    """Return labels (n, k) between 0 and 1. Raises UserError if they are invalid."""
     if targets.shape != logits.shape:
         raise UserError(
-            f"targets of shape {tuple(targets.shape)}; with multilabel they have to be zeros and "
+            f"targets of shape {tuple(targets.shape)}; with multilabel they must be zeros and "
             f"ones of shape {tuple(logits.shape)}"
         )
     targets = targets.to(logits.dtype)
-    # Written so that a target that is no number is refused as well.
+    # written so that NaN is refused too
     if not bool(((targets >= 0) & (targets <= 1)).all()):
-        raise UserError("a target lies outside 0 to 1, or is no number")
+        raise UserError("a target is outside 0 to 1, or NaN")
     return targets

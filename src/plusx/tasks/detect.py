@@ -1,4 +1,4 @@
-"""Detection: boxes of objects and their classes, and with Mask R-CNN a mask for each."""
+"""Detection: boxes of objects with their classes, and with Mask R-CNN a mask for each."""
 
 from collections.abc import Sequence
 
@@ -16,22 +16,21 @@ from plusx.tasks import fcos, two_stage, yolo
 from plusx.tasks.task import Task
 
 
-CANDIDATES = 1000  # of an image, the best, that enter non-maximum suppression
+CANDIDATES = 1000  # boxes per image, those of the highest scores, before non-maximum suppression
 DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
 
 
 class Detect(Task):
-    """Detection: where each object is, and of which class.
+    """Detection: the boxes and classes of objects.
 
-    net: a network with a head of one of DETECTORS. Targets are boxes (n, m, 6) as `Batch` says, for
-    Mask R-CNN with instance masks (`extras["masks"]`). `predict` gives `Detections` in pixels of
-    the input, best first.
+    net: a network with a head of one of DETECTORS. Targets are boxes (n, m, 6) as in `Batch`, for
+    Mask R-CNN with instance masks (`extras["masks"]`). `predict` returns `Detections` in pixels of
+    the input, by decreasing score.
 
     score_threshold: boxes of a lower score are dropped; nms_iou: IoU threshold of the per-class
-    non-maximum suppression; max_detections: boxes of an image.
-    class_names: for the tables.
+    non-maximum suppression; max_detections: boxes per image. class_names: for the tables.
 
-    After each forward `scalars` has the parts that the loss is the sum of.
+    After each forward `scalars` has the terms of the loss.
     """
 
     dense = True
@@ -73,14 +72,14 @@ class Detect(Task):
             )
         self._refuse_classes(boxes)
         if self.kind in two_stage.KINDS:
-            loss, parts = two_stage.loss(self.net, batch)
+            loss, terms = two_stage.loss(self.net, batch)
         elif self.kind == "fcos":
-            loss, parts = fcos.loss(self.net(batch.inputs), self._strides, boxes)
+            loss, terms = fcos.loss(self.net(batch.inputs), self._strides, boxes)
         else:
             height, width = batch.inputs.shape[-2:]
             size, maps = (int(height), int(width)), self.net(batch.inputs)
-            loss, parts = yolo.loss(maps, self._strides, self._anchors, boxes, size)
-        self.scalars = {name: part.detach() for name, part in parts.items()}
+            loss, terms = yolo.loss(maps, self._strides, self._anchors, boxes, size)
+        self.scalars = {name: term.detach() for name, term in terms.items()}
         return loss
 
     def predict(self, batch: Batch) -> Detections:
@@ -106,8 +105,12 @@ class Detect(Task):
         best, order = scores[index, label].sort(descending=True, stable=True)
         order, best = order[:CANDIDATES], best[:CANDIDATES]
         index, label = index[order], label[order]
-        kept = batched_nms(boxes[index], best, label, self.nms_iou)[: self.max_detections]
-        return {"boxes": boxes[index[kept]], "scores": best[kept], "labels": label[kept]}
+        selected = batched_nms(boxes[index], best, label, self.nms_iou)[: self.max_detections]
+        return {
+            "boxes": boxes[index[selected]],
+            "scores": best[selected],
+            "labels": label[selected],
+        }
 
     def meters(self) -> list[Meter]:
         names = self.class_names or tuple(map(str, range(self._num_classes)))
@@ -138,14 +141,14 @@ class Detect(Task):
 
 
 def padded(images: Sequence[dict[str, Tensor]], device: torch.device) -> Detections:
-    """The detections of all images; rows that fill them up are 0 and of label -1."""
-    most = max(1, *(len(image["labels"]) for image in images)) if images else 1
+    """Return the detections of all images, padded with zeros and label -1."""
+    length = max(1, *(len(image["labels"]) for image in images)) if images else 1
     n = len(images)
-    boxes, scores = torch.zeros(n, most, 4, device=device), torch.zeros(n, most, device=device)
-    labels = torch.full((n, most), -1, device=device)
+    boxes, scores = torch.zeros(n, length, 4, device=device), torch.zeros(n, length, device=device)
+    labels = torch.full((n, length), -1, device=device)
     has_masks = bool(images) and "grids" in images[0]
     side = (MASK_SIDE, MASK_SIDE)
-    grids = torch.zeros(n, most, *side, device=device) if has_masks else None
+    grids = torch.zeros(n, length, *side, device=device) if has_masks else None
     for index, image in enumerate(images):
         count = len(image["labels"])
         boxes[index, :count], scores[index, :count] = image["boxes"], image["scores"]

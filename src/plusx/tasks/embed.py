@@ -1,4 +1,4 @@
-"""Embeddings: vectors of unit length that are near each other for two inputs of one class."""
+"""Embeddings: unit vectors that are close to each other for two inputs of the same class."""
 
 import math
 from collections.abc import Sequence
@@ -20,31 +20,32 @@ from plusx.tasks.task import Task
 
 Loss = Literal["arcface", "triplet"]
 
-# Below it the slope of a square root or of an arccosine is too steep for float32.
+# distance from the singularities of square root and arccosine, whose gradients overflow there
 _SMALLEST = 1e-7
 
 
 class Embed(Task):
-    """Embedding: vectors that are near each other where two inputs are of one class, which need
-    not be among those of the training.
+    """Embedding: vectors that are close to each other for inputs of one class.
 
-    The output of the network is the vector; `predict` gives it at unit length, as `Embeddings`.
-    Targets are class numbers, int64 (n,), such as the numbers of people.
+    The classes of later inputs need not be in the training data.
 
-    loss      "arcface": additive angular margins between the classes (Deng et al. 2019, equation
-              3), whose weights, a prototype for each class, belong to the task and not to the
-              network; "triplet": batch-hard triplets (Hermans et al. 2017, equation 5): every input
-              with the farthest positive and the nearest negative of its batch, which therefore has
-              to hold several inputs of each class
-    margin    the angle in radians with arcface, the distance between unit vectors with triplet
-    scale     of the cosines, with arcface
-    class_names   of the training; only arcface needs them, to train
-    far       the false-accept rate at which the true-accept rate is computed
+    The network's output is the vector; `predict` returns it normalised, as `Embeddings`. Targets
+    are class numbers, int64 (n,), for example of people.
 
-    After each forward `scalars["error"]` is, with arcface, the fraction of inputs that are nearer
-    to the prototype of another class than to their own; with triplet the fraction whose farthest
-    positive is farther away than the nearest negative. With triplet an input without a positive or
-    a negative in its batch does not count. UserError: class numbers outside 0..k-1 with arcface.
+    loss          "arcface": additive angular margins between the classes (Deng et al. 2019,
+                  equation 3); its weights, a prototype per class, belong to the task, not the
+                  network. "triplet": batch-hard triplets (Hermans et al. 2017, equation 5): every
+                  input with the farthest positive and the nearest negative of its batch, which
+                  must contain several inputs of each class
+    margin        angle in radians with arcface, distance between unit vectors with triplet
+    scale         factor of the cosines, with arcface
+    class_names   of the training data; required to train with arcface
+    far           the false-accept rate for which the true-accept rate is computed
+
+    After each forward `scalars["error"]` is, with arcface, the fraction of inputs that are closer
+    to the prototype of another class; with triplet, the fraction whose farthest positive is farther
+    away than the nearest negative. With triplet, inputs without a positive or a negative in the
+    batch do not count. Raises UserError for class numbers outside 0..k-1 with arcface.
     """
 
     metrics = ("equal_error_rate", "true_accept_rate", "auroc")
@@ -68,8 +69,8 @@ class Embed(Task):
             allowed = "0 to below pi / 2" if loss == "arcface" else "0 and above"
             raise UserError(f"margin is {margin}; with {loss} allowed is {allowed}")
         if not scale > 0:
-            raise UserError(f"scale is {scale}; it has to be above 0")
-        VerificationMeter(far)  # refuses a wrong rate now, and not after the first epoch
+            raise UserError(f"scale is {scale}; it must be above 0")
+        VerificationMeter(far)  # refuses an invalid rate before training, not after the first epoch
         self.net = net
         self.loss_kind: Loss = loss
         self.margin, self.scale = margin, scale
@@ -81,19 +82,19 @@ class Embed(Task):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         vectors = self.net(batch.inputs)
-        # half precision would lose the angles
+        # angles need more than half precision
         with torch.autocast(vectors.device.type, enabled=False):
             return self.loss(at_least_float32(vectors), batch.known_targets)
 
     def loss(
         self, vectors: Float[Tensor, "n width"], targets: Int64[Tensor, "n"]
     ) -> Float[Tensor, ""]:
-        """The loss of vectors of any length; sets `scalars`."""
+        """Return the loss of vectors of any length, and set `scalars`."""
         unit = F.normalize(vectors, dim=1)
         if self.loss_kind == "triplet":
             return self._triplets(unit, targets)
         if self.prototypes is None:
-            raise UserError("without class_names arcface cannot be trained")
+            raise UserError("arcface needs class_names for training")
         cosines = F.linear(unit, F.normalize(self.prototypes, dim=1).to(unit.dtype))
         self.scalars = {"error": (cosines.detach().argmax(1) != targets).float().mean()}
         return F.cross_entropy(self.scale * with_margin(cosines, targets, self.margin), targets)
@@ -101,11 +102,11 @@ class Embed(Task):
     def _triplets(
         self, unit: Float[Tensor, "n width"], targets: Int64[Tensor, "n"]
     ) -> Float[Tensor, ""]:
-        farthest, nearest, counted = hardest_distances(unit, targets)
-        wrong = (farthest >= nearest) & counted
-        self.scalars = {"error": wrong.detach().float().sum() / counted.sum().clamp(min=1)}
-        missed = F.relu(self.margin + farthest - nearest)
-        return torch.where(counted, missed, 0.0).sum() / counted.sum().clamp(min=1)
+        farthest, nearest, has_both = hardest_distances(unit, targets)
+        wrong = (farthest >= nearest) & has_both
+        self.scalars = {"error": wrong.detach().float().sum() / has_both.sum().clamp(min=1)}
+        losses = F.relu(self.margin + farthest - nearest)
+        return torch.where(has_both, losses, 0.0).sum() / has_both.sum().clamp(min=1)
 
     def predict(self, batch: Batch) -> Embeddings:
         return Embeddings(F.normalize(at_least_float32(self.net(batch.inputs)), dim=1))
@@ -117,10 +118,10 @@ class Embed(Task):
 def with_margin(
     cosines: Float[Tensor, "n k"], targets: Int64[Tensor, "n"], margin: float
 ) -> Float[Tensor, "n k"]:
-    """The cosines, those of the true classes of an angle that is larger by `margin` (radians).
+    """Return the cosines, with the angle of the true class increased by `margin` (radians).
 
-    Beyond an angle of pi - margin, where the cosine would rise again, it goes on falling as
-    cos(angle) - margin * sin(margin), as in the authors' code.
+    For angles beyond pi - margin, where the cosine would increase again, it continues to decrease
+    as cos(angle) - margin * sin(margin), as in the authors' code.
     """
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < cosines.shape[1]:
         raise UserError(
@@ -129,19 +130,18 @@ def with_margin(
         )
     true = cosines.gather(1, targets[:, None]).clamp(-1 + _SMALLEST, 1 - _SMALLEST)
     sine = (1 - true.square()).sqrt()
-    turned = true * math.cos(margin) - sine * math.sin(margin)
-    turned = torch.where(
-        true > math.cos(math.pi - margin), turned, true - margin * math.sin(margin)
+    shifted = true * math.cos(margin) - sine * math.sin(margin)
+    shifted = torch.where(
+        true > math.cos(math.pi - margin), shifted, true - margin * math.sin(margin)
     )
-    return cosines.scatter(1, targets[:, None], turned)
+    return cosines.scatter(1, targets[:, None], shifted)
 
 
 def hardest_distances(
     unit: Float[Tensor, "n width"], targets: Int64[Tensor, "n"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Tensor]:
-    """Of each unit vector the distances to the farthest one of its class and to the nearest one of
-    another, and whether it has both.
-    """
+    """Return for each unit vector the distance to the farthest one of its class, that to the
+    nearest one of another class, and whether it has both."""
     distances = (2 - 2 * unit @ unit.T).clamp(min=_SMALLEST).sqrt()
     same = targets[:, None] == targets
     itself = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
@@ -152,8 +152,8 @@ def hardest_distances(
 
 
 def embedding_width(net: nn.Module) -> int:
-    """The width of the network's output."""
+    """Return the width of the network's output."""
     width = getattr(net.fc, "out_features", None) or getattr(net, "embed_width", None)
     if width is None:
-        raise UserError("the width of the network's output is not known: give it a head")
+        raise UserError("the width of the network's output is unknown: the network needs a head")
     return int(width)

@@ -1,4 +1,4 @@
-"""FCOS (Tian et al. 2019, with the improvements of its journal version, 2020): the assignment of
+"""FCOS (Tian et al. 2019, with the improvements of the 2020 journal version): the assignment of
 boxes to positions of levels, the loss, and boxes from the outputs."""
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 
 RADIUS = 1.5  # strides around the centre of a box within which positions predict it
-REACH = 8  # strides up to which a level predicts the farthest side of a box
+REACH = 8  # largest distance, in strides, to the farthest side of a box that a level predicts
 
 Level = Float[Tensor, "n _ _ _"]  # (n, channels, height, width)
 Strides = Sequence[tuple[int, int]]  # of the levels: input positions per step, down and right
@@ -20,10 +20,8 @@ Strides = Sequence[tuple[int, int]]  # of the levels: input positions per step, 
 def positions(
     sizes: Sequence[tuple[int, int]], strides: Strides, device: torch.device
 ) -> tuple[Float[Tensor, "p 2"], Float[Tensor, "p"]]:
-    """The middles (x, y) of all cells of levels of these sizes (height, width), and their strides.
-
-    Level by level, row by row, as `flat` lays maps out.
-    """
+    """Return the centres (x, y) of all cells of levels of these sizes (height, width), and their
+    strides. Level by level, row by row, in the same order as `flat`."""
     middles, steps = [], []
     for (height, width), (down, right) in zip(sizes, strides, strict=True):
         y = (torch.arange(height, device=device) + 0.5) * down
@@ -35,23 +33,22 @@ def positions(
 
 
 def flat(maps: Sequence[Level]) -> Float[Tensor, "n _ _"]:
-    """The outputs of all levels, a row for each position."""
+    """Return the outputs of all levels, one row per position."""
     return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], 1).float()
 
 
-def assigned(
+def assign(
     boxes: Float[Tensor, "n m 6"], middles: Float[Tensor, "p 2"], strides: Float[Tensor, "p"]
 ) -> tuple[Int[Tensor, "n p"], Bool[Tensor, "n p"]]:
-    """The index of the box that each position predicts, -1 for none, and whether the position is
-    evaluated at all.
+    """Return the box index of each position (-1: none), and whether it is evaluated.
 
-    A position predicts a box that it lies in, within RADIUS strides of the centre, if the farthest
-    side is in the level's reach: up to 8 strides away and beyond 4, but the finest level also has
-    the nearer and the coarsest the farther ones (section 3.2). Of several boxes it predicts the
+    A position predicts a box that contains it, within RADIUS strides of the centre, if the distance
+    to the farthest side is in the range of the level: 4 to 8 strides, with no lower limit at the
+    finest and no upper limit at the coarsest level (section 3.2). Of several boxes it predicts the
     smallest. A position in a crowd that predicts no box is not evaluated.
 
-    A long thin box can lie between the positions of its level. The coarsest of the finer levels
-    with positions in it predicts it.
+    A long thin box can fall between the positions of its level. It is then predicted by the
+    coarsest of the finer levels with positions in it.
     """
     left, top, right, bottom = (boxes[:, None, :, i] for i in range(4))
     x, y, stride = middles[:, :1], middles[:, 1:], strides[:, None]
@@ -65,9 +62,9 @@ def assigned(
     real, crowd = boxes[..., 4] >= 0, boxes[..., 5] > 0.5
     near = inside & near_x & near_y & (farthest >= low) & (real & ~crowd)[:, None]
     responsible = near & (farthest < high)
-    missed = near & ~responsible.any(1, keepdim=True)
-    coarsest = torch.where(missed, stride, 0.0).amax(1, keepdim=True)
-    responsible |= missed & (stride == coarsest)
+    between = near & ~responsible.any(1, keepdim=True)
+    coarsest = torch.where(between, stride, 0.0).amax(1, keepdim=True)
+    responsible |= between & (stride == coarsest)
     area = ((right - left) * (bottom - top)).expand_as(responsible)
     smallest, row = torch.where(responsible, area, torch.inf).min(-1)
     has_box = smallest.isfinite()
@@ -76,19 +73,17 @@ def assigned(
 
 
 def loss(
-    maps: Sequence[Level],
-    strides: Strides,
-    boxes: Float[Tensor, "n m 6"],
+    maps: Sequence[Level], strides: Strides, boxes: Float[Tensor, "n m 6"]
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """The loss, a mean over images, and its parts by their short names.
+    """Return the loss, a mean over images, and its terms by name.
 
-    Each image's sums are divided by its number of positions that predict a box, as
-    torchvision's RetinaNet does it, so that the losses of parts of a batch add up.
+    The sums of each image are divided by its number of positions that predict a box, as in
+    torchvision's RetinaNet, so that losses of parts of a batch add up.
     """
     outputs = flat(maps)
     sizes = [(level.shape[2], level.shape[3]) for level in maps]
     middles, steps = positions(sizes, strides, outputs.device)
-    rows, evaluated = assigned(boxes, middles, steps)
+    rows, evaluated = assign(boxes, middles, steps)
     image, position = (rows >= 0).nonzero(as_tuple=True)
     targets = boxes[image, rows[image, position]]
     classes = outputs.shape[-1] - 5
@@ -109,20 +104,19 @@ def loss(
         centreness[image, position, 0], target_centre, reduction="none"
     )
     n = len(outputs)
-    parts = {
+    terms = {
         "classes": by_class.sum() / n,
         "boxes": by_box.sum() / n,
         "centres": (by_centre * image_weight).sum() / n,
     }
-    return torch.stack(list(parts.values())).sum(), parts
+    return torch.stack(list(terms.values())).sum(), terms
 
 
 def candidates(
     maps: Sequence[Level], strides: Strides
 ) -> tuple[Float[Tensor, "n p 4"], Float[Tensor, "n p k"]]:
-    """A box for every position and its score for every class: the root of class times
-    centre-ness, as in the journal version.
-    """
+    """Return a box for every position and its score for every class: the square root of class score
+    times centre-ness, as in the journal version."""
     outputs = flat(maps)
     sizes = [(level.shape[2], level.shape[3]) for level in maps]
     middles, _ = positions(sizes, strides, outputs.device)
@@ -133,16 +127,16 @@ def candidates(
 def decoded(
     distances: Float[Tensor, "*n 4"], middles: Float[Tensor, "p 2"]
 ) -> Float[Tensor, "*n 4"]:
-    """Corners of the boxes whose sides are so far from their positions (equation 1)."""
+    """Return the corners of boxes with these distances from their positions (equation 1)."""
     return torch.cat([middles - distances[..., :2], middles + distances[..., 2:]], -1)
 
 
 def _sides(middles: Tensor, boxes: Tensor) -> Tensor:
-    """How far left, top, right and bottom of each box lie from its position."""
+    """Return the distances from each position to the left, top, right and bottom of its box."""
     return torch.cat([middles - boxes[:, :2], boxes[:, 2:] - middles], -1)
 
 
 def _centreness(sides: Tensor) -> Tensor:
-    """Equation 3 of the paper: 1 in the middle, 0 on an edge."""
+    """Return equation 3 of the paper: 1 at the centre, 0 on an edge."""
     across, down = sides[:, 0::2], sides[:, 1::2]
     return ((across.amin(1) / across.amax(1)) * (down.amin(1) / down.amax(1))).sqrt()

@@ -1,9 +1,8 @@
-"""Losses of segmentation: one number a sample, over the positions that are not ignored.
+"""Losses of segmentation: one number per sample, over the positions that are not ignored.
 
-They are taken of a sample, not of a batch, so that parts of a batch add up to it.
+They are per sample, not per batch, so that losses of parts of a batch add up.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,22 +11,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 
 
 AUXILIARY = 0.5  # the weight of an auxiliary head, as in torchvision's reference training
 GAMMA = 2.0  # of the focal loss (Lin et al. 2017, section 4.1)
-# of false positives and false negatives in Tversky's index (Salehi et al. 2017, table 2)
+# weights of false positives and false negatives in the Tversky index (Salehi et al. 2017, table 2)
 ALPHA, BETA = 0.3, 0.7
-_LEAST = 1e-6
+_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class LossInputs:
-    """What the losses of segmentation are computed from: n samples with s positions each.
-
-    Where a position is ignored, `classes` is 0 and counts nowhere.
-    """
+    """The inputs of segmentation losses: n samples with s positions each. At ignored positions
+    `classes` is 0 and has no effect."""
 
     log_probabilities: Float[Tensor, "n k s"]
     classes: Int[Tensor, "n s"]
@@ -40,18 +37,16 @@ class LossInputs:
         return self.log_probabilities.gather(1, self.classes[:, None])[:, 0]
 
     def mean(self, values: Float[Tensor, "n s"]) -> Float[Tensor, "n"]:
-        """The mean over a sample's evaluated positions, each times the weight of its class; 0
-        where there are none.
-
-        It is divided by their number, not by the sum of their weights.
-        """
+        """Return the mean over a sample's evaluated positions, weighted by class; 0 without
+        positions. The divisor is the number of positions, not the sum of their weights."""
         if self.weights is not None:
             values = values * self.weights[self.classes]
         count = self.evaluated.sum(1).clamp(min=1)
         return torch.where(self.evaluated, values, 0).sum(1) / count
 
     def overlaps(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For every sample and class: true positives, predicted and actual, as sums (n, k)."""
+        """Return true positives, predicted and actual for every sample and class, as sums (n,
+        k)."""
         probabilities = torch.where(self.evaluated[:, None], self.log_probabilities.exp(), 0)
         n, k = probabilities.shape[:2]
         likelihood = probabilities.gather(1, self.classes[:, None])[:, 0]
@@ -63,33 +58,33 @@ class LossInputs:
 
 
 def cross_entropy(x: LossInputs) -> Float[Tensor, "n"]:
-    """The mean negative log-likelihood of the positions."""
+    """Return the mean negative log-likelihood of the positions."""
     return x.mean(-x.log_likelihood)
 
 
 def focal(x: LossInputs) -> Float[Tensor, "n"]:
-    """Focal loss (Lin et al. 2017, eq. 4): positions that are easy count little."""
+    """Return the focal loss (Lin et al. 2017, eq. 4), which down-weights easy positions."""
     return x.mean(-((1 - x.log_likelihood.exp()) ** GAMMA) * x.log_likelihood)
 
 
 def dice(x: LossInputs) -> Float[Tensor, "n"]:
-    """1 - Dice of probabilities (Milletari et al. 2016 without their squares), the mean over the
+    """Return 1 - Dice of probabilities (Milletari et al. 2016, without squares), the mean over the
     classes that occur in the sample."""
     hits, predicted, actual = x.overlaps()
-    return _missing(2 * hits / (predicted + actual).clamp(min=_LEAST), actual)
+    return _one_minus(2 * hits / (predicted + actual).clamp(min=_EPSILON), actual)
 
 
 def tversky(x: LossInputs) -> Float[Tensor, "n"]:
-    """1 - Tversky's index (Salehi et al. 2017, eq. 4): false negatives weigh more than false
-    positives."""
+    """Return 1 - the Tversky index (Salehi et al. 2017, eq. 4): false negatives weigh more than
+    false positives."""
     hits, predicted, actual = x.overlaps()
     wrong = ALPHA * (predicted - hits) + BETA * (actual - hits)
-    return _missing(hits / (hits + wrong).clamp(min=_LEAST), actual)
+    return _one_minus(hits / (hits + wrong).clamp(min=_EPSILON), actual)
 
 
 def lovasz(x: LossInputs) -> Float[Tensor, "n"]:
-    """Lovasz-softmax (Berman et al. 2018): the convex closure of 1 - IoU, the mean over the classes
-    that occur in the sample."""
+    """Return Lovasz-softmax (Berman et al. 2018): the convex closure of 1 - IoU, the mean over the
+    classes that occur in the sample."""
     losses = []
     for sample in range(len(x.classes)):
         evaluated = x.evaluated[sample]
@@ -114,28 +109,28 @@ LOSSES: dict[str, Callable[[LossInputs], Tensor]] = {
 
 
 def parse_losses(text: str) -> tuple[str, ...]:
-    """The words of a sum of losses, as "cross-entropy dice". UserError for any other word."""
+    """Return the names in a sum of losses such as "cross-entropy dice". Raises UserError for
+    unknown names."""
     words = tuple(text.split())
     if not words:
         raise UserError(f"loss is empty; allowed are {', '.join(LOSSES)}, and several of them")
     for word in words:
         if word not in LOSSES:
-            near = difflib.get_close_matches(word, LOSSES, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(LOSSES)}"
-            raise UserError(f"loss {text!r}: no loss is called {word!r}; {hint}")
+            hint = did_you_mean(word, LOSSES) or f"; allowed are {', '.join(LOSSES)}"
+            raise UserError(f"loss {text!r}: there is no loss {word!r}{hint}")
     if len(set(words)) < len(words):
-        raise UserError(f"loss {text!r}: each loss once")
+        raise UserError(f"loss {text!r}: a loss is listed twice")
     return words
 
 
-def _missing(index: Float[Tensor, "n k"], actual: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
-    """1 - the mean index of the classes that occur; 0 where none does."""
+def _one_minus(index: Float[Tensor, "n k"], actual: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+    """Return 1 - the mean index of the classes that occur; 0 if none does."""
     occurs = (actual > 0).to(index.dtype)
     return ((1 - index) * occurs).sum(1) / occurs.sum(1).clamp(min=1)
 
 
 def _lovasz_weights(actual: Float[Tensor, "k s"]) -> Float[Tensor, "k s"]:
-    """The gradient of the extension, of positions sorted by their errors (their algorithm 1)."""
-    missed = actual.sum(1, keepdim=True)
-    jaccard = 1 - (missed - actual.cumsum(1)) / (missed + (1 - actual).cumsum(1))
+    """Return the gradient of the extension for positions sorted by error (their algorithm 1)."""
+    positives = actual.sum(1, keepdim=True)
+    jaccard = 1 - (positives - actual.cumsum(1)) / (positives + (1 - actual).cumsum(1))
     return torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)

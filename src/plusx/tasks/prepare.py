@@ -1,4 +1,4 @@
-"""Where and how a task computes: its device, its precision, its memory format."""
+"""The device, precision and memory format of a task."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from plusx.data.batch import Batch
 from plusx.data.prediction import Prediction
 from plusx.errors import UserError
-from plusx.tasks.precision import quicker_precision
+from plusx.tasks.precision import faster_precision
 from plusx.tasks.task import Task, Wrapped, require_task
 
 
@@ -24,18 +24,19 @@ def prepare(
     channels_last: bool = True,
     compile: bool = False,  # noqa: A002
 ) -> Task:
-    """Move the task in place, and return it ready to train or to predict.
+    """Move the task to a device in place, and return it ready to train or to predict.
 
-    device: "auto" is the first of CUDA, MPS and the CPU that is there.
-    precision: "auto" is bfloat16 where it is quicker on this device (`plusx.tasks.precision`), else
-        float32. With "bfloat16" and "float16" the returned task is a wrapper that computes under
+    device: "auto" selects the first available of CUDA, MPS and CPU.
+    precision: "auto" selects bfloat16 if it is faster on this device (`plusx.tasks.precision`),
+        else float32. With "bfloat16" and "float16" the returned task is a wrapper that uses
         autocast; the parameters stay float32. Training in float16 needs a scaled loss:
         `GradientStep(scaling=Scaling())`.
-    channels_last: keep the weights of convolutions with the channels innermost, which is faster in
-        training with usual batches (docs/benchmarks.md); a few small images can be slower. It
-        changes no result but for rounding.
-    compile: let torch.compile build the network at the first batch (tens of seconds on a CPU).
-    UserError: a device that is not there, or a precision that is not known.
+    channels_last: store convolution weights with the channels innermost, which is faster for
+        typical batches (docs/benchmarks.md) and can be slower for a few small images. Results are
+        equal up to rounding.
+    compile: compile the network with torch.compile at the first batch (tens of seconds on a CPU).
+
+    Raises UserError for a missing device or an unknown precision.
     """
     require_task(task)
     if precision not in ("auto", "float32", *HALVES):
@@ -44,7 +45,7 @@ def prepare(
         )
     task.to(find_device(device))
     if precision == "auto":
-        precision = quicker_precision(task.device)
+        precision = faster_precision(task.device)
     if channels_last:
         _channels_last(task.net)
     if compile:
@@ -53,33 +54,33 @@ def prepare(
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name; UserError where this machine has none."""
-    there = ["cpu"]
+    """Return the device of that name. Raises UserError if this machine does not have it."""
+    available = ["cpu"]
     if torch.backends.mps.is_available():
-        there.insert(0, "mps")
+        available.insert(0, "mps")
     if torch.cuda.is_available():
-        there.insert(0, "cuda")
+        available.insert(0, "cuda")
     if name == "auto":
-        return torch.device(there[0])
+        return torch.device(available[0])
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in there:
-        raise UserError(f"device {str(name)!r} is not there; this machine has {', '.join(there)}")
+    if device is None or device.type not in available:
+        raise UserError(
+            f"device {str(name)!r} is not available; this machine has {', '.join(available)}"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"device {str(name)!r} is not there; CUDA devices are counted from 0 and there are "
+            f"device {str(name)!r} is not available; CUDA devices are counted from 0 and there are "
             f"{torch.cuda.device_count()}"
         )
     return device
 
 
 class Autocast(Wrapped):
-    """Another task, computed in a half-precision format where torch holds that to be safe.
-
-    Parameters, gradients, losses and predictions stay float32 (Micikevicius et al. 2018).
-    """
+    """A task computed in half precision where torch considers it safe. Parameters, gradients,
+    losses and predictions stay float32 (Micikevicius et al. 2018)."""
 
     def __init__(self, task: Task, precision: str) -> None:
         super().__init__(task)

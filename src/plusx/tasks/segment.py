@@ -1,4 +1,4 @@
-"""Segmentation: a class for every position."""
+"""Semantic segmentation: a class for every position."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -18,7 +18,7 @@ from plusx.tasks.sliding_window import slabs, sliding_window
 from plusx.tasks.task import Task
 
 
-# Positions of an input that are predicted at once where no window is given; the window of more.
+# without a window: the largest number of positions predicted at once, and the window above it
 MAX_POSITIONS = 2**22
 WINDOWS = {1: 2**18, 2: 1024, 3: 128}
 OVERLAP = 0.5
@@ -27,22 +27,22 @@ OVERLAP = 0.5
 class Segment(Task):
     """Semantic segmentation: the class of every position.
 
-    Targets are uint8 (n, *s), where 255 is ignored. The network gives logits (n, k, *s), and in
-    training it may give two of them, the second of an auxiliary head. `predict` gives
+    Targets are uint8 (n, *s), where 255 is ignored. The network returns logits (n, k, *s); in
+    training it may return a pair, the second from an auxiliary head. `predict` returns
     `PositionProbabilities`.
 
-    loss: words that are added, each a mean over the samples (see plusx.tasks.losses).
-    class_weights: a factor for each class, of the losses that are means over positions
-        (cross-entropy and focal). They are divided by the number of positions, not by the sum of
-        their weights, so that parts of a batch add up to it.
-    background: the name of the class that the metric `dice` leaves out.
-    window: positions per dimension that `predict` takes at a time; larger inputs are predicted
-        window by window (plusx.tasks.sliding_window), and neighbours share `overlap`. None: inputs
-        of up to MAX_POSITIONS are predicted whole.
-    spacing: mm per position, along each dimension, for distances of surfaces.
+    loss: names of losses that are added, each a mean over samples (see plusx.tasks.losses).
+    class_weights: a factor for each class, for the losses that are means over positions
+        (cross-entropy and focal). The divisor is the number of positions, not the sum of their
+        weights, so that losses of parts of a batch add up.
+    background: the name of the class that the metric `dice` excludes.
+    window: positions per dimension that `predict` processes at a time; larger inputs are predicted
+        by sliding windows (plusx.tasks.sliding_window) with this `overlap`. None: inputs of up to
+        MAX_POSITIONS are predicted as a whole.
+    spacing: mm per position, along each dimension, for surface distances.
 
-    After each forward `scalars["error"]` is the fraction of evaluated positions that was wrong, the
-    mean over the samples. Classes that the network does not have are refused with a UserError.
+    After each forward `scalars["error"]` is the fraction of evaluated positions that are wrong, the
+    mean over samples. Raises UserError for classes that the network does not have.
     """
 
     monitors = ("loss",)
@@ -69,7 +69,7 @@ class Segment(Task):
             weights = checked_weights(class_weights, class_names)
             if not {"cross-entropy", "focal"} & set(self.words):
                 raise UserError(
-                    f"class_weights are of the losses cross-entropy and focal; loss is {loss!r}"
+                    f"class_weights apply to the losses cross-entropy and focal; loss is {loss!r}"
                 )
         if background and background not in (class_names or ()):
             raise UserError(
@@ -86,7 +86,7 @@ class Segment(Task):
         self.window = None if window is None else tuple(window)
         self.overlap = overlap
         self.spacing = None if spacing is None else tuple(spacing)
-        # an argument of every run, so no part of what is saved
+        # not saved: every run passes it as an argument
         self.register_buffer("class_weights", weights, persistent=False)
 
     @property
@@ -108,7 +108,7 @@ class Segment(Task):
     def loss(
         self, logits: Float[Tensor, "n k *s"], targets: Shaped[Tensor, "n ..."]
     ) -> Float[Tensor, ""]:
-        """The loss of logits; sets `scalars`."""
+        """Return the loss of logits, and set `scalars`."""
         logits = at_least_float32(logits)
         if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
             raise UserError(
@@ -129,7 +129,7 @@ class Segment(Task):
         )
 
     def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
-        """The prediction slab by slab, as many positions at a time as one row of windows has."""
+        """Yield the prediction slab by slab; a slab is one row of windows."""
         inputs, window = batch.inputs, self._window(batch.inputs)
         for _, probabilities in slabs(self._probabilities, inputs, window, self.overlap):
             yield PositionProbabilities(probabilities)
@@ -155,19 +155,20 @@ class Segment(Task):
 
 
 def balanced(counts: Shaped[Tensor, "k"], rule: str = "balanced") -> Float[Tensor, "k"]:
-    """A weight for each class from how many positions it has; 1 on average over positions.
+    """Return a weight for each class from its number of positions; 1 on average over positions.
 
-    "balanced": the inverse of its share. "root": of the square root of its share, which is between
-    none and balanced. A class without any position has the weight of one that has one.
+    "balanced": the inverse of its fraction; "root": the inverse square root of its fraction,
+    between no weights and balanced. A class without positions has the weight of a class with one.
     """
     assert rule in ("balanced", "root")
-    shares = counts.double().clamp(min=1) / counts.double().clamp(min=1).sum()
-    weights = 1 / shares if rule == "balanced" else shares.rsqrt()
-    return (weights / (weights * shares).sum()).float()
+    fractions = counts.double().clamp(min=1) / counts.double().clamp(min=1).sum()
+    weights = 1 / fractions if rule == "balanced" else fractions.rsqrt()
+    return (weights / (weights * fractions).sum()).float()
 
 
 def _classes(targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes and whether they are evaluated, both (n, positions), or a UserError."""
+    """Return classes and whether they are evaluated, both (n, positions). Raises UserError if they
+    are invalid."""
     n, k = logits.shape[:2]
     if targets.dtype != torch.uint8 or targets.shape != (n, *logits.shape[2:]):
         raise UserError(
@@ -181,6 +182,6 @@ def _classes(targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     if highest >= k:
         raise UserError(
             f"a target is class {highest}; a network of {k} classes allows 0 to {k - 1}, and "
-            f"{IGNORE_INDEX} for what is ignored"
+            f"{IGNORE_INDEX} for ignored positions"
         )
     return classes, evaluated

@@ -1,9 +1,9 @@
 """Sliding-window inference, for inputs that are too large to be predicted at once.
 
-The windows of one dimension overlap, the first begins at the start and the last ends at the end.
-Predictions of several windows for a position are averaged, weighted by how near it lies to the
-centre of the window: at a window's edge a network has less context. nnU-Net (Isensee et al. 2021)
-and MONAI's sliding_window_inference do the same.
+Windows overlap; the first begins at the start and the last ends at the end of a dimension.
+Predictions of several windows for a position are averaged with weights that decrease towards the
+edge of a window, where a network has less context, as in nnU-Net (Isensee et al. 2021) and MONAI's
+sliding_window_inference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,50 +16,50 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-# Deviation of the Gaussian weights, as a share of the window's length (nnU-Net, MONAI).
+# standard deviation of the Gaussian weights as a fraction of the window (nnU-Net, MONAI)
 SIGMA = 0.125
-# Windows that are predicted at once, and how many positions all of them may have.
-WINDOWS_AT_ONCE, POSITIONS_AT_ONCE = 8, 2**19
-# The least weight: at the corner of a volume the Gaussian itself would be lost in rounding.
-LEAST = 1e-3
+# limits of a batch of windows: their number, and their positions in all
+MAX_WINDOWS, MAX_BATCH_POSITIONS = 8, 2**19
+# smallest weight: the Gaussian alone would underflow at the corner of a volume
+MIN_WEIGHT = 1e-3
 
 
 def starts(length: int, window: int, overlap: int | float) -> list[int]:
-    """Where windows begin along a dimension of so many positions, ascending.
+    """Return the starts of the windows along a dimension of `length` positions, ascending.
 
-    overlap: the share of a window that the next one covers too, at least; 0 <= overlap < 1.
-    A window that is no shorter than the dimension begins at 0, alone.
+    overlap: the smallest fraction of a window that the next one covers too; 0 <= overlap < 1. A
+    window that is not shorter than the dimension is the only one, at 0.
     """
     assert length > 0
     assert window > 0
     assert 0 <= overlap < 1
     if window >= length:
         return [0]
-    most = max(1, int(window * (1 - overlap)))
-    count = ceil((length - window) / most) + 1
-    return [place * (length - window) // (count - 1) for place in range(count)]
+    max_step = max(1, int(window * (1 - overlap)))
+    count = ceil((length - window) / max_step) + 1
+    return [index * (length - window) // (count - 1) for index in range(count)]
 
 
 def windows(
     size: Sequence[int], window: Sequence[int], overlap: int | float
 ) -> list[tuple[slice, ...]]:
-    """The windows over `size`, in order, the last dimension the quickest."""
+    """Return the windows over `size`, in order, the last dimension varying fastest."""
     assert len(size) == len(window)
-    along = [
+    slices_by_dim = [
         [slice(start, start + min(side, length)) for start in starts(length, side, overlap)]
         for length, side in zip(size, window)
     ]
-    return list(product(*along))
+    return list(product(*slices_by_dim))
 
 
 def importance(window: Sequence[int]) -> Float[Tensor, "*s"]:
-    """The weight of every position of a window: a Gaussian around the middle, at most 1."""
+    """Return the weight of every position of a window: a Gaussian around the centre, at most 1."""
     weights = torch.ones((), dtype=torch.float32)
     for side in window:
-        places = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
-        along = torch.exp(-0.5 * (places / (SIGMA * side)) ** 2)
-        weights = weights[..., None] * along
-    return weights.clamp(min=LEAST)
+        offsets = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+        gaussian = torch.exp(-0.5 * (offsets / (SIGMA * side)) ** 2)
+        weights = weights[..., None] * gaussian
+    return weights.clamp(min=MIN_WEIGHT)
 
 
 def sliding_window(
@@ -68,10 +68,8 @@ def sliding_window(
     window: Sequence[int],
     overlap: int | float,
 ) -> Float[Tensor, "n k *s"]:
-    """The predictions for every position, from (n, c, *w) to (n, k, *w), window by window.
-
-    An input that fits into one window is predicted whole, and so is a dimension that does.
-    """
+    """Return predictions (n, k, *s) for every position, where `predict` maps (n, c, *w) to (n, k,
+    *w). An input that fits into one window is predicted as a whole."""
     outputs: Tensor | None = None
     for rows, probabilities in slabs(predict, inputs, window, overlap):
         if probabilities.shape[2:] == inputs.shape[2:]:
@@ -89,36 +87,37 @@ def slabs(
     window: Sequence[int],
     overlap: int | float,
 ) -> Iterator[tuple[slice, Float[Tensor, "n k *b"]]]:
-    """The same in slabs along the first dimension, from its start to its end: which positions of
-    it, and their predictions. No more than the windows of one slab is in memory at a time.
-    """
+    """Yield the predictions in slabs along the first dimension: a slice of it and its predictions.
+    Only the windows of one slab are in memory at a time."""
     size = tuple(inputs.shape[2:])
-    every: list[tuple[Any, ...]] = windows(size, window, overlap)
-    if len(every) == 1:
+    all_windows: list[tuple[Any, ...]] = windows(size, window, overlap)
+    if len(all_windows) == 1:
         yield slice(0, size[0]), predict(inputs)
         return
     weights = importance([min(pair) for pair in zip(window, size)]).to(inputs.device)
     sums = totals = torch.zeros(0)
-    done = reach = 0  # up to where slabs were given, and up to where `sums` reaches
-    # small windows in one batch: torch convolves a batch of one volume far more slowly
-    batch = POSITIONS_AT_ONCE // (weights.numel() * len(inputs))
-    stride = max(1, min(WINDOWS_AT_ONCE, batch))
-    for begin in range(0, len(every), stride):
-        chosen = every[begin : begin + stride]
-        outputs = predict(torch.cat([inputs[(..., *place)] for place in chosen]))
-        for (rows, *rest), probabilities in zip(chosen, outputs.split(len(inputs))):
+    done = reach = 0  # end of the yielded slabs, and end of `sums`
+    # several small windows per batch: torch is much slower on batches of one volume
+    batch = MAX_BATCH_POSITIONS // (weights.numel() * len(inputs))
+    stride = max(1, min(MAX_WINDOWS, batch))
+    for index in range(0, len(all_windows), stride):
+        batch_windows = all_windows[index : index + stride]
+        outputs = predict(torch.cat([inputs[(..., *region)] for region in batch_windows]))
+        for (rows, *rest), probabilities in zip(batch_windows, outputs.split(len(inputs))):
             if rows.stop > reach:
-                more = (rows.stop - reach, *size[1:])
-                zeros = probabilities.new_zeros((*probabilities.shape[:2], *more))
+                extension = (rows.stop - reach, *size[1:])
+                zeros = probabilities.new_zeros((*probabilities.shape[:2], *extension))
                 sums = torch.cat([sums, zeros], 2) if reach > done else zeros
-                no_weight = torch.zeros(more, dtype=torch.float32, device=inputs.device)
+                no_weight = torch.zeros(extension, dtype=torch.float32, device=inputs.device)
                 totals = torch.cat([totals, no_weight]) if reach > done else no_weight
                 reach = rows.stop
-            here = (..., slice(rows.start - done, rows.stop - done), *rest)
-            sums[here] += probabilities * weights.to(probabilities.dtype)
-            totals[here] += weights
-        ahead = every[begin + stride][0].start if begin + stride < len(every) else size[0]
-        if ahead > done:
-            count = ahead - done
-            yield slice(done, ahead), sums[:, :, :count] / totals[:count].to(sums.dtype)
-            sums, totals, done = sums[:, :, count:].clone(), totals[count:].clone(), ahead
+            target = (..., slice(rows.start - done, rows.stop - done), *rest)
+            sums[target] += probabilities * weights.to(probabilities.dtype)
+            totals[target] += weights
+        next_start = (
+            all_windows[index + stride][0].start if index + stride < len(all_windows) else size[0]
+        )
+        if next_start > done:
+            count = next_start - done
+            yield slice(done, next_start), sums[:, :, :count] / totals[:count].to(sums.dtype)
+            sums, totals, done = sums[:, :, count:].clone(), totals[count:].clone(), next_start

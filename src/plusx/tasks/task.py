@@ -1,4 +1,4 @@
-"""What a task is: a network together with its loss, its predictions and its metrics."""
+"""The base class of tasks: a network with its loss, its predictions and its metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,19 +17,20 @@ from plusx.metrics.meter import Meter
 class Task(nn.Module, ABC):
     """A module whose `forward(batch)` is the loss.
 
-    A task sees no optimizer, device, step number, file or logger. Its buffers and submodules are
-    its whole state. `net` is the network that is trained; saved alone, it loads alone.
+    A task has no access to the optimizer, device, step number, files or logger. Its buffers and
+    submodules are its whole state. `net` is the trained network; saved alone, it can be loaded
+    alone.
 
-    `scalars` are named numbers of the latest forward, detached, each a mean over the batch. Reports
-    carry them on.
+    `scalars` are named values of the latest forward, detached, each a mean over the batch; reports
+    include them.
 
-    `metrics` are the names of what its meters compute that says how good it is, the foremost first;
-    `monitors` are further ones by which the best weights can be chosen. `tta` lists the test-time
-    augmentations over which its predictions can be averaged. `dense` says whether it predicts
-    positions of an input, of which then all is taken, padded, and nothing cropped.
+    `metrics` are the names of its main metrics, the most important first; `monitors` are further
+    ones that can select the best weights. `tta` lists the test-time augmentations that its
+    predictions can be averaged over. A `dense` task predicts positions of an input, which is then
+    padded and never cropped.
 
-    A new kind of task is a class that fills in the abstract methods. One task is changed into
-    another by a `Wrapped` that holds it, never by inheriting from it.
+    A new kind of task is a class that implements the abstract methods. Modify a task by a `Wrapped`
+    that contains it, never by inheriting from it.
     """
 
     net: nn.Module
@@ -45,39 +46,35 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        """The loss of a batch: a mean over its samples, so that parts of a batch can be added."""
+        """Return the loss of a batch: a mean over its samples, so that losses of parts can be
+        added."""
 
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:
-        """The prediction for each input, whether or not the batch has targets.
-
-        The task predicts in the mode it is in: call `eval()` first, as with every torch module.
-        """
+        """Return the prediction for each input; targets are not needed. The task predicts in its
+        current mode: call `eval()` first, as with any torch module."""
 
     @abstractmethod
     def meters(self) -> list[Meter]:
-        """Fresh meters, which turn predictions and targets into metrics."""
+        """Return new meters, which compute metrics from predictions and targets."""
 
     def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
-        """The prediction in slabs along the first dimension of space, for inputs whose prediction
-        takes much memory; most tasks have one slab.
-        """
+        """Yield the prediction in slabs along the first spatial dimension, for predictions that
+        need much memory; most tasks yield one slab."""
         yield self.predict(batch)
 
     def predict_stored(self, batch: Batch) -> list[Prediction]:
-        """The prediction for each input alone, on the CPU, in pixels of the input as stored.
-
-        FloatingPointError: it is not finite.
-        """
+        """Return the prediction for each input, on the CPU, in pixels of the stored input. Raises
+        FloatingPointError if it is not finite."""
         slabs = (slab.cpu().checked() for slab in self.predict_slabs(batch))
         return next(slabs).to_stored(batch, slabs)
 
     def after_step(self) -> None:
-        """Called once after every update, for what a task has to do then (a teacher to move)."""
+        """Called after every update, for example to update a teacher."""
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are, and where batches have to go."""
+        """The device of the parameters, on which batches must be."""
         for parameter in self.parameters():
             return parameter.device
         return torch.device("cpu")
@@ -91,18 +88,18 @@ def require_task(task: object) -> None:
 
 
 class Wrapped(Task, ABC):
-    """A task that changes another one: half precision, test-time augmentation, distillation.
+    """A task that modifies another one: half precision, test-time augmentation, distillation.
 
-    It delegates everything that it does not define itself. The wrapped task's modules, parameters
-    and buffers are its own, under the same names, so that a state_dict of either fits the other;
-    what a wrapper registers besides must have names of its own.
+    It delegates everything that it does not define. The modules, parameters and buffers of the
+    wrapped task are also its own, under the same names, so that a state_dict of one fits the other;
+    anything else that a wrapper registers must have other names.
     """
 
     task: Task
 
     def __init__(self, task: Task) -> None:
         modes = [(module, module.training) for module in task.modules()]
-        object.__setattr__(self, "task", task)  # no submodule: that would change the names
+        object.__setattr__(self, "task", task)  # not as a submodule, which would change the names
         super().__init__()
         self._modules, self._parameters = task._modules, task._parameters
         self._buffers = task._buffers
@@ -160,7 +157,7 @@ class Wrapped(Task, ABC):
 
 
 def compute(task: Task, meters: Sequence[Meter]) -> dict[str, Any]:
-    """The metrics of a task's meters: those that say how good it is first, the foremost before."""
+    """Return the metrics of a task's meters, the most important first."""
     values: Mapping[str, Any] = {
         name: value for meter in meters for name, value in meter.compute().items()
     }

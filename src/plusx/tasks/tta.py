@@ -18,12 +18,12 @@ Tta = Literal["none", "flip", "flip-shift"]
 class TestTimeAugmented(Wrapped):
     """A task whose prediction is the mean over views of each input.
 
-    "flip": the input and its mirror image; "flip-shift": both, and both moved by a pixel, with the
-    six views and the weights of Jordan 2024, section 3.5. UserError: the predictions of the task
-    cannot be averaged over these views.
+    "flip": the input and its mirror image; "flip-shift": both, also shifted by a pixel, with the
+    six views and the weights of Jordan 2024, section 3.5. Raises UserError if predictions of the
+    task cannot be averaged over these views.
     """
 
-    __test__ = False  # no test, for pytest
+    __test__ = False  # not a test class of pytest
 
     def __init__(self, task: Task, views: Tta) -> None:
         super().__init__(task)
@@ -44,8 +44,8 @@ class TestTimeAugmented(Wrapped):
         padded = F.pad(inputs, [1] * 2 * (inputs.ndim - 2), mode="reflect")
         dims = inputs.ndim - 2
         up_left, down_right = (
-            self._with_mirror(replace(batch, inputs=padded[(..., *(part,) * dims)]))
-            for part in (slice(None, -2), slice(2, None))
+            self._with_mirror(replace(batch, inputs=padded[(..., *(shift,) * dims)]))
+            for shift in (slice(None, -2), slice(2, None))
         )
         return centre.average([centre, up_left, down_right], [0.5, 0.25, 0.25])
 
@@ -57,7 +57,7 @@ class TestTimeAugmented(Wrapped):
     def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
         if self.views == "none":
             yield from self.task.predict_slabs(batch)
-        elif self.views == "flip" and batch.inputs.ndim > 3:  # slabs that mirroring leaves in place
+        elif self.views == "flip" and batch.inputs.ndim > 3:  # mirroring does not move slabs
             mirror = replace(batch, inputs=batch.inputs.flip(-1))
             pairs = zip(self.task.predict_slabs(batch), self.task.predict_slabs(mirror))
             for slab, mirrored in pairs:

@@ -1,4 +1,5 @@
-"""Faster and Mask R-CNN (Ren et al. 2015, He et al. 2017), by torchvision inside the network."""
+"""Faster and Mask R-CNN (Ren et al. 2015, He et al. 2017), computed by torchvision inside the
+network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from plusx.data.batch import Batch
 
 
 KINDS = ("faster-rcnn", "mask-rcnn")
-SHORT = {
+TERM_NAMES = {
     "loss_objectness": "objects",
     "loss_rpn_box_reg": "proposals",
     "loss_classifier": "classes",
@@ -21,22 +22,23 @@ SHORT = {
 
 
 def loss(net: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """torchvision's losses, added up as its reference training does, and the parts."""
+    """Return the sum of torchvision's losses, as in its reference training, and the terms."""
     losses: Mapping[str, Tensor] = net.losses(  # type: ignore[operator]
         batch.inputs, batch.known_targets, batch.extras.get("masks")
     )
-    parts = {SHORT[name]: part for name, part in losses.items()}
-    return torch.stack(list(parts.values())).sum(), parts
+    terms = {TERM_NAMES[name]: term for name, term in losses.items()}
+    return torch.stack(list(terms.values())).sum(), terms
 
 
 def detections(net: nn.Module, inputs: Tensor) -> list[dict[str, Tensor]]:
-    """boxes, scores and labels of each image, and for Mask R-CNN grids of mask probabilities."""
+    """Return boxes, scores and labels of each image, and for Mask R-CNN grids of mask
+    probabilities."""
     images = []
     for output in net(inputs):
         image = {
             "boxes": output["boxes"].float(),
             "scores": output["scores"].float(),
-            "labels": output["labels"] - 1,  # torchvision counts the background as 0
+            "labels": output["labels"] - 1,  # label 0 of torchvision is the background
         }
         if "masks" in output:
             image["grids"] = output["masks"][:, 0].float()
@@ -45,7 +47,7 @@ def detections(net: nn.Module, inputs: Tensor) -> list[dict[str, Tensor]]:
 
 
 def configure(net: nn.Module, score_threshold: float, nms_iou: float, max_detections: int) -> None:
-    """Set the thresholds of torchvision's own suppression."""
+    """Set the thresholds of torchvision's suppression."""
     heads: Any = net.detector.roi_heads  # type: ignore[union-attr]
     heads.score_thresh, heads.nms_thresh = score_threshold, nms_iou
     heads.detections_per_img = max_detections

@@ -9,20 +9,20 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 
-PER_LEVEL = 3  # anchors of a level
+PER_LEVEL = 3  # anchors per level
 IGNORED_IOU = 0.5  # IoU above which an anchor without a box is ignored (section 2.1)
-MAX_EXPONENT = 6.0  # highest exponent of a side, so that none overflows
+MAX_EXPONENT = 6.0  # largest exponent of a side, which prevents overflow
 
 Level = Float[Tensor, "n _ _ _"]  # (n, channels, height, width)
-Anchors = Sequence[tuple[int, int]]  # width and height of nine, those of the finest level first
+Anchors = Sequence[
+    tuple[int, int]
+]  # width and height of nine anchors, those of the finest level first
 Strides = Sequence[tuple[int, int]]  # of the levels: input positions per step, down and right
 
 
 def flat(maps: Sequence[Level]) -> Float[Tensor, "n _ _"]:
-    """The outputs of all levels, a row of x, y, width, height, objectness, classes for each anchor.
-
-    Level by level, anchor by anchor, row by row: `slots` names them in the same order.
-    """
+    """Return the outputs of all levels: one row of x, y, width, height, objectness, classes per
+    anchor. Level by level, anchor by anchor, row by row, in the same order as `slots`."""
     rows = []
     for level in maps:
         n, channels, height, width = level.shape
@@ -34,10 +34,11 @@ def flat(maps: Sequence[Level]) -> Float[Tensor, "n _ _"]:
 def slots(
     sizes: Sequence[tuple[int, int]], strides: Strides, anchors: Anchors, device: torch.device
 ) -> tuple[Float[Tensor, "p 2"], Float[Tensor, "p 2"], Float[Tensor, "p 2"]]:
-    """Of every anchor of every cell, all as (x, y): the cell, the anchor's sides, the stride."""
+    """Return, for every anchor of every cell and as (x, y): the cell, the sides of the anchor, the
+    stride."""
     cells, sides, steps = [], [], []
     anchors_by_level = [
-        anchors[begin : begin + PER_LEVEL] for begin in range(0, len(anchors), PER_LEVEL)
+        anchors[start : start + PER_LEVEL] for start in range(0, len(anchors), PER_LEVEL)
     ]
     for (height, width), (down, right), level_anchors in zip(
         sizes, strides, anchors_by_level, strict=True
@@ -59,28 +60,32 @@ def decoded(
     sides: Float[Tensor, "p 2"],
     strides: Float[Tensor, "p 2"],
 ) -> Float[Tensor, "n p 4"]:
-    """Corners: the middle is cell + sigmoid(t), the sides are anchor * exp(t) (section 2.1)."""
-    middle = (outputs[..., :2].sigmoid() + cells) * strides
+    """Return the corners: the centre is cell + sigmoid(t), the sides are anchor * exp(t) (section
+    2.1)."""
+    centre = (outputs[..., :2].sigmoid() + cells) * strides
     half = outputs[..., 2:4].clamp(max=MAX_EXPONENT).exp() * sides / 2
-    return torch.cat([middle - half, middle + half], -1)
+    return torch.cat([centre - half, centre + half], -1)
 
 
-def assigned(
+def assign(
     boxes: Float[Tensor, "n m 6"],
     sizes: Sequence[tuple[int, int]],
     strides: Strides,
     anchors: Anchors,
 ) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"], Int[Tensor, "b"]]:
-    """Image, row and slot of every box that is to be detected.
-
-    It belongs to the anchor with the most similar shape, in the cell of its centre.
-    """
+    """Return image, row and slot of every box that is not a crowd. A box is assigned to the anchor
+    with the most similar shape, in the cell of its centre."""
     image, row = ((boxes[..., 4] >= 0) & (boxes[..., 5] <= 0.5)).nonzero(as_tuple=True)
     objects = boxes[image, row]
-    wide, high = (objects[:, 2] - objects[:, 0])[:, None], (objects[:, 3] - objects[:, 1])[:, None]
+    width_of_box, height_of_box = (
+        (objects[:, 2] - objects[:, 0])[:, None],
+        (objects[:, 3] - objects[:, 1])[:, None],
+    )
     sides = torch.tensor(anchors, device=boxes.device).float()
-    shared = torch.minimum(wide, sides[:, 0]) * torch.minimum(high, sides[:, 1])
-    iou = shared / (wide * high + sides.prod(1) - shared)
+    intersection = torch.minimum(width_of_box, sides[:, 0]) * torch.minimum(
+        height_of_box, sides[:, 1]
+    )
+    iou = intersection / (width_of_box * height_of_box + sides.prod(1) - intersection)
     best = iou.argmax(1)
     level, anchor = best // PER_LEVEL, best % PER_LEVEL
     shape = torch.tensor(sizes, device=boxes.device)[level]
@@ -89,8 +94,8 @@ def assigned(
     y = ((objects[:, 1] + objects[:, 3]) / 2 / stride[:, 0]).long().clamp(min=0)
     x, y = x.minimum(shape[:, 1] - 1), y.minimum(shape[:, 0] - 1)
     counts = [PER_LEVEL * height * width for height, width in sizes]
-    begin = torch.tensor([0, *counts], device=boxes.device).cumsum(0)[level]
-    return image, row, begin + (anchor * shape[:, 0] + y) * shape[:, 1] + x
+    start = torch.tensor([0, *counts], device=boxes.device).cumsum(0)[level]
+    return image, row, start + (anchor * shape[:, 0] + y) * shape[:, 1] + x
 
 
 def loss(
@@ -100,24 +105,24 @@ def loss(
     boxes: Float[Tensor, "n m 6"],
     size: tuple[int, int],
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """The loss, a mean over images of sums over boxes, and its parts by their short names.
+    """Return the loss, a mean over images of sums over boxes, and its terms by name.
 
-    As in the authors' program: cross-entropy of the middles, squares of the sides' logarithms,
-    both weighted by 2 less the box's share of the image (size: height, width); cross-entropy of
-    objectness, except of anchors without a box that overlap one by more than a half; and of every
-    class by itself.
+    As in the authors' program: cross-entropy of the centres and squared error of the logarithms of
+    the sides, both weighted by 2 minus the box's fraction of the image (size: height, width);
+    cross-entropy of objectness, except for anchors without a box that overlap one by more than
+    half; and binary cross-entropy of every class.
     """
     outputs = flat(maps)
     sizes = [(level.shape[2], level.shape[3]) for level in maps]
     cells, sides, steps = slots(sizes, strides, anchors, outputs.device)
-    image, row, slot = assigned(boxes, sizes, strides, anchors)
+    image, row, slot = assign(boxes, sizes, strides, anchors)
     targets, predicted = boxes[image, row], outputs[image, slot]
-    middle = (targets[:, :2] + targets[:, 2:4]) / 2 / steps[slot]
-    target_middle = (middle - cells[slot]).clamp(0, 1)
+    centre = (targets[:, :2] + targets[:, 2:4]) / 2 / steps[slot]
+    target_centre = (centre - cells[slot]).clamp(0, 1)
     box_sides = (targets[:, 2:4] - targets[:, :2]).clamp(min=1e-3)
     weight = 2 - box_sides.prod(1) / (size[0] * size[1])
-    middle_loss = F.binary_cross_entropy_with_logits(
-        predicted[:, :2], target_middle, reduction="none"
+    centre_loss = F.binary_cross_entropy_with_logits(
+        predicted[:, :2], target_centre, reduction="none"
     ).sum(1)
     side_loss = ((predicted[:, 2:4] - (box_sides / sides[slot]).log()) ** 2).sum(1) / 2
     objectness = torch.zeros(outputs.shape[:2], device=outputs.device)
@@ -128,18 +133,18 @@ def loss(
     classes = F.one_hot(targets[:, 4].long(), outputs.shape[-1] - 5).float()
     by_class = F.binary_cross_entropy_with_logits(predicted[:, 5:], classes, reduction="none")
     n = len(outputs)
-    parts = {
-        "boxes": (weight * (middle_loss + side_loss)).sum() / n,
+    terms = {
+        "boxes": (weight * (centre_loss + side_loss)).sum() / n,
         "objects": (objects * evaluated).sum() / n,
         "classes": by_class.sum() / n,
     }
-    return torch.stack(list(parts.values())).sum(), parts
+    return torch.stack(list(terms.values())).sum(), terms
 
 
 def candidates(
     maps: Sequence[Level], strides: Strides, anchors: Anchors
 ) -> tuple[Float[Tensor, "n p 4"], Float[Tensor, "n p k"]]:
-    """A box for every anchor and its score for every class: objectness times class."""
+    """Return a box for every anchor and its score for every class: objectness times class score."""
     outputs = flat(maps)
     sizes = [(level.shape[2], level.shape[3]) for level in maps]
     boxes = decoded(outputs, *slots(sizes, strides, anchors, outputs.device))
@@ -149,7 +154,7 @@ def candidates(
 def _evaluated(
     predictions: Float[Tensor, "n p 4"], boxes: Float[Tensor, "n m 6"]
 ) -> Bool[Tensor, "n p"]:
-    """Which predicted boxes overlap no object by more than a half, nor lie in a crowd."""
+    """Whether predicted boxes overlap no object by more than half, and are not in a crowd."""
     evaluated = []
     for predicted, annotations in zip(predictions, boxes):
         objects = annotations[annotations[:, 4] >= 0]

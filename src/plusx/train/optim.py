@@ -1,4 +1,4 @@
-"""Optimizers, and which parameters decay."""
+"""Optimizers, and the parameters that weight decay applies to."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,28 +25,28 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     lr_scales: Mapping[Tensor, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW over every parameter of the task that is trained.
+    """Return SGD or AdamW for every trainable parameter of the task.
 
-    The defaults are those of He et al. 2015, section 4.2, which lets every parameter decay.
-    With `decay_norms=False` biases, the parameters of norms and one-number-a-channel scales do not.
-    `momentum` and `nesterov` are of "sgd", `betas` of "adamw" (Loshchilov and Hutter 2019).
-    `lr_scales` are factors of the learning rate for single parameters; 1 for the others.
-    The task has to be on its device and in its memory format already.
+    The defaults are those of He et al. 2015, section 4.2, with weight decay for all parameters.
+    With `decay_norms=False` it does not apply to biases, parameters of norms and per-channel
+    scales. `momentum` and `nesterov` are for "sgd", `betas` for "adamw" (Loshchilov and Hutter
+    2019). `lr_scales` are factors of the learning rate for single parameters; the default is 1. The
+    task must already be on its device and in its memory format.
     """
     if kind not in OPTIMIZERS:
         raise UserError(f"optimizer is {kind!r}; allowed are {', '.join(OPTIMIZERS)}")
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
     if not trained:
         raise UserError("no parameter of the task requires a gradient: nothing can be trained")
-    spared = set() if decay_norms else _spared(task)
+    no_decay = set() if decay_norms else _without_decay(task)
     groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in trained.items() if n not in spared]},
-        {"params": [p for n, p in trained.items() if n in spared], "weight_decay": 0.0},
+        {"params": [p for n, p in trained.items() if n not in no_decay]},
+        {"params": [p for n, p in trained.items() if n in no_decay], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if lr_scales is not None:
-        groups = [part for group in groups for part in _scaled(group, lr_scales)]
-    # One kernel for all of a network's small tensors: on a CPU six times as fast as a loop.
+        groups = [scaled_group for group in groups for scaled_group in _scaled(group, lr_scales)]
+    # one kernel for all small tensors of a network: six times as fast as a loop on a CPU
     fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
     if kind == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
@@ -59,8 +59,8 @@ def make_optimizer(
         )
         optimizer.register_step_pre_hook(_match_layouts)
         if momentum:
-            # As the first step would leave it. The fused kernel takes all or none of them, but a
-            # block that stochastic depth drops in the first step gets none there.
+            # The fused kernel needs the buffers of all parameters, but a block that stochastic
+            # depth drops in the first step would have none. Zeros are equivalent.
             for parameter in trained.values():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
@@ -68,7 +68,7 @@ def make_optimizer(
 
 
 def _scaled(group: dict[str, Any], lr_scales: Mapping[Tensor, float]) -> list[dict[str, Any]]:
-    """A group as one for each scale of the rate, the highest first."""
+    """Return a group split by the scale of the rate, the highest first."""
     by_scale: dict[float, list[Tensor]] = {}
     for parameter in group["params"]:
         by_scale.setdefault(lr_scales.get(parameter, 1.0), []).append(parameter)
@@ -79,42 +79,40 @@ def _scaled(group: dict[str, Any], lr_scales: Mapping[Tensor, float]) -> list[di
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Give every gradient the strides of its parameter.
-
-    torch's fused SGD on a CPU walks both in memory order: with other strides (a gradient that was
-    set by hand) it would silently update the wrong elements.
-    """
+    """Give every gradient the strides of its parameter. torch's fused SGD on a CPU iterates over
+    both in memory order: with other strides (a gradient that was set by hand) it would silently
+    update the wrong elements."""
     for parameter in trained_parameters(optimizer):
         gradient = parameter.grad
         if gradient is not None and gradient.stride() != parameter.stride():
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
-def _spared(task: Task) -> set[str]:
-    """The names of biases, of the parameters of norms and of scales a channel."""
-    # Told by what they are: a norm's class says so, whoever wrote it.
+def _without_decay(task: Task) -> set[str]:
+    """Return the names of biases, of the parameters of norms and of per-channel scales."""
+    # recognised by the class name, so that norms of other libraries are included
     norms = tuple(
         name
         for name, module in task.named_modules()
         if "norm" in type(module).__name__.lower() and not list(module.children())
     )
-    # a convolution of one input channel has one number a filter too, and decays
-    weighted = {
+    # a convolution of one input channel has one number per filter too, but decays
+    with_weights = {
         name
         for name, module in task.named_modules()
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
     }
-    named = dict(task.named_parameters())
-    owner = {name: name.rpartition(".")[0] for name in named}
+    parameters = dict(task.named_parameters())
+    module_of = {name: name.rpartition(".")[0] for name in parameters}
     return {
         name
-        for name, p in named.items()
-        if owner[name] in norms
+        for name, p in parameters.items()
+        if module_of[name] in norms
         or name.endswith("bias")
-        or (p.numel() == (p.shape[0] if p.ndim else 1) and owner[name] not in weighted)
+        or (p.numel() == (p.shape[0] if p.ndim else 1) and module_of[name] not in with_weights)
     }
 
 
 def trained_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """Every parameter the optimizer moves, in its order."""
+    """Return every parameter of the optimizer, in its order."""
     return [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,16 +1,16 @@
-"""Early stopping: a few lines for the caller's own loop."""
+"""Early stopping, for the caller's own loop."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Patience:
-    """Counts the evaluations since the best one.
+    """Counts evaluations since the best one.
 
         if patience.observe(metrics["accuracy"]):
             break
 
-    The fields are all of its state, as plain values: `dataclasses.asdict` saves it and
+    The fields are its whole state, as plain values: `dataclasses.asdict` saves it and
     `Patience(**values)` restores it.
     """
 
@@ -19,7 +19,8 @@ class Patience:
     waited: int = 0  # evaluations since then
 
     def observe(self, value: float) -> bool:
-        """Take in a value of which more is better; True once `limit` others were no better."""
+        """Record a value (higher is better). Return True after `limit` values without
+        improvement."""
         if self.best is None or value > self.best:
             self.best, self.waited = value, 0
         else:

@@ -1,4 +1,5 @@
-"""All that a resumed run needs: the task, the optimizer, the averaged weights, the step."""
+"""The state of training, with everything that a resumed run needs: the task, the optimizer, the
+averaged weights, the step."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -13,19 +14,19 @@ from plusx.tasks.task import Task, require_task
 
 
 Tensors = dict[str, dict[str, Tensor]]
-# Of an optimizer's groups: given anew at every step, or the way this machine computes them.
-NOT_KEPT = ("params", "lr", "foreach", "fused", "capturable", "differentiable")
+# keys of an optimizer's groups that are set at every step, or depend on the machine
+NOT_SAVED = ("params", "lr", "foreach", "fused", "capturable", "differentiable")
 
 
 class State:
-    """What training changes. Between two reports of `fit`, this is all of it.
+    """The state of training, complete between two reports of `fit`.
 
-    step: updates made so far.
-    ema: the task with averaged weights, once an update `with_ema` has made it, else None.
-    loss_scale, clean_steps: of float16 training (`Scaling`); None and 0 without it.
+    step: the number of updates so far.
+    ema: the task with averaged weights, created by an update `with_ema`, else None.
+    loss_scale, clean_steps: of float16 training (`Scaling`); None and 0 otherwise.
 
-    UserError: `task` is not a Task, the optimizer has parameters that are not the task's, or its
-    step needs a closure, as that of LBFGS does.
+    Raises UserError if `task` is not a Task, the optimizer has parameters that are not the task's,
+    or its step needs a closure, as that of LBFGS.
     """
 
     def __init__(self, task: Task, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
@@ -38,7 +39,7 @@ class State:
         if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
             raise UserError(
                 f"{type(optimizer).__name__} needs a closure that computes the loss again; plusx "
-                "trains with optimizers that take one gradient a step"
+                "supports optimizers with one gradient per step"
             )
         parameters = {id(parameter) for parameter in task.parameters()}
         groups = optimizer.param_groups
@@ -53,10 +54,10 @@ class State:
         self.clean_steps = 0
 
     def state_dict(self) -> tuple[Tensors, dict[str, Any]]:
-        """Groups of named tensors, and plain values that are exact in JSON.
+        """Return groups of named tensors, and plain values that are exact in JSON.
 
-        The groups are "weights" (with buffers), "optimizer" and, where there is one, "ema". The
-        tensors are those in use, not copies: write them before the next step.
+        The groups are "weights" (with buffers), "optimizer" and, if there is one, "ema". Tensors
+        are not copied: write them before the next step.
         """
         tensors: Tensors = {"weights": dict(self.task.state_dict()), "optimizer": {}}
         if self.ema is not None:
@@ -66,7 +67,7 @@ class State:
             for key, value in moments.items():
                 if value is None:
                     continue
-                assert isinstance(value, Tensor), f"{key} of an optimizer is no tensor"
+                assert isinstance(value, Tensor), f"{key} of an optimizer is not a tensor"
                 tensors["optimizer"][f"{names[parameter]}.{key}"] = value
         groups = [
             {
@@ -74,7 +75,7 @@ class State:
                 **{
                     key: list(value) if isinstance(value, tuple) else value
                     for key, value in group.items()
-                    if key not in NOT_KEPT
+                    if key not in NOT_SAVED
                 },
             }
             for group in self.optimizer.param_groups
@@ -89,21 +90,21 @@ class State:
         return tensors, values
 
     def load_state_dict(self, tensors: Tensors, values: dict[str, Any]) -> None:
-        """Go on, bit for bit, where `state_dict` was taken. Tensors are copied.
-
-        UserError: the state is of other parameters than this task's and this optimizer's.
-        """
+        """Restore what `state_dict` returned, bit for bit. Tensors are copied. Raises UserError if
+        the state is for other parameters than those of this task and optimizer."""
         names = self._names()
-        named = {name: p for p, name in names.items()}
+        parameters = {name: p for p, name in names.items()}
         saved_names = [group["params"] for group in values["groups"]]
-        ours = [[names[p] for p in group["params"]] for group in self.optimizer.param_groups]
-        if saved_names != ours:
-            raise UserError(_difference(saved_names, ours))
-        missing, unused = self.task.load_state_dict(tensors["weights"], strict=False)
-        if missing or unused:
+        current_names = [
+            [names[p] for p in group["params"]] for group in self.optimizer.param_groups
+        ]
+        if saved_names != current_names:
+            raise UserError(_difference(saved_names, current_names))
+        missing, unexpected = self.task.load_state_dict(tensors["weights"], strict=False)
+        if missing or unexpected:
             raise UserError(
-                f"the saved state is of another task: {_some(unused)} not here; "
-                f"{_some(missing)} not there"
+                f"the saved state is of another task: {_few_names(unexpected)} not in this task; "
+                f"{_few_names(missing)} not in the saved state"
             )
         for group, saved in zip(self.optimizer.param_groups, values["groups"]):
             for key, value in saved.items():
@@ -112,10 +113,12 @@ class State:
         self.optimizer.state.clear()
         for name, tensor in tensors["optimizer"].items():
             owner, _, key = name.rpartition(".")
-            if owner not in named:
-                raise UserError(f"the saved state moves {owner}, which this task does not have")
-            moments = self.optimizer.state[named[owner]]
-            moments[key] = _like(tensor, named[owner]) if key != "step" else self._count(tensor)
+            if owner not in parameters:
+                raise UserError(f"the saved state has {owner}, which this task does not have")
+            moments = self.optimizer.state[parameters[owner]]
+            moments[key] = (
+                _like(tensor, parameters[owner]) if key != "step" else self._count(tensor)
+            )
         self.ema = None
         if "ema" in tensors:
             self.ema = start_ema(self.task)
@@ -126,7 +129,7 @@ class State:
         self.clean_steps = values["clean_steps"]
 
     def _count(self, tensor: Tensor) -> Tensor:
-        """The optimizer's own count of steps, where the optimizer looks for it."""
+        """Return the optimizer's step count on the device where the optimizer expects it."""
         group = self.optimizer.param_groups[0]
         device = group["params"][0].device if group.get("fused") else torch.device("cpu")
         return tensor.to(device, copy=True)
@@ -136,37 +139,35 @@ class State:
 
 
 def start_ema(task: Task) -> Task:
-    """A copy of the task that no gradient reaches."""
+    """Return a copy of the task without gradients."""
     copy = deepcopy(task)
     copy.requires_grad_(False)
     return copy
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A copy where the parameter is.
-
-    Of the same memory format as well: fused optimizers walk through memory, not through positions.
-    """
+    """Return a copy on the parameter's device and in its memory format. Fused optimizers iterate
+    over memory, so the formats must match."""
     if tensor.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
     return tensor.to(parameter.device, copy=True)
 
 
-def _difference(saved_names: list[list[str]], ours: list[list[str]]) -> str:
+def _difference(saved_names: list[list[str]], current_names: list[list[str]]) -> str:
     saved, current = (
         {n for group in saved_names for n in group},
-        {n for group in ours for n in group},
+        {n for group in current_names for n in group},
     )
     if saved == current:
-        return "the saved state groups the parameters otherwise: was decay_norms changed?"
+        return "the saved state groups the parameters differently: was decay_norms changed?"
     return (
-        f"the saved state is of other parameters: {_some(sorted(saved - current))} not here; "
-        f"{_some(sorted(current - saved))} not there"
+        f"the saved state is for other parameters: {_few_names(sorted(saved - current))} not in "
+        f"this task; {_few_names(sorted(current - saved))} not in the saved state"
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    """A few of the names and how many more there are, with the verb."""
+def _few_names(names: Sequence[str]) -> str:
+    """Return a few of the names and the number of others, with the verb."""
     if not names:
         return "none is"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

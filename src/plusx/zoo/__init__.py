@@ -4,10 +4,10 @@
     >>> find("resnet20").stages[0].block.body
     'conv3s norm act conv3 norm + act'
 
-The endings of the names: `_a`, `_b`, `_c` are the shortcuts of He 2015 (CIFAR networks without
+Endings of names: `_a`, `_b`, `_c` are the shortcuts of He 2015 (CIFAR networks without
 an ending have A, ImageNet networks B), `_v1` the stride of the paper, `_cifar` the small stem,
-`_bn` batch norm, `_narrow` 19 channels in place of 45, `_nodrop` without dropout, and what
-stands behind `resnet110_` or `resnet164_` a row of tables 1 and 2 of He 2016.
+`_bn` batch norm, `_narrow` 19 channels instead of 45, `_nodrop` without dropout. After `resnet110_`
+or `resnet164_` it is a row of tables 1 and 2 of He 2016.
 """
 
 from difflib import get_close_matches
@@ -42,16 +42,14 @@ ZOO: dict[str, Entry] = {**IMAGE, **CIFAR, **SEQUENCE, **VOLUME}
 
 
 def find_model(name: str) -> Model:
-    """The network of that name, with a head or without, checked.
-
-    UserError: no network has the name. The message lists close matches.
-    """
+    """Return the network of that name, with a head or without, validated. Raises UserError, with
+    close matches, if there is none."""
     if name in HEADED:
         return HEADED[name].net
     entry = ZOO.get(name)
     if entry is None:
         near = get_close_matches(name.lower(), [*ZOO, *HEADED], n=5, cutoff=0.6)
-        hint = f"did you mean {', '.join(near)}?" if near else "`plusx models` lists every name"
+        hint = f"did you mean {', '.join(near)}?" if near else "`plusx models` lists all names"
         raise UserError(f"unknown network {name!r}: {hint}")
     if isinstance(entry.net, Net):
         validate(entry.net)
@@ -59,7 +57,8 @@ def find_model(name: str) -> Model:
 
 
 def find(name: str) -> Net | External:
-    """The same where the network has no head of its own, as a backbone has none."""
+    """Return the network of that name, without a head. Raises UserError as `find_model`, and for
+    one with a head."""
     model = find_model(name)
     if isinstance(model, WithHead):
         base = HEADED[name].base
@@ -68,9 +67,9 @@ def find(name: str) -> Net | External:
 
 
 def names(pattern: str = "*", *, headed: bool = False) -> list[str]:
-    """The names that match a shell pattern such as "resnet*_b", in the order of the zoo.
+    """Return the names that match a shell pattern such as "resnet*_b", in the order of the zoo.
 
-    headed: those of networks with a head on their features too.
+    headed: include networks with a head on their features.
     """
-    every = [*ZOO, *HEADED] if headed else [*ZOO]
-    return [name for name in every if fnmatchcase(name, pattern)]
+    all_names = [*ZOO, *HEADED] if headed else [*ZOO]
+    return [name for name in all_names if fnmatchcase(name, pattern)]

@@ -17,7 +17,7 @@ BOTTLENECK_D = replace(BOTTLENECK, shortcut="avgpool2s conv1 norm")  # He 2018
 BOTTLENECK_BLUR = Block(body="conv1/4 norm act conv3/4 norm act blur3s conv1 norm + act")
 BOTTLENECK_WIDE = Block(body="conv1/2 norm act conv3/2s norm act conv1 norm + act")
 
-# He 2016: full pre-activation. FIRST_ is the first block behind a stem that ends in `norm act`.
+# He 2016: full pre-activation. FIRST_ is the first block after a stem that ends in `norm act`.
 PREACT = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
 PREACT_A = replace(PREACT, shortcut="pad")
 FIRST_PREACT = Block(body="conv3s norm act conv3 +", shortcut="conv1s")
@@ -32,9 +32,7 @@ PREACT_BOTTLENECK_V1 = Block(
 # He 2016, table 1: the kinds of shortcut. The key is the end of the network's name.
 SHORTCUTS: dict[str, Block] = {
     "constant": Block(
-        body="conv3s norm act conv3 norm scale.5 + act",
-        shortcut="pad scale.5",
-        identity="scale.5",
+        body="conv3s norm act conv3 norm scale.5 + act", shortcut="pad scale.5", identity="scale.5"
     ),
     "constant_shortcut": replace(BASIC, shortcut="pad scale.5", identity="scale.5"),
     "exclusive_gate": Block(body="conv3s norm act conv3 norm ~ act", shortcut="pad"),
@@ -42,7 +40,7 @@ SHORTCUTS: dict[str, Block] = {
     "conv_shortcut": BASIC_C,
     "dropout_shortcut": replace(BASIC, shortcut="pad drop.5", identity="drop.5"),
 }
-# He 2016, table 2: where norm and act stand. Full pre-activation is PREACT_A.
+# He 2016, table 2: the order of norm and act. Full pre-activation is PREACT_A.
 ORDERS: dict[str, Block] = {
     "norm_after": Block(body="conv3s norm act conv3 + norm act", shortcut="pad"),
     "act_before": Block(body="conv3s norm act conv3 norm act +", shortcut="pad"),
@@ -72,12 +70,12 @@ PERCEIVE = Block(body="norm conv1*4b act conv1b +")
 
 
 def attended(body: Block, gate: str) -> Block:
-    """The same block with an attention gate at the end of the branch (SE, ECA, CBAM)."""
+    """Return the block with an attention gate at the end of the branch (SE, ECA, CBAM)."""
     return replace(body, body=body.body.replace(" +", f" {gate} +"))
 
 
 def resnext(groups: int, ratio: str) -> Block:
-    """A block of ResNeXt: `ratio` is the inner width against the outer ("/2", "", "*2")."""
+    """Return a block of ResNeXt: `ratio` is the inner over the outer width ("/2", "", "*2")."""
     return Block(body=f"conv1{ratio} norm act conv3{ratio}sg{groups} norm act conv1 norm + act")
 
 
@@ -90,8 +88,8 @@ def stages(
     enter: str = "",
     first: Block | None = None,
 ) -> tuple[Stage, ...]:
-    """Stages of one block. `first` is the first block of the first stage, `enter` the layers on
-    entry to the others."""
+    """Return stages of one block. `first` is the first block of the first stage, `enter` the layers
+    on entry to the other stages."""
     return tuple(
         Stage(
             block=block,

@@ -1,7 +1,7 @@
 """Networks for CIFAR: 32 x 32 pixels, 10 classes.
 
-The depth is in the name: 6 n + 2 layers in basic blocks, 9 n + 2 in bottlenecks, n in each of
-three stages, and 6 n + 4 in the wide networks, whose authors count the three projections and
+The depth is in the name: 6 n + 2 layers in basic blocks, 9 n + 2 in bottlenecks, with n blocks in
+each of three stages, and 6 n + 4 in wide networks, whose authors count the three projections but
 not the head.
 """
 
@@ -42,7 +42,7 @@ WIDTHS, BOTTLENECK_WIDTHS = (16, 32, 64), (64, 128, 256)
 
 def net(
     block: Block,
-    turns: int,
+    depth: int,
     widths: tuple[int, ...] = WIDTHS,
     *,
     first: Block | None = None,
@@ -51,11 +51,11 @@ def net(
     tail: str = "pool",
     drop_path: float = 0.0,
 ) -> Net:
-    """Section 4.2 of He 2015 with any block: a stem and `turns` blocks in each of three stages."""
+    """Section 4.2 of He 2015 with any block: a stem, and `depth` blocks in each of three stages."""
     return Net(
         stem=stem,
         stem_width=stem_width,
-        stages=stages(block, (turns,) * 3, widths, strides=(1, 2, 2), first=first),
+        stages=stages(block, (depth,) * 3, widths, strides=(1, 2, 2), first=first),
         tail=tail,
         num_classes=10,
         size=32,
@@ -63,35 +63,35 @@ def net(
     )
 
 
-def preact(block: Block, turns: int, first: Block) -> Net:
+def preact(block: Block, depth: int, first: Block) -> Net:
     """The appendix of He 2016: the stem is activated once, before the paths split."""
-    return net(block, turns, first=first, tail="norm act pool")
+    return net(block, depth, first=first, tail="norm act pool")
 
 
-def preact_bottleneck(turns: int) -> Net:
-    """He's own code (resnet-1k-layers): a bare stem, and the stride on the first 1x1."""
+def preact_bottleneck(depth: int) -> Net:
+    """He's code (resnet-1k-layers): a stem of one convolution, and the stride on the first 1x1."""
     block = PREACT_BOTTLENECK_V1
-    return net(block, turns, BOTTLENECK_WIDTHS, stem="conv3", tail="norm act pool")
+    return net(block, depth, BOTTLENECK_WIDTHS, stem="conv3", tail="norm act pool")
 
 
-def wide(turns: int, factor: int, block: Block = WIDE) -> Net:
+def wide(depth: int, factor: int, block: Block = WIDE) -> Net:
     """Table 1 of Zagoruyko 2016 with widths 16, 32 and 64 times `factor`."""
     widths = tuple(width * factor for width in WIDTHS)
-    return net(block, turns, widths, stem="conv3", tail="norm act pool")
+    return net(block, depth, widths, stem="conv3", tail="norm act pool")
 
 
 def resnext29(groups: int, ratio: str) -> Net:
-    """Section 5.3 of Xie 2016: three blocks a stage, groups of 64 channels."""
+    """Section 5.3 of Xie 2016: three blocks per stage, groups of 64 channels."""
     return net(resnext(groups, ratio), 3, (256, 512, 1024), stem_width=64)
 
 
-def densenet(block: Block, turns: int, growth: int, stem_width: int, ratio: str) -> Net:
-    """Section 3 of Huang 2017: three stages of `turns` blocks; `ratio` compresses between them."""
+def densenet(block: Block, depth: int, growth: int, stem_width: int, ratio: str) -> Net:
+    """Section 3 of Huang 2017: three stages of `depth` blocks; `ratio` compresses between them."""
     enter = f"norm act conv1{ratio} avgpool2s2"
     return Net(
         stem="conv3",
         stem_width=stem_width,
-        stages=stages(block, (turns,) * 3, (growth,) * 3, strides=(1,) * 3, enter=enter),
+        stages=stages(block, (depth,) * 3, (growth,) * 3, strides=(1,) * 3, enter=enter),
         tail="norm act pool",
         num_classes=10,
         size=32,
@@ -99,16 +99,16 @@ def densenet(block: Block, turns: int, growth: int, stem_width: int, ratio: str)
 
 
 def imagenet(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
-    """A network for ImageNet whose stem keeps the small image as large as it is."""
+    """A network for ImageNet with a stem that keeps the size of small images."""
     body = stages(block, depths, widths)
     return Net(stem=STEM, stem_width=64, stages=body, num_classes=10, size=32)
 
 
 def highway() -> Net:
-    """The authors' own 19 layers (flukeskywalker/highway-networks, cifar10-19layers).
+    """The 19 layers of the authors' code (flukeskywalker/highway-networks, cifar10-19layers).
 
-    Their training log prints 2,256,838 parameters, which this equals. Their transform gates
-    start at a bias of -2.
+    It has the 2,256,838 parameters that their training log prints. Their transform gates start at a
+    bias of -2.
     """
     enter = "maxpool2s2 drop.2"
     return Net(
@@ -135,7 +135,7 @@ def vgg() -> Net:
 
 NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
 NO_DROP = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
-# Its convolutions have biases and Keras pads asymmetrically at stride 2: the grammar has neither.
+# Its convolutions have biases, and Keras pads asymmetrically at stride 2: not in the grammar.
 RESNET8_KERAS = External(
     name="resnet8_keras",
     embed_width=64,
@@ -167,7 +167,7 @@ REVNETS = {
 }
 
 CIFAR: dict[str, Entry] = {
-    # no ending: option A, the paper's own choice for CIFAR
+    # no ending: option A, the paper's choice for CIFAR
     "resnet20": Entry(net(BASIC_A, 3), "He 2015, table 6"),
     "resnet32": Entry(net(BASIC_A, 5), "He 2015, table 6"),
     "resnet44": Entry(net(BASIC_A, 7), "He 2015, table 6"),
@@ -212,7 +212,7 @@ CIFAR: dict[str, Entry] = {
     "resnet110_shortcut_gate": Entry(net(SHORTCUTS["shortcut_gate"], 18), "He 2016, table 1"),
     "resnet110_conv_shortcut": Entry(net(SHORTCUTS["conv_shortcut"], 18), "He 2016, table 1"),
     "resnet110_dropout_shortcut": Entry(net(SHORTCUTS["dropout_shortcut"], 18), "He 2016, table 1"),
-    # where norm and act stand (table 2 of He 2016); full pre-activation: preact_resnet110, 164
+    # the order of norm and act (table 2 of He 2016); full pre-activation: preact_resnet110, 164
     "resnet110_norm_after": Entry(net(ORDERS["norm_after"], 18), "He 2016, table 2"),
     "resnet110_act_before": Entry(net(ORDERS["act_before"], 18), "He 2016, table 2"),
     "resnet110_act_only": Entry(net(ORDERS["act_only"], 18, tail="act pool"), "He 2016, table 2"),

@@ -1,4 +1,4 @@
-"""What the zoo keeps of a network: its model, and where it comes from."""
+"""The entry of a network in the zoo."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from plusx.grammar.spec import Net
 
 
 class Entry(NamedTuple):
-    """A network and where it comes from: a paper of `papers.PAPERS`, and the place in it."""
+    """A network and its source: a paper of `papers.PAPERS`, and the place in it."""
 
     net: Net | External
     source: str

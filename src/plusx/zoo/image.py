@@ -1,4 +1,4 @@
-"""Networks for ImageNet: 224 x 224 pixels, 1,000 classes, unless the line says otherwise."""
+"""Networks for ImageNet: 224 x 224 pixels, 1,000 classes, unless stated otherwise."""
 
 from dataclasses import replace
 
@@ -48,10 +48,10 @@ def resnet(block: Block, depths: tuple[int, ...], widths: tuple[int, ...], stem:
 
 
 def preact(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
-    """Pre-activation as timm builds it: a bare stem, and every block whole.
+    """Pre-activation as in timm: a stem of one convolution and pooling, and complete blocks.
 
-    fb.resnet.torch ends the stem in `norm act` and opens with a block without them: another
-    function with the same count (25,549,352 at 50 layers). Both together would be 128 more.
+    fb.resnet.torch ends the stem in `norm act` and starts with a block without them: another
+    function with the same count (25,549,352 for 50 layers). Both together would have 128 more.
     """
     stem = PREACT_STEM
     return replace(resnet(block, depths, widths, stem), tail="norm act pool")
@@ -73,7 +73,7 @@ def vgg(block: Block, depths: tuple[int, ...]) -> Net:
 
 
 def convnext(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
-    """Table 9 of Liu 2022; the learned scales begin at 1e-6."""
+    """Table 9 of Liu 2022; the learned scales are initialised to 1e-6."""
     enter = "norm conv2*2s2b"
     body = stages(CONVNEXT, depths, widths, strides=(1,) * 4, enter=enter)
     return Net(
@@ -87,7 +87,7 @@ def convnext(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
 
 
 def vision_transformer(width: int, depth: int) -> Net:
-    """Table 1 of Dosovitskiy 2020 with the mean over positions in place of a class token."""
+    """Table 1 of Dosovitskiy 2020 with the mean over positions instead of a class token."""
     stage = Stage(block=(ATTEND, PERCEIVE), depth=depth, width=width)
     return Net(
         stem="conv16s16b pos",
@@ -100,7 +100,7 @@ def vision_transformer(width: int, depth: int) -> Net:
 
 
 def darknet(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
-    """Table 1 of Redmon 2018: each stage is entered by a convolution that halves the image."""
+    """Table 1 of Redmon 2018: each stage starts with a convolution that halves the image."""
     body = tuple(
         Stage(block=DARKNET, depth=depth, width=width, enter="conv3*2s2 norm act")
         for depth, width in zip(depths, widths)
@@ -108,20 +108,16 @@ def darknet(depths: tuple[int, ...], widths: tuple[int, ...]) -> Net:
     return Net(stem="conv3 norm act", stem_width=32, stages=body, size=256, act="leaky")
 
 
-def with_last_stage(net: Net, last: Stage) -> Net:
-    """The net with another last stage."""
-    return replace(net, stages=(*net.stages[:-1], last))
-
-
 def with_nonlocal(net: Net) -> Net:
     """One non-local block before the last block of the third stage (Wang 2017, section 4.1)."""
-    one, two, three, four = net.stages
-    blocks = (*three.blocks[:-1], NONLOCAL, three.blocks[-1])
-    return replace(net, stages=(one, two, replace(three, block=blocks, depth=1), four))
+    first, second, third, fourth = net.stages
+    blocks = (*third.blocks[:-1], NONLOCAL, third.blocks[-1])
+    return replace(net, stages=(first, second, replace(third, block=blocks, depth=1), fourth))
 
 
-BOTNET_STAGE = Stage(block=BOTNET, depth=3, width=2048, stride=2)
 RESNET50 = resnet(BOTTLENECK, D50, BROAD)
+BOTNET_STAGE = Stage(block=BOTNET, depth=3, width=2048, stride=2)
+BOTNET50 = replace(RESNET50, stages=(*RESNET50.stages[:-1], BOTNET_STAGE))
 DENSENET121 = densenet((6, 12, 24, 16), 32, 64)
 ALEXNET = External(
     name="alexnet",
@@ -165,8 +161,7 @@ IMAGE: dict[str, Entry] = {
     "plain34": Entry(resnet(PLAIN, D34, NARROW), "He 2015, table 2"),
     "resnet50_d": Entry(resnet(BOTTLENECK_D, D50, BROAD, DEEP_STEM), "He 2018, figure 2, D"),
     "resnetblur50": Entry(
-        resnet(BOTTLENECK_BLUR, D50, BROAD, BLUR_STEM),
-        "Zhang 2019, section 3.2",
+        resnet(BOTTLENECK_BLUR, D50, BROAD, BLUR_STEM), "Zhang 2019, section 3.2"
     ),
     "preact_resnet18": Entry(preact(PREACT, D18, NARROW), "He 2016, figure 1b"),
     "preact_resnet50": Entry(preact(PREACT_BOTTLENECK, D50, BROAD), "He 2016, figure 1b"),
@@ -200,7 +195,7 @@ IMAGE: dict[str, Entry] = {
     # the products are scaled, as in multi-head attention
     "nonlocal_resnet50": Entry(with_nonlocal(RESNET50), "Wang 2017, section 4.1"),
     # no relative positions
-    "botnet50": Entry(with_last_stage(RESNET50, BOTNET_STAGE), "Srinivas 2021, table 1"),
+    "botnet50": Entry(BOTNET50, "Srinivas 2021, table 1"),
     "vgg11": Entry(vgg(VGG, (1, 1, 2, 2, 2)), "Simonyan 2014, table 1, A"),
     "vgg13": Entry(vgg(VGG, (2, 2, 2, 2, 2)), "Simonyan 2014, table 1, B"),
     "vgg16": Entry(vgg(VGG, (2, 2, 3, 3, 3)), "Simonyan 2014, table 1, D"),

@@ -1,4 +1,5 @@
-"""Which plan, and which depth of a family, trains in a given memory: by arithmetic, no torch."""
+"""The memory plans, and the depths of a family, that fit in a given memory: by arithmetic, without
+torch."""
 
 import re
 from collections.abc import Iterator
@@ -8,23 +9,23 @@ from plusx.errors import UserError
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
-from plusx.grammar.sizes import said_size
+from plusx.grammar.sizes import format_size
 from plusx.grammar.spec import Net
 from plusx.zoo import ZOO, External
 
 
-# Bytes a parameter: its weight, its gradient, the momentum of SGD, in float32.
+# bytes per parameter in float32: its weight, its gradient, the momentum of SGD
 STATE = {"weights": 4, "gradients": 4, "optimizer": 4}
 
 
 def memory_report(name: str, net: Net | External, memory: int, batch: int) -> dict[str, Any]:
-    """The plans under which a batch of images trains in a memory of so many bytes.
+    """Return the plans with which a batch of images trains in this number of bytes.
 
-    plans: a row each, with the bytes that training holds for the backward pass of the batch;
+    plans: one row each, with the bytes that training holds for the backward pass of the batch;
     state_bytes: weights, gradients and SGD's momentum; family: the same network in other depths,
-    and the first plan by which each fits, or None.
+    with the first plan that fits, or None.
 
-    UserError: an external network without arithmetic, or no image.
+    Raises UserError for an external network without arithmetic, or a batch without images.
     """
     if batch < 1:
         raise UserError(f"--batch-size {batch}: a batch has at least one image")
@@ -51,7 +52,7 @@ def memory_report(name: str, net: Net | External, memory: int, batch: int) -> di
 
 
 def family(name: str) -> list[str]:
-    """The networks of the zoo that differ from this one in the first number of their name alone."""
+    """Return the networks of the zoo whose names differ from this one only in the first number."""
     if name not in ZOO:
         return []
     like = re.compile(re.sub(r"\d+", r"(\\d+)", re.escape(name), count=1))
@@ -67,18 +68,18 @@ def family(name: str) -> list[str]:
 
 
 def memory_text(result: dict[str, Any]) -> str:
-    """A memory report as text for a terminal."""
+    """Return a memory report as text for a terminal."""
     batch, state = result["batch"], sum(result["state_bytes"].values())
     lines = [
         "",
-        f"  training a batch of {batch} images in {said_size(result['memory'])}",
-        f"  {said_size(state)} of it for weights, gradients and SGD's momentum",
+        f"  training a batch of {batch} images in {format_size(result['memory'])}",
+        f"  {format_size(state)} of it for weights, gradients and SGD's momentum",
         "",
         f"  {'plan':11} {'an image':>9} {'the batch':>10} {'with state':>11}",
     ]
     lines += [
-        f"  {row['plan']:11} {said_size(round(row['saved_bytes_per_image'])):>9} "
-        f"{said_size(row['saved_bytes']):>10} {said_size(row['total_bytes']):>11}  "
+        f"  {row['plan']:11} {format_size(round(row['saved_bytes_per_image'])):>9} "
+        f"{format_size(row['saved_bytes']):>10} {format_size(row['total_bytes']):>11}  "
         f"{'fits' if row['fits'] else 'does not fit'}"
         for row in result["plans"]
     ]
@@ -101,7 +102,7 @@ def _first(name: str, memory: int, batch: int) -> str | None:
 
 
 def _saved(name: str, net: Net | External, batch: int) -> Iterator[tuple[str, int]]:
-    """Every plan, the fastest first, and the bytes that it holds."""
+    """Yield every plan, the fastest first, and the bytes that it holds."""
     if isinstance(net, Net):
         for plan in PLANS:
             yield plan, saved_bytes(net, plan, batch)
@@ -109,8 +110,8 @@ def _saved(name: str, net: Net | External, batch: int) -> Iterator[tuple[str, in
         yield "reversible", reversible_bytes(net.reversible, batch)
     else:
         raise UserError(
-            f"{name} is an external module, and arithmetic does not count what it holds: "
-            f"`plusx bench memory {name}` does"
+            f"{name} is an external module, whose memory arithmetic cannot count; use "
+            f"`plusx bench memory {name}`"
         )
 
 

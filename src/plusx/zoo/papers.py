@@ -1,4 +1,4 @@
-"""The papers behind the zoo. The source of every entry begins with one of these keys."""
+"""The papers of the zoo. The source of every entry starts with one of these keys."""
 
 PAPERS: dict[str, str] = {
     "Banbury 2021": "MLPerf Tiny Benchmark, arXiv:2106.07597",

@@ -5,17 +5,15 @@ from plusx.zoo.blocks import BASIC, stages
 from plusx.zoo.entry import Entry
 
 
-def keyword(turns: int, pool: str, width: int) -> Net:
-    """res8 and res26 of Tang 2017: norms without weights, after every convolution's ReLU.
-
-    101 frames of 40 cepstral coefficients, 12 labels.
-    """
+def keyword(depth: int, pool: str, width: int) -> Net:
+    """res8 and res26 of Tang 2017: norms without weights, after every convolution's ReLU. 101
+    frames of 40 cepstral coefficients, 12 labels."""
     block = Block(body="norm | conv3 act norm conv3 act +")
     first = Block(body="conv3 act norm conv3 act +")
     return Net(
         stem=f"conv3 act {pool}",
         stem_width=width,
-        stages=(Stage(block=block, depth=turns, width=width, first=first),),
+        stages=(Stage(block=block, depth=depth, width=width, first=first),),
         tail="norm pool",
         in_channels=1,
         num_classes=12,
@@ -31,11 +29,11 @@ def dilated(layer: int) -> str:
 
 
 def dilated_keyword(width: int) -> Net:
-    """res15 of Tang 2017: no pooling, dilations of 1 to 16 in its place."""
+    """res15 of Tang 2017: dilations of 1 to 16 instead of pooling."""
     leads = ("", *("norm | ",) * 5)
     blocks = tuple(
-        Block(body=f"{lead}{dilated(2 * turn + 1)} act norm {dilated(2 * turn + 2)} act +")
-        for turn, lead in enumerate(leads)
+        Block(body=f"{lead}{dilated(2 * index + 1)} act norm {dilated(2 * index + 2)} act +")
+        for index, lead in enumerate(leads)
     )
     return Net(
         stem="conv3 act",
@@ -73,10 +71,8 @@ def separable(kernel: int) -> Block:
 
 
 def quartznet() -> Net:
-    """Table 1 of Kriman 2019, 15 x 5: 64 mel bands, 28 letters and the blank.
-
-    `features` gives the sequence that a recogniser reads; the head here reads its mean.
-    """
+    """Table 1 of Kriman 2019, 15 x 5: 64 mel bands, 28 letters and the blank. `features` gives the
+    sequence that a recogniser reads; the head here reads its mean."""
     kernels, widths = (33, 39, 51, 63, 75), (256, 256, 512, 512, 512)
     return Net(
         stem="conv33s2dw conv1 norm act",

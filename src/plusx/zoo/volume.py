@@ -17,6 +17,4 @@ def video() -> Net:
     )
 
 
-VOLUME: dict[str, Entry] = {
-    "r3d_18": Entry(video(), "Tran 2017, table 1, R3D"),
-}
+VOLUME: dict[str, Entry] = {"r3d_18": Entry(video(), "Tran 2017, table 1, R3D")}

@@ -1,4 +1,4 @@
-"""Networks with a head on their features that are known by a name, torchvision's own."""
+"""Named networks with a head on their features, those of torchvision."""
 
 from dataclasses import dataclass, replace
 
@@ -10,10 +10,10 @@ from plusx.zoo.image import IMAGE
 
 @dataclass(frozen=True, kw_only=True)
 class HeadedEntry:
-    """A network of the zoo and the head on it; `size` is that of its images.
+    """A network of the zoo with a head; `size` is the size of its images.
 
-    `parameters` and `multiply_adds` are counted with torch (`nn.costs`), as heads are not a part
-    of the language; a test holds them to it.
+    `parameters` and `multiply_adds` are counted with torch (`nn.costs`), because heads are not part
+    of the language; a test checks them.
     """
 
     base: str
@@ -33,7 +33,7 @@ class HeadedEntry:
 
     @property
     def background(self) -> bool:
-        """Whether torchvision's weights have one class more, the first, which is nothing."""
+        """Whether torchvision's weights have an additional first class, the background."""
         return self.head.two_stage
 
 
