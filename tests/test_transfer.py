@@ -290,3 +290,12 @@ def test_a_transfer_study_is_made_in_one_go(tmp_path: Path) -> None:
     begun = (tmp_path / "out/runs/resnet20-all-of-it-fine-tuned-seed0/recipe.toml").read_text()
     assert "out/runs/resnet20-before-seed0" in begun
     assert study(recipe, tmp_path / "out") == result
+
+
+def test_filters_of_grey_images_are_taken_for_colours() -> None:
+    """An image with equal channels keeps its prediction."""
+    grey = create_model("resnet20", in_channels=1, seed=0).eval()
+    net = create_model("resnet20", seed=1).eval()
+    net.load_state_dict(adapt_input_conv(net, grey.state_dict()))
+    image = torch.rand(2, 1, 16, 16)
+    torch.testing.assert_close(net(image.expand(-1, 3, -1, -1)), grey(image))

@@ -13,7 +13,7 @@ from plusx.explain.faithfulness import enlarged
 
 
 MIN_PANEL_SIDE = 224  # minimum pixels of the longer side of a panel
-MAX_OPACITY = 0.78  # of the heat map where it is 1
+MAX_OPACITY = 0.6  # of the heat map where it is 1; the image stays visible
 _GAP = 8
 _MAX_SORTED = 2**22  # positions for the quantile: torch sorts at most 2**24
 
@@ -56,11 +56,9 @@ def panels(
 
 def blended(pixels: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     """Return pixels (h, w, 3) under the colours of a heat map (h, w) from 0 to 1."""
-    opacity = (MAX_OPACITY * heat_map**0.7)[..., None]
+    opacity = (MAX_OPACITY * heat_map)[..., None]
     grey = pixels.mean(-1, keepdims=True)
-    muted = (
-        0.45 * pixels + 0.55 * grey
-    )  # so that colours of the image do not look like the heat map
+    muted = 0.45 * pixels + 0.55 * grey  # so that its colours do not look like the heat map
     mixed = muted * (1 - opacity) + _colours(0.25 + 0.7 * heat_map) * opacity
     return mixed.round().astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Filters that were learned on colours, for images of any number of channels."""
+"""Adapt the first convolution of pretrained weights to another number of input channels."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,12 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, with the first filters for as many channels as the network sees.
+    """The tensors with the first filters adapted to the input channels of the network.
 
-    Filters of three colours are taken again and again for channels 1, 2, 3, 4, ... and multiplied
-    by 3 / channels, so that an image whose channels are alike is answered as in colours; of one
-    channel they are the sum over the colours. That is what timm does (`adapt_input_conv`). Nothing
-    is changed where the channels are as many.
+    Filters of 3 channels (or 1) are repeated for channels 1, 2, 3, 4, ... and multiplied by 3 (or
+    1) / channels, so that an image with equal channels keeps its prediction; for one channel they
+    are summed. This is timm's `adapt_input_conv`, which does not start from 1 channel. Tensors are
+    returned as they are if the number of channels is the same.
     """
     adapted = dict(tensors)
     convolutions = [
@@ -40,11 +40,11 @@ def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str,
     same_shape = (
         weight.shape[:1] + weight.shape[2:] == conv.weight.shape[:1] + conv.weight.shape[2:]
     )
-    if not same_shape or weight.shape[1] != COLOURS or count == COLOURS:
+    stored = weight.shape[1]
+    if not same_shape or stored not in (1, COLOURS) or count == stored:
         return adapted
     if count == 1:
         adapted[key] = weight.sum(1, keepdim=True)
     else:
-        channels = torch.arange(count) % COLOURS
-        adapted[key] = weight[:, channels] * (COLOURS / count)
+        adapted[key] = weight[:, torch.arange(count) % stored] * (stored / count)
     return adapted
