@@ -230,3 +230,42 @@ def test_the_class_of_the_made_bands_lies_in_one_of_them() -> None:
         right.append(float((apart.argmin(1) == source.labels.numpy()).mean()))
     assert right.pop(TELLING - 1) > 0.9
     assert max(right) < 0.25  # 600 images of six classes: five deviations above chance
+
+
+def test_s9_tiffs_with_lzw_are_read(tmp_path: Path) -> None:
+    pytest.importorskip("imagecodecs")
+    image = np.random.default_rng(0).integers(0, 10_000, (8, 6, 5)).astype(np.uint16)
+    for compression in ("lzw", "zstd", "deflate"):
+        path = tmp_path / f"{compression}.tif"
+        tifffile.imwrite(path, image, planarconfig="contig", compression=compression)
+        assert (read_bands(path.read_bytes(), 5) == np.moveaxis(image, 2, 0)).all()
+
+
+def test_s9_without_what_decompresses_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any) -> None:
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 4, 5), np.uint16), planarconfig="contig")
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", fails)
+    with pytest.raises(RuntimeError, match=r"plusx\[satellite\]"):
+        read_bands(str(path), 5)
+
+
+def test_s11_a_tagged_value_for_no_data_is_named(tmp_path: Path) -> None:
+    image = np.full((8, 8, 5), 7000, np.float32)
+    image[2, 2], image[3, 3] = 0, 2000
+    path = tmp_path / "a.tif"
+    tags = [(42113, "s", 0, "0", True)]
+    tifffile.imwrite(path, image, planarconfig="contig", extratags=tags)
+    verdict = KNOWN.examine(path.read_bytes())
+    assert verdict.problem is None
+    assert verdict.warning == "0 stands for no data, by its tag, and is used as a value"
+    image[2, 2] = -9999
+    tags = [(42113, "s", 0, "-9999", True)]
+    tifffile.imwrite(path, image, planarconfig="contig", extratags=tags)
+    problem = KNOWN.examine(str(path)).problem
+    assert problem is not None
+    assert "run from -9999 to 7000 (-9999 stands for no data), outside 0 to 10000" in problem

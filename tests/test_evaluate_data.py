@@ -1,6 +1,7 @@
 """What `plusx evaluate RUN --data DATA` judges a run on."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from PIL import Image
 
 from plusx import store
+from plusx.data.readers.open import open_data
 from plusx.models import create_model
 from plusx.recipe import load_recipe
 from plusx.run import Run, evaluate, load_run, predict, train
 from plusx.run.folder import load_weights_as
 from plusx.weights import save_network
+from plusx.weights.convert import SOURCE_DEFAULTS
 
 
 SMALL = ["net.base=resnet20", "data.size=16", "epochs=1", "batch_size=8", "device.threads=1"]
@@ -268,3 +271,26 @@ def test_every_look_at_test_images_is_recorded(run: Run, tmp_path: Path) -> None
     assert "test_uses" not in evaluate(copied, data=tmp_path / "photos", split="train")
     (tmp_path / "run" / "result.json").unlink()
     assert "not finished" in evaluate(load_run(tmp_path / "run"))["warnings"][0]
+
+
+@pytest.mark.parametrize("source", ["akamaster", "elsewhere"])
+def test_x10_published_weights_know_what_they_learned_from(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The validation images of a published set are some of those that others trained on."""
+    learned = replace(SOURCE_DEFAULTS["akamaster"], trained_on="digits")
+    assert SOURCE_DEFAULTS["akamaster"].trained_on == "cifar10"
+    monkeypatch.setitem(SOURCE_DEFAULTS, "akamaster", learned)
+    net = create_model("resnet20", in_channels=1, seed=0)
+    modality = open_data("digits").modality
+    save_network(
+        net, tmp_path / "w.safetensors", model="resnet20", preprocessing=modality.to_dict(),
+        source=source,
+    )  # fmt: skip
+    run = load_run(tmp_path / "w.safetensors")
+    warnings = evaluate(run, data="digits").get("warnings", [])
+    assert any("the validation images are among them" in w for w in warnings) == (
+        source == "akamaster"
+    )
+    warnings = evaluate(run, data="digits", split="test").get("warnings", [])
+    assert not any("among them" in warning for warning in warnings)

@@ -22,7 +22,9 @@ from plusx.data.prediction import Embeddings
 from plusx.data.readers.people import divided, open_people
 from plusx.data.sampler import check_sampler, epoch_order
 from plusx.metrics.verification import Pairs, Ranking, VerificationMeter, pairs_of
-from plusx.recipe import parse_recipe
+from plusx.recipe import load_recipe, parse_recipe
+from plusx.report.run import finding
+from plusx.run.datasets import open_train_and_validation
 from plusx.run.distributed import DistributedContext
 from plusx.run.engines import engine_of
 from plusx.tasks.embed import Embed, hardest_distances, with_margin
@@ -34,9 +36,9 @@ ALL_SAMPLINGS = ("uniform", "balanced", "pk")
 labelled = st.lists(st.integers(0, 4), min_size=8, max_size=60).filter(lambda x: len(set(x)) > 2)
 
 
-def write_people(root: Path, counts: dict[str, int], side: int = 12) -> Path:
+def write_people(root: Path, counts: dict[str, int], side: int = 12, first: int = 0) -> Path:
     """A folder of people, each with a face of their own: the same blocks, other noise."""
-    for number, (name, count) in enumerate(counts.items()):
+    for number, (name, count) in enumerate(counts.items(), first):
         draw = np.random.default_rng(number)
         face = draw.integers(0, 256, (3, 3)).repeat(side // 3, 0).repeat(side // 3, 1)
         (root / name).mkdir(parents=True)
@@ -438,12 +440,63 @@ def test_folders_say_who_trains_and_nobody_is_in_two(tmp_path, monkeypatch):
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "faces"
     write_people(root / "train", {"ann": 2, "bob": 2})
-    write_people(root / "val", {"cid": 2, "dan": 2})
+    write_people(root / "val", {"cid": 2, "dan": 2}, first=2)
     assert open_people(root).classes == ("ann", "bob")
     assert open_people(root, split="validation").classes == ("cid", "dan")
     assert open_people(root, split="all").classes == ("ann", "bob", "cid", "dan")
-    with pytest.raises(ValueError, match="leave out validation and test"):
+    with pytest.raises(ValueError, match=r"own \(train, validation\): leave out test = 2"):
         open_people(root, test=2)
-    write_people(root / "test", {"bob": 2, "eva": 2})
+    with pytest.raises(ValueError, match=r"leave out validation = 's.'"):
+        open_people(root, validation="s.")
+    write_people(root / "test", {"bob": 2, "eva": 2}, first=4)
     with pytest.raises(ValueError, match="'bob' is in test and in train"):
         open_people(root)
+
+
+def test_s8_who_validates_is_drawn_from_those_who_train(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "faces"
+    learning = {f"s{number}": 2 for number in range(5)}
+    write_people(root / "train", learning)
+    write_people(root / "test", {"t1": 2, "t2": 2}, first=5)
+    train, validation = (open_people(root, split=split) for split in ("train", "validation"))
+    assert sorted((*train.classes, *validation.classes)) == sorted(learning)
+    assert len(validation.classes) == 2
+    assert open_people(root, split="test").classes == ("t1", "t2")
+    assert open_people(root, validation="s[01]").classes == ("s2", "s3", "s4")
+    for nobody in (0, ""):
+        assert open_people(root, validation=nobody, test=nobody).classes == tuple(learning)
+
+
+@pytest.mark.parametrize("nobody", ["0", "''"])
+def test_s8_a_recipe_leaves_a_split_of_people_out(nobody, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    root = write_people(tmp_path / "faces", dict.fromkeys("abcd", 2))
+    said = [f"data.path={root}", f"data.validation={nobody}", f"data.test={nobody}"]
+    train, validation = open_train_and_validation(load_recipe("faces-verify", said))
+    assert len(train.classes) == 4
+    assert validation is None
+
+
+def test_s11_one_picture_of_two_people_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "faces"
+    write_people(root / "train", {"ann": 3, "bob": 3})
+    write_people(root / "test", {"cid": 3, "dan": 3}, first=2)
+    (root / "test" / "cid" / "copy.png").write_bytes((root / "train/ann/00.png").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"test/cid/copy\.png and train/ann/00\.png are the same image"
+    ):
+        open_people(root, validation=0)
+    source = open_people(root, split="all", on_unreadable="skip")
+    assert len(source) == 11
+    assert any("are the same image under several people" in text for text in source.warnings)
+
+
+def test_s11_a_report_cautions_of_few_people():
+    metrics = {"count": 8, "people": 2, "equal_error_rate": 0.0}
+    result = {"name": "net", "validation": metrics, "metrics": ["equal_error_rate"], "data": "x"}
+    assert finding(result).endswith(
+        "images. They show 2 people only, which says little about others."
+    )
+    assert finding({**result, "validation": {**metrics, "people": 10}}).endswith("images.")

@@ -162,7 +162,9 @@ def test_a_recipe_needs_no_kind_of_data(tmp_path: Path) -> None:
 
 def test_data_that_can_be_read_in_two_ways_is_named_with_both(tmp_path: Path) -> None:
     path = coco(voc(tmp_path))
-    with pytest.raises(UserError, match=r'"voc" \(JPEG.* or as "coco" .*: say which with data.ki'):
+    with pytest.raises(
+        UserError, match=r'"voc" \(images in JPEG.* or as "coco" .*: say which with data.ki'
+    ):
         load_recipe("boxes", [f"data.path={path}"]).data.kind  # noqa: B018
     recipe = "people", [f"data.path={folder(tmp_path / 'photos')}"]
     assert load_recipe(*recipe).data.kind == "people"

@@ -303,3 +303,13 @@ def test_any_override_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
         assert isinstance(recipe, Recipe)
         assert parse_recipe(to_toml(recipe)) == recipe
         assert to_dict(recipe)["batch_size"] == 32
+
+
+def test_s11_a_value_of_a_recipe_can_be_taken_back() -> None:
+    text = GOOD.replace("[data]", "[data]\nvalidation = 0.25")
+    assert parse_recipe(text, where="a.toml").data.validation == 0.25
+    assert parse_recipe(text, ["data.validation=default"], where="a.toml").data.validation is None
+    with pytest.raises(ValueError, match="kind"):
+        parse_recipe(text, ["optim.kind=default"], where="a.toml")
+    quoted = parse_recipe(text, ["net.weights='default'"], where="a.toml")
+    assert quoted.net.weights == "default"

@@ -315,9 +315,9 @@ def test_what_a_coco_json_has_wrong_is_named(
     change(told)
     (tmp_path / "train.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"train\.json, ") as error:
-        open_annotated(tmp_path, "coco")
+        open_annotated(tmp_path, "coco", options=MASKED)
     assert said in str(error.value)
-    assert len(open_annotated(tmp_path, "coco", on_unreadable="skip"))
+    assert len(open_annotated(tmp_path, "coco", on_unreadable="skip", options=MASKED))
 
 
 def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

@@ -19,7 +19,8 @@ CONVERTER = "weights/foreign.py"
 MODULES = {
     "pickle": CONVERTER,  # for the type of its error
     "cPickle": None, "_pickle": None, "dill": None, "cloudpickle": None, "joblib": None,
-    "shelve": None, "marshal": None, "yaml": None, "telnetlib": None, "xmlrpc": None, "code": None,
+    "shelve": None, "marshal": None, "telnetlib": None, "xmlrpc": None, "code": None,
+    "yaml": "data/readers/yolo.py",  # for data.yaml, by safe_load
     "torch.package": None, "torch.hub": None, "torch.jit": None, "ctypes": None,
 }  # fmt: skip
 
@@ -30,6 +31,7 @@ CALLS = {
     "torch.jit.load", "torch.export.load", "torch.hub.load", "torch.package.PackageImporter",
     "torch.serialization.add_safe_globals", "torch.save",
     "tempfile.mktemp", "PIL.ImageMath.eval", "PIL.ImageMath.unsafe_eval", "ImageMath.unsafe_eval",
+    "yaml.load", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all",
     "ssl._create_unverified_context", "shutil.unpack_archive", "importlib.reload",
     "xml.etree.ElementTree.parse", "xml.etree.ElementTree.fromstring", "logging.config.listen",
 }  # fmt: skip
@@ -212,6 +214,7 @@ BREAKS: dict[Rule, list[Module]] = {
         module("x.py", "import torch\ntorch.jit.load(p)"),
         module("x.py", "from PIL import ImageMath\nImageMath.unsafe_eval('1')"),
         module("x.py", "members.extractall(p)"),
+        module("data/readers/yolo.py", "import yaml\nyaml.unsafe_load(text)"),
         module("x.py", "import tempfile\ntempfile.mktemp()"),
     ],
     pickles: [

@@ -489,7 +489,7 @@ def test_a_mask_is_told_in_bands_as_it_is_told_whole(tmp_path: Path) -> None:
 def test_coco_has_width_and_height() -> None:
     row = {"path": "a.png", "size": [4, 6],
            "boxes": [{"label": "b", "score": 0.5, "box": [1.0, 1.0, 3.0, 2.5]}]}  # fmt: skip
-    made = coco({"classes": ["a", "b"], "predictions": [row]})
+    made = coco({"classes": ["a", "b"], "predictions": [row]}, [1, 2])
     (told,) = made["annotations"]
     assert told["bbox"] == [1.0, 1.0, 2.0, 1.5]
     assert told["category_id"] == 2

@@ -1,5 +1,9 @@
 """Volumes: where their voxels lie, what they are brought to, what is refused, and their patches."""
 
+import json
+import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from plusx.data.modality.space import (
     resampled,
     with_stored_axes,
 )
+from plusx.data.readers.layouts import kinds_of
 from plusx.data.readers.scans import Placement, as_nifti, read_scan
 from plusx.data.readers.volumes import open_volumes
 from plusx.data.sets.ellipsoids import open_ellipsoids
@@ -473,3 +478,175 @@ def test_the_grid_of_a_network_is_kept_with_it() -> None:
         values["space"] = {**values["space"], **wrong}
         with pytest.raises(ValueError, match=r"orientation|spacing|range|unit"):
             modality_from_dict(values)
+
+
+def _load(path: Path) -> Any:
+    import nibabel
+
+    return nibabel.load(path)
+
+
+@pytest.mark.slow
+def test_s5_masks_are_rounded_where_they_are_nearly_whole(tmp_path: Path) -> None:
+    root = a_folder(tmp_path, 2)
+    usual = opened(root, split="all")
+    for path in (root / "labels").iterdir():
+        values = np.asarray(_load(path).dataobj, np.float64) * 0.9999999
+        write_nifti(path, values.astype(np.float32), _load(path).affine)
+    assert (opened(root, split="all").position_counts() == usual.position_counts()).all()
+    write_nifti(path, (values * 0.99).astype(np.float32), _load(path).affine)
+    with pytest.raises(ValueError, match=r"the value 0\.99 in 80 voxels"):
+        opened(root, split="all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", ["LPS", "RAS", "SPL", "AIL"])
+def test_s6_a_mask_may_be_stored_along_other_axes_than_its_volume(
+    stored: str, tmp_path: Path
+) -> None:
+    """As many programs write masks: they are turned by their own affine."""
+    import nibabel
+    import nibabel.orientations as axes
+
+    root = a_folder(tmp_path, 2)
+    usual = opened(root, split="all")
+    for path in (root / "labels").iterdir():
+        image = _load(path)
+        transform = axes.ornt_transform(
+            axes.io_orientation(image.affine), axes.axcodes2ornt(stored)
+        )
+        nibabel.save(image.as_reoriented(transform), path)
+    other = opened(root, split="all")
+    for one, another in zip(usual.items.volumes, other.items.volumes, strict=True):
+        assert one.mask is not None
+        assert another.mask is not None
+        assert (one.mask == another.mask).all()
+
+
+def _changed_slice(folder: Path, change: Callable[[Any], None], **options: Any) -> Path:
+    """A series of which one slice is another."""
+    import pydicom
+
+    write_series(folder, ct((5, 4, 3)))
+    path = sorted(folder.iterdir())[2]
+    header = pydicom.dcmread(path)
+    change(header)
+    header.save_as(path, **options)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda header: delattr(header, "RescaleIntercept"), "RescaleIntercept"),
+        (lambda header: delattr(header, "RescaleSlope"), "RescaleSlope"),
+        (lambda header: setattr(header, "RescaleType", "US"), "RescaleType"),
+        (lambda header: setattr(header, "Modality", "MR"), "Modality"),
+        (
+            lambda header: setattr(header, "PhotometricInterpretation", "MONOCHROME1"),
+            "PhotometricInterpretation",
+        ),
+    ],
+)
+def test_s7_a_series_that_differs_within_itself_is_refused(
+    change: Callable[[Any], None], key: str, tmp_path: Path
+) -> None:
+    path = _changed_slice(tmp_path / "series", change)
+    with pytest.raises(UnreadableImage, match=rf"{path.name} differs .* in {key}"):
+        read_scan(tmp_path / "series")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_s7_slices_without_a_preamble_are_read(ending: str, tmp_path: Path) -> None:
+    usual = read_scan(write_series(tmp_path / "usual", ct((5, 4, 3))))
+    series = write_series(tmp_path / "series", ct((5, 4, 3)))
+    for number, path in enumerate(sorted(series.iterdir())):
+        data = path.read_bytes()
+        assert data[128:132] == b"DICM"
+        if number:
+            path.write_bytes(data[data.index(b"\x08\0\x16\0UI") :])  # behind the file's own group
+        path.rename(path.with_suffix(ending))
+    assert (read_scan(series).values == usual.values).all()
+    (series / "notes.dcm").write_bytes(b"no slice")
+    with pytest.raises(UnreadableImage, match=r"notes\.dcm"):
+        read_scan(series)
+
+
+@pytest.mark.slow
+def test_s11_monochrome1_is_turned_where_values_have_no_unit(tmp_path: Path) -> None:
+    import pydicom
+
+    values = ct((3, 4, 3)) + 1024
+    for modality in ("CT", "CR"):
+        folder = write_series(tmp_path / modality, values, shift=0.0)
+        for path in folder.iterdir():
+            header = pydicom.dcmread(path)
+            header.PhotometricInterpretation, header.Modality = "MONOCHROME1", modality
+            header.BitsStored, header.HighBit = 12, 11
+            header.save_as(path)
+    stored, turned = (read_scan(tmp_path / name).values for name in ("CT", "CR"))
+    assert (values == stored[0].T).all()
+    assert (turned == 4095 - stored).all()
+
+
+def nnunet(root: Path, channels: int = 2) -> Path:
+    """imagesTr/NAME_0000.nii.gz and labelsTr/NAME.nii.gz, the same for the test, dataset.json."""
+    a_folder(root, 4)
+    for part, numbers in (("Tr", (0, 1, 2)), ("Ts", (3,))):
+        for number in numbers:
+            name = f"p{number // 2}_{number}.nii.gz"
+            image, mask = (_load(root / kind / name) for kind in ("images", "labels"))
+            stem = f"case{number}_{number:03}"
+            values = np.asarray(image.dataobj)
+            for channel in range(channels):
+                path = root / f"images{part}" / f"{stem}_{channel:04}.nii.gz"
+                write_nifti(path, values + np.float32(channel), image.affine)
+            labels = np.asarray(mask.dataobj)
+            write_nifti(root / f"labels{part}" / f"{stem}.nii.gz", labels, image.affine)
+            (root / f"images{part}" / f"._{stem}_0000.nii.gz").write_bytes(b"AppleDouble")
+    for folder in ("images", "labels"):
+        shutil.rmtree(root / folder)
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "ball": 1}}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 2])
+def test_s11_folders_of_nnunet_and_of_the_decathlon_are_read(channels: int, tmp_path: Path) -> None:
+    root = nnunet(tmp_path, channels)
+    assert list(kinds_of(root)) == ["volumes"]
+    train = opened(root, classes=(), validation=0, channels=channels)
+    assert train.classes == ("background", "ball")
+    assert [volume.name for volume in train.items.volumes] == [
+        f"case{number}_{number:03}_0000" for number in range(3)
+    ]
+    assert train.items.volumes[0].image.shape[0] == channels
+    assert len(opened(root, split="test", channels=channels)) == 1
+    (root / "dataset.json").write_text(json.dumps({"labels": {"0": "none", "1": "liver"}}))
+    assert opened(root, classes=(), channels=channels).classes == ("none", "liver")
+    (root / "dataset.json").write_text(json.dumps({"labels": {"0": "none", "2": "liver"}}))
+    with pytest.raises(ValueError, match="no labels that number classes from 0"):
+        opened(root, classes=(), channels=channels)
+    shutil.rmtree(root / "labelsTs")
+    (root / "imagesTr" / "case1_001_0000.nii.gz").unlink()
+    if channels == 2:
+        with pytest.raises(ValueError, match="it has 1 channels, and 2 are expected"):
+            opened(root, channels=channels)
+
+
+@pytest.mark.slow
+def test_s11_what_nibabel_warns_of_names_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_nifti(tmp_path / "odd.nii", ct((4, 3, 2)))
+    data = bytearray(path.read_bytes())
+    data[80:84] = np.float32(-1).tobytes()  # pixdim[1], which is above 0
+    path.write_bytes(data)
+    with caplog.at_level("WARNING", "nibabel.global"):
+        logging.getLogger("nibabel.global").addHandler(caplog.handler)
+        read_scan(path)
+    assert all(record.getMessage().startswith("odd.nii: ") for record in caplog.records)
+    assert caplog.records

@@ -13,18 +13,23 @@ import torch
 
 from plusx import cli
 from plusx.data.batch import Batch
+from plusx.data.image_file import UnreadableImage
 from plusx.data.modality.space import affine_of, reoriented_spacing
 from plusx.data.prediction import PositionProbabilities
 from plusx.data.readers.scans import read_scan
+from plusx.data.readers.volume_files import further_channels, read_channels
+from plusx.data.readers.volumes import scans_in
 from plusx.grammar.heads import UNet
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.metrics.segmentation import SurfaceDistanceMeter, hd95
 from plusx.nn.network import Network
 from plusx.nn.with_head import NetworkWithHead
 from plusx.report import write_report
+from plusx.report.predictions import read_examples
 from plusx.run import build, load_run
 from plusx.run.examples import draw_examples
 from plusx.run.folder import test_uses as uses_of
+from plusx.run.prediction import predict, write_predictions
 from volume_files import write_nifti, write_series
 
 
@@ -337,3 +342,32 @@ def test_distances_are_told_to_people_in_mm(
     assert f"{figures['hd95']:.3f}" in row
     page = write_report(trained).read_text()
     assert f"HD95 {far}" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["1.2.840.113619.2", "case 1 (left)", "a\\b\nc", ".hidden\u00e9"])
+def test_s10_any_name_of_a_volume_is_drawn(name: str, trained: Path, tmp_path: Path) -> None:
+    values, _ = slices(50)
+    folder = write_series(tmp_path / "new" / name, values, spacing=(2.0, 1.0, 1.0))
+    out = tmp_path / "out"
+    result = predict(load_run(trained), [folder], out=out)
+    write_predictions(out, result)
+    (row,) = result["predictions"]
+    assert (out / row["mask"]).is_file()
+    (example,) = read_examples(out)
+    assert example["path"] == row["path"]
+
+
+@pytest.mark.slow
+def test_s11_channels_in_several_files_are_predicted_as_one(trained: Path, tmp_path: Path) -> None:
+    assert further_channels(str(tmp_path / "case_0000.nii.gz"), 1) == []
+    for number in range(3):
+        write_nifti(tmp_path / f"case_{number:04}.nii.gz", np.zeros((3, 3, 3), np.float32))
+    paths = further_channels(str(tmp_path / "case_0000.nii.gz"), 3)
+    assert [Path(path).name for path in paths] == ["case_0001.nii.gz", "case_0002.nii.gz"]
+    assert scans_in([tmp_path], 3) == [str(tmp_path / "case_0000.nii.gz")]
+    assert len(scans_in([tmp_path])) == 3
+    assert read_channels([str(tmp_path / "case_0000.nii.gz"), *paths]).values.shape[0] == 3
+    write_nifti(tmp_path / "case_0002.nii.gz", np.zeros((3, 3, 2), np.float32))
+    with pytest.raises(UnreadableImage, match=r"case_0002\.nii\.gz has another size"):
+        read_channels([str(tmp_path / "case_0000.nii.gz"), *paths])

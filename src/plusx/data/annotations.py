@@ -62,10 +62,15 @@ class Annotations(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Boxes(Annotations):
-    """The boxes of n images, and where there are instance masks one for each box."""
+    """The boxes of n images, and where there are instance masks one for each box.
+
+    image_ids, category_ids: of the images and of the classes in a JSON, where they come from one
+    """
 
     rows: list[Rows]
     masks: list[list[InstanceMask]] | None = None
+    image_ids: list[int | str | None] | None = None
+    category_ids: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.masks is not None:
@@ -108,11 +113,12 @@ class Boxes(Annotations):
 
     def subset(self, indices: Sequence[int]) -> "Annotations":
         """The boxes of some of the images, in that order."""
-        masks = self.masks
+        masks, ids = self.masks, self.image_ids
         return replace(
             self,
             rows=[self.rows[index] for index in indices],
             masks=None if masks is None else [masks[index] for index in indices],
+            image_ids=None if ids is None else [ids[index] for index in indices],
         )
 
     def digest(self, root: str | None) -> bytes:

@@ -1,5 +1,6 @@
 """The mask of one object: the window of the image that holds all of it, eight pixels a byte."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,3 +47,17 @@ class InstanceMask(NamedTuple):
         pixels = plane.ravel(order="F")
         edges = [0, *np.flatnonzero(np.diff(pixels, prepend=0)).tolist(), pixels.size]
         return {"size": list(size), "counts": np.diff(edges).tolist()}
+
+
+def packed_run_lengths(counts: Sequence[int]) -> str:
+    """Run lengths as COCO packs them: five bits a letter, each but the first three a difference."""
+    letters = []
+    for index, count in enumerate(counts):
+        number = count - counts[index - 2] if index > 2 else count
+        more = True
+        while more:
+            bits = number & 31
+            number >>= 5
+            more = number != (-1 if bits & 16 else 0)
+            letters.append(chr(48 + (bits | 32 if more else bits)))
+    return "".join(letters)

@@ -278,12 +278,13 @@ def stored_boxes(
 ) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
     """Boxes in pixels of the stored image (height, width), cut to it, and which of them they are.
 
-    Boxes of label -1 are left out, and those that lie outside the image or have no area.
+    Corners are rounded to 0.01, as they are written. Boxes of label -1 are left out, and those that
+    lie outside the image or have no area.
     """
     height, width = size
     scaled = boxes / max(scale, 1e-6)
     limits = scaled.new_tensor([width, height, width, height])
-    cut = torch.minimum(scaled.clamp(min=0), limits)
+    cut = torch.minimum(scaled.clamp(min=0), limits).round(decimals=2)
     present = (labels >= 0) & (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
     indices = present.nonzero()[:, 0]
     return cut[indices], indices

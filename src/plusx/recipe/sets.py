@@ -79,11 +79,11 @@ class OwnData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AnnotatedData:
-    """Images with boxes or masks: a folder as Pascal VOC has it, a COCO JSON, a CSV of boxes, or
-    folders of images and of masks.
+    """Images with boxes or masks: a folder as Pascal VOC or YOLO has it, a COCO JSON, a CSV of
+    boxes, or folders of images and of masks.
     """
 
-    kind: Literal["voc", "coco", "boxes", "masks"]
+    kind: Literal["voc", "coco", "yolo", "boxes", "masks"]
     path: str
     size: tuple[Positive, Positive] | None = None  # height and width; None: as images are
     channels: Literal[1, 3] = 3  # 1: grey
@@ -135,7 +135,8 @@ class VolumeData:
 
     kind: Literal["volumes"]
     path: str
-    classes: tuple[str, ...] = Field(min_length=2)  # of the masks' numbers 0, 1, ...
+    # of the masks' numbers 0, 1, ...; None: those of dataset.json
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     range: tuple[Number, Number]  # the values that volumes may have; others are refused
     # what of it the network sees; None: all of it
     window: tuple[Number, Number] | Literal["percentiles"] | None = None

@@ -18,6 +18,8 @@ def _count_or_fraction(value: object) -> object:
 
 
 def _identity_selector(value: object) -> object:
+    if value == "":
+        return 0
     return value if isinstance(value, str) else _count_or_fraction(value)
 
 

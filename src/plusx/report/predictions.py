@@ -20,8 +20,9 @@ MAX_IMAGES = 60  # images on the page; all are in side-by-side/
 # a file in that folder and none above it, whatever its name
 _NAME = re.compile(r"side-by-side/[^./\\\x00][^/\\\x00]*\.png")
 _LARGEST = 64 << 20  # bytes of a picture
-_HEAVY = 1 << 19  # bytes above which a picture is embedded as a smaller JPEG
-_SIDES = 1920, 960  # its width and height, at most
+_HEAVY = 1 << 17  # bytes above which a picture is embedded as a smaller JPEG
+_SIDES = 1440, 720  # its width and height, at most
+_QUALITY = 75
 _LISTED = 4  # classes that are named under an image
 MIN_SCORE = 0.3  # boxes with a lower score are in predictions.json only
 
@@ -133,7 +134,7 @@ def _embedded(picture: bytes) -> str:
         small = image.convert("RGB")
     small.thumbnail(_SIDES)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=88, subsampling=0)
+    small.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     return page.data_uri(buffer.getvalue(), "jpeg")
 
 

@@ -14,6 +14,7 @@ from plusx.report.page import Cell, Column, Table
 
 MAX_MATRIX_CLASSES = 20  # with more classes, the most frequent confusions are listed instead
 MAX_PAIRS = 20
+_ENOUGH_PEOPLE = 10
 
 
 def run_page(
@@ -83,7 +84,7 @@ def finding(result: Mapping[str, Any]) -> str:
         images = f"the {int(metrics['count']):,} validation images"
         if not shown:
             return f"{name} cannot be evaluated: {images} have no annotation."
-        return f"{name} reaches {shown} on {images}."
+        return f"{name} reaches {shown} on {images}.{_few_people(metrics)}"
     accuracy, count = float(metrics["accuracy"]), int(metrics["count"])
     right = "with every label right" if _several(metrics) else "correctly"
     share = f"{100 * accuracy:.1f} %"
@@ -93,6 +94,14 @@ def finding(result: Mapping[str, Any]) -> str:
         low, high = statistics.wilson(accuracy, count)
         sure = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     return f"{name} predicts {share} of the {count:,} validation images {right} ({sure})."
+
+
+def _few_people(metrics: Mapping[str, Any]) -> str:
+    """A caution where people are too few for their pairs to say much."""
+    people = metrics.get("people", _ENOUGH_PEOPLE)
+    if people >= _ENOUGH_PEOPLE:
+        return ""
+    return f" They show {people} people only, which says little about others."
 
 
 def _with_interval(metrics: Mapping[str, Any], key: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from plusx.data.annotations import Boxes
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.data.modality import VolumeModality
@@ -54,9 +55,12 @@ class Sets:
     def description(self) -> dict[str, Any]:
         """The content of data.json: enough to use the network, and to recognise the data."""
         train, validation = self.train, self.validation
+        boxes = train.annotations
+        ids = boxes.category_ids if isinstance(boxes, Boxes) else ()
         return {
             "name": train.name,
             "classes": list(train.classes),
+            **({"category_ids": list(ids)} if ids else {}),
             "preprocessing": train.modality.to_dict(),
             "train": {"count": len(train), "fingerprint": train.fingerprint()},
             "validation": None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from plusx.data.annotations import Boxes, Masks
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
+from plusx.data.instance_mask import packed_run_lengths
 from plusx.data.prediction import Detections, LabelMaps, Prediction
 from plusx.data.sets.download import located
 from plusx.metrics.segmentation import IGNORE_INDEX
 from plusx.report.predictions import MAX_IMAGES, MIN_SCORE, predictions_page
 from plusx.run import build, drawing
-from plusx.run.folder import Run, record_test_use
+from plusx.run.evaluation import home_of
+from plusx.run.folder import DATA, Run, record_test_use
 from plusx.run.predictor import Failed, Predicted, Predictor, Source
 
 
@@ -94,6 +97,13 @@ class GroundTruth:
         found = self.images.get(_resolved(path))
         return found is not None and found[0].split == "test"
 
+    def image_id(self, path: str) -> int | str | None:
+        """The id of an image in the JSON that it is from; None where it is from none."""
+        source, index = self.images.get(_resolved(path), (None, 0))
+        boxes = None if source is None else source.annotations
+        ids = boxes.image_ids if isinstance(boxes, Boxes) else None
+        return None if ids is None else ids[index]
+
     def of(self, path: str, size: tuple[int, int]) -> Prediction | None:
         """The annotations of an image (height, width) as a prediction; None where unknown."""
         if (found := self.images.get(_resolved(path))) is None:
@@ -159,21 +169,24 @@ def predict_dense(
     they stand beside as `ground_truth`: boxes, or the metrics of the mask. A use of the test set is
     recorded before the first annotations of its images are opened, with how many of the images are
     of it. With `out` a row names its `mask`, `overlay` and `side_by_side`, paths in that
-    folder, and there are predictions.html and, for boxes, coco.json.
+    folder, and there are predictions.html and, for boxes, coco.json and coco-results.json. An image
+    of a COCO JSON has its `image_id`.
     """
     run = predictor.run
     writer = PredictionWriter(run, out)
     for predicted in predictor.predictions(sources, failed, batch_size=batch_size, names=names):
         height, width = predicted.stored.size
         if writer.test_uses is None and ground_truth.is_test(predicted.name):
-            count = sum(ground_truth.is_test(str(source)) for source in sources)
-            writer.record_test_use(run.path, count)
+            num_test = sum(ground_truth.is_test(str(source)) for source in sources)
+            writer.record_test_use(run.path, num_test)
         target = ground_truth.of(predicted.name, (height, width))
         row: dict[str, Any] = {
             "path": printable(predicted.name),
             "size": [height, width],
             **predicted.prediction.rows(run.classes)[0],
         }
+        if (image_id := ground_truth.image_id(predicted.name)) is not None:
+            row["image_id"] = image_id
         if target is not None:
             row["ground_truth"] = COMPARED[type(target)](run, predicted.prediction, target)
         if out is not None:
@@ -181,16 +194,29 @@ def predict_dense(
         writer.rows.append(row)
     result = writer.result()
     if out is not None and writer.rows and "boxes" in writer.rows[0]:
-        store.write_json(Path(out) / "coco.json", coco(result))
+        content = coco(result, category_ids(run))
+        store.write_json(Path(out) / "coco.json", content)
+        store.write_json(Path(out) / "coco-results.json", coco_results(content))
     return result
 
 
-def coco(result: Mapping[str, Any]) -> dict[str, Any]:
+def category_ids(run: Run) -> Sequence[int | str]:
+    """The ids of a run's classes in the JSON that it was trained on; without one 1, 2, ..."""
+    home = home_of(run)
+    ids = [] if home is None else store.read_json(home / DATA).get("category_ids", [])
+    return ids if len(ids) == len(run.classes) else range(1, len(run.classes) + 1)
+
+
+def coco(result: Mapping[str, Any], category_ids: Sequence[int | str]) -> dict[str, Any]:
     """Predicted boxes as COCO has them: x, y, width, height; a score beside each annotation."""
-    numbers = {name: place + 1 for place, name in enumerate(result["classes"])}
+    numbers = dict(zip(result["classes"], category_ids, strict=True))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, row in enumerate(result["predictions"], 1):
+    rows = result["predictions"]
+    ids = [row["image_id"] for row in rows if isinstance(row.get("image_id"), int)]
+    following = count(max(ids, default=0) + 1)
+    for row in rows:
+        image_id = row["image_id"] if "image_id" in row else next(following)
         height, width = row["size"]
         images.append({"id": image_id, "file_name": row["path"], "width": width, "height": height})
         for detection in row["boxes"]:
@@ -210,6 +236,18 @@ def coco(result: Mapping[str, Any]) -> dict[str, Any]:
             annotations.append(annotation)
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def coco_results(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The annotations of `coco` as the list that COCO's evaluation reads."""
+    results = []
+    for annotation in content["annotations"]:
+        row = {key: annotation[key] for key in ("image_id", "category_id", "bbox", "score")}
+        if "segmentation" in annotation:
+            mask = annotation["segmentation"]
+            row["segmentation"] = {**mask, "counts": packed_run_lengths(mask["counts"])}
+        results.append(row)
+    return results
 
 
 def _target_boxes(run: Run, prediction: Prediction, target: Prediction) -> dict[str, Any]:
@@ -262,10 +300,10 @@ def draw_prediction(
     scores: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A prediction, or annotations, over an image of any size."""
-    size, count = pixels.shape[:2], len(class_names)
+    size, num_classes = pixels.shape[:2], len(class_names)
     if isinstance(prediction, LabelMaps):
         labels = drawing.resized(prediction.labels[0].numpy(), size)
-        return drawing.overlaid(pixels, labels, count)
+        return drawing.overlaid(pixels, labels, num_classes)
     assert isinstance(prediction, Detections)
     assert prediction.image_size is not None
     height, width = prediction.image_size
@@ -275,7 +313,7 @@ def draw_prediction(
         for index in shown:
             plane = np.zeros((height, width), np.uint8)
             prediction.masks[0][index].draw(plane)
-            colour = drawing.colours(count)[numbers[index]]
+            colour = drawing.colours(num_classes)[numbers[index]]
             pixels = drawing.painted(pixels, drawing.resized(plane, size) > 0, colour)
     captions = [
         class_names[numbers[index]] + (f" {100 * confidence[index]:.0f} %" if scores else "")
@@ -283,4 +321,4 @@ def draw_prediction(
     ]
     down, along = size[0] / height, size[1] / width
     boxes = prediction.boxes[0].numpy()[shown] * (along, down, along, down)
-    return drawing.boxed(pixels, boxes.tolist(), [numbers[i] for i in shown], captions, count)
+    return drawing.boxed(pixels, boxes.tolist(), [numbers[i] for i in shown], captions, num_classes)

@@ -7,6 +7,7 @@ import colorsys
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
@@ -18,7 +19,8 @@ LARGEST = 2048  # and at most
 _THOROUGH = 2**20  # pixels of a picture that is packed as small as can be, which takes long
 _TONES = ((0.55, 0.75), (0.38, 0.90), (0.72, 0.65), (0.45, 0.35), (0.80, 0.85))
 _SHARE = 0.55  # of the class's colour in what is drawn over the image
-_LABEL = 12  # pixels high
+_LABEL = 12  # pixels high, at least
+_LABELS, _LINES = 48, 300  # how many labels, and lines, are as high as the longer side
 _GAP = 8
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -131,25 +133,57 @@ def boxed(
     labels: Sequence[str],
     count: int,
 ) -> Pixels:
-    """Boxes (left, top, right, bottom) over an image, each in the colour of its class's number."""
+    """Boxes (left, top, right, bottom) over an image, each in the colour of its class's number.
+
+    Lines and labels grow with the image. The last box is the foremost. A label that finds no free
+    place at its box is left out.
+    """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(_LABEL)
-    width = max(1, round(max(image.size) / 400))
-    for box, number, label in zip(boxes, numbers, labels, strict=True):
+    longest = max(image.size)
+    width = max(1, round(longest / _LINES), 2 * (longest >= SHOWN))
+    for box, number in zip(boxes, numbers, strict=True):
         left, top, right, bottom = box
-        colour = colours(count)[number]
-        right, bottom = max(left, right - 1), max(top, bottom - 1)
-        draw.rectangle((left, top, right, bottom), outline=colour, width=width)
-        if not label:
+        corners = left, top, max(left, right - 1), max(top, bottom - 1)
+        draw.rectangle(corners, outline=colours(count)[number], width=width)
+    height = max(_LABEL, round(longest / _LABELS))
+    font = ImageFont.load_default(height)
+    gap = max(2, height // 6)
+    taken: list[Sequence[int | float]] = []
+    for box, number, label in list(zip(boxes, numbers, labels, strict=True))[::-1]:
+        size = draw.textlength(label, font=font) + 2 * gap, height + 2 * gap
+        place = _free_place(box, size, image.size, taken) if label else None
+        if place is None:
             continue
-        along, down = max(0, left), max(0, top - _LABEL - 3)
-        extent = draw.textbbox((along + 2, down), label, font=font)
-        draw.rectangle((along, down, extent[2] + 2, down + _LABEL + 3), fill=colour)
+        taken.append(place)
+        colour = colours(count)[number]
+        draw.rectangle(place, fill=colour)
         # dark on light colours, light on dark ones
         bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-        draw.text((along + 2, down), label, fill=(0, 0, 0) if bright else (255,) * 3, font=font)
+        ink = (0, 0, 0) if bright else (255,) * 3
+        draw.text((place[0] + gap, (place[1] + place[3]) / 2), label, ink, font, anchor="lm")
     return np.asarray(image)
+
+
+def _free_place(
+    box: Sequence[int | float],
+    size: tuple[int | float, int | float],
+    within: tuple[int, int],
+    taken: Sequence[Sequence[int | float]],
+) -> tuple[int | float, ...] | None:
+    """Where a label (width, height) at a box covers no other one: above it, in it or below it."""
+    (left, top, right, bottom), (width, height) = box, size
+    for along, down in product((left, right - width), (top - height, top, bottom, bottom - height)):
+        x = max(0.0, min(along, within[0] - width))
+        y = max(0.0, min(down, within[1] - height))
+        place = x, y, x + width, y + height
+        beside = (
+            place[2] <= other[0] or other[2] <= x or place[3] <= other[1] or other[3] <= y
+            for other in taken
+        )
+        if all(beside):
+            return place
+    return None
 
 
 def abreast(pictures: Sequence[Pixels]) -> UInt8[np.ndarray, "h x 3"]:

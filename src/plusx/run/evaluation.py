@@ -122,6 +122,13 @@ def _dataset(
     if trained_on:
         text = f"the images that the run was trained on are among those of {dataset.name}"
         dataset = _with_warning(dataset, text)
+    defaults = SOURCE_DEFAULTS.get(run.source)
+    if defaults is not None and data == defaults.trained_on and dataset.split != "test":
+        text = (
+            f"the weights of {run.source} were trained on all training images of {data}, and the "
+            f"{dataset.split} images are among them: only --split test says how good they are"
+        )
+        dataset = _with_warning(dataset, text)
     dataset = in_order_of(run, dataset)
     refuse_channels(run, dataset)
     if run.assumed and not dataset.in_memory:

@@ -51,6 +51,7 @@ class Run:
     finished: whether training has reached its end.
     named: False where the names of the classes are unknown, and numbers stand in for them.
     assumed: True where the preprocessing is not stated, and the usual one is taken.
+    source: where weights come from, of a file that says so.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Run:
     finished: bool
     named: bool = True
     assumed: bool = False
+    source: str = ""
 
     @property
     def has_gradients(self) -> bool:
@@ -262,6 +264,7 @@ def _with_task(path: Path, net: nn.Module, weights: Weights, outputs: int) -> Ru
         preprocessing=modality_from_dict(weights.preprocessing),
         recipe=None,
         finished=True,
+        source=weights.source,
     )
 
 

@@ -126,7 +126,7 @@ class Predictor:
             if not isinstance(source, str | Path):
                 found.append(source)
             elif self.run.preprocessing.ndim == 3:
-                found += scans_in([source])
+                found += scans_in([source], self.run.preprocessing.channels)
             else:
                 found += image_files([source], failed)
         return found

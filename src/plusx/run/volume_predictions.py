@@ -1,5 +1,6 @@
 """Predictions for volumes: masks in the files' own voxels, rows, and pictures of slices."""
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,8 +24,15 @@ from plusx.data.modality.space import (
 )
 from plusx.data.modality.volume import space_of
 from plusx.data.prediction import LabelMaps
-from plusx.data.readers.scans import Placement, Scan, as_nifti, read_scan, stem_of
-from plusx.data.readers.volume_files import Reading, mask_beside, prepared, stored_mask
+from plusx.data.readers.scans import Placement, Scan, as_nifti, stem_of
+from plusx.data.readers.volume_files import (
+    Reading,
+    further_channels,
+    mask_beside,
+    prepared,
+    read_channels,
+    stored_mask,
+)
 from plusx.data.volume_items import Grid, VolumeItems
 from plusx.metrics.segmentation import IGNORE_INDEX, SurfaceDistanceMeter
 from plusx.run import drawing
@@ -54,7 +62,7 @@ def stored_volumes(
     """Volumes in files that can be used, one at a time; the others go to `failed`."""
     for path in files:
         try:
-            scan = read_scan(path)
+            scan = read_channels([path, *further_channels(path, run.preprocessing.channels)])
             image = prepared(scan, Reading(_modality(run), run.classes))
         except (UnreadableImage, OSError) as error:
             failed.append({"path": printable(path), "reason": reason_of(error)})
@@ -122,7 +130,7 @@ def predict_volumes(
                 writer.record_test_use(home, num_test)
             row["ground_truth"] = _metrics(run, mask, target, scan)
         if out is not None:
-            name = stem_of(path)
+            name = re.sub(r"[^\w .()+-]+", "_", stem_of(path)).lstrip(".")[:200] or "volume"
             while name in names:
                 name = f"{name}-{len(writer.rows) + 1}"
             names.add(name)

@@ -61,15 +61,20 @@ class SourceDefaults:
     std: tuple[float, ...] = IMAGENET_STD
     classes: tuple[str, ...] = ()
     shortcut: Mapping[str, str] = field(default_factory=dict)  # a word of ours: theirs
+    trained_on: str = ""  # the named set whose training images all were learned from
 
 
 SOURCE_DEFAULTS: dict[str, SourceDefaults] = {
     "torchvision": SourceDefaults(),
     "timm": SourceDefaults(),
     # option A with half of the zero channels on each side; ImageNet's mean and deviation
-    "akamaster": SourceDefaults(classes=CIFAR10_CLASSES, shortcut={"pad": "pad/2"}),
+    "akamaster": SourceDefaults(
+        classes=CIFAR10_CLASSES, shortcut={"pad": "pad/2"}, trained_on="cifar10"
+    ),
     # pixels from 0 to 255 as they are
-    "keras": SourceDefaults(mean=(0.0,) * 3, std=(1 / 255,) * 3, classes=CIFAR10_CLASSES),
+    "keras": SourceDefaults(
+        mean=(0.0,) * 3, std=(1 / 255,) * 3, classes=CIFAR10_CLASSES, trained_on="cifar10"
+    ),
 }
 
 

@@ -21,7 +21,7 @@ from plusx.data.image_file import (
     read_regular,
 )
 from plusx.data.modality.modality import Modality
-from plusx.data.readers.tiff import read_bands
+from plusx.data.readers.tiff import declared_nodata, read_bands
 from plusx.data.sample import Input
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform, image_transform
@@ -62,8 +62,12 @@ class BandsModality(Modality):
             raise UnreadableImage(f"{bad:,} of its values are not finite")
         low, high = float(image.min()), float(image.max())
         if low < self.low or high > self.high:
+            data = source if isinstance(source, bytes) else read_regular(source)
+            nodata = declared_nodata(data)
+            hint = f" ({nodata:g} stands for no data)" if nodata in (low, high) else ""
             raise UnreadableImage(
-                f"its values run from {low:g} to {high:g}, outside {self.low:g} to {self.high:g}"
+                f"its values run from {low:g} to {high:g}{hint}, outside {self.low:g} to "
+                f"{self.high:g}"
             )
         return image
 
@@ -88,7 +92,11 @@ class BandsModality(Modality):
             return Verdict(f"cannot be read: {error.strerror or error}")
         limits = float(image.min()), float(image.max())
         height, width = image.shape[1:]
-        return Verdict(None, None, height, width, *limits, content_digest(data))
+        nodata = declared_nodata(data)
+        warning = None
+        if nodata is not None and (image == nodata).any():
+            warning = f"{nodata:g} stands for no data, by its tag, and is used as a value"
+        return Verdict(None, warning, height, width, *limits, content_digest(data))
 
     def common_problem(self, verdicts: Sequence[Verdict]) -> str | None:
         """All images take less than a hundredth of the range: they would look the same."""

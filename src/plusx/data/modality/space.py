@@ -88,6 +88,19 @@ def with_stored_axes(
     return _with_axes(values, axes.ornt_transform(target, stored))
 
 
+def with_axes_of(
+    values: Shaped[np.ndarray, "*c x y z"],
+    affine: Num[np.ndarray, "4 4"],
+    other: Num[np.ndarray, "4 4"],
+) -> tuple[Shaped[np.ndarray, "*c i j k"], Float64[np.ndarray, "4 4"]]:
+    """An array that `affine` places with its axes as those that `other` places, and its affine."""
+    import nibabel.orientations as axes
+
+    transform = axes.ornt_transform(axes.io_orientation(affine), axes.io_orientation(other))
+    back = axes.inv_ornt_aff(transform, values.shape[-3:])
+    return _with_axes(values, transform), affine.astype(np.float64) @ back
+
+
 def _with_axes(values: np.ndarray, transform: np.ndarray) -> np.ndarray:
     import nibabel.orientations as axes
 

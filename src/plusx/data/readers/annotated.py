@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from plusx.data.readers.annotation_index import (
     BoxAnnotation,
     LayoutOptions,
     Problem,
+    Size,
     UsableImages,
     checked_box,
     complain,
@@ -26,7 +28,7 @@ from plusx.data.readers.annotation_index import (
     with_test_split,
 )
 from plusx.data.readers.layouts import LAYOUTS
-from plusx.data.readers.listing import file_items, refuse_similar_names
+from plusx.data.readers.listing import file_items, file_problem, refuse_similar_names
 from plusx.data.readers.masks import read_masks
 from plusx.data.readers.verdicts import Entry, OnUnreadable, examined, usable_entries
 from plusx.data.sets.download import located
@@ -46,11 +48,11 @@ def open_annotated(
     split: str = "train",
     seed: int = 0,
     validation: float | int | None = None,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     on_unreadable: OnUnreadable = "error",
     options: LayoutOptions = _DEFAULTS,
 ) -> Dataset:
-    """Open images with boxes (voc, coco, boxes) or masks (masks).
+    """Open images with boxes (voc, coco, yolo, boxes) or masks (masks).
 
     size        height and width that a network sees: all of an image is scaled so that it just
                 fits, and padded at the right and the bottom. None: images stay as large as they
@@ -69,11 +71,13 @@ def open_annotated(
     if on_unreadable not in ("error", "skip"):
         raise UserError(f"on_unreadable = {on_unreadable!r}: allowed are 'error' and 'skip'")
     index = with_test_split(read(os.fspath(location)), options.test, shown)
+    index.images = _within(index)
     if not index.images:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in index.problems[:3])
         raise UserError(f"{shown} has no annotated images{f': {reasons}' if reasons else ''}")
     images, is_cut = entries_of_split(index.images, split, validation, shown)
-    warnings = complain(index.problems, on_unreadable, f"the lists of {shown}")
+    lists = f"the lists of {shown}"
+    warnings = complain(index.problems, on_unreadable, lists, len(index.images))
     channels = options.channels
     modality = ImageModality(
         size or (1, 1),
@@ -95,7 +99,7 @@ def open_annotated(
     paths = {entry.path for entry in readable}
     images = [image for image in images if image.path in paths]
     if kind == "masks":
-        usable = read_masks(index, images, sizes, options, on_unreadable)
+        usable = read_masks(index, images, sizes, options, on_unreadable, split)
     else:
         usable = read_boxes(index, images, sizes, options, on_unreadable, split, shown)
     if not usable.images:
@@ -111,7 +115,7 @@ def open_annotated(
         modality=modality,
         items=file_items([entries[path] for path in paths_used]),
         annotations=usable.annotations,
-        warnings=[*warnings, *skipped, *usable.warnings],
+        warnings=[*index.warnings, *warnings, *skipped, *usable.warnings],
         root=index.root,
     )
     if not is_cut:
@@ -120,6 +124,19 @@ def open_annotated(
     if not len(indices):
         raise UserError(f"{shown} has no {split} split with validation = {validation}")
     return dataset.subset(indices.tolist())
+
+
+def _within(index: AnnotationIndex) -> list[AnnotatedImage]:
+    """The images that lie below the root, as their masks do; others are problems of the index."""
+    images = []
+    for image in index.images:
+        for path in filter(None, (image.path, image.mask)):
+            if (reason := file_problem(path, index.root)) is not None:
+                index.problems.append(Problem(printable(path, index.root), reason))
+                break
+        else:
+            images.append(image)
+    return images
 
 
 def _classes_of_boxes(
@@ -140,13 +157,14 @@ def _classes_of_boxes(
 def read_boxes(
     index: AnnotationIndex,
     images: Sequence[AnnotatedImage],
-    sizes: dict[str, tuple[int, int]],
+    sizes: dict[str, Size],
     options: LayoutOptions,
     on_unreadable: OnUnreadable,
     split: str,
     shown: str,
 ) -> UsableImages:
     """The images whose annotations are of their size, with their boxes; every box is checked."""
+    _refuse_fractions(index, shown)
     classes = _classes_of_boxes(index, shown, options)
     refuse_similar_names(classes, shown)
     problems: list[Problem] = []
@@ -163,51 +181,88 @@ def read_boxes(
                 reason += " as it is seen, turned by its EXIF orientation or not"
             problems.append(Problem(image.annotation, reason))
             continue
-        image_rows, image_masks = [], []
-        for box in image.boxes:
-            try:
-                corners = _checked(box, size, classes, options.instances)
-            except UserError as error:
-                problems.append(Problem(box.where, str(error)))
-                continue
-            image_rows.append((*corners, classes.index(box.label), float(box.crowd)))
-            if options.instances and box.mask is not None:
-                image_masks.append(box.mask)
+        checked = _checked_boxes(image, size, classes, options.instances)
         usable.append(image)
-        rows.append(np.array(image_rows, np.float32).reshape(-1, 6))
-        masks.append(image_masks)
+        rows.append(np.array(checked.rows, np.float32).reshape(-1, 6))
+        masks.append(checked.masks)
+        problems += checked.problems
     if on_unreadable == "error":  # also of other splits, so that a test does not fail in the end
         paths = {image.path for image in images}
         for image in index.images:
-            for box in image.boxes if image.path not in paths else ():
-                try:
-                    _checked(box, image.size or sizes[image.path], classes, instances=False)
-                except UserError as error:
-                    problems.append(Problem(box.where, str(error)))
-    warnings = complain(problems, on_unreadable, "boxes")
+            if image.path not in paths:
+                size = image.size or sizes[image.path]
+                problems += _checked_boxes(image, size, classes, instances=False).problems
+    warnings = complain(problems, on_unreadable, "boxes", sum(map(len, rows)))
     if split == "train" and not any(map(len, rows)):
         problem = f": {problems[0].where}: {problems[0].reason}" if problems else ""
         raise UserError(
             f"there is nothing to learn: of the images that train none has a box{problem}"
         )
-    boxes = Boxes(rows, masks if options.instances else None)
+    ids = [image.id for image in usable]
+    boxes = Boxes(
+        rows,
+        masks if options.instances else None,
+        image_ids=ids if any(identity is not None for identity in ids) else None,
+        category_ids=index.category_ids if classes == index.classes else (),
+    )
     return UsableImages(usable, classes, boxes, boxes.presence(len(classes)), warnings)
 
 
+class _CheckedBoxes(NamedTuple):
+    """The boxes of an image that can be used, as rows of `Boxes`, and what is wrong with others."""
+
+    rows: list[tuple[float, ...]]
+    masks: list[InstanceMask]
+    problems: list[Problem]
+
+
+def _checked_boxes(
+    image: AnnotatedImage, size: Size, classes: Sequence[str], instances: bool
+) -> _CheckedBoxes:
+    checked = _CheckedBoxes([], [], [])
+    first: dict[tuple[object, ...], str] = {}
+    for box in image.boxes:
+        twin = first.setdefault((box.label, box.corners, box.crowd), box.where)
+        try:
+            if twin != box.where:
+                raise UserError(f"repeats {twin.rpartition(', ')[2]}")
+            corners, mask = _checked(box, size, classes, image.normalised, instances)
+        except UserError as error:
+            checked.problems.append(Problem(box.where, str(error)))
+            continue
+        checked.rows.append((*corners, classes.index(box.label), float(box.crowd)))
+        if mask is not None:
+            checked.masks.append(mask)
+    return checked
+
+
 def _checked(
-    box: BoxAnnotation, size: tuple[int, int], classes: Sequence[str], instances: bool
-) -> tuple[float, float, float, float]:
-    """The corners of a box. UserError: what is wrong with it or, with `instances`, its mask."""
+    box: BoxAnnotation, size: Size, classes: Sequence[str], normalised: bool, instances: bool
+) -> tuple[tuple[float, float, float, float], InstanceMask | None]:
+    """The corners of a box and, with `instances`, its mask. UserError: what is wrong with them."""
     if box.label not in classes:
         raise UserError(unknown_class(box.label, classes))
-    left, top, right, bottom = checked_box(box, size)
-    mask = box.mask
-    if instances and mask is None:
+    corners = left, top, right, bottom = checked_box(box, size, normalised)
+    if not instances:
+        return corners, None
+    if box.mask is None:
         raise UserError(f"{box.label} has no mask")
-    if instances and mask is not None:
-        if not mask.height:
-            raise UserError(f"{box.label} has a mask without pixels")
-        beside = mask.left >= right or mask.left + mask.width <= left
-        if beside or mask.top >= bottom or mask.top + mask.height <= top:
-            raise UserError(f"{box.label} has a mask that lies outside its box")
-    return left, top, right, bottom
+    mask = box.mask(size)
+    if not mask.height:
+        raise UserError(f"{box.label} has a mask without pixels")
+    beside = mask.left >= right or mask.left + mask.width <= left
+    if beside or mask.top >= bottom or mask.top + mask.height <= top:
+        raise UserError(f"{box.label} has a mask that lies outside its box")
+    return corners, mask
+
+
+def _refuse_fractions(index: AnnotationIndex, shown: str) -> None:
+    """UserError where all boxes in pixels lie within one pixel, as fractions of an image do."""
+    corners = [box.corners for i in index.images if not i.normalised for box in i.boxes]
+    if corners and all(max(box) <= 1 for box in corners):
+        boxes = "its only box lies" if len(corners) == 1 else f"all {len(corners):,} boxes lie"
+        raise UserError(
+            f"{shown}: {boxes} within one pixel of the upper left corner: they look like fractions "
+            "of the image, and corners are in pixels; multiply them by its width and height "
+            '(kind = "yolo" reads fractions)'
+        )

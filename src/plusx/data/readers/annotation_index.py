@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from plusx.data.splits import own_splits
 from plusx.errors import UserError
 
 
+Identity = int | str  # of an image or a category in a JSON
+Size = tuple[int, int]  # height and width
+
 # how far a box may reach out of its image without a word: libraries count from 0 and from 1
 _SLACK = 1.0
 
@@ -31,35 +34,51 @@ class Problem(NamedTuple):
 
 
 class BoxAnnotation(NamedTuple):
-    """A box as it is written: left, top, right, bottom."""
+    """A box as it is written: left, top, right, bottom.
+
+    mask: draws the mask of the object in an image of that size; it raises UserError with what is
+        wrong with the outline. None: there is no outline
+    """
 
     where: str
     label: str
     corners: tuple[float, float, float, float]
     crowd: bool = False
-    mask: InstanceMask | None = None
+    mask: Callable[[Size], InstanceMask] | None = None
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and its annotations; size (height, width) where the annotation declares one."""
+    """An image and its annotations; size where the annotation declares one.
+
+    normalised: whether corners are fractions of the image's width and height
+    """
 
     path: str
     split: str = ""
     boxes: tuple[BoxAnnotation, ...] = ()
     mask: str | None = None
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     annotation: str = ""  # the file of the annotation
+    id: Identity | None = None
+    normalised: bool = False
 
 
 @dataclass
 class AnnotationIndex:
-    """All annotated images of a set. `classes` is empty where they follow from the labels."""
+    """All annotated images of a set. `classes` is empty where they follow from the labels.
+
+    category_ids: of the classes, in a JSON
+    problems: what cannot be used, an error unless it is to be skipped
+    warnings: what is unusual
+    """
 
     root: str
     images: list[AnnotatedImage] = field(default_factory=list)
     classes: tuple[str, ...] = ()
+    category_ids: tuple[Identity, ...] = ()
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -102,8 +121,11 @@ class LayoutOptions:
     max_pixels: int | None = None
 
 
-def complain(problems: Sequence[Problem], on_unreadable: str, of: str) -> list[str]:
-    """Warnings of what is left out; with on_unreadable = "error" a UserError that names it."""
+def complain(problems: Sequence[Problem], on_unreadable: str, of: str, remain: int) -> list[str]:
+    """Warnings of what is left out; with on_unreadable = "error" a UserError that names it.
+
+    remain: how many can be used
+    """
     if not problems:
         return []
     lines = [f"{where}: {reason}" for where, reason in problems]
@@ -112,14 +134,21 @@ def complain(problems: Sequence[Problem], on_unreadable: str, of: str) -> list[s
             f"{of} cannot be used as they are: {listed(lines)} "
             '(on_unreadable = "skip" leaves them out)'
         )
-    count = "1 skipped" if len(lines) == 1 else f"{len(lines):,} skipped"
+    count = f"{len(lines):,} skipped, {remain:,} can be used"
     return [f"{of}: {count}", *(f"skipped {line}" for line in lines)]
 
 
-def checked_box(box: BoxAnnotation, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The corners of a box cut to an image (height, width). UserError: what is wrong with them."""
-    left, top, right, bottom = box.corners
+def checked_box(
+    box: BoxAnnotation, size: Size, normalised: bool = False
+) -> tuple[float, float, float, float]:
+    """The corners of a box in pixels, cut to an image. UserError: what is wrong with them.
+
+    normalised: whether corners are fractions of the image's width and height
+    """
     height, width = size
+    left, top, right, bottom = box.corners
+    if normalised:
+        left, top, right, bottom = left * width, top * height, right * width, bottom * height
     shown = f"{box.label} [{', '.join(f'{number:g}' for number in box.corners)}]"
     if not all(map(math.isfinite, box.corners)):
         raise UserError(f"{shown} has corners that are no numbers")
@@ -131,6 +160,8 @@ def checked_box(box: BoxAnnotation, size: tuple[int, int]) -> tuple[float, float
     outside = max(-left, -top, right - width, bottom - height)
     if outside > _SLACK or cut[0] >= cut[2] or cut[1] >= cut[3]:
         raise UserError(f"{shown} is outside the image of {width} x {height} pixels")
+    if not normalised and max(right, bottom) <= 1 < max(size):
+        raise UserError(f"{shown} lies within one pixel: corners are in pixels, not in fractions")
     return cut
 
 

@@ -13,6 +13,7 @@ from plusx.data.readers.annotation_index import (
     Problem,
 )
 from plusx.data.readers.csv_file import columns_of, read_rows
+from plusx.data.readers.listing import class_name
 from plusx.errors import UserError
 
 
@@ -40,7 +41,6 @@ def read_box_table(path: str) -> AnnotationIndex:
     index = AnnotationIndex(root)
     boxes: dict[str, list[BoxAnnotation]] = {}
     splits: dict[str, tuple[str, int]] = {}
-    first: dict[tuple[str, ...], int] = {}
     for row in rows:
         split, image = row.split, row.path(root)
         name = printable(image, root)
@@ -53,10 +53,6 @@ def read_box_table(path: str) -> AnnotationIndex:
                 f"{other_split or 'no split'} in row {other_row}"
             )
         values = [row.cells[name].strip() for name in (*CORNERS, "label")]
-        other_row = first.setdefault((image, *values), row.number)
-        if other_row != row.number:
-            index.problems.append(Problem(row.where, f"repeats row {other_row}"))
-            continue
         image_boxes = boxes.setdefault(image, [])
         if not any(values):
             continue  # an image without boxes
@@ -66,7 +62,7 @@ def read_box_table(path: str) -> AnnotationIndex:
             name, value = next(item for item in zip(CORNERS, values) if not _is_number(item[1]))
             index.problems.append(Problem(row.where, f"{name} {value!r} is no number"))
             continue
-        label = printable(values[4])
+        label = class_name(values[4])
         image_boxes.append(BoxAnnotation(row.where, label, (left, top, right, bottom)))
     for image, image_boxes in boxes.items():
         if os.path.isfile(image):

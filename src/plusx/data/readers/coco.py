@@ -1,32 +1,44 @@
 """Boxes and masks as COCO has them (Lin et al. 2014), in one JSON for each split.
 
-ROOT/{train,val,test}.json or ROOT/annotations/instances_*.json, or one JSON alone. The images lie
-beside it: by their file_name, or in a folder of the split's name, in images, or in images/SPLIT.
-Polygons and run lengths, compressed and not, become masks.
+ROOT/{train,val,test}.json, ROOT/annotations/instances_*.json (CVAT: instances_default.json),
+ROOT/{train,valid,test}/_annotations.coco.json (Roboflow), ROOT/labels.json (FiftyOne), or one JSON
+alone. The images lie beside the JSON or the folder that it is in: by their file_name, or in a
+folder of the split's name, in images, in data, or in images/SPLIT. Polygons and run lengths,
+compressed and not, become masks.
 """
 
 import math
 import os
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
-from plusx.data.image_file import DEFAULT_LIMIT, ImageFile, UnreadableImage, printable, read_regular
+from plusx.data.image_file import (
+    DEFAULT_LIMIT,
+    ENDINGS,
+    ImageFile,
+    UnreadableImage,
+    printable,
+    read_regular,
+)
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.readers.annotation_index import (
     AnnotatedImage,
     AnnotationIndex,
     BoxAnnotation,
+    Identity,
     Problem,
+    Size,
 )
-from plusx.data.splits import split_of
+from plusx.data.readers.listing import class_name
+from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError
 
 
@@ -34,14 +46,18 @@ _LIMIT = 2**31  # bytes of a JSON
 _HEAD = 2**20  # bytes of it by which it is recognised
 _FAR = 2.0**20  # corners further out are moved here, which changes no pixel of an image
 _MOST_BITS = 60  # of a compressed run length
-_NAME = re.compile(r"(?:instances_)?(train|val|valid|validation|test)(\d*)\.json")
-
-Identity = int | str
-Size = tuple[int, int]  # height and width
+_MOST_JSONS = 20  # of a folder whose heads are read: more are files of single images
+_WORDS = "|".join(sorted(SPLIT_NAMES, reverse=True))
+_SPLIT = re.compile(rf"(?<![a-z])({_WORDS})(\d*)(?![a-z])", re.IGNORECASE)
+_NAME = re.compile(rf"(instances_)?({_WORDS})\d*\.json")
+_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_OTHER_KINDS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_")
+_NOTES = ("annotations", "annotation", "labels")  # folders of JSONs, with images beside them
+_IMAGES = ("images", "data")
 
 
 class _Category(BaseModel):
-    id: int
+    id: Identity
     name: Annotated[str, Field(min_length=1)]
 
 
@@ -60,13 +76,16 @@ class RunLengths(BaseModel):
 Polygons = list[list[FiniteFloat]]  # x and y of each corner
 
 
+_SEGMENTATION: TypeAdapter[Polygons | RunLengths] = TypeAdapter(Polygons | RunLengths)
+
+
 class _Annotation(BaseModel):
     id: Identity | None = None
     image_id: Identity
-    category_id: int
+    category_id: Identity
     bbox: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat] | None = None
     iscrowd: Literal[0, 1] | None = None
-    segmentation: Polygons | RunLengths | None = None
+    segmentation: Any = None  # validated where masks are wanted
 
 
 class _File(BaseModel):
@@ -76,114 +95,172 @@ class _File(BaseModel):
 
 
 def recognise_coco(path: str) -> str:
-    """Why a path can be read by read_coco; "" where it cannot."""
-    files = [path] if os.path.isfile(path) else [*json_files(path)]
-    for file in files:
-        if file.lower().endswith(".json") and _begins_as_coco(file):
+    """Why a path can be read by read_coco, by names and the heads of JSONs; "" where it cannot."""
+    is_json = os.path.isfile(path) and path.lower().endswith(".json")
+    for file in [path] if is_json else (name for name, _ in _jsons(path)):
+        if _has_keys(file):
             return f"{printable(file, path)} has COCO's images, annotations and categories"
     return ""
 
 
-def _begins_as_coco(file: str) -> bool:
-    """Whether a JSON has the lists of COCO, as far as its first megabyte shows."""
-    try:
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-            head = opened.read(_HEAD)
-    except OSError:
-        return False
-    return head.lstrip().startswith(b"{") and any(
-        f'"{name}"'.encode() in head for name in ("images", "annotations", "categories")
-    )
-
-
 def read_coco(path: str) -> AnnotationIndex:
     """Every image of the JSONs with its boxes. UserError: there are none, or not COCO's."""
-    shown = printable(path)
-    if os.path.isfile(path):
-        files = {os.path.realpath(path): ("", "")}
-        root = os.path.dirname(os.path.realpath(path))
+    shown, real = printable(path), os.path.realpath(path)
+    warnings: list[str] = []
+    if os.path.isfile(real):
+        root = _root_of(real)
+        files = {real: ""}
     else:
-        root = os.path.realpath(path)
-        files = json_files(root)
-        if not files:
-            raise UserError(
-                f"{shown} has no COCO JSON: looked for are train.json, val.json and test.json, or "
-                "annotations/instances_*.json"
-            )
-    index = AnnotationIndex(root)
-    names: dict[int, str] = {}
-    for file, (split, folder) in files.items():
-        _read_file(index, file, split, folder, names)
-    index.classes = tuple(names[number] for number in sorted(names))
+        root = real
+        files, warnings = _files(root, shown)
+    index = AnnotationIndex(root, warnings=warnings)
+    categories: dict[Identity, _Category] = {}
+    for file, split in files.items():
+        _read_file(index, file, split, categories)
+    ids = sorted(categories, key=lambda number: (isinstance(number, str), number))
+    index.classes = tuple(categories[number].name for number in ids)
+    index.category_ids = tuple(categories[number].id for number in ids)
     return index
 
 
-def json_files(root: str) -> dict[str, tuple[str, str]]:
-    """Each JSON with its split and the name of the folder that its images may be in."""
-    files: dict[str, tuple[str, str]] = {}
-    for folder in (root, os.path.join(root, "annotations")):
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            match = _NAME.fullmatch(name)
-            if match:
-                path, split = os.path.join(folder, name), split_of(match[1])
-                if split in {other for other, _ in files.values()}:
-                    raise UserError(f"{printable(path)} is a second JSON of {split}")
-                files[path] = (split, match[1] + match[2])
-    return files
+def _root_of(path: str) -> str:
+    """The folder below which the images of one JSON lie: its own, or the one above."""
+    folder = os.path.dirname(path)
+    above = os.path.dirname(folder)
+    if os.path.basename(folder).lower() in _NOTES:
+        return above
+    beside = any(
+        name in _IMAGES or split_of(name) or name.lower().endswith(ENDINGS)
+        for name in os.listdir(folder)
+    )
+    return folder if beside or not os.path.isdir(os.path.join(above, "images")) else above
+
+
+def _jsons(root: str) -> Iterator[tuple[str, str]]:
+    """Each COCO JSON below a root where they usually lie, with its split; "" without one."""
+    if not os.path.isdir(root):
+        return
+    folders = [name for name in sorted(os.listdir(root)) if not name.startswith(".")]
+    below = [name for name in folders if name.lower() in _NOTES or split_of(name)]
+    for name in ("", *below):
+        folder = os.path.join(root, name)
+        files = [] if not os.path.isdir(folder) else sorted(os.listdir(folder))
+        files = [f for f in files if f.lower().endswith(".json") and not f.startswith(".")]
+        files = [f for f in files if f.startswith("instances")] or [
+            f for f in files if not f.startswith(_OTHER_KINDS)
+        ] or files  # fmt: skip
+        for file in files:
+            path, match = os.path.join(folder, file), _SPLIT.search(file)
+            split = split_of(match[1] if match else name)
+            usual = _NAME.fullmatch(file) is not None
+            if usual or ((match or len(files) <= _MOST_JSONS) and _has_keys(path)):
+                yield path, split
+
+
+def _has_keys(path: str) -> bool:
+    """Whether the head of a JSON has one of COCO's lists."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return any(key in head for key in _KEYS)
+
+
+def _files(root: str, shown: str) -> tuple[dict[str, str], list[str]]:
+    """The JSONs to read with their splits, and warnings about others."""
+    jsons = list(_jsons(root))
+    divided = {path: split for path, split in jsons if split}
+    others = [path for path, split in jsons if not split]
+    if not divided and len(others) == 1:
+        return {others[0]: ""}, []
+    names = ", ".join(printable(path, root) for path in others[:5])
+    if not divided:
+        if others:
+            raise UserError(
+                f"{shown} has {len(others)} COCO JSONs, none of a split ({names}): give the path "
+                "of one of them, or name them train.json, val.json and test.json"
+            )
+        raise UserError(
+            f"{shown} has no COCO JSON: looked for are train.json, val.json and test.json, the "
+            "same or instances_*.json in annotations, _annotations.coco.json in train, valid and "
+            "test, and labels.json"
+        )
+    first: dict[str, str] = {}
+    for path, split in divided.items():
+        if (other := first.setdefault(split, path)) != path:
+            raise UserError(
+                f"{printable(path)} is a second JSON of {split}, beside {printable(other, root)}"
+            )
+    return divided, [f"not read, because it is of no split: {names}"] if others else []
 
 
 def _read_file(
-    index: AnnotationIndex, path: str, split: str, folder: str, names: dict[int, str]
+    index: AnnotationIndex, path: str, split: str, categories: dict[Identity, _Category]
 ) -> None:
-    """Add the images of one JSON to the index, and its categories to `names`."""
+    """Add the images of one JSON to the index, and its categories to those of the others."""
     shown = printable(path, index.root)
     try:
         content = _File.model_validate_json(read_regular(path, _LIMIT))
     except ValidationError as error:
         raise UserError(f"{shown}, {_reason(error)}") from None
-    categories = _categories(content.categories, shown, names)
-    folders = _folders(index, path, folder)
+    if any(
+        isinstance(values, dict) and "segments_info" in values for values in content.annotations
+    ):
+        raise UserError(
+            f"{shown} is a panoptic JSON, whose segments are in PNGs, which is not read: give a "
+            "JSON of instances"
+        )
+    names = _categories(content.categories, shown, categories)
+    folders = _folders(index, path)
     splits = {image.path: image.split for image in index.images}
     images: dict[Identity, AnnotatedImage | None] = {}  # None: it cannot be used
     for position, values in enumerate(content.images, 1):
         where = f"{shown}, image {_identity(values, position)}"
         try:
             image = _Image.model_validate(values)
-            if image.id in images:
+            number = _number(image.id)
+            if number in images:
                 raise UserError("a second image of this id")
-            images[image.id] = None
-            image_path, size = _image_path(image.file_name, folders, splits), None
+            images[number] = None
+            image_path, size = _image_path(image.file_name, folders, splits, index.root), None
             if image.height is not None and image.width is not None:
                 size = image.height, image.width
                 if min(size) < 1 or math.prod(size) > DEFAULT_LIMIT:
                     raise UserError(f"it says {image.width} x {image.height} pixels")
             splits[image_path] = split
-            images[image.id] = AnnotatedImage(image_path, split, size=size, annotation=shown)
+            images[number] = AnnotatedImage(
+                image_path, split, size=size, annotation=shown, id=image.id
+            )
         except ValueError as error:
             index.problems.append(Problem(where, _reason(error)))
     boxes: dict[Identity, list[BoxAnnotation]] = {number: [] for number in images}
     ids: set[Identity | None] = set()
-    size_in_file = cache(_size_in_file)
     for position, values in enumerate(content.annotations, 1):
         where = f"{shown}, annotation {_identity(values, position)}"
         try:
             annotation = _Annotation.model_validate(values)
-            number = annotation.image_id
+            number = _number(annotation.image_id)
             if number not in images:
-                raise UserError(f"image_id {number!r} is none of the images")
+                raise UserError(f"image_id {annotation.image_id!r} is none of the images")
             annotated = images[number]
             if annotated is None:
                 continue  # the problem of its image is listed
             if annotation.id is not None and annotation.id in ids:
                 raise UserError("a second annotation of this id")
             ids.add(annotation.id)
-            box = _box(annotation, where, categories, annotated, size_in_file)
-            boxes[number].append(box)
+            boxes[number].append(_box(annotation, where, names, annotated))
         except ValueError as error:
             index.problems.append(Problem(where, _reason(error)))
     for number, annotated in images.items():
         if annotated is not None:
             index.images.append(replace(annotated, boxes=tuple(boxes[number])))
+
+
+def _number(identity: Identity) -> Identity:
+    """An id to look up: "7" is 7, as some programs write ids as text in one list only."""
+    is_number = isinstance(identity, str) and identity.isdecimal() and identity.isascii()
+    return int(identity) if is_number and str(int(identity)) == identity else identity
 
 
 def _identity(values: Any, position: int) -> Any:
@@ -200,34 +277,38 @@ def _reason(error: ValueError) -> str:
     return f"{(*first['loc'], '')[0]} {reprlib.repr(first['input'])}: {first['msg']}".strip()
 
 
-def _categories(categories: list[_Category], shown: str, names: dict[int, str]) -> dict[int, str]:
-    """The names of one JSON by their ids; `names` are those of the JSONs before it."""
-    by_id: dict[int, str] = {}
+def _categories(
+    categories: list[_Category], shown: str, others: dict[Identity, _Category]
+) -> dict[Identity, str]:
+    """The names of one JSON by their ids; `others` are those of the JSONs before it."""
+    by_id: dict[Identity, str] = {}
     for category in categories:
-        number, name = category.id, category.name
-        if number in by_id or names.get(number, name) != name:
-            other = by_id.get(number) or names[number]
+        number, name = _number(category.id), class_name(category.name)
+        other = by_id.get(number) or (others[number].name if number in others else name)
+        if number in by_id or other != name:
             raise UserError(f"{shown}, category {number} is {name!r} and {other!r}")
         if name in by_id.values():
             raise UserError(f"{shown}: two categories are called {name!r}")
         by_id[number] = name
+        others[number] = _Category(id=category.id, name=name)
     if not by_id:
         raise UserError(f"{shown}: the list categories is empty")
-    names.update(by_id)
     return by_id
 
 
-def _folders(index: AnnotationIndex, path: str, folder: str) -> list[str]:
+def _folders(index: AnnotationIndex, path: str) -> list[str]:
     """The folders that images may lie in."""
-    short = folder.rstrip("0123456789")
-    below = [folder, os.path.join("images", folder), "images", ""]
-    below += [short, os.path.join("images", short)]
-    tops = index.root, os.path.dirname(path)
+    match = _SPLIT.search(os.path.basename(path))
+    splits = [match[1] + match[2], match[1]] if match else []
+    below = ["", *_IMAGES]
+    for split in splits:
+        below += [split, os.path.join("images", split), os.path.join(split, "images")]
+    tops = os.path.dirname(path), index.root
     folders = [os.path.normpath(os.path.join(top, name)) for top in tops for name in below]
     return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
 
 
-def _image_path(name: str, folders: list[str], splits: dict[str, str]) -> str:
+def _image_path(name: str, folders: list[str], splits: dict[str, str], root: str) -> str:
     """The path of an image in one of the folders or below; Windows writes \\ for /.
 
     UserError: there is none, or it is in `splits`, the images so far.
@@ -241,7 +322,9 @@ def _image_path(name: str, folders: list[str], splits: dict[str, str]) -> str:
                 raise UserError(f"{printable(name)!r} is in {splits[path] or 'the images'} already")
             if os.path.isfile(path):
                 return path
-    raise UserError(f"{printable(name)!r} is missing")
+    below = ", ".join(printable(folder, root) for folder in folders if folder != root)
+    where = f"beside the JSON and in {below}" if below else "beside the JSON"
+    raise UserError(f"{printable(name)!r} is missing: looked for {where}")
 
 
 def _size_in_file(path: str) -> Size | None:
@@ -254,34 +337,34 @@ def _size_in_file(path: str) -> Size | None:
 
 
 def _box(
-    annotation: _Annotation,
-    where: str,
-    categories: dict[int, str],
-    image: AnnotatedImage,
-    size_in_file: Callable[[str], Size | None],
+    annotation: _Annotation, where: str, names: dict[Identity, str], image: AnnotatedImage
 ) -> BoxAnnotation:
     """The box of an annotation. UserError says why there is none."""
-    if annotation.category_id not in categories:
-        allowed = ", ".join(map(str, sorted(categories)[:20]))
-        raise UserError(f"category_id {annotation.category_id} is none of {allowed}")
-    mask = None
-    size = image.size
-    if annotation.segmentation and size is None:
-        size = size_in_file(image.path)
-    if annotation.segmentation and size is not None:
-        try:
-            mask = InstanceMask.of(segmentation_mask(annotation.segmentation, size))
-        except (ValueError, LookupError) as error:
-            raise UserError(f"its segmentation cannot be read: {error}") from None
+    number = _number(annotation.category_id)
+    if number not in names:
+        allowed = ", ".join(map(str, list(names)[:20]))
+        raise UserError(f"category_id {annotation.category_id!r} is none of {allowed}")
+    mask = partial(_mask, annotation.segmentation) if annotation.segmentation else None
     if annotation.bbox is not None:
         left, top, width, height = annotation.bbox
-    elif mask is not None and mask.height:
-        left, top, width, height = mask.left, mask.top, mask.width, mask.height
     else:
-        raise UserError("it has no bbox and no mask")
+        size = image.size or _size_in_file(image.path)
+        around = None if mask is None or size is None else mask(size)
+        if around is None or not around.height:
+            raise UserError("it has no bbox and no mask")
+        left, top, width, height = around.left, around.top, around.width, around.height
     corners = (float(left), float(top), float(left + width), float(top + height))
-    label = categories[annotation.category_id]
-    return BoxAnnotation(where, label, corners, bool(annotation.iscrowd), mask)
+    return BoxAnnotation(where, names[number], corners, bool(annotation.iscrowd), mask)
+
+
+def _mask(segmentation: Any, size: Size) -> InstanceMask:
+    """The mask of polygons or run lengths. UserError: they are none."""
+    try:
+        outline = _SEGMENTATION.validate_python(segmentation)
+        return InstanceMask.of(segmentation_mask(outline, size))
+    except (ValueError, LookupError) as error:
+        reason = _reason(error) if isinstance(error, ValueError) else error
+        raise UserError(f"its segmentation cannot be read: {reason}") from None
 
 
 def segmentation_mask(segmentation: Polygons | RunLengths, size: Size) -> Bool[np.ndarray, "h w"]:

@@ -18,6 +18,7 @@ from plusx.data.readers.table import read_table, recognise_table, table_splits
 from plusx.data.readers.tar import read_tar, recognise_tar
 from plusx.data.readers.voc import read_voc, recognise_voc
 from plusx.data.readers.volume_files import list_cases, recognise_volumes
+from plusx.data.readers.yolo import read_yolo, recognise_yolo
 from plusx.data.sets.download import located
 from plusx.data.splits import own_splits
 from plusx.errors import UserError
@@ -91,6 +92,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "voc": _annotated("boxes as Pascal VOC has them", "boxes", recognise_voc, read_voc),
     "coco": _annotated("boxes as COCO has them", "boxes", recognise_coco, read_coco),
+    "yolo": _annotated("boxes as YOLO has them", "boxes", recognise_yolo, read_yolo),
     "boxes": _annotated("a CSV of boxes", "boxes", recognise_box_table, read_box_table),
     "masks": _annotated("images with masks", "masks", recognise_masks, read_mask_folder),
     "people": Layout(

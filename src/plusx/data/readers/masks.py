@@ -4,7 +4,8 @@ ROOT/{train,val,test} beside ROOT/{train,val,test}annot (CamVid), ROOT/{images,m
 ROOT/SPLIT/{images,masks}, or Pascal VOC's JPEGImages, SegmentationClass and
 ImageSets/Segmentation. A mask has the name of its image but for the ending, or with _mask, _L,
 _label, _seg or _gt behind it. ROOT/classes.csv may name the classes and say which value or which
-colour each has. Every mask is read once, before training.
+colour each has, and so may ROOT/labelmap.txt, as CVAT writes it. Every mask is read once, before
+training.
 """
 
 import os
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from plusx.data.annotations import Boxes, MaskEncoding, Masks, stored_mask
 from plusx.data.image_file import (
@@ -52,6 +54,7 @@ _IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass")
 _BEHIND = ("", "_mask", "_L", "_label", "_labels", "_seg", "_gt")
 _WHOLE = re.compile(r"\d{1,5}")
+_MOST_UNNAMED = 32  # values that become classes without being named
 
 
 def recognise_masks(path: str) -> str:
@@ -77,8 +80,12 @@ def read_mask_folder(path: str) -> AnnotationIndex:
     if not os.path.isdir(root):
         raise UserError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
     index = AnnotationIndex(root)
-    if _has_voc_masks(root):
-        _from_lists(index, root, os.path.join(root, "SegmentationClass"))
+    segmented = os.path.join(root, "SegmentationClass")
+    if os.path.isdir(os.path.join(root, "SegmentationObject")):
+        index.warnings.append("SegmentationObject is not read: classes are in SegmentationClass")
+    lists = voc_lists(root, "Segmentation", index.problems)
+    if os.path.isdir(segmented) and lists:
+        _from_lists(index, lists, segmented)
         return index
     folders = mask_folders(root)
     if not folders:
@@ -129,9 +136,11 @@ def _masks_in(folders: list[str], root: str) -> dict[str, str]:
     return masks[used[0]] if used else {}
 
 
-def _from_lists(index: AnnotationIndex, root: str, segmented: str) -> None:
-    images, masks = by_stem(os.path.join(root, "JPEGImages")), by_stem(segmented)
-    for split, names in voc_lists(root, "Segmentation", index.problems).items():
+def _from_lists(
+    index: AnnotationIndex, lists: dict[str, list[tuple[str, str]]], segmented: str
+) -> None:
+    images, masks = by_stem(os.path.join(index.root, "JPEGImages")), by_stem(segmented)
+    for split, names in lists.items():
         for name, where in names:
             if name in images and name in masks:
                 index.images.append(AnnotatedImage(images[name], split, mask=masks[name]))
@@ -141,14 +150,15 @@ def _from_lists(index: AnnotationIndex, root: str, segmented: str) -> None:
 
 
 def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
-    """The names in ROOT/classes.csv with their values or colours; nothing where there is none.
+    """The names in ROOT/classes.csv with their values or colours, or those in CVAT's labelmap.txt;
+    nothing where there is neither.
 
     Columns name and value, or name, r, g and b (or red, green and blue). A value without a name is
     ignored. Raises UserError with the row.
     """
     path = os.path.join(root, "classes.csv")
     if not os.path.isfile(path):
-        return (), MaskEncoding()
+        return _read_label_map(os.path.join(root, "labelmap.txt"))
     columns, rows = read_rows(path, "classes.csv")
     short = {name.lower(): name.lower() for name in columns}
     short |= {"red": "r", "green": "g", "blue": "b"}
@@ -184,6 +194,29 @@ def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
     return tuple(names), MaskEncoding(tuple(values), tuple(ignored), colours)
 
 
+def _read_label_map(path: str) -> tuple[tuple[str, ...], MaskEncoding]:
+    """The names and colours of CVAT's labelmap.txt: lines `name:red,green,blue:parts:actions`."""
+    names: list[str] = []
+    values: list[int] = []
+    lines = read_regular(path).decode("utf-8-sig", "replace") if os.path.isfile(path) else ""
+    for number, line in enumerate(lines.splitlines(), 1):
+        name, _, rest = line.strip().partition(":")
+        if not name or name.startswith("#"):
+            continue
+        colour = rest.partition(":")[0].split(",")
+        if len(colour) != 3 or not all(c.isdecimal() and int(c) < 256 for c in colour):
+            raise UserError(
+                f"labelmap.txt, row {number}: {printable(rest)!r} is no colour, three numbers "
+                "from 0 to 255 with commas between them"
+            )
+        red, green, blue = map(int, colour)
+        names.append(printable(name))
+        values.append(red << 16 | green << 8 | blue)
+    if len(set(names)) < len(names) or len(set(values)) < len(values):
+        raise UserError("labelmap.txt: a name and a colour stand once each")
+    return tuple(names), MaskEncoding(tuple(values), colours=bool(names))
+
+
 class MaskSummary(NamedTuple):
     """What is in one mask: its size, and how many pixels each value has; or why it is refused."""
 
@@ -201,10 +234,12 @@ def read_masks(
     sizes: dict[str, tuple[int, int]],
     options: LayoutOptions,
     on_unreadable: OnUnreadable,
+    split: str,
 ) -> UsableImages:
     """The images whose masks can be used, with their masks, or the boxes of their components."""
     classes, encoding = _classes(index, images, options)
     summaries = _summaries(images, index.root, encoding.colours)
+    white = _refuse_white(index, list(summaries.values()), encoding, options)
     problems: list[Problem] = []
     usable: list[AnnotatedImage] = []
     contents: list[str] = []
@@ -213,6 +248,8 @@ def read_masks(
         assert image.mask is not None
         summary, (height, width) = summaries[image.mask], sizes[image.path]
         problem = summary.problem or encoding.problem(summary.values, summary.counts)
+        if white and not problem and set(summary.values) in ({0, IGNORE_INDEX}, {IGNORE_INDEX}):
+            problem = white
         if not problem and (summary.height, summary.width) != (height, width):
             problem = f"it has {summary.width} x {summary.height} pixels, "
             problem += f"its image {width} x {height}"
@@ -225,8 +262,10 @@ def read_masks(
                 counts[len(usable), number] += count
         usable.append(image)
         contents.append(summary.content)
-    warnings = complain(problems, on_unreadable, "masks")
+    warnings = complain(problems, on_unreadable, "masks", len(usable))
     counts = counts[: len(usable)]
+    if split == "train" and usable:
+        _refuse_unused(classes, encoding, counts, summaries)
     paths = [image.mask for image in usable if image.mask is not None]
     masks = Masks(counts, paths, encoding, contents=contents)
     if not options.components:
@@ -310,7 +349,7 @@ def _values_in_masks(
             Problem(printable(path, index.root), summary.problem)
             for path, summary in summaries.items()
         ]
-        complain(problems, "error", "masks")
+        complain(problems, "error", "masks", 0)
     class_values = values - set(options.ignore)
     if class_values != {0, IGNORE_INDEX}:
         class_values -= {IGNORE_INDEX}
@@ -320,7 +359,58 @@ def _values_in_masks(
             f"the masks have the values {listed} alone, of which {len(class_values)} could be a "
             "class: at least two classes are needed"
         )
+    if len(class_values) > _MOST_UNNAMED:
+        first = ", ".join(map(str, sorted(class_values)[:8]))
+        raise UserError(
+            f"the masks have {len(class_values)} values ({first}, ...): edges that are smoothed "
+            "(anti-aliased) have values between the classes, and instance masks one for each "
+            "object; if all of them are classes, list them in classes.csv or in [data] values"
+        )
     return tuple(sorted(class_values))
+
+
+def _refuse_white(
+    index: AnnotationIndex,
+    summaries: Sequence[MaskSummary],
+    encoding: MaskEncoding,
+    options: LayoutOptions,
+) -> str:
+    """What is wrong with a mask of 0 and 255 alone, where 255 is ignored by default and 1 is the
+    other class of two; "" where that is right. UserError: all masks are such.
+    """
+    stated = (*options.ignore, *read_classes(index.root)[1].ignored)
+    if encoding.values != (0, 1) or IGNORE_INDEX in stated:
+        return ""
+    values = {value for summary in summaries for value in summary.values}
+    if values and values <= {0, IGNORE_INDEX} and IGNORE_INDEX in values:
+        raise UserError(
+            "the masks have the values 0 and 255, and the classes the values 0 and 1: set "
+            "values = [0, 255] in [data]"
+        )
+    return (
+        "it has no values but 0 and 255, where other masks have 0 and 1: write 1 for 255, or set "
+        "ignore = [255] in [data] if these pixels are to be ignored"
+    )
+
+
+def _refuse_unused(
+    classes: Sequence[str],
+    encoding: MaskEncoding,
+    counts: Int64[torch.Tensor, "n k"],
+    summaries: dict[str, MaskSummary],
+) -> None:
+    """UserError where a class has no pixel in the masks that train."""
+    unused = [number for number, count in enumerate(counts.sum(0).tolist()) if not count]
+    if not unused:
+        return
+    names = ", ".join(repr(classes[number]) for number in unused[:5])
+    what = f"the class {names} has" if len(unused) == 1 else f"the classes {names} have"
+    hint = "leave it out" if len(unused) == 1 else "leave them out"
+    values = sorted({value for summary in summaries.values() for value in summary.values})
+    if not encoding.colours:
+        listed = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
+        hint += f", or state the value of each class in [data] values (the masks have {listed})"
+    raise UserError(f"{what} no pixel in the masks that train: {hint}")
 
 
 def boxes_of_components(

@@ -58,8 +58,9 @@ def open_people(
     split       "train", "validation", "test" or "all". The people of each are its classes
     validation  who validates, of those who do not test: a number of people, a fraction (below 1),
                 both drawn by the seed, or a regular expression that matches the whole of their
-                names; None is a fraction of 0.2 and two at least, 0 is nobody
-    test        who tests, given in the same way, of all
+                names; None is those of PATH/val, or else a fraction of 0.2 and two at least; 0
+                and "" are nobody
+    test        who tests, given in the same way, of all; 0 and "" are those of PATH/test, or nobody
     size        height and width that the network sees: the whole image, scaled to it
     channels    1 or 3
     on_unreadable   "error": a file that cannot be used, and a person with fewer than two
@@ -76,16 +77,9 @@ def open_people(
     shown = printable(path)
     modality = people_modality(size, channels, max_pixels)
     people = _read(path, on_unreadable, modality)
-    if people.splits and (validation is not None or test != 0):
-        raise UserError(
-            f"{shown} has splits of its own ({', '.join(people.splits)}): leave out validation "
-            "and test"
-        )
     names = sorted(people.images)
-    if split != "all" and people.splits:
-        names = [name for name in names if people.images[name][0].split == split]
-    elif split != "all":
-        names = divided(names, seed, validation, test, shown)[split]
+    if split != "all":
+        names = _of_split(people, split, seed, validation, test, shown)
     if len(names) < 2:
         who = "nobody" if not names else f"one person only ({names[0]!r})"
         raise UserError(f"{shown} has {who} in {split}: at least two people are needed")
@@ -101,6 +95,30 @@ def open_people(
         root=people.root,
         warnings=people.warnings,
     )
+
+
+def _of_split(
+    people: _People,
+    split: str,
+    seed: int,
+    validation: IdentitySelector | None,
+    test: IdentitySelector,
+    shown: str,
+) -> list[str]:
+    """The people of a split: those of the folder's own, others as they are to be drawn."""
+    names, splits = sorted(people.images), people.splits
+    for key, selector in (("validation", validation), ("test", test)):
+        if selector and (key in splits or (key == "test" and splits)):
+            raise UserError(
+                f"{shown} has splits of its own ({', '.join(splits)}): leave out {key} = "
+                f"{selector!r}"
+            )
+    if split in splits and (split != "train" or "validation" in splits):
+        return [name for name in names if people.images[name][0].split == split]
+    if splits and "train" not in splits:
+        raise UserError(f"{shown} has no {split} split (its splits: {', '.join(splits)})")
+    learning = [name for name in names if people.images[name][0].split in ("", "train")]
+    return divided(learning, seed, validation, test, shown)[split]
 
 
 def people_modality(
@@ -119,11 +137,11 @@ def divided(
     shown: str = "the data",
 ) -> dict[str, list[str]]:
     """Who trains, validates and tests, of people whose names are given in order."""
-    testing = _selected(names, test, seed, "test", shown)
+    testing = _selected(names, test or 0, seed, "test", shown)
     others = [name for name in names if name not in testing]
     if validation is None:
         validation = max(2, round(VALIDATION_FRACTION * len(others)))
-    validating = _selected(others, validation, seed, "validation", shown)
+    validating = _selected(others, validation or 0, seed, "validation", shown)
     return {
         "train": [name for name in others if name not in validating],
         "validation": validating,
@@ -137,6 +155,19 @@ def images_of_people(
     """The images of a folder of people, who may have one each, and warnings about the others."""
     people = _read(path, on_unreadable, people_modality((1, 1), 3), min_images=1)
     return [entry for images in people.images.values() for entry in images], people.warnings
+
+
+def _without_twins(entries: list[Entry], root: str) -> tuple[list[Entry], list[str]]:
+    """The images without those that are under two people, and what to say of these."""
+    by_content: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.verdict is not None:
+            by_content.setdefault(entry.verdict.content, []).append(entry)
+    twins = [same for same in by_content.values() if len({entry.label for entry in same}) > 1]
+    names = [" and ".join(sorted(entry.name(root) for entry in same)[:3]) for same in twins]
+    lines = [f"{name} are the same image under several people" for name in names]
+    paths = {entry.path for same in twins for entry in same}
+    return [entry for entry in entries if entry.path not in paths], lines
 
 
 def _selected(
@@ -183,6 +214,10 @@ def _read(
         used, warnings = check_entries(listing.entries, listing.root, on_unreadable, modality)
     except UserError as error:
         raise UserError(f"{shown}: {error}") from None
+    used, twins = _without_twins(used, listing.root)
+    if twins and on_unreadable == "error":
+        raise UserError(f'{shown}: {listed(twins)} (on_unreadable = "skip" leaves them out)')
+    warnings = [*warnings, *(f"skipped {line}" for line in twins)]
     images: dict[str, list[Entry]] = {name: [] for name in listing.classes}
     for entry in used:
         images[entry.label].append(entry)

@@ -2,13 +2,17 @@
 
 What is refused, with its reason: more than MOST_VOXELS voxels, values that are not finite, volumes
 that do not say where their voxels lie (no sform and no qform; no position, orientation or pixel
-spacing), series with a slice missing or twice, several series in one folder, colours, movies.
+spacing), series with a slice missing or twice, of which one slice lacks the rescaling of the
+others, several series in one folder, colours, movies.
 """
 
 import gzip
+import logging
 import os
+import threading
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +27,19 @@ MOST_VOXELS = 2**30  # of one volume
 NIFTI = (".nii", ".nii.gz")
 _UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's x and y run the other way
+_PHOTOMETRIC = "PhotometricInterpretation"  # MONOCHROME1 shows the lowest value white
+_WITH_UNIT = ("CT", "PT", "NM")  # whose values are measured, however they are shown
+_FIRST_TAGS = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0", b"\x02\0\0\0")
 _ROUNDING = 0.02  # relative difference of slice distances that count as equal
+
+
+class _Reading(threading.local):
+    """The file that a thread is reading."""
+
+    name = ""
+
+
+_reading = _Reading()
 
 
 class Placement(NamedTuple):
@@ -106,6 +122,8 @@ def _read_nifti(name: str) -> Scan:
     if not os.path.isfile(name):
         os.stat(name)  # FileNotFoundError, in the system's words
         raise UnreadableImage("no regular file")
+    _name_files_in_log()
+    _reading.name = os.path.basename(name)
     try:
         image = nibabel.load(name)
         if not isinstance(image, nibabel.Nifti1Image):  # which NIfTI-2 is too
@@ -144,6 +162,17 @@ def _read_nifti(name: str) -> Scan:
     return Scan(np.moveaxis(values, 3, 0), affine, placement)
 
 
+@cache
+def _name_files_in_log() -> None:
+    """Have nibabel's warnings name the file that they are about."""
+    logging.getLogger("nibabel.global").addFilter(_with_file_name)
+
+
+def _with_file_name(record: logging.LogRecord) -> bool:
+    record.msg, record.args = f"{_reading.name}: {record.getMessage()}", ()
+    return True
+
+
 def _read_series(folder: str) -> Scan:
     try:
         import pydicom
@@ -156,13 +185,22 @@ def _read_series(folder: str) -> Scan:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                slices.append((entry.name, pydicom.dcmread(entry.path)))
+                # a slice without the preamble is one as well, and is refused by what it lacks
+                header = pydicom.dcmread(entry.path, force=True)
+            if "TransferSyntaxUID" not in header.file_meta:
+                implicit = pydicom.uid.ImplicitVRLittleEndian
+                explicit = pydicom.uid.ExplicitVRLittleEndian
+                header.file_meta.TransferSyntaxUID = (
+                    implicit if header.original_encoding[0] else explicit
+                )
+            slices.append((entry.name, header))
         except Exception as error:
             raise UnreadableImage(f"{entry.name} cannot be read: {error}") from None
     if not slices:
         raise UnreadableImage("no DICOM file is in the folder")
     try:
         affine, slices = _in_order(slices)
+        _refuse_differences(slices)
         sizes = {(int(header.Rows), int(header.Columns)) for _, header in slices}
     except UnreadableImage:
         raise
@@ -178,6 +216,24 @@ def _read_series(folder: str) -> Scan:
     for index, (name, header) in enumerate(slices):
         values[:, :, index] = _plane(name, header, (rows, columns)).T
     return Scan(values[None], affine, Placement(affine, affine, (1, 1), "mm"))
+
+
+def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
+    """UnreadableImage where slices of a series do not agree on what their values mean."""
+    for key in ("RescaleIntercept", "RescaleSlope", "RescaleType", "Modality", _PHOTOMETRIC):
+        by_value: dict[object, list[str]] = {}
+        for name, header in slices:
+            value = getattr(header, key, None)
+            is_number = key in ("RescaleIntercept", "RescaleSlope")  # it may differ, as in PET
+            by_value.setdefault(value is not None if is_number else value, []).append(name)
+        if len(by_value) > 1:
+            odd = min(by_value.values(), key=len)
+            count = f" and {len(odd) - 1:,} more slices" if len(odd) > 1 else ""
+            verb = "differ" if count else "differs"
+            raise UnreadableImage(
+                f"{odd[0]}{count} {verb} from the other slices in {key}, so that their values do "
+                "not mean the same"
+            )
 
 
 def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, Any]]]:
@@ -248,7 +304,14 @@ def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray,
         raise UnreadableImage(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
     slope = float(getattr(header, "RescaleSlope", None) or 1.0)
     shift = float(getattr(header, "RescaleIntercept", None) or 0.0)
-    return stored.astype(np.float32) * np.float32(slope) + np.float32(shift)
+    values = stored.astype(np.float32) * np.float32(slope) + np.float32(shift)
+    inverted = getattr(header, _PHOTOMETRIC, None) == "MONOCHROME1"
+    if not inverted or getattr(header, "Modality", None) in _WITH_UNIT:
+        return values
+    # the lowest value is shown white: turned, so that larger is brighter, as in other series
+    signed = int(getattr(header, "PixelRepresentation", 0))
+    ends = -1.0 if signed else 2.0 ** int(header.BitsStored) - 1
+    return np.float32(slope * ends + 2 * shift) - values
 
 
 def _files(folder: str) -> list["os.DirEntry[str]"]:
@@ -258,14 +321,17 @@ def _files(folder: str) -> list["os.DirEntry[str]"]:
 
 
 def _is_dicom(path: str) -> bool:
-    """By its content: four letters behind 128 bytes; or by its name."""
+    """By its content, four letters behind 128 bytes or else a first tag; or by its name."""
     if os.path.basename(path) == "DICOMDIR":
         return False
+    if path.lower().endswith((".dcm", ".ima")):
+        return True
     try:
         with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            head = file.read(132)
     except OSError:
-        return path.lower().endswith(".dcm")
+        return False
+    return head[128:] == b"DICM" or head.startswith(_FIRST_TAGS)
 
 
 def _times(shape: tuple[int, ...]) -> str:

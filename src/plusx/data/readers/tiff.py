@@ -18,6 +18,7 @@ EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
 _NOWHERE = logging.NullHandler()
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
+_GDAL_NODATA = 42113  # the tag
 _MOST = 4096  # channels
 _VALUES = 2**30  # of all channels, as of volumes
 
@@ -50,6 +51,20 @@ def read_bands(
     return np.ascontiguousarray(stored, np.float32)
 
 
+def declared_nodata(data: bytes) -> float | None:
+    """The value that stands for no data, as GDAL's tag in a TIFF says; None where none is said."""
+    if not data.startswith(_TIFF):
+        return None
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            tag = file.pages.first.tags.get(_GDAL_NODATA)
+            return None if tag is None else float(tag.value)
+    except Exception:  # pixels that were read are good all the same
+        return None
+
+
 def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
     try:
         import tifffile
@@ -66,6 +81,8 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
     except UnreadableImage:
         raise
     except Exception as error:
+        if "imagecodecs" in str(error):  # a compression that it brings
+            raise RuntimeError(EXTRA) from None
         # a hostile file makes a decoder raise anything, struct.error and KeyError among them
         raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
     if stored.dtype.kind not in "uif" or stored.shape != shape:

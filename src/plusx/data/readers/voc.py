@@ -1,14 +1,18 @@
 """Boxes as Pascal VOC has them (Everingham et al. 2010), in XML files beside the images.
 
-ROOT/{JPEGImages,Annotations,ImageSets/Main/{train,val,test,trainval}.txt}. Without lists every
-image that has an annotation is taken. Boxes that are marked as difficult are ignored.
+ROOT/{JPEGImages,Annotations,ImageSets/Main/{train,val,test,trainval}.txt}; images and annotations
+are names of the two folders too; ROOT/SPLIT/{images,annotations}, and ROOT/SPLIT with images and
+XML files in one folder. Without lists every image that has an annotation is taken. Boxes that are
+marked as difficult are ignored.
 """
 
 import math
 import os
+import re
+from itertools import product
 from xml.etree import ElementTree
 
-from plusx.data.image_file import UnreadableImage, printable, read_regular
+from plusx.data.image_file import ENDINGS, UnreadableImage, printable, read_regular
 from plusx.data.readers.annotation_index import (
     AnnotatedImage,
     AnnotationIndex,
@@ -17,20 +21,32 @@ from plusx.data.readers.annotation_index import (
     by_stem,
     first_file,
 )
-from plusx.data.splits import split_of
+from plusx.data.readers.listing import class_name
+from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError
 
 
+_IMAGES = ("JPEGImages", "images", "image", "imgs")
+_NOTES = ("Annotations", "annotations", "annotation", "xmls", "labels")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_DECLARED = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)[\"']")
+_BEGINNINGS = {
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"<\0": "utf-16-le",
+    b"\0<": "utf-16-be",
+}
+# what is declared as the first is often the second, which holds it
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "ascii": "utf-8"}
 _FAR = 2.0**31
 _LIMIT = 64 * 2**20
 
 
 def recognise_voc(path: str) -> str:
     """Why a path can be read by read_voc; "" where it cannot."""
-    has_images = os.path.isdir(os.path.join(path, "JPEGImages"))
-    if has_images and first_file(os.path.join(path, "Annotations"), (".xml",)):
-        return "JPEGImages, and Annotations with XML files"
+    for _, images, notes in _folders(path):
+        if first_file(notes, (".xml",)):
+            return f"images in {printable(images, path)} and XML files in {printable(notes, path)}"
     return ""
 
 
@@ -38,31 +54,59 @@ def read_voc(path: str) -> AnnotationIndex:
     """Every image of the lists with its boxes. UserError where the folder has another layout."""
     shown, root = printable(path), os.path.realpath(path)
     index = AnnotationIndex(root)
-    images, notes = os.path.join(root, "JPEGImages"), os.path.join(root, "Annotations")
-    for folder in (images, notes):
-        if not os.path.isdir(folder):
-            raise UserError(
-                f"{shown} has no folder {os.path.basename(folder)}: Pascal VOC has JPEGImages, "
-                "Annotations and ImageSets/Main"
-            )
-    pictures, annotations = by_stem(images), by_stem(notes, (".xml",))
+    folders = _folders(root)
+    if not folders:
+        raise UserError(
+            f"{shown} has no images with XML files: looked for are JPEGImages and Annotations "
+            "(with ImageSets/Main), images and annotations, the same in train, val and test, and "
+            "both in one folder"
+        )
     lists = voc_lists(root, "Main", index.problems)
-    if not lists:
-        lists = {"": [(name, f"Annotations/{name}.xml") for name in annotations]}
-        for name in sorted(set(pictures) - set(annotations)):
-            where = printable(pictures[name], root)
-            index.problems.append(Problem(where, "no annotation"))
-    for split, names in lists.items():
-        for name, where in names:
-            if name not in annotations:
-                reason = "no such annotation" if name in pictures else "no such image"
-                index.problems.append(Problem(where, f"{printable(name)!r}: {reason}"))
-            elif name not in pictures:
-                note = printable(annotations[name], root)
-                index.problems.append(Problem(where, f"{note} has no image"))
-            else:
-                _read(index, pictures[name], annotations[name], split)
+    for split, images, notes in folders:
+        pictures, annotations = by_stem(images), by_stem(notes, (".xml",))
+        lists_here = lists if lists and not split else {}
+        if not lists_here:
+            names = [(name, printable(path, root)) for name, path in annotations.items()]
+            lists_here = {split: names}
+            for name in sorted(set(pictures) - set(annotations)):
+                index.problems.append(Problem(printable(pictures[name], root), "no annotation"))
+        for list_split, names in lists_here.items():
+            for name, where in names:
+                if name not in annotations:
+                    reason = "no such annotation" if name in pictures else "no such image"
+                    index.problems.append(Problem(where, f"{printable(name)!r}: {reason}"))
+                elif name not in pictures:
+                    note = printable(annotations[name], root)
+                    index.problems.append(Problem(where, f"{note} has no image"))
+                else:
+                    _read(index, pictures[name], annotations[name], list_split)
     return index
+
+
+def _folders(root: str) -> list[tuple[str, str, str]]:
+    """Split, folder of images and folder of annotations; "" is no split."""
+    candidates = [("", images, notes) for images, notes in product(_IMAGES, _NOTES)]
+    for name, split in SPLIT_NAMES.items():
+        for images, notes in product(_IMAGES, _NOTES):
+            candidates.append((split, os.path.join(name, images), os.path.join(name, notes)))
+            candidates.append((split, os.path.join(images, name), os.path.join(notes, name)))
+        candidates.append((split, name, name))
+    candidates.append(("", ".", "."))
+    folders: list[tuple[str, str, str]] = []
+    for split, *names in candidates:
+        images, notes = (os.path.normpath(os.path.join(root, name)) for name in names)
+        xmls = os.path.join(notes, "xmls")
+        notes = xmls if os.path.isdir(xmls) else notes
+        used = any(split == other or not other for other, _, _ in folders)
+        if not used and os.path.isdir(images) and os.path.isdir(notes):
+            usual = os.path.basename(images) == "JPEGImages"
+            if _has_xml(notes) or (usual and images != notes):
+                folders.append((split, images, notes))
+    return folders
+
+
+def _has_xml(folder: str) -> bool:
+    return any(name.lower().endswith(".xml") for name in os.listdir(folder))
 
 
 def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[tuple[str, str]]]:
@@ -85,8 +129,9 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
             words = line.split()
             if not words:
                 continue
-            # a list of one class has 1 or -1 behind each name
-            stem = words[0] if len(words) > 1 and words[-1] in ("1", "-1", "0") else line.strip()
+            # a list of one class has 1 or -1 behind each name, other programs write paths
+            name = words[0] if len(words) > 1 and words[-1] in ("1", "-1", "0") else line.strip()
+            stem = _without_ending(name)
             where = f"{printable(path, root)}, row {number}"
             if stem in first:
                 problems.append(Problem(where, f"{printable(stem)!r} repeats {first[stem]}"))
@@ -96,26 +141,34 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
     return lists
 
 
+def _without_ending(name: str) -> str:
+    """The name of an image in a list, which may be its file or its path."""
+    stem, ending = os.path.splitext(name)
+    if ending.lower() not in (*ENDINGS, ".xml"):
+        return name
+    return re.sub(rf"^(?:.*/)?(?:{'|'.join((*_IMAGES, *_NOTES))})/", "", stem.replace("\\", "/"))
+
+
 def _read(index: AnnotationIndex, image_path: str, path: str, split: str) -> None:
     where = printable(path, index.root)
     try:
         entry = _entry(image_path, path, split, where)
-    except (UnreadableImage, ElementTree.ParseError, OSError) as error:
+    except (ValueError, LookupError, ElementTree.ParseError, OSError) as error:
         index.problems.append(Problem(where, f"cannot be read: {error}"))
         return
     index.images.append(entry)
 
 
 def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage:
-    data = read_regular(path, _LIMIT)
-    if b"\0" in data or b"<!ENTITY" in data or b"<!DOCTYPE" in data:
+    text = _decoded(read_regular(path, _LIMIT))
+    if "<!ENTITY" in text or "<!DOCTYPE" in text:
         raise UnreadableImage("it declares entities, which an annotation has no use for")
-    tree = ElementTree.fromstring(data)
+    tree = ElementTree.fromstring(text)
     boxes = []
     for number, thing in enumerate(tree.iter("object"), 1):
         box = thing.find("bndbox")
         corners = tuple(_number(None if box is None else box.findtext(name)) for name in _CORNERS)
-        label = (thing.findtext("name") or "").strip()
+        label = class_name(thing.findtext("name") or "")
         left, top, right, bottom = corners
         if right > left and bottom > top:  # pixels count from 1, and the last one is inside
             left, top = left - 1, top - 1
@@ -130,6 +183,19 @@ def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage
     height, width = _number(tree.findtext("size/height")), _number(tree.findtext("size/width"))
     size = (int(height), int(width)) if 0 < height < _FAR and 0 < width < _FAR else None
     return AnnotatedImage(image_path, split, tuple(boxes), size=size, annotation=where)
+
+
+def _decoded(data: bytes) -> str:
+    """The text of an XML file in the encoding that it begins in or declares.
+
+    LookupError, ValueError: the encoding is unknown, or is another one.
+    """
+    encoding = _BEGINNINGS.get(data[:2], "")
+    if not encoding:
+        declared = _DECLARED.match(data.removeprefix(b"\xef\xbb\xbf"))
+        name = declared[1].decode("ascii") if declared else "utf-8"
+        encoding = _WIDER.get(name.lower(), "utf-8-sig" if name.lower() == "utf-8" else name)
+    return data.decode(encoding)
 
 
 def _number(text: str | None) -> float:

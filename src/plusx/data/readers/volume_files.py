@@ -2,19 +2,22 @@
 
 ROOT/images/NAME.nii.gz and ROOT/labels/NAME.nii.gz, where an image may be a folder with a DICOM
 series; the same below ROOT/train, ROOT/val and ROOT/test where the data says what they are for;
-or ROOT/imagesTr and ROOT/labelsTr, as the Medical Segmentation Decathlon has them.
+or ROOT/imagesTr and ROOT/labelsTr, as the Medical Segmentation Decathlon has them, with imagesTs
+and labelsTs for the test. NAME_0000.nii.gz, NAME_0001.nii.gz, ... are the channels of one volume
+whose mask is NAME.nii.gz, as nnU-Net has them. ROOT/dataset.json may name the classes.
 
 Volumes on the grid are cached in the cache folder, never beside the data, under the files' sizes
 and times of change; they are read from there piece by piece.
 """
 
 import hashlib
+import json
 import logging
 import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +26,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from plusx import store
-from plusx.data.image_file import UnreadableImage, printable
+from plusx.data.image_file import UnreadableImage, printable, read_regular
 from plusx.data.modality import VolumeModality
 from plusx.data.modality.space import (
     Space,
@@ -33,6 +36,7 @@ from plusx.data.modality.space import (
     reoriented,
     reoriented_spacing,
     resampled,
+    with_axes_of,
 )
 from plusx.data.readers.scans import Scan, files_of, is_scan, read_scan, stem_of
 from plusx.data.readers.verdicts import Entry, file_stamp
@@ -50,7 +54,9 @@ _HEAD_BYTES = 16384  # read at each end of a file for its fingerprint
 # of the stated range, and of the window, that a volume's values have to fill
 _LEAST_OF_RANGE, _LEAST_OF_WINDOW = 0.1, 0.05
 _MOST_VOXELS = 2**30
-_MASK_FOLDERS = {"images": "labels", "imagesTr": "labelsTr"}
+_DESCRIPTION_LIMIT = 64 * 2**20  # bytes of dataset.json
+_NEARLY_WHOLE = 1e-3  # how far values of a mask may be from whole numbers
+_MASK_FOLDERS = {"images": "labels", "imagesTr": "labelsTr", "imagesTs": "labelsTs"}
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,14 @@ class Reading:
 
 
 class Case(NamedTuple):
-    """A volume, with its patient as `label`, and its mask; None where it has none."""
+    """A volume, with its patient as `label`, and its mask; None where it has none.
+
+    channels: the files of its further channels
+    """
 
     volume: Entry
     mask: str | None
+    channels: tuple[str, ...] = ()
 
     @property
     def split(self) -> str:
@@ -121,7 +131,7 @@ def list_cases(root: str | Path, patient: str) -> list[Case]:
             "labels/NAME.nii.gz, or the same in train, val and test"
         )
     first: dict[str, Entry] = {}
-    for entry, _ in cases:
+    for entry in (case.volume for case in cases):
         other = first.setdefault(entry.label, entry)
         if other.split != entry.split:
             raise UserError(
@@ -133,14 +143,15 @@ def list_cases(root: str | Path, patient: str) -> list[Case]:
 
 def read_volume(case: Case, reading: Reading) -> Volume:
     """Read a volume and its mask, or take them from the cache. UnreadableImage, OSError."""
-    entry, mask_path = case
-    files = [*files_of(entry.path), *([] if mask_path is None else [mask_path])]
+    entry, mask_path, channels = case
+    files = [file for path in (entry.path, *channels) for file in files_of(path)]
+    files += [] if mask_path is None else [mask_path]
     terms = repr((_RULES, files, [file_stamp(path) for path in files], reading))
     name = hashlib.sha256(terms.encode()).hexdigest()[:40]
     cache_path = store.cache_folder() / "volumes" / name
     arrays = _read_cache(cache_path, reading, mask_path is not None)
     if arrays is None:
-        scan = read_scan(entry.path)
+        scan = read_channels([entry.path, *channels])
         image = prepared(scan, reading)
         mask = None
         if mask_path is not None:
@@ -151,6 +162,53 @@ def read_volume(case: Case, reading: Reading) -> Volume:
         _write_cache(cache_path, image, mask)
         arrays = image, mask
     return Volume(stem_of(entry.path), entry.label, *arrays, _content_digest(files, reading))
+
+
+def read_channels(paths: Sequence[str]) -> Scan:
+    """Read a volume whose channels are in one file or in several. UnreadableImage, OSError."""
+    scan, *others = map(read_scan, paths)
+    for path, other in zip(paths[1:], others):
+        if other.values.shape != scan.values.shape or not np.allclose(other.affine, scan.affine):
+            raise UnreadableImage(
+                f"its channel {os.path.basename(path)} has another size or another affine"
+            )
+    values = np.concatenate([scan.values, *(other.values for other in others)])
+    return replace(scan, values=values)
+
+
+def further_channels(path: str, channels: int) -> list[str]:
+    """The files beside NAME_0000.nii.gz that hold the other channels of a volume."""
+    folder, (name, number) = os.path.dirname(path), _channel_of(stem_of(path))
+    if number != 0 or channels == 1:
+        return []
+    scans = _scans(folder or ".")
+    paths = [scans.get(f"{name}_{other:04}") for other in range(1, channels)]
+    return [other for other in paths if other is not None]
+
+
+def class_names_of(root: str | Path) -> tuple[str, ...]:
+    """The names of a mask's numbers in ROOT/dataset.json, as the Medical Segmentation Decathlon or
+    nnU-Net writes them; none without such a file. UserError: they are not numbered from 0.
+    """
+    path = os.path.join(os.path.expanduser(os.fspath(root)), "dataset.json")
+    if not os.path.isfile(path):
+        return ()
+    try:
+        labels = json.loads(read_regular(path, _DESCRIPTION_LIMIT))["labels"]
+        pairs = labels.items()
+        numbers = {int(k): v for k, v in pairs} if "0" in labels else {v: k for k, v in pairs}
+        names = [numbers[number] for number in range(len(numbers))]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{printable(path)} has no labels that number classes from 0: give [data] classes"
+        ) from None
+    return tuple(printable(str(name)) for name in names)
+
+
+def _channel_of(stem: str) -> tuple[str, int | None]:
+    """NAME and 2 of NAME_0002; the number is None where there is none."""
+    match = re.fullmatch(r"(.+)_(\d{4})", stem)
+    return (match[1], int(match[2])) if match else (stem, None)
 
 
 def prepared(scan: Scan, reading: Reading) -> Grid:
@@ -215,22 +273,27 @@ def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x
         mask = read_scan(path)
     except UnreadableImage as error:
         raise UnreadableImage(f"its mask: {error}") from None
-    values, size = mask.values, scan.values.shape[1:]
+    # it may be stored along other axes, or the other way round
+    values, affine = with_axes_of(mask.values, mask.affine, scan.affine)
+    size = scan.values.shape[1:]
     if values.shape != (1, *size):
         sides, expected = (" x ".join(map(str, shape)) for shape in (values.shape[1:], size))
         raise UnreadableImage(f"its mask has {sides} voxels and the volume {expected}")
     corners = np.array([[*corner, 1] for corner in product(*((0, side) for side in size))])
-    apart = np.linalg.norm((corners @ (mask.affine - scan.affine).T)[:, :3], axis=1).max()
+    apart = np.linalg.norm((corners @ (affine - scan.affine).T)[:, :3], axis=1).max()
     if apart > float(np.linalg.norm(scan.affine[:3, :3], axis=0).min()):
         raise UnreadableImage(
             f"its mask lies elsewhere: up to {apart:.3g} mm away, by their affines"
         )
     num_classes = len(reading.classes)
+    if values.dtype.kind == "f":
+        whole = np.rint(values)  # a slope in the header, or resampling, leaves 0.9999999
+        values = np.where(np.abs(values - whole) <= _NEARLY_WHOLE, whole, values)
     for value in np.unique(values).tolist():
         if value not in (*range(num_classes), *reading.ignore):
             count = int((values == value).sum())
             raise UnreadableImage(
-                f"its mask has the value {value:g} in {count:,} voxels; the classes are 0 to "
+                f"its mask has the value {value:.6g} in {count:,} voxels; the classes are 0 to "
                 f"{num_classes - 1}"
                 + (f", and {list(reading.ignore)} ignored" if reading.ignore else "")
             )
@@ -244,7 +307,8 @@ def mask_beside(path: str) -> str | None:
     masks = os.path.join(folder, _MASK_FOLDERS.get(name, name))
     if name not in _MASK_FOLDERS or not os.path.isdir(masks):
         return None
-    return _scans(masks).get(stem_of(path))
+    scans, stem = _scans(masks), stem_of(path)
+    return scans.get(stem) or scans.get(_channel_of(stem)[0])
 
 
 def spacing_of(path: str, orientation: str) -> Spacing:
@@ -255,20 +319,32 @@ def spacing_of(path: str, orientation: str) -> Spacing:
 
 def _cases(folder: str, split: str, patient: str) -> Iterator[Case]:
     names = _folders(folder)
-    image_folder = next((name for name in _MASK_FOLDERS if name in names), None)
-    if image_folder is None:
-        return
-    mask_folder = next((name for name in _MASK_FOLDERS.values() if name in names), None)
-    masks = {} if mask_folder is None else _scans(os.path.join(folder, mask_folder))
-    volumes = _scans(os.path.join(folder, image_folder))
-    for name, path in volumes.items():
-        entry = Entry(path, _patient(name, patient), split=split)
-        if name not in masks and masks:
-            entry = entry._replace(state="refused", reason=f"no mask of it is in {mask_folder}")
-        yield Case(entry, masks.get(name))
-    for name in sorted(set(masks) - set(volumes)):
-        reason = f"a mask of no volume in {image_folder}"
-        yield Case(Entry(masks[name], name, "refused", reason, split=split), None)
+    pairs = [pair for pair in _MASK_FOLDERS.items() if pair[0] in names]
+    # without masks those of the test are there to be predicted
+    divided = {"imagesTr", "imagesTs", "labelsTs"} <= names
+    for image_folder, mask_folder in pairs if divided else pairs[:1]:
+        if divided:
+            split = "test" if image_folder == "imagesTs" else "train"
+        masks = _scans(os.path.join(folder, mask_folder)) if mask_folder in names else {}
+        volumes = _scans(os.path.join(folder, image_folder))
+        for name, (path, *channels) in _by_case(volumes, masks).items():
+            entry = Entry(path, _patient(name, patient), split=split)
+            if name not in masks and masks:
+                entry = entry._replace(state="refused", reason=f"no mask of it is in {mask_folder}")
+            yield Case(entry, masks.pop(name, None), tuple(channels))
+        for name in sorted(masks):
+            reason = f"a mask of no volume in {image_folder}"
+            yield Case(Entry(masks[name], name, "refused", reason, split=split), None)
+
+
+def _by_case(volumes: dict[str, str], masks: dict[str, str]) -> dict[str, list[str]]:
+    """The files of each volume: NAME_0000, NAME_0001, ... are channels where the mask is NAME."""
+    cases: dict[str, list[str]] = {}
+    for stem, path in volumes.items():
+        name, number = _channel_of(stem)
+        is_channel = number is not None and name in masks and stem not in masks
+        cases.setdefault(name if is_channel else stem, []).append(path)
+    return cases
 
 
 def _scans(folder: str) -> dict[str, str]:

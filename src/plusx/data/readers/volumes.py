@@ -14,7 +14,15 @@ from plusx.data.modality import VolumeModality
 from plusx.data.modality.space import Space, Spacing
 from plusx.data.readers.scans import is_scan
 from plusx.data.readers.verdicts import Entry, OnUnreadable, usable_entries
-from plusx.data.readers.volume_files import Case, Reading, list_cases, read_volume, spacing_of
+from plusx.data.readers.volume_files import (
+    Case,
+    Reading,
+    class_names_of,
+    further_channels,
+    list_cases,
+    read_volume,
+    spacing_of,
+)
 from plusx.data.rng import permutation
 from plusx.data.splits import VALIDATION_FRACTION, entries_of_split, validation_count
 from plusx.data.volume_items import Volume, VolumeItems, VolumeMasks
@@ -48,7 +56,8 @@ def open_volumes(
 
     split       "train", "validation", "test" or "all"
     seed        of the patients that validate, where the data has no split of its own
-    classes     the names of the numbers 0, 1, ... of the masks; the first is what is left over
+    classes     the names of the numbers 0, 1, ... of the masks; the first is what is left over;
+                () are those of dataset.json
     range       the values that volumes may have; one that leaves it is refused, and so is one
                 that fills almost nothing of it
     window      what of it the network sees (values beyond are clipped); None: all of it;
@@ -71,8 +80,11 @@ def open_volumes(
     split, shown = as_split(split), printable(root)
     cases = list_cases(root, patient)
     top = os.path.abspath(os.path.expanduser(os.fspath(root)))
+    classes = classes or class_names_of(top)
     if len(classes) < 2:
-        raise UserError("classes: two names or more, the background first")
+        raise UserError(
+            "[data] classes: two names or more, the background first (no dataset.json names them)"
+        )
     grid = spacing or _first_spacing([case.volume for case in cases], orientation)
     space = Space(patch, grid, orientation, range, window == "percentiles")
     low, high = _edges(range, window)
@@ -106,8 +118,9 @@ def open_volumes(
     )
 
 
-def scans_in(paths: Sequence[str | Path]) -> list[str]:
-    """The volumes named, and those in the folders named, in the order of their names.
+def scans_in(paths: Sequence[str | Path], channels: int = 1) -> list[str]:
+    """The volumes named, and those in the folders named, in the order of their names; of a volume
+    whose channels are in several files the first.
 
     UserError: there is no such path, or no volume in it.
     """
@@ -119,14 +132,16 @@ def scans_in(paths: Sequence[str | Path]) -> list[str]:
         inside = [path]
         if os.path.isdir(path) and not is_scan(path):
             with os.scandir(path) as entries:
-                inside = sorted(entry.path for entry in entries if is_scan(entry.path))
+                shown = (entry.path for entry in entries if not entry.name.startswith("."))
+                inside = sorted(path for path in shown if is_scan(path))
         if not inside or not is_scan(inside[0]):
             raise UserError(
                 f"{printable(path)}: no volume: a .nii or .nii.gz file, or a folder with a DICOM "
                 "series"
             )
         scans += inside
-    return scans
+    further = {other for path in scans for other in further_channels(path, channels)}
+    return [path for path in scans if path not in further]
 
 
 def _edges(

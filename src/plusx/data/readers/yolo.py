@@ -1,0 +1,332 @@
+"""Boxes as YOLO has them: a text file of each image, a line of a class and a box or a polygon each.
+
+A line is `class x y width height`, the middle and the sides of a box, or `class x1 y1 x2 y2 ...`,
+the corners of a polygon, all of them fractions of the image. ROOT/data.yaml (any .yaml that has
+names) names the classes and says where the images of train, val and test are; without it they are
+in ROOT/images/{train,val,test} or ROOT/{train,val,test}/images, and the classes in classes.txt or
+a .names file. The label of .../images/.../NAME.jpg is .../labels/.../NAME.txt, or NAME.txt beside
+it. An image whose label file is empty has no boxes.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from plusx.data.image_file import ENDINGS, UnreadableImage, printable, read_regular
+from plusx.data.instance_mask import InstanceMask
+from plusx.data.readers.annotation_index import (
+    AnnotatedImage,
+    AnnotationIndex,
+    BoxAnnotation,
+    Problem,
+    Size,
+    by_stem,
+)
+from plusx.data.readers.coco import segmentation_mask
+from plusx.data.readers.listing import class_name
+from plusx.data.readers.verdicts import listed
+from plusx.data.splits import SPLIT_NAMES
+from plusx.errors import UserError
+
+
+_LIMIT = 2**20  # bytes of data.yaml
+_LABEL_LIMIT = 64 * 2**20  # bytes of a label file, and of a list of images
+_OVER = 0.01  # how far fractions may leave 0 to 1, by rounding
+_DESCRIPTION = (
+    re.compile(rb"^names\s*:", re.MULTILINE),
+    re.compile(rb"^(train|val|test)\s*:", re.MULTILINE),
+)
+_YAML = (".yaml", ".yml")
+_IMAGES = ("images", "obj_train_data", "data")
+_NUMBER = re.compile(rb"\s*\d+(\.0+)?(\s+[-+.\deE]+){4,}\s*")
+
+
+def recognise_yolo(path: str) -> str:
+    """Why a path can be read by read_yolo, by names and the heads of two files; "" if it cannot."""
+    descriptions = [path] if os.path.isfile(path) else _descriptions(path)
+    for file in descriptions:
+        if file.lower().endswith(_YAML) and _is_description(file):
+            return f"{printable(file, path)} names classes and images as YOLO's data.yaml"
+    for _, folder in _image_folders(path):
+        if label := _first_label(folder):
+            return f"images in {printable(folder, path)}, YOLO's labels {printable(label, path)}"
+    return ""
+
+
+def read_yolo(path: str) -> AnnotationIndex:
+    """Every image with its boxes. UserError: there are no images or no labels, or data.yaml is
+    wrong.
+    """
+    shown, real = printable(path), os.path.realpath(path)
+    if os.path.isfile(real):
+        root, description = os.path.dirname(real), real
+    elif os.path.isdir(real):
+        root = real
+        descriptions = [name for name in _descriptions(real) if _is_description(name)]
+        if len(descriptions) > 1:
+            several = ", ".join(printable(name, root) for name in descriptions)
+            raise UserError(f"{shown} has several descriptions ({several}): give the path of one")
+        description = descriptions[0] if descriptions else ""
+    else:
+        raise UserError(f"{shown} is missing")
+    index = AnnotationIndex(root)
+    content = _content(description, root) if description else {}
+    names = _names(content, root, printable(description, root))
+    images = list(_described(content, root)) or [
+        (split, image)
+        for split, folder in _image_folders(root)
+        for image in by_stem(folder).values()
+    ]
+    if not images:
+        raise UserError(
+            f"{shown} has no images: looked for are those that data.yaml says, images/train and "
+            "train/images (and val, test), and images"
+        )
+    _read_labels(index, images, names, shown)
+    return index
+
+
+def _descriptions(root: str) -> list[str]:
+    names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    return [os.path.join(root, n) for n in names if n.lower().endswith(_YAML) and n[0] != "."]
+
+
+def _is_description(path: str) -> bool:
+    """Whether the head of a YAML file has what a data.yaml has."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_LIMIT)
+    except OSError:
+        return False
+    return all(key.search(head) for key in _DESCRIPTION)
+
+
+def _content(path: str, root: str) -> dict[str, Any]:
+    import yaml  # huggingface-hub brings it
+
+    shown = printable(path, root)
+    try:
+        content = yaml.safe_load(read_regular(path, _LIMIT))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None else ""
+        raise UserError(f"{shown}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{shown} has no keys: names, train and val are expected")
+    return content
+
+
+def _names(content: dict[str, Any], root: str, shown: str) -> tuple[str, ...]:
+    """The names of the classes in their order; none where nothing names them."""
+    names = content.get("names")
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise UserError(
+                f"{shown}: names have the numbers {', '.join(map(printable, map(str, names)))}, "
+                f"and 0 to {len(names) - 1} without gaps are expected"
+            )
+        names = [names[number] for number in range(len(names))]
+    if names is not None and not isinstance(names, list):
+        raise UserError(f"{shown}: names is {type(names).__name__}, and a list is expected")
+    count = content.get("nc")
+    if names is not None and count is not None and count != len(names):
+        raise UserError(f"{shown}: nc is {count!r}, and there are {len(names)} names")
+    if names is None:
+        names = _listed_names(root)
+    return tuple(class_name(str(name)) for name in names)
+
+
+def _listed_names(root: str) -> list[str]:
+    """The names in classes.txt, in the root or in labels, or in one .names file; one a line."""
+    candidates = [
+        os.path.join(root, *part) for part in (("classes.txt",), ("labels", "classes.txt"))
+    ]
+    candidates += [os.path.join(root, n) for n in sorted(os.listdir(root)) if n.endswith(".names")]
+    for path in candidates:
+        if os.path.isfile(path):
+            return [line.strip() for line in _lines(path) if line.strip()]
+    return []
+
+
+def _lines(path: str) -> list[str]:
+    return read_regular(path, _LABEL_LIMIT).decode("utf-8-sig", "surrogateescape").splitlines()
+
+
+def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
+    """The images that a data.yaml lists, with their splits."""
+    first: dict[str, str] = {}
+    for name, split in SPLIT_NAMES.items():
+        entries = content.get(name)
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if not entry:
+                continue
+            path = _below(str(entry), str(content.get("path") or ""), root)
+            if path is None:
+                raise UserError(
+                    f"{printable(name)}: {printable(str(entry))!r} is not below {printable(root)}"
+                )
+            images = by_stem(path).values() if os.path.isdir(path) else _image_list(path, root)
+            for image in images:
+                if first.setdefault(image, split) == split:
+                    yield split, image
+                else:
+                    raise UserError(f"{printable(image, root)} is in {first[image]} and in {split}")
+
+
+def _below(entry: str, folder: str, root: str) -> str | None:
+    """Where below the root a path of a data.yaml leads. Those of another machine, and those that
+    begin with .., are looked for by their last parts.
+    """
+    entry = entry.replace("\\", "/")
+    for text in (f"{folder}/{entry}", entry):
+        parts = [part for part in text.split("/") if part not in ("", ".", "..")]
+        for begin in range(len(parts)):
+            path = os.path.join(root, *parts[begin:])
+            if os.path.exists(path):
+                return path
+    return None
+
+
+def _image_list(path: str, root: str) -> Iterator[str]:
+    """The images of a list, a path a line."""
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            image = _below(line.strip(), "", root)
+            if image is None or not os.path.isfile(image):
+                where = f"{printable(path, root)}, line {number}"
+                raise UserError(f"{where}: {printable(line.strip())!r} is missing")
+            yield image
+
+
+def _image_folders(root: str) -> Iterator[tuple[str, str]]:
+    """The folders of images where they usually lie, with their splits."""
+    names = {name.lower(): name for name in os.listdir(root)} if os.path.isdir(root) else {}
+    splits = [(name, split) for name, split in SPLIT_NAMES.items() if name in names]
+    candidates: list[tuple[str, tuple[str, ...]]] = []
+    candidates += [(split, (names[name], "images")) for name, split in splits]
+    candidates += [(split, ("images", name)) for name, split in SPLIT_NAMES.items()]
+    candidates += [(split, (names[name],)) for name, split in splits]
+    candidates += [("", (name,)) for name in _IMAGES]
+    candidates.append(("", ()))
+    divided = False
+    for split, parts in candidates:
+        folder = os.path.join(root, *parts)
+        if divided and (not split or len(parts) == 1):
+            return
+        if os.path.isdir(folder) and _has_images(folder):
+            divided = True
+            yield split, folder
+            if not split:
+                return
+
+
+def _has_images(folder: str) -> bool:
+    return any(name.lower().endswith(ENDINGS) for name in os.listdir(folder))
+
+
+def _first_label(folder: str) -> str:
+    """The first label file of the images in a folder; "" where there is none, or it is no label."""
+    for name in sorted(os.listdir(folder)):
+        path = _label_path(os.path.join(folder, name))
+        if name.lower().endswith(ENDINGS) and os.path.isfile(path):
+            with open(path, "rb") as file:
+                line = file.readline(4096)
+            return path if not line.strip() or _NUMBER.fullmatch(line) else ""
+    return ""
+
+
+def _label_path(image: str) -> str:
+    """The label file of an image: in labels, where the image is in images, or beside it."""
+    stem = os.path.splitext(image)[0]
+    before, images, after = stem.rpartition(f"{os.sep}images{os.sep}")
+    path = f"{before}{os.sep}labels{os.sep}{after}.txt"
+    return path if images and os.path.isfile(path) else f"{stem}.txt"
+
+
+def _read_labels(
+    index: AnnotationIndex, images: list[tuple[str, str]], names: tuple[str, ...], shown: str
+) -> None:
+    """Add the images with their boxes to the index, and its classes."""
+    missing: list[str] = []
+    highest = -1
+    for split, image in images:
+        path, boxes = _label_path(image), []
+        where = printable(path, index.root)
+        if not os.path.isfile(path):
+            missing.append(printable(image, index.root))
+            where = ""
+        else:
+            try:
+                lines = _lines(path)
+            except (UnreadableImage, OSError) as error:
+                index.problems.append(Problem(where, f"cannot be read: {error}"))
+                continue
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                place = f"{where}, line {number}"
+                try:
+                    label, box = _box(line, names, place)
+                except UserError as error:
+                    index.problems.append(Problem(place, str(error)))
+                    continue
+                highest = max(highest, label)
+                boxes.append(box)
+        index.images.append(
+            AnnotatedImage(image, split, tuple(boxes), annotation=where, normalised=True)
+        )
+    if len(missing) == len(images):
+        raise UserError(
+            f"{shown} has no label files: looked for are labels/.../NAME.txt and NAME.txt beside "
+            f"the images, such as {printable(_label_path(images[0][1]), index.root)}"
+        )
+    if missing:
+        count = "1 image has" if len(missing) == 1 else f"{len(missing):,} images have"
+        index.warnings.append(f"{count} no label file and no boxes: {listed(missing)}")
+    index.classes = names or tuple(map(str, range(highest + 1)))
+
+
+def _box(line: str, names: tuple[str, ...], where: str) -> tuple[int, BoxAnnotation]:
+    """The class of a line and its box. UserError: what is wrong with it."""
+    words = line.split()
+    try:
+        number, *values = (float(word) for word in words)
+    except ValueError:
+        raise UserError(f"{printable(line.strip()[:40])!r} is no class with numbers") from None
+    count = len(values)
+    if count != 4 and (count < 6 or count % 2):
+        raise UserError(
+            f"{len(words)} numbers: a class with x, y, width and height, or with the x and y of "
+            "three corners or more, is expected"
+        )
+    if number != int(number if math.isfinite(number) else -1) or number < 0:
+        raise UserError(f"the class {words[0]!r} is no number from 0")
+    if names and number >= len(names):
+        known = f"0 to {len(names) - 1} ({', '.join(names[:10])}{', ...' * (len(names) > 10)})"
+        raise UserError(f"the class {int(number)} is none of {known}")
+    if not all(-_OVER <= value <= 1 + _OVER for value in values):
+        raise UserError(
+            f"{' '.join(words[1:5])}{' ...' * (count > 4)} are not from 0 to 1: fractions of the "
+            "image are expected, not pixels"
+        )
+    mask = None
+    if count == 4:
+        x, y, width, height = values
+        corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    else:
+        corners = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        mask = partial(_mask, tuple(values))
+    label = names[int(number)] if names else str(int(number))
+    return int(number), BoxAnnotation(where, label, corners, mask=mask)
+
+
+def _mask(polygon: tuple[float, ...], size: Size) -> InstanceMask:
+    """The mask of a polygon whose corners are fractions of the image."""
+    height, width = size
+    corners = np.array(polygon) * ([width, height] * (len(polygon) // 2))
+    return InstanceMask.of(segmentation_mask([corners.tolist()], size))
