@@ -464,7 +464,7 @@ def test_arguments_of_another_type_are_named(tmp_path):
     )
     assert not done.returncode, done.stderr
     expected = [
-        *["Network is not a Task: plusx.Classify(net) makes one"] * 3,
+        *["Network is not a Task: plusx.Classify(net) is one"] * 3,
         "State takes an optimizer, not NoneType",
         "LBFGS needs a closure",
         "an input of the type float",

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend, and how foreign text stands in messages."""
+"""The error for mistakes of the user, and text of others in messages."""
 
 import os
 import unicodedata
@@ -8,24 +8,23 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """What was asked for cannot be done as it was asked.
+    """A mistake of the user.
 
-    The message is one sentence for the person who typed the command or called the function: where,
-    what was given, what is allowed, the nearest match, what to do next. The command line prints it
-    and exits with 2; every other exception is a failure of the work and exits with 1.
+    The message is one sentence: where, what was given, what is allowed, the nearest match, what to
+    do. The command line prints it and exits with 2; any other exception is a failure and exits with
+    1.
     """
 
 
 def did_you_mean(word: str, options: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
-    """ "; did you mean a or b?" for the options that are nearest to the word; empty without any."""
+    """Return "; did you mean a or b?" with the options closest to the word, or an empty string."""
     near = get_close_matches(word, list(options), n=count, cutoff=cutoff)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def printable(text: str | Path, root: str | Path | None = None) -> str:
-    """A path, or any text that others wrote, for messages: on one line, valid UTF-8, without
-    characters that control a terminal; of a path below `root` the part below it.
-    """
+    """Return a path, or other text from outside, for a message: one line of valid UTF-8 without
+    control characters. A path below `root` is relative to it."""
     name = os.fspath(text)
     if root is not None and name.startswith(os.path.join(root, "")):
         name = os.path.relpath(name, root)

@@ -25,7 +25,7 @@ _DEFAULT_KINDS = {
     ("task",): Classify().kind,
     ("data", "mix"): NoMix().kind,
 }
-# What data has to have for a task.
+# annotations that a task needs
 _ANNOTATIONS: dict[str, list[Any]] = {
     "classify": ["classes"],
     "segment": ["masks"],
@@ -157,7 +157,7 @@ def _change(raw: dict[str, Any], override: str, overridden: dict[tuple[str, ...]
 
 
 def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str]) -> None:
-    """Set the kind of the data by its path, where it is not stated for that path."""
+    """Set the kind of the data from its path, if it is not stated for that path."""
     data, task = raw.get("data"), raw.get("task")
     if not isinstance(data, dict) or not isinstance(data.get("path"), str):
         return

@@ -1,4 +1,4 @@
-"""[data] of a recipe: one table for each `kind` of data."""
+"""The table [data] of a recipe: one dataclass for each `kind` of data."""
 
 from typing import Annotated, Literal
 
@@ -35,27 +35,26 @@ Sampler = Literal["uniform", "balanced", "pk"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class KnownData:
-    """A set that plusx knows by name."""
+    """A data set that plusx knows by name."""
 
     kind: Literal["digits", "fashion-mnist", "cifar10", "cifar100", "mosaics", "bands"]
-    size: Positive | None = None  # positions a dimension; None: as published
+    size: Positive | None = None  # pixels per side; None: as published
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
-    validation: CountOrFraction | None = None  # images, or their fraction; None: the set's own rule
-    train: CountOrFraction | None = None  # images, or their fraction, to train on; None: all
-    per_class: Positive | None = None  # images of each class that are trained on; None: all
-    classes: tuple[Name, ...] | None = None  # those that are used; None: all
-    bands: tuple[Positive, ...] | None = None  # channels that are used, from 1; None: all
+    validation: CountOrFraction | None = None  # images, or their fraction; None: default of the set
+    train: CountOrFraction | None = None  # training images, or their fraction; None: all
+    per_class: Positive | None = None  # training images per class; None: all
+    classes: tuple[Name, ...] | None = None  # classes to use; None: all
+    bands: tuple[Positive, ...] | None = None  # channels to use, from 1; None: all
     sampler: Sampler = "uniform"
-    samples_per_class: Positive = 4  # that stand together, with sampler = "pk"
+    samples_per_class: Positive = 4  # per group, with sampler = "pk"
     workers: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class OwnData:
-    """A folder of class folders, a CSV with the columns path,label and optionally split, what
-    `plusx pack` made of a folder, or tar files that hold images and their classes.
-    """
+    """A folder with a subfolder per class, a CSV with the columns path,label and optionally split,
+    a folder packed by `plusx pack`, or tar files with images and their classes."""
 
     kind: Literal["folder", "csv", "packed", "shards"]
     path: str
@@ -63,17 +62,17 @@ class OwnData:
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
     validation: CountOrFraction | None = None
-    train: CountOrFraction | None = None  # images, or their fraction, to train on; None: all
-    per_class: Positive | None = None  # images of each class that are trained on; None: all
-    classes: tuple[Name, ...] | None = None  # those that are used; None: all
-    channels: Positive | None = None  # of an image as it is stored; None: colour images
-    range: tuple[Number, Number] | None = None  # of stored values; None: 0 and 255
-    bands: tuple[Positive, ...] | None = None  # channels that are used, from 1; None: all
+    train: CountOrFraction | None = None  # training images, or their fraction; None: all
+    per_class: Positive | None = None  # training images per class; None: all
+    classes: tuple[Name, ...] | None = None  # classes to use; None: all
+    channels: Positive | None = None  # of a stored image; None: RGB
+    range: tuple[Number, Number] | None = None  # of stored values; None: 0 to 255
+    bands: tuple[Positive, ...] | None = None  # channels to use, from 1; None: all
     on_unreadable: Literal["error", "skip"] = "error"
     max_pixels: Positive | None = None  # of an image; None: 200 million
-    decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; packed images need none
+    decoder: Literal["pillow", "simplejpeg"] = "pillow"  # of JPEGs; not used for packed images
     sampler: Sampler = "uniform"
-    samples_per_class: Positive = 4  # that stand together, with sampler = "pk"
+    samples_per_class: Positive = 4  # per group, with sampler = "pk"
     workers: Count = 0
 
 
@@ -85,13 +84,13 @@ class AnnotatedData:
 
     kind: Literal["voc", "coco", "yolo", "boxes", "masks"]
     path: str
-    size: tuple[Positive, Positive] | None = None  # height and width; None: as images are
-    channels: Literal[1, 3] = 3  # 1: grey
-    classes: tuple[str, ...] = ()  # in their order; (): as the data names them
-    values: tuple[Count, ...] = ()  # of masks: that of each class; (): 0, 1, 2, ...
-    ignore: tuple[Count, ...] = ()  # of masks: values that are ignored
-    test: str = ""  # a regular expression: images of such names test, the others train
-    components: tuple[str, ...] = ()  # of masks: classes whose connected components become boxes
+    size: tuple[Positive, Positive] | None = None  # height and width; None: unchanged
+    channels: Literal[1, 3] = 3  # 1: greyscale
+    classes: tuple[str, ...] = ()  # names in order; (): as in the data
+    values: tuple[Count, ...] = ()  # of masks: one per class; (): 0, 1, 2, ...
+    ignore: tuple[Count, ...] = ()  # of masks: ignored values
+    test: str = ""  # regular expression for the names of test images
+    components: tuple[str, ...] = ()  # of masks: classes whose connected components are objects
     min_area: Positive = 20  # pixels of a component; smaller ones are ignored
     augment: str = ""
     mix: NoMix = NoMix()
@@ -105,20 +104,21 @@ class AnnotatedData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class PeopleData:
-    """A folder of one folder a person, with aligned crops of faces; people train, validate or test,
-    none of them in two ways.
-    """
+    """A folder with a subfolder per person, with aligned crops of faces. Each person is used for
+    training, validation or test only."""
 
     kind: Literal["people"] = "people"
     path: str
-    size: tuple[Positive, Positive] = (112, 112)  # height and width of what the network sees
+    size: tuple[Positive, Positive] = (112, 112)  # height and width of the network's input
     channels: Literal[1, 3] = 3
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: IdentitySelector | None = None  # of those who do not test; None: 0.2 of them
+    validation: IdentitySelector | None = (
+        None  # of the people not in the test set; None: 0.2 of them
+    )
     test: IdentitySelector = 0
     sampler: Sampler = "uniform"
-    samples_per_class: Positive = 4  # of a person that stand together, with sampler = "pk"
+    samples_per_class: Positive = 4  # per person and group, with sampler = "pk"
     on_unreadable: Literal["error", "skip"] = "error"
     max_pixels: Positive | None = None  # of an image; None: 200 million
     workers: Count = 0
@@ -129,29 +129,28 @@ Patch = tuple[Positive, Positive, Positive]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class VolumeData:
-    """A folder of volumes, images/NAME.nii.gz or images/NAME/ with a DICOM series, and of their
-    masks, labels/NAME.nii.gz; the same below train, val and test where the data is divided.
-    """
+    """A folder of volumes, images/NAME.nii.gz or images/NAME/ with a DICOM series, and their masks,
+    labels/NAME.nii.gz; or subfolders train, val and test with the same structure."""
 
     kind: Literal["volumes"]
     path: str
     # of the masks' numbers 0, 1, ...; None: those of dataset.json
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     range: tuple[Number, Number]  # the values that volumes may have; others are refused
-    # what of it the network sees; None: all of it
+    # the part of the range that is the network's input; None: all
     window: tuple[Number, Number] | Literal["percentiles"] | None = None
     channels: Positive = 1  # the fourth dimension of a NIfTI file
-    spacing: tuple[Rate, Rate, Rate] | None = None  # mm a voxel; None: as volumes have it
-    orientation: str = "SPL"  # where slices, rows and columns grow to
-    patch: Patch = (64, 64, 64)  # voxels that a network sees at a time
-    patches: Positive = 4  # that an epoch takes of each volume
-    foreground: UnitInterval = 0.5  # the fraction of them that hold a class other than the first
-    ignore: tuple[Count, ...] = ()  # numbers of the masks that are ignored
-    patient: str = ""  # a regular expression whose group is the patient; "": each volume's own
+    spacing: tuple[Rate, Rate, Rate] | None = None  # mm per voxel; None: unchanged
+    orientation: str = "SPL"  # directions of increasing slices, rows and columns
+    patch: Patch = (64, 64, 64)  # voxels of the network's input
+    patches: Positive = 4  # per volume and epoch
+    foreground: UnitInterval = 0.5  # fraction of patches with a class other than the first
+    ignore: tuple[Count, ...] = ()  # ignored mask values
+    patient: str = ""  # regular expression whose group is the patient; "": one per volume
     augment: str = ""
     mix: NoMix = NoMix()
     validation: CountOrFraction | None = None  # patients, or their fraction; None: 0.2
-    train: CountOrFraction | None = None  # volumes, or their fraction, to train on; None: all
+    train: CountOrFraction | None = None  # training volumes, or their fraction; None: all
     on_unreadable: Literal["error", "skip"] = "error"
     sampler: Literal["uniform"] = "uniform"
     workers: Count = 0
@@ -159,7 +158,7 @@ class VolumeData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class EllipsoidData:
-    """Synthetic volumes: ellipsoids in noise, which no threshold finds."""
+    """Synthetic volumes: ellipsoids in noise that cannot be segmented by a threshold."""
 
     kind: Literal["ellipsoids"]
     patch: Patch = (32, 32, 32)
@@ -175,10 +174,10 @@ class EllipsoidData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class CellData:
-    """Synthetic images: discs and rods that lie over each other, each with its mask."""
+    """Synthetic images: overlapping discs and rods, each with its mask."""
 
     kind: Literal["cells"]
-    size: tuple[Positive, Positive] = (128, 128)  # height and width of what the network sees
+    size: tuple[Positive, Positive] = (128, 128)  # height and width of the network's input
     augment: str = ""
     mix: NoMix = NoMix()
     validation: Literal[0] | None = None  # 0: none is held out

@@ -81,9 +81,9 @@ class Task(nn.Module, ABC):
 
 
 def require_task(task: object) -> None:
-    """UserError: this is not a Task, for example a network."""
+    """Raise UserError if this is not a Task, for example a network."""
     if not isinstance(task, Task):
-        hint = ": plusx.Classify(net) makes one" if isinstance(task, nn.Module) else ""
+        hint = ": plusx.Classify(net) is one" if isinstance(task, nn.Module) else ""
         raise UserError(f"{type(task).__name__} is not a Task{hint}")
 
 
