@@ -1,6 +1,5 @@
 """The tables of a recipe as frozen data; variants of a table are distinguished by `kind`."""
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, InstanceOf, Strict, Tag
@@ -254,13 +253,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise UserError("the length of a run is either epochs or steps: give one of them")
-        if (
-            self.evaluate.monitor is None
-            and self.task.kind == "classify"
-            and not self.task.multilabel
-        ):
-            # explicit, so that written recipes of classifiers do not change
-            object.__setattr__(self, "evaluate", replace(self.evaluate, monitor="accuracy"))
         if self.optim.kind == "muon" and self.device.parallel == "fsdp":
             raise UserError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')
 

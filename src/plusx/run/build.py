@@ -14,7 +14,6 @@ from torch import nn
 from plusx.data.annotations import Boxes
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
-from plusx.data.modality import VolumeModality
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
@@ -27,8 +26,8 @@ from plusx.nn.whitening import whiten
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.tables import Init
+from plusx.run.datasets import DATA, open_train_and_validation
 from plusx.run.datasets import open_split as open_split
-from plusx.run.datasets import open_train_and_validation
 from plusx.run.task_factory import TASKS
 from plusx.weights.fetch import find_weights, load_found, model_of_file
 from plusx.zoo import External, find
@@ -97,7 +96,11 @@ def evaluation_batch_size(dataset: Dataset, batch_size: int) -> int:
 
 def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
     """The recipe with what follows from its training set: classes, channels, size, spacing."""
-    recipe = _with_spacing(recipe, dataset)
+    recipe = replace(
+        recipe,
+        task=TASKS[recipe.task.kind].resolve(recipe.task, dataset),
+        data=DATA[recipe.data.kind].resolve(recipe.data, dataset),
+    )
     net = recipe.net_by_name
     if net is None:
         return recipe
@@ -109,39 +112,6 @@ def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
         size=net.size or (height if height == width else None),
     )
     return replace(recipe, net=net)
-
-
-def _with_spacing(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe with the spacing of its volumes, and the window and background of its task.
-
-    UserError: the task is not for volumes, or a field of the task is not for images.
-    """
-    modality, task = dataset.modality, recipe.task
-    space = modality.space if isinstance(modality, VolumeModality) else None
-    if task.kind != "segment":
-        if space is not None:
-            raise UserError(f'[task] kind = "{task.kind}": volumes need [task] kind = "segment"')
-        return recipe
-    ndim = dataset.modality.ndim
-    if task.window is not None and len(task.window) != ndim:
-        raise UserError(
-            f"[task] window = {list(task.window)}: {ndim} numbers are needed, one for each "
-            f"dimension of {dataset.name}"
-        )
-    if space is None:
-        if task.spacing is not None:
-            raise UserError(f"[task] spacing is for volumes, and {dataset.name} has images")
-        return recipe
-    task = replace(
-        task,
-        window=task.window or space.patch,
-        spacing=task.spacing or space.spacing,
-        background=task.background or dataset.classes[0],
-    )
-    data = recipe.data
-    if data.kind == "volumes":
-        data = replace(data, spacing=space.spacing)  # other volumes are resampled to it too
-    return replace(recipe, task=task, data=data)
 
 
 def spec_of(net: NetByName | Net) -> Net | External:

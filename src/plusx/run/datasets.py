@@ -17,6 +17,7 @@ from plusx.data.modality import (
     BandsModality,
     ImageModality,
     Modality,
+    VolumeModality,
 )
 from plusx.data.modality.bands import select_bands
 from plusx.data.readers.annotated import open_annotated
@@ -46,6 +47,7 @@ class DataKind:
                 and the splits that it has itself; None for synthetic data
     by_class    whether images are sorted by class, so that data of any such kind can stand for it
     has_people  whether the classes are people, none of whom is in two splits
+    resolve     (table, training set) -> the table with the fields that follow from it
     """
 
     table: type
@@ -53,6 +55,7 @@ class DataKind:
     at: Callable[[Any, str, tuple[str, ...]], tuple[Any, tuple[str, ...]]] | None = None
     by_class: bool = False
     has_people: bool = False
+    resolve: Callable[[Any, Dataset], Any] = lambda table, dataset: table
 
 
 def open_split(recipe: Recipe, split: str) -> Dataset:
@@ -272,6 +275,12 @@ def _volumes_at(
     return replace(data, path=path, validation=None), splits
 
 
+def _with_spacing(data: VolumeData, dataset: Dataset) -> VolumeData:
+    """The table with the spacing of the training set, to which other volumes are resampled."""
+    assert isinstance(dataset.modality, VolumeModality)
+    return replace(data, spacing=dataset.modality.space.spacing)
+
+
 def _open_ellipsoids(recipe: Recipe, data: EllipsoidData, split: str) -> Dataset:
     part, seed = as_split(split), recipe.seed
     return open_ellipsoids(part, data.validation, seed, data.patch, data.patches, data.foreground)
@@ -300,6 +309,6 @@ DATA: dict[str, DataKind] = {
     "masks": _ANNOTATED,
     "cells": DataKind(CellData, _open_cells),
     "people": DataKind(PeopleData, _open_people, _people_at, has_people=True),
-    "volumes": DataKind(VolumeData, _open_volumes, _volumes_at),
+    "volumes": DataKind(VolumeData, _open_volumes, _volumes_at, resolve=_with_spacing),
     "ellipsoids": DataKind(EllipsoidData, _open_ellipsoids),
 }

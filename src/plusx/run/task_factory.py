@@ -1,7 +1,7 @@
 """From a recipe's [task] to the task: to train it, and to use what was trained."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from plusx.data.dataset import Dataset
+from plusx.data.modality import VolumeModality
 from plusx.errors import UserError
 from plusx.grammar.heads import DETECTORS, SEGMENTERS
 from plusx.metrics.detection import require_coco_eval
@@ -31,6 +32,8 @@ class TaskKind:
     heads: the kinds of [head] that it needs; () is the network's own linear layer.
     outputs: the width of that layer, from recipe and training set.
     has_classes: whether a trained network predicts the classes that it was trained on.
+    resolve: the table with the fields that follow from the training set, from table and training
+        set.
     """
 
     use: Callable[[Any, nn.Module, ClassNames], Task]
@@ -38,6 +41,7 @@ class TaskKind:
     heads: tuple[str, ...] = ()
     outputs: Callable[[Recipe, Dataset], int] = lambda recipe, dataset: len(dataset.classes)
     has_classes: bool = True
+    resolve: Callable[[Any, Dataset], Any] = lambda table, dataset: _for_images(table, dataset)
 
 
 def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
@@ -118,6 +122,36 @@ def _segmenter(
         window=table.window,
         overlap=table.overlap,
         spacing=table.spacing,
+    )
+
+
+def _for_images(table: TaskTable, dataset: Dataset) -> TaskTable:
+    """The table as it is. UserError: the data set has volumes."""
+    if dataset.modality.ndim == 3:
+        raise UserError(f'[task] kind = "{table.kind}": volumes need [task] kind = "segment"')
+    return table
+
+
+def _resolve_segmenter(table: Any, dataset: Dataset) -> Any:
+    """The table with the window, spacing and background of volumes.
+
+    UserError: the window has another number of dimensions, or images are given a spacing.
+    """
+    modality = dataset.modality
+    if table.window is not None and len(table.window) != modality.ndim:
+        raise UserError(
+            f"[task] window = {list(table.window)}: {modality.ndim} numbers are needed, one for "
+            f"each dimension of {dataset.name}"
+        )
+    if not isinstance(modality, VolumeModality):
+        if table.spacing is not None:
+            raise UserError(f"[task] spacing is for volumes, and {dataset.name} has images")
+        return table
+    return replace(
+        table,
+        window=table.window or modality.space.patch,
+        spacing=table.spacing or modality.space.spacing,
+        background=table.background or dataset.classes[0],
     )
 
 
@@ -205,7 +239,9 @@ def _balanced_labels(dataset: Dataset) -> Tensor:
 
 TASKS: dict[str, TaskKind] = {
     "classify": TaskKind(use=_classifier, train=_train_classifier),
-    "segment": TaskKind(use=_segmenter, train=_train_segmenter, heads=SEGMENTERS),
+    "segment": TaskKind(
+        use=_segmenter, train=_train_segmenter, heads=SEGMENTERS, resolve=_resolve_segmenter
+    ),
     "detect": TaskKind(use=_detector, train=_train_detector, heads=DETECTORS),
     "embed": TaskKind(use=_embedder, train=_train_embedder, outputs=_width, has_classes=False),
 }
