@@ -10,7 +10,9 @@ from plusx.cli.shell import (
     Json,
     about,
     app,
+    data_progress,
     print_json,
+    terminal_width,
 )
 from plusx.errors import UserError
 
@@ -112,9 +114,48 @@ def recipes(*, as_json: Json = False) -> None:
         print(f"{row['name']:{width}}  {row['summary']}")
 
 
-@app.command(group=INSPECT, help_epilogue="Examples:\n  plusx info\n  plusx info --json")
-def info(*, as_json: Json = False) -> None:
-    """Show versions, devices, recipes, and the folders that are searched for data."""
+@app.command(
+    group=INSPECT,
+    help_epilogue="Examples:\n  plusx info photos\n  plusx info photos.csv --out photos.html\n"
+    "  plusx info BCCD --json\n  plusx info digits\n  plusx info",
+)
+def info(
+    path: Annotated[
+        str | None,
+        about("A folder or file with data, or the name of a data set. Default: this machine."),
+    ] = None,
+    /,
+    *,
+    kind: Annotated[
+        str | None, about("What to read the path as: folder, csv, coco, masks ... Default: by it.")
+    ] = None,
+    out: Annotated[
+        Path | None, about("Write a page with charts and examples: a file, or a folder for it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a data set is: kind, splits, classes, sizes, what is wrong with it, and the command
+    that trains on it; without a path, this machine: versions, devices, folders of data.
+    """
+    if path is None:
+        if kind is not None or out is not None:
+            raise UserError("--kind and --out are about data: name it, as in plusx info photos")
+        _machine(as_json)
+        return
+    from plusx.report.inspection import inspection_text
+    from plusx.run.inspecting import inspect
+
+    with data_progress():
+        values = inspect(path, out, kind)
+    if as_json:
+        print_json(values)
+        return
+    print(inspection_text(values, terminal_width()))
+    if "page" in values:
+        print(f"\npage:\n  {values['page']}")
+
+
+def _machine(as_json: bool) -> None:
     import torch
 
     from plusx.data.sets.download import places
@@ -136,6 +177,8 @@ def info(*, as_json: Json = False) -> None:
             value = ", ".join(
                 f"{folder['path']}{'' if folder['there'] else ' (none)'}" for folder in value
             )
+        elif key == "cuda":
+            value = f"{value} (what torch was built for)" if value else "none (torch without it)"
         elif isinstance(value, list):
             value = ", ".join(value)
         print(f"{key:16} {value}")

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -145,6 +146,26 @@ def terminal_width() -> int | None:
 
 def print_line(line: str) -> None:
     print(f"plusx: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def data_progress() -> Iterator[None]:
+    """Print what plusx.data logs of long work, to standard error."""
+    import logging
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print_line(record.getMessage())
+
+    log, handler = logging.getLogger("plusx.data"), Printer(logging.INFO)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def tell_warnings(result: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ from plusx.cli.shell import (
     about,
     app,
     command,
+    data_progress,
     figures_line,
     print_json,
-    print_line,
     run_name,
     say_marked,
     tell_warnings,
@@ -153,25 +153,12 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Pack the images of a folder into one file that is read without decoding."""
-    import logging
-
     from plusx.data.readers.packing import pack as pack_folder
 
-    class Told(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            print_line(record.getMessage())
-
-    log, handler = logging.getLogger("plusx.data"), Told(logging.INFO)
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
+    with data_progress():
         result = pack_folder(
             folder, out, size=size, side=side, on_unreadable=on_unreadable, threads=threads or None
         )
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
     tell_warnings(result)
     if as_json:
         print_json(result)

@@ -338,22 +338,27 @@ def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
         return Verdict(str(error))
     except OSError as error:
         return Verdict(f"cannot be read: {error.strerror or error}")
-    return Verdict(
-        None,
-        image_file.warning,
-        height,
-        width,
+    stored_format, mode = image_file.stored_as
+    return verdict_of(image)._replace(
+        warning=image_file.warning,
+        height=height,
+        width=width,
         content=content_digest(image_file.data),
-        format=image_file.stored_as[0],
-        mode=image_file.stored_as[1],
-        contrast=_contrast(image),
-        thumbnail=thumbnail(image),
+        format=stored_format,
+        mode=mode,
     )
 
 
-def _contrast(image: Image.Image) -> int:
-    """The largest difference of two values of a channel of an RGB or grey image."""
-    return max(int(np.ptp(band.getextrema())) for band in image.split())
+def verdict_of(image: Image.Image) -> Verdict:
+    """The verdict on a decoded image in RGB or grey."""
+    contrast = max(int(np.ptp(band.getextrema())) for band in image.split())
+    return Verdict(
+        None,
+        height=image.height,
+        width=image.width,
+        contrast=contrast,
+        thumbnail=thumbnail(image),
+    )
 
 
 def thumbnail(image: Image.Image) -> str:

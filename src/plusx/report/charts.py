@@ -4,6 +4,7 @@ A figure is a mapping with "kind", "title" and "caption", made by `report.figure
 
     lines  x, y, lines: name, x, mean, low, high, dashed; level (a dotted rule) or None
     dots   x, groups: name, values, mean, interval or None
+    bars   x, names, parts: name, values (one for each of the names)
     map    x, y, value, xs, ys, values (rows of ys)
 
 An axis is a mapping with "title" and "scale": linear, log or share.
@@ -44,6 +45,7 @@ from plusx.report.page import Cell, Column, Table
 WIDTH, HEIGHT = 400.0, 250.0  # points; the page scales them
 TEXT = 11.5
 LEGEND_ROW = 15.0  # points
+BAR = 19.0  # points that a bar takes
 LONGEST_NAME = 46  # characters of a name in a legend
 MOST_MARKERS = 16  # points of a line that are marked one by one
 MOST_NUMBERS = 200  # rows of the table beneath a figure; of more, every second, third, ...
@@ -106,7 +108,7 @@ def chart(
 ) -> Chart:
     """One figure. `key` makes the ids in its drawing unique on the page; maps of the same quantity
     among `figures` share their colours."""
-    kinds = {"lines": _lines, "dots": _dots, "map": _map}
+    kinds = {"lines": _lines, "dots": _dots, "bars": _bars, "map": _map}
     if figure["kind"] not in kinds:
         raise UserError(
             f"the kind of a figure is one of {', '.join(kinds)}, not {figure['kind']!r}"
@@ -128,7 +130,8 @@ def chart(
 
 def names(figure: Spec) -> list[str]:
     """The names that a figure gives a colour to."""
-    return [str(entry["name"]) for entry in (*figure.get("lines", ()), *figure.get("groups", ()))]
+    kinds = ("lines", "groups", "parts")
+    return [str(entry["name"]) for kind in kinds for entry in figure.get(kind, ())]
 
 
 def family(name: str) -> str:
@@ -165,6 +168,10 @@ def alternative(figure: Spec) -> str:
         for group in figure["groups"]:
             shown = [text(figure["x"], value) for value in group["values"] if value is not None]
             parts.append(f"{group['name']} {', '.join(shown)}")
+    elif figure["kind"] == "bars":
+        for index, name in enumerate(figure["names"]):
+            whole = sum(part["values"][index] for part in figure["parts"])
+            parts.append(f"{name} {text(figure['x'], whole)}")
     else:
         finite = [value for row in figure["values"] for value in row if value is not None]
         if finite:
@@ -261,6 +268,36 @@ def _dots(
         missing = [None] * (most - len(group["values"]))
         cells = [group["mean"], *ends, *group["values"], *missing]
         rows.append([Cell(str(group["name"])), *(_cell(x, value) for value in cells)])
+    return drawing, Table(figure["title"], heads, rows, cards=False), 1
+
+
+def _bars(
+    figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
+) -> tuple[str, Table, int]:
+    x, parts, labels = figure["x"], figure["parts"], [_short(name) for name in figure["names"]]
+    with _drawing(BAR * len(labels) + 44.0 + LEGEND_ROW) as drawn:
+        axes = _axes(drawn)
+        heights = np.arange(len(labels))[::-1]
+        ends = np.zeros(len(labels))
+        for part in parts:
+            lengths = _numbers(part["values"])
+            axes.barh(heights, lengths, 0.72, left=ends, color=palette[str(part["name"])],
+                      label=_short(part["name"]))  # fmt: skip
+            ends += lengths
+        axes.set_ylim(-0.6, len(labels) - 0.4)
+        axes.set_yticks(heights, labels, color=INK)
+        _scale(axes, "x", x, [0.0, *ends.tolist()])
+        axes.set_xlim(0, None)
+        axes.grid(True, axis="x", color=RULE, linewidth=0.8)
+        _titles(axes, x, {"title": ""})
+        drawn.legend(loc="outside lower left", ncols=len(parts), frameon=False, fontsize=11,
+                     handlelength=1.0, columnspacing=1.2, borderpad=0.2)  # fmt: skip
+        drawing = _svg(drawn, key)
+    heads = [Column("", number=False), *(Column(str(part["name"]), _unit(x)) for part in parts)]
+    rows = [
+        [Cell(str(name)), *(_cell(x, part["values"][index]) for part in parts)]
+        for index, name in enumerate(figure["names"])
+    ]
     return drawing, Table(figure["title"], heads, rows, cards=False), 1
 
 

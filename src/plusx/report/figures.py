@@ -50,6 +50,19 @@ def dots_figure(
     return {"kind": "dots", "title": title, "caption": caption, "x": dict(x), "groups": groups}
 
 
+def bars_figure(
+    title: str,
+    caption: str,
+    x: Mapping[str, str],
+    names: Sequence[str],
+    parts: Mapping[str, Sequence[Number]],
+) -> Figure:
+    """A bar for each name, of parts one after the other."""
+    several = [{"name": name, "values": list(values)} for name, values in parts.items()]
+    return {"kind": "bars", "title": title, "caption": caption, "x": dict(x), "names": list(names),
+            "parts": several}  # fmt: skip
+
+
 def map_figure(
     title: str,
     caption: str,

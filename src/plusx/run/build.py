@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from plusx.data.annotations import Boxes
+from plusx.data.checks import leaks
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.data.splits import stratified_order
@@ -47,9 +48,11 @@ class Sets:
 
     @property
     def warnings(self) -> list[str]:
-        """The warnings of both, each once."""
-        validation = [] if self.validation is None else self.validation.warnings
-        return list(dict.fromkeys([*self.train.warnings, *validation]))
+        """The warnings of both, each once, and about images that are in both."""
+        if self.validation is None:
+            return list(dict.fromkeys(self.train.warnings))
+        common = leaks(self.train, {"validation": self.validation})
+        return list(dict.fromkeys([*common, *self.train.warnings, *self.validation.warnings]))
 
     def description(self) -> dict[str, Any]:
         """The content of data.json: enough to use the network, and to recognise the data."""

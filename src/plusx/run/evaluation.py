@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from plusx import store
+from plusx.data.checks import leaks
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.loader import Loader
 from plusx.data.readers.layouts import kind_of
@@ -51,6 +52,9 @@ def evaluate(
     have changed since it began, so that nobody knows which of them it was trained on.
     """
     dataset = _dataset(run, data, as_split(split), on_unreadable)
+    if dataset.split == "test" and (train := _own_training_set(run, data)) is not None:
+        warnings = [*leaks(train, {"test": dataset}), *dataset.warnings]
+        dataset = dataclasses.replace(dataset, warnings=warnings)
     task = run.task
     if run.classifies and dataset.classes != run.classes:  # the weights name none
         task = Classify(run.net, multilabel=run.multilabel, class_names=dataset.classes).eval()
@@ -85,6 +89,13 @@ def evaluate(
         use = {"count": metrics["count"], foremost: metrics[foremost]}
         result["test_uses"] = record_test_use(home, {"data": dataset.name, **split_used, **use})
     return result
+
+
+def _own_training_set(run: Run, data: str | Path | None) -> Dataset | None:
+    """What the run was trained on; None where it is evaluated on other data."""
+    if run.recipe is None or not (data is None or is_own(run.recipe, data)):
+        return None
+    return build.open_split(run.recipe, "train")
 
 
 def tta_of(run: Run, tta: Tta | None) -> Tta:

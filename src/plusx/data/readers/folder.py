@@ -16,7 +16,7 @@ from pathlib import Path
 from plusx.data.image_file import ENDINGS, is_image, unsupported
 from plusx.data.readers.listing import Listing, class_name, refuse_similar_names
 from plusx.data.readers.verdicts import Entry
-from plusx.data.splits import split_of
+from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError, did_you_mean, printable
 
 
@@ -78,7 +78,8 @@ def _class_folders(root: str) -> dict[str, dict[str, str]]:
     if not splits:
         within = _within(folders)
         return {"": folders} if within is None else _class_folders(within)
-    return {name: _folders_in(folders[name]) for name in splits}
+    ordered = sorted(splits, key=lambda name: list(SPLIT_NAMES.values()).index(splits[name]))
+    return {name: _folders_in(folders[name]) for name in ordered}
 
 
 def _within(folders: dict[str, str]) -> str | None:

@@ -45,7 +45,7 @@ from plusx.data.splits import own_splits, split_of
 from plusx.errors import UserError, printable
 
 
-_RULES = 3  # of what is kept of tar files
+_RULES = 4  # of what is kept of tar files
 _IMAGES = frozenset(ending[1:] for ending in (*ENDINGS, *UNSUPPORTED))
 _LABEL_LIMIT = 1024
 _HEADER_LIMIT = 2**20  # bytes of a member's name and the like
@@ -62,8 +62,7 @@ class Member(NamedTuple):
     offset: int
     size: int
     label: str
-    problem: str | None
-    warning: str | None
+    verdict: Verdict
 
 
 class Location(NamedTuple):
@@ -82,6 +81,7 @@ class TarItems(Items):
     locations: list[Location]
     content: str  # a digest of the tar files' indices
     decoder: Decoder
+    verdicts: list[Verdict]
     patches: int = 1
 
     def __len__(self) -> int:
@@ -100,6 +100,7 @@ class TarItems(Items):
             self,
             paths=[self.paths[index] for index in indices],
             locations=[self.locations[index] for index in indices],
+            verdicts=[self.verdicts[index] for index in indices],
         )
 
     def reference(self) -> "Items":
@@ -124,7 +125,9 @@ class TarListing(Listing):
 
     def items(self, entries: Sequence[Entry], decoder: Decoder) -> Items:
         paths = [entry.path for entry in entries]
-        return TarItems(paths, [self.locations[path] for path in paths], self.digest, decoder)
+        locations = [self.locations[path] for path in paths]
+        verdicts = [entry.verdict for entry in entries if entry.verdict is not None]
+        return TarItems(paths, locations, self.digest, decoder, verdicts)
 
 
 def is_tar(path: str | Path) -> bool:
@@ -190,12 +193,14 @@ def read_tar(pattern: str | Path) -> TarListing:
         if stamp is None:
             raise UserError(f"{printable(file)} is missing: there is no such tar file")
         members = _members(file, stamp)
-        digest.update(repr([os.path.relpath(file, root), stamp[0], members]).encode())
+        indexed = [(*member[:4], member.verdict.problem) for member in members]
+        digest.update(repr([os.path.relpath(file, root), stamp[0], indexed]).encode())
         for member in members:
             path = os.path.join(file, member.name)
-            state: State = "used" if member.problem is None else "refused"
-            reason = member.problem or member.warning or ""
-            entries.append(Entry(path, member.label, state, reason, split=split))
+            verdict = member.verdict
+            state: State = "used" if verdict.problem is None else "refused"
+            reason = verdict.problem or verdict.warning or ""
+            entries.append(Entry(path, member.label, state, reason, split=split, verdict=verdict))
             locations[path] = Location(file, member.offset, member.size)
     if not entries:
         raise UserError(f"{shown} has no images")
@@ -247,10 +252,7 @@ def _members(file: str, stamp: Stamp) -> list[Member]:
             return examine(opened.read(member[2]))
 
     verdicts = in_threads(indexed, examine_member)
-    members = [
-        Member(*member, verdict.problem, verdict.warning)
-        for member, verdict in zip(indexed, verdicts)
-    ]
+    members = [Member(*member, verdict) for member, verdict in zip(indexed, verdicts)]
     write_cache(file, "shard", terms, members)
     return members
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -130,7 +131,8 @@ def summaries_of_files(
 
     kind: the type of a result, a NamedTuple of values that JSON can hold
     """
-    cached = read_cache(root, what, terms, dict[str, tuple[Stamp, kind]]) or {}  # type: ignore[valid-type]
+    known = read_cache(root, what, terms, dict[str, tuple[Stamp, kind]]) or {}  # type: ignore[valid-type]
+    cached: dict[str, tuple[Stamp, Result]] = dict(known)
     names = {path: os.path.relpath(path, root) for path in paths}
     stamps = {path: file_stamp(path) for path in names}
     results = {
@@ -183,9 +185,16 @@ def read_cache(path: str, what: str, terms: Terms, kind: Any) -> Any:
     """The value that write_cache stored for a path under the same terms; None if there is none, or
     none of the type `kind`.
     """
+    file = str(_cache_path(path, what))
+    return _parsed_cache(file, file_stamp(file), json.dumps(terms), kind)
+
+
+@lru_cache(maxsize=4)  # the splits of a set have one cache
+def _parsed_cache(file: str, stamp: Stamp | None, terms: str, kind: Any) -> Any:
+    """The value in a file of the cache, which nobody may change; None as in read_cache."""
     try:
-        cached = json.loads(store.read_bytes(_cache_path(path, what), _CACHE_LIMIT))
-        if cached["terms"] != json.loads(json.dumps(terms)):
+        cached = json.loads(store.read_bytes(file, _CACHE_LIMIT))
+        if cached["terms"] != json.loads(terms):
             return None
         return TypeAdapter(kind).validate_python(cached["value"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -92,7 +92,7 @@ def open_volumes(
     modality = VolumeModality(
         patch[1:], channels, mean, std, low, high, space=space, foreground=foreground
     )
-    cases = _cases_of_split(cases, split, validation, seed, shown)
+    cases = cases_of_split(cases, split, validation, seed, shown)
     reading = Reading(modality, classes, ignore, resample=spacing is not None)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="plusx-volumes") as pool:
         results = list(pool.map(lambda case: _read(case, reading), cases))
@@ -159,7 +159,7 @@ def _edges(
     return low, high
 
 
-def _cases_of_split(
+def cases_of_split(
     cases: list[Case], split: str, validation: float | int | None, seed: int, shown: str
 ) -> list[Case]:
     """The volumes of a split; the seed draws patients to validate where the data names none."""

@@ -1,0 +1,204 @@
+"""Checks of the content of a data set: what is there twice, is empty, or differs in its name only.
+
+Each finding names the files. Those that make metrics wrong are serious: an image that trains and is
+evaluated, or that has two classes.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plusx.data.dataset import Dataset, FileItems
+from plusx.data.duplicates import copies, decoded_thumbnails, same_files
+from plusx.data.image_file import Verdict
+
+
+_NAMED = 3  # that a message names
+_LISTED = 1000  # that a finding lists
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with the content.
+
+    check: a key for the kind of it
+    message: what it is, with the first of the files
+    files: all of them, those together that belong together
+    serious: whether metrics of this data would be wrong
+    """
+
+    check: str
+    message: str
+    files: Sequence[Sequence[str]] = ()
+    serious: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        files = [list(names) for names in self.files[:_LISTED]]
+        return {
+            "check": self.check,
+            "message": self.message,
+            "count": len(self.files),
+            "serious": self.serious,
+            "files": files,
+        }
+
+
+class Member(NamedTuple):
+    """An image: its split, its name in messages, its file ("" where it is none), its class."""
+
+    split: str
+    name: str
+    path: str
+    label: str
+    verdict: Verdict
+
+
+def image_findings(members: Sequence[Member], *, by_class: bool) -> list[Finding]:
+    """Images that are there twice or are of one colour.
+
+    by_class: whether an image has one class, so that it must not be there with two
+    """
+    findings = _same(members, by_class)
+    flat = [[member.name] for member in members if member.verdict.contrast == 0]
+    if flat:
+        what = _count(flat, "image has one colour alone", "images have one colour alone")
+        findings.append(Finding("one_colour", f"{what}: {_listed(flat)}", flat))
+    return findings
+
+
+def _same(members: Sequence[Member], by_class: bool) -> list[Finding]:
+    groups = same_files([m.path for m in members], [m.verdict.content for m in members])
+    same = {(a, b) for group in groups for at, a in enumerate(group) for b in group[at + 1 :]}
+    findings = _pair_findings(members, sorted(same), "same_file", "the same file", by_class)
+    alike = copies(decoded_thumbnails([member.verdict.thumbnail for member in members]))
+    if alike is None:
+        message = "the images hardly differ: more than a million pairs are nearly the same"
+        return [*findings, Finding("alike", message)]
+    pairs = [(a, b) for a, b in alike[0].tolist() if (a, b) not in same]
+    what = "nearly the same (encoded again, resized or mirrored)"
+    return findings + _pair_findings(members, pairs, "copy", what, by_class)
+
+
+def _pair_findings(
+    members: Sequence[Member],
+    pairs: Sequence[tuple[int, int]],
+    check: str,
+    what: str,
+    by_class: bool,
+) -> list[Finding]:
+    """Findings about pairs of images that are the same, by the splits and classes of both."""
+    kinds: dict[tuple[str, str, bool], list[list[str]]] = {}
+    for one, other in pairs:
+        a, b = members[one], members[other]
+        differs = by_class and a.label != b.label
+        names = [f"{m.name} ({m.label})" if differs else m.name for m in (a, b)]
+        kinds.setdefault((a.split, b.split, differs), []).append(names)
+    findings = []
+    for (first, second, differs), listed in kinds.items():
+        across = first != second
+        where = f"one in {first} and one in {second}" if across else f"both in {first}"
+        classes = ", of different classes" if differs else ""
+        count = _count(listed, "pair of images is", "pairs of images are")
+        message = f"{count} {what}, {where}{classes}: {_listed(listed)}"
+        key = check + ("_across_splits" if across else "") + ("_other_class" if differs else "")
+        findings.append(Finding(key, message, listed, serious=across or differs))
+    return sorted(findings, key=lambda finding: not finding.serious)
+
+
+def leaks(train: Dataset, others: Mapping[str, Dataset]) -> list[str]:
+    """Warnings about images that train and are the same file as one that is evaluated.
+
+    By the digests that are known of files that were decoded once; where there are none, nothing is
+    said.
+    """
+    warnings = []
+    for split, dataset in others.items():
+        trained, evaluated = _digests(train), _digests(dataset)
+        common = set(trained) & set(evaluated)
+        members = [
+            (source.items.paths[index], digest, source, index)
+            for source, digests in ((train, trained), (dataset, evaluated))
+            for index, digest in enumerate(digests)
+            if digest in common and source.items.paths is not None
+        ]
+        groups = same_files([m[0] for m in members], [m[1] for m in members])
+        names = []
+        for group in groups:
+            ones = [members[i] for i in group if members[i][2] is train]
+            twins = [members[i] for i in group if members[i][2] is dataset]
+            if ones:
+                names += [[ones[0][2].describe(ones[0][3]), t[2].describe(t[3])] for t in twins]
+        if names:
+            count = _count(names, "image trains too", "images train too")
+            warnings.append(
+                f"{split} metrics of {dataset.name} are too good: {count}, as the same file: "
+                f"{_listed(names)}"
+            )
+    return warnings
+
+
+def _digests(dataset: Dataset) -> list[str]:
+    items = dataset.items
+    return items.contents or [] if isinstance(items, FileItems) else []
+
+
+def box_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
+    """Boxes that are annotated twice, or are below a pixel."""
+    twice: list[list[str]] = []
+    tiny: list[list[str]] = []
+    for dataset in datasets.values():
+        boxes = None if dataset.annotations is None else dataset.annotations.boxes
+        for index, rows in enumerate(boxes or ()):
+            unique, counts = np.unique(rows[:, :5], axis=0, return_counts=True)
+            sides = rows[:, 2:4] - rows[:, :2]
+            for kind, chosen in ((twice, unique[counts > 1]), (tiny, rows[(sides < 1).any(1)])):
+                for row in chosen:
+                    corners = ", ".join(f"{corner:g}" for corner in row[:4].tolist())
+                    name = dataset.classes[int(row[4])]
+                    kind.append([f"{dataset.describe(index)}: {name} [{corners}]"])
+    findings = []
+    if twice:
+        what = _count(twice, "box is annotated twice", "boxes are annotated twice")
+        findings.append(Finding("twin_boxes", f"{what}: {_listed(twice)}", twice))
+    if tiny:
+        what = _count(tiny, "box is", "boxes are") + " less than a pixel wide or high"
+        findings.append(Finding("tiny_boxes", f"{what}: {_listed(tiny)}", tiny))
+    return findings
+
+
+def class_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
+    """Classes whose names hardly differ, and classes that a split lacks."""
+    names = list(dict.fromkeys(name for d in datasets.values() for name in d.classes))
+    plain: dict[str, list[str]] = {}
+    for name in names:
+        letters = unicodedata.normalize("NFKC", name).casefold()
+        plain.setdefault("".join(c for c in letters if c.isalnum()) or name, []).append(name)
+    similar = [alike for alike in plain.values() if len(alike) > 1]
+    findings = []
+    if similar:
+        what = _count(similar, "pair of classes has", "pairs of classes have")
+        message = f"{what} nearly the same name: {_listed(similar)}"
+        findings.append(Finding("similar_classes", message, similar))
+    for split, dataset in datasets.items():
+        labels = dataset.labels
+        seen = (labels > 0).any(0).tolist() if labels.ndim == 2 else None
+        present = set(labels.tolist()) if seen is None else {i for i, s in enumerate(seen) if s}
+        missing = [[name] for i, name in enumerate(dataset.classes) if i not in present]
+        if missing and len(dataset):
+            what = _count(missing, "class is", "classes are")
+            message = f"{what} not in {split}: {_listed(missing)}"
+            findings.append(Finding(f"not_in_{split}", message, missing))
+    return findings
+
+
+def _count(names: Sequence[Any], one: str, several: str) -> str:
+    return f"{len(names):,} {one if len(names) == 1 else several}"
+
+
+def _listed(names: Sequence[Sequence[str]]) -> str:
+    shown = "; ".join(" and ".join(group) for group in names[:_NAMED])
+    more = len(names) - _NAMED
+    return f"{shown}; and {more:,} more" if more > 0 else shown

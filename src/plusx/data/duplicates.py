@@ -1,0 +1,132 @@
+"""Images that are in a data set more than once: the same file, or copies of one image.
+
+Copies that were encoded again, resized or mirrored have nearly the same thumbnail. Thumbnails are
+compared by their correlation: of two images of one brightness and contrast each, their squared
+distance is 2 - 2 times it. Their lowest frequencies alone are compared first, which leaves few
+pairs over and no copy out, in the order of one of them, so that most pairs are not compared at all.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+
+from plusx.data.image_file import THUMBNAIL, UnreadableImage, read_regular
+
+
+CORRELATION = 0.985  # of thumbnails from which on one image is taken for a copy of the other
+_RADIUS = float(np.sqrt(2 - 2 * CORRELATION))  # the distance of two such thumbnails
+_LEAST_DEVIATION = 3.0  # grey levels; flatter thumbnails are all alike
+_FREQUENCIES = 5  # of a thumbnail, in each direction, that are compared first
+_BLOCK = 1024  # images that are compared with the others at a time
+_VERIFIED = 100_000  # pairs that are compared as a whole at a time
+MOST_PAIRS = 1_000_000
+
+Thumbnails = UInt8[np.ndarray, "n t t"]
+Pairs = Int64[np.ndarray, "m 2"]
+
+
+def decoded_thumbnails(texts: Sequence[str]) -> Thumbnails:
+    """The thumbnails of verdicts; black where there is none."""
+    blank = bytes(THUMBNAIL * THUMBNAIL)
+    data = b"".join(base64.b64decode(text) if text else blank for text in texts)
+    return np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
+
+
+def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
+    """The groups of files with the same bytes. `digests` are image_file.content_digest's, which
+    leave the middle of large files out; where they agree, the files are compared.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, digest in enumerate(digests):
+        if digest:
+            groups.setdefault(digest, []).append(index)
+    same: list[list[int]] = []
+    for group in groups.values():
+        whole: dict[bytes, list[int]] = {}
+        for index in group if len(group) > 1 else ():
+            try:
+                content = hashlib.sha256(read_regular(paths[index])).digest()
+            except (UnreadableImage, OSError):
+                continue
+            whole.setdefault(content, []).append(index)
+        same += [indices for indices in whole.values() if len(indices) > 1]
+    return same
+
+
+def copies(thumbnails: Thumbnails) -> tuple[Pairs, Bool[np.ndarray, "m"]] | None:
+    """The pairs of images one of which is a copy of the other, and whether it is mirrored.
+
+    None: there are more than MOST_PAIRS, so that the images hardly differ.
+    """
+    from scipy.fft import dctn
+
+    count = len(thumbnails)
+    distinct, numbers = np.unique(thumbnails.reshape(count, -1), axis=0, return_inverse=True)
+    numbers = numbers.ravel()
+    usable = np.flatnonzero(distinct.std(1) >= _LEAST_DEVIATION)
+    if not len(usable):
+        return np.empty((0, 2), np.int64), np.empty(0, np.bool_)
+    whole = _normalised(distinct[usable].reshape(-1, THUMBNAIL, THUMBNAIL))
+    low = dctn(whole, axes=(1, 2), norm="ortho")[:, :_FREQUENCIES, :_FREQUENCIES]
+    # in the order of a frequency that a mirror image has in common, near ones are not far apart
+    order = np.argsort(low[:, 1, 0], kind="stable")
+    usable, whole, low = usable[order], whole[order], low[order]
+    # odd frequencies along a row change their sign in the mirror
+    signs = np.where(np.arange(_FREQUENCIES) % 2, -1, 1).astype(np.float32)
+    near = {
+        is_mirrored: _near(low, low * signs if is_mirrored else low, whole, mirror)
+        for is_mirrored, mirror in ((False, whole), (True, whole[:, :, ::-1]))
+    }
+    members: dict[int, list[int]] = {}
+    for index, number in enumerate(numbers.tolist()):
+        members.setdefault(number, []).append(index)
+    pairs: dict[tuple[int, int], bool] = {}
+    same = ((number, number) for number in usable.tolist() if len(members[number]) > 1)
+    upright = [*same, *(usable[pair].tolist() for pair in near[False])]
+    mirrored = [usable[pair].tolist() for pair in near[True]]
+    for is_mirrored, listed in ((False, upright), (True, mirrored)):
+        for one, other in listed:
+            for pair in product(members[one], members[other]):
+                if pair[0] != pair[1]:
+                    pairs.setdefault((min(pair), max(pair)), is_mirrored)
+                if len(pairs) > MOST_PAIRS:
+                    return None
+    ordered = sorted(pairs)
+    result = np.array(ordered, np.int64).reshape(-1, 2)
+    return result, np.array([pairs[pair] for pair in ordered], np.bool_)
+
+
+def _near(
+    low: Float32[np.ndarray, "n f f"],
+    other_low: Float32[np.ndarray, "n f f"],
+    whole: Float32[np.ndarray, "n t t"],
+    other_whole: Float32[np.ndarray, "n t t"],
+) -> Pairs:
+    """The pairs (i, j) of different images, i < j, of which i is a copy of the other's j."""
+    keys = low[:, 1, 0]
+    first, second = low.reshape(len(low), -1), other_low.reshape(len(low), -1)
+    lengths, other_lengths = np.square(first).sum(1), np.square(second).sum(1)
+    near: list[Pairs] = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(low), _BLOCK):
+        end = min(start + _BLOCK, len(low))
+        last = int(np.searchsorted(keys, keys[end - 1] + _RADIUS, "right"))
+        squared = lengths[start:end, None] + other_lengths[start:last]
+        squared -= 2 * (first[start:end] @ second[start:last].T)
+        candidates = np.argwhere(squared <= _RADIUS**2) + start
+        candidates = candidates[candidates[:, 0] < candidates[:, 1]]
+        for part in np.array_split(candidates, len(candidates) // _VERIFIED + 1):
+            correlation = (whole[part[:, 0]] * other_whole[part[:, 1]]).sum((1, 2))
+            near.append(part[correlation >= CORRELATION])
+    return np.concatenate(near)
+
+
+def _normalised(thumbnails: Thumbnails) -> Float32[np.ndarray, "n t t"]:
+    """Thumbnails with a mean of 0 and a length of 1."""
+    values = thumbnails.astype(np.float32)
+    values -= values.mean((1, 2), keepdims=True)
+    values /= np.sqrt(np.square(values).sum((1, 2), keepdims=True))
+    return values

@@ -1,0 +1,355 @@
+"""What is in a data set: its kind, splits, classes, sizes, and what is wrong with it."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from plusx.data.checks import Finding, Member, box_findings, class_findings, image_findings
+from plusx.data.dataset import Dataset
+from plusx.data.image_file import ImageFile, UnreadableImage, Verdict, printable, verdict_of
+from plusx.data.readers.annotated import open_annotated
+from plusx.data.readers.layouts import LAYOUTS, kinds_of, unrecognised
+from plusx.data.readers.open import is_named_set, open_data
+from plusx.data.readers.people import open_people
+from plusx.data.readers.scans import Scan, read_scan
+from plusx.data.readers.tar import TarItems
+from plusx.data.readers.verdicts import Entry, examined
+from plusx.data.readers.volume_files import Case, list_cases
+from plusx.data.readers.volumes import cases_of_split
+from plusx.data.sets import NAMED_SETS
+from plusx.data.sets.download import located
+from plusx.errors import UserError
+
+
+SPLITS = ("train", "validation", "test")
+READ_VOLUMES = 4  # that are read for their sizes and values
+MOST_CLASSES = 64  # of a volume's mask
+_LEFT_OUT = (" skipped", " ignored", "skipped ", "left out")
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Volumes, of which the first few have been read.
+
+    cases: of each split
+    shapes, spacings: of those that have been read, in voxels and in mm
+    low, high: their lowest and highest value
+    mask_values: those in their masks
+    """
+
+    cases: Mapping[str, Sequence[Case]]
+    shapes: Sequence[tuple[int, ...]]
+    spacings: Sequence[tuple[float, ...]]
+    low: float
+    high: float
+    mask_values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A data set as plusx reads it.
+
+    kind, reason    the kind, and why the data is of it
+    other_kinds     others that it could be read as, and why
+    own_splits      the splits that the data has itself; others are drawn by the seed
+    datasets        by split; those that can be opened
+    verdicts        of the images of each split, in their order
+    problems        what stops training
+    left_out        files, rows and boxes that are not used, and why
+    warnings        what is unusual
+    findings        what the checks of the content found
+    volumes         instead of datasets, where the data is volumes
+    """
+
+    name: str
+    kind: str
+    reason: str
+    other_kinds: Mapping[str, str] = field(default_factory=dict)
+    own_splits: tuple[str, ...] = ()
+    datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    verdicts: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
+    volumes: Volumes | None = None
+
+    @property
+    def annotation(self) -> str:
+        """What is known of an image: classes, boxes, masks or people."""
+        return LAYOUTS[self.kind].annotation if self.kind in LAYOUTS else "classes"
+
+
+def inspect_data(data: str | Path, kind: str | None = None) -> Inspection:
+    """Open every split of a named set or of the data at a path, and check its content.
+
+    kind: what to read the path as; None: the likeliest kind
+
+    Unreadable files are left out and named. UserError: there is no such data, or none of it can be
+    used.
+    """
+    if is_named_set(data):
+        own = ("train", "test")
+        return _inspected(str(data), str(data), "a data set that plusx knows by name", {}, own)
+    path = os.fspath(located(data))
+    kinds = kinds_of(path)
+    if kind is None and not kinds:
+        open_data(path)  # its error says what is missing
+        raise unrecognised(path)
+    kind = kind or next(iter(kinds))
+    if kind not in LAYOUTS:
+        raise UserError(f"kind {kind!r}: allowed are {', '.join(LAYOUTS)}")
+    others = {name: reason for name, reason in kinds.items() if name != kind}
+    reason = kinds.get(kind) or LAYOUTS[kind].recognise(path) or "as you say"
+    inspected = _inspected_volumes if kind == "volumes" else _inspected
+    return inspected(path, kind, reason, others, LAYOUTS[kind].splits(path))
+
+
+def _inspected_volumes(
+    path: str, kind: str, reason: str, others: Mapping[str, str], own: tuple[str, ...]
+) -> Inspection:
+    cases = list_cases(path, "")
+    by_split: dict[str, list[Case]] = {}
+    problems: list[str] = []
+    for split in _splits_to_open(own):
+        try:
+            by_split[split] = cases_of_split(cases, split, None, 0, printable(path))
+        except UserError as error:
+            problems.append(str(error))
+    left_out = [
+        f"{case.volume.name(path)}: {case.volume.reason}"
+        for case in cases
+        if case.volume.state != "used"
+    ]
+    scans: list[Scan] = []
+    values: set[int] = set()
+    for case in [case for case in cases if case.volume.state == "used"][:READ_VOLUMES]:
+        try:
+            scans.append(read_scan(case.volume.path))
+            if case.mask is not None:
+                mask = np.unique(read_scan(case.mask).values)
+                values |= {round(float(value)) for value in mask[:MOST_CLASSES].tolist()}
+        except (UnreadableImage, OSError) as error:
+            left_out.append(f"{case.volume.name(path)}: {error}")
+    volumes = Volumes(
+        by_split,
+        [scan.values.shape[1:] for scan in scans],
+        [tuple(round(float(mm), 3) for mm in column_lengths(scan)) for scan in scans],
+        min((float(scan.values.min()) for scan in scans), default=0.0),
+        max((float(scan.values.max()) for scan in scans), default=0.0),
+        tuple(sorted(values)),
+    )
+    return Inspection(
+        name=printable(path),
+        kind=kind,
+        reason=reason,
+        other_kinds=others,
+        own_splits=own,
+        problems=problems,
+        left_out=left_out,
+        volumes=volumes,
+    )
+
+
+def column_lengths(scan: Scan) -> list[float]:
+    """The mm of a voxel along each axis, as it is stored."""
+    lengths: list[float] = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
+    return lengths
+
+
+def _splits_to_open(own: tuple[str, ...]) -> list[str]:
+    """The splits that there are, with the validation that is drawn where there is none."""
+    if not own:
+        return ["train", "validation"]
+    drawn = {"validation"} if "train" in own else set()
+    return [split for split in SPLITS if split in {*own, *drawn}]
+
+
+def _inspected(
+    path: str, kind: str, reason: str, others: Mapping[str, str], own: tuple[str, ...]
+) -> Inspection:
+    datasets: dict[str, Dataset] = {}
+    problems: dict[str, None] = {}
+    for split in _splits_to_open(own):
+        try:
+            datasets[split] = _open(path, kind, split)
+        except UserError as error:
+            problems[str(error)] = None
+    if not datasets:
+        raise UserError(next(iter(problems)))
+    messages = dict.fromkeys(text for dataset in datasets.values() for text in dataset.warnings)
+    left_out = [text for text in messages if any(part in text for part in _LEFT_OUT)]
+    verdicts = {split: _verdicts(dataset) for split, dataset in datasets.items()}
+    members = [
+        member
+        for split, dataset in datasets.items()
+        for member in _members(split, dataset, verdicts[split])
+    ]
+    by_class = kind not in LAYOUTS or LAYOUTS[kind].annotation in ("classes", "people")
+    findings = [*image_findings(members, by_class=by_class), *box_findings(datasets)]
+    if kind not in LAYOUTS or LAYOUTS[kind].annotation != "people":
+        findings += class_findings(datasets)
+    return Inspection(
+        name=printable(path),
+        kind=kind,
+        reason=reason,
+        other_kinds=others,
+        own_splits=own,
+        datasets=datasets,
+        verdicts=verdicts,
+        problems=list(problems),
+        left_out=left_out,
+        warnings=[text for text in messages if text not in left_out],
+        findings=findings,
+    )
+
+
+def _open(path: str, kind: str, split: str) -> Dataset:
+    if kind in NAMED_SETS:
+        return open_data(kind, split=split)
+    layout = LAYOUTS[kind]
+    if layout.listing is not None:
+        return open_data(path, kind=kind, split=split, on_unreadable="skip")
+    if layout.index is not None:
+        return open_annotated(path, kind, split=split, on_unreadable="skip")
+    assert kind == "people"
+    return open_people(path, split=split, on_unreadable="skip")
+
+
+def _verdicts(dataset: Dataset) -> list[Verdict]:
+    """The verdicts on the images, from the cache where they are files."""
+    items = dataset.items
+    if isinstance(items, TarItems):
+        return list(items.verdicts)
+    if items.paths is not None and dataset.modality.kind == "image":
+        entries = [Entry(path, "") for path in items.paths]
+        root = dataset.root or os.path.dirname(items.paths[0])
+        return [
+            entry.verdict or Verdict(None) for entry in examined(entries, root, dataset.modality)
+        ]
+    return [verdict_of(picture_of(dataset, index)) for index in range(len(dataset))]
+
+
+def picture_of(dataset: Dataset, index: int) -> Image.Image:
+    """An image of a data set in memory, in RGB or grey."""
+    sample = dataset.read(index)
+    if not isinstance(sample.input, torch.Tensor):
+        image = sample.input
+        return image.decoded() if isinstance(image, ImageFile) else image
+    pixels = sample.input.numpy()
+    if pixels.dtype != np.uint8 or len(pixels) not in (1, 3):
+        pixels = pixels[: 3 if len(pixels) > 2 else 1].astype(np.float32)
+        low, high = float(pixels.min()), float(pixels.max())
+        pixels = (255 * (pixels - low) / max(high - low, 1e-12)).round().astype(np.uint8)
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def _members(split: str, dataset: Dataset, verdicts: Sequence[Verdict]) -> Iterator[Member]:
+    paths = dataset.paths
+    for index, verdict in enumerate(verdicts):
+        path = "" if paths is None or isinstance(dataset.items, TarItems) else paths[index]
+        yield Member(split, dataset.describe(index), path, class_of(dataset, index), verdict)
+
+
+def class_of(dataset: Dataset, index: int) -> str:
+    """The class or the classes of a sample, joined by |."""
+    labels = dataset.labels[index]
+    if labels.ndim == 0:
+        return dataset.classes[int(labels)] if int(labels) >= 0 else ""
+    return "|".join(name for name, is_there in zip(dataset.classes, labels.tolist()) if is_there)
+
+
+def summary(inspection: Inspection) -> dict[str, Any]:
+    """The inspection as JSON has it."""
+    datasets, volumes = inspection.datasets, inspection.volumes
+    splits = {split: len(dataset) for split, dataset in datasets.items()}
+    classes = _classes(inspection)
+    if volumes is not None:
+        splits = {split: len(cases) for split, cases in volumes.cases.items()}
+        classes = [{"name": str(value)} for value in volumes.mask_values]
+    verdicts = [verdict for values in inspection.verdicts.values() for verdict in values]
+    return {
+        "path": inspection.name,
+        "kind": inspection.kind,
+        "reason": inspection.reason,
+        "other_kinds": dict(inspection.other_kinds),
+        "annotation": inspection.annotation,
+        "is_named": inspection.kind not in LAYOUTS,
+        "own_splits": list(inspection.own_splits),
+        "splits": splits,
+        "count": sum(splits.values()),
+        "classes": classes,
+        "multilabel": any(d.multilabel for d in datasets.values() if d.annotations is None),
+        "sizes": _sizes(verdicts),
+        "formats": dict(Counter(v.format for v in verdicts if v.format).most_common()),
+        "modes": dict(Counter(v.mode for v in verdicts if v.mode).most_common()),
+        "problems": list(inspection.problems),
+        "left_out": list(inspection.left_out),
+        "warnings": list(inspection.warnings),
+        "findings": [finding.to_dict() for finding in inspection.findings],
+        **({} if volumes is None else {"volumes": _volume_facts(volumes)}),
+    }
+
+
+def _volume_facts(volumes: Volumes) -> dict[str, Any]:
+    return {
+        "read": len(volumes.shapes),
+        "shapes": [list(shape) for shape in volumes.shapes],
+        "spacings": [list(spacing) for spacing in volumes.spacings],
+        "range": [volumes.low, volumes.high],
+        "mask_values": list(volumes.mask_values),
+        "without_mask": sum(
+            case.mask is None for cases in volumes.cases.values() for case in cases
+        ),
+    }
+
+
+def _classes(inspection: Inspection) -> list[dict[str, Any]]:
+    """Every class with what there is of it in each split: images, boxes or fractions of pixels."""
+    names = list(dict.fromkeys(n for d in inspection.datasets.values() for n in d.classes))
+    counts = {split: counts_of(dataset) for split, dataset in inspection.datasets.items()}
+    return [
+        {
+            "name": name,
+            **{split: by_class.get(name, 0) for split, by_class in counts.items()},
+        }
+        for name in names
+    ]
+
+
+def counts_of(dataset: Dataset) -> dict[str, int]:
+    """The images, the boxes or the pixels of each class."""
+    annotations = dataset.annotations
+    if annotations is not None and annotations.boxes is not None:
+        numbers = [int(row[4]) for rows in annotations.boxes for row in rows]
+        counts = np.bincount(numbers or [0], minlength=len(dataset.classes))
+        counts = counts if numbers else counts * 0
+    elif annotations is not None and annotations.counts is not None:
+        counts = annotations.counts.sum(0).numpy()
+    elif dataset.labels.ndim == 2:
+        counts = dataset.labels.sum(0).numpy()
+    else:
+        labels = dataset.labels[dataset.labels >= 0].numpy()
+        counts = np.bincount(labels, minlength=len(dataset.classes))
+    return {name: int(count) for name, count in zip(dataset.classes, counts.tolist())}
+
+
+def _sizes(verdicts: Sequence[Verdict]) -> dict[str, list[int]] | None:
+    """Width and height of the smallest and of the largest image, and the medians of both."""
+    sizes = sorted((v.width, v.height) for v in verdicts if v.width and v.height)
+    if not sizes:
+        return None
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    middle = np.median(np.array(sizes), 0)
+    return {
+        "min": list(by_area[0]),
+        "median": [round(float(side)) for side in middle],
+        "max": list(by_area[-1]),
+    }

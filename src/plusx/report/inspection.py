@@ -1,0 +1,215 @@
+"""What is in a data set, as text for a terminal and as a page."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plusx.report import page
+from plusx.report.charts import charts
+from plusx.report.figures import bars_figure
+from plusx.report.page import Cell, Column, Table
+from plusx.report.text_table import rows_table
+
+
+MOST_ROWS = 20  # classes in a terminal
+MOST_BARS = 40  # classes in the chart
+MOST_LINES = 10  # messages of a kind in a terminal
+
+Summary = Mapping[str, Any]
+_OF = {"classes": "images", "boxes": "boxes", "masks": "pixels", "people": "images"}
+
+
+def heading(summary: Summary) -> str:
+    """The data set in a sentence."""
+    count, classes = summary["count"], len(summary["classes"])
+    what = "volumes" if summary["kind"] == "volumes" else "images"
+    words = _count(count, what)
+    if what == "volumes" and not summary["classes"]:
+        return words
+    if summary["annotation"] == "people":
+        return f"{words} of {classes:,} people"
+    if summary["annotation"] == "boxes":
+        boxes = sum(row.get(split, 0) for row in summary["classes"] for split in summary["splits"])
+        return f"{words} with {_count(boxes, 'boxes')} of {_count(classes, 'classes')}"
+    return f"{words} of {_count(classes, 'classes')}"
+
+
+def inspection_text(summary: Summary, width: int | None = None) -> str:
+    """What `plusx info PATH` prints."""
+    wide = max(width or 100, 60)
+    others = [f"{kind}: {reason}" for kind, reason in summary["other_kinds"].items()]
+    first = f"{summary['path']}: {heading(summary)}"
+    pairs = [("kind", f"{summary['kind']}: {summary['reason']}")]
+    if others:
+        pairs.append(("also", f"{'; '.join(others)} (--kind {next(iter(summary['other_kinds']))})"))
+    pairs.append(("splits", splits_text(summary)))
+    pairs += image_facts(summary)
+    lines = [first, ""]
+    for key, value in pairs:
+        lines += textwrap.wrap(f"{key:9} {value}", wide, subsequent_indent=" " * 10)
+    if table := _class_table(summary, width):
+        lines += ["", table]
+    for title, messages in messages_of(summary):
+        lines += ["", f"{title}:"]
+        for message in messages[:MOST_LINES]:
+            lines += textwrap.wrap(f"- {message}", wide, subsequent_indent="  ")
+        if len(messages) > MOST_LINES:
+            lines.append(f"- and {len(messages) - MOST_LINES:,} more (--json lists them)")
+    if summary["command"]:
+        lines += ["", "train on it:", f"  {summary['command']}"]
+    return "\n".join(lines)
+
+
+def splits_text(summary: Summary) -> str:
+    """The splits with their numbers of images, and where they come from."""
+    counts = ", ".join(f"{split} {count:,}" for split, count in summary["splits"].items())
+    own = summary["own_splits"]
+    if summary["is_named"]:
+        return counts
+    if not own:
+        return f"{counts}; drawn by the seed, as the data has no splits of its own"
+    if "validation" in summary["splits"] and "validation" not in own:
+        return f"{counts}; validation is drawn from train by the seed"
+    return counts
+
+
+def image_facts(summary: Summary) -> list[tuple[str, str]]:
+    """Sizes, formats and channels of the images, as names and values."""
+    facts = []
+    if volumes := summary.get("volumes"):
+        facts += _volume_facts(volumes)
+    if sizes := summary["sizes"]:
+        low, middle, high = (
+            " x ".join(f"{n:,}" for n in sizes[k]) for k in ("min", "median", "max")
+        )
+        alike = low == high
+        facts.append(("sizes", f"{low} all" if alike else f"{low} to {high}, median {middle}"))
+    if summary["formats"]:
+        facts.append(("formats", _counts(summary["formats"])))
+    if summary["modes"]:
+        facts.append(("channels", _counts(summary["modes"])))
+    return facts
+
+
+def _volume_facts(volumes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is in the volumes that have been read."""
+    if not volumes["read"]:
+        return []
+    sizes = dict.fromkeys(" x ".join(map(str, shape)) for shape in volumes["shapes"])
+    spacings = dict.fromkeys(" x ".join(f"{mm:g}" for mm in s) for s in volumes["spacings"])
+    low, high = volumes["range"]
+    masks = ", ".join(map(str, volumes["mask_values"])) or "none"
+    return [
+        ("voxels", "; ".join(sizes)),
+        ("spacing", f"{'; '.join(spacings)} mm"),
+        ("values", f"{low:g} to {high:g}; in masks {masks}"),
+        ("read", f"the first {volumes['read']:,} of them"),
+    ]
+
+
+def messages_of(summary: Summary) -> list[tuple[str, list[str]]]:
+    """Messages by their title, the gravest first; without those that there are not."""
+    serious = [f["message"] for f in summary["findings"] if f["serious"]]
+    others = [f["message"] for f in summary["findings"] if not f["serious"]]
+    groups = [
+        ("training stops", [*summary["problems"]]),
+        ("metrics may be too good", serious),
+        ("left out", [*summary["left_out"]]),
+        ("warnings", [*summary["warnings"], *others]),
+    ]
+    return [(title, messages) for title, messages in groups if messages]
+
+
+def inspection_page(
+    summary: Summary, pictures: Sequence[tuple[str, bytes]], colours: Mapping[str, str]
+) -> str:
+    """The page. `pictures`: a caption and a JPEG of each example; `colours`: those of classes that
+    are drawn over them.
+    """
+    return page.render(
+        "inspection.html",
+        {
+            "finding": heading(summary),
+            "summary": summary,
+            "splits": splits_text(summary),
+            "facts": [(key.capitalize(), value) for key, value in image_facts(summary)],
+            "charts": charts([figure]) if (figure := _figure(summary)) else [],
+            "classes": _table(summary, colours),
+            "messages": [(title.capitalize(), texts) for title, texts in messages_of(summary)],
+            "pictures": bool(pictures),
+            "examples": [(text, page.data_uri(image, "jpeg")) for text, image in pictures],
+        },
+    )
+
+
+def _figure(summary: Summary) -> dict[str, Any] | None:
+    rows = _sorted(summary)
+    if not rows or summary["kind"] == "volumes":
+        return None
+    most = rows[:MOST_BARS]
+    of = _OF[summary["annotation"]]
+    shown = f" The first {MOST_BARS} of {len(rows):,}." if len(rows) > MOST_BARS else ""
+    return bars_figure(
+        f"{of.capitalize()} of each class",
+        f"How many {of} of each class there are in each split.{shown}",
+        {"title": of, "scale": "linear"},
+        [row["name"] for row in most],
+        {split: [row.get(split, 0) for row in most] for split in summary["splits"]},
+    )
+
+
+def _sorted(summary: Summary) -> list[Mapping[str, Any]]:
+    """The classes, the most frequent first."""
+    return sorted(summary["classes"], key=lambda row: -_total(row, summary))
+
+
+def _total(row: Mapping[str, Any], summary: Summary) -> int:
+    return sum(row.get(split, 0) for split in summary["splits"])
+
+
+def _class_table(summary: Summary, width: int | None) -> str:
+    """What there is of each class, in the order of the classes."""
+    of, rows = _OF[summary["annotation"]], summary["classes"]
+    whole = sum(_total(row, summary) for row in rows)
+    if not rows or not whole:
+        return ""
+    if of == "pixels":  # of so many the fraction is what can be read
+        columns = [{"key": "share", "title": "pixels", "unit": "%", "kind": "share"}]
+    else:
+        keys = [*summary["splits"], "all"]
+        columns = [{"key": key, "title": key, "unit": "", "kind": "count"} for key in keys]
+    shown = []
+    for row in rows[:MOST_ROWS]:
+        total = _total(row, summary)
+        shown.append({**row, "all": total, "share": total / whole})
+    more = len(rows) - len(shown)
+    lines = [f"{of} of each class:", rows_table(columns, shown, width)]
+    if more:
+        lines.append(f"and {more:,} more classes (--json lists them)")
+    return "\n".join(lines)
+
+
+def _table(summary: Summary, colours: Mapping[str, str]) -> Table:
+    of = _OF[summary["annotation"]]
+    heads = [Column("Class", number=False)]
+    heads += [Column(split, of) for split in summary["splits"]]
+    heads.append(Column("share", "%"))
+    whole = sum(_total(row, summary) for row in summary["classes"]) or 1
+    rows = []
+    for row in _sorted(summary):
+        share = 100 * _total(row, summary) / whole
+        cells = [Cell(f"{row.get(s, 0):,}", row.get(s, 0)) for s in summary["splits"]]
+        name = Cell(row["name"], row["name"], colour=colours.get(row["name"], ""))
+        rows.append([name, *cells, Cell(f"{share:.1f}", share)])
+    return Table(f"{of.capitalize()} of each class", heads, rows, cards=False)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    if len(counts) == 1:
+        return f"{next(iter(counts))} all"
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _count(count: int, things: str) -> str:
+    one = {"images": "image", "volumes": "volume", "boxes": "box", "classes": "class"}[things]
+    return f"{count:,} {one if count == 1 else things}"

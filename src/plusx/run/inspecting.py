@@ -1,0 +1,199 @@
+"""What is in a data set: what `plusx info PATH` prints, and its page with examples."""
+
+import io
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from plusx import store
+from plusx.data.annotations import Masks
+from plusx.data.dataset import Dataset
+from plusx.data.image_file import UnreadableImage
+from plusx.data.inspection import (
+    READ_VOLUMES,
+    Inspection,
+    Volumes,
+    class_of,
+    inspect_data,
+    picture_of,
+    summary,
+)
+from plusx.data.readers.layouts import LAYOUTS, choose_kind
+from plusx.data.readers.scans import read_scan, stem_of
+from plusx.errors import UserError
+from plusx.report.inspection import inspection_page
+from plusx.run import drawing
+
+
+PAGE = "info.html"
+EXAMPLES = 24
+_SIDE = 480  # pixels of the longer side of an example
+_QUALITY = 85
+_LABELLED = 8  # boxes of an image that have their class written beside them
+_HOUNSFIELD = (-1024, 3071)
+# the recipe for data of each kind
+_RECIPES = {"classes": "images", "boxes": "boxes", "masks": "masks", "people": "people"}
+_NAMED = {
+    "digits": "digits-resnet20",
+    "fashion-mnist": "fashion-resnet20",
+    "cifar10": "cifar10-resnet20-quick",
+    "cifar100": "cifar10-resnet20-quick data.kind=cifar100",
+    "mosaics": "mosaic-labels",
+    "bands": "bands-satellite",
+}
+
+
+def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict[str, Any]:
+    """The summary of a data set, with the command that trains on it; with `out` also the page.
+
+    out: a file, or a folder in which it is called info.html
+    UserError: there is no such data, or `out` cannot be written.
+    """
+    inspection = inspect_data(data, kind)
+    values = {**summary(inspection), "command": train_command(data, inspection)}
+    if out is not None:
+        file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
+        store.make_folder(file.parent)
+        colours = _colours(inspection)
+        store.write_text(file, inspection_page(values, list(examples(inspection)), colours))
+        values["page"] = str(file)
+    return values
+
+
+def train_command(data: str, inspection: Inspection) -> str:
+    """The command that trains on the data."""
+    if inspection.kind not in LAYOUTS:
+        return f"plusx train {_NAMED[inspection.kind]}" if inspection.kind in _NAMED else ""
+    annotation = LAYOUTS[inspection.kind].annotation
+    recipe = _RECIPES[annotation] if inspection.volumes is None else "volumes"
+    overrides = [f"data.path={data}"]
+    try:
+        chosen = choose_kind(data, "", [annotation], "")
+    except UserError:
+        chosen = ""
+    if chosen != inspection.kind:
+        overrides.append(f"data.kind={inspection.kind}")
+    several = any(d.multilabel and d.annotations is None for d in inspection.datasets.values())
+    if several:
+        overrides.append("task.multilabel=true")
+    if inspection.volumes is not None:
+        overrides += _volume_overrides(inspection.volumes)
+    if any("skipped" in text for text in inspection.left_out):
+        overrides.append("data.on_unreadable=skip")
+    return shlex.join(["plusx", "train", recipe, *overrides])
+
+
+def _volume_overrides(volumes: Volumes) -> list[str]:
+    """Names for the numbers of the masks, and the range that holds the values read."""
+    numbers = range(max((*volumes.mask_values, 1)) + 1)
+    names = ",".join(f'"{number}"' for number in numbers)
+    low, high = math.floor(volumes.low), math.ceil(volumes.high)
+    if low < 0:  # of computed tomography, which has them all
+        low, high = min(low, _HOUNSFIELD[0]), max(high, _HOUNSFIELD[1])
+    return [f"data.classes=[{names}]", f"data.range=[{low},{high}]"]
+
+
+def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
+    """A few images of each class, as a caption and a JPEG; boxes and masks are drawn over them."""
+    if inspection.volumes is not None:
+        yield from _slices(inspection.volumes)
+        return
+    dataset = inspection.datasets.get("train") or next(iter(inspection.datasets.values()))
+    for index in _spread(dataset):
+        try:
+            pixels = _drawn(dataset, index)
+        except (UnreadableImage, OSError):  # it has changed since
+            continue
+        label = class_of(dataset, index) if dataset.annotations is None else _boxes(dataset, index)
+        name = dataset.describe(index)
+        yield f"{name}: {label}" if label else name, _jpeg(pixels)
+
+
+def _slices(volumes: Volumes) -> Iterator[tuple[str, bytes]]:
+    """The middle slice of the volumes that have been read, with its mask beside it."""
+    cases = [case for several in volumes.cases.values() for case in several]
+    for case in cases[:READ_VOLUMES]:
+        try:
+            values = read_scan(case.volume.path).values[0]
+            mask = None if case.mask is None else read_scan(case.mask).values[0]
+        except (UnreadableImage, OSError):
+            continue
+        middle = values.shape[2] // 2
+        pixels = drawing.as_rgb(values[:, :, middle].T[:, :, None])
+        if mask is not None and mask.shape == values.shape:
+            classes = np.rint(mask[:, :, middle].T).astype(np.uint8)
+            count = int(classes.max()) + 1
+            pixels = drawing.abreast([pixels, drawing.overlaid(pixels, classes, count)])
+        yield f"{stem_of(case.volume.path)}, slice {middle}", _jpeg(pixels)
+
+
+def _jpeg(pixels: drawing.Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def _boxes(dataset: Dataset, index: int) -> str:
+    """How many boxes of each class an image has; "" where it has masks."""
+    boxes = None if dataset.annotations is None else dataset.annotations.boxes
+    if boxes is None:
+        return ""
+    counts = Counter(dataset.classes[int(row[4])] for row in boxes[index])
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "no box"
+
+
+def _colours(inspection: Inspection) -> dict[str, str]:
+    """The colours in which classes are drawn, by their names."""
+    dataset = next(iter(inspection.datasets.values()), None)
+    if dataset is None or dataset.annotations is None:
+        return {}
+    palette = drawing.colours(len(dataset.classes))
+    return {name: "#" + bytes(colour).hex() for name, colour in zip(dataset.classes, palette)}
+
+
+def _spread(dataset: Dataset) -> list[int]:
+    """Indices of so many images, the classes in turn."""
+    labels = dataset.labels
+    presence = labels > 0 if labels.ndim == 2 else None
+    chosen: list[int] = []
+    queues = []
+    for number in range(len(dataset.classes)):
+        of_class = labels == number if presence is None else presence[:, number]
+        queues.append(np.flatnonzero(of_class.numpy()).tolist())
+    while len(chosen) < EXAMPLES and any(queues):
+        for queue in queues:
+            while queue and queue[0] in chosen:
+                queue.pop(0)
+            if queue and len(chosen) < EXAMPLES:
+                chosen.append(queue.pop(0))
+    return chosen
+
+
+def _drawn(dataset: Dataset, index: int) -> drawing.Pixels:
+    image = picture_of(dataset, index).convert("RGB")
+    scale = _SIDE / max(image.size)
+    size = max(1, round(image.height * scale)), max(1, round(image.width * scale))
+    method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    pixels = np.asarray(image.resize(size[::-1], method))
+    annotations, count = dataset.annotations, len(dataset.classes)
+    if annotations is None:
+        return pixels
+    if isinstance(annotations, Masks):
+        mask = np.asarray(annotations.mask(index))
+        rows = (np.arange(size[0]) + 0.5) * mask.shape[0] / size[0]
+        columns = (np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]
+        return drawing.overlaid(pixels, mask[rows.astype(int)[:, None], columns.astype(int)], count)
+    if annotations.boxes is None:
+        return pixels
+    rows = annotations.boxes[index]
+    numbers = rows[:, 4].astype(int).tolist()
+    # of many the colours say enough
+    few = len(numbers) <= _LABELLED
+    names = [dataset.classes[number] if few else "" for number in numbers]
+    return drawing.boxed(pixels, (rows[:, :4] * scale).tolist(), numbers, names, count)
