@@ -142,11 +142,15 @@ def info(
             raise UserError("--kind and --out are about data: name it, as in plusx info photos")
         _machine(as_json)
         return
+    from plusx.data.summaries import content_stamp, read_summary
     from plusx.report.inspection import inspection_text
-    from plusx.run.inspecting import inspect
 
-    with data_progress():
-        values = inspect(path, out, kind)
+    values = None if out is not None else read_summary(path, kind, content_stamp(path))
+    if values is None:
+        from plusx.run.inspecting import inspect
+
+        with data_progress():
+            values = inspect(path, out, kind)
     if as_json:
         print_json(values)
         return

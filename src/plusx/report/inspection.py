@@ -1,22 +1,18 @@
-"""What is in a data set, as text for a terminal and as a page."""
+"""What is in a data set, as text for a terminal."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from plusx.report import page
-from plusx.report.charts import charts
-from plusx.report.figures import bars_figure
-from plusx.report.page import Cell, Column, Table
+from plusx.errors import printable
 from plusx.report.text_table import rows_table
 
 
 MOST_ROWS = 20  # classes in a terminal
-MOST_BARS = 40  # classes in the chart
 MOST_LINES = 10  # messages of a kind in a terminal
 
 Summary = Mapping[str, Any]
-_OF = {"classes": "images", "boxes": "boxes", "masks": "pixels", "people": "images"}
+OF = {"classes": "images", "boxes": "boxes", "masks": "pixels", "people": "images"}
 
 
 def heading(summary: Summary) -> str:
@@ -56,7 +52,7 @@ def inspection_text(summary: Summary, width: int | None = None) -> str:
         if len(messages) > MOST_LINES:
             lines.append(f"- and {len(messages) - MOST_LINES:,} more (--json lists them)")
     if summary["command"]:
-        lines += ["", "train on it:", f"  {summary['command']}"]
+        lines += ["", "train on it:", f"  {printable(summary['command'])}"]
     return "\n".join(lines)
 
 
@@ -120,57 +116,14 @@ def messages_of(summary: Summary) -> list[tuple[str, list[str]]]:
     return [(title, messages) for title, messages in groups if messages]
 
 
-def inspection_page(
-    summary: Summary, pictures: Sequence[tuple[str, bytes]], colours: Mapping[str, str]
-) -> str:
-    """The page. `pictures`: a caption and a JPEG of each example; `colours`: those of classes that
-    are drawn over them.
-    """
-    return page.render(
-        "inspection.html",
-        {
-            "finding": heading(summary),
-            "summary": summary,
-            "splits": splits_text(summary),
-            "facts": [(key.capitalize(), value) for key, value in image_facts(summary)],
-            "charts": charts([figure]) if (figure := _figure(summary)) else [],
-            "classes": _table(summary, colours),
-            "messages": [(title.capitalize(), texts) for title, texts in messages_of(summary)],
-            "pictures": bool(pictures),
-            "examples": [(text, page.data_uri(image, "jpeg")) for text, image in pictures],
-        },
-    )
-
-
-def _figure(summary: Summary) -> dict[str, Any] | None:
-    rows = _sorted(summary)
-    if not rows or summary["kind"] == "volumes":
-        return None
-    most = rows[:MOST_BARS]
-    of = _OF[summary["annotation"]]
-    shown = f" The first {MOST_BARS} of {len(rows):,}." if len(rows) > MOST_BARS else ""
-    return bars_figure(
-        f"{of.capitalize()} of each class",
-        f"How many {of} of each class there are in each split.{shown}",
-        {"title": of, "scale": "linear"},
-        [row["name"] for row in most],
-        {split: [row.get(split, 0) for row in most] for split in summary["splits"]},
-    )
-
-
-def _sorted(summary: Summary) -> list[Mapping[str, Any]]:
-    """The classes, the most frequent first."""
-    return sorted(summary["classes"], key=lambda row: -_total(row, summary))
-
-
-def _total(row: Mapping[str, Any], summary: Summary) -> int:
+def total_of(row: Mapping[str, Any], summary: Summary) -> int:
     return sum(row.get(split, 0) for split in summary["splits"])
 
 
 def _class_table(summary: Summary, width: int | None) -> str:
     """What there is of each class, in the order of the classes."""
-    of, rows = _OF[summary["annotation"]], summary["classes"]
-    whole = sum(_total(row, summary) for row in rows)
+    of, rows = OF[summary["annotation"]], summary["classes"]
+    whole = sum(total_of(row, summary) for row in rows)
     if not rows or not whole:
         return ""
     if of == "pixels":  # of so many the fraction is what can be read
@@ -180,28 +133,13 @@ def _class_table(summary: Summary, width: int | None) -> str:
         columns = [{"key": key, "title": key, "unit": "", "kind": "count"} for key in keys]
     shown = []
     for row in rows[:MOST_ROWS]:
-        total = _total(row, summary)
+        total = total_of(row, summary)
         shown.append({**row, "all": total, "share": total / whole})
     more = len(rows) - len(shown)
     lines = [f"{of} of each class:", rows_table(columns, shown, width)]
     if more:
         lines.append(f"and {more:,} more classes (--json lists them)")
     return "\n".join(lines)
-
-
-def _table(summary: Summary, colours: Mapping[str, str]) -> Table:
-    of = _OF[summary["annotation"]]
-    heads = [Column("Class", number=False)]
-    heads += [Column(split, of) for split in summary["splits"]]
-    heads.append(Column("share", "%"))
-    whole = sum(_total(row, summary) for row in summary["classes"]) or 1
-    rows = []
-    for row in _sorted(summary):
-        share = 100 * _total(row, summary) / whole
-        cells = [Cell(f"{row.get(s, 0):,}", row.get(s, 0)) for s in summary["splits"]]
-        name = Cell(row["name"], row["name"], colour=colours.get(row["name"], ""))
-        rows.append([name, *cells, Cell(f"{share:.1f}", share)])
-    return Table(f"{of.capitalize()} of each class", heads, rows, cards=False)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -26,8 +26,9 @@ from plusx.data.inspection import (
 )
 from plusx.data.readers.layouts import LAYOUTS, choose_kind
 from plusx.data.readers.scans import read_scan, stem_of
+from plusx.data.summaries import content_stamp, write_summary
 from plusx.errors import UserError
-from plusx.report.inspection import inspection_page
+from plusx.report.inspection_page import inspection_page
 from plusx.run import drawing
 
 
@@ -55,8 +56,10 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
     out: a file, or a folder in which it is called info.html
     UserError: there is no such data, or `out` cannot be written.
     """
+    stamp = content_stamp(data)
     inspection = inspect_data(data, kind)
     values = {**summary(inspection), "command": train_command(data, inspection)}
+    write_summary(data, kind, stamp, values)
     if out is not None:
         file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
         store.make_folder(file.parent)
@@ -68,6 +71,8 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
 
 def train_command(data: str, inspection: Inspection) -> str:
     """The command that trains on the data."""
+    if inspection.volumes is None and "train" not in inspection.datasets:
+        return ""
     if inspection.kind not in LAYOUTS:
         return f"plusx train {_NAMED[inspection.kind]}" if inspection.kind in _NAMED else ""
     annotation = LAYOUTS[inspection.kind].annotation

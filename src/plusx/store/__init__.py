@@ -11,15 +11,11 @@ Raises OSError if the disk or a permission fails, with the path (and, if the dis
 needed and free), and UserError if a file is not what it should be.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from plusx.store.cache import cache_folder
 from plusx.store.canonical import read_json, write_json
-from plusx.store.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    prune_checkpoints,
-    read_checkpoints,
-    save_checkpoint,
-)
 from plusx.store.download import download
 from plusx.store.files import (
     clean,
@@ -32,7 +28,16 @@ from plusx.store.files import (
 )
 from plusx.store.locking import CHECKPOINTS, LOCK, lock
 from plusx.store.log import Log
-from plusx.store.tensors import load_tensors, save_tensors
+
+
+if TYPE_CHECKING:
+    from plusx.store.checkpoint import Checkpoint as Checkpoint
+    from plusx.store.checkpoint import load_checkpoint as load_checkpoint
+    from plusx.store.checkpoint import prune_checkpoints as prune_checkpoints
+    from plusx.store.checkpoint import read_checkpoints as read_checkpoints
+    from plusx.store.checkpoint import save_checkpoint as save_checkpoint
+    from plusx.store.tensors import load_tensors as load_tensors
+    from plusx.store.tensors import save_tensors as save_tensors
 
 
 __all__ = [
@@ -59,3 +64,16 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+# imported when they are first used: they need torch
+_CHECKPOINTS = (
+    "Checkpoint", "load_checkpoint", "prune_checkpoints", "read_checkpoints", "save_checkpoint",
+)  # fmt: skip
+_TENSORS = ("load_tensors", "save_tensors")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in (*_CHECKPOINTS, *_TENSORS):
+        raise AttributeError(f"module 'plusx.store' has no attribute {name!r}")
+    module = "plusx.store.tensors" if name in _TENSORS else "plusx.store.checkpoint"
+    return getattr(import_module(module), name)

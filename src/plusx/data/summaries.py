@@ -1,0 +1,72 @@
+"""Summaries of data sets, cached until a file of theirs changes. Nothing here imports torch."""
+
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from plusx import __version__, store
+
+
+_RULES = 1  # raised whenever what a summary says changes
+_MOST_ENTRIES = 2_000_000  # files and folders; with more, nothing is cached
+_LIMIT = 2**28
+
+
+def content_stamp(folder: str) -> str:
+    """A digest of the names, sizes and times of change of all that is in a folder; "" for other
+    paths, and for folders of too many entries.
+    """
+    if not os.path.isdir(folder):
+        return ""
+    digest, count, folders = hashlib.sha256(), 0, [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as items:
+                entries = sorted(items, key=lambda item: item.name)
+        except OSError:
+            return ""
+        count += len(entries)
+        if count > _MOST_ENTRIES:
+            return ""
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            times = status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            digest.update(os.fsencode(entry.path) + repr(times).encode())
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+    return digest.hexdigest()
+
+
+def read_summary(data: str, kind: str | None, stamp: str) -> dict[str, Any] | None:
+    """The summary that write_summary stored; None where there is none of this content."""
+    try:
+        cached = json.loads(store.read_bytes(_file(data), _LIMIT))
+        summary: dict[str, Any] = cached["summary"]
+        return summary if stamp and cached["terms"] == _terms(data, kind, stamp) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_summary(data: str, kind: str | None, stamp: str, summary: dict[str, Any]) -> None:
+    """Store the summary of what `data` names, whose content had this stamp."""
+    if not stamp:
+        return
+    content = {"terms": _terms(data, kind, stamp), "summary": summary}
+    try:
+        store.make_folder(_file(data).parent)
+        store.write_text(_file(data), json.dumps(content))
+    except OSError:
+        return  # it is made again the next time
+
+
+def _terms(data: str, kind: str | None, stamp: str) -> list[Any]:
+    extras = [find_spec(name) is not None for name in ("pillow_heif", "nibabel", "pydicom")]
+    return [_RULES, __version__, version("pillow"), extras, data, kind, stamp]
+
+
+def _file(data: str) -> Any:
+    name = hashlib.sha256(os.fsencode(os.path.abspath(data))).hexdigest()[:32]
+    return store.cache_folder() / "checked" / f"{name}-summary.json"

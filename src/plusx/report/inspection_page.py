@@ -1,0 +1,79 @@
+"""The page of a data set."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plusx.report import page
+from plusx.report.charts import charts
+from plusx.report.figures import bars_figure
+from plusx.report.inspection import (
+    OF,
+    Summary,
+    heading,
+    image_facts,
+    messages_of,
+    splits_text,
+    total_of,
+)
+from plusx.report.page import Cell, Column, Table
+
+
+MOST_BARS = 40  # classes in the chart
+
+
+def inspection_page(
+    summary: Summary, pictures: Sequence[tuple[str, bytes]], colours: Mapping[str, str]
+) -> str:
+    """The page. `pictures`: a caption and a JPEG of each example; `colours`: those of classes that
+    are drawn over them.
+    """
+    return page.render(
+        "inspection.html",
+        {
+            "finding": heading(summary),
+            "summary": summary,
+            "splits": splits_text(summary),
+            "facts": [(key.capitalize(), value) for key, value in image_facts(summary)],
+            "charts": charts([figure]) if (figure := _figure(summary)) else [],
+            "classes": _table(summary, colours),
+            "messages": [(title.capitalize(), texts) for title, texts in messages_of(summary)],
+            "pictures": bool(pictures),
+            "examples": [(text, page.data_uri(image, "jpeg")) for text, image in pictures],
+        },
+    )
+
+
+def _figure(summary: Summary) -> dict[str, Any] | None:
+    rows = _sorted(summary)
+    if not rows or summary["kind"] == "volumes":
+        return None
+    most = rows[:MOST_BARS]
+    of = OF[summary["annotation"]]
+    shown = f" The first {MOST_BARS} of {len(rows):,}." if len(rows) > MOST_BARS else ""
+    return bars_figure(
+        f"{of.capitalize()} of each class",
+        f"How many {of} of each class there are in each split.{shown}",
+        {"title": of, "scale": "linear"},
+        [row["name"] for row in most],
+        {split: [row.get(split, 0) for row in most] for split in summary["splits"]},
+    )
+
+
+def _sorted(summary: Summary) -> list[Mapping[str, Any]]:
+    """The classes, the most frequent first."""
+    return sorted(summary["classes"], key=lambda row: -total_of(row, summary))
+
+
+def _table(summary: Summary, colours: Mapping[str, str]) -> Table:
+    of = OF[summary["annotation"]]
+    heads = [Column("Class", number=False)]
+    heads += [Column(split, of) for split in summary["splits"]]
+    heads.append(Column("share", "%"))
+    whole = sum(total_of(row, summary) for row in summary["classes"]) or 1
+    rows = []
+    for row in _sorted(summary):
+        share = 100 * total_of(row, summary) / whole
+        cells = [Cell(f"{row.get(s, 0):,}", row.get(s, 0)) for s in summary["splits"]]
+        name = Cell(row["name"], row["name"], colour=colours.get(row["name"], ""))
+        rows.append([name, *cells, Cell(f"{share:.1f}", share)])
+    return Table(f"{of.capitalize()} of each class", heads, rows, cards=False)
