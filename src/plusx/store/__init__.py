@@ -11,7 +11,6 @@ Raises OSError if the disk or a permission fails, with the path (and, if the dis
 needed and free), and UserError if a file is not what it should be.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from plusx.store.cache import cache_folder
@@ -69,11 +68,15 @@ __all__ = [
 _CHECKPOINTS = (
     "Checkpoint", "load_checkpoint", "prune_checkpoints", "read_checkpoints", "save_checkpoint",
 )  # fmt: skip
-_TENSORS = ("load_tensors", "save_tensors")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in (*_CHECKPOINTS, *_TENSORS):
-        raise AttributeError(f"module 'plusx.store' has no attribute {name!r}")
-    module = "plusx.store.tensors" if name in _TENSORS else "plusx.store.checkpoint"
-    return getattr(import_module(module), name)
+    if name in _CHECKPOINTS:
+        from plusx.store import checkpoint
+
+        return getattr(checkpoint, name)
+    if name in ("load_tensors", "save_tensors"):
+        from plusx.store import tensors
+
+        return getattr(tensors, name)
+    raise AttributeError(f"module 'plusx.store' has no attribute {name!r}")
