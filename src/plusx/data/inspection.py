@@ -96,8 +96,10 @@ def inspect_data(data: str | Path, kind: str | None = None) -> Inspection:
     used.
     """
     if is_named_set(data):
-        own = ("train", "test")
-        return _inspected(str(data), str(data), "a data set that plusx knows by name", {}, own)
+        own_splits = ("train", "test")
+        return _inspected(
+            str(data), str(data), "a data set that plusx knows by name", {}, own_splits
+        )
     path = os.fspath(located(data))
     kinds = kinds_of(path)
     if kind is None and not kinds:
@@ -113,12 +115,12 @@ def inspect_data(data: str | Path, kind: str | None = None) -> Inspection:
 
 
 def _inspected_volumes(
-    path: str, kind: str, reason: str, others: Mapping[str, str], own: tuple[str, ...]
+    path: str, kind: str, reason: str, others: Mapping[str, str], own_splits: tuple[str, ...]
 ) -> Inspection:
     cases = list_cases(path, "")
     by_split: dict[str, list[Case]] = {}
     problems: list[str] = []
-    for split in _splits_to_open(own):
+    for split in _splits_to_open(own_splits):
         try:
             by_split[split] = cases_of_split(cases, split, None, 0, printable(path))
         except UserError as error:
@@ -151,7 +153,7 @@ def _inspected_volumes(
         kind=kind,
         reason=reason,
         other_kinds=others,
-        own_splits=own,
+        own_splits=own_splits,
         problems=problems,
         left_out=left_out,
         volumes=volumes,
@@ -164,20 +166,20 @@ def column_lengths(scan: Scan) -> list[float]:
     return lengths
 
 
-def _splits_to_open(own: tuple[str, ...]) -> list[str]:
+def _splits_to_open(own_splits: tuple[str, ...]) -> list[str]:
     """The splits that there are, with the validation that is drawn where there is none."""
-    if not own:
+    if not own_splits:
         return ["train", "validation"]
-    drawn = {"validation"} if "train" in own else set()
-    return [split for split in SPLITS if split in {*own, *drawn}]
+    drawn = {"validation"} if "train" in own_splits else set()
+    return [split for split in SPLITS if split in {*own_splits, *drawn}]
 
 
 def _inspected(
-    path: str, kind: str, reason: str, others: Mapping[str, str], own: tuple[str, ...]
+    path: str, kind: str, reason: str, others: Mapping[str, str], own_splits: tuple[str, ...]
 ) -> Inspection:
     datasets: dict[str, Dataset] = {}
     problems: dict[str, None] = {}
-    for split in _splits_to_open(own):
+    for split in _splits_to_open(own_splits):
         try:
             datasets[split] = _open(path, kind, split)
         except UserError as error:
@@ -201,7 +203,7 @@ def _inspected(
         kind=kind,
         reason=reason,
         other_kinds=others,
-        own_splits=own,
+        own_splits=own_splits,
         datasets=datasets,
         verdicts=verdicts,
         problems=list(problems),

@@ -59,12 +59,12 @@ def inspection_text(summary: Summary, width: int | None = None) -> str:
 def splits_text(summary: Summary) -> str:
     """The splits with their numbers of images, and where they come from."""
     counts = ", ".join(f"{split} {count:,}" for split, count in summary["splits"].items())
-    own = summary["own_splits"]
+    own_splits = summary["own_splits"]
     if summary["is_named"]:
         return counts
-    if not own:
+    if not own_splits:
         return f"{counts}; drawn by the seed, as the data has no splits of its own"
-    if "validation" in summary["splits"] and "validation" not in own:
+    if "validation" in summary["splits"] and "validation" not in own_splits:
         return f"{counts}; validation is drawn from train by the seed"
     return counts
 
