@@ -168,11 +168,36 @@ def changed(
     return both
 
 
+def appended(name: str, text: str) -> Callable[[Path], None]:
+    def append(root: Path) -> None:
+        (root / name).write_text((root / name).read_text() + text)
+
+    return append
+
+
 def copied(source: str, target: str) -> Callable[[Path], None]:
     def copy(root: Path) -> None:
         shutil.copy(root / source, root / target)
 
     return copy
+
+
+def scans(*folders: str) -> Callable[[Path], Path]:
+    """Volumes and their masks as NIfTI files, in two folders."""
+
+    def make(root: Path) -> Path:
+        import nibabel
+
+        for n in range(4):
+            values = np.random.default_rng(n).integers(0, 900, (12, 10, 8)).astype(np.int16)
+            labels = (values > 450).astype(np.uint8)
+            for name, array in zip(folders, (values, labels)):
+                (root / name).mkdir(exist_ok=True)
+                image = nibabel.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0]))
+                nibabel.save(image, root / name / f"{n}.nii.gz")
+        return root
+
+    return make
 
 
 def rows(
@@ -314,6 +339,12 @@ def in_a_folder(case: hostile.Case) -> Case:
 
 TWO = ("cat", "dog")
 FLAT = {"train": 6, "validation": 2}
+FOUR = {"train": 3, "validation": 1}
+THREE = {"train": 2, "validation": 1}
+SIX = {"train": 4, "validation": 2}
+CELL, WALLS, BINARY = ("cell",), ("cell", "wall"), ("0", "1")
+MASKED = pairs_of("images", "masks")
+CELLS = xml(("cell", (3, 3, 20, 20)))
 SETS = [
     # folders of class folders
     Case("folder", folder, "folder", FLAT, TWO),
@@ -532,7 +563,8 @@ SETS = [
         says="'emu' is not among those that train",
     ),
     Case("a text file", tree({"notes.txt": "x"}, "notes.txt"), says="is no data that"),
-    Case("an image", tree({"a.png": 1}, "a.png"), says="is no data that"),
+    Case("an image", tree({"a.png": 1}, "a.png"), says="is one image, no data set"),
+    Case("a run", tree({"recipe.toml": "seed = 0"}), says="is a run's folder, no data"),
     # CSVs
     Case("csv", rows("path,label\n{path},{label}"), "csv", FLAT, TWO),
     Case("csv with semicolons", rows("path;label\n{path};{label}"), "csv", FLAT, TWO),
@@ -553,11 +585,7 @@ SETS = [
         "csv with other columns", rows("n,path,label,note\n{n},{path},{label},x"), "csv", FLAT, TWO
     ),
     Case(
-        "csv with numbers",
-        rows("path,label\n{path},{label}", classes=("0", "1")),
-        "csv",
-        FLAT,
-        ("0", "1"),
+        "csv with numbers", rows("path,label\n{path},{label}", classes=BINARY), "csv", FLAT, BINARY
     ),
     Case("csv with groups", rows("path,label,patient\n{path},{label},p{n}"), "csv", FLAT, TWO),
     Case(
@@ -619,7 +647,7 @@ SETS = [
     Case("a csv of zeros", tree({"x.csv": bytes(200)}, "x.csv"), says="x.csv"),
     # tar files and packed files
     Case("tar of class folders", tar_of(TAR_FOLDERS), "shards", FLAT, TWO),
-    Case("tar of WebDataset", tar_of(WEBDATASET), "shards", FLAT, ("0", "1")),
+    Case("tar of WebDataset", tar_of(WEBDATASET), "shards", FLAT, BINARY),
     Case(
         "tar by a pattern",
         changed(tar_of(TAR_FOLDERS, "a-000.tar"), lambda root: root / "a-{000..000}.tar"),
@@ -666,30 +694,30 @@ SETS = [
         says="photos.plusx",
     ),
     # boxes in XML
-    Case("voc", voc_of({}), "voc", {"train": 3, "validation": 1}, ("cell",)),
+    Case("voc", voc_of({}), "voc", FOUR, CELL),
     Case(
         "voc with lists",
         voc_of({"ImageSets/Main/train.txt": "0\n1\n2\n", "ImageSets/Main/val.txt": "3\n"}),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
     ),
     Case(
         "voc with trainval and test",
         voc_of({"ImageSets/Main/trainval.txt": "0\n1\n2\n", "ImageSets/Main/test.txt": "3\n"}),
         "voc",
         {"train": 2, "validation": 1, "test": 1},
-        ("cell",),
+        CELL,
     ),
     Case(
         "voc in images and annotations",
         tree(
             {f"images/{n}.png": n for n in range(4)}
-            | {f"annotations/{n}.xml": xml(("cell", (3, 3, 20, 20))) for n in range(4)}
+            | {f"annotations/{n}.xml": CELLS for n in range(4)}
         ),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
     ),
     Case(
         "S3 voc in GB2312",
@@ -702,93 +730,86 @@ SETS = [
             }
         ),
         "voc",
-        {"train": 3, "validation": 1},
+        FOUR,
     ),
     Case(
         "S3 voc in an unknown encoding",
-        voc_of(
-            {
-                "Annotations/0.xml": b'<?xml version="1.0" encoding="klingon"?>'
-                + xml(("cell", (3, 3, 20, 20))).encode()
-            }
-        ),
+        voc_of({"Annotations/0.xml": b'<?xml version="1.0" encoding="klingon"?>' + CELLS.encode()}),
         "voc",
-        {"train": 2, "validation": 1},
-        ("cell",),
+        THREE,
+        CELL,
         "Annotations/0.xml",
     ),
     Case(
         "voc that declares entities",
-        voc_of(
-            {"Annotations/0.xml": "<!DOCTYPE a [<!ENTITY b 'c'>]>" + xml(("cell", (3, 3, 20, 20)))}
-        ),
+        voc_of({"Annotations/0.xml": "<!DOCTYPE a [<!ENTITY b 'c'>]>" + CELLS}),
         "voc",
-        {"train": 2, "validation": 1},
-        ("cell",),
+        THREE,
+        CELL,
         "Annotations/0.xml",
     ),
     Case(
         "voc with a box without area",
         voc_of({"Annotations/0.xml": xml(("cell", (3, 3, 3, 3)))}),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "no area",
     ),
     Case(
         "voc with swapped corners",
         voc_of({"Annotations/0.xml": xml(("cell", (20, 3, 3, 20)))}),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "swapped corners",
     ),
     Case(
         "voc with a box outside",
         voc_of({"Annotations/0.xml": xml(("cell", (3, 3, 99, 20)))}),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "outside the image",
     ),
     Case(
         "voc with a box that is no number",
         voc_of({"Annotations/0.xml": xml(("cell", ("a", 3, 9, 20)))}),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "no numbers",
     ),
     Case(
         "voc without an image",
         voc_of({"Annotations/x.xml": xml(("cell", (3, 3, 9, 9)))}),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "no image",
     ),
     Case(
         "voc without an annotation",
         voc_of({"JPEGImages/x.png": 9}),
         "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "no annotation",
     ),
     Case(
         "voc with a damaged XML",
         voc_of({"Annotations/0.xml": "<annotation><object>"}),
         "voc",
-        {"train": 2, "validation": 1},
-        ("cell",),
+        THREE,
+        CELL,
         "Annotations/0.xml",
     ),
     Case(
         "voc with a damaged image",
         voc_of({"JPEGImages/0.png": png_of(1)[:300]}),
         "voc",
-        {"train": 2, "validation": 1},
-        ("cell",),
+        THREE,
+        CELL,
         "JPEGImages/0.png",
     ),
     Case(
@@ -797,27 +818,20 @@ SETS = [
             {"Annotations/0.xml": xml(("cell", (3, 3, 9, 9))).replace("<width>32", "<width>99")}
         ),
         "voc",
-        {"train": 2, "validation": 1},
-        ("cell",),
+        THREE,
+        CELL,
         "99 x 24",
     ),
     # boxes in JSONs
-    Case(
-        "coco",
-        coco_of("train.json", "images"),
-        "coco",
-        {"train": 3, "validation": 1},
-        ("cell", "wall"),
-        "not in",
-    ),
+    Case("coco", coco_of("train.json", "images"), "coco", FOUR, WALLS, "not in"),
     Case(
         "coco with splits",
         changed(
             coco_of("train.json", "train"), lambda root: coco_json(root, "val.json", "val", 2, 10)
         ),
         "coco",
-        {"train": 4, "validation": 2},
-        ("cell", "wall"),
+        SIX,
+        WALLS,
     ),
     Case(
         "coco in annotations",
@@ -826,15 +840,15 @@ SETS = [
             lambda root: coco_json(root, "annotations/instances_val2017.json", "val2017", 2, 10),
         ),
         "coco",
-        {"train": 4, "validation": 2},
-        ("cell", "wall"),
+        SIX,
+        WALLS,
     ),
     Case(
         "S2 coco of CVAT",
         coco_of("annotations/instances_default.json", "images"),
         "coco",
-        {"train": 3, "validation": 1},
-        ("cell", "wall"),
+        FOUR,
+        WALLS,
     ),
     Case(
         "S2 coco of Roboflow",
@@ -843,15 +857,15 @@ SETS = [
             lambda root: coco_json(root, "valid/_annotations.coco.json", "valid", 2, 10),
         ),
         "coco",
-        {"train": 4, "validation": 2},
-        ("cell", "wall"),
+        SIX,
+        WALLS,
     ),
     Case(
         "S2 coco as one JSON",
         coco_of("labels/boxes.json", "images", "labels/boxes.json"),
         "coco",
-        {"train": 3, "validation": 1},
-        ("cell", "wall"),
+        FOUR,
+        WALLS,
     ),
     Case(
         "S1 coco with fractions",
@@ -866,16 +880,16 @@ SETS = [
         "coco with a dangling annotation",
         coco_of("train.json", "images", annotations=[annotation_of(n) for n in (0, 1, 2, 3, 99)]),
         "coco",
-        {"train": 3, "validation": 1},
-        ("cell", "wall"),
+        FOUR,
+        WALLS,
         "99",
     ),
     Case(
         "coco with an image that is missing",
         changed(coco_of("train.json", "images"), lambda root: (root / "images/0.png").unlink()),
         "coco",
-        {"train": 2, "validation": 1},
-        ("cell", "wall"),
+        THREE,
+        WALLS,
         "missing",
     ),
     Case(
@@ -914,8 +928,8 @@ SETS = [
             | {"data.yaml": "train: images/train\nval: images/val\nnames: [cell]\n"}
         ),
         "yolo",
-        {"train": 4, "validation": 2},
-        ("cell",),
+        SIX,
+        CELL,
     ),
     Case(
         "yolo as Roboflow has it",
@@ -934,7 +948,7 @@ SETS = [
         ),
         "yolo",
         {"train": 4, "validation": 4},
-        ("cell",),
+        CELL,
     ),
     Case(
         "yolo without data.yaml",
@@ -944,8 +958,8 @@ SETS = [
             | {"classes.txt": "cell\n"}
         ),
         "yolo",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
     ),
     Case(
         "yolo with a class too many",
@@ -960,7 +974,7 @@ SETS = [
         says="",
     ),
     # boxes in CSVs
-    Case("boxes", boxes, "boxes", {"train": 3, "validation": 1}, ("cell",)),
+    Case("boxes", boxes, "boxes", FOUR, CELL),
     Case(
         "boxes with splits",
         rows("path,left,top,right,bottom,label,split\n{path},2,2,9,9,{label},train"),
@@ -970,41 +984,26 @@ SETS = [
     ),
     Case(
         "boxes that are no numbers",
-        changed(
-            boxes,
-            lambda root: (root / "boxes.csv").write_text(
-                (root / "boxes.csv").read_text() + "\n0.png,a,2,9,9,cell"
-            ),
-        ),
+        changed(boxes, appended("boxes.csv", "\n0.png,a,2,9,9,cell")),
         "boxes",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "'a' is no number",
     ),
     Case(
         "boxes of a missing image",
-        changed(
-            boxes,
-            lambda root: (root / "boxes.csv").write_text(
-                (root / "boxes.csv").read_text() + "\nx.png,2,2,9,9,cell"
-            ),
-        ),
+        changed(boxes, appended("boxes.csv", "\nx.png,2,2,9,9,cell")),
         "boxes",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "x.png",
     ),
     Case(
         "boxes that are there twice",
-        changed(
-            boxes,
-            lambda root: (root / "boxes.csv").write_text(
-                (root / "boxes.csv").read_text() + "\n0.png,2,2,11,11,cell"
-            ),
-        ),
+        changed(boxes, appended("boxes.csv", "\n0.png,2,2,11,11,cell")),
         "boxes",
-        {"train": 3, "validation": 1},
-        ("cell",),
+        FOUR,
+        CELL,
         "row 2",
     ),
     Case(
@@ -1013,19 +1012,13 @@ SETS = [
         says="pixel",
     ),
     # masks
-    Case(
-        "masks",
-        tree(pairs_of("images", "masks")),
-        "masks",
-        {"train": 3, "validation": 1},
-        ("0", "1"),
-    ),
+    Case("masks", tree(MASKED), "masks", FOUR, BINARY),
     Case(
         "masks beside train",
         tree({**pairs_of("train", "trainannot"), **pairs_of("val", "valannot", 2, first=10)}),
         "masks",
-        {"train": 4, "validation": 2},
-        ("0", "1"),
+        SIX,
+        BINARY,
     ),
     Case(
         "masks in split folders",
@@ -1036,21 +1029,21 @@ SETS = [
             }
         ),
         "masks",
-        {"train": 4, "validation": 2},
-        ("0", "1"),
+        SIX,
+        BINARY,
     ),
     Case(
         "masks with an ending",
         tree(pairs_of("images", "masks", end="_mask")),
         "masks",
-        {"train": 3, "validation": 1},
-        ("0", "1"),
+        FOUR,
+        BINARY,
     ),
     Case(
         "masks with names",
-        tree(pairs_of("images", "masks") | {"classes.csv": "name,value\nroad,0\nsky,1\n"}),
+        tree(MASKED | {"classes.csv": "name,value\nroad,0\nsky,1\n"}),
         "masks",
-        {"train": 3, "validation": 1},
+        FOUR,
         ("road", "sky"),
     ),
     Case(
@@ -1063,56 +1056,53 @@ SETS = [
             }
         ),
         "masks",
-        {"train": 3, "validation": 1},
-        ("0", "1"),
+        FOUR,
+        BINARY,
     ),
     Case(
         "masks of another size",
-        tree(pairs_of("images", "masks") | {"masks/0.png": mask(shape=(9, 9))}),
+        tree(MASKED | {"masks/0.png": mask(shape=(9, 9))}),
         "masks",
-        {"train": 2, "validation": 1},
-        ("0", "1"),
+        THREE,
+        BINARY,
         "9 x 9",
     ),
     Case(
         "masks with an unknown value",
-        tree(
-            pairs_of("images", "masks")
-            | {"masks/0.png": mask(9), "classes.csv": "name,value\nroad,0\nsky,1\n"}
-        ),
+        tree(MASKED | {"masks/0.png": mask(9), "classes.csv": "name,value\nroad,0\nsky,1\n"}),
         "masks",
-        {"train": 2, "validation": 1},
+        THREE,
         ("road", "sky"),
         "masks/0.png",
     ),
     Case(
         "masks of one value",
-        tree(pairs_of("images", "masks") | {f"masks/{n}.png": mask(0) for n in range(4)}),
+        tree(MASKED | {f"masks/{n}.png": mask(0) for n in range(4)}),
         says="value",
     ),
     Case(
         "masks without an image",
-        tree(pairs_of("images", "masks") | {"masks/x.png": mask()}),
+        tree(MASKED | {"masks/x.png": mask()}),
         "masks",
-        {"train": 3, "validation": 1},
-        ("0", "1"),
+        FOUR,
+        BINARY,
         "no image",
     ),
     Case(
         "an image without a mask",
-        tree(pairs_of("images", "masks") | {"images/x.png": 9}),
+        tree(MASKED | {"images/x.png": 9}),
         "masks",
-        {"train": 3, "validation": 1},
-        ("0", "1"),
+        FOUR,
+        BINARY,
         "no mask",
     ),
-    Case("masks as JPEGs", tree(pairs_of("images", "masks") | {"masks/0.jpg": 3}), says="masks"),
+    Case("masks as JPEGs", tree(MASKED | {"masks/0.jpg": 3}), says="masks"),
     Case(
         "a damaged mask",
-        tree(pairs_of("images", "masks") | {"masks/0.png": png_of(1)[:100]}),
+        tree(MASKED | {"masks/0.png": png_of(1)[:100]}),
         "masks",
-        {"train": 2, "validation": 1},
-        ("0", "1"),
+        THREE,
+        BINARY,
         "masks/0.png",
     ),
     # people
@@ -1123,14 +1113,41 @@ SETS = [
         {"train": 8, "validation": 4, "test": 6},
     ),
     Case("people and classes", faces, "folder", {"train": 10, "validation": 2}),
+    Case(
+        "a person in two splits",
+        tree(photos(["train/a", "train/b", "train/c", "train/d", "test/a", "test/e"], 2)),
+        says="'e' is not among those that train",
+    ),
+    Case(
+        "csv with a patient in two splits",
+        changed(
+            rows("path,label,patient,split\n{path},{label},p,train"),
+            appended("photos.csv", "\nx.png,cat,p,test"),
+        ),
+        says="the patient 'p' is in test",
+    ),
+    # volumes
+    Case("volumes", scans("images", "labels"), "volumes", FOUR, BINARY),
+    Case("volumes of the decathlon", scans("imagesTr", "labelsTr"), "volumes", FOUR, BINARY),
+    Case(
+        "volumes without a mask",
+        changed(scans("images", "labels"), lambda root: (root / "labels/0.nii.gz").unlink()),
+        "volumes",
+        FOUR,
+        BINARY,
+        "no mask",
+    ),
+    Case(
+        "a volume that was cut",
+        changed(scans("images", "labels"), lambda root: os.truncate(root / "images/0.nii.gz", 90)),
+        "volumes",
+        FOUR,
+        BINARY,
+        "0.nii.gz",
+    ),
     # two ways to read
     Case(
-        "voc and coco",
-        changed(voc_of({}), coco_of("train.json", "images")),
-        "voc",
-        {"train": 3, "validation": 1},
-        ("cell",),
-        "",
+        "voc and coco", changed(voc_of({}), coco_of("train.json", "images")), "voc", FOUR, CELL, ""
     ),
 ]
 

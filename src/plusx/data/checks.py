@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from plusx.data.dataset import Dataset, FileItems
 from plusx.data.duplicates import copies, decoded_thumbnails, same_files
 from plusx.data.image_file import Verdict
@@ -146,27 +144,19 @@ def _digests(dataset: Dataset) -> list[str]:
 
 
 def box_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
-    """Boxes that are annotated twice, or are below a pixel."""
-    twice: list[list[str]] = []
+    """Boxes of less than a pixel in width or height. Readers refuse those that are there twice."""
     tiny: list[list[str]] = []
     for dataset in datasets.values():
         boxes = None if dataset.annotations is None else dataset.annotations.boxes
         for index, rows in enumerate(boxes or ()):
-            unique, counts = np.unique(rows[:, :5], axis=0, return_counts=True)
-            sides = rows[:, 2:4] - rows[:, :2]
-            for kind, chosen in ((twice, unique[counts > 1]), (tiny, rows[(sides < 1).any(1)])):
-                for row in chosen:
-                    corners = ", ".join(f"{corner:g}" for corner in row[:4].tolist())
-                    name = dataset.classes[int(row[4])]
-                    kind.append([f"{dataset.describe(index)}: {name} [{corners}]"])
-    findings = []
-    if twice:
-        what = _count(twice, "box is annotated twice", "boxes are annotated twice")
-        findings.append(Finding("twin_boxes", f"{what}: {_listed(twice)}", twice))
-    if tiny:
-        what = _count(tiny, "box is", "boxes are") + " less than a pixel wide or high"
-        findings.append(Finding("tiny_boxes", f"{what}: {_listed(tiny)}", tiny))
-    return findings
+            for row in rows[((rows[:, 2:4] - rows[:, :2]) < 1).any(1)]:
+                corners = ", ".join(f"{corner:g}" for corner in row[:4].tolist())
+                name = dataset.classes[int(row[4])]
+                tiny.append([f"{dataset.describe(index)}: {name} [{corners}]"])
+    if not tiny:
+        return []
+    what = _count(tiny, "box is", "boxes are") + " less than a pixel wide or high"
+    return [Finding("tiny_boxes", f"{what}: {_listed(tiny)}", tiny)]
 
 
 def class_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:

@@ -1,5 +1,6 @@
 """What is in a data set: its kind, splits, classes, sizes, and what is wrong with it."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +29,12 @@ from plusx.data.sets.download import located
 from plusx.errors import UserError
 
 
+_log = logging.getLogger("plusx.data")
+
 SPLITS = ("train", "validation", "test")
 READ_VOLUMES = 4  # that are read for their sizes and values
 MOST_CLASSES = 64  # of a volume's mask
+_MANY = 20_000  # images whose comparison takes seconds
 _LEFT_OUT = (" skipped", " ignored", "skipped ", "left out")
 
 
@@ -189,6 +193,8 @@ def _inspected(
     messages = dict.fromkeys(text for dataset in datasets.values() for text in dataset.warnings)
     left_out = [text for text in messages if any(part in text for part in _LEFT_OUT)]
     verdicts = {split: _verdicts(dataset) for split, dataset in datasets.items()}
+    if (count := sum(map(len, datasets.values()))) > _MANY:
+        _log.info("comparing %s images", f"{count:,}")
     members = [
         member
         for split, dataset in datasets.items()

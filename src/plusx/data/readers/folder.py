@@ -115,7 +115,7 @@ def _described(classes: dict[str, dict[str, str]], kind: str) -> str:
 def _has_image(folder: str) -> bool:
     paths = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
     return any(
-        os.path.splitext(path)[1].lower() in ENDINGS or _begins_as_image(path)
+        os.path.splitext(path)[1].lower() in ENDINGS or begins_as_image(path)
         for path in islice(paths, _PEEKED)
     )
 
@@ -393,7 +393,7 @@ class _Walk:
             self.add(path, label, split, "ignored", f"the same as {self._shown(twin)}")
         elif (problem := unsupported(path)) is not None:
             self.add(path, label, split, "refused", problem)
-        elif os.path.splitext(path)[1].lower() in ENDINGS or _begins_as_image(path):
+        elif os.path.splitext(path)[1].lower() in ENDINGS or begins_as_image(path):
             self.add(path, label, split, "used", "")
         else:
             self.add(path, label, split, "ignored", "no image")
@@ -411,7 +411,8 @@ def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def _begins_as_image(path: str) -> bool:
+def begins_as_image(path: str) -> bool:
+    """Whether a file begins as an image of a known format does."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return is_image(file.read(32))

@@ -10,7 +10,12 @@ from plusx.data.image_file import printable
 from plusx.data.readers.annotation_index import AnnotationIndex
 from plusx.data.readers.box_table import read_box_table, recognise_box_table
 from plusx.data.readers.coco import read_coco, recognise_coco
-from plusx.data.readers.folder import recognise_folder, recognise_people, scan
+from plusx.data.readers.folder import (
+    begins_as_image,
+    recognise_folder,
+    recognise_people,
+    scan,
+)
 from plusx.data.readers.listing import Listing
 from plusx.data.readers.masks import read_mask_folder, recognise_masks
 from plusx.data.readers.packed import read_packed, recognise_packed
@@ -160,10 +165,20 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
 
 def unrecognised(path: str | Path) -> UserError:
     """The error for a path that cannot be read in any way."""
-    shown = printable(path)
-    if not os.path.lexists(located(path)):
+    shown, found = printable(path), os.fspath(located(path))
+    if not os.path.lexists(found):
         return UserError(f"{shown} is missing: there is no such folder or file")
+    if os.path.isfile(os.path.join(found, "recipe.toml")):
+        return UserError(
+            f"{shown} is a run's folder, no data: `plusx evaluate {shown}` gives its metrics, and "
+            f"`plusx report {shown}` writes its page"
+        )
+    if os.path.isfile(found) and begins_as_image(found):
+        return UserError(
+            f"{shown} is one image, no data set: `plusx predict RUN {shown}` predicts for it; data "
+            "sets are folders, or CSVs that name their images"
+        )
     return UserError(
-        f"{shown} is no data that plusx can read: a folder, a CSV with a column path, "
-        "a JSON of COCO, tar files or a packed file"
+        f"{shown} is no data that plusx can read: a folder, a CSV with a column path, a JSON of "
+        "COCO, tar files or a packed file"
     )

@@ -143,7 +143,8 @@ def _from_files(
     except ValueError as error:  # rows and files, of which set
         raise UserError(f"{shown}: {error}") from None
     if not used:
-        raise UserError(f"{shown} has no image in {split} that can be used")
+        why = f": {'; '.join(warnings[1:4])}" if warnings else ""
+        raise UserError(f"{shown} has no image in {split} that can be used{why}")
     labels = listing.labels(used, classes)
     if expected is None and (is_cut or split == "train") and labels.ndim == 1:
         lost = set(range(len(classes))) - set(labels.tolist())
@@ -218,6 +219,8 @@ def _intended(data: str | Path, path: Path) -> str:
                 f'{printable(path)} is of the kind "{kind}" ({reason}), and classified images are '
                 "needed"
             )
+    if os.path.isfile(os.path.join(path, "recipe.toml")):
+        raise unrecognised(path)
     if os.path.isdir(path):
         return "folder"
     if path.suffix.lower() == ".csv" and os.path.isfile(path):
