@@ -14,7 +14,7 @@ from PIL import Image
 from plusx.data.dataset import images_of
 from plusx.data.image_file import UnreadableImage, open_image
 from plusx.data.loader import Loader
-from plusx.data.modality import BandsModality, modality_from_dict
+from plusx.data.modality import BandsModality, ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
 from plusx.data.readers.tiff import read_bands
 from plusx.data.sets.synthetic import TELLING, open_bands
@@ -269,3 +269,13 @@ def test_s11_a_tagged_value_for_no_data_is_named(tmp_path: Path) -> None:
     problem = KNOWN.examine(str(path)).problem
     assert problem is not None
     assert "run from -9999 to 7000 (-9999 stands for no data), outside 0 to 10000" in problem
+
+
+def test_s11_a_band_that_is_tagged_as_transparency_is_named(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric="rgb", extrasamples=["unassalpha"])
+    verdict = ImageModality((8, 8), 3, (0.5,) * 3, (0.2,) * 3).examine(str(path))
+    assert verdict.warning is not None
+    assert "if it is a band, such as infrared, set [data] channels = 4" in verdict.warning
+    assert (read_bands(str(path), 4) == np.moveaxis(image, 2, 0)).all()

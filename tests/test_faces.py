@@ -19,6 +19,7 @@ from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.loader import Loader
 from plusx.data.modality import ImageModality
 from plusx.data.prediction import Embeddings
+from plusx.data.readers.layouts import kinds_of
 from plusx.data.readers.people import divided, open_people
 from plusx.data.sampler import check_sampler, epoch_order
 from plusx.metrics.verification import Pairs, Ranking, VerificationMeter, pairs_of
@@ -500,3 +501,18 @@ def test_s11_a_report_cautions_of_few_people():
         "images. They show 2 people only, which says little about others."
     )
     assert finding({**result, "validation": {**metrics, "people": 10}}).endswith("images.")
+
+
+def test_s11_faces_as_orl_publishes_them(tmp_path, monkeypatch):
+    """s1/1.pgm to s40/10.pgm and a README."""
+    monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
+    root = write_people(tmp_path / "orl", {f"s{number}": 3 for number in range(1, 7)})
+    for path in root.rglob("*.png"):
+        with Image.open(path) as image:
+            image.save(path.with_name(f"{int(path.stem) + 1}.pgm"))
+        path.unlink()
+    (root / "README").write_text("The ORL face database")
+    assert "people" in kinds_of(root)
+    source = open_people(root, channels=1, size=(12, 12))
+    assert len(source) == 12
+    assert source.read(0).tensor.shape == (1, 12, 12)

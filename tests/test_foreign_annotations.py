@@ -12,6 +12,8 @@ from PIL import Image
 from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.data.readers.layouts import kinds_of
+from plusx.recipe import load_recipe
+from plusx.run.build import open_split
 from test_scenes import (
     GOOD,
     MASKED,
@@ -339,6 +341,18 @@ def test_x9_a_link_out_of_the_set_is_refused(layout: Any, tmp_path: Path) -> Non
     assert not any(name.endswith("a.png") for name in source.paths or [])
 
 
+@pytest.mark.parametrize("layout", ["yolo", "voc", "coco"])
+def test_x9_an_annotation_that_is_a_link_out_of_the_set_is_refused(
+    layout: Any, tmp_path: Path
+) -> None:
+    root = {"yolo": yolo, "voc": voc, "coco": coco}[layout](tmp_path / "set")
+    path = next(p for end in ("a.txt", "a.xml", "train.json") for p in root.rglob(end))
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"{path.name}: a link that leaves the folder"):
+        open_annotated(root, layout)
+
+
 def yolo(root: Path, nested: str = "images/SPLIT", description: str = "") -> Path:
     """GOOD as text files; nested: where the images of a split are."""
     for split, names in SPLITS.items():
@@ -480,3 +494,12 @@ def test_s11_images_without_a_label_file_are_named(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match=r"no label files: .*labels/\.\.\./NAME\.txt"):
         open_annotated(root, "yolo")
+
+
+def test_s11_a_recipe_for_boxes_finds_what_kind_they_are(tmp_path: Path) -> None:
+    layouts = {"yolo": yolo, "coco": as_cvat, "voc": voc}
+    for kind, layout in layouts.items():
+        path = layout(tmp_path / kind)
+        assert load_recipe("boxes", [f"data.path={path}"]).data.kind == kind
+    (row,) = [open_split(load_recipe("boxes", [f"data.path={tmp_path / 'yolo'}"]), "test")]
+    assert row.classes == ("cat", "dog")

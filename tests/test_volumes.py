@@ -650,3 +650,20 @@ def test_s11_what_nibabel_warns_of_names_the_file(
         read_scan(path)
     assert all(record.getMessage().startswith("odd.nii: ") for record in caplog.records)
     assert caplog.records
+
+
+@pytest.mark.slow
+def test_x9_volumes_and_masks_that_are_links_out_of_the_set_are_refused(tmp_path: Path) -> None:
+    for name in ("images/p0_0.nii.gz", "labels/p0_1.nii.gz", "images/p9/IM1.dcm"):
+        root = a_folder(tmp_path / name.replace("/", "-"), 3)
+        values = ct((8, 10, 12))
+        write_series(root / "images" / "p9", values)
+        mask = np.zeros((12, 10, 8), np.uint8)
+        write_nifti(root / "labels" / "p9.nii.gz", mask, read_scan(root / "images" / "p9").affine)
+        path = root / name
+        if path.suffix == ".dcm":
+            sorted(path.parent.iterdir())[0].rename(path)
+        path.rename(tmp_path / f"elsewhere-{path.name}")
+        path.symlink_to(tmp_path / f"elsewhere-{path.name}")
+        with pytest.raises(ValueError, match="a link that leaves the folder"):
+            opened(root, split="all", spacing=(2.0, 1.0, 1.0))

@@ -226,6 +226,11 @@ class ImageFile:
         # JPEGs with an embedded preview (MPO), as many cameras write them, are not animations
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
         self.warning = "animated or of several pages: the first is used" if animated else None
+        if image.format == "TIFF" and image.mode == "RGBA":
+            self.warning = (
+                "a TIFF whose fourth channel is tagged as transparency: it is composited on white; "
+                "if it is a band, such as infrared, set [data] channels = 4"
+            )
 
     @property
     def size(self) -> tuple[int, int]:

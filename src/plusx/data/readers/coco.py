@@ -37,7 +37,7 @@ from plusx.data.readers.annotation_index import (
     Problem,
     Size,
 )
-from plusx.data.readers.listing import class_name
+from plusx.data.readers.listing import class_name, file_problem
 from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError
 
@@ -200,6 +200,8 @@ def _read_file(
 ) -> None:
     """Add the images of one JSON to the index, and its categories to those of the others."""
     shown = printable(path, index.root)
+    if (problem := file_problem(path, index.root)) is not None:
+        raise UserError(f"{shown}: {problem}")
     try:
         content = _File.model_validate_json(read_regular(path, _LIMIT))
     except ValidationError as error:

@@ -21,7 +21,7 @@ from plusx.data.readers.annotation_index import (
     by_stem,
     first_file,
 )
-from plusx.data.readers.listing import class_name
+from plusx.data.readers.listing import class_name, file_problem
 from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError
 
@@ -151,6 +151,9 @@ def _without_ending(name: str) -> str:
 
 def _read(index: AnnotationIndex, image_path: str, path: str, split: str) -> None:
     where = printable(path, index.root)
+    if (reason := file_problem(path, index.root)) is not None:
+        index.problems.append(Problem(where, reason))
+        return
     try:
         entry = _entry(image_path, path, split, where)
     except (ValueError, LookupError, ElementTree.ParseError, OSError) as error:

@@ -38,6 +38,7 @@ from plusx.data.modality.space import (
     resampled,
     with_axes_of,
 )
+from plusx.data.readers.listing import file_problem
 from plusx.data.readers.scans import Scan, files_of, is_scan, read_scan, stem_of
 from plusx.data.readers.verdicts import Entry, file_stamp
 from plusx.data.sample import IGNORE_INDEX
@@ -121,7 +122,7 @@ def list_cases(root: str | Path, patient: str) -> list[Case]:
     if not os.path.isdir(top):
         raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
     cases = [
-        case
+        _within(case, os.path.realpath(top))
         for folder, split in _case_folders(top).items()
         for case in _cases(folder, split, patient)
     ]
@@ -139,6 +140,18 @@ def list_cases(root: str | Path, patient: str) -> list[Case]:
                 f"{entry.label!r}, in two splits"
             )
     return cases
+
+
+def _within(case: Case, root: str) -> Case:
+    """The case, refused where one of its files is a link out of the root."""
+    entry = case.volume
+    paths = [entry.path, *case.channels] if entry.state == "used" else []
+    files = [file for path in paths for file in files_of(path)]
+    for file in [*files, *([case.mask] if case.mask else [])]:
+        if (problem := file_problem(file, root)) is not None:
+            reason = problem if file == entry.path else f"{os.path.basename(file)}: {problem}"
+            return case._replace(volume=entry._replace(state="refused", reason=reason))
+    return case
 
 
 def read_volume(case: Case, reading: Reading) -> Volume:

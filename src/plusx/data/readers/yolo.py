@@ -28,7 +28,7 @@ from plusx.data.readers.annotation_index import (
     by_stem,
 )
 from plusx.data.readers.coco import segmentation_mask
-from plusx.data.readers.listing import class_name
+from plusx.data.readers.listing import class_name, file_problem
 from plusx.data.readers.verdicts import listed
 from plusx.data.splits import SPLIT_NAMES
 from plusx.errors import UserError
@@ -261,6 +261,9 @@ def _read_labels(
             missing.append(printable(image, index.root))
             where = ""
         else:
+            if (reason := file_problem(path, index.root)) is not None:
+                index.problems.append(Problem(where, reason))
+                continue
             try:
                 lines = _lines(path)
             except (UnreadableImage, OSError) as error:
