@@ -1,5 +1,6 @@
 """Predicted boxes as they are written, evaluated and drawn."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from plusx.data.modality import ImageModality
 from plusx.data.prediction import stored_boxes
 from plusx.data.readers.coco import RunLengths, segmentation_mask
 from plusx.metrics.detection import DetectionMeter
+from plusx.recipe import load_recipe
 from plusx.run import drawing
 from plusx.run.dense_predictions import GroundTruth, coco, coco_results, predict_dense
 from plusx.run.predictor import Predictor
+from test_scenes import coco as coco_folder
+from test_scenes import picture
 from test_segment_runs import Told
 
 
@@ -194,3 +198,29 @@ def test_s11_a_page_of_large_photos_is_small(tmp_path: Path) -> None:
     predict_dense(Predictor(run, device="cpu"), paths, GroundTruth([]), [], out=tmp_path / "out",
                   batch_size=2)  # fmt: skip
     assert (tmp_path / "out" / "predictions.html").stat().st_size < 2 * 150_000 + 40_000
+
+
+@pytest.mark.slow
+def test_s11_a_run_keeps_the_ids_of_its_json(tmp_path: Path) -> None:
+    root = coco_folder(tmp_path / "set")
+    for path in root.glob("*.json"):
+        content = store.read_json(path)
+        for category in content["categories"]:
+            category["id"] = {1: 18, 2: 90}[category["id"]]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = {1: 18, 2: 90}[annotation["category_id"]]
+            annotation["image_id"] += 1000
+        for image in content["images"]:
+            image["id"] += 1000
+        path.write_text(json.dumps(content))
+    said = [f"data.path={root}", "data.size=[32,48]", "net.base=resnet20", "head.width=16",
+            "head.depth=1", "head.finest=4", "head.levels=2", "device.precision=float32",
+            "device.threads=1", "data.kind=coco", "epochs=1", "batch_size=3"]  # fmt: skip
+    runs.train(load_recipe("blood-cells-detect", said), tmp_path / "run", progress=False)
+    assert store.read_json(tmp_path / "run" / "data.json")["category_ids"] == [18, 90]
+    picture(tmp_path / "new" / "x.png")
+    paths = [root / "val" / "d.png", tmp_path / "new" / "x.png"]
+    runs.predict(runs.load_run(tmp_path / "run"), paths, out=tmp_path / "out")
+    content = store.read_json(tmp_path / "out" / "coco.json")
+    assert [image["id"] for image in content["images"]] == [1000, 1001]
+    assert content["categories"] == [{"id": 18, "name": "cat"}, {"id": 90, "name": "dog"}]
