@@ -117,6 +117,20 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert values["count"] == 8
 
 
+def test_tiffs_of_many_bands_have_their_own_recipe(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    for number in range(10):
+        file = tmp_path / ("crop", "water")[number % 2] / f"{number}.tif"
+        file.parent.mkdir(exist_ok=True)
+        values = np.random.default_rng(number).integers(0, 9000, (13, 24, 32)).astype(np.uint16)
+        tifffile.imwrite(file, values, planarconfig="separate", photometric="minisblack")
+    values = inspect(str(tmp_path))
+    assert (values["count"], values["modes"]) == (10, {"13 bands": 10})
+    assert values["sizes"]["median"] == [32, 24]
+    command = f"plusx train bands-satellite data.path={tmp_path} data.channels=13 "
+    assert values["command"] == command + "'data.range=[0.0,10000.0]' data.size=32"
+
+
 # ------------------------------------------------------------------------- checks
 
 

@@ -15,12 +15,14 @@ from PIL import Image
 from plusx.data.checks import Finding, Member, box_findings, class_findings, image_findings
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import ImageFile, UnreadableImage, Verdict, printable, verdict_of
+from plusx.data.modality import BandsModality, Modality
 from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.layouts import LAYOUTS, kinds_of, unrecognised
 from plusx.data.readers.open import is_named_set, open_data
 from plusx.data.readers.people import open_people
 from plusx.data.readers.scans import Scan, read_scan
 from plusx.data.readers.tar import TarItems
+from plusx.data.readers.tiff import stored_bands
 from plusx.data.readers.verdicts import Entry, examined
 from plusx.data.readers.volume_files import Case, list_cases
 from plusx.data.readers.volumes import cases_of_split
@@ -35,6 +37,8 @@ SPLITS = ("train", "validation", "test")
 READ_VOLUMES = 4  # that are read for their sizes and values
 MOST_CLASSES = 64  # of a volume's mask
 _MANY = 20_000  # images whose comparison takes seconds
+# the largest value of bytes, of reflectances as satellites' are stored, and of 16 bits
+_USUAL_LIMITS = (1.0, 255.0, 10_000.0, 65_535.0)
 _LEFT_OUT = (" skipped", " ignored", "skipped ", "left out")
 
 
@@ -183,9 +187,10 @@ def _inspected(
 ) -> Inspection:
     datasets: dict[str, Dataset] = {}
     problems: dict[str, None] = {}
+    modality = _bands_modality(path, kind)
     for split in _splits_to_open(own_splits):
         try:
-            datasets[split] = _open(path, kind, split)
+            datasets[split] = _open(path, kind, split, modality)
         except UserError as error:
             problems[str(error)] = None
     if not datasets:
@@ -219,12 +224,41 @@ def _inspected(
     )
 
 
-def _open(path: str, kind: str, split: str) -> Dataset:
+def _bands_modality(path: str, kind: str) -> BandsModality | None:
+    """How files are prepared whose first TIFF has other channels than grey or colour ones."""
+    layout = LAYOUTS.get(kind)
+    if layout is None or layout.listing is None or kind in ("packed", "shards"):
+        return None
+    try:
+        entries = layout.listing(path, None, False).entries
+    except UserError:  # which opening it reports
+        return None
+    paths = (entry.path for entry in entries if entry.state == "used")
+    file = next((name for name in paths if name.lower().endswith((".tif", ".tiff"))), None)
+    if file is None:
+        return None
+    try:
+        ImageFile(file)
+        return None
+    except OSError:
+        return None
+    except UnreadableImage:
+        try:
+            bands = stored_bands(file)
+        except (UnreadableImage, OSError, RuntimeError):
+            return None
+    low, high = min(0.0, float(bands.min())), float(bands.max())
+    high = next((limit for limit in _USUAL_LIMITS if high <= limit), high)
+    size, channels = bands.shape[1:], len(bands)
+    return BandsModality(size, channels, (0.5,) * channels, (0.25,) * channels, low, high)
+
+
+def _open(path: str, kind: str, split: str, modality: Modality | None) -> Dataset:
     if kind in NAMED_SETS:
         return open_data(kind, split=split)
     layout = LAYOUTS[kind]
     if layout.listing is not None:
-        return open_data(path, kind=kind, split=split, on_unreadable="skip")
+        return open_data(path, kind=kind, split=split, on_unreadable="skip", modality=modality)
     if layout.index is not None:
         return open_annotated(path, kind, split=split, on_unreadable="skip")
     assert kind == "people"
@@ -236,12 +270,14 @@ def _verdicts(dataset: Dataset) -> list[Verdict]:
     items = dataset.items
     if isinstance(items, TarItems):
         return list(items.verdicts)
-    if items.paths is not None and dataset.modality.kind == "image":
+    if items.paths is not None and dataset.modality.kind in ("image", "bands"):
         entries = [Entry(path, "") for path in items.paths]
         root = dataset.root or os.path.dirname(items.paths[0])
-        return [
-            entry.verdict or Verdict(None) for entry in examined(entries, root, dataset.modality)
-        ]
+        verdicts = [e.verdict or Verdict(None) for e in examined(entries, root, dataset.modality)]
+        if dataset.modality.kind == "bands":
+            mode = f"{dataset.modality.channels} bands"
+            return [verdict._replace(mode=mode) for verdict in verdicts]
+        return verdicts
     return [verdict_of(picture_of(dataset, index)) for index in range(len(dataset))]
 
 

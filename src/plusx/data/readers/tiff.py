@@ -34,13 +34,7 @@ def read_bands(
     Raises UnreadableImage with the reason; OSError where the file cannot be read; RuntimeError
     where tifffile is missing.
     """
-    data = source if isinstance(source, bytes) else read_regular(source)
-    if data.startswith(_TIFF):
-        stored = _from_tiff(data, limit)
-    elif data.startswith(_PNG):
-        stored = _from_png(data, limit)
-    else:
-        raise UnreadableImage("neither a TIFF nor a PNG, which images of bands have to be")
+    stored = stored_bands(source, limit)
     count = len(stored)
     if bands is None and count != channels:
         raise UnreadableImage(f"{_channels(count)}, {channels} are expected")
@@ -49,6 +43,16 @@ def read_bands(
             raise UnreadableImage(f"{_channels(count)}, and no band {max(bands)}")
         stored = stored[[band - 1 for band in bands]]
     return np.ascontiguousarray(stored, np.float32)
+
+
+def stored_bands(source: str | bytes, limit: int = DEFAULT_LIMIT) -> Num[np.ndarray, "c h w"]:
+    """All channels of a file, as stored. Raises as read_bands does."""
+    data = source if isinstance(source, bytes) else read_regular(source)
+    if data.startswith(_TIFF):
+        return _from_tiff(data, limit)
+    if data.startswith(_PNG):
+        return _from_png(data, limit)
+    raise UnreadableImage("neither a TIFF nor a PNG, which images of bands have to be")
 
 
 def declared_nodata(data: bytes) -> float | None:
