@@ -17,7 +17,6 @@ from plusx.data.modality import (
     BandsModality,
     ImageModality,
     Modality,
-    VolumeModality,
 )
 from plusx.data.modality.bands import select_bands
 from plusx.data.readers.annotated import open_annotated
@@ -277,8 +276,8 @@ def _volumes_at(
 
 def _with_spacing(data: VolumeData, dataset: Dataset) -> VolumeData:
     """The table with the spacing of the training set, to which other volumes are resampled."""
-    assert isinstance(dataset.modality, VolumeModality)
-    return replace(data, spacing=dataset.modality.space.spacing)
+    assert dataset.modality.grid is not None
+    return replace(data, spacing=dataset.modality.grid.spacing)
 
 
 def _open_ellipsoids(recipe: Recipe, data: EllipsoidData, split: str) -> Dataset:

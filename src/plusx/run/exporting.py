@@ -8,9 +8,7 @@ from typing import Any, Literal
 
 import plusx
 from plusx import export, store
-from plusx.data.batch import MULTIPLE
 from plusx.data.image_file import printable
-from plusx.data.modality import ImageModality, VolumeModality
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension
 from plusx.grammar.spec import Net
@@ -103,8 +101,8 @@ def _input_sizes(run: Run) -> tuple[int, ...]:
     modality = run.preprocessing
     window = getattr(run.task, "window", None)
     size: tuple[int, ...] = modality.size
-    if isinstance(modality, VolumeModality):
-        size = window or modality.space.patch
+    if modality.grid is not None:
+        size = window or modality.grid.patch
     elif run.task.dense and not run.sized:
         size = window or (256, 256)
     return (modality.channels, *size)
@@ -129,44 +127,9 @@ def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[st
     metadata |= {
         "plusx": plusx.__version__,
         "multilabel": str(run.multilabel).lower(),
-        "input_steps": json.dumps(input_steps(run)),
+        "input_steps": json.dumps(run.preprocessing.input_steps(run.task.dense)),
     }
     return metadata | ({"task": json.dumps(task)} if task is not None else {})
-
-
-def input_steps(run: Run) -> list[dict[str, Any]]:
-    """The steps from a stored image to the input of the network, in order."""
-    preprocessing = run.preprocessing
-    size = list(preprocessing.size)
-    filters = {"interpolation": "bilinear", "antialias": True}
-    steps: list[dict[str, Any]] = []
-    if isinstance(preprocessing, VolumeModality):
-        steps += [{"step": "resample", **asdict(preprocessing.space)}, {"step": "windows"}]
-    elif run.task.dense and run.sized:
-        steps += [
-            {"step": "resize", "mode": "fit", "size": size, **filters},
-            {"step": "pad", "side": "bottom right", "size": size, "value": "mean"},
-        ]
-    elif run.task.dense:
-        steps.append({"step": "pad", "side": "bottom right", "multiple": MULTIPLE, "value": "mean"})
-    elif not isinstance(preprocessing, ImageModality) or preprocessing.resize == "stretch":
-        steps.append({"step": "resize", "mode": "stretch", "size": size, **filters})
-    else:
-        covered = [round(side / preprocessing.crop_fraction) for side in size]
-        steps += [
-            {
-                "step": "resize",
-                "mode": "shorter_side",
-                "size": covered,
-                "interpolation": preprocessing.interpolation,
-                "antialias": True,
-            },
-            {"step": "center_crop", "size": size},
-        ]
-    low, high = preprocessing.low, preprocessing.high
-    steps.append({"step": "scale", "low": low, "high": high})
-    mean, std = list(preprocessing.mean), list(preprocessing.std)
-    return [*steps, {"step": "normalise", "mean": mean, "std": std}]
 
 
 def input_of(spec: Net) -> tuple[tuple[int, ...], int]:

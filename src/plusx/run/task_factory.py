@@ -9,7 +9,6 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from plusx.data.dataset import Dataset
-from plusx.data.modality import VolumeModality
 from plusx.errors import UserError
 from plusx.grammar.heads import DETECTORS, SEGMENTERS
 from plusx.metrics.detection import require_coco_eval
@@ -143,14 +142,14 @@ def _resolve_segmenter(table: Any, dataset: Dataset) -> Any:
             f"[task] window = {list(table.window)}: {modality.ndim} numbers are needed, one for "
             f"each dimension of {dataset.name}"
         )
-    if not isinstance(modality, VolumeModality):
+    if modality.grid is None:
         if table.spacing is not None:
             raise UserError(f"[task] spacing is for volumes, and {dataset.name} has images")
         return table
     return replace(
         table,
-        window=table.window or modality.space.patch,
-        spacing=table.spacing or modality.space.spacing,
+        window=table.window or modality.grid.patch,
+        spacing=table.spacing or modality.grid.spacing,
         background=table.background or dataset.classes[0],
     )
 

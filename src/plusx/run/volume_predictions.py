@@ -16,13 +16,13 @@ from plusx.data.dataset import Dataset
 from plusx.data.image_file import UnreadableImage, printable
 from plusx.data.modality import Modality, VolumeModality
 from plusx.data.modality.space import (
+    Space,
     affine_of,
     reoriented,
     reoriented_spacing,
     resampled,
     with_stored_axes,
 )
-from plusx.data.modality.volume import space_of
 from plusx.data.prediction import LabelMaps
 from plusx.data.readers.scans import Placement, Scan, as_nifti, stem_of
 from plusx.data.readers.volume_files import (
@@ -75,9 +75,14 @@ def _modality(run: Run) -> VolumeModality:
     return run.preprocessing
 
 
+def _grid(modality: Modality) -> Space:
+    assert modality.grid is not None
+    return modality.grid
+
+
 def synthetic_volumes(dataset: Dataset, indices: Sequence[int]) -> Iterator[StoredVolume]:
     """Volumes that are not files, as if they were stored on the network's grid."""
-    space = space_of(dataset.modality)
+    space = _grid(dataset.modality)
     assert isinstance(dataset.items, VolumeItems)
     affine = affine_of(space.orientation, space.spacing)
     for index in indices:
@@ -150,7 +155,7 @@ def in_voxels_of(scan: Scan, probabilities: Tensor, preprocessing: Modality) -> 
 
     Probabilities, not classes, are brought back to the scan's spacing: edges stay smooth.
     """
-    space = space_of(preprocessing)
+    space = _grid(preprocessing)
     spacing = reoriented_spacing(scan.affine, space.orientation)
     size = tuple(
         int(side) for side in reoriented(scan.values[0], scan.affine, space.orientation).shape
@@ -214,7 +219,7 @@ def _draw(
 ) -> None:
     """Write the predicted mask, and the pictures of one slice with each of the masks over it."""
     preprocessing, num_classes = writer.run.preprocessing, len(writer.run.classes)
-    orientation = space_of(preprocessing).orientation
+    orientation = _grid(preprocessing).orientation
     turned = [reoriented(mask, scan.affine, orientation) for mask in masks]
     predicted = turned[0]
     largest = int((predicted > 0).sum((1, 2)).argmax())
@@ -239,7 +244,7 @@ def _windowed(
     """The first channel of a slice as grey values, in the window that the network uses."""
     low, high = preprocessing.low, preprocessing.high
     channel = values[0].astype(np.float64)
-    if space_of(preprocessing).percentiles:
+    if _grid(preprocessing).percentiles:
         low, high = np.percentile(channel, (0.5, 99.5))
     grey = (channel - low) / max(float(high) - float(low), 1e-12)
     return (255 * grey.clip(0, 1)).round().astype(np.uint8)[:, :, None]

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
+from plusx.data.batch import MULTIPLE
 from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, open_image
-from plusx.data.modality.modality import Modality
+from plusx.data.modality.modality import Modality, resize_step
 from plusx.data.sample import Input
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform, annotated_transform, image_transform
@@ -80,6 +81,20 @@ class ImageModality(Modality):
     @property
     def varies(self) -> bool:
         return self.resize == "none"
+
+    def resize_steps(self, dense: bool) -> list[dict[str, Any]]:
+        pad = {"step": "pad", "side": "bottom right", "value": "mean"}
+        if dense and self.varies:
+            return [{**pad, "multiple": MULTIPLE}]
+        if dense:
+            return [resize_step("fit", self.size), {**pad, "size": list(self.size)}]
+        if self.resize == "stretch":
+            return super().resize_steps(dense)
+        covered = [round(side / self.crop_fraction) for side in self.size]
+        return [
+            resize_step("shorter_side", covered, self.interpolation),
+            {"step": "center_crop", "size": list(self.size)},
+        ]
 
     def of_one_size(self) -> "ImageModality":
         return replace(self, resize="fit") if self.varies else self

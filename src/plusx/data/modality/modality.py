@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plusx.data.buffer_pool import BufferPool
 from plusx.data.image_file import DEFAULT_LIMIT, Decoder, Verdict, decoders, printable
+from plusx.data.modality.space import Space
 from plusx.data.sample import Input
 from plusx.data.transforms.transform import Transform
 from plusx.errors import UserError
@@ -120,6 +121,26 @@ class Modality:
         """Dimensions of space."""
         return 2
 
+    @property
+    def grid(self) -> Space | None:
+        """The grid of volumes; None for images."""
+        return None
+
+    def input_steps(self, dense: bool) -> list[dict[str, Any]]:
+        """The steps from a stored input to that of the network, in order, for other programs.
+
+        dense: whether the network predicts positions, so that the whole input is kept
+        """
+        return [
+            *self.resize_steps(dense),
+            {"step": "scale", "low": self.low, "high": self.high},
+            {"step": "normalise", "mean": list(self.mean), "std": list(self.std)},
+        ]
+
+    def resize_steps(self, dense: bool) -> list[dict[str, Any]]:
+        """The steps that give a stored input the size of the network's."""
+        return [resize_step("stretch", self.size)]
+
     def normalise(
         self, values: Num[Tensor, "..."], pool: BufferPool | None = None
     ) -> Float32[Tensor, "..."]:
@@ -153,6 +174,17 @@ class Modality:
                 for problem in error.errors(include_url=False)
             ]
             raise UserError(f"preprocessing of kind {cls.kind!r}: {'; '.join(reasons)}") from None
+
+
+def resize_step(mode: str, size: Sequence[int], interpolation: str = "bilinear") -> dict[str, Any]:
+    """A resize in the metadata of an exported file."""
+    return {
+        "step": "resize",
+        "mode": mode,
+        "size": list(size),
+        "interpolation": interpolation,
+        "antialias": True,
+    }
 
 
 def _to_unit_range(values: Tensor, low: int | float, high: int | float) -> Tensor:

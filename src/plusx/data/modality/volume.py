@@ -1,7 +1,7 @@
 """Volumes on one grid, of which networks see patches."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from plusx.data.modality.modality import Modality
 from plusx.data.modality.space import Space
@@ -37,6 +37,13 @@ class VolumeModality(Modality):
     def ndim(self) -> int:
         return 3
 
+    @property
+    def grid(self) -> Space:
+        return self.space
+
+    def resize_steps(self, dense: bool) -> list[dict[str, Any]]:
+        return [{"step": "resample", **asdict(self.space)}, {"step": "windows"}]
+
     def transform(
         self,
         augment: str,
@@ -56,9 +63,3 @@ class VolumeModality(Modality):
         patches = PatchSampler(patch, self.foreground, self.low) if train else None
         final = patch if train else None
         return Transform(words, setting, final, annotated=True, patches=patches)
-
-
-def space_of(modality: Modality) -> Space:
-    """The grid of volumes."""
-    assert isinstance(modality, VolumeModality)
-    return modality.space
