@@ -1,6 +1,7 @@
 """What `plusx evaluate RUN --data DATA` judges a run on."""
 
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from plusx.data.readers.open import open_data
 from plusx.models import create_model
 from plusx.recipe import load_recipe
 from plusx.run import Run, evaluate, load_run, predict, train
+from plusx.run.build import make_net
 from plusx.run.folder import load_weights_as
 from plusx.weights import save_network
 from plusx.weights.convert import SOURCE_DEFAULTS
@@ -288,9 +290,22 @@ def test_x10_published_weights_know_what_they_learned_from(
         source=source,
     )  # fmt: skip
     run = load_run(tmp_path / "w.safetensors")
-    warnings = evaluate(run, data="digits").get("warnings", [])
-    assert any("the validation images are among them" in w for w in warnings) == (
-        source == "akamaster"
-    )
-    warnings = evaluate(run, data="digits", split="test").get("warnings", [])
-    assert not any("among them" in warning for warning in warnings)
+    texts = evaluate(run, data="digits").get("warnings", [])
+    assert any("validation images are among them" in w for w in texts) == (source == "akamaster")
+    texts = evaluate(run, data="digits", split="test").get("warnings", [])
+    assert not any("among them" in text for text in texts)
+
+
+def test_x10_a_network_that_begins_with_published_weights_knows_what_they_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = replace(SOURCE_DEFAULTS["akamaster"], trained_on="digits")
+    monkeypatch.setitem(SOURCE_DEFAULTS, "akamaster", learned)
+    net = create_model("resnet20", in_channels=1, seed=0)
+    save_network(net, tmp_path / "w.safetensors", model="resnet20", source="akamaster")
+    said = ["net.base=resnet20", "net.in_channels=1", f"net.weights={tmp_path / 'w.safetensors'}"]
+    with pytest.warns(UserWarning, match="weights of akamaster were trained on all training"):
+        make_net(load_recipe("digits", said))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_net(load_recipe("digits", [*said, "data.validation=0"]))

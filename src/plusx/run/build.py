@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from plusx.recipe.tables import Init
 from plusx.run.datasets import DATA, open_train_and_validation
 from plusx.run.datasets import open_split as open_split
 from plusx.run.task_factory import TASKS
+from plusx.weights.convert import validation_notice
 from plusx.weights.fetch import find_weights, load_found, model_of_file
 from plusx.zoo import External, find
 
@@ -168,6 +170,9 @@ def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:
         return net, None
     weights = find_weights(table.base, weights_at(table.weights))
     load_found(net, table.base, weights, new_head=True)
+    notice = validation_notice(weights.source, recipe.data.kind)
+    if notice and recipe.data.validation != 0:
+        warnings.warn(f"[net] weights: {notice}", stacklevel=2)
     return net, weights.preprocessing
 
 

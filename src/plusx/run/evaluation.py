@@ -24,7 +24,7 @@ from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import HALVES, prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluate as evaluate_task
-from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes
+from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, validation_notice
 
 
 OnUnreadable = Literal["error", "skip"]
@@ -133,13 +133,9 @@ def _dataset(
     if trained_on:
         text = f"the images that the run was trained on are among those of {dataset.name}"
         dataset = _with_warning(dataset, text)
-    defaults = SOURCE_DEFAULTS.get(run.source)
-    if defaults is not None and data == defaults.trained_on and dataset.split != "test":
-        text = (
-            f"the weights of {run.source} were trained on all training images of {data}, and the "
-            f"{dataset.split} images are among them: only --split test says how good they are"
-        )
-        dataset = _with_warning(dataset, text)
+    notice = validation_notice(run.source, data)
+    if notice and dataset.split != "test":
+        dataset = _with_warning(dataset, notice)
     dataset = in_order_of(run, dataset)
     refuse_channels(run, dataset)
     if run.assumed and not dataset.in_memory:

@@ -78,6 +78,18 @@ SOURCE_DEFAULTS: dict[str, SourceDefaults] = {
 }
 
 
+def validation_notice(source: str, data: object) -> str:
+    """What to say of metrics on validation images of a named set, by weights of that source that
+    were trained on them; "" where they were not.
+    """
+    if source not in SOURCE_DEFAULTS or SOURCE_DEFAULTS[source].trained_on != data:
+        return ""
+    return (
+        f"the weights of {source} were trained on all training images of {data}, and the "
+        "validation images are among them: only --split test says how good they are"
+    )
+
+
 @dataclass(frozen=True)
 class Conversion:
     """What `convert` wrote."""
