@@ -471,6 +471,12 @@ def test_s11_what_a_label_of_yolo_has_wrong_is_named(
         ("names: [cat, dog]\nnc: 3\ntrain: images/train", "nc is 3, and there are 2 names"),
         ("names: {1: cat, 2: dog}\ntrain: images/train", "numbers 1, 2, and 0 to 1"),
         ("names: 7\ntrain: images/train", "names is int, and a list is expected"),
+        ("names: [yes, no]\ntrain: images/train", "the name True is no text: put it in quotes"),
+        ("names: [cat, dog]\ntrain: {a: b}", "train: {'a': 'b'} is no path"),
+        (
+            "names: [&a [x, x], &b [*a, *a], &c [*b, *b], *c]\ntrain: images/train",
+            r"the name \['x', 'x'\] is no text",
+        ),
         ("names: [cat, dog]\ntrain: photos", "'photos' is not below"),
         ("names: [cat\ntrain: images/train", r"data\.yaml, line \d: not YAML"),
         ("names: [cat, dog]\ntrain: images/train\nval: images/train", "is in train and in valid"),

@@ -11,6 +11,7 @@ it. An image whose label file is empty has no boxes.
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -51,7 +52,9 @@ def recognise_yolo(path: str) -> str:
     descriptions = [path] if os.path.isfile(path) else _descriptions(path)
     for file in descriptions:
         if file.lower().endswith(_YAML) and _is_description(file):
-            return f"{printable(file, path)} names classes and images as YOLO's data.yaml"
+            return (
+                f"{printable(file, path)} has the names of classes and the images, as YOLO has it"
+            )
     for _, folder in _image_folders(path):
         if label := _first_label(folder):
             return f"images in {printable(folder, path)}, YOLO's labels {printable(label, path)}"
@@ -133,9 +136,12 @@ def _names(content: dict[str, Any], root: str, shown: str) -> tuple[str, ...]:
         names = [names[number] for number in range(len(names))]
     if names is not None and not isinstance(names, list):
         raise UserError(f"{shown}: names is {type(names).__name__}, and a list is expected")
+    for name in names or ():
+        if type(name) not in (str, int):  # YAML reads no, on and 1.10 as something else
+            raise UserError(f"{shown}: the name {reprlib.repr(name)} is no text: put it in quotes")
     count = content.get("nc")
     if names is not None and count is not None and count != len(names):
-        raise UserError(f"{shown}: nc is {count!r}, and there are {len(names)} names")
+        raise UserError(f"{shown}: nc is {reprlib.repr(count)}, and there are {len(names)} names")
     if names is None:
         names = _listed_names(root)
     return tuple(class_name(str(name)) for name in names)
@@ -165,11 +171,12 @@ def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
         for entry in entries if isinstance(entries, list) else [entries]:
             if not entry:
                 continue
-            path = _below(str(entry), str(content.get("path") or ""), root)
+            if not isinstance(entry, str):
+                raise UserError(f"{name}: {reprlib.repr(entry)} is no path")
+            folder = content.get("path")
+            path = _below(entry, folder if isinstance(folder, str) else "", root)
             if path is None:
-                raise UserError(
-                    f"{printable(name)}: {printable(str(entry))!r} is not below {printable(root)}"
-                )
+                raise UserError(f"{name}: {printable(entry)!r} is not below {printable(root)}")
             images = by_stem(path).values() if os.path.isdir(path) else _image_list(path, root)
             for image in images:
                 if first.setdefault(image, split) == split:
