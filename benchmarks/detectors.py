@@ -1,15 +1,15 @@
-"""The time until the boxes of one image are told, by every detector, on the CPU.
+"""Time to detect the objects of one image, for every detector, on the CPU.
 
     python benchmarks/detectors.py
     python benchmarks/detectors.py --runs RUN ...
 
-What is timed is all that stands between a prepared image and its rows: the network, the boxes
-from what it tells, and the suppression of those that overlap. In turns, batch 1. A detector of
-CASES has the weights it begins with, so that few boxes are sure and suppression costs little; a
-run has what it learned, is timed at its own size, and its average precision on its validation
-images stands beside its time.
+The time covers everything from the prepared image to the rows: the network, decoding its boxes, and
+non-maximum suppression. The detectors alternate, with batch size 1. A detector of CASES has its
+initial weights, so that few boxes pass the score threshold and suppression costs little. A run has
+its trained weights and its own image size, and its average precision on its validation images is
+listed next to its time.
 
-Writes results/benchmark_detectors.json. There is no target: the table is for choosing.
+Writes results/benchmark_detectors.json. There is no target.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CLASSES = 20
 
 @dataclass(frozen=True)
 class Case:
-    """A detector as it begins, and the size of its images."""
+    """An untrained detector, and the size of its images."""
 
     network: str
     head: Head
@@ -56,24 +56,24 @@ CASES = (
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that tells boxes, and what is known of it."""
+    """A detector, and the facts that its row lists."""
 
     name: str
     task: Task
     size: tuple[int, int]
     facts: dict[str, Any]
 
-    def ask(self) -> Callable[[], object]:
-        """One image told."""
-        made = torch.Generator().manual_seed(SEED)
+    def predictor(self) -> Callable[[], object]:
+        """A function that predicts one image."""
+        generator = torch.Generator().manual_seed(SEED)
         channels = 3 if self.facts.get("channels") is None else self.facts["channels"]
-        image = torch.randn(1, channels, *self.size, generator=made)
+        image = torch.randn(1, channels, *self.size, generator=generator)
         image = image.contiguous(memory_format=torch.channels_last)
         return lambda: self.task.predict(Batch(image))
 
 
 def begun(case: Case, size: tuple[int, int]) -> Contender:
-    """A detector with the weights it begins with."""
+    """A detector with its initial weights."""
     net = NetworkWithHead(
         create_model(case.network, num_classes=CLASSES, seed=SEED), case.head, CLASSES
     )
@@ -82,37 +82,37 @@ def begun(case: Case, size: tuple[int, int]) -> Contender:
 
 
 def trained(path: Path) -> Contender:
-    """What a run learned, with its figures."""
+    """The detector of a run, with its metrics."""
     run, result = load_run(path), store.read_json(path / RESULT)
     if not isinstance(run.task, Detect):
-        raise ValueError(f"{path} finds no boxes")
-    figures = result["validation"] or {}
+        raise ValueError(f"{path} is not a run of a detector")
+    metrics = result["validation"] or {}
     facts = {"weights": "trained", "channels": run.preprocessing.channels}
-    facts |= {name: figures.get(name) for name in run.task.scores}
+    facts |= {name: metrics.get(name) for name in run.task.scores}
     name = f"{result['name']}, {run.task.kind}, {result['data']}"
     task = run.task.to(memory_format=torch.channels_last)
     return Contender(name, task, run.preprocessing.size, facts)
 
 
 def parameters(net: nn.Module) -> int:
-    return sum(each.numel() for each in net.parameters())
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
-def measure(everyone: list[Contender], threads: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for each."""
+def measure(contenders: list[Contender], threads: int, rounds: int) -> list[dict[str, Any]]:
+    """A row for each contender."""
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        asked = {each.name: each.ask() for each in everyone}
-        for ask in asked.values():
-            ask()
-        times = in_turns(asked, rounds)
+        predictors = {contender.name: contender.predictor() for contender in contenders}
+        for predictor in predictors.values():
+            predictor()
+        times = in_turns(predictors, rounds)
     rows = []
-    for each in everyone:
-        taken = median(times[each.name].wall)
+    for contender in contenders:
+        taken = median(times[contender.name].wall)
         seconds = {"value": taken.value, "low": taken.low, "high": taken.high}
-        size, count = list(each.size), parameters(each.task.net)
-        row = {"name": each.name, "size": size, "threads": threads, "seconds": seconds}
-        rows.append(row | {"parameters": count} | each.facts)
+        size, count = list(contender.size), parameters(contender.task.net)
+        row = {"name": contender.name, "size": size, "threads": threads, "seconds": seconds}
+        rows.append(row | {"parameters": count} | contender.facts)
     return rows
 
 
@@ -123,22 +123,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_detectors.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="one small detector, to see that it runs"
+        "--tiny", action="store_true", help="one small detector, to check that it runs"
     )
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     load_before, before = load(), torch.get_num_threads()
-    cases, rounds = (CASES[:1], 2) if said.tiny else (CASES, said.rounds)
-    everyone = [begun(case, (64, 96) if said.tiny else case.size) for case in cases]
-    everyone += [trained(path) for path in said.runs]
-    rows = [row for count in said.threads for row in measure(everyone, count, rounds)]
+    cases, rounds = (CASES[:1], 2) if args.tiny else (CASES, args.rounds)
+    contenders = [begun(case, (64, 96) if args.tiny else case.size) for case in cases]
+    contenders += [trained(path) for path in args.runs]
+    rows = [row for count in args.threads for row in measure(contenders, count, rounds)]
     torch.set_num_threads(before)
     estimates = {
         f"{row['name']}, {row['threads']} thread(s)": Estimate(**row["seconds"]) for row in rows
     }
-    for name, each in estimates.items():
-        print(f"{name:60} {each}")
+    for name, estimate in estimates.items():
+        print(f"{name:60} {estimate}")
     record(
-        said.out,
+        args.out,
         rows,
         estimates,
         recipe={"batch": 1, "rounds": rounds, "classes": CLASSES},

@@ -1,19 +1,19 @@
-"""Accuracy at equal work on CIFAR-10: the fast recipe, and ResNet-20 by its usual recipe.
+"""Accuracy at equal work on CIFAR-10: the fast recipe against ResNet-20 with its usual recipe.
 
     python benchmarks/fast.py [--work 0.002 0.004 0.008 0.016] [--seeds 0 1 2] [--minutes 35]
 
-Work is counted, not timed, in PFLOP: 2 for a multiply-add, and a training step as three forward
-passes, of the first convolution too, which is not trained; Muon's iterations are counted on top.
-Not counted: the whitening of patches (one pass over 2,000 images by one small convolution), reading
-and augmenting images, norms, activations, evaluation, and views beyond the first in evaluation.
+Work is counted, not timed, in PFLOP: 2 FLOP per multiply-add and three forward passes per training
+step, including the first convolution, which is not trained; Muon's iterations are added. Not
+counted: the whitening of patches (one pass over 2,000 images by one small convolution), loading and
+augmenting images, norms, activations, evaluation, and views beyond the first in evaluation.
 
-Every schedule is that of its recipe, stretched so that it ends with the work. Batches of the fast
-recipe are halved, down to 64 images, where there would be fewer than 128 steps. 5,000 of the 50,000
-training images are kept back and judged; the test images are not looked at. ResNet-20 is trained
-twice: as in He et al. 2015, and in one cycle, which is better suited to few steps.
+Every recipe keeps its schedule, stretched to the work. The fast recipe halves its batches, down to
+64 images, if there would be fewer than 128 steps. 5,000 of the 50,000 training images are held out
+for validation; the test images are not used. ResNet-20 is trained with two schedules: that of He
+et al. 2015, and one cycle, which is better suited to few steps.
 
-Each cell (recipe, work, seed) is kept under --cells when it is done, and not done again. With
---minutes no cell is begun that would probably not end in time: what is missing is said.
+The result of each cell (recipe, work, seed) is saved under --cells and not computed again. With
+--minutes, cells that would probably not finish in time are skipped and listed.
 """
 
 import argparse
@@ -52,16 +52,16 @@ from plusx.train.state import State
 
 
 PETA = 1e15
-LIMIT = 0.29  # PFLOP, the work in which the fastest network without skips reaches 94 %
+LIMIT = 0.29  # PFLOP with which the fastest network without skips reaches 94 %
 WORK = (0.002, 0.004, 0.008, 0.016)
 SEEDS = (0, 1, 2)
-SHORTEST = 4  # steps
-# Of the fast recipe the batch is halved, down to 64 images, where it would make fewer steps.
-FEWEST_STEPS, SMALLEST_BATCH = 128, 64
-KEPT_BACK = 5000  # training images that are judged
-EVERY = 30.0  # seconds between two lines of progress
+MIN_STEPS = 4  # steps
+# The fast recipe halves its batches, down to 64 images, if it would take fewer steps.
+MIN_FAST_STEPS, MIN_FAST_BATCH = 128, 64
+HELD_OUT = 5000  # training images for validation
+PROGRESS_SECONDS = 30.0  # between two lines of progress
 
-# the names in tables: (recipe, what is said otherwise than in its file)
+# name in tables: (recipe, overrides)
 CONTENDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fast": ("cifar10-fast", ()),
     "resnet20": ("cifar10-resnet20", ("schedule.milestones=[0.5,0.75]",)),
@@ -72,8 +72,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the command was told, and how busy the machine was then."""
+class Settings:
+    """The arguments of the command, and the load before it."""
 
     names: list[str]
     precision: str
@@ -91,32 +91,40 @@ def step_work(recipe: Recipe) -> int:
         net, _ = build.make_net(recipe)
         filters = [p.shape for p in net.parameters() if p.ndim == 4]
         if recipe.init.whiten:
-            filters = filters[1:]  # the first one stays as it is
+            filters = filters[1:]  # the first one is not trained
         flops += sum(orthogonal_flops(shape, recipe.optim.iterations) for shape in filters)
     return flops
 
 
 def cell_recipe(contender: str, precision: str, work: float, seed: int) -> Recipe:
-    """The recipe of a contender, so long that it does this work (PFLOP)."""
+    """The recipe of a contender, with the number of steps that makes `work` (PFLOP)."""
     name, overrides = CONTENDERS[contender]
-    kept = f"data.validation={KEPT_BACK}"
-    told = [*overrides, kept, f"seed={seed}", f"device.precision={precision}", "steps=1"]
-    recipe = resolved(load_recipe(name, told))
+    validation = f"data.validation={HELD_OUT}"
+    all_overrides = [
+        *overrides,
+        validation,
+        f"seed={seed}",
+        f"device.precision={precision}",
+        "steps=1",
+    ]
+    recipe = resolved(load_recipe(name, all_overrides))
     if isinstance(recipe.optim, Muon):
-        while recipe.batch_size > SMALLEST_BATCH and work * PETA / step_work(recipe) < FEWEST_STEPS:
+        while (
+            recipe.batch_size > MIN_FAST_BATCH and work * PETA / step_work(recipe) < MIN_FAST_STEPS
+        ):
             recipe = replace(recipe, batch_size=recipe.batch_size // 2)
-    return replace(recipe, steps=max(SHORTEST, round(work * PETA / step_work(recipe))))
+    return replace(recipe, steps=max(MIN_STEPS, round(work * PETA / step_work(recipe))))
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """With the channels, classes and size of CIFAR-10, where the recipe leaves them to the data."""
+    """The recipe with CIFAR-10's channels, classes and size, if it leaves them to the data."""
     if isinstance(recipe.net, Net):
         return recipe
     return replace(recipe, net=replace(recipe.net, in_channels=3, num_classes=10, size=32))
 
 
-def run(recipe: Recipe, sets: build.Sets, say: str) -> dict[str, Any]:
-    """Train the recipe and judge it once: what a cell keeps."""
+def run(recipe: Recipe, sets: build.Sets, label: str) -> dict[str, Any]:
+    """Train the recipe and evaluate it; the content of a cell's file."""
     assert recipe.steps is not None
     assert sets.validation is not None
     net, _ = build.make_net(recipe)
@@ -138,22 +146,22 @@ def run(recipe: Recipe, sets: build.Sets, say: str) -> dict[str, Any]:
         seed=recipe.seed,
         drop_last=True,  # so that every step does the same work
     )
-    began, busy, told = time.perf_counter(), processor_seconds(), time.monotonic()
+    start, busy, last_progress = time.perf_counter(), processor_seconds(), time.monotonic()
     losses: list[float] = []
     with loader:
         for report in fit(state, _steps(loader, recipe.steps), lr, update):
             losses.append(report.loss)
-            if time.monotonic() - told > EVERY:
-                told = time.monotonic()
-                print(f"{say}: step {report.step} of {recipe.steps}, loss {report.loss:.3f}",
+            if time.monotonic() - last_progress > PROGRESS_SECONDS:
+                last_progress = time.monotonic()
+                print(f"{label}: step {report.step} of {recipe.steps}, loss {report.loss:.3f}",
                       file=sys.stderr, flush=True)  # fmt: skip
-    seconds, busy = time.perf_counter() - began, processor_seconds() - busy
-    judged = task if state.ema is None else state.ema
+    seconds, busy = time.perf_counter() - start, processor_seconds() - busy
+    evaluated = task if state.ema is None else state.ema
     accuracies = {}
     for views in dict.fromkeys(("none", recipe.evaluate.tta)):
         with Loader(sets.validation, split="validation", batch_size=500) as images:
-            figures = evaluate(TestTimeAugmented(judged, views), images.epoch(0))
-        accuracies[views] = figures["accuracy"]
+            metrics = evaluate(TestTimeAugmented(evaluated, views), images.epoch(0))
+        accuracies[views] = metrics["accuracy"]
     return {
         "steps": recipe.steps,
         "images": recipe.steps * recipe.batch_size,
@@ -171,13 +179,13 @@ def run(recipe: Recipe, sets: build.Sets, say: str) -> dict[str, Any]:
 
 
 def _steps(loader: Loader, count: int) -> Iterator[Batch]:
-    made, epoch = 0, 0
-    while made < count:
+    done, epoch = 0, 0
+    while done < count:
         for batch in loader.epoch(epoch):
-            if made == count:
+            if done == count:
                 return
             yield batch
-            made += 1
+            done += 1
         epoch += 1
 
 
@@ -185,30 +193,32 @@ def key(name: str, work: float, seed: int, precision: str) -> str:
     return f"{name.replace(', ', '-').replace(' ', '-')}-{work:g}-{precision}-seed{seed}.json"
 
 
-def rows_of(cells: Path, works: Sequence[float], seeds: Sequence[int], said: Said) -> list[Row]:
-    """A row for every contender and work of which there is a seed."""
+def rows_of(
+    cells: Path, works: Sequence[float], seeds: Sequence[int], settings: Settings
+) -> list[Row]:
+    """A row for every contender and work with at least one finished seed."""
     rows = []
-    for work, name in product(works, said.names):
-        paths = {seed: cells / key(name, work, seed, said.precision) for seed in seeds}
-        there = {seed: store.read_json(path) for seed, path in paths.items() if path.is_file()}
-        if not there:
+    for work, name in product(works, settings.names):
+        paths = {seed: cells / key(name, work, seed, settings.precision) for seed in seeds}
+        results = {seed: store.read_json(path) for seed, path in paths.items() if path.is_file()}
+        if not results:
             continue
-        done = list(there.values())
+        done = list(results.values())
         rows.append(
             {
                 "name": name,
                 "recipe": CONTENDERS[name][0],
                 "work": work,
-                "pflop": mean(each["pflop"] for each in done),
+                "pflop": mean(result["pflop"] for result in done),
                 "steps": done[0]["steps"],
                 "images": done[0]["images"],
                 "batch_size": done[0]["batch_size"],
-                "accuracy": _spread([each["accuracy"] for each in done]),
-                "accuracy_views": _spread([each["accuracy_views"] for each in done]),
+                "accuracy": _spread([result["accuracy"] for result in done]),
+                "accuracy_views": _spread([result["accuracy_views"] for result in done]),
                 "views": done[0]["views"],
                 "count": done[0]["count"],
-                "seeds": list(there),
-                "processor_seconds": mean(each["processor_seconds"] for each in done),
+                "seeds": list(results),
+                "processor_seconds": mean(result["processor_seconds"] for result in done),
             }
         )
     return rows
@@ -223,75 +233,75 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def curve(rows: Sequence[Row]) -> dict[str, Any]:
-    """The figure: accuracy over work."""
+    """The chart of accuracy over work."""
     lines = []
     for name in dict.fromkeys(row["name"] for row in rows):
-        chosen = [row for row in rows if row["name"] == name]
+        points = [row for row in rows if row["name"] == name]
         lines.append(
             line(
                 name,
-                [row["pflop"] for row in chosen],
-                [row["accuracy"]["mean"] for row in chosen],
-                low=[min(row["accuracy"]["values"]) for row in chosen],
-                high=[max(row["accuracy"]["values"]) for row in chosen],
+                [row["pflop"] for row in points],
+                [row["accuracy"]["mean"] for row in points],
+                low=[min(row["accuracy"]["values"]) for row in points],
+                high=[max(row["accuracy"]["values"]) for row in points],
             )
         )
     return lines_figure(
         "Validation accuracy at equal work",
-        "One view of each image. The mean over the seeds, between least and most.",
+        "One view of each image. The mean over the seeds, between minimum and maximum.",
         lines,
         x={"title": "training work, PFLOP", "scale": "log"},
         y={"title": "validation accuracy", "scale": "share"},
     )
 
 
-def write(said: Said, rows: list[Row]) -> None:
-    """The result, and a page with the curve beside the cells."""
+def write(settings: Settings, rows: list[Row]) -> None:
+    """Write the result, and a page with the curve next to the cells."""
     # matplotlib takes half a second to load
     from plusx.report import page
     from plusx.report.charts import charts
 
-    told = curve(rows)
-    surroundings = environment(torch.device("cpu"))
-    own = ("plusx", "python", "torch", "torchvision", "numpy")
+    chart = curve(rows)
+    machine = environment(torch.device("cpu"))
+    packages = ("plusx", "python", "torch", "torchvision", "numpy")
     names = {f"{row['name']}, {row['work']:g} PFLOP": row["accuracy"] for row in rows}
     store.write_json(
-        said.out,
+        settings.out,
         {
             "value": {name: each["mean"] for name, each in names.items()},
             "spread": {name: each["std"] for name, each in names.items()},
             "rows": rows,
-            "figures": [told],
+            "figures": [chart],
             "seeds": sorted({seed for row in rows for seed in row["seeds"]}),
             "command": shlex.join(["python", "benchmarks/fast.py", *sys.argv[1:]]),
             "recipe": {name: [recipe, *more] for name, (recipe, more) in CONTENDERS.items()}
-            | {"precision": said.precision, "kept_back": KEPT_BACK, "limit_pflop": LIMIT},
-            "versions": {name: surroundings[name] for name in own},
-            "machine": {name: each for name, each in surroundings.items() if name not in own}
-            | {"load_before": said.load_before, "load_after": load(), "note": ""},
+            | {"precision": settings.precision, "kept_back": HELD_OUT, "limit_pflop": LIMIT},
+            "versions": {name: machine[name] for name in packages},
+            "machine": {name: each for name, each in machine.items() if name not in packages}
+            | {"load_before": settings.load_before, "load_after": load(), "note": ""},
             "date": now(),
         },
     )
-    most = max(row["work"] for row in rows)
-    last = [row for row in rows if row["work"] == most]
-    found = ", ".join(f"{row['name']} {100 * row['accuracy']['mean']:.1f} %" for row in last)
+    largest = max(row["work"] for row in rows)
+    last = [row for row in rows if row["work"] == largest]
+    summary = ", ".join(f"{row['name']} {100 * row['accuracy']['mean']:.1f} %" for row in last)
     store.write_text(
-        said.cells / "fast.html",
+        settings.cells / "fast.html",
         page.render(
             "figures.html",
             {
                 "title": "plusx: accuracy at equal work",
                 "kicker": "benchmarks/fast.py",
-                "finding": f"With {most:g} PFLOP: {found}.",
-                "context": f"CIFAR-10, {KEPT_BACK:,} training images kept back, {said.precision}.",
-                "charts": charts([told]),
+                "finding": f"With {largest:g} PFLOP: {summary}.",
+                "context": f"CIFAR-10, {HELD_OUT:,} images held out, {settings.precision}.",
+                "charts": charts([chart]),
             },
         ),
     )
 
 
 def tiny_sets() -> build.Sets:
-    """Random pictures in the place of CIFAR-10."""
+    """Random images instead of CIFAR-10."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (600, 3, 32, 32), generator=generator, dtype=torch.uint8)
     whole = Dataset(
@@ -316,48 +326,48 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cells", type=Path, default=Path("runs") / "fast")
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_fast.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="a few steps on random pictures to see that it runs"
+        "--tiny", action="store_true", help="a few steps on random images, to check that it runs"
     )
-    asked = parser.parse_args(arguments)
-    works, seeds = (sorted(asked.work), asked.seeds) if not asked.tiny else ([1e-6], [0])
-    said = Said(asked.networks, asked.precision, asked.cells, asked.out, load())
-    began, before = time.monotonic(), torch.get_num_threads()
-    torch.set_num_threads(asked.threads)
-    store.make_folder(said.cells)
-    left = []
-    # the smallest work and all seeds of it first: what ends early is a whole curve
-    for work, seed, name in product(works, seeds, said.names):
-        path = said.cells / key(name, work, seed, said.precision)
+    args = parser.parse_args(arguments)
+    works, seeds = (sorted(args.work), args.seeds) if not args.tiny else ([1e-6], [0])
+    settings = Settings(args.networks, args.precision, args.cells, args.out, load())
+    start, before = time.monotonic(), torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    store.make_folder(settings.cells)
+    skipped = []
+    # the smallest work with all seeds first, so that an early stop leaves a complete curve
+    for work, seed, name in product(works, seeds, settings.names):
+        path = settings.cells / key(name, work, seed, settings.precision)
         if path.is_file():
             continue
-        rate = _rate(said.cells)
-        passed = time.monotonic() - began
-        if rate is not None and passed + work * rate > 60 * asked.minutes:
-            left.append(f"{name} {work:g} PFLOP seed {seed}")
+        rate = _rate(settings.cells)
+        elapsed = time.monotonic() - start
+        if rate is not None and elapsed + work * rate > 60 * args.minutes:
+            skipped.append(f"{name} {work:g} PFLOP seed {seed}")
             continue
-        recipe = cell_recipe(name, said.precision, work, seed)
-        if asked.tiny:
+        recipe = cell_recipe(name, settings.precision, work, seed)
+        if args.tiny:
             recipe = replace(recipe, batch_size=16)
-        sets = tiny_sets() if asked.tiny else build.open_sets(recipe)
-        done = run(recipe, sets, f"{name}, {work:g} PFLOP, seed {seed}")
-        store.write_json(path, done)
-        views = f"{done['views']} {100 * done['accuracy_views']:.2f} %"
+        sets = tiny_sets() if args.tiny else build.open_sets(recipe)
+        result = run(recipe, sets, f"{name}, {work:g} PFLOP, seed {seed}")
+        store.write_json(path, result)
+        views = f"{result['views']} {100 * result['accuracy_views']:.2f} %"
         print(
-            f"{name:20} {work:g} PFLOP seed {seed}: {done['steps']:5} steps, "
-            f"{100 * done['accuracy']:.2f} %, {views}, {done['seconds']:.0f} s",
+            f"{name:20} {work:g} PFLOP seed {seed}: {result['steps']:5} steps, "
+            f"{100 * result['accuracy']:.2f} %, {views}, {result['seconds']:.0f} s",
             flush=True,
         )
-        write(said, rows_of(said.cells, works, seeds, said))
+        write(settings, rows_of(settings.cells, works, seeds, settings))
     torch.set_num_threads(before)
-    if rows := rows_of(said.cells, works, seeds, said):
-        write(said, rows)
-    for each in left:
-        print(f"not begun, for want of time: {each}", file=sys.stderr)
+    if rows := rows_of(settings.cells, works, seeds, settings):
+        write(settings, rows)
+    for cell in skipped:
+        print(f"skipped for lack of time: {cell}", file=sys.stderr)
     return 0
 
 
 def _rate(cells: Path) -> float | None:
-    """Seconds a PFLOP, the slowest of the cells that are done."""
+    """Seconds per PFLOP of the slowest finished cell."""
     done = [json.loads(path.read_text()) for path in cells.glob("*seed*.json")]
     return max((each["seconds"] / each["pflop"] for each in done), default=None)
 

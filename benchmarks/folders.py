@@ -1,21 +1,21 @@
-"""Images a second of a folder of JPEGs, and of the same folder packed, against torchvision's.
+"""Images per second of a folder of JPEGs, plain and packed, against torchvision's ImageFolder.
 
     python benchmarks/folders.py [--rounds 9] [--tiny] [--out results/benchmark_folders.json]
 
-Everyone gives batches of 64 random resized crops of 224 x 224, mirrored half of the time and
-normalised, in float32. The peer is torchvision's ImageFolder behind a DataLoader: `v1` with its
-classic transforms, as its ImageNet recipe and PyTorch's examples have them; `v2` with transforms.v2
-on Pillow images; `v2 tensors` as torchvision's documentation says is fastest, on tensors of bytes.
-Ours are the folder with Pillow, the folder with simplejpeg (data.decoder), and `plusx pack` of the
-folder, each also with the channels innermost, as `plusx train` has them.
+All loaders produce batches of 64 random resized crops of 224 x 224, flipped with probability 0.5
+and normalised, in float32. The peer is torchvision's ImageFolder in a DataLoader: `v1` with the
+classic transforms, as in its ImageNet recipe and PyTorch's examples; `v2` with transforms.v2 on
+Pillow images; `v2 tensors` on uint8 tensors, which torchvision's documentation recommends as
+fastest. Ours are the folder with Pillow, the folder with simplejpeg (data.decoder), and the packed
+folder (`plusx pack`), each also in channels_last, the layout of `plusx train`.
 
-The folder is made from a seed in a temporary place: JPEGs of 500 x 375 or 375 x 500 at quality 90,
-half of them windows of the two photographs that come with scikit-learn, half coloured noise of many
-scales. First it is checked that with our windows and flips torchvision's functions give our pixels
-within one of 255 levels (with simplejpeg within a few), that the packed file gives in evaluation
-the folder's pixels bit for bit, and that shapes, types and labels are alike. Then epochs of all of
-them alternate in one process: without workers and with one thread, and with two workers and two
-threads. What packing cost stands in the result. Ends with status 1 where a target is missed.
+The folder is generated from a seed in a temporary folder: JPEGs of 500 x 375 or 375 x 500 at
+quality 90, half of them crops of the two photographs in scikit-learn, half coloured noise of
+several scales. Before the timing, the outputs are compared: with our crops and flips, torchvision's
+functions produce our pixels within one of 255 levels (with simplejpeg within a few); in evaluation
+the packed file has the folder's pixels bit for bit; and shapes, dtypes and labels are equal. Then
+epochs alternate in one process: with no workers and one thread, and with two workers and two
+threads. The cost of packing is recorded. Exits with status 1 if a target is missed.
 """
 
 import argparse
@@ -53,7 +53,7 @@ BATCH = 64
 CLASSES = 4
 AUGMENT = "resizedcrop flip"
 PEERS = ("v1", "v2", "v2 tensors")
-# at least so many times the peer, with two workers
+# the smallest ratios required, with two workers
 TARGETS = {
     ("pillow", "v1"): 1.5,
     ("pillow", "v2"): 1.5,
@@ -61,11 +61,11 @@ TARGETS = {
     ("packed", "v1"): 10.0,
     ("packed", "v2"): 10.0,
 }
-PACKED_RATE = 2000.0  # images a second and core, without workers
+PACKED_RATE = 2000.0  # images per second and core, without workers
 
 
 def make_folder(root: Path, count: int) -> None:
-    """So many JPEGs in each of four class folders."""
+    """Write `count` JPEGs into each of four class folders."""
     photos = [Image.fromarray(image) for image in load_sample_images().images]
     random = np.random.default_rng(SEED)
     for number in range(CLASSES):
@@ -80,18 +80,18 @@ def make_folder(root: Path, count: int) -> None:
 def window(
     random: np.random.Generator, photos: list[Image.Image], size: tuple[int, int]
 ) -> Image.Image:
-    """A random part of a photograph."""
+    """A random crop of a photograph."""
     photo = photos[int(random.integers(len(photos)))]
     scale = random.uniform(0.5, 0.85)
     width, height = int(size[0] * scale), int(size[1] * scale)
     left = int(random.integers(photo.width - width + 1))
     top = int(random.integers(photo.height - height + 1))
-    part = photo.crop((left, top, left + width, top + height))
-    return part.resize(size, Image.Resampling.BICUBIC)
+    crop = photo.crop((left, top, left + width, top + height))
+    return crop.resize(size, Image.Resampling.BICUBIC)
 
 
 def texture(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Noise of several scales, the coarse ones stronger, as in photographs."""
+    """Noise of several scales, coarse scales stronger, as in photographs."""
     total = np.full((size[1], size[0], 3), 128.0)
     for step in (64, 16, 4, 1):
         shape = (size[1] // step + 1, size[0] // step + 1, 3)
@@ -101,7 +101,7 @@ def texture(random: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def peer_transform(kind: str) -> Any:
-    """torchvision's transforms, each in the order of its documentation."""
+    """torchvision's transforms, in the order of its documentation."""
     if kind == "v1":
         return v1.Compose(
             [
@@ -133,15 +133,18 @@ def peer_loader(root: Path, kind: str, workers: int) -> "DataLoader[Any]":
 
 
 def check_same(folder: Dataset, quick: Dataset, packed: Dataset) -> dict[str, float]:
-    """The greatest differences in levels of 255. ValueError where they are not the same work."""
+    """The largest differences by loader, in levels of 255.
+
+    Raises ValueError if the loaders do not compute the same batches.
+    """
     order = permutation(len(folder), SEED, 0)[:BATCH]
     draws = CounterRNG.of(SEED, 0, order)
     flips = draws.at(1).coin()
-    found = {}
-    for name, source, most in (("pillow", folder, 1), ("simplejpeg", quick, 40)):
+    differences = {}
+    for name, source, limit in (("pillow", folder, 1), ("simplejpeg", quick, 40)):
         batch = next(our_loader(source, 0, False).epoch(0))
         levels = torch.tensor(IMAGENET_STD[3])[:, None, None] * 255
-        furthest, apart = 0.0, 0.0
+        furthest, average = 0.0, 0.0
         for place, number in enumerate(order.tolist()):
             assert folder.paths is not None
             with Image.open(folder.paths[number], formats=("JPEG",)) as opened:
@@ -153,15 +156,15 @@ def check_same(folder: Dataset, quick: Dataset, packed: Dataset) -> dict[str, fl
             )
             image = functional.horizontal_flip(image) if flips[place] else image
             pixels = functional.to_dtype(functional.pil_to_tensor(image), torch.float32, scale=True)
-            wanted = functional.normalize(pixels, IMAGENET_MEAN[3], IMAGENET_STD[3])
-            difference = ((batch.inputs[place] - wanted).abs() * levels).double()
+            expected = functional.normalize(pixels, IMAGENET_MEAN[3], IMAGENET_STD[3])
+            difference = ((batch.inputs[place] - expected).abs() * levels).double()
             furthest = max(furthest, float(difference.max()))
-            apart = max(apart, float(difference.mean()))
+            average = max(average, float(difference.mean()))
             if int(batch.known_targets[place]) != int(folder.labels[number]):
                 raise ValueError(f"{name}: another label at {number}")
-        if furthest > most + 1e-3 or apart > 0.5:
-            raise ValueError(f"{name}: pixels differ by up to {furthest}, by {apart} on average")
-        found[name] = furthest
+        if furthest > limit + 1e-3 or average > 0.5:
+            raise ValueError(f"{name}: pixels differ by up to {furthest}, by {average} on average")
+        differences[name] = furthest
     few = range(min(BATCH, len(folder)))
     ours, theirs = (
         torch.cat([batch.inputs for batch in Loader(each.subset(few), split="test").epoch(0)])
@@ -169,7 +172,7 @@ def check_same(folder: Dataset, quick: Dataset, packed: Dataset) -> dict[str, fl
     )
     if not torch.equal(ours, theirs):
         raise ValueError("packed: evaluation does not see the folder's pixels")
-    return found
+    return differences
 
 
 def our_loader(source: Dataset, workers: int, channels_last: bool) -> Loader:
@@ -186,7 +189,7 @@ def our_loader(source: Dataset, workers: int, channels_last: bool) -> Loader:
 
 
 class Epochs:
-    """Epochs of one contender, one a call, each of every image."""
+    """Epochs of one contender: each call reads every image once."""
 
     def __init__(self, loader: Any, count: int) -> None:
         self.loader = loader
@@ -199,14 +202,14 @@ class Epochs:
             self.loader.epoch(self.number) if isinstance(self.loader, Loader) else iter(self.loader)
         )
         shape: tuple[int, ...] = ()
-        seen = 0
+        count = 0
         for batch in batches:
             inputs = batch.inputs if isinstance(self.loader, Loader) else batch[0]
             assert inputs.dtype == torch.float32
             shape = tuple(inputs.shape[1:])
-            seen += len(inputs)
-        if (seen, shape) != (self.count, (3, SIZE, SIZE)):
-            raise ValueError(f"an epoch of {seen} images of {shape}")
+            count += len(inputs)
+        if (count, shape) != (self.count, (3, SIZE, SIZE)):
+            raise ValueError(f"an epoch of {count} images of {shape}")
 
 
 def measure(
@@ -218,17 +221,17 @@ def measure(
     ours = {}
     for name, source in sources.items():
         for layout in (False, True):
-            said = f"{name}, channels last" if layout else name
-            ours[said] = our_loader(source, workers, layout)
-            contenders[said] = Epochs(ours[said], count)
+            label = f"{name}, channels last" if layout else name
+            ours[label] = our_loader(source, workers, layout)
+            contenders[label] = Epochs(ours[label], count)
     for contender in contenders.values():
-        contender()  # workers begin, and what is read lies in memory
+        contender()  # starts the workers and fills the disk cache
     times = in_turns(contenders, rounds)
     for loader in ours.values():
         loader.close()
     ratios = {
-        f"{said} / {kind}": ratio(times[f"peer {kind}"].wall, times[said].wall)
-        for said in ours
+        f"{name} / {kind}": ratio(times[f"peer {kind}"].wall, times[name].wall)
+        for name in ours
         for kind in PEERS
     }
     return {
@@ -237,39 +240,39 @@ def measure(
         "rounds": rounds,
         "images": count,
         "images_per_second": {
-            name: asdict(rate_of(count, each.wall)) for name, each in times.items()
+            name: asdict(rate_of(count, taken.wall)) for name, taken in times.items()
         },
         "ratios": {name: asdict(each) for name, each in ratios.items()},
         "processor_time_ratios": {
-            f"{said} / {kind}": asdict(
-                ratio(times[f"peer {kind}"].processor, times[said].processor)
+            f"{name} / {kind}": asdict(
+                ratio(times[f"peer {kind}"].processor, times[name].processor)
             )
-            for said in ours
+            for name in ours
             for kind in PEERS
         },
     }, ratios
 
 
 def rate_of(count: int, seconds: np.ndarray) -> Estimate:
-    found = median(seconds)
-    return Estimate(count / found.value, count / found.high, count / found.low)
+    taken = median(seconds)
+    return Estimate(count / taken.value, count / taken.high, count / taken.low)
 
 
-def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every target with what was reached, in the layout that `plusx train` has."""
-    said = []
+def reached_targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every target with the ratio or rate reached, in the layout of `plusx train`."""
+    targets = []
     for row in rows:
         if row["workers"] == 2:
             for (name, kind), target in TARGETS.items():
                 what = f"{name}, channels last / {kind}"
                 reached = row["ratios"][what]
-                said.append({"what": f"{what}, 2 workers", "target": target, "reached": reached})
+                targets.append({"what": f"{what}, 2 workers", "target": target, "reached": reached})
         elif row["threads"] == 1:
             rate = row["images_per_second"]["packed, channels last"]
-            said.append(
+            targets.append(
                 {"what": "packed, images a second and core", "target": PACKED_RATE, "reached": rate}
             )
-    return [{**each, "met": each["reached"]["low"] >= each["target"]} for each in said]
+    return [{**each, "met": each["reached"]["low"] >= each["target"]} for each in targets]
 
 
 def main(arguments: list[str]) -> int:
@@ -280,16 +283,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--images", type=int, default=768)
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_folders.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="one small round to see that it runs; judges nothing"
+        "--tiny", action="store_true", help="one small round to check that it runs, no targets"
     )
-    said = parser.parse_args(arguments)
-    rounds, images = (1, 16) if said.tiny else (said.rounds, said.images)
+    args = parser.parse_args(arguments)
+    rounds, images = (1, 16) if args.tiny else (args.rounds, args.images)
     load_before, threads_before = load(), torch.get_num_threads()
     cache = os.environ.get("PLUSX_CACHE")
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["PLUSX_CACHE"] = f"{place}/cache"
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["PLUSX_CACHE"] = f"{temporary}/cache"
         try:
-            root, file = Path(place) / "folder", Path(place) / "folder.plusx"
+            root, file = Path(temporary) / "folder", Path(temporary) / "folder.plusx"
             make_folder(root, images // CLASSES)
             packing = pack(root, file)
             sources = {
@@ -300,8 +303,8 @@ def main(arguments: list[str]) -> int:
             sources = {name: replace(each, split="train") for name, each in sources.items()}
             differences = check_same(*sources.values())
             rows, estimates = [], {}
-            # without workers everything is done by one core
-            for workers, threads in [(0, 1)] if said.tiny else [(0, 1), (2, 2)]:
+            # without workers one core does everything
+            for workers, threads in [(0, 1)] if args.tiny else [(0, 1), (2, 2)]:
                 row, ratios = measure(root, sources, workers, threads, rounds)
                 rows.append(row)
                 estimates |= {f"{name}, {workers} workers": each for name, each in ratios.items()}
@@ -315,15 +318,15 @@ def main(arguments: list[str]) -> int:
             print(f"{row['workers']} workers  {name:28} {each['value']:8,.0f} images/s")
     for name, each in estimates.items():
         print(f"{name:44} {each}")
-    targets = judged(rows)
+    targets = reached_targets(rows)
     for each in targets:
         verdict = "met" if each["met"] else "MISSED"
         print(f"{verdict:6} {each['what']}: {each['reached']['value']:.2f} of {each['target']}")
-    kept = ("images", "side", "bytes", "source_bytes", "seconds", "images_per_second")
-    rows[0]["packing"] = {name: packing[name] for name in kept}
+    columns = ("images", "side", "bytes", "source_bytes", "seconds", "images_per_second")
+    rows[0]["packing"] = {name: packing[name] for name in columns}
     rows[0]["targets"] = targets
     record(
-        said.out,
+        args.out,
         rows,
         estimates,
         recipe={"augment": AUGMENT, "size": SIZE, "batch_size": BATCH, "rounds": rounds}
@@ -334,7 +337,7 @@ def main(arguments: list[str]) -> int:
         versions={name: version(name) for name in ("pillow", "simplejpeg")},
         load_before=load_before,
     )
-    return int(not said.tiny and not all(each["met"] for each in targets))
+    return int(not args.tiny and not all(each["met"] for each in targets))
 
 
 if __name__ == "__main__":

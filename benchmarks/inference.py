@@ -1,27 +1,26 @@
-"""The time until one image is told, on the CPU: our exported file, torchvision, ONNX Runtime and
-OpenVINO.
+"""Inference time of one image on the CPU: our exported file, torchvision, ONNX Runtime, OpenVINO.
 
     pip install --requirement benchmarks/requirements.txt
     python benchmarks/inference.py
 
-torchvision's network with perturbed statistics is run by itself, and as torch.onnx.export writes it
-by ONNX Runtime and OpenVINO. Ours has the same weights, is written by plusx.export, and runs as
-`plusx predict FILE.onnx` runs it. In turns, batch 1, 224 x 224, with
+torchvision's network with perturbed statistics runs in torch, and as exported by torch.onnx.export
+in ONNX Runtime and OpenVINO. Ours has the same weights, is exported by plusx.export, and runs as
+in `plusx predict FILE.onnx`. The contenders alternate, with batch size 1 at 224 x 224:
 
     eager          torchvision's network in inference mode (the peer's default)
-    channels_last  the same with channels innermost (the peer's best documented setting)
+    channels_last  the same in channels_last (the peer's best documented setting)
     ours           plusx.export.OnnxNetwork: tensors in, tensors out
-    ort            ONNX Runtime at its defaults, but for the number of threads
-    ort still      the same, with threads that neither spin while they wait nor take large parts of
-                   the work (what its documentation has for processors that others use too)
+    ort            ONNX Runtime with default options, except for the number of threads
+    ort still      the same without spinning and with small work blocks (what its documentation
+                   recommends for shared processors)
     openvino       OpenVINO in float32 for latency, one stream, as its documentation advises
 
-Logits have to be equal first, by the measure that `plusx export` has. Between two turns there is a
-pause, so that threads of one library that still spin do not take the time of the next. A ratio is a
-peer's time over ours: above 1 we are faster.
+Logits first have to agree within the tolerance of `plusx export`. A pause after each turn keeps
+the spinning threads of one library from slowing the next. A ratio is a peer's time over ours:
+above 1 we are faster.
 
-Writes results/benchmark_inference.json. Status 1 says that a target was missed: TARGET_EAGER times
-eager, and TARGET_BEST of the best of the other libraries.
+Writes results/benchmark_inference.json. Exits with status 1 if a target is missed: TARGET_EAGER
+times eager, and TARGET_BEST times the fastest of the other libraries.
 """
 
 import argparse
@@ -61,17 +60,17 @@ def networks(name: str) -> tuple[nn.Module, nn.Module]:
     """torchvision's network, with statistics as if trained, and ours with the same weights."""
     torch.manual_seed(SEED)
     peer: nn.Module = torchvision.models.get_model(name).eval()
-    for part in peer.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 1.5)
+    for module in peer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
     ours: nn.Module = plusx.create_model(name)
     ours.load_state_dict(peer.state_dict())
     return peer, ours.eval()
 
 
 def peer_file(peer: nn.Module, image: Tensor) -> bytes:
-    """torchvision's network as PyTorch's own exporter writes it."""
+    """torchvision's network as exported by torch.onnx.export."""
     batch = torch.export.Dim("batch")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         program = torch.onnx.export(
@@ -90,8 +89,8 @@ def by_onnxruntime(content: bytes, image: Tensor, threads: int, spins: bool) -> 
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.intra_op.dynamic_block_base", "4")
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    given = {"input": image.numpy()}
-    return lambda: session.run(None, given)[0]
+    inputs = {"input": image.numpy()}
+    return lambda: session.run(None, inputs)[0]
 
 
 def by_openvino(content: bytes, image: Tensor, threads: int) -> Answer:
@@ -108,14 +107,14 @@ def by_openvino(content: bytes, image: Tensor, threads: int) -> Answer:
             "NUM_STREAMS": 1,
         },
     )
-    request, given = compiled.create_infer_request(), {"input": image.numpy()}
-    return lambda: request.infer(given)[compiled.output(0)]
+    request, inputs = compiled.create_infer_request(), {"input": image.numpy()}
+    return lambda: request.infer(inputs)[compiled.output(0)]
 
 
 def contenders(
     peer: nn.Module, theirs: bytes, ours: bytes, image: Tensor, threads: int
 ) -> dict[str, Answer]:
-    """Everyone with the same image, and `threads` threads each."""
+    """All contenders, with the same image and `threads` threads each."""
     inner = image.contiguous(memory_format=torch.channels_last)
     last = copy.deepcopy(peer).to(memory_format=torch.channels_last)
     file = OnnxNetwork(ours)
@@ -130,24 +129,30 @@ def contenders(
 
 
 def check_equal(answers: dict[str, Answer]) -> float:
-    """The largest difference of a logit from the peer's, over what is allowed.
+    """The largest difference of a logit from the peer's, as a fraction of the tolerance.
 
-    ValueError: it is above 1, so that what is timed would not be the same work.
+    Raises ValueError if it is above 1.
     """
-    wanted = answers["eager"]()
-    allowed = TOLERANCE * max(1.0, float(np.abs(wanted).max()))
-    apart = {name: float(np.abs(ask() - wanted).max()) / allowed for name, ask in answers.items()}
-    furthest = max(apart, key=lambda name: apart[name])
-    if not apart[furthest] <= 1:
-        raise ValueError(f"{furthest} is another network: {apart[furthest]} of what is allowed")
-    return apart[furthest]
+    expected = answers["eager"]()
+    tolerance = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    differences = {
+        name: float(np.abs(answer() - expected).max()) / tolerance
+        for name, answer in answers.items()
+    }
+    furthest = max(differences, key=lambda name: differences[name])
+    if not differences[furthest] <= 1:
+        raise ValueError(
+            f"{furthest} is another network: its logits differ by {differences[furthest]} times "
+            "the tolerance"
+        )
+    return differences[furthest]
 
 
-def apart(answers: dict[str, Answer]) -> dict[str, Callable[[], object]]:
-    """With a pause after each."""
+def with_pauses(answers: dict[str, Answer]) -> dict[str, Callable[[], object]]:
+    """The contenders, with a pause after each."""
     spaced: dict[str, Callable[[], object]] = {}
-    for name, ask in answers.items():
-        spaced |= {name: ask, f"after {name}": lambda: time.sleep(PAUSE)}
+    for name, answer in answers.items():
+        spaced |= {name: answer, f"after {name}": lambda: time.sleep(PAUSE)}
     return spaced
 
 
@@ -167,9 +172,9 @@ def measure(name: str, size: int, threads: list[int], rounds: int) -> list[dict[
         with torch.inference_mode():
             answers = contenders(peer, theirs, ours, image, count)
             difference = check_equal(answers)
-            for ask in answers.values():
-                ask()
-            times = in_turns(apart(answers), rounds)
+            for answer in answers.values():
+                answer()
+            times = in_turns(with_pauses(answers), rounds)
         others = {each: times[each].wall for each in answers if each != "ours"}
         best = min(OTHERS, key=lambda each: float(np.median(others[each])))
         rows.append(
@@ -195,39 +200,39 @@ def measure(name: str, size: int, threads: list[int], rounds: int) -> list[dict[
 
 
 def missed(row: dict[str, Any]) -> list[str]:
-    """The targets that a row misses, by the value of its ratio."""
-    asked = {"eager": TARGET_EAGER, row["best"]: TARGET_BEST}
+    """The targets that a row misses, as lines."""
+    targets = {"eager": TARGET_EAGER, row["best"]: TARGET_BEST}
     where = f"{row['model']}, {row['threads']} thread(s)"
     return [
         f"{where}: {row['ratios'][name]['value']:.3f} times {name}, the target is {target}"
-        for name, target in asked.items()
+        for name, target in targets.items()
         if row["ratios"][name]["value"] < target
     ]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="One image told, by us and by others.")
+    parser = argparse.ArgumentParser(description="Inference of one image, ours and the peers'.")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_inference.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="a few small rounds to see that it runs; judges nothing"
+        "--tiny", action="store_true", help="a few small rounds to check that it runs, no targets"
     )
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     load_before, before = load(), torch.get_num_threads()
-    names, size = (NETWORKS[:1], 32) if said.tiny else (NETWORKS, 224)
-    rounds = 3 if said.tiny else said.rounds
-    rows = [row for name in names for row in measure(name, size, said.threads, rounds)]
+    names, size = (NETWORKS[:1], 32) if args.tiny else (NETWORKS, 224)
+    rounds = 3 if args.tiny else args.rounds
+    rows = [row for name in names for row in measure(name, size, args.threads, rounds)]
     torch.set_num_threads(before)
     estimates = {
-        f"{row['model']}, {row['threads']} thread(s), {name}": Estimate(**each)
+        f"{row['model']}, {row['threads']} thread(s), {name}": Estimate(**estimate)
         for row in rows
-        for name, each in row["ratios"].items()
+        for name, estimate in row["ratios"].items()
     }
-    for name, each in estimates.items():
-        print(f"{name:40} {each}")
+    for name, estimate in estimates.items():
+        print(f"{name:40} {estimate}")
     record(
-        said.out,
+        args.out,
         rows,
         estimates,
         recipe={"batch": 1, "rounds": rounds, "pause": PAUSE}
@@ -235,7 +240,7 @@ def main(arguments: list[str]) -> int:
         versions={name: version(name) for name in ("onnx", "onnxruntime", "openvino")},
         load_before=load_before,
     )
-    failed = [] if said.tiny else [line for row in rows for line in missed(row)]
+    failed = [] if args.tiny else [line for row in rows for line in missed(row)]
     for line in failed:
         print(f"missed: {line}", file=sys.stderr)
     return int(bool(failed))

@@ -1,4 +1,4 @@
-"""Eight bits: what they gain in time and lose in answers, ours and ONNX Runtime's default.
+"""8-bit quantisation, ours and ONNX Runtime's: speed-up and lost accuracy.
 
     pip install --requirement benchmarks/requirements.txt
     PLUSX_DATA=... python benchmarks/int8.py --weights FOLDER
@@ -6,19 +6,19 @@
 FOLDER has akamaster's resnet20-12fca82f.th and resnet56-4bfd9763.th, which are converted first.
 Both are quantised by
 
-    ours      plusx.export.quantise: per channel, ranges chosen on images (full range where the
-              processor has VNNI, 7 bits elsewhere; the other one is judged beside it, untimed)
-    default   onnxruntime.quantization.quantize_static, QDQ, uint8 activations and int8 weights, all
-              else as it comes: per tensor, full range, least and largest values
-    s8s8      the same with int8 activations, which is what it does when nothing is said
+    ours      plusx.export.quantise: per channel, ranges chosen on images (full range if the
+              processor has VNNI, else 7 bits; the other one is evaluated as well, but not timed)
+    default   onnxruntime.quantization.quantize_static, QDQ, uint8 activations and int8 weights,
+              otherwise with default options: per tensor, full range, minimum and maximum
+    s8s8      the same with int8 activations, the default type
 
-from the same CALIBRATING training images of CIFAR-10. Accuracy and agreement with float32 are those
-on its 10,000 test images, which have no part in any choice. (They are looked at here, once a run of
-this program, and nowhere else; --split train looks at training images.) Time is that of one image,
-and of 32; for resnet18 and resnet50 at 224 x 224 with weights and images of noise, time alone.
+from the same CALIBRATING training images of CIFAR-10. Accuracy and agreement with float32 are
+measured on its 10,000 test images, which are used for no choice. (--split train uses training
+images instead.) Times are those of 1 image and of 32 images. resnet18 and resnet50 at 224 x 224
+have random weights and images and are only timed.
 
-Writes results/benchmark_int8.json. Status 1 says that a target was missed: TARGET_SPEED times our
-float32 for every network at batch 1, MOST_LOST points of accuracy, LEAST_AGREEMENT.
+Writes results/benchmark_int8.json. Exits with status 1 if a target is missed: TARGET_SPEED times
+our float32 for every network at batch size 1, MAX_LOSS, MIN_AGREEMENT.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import DRAWS, RESULTS, SEED, Estimate, in_turns, load, ratio, record
+from timing import RESAMPLES, RESULTS, SEED, Estimate, in_turns, load, ratio, record
 from torch import Tensor, nn
 
 import plusx
@@ -50,14 +50,14 @@ from plusx.run.environment import exact_eight_bits
 from plusx.weights import convert, open_network
 
 
-TARGET_SPEED, MOST_LOST, LEAST_AGREEMENT = 1.85, 0.003, 0.985
+TARGET_SPEED, MAX_LOSS, MIN_AGREEMENT = 1.85, 0.003, 0.985
 CIFAR = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 LARGE = ("resnet18", "resnet50")
 CALIBRATING, CHOOSING = 256, 256
 
 
 def peer_quantised(content: bytes, images: Tensor, signed: bool) -> bytes:
-    """ONNX Runtime's static quantisation with its defaults."""
+    """The file quantised by ONNX Runtime's static quantisation with its defaults."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -93,7 +93,7 @@ def peer_quantised(content: bytes, images: Tensor, signed: bool) -> bytes:
 def ways(
     content: bytes, images: Tensor, choosing: Tensor
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The file quantised in every way, and what was chosen for ours."""
+    """The file quantised in every way, and the choices made for ours."""
     full = exact_eight_bits()
     ours = quantise(content, images, choosing, full, lambda line: None)
     other = quantise(content, images, choosing, not full, lambda line: None)
@@ -110,37 +110,37 @@ def ways(
 def times(
     files: dict[str, bytes], images: Tensor, threads: int, rounds: int
 ) -> dict[str, dict[str, Estimate]]:
-    """Ratios of the time of float32 over each, by the number of images at a time."""
+    """Speed-ups over float32, by batch size and name."""
     torch.set_num_threads(threads)
     timed = [name for name in files if not name.startswith("ours,")]
     nets = {name: OnnxNetwork(files[name]) for name in timed}
-    found: dict[str, dict[str, Estimate]] = {}
+    ratios_by_count: dict[str, dict[str, Estimate]] = {}
     for count in (1, 32) if len(images) >= 32 else (1,):
-        asked: dict[str, Callable[[], object]] = {
+        calls: dict[str, Callable[[], object]] = {
             name: lambda net=net, part=images[:count]: net(part) for name, net in nets.items()
         }
-        for ask in asked.values():
-            ask()
-        taken = in_turns(asked, rounds if count == 1 else max(3, rounds // 8))
-        found[str(count)] = {
+        for call in calls.values():
+            call()
+        taken = in_turns(calls, rounds if count == 1 else max(3, rounds // 8))
+        ratios_by_count[str(count)] = {
             name: ratio(taken["float32"].wall, taken[name].wall)
             for name in timed
             if name != "float32"
         }
-    return found
+    return ratios_by_count
 
 
 def quality(files: dict[str, bytes], images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Accuracy, its loss against float32 with an interval, and agreement, of each."""
-    told = {name: outputs_for(content, images).argmax(1) for name, content in files.items()}
-    right = {name: told[name] == labels for name in files}
+    """Accuracy, accuracy lost against float32 with an interval, and agreement with float32."""
+    predictions = {name: outputs_for(content, images).argmax(1) for name, content in files.items()}
+    right = {name: predictions[name] == labels for name in files}
     rows = {}
     for name in files:
         lost = right["float32"].int() - right[name].int()
         rows[name] = {
             "accuracy": float(right[name].float().mean()),
             "lost": asdict(share(lost)),
-            "agreement": float((told[name] == told["float32"]).float().mean()),
+            "agreement": float((predictions[name] == predictions["float32"]).float().mean()),
             "bytes": len(files[name]),
         }
     return rows
@@ -149,8 +149,10 @@ def quality(files: dict[str, bytes], images: Tensor, labels: Tensor) -> dict[str
 def share(changes: Tensor) -> Estimate:
     """The mean of -1, 0 and 1, and the interval of drawing the images again."""
     counts = np.array([int((changes == each).sum()) for each in (-1, 0, 1)])
-    drawn = np.random.default_rng(SEED).multinomial(len(changes), counts / len(changes), DRAWS)
-    means = (drawn[:, 2] - drawn[:, 0]) / len(changes)
+    resampled = np.random.default_rng(SEED).multinomial(
+        len(changes), counts / len(changes), RESAMPLES
+    )
+    means = (resampled[:, 2] - resampled[:, 0]) / len(changes)
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(float((counts[2] - counts[0]) / len(changes)), float(low), float(high))
 
@@ -164,27 +166,27 @@ def inputs(source: Dataset, net: dict[str, Any], count: int) -> tuple[Tensor, Te
 def measure_cifar(
     name: str, weights: Path, split: str, count: int, threads: list[int], rounds: int
 ) -> dict[str, Any]:
-    """A converted network: quality, and time by threads and images at a time."""
+    """A converted network: its quality, and its times by threads and batch size."""
     with tempfile.TemporaryDirectory() as folder:
         ours = Path(folder, "net.safetensors")
         convert(weights / CIFAR[name], name, "akamaster", ours)
-        net, said = open_network(ours)
-    assert said.preprocessing is not None
+        net, info = open_network(ours)
+    assert info.preprocessing is not None
     train = open_data("cifar10", split="train", validation=0)
-    images, _ = inputs(train, said.preprocessing, CALIBRATING + CHOOSING)
-    judged, labels = inputs(
-        open_data("cifar10", split=split, validation=0), said.preprocessing, count
+    images, _ = inputs(train, info.preprocessing, CALIBRATING + CHOOSING)
+    test_images, labels = inputs(
+        open_data("cifar10", split=split, validation=0), info.preprocessing, count
     )
     content = to_onnx(net, images[:1])
     files, chosen = ways(content, images[:CALIBRATING], images[CALIBRATING:])
-    row = {"model": name, "size": 32, "split": split, "count": len(judged), "chosen": chosen}
-    row["quality"] = quality(files, judged, labels)
-    row["speed"] = {str(t): times(files, judged[:32], t, rounds) for t in threads}
+    row = {"model": name, "size": 32, "split": split, "count": len(test_images), "chosen": chosen}
+    row["quality"] = quality(files, test_images, labels)
+    row["speed"] = {str(t): times(files, test_images[:32], t, rounds) for t in threads}
     return row
 
 
 def measure_large(name: str, size: int, threads: list[int], rounds: int) -> dict[str, Any]:
-    """A network with weights of noise: its time."""
+    """A network with random weights: its times."""
     torch.manual_seed(SEED)
     net: nn.Module = plusx.create_model(name, seed=SEED).eval()
     images = torch.randn(32, 3, size, size)
@@ -204,54 +206,58 @@ def measure_large(name: str, size: int, threads: list[int], rounds: int) -> dict
 
 
 def missed(row: dict[str, Any]) -> list[str]:
-    """The targets that a row misses."""
-    said = []
-    for threads, found in row["speed"].items():
-        speed = found["1"]["ours"]["value"]
+    """The targets that a row misses, as lines."""
+    failures = []
+    for threads, ratios_by_count in row["speed"].items():
+        speed = ratios_by_count["1"]["ours"]["value"]
         if speed < TARGET_SPEED:
-            said.append(f"{speed:.2f} times float32 with {threads} thread(s), not {TARGET_SPEED}")
+            failures.append(
+                f"{speed:.2f} times float32 with {threads} thread(s), not {TARGET_SPEED}"
+            )
     if "quality" in row:
         ours = row["quality"]["ours"]
-        if ours["lost"]["value"] > MOST_LOST:
-            said.append(f"{100 * ours['lost']['value']:.2f} points lost, not {100 * MOST_LOST:.1f}")
-        if ours["agreement"] < LEAST_AGREEMENT:
-            said.append(f"{ours['agreement']:.2%} same class, not {LEAST_AGREEMENT:.1%}")
-    return [f"{row['model']}: {each}" for each in said]
+        if ours["lost"]["value"] > MAX_LOSS:
+            failures.append(
+                f"{100 * ours['lost']['value']:.2f} points lost, not {100 * MAX_LOSS:.1f}"
+            )
+        if ours["agreement"] < MIN_AGREEMENT:
+            failures.append(f"{ours['agreement']:.2%} same class, not {MIN_AGREEMENT:.1%}")
+    return [f"{row['model']}: {failure}" for failure in failures]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Eight bits, ours and ONNX Runtime's default.")
-    place = Path(os.environ.get("PLUSX_DATA", "data")) / "weights" / "akamaster_cifar10"
-    parser.add_argument("--weights", type=Path, default=place)
+    parser = argparse.ArgumentParser(description="8-bit quantisation, ours and ONNX Runtime's.")
+    default_weights = Path(os.environ.get("PLUSX_DATA", "data")) / "weights" / "akamaster_cifar10"
+    parser.add_argument("--weights", type=Path, default=default_weights)
     parser.add_argument("--split", choices=("test", "train"), default="test")
     parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_int8.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="a few small rounds to see that it runs; judges nothing"
+        "--tiny", action="store_true", help="a few small rounds to check that it runs, no targets"
     )
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     load_before, before = load(), torch.get_num_threads()
-    rounds = 3 if said.tiny else said.rounds
+    rounds = 3 if args.tiny else args.rounds
     rows = []
-    if not said.tiny:
+    if not args.tiny:
         rows = [
-            measure_cifar(name, said.weights, said.split, 10_000, said.threads, rounds)
+            measure_cifar(name, args.weights, args.split, 10_000, args.threads, rounds)
             for name in CIFAR
         ]
-    large, size = (("resnet20",), 32) if said.tiny else (LARGE, 224)
-    rows += [measure_large(name, size, said.threads, max(3, rounds // 4)) for name in large]
+    large, size = (("resnet20",), 32) if args.tiny else (LARGE, 224)
+    rows += [measure_large(name, size, args.threads, max(3, rounds // 4)) for name in large]
     torch.set_num_threads(before)
     estimates: dict[str, Estimate] = {}
     for row in rows:
         for name, each in row.get("quality", {}).items():
             if name != "float32":
                 estimates[f"{row['model']}, points lost, {name}"] = Estimate(**each["lost"])
-        for threads, found in row["speed"].items():
-            for count, ratios in found.items():
+        for threads, ratios_by_count in row["speed"].items():
+            for count, ratios in ratios_by_count.items():
                 where = f"{row['model']}, {threads} thread(s), {count} image(s)"
                 estimates |= {f"{where}, {name}": each for name, each in ratios.items()}
-                found[count] = {name: asdict(each) for name, each in ratios.items()}
+                ratios_by_count[count] = {name: asdict(each) for name, each in ratios.items()}
     for name, each in estimates.items():
         print(f"{name:52} {each}")
     for row in rows:
@@ -259,18 +265,18 @@ def main(arguments: list[str]) -> int:
             print(
                 f"{row['model']}: {name:12} {each['accuracy']:.2%}, alike {each['agreement']:.2%}"
             )
-    targets = {"target_speed": TARGET_SPEED, "most_lost": MOST_LOST}
+    targets = {"target_speed": TARGET_SPEED, "most_lost": MAX_LOSS}
     record(
-        said.out,
+        args.out,
         rows,
         estimates,
         recipe={"calibrating": CALIBRATING, "choosing": CHOOSING, "rounds": rounds}
         | targets
-        | {"least_agreement": LEAST_AGREEMENT},
+        | {"least_agreement": MIN_AGREEMENT},
         versions={name: version(name) for name in ("onnx", "onnxruntime")},
         load_before=load_before,
     )
-    failed = [] if said.tiny else [line for row in rows for line in missed(row)]
+    failed = [] if args.tiny else [line for row in rows for line in missed(row)]
     for line in failed:
         print(f"missed: {line}", file=sys.stderr)
     return int(bool(failed))

@@ -1,16 +1,16 @@
-"""Images a second of sets in memory against torchvision's CIFAR10 with its v2 transforms.
+"""Images per second of data in memory, against torchvision's CIFAR10 with its v2 transforms.
 
     python benchmarks/loader.py [--rounds 15] [--tiny] [--out results/benchmark_loader.json]
 
-Everyone pads by 4, crops to 32 x 32, flips and normalises batches of 128 in float32. The peer is
-torchvision.datasets.CIFAR10 behind a DataLoader with transforms.v2: `PIL` on Pillow images, as its
-documentation shows, `tensors` on tensors of bytes, which it says is fastest, and `PIL, 2 workers`.
-First it is checked that all compute the same: with our places and flips, torchvision's functions
-give our pixels bit for bit; and with their own draws the peers' batches have our shape, type, mean
-and deviation. Then all of them alternate in one process, each with epochs of as many images as take
-it about as long, with 1 and with 2 threads. Real images are used where PLUSX_DATA has
-cifar-10-batches-bin, else random ones of the same shape: everyone does the same work on any pixels.
-Ends with status 1 where the lower end of a ratio is below its target.
+All loaders pad by 4, crop to 32 x 32, flip and normalise batches of 128 in float32. The peer is
+torchvision.datasets.CIFAR10 in a DataLoader with transforms.v2: `PIL` on Pillow images, as its
+documentation shows, `tensors` on uint8 tensors, which it recommends as fastest, and `PIL, 2
+workers`. Before the timing, the outputs are compared: with our crops and flips, torchvision's
+functions produce our pixels bit for bit, and with their own random numbers the peers' batches have
+our shape, dtype, mean and deviation. Then all alternate in one process, with 1 and with 2 threads,
+each with epochs of about the same duration. The images are CIFAR-10 if PLUSX_DATA has
+cifar-10-batches-bin, else random: the work does not depend on the pixels. Exits with status 1 if
+the lower end of a ratio is below its target.
 """
 
 import argparse
@@ -38,15 +38,15 @@ from plusx.data.rng import CounterRNG, permutation
 BATCH = 128
 AUGMENT = "pad4 crop flip"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-# at least so many times the peer
+# the smallest ratios required
 TARGETS = {"PIL": 20.0, "tensors": 8.0, "PIL, 2 workers": 12.0}
 WORKERS = {"PIL": 0, "tensors": 0, "PIL, 2 workers": 2}
-# of a round, for each about as long
+# per round, chosen for about equal times
 BATCHES = {"ours": 320, "PIL": 16, "tensors": 20, "PIL, 2 workers": 32}
 
 
 def images() -> tuple[Dataset, str]:
-    """50,000 images of 32 x 32, and where they are from."""
+    """50,000 images of 32 x 32, and their origin."""
     try:
         return open_data("cifar10", validation=0), "cifar10"
     except OSError:
@@ -64,7 +64,7 @@ def images() -> tuple[Dataset, str]:
 
 
 def peer_dataset(source: Dataset, kind: str) -> CIFAR10:
-    """torchvision's own dataset class over the same images; but for its reading of files."""
+    """torchvision's own dataset class over the same images, without reading files."""
     dataset = CIFAR10.__new__(CIFAR10)
     dataset.data = images_of(source).permute(0, 2, 3, 1).contiguous().numpy()
     dataset.targets = source.labels.tolist()
@@ -93,7 +93,7 @@ def peer_loader(
 
 
 def check_same(source: Dataset, ours: Loader, peer: "DataLoader[Any]") -> None:
-    """Raise AssertionError unless both compute the same."""
+    """Raise AssertionError unless both compute the same batches."""
     batch = next(ours.epoch(0))
     order = permutation(len(source), 0, 0)[:BATCH]
     draws = CounterRNG.of(0, 0, order)
@@ -139,7 +139,7 @@ def peer_epochs(loader: "DataLoader[Any]", count: int) -> Callable[[], None]:
 def measure(
     source: Dataset, threads: int, rounds: int, share: float
 ) -> tuple[dict[str, Any], dict[str, Estimate]]:
-    """One row of the result, and the ratios by the name of the peer."""
+    """One row of the result, and the ratios by the peer's name."""
     torch.set_num_threads(threads)
     counts = {name: max(1, round(share * many)) * BATCH for name, many in BATCHES.items()}
     ours = Loader(source, split="train", augment=AUGMENT, batch_size=BATCH)
@@ -150,7 +150,7 @@ def measure(
     for contender in contenders.values():
         contender()
     times = in_turns(contenders, rounds)
-    # seconds of one image, as everyone's epochs have another length
+    # seconds per image, since the epochs differ in length
     wall = {name: each.wall / counts[name] for name, each in times.items()}
     busy = {name: each.processor / counts[name] for name, each in times.items()}
     ratios = {kind: ratio(wall[kind], wall["ours"]) for kind in TARGETS}
@@ -161,7 +161,7 @@ def measure(
         "images_per_second": {name: 1 / median(each).value for name, each in wall.items()},
         "ratios": {kind: asdict(each) for kind, each in ratios.items()},
         "processor_time_ratios": {
-            # what persistent workers used is known only when they have ended
+            # the processor time of persistent workers is known only after they end
             kind: asdict(ratio(busy[kind], busy["ours"]))
             for kind in TARGETS
             if not WORKERS[kind]
@@ -171,26 +171,26 @@ def measure(
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="sets in memory against torchvision's CIFAR10")
+    parser = argparse.ArgumentParser(description="Data in memory against torchvision's CIFAR10.")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_loader.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="two small rounds to see that it runs; judges nothing"
+        "--tiny", action="store_true", help="two small rounds to check that it runs, no targets"
     )
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     load_before, threads_before = load(), torch.get_num_threads()
     source, name = images()
     source = source.with_modality(ImageModality((32, 32), 3, MEAN, STD))
-    if said.tiny:
+    if args.tiny:
         source = source.subset(range(4096))
     torch.manual_seed(0)
     ours = Loader(source, split="train", augment=AUGMENT, batch_size=BATCH)
     for kind in TARGETS:
         check_same(source, ours, peer_loader(source, kind, 8 * BATCH))
     rows, estimates, missed = [], {}, []
-    for threads in (1,) if said.tiny else (1, 2):
+    for threads in (1,) if args.tiny else (1, 2):
         row, ratios = measure(
-            source, threads, 2 if said.tiny else said.rounds, 0.1 if said.tiny else 1.0
+            source, threads, 2 if args.tiny else args.rounds, 0.1 if args.tiny else 1.0
         )
         rows.append(row)
         for kind, each in ratios.items():
@@ -204,16 +204,16 @@ def main(arguments: list[str]) -> int:
                 missed.append(f"{kind}, {threads} thread(s)")
     torch.set_num_threads(threads_before)
     record(
-        said.out,
+        args.out,
         rows,
         estimates,
         recipe={"augment": AUGMENT, "batch_size": BATCH, "data": name, "missed": missed},
         versions={"pillow": version("pillow")},
         load_before=load_before,
     )
-    for each in () if said.tiny else missed:
+    for each in () if args.tiny else missed:
         print(f"missed: {each}", file=sys.stderr)
-    return int(bool(missed) and not said.tiny)
+    return int(bool(missed) and not args.tiny)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""What training holds, and what holding less costs in time, against what others offer.
+"""Memory and time of a training step with and without checkpointing, against the peers.
 
     pip install --requirement benchmarks/requirements.txt
     python benchmarks/memory.py
 
-A step is forward, cross-entropy and backward, channels innermost, not compiled. Three networks:
+A step is forward, cross-entropy and backward, in channels_last, not compiled. Three networks:
 
-    resnet50     torchvision's, plain and through torch.utils.checkpoint_sequential, against ours as
-                 it is and by the plans "recompute" and "segments"
+    resnet50     torchvision's, plain and with torch.utils.checkpoint_sequential, against ours,
+                 plain and with the plans "recompute" and "segments"
     densenet121  torchvision's, plain and with memory_efficient=True, against ours
-    depth 110    ours of He et al. 2015, and reversible (Gomez et al. 2017): activations stored,
-                 through memcnn, and as we reverse it
+    depth 110    ours of He et al. 2015, and reversible (Gomez et al. 2017): with stored
+                 activations, through memcnn, and with our reversal
 
-Gradients are compared first, in float64, from equal weights. Two counts stand beside the times.
-"saved" is the most that autograd, or a plan in its place, holds of a step (parameters and buffers
-not), which is exact and the same every time. "live" is the most bytes of all tensors that are there
-at one time, parameters and their gradients not: it is asked of everyone alike, and of checkpoints
-and memcnn alone, which keep what they keep out of autograd's sight. A ratio of times is the time
-over that of the first of its network: below 1 is faster.
+Gradients are first compared in float64, from equal weights. Two sizes are counted besides the
+times. "saved" is the peak size of what autograd or a plan saves for the backward pass, without
+parameters and buffers; it is exact and deterministic. "live" is the peak size of all existing
+tensors, without parameters and their gradients. It is counted for all contenders, and is the only
+count for checkpoints and memcnn, whose storage autograd does not see. A ratio of times is relative
+to the first contender of the network: below 1 is faster.
 
-Writes results/benchmark_memory.json; a target that is missed is printed, recorded, and status 1.
+Writes results/benchmark_memory.json. Missed targets are printed and recorded; exit status 1.
 """
 
 import argparse
@@ -53,7 +53,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Target:
-    """The most bytes and the most time that a contender may take, as shares of the base."""
+    """The largest size and time allowed, as fractions of the base."""
 
     base: str
     bytes: float
@@ -62,12 +62,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Case:
-    """Networks that compute the same, or nearly, by name; the first is the base of the ratios."""
+    """Equivalent, or nearly equivalent, networks; the first is the base of the ratios."""
 
     model: str
     size: int
     batch_size: int
-    whole: int  # pixels a side at which bytes are counted as well; 0: at no other
+    whole: int  # second image size at which bytes are counted; 0: none
 
 
 CASES = (
@@ -83,7 +83,7 @@ TARGETS = {
 
 
 class Checkpointed(nn.Module):
-    """torchvision's ResNet through checkpoint_sequential, as PyTorch's documentation uses it."""
+    """torchvision's ResNet with checkpoint_sequential, as in PyTorch's documentation."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -112,26 +112,26 @@ class Invertible(nn.Module):
 
 
 def networks(case: Case) -> dict[str, nn.Module]:
-    """The contenders, all of a kind with the same weights."""
+    """The contenders by name; equivalent ones have the same weights."""
     torch.manual_seed(SEED)
     if case.model == "depth 110":
         stored = EXTERNAL["revnet110"](10, 3)
         stored.reverses = False
         reversing = deepcopy(stored)
         reversing.reverses = True
-        found = {
+        nets = {
             "ours resnet110": plusx.create_model("resnet110", seed=SEED),
             "ours revnet110, stored": stored,
             "ours revnet110": reversing,
         }
-        if memcnn_said() == "":
+        if memcnn_error() == "":
             theirs = deepcopy(stored)
             for stage in (theirs.layer1, theirs.layer2, theirs.layer3):
                 for i, unit in enumerate(stage):
                     if unit.downsample is None:
                         stage[i] = Invertible(unit)
-            found["memcnn revnet110"] = theirs
-        return found
+            nets["memcnn revnet110"] = theirs
+        return nets
     ours = plusx.create_model(case.model, seed=SEED)
     if case.model == "resnet50":
         theirs = torchvision.models.resnet50()
@@ -152,11 +152,11 @@ def networks(case: Case) -> dict[str, nn.Module]:
     return {"torchvision": theirs, **others, "ours": ours, **plans}
 
 
-def memcnn_said() -> str:
-    """Why memcnn takes no part, or nothing where it does."""
+def memcnn_error() -> str:
+    """Why memcnn cannot be used; "" if it can."""
     try:
         import memcnn  # noqa: F401
-    except Exception as error:  # whatever an old library raises with a new torch
+    except Exception as error:  # an old library may raise anything with a new torch
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 
@@ -177,39 +177,39 @@ def one_step(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def gradient(net: nn.Module) -> float:
-    """The norm of the whole gradient: the same whatever order the parameters are in."""
+    """The norm of the whole gradient, which does not depend on the order of the parameters."""
     squares = [p.grad.square().sum() for p in net.parameters()]
     return float(torch.stack(squares).sum().sqrt())
 
 
 def check_equal(case: Case) -> dict[str, float]:
-    """Relative differences of loss and gradient from the first of the same network, in float64.
+    """Relative differences of loss and gradient from the first equivalent network, in float64.
 
-    ValueError: one is above TOLERANCE.
+    Raises ValueError if one is above TOLERANCE.
     """
     small = replace(case, size=min(case.size, 64), batch_size=min(case.batch_size, 4))
     x, y = data(small, torch.float64)
-    known: dict[str, tuple[float, float]] = {}
-    apart = {}
+    references: dict[str, tuple[float, float]] = {}
+    differences = {}
     for name, net in networks(case).items():
         net = net.double().train()
-        found = float(one_step(net, x, y)), 0.0
-        found = found[0], gradient(net)
+        loss = float(one_step(net, x, y))
+        values = loss, gradient(net)
         kind = "resnet110" if name.endswith("resnet110") else case.model
-        base = known.setdefault(kind, found)
-        apart[name] = max(abs(a / b - 1) for a, b in zip(found, base, strict=True))
-        if not apart[name] <= TOLERANCE:
-            raise ValueError(f"{case.model}: {name} is another network: {found}, not {base}")
-    return apart
+        base = references.setdefault(kind, values)
+        differences[name] = max(abs(a / b - 1) for a, b in zip(values, base, strict=True))
+        if not differences[name] <= TOLERANCE:
+            raise ValueError(f"{case.model}: {name} is another network: {values}, not {base}")
+    return differences
 
 
 class LiveBytes(TorchDispatchMode):
-    """The most bytes of tensors that are there at one time, those of `state` not counted."""
+    """Records the peak size of the existing tensors, except for the storages in `state`."""
 
     def __init__(self, state: set[int]) -> None:
         super().__init__()
         self.state, self.peak = state, 0
-        self.known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self.storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = function(*args, **(kwargs or {}))
@@ -217,25 +217,25 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(each, Tensor):
                 storage = each.untyped_storage()
                 if storage._cdata not in self.state:
-                    self.known[storage._cdata] = weakref.ref(storage)
+                    self.storages[storage._cdata] = weakref.ref(storage)
         live = 0
-        for key, found in list(self.known.items()):
-            storage = found()
+        for key, reference in list(self.storages.items()):
+            storage = reference()
             if storage is None:
-                del self.known[key]
+                del self.storages[key]
             else:
                 live += storage.nbytes()
         self.peak = max(self.peak, live)
         return result
 
 
-def counted(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, int]:
-    """Bytes an image: "saved" and "live"."""
-    one_step(net, x, y)  # gradients are there
+def bytes_per_image(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, int]:
+    """Bytes per image: "saved" and "live"."""
+    one_step(net, x, y)  # allocates the gradients
     with SavedBytes(net) as saved:
         one_step(net, x, y)
-    parts = (*net.parameters(), *net.buffers(), *(p.grad for p in net.parameters()))
-    with LiveBytes({part.untyped_storage()._cdata for part in parts}) as live:
+    state = (*net.parameters(), *net.buffers(), *(p.grad for p in net.parameters()))
+    with LiveBytes({tensor.untyped_storage()._cdata for tensor in state}) as live:
         one_step(net, x, y)
     return {"saved": saved.peak // len(x), "live": live.peak // len(x)}
 
@@ -248,23 +248,23 @@ def measure(case: Case, threads: int, rounds: int, tiny: bool) -> tuple[list[dic
         for name, net in networks(case).items()
     }
     x, y = data(case)
-    held = {name: counted(net, x, y) for name, net in nets.items()}
-    whole = {}
+    sizes = {name: bytes_per_image(net, x, y) for name, net in nets.items()}
+    larger_sizes = {}
     if case.whole and threads == 1 and not tiny:
         larger = data(replace(case, size=case.whole, batch_size=1))
-        # a batch of one image is no batch for statistics of 1 x 1 positions; there are more
-        whole = {name: counted(net, *larger) for name, net in nets.items()}
+        # batch norm can use a single image here, since its maps have more than one position
+        larger_sizes = {name: bytes_per_image(net, *larger) for name, net in nets.items()}
     steps: dict[str, Step] = {
         name: (lambda net=net: one_step(net, x, y)) for name, net in nets.items()
     }
     times = in_turns(steps, rounds)
     rows, ratios = [], {}
-    for name, own in times.items():
+    for name, taken in times.items():
         target = TARGETS.get((case.model, name))
         base = target.base if target else next(iter(nets))
-        each = ratio(own.wall, times[base].wall)
-        ratios[f"{case.model}, {name} / {base}, {threads} thread(s)"] = each
-        share = held[name]["saved"] / held[base]["saved"]
+        time_ratio = ratio(taken.wall, times[base].wall)
+        ratios[f"{case.model}, {name} / {base}, {threads} thread(s)"] = time_ratio
+        share = sizes[name]["saved"] / sizes[base]["saved"]
         out_of_sight = "checkpoints" in name or "memcnn" in name or "efficient" in name
         row = {
             **asdict(case),
@@ -272,27 +272,27 @@ def measure(case: Case, threads: int, rounds: int, tiny: bool) -> tuple[list[dic
             "threads": threads,
             "rounds": rounds,
             "base": base,
-            "bytes_per_image": held[name],
-            "whole_bytes_per_image": whole.get(name),
+            "bytes_per_image": sizes[name],
+            "whole_bytes_per_image": larger_sizes.get(name),
             "saved_share": None if out_of_sight else share,
-            "live_share": held[name]["live"] / held[base]["live"],
-            "time": asdict(each),
-            "processor_time": asdict(ratio(own.processor, times[base].processor)),
+            "live_share": sizes[name]["live"] / sizes[base]["live"],
+            "time": asdict(time_ratio),
+            "processor_time": asdict(ratio(taken.processor, times[base].processor)),
             "target": None if target is None else asdict(target),
-            "missed": [] if target is None else missed(target, share, each),
+            "missed": [] if target is None else missed(target, share, time_ratio),
         }
         rows.append(row)
     return rows, ratios
 
 
 def missed(target: Target, share: float, time: Estimate) -> list[str]:
-    """What of a target was not reached; the bytes to a hundredth, the time by its median."""
-    wrong = []
+    """The parts of a target that were missed, as lines."""
+    failures = []
     if share > target.bytes:
-        wrong.append(f"bytes {share:.3f}, asked {target.bytes}")
+        failures.append(f"bytes {share:.3f}, asked {target.bytes}")
     if time.value > target.time:
-        wrong.append(f"time {time.value:.3f}, asked {target.time}")
-    return wrong
+        failures.append(f"time {time.value:.3f}, asked {target.time}")
+    return failures
 
 
 def main(arguments: list[str]) -> int:
@@ -301,42 +301,46 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_memory.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="two small rounds to see that it runs; judges nothing"
+        "--tiny", action="store_true", help="two small rounds to check that it runs, no targets"
     )
-    said = parser.parse_args(arguments)
-    rounds = 2 if said.tiny else said.rounds
-    cases = [replace(case, size=32, batch_size=2) if said.tiny else case for case in CASES]
+    args = parser.parse_args(arguments)
+    rounds = 2 if args.tiny else args.rounds
+    cases = [replace(case, size=32, batch_size=2) if args.tiny else case for case in CASES]
     load_before, before = load(), torch.get_num_threads()
     rows: list[dict[str, Any]] = []
     estimates: dict[str, Estimate] = {}
-    apart = {case.model: check_equal(case) for case in cases}
-    for threads, case in product(said.threads, cases):
-        found, ratios = measure(case, threads, rounds, said.tiny)
-        rows += found
+    differences = {case.model: check_equal(case) for case in cases}
+    for threads, case in product(args.threads, cases):
+        new_rows, ratios = measure(case, threads, rounds, args.tiny)
+        rows += new_rows
         estimates |= ratios
-        for row in found:
+        for row in new_rows:
             share = row["saved_share"] or row["live_share"]
             print(
                 f"{case.model:11} {row['name']:28} {threads} thread(s)  bytes {share:.3f}  "
                 f"time {row['time']['value']:.3f} of {row['base']}"
             )
     torch.set_num_threads(before)
-    why = memcnn_said()
+    error = memcnn_error()
     record(
-        said.out,
+        args.out,
         rows,
         estimates,
-        recipe={"segments": SEGMENTS, "gradients_apart": apart, "memcnn": why or "took part"}
+        recipe={
+            "segments": SEGMENTS,
+            "gradients_apart": differences,
+            "memcnn": error or "took part",
+        }
         | {"rounds": rounds, "compile": False, "channels_last": True},
-        versions={} if why else {"memcnn": version("memcnn")},
+        versions={} if error else {"memcnn": version("memcnn")},
         load_before=load_before,
     )
-    wrong = [(row, said) for row in rows for said in row["missed"]]
-    for row, what in () if said.tiny else wrong:
-        print(f"missed: {row['model']}, {row['name']}: {what}", file=sys.stderr)
-    if why:
-        print(f"memcnn takes no part: {why}", file=sys.stderr)
-    return int(bool(wrong) and not said.tiny)
+    failures = [(row, failure) for row in rows for failure in row["missed"]]
+    for row, failure in () if args.tiny else failures:
+        print(f"missed: {row['model']}, {row['name']}: {failure}", file=sys.stderr)
+    if error:
+        print(f"memcnn takes no part: {error}", file=sys.stderr)
+    return int(bool(failures) and not args.tiny)
 
 
 if __name__ == "__main__":

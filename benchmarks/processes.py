@@ -1,9 +1,10 @@
-"""Two runs at a time with one thread each, against one run at a time with two threads.
+"""Two concurrent runs with one thread each against single runs with two threads.
 
     python benchmarks/processes.py [--rounds 7] [--out results/processes.json]
 
-Both make the four runs of `plusx compare digits` with one seed and two epochs, from nothing to the
-report, alternating. The ratio is that of their seconds; the interval is a bootstrap over rounds.
+Each way makes the four runs of `plusx compare digits` with one seed and two epochs, from an empty
+folder to the report, in alternating order. The ratio is that of the times; its interval is a
+bootstrap over rounds.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from plusx.run.folder import now
 from plusx.study.runner import compare
 
 
-WAYS = {"two processes": (2, 1), "two threads": (1, 2)}  # runs at a time, threads of a run
+WAYS = {"two processes": (2, 1), "two threads": (1, 2)}  # concurrent runs, threads per run
 
 
 def seconds(jobs: int, threads: int) -> float:
@@ -49,10 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="processes against threads")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    args = parser.parse_args()
     pairs = []
-    for number in range(given.rounds):
-        order = list(WAYS)[:: 1 - 2 * (number % 2)]  # who begins alternates
+    for number in range(args.rounds):
+        order = list(WAYS)[:: 1 - 2 * (number % 2)]  # the first alternates
         took = {name: seconds(*WAYS[name]) for name in order}
         pairs.append((took["two processes"], took["two threads"]))
         print(", ".join(f"{name} {value:.1f} s" for name, value in took.items()), file=sys.stderr)
@@ -60,8 +61,8 @@ def main() -> None:
     low, high = interval(ratios)
     ratio = statistics.median(ratios)
     print(f"two processes are {ratio:.2f} times as fast (95 % interval {low:.2f} to {high:.2f})")
-    if given.out:
-        surroundings = environment(torch.device("cpu"))
+    if args.out:
+        machine = environment(torch.device("cpu"))
         versions = ("plusx", "python", "torch", "numpy")
         result = {
             "value": ratio,
@@ -71,11 +72,11 @@ def main() -> None:
             "seeds": [0],
             "command": shlex.join(["python", "benchmarks/processes.py", *sys.argv[1:]]),
             "recipe": "digits epochs=2 compare.seeds=[0]",
-            "versions": {name: surroundings.pop(name) for name in versions},
-            "machine": surroundings,
+            "versions": {name: machine.pop(name) for name in versions},
+            "machine": machine,
             "date": now(),
         }
-        store.write_json(given.out, result)
+        store.write_json(args.out, result)
 
 
 if __name__ == "__main__":

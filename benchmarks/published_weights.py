@@ -1,10 +1,10 @@
-"""Trained weights that others published, converted and evaluated on CIFAR-10's test set.
+"""Evaluate published trained weights on CIFAR-10's test set, after conversion.
 
     PLUSX_DATA=DIR python benchmarks/published_weights.py
 
 DIR has cifar-10-batches-bin and, under weights/, the files of NAMED_SETS. Writes
-results/published_weights.json and ends with status 1 if an accuracy is not the one expected.
-Nothing is trained and nothing chosen: the networks are as their authors left them.
+results/published_weights.json and exits with status 1 if an accuracy differs from the expected one.
+Nothing is trained or tuned.
 """
 
 import hashlib
@@ -30,7 +30,8 @@ RESULT = Path(__file__).parents[1] / "results" / "published_weights.json"
 
 @dataclass(frozen=True)
 class Published:
-    """A file under DIR/weights, and how many of the 10,000 test images its network gets right."""
+    """A file under DIR/weights, and how many of the 10,000 test images its network classifies
+    correctly."""
 
     file: str
     model: str
@@ -76,7 +77,7 @@ def main() -> int:
         rows.append(measure(item, Path(data)))
         row = rows[-1]
         print(f"{row['file']:26} {row['accuracy']:.4f}  expected {row['expected']:.4f}", flush=True)
-    surroundings = environment(torch.device("cpu"))
+    machine = environment(torch.device("cpu"))
     versions = ("plusx", "python", "torch", "torchvision", "numpy", "pillow")
     store.write_json(
         RESULT,
@@ -88,8 +89,8 @@ def main() -> int:
             "rows": rows,
             "command": f"python benchmarks/{shlex.quote(Path(__file__).name)}",
             "recipe": None,
-            "versions": {name: surroundings.pop(name) for name in versions},
-            "machine": surroundings,
+            "versions": {name: machine.pop(name) for name in versions},
+            "machine": machine,
             "date": now(),
         },
     )

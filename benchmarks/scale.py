@@ -1,14 +1,14 @@
-"""Two processes of one thread against one process of two, and the bytes that processes exchange.
+"""Two processes with one thread each against one process with two, and the bytes exchanged.
 
     python benchmarks/scale.py
 
-Speed: training steps of ResNet-20 on images of 32 x 32 (noise: a step does not depend on what they
-show), by DDP and by FSDP2 with two processes over gloo on the loopback, and by one process. Before
-anything is timed, the losses of the processes have to be those of one that normalises the same
-halves of the same batches. A ratio above 1 says that two processes are faster.
+Speed: training steps of ResNet-20 on random images of 32 x 32, by DDP and FSDP2 with two processes
+over gloo on the loopback interface, and by one process. Before anything is timed, the losses of the
+processes have to equal those of one process that normalises the same halves of the same batches. A
+ratio above 1 means that two processes are faster.
 
-Bytes: what the processes receive in a step, as the kernel counts it for their own sockets, beside
-what the algorithms need by arithmetic. What 8 and 64 GPUs would give is computed from ASSUMED.
+Bytes: the bytes received in a step, as the kernel counts them for the processes' sockets, and the
+bytes that the algorithms need by arithmetic. The speed of 8 and 64 GPUs is computed from ASSUMED.
 
 Writes results/benchmark_scale.json.
 """
@@ -42,10 +42,10 @@ from plusx.train.update import GradientStep
 MODEL = "resnet20"
 RATE, MOMENTUM, DECAY = 0.01, 0.9, 1e-4
 ENGINES = ("ddp", "fsdp")
-STEPS = 3  # of a contender in a round
+STEPS = 3  # per contender and round
 TCP_INFO_SIZE, BYTES_RECEIVED = 232, 128  # of struct tcp_info in linux/tcp.h
 
-# What the projection takes for granted. None of it was measured here.
+# Assumptions of the projection. None of them was measured here.
 ASSUMED = {
     "model": "resnet50",
     "images": 1_281_167,  # ImageNet's training images
@@ -54,8 +54,8 @@ ASSUMED = {
     "images_per_second": 3500.0,  # of one GPU of the H100's class, bfloat16, channels_last, eager
     "backward_share": 2 / 3,  # of a step, under which gradients can travel
     "gpus_a_node": 8,
-    "bytes_per_second_in_a_node": 400e9,  # NVLink, each way, what all-reduce gets of it
-    "bytes_per_second_between_nodes": 45e9,  # a card of 400 Gb/s for each GPU
+    "bytes_per_second_in_a_node": 400e9,  # all-reduce bandwidth over NVLink, each way
+    "bytes_per_second_between_nodes": 45e9,  # a 400 Gb/s network card per GPU
     "seconds_a_hop": 20e-6,
     "bucket_bytes": 25 * 2**20,  # DistributedDataParallel's
     "jpeg_bytes": 110_000.0,  # of an image of the training set, on average
@@ -65,25 +65,25 @@ ASSUMED = {
 
 
 def received(engine: str, parameter_bytes: int, world: int) -> float:
-    """The bytes that one of so many processes receives in a step, by the algorithms.
+    """The bytes that one of `world` processes receives in a step, by arithmetic.
 
-    A ring all-reduce passes every byte of the gradients round twice but for its own share; FSDP2
-    gathers the parameters for the forward and again for the backward pass, and scatters gradients.
+    A ring all-reduce moves (world - 1) / world of the gradients twice. FSDP2 gathers the parameters
+    for the forward and for the backward pass, and scatters the gradients.
     """
     rounds = {"ddp": 2, "fsdp": 3}[engine]
     return rounds * (world - 1) / world * parameter_bytes
 
 
 def projected(gpus: int, assumed: dict[str, Any] = ASSUMED) -> dict[str, float]:
-    """What so many GPUs would give for ImageNet with DDP, under what is assumed."""
+    """The speed of DDP on ImageNet with `gpus` GPUs, under the assumptions."""
     gradient_bytes = _parameter_bytes(assumed["model"])
     step = assumed["batch_a_gpu"] / assumed["images_per_second"]
     moved = received("ddp", gradient_bytes, gpus)
-    place = "in_a_node" if gpus <= assumed["gpus_a_node"] else "between_nodes"
-    pace = assumed[f"bytes_per_second_{place}"]
+    link = "in_a_node" if gpus <= assumed["gpus_a_node"] else "between_nodes"
+    bandwidth = assumed[f"bytes_per_second_{link}"]
     buckets = -(-gradient_bytes // assumed["bucket_bytes"])
     latency = 2 * (gpus - 1) * assumed["seconds_a_hop"]  # of a bucket
-    travel = moved / pace + buckets * latency
+    travel = moved / bandwidth + buckets * latency
     # the last bucket is complete when the backward pass is over
     last = travel / buckets
     hidden = max(travel - assumed["backward_share"] * step, last)
@@ -120,7 +120,7 @@ def state_of() -> plusx.State:
 
 
 def rank(pipe: Connection, number: int, size: int, port: int, batch: int, pixels: int) -> None:
-    """One of the processes: makes steps when told to, and tells losses and bytes."""
+    """One of the processes: takes steps on request, and returns losses and bytes."""
     os.environ.update(
         RANK=str(number),
         LOCAL_RANK=str(number),
@@ -132,11 +132,11 @@ def rank(pipe: Connection, number: int, size: int, port: int, batch: int, pixels
     with joined("cpu", 300.0) as world:
         engines = {name: _reports(name, world, batch, pixels) for name in ENGINES}
         pipe.send("ready")
-        while (order := pipe.recv()) is not None:
-            name, steps = order
+        while (request := pipe.recv()) is not None:
+            name, steps = request
             before = bytes_received()
             losses = [report.loss for report in islice(engines[name], steps)]
-            world.barrier()  # until all have what was sent to them
+            world.barrier()  # until all have received everything
             pipe.send((losses, bytes_received() - before))
 
 
@@ -151,15 +151,15 @@ def _reports(name: str, world: DistributedContext, batch: int, pixels: int) -> A
 
 
 def bytes_received() -> int:
-    """What the kernel has counted as received on this process' TCP connections."""
+    """The bytes received so far on this process's TCP connections, as counted by the kernel."""
     total = 0
     for entry in Path("/proc/self/fd").iterdir():
         try:
             if not os.readlink(entry).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(entry.name))) as each:
-                if each.type == socket.SOCK_STREAM and each.family != socket.AF_UNIX:
-                    info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+            with socket.socket(fileno=os.dup(int(entry.name))) as connection:
+                if connection.type == socket.SOCK_STREAM and connection.family != socket.AF_UNIX:
+                    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
                     total += struct.unpack_from("Q", info, BYTES_RECEIVED)[0]
         except OSError:
             continue
@@ -167,14 +167,14 @@ def bytes_received() -> int:
 
 
 class Ranks:
-    """The processes of one world, which wait between their steps without taking any time."""
+    """The processes of one world; between their steps they wait without using the processor."""
 
     def __init__(self, size: int, batch: int, pixels: int) -> None:
         spawning = multiprocessing.get_context("spawn")
-        with socket.socket() as held:
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            held.bind(("127.0.0.1", 0))
-            port = held.getsockname()[1]
+        with socket.socket() as reserved:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
+            port = reserved.getsockname()[1]
             self.pipes, self.processes = [], []
             for number in range(size):
                 ours, theirs = spawning.Pipe()
@@ -187,11 +187,11 @@ class Ranks:
                 pipe.recv()
 
     def steps(self, name: str, steps: int) -> tuple[list[float], float]:
-        """The losses of so many steps, and the bytes that a process received in each."""
+        """Take `steps` steps; return their losses and the bytes that a process received in each."""
         for pipe in self.pipes:
             pipe.send((name, steps))
-        told = [pipe.recv() for pipe in self.pipes]
-        return told[0][0], float(np.mean([got for _, got in told])) / steps
+        replies = [pipe.recv() for pipe in self.pipes]
+        return replies[0][0], float(np.mean([count for _, count in replies])) / steps
 
     def close(self) -> None:
         for pipe in self.pipes:
@@ -201,35 +201,35 @@ class Ranks:
 
 
 def check_equal(ranks: Ranks, batch: int, pixels: int, steps: int) -> float:
-    """The largest distance between the losses of the processes and of one; ValueError above 1e-4.
+    """The largest difference between the losses of the processes and of one process.
 
-    After it, every engine has made so many steps.
+    Takes `steps` steps with every engine. Raises ValueError if the difference is above 1e-4.
     """
     batches = (batch_of(batch, pixels, number % 4) for number in count())
     halves = plusx.fit(state_of(), batches, constant(RATE), GradientStep(accumulation_steps=2))
-    alone = [report.loss for report in islice(halves, steps)]
-    apart = 0.0
+    expected = [report.loss for report in islice(halves, steps)]
+    largest = 0.0
     for name in ENGINES:
-        told, _ = ranks.steps(name, steps)
-        apart = max(apart, *(abs(one - other) for one, other in zip(alone, told)))
-        if apart > 1e-4:
-            raise ValueError(f"{name}: losses {told}, of one process {alone}")
-    return apart
+        losses, _ = ranks.steps(name, steps)
+        largest = max(largest, *(abs(one - other) for one, other in zip(expected, losses)))
+        if largest > 1e-4:
+            raise ValueError(f"{name}: losses {losses}, of one process {expected}")
+    return largest
 
 
 def speed(ranks: Ranks, batch: int, pixels: int, rounds: int) -> dict[str, Any]:
-    """Two processes of one thread against one of two."""
-    apart = check_equal(ranks, batch, pixels, 5)
+    """Two processes with one thread each against one with two threads."""
+    difference = check_equal(ranks, batch, pixels, 5)
     torch.set_num_threads(2)
     batches = (batch_of(batch, pixels, number % 4) for number in count())
-    alone = plusx.fit(state_of(), batches, constant(RATE))
+    single = plusx.fit(state_of(), batches, constant(RATE))
     contenders: dict[str, Callable[[], object]] = {
-        "one": lambda: [next(alone) for _ in range(STEPS)],
+        "one": lambda: [next(single) for _ in range(STEPS)],
         **{name: lambda name=name: ranks.steps(name, STEPS) for name in ENGINES},
     }
     contenders["one"]()
     times = in_turns(contenders, rounds)
-    found = {name: ratio(times["one"].wall, times[name].wall) for name in ENGINES}
+    ratios = {name: ratio(times["one"].wall, times[name].wall) for name in ENGINES}
     return {
         "what": "speed",
         "model": MODEL,
@@ -237,9 +237,9 @@ def speed(ranks: Ranks, batch: int, pixels: int, rounds: int) -> dict[str, Any]:
         "size": pixels,
         "rounds": rounds,
         "steps_a_round": STEPS,
-        "apart": apart,
+        "apart": difference,
         "one_seconds": float(np.median(times["one"].wall)) / STEPS,
-        "ratios": {name: asdict(each) for name, each in found.items()},
+        "ratios": {name: asdict(each) for name, each in ratios.items()},
     }
 
 
@@ -248,7 +248,7 @@ def moved(ranks: Ranks, size: int) -> list[dict[str, Any]]:
     parameter_bytes = _parameter_bytes(MODEL)
     rows = []
     for name in ENGINES:
-        ranks.steps(name, 2)  # connections are made and buckets laid out
+        ranks.steps(name, 2)  # opens connections and builds buckets
         _, counted = ranks.steps(name, 8)
         computed = received(name, parameter_bytes, size)
         rows.append(
@@ -270,18 +270,18 @@ def _parameter_bytes(name: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="Many processes: their speed and their bytes.")
+    parser = argparse.ArgumentParser(description="Several processes: speed and bytes exchanged.")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_scale.json")
     parser.add_argument(
-        "--tiny", action="store_true", help="two small rounds to see that it runs; judges nothing"
+        "--tiny", action="store_true", help="two small rounds to check that it runs, no targets"
     )
-    said = parser.parse_args(arguments)
-    batch, pixels, rounds = (8, 8, 2) if said.tiny else (said.batch_size, 32, said.rounds)
+    args = parser.parse_args(arguments)
+    batch, pixels, rounds = (8, 8, 2) if args.tiny else (args.batch_size, 32, args.rounds)
     load_before, before = load(), torch.get_num_threads()
     rows = []
-    for size in (2,) if said.tiny else (2, 4):
+    for size in (2,) if args.tiny else (2, 4):
         ranks = Ranks(size, batch if size == 2 else 32, pixels)
         try:
             if size == 2:
@@ -297,15 +297,15 @@ def main(arguments: Sequence[str]) -> int:
                 f"{row['engine']}, {row['processes']} processes: {row['counted']:,.0f} bytes "
                 f"a step and process, computed {row['computed']:,.0f}"
             )
-    found = {
+    estimates = {
         f"{name}, two processes / one": Estimate(**each) for name, each in rows[0]["ratios"].items()
     }
-    for name, each in found.items():
+    for name, each in estimates.items():
         print(f"{name}: {each}")
     record(
-        said.out,
+        args.out,
         rows,
-        found,
+        estimates,
         recipe={"optimizer": "sgd", "lr": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
         | {"rounds": rounds, "backend": "gloo", "compile": False, "assumed": ASSUMED},
         versions={},

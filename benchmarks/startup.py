@@ -1,14 +1,14 @@
-"""How long one waits for `plusx` to answer, and for `import plusx`.
+"""Start-up time of the `plusx` command and of `import plusx`.
 
     python benchmarks/startup.py
 
-`plusx --help`, `models` and `describe resnet50` in fresh processes, in turns with a Python that
-does nothing: the median on the wall is to be under COMMAND seconds, and none of HEAVY may be
-loaded. In other fresh processes: what `import plusx` and its first use (create_model, then one
-network) take once torch is there; the median is to be at most IMPORT seconds. A round that is not
-counted goes first, so that files are in the disk's cache and modules are compiled to bytecode.
+`plusx --help`, `models` and `describe resnet50` run in fresh processes, alternating with a Python
+that does nothing. Their median wall-clock time has to be below COMMAND seconds, and no package of
+HEAVY may be loaded. Other fresh processes time `import plusx` and its first use (create_model, then
+one network) after torch is imported; that median has to be at most IMPORT seconds. A warm-up round
+fills the disk cache and compiles the bytecode.
 
-Writes results/benchmark_startup.json, and ends with status 1 where a limit is missed.
+Writes results/benchmark_startup.json and exits with status 1 if a limit is exceeded.
 """
 
 import argparse
@@ -55,8 +55,8 @@ print(json.dumps({
 """
 
 
-# without it every start would compile plusx anew, which no installation does
-ENVIRONMENT = {key: said for key, said in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+# without bytecode files every start would compile plusx, which no installation does
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def answer(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -65,23 +65,25 @@ def answer(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def loaded(arguments: list[str]) -> list[str]:
-    """The packages outside the standard library that a command has loaded at its end."""
-    said = answer([sys.executable, "-c", LOADED, *arguments]).stderr
-    names = json.loads(said.splitlines()[-1])
+    """The third-party packages that are loaded when a command ends."""
+    output = answer([sys.executable, "-c", LOADED, *arguments]).stderr
+    names = json.loads(output.splitlines()[-1])
     return [name for name in names if name not in sys.stdlib_module_names and name[0] != "_"]
 
 
 def commands(rounds: int) -> tuple[list[dict[str, Any]], dict[str, Estimate]]:
     """A row for each command, and the medians of their seconds."""
     program = [str(PLUSX)] if PLUSX.exists() else [sys.executable, "-m", "plusx"]
-    lines = {" ".join(["plusx", *said]): [*program, *said] for said in COMMANDS}
+    lines = {" ".join(["plusx", *arguments]): [*program, *arguments] for arguments in COMMANDS}
     lines["python"] = [sys.executable, "-c", "pass"]
     runs = {name: _answering(line) for name, line in lines.items()}
     in_turns(runs, 1)
     times = in_turns(runs, rounds)
-    used = {" ".join(["plusx", *said]): loaded(said) for said in COMMANDS}
-    rows = [_row(name, each, COMMAND) | {"loaded": used.get(name)} for name, each in times.items()]
-    return rows, {name: median(each.wall) for name, each in times.items()}
+    used = {" ".join(["plusx", *arguments]): loaded(arguments) for arguments in COMMANDS}
+    rows = [
+        _row(name, taken, COMMAND) | {"loaded": used.get(name)} for name, taken in times.items()
+    ]
+    return rows, {name: median(taken.wall) for name, taken in times.items()}
 
 
 def _answering(line: list[str]) -> Callable[[], object]:
@@ -119,7 +121,7 @@ def _row(name: str, times: Times, limit: float | None) -> dict[str, Any]:
 
 
 def missed(row: dict[str, Any]) -> str:
-    """What is wrong with a row; "" where nothing is."""
+    """Why a row misses its limits; "" if it does not."""
     if row["limit"] is not None and row["seconds"]["value"] > row["limit"]:
         return f"{row['name']} took {row['seconds']['value']:.3f} s, the limit is {row['limit']} s"
     if heavy := HEAVY & set(row.get("loaded") or ()):
@@ -131,20 +133,20 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="How long plusx takes to answer.")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_startup.json")
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     load_before = load()
-    rows, estimates = commands(said.rounds)
-    import_rows, import_estimates = imports(said.rounds)
+    rows, estimates = commands(args.rounds)
+    import_rows, import_estimates = imports(args.rounds)
     rows, estimates = rows + import_rows, estimates | import_estimates
-    for row, each in zip(rows, estimates.values(), strict=True):
+    for row, estimate in zip(rows, estimates.values(), strict=True):
         busy = row["processor_seconds"]["value"]
-        print(f"{row['name']:24} {each} s, of the processor {busy:.3f} s")
-    limits = {"command_seconds": COMMAND, "import_seconds": IMPORT, "rounds": said.rounds}
-    record(said.out, rows, estimates, recipe=limits, versions={}, load_before=load_before)
-    wrong = [why for row in rows if (why := missed(row))]
-    for why in wrong:
-        print(why, file=sys.stderr)
-    return int(bool(wrong))
+        print(f"{row['name']:24} {estimate} s, of the processor {busy:.3f} s")
+    limits = {"command_seconds": COMMAND, "import_seconds": IMPORT, "rounds": args.rounds}
+    record(args.out, rows, estimates, recipe=limits, versions={}, load_before=load_before)
+    failures = [failure for row in rows if (failure := missed(row))]
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

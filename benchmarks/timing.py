@@ -1,9 +1,9 @@
-"""What benchmarks have in common: turns taken in one process, intervals, and the record.
+"""Helpers of the benchmarks: alternating timing, bootstrap intervals, and writing results.
 
-A round is every contender once, and who begins it rotates, so that whatever else the machine does
-meets all of them alike. Rounds, not single times, are drawn again for an interval, so that it keeps
-that pairing. The claims are of the clock on the wall; processor time is kept beside it as a second
-opinion from a machine that others use.
+A round runs every contender once, and a different contender starts each round, so that other load
+on the machine affects all alike. The bootstrap resamples rounds, which keeps the times of a round
+paired. The results are wall-clock times; processor time is recorded as well, since other processes
+may use the machine.
 """
 
 import os
@@ -25,13 +25,13 @@ from plusx.run.folder import now
 
 
 SEED = 0
-DRAWS = 10_000
+RESAMPLES = 10_000
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True, eq=False)
 class Times:
-    """Seconds of one contender, a number a round: on the wall, and of the processor."""
+    """Seconds of one contender, arrays of shape (rounds,): wall-clock and processor time."""
 
     wall: np.ndarray
     processor: np.ndarray
@@ -50,7 +50,7 @@ class Estimate:
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Run every contender once a round, and give the seconds that each took in each round."""
+    """Run every contender once per round; return the seconds of each in each round."""
     names = list(contenders)
     wall = {name: np.zeros(rounds) for name in names}
     processor = {name: np.zeros(rounds) for name in names}
@@ -65,37 +65,37 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dic
 
 
 def processor_seconds() -> float:
-    """Of this process, with its threads, and of the processes that it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    """Processor time of this process, its threads and the child processes it has waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def ratio(peer: np.ndarray, ours: np.ndarray) -> Estimate:
-    """The peer's median over our median, from the seconds (rounds,) of both: above 1 we are faster.
+    """The peer's median time over ours, from seconds of shape (rounds,); above 1 we are faster.
 
-    The interval draws rounds, each with both of its times.
+    The interval resamples rounds, each with both of its times.
     """
-    drawn = _rounds(len(peer))
-    medians = np.median(peer[drawn], axis=1) / np.median(ours[drawn], axis=1)
+    resampled = _rounds(len(peer))
+    medians = np.median(peer[resampled], axis=1) / np.median(ours[resampled], axis=1)
     return _estimate(np.median(peer) / np.median(ours), medians)
 
 
 def median(seconds: np.ndarray) -> Estimate:
-    """The median of the rounds (rounds,)."""
+    """The median over the rounds, from seconds of shape (rounds,)."""
     return _estimate(np.median(seconds), np.median(seconds[_rounds(len(seconds))], axis=1))
 
 
 def _rounds(count: int) -> np.ndarray:
-    return np.random.default_rng(SEED).integers(count, size=(DRAWS, count))
+    return np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
 
 
-def _estimate(value: float, drawn: np.ndarray) -> Estimate:
-    low, high = np.quantile(drawn, (0.025, 0.975))
+def _estimate(value: float, resampled: np.ndarray) -> Estimate:
+    low, high = np.quantile(resampled, (0.025, 0.975))
     return Estimate(float(value), float(low), float(high))
 
 
 def load() -> float:
-    """How many processes wanted a processor, on average over the last minute."""
+    """The load average of the last minute."""
     return os.getloadavg()[0]
 
 
@@ -108,16 +108,16 @@ def record(
     versions: Mapping[str, str],
     load_before: float,
 ) -> None:
-    """Write a result: the estimates by name, what is behind them, and where it was measured.
+    """Write a result: the estimates by name, the rows they come from, and the environment.
 
-    versions: of the libraries measured against that are no part of plusx's own environment.
-    Of paths that only this machine has the command keeps the last part.
+    `versions`: of the peer libraries, which are not in plusx's own environment record. Absolute
+    paths in the command are reduced to their last part.
     """
-    said = [Path(each).name if os.path.isabs(each) else each for each in sys.argv[1:]]
-    surroundings = environment(torch.device("cpu"))
-    own = ("plusx", "python", "torch", "torchvision", "numpy")
-    del surroundings["threads"]  # said in each row
-    busy = load_before > surroundings["cores"] + 0.5
+    arguments = [Path(each).name if os.path.isabs(each) else each for each in sys.argv[1:]]
+    machine = environment(torch.device("cpu"))
+    packages = ("plusx", "python", "torch", "torchvision", "numpy")
+    del machine["threads"]  # each row has its own number
+    busy = load_before > machine["cores"] + 0.5
     store.write_json(
         path,
         {
@@ -125,11 +125,11 @@ def record(
             "spread": {name: [each.low, each.high] for name, each in estimates.items()},
             "rows": rows,
             "seeds": [SEED],
-            "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *said]),
+            "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments]),
             "recipe": dict(recipe),
-            "versions": {name: surroundings[name] for name in own} | dict(versions),
+            "versions": {name: machine[name] for name in packages} | dict(versions),
             "machine": {
-                **{name: said for name, said in surroundings.items() if name not in own},
+                **{name: value for name, value in machine.items() if name not in packages},
                 "load_before": load_before,
                 "load_after": load(),
                 "note": "other processes were busy while this was measured" if busy else "",

@@ -1,4 +1,4 @@
-"""A block is a sentence. Write one, count it without building it, then train it a little.
+"""Write a block as a sentence, count its parameters without building it, and train it briefly.
 
 python examples/build_your_own_block.py                a few seconds, nothing is downloaded
 """
@@ -8,9 +8,9 @@ from dataclasses import replace
 import plusx
 
 
-# Depthwise 5 x 5, widened four times between two 1 x 1 convolutions, with an attention gate. `+`
-# adds the shortcut, `s` takes the stage's stride; where the shape changes an average pooling and
-# a 1 x 1 convolution make the shortcut fit (as in ResNet-D).
+# A depthwise 5 x 5 convolution, a fourfold expansion between two 1 x 1 convolutions, and a
+# squeeze-and-excitation gate. `+` adds the shortcut, `s` applies the stage's stride. If the shape
+# changes, the shortcut is an average pooling and a 1 x 1 convolution (as in ResNet-D).
 MINE = plusx.Block(
     body="conv5sdw norm conv1*4 act se/8 conv1 norm + act",
     shortcut="avgpool2s conv1 norm",
@@ -28,15 +28,15 @@ net = plusx.Net(
     size=8,
 )
 
-# Its plain twin: the same sentence without the mark.
+# Its plain twin: the same sentence without `+`.
 twin = replace(MINE, body=MINE.body.replace(" +", ""))
 plain = replace(net, stages=tuple(replace(stage, block=twin) for stage in net.stages))
 
 for name, spec in (("mine", net), ("its plain twin", plain)):
-    counted = plusx.measure(spec)
-    print(f"{name}: {counted.parameters:,} parameters, {counted.multiply_adds:,} multiply-adds")
+    cost = plusx.measure(spec)
+    print(f"{name}: {cost.parameters:,} parameters, {cost.multiply_adds:,} multiply-adds")
 
-# A sentence that makes no sense says so before anything is built.
+# An invalid sentence is refused before anything is built.
 try:
     plusx.Block(body="conv3s norm akt conv3 norm + act")
 except ValueError as error:
@@ -49,5 +49,5 @@ for epoch in range(4):
     losses = [report.loss for report in plusx.fit(state, batches, plusx.schedule.constant(0.005))]
     print(f"epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}")
 
-figures = plusx.evaluate(task, plusx.batches("digits", split="validation"))
-print(f"validation accuracy {figures['accuracy']:.1%}")
+metrics = plusx.evaluate(task, plusx.batches("digits", split="validation"))
+print(f"validation accuracy {metrics['accuracy']:.1%}")

@@ -1,9 +1,9 @@
-"""What a network learned on one task, used for another: features, a probe, a new head.
+"""Use a trained network for another task: features, a linear probe, a new head.
 
     python examples/features_for_another_task.py             a few seconds, nothing is downloaded
 
-The network learns to read digits. A new question, whether a digit has a closed loop, then has
-30 answered examples only: too few for the pixels, enough for what the network makes of them.
+The network learns to classify digits. The new task, whether a digit has a closed loop, has only 30
+labelled examples: too few for a classifier on pixels, enough for one on the network's features.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ EPOCHS, STEPS_AN_EPOCH, LABELLED = 6, 19, 30
 LOOPS = torch.tensor([1, 0, 0, 0, 0, 0, 1, 0, 1, 1])  # 0, 6, 8 and 9 have one
 
 
-def every(split: str) -> plusx.Batch:
-    """All digits of a split as one batch, asked the new question."""
+def all_digits(split: str) -> plusx.Batch:
+    """All digits of a split as one batch, with the labels of the new task."""
     whole = next(plusx.batches("digits", split=split, batch_size=2000))
     return plusx.Batch(whole.inputs, LOOPS[whole.known_targets])
 
@@ -35,11 +35,11 @@ def embedding(images: Tensor) -> Tensor:
 
 
 def probe(name: str, features: Callable[[Tensor], Tensor]) -> None:
-    """scikit-learn's logistic regression on top of features that stay as they are."""
+    """Fit scikit-learn's logistic regression on fixed features, and print its accuracy."""
     model = LogisticRegression(max_iter=1000)
-    model.fit(features(few.inputs).numpy(), few.targets.numpy())
-    score = model.score(features(unseen.inputs).numpy(), unseen.targets.numpy())
-    print(f"loop or none, from {len(few)} examples, by {name}: {score:.1%}")
+    model.fit(features(labelled.inputs).numpy(), labelled.targets.numpy())
+    score = model.score(features(validation.inputs).numpy(), validation.targets.numpy())
+    print(f"loop or none, from {len(labelled)} examples, by {name}: {score:.1%}")
 
 
 net = plusx.create_model("resnet20", in_channels=1, seed=0)
@@ -51,16 +51,18 @@ for epoch in range(EPOCHS):
     losses = [report.loss for report in plusx.fit(state, batches, rate)]
 print(f"reading digits: loss {sum(losses) / len(losses):.3f} after {state.step} steps")
 
-few, unseen = every("train").split(1200 // LABELLED)[0], every("validation")
-stages = net.eval().features(few.inputs[:1])
+labelled, validation = all_digits("train").split(1200 // LABELLED)[0], all_digits("validation")
+stages = net.eval().features(labelled.inputs[:1])
 print("stage outputs:", [tuple(stage.shape[1:]) for stage in stages], "widths:", net.widths)
 
 probe("the pixels", pixels)
 probe("the network's embedding", embedding)
 
-# Or go on training: a new head on the old body.
+# Alternatively fine-tune the network with a new head.
 net.reset_head(2)
 task = plusx.Classify(net)
 state = plusx.State(task, plusx.make_optimizer(task, "adamw"))
-losses = [report.loss for report in plusx.fit(state, [few] * 20, plusx.schedule.constant(0.001))]
-print(f"the same by a new head, all trained on: {plusx.evaluate(task, [unseen])['accuracy']:.1%}")
+losses = [
+    report.loss for report in plusx.fit(state, [labelled] * 20, plusx.schedule.constant(0.001))
+]
+print(f"the same, fine-tuned with a new head: {plusx.evaluate(task, [validation])['accuracy']:.1%}")

@@ -1,4 +1,4 @@
-"""Train a residual network on scanned digits. The loop is yours: plain Python around `fit`.
+"""Train a residual network on scanned digits, with your own loop in plain Python around `fit`.
 
 python examples/train_digits.py          about 10 seconds on a laptop, nothing is downloaded
 """
@@ -23,14 +23,14 @@ for epoch in range(EPOCHS):
     batches = plusx.batches("digits", augment="pad1 crop", batch_size=BATCH, epoch=epoch)
     reports = list(plusx.fit(state, batches, rate, update))
     error = sum(report.scalars["error"] for report in reports) / len(reports)
-    # Validation, evaluated with the averaged weights; the test set is left alone until the end.
-    figures = plusx.evaluate(state.ema, plusx.batches("digits", split="validation"))
+    # Validate with the averaged weights; the test set is used only once, at the end.
+    metrics = plusx.evaluate(state.ema, plusx.batches("digits", split="validation"))
     print(
         f"epoch {epoch + 1:2}  rate {reports[-1].lr:.4f}  train error {error:6.1%}  "
-        f"validation accuracy {figures['accuracy']:6.1%}  F1 {figures['f1']:.3f}"
+        f"validation accuracy {metrics['accuracy']:6.1%}  F1 {metrics['f1']:.3f}"
     )
-    if patience.observe(figures["accuracy"]):
+    if patience.observe(metrics["accuracy"]):
         break
 
-figures = plusx.evaluate(state.ema, plusx.batches("digits", split="test"))
-print(f"test accuracy {figures['accuracy']:.1%} of {figures['count']} digits")
+metrics = plusx.evaluate(state.ema, plusx.batches("digits", split="test"))
+print(f"test accuracy {metrics['accuracy']:.1%} of {metrics['count']} digits")

@@ -183,7 +183,7 @@ def test_cells_of_equal_work_have_steps_in_proportion(fast: ModuleType) -> None:
     for name in fast.CONTENDERS:
         recipe = fast.cell_recipe(name, "float32", 0.004, 1)
         assert recipe.seed == 1
-        assert recipe.data.validation == fast.KEPT_BACK
+        assert recipe.data.validation == fast.HELD_OUT
         done = recipe.steps * fast.step_work(recipe) / fast.PETA
         assert done == pytest.approx(0.004, rel=0.05)
 

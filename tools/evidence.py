@@ -1,4 +1,4 @@
-"""The tables of docs/evidence.md: the ledger of claims with their results, from results/.
+"""The tables of docs/evidence.md: the ledger of claims with their results.
 
 python tools/evidence.py [summary|arithmetic|property|training|errata|scope]        Markdown
 """
@@ -19,7 +19,7 @@ STATES = ("PASS", "MISS", "INCONCLUSIVE", "not run", "not yet runnable")
 
 
 def summary() -> str:
-    """How many claims of each kind are in which state."""
+    """The number of claims of each kind in each state."""
     rows = [row for row in ledger(results=RESULTS) if row["erratum"] is None]
     errata = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
     lines = [f"| claims | {' | '.join(STATES)} | total |", f"|---|{'---:|' * (len(STATES) + 1)}"]
@@ -40,7 +40,7 @@ def properties() -> str:
 
 
 def training() -> str:
-    """Claims about training, with what they cost."""
+    """Claims about training, with their cost."""
     lines = [
         "| claim | claimed | measured | state | seeds | MACs | core-hours | source |",
         "|---|---:|---:|---|---:|---:|---:|---|",
@@ -49,7 +49,7 @@ def training() -> str:
         amount = row["cost"]["multiply_adds"]
         on_one_core = hours(amount, 1)
         lines.append(
-            f"| `{row['id']}` | {_claimed(row)} | {_found(row)} | {_state(row)} "
+            f"| `{row['id']}` | {_claimed(row)} | {_measured(row)} | {_state(row)} "
             f"| {len(row['seeds'] or []) or ''} | {amount:.1e} | {on_one_core:,.1f} "
             f"| {row['source']} |"
         )
@@ -57,7 +57,7 @@ def training() -> str:
 
 
 def errata() -> str:
-    """Wrong claims of the texts, the measured values, and what is true."""
+    """Wrong claims of the texts, the measured values, and the correct statements."""
     rows = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
     lines = [
         "| | where | claim | metric | claimed | measured | state | correct statement |",
@@ -65,15 +65,15 @@ def errata() -> str:
     ]
     lines += [
         f"| {row['erratum']} | {row['source']} | {row['statement']} | {row['metric']} "
-        f"| {_claimed(row)} | {_found(row)} | {_state(row)} | {row['truth']} |"
+        f"| {_claimed(row)} | {_measured(row)} | {_state(row)} | {row['truth']} |"
         for row in sorted(rows, key=lambda row: row["erratum"])
     ]
-    texts = [f"{name.capitalize()} is {what}." for name, what in TEXTS.items()]
+    texts = [f"{name.capitalize()} is {source}." for name, source in TEXTS.items()]
     return "\n".join([*lines, "", " ".join(texts)])
 
 
 def scope() -> str:
-    """Every row of the texts' claims, and what plusx runs for it."""
+    """Every row of the texts' claims, and the studies or commands that test it."""
     lines = ["| row | claim of the texts | tests | state |", "|---|---|---|---|"]
     for row in ledger("scope-*", results=RESULTS):
         run = [f"`{name}`" for name in (*row["runs"], *row["commands"])]
@@ -109,8 +109,8 @@ def _table(kind: str) -> str:
         "|---|---|---:|---:|---|---|",
     ]
     lines += [
-        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_found(row)} | {_state(row)} "
-        f"| {row['source']} |"
+        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_measured(row)} | "
+        f"{_state(row)} | {row['source']} |"
         for row in _rows(kind)
     ]
     return "\n".join(lines)
@@ -123,16 +123,16 @@ def _counts(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _where() -> list[str]:
-    """The machines and versions behind the results."""
+    """The machines and versions of the results."""
     if not read_results(RESULTS):
         return ["Nothing is run yet: `plusx reproduce '*' --kind arithmetic`."]
     results = json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
     lines = [
-        f"{here['machine']['device_name']}, {here['machine']['cores']} cores, torch "
-        f"{here['versions']['torch']}, plusx {here['versions']['plusx']}."
-        for here in results["environments"]
+        f"{environment['machine']['device_name']}, {environment['machine']['cores']} cores, torch "
+        f"{environment['versions']['torch']}, plusx {environment['versions']['plusx']}."
+        for environment in results["environments"]
     ]
-    return list(dict.fromkeys(lines))  # environments may differ in what is not printed
+    return list(dict.fromkeys(lines))  # environments may differ in other values
 
 
 def _state(row: Mapping[str, Any]) -> str:
@@ -141,14 +141,14 @@ def _state(row: Mapping[str, Any]) -> str:
 
 
 def _claimed(row: Mapping[str, Any]) -> str:
-    words = {"equal": "", "most": "≤ ", "least": "≥ "}[row["side"]]
+    bound = {"equal": "", "most": "≤ ", "least": "≥ "}[row["side"]]
     tolerance = row["tolerance"]
     sign = {"equal": "±", "most": "+", "least": "-"}[row["side"]]
-    slack = f" {sign} {_figure(tolerance, row['unit'])}" if tolerance else ""
-    return f"{words}{_figure(row['claimed'], row['unit'])}{slack}"
+    tolerance_text = f" {sign} {_figure(tolerance, row['unit'])}" if tolerance else ""
+    return f"{bound}{_figure(row['claimed'], row['unit'])}{tolerance_text}"
 
 
-def _found(row: Mapping[str, Any]) -> str:
+def _measured(row: Mapping[str, Any]) -> str:
     if row["date"] is None:
         return ""
     if row["value"] is None:

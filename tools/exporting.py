@@ -1,4 +1,4 @@
-"""The tables about exported files in docs/benchmarks.md."""
+"""The tables of exported files in docs/benchmarks.md."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,60 +6,60 @@ from typing import Any
 from scaling import where
 
 
-def latency(found: Mapping[str, Any]) -> str:
-    """The time of one image, by others over ours."""
+def latency(result: Mapping[str, Any]) -> str:
+    """The time of one image, other runtimes over ours."""
     lines = ["| network | threads | other | its time / ours | 95 % interval | target |"]
     lines.append("|---|---:|---|---:|---|---|")
-    said = found["recipe"]
-    for row in found["rows"]:
-        targets = {"eager": said["target_eager"], row["best"]: said["target_best"]}
-        for name, each in row["ratios"].items():
+    recipe = result["recipe"]
+    for row in result["rows"]:
+        targets = {"eager": recipe["target_eager"], row["best"]: recipe["target_best"]}
+        for name, ratio in row["ratios"].items():
             verdict = ""
             if name in targets:
-                verdict = f"{targets[name]}: {_met(each['value'] >= targets[name])}"
+                verdict = f"{targets[name]}: {_met(ratio['value'] >= targets[name])}"
             lines.append(
-                f"| `{row['model']}` | {row['threads']} | {name} | {each['value']:.3f} "
-                f"| {each['low']:.3f} to {each['high']:.3f} | {verdict} |"
+                f"| `{row['model']}` | {row['threads']} | {name} | {ratio['value']:.3f} "
+                f"| {ratio['low']:.3f} to {ratio['high']:.3f} | {verdict} |"
             )
-    return "\n".join([*lines, "", where(found)])
+    return "\n".join([*lines, "", where(result)])
 
 
-def eight_bits(found: Mapping[str, Any]) -> str:
-    """What eight bits gain and lose."""
-    said = found["recipe"]
+def eight_bits(result: Mapping[str, Any]) -> str:
+    """The speed and the accuracy of quantised files."""
+    recipe = result["recipe"]
     lines = ["| network | file | accuracy | points lost (95 %) | same prediction | bytes |"]
     lines.append("|---|---|---:|---:|---:|---:|")
-    for row in found["rows"]:
-        for name, each in row.get("quality", {}).items():
-            lost = each["lost"]
+    for row in result["rows"]:
+        for name, values in row.get("quality", {}).items():
+            lost = values["lost"]
             between = f"{100 * lost['low']:.2f} to {100 * lost['high']:.2f}"
             lines.append(
-                f"| `{row['model']}` | {name} | {100 * each['accuracy']:.2f} % "
-                f"| {100 * lost['value']:.2f} ({between}) | {100 * each['agreement']:.2f} % "
-                f"| {each['bytes']:,} |"
+                f"| `{row['model']}` | {name} | {100 * values['accuracy']:.2f} % "
+                f"| {100 * lost['value']:.2f} ({between}) | {100 * values['agreement']:.2f} % "
+                f"| {values['bytes']:,} |"
             )
     lines += ["", "| network | threads | images | file | float32 time / its time | 95 % interval |"]
     lines.append("|---|---:|---:|---|---:|---|")
     reached = []
-    for row in found["rows"]:
+    for row in result["rows"]:
         for threads, by_count in row["speed"].items():
-            reached.append(by_count["1"]["ours"]["value"] >= said["target_speed"])
+            reached.append(by_count["1"]["ours"]["value"] >= recipe["target_speed"])
             lines += [
-                f"| `{row['model']}` | {threads} | {count} | {name} | {each['value']:.2f} "
-                f"| {each['low']:.2f} to {each['high']:.2f} |"
+                f"| `{row['model']}` | {threads} | {count} | {name} | {values['value']:.2f} "
+                f"| {values['low']:.2f} to {values['high']:.2f} |"
                 for count, ratios in by_count.items()
-                for name, each in ratios.items()
+                for name, values in ratios.items()
             ]
-    judged = [row["quality"]["ours"] for row in found["rows"] if "quality" in row]
-    lost_met = all(each["lost"]["value"] <= said["most_lost"] for each in judged)
-    alike_met = all(each["agreement"] >= said["least_agreement"] for each in judged)
+    qualities = [row["quality"]["ours"] for row in result["rows"] if "quality" in row]
+    loss_met = all(values["lost"]["value"] <= recipe["most_lost"] for values in qualities)
+    agreement_met = all(values["agreement"] >= recipe["least_agreement"] for values in qualities)
     verdict = (
-        f"Targets of ours: {said['target_speed']} times float32 for one image: reached "
-        f"{sum(reached)} of {len(reached)} times; at most {100 * said['most_lost']:.1f} points "
-        f"lost: {_met(lost_met)}; {100 * said['least_agreement']:.1f} % same prediction: "
-        f"{_met(alike_met)}."
+        f"Targets of ours: {recipe['target_speed']} times float32 for one image: reached "
+        f"{sum(reached)} of {len(reached)} times; at most {100 * recipe['most_lost']:.1f} points "
+        f"lost: {_met(loss_met)}; {100 * recipe['least_agreement']:.1f} % same prediction: "
+        f"{_met(agreement_met)}."
     )
-    return "\n".join([*lines, "", verdict, "", where(found)])
+    return "\n".join([*lines, "", verdict, "", where(result)])
 
 
 def _met(reached: bool) -> str:

@@ -49,7 +49,7 @@ def table(group: str | None = None) -> str:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    if len(given) > 1 or not set(given) <= set(GROUPS):
+    groups = sys.argv[1:]
+    if len(groups) > 1 or not set(groups) <= set(GROUPS):
         sys.exit(f"usage: python tools/networks.py [{'|'.join(GROUPS)}]")
-    print(table(*given))
+    print(table(*groups))

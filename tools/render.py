@@ -1,15 +1,15 @@
-"""Put what is measured and what is counted into README.md and docs/.
+"""Write the generated tables into README.md and docs/.
 
-    python tools/render.py            write it
-    python tools/render.py --check    say which files are not as they should be; status 1 if any
+    python tools/render.py            write them
+    python tools/render.py --check    list the outdated files; status 1 if there are any
 
-A marked place is two comments with nothing typed between them:
+A generated block is marked by two comments; do not edit between them:
 
     <!-- begin NAME -->
     <!-- end NAME -->
 
-Measured figures come from results/, counts from the specs. A place whose file under results/ is
-not there yet says so, with the command that makes it.
+Measurements are read from results/, counts are computed from the specs. A block without a file
+under results/ names the command that measures it.
 """
 
 import json
@@ -34,14 +34,14 @@ from plusx.zoo import External, find
 
 
 ROOT = Path(__file__).parents[1]
-PLACE = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n(?:.*?\n)?<!-- end (?P=name) -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n(?:.*?\n)?<!-- end (?P=name) -->", re.DOTALL)
 
 
-def demo(found: Mapping[str, Any]) -> str:
+def demo(result: Mapping[str, Any]) -> str:
     """The comparison of `make demo`."""
     head = "| network | parameters | validation accuracy | F1 | train error | epochs to "
-    lines = [f"{head}{_percent(found['threshold'])} |", "|---|---:|---:|---:|---:|---:|"]
-    for row in found["rows"]:
+    lines = [f"{head}{_percent(result['threshold'])} |", "|---|---:|---:|---:|---:|---:|"]
+    for row in result["rows"]:
         reached = row["epochs_to_threshold"]
         epochs = "not reached"
         if reached["reached"]:
@@ -52,18 +52,18 @@ def demo(found: Mapping[str, Any]) -> str:
             f"| `{row['name']}` | {row['parameters']:,} | {_spread(row['accuracy'])} "
             f"| {_spread(row['f1'])} | {_spread(row['train_error'])} | {epochs} |"
         )
-    machine = found["machine"]
-    seconds = f", {found['seconds']:.0f} s" if found.get("seconds") else ""
-    said = (
-        f"{found['finding']} Means and standard deviations over {len(found['seeds'])} seeds of "
-        f"{found['length']} each; {found['count']} validation images; {machine['cores']} cores "
+    machine = result["machine"]
+    seconds = f", {result['seconds']:.0f} s" if result.get("seconds") else ""
+    caption = (
+        f"{result['finding']} Means and standard deviations over {len(result['seeds'])} seeds of "
+        f"{result['length']} each; {result['count']} validation images; {machine['cores']} cores "
         f"({machine['processor']}){seconds}."
     )
-    return "\n".join([*lines, "", said])
+    return "\n".join([*lines, "", caption])
 
 
 def recipes() -> str:
-    """What the recipes that come with plusx were measured to reach."""
+    """The measured results of the recipes that come with plusx."""
     lines = [
         "| recipe | network | reaches | seeds | images | machine |",
         "|---|---|---|---:|---:|---|",
@@ -72,73 +72,73 @@ def recipes() -> str:
         result = ROOT / "results" / f"{path.stem}.json"
         if not result.is_file():
             continue
-        found = json.loads(result.read_text(encoding="utf-8"))
-        if found.get("kind") == "study":
+        result = json.loads(result.read_text(encoding="utf-8"))
+        if result.get("kind") == "study":
             continue  # docs/studies.md has it
-        machine = found["machine"]
+        machine = result["machine"]
         where = machine["processor" if machine["device"] == "cpu" else "device_name"]
-        value, spread = found["value"], found["spread"]
+        value, spread = result["value"], result["spread"]
         if not isinstance(value, Mapping):
-            value, spread = {found["network"]: value}, {found["network"]: spread}
+            value, spread = {result["network"]: value}, {result["network"]: spread}
         for network, share in value.items():
             reached = _spread({"mean": share, "std": spread[network]}, digits=2)
             lines.append(
-                f"| `{path.stem}` | `{network}` | {found['metric']} {reached} "
-                f"| {len(found['seeds'])} | {found['count']:,} | {where} |"
+                f"| `{path.stem}` | `{network}` | {result['metric']} {reached} "
+                f"| {len(result['seeds'])} | {result['count']:,} | {where} |"
             )
     return (
         "\n".join(lines) if len(lines) > 2 else "None is measured yet: `tools/measure.py RECIPE`."
     )
 
 
-def published_weights(found: Mapping[str, Any]) -> str:
-    """Accuracies of other people's trained weights."""
+def published_weights(result: Mapping[str, Any]) -> str:
+    """Accuracies of published trained weights."""
     lines = ["| file | network | correct test images | accuracy |", "|---|---|---:|---:|"]
     lines += [
         f"| `{row['file']}` ({row['source']}) | `{row['model']}` "
         f"| {row['right']:,} of {row['count']:,} | {100 * row['accuracy']:.2f} % |"
-        for row in found["rows"]
+        for row in result["rows"]
     ]
     return "\n".join(lines)
 
 
-def training_step(found: Mapping[str, Any]) -> str:
+def training_step(result: Mapping[str, Any]) -> str:
     """Ratios of the peers' time over ours."""
     lines = ["| network | library | threads | setting | ratio | 95 % interval | target |"]
     lines.append("|---|---|---:|---|---:|---|---:|")
-    for row in found["rows"]:
-        for what, each in row["ratios"].items():
-            asked = row.get("targets", {}).get(what)
-            missed = ", missed" if what in row.get("missed", ()) else ""
+    for row in result["rows"]:
+        for setting, ratio in row["ratios"].items():
+            target = row.get("targets", {}).get(setting)
+            missed = ", missed" if setting in row.get("missed", ()) else ""
             lines.append(
-                f"| `{row['model']}` | {row['peer']} | {row['threads']} | {what} "
-                f"| {each['value']:.3f} | {each['low']:.3f} to {each['high']:.3f} "
-                f"| {'' if asked is None else f'{asked:.2f}{missed}'} |"
+                f"| `{row['model']}` | {row['peer']} | {row['threads']} | {setting} "
+                f"| {ratio['value']:.3f} | {ratio['low']:.3f} to {ratio['high']:.3f} "
+                f"| {'' if target is None else f'{target:.2f}{missed}'} |"
             )
-    return "\n".join([*lines, "", _where(found)])
+    return "\n".join([*lines, "", _where(result)])
 
 
-def loader(found: Mapping[str, Any]) -> str:
-    """Images a second of sets in memory, ours and the peers'."""
+def loader(result: Mapping[str, Any]) -> str:
+    """Images per second of data in memory, ours and the peers'."""
     head = "| threads | images per second | torchvision on | images per second | ratio "
     lines = [f"{head}| 95 % interval | at least |"]
     lines.append("|---:|---:|---|---:|---:|---|---:|")
-    for row in found["rows"]:
+    for row in result["rows"]:
         rate = row["images_per_second"]
-        for kind, each in row["ratios"].items():
+        for kind, ratio in row["ratios"].items():
             target = row["targets"][kind]
-            mark = "" if each["low"] >= target else " (missed)"
+            mark = "" if ratio["low"] >= target else " (missed)"
             lines.append(
                 f"| {row['threads']} | {rate['ours']:,.0f} | {kind} | {rate[kind]:,.0f} "
-                f"| {each['value']:.1f} | {each['low']:.1f} to {each['high']:.1f} "
+                f"| {ratio['value']:.1f} | {ratio['low']:.1f} to {ratio['high']:.1f} "
                 f"| {target:.0f}{mark} |"
             )
-    return "\n".join([*lines, "", _where(found)])
+    return "\n".join([*lines, "", _where(result)])
 
 
-def folders(found: Mapping[str, Any]) -> str:
-    """Images a second of a folder of JPEGs and of the same packed."""
-    rows = found["rows"]
+def folders(result: Mapping[str, Any]) -> str:
+    """Images per second of a folder of JPEGs, plain and packed."""
+    rows = result["rows"]
     lines = ["| loader | " + " | ".join(_how(row) for row in rows) + " |"]
     lines.append("|---|" + "---:|" * len(rows))
     for name in rows[0]["images_per_second"]:
@@ -147,68 +147,68 @@ def folders(found: Mapping[str, Any]) -> str:
     lines += ["", "| ratio | " + " | ".join(_how(row) for row in rows) + " |"]
     lines.append("|---|" + "---|" * len(rows))
     for name in rows[0]["ratios"]:
-        said = [row["ratios"][name] for row in rows]
-        cells = [f"{x['value']:.2f} ({x['low']:.2f} to {x['high']:.2f})" for x in said]
+        ratios = [row["ratios"][name] for row in rows]
+        cells = [f"{x['value']:.2f} ({x['low']:.2f} to {x['high']:.2f})" for x in ratios]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| target | at least | reached | |", "|---|---:|---|---|"]
-    for each in rows[0]["targets"]:
-        reached = each["reached"]
-        digits = 0 if each["target"] > 100 else 2
+    for target in rows[0]["targets"]:
+        reached = target["reached"]
+        digits = 0 if target["target"] > 100 else 2
         value, low, high = (f"{reached[x]:,.{digits}f}" for x in ("value", "low", "high"))
-        verdict = "met" if each["met"] else "missed"
+        verdict = "met" if target["met"] else "missed"
         lines.append(
-            f"| {each['what']} | {each['target']:,g} | {value} ({low} to {high}) | {verdict} |"
+            f"| {target['what']} | {target['target']:,g} | {value} ({low} to {high}) | {verdict} |"
         )
     cost = rows[0]["packing"]
-    said = (
+    caption = (
         f"Packing {cost['images']:,} images took {cost['seconds']:.1f} s "
         f"({cost['images_per_second']:,.0f} a second) and {cost['bytes']:,} bytes, of "
-        f"{cost['source_bytes']:,} of JPEGs. {found['recipe']['images']}."
+        f"{cost['source_bytes']:,} of JPEGs. {result['recipe']['images']}."
     )
-    return "\n".join([*lines, "", said, "", _where(found)])
+    return "\n".join([*lines, "", caption, "", _where(result)])
 
 
 def _how(row: Mapping[str, Any]) -> str:
     return f"{row['workers']} workers" if row["workers"] else "no workers, 1 thread"
 
 
-def fast(found: Mapping[str, Any]) -> str:
-    """Accuracy at equal work: a row for each work, a column for each recipe."""
-    rows = found["rows"]
+def fast(result: Mapping[str, Any]) -> str:
+    """Accuracy at equal work: a row for each amount of work, a column for each recipe."""
+    rows = result["rows"]
     names = list(dict.fromkeys(row["name"] for row in rows))
     lines = [f"| PFLOP | {' | '.join(names)} | fast, {rows[0]['views']} views | seeds |"]
     lines.append(f"|---:|{'---:|' * (len(names) + 2)}")
     for work in dict.fromkeys(row["work"] for row in rows):
-        here = {row["name"]: row for row in rows if row["work"] == work}
-        cells = [_spread(here[name]["accuracy"]) if name in here else "" for name in names]
-        views = _spread(here["fast"]["accuracy_views"]) if "fast" in here else ""
-        seeds = max(len(row["seeds"]) for row in here.values())
+        by_name = {row["name"]: row for row in rows if row["work"] == work}
+        cells = [_spread(by_name[name]["accuracy"]) if name in by_name else "" for name in names]
+        views = _spread(by_name["fast"]["accuracy_views"]) if "fast" in by_name else ""
+        seeds = max(len(row["seeds"]) for row in by_name.values())
         lines.append(f"| {work:g} | {' | '.join(cells)} | {views} | {seeds} |")
-    precision = found["recipe"]["precision"]
-    return "\n".join([*lines, "", f"Computed in {precision}. {_where(found)}"])
+    precision = result["recipe"]["precision"]
+    return "\n".join([*lines, "", f"Computed in {precision}. {_where(result)}"])
 
 
-def startup(found: Mapping[str, Any]) -> str:
-    """Seconds until an answer."""
+def startup(result: Mapping[str, Any]) -> str:
+    """Start-up times of commands and imports."""
     lines = ["| command | median seconds | 95 % interval | limit |", "|---|---:|---|---:|"]
     lines += [
         f"| `{row['name']}` | {row['seconds']['value']:.3f} "
         f"| {row['seconds']['low']:.3f} to {row['seconds']['high']:.3f} | {row['limit'] or ''} |"
-        for row in found["rows"]
+        for row in result["rows"]
     ]
-    return "\n".join([*lines, "", _where(found)])
+    return "\n".join([*lines, "", _where(result)])
 
 
-def processes(found: Mapping[str, Any]) -> str:
-    """How much faster two processes are than two threads."""
-    low, high = found["spread"]
-    said = f"{found['value']:.2f} times as fast (interval of 95 %: {low:.2f} to {high:.2f})"
-    return f"Two processes of one thread are {said}. {_where(found)}"
+def processes(result: Mapping[str, Any]) -> str:
+    """The speed of two processes over two threads."""
+    low, high = result["spread"]
+    speed = f"{result['value']:.2f} times as fast (interval of 95 %: {low:.2f} to {high:.2f})"
+    return f"Two processes of one thread are {speed}. {_where(result)}"
 
 
-def stochastic_depth(found: Mapping[str, Any]) -> str:
+def stochastic_depth(result: Mapping[str, Any]) -> str:
     """The time of a step with stochastic depth, against constant depth."""
-    (row,) = found["rows"]
+    (row,) = result["rows"]
     lines = ["| images | threads | time / constant depth | 95 % interval | blocks computed |"]
     lines.append("|---:|---:|---:|---|---:|")
     lines.append(
@@ -216,39 +216,39 @@ def stochastic_depth(found: Mapping[str, Any]) -> str:
         f"| {row['ratio']['low']:.3f} to {row['ratio']['high']:.3f} "
         f"| {100 * row['counted_share']:.1f} % ({100 * row['expected_share']:.1f} % expected) |"
     )
-    return "\n".join([*lines, "", _where(found)])
+    return "\n".join([*lines, "", _where(result)])
 
 
-def memory(found: Mapping[str, Any]) -> str:
+def memory(result: Mapping[str, Any]) -> str:
     """Bytes and times of plans and of peers."""
     head = "| network | method | threads | stored per image | bytes | time | 95 % interval |"
     lines = [f"{head} target |", "|---|---|---:|---:|---:|---:|---|---|"]
-    for row in found["rows"]:
+    for row in result["rows"]:
         exact = row["saved_share"] is not None
         share = row["saved_share" if exact else "live_share"]
-        held = row["bytes_per_image"]["saved" if exact else "live"]
+        saved = row["bytes_per_image"]["saved" if exact else "live"]
         target = row["target"]
-        asked = "" if target is None else f"{target['bytes']:.2f} at {target['time']:.2f}"
+        target_text = "" if target is None else f"{target['bytes']:.2f} at {target['time']:.2f}"
         lines.append(
-            f"| {row['model']} | {row['name']} | {row['threads']} | {held / 1e6:.2f} MB "
+            f"| {row['model']} | {row['name']} | {row['threads']} | {saved / 1e6:.2f} MB "
             f"| {share:.3f}{'' if exact else ' (live)'} of {row['base']} "
             f"| {row['time']['value']:.3f} | {row['time']['low']:.3f} to {row['time']['high']:.3f} "
-            f"| {asked}{', missed' if row['missed'] else ''} |"
+            f"| {target_text}{', missed' if row['missed'] else ''} |"
         )
-    return "\n".join([*lines, "", _where(found)])
+    return "\n".join([*lines, "", _where(result)])
 
 
 def memory_plans() -> str:
-    """What plans hold of some networks, by arithmetic."""
+    """The bytes saved with each plan, by arithmetic."""
     names = ("resnet18", "resnet50", "resnet152", "densenet121", "convnext_tiny", "wrn28_10")
     names += ("resnet20", "resnet110", "preact_resnet110", "densenet_bc100_12")
     lines = ["| network | keep | recompute | segments |", "|---|---:|---:|---:|"]
     for name in names:
         net = find(name)
         assert isinstance(net, Net)
-        held = [saved_bytes(net, plan) for plan in PLANS]
-        cells = [f"{held[0] / 1e6:.2f} MB"]
-        cells += [f"{each / 1e6:.2f} MB ({100 * each / held[0]:.0f} %)" for each in held[1:]]
+        saved = [saved_bytes(net, plan) for plan in PLANS]
+        cells = [f"{saved[0] / 1e6:.2f} MB"]
+        cells += [f"{count / 1e6:.2f} MB ({100 * count / saved[0]:.0f} %)" for count in saved[1:]]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     for name in ("revnet38", "revnet110"):
         plain = find(name)
@@ -262,7 +262,7 @@ def memory_plans() -> str:
     return "\n".join(lines)
 
 
-# name: (the file under results/, what makes it, how it is drawn)
+# name: (the file under results/, the command that writes it, the function that formats it)
 MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo": ("digits.json", "python tools/measure.py digits", demo),
     "published-weights": (
@@ -320,8 +320,8 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
 }
 
 
-def drawn(name: str) -> str:
-    """What stands at the place of that name."""
+def block_text(name: str) -> str:
+    """The Markdown of the block with that name. Raises ValueError if there is none."""
     if name.startswith("evidence-") and name.removeprefix("evidence-") in evidence.TABLES:
         return evidence.TABLES[name.removeprefix("evidence-")]()
     if name.startswith("networks-"):
@@ -341,7 +341,7 @@ def drawn(name: str) -> str:
     if name not in MEASURED:
         groups = (f"networks-{group}" for group in networks.GROUPS)
         known = ", ".join([*MEASURED, "recipes", *groups])
-        raise ValueError(f"there is no place {name!r} to fill; there are {known}")
+        raise ValueError(f"there is no block {name!r}; the blocks are {known}")
     file, command, draw = MEASURED[name]
     path = ROOT / "results" / file
     if not path.is_file():
@@ -349,35 +349,35 @@ def drawn(name: str) -> str:
     return draw(json.loads(path.read_text(encoding="utf-8")))
 
 
-def filled(text: str) -> str:
-    """A page with every marked place filled."""
-    return PLACE.sub(
-        lambda place: (
-            f"<!-- begin {place['name']} -->\n{drawn(place['name'])}\n<!-- end {place['name']} -->"
-        ),
-        text,
-    )
+def with_blocks(text: str) -> str:
+    """A page with every generated block replaced."""
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- begin {name} -->\n{block_text(name)}\n<!-- end {name} -->"
+
+    return BLOCK.sub(replaced, text)
 
 
 def main(check: bool) -> int:
     stale = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
-        if (new := filled(text)) != text:
+        if (new := with_blocks(text)) != text:
             stale.append(path.relative_to(ROOT))
             if not check:
                 path.write_text(new, encoding="utf-8")
     for path in stale:
-        print(f"{path}: {'is not as python tools/render.py makes it' if check else 'written'}")
+        print(f"{path}: {'is outdated; run python tools/render.py' if check else 'written'}")
     return int(check and bool(stale))
 
 
-def _where(found: Mapping[str, Any]) -> str:
-    machine, versions = found["machine"], found["versions"]
+def _where(result: Mapping[str, Any]) -> str:
+    machine, versions = result["machine"], result["versions"]
     note = f"; {machine['note']}" if machine.get("note") else ""
     return (
         f"{machine['processor']}, {machine['cores']} cores, torch {versions['torch']}, "
-        f"{found['date'][:10]}{note}."
+        f"{result['date'][:10]}{note}."
     )
 
 

@@ -4,20 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def speed(found: Mapping[str, Any]) -> str:
-    """Two processes of one thread against one process of two."""
+def speed(result: Mapping[str, Any]) -> str:
+    """Two processes with one thread each against one with two threads."""
     lines = ["| engine | network | batch | time of one process / ours | 95 % interval |"]
     lines.append("|---|---|---:|---:|---|")
-    for row in _rows(found, "speed"):
+    for row in _rows(result, "speed"):
         lines += [
             f"| {name} | `{row['model']}` | {row['batch_size']} | {each['value']:.2f} "
             f"| {each['low']:.2f} to {each['high']:.2f} |"
             for name, each in row["ratios"].items()
         ]
-    return "\n".join([*lines, "", where(found)])
+    return "\n".join([*lines, "", where(result)])
 
 
-def moved(found: Mapping[str, Any]) -> str:
+def moved(result: Mapping[str, Any]) -> str:
     """The bytes that a process receives in a step."""
     lines = ["| engine | processes | parameters, bytes | computed | counted | counted / computed |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
@@ -25,14 +25,14 @@ def moved(found: Mapping[str, Any]) -> str:
         f"| {row['engine']} | {row['processes']} | {row['parameter_bytes']:,} "
         f"| {row['computed']:,.0f} | {row['counted']:,.0f} "
         f"| {row['counted'] / row['computed']:.3f} |"
-        for row in _rows(found, "bytes")
+        for row in _rows(result, "bytes")
     ]
-    return "\n".join([*lines, "", where(found)])
+    return "\n".join([*lines, "", where(result)])
 
 
-def imagenet(found: Mapping[str, Any]) -> str:
-    """What many GPUs would give, and what that takes for granted."""
-    assumed = found["recipe"]["assumed"]
+def imagenet(result: Mapping[str, Any]) -> str:
+    """The projected speed of several GPUs, and its assumptions."""
+    assumed = result["recipe"]["assumed"]
     head = "| GPUs | batch | received per step | communication | images per second | efficiency "
     lines = [f"{head}| without overlap | {assumed['epochs']} epochs | JPEGs | cores | packed |"]
     lines.append("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
@@ -42,10 +42,10 @@ def imagenet(found: Mapping[str, Any]) -> str:
         f"| {100 * row['efficiency']:.1f} % | {100 * row['efficiency_without_overlap']:.1f} % "
         f"| {row['hours']:.2f} h | {row['jpeg_bytes_per_second'] / 1e9:.1f} GB/s "
         f"| {row['cores_for_jpegs']:,.0f} | {row['cores_for_packed']:,.0f} |"
-        for row in _rows(found, "projection")
+        for row in _rows(result, "projection")
     ]
-    (one,) = (row for row in _rows(found, "projection") if row["gpus"] == 1)
-    said = (
+    (one,) = (row for row in _rows(result, "projection") if row["gpus"] == 1)
+    assumptions = (
         f"Assumed, not measured: one GPU trains {assumed['images_per_second']:,.0f} images of "
         f"{assumed['model']} per second (H100 class, bfloat16, channels_last) in batches of "
         f"{assumed['batch_a_gpu']}, with {100 * assumed['backward_share']:.0f} % of a step in the "
@@ -58,18 +58,18 @@ def imagenet(found: Mapping[str, Any]) -> str:
         f"core decodes {assumed['jpegs_a_core']:,.0f} JPEGs per second, or reads "
         f"{assumed['packed_a_core']:,.0f} images from a packed file."
     )
-    return "\n".join([*lines, "", said])
+    return "\n".join([*lines, "", assumptions])
 
 
-def where(found: Mapping[str, Any]) -> str:
+def where(result: Mapping[str, Any]) -> str:
     """Machine, versions and date."""
-    machine, versions = found["machine"], found["versions"]
+    machine, versions = result["machine"], result["versions"]
     note = f"; {machine['note']}" if machine.get("note") else ""
     return (
         f"{machine['processor']}, {machine['cores']} cores, torch {versions['torch']}, "
-        f"{found['date'][:10]}{note}."
+        f"{result['date'][:10]}{note}."
     )
 
 
-def _rows(found: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
-    return [row for row in found["rows"] if row["what"] == what]
+def _rows(result: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    return [row for row in result["rows"] if row["what"] == kind]

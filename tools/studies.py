@@ -1,4 +1,4 @@
-"""A measured study as Markdown: its table, its finding and where it ran."""
+"""The Markdown of a measured study: table, finding, machine and command."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from plusx.report import values
 
 
 def study(result: Mapping[str, Any]) -> str:
-    """The table of a study, with its finding beneath."""
+    """The table of a study, followed by its finding."""
     columns, rows = result["columns"], result["rows"]
     head = ["", *(" ".join(filter(None, values.heading(column))) for column in columns)]
     align = ["---", *("---" if column["kind"] == "text" else "---:" for column in columns)]

@@ -1,4 +1,4 @@
-"""What recipes with a task of their own reach, the residual network beside its plain twin."""
+"""Results of recipes for other tasks, the residual network next to its plain twin."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,42 +27,51 @@ GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
 
 
 def table(group: str) -> str:
-    """The recipes of a group. A recipe without a file under results/ is named beneath."""
+    """The recipes of a group; those without a file under results/ are listed below the table."""
     head = "| recipe | metric | plain twin | residual | difference | seeds | images | training |"
     lines, missing = [head, "|---|---|---:|---:|---:|---:|---:|---:|"], []
-    where: dict[str, list[str]] = {}
+    environments: dict[str, list[str]] = {}
     for name in GROUPS[group]:
         path = RESULTS / f"{name}.json"
         if not path.is_file():
             missing.append(f"`python tools/measure.py {name}`")
             continue
-        found = json.loads(path.read_text(encoding="utf-8"))
-        lines.append(_row(found))
-        where.setdefault(_where(found), []).append(f"`{name}`")
-    usual = max(where, key=lambda each: len(where[each]), default="")
-    others = [f"{', '.join(names)}: {each}" for each, names in where.items() if each != usual]
+        result = json.loads(path.read_text(encoding="utf-8"))
+        lines.append(_row(result))
+        environments.setdefault(_where(result), []).append(f"`{name}`")
+    commonest = max(environments, key=lambda key: len(environments[key]), default="")
+    others = [
+        f"{', '.join(names)}: {environment}"
+        for environment, names in environments.items()
+        if environment != commonest
+    ]
     end = "Training is the time of one run."
-    said = ["\n".join(lines), " ".join([f"{usual}.", *(f"{each}." for each in others), end])]
-    said = said if where else []
+    paragraphs = [
+        "\n".join(lines),
+        " ".join([f"{commonest}.", *(f"{environment}." for environment in others), end]),
+    ]
+    paragraphs = paragraphs if environments else []
     if missing:
-        said.append(f"Not measured yet: {', '.join(missing)}.")
-    return "\n\n".join(said)
+        paragraphs.append(f"Not measured yet: {', '.join(missing)}.")
+    return "\n\n".join(paragraphs)
 
 
-def _row(found: Mapping[str, Any]) -> str:
-    key = found["metrics"][0]
-    rows = {row["name"].startswith("plain"): row for row in found["rows"]}
+def _row(result: Mapping[str, Any]) -> str:
+    key = result["metrics"][0]
+    rows = {row["name"].startswith("plain"): row for row in result["rows"]}
     residual, plain = rows[False], rows[True]
-    apart = [one - other for one, other in zip(residual[key]["seeds"], plain[key]["seeds"])]
-    minutes = max(row["seconds_per_epoch"]["mean"] for row in found["rows"]) * found["epochs"] / 60
+    differences = [a - b for a, b in zip(residual[key]["seeds"], plain[key]["seeds"])]
+    minutes = (
+        max(row["seconds_per_epoch"]["mean"] for row in result["rows"]) * result["epochs"] / 60
+    )
     cells = [
-        f"`{found['name']}`",
-        f"{found['split']} {metric(key).title}",
+        f"`{result['name']}`",
+        f"{result['split']} {metric(key).title}",
         _share(plain[key]["seeds"]),
         _share(residual[key]["seeds"]),
-        _share(apart, sign="+"),
-        str(len(found["seeds"])),
-        f"{found['count']:,}",
+        _share(differences, sign="+"),
+        str(len(result["seeds"])),
+        f"{result['count']:,}",
         f"{minutes:.0f} min",
     ]
     return f"| {' | '.join(cells)} |"
@@ -73,7 +82,7 @@ def _share(values: Sequence[float], sign: str = "") -> str:
     return f"{100 * mean(values):{sign}.1f}{spread} %"
 
 
-def _where(found: Mapping[str, Any]) -> str:
-    machine = found["machine"]
+def _where(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
     device = machine["processor"] if machine["device"] == "cpu" else machine["device_name"]
-    return f"{device}, {found['jobs']}, torch {found['versions']['torch']}, {found['date'][:10]}"
+    return f"{device}, {result['jobs']}, torch {result['versions']['torch']}, {result['date'][:10]}"
