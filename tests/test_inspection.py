@@ -91,6 +91,28 @@ def test_what_is_no_data_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "name it" in capsys.readouterr().err
 
 
+def test_the_second_reading_is_of_the_cache_until_a_file_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plusx.run import inspecting
+
+    read: list[str] = []
+    original = inspecting.inspect_data
+    monkeypatch.setattr(
+        inspecting, "inspect_data", lambda *given: read.append(given[0]) or original(*given)
+    )
+    for path in (table(tmp_path / "table"), folder(tmp_path / "folder")):
+        first = info(capsys, str(path))
+        assert info(capsys, str(path)) == first
+        assert len(read) == 1
+        photo(path.parent / "cat" / "0.png" if path.is_file() else path / "cat" / "0.png", 99)
+        info(capsys, str(path))
+        assert len(read) == 2
+        info(capsys, str(path), "--out", str(tmp_path / "page.html"))
+        assert len(read) == 3
+        read.clear()
+
+
 def test_the_page_has_the_counts_the_examples_and_the_warnings(tmp_path: Path) -> None:
     path = boxes(tmp_path)
     photo(tmp_path / "4.png", 0)  # the same as 0.png

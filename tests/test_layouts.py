@@ -96,7 +96,8 @@ def test_data_that_can_be_read_in_two_ways_is_named_with_both(tmp_path: Path) ->
 
 
 def test_data_of_another_task_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'can be read as "masks" .*, which is not for classify'):
+    advice = r'can be read as "masks" .*, which is not for classify: `plusx train masks data.path='
+    with pytest.raises(UserError, match=advice):
         load_recipe("images", [f"data.path={masks(tmp_path)}"])
     with pytest.raises(
         UserError, match=r'is of the kind "masks" .*and classified images are needed'

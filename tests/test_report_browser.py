@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, browsing, find_browser
+from corpus import boxes
 from plusx.report.result import result_page
 from plusx.report.run import run_page
+from plusx.run.inspecting import inspect
 from study_pages import axis, line, lines, study
 from study_results import DEGRADED, comparison, run, single
 
@@ -82,6 +84,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             )
         ),
     }
+    # a data set whose classes have long names, with boxes
+    table = boxes(folder)
+    long = "an unusually long name of a class, " * 3
+    table.write_text(table.read_text() + f'\n0.png,1,1,9,9,"{long}"\n1.png,1,1,9,9,"{"x" * 80}"')
+    inspect(str(table), folder / "data set.html")
+    made["data set"] = (folder / "data set.html").read_text(encoding="utf-8")
     for name, page in made.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in made}
@@ -95,7 +103,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["comparison", "run", "study", "hard study"])
+@pytest.mark.parametrize("name", ["comparison", "run", "study", "hard study", "data set"])
 def test_a_report_in_a_browser(
     browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
@@ -106,14 +114,15 @@ def test_a_report_in_a_browser(
     browser.open(pages[name])
 
     asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
-    assert asked == [pages[name].as_uri()]
+    assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()]
     assert browser.named("Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
     assert [event["entry"]["text"] for event in browser.named("Log.entryAdded")] == []
 
     # Nothing sticks out to the side: what is wider scrolls in its own box.
     assert browser.value("document.documentElement.scrollWidth") <= width
     figures = browser.value(_FIGURES)
-    assert len(figures) == {"comparison": 4, "run": 2, "study": 5, "hard study": 2}[name]
+    counts = {"comparison": 4, "run": 2, "study": 5, "hard study": 2, "data set": 1}
+    assert len(figures) == counts[name]
     for figure in figures:
         assert figure["left"] >= 0
         assert figure["right"] <= width

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from plusx.data.dataset import Dataset, FileItems
-from plusx.data.duplicates import copies, decoded_thumbnails, same_files
+from plusx.data.duplicates import MOST_IMAGES, copies, decoded_thumbnails, same_files
 from plusx.data.image_file import Verdict
 
 
@@ -71,6 +71,12 @@ def _same(members: Sequence[Member], by_class: bool) -> list[Finding]:
     groups = same_files([m.path for m in members], [m.verdict.content for m in members])
     same = {(a, b) for group in groups for at, a in enumerate(group) for b in group[at + 1 :]}
     findings = _pair_findings(members, sorted(same), "same_file", "the same file", by_class)
+    if len(members) > MOST_IMAGES:
+        message = (
+            f"{len(members):,} images are too many to compare each with each: files that are the "
+            "same are found, and copies that were encoded again are not"
+        )
+        return [*findings, Finding("not_compared", message)]
     alike = copies(decoded_thumbnails([member.verdict.thumbnail for member in members]))
     if alike is None:
         message = "the images hardly differ: more than a million pairs are nearly the same"

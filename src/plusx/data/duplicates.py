@@ -22,8 +22,10 @@ _RADIUS = float(np.sqrt(2 - 2 * CORRELATION))  # the distance of two such thumbn
 _LEAST_DEVIATION = 3.0  # grey levels; flatter thumbnails are all alike
 _FREQUENCIES = 5  # of a thumbnail, in each direction, that are compared first
 _BLOCK = 1024  # images that are compared with the others at a time
+_COMPARED = 2**25  # pairs of them at a time, which is 128 MiB
 _VERIFIED = 100_000  # pairs that are compared as a whole at a time
 MOST_PAIRS = 1_000_000
+MOST_IMAGES = 200_000  # that are compared: it takes the square of their number
 
 Thumbnails = UInt8[np.ndarray, "n t t"]
 Pairs = Int64[np.ndarray, "m 2"]
@@ -111,8 +113,9 @@ def _near(
     first, second = low.reshape(len(low), -1), other_low.reshape(len(low), -1)
     lengths, other_lengths = np.square(first).sum(1), np.square(second).sum(1)
     near: list[Pairs] = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(low), _BLOCK):
-        end = min(start + _BLOCK, len(low))
+    block = min(_BLOCK, max(1, _COMPARED // max(1, len(low))))
+    for start in range(0, len(low), block):
+        end = min(start + block, len(low))
         last = int(np.searchsorted(keys, keys[end - 1] + _RADIUS, "right"))
         squared = lengths[start:end, None] + other_lengths[start:last]
         squared -= 2 * (first[start:end] @ second[start:last].T)

@@ -11,17 +11,21 @@ from plusx import __version__, store
 
 
 _RULES = 1  # raised whenever what a summary says changes
-_MOST_ENTRIES = 2_000_000  # files and folders; with more, nothing is cached
+# files and folders in a folder, and around a file; with more, nothing is cached
+_MOST_ENTRIES, _MOST_AROUND = 2_000_000, 100_000
 _LIMIT = 2**28
 
 
-def content_stamp(folder: str) -> str:
-    """A digest of the names, sizes and times of change of all that is in a folder; "" for other
-    paths, and for folders of too many entries.
+def content_stamp(path: str) -> str:
+    """A digest of the names, sizes and times of change of all that is in a folder, or in that of a
+    file; "" for other paths, and for folders of too many entries.
     """
-    if not os.path.isdir(folder):
+    is_folder = os.path.isdir(path)
+    if not is_folder and not os.path.isfile(path):
         return ""
-    digest, count, folders = hashlib.sha256(), 0, [folder]
+    most = _MOST_ENTRIES if is_folder else _MOST_AROUND
+    folders = [path if is_folder else os.path.dirname(path) or "."]
+    digest, count = hashlib.sha256(), 0
     while folders:
         try:
             with os.scandir(folders.pop()) as items:
@@ -29,7 +33,7 @@ def content_stamp(folder: str) -> str:
         except OSError:
             return ""
         count += len(entries)
-        if count > _MOST_ENTRIES:
+        if count > most:
             return ""
         for entry in entries:
             status = entry.stat(follow_symlinks=False)

@@ -275,7 +275,7 @@ def _bars(
     figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
 ) -> tuple[str, Table, int]:
     x, parts, labels = figure["x"], figure["parts"], [_short(name) for name in figure["names"]]
-    with _drawing(BAR * len(labels) + 44.0 + LEGEND_ROW) as drawn:
+    with _drawing(max(BAR * len(labels), 80.0) + 44.0 + LEGEND_ROW) as drawn:
         axes = _axes(drawn)
         heights = np.arange(len(labels))[::-1]
         ends = np.zeros(len(labels))

@@ -24,7 +24,7 @@ from plusx.data.inspection import (
     picture_of,
     summary,
 )
-from plusx.data.readers.layouts import LAYOUTS, choose_kind
+from plusx.data.readers.layouts import LAYOUTS, choose_kind, recipe_for
 from plusx.data.readers.scans import read_scan, stem_of
 from plusx.data.summaries import content_stamp, write_summary
 from plusx.errors import UserError
@@ -38,8 +38,6 @@ _SIDE = 480  # pixels of the longer side of an example
 _QUALITY = 85
 _LABELLED = 8  # boxes of an image that have their class written beside them
 _HOUNSFIELD = (-1024, 3071)
-# the recipe for data of each kind
-_RECIPES = {"classes": "images", "boxes": "boxes", "masks": "masks", "people": "people"}
 _NAMED = {
     "digits": "digits-resnet20",
     "fashion-mnist": "fashion-resnet20",
@@ -76,7 +74,7 @@ def train_command(data: str, inspection: Inspection) -> str:
     if inspection.kind not in LAYOUTS:
         return f"plusx train {_NAMED[inspection.kind]}" if inspection.kind in _NAMED else ""
     annotation = LAYOUTS[inspection.kind].annotation
-    recipe = _RECIPES[annotation] if inspection.volumes is None else "volumes"
+    recipe = recipe_for(inspection.kind)
     overrides = [f"data.path={data}"]
     try:
         chosen = choose_kind(data, "", [annotation], "")

@@ -137,6 +137,12 @@ def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str |
     return next((kind for kind in kinds_of(path) if LAYOUTS[kind].annotation in among), None)
 
 
+def recipe_for(kind: str) -> str:
+    """The recipe that comes with plusx for data of this kind."""
+    recipes = {"classes": "images", "boxes": "boxes", "masks": "masks", "people": "people"}
+    return "volumes" if kind == "volumes" else recipes[LAYOUTS[kind].annotation]
+
+
 def choose_kind(path: str, stated: str | None, among: Collection[Annotation], advice: str) -> str:
     """The kind to read a path as.
 
@@ -159,7 +165,11 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
     if usable:
         raise UserError(f"{shown} can be read as {readings}: say which with data.kind=KIND")
     if kinds:
-        raise UserError(f"{shown} can be read as {readings}{advice}")
+        recipe = recipe_for(next(iter(kinds)))
+        raise UserError(
+            f"{shown} can be read as {readings}{advice}: `plusx train {recipe} data.path={shown}` "
+            "trains on it"
+        )
     raise unrecognised(path)
 
 
