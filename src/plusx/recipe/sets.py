@@ -113,9 +113,7 @@ class PeopleData:
     channels: Literal[1, 3] = 3
     augment: str = ""
     mix: NoMix = NoMix()
-    validation: IdentitySelector | None = (
-        None  # of the people not in the test set; None: 0.2 of them
-    )
+    validation: IdentitySelector | None = None  # of the people outside the test set; None: 0.2
     test: IdentitySelector = 0
     sampler: Sampler = "uniform"
     samples_per_class: Positive = 4  # per person and group, with sampler = "pk"
