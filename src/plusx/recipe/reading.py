@@ -32,7 +32,7 @@ _ANNOTATIONS: dict[str, list[Any]] = {
     "detect": ["boxes"],
     "embed": ["people", "classes"],
 }
-TAKEN_BACK = "default"  # the value of an override that takes the recipe's value back
+RESET = "default"  # the value of an override that resets a field to its default
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
 
@@ -41,7 +41,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of this name or path, with overrides.
 
     An override is `key=value` with a dotted key; the value is TOML, or plain text if it is not
-    valid TOML. `key=default` takes the recipe's value back, so that the field has its default.
+    valid TOML. `key=default` resets a field to its default.
     Raises UserError with file, line, key and the allowed values.
     """
     where, text = _read(name_or_path)
@@ -139,7 +139,7 @@ def _change(raw: dict[str, Any], override: str, overridden: dict[tuple[str, ...]
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise UserError(f"override {override!r}: {key} is one value, not a table")
-    if override.partition("=")[2].strip() == TAKEN_BACK:
+    if override.partition("=")[2].strip() == RESET:
         table.pop(path[-1], None)
         return
     if path in (("epochs",), ("steps",)):

@@ -78,9 +78,8 @@ class OwnData:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AnnotatedData:
-    """Images with boxes or masks: a folder as Pascal VOC or YOLO has it, a COCO JSON, a CSV of
-    boxes, or folders of images and of masks.
-    """
+    """Images with boxes or masks: a folder in the layout of Pascal VOC or YOLO, a COCO JSON, a CSV
+    of boxes, or folders of images and of masks."""
 
     kind: Literal["voc", "coco", "yolo", "boxes", "masks"]
     path: str
