@@ -29,7 +29,7 @@ env: .venv/.installed ## Make the environment and install plusx into it
 demo: env ## Why skip connections matter, on real data, in about two minutes
 	$(BIN)/plusx compare digits --out demo
 
-test: env ## The quick tests (under 90 seconds on 2 cores)
+test: env ## The quick tests (about two minutes on 2 cores)
 	$(TEST) -m "not slow and not data and not gpu"
 
 test-all: env ## Every test; PLUSX_DATA=DIR adds those on the public data sets

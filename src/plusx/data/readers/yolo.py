@@ -110,7 +110,7 @@ def _is_description(path: str) -> bool:
 
 
 def _content(path: str, root: str) -> dict[str, Any]:
-    import yaml  # huggingface-hub brings it
+    import yaml  # only for this layout
 
     shown = printable(path, root)
     try:
