@@ -225,7 +225,7 @@ def _inspected(
 
 
 def _bands_modality(path: str, kind: str) -> BandsModality | None:
-    """How files are prepared whose first TIFF has other channels than grey or colour ones."""
+    """How TIFFs are prepared, the first of which has other channels than grey or colour."""
     layout = LAYOUTS.get(kind)
     if layout is None or layout.listing is None or kind in ("packed", "shards"):
         return None
@@ -233,10 +233,10 @@ def _bands_modality(path: str, kind: str) -> BandsModality | None:
         entries = layout.listing(path, None, False).entries
     except UserError:  # which opening it reports
         return None
-    paths = (entry.path for entry in entries if entry.state == "used")
-    file = next((name for name in paths if name.lower().endswith((".tif", ".tiff"))), None)
-    if file is None:
+    paths = [entry.path for entry in entries if entry.state == "used"]
+    if not paths or not all(name.lower().endswith((".tif", ".tiff")) for name in paths):
         return None
+    file = paths[0]
     try:
         ImageFile(file)
         return None
