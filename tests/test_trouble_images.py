@@ -3,6 +3,7 @@ each is a right result, a warning that names it, or an error that does.
 """
 
 import io
+import json
 import os
 import re
 import sys
@@ -11,20 +12,43 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import torch
 
 import hostile
+from plusx.bench.bench import _finding
+from plusx.cli import run as command_line
+from plusx.cli.shell import print_line
+from plusx.data import loader
 from plusx.data.dataset import as_split
 from plusx.data.image_file import DEFAULT_LIMIT, decode
+from plusx.data.loader import Loader, batches
 from plusx.data.modality import modality_from_dict
 from plusx.data.readers.csv_file import read_rows
 from plusx.data.readers.folder import scan
 from plusx.data.readers.listing import class_name, file_problem, refuse_similar_names
 from plusx.data.readers.open import open_data
+from plusx.data.readers.packing import pack
 from plusx.data.readers.tar import read_tar
+from plusx.data.readers.verdicts import is_checked
 from plusx.data.splits import split_of
-from plusx.errors import UserError, printable
-from plusx.recipe import load_recipe
+from plusx.describe import describe_network
+from plusx.errors import UserError, counted, printable, shortened
+from plusx.grammar.sizes import parse_size
+from plusx.models import create_model
+from plusx.recipe import load_recipe, to_toml
 from plusx.run.datasets import open_split
+from plusx.run.distributed import is_first, joined
+from plusx.run.evaluation import evaluate as evaluate_run
+from plusx.run.folder import load_run
+from plusx.run.optim import schedule_warnings
+from plusx.run.predictor import image_files
+from plusx.run.training import prepared, refuse_other_recipe, train
+from plusx.study.gradients import _ratio_text
+from plusx.tasks.classify import Classify
+from plusx.train.loop import evaluate, fit
+from plusx.train.state import State
+from plusx.weights.files import save_network
+from plusx.zoo import find
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +151,20 @@ def test_t4_a_split_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path: P
             text = message(open_data, tmp_path / "set", **options)
             assert f"the split folder {name} is a link that leaves the folder" in text
         link.unlink()
+    # archives without links leave their targets as text
+    (tmp_path / "set" / "test").write_text("../outside")
+    assert "the split folder test is a file" in message(open_data, tmp_path / "set")
+
+
+def test_t4_what_lies_beside_split_folders_is_named(tmp_path: Path) -> None:
+    photos(tmp_path / "train"), photos(tmp_path / "val"), photos(tmp_path / "extra")
+    (tmp_path / "notes.txt").write_text("about")
+    (tmp_path / "more").symlink_to("/")
+    for split in ("train", "validation"):
+        warnings = "\n".join(open_data(tmp_path, split=split).warnings)
+        assert "1 ignored, beside the split folders: extra" in warnings
+        assert "1 ignored, outside the class folders: notes.txt" in warnings
+        assert "skipped more: a link that leaves the folder" in warnings
 
 
 def test_t5_what_plusx_wrote_is_no_class(tmp_path: Path) -> None:
@@ -445,3 +483,286 @@ def test_t13_every_class_keeps_an_image_to_train_on(tmp_path: Path, validation: 
     assert len(train.labels.unique()) == 3
     held = open_data(tmp_path, split="validation", validation=validation)
     assert len(train) + len(held) == 26
+
+
+# recipes and commands
+
+
+@pytest.mark.parametrize("name", ["2024", "2024-05-01", "true", "1e5", "[1]", "nan", "0x10"])
+def test_t10_a_folder_may_have_the_name_of_a_number(name: str) -> None:
+    assert load_recipe("images", [f"data.path={name}"]).data.path == name
+    assert load_recipe("images", [f'data.path="{name}"']).data.path == name
+    assert load_recipe("images", ["data.path=x", f"net.weights={name}"]).net.weights == name
+
+
+def test_t10_an_empty_path_is_refused() -> None:
+    text = message(load_recipe, "images", ["data.path="])
+    assert 'data] path = "": must not be empty' in text
+    # numbers stay numbers where a field takes both
+    assert load_recipe("faces-verify", ["data.validation=4"]).data.validation == 4
+
+
+def test_x13_seeds_have_63_bits() -> None:
+    assert load_recipe("digits", [f"seed={2**63 - 1}"]).seed == 2**63 - 1
+    text = message(load_recipe, "digits", [f"seed={2**63}"])
+    assert f"must be below {2**63}" in text
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    """Overrides of the recipe images for a few photos and a moment."""
+    photos(tmp_path / "set", ("cat", "dog", "emu"))
+    small = ["data.size=32", "net.base=resnet18", "epochs=1", "batch_size=4", "seed=1"]
+    return [f"data.path={tmp_path}/set", *small, "evaluate.train_set=false", "data.augment="]
+
+
+def test_t12_a_batch_of_one_is_refused_before_anything_is_written(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    for overrides in (["batch_size=1"], ["optim.accumulation_steps=4"]):
+        recipe = load_recipe("images", [*tiny, *overrides])
+        text = message(train, recipe, tmp_path / "run", progress=False)
+        assert "batch norm needs two images at a time" in text
+        assert "set batch_size = " in text
+        assert not (tmp_path / "run" / "recipe.toml").exists()
+    # at larger sizes there is more than one value
+    with joined("cpu", 60) as world:
+        prepared(
+            load_recipe("images", [*tiny, "batch_size=1", "data.size=64"]), tmp_path / "run", world
+        )
+
+
+def test_t15_what_happens_after_the_end_is_said() -> None:
+    recipe = load_recipe(
+        "digits-resnet20", ["schedule.kind=steps", "schedule.milestones=[50, 900]"]
+    )
+    (text,) = schedule_warnings(recipe, 100)
+    assert "does not change at step 900, since the run ends at 100" in text
+    recipe = load_recipe("digits-resnet20", ["schedule.kind=cosine", "schedule.warmup=500"])
+    (text,) = schedule_warnings(recipe, 100)
+    assert "warmup: 500 steps, but the run has 100" in text
+    assert schedule_warnings(recipe, 1000) == []
+
+
+def test_t15_a_finished_run_is_not_trained_longer(tmp_path: Path) -> None:
+    recipe = load_recipe("digits-resnet20", ["epochs=3"])
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe))
+    (tmp_path / "result.json").write_text("{}")
+    longer = load_recipe("digits-resnet20", ["epochs=4"])
+    text = message(refuse_other_recipe, tmp_path, longer)
+    assert f"to train longer, begin another one from its weights: net.weights={tmp_path}" in text
+    (tmp_path / "result.json").unlink()
+    assert "choose another folder" in message(refuse_other_recipe, tmp_path, longer)
+
+
+def test_t15_tuples_are_no_batches() -> None:
+    net = torch.nn.Linear(2, 2)
+    task = Classify(net)
+    state = State(task, torch.optim.SGD(net.parameters(), 0.1), 0)
+    pair = (torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
+    assert "(plusx.Batch(x, y) for x, y in batches)" in message(next, fit(state, iter([pair])))
+    assert "evaluate takes plusx.Batch, not a tuple" in message(evaluate, task, iter([pair]))
+
+
+def test_t15_names_of_files_and_runs_are_no_names_of_networks(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    assert "is a run: `plusx report" in message(describe_network, str(tmp_path))
+    assert "a spec of your own stands in the recipe itself" in message(find, "mine.toml")
+
+
+@pytest.mark.parametrize("text", ["4", "16", "1.5"])
+def test_t15_a_memory_of_few_bytes_lacks_its_unit(text: str) -> None:
+    assert f"write {text}GB or {text}MB" in message(parse_size, text)
+    assert parse_size("800000") == 800_000
+    assert parse_size("4B") == 4
+
+
+def test_t15_a_missing_file_does_not_stop_the_others(tmp_path: Path) -> None:
+    photos(tmp_path)
+    failed: list[dict[str, str]] = []
+    image = str(tmp_path / "cat" / "00.png")
+    assert image_files([image, str(tmp_path / "none.png")], failed) == [image]
+    assert failed == [{"path": f"{tmp_path}/none.png", "reason": "no such file or folder"}]
+    assert "no such file or folder" in message(image_files, [str(tmp_path / "none.png")], failed)
+
+
+def test_t15_output_paths_are_checked_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("kept"), folder.mkdir()
+    commands = [
+        ["predict", "no-run", "x.png", "--out", str(file)],
+        ["predict", "no-run", "x.png", "--out", str(file / "below")],
+        ["explain", "no-run", "x.png", "--out", str(file)],
+        ["train", "digits", "--out", str(file / "x")],
+        ["compare", "digits", "--out", str(file)],
+        ["study", "skips", "--out", str(file)],
+        ["bench", "resnet20", "--out", str(file)],
+        ["export", "no-run", "--out", str(folder)],
+        ["export", "no-run", "--out", str(file / "x.onnx")],
+        ["pack", str(folder), "--out", str(folder)],
+        ["convert", "no.th", "--as", "resnet20", "--source", "akamaster", "--out", str(folder)],
+        ["enroll", "no-run", str(folder), "--out", str(file)],
+        ["export", "no-run", "--out", "/dev/null"],
+    ]
+    for arguments in commands:
+        assert command_line(arguments) == 2, arguments
+        text = capsys.readouterr().err
+        assert re.search("is no folder|is a folder|not a regular file", text), (arguments, text)
+        assert len(text.splitlines()) == 1
+    assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize("value", ["", "one"])
+def test_x13_an_empty_world_size_is_one_process(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
+    monkeypatch.setenv("RANK", "")
+    if value:
+        with pytest.raises(UserError, match="WORLD_SIZE='one' is no number"), joined("cpu", 60):
+            pass
+        return
+    with joined("cpu", 60) as world:
+        assert world.size == 1
+    assert is_first()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("[0, 0, 0]", "every weight is 0, so that nothing would train"),
+        ("[1, -2]", "-2 is no weight: a number from 0 for each class"),
+        ("[1, true]", "True is no weight"),
+        ("balance", "must be none, balanced, or a list of a number for each class; did you mean"),
+        ("3", "must be none, balanced, or a list"),
+    ],
+)
+def test_t15_class_weights_say_what_is_allowed(value: str, reason: str) -> None:
+    text = message(load_recipe, "images", ["data.path=x", f"task.class_weights={value}"])
+    assert reason in text
+    assert "more)" not in text
+    recipe = load_recipe("images", ["data.path=x", "task.class_weights=[1,2,0]"])
+    assert recipe.task.class_weights == (1.0, 2.0, 0.0)
+
+
+def test_x13_batches_of_an_epoch_are_not_silently_over(tmp_path: Path) -> None:
+    epoch = batches("digits", batch_size=500)
+    assert len(list(epoch)) == 3
+    assert "the batches of this epoch are over" in message(list, epoch)
+    workers = batches(photos(tmp_path), batch_size=2, workers=1)
+    next(workers)
+    workers.close()  # type: ignore[attr-defined]
+
+
+def test_t15_full_shared_memory_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_free_shared_memory", lambda: 1000)
+    with pytest.raises(RuntimeError, match=r"has 1,000 bytes free: set data\.workers = 0"):
+        Loader(photos(tmp_path), batch_size=2, workers=1)
+    with Loader(photos(tmp_path), batch_size=2) as without:
+        assert len(without) == 4
+
+
+def test_x7_no_escape_of_a_file_reaches_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;owned\x07\u202e"
+    net = create_model("resnet20", num_classes=2)
+    path = tmp_path / "evil.safetensors"
+    size = {"size": [32, 32], "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
+    save_network(net, path, preprocessing=size, classes=(evil, "dog"), data=evil)
+    run = load_run(path)
+    assert run.classes == (printable(evil), "dog")
+    assert run.data == printable(evil)
+    print_line(evil)
+    for arguments in (["describe", evil], ["evaluate", str(path), "--data", evil]):
+        assert command_line(arguments) != 0
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text(f'seed = 0\n"{printable(evil)}" = 1\n')
+    (tmp_path / "run" / "data.json").write_text(json.dumps({"classes": [evil]}))
+    assert command_line(["evaluate", str(tmp_path / "run")]) == 2
+    written = capsys.readouterr()
+    for letter in evil:
+        if not letter.isprintable():
+            assert letter not in written.out + written.err
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"classes": 3}', '{"classes": ["a"], "preprocessing": {}, "train": 3}', "null"],
+)
+def test_x13_a_data_json_that_no_run_wrote_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "recipe.toml").write_text(to_toml(load_recipe("digits-resnet20")))
+    (tmp_path / "data.json").write_text(content)
+    text = message(load_run, tmp_path)
+    assert f"{tmp_path}/data.json is not what a run writes" in text
+
+
+def test_t15_weights_without_their_run_may_have_seen_the_data(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    net = create_model("resnet20", num_classes=2)
+    size = {"size": [32, 32], "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
+    expected = {"photos": "trained on data called photos", "": "do not say what they were"}
+    for name, reason in expected.items():
+        path = tmp_path / f"of_{name}.safetensors"
+        save_network(net, path, preprocessing=size, classes=("cat", "dog"), data=name)
+        assert reason in evaluate_run(load_run(path), data=root)["warnings"][0]
+    save_network(net, path, preprocessing=size, classes=("cat", "dog"), data="others")
+    assert "warnings" not in evaluate_run(load_run(path), data=root)
+
+
+def test_x13_large_and_small_numbers_and_long_names_are_readable() -> None:
+    assert _ratio_text(99.7) == "100 times"
+    assert counted(1, "image") == "1 image"
+    assert counted(2000, "image") == "2,000 images"
+    name = "x" * 100 + "end"
+    assert len(shortened(name)) == 60
+    assert shortened(name).endswith("xxend")
+    times = {"low": 1.0, "high": 3.0}
+    rows = [
+        {"name": name, "latency_seconds": {"median": median, **times}}
+        for name, median in (("a", 1.5), ("b", 2.0))
+    ]
+    assert "intervals overlap, so the order may be chance" in _finding(rows)
+
+
+def test_x13_data_of_others_is_not_opened_because_a_recipe_names_it(tmp_path: Path) -> None:
+    root = photos(tmp_path / "set")
+    assert not is_checked(root)
+    open_data(root)
+    assert is_checked(os.path.realpath(root))
+
+
+def test_t7_raw_files_in_tars_are_named_too(tmp_path: Path) -> None:
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, ending in enumerate(("png", "NEF", "png", "png")):
+            kind = "TIFF" if ending == "NEF" else "PNG"
+            data = hostile.saved(hostile.plain((number, 0, 0)), kind)
+            member = tarfile.TarInfo(f"{'ab'[number % 2]}/{number}.{ending}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert "1 of 4 files cannot be used: set.tar/b/1.NEF: camera raw" in message(open_data, path)
+
+
+def test_t5_a_run_within_the_folder_of_images_resumes(tmp_path: Path) -> None:
+    photos(tmp_path, ("cat", "dog"))
+    small = ["net.base=resnet20", "data.size=32", "steps=2", "batch_size=4", "seed=1"]
+    recipe = load_recipe("images", [f"data.path={tmp_path}", *small, "data.augment="])
+    out = tmp_path / "runs" / "images"
+    first = train(recipe, out, progress=False)
+    assert train(recipe, out, progress=False) == first
+    assert evaluate_run(load_run(out))["count"] == 2
+
+
+def test_t15_a_packed_file_of_the_photos_of_a_run_is_known(tmp_path: Path) -> None:
+    root = photos(tmp_path / "set")
+    small = ["net.base=resnet20", "data.size=32", "steps=2", "batch_size=4", "seed=1"]
+    recipe = load_recipe("images", [f"data.path={root}", *small, "data.augment="])
+    train(recipe, tmp_path / "run", progress=False)
+    pack(root, tmp_path / "set.plusx", size=32)
+    warnings = evaluate_run(load_run(tmp_path / "run"), data=tmp_path / "set.plusx")["warnings"]
+    assert "the images that the run was trained on are among those of set.plusx" in warnings

@@ -130,6 +130,11 @@ def _network(model: str) -> tuple[Model, str]:
         except ValueError as error:
             raise UserError(f"{model}: {error}") from None
         return spec, model
+    if (path / "recipe.toml").is_file():
+        raise UserError(
+            f"{model} is a run: `plusx report {model}` shows it, and `plusx describe` the network "
+            f"that its recipe names as base"
+        )
     net = find_model(model)
     source = (HEADED[model] if model in HEADED else ZOO[model]).source
     paper = next((title for key, title in PAPERS.items() if source.startswith(key)), None)

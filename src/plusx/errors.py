@@ -22,6 +22,18 @@ def did_you_mean(word: str, options: Iterable[str], count: int = 1, cutoff: floa
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 image", "2,000 images": a number and what it counts."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def shortened(name: str, length: int = 60) -> str:
+    """A name of at most so many characters for tables and lists; of a longer one both ends."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length - 11]}...{name[-8:]}"
+
+
 def printable(text: str | Path, root: str | Path | None = None) -> str:
     """Return a path, or other text from outside, for a message: one line of valid UTF-8 without
     control characters. A path below `root` is relative to it."""

@@ -27,6 +27,7 @@ from plusx.grammar.spec import Net
 from plusx.grammar.validate import validate
 from plusx.memory import SavedBytes
 from plusx.models import create_model
+from plusx.report import values
 from plusx.report.figures import line, lines_figure
 from plusx.report.result import result_page
 from plusx.run.environment import environment
@@ -348,7 +349,7 @@ def flat(row: Row) -> dict[str, Any]:
         "published": row["published"] and row["published"]["accuracy"],
         "measured": row["measured"] and row["measured"]["accuracy"],
         "latency": latency,
-        "latency_interval": f"{low:.3g} to {high:.3g}",
+        "latency_interval": f"{values.number(low)} to {values.number(high)}",
         "images_per_second": row["images_per_second"]["median"],
         "step": 1e3 * row["step_seconds"]["median"],
         "saved": row["saved_bytes"] / 1e6,
@@ -424,13 +425,16 @@ def _figures(rows: Sequence[Row], batch: int) -> list[dict[str, Any]]:
 def _finding(rows: Sequence[dict[str, Any]]) -> str:
     by_time = sorted(rows, key=lambda row: row["latency_seconds"]["median"])
     fastest, slowest = by_time[0], by_time[-1]
-    low, high = (1e3 * row["latency_seconds"]["median"] for row in (fastest, slowest))
+    low, high = (
+        values.number(1e3 * row["latency_seconds"]["median"]) for row in (fastest, slowest)
+    )
     if fastest is slowest:
-        rate = fastest["images_per_second"]["median"]
-        return (
-            f"{fastest['name']} takes {low:.3g} ms for one image, in batches {rate:.3g} a second."
-        )
-    return f"{fastest['name']} takes {low:.3g} ms for one image, {slowest['name']} {high:.3g} ms."
+        rate = values.number(fastest["images_per_second"]["median"])
+        return f"{fastest['name']} takes {low} ms for one image, in batches {rate} a second."
+    text = f"{fastest['name']} takes {low} ms for one image, {slowest['name']} {high} ms"
+    if fastest["latency_seconds"]["high"] >= slowest["latency_seconds"]["low"]:
+        return f"{text}; their intervals overlap, so the order may be chance."
+    return f"{text}."
 
 
 class Stopped(RuntimeError):

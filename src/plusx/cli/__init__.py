@@ -16,7 +16,7 @@ from cyclopts import CycloptsError
 
 from plusx.cli import inspect, research, train, use
 from plusx.cli.shell import app
-from plusx.errors import UserError
+from plusx.errors import UserError, printable
 
 
 __all__ = ["app", "inspect", "main", "research", "run", "train", "use"]
@@ -99,11 +99,11 @@ def _warn(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"plusx: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"plusx: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"plusx: {' '.join(message.split())}", file=sys.stderr)
+    print(f"plusx: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -14,6 +14,7 @@ from plusx.cli.shell import (
     about,
     app,
     command,
+    output_folder,
     print_json,
     print_line,
     run_name,
@@ -33,7 +34,7 @@ def study(
     ] = None,
     /,
     *overrides: Overrides,
-    out: Annotated[Path | None, about("Folder (default: runs/study-NAME).")] = None,
+    out: Annotated[Path | None, output_folder("Folder (default: runs/study-NAME).")] = None,
     jobs: Annotated[int | None, about("Trials at a time (default: one per core).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -105,7 +106,9 @@ def reproduce(
         Parameter(negative="", help="Run a smaller version; the result says what is smaller."),
     ] = False,
     kind: Annotated[str | None, about("With a pattern: only claims of this kind.")] = None,
-    out: Annotated[Path, about("Folder whose claims.json keeps the result.")] = Path("results"),
+    out: Annotated[Path, output_folder("Folder whose claims.json keeps the result.")] = Path(
+        "results"
+    ),
     work: Annotated[Path, about("Folder of the training runs, which claims share.")] = Path(
         "runs/claims"
     ),
@@ -191,7 +194,9 @@ def networks(
     threads: Annotated[int, about("CPU threads (0: torch's choice).")] = 0,
     device: Device = "auto",
     seconds: Annotated[float, about("Seconds of measuring for each network.")] = 5.0,
-    out: Annotated[Path, about("Folder of bench.json and bench.html.")] = Path("runs/bench"),
+    out: Annotated[Path, output_folder("Folder of bench.json and bench.html.")] = Path(
+        "runs/bench"
+    ),
     results: Annotated[Path, about("Folder of measured accuracies.")] = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -245,7 +250,7 @@ def memory(
             negative="", help="Do not measure the memory of fresh processes too, which is slow."
         ),
     ] = False,
-    out: Annotated[Path, about("Folder of memory.json and memory.html.")] = Path(
+    out: Annotated[Path, output_folder("Folder of memory.json and memory.html.")] = Path(
         "runs/bench-memory"
     ),
     as_json: Json = False,

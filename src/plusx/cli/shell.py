@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Group, Parameter
 
 import plusx
-from plusx.errors import UserError
+from plusx.errors import UserError, counted, printable
 
 
 app = App(
@@ -31,6 +31,30 @@ app["--help"].group = app["--version"].group = Group("Other", sort_key=9)
 
 def about(text: str) -> Any:
     return Parameter(help=text)
+
+
+def output_folder(text: str) -> Any:
+    """An option that names the folder to write: whether it can be is asked before the work."""
+    return Parameter(help=text, validator=_refuse_folder)
+
+
+def output_file(text: str) -> Any:
+    """An option that names the file to write."""
+    return Parameter(help=text, validator=_refuse_file)
+
+
+def _refuse_folder(hint: Any, path: str | Path | None) -> None:
+    from plusx.store import refuse_as_folder
+
+    if path is not None:
+        refuse_as_folder(path)
+
+
+def _refuse_file(hint: Any, path: str | Path | None) -> None:
+    from plusx.store import refuse_as_file
+
+    if path is not None:
+        refuse_as_file(path)
 
 
 Json = Annotated[
@@ -98,13 +122,13 @@ def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
         from plusx.report.metrics import metrics_line, with_measures
 
         line = metrics_line(figures, with_measures(figures, scores), intervals=True)
-        return f"{line}, {figures['count']:,} images"
+        return f"{line}, {counted(figures['count'], 'image')}"
     several = scores[:1] == ["auroc"] and figures.get("auroc") is not None
     area = f"AUROC {_with_interval(figures)}, " if several else ""
     return (
         f"{area}accuracy {figures['accuracy']:.2%}, precision {figures['precision']:.3f}, "
         f"recall {figures['recall']:.3f}, F1 {figures['f1']:.3f} ({figures['averaging']}), "
-        f"loss {figures['loss']:.4f}, {figures['count']:,} images"
+        f"loss {figures['loss']:.4f}, {counted(figures['count'], 'image')}"
     )
 
 
@@ -145,7 +169,7 @@ def terminal_width() -> int | None:
 
 
 def print_line(line: str) -> None:
-    print(f"plusx: {line}", file=sys.stderr, flush=True)
+    print(f"plusx: {printable(line)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -18,13 +18,15 @@ from plusx.cli.shell import (
     command,
     data_progress,
     figures_line,
+    output_file,
+    output_folder,
     print_json,
     run_name,
     say_marked,
     tell_warnings,
     terminal_width,
 )
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 
 
 @app.command(
@@ -39,7 +41,9 @@ def train(
     recipe: RecipeName,
     /,
     *overrides: Overrides,
-    out: Annotated[Path | None, about("The run's folder. Default: runs/ and the names.")] = None,
+    out: Annotated[
+        Path | None, output_folder("The run's folder. Default: runs/ and the names.")
+    ] = None,
     exact: Annotated[
         bool,
         Parameter(
@@ -63,7 +67,7 @@ def train(
     if processes < 1 or restarts < 0:
         raise UserError(f"--processes {processes} --restarts {restarts}: at least 1 and 0")
     if processes > 1:
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if os.environ.get("WORLD_SIZE") not in (None, "", "1"):
             raise UserError(f"--processes {processes}: torchrun has started them already")
         from plusx.run.launching import launch
 
@@ -106,7 +110,9 @@ def compare(
     recipe: RecipeName,
     /,
     *overrides: Overrides,
-    out: Annotated[Path | None, about("The folder. Default: runs/compare- and the names.")] = None,
+    out: Annotated[
+        Path | None, output_folder("The folder. Default: runs/compare- and the names.")
+    ] = None,
     jobs: Annotated[int | None, about("Runs at a time. Default: one for each core.")] = None,
     split: Annotated[
         Literal["validation", "test"],
@@ -142,7 +148,7 @@ def pack(
     folder: Annotated[str, Parameter(name="FOLDER", help="A folder of class folders.")],
     /,
     *,
-    out: Annotated[Path, about("The file to write; a file of that name is replaced.")],
+    out: Annotated[Path, output_file("The file to write; a file of that name is replaced.")],
     size: Annotated[int, about("Pixels per side of the network's input.")] = 224,
     side: Annotated[
         int | None,
@@ -164,7 +170,7 @@ def pack(
         print_json(result)
         return
     print(
-        f"{result['file']}: {result['images']:,} images of {result['classes']:,} classes, "
+        f"{result['file']}: {counted(result['images'], 'image')} of {result['classes']:,} classes, "
         f"{result['side']} pixels on the shorter side"
     )
     print(
@@ -185,7 +191,7 @@ def convert(
     *,
     model: Annotated[str, Parameter(name="--as", help="The name of the network.")],
     source: Annotated[str, about("akamaster, torchvision, timm or keras.")],
-    out: Annotated[str, about("The safetensors file to write.")],
+    out: Annotated[str, output_file("The safetensors file to write.")],
     key: Annotated[
         str,
         about("Key of the weights in a checkpoint, such as state_dict_ema (default: the usual)."),

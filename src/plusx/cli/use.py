@@ -24,12 +24,14 @@ from plusx.cli.shell import (
     command,
     figures_line,
     opened,
+    output_file,
+    output_folder,
     print_json,
     print_line,
     run_name,
     tell_warnings,
 )
-from plusx.errors import UserError
+from plusx.errors import UserError, counted, shortened
 
 
 @app.command(
@@ -102,7 +104,7 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
     ]
     named = {"count": "images", "auroc_interval": " 95 % interval"}
     titles = [named.get(key) or f"{metric(key).title} {metric(key).unit}".strip() for key in keys]
-    names = max(5, *(len(row["label"]) for row in rows))
+    names = max(5, *(len(shortened(row["label"])) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
     for row in rows:
         cells = []
@@ -115,7 +117,7 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
             elif isinstance(value, list):
                 value = f"{value[0]:.3f} to {value[1]:.3f}"
             cells.append(f"{'none' if value is None else value:>{max(9, len(title))}}")
-        print(f"  {row['label']:{names}} " + " ".join(cells))
+        print(f"  {shortened(row['label']):{names}} " + " ".join(cells))
 
 
 def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
@@ -129,9 +131,10 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
             print(f"{row['path']:{width}}  {sure or likely}")
         return
     if "probability" in rows[0]:
-        label = max(len(row["label"]) for row in rows)
+        label = max(len(shortened(row["label"])) for row in rows)
         for row in rows:
-            print(f"{row['path']:{width}}  {row['label']:{label}}  {row['probability']:7.2%}")
+            name = shortened(row["label"])
+            print(f"{row['path']:{width}}  {name:{label}}  {row['probability']:7.2%}")
         return
     if "embedding" in rows[0]:
         for row in rows:
@@ -156,7 +159,9 @@ def predict(
     *paths: ImagePaths,
     out: Annotated[
         Path | None,
-        about("Folder for predictions.json, predictions.csv and images of masks and boxes."),
+        output_folder(
+            "Folder for predictions.json, predictions.csv and images of masks and boxes."
+        ),
     ] = None,
     tta: TtaOption = None,
     batch_size: BatchSize = 64,
@@ -191,7 +196,9 @@ def explain(
     trained: Differentiable,
     /,
     *paths: ImagePaths,
-    out: Annotated[Path | None, about("The folder. Default: runs/explain- and the name.")] = None,
+    out: Annotated[
+        Path | None, output_folder("The folder. Default: runs/explain- and the name.")
+    ] = None,
     method: Annotated[
         str,
         about(
@@ -264,7 +271,7 @@ def export(
     trained: Trained,
     /,
     *,
-    out: Annotated[Path, about("The .onnx file.")],
+    out: Annotated[Path, output_file("The .onnx file.")],
     weights: WeightsOption = None,
     int8: Annotated[
         bool, Parameter(negative="", help="Quantise to int8, calibrated on training images.")
@@ -354,8 +361,8 @@ def probe(
         print_json(result)
         return
     print(
-        f"{result['data']} {result['split']}, {result['count']:,} images, by embeddings of "
-        f"{result['width']:,} numbers, from {result['learned_from']:,} training images:"
+        f"{result['data']} {result['split']}, {counted(result['count'], 'image')}, by embeddings "
+        f"of {result['width']:,} numbers, from {result['learned_from']:,} training images:"
     )
     nearest = f"{result['neighbours']['k']} nearest neighbours"
     print(f"  {nearest:24} {_line(result['neighbours'])}")
@@ -379,7 +386,7 @@ def enroll(
     ],
     /,
     *,
-    out: Annotated[Path, about("The gallery: a new folder.")],
+    out: Annotated[Path, output_folder("The gallery: a new folder.")],
     far: Annotated[
         float | None,
         about(

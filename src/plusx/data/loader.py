@@ -4,8 +4,9 @@ A sample's input is a function of (seed, epoch, sample number) alone, whether th
 process or the data set's BatchMaker (sets in memory, packed sets) computes it.
 """
 
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,10 @@ from plusx.errors import UserError
 
 # seconds that one batch of a worker may take
 TIMEOUT = 120.0
+# where worker processes put their batches, and free bytes without which they would hang
+_SHARED = "/dev/shm"
+_LEAST_SHARED = 2**20
+_MORE_SHARED = "set data.workers = 0, free it, or give a container more (docker run --shm-size 2g)"
 
 
 def batches(
@@ -67,12 +72,36 @@ def batches(
         size=size,
         part=part,
     )
-    return _closing(loader, loader.epoch(epoch, start))
+    return _Epoch(_closing(loader, loader.epoch(epoch, start)))
 
 
-def _closing(loader: "Loader", batches: Iterator[Batch]) -> Iterator[Batch]:
+def _closing(loader: "Loader", batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     with loader:
         yield from batches
+
+
+class _Epoch(Iterator[Batch]):
+    """The batches of one epoch. UserError where they are asked for again once they are over."""
+
+    def __init__(self, batches: Generator[Batch, None, None]) -> None:
+        self._batches, self._over = batches, False
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._batches)
+        except StopIteration:
+            if self._over:
+                raise UserError(
+                    "the batches of this epoch are over: call plusx.batches again, or write "
+                    "loader = plusx.Loader(...) and loop over loader.epoch(n)"
+                ) from None
+            self._over = True
+            raise
+
+    def close(self) -> None:
+        """End the worker processes before the epoch is over."""
+        self._over = True
+        self._batches.close()
 
 
 class Loader:
@@ -256,6 +285,7 @@ class Loader:
         return collated.batch(inputs, self.device)
 
     def _start(self, workers: int, timeout: int | float) -> "DataLoader[Collated]":
+        _refuse_full_shared_memory(workers)
         self._samples.in_work = torch.full((workers,), -1, dtype=torch.int64)
         self._samples.in_work.share_memory_()
         samples: TorchDataset[Any] = self._samples
@@ -285,12 +315,41 @@ class Loader:
                 during = self._in_work()
             except RuntimeError:  # torch's SIGCHLD handler can raise here too, once
                 during = self._in_work()
-            raise RuntimeError(f"a data worker died or hung{during}: {error}") from error
+            raise RuntimeError(
+                f"a data worker died or hung{during}{_shared_memory()}: {error}"
+            ) from error
 
     def _in_work(self) -> str:
         samples = [sample for sample in self._samples.in_work.tolist() if sample >= 0]
         names = [self.dataset.describe(sample % len(self.dataset)) for sample in samples]
         return f" while at work on {', '.join(names)}" if names else ""
+
+
+def _shared_memory() -> str:
+    """How much of the shared memory is free, where workers put their batches; if it is little."""
+    free = _free_shared_memory()
+    if free is None or free > 2**28:
+        return ""
+    return f" ({_SHARED} has {free:,} bytes free: {_MORE_SHARED})"
+
+
+def _refuse_full_shared_memory(workers: int) -> None:
+    """RuntimeError where the shared memory has no room for a batch: workers would hang."""
+    free = _free_shared_memory()
+    if free is not None and free < _LEAST_SHARED:
+        raise RuntimeError(
+            f"workers = {workers} need shared memory, and {_SHARED} has {free:,} bytes free: "
+            f"{_MORE_SHARED}"
+        )
+
+
+def _free_shared_memory() -> int | None:
+    """Free bytes of the shared memory; None where there is no such file system."""
+    try:
+        status = os.statvfs(_SHARED)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
 
 
 class SampleError(RuntimeError):

@@ -10,7 +10,7 @@ import torch
 from plusx.data.dataset import Dataset, MemoryItems, images_of
 from plusx.data.modality.bands import select_bands
 from plusx.data.splits import stratified_order
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 
 
 def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
@@ -65,8 +65,8 @@ def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
         members = order[labels[order] == number]
         if len(members) < count:
             raise UserError(
-                f"[data] per_class = {count}: {source.name} has {len(members):,} images of "
-                f"{name!r} to train on"
+                f"[data] per_class = {count}: {source.name} has "
+                f"{counted(len(members), 'image')} of {name!r} to train on"
             )
         chosen += members[:count].tolist()
     return source.subset(sorted(chosen))

@@ -20,7 +20,9 @@ SHORT = {"K": "kB", "M": "MB", "G": "GB", "T": "TB", "KB": "kB"}
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of `4GB`, `512MiB`, `1.5 GB`, `800000`. Raises UserError for other texts."""
+    """Return the bytes of `4GB`, `512MiB`, `1.5 GB`, `800000`. Raises UserError for other texts,
+    and for a number without a unit that is too small to be one of bytes.
+    """
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", text)
     units = {unit.lower(): size for unit, size in UNITS.items()}
     units |= {short.lower(): UNITS[unit] for short, unit in SHORT.items()} | {"": 1}
@@ -29,6 +31,8 @@ def parse_size(text: str) -> int:
     size = int(float(match[1]) * units[match[2].lower()])
     if size < 1:
         raise UserError(f"{text!r} is not a size: it is less than one byte")
+    if not match[2] and size < 1000:
+        raise UserError(f"{text!r} is {size} bytes: write {match[1]}GB or {match[1]}MB")
     return size
 
 

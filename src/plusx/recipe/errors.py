@@ -95,6 +95,7 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         "greater_than_equal": f"must be at least {context.get('ge')}",
         "less_than": f"must be below {context.get('lt')}",
         "less_than_equal": f"must be at most {context.get('le')}",
+        "string_too_short": "must not be empty",
         "too_short": _min_length(int(context.get("min_length", 1))),
         "too_long": f"must have at most {context.get('max_length')} items",
     }.get(kind)
@@ -195,6 +196,23 @@ def _kinds(path: tuple[str, ...]) -> list[str]:
 def _kinds_of(cls: Any) -> tuple[str, ...]:
     fields = [field for field in dataclasses.fields(cls) if field.name == "kind"]
     return get_args(fields[0].type) if fields else ()
+
+
+def takes_text(path: tuple[str, ...]) -> bool:
+    """Whether the field at this place of a recipe holds text and nothing else."""
+    types = [
+        field.type
+        for cls in _classes(path[:-1])
+        for field in dataclasses.fields(cls)
+        if field.name == path[-1]
+    ]
+    return bool(types) and all(_is_text(annotation) for annotation in types)
+
+
+def _is_text(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        return _is_text(get_args(annotation)[0])
+    return annotation is str or set(get_args(annotation)) == {str, type(None)}
 
 
 def tables_at(path: tuple[str, ...], table: object) -> "tuple[dataclasses.Field[Any], ...] | None":

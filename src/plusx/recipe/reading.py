@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from plusx.errors import UserError, did_you_mean
 from plusx.grammar.toml import from_dict
 from plusx.overrides import split_key, split_override
-from plusx.recipe.errors import explain, key_path, tables_at
+from plusx.recipe.errors import explain, key_path, tables_at, takes_text
 from plusx.recipe.sets import NoMix
 from plusx.recipe.tables import Classify, Constant, Recipe
 from plusx.shipped import recipe_text, shipped_recipes
@@ -134,6 +134,8 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
 def _change(raw: dict[str, Any], override: str, overridden: dict[tuple[str, ...], str]) -> None:
     """Set the field that `override` names, and record it in `overridden`."""
     path, value = split_override(override)
+    if not isinstance(value, str) and takes_text(path):
+        value = override.partition("=")[2].strip()  # a folder may be called 2024
     table = raw
     for key in path[:-1]:
         table = table.setdefault(key, {})

@@ -12,6 +12,7 @@ from plusx.recipe.values import (
     IdentitySelector,
     Name,
     Number,
+    Path,
     Positive,
     Rate,
     UnitInterval,
@@ -57,7 +58,7 @@ class OwnData:
     a folder packed by `plusx pack`, or tar files with images and their classes."""
 
     kind: Literal["folder", "csv", "packed", "shards"]
-    path: str
+    path: Path
     size: Positive = 224
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
@@ -82,7 +83,7 @@ class AnnotatedData:
     of boxes, or folders of images and of masks."""
 
     kind: Literal["voc", "coco", "yolo", "boxes", "masks"]
-    path: str
+    path: Path
     size: tuple[Positive, Positive] | None = None  # height and width; None: unchanged
     channels: Literal[1, 3] = 3  # 1: greyscale
     classes: tuple[str, ...] = ()  # names in order; (): as in the data
@@ -107,7 +108,7 @@ class PeopleData:
     training, validation or test only."""
 
     kind: Literal["people"] = "people"
-    path: str
+    path: Path
     size: tuple[Positive, Positive] = (112, 112)  # height and width of the network's input
     channels: Literal[1, 3] = 3
     augment: str = ""
@@ -130,7 +131,7 @@ class VolumeData:
     labels/NAME.nii.gz; or subfolders train, val and test with the same structure."""
 
     kind: Literal["volumes"]
-    path: str
+    path: Path
     # of the masks' numbers 0, 1, ...; None: those of dataset.json
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     range: tuple[Number, Number]  # the values that volumes may have; others are refused

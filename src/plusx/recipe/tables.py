@@ -12,13 +12,16 @@ from plusx.recipe import studies
 from plusx.recipe.sets import Data
 from plusx.recipe.values import (
     CONFIG,
+    ClassWeights,
     Count,
     CountOrFraction,
     Fraction,
     NonNegative,
+    PositionWeights,
     Positive,
     PositiveFraction,
     Rate,
+    Seed,
     StrictBool,
 )
 
@@ -59,7 +62,7 @@ class Init:
 class Classify:
     kind: Literal["classify"] = "classify"
     label_smoothing: Fraction = 0.0
-    class_weights: Literal["none", "balanced"] | tuple[Rate, ...] = "none"
+    class_weights: ClassWeights = "none"
     multilabel: StrictBool = False
 
 
@@ -71,7 +74,7 @@ class Segment:
     # losses that are added: cross-entropy dice focal tversky lovasz
     loss: str = "cross-entropy"
     # balanced: inverse frequency of the class; root: inverse square root of it
-    class_weights: Literal["none", "balanced", "root"] | tuple[Rate, ...] = "none"
+    class_weights: PositionWeights = "none"
     background: str = ""  # the background class, which Dice excludes
     window: tuple[Positive, ...] | None = None  # positions predicted at a time; None: all
     overlap: Fraction = 0.5  # of neighbouring windows
@@ -212,7 +215,7 @@ class Checkpoint:
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Compare:
     networks: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[Count, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     threshold: Fraction = 0.9  # accuracy for epochs_to_threshold
 
 
@@ -229,7 +232,7 @@ def _typed_head(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
-    seed: Count = 0
+    seed: Seed = 0
     epochs: Positive | None = None
     steps: Positive | None = None
     batch_size: Positive = 128

@@ -1,10 +1,10 @@
 """The types of a recipe's values, and the configuration that all tables share."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, ConfigDict, Field, Strict
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -23,9 +23,24 @@ def _identity_selector(value: object) -> object:
     return value if isinstance(value, str) else _count_or_fraction(value)
 
 
+def _class_weights(value: object, rules: tuple[str, ...]) -> object:
+    if value in rules:
+        return value
+    if not isinstance(value, list | tuple):
+        hint = did_you_mean(value, rules) if isinstance(value, str) else ""
+        raise UserError(f"must be {', '.join(rules)}, or a list of a number for each class{hint}")
+    for weight in value:
+        if type(weight) not in (int, float) or weight < 0:
+            raise UserError(f"{weight!r} is no weight: a number from 0 for each class")
+    if not any(value):
+        raise UserError("every weight is 0, so that nothing would train")
+    return value
+
+
 # Strict: text is not accepted as a number, nor a number as a bool
 Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
+Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 Fraction: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
 NonNegative: TypeAlias = Annotated[float, Strict(), Field(ge=0)]
 Rate: TypeAlias = Annotated[float, Strict(), Field(gt=0)]
@@ -36,6 +51,17 @@ StrictBool: TypeAlias = Annotated[bool, Strict()]
 # the name of a class; digits may be written as numbers
 Name: TypeAlias = Annotated[
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value)
+]
+# of a file or a folder; an empty one would be the current folder
+Path: TypeAlias = Annotated[str, Field(min_length=1)]
+# a number for each class, or a rule
+ClassWeights: TypeAlias = Annotated[
+    Literal["none", "balanced"] | tuple[NonNegative, ...],
+    BeforeValidator(lambda value: _class_weights(value, ("none", "balanced"))),
+]
+PositionWeights: TypeAlias = Annotated[
+    Literal["none", "balanced", "root"] | tuple[NonNegative, ...],
+    BeforeValidator(lambda value: _class_weights(value, ("none", "balanced", "root"))),
 ]
 # an integer is a number of steps or images, a float below 1 a fraction of them
 CountOrFraction: TypeAlias = Annotated[int | float, BeforeValidator(_count_or_fraction)]

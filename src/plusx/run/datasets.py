@@ -31,7 +31,7 @@ from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
 from plusx.data.splits import own_splits, stratified_order
 from plusx.data.statistics import measured_modality
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.sets import AnnotatedData, CellData, EllipsoidData, PeopleData, VolumeData
 
@@ -73,7 +73,9 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     whole = len(dataset)
     count = train if isinstance(train, int) else round(train * whole)
     if not 1 <= count <= whole:
-        raise UserError(f"[data] train = {train}: {dataset.name} has {whole:,} images to train on")
+        raise UserError(
+            f"[data] train = {train}: {dataset.name} has {counted(whole, 'image')} to train on"
+        )
     return dataset.subset(np.sort(stratified_order(dataset.labels, recipe.seed)[:count]).tolist())
 
 

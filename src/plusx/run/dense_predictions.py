@@ -17,6 +17,7 @@ from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.data.instance_mask import packed_run_lengths
 from plusx.data.prediction import Detections, LabelMaps, Prediction
+from plusx.data.readers.verdicts import is_checked
 from plusx.data.sets.download import located
 from plusx.metrics.segmentation import IGNORE_INDEX
 from plusx.report.predictions import MAX_IMAGES, MIN_SCORE, predictions_page
@@ -142,6 +143,8 @@ def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
     root = located(path).resolve()
     root = root if root.is_dir() else root.parent
     if not any(Path(path).resolve().is_relative_to(root) for path in files):
+        return []
+    if not is_checked(root):  # a recipe of others may name any folder of ours
         return []
     sources = []
     for split in ("train", "validation", "test"):

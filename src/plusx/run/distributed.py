@@ -280,7 +280,15 @@ def _named(ranks: Sequence[int]) -> str:
 
 def is_first() -> bool:
     """Whether this process is the one of its run that prints."""
-    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+    return _number("RANK", 0) == 0 or _number("WORLD_SIZE", 1) == 1
+
+
+def _number(variable: str, default: int) -> int:
+    """A variable that torchrun sets; the default where it is empty or not set."""
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"{variable}={text!r} is no number: unset it, or start with torchrun")
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -292,16 +300,17 @@ def joined(kind: str, timeout: int | float) -> Iterator[DistributedContext]:
     are incomplete. RuntimeError: a process died or hangs.
     """
     env = os.environ
-    size = int(env.get("WORLD_SIZE", "1"))
-    if size == 1:
+    size = _number("WORLD_SIZE", 1)
+    if size <= 1:
         yield DistributedContext()
         return
-    missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in env]
+    variables = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in variables if not env.get(name)]
     if missing:
         raise UserError(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start with torchrun")
-    world = DistributedContext(int(env["RANK"]), size, int(env["LOCAL_RANK"]))
+    world = DistributedContext(_number("RANK", 0), size, _number("LOCAL_RANK", 0))
     on_gpu = world.device(kind).startswith("cuda")
-    store = _open_store(world, env["MASTER_ADDR"], int(env["MASTER_PORT"]), timeout)
+    store = _open_store(world, env["MASTER_ADDR"], _number("MASTER_PORT", 0), timeout)
     failures = FailureThread(world.rank, size, store, timeout)
     try:
         distributed.init_process_group(

@@ -1,13 +1,13 @@
 """Metrics of a trained network, with every use of the test set recorded."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from plusx import store
 from plusx.data.checks import leaks
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.loader import Loader
@@ -19,7 +19,16 @@ from plusx.recipe import Recipe
 from plusx.run import build
 from plusx.run.datasets import DATA as DATA_KINDS
 from plusx.run.datasets import at_another_path, replace_path
-from plusx.run.folder import DATA, RECIPE, UNFINISHED, WEIGHTS, Run, read_recipe, record_test_use
+from plusx.run.folder import (
+    DATA,
+    RECIPE,
+    UNFINISHED,
+    WEIGHTS,
+    Run,
+    read_data,
+    read_recipe,
+    record_test_use,
+)
 from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import HALVES, prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
@@ -126,12 +135,14 @@ def _dataset(
         size = None if run.assumed and data in NAMED_SETS else run.preprocessing.size[0]
         seed = recipe.seed if recipe is not None else 0
         dataset = moved or other_data(run, data, split, seed, size, on_unreadable)
-        trained_on = (
-            dataset.split == "all"
-            and _moved(home, recipe, data, "train", on_unreadable) is not None
+        trained_on = dataset.split == "all" and (
+            _moved(home, recipe, data, "train", on_unreadable) is not None
+            or _lies_with(recipe, dataset)
         )
     if trained_on:
         text = f"the images that the run was trained on are among those of {dataset.name}"
+        dataset = _with_warning(dataset, text)
+    elif recipe is None and (text := _unknown_training(run, data, dataset)):
         dataset = _with_warning(dataset, text)
     notice = validation_notice(run.source, data)
     if notice and dataset.split != "test":
@@ -146,6 +157,30 @@ def _dataset(
     if run.assumed and dataset.in_memory:
         return dataset  # prepared as is usual for the set
     return dataset.with_modality(run.preprocessing)
+
+
+def _lies_with(recipe: Recipe | None, dataset: Dataset) -> bool:
+    """Whether data in another form, such as packed, is of the folder that the run trained on."""
+    path = None if recipe is None else getattr(recipe.data, "path", None)
+    return path is not None and dataset.root == os.path.realpath(Path(path).expanduser())
+
+
+def _unknown_training(run: Run, data: str | Path | None, dataset: Dataset) -> str:
+    """The warning that weights without their run may have been trained on what is evaluated."""
+    name = dataset.name
+    if data in NAMED_SETS or dataset.split != "all":
+        return ""
+    if not run.data:
+        return (
+            "the weights do not say what they were trained on: images of their training may be "
+            f"among those of {name}"
+        )
+    if run.data == name:
+        return (
+            f"the weights were trained on data called {name}, and without their run its training "
+            "images cannot be left out: evaluate the run's folder"
+        )
+    return ""
 
 
 def _with_warning(dataset: Dataset, text: str) -> Dataset:
@@ -293,7 +328,7 @@ def _keeps_nothing(recipe: Recipe, data: str | Path) -> bool:
 
 def refuse_changed(home: Path, source: Dataset) -> None:
     """UserError where a split that the run knows is no longer what it was."""
-    known = store.read_json(home / DATA).get(source.split)
+    known = read_data(home).get(source.split)
     if known is not None and known["fingerprint"] != source.fingerprint():
         raise UserError(
             f"the images of {source.name} have changed since {home} was begun, so its training "
@@ -314,7 +349,7 @@ def _moved(
         return None
     if kind_of(data) != recipe.data.kind:
         return None
-    known = store.read_json(home / DATA)[split]
+    known = read_data(home)[split]
     there = replace_path(recipe.data, str(data), on_unreadable)
     try:
         source = build.open_split(dataclasses.replace(recipe, data=there), split)

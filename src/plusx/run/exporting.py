@@ -119,6 +119,7 @@ def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[st
         return metadata | {
             "plusx": plusx.__version__,
             "multilabel": str(stored.multilabel).lower(),
+            **({"data": stored.data} if stored.data else {}),
         }
     if run.recipe is not None:
         task, model = asdict(run.recipe.task), run.recipe.net_name or model
@@ -128,6 +129,7 @@ def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[st
         "plusx": plusx.__version__,
         "multilabel": str(run.multilabel).lower(),
         "input_steps": json.dumps(run.preprocessing.input_steps(run.task.dense)),
+        **({"data": run.data} if run.data else {}),
     }
     return metadata | ({"task": json.dumps(task)} if task is not None else {})
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from plusx import store
 from plusx.data.modality import Modality, modality_from_dict
-from plusx.errors import UserError
+from plusx.errors import UserError, printable
 from plusx.grammar.arithmetic import each_dimension
 from plusx.models import create_model
 from plusx.recipe import Recipe, parse_recipe
@@ -52,6 +52,7 @@ class Run:
     named: False where the names of the classes are unknown, and numbers stand in for them.
     assumed: True where the preprocessing is not stated, and the usual one is taken.
     source: where weights come from, of a file that says so.
+    data: the name of the data that it was trained on; "" where it is not stated.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Run:
     named: bool = True
     assumed: bool = False
     source: str = ""
+    data: str = ""
 
     @property
     def has_gradients(self) -> bool:
@@ -108,8 +110,8 @@ def load_run(path: str | Path) -> Run:
         hint = f"; did you mean {path / inside[0]}?" if inside else ""
         raise UserError(f"{path} is not a run's folder: it has no {RECIPE}{hint}")
     recipe = read_recipe(path)
-    data = store.read_json(path / DATA)
-    classes = tuple(data["classes"])
+    data = read_data(path)
+    classes = tuple(map(printable, data["classes"]))
     net: nn.Module
     if (path / WEIGHTS).is_file():
         net, weights = open_network(path / WEIGHTS)
@@ -136,6 +138,7 @@ def load_run(path: str | Path) -> Run:
         preprocessing=modality_from_dict(data["preprocessing"]),
         recipe=recipe,
         finished=(path / RESULT).is_file(),
+        data=printable(str(data.get("name", ""))),
     )
 
 
@@ -167,6 +170,24 @@ def load_weights_as(model: str, weights: str) -> Run:
     )
 
 
+def read_data(folder: Path) -> dict[str, Any]:
+    """Return what data.json of a run's folder says. Raises UserError if no run wrote it."""
+    data = store.read_json(folder / DATA)
+    if isinstance(data, dict):
+        classes, splits = data.get("classes"), [data.get(name) for name in ("train", "validation")]
+        described = all(
+            split is None or (isinstance(split, dict) and isinstance(split.get("fingerprint"), str))
+            for split in splits
+        )
+        named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if named and described and isinstance(data.get("preprocessing"), dict):
+            return data
+    raise UserError(
+        f"{folder / DATA} is not what a run writes: it needs classes, preprocessing, train and "
+        "validation; restore the file, or use model.safetensors alone"
+    )
+
+
 def read_recipe(folder: Path) -> Recipe:
     """The expanded recipe that a run's folder holds."""
     text = store.read_bytes(folder / RECIPE, _MAX_RECIPE).decode("utf-8")
@@ -194,8 +215,7 @@ def now() -> str:
 
 def refuse_foreign(folder: Path) -> None:
     """UserError for a path that is a file, or a folder with things in it that no run put there."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; a run needs a folder")
+    store.refuse_as_folder(folder)
     if not folder.is_dir() or (folder / RECIPE).is_file():
         return
     ours = {store.LOCK, ENVIRONMENT, DATA}
@@ -265,6 +285,7 @@ def _with_task(path: Path, net: nn.Module, weights: Weights, outputs: int) -> Ru
         recipe=None,
         finished=True,
         source=weights.source,
+        data=weights.data,
     )
 
 

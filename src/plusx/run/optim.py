@@ -35,6 +35,26 @@ def schedule_of(recipe: Recipe, total: int) -> Schedule:
     return rates
 
 
+def schedule_warnings(recipe: Recipe, total: int) -> list[str]:
+    """What of [schedule] does not happen within so many steps."""
+    table: Any = recipe.schedule
+    warnings = []
+    warmup = _steps(getattr(table, "warmup", 0), total)
+    if warmup >= total:
+        warnings.append(
+            f"[schedule] warmup: {warmup:,} steps, but the run has {total:,}: it never reaches the "
+            "full learning rate"
+        )
+    milestones = [_steps(part, total) for part in getattr(table, "milestones", ())]
+    late = [f"{step:,}" for step in milestones if step >= total]
+    if late:
+        warnings.append(
+            f"[schedule] milestones: the learning rate does not change at step {', '.join(late)}, "
+            f"since the run ends at {total:,}"
+        )
+    return warnings
+
+
 def update_of(recipe: Recipe, reducer: DistributedReducer | None = None) -> Update:
     """What is done with a batch; `reducer` joins the gradients of several processes."""
     table = recipe.optim

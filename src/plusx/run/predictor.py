@@ -117,7 +117,9 @@ class Predictor:
         found: list[Source] = []
         if isinstance(inputs, Source) or not isinstance(inputs, Iterable):
             inputs = [inputs]
-        for source in inputs:
+        listed = list(inputs)
+        missing = _missing([source for source in listed if isinstance(source, str | Path)])
+        for source in listed:
             if not isinstance(source, Source):
                 raise UserError(
                     f"an input of the type {type(source).__name__}: inputs are paths, bytes, "
@@ -125,6 +127,8 @@ class Predictor:
                 )
             if not isinstance(source, str | Path):
                 found.append(source)
+            elif source in missing and len(missing) < len(listed):
+                failed.append(_not_there(source))
             elif self.run.preprocessing.ndim == 3:
                 found += scans_in([source], self.run.preprocessing.channels)
             else:
@@ -234,12 +238,17 @@ def load(path: str | Path, *, tta: Tta | None = None, device: str = "auto") -> P
 def image_files(paths: Sequence[str | Path], failed: Failed) -> list[str]:
     """The files named, and the images in the folders named, in the order of their names.
 
-    What is found there but can be no image of a set (a pipe, a link into itself) goes to `failed`.
+    What is missing, or found there but can be no image of a set (a pipe, a link into itself), goes
+    to `failed`. UserError: nothing of it is there, or a folder has no images.
     """
     files: list[str] = []
-    for path in map(str, paths):
-        if not os.path.lexists(path):
-            raise UserError(f"{printable(path)}: no such file or folder")
+    missing = _missing(paths)
+    if len(missing) == len(paths):
+        raise UserError(f"{', '.join(map(printable, missing[:3]))}: no such file or folder")
+    for path in paths:
+        if path in missing:
+            failed.append(_not_there(path))
+            continue
         found = scan_images(path)
         used = [entry.path for entry in found if entry.state == "used"]
         if not used:
@@ -251,6 +260,14 @@ def image_files(paths: Sequence[str | Path], failed: Failed) -> list[str]:
             if entry.state == "refused"
         ]
     return files
+
+
+def _missing(paths: Sequence[str | Path]) -> list[str | Path]:
+    return [path for path in paths if not os.path.lexists(path)]
+
+
+def _not_there(path: str | Path) -> dict[str, str]:
+    return {"path": printable(path), "reason": "no such file or folder"}
 
 
 def reason_of(error: Exception) -> str:

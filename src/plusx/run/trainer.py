@@ -47,6 +47,8 @@ from plusx.weights import save_network
 
 # the highest fraction of the time that checkpoints by the clock may take
 MAX_SAVING = 0.02
+# more classes than this have a confusion matrix too large for result.json
+MAX_MATRIX = 500
 
 
 @dataclass
@@ -124,7 +126,7 @@ class Trainer:
     def refuse_other_images(self) -> None:
         """UserError where the run was begun with other images, classes or preprocessing."""
         path, now = self.out / files.DATA, self.sets.description()
-        if path.is_file() and _identity(store.read_json(path)) != _identity(now):
+        if path.is_file() and _identity(files.read_data(self.out)) != _identity(now):
             raise UserError(
                 f"{self.out} was begun with other images than {self.sets.train.name} has now "
                 "(--allow-data-change continues all the same)"
@@ -307,6 +309,8 @@ class Trainer:
             step, validation = self.latest
             if self.best or step != self.state.step:
                 validation = self._metrics(task, self.validating)
+        if validation is not None and len(self.sets.train.classes) > MAX_MATRIX:
+            validation = {key: value for key, value in validation.items() if key != "confusion"}
         trained: dict[str, Any] = {}
         if recipe.evaluate.train_set:
             with self._evaluator(self.sets.train) as evaluator:
@@ -327,6 +331,7 @@ class Trainer:
                 else None,
                 multilabel=getattr(recipe.task, "multilabel", False),
                 task=asdict(recipe.task),
+                data=self.sets.train.name,
             )
         return {
             "name": recipe.net_name or "inline",

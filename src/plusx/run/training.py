@@ -1,5 +1,6 @@
 """Training a recipe in a folder: what has to hold before a run may begin or go on."""
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from plusx.run import folder as files
 from plusx.run.distributed import DistributedContext, joined
 from plusx.run.environment import remembered_precision
 from plusx.run.examples import draw_examples
+from plusx.run.optim import schedule_warnings
 from plusx.run.progress import Display
 from plusx.run.signals import Signals
 from plusx.run.task_factory import TASKS
@@ -104,6 +106,8 @@ def _train(
                     display.line(f"plusx: {warning}")
             if warning := build.untrained_warning(recipe):
                 display.line(f"plusx: {warning}")
+            for warning in schedule_warnings(recipe, trainer.total):
+                display.line(f"plusx: {warning}")
             device = trainer.state.task.device
             memory.warn(recipe, trainer.net, device)
             with memory.explaining(recipe, trainer.net, device):
@@ -123,7 +127,9 @@ def prepared(recipe: Recipe, out: Path, world: DistributedContext) -> Trainer:
     _refuse_disagreement(recipe, sets, world)
     if world.first and (out / files.RECIPE).is_file():
         refuse_other_recipe(out, recipe)
-    return Trainer(recipe, sets, out, world)
+    trainer = Trainer(recipe, sets, out, world)
+    _refuse_lone_values(trainer)
+    return trainer
 
 
 def with_precision(recipe: Recipe, out: Path, world: DistributedContext) -> Recipe:
@@ -147,6 +153,33 @@ def _refuse_disagreement(recipe: Recipe, sets: build.Sets, world: DistributedCon
     if world.size > 1 and (theirs := world.broadcast(ours)) != ours:
         other = "another recipe" if theirs[0] != ours[0] else "other images"
         raise UserError(f"rank {world.rank} was given {other} than rank 0")
+
+
+def _refuse_lone_values(trainer: Trainer) -> None:
+    """UserError where a batch of training is one sample that has one value a channel somewhere in
+    the network, of which batch norm has no variance.
+    """
+    recipe, modality, loader = trainer.recipe, trainer.sets.train.modality, trainer.loader
+    parts = trainer.world.size * recipe.optim.accumulation_steps
+    if min(recipe.batch_size, loader.count) >= 2 * parts or modality.varies or modality.ndim != 2:
+        return
+    net = copy.deepcopy(trainer.net).to("meta").train()
+    try:
+        net(torch.zeros(1, modality.channels, *modality.size, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            return
+    except Exception:  # only batch norm is asked here
+        return
+    else:
+        return
+    shared = f" for {parts} parts of a batch" if parts > 1 else ""
+    raise UserError(
+        f"batch_size = {recipe.batch_size}, and {loader.count:,} training images{shared}: batch "
+        f"norm needs two images at a time, since {recipe.net_name or 'the network'} ends in one "
+        f"value a channel at {' x '.join(map(str, modality.size))} pixels; set batch_size = "
+        f"{2 * parts} or more"
+    )
 
 
 def _check(recipe: Recipe, sets: build.Sets) -> None:
@@ -180,8 +213,13 @@ def refuse_other_recipe(out: Path, recipe: Recipe) -> None:
     """UserError where the run in this folder was begun with another recipe, resolved as this."""
     changed = differences(files.read_recipe(out), recipe)
     harmful = [f"{key}: {how}" for key, how in changed.items() if not key.startswith(HARMLESS)]
-    if harmful:
-        raise UserError(
-            f"{out} was begun with another recipe ({'; '.join(harmful)}); "
-            "choose another folder, or give the recipe that it was begun with"
-        )
+    if not harmful:
+        return
+    is_longer = {*changed} <= {"epochs", "steps"} and (out / files.RESULT).is_file()
+    advice = (
+        f"the run is finished; to train longer, begin another one from its weights: "
+        f"net.weights={out} --out OTHER"
+        if is_longer
+        else "choose another folder, or give the recipe that it was begun with"
+    )
+    raise UserError(f"{out} was begun with another recipe ({'; '.join(harmful)}); {advice}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from plusx.errors import UserError
+from plusx.errors import UserError, printable
 
 
 _TEMPORARY = re.compile(r"\.plusx-[0-9a-f]{16}\.tmp")
@@ -94,6 +94,25 @@ def write_bytes(path: str | Path, data: bytes) -> None:
                 os.unlink(temporary)
             raise
         flush_folder(path.parent)
+
+
+def refuse_as_folder(path: str | Path) -> Path:
+    """The path. UserError where it, or what is above it, is there and no folder."""
+    above = Path(path)
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise UserError(f"{printable(path)}: {printable(above)} is no folder: name another folder")
+    return Path(path)
+
+
+def refuse_as_file(path: str | Path) -> Path:
+    """The path. UserError where no file can be written there: a folder, a device, no folder."""
+    path = refuse_special(path)
+    if path.is_dir():
+        raise UserError(f"{printable(path)} is a folder: name a file to write")
+    refuse_as_folder(path.parent)
+    return path
 
 
 def refuse_special(path: str | Path) -> Path:

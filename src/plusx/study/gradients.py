@@ -174,7 +174,7 @@ def _ratio_text(ratio: Ratio) -> str:
         return "no gradient at all"
     if 0 < ratio < 1e-3:
         return f"{values.power(round(math.log10(ratio)))} times"
-    return f"{ratio:,.0f} times" if ratio >= 100 else f"{ratio:.2g} times"
+    return f"{ratio:,.0f} times" if ratio >= 99.5 else f"{ratio:.2g} times"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from plusx.data.batch import Batch
+from plusx.errors import UserError
 from plusx.tasks.task import Task, compute, require_task
 from plusx.train.report import Report
 from plusx.train.schedule import Schedule, constant
@@ -44,6 +45,7 @@ def fit(
     restore_modes = training_modes(state.task)
     device = state.task.device
     for batch in batches:
+        _refuse_other_than_batch(batch, "fit")
         if schedule is not None:
             rate = schedule(state.step)
             for group in groups:
@@ -87,11 +89,22 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
     meters = task.meters()
     with evaluating(task), torch.inference_mode():
         for batch in batches:
+            _refuse_other_than_batch(batch, "evaluate")
             batch = batch.to(task.device)
             prediction = task.predict(batch)
             for meter in meters:
                 meter.update(prediction, batch)
     return compute(task, meters)
+
+
+def _refuse_other_than_batch(batch: object, function: str) -> None:
+    """UserError for what other libraries call a batch, a tuple of tensors."""
+    if not isinstance(batch, Batch):
+        given = type(batch).__name__
+        raise UserError(
+            f"{function} takes plusx.Batch, not a {given}: write "
+            f"plusx.{function}(..., (plusx.Batch(x, y) for x, y in batches))"
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ classes        the class names in the order of the outputs, as JSON
 task           the task's table of the recipe, as JSON
 multilabel     "true" if an input can have several classes
 source         where the weights come from
+data           the name of the data that they were trained on
 
 The metadata names no code: a network is built from the grammar, or is one of EXTERNAL.
 """
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from plusx import store
-from plusx.errors import UserError
+from plusx.errors import UserError, printable
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.heads import Head, head_from_dict, head_to_dict
 from plusx.grammar.model import External, Model, WithHead
@@ -75,6 +76,7 @@ class Weights:
     head: Head | None = None  # None: the network's own linear one
     head_classes: int = 0  # of `head`
     task: dict[str, Any] | None = None
+    data: str = ""  # the name of what it was trained on
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -106,12 +108,14 @@ def save_network(
     source: str = "",
     multilabel: bool = False,
     task: Mapping[str, Any] | None = None,
+    data: str = "",
 ) -> None:
     """Write the weights of a network with all that is needed to build and to use it again.
 
     preprocessing: `Modality.to_dict()` of the data
     classes: names in the order of the outputs
     task: the task's table of the recipe
+    data: the name of the data that it was trained on
     UserError: a weight is not finite, or the number of names is not that of the outputs.
     """
     tensors = net.state_dict()
@@ -121,6 +125,8 @@ def save_network(
         metadata["multilabel"] = "true"
     if task is not None:
         metadata["task"] = json.dumps(dict(task), allow_nan=False)
+    if data:
+        metadata["data"] = data
     store.save_tensors(path, tensors, metadata)
 
 
@@ -263,7 +269,7 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
     if classes is not None:
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise UserError("classes are a list of names")
-        classes = tuple(classes)
+        classes = tuple(map(printable, classes))
     head, head_classes = _checked_head(json.loads(metadata.get("head", "null")))
     outputs = head_classes if head is not None else spec.num_classes if spec is not None else None
     if classes is not None and outputs is not None and len(classes) != outputs:
@@ -282,6 +288,7 @@ def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Wei
         head=head,
         head_classes=head_classes,
         task=task,
+        data=printable(metadata.get("data", "")),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plusx.data.image_file import ENDINGS, is_image, unsupported
 from plusx.data.readers.listing import Listing, class_name, refuse_similar_names
-from plusx.data.readers.verdicts import Entry
+from plusx.data.readers.verdicts import Entry, usable_entries
 from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError, did_you_mean, printable
 
@@ -138,8 +138,9 @@ def scan(
     walk = _Walk(top, searched)
     folders = walk.folders(top, "", "")
     for entry in walk.entries:
-        if entry.state == "refused" and split_of(name := os.path.basename(entry.path)):
-            raise UserError(f"{shown}: the split folder {printable(name)} is {entry.reason}")
+        if split_of(name := os.path.basename(entry.path)):
+            reason = entry.reason if entry.state == "refused" else "a file"
+            raise UserError(f"{shown}: the split folder {printable(name)} is {reason}")
     splits = _splits(folders, shown)
     if not splits and searched is None and (within := _within(folders)) is not None:
         listing = scan(within, searched, same_classes=same_classes)
@@ -186,8 +187,10 @@ def scan(
                 f"{where}: the class {unknown[0]!r} is not among those that train"
                 f"{did_you_mean(unknown[0], train)}"
             )
+    beside = [entry for entry in walk.entries if splits and not entry.split]
     return FolderListing(
         root=top,
+        warnings=tuple(usable_entries(beside, top, "skip")[1]),
         splits=tuple(sorted(set(splits.values()))),
         classes=tuple(sorted(train or set().union(*names.values()))),
         entries=tuple(sorted(walk.entries, key=lambda e: (e.split, e.label, e.path))),

@@ -26,6 +26,7 @@ from plusx.data.image_file import (
     Verdict,
     decoders,
     examine,
+    unsupported,
 )
 from plusx.data.modality import Modality
 from plusx.data.readers.listing import Listing, class_name, refuse_similar_names
@@ -247,6 +248,8 @@ def _members(file: str, stamp: Stamp) -> list[Member]:
     indexed = list(_index(file))
 
     def examine_member(member: tuple[str, int, int, str]) -> Verdict:
+        if (problem := unsupported(member[0])) is not None:
+            return Verdict(problem)
         with open(file, "rb", buffering=0) as opened:
             opened.seek(member[1])
             return examine(opened.read(member[2]))

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from plusx import store
 from plusx.data.image_file import UnreadableImage, Verdict, printable
 from plusx.data.modality import Modality
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 
 
 _log = logging.getLogger("plusx.data")
@@ -79,7 +79,7 @@ def usable_entries(
     warnings = []
     if refused:
         lines = [f"{entry.name(root)}: {entry.reason}" for entry in refused]
-        count = f"{len(refused):,} of {len(used) + len(refused):,} files"
+        count = f"{len(refused):,} of {counted(len(used) + len(refused), 'file')}"
         if on_unreadable == "error":
             raise UserError(
                 f'{count} cannot be used: {listed(lines)} (on_unreadable = "skip" leaves them out)'
@@ -210,6 +210,12 @@ def write_cache(path: str, what: str, terms: Terms, value: Any) -> None:
     except OSError as error:
         # without it, files are decoded again next time, no more
         _log.info("the check of %s is not cached: %s", printable(path), error)
+
+
+def is_checked(root: str | Path) -> bool:
+    """Whether files of a data set at this root, a real path, were decoded here before."""
+    path = _cache_path(os.fspath(root), "")
+    return any(path.parent.glob(f"{path.stem}*"))
 
 
 def _cache_path(path: str, what: str) -> Path:
