@@ -46,7 +46,7 @@ from plusx.data.readers.open import open_data
 from plusx.data.splits import stratified_order
 from plusx.export import OnnxNetwork, quantise, to_onnx
 from plusx.export.quantise import outputs_for
-from plusx.run.environment import exact_eight_bits
+from plusx.run.environment import has_exact_int8
 from plusx.weights import convert, open_network
 
 
@@ -94,7 +94,7 @@ def ways(
     content: bytes, images: Tensor, choosing: Tensor
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The file quantised in every way, and the choices made for ours."""
-    full = exact_eight_bits()
+    full = has_exact_int8()
     ours = quantise(content, images, choosing, full, lambda line: None)
     other = quantise(content, images, choosing, not full, lambda line: None)
     files = {
@@ -191,7 +191,7 @@ def measure_large(name: str, size: int, threads: list[int], rounds: int) -> dict
     net: nn.Module = plusx.create_model(name, seed=SEED).eval()
     images = torch.randn(32, 3, size, size)
     content = to_onnx(net, images[:1])
-    full = exact_eight_bits()
+    full = has_exact_int8()
     files = {
         "float32": content,
         "ours": quantise(content, images[:16], images[16:20], full, lambda line: None).content,

@@ -32,7 +32,7 @@ from timing import RESULTS, SEED, Estimate, in_turns, load, ratio, record
 
 import plusx
 from plusx.grammar.arithmetic import measure
-from plusx.run.distributed import DistributedContext, joined
+from plusx.run.distributed import DistributedContext, join_processes
 from plusx.run.engines import DdpEngine, FsdpEngine, Reducer
 from plusx.train.optim import make_optimizer
 from plusx.train.schedule import constant
@@ -129,7 +129,7 @@ def rank(pipe: Connection, number: int, size: int, port: int, batch: int, pixels
         MASTER_PORT=str(port),
     )
     torch.set_num_threads(1)
-    with joined("cpu", 300.0) as world:
+    with join_processes("cpu", 300.0) as world:
         engines = {name: _reports(name, world, batch, pixels) for name in ENGINES}
         pipe.send("ready")
         while (request := pipe.recv()) is not None:

@@ -23,5 +23,5 @@ def one_precision() -> Iterator[None]:
     """Tests compute in float32 on every machine, where a recipe leaves the precision open."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("plusx.tasks.prepare.faster_precision", lambda device: "float32")
-        patch.setattr("plusx.run.training.remembered_precision", lambda device: "float32")
+        patch.setattr("plusx.run.training.cached_precision", lambda device: "float32")
         yield

@@ -54,7 +54,7 @@ def test_a_plain_module_begins_in_its_own_way(
 ) -> None:
     words = ["train", "digits-resnet20", "net.base=resnet8_keras", "init.rule=he"]
     assert cli.run([*words, "--out", str(tmp_path / "out")]) == 2
-    assert "is an external module with its own rule" in capsys.readouterr().err
+    assert "is an external module with its own initialisation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("train", "count"), [("100", 100), ("0.5", 600), ("1200", 1200)])

@@ -37,7 +37,7 @@ from plusx.nn.pyramid import Pyramid
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe.reading import parse_recipe
 from plusx.weights import open_network, read_weights, save_network
-from plusx.weights.fetch import load_found
+from plusx.weights.fetch import load_into
 from zoo_shrunken import shrunken
 
 
@@ -444,7 +444,7 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
     save_network(classifier, path)
     segmenter = NetworkWithHead(build(spec), UNet(width=4), 3)
     before = segmenter.head.state_dict()["classifier.weight"].clone()
-    report = load_found(segmenter, None, read_weights(path), new_head=True)
+    report = load_into(segmenter, None, read_weights(path), new_head=True)
     own, given = segmenter.backbone.state_dict(), classifier.state_dict()
     assert all(torch.equal(own[key], given[key]) for key in own)
     assert torch.equal(before, segmenter.head.state_dict()["classifier.weight"])
@@ -453,16 +453,16 @@ def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
     save_network(segmenter, path)
     for head, classes in ((UNet(width=4), 5), (Fcos(width=8), 3)):
         other = NetworkWithHead(build(spec), head, classes)
-        load_found(other, None, read_weights(path), new_head=True)
+        load_into(other, None, read_weights(path), new_head=True)
         assert all(torch.equal(own[key], each) for key, each in other.backbone.state_dict().items())
     fresh = build(spec)
-    load_found(fresh, None, read_weights(path), new_head=True)
+    load_into(fresh, None, read_weights(path), new_head=True)
     assert all(torch.equal(own[key], fresh.state_dict()[key]) for key in own)
     with pytest.raises(ValueError, match="a head 'unet', not for this one's"):
-        load_found(build(spec), None, read_weights(path))
+        load_into(build(spec), None, read_weights(path))
     other = NetworkWithHead(build(replace(spec, act="silu")), UNet(width=4), 3)
     with pytest.raises(ValueError, match="another network"):
-        load_found(other, None, read_weights(path))
+        load_into(other, None, read_weights(path))
 
 
 @pytest.mark.slow

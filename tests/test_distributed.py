@@ -313,7 +313,7 @@ def test_who_lives_and_does_not_go_on_is_named_within_the_timeout(server, folder
     ended = server.train(folder / "hanging", "device.timeout=20.0", hanging=1)
     assert ended["exits"] == [1, 1]
     assert ended["all"].count("plusx:") == 1, ended["all"]
-    assert "rank 1 ended or hangs: no answer within 20 seconds" in ended["all"]
+    assert "rank 1 ended or hangs: no response within 20 seconds" in ended["all"]
     assert newest(folder / "hanging").step == 4
 
 

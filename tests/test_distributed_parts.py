@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from plusx import store
 from plusx.recipe import load_recipe
 from plusx.run import build
-from plusx.run.distributed import DistributedContext, joined
+from plusx.run.distributed import DistributedContext, join_processes
 from plusx.run.engines import engine_of
 from plusx.run.signals import Signals
 from plusx.run.training import train
@@ -55,7 +55,7 @@ def test_a_process_of_many_bears_a_signal_that_comes_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("mps", "2 processes share cpu or cuda"), ("cuda:1", "share cpu or cuda")]
+    ("kind", "said"), [("mps", "2 processes need cpu or cuda"), ("cuda:1", "need cpu or cuda")]
 )
 def test_a_device_that_many_cannot_have_is_refused(kind: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -69,16 +69,16 @@ def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="RANK is not set: start with torchrun"):
         train(load_recipe("digits-resnet20"), "nowhere")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with joined("cpu", 1.0) as world:
+    with join_processes("cpu", 1.0) as world:
         assert world.size == 1
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("optim.ema=0.9", "keeps no average"),
-        ("net.drop_path=0.5", "blocks that a rank drops"),
-        ("device.memory=segments", "weights that have left the process"),
+        ("optim.ema=0.9", "does not support optim.ema"),
+        ("net.drop_path=0.5", "does not support net.drop_mode"),
+        ("device.memory=segments", "does not support memory"),
     ],
 )
 def test_what_sharded_state_cannot_do_is_refused(override: str, said: str) -> None:
@@ -96,11 +96,11 @@ class _Elsewhere(DistributedContext):
 
 
 def test_processes_with_another_recipe_are_refused() -> None:
-    from plusx.run.training import _refuse_disagreement
+    from plusx.run.training import _check_ranks_agree
 
     recipe = load_recipe("digits-resnet20")
-    with pytest.raises(ValueError, match="rank 1 was given another recipe than rank 0"):
-        _refuse_disagreement(recipe, build.open_sets(recipe), _Elsewhere(1, 2))
+    with pytest.raises(ValueError, match="rank 1 has another recipe than rank 0"):
+        _check_ranks_agree(recipe, build.open_sets(recipe), _Elsewhere(1, 2))
 
 
 @given(processes=st.integers(1, 4096), size=st.integers(1, 10**12))

@@ -224,7 +224,7 @@ def test_classes_without_names_are_taken_in_the_order_of_the_data(
 ) -> None:
     figures = evaluate(load_run(weights_of(tmp_path / "two.safetensors", 2)), data=folder)
     assert [row["label"] for row in figures["per_class"]] == ["cat", "dog"]
-    assert "taken in their order" in figures["warnings"][0]
+    assert "are matched by order" in figures["warnings"][0]
     with pytest.raises(ValueError, match=r"'cat'|cannot be matched"):
         evaluate(load_run(weights_of(tmp_path / "three.safetensors", 3)), data=folder)
 
@@ -245,7 +245,7 @@ def test_the_folders_of_imagenet_are_its_classes_in_their_order(tmp_path: Path) 
 def test_weights_that_do_not_say_how_images_are_prepared(folder: Path, tmp_path: Path) -> None:
     file = weights_of(tmp_path / "w.safetensors", 2, preprocessing=None, classes=("cat", "dog"))
     figures = evaluate(load_weights_as("resnet20", str(file)), data=folder)
-    assert any("do not say how images are prepared" in said for said in figures["warnings"])
+    assert any("do not state their preprocessing" in said for said in figures["warnings"])
     usual = {
         "size": [8, 8],
         "channels": 1,

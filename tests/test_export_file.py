@@ -165,21 +165,21 @@ def function(model: Any) -> None:
 
 BAD: dict[str, tuple[Callable[[Any], object], dict[str, str], str]] = {
     "a constant elsewhere": (
-        lambda model: outside(model.graph.initializer[1]), {}, "keeps numbers in another file"
+        lambda model: outside(model.graph.initializer[1]), {}, "has external data in another file"
     ),
-    "a constant of a node elsewhere": (with_constant, {}, "keeps numbers in another file"),
-    "a constant of a branch elsewhere": (with_branch, {}, "keeps numbers in another file"),
-    "a loop": (with_kind("Loop"), {}, "parts that plusx does not write .Loop"),
-    "a kind of somebody's own": (with_kind("Relu", "x.y"), {}, "parts that plusx does not write"),
-    "a function": (function, {}, "parts that plusx does not write"),
-    "two outputs": (second_output, {}, "does not give outputs"),
-    "another name of its input": (renamed, {}, "does not take `input`"),
+    "a constant of a node elsewhere": (with_constant, {}, "has external data in another file"),
+    "a constant of a branch elsewhere": (with_branch, {}, "has external data in another file"),
+    "a loop": (with_kind("Loop"), {}, "operators or graphs that plusx does not write .Loop"),
+    "a kind of somebody's own": (with_kind("Relu", "x.y"), {}, "graphs that plusx does not write"),
+    "a function": (function, {}, "operators or graphs that plusx does not write"),
+    "two outputs": (second_output, {}, "has an output that is not"),
+    "another name of its input": (renamed, {}, "has no input `input`"),
     "another size": (resized, {}, "its input is"),
     "another number of outputs": (widened, {}, "2 classes for 3 outputs"),
-    "a graph that does not run": (cut_off, {}, "ONNX Runtime cannot run it"),
+    "a graph that does not run": (cut_off, {}, "ONNX Runtime cannot run the file"),
     "too few classes": (lambda model: None, {"classes": '["cat"]'}, "1 classes for 2 outputs"),
     "classes that are none": (lambda model: None, {"classes": '{"cat": 1}'}, "a list of names"),
-    "no preprocessing": (lambda model: None, {"preprocessing": ""}, "does not say how images"),
+    "no preprocessing": (lambda model: None, {"preprocessing": ""}, "does not state its"),
     "a mean of nothing": (
         lambda model: None,
         {"preprocessing": json.dumps(PREPROCESSING | {"mean": [0.5]})},
@@ -212,7 +212,7 @@ def test_t2_onnxruntime_reports_nothing_to_anybody(monkeypatch: pytest.MonkeyPat
 def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
     path.write_bytes(model().SerializeToString())
-    with pytest.raises(ValueError, match=r"plusx did not write.*`plusx export` makes one"):
+    with pytest.raises(ValueError, match=r"plusx did not write.*`plusx export` writes"):
         read_onnx(path)
     other = tmp_path / "net.safetensors"  # known by its content, whatever its name
     other.write_bytes(model().SerializeToString())
@@ -233,9 +233,9 @@ def test_full_weights_on_a_processor_that_saturates_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {True: json.dumps({"full_range": True}), False: json.dumps({"full_range": False})}
-    monkeypatch.setattr("plusx.run.folder.exact_eight_bits", lambda: True)
+    monkeypatch.setattr("plusx.run.folder.has_exact_int8", lambda: True)
     opened(written(int8=said[True]), tmp_path)
-    monkeypatch.setattr("plusx.run.folder.exact_eight_bits", lambda: False)
+    monkeypatch.setattr("plusx.run.folder.has_exact_int8", lambda: False)
     opened(written(int8=said[False]), tmp_path)
     with pytest.warns(UserWarning, match="processor with VNNI"):
         opened(written(int8=said[True]), tmp_path)

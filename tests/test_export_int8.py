@@ -138,7 +138,7 @@ def test_integers_compute_what_rounded_numbers_say(name: str) -> None:
 
 def test_too_few_images_are_refused() -> None:
     few = torch.zeros(MIN_IMAGES - 1, 3, 8, 8)
-    message = f"{MIN_IMAGES - 1} images to calibrate with: at least {MIN_IMAGES}"
+    message = f"{MIN_IMAGES - 1} images for calibration: at least {MIN_IMAGES}"
     with pytest.raises(ValueError, match=message):
         quantise(b"", few, few, True, lambda line: None)
 

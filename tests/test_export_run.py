@@ -127,15 +127,17 @@ def test_what_cannot_be_asked_of_a_file_is_said(
     said(capsys, "export", trained, "--out", onnx)
     error = said(capsys, "explain", onnx, images, "--out", tmp_path / "why", code=2)
     assert "without gradients" in error
-    assert "ONNX file already" in said(capsys, "export", onnx, "--out", tmp_path / "x.onnx", code=2)
-    assert "say which data" in said(capsys, "evaluate", onnx, code=2)
+    assert "already an ONNX file" in said(
+        capsys, "export", onnx, "--out", tmp_path / "x.onnx", code=2
+    )
+    assert "give the data with --data" in said(capsys, "evaluate", onnx, code=2)
     whole = onnx.read_bytes()
     onnx.write_bytes(whole[: len(whole) // 2])
     assert "is corrupt" in said(capsys, "predict", onnx, images, code=2)
     before = [*tmp_path.iterdir()]
     for arguments, reason in (
         (["--out", tmp_path / "x.pt"], "is an .onnx file"),
-        (["--out", tmp_path / "x.onnx", "--data", "digits"], "goes with --int8"),
+        (["--out", tmp_path / "x.onnx", "--data", "digits"], "only with --int8"),
     ):
         assert reason in said(capsys, "export", trained, *arguments, code=2)
     assert [*tmp_path.iterdir()] == before
@@ -152,12 +154,12 @@ def test_too_few_images_to_calibrate_with_are_said(
     save_network(net, weights, preprocessing=preprocessing, classes=["a", "b"])
     photos = plant(tmp_path / "photos", range(16))
     arguments = ["export", weights, "--int8", "--data", photos, "--out", tmp_path / "net.onnx"]
-    assert "13 images to calibrate with: at least 16" in said(capsys, *arguments, code=2)
+    assert "13 images for calibration: at least 16" in said(capsys, *arguments, code=2)
     assert not (tmp_path / "net.onnx").exists()
     plant(photos, range(16, 40))
     made = said(capsys, *arguments)
     assert made["int8"]["images"] == 32
-    assert any("only 32 images to calibrate with" in each for each in made["warnings"])
+    assert any("only 32 images for calibration" in each for each in made["warnings"])
 
 
 def plant(root: Path, numbers: Sequence[int]) -> Path:
@@ -188,7 +190,7 @@ def test_a_file_that_fails_its_check_is_not_written(
         return right(changed, *arguments, **options)
 
     monkeypatch.setattr(graph.torch.onnx, "export", wrong)
-    with pytest.raises(RuntimeError, match="does not compute what the network does"):
+    with pytest.raises(RuntimeError, match="outputs of the file differ from the network"):
         export_onnx(trained, onnx)
     assert onnx.read_bytes() == b"an older one"
     assert os.listdir(tmp_path) == ["digits.onnx"]
@@ -203,9 +205,9 @@ def test_networks_that_take_no_images_are_exported_but_predict_none(
     save_network(stirred(plusx.create_model(spec, seed=0)), weights, classes=list("abcd"))
     made = said(capsys, "export", weights, "--out", onnx)
     assert made["input"] == [1024]
-    assert "does not say how images" in said(capsys, "predict", onnx, images, code=2)
+    assert "does not state its preprocessing" in said(capsys, "predict", onnx, images, code=2)
     error = said(capsys, "export", weights, "--int8", "--out", onnx, code=2)
-    assert "this network takes none" in error
+    assert "only for networks whose inputs are images" in error
 
 
 @pytest.mark.slow

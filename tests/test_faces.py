@@ -369,7 +369,7 @@ def test_triplets_need_two_people_in_each_process():
     )
     task = embedder("triplet")
     state = State(task, torch.optim.SGD(task.parameters(), 0.1))
-    with pytest.raises(ValueError, match="batch_size = 24 would do"):
+    with pytest.raises(ValueError, match="batch_size = 24 or more"):
         engine_of(recipe, state, DistributedContext(0, 4, 0))
 
 

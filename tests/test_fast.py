@@ -126,7 +126,7 @@ def test_what_cannot_whiten_is_refused(
 
 def test_weights_that_are_loaded_are_not_whitened() -> None:
     recipe = load_recipe("digits-resnet20", ["init.whiten=true", "net.weights=some.safetensors"])
-    with pytest.raises(ValueError, match="whiten: the network begins with weights"):
+    with pytest.raises(ValueError, match=r"whiten: not with \[net\] weights"):
         build.begin_from(recipe, nn.Conv2d(1, 2, 2), build.open_split(recipe, "train"))
 
 

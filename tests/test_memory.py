@@ -359,8 +359,8 @@ def test_a_recipe_trains_by_a_plan_and_goes_on_bit_for_bit(
 
 def test_a_plan_and_a_compiled_network_are_not_both() -> None:
     recipe = parse_recipe(TINY, ["device.memory=segments", "device.compile=true"])
-    with pytest.raises(ValueError, match="choose one of the two"):
-        memory.follow(recipe, plusx.create_model("resnet20"))
+    with pytest.raises(ValueError, match="use one of the two"):
+        memory.apply_plan(recipe, plusx.create_model("resnet20"))
 
 
 # a batch that does not fit
@@ -377,17 +377,17 @@ def test_a_batch_that_will_not_fit_is_said_before_the_first_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, net = large()
-    needs = {plan: memory.need(recipe, net, plan, 1).total for plan in PLANS}
+    needs = {plan: memory.estimate(recipe, net, plan, 1).total for plan in PLANS}
     assert needs["keep"] > needs["recompute"] > needs["segments"]
     cpu = torch.device("cpu")
     there = needs["keep"]
-    monkeypatch.setattr(memory, "left", lambda device: there)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: there)
     memory.warn(recipe, net, cpu)  # it fits: nothing is said
     for there, said in (
-        (needs["recompute"] / 0.89, "4096 images at a time .* device.memory=recompute takes"),
-        (needs["segments"] / 0.89, "device.memory=segments takes"),
-        (needs["segments"] / 3, r"device.memory=\w+ optim.accumulation_steps=\d+ takes"),
-        (10, "no plan fits: take smaller images"),
+        (needs["recompute"] / 0.89, "4096 images at a time .* device.memory=recompute needs"),
+        (needs["segments"] / 0.89, "device.memory=segments needs"),
+        (needs["segments"] / 3, r"device.memory=\w+ optim.accumulation_steps=\d+ needs"),
+        (10, "no plan fits: use smaller images"),
     ):
         there = int(there)
         with pytest.warns(UserWarning, match=said):
@@ -406,7 +406,7 @@ def test_where_memory_ends_the_plan_that_fits_is_named(error: Exception) -> None
     recipe, net = large()
     with (
         pytest.raises(RuntimeError, match=r"does not fit in memory.*device\.memory=") as caught,
-        memory.explaining(recipe, net, torch.device("cpu")),
+        memory.explain_exhaustion(recipe, net, torch.device("cpu")),
     ):
         raise error
     assert caught.value.__cause__ is error
@@ -416,7 +416,7 @@ def test_a_compiled_network_is_told_of_no_plan() -> None:
     recipe, net = large("device.compile=true")
     with (
         pytest.raises(RuntimeError, match=r"optim\.accumulation_steps=2") as caught,
-        memory.explaining(recipe, net, torch.device("cpu")),
+        memory.explain_exhaustion(recipe, net, torch.device("cpu")),
     ):
         raise MemoryError
     assert "device.memory" not in str(caught.value)
@@ -426,7 +426,7 @@ def test_other_errors_stay_what_they_are() -> None:
     recipe, net = large()
     with (
         pytest.raises(RuntimeError, match=r"^shapes do not agree$"),
-        memory.explaining(recipe, net, torch.device("cpu")),
+        memory.explain_exhaustion(recipe, net, torch.device("cpu")),
     ):
         raise RuntimeError("shapes do not agree")
 
@@ -436,13 +436,13 @@ def test_plain_modules_are_told_to_take_the_batch_in_parts() -> None:
     net = plusx.create_model("resnet8_keras")
     with (
         pytest.raises(RuntimeError, match=r"try optim\.accumulation_steps=2"),
-        memory.explaining(recipe, net, torch.device("cpu")),
+        memory.explain_exhaustion(recipe, net, torch.device("cpu")),
     ):
         raise MemoryError
 
 
 def test_this_machine_has_memory_left() -> None:
-    left = memory.left(torch.device("cpu"))
+    left = memory.available_bytes(torch.device("cpu"))
     assert left is None or left > 2**20
 
 

@@ -26,7 +26,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_it_is_measured_once_on_a_machine(measured: list[str]) -> None:
-    assert [environment.remembered_precision(CPU) for _ in range(3)] == ["bfloat16"] * 3
+    assert [environment.cached_precision(CPU) for _ in range(3)] == ["bfloat16"] * 3
     assert measured == ["float32"]
 
 
@@ -36,14 +36,14 @@ def test_a_damaged_memory_is_measured_anew(
 ) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "precision.json").write_bytes(damaged)
-    assert environment.remembered_precision(CPU) == "bfloat16"
-    assert environment.remembered_precision(CPU) == "bfloat16"
+    assert environment.cached_precision(CPU) == "bfloat16"
+    assert environment.cached_precision(CPU) == "bfloat16"
 
 
 def test_a_cache_that_is_a_file_is_no_error(measured: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")
-    assert environment.remembered_precision(CPU) == "bfloat16"
-    assert environment.remembered_precision(CPU) == "float32"
+    assert environment.cached_precision(CPU) == "bfloat16"
+    assert environment.cached_precision(CPU) == "float32"
 
 
 def test_a_run_records_its_choice_and_keeps_it(
@@ -53,10 +53,10 @@ def test_a_run_records_its_choice_and_keeps_it(
     (tmp_path / "tiny.toml").write_text(text)
     recipe = load_recipe(str(tmp_path / "tiny.toml"))
     assert recipe.device.precision == "auto"
-    monkeypatch.setattr(run_training, "remembered_precision", lambda device: "bfloat16")
+    monkeypatch.setattr(run_training, "cached_precision", lambda device: "bfloat16")
     result = train(recipe, tmp_path / "run", progress=False)
     assert read_recipe(tmp_path / "run").device.precision == "bfloat16"
-    monkeypatch.setattr(run_training, "remembered_precision", lambda device: "float32")
+    monkeypatch.setattr(run_training, "cached_precision", lambda device: "float32")
     assert train(recipe, tmp_path / "run", progress=False) == result
     assert read_recipe(tmp_path / "run").device.precision == "bfloat16"
 

@@ -164,9 +164,9 @@ def test_s11_masks_of_a_results_list_are_packed_as_coco_packs_them(seed: int) ->
 def test_s11_labels_of_boxes_do_not_cover_each_other() -> None:
     grey = np.full((600, 800, 3), 100, np.uint8)
     boxes = [(100, 100, 300, 300), (100, 100, 300, 301), (100, 100, 301, 300)]
-    alone = drawing.boxed(grey, boxes[:1], [0], ["word"], 2)
-    labelled = [(drawing.boxed(grey, boxes[:n], [1] * n, ["word"] * n, 2) !=
-                 drawing.boxed(grey, boxes[:n], [1] * n, [""] * n, 2)).any(-1).sum()
+    alone = drawing.draw_boxes(grey, boxes[:1], [0], ["word"], 2)
+    labelled = [(drawing.draw_boxes(grey, boxes[:n], [1] * n, ["word"] * n, 2) !=
+                 drawing.draw_boxes(grey, boxes[:n], [1] * n, [""] * n, 2)).any(-1).sum()
                 for n in (1, 2, 3)]  # fmt: skip
     assert labelled[0] * 1.8 < labelled[1]
     assert labelled[0] * 2.6 < labelled[2]
@@ -177,10 +177,10 @@ def test_s11_labels_of_boxes_do_not_cover_each_other() -> None:
 def test_s11_lines_and_labels_grow_with_the_image(side: int) -> None:
     grey = np.full((side, side, 3), 100, np.uint8)
     box = (side // 4, side // 4, side // 2, side // 2)
-    drawn = drawing.boxed(grey, [box], [0], [""], 2)
+    drawn = drawing.draw_boxes(grey, [box], [0], [""], 2)
     thickness = int((drawn[side * 3 // 8, : side // 3] != 100).any(-1).sum())
     assert thickness == {320: 2, 2048: 7}[side]
-    labelled = drawing.boxed(grey, [box], [0], ["word"], 2)
+    labelled = drawing.draw_boxes(grey, [box], [0], ["word"], 2)
     rows = (labelled[: side // 4] != 100).any((1, 2)).sum()
     assert rows >= side / 48
 

@@ -296,7 +296,7 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("spacing = [1.0, 1.0, 1.0]", "spacing is for volumes"),
+        ("spacing = [1.0, 1.0, 1.0]", "spacing is only for volumes"),
         ("window = [8, 8, 8]", "2 numbers are needed"),
     ],
 )
@@ -502,11 +502,11 @@ def test_drawings_show_what_is_told() -> None:
     mask = np.zeros((8, 10), np.uint8)
     mask[2:5, 3:7] = 1
     mask[0, 0] = 255
-    drawn = drawing.overlaid(grey, mask, 2)
+    drawn = drawing.overlay_mask(grey, mask, 2)
     assert (drawn[0, 0] == 100).all()
     assert (drawn[3, 4] != drawn[6, 8]).any()
     assert (pixels(io.BytesIO(drawing.mask_png(mask, 2))) == mask).all()
-    boxed = drawing.boxed(grey, [(2, 1, 7, 6)], [1], [""], 2)
+    boxed = drawing.draw_boxes(grey, [(2, 1, 7, 6)], [1], [""], 2)
     assert (boxed[1, 2:7] == drawing.colours(2)[1]).all()
     assert (boxed[3, 4] == 100).all()
     assert len(set(drawing.colours(20))) == 20

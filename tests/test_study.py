@@ -223,7 +223,7 @@ def test_a_cell_of_another_depth_is_not_taken_for_this_one(
     other = [*said[:-1], "study.depth=14"]
     assert cli.run(["study", kind, *other, "--out", str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert f"{cell.folder} was begun with another recipe (net" in told
+    assert f"{cell.folder} has a run of another recipe (net" in told
     assert (folder / "result.json").read_text() == "{}"
 
 

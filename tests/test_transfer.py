@@ -22,7 +22,7 @@ from plusx.run import build, load_run, train
 from plusx.run.build import weights_at
 from plusx.run.distributed import DistributedContext
 from plusx.run.progress import Display
-from plusx.run.training import prepared
+from plusx.run.training import make_trainer
 from plusx.store import load_tensors
 from plusx.study.catalogue import EXPERIMENTS
 from plusx.study.runner import study
@@ -99,10 +99,10 @@ def test_a_frozen_run_goes_on_where_it_was_stopped(before: Path, tmp_path: Path)
     said = ["net.train=1", "optim.layer_decay=0.5", "checkpoint.every_steps=1", "epochs=2"]
     whole = train(_begun(before, *said), tmp_path / "whole", progress=False)
     half = _begun(before, *said)
-    trainer = prepared(half, tmp_path / "cut", DistributedContext())
+    trainer = make_trainer(half, tmp_path / "cut", DistributedContext())
     trainer.out.mkdir()
     trainer.begin(exact=True, allow_data_change=False)
-    with trainer.opened():
+    with trainer.open_resources():
         trainer.advance(Display(quiet=True), 1)
         trainer.save()
     again = train(half, tmp_path / "cut", progress=False)

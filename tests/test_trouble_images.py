@@ -550,7 +550,7 @@ def test_t15_a_finished_run_is_not_trained_longer(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{}")
     longer = load_recipe("digits-resnet20", ["epochs=4"])
     text = message(refuse_other_recipe, tmp_path, longer)
-    assert f"to train longer, begin another one from its weights: net.weights={tmp_path}" in text
+    assert f"to train longer, start a new run from its weights: net.weights={tmp_path}" in text
     (tmp_path / "result.json").unlink()
     assert "choose another folder" in message(refuse_other_recipe, tmp_path, longer)
 
@@ -698,14 +698,17 @@ def test_x13_a_data_json_that_no_run_wrote_is_named(tmp_path: Path, content: str
     (tmp_path / "recipe.toml").write_text(to_toml(load_recipe("digits-resnet20")))
     (tmp_path / "data.json").write_text(content)
     text = message(load_run, tmp_path)
-    assert f"{tmp_path}/data.json is not what a run writes" in text
+    assert f"{tmp_path}/data.json is invalid" in text
 
 
 def test_t15_weights_without_their_run_may_have_seen_the_data(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos")
     net = create_model("resnet20", num_classes=2)
     size = {"size": [32, 32], "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}
-    expected = {"photos": "trained on data called photos", "": "do not say what they were"}
+    expected = {
+        "photos": "trained on data named photos",
+        "": "training data of the weights is unknown",
+    }
     for name, reason in expected.items():
         path = tmp_path / f"of_{name}.safetensors"
         save_network(net, path, preprocessing=size, classes=("cat", "dog"), data=name)

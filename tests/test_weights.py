@@ -354,7 +354,7 @@ def test_another_librarys_safetensors_are_opened_without_a_network(tmp_path: Pat
     weights = read_weights(path)
     assert weights.model is weights.spec is weights.classes is None
     assert torch.equal(weights.tensors["a"], torch.ones(2))
-    with pytest.raises(ValueError, match="does not say which network"):
+    with pytest.raises(ValueError, match="does not state its network"):
         open_network(path)
 
 

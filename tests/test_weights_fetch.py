@@ -196,7 +196,7 @@ def test_a_wrong_file_put_there_by_hand_is_named_and_left(address: str, tmp_path
 def test_a_file_with_the_right_hash_and_the_wrong_content_is_refused(
     address: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="no file of weights"):
+    with pytest.raises(ValueError, match="not a weight file"):
         fetch(item(address, b"<html>"))
     assert ".safetensors" not in cached(tmp_path)
 

@@ -127,7 +127,9 @@ def test_a_keras_kernel_is_turned() -> None:
 
 def test_two_names_that_become_one_are_refused() -> None:
     tensors: dict[str, Tensor] = {"fc.weight": torch.ones(1), "linear.weight": torch.ones(1)}
-    with pytest.raises(ValueError, match=r"two tensors become 'fc\.weight'.*linear\.weight"):
+    with pytest.raises(
+        ValueError, match=r"two tensors are renamed to 'fc\.weight'.*linear\.weight"
+    ):
         rename(tensors, "akamaster")
 
 

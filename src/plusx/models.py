@@ -56,7 +56,7 @@ def create_model(
     model = zoo.find_model(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
     stored = None
     if weights is not None:
-        from plusx.weights.fetch import find_weights, load_found, model_of_file
+        from plusx.weights.fetch import find_weights, load_into, model_of_file
 
         stored = find_weights(name, weights)
         if name is not None and (stored.model == name or isinstance(model, WithHead)):
@@ -68,7 +68,7 @@ def create_model(
         net = build(changed)
     if stored is not None:
         same_head = stored.head is not None or not isinstance(model, WithHead)
-        load_found(net, name, stored, new_head=num_classes is not None or not same_head)
+        load_into(net, name, stored, new_head=num_classes is not None or not same_head)
     return net
 
 

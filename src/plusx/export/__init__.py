@@ -1,4 +1,4 @@
-"""Networks as ONNX files: written by torch.onnx, checked against torch, quantised, opened again."""
+"""ONNX files: export by torch.onnx, comparison with torch, quantisation, and inference."""
 
 from plusx.export.agreement import NUM_INPUTS, Agreement, compare, example_inputs
 from plusx.export.file import OnnxFile, checked, read_onnx, with_digest

@@ -1,4 +1,4 @@
-"""Whether a file computes what the network computes."""
+"""Comparison of the outputs of an ONNX file with those of its network in torch."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from plusx.export.session import OnnxNetwork
 from plusx.nn.with_head import is_two_stage
 
 
-TOLERANCE = 1e-4  # of the largest output, or of 1 where that is smaller
+TOLERANCE = 1e-4  # relative to the largest output, or to 1 if that is larger
 NUM_INPUTS = 8
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest difference of an output over `inputs` inputs; `largest` is the largest output."""
+    """The largest absolute difference and the largest absolute output, over `inputs` inputs."""
 
     error: float
     largest: float
@@ -28,7 +28,7 @@ class Agreement:
 
 
 def example_inputs(sizes: tuple[int, ...], tokens: int = 0, count: int = NUM_INPUTS) -> Tensor:
-    """(count, *sizes): normal noise, or token numbers below `tokens`; the same every time."""
+    """Return inputs (count, *sizes) from a fixed seed: normal noise, or ids below `tokens`."""
     random = torch.Generator().manual_seed(0)
     if tokens:
         return torch.randint(tokens, (count, *sizes), generator=random)
@@ -36,10 +36,10 @@ def example_inputs(sizes: tuple[int, ...], tokens: int = 0, count: int = NUM_INP
 
 
 def compare(net: nn.Module, content: bytes, inputs: Tensor) -> Agreement:
-    """Run the network and the file on the same inputs: all together, and the first one alone.
+    """Compare network and file on a batch of inputs, and on the first input alone.
 
-    RuntimeError: an output differs by more than is allowed, or where a network classifies, the
-    best class is another one although it leads by more than twice that.
+    Raises RuntimeError if an output differs by more than `Agreement.allowed`, or if a classifier's
+    best class differs although its lead is more than twice that.
     """
     file = OnnxNetwork(content)
     expected_outputs, outputs = [], []
@@ -57,14 +57,14 @@ def compare(net: nn.Module, content: bytes, inputs: Tensor) -> Agreement:
     pairs = list(zip(outputs, expected_outputs, strict=True))
     error = max(float((output - expected.float()).abs().max()) for output, expected in pairs)
     agreement = Agreement(error, largest, len(inputs))
-    if not agreement.error <= agreement.allowed:  # also where it is not a number
+    if not agreement.error <= agreement.allowed:  # also if it is NaN
         raise RuntimeError(
-            "the file does not compute what the network does: outputs differ by "
-            f"{agreement.error:.2g}, allowed are {agreement.allowed:.2g}"
+            f"the outputs of the file differ from the network's by {agreement.error:.2g}; "
+            f"{agreement.allowed:.2g} is allowed"
         )
     for output, expected in pairs if len(file.outputs) == 1 else []:
         best = expected.topk(min(2, expected.shape[1]), dim=1).values
-        clear = best[:, 0] - best[:, -1] > 2 * agreement.allowed
-        if bool((output.argmax(1) != expected.argmax(1))[clear].any()):
+        decided = best[:, 0] - best[:, -1] > 2 * agreement.allowed
+        if bool((output.argmax(1) != expected.argmax(1))[decided].any()):
             raise RuntimeError("the file does not predict the classes that the network predicts")
     return agreement

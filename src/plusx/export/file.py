@@ -1,9 +1,8 @@
-"""ONNX files that plusx writes, and opening one that somebody gave us.
+"""Reading and validating the ONNX files that plusx writes.
 
-What makes the network usable (classes, preprocessing, the spec) stands in `metadata_props`, beside
-`digest`: the sha256 of all the rest of the file. A file is untrusted until it is read here: it must
-be what plusx wrote, to the last bit, hold all of its numbers itself, and consist of nothing but
-kinds of nodes that torch.onnx writes for our networks.
+`metadata_props` has the classes, the preprocessing and the spec, and `digest`, the sha256 of the
+rest of the file. Files are untrusted: `read_onnx` checks the digest, and refuses external data and
+operators that torch.onnx does not write for networks of plusx.
 """
 
 import hashlib
@@ -34,22 +33,22 @@ _MAX_METADATA = 1_000_000
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file that passed: its bytes, its metadata, and its sizes after the batch."""
+    """A validated file: bytes, metadata, and the sizes of inputs and outputs without the batch."""
 
     content: bytes
     metadata: dict[str, str]
-    sizes: tuple[int, ...]  # of an input; 0 where any size will do
+    sizes: tuple[int, ...]  # of an input; 0: any size
     outputs: dict[str, tuple[int, ...]]
-    tokens: bool  # whether the inputs are whole numbers
+    tokens: bool  # whether the inputs are token ids
 
     @property
     def num_outputs(self) -> int:
-        """Classes, or numbers of an embedding; 0 where a file has several outputs."""
+        """Number of classes, or size of the embedding; 0 if the file has several outputs."""
         return next(iter(self.outputs.values()))[0] if len(self.outputs) == 1 else 0
 
 
 def with_digest(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The same model with this metadata, its format and the digest of it all."""
+    """Return the model with this metadata, its format and its digest."""
     from onnx import ModelProto, helper
 
     model = ModelProto.FromString(content)
@@ -65,15 +64,15 @@ def with_digest(content: bytes, metadata: Mapping[str, str]) -> bytes:
 def read_onnx(path: str | Path) -> OnnxFile:
     """Read a file that `plusx export` wrote.
 
-    UserError: it is damaged, was not written by plusx or was changed since, or keeps numbers in
-    another file. RuntimeError: the extra is not installed.
+    Raises UserError if the file is corrupt, was not written by plusx, was changed, or has external
+    data; RuntimeError if the extra `onnx` is not installed.
     """
     require_onnx()
     return checked(store.read_bytes(path, MAX_BYTES), str(path))
 
 
 def checked(content: bytes, where: str) -> OnnxFile:
-    """The same for bytes that are read already."""
+    """Validate the bytes of a file; `where` names it in errors. See `read_onnx`."""
     from google.protobuf.message import DecodeError
     from onnx import ModelProto
 
@@ -84,30 +83,30 @@ def checked(content: bytes, where: str) -> OnnxFile:
     if not model.graph.node:
         raise UserError(f"{where} is corrupt, or not an ONNX file: it has no graph")
     if any(_is_external(tensor) for tensor in _tensors(model)):
-        raise UserError(f"{where} keeps numbers in another file, which plusx does not open")
+        raise UserError(f"{where} has external data in another file, which plusx does not open")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("format") != FORMAT:
         raise UserError(
-            f"{where} is an ONNX file that plusx did not write: it does not say which network it "
-            "is, nor how its inputs are prepared (`plusx export` makes one)"
+            f"{where} is an ONNX file that plusx did not write: its metadata states neither the "
+            "network nor the preprocessing; `plusx export` writes such a file"
         )
     if sum(map(len, metadata.values())) > _MAX_METADATA:
         raise UserError(f"{where} has more than {_MAX_METADATA:,} characters of metadata")
     if metadata.pop("digest", None) != _digest(model):
-        raise UserError(f"{where} is not as plusx wrote it: it is corrupt, or was changed since")
+        raise UserError(f"{where} is corrupt, or was changed after plusx wrote it")
     _refuse_foreign(model, where)
     inputs = {value.name: value for value in model.graph.input}
     outputs = {value.name: _sizes(value) for value in model.graph.output}
     if INPUT not in inputs or not set(inputs) <= {INPUT, REGIONS, MASK_REGIONS}:
-        raise UserError(f"{where} does not take `{INPUT}` (n, ...)")
+        raise UserError(f"{where} has no input `{INPUT}` (n, ...)")
     if len(outputs) != len(model.graph.output) or not all(outputs.values()):
-        raise UserError(f"{where} does not give outputs (n, ...)")
+        raise UserError(f"{where} has an output that is not (n, ...)")
     tokens = inputs[INPUT].type.tensor_type.elem_type == 7  # TensorProto.INT64
     return OnnxFile(content, metadata, _sizes(inputs[INPUT]), outputs, tokens)
 
 
 def _digest(model: Any) -> str:
-    """The sha256 of a model without its entry `digest`."""
+    """Return the sha256 of a model without its entry `digest`."""
     from onnx import ModelProto
 
     copy = ModelProto()
@@ -119,20 +118,20 @@ def _digest(model: Any) -> str:
 
 
 def _refuse_foreign(model: Any, where: str) -> None:
-    """UserError for anything that plusx does not write: other domains, functions, graphs within"""
+    """Raise UserError for other operators, domains, functions or nested graphs."""
     graph = model.graph
-    # what is no text is given as bytes
+    # protobuf gives text that is not UTF-8 as bytes
     foreign = {str(node.op_type) for node in graph.node if node.domain or node.op_type not in KINDS}
     nested = [
         attribute for node in graph.node for attribute in node.attribute if attribute.HasField("g")
     ]
     if foreign or nested or model.functions:
         names = f" ({', '.join(sorted(foreign)[:5])})" if foreign else ""
-        raise UserError(f"{where} has parts that plusx does not write{names}")
+        raise UserError(f"{where} has operators or graphs that plusx does not write{names}")
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Every constant of a model, those within nodes, graphs and functions included."""
+    """Yield every constant of a model, also of nodes, nested graphs and functions."""
 
     def inside(nodes: Any) -> Iterator[Any]:
         for node in nodes:

@@ -1,4 +1,4 @@
-"""A network to an ONNX graph, by torch.onnx."""
+"""Export of a network to an ONNX graph by torch.onnx."""
 
 import logging
 import warnings
@@ -16,7 +16,7 @@ from plusx.nn.with_head import NetworkWithHead, is_two_stage
 
 OPSET = 20
 IR_VERSION = 10  # readable by onnx 1.16 and later
-MAX_BYTES = 2**31 - 2**20  # what one ONNX file can hold
+MAX_BYTES = 2**31 - 2**20  # largest size of an ONNX file
 INPUT, LOGITS, EMBEDDING = "input", "logits", "embedding"
 REGIONS, MASK_REGIONS = "regions", "mask_regions"
 
@@ -24,10 +24,10 @@ REGIONS, MASK_REGIONS = "regions", "mask_regions"
 class TwoStageParts(nn.Module):
     """The three learned parts of Faster and Mask R-CNN as one graph.
 
-    `input` gives the pyramid maps, objectness and box deltas of every level; `regions`, features
-    (p, c, 7, 7) pooled from those maps, give classes and boxes; `mask_regions`, features
-    (m, c, 14, 14), give masks. What lies between (proposals, pooling, non-maximum suppression) has
-    no weights; `OnnxNetwork` runs it.
+    `input` is mapped to the pyramid's feature maps, objectness and box deltas of every level;
+    `regions`, features (p, c, 7, 7) pooled from those maps, to classes and boxes; `mask_regions`,
+    features (m, c, 14, 14), to masks. `OnnxNetwork` runs the steps between without weights:
+    proposals, pooling, non-maximum suppression.
     """
 
     def __init__(self, net: NetworkWithHead) -> None:
@@ -47,7 +47,7 @@ class TwoStageParts(nn.Module):
 
 
 def output_names(net: nn.Module) -> list[str]:
-    """What the outputs of the exported graph are called."""
+    """Return the names of the outputs of the exported graph."""
     head = getattr(net, "head_spec", None)
     if head is None or head.task == "segment":
         return [LOGITS]
@@ -60,7 +60,7 @@ def output_names(net: nn.Module) -> list[str]:
 
 
 def example_regions(net: NetworkWithHead, count: int) -> dict[str, Tensor]:
-    """Features of so many regions, as a two-stage detector's other inputs take them."""
+    """Return random features of `count` regions for the other inputs of a two-stage detector."""
     random = torch.Generator().manual_seed(1)
     width: int = net.head_spec.width  # type: ignore[union-attr]
     inputs = {REGIONS: torch.randn(count, width, 7, 7, generator=random)}
@@ -76,20 +76,18 @@ def to_onnx(
     outputs: Sequence[str] | None = None,
     any_size: bool = False,
 ) -> bytes:
-    """The bytes of an ONNX file that computes what the network computes in evaluation mode.
+    """Return the bytes of an ONNX file of the network in eval mode.
 
-    `example` is one input or more, (n, ...). Its sizes after n are those of the file; with
-    `any_size` the file takes every height and width. `outputs` names the outputs, `output_names`
-    by default.
-
-    UserError: torch.onnx cannot express the network, or it is too large for a file.
-    RuntimeError: the extra `onnx` is not installed.
+    `example` is one or more inputs (n, ...). The file takes inputs of its size; with `any_size`
+    every height and width. `outputs` are the names of the outputs, by default `output_names(net)`.
+    Raises UserError if torch.onnx cannot export the network or it is too large for a file,
+    RuntimeError if the extra `onnx` is not installed.
     """
     require_onnx()
     size = sum(tensor.nbytes for tensor in net.state_dict().values())
     if size > MAX_BYTES:
-        raise UserError(f"the network has {size:,} bytes of weights; a file holds {MAX_BYTES:,}")
-    # torch.export would take a batch of one as a constant
+        raise UserError(f"the network has {size:,} bytes of weights, more than {MAX_BYTES:,}")
+    # torch.export specialises a dimension of size 1
     inputs = {INPUT: example[:1].expand(2, *example.shape[1:]).contiguous()}
     module = net
     if is_two_stage(net):
@@ -98,9 +96,9 @@ def to_onnx(
     shapes: list[dict[int, Any]] = [{0: torch.export.Dim(f"n_{name}")} for name in inputs]
     if any_size:
         shapes[0] |= dict.fromkeys(range(2, example.ndim), torch.export.Dim.DYNAMIC)
-    # a Mask R-CNN's third input is one of *mask_regions
+    # the third input of Mask R-CNN is an element of *mask_regions
     dynamic: Any = (*shapes[:2], tuple(shapes[2:])) if len(shapes) > 2 else tuple(shapes)
-    with _evaluating(net), _quiet(), torch.no_grad():
+    with _eval_mode(net), _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module,
@@ -124,8 +122,7 @@ def to_onnx(
 def _stable_sort(
     x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> Any:
-    """A stable sort, which torch.onnx does not know: TopK of all values; of equal values it takes
-    the first."""
+    """Translate a stable sort, which torch.onnx does not support, to TopK, which is stable."""
     from onnxscript import opset20 as ops
 
     size = ops.Shape(x, start=dim, end=dim + 1 or None)
@@ -133,8 +130,7 @@ def _stable_sort(
 
 
 def _without_traces(model: Any) -> bytes:
-    """The model as bytes, without what the exporter notes of its own work: stack traces name files
-    of this machine."""
+    """Return the model as bytes without the exporter's stack traces, which contain local paths."""
     graph = model.graph
     graph.name, graph.doc_string, model.doc_string = "plusx", "", ""
     model.producer_name, model.producer_version, model.ir_version = "plusx", "", IR_VERSION
@@ -148,8 +144,8 @@ def _without_traces(model: Any) -> bytes:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and afterwards in its own mode again."""
+def _eval_mode(net: nn.Module) -> Iterator[None]:
+    """Set all modules to eval mode inside the block, and restore their modes afterwards."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:

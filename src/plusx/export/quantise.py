@@ -1,8 +1,8 @@
-"""Static quantisation to eight bits by onnxruntime.quantization, with its choices made on images.
+"""Static int8 quantisation by onnxruntime.quantization, with the calibration chosen on images.
 
-Weights are int8 with a scale for each output channel, activations uint8 (Jacob et al. 2018). Where
-a processor has no instruction that adds four products in 32 bits (VNNI and its like), the sum of
-two products of full range saturates in 16; weights have 7 bits there.
+Weights are int8 with a scale for each output channel, activations uint8 (Jacob et al. 2018). On a
+processor without VNNI or a similar instruction, the sum of two products of full range saturates in
+16 bits; weights have 7 bits there.
 """
 
 import logging
@@ -24,17 +24,17 @@ from plusx.export.runtime import require_onnx
 from plusx.export.session import OnnxNetwork
 
 
-MIN_IMAGES = 16  # to calibrate with
+MIN_IMAGES = 16  # for calibration
 ENOUGH_IMAGES = 128
-MIN_AGREEMENT = 0.99  # with less, the first and last layer in float32 are tried too
+MIN_AGREEMENT = 0.99  # below it, the first and last layer in float32 are tried too
 CALIBRATIONS = ("minmax", "percentile")  # entropy chose the same ranges as minmax
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to quantise, and how it did on held-out images."""
+    """One configuration of the quantisation, and its error on held-out images."""
 
     calibration: str
     float_layers: tuple[str, ...]
@@ -44,7 +44,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Quantised:
-    """The model in eight bits, and how it was chosen."""
+    """The int8 model, and the trials from which it was chosen."""
 
     content: bytes
     full_range: bool
@@ -54,7 +54,7 @@ class Quantised:
     trials: tuple[Trial, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the content."""
+        """Return all but the model, as JSON-ready data."""
         return {
             "weights": "int8, a scale for each channel" + ("" if self.full_range else ", 7 bits"),
             "activations": "uint8",
@@ -68,18 +68,19 @@ class Quantised:
 
 
 def quantise(
-    content: bytes, images: Tensor, held: Tensor, full_range: bool, progress: Tell
+    content: bytes, images: Tensor, held: Tensor, full_range: bool, progress: Progress
 ) -> Quantised:
     """Quantise a float32 model from `to_onnx`.
 
-    `images` (m, ...) calibrate; `held` (h, ...), other ones, choose between CALIBRATIONS by the
-    least error of the logits. Where fewer than MIN_AGREEMENT of the classes stay, leaving the
-    first and the last layer in float32 is tried too. UserError: fewer than MIN_IMAGES images.
+    `images` (m, ...) are for calibration. `held` (h, ...) are other images, on which the method of
+    CALIBRATIONS with the smallest error of the logits is chosen. If it changes the best class of
+    more than 1 - MIN_AGREEMENT of them, the first and the last layer in float32 are tried too.
+    Raises UserError if there are fewer than MIN_IMAGES images.
     """
     if len(images) < MIN_IMAGES:
         raise UserError(
-            f"{len(images)} images to calibrate with: at least {MIN_IMAGES} are needed, "
-            f"{ENOUGH_IMAGES} and more are better"
+            f"{len(images)} images for calibration: at least {MIN_IMAGES} are needed, "
+            f"{ENOUGH_IMAGES} or more are better"
         )
     expected = outputs_for(content, held)
     quantised: dict[Trial, bytes] = {}
@@ -89,7 +90,7 @@ def quantise(
         model = in_eight_bits(content, images, calibration, full_range, float_layers)
         trial = Trial(calibration, float_layers, *distance(outputs_for(model, held), expected))
         quantised[trial] = model
-        progress(f"{calibration}: {trial.agreement:.2%} of the classes stay")
+        progress(f"{calibration}: {trial.agreement:.2%} of the best classes are unchanged")
         return trial
 
     chosen = min((attempt(name, ()) for name in CALIBRATIONS), key=lambda trial: trial.error)
@@ -109,7 +110,7 @@ def in_eight_bits(
     full_range: bool,
     float_layers: tuple[str, ...] = (),
 ) -> bytes:
-    """The model with QuantizeLinear and DequantizeLinear around what can be computed in bytes."""
+    """Return the model with QuantizeLinear and DequantizeLinear around its int8 operators."""
     require_onnx()
     from onnx import ModelProto
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -120,7 +121,7 @@ def in_eight_bits(
     }
     logging.getLogger().addFilter(_no_advice)
     try:
-        # the library prints what it does
+        # the library prints its progress
         with tempfile.TemporaryDirectory(prefix="plusx-") as folder, redirect_stdout(StringIO()):
             file = Path(folder) / "int8.onnx"
             quantize_static(
@@ -135,7 +136,7 @@ def in_eight_bits(
                 calibrate_method=methods[calibration],
                 nodes_to_exclude=list(float_layers),
                 op_types_to_quantize=list(_op_types(content)),
-                # one batch at a time: else the activations of all images are held at once
+                # one batch at a time: activations of all images may not fit into memory
                 extra_options={"CalibStridedMinMax": 1},
             )
             return file.read_bytes()
@@ -144,7 +145,7 @@ def in_eight_bits(
 
 
 def weighted_nodes(content: bytes) -> list[str]:
-    """The names of convolutions and linear layers, first to last."""
+    """Return the names of the convolutions and linear layers in order."""
     from onnx import ModelProto
 
     nodes = ModelProto.FromString(content).graph.node
@@ -152,20 +153,20 @@ def weighted_nodes(content: bytes) -> list[str]:
 
 
 def outputs_for(content: bytes, images: Tensor, batch_size: int = 32) -> Tensor:
-    """The logits (n, k) of a file for images (n, ...)."""
+    """Return the logits (n, k) of a file for images (n, ...)."""
     file = OnnxNetwork(content)
     return torch.cat([file(batch) for batch in images.split(batch_size)])
 
 
 def distance(logits: Tensor, expected: Tensor) -> tuple[float, float]:
-    """The squared error of logits over their spread, and the fraction of equal best classes."""
+    """Return the relative squared error of logits, and the fraction of equal best classes."""
     spread = (expected - expected.mean(0)).square().sum().clamp(min=1e-12)
     same = (logits.argmax(1) == expected.argmax(1)).float().mean()
     return float((logits - expected).square().sum() / spread), float(same)
 
 
 class _Reader:
-    """Images in batches, as onnxruntime's calibration asks for them."""
+    """A CalibrationDataReader of onnxruntime over batches of images."""
 
     def __init__(self, images: Tensor, batch_size: int = 16) -> None:
         self.all_batches = images.split(batch_size)
@@ -175,19 +176,19 @@ class _Reader:
         return len(self.all_batches)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Let the next batches be those of a range."""
         self.batches = iter(self.all_batches[start_index:end_index])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The inputs of the model for the next batch; None after the last one."""
         batch = next(self.batches, None)
         return None if batch is None else {INPUT: batch.numpy()}
 
 
 def _op_types(content: bytes) -> set[str]:
-    """What is quantised: layers with weights, and the sums and poolings that a network of
-    post-activations has between them. A sum that a batch norm reads stays in float32: bytes would
-    save nothing there, and round every block."""
+    """Return the types of operators to quantise: layers with weights, pooling, and sums.
+
+    A sum that a batch norm reads (pre-activation) stays in float32: int8 would save nothing there,
+    and round the output of every block.
+    """
     from onnx import ModelProto
 
     nodes = ModelProto.FromString(content).graph.node
@@ -196,5 +197,5 @@ def _op_types(content: bytes) -> set[str]:
 
 
 def _no_advice(record: logging.LogRecord) -> bool:
-    """Not the library's advice to run its own preprocessing first: torch.onnx did as much."""
+    """Filter out the library's advice to run its preprocessing, which torch.onnx has done."""
     return "pre-processing" not in str(record.msg).lower()

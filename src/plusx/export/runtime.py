@@ -1,4 +1,4 @@
-"""ONNX Runtime, and the message that says how to install it."""
+"""ONNX Runtime: the check that it is installed, and its sessions."""
 
 import os
 from importlib.util import find_spec
@@ -12,19 +12,19 @@ _ERRORS_ONLY = 3  # ONNX Runtime's log level
 
 
 def require_onnx() -> None:
-    """Raise RuntimeError with the command to run if a package of the extra `onnx` is missing."""
+    """Raise RuntimeError with the install command if a package of the extra `onnx` is missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise RuntimeError(
-            f"ONNX files need {' and '.join(missing)}, which this environment does not have: "
+            f"ONNX files need {' and '.join(missing)}, which is not installed: "
             "pip install 'plusx[onnx]'"
         )
-    # read when onnxruntime is first imported; without it the library reports its use
+    # read at the first import of onnxruntime, which otherwise reports its use
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def open_session(content: bytes, threads: int) -> Any:
-    """An onnxruntime.InferenceSession for the bytes of a file, on the CPU."""
+    """Return an onnxruntime.InferenceSession on the CPU for the bytes of a file."""
     require_onnx()
     import onnxruntime
 
@@ -37,4 +37,4 @@ def open_session(content: bytes, threads: int) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no other class in common
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"ONNX Runtime cannot run it: {lines[0]}") from None
+        raise UserError(f"ONNX Runtime cannot run the file: {lines[0]}") from None

@@ -1,4 +1,4 @@
-"""An ONNX file in place of a network: ONNX Runtime behind torch's interface."""
+"""A torch module that runs an ONNX file by ONNX Runtime."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,54 +13,54 @@ from plusx.nn.with_head import NetworkWithHead
 
 
 class OnnxNetwork(nn.Module):
-    """What a network computes, computed by ONNX Runtime on the CPU, without gradients.
+    """An exported network, run by ONNX Runtime on the CPU without gradients.
 
-    `described` is the network that a detector's file was exported from, without weights: it says
-    what the outputs mean. With two stages its proposals, pooling and suppression run in torch.
-
-    It has as many threads as torch has when it is made. UserError: ONNX Runtime cannot run the
-    content. RuntimeError: the extra `onnx` is not installed.
+    `template` is the exported network without weights, for files of detectors and segmenters: it
+    defines their outputs. For two-stage detectors, proposals, pooling and non-maximum suppression
+    run in torch. The session uses `torch.get_num_threads()` threads.
+    Raises UserError if ONNX Runtime cannot run the content, RuntimeError if the extra `onnx` is not
+    installed.
     """
 
-    def __init__(self, content: bytes, described: NetworkWithHead | None = None) -> None:
+    def __init__(self, content: bytes, template: NetworkWithHead | None = None) -> None:
         super().__init__()
         self.session = open_session(content, torch.get_num_threads())
-        self.outputs: list[str] = [each.name for each in self.session.get_outputs()]
+        self.outputs: list[str] = [node.name for node in self.session.get_outputs()]
         self.detector: Any = None
-        if described is None:
+        if template is None:
             return
-        self.head_spec, self.num_classes = described.head_spec, described.num_classes
-        if hasattr(described.head, "strides"):
-            self.level_strides = described.level_strides
-        if described.head_spec.two_stage:
-            self.detector = _with_session(described.detector, self)
+        self.head_spec, self.num_classes = template.head_spec, template.num_classes
+        if hasattr(template.head, "strides"):
+            self.level_strides = template.level_strides
+        if template.head_spec.two_stage:
+            self.detector = _with_session(template.detector, self)
 
     def forward(self, x: Tensor) -> Any:
-        """One output as a tensor, several as a list; of two stages torchvision's detections."""
+        """Return the output, a list of several outputs, or torchvision's detections."""
         if self.detector is not None:
             placeholders = [x] * (max(self.detector.indices) + 1)
             return self.detector(x, [], placeholders)
-        answers = self.run(self.outputs, {INPUT: x})
-        return answers[0] if len(answers) == 1 else answers
+        values = self.run(self.outputs, {INPUT: x})
+        return values[0] if len(values) == 1 else values
 
     def run(self, outputs: Sequence[str], inputs: dict[str, Tensor]) -> list[Tensor]:
-        """Only these outputs; nothing is computed that they do not need."""
+        """Compute only these outputs."""
         import onnxruntime
 
         feed = {name: value.detach().cpu().contiguous().numpy() for name, value in inputs.items()}
-        for needed in self.session.get_inputs():
-            if needed.name not in feed:
-                sizes = [size if isinstance(size, int) else 1 for size in needed.shape]
-                feed[needed.name] = torch.zeros(sizes).numpy()
+        for node in self.session.get_inputs():
+            if node.name not in feed:  # not used by these outputs
+                sizes = [size if isinstance(size, int) else 1 for size in node.shape]
+                feed[node.name] = torch.zeros(sizes).numpy()
         options = onnxruntime.RunOptions()
         options.only_execute_path_to_fetches = True
         device = next(iter(inputs.values())).device
-        answers = self.session.run(list(outputs), feed, options)
-        return [torch.from_numpy(answer).to(device) for answer in answers]
+        arrays = self.session.run(list(outputs), feed, options)
+        return [torch.from_numpy(array).to(device) for array in arrays]
 
 
 class _Pyramid(nn.Module):
-    """The feature pyramid's maps; they and the proposal head's outputs come in one run."""
+    """Computes the pyramid's maps, and in the same run the outputs of the proposal head."""
 
     def __init__(self, net: OnnxNetwork, names: Sequence[str]) -> None:
         super().__init__()
@@ -69,10 +69,10 @@ class _Pyramid(nn.Module):
 
     def forward(self, stages: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
         x = next(iter(stages.values()))  # every placeholder is the input
-        answers = self.run(self.outputs, {INPUT: x})
+        values = self.run(self.outputs, {INPUT: x})
         count = len(self.names)
-        self.proposals = answers[count : 2 * count], answers[2 * count :]
-        return OrderedDict(zip(self.names, answers[:count], strict=True))
+        self.proposals = values[count : 2 * count], values[2 * count :]
+        return OrderedDict(zip(self.names, values[:count], strict=True))
 
 
 class _Proposals(nn.Module):
@@ -85,27 +85,26 @@ class _Proposals(nn.Module):
 
 
 class _Regions(nn.Module):
-    """A head on the features of regions."""
+    """A head on the pooled features of regions."""
 
     def __init__(self, net: OnnxNetwork, source: str, outputs: Sequence[str]) -> None:
         super().__init__()
         self.run, self.source, self.outputs = net.run, source, outputs
 
     def forward(self, regions: Tensor) -> Tensor | list[Tensor]:
-        answers = self.run(self.outputs, {self.source: regions})
-        return answers[0] if len(answers) == 1 else answers
+        values = self.run(self.outputs, {self.source: regions})
+        return values[0] if len(values) == 1 else values
 
 
-def _with_session(detector: nn.Module, net: OnnxNetwork) -> Any:
-    """torchvision's two stages with a session in place of everything that has weights."""
-    parts: Any = detector
-    names = [str(i) for i in range(len(parts.indices))]
-    parts.fpn = _Pyramid(net, [*names, "pool"])
-    parts.rpn.head = _Proposals(parts.fpn)
-    heads = parts.roi_heads
+def _with_session(detector: Any, net: OnnxNetwork) -> Any:
+    """Replace every module with weights of torchvision's detector by calls of the session."""
+    names = [str(i) for i in range(len(detector.indices))]
+    detector.fpn = _Pyramid(net, [*names, "pool"])
+    detector.rpn.head = _Proposals(detector.fpn)
+    heads = detector.roi_heads
     heads.box_head = nn.Identity()
     heads.box_predictor = _Regions(net, REGIONS, ["class_logits", "box_deltas"])
     if heads.has_mask():
         heads.mask_head = nn.Identity()
         heads.mask_predictor = _Regions(net, MASK_REGIONS, ["mask_logits"])
-    return parts.eval()
+    return detector.eval()

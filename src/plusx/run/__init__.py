@@ -1,4 +1,4 @@
-"""Runs: a recipe trained in a folder that survives a crash, then evaluated and used."""
+"""Training a recipe in a folder, with checkpoints, and evaluating and using the run."""
 
 from plusx.run.evaluation import evaluate
 from plusx.run.exporting import export_onnx

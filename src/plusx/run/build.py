@@ -1,4 +1,4 @@
-"""From the tables of a recipe to what a run trains: data sets, and a network ready to begin."""
+"""Building the data sets and the network of a recipe, ready for training."""
 
 import difflib
 import json
@@ -31,33 +31,38 @@ from plusx.recipe.tables import Init
 from plusx.run.datasets import DATA, open_train_and_validation
 from plusx.run.datasets import open_split as open_split
 from plusx.run.task_factory import TASKS
-from plusx.weights.convert import validation_notice
-from plusx.weights.fetch import find_weights, load_found, model_of_file
+from plusx.weights.convert import validation_warning
+from plusx.weights.fetch import find_weights, load_into, model_of_file
 from plusx.zoo import External, find
 
 
-WEIGHTS = "model.safetensors"  # in a run's folder, once the run is finished
-WHITENED_IMAGES = 2000  # training images, classes in equal shares, whose patches are whitened
-_NO_SPEC = ("base", "weights", "train", "freeze_norms")  # fields of [net] that are not of a spec
+WEIGHTS = "model.safetensors"  # in the folder of a finished run
+WHITENED_IMAGES = 2000  # training images, equally many of each class, for the whitening
+_NO_SPEC = (
+    "base",
+    "weights",
+    "train",
+    "freeze_norms",
+)  # fields of [net] that are not fields of a spec
 
 
 @dataclass(frozen=True)
 class Sets:
-    """The data sets of a recipe; `validation` is None where no samples are held out."""
+    """The data sets of a recipe; `validation` is None if no samples are held out."""
 
     train: Dataset
     validation: Dataset | None
 
     @property
     def warnings(self) -> list[str]:
-        """The warnings of both, each once, and about images that are in both."""
+        """Return the distinct warnings of both sets, and those about images that are in both."""
         if self.validation is None:
             return list(dict.fromkeys(self.train.warnings))
         common = leaks(self.train, {"validation": self.validation})
         return list(dict.fromkeys([*common, *self.train.warnings, *self.validation.warnings]))
 
     def description(self) -> dict[str, Any]:
-        """The content of data.json: enough to use the network, and to recognise the data."""
+        """Return the content of data.json: classes, preprocessing, and fingerprints of the data."""
         train, validation = self.train, self.validation
         boxes = train.annotations
         ids = boxes.category_ids if isinstance(boxes, Boxes) else ()
@@ -74,7 +79,7 @@ class Sets:
         }
 
     def with_preprocessing(self, preprocessing: Mapping[str, Any]) -> "Sets":
-        """The same samples with another mean and deviation, of as many channels."""
+        """Return the sets with this mean and deviation, if the number of channels is the same."""
         modality = self.train.modality
         if len(preprocessing["mean"]) != modality.channels:
             return self
@@ -88,19 +93,20 @@ class Sets:
 
 
 def open_sets(recipe: Recipe) -> Sets:
-    """The recipe's training and validation sets."""
+    """Open the recipe's training and validation sets."""
     return Sets(*open_train_and_validation(recipe))
 
 
 def evaluation_batch_size(dataset: Dataset, batch_size: int) -> int:
-    """1 where inputs vary in size: beside a larger one an input is padded, and its prediction
-    changes at the edges.
-    """
+    """Return `batch_size`, or 1 if inputs vary in size, since padding changes predictions."""
     return 1 if dataset.modality.varies else batch_size
 
 
 def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe with what follows from its training set: classes, channels, size, spacing."""
+    """Return the recipe with the fields set that follow from its training set.
+
+    These are classes, channels, size and spacing.
+    """
     recipe = replace(
         recipe,
         task=TASKS[recipe.task.kind].resolve(recipe.task, dataset),
@@ -120,10 +126,10 @@ def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
 
 
 def spec_of(net: NetByName | Net) -> Net | External:
-    """The model that a recipe's [net] describes, validated.
+    """Return the validated model that a recipe's [net] describes.
 
-    A file of weights that states its network is followed: another library's shortcuts can differ
-    from the zoo's under the same name.
+    If the weight file contains a spec of that name, it is used: converted networks of other
+    libraries can have other shortcuts than the zoo's.
     """
     if isinstance(net, Net):
         validate(net)
@@ -154,11 +160,13 @@ def spec_of(net: NetByName | Net) -> Net | External:
 
 
 def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:
-    """The recipe's network, and the preprocessing of the weights it begins with, if any."""
+    """Build the recipe's network; return it with the preprocessing of its initial weights."""
     spec, init = spec_of(recipe.net), recipe.init
     external = isinstance(spec, External)
     if external and init != Init():
-        raise UserError(f"[init]: {recipe.net_name} is an external module with its own rule")
+        raise UserError(
+            f"[init]: {recipe.net_name} is an external module with its own initialisation"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = build(spec, initialised=False)
@@ -169,15 +177,15 @@ def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:
     if table is None or not table.weights:
         return net, None
     weights = find_weights(table.base, weights_at(table.weights))
-    load_found(net, table.base, weights, new_head=True)
-    notice = validation_notice(weights.source, recipe.data.kind)
-    if notice and recipe.data.validation != 0:
-        warnings.warn(f"[net] weights: {notice}", stacklevel=2)
+    load_into(net, table.base, weights, new_head=True)
+    warning = validation_warning(weights.source, recipe.data.kind)
+    if warning and recipe.data.validation != 0:
+        warnings.warn(f"[net] weights: {warning}", stacklevel=2)
     return net, weights.preprocessing
 
 
 def blank_net(recipe: Recipe, num_classes: int) -> Backbone:
-    """The recipe's network for `num_classes`, for weights to be loaded into it."""
+    """Build the recipe's network for `num_classes` without initialising its weights."""
     outputs = num_classes if TASKS[recipe.task.kind].has_classes else recipe.net.num_classes
     spec = spec_of(recipe.net)
     if outputs is not None:
@@ -187,7 +195,7 @@ def blank_net(recipe: Recipe, num_classes: int) -> Backbone:
 
 
 def _with_head(recipe: Recipe, net: Backbone, num_classes: int | None) -> Backbone:
-    """The network with the recipe's [head] on its features, if there is one."""
+    """Return the network with the recipe's [head], if there is one."""
     kinds = TASKS[recipe.task.kind].heads
     if recipe.head is None:
         if not kinds:
@@ -196,7 +204,7 @@ def _with_head(recipe: Recipe, net: Backbone, num_classes: int | None) -> Backbo
             f'[task] kind = "{recipe.task.kind}" needs a [head]: kind = {" or ".join(kinds)}'
         )
     if recipe.head.kind not in kinds:
-        allowed = f"which takes {' or '.join(kinds)}" if kinds else "which takes none"
+        allowed = f"which needs {' or '.join(kinds)}" if kinds else "which takes no [head]"
         raise UserError(
             f'[head] kind = "{recipe.head.kind}" is not for [task] kind = "{recipe.task.kind}", '
             f"{allowed}"
@@ -208,9 +216,9 @@ def _with_head(recipe: Recipe, net: Backbone, num_classes: int | None) -> Backbo
 
 
 def weights_at(text: str) -> str:
-    """The file or the name of the weights that a recipe names; a run's folder has its own file.
+    """Return the path or the published name of a recipe's weights; of a run's folder its file.
 
-    UserError: the folder is not a run's, or its run is not finished.
+    Raises UserError if the folder is not that of a finished run.
     """
     path = Path(text).expanduser()
     if not path.is_dir():
@@ -226,25 +234,23 @@ def weights_at(text: str) -> str:
 
 
 def begin_from(recipe: Recipe, net: nn.Module, dataset: Dataset) -> None:
-    """Prepare a network for training: freeze parts of it, and where the recipe says so let its
-    first convolution whiten patches of the training images.
-    """
+    """Freeze parts of the network, and initialise its whitening layer, as the recipe says."""
     table = recipe.net_by_name
     if table is not None:
         _freeze(table, net)
     if not recipe.init.whiten:
         return
     if table is not None and table.weights:
-        raise UserError("[init] whiten: the network begins with weights that are loaded")
+        raise UserError("[init] whiten: not with [net] weights, which are loaded")
     chosen = np.sort(stratified_order(dataset.labels, recipe.seed)[:WHITENED_IMAGES])
     with Loader(dataset.subset(chosen.tolist()), split="validation") as loader:
         whiten(net, (batch.inputs for batch in loader.epoch(0)))
 
 
 def _freeze(table: NetByName, net: nn.Module) -> None:
-    """Freeze the parameters, and the statistics of norms, that are not trained.
+    """Freeze the parameters and the batch norm statistics that are not trained.
 
-    UserError: the network has fewer stages, or nothing is left to be trained.
+    Raises UserError if the network has fewer stages than are to be trained, or no head.
     """
     if table.freeze_norms and not freeze_norms(net):
         raise UserError(f"[net] freeze_norms: {table.base} has no batch norms")
@@ -265,11 +271,11 @@ def _freeze(table: NetByName, net: nn.Module) -> None:
 
 
 def untrained_warning(recipe: Recipe) -> str:
-    """The warning for a network that is trained in part without weights; else empty."""
+    """Return a warning if only a part of an initialised network is trained, else ""."""
     table = recipe.net_by_name
     if table is None or table.train == "all" or table.weights:
         return ""
     return (
-        f"[net] train = {json.dumps(table.train)} without [net] weights: what is not trained stays "
-        "as it was initialised"
+        f"[net] train = {json.dumps(table.train)} without [net] weights: the other layers stay "
+        "randomly initialised"
     )

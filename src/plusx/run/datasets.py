@@ -1,4 +1,4 @@
-"""From the [data] of a recipe to data sets: one entry for each kind."""
+"""Opening the data sets of a recipe's [data]; `DATA` has an entry for each kind."""
 
 import os
 from collections.abc import Callable
@@ -40,13 +40,13 @@ from plusx.recipe.sets import AnnotatedData, CellData, EllipsoidData, PeopleData
 class DataKind:
     """A value of `kind` in [data].
 
-    table       its fields
+    table       the type of [data]
     open        (recipe, table, split) -> the data set
-    at          (table, another path, names of a network's classes) -> the table for data there,
-                and the splits that it has itself; None for synthetic data
-    by_class    whether images are sorted by class, so that data of any such kind can stand for it
-    has_people  whether the classes are people, none of whom is in two splits
-    resolve     (table, training set) -> the table with the fields that follow from it
+    at          (table, another path, class names of a network) -> the table for that path, and
+                the splits that its folder has; None for synthetic data
+    by_class    whether images have class labels, so that any other such kind can replace it
+    has_people  whether the classes are people, each in only one split
+    resolve     (table, training set) -> the table with the fields set that follow from the set
     """
 
     table: type
@@ -58,7 +58,7 @@ class DataKind:
 
 
 def open_split(recipe: Recipe, split: str) -> Dataset:
-    """One split of the recipe's data. UserError where there is none, or the data is wrong."""
+    """Open a split of the recipe's data. Raises UserError if it is missing or invalid."""
     data = recipe.data
     dataset = DATA[data.kind].open(recipe, data, split)
     per_class: int | None = getattr(data, "per_class", None)
@@ -67,7 +67,7 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
         return dataset
     if per_class is not None:
         if train is not None:
-            raise UserError("[data] train and per_class: both say how many images train")
+            raise UserError("[data] train and per_class: give only one of them")
         return subset.few_a_class(dataset, per_class, recipe.seed)
     assert train is not None
     whole = len(dataset)
@@ -80,7 +80,7 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
 
 
 def open_train_and_validation(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
-    """What a recipe trains on, and what it holds out; None where that is nothing."""
+    """Open the training set and the validation set, None without held-out samples."""
     train = open_split(recipe, "train")
     measured = getattr(recipe.data, "path", None) is not None and train.modality.kind == "bands"
     if measured:
@@ -94,15 +94,14 @@ def open_train_and_validation(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
 def at_another_path(
     recipe: Recipe, data: str | Path, split: Split, classes: tuple[str, ...]
 ) -> tuple[Recipe, Split]:
-    """The recipe for other data, and the split of it to open.
+    """Return the recipe for data at another path, and the split to open.
 
-    The run's way of splitting does not apply to other data: data without splits is opened as a
-    whole. `classes` are the network's, () where unknown.
-    UserError: the run's data is in no file, or there is no such data.
+    Data without splits is opened as a whole ("all"). `classes` are the network's class names, () if
+    unknown. Raises UserError if the recipe's kind of data is synthetic.
     """
     at = DATA[recipe.data.kind].at
     if at is None:
-        raise UserError(f'[data] kind = "{recipe.data.kind}" is not in files: {data}')
+        raise UserError(f'[data] kind = "{recipe.data.kind}" is synthetic and has no files: {data}')
     table, splits = at(recipe.data, str(data), classes)
     return replace(recipe, data=table), split if splits else "all"
 
@@ -112,7 +111,7 @@ def _splits_at(kind: str, path: str) -> tuple[str, ...]:
 
 
 def replace_path(data: Any, path: str, on_unreadable: str) -> Any:
-    """The same table for data of its kind at another path."""
+    """Return the table with another path."""
     return replace(data, path=path, on_unreadable=on_unreadable)
 
 
@@ -120,7 +119,7 @@ def _open_named(recipe: Recipe, data: KnownData, split: str) -> Dataset:
     dataset = open_data(
         data.kind, split=split, seed=recipe.seed, validation=data.validation, size=data.size
     )
-    return _chosen(dataset, data)
+    return _select(dataset, data)
 
 
 def _open_own(recipe: Recipe, data: OwnData, split: str) -> Dataset:
@@ -144,46 +143,46 @@ def _open_own(recipe: Recipe, data: OwnData, split: str) -> Dataset:
         modality=own_modality(data),
         multilabel=getattr(recipe.task, "multilabel", False),
     )
-    return _chosen(dataset, data)
+    return _select(dataset, data)
 
 
-def _chosen(dataset: Dataset, data: KnownData | OwnData) -> Dataset:
-    """The classes and the bands that the recipe names."""
+def _select(dataset: Dataset, data: KnownData | OwnData) -> Dataset:
+    """Return the data set with only the classes and bands that the recipe names."""
     if data.classes is not None:
         dataset = subset.of_classes(dataset, data.classes)
     return dataset if data.bands is None else subset.of_bands(dataset, data.bands)
 
 
 def own_modality(data: OwnData) -> Modality | None:
-    """How files are prepared that are no colour images; None for those.
+    """Return the modality of images with bands, or a maximum size; None for plain RGB images.
 
-    Mean and deviation of bands are measured in training. UserError: a range or a band that cannot
-    be.
+    Mean and deviation of bands are placeholders until they are measured on the training set.
+    Raises UserError for an invalid range or band.
     """
     if (data.channels, data.range, data.bands, data.max_pixels) == (None,) * 4:
         return None
     size = (data.size, data.size)
     low, high = data.range or (0.0, 255.0)
     if low >= high:
-        raise UserError(f"[data] range = [{low}, {high}]: from a lower number to a higher one")
+        raise UserError(f"[data] range = [{low}, {high}]: the first number must be lower")
     stored = data.channels or (3 if data.bands is None else max(data.bands))
     if data.range is None and data.bands is None and stored in (1, 3):
         mean, std = IMAGENET_MEAN[stored], IMAGENET_STD[stored]
         return ImageModality(size, stored, mean, std, max_pixels=data.max_pixels)
     if data.max_pixels is not None:
-        raise UserError("[data] max_pixels is for images of 8 bits, not for bands")
+        raise UserError("[data] max_pixels is only for 8-bit images, not for bands")
     modality = BandsModality(size, stored, (0.5,) * stored, (0.25,) * stored, low, high)
     if data.bands is None:
         return modality
     for band in data.bands:
         if band > stored or data.bands.count(band) > 1:
-            reason = "is there twice" if band <= stored else f"of {stored} channels"
+            reason = "is listed twice" if band <= stored else f"is not one of {stored} channels"
             raise UserError(f"[data] bands = {list(data.bands)}: {band} {reason}")
     return select_bands(modality, data.bands)
 
 
 def _wants_masks(recipe: Recipe) -> bool:
-    """Whether the head has a use for instance masks."""
+    """Whether the head needs instance masks."""
     return recipe.head is not None and recipe.head.has_masks
 
 
@@ -214,9 +213,9 @@ def _open_annotated(recipe: Recipe, data: AnnotatedData, split: str) -> Dataset:
 def _annotated_at(
     data: AnnotatedData, path: str, classes: tuple[str, ...]
 ) -> tuple[AnnotatedData, tuple[str, ...]]:
-    # others need not show every class
+    # other data need not contain every class
     names = data.classes if data.kind == "masks" or not classes else classes
-    # boxes may be written in another way there
+    # boxes may be in another format there
     annotation, kinds = LAYOUTS[data.kind].annotation, kinds_of(path)
     kind: Any = data.kind if data.kind in kinds else kind_of(path, (annotation,)) or data.kind
     table = replace(data, kind=kind, path=path, test="", validation=None, classes=names)
@@ -277,7 +276,7 @@ def _volumes_at(
 
 
 def _with_spacing(data: VolumeData, dataset: Dataset) -> VolumeData:
-    """The table with the spacing of the training set, to which other volumes are resampled."""
+    """Set the spacing to that of the training set, to which all volumes are resampled."""
     assert dataset.modality.grid is not None
     return replace(data, spacing=dataset.modality.grid.spacing)
 
@@ -291,7 +290,6 @@ _NAMED = DataKind(KnownData, _open_named, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
 _ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
 
-# kind in [data]: its table and how it is opened
 DATA: dict[str, DataKind] = {
     "digits": _NAMED,
     "fashion-mnist": _NAMED,

@@ -1,4 +1,4 @@
-"""Predictions of masks and boxes for images as rows, COCO JSON and pictures."""
+"""Predictions of masks and boxes for images: rows, COCO JSON and overlays."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from plusx.run.predictor import Failed, Predicted, Predictor, Source
 
 
 class PredictionWriter:
-    """Collects rows of dense predictions, and draws them where there is a folder `out`."""
+    """Collects rows of dense predictions, and writes their overlays into the folder `out`."""
 
     def __init__(self, run: Run, out: str | Path | None) -> None:
         self.run = run
@@ -38,7 +38,7 @@ class PredictionWriter:
         self.test_uses: int | None = None
 
     def record_test_use(self, folder: Path, count: int) -> None:
-        """Record once that predictions are compared with so many annotated test samples."""
+        """Record once that predictions are compared with `count` annotated test samples."""
         if self.test_uses is None:
             use = {"data": folder.name, "split": "test", "count": count, "by": "predict"}
             self.test_uses = record_test_use(folder, use)
@@ -51,13 +51,13 @@ class PredictionWriter:
         overlays: Sequence[UInt8[np.ndarray, "h w 3"]],
         mask: tuple[str, bytes] | None = None,
     ) -> None:
-        """Write the files of one row, and name them in it: overlay, side_by_side and mask.
+        """Write the images of a row, and add their paths: overlay, side_by_side and mask.
 
-        overlays: the prediction over the pixels, and the ground truth where it is known
-        mask: the suffix of its file, and the content
+        overlays: of the prediction, and of the ground truth if it is known
+        mask: the suffix and the content of its file
         """
         assert self.out is not None
-        panel = drawing.png(drawing.abreast([pixels, *overlays]))
+        panel = drawing.png(drawing.side_by_side([pixels, *overlays]))
         contents = {
             "overlay": (f"overlays/{name}.png", drawing.png(overlays[0])),
             "side_by_side": (f"side-by-side/{name}.png", panel),
@@ -72,7 +72,7 @@ class PredictionWriter:
             self.panels.append(panel)
 
     def result(self) -> dict[str, Any]:
-        """Classes, predictions and test_uses; with a folder, predictions.html is written."""
+        """Return classes, predictions and test_uses; write predictions.html if there is `out`."""
         classes = self.run.classes
         result: dict[str, Any] = {"classes": list(classes), "predictions": self.rows}
         if self.test_uses is not None:
@@ -85,7 +85,7 @@ class PredictionWriter:
 
 
 class GroundTruth:
-    """The annotations of the images of some data sets, by their paths or, without these, names."""
+    """The annotations of data sets, by the paths (or names) of their images."""
 
     def __init__(self, sources: Sequence[Dataset]) -> None:
         self.images: dict[str, tuple[Dataset, int]] = {}
@@ -94,22 +94,22 @@ class GroundTruth:
                 self.images[_resolved(name_of(source, index))] = source, index
 
     def is_test(self, path: str) -> bool:
-        """Whether this is an image of the test set, whose annotations are a use of it."""
-        found = self.images.get(_resolved(path))
-        return found is not None and found[0].split == "test"
+        """Whether this is an image of a test set."""
+        source, _ = self.images.get(_resolved(path), (None, 0))
+        return source is not None and source.split == "test"
 
     def image_id(self, path: str) -> int | str | None:
-        """The id of an image in the JSON that it is from; None where it is from none."""
+        """Return the id of an image in its COCO JSON, or None."""
         source, index = self.images.get(_resolved(path), (None, 0))
         boxes = None if source is None else source.annotations
         ids = boxes.image_ids if isinstance(boxes, Boxes) else None
         return None if ids is None else ids[index]
 
     def of(self, path: str, size: tuple[int, int]) -> Prediction | None:
-        """The annotations of an image (height, width) as a prediction; None where unknown."""
-        if (found := self.images.get(_resolved(path))) is None:
+        """Return the annotations of an image of `size` (height, width) as a prediction, or None."""
+        if (entry := self.images.get(_resolved(path))) is None:
             return None
-        source, index = found
+        source, index = entry
         target = source.annotations
         if isinstance(target, Masks):
             labels = target.mask(index)
@@ -127,7 +127,7 @@ class GroundTruth:
 
 
 def name_of(source: Dataset, index: int) -> str:
-    """The path of an image, or its name where it lies in no file."""
+    """Return the path of an image, or its name if it has no file."""
     return source.describe(index) if source.paths is None else source.paths[index]
 
 
@@ -136,7 +136,7 @@ def _resolved(path: str) -> str:
 
 
 def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
-    """The splits of a run's own data, where any of the files can be among them."""
+    """Open the splits of the run's own data if any of the files is in its folder."""
     path = None if run.recipe is None else getattr(run.recipe.data, "path", None)
     if run.recipe is None or path is None:
         return []
@@ -150,7 +150,7 @@ def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
     for split in ("train", "validation", "test"):
         try:
             sources.append(build.open_split(run.recipe, split))
-        except (ValueError, OSError):  # images can be looked at all the same
+        except (ValueError, OSError):  # predictions need no annotations
             continue
     return [source for source in sources if source.classes == run.classes]
 
@@ -165,15 +165,15 @@ def predict_dense(
     batch_size: int,
     names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Predictions for images, and where `out` is a folder their pictures in it.
+    """Return predictions for images; write overlays if `out` is a folder.
 
-    Gives `predictions`: path, size, and for masks class_fractions and label (the class of the
-    largest fraction), for boxes [{label, score, box, ...}], best first. Where annotations are known
-    they stand beside as `ground_truth`: boxes, or the metrics of the mask. A use of the test set is
-    recorded before the first annotations of its images are opened, with how many of the images are
-    of it. With `out` a row names its `mask`, `overlay` and `side_by_side`, paths in that
-    folder, and there are predictions.html and, for boxes, coco.json and coco-results.json. An image
-    of a COCO JSON has its `image_id`.
+    `predictions` has a row for each image: path, size, and for masks class_fractions and label (the
+    class of the largest fraction), for boxes [{label, score, box, ...}], best first. An image of a
+    COCO JSON has its `image_id`. If annotations are known, `ground_truth` has the boxes, or the
+    metrics of the mask. A use of the test set, with the number of its images, is recorded before
+    annotations of the first one are opened. With `out`, a row has the paths `mask`, `overlay` and
+    `side_by_side` in that folder, and predictions.html and, for boxes, coco.json and
+    coco-results.json are written.
     """
     run = predictor.run
     writer = PredictionWriter(run, out)
@@ -204,45 +204,44 @@ def predict_dense(
 
 
 def category_ids(run: Run) -> Sequence[int | str]:
-    """The ids of a run's classes in the JSON that it was trained on; without one 1, 2, ..."""
+    """Return the category ids of the COCO JSON that the run was trained on; default 1, 2, ..."""
     home = home_of(run)
     ids = [] if home is None else store.read_json(home / DATA).get("category_ids", [])
     return ids if len(ids) == len(run.classes) else range(1, len(run.classes) + 1)
 
 
 def coco(result: Mapping[str, Any], category_ids: Sequence[int | str]) -> dict[str, Any]:
-    """Predicted boxes as COCO has them: x, y, width, height; a score beside each annotation."""
-    numbers = dict(zip(result["classes"], category_ids, strict=True))
+    """Return predicted boxes in COCO's format, with a score in each annotation."""
+    id_of_class = dict(zip(result["classes"], category_ids, strict=True))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     rows = result["predictions"]
     ids = [row["image_id"] for row in rows if isinstance(row.get("image_id"), int)]
-    following = count(max(ids, default=0) + 1)
+    unused_ids = count(max(ids, default=0) + 1)
     for row in rows:
-        image_id = row["image_id"] if "image_id" in row else next(following)
+        image_id = row["image_id"] if "image_id" in row else next(unused_ids)
         height, width = row["size"]
         images.append({"id": image_id, "file_name": row["path"], "width": width, "height": height})
         for detection in row["boxes"]:
             left, top, right, bottom = detection["box"]
-            wide, high = right - left, bottom - top
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
-                "category_id": numbers[detection["label"]],
-                "bbox": [left, top, wide, high],
-                "area": wide * high,
+                "category_id": id_of_class[detection["label"]],
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
                 "iscrowd": 0,
                 "score": detection["score"],
             }
             if "segmentation" in detection:
                 annotation["segmentation"] = detection["segmentation"]
             annotations.append(annotation)
-    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    categories = [{"id": category_id, "name": name} for name, category_id in id_of_class.items()]
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
 def coco_results(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The annotations of `coco` as the list that COCO's evaluation reads."""
+    """Return the annotations of `coco` in the results format that COCO's evaluation reads."""
     results = []
     for annotation in content["annotations"]:
         row = {key: annotation[key] for key in ("image_id", "category_id", "bbox", "score")}
@@ -259,7 +258,7 @@ def _target_boxes(run: Run, prediction: Prediction, target: Prediction) -> dict[
 
 
 def _mask_metrics(run: Run, prediction: Prediction, target: Prediction) -> dict[str, Any]:
-    """The metrics of one image, where not all of it is ignored."""
+    """Return the metrics of one image; {} if all of it is ignored."""
     labels = target.tensors()["labels"]
     if bool((labels == IGNORE_INDEX).all()):
         return {}
@@ -269,7 +268,7 @@ def _mask_metrics(run: Run, prediction: Prediction, target: Prediction) -> dict[
     return {key: metrics[key] for key in ("mean_iou", "dice", "pixel_accuracy")}
 
 
-# kind of prediction: what of its annotations stands in a row
+# type of prediction: the function for `ground_truth` of a row
 COMPARED: dict[type[Prediction], Callable[[Run, Prediction, Prediction], dict[str, Any]]] = {
     LabelMaps: _mask_metrics,
     Detections: _target_boxes,
@@ -282,7 +281,7 @@ def _draw(
     predicted: Predicted,
     target: Prediction | None,
 ) -> None:
-    """Write the pictures of one image, and its mask where it has one."""
+    """Write the overlays of one image, and its mask if it has one."""
     classes, prediction = writer.run.classes, predicted.prediction
     stem = re.sub(r"[^\w-]+", "_", Path(printable(predicted.name)).stem)[:60]
     pixels = drawing.as_rgb(predicted.stored.tensor.permute(1, 2, 0).numpy())
@@ -302,26 +301,28 @@ def draw_prediction(
     prediction: Prediction,
     scores: bool = True,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A prediction, or annotations, over an image of any size."""
+    """Draw a prediction, or annotations, over an image of any size."""
     size, num_classes = pixels.shape[:2], len(class_names)
     if isinstance(prediction, LabelMaps):
         labels = drawing.resized(prediction.labels[0].numpy(), size)
-        return drawing.overlaid(pixels, labels, num_classes)
+        return drawing.overlay_mask(pixels, labels, num_classes)
     assert isinstance(prediction, Detections)
     assert prediction.image_size is not None
     height, width = prediction.image_size
     confidence, numbers = prediction.scores[0].numpy(), prediction.labels[0].tolist()
-    shown = np.flatnonzero(confidence >= MIN_SCORE)[::-1].tolist()  # the best ones last, on top
+    shown = np.flatnonzero(confidence >= MIN_SCORE)[::-1].tolist()  # the highest scores on top
     if prediction.masks is not None:
         for index in shown:
             plane = np.zeros((height, width), np.uint8)
             prediction.masks[0][index].draw(plane)
             colour = drawing.colours(num_classes)[numbers[index]]
-            pixels = drawing.painted(pixels, drawing.resized(plane, size) > 0, colour)
+            pixels = drawing.overlay_instance(pixels, drawing.resized(plane, size) > 0, colour)
     captions = [
         class_names[numbers[index]] + (f" {100 * confidence[index]:.0f} %" if scores else "")
         for index in shown
     ]
-    down, along = size[0] / height, size[1] / width
-    boxes = prediction.boxes[0].numpy()[shown] * (along, down, along, down)
-    return drawing.boxed(pixels, boxes.tolist(), [numbers[i] for i in shown], captions, num_classes)
+    y_scale, x_scale = size[0] / height, size[1] / width
+    boxes = prediction.boxes[0].numpy()[shown] * (x_scale, y_scale, x_scale, y_scale)
+    return drawing.draw_boxes(
+        pixels, boxes.tolist(), [numbers[i] for i in shown], captions, num_classes
+    )

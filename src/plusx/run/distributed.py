@@ -1,4 +1,4 @@
-"""The processes of one run on torch.distributed, and the data they exchange.
+"""The processes of a run on torch.distributed, and their communication.
 
 A run is one process, or several under torchrun or `plusx train --processes`. Rank 0 writes the
 run's folder and prints; it sends JSON and safetensors to the others, never pickles.
@@ -27,14 +27,14 @@ from plusx.run.signals import Signals
 from plusx.store.tensors import decode, encode
 
 
-_POLL = 0.5  # seconds between two looks for a failure that another process has posted
-_GRACE = 8.0  # seconds after a failed collective in which every live process has to answer
-_FAREWELL = 20.0  # seconds that rank 0, which hosts the store, waits for the others to leave it
-_FAILURE = "failure"  # key of the store: the rank that reports why the run ends, and the exit code
+_POLL = 0.5  # seconds between checks for a failure of another process
+_GRACE = 8.0  # seconds after a failed collective in which live processes must respond
+_FAREWELL = 20.0  # seconds that rank 0, which hosts the store, waits for the others to leave
+_FAILURE = "failure"  # key of the store: the rank that prints the error, and the exit code
 
 
 class DistributedContext:
-    """This process among those of its run."""
+    """Rank of this process, number of processes, and their communication."""
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
         self.rank, self.size, self.local = rank, size, local
@@ -44,36 +44,36 @@ class DistributedContext:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
     @property
     def stopping(self) -> int | None:
-        """The signal that ends the run; with several processes once `sum` has shared it."""
+        """The signal that ends the run, or None; of several processes as `sum` has shared it."""
         if self.size > 1:
             return self._agreed
         return None if self.signals is None else self.signals.received
 
     def device(self, kind: str) -> str:
-        """The device of this process, of the kind that the recipe says. UserError: none."""
+        """Return the device of this process for [device] kind; UserError if there is none."""
         if self.size == 1:
             return kind
         if kind == "auto":
             kind = "cuda" if torch.cuda.is_available() else "cpu"
         if kind not in ("cpu", "cuda"):
-            raise UserError(f"[device] kind = {kind!r}: {self.size} processes share cpu or cuda")
+            raise UserError(f"[device] kind = {kind!r}: {self.size} processes need cpu or cuda")
         if kind == "cpu":
             return kind
         if self.local >= torch.cuda.device_count():
             raise UserError(
-                f"process {self.local + 1} of this machine has no GPU: there are "
-                f"{torch.cuda.device_count()}"
+                f"process {self.local + 1} of this machine has no GPU of its own: there are "
+                f"{torch.cuda.device_count()} GPUs"
             )
         torch.cuda.set_device(self.local)
         return f"cuda:{self.local}"
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank: anything that is exact in JSON."""
+        """Return rank 0's value, which must be exact in JSON, on every rank."""
         if self.size == 1:
             return value
         return json.loads(self._broadcast(json.dumps(value).encode() if self.first else b""))
@@ -81,7 +81,7 @@ class DistributedContext:
     def broadcast_tensors(
         self, groups: Mapping[str, Mapping[str, Tensor]]
     ) -> dict[str, dict[str, Tensor]]:
-        """Rank 0's groups of named tensors, on every rank."""
+        """Return rank 0's groups of named tensors on every rank."""
         if self.size == 1:
             return {name: dict(group) for name, group in groups.items()}
         return {
@@ -92,24 +92,24 @@ class DistributedContext:
         }
 
     def broadcast_buffers(self, module: nn.Module) -> None:
-        """Give every rank rank 0's buffers: running statistics differ between ranks."""
+        """Copy rank 0's buffers to every rank, since running statistics differ."""
         if self.size > 1:
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums of these values over all ranks; shares whether a signal came to any of them."""
+        """Return the sums of the values over all ranks, and update `stopping` on all of them."""
         if self.size == 1:
             return list(values)
         received = None if self.signals is None else self.signals.received
-        if os.getppid() != self._parent:  # the launcher is gone, and nobody waits for this process
+        if os.getppid() != self._parent:  # the launcher has ended
             received = signal.SIGTERM
-        flags = [float(received == number) for number in Signals.NOTED]
+        flags = [float(received == number) for number in Signals.HANDLED]
         sums = torch.tensor([*values, *flags], dtype=torch.float64)
         distributed.all_reduce(sums)
         totals: list[float] = sums.tolist()
-        came = [number for number, count in zip(Signals.NOTED, totals[len(values) :]) if count]
-        self._agreed = max(came, default=None)
+        counts = zip(Signals.HANDLED, totals[len(values) :])
+        self._agreed = max((number for number, count in counts if count), default=None)
         return totals[: len(values)]
 
     def barrier(self) -> None:
@@ -117,13 +117,13 @@ class DistributedContext:
         self.sum([])
 
     def send(self, tensors: Mapping[str, Tensor]) -> None:
-        """Send rank 0 tensors of any shape."""
+        """Send tensors of any shape to rank 0."""
         data = torch.frombuffer(bytearray(encode(tensors)), dtype=torch.uint8)
         distributed.send(torch.tensor([len(data)]), 0)
         distributed.send(data, 0)
 
     def receive(self, rank: int) -> dict[str, Tensor]:
-        """On rank 0: the tensors that a rank sends."""
+        """Return the tensors that `rank` sends, on rank 0."""
         length = torch.zeros(1, dtype=torch.int64)
         distributed.recv(length, rank)
         data = torch.empty(int(length), dtype=torch.uint8)
@@ -131,7 +131,10 @@ class DistributedContext:
         return decode(data.numpy().tobytes(), f"tensors of rank {rank}")[0]
 
     def gather(self, records: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-        """On rank 0 the records of every rank: arrays, and values that are exact in JSON."""
+        """Return the records of every rank on rank 0, [] on others.
+
+        Values are arrays, or exact in JSON.
+        """
         if not self.first:
             plain = [{k: v for k, v in r.items() if not isinstance(v, np.ndarray)} for r in records]
             arrays = {
@@ -165,12 +168,12 @@ class DistributedContext:
 
 
 class FailureThread(threading.Thread):
-    """Ends this process once another one has posted in the store that the run ends.
+    """Ends this process when another process of the run has failed.
 
-    The first process that fails posts its rank and exit code, and prints its error; the others end
-    with the same code, also where their main thread waits for something that never comes. After a
-    failed collective, which says no more than that some process does not answer, rank 0 names the
-    ranks that have not ended too within a few seconds.
+    The first process that fails posts its rank and exit code in the store, and prints its error;
+    the others end with the same code, even if their main thread hangs. A failed collective does not
+    show which process is missing: rank 0 then names the ranks that do not respond within a few
+    seconds.
     """
 
     def __init__(self, rank: int, size: int, store: TCPStore, timeout: int | float) -> None:
@@ -180,7 +183,7 @@ class FailureThread(threading.Thread):
         for connection in (self.store, self.polled):
             connection.set_timeout(datetime.timedelta(seconds=timeout))
         self.done = threading.Event()
-        self.ending = threading.Lock()  # taken once, by the thread that ends this process
+        self.ending = threading.Lock()  # acquired by the thread that ends this process
         self.missing: list[int] = []
         self.silent = False  # whether rank 0 does not respond
         if rank == 0:
@@ -189,7 +192,7 @@ class FailureThread(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look for a posted failure until the end."""
+        """Poll for a posted failure."""
         while not self.done.wait(_POLL):
             try:
                 posted = self.polled.get(_FAILURE)
@@ -200,34 +203,34 @@ class FailureThread(threading.Thread):
                 os._exit(json.loads(posted)[1])
 
     def verdict(self, error: Exception) -> tuple[Exception, int, bool]:
-        """The error that ends the run, its exit code, and whether this process prints it.
+        """Return the error that ends the run, its exit code, and whether this process prints it.
 
-        error: what this process has raised.
+        error: the exception that this process raised
         """
         if not self.ending.acquire(blocking=False):
-            time.sleep(3600)  # the other thread is about to end this process
+            time.sleep(3600)  # the other thread ends this process
         signal_number = getattr(error, "signal_number", None)
         code = 128 + signal_number if signal_number else 2 if isinstance(error, UserError) else 1
         lost = isinstance(error, distributed.DistError) or "/gloo/" in str(error)
         try:
             if self.rank:
-                self._refuse_silence()
+                self._check_rank0()
                 self.store.set(f"ended/{self.rank}", "")
             posted = self.store.get(_FAILURE) if lost else b""
             if posted or (lost and self.rank):
-                # ends at once, so that those who wait for this process notice
+                # end at once, so that waiting processes detect it
                 return error, json.loads(posted)[1] if posted else 1, False
             if lost:
-                self.missing = self._unanswered()
+                self.missing = self._unresponsive()
                 if self.missing:
                     error = RuntimeError(
-                        f"{_named(self.missing)} ended or hangs: no answer within "
+                        f"{_rank_names(self.missing)} ended or hangs: no response within "
                         f"{self.timeout:g} seconds"
                     )
             posted = self.store.compare_set(_FAILURE, "", json.dumps([self.rank, code]))
-            speaker, code = json.loads(posted)
-            return error, code, speaker == self.rank
-        except RuntimeError:  # torch's errors of a store are of this kind
+            printing_rank, code = json.loads(posted)
+            return error, code, printing_rank == self.rank
+        except RuntimeError:  # raised by the store
             if lost:
                 error, code = RuntimeError("rank 0 ended or hangs: it does not respond"), 1
             return error, code, True
@@ -246,25 +249,26 @@ class FailureThread(threading.Thread):
                     break
                 time.sleep(0.02)
 
-    def _refuse_silence(self) -> None:
-        """RuntimeError where rank 0, which hosts the store, has ended or does not answer.
+    def _check_rank0(self) -> None:
+        """Raise RuntimeError if rank 0, which hosts the store, has ended or does not respond.
 
-        torch waits without end for the answer of a process that hangs; a thread does it here.
+        A thread queries it, since torch would wait for a hanging process without a limit.
         """
+
+        def query() -> None:
+            with contextlib.suppress(RuntimeError):
+                self.store.get(_FAILURE)
+                self.silent = False
+
         self.silent = True
-        asking = threading.Thread(target=self._ask, daemon=True)
-        asking.start()
-        asking.join(_GRACE)
+        thread = threading.Thread(target=query, daemon=True)
+        thread.start()
+        thread.join(_GRACE)
         if self.silent:
             raise RuntimeError("rank 0 does not respond")
 
-    def _ask(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self.store.get(_FAILURE)
-            self.silent = False
-
-    def _unanswered(self) -> list[int]:
-        """On rank 0: the other ranks that do not end within a few seconds too."""
+    def _unresponsive(self) -> list[int]:
+        """Return, on rank 0, the ranks that have not ended within a few seconds."""
         end = time.monotonic() + _GRACE
         waiting = list(range(1, self.size))
         while waiting and time.monotonic() < end:
@@ -273,18 +277,18 @@ class FailureThread(threading.Thread):
         return waiting
 
 
-def _named(ranks: Sequence[int]) -> str:
+def _rank_names(ranks: Sequence[int]) -> str:
     numbers = ", ".join(map(str, ranks))
     return f"rank {numbers}" if len(ranks) == 1 else f"ranks {numbers}"
 
 
 def is_first() -> bool:
-    """Whether this process is the one of its run that prints."""
+    """Whether this is rank 0, or the only process."""
     return _number("RANK", 0) == 0 or _number("WORLD_SIZE", 1) == 1
 
 
 def _number(variable: str, default: int) -> int:
-    """A variable that torchrun sets; the default where it is empty or not set."""
+    """Return the value of a variable that torchrun sets, or `default` if it is empty or unset."""
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal():
         raise UserError(f"{variable}={text!r} is no number: unset it, or start with torchrun")
@@ -292,12 +296,13 @@ def _number(variable: str, default: int) -> int:
 
 
 @contextlib.contextmanager
-def joined(kind: str, timeout: int | float) -> Iterator[DistributedContext]:
-    """The processes that torchrun has started; one process where it has not.
+def join_processes(kind: str, timeout: int | float) -> Iterator[DistributedContext]:
+    """Join the processes that torchrun has started; a single process without torchrun.
 
-    kind, timeout: [device] kind and timeout of the recipe. An error of one process ends all with
-    its exit code, and is printed once: the others raise SystemExit. UserError: torchrun's variables
-    are incomplete. RuntimeError: a process died or hangs.
+    kind, timeout: of the recipe's [device], in seconds
+    An error of one process ends all with its exit code and is printed once: the others raise
+    SystemExit. Raises UserError if torchrun's variables are incomplete, RuntimeError if a process
+    ended or hangs.
     """
     env = os.environ
     size = _number("WORLD_SIZE", 1)
@@ -340,7 +345,7 @@ def joined(kind: str, timeout: int | float) -> Iterator[DistributedContext]:
 def _open_store(
     world: DistributedContext, address: str, port: int, timeout: int | float
 ) -> TCPStore:
-    """The store of the rendezvous: rank 0's, or the one that torchrun has opened already."""
+    """Open the store of the rendezvous on rank 0, or connect to it or to that of torchrun."""
     limit = datetime.timedelta(seconds=timeout)
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and world.first and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
@@ -355,7 +360,7 @@ def _open_store(
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, loopback)
         if world.first and not shared:
-            # By itself torch listens on every interface, and authenticates nobody.
+            # torch would listen on every interface without authentication
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             listening = socket.create_server(
                 (address, port), family=family, backlog=2 * world.size

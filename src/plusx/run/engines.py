@@ -1,4 +1,4 @@
-"""One update by all processes of a world: DistributedDataParallel, or FSDP2 with sharded state."""
+"""Data-parallel training: DistributedDataParallel, or FSDP2 with sharded state."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,64 +21,67 @@ from plusx.train.state import State, Tensors
 
 @runtime_checkable
 class Engine(Protocol):
-    """How the processes hold the network, and how their gradients come together."""
+    """How the network is distributed over processes, and how gradients are reduced."""
 
     def loss(self, batch: Batch, last: bool) -> Tensor:
-        """The task's loss; with `last`, its backward pass makes gradients the mean over ranks."""
+        """Return the task's loss; with `last`, its backward pass reduces gradients over ranks."""
 
-    def whole(self, state: State) -> tuple[Tensors, dict[str, Any]]:
-        """All of the state as one process would have it; every rank has to ask for it."""
+    def full_state(self, state: State) -> tuple[Tensors, dict[str, Any]]:
+        """Return the state without sharding; must be called on every rank."""
 
-    def plain(self) -> Task:
-        """The task with the whole of its weights, to be evaluated; every rank has to ask for it."""
+    def full_task(self) -> Task:
+        """Return the task without sharding, for evaluation; must be called on every rank."""
 
 
 class Reducer:
-    """What an update of all processes needs (train.update.DistributedReducer)."""
+    """The `train.update.DistributedReducer` of an engine.
+
+    samples: from a step to the number of samples in its batch, over all processes
+    """
 
     def __init__(
         self, world: DistributedContext, engine: Engine, samples: Callable[[int], int]
     ) -> None:
         self.world, self.engine = world, engine
-        self.samples = samples  # from the step to the samples of its whole batch
+        self.samples = samples
 
     def loss(self, batch: Batch, last: bool) -> Tensor:
         return self.engine.loss(batch, last)
 
     def parts(self, step: int, at_most: int) -> int:
-        """No more than the smallest share has samples.
+        """Limit the number of parts to the fewest samples of a rank.
 
-        With every part shards are gathered from all ranks, who would wait for one that has fewer.
+        FSDP gathers shards from all ranks in every part, so all ranks need equally many parts.
         """
         return max(1, min(at_most, self.samples(step) // self.world.size))
 
     def weight(self, step: int, count: int) -> float:
-        """What the loss of `count` samples counts, so that the mean over ranks is the batch's."""
+        """Return the weight of the loss of `count` samples in the mean over ranks."""
         return count * self.world.size / self.samples(step)
 
     def mean(self, loss: Tensor, scalars: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over the ranks of what each has weighted."""
+        """Return the means over ranks of the weighted loss and scalars."""
         sums = self.world.sum([float(loss), *map(float, scalars.values())])
-        means = [torch.tensor(each / self.world.size, dtype=torch.float64) for each in sums]
+        means = [torch.tensor(total / self.world.size, dtype=torch.float64) for total in sums]
         return means[0], dict(zip(scalars, means[1:]))
 
 
 class DdpEngine:
-    """Every process holds the whole network: torch's DistributedDataParallel."""
+    """torch's DistributedDataParallel: every process has the whole network."""
 
     def __init__(self, task: Task, drops_blocks: bool) -> None:
         from torch.nn.parallel import DistributedDataParallel
 
         self.task = task
         with warnings.catch_warnings():
-            # its successor is not in every version of torch that we run with
+            # its replacement is not in every supported version of torch
             warnings.filterwarnings("ignore", message="`broadcast_buffers`")
             self.module = DistributedDataParallel(
                 task,
-                # each rank has running statistics of its own; rank 0's are kept
+                # each rank has its own running statistics; those of rank 0 are saved
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
-                # a block that this rank drops and another does not is waited for otherwise
+                # otherwise ranks wait for blocks that only some of them drop
                 find_unused_parameters=drops_blocks,
             )
         self.begun = False
@@ -91,10 +94,10 @@ class DdpEngine:
         return loss
 
     def _begin(self, batch: Batch) -> None:
-        """A pass that moves nothing.
+        """Run a backward pass with zero gradients.
 
-        After the first one DDP lays its buckets out anew, and with them the order in which three
-        or more ranks are summed. So a run that goes on sums as one that was never interrupted.
+        DDP rebuilds its buckets after the first pass, which changes the order of summation over
+        ranks. With this pass, a resumed run sums in the same order as an uninterrupted one.
         """
         self.begun = True
         buffers = [buffer.clone() for buffer in self.task.buffers()]
@@ -105,18 +108,18 @@ class DdpEngine:
             buffer.copy_(before)
         self.module.zero_grad()
 
-    def whole(self, state: State) -> tuple[Tensors, dict[str, Any]]:
+    def full_state(self, state: State) -> tuple[Tensors, dict[str, Any]]:
         return state.state_dict()
 
-    def plain(self) -> Task:
+    def full_task(self) -> Task:
         return self.task
 
 
 class FsdpEngine:
-    """Every process holds a part of each parameter: torch's fully_shard (FSDP2)."""
+    """torch's fully_shard (FSDP2): every process has a shard of each parameter."""
 
     def __init__(self, state: State, world: DistributedContext) -> None:
-        # which one process alone does not wait for: it takes torch a second to load this
+        # imported here since it takes a second
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -124,7 +127,7 @@ class FsdpEngine:
         self.copy = deepcopy(state.task)
         mesh = init_device_mesh(state.task.device.type, (world.size,))
         for parameter in state.task.parameters():
-            parameter.data = parameter.data.contiguous()  # shards know no other layout
+            parameter.data = parameter.data.contiguous()  # shards need this layout
         with _resharded(state):
             for module in state.task.modules():
                 if isinstance(module, ResidualBlock):
@@ -136,89 +139,89 @@ class FsdpEngine:
         loss: Tensor = self.task(batch)
         return loss
 
-    def whole(self, state: State) -> tuple[Tensors, dict[str, Any]]:
+    def full_state(self, state: State) -> tuple[Tensors, dict[str, Any]]:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        whole: Any = get_state_dict(state.task, state.optimizer, options=options)
-        weights, moved = whole
+        weights: Any
+        optimizer_state: Any
+        weights, optimizer_state = get_state_dict(state.task, state.optimizer, options=options)
         optimizer = {
             f"{name}.{key}": tensor
-            for name, kept in moved.get("state", {}).items()
-            for key, tensor in kept.items()
+            for name, values in optimizer_state.get("state", {}).items()
+            for key, tensor in values.items()
         }
-        _, values = state.state_dict()
-        return {"weights": weights, "optimizer": optimizer}, values
+        return {"weights": weights, "optimizer": optimizer}, state.state_dict()[1]
 
-    def plain(self) -> Task:
+    def full_task(self) -> Task:
         from torch.distributed.checkpoint.state_dict import (
             StateDictOptions,
             get_model_state_dict,
         )
 
-        whole = get_model_state_dict(self.task, options=StateDictOptions(full_state_dict=True))
-        self.copy.load_state_dict(whole)
+        weights = get_model_state_dict(self.task, options=StateDictOptions(full_state_dict=True))
+        self.copy.load_state_dict(weights)
         return self.copy
 
 
 def engine_of(recipe: Recipe, state: State, world: DistributedContext) -> Engine:
-    """The recipe's engine over a state that is the same on every rank.
+    """Return the recipe's engine for a state that is the same on every rank.
 
-    UserError: what FSDP2 cannot do, or shares that teach nothing.
+    Raises UserError for what FSDP2 does not support, or if triplets need more images per process.
     """
-    _refuse_lone_people(recipe, world)
+    _check_triplets(recipe, world)
     spec = build.spec_of(recipe.net)
     drops = spec.drop_path > 0 and spec.drop_mode == "batch"
     if recipe.device.parallel == "ddp":
         return DdpEngine(state.task, drops)
     if drops:
         raise UserError(
-            '[device] parallel = "fsdp": blocks that a rank drops have no gradients to be shared; '
-            'net.drop_mode = "row" or parallel = "ddp" have'
+            '[device] parallel = "fsdp" does not support net.drop_mode = "batch"; use '
+            'net.drop_mode = "row" or parallel = "ddp"'
         )
     if recipe.device.memory != "keep":
         raise UserError(
-            f'[device] parallel = "fsdp" with memory = "{recipe.device.memory}": values cannot be '
-            'made again of weights that have left the process; choose one of the two, or "ddp"'
+            f'[device] parallel = "fsdp" does not support memory = "{recipe.device.memory}"; use '
+            'memory = "keep" or parallel = "ddp"'
         )
     if recipe.optim.ema:
-        raise UserError('[device] parallel = "fsdp" keeps no average: take "ddp"')
+        raise UserError('[device] parallel = "fsdp" does not support optim.ema; use "ddp"')
     if recipe.optim.kind not in ("sgd", "adamw"):
         raise UserError(
-            f'[device] parallel = "fsdp": {recipe.optim.kind} needs whole matrices; take "ddp"'
+            f'[device] parallel = "fsdp": {recipe.optim.kind} needs whole matrices; use "ddp"'
         )
     return FsdpEngine(state, world)
 
 
-def _refuse_lone_people(recipe: Recipe, world: DistributedContext) -> None:
-    """UserError where triplets have nobody to compare a person with in a rank's share."""
-    task, pictures = recipe.task, getattr(recipe.data, "samples_per_class", 1)
-    share = recipe.batch_size // world.size
-    if task.kind == "embed" and task.loss == "triplet" and share < 2 * pictures:
+def _check_triplets(recipe: Recipe, world: DistributedContext) -> None:
+    """Raise UserError if triplets are trained on less than two classes per process."""
+    task, per_class = recipe.task, getattr(recipe.data, "samples_per_class", 1)
+    count = recipe.batch_size // world.size
+    if task.kind == "embed" and task.loss == "triplet" and count < 2 * per_class:
         raise UserError(
-            f'[task] loss = "triplet" compares within the {share} images of each of {world.size} '
-            f"processes, which need two people: batch_size = {2 * pictures * world.size} would do"
+            f'[task] loss = "triplet" needs two classes in each of {world.size} processes: '
+            f"batch_size = {2 * per_class * world.size} or more"
         )
 
 
 @contextmanager
 def _resharded(state: State) -> Iterator[None]:
-    """Inside, the parameters of the task are sharded; afterwards the optimizer moves the shards."""
+    """Replace the optimizer's parameters and state by shards, after the block sharded the task."""
     optimizer = state.optimizer
     names: dict[Tensor, str] = {p: name for name, p in state.task.named_parameters()}
     yield
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     shards: dict[str, DTensor] = dict(state.task.named_parameters())  # type: ignore[arg-type]
-    kept = {names[parameter]: values for parameter, values in optimizer.state.items()}
+    saved = {names[parameter]: values for parameter, values in optimizer.state.items()}
     for group in optimizer.param_groups:
         group["params"] = [shards[names[parameter]] for parameter in group["params"]]
-        group["fused"] = False  # torch has no such kernel for shards
+        group["fused"] = False  # torch has no fused kernel for shards
     optimizer.state.clear()
-    for name, values in kept.items():
+    for name, values in saved.items():
         shard = shards[name]
         optimizer.state[shard] = {
-            # contiguous: of another layout it would be taken apart wrongly
+            # distribute_tensor splits other layouts wrongly
             key: distribute_tensor(value.contiguous(), shard.device_mesh, shard.placements)
             if value.shape == shard.shape
             else value.cpu()

@@ -1,6 +1,4 @@
-"""The machine of a run: what has to be equal for two runs to be equal bit for bit, and which
-precision is quicker on it.
-"""
+"""The environment that determines whether runs are bit-identical, and the faster precision."""
 
 import os
 import platform
@@ -18,12 +16,12 @@ from plusx.tasks.precision import faster_precision
 
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow")
-# What may differ without a bit of the result changing.
+# keys whose difference does not change results
 _HARMLESS = ("platform", "processor_flags", "plusx")
 
 
 def environment(device: torch.device, processes: int = 1, parallel: str = "none") -> dict[str, Any]:
-    """Versions, processor, device and threads of this process, one of so many of its run."""
+    """Return versions, processor, device and threads of this process."""
     model, flags = processor()
     return {
         "plusx": _version("plusx"),
@@ -44,18 +42,15 @@ def environment(device: torch.device, processes: int = 1, parallel: str = "none"
     }
 
 
-def exact_eight_bits() -> bool:
-    """Whether this processor adds products of eight bits in 32 bits, where sums cannot saturate.
-
-    False if unknown.
-    """
+def has_exact_int8() -> bool:
+    """Whether int8 products are summed in 32 bits and cannot saturate; False if unknown."""
     _, flags = processor()
     exact = ("vnni", "amx_int8", "asimddp")
     return any(name in flag for flag in flags.split() for name in exact)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two environments in a way that can change bits."""
+    """Return the differences between two environments that can change results."""
     before = {"processes": 1, "parallel": "none", **before}  # absent in older files
     keys = [key for key in now if key not in (*_HARMLESS, "cores")]
     return [f"{key} {before.get(key)} -> {now[key]}" for key in keys if before.get(key) != now[key]]
@@ -69,7 +64,7 @@ def _version(package: str) -> str:
 
 
 def processor() -> tuple[str, str]:
-    """The processor's name, and those of its abilities that kernels are chosen by."""
+    """Return the processor's name, and the flags by which libraries choose kernels."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -83,22 +78,23 @@ def processor() -> tuple[str, str]:
     return fields.get("model name", platform.machine()), " ".join(chosen)
 
 
-def remembered_precision(device: torch.device) -> str:
-    """plusx.tasks.precision.faster_precision, kept in the cache folder for this processor and
-    version of torch, so that all runs of a machine compute alike however busy it is.
+def cached_precision(device: torch.device) -> str:
+    """Return `faster_precision`, cached in a file for this processor and version of torch.
+
+    All runs of a machine use the same precision, however busy it is.
     """
     if device.type != "cpu":
         return faster_precision(device)
     path = store.cache_folder() / "precision.json"
     name = f"{', '.join(processor())}, torch {torch.__version__}"
     try:
-        remembered = store.read_json(path)
-        if remembered.get(name) in ("float32", "bfloat16"):
-            return str(remembered[name])
+        cache = store.read_json(path)
+        if cache.get(name) in ("float32", "bfloat16"):
+            return str(cache[name])
     except (OSError, UserError, AttributeError):
-        remembered = {}
+        cache = {}
     precision = faster_precision(device)
-    with suppress(OSError):  # it is measured again the next time
+    with suppress(OSError):  # measured again in the next run
         store.make_folder(path.parent)
-        store.write_json(path, {**remembered, name: precision})
+        store.write_json(path, {**cache, name: precision})
     return precision

@@ -1,4 +1,4 @@
-"""Metrics of a trained network, with every use of the test set recorded."""
+"""Evaluation of a trained network, which records every use of the test set."""
 
 import dataclasses
 import os
@@ -33,7 +33,7 @@ from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import HALVES, prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluate as evaluate_task
-from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, validation_notice
+from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, validation_warning
 
 
 OnUnreadable = Literal["error", "skip"]
@@ -50,22 +50,22 @@ def evaluate(
     device: str = "auto",
     on_unreadable: OnUnreadable = "error",
 ) -> dict[str, Any]:
-    """The metrics of a run on its own data, or on `data` (a name, a folder or a CSV).
+    """Return the metrics of a run on its own data, or on `data` (a name, a folder or a CSV).
 
-    A folder or a CSV without splits is evaluated as a whole, unless the run was trained on it: then
-    its validation images are. With split "test" a line is added to the run's test_uses.jsonl.
+    A folder or a CSV without splits is evaluated as a whole; if the run was trained on it, only its
+    validation images are. With split "test", a line is added to the run's test_uses.jsonl.
 
-    tta: "flip" averages over an image and its mirror image, "flip-shift" over both and both moved
-        by a pixel; default: as the recipe says.
-    UserError: there is no such data, its classes are not the network's, or the images of the run
-    have changed since it began, so that nobody knows which of them it was trained on.
+    tta: "flip" averages over an image and its mirror image, "flip-shift" also over both shifted by
+        a pixel; default: as in the recipe
+    Raises UserError if the data is missing, its classes are not the network's, or the run's images
+    have changed, so that its training images are unknown.
     """
     dataset = _dataset(run, data, as_split(split), on_unreadable)
     if dataset.split == "test" and (train := _own_training_set(run, data)) is not None:
         warnings = [*leaks(train, {"test": dataset}), *dataset.warnings]
         dataset = dataclasses.replace(dataset, warnings=warnings)
     task = run.task
-    if run.classifies and dataset.classes != run.classes:  # the weights name none
+    if run.classifies and dataset.classes != run.classes:  # the weights have no class names
         task = Classify(run.net, multilabel=run.multilabel, class_names=dataset.classes).eval()
     task = prepare(task, device=device, precision="float32")
     augmented = TestTimeAugmented(task, tta_of(run, tta))
@@ -87,7 +87,7 @@ def evaluate(
     if run.recipe is not None and run.recipe.device.precision in HALVES:
         warnings.append(
             "computed in float32; result.json of the run was computed in "
-            f"{run.recipe.device.precision}, so its figures can differ slightly"
+            f"{run.recipe.device.precision}, so its metrics can differ slightly"
         )
     if warnings:
         result["warnings"] = warnings
@@ -101,14 +101,14 @@ def evaluate(
 
 
 def _own_training_set(run: Run, data: str | Path | None) -> Dataset | None:
-    """What the run was trained on; None where it is evaluated on other data."""
+    """Return the run's training set, or None if `data` is other data."""
     if run.recipe is None or not (data is None or is_own(run.recipe, data)):
         return None
     return build.open_split(run.recipe, "train")
 
 
 def tta_of(run: Run, tta: Tta | None) -> Tta:
-    """The given test-time augmentation, or that of the recipe."""
+    """Return `tta`, or by default that of the recipe."""
     return tta or (run.recipe.evaluate.tta if run.recipe is not None else "none")
 
 
@@ -119,7 +119,7 @@ def _dataset(
     if recipe is None and home is not None and data is not None:
         recipe = read_recipe(home)
     if recipe is not None and not DATA_KINDS[recipe.data.kind].by_class:
-        return _of_its_kind(run, recipe, home, data, split)
+        return _annotated_dataset(run, recipe, home, data, split)
     undivided = data is not None and is_undivided(data)
     if recipe is not None and (data is None or is_own(recipe, data)):
         assert home is not None
@@ -128,57 +128,55 @@ def _dataset(
         refuse_changed(home, dataset)
         trained_on = dataset.split == "all"
     else:
-        data = _given(run, data)
-        moved = None
+        data = _require_data(run, data)
+        moved_split = None
         if split == "validation" and undivided:
-            moved, split = _moved(home, recipe, data, "validation", on_unreadable), "all"
+            moved_split = _moved_split(home, recipe, data, "validation", on_unreadable)
+            split = "all"
         size = None if run.assumed and data in NAMED_SETS else run.preprocessing.size[0]
         seed = recipe.seed if recipe is not None else 0
-        dataset = moved or other_data(run, data, split, seed, size, on_unreadable)
+        dataset = moved_split or other_data(run, data, split, seed, size, on_unreadable)
         trained_on = dataset.split == "all" and (
-            _moved(home, recipe, data, "train", on_unreadable) is not None
-            or _lies_with(recipe, dataset)
+            _moved_split(home, recipe, data, "train", on_unreadable) is not None
+            or _is_of_training_folder(recipe, dataset)
         )
     if trained_on:
-        text = f"the images that the run was trained on are among those of {dataset.name}"
+        text = f"{dataset.name} includes images that the run was trained on"
         dataset = _with_warning(dataset, text)
     elif recipe is None and (text := _unknown_training(run, data, dataset)):
         dataset = _with_warning(dataset, text)
-    notice = validation_notice(run.source, data)
-    if notice and dataset.split != "test":
-        dataset = _with_warning(dataset, notice)
-    dataset = in_order_of(run, dataset)
+    warning = validation_warning(run.source, data)
+    if warning and dataset.split != "test":
+        dataset = _with_warning(dataset, warning)
+    dataset = with_run_classes(run, dataset)
     refuse_channels(run, dataset)
     if run.assumed and not dataset.in_memory:
-        text = "the weights do not say how images are prepared: as is usual (ImageNet)"
+        text = "the weights do not state their preprocessing: that of ImageNet is used"
         dataset = _with_warning(dataset, text)
     if not run.finished:
         dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
     if run.assumed and dataset.in_memory:
-        return dataset  # prepared as is usual for the set
+        return dataset  # with the usual preprocessing of the named set
     return dataset.with_modality(run.preprocessing)
 
 
-def _lies_with(recipe: Recipe | None, dataset: Dataset) -> bool:
-    """Whether data in another form, such as packed, is of the folder that the run trained on."""
+def _is_of_training_folder(recipe: Recipe | None, dataset: Dataset) -> bool:
+    """Whether data in another form, such as packed, is from the run's training folder."""
     path = None if recipe is None else getattr(recipe.data, "path", None)
     return path is not None and dataset.root == os.path.realpath(Path(path).expanduser())
 
 
 def _unknown_training(run: Run, data: str | Path | None, dataset: Dataset) -> str:
-    """The warning that weights without their run may have been trained on what is evaluated."""
+    """Return a warning if the weights may have been trained on the evaluated images, or ""."""
     name = dataset.name
     if data in NAMED_SETS or dataset.split != "all":
         return ""
     if not run.data:
-        return (
-            "the weights do not say what they were trained on: images of their training may be "
-            f"among those of {name}"
-        )
+        return f"the training data of the weights is unknown: {name} may include some of its images"
     if run.data == name:
         return (
-            f"the weights were trained on data called {name}, and without their run its training "
-            "images cannot be left out: evaluate the run's folder"
+            f"the weights were trained on data named {name}; evaluate the run's folder, so that its "
+            "training images are left out"
         )
     return ""
 
@@ -187,19 +185,19 @@ def _with_warning(dataset: Dataset, text: str) -> Dataset:
     return dataclasses.replace(dataset, warnings=[text, *dataset.warnings])
 
 
-def _given(run: Run, data: str | Path | None) -> str | Path:
+def _require_data(run: Run, data: str | Path | None) -> str | Path:
     if data is None:
-        raise UserError(f"{run.path} is a file of weights: say which data with --data")
+        raise UserError(f"{run.path} is a weight file: give the data with --data")
     return data
 
 
 def own_split(run: Run, data: str | Path | None, split: str) -> Dataset | None:
-    """A split of the run's own data; None where `data` is other data.
+    """Return a split of the run's own data, or None if `data` is other data.
 
-    UserError: there is neither, or the run's data has changed.
+    Raises UserError if a weight file is used without `data`, or the run's data has changed.
     """
     if run.recipe is None or not (data is None or is_own(run.recipe, data)):
-        _given(run, data)
+        _require_data(run, data)
         return None
     dataset = build.open_split(run.recipe, split)
     refuse_changed(run.path, dataset)
@@ -207,35 +205,35 @@ def own_split(run: Run, data: str | Path | None, split: str) -> Dataset | None:
 
 
 def refuse_channels(run: Run, dataset: Dataset) -> None:
-    """UserError where images in memory do not have the channels that the network takes."""
+    """Raise UserError if images in memory have another number of channels than the network."""
     if dataset.in_memory and dataset.modality.channels != run.preprocessing.channels:
         raise UserError(
-            f"{dataset.name} has {dataset.modality.channels} channels, the network wants "
+            f"{dataset.name} has {dataset.modality.channels} channels; the network takes "
             f"{run.preprocessing.channels}"
         )
 
 
-def _of_its_kind(
+def _annotated_dataset(
     run: Run, recipe: Recipe, home: Path | None, data: str | Path | None, split: Split
 ) -> Dataset:
-    """Data with boxes, masks or people: the run's own, or other data in the same layout."""
-    own = data is None or is_own(recipe, data)
-    if not own:
+    """Return data with boxes, masks or people: the run's own, or other data of the same kind."""
+    other = data is not None and not is_own(recipe, data)
+    if other:
         assert data is not None
         classes = run.classes if run.named else ()
         recipe, split = at_another_path(recipe, data, split, classes)
     dataset = build.open_split(recipe, split)
-    if own and home is not None:
+    if not other and home is not None:
         refuse_changed(home, dataset)
     has_classes = run.named and run.classes and not (run.recipe is not None and run.embeds)
     if has_classes and dataset.classes != run.classes:
         raise UserError(
-            f"{dataset.name} has the classes {', '.join(dataset.classes[:8])}; the network knows "
+            f"{dataset.name} has the classes {', '.join(dataset.classes[:8])}; the network has "
             f"{', '.join(run.classes[:8])}"
         )
     if not run.finished:
         dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
-    # those of the weights that the run began with, where there were some
+    # which can be those of the initial weights
     mean, std = run.preprocessing.mean, run.preprocessing.std
     return dataset.with_modality(dataclasses.replace(dataset.modality, mean=mean, std=std))
 
@@ -248,7 +246,7 @@ def other_data(
     size: int | None,
     on_unreadable: OnUnreadable,
 ) -> Dataset:
-    """Data that the run was not trained on, with the run's classes in their order."""
+    """Return other data, with the run's classes in their order."""
     if data in NAMED_SETS:
         return open_data(data, split=split, seed=seed, size=size)
     try:
@@ -275,10 +273,10 @@ def other_data(
 
 
 def _by_number(run: Run, source: Dataset) -> bool:
-    """Whether classes of other names can be taken in the order that the data has them.
+    """Whether classes with other names can be matched by their order.
 
-    So it is where the names of the network's classes are not known, and with the thousand classes
-    of ImageNet, which the weights number by the names of its folders (n01440764, ...).
+    This is the case if the network's class names are unknown, and for the thousand folders of
+    ImageNet (n01440764, ...), whose order defines the class numbers.
     """
     if len(source.classes) != len(run.classes) or source.multilabel:
         return False
@@ -291,11 +289,11 @@ def _by_number(run: Run, source: Dataset) -> bool:
 
 
 def _has_test(run: Run, data: str | Path | None, source: Dataset) -> bool:
-    """Whether images that are kept for the test are among those of the split "all"."""
+    """Whether the split "all" includes images of a test set."""
     if source.split != "all":
         return False
     if run.recipe is not None and not DATA_KINDS[run.recipe.data.kind].by_class:
-        return True  # nothing but the recipe says which of them test
+        return True  # only the recipe defines its test images
     if data is None:
         assert run.recipe is not None
         path = getattr(run.recipe.data, "path", None)
@@ -304,7 +302,7 @@ def _has_test(run: Run, data: str | Path | None, source: Dataset) -> bool:
 
 
 def home_of(run: Run) -> Path | None:
-    """The folder of the run that the network comes from, also where its weights alone are used."""
+    """Return the folder of the run, also of a run's weight file; None if there is none."""
     folder = run.path
     if run.recipe is None:
         folder = run.path.parent
@@ -314,78 +312,75 @@ def home_of(run: Run) -> Path | None:
 
 
 def is_own(recipe: Recipe, data: str | Path) -> bool:
-    """Whether `data` is what the recipe says to train on."""
+    """Whether `data` is the data of the recipe."""
     path = getattr(recipe.data, "path", None)
     if path is None:
         return data == recipe.data.kind
-    own, given = Path(path).expanduser(), Path(data).expanduser()
-    return own.exists() and given.exists() and own.samefile(given)
-
-
-def _keeps_nothing(recipe: Recipe, data: str | Path) -> bool:
-    return recipe.data.validation == 0 and is_undivided(data)
+    a, b = Path(path).expanduser(), Path(data).expanduser()
+    return a.exists() and b.exists() and a.samefile(b)
 
 
 def refuse_changed(home: Path, source: Dataset) -> None:
-    """UserError where a split that the run knows is no longer what it was."""
-    known = read_data(home).get(source.split)
-    if known is not None and known["fingerprint"] != source.fingerprint():
+    """Raise UserError if a split of the run has changed since it was recorded."""
+    recorded = read_data(home).get(source.split)
+    if recorded is not None and recorded["fingerprint"] != source.fingerprint():
         raise UserError(
-            f"the images of {source.name} have changed since {home} was begun, so its training "
-            "images cannot be separated from its held-out ones (--data FOLDER --split all "
-            "evaluates other images)"
+            f"the images of {source.name} have changed since the training of {home}, so its "
+            "training images are unknown (--data FOLDER --split all evaluates other images)"
         )
 
 
-def _moved(
+def _moved_split(
     home: Path | None,
     recipe: Recipe | None,
     data: str | Path,
     split: Literal["train", "validation"],
     on_unreadable: OnUnreadable,
 ) -> Dataset | None:
-    """This split of `data`, if the run had the very same one, wherever the files lay then."""
+    """Return this split of `data` if its fingerprint is that of the run, from any path."""
     if home is None or recipe is None or getattr(recipe.data, "path", None) is None:
         return None
     if kind_of(data) != recipe.data.kind:
         return None
-    known = read_data(home)[split]
-    there = replace_path(recipe.data, str(data), on_unreadable)
+    recorded = read_data(home)[split]
+    table = replace_path(recipe.data, str(data), on_unreadable)
     try:
-        source = build.open_split(dataclasses.replace(recipe, data=there), split)
-    except ValueError:  # too few images to keep some back; as a whole they may do
+        source = build.open_split(dataclasses.replace(recipe, data=table), split)
+    except ValueError:  # such as too few images to hold some out
         return None
-    same = known is not None and known["fingerprint"] == source.fingerprint()
+    same = recorded is not None and recorded["fingerprint"] == source.fingerprint()
     return source if same else None
 
 
-def in_order_of(run: Run, source: Dataset) -> Dataset:
-    """The images with the run's class numbers, matched by the classes' names."""
+def with_run_classes(run: Run, source: Dataset) -> Dataset:
+    """Return the data set with the run's class numbers, matched by name."""
     if source.classes == run.classes:
         return source
     if source.multilabel != run.multilabel:
-        has, knows = ("several labels", "one") if source.multilabel else ("one label", "several")
-        raise UserError(f"{source.name} has {has} per image, the network predicts {knows}")
+        has, predicts = ("several labels", "one") if source.multilabel else ("one label", "several")
+        raise UserError(f"{source.name} has {has} per image; the network predicts {predicts}")
     unknown = [name for name in source.classes if name not in run.classes]
     if unknown and run.recipe is None and _by_number(run, source):
         reason = (
-            "the classes are ImageNet's folders"
+            "the classes are the folders of ImageNet"
             if run.named
-            else "the weights do not name their classes"
+            else "the weights have no class names"
         )
-        warning = f"{reason}: the {len(source.classes)} of {source.name} are taken in their order"
+        warning = (
+            f"{reason}: the {len(source.classes)} classes of {source.name} are matched by order"
+        )
         classes = run.classes if run.named else source.classes
         return dataclasses.replace(source, classes=classes, warnings=[warning, *source.warnings])
     if unknown and not run.named:
         raise UserError(
-            f"the weights do not name their {len(run.classes)} classes, and {source.name} has "
-            f"{len(source.classes)}: they cannot be matched"
+            f"{source.name} has {len(source.classes)} classes, and the weights have "
+            f"{len(run.classes)} without names: they cannot be matched"
         )
     if unknown:
         raise UserError(
             f"{source.name} has the class {unknown[0]!r}, which the network "
-            f"does not know (it knows {', '.join(run.classes[:8])}"
+            f"does not have (it has {', '.join(run.classes[:8])}"
             f"{', ...' if len(run.classes) > 8 else ''})"
         )
-    place = torch.tensor([run.classes.index(name) for name in source.classes])
-    return dataclasses.replace(source, classes=run.classes, labels=place[source.labels])
+    indices = torch.tensor([run.classes.index(name) for name in source.classes])
+    return dataclasses.replace(source, classes=run.classes, labels=indices[source.labels])

@@ -1,4 +1,4 @@
-"""The metrics of a task on a data set in its order, by one process or several."""
+"""Evaluation of a task on a data set, by one or several processes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,14 +14,14 @@ from plusx.train.loop import evaluate, evaluating
 
 
 class Interrupted(Exception):
-    """A signal came during an evaluation."""
+    """An evaluation was interrupted by a signal."""
 
 
 class Evaluator:
     """Evaluates tasks on a data set repeatedly; its workers live until the `with` block ends.
 
-    Each process takes whole batches, the first one the first, and rank 0 puts the records of their
-    meters in order: batches are those of one process, and so are the metrics, to the bit.
+    Batches are distributed round-robin over the processes, and rank 0 merges the records of the
+    meters in order, so that the metrics are bit-identical to those of one process.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Evaluator:
             self.loader.close()
 
     def metrics(self, task: Task) -> dict[str, Any]:
-        """The task's metrics, on every rank. Interrupted: a signal came."""
+        """Return the task's metrics on every rank. Raises Interrupted on a signal."""
         if self.world.size == 1:
             return evaluate(task, self._batches())
         self.world.broadcast_buffers(task)
@@ -69,7 +69,7 @@ class Evaluator:
         return metrics
 
     def _batches(self) -> Iterator[Batch]:
-        """The batches of this process; the processes wait for each other before every one."""
+        """Yield the batches of this process, with a barrier before each of them."""
         batches = iter(()) if self.loader is None else self.loader.epoch(0)
         for _ in range(self.rounds):
             self.world.barrier()

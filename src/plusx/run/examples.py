@@ -1,4 +1,4 @@
-"""Predictions for a few validation samples of a finished run, for its report."""
+"""Example predictions on validation samples, for the report of a run."""
 
 import warnings
 from pathlib import Path
@@ -18,10 +18,9 @@ NUM_VOLUMES = 2
 
 
 def draw_examples(folder: Path, dataset: Dataset | None) -> None:
-    """Draw masks or boxes of a few samples of `dataset` into the run's folder.
+    """Write overlays of masks or boxes for a few samples of `dataset` into the run's folder.
 
-    The run is finished, so where they cannot be drawn there is a warning and no error. OSError: the
-    disk.
+    Failures are warnings, since the run is finished; an OSError of the disk is raised.
     """
     if dataset is None or dataset.annotations is None:
         return
@@ -53,7 +52,7 @@ def draw_examples(folder: Path, dataset: Dataset | None) -> None:
                 names=[name_of(dataset, index) for index in indices],
             )
     except (ValueError, RuntimeError) as error:
-        warnings.warn(f"{printable(folder)}: no examples are drawn: {error}", stacklevel=2)
+        warnings.warn(f"{printable(folder)}: no examples are written: {error}", stacklevel=2)
         return
     if result["predictions"]:
         write_predictions(folder / EXAMPLES, {**result, "failed": failed})

@@ -1,4 +1,4 @@
-"""A trained network to an ONNX file, which is checked against torch before it is kept."""
+"""Export of a trained network to an ONNX file, which is compared with torch."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from plusx.weights.files import Weights, describe, open_network, read_weights
 from plusx.zoo import find
 
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 def export_onnx(
@@ -32,29 +32,28 @@ def export_onnx(
     int8: bool = False,
     data: str | Path | None = None,
     on_unreadable: Literal["error", "skip"] = "error",
-    progress: Tell = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
-    """Write a run, a file of weights, or a network of the zoo with `weights`, as an ONNX file.
+    """Export a run, a weight file, or a zoo network with `weights` to an ONNX file.
 
-    The file is checked against torch before it is kept: see `plusx.export.compare`. With `int8` it
-    is quantised on training images of the run's own data, or of `data`, its choices made on
-    validation images; the test set is not touched. `progress` gets lines of progress.
+    The outputs are compared with torch's before the file is written (`plusx.export.compare`). With
+    `int8` it is quantised on training images of the run's own data, or of `data`; the calibration
+    is chosen on validation images. The test set is not used. `progress` is called with lines.
 
-    Gives the error that was found and what is allowed, and with `int8` what eight bits cost and
-    gain on validation images that had no part in the choices.
-    UserError: it cannot be exported, or there are too few images. RuntimeError: the file does not
-    compute what the network does; nothing is written then.
+    Returns the largest difference and the allowed one, and with `int8` its accuracy and speed on
+    other validation images. Raises UserError if the network cannot be exported or there are too few
+    images, RuntimeError if the outputs differ; nothing is written then.
     """
     to = Path(to)
     if to.suffix != ".onnx":
-        raise UserError(f"{printable(to)}: what is exported is an .onnx file")
+        raise UserError(f"{printable(to)}: the name of the file must end with .onnx")
     if data is not None and not int8:
-        raise UserError("--data gives images to calibrate with, and goes with --int8")
+        raise UserError("--data gives the images for calibration; give it only with --int8")
     run, net, stored = _opened(trained, weights)
     if int8 and run is None:
-        raise UserError("int8 is calibrated on images, and this network takes none")
+        raise UserError("--int8 is only for networks whose inputs are images")
     if int8 and run is not None and not run.classifies:
-        raise UserError(f"{printable(trained)}: --int8 is for classifiers")
+        raise UserError(f"{printable(trained)}: --int8 is only for classifiers")
     metadata = _metadata(run, net, stored)
     sizes, tokens = input_of(net.spec) if run is None else (_input_sizes(run), 0)
     dense = run is not None and run.task.dense
@@ -81,7 +80,7 @@ def export_onnx(
     if run is not None and not run.finished:
         result["warnings"].append(f"{printable(run.path)}: {UNFINISHED}")
     if run is not None and run.assumed:
-        result["warnings"].append("the preprocessing of images is unknown: ImageNet's is assumed")
+        result["warnings"].append("the preprocessing is unknown: that of ImageNet is assumed")
     if int8:
         assert run is not None
         content, summary = quantised(run, content, data, on_unreadable, progress)
@@ -97,7 +96,7 @@ def export_onnx(
 
 
 def _input_sizes(run: Run) -> tuple[int, ...]:
-    """Channels and positions of an input of the exported file."""
+    """Return the shape of an input of the exported file, without the batch."""
     modality = run.preprocessing
     window = getattr(run.task, "window", None)
     size: tuple[int, ...] = modality.size
@@ -109,7 +108,7 @@ def _input_sizes(run: Run) -> tuple[int, ...]:
 
 
 def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[str, str]:
-    """The metadata of the file: everything that is needed to use it without torch."""
+    """Return the metadata with which the file can be used without torch."""
     model = stored.model if stored is not None else None
     task = stored.task if stored is not None else None
     source = stored.source if stored is not None else ""
@@ -135,7 +134,7 @@ def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[st
 
 
 def input_of(spec: Net) -> tuple[tuple[int, ...], int]:
-    """The sizes of an input, and the size of the vocabulary; 0 where inputs are values."""
+    """Return the shape of an input, and the size of the vocabulary; 0 if inputs are no tokens."""
     space = each_dimension(spec.size, spec.ndim)
     return (space, spec.in_channels) if spec.takes_tokens else ((spec.in_channels, *space), 0)
 
@@ -143,7 +142,7 @@ def input_of(spec: Net) -> tuple[tuple[int, ...], int]:
 def _opened(
     trained: str | Path, weights: str | None
 ) -> tuple[Run | None, Backbone, Weights | None]:
-    """The run where it takes images, the network, and the content of its file of weights."""
+    """Return the run, if its inputs are images, the network, and the opened weight file."""
     path = Path(trained)
     if weights is not None:
         name, spec = str(trained), find(str(trained))
@@ -156,11 +155,11 @@ def _opened(
         if stored.preprocessing is None and stored.spec is not None:
             net, stored = open_network(path)
             if not isinstance(net, Network) or (net.spec.ndim == 2 and net.num_classes):
-                raise UserError(f"{printable(path)} does not say how images are to be prepared")
+                raise UserError(f"{printable(path)} does not state its preprocessing")
             return None, net, stored
         run = load_run(path)
     else:
         run, stored = load_run(path), None
     if not isinstance(run.net, Backbone):
-        raise UserError(f"{printable(trained)} is an ONNX file already")
+        raise UserError(f"{printable(trained)} is already an ONNX file")
     return run, run.net, stored

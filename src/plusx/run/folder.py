@@ -1,4 +1,4 @@
-"""The files of a run's folder, and opening a run for use."""
+"""The files in a run's folder, and opening a run."""
 
 import re
 import warnings
@@ -17,7 +17,7 @@ from plusx.grammar.arithmetic import each_dimension
 from plusx.models import create_model
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run.build import blank_net
-from plusx.run.environment import exact_eight_bits
+from plusx.run.environment import has_exact_int8
 from plusx.run.task_factory import TASKS, open_task
 from plusx.run.task_factory import from_dict as task_from_dict
 from plusx.tasks.classify import Classify
@@ -26,7 +26,7 @@ from plusx.tasks.task import Task
 from plusx.weights import open_network
 from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, usual_preprocessing, usual_resize
 from plusx.weights.fetch import find_weights
-from plusx.weights.files import FORMAT, Weights, described, kind_of, sketch
+from plusx.weights.files import FORMAT, Weights, build_on_meta, from_metadata, kind_of
 
 
 RECIPE = "recipe.toml"
@@ -38,21 +38,21 @@ RESULT = "result.json"
 WEIGHTS = "model.safetensors"
 TEST_USES = "test_uses.jsonl"
 _MAX_RECIPE = 1_000_000
-UNFINISHED = "the run is not finished; this is its newest checkpoint"
-_GREY = (0.449, 0.226)  # ImageNet's mean and deviation, the mean over its colours
+UNFINISHED = "the run is not finished; its newest checkpoint is used"
+_GREY = (0.449, 0.226)  # mean and deviation of ImageNet, averaged over channels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained network with everything that is needed to use it.
+    """A trained network with its task, classes and preprocessing.
 
-    net: a Backbone, or a session of ONNX Runtime.
-    recipe: None for a file of weights.
-    finished: whether training has reached its end.
-    named: False where the names of the classes are unknown, and numbers stand in for them.
-    assumed: True where the preprocessing is not stated, and the usual one is taken.
-    source: where weights come from, of a file that says so.
-    data: the name of the data that it was trained on; "" where it is not stated.
+    net: a Backbone, or a session of ONNX Runtime
+    recipe: None for a weight file
+    finished: whether the training is finished
+    named: False if the class names are unknown and replaced by numbers
+    assumed: True if the preprocessing is not stated and a default is used
+    source: the library that a weight file is from, if it is stated
+    data: the name of the training data, "" if unknown
     """
 
     path: Path
@@ -69,44 +69,44 @@ class Run:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether torch computes the network, as explanations need."""
+        """Whether the network is a torch module with parameters, not an ONNX session."""
         return any(True for _ in self.net.parameters())
 
     @property
     def classifies(self) -> bool:
-        """Whether it predicts one of the classes, or some of them."""
+        """Whether the task is classification."""
         return isinstance(self.task, Classify)
 
     @property
     def sized(self) -> bool:
-        """Whether images are scaled to one size for masks and boxes."""
+        """Whether all images are resized to one size."""
         return not self.preprocessing.varies
 
     @property
     def embeds(self) -> bool:
-        """Whether it predicts embeddings."""
+        """Whether the task is embedding."""
         return isinstance(self.task, Embed)
 
     @property
     def multilabel(self) -> bool:
-        """Whether an input can have several labels."""
+        """Whether an input can have several class labels."""
         return isinstance(self.task, Classify) and self.task.multilabel
 
 
 def load_run(path: str | Path) -> Run:
-    """Open a run's folder, or a file of weights or an ONNX file that plusx wrote, for evaluation.
+    """Open a run's folder, or a weight file or ONNX file that plusx wrote, in eval mode.
 
-    A run that is not finished is opened at its newest checkpoint. UserError: it is neither, or
-    does not say what it takes to be used.
+    An unfinished run is opened at its newest checkpoint. Raises UserError if it is none of these,
+    or its metadata is incomplete.
     """
     path = Path(path)
     if path.is_file():
         is_onnx = path.suffix == ".onnx" or kind_of(path) == "an ONNX file"
         return _from_onnx(path) if is_onnx else _from_weights(path)
     if not path.exists():
-        raise UserError(f"{path}: no such run, file of weights or ONNX file")
+        raise UserError(f"{path}: no such run, weight file or ONNX file")
     if not (path / RECIPE).is_file():
-        inside = sorted(found.parent.name for found in path.glob(f"*/{RECIPE}"))[:3]
+        inside = sorted(recipe.parent.name for recipe in path.glob(f"*/{RECIPE}"))[:3]
         hint = f"; did you mean {path / inside[0]}?" if inside else ""
         raise UserError(f"{path} is not a run's folder: it has no {RECIPE}{hint}")
     recipe = read_recipe(path)
@@ -117,8 +117,8 @@ def load_run(path: str | Path) -> Run:
         net, weights = open_network(path / WEIGHTS)
         if weights.classes is not None and weights.classes != classes:
             raise UserError(
-                f"{path}: {DATA} names {len(classes)} classes, which are not the "
-                f"{len(weights.classes)} of {WEIGHTS}"
+                f"{path}: the {len(classes)} classes of {DATA} are not the {len(weights.classes)} "
+                f"of {WEIGHTS}"
             )
         task = open_task(recipe.task, net, classes)
     else:
@@ -128,7 +128,7 @@ def load_run(path: str | Path) -> Run:
         if saved is None:
             raise UserError(f"{path}: the run has no checkpoint yet")
         tensors = saved.tensors.get("ema", saved.tensors["weights"])
-        # In half precision the task was trained inside a wrapper.
+        # in half precision, the task is trained inside a wrapper
         task.load_state_dict({name.removeprefix("task."): t for name, t in tensors.items()})
     return Run(
         path=path,
@@ -143,14 +143,14 @@ def load_run(path: str | Path) -> Run:
 
 
 def load_weights_as(model: str, weights: str) -> Run:
-    """A network of the zoo with a file of weights, or with torchvision's of that name.
+    """Return a zoo network with a weight file, or with torchvision's weights of that name.
 
-    UserError: the weights are not for that network. OSError: they cannot be fetched.
+    Raises UserError if the weights are for another network, OSError if they cannot be downloaded.
     """
     stored = find_weights(model, weights)
     net = create_model(model, weights=weights).eval()
-    usual = SOURCE_DEFAULTS["torchvision"]
-    preprocessing = stored.preprocessing or usual_preprocessing(net, usual)
+    defaults = SOURCE_DEFAULTS["torchvision"]
+    preprocessing = stored.preprocessing or usual_preprocessing(net, defaults)
     if preprocessing is None and (net.style.ndim, net.in_channels) == (2, 1):
         size = list(each_dimension(net.spec.size, 2))
         preprocessing = {
@@ -161,8 +161,8 @@ def load_weights_as(model: str, weights: str) -> Run:
             "std": [_GREY[1]],
         }
     if preprocessing is None or not net.num_classes:
-        raise UserError(f"{weights} does not say how the inputs of {model} are to be prepared")
-    classes = stored.classes or usual_classes(net.num_classes, usual)
+        raise UserError(f"{weights} does not state the preprocessing of {model}")
+    classes = stored.classes or usual_classes(net.num_classes, defaults)
     completed = replace(stored, preprocessing=preprocessing, classes=classes)
     return replace(
         _with_task(Path(weights), net, completed, net.num_classes),
@@ -171,58 +171,58 @@ def load_weights_as(model: str, weights: str) -> Run:
 
 
 def read_data(folder: Path) -> dict[str, Any]:
-    """Return what data.json of a run's folder says. Raises UserError if no run wrote it."""
+    """Read and check the data.json of a run. Raises UserError if it is invalid."""
     data = store.read_json(folder / DATA)
     if isinstance(data, dict):
         classes, splits = data.get("classes"), [data.get(name) for name in ("train", "validation")]
-        described = all(
+        valid_splits = all(
             split is None or (isinstance(split, dict) and isinstance(split.get("fingerprint"), str))
             for split in splits
         )
-        named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        if named and described and isinstance(data.get("preprocessing"), dict):
+        valid_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if valid_classes and valid_splits and isinstance(data.get("preprocessing"), dict):
             return data
     raise UserError(
-        f"{folder / DATA} is not what a run writes: it needs classes, preprocessing, train and "
+        f"{folder / DATA} is invalid: it needs classes, preprocessing, train and "
         "validation; restore the file, or use model.safetensors alone"
     )
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The expanded recipe that a run's folder holds."""
+    """Read the resolved recipe in a run's folder."""
     text = store.read_bytes(folder / RECIPE, _MAX_RECIPE).decode("utf-8")
     return parse_recipe(text, where=str(folder / RECIPE))
 
 
 def test_uses(folder: Path) -> int:
-    """How many times the test set was looked at with this run."""
+    """Return how often the test set was used with this run."""
     path = folder / TEST_USES
     return store.read_bytes(path).count(b"\n") if path.is_file() else 0
 
 
-def record_test_use(folder: Path, what: Mapping[str, Any]) -> int:
-    """Append to test_uses.jsonl; the number of uses so far, this one included."""
+def record_test_use(folder: Path, use: Mapping[str, Any]) -> int:
+    """Append a line to test_uses.jsonl; return the number of uses, including this one."""
     with store.Log(folder / TEST_USES) as uses:
-        uses.append({"date": now(), **what})
+        uses.append({"date": now(), **use})
         uses.sync()
     return test_uses(folder)
 
 
 def now() -> str:
-    """The date and time in UTC, as ISO 8601."""
+    """Return the date and time in UTC in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def refuse_foreign(folder: Path) -> None:
-    """UserError for a path that is a file, or a folder with things in it that no run put there."""
+    """Raise UserError for a file, or a folder with files that are not those of a run."""
     store.refuse_as_folder(folder)
     if not folder.is_dir() or (folder / RECIPE).is_file():
         return
-    ours = {store.LOCK, ENVIRONMENT, DATA}
+    run_files = {store.LOCK, ENVIRONMENT, DATA}
     others = sorted(
         entry.name
         for entry in folder.iterdir()
-        if entry.name not in ours and not re.fullmatch(r"\.plusx-.*\.tmp", entry.name)
+        if entry.name not in run_files and not re.fullmatch(r"\.plusx-.*\.tmp", entry.name)
     )
     if others:
         raise UserError(
@@ -233,9 +233,9 @@ def refuse_foreign(folder: Path) -> None:
 def _from_weights(path: Path) -> Run:
     net, weights = open_network(path)
     if weights.preprocessing is None:
-        raise UserError(f"{path} does not say how images are to be prepared")
+        raise UserError(f"{path} does not state its preprocessing")
     if not net.num_classes:
-        raise UserError(f"{path} has no classes: its network has no head")
+        raise UserError(f"{path} has no classes, since its network has no head")
     try:
         return _with_task(path, net, weights, net.num_classes)
     except ValueError as error:
@@ -243,26 +243,26 @@ def _from_weights(path: Path) -> Run:
 
 
 def _from_onnx(path: Path) -> Run:
-    """A session of ONNX Runtime as the network; everything else is as with a file of weights."""
+    """Open an ONNX file, whose metadata is that of a weight file."""
     from plusx.export import OnnxNetwork, read_onnx
 
     file = read_onnx(path)
     try:
-        weights = described({}, {**file.metadata, "format": FORMAT})
+        weights = from_metadata({}, {**file.metadata, "format": FORMAT})
         if weights.preprocessing is None:
-            raise UserError("it does not say how images are to be prepared")
+            raise UserError("it does not state its preprocessing")
         outputs = file.num_outputs or weights.head_classes
-        detector: Any = None if weights.head is None else sketch(weights)
+        detector: Any = None if weights.head is None else build_on_meta(weights)
         net = OnnxNetwork(file.content, detector)
         run = _with_task(path, net, weights, outputs)
         fixed = 0 not in file.sizes and run.preprocessing.ndim == 2
         sizes = (run.preprocessing.channels, *run.preprocessing.size)
         if file.tokens or (fixed and run.sized and file.sizes != sizes):
             raise UserError(
-                f"its input is {file.sizes}, and its preprocessing {weights.preprocessing}"
+                f"its input {file.sizes} does not fit its preprocessing {weights.preprocessing}"
             )
         if len(run.classes) != outputs or not outputs:
-            raise UserError(f"it names {len(run.classes)} classes for {outputs} outputs")
+            raise UserError(f"it has {len(run.classes)} class names for {outputs} outputs")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be used: {error}") from None
     _warn_of_saturation(path, file.metadata.get("int8", ""))
@@ -270,7 +270,7 @@ def _from_onnx(path: Path) -> Run:
 
 
 def _with_task(path: Path, net: nn.Module, weights: Weights, outputs: int) -> Run:
-    """A network with the task, the classes and the preprocessing that a file of weights states."""
+    """Return a run with the task, classes and preprocessing of a weight file."""
     assert weights.preprocessing is not None
     classes = weights.classes or tuple(map(str, range(outputs)))
     table = task_from_dict(weights.task, weights.multilabel)
@@ -290,11 +290,11 @@ def _with_task(path: Path, net: nn.Module, weights: Weights, outputs: int) -> Ru
 
 
 def _warn_of_saturation(path: Path, int8: str) -> None:
-    """Weights of eight full bits need a processor that adds their products in 32."""
-    if '"full_range": true' in int8 and not exact_eight_bits():
+    """Warn of a file quantised with full range on a processor whose int8 sums saturate."""
+    if '"full_range": true' in int8 and not has_exact_int8():
         warnings.warn(
-            f"{path} was quantised for a processor with VNNI, which this one has not: its sums can "
-            "saturate and its answers be wrong; export it again here",
+            f"{path} was quantised for a processor with VNNI, which this machine lacks: sums can "
+            "saturate and predictions be wrong; export it again on this machine",
             stacklevel=3,
         )
 

@@ -1,8 +1,8 @@
-"""Galleries: people enrolled by their images, and a threshold that refuses impostors.
+"""Galleries of enrolled people, with a threshold that rejects impostors.
 
-A gallery is a folder that needs nothing else: gallery.json has the people and the threshold,
-people.safetensors a vector for each person, model.safetensors the network. A person's vector is the
-mean of those of the images, normalised to unit length. A score is a cosine.
+A gallery is a self-contained folder: gallery.json has the people and the threshold,
+people.safetensors a vector for each person, model.safetensors the network. The vector of a person
+is the mean embedding of the images, normalised to unit length. Scores are cosines.
 """
 
 import hashlib
@@ -33,9 +33,9 @@ from plusx.weights import open_network, save_network
 
 GALLERY, PEOPLE, NETWORK = "gallery.json", "people.safetensors", "model.safetensors"
 FORMAT = "plusx gallery 1"
-# how much a float32 score may change with the batch that an image is in
+# largest change of a float32 score with the batch of an image
 _ROUNDING = 1e-5
-_MAX_NAMES = 10  # of people in a message
+_MAX_NAMES = 10  # in a message
 
 Vectors = Float[np.ndarray, "n width"]
 PeopleVectors = Float[np.ndarray, "people width"]
@@ -68,27 +68,26 @@ def enroll(
 ) -> dict[str, Any]:
     """Write a gallery of the people in a folder (one folder per person) into the new folder `to`.
 
-    The threshold is the lowest one that accepts at most the fraction `far` (default: as the recipe
-    says) of the images of impostors. Impostors are the people who validated the run, or those in
-    the folder `impostors`; and each enrolled person is one to all the others. A person who is also
-    enrolled, by name or by an image, is no impostor.
+    The threshold is the lowest one that accepts at most the fraction `far` (default: of the recipe)
+    of the images of impostors. Impostors are the people of the run's validation set, or of the
+    folder `impostors`; each enrolled person is also an impostor for all others. An impostor who is
+    enrolled, by name or by an identical image, is left out.
 
-    Gives gallery, people, pictures, threshold, false_accept_rate, trials (images of impostors),
-    impostor_people, false_accepts (how many of the trials are accepted), true_accept_rate (of
-    images of enrolled people against their other ones; None where each has one image), and
-    warnings.
+    Returns gallery, people, pictures (their number), threshold, false_accept_rate, trials (images
+    of impostors), impostor_people, false_accepts (accepted trials), true_accept_rate (of images of
+    enrolled people against their other images; None if each has only one), and warnings.
 
-    UserError: the network predicts no embeddings, the folders are wrong, there are no impostors, or
-    `to` exists already. Nothing is written then.
+    Raises UserError, and writes nothing, if the network predicts no embeddings, a folder is
+    invalid, there are no impostors, or `to` exists.
     """
     if not isinstance(run.task, Embed):
-        raise UserError(f'{run.path} is a classifier: people are enrolled by [task] kind = "embed"')
+        raise UserError(f'{run.path}: a gallery needs a network with [task] kind = "embed"')
     rate = run.task.far if far is None else far
     if not 0 < rate < 1:
-        raise UserError(f"far = {rate}: a false-accept rate lies above 0 and below 1")
+        raise UserError(f"far = {rate}: the false-accept rate must be between 0 and 1")
     to = Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"{to} is there already: a gallery is written into a new folder")
+        raise UserError(f"{to} exists already: give a new folder for the gallery")
     entries, warnings = images_of_people(folder, on_unreadable)
     names = sorted({entry.label for entry in entries})
     impostor_entries, impostor_warnings = _impostors(run, impostors, entries, on_unreadable)
@@ -97,16 +96,16 @@ def enroll(
     counts = np.bincount(labels)
     single = [name for name, count in zip(names, counts) if count == 1]
     if single:
-        warnings.append(f"people with one picture: {_listed(single)}")
+        warnings.append(f"people with one image: {_listed(single)}")
     if not impostor_entries and len(names) < 2:
         raise UserError(
-            "there are no impostors to be refused: name a folder of some (--impostors FOLDER)"
+            "there are no impostors for the threshold: give a folder (--impostors FOLDER)"
         )
     tta = tta_of(run, None)
     embeddings = _embeddings(run, tta, [entry.path for entry in entries], batch_size, device)
     sums = np.zeros((len(names), embeddings.shape[1]))
     np.add.at(sums, labels, embeddings)
-    vectors = _unit(sums).astype(np.float32).astype(np.float64)  # as they are stored
+    vectors = _unit(sums).astype(np.float32).astype(np.float64)  # rounded as they are stored
     trials = [_against_others(embeddings, labels, vectors)]
     if impostor_entries:
         files = [entry.path for entry in impostor_entries]
@@ -117,8 +116,8 @@ def enroll(
     threshold = float(scores[allowed]) + _ROUNDING
     if not allowed:
         warnings.append(
-            f"none of {len(scores):,} pictures of impostors is accepted: that the share is as low "
-            f"as {rate:g}, more of them would have to show"
+            f"none of {len(scores):,} images of impostors is accepted; more images are needed to "
+            f"measure a rate as low as {rate:g}"
         )
     values = {
         "people": [
@@ -145,16 +144,16 @@ def enroll(
 
 
 def open_gallery(path: str | Path) -> Gallery:
-    """Open a gallery. UserError: it is none, or its files do not belong together."""
+    """Open a gallery. Raises UserError if it is invalid."""
     path = Path(path)
     if not (path / GALLERY).is_file():
-        raise UserError(f"{path} is no gallery: it has no {GALLERY} (plusx enroll writes one)")
+        raise UserError(f"{path} is not a gallery: it has no {GALLERY} (plusx enroll writes it)")
     values = store.read_json(path / GALLERY)
     tensors, _ = store.load_tensors(path / PEOPLE)
     net, weights = open_network(path / NETWORK)
     try:
         if values["format"] != FORMAT or weights.preprocessing is None:
-            raise UserError(f"it is no {FORMAT}")
+            raise UserError(f"its format is not {FORMAT!r}")
         people = tuple(str(person["name"]) for person in values["people"])
         vectors = tensors["vectors"].double().numpy()
         if vectors.ndim != 2 or len(vectors) != len(people) or not people:
@@ -162,7 +161,7 @@ def open_gallery(path: str | Path) -> Gallery:
         if values["tta"] not in get_args(Tta):
             raise UserError(f"tta = {values['tta']!r}: allowed is {', '.join(get_args(Tta))}")
         if vectors.shape[1] != net.num_classes:
-            raise UserError("its vectors are not those of its network")
+            raise UserError("its vectors do not have the width of its network's embeddings")
         run = Run(
             path=path,
             net=net,
@@ -193,35 +192,35 @@ def verify(
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Identify the people on images: `answers` with path, person (None: an impostor), score and
-    nearest.
+    """Identify the people on images.
 
-    With `person` it is verified that it is that one, and no other name is given. Files that cannot
-    be used are in `failed` (path, reason) and stop no other.
-    UserError: nobody of that name is enrolled, or a path does not exist. RuntimeError: no file can
-    be used.
+    With `person`, only the identity with that person is verified. Returns `answers`, for each image
+    path, person (None: an impostor), score and nearest, and `failed`, the path and reason of each
+    unusable file.
+    Raises UserError if `person` is not enrolled or a path does not exist, RuntimeError if no file
+    can be used.
     """
     if person is not None and person not in gallery.people:
         raise UserError(f"{person!r} is not enrolled in {gallery.path} ({_listed(gallery.people)})")
     failed: Failed = []
     files = image_files(paths, failed)
     predictor = Predictor(gallery.run, tta=gallery.tta, device=device)
-    answers: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for name, _, prediction in predictor.predictions(files, failed, batch_size=batch_size):
         vector = _unit(prediction.tensors()["vectors"].double().numpy())[0]
         scores = gallery.vectors @ vector
         best = int(scores.argmax()) if person is None else gallery.people.index(person)
         score, nearest = float(scores[best]), gallery.people[best]
         accepted = nearest if score >= gallery.threshold else None
-        answers.append(
+        rows.append(
             {"path": printable(name), "person": accepted, "score": score, "nearest": nearest}
         )
-    refuse_none(answers, failed)
+    refuse_none(rows, failed)
     return {
         "gallery": str(gallery.path),
         "threshold": gallery.threshold,
         "false_accept_rate": gallery.far,
-        "answers": answers,
+        "answers": rows,
         "failed": failed,
     }
 
@@ -232,12 +231,12 @@ def _impostors(
     enrolled: list[Entry],
     on_unreadable: Literal["error", "skip"],
 ) -> tuple[list[Entry], list[str]]:
-    """Images of people who are not enrolled, and a warning that names those who are."""
+    """Return images of people who are not enrolled, and warnings."""
     if folder is not None:
         entries, warnings = images_of_people(folder, on_unreadable)
     elif (
         run.recipe is not None
-        and DATA[run.recipe.data.kind].has_people  # else the classes that validate have trained too
+        and DATA[run.recipe.data.kind].has_people  # else both splits have the same classes
         and run.recipe.data.validation != 0
     ):
         dataset = build.open_split(run.recipe, "validation")
@@ -253,8 +252,7 @@ def _impostors(
     both = {e.label for e in entries if e.label in names or _digest(e.path) in digests}
     if both:
         count = "1 impostor is" if len(both) == 1 else f"{len(both):,} impostors are"
-        does = "does" if len(both) == 1 else "do"
-        warnings.append(f"{count} enrolled and {does} not count: {_listed(sorted(both))}")
+        warnings.append(f"{count} enrolled and left out: {_listed(sorted(both))}")
     return [entry for entry in entries if entry.label not in both], warnings
 
 
@@ -267,14 +265,14 @@ def _digest(path: str) -> bytes:
 
 
 def _embeddings(run: Run, tta: Tta, files: Sequence[str], batch_size: int, device: str) -> Vectors:
-    """Unit vectors of readable files, in float64. RuntimeError: a file has changed meanwhile."""
+    """Return unit vectors of files in float64. Raises RuntimeError if a file is unreadable."""
     failed: Failed = []
     predictions = Predictor(run, tta=tta, device=device).predictions(
         files, failed, batch_size=batch_size
     )
     vectors = [prediction.tensors()["vectors"] for _, _, prediction in predictions]
     if failed:
-        raise RuntimeError(f"{failed[0]['path']} cannot be used any more: {failed[0]['reason']}")
+        raise RuntimeError(f"{failed[0]['path']} is no longer usable: {failed[0]['reason']}")
     return _unit(torch.cat(vectors).double().numpy())
 
 
@@ -287,7 +285,7 @@ def _unit(vectors: Vectors) -> Vectors:
 def _against_others(
     embeddings: Vectors, labels: Labels, vectors: PeopleVectors
 ) -> Float[np.ndarray, "_"]:
-    """The score of each enrolled image with the nearest other person; none with one person."""
+    """Return the score of each enrolled image with the nearest other person."""
     if len(vectors) < 2:
         return np.zeros(0)
     scores = embeddings @ vectors.T
@@ -303,7 +301,7 @@ def _true_accept_rate(
     vectors: PeopleVectors,
     threshold: float,
 ) -> float | None:
-    """The fraction of enrolled images that are identified by the person's other images."""
+    """Return the fraction of enrolled images identified by the person's other images."""
     evaluated = np.bincount(labels)[labels] > 1
     if not evaluated.any():
         return None

@@ -1,4 +1,4 @@
-"""What is in a data set: what `plusx info PATH` prints, and its page with examples."""
+"""The summary of a data set for `plusx info PATH`, and its page with examples."""
 
 import io
 import math
@@ -34,9 +34,9 @@ from plusx.run import drawing
 
 PAGE = "info.html"
 EXAMPLES = 24
-_SIDE = 480  # pixels of the longer side of an example
-_QUALITY = 85
-_LABELLED = 8  # boxes of an image that have their class written beside them
+_SIDE = 480  # of the longer side of an example, in pixels
+_QUALITY = 85  # of JPEGs
+_MAX_LABELLED = 8  # boxes of an image that are drawn with class names
 _HOUNSFIELD = (-1024, 3071)
 _NAMED = {
     "digits": "digits-resnet20",
@@ -49,10 +49,10 @@ _NAMED = {
 
 
 def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict[str, Any]:
-    """The summary of a data set, with the command that trains on it; with `out` also the page.
+    """Return the summary of a data set with a training command; with `out`, write the page.
 
-    out: a file, or a folder in which it is called info.html
-    UserError: there is no such data, or `out` cannot be written.
+    out: a file, or a folder for info.html
+    Raises UserError if there is no such data, or `out` cannot be written.
     """
     stamp = content_stamp(data)
     inspection = inspect_data(data, kind)
@@ -68,7 +68,7 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
 
 
 def train_command(data: str, inspection: Inspection) -> str:
-    """The command that trains on the data."""
+    """Return the command that trains on the data; "" if there is none."""
     if inspection.volumes is None and "train" not in inspection.datasets:
         return ""
     if inspection.kind not in LAYOUTS:
@@ -99,17 +99,17 @@ def train_command(data: str, inspection: Inspection) -> str:
 
 
 def _volume_overrides(volumes: Volumes) -> list[str]:
-    """Names for the numbers of the masks, and the range that holds the values read."""
+    """Return overrides with names for the mask values, and the range of voxel values."""
     numbers = range(max((*volumes.mask_values, 1)) + 1)
     names = ",".join(f'"{number}"' for number in numbers)
     low, high = math.floor(volumes.low), math.ceil(volumes.high)
-    if low < 0:  # of computed tomography, which has them all
+    if low < 0:  # computed tomography, in Hounsfield units
         low, high = min(low, _HOUNSFIELD[0]), max(high, _HOUNSFIELD[1])
     return [f"data.classes=[{names}]", f"data.range=[{low},{high}]"]
 
 
 def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
-    """A few images of each class, as a caption and a JPEG; boxes and masks are drawn over them."""
+    """Yield captions and JPEGs of a few images of each class, with boxes and masks."""
     if inspection.volumes is not None:
         yield from _slices(inspection.volumes)
         return
@@ -117,7 +117,7 @@ def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
     for index in _spread(dataset):
         try:
             pixels = _drawn(dataset, index)
-        except (UnreadableImage, OSError):  # it has changed since
+        except (UnreadableImage, OSError):  # changed meanwhile
             continue
         label = class_of(dataset, index) if dataset.annotations is None else _boxes(dataset, index)
         name = dataset.describe(index)
@@ -125,8 +125,8 @@ def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
 
 
 def _slices(volumes: Volumes) -> Iterator[tuple[str, bytes]]:
-    """The middle slice of the volumes that have been read, with its mask beside it."""
-    cases = [case for several in volumes.cases.values() for case in several]
+    """Yield captions and JPEGs of the middle slices of volumes, beside their masks."""
+    cases = [case for split in volumes.cases.values() for case in split]
     for case in cases[:READ_VOLUMES]:
         try:
             values = read_scan(case.volume.path).values[0]
@@ -138,7 +138,7 @@ def _slices(volumes: Volumes) -> Iterator[tuple[str, bytes]]:
         if mask is not None and mask.shape == values.shape:
             classes = np.rint(mask[:, :, middle].T).astype(np.uint8)
             count = int(classes.max()) + 1
-            pixels = drawing.abreast([pixels, drawing.overlaid(pixels, classes, count)])
+            pixels = drawing.side_by_side([pixels, drawing.overlay_mask(pixels, classes, count)])
         yield f"{stem_of(case.volume.path)}, slice {middle}", _jpeg(pixels)
 
 
@@ -149,7 +149,7 @@ def _jpeg(pixels: drawing.Pixels) -> bytes:
 
 
 def _boxes(dataset: Dataset, index: int) -> str:
-    """How many boxes of each class an image has; "" where it has masks."""
+    """Return the number of boxes of each class in an image as text; "" if it has masks."""
     boxes = None if dataset.annotations is None else dataset.annotations.boxes
     if boxes is None:
         return ""
@@ -158,7 +158,7 @@ def _boxes(dataset: Dataset, index: int) -> str:
 
 
 def _colours(inspection: Inspection) -> dict[str, str]:
-    """The colours in which classes are drawn, by their names."""
+    """Return the colours of the classes by name."""
     dataset = next(iter(inspection.datasets.values()), None)
     if dataset is None or dataset.annotations is None:
         return {}
@@ -167,7 +167,7 @@ def _colours(inspection: Inspection) -> dict[str, str]:
 
 
 def _spread(dataset: Dataset) -> list[int]:
-    """Indices of so many images, the classes in turn."""
+    """Return the indices of EXAMPLES images, taking the classes in turn."""
     labels = dataset.labels
     presence = labels > 0 if labels.ndim == 2 else None
     chosen: list[int] = []
@@ -197,12 +197,13 @@ def _drawn(dataset: Dataset, index: int) -> drawing.Pixels:
         mask = np.asarray(annotations.mask(index))
         rows = (np.arange(size[0]) + 0.5) * mask.shape[0] / size[0]
         columns = (np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]
-        return drawing.overlaid(pixels, mask[rows.astype(int)[:, None], columns.astype(int)], count)
+        return drawing.overlay_mask(
+            pixels, mask[rows.astype(int)[:, None], columns.astype(int)], count
+        )
     if annotations.boxes is None:
         return pixels
     rows = annotations.boxes[index]
     numbers = rows[:, 4].astype(int).tolist()
-    # of many the colours say enough
-    few = len(numbers) <= _LABELLED
+    few = len(numbers) <= _MAX_LABELLED
     names = [dataset.classes[number] if few else "" for number in numbers]
-    return drawing.boxed(pixels, (rows[:, :4] * scale).tolist(), numbers, names, count)
+    return drawing.draw_boxes(pixels, (rows[:, :4] * scale).tolist(), numbers, names, count)

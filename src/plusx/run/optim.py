@@ -1,4 +1,4 @@
-"""From a recipe's [optim] and [schedule] to the optimizer, the learning rate and the update."""
+"""The optimizer, the schedule and the update of a recipe's [optim] and [schedule]."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,14 +17,14 @@ from plusx.train.update import DistributedReducer, GradientStep, Scaling, Update
 
 
 def optimizer_of(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the task's parameters."""
+    """Return the recipe's optimizer for the task's parameters."""
     return OPTIMIZERS[recipe.optim.kind](recipe, task)
 
 
 def schedule_of(recipe: Recipe, total: int) -> Schedule:
-    """The learning rate as a function of the step, of `total` steps."""
+    """Return the recipe's learning rate as a function of the step, for `total` steps."""
     table: Any = recipe.schedule
-    if table.kind == "one-cycle":  # which has a rise of its own
+    if table.kind == "one-cycle":  # with its own warm-up
         return schedule.one_cycle(recipe.optim.lr, total, rise=table.rise)
     warmup = _steps(table.warmup, total)
     rates = SCHEDULES[table.kind](table, recipe.optim.lr, warmup, total)
@@ -36,7 +36,7 @@ def schedule_of(recipe: Recipe, total: int) -> Schedule:
 
 
 def schedule_warnings(recipe: Recipe, total: int) -> list[str]:
-    """What of [schedule] does not happen within so many steps."""
+    """Return warnings about parts of [schedule] beyond the `total` steps."""
     table: Any = recipe.schedule
     warnings = []
     warmup = _steps(getattr(table, "warmup", 0), total)
@@ -56,7 +56,7 @@ def schedule_warnings(recipe: Recipe, total: int) -> list[str]:
 
 
 def update_of(recipe: Recipe, reducer: DistributedReducer | None = None) -> Update:
-    """What is done with a batch; `reducer` joins the gradients of several processes."""
+    """Return the recipe's update; `reducer` reduces the gradients of several processes."""
     table = recipe.optim
     update: Update = GradientStep(
         clip=table.clip,
@@ -67,13 +67,13 @@ def update_of(recipe: Recipe, reducer: DistributedReducer | None = None) -> Upda
     return with_ema(update, table.ema) if table.ema else update
 
 
-def _steps(part: int | float, total: int) -> int:
-    """A number of steps, or a fraction of all of them."""
-    return part if isinstance(part, int) else round(part * total)
+def _steps(steps: int | float, total: int) -> int:
+    """Return a number of steps; a float is a fraction of `total`."""
+    return steps if isinstance(steps, int) else round(steps * total)
 
 
 def _lr_scales(layer_decay: float, net: nn.Module) -> Mapping[Tensor, float] | None:
-    """The factor of each parameter's learning rate; None where all have one rate."""
+    """Return the learning rate factor of each parameter; None if all have the same."""
     if layer_decay == 1:
         return None
     by_name = rates_by_depth(net, layer_decay)
@@ -126,7 +126,7 @@ def _constant(table: Any, lr: float, warmup: int, total: int) -> Schedule:
 
 
 def _multistep(table: Any, lr: float, warmup: int, total: int) -> Schedule:
-    milestones = [_steps(part, total) for part in table.milestones]
+    milestones = [_steps(milestone, total) for milestone in table.milestones]
     return schedule.steps(lr, milestones, table.gamma)
 
 
@@ -139,7 +139,7 @@ OPTIMIZERS: dict[str, Callable[[Recipe, Task], torch.optim.Optimizer]] = {
     "adamw": _adamw,
     "muon": _muon,
 }
-# of the schedules that may be preceded by a warm-up
+# schedules that can begin with a warm-up
 SCHEDULES: dict[str, Callable[[Any, float, int, int], Schedule]] = {
     "constant": _constant,
     "steps": _multistep,

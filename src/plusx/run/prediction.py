@@ -1,4 +1,4 @@
-"""What a trained network says of image files: rows for a table, JSON and CSV."""
+"""Predictions of a trained network for files, as JSON and CSV."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from plusx.run.volume_predictions import num_test_volumes, predict_volumes, stor
 from plusx.tasks.tta import Tta
 
 
-# A spreadsheet would run a cell that begins with one of these.
+# a spreadsheet evaluates cells that begin with one of these
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -28,16 +28,16 @@ def predict(
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Predictions for image files, and for those in folders and the folders within.
+    """Return predictions for image files, and for all images in folders.
 
-    Gives `classes`, `predictions` (path, label, probability, and probabilities in the order of the
-    classes; with several labels an image also `labels`, those of 0.5 and more) and `failed` (path,
-    reason): a file that cannot be used is named there and stops no other. Of a run that tells
-    embeddings a prediction has `embedding`, a vector of unit length, in the place of an answer, and
-    there are no `classes`; with masks or boxes `predictions` are those of
-    plusx.run.dense_predictions.predict_dense, which draws them into the folder `out`.
-
-    UserError: a path does not exist, or there is no image. RuntimeError: no file can be used.
+    Returns `classes`, `predictions` (path, label, probability, and probabilities in the order of
+    the classes; with several labels per image also `labels`, those of probability 0.5 and more),
+    and `failed`, the path and reason of each unusable file. Predictions of an embedding network
+    have only path and `embedding`, a unit vector, and `classes` is empty. Masks, boxes and volumes
+    have the rows of `predict_dense` and `predict_volumes`, which write overlays into the folder
+    `out`.
+    Raises UserError if a path does not exist or a folder has no image, RuntimeError if no file can
+    be used.
     """
     predictor = Predictor(run, tta=tta, device=device)
     failed: Failed = []
@@ -48,8 +48,10 @@ def predict(
         volumes = stored_volumes(run, files, failed)
         result = predict_volumes(predictor, volumes, out, num_test_volumes(files))
     elif run.task.dense:
-        truth = GroundTruth(own_sources(run, [str(source) for source in sources]))
-        result = predict_dense(predictor, sources, truth, failed, out=out, batch_size=batch_size)
+        ground_truth = GroundTruth(own_sources(run, [str(source) for source in sources]))
+        result = predict_dense(
+            predictor, sources, ground_truth, failed, out=out, batch_size=batch_size
+        )
     else:
         rows = predictor(sources, batch_size=batch_size, failed=failed)
         result = {"classes": list(predictor.classes), "predictions": rows}
@@ -58,7 +60,7 @@ def predict(
 
 
 def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
-    """predictions.json and predictions.csv under `folder`; their paths."""
+    """Write predictions.json and predictions.csv to a folder; return their paths."""
     folder = store.make_folder(folder)
     store.write_json(folder / "predictions.json", result)
     text = io.StringIO(newline="")
@@ -68,7 +70,7 @@ def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
 
 
 def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """The rows of predictions.csv, the names of the columns first."""
+    """Yield the rows of predictions.csv, beginning with the column names."""
     rows = result["predictions"]
     classes = [_cell(name) for name in result["classes"]]
     if "boxes" in rows[0]:

@@ -1,4 +1,4 @@
-"""A trained network ready for use: files, bytes, arrays or tensors in, predictions out."""
+"""`Predictor`: predictions of a trained network for files, bytes, arrays and tensors."""
 
 import os
 import warnings
@@ -33,16 +33,15 @@ from plusx.train.loop import evaluating
 Source = str | Path | bytes | Image.Image | np.ndarray | Tensor
 Failed = list[dict[str, str]]
 
-MAX_POSITIONS = 2**22  # of the inputs of a batch
-MAX_WAITING = 2**27  # bytes of inputs that wait for a batch
+MAX_POSITIONS = 2**22  # pixels or voxels in a batch
+MAX_BATCH_BYTES = 2**27  # of inputs that are collected for a batch
 
 
 class InputBatch(NamedTuple):
-    """Inputs side by side.
+    """A batch of inputs.
 
-    stored: the samples as they are stored, of a task that predicts positions; of others as they are
-        transformed
-    pixels: the inputs before they are normalised
+    stored: for dense tasks the samples as stored, for others the transformed ones
+    pixels: the inputs before normalisation
     """
 
     names: list[str]
@@ -52,7 +51,7 @@ class InputBatch(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """The prediction for one input, in its stored pixels."""
+    """The prediction for one input, in pixels of the stored input."""
 
     name: str
     stored: Sample
@@ -60,10 +59,10 @@ class Predicted(NamedTuple):
 
 
 class Predictor:
-    """Predictions of a trained network, for inputs of any number, as they are stored.
+    """Predicts with a trained network.
 
-    An input is the path of a file or of a folder of files, the bytes of a file, a Pillow image, an
-    array (h, w) or (h, w, c), or a tensor (c, h, w); images of 8 bits are uint8.
+    An input is the path of a file or folder, the bytes of a file, a Pillow image, an array (h, w)
+    or (h, w, c), or a tensor (c, h, w); 8-bit images are uint8.
 
         predictor = plusx.load("runs/photos")
         for row in predictor(["a.jpg", "b.jpg"]):
@@ -79,7 +78,7 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; none of a network that gives embeddings."""
+        """The class names; () for an embedding network."""
         return () if self.run.embeds else self.run.classes
 
     def __call__(
@@ -89,32 +88,34 @@ class Predictor:
         batch_size: int = 64,
         failed: Failed | None = None,
     ) -> list[dict[str, Any]]:
-        """A row for each input: its path, and label, probability and probabilities; embedding; the
-        fraction of each class; or boxes.
+        """Return a row for each input: its path, and the prediction.
 
-        failed: where an input that cannot be read is listed, with path and reason, without stopping
-            the others; None raises UserError for the first one.
+        The prediction is label, probability and probabilities; the embedding; the fraction of each
+        class; or boxes.
+
+        failed: a list to which path and reason of unreadable inputs are added; with None, the first
+            one raises UserError
         """
-        listed: Failed = [] if failed is None else failed
-        sources = self.sources(inputs, listed)
+        failures: Failed = [] if failed is None else failed
+        sources = self.sources(inputs, failures)
         rows = []
         if self.run.preprocessing.ndim == 3:
             from plusx.run.volume_predictions import predict_volumes, stored_volumes
 
             paths = [str(source) for source in sources]
-            volumes = stored_volumes(self.run, paths, listed)
+            volumes = stored_volumes(self.run, paths, failures)
             rows = predict_volumes(self, volumes, None)["predictions"]
         else:
-            for name, _, prediction in self.predictions(sources, listed, batch_size=batch_size):
+            for name, _, prediction in self.predictions(sources, failures, batch_size=batch_size):
                 (row,) = prediction.rows(self.run.classes)
                 rows.append({"path": printable(name), **row})
-        if failed is None and listed:
-            raise UserError(f"{listed[0]['path']}: {listed[0]['reason']}")
+        if failed is None and failures:
+            raise UserError(f"{failures[0]['path']}: {failures[0]['reason']}")
         return rows
 
     def sources(self, inputs: Source | Iterable[Source], failed: Failed) -> list[Source]:
-        """Inputs one by one: of a folder its files, those within its folders too."""
-        found: list[Source] = []
+        """Return the inputs, with folders replaced by all files in them."""
+        sources: list[Source] = []
         if isinstance(inputs, Source) or not isinstance(inputs, Iterable):
             inputs = [inputs]
         listed = list(inputs)
@@ -126,14 +127,14 @@ class Predictor:
                     "Pillow images, NumPy arrays (h, w) or (h, w, c), or tensors (c, h, w)"
                 )
             if not isinstance(source, str | Path):
-                found.append(source)
+                sources.append(source)
             elif source in missing and len(missing) < len(listed):
-                failed.append(_not_there(source))
+                failed.append(_missing_file(source))
             elif self.run.preprocessing.ndim == 3:
-                found += scans_in([source], self.run.preprocessing.channels)
+                sources += scans_in([source], self.run.preprocessing.channels)
             else:
-                found += image_files([source], failed)
-        return found
+                sources += image_files([source], failed)
+        return sources
 
     def predictions(
         self,
@@ -143,10 +144,10 @@ class Predictor:
         batch_size: int = 64,
         names: Sequence[str] | None = None,
     ) -> Iterator[Predicted]:
-        """The prediction for each input that can be read; the others go to `failed`.
+        """Yield the prediction for each readable input; add the others to `failed`.
 
-        names: of the inputs; default: their paths, and numbers of those that have none
-        FloatingPointError: a prediction is not finite.
+        names: of the inputs; default: their paths, or numbers
+        Raises FloatingPointError if a prediction is not finite.
         """
         batches = self.batches(sources, failed, batch_size=batch_size, names=names)
         with evaluating(self.task), torch.inference_mode():
@@ -167,9 +168,7 @@ class Predictor:
         names: Sequence[str] | None = None,
         modality: Modality | None = None,
     ) -> Iterator[InputBatch]:
-        """The inputs as the network takes them. modality: how they are prepared; default: as the
-        network says.
-        """
+        """Yield batches of preprocessed inputs; `modality` defaults to the network's."""
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: at least 1")
         modality = modality or self.run.preprocessing
@@ -193,7 +192,7 @@ class Predictor:
             most = min(batch_size, max(1, MAX_POSITIONS // prod(final)))
             stored_input = source if dense else sample
             added = sample.tensor.nbytes + prod(stored_input.size) * modality.channels
-            full = len(group) == most or num_bytes + added > MAX_WAITING
+            full = len(group) == most or num_bytes + added > MAX_BATCH_BYTES
             if group and (final != size or full):
                 yield finish()
                 group, stored, samples, num_bytes = [], [], [], 0
@@ -227,19 +226,19 @@ class Predictor:
 
 
 def load(path: str | Path, *, tta: Tta | None = None, device: str = "auto") -> Predictor:
-    """A run's folder, or a safetensors or ONNX file that plusx wrote, ready to predict.
+    """Return a predictor for a run's folder, or a safetensors or ONNX file that plusx wrote.
 
-    tta: test-time augmentation, "none", "flip" or "flip-shift"; default: as the run was evaluated.
-    UserError: it is neither, or does not say how inputs are prepared.
+    tta: test-time augmentation, "none", "flip" or "flip-shift"; default: as in the recipe
+    Raises UserError if it is none of these, or does not state its preprocessing.
     """
     return Predictor(load_run(path), tta=tta, device=device)
 
 
 def image_files(paths: Sequence[str | Path], failed: Failed) -> list[str]:
-    """The files named, and the images in the folders named, in the order of their names.
+    """Return the given files, and the images in the given folders, ordered by name.
 
-    What is missing, or found there but can be no image of a set (a pipe, a link into itself), goes
-    to `failed`. UserError: nothing of it is there, or a folder has no images.
+    Missing files, and entries that cannot be images (a pipe, a cyclic link), are added to `failed`.
+    Raises UserError if all files are missing, or a folder has no images.
     """
     files: list[str] = []
     missing = _missing(paths)
@@ -247,16 +246,16 @@ def image_files(paths: Sequence[str | Path], failed: Failed) -> list[str]:
         raise UserError(f"{', '.join(map(printable, missing[:3]))}: no such file or folder")
     for path in paths:
         if path in missing:
-            failed.append(_not_there(path))
+            failed.append(_missing_file(path))
             continue
-        found = scan_images(path)
-        used = [entry.path for entry in found if entry.state == "used"]
+        entries = scan_images(path)
+        used = [entry.path for entry in entries if entry.state == "used"]
         if not used:
-            raise UserError(f"{printable(path)}: a folder without images")
+            raise UserError(f"{printable(path)} is a folder without images")
         files += used
         failed += [
             {"path": printable(entry.path), "reason": entry.reason}
-            for entry in found
+            for entry in entries
             if entry.state == "refused"
         ]
     return files
@@ -266,21 +265,21 @@ def _missing(paths: Sequence[str | Path]) -> list[str | Path]:
     return [path for path in paths if not os.path.lexists(path)]
 
 
-def _not_there(path: str | Path) -> dict[str, str]:
+def _missing_file(path: str | Path) -> dict[str, str]:
     return {"path": printable(path), "reason": "no such file or folder"}
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file cannot be used, without its path."""
+    """Return the reason of an error without the path of the file."""
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return reason or str(error)
 
 
 def refuse_none(predictions: Sequence[Any], failed: Failed) -> None:
-    """RuntimeError where no file could be used."""
+    """Raise RuntimeError if there are no predictions."""
     if predictions:
         return
-    reasons = "; ".join(f"{each['path']}: {each['reason']}" for each in failed[:3])
+    reasons = "; ".join(f"{row['path']}: {row['reason']}" for row in failed[:3])
     none = "the only file cannot" if len(failed) == 1 else f"none of {len(failed)} files can"
     raise RuntimeError(f"{none} be used: {reasons}")
 

@@ -1,7 +1,7 @@
 """Probes of a network's embeddings: nearest neighbours and logistic regression.
 
-Both measure how well the features of an unchanged network separate classes, its own or those of
-other data.
+Both measure how well the features of a frozen network separate the classes of its own or of other
+data.
 """
 
 import warnings
@@ -31,9 +31,9 @@ from plusx.train.loop import evaluating
 
 
 NEIGHBOURS = 20
-IMAGES = 10_000  # that are trained on at most
+IMAGES = 10_000  # of the training set, at most
 TEMPERATURE = 0.07  # of the votes of neighbours (Wu et al. 2018, section 3.4)
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # of logistic regression, 1 / lambda
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # C of logistic regression, the inverse of lambda
 _ROUNDS = 1000
 _METRICS = ("loss", "accuracy", "precision", "recall", "f1", "averaging", "auroc", "auroc_interval")
 
@@ -50,15 +50,15 @@ def probe(
     device: str = "auto",
     on_unreadable: OnUnreadable = "error",
 ) -> dict[str, Any]:
-    """Metrics of a weighted vote of nearest neighbours and of logistic regression on embeddings.
+    """Return metrics of nearest neighbours and of logistic regression on embeddings.
 
-    Both train on the training images of the run's own data, or of `data`, on at most `images` of
-    them with the classes in equal numbers, and are evaluated on `split`. Neighbours are by the
-    cosine and vote with exp(cosine / 0.07); the strength of the regression, on standardised
-    embeddings, is chosen on a fifth of the training images. With split "test" of its own data a
-    line is added to the run's test_uses.jsonl. The embedding of a network that predicts masks or
-    boxes is the mean over the positions of its last stage.
-    UserError: there is no such data, or the network gives no embeddings of images.
+    Both are trained on at most `images` training images of the run's own data, or of `data`, with
+    equally many of each class, and evaluated on `split`. The k nearest neighbours by cosine vote
+    with weight exp(cosine / 0.07). The regularisation of logistic regression, on standardised
+    embeddings, is chosen on a fifth of the training images. The embedding of a dense network is the
+    mean over the positions of its last stage. With split "test" of the run's own data, a line is
+    added to its test_uses.jsonl.
+    Raises UserError if there is no such data, or the network has no embeddings of images.
     """
     if neighbours < 1 or images < 2 or batch_size < 1:
         raise UserError(
@@ -67,8 +67,8 @@ def probe(
         )
     split = as_split(split)
     if split not in ("validation", "test"):
-        raise UserError(f"split = {split!r}: probes train on train and are evaluated on another")
-    train, evaluated, own = _datasets(run, data, split, on_unreadable)
+        raise UserError(f"split = {split!r}: allowed are 'validation' and 'test'")
+    train, evaluated, is_own_data = _datasets(run, data, split, on_unreadable)
     if train.classes != evaluated.classes:
         raise UserError(
             f"{evaluated.name}: train and {split} have different classes, such as people, so that "
@@ -98,7 +98,7 @@ def probe(
     }
     if messages := list(dict.fromkeys([*train.warnings, *evaluated.warnings])):
         result["warnings"] = messages
-    if own and evaluated.split == "test":
+    if is_own_data and evaluated.split == "test":
         metric = "auroc" if evaluated.multilabel else "accuracy"
         use = {"data": evaluated.name, "count": len(evaluated)}
         use |= {metric: result["logistic"][metric], "by": "probe"}
@@ -109,11 +109,11 @@ def probe(
 def _datasets(
     run: Run, data: str | Path | None, split: str, on_unreadable: OnUnreadable
 ) -> tuple[Dataset, Dataset, bool]:
-    """The training set, the evaluated set, and whether they are the run's own."""
+    """Return the training set, the evaluated set, and whether they are the run's own data."""
     if run.preprocessing.ndim == 3:
-        raise UserError(f"{run.path} is for volumes: plusx probe takes images")
+        raise UserError(f"{run.path} is for volumes; plusx probe supports only images")
     train, evaluated = (own_split(run, data, name) for name in ("train", split))
-    own = train is not None and evaluated is not None
+    is_own_data = train is not None and evaluated is not None
     if train is None or evaluated is None:
         assert data is not None
         train, evaluated = (
@@ -131,14 +131,15 @@ def _datasets(
             return train, evaluated, False
     for dataset in (train, evaluated):
         refuse_channels(run, dataset)
-    return (train.with_modality(run.preprocessing), evaluated.with_modality(run.preprocessing), own)
+    train, evaluated = (d.with_modality(run.preprocessing) for d in (train, evaluated))
+    return train, evaluated, is_own_data
 
 
 def _embedding_net(run: Run) -> nn.Module:
-    """The network that embeds."""
+    """Return the network without its head."""
     if not run.has_gradients:
         raise UserError(
-            f"{run.path} gives outputs alone, no embeddings: probe a run or its weights"
+            f"{run.path} has no embeddings, only outputs; probe a run or its weight file"
         )
     return backbone_of(run.net)[1]
 
@@ -146,7 +147,7 @@ def _embedding_net(run: Run) -> nn.Module:
 def _embeddings(
     net: Any, dataset: Dataset, run: Run, device: torch.device, batch_size: int, workers: int
 ) -> Float[np.ndarray, "n width"]:
-    """The embeddings of all images, in order; of dense tasks the mean of the last stage's map."""
+    """Return the embeddings of all images; of dense tasks the mean over the last feature map."""
     loader = Loader(
         dataset,
         split="validation",
@@ -173,7 +174,7 @@ def _neighbour_votes(
     train: Dataset,
     k: int,
 ) -> Float[np.ndarray, "m classes"]:
-    """The fractions of the classes among the k nearest neighbours, weighted by their cosines."""
+    """Return the fractions of the classes among the k nearest neighbours, weighted by cosine."""
     targets = _targets(train)
     stored = nn.functional.normalize(torch.from_numpy(x_train))
     votes = []
@@ -185,7 +186,7 @@ def _neighbour_votes(
 
 
 def _targets(dataset: Dataset) -> Float[Tensor, "n classes"]:
-    """Labels as zeros and ones."""
+    """Return the labels as zeros and ones."""
     labels = dataset.labels.cpu()
     if labels.ndim == 2:
         return labels.double()
@@ -195,8 +196,9 @@ def _targets(dataset: Dataset) -> Float[Tensor, "n classes"]:
 def _logistic_regression(
     x_train: Float[np.ndarray, "n width"], x: Float[np.ndarray, "m width"], train: Dataset
 ) -> tuple[Float[np.ndarray, "m classes"], float]:
-    """Probabilities by logistic regression on standardised embeddings, and the strength (C) that
-    has the least loss on a fifth of the training images.
+    """Return probabilities of logistic regression on standardised embeddings, and its C.
+
+    C is that of the smallest loss on a fifth of the training images.
     """
     mean, std = x_train.mean(0), x_train.std(0)
     std[std < 1e-6] = 1.0
@@ -206,27 +208,27 @@ def _logistic_regression(
     rest = np.delete(np.arange(len(x_train)), held)
     losses = {}
     for strength in STRENGTHS if len(held) else ():
-        probabilities = _fitted(
+        probabilities = _fit_predict(
             x_train[rest], targets[rest], x_train[held], strength, train.multilabel
         )
         likelihood = np.where(targets[held] > 0.5, probabilities, 1 - probabilities)
         counted = train.multilabel | (targets[held] > 0.5)
         losses[strength] = -np.log(np.clip(likelihood[counted], 1e-12, 1)).mean()
     best = min(losses, key=lambda strength: losses[strength]) if losses else 1.0
-    return _fitted(x_train, targets, x, best, train.multilabel), best
+    return _fit_predict(x_train, targets, x, best, train.multilabel), best
 
 
-def _fitted(
+def _fit_predict(
     x_train: np.ndarray, targets: np.ndarray, x: np.ndarray, strength: float, multilabel: bool
 ) -> Float[np.ndarray, "m classes"]:
-    """Probabilities; a label that no image or every image has keeps its fraction."""
+    """Fit and predict; labels of no or of all training images get their fraction."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     probabilities = np.tile(targets.mean(0), (len(x), 1))
     columns = range(targets.shape[1]) if multilabel else [None]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # near enough after so many rounds
+        warnings.simplefilter("ignore", ConvergenceWarning)
         for column in columns:
             labels = targets.argmax(1) if column is None else targets[:, column]
             if len(np.unique(labels)) < 2:

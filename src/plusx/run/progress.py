@@ -1,4 +1,4 @@
-"""How far a run is, on standard error: a moving line on a terminal, else a line an epoch."""
+"""Progress of a run on standard error: a progress bar on a terminal, else a line per epoch."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from plusx.train.report import Report
 
 
-_EVERY = 0.1  # seconds between two drawings
+_EVERY = 0.1  # seconds between two updates of the bar
 
 
 class Display:
-    """Shows the steps of a run; with `quiet` it shows nothing."""
+    """Shows the progress of a run, unless `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -22,7 +22,7 @@ class Display:
         self.bar: Progress | None = None
 
     def begin(self, total: int, done: int = 0) -> None:
-        """Of so many steps so many are made."""
+        """Start the progress bar at `done` of `total` steps."""
         if not self.quiet and sys.stderr.isatty() and self.console.is_interactive:
             self.bar = Progress(
                 TextColumn("step {task.completed:,}/{task.total:,}"),
@@ -43,7 +43,7 @@ class Display:
             self.bar.stop()
 
     def step(self, report: Report) -> None:
-        """Show where training stands."""
+        """Update the progress bar."""
         if self.bar is None or time.monotonic() - self.drawn < _EVERY:
             return
         self.drawn = time.monotonic()
@@ -51,6 +51,6 @@ class Display:
         self.bar.update(self.task, completed=report.step, description=text)
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line above the progress bar."""
         if not self.quiet:
             self.console.print(text, markup=False)

@@ -1,4 +1,4 @@
-"""Eight bits for a run's network: images to choose by, and what they cost and gain."""
+"""Int8 quantisation of a run's network, and its accuracy and speed."""
 
 import statistics
 import time
@@ -13,14 +13,15 @@ from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError
-from plusx.export.quantise import ENOUGH_IMAGES, Tell, distance, outputs_for
-from plusx.run.environment import exact_eight_bits
-from plusx.run.evaluation import in_order_of, is_own, other_data, own_split
+from plusx.export.quantise import ENOUGH_IMAGES, Progress, distance, outputs_for
+from plusx.run.environment import has_exact_int8
+from plusx.run.evaluation import is_own, other_data, own_split, with_run_classes
 from plusx.run.folder import Run
 
 
-CALIBRATING, CHOOSING, JUDGING = 256, 256, 1000  # images, where there are so many
-GOAL = 0.985  # of the classes that stay: below it, a warning
+# numbers of images, at most
+NUM_CALIBRATION, NUM_SELECTION, NUM_EVALUATION = 256, 256, 1000
+MIN_UNCHANGED = 0.985  # fraction of unchanged classes below which there is a warning
 ROUNDS = 30  # of timing
 
 
@@ -29,53 +30,56 @@ def quantised(
     content: bytes,
     data: str | Path | None,
     on_unreadable: Literal["error", "skip"],
-    progress: Tell,
+    progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
-    """The file in eight bits, and what there is to say of it.
+    """Return the int8 file, and a summary of its quantisation.
 
-    Training images calibrate, of which there have to be enough; validation images choose, and other
-    validation images judge. Where a run kept none back, training images that did not calibrate do.
+    It is calibrated on training images; the calibration is chosen on validation images, and the
+    accuracy is measured on other validation images. Without validation images, training images that
+    were not used for calibration replace them.
     """
     train = _split(run, data, "train", on_unreadable)
     assert train is not None
     first = stratified_order(train.labels, 0).tolist()
-    images, _ = _inputs(run, train.subset(first[:CALIBRATING]))
+    images, _ = _inputs(run, train.subset(first[:NUM_CALIBRATION]))
     warnings = []
     if len(images) < ENOUGH_IMAGES:
         warnings.append(
-            f"only {len(images)} images to calibrate with: {ENOUGH_IMAGES} and more give better "
+            f"only {len(images)} images for calibration: {ENOUGH_IMAGES} and more give better "
             "ranges"
         )
     validation = _split(run, data, "validation", on_unreadable)
     order = (
         stratified_order(validation.labels, 0).tolist()
         if validation is not None
-        else first[CALIBRATING:]
+        else first[NUM_CALIBRATION:]
     )
     source = validation if validation is not None else train
     if len(order) < 2:
-        raise UserError(f"{source.name} has no images that could say what eight bits change")
+        raise UserError(f"{source.name} has no images left to measure the effect of int8")
     if validation is None:
-        warnings.append("no validation images were kept back: training images judge")
-    count = min(CHOOSING, len(order) // 2)
-    choosing, _ = _inputs(run, source.subset(order[:count]))
-    model = export.quantise(content, images, choosing, exact_eight_bits(), progress)
-    judging, labels = _inputs(run, source.subset(order[count : count + JUDGING]))
-    progress("the validation images")
-    before, after = outputs_for(content, judging), outputs_for(model.content, judging)
+        warnings.append(
+            "no validation images were held out: training images are used for evaluation"
+        )
+    count = min(NUM_SELECTION, len(order) // 2)
+    selection, _ = _inputs(run, source.subset(order[:count]))
+    model = export.quantise(content, images, selection, has_exact_int8(), progress)
+    evaluation, labels = _inputs(run, source.subset(order[count : count + NUM_EVALUATION]))
+    progress("evaluation on validation images")
+    before, after = outputs_for(content, evaluation), outputs_for(model.content, evaluation)
     error, agreement = distance(after, before)
-    if agreement < GOAL:
-        warnings.append(f"eight bits change the class of {1 - agreement:.1%} of the images")
+    if agreement < MIN_UNCHANGED:
+        warnings.append(f"int8 changes the class of {1 - agreement:.1%} of the images")
     return model.content, {
         **model.to_dict(),
-        "count": len(judging),
+        "count": len(evaluation),
         "error": error,
         "agreement": agreement,
         "accuracy": _accuracy(run, after, labels),
         "accuracy_float32": _accuracy(run, before, labels),
         "bytes": len(model.content),
         "bytes_float32": len(content),
-        "speed": _speed(content, model.content, judging[:1]),
+        "speed": _speed(content, model.content, evaluation[:1]),
         "threads": torch.get_num_threads(),
         "warnings": warnings,
     }
@@ -84,23 +88,24 @@ def quantised(
 def _split(
     run: Run, data: str | Path | None, split: Literal["train", "validation"], on_unreadable: Any
 ) -> Dataset | None:
-    """A split of the run's own data, or of `data`, prepared for the network; None where the run's
-    recipe holds no validation images out.
+    """Return a split of the run's own data, or of `data`, with the network's preprocessing.
+
+    None if the run's recipe holds out no validation images.
     """
     recipe = run.recipe
-    own = recipe is not None and (data is None or is_own(recipe, data))
-    if own and split == "validation" and recipe is not None and recipe.data.validation == 0:
+    held_out = split != "validation" or recipe is None or recipe.data.validation != 0
+    if recipe is not None and not held_out and (data is None or is_own(recipe, data)):
         return None
     dataset = own_split(run, data, split)
     if dataset is None:
         assert data is not None
         seed = run.recipe.seed if run.recipe is not None else 0
         dataset = other_data(run, data, split, seed, run.preprocessing.size[0], on_unreadable)
-    return in_order_of(run, dataset).with_modality(run.preprocessing)
+    return with_run_classes(run, dataset).with_modality(run.preprocessing)
 
 
 def _inputs(run: Run, source: Dataset) -> tuple[Tensor, Tensor]:
-    """All the images (n, c, h, w) as the network sees them, and their labels."""
+    """Return all preprocessed images (n, c, h, w) and their labels."""
     with Loader(source, split="all", batch_size=64) as loader:
         batches = list(loader.epoch(0))
     return (
@@ -110,19 +115,19 @@ def _inputs(run: Run, source: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def _accuracy(run: Run, logits: Tensor, labels: Tensor) -> float:
-    """The share of right answers: of images, or with several labels of all questions."""
+    """Return the accuracy, of several labels per image over all labels."""
     if run.multilabel:
         return float(((logits > 0) == (labels > 0.5)).float().mean())
     return float((logits.argmax(1) == labels).float().mean())
 
 
 def _speed(before: bytes, after: bytes, image: Tensor) -> float:
-    """The time of one image before over that after, medians of rounds in turns."""
+    """Return the speed-up for one image: the ratio of median times, measured alternately."""
     files = [export.OnnxNetwork(before), export.OnnxNetwork(after)]
     seconds: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
         for file, taken in zip(files, seconds):
-            file(image)  # what was in the caches was the other's
+            file(image)  # fill the caches
             began = time.perf_counter()
             file(image)
             taken.append(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run finishes its step, is saved, and says with which signal it ended."""
+"""Handling of SIGTERM and SIGINT: a run finishes its step and saves a checkpoint."""
 
 import os
 import signal
@@ -9,25 +9,25 @@ from typing import Any
 
 
 class Stopped(RuntimeError):
-    """Training was stopped by a signal, after its state was saved."""
+    """Training was stopped by a signal, after a checkpoint was saved."""
 
     def __init__(self, signal_number: int, step: int, path: Path) -> None:
         name = signal.Signals(signal_number).name
         super().__init__(
-            f"stopped by {name} at step {step}; saved, and the same command with --out {path} "
-            "goes on from there"
+            f"stopped by {name} at step {step} and saved; run the same command with --out {path} "
+            "to resume"
         )
         self.signal_number = signal_number
 
 
 class Signals:
-    """SIGTERM and SIGINT are noted once; the second one ends the process at once.
+    """Records the first SIGTERM or SIGINT; a second one ends the process at once.
 
-    With `patient` it does not: what starts the processes of a run passes a signal on to those that
-    have it already, and ends them itself where they take too long.
+    With `patient` it does not: a launcher may send a signal again to processes that have received
+    it, and ends them itself if they take too long.
     """
 
-    NOTED = (signal.SIGTERM, signal.SIGINT)
+    HANDLED = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, *, patient: bool = False) -> None:
         self.received: int | None = None
@@ -36,22 +36,21 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            for number in self.NOTED:
-                self._before[number] = signal.signal(number, self._note)
+            for number in self.HANDLED:
+                self._before[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         if self.patient:
             return
-        # What was in place before ends the process: a second signal does not wait.
-        for each in self._before:
-            signal.signal(each, _leave)
+        for handled in self._before:
+            signal.signal(handled, _exit)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)

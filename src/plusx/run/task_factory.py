@@ -1,4 +1,4 @@
-"""From a recipe's [task] to the task: to train it, and to use what was trained."""
+"""Building the task of a recipe's [task], for training or for a trained network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,15 +24,14 @@ _TABLES: TypeAdapter[TaskTable] = TypeAdapter(TaskTable)
 
 @dataclass(frozen=True, kw_only=True)
 class TaskKind:
-    """How a kind of task is made from its table.
+    """How a kind of task is built from its table.
 
-    use: the task of a trained network, from table, network and class names.
-    train: the task with what only training knows, from recipe, network and training set.
-    heads: the kinds of [head] that it needs; () is the network's own linear layer.
-    outputs: the width of that layer, from recipe and training set.
-    has_classes: whether a trained network predicts the classes that it was trained on.
-    resolve: the table with the fields that follow from the training set, from table and training
-        set.
+    use: (table, network, class names) -> the task of a trained network
+    train: (recipe, network, training set) -> the task for training
+    heads: the kinds of [head] that it needs; (): a linear layer
+    outputs: (recipe, training set) -> the width of the linear layer
+    has_classes: whether a trained network predicts the classes that it was trained on
+    resolve: (table, training set) -> the table with the fields set that follow from the set
     """
 
     use: Callable[[Any, nn.Module, ClassNames], Task]
@@ -44,10 +43,10 @@ class TaskKind:
 
 
 def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
-    """The recipe's task with what only training knows: smoothing, class weights.
+    """Return the recipe's task for training, with label smoothing and class weights.
 
-    UserError: the data does not have what the task needs, or the run is monitored by a metric that
-    the task does not have. RuntimeError: its metrics need an extra that is not installed.
+    Raises UserError if the data does not fit the task, or the monitored metric is not one of the
+    task's; RuntimeError if its metrics need an extra that is not installed.
     """
     kind = recipe.task.kind
     task = TASKS[kind].train(recipe, net, dataset)
@@ -66,21 +65,18 @@ def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task
 
 
 def open_task(table: TaskTable, net: nn.Module, class_names: ClassNames) -> Task:
-    """The task of a trained network."""
+    """Return the task of a trained network."""
     return TASKS[table.kind].use(table, net, class_names)
 
 
 def from_dict(values: Mapping[str, Any] | None, multilabel: bool = False) -> TaskTable:
-    """The [task] that a weight file states, a classifier where it states none.
-
-    UserError: it is no table of a task.
-    """
+    """Parse the [task] in a weight file; the default is a classifier. Raises UserError."""
     if values is None:
         values = {"kind": "classify", "multilabel": multilabel}
     try:
         return _TABLES.validate_python(dict(values))
     except ValidationError as error:
-        raise UserError(f"no task is {dict(values)!r}: {error.errors()[0]['msg']}") from None
+        raise UserError(f"invalid task {dict(values)!r}: {error.errors()[0]['msg']}") from None
 
 
 def _classifier(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
@@ -91,13 +87,13 @@ def _train_classifier(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     table: Any = recipe.task
     if dataset.annotations is not None:
         raise UserError(
-            f'[task] kind = "classify", but {dataset.name} has boxes or masks: take "detect" or '
+            f'[task] kind = "classify", but {dataset.name} has boxes or masks: use "detect" or '
             '"segment"'
         )
     if table.multilabel != dataset.multilabel:
-        has = "several labels a sample" if dataset.multilabel else "one label a sample"
-        given = str(table.multilabel).lower()
-        raise UserError(f"[task] multilabel = {given}, but {dataset.name} has {has}")
+        has = "several labels per sample" if dataset.multilabel else "one label per sample"
+        value = str(table.multilabel).lower()
+        raise UserError(f"[task] multilabel = {value}, but {dataset.name} has {has}")
     return Classify(
         net,
         label_smoothing=table.label_smoothing,
@@ -125,16 +121,16 @@ def _segmenter(
 
 
 def _for_images(table: TaskTable, dataset: Dataset) -> TaskTable:
-    """The table as it is. UserError: the data set has volumes."""
+    """Return the table unchanged. Raises UserError if the data set has volumes."""
     if dataset.modality.ndim == 3:
         raise UserError(f'[task] kind = "{table.kind}": volumes need [task] kind = "segment"')
     return table
 
 
 def _resolve_segmenter(table: Any, dataset: Dataset) -> Any:
-    """The table with the window, spacing and background of volumes.
+    """Return the table with the window, spacing and background of volumes.
 
-    UserError: the window has another number of dimensions, or images are given a spacing.
+    Raises UserError if the window has another number of dimensions, or images have a spacing.
     """
     modality = dataset.modality
     if table.window is not None and len(table.window) != modality.ndim:
@@ -144,7 +140,7 @@ def _resolve_segmenter(table: Any, dataset: Dataset) -> Any:
         )
     if modality.grid is None:
         if table.spacing is not None:
-            raise UserError(f"[task] spacing is for volumes, and {dataset.name} has images")
+            raise UserError(f"[task] spacing is only for volumes, but {dataset.name} has images")
         return table
     return replace(
         table,
@@ -177,7 +173,7 @@ def _detector(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
 def _train_detector(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     if not dataset.has_boxes:
         raise UserError(f'[task] kind = "detect", but {dataset.name} has no boxes')
-    require_coco_eval()  # now, and not after the first epoch
+    require_coco_eval()  # before the first epoch
     return _detector(recipe.task, net, dataset.classes)
 
 
@@ -197,17 +193,19 @@ def _embedder(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
 def _train_embedder(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     table: Any = recipe.task
     if dataset.annotations is not None or dataset.multilabel:
-        has = "several labels an image" if dataset.multilabel else "boxes or masks"
-        raise UserError(f'[task] kind = "embed" needs one class an image: {dataset.name} has {has}')
+        has = "several labels per image" if dataset.multilabel else "boxes or masks"
+        raise UserError(
+            f'[task] kind = "embed" needs one class per image, but {dataset.name} has {has}'
+        )
     if table.loss == "triplet" and recipe.data.sampler != "pk":
         raise UserError(
-            '[task] loss = "triplet" compares images of one class within a batch: it needs '
+            '[task] loss = "triplet" needs several images of a class in a batch: set '
             '[data] sampler = "pk"'
         )
     if table.loss == "triplet" and recipe.optim.accumulation_steps > 1:
         raise UserError(
-            f"[optim] accumulation_steps = {recipe.optim.accumulation_steps}: triplets are of a "
-            "whole batch, and its parts do not add up to it"
+            f"[optim] accumulation_steps = {recipe.optim.accumulation_steps}: the triplet loss is "
+            "not a sum over parts of a batch; use accumulation_steps = 1"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -220,11 +218,11 @@ def _width(recipe: Recipe, dataset: Dataset) -> int:
     return width
 
 
-def _weights(given: str | tuple[float, ...], by_rule: Callable[[str], Tensor]) -> Tensor | None:
-    """Class weights: none, as given, or by a rule from the training set."""
-    if given == "none":
+def _weights(value: str | tuple[float, ...], by_rule: Callable[[str], Tensor]) -> Tensor | None:
+    """Return class weights from `value`: none, numbers, or a rule for the training set."""
+    if value == "none":
         return None
-    return by_rule(given) if isinstance(given, str) else torch.tensor(given, dtype=torch.float32)
+    return by_rule(value) if isinstance(value, str) else torch.tensor(value, dtype=torch.float32)
 
 
 def _balanced_labels(dataset: Dataset) -> Tensor:

@@ -1,8 +1,8 @@
-"""One run, from its newest checkpoint to its result.
+"""`Trainer`: one run, from its newest checkpoint to its result.
 
-A checkpoint is all that a resumed run needs: the state, the position in the epoch, the length of
-the log, and the sums of the epoch so far. log.jsonl and result.json are functions of recipe, data
-and environment alone; times go to timing.jsonl.
+A checkpoint has the training state, the position in the epoch, the length of the log, and the sums
+of the epoch so far. log.jsonl and result.json depend only on recipe, data and environment; times
+are in timing.jsonl.
 """
 
 import time
@@ -45,7 +45,7 @@ from plusx.train.state import State
 from plusx.weights import save_network
 
 
-# the highest fraction of the time that checkpoints by the clock may take
+# largest fraction of the time for checkpoints by `every_seconds`
 MAX_SAVING = 0.02
 # more classes than this have a confusion matrix too large for result.json
 MAX_MATRIX = 500
@@ -53,14 +53,14 @@ MAX_MATRIX = 500
 
 @dataclass
 class EpochSums:
-    """Sums over an epoch so far, exact in JSON; error None: the task has none."""
+    """Sums over the epoch so far; `error` is None if the task has no error rate."""
 
     images: int = 0
     loss: float = 0.0
     error: float | None = 0.0
 
     def add(self, report: Report, images: int) -> None:
-        """Add a step of so many images."""
+        """Add the report of a step with this number of images."""
         self.images += images
         self.loss += report.loss * images
         error = report.scalars.get("error")
@@ -68,21 +68,21 @@ class EpochSums:
 
     @property
     def means(self) -> dict[str, float]:
-        """The means over the images, as an epoch's line in the log has them."""
+        """Means over the images, for the log."""
         images = max(self.images, 1)
         means = {"train_loss": self.loss / images}
         return means if self.error is None else {**means, "train_error": self.error / images}
 
 
 class Trainer:
-    """One run from its newest checkpoint to its result."""
+    """Trains a recipe in a folder: resumes, evaluates, saves checkpoints, writes the result."""
 
     def __init__(
         self, recipe: Recipe, sets: build.Sets, out: Path, world: DistributedContext
     ) -> None:
         self.recipe, self.sets, self.out, self.world = recipe, sets, out, world
         net, preprocessing = build.make_net(recipe)
-        memory.follow(recipe, net)
+        memory.apply_plan(recipe, net)
         self.net = net
         if preprocessing is not None:
             self.sets = sets = sets.with_preprocessing(preprocessing)
@@ -101,7 +101,7 @@ class Trainer:
         self.validating = None if validation is None else self._evaluator(validation)
         self.per_epoch = len(self.loader)
         self.total = recipe.steps or (recipe.epochs or 0) * self.per_epoch
-        self.epochs = -(-self.total // self.per_epoch)  # the last one may be cut short
+        self.epochs = -(-self.total // self.per_epoch)  # the last one may be incomplete
         self.lr = optim.schedule_of(recipe, self.total)
         self.engine: Engine | None = None  # of several processes
         self.keep_best = recipe.evaluate.keep == "best" or (
@@ -114,22 +114,22 @@ class Trainer:
         self.log: store.Log | None = None  # rank 0 alone writes
         self.timing: store.Log | None = None
         self.epoch = 0
-        self.batch = 0  # batches of the epoch that are done
+        self.batch = 0  # completed batches of the epoch
         self.sums = EpochSums()
         self.stopped_early = False
-        self.finishing = False  # everything is saved, and the task may hold the best weights
-        self.changed: list[str] = []  # in the environment, since the run began
+        self.finishing = False  # everything is saved, and the task may have the best weights
+        self.changed: list[str] = []  # differences of the environment since the start
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0  # of the latest checkpoint
         self.epoch_save_seconds = 0.0
 
     def refuse_other_images(self) -> None:
-        """UserError where the run was begun with other images, classes or preprocessing."""
+        """Raise UserError if the run has other images, classes or preprocessing."""
         path, now = self.out / files.DATA, self.sets.description()
         if path.is_file() and _identity(files.read_data(self.out)) != _identity(now):
             raise UserError(
-                f"{self.out} was begun with other images than {self.sets.train.name} has now "
-                "(--allow-data-change continues all the same)"
+                f"the images of {self.sets.train.name} have changed since the start of {self.out} "
+                "(--allow-data-change resumes with the new ones)"
             )
 
     def begin(self, *, exact: bool, allow_data_change: bool) -> None:
@@ -158,7 +158,7 @@ class Trainer:
             self.timing.append({"event": event, **values})
 
     def _checkpoint(self, exact: bool, allow_data_change: bool) -> store.Checkpoint | None:
-        """The checkpoint to resume from, once the folder's files are checked and written."""
+        """Check and write the folder's files; return the checkpoint to resume from, if any."""
         parallel = self.recipe.device.parallel if self.world.size > 1 else "none"
         now = surroundings.environment(self.state.task.device, self.world.size, parallel)
         if not allow_data_change:
@@ -168,7 +168,7 @@ class Trainer:
             before = store.read_json(self.out / files.ENVIRONMENT)
             if changed := surroundings.differences(before, now):
                 self.changed = changed
-                message = f"not bit for bit the same as without a break: {'; '.join(changed)}"
+                message = f"not bit for bit equal to an uninterrupted run: {'; '.join(changed)}"
                 if exact:
                     raise UserError(f"{self.out}: {message} (--exact)")
                 warnings.warn(message, stacklevel=2)
@@ -180,7 +180,7 @@ class Trainer:
 
     def run(self, display: Display) -> dict[str, Any]:
         """Train to the end and write the result."""
-        with self.opened():
+        with self.open_resources():
             try:
                 self.advance(display, self.total)
                 self.save()
@@ -189,8 +189,8 @@ class Trainer:
                 raise self.stop() from None
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """The run's logs and data loaders are open inside."""
+    def open_resources(self) -> Iterator[None]:
+        """Open the run's logs and data loaders inside the block."""
         resources = (self.log, self.timing, self.loader, self.validating)
         with ExitStack() as stack:
             for resource in resources:
@@ -199,9 +199,9 @@ class Trainer:
             yield
 
     def advance(self, display: Display, until: int) -> None:
-        """Train up to this step, and end every epoch that ends with it.
+        """Train up to step `until`, and evaluate after every completed epoch.
 
-        Stopped: a signal came; the state was saved. Interrupted: it came during an evaluation.
+        Raises Stopped on a signal, after a checkpoint is saved; Interrupted during an evaluation.
         """
         while self.epoch < self.epochs and not self.stopped_early:
             if self.state.step < until and not self._epoch_done:
@@ -227,7 +227,7 @@ class Trainer:
             display.step(report)
             if self.world.stopping is not None:
                 raise self.stop()
-            if self.due():
+            if self._checkpoint_due():
                 self.save()
         seconds = time.perf_counter() - begin - self.epoch_save_seconds
         self._time(
@@ -242,19 +242,19 @@ class Trainer:
         )
 
     def _batches(self, until: int) -> Iterator[Batch]:
-        """The remaining batches of the epoch, up to this step, mixed as the recipe says."""
-        missing = max(until - self.state.step, 0)
+        """Yield the remaining batches of the epoch up to step `until`, with MixUp or CutMix."""
+        num_remaining = max(until - self.state.step, 0)
         num_classes = len(self.sets.train.classes)
         mix: Any = self.recipe.data.mix
-        change = {"mixup": mixup, "cutmix": cutmix}.get(mix.kind)
-        for batch in islice(self.loader.epoch(self.epoch, self.batch), missing):
-            if change is None:
+        mix_batch = {"mixup": mixup, "cutmix": cutmix}.get(mix.kind)
+        for batch in islice(self.loader.epoch(self.epoch, self.batch), num_remaining):
+            if mix_batch is None:
                 yield batch
             else:
-                yield change(mix.alpha)(batch, self.recipe.seed, self.state.step, num_classes)
+                yield mix_batch(mix.alpha)(batch, self.recipe.seed, self.state.step, num_classes)
 
     def _end_epoch(self, display: Display) -> None:
-        """Evaluate where the recipe says so, log the epoch, and begin the next one."""
+        """Evaluate if it is due, log the epoch, and advance to the next one."""
         number, every = self.epoch + 1, self.recipe.evaluate.every
         record: dict[str, Any] = {"epoch": number, "step": self.state.step, **self.sums.means}
         words = [f"epoch {number}/{self.epochs}", f"train loss {record['train_loss']:.4f}"]
@@ -279,7 +279,7 @@ class Trainer:
     def _observe(self, metrics: Mapping[str, Any], epoch: int) -> None:
         monitor = self.recipe.evaluate.monitor or self.state.task.metrics[0]
         if metrics.get(monitor) is None:
-            return  # as Dice of images without any of the class
+            return  # undefined, such as Dice of images without the class
         value = better(monitor, metrics[monitor])
         best = self.patience.best
         out_of_patience = self.patience.observe(value)
@@ -290,7 +290,7 @@ class Trainer:
             self.best_epoch = epoch
 
     def finish(self) -> dict[str, Any]:
-        """Write the result of a run whose last step is saved."""
+        """Write and return the result, after the last checkpoint."""
         self.finishing = True
         result = self._result()
         if self.world.first:
@@ -300,7 +300,7 @@ class Trainer:
         return result
 
     def _result(self) -> dict[str, Any]:
-        """The content of result.json, of the weights that are written beside it."""
+        """Write the weights; return the content of result.json."""
         task, recipe = self._evaluated(), self.recipe
         if self.best:
             task.load_state_dict(self.best)
@@ -357,23 +357,23 @@ class Trainer:
         }
 
     def _evaluated(self) -> Task:
-        """The weights that are evaluated: the averaged ones where there are any."""
+        """Return the task with the evaluated weights: the EMA, if there is one."""
         if self.state.ema is not None:
             return self.state.ema
-        return self.state.task if self.engine is None else self.engine.plain()
+        return self.state.task if self.engine is None else self.engine.full_task()
 
     def _metrics(self, task: Task, evaluator: Evaluator) -> dict[str, Any]:
-        """The metrics of a task. FloatingPointError: weights or predictions are not finite."""
+        """Evaluate a task. Raises FloatingPointError for weights or predictions not finite."""
         refuse_not_finite(task.state_dict(), self._where())
         try:
             return evaluator.metrics(task)
         except FloatingPointError as error:
             raise FloatingPointError(
-                f"{self._where()}: {error}; the last checkpoint stays"
+                f"{self._where()}: {error}; the last checkpoint remains"
             ) from error
 
     def _samples(self, step: int) -> int:
-        """Number of samples in the batch of a step, over all processes."""
+        """Return the number of samples in the batch of a step, over all processes."""
         begin = step % self.per_epoch * self.recipe.batch_size
         return min(self.recipe.batch_size, self.loader.count - begin)
 
@@ -397,20 +397,19 @@ class Trainer:
             samples_per_class=getattr(self.recipe.data, "samples_per_class", 1),
         )
 
-    def due(self) -> bool:
-        """Whether it is time to save a checkpoint."""
+    def _checkpoint_due(self) -> bool:
         table, waited = self.recipe.checkpoint, time.monotonic() - self.saved_at
         by_steps = table.every_steps and self.state.step % table.every_steps == 0
         seconds = max(table.every_seconds, self.save_seconds / MAX_SAVING)
         due = by_steps or bool(table.every_seconds and waited >= seconds)
-        # rank 0's clock decides: where the state is sharded, all of them save
+        # rank 0 decides, since all ranks of a sharded state take part in saving
         return bool(self.world.broadcast(due))
 
     def save(self) -> None:
-        """Write a checkpoint. FloatingPointError: weights are not finite."""
+        """Write a checkpoint. Raises FloatingPointError if weights are not finite."""
         begin = time.monotonic()
         tensors, state = (
-            self.state.state_dict() if self.engine is None else self.engine.whole(self.state)
+            self.state.state_dict() if self.engine is None else self.engine.full_state(self.state)
         )
         if not self.world.first:
             return
@@ -443,7 +442,7 @@ class Trainer:
         return f"step {self.state.step}, rate {self.state.optimizer.param_groups[0]['lr']}"
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> int:
-        """Resume from a checkpoint; the length of the log at that moment."""
+        """Restore a checkpoint; return the length of the log at that time."""
         self.best = tensors.pop("best", {})
         self.state.load_state_dict(tensors, values["state"])
         self.epoch, self.batch = values["epoch"], values["batch"]
@@ -457,18 +456,18 @@ class Trainer:
         return position
 
     def stop(self) -> Stopped:
-        """The exception to raise because of a signal, once a checkpoint is written."""
+        """Save a checkpoint after a signal, and return the exception to raise."""
         assert self.world.stopping is not None
         if not self.finishing:
             self.save()
-        self.world.barrier()  # until it is saved
+        self.world.barrier()  # until the checkpoint is saved
         return Stopped(self.world.stopping, self.state.step, self.out)
 
 
 def _multiply_adds(recipe: Recipe, net: Any) -> int:
-    """Of one input of the data's size, or of the network's own where the data has none.
+    """Return the MACs of one input of the data's size, or by default of the network's.
 
-    A volume for a network of images counts with all its slices.
+    A volume counts with all its slices for a network of images.
     """
     spec = build.spec_of(recipe.net)
     if recipe.head is None:
@@ -480,17 +479,18 @@ def _multiply_adds(recipe: Recipe, net: Any) -> int:
 
 
 def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
-    """FloatingPointError for a weight that is not finite: an update can spoil the weights while the
-    loss is still finite, and such weights are never saved.
+    """Raise FloatingPointError for a weight that is not finite, which is never saved.
+
+    The loss of that update can still be finite.
     """
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise FloatingPointError(
-                f"{where}: {name} is not finite after the update; the last checkpoint stays"
+                f"{where}: {name} is not finite after the update; the last checkpoint remains"
             )
 
 
 def _identity(data: Mapping[str, Any]) -> list[Any]:
-    """The entries of a data.json that identify the data: not its name and its warnings."""
+    """Return the entries of a data.json that identify the data: all but name and warnings."""
     splits = [data[split] and data[split]["fingerprint"] for split in ("train", "validation")]
     return [*splits, data["classes"], data["preprocessing"]]

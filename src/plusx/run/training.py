@@ -1,4 +1,4 @@
-"""Training a recipe in a folder: what has to hold before a run may begin or go on."""
+"""Training a recipe in a folder, with the checks before a run starts or resumes."""
 
 import copy
 from contextlib import nullcontext
@@ -13,8 +13,8 @@ from plusx.errors import UserError
 from plusx.recipe import Recipe, differences, to_toml
 from plusx.run import build, memory
 from plusx.run import folder as files
-from plusx.run.distributed import DistributedContext, joined
-from plusx.run.environment import remembered_precision
+from plusx.run.distributed import DistributedContext, join_processes
+from plusx.run.environment import cached_precision
 from plusx.run.examples import draw_examples
 from plusx.run.optim import schedule_warnings
 from plusx.run.progress import Display
@@ -24,8 +24,7 @@ from plusx.run.trainer import Trainer
 from plusx.tasks.prepare import find_device
 
 
-# Fields that may change between the beginning of a run and its end. What the images and the
-# machine are is judged by themselves, not by where the recipe says they are.
+# fields that may change when a run is resumed; images and environment are compared separately
 HARMLESS = (
     "checkpoint.",
     "compare.",
@@ -47,15 +46,14 @@ def train(
     exact: bool = False,
     allow_data_change: bool = False,
 ) -> dict[str, Any]:
-    """Train the recipe in the folder `out`, going on where it stopped; the content of result.json.
+    """Train the recipe in the folder `out`, or resume it; return the content of result.json.
 
-    `exact` refuses to go on where versions, threads or processor are others than at the beginning,
-    which otherwise is a warning. `allow_data_change` goes on with other images than it began with.
-
-    UserError: recipe, data or folder are wrong; nothing was trained. FloatingPointError: the loss
-    is not finite; the last checkpoint stays. Stopped: SIGTERM or SIGINT came; the state was saved.
+    exact: refuse to resume with other versions, threads or another processor, instead of a warning
+    allow_data_change: resume also if the images have changed
+    Raises UserError if recipe, data or folder are invalid, FloatingPointError if the loss is not
+    finite (the last checkpoint remains), Stopped on SIGTERM or SIGINT, after a checkpoint is saved.
     """
-    with joined(recipe.device.kind, recipe.device.timeout) as world:
+    with join_processes(recipe.device.kind, recipe.device.timeout) as world:
         threads = torch.get_num_threads()
         if recipe.device.threads:
             torch.set_num_threads(recipe.device.threads)
@@ -76,8 +74,8 @@ def _train(
     exact: bool,
     allow_data_change: bool,
 ) -> dict[str, Any]:
-    chosen_here = recipe.device.precision == "auto"
-    trainer = prepared(recipe, out, world)
+    auto_precision = recipe.device.precision == "auto"
+    trainer = make_trainer(recipe, out, world)
     recipe, sets = trainer.recipe, trainer.sets
     with store.lock(out) if world.first else nullcontext():
         finished = None
@@ -99,10 +97,10 @@ def _train(
                 display.line(
                     f"plusx: resuming from step {trainer.state.step:,} of {trainer.total:,}"
                 )
-            if chosen_here:
+            if auto_precision:
                 display.line(f"plusx: computing in {recipe.device.precision}")
             for warning in sets.warnings:
-                if not warning.startswith("skipped "):  # each file is named in data.json
+                if not warning.startswith("skipped "):  # files are listed in data.json
                     display.line(f"plusx: {warning}")
             if warning := build.untrained_warning(recipe):
                 display.line(f"plusx: {warning}")
@@ -110,55 +108,51 @@ def _train(
                 display.line(f"plusx: {warning}")
             device = trainer.state.task.device
             memory.warn(recipe, trainer.net, device)
-            with memory.explaining(recipe, trainer.net, device):
+            with memory.explain_exhaustion(recipe, trainer.net, device):
                 result = trainer.run(display)
         if world.first:
             draw_examples(out, sets.validation)
         return result
 
 
-def prepared(recipe: Recipe, out: Path, world: DistributedContext) -> Trainer:
-    """The run of a recipe, before anything is written. UserError as `train` raises it."""
+def make_trainer(recipe: Recipe, out: Path, world: DistributedContext) -> Trainer:
+    """Return the trainer of a recipe, without writing files. Raises UserError as `train` does."""
     if world.first:
         files.refuse_foreign(out)
     sets = build.open_sets(recipe)
     recipe = with_precision(build.resolved(recipe, sets.train), out, world)
     _check(recipe, sets)
-    _refuse_disagreement(recipe, sets, world)
+    _check_ranks_agree(recipe, sets, world)
     if world.first and (out / files.RECIPE).is_file():
         refuse_other_recipe(out, recipe)
     trainer = Trainer(recipe, sets, out, world)
-    _refuse_lone_values(trainer)
+    _check_batch_norm(trainer)
     return trainer
 
 
 def with_precision(recipe: Recipe, out: Path, world: DistributedContext) -> Recipe:
-    """The recipe with its precision chosen: what an unfinished run in `out` computes in, else what
-    is quicker on this device.
-    """
+    """Return the recipe with "auto" replaced by the precision of the run, or the faster one."""
     if recipe.device.precision != "auto":
         return recipe
-    chosen: Any = None
+    precision: Any = None
     if world.first and (out / files.RECIPE).is_file():
-        chosen = files.read_recipe(out).device.precision
+        precision = files.read_recipe(out).device.precision
     elif world.first:
-        chosen = remembered_precision(find_device(world.device(recipe.device.kind)))
-    chosen = world.broadcast(chosen)
-    return replace(recipe, device=replace(recipe.device, precision=chosen))
+        precision = cached_precision(find_device(world.device(recipe.device.kind)))
+    precision = world.broadcast(precision)
+    return replace(recipe, device=replace(recipe.device, precision=precision))
 
 
-def _refuse_disagreement(recipe: Recipe, sets: build.Sets, world: DistributedContext) -> None:
-    """UserError where the processes of a run were given different things to do."""
-    ours = [to_toml(recipe), sets.description()]
-    if world.size > 1 and (theirs := world.broadcast(ours)) != ours:
-        other = "another recipe" if theirs[0] != ours[0] else "other images"
-        raise UserError(f"rank {world.rank} was given {other} than rank 0")
+def _check_ranks_agree(recipe: Recipe, sets: build.Sets, world: DistributedContext) -> None:
+    """Raise UserError if the processes of a run have different recipes or images."""
+    state = [to_toml(recipe), sets.description()]
+    if world.size > 1 and (of_rank_0 := world.broadcast(state)) != state:
+        other = "another recipe" if of_rank_0[0] != state[0] else "other images"
+        raise UserError(f"rank {world.rank} has {other} than rank 0")
 
 
-def _refuse_lone_values(trainer: Trainer) -> None:
-    """UserError where a batch of training is one sample that has one value a channel somewhere in
-    the network, of which batch norm has no variance.
-    """
+def _check_batch_norm(trainer: Trainer) -> None:
+    """Raise UserError if batch norm gets a single value per channel in training."""
     recipe, modality, loader = trainer.recipe, trainer.sets.train.modality, trainer.loader
     parts = trainer.world.size * recipe.optim.accumulation_steps
     if min(recipe.batch_size, loader.count) >= 2 * parts or modality.varies or modality.ndim != 2:
@@ -169,7 +163,7 @@ def _refuse_lone_values(trainer: Trainer) -> None:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             return
-    except Exception:  # only batch norm is asked here
+    except Exception:  # reported later by training
         return
     else:
         return
@@ -177,7 +171,7 @@ def _refuse_lone_values(trainer: Trainer) -> None:
     raise UserError(
         f"batch_size = {recipe.batch_size}, and {loader.count:,} training images{shared}: batch "
         f"norm needs two images at a time, since {recipe.net_name or 'the network'} ends in one "
-        f"value a channel at {' x '.join(map(str, modality.size))} pixels; set batch_size = "
+        f"value per channel at {' x '.join(map(str, modality.size))} pixels; set batch_size = "
         f"{2 * parts} or more"
     )
 
@@ -194,11 +188,12 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
             f"[net] in_channels = {recipe.net.in_channels}, but the images of {sets.train.name} "
             f"have {channels}"
         )
-    size, seen = recipe.net.size, sets.train.modality.size
-    if size is not None and size not in (seen, seen[0] if seen[0] == seen[1] else None):
+    size, data_size = recipe.net.size, sets.train.modality.size
+    square = data_size[0] if data_size[0] == data_size[1] else None
+    if size is not None and size not in (data_size, square):
         raise UserError(
             f"[net] size = {size}, but the images of {sets.train.name} are "
-            f"{' x '.join(map(str, seen))}"
+            f"{' x '.join(map(str, data_size))}"
         )
     has_classes = TASKS[recipe.task.kind].has_classes
     expected = recipe.net.num_classes if has_classes else None
@@ -210,16 +205,16 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
 
 
 def refuse_other_recipe(out: Path, recipe: Recipe) -> None:
-    """UserError where the run in this folder was begun with another recipe, resolved as this."""
+    """Raise UserError if the run in this folder has another recipe; both are resolved."""
     changed = differences(files.read_recipe(out), recipe)
     harmful = [f"{key}: {how}" for key, how in changed.items() if not key.startswith(HARMLESS)]
     if not harmful:
         return
     is_longer = {*changed} <= {"epochs", "steps"} and (out / files.RESULT).is_file()
     advice = (
-        f"the run is finished; to train longer, begin another one from its weights: "
+        "the run is finished; to train longer, start a new run from its weights: "
         f"net.weights={out} --out OTHER"
         if is_longer
-        else "choose another folder, or give the recipe that it was begun with"
+        else "choose another folder, or give the recipe of that run"
     )
-    raise UserError(f"{out} was begun with another recipe ({'; '.join(harmful)}); {advice}")
+    raise UserError(f"{out} has a run of another recipe ({'; '.join(harmful)}); {advice}")

@@ -1,4 +1,4 @@
-"""Predictions for volumes: masks in the files' own voxels, rows, and pictures of slices."""
+"""Predictions for volumes: masks in the voxels of the files, rows, and overlays of slices."""
 
 import re
 import warnings
@@ -47,19 +47,19 @@ Mask = UInt8[np.ndarray, "x y z"]
 
 
 class StoredVolume(NamedTuple):
-    """A volume as it is stored, and as the input of the network."""
+    """A volume as stored, and resampled as the input of the network."""
 
-    path: str  # or its name, where it is not a file
+    path: str  # or a name, if it is not a file
     scan: Scan
     image: Grid
     target: Mask | None  # in the scan's voxels
-    is_test: bool = False  # whether its ground truth is of a test set
+    is_test: bool = False  # whether it is in a test set
 
 
 def stored_volumes(
     run: Run, files: Sequence[str], failed: list[dict[str, str]]
 ) -> Iterator[StoredVolume]:
-    """Volumes in files that can be used, one at a time; the others go to `failed`."""
+    """Yield the volumes of readable files; add the others to `failed`."""
     for path in files:
         try:
             scan = read_channels([path, *further_channels(path, run.preprocessing.channels)])
@@ -67,7 +67,7 @@ def stored_volumes(
         except (UnreadableImage, OSError) as error:
             failed.append({"path": printable(path), "reason": reason_of(error)})
             continue
-        yield StoredVolume(path, scan, image, _truth(run, path, scan), _is_test(path))
+        yield StoredVolume(path, scan, image, _ground_truth(run, path, scan), _is_test(path))
 
 
 def _modality(run: Run) -> VolumeModality:
@@ -81,20 +81,20 @@ def _grid(modality: Modality) -> Space:
 
 
 def synthetic_volumes(dataset: Dataset, indices: Sequence[int]) -> Iterator[StoredVolume]:
-    """Volumes that are not files, as if they were stored on the network's grid."""
+    """Yield synthetic volumes, stored on the network's grid."""
     space = _grid(dataset.modality)
     assert isinstance(dataset.items, VolumeItems)
     affine = affine_of(space.orientation, space.spacing)
     for index in indices:
         volume = dataset.items.volumes[index]
-        image = np.array(volume.image)  # which may be mapped from the disk, read-only
+        image = np.array(volume.image)  # a copy, since it may be a read-only memory map
         target = None if volume.mask is None else np.array(volume.mask)
         scan = Scan(image, affine, Placement(affine, affine, (1, 1), "mm"))
         yield StoredVolume(volume.name, scan, image, target, dataset.split == "test")
 
 
 def num_test_volumes(files: Sequence[str]) -> int:
-    """How many of the volumes are of a test set with masks beside them."""
+    """Return the number of files in a test set that have masks."""
     return sum(_is_test(path) and mask_beside(path) is not None for path in files)
 
 
@@ -108,16 +108,16 @@ def predict_volumes(
     out: str | Path | None,
     num_test: int = 0,
 ) -> dict[str, Any]:
-    """Predictions for volumes, and where `out` is a folder their masks and pictures in it.
+    """Return predictions for volumes; write masks and overlays if `out` is a folder.
 
-    Gives `predictions`: path, size, class_fractions, label (the class of the largest fraction), and
-    volumes_ml, the millilitres of each class. Where a mask lies beside a volume, `ground_truth` has
-    Dice and HD95 in the volume's own voxels. With `out` a row names its `mask`, a NIfTI file in the
-    volume's space, and its `overlay` and `side_by_side`, of the slice with the most voxels of
-    classes other than the first.
+    `predictions` has path, size, class_fractions, label (the class of the largest fraction), and
+    volumes_ml, the millilitres of each class. If a volume has a mask file, `ground_truth` has the
+    metrics in the voxels of the file. With `out`, a row has the paths `mask`, a NIfTI file in the
+    volume's space, and `overlay` and `side_by_side`, of the slice with the most voxels of classes
+    other than the first.
 
-    num_test: how many of them are of a test set; a use of it is recorded before the first is
-    compared with its ground truth.
+    num_test: number of volumes in a test set; its use is recorded before the first comparison with
+        ground truth
     """
     run, task = predictor.run, predictor.task
     writer, home, names = PredictionWriter(run, out), home_of(run), set[str]()
@@ -139,21 +139,15 @@ def predict_volumes(
             while name in names:
                 name = f"{name}-{len(writer.rows) + 1}"
             names.add(name)
-            _draw(
-                writer,
-                row,
-                name,
-                scan,
-                [mask] if target is None else [mask, target],
-            )
+            _draw(writer, row, name, scan, [mask] if target is None else [mask, target])
         writer.rows.append(row)
     return writer.result()
 
 
 def in_voxels_of(scan: Scan, probabilities: Tensor, preprocessing: Modality) -> Mask:
-    """The class of every voxel of a scan, from probabilities (k, d, h, w) on the network's grid.
+    """Return the class of every voxel of a scan, from probabilities (k, d, h, w) on the grid.
 
-    Probabilities, not classes, are brought back to the scan's spacing: edges stay smooth.
+    Probabilities, not classes, are resampled to the scan's spacing, so that edges stay smooth.
     """
     space = _grid(preprocessing)
     spacing = reoriented_spacing(scan.affine, space.orientation)
@@ -170,15 +164,15 @@ def in_voxels_of(scan: Scan, probabilities: Tensor, preprocessing: Modality) -> 
     return np.ascontiguousarray(with_stored_axes(mask, scan.affine, space.orientation))
 
 
-def _truth(run: Run, path: str, scan: Scan) -> Mask | None:
-    """The mask that lies beside a volume, in its voxels; None where there is no usable one."""
-    beside = mask_beside(path)
-    if beside is None:
+def _ground_truth(run: Run, path: str, scan: Scan) -> Mask | None:
+    """Return the mask of a volume's mask file in its voxels; None if there is no usable one."""
+    mask_path = mask_beside(path)
+    if mask_path is None:
         return None
     data = None if run.recipe is None else run.recipe.data
     ignored = getattr(data, "ignore", ())
     try:
-        return stored_mask(beside, scan, Reading(_modality(run), run.classes, ignored))
+        return stored_mask(mask_path, scan, Reading(_modality(run), run.classes, ignored))
     except (UnreadableImage, OSError) as error:
         warnings.warn(f"{printable(path)} is not compared with its mask: {error}", stacklevel=2)
         return None
@@ -197,7 +191,7 @@ def _row(run: Run, path: str, scan: Scan, mask: Mask) -> dict[str, Any]:
 
 
 def _metrics(run: Run, mask: Mask, target: Mask, scan: Scan) -> dict[str, Any]:
-    """The metrics of one volume, in its own voxels."""
+    """Return the metrics of one volume in the voxels of its file."""
     if (target == IGNORE_INDEX).all():
         return {}
     prediction, targets = (
@@ -217,11 +211,11 @@ def _metrics(run: Run, mask: Mask, target: Mask, scan: Scan) -> dict[str, Any]:
 def _draw(
     writer: PredictionWriter, row: dict[str, Any], name: str, scan: Scan, masks: Sequence[Mask]
 ) -> None:
-    """Write the predicted mask, and the pictures of one slice with each of the masks over it."""
+    """Write the predicted mask, and overlays of one slice for each of the masks."""
     preprocessing, num_classes = writer.run.preprocessing, len(writer.run.classes)
     orientation = _grid(preprocessing).orientation
-    turned = [reoriented(mask, scan.affine, orientation) for mask in masks]
-    predicted = turned[0]
+    reoriented_masks = [reoriented(mask, scan.affine, orientation) for mask in masks]
+    predicted = reoriented_masks[0]
     largest = int((predicted > 0).sum((1, 2)).argmax())
     index = largest if predicted.any() else len(predicted) // 2
     values = reoriented(scan.values, scan.affine, orientation)[:, index]
@@ -229,10 +223,10 @@ def _draw(
     times = drawing.enlargement(pixels.shape[:2])
     pixels = drawing.enlarged(pixels, times)
     overlays = [
-        drawing.overlaid(
+        drawing.overlay_mask(
             pixels, drawing.enlarged(np.ascontiguousarray(mask[index]), times), num_classes
         )
-        for mask in turned
+        for mask in reoriented_masks
     ]
     nifti = (".nii.gz", as_nifti(masks[0], scan.placement))
     writer.draw(row, name, pixels, overlays, nifti)
@@ -241,7 +235,7 @@ def _draw(
 def _windowed(
     values: Num[np.ndarray, "c h w"], preprocessing: Modality
 ) -> UInt8[np.ndarray, "h w 1"]:
-    """The first channel of a slice as grey values, in the window that the network uses."""
+    """Return the first channel of a slice as grey values, in the network's window."""
     low, high = preprocessing.low, preprocessing.high
     channel = values[0].astype(np.float64)
     if _grid(preprocessing).percentiles:

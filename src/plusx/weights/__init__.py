@@ -1,4 +1,4 @@
-"""Weights: into our networks, in our files, and out of other libraries' files."""
+"""Reading, writing, loading and converting weight files."""
 
 from plusx.weights.convert import Conversion, convert
 from plusx.weights.fetch import load_named_or_file

@@ -1,4 +1,4 @@
-"""Turn another library's weight file into one of ours."""
+"""Conversion of another library's weight files to those of plusx."""
 
 import json
 import subprocess
@@ -44,9 +44,9 @@ CIFAR10_CLASSES = (
     "truck",
 )
 SECONDS = 600
-SMALL = 64  # pixels a side up to which images are usually stretched to the size, not cropped
+SMALL = 64  # pixels per side; images up to this size are usually stretched, not cropped
 EPSILON = 1e-5  # of a batch norm, and of torchvision's frozen one
-# torchvision reads these files with frozen norms that add nothing to the variance
+# torchvision loads these files into frozen batch norms with epsilon 0
 WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn")
 _AUXILIARY = "head.aux_classifier."
 # the layer of a head that has the number of classes
@@ -55,13 +55,13 @@ _LAST_LAYERS = ("head.classifier.4.weight", "head.roi_heads.box_predictor.cls_sc
 
 @dataclass(frozen=True)
 class SourceDefaults:
-    """What the files of a source have in common beside their names."""
+    """Preprocessing, classes and spec details that all files of a source share."""
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     classes: tuple[str, ...] = ()
-    shortcut: Mapping[str, str] = field(default_factory=dict)  # a word of ours: theirs
-    trained_on: str = ""  # the named set whose training images all were learned from
+    shortcut: Mapping[str, str] = field(default_factory=dict)  # word of plusx: word of the source
+    trained_on: str = ""  # the named data set whose training images were all used
 
 
 SOURCE_DEFAULTS: dict[str, SourceDefaults] = {
@@ -78,9 +78,10 @@ SOURCE_DEFAULTS: dict[str, SourceDefaults] = {
 }
 
 
-def validation_notice(source: str, data: object) -> str:
-    """What to say of metrics on validation images of a named set, by weights of that source that
-    were trained on them; "" where they were not.
+def validation_warning(source: str, data: object) -> str:
+    """Return a warning if the weights of `source` were trained on the validation images of `data`.
+
+    `data` is the kind of a data set. Returns "" if there is nothing to warn of.
     """
     if source not in SOURCE_DEFAULTS or SOURCE_DEFAULTS[source].trained_on != data:
         return ""
@@ -102,8 +103,8 @@ class Conversion:
     num_classes: int
     preprocessing: dict[str, Any] | None
     classes: tuple[str, ...] | None
-    key: str  # of the checkpoint that the weights come from; "": its top
-    other_keys: tuple[str, ...]  # of the checkpoint that hold tensors too, such as averaged weights
+    key: str  # of the checkpoint, where the weights were; "": at the top
+    other_keys: tuple[str, ...]  # of the checkpoint with tensors, such as averaged weights
     prefix: str  # that was removed from every name
 
 
@@ -117,28 +118,29 @@ def convert(
     classes: Sequence[str] | None = None,
     key: str = "",
 ) -> Conversion:
-    """Read `file`, which `source` wrote for the network `model`, and write it to `to`.
+    """Convert the weight file `file` of the library `source` to a safetensors file of plusx.
 
-    `model` is a name of the zoo, the path of a spec as TOML, or a Net. The number of classes is the
-    file's. What a source does differently goes into the written spec, so that `open_network` builds
-    exactly the network that was trained. Preprocessing and names of classes are the source's usual
-    ones unless given. `key` is that of the weights in a checkpoint, such as "state_dict_ema"; "" is
-    the usual one. A pickle is read in a process of its own and never runs anything.
-    Raises UserError where the file is not what it is said to be; nothing is written then.
+    `model` is a name of the zoo, the path of a spec as TOML, or a Net. The number of classes is
+    taken from the file. Details that the source builds differently are written into the spec, so
+    that `open_network` builds exactly the network that was trained. `preprocessing` and `classes`
+    default to those of the source. `key` selects the weights in a checkpoint, such as
+    "state_dict_ema"; "" takes the usual one. A pickle is read in a separate process, with
+    `weights_only`.
+    Raises UserError if the file does not fit the model and source; nothing is written then.
     """
     if source not in SOURCE_DEFAULTS:
         raise UserError(f"unknown source {source!r}; sources are {', '.join(SOURCE_DEFAULTS)}")
     file, to = Path(file), Path(to)
     if to.suffix != ".safetensors":
-        raise UserError(f"{to}: what plusx writes is a .safetensors file")
+        raise UserError(f"{to}: the name of the new file must end with .safetensors")
     kind = kind_of(file)
     if kind not in KINDS:
         raise UserError(f"{file} is {kind}; `plusx convert` reads {', '.join(KINDS.values())}")
     if to.exists() and to.samefile(file):
-        raise UserError(f"{to} is the file to be read")
+        raise UserError(f"{to} is the input file; choose another name for the new file")
     defaults = SOURCE_DEFAULTS[source]
-    name, described = _model(model, defaults)
-    state = _sketch(described).state_dict()
+    name, source_model = _model(model, defaults)
+    state = _on_meta(source_model).state_dict()
     if kind == "safetensors":
         tensors, _ = store.load_tensors(file)
         origin: dict[str, str] = {}
@@ -149,22 +151,24 @@ def convert(
         tensors, origin = read_foreign(file, kind, numbers, key)
     prefix = common_prefix(tensors)
     tensors = rename(tensors, source, state)
-    net = _sketch(_as_in_file(described, tensors))
+    net = _on_meta(_as_in_file(source_model, tensors))
     report = compare(net, tensors)
     if not report.complete:
-        raise UserError(f"{file} is not {name or 'the spec'} as {source} writes it: {report}")
+        raise UserError(f"{file} does not fit {name or 'the spec'} of {source}: {report}")
     check_finite(tensors)
-    known = published_as(name, file.name) if name and source == "torchvision" else None
-    if known is not None and known.name == "COCO_V1" and name in WITHOUT_EPSILON:
+    release = published_as(name, file.name) if name and source == "torchvision" else None
+    if release is not None and release.name == "COCO_V1" and name in WITHOUT_EPSILON:
         tensors = with_epsilon(tensors)
     if preprocessing is None:
-        preprocessing = known.preprocessing if known else usual_preprocessing(net, defaults)
+        preprocessing = release.preprocessing if release else usual_preprocessing(net, defaults)
     if classes is None:
-        classes = known.classes if known else usual_classes(net.num_classes, defaults)
+        classes = release.classes if release else usual_classes(net.num_classes, defaults)
     metadata = describe(net, name, preprocessing, classes, source)
     if net.head_spec is not None:
         metadata["task"] = json.dumps({"kind": net.head_spec.task})
-    written = {key: _typed(tensors.get(key), ours) for key, ours in net.state_dict().items()}
+    written = {
+        name: _with_dtype(tensors.get(name), tensor) for name, tensor in net.state_dict().items()
+    }
     store.save_tensors(to, written, metadata)
     return Conversion(
         to=to,
@@ -184,35 +188,35 @@ def convert(
 def read_foreign(
     file: Path, kind: str, expected: int, key: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a torch pickle or NumPy archive, read in a process of its own, and the
-    metadata that `weights.foreign` describes.
+    """Read a torch pickle or a NumPy archive in a separate process.
 
-    `expected` is the number of parameters and buffers of the network: a file that declares, or a
-    reader that takes, far more than these need is refused. Raises UserError with the reason.
+    `kind` is a key of `weights.files.KINDS`. `expected` is the number of parameters and buffers of
+    the network; it limits the size of the file and the memory of the process. Returns the tensors,
+    and the metadata that `weights.foreign` describes. Raises UserError if the file cannot be read.
     """
-    # eight bytes a number, and room for what an optimizer keeps beside the weights
+    # eight bytes per number, and room for the state of an optimizer beside the weights
     room = 8 * 8 * expected + (64 << 20)
     declared = _declared(file)
     if declared > room:
         raise UserError(
-            f"{file} holds {declared:,} bytes when unpacked, far more than the {expected:,} "
-            "numbers of the network need; it was not opened"
+            f"{file} has {declared:,} bytes when unpacked, far more than the network needs for its "
+            f"{expected:,} numbers; it was not opened"
         )
     command = [sys.executable, "-I", foreign.__file__, str(file.resolve()), kind, str(2 * room)]
     command += [key] if key else []
     try:
-        done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+        process = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise UserError(f"{file} was not read within {SECONDS} s") from None
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        why = lines[-1] if lines else f"its reader ended with status {done.returncode}"
+    if process.returncode:
+        lines = process.stderr.decode(errors="replace").strip().splitlines()
+        why = lines[-1] if lines else f"its reader ended with status {process.returncode}"
         raise UserError(f"{file} cannot be converted: {why}")
-    return decode(done.stdout, str(file))
+    return decode(process.stdout, str(file))
 
 
 def _declared(file: Path) -> int:
-    """Bytes that a file says it holds when unpacked."""
+    """Return the unpacked size of a file in bytes, as its zip directory states it."""
     if not zipfile.is_zipfile(file):
         return file.stat().st_size
     with zipfile.ZipFile(file) as archive:
@@ -220,7 +224,7 @@ def _declared(file: Path) -> int:
 
 
 def usual_preprocessing(net: Backbone, defaults: SourceDefaults) -> dict[str, Any] | None:
-    """The preprocessing that the files of a source expect, for images of three channels."""
+    """Return the preprocessing of a source's networks; None if the input is no RGB image."""
     spec = net.base.spec
     if spec.ndim != 2 or net.in_channels != len(defaults.mean):
         return None
@@ -236,22 +240,22 @@ def usual_preprocessing(net: Backbone, defaults: SourceDefaults) -> dict[str, An
 
 
 def usual_resize(size: Sequence[int]) -> str:
-    """The resize of networks of this input size, where a file does not state it."""
+    """Return the usual `resize` for this input size, for files that do not state it."""
     return "stretch" if max(size) <= SMALL else "center_crop"
 
 
 def usual_classes(outputs: int, defaults: SourceDefaults) -> tuple[str, ...] | None:
-    """The names of a source's classes, or ImageNet's where there are a thousand."""
+    """Return the class names of a source, or ImageNet's; None if neither has `outputs` names."""
     if len(defaults.classes) == outputs:
         return defaults.classes
-    from torchvision.models import ResNet18_Weights  # slow, and seldom needed
+    from torchvision.models import ResNet18_Weights  # slow to import
 
     imagenet = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     return tuple(imagenet) if len(imagenet) == outputs else None
 
 
 def _model(model: str | Net, defaults: SourceDefaults) -> tuple[str | None, Model]:
-    """The name of a network of the zoo, and the model as the source builds it."""
+    """Return the name of a zoo network (or None), and the model as the source builds it."""
     if isinstance(model, str) and model.endswith(".toml"):
         try:
             spec = from_toml(Path(model).read_text(encoding="utf-8"))
@@ -259,14 +263,15 @@ def _model(model: str | Net, defaults: SourceDefaults) -> tuple[str | None, Mode
             raise UserError(f"the spec {model}: {error}") from None
         validate(spec)
         return None, with_shortcut(spec, defaults.shortcut)
-    name, described = (model, find_model(model)) if isinstance(model, str) else (None, model)
-    if isinstance(described, Net):
-        described = with_shortcut(described, defaults.shortcut)
-    return name, described
+    name = model if isinstance(model, str) else None
+    source_model = find_model(model) if isinstance(model, str) else model
+    return name, with_shortcut(source_model, defaults.shortcut) if isinstance(
+        source_model, Net
+    ) else source_model
 
 
 def with_shortcut(net: Net, words: Mapping[str, str]) -> Net:
-    """The spec with other words in its shortcuts."""
+    """Return the spec with the words of its shortcuts replaced according to `words`."""
 
     def renamed(block: Block) -> Block:
         shortcut = " ".join(words.get(word, word) for word in block.shortcut.split())
@@ -275,15 +280,16 @@ def with_shortcut(net: Net, words: Mapping[str, str]) -> Net:
     return map_blocks(net, renamed)
 
 
-def _sketch(model: Model) -> Backbone:
-    """The network of a model, without memory for its tensors."""
+def _on_meta(model: Model) -> Backbone:
+    """Build the network on the meta device."""
     with torch.device("meta"):
         return build(model, initialised=False)
 
 
 def _as_in_file(model: Model, tensors: Mapping[str, Tensor]) -> Model:
-    """The model with the number of classes that a file has, and of a head whether it is auxiliary
-    and whether norms are constants.
+    """Return the model with the number of classes of the file's tensors.
+
+    For a network with a head also whether it has an auxiliary head, and frozen batch norms.
     """
     if not isinstance(model, WithHead):
         weight = tensors.get("fc.weight")
@@ -293,18 +299,17 @@ def _as_in_file(model: Model, tensors: Mapping[str, Tensor]) -> Model:
     if hasattr(head, "auxiliary"):
         head = replace(head, auxiliary=any(name.startswith(_AUXILIARY) for name in tensors))
     if head.two_stage:
-        counted = any(name.endswith(".num_batches_tracked") for name in tensors)
-        head = replace(head, frozen_norms=not counted)
+        trainable = any(name.endswith(".num_batches_tracked") for name in tensors)
+        head = replace(head, frozen_norms=not trainable)
     num_classes = model.num_classes
     for name in _LAST_LAYERS:
         if name in tensors and tensors[name].ndim >= 2:
-            num_classes = max(tensors[name].shape[0] - head.two_stage, 1)  # less the background
+            num_classes = max(tensors[name].shape[0] - head.two_stage, 1)  # without the background
     return replace(model, head=head, num_classes=num_classes)
 
 
 def with_epsilon(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network whose frozen norms add nothing to the variance, for norms that add
-    EPSILON: the outputs are the same."""
+    """Rescale batch norms trained with epsilon 0 for an epsilon of EPSILON; same outputs."""
     changed = dict(tensors)
     for key, variance in tensors.items():
         weight = f"{key.removesuffix('running_var')}weight"
@@ -314,6 +319,6 @@ def with_epsilon(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return changed
 
 
-def _typed(tensor: Tensor | None, ours: Tensor) -> Tensor:
-    """A tensor in the type of our network; a count of batches that is missing is 0."""
-    return torch.zeros(ours.shape, dtype=ours.dtype) if tensor is None else tensor.to(ours.dtype)
+def _with_dtype(tensor: Tensor | None, like: Tensor) -> Tensor:
+    """Return a tensor in the dtype of `like`; zero for a missing `num_batches_tracked`."""
+    return torch.zeros(like.shape, dtype=like.dtype) if tensor is None else tensor.to(like.dtype)

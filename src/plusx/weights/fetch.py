@@ -1,4 +1,6 @@
-"""Weights by the name their publisher gave them: fetched once, checked, converted, kept."""
+"""Loading of weight files, and of torchvision's published weights by their name.
+
+Published weights are downloaded once, checked, converted, and cached."""
 
 import fcntl
 import hashlib
@@ -20,7 +22,7 @@ from plusx.grammar.model import Model, WithHead
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.nn.network import Backbone
 from plusx.weights.convert import convert
-from plusx.weights.files import Weights, read_weights, remember
+from plusx.weights.files import Weights, read_weights, set_preprocessing
 from plusx.weights.input_conv import adapt_input_conv
 from plusx.weights.load import LoadReport, load_weights
 from plusx.weights.published import Published, published, published_names
@@ -34,27 +36,27 @@ def load_named_or_file(
 ) -> LoadReport:
     """Load torchvision's weights by their name ("IMAGENET1K_V2"), or a safetensors file.
 
-    Strict; but with `new_head` a network for another number of classes than the weights have keeps
-    the head it was built with. UserError: the weights are for another network. OSError: they cannot
-    be fetched.
+    All tensors must match; with `new_head`, a network with another number of classes than the
+    weights keeps its initialised head. Raises UserError if the weights are for another network,
+    OSError if they cannot be downloaded.
     """
-    return load_found(net, model, find_weights(model, weights), new_head=new_head)
+    return load_into(net, model, find_weights(model, weights), new_head=new_head)
 
 
 def find_weights(model: str | None, weights: str | Path) -> Weights:
-    """Open a file, or the published weights of that name for the network `model` of the zoo."""
+    """Open a file, or the published weights of that name for the zoo network `model`."""
     if isinstance(weights, str) and NAME.fullmatch(weights) and not Path(weights).exists():
         if model is None:
-            raise UserError(f"{weights!r} names no file, and a spec has no published weights")
+            raise UserError(f"there is no file {weights!r}, and a spec has no published weights")
         return read_weights(fetch(published(model, weights)))
     names = published_names(model) if model else ()
     if names and not Path(weights).exists():
-        raise UserError(f"there is no file {weights}; {model} has {', '.join(names)} to be fetched")
+        raise UserError(f"there is no file {weights}; published for {model}: {', '.join(names)}")
     return read_weights(weights)
 
 
 def model_of_file(weights: Weights, model: Model) -> Model:
-    """The network that a file states; `model` where it states none, or only a part of it."""
+    """Return the model that a weight file describes; `model` if it describes no whole one."""
     if isinstance(model, WithHead):
         if weights.head is None:
             return model
@@ -62,22 +64,21 @@ def model_of_file(weights: Weights, model: Model) -> Model:
     return model if weights.head is not None or weights.spec is None else weights.spec
 
 
-def load_found(
+def load_into(
     net: Backbone, model: str | None, weights: Weights, *, new_head: bool = False
 ) -> LoadReport:
-    """Load what `find_weights` opened; see `load_named_or_file`.
+    """Load opened weights into a network; see `load_named_or_file`.
 
-    Where only one of the two has a head on its features, or their heads differ, `new_head` loads
-    the backbone. A network for other channels than colours gets the first filters of a file for
-    colours as plusx.weights.input_conv says.
+    With `new_head`, only the backbone is loaded if the heads of network and weights differ. The
+    first convolution is adapted to the input channels by `adapt_input_conv`.
     """
     _check_same(net, model, weights)
     weights = replace(weights, tensors=adapt_input_conv(net, weights.tensors))
     if net.head_spec is not None or weights.head is not None:
-        report = _load_dense(net, weights, new_head)
+        report = _load_with_head(net, weights, new_head)
     else:
         report = _load_linear(net, weights.tensors, new_head)
-    remember(net, weights)
+    set_preprocessing(net, weights)
     return report
 
 
@@ -90,8 +91,8 @@ def _load_linear(net: Backbone, tensors: Mapping[str, Tensor], new_head: bool) -
     return _load_except(net, tensors, "fc", reason)
 
 
-def _load_dense(net: Backbone, weights: Weights, new_head: bool) -> LoadReport:
-    """Load weights where the network, the file or both have a head on the features."""
+def _load_with_head(net: Backbone, weights: Weights, new_head: bool) -> LoadReport:
+    """Load weights if the network, the file or both have a head for detection or segmentation."""
     head = net.head_spec
     if weights.head == head and (not new_head or weights.head_classes == net.num_classes):
         return load_weights(net, weights.tensors)
@@ -108,7 +109,7 @@ def _load_dense(net: Backbone, weights: Weights, new_head: bool) -> LoadReport:
         return _load_except(net, tensors, "fc", f"is new, the weights have {kind}")
     state = net.state_dict()
     if weights.head is None:
-        # the words of a tail behind the features, and the linear head, are not used
+        # the tail and the linear head of the file are not used
         tensors = {
             prefix + name: tensor
             for name, tensor in weights.tensors.items()
@@ -126,9 +127,9 @@ def _load_dense(net: Backbone, weights: Weights, new_head: bool) -> LoadReport:
 def _load_except(
     net: Backbone, tensors: Mapping[str, Tensor], head: str, reason: str
 ) -> LoadReport:
-    """Load the tensors; parameters of the head that are not among them stay as initialised.
+    """Load the tensors; the head's parameters that are missing keep their initialisation.
 
-    The linear layers of a tail belong to the linear head: features do without them.
+    The linear layers of a tail count as the linear head.
     """
     prefixes = ("fc.", "tail.") if head == "fc" else (f"{head}.",)
     new = {
@@ -147,21 +148,20 @@ def _load_except(
 
 
 def fetch(item: Published) -> Path:
-    """The published weights as a safetensors file of plusx in the cache.
+    """Return the path of published weights in the cache, converted to a safetensors file.
 
-    A file in the cache is used while its digest holds, and so is one as published that a user put
-    there. OSError: the file cannot be fetched, or is not the one that was published; the message
-    has its address, and where to put it by hand.
+    A cached file is used if its digest matches; so is the original file, if a user put it there.
+    Raises OSError if the file cannot be downloaded or its digest differs; the message states the
+    address, and the path for a file downloaded by hand.
     """
     folder = store.make_folder(store.cache_folder() / "weights")
-    with waiting(folder):
-        return _fetched(item, folder)
+    with lock_folder(folder):
+        return _fetch_locked(item, folder)
 
 
 @contextmanager
-def waiting(folder: Path) -> Iterator[None]:
-    """Hold the system's lock on a folder, waiting for the process that has it: of several ranks
-    one fetches a file, the others find it."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, so that only one of several processes downloads a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -170,7 +170,7 @@ def waiting(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _fetched(item: Published, folder: Path) -> Path:
+def _fetch_locked(item: Published, folder: Path) -> Path:
     raw = folder / item.file
     converted, seal = raw.with_suffix(".safetensors"), raw.with_suffix(".sha256")
     if converted.is_file() and seal.is_file():
@@ -198,40 +198,40 @@ def _sha256(path: Path) -> str:
 
 
 def _check_same(net: Backbone, model: str | None, weights: Weights) -> None:
-    """UserError for weights that would fit although they were trained in another network."""
+    """Raise UserError if the shapes may fit, but the weights are of another network."""
     if weights.spec is None:
         return
-    head, ours, theirs = net.head_spec, net.base.spec, weights.spec
-    if isinstance(ours, Net) and isinstance(theirs, Net):
-        ours = backbone_of(ours, weights.head) if weights.head is not None else ours
-        theirs = backbone_of(theirs, head) if head is not None else theirs
-        differing = _difference(_essence(ours), _essence(theirs))
+    head, spec, file_spec = net.head_spec, net.base.spec, weights.spec
+    if isinstance(spec, Net) and isinstance(file_spec, Net):
+        spec = backbone_of(spec, weights.head) if weights.head is not None else spec
+        file_spec = backbone_of(file_spec, head) if head is not None else file_spec
+        differing = _difference(_essence(spec), _essence(file_spec))
         if not differing:
             return
         if model in (weights.model, None):
             hint = "plusx.weights.open_network builds the file's own"
             raise UserError(f"the weights are for another network than this: {differing}; {hint}")
-    elif getattr(ours, "name", "") == getattr(theirs, "name", None):
+    elif getattr(spec, "name", "") == getattr(file_spec, "name", None):
         return
-    name = weights.model or getattr(theirs, "name", "a spec of its own")
+    name = weights.model or getattr(file_spec, "name", "a spec of its own")
     raise UserError(f"the weights are for {name}, not for {model or 'the given spec'}")
 
 
-def _difference(ours: Any, theirs: Any) -> str:
-    """The first field in which two specs, stages or blocks differ; "" where there is none."""
-    for name in type(ours).__dataclass_fields__:
-        one, other = getattr(ours, name), getattr(theirs, name)
-        if one == other:
+def _difference(here: Any, there: Any) -> str:
+    """Return the first field in which two specs, stages or blocks differ, or ""."""
+    for name in type(here).__dataclass_fields__:
+        a, b = getattr(here, name), getattr(there, name)
+        if a == b:
             continue
-        if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-            i = next(i for i, pair in enumerate(zip(one, other)) if pair[0] != pair[1])
-            name, one, other = f"{name}[{i}]", one[i], other[i]
-        if isinstance(one, Stage | Block) and type(one) is type(other):
-            return f"{name}.{_difference(one, other)}"
-        return f"{name} {other!r}, here {one!r}"
+        if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+            i = next(i for i, pair in enumerate(zip(a, b)) if pair[0] != pair[1])
+            name, a, b = f"{name}[{i}]", a[i], b[i]
+        if isinstance(a, Stage | Block) and type(a) is type(b):
+            return f"{name}.{_difference(a, b)}"
+        return f"{name} {b!r}, here {a!r}"
     return ""
 
 
 def _essence(net: Net) -> Net:
-    """The spec without what weights can be moved across: classes, sizes, stochastic depth."""
+    """Return the spec without what weights do not depend on: classes, sizes, stochastic depth."""
     return replace(net, num_classes=0, in_channels=1, size=1, drop_path=0.0, drop_mode="batch")

@@ -1,4 +1,4 @@
-"""plusx weight files: safetensors with metadata from which the network can be built.
+"""Weight files of plusx: safetensors whose metadata describes the network.
 
 Keys of the metadata:
 
@@ -12,7 +12,7 @@ multilabel     "true" if an input can have several classes
 source         where the weights come from
 data           the name of the data that they were trained on
 
-The metadata names no code: a network is built from the grammar, or is one of EXTERNAL.
+The metadata names no code: a network is built from its spec, or is one of EXTERNAL.
 """
 
 import json
@@ -50,7 +50,7 @@ KINDS = {
     "npz": "a NumPy archive",
 }
 READABLE = " or ".join(kind for name, kind in KINDS.items() if name != "safetensors")
-# what a file of weights that is no safetensors may be, by its first bytes
+# first bytes of other kinds of files
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 BEGINNINGS = {
     b"\x89HDF\r\n\x1a\n": "an HDF5 file",
@@ -64,7 +64,7 @@ BEGINNINGS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A weight file. What it does not state is None."""
+    """The tensors and the metadata of a weight file; None for what the file does not state."""
 
     tensors: Mapping[str, Tensor]
     model: str | None = None
@@ -73,27 +73,26 @@ class Weights:
     classes: tuple[str, ...] | None = None
     source: str = ""
     multilabel: bool = False  # whether an input can have several of the classes
-    head: Head | None = None  # None: the network's own linear one
+    head: Head | None = None  # None: a linear classifier
     head_classes: int = 0  # of `head`
     task: dict[str, Any] | None = None
     data: str = ""  # the name of what it was trained on
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Open a safetensors file, ours or another's.
+    """Read a safetensors file, of plusx or of another library.
 
-    Raises UserError for what is no safetensors file (a pickle is never opened), is damaged, or
-    holds numbers that are not finite.
+    Raises UserError if it is another kind of file (a pickle is never opened) or corrupt.
     """
     path = Path(path)
     if (kind := kind_of(path)) != "safetensors":
         raise UserError(
-            f"{path} is {KINDS.get(kind, kind)}, and plusx opens safetensors only; `plusx convert "
-            f"FILE --as MODEL --source SOURCE --out FILE.safetensors` makes one of {READABLE}"
+            f"{path} is {KINDS.get(kind, kind)}; plusx opens only safetensors. `plusx convert FILE "
+            f"--as MODEL --source SOURCE --out FILE.safetensors` converts {READABLE}"
         )
     tensors, metadata = store.load_tensors(path)
     try:
-        return described(tensors, metadata)
+        return from_metadata(tensors, metadata)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"the metadata of {path} is not plusx's: {error}") from None
 
@@ -110,7 +109,7 @@ def save_network(
     task: Mapping[str, Any] | None = None,
     data: str = "",
 ) -> None:
-    """Write the weights of a network with all that is needed to build and to use it again.
+    """Write a network's weights with the metadata to build and use it again.
 
     preprocessing: `Modality.to_dict()` of the data
     classes: names in the order of the outputs
@@ -137,7 +136,7 @@ def describe(
     classes: Sequence[str] | None,
     source: str,
 ) -> dict[str, str]:
-    """A file's metadata for a network; see the head of this module."""
+    """Return a weight file's metadata for a network; see the docstring of this module."""
     outputs = net.num_classes
     metadata = {"format": FORMAT}
     if net.head_spec is not None:
@@ -163,44 +162,44 @@ def describe(
 
 
 def open_network(path: str | Path) -> tuple[Backbone, Weights]:
-    """Build exactly the network that a plusx weight file describes, and load it, for evaluation."""
+    """Build the network that a weight file describes, load its weights, and set it to eval mode."""
     weights = read_weights(path)
     if weights.spec is None:
         raise UserError(
-            f"{path} does not say which network it is for; name one, or make the file with "
+            f"{path} does not state its network; name the network, or write the file with "
             "`plusx convert`"
         )
-    # counted before anything is allocated: a small file may describe a network of any size
+    # checked before anything is allocated: a small file may describe a huge network
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     needed = measure(weights.spec).parameters if isinstance(weights.spec, Net) else 0
     if needed <= numbers:
-        described = sketch(weights).state_dict().items()
-        needed = sum(t.numel() for n, t in described if not n.endswith("num_batches_tracked"))
+        state = build_on_meta(weights).state_dict().items()
+        needed = sum(t.numel() for n, t in state if not n.endswith("num_batches_tracked"))
     if needed > numbers:
         what = "head" if weights.head is not None else "network"
         raise UserError(f"{path} describes a larger {what} than it has weights for")
     net = build(model_of(weights), initialised=False)
     load_weights(net, weights.tensors)
-    remember(net, weights)
+    set_preprocessing(net, weights)
     return net.eval(), weights
 
 
 def model_of(weights: Weights) -> Model:
-    """The network that a file describes."""
+    """Return the model that the metadata of a weight file describes."""
     assert weights.spec is not None
     if weights.head is None:
         return weights.spec
     return WithHead(backbone=weights.spec, head=weights.head, num_classes=weights.head_classes)
 
 
-def sketch(weights: Weights) -> Backbone:
-    """The network that a file describes, without memory for its tensors."""
+def build_on_meta(weights: Weights) -> Backbone:
+    """Build the network that a weight file describes on the meta device."""
     with torch.device("meta"):
         return build(model_of(weights), initialised=False)
 
 
-def remember(net: Backbone, weights: Weights) -> None:
-    """Give a network the preprocessing and the class names that a file states."""
+def set_preprocessing(net: Backbone, weights: Weights) -> None:
+    """Set the preprocessing and the class names of a network to those of a weight file."""
     if weights.preprocessing is not None:
         net.preprocessing = dict(weights.preprocessing)
     if weights.classes is not None and len(weights.classes) == net.num_classes:
@@ -208,7 +207,7 @@ def remember(net: Backbone, weights: Weights) -> None:
 
 
 def kind_of(path: str | Path) -> str:
-    """What a file is by its content, whatever its name: a key of KINDS, or words for the rest."""
+    """Return the kind of a file by its content: a key of KINDS, or a description."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a file of weights")
@@ -231,7 +230,7 @@ def kind_of(path: str | Path) -> str:
             return kind
     if not head:
         return "empty"
-    return "no file of weights that plusx knows"
+    return "not a weight file that plusx knows"
 
 
 def _kind_of_zip(path: Path) -> str:
@@ -249,9 +248,11 @@ def _kind_of_zip(path: Path) -> str:
     return "a zip archive"
 
 
-def described(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
-    """Tensors with what their metadata states, which is not trusted: UserError, TypeError,
-    KeyError or RecursionError where it makes no sense."""
+def from_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
+    """Return tensors with their parsed metadata, which is not trusted.
+
+    Raises UserError, TypeError, KeyError or RecursionError for invalid metadata.
+    """
     if metadata.get("format") != FORMAT:
         return Weights(tensors)
     spec: Net | External | None = None

@@ -1,9 +1,9 @@
-"""Read another library's weight file in a process of its own; write safetensors to its output.
+"""A script that reads another library's weight file and writes safetensors to its output.
 
 This file runs alone (`python -I foreign.py FILE KIND ROOM [KEY]`), so that as little code as
-possible handles untrusted data. It is the only place of plusx where a pickle is opened, and torch
-reads it with `weights_only`: tensors and plain data, no code. The process cannot write files and
-can allocate ROOM bytes of memory at most.
+possible handles untrusted data. Only this module opens pickles, by torch with
+`weights_only`: tensors and plain data, no code. The process cannot write files and can allocate at
+most ROOM bytes of memory.
 
 The metadata of the output has `key`, the key of the checkpoint that the tensors come from (dotted;
 "" if they are at the top), and `others`, further keys that hold tensors (JSON).
@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 # the usual keys of the weights in a checkpoint, in order of preference
 KEYS = ("state_dict", "model", "model_state_dict", "net", "weights")
-MAX_NESTING = 3  # of dictionaries that are searched for tensors
+MAX_NESTING = 3  # levels of dictionaries that are searched for tensors
 
 
 def main(path: str, kind: str, room: int, key: str = "") -> None:
@@ -37,13 +37,15 @@ def main(path: str, kind: str, room: int, key: str = "") -> None:
     )
 
 
-def choose(keys: list[str], wanted: str) -> str:
-    """The key of the tensors to take. ValueError: it is missing, or several are possible."""
+def choose(keys: list[str], requested: str) -> str:
+    """Return the key of the tensors to read; `requested` unless it is "".
+
+    Raises ValueError if the key is missing, or several are possible."""
     listed = ", ".join(map(repr, keys))
-    if wanted:
-        if wanted not in keys:
-            raise ValueError(f"it holds no tensors under {wanted!r}; tensors are under {listed}")
-        return wanted
+    if requested:
+        if requested not in keys:
+            raise ValueError(f"it holds no tensors under {requested!r}; tensors are under {listed}")
+        return requested
     if not keys:
         raise ValueError("it holds no tensors")
     usual = [key for key in ("", *KEYS) if key in keys]
@@ -53,8 +55,8 @@ def choose(keys: list[str], wanted: str) -> str:
 
 
 def read_torch(path: str) -> dict[str, dict[str, torch.Tensor]]:
-    """The state dicts in a checkpoint by their dotted keys; "" is the checkpoint itself."""
-    # torch.load goes by the ending of a name, and the kind of file is known from its content
+    """Return the state dicts in a checkpoint by their dotted keys; "" is the checkpoint itself."""
+    # a file object: torch.load interprets a path by its ending
     with open(path, "rb") as file:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, Mapping):
@@ -65,7 +67,7 @@ def read_torch(path: str) -> dict[str, dict[str, torch.Tensor]]:
 def state_dicts_in(
     values: Mapping[Any, Any], path: tuple[str, ...]
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """(dotted key, tensors) of each dictionary that holds tensors, the outer ones first."""
+    """Yield (dotted key, tensors) of each dictionary with tensors, the outer ones first."""
     tensors = {name: value for name, value in values.items() if is_tensor(name, value)}
     if tensors:
         yield ".".join(path), tensors
@@ -90,7 +92,7 @@ def plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def limit(room: int) -> None:
-    """No files written, and `room` bytes of memory beyond what the process has now."""
+    """Forbid writing files, and limit memory to `room` bytes more than the process has now."""
     try:
         import resource
 
@@ -104,12 +106,12 @@ def limit(room: int) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """One line of what went wrong. torch's own text advises to load without `weights_only`."""
+    """Return one line about an error, without torch's advice to load without `weights_only`."""
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
-        found = re.search(r"(?:GLOBAL|Unsupported class|class) ([\w.]+)", text)
-        what = f" ({found[1]})" if found else ""
-        return f"it holds more than tensors and plain data{what}; nothing of it was run"
+        match = re.search(r"(?:GLOBAL|Unsupported class|class) ([\w.]+)", text)
+        what = f" ({match[1]})" if match else ""
+        return f"it holds more than tensors and plain data{what}; none of its code was run"
     if isinstance(error, MemoryError) or "alloc" in text:
         return "it asks for more memory than the network's weights can need"
     return " ".join(text.split())[:300] or type(error).__name__

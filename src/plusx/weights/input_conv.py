@@ -11,12 +11,12 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with the first filters adapted to the input channels of the network.
+    """Return the tensors with the first filters adapted to the input channels of the network.
 
     Filters of 3 channels (or 1) are repeated for channels 1, 2, 3, 4, ... and multiplied by 3 (or
     1) / channels, so that an image with equal channels keeps its prediction; for one channel they
-    are summed. This is timm's `adapt_input_conv`, which does not start from 1 channel. Tensors are
-    returned as they are if the number of channels is the same.
+    are summed, as in timm's `adapt_input_conv`. If the number of channels is the same, the tensors
+    are returned unchanged.
     """
     adapted = dict(tensors)
     convolutions = [
@@ -25,15 +25,8 @@ def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str,
     if not convolutions:
         return adapted
     name, conv = convolutions[0]
-    ours = f"{name}.weight"
-    key = next(
-        (
-            name_in_file
-            for name_in_file in (ours, ours.removeprefix("backbone."))
-            if name_in_file in adapted
-        ),
-        None,
-    )
+    keys = (f"{name}.weight", f"{name}.weight".removeprefix("backbone."))
+    key = next((key for key in keys if key in adapted), None)
     if key is None or conv.groups != 1:
         return adapted
     weight, count = adapted[key], conv.in_channels

@@ -1,4 +1,4 @@
-"""Put tensors into a network: all of them, or a report of what did not fit."""
+"""Loading of tensors into a network, and a report of missing and mismatched ones."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -11,21 +11,21 @@ from plusx.errors import UserError
 from plusx.weights.rules import rename
 
 
-NAMED = 5  # so many names are listed of each kind of trouble
-COMPARED = 2000  # and each is compared with so many others for the nearest
+MAX_LISTED = 5  # names in a message, of each kind of mismatch
+MAX_COMPARED = 2000  # names among which the nearest is searched
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file's tensors. `share` is the part of the parameters that was loaded."""
+    """Which tensors were loaded. `share` is the fraction of parameters loaded."""
 
     loaded: tuple[str, ...]
-    missing: tuple[str, ...]  # the network has them, the file does not
-    unused: tuple[str, ...]  # the file has them, the network does not
-    mismatched: Mapping[str, str]  # both have them, and why they differ
+    missing: tuple[str, ...]  # in the network, not in the file
+    unused: tuple[str, ...]  # in the file, not in the network
+    mismatched: Mapping[str, str]  # names in both, with the difference
     parameters: int
     loaded_parameters: int
-    nearest: Mapping[str, str]  # of the first missing and unused names
+    nearest: Mapping[str, str]  # most similar name, for the first missing and unused names
 
     @property
     def share(self) -> float:
@@ -37,19 +37,19 @@ class LoadReport:
 
     def __str__(self) -> str:
         count = f"{self.loaded_parameters:,} of {self.parameters:,}"
-        parts = [f"{100 * self.share:.1f} % of the parameters fit ({count})"]
+        texts = [f"{100 * self.share:.1f} % of the parameters fit ({count})"]
         for kind, names in (("missing", self.missing), ("unused", self.unused)):
             if names:
-                texts = [
+                items = [
                     f"{name} (nearest: {self.nearest[name]})" if name in self.nearest else name
-                    for name in names[:NAMED]
+                    for name in names[:MAX_LISTED]
                 ]
-                parts.append(f"{len(names)} {kind}: {_listed(texts, len(names))}")
+                texts.append(f"{len(names)} {kind}: {_listed(items, len(names))}")
         if self.mismatched:
-            texts = [f"{name} {why}" for name, why in list(self.mismatched.items())[:NAMED]]
+            items = [f"{name} {why}" for name, why in list(self.mismatched.items())[:MAX_LISTED]]
             mismatched = len(self.mismatched)
-            parts.append(f"{mismatched} of wrong shape or type: {_listed(texts, mismatched)}")
-        return "; ".join(parts)
+            texts.append(f"{mismatched} of wrong shape or type: {_listed(items, mismatched)}")
+        return "; ".join(texts)
 
 
 def load_weights(
@@ -61,39 +61,37 @@ def load_weights(
 ) -> LoadReport:
     """Copy `tensors` into `net`, renamed by the rules of `source`.
 
-    Strictly (the default) every tensor of either side has its partner, or UserError says which
-    have not and nothing is loaded. Otherwise what fits is loaded, and the report says how much that
-    was; nothing at all is an error. Numbers that are not finite are refused.
+    Raises UserError, and loads nothing, if a tensor is missing, unused or mismatched; with
+    `strict=False` only if none fits. Raises UserError for numbers that are not finite.
     """
-    given = rename(tensors, source, net.state_dict())
-    report = compare(net, given)
+    renamed = rename(tensors, source, net.state_dict())
+    report = compare(net, renamed)
     if strict and not report.complete:
         raise UserError(f"the weights do not fit the network: {report}")
     if report.loaded_parameters == 0 and report.parameters:
         raise UserError(f"no weight fits the network: {report}")
-    ours = net.state_dict()
-    check_finite({name: given[name] for name in report.loaded if name in given})
+    state = net.state_dict()
+    check_finite({name: renamed[name] for name in report.loaded if name in renamed})
     with torch.no_grad():
         for name in report.loaded:
-            if name in given:
-                ours[name].copy_(given[name])
+            if name in renamed:
+                state[name].copy_(renamed[name])
             else:
-                ours[name].zero_()
+                state[name].zero_()
     return report
 
 
-def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
-    """What would become of `given` (already renamed), without loading it.
+def compare(net: nn.Module, renamed: Mapping[str, Tensor]) -> LoadReport:
+    """Compare renamed tensors with those of the network, without loading them.
 
-    A batch norm's count of batches is not asked for: files from before it existed lack it, and it
-    then starts at 0.
+    `num_batches_tracked` may be missing, as it is in old files; it then starts at 0.
     """
-    ours = net.state_dict()
+    state = net.state_dict()
     parameters = {name: parameter.numel() for name, parameter in net.named_parameters()}
     loaded, missing, mismatched = [], [], {}
-    for name, tensor in ours.items():
-        if name in given:
-            if why := _mismatch(given[name], tensor):
+    for name, tensor in state.items():
+        if name in renamed:
+            if why := _mismatch(renamed[name], tensor):
                 mismatched[name] = why
             else:
                 loaded.append(name)
@@ -101,8 +99,10 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
             loaded.append(name)
         else:
             missing.append(name)
-    unused = [name for name in given if name not in ours]
-    nearest = _nearest(missing[:NAMED], unused) | _nearest(unused[:NAMED], missing or list(ours))
+    unused = [name for name in renamed if name not in state]
+    nearest = _nearest(missing[:MAX_LISTED], unused) | _nearest(
+        unused[:MAX_LISTED], missing or list(state)
+    )
     return LoadReport(
         loaded=tuple(loaded),
         missing=tuple(missing),
@@ -115,26 +115,26 @@ def compare(net: nn.Module, given: Mapping[str, Tensor]) -> LoadReport:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError naming the first tensor with a number that is infinite or none at all."""
+    """Raise UserError that names the first tensor with an infinite number or NaN."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise UserError(f"the tensor {name!r} has {bad:,} numbers that are not finite")
 
 
-def _mismatch(given: Tensor, ours: Tensor) -> str:
-    if given.shape != ours.shape:
-        hint = ", transposed?" if given.shape == ours.shape[::-1] else ""
-        return f"is {_shape(given)}, not {_shape(ours)}{hint}"
-    if given.is_floating_point() != ours.is_floating_point() or given.is_complex():
-        return f"is of type {_type(given)}, not {_type(ours)}"
+def _mismatch(tensor: Tensor, expected: Tensor) -> str:
+    if tensor.shape != expected.shape:
+        hint = ", transposed?" if tensor.shape == expected.shape[::-1] else ""
+        return f"is {_shape(tensor)}, not {_shape(expected)}{hint}"
+    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
+        return f"is of type {_type(tensor)}, not {_type(expected)}"
     return ""
 
 
 def _nearest(names: Iterable[str], others: list[str]) -> dict[str, str]:
     nearest = {}
     for name in names:
-        if close := difflib.get_close_matches(name, others[:COMPARED], 1):
+        if close := difflib.get_close_matches(name, others[:MAX_COMPARED], 1):
             nearest[name] = close[0]
     return nearest
 

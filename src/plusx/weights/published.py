@@ -1,4 +1,4 @@
-"""torchvision's published weights as data: addresses, hashes, preprocessing and classes."""
+"""torchvision's published weights: addresses, hashes, preprocessing and classes."""
 
 import difflib
 import re
@@ -11,20 +11,20 @@ from plusx.errors import UserError
 from plusx.zoo.with_head import HEADED
 
 
-# torchvision's GoogLeNet scales its input once more, from ImageNet's mean and deviation to these
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# torchvision's GoogLeNet rescales its input from ImageNet's mean and deviation to these
 INPUT = {"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published file. `digest` is the beginning of its sha256, which its name ends with."""
+    """A published file. `digest` is the beginning of its sha256, which is in its name."""
 
     model: str
     name: str
     url: str
     digest: str
-    size: int  # bytes, about
+    size: int  # approximate, in bytes
     preprocessing: dict[str, Any] | None
     classes: tuple[str, ...]
 
@@ -34,11 +34,11 @@ class Published:
 
 
 def published_names(model: str) -> tuple[str, ...]:
-    """The names of torchvision's weights for a network of the zoo; none where it has none.
+    """Return the names of torchvision's weights for a zoo network; () if it has none.
 
-    VGG-16's features for detection are not among them: they have no head and no classes.
+    VGG-16's weights for detection are left out: they have no head and no classes.
     """
-    import torchvision.models  # slow: only where its weights are asked for
+    import torchvision.models  # slow to import
 
     try:
         entries = torchvision.models.get_model_weights(model)
@@ -48,9 +48,9 @@ def published_names(model: str) -> tuple[str, ...]:
 
 
 def published(model: str, name: str) -> Published:
-    """What torchvision says of its weights `name` ("IMAGENET1K_V2", or "DEFAULT") for `model`.
+    """Return torchvision's weights `name` ("IMAGENET1K_V2", "DEFAULT") for `model`.
 
-    Raises UserError with the names there are.
+    Raises UserError, which lists the names, if there are none of this name.
     """
     names = published_names(model)
     if not names:
@@ -79,7 +79,7 @@ def published(model: str, name: str) -> Published:
 
 
 def published_as(model: str, file: str) -> Published | None:
-    """The published weights for `model` that are a file of that name."""
+    """Return the published weights for `model` whose file has this name, or None."""
     for name in published_names(model):
         item = published(model, name)
         if item.file == file:
@@ -89,7 +89,7 @@ def published_as(model: str, file: str) -> Published | None:
 
 def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
     headed = HEADED.get(model)
-    if headed is not None:  # its detectors normalise within, by the same figures
+    if headed is not None:  # torchvision's detectors normalise inside, with the same values
         size, statistics = [headed.size] * 2, (IMAGENET_MEAN, IMAGENET_STD)
     else:
         size = list(transform.crop_size)
@@ -99,7 +99,9 @@ def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
     mean, std = INPUT.get(model, statistics)
     preprocessing = {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}
     resized = getattr(transform, "resize_size", [])
-    if headed is None and len(resized) == 1:  # of images: the shorter side, then the middle
+    if (
+        headed is None and len(resized) == 1
+    ):  # the shorter side is resized, then the center is cropped
         preprocessing |= {
             "kind": "image",
             "resize": "center_crop",

@@ -1,8 +1,8 @@
-"""How other libraries name the tensors of our networks: rename rules, as data.
+"""Rules that rename the tensors of other libraries' weight files.
 
-A rule is a pattern over a foreign name and the plusx name it stands for. In the latter `{1}` is the
-pattern's first group and `{1-1}` that group, a number, less one. The first rule that matches the
-whole name wins; a name that no rule matches stays as it is.
+A rule is a regular expression for a name and the plusx name that replaces it. In the latter, `{1}`
+is the first group of the expression and `{1-1}` the number in that group minus one. The first rule
+that matches the whole name applies; a name that no rule matches is unchanged.
 """
 
 import re
@@ -17,11 +17,10 @@ from plusx.errors import UserError
 
 @dataclass(frozen=True)
 class Rule:
-    """`pattern` becomes `name`; an empty name leaves the tensor out.
+    """Rename tensors that match `pattern` to `name`; an empty name drops them.
 
-    `change` turns the tensor's axes as well: "conv1" makes the matrix of a linear layer a
-    convolution of kernel 1, "keras" brings a kernel (height, width, in, out) or (in, out) into
-    torch's order.
+    `change` is the change of their axes: "conv1" turns the matrix of a linear layer into a 1 x 1
+    convolution, "keras" a kernel (height, width, in, out) or (in, out) into torch's order.
     """
 
     pattern: str
@@ -33,8 +32,8 @@ class Rule:
 class Family:
     """Rules for the files in which some name matches `mark`.
 
-    `counted` pairs layers by their order: the numbers caught by its pattern, sorted, with the
-    modules of our network whose names match `among`.
+    `counted` matches layers by their order: its first group is a number, and the layers, sorted by
+    it, are those modules of the network whose names match `among`.
     """
 
     mark: str
@@ -43,12 +42,12 @@ class Family:
     among: str = ""
 
 
-# networks with a head: it stands under `head`, and the backbone's names are ours already
+# the names of the backbone are those of plusx
 SEGMENTATION = Family(
     r"backbone\.conv1\.weight",
     (Rule(r"((?:aux_)?classifier)\.(.+)", "head.{1}.{2}"),),
 )
-# the published files are older than the library's present names, which have a layer within
+# the published files have the old names of torchvision, without the inner layer
 DETECTION = Family(
     r"backbone\.body\.conv1\.weight",
     (
@@ -70,7 +69,7 @@ RESNET = Family(r"layer1\.0\.conv1\.weight")
 DENSENET = Family(
     r"features\.denseblock1\..*",
     (
-        # the published files are older than the library's present names: norm.1 for norm1
+        # the published files have the old names of torchvision: norm.1 for norm1
         Rule(
             r"features\.denseblock(\d+)\.denselayer(\d+)\.norm\.?(\d)\.(.+)",
             "layer{1}.{2-1}.bn{3}.{4}",
@@ -149,7 +148,7 @@ ALEXNET = Family(
         Rule(r"classifier\.6\.(.+)", "fc.{1}"),
     ),
 )
-# the auxiliary heads only help training; plusx builds none
+# plusx builds no auxiliary classifiers
 GOOGLENET = Family(r"inception3a\..*", (Rule(r"aux[12]\..*", ""),))
 VIDEO_RESNET = Family(
     r"stem\.0\.weight",
@@ -168,7 +167,7 @@ TIMM_RESNET = Family(
         Rule(r"(layer\d+\.\d+)\.se\.conv\.(.+)", "{1}.eca1.conv.{2}"),
     ),
 )
-# the deep stem of ResNet-D is a run of layers whose last norm stands outside it
+# the deep stem of ResNet-D is a Sequential without its last norm
 TIMM_RESNET_D = Family(
     r"conv1\.6\.weight",
     (
@@ -181,7 +180,7 @@ TIMM_RESNET_D = Family(
         *TIMM_RESNET.rules,
     ),
 )
-# Keras counts the layers of the whole model: (where they stand, conv2d, batch_normalization)
+# Keras numbers the layers of the whole model: (plusx name, of conv2d, of batch_normalization)
 KERAS_LAYERS = (
     ("{0}1", "", ""),
     ("layer1.0.{0}1", "_1", "_1"),
@@ -221,7 +220,7 @@ KERAS_RESNET8 = Family(
 )
 
 
-# source: its families; the first whose mark is found gives the rules
+# source: its families; the first whose mark matches is used
 SOURCES: dict[str, tuple[Family, ...]] = {
     "plusx": (),
     "torchvision": (
@@ -241,18 +240,18 @@ SOURCES: dict[str, tuple[Family, ...]] = {
 }
 
 
-# prefixes of all names in a file: of torch.compile, nn.DataParallel, and of a network that is an
-# attribute of another module
+# prefixes of all names in a file, by torch.compile, nn.DataParallel, or a module that contains the
+# network as an attribute
 PREFIXES = ("_orig_mod.", "module.", "model.", "backbone.", "network.", "net.", "encoder.")
 
 
 def rename(
-    tensors: Mapping[str, Tensor], source: str, ours: Iterable[str] = ()
+    tensors: Mapping[str, Tensor], source: str, names: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """The tensors under their plusx names, with their axes in torch's order.
+    """Return the tensors with plusx names, and their axes in torch's order.
 
-    `ours` are the names of the network's own tensors, in order; rules that count need them. Raises
-    UserError for an unknown source, or a file in which two names become one.
+    `names` are the network's state dict names in order, which `Family.counted` needs. Raises
+    UserError for an unknown source, or if two tensors get the same name.
     """
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}; sources are {', '.join(SOURCES)}")
@@ -262,21 +261,21 @@ def rename(
     family = _family(tensors, source)
     if family is None:
         return dict(tensors)
-    counted = _counted(family, tensors, ours) if family.counted else {}
+    counted = _by_order(family, tensors, names) if family.counted else {}
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new, change = counted.get(name, ""), ""
         if not new:
             new, change = _apply(family.rules, name)
         if new in renamed:
-            raise UserError(f"two tensors become {new!r}, the second is {name!r}")
+            raise UserError(f"two tensors are renamed to {new!r}; the second is {name!r}")
         if new:
             renamed[new] = _changed(tensor, change)
     return renamed
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """The PREFIXES that all names begin with, one after another; "" if there are none."""
+    """Return the longest sequence of PREFIXES that all names begin with."""
     prefix = ""
     while names:
         added = [p for p in PREFIXES if all(name.startswith(prefix + p) for name in names)]
@@ -301,28 +300,28 @@ def _apply(rules: tuple[Rule, ...], name: str) -> tuple[str, str]:
 
 
 def _filled(template: str, match: re.Match[str]) -> str:
-    def group(place: re.Match[str]) -> str:
-        text = match[int(place[1])]
-        return str(int(text) + int(place[2])) if place[2] else text
+    def group(field: re.Match[str]) -> str:
+        text = match[int(field[1])]
+        return str(int(text) + int(field[2])) if field[2] else text
 
     return re.sub(r"\{(\d+)([+-]\d+)?\}", group, template)
 
 
-def _counted(family: Family, tensors: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
-    """The k-th numbered layer of the file is the k-th of our modules that may be meant."""
+def _by_order(family: Family, tensors: Iterable[str], names: Iterable[str]) -> dict[str, str]:
+    """Return the new names of the layers that `Family.counted` matches by their order."""
     matches = [match for name in tensors if (match := re.fullmatch(family.counted, name))]
     numbers = sorted({int(match[1]) for match in matches})
     modules = [
         module
-        for module in dict.fromkeys(name.rpartition(".")[0] for name in ours)
+        for module in dict.fromkeys(name.rpartition(".")[0] for name in names)
         if re.fullmatch(family.among, module)
     ]
-    # a network of another depth is told from the names that remain
-    places = dict(zip(numbers, modules))
+    # not strict: for a network of another depth the remaining names are reported as unused
+    module_of = dict(zip(numbers, modules))
     return {
-        match[0]: f"{places[int(match[1])]}.{match[2]}"
+        match[0]: f"{module_of[int(match[1])]}.{match[2]}"
         for match in matches
-        if int(match[1]) in places
+        if int(match[1]) in module_of
     }
 
 
