@@ -156,7 +156,7 @@ def test_a_recipe_says_range_and_bands() -> None:
     grey = own_modality(OwnData(kind="folder", path="x", channels=1))
     assert grey is not None
     assert grey.kind == "image"
-    with pytest.raises(ValueError, match="4 of 3 channels"):
+    with pytest.raises(ValueError, match="4 is not one of 3 channels"):
         own_modality(OwnData(kind="csv", path="x", channels=3, bands=(4,)))
     with pytest.raises(ValueError, match="the first number must be lower"):
         own_modality(OwnData(kind="csv", path="x", range=(1.0, 1.0)))

@@ -84,7 +84,7 @@ def test_t9_of_several_weights_in_a_checkpoint_one_is_chosen_and_the_others_are_
     assert cli.run(arguments) == 0
     out = capsys.readouterr().out
     assert "removed the prefix 'module.' from every name" in out
-    assert "weights of 'state_dict'; the file has others, which --key chooses: 'ema.module'" in out
+    assert "weights of 'state_dict'; the file has more, which --key selects: 'ema.module'" in out
     assert torch.equal(open_network(to)[0].conv1.weight, net.conv1.weight)
     assert cli.run([*arguments, "--key", "ema.module"]) == 0
     assert torch.equal(open_network(to)[0].conv1.weight, net.conv1.weight + 1)

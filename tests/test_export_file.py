@@ -174,10 +174,10 @@ BAD: dict[str, tuple[Callable[[Any], object], dict[str, str], str]] = {
     "a function": (function, {}, "operators or graphs that plusx does not write"),
     "two outputs": (second_output, {}, "has an output that is not"),
     "another name of its input": (renamed, {}, "has no input `input`"),
-    "another size": (resized, {}, "its input is"),
-    "another number of outputs": (widened, {}, "2 classes for 3 outputs"),
+    "another size": (resized, {}, "its input .* does not fit"),
+    "another number of outputs": (widened, {}, "2 class names for 3 outputs"),
     "a graph that does not run": (cut_off, {}, "ONNX Runtime cannot run the file"),
-    "too few classes": (lambda model: None, {"classes": '["cat"]'}, "1 classes for 2 outputs"),
+    "too few classes": (lambda model: None, {"classes": '["cat"]'}, "1 class names for 2 outputs"),
     "classes that are none": (lambda model: None, {"classes": '{"cat": 1}'}, "a list of names"),
     "no preprocessing": (lambda model: None, {"preprocessing": ""}, "does not state its"),
     "a mean of nothing": (

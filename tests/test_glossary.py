@@ -76,7 +76,7 @@ EMPTY_NAMES = {
     *("judge", "judged", "mine", "ours", "theirs"),
 }
 # rooms that still have some
-UNFINISHED = {"cli", "data"}
+UNFINISHED = {"data"}
 _AVOID = [(re.compile(rf"\b(?:{words})\b", re.IGNORECASE), use) for words, use in AVOID.items()]
 _RETIRED = [(re.compile(words), use) for words, use in RETIRED.items()]
 _GENERATED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)

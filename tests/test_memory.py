@@ -489,7 +489,7 @@ def test_a_process_without_memory_ends_with_the_plan_that_fits(tmp_path: Path) -
         ("512MiB", 2**29),
         ("1.5GB", 1_500_000_000),
         ("8 g", 8 * 10**9),
-        ("77", 77),
+        ("77000", 77_000),
     ],
 )
 def test_sizes_are_read(text: str, size: int) -> None:

@@ -259,7 +259,7 @@ def test_the_numbers_of_a_figure_are_beneath_it() -> None:
     [
         ({**several([]), "kind": "pie"}, "lines, dots, map, not 'pie'"),
         (several([], y="cubic"), "linear, log, share, not 'cubic'"),
-        (several([{**line("a", [1, 2], [1, 2]), "low": [1]}]), "2 places and 1 values"),
+        (several([{**line("a", [1, 2], [1, 2]), "low": [1]}]), "2 positions and 1 values"),
         ({**grid([[1, 2]]), "ys": [1, 2, 3]}, "3 ys and 1 rows"),
     ],
 )

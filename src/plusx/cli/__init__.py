@@ -69,20 +69,20 @@ def run(arguments: Sequence[str]) -> int:
         stopped_by = getattr(error, "signal_number", None)
         if stopped_by is not None:
             return _fail(str(error), 128 + stopped_by)
-        known = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
-        name = "" if known and str(error) else f"{type(error).__name__}: "
+        has_message = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
+        name = "" if has_message and str(error) else f"{type(error).__name__}: "
         return _fail(f"{name}{error}", 2 if isinstance(error, UserError) else 1)
     return 0
 
 
 def _override_given_as_option(arguments: Sequence[str]) -> str:
-    """The error where a field of a recipe was given as an option, --epochs 5; else ""."""
+    """Return the error for a recipe field that is given as an option (--epochs 5), else ""."""
     if arguments[:1] not in (["train"], ["compare"], ["study"]):
         return ""
     for option, value in pairwise([*arguments, "VALUE"]):
-        name, given, text = option.removeprefix("--").replace("-", "_").partition("=")
+        name, equals, text = option.removeprefix("--").replace("-", "_").partition("=")
         if option.startswith("--") and name in OVERRIDES:
-            override = f"{name}={text if given else value}"
+            override = f"{name}={text if equals else value}"
             return f"{option.partition('=')[0]} is a field of the recipe: write {override}"
     return ""
 
@@ -108,6 +108,6 @@ def _fail(message: str, code: int) -> int:
 
 
 def _stdout_closed() -> int:
-    """The reader of our output has closed it, as `head` does: discard what is still buffered."""
+    """Discard buffered output after its reader has closed it, as `head` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141

@@ -1,4 +1,4 @@
-"""Commands that show what there is: recipes, networks, results, this machine."""
+"""Commands that show networks, recipes, reports, data sets and the machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -63,9 +63,7 @@ def describe(
     from plusx.describe import describe_memory, describe_network, description
 
     if memory is None and batch_size is not None:
-        raise UserError(
-            "--batch-size is the number of images that are to fit into --memory: give both"
-        )
+        raise UserError("--batch-size needs --memory: give both, or neither")
     network = describe_network(model, fields)
     fits = None
     if memory is not None:
@@ -169,7 +167,7 @@ def _machine(as_json: bool) -> None:
 
     values = {
         **environment(find_device("auto")),
-        "data": [{"path": str(place), "there": place.is_dir()} for place in places()],
+        "data": [{"path": str(folder), "there": folder.is_dir()} for folder in places()],
         "recipes": shipped_recipes(),
         "cuda": torch.version.cuda,
     }

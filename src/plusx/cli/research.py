@@ -15,10 +15,10 @@ from plusx.cli.shell import (
     app,
     command,
     output_folder,
+    print_excluded,
     print_json,
     print_line,
     run_name,
-    say_marked,
     terminal_width,
 )
 
@@ -64,7 +64,7 @@ def study(
     from plusx.report.text_table import study_tables
 
     print(study_tables(result, terminal_width()))
-    say_marked(result["marked"])
+    print_excluded(result["marked"])
     print(f"\n{result['finding']}\n\n{folder / 'report.html'}")
 
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: the app, arguments that several take, and what they print."""
+"""The app of the command line, and the arguments and output that commands share."""
 
 import shlex
 import sys
@@ -23,8 +23,8 @@ app = App(
 )
 # the groups of `plusx --help`, in this order
 TRAIN, USE, INSPECT, RESEARCH = (
-    Group(name, sort_key=place)
-    for place, name in enumerate(("Train", "Use", "Inspect", "Research"))
+    Group(name, sort_key=position)
+    for position, name in enumerate(("Train", "Use", "Inspect", "Research"))
 )
 app["--help"].group = app["--version"].group = Group("Other", sort_key=9)
 
@@ -34,12 +34,12 @@ def about(text: str) -> Any:
 
 
 def output_folder(text: str) -> Any:
-    """An option that names the folder to write: whether it can be is asked before the work."""
+    """Return an option for an output folder, which is checked before the work starts."""
     return Parameter(help=text, validator=_refuse_folder)
 
 
 def output_file(text: str) -> Any:
-    """An option that names the file to write."""
+    """Return an option for an output file, which is checked before the work starts."""
     return Parameter(help=text, validator=_refuse_file)
 
 
@@ -97,15 +97,15 @@ def print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result, ensure_ascii=True, allow_nan=False))
 
 
-def opened(trained: str, weights: str | None) -> Any:
-    """The run, the file of weights, or the network of that name with `weights`."""
+def open_trained(trained: str, weights: str | None) -> Any:
+    """Open a run, a weight file, or the zoo network of that name with `weights`."""
     from plusx.zoo import ZOO, find
 
     if weights is None:
         if trained in ZOO and not Path(trained).exists():
             raise UserError(
-                f"{trained} is a network without weights: name a run or a file of weights, or "
-                "with evaluate add --weights"
+                f"{trained} is a network without weights: give a run or a weight file, or add "
+                "--weights (evaluate, probe)"
             )
         from plusx.run import load_run
 
@@ -116,31 +116,31 @@ def opened(trained: str, weights: str | None) -> Any:
     return load_weights_as(trained, weights)
 
 
-def figures_line(figures: dict[str, Any], scores: Sequence[str] = ()) -> str:
-    """Figures in a line; `scores` are the keys of those that are no classifier's."""
-    if "averaging" not in figures:
+def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = ()) -> str:
+    """Return metrics as one line; `keys` are the metrics of the task, first the main one."""
+    if "averaging" not in metrics:
         from plusx.report.metrics import metrics_line, with_measures
 
-        line = metrics_line(figures, with_measures(figures, scores), intervals=True)
-        return f"{line}, {counted(figures['count'], 'image')}"
-    several = scores[:1] == ["auroc"] and figures.get("auroc") is not None
-    area = f"AUROC {_with_interval(figures)}, " if several else ""
+        line = metrics_line(metrics, with_measures(metrics, keys), intervals=True)
+        return f"{line}, {counted(metrics['count'], 'image')}"
+    multilabel = keys[:1] == ["auroc"] and metrics.get("auroc") is not None
+    auroc = f"AUROC {_auroc_text(metrics)}, " if multilabel else ""
     return (
-        f"{area}accuracy {figures['accuracy']:.2%}, precision {figures['precision']:.3f}, "
-        f"recall {figures['recall']:.3f}, F1 {figures['f1']:.3f} ({figures['averaging']}), "
-        f"loss {figures['loss']:.4f}, {counted(figures['count'], 'image')}"
+        f"{auroc}accuracy {metrics['accuracy']:.2%}, precision {metrics['precision']:.3f}, "
+        f"recall {metrics['recall']:.3f}, F1 {metrics['f1']:.3f} ({metrics['averaging']}), "
+        f"loss {metrics['loss']:.4f}, {counted(metrics['count'], 'image')}"
     )
 
 
-def _with_interval(figures: dict[str, Any]) -> str:
-    """The area under the ROC curve, and its interval of 95 % if there is one."""
-    interval = figures.get("auroc_interval")
-    sure = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
-    return f"{figures['auroc']:.3f}{sure}"
+def _auroc_text(metrics: dict[str, Any]) -> str:
+    """Return the AUROC with its 95 % interval, if there is one."""
+    interval = metrics.get("auroc_interval")
+    bounds = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return f"{metrics['auroc']:.3f}{bounds}"
 
 
 def run_name(recipe: str, overrides: tuple[str, ...]) -> str:
-    """A folder's name that is the same for the same command, so that it goes on there."""
+    """Return a folder name that the same command reproduces, so that it resumes its run."""
     import re
 
     stem = Path(recipe).name.removesuffix(".toml")
@@ -153,16 +153,16 @@ def run_name(recipe: str, overrides: tuple[str, ...]) -> str:
     return name
 
 
-def say_marked(marked: Sequence[dict[str, Any]]) -> None:
-    """Name the runs that stand in no mean."""
-    for row in marked:
+def print_excluded(excluded: Sequence[dict[str, Any]]) -> None:
+    """Print the runs that are excluded from means, with the reason."""
+    for row in excluded:
         seeds = row.get("seeds") or [row["seed"]]
         trial = f"{row['name']} seed {', '.join(map(str, seeds))}"
-        print(f"plusx: {trial} is in no mean: {row['why']}", file=sys.stderr)
+        print(f"plusx: {trial} is excluded from means: {row['why']}", file=sys.stderr)
 
 
 def terminal_width() -> int | None:
-    """The width of the terminal that we write to; None where it is none."""
+    """Return the width of the terminal on standard output; None if it is no terminal."""
     import shutil
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -174,7 +174,7 @@ def print_line(line: str) -> None:
 
 @contextmanager
 def data_progress() -> Iterator[None]:
-    """Print what plusx.data logs of long work, to standard error."""
+    """Print the log of plusx.data to standard error."""
     import logging
 
     class Printer(logging.Handler):
@@ -192,8 +192,8 @@ def data_progress() -> Iterator[None]:
         log.setLevel(level)
 
 
-def tell_warnings(result: dict[str, Any]) -> None:
-    """Print the warnings of a result, and the files that cannot be used."""
+def print_warnings(result: dict[str, Any]) -> None:
+    """Print the warnings of a result, and its unusable files."""
     for failed in result.get("failed", ()):
         print_line(f"{failed['path']}: {failed['reason']}")
     for warning in result.get("warnings", ()):

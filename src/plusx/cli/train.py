@@ -1,4 +1,4 @@
-"""Commands that train: one run, several networks side by side, packed data, weights of others."""
+"""Commands for training: train, compare, pack and convert."""
 
 import os
 from dataclasses import asdict
@@ -17,13 +17,13 @@ from plusx.cli.shell import (
     app,
     command,
     data_progress,
-    figures_line,
+    metrics_text,
     output_file,
     output_folder,
+    print_excluded,
     print_json,
+    print_warnings,
     run_name,
-    say_marked,
-    tell_warnings,
     terminal_width,
 )
 from plusx.errors import UserError, counted
@@ -72,7 +72,7 @@ def train(
         from plusx.run.launching import launch
 
         flags = {"--exact": exact, "--allow-data-change": allow_data_change, "--json": as_json}
-        options = [flag for flag, given in flags.items() if given]
+        options = [flag for flag, enabled in flags.items() if enabled]
         arguments = ["train", recipe, *overrides, "--out", str(folder), *options]
         raise SystemExit(launch(arguments, processes, restarts))
     from plusx import run
@@ -90,14 +90,14 @@ def train(
         return
     print(f"{folder}: {'already complete' if complete else 'done'}")
     print(f"  network        {result['name']}, {result['parameters']:,} parameters")
-    wrong, area = result["train_error"], result.get("train", {}).get("auroc")
-    title, trained = ("trained", "") if wrong is None else ("train error", f"{wrong:.2%} ")
-    if area is not None:  # several labels: nearly every image has one that is wrong
-        title, trained = "train AUROC", f"{area:.3f} "
+    error, auroc = result["train_error"], result.get("train", {}).get("auroc")
+    title, trained = ("trained", "") if error is None else ("train error", f"{error:.2%} ")
+    if auroc is not None:  # several labels: nearly every image has a wrong one
+        title, trained = "train AUROC", f"{auroc:.3f} "
     print(f"  {title:14} {trained}({result['steps']:,} steps)")
     if result["validation"] is not None:
-        scores = result.get("metrics", ())
-        print(f"  validation     {figures_line(result['validation'], scores)}")
+        line = metrics_text(result["validation"], result.get("metrics", ()))
+        print(f"  validation     {line}")
     print(f"  report         {report}")
 
 
@@ -134,7 +134,7 @@ def compare(
     from plusx.report.text_table import study_tables
 
     print(study_tables(result, terminal_width()))
-    say_marked(result["marked"])
+    print_excluded(result["marked"])
     print("\n".join(["", result["finding"], *result["notes"], "", str(folder / "report.html")]))
 
 
@@ -165,7 +165,7 @@ def pack(
         result = pack_folder(
             folder, out, size=size, side=side, on_unreadable=on_unreadable, threads=threads or None
         )
-    tell_warnings(result)
+    print_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -201,19 +201,20 @@ def convert(
     """Convert another library's weights into a safetensors file of plusx."""
     from plusx.weights import convert as convert_weights
 
-    done = convert_weights(file, model, source, out, key=key)
+    converted = convert_weights(file, model, source, out, key=key)
     if as_json:
-        print_json(asdict(done) | {"to": str(done.to)})
+        print_json(asdict(converted) | {"to": str(converted.to)})
         return
     print(
-        f"{done.to}: {done.model or model} from {done.source}, {done.tensors} tensors, "
-        f"{done.parameters:,} parameters, {done.num_classes:,} classes"
+        f"{converted.to}: {converted.model or model} from {converted.source}, "
+        f"{converted.tensors} tensors, {converted.parameters:,} parameters, "
+        f"{converted.num_classes:,} classes"
     )
-    if done.prefix:
-        print(f"  removed the prefix {done.prefix!r} from every name")
-    if done.other_keys:
-        others = ", ".join(map(repr, done.other_keys))
+    if converted.prefix:
+        print(f"  removed the prefix {converted.prefix!r} from every name")
+    if converted.other_keys:
+        others = ", ".join(map(repr, converted.other_keys))
         print(
-            f"  weights of {done.key or 'the top level'!r}; the file has others, which --key "
-            f"chooses: {others}"
+            f"  weights of {converted.key or 'the top level'!r}; the file has more, which --key "
+            f"selects: {others}"
         )

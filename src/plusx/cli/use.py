@@ -1,4 +1,4 @@
-"""Commands that use a trained network."""
+"""Commands for trained networks: evaluate, predict, explain, export, probe and galleries."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,14 +22,14 @@ from plusx.cli.shell import (
     about,
     app,
     command,
-    figures_line,
-    opened,
+    metrics_text,
+    open_trained,
     output_file,
     output_folder,
     print_json,
     print_line,
+    print_warnings,
     run_name,
-    tell_warnings,
 )
 from plusx.errors import UserError, counted, shortened
 
@@ -62,7 +62,7 @@ def evaluate(
     from plusx import run
 
     result = run.evaluate(
-        opened(trained, weights),
+        open_trained(trained, weights),
         data=data,
         split=split,
         tta=tta,
@@ -74,7 +74,7 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    print(f"{result['data']} {result['split']}: {figures_line(result, result['metrics'])}")
+    print(f"{result['data']} {result['split']}: {metrics_text(result, result['metrics'])}")
     if result.get("per_class"):
         from plusx.report.metrics import class_rows
 
@@ -82,17 +82,17 @@ def evaluate(
     if "hd95" in result:
         missed = result["hd95_missed"]
         print(f"\nClasses only in the prediction or only in the mask, without HD95: {missed}")
-    tell_warnings(result)
+    print_warnings(result)
     if "test_uses" in result:
         times = "once" if result["test_uses"] == 1 else f"{result['test_uses']} times"
-        print(f"\nThis run has looked at the test set {times} (test_uses.jsonl).")
+        print(f"\nThis run has used the test set {times} (test_uses.jsonl).")
 
 
 def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
-    """A line for each class, with the figures that the task has of it."""
+    """Print a line for each class, with its metrics."""
     from plusx.report.metrics import metric
 
-    # what is neither a number nor an interval is for --json
+    # only numbers and intervals
     keys = [
         key
         for key in rows[0]
@@ -102,8 +102,10 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
         )
         and any(row[key] is not None for row in rows)
     ]
-    named = {"count": "images", "auroc_interval": " 95 % interval"}
-    titles = [named.get(key) or f"{metric(key).title} {metric(key).unit}".strip() for key in keys]
+    short_titles = {"count": "images", "auroc_interval": " 95 % interval"}
+    titles = [
+        short_titles.get(key) or f"{metric(key).title} {metric(key).unit}".strip() for key in keys
+    ]
     names = max(5, *(len(shortened(row["label"])) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
     for row in rows:
@@ -121,14 +123,14 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
-    """A line for each image: its class, its labels, or what is where in it."""
+    """Print a line for each image: its class, labels, embedding, masks or boxes."""
     width = max(len(row["path"]) for row in rows)
     if "labels" in rows[0]:
         for row in rows:
-            chances = sorted(zip(row["probabilities"], classes, strict=True), reverse=True)
-            sure = ", ".join(f"{name} {chance:.1%}" for chance, name in chances if chance >= 0.5)
-            likely = f"no label (the likeliest is {row['label']}, {row['probability']:.1%})"
-            print(f"{row['path']:{width}}  {sure or likely}")
+            pairs = sorted(zip(row["probabilities"], classes, strict=True), reverse=True)
+            labels = ", ".join(f"{name} {value:.1%}" for value, name in pairs if value >= 0.5)
+            likeliest = f"no label (the likeliest is {row['label']}, {row['probability']:.1%})"
+            print(f"{row['path']:{width}}  {labels or likeliest}")
         return
     if "probability" in rows[0]:
         label = max(len(shortened(row["label"])) for row in rows)
@@ -170,13 +172,13 @@ def predict(
 ) -> None:
     """Predict classes, masks, boxes or embeddings for images. Unreadable files are named."""
     if not paths:
-        raise UserError("predict: name images or folders of images")
+        raise UserError("predict: give images or folders of images")
     from plusx import run
 
     result = run.predict(
-        opened(trained, None), paths, out=out, tta=tta, batch_size=batch_size, device=device
+        open_trained(trained, None), paths, out=out, tta=tta, batch_size=batch_size, device=device
     )
-    tell_warnings(result)
+    print_warnings(result)
     written = run.write_predictions(out, result) if out is not None else []
     if as_json:
         print_json(result)
@@ -221,12 +223,12 @@ def explain(
 ) -> None:
     """Draw the regions that a prediction depends on, and test how faithful the maps are."""
     if not paths:
-        raise UserError("explain: name images or folders of images")
+        raise UserError("explain: give images or folders of images")
     folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
     from plusx.explain.explain import explain as explain_images
 
     result = explain_images(
-        opened(trained, None),
+        open_trained(trained, None),
         paths,
         folder,
         method=method,
@@ -236,9 +238,9 @@ def explain(
         seed=seed,
         device=device,
         command=command(),
-        progress=_seldom(print_line),
+        progress=_throttled(print_line),
     )
-    tell_warnings(result)
+    print_warnings(result)
     if as_json:
         print_json({"out": str(folder), **result})
         return
@@ -247,8 +249,8 @@ def explain(
     print(f"{explanation_text(result)}\n\n{folder / 'explain.html'}")
 
 
-def _seldom(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], None]:
-    """A function that shows a line of progress if none was shown for so many seconds."""
+def _throttled(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], None]:
+    """Return a function that shows a line at most once in this number of seconds."""
     last = time.monotonic()
 
     def progress(line: str) -> None:
@@ -292,9 +294,9 @@ def export(
         int8=int8,
         data=data,
         on_unreadable=on_unreadable,
-        progress=_seldom(print_line),
+        progress=_throttled(print_line),
     )
-    tell_warnings(result)
+    print_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -305,10 +307,10 @@ def export(
         f"{result['allowed']:.2g} are allowed"
     )
     if int8:
-        _print_eight_bits(result["int8"])
+        _print_int8(result["int8"])
 
 
-def _print_eight_bits(int8: dict[str, Any]) -> None:
+def _print_int8(int8: dict[str, Any]) -> None:
     float_layers = ", ".join(int8["float_layers"]) or "none"
     print(f"  int8          {int8['weights']}; activations {int8['activations']}")
     print(f"  ranges        {int8['calibration']}, of {int8['images']:,} training images")
@@ -343,10 +345,10 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Evaluate a network's embeddings by nearest neighbours and by a linear probe."""
-    from plusx.run.probing import probe as probed
+    from plusx.run.probing import probe as probe_run
 
-    result = probed(
-        opened(trained, weights),
+    result = probe_run(
+        open_trained(trained, weights),
         data=data,
         split=split,
         neighbours=neighbours,
@@ -356,7 +358,7 @@ def probe(
         device=device,
         on_unreadable=on_unreadable,
     )
-    tell_warnings(result)
+    print_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -365,13 +367,13 @@ def probe(
         f"of {result['width']:,} numbers, from {result['learned_from']:,} training images:"
     )
     nearest = f"{result['neighbours']['k']} nearest neighbours"
-    print(f"  {nearest:24} {_line(result['neighbours'])}")
-    print(f"  {'logistic regression':24} {_line(result['logistic'])}")
+    print(f"  {nearest:24} {_probe_text(result['neighbours'])}")
+    print(f"  {'logistic regression':24} {_probe_text(result['logistic'])}")
 
 
-def _line(figures: dict[str, Any]) -> str:
-    area = "" if figures["auroc"] is None else f", AUROC {figures['auroc']:.3f}"
-    return f"accuracy {figures['accuracy']:.2%}, F1 {figures['f1']:.3f}{area}"
+def _probe_text(metrics: dict[str, Any]) -> str:
+    auroc = "" if metrics["auroc"] is None else f", AUROC {metrics['auroc']:.3f}"
+    return f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.3f}{auroc}"
 
 
 @app.command(
@@ -406,7 +408,7 @@ def enroll(
     from plusx.run.gallery import enroll as enroll_people
 
     result = enroll_people(
-        opened(trained, None),
+        open_trained(trained, None),
         folder,
         out,
         far=far,
@@ -414,14 +416,14 @@ def enroll(
         on_unreadable=on_unreadable,
         device=device,
     )
-    tell_warnings(result)
+    print_warnings(result)
     if as_json:
         print_json(result)
         return
     print(
-        f"{result['gallery']}: {result['people']:,} people by {result['pictures']:,} pictures\n"
-        f"  accepted from a score of {result['threshold']:.4f}: {result['false_accepts']:,} of "
-        f"{result['trials']:,} pictures of impostors are ({result['false_accept_rate']:.2%} may be)"
+        f"{result['gallery']}: {result['people']:,} people by {result['pictures']:,} images\n"
+        f"  threshold {result['threshold']:.4f}: accepts {result['false_accepts']:,} of "
+        f"{result['trials']:,} images of impostors ({result['false_accept_rate']:.2%} are allowed)"
     )
     if result["true_accept_rate"] is not None:
         print(
@@ -446,12 +448,12 @@ def verify(
 ) -> None:
     """Identify the people on images, or verify that it is a certain person."""
     if not paths:
-        raise UserError("verify: name images or folders of images")
+        raise UserError("verify: give images or folders of images")
     from plusx.run.gallery import open_gallery
     from plusx.run.gallery import verify as verify_images
 
     result = verify_images(open_gallery(gallery), paths, person=person, device=device)
-    tell_warnings(result)
+    print_warnings(result)
     if as_json:
         print_json(result)
         return
@@ -460,5 +462,5 @@ def verify(
         if row["person"] is not None:
             name = row["person"]
         else:
-            name = "nobody who is enrolled" if person is None else f"not {person}"
+            name = "not enrolled" if person is None else f"not {person}"
         print(f"{row['path']:{width}}  {row['score']:7.4f}  {name}")

@@ -14,18 +14,18 @@ EXAMPLES = "examples"  # in a run's folder: predictions for a few validation ima
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write report.html into the folder of a finished run, comparison or study; its path.
+    """Write report.html into the folder of a finished run, comparison or study; return its path.
 
-    UserError: the folder is none of these, or its files are incomplete.
+    Raises UserError if the folder is none of these, or its files are incomplete.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of a run, a comparison or a study")
     if not (folder / "result.json").is_file():
-        begun = (folder / "recipe.toml").is_file()
+        unfinished = (folder / "recipe.toml").is_file()
         raise UserError(
             f"{folder} has no result.json: "
-            + ("it is not finished yet" if begun else "it is not a run, comparison or study")
+            + ("it is not finished yet" if unfinished else "it is not a run, comparison or study")
         )
     result = store.read_json(folder / "result.json")
     try:
@@ -40,7 +40,7 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _page(folder: Path, result: dict[str, Any]) -> str:
-    # matplotlib takes half a second to load: only where a page is drawn.
+    # imported here since matplotlib takes half a second
     if result.get("kind") in ("compare", "study"):
         from plusx.report.result import result_page
 

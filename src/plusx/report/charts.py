@@ -1,8 +1,8 @@
-"""The figures of a result, drawn by matplotlib as SVG that stands inside a page.
+"""Drawing of the figures of a result by matplotlib, as SVG elements of an HTML page.
 
-A figure is a mapping with "kind", "title" and "caption", made by `report.figures`:
+A figure is a mapping with "kind", "title" and "caption", built by `report.figures`:
 
-    lines  x, y, lines: name, x, mean, low, high, dashed; level (a dotted rule) or None
+    lines  x, y, lines: name, x, mean, low, high, dashed; level (of a dotted line) or None
     dots   x, groups: name, values, mean, interval or None
     bars   x, names, parts: name, values (one for each of the names)
     map    x, y, value, xs, ys, values (rows of ys)
@@ -45,14 +45,14 @@ from plusx.report.page import Cell, Column, Table
 WIDTH, HEIGHT = 400.0, 250.0  # points; the page scales them
 TEXT = 11.5
 LEGEND_ROW = 15.0  # points
-BAR = 19.0  # points that a bar takes
+BAR = 19.0  # points, with its gap
 LONGEST_NAME = 46  # characters of a name in a legend
-MOST_MARKERS = 16  # points of a line that are marked one by one
-MOST_NUMBERS = 200  # rows of the table beneath a figure; of more, every second, third, ...
+MAX_MARKERS = 16  # points of a line that is drawn with markers
+MAX_ROWS = 200  # in the table below a figure; of more, every second, third, ... is shown
 LEVELS = 12  # of a map
 SCALES = ("linear", "log", "share")
 
-# Stand-ins for colours of the style sheet, which differ in light and in dark.
+# placeholders, replaced by variables of the style sheet for light and dark mode
 INK, MUTED, RULE, PAPER = "#a1c301", "#a1c302", "#a1c303", "#a1c304"
 _VARIABLES = {
     INK: "var(--ink)",
@@ -60,7 +60,7 @@ _VARIABLES = {
     RULE: "var(--rule)",
     PAPER: "var(--paper)",
 }
-# (shallow, deep): each has a contrast of at least 3:1 with the page in light and in dark.
+# (shallow, deep): contrast of at least 3:1 in light and dark mode
 _HUES = (
     ("#ec6719", "#b0490e"),
     ("#3994e3", "#1a6cb3"),
@@ -79,35 +79,36 @@ Number = int | float  # as JSON gives them: 1.0 is written as 1
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure as a page shows it: the drawing, its words and its numbers."""
+    """A figure on a page: drawing, texts and table of values."""
 
     title: str
     caption: str
     alternative: str
     svg: str
     numbers: Table
-    every: int  # 2 where every second row of the numbers is given
+    every: int  # 2: the table has every second row
 
 
 def charts(figures: Sequence[Spec]) -> list[Chart]:
-    """The figures of a page; a name has the same colour in each where the colours suffice.
+    """Draw the figures of a page; a name has one colour in all of them if there are enough.
 
-    UserError: a kind or a scale that there is not, or values that do not fit their axis.
+    Raises UserError for an unknown kind or scale, or values that do not fit their axis.
     """
     shared = colours([name for figure in figures for name in names(figure)])
-    drawn = []
-    for number, figure in enumerate(figures):
-        own_names = names(figure)
-        enough = len({family(name) for name in shared}) <= len(_HUES)
-        drawn.append(chart(figure, shared if enough else colours(own_names), f"f{number}", figures))
-    return drawn
+    enough = len({family(name) for name in shared}) <= len(_HUES)
+    return [
+        chart(figure, shared if enough else colours(names(figure)), f"f{number}", figures)
+        for number, figure in enumerate(figures)
+    ]
 
 
 def chart(
     figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec] = ()
 ) -> Chart:
-    """One figure. `key` makes the ids in its drawing unique on the page; maps of the same quantity
-    among `figures` share their colours."""
+    """Draw one figure.
+
+    `key` makes its ids unique on the page. Maps of the same quantity in `figures` share a scale.
+    """
     kinds = {"lines": _lines, "dots": _dots, "bars": _bars, "map": _map}
     if figure["kind"] not in kinds:
         raise UserError(
@@ -129,25 +130,25 @@ def chart(
 
 
 def names(figure: Spec) -> list[str]:
-    """The names that a figure gives a colour to."""
+    """Return the names in a figure that have colours."""
     kinds = ("lines", "groups", "parts")
     return [str(entry["name"]) for kind in kinds for entry in figure.get(kind, ())]
 
 
 def family(name: str) -> str:
-    """A name without its numbers: plain20 and plain56 are of one family."""
+    """Return a name without its numbers: plain20 and plain56 are one family."""
     return _NUMBER.sub("", name)
 
 
-def colours(several: Sequence[str]) -> dict[str, str]:
-    """A colour for each name: a hue for a family, deeper networks in the darker shade."""
-    families = dict.fromkeys(family(name) for name in several)
+def colours(series: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each name: one hue for a family, darker for deeper networks."""
+    families = dict.fromkeys(family(name) for name in series)
     first = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
     others = [other for other in families if other not in first]
     hues = first | {other: (2 + index) % len(_HUES) for index, other in enumerate(others)}
     colour_of = {}
-    for name in several:
-        siblings = sorted({_depth(other) for other in several if family(other) == family(name)})
+    for name in series:
+        siblings = sorted({_depth(other) for other in series if family(other) == family(name)})
         share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else 1.0
         ends = [np.array(matplotlib.colors.to_rgb(other)) for other in _HUES[hues[family(name)]]]
         colour_of[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
@@ -155,7 +156,7 @@ def colours(several: Sequence[str]) -> dict[str, str]:
 
 
 def alternative(figure: Spec) -> str:
-    """What a figure shows, in words: where its lines begin and end, what its values are."""
+    """Return the alternative text of a figure: the ends of its lines, or its values."""
     parts = []
     if figure["kind"] == "lines":
         x, y = figure["x"], figure["y"]
@@ -181,7 +182,7 @@ def alternative(figure: Spec) -> str:
 
 
 def text(axis: Spec, value: Number) -> str:
-    """A value of an axis with its unit."""
+    """Format a value of an axis with its unit."""
     if axis["scale"] == "share":
         return f"{values.percent(value)} %"
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e7 else values.number(value)
@@ -194,7 +195,7 @@ def _lines(
     shown = [line for line in figure["lines"] if line["x"]]
     for line, part in ((line, part) for line in shown for part in ("mean", "low", "high")):
         if len(line[part]) != len(line["x"]):
-            raise UserError(f"a figure has {len(line['x'])} places and {len(line[part])} values")
+            raise UserError(f"a figure has {len(line['x'])} positions and {len(line[part])} values")
     longest = max((len(_short(line["name"])) for line in shown), default=0)
     columns = max(1, min(len(shown), int(WIDTH / (34 + 7.0 * longest))))
     with _drawing(HEIGHT + LEGEND_ROW * math.ceil(len(shown) / columns)) as drawn:
@@ -214,7 +215,7 @@ def _lines(
                          borderpad=0.2)  # fmt: skip
         drawing = _svg(drawn, key)
     positions = sorted({float(position) for line in shown for position in line["x"]})
-    step = -(-len(positions) // MOST_NUMBERS) or 1
+    step = -(-len(positions) // MAX_ROWS) or 1
     shown_rows = sorted(
         {*range(0, len(positions), step), *([len(positions) - 1] if positions else [])}
     )
@@ -309,8 +310,8 @@ def _map(
     if len(rows) != len(ys) or any(len(row) != len(xs) for row in rows):
         raise UserError(f"{figure['title']}: {len(ys)} ys and {len(rows)} rows of values")
     heights = np.array([_numbers(row) for row in rows], dtype=float).reshape(len(ys), len(xs))
-    alike = [f for f in figures if f["kind"] == "map" and f["value"] == value] or [figure]
-    every = np.concatenate([np.ravel([_numbers(row) for row in f["values"]]) for f in alike])
+    similar = [f for f in figures if f["kind"] == "map" and f["value"] == value] or [figure]
+    every = np.concatenate([np.ravel([_numbers(row) for row in f["values"]]) for f in similar])
     every = every[np.isfinite(every)]
     with _drawing(330.0) as drawn:
         axes = _axes(drawn)
@@ -327,15 +328,15 @@ def _map(
 
 
 def _line(axes: Axes, line: Spec, colour: str) -> None:
-    """A mean with the band from the lowest to the highest; single points are marked."""
+    """Draw a mean with a band from low to high, and markers on isolated points."""
     x, mean, low, high = (_numbers(line[part]) for part in ("x", "mean", "low", "high"))
     if len(x) == 1:
         axes.vlines(x, low, high, color=colour, alpha=0.4, linewidth=3)
     axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     finite = np.isfinite(mean)
     padded = np.pad(finite, 1)
-    alone = finite & ~padded[:-2] & ~padded[2:]
-    marked = finite if len(x) <= MOST_MARKERS else alone
+    isolated = finite & ~padded[:-2] & ~padded[2:]
+    marked = finite if len(x) <= MAX_MARKERS else isolated
     axes.plot(x, mean, color=colour, linewidth=1.9, marker="o", markersize=4.6,
               markevery=np.flatnonzero(marked).tolist(),
               linestyle=(0, (4.0, 1.8)) if line["dashed"] else "-",
@@ -351,7 +352,7 @@ def _contours(
     value: Spec,
     every: np.ndarray,
 ) -> None:
-    """Filled contours with their scale, and a cross at the lowest value."""
+    """Draw filled contours with a colour bar, and a cross at the lowest value."""
     low, high = float(every.min()), float(every.max())
     logarithmic = value["scale"] == "log" and low > 0
     if high - low <= 1e-9 * abs(high):
@@ -363,7 +364,7 @@ def _contours(
         else MaxNLocator(LEVELS).tick_values(low, high)
     )
     grid_x, grid_y, grid = np.array(xs, float), np.array(ys, float), heights
-    if len(xs) == 1:  # one row or column is a strip
+    if len(xs) == 1:  # draw a single row or column as a strip
         grid_x, grid = grid_x + np.array([-0.5, 0.5]), np.repeat(grid, 2, axis=1)
     if len(ys) == 1:
         grid_y, grid = grid_y + np.array([-0.5, 0.5]), np.repeat(grid, 2, axis=0)
@@ -382,7 +383,7 @@ def _contours(
 
 
 def _scale(axes: Axes, which: str, axis: Spec, shown: Sequence[Number | None]) -> None:
-    """The scale of an axis, with ticks and limits by matplotlib."""
+    """Set the scale, ticks and limits of an axis."""
     finite = [float(value) for value in shown if value is not None and math.isfinite(value)]
     line: Axis = getattr(axes, f"{which}axis")
     limits = getattr(axes, f"set_{which}lim")
@@ -419,22 +420,25 @@ def _scale(axes: Axes, which: str, axis: Spec, shown: Sequence[Number | None]) -
 
 
 def _formatter(axis: Spec, lowest: Number = 0.0) -> FuncFormatter:
-    """`lowest` is the smallest value above zero: on a logarithmic axis with a zero, numbers between
-    the two would stand over one another."""
+    """Return the tick formatter of an axis.
+
+    On a logarithmic axis with a zero, ticks between 0 and `lowest`, the smallest positive value,
+    have no labels, since these would overlap.
+    """
     if axis["scale"] == "share":
         return FuncFormatter(lambda value, _: f"{100 * value:.4g} %".replace("-", "−"))
 
-    def written(value: Number, _: object) -> str:
+    def tick_label(value: Number, _: object) -> str:
         if axis["scale"] == "log" and 0 < value < 0.5 * lowest:
             return ""
         return values.number(float(f"{value:.6g}"))
 
-    return FuncFormatter(written)
+    return FuncFormatter(tick_label)
 
 
 @contextmanager
 def _drawing(height: float) -> Iterator[Figure]:
-    """An empty drawing, and matplotlib's settings for as long as it is drawn."""
+    """Yield an empty drawing, with matplotlib's settings inside the block."""
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "plusx",
@@ -449,10 +453,10 @@ def _drawing(height: float) -> Iterator[Figure]:
         "xtick.color": MUTED,
         "ytick.color": MUTED,
         "text.color": INK,
-        "text.parse_math": False,  # a dollar in a name is a dollar
+        "text.parse_math": False,  # names can contain dollar signs
     }
     with matplotlib.rc_context(cast(Any, settings)), warnings.catch_warnings():
-        # The browser has its own fonts: what matplotlib's lack does not matter.
+        # the browser uses its own fonts
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         drawn = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
         FigureCanvasSVG(drawn)
@@ -468,7 +472,7 @@ def _axes(drawn: Figure) -> Axes:
 
 
 def _titles(axes: Axes, x: Spec, y: Spec) -> None:
-    """What the axes show: y above its numbers, read as a line; x beneath its end."""
+    """Set the titles of the axes: y above the axis, x at its right end."""
     if x["title"]:
         axes.set_xlabel(_clean(x["title"]), loc="right")
     if y["title"]:
@@ -476,7 +480,7 @@ def _titles(axes: Axes, x: Spec, y: Spec) -> None:
 
 
 def _svg(drawn: Figure, key: str) -> str:
-    """The drawing as an element of a page: no prologue, its own ids, the page's colours."""
+    """Return the drawing as an HTML element with unique ids and the colours of the page."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     drawn.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -487,7 +491,7 @@ def _svg(drawn: Figure, key: str) -> str:
     svg = re.sub(head, r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
     svg = re.sub(r"\bid=\"|(?<=xlink:href=\")#|(?<=url\()#", lambda m: f"{m[0]}{key}-", svg)
     svg = svg.replace("xlink:href", "href")
-    # more than two decimals of a path cannot be seen
+    # two decimals are enough for paths
     svg = re.sub(
         r"(?<= d=\")[^\"]*(?=\")",
         lambda path: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", path[0]),
@@ -500,13 +504,13 @@ def _svg(drawn: Figure, key: str) -> str:
 
 
 def _clean(name: object) -> str:
-    """A name as one line that can be drawn: no control characters, no runs of spaces."""
-    signs = (" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in str(name))
-    return " ".join("".join(signs).split()) or "(no name)"
+    """Return a name as one line without control characters and repeated spaces."""
+    chars = (" " if unicodedata.category(char)[0] in "CZ" else char for char in str(name))
+    return " ".join("".join(chars).split()) or "(no name)"
 
 
 def _short(name: object) -> str:
-    """A name as a legend has it. matplotlib leaves out labels that begin with an underscore."""
+    """Shorten a name for a legend; matplotlib would hide labels that begin with an underscore."""
     short = textwrap.shorten(_clean(name), LONGEST_NAME, placeholder="…")
     return short.lstrip("_") or "…"
 
@@ -515,8 +519,8 @@ def _depth(name: str) -> tuple[float, ...]:
     return tuple(float(number) for number in _NUMBER.findall(name))
 
 
-def _numbers(several: Sequence[Number | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else float(value) for value in several], dtype=float)
+def _numbers(column: Sequence[Number | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else float(value) for value in column], dtype=float)
 
 
 def _unit(axis: Spec) -> str:

@@ -1,4 +1,4 @@
-"""The page of an explanation: every image with its map, and tests of the maps' faithfulness."""
+"""The HTML page of explanations: images with their maps, and tests of faithfulness."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ _BASELINES = {"map": "the map", "random": "random maps", "centre": "a Gaussian a
 
 
 def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[bytes]]) -> str:
-    """The page of an explanation.json. `pictures` has three PNGs an image: it, its map, both."""
+    """Return the page; `pictures` has three PNGs per image: the image, its map, both."""
     rows = result["images"][:MOST]
     failed = [[Cell(file["path"]), Cell(file["reason"])] for file in result["failed"]]
     files = [Column("File", number=False), Column("Why", number=False)]

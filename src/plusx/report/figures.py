@@ -1,4 +1,4 @@
-"""The figures of a result as JSON, see docs/studies.md; `report.charts` draws them."""
+"""Figures of a result as JSON (docs/studies.md); `report.charts` draws them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
@@ -22,7 +22,7 @@ def lines_figure(
     y: Mapping[str, str] = SHARE,
     level: float | None = None,
 ) -> Figure:
-    """Lines over x; `level` is the height of a dotted rule."""
+    """Return a line chart; `level` is the height of a dotted line."""
     return {
         "kind": "lines",
         "title": title,
@@ -37,7 +37,7 @@ def lines_figure(
 def dots_figure(
     title: str, caption: str, x: Mapping[str, str], spreads: Mapping[str, Mapping[str, Any]]
 ) -> Figure:
-    """Every seed of a spread, the mean as a line, and its "interval" as a bar if there is one."""
+    """Return a dot plot of the seeds of each spread, with mean and "interval", if there is one."""
     groups = [
         {
             "name": name,
@@ -57,10 +57,10 @@ def bars_figure(
     names: Sequence[str],
     parts: Mapping[str, Sequence[Number]],
 ) -> Figure:
-    """A bar for each name, of parts one after the other."""
-    several = [{"name": name, "values": list(values)} for name, values in parts.items()]
+    """Return a stacked bar chart: a bar for each name, with the values of `parts`."""
+    segments = [{"name": name, "values": list(values)} for name, values in parts.items()]
     return {"kind": "bars", "title": title, "caption": caption, "x": dict(x), "names": list(names),
-            "parts": several}  # fmt: skip
+            "parts": segments}  # fmt: skip
 
 
 def map_figure(
@@ -71,7 +71,7 @@ def map_figure(
     value: Mapping[str, str],
     grid: tuple[Sequence[Number], Sequence[Number], Sequence[Sequence[Number | None]]],
 ) -> Figure:
-    """Values over the positions (xs, ys, rows of ys)."""
+    """Return a map of values; `grid` is (xs, ys, a row of values for each y)."""
     xs, ys, rows = grid
     return {
         "kind": "map",
@@ -95,18 +95,18 @@ def line(
     high: Sequence[Number | None] | None = None,
     dashed: bool = False,
 ) -> dict[str, Any]:
-    """A line over those x whose value is known, with a band from low to high."""
+    """Return a line without missing values, with a band from low to high."""
     indices = [index for index, value in enumerate(values) if value is not None]
 
-    def picked(column: Sequence[Any]) -> list[Any]:
+    def select(column: Sequence[Any]) -> list[Any]:
         return [column[index] for index in indices]
 
     return {
         "name": name,
-        "x": picked(x),
-        "mean": picked(values),
-        "low": picked(values if low is None else low),
-        "high": picked(values if high is None else high),
+        "x": select(x),
+        "mean": select(values),
+        "low": select(values if low is None else low),
+        "high": select(values if high is None else high),
         "dashed": dashed,
     }
 
@@ -119,7 +119,7 @@ def band(
     dashed: bool = False,
     average: Callable[[Sequence[float]], float] = mean,
 ) -> dict[str, Any]:
-    """A line with average, lowest and highest over the seeds, where all of them are known."""
+    """Return a line with average, lowest and highest over seeds, where all have a value."""
     columns: list[list[float]] = [
         [] if None in column else [float(value or 0) for value in column]
         for column in zip(*seeds, strict=True)

@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EpochPoint:
-    """The metrics of a run at the end of an epoch; None where it was not evaluated."""
+    """The metrics of a run at the end of an epoch; None if it was not evaluated."""
 
     epoch: int  # from 1
-    train_loss: float  # mean over the epoch, while it trained
-    train_error: float | None  # the fraction of wrong predictions, likewise
+    train_loss: float  # mean over the epoch
+    train_error: float | None  # fraction of wrong predictions during the epoch
     score: float | None  # the first metric of the validation split, such as the accuracy
     loss: float | None
 
 
 def read_history(log: Path, score: str = "accuracy") -> tuple[EpochPoint, ...]:
-    """A point for every finished epoch of a log.jsonl; `score` is the key of the metric."""
+    """Read a point for every epoch of a log.jsonl; `score` is the key of the metric."""
     points = []
     with log.open(encoding="utf-8") as file:
         for text in file:

@@ -1,4 +1,4 @@
-"""What is in a data set, as text for a terminal."""
+"""The summary of a data set as text for a terminal."""
 
 import textwrap
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ OF = {"classes": "images", "boxes": "boxes", "masks": "pixels", "people": "image
 
 
 def heading(summary: Summary) -> str:
-    """The data set in a sentence."""
+    """Return one line about the data set."""
     count, classes = summary["count"], len(summary["classes"])
     what = "volumes" if summary["kind"] == "volumes" else "images"
     words = _count(count, what)
@@ -31,7 +31,7 @@ def heading(summary: Summary) -> str:
 
 
 def inspection_text(summary: Summary, width: int | None = None) -> str:
-    """What `plusx info PATH` prints."""
+    """Return the output of `plusx info PATH`."""
     wide = max(width or 100, 60)
     others = [f"{kind}: {reason}" for kind, reason in summary["other_kinds"].items()]
     first = f"{summary['path']}: {heading(summary)}"
@@ -57,7 +57,7 @@ def inspection_text(summary: Summary, width: int | None = None) -> str:
 
 
 def splits_text(summary: Summary) -> str:
-    """The splits with their numbers of images, and where they come from."""
+    """Return the splits with their numbers of images and their origin."""
     counts = ", ".join(f"{split} {count:,}" for split, count in summary["splits"].items())
     own_splits = summary["own_splits"]
     if summary["is_named"]:
@@ -70,7 +70,7 @@ def splits_text(summary: Summary) -> str:
 
 
 def image_facts(summary: Summary) -> list[tuple[str, str]]:
-    """Sizes, formats and channels of the images, as names and values."""
+    """Return sizes, formats and channels of the images as (name, text)."""
     facts = []
     if volumes := summary.get("volumes"):
         facts += _volume_facts(volumes)
@@ -88,7 +88,7 @@ def image_facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _volume_facts(volumes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is in the volumes that have been read."""
+    """Return facts about the volumes that were read as (name, text)."""
     if not volumes["read"]:
         return []
     sizes = dict.fromkeys(" x ".join(map(str, shape)) for shape in volumes["shapes"])
@@ -104,7 +104,7 @@ def _volume_facts(volumes: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def messages_of(summary: Summary) -> list[tuple[str, list[str]]]:
-    """Messages by their title, the gravest first; without those that there are not."""
+    """Return the messages by title, the most severe first."""
     serious = [f["message"] for f in summary["findings"] if f["serious"]]
     others = [f["message"] for f in summary["findings"] if not f["serious"]]
     groups = [
@@ -121,12 +121,12 @@ def total_of(row: Mapping[str, Any], summary: Summary) -> int:
 
 
 def _class_table(summary: Summary, width: int | None) -> str:
-    """What there is of each class, in the order of the classes."""
+    """Return the table of the classes, in their order."""
     of, rows = OF[summary["annotation"]], summary["classes"]
     whole = sum(total_of(row, summary) for row in rows)
     if not rows or not whole:
         return ""
-    if of == "pixels":  # of so many the fraction is what can be read
+    if of == "pixels":  # numbers of pixels are large: show the fraction
         columns = [{"key": "share", "title": "pixels", "unit": "%", "kind": "share"}]
     else:
         keys = [*summary["splits"], "all"]

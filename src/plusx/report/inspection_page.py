@@ -1,4 +1,4 @@
-"""The page of a data set."""
+"""The HTML page of a data set."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,8 +24,10 @@ MOST_BARS = 40  # classes in the chart
 def inspection_page(
     summary: Summary, pictures: Sequence[tuple[str, bytes]], colours: Mapping[str, str]
 ) -> str:
-    """The page. `pictures`: a caption and a JPEG of each example; `colours`: those of classes that
-    are drawn over them.
+    """Return the page.
+
+    pictures: caption and JPEG of each example
+    colours: of the classes in the examples
     """
     return page.render(
         "inspection.html",
@@ -60,7 +62,7 @@ def _figure(summary: Summary) -> dict[str, Any] | None:
 
 
 def _sorted(summary: Summary) -> list[Mapping[str, Any]]:
-    """The classes, the most frequent first."""
+    """Return the classes, the most frequent first."""
     return sorted(summary["classes"], key=lambda row: -total_of(row, summary))
 
 

@@ -54,7 +54,7 @@ def predictions_page(
 
 
 def examples(rows: Sequence[Row], pictures: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The images as the template shows them. `pictures` are PNGs."""
+    """Return the images for the template; `pictures` are PNGs."""
     return [
         {"path": row["path"], "uri": _embedded(picture), "truth": "ground_truth" in row,
          "lines": [prediction_text(row), *_truth(row)]}
@@ -63,9 +63,9 @@ def examples(rows: Sequence[Row], pictures: Sequence[bytes]) -> list[dict[str, A
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
-    """The predictions that were written into a folder, as the template shows them; [] if none.
+    """Read the predictions in a folder for the template; [] if there are none.
 
-    UserError: predictions.json was changed.
+    Raises UserError if predictions.json is invalid.
     """
     if not (folder / "predictions.json").is_file():
         return []
@@ -127,7 +127,7 @@ def _finding(rows: Sequence[Row]) -> str:
 
 
 def _embedded(picture: bytes) -> str:
-    """A PNG as a data URI; a large one, whose original lies beside the page, as a small JPEG."""
+    """Return a PNG as a data URI; a large one, which is also a file, as a smaller JPEG."""
     if len(picture) <= _HEAVY:
         return page.data_uri(picture)
     with Image.open(io.BytesIO(picture), formats=("PNG",)) as image:

@@ -1,4 +1,4 @@
-"""The page of a comparison, a study or a benchmark: finding, figures, tables and settings."""
+"""The HTML page of a comparison, a study or a benchmark."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,16 @@ from plusx.report.charts import charts, colours, names
 from plusx.report.page import Table, result_table
 
 
-MAX_HEADLINE = 180  # characters; further sentences of the finding stand beneath it
+MAX_HEADLINE = 180  # characters; further sentences of the finding are below it
 _NUMBERS = ("", "One seed", "Two seeds", "Three seeds", "Four seeds", "Five seeds")
 
 
 def result_page(result: Mapping[str, Any]) -> str:
-    """The page of a result.json.
+    """Return the page of a result.json.
 
-    Required are kind, title, question, finding, columns, rows, figures, notes, machine, command and
-    date; study, data, split, seeds, length, tables, marked, recipe, versions, seconds and jobs are
-    shown where there are any.
+    Required keys: kind, title, question, finding, columns, rows, figures, notes, machine, command
+    and date. Optional keys: study, data, split, seeds, length, tables, marked, recipe, versions,
+    seconds and jobs.
     """
     finding, more = _split(result["finding"])
     marked, data, split = (result.get(key) for key in ("marked", "data", "split"))
@@ -62,7 +62,7 @@ def result_page(result: Mapping[str, Any]) -> str:
 
 
 def _split(finding: str) -> tuple[str, str]:
-    """The headline, and the sentences that do not fit into it."""
+    """Return the headline, and the sentences that do not fit into it."""
     first, *rest = re.split(r"(?<=[.!?])\s+", finding)
     while rest and len(first) + len(rest[0]) < MAX_HEADLINE:
         first = f"{first} {rest.pop(0)}"
@@ -70,7 +70,7 @@ def _split(finding: str) -> tuple[str, str]:
 
 
 def _seeds(result: Mapping[str, Any]) -> str:
-    """One sentence: the number of seeds of each row, and the length of training."""
+    """Return a sentence about the number of seeds and the length of training."""
     count = len(result.get("seeds", ()))
     if not count or not result["rows"]:
         return ""

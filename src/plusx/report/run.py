@@ -27,10 +27,10 @@ def run_page(
     test_uses: int,
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The HTML page of a finished run. `examples`: predictions as `read_examples` returns them."""
+    """Return the HTML page of a finished run; `examples` are those of `read_examples`."""
     metrics = result["validation"]
     key = result.get("metrics", OF_CLASSES)[0]
-    several = metrics is not None and _several(metrics)
+    several = metrics is not None and _is_multilabel(metrics)
     confusion = metrics is not None and not several and metrics.get("confusion")
     of = "position" if metrics is not None and "positions" in metrics else "image"
     small = len(classes) <= MAX_MATRIX_CLASSES
@@ -63,7 +63,7 @@ def run_page(
 
 
 def finding(result: Mapping[str, Any]) -> str:
-    """One sentence about a run: its accuracy with the 95 % Wilson interval, or its other metrics.
+    """Return a sentence about a run: its accuracy with the 95 % Wilson interval, or other metrics.
 
     If the epoch was chosen on the validation images, their accuracy is optimistic and is given
     without an interval.
@@ -86,7 +86,7 @@ def finding(result: Mapping[str, Any]) -> str:
             return f"{name} cannot be evaluated: {images} have no annotation."
         return f"{name} reaches {shown} on {images}.{_few_people(metrics)}"
     accuracy, count = float(metrics["accuracy"]), int(metrics["count"])
-    right = "with every label right" if _several(metrics) else "correctly"
+    right = "with every label right" if _is_multilabel(metrics) else "correctly"
     share = f"{100 * accuracy:.1f} %"
     if result.get("best_epoch"):
         sure = "optimistic: the epoch was chosen on the same images"
@@ -97,7 +97,7 @@ def finding(result: Mapping[str, Any]) -> str:
 
 
 def _few_people(metrics: Mapping[str, Any]) -> str:
-    """A caution where people are too few for their pairs to say much."""
+    """Return a caution if there are few people, whose pairs are not independent."""
     people = metrics.get("people", _ENOUGH_PEOPLE)
     if people >= _ENOUGH_PEOPLE:
         return ""
@@ -105,7 +105,7 @@ def _few_people(metrics: Mapping[str, Any]) -> str:
 
 
 def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
-    """A metric with its 95 % interval, if it has one."""
+    """Format a metric with its 95 % interval, if it has one."""
     unit = metric(key).unit
     factor, decimals = (1, 2) if unit else (100, 1)
     value, *ends = (
@@ -117,7 +117,7 @@ def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
 
 
 def _trained(result: Mapping[str, Any], key: str) -> str:
-    """The metric on the training images, as the end of a sentence."""
+    """Return the metric on the training images as the end of a sentence."""
     if result["train_error"] is not None:
         wrong = 100 * result["train_error"]
         of = "a label of " if key == "auroc" else ""  # several labels an image
@@ -127,13 +127,13 @@ def _trained(result: Mapping[str, Any], key: str) -> str:
     return "" if value is None else f"; on its training images {title} is {100 * value:.1f} %"
 
 
-def _several(metrics: Mapping[str, Any]) -> bool:
+def _is_multilabel(metrics: Mapping[str, Any]) -> bool:
     """Whether an image can have several labels, so that there is no confusion matrix."""
     return "label_accuracy" in metrics
 
 
 def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
-    """Figures over the epochs: the error (or the first metric), and the loss."""
+    """Return charts over the epochs: the error (or the first metric), and the loss."""
     epochs = [point.epoch for point in points]
     scores = [point.score for point in points]
     wrong = [None if score is None else 1 - score for score in scores]
@@ -170,7 +170,7 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
 def _matrix(
     counts: Sequence[Sequence[int]], classes: Sequence[str], of: str
 ) -> tuple[list[tuple[str, str]], list[tuple[str, list[dict[str, Any]]]]]:
-    """Headers (full name, shown name) and rows (name, cells) of the confusion matrix.
+    """Return headers (full name, shown name) and rows (name, cells) of the confusion matrix.
 
     Cells are numbers of images; of positions they are per cent of the row.
     """
@@ -197,7 +197,7 @@ def _matrix(
 
 
 def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str], of: str) -> Table | None:
-    """The most frequent confusions; None if there are none."""
+    """Return the most frequent confusions; None if there are none."""
     pairs = sorted(
         (
             (value, true, predicted)
@@ -224,7 +224,7 @@ def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str], of: str) -> 
 
 
 def _per_class(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each class with the metrics and counts that the task reports."""
+    """Return a row for each class with the metrics and counts of the task."""
     keys = [key for key in rows[0] if key != "label"]
     shares = [key for key in keys if any(isinstance(row[key], float) for row in rows)]
     counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
@@ -247,7 +247,7 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _class_cell(row: Mapping[str, Any], key: str) -> Cell:
-    """A metric of a class, and its interval of 95 % where one is known."""
+    """Format a metric of a class with its 95 % interval, if it has one."""
     if row[key] is None:
         return Cell("none")
     if metric(key).unit:

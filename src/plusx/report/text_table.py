@@ -1,4 +1,4 @@
-"""Tables as text: what was made in rows, or in columns where that fits a terminal better."""
+"""Tables as text for a terminal; wide tables are transposed or split."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 from plusx.report import values
 
 
-NARROWEST = 40  # what notes are wrapped to on a terminal that is narrower
-LONGEST = 28  # signs of a line of text in a cell, where the table does not fit otherwise
+MIN_WIDTH = 40  # of wrapped notes
+MAX_CELL = 28  # characters of a text in a table that is too wide
 
 
 @dataclass(frozen=True)
 class _Column:
-    """One column: its title and unit, its texts, and whether they are set to the left."""
+    """A column: title and unit, texts, and whether they are left-aligned."""
 
     head: tuple[str, str]
     texts: list[str]
@@ -26,11 +26,10 @@ def rows_table(
     rows: Sequence[Mapping[str, Any]],
     width: int | None = None,
 ) -> str:
-    """The rows of a study's result for a terminal `width` characters wide (None: any).
+    """Return the rows of a result as a table of at most `width` characters (None: no limit).
 
-    Columns and values are those of result.json, see docs/studies.md; a column without any value
-    is left out, unless it has a word for that. What does not fit is turned, or parted into tables
-    under one another.
+    Columns and values are those of result.json (docs/studies.md). A column without any value is
+    left out, unless it has a text for that ("absent"). A wide table is transposed, or split.
     """
     shown = [
         column
@@ -45,22 +44,22 @@ def rows_table(
 
 
 def study_tables(result: Mapping[str, Any], width: int | None = None) -> str:
-    """The table of a comparison or a study, or those in its place, for a terminal."""
-    parts = []
+    """Return the tables of a comparison or a study as text."""
+    texts = []
     for table in result["tables"] or [{**result, "title": "", "note": ""}]:
         lines = [table["title"], rows_table(table["columns"], table["rows"], width)]
-        wide = max(width or 10**6, NARROWEST)
+        wide = max(width or 10**6, MIN_WIDTH)
         lines += textwrap.wrap(table["note"], wide)
-        parts.append("\n".join(filter(None, lines)))
-    return "\n\n".join(parts)
+        texts.append("\n".join(filter(None, lines)))
+    return "\n\n".join(texts)
 
 
 def _fitted(columns: Sequence[_Column], width: int | None) -> list[str]:
-    """Columns side by side; where they are too wide, turned, and else in parts."""
+    """Return the lines of a table, transposed or split if it is too wide."""
     lines = _lines(columns)
     if width is None or _widest(lines) <= width:
         return lines
-    drawn = _lines(_turned(columns))
+    drawn = _lines(_transposed(columns))
     if _widest(drawn) <= width:
         return drawn
     short = [
@@ -68,17 +67,15 @@ def _fitted(columns: Sequence[_Column], width: int | None) -> list[str]:
         for column in columns
     ]
     name, *others = short
-    parts: list[list[_Column]] = [[name]]
-    for column in others:
-        # A column alone may be too wide; it is shown all the same.
-        if len(parts[-1]) > 1 and _widest(_lines([*parts[-1], column])) > width:
-            parts.append([name])
-        parts[-1].append(column)
-    return [line for part in parts for line in ("", *_lines(part))][1:]
+    tables: list[list[_Column]] = [[name]]
+    for column in others:  # a single column may be too wide
+        if len(tables[-1]) > 1 and _widest(_lines([*tables[-1], column])) > width:
+            tables.append([name])
+        tables[-1].append(column)
+    return [line for table in tables for line in ("", *_lines(table))][1:]
 
 
-def _turned(columns: Sequence[_Column]) -> list[_Column]:
-    """The names as heads, and the heads as the first column."""
+def _transposed(columns: Sequence[_Column]) -> list[_Column]:
     name, *others = columns
     first = _Column(
         name.head, [" ".join(filter(None, column.head)) for column in others], left=True
@@ -93,7 +90,7 @@ def _turned(columns: Sequence[_Column]) -> list[_Column]:
 
 
 def _lines(columns: Sequence[_Column]) -> list[str]:
-    """The heads over a rule, and the rows; a line of units only where there are some."""
+    """Return the lines of a table; the line of units is left out if there are none."""
     widths = [max(map(len, (*column.head, *column.texts))) for column in columns]
     heads = [[column.head[row] for column in columns] for row in (0, 1)]
     rows = zip(*(column.texts for column in columns), strict=True)
@@ -113,4 +110,4 @@ def _widest(lines: Sequence[str]) -> int:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"

@@ -1,7 +1,7 @@
-"""Values as text: shares as percentages, counts whole, numbers to as many figures as they carry.
+"""Formatting of values for tables: fractions as percentages, counts, and significant digits.
 
-A value is None, a text, a number, or a spread: {"mean", "std", "seeds"}. The values of a column are
-written alike, so that they can be read down it.
+A value is None, a text, a number, or a spread: {"mean", "std", "seeds"}. The values of a column
+have the same number of decimals.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 
 ABSENT = "–"
-# A number outside of these is written with a power of ten.
+# numbers outside of these have a power of ten
 SMALLEST, LARGEST = 1e-3, 1e7
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MINUS = "−"
@@ -19,29 +19,30 @@ _MINUS = "−"
 
 @dataclass(frozen=True)
 class Formatted:
-    """A value as it stands in a table: the text, what stands smaller beside it, and its order."""
+    """A formatted value: text, a note in smaller print, and the sort key."""
 
     text: str
     note: str = ""
-    order: float | str | None = None  # None: not known
+    order: float | str | None = None  # None: unknown
 
     def __str__(self) -> str:
         return f"{self.text} {self.note}".strip()
 
 
 def format_column(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Formatted]:
-    """The values of a column as they are written; its "absent" and "places" are optional."""
-    several = [row.get(column["key"]) for row in rows]
+    """Format the values of a column, whose "absent" and "places" are optional."""
+    cells = [row.get(column["key"]) for row in rows]
     absent = str(column.get("absent") or ABSENT)
-    return format_values(column["kind"], several, absent=absent, decimals=column.get("places"))
+    return format_values(column["kind"], cells, absent=absent, decimals=column.get("places"))
 
 
 def format_values(
     kind: str, values: Sequence[Any], *, absent: str = ABSENT, decimals: int | None = None
 ) -> list[Formatted]:
-    """The values of a column of this kind (text, count, number or share), one under another.
+    """Format the values of a column of this kind (text, count, number or share).
 
-    `absent` is written for a value that is not known; `decimals`: None is as many as needed.
+    absent: the text for None
+    decimals: None chooses them by the values
     """
     factor = 100.0 if kind == "share" else 1.0
     parsed = [_parsed(value, factor) for value in values]
@@ -53,28 +54,28 @@ def format_values(
 
 
 def heading(column: Mapping[str, Any]) -> tuple[str, str]:
-    """Title and unit of a column; shares are written in per cent."""
+    """Return title and unit of a column; shares are in per cent."""
     unit = str(column.get("unit") or "")
     return str(column["title"]), "%" if column["kind"] == "share" and not unit else unit
 
 
 def number(value: float | int) -> str:
-    """A number to three figures, with a power of ten where it is very small or large."""
+    """Format a number with three significant digits, and a power of ten if necessary."""
     return _significant(float(value), 3)
 
 
 def percent(share: float | int) -> str:
-    """A share as a percentage, without a decimal where none is needed."""
+    """Format a fraction as a percentage with at most one decimal."""
     return f"{100 * share:.1f}".removesuffix(".0").replace("-", _MINUS)
 
 
 def power(exponent: int) -> str:
-    """Ten to this power, as it is printed."""
+    """Format a power of ten."""
     return f"10{str(exponent).translate(_RAISED)}"
 
 
 def _parsed(value: Any, factor: float) -> tuple[float | str | None, float | None, str]:
-    """A value as (mean, standard deviation, remark); a text stays one."""
+    """Return a value as (mean or text, standard deviation, remark)."""
     if isinstance(value, Mapping):
         seeds = list(value.get("seeds") or ())
         count = sum(seed is not None for seed in seeds)
@@ -99,7 +100,7 @@ def _float(value: Any, factor: float) -> float | None:
 
 
 def _decimals(kind: str, means: Sequence[float], spreads: Sequence[float]) -> int | None:
-    """Decimals that all values of a column have; None: each to three figures of its own."""
+    """Return the decimals for a column; None: three significant digits for each value."""
     sizes = [abs(mean) for mean in means if mean]
     if kind == "count" and all(mean == int(mean) for mean in means):
         return 0
@@ -112,7 +113,7 @@ def _decimals(kind: str, means: Sequence[float], spreads: Sequence[float]) -> in
         return None
     if all(mean == int(mean) for mean in means) and not any(spreads):
         return 0
-    # Three figures for the value in the middle, and at least one for the smallest.
+    # three significant digits for the median, and at least one for the smallest
     middle = sorted(sizes)[len(sizes) // 2]
     return max(0, 2 - _exponent(middle), -_exponent(min(sizes)))
 
@@ -126,28 +127,28 @@ def _formatted(
         return Formatted(mean, "", mean)
     note = remark
     if std is not None:
-        note = f"± {_written(std, decimals, 2)} {remark}".strip()
-    return Formatted(_written(mean, decimals, 3), note, mean)
+        note = f"± {_fixed(std, decimals, 2)} {remark}".strip()
+    return Formatted(_fixed(mean, decimals, 3), note, mean)
 
 
-def _written(value: float, decimals: int | None, figures: int) -> str:
+def _fixed(value: float, decimals: int | None, digits: int) -> str:
     if decimals is None:
-        return _significant(value, figures)
+        return _significant(value, digits)
     text = f"{value:,.{decimals}f}"
     return text.replace("-", _MINUS) if float(text.replace(",", "")) else text.replace("-", "")
 
 
-def _significant(value: float, figures: int) -> str:
+def _significant(value: float, digits: int) -> str:
     if not value:
         return "0"
     if SMALLEST <= abs(value) < LARGEST:
-        rounded = float(f"{value:.{figures}g}")
-        decimals = max(0, figures - 1 - _exponent(rounded))
+        rounded = float(f"{value:.{digits}g}")
+        decimals = max(0, digits - 1 - _exponent(rounded))
         text = f"{rounded:,.{decimals}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
     else:
-        # Written by its shortest form, so that 9.996 does not become 10.0.
-        factor, exponent = f"{value:.{figures - 1}e}".split("e")
+        # by scientific notation, so that 9.996 does not become 10.0
+        factor, exponent = f"{value:.{digits - 1}e}".split("e")
         factor = factor.rstrip("0").rstrip(".") if "." in factor else factor
         text = f"{factor} × {power(int(exponent))}" if factor != "1" else power(int(exponent))
     return text.replace("-", _MINUS)

@@ -175,8 +175,8 @@ def _unknown_training(run: Run, data: str | Path | None, dataset: Dataset) -> st
         return f"the training data of the weights is unknown: {name} may include some of its images"
     if run.data == name:
         return (
-            f"the weights were trained on data named {name}; evaluate the run's folder, so that its "
-            "training images are left out"
+            f"the weights were trained on data named {name}; evaluate the run's folder to leave "
+            "its training images out"
         )
     return ""
 
