@@ -42,7 +42,7 @@ from plusx.run.evaluation import evaluate as evaluate_run
 from plusx.run.folder import load_run
 from plusx.run.optim import schedule_warnings
 from plusx.run.predictor import image_files
-from plusx.run.training import prepared, refuse_other_recipe, train
+from plusx.run.training import make_trainer, refuse_other_recipe, train
 from plusx.study.gradients import _ratio_text
 from plusx.tasks.classify import Classify
 from plusx.train.loop import evaluate, fit
@@ -527,7 +527,7 @@ def test_t12_a_batch_of_one_is_refused_before_anything_is_written(
         assert not (tmp_path / "run" / "recipe.toml").exists()
     # at larger sizes there is more than one value
     with join_processes("cpu", 60) as world:
-        prepared(
+        make_trainer(
             load_recipe("images", [*tiny, "batch_size=1", "data.size=64"]), tmp_path / "run", world
         )
 

@@ -240,7 +240,11 @@ def test_the_entries_are_torchvisions() -> None:
         ("resnet50", "IMAGENET1K_V3", r"no weights 'IMAGENET1K_V3', did you mean IMAGENET1K_V\d\?"),
         ("resnet50", "ResNet18_Weights.IMAGENET1K_V1", "are not weights for resnet50"),
         ("resnet20", "IMAGENET1K_V1", "torchvision has no weights for resnet20"),
-        ("resnet18", "imagenet", "there is no file imagenet; resnet18 has IMAGENET1K_V1"),
+        (
+            "resnet18",
+            "imagenet",
+            "there is no file imagenet; published for resnet18: IMAGENET1K_V1",
+        ),
     ],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(

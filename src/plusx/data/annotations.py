@@ -1,4 +1,4 @@
-"""Annotations of images besides their classes: boxes, instance masks, the class of every pixel.
+"""Annotations of images: boxes, instance masks, and the class of every pixel.
 
 Coordinates are pixels of the stored image: x to the right, y down, the left and top edge at 0,
 right and bottom edges exclusive.
@@ -36,12 +36,12 @@ class Annotations(ABC):
 
     @property
     def boxes(self) -> Sequence[Rows] | None:
-        """The boxes of each sample; None where the annotations are no boxes."""
+        """The boxes of each sample; None if there are no boxes."""
         return None
 
     @property
     def counts(self) -> Int64[Tensor, "n k"] | None:
-        """How many positions of each class every mask has; None where there are none."""
+        """Number of positions of each class in each mask; None if there are no masks."""
         return None
 
     @abstractmethod
@@ -49,22 +49,22 @@ class Annotations(ABC):
 
     @abstractmethod
     def add_to(self, sample: Sample, index: int) -> Sample:
-        """The sample with its annotations."""
+        """Return the sample with its annotations."""
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Annotations":
-        """Those of some of the samples, in that order."""
+        """Return the annotations of some samples, in that order."""
 
     @abstractmethod
     def digest(self, root: str | None) -> bytes:
-        """A digest that changes with them."""
+        """Return a digest of the annotations."""
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes(Annotations):
-    """The boxes of n images, and where there are instance masks one for each box.
+    """The boxes of n images, with an instance mask for each box, if there are masks.
 
-    image_ids, category_ids: of the images and of the classes in a JSON, where they come from one
+    image_ids, category_ids: ids of images and classes in the JSON that they are from
     """
 
     rows: list[Rows]
@@ -85,11 +85,11 @@ class Boxes(Annotations):
 
     @classmethod
     def none(cls, count: int) -> "Boxes":
-        """Images without annotations, for prediction."""
+        """Return images without annotations, for prediction."""
         return cls([NO_BOXES for _ in range(count)])
 
     def add_to(self, sample: Sample, index: int) -> Sample:
-        """The sample with its boxes."""
+        """Return the sample with its boxes."""
         planes = None
         if self.masks is not None:
             height, width = sample.size
@@ -97,7 +97,7 @@ class Boxes(Annotations):
         return replace(sample, boxes=self.rows[index], masks=planes)
 
     def masks_of(self, index: int, size: tuple[int, int]) -> Planes:
-        """The masks of an image's boxes at that size (height, width): 1 inside, 0 outside."""
+        """Return the masks of an image's boxes at a size (height, width): 1 inside, 0 outside."""
         assert self.masks is not None
         planes = np.zeros((len(self.masks[index]), *size), np.uint8)
         for plane, mask in zip(planes, self.masks[index]):
@@ -105,14 +105,14 @@ class Boxes(Annotations):
         return planes
 
     def presence(self, num_classes: int) -> Float32[Tensor, "n k"]:
-        """1 for every class of which an image has a box."""
+        """Return 1 for every class of which an image has a box."""
         presence = torch.zeros(len(self), num_classes)
         for row, boxes in zip(presence, self.rows):
             row[torch.from_numpy(boxes[:, 4].astype(np.int64))] = 1
         return presence
 
     def subset(self, indices: Sequence[int]) -> "Annotations":
-        """The boxes of some of the images, in that order."""
+        """Return the boxes of some images, in that order."""
         masks, ids = self.masks, self.image_ids
         return replace(
             self,
@@ -122,7 +122,7 @@ class Boxes(Annotations):
         )
 
     def digest(self, root: str | None) -> bytes:
-        """A digest that changes with every number."""
+        """Return a digest of all numbers."""
         digest = hashlib.sha256()
         for rows in self.rows:
             digest.update(len(rows).to_bytes(8, "little") + rows.tobytes())
@@ -133,10 +133,10 @@ class Boxes(Annotations):
 
 @dataclass(frozen=True)
 class MaskEncoding:
-    """Which class each value of a mask's pixels stands for.
+    """The classes of the values in a mask.
 
-    values: those of class 0, 1, ...; with `colours` red, green and blue in one number (0xRRGGBB)
-    ignored: values that are ignored. Any other is an error.
+    values: those of class 0, 1, ...; with `colours`, red, green and blue in one number (0xRRGGBB)
+    ignored: values that are ignored; any other value is an error
     """
 
     values: tuple[int, ...] = ()
@@ -145,12 +145,12 @@ class MaskEncoding:
 
     @cached_property
     def classes(self) -> dict[int, int]:
-        """The class of each value, or IGNORE_INDEX."""
+        """Return the class of each value, or IGNORE_INDEX."""
         classes = {value: number for number, value in enumerate(self.values)}
         return {**dict.fromkeys(self.ignored, IGNORE_INDEX), **classes}
 
     def problem(self, values: Sequence[int], counts: Sequence[int]) -> str:
-        """What is wrong with a mask that has these values, so often; "" where nothing is."""
+        """Return what is wrong with a mask that has these values and counts, or ""."""
         for value, count in zip(values, counts):
             if value in self.classes:
                 continue
@@ -165,7 +165,7 @@ class MaskEncoding:
         return ""
 
     def read(self, path: str | Path) -> Plane:
-        """The class of every pixel, or IGNORE_INDEX. Raises UnreadableImage, OSError."""
+        """Read the class of every pixel, or IGNORE_INDEX. Raises UnreadableImage, OSError."""
         stored = stored_mask(read_regular(path), self.colours)
         values, indices, counts = np.unique(stored, return_inverse=True, return_counts=True)
         if problem := self.problem(values.tolist(), counts.tolist()):
@@ -176,10 +176,10 @@ class MaskEncoding:
 
 
 def stored_mask(data: bytes, colours: bool) -> Int64[np.ndarray, "h w"]:
-    """The values of a mask's pixels: numbers, or with `colours` red, green and blue in one number.
+    """Return the values in a mask: numbers, or with `colours` RGB in one number.
 
-    A palette gives its numbers, or with `colours` what it shows. A grey image in three equal
-    channels gives the grey. Raises UnreadableImage with the reason.
+    A palette image gives its indices, or with `colours` the palette's colours. A grey image in
+    three equal channels gives the grey value. Raises UnreadableImage.
     """
     image_file = ImageFile(data)  # its header, size and kind are good
     if image_file.is_jpeg:
@@ -203,7 +203,7 @@ def stored_mask(data: bytes, colours: bool) -> Int64[np.ndarray, "h w"]:
 class Masks(Annotations):
     """The class of every pixel of n images, in files.
 
-    class_counts: how many pixels of each class every image has
+    class_counts: number of pixels of each class in each image
     contents: digests of the files
     """
 
@@ -220,18 +220,18 @@ class Masks(Annotations):
         return len(self.paths)
 
     def mask(self, index: int) -> Plane:
-        """The class of every pixel of one image, or IGNORE_INDEX."""
+        """Return the class of every pixel of one image, or IGNORE_INDEX."""
         return self.encoding.read(self.paths[index])
 
     def add_to(self, sample: Sample, index: int) -> Sample:
-        """The sample with its mask. UnreadableImage: the mask is not of its size."""
+        """Return the sample with its mask. Raises UnreadableImage if their sizes differ."""
         mask = self.mask(index)
         if mask.shape != sample.size:
             raise UnreadableImage(f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}")
         return replace(sample, masks=torch.from_numpy(mask)[None], mask_fill=IGNORE_INDEX)
 
     def subset(self, indices: Sequence[int]) -> "Annotations":
-        """The masks of some of the images, in that order."""
+        """Return the masks of some images, in that order."""
         return replace(
             self,
             class_counts=self.class_counts[list(indices)],
@@ -240,7 +240,7 @@ class Masks(Annotations):
         )
 
     def digest(self, root: str | None) -> bytes:
-        """A digest of what the values mean, and of the files' names and content."""
+        """Return a digest of the encoding, and of the names and content of the files."""
         digest = hashlib.sha256(repr(self.encoding).encode())
         digest.update(self.class_counts.numpy().tobytes())
         for path, content in zip(self.paths, self.contents, strict=True):

@@ -1,4 +1,4 @@
-"""A batch, the only thing a task ever sees of the data; and collating samples into one."""
+"""`Batch`, the only form in which tasks get data, and the collation of samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,19 +23,19 @@ class Batch:
 
     Targets depend on the task:
 
-    class numbers (n,) as int64; for several labels a sample and for mixed batches one probability
-        a class (n, k) as float32;
-    the class of every position (n, *s) as uint8, where 255 is ignored;
-    boxes (n, m, 6) as float32: left, top, right, bottom in pixels of the input, class, and crowd
-        (1 or 0). Every image has at least one row; rows of class -1 stand for no box.
+    class numbers (n,) int64; for several labels per sample and mixed batches the probability of
+        each class (n, k) float32;
+    the class of every position (n, *s) uint8, where 255 is ignored;
+    boxes (n, m, 6) float32: left, top, right, bottom in pixels of the input, class, and crowd (1 or
+        0). Every image has at least one row; rows of class -1 are padding.
 
-    `targets` is None where nothing is known, as in prediction. `lengths` says how much of a padded
-    sequence is input. `extras` are more tensors whose first dimension is the batch:
+    `targets` is None if it is unknown, as in prediction. `lengths` are the lengths of padded
+    sequences. `extras` are other tensors whose first dimension is the batch:
 
     masks         (n, m, h, w) uint8, the instance masks of the boxes: 1 inside, 0 outside;
     scale         (n,) float32, pixels of the input per pixel of the stored image;
     content_size  (n, 2) int64, height and width of the image within the padded input;
-    stored_size   (n, 2) int64, height and width of the image as it is stored.
+    stored_size   (n, 2) int64, height and width of the image as stored.
     """
 
     inputs: Shaped[Tensor, "n ..."]
@@ -48,12 +48,12 @@ class Batch:
 
     @property
     def known_targets(self) -> Shaped[Tensor, "n ..."]:
-        """The targets of a batch that is trained on or evaluated."""
+        """The targets, which must not be None."""
         assert self.targets is not None, "the batch has no targets"
         return self.targets
 
     def to(self, device: str | torch.device, channels_last: bool = False) -> "Batch":
-        """The batch on another device; `channels_last` lays images and volumes out that way."""
+        """Return the batch on another device; `channels_last` applies to images and volumes."""
         inputs = self.inputs
         if channels_last and inputs.ndim in (4, 5):
             layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
@@ -70,7 +70,7 @@ class Batch:
         return Batch(inputs, targets, lengths, extras)
 
     def pin(self) -> "Batch":
-        """The batch in pinned memory, from which copies to a GPU overlap with computation."""
+        """Return the batch in pinned memory, for asynchronous copies to a GPU."""
         return replace(
             self,
             inputs=self.inputs.pin_memory(),
@@ -80,7 +80,7 @@ class Batch:
         )
 
     def split(self, count: int) -> "list[Batch]":
-        """At most `count` batches of nearly equal length, in order, none of them empty."""
+        """Split into at most `count` non-empty batches of nearly equal length."""
         if count < 1:
             raise UserError(f"a batch can be split into 1 part or more, not {count}")
         count = min(count, len(self))
@@ -98,19 +98,19 @@ class Batch:
 
 
 def class_shares(targets: Tensor, num_classes: int) -> Float[Tensor, "n k"]:
-    """Targets as one probability a class (n, k): class numbers become one-hot rows."""
+    """Return targets as class probabilities (n, k); class numbers become one-hot rows."""
     if targets.ndim == 2:
         return targets.to(torch.float32)
     return torch.nn.functional.one_hot(targets, num_classes).to(torch.float32)
 
 
-# without a given size, a batch is as large as its largest image, rounded up to a multiple of this,
-# the product of the networks' strides
+# without a fixed size, the size of a batch is that of its largest image, rounded up to a multiple
+# of this, the largest stride of the networks
 MULTIPLE = 32
 
 
 class Collated(NamedTuple):
-    """A batch whose inputs are not yet normalised; or an error message.
+    """A batch with inputs that are not yet normalised; or an error message.
 
     extras: those of a Batch
     """
@@ -121,14 +121,14 @@ class Collated(NamedTuple):
     error: str = ""
 
     def batch(self, inputs: Float32[Tensor, "n c *s"], device: torch.device) -> Batch:
-        """The batch with these normalised inputs, in which padding becomes 0."""
+        """Return the batch with these normalised inputs and zero padding, on a device."""
         if "content_size" in self.extras:
             blank_padding(inputs, self.extras["content_size"])
         return Batch(inputs, self.targets, extras=self.extras).to(device)
 
 
 def blank_padding(inputs: Float32[Tensor, "n c h w"], sizes: Int64[Tensor, "n 2"]) -> None:
-    """Set the padding to 0, in place."""
+    """Set the padding to 0 in place."""
     height, width = inputs.shape[2:]
     for image, (tall, wide) in zip(inputs, sizes.tolist()):
         if tall < height:
@@ -138,13 +138,13 @@ def blank_padding(inputs: Float32[Tensor, "n c h w"], sizes: Int64[Tensor, "n 2"
 
 
 def covering_size(sizes: Sequence[Size]) -> tuple[int, int]:
-    """The smallest height and width, multiples of MULTIPLE, into which all of these fit."""
+    """Return the smallest height and width, multiples of MULTIPLE, that cover all sizes."""
     tall, wide = (max(size[side] for size in sizes) for side in (0, 1))
     return -(-tall // MULTIPLE) * MULTIPLE, -(-wide // MULTIPLE) * MULTIPLE
 
 
 def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
-    """One batch of transformed samples."""
+    """Collate transformed samples into one batch."""
     inputs = [sample.tensor for sample in samples]
     if not transform.annotated:
         return Collated(_stacked(inputs, transform.setting.channels_last), _labels(samples))
@@ -171,7 +171,7 @@ def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
 
 def _stacked(inputs: Sequence[Tensor], channels_last: bool) -> Tensor:
     if channels_last and inputs[0].dtype == torch.uint8:
-        return torch.stack([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
+        return torch.stack([image.permute(1, 2, 0) for image in inputs]).permute(0, 3, 1, 2)
     return torch.stack(list(inputs))
 
 

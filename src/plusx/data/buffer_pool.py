@@ -1,8 +1,7 @@
-"""A pool of arrays for large batches, reused once nothing refers to them.
+"""A pool of arrays for large batches, which are reused when nothing refers to them.
 
-Fresh memory comes page by page and zeroed by the operating system, which takes about as long as
-normalising a batch. An array is free when its reference count says so: a tensor, a view or a saved
-activation each hold one reference.
+New memory is zeroed page by page by the operating system, which takes about as long as normalising
+a batch. An array is free if its reference count is that of the pool alone.
 """
 
 import math
@@ -20,7 +19,7 @@ class BufferPool:
         self._arrays: list[np.ndarray] = []
 
     def take(self, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-        """An uninitialised array of that shape that is not in use."""
+        """Return an uninitialised array of that shape that is not in use."""
         size = math.prod(shape)
         for index in range(len(self._arrays)):
             if len(self._arrays[index]) == size and _references(self._arrays, index) == _ONLY_HERE:
@@ -32,7 +31,7 @@ class BufferPool:
 
 
 def _references(arrays: list[np.ndarray], index: int) -> int:
-    """The reference count of an array, the references of this call included."""
+    """Return the reference count of an array, including the references of this call."""
     return sys.getrefcount(arrays[index])
 
 

@@ -1,7 +1,6 @@
-"""Checks of the content of a data set: what is there twice, is empty, or differs in its name only.
+"""Checks of the content of a data set: duplicates, empty images, and similar class names.
 
-Each finding names the files. Those that make metrics wrong are serious: an image that trains and is
-evaluated, or that has two classes.
+Findings that make metrics wrong are serious: an image in two splits, or with two classes.
 """
 
 import unicodedata
@@ -9,23 +8,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from plusx.data.dataset import Dataset, FileItems
 from plusx.data.duplicates import MOST_IMAGES, copies, decoded_thumbnails, same_files
 from plusx.data.image_file import Verdict
 
 
-_NAMED = 3  # that a message names
-_LISTED = 1000  # that a finding lists
+_NAMED = 3  # groups of files in a message
+_LISTED = 1000  # groups of files in a finding
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with the content.
+    """A problem of the content.
 
-    check: a key for the kind of it
-    message: what it is, with the first of the files
-    files: all of them, those together that belong together
-    serious: whether metrics of this data would be wrong
+    check: a key for its kind
+    message: a description with the first files
+    files: groups of files that belong together
+    serious: whether metrics on this data would be wrong
     """
 
     check: str
@@ -45,7 +46,7 @@ class Finding:
 
 
 class Member(NamedTuple):
-    """An image: its split, its name in messages, its file ("" where it is none), its class."""
+    """An image: its split, its name in messages, its file or "", and its class."""
 
     split: str
     name: str
@@ -55,9 +56,9 @@ class Member(NamedTuple):
 
 
 def image_findings(members: Sequence[Member], *, by_class: bool) -> list[Finding]:
-    """Images that are there twice or are of one colour.
+    """Find duplicates, and images of a single colour.
 
-    by_class: whether an image has one class, so that it must not be there with two
+    by_class: whether an image has one class, so that duplicates must not differ in it
     """
     findings = _same(members, by_class)
     flat = [[member.name] for member in members if member.verdict.contrast == 0]
@@ -93,7 +94,7 @@ def _pair_findings(
     what: str,
     by_class: bool,
 ) -> list[Finding]:
-    """Findings about pairs of images that are the same, by the splits and classes of both."""
+    """Return findings about pairs of duplicates, by the splits and classes of both."""
     kinds: dict[tuple[str, str, bool], list[list[str]]] = {}
     for one, other in pairs:
         a, b = members[one], members[other]
@@ -113,10 +114,9 @@ def _pair_findings(
 
 
 def leaks(train: Dataset, others: Mapping[str, Dataset]) -> list[str]:
-    """Warnings about images that train and are the same file as one that is evaluated.
+    """Return warnings about images that are in the training set and in another one.
 
-    By the digests that are known of files that were decoded once; where there are none, nothing is
-    said.
+    Files are compared by the digests of earlier decoding; without them there are no warnings.
     """
     warnings = []
     for split, dataset in others.items():
@@ -180,8 +180,9 @@ def class_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
         findings.append(Finding("similar_classes", message, similar))
     for split, dataset in datasets.items():
         labels = dataset.labels
-        seen = (labels > 0).any(0).tolist() if labels.ndim == 2 else None
-        present = set(labels.tolist()) if seen is None else {i for i, s in enumerate(seen) if s}
+        is_present = (labels > 0).any(0).tolist() if labels.ndim == 2 else None
+        indices = labels.tolist() if is_present is None else np.flatnonzero(is_present).tolist()
+        present = set(indices)
         missing = [[name] for i, name in enumerate(dataset.classes) if i not in present]
         if missing and len(dataset):
             what = _count(missing, "class is", "classes are")

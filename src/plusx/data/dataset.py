@@ -30,9 +30,9 @@ Labels = Int64[Tensor, "n"] | Float32[Tensor, "n k"]
 
 
 class BatchMaker(ABC):
-    """Computes the inputs of whole batches, where that is faster than sample by sample.
+    """Computes the inputs of whole batches, if that is faster than sample by sample.
 
-    normalised: whether the inputs are normalised already
+    normalised: whether the inputs are normalised
     """
 
     normalised: bool = False
@@ -48,7 +48,7 @@ class BatchMaker(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRequest:
-    """What a Loader tells a BatchMaker."""
+    """What a Loader passes to a BatchMaker."""
 
     modality: Modality
     transform: Transform
@@ -73,18 +73,18 @@ class Items(ABC):
 
     @abstractmethod
     def read(self, index: int, modality: Modality) -> Sample:
-        """One stored input. Raises UnreadableImage or OSError."""
+        """Read one stored input. Raises UnreadableImage or OSError."""
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Items":
-        """Some of the items, in that order."""
+        """Return some items, in that order."""
 
     @abstractmethod
     def digest(self, root: str | None) -> bytes:
-        """A digest of the content; paths count relative to `root`."""
+        """Return a digest of the content, with paths relative to `root`."""
 
     def name(self, index: int) -> str:
-        """The name, in messages, of an item that is not a file."""
+        """Return the name of an item that is not a file, for messages."""
         return f"sample {index}"
 
     def fit(self, modality: Modality) -> "Items":
@@ -130,7 +130,7 @@ class FileItems(Items):
         return replace(self, decoder="pillow")
 
     def digest(self, root: str | None) -> bytes:
-        """Digest of each file's name below the root, its size, and 16 KiB at each end."""
+        """Return a digest of each file's name, its size, and 16 KiB at each end."""
         contents = self.contents
         if contents is None:
             contents = [content_digest(read_regular(path)) for path in self.paths]
@@ -138,7 +138,7 @@ class FileItems(Items):
 
 
 def stored_sample(value: Input) -> Sample:
-    """A sample without annotations."""
+    """Return a sample without annotations."""
     if isinstance(value, torch.Tensor):
         height, width = value.shape[-2:]
     else:
@@ -179,7 +179,7 @@ class MemoryItems(Items):
 
 
 class MemoryBatches(BatchMaker):
-    """Batches gathered from one tensor; words only move the windows that are gathered."""
+    """Gathers batches from one tensor; augmentation only moves the windows."""
 
     def __init__(self, images: Tensor, request: BatchRequest) -> None:
         # moved to the device once, not batch by batch
@@ -228,7 +228,7 @@ class Dataset:
         return len(self.labels)
 
     def read(self, index: int) -> Sample:
-        """One stored sample. UnreadableImage, OSError: its file cannot be used."""
+        """Read one stored sample. Raises UnreadableImage or OSError if its file is unusable."""
         index = range(len(self))[index]
         sample = self.items.read(index, self.modality)
         if self.annotations is not None:
@@ -236,7 +236,7 @@ class Dataset:
         return replace(sample, target=self.labels[index] if self.multilabel else self.label(index))
 
     def label(self, index: int) -> int:
-        """The class number of a sample; -1 is unknown."""
+        """Return the class number of a sample, -1 if it is unknown."""
         return int(self.labels[index])
 
     @property
@@ -259,7 +259,7 @@ class Dataset:
         return self.annotations is not None and self.annotations.boxes is not None
 
     def subset(self, indices: Sequence[int] | Int64[Tensor, "m"]) -> "Dataset":
-        """The samples at `indices`, in that order."""
+        """Return the samples at `indices`, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         listed = chosen.tolist()
         return replace(
@@ -272,7 +272,7 @@ class Dataset:
         )
 
     def with_modality(self, modality: Modality) -> "Dataset":
-        """The data set for a network with another size, mean or std."""
+        """Return the data set for a network with another size, mean or std."""
         items = self.items
         if self.in_memory:
             if modality.channels != self.modality.channels:
@@ -284,25 +284,25 @@ class Dataset:
         return replace(self, modality=modality, items=items)
 
     def with_reference_decoder(self) -> "Dataset":
-        """The data set with the decoder of evaluation, instead of a faster one for training."""
+        """Return the data set with the decoder of evaluation instead of a faster one."""
         return replace(self, items=self.items.reference())
 
     def position_counts(self) -> Int64[Tensor, "k"]:
-        """The number of positions of each class in the masks. UserError: there are no masks."""
+        """Return the number of positions of each class. Raises UserError without masks."""
         counts = None if self.annotations is None else self.annotations.counts
         if counts is None:
             raise UserError(f"{self.name} has no masks, which give the class of each position")
         return counts.sum(0)
 
     def describe(self, index: int) -> str:
-        """The name of a sample in messages: its path, its row, or its index."""
+        """Return the name of a sample for messages: its path, its row, or its index."""
         if self.paths is None:
             return f"{self.name} {self.split}, {self.items.name(index)}"
         path = printable(self.paths[index], self.root)
         return path if self.rows is None else f"row {self.rows[index]} ({path})"
 
     def fingerprint(self) -> str:
-        """A sha256 of the classes, labels, annotations and content."""
+        """Return a sha256 of the classes, labels, annotations and content."""
         return self._fingerprint
 
     @cached_property
@@ -319,13 +319,13 @@ class Dataset:
 
 
 def images_of(dataset: Dataset) -> Num[Tensor, "n c h w"]:
-    """The images of a data set in memory, as one tensor."""
+    """Return the images of a data set in memory as one tensor."""
     assert isinstance(dataset.items, MemoryItems)
     return dataset.items.images
 
 
 def paths_digest(content: str, paths: Sequence[str], root: str | None) -> bytes:
-    """A digest of a content's digest and of paths relative to root."""
+    """Return a digest of a content's digest and of paths relative to root."""
     digest = hashlib.sha256(content.encode())
     for path in paths:
         digest.update(os.fsencode(os.path.relpath(path, root) if root else path) + b"\0")
@@ -333,7 +333,7 @@ def paths_digest(content: str, paths: Sequence[str], root: str | None) -> bytes:
 
 
 def as_split(text: str) -> Split:
-    """A split by any of its usual names ("val", "valid"). UserError: an unknown name."""
+    """Return the split of a usual name ("val", "valid"). Raises UserError for other names."""
     name = split_of(text) or text
     if name not in get_args(Split):
         raise UserError(f"split {text!r}: allowed are {', '.join(get_args(Split))}")

@@ -1,9 +1,9 @@
-"""Images that are in a data set more than once: the same file, or copies of one image.
+"""Duplicates in a data set: equal files, and copies of one image.
 
 Copies that were encoded again, resized or mirrored have nearly the same thumbnail. Thumbnails are
-compared by their correlation: of two images of one brightness and contrast each, their squared
-distance is 2 - 2 times it. Their lowest frequencies alone are compared first, which leaves few
-pairs over and no copy out, in the order of one of them, so that most pairs are not compared at all.
+compared by their correlation c: for normalised ones, the squared distance is 2 - 2 c. Only their
+lowest frequencies are compared first, which excludes most pairs and no copy. Sorting by one of
+these frequencies avoids most comparisons.
 """
 
 import base64
@@ -32,15 +32,17 @@ Pairs = Int64[np.ndarray, "m 2"]
 
 
 def decoded_thumbnails(texts: Sequence[str]) -> Thumbnails:
-    """The thumbnails of verdicts; black where there is none."""
+    """Decode the thumbnails of verdicts; black if there is none."""
     blank = bytes(THUMBNAIL * THUMBNAIL)
     data = b"".join(base64.b64decode(text) if text else blank for text in texts)
     return np.frombuffer(data, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
 
 
 def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
-    """The groups of files with the same bytes. `digests` are image_file.content_digest's, which
-    leave the middle of large files out; where they agree, the files are compared.
+    """Return the groups of files with the same bytes.
+
+    `digests` are those of image_file.content_digest, which omit the middle of large files; files
+    with equal digests are compared byte by byte.
     """
     groups: dict[str, list[int]] = {}
     for index, digest in enumerate(digests):
@@ -60,9 +62,9 @@ def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
 
 
 def copies(thumbnails: Thumbnails) -> tuple[Pairs, Bool[np.ndarray, "m"]] | None:
-    """The pairs of images one of which is a copy of the other, and whether it is mirrored.
+    """Return the pairs of images that are copies, and whether they are mirrored.
 
-    None: there are more than MOST_PAIRS, so that the images hardly differ.
+    None if there are more than MOST_PAIRS, so that the images hardly differ.
     """
     from scipy.fft import dctn
 
@@ -108,7 +110,7 @@ def _near(
     whole: Float32[np.ndarray, "n t t"],
     other_whole: Float32[np.ndarray, "n t t"],
 ) -> Pairs:
-    """The pairs (i, j) of different images, i < j, of which i is a copy of the other's j."""
+    """Return the pairs (i, j), i < j, of images where i is a copy of j."""
     keys = low[:, 1, 0]
     first, second = low.reshape(len(low), -1), other_low.reshape(len(low), -1)
     lengths, other_lengths = np.square(first).sum(1), np.square(second).sum(1)
@@ -128,7 +130,7 @@ def _near(
 
 
 def _normalised(thumbnails: Thumbnails) -> Float32[np.ndarray, "n t t"]:
-    """Thumbnails with a mean of 0 and a length of 1."""
+    """Normalise thumbnails to mean 0 and length 1."""
     values = thumbnails.astype(np.float32)
     values -= values.mean((1, 2), keepdims=True)
     values /= np.sqrt(np.square(values).sum((1, 2), keepdims=True))

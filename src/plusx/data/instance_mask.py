@@ -1,4 +1,4 @@
-"""The mask of one object: the window of the image that holds all of it, eight pixels a byte."""
+"""The mask of one object: its bounding window, with eight pixels per byte."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class InstanceMask(NamedTuple):
 
     @classmethod
     def of(cls, inside: Bool[np.ndarray, "h w"]) -> "InstanceMask":
-        """The mask of the pixels that are true."""
+        """Return the mask of the true pixels."""
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         if not len(rows):
             return cls(0, 0, 0, 0, b"")
@@ -28,7 +28,7 @@ class InstanceMask(NamedTuple):
         return cls(top, left, height, width, np.packbits(window).tobytes())
 
     def window(self) -> UInt8[np.ndarray, "h w"]:
-        """The pixels of the window: 1 inside, 0 outside."""
+        """Return the pixels of the window: 1 inside, 0 outside."""
         bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.height * self.width)
         return bits.reshape(self.height, self.width)
 
@@ -39,9 +39,7 @@ class InstanceMask(NamedTuple):
         )
 
     def run_lengths(self, size: tuple[int, int]) -> dict[str, Any]:
-        """COCO's uncompressed run lengths in an image (height, width): column by column, beginning
-        with zeros.
-        """
+        """Return COCO's uncompressed run lengths, column by column, in an image (height, width)."""
         plane = np.zeros(size, np.uint8)
         self.draw(plane)
         pixels = plane.ravel(order="F")
@@ -50,7 +48,7 @@ class InstanceMask(NamedTuple):
 
 
 def packed_run_lengths(counts: Sequence[int]) -> str:
-    """Run lengths as COCO packs them: five bits a letter, each but the first three a difference."""
+    """Return COCO's compressed run lengths: five bits per character, as differences."""
     letters = []
     for index, count in enumerate(counts):
         number = count - counts[index - 2] if index > 2 else count

@@ -20,16 +20,16 @@ _ADAM7 = (
 )
 _PIECE = 1 << 20
 _STRIP = 256
-# what ends the coded pixels of a JPEG: no stuffed zero, no restart
+# end of the coded pixels of a JPEG: a marker other than a stuffed zero or a restart
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-# decoded where pixels are missing; with restarts, for those images that have them
+# appended to the coded pixels and decoded if some are missing; with restart markers
 _PART = bytes(range(0x5B, 0xF1, 7)) * 6
 _FILLER = _PART + b"".join(bytes((0xFF, 0xD0 + number)) + _PART for number in range(8))
 
 
 def png_problem(data: bytes) -> str | None:
-    """What is wrong with the checksums or the number of pixels; None where nothing is."""
-    offset, parts = 8, []
+    """Return what is wrong with the checksums or the number of pixels, or None."""
+    offset, chunks = 8, []
     while offset + 12 <= len(data):
         length = int.from_bytes(data[offset : offset + 4], "big")
         name = data[offset + 4 : offset + 8]
@@ -42,14 +42,14 @@ def png_problem(data: bytes) -> str | None:
                 shown = name.decode("ascii", "backslashreplace")
                 return f"the checksum of its {shown} chunk does not fit"
         if name == b"IDAT":
-            parts.append(memoryview(data)[offset + 8 : end])
+            chunks.append(memoryview(data)[offset + 8 : end])
         if name == b"IEND":
-            return _png_count(data, parts)
+            return _png_count(data, chunks)
         offset = end + 4
     return "truncated: it has no end"
 
 
-def _png_count(data: bytes, parts: list[memoryview]) -> str | None:
+def _png_count(data: bytes, chunks: list[memoryview]) -> str | None:
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
     passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
@@ -59,8 +59,8 @@ def _png_count(data: bytes, parts: list[memoryview]) -> str | None:
         if columns > 0:
             expected += rows * (1 + (columns * bits + 7) // 8)
     unpacker, missing = zlib.decompressobj(), expected
-    for part in parts:
-        missing -= len(unpacker.decompress(part, min(missing, _PIECE)))
+    for chunk in chunks:
+        missing -= len(unpacker.decompress(chunk, min(missing, _PIECE)))
         while unpacker.unconsumed_tail and missing > 0:
             missing -= len(unpacker.decompress(unpacker.unconsumed_tail, min(missing, _PIECE)))
         if missing <= 0:
@@ -69,10 +69,10 @@ def _png_count(data: bytes, parts: list[memoryview]) -> str | None:
 
 
 def jpeg_problem(data: bytes, image: Image.Image) -> str | None:
-    """What is wrong with a JPEG, decoded as `image`, that has fewer pixels than it promises.
+    """Return the problem of a JPEG, decoded as `image`, with fewer pixels than its header states.
 
-    libjpeg fills up what is missing and says nothing. But bytes put in behind the last pixel are
-    skipped where the image is whole, and decoded as pixels where it is not.
+    libjpeg fills up missing pixels silently. But bytes appended after the last pixel are ignored if
+    the image is complete, and decoded as pixels if it is not.
     """
     longer, offset, copied = [], 2, 0
     while offset + 4 <= len(data) and data[offset] == 0xFF:
@@ -86,7 +86,7 @@ def jpeg_problem(data: bytes, image: Image.Image) -> str | None:
         if marker == 0xDA:
             end = _MARKER.search(data, offset)
             offset = end.start() if end else len(data)
-            # a cut may have left half a marker, which must not become one with the filler
+            # the data may end with half a marker, which the filler must not complete
             stuffed = b"\0" if data[offset - 1] == 0xFF else b""
             longer += [data[copied:offset], stuffed + _FILLER]
             copied = offset

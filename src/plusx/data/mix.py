@@ -1,6 +1,6 @@
-"""MixUp and CutMix: batches mixed with themselves, after augmentation and on the device.
+"""MixUp and CutMix, applied to augmented batches on the device.
 
-A mix is a function of (seed, step) and of nothing else, so that a resumed run mixes the same.
+The random numbers depend only on (seed, step), so that a resumed run mixes in the same way.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ _MIXING = 1 << 33
 
 
 def mixup(alpha: float) -> Mix:
-    """x = l x_i + (1 - l) x_j and the same of the targets, l from Beta(alpha, alpha).
+    """Return MixUp: x = l x_i + (1 - l) x_j, the same for targets, with l from Beta(alpha, alpha).
 
-    Zhang et al. 2018, equation 1; one l a batch, as in the authors' code.
+    Zhang et al. 2018, equation 1; one l per batch, as in the authors' code.
     """
     _check(alpha)
 
@@ -38,10 +38,10 @@ def mixup(alpha: float) -> Mix:
 
 
 def cutmix(alpha: float) -> Mix:
-    """A window of 1 - l of the area is another image's, and so much of the target; l as in mixup.
+    """Return CutMix: a window of 1 - l of the area, and of the target, is from another image.
 
-    Yun et al. 2019, equations 1 and 2: the window's centre is uniform over the image, it is cut
-    at the border, and l follows from what is left of it.
+    Yun et al. 2019, equations 1 and 2: the centre of the window is uniform over the image, it is
+    clipped at the border, and l is corrected for its area. l is drawn as in mixup.
     """
     _check(alpha)
 
@@ -80,6 +80,6 @@ def _fraction(alpha: float, seed: int, step: int) -> float:
 
 
 def _others(batch: Batch, seed: int, step: int) -> torch.Tensor:
-    """For each sample the index of the one it is mixed with, (n,)."""
+    """Return for each sample the index of the one it is mixed with, (n,)."""
     order = permutation(len(batch), seed ^ _MIXING, step)
     return torch.from_numpy(order).to(batch.inputs.device)

@@ -1,4 +1,4 @@
-"""What tasks predict for a batch: tensors whose first dimension is the batch, and their rows."""
+"""Predictions of tasks: tensors whose first dimension is the batch, and their rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -33,26 +33,26 @@ class Prediction(ABC):
 
     @abstractmethod
     def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
-        """One JSON-ready dictionary for each input."""
+        """Return a JSON-ready dictionary for each input."""
 
     @abstractmethod
     def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
-        """How strongly each class is predicted for each input, from 0 to 1."""
+        """Return a score from 0 to 1 of each class for each input."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are tensors."""
+        """Return the fields that are tensors."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def map(self: P, function: Callable[[Tensor], Tensor]) -> P:
-        """The same kind of prediction with a function applied to every tensor."""
+        """Return the prediction with a function applied to every tensor."""
         return replace(self, **{name: function(value) for name, value in self.tensors().items()})
 
     def cpu(self: P) -> P:
         return self.map(Tensor.cpu)
 
     def checked(self: P) -> P:
-        """The same. FloatingPointError: a number is not finite."""
+        """Return the prediction. Raises FloatingPointError if a number is not finite."""
         if not all(bool(tensor.isfinite().all()) for tensor in self.tensors().values()):
             raise FloatingPointError("the prediction is not finite")
         return self
@@ -65,9 +65,9 @@ class Prediction(ABC):
         return self
 
     def to_stored(self, batch: Batch, further: "Iterable[Prediction]" = ()) -> "list[Prediction]":
-        """The prediction for each input alone, in pixels of the input as it is stored.
+        """Return the prediction for each input, in pixels of the stored input.
 
-        `further` are the other slabs of a prediction that comes in several (Task.predict_slabs).
+        `further` are the other slabs of a prediction in several parts (Task.predict_slabs).
         """
         return [self.map(lambda tensor: tensor[index : index + 1]) for index in range(len(self))]  # noqa: B023
 
@@ -84,7 +84,7 @@ class Prediction(ABC):
 
 @dataclass(frozen=True, eq=False)
 class ClassProbabilities(Prediction):
-    """The probability of each class (n, k); with `multilabel` each class is independent."""
+    """The probabilities of the classes (n, k); independent of each other with `multilabel`."""
 
     probabilities: Float[Tensor, "n k"]
     multilabel: bool = False
@@ -93,7 +93,7 @@ class ClassProbabilities(Prediction):
         return self.probabilities
 
     def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
-        """label, probability, probabilities; with several labels also labels, those >= 0.5."""
+        """Return label, probability, probabilities; with several labels also labels (>= 0.5)."""
         rows: list[dict[str, Any]] = []
         for values in self.probabilities.tolist():
             best = max(range(len(values)), key=values.__getitem__)
@@ -106,7 +106,7 @@ class ClassProbabilities(Prediction):
 
 @dataclass(frozen=True, eq=False)
 class Embeddings(Prediction):
-    """Vectors of unit length (n, width)."""
+    """Unit vectors (n, width)."""
 
     vectors: Float[Tensor, "n width"]
 
@@ -126,13 +126,13 @@ class LabelMaps(Prediction):
     labels: UInt8[Tensor, "n *s"]
 
     def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
-        """The fraction of the positions of each class."""
+        """Return the fraction of positions of each class."""
         flat = self.labels.flatten(1)
         counts = [torch.bincount(row, minlength=num_classes) for row in flat]
         return torch.stack(counts) / flat.shape[1]
 
     def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
-        """label (that of the most positions) and class_fractions."""
+        """Return label (the most frequent class) and class_fractions."""
         rows: list[dict[str, Any]] = []
         for labels in self.labels.numpy():
             # slice by slice: numpy counts in numbers of eight bytes
@@ -154,7 +154,7 @@ class PositionProbabilities(Prediction):
     probabilities: Float[Tensor, "n k *s"]
 
     def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
-        """The mean of the probability over the positions."""
+        """Return the mean probability over positions."""
         return self.probabilities.flatten(2).mean(2)
 
     def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ class PositionProbabilities(Prediction):
         return self.map(lambda probabilities: probabilities.flip(-1))
 
     def to_stored(self, batch: Batch, further: Iterable[Prediction] = ()) -> list[Prediction]:
-        """The label map of each image at its stored size, without what was padded."""
+        """Return the label map of each image at its stored size, without padding."""
         size = torch.tensor(batch.inputs.shape[2:]).expand(len(self), -1)
         content, stored = (
             batch.extras.get(name, size).tolist() for name in ("content_size", "stored_size")
@@ -187,10 +187,10 @@ class PositionProbabilities(Prediction):
 
 @dataclass(frozen=True, eq=False)
 class Detections(Prediction):
-    """Boxes (n, d, 4): left, top, right, bottom in pixels, their scores and classes, best first.
+    """Boxes (n, d, 4): left, top, right, bottom in pixels, with scores and classes, best first.
 
-    Rows of label -1 stand for no box. `grids` are the probabilities of a Mask R-CNN within each
-    box; `masks` are instance masks of the stored image, for each input and box.
+    Rows of label -1 are padding. `grids` are the mask probabilities of a Mask R-CNN within each
+    box; `masks` are instance masks in the stored image, for each input and box.
     """
 
     boxes: Float[Tensor, "n d 4"]
@@ -201,14 +201,14 @@ class Detections(Prediction):
     image_size: tuple[int, int] | None = None  # height and width, of one stored image
 
     def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
-        """The score of the best box of each class."""
+        """Return the score of the best box of each class."""
         zeros = self.scores.new_zeros(len(self), num_classes + 1)
         # rows that stand for no box go into a column that is dropped
         columns = torch.where(self.labels < 0, num_classes, self.labels)
         return zeros.scatter_reduce(1, columns, self.scores, "amax")[:, :num_classes]
 
     def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
-        """boxes: label, score, box, and segmentation (COCO run lengths) where there are masks."""
+        """Return boxes: label, score, box, and with masks segmentation (COCO run lengths)."""
         rows: list[dict[str, Any]] = []
         columns = zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
         for index, (boxes, scores, labels) in enumerate(columns):
@@ -229,7 +229,7 @@ class Detections(Prediction):
         return rows
 
     def to_stored(self, batch: Batch, further: Iterable[Prediction] = ()) -> list[Prediction]:
-        """Boxes cut to the stored image; those that have no area there are left out."""
+        """Clip boxes to the stored image; leave out those without area."""
         height, width = batch.inputs.shape[-2:]
         predictions: list[Prediction] = []
         for index in range(len(self)):
@@ -254,7 +254,7 @@ class Detections(Prediction):
         return predictions
 
     def with_masks(self) -> "Detections":
-        """The grids of one image's boxes as instance masks of the image."""
+        """Return the prediction with the grids of one image's boxes as instance masks."""
         if self.grids is None:
             return self
         assert self.image_size is not None
@@ -276,10 +276,10 @@ def stored_boxes(
     scale: float,
     size: tuple[int, int],
 ) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
-    """Boxes in pixels of the stored image (height, width), cut to it, and which of them they are.
+    """Return boxes in pixels of the stored image (height, width), and their indices.
 
-    Corners are rounded to 0.01, as they are written. Boxes of label -1 are left out, and those that
-    lie outside the image or have no area.
+    Boxes are clipped to the image and rounded to 0.01. Those of label -1, outside of the image, or
+    without area are left out.
     """
     height, width = size
     scaled = boxes / max(scale, 1e-6)
@@ -293,10 +293,10 @@ def stored_boxes(
 def pasted_mask(
     box: Float[Tensor, "4"], grid: Float[Tensor, "28 28"], size: tuple[int, int]
 ) -> tuple[int, int, UInt8[Tensor, "y x"]]:
-    """The mask of a box in an image (height, width): its top, its left, and its pixels, 0 or 1.
+    """Return the mask of a box in an image (height, width): top, left, and pixels of 0 or 1.
 
-    The grid of probabilities is scaled to the box, as torchvision pastes it (He et al. 2017,
-    section 3.1: "resized to the RoI size, and binarized at a threshold of 0.5").
+    The grid of probabilities is resized to the box, as in torchvision (He et al. 2017, section 3.1:
+    "resized to the RoI size, and binarized at a threshold of 0.5").
     """
     from torchvision.models.detection.roi_heads import (
         expand_boxes,
@@ -321,11 +321,11 @@ def pasted_mask(
 def labels_at_size(
     probabilities: Float[Tensor, "k y x"], content: tuple[int, ...], size: tuple[int, ...]
 ) -> UInt8[Tensor, "h w"]:
-    """The class of every pixel of an image of that size (height, width).
+    """Return the class of every pixel of an image of this size (height, width).
 
     `content` is the height and width of the image within the padded input. Probabilities are
-    interpolated bilinearly one class at a time: those of all classes at once can take many times
-    the memory of the image.
+    interpolated bilinearly class by class, since all classes at once can take many times the memory
+    of the image.
     """
     inside = probabilities[:, : content[0], : content[1]].float().cpu()
     if content == size:

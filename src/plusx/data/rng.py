@@ -1,9 +1,9 @@
-"""Random numbers that are a function of (seed, epoch, sample, view, purpose), and of nothing else.
+"""Counter-based random numbers, a function of (seed, epoch, sample, view, purpose) only.
 
-SplitMix64's finaliser (Steele, Lea and Flood 2014) turns the counters into bits. No generator is
-kept, so a sample's pixels do not depend on the batch around it, on the number of workers, on the
-device, or on whether the run was resumed. Of a data set of n samples the sample number of copy k of
-sample i within an epoch is i + k n, so that copies differ.
+The finaliser of SplitMix64 (Steele, Lea and Flood 2014) turns the counters into bits. There is no
+state, so a sample's pixels do not depend on the batch, the number of workers, the device, or on
+whether the run was resumed. In a data set of n samples, copy k of sample i within an epoch has the
+sample number i + k n, so that copies differ.
 """
 
 from dataclasses import dataclass
@@ -38,10 +38,9 @@ def _mix_one(bits: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SampleRNG:
-    """The random numbers of one sample; `at(k)` gives those of another purpose.
+    """The random numbers of one sample; `at(k)` returns those for another purpose.
 
-    They are those of the sample's row in a CounterRNG, as Python numbers: for one sample that is
-    ten times as quick as an array.
+    They equal the sample's row of a CounterRNG, as Python numbers, which is ten times as fast.
     """
 
     key: int
@@ -52,42 +51,42 @@ class SampleRNG:
 
     @classmethod
     def of(cls, seed: int, epoch: int, sample: int, view: int = 0) -> "SampleRNG":
-        """Those of the sample with this number, in one epoch of one seed."""
+        """Return the random numbers of a sample number in an epoch."""
         start = _mix_one(_mix_one(seed & _MASK) ^ (epoch & _MASK))
         if view:
             start = _mix_one(start ^ (view & _MASK))
         return cls(_mix_one(start ^ sample), seed, epoch, sample, view)
 
     def at(self, purpose: int) -> "SampleRNG":
-        """Independent numbers of the same sample, for another purpose."""
+        """Return independent numbers of the same sample, for another purpose."""
         key = _mix_one(self.key ^ (purpose + 1))
         return SampleRNG(key, self.seed, self.epoch, self.sample, self.view)
 
     def bits(self, draw: int = 0) -> int:
-        """64 random bits."""
+        """Return 64 random bits."""
         return _mix_one((self.key + draw * _FIRST) & _MASK)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, draw: int = 0) -> float:
-        """A number in [low, high)."""
+        """Return a number in [low, high)."""
         return low + (high - low) * ((self.bits(draw) >> 11) * 2.0**-53)
 
     def below(self, limit: int, draw: int = 0) -> int:
-        """A whole number in [0, limit); limit at most 2**32."""
+        """Return an integer in [0, limit); limit is at most 2**32."""
         return ((self.bits(draw) >> 32) * limit) >> 32
 
     def coin(self) -> bool:
-        """True with probability one half."""
+        """Return True with probability 0.5."""
         return self.bits() >> 63 == 1
 
     def alternating(self) -> bool:
-        """A coin of the sample's own, which turns over from one epoch to the next."""
+        """Return a coin that is flipped from one epoch to the next."""
         first = self.of(self.seed, _EVERY_EPOCH, self.sample, self.view)
         return first.coin() ^ (self.epoch % 2 == 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CounterRNG:
-    """The random numbers of n samples; `at(k)` gives those of another purpose."""
+    """The random numbers of n samples; `at(k)` returns those for another purpose."""
 
     keys: np.ndarray  # (n,) uint64
     seed: int
@@ -97,46 +96,46 @@ class CounterRNG:
 
     @classmethod
     def of(cls, seed: int, epoch: int, samples: np.ndarray, view: int = 0) -> "CounterRNG":
-        """Those of the samples with these numbers (n,), in one epoch of one seed."""
+        """Return the random numbers of sample numbers (n,) in an epoch."""
         start = _mix(_mix(np.array([seed & _MASK], np.uint64)) ^ np.uint64(epoch & _MASK))
         if view:
             start = _mix(start ^ np.uint64(view & _MASK))
         return cls(_mix(start ^ samples.astype(np.uint64)), seed, epoch, samples, view)
 
     def at(self, purpose: int) -> "CounterRNG":
-        """Independent numbers of the same samples, for another purpose."""
+        """Return independent numbers of the same samples, for another purpose."""
         keys = _mix(self.keys ^ np.uint64(purpose + 1))
         return CounterRNG(keys, self.seed, self.epoch, self.samples, self.view)
 
     def every_epoch(self) -> "CounterRNG":
-        """Numbers of the same samples that are the same in all epochs."""
+        """Return numbers of the same samples that are equal in all epochs."""
         return self.of(self.seed, _EVERY_EPOCH, self.samples, self.view)
 
     def bits(self, draw: int = 0) -> np.ndarray:
-        """64 random bits a sample, (n,) uint64."""
+        """Return 64 random bits per sample, (n,) uint64."""
         return _mix(self.keys + np.uint64(draw * _FIRST & _MASK))
 
     def uniform(self, low: float = 0.0, high: float = 1.0, draw: int = 0) -> np.ndarray:
-        """Numbers in [low, high), (n,) float64."""
+        """Return numbers in [low, high), (n,) float64."""
         return low + (high - low) * ((self.bits(draw) >> np.uint64(11)) * 2.0**-53)
 
     def below(self, limit: int | np.ndarray, draw: int = 0) -> np.ndarray:
-        """Whole numbers in [0, limit), (n,) int64; limit at most 2**32."""
+        """Return integers in [0, limit), (n,) int64; limit is at most 2**32."""
         high = self.bits(draw) >> np.uint64(32)
         return ((high * np.asarray(limit).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
     def coin(self) -> np.ndarray:
-        """True for every second sample at random, (n,)."""
+        """Return True with probability 0.5 for each sample, (n,)."""
         heads: np.ndarray = self.bits() >> np.uint64(63) == 1
         return heads
 
     def alternating(self) -> np.ndarray:
-        """True for a random half of the samples, and for the other half in the next epoch, (n,)."""
+        """Return coins that are flipped from one epoch to the next, (n,)."""
         heads: np.ndarray = self.every_epoch().coin() ^ (self.epoch % 2 == 1)
         return heads
 
 
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    """An order of 0 .. count - 1, (count,) int64, the same on every machine and version."""
+    """Return a permutation of 0 .. count - 1 (int64), the same on every machine."""
     keys = CounterRNG.of(seed, epoch, np.arange(count)).at(_ORDER).bits()
     return np.argsort(keys, kind="stable")

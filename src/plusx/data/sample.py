@@ -1,4 +1,4 @@
-"""One sample of a data set: what a network sees of it, and what is annotated."""
+"""`Sample`: one input and its annotations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,17 +22,17 @@ Input = ImageFile | Image.Image | Num[Tensor, "c *s"]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An input and its annotations, as stored or as transforms have left it.
+    """An input and its annotations, as stored or as transformed.
 
-    target: class number, or for several labels a row (k,) of 0 and 1; None where boxes or masks
-        are the annotation, or nothing is known
-    boxes: left, top, right, bottom, class and crowd, in pixels of the input as it now is
-    masks: the instance masks of the boxes, 1 inside and 0 outside; or one plane, the class of
-        every position
-    mask_fill: the value of a mask where there is no input: 0, or IGNORE_INDEX of classes
-    scale: pixels of the input as it now is to a pixel of the stored one
+    target: class number, or for several labels a row (k,) of 0 and 1; None if boxes or masks are
+        the annotation, or it is unknown
+    boxes: left, top, right, bottom, class and crowd, in pixels of the (transformed) input
+    masks: the instance masks of the boxes, 1 inside and 0 outside; or one plane, the class of every
+        position
+    mask_fill: the value of a mask outside of the input: 0, or IGNORE_INDEX for classes
+    scale: pixels of the (transformed) input per pixel of the stored one
     stored_size: height and width as stored
-    anchors: of volumes, the positions of each class around which patches are taken
+    anchors: for volumes, the positions of each class around which patches are taken
     """
 
     input: Input
@@ -65,7 +65,7 @@ class Sample:
 
     @property
     def pillow(self) -> Image.Image:
-        """The input as a Pillow image; bytes of one or three channels."""
+        """Return the input as a Pillow image."""
         if isinstance(self.input, ImageFile):
             return self.input.decoded()
         if isinstance(self.input, Image.Image):
@@ -80,7 +80,7 @@ class Sample:
 
 
 def pillow_image(pixels: UInt8[np.ndarray, "h w c"], channels: int | None = None) -> Image.Image:
-    """Pixels as a Pillow image of mode RGB or L."""
+    """Return pixels as a Pillow image of mode RGB or L."""
     image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
     if channels is None or channels == pixels.shape[2]:
         return image
@@ -88,11 +88,11 @@ def pillow_image(pixels: UInt8[np.ndarray, "h w c"], channels: int | None = None
 
 
 def image_array(image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
-    """The pixels of an RGB or grey Pillow image, in memory that can be written to."""
+    """Return the pixels of an RGB or grey Pillow image in writable memory."""
     pixels = np.array(image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def image_tensor(image: Image.Image) -> UInt8[Tensor, "c h w"]:
-    """The pixels of an RGB or grey Pillow image."""
+    """Return the pixels of an RGB or grey Pillow image."""
     return torch.from_numpy(image_array(image)).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""The order of an epoch's samples, a function of (labels, seed, epoch) alone.
+"""The order of an epoch's samples, a function of (labels, seed, epoch) only.
 
 | sampler | an epoch of n samples |
 |---|---|
@@ -80,7 +80,7 @@ def epoch_order(
 
 
 def _numbered(order: Indices, count: int) -> Indices:
-    """Sample numbers: i + k n of the k-th repetition of sample i."""
+    """Return sample numbers: i + k n for the k-th repetition of sample i."""
     by_sample = np.argsort(order, kind="stable")
     ordered = order[by_sample]
     first = np.searchsorted(ordered, ordered)
@@ -91,7 +91,7 @@ def _numbered(order: Indices, count: int) -> Indices:
 
 
 def _members(labels: Tensor) -> list[Indices]:
-    """The samples of each class that has any."""
+    """Return the samples of each class that has any."""
     values = labels.detach().cpu().numpy()
     if values.ndim == 1:
         members = [np.flatnonzero(values == label) for label in np.unique(values)]
@@ -102,7 +102,7 @@ def _members(labels: Tensor) -> list[Indices]:
 
 
 def _balanced(members: list[Indices], count: int, seed: int, epoch: int) -> Indices:
-    """Equal numbers of each class; which classes get one more is random, and so is the order."""
+    """Return equally many samples of each class in random order; the remainder is random."""
     per_class, remainder = divmod(count, len(members))
     larger = set(permutation(len(members), seed ^ _CLASSES, epoch)[:remainder].tolist())
     chosen = []
@@ -121,10 +121,10 @@ def _balanced(members: list[Indices], count: int, seed: int, epoch: int) -> Indi
 def _groups(
     members: list[Indices], seed: int, epoch: int, per_batch: int, samples_per_class: int
 ) -> Iterator[Indices]:
-    """Groups of one class each, without end: every class once per round, rounds shuffled.
+    """Yield groups of one class each, endlessly: every class once per round, rounds shuffled.
 
-    Classes that are already in a batch that a round has left unfinished come last in the next
-    round, so that a batch has no class twice.
+    Classes that are already in the unfinished batch of a round come last in the next one, so that a
+    batch has no class twice.
     """
     queues = [
         _groups_of_class(indices, seed, epoch, number, samples_per_class)
@@ -145,7 +145,7 @@ def _groups(
 def _groups_of_class(
     indices: Indices, seed: int, epoch: int, number: int, samples_per_class: int
 ) -> Iterator[Indices]:
-    """Groups of one class's samples, shuffled again whenever too few are left."""
+    """Yield groups of one class's samples, shuffled again when too few remain."""
     turn = 0
     while True:
         shuffled = _shuffled(indices, seed, epoch, number, turn)

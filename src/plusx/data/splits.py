@@ -1,4 +1,4 @@
-"""Which samples train, validate and test, where the data itself does not say."""
+"""Splitting into training, validation and test samples."""
 
 import re
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ VALIDATION_FRACTION = 0.2
 
 
 def split_of(name: str) -> str:
-    """The split that a folder, a file or a cell of this name is; "" where it is none.
+    """Return the split that a folder, a file or a cell of this name is, or "".
 
     >>> split_of("Training"), split_of("test_set"), split_of("cat")
     ('train', 'test', '')
@@ -46,23 +46,23 @@ def split_of(name: str) -> str:
 class _HasSplit(Protocol):
     @property
     def split(self) -> str:
-        """train, validation, test, or "" where the data does not say."""
+        """train, validation, test, or "" if the data does not state it."""
 
 
 E = TypeVar("E", bound=_HasSplit)
 
 
 def own_splits(entries: Sequence[_HasSplit]) -> tuple[str, ...]:
-    """The splits that the data has itself; none where it is to be split."""
+    """Return the splits that the data defines; () if it defines none."""
     return tuple(sorted({entry.split for entry in entries} - {""}))
 
 
 def entries_of_split(
     entries: Sequence[E], split: str, validation: float | int | None, shown: str
 ) -> tuple[list[E], bool]:
-    """The entries that a split is made from, and whether it is drawn from them by the seed.
+    """Return the entries from which a split is taken, and whether the seed splits them.
 
-    UserError: the data has no such split, or one of its own where `validation` asks for another.
+    Raises UserError if the data has no such split, or has its own although `validation` is given.
     """
     splits = own_splits(entries)
     if split == "all":
@@ -87,9 +87,9 @@ def held_out_of(
     seed: int,
     groups: Sequence[str] = (),
 ) -> Int64[np.ndarray, "m"]:
-    """The indices of the samples that train, or of those that validate, where the seed decides.
+    """Return the indices of the training or validation samples of a split by the seed.
 
-    Samples of one group, as of one patient, are on one side.
+    Samples of one group, such as a patient, stay together.
     """
     amount = VALIDATION_FRACTION if validation is None else validation
     if split == "validation" and amount and not validation_count(len(labels), amount):
@@ -106,11 +106,11 @@ def held_out_of(
 
 
 def stratified_order(labels: Tensor, seed: int) -> Int64[np.ndarray, "n"]:
-    """An order of the samples of which every beginning has the classes in nearly equal shares.
+    """Return an order of the samples of which every prefix has nearly equal class fractions.
 
-    Each class is shuffled by the seed and spread evenly over the order. Several labels a sample
-    (n, k) are shuffled only. The last sample of a class never stands in the first half, so that
-    a validation set of at most half leaves every class something to train on.
+    Each class is shuffled by the seed and spread evenly over the order. Several labels per sample
+    (n, k) are only shuffled. The last sample of a class is never in the first half, so that a
+    validation set of at most half leaves every class a training sample.
     """
     count = len(labels)
     shuffled = permutation(count, seed, 0)
@@ -125,9 +125,9 @@ def stratified_order(labels: Tensor, seed: int) -> Int64[np.ndarray, "n"]:
 
 
 def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.ndarray, "m"]:
-    """The indices, ascending, of the samples that validate: a share below 1, or a number.
+    """Return the sorted indices of the validation samples: a fraction below 1, or a number.
 
-    Every class keeps a sample to train on. UserError: that leaves too few to validate.
+    Every class keeps a training sample. Raises UserError if that leaves too few for validation.
     """
     count = validation_count(len(labels), validation)
     order = stratified_order(labels, seed)
@@ -145,7 +145,7 @@ def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.nda
 
 
 def lone_classes(labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """A warning about the classes of one sample, of which none can validate; or nothing."""
+    """Return a warning about classes of one sample, which are not in the validation set."""
     if labels.ndim == 2:
         return []
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
@@ -162,11 +162,11 @@ def lone_classes(labels: Tensor, classes: Sequence[str]) -> list[str]:
 def groups_held_out(
     labels: Tensor, groups: Sequence[str], validation: float | int, seed: int
 ) -> Int64[np.ndarray, "m"]:
-    """As held_out, but all samples of a group (a patient, a scene) are on one side.
+    """Like held_out, but samples of a group (a patient, a scene) stay together.
 
-    Groups are drawn by the seed until there are about as many samples as `validation` says; a
-    group without which a class would have nothing to train on is passed over. Raises UserError
-    where no group can be spared.
+    Random groups are chosen until there are about as many samples as `validation` states; a group
+    that has all training samples of a class is skipped. Raises UserError if no group can be held
+    out.
     """
     target = validation_count(len(labels), validation)
     shown = labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels)
@@ -195,7 +195,7 @@ def groups_held_out(
 
 
 def validation_count(total: int, validation: float | int) -> int:
-    """How many of `total` samples validate. Raises UserError where that leaves none to train."""
+    """Return the number of validation samples. Raises UserError if none is left to train."""
     if validation < 0 or (isinstance(validation, float) and not validation < 1):
         raise UserError(
             f"validation = {validation}: a fraction from 0 to below 1, or a whole number of samples"

@@ -13,9 +13,9 @@ _MEASURED = 500  # samples whose values are measured
 
 
 def measured_modality(dataset: Dataset) -> Modality:
-    """How inputs are prepared so that every channel has mean 0 and deviation 1 over the set.
+    """Return the modality with the mean and deviation of the data set's channels.
 
-    Over at most 500 samples, spread evenly, at the size that a network sees.
+    They are measured on at most 500 evenly spread samples, at the size of the network's input.
     """
     modality = dataset.modality
     bare = replace(modality, mean=(0.0,) * modality.channels, std=(1.0,) * modality.channels)

@@ -1,4 +1,4 @@
-"""A part of a set: some of its classes, some of its bands, a few images of each class."""
+"""Subsets of data sets: some classes, some bands, or a few images of each class."""
 
 import difflib
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from plusx.errors import UserError, counted
 
 
 def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
-    """The images of these classes, numbered in this order.
+    """Return the images of these classes, numbered in this order.
 
-    UserError: a class is not the set's, is listed twice or is alone, or images have several.
+    Raises UserError if a class is missing, listed twice or the only one, or images have several.
     """
     if source.multilabel:
         raise UserError(f"[data] classes: an image of {source.name} has several labels")
@@ -40,9 +40,9 @@ def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
 
 
 def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
-    """The same images with these bands alone, counted from 1, in this order.
+    """Return the images with only these bands, counted from 1, in this order.
 
-    UserError: the images have no such band, or it is listed twice.
+    Raises UserError if a band is missing or listed twice.
     """
     if not source.in_memory:
         return source  # files are read so
@@ -53,9 +53,9 @@ def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
 
 
 def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
-    """So many images of each class, drawn by the seed.
+    """Return `count` images of each class, chosen by the seed.
 
-    UserError: a class has fewer, or images have several.
+    Raises UserError if a class has fewer, or images have several classes.
     """
     if source.multilabel:
         raise UserError(f"[data] per_class: an image of {source.name} has several labels")
@@ -73,7 +73,7 @@ def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """The places of at most `most` of `count` samples, spread evenly over them."""
+    """Return at most `most` of `count` indices, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 

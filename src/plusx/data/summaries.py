@@ -1,4 +1,4 @@
-"""Summaries of data sets, cached until a file of theirs changes. Nothing here imports torch."""
+"""Summaries of data sets, cached until a file changes. This module does not import torch."""
 
 import hashlib
 import json
@@ -17,8 +17,9 @@ _LIMIT = 2**28
 
 
 def content_stamp(path: str) -> str:
-    """A digest of the names, sizes and times of change of all that is in a folder, or in that of a
-    file; "" for other paths, and for folders of too many entries.
+    """Return a digest of names, sizes and times of change in a folder, or around a file.
+
+    Returns "" for other paths, and for folders with too many entries.
     """
     is_folder = os.path.isdir(path)
     if not is_folder and not os.path.isfile(path):
@@ -45,7 +46,7 @@ def content_stamp(path: str) -> str:
 
 
 def read_summary(data: str, kind: str | None, stamp: str) -> dict[str, Any] | None:
-    """The summary that write_summary stored; None where there is none of this content."""
+    """Return the summary stored by write_summary; None if there is none for this content."""
     try:
         cached = json.loads(store.read_bytes(_file(data), _LIMIT))
         summary: dict[str, Any] = cached["summary"]
@@ -55,7 +56,7 @@ def read_summary(data: str, kind: str | None, stamp: str) -> dict[str, Any] | No
 
 
 def write_summary(data: str, kind: str | None, stamp: str, summary: dict[str, Any]) -> None:
-    """Store the summary of what `data` names, whose content had this stamp."""
+    """Store the summary of `data`, whose content had this stamp."""
     if not stamp:
         return
     content = {"terms": _terms(data, kind, stamp), "summary": summary}

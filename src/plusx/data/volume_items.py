@@ -1,4 +1,4 @@
-"""Volumes on one grid and their masks, as the items and annotations of a data set."""
+"""Volumes on one grid and their masks, as items and annotations of a data set."""
 
 import hashlib
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Volume:
 
     @cached_property
     def anchors(self) -> list[np.ndarray]:
-        """Voxels of each class but the first, as positions in the flat mask."""
+        """Voxels of each class except the first, as positions in the flat mask."""
         assert self.mask is not None
         flat = np.asarray(self.mask).reshape(-1)
         anchors = []
@@ -46,7 +46,7 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class VolumeItems(Items):
-    """Volumes, of each of which an epoch of training takes so many patches."""
+    """Volumes; an epoch of training takes `patches` patches of each."""
 
     volumes: list[Volume]
     patches: int = 1
@@ -86,7 +86,7 @@ class VolumeMasks(Annotations):
 
     @cached_property
     def counts(self) -> Int64[Tensor, "n k"]:
-        """How many voxels of each class every volume has."""
+        """Number of voxels of each class in each volume."""
         rows = [
             np.bincount(np.zeros(0, int) if v.mask is None else v.mask.ravel(), minlength=256)
             for v in self.volumes
@@ -95,7 +95,7 @@ class VolumeMasks(Annotations):
         return torch.from_numpy(table.copy())
 
     def add_to(self, sample: Sample, index: int) -> Sample:
-        """The sample with its mask; one of IGNORE_INDEX where there is none."""
+        """Return the sample with its mask, of IGNORE_INDEX if there is none."""
         volume = self.volumes[index]
         if volume.mask is None:
             masks = torch.full((1, *sample.size), IGNORE_INDEX, dtype=torch.uint8)
@@ -108,9 +108,9 @@ class VolumeMasks(Annotations):
         )
 
     def subset(self, indices: Sequence[int]) -> Annotations:
-        """Those of some of the volumes, in that order."""
+        """Return the masks of some volumes, in that order."""
         return replace(self, volumes=[self.volumes[index] for index in indices])
 
     def digest(self, root: str | None) -> bytes:
-        """Masks are part of what the digest of volumes is of."""
+        """Return b"", since the digest of the volumes includes their masks."""
         return b""

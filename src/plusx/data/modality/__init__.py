@@ -1,4 +1,4 @@
-"""Kinds of input: what each knows of reading, transforming and normalising, in one object."""
+"""Modalities: how each kind of input is read, transformed and normalised."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ MODALITIES: dict[str, type[Modality]] = {
 
 
 def modality_from_dict(values: dict[str, Any]) -> Modality:
-    """The modality that `to_dict` wrote. Raises UserError for a missing or unknown key or value."""
+    """Return the modality that `to_dict` wrote. Raises UserError for invalid keys or values."""
     values = dict(values)
     kind = values.pop("kind", ImageModality.kind)
     if kind not in MODALITIES:

@@ -1,8 +1,8 @@
-"""Images of any number of channels and of any range, as satellites and microscopes take them.
+"""Images with any number of channels and any range, as of satellites and microscopes.
 
-TIFF, as bands of one page or as pages, and PNG; each file has the same channels, and stored values
-within a range that is given. A network sees the whole of an image, resized where it has another
-size; the words of augmentation are those that move windows.
+TIFF, as bands of one page or as pages, and PNG; all files have the same channels, and values within
+a stated range. The whole image is resized to the network's size; available words of augmentation
+are those that move windows.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,9 @@ _NARROW = 0.01  # the smallest fraction of the range that the values of all imag
 
 @dataclass(frozen=True)
 class BandsModality(Modality):
-    """Images of any channels and range; `bands` are those of the stored ones that are seen, counted
-    from 1, None all of them.
+    """Images with any channels and range.
+
+    bands: the stored channels that are used, counted from 1; None: all
     """
 
     bands: tuple[int, ...] | None = None
@@ -53,7 +54,7 @@ class BandsModality(Modality):
         return torch.from_numpy(read_bands(path, self.channels, self.bands))
 
     def read_checked(self, source: str | bytes) -> Float32[np.ndarray, "c h w"]:
-        """As stored. UnreadableImage: values are not finite or outside the range too; OSError."""
+        """Read as stored. Raises UnreadableImage, also for invalid values; OSError."""
         image = read_bands(source, self.channels, self.bands)
         if not image.size:
             raise UnreadableImage("it has no pixels")
@@ -99,7 +100,7 @@ class BandsModality(Modality):
         return Verdict(None, warning, height, width, *limits, content_digest(data))
 
     def common_problem(self, verdicts: Sequence[Verdict]) -> str | None:
-        """All images take less than a hundredth of the range: they would look the same."""
+        """Return a warning if all images use less than a hundredth of the range."""
         if not verdicts:
             return None
         low = min(verdict.low for verdict in verdicts)
@@ -129,7 +130,7 @@ class BandsModality(Modality):
 
 
 def select_bands(modality: Modality, bands: tuple[int, ...]) -> BandsModality:
-    """How images are prepared of which only these bands, counted from 1, are seen."""
+    """Return the modality with only these bands, counted from 1."""
     channels = [band - 1 for band in bands]
     return BandsModality(
         size=modality.size,

@@ -1,4 +1,4 @@
-"""Images of 8 bits, grey or in colours."""
+"""8-bit images, grey or RGB."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
@@ -25,12 +25,11 @@ _OTHER_WORDS = {"dflip", "brightness", "noise"}
 
 @dataclass(frozen=True)
 class ImageModality(Modality):
-    """Images of 8 bits with 1 channel or 3; see Modality.
+    """8-bit images with 1 or 3 channels; see Modality.
 
-    resize: what is done to images of another size where no word of augmentation does it
-    crop_fraction, interpolation: of center_crop: the fraction of a side that is kept (timm's
-        crop_pct), and how images are resized
-    max_pixels: of a file, by its header; others are refused. None: 200 million
+    resize: how images of another size are resized, unless a word of augmentation does it
+    crop_fraction, interpolation: of center_crop: timm's crop_pct, and the filter
+    max_pixels: of a file, by its header; larger ones are refused. None: 200 million
     """
 
     resize: Resize = "center_crop"
@@ -56,7 +55,7 @@ class ImageModality(Modality):
 
     @property
     def limit(self) -> int:
-        """Pixels above which a file is refused."""
+        """Number of pixels above which a file is refused."""
         return DEFAULT_LIMIT if self.max_pixels is None else self.max_pixels
 
     def verdict_terms(self) -> list[Any]:

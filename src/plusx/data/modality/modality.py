@@ -1,4 +1,4 @@
-"""What all kinds of input share: a size, channels, and how values are normalised."""
+"""`Modality`: the size, channels and normalisation that all kinds of input share."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -28,9 +28,9 @@ _PIECE = 2**18
 class Modality:
     """How stored values become a network's input.
 
-    size: height and width that the network sees, of volumes those of a patch's slice
-    mean and std: one number a channel, on the scale on which `low`, a stored value, is 0 and `high`
-        is 1; images of 8 bits have 0 and 255
+    size: height and width of the network's input, of volumes those of a patch's slice
+    mean, std: one number per channel, on a scale where the stored value `low` is 0 and `high` is 1;
+        8-bit images have 0 and 255
     """
 
     size: tuple[int, int]
@@ -61,11 +61,11 @@ class Modality:
             raise UserError(f"range {self.low} to {self.high}: from a lower number to a higher one")
 
     def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
-        """A file's content. Raises UnreadableImage with the reason; OSError."""
+        """Read a file. Raises UnreadableImage with the reason; OSError."""
         raise NotImplementedError
 
     def decode(self, source: str | bytes) -> Input:
-        """A file's content, checked wholly. UnreadableImage with the reason; OSError."""
+        """Read and fully check a file. Raises UnreadableImage with the reason; OSError."""
         raise UserError(f"{self.inputs} are read one by one, and not as bytes or arrays")
 
     def transform(
@@ -86,39 +86,39 @@ class Modality:
         raise NotImplementedError
 
     def verdict_terms(self) -> list[Any]:
-        """What the verdict on a file depends on besides the file."""
+        """Return what the verdict on a file depends on, besides the file."""
         return [_RULES, DEFAULT_LIMIT, *decoders()]
 
     def examine(self, source: str | bytes) -> Verdict:
-        """Decode a file wholly and say what came of it."""
+        """Decode a file fully, and return the verdict."""
         raise NotImplementedError
 
     def verdict_of(self, value: Input) -> Verdict:
-        """The verdict on an input that was decoded."""
+        """Return the verdict on a decoded input."""
         return Verdict(None)
 
     def refuse_archive(self, path: str) -> None:
-        """UserError where packed and tar files cannot hold these inputs."""
+        """Raise UserError if packed and tar files cannot contain these inputs."""
         raise UserError(
             f"{printable(path)} holds images of 8 bits; {self.inputs} are files of their own"
         )
 
     def common_problem(self, verdicts: Sequence[Verdict]) -> str | None:
-        """What is wrong with all files together, where each could be used."""
+        """Return a problem of all files together, although each is usable, or None."""
         return None
 
     @property
     def varies(self) -> bool:
-        """Whether inputs come as large as they are, so that one beside a larger one is padded."""
+        """Whether inputs keep their sizes, so that batches are padded."""
         return False
 
     def of_one_size(self) -> "Modality":
-        """The same, with inputs that are scaled to the network's size."""
+        """Return the modality with inputs resized to the network's size."""
         return self
 
     @property
     def ndim(self) -> int:
-        """Dimensions of space."""
+        """Number of spatial dimensions."""
         return 2
 
     @property
@@ -138,7 +138,7 @@ class Modality:
         ]
 
     def resize_steps(self, dense: bool) -> list[dict[str, Any]]:
-        """The steps that give a stored input the size of the network's."""
+        """Return the steps that resize a stored input to the network's size."""
         return [resize_step("stretch", self.size)]
 
     def normalise(
@@ -159,13 +159,13 @@ class Modality:
         return scaled.sub_(mean.view(-1, *sides)).div_(std.view(-1, *sides))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as values that JSON and TOML can hold; `kind` names the modality."""
+        """Return the fields as JSON-ready values; `kind` is the modality's name."""
         values = TypeAdapter(type(self)).dump_python(self, mode="json", exclude_none=True)
         return {"kind": self.kind, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Modality":
-        """The inverse of `to_dict`, without `kind`. UserError names keys that are wrong."""
+        """The inverse of `to_dict`, without `kind`. Raises UserError for invalid keys."""
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
@@ -177,7 +177,7 @@ class Modality:
 
 
 def resize_step(mode: str, size: Sequence[int], interpolation: str = "bilinear") -> dict[str, Any]:
-    """A resize in the metadata of an exported file."""
+    """Return a resize for the metadata of an exported file."""
     return {
         "step": "resize",
         "mode": mode,
@@ -188,7 +188,7 @@ def resize_step(mode: str, size: Sequence[int], interpolation: str = "bilinear")
 
 
 def _to_unit_range(values: Tensor, low: int | float, high: int | float) -> Tensor:
-    """Values, in place, such that low is 0 and high is 1."""
+    """Scale values in place so that low becomes 0 and high becomes 1."""
     if low:
         values = values.sub_(low)
     return values.mul_(1.0 / (high - low))
@@ -202,9 +202,9 @@ def _normalise_in_pieces(
     high: int | float,
     pool: BufferPool | None,
 ) -> Tensor:
-    """The same, a few images at a time, which the processor's cache can hold between the steps.
+    """Normalise a few images at a time, so that they stay in the processor's cache.
 
-    Images with their channels innermost keep them there.
+    The memory format of the images is kept.
     """
     pool = pool or BufferPool()
     count, channels, height, width = images.shape

@@ -57,7 +57,7 @@ class Space:
 
 
 def affine_problem(affine: Num[np.ndarray, "4 4"]) -> str | None:
-    """Why an affine does not say where voxels lie; None where it does."""
+    """Return why an affine does not define voxel positions, or None."""
     if not np.isfinite(affine).all():
         return "its affine has numbers that are not finite"
     lengths = np.linalg.norm(affine[:3, :3].astype(np.float64), axis=0)
@@ -71,7 +71,7 @@ def affine_problem(affine: Num[np.ndarray, "4 4"]) -> str | None:
 def reoriented(
     values: Shaped[np.ndarray, "*c x y z"], affine: Num[np.ndarray, "4 4"], orientation: str
 ) -> Shaped[np.ndarray, "*c d h w"]:
-    """An array whose voxels `affine` places, with its axes in another orientation."""
+    """Return an array with voxels placed by `affine`, with its axes in another orientation."""
     import nibabel.orientations as axes
 
     stored, target = axes.io_orientation(affine), axes.axcodes2ornt(orientation)
@@ -81,7 +81,7 @@ def reoriented(
 def with_stored_axes(
     values: Shaped[np.ndarray, "*c d h w"], affine: Num[np.ndarray, "4 4"], orientation: str
 ) -> Shaped[np.ndarray, "*c x y z"]:
-    """The inverse of `reoriented`: an array with its axes as in the one that `affine` places."""
+    """The inverse of `reoriented`: an array with the axes of the one placed by `affine`."""
     import nibabel.orientations as axes
 
     stored, target = axes.io_orientation(affine), axes.axcodes2ornt(orientation)
@@ -93,7 +93,7 @@ def with_axes_of(
     affine: Num[np.ndarray, "4 4"],
     other: Num[np.ndarray, "4 4"],
 ) -> tuple[Shaped[np.ndarray, "*c i j k"], Float64[np.ndarray, "4 4"]]:
-    """An array that `affine` places with its axes as those that `other` places, and its affine."""
+    """Return an array and its affine with the axes of another affine."""
     import nibabel.orientations as axes
 
     transform = axes.ornt_transform(axes.io_orientation(affine), axes.io_orientation(other))
@@ -111,7 +111,7 @@ def _with_axes(values: np.ndarray, transform: np.ndarray) -> np.ndarray:
 
 
 def reoriented_spacing(affine: Num[np.ndarray, "4 4"], orientation: str) -> Spacing:
-    """The lengths in mm of a voxel along the axes of an orientation."""
+    """Return the voxel sizes in mm along the axes of an orientation."""
     import nibabel.orientations as axes
 
     lengths = np.linalg.norm(affine[:3, :3].astype(np.float64), axis=0)
@@ -122,7 +122,7 @@ def reoriented_spacing(affine: Num[np.ndarray, "4 4"], orientation: str) -> Spac
 
 
 def affine_of(orientation: str, spacing: Spacing) -> Float64[np.ndarray, "4 4"]:
-    """The affine of an array of this orientation and spacing whose first voxel lies at 0."""
+    """Return the affine of an array with this orientation, spacing and the first voxel at 0."""
     affine = np.diag([0.0, 0.0, 0.0, 1.0])
     for axis, (letter, side) in enumerate(zip(orientation, spacing, strict=True)):
         world = next(i for i, letters in enumerate(_AXES) if letter in letters)
@@ -131,7 +131,7 @@ def affine_of(orientation: str, spacing: Spacing) -> Float64[np.ndarray, "4 4"]:
 
 
 def count_at(count: int, old: float, new: float) -> int:
-    """How many voxels of the new spacing cover as many mm as `count` of the old one."""
+    """Return how many voxels of the new spacing cover `count` of the old one."""
     return count if _same(old, new) else max(1, round(count * old / new))
 
 
@@ -141,10 +141,10 @@ def resampled(
     new: Spacing,
     shape: tuple[int, ...] | None = None,
 ) -> Float32[np.ndarray, "*c _ _ _"]:
-    """Values at another spacing: linear between voxels, a mean over them where there are fewer.
+    """Resample values: linear interpolation, or a weighted mean for larger voxels.
 
-    Both grids begin at the same edge of the same volume. `shape` is that of the new one; None is
-    as many voxels as cover the old one.
+    Both grids begin at the same edge of the volume. `shape` is that of the result; None: as many
+    voxels as cover the old grid.
     """
     for dimension in range(3):
         axis = values.ndim - 3 + dimension
@@ -160,7 +160,7 @@ def resampled(
 def nearest(
     classes: UInt8[np.ndarray, "d h w"], old: Spacing, new: Spacing
 ) -> UInt8[np.ndarray, "_ _ _"]:
-    """Classes at another spacing: those of the nearest voxel."""
+    """Resample classes by nearest neighbour."""
     for axis in range(3):
         count = classes.shape[axis]
         step = 1.0 if _same(old[axis], new[axis]) else new[axis] / old[axis]
@@ -175,12 +175,12 @@ def _same(old: float, new: float) -> bool:
 
 
 def _centres(count: int, step: float) -> np.ndarray:
-    """Where on the old axis, in its voxels, the centres of the new voxels lie."""
+    """Return the centres of the new voxels along an axis, in old voxels."""
     return (np.arange(count) + 0.5) * step - 0.5
 
 
 def _weights(count: int, new_count: int, step: float) -> Float32[np.ndarray, "new old"]:
-    """The weight of each old voxel in each new one: a triangle as wide as the wider of the two."""
+    """Return the weight of each old voxel in each new one: a triangle of the larger width."""
     distance = np.abs(_centres(new_count, step)[:, None] - np.arange(count)[None]) / max(step, 1.0)
     weights = np.maximum(1 - distance, 0)
     empty: Bool[np.ndarray, "new"] = weights.sum(1) == 0  # new voxels beyond the old ones

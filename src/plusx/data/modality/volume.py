@@ -1,4 +1,4 @@
-"""Volumes on one grid, of which networks see patches."""
+"""Volumes on one grid, from which networks get patches."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -14,8 +14,9 @@ from plusx.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeModality(Modality):
-    """Volumes; `space` is their grid. `foreground` is the fraction of training patches that hold a
-    voxel of a class other than the first.
+    """Volumes on the grid `space`.
+
+    foreground: fraction of training patches with a voxel of a class other than the first
     """
 
     space: Space

@@ -127,7 +127,7 @@ def open_annotated(
 
 
 def _within(index: AnnotationIndex) -> list[AnnotatedImage]:
-    """The images that lie below the root, as their masks do; others are problems of the index."""
+    """Return the images below the root with masks below it; record problems for the others."""
     images = []
     for image in index.images:
         for path in filter(None, (image.path, image.mask)):
@@ -163,7 +163,7 @@ def read_boxes(
     split: str,
     shown: str,
 ) -> UsableImages:
-    """The images whose annotations are of their size, with their boxes; every box is checked."""
+    """Read and check the boxes of all images, and compare the sizes of images and annotations."""
     _refuse_fractions(index, shown)
     classes = _classes_of_boxes(index, shown, options)
     refuse_similar_names(classes, shown)
@@ -209,7 +209,7 @@ def read_boxes(
 
 
 class _CheckedBoxes(NamedTuple):
-    """The boxes of an image that can be used, as rows of `Boxes`, and what is wrong with others."""
+    """The usable boxes of an image, as rows of `Boxes`, and the problems of the others."""
 
     rows: list[tuple[float, ...]]
     masks: list[InstanceMask]
@@ -239,7 +239,7 @@ def _checked_boxes(
 def _checked(
     box: BoxAnnotation, size: Size, classes: Sequence[str], normalised: bool, instances: bool
 ) -> tuple[tuple[float, float, float, float], InstanceMask | None]:
-    """The corners of a box and, with `instances`, its mask. UserError: what is wrong with them."""
+    """Return the corners of a box and, with `instances`, its mask. Raises UserError."""
     if box.label not in classes:
         raise UserError(unknown_class(box.label, classes))
     corners = left, top, right, bottom = checked_box(box, size, normalised)
@@ -257,7 +257,7 @@ def _checked(
 
 
 def _refuse_fractions(index: AnnotationIndex, shown: str) -> None:
-    """UserError where all boxes in pixels lie within one pixel, as fractions of an image do."""
+    """Raise UserError if all boxes lie within one pixel, as fractions of an image do."""
     corners = [box.corners for i in index.images if not i.normalised for box in i.boxes]
     if corners and all(max(box) <= 1 for box in corners):
         boxes = "its only box lies" if len(corners) == 1 else f"all {len(corners):,} boxes lie"

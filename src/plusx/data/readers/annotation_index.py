@@ -1,4 +1,4 @@
-"""Images with their boxes or masks, as readers find them."""
+"""Images with their boxes or masks, as the readers list them."""
 
 import difflib
 import math
@@ -27,17 +27,17 @@ _SLACK = 1.0
 
 
 class Problem(NamedTuple):
-    """Something that cannot be used: where it is, and why."""
+    """An unusable item: its name, and the reason."""
 
     where: str
     reason: str
 
 
 class BoxAnnotation(NamedTuple):
-    """A box as it is written: left, top, right, bottom.
+    """A box as stored: left, top, right, bottom.
 
-    mask: draws the mask of the object in an image of that size; it raises UserError with what is
-        wrong with the outline. None: there is no outline
+    mask: draws the mask of the object in an image of a size, or raises UserError if the outline
+        is invalid; None: no outline
     """
 
     where: str
@@ -49,7 +49,7 @@ class BoxAnnotation(NamedTuple):
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and its annotations; size where the annotation declares one.
+    """An image and its annotations; `size` if the annotation states one.
 
     normalised: whether corners are fractions of the image's width and height
     """
@@ -66,10 +66,10 @@ class AnnotatedImage:
 
 @dataclass
 class AnnotationIndex:
-    """All annotated images of a set. `classes` is empty where they follow from the labels.
+    """All annotated images of a data set. `classes` is empty if they follow from the labels.
 
     category_ids: of the classes, in a JSON
-    problems: what cannot be used, an error unless it is to be skipped
+    problems: unusable items; an error unless they are skipped
     warnings: what is unusual
     """
 
@@ -83,7 +83,7 @@ class AnnotationIndex:
 
 @dataclass(frozen=True)
 class UsableImages:
-    """The images whose annotations can be used, with these, and warnings about the others.
+    """The images with usable annotations, these annotations, and warnings about the others.
 
     labels: for multi-label sampling, 1 for every class that an image has (n, k)
     """
@@ -122,9 +122,9 @@ class LayoutOptions:
 
 
 def complain(problems: Sequence[Problem], on_unreadable: str, of: str, remain: int) -> list[str]:
-    """Warnings of what is left out; with on_unreadable = "error" a UserError that names it.
+    """Return warnings about skipped items, or raise UserError with on_unreadable = "error".
 
-    remain: how many can be used
+    remain: number of usable items
     """
     if not problems:
         return []
@@ -141,7 +141,7 @@ def complain(problems: Sequence[Problem], on_unreadable: str, of: str, remain: i
 def checked_box(
     box: BoxAnnotation, size: Size, normalised: bool = False
 ) -> tuple[float, float, float, float]:
-    """The corners of a box in pixels, cut to an image. UserError: what is wrong with them.
+    """Return the corners of a box in pixels, clipped to the image. Raises UserError.
 
     normalised: whether corners are fractions of the image's width and height
     """
@@ -166,7 +166,7 @@ def checked_box(
 
 
 def unknown_class(label: str, classes: Sequence[str]) -> str:
-    """What to say of a label that is no class."""
+    """Return the message for a label that is not a class."""
     near = difflib.get_close_matches(label, classes, 1, 0.5)
     more = ", ..." if len(classes) > 10 else ""
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(classes[:10])}{more}"
@@ -174,9 +174,9 @@ def unknown_class(label: str, classes: Sequence[str]) -> str:
 
 
 def with_test_split(index: AnnotationIndex, test: str, shown: str) -> AnnotationIndex:
-    """Images whose names match the pattern `test` are for testing, all others for training.
+    """Put images whose names match the pattern `test` into the test split, others into training.
 
-    A name is that of the file without its ending, or of its path below the root.
+    The name is that of the file without its ending, or of its path below the root.
     """
     if not test:
         return index
@@ -203,7 +203,7 @@ def with_test_split(index: AnnotationIndex, test: str, shown: str) -> Annotation
 
 
 def first_file(folder: str, endings: Sequence[str]) -> str:
-    """The name below a folder of the first file with one of the endings; "" where there is none."""
+    """Return the name of the first file in a folder with one of the endings, or ""."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -213,7 +213,7 @@ def first_file(folder: str, endings: Sequence[str]) -> str:
 
 
 def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
-    """The images of a folder and of those in it, by their names below it without the ending."""
+    """Return the images in a folder and its subfolders, by relative name without ending."""
     paths: dict[str, str] = {}
     allowed = tuple(endings)
     for parent, folders, names in os.walk(folder):

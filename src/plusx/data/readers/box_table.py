@@ -1,6 +1,6 @@
-"""Boxes in a CSV: path,left,top,right,bottom,label and optionally split, a row for each box.
+"""Boxes in a CSV: path,left,top,right,bottom,label and optionally split, one row per box.
 
-An image without boxes has one row with its path alone.
+An image without boxes has one row with only its path.
 """
 
 import os
@@ -22,13 +22,13 @@ _NEEDED = ("path", *CORNERS, "label")
 
 
 def recognise_box_table(path: str) -> str:
-    """Why a path can be read by read_box_table; "" where it cannot."""
+    """Return why read_box_table can read a path, or ""."""
     has_columns = {"path", *CORNERS} <= set(columns_of(path))
     return f"a CSV with the columns {', '.join(_NEEDED)}" if has_columns else ""
 
 
 def read_box_table(path: str) -> AnnotationIndex:
-    """Every image of the CSV with its boxes. UserError: it is no such CSV, or splits differ."""
+    """Read every image of the CSV with its boxes. Raises UserError if the CSV is invalid."""
     shown, root = printable(path), os.path.dirname(os.path.realpath(path))
     if not os.path.isfile(path):
         raise UserError(f"{shown} is no file: a CSV of boxes is meant")

@@ -95,7 +95,7 @@ class _File(BaseModel):
 
 
 def recognise_coco(path: str) -> str:
-    """Why a path can be read by read_coco, by names and the heads of JSONs; "" where it cannot."""
+    """Return why read_coco can read a path, by names and the beginning of JSONs, or ""."""
     is_json = os.path.isfile(path) and path.lower().endswith(".json")
     for file in [path] if is_json else (name for name, _ in _jsons(path)):
         if _has_keys(file):
@@ -104,7 +104,7 @@ def recognise_coco(path: str) -> str:
 
 
 def read_coco(path: str) -> AnnotationIndex:
-    """Every image of the JSONs with its boxes. UserError: there are none, or not COCO's."""
+    """Read every image of the JSONs with its boxes. Raises UserError for other files."""
     shown, real = printable(path), os.path.realpath(path)
     warnings: list[str] = []
     if os.path.isfile(real):
@@ -124,7 +124,7 @@ def read_coco(path: str) -> AnnotationIndex:
 
 
 def _root_of(path: str) -> str:
-    """The folder below which the images of one JSON lie: its own, or the one above."""
+    """Return the folder that contains the images of one JSON: its own, or the one above."""
     folder = os.path.dirname(path)
     above = os.path.dirname(folder)
     if os.path.basename(folder).lower() in _NOTES:
@@ -137,7 +137,7 @@ def _root_of(path: str) -> str:
 
 
 def _jsons(root: str) -> Iterator[tuple[str, str]]:
-    """Each COCO JSON below a root where they usually lie, with its split; "" without one."""
+    """Yield each COCO JSON in the usual places below a root with its split, or ""."""
     if not os.path.isdir(root):
         return
     folders = [name for name in sorted(os.listdir(root)) if not name.startswith(".")]
@@ -158,7 +158,7 @@ def _jsons(root: str) -> Iterator[tuple[str, str]]:
 
 
 def _has_keys(path: str) -> bool:
-    """Whether the head of a JSON has one of COCO's lists."""
+    """Whether the beginning of a JSON has one of COCO's lists."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
@@ -168,7 +168,7 @@ def _has_keys(path: str) -> bool:
 
 
 def _files(root: str, shown: str) -> tuple[dict[str, str], list[str]]:
-    """The JSONs to read with their splits, and warnings about others."""
+    """Return the JSONs to read with their splits, and warnings about others."""
     jsons = list(_jsons(root))
     divided = {path: split for path, split in jsons if split}
     others = [path for path, split in jsons if not split]
@@ -260,19 +260,19 @@ def _read_file(
 
 
 def _number(identity: Identity) -> Identity:
-    """An id to look up: "7" is 7, as some programs write ids as text in one list only."""
+    """Return an id for look-ups: "7" becomes 7, since some programs mix text and numbers."""
     is_number = isinstance(identity, str) and identity.isdecimal() and identity.isascii()
     return int(identity) if is_number and str(int(identity)) == identity else identity
 
 
 def _identity(values: Any, position: int) -> Any:
-    """What to call an image or an annotation: its id, else where it stands in the list."""
+    """Return the name of an image or annotation: its id, or else its position in the list."""
     number = values.get("id") if isinstance(values, dict) else None
     return position if number is None else reprlib.repr(number)
 
 
 def _reason(error: ValueError) -> str:
-    """Why a value is wrong; of several of one object the first."""
+    """Return the reason of a validation error, the first of several."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False)[0]
@@ -282,7 +282,7 @@ def _reason(error: ValueError) -> str:
 def _categories(
     categories: list[_Category], shown: str, others: dict[Identity, _Category]
 ) -> dict[Identity, str]:
-    """The names of one JSON by their ids; `others` are those of the JSONs before it."""
+    """Return the names of one JSON by their ids; `others` are those of the previous JSONs."""
     by_id: dict[Identity, str] = {}
     for category in categories:
         number, name = _number(category.id), class_name(category.name)
@@ -299,7 +299,7 @@ def _categories(
 
 
 def _folders(index: AnnotationIndex, path: str) -> list[str]:
-    """The folders that images may lie in."""
+    """Return the folders that may contain the images."""
     match = _SPLIT.search(os.path.basename(path))
     splits = [match[1] + match[2], match[1]] if match else []
     below = ["", *_IMAGES]
@@ -311,9 +311,9 @@ def _folders(index: AnnotationIndex, path: str) -> list[str]:
 
 
 def _image_path(name: str, folders: list[str], splits: dict[str, str], root: str) -> str:
-    """The path of an image in one of the folders or below; Windows writes \\ for /.
+    """Return the path of an image in one of the folders or below; Windows writes \\ for /.
 
-    UserError: there is none, or it is in `splits`, the images so far.
+    Raises UserError if there is none, or it is in `splits`, the images so far.
     """
     for relative in (name, name.replace("\\", "/")):
         if os.path.isabs(relative) or ".." in relative.split("/"):
@@ -330,7 +330,7 @@ def _image_path(name: str, folders: list[str], splits: dict[str, str], root: str
 
 
 def _size_in_file(path: str) -> Size | None:
-    """Height and width; None where the file cannot be used, an error that follows on decoding."""
+    """Return height and width; None if the file is unreadable, which decoding reports."""
     try:
         width, height = ImageFile(path).size
         return height, width
@@ -341,7 +341,7 @@ def _size_in_file(path: str) -> Size | None:
 def _box(
     annotation: _Annotation, where: str, names: dict[Identity, str], image: AnnotatedImage
 ) -> BoxAnnotation:
-    """The box of an annotation. UserError says why there is none."""
+    """Return the box of an annotation. Raises UserError if it is invalid."""
     number = _number(annotation.category_id)
     if number not in names:
         allowed = ", ".join(map(str, list(names)[:20]))
@@ -360,7 +360,7 @@ def _box(
 
 
 def _mask(segmentation: Any, size: Size) -> InstanceMask:
-    """The mask of polygons or run lengths. UserError: they are none."""
+    """Return the mask of polygons or run lengths. Raises UserError if they are invalid."""
     try:
         outline = _SEGMENTATION.validate_python(segmentation)
         return InstanceMask.of(segmentation_mask(outline, size))
@@ -370,7 +370,7 @@ def _mask(segmentation: Any, size: Size) -> InstanceMask:
 
 
 def segmentation_mask(segmentation: Polygons | RunLengths, size: Size) -> Bool[np.ndarray, "h w"]:
-    """The pixels of polygons, or of run lengths down the columns, in an image (height, width)."""
+    """Draw polygons, or run lengths down the columns, in an image (height, width)."""
     if not isinstance(segmentation, RunLengths):
         mask = np.zeros(size, np.bool_)
         for polygon in segmentation:
@@ -392,7 +392,7 @@ def segmentation_mask(segmentation: Polygons | RunLengths, size: Size) -> Bool[n
 
 
 def _touched(corners: Float64[np.ndarray, "_ 2"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The pixels under the sides of a polygon that is too thin to hold the middle of any."""
+    """Return the pixels under the sides of a polygon that is too thin to contain pixel centres."""
     height, width = size
     first = corners.clip(-1, (width + 1, height + 1))
     second = np.roll(first, -1, 0)
@@ -405,7 +405,7 @@ def _touched(corners: Float64[np.ndarray, "_ 2"], size: tuple[int, int]) -> Bool
 
 
 def _unpacked(text: str) -> list[int]:
-    """Run lengths as COCO packs them: five bits a letter, each but the first three a difference."""
+    """Decode COCO's compressed run lengths: five bits per character, as differences."""
     runs: list[int] = []
     position = 0
     while position < len(text):
@@ -427,7 +427,7 @@ def _unpacked(text: str) -> list[int]:
 def polygon_mask(
     corners: Float64[np.ndarray, "_ 2"], size: tuple[int, int]
 ) -> Bool[np.ndarray, "h w"]:
-    """The pixels of an image (height, width) whose middles are within a polygon of (x, y)."""
+    """Return the pixels of an image (height, width) with centres inside a polygon of (x, y)."""
     height, width = size
     first = corners.clip(-_FAR, _FAR)
     second = np.roll(first, -1, 0)

@@ -1,8 +1,8 @@
-"""The rows of a CSV, and what its columns path and split mean.
+"""The rows of a CSV, and its columns path and split.
 
-Rows count from 1 with the header, as a spreadsheet shows them. Columns are separated by commas,
-semicolons or tabs. Text is UTF-8, or UTF-16 with its byte order mark. Paths are relative to the
-CSV's folder and stay inside it.
+Rows count from 1 with the header, as in a spreadsheet. Columns are separated by commas, semicolons
+or tabs. Text is UTF-8, or UTF-16 with a byte order mark. Paths are relative to the CSV's folder and
+must stay inside it.
 """
 
 import codecs
@@ -23,21 +23,21 @@ _SEPARATORS = ",;\t"
 
 
 class Row(NamedTuple):
-    """A row that is not empty: its number, what to call it in a message, its cells by column."""
+    """A non-empty row: its number, its name in messages, its cells by column."""
 
     number: int
     where: str
     cells: dict[str, str]
 
     def text(self, column: str) -> str:
-        """A cell without blanks around it. UserError: it is not UTF-8."""
+        """Return a cell without surrounding blanks. Raises UserError if it is not UTF-8."""
         text = self.cells[column].strip()
         _refuse_other_encoding(text, self.where, column)
         return text
 
     @property
     def split(self) -> str:
-        """train, validation, test, or "" without a column split. UserError: an unknown name."""
+        """Return train, validation, test, or "" without a column split. Raises UserError."""
         if "split" not in self.cells:
             return ""
         split = split_of(self.cells["split"])
@@ -49,9 +49,9 @@ class Row(NamedTuple):
         return split
 
     def path(self, root: str) -> str:
-        """The path below root. UserError: there is none, or it leaves root.
+        """Return the path below root. Raises UserError if it is missing or outside of root.
 
-        Blanks around it and backslashes are part of it only where there is such a file.
+        Surrounding blanks and backslashes are part of it only if there is such a file.
         """
         text = self.cells["path"]
         if not text.strip() or "\0" in text:
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 
 def columns_of(path: str | Path) -> list[str]:
-    """The columns of a CSV; none where the path is no file of that ending."""
+    """Return the columns of a CSV; () if the path is no .csv file."""
     if not (os.fspath(path).lower().endswith(".csv") and os.path.isfile(path)):
         return []
     with open(path, "rb") as file:
@@ -83,7 +83,7 @@ def columns_of(path: str | Path) -> list[str]:
 
 
 def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
-    """The columns and the rows. UserError: it is no CSV, or rows differ in length."""
+    """Return the columns and rows. Raises UserError if it is no CSV, or rows differ in length."""
     lines: list[list[str]] = []
     try:
         text = _decoded(read_regular(path, _LIMIT))
@@ -106,19 +106,19 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
 
 
 def _separator(header: list[str]) -> str:
-    """What stands between the columns of the first line."""
+    """Return the separator of the columns in the first line."""
     return max(_SEPARATORS, key="".join(header).count)
 
 
 def _decoded(data: bytes) -> str:
-    """The text of a file; names of files need not be UTF-8, and keep their bytes as surrogates."""
+    """Decode a file; bytes that are not UTF-8 become surrogates, as in names of files."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     return data.decode("utf-8-sig", "surrogateescape")
 
 
 def _refuse_other_encoding(text: str, where: str, column: str) -> None:
-    """UserError for text with bytes that are no UTF-8."""
+    """Raise UserError for text with bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -53,7 +53,7 @@ class FolderListing(Listing):
 
 
 def recognise_folder(path: str) -> str:
-    """Why a path can be read by scan; "" where it cannot."""
+    """Return why scan can read a path, or ""."""
     classes = _class_folders(path)
     names = [{class_name(name).casefold() for name in folders} for folders in classes.values()]
     if len(names) > 1 and not set.intersection(*names):
@@ -62,14 +62,14 @@ def recognise_folder(path: str) -> str:
 
 
 def recognise_people(path: str) -> str:
-    """Why the folders in a path can be people; "" where they cannot."""
+    """Return why the folders in a path can be people, or ""."""
     classes = _class_folders(path)
     names = [name for folders in classes.values() for name in folders]
     return _described(classes, "folders, one a person") if len(names) == len(set(names)) else ""
 
 
 def _class_folders(root: str) -> dict[str, dict[str, str]]:
-    """The folders that can be classes, by the split folder that they are in, "" where in none."""
+    """Return the possible class folders by their split folder, or ""."""
     folders = _folders_in(root)
     try:
         splits = _splits(folders, root)
@@ -102,7 +102,7 @@ def _folders_in(root: str) -> dict[str, str]:
 
 
 def _described(classes: dict[str, dict[str, str]], kind: str) -> str:
-    """The class folders in words; "" where none has an image."""
+    """Describe the class folders; "" if none has an image."""
     paths = [path for folders in classes.values() for path in folders.values()]
     if not any(map(_has_image, paths)):
         return ""
@@ -199,9 +199,9 @@ def scan(
 
 
 def scan_images(path: str | Path) -> list[Entry]:
-    """Every image below a folder without classes, by the same rules, in the order of the names.
+    """Return every image in a folder without classes, by the same rules, ordered by name.
 
-    Paths begin as `path` does. A single file is an entry of its own, whatever its name.
+    Paths begin with `path`. A single file is an entry, whatever its name.
     """
     if not os.path.isdir(path):
         return [Entry(os.fspath(path), "")]
@@ -209,16 +209,18 @@ def scan_images(path: str | Path) -> list[Entry]:
     walk = _Walk(top)
     walk.walk(top, "", "")
     walk.follow()
-    given = os.fspath(path)
+    prefix = os.fspath(path)
     entries = [
-        entry._replace(path=os.path.normpath(os.path.join(given, os.path.relpath(entry.path, top))))
+        entry._replace(
+            path=os.path.normpath(os.path.join(prefix, os.path.relpath(entry.path, top)))
+        )
         for entry in walk.entries
     ]
     return sorted(entries, key=lambda entry: entry.path)
 
 
 def _splits(folders: dict[str, str], shown: str) -> dict[str, str]:
-    """The split folders: those with the usual names, if one is `train` or there are no others."""
+    """Return the split folders: the usual names, if one is `train` or there are no others."""
     splits = {name: split for name in folders if (split := split_of(name))}
     if len(splits) < len(folders):
         train = [_content(folders[name]) for name, split in splits.items() if split == "train"]
@@ -232,8 +234,9 @@ def _splits(folders: dict[str, str], shown: str) -> dict[str, str]:
 
 
 def _refuse_nested(folders: dict[str, str], shown: str) -> None:
-    """UserError where all class folders hold the same folders: these are splits, or the classes
-    are splits of other names.
+    """Raise UserError if all class folders contain the same folders.
+
+    These are probably splits, or the classes are splits of other names.
     """
     common: set[str] | None = None
     for path in folders.values():
@@ -254,7 +257,7 @@ def _refuse_nested(folders: dict[str, str], shown: str) -> None:
 
 
 def _content(path: str) -> tuple[set[str], bool]:
-    """The names of the folders directly below a folder, and whether images lie beside them."""
+    """Return the names of the folders directly in a folder, and whether it has images."""
     inner, has_images = set(), False
     with contextlib.suppress(OSError), os.scandir(path) as items:
         for item in items:
@@ -406,7 +409,7 @@ class _Walk:
 
 
 def _is_litter(name: str) -> bool:
-    """Whether a file or a folder is hidden, or what systems leave behind."""
+    """Whether a file or folder is hidden, or created by the operating system."""
     return name.startswith(".") or name.casefold() in _LITTER
 
 
@@ -415,7 +418,7 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def begins_as_image(path: str) -> bool:
-    """Whether a file begins as an image of a known format does."""
+    """Whether a file begins like an image of a known format."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return is_image(file.read(32))

@@ -1,4 +1,4 @@
-"""What a path is: the one place that decides by which reader it can be read, and says why."""
+"""The layouts of files: which readers can read a path, and why."""
 
 import os
 from collections.abc import Callable, Collection
@@ -37,14 +37,12 @@ Annotation = Literal["classes", "boxes", "masks", "people"]
 class Layout:
     """A layout of files.
 
-    title       in words
-    annotation  what is known of an input
-    recognise   why a path has this layout, in words; "" where it has not
-    splits      those that the data at a path has itself
-    listing     reads classified images, from a path, the classes that are expected, and whether a
-                row can have several labels
+    title       its name in messages annotation  the kind of annotation recognise   returns why a
+                path has this layout, or "" splits      returns the splits that the data at a path
+                defines listing     reads classified images, from a path, the expected classes, and
+                whether a row can have several labels
     index       reads images with boxes or masks
-    general     whether it is recognised only where no other layout of folders is
+    general     whether it is recognised only if no other layout of folders is
     """
 
     title: str
@@ -117,9 +115,9 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def kinds_of(path: str | Path) -> dict[str, str]:
-    """Every kind that the data at a path can be read as, the likeliest first, and why.
+    """Return every kind as which a path can be read, the likeliest first, with reasons.
 
-    A relative path that does not exist is searched for as `located` does.
+    A relative path that does not exist is searched by `located`.
     """
     name = os.fspath(located(path))
     kinds = {kind: layout.recognise(name) for kind, layout in LAYOUTS.items()}
@@ -133,12 +131,12 @@ _CLASSES: tuple[Annotation, ...] = ("classes",)
 
 
 def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str | None:
-    """The likeliest kind of a path among those of certain annotations; None where it has none."""
+    """Return the likeliest kind of a path among certain annotations, or None."""
     return next((kind for kind in kinds_of(path) if LAYOUTS[kind].annotation in among), None)
 
 
 def recipe_for(kind: str) -> str:
-    """The recipe that comes with plusx for data of this kind."""
+    """Return the recipe that comes with plusx for data of this kind."""
     recipes = {"classes": "images", "boxes": "boxes", "masks": "masks", "people": "people"}
     return "volumes" if kind == "volumes" else recipes[LAYOUTS[kind].annotation]
 
@@ -174,16 +172,16 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
 
 
 def unrecognised(path: str | Path) -> UserError:
-    """The error for a path that cannot be read in any way."""
-    shown, found = printable(path), os.fspath(located(path))
-    if not os.path.lexists(found):
+    """Return the error for a path that cannot be read in any way."""
+    shown, file = printable(path), os.fspath(located(path))
+    if not os.path.lexists(file):
         return UserError(f"{shown} is missing: there is no such folder or file")
-    if os.path.isfile(os.path.join(found, "recipe.toml")):
+    if os.path.isfile(os.path.join(file, "recipe.toml")):
         return UserError(
             f"{shown} is a run's folder, no data: `plusx evaluate {shown}` gives its metrics, and "
             f"`plusx report {shown}` writes its page"
         )
-    if os.path.isfile(found) and begins_as_image(found):
+    if os.path.isfile(file) and begins_as_image(file):
         return UserError(
             f"{shown} is one image, no data set: `plusx predict RUN {shown}` predicts for it; data "
             "sets are folders, or CSVs that name their images"

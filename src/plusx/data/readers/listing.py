@@ -1,4 +1,4 @@
-"""A reader's list of files and their labels, before any of them is decoded."""
+"""A reader's list of files and labels, before decoding."""
 
 import os
 import unicodedata
@@ -18,7 +18,7 @@ from plusx.errors import UserError, printable
 class Listing:
     """All entries below a root, and the classes in order.
 
-    splits: those that the data has itself ("train", "validation", "test"); () where a seed splits
+    splits: those that the data defines ("train", "validation", "test"); () if a seed splits it
     warnings: about the data as a whole
     """
 
@@ -30,7 +30,7 @@ class Listing:
 
     @property
     def learned_from(self) -> list[Entry]:
-        """The entries that train, or all where the data has no splits of its own."""
+        """The training entries, or all if the data defines no splits."""
         has_train = "train" in self.splits
         return [entry for entry in self.entries if not has_train or entry.split == "train"]
 
@@ -42,36 +42,35 @@ class Listing:
     def usable(
         self, entries: Sequence[Entry], modality: Modality, on_unreadable: OnUnreadable
     ) -> tuple[list[Entry], list[str]]:
-        """The entries that can be used, and warnings about the others. UserError names them."""
+        """Return the usable entries, and warnings about the others, or raise UserError."""
+        # """
         used, warnings = check_entries(entries, self.root, on_unreadable, modality)
         return used, [*self.warnings, *warnings]
 
     def labels(self, entries: Sequence[Entry], classes: tuple[str, ...]) -> Labels:
-        """Class numbers of entries."""
+        """Return the class numbers of entries."""
         numbers = {name: number for number, name in enumerate(classes)}
         return torch.tensor([numbers[entry.label] for entry in entries], dtype=torch.int64)
 
     def items(self, entries: Sequence[Entry], decoder: Decoder) -> Items:
-        """The inputs of entries."""
+        """Return the items of entries."""
         return file_items(entries, decoder)
 
 
 def file_items(entries: Sequence[Entry], decoder: Decoder = "pillow") -> FileItems:
-    """Files that have been decoded once."""
+    """Return items of files that were decoded once."""
     contents = [entry.verdict.content for entry in entries if entry.verdict is not None]
     paths = [entry.path for entry in entries]
     return FileItems(paths, decoder, contents if len(contents) == len(paths) else None)
 
 
 def class_name(text: str) -> str:
-    """The name of a class as data writes it: in one Unicode form (NFC), without blanks around it
-    and without characters that control a terminal.
-    """
+    """Normalise a class name: Unicode NFC, no surrounding blanks, no control characters."""
     return printable(unicodedata.normalize("NFC", text).strip())
 
 
 def refuse_similar_names(names: Iterable[str], where: str) -> None:
-    """UserError where two classes differ in upper and lower case or in Unicode form only."""
+    """Raise UserError if two classes differ only in case or Unicode form."""
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(class_name(name).casefold(), name)
@@ -84,7 +83,7 @@ def refuse_similar_names(names: Iterable[str], where: str) -> None:
 
 
 def file_problem(path: str, root: str) -> str | None:
-    """Why a file that data names cannot be opened; None where it is a regular file below root.
+    """Return why a listed file cannot be opened; None if it is a regular file below root.
 
     Links are followed inside the root only. root: without links (os.path.realpath)
     """

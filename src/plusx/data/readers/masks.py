@@ -58,7 +58,7 @@ _MOST_UNNAMED = 32  # values that become classes without being named
 
 
 def recognise_masks(path: str) -> str:
-    """Why a path can be read by read_mask_folder; "" where it cannot."""
+    """Return why read_mask_folder can read a path, or ""."""
     if _has_voc_masks(path):
         return "JPEGImages, SegmentationClass and ImageSets/Segmentation"
     for (_, images), masks in mask_folders(path).items():
@@ -75,7 +75,7 @@ def _has_voc_masks(root: str) -> bool:
 
 
 def read_mask_folder(path: str) -> AnnotationIndex:
-    """Every image with its mask. UserError where the folder has another layout."""
+    """Read every image with its mask. Raises UserError for another layout."""
     shown, root = printable(path), os.path.realpath(path)
     if not os.path.isdir(root):
         raise UserError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
@@ -109,7 +109,7 @@ def read_mask_folder(path: str) -> AnnotationIndex:
 
 
 def mask_folders(root: str) -> dict[tuple[str, str], list[str]]:
-    """By split and folder of images the folders that may have their masks."""
+    """Return, by split and image folder, the folders that may have the masks."""
     both = list(product(_IMAGES, _MASKS))
     candidates: list[tuple[str, str, str]] = []
     for name, split in SPLIT_NAMES.items():
@@ -127,7 +127,7 @@ def mask_folders(root: str) -> dict[tuple[str, str], list[str]]:
 
 
 def _masks_in(folders: list[str], root: str) -> dict[str, str]:
-    """The masks of the one folder that has some; another one may have labels of other kinds."""
+    """Return the masks of the one folder that has some; others may have other labels."""
     masks = {folder: by_stem(folder) for folder in folders}
     used = [folder for folder in folders if masks[folder]]
     if len(used) > 1:
@@ -195,7 +195,7 @@ def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
 
 
 def _read_label_map(path: str) -> tuple[tuple[str, ...], MaskEncoding]:
-    """The names and colours of CVAT's labelmap.txt: lines `name:red,green,blue:parts:actions`."""
+    """Read names and colours of CVAT's labelmap.txt: `name:red,green,blue:parts:actions`."""
     names: list[str] = []
     values: list[int] = []
     lines = read_regular(path).decode("utf-8-sig", "replace") if os.path.isfile(path) else ""
@@ -218,7 +218,7 @@ def _read_label_map(path: str) -> tuple[tuple[str, ...], MaskEncoding]:
 
 
 class MaskSummary(NamedTuple):
-    """What is in one mask: its size, and how many pixels each value has; or why it is refused."""
+    """Size and value counts of one mask, or why it is refused."""
 
     problem: str
     height: int = 0
@@ -236,7 +236,7 @@ def read_masks(
     on_unreadable: OnUnreadable,
     split: str,
 ) -> UsableImages:
-    """The images whose masks can be used, with their masks, or the boxes of their components."""
+    """Return the images with usable masks, with these masks, or boxes of their components."""
     classes, encoding = _classes(index, images, options)
     summaries = _summaries(images, index.root, encoding.colours)
     white = _refuse_white(index, list(summaries.values()), encoding, options)
@@ -283,7 +283,7 @@ def read_masks(
 def _summaries(
     images: Sequence[AnnotatedImage], root: str, colours: bool
 ) -> dict[str, MaskSummary]:
-    """What is in each mask, by its path; read once and cached until it changes."""
+    """Return the summary of each mask by path; cached until the file changes."""
     paths = [image.mask for image in images if image.mask is not None]
     examine = partial(_summary, colours=colours)
     return summaries_of_files(paths, root, "masks", [_RULES, colours], examine, MaskSummary)
@@ -304,7 +304,7 @@ def _summary(path: str, colours: bool) -> MaskSummary:
 def _classes(
     index: AnnotationIndex, images: Sequence[AnnotatedImage], options: LayoutOptions
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    """The classes and their values: by the recipe, classes.csv or the masks themselves."""
+    """Return classes and values: by the recipe, classes.csv or the masks."""
     names, encoding = read_classes(index.root)
     if encoding.colours and not options.values:
         if options.classes and set(options.classes) != set(names):
@@ -340,7 +340,7 @@ def _classes(
 def _values_in_masks(
     index: AnnotationIndex, images: Sequence[AnnotatedImage], options: LayoutOptions
 ) -> tuple[int, ...]:
-    """The values in the masks that train. 255 is one only beside 0 alone."""
+    """Return the values in the training masks; 255 only if 0 is the only other one."""
     train = [image for image in index.images if image.split in ("", "train")] or list(images)
     summaries = _summaries(train, index.root, colours=False)
     values = {value for summary in summaries.values() for value in summary.values}
@@ -399,7 +399,7 @@ def _refuse_unused(
     counts: Int64[torch.Tensor, "n k"],
     summaries: dict[str, MaskSummary],
 ) -> None:
-    """UserError where a class has no pixel in the masks that train."""
+    """Raise UserError if a class has no pixel in the training masks."""
     unused = [number for number, count in enumerate(counts.sum(0).tolist()) if not count]
     if not unused:
         return
@@ -416,11 +416,11 @@ def _refuse_unused(
 def boxes_of_components(
     masks: Masks, chosen: Sequence[int], min_area: int, instances: bool
 ) -> Boxes:
-    """The components of the classes `chosen`, which become the classes 0, 1, ... of the boxes.
+    """Return boxes of the connected components of the classes `chosen`, numbered 0, 1, ...
 
-    Components of fewer than `min_area` pixels are crowds, which are ignored: what is visible of an
-    object behind a pole, or one too far away to be recognised. Two objects that touch are one
-    component. With `instances` each box has its mask.
+    Components of fewer than `min_area` pixels become crowds, which are ignored: an object partly
+    hidden by a pole, or too far away to be recognised. Touching objects are one component. With
+    `instances` each box has its mask.
     """
     from scipy import ndimage  # slow to import
 

@@ -1,4 +1,4 @@
-"""Data sets by a name or a path: named sets, folders, CSVs, packed and tar files."""
+"""Opening data sets by name or path: named sets, folders, CSVs, packed and tar files."""
 
 import difflib
 import os
@@ -96,7 +96,7 @@ def open_data(
 def as_dataset(
     data: str | Path | Dataset, *, split: str | None, seed: int, size: int | None
 ) -> Dataset:
-    """A Dataset as it is, or what open_data makes of a name or a path."""
+    """Return a Dataset unchanged; open a name or a path."""
     if isinstance(data, str | Path):
         return open_data(data, split=split or "train", seed=seed, size=size)
     if size is not None and data.modality.size != (size, size):
@@ -110,14 +110,12 @@ def is_named_set(data: str | Path) -> bool:
 
 
 def is_undivided(data: str | Path) -> bool:
-    """Whether this is a path to data without splits of its own."""
+    """Whether this is a path to data that defines no splits."""
     return kind_of(data) is not None and not splits_of(data)
 
 
 def splits_of(data: str | Path) -> tuple[str, ...]:
-    """The splits that the data itself has ("train", "validation", "test"); none where it is split
-    by a seed.
-    """
+    """Return the splits that the data defines ("train", "validation", "test"); () if none."""
     if is_named_set(data):
         return "train", "test"
     kind = kind_of(data)
@@ -180,7 +178,7 @@ def _classes(
     on_unreadable: OnUnreadable,
     expected: tuple[str, ...] | None,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The classes, and warnings about those left out, by the files listed, readable or not."""
+    """Return the classes of all listed files, and warnings about those without usable files."""
     classes = listing.classes
     if expected is not None:
         unknown = sorted(set(classes) - set(expected))
@@ -212,7 +210,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _intended(data: str | Path, path: Path) -> str:
-    """The kind whose reader says what is missing. UserError: there is none."""
+    """Return the kind whose reader can report what is missing. Raises UserError without one."""
     for kind, reason in kinds_of(path).items():
         if LAYOUTS[kind].annotation in ("boxes", "masks"):
             raise UserError(

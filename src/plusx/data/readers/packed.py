@@ -56,7 +56,7 @@ _SPLITS = ("", "train", "validation", "test")
 
 
 class _Origin(NamedTuple):
-    """The folder that a set was packed from: its files, and the folders that were looked into."""
+    """The folder that a set was packed from: its files, and the folders that were searched."""
 
     files: list[File]
     folders: list[str]
@@ -64,7 +64,7 @@ class _Origin(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PackedFile:
-    """The pixels of a packed file whose contents fit their checksums."""
+    """The pixels of a packed file whose checksums are valid."""
 
     path: str
     heights: Int64[np.ndarray, "n"]
@@ -74,7 +74,7 @@ class PackedFile:
     _bytes: UInt8[np.ndarray, "b"]
 
     def pixels(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Those of one image, as they lie in the file: they cannot be written."""
+        """Return the read-only pixels of one image."""
         height, width, start = self.heights[number], self.widths[number], self._starts[number]
         return self._bytes[start : start + 3 * height * width].reshape(height, width, 3)
 
@@ -85,7 +85,7 @@ class PackedFile:
 
 @dataclass(frozen=True, eq=False)
 class PackedItems(Items):
-    """Images of a packed file; `numbers` says which."""
+    """Images of a packed file, selected by `numbers`."""
 
     paths: list[str]
     file: PackedFile
@@ -114,7 +114,7 @@ class PackedItems(Items):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PackedListing(Listing):
-    """The images of a packed file; `side` is that of the shorter side in pixels."""
+    """The images of a packed file; `side` is their shorter side in pixels."""
 
     file: PackedFile
     side: int
@@ -123,10 +123,11 @@ class PackedListing(Listing):
         self, entries: Sequence[Entry], modality: Modality, on_unreadable: OnUnreadable
     ) -> tuple[list[Entry], list[str]]:
         modality.refuse_archive(self.file.path)
-        warnings, wanted = list(self.warnings), max(modality.size)
-        if wanted > self.side:
+        warnings, size = list(self.warnings), max(modality.size)
+        if size > self.side:
             warnings.append(
-                f"the packed images have {self.side} pixels on a side, the network sees {wanted}"
+                f"the packed images have {self.side} pixels per side, the network's "
+                f"input has {size}"
             )
         return list(entries), warnings
 
@@ -138,7 +139,7 @@ class PackedListing(Listing):
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether a file begins as packed sets do."""
+    """Whether a file begins like a packed set."""
     try:
         # a pipe must not be opened, which would wait for its other end
         if not os.path.isfile(path):
@@ -150,7 +151,7 @@ def is_packed(path: str | Path) -> bool:
 
 
 def recognise_packed(path: str) -> str:
-    """Why a path can be read by read_packed; "" where it cannot."""
+    """Return why read_packed can read a path, or ""."""
     return "a file that plusx pack has written" if is_packed(path) else ""
 
 
@@ -198,7 +199,7 @@ def _read(path: str, stamp: Stamp) -> tuple[PackedListing, _Origin]:
 
 
 def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
-    """The JSON, its digest, and the place where it begins."""
+    """Return the JSON, its digest, and its offset."""
     whole = os.path.getsize(path)
     with open(path, "rb") as file:
         begins = file.read(len(MAGIC)) == MAGIC
@@ -298,15 +299,15 @@ def _first_change(root: str, origin: _Origin) -> str:
         entries = scan(root, {os.path.join(root, name) for name in origin.folders}).entries
     except ValueError as error:
         return str(error)
-    found = {entry.path for entry in entries if entry.state == "used"}
+    present = {entry.path for entry in entries if entry.state == "used"}
     folders = {entry.path for entry in entries if entry.reason == NEW_FOLDER}
-    for path in sorted(folders | (found ^ set(paths))):
-        return f"{printable(path, root)} is {'new' if path in folders | found else 'missing'}"
+    for path in sorted(folders | (present ^ set(paths))):
+        return f"{printable(path, root)} is {'new' if path in folders | present else 'missing'}"
     return ""
 
 
 def _digest(path: str) -> str:
-    """That of a regular file; of what cannot be read none that was ever kept."""
+    """Return the digest of a regular file; one that matches nothing if it is unreadable."""
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
     except (UnreadableImage, OSError):

@@ -1,7 +1,7 @@
-"""Whole batches of a packed set: windows are cut, scaled and turned over without a decoder.
+"""Whole batches of a packed set: windows are cropped, scaled and flipped without a decoder.
 
-Done in threads, as no foreign file is decoded and numpy and torch leave the interpreter to others
-meanwhile; words that need Pillow are done image by image, in processes, as for files.
+This runs in threads, since numpy and torch release the interpreter lock. Words that need Pillow are
+applied image by image in worker processes, as for files.
 """
 
 import threading
@@ -34,17 +34,17 @@ _FLIPS = {
 
 
 def can_cut(request: BatchRequest) -> bool:
-    """Whether a sentence is one that PackedBatches does: a window, then flips."""
+    """Whether PackedBatches supports a sentence: a window, then flips."""
     kinds = [word.kind for word in request.transform.words if word.kind not in NORMALISED]
     colours = request.modality.channels == 3
     return colours and bool(kinds) and kinds[0] in _FIRST and set(kinds[1:]) <= set(_FLIPS)
 
 
 class PackedBatches(BatchMaker):
-    """Makes the batches of a packed set in threads or, with none, at once.
+    """Computes the batches of a packed set in threads or, with none, directly.
 
-    On the CPU they are normalised too, so that threads share that work.
-    Raises RuntimeError where a batch takes over `timeout` seconds, as on a disk that hangs.
+    On the CPU it also normalises them, so that threads share that work.
+    Raises RuntimeError if a batch takes longer than `timeout` seconds, as on a disk that hangs.
     """
 
     def __init__(self, file: PackedFile, numbers: np.ndarray, request: BatchRequest) -> None:
@@ -62,12 +62,12 @@ class PackedBatches(BatchMaker):
         )
 
     def close(self) -> None:
-        """End the threads, without waiting: one that a disk holds up would never end."""
+        """End the threads without waiting, since one may wait for a disk forever."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
-        """Each of the batches, two a thread ahead of what is asked for."""
+        """Yield the batches, computed two per thread ahead."""
         if self._pool is None:
             yield from (self._input_batch(numbers, epoch) for numbers in samples)
             return
@@ -93,14 +93,14 @@ class PackedBatches(BatchMaker):
         return self.request.modality.normalise(images, self._per_thread.pool)
 
     def batch(self, samples: np.ndarray, epoch: int) -> UInt8[Tensor, "n c h w"]:
-        """The images of the samples with these numbers."""
+        """Return the images of these sample numbers."""
         rng = CounterRNG.of(self.request.seed, epoch, samples)
         numbers = self.numbers[samples % len(self.numbers)]
         flipped = np.zeros((len(samples), 2), np.bool_)  # upside down, mirrored
-        for place, word in enumerate(self.words):
+        for position, word in enumerate(self.words):
             if word.kind in _FLIPS:
                 dimension, chosen = _FLIPS[word.kind]
-                flipped[:, dimension - 1] ^= chosen(rng.at(place))
+                flipped[:, dimension - 1] ^= chosen(rng.at(position))
         size = self._window()
         shape = (len(samples), *size, 3) if self.channels_last else (len(samples), 3, *size)
         # numpy asks the system for large pages, of which it has to hand out fewer

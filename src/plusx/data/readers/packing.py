@@ -1,4 +1,4 @@
-"""Making a packed set of a folder: every image decoded and scaled once."""
+"""Packing a folder: every image is decoded and scaled once."""
 
 import hashlib
 import json
@@ -52,12 +52,12 @@ def pack(
     on_unreadable: OnUnreadable = "error",
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Write a folder of class folders to a packed file; what it came to.
+    """Pack a folder of class folders into one file; return a summary.
 
-    side: pixels of the shorter side that are kept. None is what evaluation at `size` scales to,
-    so that evaluation sees the same pixels in the file and in the folder.
-    Raises UserError as opening the folder does, and where there is something else under the
-    file's name; RuntimeError for an image that changes meanwhile; OSError for the disk.
+    side: pixels of the stored shorter side. None: the size to which evaluation at `size` scales, so
+    that evaluation has the same pixels from the file and from the folder Raises UserError as
+    opening the folder does, or if another kind of file has this name; RuntimeError for an image
+    that changes meanwhile; OSError for the disk.
     """
     for kind, reason in kinds_of(folder).items():
         if LAYOUTS[kind].annotation in ("boxes", "masks"):
@@ -112,7 +112,7 @@ def pack(
                 "parts": listing.splits,
                 "classes": listing.classes,
                 "notices": warnings,
-                "folders": [os.path.relpath(each, listing.root) for each in listing.folders],
+                "folders": [os.path.relpath(folder, listing.root) for folder in listing.folders],
                 "left_out": [os.path.relpath(entry.path, listing.root) for entry in left_out],
                 "pixels": {"bytes": file.tell() - len(MAGIC), "sha256": digest.hexdigest()},
                 "images": columns,
@@ -139,7 +139,7 @@ def pack(
 
 
 def _packed_in_order(entries: list[Entry], root: str, side: int, threads: int) -> Iterator[_Packed]:
-    """The images in their order, made in threads, a few ahead of what is asked for."""
+    """Yield the scaled images in order, computed in threads a few ahead."""
     waiting: list[Future[_Packed]] = []
     began = last_line = time.monotonic()
     with ThreadPoolExecutor(threads, thread_name_prefix="plusx-pack") as pool:

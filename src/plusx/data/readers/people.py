@@ -1,7 +1,7 @@
-"""A folder of people: one folder a person, split so that nobody who trains is evaluated.
+"""A folder of people, one folder per person, split so that splits have different people.
 
-Crops are taken as they are: that faces lie alike in all of them (aligned, as face detectors with
-landmarks do it) is assumed and cannot be checked.
+Crops are used as they are; they must be aligned, as face detectors with landmarks do it, which
+cannot be checked.
 """
 
 import os
@@ -32,7 +32,7 @@ IdentitySelector = int | float | str
 class _People(NamedTuple):
     """Images by the names of the people on them.
 
-    splits: those of the folder; none where they are to be drawn
+    splits: those of the folder; () if the seed splits
     """
 
     root: str
@@ -105,7 +105,7 @@ def _of_split(
     test: IdentitySelector,
     shown: str,
 ) -> list[str]:
-    """The people of a split: those of the folder's own, others as they are to be drawn."""
+    """Return the people of a split, defined by the folder or chosen by the seed."""
     names, splits = sorted(people.images), people.splits
     for key, selector in (("validation", validation), ("test", test)):
         if selector and (key in splits or (key == "test" and splits)):
@@ -124,7 +124,7 @@ def _of_split(
 def people_modality(
     size: tuple[int, int], channels: int, max_pixels: int | None = None
 ) -> ImageModality:
-    """Aligned crops, of which the whole is seen."""
+    """Return the modality of aligned crops, which are resized whole."""
     mean, std = IMAGENET_MEAN[channels], IMAGENET_STD[channels]
     return ImageModality(size, channels, mean, std, resize="stretch", max_pixels=max_pixels)
 
@@ -136,7 +136,7 @@ def divided(
     test: IdentitySelector,
     shown: str = "the data",
 ) -> dict[str, list[str]]:
-    """Who trains, validates and tests, of people whose names are given in order."""
+    """Return the people for training, validation and testing; `names` are ordered."""
     testing = _selected(names, test or 0, seed, "test", shown)
     others = [name for name in names if name not in testing]
     if validation is None:
@@ -152,13 +152,13 @@ def divided(
 def images_of_people(
     path: str | Path, on_unreadable: OnUnreadable
 ) -> tuple[list[Entry], list[str]]:
-    """The images of a folder of people, who may have one each, and warnings about the others."""
+    """Return the images of a folder of people, also of those with one image, and warnings."""
     people = _read(path, on_unreadable, people_modality((1, 1), 3), min_images=1)
     return [entry for images in people.images.values() for entry in images], people.warnings
 
 
 def _without_twins(entries: list[Entry], root: str) -> tuple[list[Entry], list[str]]:
-    """The images without those that are under two people, and what to say of these."""
+    """Return the images without those of two people, and warnings about these."""
     by_content: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.verdict is not None:
@@ -201,7 +201,7 @@ def _selected(
 def _read(
     path: str | Path, on_unreadable: OnUnreadable, modality: ImageModality, min_images: int = 2
 ) -> _People:
-    """The people of a folder and their images, each of them decoded once."""
+    """Return the people of a folder and their images, each decoded once."""
     listing, shown = scan(Path(path).expanduser(), same_classes=False), printable(path)
     splits: dict[str, str] = {}
     for entry in listing.entries:

@@ -53,7 +53,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A volume as it is stored: values (channel, x, y, z), and an affine to the world in mm."""
+    """A volume as stored: values (channel, x, y, z), and an affine to the world in mm."""
 
     values: Num[np.ndarray, "c x y z"]
     affine: Num[np.ndarray, "4 4"]
@@ -61,7 +61,7 @@ class Scan:
 
 
 def is_scan(path: str | Path) -> bool:
-    """Whether this is named as a NIfTI file is, or is a folder with a DICOM file in it."""
+    """Whether this has the name of a NIfTI file, or is a folder with a DICOM file."""
     name = os.fspath(path)
     if os.path.isdir(name):
         return any(_is_dicom(entry.path) for entry in _files(name))
@@ -69,7 +69,7 @@ def is_scan(path: str | Path) -> bool:
 
 
 def stem_of(path: str | Path) -> str:
-    """A volume's name without what says its format."""
+    """Return a volume's name without the endings of its format."""
     name = os.path.basename(os.path.normpath(os.fspath(path)))
     for end in (".nii.gz", ".nii"):
         if name.lower().endswith(end):
@@ -78,15 +78,15 @@ def stem_of(path: str | Path) -> str:
 
 
 def files_of(path: str | Path) -> list[str]:
-    """The files that a volume is read from."""
+    """Return the files from which a volume is read."""
     name = os.fspath(path)
     return [entry.path for entry in _files(name)] if os.path.isdir(name) else [name]
 
 
 def read_scan(path: str | Path) -> Scan:
-    """Read a volume. UnreadableImage says why it is refused; OSError: it cannot be read.
+    """Read a volume. Raises UnreadableImage with the reason, or OSError.
 
-    RuntimeError: the extra that reads it is missing.
+    Raises RuntimeError if the extra for its format is not installed.
     """
     name = os.fspath(path)
     scan = _read_series(name) if os.path.isdir(name) else _read_nifti(name)
@@ -101,7 +101,7 @@ def read_scan(path: str | Path) -> Scan:
 
 
 def as_nifti(mask: UInt8[np.ndarray, "x y z"], placement: Placement) -> bytes:
-    """A mask as a compressed NIfTI file whose voxels lie where those of a volume do.
+    """Return a mask as a compressed NIfTI file in the space of a volume.
 
     The same mask gives the same bytes.
     """
@@ -164,7 +164,7 @@ def _read_nifti(name: str) -> Scan:
 
 @cache
 def _name_files_in_log() -> None:
-    """Have nibabel's warnings name the file that they are about."""
+    """Make nibabel's warnings name the file that they are about."""
     logging.getLogger("nibabel.global").addFilter(_with_file_name)
 
 
@@ -219,7 +219,7 @@ def _read_series(folder: str) -> Scan:
 
 
 def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
-    """UnreadableImage where slices of a series do not agree on what their values mean."""
+    """Raise UnreadableImage if slices of a series differ in the meaning of their values."""
     for key in ("RescaleIntercept", "RescaleSlope", "RescaleType", "Modality", _PHOTOMETRIC):
         by_value: dict[object, list[str]] = {}
         for name, header in slices:
@@ -237,7 +237,7 @@ def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
 
 
 def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, Any]]]:
-    """The affine of a series, and its slices in their order along it."""
+    """Return the affine of a series, and its slices in order."""
     series = {str(getattr(header, "SeriesInstanceUID", "")): name for name, header in slices}
     if len(series) > 1:
         one, other = sorted(series.values())[:2]
@@ -276,7 +276,7 @@ def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str
 
 
 def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
-    """UnreadableImage where slices are not equally far from each other."""
+    """Raise UnreadableImage if slices are not equally spaced."""
     gaps = np.diff(along)
     usual = float(np.median(gaps))
     for gap, name, next_name in zip(gaps.tolist(), names, names[1:]):
@@ -291,7 +291,7 @@ def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
 
 
 def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
-    """The values of one slice in their unit: Hounsfield, where it is of CT."""
+    """Return the values of one slice in their unit, such as Hounsfield units for CT."""
     if int(getattr(header, "SamplesPerPixel", 1)) != 1:
         raise UnreadableImage(f"{name} is in colours")
     try:
@@ -321,7 +321,7 @@ def _files(folder: str) -> list["os.DirEntry[str]"]:
 
 
 def _is_dicom(path: str) -> bool:
-    """By its content, four letters behind 128 bytes or else a first tag; or by its name."""
+    """Whether a file is DICOM, by its content (DICM at 128, or a first tag) or its name."""
     if os.path.basename(path) == "DICOMDIR":
         return False
     if path.lower().endswith((".dcm", ".ima")):

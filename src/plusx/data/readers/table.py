@@ -40,7 +40,7 @@ class Table(Listing):
         return self.multilabel
 
     def labels(self, entries: Sequence[Entry], classes: tuple[str, ...]) -> Labels:
-        """Class numbers (n,), or for several labels a row (n, k) of 0 and 1."""
+        """Return class numbers (n,), or for several labels rows (n, k) of 0 and 1."""
         if not self.multilabel:
             return super().labels(entries, classes)
         numbers = {name: number for number, name in enumerate(classes)}
@@ -52,7 +52,7 @@ class Table(Listing):
 
 
 def recognise_table(path: str) -> str:
-    """Why a path can be read by read_table; "" where it cannot."""
+    """Return why read_table can read a path, or ""."""
     columns = set(columns_of(path))
     if {"path", "label"} <= columns and not columns >= set(CORNERS):
         return "a CSV with the columns path and label"
@@ -60,7 +60,7 @@ def recognise_table(path: str) -> str:
 
 
 def table_splits(path: str | Path) -> tuple[str, ...]:
-    """The splits that a CSV names, whatever its labels are. Raises UserError with the row."""
+    """Return the splits in a CSV, whatever its labels are. Raises UserError with the row."""
     shown, root = printable(path), os.path.dirname(os.path.realpath(path))
     return own_splits(_entries(path, root, shown))
 
@@ -137,7 +137,7 @@ def _entries(path: str | Path, root: str, shown: str) -> list[Entry]:
 
 
 def _check_groups(entries: list[Entry], column: str, shown: str) -> None:
-    """UserError where a group is on two sides of a split."""
+    """Raise UserError if a group is in two splits."""
     first: dict[str, Entry] = {}
     for entry in entries:
         other = first.setdefault(entry.group, entry) if entry.group else entry
@@ -168,7 +168,7 @@ def _refuse_others(
 def _numbered(
     entries: list[Entry], shown: str, classes: tuple[str, ...] | None
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    """Entries whose labels are numbers, with the names of their classes."""
+    """Return entries with numbers as labels, and the names of their classes."""
     labels = {entry.label for entry in entries}
     distinct = {int(label) if _WHOLE.fullmatch(label) else label for label in labels}
     count = len(distinct) if classes is None else len(classes)

@@ -57,7 +57,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class Member(NamedTuple):
-    """One image of a tar file: where its bytes are, its class, and the verdict of decoding it."""
+    """One image of a tar file: its offset and size, its class, and its verdict."""
 
     name: str
     offset: int
@@ -67,7 +67,7 @@ class Member(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where the bytes of an image are."""
+    """The position of the bytes of an image."""
 
     file: str
     offset: int
@@ -132,20 +132,20 @@ class TarListing(Listing):
 
 
 def is_tar(path: str | Path) -> bool:
-    """Whether this names tar files: by its ending, or with a pattern in it."""
+    """Whether this is a tar file by its ending, or a pattern of several."""
     name = os.fspath(path)
     return name.endswith(".tar") and (glob.has_magic(name) or "{" in name or os.path.isfile(name))
 
 
 def recognise_tar(path: str) -> str:
-    """Why a path can be read by read_tar; "" where it cannot."""
+    """Return why read_tar can read a path, or ""."""
     return "tar files, by the ending .tar" if is_tar(path) else ""
 
 
 def expanded(pattern: str) -> list[str]:
-    """The files that a pattern names: *, ? and [ab] are searched, {000..146} and {a,b} counted.
+    """Return the files of a pattern: *, ? and [ab] are searched, {000..146} and {a,b} enumerated.
 
-    Raises UserError where there are none, or where one that is counted is missing.
+    Raises UserError if there are none, or an enumerated one is missing.
     """
     names = _spelled(os.path.expanduser(pattern))
     paths: list[str] = []
@@ -158,7 +158,7 @@ def expanded(pattern: str) -> list[str]:
 
 
 def _spelled(pattern: str) -> list[str]:
-    """The names that braces stand for."""
+    """Return the names that braces enumerate."""
     names = [pattern]
     while (braces := _BRACES.search(names[0])) is not None:
         text = braces[1]
@@ -178,7 +178,7 @@ def _spelled(pattern: str) -> list[str]:
 def read_tar(pattern: str | Path) -> TarListing:
     """Index tar files and decode every image once; both are cached until a file changes.
 
-    Raises UserError that names the file, and the member, where one is damaged or hostile.
+    Raises UserError with the file and the member if one is corrupt or malicious.
     """
     files, shown = expanded(os.fspath(pattern)), printable(pattern)
     root = os.path.commonpath([os.path.dirname(file) for file in files])
@@ -228,7 +228,7 @@ def _split_of(file: str) -> str:
 
 
 def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
-    """Classes by name; numbers count from 0 without gaps."""
+    """Return classes by name; numbers count from 0 without gaps."""
     if not all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names))
     numbers = sorted(map(int, names))
@@ -240,7 +240,7 @@ def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
 
 
 def _members(file: str, stamp: Stamp) -> list[Member]:
-    """The images of a tar file, each decoded once; cached until the file changes."""
+    """Return the images of a tar file, each decoded once; cached until the file changes."""
     terms = [_RULES, DEFAULT_LIMIT, *decoders(), stamp]
     cached: list[Member] | None = read_cache(file, "shard", terms, list[Member])
     if cached is not None:
@@ -261,7 +261,7 @@ def _members(file: str, stamp: Stamp) -> list[Member]:
 
 
 class _Headers:
-    """A file of which only headers are read: a member's name is not as long as a memory."""
+    """A file of which only headers are read, with a limit on the length of names."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -279,7 +279,7 @@ class _Headers:
 
 
 def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
-    """Name, offset, size and class of every image, in the order of the file."""
+    """Return name, offset, size and class of every image, in the order of the file."""
     shown = printable(file)
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
@@ -315,7 +315,7 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
 
 
 def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
-    """The members. UserError that names the file, whatever tarfile has to say of it."""
+    """Return the members. Raises UserError with the file for any error of tarfile."""
     try:
         # the stub is no whole file object, but all that tarfile asks for here
         with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]

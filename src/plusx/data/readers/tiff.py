@@ -1,4 +1,4 @@
-"""Reading images of many channels: TIFF, as bands of one page or as pages, and PNG."""
+"""Reading images with many channels: TIFF, as bands of one page or as pages, and PNG."""
 
 import io
 import logging
@@ -29,10 +29,10 @@ def read_bands(
     bands: Sequence[int] | None = None,
     limit: int = DEFAULT_LIMIT,
 ) -> Float32[np.ndarray, "c h w"]:
-    """A file's channels as stored: all, or these bands, counted from 1.
+    """Return a file's channels as stored: all, or these bands, counted from 1.
 
-    Raises UnreadableImage with the reason; OSError where the file cannot be read; RuntimeError
-    where tifffile is missing.
+    Raises UnreadableImage with the reason; OSError if the file cannot be read; RuntimeError if
+    tifffile is not installed.
     """
     stored = stored_bands(source, limit)
     count = len(stored)
@@ -46,7 +46,7 @@ def read_bands(
 
 
 def stored_bands(source: str | bytes, limit: int = DEFAULT_LIMIT) -> Num[np.ndarray, "c h w"]:
-    """All channels of a file, as stored. Raises as read_bands does."""
+    """Return all channels of a file as stored. Raises as read_bands does."""
     data = source if isinstance(source, bytes) else read_regular(source)
     if data.startswith(_TIFF):
         return _from_tiff(data, limit)
@@ -56,7 +56,7 @@ def stored_bands(source: str | bytes, limit: int = DEFAULT_LIMIT) -> Num[np.ndar
 
 
 def declared_nodata(data: bytes) -> float | None:
-    """The value that stands for no data, as GDAL's tag in a TIFF says; None where none is said."""
+    """Return the value of GDAL's nodata tag in a TIFF, or None."""
     if not data.startswith(_TIFF):
         return None
     import tifffile
@@ -95,7 +95,7 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
 
 
 def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
-    """The numbers of the axes in the order channels, height, width. Raises UnreadableImage."""
+    """Return the axes in the order channels, height, width. Raises UnreadableImage."""
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
         raise UnreadableImage(
             f"its axes are {axes} of {shape}, not one of channels and two of space"

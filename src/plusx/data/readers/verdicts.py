@@ -1,7 +1,7 @@
-"""Every file is decoded once before training, and the verdict is cached.
+"""Decoding of every file once before training, with cached verdicts.
 
 Verdicts are stored in the cache folder, never beside the data, with each file's size and times of
-change: a file that changes is decoded again, and any other is not even opened.
+change: a changed file is decoded again, any other is not opened.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
     verdict: Verdict | None = None  # of decoding it
 
     def name(self, root: str) -> str:
-        """Its name in messages: the path below root, with its row in a CSV."""
+        """Return the name for messages: the path below root, with its row in a CSV."""
         shown = printable(self.path, root)
         return shown if self.row is None else f"row {self.row} ({shown})"
 
@@ -58,10 +58,10 @@ class Entry(NamedTuple):
 def check_entries(
     entries: Iterable[Entry], root: str, on_unreadable: OnUnreadable, modality: Modality
 ) -> tuple[list[Entry], list[str]]:
-    """The entries that can be used, after decoding each of them, and warnings about the others.
+    """Decode all entries; return the usable ones, and warnings about the others.
 
-    UserError: files cannot be used and are not to be skipped, each named with the reason; or the
-    stated range of values fits none of them.
+    Raises UserError with the reasons if files are unusable and not skipped, or the stated range of
+    values fits none of them.
     """
     used, warnings = usable_entries(examined(list(entries), root, modality), root, on_unreadable)
     verdicts = [entry.verdict for entry in used if entry.verdict is not None]
@@ -73,7 +73,7 @@ def check_entries(
 def usable_entries(
     entries: Sequence[Entry], root: str, on_unreadable: OnUnreadable
 ) -> tuple[list[Entry], list[str]]:
-    """As check_entries, of entries that have been decoded."""
+    """Like check_entries, for entries that have been decoded."""
     used = [entry for entry in entries if entry.state == "used"]
     refused = [entry for entry in entries if entry.state == "refused"]
     warnings = []
@@ -98,13 +98,13 @@ def usable_entries(
 
 
 def listed(lines: Sequence[str]) -> str:
-    """The first lines of a list in a message, and how many more there are."""
+    """Return the first lines of a list for a message, and the number of the others."""
     more = f"; and {len(lines) - _NAMED:,} more" if len(lines) > _NAMED else ""
     return f"{'; '.join(lines[:_NAMED])}{more}"
 
 
 def examined(entries: list[Entry], root: str, modality: Modality) -> list[Entry]:
-    """The same entries with their verdicts; those that cannot be decoded are refused."""
+    """Return the entries with their verdicts; those that cannot be decoded are refused."""
     paths = [entry.path for entry in entries if entry.state == "used"]
     terms, what = modality.verdict_terms(), f"files-{modality.kind}"
     verdicts = summaries_of_files(paths, root, what, terms, modality.examine, Verdict)
@@ -127,12 +127,12 @@ def summaries_of_files(
     examine: Callable[[str], Result],
     kind: type[Result],
 ) -> dict[str, Result]:
-    """What `examine` returns for each path; cached until the file or `terms` change.
+    """Return the result of `examine` for each path; cached until the file or `terms` change.
 
-    kind: the type of a result, a NamedTuple of values that JSON can hold
+    kind: the type of a result, a NamedTuple of JSON-ready values
     """
-    known = read_cache(root, what, terms, dict[str, tuple[Stamp, kind]]) or {}  # type: ignore[valid-type]
-    cached: dict[str, tuple[Stamp, Result]] = dict(known)
+    stored = read_cache(root, what, terms, dict[str, tuple[Stamp, kind]]) or {}  # type: ignore[valid-type]
+    cached: dict[str, tuple[Stamp, Result]] = dict(stored)
     names = {path: os.path.relpath(path, root) for path in paths}
     stamps = {path: file_stamp(path) for path in names}
     results = {
@@ -151,7 +151,7 @@ def summaries_of_files(
 
 
 def in_threads(items: Sequence[Item], examine: Callable[[Item], Result]) -> Iterator[Result]:
-    """The results of `examine` for each of the items, in order, from threads."""
+    """Yield the results of `examine` for the items in order, computed in threads."""
     threads = min(_THREADS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="plusx-check")
     began = logged = time.monotonic()
@@ -167,13 +167,13 @@ def in_threads(items: Sequence[Item], examine: Callable[[Item], Result]) -> Iter
 
 
 def reason_of(error: UnreadableImage | OSError) -> str:
-    """Why a file cannot be used, in a few words."""
+    """Return a short reason for an unusable file."""
     strerror = getattr(error, "strerror", None)
     return f"cannot be read: {strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def file_stamp(path: str) -> Stamp | None:
-    """Size and times of change of a file; None if the file cannot be accessed."""
+    """Return size and times of change of a file; None if it cannot be accessed."""
     try:
         status = os.stat(path)
     except OSError:
@@ -182,16 +182,14 @@ def file_stamp(path: str) -> Stamp | None:
 
 
 def read_cache(path: str, what: str, terms: Terms, kind: Any) -> Any:
-    """The value that write_cache stored for a path under the same terms; None if there is none, or
-    none of the type `kind`.
-    """
+    """Return the value of type `kind` stored for a path under these terms, or None."""
     file = str(_cache_path(path, what))
     return _parsed_cache(file, file_stamp(file), json.dumps(terms), kind)
 
 
 @lru_cache(maxsize=4)  # the splits of a set have one cache
 def _parsed_cache(file: str, stamp: Stamp | None, terms: str, kind: Any) -> Any:
-    """The value in a file of the cache, which nobody may change; None as in read_cache."""
+    """Parse a file of the cache, which must not be modified; None as in read_cache."""
     try:
         cached = json.loads(store.read_bytes(file, _CACHE_LIMIT))
         if cached["terms"] != json.loads(terms):
@@ -202,7 +200,7 @@ def _parsed_cache(file: str, stamp: Stamp | None, terms: str, kind: Any) -> Any:
 
 
 def write_cache(path: str, what: str, terms: Terms, value: Any) -> None:
-    """Store a JSON value about a path, and the terms under which it holds."""
+    """Store a JSON value about a path, and the terms for which it is valid."""
     cache_path = _cache_path(path, what)
     try:
         store.make_folder(cache_path.parent)
@@ -213,7 +211,7 @@ def write_cache(path: str, what: str, terms: Terms, value: Any) -> None:
 
 
 def is_checked(root: str | Path) -> bool:
-    """Whether files of a data set at this root, a real path, were decoded here before."""
+    """Whether files of a data set at this real path were decoded here before."""
     path = _cache_path(os.fspath(root), "")
     return any(path.parent.glob(f"{path.stem}*"))
 

@@ -43,7 +43,7 @@ _LIMIT = 64 * 2**20
 
 
 def recognise_voc(path: str) -> str:
-    """Why a path can be read by read_voc; "" where it cannot."""
+    """Return why read_voc can read a path, or ""."""
     for _, images, notes in _folders(path):
         if first_file(notes, (".xml",)):
             return f"images in {printable(images, path)} and XML files in {printable(notes, path)}"
@@ -51,7 +51,7 @@ def recognise_voc(path: str) -> str:
 
 
 def read_voc(path: str) -> AnnotationIndex:
-    """Every image of the lists with its boxes. UserError where the folder has another layout."""
+    """Read every image of the lists with its boxes. Raises UserError for another layout."""
     shown, root = printable(path), os.path.realpath(path)
     index = AnnotationIndex(root)
     folders = _folders(root)
@@ -84,7 +84,7 @@ def read_voc(path: str) -> AnnotationIndex:
 
 
 def _folders(root: str) -> list[tuple[str, str, str]]:
-    """Split, folder of images and folder of annotations; "" is no split."""
+    """Return split ("" for none), folder of images and folder of annotations."""
     candidates = [("", images, notes) for images, notes in product(_IMAGES, _NOTES)]
     for name, split in SPLIT_NAMES.items():
         for images, notes in product(_IMAGES, _NOTES):
@@ -110,7 +110,7 @@ def _has_xml(folder: str) -> bool:
 
 
 def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[tuple[str, str]]]:
-    """The names in ImageSets/KIND by split, each with where it stands; trainval is cut later."""
+    """Return the names in ImageSets/KIND by split with their positions; trainval is split later."""
     folder = os.path.join(root, "ImageSets", kind)
     paths = {
         name: os.path.join(folder, f"{name}.txt")
@@ -142,7 +142,7 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
 
 
 def _without_ending(name: str) -> str:
-    """The name of an image in a list, which may be its file or its path."""
+    """Return the name of an image in a list, which may be a file or a path."""
     stem, ending = os.path.splitext(name)
     if ending.lower() not in (*ENDINGS, ".xml"):
         return name
@@ -202,7 +202,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _number(text: str | None) -> float:
-    """A number as it is written; not a number where none is."""
+    """Return a number as written, NaN if there is none."""
     try:
         return float(text or "nan")
     except ValueError:

@@ -64,8 +64,8 @@ _MASK_FOLDERS = {"images": "labels", "imagesTr": "labelsTr", "imagesTs": "labels
 class Reading:
     """How files become volumes.
 
-    classes     names of the numbers 0, 1, ... of masks
-    ignore      numbers of masks that are ignored
+    classes     names of the mask values 0, 1, ...
+    ignore      mask values that are ignored
     resample    whether volumes may have another spacing than the grid
     """
 
@@ -80,7 +80,7 @@ class Reading:
 
 
 class Case(NamedTuple):
-    """A volume, with its patient as `label`, and its mask; None where it has none.
+    """A volume, with its patient as `label`, and its mask, or None.
 
     channels: the files of its further channels
     """
@@ -95,7 +95,7 @@ class Case(NamedTuple):
 
 
 def recognise_volumes(path: str) -> str:
-    """Why a path can be read by list_cases; "" where it cannot."""
+    """Return why list_cases can read a path, or ""."""
     for folder in _case_folders(path) if os.path.isdir(path) else ():
         for name in _folders(folder) & _MASK_FOLDERS.keys():
             images = os.path.join(folder, name)
@@ -107,16 +107,16 @@ def recognise_volumes(path: str) -> str:
 
 
 def _case_folders(top: str) -> dict[str, str]:
-    """The folders that have volumes and masks, each with its split."""
+    """Yield the folders with volumes and masks, with their splits."""
     names = {name: split for name in sorted(_folders(top)) if (split := split_of(name))}
     return {os.path.join(top, name): split for name, split in names.items()} or {top: ""}
 
 
 def list_cases(root: str | Path, patient: str) -> list[Case]:
-    """Every volume below a root with its mask.
+    """Return every volume below a root with its mask.
 
-    A volume without a mask and a mask without a volume are refused where both are expected.
-    UserError: there is no such folder, no volume in it, or a patient is in two splits.
+    Where both are expected, volumes without masks and masks without volumes are refused. Raises
+    UserError if there is no such folder or no volume, or a patient is in two splits.
     """
     top, shown = os.path.abspath(os.path.expanduser(os.fspath(root))), printable(root)
     if not os.path.isdir(top):
@@ -143,7 +143,7 @@ def list_cases(root: str | Path, patient: str) -> list[Case]:
 
 
 def _within(case: Case, root: str) -> Case:
-    """The case, refused where one of its files is a link out of the root."""
+    """Return the case, refused if one of its files is a link out of the root."""
     entry = case.volume
     paths = [entry.path, *case.channels] if entry.state == "used" else []
     files = [file for path in paths for file in files_of(path)]
@@ -155,7 +155,7 @@ def _within(case: Case, root: str) -> Case:
 
 
 def read_volume(case: Case, reading: Reading) -> Volume:
-    """Read a volume and its mask, or take them from the cache. UnreadableImage, OSError."""
+    """Read a volume and its mask, or load them from the cache. Raises UnreadableImage, OSError."""
     entry, mask_path, channels = case
     files = [file for path in (entry.path, *channels) for file in files_of(path)]
     files += [] if mask_path is None else [mask_path]
@@ -178,7 +178,7 @@ def read_volume(case: Case, reading: Reading) -> Volume:
 
 
 def read_channels(paths: Sequence[str]) -> Scan:
-    """Read a volume whose channels are in one file or in several. UnreadableImage, OSError."""
+    """Read a volume from one file or one per channel. Raises UnreadableImage, OSError."""
     scan, *others = map(read_scan, paths)
     for path, other in zip(paths[1:], others):
         if other.values.shape != scan.values.shape or not np.allclose(other.affine, scan.affine):
@@ -190,7 +190,7 @@ def read_channels(paths: Sequence[str]) -> Scan:
 
 
 def further_channels(path: str, channels: int) -> list[str]:
-    """The files beside NAME_0000.nii.gz that hold the other channels of a volume."""
+    """Return the files of the other channels of a volume NAME_0000.nii.gz."""
     folder, (name, number) = os.path.dirname(path), _channel_of(stem_of(path))
     if number != 0 or channels == 1:
         return []
@@ -219,16 +219,16 @@ def class_names_of(root: str | Path) -> tuple[str, ...]:
 
 
 def _channel_of(stem: str) -> tuple[str, int | None]:
-    """NAME and 2 of NAME_0002; the number is None where there is none."""
+    """Return NAME and 2 for NAME_0002; the number is None if there is none."""
     match = re.fullmatch(r"(.+)_(\d{4})", stem)
     return (match[1], int(match[2])) if match else (stem, None)
 
 
 def prepared(scan: Scan, reading: Reading) -> Grid:
-    """A volume on the grid of the modality, its values between low and high.
+    """Return a volume on the grid of the modality, with values between low and high.
 
-    UnreadableImage: its values are not in the stated range, or hardly differ; its spacing is not
-    that of the grid where volumes are not resampled.
+    Raises UnreadableImage if its values are outside the stated range or hardly differ, or its
+    spacing is not that of the grid and volumes are not resampled.
     """
     modality, space = reading.modality, reading.space
     if len(scan.values) != modality.channels:
@@ -260,7 +260,7 @@ def prepared(scan: Scan, reading: Reading) -> Grid:
 
 
 def range_problem(values: Num[np.ndarray, "c x y z"], modality: VolumeModality) -> str | None:
-    """Why values are not what the recipe states; None where they are."""
+    """Return why values do not fit the range of the recipe, or None."""
     space, window = modality.space, (modality.low, modality.high)
     lowest, highest = float(values.min()), float(values.max())
     stated = f"the stated range, {space.range[0]:g} to {space.range[1]:g}"
@@ -278,9 +278,9 @@ def range_problem(values: Num[np.ndarray, "c x y z"], modality: VolumeModality) 
 
 
 def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x y z"]:
-    """The classes of a scan's voxels as they are stored, 255 where they are ignored.
+    """Return the classes of a scan's voxels as stored, 255 if ignored.
 
-    UnreadableImage: the mask is not of this scan, or has other values.
+    Raises UnreadableImage if the mask has another shape or space, or other values.
     """
     try:
         mask = read_scan(path)
@@ -315,7 +315,7 @@ def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x
 
 
 def mask_beside(path: str) -> str | None:
-    """The mask of a volume that lies in such a folder; None where there is none."""
+    """Return the mask file of a volume in the usual folders, or None."""
     folder, name = os.path.split(os.path.dirname(os.path.abspath(path)))
     masks = os.path.join(folder, _MASK_FOLDERS.get(name, name))
     if name not in _MASK_FOLDERS or not os.path.isdir(masks):
@@ -351,7 +351,7 @@ def _cases(folder: str, split: str, patient: str) -> Iterator[Case]:
 
 
 def _by_case(volumes: dict[str, str], masks: dict[str, str]) -> dict[str, list[str]]:
-    """The files of each volume: NAME_0000, NAME_0001, ... are channels where the mask is NAME."""
+    """Return the files of each volume: NAME_0000, NAME_0001, ... are channels of mask NAME."""
     cases: dict[str, list[str]] = {}
     for stem, path in volumes.items():
         name, number = _channel_of(stem)
@@ -361,7 +361,7 @@ def _by_case(volumes: dict[str, str], masks: dict[str, str]) -> dict[str, list[s
 
 
 def _scans(folder: str) -> dict[str, str]:
-    """The volumes directly in a folder, by their names."""
+    """Return the volumes directly in a folder, by name."""
     with os.scandir(folder) as entries:
         paths = sorted(entry.path for entry in entries if not entry.name.startswith("."))
     scans: dict[str, str] = {}
@@ -378,7 +378,7 @@ def _folders(folder: str) -> set[str]:
 
 
 def _patient(name: str, pattern: str) -> str:
-    """The patient of a volume: what the first group of a regular expression matches in its name."""
+    """Return the patient of a volume: the first group of a regular expression in its name."""
     if not pattern:
         return name
     match = re.search(pattern, name)
@@ -427,7 +427,7 @@ def _content_digest(files: Sequence[str], reading: Reading) -> str:
 
 
 def _sample(values: np.ndarray) -> np.ndarray:
-    """Evenly spread values, whose percentiles are those of all."""
+    """Return evenly spread values, for percentiles."""
     flat = values.reshape(-1)
     return flat[:: max(1, flat.size // _SAMPLE)]
 

@@ -119,10 +119,10 @@ def open_volumes(
 
 
 def scans_in(paths: Sequence[str | Path], channels: int = 1) -> list[str]:
-    """The volumes named, and those in the folders named, in the order of their names; of a volume
-    whose channels are in several files the first.
+    """Return the given volumes, and those in the given folders, ordered by name.
 
-    UserError: there is no such path, or no volume in it.
+    Of a volume with one file per channel only the first is returned. Raises UserError if a path
+    does not exist or has no volume.
     """
     scans: list[str] = []
     for name in paths:
@@ -147,7 +147,7 @@ def scans_in(paths: Sequence[str | Path], channels: int = 1) -> list[str]:
 def _edges(
     stated: tuple[float, float], window: tuple[float, float] | str | None
 ) -> tuple[float, float]:
-    """The values that become 0 and 1."""
+    """Return the values that become 0 and 1."""
     if window == "percentiles":
         return 0.0, 1.0
     low, high = stated if window is None or isinstance(window, str) else window
@@ -162,7 +162,7 @@ def _edges(
 def cases_of_split(
     cases: list[Case], split: str, validation: float | int | None, seed: int, shown: str
 ) -> list[Case]:
-    """The volumes of a split; the seed draws patients to validate where the data names none."""
+    """Return the volumes of a split; the seed chooses patients if the data defines no splits."""
     chosen, is_cut = entries_of_split(cases, split, validation, shown)
     if not is_cut:
         return chosen
@@ -176,7 +176,7 @@ def cases_of_split(
 
 
 def _first_spacing(entries: list[Entry], orientation: str) -> Spacing:
-    """The spacing of the first volume that can be read."""
+    """Return the spacing of the first readable volume."""
     reasons = []
     for entry in entries:
         if entry.state != "used":
@@ -190,7 +190,7 @@ def _first_spacing(entries: list[Entry], orientation: str) -> Spacing:
 
 
 def _read(case: Case, reading: Reading) -> tuple[Entry, Volume | None]:
-    """The volume, or its entry as refused."""
+    """Return the volume, or its entry as refused."""
     entry = case.volume
     if entry.state != "used":
         return entry, None

@@ -48,7 +48,7 @@ _NUMBER = re.compile(rb"\s*\d+(\.0+)?(\s+[-+.\deE]+){4,}\s*")
 
 
 def recognise_yolo(path: str) -> str:
-    """Why a path can be read by read_yolo, by names and the heads of two files; "" if it cannot."""
+    """Return why read_yolo can read a path, by names and two files, or ""."""
     descriptions = [path] if os.path.isfile(path) else _descriptions(path)
     for file in descriptions:
         if file.lower().endswith(_YAML) and _is_description(file):
@@ -100,7 +100,7 @@ def _descriptions(root: str) -> list[str]:
 
 
 def _is_description(path: str) -> bool:
-    """Whether the head of a YAML file has what a data.yaml has."""
+    """Whether the beginning of a YAML file is that of a data.yaml."""
     try:
         with open(path, "rb") as file:
             head = file.read(_LIMIT)
@@ -125,7 +125,7 @@ def _content(path: str, root: str) -> dict[str, Any]:
 
 
 def _names(content: dict[str, Any], root: str, shown: str) -> tuple[str, ...]:
-    """The names of the classes in their order; none where nothing names them."""
+    """Return the names of the classes in order; () if they are not defined."""
     names = content.get("names")
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
@@ -164,7 +164,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
-    """The images that a data.yaml lists, with their splits."""
+    """Return the images listed in a data.yaml, with their splits."""
     first: dict[str, str] = {}
     for name, split in SPLIT_NAMES.items():
         entries = content.get(name)
@@ -186,8 +186,9 @@ def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
 
 
 def _below(entry: str, folder: str, root: str) -> str | None:
-    """Where below the root a path of a data.yaml leads. Those of another machine, and those that
-    begin with .., are looked for by their last parts.
+    """Return where a path of a data.yaml leads below the root, or None.
+
+    Absolute paths of other machines, and paths with .., are searched by their last components.
     """
     entry = entry.replace("\\", "/")
     for text in (f"{folder}/{entry}", entry):
@@ -200,7 +201,7 @@ def _below(entry: str, folder: str, root: str) -> str | None:
 
 
 def _image_list(path: str, root: str) -> Iterator[str]:
-    """The images of a list, a path a line."""
+    """Yield the images of a list with one path per line."""
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             image = _below(line.strip(), "", root)
@@ -211,7 +212,7 @@ def _image_list(path: str, root: str) -> Iterator[str]:
 
 
 def _image_folders(root: str) -> Iterator[tuple[str, str]]:
-    """The folders of images where they usually lie, with their splits."""
+    """Yield the usual folders of images with their splits."""
     names = {name.lower(): name for name in os.listdir(root)} if os.path.isdir(root) else {}
     splits = [(name, split) for name, split in SPLIT_NAMES.items() if name in names]
     candidates: list[tuple[str, tuple[str, ...]]] = []
@@ -237,7 +238,7 @@ def _has_images(folder: str) -> bool:
 
 
 def _first_label(folder: str) -> str:
-    """The first label file of the images in a folder; "" where there is none, or it is no label."""
+    """Return the first label file for the images in a folder, or ""."""
     for name in sorted(os.listdir(folder)):
         path = _label_path(os.path.join(folder, name))
         if name.lower().endswith(ENDINGS) and os.path.isfile(path):
@@ -248,7 +249,7 @@ def _first_label(folder: str) -> str:
 
 
 def _label_path(image: str) -> str:
-    """The label file of an image: in labels, where the image is in images, or beside it."""
+    """Return the label file of an image: in labels, if it is in images, or beside it."""
     stem = os.path.splitext(image)[0]
     before, images, after = stem.rpartition(f"{os.sep}images{os.sep}")
     path = f"{before}{os.sep}labels{os.sep}{after}.txt"
@@ -258,7 +259,7 @@ def _label_path(image: str) -> str:
 def _read_labels(
     index: AnnotationIndex, images: list[tuple[str, str]], names: tuple[str, ...], shown: str
 ) -> None:
-    """Add the images with their boxes to the index, and its classes."""
+    """Add images with their boxes, and the classes, to the index."""
     missing: list[str] = []
     highest = -1
     for split, image in images:
@@ -279,11 +280,11 @@ def _read_labels(
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                place = f"{where}, line {number}"
+                line_name = f"{where}, line {number}"
                 try:
-                    label, box = _box(line, names, place)
+                    label, box = _box(line, names, line_name)
                 except UserError as error:
-                    index.problems.append(Problem(place, str(error)))
+                    index.problems.append(Problem(line_name, str(error)))
                     continue
                 highest = max(highest, label)
                 boxes.append(box)
@@ -302,7 +303,7 @@ def _read_labels(
 
 
 def _box(line: str, names: tuple[str, ...], where: str) -> tuple[int, BoxAnnotation]:
-    """The class of a line and its box. UserError: what is wrong with it."""
+    """Return the class and the box of a line. Raises UserError."""
     words = line.split()
     try:
         number, *values = (float(word) for word in words)
@@ -317,8 +318,8 @@ def _box(line: str, names: tuple[str, ...], where: str) -> tuple[int, BoxAnnotat
     if number != int(number if math.isfinite(number) else -1) or number < 0:
         raise UserError(f"the class {words[0]!r} is no number from 0")
     if names and number >= len(names):
-        known = f"0 to {len(names) - 1} ({', '.join(names[:10])}{', ...' * (len(names) > 10)})"
-        raise UserError(f"the class {int(number)} is none of {known}")
+        valid = f"0 to {len(names) - 1} ({', '.join(names[:10])}{', ...' * (len(names) > 10)})"
+        raise UserError(f"the class {int(number)} is none of {valid}")
     if not all(-_OVER <= value <= 1 + _OVER for value in values):
         raise UserError(
             f"{' '.join(words[1:5])}{' ...' * (count > 4)} are not from 0 to 1: fractions of the "
@@ -336,7 +337,7 @@ def _box(line: str, names: tuple[str, ...], where: str) -> tuple[int, BoxAnnotat
 
 
 def _mask(polygon: tuple[float, ...], size: Size) -> InstanceMask:
-    """The mask of a polygon whose corners are fractions of the image."""
+    """Return the mask of a polygon with corners as fractions of the image."""
     height, width = size
     corners = np.array(polygon) * ([width, height] * (len(polygon) // 2))
     return InstanceMask.of(segmentation_mask([corners.tolist()], size))

@@ -1,4 +1,4 @@
-"""Data sets with a name: published ones, and synthetic ones."""
+"""Data sets with a name: published and synthetic ones."""
 
 from collections.abc import Callable
 

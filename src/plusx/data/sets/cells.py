@@ -1,4 +1,4 @@
-"""The synthetic set `cells`: discs and rods that lie over each other, each with its mask.
+"""The synthetic set `cells`: overlapping discs and rods with instance masks.
 
 Every pixel is a function of split and index, so that the set is the same on every machine and for
 every seed of a run. A mask is the visible part of a cell; cells of which less than a third is
@@ -35,7 +35,7 @@ Image = UInt8[np.ndarray, "c h w"]
 def open_cells(
     split: str = "train", *, size: tuple[int, int] = (SIDE, SIDE), instances: bool = True
 ) -> Dataset:
-    """One split of the set: 400 images of 128 x 128 train, 100 validate and 100 test."""
+    """Open a split: 400 images of 128 x 128 for training, 100 for validation, 100 for testing."""
     split = as_split(split)
     images, rows, masks = [], [], []
     for name in COUNTS if split == "all" else (split,):
@@ -62,7 +62,7 @@ def _rendered(split: str) -> list[tuple[Image, np.ndarray, tuple[InstanceMask, .
 
 
 def rendered(split: int, index: int) -> tuple[Image, np.ndarray, tuple[InstanceMask, ...]]:
-    """One image, its boxes, and their masks."""
+    """Render one image; return it with its boxes and their masks."""
     rng = CounterRNG.of(split, 0, np.array([index]))
 
     def uniform(low: int | float, high: int | float, draw: int) -> float:
@@ -109,7 +109,7 @@ def _gradient(level: float, down: float, along: float) -> Float64[np.ndarray, "h
 def _radius(
     centre: tuple[float, float], axes: tuple[float, float], angle: float
 ) -> Float64[np.ndarray, "h w"]:
-    """0 at the centre of an ellipse, 1 on its rim, more outside."""
+    """Return 0 at the centre of an ellipse, 1 on its border, and more outside."""
     positions = np.arange(SIDE) + 0.5
     down, along = positions[:, None] - centre[0], positions[None] - centre[1]
     first = (along * np.cos(angle) + down * np.sin(angle)) / axes[0]
@@ -118,7 +118,7 @@ def _radius(
 
 
 def _noise(split: int, index: int, shape: tuple[int, ...]) -> Float64[np.ndarray, "c h w"]:
-    """Standard normal numbers (Box and Muller 1958)."""
+    """Return standard normal numbers (Box and Muller 1958)."""
     rng = CounterRNG.of(split, 1 + index, np.arange(int(np.prod(shape))))
     radius = np.sqrt(-2 * np.log(1 - rng.uniform(draw=0)))
     return (radius * np.cos(2 * np.pi * rng.uniform(draw=1))).reshape(shape)

@@ -1,4 +1,4 @@
-"""Where published files lie, and fetching them: checked, whole or not at all."""
+"""The folders of published files, and their download with checks."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from plusx import store
 
 @dataclass(frozen=True)
 class Download:
-    """A published file: its address, its digest ("sha256:..." or "md5:..."), bytes at most."""
+    """A published file: address, digest ("sha256:..." or "md5:..."), maximum size in bytes."""
 
     address: str
     digest: str
@@ -27,7 +27,7 @@ class Download:
 
 
 def places() -> list[Path]:
-    """The folders in which a published set is looked for, in order."""
+    """Return the folders in which a published set is searched, in order."""
     folder = os.environ.get("PLUSX_DATA")
     return [
         *([Path(folder).expanduser()] if folder else []),
@@ -37,19 +37,19 @@ def places() -> list[Path]:
 
 
 def located(path: str | Path) -> Path:
-    """Where a path of a recipe leads: as it stands, else below one of `places`, if it is there."""
+    """Return the path of a recipe as it is, or else below one of `places`, if it exists there."""
     relative = Path(path).expanduser()
     if relative.is_absolute() or os.path.lexists(relative):
         return relative
-    paths = (place / relative for place in places())
+    paths = (folder / relative for folder in places())
     return next((path for path in paths if os.path.lexists(path)), relative)
 
 
 def fetch(item: Download, folder: Path) -> Path:
     """Download a file into `folder`, which is created.
 
-    Raises OSError that names the address, and where to put the file by hand, if the download fails
-    or is not the published file; nothing is kept then.
+    Raises OSError, with the address and the path for a file downloaded by hand, if the download
+    fails or is not the published file; nothing is kept then.
     """
     target = folder / item.name
     data = store.download(item.address, item.digest, item.most_bytes, target)

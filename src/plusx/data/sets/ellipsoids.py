@@ -1,9 +1,9 @@
-"""The synthetic set `ellipsoids`: volumes of ellipsoids in noise, the same for everybody.
+"""The synthetic set `ellipsoids`: noisy volumes with ellipsoids, the same on every machine.
 
-A scan of 64 x 64 x 64 mm in 32 slices of 2 mm: three to five ellipsoids a little brighter than
-what is around them, noise of more than that in every voxel, and a shading that varies slowly, as
-of the coils of an MR scanner. A threshold does not find them: the best one has a Dice of 0.60 at
-most, which a test measures.
+A scan of 64 x 64 x 64 mm in 32 slices of 2 mm: three to five ellipsoids a little brighter than the
+background, noise of a larger amplitude in every voxel, and slowly varying shading, as of the coils
+of an MR scanner. A threshold cannot segment them: the best one has a Dice of at most 0.60, which a
+test checks.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ def open_ellipsoids(
     patches: int,
     foreground: float,
 ) -> Dataset:
-    """72 patients to train on, of which 12 validate, and 24 to test on; one volume each.
+    """Open a split: 72 patients for training, 12 of them for validation, and 24 for testing.
 
-    validation  a share (below 1) or a number of patients, drawn by the seed; None: the last 12
-    patch       voxels a dimension that a network sees at a time
-    patches     that an epoch takes of each volume
-    foreground  the share of them that hold a voxel of an ellipsoid
+    validation  a fraction (below 1) or a number of patients, chosen by the seed; None: the last 12
+    patch       voxels per dimension of the network's input
+    patches     per volume in an epoch
+    foreground  fraction of patches with a voxel of an ellipsoid
     """
     train = np.arange(_COUNTS["train"])
     held = train[-_HELD_OUT:]
@@ -53,7 +53,7 @@ def open_ellipsoids(
         "test": [("test", number) for number in range(_COUNTS["test"])],
         "all": [(part, number) for part, count in _COUNTS.items() for number in range(count)],
     }[split]
-    volumes = [made(part, number) for part, number in numbers]
+    volumes = [make_volume(part, number) for part, number in numbers]
     masks = VolumeMasks(volumes, len(CLASSES))
     return Dataset(
         name="ellipsoids",
@@ -75,8 +75,8 @@ def open_ellipsoids(
     )
 
 
-def made(part: str, number: int) -> Volume:
-    """One of the volumes, with its mask."""
+def make_volume(part: str, number: int) -> Volume:
+    """Return one volume with its mask."""
     random = np.random.Generator(np.random.Philox(key=[_SEEDS[part], number]))
     mask = _ellipsoids(random)
     coarse = random.uniform(-1, 1, (4, 4, 4)).astype(np.float32)
@@ -90,7 +90,7 @@ def made(part: str, number: int) -> Volume:
 
 
 def _ellipsoids(random: np.random.Generator) -> Classes:
-    """Where three to five ellipsoids with axes of any direction lie."""
+    """Return the mask of three to five randomly oriented ellipsoids."""
     centres = np.stack(
         np.meshgrid(*((np.arange(n) + 0.5) * mm for n, mm in zip(SHAPE, SPACING)), indexing="ij"),
         -1,

@@ -1,7 +1,7 @@
-"""The published sets that have a name: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100.
+"""The published data sets digits, Fashion-MNIST, CIFAR-10 and CIFAR-100.
 
-Each is an official training part and an official test part. Validation is cut from the training
-part: by default its last 5,000 images, as in He et al. 2015 (section 4.2).
+Each has an official training and test part. Validation images are held out of the training part: by
+default the last 5,000, as in He et al. 2015 (section 4.2).
 """
 
 import gzip
@@ -130,10 +130,10 @@ FASHION_MNIST = Idx(
 
 
 def open_digits(split: Split, validation: Validation, seed: int) -> Dataset:
-    """The digits of scikit-learn: 1,797 scans of 8 x 8 in 10 classes (Alpaydin and Kaynak 1998).
+    """Open the digits of scikit-learn: 1,797 scans of 8 x 8 (Alpaydin and Kaynak 1998).
 
-    They have no official split. Ours is stratified and the same for every seed: 1,200 train,
-    300 validate, 297 test; another `validation` is drawn from the first 1,500 by the seed.
+    There is no official split. The default is stratified and the same for every seed: 1,200 train,
+    300 validation, 297 test; another `validation` is taken from the first 1,500 by the seed.
     """
     table = _digits_table()
     pixels = table[:, :-1].reshape(-1, 1, 8, 8)
@@ -163,9 +163,9 @@ def open_digits(split: Split, validation: Validation, seed: int) -> Dataset:
 
 
 def _digits_table() -> np.ndarray:
-    """scikit-learn's digits: 64 pixels of 0 to 16 and the label, a row each.
+    """Return scikit-learn's digits: rows of 64 pixels of 0 to 16 and the label.
 
-    Its file is read directly, for importing scikit-learn takes more than a second.
+    Its file is read directly, since importing scikit-learn takes more than a second.
     """
     package = find_spec("sklearn")
     assert package is not None
@@ -175,7 +175,7 @@ def _digits_table() -> np.ndarray:
 
 
 def open_cifar(cifar: Cifar, split: Split, validation: Validation) -> Dataset:
-    """A CIFAR set from where it lies, else from its checked archive, else downloaded."""
+    """Open a CIFAR set from its folder or archive; else download it."""
     folder = _cifar_folder(cifar)
 
     def read(names: tuple[str, ...], records: int) -> Part:
@@ -194,12 +194,12 @@ def open_cifar(cifar: Cifar, split: Split, validation: Validation) -> Dataset:
 
 def _cifar_folder(cifar: Cifar) -> Path:
     names = (*cifar.train, *cifar.test)
-    for place in places():
-        for folder in (place / cifar.folder, place / cifar.name / cifar.folder):
+    for root in places():
+        for folder in (root / cifar.folder, root / cifar.name / cifar.folder):
             if all((folder / name).is_file() for name in names):
                 return folder
     target = store.cache_folder() / "data" / cifar.folder
-    archives = [place / cifar.archive.name for place in places()]
+    archives = [root / cifar.archive.name for root in places()]
     archive = next((path for path in archives if path.is_file()), None)
     archive = archive or fetch(cifar.archive, target.parent)
     data = archive.read_bytes()
@@ -229,7 +229,7 @@ def _read_cifar(path: Path, cifar: Cifar, records: int) -> Part:
 
 
 def open_idx(idx: Idx, split: Split, validation: Validation) -> Dataset:
-    """A set of IDX files from where they lie, else downloaded and checked."""
+    """Open a set of IDX files from their folder; else download them."""
     folder = _idx_folder(idx)
 
     def read(images: Download, labels: Download, count: int) -> Part:
@@ -245,7 +245,7 @@ def open_idx(idx: Idx, split: Split, validation: Validation) -> Dataset:
 
 
 def _idx_folder(idx: Idx) -> Path:
-    below = [place / name for place in places() for name in idx.folders]
+    below = [root / name for root in places() for name in idx.folders]
     for folder in (*below, *idx.elsewhere):
         if all((folder / item.name).is_file() for item in idx.files):
             return folder
@@ -257,7 +257,7 @@ def _idx_folder(idx: Idx) -> Path:
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The uint8 numbers of a gzipped IDX file that must have this shape."""
+    """Read the uint8 numbers of a gzipped IDX file, which must have this shape."""
     header = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
     size = len(header) + math.prod(shape)
     try:
@@ -293,7 +293,7 @@ def _dataset(
     train: Part | None,
     test: Part | None,
 ) -> Dataset:
-    """One split of an official training part, whose last samples validate, and a test part."""
+    """Return a split of an official training part, whose last samples validate, and a test part."""
     parts = [] if test is None else [test]
     if train is not None and split != "all":
         images, labels = train

@@ -1,8 +1,7 @@
-"""Synthetic sets: the same pixels for everybody, and nothing to download.
+"""Synthetic data sets, with the same pixels on every machine.
 
-Mosaics put four images of CIFAR-10 together; an image shows as many classes as its parts do.
-Bands are images of 13 bands of 16 bits, as satellites take them, whose class lies in one of the
-bands alone.
+Mosaics are 2 x 2 images of CIFAR-10, with the classes of all four. Bands are images of 13 bands of
+16 bits, as of satellites, with the class in only one of the bands.
 """
 
 from collections.abc import Sequence
@@ -30,11 +29,10 @@ _SEEDS = {"train": 1, "test": 2}
 
 
 def open_mosaics(split: Split, validation: Validation, seed: int) -> Dataset:
-    """Mosaics of 2 x 2 images of CIFAR-10, 64 x 64, and which of its classes appear in each.
+    """Open mosaics of 2 x 2 images of CIFAR-10, 64 x 64, labelled with the classes in each.
 
-    Every image stands in one mosaic, with three others of its own split. `validation` counts
-    mosaics; None is those of the last 5,000 training images, 1,250. They are the same for every
-    seed.
+    Every image is in one mosaic, with three others of its own split. `validation` counts mosaics;
+    None is 1,250, of the last 5,000 training images. They are the same for every seed.
     """
     held = validation
     if held is not None:
@@ -61,11 +59,11 @@ def open_mosaics(split: Split, validation: Validation, seed: int) -> Dataset:
 
 
 def open_bands(split: Split, validation: Validation, seed: int) -> Dataset:
-    """Images of 13 bands, 32 x 32, from 0 to 10,000: stripes of one of six directions in band 8.
+    """Open images of 13 bands, 32 x 32, from 0 to 10,000: stripes of six directions in band 8.
 
-    Every band has stripes of its own, a brightness that changes slowly, and noise; only those of
-    band 8 run as the class says, so that any twelve other bands tell nothing. 2,000 train, 400
-    validate, 600 test; another `validation` is cut from the end of the 2,400. They are the same
+    Every band has its own stripes, slowly varying brightness and noise; only the direction in band
+    8 depends on the class, so that the other twelve bands contain no information. 2,000 train, 400
+    validation, 600 test; another `validation` is taken from the end of the 2,400. They are the same
     for every seed.
     """
     parts = []
@@ -90,7 +88,7 @@ def open_bands(split: Split, validation: Validation, seed: int) -> Dataset:
 
 
 def _striped(part: str) -> tuple[Int16[np.ndarray, "n c h w"], np.ndarray]:
-    """The images and class numbers of one part."""
+    """Return the images and class numbers of one part."""
     random, count = np.random.Generator(np.random.PCG64(_SEEDS[part])), _COUNTS[part]
     labels = random.permutation(np.arange(count) % len(_ANGLES)).astype(np.int64)
     turns = random.integers(0, len(_ANGLES), (count, BANDS))
@@ -102,7 +100,7 @@ def _striped(part: str) -> tuple[Int16[np.ndarray, "n c h w"], np.ndarray]:
 
 
 def _rendered(random: np.random.Generator, turns: np.ndarray) -> Int16[np.ndarray, "n c h w"]:
-    """Images whose bands have stripes that run as `turns` (n, c) says, as indices of _ANGLES."""
+    """Return images with stripes in the directions `turns` (n, c), indices of _ANGLES."""
     shape = (*turns.shape, 1, 1)
     angle = np.deg2rad(np.array(_ANGLES, np.float32))[turns].reshape(shape)
     length = random.uniform(4, 8, shape).astype(np.float32)  # pixels from stripe to stripe
@@ -116,7 +114,7 @@ def _rendered(random: np.random.Generator, turns: np.ndarray) -> Int16[np.ndarra
 
 
 def _slow(random: np.random.Generator, shape: tuple[int, ...]) -> Float32[np.ndarray, "n c h w"]:
-    """Random fields that change over eight pixels."""
+    """Return random fields that vary over eight pixels."""
     coarse = torch.from_numpy(random.standard_normal((*shape, 5, 5), np.float32))
     fine = F.interpolate(coarse, size=(_SIDE, _SIDE), mode="bicubic", align_corners=True)
     return fine.numpy()

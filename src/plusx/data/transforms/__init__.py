@@ -1,1 +1,1 @@
-"""What is done to samples on their way to a network: one language of words for all modalities."""
+"""Transforms of samples: a language of words of augmentation for all modalities."""

@@ -19,8 +19,8 @@ class PatchSampler:
     """Takes a patch of a volume and its mask; a smaller volume is padded at the end.
 
     size: voxels per dimension (depth, height, width)
-    foreground: the fraction of patches with a voxel of a class other than the first
-    low: the value of padding; masks are IGNORE_INDEX there
+    foreground: fraction of patches with a voxel of a class other than the first
+    low: value of the padding; masks are IGNORE_INDEX there
     """
 
     size: tuple[int, int, int]

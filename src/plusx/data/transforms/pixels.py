@@ -1,4 +1,4 @@
-"""The augmentations that act on a batch of normalised images, in place, on any device.
+"""The augmentations of batches of normalised images, in place, on any device.
 
 Each takes pixels (n, c, h, w), the word and the random numbers of the n samples.
 """

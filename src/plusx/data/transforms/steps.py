@@ -27,10 +27,10 @@ Integers = Int64[np.ndarray, "n"]
 
 
 def resample(images: Num[Tensor, "*n c h w"], size: tuple[int, int]) -> Num[Tensor, "*n c y x"]:
-    """Images at (height, width), bilinear with antialiasing; whole numbers are rounded.
+    """Resize images to (height, width), bilinear with antialiasing; integers are rounded.
 
-    Bytes go through torch's own kernel for them, which differs from Pillow's by one level in a few
-    of a thousand pixels.
+    Bytes use torch's own kernel, which differs from Pillow's by one level in a few of a thousand
+    pixels.
     """
     if tuple(images.shape[-2:]) == tuple(size):
         return images
@@ -63,7 +63,7 @@ def resample_pixels(
 
 
 class Rectangles(NamedTuple):
-    """Of n images a window of (heights, widths) at (tops, lefts)."""
+    """For each of n images a window of (heights, widths) at (tops, lefts)."""
 
     tops: Integers
     lefts: Integers
@@ -72,7 +72,7 @@ class Rectangles(NamedTuple):
 
 
 def random_windows(rng: CounterRNG, heights: Integers, widths: Integers) -> Rectangles:
-    """As torchvision's RandomResizedCrop: the first window that fits of 10, else the middle."""
+    """Return the windows of torchvision's RandomResizedCrop: the first that fits of 10."""
     tops, lefts, tall, wide = (np.zeros(len(heights), np.int64) for _ in range(4))
     for attempt in range(0, 40, 4):
         area = heights * widths * rng.uniform(0.08, 1.0, attempt)
@@ -95,7 +95,7 @@ def random_windows(rng: CounterRNG, heights: Integers, widths: Integers) -> Rect
 
 
 def random_window(rng: SampleRNG, height: int, width: int) -> tuple[int, int, int, int]:
-    """The window of one image as random_windows has it: top, left, height and width."""
+    """Return the window of one image as random_windows: top, left, height and width."""
     for attempt in range(0, 40, 4):
         area = height * width * rng.uniform(0.08, 1.0, attempt)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), attempt + 1))
@@ -140,7 +140,7 @@ Step = Callable[[Sample, Word, SampleRNG, Setting], Sample]
 
 
 def fit(sample: Sample, size: Size) -> Sample:
-    """The whole image, scaled with its aspect ratio so that it just fits into (height, width)."""
+    """Resize the whole image with its aspect ratio to fit into (height, width)."""
     height, width = sample.size
     ratio = min(size[0] / height, size[1] / width)
     new = max(1, min(size[0], round(height * ratio))), max(1, min(size[1], round(width * ratio)))
@@ -184,7 +184,7 @@ def _nearest(masks: UInt8[Tensor, "p h w"], size: Size, keep_all: bool) -> UInt8
 
 
 def _clip(boxes: np.ndarray, size: Size) -> Float32[np.ndarray, "m 6"]:
-    """Boxes clipped to the image."""
+    """Clip boxes to the image."""
     boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, size[1])
     boxes[:, [1, 3]] = boxes[:, [1, 3]].clip(0, size[0])
     return boxes
@@ -196,7 +196,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _drop_cut_boxes(sample: Sample, areas: np.ndarray) -> Sample:
-    """Boxes clipped to the image, without those of which too little is left. `areas`: before."""
+    """Clip boxes to the image; drop those with too little left. `areas`: before clipping."""
     if sample.boxes is None:
         return sample
     boxes, masks = _clip(sample.boxes, sample.size), sample.masks
@@ -210,7 +210,7 @@ def _drop_cut_boxes(sample: Sample, areas: np.ndarray) -> Sample:
 
 
 def window(sample: Sample, top: int, left: int, size: Size) -> Sample:
-    """The window of that size at (top, left); outside the image it is black."""
+    """Return the window of this size at (top, left); black outside of the image."""
     height, width = size
     image: Any
     if isinstance(sample.input, Image.Image):
@@ -249,14 +249,14 @@ def _fit(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample
 
 
 def _stretch(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """The whole image at the size, whatever its aspect ratio."""
+    """Resize the whole image to the size, whatever its aspect ratio."""
     assert setting.size is not None
     (height, width), sample = setting.size, sample.as_tensor()
     return _scaled(sample, (height, width), height / sample.size[0], width / sample.size[1])
 
 
 def _center_crop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """The shorter side to size / crop_fraction, then the central window."""
+    """Resize the shorter side to size / crop_fraction, then crop the centre."""
     assert setting.size is not None
     height, width = (round(side / setting.crop_fraction) for side in setting.size)
     image = covering(sample.pillow, height, width, setting.interpolation)
@@ -266,7 +266,7 @@ def _center_crop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -
 def covering(
     image: Image.Image, height: int, width: int, interpolation: str = "bilinear"
 ) -> Image.Image:
-    """An image scaled so that it just covers (height, width); sides are rounded down."""
+    """Resize an image to just cover (height, width); sides are rounded down."""
     image = _shortened(image)
     if height * image.width >= width * image.height:
         width = height * image.width // image.height
@@ -276,7 +276,7 @@ def covering(
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """A very long image is cropped to its middle, so that scaling it cannot fill the memory."""
+    """Crop a very long image to its middle, so that resizing it cannot exhaust the memory."""
     longest = _LONGEST * min(image.size)
     if max(image.size) <= longest:
         return image
@@ -336,7 +336,7 @@ def _shrink(window: Size, size: Size) -> int:
 
 
 def _resize(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """The shorter side to a number of pixels; the longer side is rounded down."""
+    """Resize the shorter side to a number of pixels; the longer side is rounded down."""
     assert word.side is not None
     if isinstance(sample.input, Image.Image):
         sample = replace(sample, input=_shortened(sample.input))
@@ -374,7 +374,7 @@ def _zoom(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sampl
 
 
 def _mirrored(sample: Sample, axis: int) -> Sample:
-    """Mirrored along an axis: -1 columns, -2 rows, -3 slices."""
+    """Mirror along an axis: -1 columns, -2 rows, -3 slices."""
     image: Any
     if isinstance(sample.input, Image.Image):
         flip = Image.Transpose.FLIP_LEFT_RIGHT if axis == -1 else Image.Transpose.FLIP_TOP_BOTTOM
@@ -408,7 +408,7 @@ def _dflip(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Samp
 
 
 def _rot90(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """Rotated by 0, 90, 180 or 270 degrees to the left."""
+    """Rotate by 0, 90, 180 or 270 degrees counterclockwise."""
     turns, sample = rng.below(4, 0), sample.as_tensor()
     boxes, (height, width) = sample.boxes, sample.size[-2:]
     for _ in range(turns if boxes is not None else 0):
@@ -478,7 +478,7 @@ def _grayscale(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> 
 
 
 def _policy(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """A policy of torchvision, seeded from the sample's random numbers."""
+    """Apply a policy of torchvision, seeded from the sample's random numbers."""
     from torchvision.transforms import v2
 
     assert setting.size is not None

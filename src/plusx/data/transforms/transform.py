@@ -1,4 +1,4 @@
-"""A sentence of augmentation, compiled for one data set."""
+"""`Transform`: a sentence of augmentation, compiled for one data set."""
 
 from dataclasses import dataclass
 
@@ -22,12 +22,12 @@ from plusx.errors import UserError
 class Transform:
     """Turns stored samples into inputs that are not yet normalised.
 
-    words: the steps in order; where no word resizes, a first one is added that does
+    words: the steps in order; if no word resizes, a first step that does is added
     final: (height, width) of outputs; None: they differ, and batches are padded
     batched: whether all words only move windows on images of one size
     annotated: whether samples have boxes or masks, so that inputs may be padded
-    stretched: whether inputs are resized as they are read
-    pillow: whether words act on Pillow images where the result differs from that on tensors
+    stretched: whether inputs are resized when they are read
+    pillow: whether words act on Pillow images, if the result differs from that on tensors
     """
 
     words: tuple[Word, ...]
@@ -40,7 +40,7 @@ class Transform:
     patches: PatchSampler | None = None
 
     def begin(self, sample: Sample) -> Sample:
-        """The part that is the same in every epoch."""
+        """Apply the part that is the same in every epoch."""
         if self.annotated:
             sample = sample.as_tensor()
             if self.words and self.words[0].kind == "fit":
@@ -51,7 +51,7 @@ class Transform:
         return sample
 
     def augment(self, sample: Sample, rng: SampleRNG) -> Sample:
-        """The random part, applied to the output of `begin`."""
+        """Apply the random part to the output of `begin`."""
         if self.patches is not None:
             sample = self.patches(sample, rng)
         for number, word in enumerate(self.words):
@@ -74,12 +74,11 @@ class Transform:
 def image_transform(
     words: tuple[Word, ...], text: str, setting: Setting, beginning: str, stored: bool
 ) -> Transform:
-    """The transform of images without boxes or masks.
+    """Return the transform of images without boxes or masks.
 
     beginning: "center_crop" or "stretch", the first step if no word resizes
-    stored: whether images are stored at the size already, as sets in memory are
-
-    UserError: the sentence crops more than there is, or leaves images of different shapes.
+    stored: whether images are stored at the final size, as data sets in memory are
+    Raises UserError if the sentence crops more than there is, or images get different shapes.
     """
     size = setting.size
     assert size is not None
@@ -119,9 +118,9 @@ def image_transform(
 
 
 def annotated_transform(words: tuple[Word, ...], text: str, setting: Setting) -> Transform:
-    """The transform of images with boxes or masks; setting.size None leaves them at their size.
+    """Return the transform of images with boxes or masks; setting.size None keeps their size.
 
-    UserError: the sentence has a word that acts on pixels alone.
+    Raises UserError if the sentence has a word that acts only on pixels.
     """
     size = final = setting.size
     for number, word in enumerate(words, 1):

@@ -1,7 +1,7 @@
 """pad, crop, flip and vflip of a whole batch: each word moves a window on the stored images.
 
-The pixels are read once, after all words. Outside the image, and outside a window that an earlier
-word has cropped, a window is black.
+Pixels are read once, after all words. Windows are black outside of the image, and outside of an
+earlier crop.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ Booleans = Bool[np.ndarray, "n"]
 class Windows:
     """A window of `size` (height, width) for each of n samples, and whether it is flipped.
 
-    Visible are rows `ends[0]` to `ends[1]` and columns `ends[2]` to `ends[3]` (exclusive) of the
-    stored image; the rest of the window is black.
+    Rows `ends[0]` to `ends[1]` and columns `ends[2]` to `ends[3]` (exclusive) of the stored image
+    are visible; the rest of the window is black.
     """
 
     size: Size
@@ -38,7 +38,7 @@ class Windows:
 
     @classmethod
     def whole(cls, count: int, size: Size) -> "Windows":
-        """The whole of each of `count` images of that size."""
+        """Return the whole of each of `count` images of this size."""
         zeros, no = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         ends = (zeros, zeros + size[0], zeros, zeros + size[1])
         return cls(size, zeros, zeros, no, no, ends)
@@ -95,7 +95,7 @@ WINDOW_STEPS: dict[str, Callable[[Windows, Word, CounterRNG, Size], Windows]] = 
 def gather(
     images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
 ) -> Num[Tensor, "n c h w"]:
-    """The windows of the images at `indices`, on the images' device."""
+    """Return the windows of the images at `indices`, on the images' device."""
     if images.device.type == "cpu":
         return _gather_by_copy(images, indices, windows)
     return gather_by_index(images, indices, windows)
@@ -104,7 +104,7 @@ def gather(
 def _gather_by_copy(
     images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
 ) -> Num[Tensor, "n c h w"]:
-    """As gather: copies each window's rows, then flips those that are flipped."""
+    """Like gather: copies each window's rows, then flips."""
     height, width = windows.size
     top, bottom, left, right = windows.ends
     stored = images.numpy()
@@ -132,7 +132,7 @@ def _gather_by_copy(
 def gather_by_index(
     images: Num[Tensor, "m c y x"], indices: Int64[np.ndarray, "n"], windows: Windows
 ) -> Num[Tensor, "n c h w"]:
-    """As gather: by advanced indexing, which takes few kernels on a GPU."""
+    """Like gather: by advanced indexing, which needs few kernels on a GPU."""
     height, width = windows.size
     rows = _along(windows.tops, height, windows.flipped)
     columns = _along(windows.lefts, width, windows.mirrored)
@@ -151,6 +151,6 @@ def gather_by_index(
 
 
 def _along(begins: Integers, length: int, reversed_: Booleans) -> Int64[np.ndarray, "n length"]:
-    """The coordinates (n, length) of the windows' pixels along one side, in output order."""
+    """Return the coordinates (n, length) of the windows' pixels along one side, in output order."""
     steps = np.arange(length)
     return begins[:, None] + np.where(reversed_[:, None], steps[::-1], steps)

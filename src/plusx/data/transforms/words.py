@@ -122,13 +122,13 @@ def _word(
     match = re.match(r"rot90|[a-z]*", token)
     assert match is not None
     kind, value = match.group(), token[match.end() :]
-    known = [word for word in VOCABULARY if allowed is None or word in allowed]
+    available = [word for word in VOCABULARY if allowed is None or word in allowed]
     if kind not in VOCABULARY:
-        close = difflib.get_close_matches(kind or token, known, 1, 0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"the words are {', '.join(known)}"
+        close = difflib.get_close_matches(kind or token, available, 1, 0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"the words are {', '.join(available)}"
         raise error_at(sentence, number, token, f"no such word, {hint}")
-    if kind not in known:
-        reason = f"not available for {inputs}; their words are {', '.join(known)}"
+    if kind not in available:
+        reason = f"not available for {inputs}; their words are {', '.join(available)}"
         raise error_at(sentence, number, token, reason)
     pattern, can_be_left_out, example = VOCABULARY[kind]
     if not (re.fullmatch(pattern, value) if value else can_be_left_out):
