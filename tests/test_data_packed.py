@@ -399,7 +399,9 @@ def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -
     source = open_data(tmp_path / "x.plusx", split="all")
     assert len(source) == 12
     assert any("dog/0.jpg" in notice for notice in source.warnings)
-    assert any("9 pixels on a side, the network sees 224" in notice for notice in source.warnings)
+    assert any(
+        "9 pixels per side, the network's input has 224" in notice for notice in source.warnings
+    )
     with pytest.raises(ValueError, match="is decoded already"):
         open_data(tmp_path / "x.plusx", decoder="simplejpeg")
 

@@ -242,7 +242,7 @@ def test_the_folders_of_imagenet_are_its_classes_in_their_order(tmp_path: Path) 
     figures = evaluate(load_weights_as("resnet20", str(file)), data=tmp_path / "val")
     assert figures["count"] == 1000
     assert [row["label"] for row in figures["per_class"]][:2] == ["tench", "goldfish"]
-    assert any("ImageNet's folders" in said for said in figures["warnings"])
+    assert any("folders of ImageNet" in said for said in figures["warnings"])
 
 
 def test_weights_that_do_not_say_how_images_are_prepared(folder: Path, tmp_path: Path) -> None:

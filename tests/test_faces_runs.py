@@ -269,7 +269,7 @@ def test_triplets_train_and_need_groups_of_one_person(faces: Path, tmp_path: Pat
     result = runs.train(recipe, tmp_path / "run", progress=False)
     assert result["validation"]["equal_error_rate"] < 0.5
     alone = parse_recipe(text, ["data.sampler=uniform"])
-    with pytest.raises(ValueError, match='needs \\[data\\] sampler = "pk"'):
+    with pytest.raises(ValueError, match='set \\[data\\] sampler = "pk"'):
         runs.train(alone, tmp_path / "other", progress=False)
     parted = parse_recipe(text, ["optim.accumulation_steps=2"])
     with pytest.raises(ValueError, match="triplet loss is not a sum"):

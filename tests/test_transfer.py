@@ -177,7 +177,7 @@ def test_groups_of_the_optimizer_have_the_rates_of_their_depth() -> None:
         (["data.classes=[5,seven]"], "digits has no class 'seven'"),
         (["data.classes=[5]"], "at least two classes"),
         (["data.classes=[5,5]"], "'5' is listed twice"),
-        (["data.per_class=10"], "train and per_class: both say"),
+        (["data.per_class=10"], "train and per_class: give only one"),
         (["data.bands=[2]"], "digits has no band 2, it has 1 to 1"),
     ],
 )
