@@ -136,7 +136,7 @@ def test_what_cannot_be_asked_of_a_file_is_said(
     assert "is corrupt" in said(capsys, "predict", onnx, images, code=2)
     before = [*tmp_path.iterdir()]
     for arguments, reason in (
-        (["--out", tmp_path / "x.pt"], "is an .onnx file"),
+        (["--out", tmp_path / "x.pt"], "must end with .onnx"),
         (["--out", tmp_path / "x.onnx", "--data", "digits"], "only with --int8"),
     ):
         assert reason in said(capsys, "export", trained, *arguments, code=2)

@@ -167,7 +167,7 @@ def test_the_threshold_is_the_lowest_that_refuses_enough_strangers(
     )
     assert stricter["false_accepts"] == 0
     assert stricter["threshold"] > opened.threshold
-    assert any("would have to show" in warning for warning in stricter["warnings"])
+    assert any("more images are needed" in warning for warning in stricter["warnings"])
     none = verify(open_gallery(gallery.parent / "stricter"), strangers.paths or [], device="cpu")
     assert all(row["person"] is None for row in none["answers"])
 
@@ -259,7 +259,7 @@ def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
     headed = NetworkWithHead(create_model("resnet20"), Fcn(), 2)
     shown = ImageModality((32, 32), 3, (0.5,) * 3, (0.5,) * 3).to_dict()
     save_network(headed, copy / "model.safetensors", preprocessing=shown)
-    with pytest.raises(ValueError, match="are not those of its network"):
+    with pytest.raises(ValueError, match="do not have the width"):
         open_gallery(copy)
 
 

@@ -59,7 +59,7 @@ def test_the_command_answers_in_json_and_counts_uses_of_the_test(
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (["--split", "train"], "evaluated on another"),
+        (["--split", "train"], "allowed are 'validation' and 'test'"),
         (["--neighbours", "0"], "neighbours = 0"),
         (["--data", "no-such-data"], "no data 'no-such-data'"),
     ],
