@@ -115,7 +115,7 @@ def test_a_file_of_volumes_predicts_what_the_weights_predict(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_steps_in_the_metadata_prepare_an_image_with_pillow_and_numpy_alone(
+def test_x3_the_steps_in_the_metadata_prepare_an_image_with_pillow_and_numpy_alone(
     photos: Path, tmp_path: Path
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -54,7 +54,7 @@ def _figure(summary: Summary) -> dict[str, Any] | None:
     shown = f" The first {MOST_BARS} of {len(rows):,}." if len(rows) > MOST_BARS else ""
     return bars_figure(
         f"{of.capitalize()} of each class",
-        f"How many {of} of each class there are in each split.{shown}",
+        f"Number of {of} per class and split.{shown}",
         {"title": of, "scale": "linear"},
         [row["name"] for row in most],
         {split: [row.get(split, 0) for row in most] for split in summary["splits"]},
