@@ -16,6 +16,7 @@ from plusx.data.modality import ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
 from plusx.data.rng import CounterRNG, SampleRNG, permutation
 from plusx.data.transforms.steps import random_window, random_windows
+from plusx.errors import UserError
 
 
 def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3) -> Dataset:
@@ -370,3 +371,8 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     counts = np.bincount(draws.below(9), minlength=9)
     assert counts.min() > 2050
     assert counts.max() < 2400
+
+
+def test_more_workers_than_a_machine_can_have_are_refused() -> None:
+    with pytest.raises(UserError, match="workers = 10000: from 0 to 256"):
+        Loader("digits", workers=10_000)

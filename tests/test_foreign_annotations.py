@@ -12,6 +12,8 @@ from PIL import Image
 from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.data.readers.layouts import kinds_of
+from plusx.data.readers.yolo import read_yolo
+from plusx.errors import UserError
 from plusx.recipe import load_recipe
 from plusx.run.build import open_split
 from test_scenes import (
@@ -509,3 +511,23 @@ def test_s11_a_recipe_for_boxes_finds_what_kind_they_are(tmp_path: Path) -> None
         assert load_recipe("boxes", [f"data.path={path}"]).data.kind == kind
     (row,) = [open_split(load_recipe("boxes", [f"data.path={tmp_path / 'yolo'}"]), "test")]
     assert row.classes == ("cat", "dog")
+
+
+def test_names_of_classes_are_printed_without_control_characters(tmp_path: Path) -> None:
+    from plusx.data.readers.masks import read_classes
+
+    (tmp_path / "classes.csv").write_text("name,value\nb\x1b[31mg,0\nob,1\n")
+    (first, second), _ = read_classes(str(tmp_path))
+    assert "\x1b" not in first
+    assert second == "ob"
+
+
+def test_a_class_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "yolo"
+    for folder in ("images/train", "labels/train"):
+        (root / folder).mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(root / "images/train/a.png")
+    (root / "labels/train/a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (root / "data.yaml").write_text("train: images/train\nnames: [cat, cat]\n")
+    with pytest.raises(UserError, match="the class 'cat' is there twice"):
+        read_yolo(str(root))

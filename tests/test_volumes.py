@@ -667,3 +667,16 @@ def test_x9_volumes_and_masks_that_are_links_out_of_the_set_are_refused(tmp_path
         path.symlink_to(tmp_path / f"elsewhere-{path.name}")
         with pytest.raises(ValueError, match="a link that leaves the folder"):
             opened(root, split="all", spacing=(2.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("position", [0.5, 0.9, 1.0])
+def test_a_compressed_volume_whose_checksum_is_wrong_is_refused(
+    position: float, tmp_path: Path
+) -> None:
+    path = write_nifti(tmp_path / "scan.nii.gz", ct((12, 10, 8)))
+    content = bytearray(path.read_bytes())
+    at = min(int(position * len(content)), len(content) - 6)
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="corrupt"):
+        read_scan(path)

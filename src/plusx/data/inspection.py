@@ -24,7 +24,7 @@ from plusx.data.readers.scans import Scan, read_scan
 from plusx.data.readers.tar import TarItems
 from plusx.data.readers.tiff import stored_bands
 from plusx.data.readers.verdicts import Entry, examined
-from plusx.data.readers.volume_files import Case, list_cases
+from plusx.data.readers.volume_files import Case, class_names_of, list_cases
 from plusx.data.readers.volumes import cases_of_split
 from plusx.data.sets import NAMED_SETS
 from plusx.data.sets.download import located
@@ -50,6 +50,7 @@ class Volumes:
     shapes, spacings: of those that have been read, in voxels and in mm
     low, high: their lowest and highest value
     mask_values: those in their masks
+    class_names: of dataset.json; () without one
     """
 
     cases: Mapping[str, Sequence[Case]]
@@ -58,6 +59,7 @@ class Volumes:
     low: float
     high: float
     mask_values: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _inspected_volumes(
         min((float(scan.values.min()) for scan in scans), default=0.0),
         max((float(scan.values.max()) for scan in scans), default=0.0),
         tuple(sorted(values)),
+        class_names_of(path),
     )
     return Inspection(
         name=printable(path),

@@ -36,6 +36,7 @@ TIMEOUT = 120.0
 # where worker processes put their batches, and free bytes without which they would hang
 _SHARED = "/dev/shm"
 _LEAST_SHARED = 2**20
+MAX_WORKERS = 256  # a process each
 _MORE_SHARED = "set data.workers = 0, free it, or give a container more (docker run --shm-size 2g)"
 
 
@@ -165,8 +166,8 @@ class Loader:
             raise UserError(
                 f"{dataset.name} has {self.count:,} samples: too few for {self.world} processes"
             )
-        if workers < 0:
-            raise UserError(f"workers = {workers}: at least 0")
+        if not 0 <= workers <= MAX_WORKERS:
+            raise UserError(f"workers = {workers}: from 0 to {MAX_WORKERS}")
         if train:
             check_sampler(sampler, dataset.labels, batch_size, samples_per_class)
         else:

@@ -74,7 +74,8 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         table = ".".join(path)
         if isinstance(error["input"], Mapping):
             return f"[{table}] needs kind: {_listed(_kinds(path))}"
-        return f"{table} is a table: write [{table}]"
+        names = ", ".join(f"{table}.{field.name}" for field in tables_at(path, {}) or ())
+        return f"{table} is a table: write its fields, {names}"
     if kind == "union_tag_invalid":
         tag = context["tag"]
         return f"{key} = {toml_value(tag)}: {_allowed(tag, _kinds(path[:-1]))}"
@@ -89,7 +90,7 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         "float_type": "must be a number",
         "bool_type": "must be true or false",
         "string_type": "must be text in double quotes",
-        "tuple_type": "must be a list: [..., ...]",
+        "tuple_type": _list_of(error["input"]),
         "finite_number": "must be finite",
         "greater_than": f"must be above {context.get('gt')}",
         "greater_than_equal": f"must be at least {context.get('ge')}",
@@ -114,6 +115,12 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
 
 def _min_length(items: int) -> str:
     return "must not be empty" if items == 1 else f"must have at least {items} items"
+
+
+def _list_of(value: object) -> str:
+    """How to write a list, where a single value was given."""
+    example = "..." if isinstance(value, str) else toml_value(value)
+    return f"must be a list: [{example}, {example}]"
 
 
 def _suggest(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:

@@ -89,7 +89,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
         recipes = shipped_recipes()
         hint = did_you_mean(path.stem, recipes, 3, cutoff=0.4)
         raise UserError(
-            f"no recipe {name_or_path!r}: neither a file nor one of {', '.join(recipes)}{hint}"
+            f"no recipe {name_or_path!r}, as a name or a file{hint} (`plusx recipes` lists them)"
         ) from None
     if stat.S_ISDIR(status.st_mode):
         recipe_file = path / "recipe.toml"

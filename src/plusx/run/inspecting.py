@@ -37,7 +37,8 @@ EXAMPLES = 24
 _SIDE = 480  # of the longer side of an example, in pixels
 _QUALITY = 85  # of JPEGs
 _MAX_LABELLED = 8  # boxes of an image that are drawn with class names
-_HOUNSFIELD = (-1024, 3071)
+_HOUNSFIELD = (-1024, 3071)  # of computed tomography
+_AIR = -500  # a lower value is one of air in computed tomography
 _NAMED = {
     "digits": "digits-resnet20",
     "fashion-mnist": "fashion-resnet20",
@@ -101,10 +102,14 @@ def train_command(data: str, inspection: Inspection) -> str:
 def _volume_overrides(volumes: Volumes) -> list[str]:
     """Return overrides with names for the mask values, and the range of voxel values."""
     numbers = range(max((*volumes.mask_values, 1)) + 1)
-    names = ",".join(f'"{number}"' for number in numbers)
-    low, high = math.floor(volumes.low), math.ceil(volumes.high)
-    if low < 0:  # computed tomography, in Hounsfield units
+    names = ",".join(f'"{name}"' for name in volumes.class_names or numbers)
+    low, high = volumes.low, volumes.high
+    if low <= _AIR:
         low, high = min(low, _HOUNSFIELD[0]), max(high, _HOUNSFIELD[1])
+    else:  # only some volumes have been read: others may have a little more
+        margin = (high - low) / 4
+        low, high = low - margin if low < 0 else 0, high + margin
+    low, high = math.floor(low), math.ceil(high)
     return [f"data.classes=[{names}]", f"data.range=[{low},{high}]"]
 
 

@@ -137,6 +137,8 @@ def with_precision(recipe: Recipe, out: Path, world: DistributedContext) -> Reci
     precision: Any = None
     if world.first and (out / files.RECIPE).is_file():
         precision = files.read_recipe(out).device.precision
+    elif world.first and recipe.net.ndim == 3:
+        precision = "float32"  # the measurement is of images; volumes can diverge in bfloat16
     elif world.first:
         precision = cached_precision(find_device(world.device(recipe.device.kind)))
     precision = world.broadcast(precision)

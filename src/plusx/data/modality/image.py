@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
+from PIL import Image
+
 from plusx.data.batch import MULTIPLE
 from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, open_image
 from plusx.data.modality.modality import Modality, resize_step
@@ -50,8 +52,11 @@ class ImageModality(Modality):
             )
         if self.resize not in get_args(Resize):
             raise UserError(f"resize = {self.resize!r}: {', '.join(get_args(Resize))}")
-        if not 0 < self.crop_fraction <= 1:
-            raise UserError(f"crop_fraction = {self.crop_fraction}: above 0, at most 1")
+        if not 0.1 <= self.crop_fraction <= 1:
+            raise UserError(f"crop_fraction = {self.crop_fraction}: from 0.1 to 1")
+        if self.interpolation.upper() not in Image.Resampling.__members__:
+            allowed = ", ".join(Image.Resampling.__members__).lower()
+            raise UserError(f"interpolation = {self.interpolation!r}: {allowed}")
 
     @property
     def limit(self) -> int:

@@ -20,6 +20,7 @@ from plusx.errors import UserError
 
 # raised whenever the rules of decoding change, so that old verdicts count no more
 _RULES = 4
+MAX_SIDE = 16_384  # pixels of an input
 # pixels that are normalised at a time: 1 MiB of them
 _PIECE = 2**18
 
@@ -48,8 +49,8 @@ class Modality:
     most_at_a_time: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise UserError(f"size {self.size}: a size is at least 1 x 1")
+        if not 1 <= min(self.size) <= max(self.size) <= MAX_SIDE:
+            raise UserError(f"size {self.size}: sides are from 1 to {MAX_SIDE:,} pixels")
         if self.channels < 1:
             raise UserError(f"channels {self.channels}: inputs have 1 channel or more")
         for name, values in (("mean", self.mean), ("std", self.std)):

@@ -22,6 +22,7 @@ from plusx.errors import UserError, did_you_mean, printable
 
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 _DEEPEST = 50
+_BESIDE_CLASSES = "outside the class folders"
 _SHOWN = 3  # class folders that the reason of a kind names
 _PEEKED = 1000  # files of a class folder among which an image is searched to recognise it
 NEW_FOLDER = "a folder that was not there"
@@ -172,9 +173,14 @@ def scan(
         for split, paths in class_folders.items()
     }
     if not any(names.values()):
+        count = sum(entry.reason == _BESIDE_CLASSES for entry in walk.entries)
+        files = f"{count:,} file{'s' * (count != 1)}"
+        direct = "; it is empty" if not walk.entries else ""
+        if count:
+            direct = f"; {files} directly in it: a CSV with the columns path,label names classes"
         raise UserError(
             f"{shown} has no class folders: images are looked for in {shown}/CLASS/, or in "
-            f"{shown}/train/CLASS/"
+            f"{shown}/train/CLASS/{direct}"
         )
     train = names.get("train", names.get("", set())) if same_classes else set()
     for split, classes in names.items():
@@ -297,11 +303,11 @@ class _Walk:
                     else:
                         folders[item.name] = item.path
                 elif target is not None:
-                    self.add(item.path, label, split, "ignored", "outside the class folders")
+                    self.add(item.path, label, split, "ignored", _BESIDE_CLASSES)
             elif item.is_dir(follow_symlinks=False):
                 folders[item.name] = item.path
             else:
-                self.add(item.path, label, split, "ignored", "outside the class folders")
+                self.add(item.path, label, split, "ignored", _BESIDE_CLASSES)
         return folders
 
     def walk(self, path: str, label: str, split: str, depth: int = 0) -> None:

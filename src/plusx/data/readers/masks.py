@@ -40,7 +40,7 @@ from plusx.data.readers.annotation_index import (
     unknown_class,
 )
 from plusx.data.readers.csv_file import read_rows
-from plusx.data.readers.listing import refuse_similar_names
+from plusx.data.readers.listing import class_name, refuse_similar_names
 from plusx.data.readers.verdicts import OnUnreadable, reason_of, summaries_of_files
 from plusx.data.readers.voc import voc_lists
 from plusx.data.sample import IGNORE_INDEX
@@ -182,7 +182,7 @@ def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
                     f"{row.where}: {column} {cells[column]!r} is no number from 0 to {highest}"
                 )
             value = value << 8 | int(cells[column])
-        name = cells["name"]
+        name = class_name(cells["name"])
         if name in names or value in (*values, *ignored):
             raise UserError(f"{row.where}: a name and a value stand once each")
         if name:

@@ -201,7 +201,14 @@ def _classes(
             f"{shown} has one class only ({classes[0]!r}): at least two classes are needed"
         )
     if not classes:
-        raise UserError(f"{shown} has no images")
+        refused = [entry for entry in listing.entries if entry.state == "refused"]
+        reason = ""
+        if refused:
+            first = printable(refused[0].path, listing.root)
+            row = "" if refused[0].row is None else f"row {refused[0].row}, "
+            reason = f" that can be used: {row}{first}: {refused[0].reason}"
+            reason += f", and {len(refused) - 1:,} more" if refused[1:] else ""
+        raise UserError(f"{shown} has no images{reason}")
     return classes, warnings
 
 

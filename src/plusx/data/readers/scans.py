@@ -125,6 +125,8 @@ def _read_nifti(name: str) -> Scan:
     _name_files_in_log()
     _reading.name = os.path.basename(name)
     try:
+        if name.lower().endswith(".gz"):
+            _check_gzip(name)  # nibabel does not read as far as the checksum
         image = nibabel.load(name)
         if not isinstance(image, nibabel.Nifti1Image):  # which NIfTI-2 is too
             raise UnreadableImage("no NIfTI file")
@@ -160,6 +162,13 @@ def _read_nifti(name: str) -> Scan:
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS.get(unit, 1.0)
     return Scan(np.moveaxis(values, 3, 0), affine, placement)
+
+
+def _check_gzip(name: str) -> None:
+    """Decompress a file to its end. BadGzipFile, EOFError or zlib.error: it is corrupt."""
+    with gzip.open(name) as file:
+        while file.read(1 << 20):
+            pass
 
 
 @cache

@@ -144,7 +144,10 @@ def _names(content: dict[str, Any], root: str, shown: str) -> tuple[str, ...]:
         raise UserError(f"{shown}: nc is {reprlib.repr(count)}, and there are {len(names)} names")
     if names is None:
         names = _listed_names(root)
-    return tuple(class_name(str(name)) for name in names)
+    classes = tuple(class_name(str(name)) for name in names)
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise UserError(f"{shown}: the class {twice[0]!r} is there twice")
+    return classes
 
 
 def _listed_names(root: str) -> list[str]:
