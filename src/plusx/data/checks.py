@@ -19,9 +19,6 @@ _NAMED = 3  # groups of files in a message
 _LISTED = 1000  # groups of files in a finding
 
 
-MIN_SIDE = 32  # pixels of images that are compared for copies
-
-
 @dataclass(frozen=True)
 class Finding:
     """A problem of the content.
@@ -81,22 +78,13 @@ def _same(members: Sequence[Member], by_class: bool) -> list[Finding]:
             "same are found, and copies that were encoded again are not"
         )
         return [*findings, Finding("not_compared", message)]
-    large = [number for number, member in enumerate(members) if _is_comparable(member.verdict)]
-    if len(large) < len(members):
-        message = f"images below {MIN_SIDE} pixels a side are too alike: copies are not looked for"
-        findings.append(Finding("not_compared", message))
-    alike = copies(decoded_thumbnails([members[number].verdict.thumbnail for number in large]))
+    alike = copies(decoded_thumbnails([member.verdict.thumbnail for member in members]))
     if alike is None:
         message = "the images hardly differ: more than a million pairs are nearly the same"
         return [*findings, Finding("alike", message)]
-    pairs = [(large[a], large[b]) for a, b in alike[0].tolist()]
-    pairs = [pair for pair in pairs if pair not in same]
+    pairs = [(a, b) for a, b in alike[0].tolist() if (a, b) not in same]
     what = "nearly the same (encoded again, resized or mirrored)"
     return findings + _pair_findings(members, pairs, "copy", what, by_class)
-
-
-def _is_comparable(verdict: Verdict) -> bool:
-    return min(verdict.height, verdict.width) >= MIN_SIDE
 
 
 def _pair_findings(
