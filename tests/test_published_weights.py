@@ -49,6 +49,7 @@ def test_a_run_begins_with_the_weights_of_another_librarys_network(tmp_path: Pat
     overrides = [f"net.weights={file}", "net.base=resnet20", "steps=2", "optim.lr=1e-6"]
     overrides += ["data.kind=cifar10", "data.train=64", "data.augment="]
     recipe = load_recipe("cifar10-resnet20-quick", overrides)
-    result = train(recipe, tmp_path / "run", progress=False)
+    with pytest.warns(UserWarning, match="weights of akamaster were trained on all training"):
+        result = train(recipe, tmp_path / "run", progress=False)
     assert result["train"]["count"] == 64
     assert result["validation"]["accuracy"] > 0.9  # its own training images

@@ -229,9 +229,9 @@ def test_the_built_network_is_counted_too(tmp_path: Path, monkeypatch: pytest.Mo
     claim = find_claim("parameters-resnet20")
     assert run_claim(claim, asked(tmp_path, quick=False))["verdict"] == "PASS"
     assert run_claim(find_claim("multiply-adds-resnet18"), asked(tmp_path, quick=False))
-    real = reproducing.arithmetic.built
+    real = reproducing.arithmetic.build_on_meta
     other = lambda name, classes=None: real("resnet32", classes)  # noqa: E731
-    monkeypatch.setattr(reproducing.arithmetic, "built", other)
+    monkeypatch.setattr(reproducing.arithmetic, "build_on_meta", other)
     with pytest.raises(RuntimeError, match=r"arithmetic gives 269,722 .* has 464,154"):
         run_claim(claim, asked(tmp_path, quick=False))
 
