@@ -16,7 +16,7 @@ from plusx.grammar.twins import at_cost, with_dropout, with_merge, without_norm
 from plusx.grammar.validate import validate
 from plusx.grammar.words import parse
 from plusx.nn.network import Network
-from plusx.statistics import difference, differences, mean_interval, share_interval
+from plusx.statistics import difference, differences, mean_interval, share_interval, wilson
 from plusx.study.training_studies import DEGRADATION, agreement, max_tau_with_ties
 from plusx.zoo import find
 
@@ -174,3 +174,11 @@ def test_an_order_is_no_surer_than_the_difference_of_its_means() -> None:
     assert apart is not None
     assert apart.low < 0 < apart.high
     assert agreement(errors, [0.06, 0.07]) == (1.0, (-1.0, 1.0))
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (3, 7), (90, 100), (4999, 5000)])
+def test_wilsons_interval_is_that_of_scipy(hits: int, count: int) -> None:
+    from scipy.stats import binomtest
+
+    expected = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert wilson(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
