@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from plusx.data.dataset import Dataset as Dataset
     from plusx.data.loader import Loader as Loader
     from plusx.data.loader import batches as batches
+    from plusx.data.modality.audio.log_mel import log_mel as log_mel
     from plusx.errors import UserError as UserError
     from plusx.explain.grad_cam import grad_cam as grad_cam
     from plusx.grammar.arithmetic import measure as measure
@@ -74,6 +75,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "list_models": ("plusx.models", "list_models"),
     "load": ("plusx.run.predictor", "load"),
     "load_checkpoint": ("plusx.store", "load_checkpoint"),
+    "log_mel": ("plusx.data.modality.audio.log_mel", "log_mel"),
     "make_optimizer": ("plusx.train.optim", "make_optimizer"),
     "measure": ("plusx.grammar.arithmetic", "measure"),
     "parse": ("plusx.grammar.words", "parse"),
