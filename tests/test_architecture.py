@@ -113,7 +113,7 @@ PROMISED = {
     "Batch", "Dataset", "Loader", "batches",
     "Task", "Classify", "Segment", "Detect", "Embed", "prepare",
     "State", "fit", "evaluate", "GradientStep", "Patience", "make_optimizer", "schedule",
-    "with_ema", "load_checkpoint", "save_checkpoint",
+    "with_ema", "log_mel", "load_checkpoint", "save_checkpoint",
     "Predictor", "load", "save", "grad_cam", "save_memory", "UserError",
 }  # fmt: skip
 
