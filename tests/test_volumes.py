@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -547,6 +549,7 @@ def _changed_slice(folder: Path, change: Callable[[Any], None], **options: Any) 
             lambda header: setattr(header, "PhotometricInterpretation", "MONOCHROME1"),
             "PhotometricInterpretation",
         ),
+        (lambda header: setattr(header, "BitsStored", 12), "BitsStored"),
     ],
 )
 def test_s7_a_series_that_differs_within_itself_is_refused(
@@ -555,6 +558,36 @@ def test_s7_a_series_that_differs_within_itself_is_refused(
     path = _changed_slice(tmp_path / "series", change)
     with pytest.raises(UnreadableImage, match=rf"{path.name} differs .* in {key}"):
         read_scan(tmp_path / "series")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slope", [0.0, "1e999"])
+def test_slices_without_a_scale_are_refused(slope: float | str, tmp_path: Path) -> None:
+    path = _changed_slice(
+        tmp_path / "series", lambda header: setattr(header, "RescaleSlope", slope)
+    )
+    with pytest.raises(UnreadableImage, match=rf"{path.name} has RescaleSlope"):
+        read_scan(tmp_path / "series")
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (112, math.inf, "scl_slope inf"),
+        (80, math.nan, r"its voxels \(pixdim\) have nan"),
+        (88, math.inf, r"its voxels \(pixdim\) have 1.0 x 1.0 x inf mm"),
+    ],
+)
+def test_numbers_of_a_nifti_header_that_are_not_finite_are_refused(
+    offset: int, value: float, reason: str, tmp_path: Path
+) -> None:
+    path = write_nifti(tmp_path / "scan.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    assert read_scan(path).values.shape == (1, 2, 3, 4)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<f", data, offset, value)
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImage, match=reason):
+        read_scan(path)
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ def did_you_mean(word: str, options: Iterable[str], count: int = 1, cutoff: floa
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def counted(count: int, noun: str) -> str:
-    """ "1 image", "2,000 images": a number and what it counts."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """ "1 image", "2,000 images": a number and what it counts; nouns: another plural."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def shortened(name: str, length: int = 60) -> str:

@@ -44,6 +44,10 @@ class Annotations(ABC):
         """Number of positions of each class in each mask; None if there are no masks."""
         return None
 
+    def nothing_to_learn(self) -> str:
+        """Return why a network cannot learn from the annotations of a training set, or ""."""
+        return ""
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -79,6 +83,19 @@ class Boxes(Annotations):
     @property
     def boxes(self) -> Sequence[Rows]:
         return self.rows
+
+    def nothing_to_learn(self) -> str:
+        """Return why a detector cannot learn from the boxes, or ""."""
+        count = sum(map(len, self.rows))
+        if not count:
+            return "of the images that train none has a box"
+        if all((rows[:, 5] == 1).all() for rows in self.rows):
+            which = "the only box" if count == 1 else f"all {count:,} boxes"
+            return (
+                f"{which} of the images that train {'is' if count == 1 else 'are'} marked as "
+                "crowd (iscrowd in COCO) or difficult (in VOC), which a detector ignores"
+            )
+        return ""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -72,6 +72,39 @@ def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
     return source.subset(sorted(chosen))
 
 
+def first_images(source: Dataset, amount: int | float, seed: int) -> Dataset:
+    """Return a number or a fraction of the images, with the fractions of the classes.
+
+    Classes without an image are named in the warnings. Raises UserError for a number that there is
+    not, or if what is left has one class only or no box to learn.
+    """
+    whole = len(source)
+    count = amount if isinstance(amount, int) else round(amount * whole)
+    where = f"[data] train = {amount}"
+    if not 1 <= count <= whole:
+        raise UserError(f"{where}: {source.name} has {counted(whole, 'image')} to train on")
+    chosen = source.subset(np.sort(stratified_order(source.labels, seed)[:count]).tolist())
+    if chosen.annotations is not None and (reason := chosen.annotations.nothing_to_learn()):
+        raise UserError(f"{where}: there is nothing to learn: {reason}: take more images")
+    if source.multilabel:
+        return chosen
+    present, all_classes = set(chosen.labels.tolist()), set(source.labels.tolist())
+    missing = [source.classes[number] for number in sorted(all_classes - present)]
+    if not missing:
+        return chosen
+    if len(present) == 1:
+        raise UserError(
+            f"{where} leaves one class only ({source.classes[min(present)]!r}), and at least two "
+            "are needed: take more images, or give per_class instead, the number of each class"
+        )
+    names = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+    warning = (
+        f"{where} leaves {counted(len(missing), 'class', 'classes')} without an image to train on "
+        f"({names}): per_class takes as many of each"
+    )
+    return replace(chosen, warnings=[*chosen.warnings, warning])
+
+
 def evenly(count: int, most: int) -> np.ndarray:
     """Return at most `most` of `count` indices, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from plusx.data import subset
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.image_file import printable
@@ -29,9 +27,9 @@ from plusx.data.readers.volumes import open_volumes
 from plusx.data.sets.cells import open_cells
 from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
-from plusx.data.splits import own_splits, stratified_order
+from plusx.data.splits import own_splits
 from plusx.data.statistics import measured_modality
-from plusx.errors import UserError, counted
+from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.sets import AnnotatedData, CellData, EllipsoidData, PeopleData, VolumeData
 
@@ -70,13 +68,7 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
             raise UserError("[data] train and per_class: give only one of them")
         return subset.few_a_class(dataset, per_class, recipe.seed)
     assert train is not None
-    whole = len(dataset)
-    count = train if isinstance(train, int) else round(train * whole)
-    if not 1 <= count <= whole:
-        raise UserError(
-            f"[data] train = {train}: {dataset.name} has {counted(whole, 'image')} to train on"
-        )
-    return dataset.subset(np.sort(stratified_order(dataset.labels, recipe.seed)[:count]).tolist())
+    return subset.first_images(dataset, train, recipe.seed)
 
 
 def open_train_and_validation(recipe: Recipe) -> tuple[Dataset, Dataset | None]:

@@ -120,10 +120,15 @@ def open_annotated(
     )
     if not is_cut:
         return dataset
-    indices = held_out_of(usable.labels, split, validation, seed)
-    if not len(indices):
+    indices = held_out_of(usable.labels, split, validation, seed).tolist()
+    if not indices:
         raise UserError(f"{shown} has no {split} split with validation = {validation}")
-    return dataset.subset(indices.tolist())
+    if split == "train" and (reason := usable.annotations.subset(indices).nothing_to_learn()):
+        raise UserError(
+            f"{shown}: there is nothing to learn: {reason}; the others validate: set "
+            "data.validation to a smaller number, or seed to another one"
+        )
+    return dataset.subset(indices)
 
 
 def _within(index: AnnotationIndex) -> list[AnnotatedImage]:
@@ -193,11 +198,6 @@ def read_boxes(
                 size = image.size or sizes[image.path]
                 problems += _checked_boxes(image, size, classes, instances=False).problems
     warnings = complain(problems, on_unreadable, "boxes", sum(map(len, rows)))
-    if split == "train" and not any(map(len, rows)):
-        problem = f": {problems[0].where}: {problems[0].reason}" if problems else ""
-        raise UserError(
-            f"there is nothing to learn: of the images that train none has a box{problem}"
-        )
     ids = [image.id for image in usable]
     boxes = Boxes(
         rows,
@@ -205,6 +205,9 @@ def read_boxes(
         image_ids=ids if any(identity is not None for identity in ids) else None,
         category_ids=index.category_ids if classes == index.classes else (),
     )
+    if split == "train" and (reason := boxes.nothing_to_learn()):
+        problem = f": {problems[0].where}: {problems[0].reason}" if problems else ""
+        raise UserError(f"{shown}: there is nothing to learn: {reason}{problem}")
     return UsableImages(usable, classes, boxes, boxes.presence(len(classes)), warnings)
 
 

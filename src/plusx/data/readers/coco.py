@@ -7,6 +7,7 @@ folder of the split's name, in images, in data, or in images/SPLIT. Polygons and
 compressed and not, become masks.
 """
 
+import codecs
 import math
 import os
 import re
@@ -38,6 +39,7 @@ from plusx.data.readers.annotation_index import (
     Size,
 )
 from plusx.data.readers.listing import class_name, file_problem
+from plusx.data.readers.text_file import beginning, decoded, encoding_of
 from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError
 
@@ -50,15 +52,34 @@ _MOST_JSONS = 20  # of a folder whose heads are read: more are files of single i
 _WORDS = "|".join(sorted(SPLIT_NAMES, reverse=True))
 _SPLIT = re.compile(rf"(?<![a-z])({_WORDS})(\d*)(?![a-z])", re.IGNORECASE)
 _NAME = re.compile(rf"(instances_)?({_WORDS})\d*\.json")
-_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_KEYS = ('"images"', '"annotations"', '"categories"')
 _OTHER_KINDS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_")
 _NOTES = ("annotations", "annotation", "labels")  # folders of JSONs, with images beside them
 _IMAGES = ("images", "data")
 
 
+# what is expected of a field, for messages
+_IDENTITY = "a whole number or text"
+_EXPECTED = {
+    "images": "a list",
+    "annotations": "a list",
+    "categories": "a list of objects with id and name",
+    "id": _IDENTITY,
+    "image_id": _IDENTITY,
+    "category_id": _IDENTITY,
+    "name": "text of at least one letter",
+    "file_name": "text",
+    "height": "a whole number",
+    "width": "a whole number",
+    "bbox": "four numbers (left, top, width and height)",
+    "iscrowd": "0 or 1",
+}
+
+
 class _Category(BaseModel):
     id: Identity
     name: Annotated[str, Field(min_length=1)]
+    supercategory: Any = None
 
 
 class _Image(BaseModel):
@@ -117,10 +138,32 @@ def read_coco(path: str) -> AnnotationIndex:
     categories: dict[Identity, _Category] = {}
     for file, split in files.items():
         _read_file(index, file, split, categories)
+    _leave_out_supercategory(index, categories)
     ids = sorted(categories, key=lambda number: (isinstance(number, str), number))
     index.classes = tuple(categories[number].name for number in ids)
     index.category_ids = tuple(categories[number].id for number in ids)
     return index
+
+
+def _leave_out_supercategory(index: AnnotationIndex, categories: dict[Identity, _Category]) -> None:
+    """Remove the category that Roboflow adds above the others, which no box has."""
+    labels = {box.label for image in index.images for box in image.boxes}
+    for number, category in list(categories.items()):
+        others = [other for key, other in categories.items() if key != number]
+        parents = {class_name(str(other.supercategory)) for other in others}
+        if category.name not in labels and parents == {category.name}:
+            del categories[number]
+            index.warnings.append(
+                f"the category {category.name!r} is no class: it is the supercategory of the "
+                "others, and no box has it"
+            )
+
+
+def _json_bytes(data: bytes) -> bytes:
+    """Return a JSON in UTF-8 without a byte order mark."""
+    if encoding_of(data) == "utf-8-sig":
+        return data.removeprefix(codecs.BOM_UTF8)
+    return decoded(data).encode("utf-8", "replace")
 
 
 def _root_of(path: str) -> str:
@@ -159,11 +202,7 @@ def _jsons(root: str) -> Iterator[tuple[str, str]]:
 
 def _has_keys(path: str) -> bool:
     """Whether the beginning of a JSON has one of COCO's lists."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
+    head = beginning(path, _HEAD)
     return any(key in head for key in _KEYS)
 
 
@@ -203,9 +242,9 @@ def _read_file(
     if (problem := file_problem(path, index.root)) is not None:
         raise UserError(f"{shown}: {problem}")
     try:
-        content = _File.model_validate_json(read_regular(path, _LIMIT))
+        content = _File.model_validate_json(_json_bytes(read_regular(path, _LIMIT)))
     except ValidationError as error:
-        raise UserError(f"{shown}, {_reason(error)}") from None
+        raise UserError(f"{shown}: {_reason(error)}") from None
     if any(
         isinstance(values, dict) and "segments_info" in values for values in content.annotations
     ):
@@ -272,11 +311,25 @@ def _identity(values: Any, position: int) -> Any:
 
 
 def _reason(error: ValueError) -> str:
-    """Return the reason of a validation error, the first of several."""
+    """Return the reason of an error, of a validation error the first of several."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False)[0]
-    return f"{(*first['loc'], '')[0]} {reprlib.repr(first['input'])}: {first['msg']}".strip()
+    if first["type"] == "json_invalid":
+        return f"it is no JSON, or is cut off: {first['ctx']['error']}"
+    fields = [name for name in first["loc"] if name in _EXPECTED]
+    items = [f"{fields[0]}, item {at + 1}: " for at in first["loc"] if isinstance(at, int)]
+    where = items[0] if len(fields) > 1 and items else ""
+    given = reprlib.repr(first["input"])
+    if not fields:
+        return f"it is {given}, not an object in braces"
+    field = str(fields[-1])
+    is_missing = first["type"] == "missing"
+    if is_missing and first["loc"][-1] == field:
+        return f"{where}{field} is missing"
+    is_item = field == "bbox" and isinstance(first["loc"][-1], int) and not is_missing
+    verb = "has" if is_item else "is"
+    return f"{where}{field} {verb} {given}, not {_EXPECTED[field]}"
 
 
 def _categories(
@@ -292,7 +345,7 @@ def _categories(
         if name in by_id.values():
             raise UserError(f"{shown}: two categories are called {name!r}")
         by_id[number] = name
-        others[number] = _Category(id=category.id, name=name)
+        others[number] = category.model_copy(update={"name": name})
     if not by_id:
         raise UserError(f"{shown}: the list categories is empty")
     return by_id
@@ -364,9 +417,15 @@ def _mask(segmentation: Any, size: Size) -> InstanceMask:
     try:
         outline = _SEGMENTATION.validate_python(segmentation)
         return InstanceMask.of(segmentation_mask(outline, size))
-    except (ValueError, LookupError) as error:
-        reason = _reason(error) if isinstance(error, ValueError) else error
-        raise UserError(f"its segmentation cannot be read: {reason}") from None
+    except ValidationError:
+        raise UserError(
+            f"its segmentation is {reprlib.repr(segmentation)}, and polygons [[x, y, x, y, ...]] "
+            'or run lengths {"size": [height, width], "counts": ...} are expected'
+        ) from None
+    except LookupError:
+        raise UserError("its segmentation cannot be read: its run lengths are cut off") from None
+    except ValueError as error:
+        raise UserError(f"its segmentation cannot be read: {error}") from None
 
 
 def segmentation_mask(segmentation: Polygons | RunLengths, size: Size) -> Bool[np.ndarray, "h w"]:

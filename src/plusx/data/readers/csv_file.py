@@ -5,7 +5,6 @@ or tabs. Text is UTF-8, or UTF-16 with a byte order mark. Paths are relative to 
 must stay inside it.
 """
 
-import codecs
 import csv
 import io
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plusx.data.image_file import read_regular
+from plusx.data.readers.text_file import decoded
 from plusx.data.splits import split_of
 from plusx.errors import UserError, printable
 
@@ -75,7 +75,7 @@ def columns_of(path: str | Path) -> list[str]:
     with open(path, "rb") as file:
         head = file.read(_HEADER)
     try:
-        header = _decoded(head).splitlines()[:1]
+        header = decoded(head).splitlines()[:1]
         reader = csv.reader(header, delimiter=_separator(header))
         return [name.strip() for name in next(reader, [])]
     except (csv.Error, UnicodeDecodeError):
@@ -86,7 +86,7 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
     """Return the columns and rows. Raises UserError if it is no CSV, or rows differ in length."""
     lines: list[list[str]] = []
     try:
-        text = _decoded(read_regular(path, _LIMIT))
+        text = decoded(read_regular(path, _LIMIT))
         separator = _separator(text[:_HEADER].splitlines()[:1])
         lines.extend(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except UnicodeDecodeError as error:
@@ -108,13 +108,6 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
 def _separator(header: list[str]) -> str:
     """Return the separator of the columns in the first line."""
     return max(_SEPARATORS, key="".join(header).count)
-
-
-def _decoded(data: bytes) -> str:
-    """Decode a file; bytes that are not UTF-8 become surrogates, as in names of files."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    return data.decode("utf-8-sig", "surrogateescape")
 
 
 def _refuse_other_encoding(text: str, where: str, column: str) -> None:

@@ -41,6 +41,7 @@ from plusx.data.readers.annotation_index import (
 )
 from plusx.data.readers.csv_file import read_rows
 from plusx.data.readers.listing import class_name, refuse_similar_names
+from plusx.data.readers.text_file import decoded
 from plusx.data.readers.verdicts import OnUnreadable, reason_of, summaries_of_files
 from plusx.data.readers.voc import voc_lists
 from plusx.data.sample import IGNORE_INDEX
@@ -198,7 +199,7 @@ def _read_label_map(path: str) -> tuple[tuple[str, ...], MaskEncoding]:
     """Read names and colours of CVAT's labelmap.txt: `name:red,green,blue:parts:actions`."""
     names: list[str] = []
     values: list[int] = []
-    lines = read_regular(path).decode("utf-8-sig", "replace") if os.path.isfile(path) else ""
+    lines = decoded(read_regular(path)) if os.path.isfile(path) else ""
     for number, line in enumerate(lines.splitlines(), 1):
         name, _, rest = line.strip().partition(":")
         if not name or name.startswith("#"):

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,16 @@ NIFTI = (".nii", ".nii.gz")
 _UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's x and y run the other way
 _PHOTOMETRIC = "PhotometricInterpretation"  # MONOCHROME1 shows the lowest value white
+# what must not differ within a series, since its values would not mean the same
+_ALIKE = (
+    "RescaleIntercept",
+    "RescaleSlope",
+    "RescaleType",
+    "Modality",
+    _PHOTOMETRIC,
+    "BitsStored",
+    "PixelRepresentation",
+)
 _WITH_UNIT = ("CT", "PT", "NM")  # whose values are measured, however they are shown
 _FIRST_TAGS = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0", b"\x02\0\0\0")
 _ROUNDING = 0.02  # relative difference of slice distances that count as equal
@@ -146,6 +157,8 @@ def _read_nifti(name: str) -> Scan:
                 "it has no affine: neither its sform nor its qform is set, so that the size and "
                 "direction of its voxels are unknown"
             )
+        with image.file_map["image"].get_prepare_fileobj() as file:
+            _refuse_header(type(header).from_fileobj(file, check=False))  # nibabel resets its own
         unit = str(header.get_xyzt_units()[0])
         placement = Placement(
             np.asarray(image.get_sform()), np.asarray(image.get_qform()), codes, unit
@@ -162,6 +175,22 @@ def _read_nifti(name: str) -> Scan:
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS.get(unit, 1.0)
     return Scan(np.moveaxis(values, 3, 0), affine, placement)
+
+
+def _refuse_header(header: Any) -> None:
+    """Raise UnreadableImage if numbers that give voxels their size or values are not finite.
+
+    A slope of 0 or NaN is the format's way to say that values are not scaled.
+    """
+    sides = [float(side) for side in header["pixdim"][1:4]]
+    if not np.isfinite(sides).all():
+        raise UnreadableImage(f"its voxels (pixdim) have {_times(sides)} mm, not finite numbers")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isinf(slope) or (slope and np.isfinite(slope) and not np.isfinite(intercept)):
+        raise UnreadableImage(
+            f"its values are scaled by scl_slope {slope} and scl_inter {intercept}, which are not "
+            "finite"
+        )
 
 
 def _check_gzip(name: str) -> None:
@@ -229,7 +258,14 @@ def _read_series(folder: str) -> Scan:
 
 def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
     """Raise UnreadableImage if slices of a series differ in the meaning of their values."""
-    for key in ("RescaleIntercept", "RescaleSlope", "RescaleType", "Modality", _PHOTOMETRIC):
+    for name, header in slices:
+        slope, shift = _rescaling(header)
+        if not np.isfinite([slope, shift]).all() or slope == 0:
+            raise UnreadableImage(
+                f"{name} has RescaleSlope {slope:g} and RescaleIntercept {shift:g}: finite numbers "
+                "are expected, and a slope that is not 0"
+            )
+    for key in _ALIKE:
         by_value: dict[object, list[str]] = {}
         for name, header in slices:
             value = getattr(header, key, None)
@@ -243,6 +279,14 @@ def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
                 f"{odd[0]}{count} {verb} from the other slices in {key}, so that their values do "
                 "not mean the same"
             )
+
+
+def _rescaling(header: Any) -> tuple[float, float]:
+    """Return the slope and the intercept of a slice; 1 and 0 where the header has none."""
+    slope, shift = (getattr(header, key, None) for key in ("RescaleSlope", "RescaleIntercept"))
+    return 1.0 if slope in (None, "") else float(slope), 0.0 if shift in (None, "") else float(
+        shift
+    )
 
 
 def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, Any]]]:
@@ -311,8 +355,7 @@ def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray,
         raise UnreadableImage(f"{name} has no pixels that can be read: {error}") from None
     if stored.shape != size:
         raise UnreadableImage(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
-    slope = float(getattr(header, "RescaleSlope", None) or 1.0)
-    shift = float(getattr(header, "RescaleIntercept", None) or 0.0)
+    slope, shift = _rescaling(header)
     values = stored.astype(np.float32) * np.float32(slope) + np.float32(shift)
     inverted = getattr(header, _PHOTOMETRIC, None) == "MONOCHROME1"
     if not inverted or getattr(header, "Modality", None) in _WITH_UNIT:
@@ -343,5 +386,5 @@ def _is_dicom(path: str) -> bool:
     return head[128:] == b"DICM" or head.startswith(_FIRST_TAGS)
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def _times(shape: Sequence[int | float]) -> str:
     return " x ".join(map(str, shape))

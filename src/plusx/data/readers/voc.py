@@ -22,6 +22,7 @@ from plusx.data.readers.annotation_index import (
     first_file,
 )
 from plusx.data.readers.listing import class_name, file_problem
+from plusx.data.readers.text_file import decoded, encoding_of
 from plusx.data.splits import SPLIT_NAMES, split_of
 from plusx.errors import UserError
 
@@ -30,12 +31,6 @@ _IMAGES = ("JPEGImages", "images", "image", "imgs")
 _NOTES = ("Annotations", "annotations", "annotation", "xmls", "labels")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DECLARED = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)[\"']")
-_BEGINNINGS = {
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-    b"<\0": "utf-16-le",
-    b"\0<": "utf-16-be",
-}
 # what is declared as the first is often the second, which holds it
 _WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "ascii": "utf-8"}
 _FAR = 2.0**31
@@ -123,7 +118,7 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
     first: dict[str, str] = {}
     for name, path in paths.items():
         split = "train" if name == "trainval" else split_of(name)
-        text = read_regular(path, _LIMIT).decode("utf-8-sig", "surrogateescape")
+        text = decoded(read_regular(path, _LIMIT))
         names = lists.setdefault(split, [])
         for number, line in enumerate(text.splitlines(), 1):
             words = line.split()
@@ -168,7 +163,18 @@ def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage
         raise UnreadableImage("it declares entities, which an annotation has no use for")
     tree = ElementTree.fromstring(text)
     boxes = []
-    for number, thing in enumerate(tree.iter("object"), 1):
+    for element in tree.iter():  # other programs write a namespace, or other capitals
+        element.tag = element.tag.rpartition("}")[2].casefold()
+    objects = list(tree.iter("object"))
+    if not objects and tree.tag != "annotation":
+        raise UnreadableImage(
+            f"its root is <{printable(tree.tag[:40])}> and it has no <object>: <annotation>, with "
+            "an <object> for each box, is expected"
+        )
+    in_objects = sum(len(list(thing.iter("bndbox"))) for thing in objects)
+    if len(list(tree.iter("bndbox"))) > in_objects:
+        raise UnreadableImage("it has a <bndbox> outside of any <object>")
+    for number, thing in enumerate(objects, 1):
         box = thing.find("bndbox")
         corners = tuple(_number(None if box is None else box.findtext(name)) for name in _CORNERS)
         label = class_name(thing.findtext("name") or "")
@@ -193,8 +199,8 @@ def _decoded(data: bytes) -> str:
 
     LookupError, ValueError: the encoding is unknown, or is another one.
     """
-    encoding = _BEGINNINGS.get(data[:2], "")
-    if not encoding:
+    encoding = encoding_of(data)
+    if encoding == "utf-8-sig":
         declared = _DECLARED.match(data.removeprefix(b"\xef\xbb\xbf"))
         name = declared[1].decode("ascii") if declared else "utf-8"
         encoding = _WIDER.get(name.lower(), "utf-8-sig" if name.lower() == "utf-8" else name)

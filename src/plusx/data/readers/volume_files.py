@@ -40,6 +40,7 @@ from plusx.data.modality.space import (
 )
 from plusx.data.readers.listing import file_problem
 from plusx.data.readers.scans import Scan, files_of, is_scan, read_scan, stem_of
+from plusx.data.readers.text_file import decoded
 from plusx.data.readers.verdicts import Entry, file_stamp
 from plusx.data.sample import IGNORE_INDEX
 from plusx.data.splits import split_of
@@ -207,7 +208,7 @@ def class_names_of(root: str | Path) -> tuple[str, ...]:
     if not os.path.isfile(path):
         return ()
     try:
-        labels = json.loads(read_regular(path, _DESCRIPTION_LIMIT))["labels"]
+        labels = json.loads(decoded(read_regular(path, _DESCRIPTION_LIMIT)))["labels"]
         pairs = labels.items()
         numbers = {int(k): v for k, v in pairs} if "0" in labels else {v: k for k, v in pairs}
         names = [numbers[number] for number in range(len(numbers))]

@@ -30,6 +30,7 @@ from plusx.data.readers.annotation_index import (
 )
 from plusx.data.readers.coco import segmentation_mask
 from plusx.data.readers.listing import class_name, file_problem
+from plusx.data.readers.text_file import beginning, decoded
 from plusx.data.readers.verdicts import listed
 from plusx.data.splits import SPLIT_NAMES
 from plusx.errors import UserError
@@ -38,11 +39,10 @@ from plusx.errors import UserError
 _LIMIT = 2**20  # bytes of data.yaml
 _LABEL_LIMIT = 64 * 2**20  # bytes of a label file, and of a list of images
 _OVER = 0.01  # how far fractions may leave 0 to 1, by rounding
-_DESCRIPTION = (
-    re.compile(rb"^names\s*:", re.MULTILINE),
-    re.compile(rb"^(train|val|test)\s*:", re.MULTILINE),
-)
+_KEY = re.compile(r"^([\s{,]*)[\"']?(names|nc|train|val|test|<<)[\"']?\s*:", re.MULTILINE)
 _YAML = (".yaml", ".yml")
+_CLASSES, _SPLITS = {"names", "nc"}, {"train", "val", "test"}
+_MOST_CLASSES = 100_000
 _IMAGES = ("images", "obj_train_data", "data")
 _NUMBER = re.compile(rb"\s*\d+(\.0+)?(\s+[-+.\deE]+){4,}\s*")
 
@@ -67,7 +67,7 @@ def read_yolo(path: str) -> AnnotationIndex:
     """
     shown, real = printable(path), os.path.realpath(path)
     if os.path.isfile(real):
-        root, description = os.path.dirname(real), real
+        root, description, others = os.path.dirname(real), real, []
     elif os.path.isdir(real):
         root = real
         descriptions = [name for name in _descriptions(real) if _is_description(name)]
@@ -75,11 +75,21 @@ def read_yolo(path: str) -> AnnotationIndex:
             several = ", ".join(printable(name, root) for name in descriptions)
             raise UserError(f"{shown} has several descriptions ({several}): give the path of one")
         description = descriptions[0] if descriptions else ""
+        others = [name for name in _descriptions(real) if name not in descriptions]
     else:
         raise UserError(f"{shown} is missing")
     index = AnnotationIndex(root)
+    for name in others:
+        reason = "has none of the keys names, nc, train, val and test of a description"
+        if _is_usual(name):
+            raise UserError(f"{printable(name, root)} {reason}: add them, or remove the file")
+        index.warnings.append(f"{printable(name, root)} is not read: it {reason}")
     content = _content(description, root) if description else {}
     names = _names(content, root, printable(description, root))
+    if description and "names" not in content and not _listed_names(root):
+        index.warnings.append(
+            f"{printable(description, root)} names no classes: they are called by their numbers"
+        )
     images = list(_described(content, root)) or [
         (split, image)
         for split, folder in _image_folders(root)
@@ -100,13 +110,16 @@ def _descriptions(root: str) -> list[str]:
 
 
 def _is_description(path: str) -> bool:
-    """Whether the beginning of a YAML file is that of a data.yaml."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_LIMIT)
-    except OSError:
-        return False
-    return all(key.search(head) for key in _DESCRIPTION)
+    """Whether a YAML file has the keys of a data.yaml; in a file of that name one is enough."""
+    keys = _KEY.findall(beginning(path, _LIMIT))
+    merges = any(key == "<<" for _, key in keys)  # of keys that are further in
+    names = {key for before, key in keys if merges or "{" in before or not before.strip("\n")}
+    return bool(names) if _is_usual(path) else bool(names & _CLASSES and names & _SPLITS)
+
+
+def _is_usual(path: str) -> bool:
+    """Whether a file has the name of a description, data.yaml."""
+    return os.path.splitext(os.path.basename(path))[0].lower() in ("data", "dataset")
 
 
 def _content(path: str, root: str) -> dict[str, Any]:
@@ -114,7 +127,8 @@ def _content(path: str, root: str) -> dict[str, Any]:
 
     shown = printable(path, root)
     try:
-        content = yaml.safe_load(read_regular(path, _LIMIT))
+        text = decoded(read_regular(path, _LIMIT))
+        content = yaml.safe_load(re.sub(r":[ \t]*\t[ \t]*", ": ", text))  # PyYAML refuses tabs
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None else ""
@@ -144,6 +158,8 @@ def _names(content: dict[str, Any], root: str, shown: str) -> tuple[str, ...]:
         raise UserError(f"{shown}: nc is {reprlib.repr(count)}, and there are {len(names)} names")
     if names is None:
         names = _listed_names(root)
+        if not names and type(count) is int and 0 < count <= _MOST_CLASSES:
+            names = list(range(count))
     classes = tuple(class_name(str(name)) for name in names)
     if twice := sorted({name for name in classes if classes.count(name) > 1}):
         raise UserError(f"{shown}: the class {twice[0]!r} is there twice")
@@ -163,7 +179,10 @@ def _listed_names(root: str) -> list[str]:
 
 
 def _lines(path: str) -> list[str]:
-    return read_regular(path, _LABEL_LIMIT).decode("utf-8-sig", "surrogateescape").splitlines()
+    try:
+        return decoded(read_regular(path, _LABEL_LIMIT)).splitlines()
+    except UnicodeDecodeError as error:
+        raise UnreadableImage(f"no text: {error}") from None
 
 
 def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,29 @@
+"""The text of files that describe a data set: UTF-8, or UTF-16."""
+
+import codecs
+
+
+def decoded(data: bytes) -> str:
+    """Decode a file by its byte order mark; bytes that are not UTF-8 become surrogates, as in names
+    of files. UTF-16 without a mark is recognised by its zeros. UnicodeDecodeError: UTF-16 is cut.
+    """
+    return data.decode(encoding_of(data), "surrogateescape")
+
+
+def encoding_of(data: bytes) -> str:
+    """Return the encoding in which a text begins: utf-16, utf-16-le, utf-16-be or utf-8-sig."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(data) > 1 and (data[0] == 0) != (data[1] == 0):
+        return "utf-16-be" if data[0] == 0 else "utf-16-le"
+    return "utf-8-sig"
+
+
+def beginning(path: str, count: int) -> str:
+    """Return the text in the first bytes of a file; "" if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(count)
+    except OSError:
+        return ""
+    return head.decode(encoding_of(head), "replace")

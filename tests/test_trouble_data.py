@@ -1,0 +1,246 @@
+"""Trouble with data sets of users, through the command line and the Python interface."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import plusx.cli
+from corpus import Tree, annotation_of, coco_json, photos, tree, voc
+from plusx.data.readers.annotated import open_annotated
+from plusx.data.readers.annotation_index import LayoutOptions
+from plusx.errors import UserError
+from plusx.recipe import load_recipe
+from plusx.run.datasets import open_split
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command; exit code, standard output and the last line of standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code = plusx.cli.run([os.fspath(w) if isinstance(w, Path) else str(w) for w in words])
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err
+        return code, output.out, output.err
+
+    return call
+
+
+# ------------------------------------------------------------------ nothing to learn
+
+
+def crowds(root: Path, count: int = 6, ordinary: int = 0) -> Path:
+    boxes = [
+        annotation_of(n) | {"iscrowd": int(n >= ordinary), "segmentation": []} for n in range(count)
+    ]
+    return coco_json(root, "train.json", "images", count, annotations=boxes)
+
+
+def test_crowds_alone_are_refused_before_training(tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "run"
+    root = crowds(tmp_path / "set")
+    code, _, err = run("train", "boxes", f"data.path={root}", "epochs=1", "--out", out)
+    assert code == 2
+    assert "marked as crowd (iscrowd in COCO) or difficult" in err
+    assert not (out / "log.jsonl").exists()
+
+
+def test_difficult_objects_alone_are_refused(tmp_path: Path, run: Run) -> None:
+    voc(tmp_path / "set")
+    for path in (tmp_path / "set" / "Annotations").iterdir():
+        text = path.read_text().replace("<bndbox>", "<difficult>1</difficult><bndbox>")
+        path.write_text(text)
+    code, _, err = run("train", "boxes", f"data.path={tmp_path / 'set'}", "epochs=1")
+    assert code == 2
+    assert "there is nothing to learn: all 3 boxes" in err or "all 4 boxes" in err
+
+
+def test_a_split_by_the_seed_that_leaves_only_crowds_is_refused(tmp_path: Path) -> None:
+    root = crowds(tmp_path / "set", 4, ordinary=1)
+    messages = []
+    for seed in range(8):
+        try:
+            open_annotated(root, "coco", seed=seed, validation=2)
+        except UserError as error:
+            messages.append(str(error))
+    assert 0 < len(messages) < 8
+    assert all("nothing to learn" in text and "data.validation" in text for text in messages)
+
+
+def test_training_on_one_class_is_refused_and_lost_classes_are_named(tmp_path: Path) -> None:
+    root = tree(photos(["cat", "dog", "eel"], 8))(tmp_path / "set")
+    for value in ("1", "0.05"):
+        recipe = load_recipe("images", [f"data.path={root}", f"data.train={value}"])
+        with pytest.raises(UserError, match=rf"train = {value} leaves one class only .* per_class"):
+            open_split(recipe, "train")
+    recipe = load_recipe("images", [f"data.path={root}", "data.train=2"])
+    (warning,) = open_split(recipe, "train").warnings
+    assert "leaves 1 class without an image to train on (" in warning
+    recipe = load_recipe("images", [f"data.path={root}", "data.train=3"])
+    assert open_split(recipe, "train").warnings == []
+
+
+# ------------------------------------------------------------------ descriptions and notes
+
+
+YOLO: Tree = {f"images/train/{n}.png": n for n in range(4)}
+YOLO |= {f"labels/train/{n}.txt": f"{n % 2} .5 .5 .2 .2\n" for n in range(4)}
+NAMES = "train: images/train\nnames: [cell, wall]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        (NAMES.encode("utf-16"), ("cell", "wall")),
+        (NAMES.encode("utf-16-le"), ("cell", "wall")),
+        ("names:\t[cell, wall]\ntrain: images/train\n".encode("utf-8-sig"), ("cell", "wall")),
+        (b"a: &a\n  names: [cell, wall]\n<<: *a\ntrain: images/train\n", ("cell", "wall")),
+        (b"{names: [cell, wall], train: images/train}", ("cell", "wall")),
+        (b"train: images/train\nnc: 2\n", ("0", "1")),
+    ],
+)
+def test_a_description_of_yolo_is_read_whatever_its_form(
+    text: bytes, classes: tuple[str, ...], tmp_path: Path, run: Run
+) -> None:
+    tree(YOLO | {"data.yaml": text})(tmp_path)
+    code, out, _ = run("info", tmp_path, "--json")
+    assert code == 0
+    values = json.loads(out)
+    assert values["kind"] == "yolo"
+    assert tuple(row["name"] for row in values["classes"]) == classes
+    is_warned = any("data.yaml names no classes" in text for text in values["warnings"])
+    assert is_warned == (classes[0] == "0")
+
+
+@pytest.mark.parametrize("text", ["", "classes: [cell, wall]\n", "names: [cell, wall]\n\tval: x\n"])
+def test_a_description_without_keys_is_named(text: str, tmp_path: Path, run: Run) -> None:
+    tree(YOLO | {"data.yaml": text})(tmp_path)
+    code, _, err = run("info", tmp_path)
+    assert code == 2
+    assert "data.yaml" in err
+
+
+def test_another_yaml_beside_the_images_is_named(tmp_path: Path, run: Run) -> None:
+    tree(YOLO | {"hyperparameters.yaml": "lr: 0.1\n"})(tmp_path)
+    code, out, _ = run("info", tmp_path)
+    assert code == 0
+    assert "hyperparameters.yaml is not read" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<annotation>", '<annotation xmlns="http://example.org/voc">'),
+        ("object>", "Object>"),
+        ("annotation>", "doc>"),
+        ("bndbox>", "BndBox>"),
+    ],
+)
+def test_voc_in_another_form_is_read(old: str, new: str, tmp_path: Path, run: Run) -> None:
+    voc(tmp_path)
+    for path in (tmp_path / "Annotations").iterdir():
+        path.write_text(path.read_text().replace(old, new))
+    code, out, _ = run("info", tmp_path, "--json")
+    assert code == 0
+    (row,) = json.loads(out)["classes"]
+    assert row == {"name": "cell", "train": 3, "validation": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<annotations><image><box/></image></annotations>", "its root is <annotations>"),
+        (
+            "<annotation><item><bndbox/></item></annotation>",
+            "it has a <bndbox> outside of any <object>",
+        ),
+    ],
+)
+def test_xml_of_another_format_is_no_empty_image(
+    text: str, reason: str, tmp_path: Path, run: Run
+) -> None:
+    voc(tmp_path)
+    (tmp_path / "Annotations" / "2.xml").write_text(text)
+    code, _, err = run("train", "boxes", f"data.path={tmp_path}", "epochs=1")
+    assert code == 2
+    assert f"2.xml: cannot be read: {reason}" in err
+
+
+# ------------------------------------------------------------------ COCO
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_json_with_a_byte_order_mark_is_read(encoding: str, tmp_path: Path, run: Run) -> None:
+    coco_json(tmp_path, "train.json", "images")
+    path = tmp_path / "train.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    code, out, _ = run("info", tmp_path, "--json")
+    assert code == 0
+    assert json.loads(out)["splits"] == {"train": 3, "validation": 1}
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"images": 5}, "images is 5, not a list"),
+        ({"categories": [{"id": 1}]}, "categories, item 1: name is missing"),
+        ({"annotations": [{"id": 1, "category_id": 1}]}, "annotation 1: image_id is missing"),
+        (
+            {"annotations": [annotation_of(1) | {"bbox": [1, 2, "a", 4]}]},
+            "bbox has 'a', not four numbers (left, top, width and height)",
+        ),
+        ({"annotations": [annotation_of(1) | {"iscrowd": 7}]}, "iscrowd is 7, not 0 or 1"),
+        ({"annotations": [3]}, "annotation 1: it is 3, not an object in braces"),
+    ],
+)
+def test_errors_of_a_json_are_plain(
+    lists: dict[str, object], message: str, tmp_path: Path, run: Run
+) -> None:
+    coco_json(tmp_path, "train.json", "images")
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | lists))
+    code, _, err = run("train", "boxes", f"data.path={tmp_path}", "epochs=1")
+    assert code == 2
+    assert message in err
+    assert "Input should" not in err
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[1, 2, "x"]], "polygons [[x, y, x, y, ...]] or run lengths"),
+        ({"size": [24, 32]}, "polygons [[x, y, x, y, ...]] or run lengths"),
+        ({"size": [24, 32], "counts": "m"}, "its run lengths are cut off"),
+    ],
+)
+def test_errors_of_segmentations_are_plain(
+    segmentation: object, message: str, tmp_path: Path
+) -> None:
+    notes = [annotation_of(n) | {"segmentation": segmentation} for n in range(4)]
+    coco_json(tmp_path, "train.json", "images", annotations=notes)
+    with pytest.raises(UserError) as caught:
+        open_annotated(tmp_path, "coco", options=LayoutOptions(instances=True))
+    assert message in str(caught.value)
+
+
+def test_the_supercategory_that_roboflow_adds_is_no_class(tmp_path: Path, run: Run) -> None:
+    categories = [
+        {"id": 0, "name": "cells", "supercategory": "none"},
+        {"id": 1, "name": "red", "supercategory": "cells"},
+        {"id": 2, "name": "white", "supercategory": "cells"},
+    ]
+    coco_json(tmp_path, "train.json", "images", categories=categories)
+    _, out, _ = run("info", tmp_path, "--json")
+    values = json.loads(out)
+    assert [row["name"] for row in values["classes"]] == ["red", "white"]
+    assert any("'cells' is no class" in text for text in values["warnings"])
+    annotation = annotation_of(0) | {"category_id": 0}
+    coco_json(tmp_path, "train.json", "images", categories=categories, annotations=[annotation])
+    _, out, _ = run("info", tmp_path, "--json")
+    assert [row["name"] for row in json.loads(out)["classes"]] == ["cells", "red", "white"]
