@@ -18,7 +18,6 @@ from plusx.data.modality import BandsModality, ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
 from plusx.data.readers.tiff import read_bands
 from plusx.data.sets.synthetic import TELLING, open_bands
-from plusx.data.statistics import measured_modality
 from plusx.recipe import OwnData, load_recipe
 from plusx.run import evaluate, load_run, predict, train
 from plusx.run.datasets import own_modality
@@ -192,7 +191,7 @@ def test_a_folder_of_bands_trains_is_evaluated_and_used(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pixels_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
     source = open_data(_folder(tmp_path / "data", 3), split="all", modality=KNOWN)
-    source = source.with_modality(measured_modality(source))
+    source = source.fitted()
     made = []
     for workers in (0, 1):
         loader = Loader(source, split="train", augment="pad2 crop flip cutout2", batch_size=4,
@@ -206,7 +205,7 @@ def test_pixels_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_measured_bands_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
     source = open_data(_folder(tmp_path / "data", 3), split="all", modality=KNOWN)
-    with Loader(source.with_modality(measured_modality(source)), split="all") as loader:
+    with Loader(source.fitted(), split="all") as loader:
         values = torch.cat([batch.inputs for batch in loader.epoch(0)])
     assert torch.allclose(values.mean((0, 2, 3)), torch.zeros(5), atol=1e-3)
     assert torch.allclose(values.std((0, 2, 3)), torch.ones(5), atol=1e-2)

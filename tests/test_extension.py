@@ -31,13 +31,13 @@ import numpy as np
 import torch
 
 from plusx.data.image_file import Verdict, content_digest
-from plusx.data.modality.modality import Modality
+from plusx.data.modality.grid import GridModality
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform
 
 
 @dataclass(frozen=True)
-class DepthModality(Modality):
+class DepthModality(GridModality):
     kind: ClassVar[str] = "depth"
     inputs: ClassVar[str] = "depth maps"
     words: ClassVar[frozenset[str]] = frozenset()

@@ -1,4 +1,4 @@
-"""Annotations of images: boxes, instance masks, and the class of every pixel.
+"""Annotations of samples: boxes, instance masks, the class of every pixel, and texts.
 
 Coordinates are pixels of the stored image: x to the right, y down, the left and top edge at 0,
 right and bottom edges exclusive.
@@ -24,6 +24,7 @@ from plusx.data.image_file import (
 )
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.sample import IGNORE_INDEX, NO_BOXES, Sample
+from plusx.data.tokenizer import END, Tokenizer
 
 
 Rows = Float32[np.ndarray, "_ 6"]  # left, top, right, bottom, class, crowd (1 or 0)
@@ -32,7 +33,12 @@ Planes = UInt8[np.ndarray, "_ _ _"]
 
 
 class Annotations(ABC):
-    """Annotations of samples besides their classes."""
+    """Annotations of samples besides their classes.
+
+    spatial: whether they have positions in the input, which is then padded and never cropped
+    """
+
+    spatial: bool = True
 
     @property
     def boxes(self) -> Sequence[Rows] | None:
@@ -58,6 +64,10 @@ class Annotations(ABC):
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Annotations":
         """Return the annotations of some samples, in that order."""
+
+    def with_classes(self, classes: tuple[str, ...]) -> "Annotations":
+        """Return the annotations in the classes of a trained network."""
+        return self
 
     @abstractmethod
     def digest(self, root: str | None) -> bytes:
@@ -263,6 +273,46 @@ class Masks(Annotations):
         for path, content in zip(self.paths, self.contents, strict=True):
             name = os.path.relpath(path, root) if root else path
             digest.update(os.fsencode(name) + b"\0" + content.encode())
+        return digest.digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Texts(Annotations):
+    """A text for each of n samples, such as a translation or a transcript.
+
+    tokenizer: its vocabulary is the classes of the data set
+    end: whether the token "</s>" ends every sequence
+    """
+
+    texts: list[str]
+    tokenizer: Tokenizer
+    end: bool = False
+    spatial = False
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add_to(self, sample: Sample, index: int) -> Sample:
+        """Return the sample with the token numbers of its text as target."""
+        numbers = self.tokenizer.encode(self.texts[index])
+        if self.end:
+            numbers = [*numbers, self.tokenizer.number(END)]
+        return replace(sample, target=torch.tensor(numbers, dtype=torch.int64))
+
+    def subset(self, indices: Sequence[int]) -> "Annotations":
+        """Return the texts of some samples, in that order."""
+        return replace(self, texts=[self.texts[index] for index in indices])
+
+    def with_classes(self, classes: tuple[str, ...]) -> "Annotations":
+        """Return the texts in the vocabulary of a trained network."""
+        return replace(self, tokenizer=replace(self.tokenizer, vocabulary=classes))
+
+    def digest(self, root: str | None) -> bytes:
+        """Return a digest of the texts."""
+        digest = hashlib.sha256()
+        for text in self.texts:
+            content = text.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little") + content)
         return digest.digest()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64, Num, Shaped, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from plusx.data.sample import IGNORE_INDEX, Sample
 from plusx.data.transforms.steps import Size
@@ -26,12 +27,15 @@ class Batch:
     class numbers (n,) int64; for several labels per sample and mixed batches the probability of
         each class (n, k) float32;
     the class of every position (n, *s) uint8, where 255 is ignored;
+    sequences of token numbers (n, u) int64; -1 is padding, and `target_lengths` counts the others;
     boxes (n, m, 6) float32: left, top, right, bottom in pixels of the input, class, and crowd (1 or
         0). Every image has at least one row; rows of class -1 are padding.
 
-    `targets` is None if it is unknown, as in prediction. `lengths` are the lengths of padded
-    sequences. `extras` are other tensors whose first dimension is the batch:
+    `targets` is None if it is unknown, as in prediction. `lengths` (n,) int64 are those of padded
+    sequences, along the last dimension of the inputs. `extras` are other tensors whose first
+    dimension is the batch:
 
+    target_lengths (n,) int64, the lengths of sequences of targets;
     masks         (n, m, h, w) uint8, the instance masks of the boxes: 1 inside, 0 outside;
     scale         (n,) float32, pixels of the input per pixel of the stored image;
     content_size  (n, 2) int64, height and width of the image within the padded input;
@@ -112,19 +116,20 @@ MULTIPLE = 32
 class Collated(NamedTuple):
     """A batch with inputs that are not yet normalised; or an error message.
 
-    extras: those of a Batch
+    extras, lengths: those of a Batch
     """
 
     inputs: Num[Tensor, "n c *s"]
     targets: Tensor | None
     extras: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
     error: str = ""
+    lengths: Int64[Tensor, "n"] | None = None
 
     def batch(self, inputs: Float32[Tensor, "n c *s"], device: torch.device) -> Batch:
         """Return the batch with these normalised inputs and zero padding, on a device."""
         if "content_size" in self.extras:
             blank_padding(inputs, self.extras["content_size"])
-        return Batch(inputs, self.targets, extras=self.extras).to(device)
+        return Batch(inputs, self.targets, self.lengths, self.extras).to(device)
 
 
 def blank_padding(inputs: Float32[Tensor, "n c h w"], sizes: Int64[Tensor, "n 2"]) -> None:
@@ -147,7 +152,8 @@ def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
     """Collate transformed samples into one batch."""
     inputs = [sample.tensor for sample in samples]
     if not transform.annotated:
-        return Collated(_stacked(inputs, transform.setting.channels_last), _labels(samples))
+        stacked = _stacked(inputs, transform.setting.channels_last)
+        return Collated(stacked, *collate_targets(samples))
     if inputs[0].ndim == 4:
         return Collated(torch.stack(inputs), _class_planes(samples, inputs[0].shape[1:]))
     size = transform.final or covering_size([sample.size for sample in samples])
@@ -169,16 +175,32 @@ def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
     return Collated(padded, targets, extras)
 
 
+def collate_sequences(samples: Sequence[Sample], padding: int | float) -> Collated:
+    """Collate transformed samples that differ in the length of their last dimension."""
+    inputs = [sample.tensor for sample in samples]
+    lengths = torch.tensor([values.shape[-1] for values in inputs])
+    longest = int(lengths.max())
+    padded = inputs[0].new_full((len(inputs), *inputs[0].shape[:-1], longest), padding)
+    for row, values in zip(padded, inputs):
+        row[..., : values.shape[-1]] = values
+    return Collated(padded, *collate_targets(samples), lengths=lengths)
+
+
+def collate_targets(samples: Sequence[Sample]) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Return the targets of classes or of sequences of tokens, and the lengths of the latter."""
+    if samples[0].target is None:
+        return None, {}
+    targets = [torch.as_tensor(sample.target) for sample in samples]
+    if targets[0].ndim == 0 or targets[0].is_floating_point():
+        return torch.stack(targets), {}
+    lengths = torch.tensor([len(target) for target in targets])
+    return pad_sequence(targets, batch_first=True, padding_value=-1), {"target_lengths": lengths}
+
+
 def _stacked(inputs: Sequence[Tensor], channels_last: bool) -> Tensor:
     if channels_last and inputs[0].dtype == torch.uint8:
         return torch.stack([image.permute(1, 2, 0) for image in inputs]).permute(0, 3, 1, 2)
     return torch.stack(list(inputs))
-
-
-def _labels(samples: Sequence[Sample]) -> Tensor | None:
-    if samples[0].target is None:
-        return None
-    return torch.stack([torch.as_tensor(sample.target) for sample in samples])
 
 
 def _class_planes(samples: Sequence[Sample], size: Size) -> UInt8[Tensor, "n *s"]:

@@ -63,10 +63,12 @@ class Items(ABC):
 
     paths: the files, if each input is one
     patches: samples per item in an epoch of training
+    of_one_size: whether inputs are in memory at the network's size
     """
 
     paths: list[str] | None
     patches: int
+    of_one_size: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -86,6 +88,11 @@ class Items(ABC):
     def name(self, index: int) -> str:
         """Return the name of an item that is not a file, for messages."""
         return f"sample {index}"
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "n"] | None:
+        """The lengths of sequences, in any unit; None if they are equal or unknown."""
+        return None
 
     def fit(self, modality: Modality) -> "Items":
         """The items for a modality of another size."""
@@ -140,10 +147,8 @@ class FileItems(Items):
 def stored_sample(value: Input) -> Sample:
     """Return a sample without annotations."""
     if isinstance(value, torch.Tensor):
-        height, width = value.shape[-2:]
-    else:
-        width, height = value.size
-    return Sample(value, stored_size=(height, width))
+        return Sample(value, stored_size=tuple(value.shape[-2:]))
+    return Sample(value, stored_size=value.size[::-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +158,7 @@ class MemoryItems(Items):
     images: Num[Tensor, "n c h w"]
     paths: list[str] | None = None
     patches: int = 1
+    of_one_size = True
 
     def __len__(self) -> int:
         return len(self.images)
@@ -166,8 +172,13 @@ class MemoryItems(Items):
     def subset(self, indices: Sequence[int]) -> "Items":
         return replace(self, images=self.images[torch.as_tensor(indices, dtype=torch.int64)])
 
+    @property
+    def lengths(self) -> Int64[np.ndarray, "n"] | None:
+        """The lengths of sequences, in any unit; None if they are equal or unknown."""
+        return None
+
     def fit(self, modality: Modality) -> "Items":
-        return replace(self, images=resample(self.images, modality.size))
+        return replace(self, images=resample(self.images, modality.image_size))
 
     def digest(self, root: str | None) -> bytes:
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
@@ -187,13 +198,14 @@ class MemoryBatches(BatchMaker):
 
     def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
         transform, images = self.request.transform, self.images
+        size = self.request.modality.image_size
         for numbers in samples:
             windows = Windows.whole(len(numbers), (images.shape[2], images.shape[3]))
             rng = CounterRNG.of(self.request.seed, epoch, numbers)
             for position, word in enumerate(transform.words):
                 if word.kind in WINDOW_STEPS:
                     step = WINDOW_STEPS[word.kind]
-                    windows = step(windows, word, rng.at(position), self.request.modality.size)
+                    windows = step(windows, word, rng.at(position), size)
             yield gather(images, numbers % len(images), windows)
 
 
@@ -247,7 +259,12 @@ class Dataset:
     @property
     def in_memory(self) -> bool:
         """Whether inputs are in memory at the network's size."""
-        return self.paths is None and self.annotations is None
+        return self.items.of_one_size and self.paths is None and not self.spatial
+
+    @property
+    def spatial(self) -> bool:
+        """Whether samples have boxes or masks, which have positions in the input."""
+        return self.annotations is not None and self.annotations.spatial
 
     @property
     def paths(self) -> list[str] | None:
@@ -282,6 +299,21 @@ class Dataset:
                 )
             items = items.fit(modality)
         return replace(self, modality=modality, items=items)
+
+    def fitted(self) -> "Dataset":
+        """Return the training set with a modality that is measured on it."""
+        return replace(self, modality=self.modality.fitted(self))
+
+    def like(self, modality: Modality, classes: tuple[str, ...] = ()) -> "Dataset":
+        """Return the data set as a network with this preprocessing and these classes needs it.
+
+        Data whose classes are a vocabulary takes over that of the network.
+        """
+        dataset = self.with_modality(self.modality.like(modality))
+        annotations = self.annotations
+        if annotations is None or annotations.spatial or not classes:
+            return dataset
+        return replace(dataset, classes=classes, annotations=annotations.with_classes(classes))
 
     def with_reference_decoder(self) -> "Dataset":
         """Return the data set with the decoder of evaluation instead of a faster one."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from plusx.data.batch import Batch, Collated, collate
+from plusx.data.batch import Batch, Collated
 from plusx.data.buffer_pool import BufferPool
 from plusx.data.dataset import BatchRequest, Dataset, as_split
 from plusx.data.image_file import UnreadableImage, quiet
@@ -182,7 +182,7 @@ class Loader:
         self.transform = dataset.modality.transform(
             augment,
             train=train,
-            annotated=dataset.annotations is not None,
+            annotated=dataset.spatial,
             stored=dataset.in_memory,
             channels_last=channels_last,
         )
@@ -431,7 +431,7 @@ class SampleMaker(TorchDataset[Sample]):
         """The samples as one batch, or the error of the last one."""
         if samples[-1][1]:
             return Collated(torch.zeros(0), None, error=samples[-1][1])
-        return collate([sample for sample, _ in samples], self.transform)
+        return self.dataset.modality.collate([sample for sample, _ in samples], self.transform)
 
     def close(self) -> None:
         """Empty the cache."""

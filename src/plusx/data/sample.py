@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Num, UInt8
+from jaxtyping import Float32, Int64, Num, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -16,16 +16,16 @@ from plusx.data.image_file import ImageFile
 IGNORE_INDEX = 255
 NO_BOXES = np.zeros((0, 6), np.float32)
 
-# a file that is not decoded yet, a Pillow image (RGB or L), or values (c, *s)
-Input = ImageFile | Image.Image | Num[Tensor, "c *s"]
+# a file that is not decoded yet, a Pillow image (RGB or L), values (c, *s), or token numbers (t,)
+Input = ImageFile | Image.Image | Num[Tensor, "..."]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """An input and its annotations, as stored or as transformed.
 
-    target: class number, or for several labels a row (k,) of 0 and 1; None if boxes or masks are
-        the annotation, or it is unknown
+    target: class number; for several labels a row (k,) of 0 and 1; or token numbers (u,); None if
+        boxes or masks are the annotation, or it is unknown
     boxes: left, top, right, bottom, class and crowd, in pixels of the (transformed) input
     masks: the instance masks of the boxes, 1 inside and 0 outside; or one plane, the class of every
         position
@@ -36,12 +36,12 @@ class Sample:
     """
 
     input: Input
-    target: int | Float32[Tensor, "k"] | None = None
+    target: int | Float32[Tensor, "k"] | Int64[Tensor, "u"] | None = None
     boxes: Float32[np.ndarray, "m 6"] | None = None
     masks: UInt8[Tensor, "p *s"] | None = None
     mask_fill: int = 0
     scale: float = 1.0
-    stored_size: tuple[int, int] | None = None
+    stored_size: tuple[int, ...] | None = None
     anchors: Callable[[], list[np.ndarray]] | None = None
 
     @property
@@ -57,7 +57,7 @@ class Sample:
         return self.masks is not None and self.mask_fill == 0
 
     @property
-    def tensor(self) -> Num[Tensor, "c *s"]:
+    def tensor(self) -> Num[Tensor, "..."]:
         """The input's values."""
         if isinstance(self.input, Tensor):
             return self.input

@@ -52,6 +52,11 @@ class _HasSplit(Protocol):
 E = TypeVar("E", bound=_HasSplit)
 
 
+def evenly(count: int, most: int) -> Int64[np.ndarray, "m"]:
+    """Return at most `most` of `count` indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
 def own_splits(entries: Sequence[_HasSplit]) -> tuple[str, ...]:
     """Return the splits that the data defines; () if it defines none."""
     return tuple(sorted({entry.split for entry in entries} - {""}))

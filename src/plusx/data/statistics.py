@@ -1,23 +1,26 @@
 """Mean and deviation of a data set's channels."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from plusx.data.dataset import Dataset
-from plusx.data.modality import Modality
-from plusx.data.subset import evenly
+from plusx.data.modality.grid import GridModality
+from plusx.data.splits import evenly
 
 
+if TYPE_CHECKING:
+    from plusx.data.dataset import Dataset
+
+M = TypeVar("M", bound=GridModality)
 _MEASURED = 500  # samples whose values are measured
 
 
-def measured_modality(dataset: Dataset) -> Modality:
+def measured(modality: M, dataset: "Dataset") -> M:
     """Return the modality with the mean and deviation of the data set's channels.
 
     They are measured on at most 500 evenly spread samples, at the size of the network's input.
     """
-    modality = dataset.modality
     bare = replace(modality, mean=(0.0,) * modality.channels, std=(1.0,) * modality.channels)
     transform = modality.transform("", train=False, stored=dataset.in_memory)
     sums, squares, count = np.zeros(modality.channels), np.zeros(modality.channels), 0

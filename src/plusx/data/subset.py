@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from plusx.data.dataset import Dataset, MemoryItems, images_of
+from plusx.data.modality import GridModality
 from plusx.data.modality.bands import select_bands
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError, counted
@@ -47,6 +47,7 @@ def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
     if not source.in_memory:
         return source  # files are read so
     _check_bands(bands, source.modality.channels, source.name)
+    assert isinstance(source.modality, GridModality)
     channels = [band - 1 for band in bands]
     items = MemoryItems(images_of(source)[:, channels].contiguous())
     return replace(source, items=items, modality=select_bands(source.modality, tuple(bands)))
@@ -103,11 +104,6 @@ def first_images(source: Dataset, amount: int | float, seed: int) -> Dataset:
         f"({names}): per_class takes as many of each"
     )
     return replace(chosen, warnings=[*chosen.warnings, warning])
-
-
-def evenly(count: int, most: int) -> np.ndarray:
-    """Return at most `most` of `count` indices, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def _check_bands(bands: Sequence[int], count: int, name: str) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from plusx.grammar.arithmetic import eca_kernel
 from plusx.nn.dims import layer_type
+from plusx.nn.valid import channel_means, valid
 
 
 class SqueezeExcite(nn.Module):
@@ -17,7 +18,7 @@ class SqueezeExcite(nn.Module):
         self.fc1, self.fc2 = convolution(channels, hidden, 1), convolution(hidden, channels, 1)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
-        mean = x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
+        mean = channel_means(x)
         return x * self.fc2(self.fc1(mean).relu()).sigmoid()
 
 
@@ -30,7 +31,7 @@ class EfficientChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
-        mean = x.flatten(2).mean(2)
+        mean = channel_means(x).flatten(1)
         gate = self.conv(mean.unsqueeze(1)).squeeze(1).sigmoid()
         return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
 
@@ -46,8 +47,9 @@ class ConvolutionalBlockAttention(nn.Module):
         self.bn = layer_type("BatchNorm", ndim)(1)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
-        space = tuple(range(2, x.ndim))
-        mean, peak = x.mean(space, keepdim=True), x.amax(space, keepdim=True)
+        mask = valid(x)
+        inside = x if mask is None else x.masked_fill(~mask, float("-inf"))
+        mean, peak = channel_means(x), inside.amax(tuple(range(2, x.ndim)), keepdim=True)
         x = x * (self.fc2(self.fc1(mean).relu()) + self.fc2(self.fc1(peak).relu())).sigmoid()
         summary = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
         return x * self.bn(self.conv(summary)).sigmoid()

@@ -27,6 +27,7 @@ from plusx.nn.gates import (
     ShortcutGate,
     SqueezeExcite,
 )
+from plusx.nn.valid import valid
 
 
 class LeakyReLU(nn.LeakyReLU):
@@ -112,7 +113,8 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
         qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1))
         q, k, v = qkv.transpose(-1, -2).unbind(1)  # n heads positions channels
-        y = F.scaled_dot_product_attention(q, k, v)
+        mask = valid(x.flatten(2))  # keys of padding are ignored
+        y = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None])
         return y.transpose(-1, -2).flatten(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -153,7 +155,9 @@ class Position(nn.Module):
         self.pos = nn.Parameter(torch.zeros(channels, *size))
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
-        return x + self.pos
+        # a shorter sequence has the first positions
+        first: Any = (..., *(slice(side) for side in x.shape[2:]))
+        return x + self.pos[first]
 
 
 class FullyConnected(nn.Linear):

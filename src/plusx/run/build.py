@@ -16,6 +16,7 @@ from plusx.data.annotations import Boxes
 from plusx.data.checks import leaks
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
+from plusx.data.modality import modality_from_dict
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError
 from plusx.grammar.spec import Net
@@ -79,16 +80,10 @@ class Sets:
         }
 
     def with_preprocessing(self, preprocessing: Mapping[str, Any]) -> "Sets":
-        """Return the sets with this mean and deviation, if the number of channels is the same."""
-        modality = self.train.modality
-        if len(preprocessing["mean"]) != modality.channels:
-            return self
-        mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-        modality = replace(modality, mean=mean, std=std)
-        validation = self.validation
+        """Return the sets prepared as for the network of these weights, where they are alike."""
+        modality, validation = modality_from_dict(dict(preprocessing)), self.validation
         return Sets(
-            self.train.with_modality(modality),
-            None if validation is None else validation.with_modality(modality),
+            self.train.like(modality), None if validation is None else validation.like(modality)
         )
 
 
@@ -115,12 +110,12 @@ def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
     net = recipe.net_by_name
     if net is None:
         return recipe
-    height, width = dataset.modality.size
+    sides = set(dataset.modality.size)
     net = replace(
         net,
         num_classes=net.num_classes or TASKS[recipe.task.kind].outputs(recipe, dataset),
         in_channels=net.in_channels or dataset.modality.channels,
-        size=net.size or (height if height == width else None),
+        size=net.size or (sides.pop() if len(sides) == 1 else None),
     )
     return replace(recipe, net=net)
 

@@ -28,7 +28,6 @@ from plusx.data.sets.cells import open_cells
 from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
 from plusx.data.splits import own_splits
-from plusx.data.statistics import measured_modality
 from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.sets import AnnotatedData, CellData, EllipsoidData, PeopleData, VolumeData
@@ -42,6 +41,7 @@ class DataKind:
     open        (recipe, table, split) -> the data set
     at          (table, another path, class names of a network) -> the table for that path, and
                 the splits that its folder has; None for synthetic data
+    published   whether mean and deviation are published with the set, not measured
     by_class    whether images have class labels, so that any other such kind can replace it
     has_people  whether the classes are people, each in only one split
     resolve     (table, training set) -> the table with the fields set that follow from the set
@@ -50,6 +50,7 @@ class DataKind:
     table: type
     open: Callable[[Recipe, Any, str], Dataset]
     at: Callable[[Any, str, tuple[str, ...]], tuple[Any, tuple[str, ...]]] | None = None
+    published: bool = False
     by_class: bool = False
     has_people: bool = False
     resolve: Callable[[Any, Dataset], Any] = lambda table, dataset: table
@@ -74,13 +75,11 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
 def open_train_and_validation(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """Open the training set and the validation set, None without held-out samples."""
     train = open_split(recipe, "train")
-    measured = getattr(recipe.data, "path", None) is not None and train.modality.kind == "bands"
-    if measured:
-        train = train.with_modality(measured_modality(train))
+    if not DATA[recipe.data.kind].published:
+        train = train.fitted()
     if recipe.data.validation == 0:
         return train, None
-    validation = open_split(recipe, "validation")
-    return train, validation.with_modality(train.modality) if measured else validation
+    return train, open_split(recipe, "validation").like(train.modality, train.classes)
 
 
 def at_another_path(
@@ -278,7 +277,7 @@ def _open_ellipsoids(recipe: Recipe, data: EllipsoidData, split: str) -> Dataset
     return open_ellipsoids(part, data.validation, seed, data.patch, data.patches, data.foreground)
 
 
-_NAMED = DataKind(KnownData, _open_named, by_class=True)
+_NAMED = DataKind(KnownData, _open_named, published=True, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
 _ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
 

@@ -225,6 +225,8 @@ def _annotated_dataset(
     dataset = build.open_split(recipe, split)
     if not other and home is not None:
         refuse_changed(home, dataset)
+    # the preprocessing can be that of the initial weights
+    dataset = dataset.like(run.preprocessing, run.classes)
     has_classes = run.named and run.classes and not (run.recipe is not None and run.embeds)
     if has_classes and dataset.classes != run.classes:
         raise UserError(
@@ -233,9 +235,7 @@ def _annotated_dataset(
         )
     if not run.finished:
         dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
-    # which can be those of the initial weights
-    mean, std = run.preprocessing.mean, run.preprocessing.std
-    return dataset.with_modality(dataclasses.replace(dataset.modality, mean=mean, std=std))
+    return dataset
 
 
 def other_data(

@@ -87,11 +87,9 @@ def train_command(data: str, inspection: Inspection) -> str:
     if several:
         overrides.append("task.multilabel=true")
     modality = next((d.modality for d in inspection.datasets.values()), None)
-    if modality is not None and modality.kind == "bands":
+    if modality is not None and (values := modality.data_fields()):
         recipe = "bands-satellite"
-        overrides.append(f"data.channels={modality.channels}")
-        overrides.append(f"data.range=[{modality.low},{modality.high}]")
-        overrides.append(f"data.size={max(modality.size)}")
+        overrides += [f"data.{name}={value}" for name, value in values.items()]
     if inspection.volumes is not None:
         overrides += _volume_overrides(inspection.volumes)
     if any("skipped" in text for text in inspection.left_out):

@@ -13,7 +13,7 @@ from jaxtyping import Num
 from PIL import Image
 from torch import Tensor
 
-from plusx.data.batch import Batch, collate, covering_size
+from plusx.data.batch import Batch
 from plusx.data.dataset import stored_sample
 from plusx.data.image_file import UnreadableImage, Verdict, printable
 from plusx.data.modality import Modality
@@ -181,14 +181,14 @@ class Predictor:
         num_bytes = 0
 
         def finish() -> InputBatch:
-            collated = collate(samples, transform)
+            collated = modality.collate(samples, transform)
             inputs = modality.normalise(collated.inputs.to(self.task.device))
             batch = collated.batch(inputs, self.task.device)
             return InputBatch(group, stored, collated.inputs, batch)
 
         for name, source in self._read(sources, failed, modality, names):
             sample = transform(source, SampleRNG.of(0, 0, 0))
-            final = transform.final or covering_size([sample.size])
+            final = modality.padded_size(sample, transform)
             most = min(batch_size, max(1, MAX_POSITIONS // prod(final)))
             stored_input = source if dense else sample
             added = sample.tensor.nbytes + prod(stored_input.size) * modality.channels
@@ -287,23 +287,4 @@ def refuse_none(predictions: Sequence[Any], failed: Failed) -> None:
 def _decoded(source: Source, modality: Modality) -> Input:
     if isinstance(source, str | Path | bytes):
         return modality.decode(source if isinstance(source, bytes) else str(source))
-    if isinstance(source, Image.Image):
-        source = np.asarray(source.convert("L" if modality.channels == 1 else "RGB"))
-    shape = tuple(source.shape)
-    layout = "(c, h, w)"
-    if isinstance(source, np.ndarray):
-        layout = "(h, w) or (h, w, c)"
-        planes = source[:, :, None] if source.ndim == 2 else source
-        if planes.ndim == 3 and planes.dtype.kind in "biuf":
-            source = torch.from_numpy(np.moveaxis(planes, 2, 0).copy())
-        else:
-            source = torch.empty(0)
-    if source.ndim != 3 or len(source) != modality.channels or not source.numel():
-        raise UserError(
-            f"an input of shape {shape}: the network takes one image {layout} with "
-            f"{modality.channels} {'channel' if modality.channels == 1 else 'channels'}"
-        )
-    eight_bits = (modality.low, modality.high) == (0, 255)
-    if eight_bits and source.dtype != torch.uint8:
-        raise UserError(f"an input of {source.dtype}: the network takes uint8, from 0 to 255")
-    return source if eight_bits else source.float()
+    return modality.from_values(source)

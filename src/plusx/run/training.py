@@ -191,8 +191,8 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
             f"have {channels}"
         )
     size, data_size = recipe.net.size, sets.train.modality.size
-    square = data_size[0] if data_size[0] == data_size[1] else None
-    if size is not None and size not in (data_size, square):
+    side = data_size[0] if len(set(data_size)) == 1 else None
+    if size is not None and size not in (data_size, side):
         raise UserError(
             f"[net] size = {size}, but the images of {sets.train.name} are "
             f"{' x '.join(map(str, data_size))}"

@@ -212,7 +212,7 @@ def _draw(
     writer: PredictionWriter, row: dict[str, Any], name: str, scan: Scan, masks: Sequence[Mask]
 ) -> None:
     """Write the predicted mask, and overlays of one slice for each of the masks."""
-    preprocessing, num_classes = writer.run.preprocessing, len(writer.run.classes)
+    preprocessing, num_classes = _modality(writer.run), len(writer.run.classes)
     orientation = _grid(preprocessing).orientation
     reoriented_masks = [reoriented(mask, scan.affine, orientation) for mask in masks]
     predicted = reoriented_masks[0]
@@ -233,7 +233,7 @@ def _draw(
 
 
 def _windowed(
-    values: Num[np.ndarray, "c h w"], preprocessing: Modality
+    values: Num[np.ndarray, "c h w"], preprocessing: VolumeModality
 ) -> UInt8[np.ndarray, "h w 1"]:
     """Return the first channel of a slice as grey values, in the network's window."""
     low, high = preprocessing.low, preprocessing.high

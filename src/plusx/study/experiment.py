@@ -186,12 +186,12 @@ def with_net(recipe: Recipe, net: Net | str, source: Dataset) -> Recipe:
 
 def adapted_to(net: Net, source: Dataset) -> Net:
     """Return the spec with channels, size and classes of these images."""
-    height, width = source.modality.size
+    size = source.modality.size
     return replace(
         net,
         in_channels=source.modality.channels,
         num_classes=len(source.classes),
-        size=height if height == width else (height, width),
+        size=size[0] if len(set(size)) == 1 else size,
     )
 
 

@@ -12,7 +12,7 @@ from plusx.data.prediction import ClassProbabilities
 from plusx.errors import UserError
 from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
 from plusx.metrics.meter import Meter
-from plusx.tasks.task import Task
+from plusx.tasks.task import Task, run_net
 
 
 class Classify(Task):
@@ -63,7 +63,7 @@ class Classify(Task):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        return self.loss(self.net(batch.inputs), batch.known_targets)
+        return self.loss(run_net(self.net, batch), batch.known_targets)
 
     def loss(
         self, logits: Float[Tensor, "n k"], targets: Shaped[Tensor, "n ..."]
@@ -97,7 +97,7 @@ class Classify(Task):
         return losses.mean()
 
     def predict(self, batch: Batch) -> ClassProbabilities:
-        logits = at_least_float32(self.net(batch.inputs))
+        logits = at_least_float32(run_net(self.net, batch))
         if not self.multilabel:
             return ClassProbabilities(logits.softmax(1))
         # in float32 a confident prediction is rounded to 1, and the loss of a wrong one is lost

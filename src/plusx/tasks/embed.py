@@ -15,7 +15,7 @@ from plusx.errors import UserError
 from plusx.metrics.meter import Meter
 from plusx.metrics.verification import FAR, VerificationMeter
 from plusx.tasks.classify import at_least_float32
-from plusx.tasks.task import Task
+from plusx.tasks.task import Task, run_net
 
 
 Loss = Literal["arcface", "triplet"]
@@ -81,7 +81,7 @@ class Embed(Task):
         self.register_parameter("prototypes", prototypes)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        vectors = self.net(batch.inputs)
+        vectors = run_net(self.net, batch)
         # angles need more than half precision
         with torch.autocast(vectors.device.type, enabled=False):
             return self.loss(at_least_float32(vectors), batch.known_targets)
@@ -109,7 +109,7 @@ class Embed(Task):
         return torch.where(has_both, losses, 0.0).sum() / has_both.sum().clamp(min=1)
 
     def predict(self, batch: Batch) -> Embeddings:
-        return Embeddings(F.normalize(at_least_float32(self.net(batch.inputs)), dim=1))
+        return Embeddings(F.normalize(at_least_float32(run_net(self.net, batch)), dim=1))
 
     def meters(self) -> list[Meter]:
         return [VerificationMeter(self.far)]

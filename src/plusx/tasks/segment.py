@@ -15,7 +15,7 @@ from plusx.metrics.segmentation import IGNORE_INDEX, SegmentationMeter, SurfaceD
 from plusx.tasks.classify import at_least_float32, checked_weights
 from plusx.tasks.losses import AUXILIARY, LOSSES, LossInputs, parse_losses
 from plusx.tasks.sliding_window import slabs, sliding_window
-from plusx.tasks.task import Task
+from plusx.tasks.task import Task, run_net
 
 
 # without a window: the largest number of positions predicted at once, and the window above it
@@ -96,7 +96,7 @@ class Segment(Task):
         return (*foremost, *volumes, "pixel_accuracy")
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        outputs = self.net(batch.inputs)
+        outputs = run_net(self.net, batch)
         logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
         loss = self.loss(logits, batch.known_targets)
         if auxiliary is not None:

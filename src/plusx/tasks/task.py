@@ -12,6 +12,7 @@ from plusx.data.batch import Batch
 from plusx.data.prediction import Prediction
 from plusx.errors import UserError
 from plusx.metrics.meter import Meter
+from plusx.nn.masking import masked
 
 
 class Task(nn.Module, ABC):
@@ -78,6 +79,13 @@ class Task(nn.Module, ABC):
         for parameter in self.parameters():
             return parameter.device
         return torch.device("cpu")
+
+
+def run_net(net: nn.Module, batch: Batch) -> Any:
+    """Return the network's output for a batch, in which padding changes nothing."""
+    if batch.lengths is None:
+        return net(batch.inputs)
+    return masked(net, batch.inputs, batch.lengths)
 
 
 def require_task(task: object) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from plusx.data.modality.bands import BandsModality
+from plusx.data.modality.grid import GridModality
 from plusx.data.modality.image import IMAGENET_MEAN, IMAGENET_STD, ImageModality
 from plusx.data.modality.modality import Modality
 from plusx.data.modality.volume import VolumeModality
@@ -14,6 +15,7 @@ __all__ = [
     "IMAGENET_STD",
     "MODALITIES",
     "BandsModality",
+    "GridModality",
     "ImageModality",
     "Modality",
     "VolumeModality",

@@ -7,7 +7,7 @@ are those that move windows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,20 +20,24 @@ from plusx.data.image_file import (
     content_digest,
     read_regular,
 )
-from plusx.data.modality.modality import Modality
+from plusx.data.modality.grid import GridModality
 from plusx.data.readers.tiff import declared_nodata, read_bands
 from plusx.data.sample import Input
+from plusx.data.statistics import measured
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform, image_transform
 from plusx.data.transforms.words import BATCHED, parse_augment
 from plusx.errors import UserError
 
 
+if TYPE_CHECKING:
+    from plusx.data.dataset import Dataset
+
 _NARROW = 0.01  # the smallest fraction of the range that the values of all images have to take
 
 
 @dataclass(frozen=True)
-class BandsModality(Modality):
+class BandsModality(GridModality):
     """Images with any channels and range.
 
     bands: the stored channels that are used, counted from 1; None: all
@@ -113,6 +117,16 @@ class BandsModality(Modality):
             "have, [data] range"
         )
 
+    def data_fields(self) -> dict[str, str]:
+        return {
+            "channels": str(self.channels),
+            "range": f"[{self.low},{self.high}]",
+            "size": str(max(self.size)),
+        }
+
+    def fitted(self, dataset: "Dataset") -> "BandsModality":
+        return measured(self, dataset)
+
     def transform(
         self,
         augment: str,
@@ -129,7 +143,7 @@ class BandsModality(Modality):
         return replace(transform, batched=transform.batched and stored, stretched=not stored)
 
 
-def select_bands(modality: Modality, bands: tuple[int, ...]) -> BandsModality:
+def select_bands(modality: GridModality, bands: tuple[int, ...]) -> BandsModality:
     """Return the modality with only these bands, counted from 1."""
     channels = [band - 1 for band in bands]
     return BandsModality(

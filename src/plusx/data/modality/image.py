@@ -7,7 +7,7 @@ from PIL import Image
 
 from plusx.data.batch import MULTIPLE
 from plusx.data.image_file import DEFAULT_LIMIT, Decoder, ImageFile, Verdict, examine, open_image
-from plusx.data.modality.modality import Modality, resize_step
+from plusx.data.modality.grid import GridModality, resize_step
 from plusx.data.sample import Input
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform, annotated_transform, image_transform
@@ -26,8 +26,8 @@ _OTHER_WORDS = {"dflip", "brightness", "noise"}
 
 
 @dataclass(frozen=True)
-class ImageModality(Modality):
-    """8-bit images with 1 or 3 channels; see Modality.
+class ImageModality(GridModality):
+    """8-bit images with 1 or 3 channels; see GridModality.
 
     resize: how images of another size are resized, unless a word of augmentation does it
     crop_fraction, interpolation: of center_crop: timm's crop_pct, and the filter

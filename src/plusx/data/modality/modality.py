@@ -1,65 +1,46 @@
-"""`Modality`: the size, channels and normalisation that all kinds of input share."""
+"""`Modality`: what every kind of input has."""
 
-import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from jaxtyping import Float32, Num
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+import numpy as np
+from jaxtyping import Num
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from plusx.data.batch import Collated, collate
 from plusx.data.buffer_pool import BufferPool
 from plusx.data.image_file import DEFAULT_LIMIT, Decoder, Verdict, decoders, printable
 from plusx.data.modality.space import Space
-from plusx.data.sample import Input
+from plusx.data.sample import Input, Sample
 from plusx.data.transforms.transform import Transform
 from plusx.errors import UserError
 
 
+if TYPE_CHECKING:
+    from plusx.data.dataset import Dataset
+
 # raised whenever the rules of decoding change, so that old verdicts count no more
 _RULES = 4
-MAX_SIDE = 16_384  # pixels of an input
-# pixels that are normalised at a time: 1 MiB of them
-_PIECE = 2**18
 
 
-@dataclass(frozen=True)
 class Modality:
-    """How stored values become a network's input.
+    """How a stored input becomes a network's input. A new kind is a frozen dataclass, whose fields
+    are saved with the weights.
 
-    size: height and width of the network's input, of volumes those of a patch's slice
-    mean, std: one number per channel, on a scale where the stored value `low` is 0 and `high` is 1;
-        8-bit images have 0 and 255
+    size: positions of the network's input along each dimension; of sequences the most
+    channels: of the network's input; of text the number of tokens
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    low: int | float = 0
-    high: int | float = 255
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     kind: ClassVar[str]
     inputs: ClassVar[str]  # what its samples are called in messages
     words: ClassVar[Collection[str]]  # of augmentation
     # samples that are evaluated at a time; None: as many as are asked for
     most_at_a_time: ClassVar[int | None] = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= min(self.size) <= max(self.size) <= MAX_SIDE:
-            raise UserError(f"size {self.size}: sides are from 1 to {MAX_SIDE:,} pixels")
-        if self.channels < 1:
-            raise UserError(f"channels {self.channels}: inputs have 1 channel or more")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
-                raise UserError(f"{name} has {len(values)} numbers for {self.channels} channels")
-        if not all(value > 0 for value in self.std):
-            raise UserError(f"std {self.std}: every number must be above 0")
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise UserError(f"range {self.low} to {self.high}: from a lower number to a higher one")
 
     def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
         """Read a file. Raises UnreadableImage with the reason; OSError."""
@@ -68,6 +49,10 @@ class Modality:
     def decode(self, source: str | bytes) -> Input:
         """Read and fully check a file. Raises UnreadableImage with the reason; OSError."""
         raise UserError(f"{self.inputs} are read one by one, and not as bytes or arrays")
+
+    def from_values(self, values: Image.Image | np.ndarray | Tensor) -> Input:
+        """Return the input of values in memory. Raises UserError if they have another shape."""
+        raise UserError(f"the network takes {self.inputs}, not arrays")
 
     def transform(
         self,
@@ -85,6 +70,28 @@ class Modality:
         Raises UserError for an augmentation that these inputs cannot have.
         """
         raise NotImplementedError
+
+    def collate(self, samples: Sequence[Sample], transform: Transform) -> Collated:
+        """Return transformed samples as one batch, not yet normalised."""
+        return collate(samples, transform)
+
+    def normalise(
+        self, values: Num[Tensor, "..."], pool: BufferPool | None = None
+    ) -> Num[Tensor, "..."]:
+        """Return collated inputs as the network takes them.
+
+        pool: where memory for many inputs comes from; None is the system.
+        """
+        raise NotImplementedError
+
+    def fitted(self, dataset: "Dataset") -> "Modality":
+        """Return the modality with what is measured on the training set, such as a vocabulary."""
+        return self
+
+    def like(self, other: "Modality") -> "Modality":
+        """Return the modality with what another one of the same kind, of a trained network, has
+        measured."""
+        return self
 
     def verdict_terms(self) -> list[Any]:
         """Return what the verdict on a file depends on, besides the file."""
@@ -110,54 +117,47 @@ class Modality:
 
     @property
     def varies(self) -> bool:
-        """Whether inputs keep their sizes, so that batches are padded."""
+        """Whether predictions depend on the padding of inputs of different sizes."""
         return False
+
+    def resized(self, size: int) -> "Modality":
+        """Return the modality with inputs of `size` positions along each dimension."""
+        raise UserError(f"size = {size}: {self.inputs} have a size of their own")
 
     def of_one_size(self) -> "Modality":
         """Return the modality with inputs resized to the network's size."""
         return self
 
+    def padded_size(self, sample: Sample, transform: Transform) -> tuple[int, ...]:
+        """Return the size of a batch with this sample; samples of other sizes are not in it."""
+        return self.size
+
     @property
     def ndim(self) -> int:
-        """Number of spatial dimensions."""
-        return 2
+        """Number of dimensions with positions."""
+        return len(self.size)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        height, width = self.size
+        return height, width
 
     @property
     def grid(self) -> Space | None:
-        """The grid of volumes; None for images."""
+        """The grid of volumes; None for others."""
         return None
+
+    def data_fields(self) -> dict[str, str]:
+        """Return the fields of [data] without which files like these cannot be read."""
+        return {}
 
     def input_steps(self, dense: bool) -> list[dict[str, Any]]:
         """The steps from a stored input to that of the network, in order, for other programs.
 
         dense: whether the network predicts positions, so that the whole input is kept
         """
-        return [
-            *self.resize_steps(dense),
-            {"step": "scale", "low": self.low, "high": self.high},
-            {"step": "normalise", "mean": list(self.mean), "std": list(self.std)},
-        ]
-
-    def resize_steps(self, dense: bool) -> list[dict[str, Any]]:
-        """Return the steps that resize a stored input to the network's size."""
-        return [resize_step("stretch", self.size)]
-
-    def normalise(
-        self, values: Num[Tensor, "..."], pool: BufferPool | None = None
-    ) -> Float32[Tensor, "..."]:
-        """((value - low) / (high - low) - mean) / std in float32.
-
-        Of 8 bits that is (image / 255 - mean) / std, bit for bit as torchvision's v2 transforms.
-        pool: where memory for many images comes from; None is the system.
-        """
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=values.device)
-        std = torch.tensor(self.std, dtype=torch.float32, device=values.device)
-        many = values.ndim == 4 and self.ndim == 2 and values.numel() > 2 * _PIECE
-        if many and values.device.type == "cpu":
-            return _normalise_in_pieces(values, mean, std, self.low, self.high, pool)
-        scaled = _to_unit_range(values.to(torch.float32, copy=True), self.low, self.high)
-        sides = (1,) * self.ndim
-        return scaled.sub_(mean.view(-1, *sides)).div_(std.view(-1, *sides))
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values; `kind` is the modality's name."""
@@ -175,53 +175,3 @@ class Modality:
                 for problem in error.errors(include_url=False)
             ]
             raise UserError(f"preprocessing of kind {cls.kind!r}: {'; '.join(reasons)}") from None
-
-
-def resize_step(mode: str, size: Sequence[int], interpolation: str = "bilinear") -> dict[str, Any]:
-    """Return a resize for the metadata of an exported file."""
-    return {
-        "step": "resize",
-        "mode": mode,
-        "size": list(size),
-        "interpolation": interpolation,
-        "antialias": True,
-    }
-
-
-def _to_unit_range(values: Tensor, low: int | float, high: int | float) -> Tensor:
-    """Scale values in place so that low becomes 0 and high becomes 1."""
-    if low:
-        values = values.sub_(low)
-    return values.mul_(1.0 / (high - low))
-
-
-def _normalise_in_pieces(
-    images: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    low: int | float,
-    high: int | float,
-    pool: BufferPool | None,
-) -> Tensor:
-    """Normalise a few images at a time, so that they stay in the processor's cache.
-
-    The memory format of the images is kept.
-    """
-    pool = pool or BufferPool()
-    count, channels, height, width = images.shape
-    channels_last = channels > 1 and images.is_contiguous(memory_format=torch.channels_last)
-    if channels_last:
-        # one long row of channels is quicker than many rows of three
-        output = torch.from_numpy(pool.take((count, height, width, channels)))
-        rows, stored = output.view(-1, width * channels), images.permute(0, 2, 3, 1)
-        stored = stored.reshape(-1, width * channels)
-        mean, std = mean.repeat(width), std.repeat(width)
-        step = max(1, _PIECE // rows.shape[1])
-    else:
-        output = torch.from_numpy(pool.take((count, channels, height, width)))
-        rows, stored = output, images
-        mean, std = mean[:, None, None], std[:, None, None]
-        step = max(1, _PIECE // (channels * height * width))
-    for target, source in zip(rows.split(step), stored.split(step)):
-        _to_unit_range(target.copy_(source), low, high).sub_(mean).div_(std)
-    return output.permute(0, 3, 1, 2) if channels_last else output

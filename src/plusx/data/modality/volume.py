@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from plusx.data.modality.modality import Modality
+from plusx.data.modality.grid import GridModality
 from plusx.data.modality.space import Space
 from plusx.data.transforms.patches import PatchSampler
 from plusx.data.transforms.steps import Setting
@@ -13,7 +13,7 @@ from plusx.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class VolumeModality(Modality):
+class VolumeModality(GridModality):
     """Volumes on the grid `space`.
 
     foreground: fraction of training patches with a voxel of a class other than the first

@@ -72,7 +72,7 @@ def open_data(
             warning = f"{name} is the set of that name; the folder is ./{name}"
             dataset = replace(dataset, warnings=[warning, *dataset.warnings])
         if size is not None:
-            dataset = dataset.with_modality(replace(dataset.modality, size=(size, size)))
+            dataset = dataset.with_modality(dataset.modality.resized(size))
     else:
         check_decoder(decoder)
         path = located(data)

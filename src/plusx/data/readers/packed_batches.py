@@ -114,7 +114,7 @@ class PackedBatches(BatchMaker):
 
     def _window(self) -> tuple[int, int]:
         side = self.words[0].side
-        return self.request.modality.size if side is None else (side, side)
+        return self.request.modality.image_size if side is None else (side, side)
 
     def _cut(self, numbers: np.ndarray, rng: CounterRNG) -> Iterator[UInt8[Tensor, "3 h w"]]:
         first, size = self.words[0], self._window()
