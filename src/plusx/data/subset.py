@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from plusx.data.dataset import Dataset, MemoryItems, images_of
