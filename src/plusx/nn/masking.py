@@ -118,6 +118,11 @@ def _lowest(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask, float("-inf"))
 
 
+def _finite(module: nn.Module, mask: Tensor, output: Tensor) -> Tensor:
+    # windows of padding alone, which would make NaN of a product with 0
+    return output.masked_fill(output.isneginf(), 0)
+
+
 def _mean_of_window(module: nn.AvgPool1d, mask: Tensor, output: Tensor) -> Tensor:
     fractions = nn.AvgPool1d.forward(module, mask.to(output.dtype))
     return output / fractions.clamp(min=torch.finfo(output.dtype).eps)
@@ -132,7 +137,7 @@ def _mean_of_all(module: nn.AdaptiveAvgPool1d, mask: Tensor, output: Tensor) -> 
 # a layer: what its padding is set to, and how its output is finished
 HOOKS: dict[type[nn.Module], tuple[Fill | None, Finish | None]] = {
     nn.Conv1d: (_zeros, None),
-    nn.MaxPool1d: (_lowest, None),
+    nn.MaxPool1d: (_lowest, _finite),
     nn.AvgPool1d: (_zeros, _mean_of_window),
     nn.AdaptiveAvgPool1d: (_zeros, _mean_of_all),
     LargestInOrder: (_lowest, None),
