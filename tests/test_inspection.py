@@ -16,6 +16,7 @@ from page_reader import Page
 from plusx.data.checks import leaks
 from plusx.data.duplicates import copies, decoded_thumbnails
 from plusx.data.image_file import thumbnail
+from plusx.data.inspection import picture_of
 from plusx.data.readers.open import open_data
 from plusx.run.inspecting import inspect
 
@@ -212,6 +213,44 @@ def test_hardly_any_pair_of_different_images_is_taken_for_copies() -> None:
     assert found is not None
     # 7 of 50 million pairs, some of which are indeed one image
     assert len(found[0]) <= 10 < 1e-4 * len(images) * (len(images) - 1) / 2
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_copies_among_small_images_that_are_much_alike_are_found(tmp_path: Path) -> None:
+    """Of Fashion-MNIST, whose thumbnails of 16 pixels are nearly the same for 21,000 pairs."""
+    source = open_data("fashion-mnist", split="train")
+    images = [picture_of(source, index) for index in range(3000)]
+    for number, image in enumerate(images[:2000]):
+        path = tmp_path / "train" / source.classes[source.label(number)].replace("/", " ")
+        path.mkdir(parents=True, exist_ok=True)
+        image.save(path / f"{number}.png")
+    planted = {}
+    for number, image in enumerate(images[2000:] + images[:60]):
+        label = source.label(number + 2000 if number < 1000 else number - 1000)
+        folder_of_class = tmp_path / "test" / source.classes[label].replace("/", " ")
+        folder_of_class.mkdir(parents=True, exist_ok=True)
+        if number < 1000:
+            image.save(folder_of_class / f"{number}.png")
+            continue
+        path = folder_of_class / f"copy{number - 1000}.jpg"
+        changed = [
+            image,
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+            image.resize((56, 56), Image.Resampling.BICUBIC),
+        ][number % 3]
+        path.write_bytes(encoded(changed, quality=90))
+        planted[path.name] = number - 1000
+    files = [
+        pair
+        for finding in inspect(str(tmp_path))["findings"]
+        if finding["check"] == "copy_across_splits"
+        for pair in finding["files"]
+    ]
+    pairs = {(Path(a).stem, Path(b).name) for a, b in files}
+    right = {(str(number), name) for name, number in planted.items()}
+    assert len(pairs & right) >= 0.9 * len(planted)
+    assert len(pairs - right) <= 3  # of two million
 
 
 def test_what_hardly_differs_is_no_list_of_pairs() -> None:

@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import plusx.cli
-from corpus import Tree, annotation_of, coco_json, photos, tree, voc
+from corpus import Tree, annotation_of, coco_json, faces, photos, tree, voc
 from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.errors import UserError
@@ -244,3 +246,57 @@ def test_the_supercategory_that_roboflow_adds_is_no_class(tmp_path: Path, run: R
     coco_json(tmp_path, "train.json", "images", categories=categories, annotations=[annotation])
     _, out, _ = run("info", tmp_path, "--json")
     assert [row["name"] for row in json.loads(out)["classes"]] == ["cells", "red", "white"]
+
+
+# ------------------------------------------------------------------ what is meant by a path
+
+
+def test_a_folder_around_a_data_set_names_it(tmp_path: Path, run: Run) -> None:
+    voc(tmp_path / "outer" / "BCCD")
+    code, _, err = run("info", tmp_path / "outer")
+    assert code == 2
+    assert "has data in BCCD (voc): give the path of one" in err
+    coco_json(tmp_path / "outer" / "other", "train.json", "images")
+    words = ["train", "images", f"data.path={tmp_path / 'outer'}"]
+    code, _, err = run(*words)
+    assert code == 2
+    assert "BCCD (voc), other (coco)" in err
+
+
+def test_the_files_of_a_named_set_have_its_name(tmp_path: Path, run: Run) -> None:
+    tree({"cifar-10-batches-bin/test_batch.bin": b"x", "cifar-100-python/test": b"x"})(tmp_path)
+    for folder_name, name in (
+        ("cifar-10-batches-bin", "cifar10"),
+        ("cifar-100-python", "cifar100"),
+    ):
+        code, _, err = run("info", tmp_path / folder_name)
+        assert code == 2
+        assert f"`plusx info {name}`" in err
+
+
+def test_masks_in_colours_are_listed_with_what_to_write(tmp_path: Path, run: Run) -> None:
+    colours = np.zeros((24, 32, 3), np.uint8)
+    colours[:, 16:] = (255, 0, 0)
+    colours[:4] = (0, 255, 0)
+    tree({f"images/{n}.png": n for n in range(4)} | {f"masks/{n}.png": colours for n in range(4)})(
+        tmp_path
+    )
+    code, _, err = run("info", tmp_path)
+    assert code == 2
+    assert "0,0,0 (41.67% of the pixels); 255,0,0 (41.67% of the pixels); 0,255,0 (16.67%" in err
+    assert "classes.csv with the lines name,red,green,blue NAME,0,0,0 NAME,255,0,0" in err
+    names = "name,red,green,blue\nsky,0,0,0\nroad,255,0,0\ncar,0,255,0\n"
+    (tmp_path / "classes.csv").write_text(names)
+    assert run("info", tmp_path)[0] == 0
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    (tmp_path / "classes.csv").unlink()
+    Image.fromarray(noise).save(tmp_path / "masks" / "0.png")
+    assert "smoothed (anti-aliased) or compressed" in run("info", tmp_path)[2]
+
+
+def test_folders_that_may_be_people_name_both_commands(tmp_path: Path, run: Run) -> None:
+    faces(tmp_path)
+    code, out, _ = run("info", tmp_path)
+    assert code == 0
+    assert f"plusx train images data.path={tmp_path}" in out
+    assert f"plusx train people data.path={tmp_path}   (as people)" in out

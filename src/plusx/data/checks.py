@@ -4,14 +4,21 @@ Findings that make metrics wrong are serious: an image in two splits, or with tw
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from plusx.data.dataset import Dataset, FileItems
-from plusx.data.duplicates import MOST_IMAGES, copies, decoded_thumbnails, same_files
+from plusx.data.duplicates import (
+    MOST_IMAGES,
+    copies,
+    copies_of_small_images,
+    decoded_thumbnails,
+    same_files,
+)
 from plusx.data.image_file import Verdict
 
 
@@ -55,12 +62,16 @@ class Member(NamedTuple):
     verdict: Verdict
 
 
-def image_findings(members: Sequence[Member], *, by_class: bool) -> list[Finding]:
+GreyReader = Callable[[int, tuple[int, int]], UInt8[np.ndarray, "h w"]]
+
+
+def image_findings(members: Sequence[Member], *, by_class: bool, grey: GreyReader) -> list[Finding]:
     """Find duplicates, and images of a single colour.
 
     by_class: whether an image has one class, so that duplicates must not differ in it
+    grey: reads the image of a member in grey, scaled to a width and a height
     """
-    findings = _same(members, by_class)
+    findings = _same(members, by_class, grey)
     flat = [[member.name] for member in members if member.verdict.contrast == 0]
     if flat:
         what = _count(flat, "image has one colour alone", "images have one colour alone")
@@ -68,7 +79,7 @@ def image_findings(members: Sequence[Member], *, by_class: bool) -> list[Finding
     return findings
 
 
-def _same(members: Sequence[Member], by_class: bool) -> list[Finding]:
+def _same(members: Sequence[Member], by_class: bool, grey: GreyReader) -> list[Finding]:
     groups = same_files([m.path for m in members], [m.verdict.content for m in members])
     same = {(a, b) for group in groups for at, a in enumerate(group) for b in group[at + 1 :]}
     findings = _pair_findings(members, sorted(same), "same_file", "the same file", by_class)
@@ -82,7 +93,9 @@ def _same(members: Sequence[Member], by_class: bool) -> list[Finding]:
     if alike is None:
         message = "the images hardly differ: more than a million pairs are nearly the same"
         return [*findings, Finding("alike", message)]
-    pairs = [(a, b) for a, b in alike[0].tolist() if (a, b) not in same]
+    sizes = [(member.verdict.width, member.verdict.height) for member in members]
+    copied = copies_of_small_images(*alike, sizes, grey).tolist()
+    pairs = [(a, b) for a, b in copied if (a, b) not in same]
     what = "nearly the same (encoded again, resized or mirrored)"
     return findings + _pair_findings(members, pairs, "copy", what, by_class)
 

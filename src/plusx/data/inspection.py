@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 
 from plusx.data.checks import Finding, Member, box_findings, class_findings, image_findings
@@ -209,7 +210,17 @@ def _inspected(
         for member in _members(split, dataset, verdicts[split])
     ]
     by_class = kind not in LAYOUTS or LAYOUTS[kind].annotation in ("classes", "people")
-    findings = [*image_findings(members, by_class=by_class), *box_findings(datasets)]
+    images = [(dataset, i) for dataset in datasets.values() for i in range(len(dataset))]
+
+    def grey(number: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+        try:
+            image = picture_of(*images[number])
+        except (UnreadableImage, OSError):  # changed meanwhile
+            return np.zeros(size[::-1], np.uint8)
+        return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX))
+
+    findings = image_findings(members, by_class=by_class, grey=grey)
+    findings += box_findings(datasets)
     if kind not in LAYOUTS or LAYOUTS[kind].annotation != "people":
         findings += class_findings(datasets)
     return Inspection(

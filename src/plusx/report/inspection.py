@@ -53,6 +53,8 @@ def inspection_text(summary: Summary, width: int | None = None) -> str:
             lines.append(f"- and {len(messages) - MOST_LINES:,} more (--json lists them)")
     if summary["command"]:
         lines += ["", "train on it:", f"  {printable(summary['command'])}"]
+        for kind, command in summary["other_commands"].items():
+            lines.append(f"  {printable(command)}   (as {kind})")
     return "\n".join(lines)
 
 

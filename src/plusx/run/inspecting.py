@@ -57,7 +57,11 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
     """
     stamp = content_stamp(data)
     inspection = inspect_data(data, kind)
-    values = {**summary(inspection), "command": train_command(data, inspection)}
+    values = {
+        **summary(inspection),
+        "command": train_command(data, inspection),
+        "other_commands": other_commands(data, inspection),
+    }
     write_summary(data, kind, stamp, values)
     if out is not None:
         file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
@@ -95,6 +99,18 @@ def train_command(data: str, inspection: Inspection) -> str:
     if any("skipped" in text for text in inspection.left_out):
         overrides.append("data.on_unreadable=skip")
     return shlex.join(["plusx", "train", recipe, *overrides])
+
+
+def other_commands(data: str, inspection: Inspection) -> dict[str, str]:
+    """Return the commands that train on the data as another kind, for which there is a recipe."""
+    if inspection.kind not in LAYOUTS:
+        return {}
+    usual = recipe_for(inspection.kind)
+    return {
+        kind: shlex.join(["plusx", "train", recipe_for(kind), f"data.path={data}"])
+        for kind in inspection.other_kinds
+        if recipe_for(kind) != usual
+    }
 
 
 def _volume_overrides(volumes: Volumes) -> list[str]:

@@ -25,7 +25,8 @@ from plusx.data.readers.voc import read_voc, recognise_voc
 from plusx.data.readers.volume_files import list_cases, recognise_volumes
 from plusx.data.readers.yolo import read_yolo, recognise_yolo
 from plusx.data.sets.download import located
-from plusx.data.splits import own_splits
+from plusx.data.sets.published import published_set
+from plusx.data.splits import own_splits, split_of
 from plusx.errors import UserError
 
 
@@ -124,9 +125,26 @@ def kinds_of(path: str | Path) -> dict[str, str]:
     kinds = {kind: reason for kind, reason in kinds.items() if reason}
     # the folders of another layout, such as images and masks, are no classes
     special = {kind: reason for kind, reason in kinds.items() if not LAYOUTS[kind].general}
-    return special or kinds
+    return special or ({} if kinds and data_below(name) else kinds)
 
 
+def data_below(path: str) -> dict[str, str]:
+    """Return the folders in a folder that are data sets themselves, and no classes, with kinds."""
+    below: dict[str, str] = {}
+    if not os.path.isdir(path):
+        return below
+    with os.scandir(path) as entries:
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    for name in names[:_MOST_BELOW]:
+        folder = os.path.join(path, name)
+        for kind, layout in LAYOUTS.items():
+            if not layout.general and not split_of(name) and layout.recognise(folder):
+                below[name] = kind
+                break
+    return below
+
+
+_MOST_BELOW = 20  # folders in a folder that are looked into
 _CLASSES: tuple[Annotation, ...] = ("classes",)
 
 
@@ -152,7 +170,7 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
     UserError: the path cannot be read, or in several ways.
     """
     kinds, shown = kinds_of(path), printable(path)
-    if stated is not None and not kinds:
+    if stated is not None and not kinds and not is_hinted(path):
         return stated
     usable = [kind for kind in kinds if LAYOUTS[kind].annotation in among]
     annotation = LAYOUTS[stated].annotation if stated in LAYOUTS else None
@@ -171,6 +189,12 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
     raise unrecognised(path)
 
 
+def is_hinted(path: str | Path) -> bool:
+    """Whether `unrecognised` can say what is meant by a path."""
+    file = os.fspath(located(path))
+    return bool(published_set(file) or data_below(file))
+
+
 def unrecognised(path: str | Path) -> UserError:
     """Return the error for a path that cannot be read in any way."""
     shown, file = printable(path), os.fspath(located(path))
@@ -180,6 +204,19 @@ def unrecognised(path: str | Path) -> UserError:
         return UserError(
             f"{shown} is a run's folder, no data: `plusx evaluate {shown}` gives its metrics, and "
             f"`plusx report {shown}` writes its page"
+        )
+    if name := published_set(file):
+        return UserError(
+            f"{shown} has the files of {name}, a set that plusx knows by its name: `plusx info "
+            f"{name}`, and data.kind={name} in recipes; they are looked for below PLUSX_DATA"
+        )
+    if below := data_below(file):
+        several = ", ".join(f"{printable(name)} ({kind})" for name, kind in list(below.items())[:5])
+        first = printable(os.path.join(os.fspath(path), next(iter(below))))
+        more = f", and {len(below) - 5} more" if len(below) > 5 else ""
+        return UserError(
+            f"{shown} is no data set itself, but has data in {several}{more}: give the path "
+            f"of one, as in `plusx info {first}`"
         )
     if os.path.isfile(file) and begins_as_image(file):
         return UserError(

@@ -10,6 +10,7 @@ training.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -55,6 +56,7 @@ _IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass")
 _BEHIND = ("", "_mask", "_L", "_label", "_labels", "_seg", "_gt")
 _WHOLE = re.compile(r"\d{1,5}")
+_NAMED = 12  # colours in a message
 _MOST_UNNAMED = 32  # values that become classes without being named
 
 
@@ -346,6 +348,7 @@ def _values_in_masks(
     summaries = _summaries(train, index.root, colours=False)
     values = {value for summary in summaries.values() for value in summary.values}
     if not values:
+        _refuse_colours(index, train)
         problems = [
             Problem(printable(path, index.root), summary.problem)
             for path, summary in summaries.items()
@@ -368,6 +371,35 @@ def _values_in_masks(
             "object; if all of them are classes, list them in classes.csv or in [data] values"
         )
     return tuple(sorted(class_values))
+
+
+def _refuse_colours(index: AnnotationIndex, images: Sequence[AnnotatedImage]) -> None:
+    """Raise UserError with the colours of masks that are all in colours, which nothing names."""
+    pixels: Counter[int] = Counter()
+    for summary in _summaries(images, index.root, colours=True).values():
+        if summary.problem:
+            return
+        pixels.update(dict(zip(summary.values, summary.counts)))
+    whole = sum(pixels.values())
+    colours = [
+        (f"{value >> 16},{value >> 8 & 255},{value & 255}", f"{count / whole:.2%}")
+        for value, count in pixels.most_common()
+    ]
+    first = "; ".join(f"{colour} ({share} of the pixels)" for colour, share in colours[:_NAMED])
+    more = len(colours) - _NAMED
+    if len(colours) > _MOST_UNNAMED:
+        raise UserError(
+            f"the masks have {len(colours):,} colours ({first}; ...): edges that are smoothed "
+            "(anti-aliased) or compressed have colours between those of the classes; save masks "
+            "without both, and name the colour of each class in classes.csv (name,red,green,blue)"
+        )
+    rows = " ".join(f"NAME,{colour}" for colour, _ in colours[:_NAMED])
+    raise UserError(
+        f"the masks are in colours, and nothing says which is which class: they have {first}"
+        f"{f'; and {more} more' if more > 0 else ''}: write {printable(index.root)}/classes.csv "
+        f"with the lines name,red,green,blue {rows}, with a name for each NAME, or none for a "
+        "colour that is ignored"
+    )
 
 
 def _refuse_white(

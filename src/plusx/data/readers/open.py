@@ -8,7 +8,7 @@ from pathlib import Path
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.image_file import Decoder, check_decoder, printable
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality, Modality
-from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of, unrecognised
+from plusx.data.readers.layouts import LAYOUTS, is_hinted, kind_of, kinds_of, unrecognised
 from plusx.data.readers.listing import Listing
 from plusx.data.readers.verdicts import OnUnreadable
 from plusx.data.sets import NAMED_SETS
@@ -224,7 +224,7 @@ def _intended(data: str | Path, path: Path) -> str:
                 f'{printable(path)} is of the kind "{kind}" ({reason}), and classified images are '
                 "needed"
             )
-    if os.path.isfile(os.path.join(path, "recipe.toml")):
+    if os.path.isfile(os.path.join(path, "recipe.toml")) or is_hinted(path):
         raise unrecognised(path)
     if os.path.isdir(path):
         return "folder"

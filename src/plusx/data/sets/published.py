@@ -129,6 +129,20 @@ FASHION_MNIST = Idx(
 )
 
 
+def published_set(path: str | Path) -> str:
+    """Return the name of the set whose files are in a folder, also in Python's version, or ""."""
+    folder = Path(path)
+    for cifar in (CIFAR10, CIFAR100):
+        pickles = cifar.folder.replace("-batches-bin", "-batches-py").replace("-binary", "-python")
+        is_named = folder.name in (cifar.folder, pickles) and folder.is_dir()
+        if is_named and not any(item.is_dir() for item in folder.iterdir()):
+            return cifar.name
+    labels = FASHION_MNIST.files[3]  # MNIST's files have the same names
+    file = folder / labels.name
+    is_fashion = file.is_file() and file.stat().st_size <= labels.most_bytes
+    return FASHION_MNIST.name if is_fashion and labels.check(file.read_bytes()) else ""
+
+
 def open_digits(split: Split, validation: Validation, seed: int) -> Dataset:
     """Open the digits of scikit-learn: 1,797 scans of 8 x 8 (Alpaydin and Kaynak 1998).
 
