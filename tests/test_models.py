@@ -27,7 +27,7 @@ def test_networks_with_heads_are_listed_found_and_counted(name: str) -> None:
         net = build(model)
     entry = HEADED[name]
     assert sum(p.numel() for p in net.parameters()) == entry.parameters
-    assert multiply_adds(net, (entry.size, entry.size)) == entry.multiply_adds
+    assert multiply_adds(net, (entry.size,) * net.style.ndim) == entry.multiply_adds
     assert (net.spec.head, net.spec.num_classes) == (model.head, model.num_classes)
 
 

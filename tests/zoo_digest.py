@@ -41,6 +41,7 @@ SMALL: dict[Stride, Stride] = {  # the network's own input size: one that is qui
     16000: 512,
     1024: 128,
     1000: 40,
+    100: 20,
     (16, 112, 112): (4, 32, 32),
 }
 TABLE = 1_048_583  # a prime, so that no layer's width divides it

@@ -403,6 +403,15 @@ def _act(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape
     return _new(shape).save()
 
 
+def _glu(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    if shape.channels % 2:
+        raise UserError(
+            f"{word} multiplies one half of the channels by the sigmoid of the other; "
+            f"{shape.channels} channels have no halves"
+        )
+    return replace(_new(shape.save()), channels=shape.channels // 2)
+
+
 def _drop(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
     return _new(shape.add_cost(0, 0, shape.nbytes))  # the mask
 
@@ -494,6 +503,7 @@ ARITHMETIC: dict[str, Callable[[FeatureShape, Word, LayerContext], FeatureShape]
     "conv": _conv,
     "norm": _norm,
     "act": _act,
+    "glu": _glu,
     "maxpool": _pool,
     "avgpool": _pool,
     "blur": _pool,

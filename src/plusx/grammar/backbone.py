@@ -93,6 +93,16 @@ def stem_maps(net: Net) -> list[StemMap]:
     return list(maps.values())
 
 
+def embedding_map(net: Net) -> StemMap | None:
+    """Return the stem's map of token embeddings, before the first word that changes their width;
+    None if the input does not consist of tokens."""
+    if not net.takes_tokens:
+        return None
+    words = parse(net.stem).branch
+    count = next((i for i, word in enumerate(words) if word.kind in ("conv", "attn", "glu")), None)
+    return StemMap(len(words[:count]) - 1, int(words[0].value or 1), (1,) * net.ndim)
+
+
 def _before_pooling(tail: str) -> str:
     """Return the words of a tail before its first pooling."""
     words: list[str] = []

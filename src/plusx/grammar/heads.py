@@ -12,15 +12,19 @@ STRICT = {"extra": "forbid"}
 MAX_WIDTH = 65_536
 
 
+Task = Literal["segment", "detect", "decode"]
+
+
 class HeadTraits:
     """Properties of all heads of a class.
 
-    task: the kind of task that uses the head; two_stage: region proposals first, then a class and a
-    box for each; has_masks: a mask for each box; dilates: `stride` is reached by dilation.
+    task: what the head predicts: classes of positions, boxes, or a sequence of tokens; two_stage:
+    region proposals first, then a class and a box for each; has_masks: a mask for each box;
+    dilates: `stride` is reached by dilation.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
-    task: ClassVar[Literal["segment", "detect"]] = "segment"
+    task: ClassVar[Task] = "segment"
     two_stage: ClassVar[bool] = False
     has_masks: ClassVar[bool] = False
     dilates: ClassVar[bool] = False
@@ -74,7 +78,7 @@ class Fcos(HeadTraits):
     convolutions with stride 2.
     """
 
-    task: ClassVar[Literal["segment", "detect"]] = "detect"
+    task: ClassVar[Task] = "detect"
     kind: Literal["fcos"] = "fcos"
     width: int = 64
     depth: int = 2
@@ -110,7 +114,7 @@ class Yolo(HeadTraits):
     first.
     """
 
-    task: ClassVar[Literal["segment", "detect"]] = "detect"
+    task: ClassVar[Task] = "detect"
     kind: Literal["yolo"] = "yolo"
     anchors: tuple[Anchor, ...] = COCO_ANCHORS
 
@@ -131,7 +135,7 @@ class FasterRcnn(HeadTraits):
     them positives.
     """
 
-    task: ClassVar[Literal["segment", "detect"]] = "detect"
+    task: ClassVar[Task] = "detect"
     two_stage: ClassVar[bool] = True
     kind: Literal["faster-rcnn"] = "faster-rcnn"
     width: int = 256
@@ -153,12 +157,72 @@ class MaskRcnn(FasterRcnn):
     has_masks: ClassVar[bool] = True
 
 
-Head = Fcn | DeepLab | UNet | Fcos | Yolo | FasterRcnn | MaskRcnn
-HEADS: dict[str, type[Head]] = {
-    head.kind: head for head in (Fcn, DeepLab, UNet, Fcos, Yolo, FasterRcnn, MaskRcnn)
-}
+@dataclass(frozen=True, kw_only=True)
+class ConvDecoder(HeadTraits):
+    """A decoder of tokens by convolutions (Gehring et al. 2017): causal residual blocks with gated
+    linear units and attention to all positions of the features, in every block.
+
+    width: channels of the blocks; embed: width of token embeddings, keys and queries; kernel:
+    tokens that a block uses, the last one and those before it; shared_attention: all blocks use
+    the same projections of queries and contexts; tied: the output layer has the weights of the
+    embedding; residual: False is the plain twin; max_length: tokens of an output, with its end.
+    """
+
+    task: ClassVar[Task] = "decode"
+    kind: Literal["conv-decoder"] = "conv-decoder"
+    width: int = 256
+    depth: int = 3
+    kernel: int = 3
+    embed: int = 256
+    dropout: float = 0.1
+    shared_attention: bool = False
+    tied: bool = False
+    residual: bool = True
+    max_length: int = 100
+
+    def __post_init__(self) -> None:
+        _within("width", self.width, 1, MAX_WIDTH)
+        _within("embed", self.embed, 1, MAX_WIDTH)
+        _within("depth", self.depth, 1, 100)
+        _within("kernel", self.kernel, 1, 99)
+        _decodes(self.dropout, self.max_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerDecoder(HeadTraits):
+    """A transformer decoder of tokens (Vaswani et al. 2017) with pre-norm layers: causal
+    self-attention, attention to all positions of the features, and two linear layers.
+
+    width: of embeddings and layers; hidden: units between the two linear layers; tied: the output
+    layer has the weights of the embedding; residual: False is the plain twin; max_length: tokens
+    of an output, with its end.
+    """
+
+    task: ClassVar[Task] = "decode"
+    kind: Literal["transformer-decoder"] = "transformer-decoder"
+    width: int = 256
+    depth: int = 3
+    heads: int = 4
+    hidden: int = 1024
+    dropout: float = 0.1
+    tied: bool = False
+    residual: bool = True
+    max_length: int = 100
+
+    def __post_init__(self) -> None:
+        _within("width", self.width, 1, MAX_WIDTH)
+        _within("hidden", self.hidden, 1, MAX_WIDTH)
+        _within("depth", self.depth, 1, 100)
+        if self.heads < 1 or self.width % self.heads:
+            raise UserError(f"heads = {self.heads}: must divide the width, {self.width}")
+        _decodes(self.dropout, self.max_length)
+
+
+Head = Fcn | DeepLab | UNet | Fcos | Yolo | FasterRcnn | MaskRcnn | ConvDecoder | TransformerDecoder
+HEADS: dict[str, type[Head]] = {head.kind: head for head in get_args(Head)}
 SEGMENTERS = tuple(kind for kind, head in HEADS.items() if head.task == "segment")
 DETECTORS = tuple(kind for kind, head in HEADS.items() if head.task == "detect")
+DECODERS = tuple(kind for kind, head in HEADS.items() if head.task == "decode")
 
 
 def head_to_dict(head: Head) -> dict[str, Any]:
@@ -219,3 +283,9 @@ def _within(name: str, value: int, low: int, high: int) -> None:
 def _sides(anchors: tuple[int, ...]) -> None:
     if not anchors or min(anchors) < 1:
         raise UserError("anchors: one side per level is needed, in pixels, at least 1")
+
+
+def _decodes(dropout: float, max_length: int) -> None:
+    if not 0 <= dropout < 1:
+        raise UserError(f"dropout = {dropout}: must be a probability, from 0 to below 1")
+    _within("max_length", max_length, 1, 10_000)

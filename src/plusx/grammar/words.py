@@ -35,6 +35,7 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "conv": (rf"conv{_KERNEL}{_RATIO}{_STRIDE}{_GROUPS}(?P<bias>b)?", "conv3, conv1/4, conv3sg32"),
     "norm": ("norm", "norm"),
     "act": ("act", "act"),
+    "glu": ("glu", "glu"),
     "maxpool": (rf"maxpool{_KERNEL}{_STRIDE}", "maxpool3s2"),
     "avgpool": (rf"avgpool{_KERNEL}{_STRIDE}", "avgpool2s"),
     "blur": (rf"blur{_KERNEL}{_STRIDE}", "blur3s"),

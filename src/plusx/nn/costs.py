@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from plusx.grammar.arithmetic import Size
+from plusx.grammar.heads import DECODERS
 from plusx.nn.build import build
 from plusx.nn.with_head import NetworkWithHead
 
@@ -18,16 +19,21 @@ def multiply_adds(net: NetworkWithHead, size: Size) -> int:
     """Return the MACs of one input of this size, in evaluation mode.
 
     Convolutions, linear layers and the products of attention count. Two-stage detectors count 1,000
-    proposals and the masks of 100 boxes. A volume for a network of images counts all slices.
+    proposals and the masks of 100 boxes, decoders of tokens an output of `max_length` tokens. A
+    volume for a network of images counts all slices.
     """
     with torch.device("meta"):
         meta_net: Any = build(net.spec, initialised=False).eval()
-    tokens = net.style.takes_tokens
-    channels = () if tokens else (net.in_channels,)
-    kind = torch.int64 if tokens else torch.float32
+    takes_tokens = net.style.takes_tokens
+    channels = () if takes_tokens else (net.in_channels,)
+    kind = torch.int64 if takes_tokens else torch.float32
     x = torch.zeros((1, *channels, *size), dtype=kind, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        if net.head_spec.two_stage:
+        if net.head_spec.kind in DECODERS:
+            decoder = meta_net.decoder
+            tokens = torch.zeros((1, decoder.max_length), dtype=torch.int64, device="meta")
+            decoder(tokens, meta_net.memory(x))
+        elif net.head_spec.two_stage:
             _run_two_stage(meta_net, x)
         else:
             meta_net(x)

@@ -7,13 +7,32 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.grammar.backbone import backbone_of, stem_maps
-from plusx.grammar.heads import DETECTORS, DeepLab, Fcn, Fcos, Head, UNet, Yolo
+from plusx.grammar.backbone import backbone_of, embedding_map, stem_maps
+from plusx.grammar.heads import (
+    DECODERS,
+    DETECTORS,
+    ConvDecoder,
+    DeepLab,
+    Fcn,
+    Fcos,
+    Head,
+    TransformerDecoder,
+    UNet,
+    Yolo,
+)
 from plusx.grammar.model import WithHead
 from plusx.nn.decoders import UNetDecoder, Upsampled
 from plusx.nn.feature_info import FeatureInfo, feature_info
+from plusx.nn.masking import padded
 from plusx.nn.network import Backbone, Network
 from plusx.nn.pyramid import FcosHead, YoloHead
+from plusx.nn.token_decoders import (
+    AttentionDecoder,
+    ConvolutionalDecoder,
+    Memory,
+    TokenDecoder,
+    first_tokens,
+)
 
 
 # type of head: its module, which takes the head, the maps and the number of classes
@@ -23,6 +42,8 @@ HEAD_MODULES: dict[type, Callable[[Any, FeatureInfo, int], nn.Module]] = {
     UNet: UNetDecoder,
     Fcos: FcosHead,
     Yolo: YoloHead,
+    ConvDecoder: ConvolutionalDecoder,
+    TransformerDecoder: AttentionDecoder,
 }
 
 
@@ -38,6 +59,8 @@ class NetworkWithHead(Backbone):
         left, top, right and bottom in pixels of the input, the logit of centre-ness;
     yolo: a map per level (n, 3 (5 + k), h, w), finest first: for each anchor x, y, width, height,
         objectness and classes, as the paper's t and logits;
+    conv-decoder, transformer-decoder: logits (n, k) of the first token; `memory` and `decoder` give
+        those of the others (see `plusx.nn.decoding`);
     faster-rcnn, mask-rcnn: in evaluation torchvision's list of detections (see `TwoStage`);
         `losses` returns the training losses.
 
@@ -61,6 +84,7 @@ class NetworkWithHead(Backbone):
                 f"{self.style.ndim} dimensions"
             )
         self.stem_positions = tuple(stem.position for stem in stem_maps(self.style))
+        self.embedding = embedding_map(self.style)
         self.head = self._new_head()
         if head.two_stage and head.frozen_norms:  # type: ignore[union-attr]
             from plusx.nn.two_stage import freeze_batch_norms
@@ -114,6 +138,38 @@ class NetworkWithHead(Backbone):
             raise AttributeError(f"a network with a head {self.head_spec.kind!r} has one stage")
         return self.head
 
+    @property
+    def decoder(self) -> TokenDecoder:
+        """The decoder of a network that predicts a sequence of tokens."""
+        if self.head_spec.kind not in DECODERS:
+            raise AttributeError(f"a network with a head {self.head_spec.kind!r} has no decoder")
+        decoder: Any = self.head
+        return decoder  # type: ignore[no-any-return]
+
+    def memory(
+        self,
+        x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"],
+        lengths: Int[Tensor, "n"] | None = None,
+    ) -> Memory:
+        """Return what the decoder attends to: the positions of the last map.
+
+        lengths: valid positions of each input along its last dimension; None: all
+        """
+        if lengths is None:
+            features, embedded = self._source(x)
+            return self.decoder.memory(features, None, embedded)
+        with padded(self.backbone, x.shape[-1], lengths) as positions:
+            features, embedded = self._source(x)
+            mask = positions.mask(features.shape[-1])
+        valid = None if mask is None else mask[:, 0]
+        return self.decoder.memory(features, valid, embedded)
+
+    def _source(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the last map, and the embeddings of the tokens of an input of tokens."""
+        stem = () if self.embedding is None else (self.embedding.position,)
+        embedded, (features,) = self.backbone.pyramid(x, stem, [-1])
+        return self.backbone.tail(features), embedded[0] if embedded else None
+
     def losses(
         self,
         x: Float[Tensor, "n c h w"],
@@ -137,6 +193,9 @@ class NetworkWithHead(Backbone):
     def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Any:
         if x.ndim == self.style.ndim + 3 and self.head_spec.kind not in DETECTORS:
             return self._by_slice(x)
+        if self.head_spec.kind in DECODERS:
+            memory = self.memory(x)
+            return self.decoder.step(first_tokens(memory), memory, self.decoder.start(memory))[0]
         return self.head(x, *self.maps(x))
 
     def _by_slice(self, x: Float[Tensor, "n c d *s"]) -> Any:

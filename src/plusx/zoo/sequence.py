@@ -1,6 +1,8 @@
-"""Networks for sound and text: keyword spotting, speech, raw waveforms and characters."""
+"""Networks for sound and text: keyword spotting, speech, raw waveforms, characters and the
+encoders of translators."""
 
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.twins import with_merge
 from plusx.zoo.blocks import BASIC, stages
 from plusx.zoo.entry import Entry
 
@@ -102,6 +104,41 @@ def waveform() -> Net:
     )
 
 
+def gated(width: int, depth: int, embed: int, vocabulary: int, drop: str) -> Net:
+    """The encoder of Gehring 2017, section 3: embeddings of tokens and positions, and blocks of a
+    convolution, a gated linear unit and a sum that is scaled by the root of 0.5."""
+    block = Block(body=f"{drop} conv3*2b glu + scale.707107")
+    return Net(
+        stem=f"embed{embed} pos {drop} conv1b",
+        stem_width=width,
+        stages=(Stage(block=block, depth=depth, width=width),),
+        ndim=1,
+        in_channels=vocabulary,
+        size=100,
+    )
+
+
+def attentive(width: int, depth: int, heads: int, vocabulary: int, drop: str) -> Net:
+    """The encoder of Vaswani 2017, section 3.1, with the norms first (Xiong 2020)."""
+    attend = Block(body=f"norm attn{heads}b conv1b {drop} +")
+    perceive = Block(body=f"norm conv1*4b act {drop} conv1b {drop} +")
+    return Net(
+        stem=f"embed{width} pos {drop}",
+        stem_width=width,
+        stages=(Stage(block=(attend, perceive), depth=depth, width=width),),
+        tail="norm pool",
+        ndim=1,
+        in_channels=vocabulary,
+        size=100,
+        norm="layer",
+    )
+
+
+# 10 blocks, 7,853 German words: Trevett's lesson 5 on Multi30k (bentrevett/pytorch-seq2seq)
+CONVS2S = gated(512, 10, 256, 7853, "drop.25")
+CONVS2S_SMALL = gated(192, 4, 192, 4000, "drop.2")
+TRANSFORMER_SMALL = attentive(192, 3, 4, 4000, "drop.2")
+
 SEQUENCE: dict[str, Entry] = {
     "res8": Entry(keyword(3, "avgpool(4,3)s(4,3)", 45), "Tang 2017, section 3"),
     "res15": Entry(dilated_keyword(45), "Tang 2017, section 3"),
@@ -114,4 +151,19 @@ SEQUENCE: dict[str, Entry] = {
     "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2"),
     "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2"),
     "vdcnn29": Entry(characters((5, 5, 2, 2)), "Conneau 2016, table 2"),
+    "convs2s_encoder": Entry(CONVS2S, "Gehring 2017, sections 3.1 to 3.4"),
+    "convs2s_plain_encoder": Entry(
+        with_merge(CONVS2S, "none"), "Gehring 2017, the plain twin of convs2s_encoder"
+    ),
+    "convs2s_small_encoder": Entry(CONVS2S_SMALL, "Gehring 2017, narrower and less deep"),
+    "convs2s_small_plain_encoder": Entry(
+        with_merge(CONVS2S_SMALL, "none"), "Gehring 2017, the plain twin of convs2s_small_encoder"
+    ),
+    "transformer_small_encoder": Entry(
+        TRANSFORMER_SMALL, "Vaswani 2017, section 3.1, narrower and less deep"
+    ),
+    "transformer_small_plain_encoder": Entry(
+        with_merge(TRANSFORMER_SMALL, "none"),
+        "Vaswani 2017, the plain twin of transformer_small_encoder",
+    ),
 }
