@@ -29,7 +29,7 @@ STEADY = [
     "norm", "act", "drop.3", "scale", "scale.5", "se/2", "eca", "cbam/2", "gate", "attn2", "attn4b",
     "conv3dw", "pos",
 ]  # fmt: skip
-INNER = [*STEADY, "conv1", "conv3", "conv3d2", "conv3g2b", "conv3/2", "conv5*2"]
+INNER = [*STEADY, "conv1", "conv3", "conv3d2", "conv3g2b", "conv3/2", "conv5*2", "conv3*2 glu"]
 STRIDED = ["conv3s", "conv1s", "avgpool2s conv1", "conv1 maxpool3s", "conv3 blur3s"]
 
 

@@ -94,7 +94,7 @@ def greedy(decoder: TokenDecoder, memory: Memory, limit: int, *, cached: bool = 
     prefixes = _prefixes(decoder, memory, cached)
     count, device = len(prefixes.tokens), prefixes.tokens.device
     tokens = torch.full((count, limit), PADDING, dtype=torch.int64, device=device)
-    scores = torch.zeros(count, device=device)
+    scores = _zeros(memory, (count,))
     active = torch.arange(count, device=device)
     for position in range(limit):
         log_probabilities = prefixes.next()
@@ -102,7 +102,7 @@ def greedy(decoder: TokenDecoder, memory: Memory, limit: int, *, cached: bool = 
         if position == limit - 1:
             token = torch.full_like(token, END)
             best = log_probabilities[:, END]
-        scores[active] += best.to(scores.dtype)
+        scores[active] += best
         unfinished = (token != END).nonzero()[:, 0]
         tokens[active[unfinished], position] = token[unfinished]
         if not len(unfinished):
@@ -129,12 +129,12 @@ def beam_search(
     count, device = len(prefixes.tokens), prefixes.tokens.device
     prefixes.select(torch.arange(count, device=device).repeat_interleave(beam))
     # at first all sequences of an input are equal, and only one of them is followed
-    totals = torch.full((count, beam), float("-inf"), device=device)
+    totals = _zeros(memory, (count, beam)).fill_(float("-inf"))
     totals[:, 0] = 0
     active = list(range(count))
     finished: list[list[tuple[float, float, list[int]]]] = [[] for _ in range(count)]
     for position in range(limit):
-        log_probabilities = prefixes.next().to(totals.dtype)
+        log_probabilities = prefixes.next()
         if position == limit - 1:
             end = log_probabilities[:, END].clone()
             log_probabilities.fill_(float("-inf"))[:, END] = end
@@ -155,7 +155,7 @@ def beam_search(
         if not rows:
             break
         # the best `beam` that do not end, in their order
-        order = ends.long().argsort(1, stable=True)[:, :beam]
+        order = ends.long().argsort(dim=1, stable=True)[:, :beam]
         remaining = torch.tensor(rows, device=device)
         totals = best.gather(1, order)[remaining]
         origins = origins.gather(1, order)[remaining] + remaining[:, None] * beam
@@ -166,7 +166,14 @@ def beam_search(
     tokens = torch.full((count, limit), PADDING, dtype=torch.int64, device=device)
     for row, (_, _, prefix) in zip(tokens, chosen):
         row[: len(prefix)] = torch.tensor(prefix, dtype=torch.int64, device=device)
-    return _trimmed(tokens, torch.tensor([total for _, total, _ in chosen], device=device))
+    return _trimmed(tokens, totals.new_tensor([total for _, total, _ in chosen]))
+
+
+def _zeros(memory: Memory, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+    """Return zeros in the precision of log-probabilities: that of the memory, at least float32."""
+    keys = memory.keys[0]
+    wide = torch.float64 if keys.dtype == torch.float64 else torch.float32
+    return torch.zeros(shape, dtype=wide, device=keys.device)
 
 
 def _trimmed(tokens: Int[Tensor, "n u"], scores: Float[Tensor, "n"]) -> Sequences:

@@ -49,7 +49,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 # no backward pass of their own, no memory plan. Excluded are `drop` and the poolings, which may
 # return their input, and layers with weights, whose output may be stored.
 OVERWRITING = ("relu", "silu")
-FRESH = {"norm", "se", "eca", "cbam", "scale", "top", "embed", "pos"}
+FRESH = {"norm", "glu", "se", "eca", "cbam", "scale", "top", "embed", "pos"}
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -254,6 +254,7 @@ LAYERS: dict[str, Callable[[Word, FeatureShape, LayerContext], nn.Module]] = {
     "conv": _conv,
     "norm": _norm,
     "act": lambda word, shape, context: ACTIVATIONS[context.net.act](),
+    "glu": lambda word, shape, context: nn.GLU(dim=1),
     "maxpool": _pool,
     "avgpool": _pool,
     "blur": _pool,

@@ -11,6 +11,7 @@ sequence and stands before its first token, as `</s>` in fairseq.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -218,7 +219,7 @@ class ConvolutionalDecoder(TokenDecoder):
                 f"[head] embed = {embed}: the network's token embeddings have a width of "
                 f"{source.channels}; attention adds them to its values, so both must be equal"
             )
-        self.residual = spec.residual
+        self.residual, self.kernel = spec.residual, spec.kernel
         self.enter = nn.Linear(embed, width)
         self.keys = nn.Linear(channels, embed)
         count = 1 if spec.shared_attention else spec.depth
@@ -253,13 +254,8 @@ class ConvolutionalDecoder(TokenDecoder):
 
     def start(self, memory: Memory) -> State:
         keys = memory.keys[0]
-        return State(
-            0,
-            tuple(
-                keys.new_zeros(len(keys), layer.kernel - 1, self.enter.out_features)
-                for layer in self.layers
-            ),
-        )
+        shape = (len(keys), self.kernel - 1, self.enter.out_features)
+        return State(0, tuple(keys.new_zeros(shape) for _ in self.layers))
 
     def hidden(
         self, embedded: Float[Tensor, "n u e"], memory: Memory, state: State
@@ -355,7 +351,8 @@ class AttentionDecoder(TokenDecoder):
         embedded: Float[Tensor, "n e *s"] | None = None,
     ) -> Memory:
         x = positions_of(features)
-        pairs = [layer.key_value(x) for layer in self.layers]
+        layers: Any = self.layers
+        pairs = [layer.key_value(x) for layer in layers]
         return Memory(tuple(k for k, _ in pairs), tuple(v for _, v in pairs), valid)
 
     def start(self, memory: Memory) -> State:

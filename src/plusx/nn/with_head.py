@@ -144,7 +144,7 @@ class NetworkWithHead(Backbone):
         if self.head_spec.kind not in DECODERS:
             raise AttributeError(f"a network with a head {self.head_spec.kind!r} has no decoder")
         decoder: Any = self.head
-        return decoder  # type: ignore[no-any-return]
+        return decoder
 
     def memory(
         self,
