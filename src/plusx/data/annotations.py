@@ -309,11 +309,16 @@ class Texts(Annotations):
 
     def digest(self, root: str | None) -> bytes:
         """Return a digest of the texts."""
-        digest = hashlib.sha256()
-        for text in self.texts:
-            content = text.encode("utf-8", "surrogatepass")
-            digest.update(len(content).to_bytes(8, "little") + content)
-        return digest.digest()
+        return texts_digest(self.texts)
+
+
+def texts_digest(texts: Sequence[str]) -> bytes:
+    """Return a digest of texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        content = text.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.digest()
 
 
 def _listed(numbers: Sequence[int]) -> str:

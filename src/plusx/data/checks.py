@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from plusx.data.dataset import Dataset, FileItems
+from plusx.data.dataset import Dataset
 from plusx.data.duplicates import (
     MOST_IMAGES,
     copies,
@@ -133,13 +133,13 @@ def leaks(train: Dataset, others: Mapping[str, Dataset]) -> list[str]:
     """
     warnings = []
     for split, dataset in others.items():
-        trained, evaluated = _digests(train), _digests(dataset)
+        trained, evaluated = train.items.digests(), dataset.items.digests()
         common = set(trained) & set(evaluated)
         members = [
-            (source.items.paths[index], digest, source, index)
+            ("" if source.paths is None else source.paths[index], digest, source, index)
             for source, digests in ((train, trained), (dataset, evaluated))
             for index, digest in enumerate(digests)
-            if digest in common and source.items.paths is not None
+            if digest in common
         ]
         groups = same_files([m[0] for m in members], [m[1] for m in members])
         names = []
@@ -149,17 +149,13 @@ def leaks(train: Dataset, others: Mapping[str, Dataset]) -> list[str]:
             if ones:
                 names += [[ones[0][2].describe(ones[0][3]), t[2].describe(t[3])] for t in twins]
         if names:
-            count = _count(names, "image trains too", "images train too")
+            inputs = dataset.modality.inputs
+            count = f"{len(names):,} of its {inputs} {'train' if len(names) > 1 else 'trains'} too"
+            same = "as the same file" if dataset.paths is not None else "word by word"
             warnings.append(
-                f"{split} metrics of {dataset.name} are too good: {count}, as the same file: "
-                f"{_listed(names)}"
+                f"{split} metrics of {dataset.name} are too good: {count}, {same}: {_listed(names)}"
             )
     return warnings
-
-
-def _digests(dataset: Dataset) -> list[str]:
-    items = dataset.items
-    return items.contents or [] if isinstance(items, FileItems) else []
 
 
 def box_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:

@@ -89,6 +89,10 @@ class Items(ABC):
         """Return the name of an item that is not a file, for messages."""
         return f"sample {index}"
 
+    def digests(self) -> list[str]:
+        """Return texts that are equal for equal inputs; [] if that is not known."""
+        return []
+
     @property
     def lengths(self) -> Int64[np.ndarray, "n"] | None:
         """The lengths of sequences, in any unit; None if they are equal or unknown."""
@@ -136,6 +140,9 @@ class FileItems(Items):
     def reference(self) -> "Items":
         return replace(self, decoder="pillow")
 
+    def digests(self) -> list[str]:
+        return self.contents or []
+
     def digest(self, root: str | None) -> bytes:
         """Return a digest of each file's name, its size, and 16 KiB at each end."""
         contents = self.contents
@@ -171,6 +178,10 @@ class MemoryItems(Items):
 
     def subset(self, indices: Sequence[int]) -> "Items":
         return replace(self, images=self.images[torch.as_tensor(indices, dtype=torch.int64)])
+
+    def digests(self) -> list[str]:
+        """Return texts that are equal for equal inputs; [] if that is not known."""
+        return []
 
     @property
     def lengths(self) -> Int64[np.ndarray, "n"] | None:
@@ -302,18 +313,23 @@ class Dataset:
 
     def fitted(self) -> "Dataset":
         """Return the training set with a modality that is measured on it."""
-        return replace(self, modality=self.modality.fitted(self))
+        return replace(self, modality=self.modality.fitted(self))._checked()
 
     def like(self, modality: Modality, classes: tuple[str, ...] = ()) -> "Dataset":
         """Return the data set as a network with this preprocessing and these classes needs it.
 
         Data whose classes are a vocabulary takes over that of the network.
         """
-        dataset = self.with_modality(self.modality.like(modality))
+        dataset = self.with_modality(self.modality.like(modality))._checked()
         annotations = self.annotations
         if annotations is None or annotations.spatial or not classes:
             return dataset
         return replace(dataset, classes=classes, annotations=annotations.with_classes(classes))
+
+    def _checked(self) -> "Dataset":
+        """Return the data set with warnings about what its modality changes."""
+        warnings = self.modality.warnings(self)
+        return replace(self, warnings=[*self.warnings, *warnings]) if warnings else self
 
     def with_reference_decoder(self) -> "Dataset":
         """Return the data set with the decoder of evaluation instead of a faster one."""

@@ -51,7 +51,8 @@ def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
     """Return the groups of files with the same bytes.
 
     `digests` are those of image_file.content_digest, which omit the middle of large files; files
-    with equal digests are compared byte by byte.
+    with equal digests are compared byte by byte. Inputs that are no files have the path "", and are
+    compared by their digests alone.
     """
     groups: dict[str, list[int]] = {}
     for index, digest in enumerate(digests):
@@ -61,6 +62,9 @@ def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
     for group in groups.values():
         whole: dict[bytes, list[int]] = {}
         for index in group if len(group) > 1 else ():
+            if not paths[index]:
+                whole.setdefault(b"", []).append(index)
+                continue
             try:
                 content = hashlib.sha256(read_regular(paths[index])).digest()
             except (UnreadableImage, OSError):

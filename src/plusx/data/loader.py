@@ -257,6 +257,7 @@ class Loader:
             self.batch_size,
             self.samples_per_class,
             self.dataset.items.patches,
+            self.dataset.items.lengths,
         )
 
     def _labelled(self, samples: np.ndarray, inputs: Tensor) -> Collated:

@@ -4,6 +4,7 @@
 |---|---|
 | `uniform` | every sample once, shuffled |
 | `balanced` | n samples, equally many of each class: samples of rare classes are repeated |
+| `bucketed` | every sample once; a batch has samples of similar length, and batches are shuffled |
 | `pk` | groups of K samples of one class, P classes in a batch of P x K (Hermans et al. 2017) |
 
 An order consists of sample numbers: copy k of sample i is i + k n, so that a repeated sample is
@@ -21,11 +22,12 @@ from plusx.data.rng import CounterRNG, permutation
 from plusx.errors import UserError
 
 
-Sampler = Literal["uniform", "balanced", "pk"]
+Sampler = Literal["uniform", "balanced", "bucketed", "pk"]
 Indices = Int64[np.ndarray, "_"]
 
 # purposes of the random numbers here, distinct from those of an order or an augmentation
 _CLASSES, _MEMBERS, _PLACES = 1 << 34, 1 << 35, 1 << 36
+_POOL = 50  # batches that are ordered by length together
 
 
 def check_sampler(
@@ -59,6 +61,7 @@ def epoch_order(
     batch_size: int,
     samples_per_class: int = 4,
     patches: int = 1,
+    lengths: Int64[np.ndarray, "n"] | None = None,
 ) -> Indices:
     """The sample numbers of one epoch, in order (`patches` * n of them).
 
@@ -67,10 +70,14 @@ def epoch_order(
     samples_per_class: with "pk", how many samples of a class are adjacent. A class with fewer
         samples repeats them; the classes of one batch differ
     patches: with "uniform", how many samples are taken of each item
+    lengths: of the samples, with "bucketed"; None: they are equal
     """
     count = len(labels)
     if sampler == "uniform" or not count:
         return permutation(count * patches, seed, epoch)
+    if sampler == "bucketed":
+        order = permutation(count, seed, epoch)
+        return order if lengths is None else _bucketed(order, lengths, seed, epoch, batch_size)
     members = _members(labels)
     if sampler == "balanced":
         return _numbered(_balanced(members, count, seed, epoch), count)
@@ -88,6 +95,22 @@ def _numbered(order: Indices, count: int) -> Indices:
     copies[by_sample] = np.arange(len(order)) - first
     numbers: Indices = order + copies * count
     return numbers
+
+
+def _bucketed(order: Indices, lengths: Indices, seed: int, epoch: int, batch_size: int) -> Indices:
+    """Return batches of similar lengths, from pools of many batches; an incomplete one is last."""
+    full = len(order) // batch_size * batch_size
+    pool = _POOL * batch_size
+    batches = []
+    for start in range(0, full, pool):
+        chosen = order[start : min(start + pool, full)]
+        batches.append(chosen[np.argsort(lengths[chosen], kind="stable")].reshape(-1, batch_size))
+    if not batches:
+        return order
+    joined = np.concatenate(batches)
+    shuffled = joined[permutation(len(joined), seed ^ _PLACES, epoch)]
+    bucketed: Indices = np.concatenate([shuffled.ravel(), order[full:]])
+    return bucketed
 
 
 def _members(labels: Tensor) -> list[Indices]:

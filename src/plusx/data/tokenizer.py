@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal, get_args
 
-from plusx.errors import UserError
+from plusx.errors import UserError, shortened
 
 
 TokenizerKind = Literal["bytes", "characters", "words", "bpe"]
@@ -152,11 +152,6 @@ def decoded(tokens: Sequence[str]) -> str:
         return values.decode("utf-8", "replace")
     text = "".join(token for token in tokens if not _SPECIAL.fullmatch(token))
     return " ".join(text.replace(SPACE, " ").split())
-
-
-def shortened(text: str, most: int = 60) -> str:
-    """Return the beginning of a text, for messages."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _merge(piece: str, rank: Callable[[str], int | None]) -> Iterator[str]:

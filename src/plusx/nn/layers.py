@@ -141,7 +141,11 @@ class ConstantScale(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """Embeddings of token numbers, as channels."""
+    """Embeddings of token numbers, as channels; from a normal distribution of deviation 0.1, as in
+    fairseq, since the deviation of 1 in PyTorch drowns what is learned."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 0.0, 0.1)
 
     def forward(self, x: Int[Tensor, "n *s"]) -> Float[Tensor, "n c *s"]:
         return super().forward(x).movedim(-1, 1)

@@ -172,6 +172,8 @@ def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str])
 
     task_kind = task.get("kind", Classify().kind) if isinstance(task, dict) else Classify().kind
     usable = _ANNOTATIONS.get(task_kind, [layout.annotation for layout in LAYOUTS.values()])
+    if stated in LAYOUTS and LAYOUTS[stated].annotation not in usable:
+        usable = [LAYOUTS[stated].annotation]  # such as texts with classes
     if task_kind == "detect" and "components" in data:
         usable = [*usable, "masks"]
     kind = choose_kind(data["path"], stated, usable, f", which is not for {task_kind}")

@@ -15,6 +15,7 @@ from plusx.recipe.values import (
     Path,
     Positive,
     Rate,
+    StrictBool,
     UnitInterval,
 )
 
@@ -122,6 +123,32 @@ class PeopleData:
     workers: Count = 0
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class TextData:
+    """Texts with classes: a CSV, TSV or JSONL file, or a folder of class folders of .txt files."""
+
+    kind: Literal["texts"] = "texts"
+    path: Path
+    text: Name = "text"  # the column of the texts
+    label: Name = "label"  # the column of the classes
+    split: Name = "split"  # the column of the splits, if there is one
+    test: tuple[str, ...] = ()  # cells of that column that are the test set; (): names of splits
+    tokenizer: Literal["bytes", "characters", "words", "bpe"] = "words"
+    vocabulary: Annotated[int, Field(ge=2, le=200_000)] = 20_000  # tokens at most
+    lower: StrictBool = True  # in lower case
+    max_length: Positive = 512  # tokens; longer texts are cut
+    min_length: Positive = 16  # tokens; shorter texts are padded
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: CountOrFraction | None = None  # texts, or their fraction; None: 0.2
+    train: CountOrFraction | None = None  # training texts, or their fraction; None: all
+    per_class: Positive | None = None  # training texts per class; None: all
+    on_unreadable: Literal["error", "skip"] = "error"
+    # bucketed: texts of similar length in a batch
+    sampler: Literal["uniform", "balanced", "bucketed"] = "bucketed"
+    workers: Count = 0
+
+
 Patch = tuple[Positive, Positive, Positive]
 
 
@@ -184,4 +211,13 @@ class CellData:
     workers: Count = 0
 
 
-Data = KnownData | OwnData | AnnotatedData | CellData | PeopleData | VolumeData | EllipsoidData
+Data = (
+    KnownData
+    | OwnData
+    | AnnotatedData
+    | CellData
+    | PeopleData
+    | VolumeData
+    | EllipsoidData
+    | TextData
+)

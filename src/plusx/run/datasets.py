@@ -15,6 +15,7 @@ from plusx.data.modality import (
     BandsModality,
     ImageModality,
     Modality,
+    TextModality,
 )
 from plusx.data.modality.bands import select_bands
 from plusx.data.readers.annotated import open_annotated
@@ -22,15 +23,24 @@ from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of
 from plusx.data.readers.open import open_data
 from plusx.data.readers.people import open_people
+from plusx.data.readers.texts import TextColumns, open_texts
 from plusx.data.readers.volume_files import list_cases
 from plusx.data.readers.volumes import open_volumes
 from plusx.data.sets.cells import open_cells
 from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
 from plusx.data.splits import own_splits
+from plusx.data.tokenizer import Tokenizer
 from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
-from plusx.recipe.sets import AnnotatedData, CellData, EllipsoidData, PeopleData, VolumeData
+from plusx.recipe.sets import (
+    AnnotatedData,
+    CellData,
+    EllipsoidData,
+    PeopleData,
+    TextData,
+    VolumeData,
+)
 
 
 @dataclass(frozen=True)
@@ -277,6 +287,30 @@ def _open_ellipsoids(recipe: Recipe, data: EllipsoidData, split: str) -> Dataset
     return open_ellipsoids(part, data.validation, seed, data.patch, data.patches, data.foreground)
 
 
+def _open_texts(recipe: Recipe, data: TextData, split: str) -> Dataset:
+    modality = TextModality(
+        Tokenizer(data.tokenizer, lower=data.lower),
+        vocabulary_size=data.vocabulary,
+        max_length=data.max_length,
+        min_length=data.min_length,
+    )
+    return open_texts(
+        data.path,
+        modality,
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        columns=TextColumns(data.text, data.label, data.split, data.test),
+        on_unreadable=data.on_unreadable,
+    )
+
+
+def _texts_at(
+    data: TextData, path: str, classes: tuple[str, ...]
+) -> tuple[TextData, tuple[str, ...]]:
+    return replace(data, path=path, test=(), validation=None), _splits_at("texts", path)
+
+
 _NAMED = DataKind(KnownData, _open_named, published=True, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
 _ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
@@ -297,6 +331,7 @@ DATA: dict[str, DataKind] = {
     "yolo": _ANNOTATED,
     "boxes": _ANNOTATED,
     "masks": _ANNOTATED,
+    "texts": DataKind(TextData, _open_texts, _texts_at),
     "cells": DataKind(CellData, _open_cells),
     "people": DataKind(PeopleData, _open_people, _people_at, has_people=True),
     "volumes": DataKind(VolumeData, _open_volumes, _volumes_at, resolve=_with_spacing),

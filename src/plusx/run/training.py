@@ -120,7 +120,8 @@ def make_trainer(recipe: Recipe, out: Path, world: DistributedContext) -> Traine
     if world.first:
         files.refuse_foreign(out)
     sets = build.open_sets(recipe)
-    recipe = with_precision(build.resolved(recipe, sets.train), out, world)
+    recipe = build.resolved(recipe, sets.train)
+    recipe = with_precision(recipe, out, world, sets.train.modality.ndim)
     _check(recipe, sets)
     _check_ranks_agree(recipe, sets, world)
     if world.first and (out / files.RECIPE).is_file():
@@ -130,14 +131,14 @@ def make_trainer(recipe: Recipe, out: Path, world: DistributedContext) -> Traine
     return trainer
 
 
-def with_precision(recipe: Recipe, out: Path, world: DistributedContext) -> Recipe:
+def with_precision(recipe: Recipe, out: Path, world: DistributedContext, ndim: int = 2) -> Recipe:
     """Return the recipe with "auto" replaced by the precision of the run, or the faster one."""
     if recipe.device.precision != "auto":
         return recipe
     precision: Any = None
     if world.first and (out / files.RECIPE).is_file():
         precision = files.read_recipe(out).device.precision
-    elif world.first and recipe.net.ndim == 3:
+    elif world.first and ndim != 2:
         precision = "float32"  # the measurement is of images; volumes can diverge in bfloat16
     elif world.first:
         precision = cached_precision(find_device(world.device(recipe.device.kind)))

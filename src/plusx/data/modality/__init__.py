@@ -6,6 +6,7 @@ from plusx.data.modality.bands import BandsModality
 from plusx.data.modality.grid import GridModality
 from plusx.data.modality.image import IMAGENET_MEAN, IMAGENET_STD, ImageModality
 from plusx.data.modality.modality import Modality
+from plusx.data.modality.text import TextModality
 from plusx.data.modality.volume import VolumeModality
 from plusx.errors import UserError
 
@@ -18,6 +19,7 @@ __all__ = [
     "GridModality",
     "ImageModality",
     "Modality",
+    "TextModality",
     "VolumeModality",
     "modality_from_dict",
 ]
@@ -26,6 +28,7 @@ MODALITIES: dict[str, type[Modality]] = {
     "image": ImageModality,
     "bands": BandsModality,
     "volume": VolumeModality,
+    "text": TextModality,
 }
 
 

@@ -93,6 +93,10 @@ class Modality:
         measured."""
         return self
 
+    def warnings(self, dataset: "Dataset") -> list[str]:
+        """Return warnings about inputs of a data set that are changed, such as cut texts."""
+        return []
+
     def verdict_terms(self) -> list[Any]:
         """Return what the verdict on a file depends on, besides the file."""
         return [_RULES, DEFAULT_LIMIT, *decoders()]

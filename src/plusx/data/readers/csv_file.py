@@ -1,15 +1,17 @@
-"""The rows of a CSV, and its columns path and split.
+"""The rows of a CSV, TSV or JSONL file, and its columns path and split.
 
-Rows count from 1 with the header, as in a spreadsheet. Columns are separated by commas, semicolons
-or tabs. Text is UTF-8, or UTF-16 with a byte order mark. Paths are relative to the CSV's folder and
-must stay inside it.
+Rows count from 1 with the header, as in a spreadsheet; of JSONL they are the lines. Columns of a
+CSV are separated by commas, semicolons or tabs; in a TSV (.tsv) quotation marks are ordinary
+characters. Text is UTF-8, or UTF-16 with a byte order mark. Paths are relative to the file's folder
+and must stay inside it.
 """
 
 import csv
 import io
+import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from plusx.data.image_file import read_regular
 from plusx.data.readers.text_file import decoded
@@ -20,6 +22,8 @@ from plusx.errors import UserError, printable
 _LIMIT = 2**31  # bytes
 _HEADER = 2**16  # bytes that are read for the columns alone
 _SEPARATORS = ",;\t"
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
 
 
 class Row(NamedTuple):
@@ -70,25 +74,42 @@ class Row(NamedTuple):
 
 def columns_of(path: str | Path) -> list[str]:
     """Return the columns of a CSV; () if the path is no .csv file."""
-    if not (os.fspath(path).lower().endswith(".csv") and os.path.isfile(path)):
+    return _columns_of(path) if os.fspath(path).lower().endswith(".csv") else []
+
+
+def columns_of_table(path: str | Path) -> list[str]:
+    """Return the columns of a CSV, TSV or JSONL file; () if the path is none."""
+    return _columns_of(path) if os.fspath(path).lower().endswith(TABLES) else []
+
+
+def _columns_of(path: str | Path) -> list[str]:
+    if not os.path.isfile(path):
         return []
     with open(path, "rb") as file:
         head = file.read(_HEADER)
     try:
         header = decoded(head).splitlines()[:1]
+        if os.fspath(path).lower().endswith(JSON_LINES):
+            first = json.loads("".join(header) or "{}")
+            return list(first) if isinstance(first, dict) else []
         reader = csv.reader(header, delimiter=_separator(header))
         return [name.strip() for name in next(reader, [])]
-    except (csv.Error, UnicodeDecodeError):
+    except (csv.Error, ValueError):
         return []
 
 
 def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
     """Return the columns and rows. Raises UserError if it is no CSV, or rows differ in length."""
+    if os.fspath(path).lower().endswith(JSON_LINES):
+        return _read_json_lines(path, shown)
+    is_tsv = os.fspath(path).lower().endswith(".tsv")
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
     lines: list[list[str]] = []
     try:
         text = decoded(read_regular(path, _LIMIT))
         separator = _separator(text[:_HEADER].splitlines()[:1])
-        lines.extend(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        file = io.StringIO(text, newline="")
+        lines.extend(csv.reader(file, delimiter=separator, strict=True, quoting=quoting))
     except UnicodeDecodeError as error:
         raise UserError(f"{shown} is no text: {error}") from None
     except csv.Error as error:
@@ -103,6 +124,42 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
                 raise UserError(f"{where}: {count} under {len(columns)} columns")
             rows.append(Row(number, where, dict(zip(columns, fields))))
     return columns, rows
+
+
+def _read_json_lines(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
+    columns: list[str] = []
+    rows = []
+    try:
+        lines = decoded(read_regular(path, _LIMIT)).split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown} is no text: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{shown}, line {number}"
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where} is no JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f'{where}: an object is needed, such as {{"text": "..."}}')
+        columns = columns or list(values)
+        if set(values) != set(columns):
+            raise UserError(
+                f"{where} has the keys {', '.join(map(printable, values))}, and the first line has "
+                f"{', '.join(map(printable, columns))}"
+            )
+        rows.append(Row(number, where, {key: _cell(values[key], where) for key in columns}))
+    return columns, rows
+
+
+def _cell(value: object, where: str) -> str:
+    """Return a value of JSON as a cell."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool | int | float):
+        return str(value)
+    raise UserError(f"{where}: text and numbers are possible, not {printable(str(value))[:60]}")
 
 
 def _separator(header: list[str]) -> str:

@@ -21,6 +21,7 @@ from plusx.data.readers.masks import read_mask_folder, recognise_masks
 from plusx.data.readers.packed import read_packed, recognise_packed
 from plusx.data.readers.table import read_table, recognise_table, table_splits
 from plusx.data.readers.tar import read_tar, recognise_tar
+from plusx.data.readers.texts import recognise_texts, text_splits
 from plusx.data.readers.voc import read_voc, recognise_voc
 from plusx.data.readers.volume_files import list_cases, recognise_volumes
 from plusx.data.readers.yolo import read_yolo, recognise_yolo
@@ -30,8 +31,9 @@ from plusx.data.splits import own_splits, split_of
 from plusx.errors import UserError
 
 
-# what is known of an input: its class, the boxes on it, the class of each position, or who it is
-Annotation = Literal["classes", "boxes", "masks", "people"]
+# what is known of an image: its class, its boxes, the class of each position, or who it is; or what
+# the inputs are if they are no images
+Annotation = Literal["classes", "boxes", "masks", "people", "texts"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ LAYOUTS: dict[str, Layout] = {
         lambda path: scan(path, same_classes=False).splits,
         general=True,
     ),
+    "texts": Layout("texts with classes", "texts", recognise_texts, text_splits),
     "volumes": Layout(
         "volumes with masks",
         "masks",
@@ -155,8 +158,9 @@ def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str |
 
 def recipe_for(kind: str) -> str:
     """Return the recipe that comes with plusx for data of this kind."""
-    recipes = {"classes": "images", "boxes": "boxes", "masks": "masks", "people": "people"}
-    return "volumes" if kind == "volumes" else recipes[LAYOUTS[kind].annotation]
+    recipes = {"classes": "images", "texts": "text", "volumes": "volumes"}
+    annotation = LAYOUTS[kind].annotation
+    return recipes.get(kind, recipes.get(annotation, annotation))
 
 
 def choose_kind(path: str, stated: str | None, among: Collection[Annotation], advice: str) -> str:
