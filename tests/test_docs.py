@@ -195,6 +195,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[data] with kind people": (recipe_sets.PeopleData,),
     "[data] with kind volumes": (recipe_sets.VolumeData,),
     "[data] with kind ellipsoids": (recipe_sets.EllipsoidData,),
+    "[data] with kind texts": (recipe_sets.TextData,),
     "[data]": (recipe_sets.KnownData, recipe_sets.OwnData),
     "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW, recipe_tables.Muon),
     "[schedule]": (

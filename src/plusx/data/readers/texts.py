@@ -93,8 +93,8 @@ def open_texts(
         refuse_similar_names(names, shown)
     if len(names) < 2:
         raise UserError(
-            f"{shown}: all {len(entries):,} texts have the class {names[0]!r}, and two are needed "
-            "to tell apart"
+            f"{shown}: all {len(entries):,} texts have the class {names[0]!r}, and a classifier "
+            "needs two or more"
             if names
             else f"{shown} has no texts"
         )
