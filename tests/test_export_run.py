@@ -116,7 +116,7 @@ def test_eight_bits_from_a_run_and_what_they_cost(
     assert command(["export", str(trained), "--int8", "--out", str(onnx)]) == 0
     shown = capsys.readouterr().out
     assert f"{found['images']} training images" in shown
-    assert "same class" in shown
+    assert "keep their class" in shown
 
 
 @pytest.mark.slow

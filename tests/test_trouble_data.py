@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import plusx
 import plusx.cli
-from corpus import Tree, annotation_of, coco_json, faces, photos, tree, voc
+from corpus import Tree, annotation_of, coco_json, faces, folder, photos, scans, tree, voc
 from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.errors import UserError
@@ -300,3 +302,183 @@ def test_folders_that_may_be_people_name_both_commands(tmp_path: Path, run: Run)
     assert code == 0
     assert f"plusx train images data.path={tmp_path}" in out
     assert f"plusx train people data.path={tmp_path}   (as people)" in out
+
+
+# ------------------------------------------------------------------ messages
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "yolo", "data.path=photos"], "`plusx train boxes data.path=PATH` trains on it"),
+        (["train", "folder"], "`plusx train images data.path=PATH`"),
+        (["train", "images"], "images is missing: there is no such folder or file; data.path=PATH"),
+        (["train", "digits-resnet20", "data.augment=flip,jitter"], "by blanks: 'flip jitter'"),
+        (["train", "digits-resnet20", "data.augment=pad1;flip"], "by blanks: 'pad1 flip'"),
+        (["train", "digits-resnet20", "--out", ""], "--out is empty: name a file or a folder"),
+        (["train", "digits-resnet20", "--out="], "--out is empty: name a file or a folder"),
+        (["train", "digits-resnet20", "--out", "a" * 300], "is a name of 300 bytes, and at most"),
+        (["info", "digits", "--out", f"x/{'b' * 256}/y.html"], "is a name of 256 bytes"),
+    ],
+)
+def test_messages_say_what_to_do(
+    words: list[str], message: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*words)
+    assert code == 2
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_in_which_nothing_can_be_written_is_refused_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != tmp_path and allowed(path, mode)
+    )
+    for words in (["train", "digits-resnet20"], ["pack", "nothing"]):
+        code, _, err = run(*words, "--out", tmp_path / "new")
+        assert code == 2
+        assert f"nothing can be written in {tmp_path}" in err
+
+
+def test_a_link_is_not_replaced_by_a_packed_file(run: Run, tmp_path: Path) -> None:
+    folder(tmp_path / "photos")
+    target, link = tmp_path / "target.plusx", tmp_path / "link.plusx"
+    target.write_bytes(b"")
+    link.symlink_to(target)
+    code, _, err = run("pack", tmp_path / "photos", "--out", link)
+    assert code == 2
+    assert f"is a link to {target}" in err
+    assert link.is_symlink()
+    code, _, err = run("pack", tmp_path / "photos", "--out", target, "--threads", "-1")
+    assert (code, target.read_bytes()) == (2, b"")
+    assert "threads = -1: from 1 to 1024, or 0" in err
+
+
+def test_classes_that_differ_in_what_is_not_seen_are_refused(run: Run, tmp_path: Path) -> None:
+    for number, other in enumerate(("fish\u200b", "fish\u00ad", "fi\ufeffsh")):
+        root = tree(photos(["fish", other], first=number))(tmp_path / str(number))
+        code, _, err = run("info", root)
+        assert code == 2
+        assert "differ in blanks, invisible characters or Unicode form only" in err
+    root = tree({f"img/{n}.png": n for n in range(8)})(tmp_path / "csv")
+    names = ("hot dog", "hot\u00a0dog")
+    rows = [f"img/{n}.png,{names[n % 2]}" for n in range(8)]
+    (root / "photos.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    assert "invisible characters" in run("info", root / "photos.csv")[2]
+
+
+@pytest.mark.parametrize("seed", [2**70, -(2**70), True])
+def test_a_seed_that_torch_cannot_take_is_refused(seed: int) -> None:
+    with pytest.raises(UserError, match=r"seed is .*; a whole number of at most 64 bits"):
+        plusx.create_model("resnet20", seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.patient=(", "patient = '(' is no regular expression: missing )"),
+        ("data.orientation=XYZ", "orientation 'XYZ': one of the letters L and R"),
+    ],
+)
+def test_fields_of_volumes_are_checked_first(
+    override: str, message: str, run: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("nibabel")
+    scans("images", "labels")(tmp_path)
+    words = [f"data.path={tmp_path}", 'data.classes=["a","b"]', "data.range=[0,900]", override]
+    code, _, err = run("train", "volumes", *words)
+    assert code == 2
+    assert message in err
+
+
+# ------------------------------------------------------------------ folders of runs
+
+
+SMALL = ["epochs=1", "data.train=64", "net.base=resnet20", "device.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert plusx.cli.run(["train", "digits-resnet20", *SMALL, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data.json", ["evaluate", "RUN"]),
+        ("data.json", ["report", "RUN"]),
+        ("environment.json", ["report", "RUN"]),
+        ("recipe.toml", ["report", "RUN"]),
+        ("log.jsonl", ["report", "RUN"]),
+        ("data.json", ["train", "digits-resnet20", *SMALL, "--out", "RUN"]),
+    ],
+)
+def test_a_missing_or_changed_file_of_a_run_is_named(
+    name: str, words: list[str], finished: Path, run: Run, tmp_path: Path
+) -> None:
+    folder_of_run = shutil.copytree(finished, tmp_path / "run")
+    words = [str(folder_of_run) if word == "RUN" else word for word in words]
+    for content in (None, b"[1, 2]\n", b"\xff\xfe", b'{"epoch": "x", "train_loss": []'):
+        (folder_of_run / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder_of_run / name).write_bytes(content)
+        code, _, err = run(*words)
+        if name == "recipe.toml" and content is not None:
+            continue  # shown as it is
+        if words[0] == "train" and content is None:
+            continue  # the images cannot be compared
+        assert code == 2, (content, err)
+        assert name in err
+        assert "Errno" not in err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", "many"),
+        ("parameters", None),
+        ("name", 3),
+        ("validation", [1]),
+        ("train_error", ""),
+    ],
+)
+def test_a_result_of_other_types_is_named(
+    key: str, value: object, finished: Path, run: Run, tmp_path: Path
+) -> None:
+    folder_of_run = shutil.copytree(finished, tmp_path / "run")
+    file = folder_of_run / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    code, _, err = run("train", "digits-resnet20", *SMALL, "--out", folder_of_run)
+    assert code == 2
+    assert "result.json is not the result of a run" in err
+    code, _, err = run("report", folder_of_run)
+    assert code in (0, 2)
+    assert code == 0 or "result.json" in err
+
+
+def test_a_csv_among_the_images_to_predict_is_explained(finished: Path, run: Run) -> None:
+    file = finished.parent / "rows.csv"
+    file.write_text("path,label\n")
+    code, _, err = run("predict", finished, file)
+    assert code != 0
+    assert "give the images or their folder; `plusx evaluate RUN --data FILE.csv`" in err
+
+
+def test_an_epoch_of_one_step_is_warned_of(run: Run, tmp_path: Path) -> None:
+    root = tree(photos(["cat", "dog"], 20))(tmp_path / "set")
+    words = ["train", "images", f"data.path={root}", "data.size=32", "net.base=resnet20"]
+    code, _, err = run(*words, "epochs=1", "device.threads=1", "--out", tmp_path / "a")
+    assert code == 0
+    assert "an epoch is a single step" in err
+    assert "set batch_size=4" in err
+    code, _, err = run(
+        *words, "batch_size=4", "epochs=1", "device.threads=1", "--out", tmp_path / "b"
+    )
+    assert code == 0
+    assert "single step" not in err

@@ -52,6 +52,8 @@ def create_model(
     for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None and type(value) is not int:
             raise UserError(f"{key} is {value!r}; a whole number is needed")
+    if seed is not None and not (type(seed) is int and -(2**63) <= seed < 2**64):
+        raise UserError(f"seed is {seed!r}; a whole number of at most 64 bits is needed")
     name = name_or_spec if isinstance(name_or_spec, str) else None
     model = zoo.find_model(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
     stored = None

@@ -45,6 +45,8 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an error is printed in one line."""
     debug = "--debug" in arguments
+    if ("--out", "") in pairwise(arguments) or "--out=" in arguments:
+        return _fail("--out is empty: name a file or a folder", 2)
     try:
         app(
             [argument for argument in arguments if argument != "--debug"],

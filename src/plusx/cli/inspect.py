@@ -125,7 +125,8 @@ def info(
     /,
     *,
     kind: Annotated[
-        str | None, about("What to read the path as: folder, csv, coco, masks ... Default: by it.")
+        str | None,
+        about("Read the path as this kind: folder, csv, coco ... (default: the likeliest)."),
     ] = None,
     out: Annotated[
         Path | None, about("Write a page with charts and examples: a file, or a folder for it.")

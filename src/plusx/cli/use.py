@@ -312,15 +312,24 @@ def export(
 
 def _print_int8(int8: dict[str, Any]) -> None:
     float_layers = ", ".join(int8["float_layers"]) or "none"
+    ranges = {
+        "minmax": "from the smallest to the largest value",
+        "percentile": "up to the percentile 99.999 of the values",
+    }
     print(f"  int8          {int8['weights']}; activations {int8['activations']}")
-    print(f"  ranges        {int8['calibration']}, of {int8['images']:,} training images")
+    reach = ranges[int8["calibration"]]
+    print(f"  ranges        {reach} on {counted(int8['images'], 'training image')}")
     print(f"  in float32    {float_layers}")
+    threads = counted(int8["threads"], "thread")
     print(f"  {'':13} {'float32':>12} {'int8':>12}")
     print(f"  {'bytes':13} {int8['bytes_float32']:12,} {int8['bytes']:12,}")
-    print(f"  {'accuracy':13} {int8['accuracy_float32']:12.2%} {int8['accuracy']:12.2%}")
-    print(f"  {'images':13} {int8['count']:12,} {int8['agreement']:12.2%} same class")
-    threads = "thread" if int8["threads"] == 1 else "threads"
-    print(f"  {'speed':13} {1:12.2f} {int8['speed']:12.2f} ({int8['threads']} {threads})")
+    count = counted(int8["count"], "image")
+    print(
+        f"  {'accuracy':13} {int8['accuracy_float32']:12.2%} {int8['accuracy']:12.2%}  "
+        f"on {count}, of which {int8['agreement']:.2%} keep their class"
+    )
+    times = f"{int8['speed']:.2f} x"
+    print(f"  {'speed':13} {'1.00 x':>12} {times:>12}  one image at a time, {threads}")
 
 
 @app.command(

@@ -406,7 +406,13 @@ def _format_problem(head: bytes, source: str | Path | bytes) -> str | None:
         name = next((name for start, name in _FOREIGN.items() if head.startswith(start)), None)
         if name is not None:
             return f"{name} is not read: convert it to JPEG or PNG"
-        return f"not one of {', '.join(FORMATS)}"
+        reason = f"not one of {', '.join(FORMATS)}"
+        if not isinstance(source, bytes) and os.fspath(source).lower().endswith(".csv"):
+            reason += (
+                ": give the images or their folder; `plusx evaluate RUN --data FILE.csv` takes a "
+                "CSV of images with labels"
+            )
+        return reason
     if head[4:8] != b"ftyp":
         return None
     if head[8:12] in _AVIF:

@@ -32,6 +32,11 @@ _ANNOTATIONS: dict[str, list[Any]] = {
     "detect": ["boxes"],
     "embed": ["people", "classes"],
 }
+# the recipes for data of one's own, by the kinds that are no recipes themselves
+_RECIPES_OF_KINDS = {
+    **dict.fromkeys(("folder", "csv", "packed", "shards"), "images"),
+    **dict.fromkeys(("voc", "coco", "yolo"), "boxes"),
+}
 RESET = "default"  # the value of an override that resets a field to its default
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
@@ -87,6 +92,11 @@ def _read(name_or_path: str) -> tuple[str, str]:
         status = path.stat()
     except (OSError, ValueError):
         recipes = shipped_recipes()
+        if (recipe := _RECIPES_OF_KINDS.get(name_or_path)) is not None:
+            raise UserError(
+                f"{name_or_path!r} is a kind of data, not a recipe: `plusx train {recipe} "
+                f"data.path=PATH` trains on it"
+            ) from None
         hint = did_you_mean(path.stem, recipes, 3, cutoff=0.4)
         raise UserError(
             f"no recipe {name_or_path!r}, as a name or a file{hint} (`plusx recipes` lists them)"

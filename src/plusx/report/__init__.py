@@ -27,13 +27,16 @@ def write_report(folder: str | Path) -> Path:
             f"{folder} has no result.json: "
             + ("it is not finished yet" if unfinished else "it is not a run, comparison or study")
         )
-    result = store.read_json(folder / "result.json")
+    result = store.read_json_part(folder / "result.json")
     try:
         page = _page(folder, result)
-    except (KeyError, TypeError, IndexError) as error:
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whatever values of other types lead to
         raise UserError(
             f"{folder / 'result.json'} is not the result of a run, a comparison or a study "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {error}): restore the file, or run the command that wrote "
+            "it again with another --out"
         ) from error
     store.write_text(folder / REPORT, page)
     return folder / REPORT
@@ -54,9 +57,17 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
     return run_page(
         result,
         read_history(folder / "log.jsonl", result.get("metrics", OF_CLASSES)[0]),
-        classes=store.read_json(folder / "data.json")["classes"],
-        recipe=store.read_bytes(folder / "recipe.toml").decode("utf-8"),
-        environment=store.read_json(folder / "environment.json"),
+        classes=_table(folder / "data.json")["classes"],
+        recipe=store.read_part(folder / "recipe.toml").decode("utf-8", "replace"),
+        environment=_table(folder / "environment.json"),
         test_uses=store.read_bytes(uses).count(b"\n") if uses.is_file() else 0,
         examples=read_examples(folder / EXAMPLES),
     )
+
+
+def _table(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a run's folder. Raises UserError if it is missing or something else."""
+    values = store.read_json_part(file)
+    if not isinstance(values, dict) or not isinstance(values.get("classes", []), list):
+        raise UserError(f"{file} is not what plusx wrote: restore the file")
+    return values

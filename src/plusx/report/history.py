@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plusx import store
+from plusx.errors import UserError
+
 
 @dataclass(frozen=True)
 class EpochPoint:
@@ -20,11 +23,18 @@ class EpochPoint:
 def read_history(log: Path, score: str = "accuracy") -> tuple[EpochPoint, ...]:
     """Read a point for every epoch of a log.jsonl; `score` is the key of the metric."""
     points = []
-    with log.open(encoding="utf-8") as file:
-        for text in file:
+    for number, text in enumerate(store.read_part(log).splitlines(), 1):
+        try:
             line = json.loads(text)
+            if not isinstance(line, dict):
+                raise TypeError("no object")
             if "train_loss" in line:
                 points.append(_point(line, score))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{log}, line {number} is not what plusx wrote: restore the file, or train again "
+                "with another --out"
+            ) from None
     return tuple(points)
 
 

@@ -69,12 +69,18 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     """
     if not (folder / "predictions.json").is_file():
         return []
-    rows = store.read_json(folder / "predictions.json")["predictions"]
+    file = folder / "predictions.json"
+    values = store.read_json_part(file)
+    rows = values.get("predictions") if isinstance(values, dict) else None
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("side_by_side"), str) for row in rows
+    ):
+        raise UserError(f"{file} is not what plusx wrote: restore or remove {folder}")
     pictures = []
     for row in rows:
         if not _NAME.fullmatch(row["side_by_side"]):
             raise UserError(f"{folder}: {row['side_by_side']!r} is not an image of a prediction")
-        pictures.append(store.read_bytes(folder / row["side_by_side"], _LARGEST))
+        pictures.append(store.read_part(folder / row["side_by_side"], _LARGEST))
     return examples(rows, pictures)
 
 

@@ -69,6 +69,12 @@ class DataKind:
 def open_split(recipe: Recipe, split: str) -> Dataset:
     """Open a split of the recipe's data. Raises UserError if it is missing or invalid."""
     data = recipe.data
+    path: str | None = getattr(data, "path", None)
+    if path is not None and not os.path.lexists(located(path)):
+        raise UserError(
+            f"{printable(path)} is missing: there is no such folder or file; data.path=PATH says "
+            "where the data is"
+        )
     dataset = DATA[data.kind].open(recipe, data, split)
     per_class: int | None = getattr(data, "per_class", None)
     train: int | float | None = getattr(data, "train", None)

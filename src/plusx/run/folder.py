@@ -172,7 +172,7 @@ def load_weights_as(model: str, weights: str) -> Run:
 
 def read_data(folder: Path) -> dict[str, Any]:
     """Read and check the data.json of a run. Raises UserError if it is invalid."""
-    data = store.read_json(folder / DATA)
+    data = store.read_json_part(folder / DATA)
     if isinstance(data, dict):
         classes, splits = data.get("classes"), [data.get(name) for name in ("train", "validation")]
         valid_splits = all(
@@ -190,8 +190,31 @@ def read_data(folder: Path) -> dict[str, Any]:
 
 def read_recipe(folder: Path) -> Recipe:
     """Read the resolved recipe in a run's folder."""
-    text = store.read_bytes(folder / RECIPE, _MAX_RECIPE).decode("utf-8")
+    try:
+        text = store.read_part(folder / RECIPE, _MAX_RECIPE).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{folder / RECIPE} is no UTF-8 text any more: restore the file") from None
     return parse_recipe(text, where=str(folder / RECIPE))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read the result.json of a run. Raises UserError if its values are not those of a result."""
+    result = store.read_json_part(folder / RESULT)
+    keys: dict[str, Any] = {
+        "name": str,
+        "parameters": int,
+        "steps": int,
+        "train_error": float | int | None,
+        "validation": dict | None,
+    }
+    if isinstance(result, dict) and all(
+        key in result and isinstance(result[key], kind) for key, kind in keys.items()
+    ):
+        return result
+    raise UserError(
+        f"{folder / RESULT} is not the result of a run: it needs {', '.join(keys)}; "
+        "restore the file, or train again with another --out"
+    )
 
 
 def test_uses(folder: Path) -> int:

@@ -55,6 +55,10 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
     out: a file, or a folder for info.html
     Raises UserError if there is no such data, or `out` cannot be written.
     """
+    file = None
+    if out is not None:
+        file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
+        store.refuse_as_file(file)
     stamp = content_stamp(data)
     inspection = inspect_data(data, kind)
     values = {
@@ -63,8 +67,7 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
         "other_commands": other_commands(data, inspection),
     }
     write_summary(data, kind, stamp, values)
-    if out is not None:
-        file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
+    if file is not None:
         store.make_folder(file.parent)
         colours = _colours(inspection)
         store.write_text(file, inspection_page(values, list(examples(inspection)), colours))

@@ -60,13 +60,18 @@ def predict(
 
 
 def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
-    """Write predictions.json and predictions.csv to a folder; return their paths."""
+    """Write predictions.json and predictions.csv to a folder; return their paths, and that of
+    predictions.html, which was written there with images of boxes or masks."""
     folder = store.make_folder(folder)
     store.write_json(folder / "predictions.json", result)
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(_table(result))
     store.write_text(folder / "predictions.csv", text.getvalue())
-    return [folder / "predictions.json", folder / "predictions.csv"]
+    written = [folder / "predictions.json", folder / "predictions.csv"]
+    rows = result["predictions"]
+    is_drawn = bool(rows) and not {"boxes", "class_fractions"}.isdisjoint(rows[0])
+    page = folder / "predictions.html"
+    return [*written, page] if is_drawn and page.is_file() else written
 
 
 def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:

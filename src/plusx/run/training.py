@@ -36,6 +36,7 @@ HARMLESS = (
     "device.timeout",
     "evaluate.tta",
 )
+STEPS_AN_EPOCH = 8  # at least, so that running statistics follow the weights
 
 
 def train(
@@ -84,7 +85,7 @@ def _train(
             if (out / files.RESULT).is_file():
                 if not allow_data_change:
                     trainer.refuse_other_images()
-                finished = store.read_json(out / files.RESULT)
+                finished = files.read_result(out)
             elif (out / files.RECIPE).is_file():
                 refuse_other_recipe(out, recipe)
         result: dict[str, Any] | None = world.broadcast(finished)
@@ -105,6 +106,8 @@ def _train(
             if warning := build.untrained_warning(recipe):
                 display.line(f"plusx: {warning}")
             for warning in schedule_warnings(recipe, trainer.total):
+                display.line(f"plusx: {warning}")
+            if warning := _one_step_warning(trainer):
                 display.line(f"plusx: {warning}")
             device = trainer.state.task.device
             memory.warn(recipe, trainer.net, device)
@@ -152,6 +155,19 @@ def _check_ranks_agree(recipe: Recipe, sets: build.Sets, world: DistributedConte
     if world.size > 1 and (of_rank_0 := world.broadcast(state)) != state:
         other = "another recipe" if of_rank_0[0] != state[0] else "other images"
         raise UserError(f"rank {world.rank} has {other} than rank 0")
+
+
+def _one_step_warning(trainer: Trainer) -> str:
+    """Return a warning where the running statistics of batch norm get one step an epoch, or ""."""
+    images, fewer = trainer.loader.count, max(2, trainer.loader.count // STEPS_AN_EPOCH)
+    has_statistics = any(name.endswith("running_mean") for name, _ in trainer.net.named_buffers())
+    if trainer.per_epoch > 1 or fewer >= trainer.recipe.batch_size or not has_statistics:
+        return ""
+    return (
+        f"an epoch is a single step, as batch_size = {trainer.recipe.batch_size} takes all "
+        f"{images:,} images: the running statistics of batch norm, with which images are "
+        f"evaluated and predicted, lag behind the weights; set batch_size={fewer}"
+    )
 
 
 def _check_batch_norm(trainer: Trainer) -> None:

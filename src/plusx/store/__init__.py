@@ -14,12 +14,13 @@ needed and free), and UserError if a file is not what it should be.
 from typing import TYPE_CHECKING, Any
 
 from plusx.store.cache import cache_folder
-from plusx.store.canonical import read_json, write_json
+from plusx.store.canonical import read_json, read_json_part, write_json
 from plusx.store.download import download
 from plusx.store.files import (
     clean,
     make_folder,
     read_bytes,
+    read_part,
     refuse_as_file,
     refuse_as_folder,
     whole_file,
@@ -57,6 +58,8 @@ __all__ = [
     "read_bytes",
     "read_checkpoints",
     "read_json",
+    "read_json_part",
+    "read_part",
     "refuse_as_file",
     "refuse_as_folder",
     "save_checkpoint",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx.errors import UserError
-from plusx.store.files import read_bytes, write_bytes
+from plusx.store.files import read_bytes, read_part, write_bytes
 
 
 MAX_JSON_BYTES = 64 << 20
@@ -26,6 +26,12 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path, limit: int = MAX_JSON_BYTES) -> Any:
     """Read a JSON file. Raises UserError if it is too long, not JSON, or has a key twice."""
     return parse_json(read_bytes(path, limit), str(path))
+
+
+def read_json_part(path: str | Path) -> Any:
+    """Read a JSON file that plusx wrote into a folder. Raises UserError as read_json does, and if
+    it is not there any more."""
+    return parse_json(read_part(path, MAX_JSON_BYTES), str(path))
 
 
 def json_bytes(value: Any, where: str) -> bytes:

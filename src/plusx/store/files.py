@@ -17,6 +17,7 @@ from plusx.errors import UserError, printable
 
 
 _TEMPORARY = re.compile(r"\.plusx-[0-9a-f]{16}\.tmp")
+_LONGEST = 255  # bytes of a name of a file, on the usual file systems
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -97,18 +98,37 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def refuse_as_folder(path: str | Path) -> Path:
-    """The path. UserError where it, or what is above it, is there and no folder."""
+    """The path. UserError where it, or what is above it, is there and no folder, where nothing can
+    be written, or where a name is too long."""
     above = Path(path)
+    for name in above.parts:
+        if (length := len(os.fsencode(name))) > _LONGEST:
+            raise UserError(
+                f"{printable(name[:40])}... is a name of {length} bytes, and at most {_LONGEST} "
+                "are possible: choose a shorter one"
+            )
     while not os.path.lexists(above) and above != above.parent:
         above = above.parent
     if not above.is_dir():
         raise UserError(f"{printable(path)}: {printable(above)} is no folder: name another folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{printable(path)}: nothing can be written in {printable(above)}, by its permissions "
+            "or as the disk is read-only: name another folder"
+        )
     return Path(path)
 
 
 def refuse_as_file(path: str | Path) -> Path:
-    """The path. UserError where no file can be written there: a folder, a device, no folder."""
+    """The path. UserError where no file can be written there: a folder, a device, a link, no
+    folder."""
     path = refuse_special(path)
+    if path.is_symlink():
+        target = printable(os.readlink(path))
+        raise UserError(
+            f"{printable(path)} is a link to {target}, which would be replaced by a file: name "
+            "that file, or another one"
+        )
     if path.is_dir():
         raise UserError(f"{printable(path)} is a folder: name a file to write")
     refuse_as_folder(path.parent)
@@ -155,6 +175,18 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
         return b"".join(chunks)
     finally:
         os.close(descriptor)
+
+
+def read_part(path: str | Path, limit: int | None = None) -> bytes:
+    """Read a file that plusx wrote into a folder. Raises UserError if it is not there any more."""
+    try:
+        return read_bytes(path, limit)
+    except (FileNotFoundError, NotADirectoryError):
+        path = Path(path)
+        raise UserError(
+            f"{printable(path)} is missing: {printable(path.parent)} is not complete any more; "
+            "restore the file, or run the command that wrote it again with another --out"
+        ) from None
 
 
 def clean(folder: str | Path) -> None:

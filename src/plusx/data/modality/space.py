@@ -42,18 +42,23 @@ class Space:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        axes = [i for letter in self.orientation for i in range(3) if letter in _AXES[i]]
-        if sorted(axes) != [0, 1, 2] or len(self.orientation) != 3:
-            raise UserError(
-                f"orientation {self.orientation!r}: one of the letters L and R, one of P and A and "
-                'one of I and S, in the order of the axes, for instance "SPL" or "RAS"'
-            )
+        check_orientation(self.orientation)
         if min(self.patch) < 1:
             raise UserError(f"patch {list(self.patch)}: every side is at least 1")
         if not all(0 < side < 1e4 for side in self.spacing):
             raise UserError(f"spacing {list(self.spacing)}: three numbers of mm above 0")
         if not -1e9 < self.range[0] < self.range[1] < 1e9:
             raise UserError(f"range {list(self.range)}: from a lower number to a higher one")
+
+
+def check_orientation(orientation: str) -> None:
+    """Raise UserError if the letters do not name each axis once."""
+    axes = [i for letter in orientation for i in range(3) if letter in _AXES[i]]
+    if sorted(axes) != [0, 1, 2] or len(orientation) != 3:
+        raise UserError(
+            f"orientation {orientation!r}: one of the letters L and R, one of P and A and "
+            'one of I and S, in the order of the axes, for instance "SPL" or "RAS"'
+        )
 
 
 def affine_problem(affine: Num[np.ndarray, "4 4"]) -> str | None:

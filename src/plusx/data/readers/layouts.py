@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -137,13 +138,15 @@ def data_below(path: str) -> dict[str, str]:
     if not os.path.isdir(path):
         return below
     with os.scandir(path) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    names = sorted(entry.name for entry in folders if not entry.name.startswith("."))
     for name in names[:_MOST_BELOW]:
         folder = os.path.join(path, name)
-        for kind, layout in LAYOUTS.items():
-            if not layout.general and not split_of(name) and layout.recognise(folder):
+        kinds = [kind for kind, layout in LAYOUTS.items() if not layout.general]
+        with suppress(OSError):  # of what cannot be read in it
+            kind = next((kind for kind in kinds if LAYOUTS[kind].recognise(folder)), None)
+            if kind is not None and not split_of(name):
                 below[name] = kind
-                break
     return below
 
 

@@ -1,6 +1,7 @@
 """A reader's list of files and labels, before decoding."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from plusx.data.image_file import Decoder
 from plusx.data.modality import Modality
 from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
 from plusx.errors import UserError, printable
+
+
+# characters that `printable` shows by their number
+_ESCAPED = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[nrt])")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,16 +75,23 @@ def class_name(text: str) -> str:
 
 
 def refuse_similar_names(names: Iterable[str], where: str) -> None:
-    """Raise UserError if two classes differ only in case or Unicode form."""
+    """Raise UserError if two classes differ only in case, Unicode form or what is not seen."""
     first: dict[str, str] = {}
     for name in names:
-        other = first.setdefault(class_name(name).casefold(), name)
+        other = first.setdefault(_visible(name).casefold(), name)
         if other != name:
-            how = "case" if class_name(other) != class_name(name) else "blanks or Unicode form"
+            how = "blanks, invisible characters or Unicode form"
+            if _visible(other) != _visible(name):
+                how = "case"
             raise UserError(
                 f"{where}: the classes {printable(other)!r} and {printable(name)!r} differ in "
                 f"{how} only: give them one name"
             )
+
+
+def _visible(name: str) -> str:
+    """Return a class name without characters that are not printed, and with plain single blanks."""
+    return " ".join(_ESCAPED.sub("", class_name(name)).split())
 
 
 def file_problem(path: str, root: str) -> str | None:

@@ -33,6 +33,7 @@ from plusx.errors import UserError
 
 _log = logging.getLogger("plusx.data")
 
+_MOST_THREADS = 1024
 _AHEAD = 4  # images a thread that wait to be written
 
 
@@ -68,6 +69,8 @@ def pack(
     modality = ImageModality((size, size), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
     if side is None:
         side = round(size / modality.crop_fraction)
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UserError(f"threads = {threads}: from 1 to {_MOST_THREADS}, or 0 for one a core")
     if not 1 <= side <= 4096:
         raise UserError(f"the shorter side is {side}: from 1 to 4096 pixels")
     path, listing = Path(to), scan(folder)

@@ -120,6 +120,10 @@ def list_cases(root: str | Path, patient: str) -> list[Case]:
     UserError if there is no such folder or no volume, or a patient is in two splits.
     """
     top, shown = os.path.abspath(os.path.expanduser(os.fspath(root))), printable(root)
+    try:
+        re.compile(patient)
+    except re.error as error:
+        raise UserError(f"patient = {patient!r} is no regular expression: {error}") from None
     if not os.path.isdir(top):
         raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
     cases = [

@@ -11,7 +11,7 @@ import torch
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.image_file import UnreadableImage, printable
 from plusx.data.modality import VolumeModality
-from plusx.data.modality.space import Space, Spacing
+from plusx.data.modality.space import Space, Spacing, check_orientation
 from plusx.data.readers.scans import is_scan
 from plusx.data.readers.verdicts import Entry, OnUnreadable, usable_entries
 from plusx.data.readers.volume_files import (
@@ -78,6 +78,7 @@ def open_volumes(
     Raises UserError for data that cannot be used.
     """
     split, shown = as_split(split), printable(root)
+    check_orientation(orientation)
     cases = list_cases(root, patient)
     top = os.path.abspath(os.path.expanduser(os.fspath(root)))
     classes = classes or class_names_of(top)

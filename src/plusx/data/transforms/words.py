@@ -119,6 +119,11 @@ def error_at(sentence: str, number: int, token: str, reason: str) -> UserError:
 def _word(
     token: str, sentence: str, number: int, allowed: Collection[str] | None, inputs: str
 ) -> Word:
+    parts = [part for part in re.split(r"[,;|/]", token) if part]
+    if parts and parts != [token]:
+        raise error_at(
+            sentence, number, token, f"words are separated by blanks: {' '.join(parts)!r}"
+        )
     match = re.match(r"rot90|[a-z]*", token)
     assert match is not None
     kind, value = match.group(), token[match.end() :]
