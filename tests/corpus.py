@@ -345,6 +345,13 @@ SIX = {"train": 4, "validation": 2}
 CELL, WALLS, BINARY = ("cell",), ("cell", "wall"), ("0", "1")
 MASKED = pairs_of("images", "masks")
 CELLS = xml(("cell", (3, 3, 20, 20)))
+PLACES = "train: images/train\nval: images/val\n"
+DESCRIPTION = f"{PLACES}names: [cell]\n"
+YOLO: Tree = {f"images/train/{n}.png": n for n in range(4)}
+YOLO |= {f"images/val/{n}.png": n for n in range(10, 14)}
+YOLO |= {f"labels/train/{n}.txt": "0 .5 .5 .2 .2\n" for n in range(4)}
+YOLO |= {f"labels/val/{n}.txt": "0 .5 .5 .2 .2\n" for n in range(10, 14)}
+FOUR_OF_FOUR = {"train": 4, "validation": 4}
 SETS = [
     # folders of class folders
     Case("folder", folder, "folder", FLAT, TWO),
@@ -893,6 +900,65 @@ SETS = [
         "missing",
     ),
     Case(
+        "coco with crowds alone",
+        coco_of(
+            "train.json",
+            "images",
+            annotations=[annotation_of(n) | {"iscrowd": 1} for n in range(4)],
+        ),
+        kind="coco",
+        says="marked as crowd",
+    ),
+    *(
+        Case(
+            f"coco in {encoding}",
+            changed(
+                coco_of("train.json", "images"),
+                lambda root, encoding=encoding: (root / "train.json").write_bytes(
+                    (root / "train.json").read_text().encode(encoding)
+                ),
+            ),
+            "coco",
+            FOUR,
+            WALLS,
+        )
+        for encoding in ("utf-8-sig", "utf-16", "utf-16-le")
+    ),
+    Case(
+        "coco with Roboflow's supercategory",
+        coco_of(
+            "train.json",
+            "images",
+            categories=[
+                {"id": 0, "name": "cells", "supercategory": "none"},
+                {"id": 1, "name": "cell", "supercategory": "cells"},
+                {"id": 2, "name": "wall", "supercategory": "cells"},
+            ],
+        ),
+        "coco",
+        FOUR,
+        WALLS,
+        "'cells' is no class",
+    ),
+    Case(
+        "coco with a category without a name",
+        coco_of("train.json", "images", categories=[{"id": 1}]),
+        says="categories, item 1: name is missing",
+    ),
+    Case(
+        "coco with an annotation that is a number",
+        coco_of("train.json", "images", annotations=[*map(annotation_of, range(4)), 7]),
+        "coco",
+        FOUR,
+        WALLS,
+        "annotation 5: it is 7, not an object in braces",
+    ),
+    Case(
+        "coco one folder down",
+        lambda root: coco_json(root / "export", "train.json", "images").parent,
+        says="has data in export (coco)",
+    ),
+    Case(
         "coco without boxes",
         coco_of("train.json", "images", annotations=[]),
         kind="coco",
@@ -917,6 +983,59 @@ SETS = [
         says="train.json",
     ),
     Case("a JSON of another kind", tree({"x.json": '{"a": 1}'}, "x.json"), says="is no data that"),
+    *(
+        Case(
+            f"voc with {name}",
+            voc_of({"Annotations/0.xml": CELLS.replace(old, new)}),
+            "voc",
+            FOUR,
+            CELL,
+        )
+        for name, old, new in (
+            ("a namespace", "<annotation>", '<annotation xmlns="http://example.org/v">'),
+            ("another root", "annotation>", "doc>"),
+            ("other capitals", "object>", "Object>"),
+        )
+    ),
+    Case(
+        "voc with XML of CVAT",
+        voc_of({"Annotations/0.xml": "<annotations><image><box/></image></annotations>"}),
+        "voc",
+        THREE,
+        CELL,
+        "its root is <annotations>",
+    ),
+    Case(
+        "voc with a box outside of any object",
+        voc_of({"Annotations/0.xml": "<annotation><item><bndbox/></item></annotation>"}),
+        "voc",
+        THREE,
+        CELL,
+        "a <bndbox> outside of any <object>",
+    ),
+    Case(
+        "voc of difficult objects alone",
+        voc_of(
+            {
+                f"Annotations/{n}.xml": CELLS.replace(
+                    "<bndbox>", "<difficult>1</difficult><bndbox>"
+                )
+                for n in range(4)
+            }
+        ),
+        kind="voc",
+        says="difficult (in VOC)",
+    ),
+    Case(
+        "classes that differ in an invisible character",
+        tree(photos(["fish", "fish\u200b"])),
+        says="invisible characters",
+    ),
+    Case(
+        "cifar-10's folder",
+        tree({"cifar-10-batches-bin/test_batch.bin": b"x"}, "cifar-10-batches-bin"),
+        says="`plusx info cifar10`",
+    ),
     # boxes in text files
     Case(
         "yolo",
@@ -972,6 +1091,51 @@ SETS = [
             }
         ),
         says="",
+    ),
+    *(
+        Case(
+            f"yolo with a description in {encoding}",
+            tree(YOLO | {"data.yaml": DESCRIPTION.encode(encoding)}),
+            "yolo",
+            FOUR_OF_FOUR,
+            CELL,
+        )
+        for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")
+    ),
+    Case(
+        "yolo with a description that merges keys",
+        tree(YOLO | {"data.yaml": f"all: &all\n  names: [cell]\n<<: *all\n{PLACES}"}),
+        "yolo",
+        FOUR_OF_FOUR,
+        CELL,
+    ),
+    Case(
+        "yolo with a tab behind a key",
+        tree(YOLO | {"data.yaml": f"names:\t[cell]\n{PLACES}"}),
+        "yolo",
+        FOUR_OF_FOUR,
+        CELL,
+    ),
+    Case(
+        "yolo with a description without names",
+        tree(YOLO | {"data.yaml": PLACES}),
+        "yolo",
+        FOUR_OF_FOUR,
+        ("0",),
+        "data.yaml names no classes",
+    ),
+    Case(
+        "yolo with a description without keys",
+        tree(YOLO | {"data.yaml": "classes: [cell]\n"}),
+        says="data.yaml has none of the keys",
+    ),
+    Case(
+        "yolo beside another yaml",
+        tree(YOLO | {"data.yaml": DESCRIPTION, "hyp.yaml": "lr0: 0.1\n"}),
+        "yolo",
+        FOUR_OF_FOUR,
+        CELL,
+        "hyp.yaml is not read",
     ),
     # boxes in CSVs
     Case("boxes", boxes, "boxes", FOUR, CELL),

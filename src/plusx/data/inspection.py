@@ -24,7 +24,7 @@ from plusx.data.readers.people import open_people
 from plusx.data.readers.scans import Scan, read_scan
 from plusx.data.readers.tar import TarItems
 from plusx.data.readers.tiff import stored_bands
-from plusx.data.readers.verdicts import Entry, examined
+from plusx.data.readers.verdicts import Entry, LeftOut, examined
 from plusx.data.readers.volume_files import Case, class_names_of, list_cases
 from plusx.data.readers.volumes import cases_of_split
 from plusx.data.sets import NAMED_SETS
@@ -40,7 +40,6 @@ MOST_CLASSES = 64  # of a volume's mask
 _MANY = 20_000  # images whose comparison takes seconds
 # the largest value of bytes, of reflectances as satellites' are stored, and of 16 bits
 _USUAL_LIMITS = (1.0, 255.0, 10_000.0, 65_535.0)
-_LEFT_OUT = (" skipped", " ignored", "skipped ", "left out")
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _inspected(
     if not datasets:
         raise UserError(next(iter(problems)))
     messages = dict.fromkeys(text for dataset in datasets.values() for text in dataset.warnings)
-    left_out = [text for text in messages if any(part in text for part in _LEFT_OUT)]
+    left_out = [text for text in messages if isinstance(text, LeftOut)]
     verdicts = {split: _verdicts(dataset) for split, dataset in datasets.items()}
     if (count := sum(map(len, datasets.values()))) > _MANY:
         _log.info("comparing %s images", f"{count:,}")
@@ -233,7 +232,7 @@ def _inspected(
         verdicts=verdicts,
         problems=list(problems),
         left_out=left_out,
-        warnings=[text for text in messages if text not in left_out],
+        warnings=[text for text in messages if not isinstance(text, LeftOut)],
         findings=findings,
     )
 

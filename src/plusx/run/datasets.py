@@ -70,7 +70,7 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     """Open a split of the recipe's data. Raises UserError if it is missing or invalid."""
     data = recipe.data
     path: str | None = getattr(data, "path", None)
-    if path is not None and not os.path.lexists(located(path)):
+    if path is not None and not os.path.lexists(located(path)) and not kinds_of(path):
         raise UserError(
             f"{printable(path)} is missing: there is no such folder or file; data.path=PATH says "
             "where the data is"

@@ -26,6 +26,7 @@ from plusx.data.inspection import (
 )
 from plusx.data.readers.layouts import LAYOUTS, choose_kind, recipe_for
 from plusx.data.readers.scans import read_scan, stem_of
+from plusx.data.readers.verdicts import Skipped
 from plusx.data.summaries import content_stamp, write_summary
 from plusx.errors import UserError
 from plusx.report.inspection_page import inspection_page
@@ -99,7 +100,7 @@ def train_command(data: str, inspection: Inspection) -> str:
         overrides += [f"data.{name}={value}" for name, value in values.items()]
     if inspection.volumes is not None:
         overrides += _volume_overrides(inspection.volumes)
-    if any("skipped" in text for text in inspection.left_out):
+    if any(isinstance(text, Skipped) for text in inspection.left_out):
         overrides.append("data.on_unreadable=skip")
     return shlex.join(["plusx", "train", recipe, *overrides])
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from plusx import store
+from plusx.data.readers.verdicts import Skipped
 from plusx.errors import UserError
 from plusx.recipe import Recipe, differences, to_toml
 from plusx.run import build, memory
@@ -101,7 +102,7 @@ def _train(
             if auto_precision:
                 display.line(f"plusx: computing in {recipe.device.precision}")
             for warning in sets.warnings:
-                if not warning.startswith("skipped "):  # files are listed in data.json
+                if not isinstance(warning, Skipped):  # files are listed in data.json
                     display.line(f"plusx: {warning}")
             if warning := build.untrained_warning(recipe):
                 display.line(f"plusx: {warning}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from plusx.data.annotations import Annotations
 from plusx.data.image_file import ENDINGS, printable
 from plusx.data.instance_mask import InstanceMask
-from plusx.data.readers.verdicts import listed
+from plusx.data.readers.verdicts import listed, skipped_warnings
 from plusx.data.splits import own_splits
 from plusx.errors import UserError
 
@@ -134,8 +134,7 @@ def complain(problems: Sequence[Problem], on_unreadable: str, of: str, remain: i
             f"{of} cannot be used as they are: {listed(lines)} "
             '(on_unreadable = "skip" leaves them out)'
         )
-    count = f"{len(lines):,} skipped, {remain:,} can be used"
-    return [f"{of}: {count}", *(f"skipped {line}" for line in lines)]
+    return skipped_warnings(f"{of}: {len(lines):,} skipped, {remain:,} can be used", lines)
 
 
 def checked_box(

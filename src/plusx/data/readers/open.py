@@ -10,7 +10,7 @@ from plusx.data.image_file import Decoder, check_decoder, printable
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality, Modality
 from plusx.data.readers.layouts import LAYOUTS, is_hinted, kind_of, kinds_of, unrecognised
 from plusx.data.readers.listing import Listing
-from plusx.data.readers.verdicts import OnUnreadable
+from plusx.data.readers.verdicts import LeftOut, OnUnreadable
 from plusx.data.sets import NAMED_SETS
 from plusx.data.sets.download import located
 from plusx.data.splits import entries_of_split, held_out_of, lone_classes
@@ -185,7 +185,7 @@ def _classes(
         if unknown:
             raise UserError(f"{shown}: the class {unknown[0]!r} is not one of {_listed(expected)}")
         return expected, []
-    warnings = []
+    warnings: list[str] = []
     for name in () if listing.is_multilabel else classes:
         states = {entry.state for entry in listing.learned_from if entry.label == name}
         if "used" in states or (on_unreadable == "error" and "refused" in states):
@@ -195,7 +195,7 @@ def _classes(
         ):
             raise UserError(f"{shown}: the class folder {name!r} has no images")
         classes = tuple(other for other in classes if other != name)
-        warnings.append(f"the class folder {name!r} has no images and is left out")
+        warnings.append(LeftOut(f"the class folder {name!r} has no images and is left out"))
     if len(classes) == 1 and not listing.is_multilabel:
         raise UserError(
             f"{shown} has one class only ({classes[0]!r}): at least two classes are needed"

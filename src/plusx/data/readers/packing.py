@@ -70,7 +70,7 @@ def pack(
     if side is None:
         side = round(size / modality.crop_fraction)
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise UserError(f"threads = {threads}: from 1 to {_MOST_THREADS}, or 0 for one a core")
+        raise UserError(f"threads = {threads}: from 1 to {_MOST_THREADS}, or 0 for one per core")
     if not 1 <= side <= 4096:
         raise UserError(f"the shorter side is {side}: from 1 to 4096 pixels")
     path, listing = Path(to), scan(folder)

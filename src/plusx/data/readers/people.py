@@ -17,7 +17,7 @@ from plusx.data.image_file import printable
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality
 from plusx.data.readers.folder import scan
 from plusx.data.readers.listing import file_items
-from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries, listed
+from plusx.data.readers.verdicts import Entry, OnUnreadable, Skipped, check_entries, listed
 from plusx.data.rng import permutation
 from plusx.data.splits import VALIDATION_FRACTION
 from plusx.errors import UserError
@@ -217,7 +217,7 @@ def _read(
     used, twins = _without_twins(used, listing.root)
     if twins and on_unreadable == "error":
         raise UserError(f'{shown}: {listed(twins)} (on_unreadable = "skip" leaves them out)')
-    warnings = [*warnings, *(f"skipped {line}" for line in twins)]
+    warnings = [*warnings, *(Skipped(f"skipped {line}") for line in twins)]
     images: dict[str, list[Entry]] = {name: [] for name in listing.classes}
     for entry in used:
         images[entry.label].append(entry)
@@ -235,8 +235,8 @@ def _read(
             '(on_unreadable = "skip" leaves them out)'
         )
     if few:
-        warnings = [*warnings, *(f"skipped {line}" for line in lines[:_NAMED])]
+        warnings = [*warnings, *(Skipped(f"skipped {line}") for line in lines[:_NAMED])]
         if len(few) > _NAMED:
-            warnings.append(f"skipped {len(few):,} people with too few pictures in all")
+            warnings.append(Skipped(f"skipped {len(few):,} people with too few pictures in all"))
         images = {name: entries for name, entries in images.items() if name not in few}
     return _People(listing.root, listing.splits, images, warnings)

@@ -37,6 +37,14 @@ _THREADS = 4
 _CACHE_LIMIT = 2**29
 
 
+class LeftOut(str):
+    """A warning about files, rows or boxes that are not used."""
+
+
+class Skipped(LeftOut):
+    """A warning about one of them that on_unreadable = "skip" leaves out."""
+
+
 class Entry(NamedTuple):
     """One file (or link, or hidden folder) of a set, and whether it is used."""
 
@@ -76,7 +84,7 @@ def usable_entries(
     """Like check_entries, for entries that have been decoded."""
     used = [entry for entry in entries if entry.state == "used"]
     refused = [entry for entry in entries if entry.state == "refused"]
-    warnings = []
+    warnings: list[str] = []
     if refused:
         lines = [f"{entry.name(root)}: {entry.reason}" for entry in refused]
         count = f"{len(refused):,} of {counted(len(used) + len(refused), 'file')}"
@@ -84,17 +92,21 @@ def usable_entries(
             raise UserError(
                 f'{count} cannot be used: {listed(lines)} (on_unreadable = "skip" leaves them out)'
             )
-        warnings += [f"{count} skipped", *(f"skipped {line}" for line in lines)]
-    names_by_reason: dict[str, list[str]] = {}
+        warnings += skipped_warnings(f"{count} skipped", lines)
+    names_by_reason: dict[tuple[State, str], list[str]] = {}
     for entry in entries:
         if entry.state != "refused" and entry.reason:
-            names_by_reason.setdefault(f"{entry.state}, {entry.reason}", []).append(
-                entry.name(root)
-            )
-    for reason, names in names_by_reason.items():
+            names_by_reason.setdefault((entry.state, entry.reason), []).append(entry.name(root))
+    for (state, reason), names in names_by_reason.items():
         more = ", ..." if len(names) > _NAMED else ""
-        warnings.append(f"{len(names):,} {reason}: {', '.join(names[:_NAMED])}{more}")
+        text = f"{len(names):,} {state}, {reason}: {', '.join(names[:_NAMED])}{more}"
+        warnings.append(LeftOut(text) if state == "ignored" else text)
     return used, warnings
+
+
+def skipped_warnings(summary: str, lines: Iterable[str]) -> list[str]:
+    """Return the warnings about what on_unreadable = "skip" leaves out: all of it, and each."""
+    return [LeftOut(summary), *(Skipped(f"skipped {line}") for line in lines)]
 
 
 def listed(lines: Sequence[str]) -> str:
