@@ -18,6 +18,7 @@ from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.errors import UserError
 from plusx.recipe import load_recipe
 from plusx.run.datasets import open_split
+from plusx.run.prediction import write_predictions
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -462,12 +463,42 @@ def test_a_result_of_other_types_is_named(
     assert code == 0 or "result.json" in err
 
 
+def test_files_of_an_unfinished_run_are_checked_before_it_resumes(
+    finished: Path, run: Run, tmp_path: Path
+) -> None:
+    folder_of_run = shutil.copytree(finished, tmp_path / "run")
+    (folder_of_run / "result.json").unlink()
+    words = ["train", "digits-resnet20", *SMALL, "--out", folder_of_run]
+    data = json.loads((folder_of_run / "data.json").read_text())
+    for name, content in (
+        ("environment.json", True),
+        ("data.json", {key: value for key, value in data.items() if key != "train"}),
+    ):
+        before = (folder_of_run / name).read_bytes()
+        (folder_of_run / name).write_text(json.dumps(content))
+        code, _, err = run(*words)
+        assert code == 2
+        assert name in err
+        (folder_of_run / name).write_bytes(before)
+
+
 def test_a_csv_among_the_images_to_predict_is_explained(finished: Path, run: Run) -> None:
     file = finished.parent / "rows.csv"
     file.write_text("path,label\n")
     code, _, err = run("predict", finished, file)
     assert code != 0
     assert "give the images or their folder; `plusx evaluate RUN --data FILE.csv`" in err
+
+
+def test_the_page_of_predictions_is_named_where_there_is_one(tmp_path: Path) -> None:
+    rows = [{"path": "a.png", "boxes": [{"label": "cell", "score": 0.5, "box": [1, 2, 3, 4]}]}]
+    result = {"classes": ["cell"], "predictions": rows}
+    assert write_predictions(tmp_path, result)[-1] == tmp_path / "predictions.csv"
+    (tmp_path / "predictions.html").write_text("")
+    assert write_predictions(tmp_path, result)[-1] == tmp_path / "predictions.html"
+    labels = [{"path": "a.png", "label": "cell", "probability": 0.5, "probabilities": [0.5]}]
+    written = write_predictions(tmp_path, result | {"predictions": labels})
+    assert written[-1] == tmp_path / "predictions.csv"
 
 
 def test_an_epoch_of_one_step_is_warned_of(run: Run, tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ def read_data(folder: Path) -> dict[str, Any]:
             for split in splits
         )
         valid_classes = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        if valid_classes and valid_splits and isinstance(data.get("preprocessing"), dict):
+        tables = [data.get(name) for name in ("preprocessing", "train")]
+        are_tables = all(isinstance(table, dict) for table in tables) and "validation" in data
+        if valid_classes and valid_splits and are_tables:
             return data
     raise UserError(
         f"{folder / DATA} is invalid: it needs classes, preprocessing, train and "
@@ -195,6 +197,14 @@ def read_recipe(folder: Path) -> Recipe:
     except UnicodeDecodeError:
         raise UserError(f"{folder / RECIPE} is no UTF-8 text any more: restore the file") from None
     return parse_recipe(text, where=str(folder / RECIPE))
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Read the environment.json of a run. Raises UserError if it is something else."""
+    values = store.read_json_part(folder / ENVIRONMENT)
+    if not isinstance(values, dict):
+        raise UserError(f"{folder / ENVIRONMENT} is not what plusx wrote: restore the file")
+    return values
 
 
 def read_result(folder: Path) -> dict[str, Any]:

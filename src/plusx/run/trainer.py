@@ -165,7 +165,7 @@ class Trainer:
             self.refuse_other_images()
         saved = store.load_checkpoint(self.out / store.CHECKPOINTS)
         if saved is not None and (self.out / files.ENVIRONMENT).is_file():
-            before = store.read_json_part(self.out / files.ENVIRONMENT)
+            before = files.read_environment(self.out)
             if changed := surroundings.differences(before, now):
                 self.changed = changed
                 message = f"not bit for bit equal to an uninterrupted run: {'; '.join(changed)}"
