@@ -111,7 +111,7 @@ KEYWORDS = {
 PROMISED = {
     "create_model", "list_models", "find", "parse", "Block", "Stage", "Net", "measure",
     "Batch", "Dataset", "Loader", "batches",
-    "Task", "Classify", "Segment", "Detect", "Embed", "prepare",
+    "Task", "Classify", "Segment", "Detect", "Embed", "Generate", "prepare",
     "State", "fit", "evaluate", "GradientStep", "Patience", "make_optimizer", "schedule",
     "with_ema", "log_mel", "load_checkpoint", "save_checkpoint",
     "Predictor", "load", "save", "grad_cam", "save_memory", "UserError",

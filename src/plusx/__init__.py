@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from plusx.tasks.classify import Classify as Classify
     from plusx.tasks.detect import Detect as Detect
     from plusx.tasks.embed import Embed as Embed
+    from plusx.tasks.generate import Generate as Generate
     from plusx.tasks.prepare import prepare as prepare
     from plusx.tasks.segment import Segment as Segment
     from plusx.tasks.task import Task as Task
@@ -56,6 +57,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "Dataset": ("plusx.data.dataset", "Dataset"),
     "Detect": ("plusx.tasks.detect", "Detect"),
     "Embed": ("plusx.tasks.embed", "Embed"),
+    "Generate": ("plusx.tasks.generate", "Generate"),
     "GradientStep": ("plusx.train.update", "GradientStep"),
     "Loader": ("plusx.data.loader", "Loader"),
     "Net": ("plusx.grammar.spec", "Net"),

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from plusx.data.batch import Batch
 from plusx.data.instance_mask import InstanceMask
+from plusx.data.tokenizer import decoded
 from plusx.errors import UserError
 
 
@@ -268,6 +269,41 @@ class Detections(Prediction):
     @staticmethod
     def average(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
         raise UserError("boxes cannot be averaged over views of an image: tta = 'none'")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSequences(Prediction):
+    """Texts as token numbers (n, u), padded with -1, and the log-probability of each.
+
+    key: what the texts are: "translation", "caption" or "transcript"
+    losses: of the targets, if they are known, for metrics
+    """
+
+    tokens: Int[Tensor, "n u"]
+    scores: Float[Tensor, "n"]
+    key: str
+    losses: Float[Tensor, "n"] | None = None
+
+    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
+        raise UserError("a text has no classes")
+
+    def texts(self, class_names: Sequence[str]) -> list[str]:
+        """Return the texts; `class_names` are the tokens."""
+        return [
+            decoded([class_names[number] for number in row if number >= 0])
+            for row in self.tokens.tolist()
+        ]
+
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the text by its key, and score, its log-probability."""
+        texts = self.texts(class_names)
+        return [
+            {self.key: text, "score": score} for text, score in zip(texts, self.scores.tolist())
+        ]
+
+    @staticmethod
+    def average(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
+        raise UserError("texts cannot be averaged over views of an input: tta = 'none'")
 
 
 def stored_boxes(

@@ -88,6 +88,7 @@ def _prefixes(decoder: TokenDecoder, memory: Memory, cached: bool) -> _Prefixes:
     return _Prefixes(decoder, memory, first_tokens(memory)[:, None], state)
 
 
+@torch.no_grad()
 def greedy(decoder: TokenDecoder, memory: Memory, limit: int, *, cached: bool = True) -> Sequences:
     """Return sequences of the most probable next tokens, at most `limit` with the end; see
     `decode`."""
@@ -114,6 +115,7 @@ def greedy(decoder: TokenDecoder, memory: Memory, limit: int, *, cached: bool = 
     return _trimmed(tokens, scores)
 
 
+@torch.no_grad()
 def beam_search(
     decoder: TokenDecoder,
     memory: Memory,

@@ -103,7 +103,34 @@ class Embed:
     far: Fraction = 0.01  # false-accept rate of the true-accept rate, and of galleries
 
 
-TaskTable = Annotated[Classify | Segment | Detect | Embed, Discriminator("kind")]
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Translate:
+    """A text for each input, token by token, with [head] kind = "conv-decoder" or
+    "transformer-decoder"."""
+
+    kind: Literal["translate"] = "translate"
+    label_smoothing: Fraction = 0.1
+    beam: Positive = 5  # texts that are followed at the same time; 1: the best next token
+    training_beam: Positive = 1  # of evaluations during training
+    length_penalty: NonNegative = 1.0  # log-probabilities are divided by length ** length_penalty
+    max_length: Positive | None = None  # tokens of a text with its end; None: that of the head
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Caption:
+    """A description of each image, token by token, with a head as for "translate"."""
+
+    kind: Literal["caption"] = "caption"
+    label_smoothing: Fraction = 0.1
+    beam: Positive = 5
+    training_beam: Positive = 1
+    length_penalty: NonNegative = 1.0
+    max_length: Positive | None = None
+
+
+TaskTable = Annotated[
+    Classify | Segment | Detect | Embed | Translate | Caption, Discriminator("kind")
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

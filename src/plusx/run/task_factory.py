@@ -8,10 +8,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset
 from plusx.errors import UserError
-from plusx.grammar.heads import DETECTORS, SEGMENTERS
+from plusx.grammar.heads import DECODERS, DETECTORS, SEGMENTERS
 from plusx.metrics.detection import require_coco_eval
+from plusx.metrics.text import require_sacrebleu
 from plusx.recipe import Recipe
 from plusx.recipe.tables import TaskTable
 from plusx.tasks.classify import Classify
@@ -212,6 +214,33 @@ def _train_embedder(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
         return _embedder(table, net, dataset.classes)
 
 
+def _generator(
+    table: Any, net: nn.Module, class_names: ClassNames, beam: int | None = None
+) -> Task:
+    from plusx.tasks.generate import Generate
+
+    return Generate(
+        net,
+        key="caption" if table.kind == "caption" else "translation",
+        label_smoothing=table.label_smoothing,
+        beam=beam or table.beam,
+        length_penalty=table.length_penalty,
+        max_length=table.max_length,
+        class_names=class_names,
+    )
+
+
+def _train_generator(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    table: Any = recipe.task
+    if not isinstance(dataset.annotations, Texts):
+        raise UserError(
+            f'[task] kind = "{table.kind}" needs a text for each sample, which {dataset.name} does '
+            "not have"
+        )
+    require_sacrebleu()  # before the first epoch
+    return _generator(table, net, dataset.classes, table.training_beam)
+
+
 def _width(recipe: Recipe, dataset: Dataset) -> int:
     table: Any = recipe.task
     width: int = table.width
@@ -241,4 +270,6 @@ TASKS: dict[str, TaskKind] = {
     ),
     "detect": TaskKind(use=_detector, train=_train_detector, heads=DETECTORS),
     "embed": TaskKind(use=_embedder, train=_train_embedder, outputs=_width, has_classes=False),
+    "translate": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),
+    "caption": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),
 }
