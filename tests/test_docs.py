@@ -189,6 +189,9 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind segment": (recipe_tables.Segment,),
     "[task] with kind detect": (recipe_tables.Detect,),
     "[task] with kind embed": (recipe_tables.Embed,),
+    "[task] with kind translate": (recipe_tables.Translate,),
+    "[task] with kind caption": (recipe_tables.Caption,),
+    "[data] with kind parallel": (recipe_sets.ParallelData,),
     "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),

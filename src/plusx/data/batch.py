@@ -125,7 +125,7 @@ class Collated(NamedTuple):
     error: str = ""
     lengths: Int64[Tensor, "n"] | None = None
 
-    def batch(self, inputs: Float32[Tensor, "n c *s"], device: torch.device) -> Batch:
+    def batch(self, inputs: Num[Tensor, "n ..."], device: torch.device) -> Batch:
         """Return the batch with these normalised inputs and zero padding, on a device."""
         if "content_size" in self.extras:
             blank_padding(inputs, self.extras["content_size"])

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from plusx.data.batch import Batch
 from plusx.data.prediction import Prediction, TokenSequences
-from plusx.data.tokenizer import UNKNOWN, decoded
 from plusx.errors import UserError
 from plusx.metrics.meter import Meter
 
 
-# stands for an unknown token of a reference, as in SentencePiece, so that nothing equals it
-UNKNOWN_TEXT = "\u2047"
+# an unknown token of a reference is printed as in SentencePiece, so that nothing equals it
+UNKNOWN, UNKNOWN_TEXT = "<unk>", "\u2047"
 
 
 class TextMeter(Meter):
@@ -36,6 +37,9 @@ class TextMeter(Meter):
         super().__init__()
         require_sacrebleu()
         self.tokens = tuple(class_names)
+        self.reference_tokens = tuple(
+            UNKNOWN_TEXT if token == UNKNOWN else token for token in self.tokens
+        )
 
     def record(self, prediction: Prediction, batch: Batch) -> dict[str, Any]:
         assert isinstance(prediction, TokenSequences)
@@ -45,17 +49,13 @@ class TextMeter(Meter):
                 f"targets are {targets.dtype} of shape {tuple(targets.shape)}; metrics of texts "
                 "need sequences of token numbers, int64 (n, u)"
             )
-        references = [[number for number in row if number >= 0] for row in targets.tolist()]
+        references = TokenSequences(targets, torch.zeros(len(targets)), prediction.key)
         return {
             "hypotheses": prediction.cpu().texts(self.tokens),
-            "references": [self._reference(numbers) for numbers in references],
-            "tokens": sum(map(len, references)),
+            "references": references.texts(self.reference_tokens),
+            "tokens": int((targets >= 0).sum()),
             "losses": [] if prediction.losses is None else prediction.losses.cpu().tolist(),
         }
-
-    def _reference(self, numbers: Sequence[int]) -> str:
-        tokens = [self.tokens[number] for number in numbers]
-        return decoded([UNKNOWN_TEXT if token == UNKNOWN else token for token in tokens])
 
     def compute(self) -> dict[str, Any]:
         from sacrebleu.metrics.bleu import BLEU
@@ -72,7 +72,7 @@ class TextMeter(Meter):
             name: metric.corpus_score(hypotheses, [references]).score
             for name, metric in metrics.items()
         }
-        matches = [ours == theirs for ours, theirs in zip(hypotheses, references, strict=True)]
+        matches = [text == reference for text, reference in zip(hypotheses, references)]
         loss = {"loss": sum(losses) / len(losses)} if len(losses) == len(hypotheses) else {}
         return {
             "count": len(hypotheses),

@@ -149,6 +149,29 @@ class TextData:
     workers: Count = 0
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class ParallelData:
+    """Sentences and their translations: files SPLIT.LANGUAGE of one sentence a line, or two columns
+    of a CSV, TSV or JSONL file."""
+
+    kind: Literal["parallel"] = "parallel"
+    path: Path
+    source: Name  # the language that is translated: the ending of its files, or its column
+    target: Name
+    test: Name = "test"  # name of the test split: of its files, or in the column split
+    tokenizer: Literal["bytes", "characters", "words", "bpe"] = "bpe"
+    vocabulary: Annotated[int, Field(ge=3, le=200_000)] = 4000  # tokens of each language at most
+    lower: StrictBool = False
+    max_length: Positive = 100  # tokens; longer sentences are cut
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: CountOrFraction | None = None  # pairs, or their fraction; None: 0.2
+    train: CountOrFraction | None = None  # training pairs, or their fraction; None: all
+    on_unreadable: Literal["error", "skip"] = "error"
+    sampler: Literal["uniform", "bucketed"] = "bucketed"
+    workers: Count = 0
+
+
 Patch = tuple[Positive, Positive, Positive]
 
 
@@ -220,4 +243,5 @@ Data = (
     | VolumeData
     | EllipsoidData
     | TextData
+    | ParallelData
 )

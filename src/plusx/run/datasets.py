@@ -22,6 +22,7 @@ from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
 from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of
 from plusx.data.readers.open import open_data
+from plusx.data.readers.parallel import PairNames, open_parallel, parallel_splits
 from plusx.data.readers.people import open_people
 from plusx.data.readers.texts import TextColumns, open_texts
 from plusx.data.readers.volume_files import list_cases
@@ -37,6 +38,7 @@ from plusx.recipe.sets import (
     AnnotatedData,
     CellData,
     EllipsoidData,
+    ParallelData,
     PeopleData,
     TextData,
     VolumeData,
@@ -317,6 +319,31 @@ def _texts_at(
     return replace(data, path=path, test=(), validation=None), _splits_at("texts", path)
 
 
+def _open_parallel(recipe: Recipe, data: ParallelData, split: str) -> Dataset:
+    modality = TextModality(
+        Tokenizer(data.tokenizer, lower=data.lower),
+        vocabulary_size=data.vocabulary,
+        max_length=data.max_length,
+        min_length=1,
+    )
+    return open_parallel(
+        data.path,
+        modality,
+        PairNames(data.source, data.target, data.test),
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        on_unreadable=data.on_unreadable,
+    )
+
+
+def _parallel_at(
+    data: ParallelData, path: str, classes: tuple[str, ...]
+) -> tuple[ParallelData, tuple[str, ...]]:
+    table = replace(data, path=path, validation=None)
+    return table, parallel_splits(path, PairNames(data.source, data.target, data.test))
+
+
 _NAMED = DataKind(KnownData, _open_named, published=True, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
 _ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
@@ -338,6 +365,7 @@ DATA: dict[str, DataKind] = {
     "boxes": _ANNOTATED,
     "masks": _ANNOTATED,
     "texts": DataKind(TextData, _open_texts, _texts_at),
+    "parallel": DataKind(ParallelData, _open_parallel, _parallel_at),
     "cells": DataKind(CellData, _open_cells),
     "people": DataKind(PeopleData, _open_people, _people_at, has_people=True),
     "volumes": DataKind(VolumeData, _open_volumes, _volumes_at, resolve=_with_spacing),

@@ -1,0 +1,212 @@
+"""Parallel corpora: what is read, what is refused, and translation from the command line."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from plusx.cli import run
+from plusx.data.loader import Loader
+from plusx.data.modality import TextModality
+from plusx.data.readers.parallel import PairNames, open_parallel
+from plusx.data.tokenizer import Tokenizer
+from plusx.errors import UserError
+from plusx.recipe import load_recipe
+from plusx.run.build import open_sets
+
+
+COLOURS = {"rote": "red", "blaue": "blue", "kleine": "small", "alte": "old"}
+THINGS = {"Blume": "flower", "Katze": "cat", "Tasse": "cup", "Kirche": "church"}
+SENTENCES = [
+    (f"Eine {a} {b} {c} liegt hier.", f"A {COLOURS[a]} {COLOURS[b]} {THINGS[c]} lies here.")
+    for a, b, c in itertools.product(COLOURS, COLOURS, THINGS)
+    if a != b
+]
+NAMES = PairNames("de", "en")
+
+
+def corpus(folder: Path, **splits: list[tuple[str, str]]) -> Path:
+    """A folder of SPLIT.de and SPLIT.en; one without splits has 36 + 6 + 6 sentences."""
+    folder.mkdir(parents=True, exist_ok=True)
+    order = [SENTENCES[(7 * i) % len(SENTENCES)] for i in range(len(SENTENCES))]
+    splits = splits or {"train": order[:36], "val": order[36:42], "test": order[42:]}
+    for name, pairs in splits.items():
+        for side, language in enumerate(("de", "en")):
+            text = "".join(f"{pair[side]}\n" for pair in pairs)
+            (folder / f"{name}.{language}").write_text(text, encoding="utf-8")
+    return folder
+
+
+def opened(path: Path, split: str = "train", names: PairNames = NAMES, **options: object):  # type: ignore[no-untyped-def]
+    modality = TextModality(Tokenizer("words"), vocabulary_size=200, max_length=20, min_length=1)
+    defaults = {"seed": 0, "validation": None, **options}
+    return open_parallel(path, modality, names, split=split, **defaults)  # type: ignore[arg-type]
+
+
+def test_lines_that_belong_together_are_read_together(tmp_path: Path) -> None:
+    folder = corpus(tmp_path)
+    sizes = {split: len(opened(folder, split)) for split in ("train", "validation", "test", "all")}
+    assert sizes == {"train": 36, "validation": 6, "test": 6, "all": 48}
+    dataset = opened(folder).fitted()
+    assert dataset.classes[:2] == ("</s>", "<unk>")
+    tokenizer = dataset.modality.tokenizer
+    sample = dataset.read(0)
+    source, target = SENTENCES[0]
+    assert tokenizer.decode(sample.tensor.tolist()) == source
+    assert dataset.annotations.tokenizer.decode(sample.target.tolist()) == target
+    assert dataset.describe(3).startswith(f"{tmp_path.name} train, train.de line 4 (")
+
+
+def test_a_batch_has_padded_sentences_and_translations(tmp_path: Path) -> None:
+    dataset = opened(
+        corpus(tmp_path, train=[("ein Hund", "a dog"), ("eine rote Katze", "one red cat there")])
+    ).fitted()
+    (batch,) = Loader(dataset, split="validation", batch_size=2).epoch(0)
+    assert batch.lengths.tolist() == [2, 3]
+    assert batch.inputs[0, 2] == 0
+    assert batch.targets.shape == (2, 4)
+    assert batch.targets[0].tolist()[2:] == [-1, -1]
+    assert batch.extras["target_lengths"].tolist() == [2, 4]
+
+
+def test_ends_of_lines_and_encodings(tmp_path: Path) -> None:
+    plain = corpus(
+        tmp_path / "plain", train=[("Über zwei", "over two"), ("drei\u2028vier", "three")]
+    )
+    windows = corpus(tmp_path / "windows", train=SENTENCES[:1])
+    for language in ("de", "en"):
+        text = (plain / f"train.{language}").read_text(encoding="utf-8")
+        data = text.replace("\n", "\r\n").encode("utf-8-sig")
+        (windows / f"train.{language}").write_bytes(data)
+    wide = corpus(tmp_path / "wide", train=SENTENCES[:1])
+    for language in ("de", "en"):
+        text = (plain / f"train.{language}").read_text(encoding="utf-8")
+        (wide / f"train.{language}").write_bytes(text.encode("utf-16"))
+    texts = [opened(path, validation=0).items.texts for path in (plain, windows, wide)]
+    # a separator that Unicode counts as the end of a line is none here
+    assert texts == [["Über zwei", "drei\u2028vier"]] * 3
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_two_columns_of_a_table(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"pairs{ending}"
+    rows = [(*pair, "test" if i > 40 else "train") for i, pair in enumerate(SENTENCES)]
+    if ending == ".jsonl":
+        keys = ("german", "english", "split")
+        lines = [json.dumps(dict(zip(keys, row))) for row in rows]
+    else:
+        mark = "," if ending == ".csv" else "\t"
+        lines = [mark.join(row) for row in [("german", "english", "split"), *rows]]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    names = PairNames("german", "english")
+    assert len(opened(path, "test", names)) == 7
+    train, held_out = opened(path, "train", names), opened(path, "validation", names)
+    assert len(train) + len(held_out) == 41
+    assert train.classes == held_out.classes
+    assert not set(train.items.names) & set(held_out.items.names)
+    with pytest.raises(
+        UserError, match=r"'englsh' is not one of them.*english.*data.target=COLUMN"
+    ):
+        opened(path, "train", PairNames("german", "englsh"))
+
+
+def test_the_vocabulary_is_that_of_the_training_sentences(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, train=SENTENCES[:30], val=[("Ein Zebra", "a zebra")])
+    train, validation = opened(folder), opened(folder, "validation")
+    assert train.classes == validation.classes
+    assert "▁zebra" not in train.classes
+    read = validation.like(train.fitted().modality, train.classes).read(0)
+    assert read.target.tolist()[-1] == 1
+
+
+PROBLEMS = {
+    "a missing counterpart": (
+        lambda folder: (folder / "val.en").unlink(),
+        r"has val.de, but no val.en",
+    ),
+    "another language": (
+        lambda folder: [path.rename(path.with_suffix(".fr")) for path in folder.glob("*.de")],
+        r"no train.de \(its files end with en, fr\)",
+    ),
+    "a line too few": (
+        lambda folder: (folder / "train.en").write_text("one\ntwo\n"),
+        r"train.de has 36 lines and train.en 2; line 3 of train.de has no counterpart in train.en",
+    ),
+    "an empty line": (
+        lambda folder: (folder / "val.en").write_text("\n".join(["a", "b", " ", "d", "e", "f"])),
+        r"there is nothing in val.de line 3 \(its translation\)",
+    ),
+    "Latin-1": (
+        lambda folder: (folder / "test.de").write_bytes("eins\nzwei\nübel\n".encode("latin-1")),
+        r"test.de, line 3 is not UTF-8 \(byte 0xfc\)",
+    ),
+    "a NUL": (
+        lambda folder: (folder / "test.de").write_bytes(b"eins\nz\0wei\n"),
+        r"test.de, line 2 has a NUL",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_what_cannot_be_read_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    spoil, message = PROBLEMS[name]
+    folder = corpus(tmp_path)
+    spoil(folder)
+    with pytest.raises(UserError, match=message):
+        opened(folder, "validation")
+
+
+def test_pairs_with_an_empty_line_can_be_skipped(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, train=[*SENTENCES[:4], ("allein", ""), ("", "alone")])
+    dataset = opened(folder, validation=0, on_unreadable="skip")
+    assert len(dataset) == 4
+    assert "skipped 2 pairs with an empty line: train.de line 5" in dataset.warnings[0]
+
+
+def test_sentences_that_are_in_two_splits_or_too_long_are_warned_of(tmp_path: Path) -> None:
+    long = ("kurz", "word " * 25)
+    folder = corpus(
+        tmp_path, train=[*SENTENCES[:20], long], val=[SENTENCES[3], ("lang " * 25, "long")]
+    )
+    recipe = load_recipe(
+        "translate",
+        [f"data.path={folder}", "data.tokenizer=words", "data.max_length=20", "head.max_length=20"],
+    )
+    warnings = "\n".join(open_sets(recipe).warnings)
+    assert "1 of its texts trains too, word by word" in warnings
+    assert "val.de line 1" in warnings
+    assert "1 translation is longer than 19 tokens, the first is train.de line 21" in warnings
+    assert "1 of 2 text is longer than max_length = 20 tokens" in warnings
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "least"), [(1, 0.0), pytest.param(25, 60.0, marks=pytest.mark.slow)]
+)
+def test_a_translator_is_trained_and_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, least: float
+) -> None:
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("tokenizers")
+    folder, out = corpus(tmp_path / "corpus"), tmp_path / "run"
+    result = run_json(
+        capsys,
+        "train", "translate", f"data.path={folder}", f"epochs={epochs}", "batch_size=9",
+        "data.vocabulary=80", "schedule.warmup=10", "--out", str(out),
+    )  # fmt: skip
+    validation = result["validation"]
+    assert validation["bleu"] >= least
+    assert validation["signature"]["bleu"].startswith("nrefs:1|case:mixed")
+    assert result["metrics"] == ["bleu", "chrf", "exact_match"]
+    evaluated = run_json(capsys, "evaluate", str(out), "--split", "test")
+    assert evaluated["count"] == 6
+    assert evaluated["bleu"] >= least
+    moved = corpus(tmp_path / "other", test=SENTENCES[:5])
+    other = run_json(capsys, "evaluate", str(out), "--data", str(moved), "--split", "test")
+    assert other["bleu"] >= least
+    assert other["count"] == 5
