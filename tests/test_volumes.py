@@ -570,6 +570,28 @@ def test_slices_without_a_scale_are_refused(slope: float | str, tmp_path: Path) 
         read_scan(tmp_path / "series")
 
 
+def test_a_mask_is_written_for_a_volume_with_a_damaged_qform(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<f", data, 256, math.nan)  # of its quaternion; the sform places it
+    path.write_bytes(data)
+    scan = read_scan(path)
+    (tmp_path / "mask.nii.gz").write_bytes(as_nifti(np.ones((2, 3, 4), np.uint8), scan.placement))
+    mask = read_scan(tmp_path / "mask.nii.gz")
+    assert (mask.affine == scan.affine).all()
+    assert (mask.values == 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [None, [1, 2]])
+def test_damaged_headers_of_colours_are_named(value: Any, tmp_path: Path) -> None:
+    path = _changed_slice(
+        tmp_path / "series", lambda header: setattr(header, "SamplesPerPixel", value)
+    )
+    with pytest.raises(UnreadableImage, match=rf"{path.name} has a header that cannot be used"):
+        read_scan(tmp_path / "series")
+
+
 @pytest.mark.parametrize(
     ("offset", "value", "reason"),
     [

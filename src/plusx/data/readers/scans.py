@@ -120,7 +120,8 @@ def as_nifti(mask: UInt8[np.ndarray, "x y z"], placement: Placement) -> bytes:
 
     image = nibabel.Nifti1Image(mask, None)
     image.set_sform(placement.sform, placement.codes[0])
-    image.set_qform(placement.qform, placement.codes[1])
+    if np.isfinite(placement.qform).all():  # a volume with a sform is placed without it
+        image.set_qform(placement.qform, placement.codes[1])
     image.header.set_xyzt_units(placement.unit)
     return gzip.compress(image.to_bytes(), mtime=0)
 
@@ -252,7 +253,12 @@ def _read_series(folder: str) -> Scan:
         raise UnreadableImage(f"more than {MOST_VOXELS:,} voxels")
     values = np.empty((columns, rows, len(slices)), np.float32)
     for index, (name, header) in enumerate(slices):
-        values[:, :, index] = _plane(name, header, (rows, columns)).T
+        try:
+            values[:, :, index] = _plane(name, header, (rows, columns)).T
+        except UnreadableImage:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:  # of damaged headers
+            raise UnreadableImage(f"{name} has a header that cannot be used: {error}") from None
     return Scan(values[None], affine, Placement(affine, affine, (1, 1), "mm"))
 
 
