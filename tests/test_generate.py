@@ -15,7 +15,8 @@ from plusx.grammar.heads import ConvDecoder, Head, TransformerDecoder
 from plusx.grammar.model import WithHead
 from plusx.nn.build import build
 from plusx.nn.network import Backbone
-from plusx.tasks.generate import Generate
+from plusx.report.metrics import metrics_line, with_measures
+from plusx.tasks.generate import Generate, set_decoding
 from plusx.zoo import find
 
 
@@ -176,3 +177,20 @@ def test_what_is_no_sequence_is_named() -> None:
         task()(replace(batch(), targets=torch.full((4, 2), 10)))
     with pytest.raises(UserError, match="label_smoothing is 1"):
         task(label_smoothing=1.0)
+
+
+def test_bleu_is_printed_in_points_and_fractions_in_per_cent() -> None:
+    values = {"loss": 1.5, "bleu": 34.104, "chrf": 58.0, "exact_match": 0.25}
+    line = metrics_line(values, ("bleu", "chrf", "exact_match"))
+    assert line == "loss 1.5000, BLEU 34.10 points, chrF 58.00 points, exact match 25.0%"
+    assert with_measures(values, ("bleu",)) == ["bleu", "chrf"]
+
+
+def test_the_beam_of_a_trained_translator_can_be_changed() -> None:
+    generate = task(beam=4)
+    set_decoding(generate, beam=1, cached=False)
+    assert (generate.beam, generate.cached) == (1, False)
+    set_decoding(generate)
+    assert (generate.beam, generate.cached) == (1, True)
+    with pytest.raises(UserError, match="for networks that generate text"):
+        set_decoding(plusx.Classify(plusx.create_model("resnet20")), beam=2)

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,25 @@ def test_a_translator_is_trained_and_evaluated(
     other = run_json(capsys, "evaluate", str(out), "--data", str(moved), "--split", "test")
     assert other["bleu"] >= least
     assert other["count"] == 5
+    assert run(["export", str(out), "--out", str(tmp_path / "net.onnx")]) == 2
+    assert "generates text token by token" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_translators_are_compared_in_points_of_bleu(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("tokenizers")
+    out = tmp_path / "comparison"
+    arguments = [
+        "compare", "translate-de-en", f"data.path={corpus(tmp_path / 'corpus')}", "epochs=2",
+        "data.test=test", "data.vocabulary=80", "compare.seeds=[0,1]", "--out", str(out), "--json",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "plusx", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(done.stdout)
+    rows = {row["name"]: row for row in compared["rows"]}
+    assert set(rows) == {"convs2s_small_encoder", "convs2s_small_plain_encoder"}
+    assert 0 <= rows["convs2s_small_encoder"]["bleu"]["mean"] <= 100
+    assert " points validation BLEU" in compared["finding"]

@@ -166,6 +166,10 @@ def predict(
         ),
     ] = None,
     tta: TtaOption = None,
+    beam: Annotated[
+        int | None, about("Texts followed at the same time; 1 is greedy. Default: the recipe's.")
+    ] = None,
+    cache: Annotated[bool, about("Reuse the states of earlier tokens of a text.")] = True,
     batch_size: BatchSize = 64,
     device: Device = "auto",
     as_json: Json = False,
@@ -176,7 +180,14 @@ def predict(
     from plusx import run
 
     result = run.predict(
-        open_trained(trained, None), paths, out=out, tta=tta, batch_size=batch_size, device=device
+        open_trained(trained, None),
+        paths,
+        out=out,
+        tta=tta,
+        beam=beam,
+        cached=cache,
+        batch_size=batch_size,
+        device=device,
     )
     print_warnings(result)
     written = run.write_predictions(out, result) if out is not None else []

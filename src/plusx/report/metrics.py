@@ -1,6 +1,7 @@
 """Titles, units and direction (higher or lower is better) of the metrics."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 
@@ -8,6 +9,7 @@ class Metric(NamedTuple):
     """A metric from 0 to 1, or in a `unit`.
 
     less: lower is better
+    most: the largest possible value
     of_images: it is a fraction of images, so that a binomial interval applies
     """
 
@@ -15,6 +17,7 @@ class Metric(NamedTuple):
     less: bool = False
     of_images: bool = False
     unit: str = ""
+    most: float = 1.0
 
 
 # by their keys in JSON
@@ -28,7 +31,7 @@ METRICS: dict[str, Metric] = {
     "iou": Metric("IoU"),
     "dice": Metric("Dice"),
     "image_dice": Metric("Dice of an image"),
-    "hd95": Metric("HD95", less=True, unit="mm"),
+    "hd95": Metric("HD95", less=True, unit="mm", most=inf),
     "pixel_accuracy": Metric("accuracy of positions"),
     "map50": Metric("mAP at 0.5"),
     "map": Metric("mAP at 0.50:0.95"),
@@ -36,6 +39,9 @@ METRICS: dict[str, Metric] = {
     "mask_map": Metric("mask mAP at 0.50:0.95"),
     "equal_error_rate": Metric("equal error rate", less=True),
     "true_accept_rate": Metric("true accepts"),
+    "bleu": Metric("BLEU", unit="points", most=100.0),
+    "chrf": Metric("chrF", unit="points", most=100.0),
+    "exact_match": Metric("exact match"),
     "train_error": Metric("train error", less=True),
     "loss": Metric("loss", less=True),
 }
@@ -72,7 +78,8 @@ def with_unit(key: str, value: float) -> str:
 
 def with_measures(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     """These keys, and the keys of `values` whose metric has a unit."""
-    return [*keys, *(key for key in METRICS if METRICS[key].unit and key in values)]
+    others = [key for key in METRICS if METRICS[key].unit and key in values and key not in keys]
+    return [*keys, *others]
 
 
 def class_rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:

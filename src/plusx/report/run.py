@@ -8,7 +8,7 @@ from plusx.report import page
 from plusx.report.charts import charts
 from plusx.report.figures import LOG, SHARE, line, lines_figure
 from plusx.report.history import EpochPoint
-from plusx.report.metrics import OF_CLASSES, capital, class_rows, metric, with_measures
+from plusx.report.metrics import OF_CLASSES, capital, class_rows, metric, with_measures, with_unit
 from plusx.report.page import Cell, Column, Table
 
 
@@ -124,7 +124,7 @@ def _trained(result: Mapping[str, Any], key: str) -> str:
         return f"; it is wrong about {of}{wrong:.1f} % of its training images"
     value = result["train"].get(key)
     title = metric(key).title
-    return "" if value is None else f"; on its training images {title} is {100 * value:.1f} %"
+    return "" if value is None else f"; on its training images {title} is {with_unit(key, value)}"
 
 
 def _is_multilabel(metrics: Mapping[str, Any]) -> bool:

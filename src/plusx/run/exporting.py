@@ -11,6 +11,7 @@ from plusx import export, store
 from plusx.data.image_file import printable
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension
+from plusx.grammar.heads import DECODERS
 from plusx.grammar.spec import Net
 from plusx.models import create_model
 from plusx.nn.network import Backbone, Network
@@ -50,6 +51,11 @@ def export_onnx(
     if data is not None and not int8:
         raise UserError("--data gives the images for calibration; give it only with --int8")
     run, net, stored = _opened(trained, weights)
+    if net.head_spec is not None and net.head_spec.kind in DECODERS:
+        raise UserError(
+            f"{printable(trained)} generates text token by token, by a head "
+            f"{net.head_spec.kind!r}: one ONNX graph cannot do that; use its weight file"
+        )
     if int8 and run is None:
         raise UserError("--int8 is only for networks whose inputs are images")
     if int8 and run is not None and not run.classifies:

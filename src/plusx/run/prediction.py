@@ -12,6 +12,7 @@ from plusx.run.dense_predictions import GroundTruth, own_sources, predict_dense
 from plusx.run.folder import Run
 from plusx.run.predictor import Failed, Predictor, refuse_none
 from plusx.run.volume_predictions import num_test_volumes, predict_volumes, stored_volumes
+from plusx.tasks.generate import set_decoding
 from plusx.tasks.tta import Tta
 
 
@@ -25,6 +26,8 @@ def predict(
     *,
     out: str | Path | None = None,
     tta: Tta | None = None,
+    beam: int | None = None,
+    cached: bool = True,
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -36,9 +39,12 @@ def predict(
     have only path and `embedding`, a unit vector, and `classes` is empty. Masks, boxes and volumes
     have the rows of `predict_dense` and `predict_volumes`, which write overlays into the folder
     `out`.
+    `beam` and `cached` are for texts that the network generates: see plusx.nn.decoding.decode.
     Raises UserError if a path does not exist or a folder has no image, RuntimeError if no file can
     be used.
     """
+    if beam is not None or not cached:
+        set_decoding(run.task, beam=beam, cached=cached)
     predictor = Predictor(run, tta=tta, device=device)
     failed: Failed = []
     sources = predictor.sources(paths, failed)

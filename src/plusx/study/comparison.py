@@ -8,6 +8,7 @@ conservative. If one network is compared with several, the intervals are correct
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from plusx import statistics
@@ -16,7 +17,7 @@ from plusx.report import values
 from plusx.report.charts import family
 from plusx.report.figures import LOG, SHARE, dots_figure, lines_figure
 from plusx.report.history import EpochPoint
-from plusx.report.metrics import better, capital, metric
+from plusx.report.metrics import better, capital, metric, with_unit
 from plusx.statistics import Interval
 from plusx.study.experiment import (
     MULTIPLY_ADDS,
@@ -43,7 +44,7 @@ def metric_interval(
     the uncertainty due to the number of images."""
     if metric(key).of_images:
         return statistics.share_interval(values, count, comparisons=comparisons)
-    return statistics.mean_interval(values, bounds=(0.0, 1.0), comparisons=comparisons)
+    return statistics.mean_interval(values, bounds=(0.0, metric(key).most), comparisons=comparisons)
 
 
 def comparison_finding(rows: Sequence[Row]) -> str:
@@ -135,6 +136,8 @@ class _Finding:
 
     def _percent(self, row: Row) -> str:
         """Return a mean as a percentage, with a decimal from 90 %."""
+        if metric(self.key).unit:
+            return with_unit(self.key, row[self.key]["mean"])
         value = 100 * row[self.key]["mean"]
         return f"{value:.1f} %" if value >= 90 else f"{value:.0f} %"
 
@@ -159,7 +162,12 @@ def comparison_trials(recipe: Recipe, table: Compare) -> list[Trial]:
 
 def _columns(table: Compare, groups: Sequence[Group]) -> list[dict[str, Any]]:
     run = groups[0].runs[0]
-    shares = [column(key, capital(metric(key).title), "%", "share") for key in run.metrics]
+    shares = [
+        column(key, capital(metric(key).title), metric(key).unit or "%", kind)
+        for key in run.metrics
+        for kind in ["number" if metric(key).unit else "share"]
+    ]
+    threshold = _threshold_text(next(iter(run.metrics)), table.threshold)
     return [
         PARAMETERS,
         MULTIPLY_ADDS,
@@ -167,16 +175,27 @@ def _columns(table: Compare, groups: Sequence[Group]) -> list[dict[str, Any]]:
         *([TRAIN_ERROR] if run.train_error is not None else []),
         {**column("seconds_per_epoch", "Seconds", "an epoch"), "places": 2},
         {
-            **column("epochs_to_threshold", "Epochs", f"to {values.percent(table.threshold)} %"),
+            **column("epochs_to_threshold", "Epochs", f"to {threshold}"),
             "absent": "not reached",
         },
     ]
 
 
+def _threshold(key: str, fraction: float) -> float:
+    """Return the threshold of a metric: a fraction of its largest value."""
+    return fraction * metric(key).most if isfinite(metric(key).most) else fraction
+
+
+def _threshold_text(key: str, fraction: float) -> str:
+    unit, value = metric(key).unit, _threshold(key, fraction)
+    return f"{value:g} {unit}" if unit else f"{values.percent(value)} %"
+
+
 def _row(group: Group) -> dict[str, Any]:
     run = group.runs[0]
     first = next(iter(run.metrics))
-    row = summarise(group.name, group.runs, float(group.factors["threshold"]))
+    threshold = _threshold(first, float(group.factors["threshold"]))
+    row = summarise(group.name, group.runs, threshold)
     interval = metric_interval(first, row[first]["seeds"], run.count)
     return {
         **row,
@@ -188,11 +207,15 @@ def _row(group: Group) -> dict[str, Any]:
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    first, threshold = rows[0]["metric"], float(groups[0].factors["threshold"])
+    first = rows[0]["metric"]
+    fraction = float(groups[0].factors["threshold"])
+    threshold, scale = _threshold(first, fraction), SHARE
+    if metric(first).unit:
+        scale = {"title": metric(first).unit, "scale": "linear"}
     mean = " Line: mean over the seeds; band: lowest to highest." if rows[0]["seeds"][1:] else ""
-    dotted = f" Dotted: the threshold of {values.percent(threshold)} %."
+    dotted = f" Dotted: the threshold of {_threshold_text(first, fraction)}."
     curves: list[tuple[str, str, Any, float | None, Callable[[EpochPoint], float | None]]] = [
-        (f"Validation {metric(first).title}", f"At every evaluation.{mean}{dotted}", SHARE,
+        (f"Validation {metric(first).title}", f"At every evaluation.{mean}{dotted}", scale,
          threshold, lambda point: point.score),
         ("Training error", f"Share of wrong predictions, measured while the epoch trains.{mean}",
          SHARE, None, lambda point: point.train_error),
@@ -215,7 +238,7 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
     dots = dots_figure(
         f"{capital(rows[0]['split'])} {metric(first).title} at the end, every seed",
         f"Dot: one seed; line: their mean.{bars}",
-        {"title": metric(first).title, "scale": "share"},
+        {"title": metric(first).title, "scale": scale["scale"]},
         {row["name"]: {**row[first], "interval": row["interval"]} for row in rows},
     )
     return [*figures, dots]

@@ -145,3 +145,13 @@ def forced(
     outputs = torch.cat([targets, targets.new_full((len(targets), 1), PADDING)], 1)
     outputs = outputs.scatter(1, (targets >= 0).sum(1, keepdim=True), END)
     return inputs[:, :max_length], outputs[:, :max_length]
+
+
+def set_decoding(task: Task, *, beam: int | None = None, cached: bool = True) -> None:
+    """Change how a task chooses the tokens of its texts. Raises UserError for another task."""
+    if not isinstance(task, Generate):
+        raise UserError(
+            "a beam and a cache are for networks that generate text; this one has the task "
+            f"{type(task).__name__}"
+        )
+    task.beam, task.cached = task.beam if beam is None else beam, cached
