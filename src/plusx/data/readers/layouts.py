@@ -132,6 +132,15 @@ def kinds_of(path: str | Path) -> dict[str, str]:
     return special or ({} if kinds and data_below(name) else kinds)
 
 
+def _has_more_than_images(folder: str) -> bool:
+    """Whether a folder has other folders or files of annotations, unlike most class folders."""
+    with os.scandir(folder) as entries:
+        return any(
+            entry.name.lower().endswith(_DESCRIBING) or entry.is_dir(follow_symlinks=False)
+            for entry in entries
+        )
+
+
 def data_below(path: str) -> dict[str, str]:
     """Return the folders in a folder that are data sets themselves, and no classes, with kinds."""
     below: dict[str, str] = {}
@@ -144,12 +153,15 @@ def data_below(path: str) -> dict[str, str]:
         folder = os.path.join(path, name)
         kinds = [kind for kind, layout in LAYOUTS.items() if not layout.general]
         with suppress(OSError):  # of what cannot be read in it
+            if split_of(name) or not _has_more_than_images(folder):
+                continue
             kind = next((kind for kind in kinds if LAYOUTS[kind].recognise(folder)), None)
-            if kind is not None and not split_of(name):
+            if kind is not None:
                 below[name] = kind
     return below
 
 
+_DESCRIBING = (".json", ".yaml", ".yml", ".xml", ".csv")
 _MOST_BELOW = 20  # folders in a folder that are looked into
 _CLASSES: tuple[Annotation, ...] = ("classes",)
 
