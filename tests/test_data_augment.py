@@ -20,7 +20,7 @@ from plusx.data.transforms.pixels import PIXEL_STEPS
 from plusx.data.transforms.steps import STEPS, Setting
 from plusx.data.transforms.transform import Transform
 from plusx.data.transforms.windows import WINDOW_STEPS, Windows, gather, gather_by_index
-from plusx.data.transforms.words import BATCHED, VOCABULARY, Word, parse_augment
+from plusx.data.transforms.words import BATCHED, SOUND, VOCABULARY, Word, parse_augment
 
 
 def spoken(word: str, images: Tensor, seed: int = 0, size: tuple[int, int] = (8, 8)) -> Tensor:
@@ -68,7 +68,7 @@ def numbered(count: int, height: int, width: int, channels: int = 3) -> Tensor:
         ("rotate181", "written like rotate15"),
         ("randaugment31", "up to randaugment30"),
         ("erase1.5", "written like erase.25"),
-        ("cutout8 flip", r"at 'flip' \(word 2\): cutout and erase come last"),
+        ("cutout8 flip", r"at 'flip' \(word 2\): cutout, erase, freqmask and timemask come last"),
         ("xyzzy", "the words are pad, crop"),
         ("Flip", "no such word"),
         ("pad0", "written like pad4"),
@@ -115,8 +115,9 @@ def test_every_word_is_documented_and_done_somewhere() -> None:
     page = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
     for row in words.__doc__.splitlines():
         assert row.partition("(")[0].rstrip(" |") in page or not row.startswith("| `"), row
-    assert set(VOCABULARY) == set(STEPS) - {"fit", "stretch", "center_crop"} | set(PIXEL_STEPS)
-    assert set(WINDOW_STEPS) | set(PIXEL_STEPS) == BATCHED
+    inner = {"fit", "stretch", "center_crop", "of_length", "spectrogram"}
+    assert set(VOCABULARY) == set(STEPS) - inner | set(PIXEL_STEPS)
+    assert set(WINDOW_STEPS) | set(PIXEL_STEPS) - SOUND == BATCHED
 
 
 SENTENCES = {

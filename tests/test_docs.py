@@ -192,6 +192,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind translate": (recipe_tables.Translate,),
     "[task] with kind caption": (recipe_tables.Caption,),
     "[data] with kind parallel": (recipe_sets.ParallelData,),
+    "[task] with kind transcribe": (recipe_tables.Transcribe,),
     "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),
@@ -199,6 +200,9 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[data] with kind volumes": (recipe_sets.VolumeData,),
     "[data] with kind ellipsoids": (recipe_sets.EllipsoidData,),
     "[data] with kind texts": (recipe_sets.TextData,),
+    "[data] with kind recordings": (recipe_sets.RecordingData,),
+    "[data] with kind transcripts": (recipe_sets.TranscriptData,),
+    "[data] with kind digit-strings": (recipe_sets.DigitStringData,),
     "[data]": (recipe_sets.KnownData, recipe_sets.OwnData),
     "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW, recipe_tables.Muon),
     "[schedule]": (

@@ -39,6 +39,7 @@ SMALL: dict[Stride, Stride] = {  # the network's own input size: one that is qui
     32: 16,
     (101, 40): (24, 12),
     16000: 512,
+    98: 48,
     1024: 128,
     1000: 40,
     100: 20,

@@ -12,7 +12,7 @@ STRICT = {"extra": "forbid"}
 MAX_WIDTH = 65_536
 
 
-Task = Literal["segment", "detect", "decode"]
+Task = Literal["segment", "detect", "decode", "transcribe"]
 
 
 class HeadTraits:
@@ -218,11 +218,32 @@ class TransformerDecoder(HeadTraits):
         _decodes(self.dropout, self.max_length)
 
 
-Head = Fcn | DeepLab | UNet | Fcos | Yolo | FasterRcnn | MaskRcnn | ConvDecoder | TransformerDecoder
+@dataclass(frozen=True, kw_only=True)
+class Ctc(HeadTraits):
+    """Logits of every token and of the blank at each position of a sequence, for connectionist
+    temporal classification (Graves et al. 2006)."""
+
+    task: ClassVar[Task] = "transcribe"
+    kind: Literal["ctc"] = "ctc"
+
+
+Head = (
+    Fcn
+    | DeepLab
+    | UNet
+    | Fcos
+    | Yolo
+    | FasterRcnn
+    | MaskRcnn
+    | ConvDecoder
+    | TransformerDecoder
+    | Ctc
+)
 HEADS: dict[str, type[Head]] = {head.kind: head for head in get_args(Head)}
 SEGMENTERS = tuple(kind for kind, head in HEADS.items() if head.task == "segment")
 DETECTORS = tuple(kind for kind, head in HEADS.items() if head.task == "detect")
 DECODERS = tuple(kind for kind, head in HEADS.items() if head.task == "decode")
+TRANSCRIBERS = tuple(kind for kind, head in HEADS.items() if head.task == "transcribe")
 
 
 def head_to_dict(head: Head) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from plusx.grammar.heads import (
     DECODERS,
     DETECTORS,
     ConvDecoder,
+    Ctc,
     DeepLab,
     Fcn,
     Fcos,
@@ -21,6 +22,7 @@ from plusx.grammar.heads import (
     Yolo,
 )
 from plusx.grammar.model import WithHead
+from plusx.nn.ctc import CtcHead
 from plusx.nn.decoders import UNetDecoder, Upsampled
 from plusx.nn.feature_info import FeatureInfo, feature_info
 from plusx.nn.masking import padded
@@ -44,6 +46,7 @@ HEAD_MODULES: dict[type, Callable[[Any, FeatureInfo, int], nn.Module]] = {
     Yolo: YoloHead,
     ConvDecoder: ConvolutionalDecoder,
     TransformerDecoder: AttentionDecoder,
+    Ctc: CtcHead,
 }
 
 
@@ -61,6 +64,7 @@ class NetworkWithHead(Backbone):
         objectness and classes, as the paper's t and logits;
     conv-decoder, transformer-decoder: logits (n, k) of the first token; `memory` and `decoder` give
         those of the others (see `plusx.nn.decoding`);
+    ctc: logits (n, k, t / stride) of the tokens at each position, the blank first;
     faster-rcnn, mask-rcnn: in evaluation torchvision's list of detections (see `TwoStage`);
         `losses` returns the training losses.
 

@@ -234,6 +234,91 @@ class CellData:
     workers: Count = 0
 
 
+# fields that every kind of recordings has: the rate in samples per second, the mel bands, and in
+# seconds the window and the hop of the spectrogram
+_Sound = Literal["sequence", "image"]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class RecordingData:
+    """Recordings with classes: a folder of class folders, or files whose names have the class."""
+
+    kind: Literal["recordings"]
+    path: Path
+    rate: Positive = 16_000  # samples per second of the network's input
+    seconds: Rate = 1.0  # of every input: longer recordings are cropped, shorter ones padded
+    mels: Positive = 40
+    window: Rate = 0.025  # seconds
+    hop: Rate = 0.010  # seconds
+    layout: _Sound = "sequence"  # mels x time for networks in 1-D; "image": time x mels for 2-D
+    label: str = ""  # regular expression whose group is the class; "": the class folder
+    group: str = ""  # regular expression whose group stays together in a split, as a speaker
+    test: str = ""  # regular expression for the paths of the test set
+    keywords: tuple[Name, ...] = ()  # classes; all others are "unknown". (): all are classes
+    background: str = "_background_noise_"  # folder of noise, cut into a class; "": none
+    augment: str = ""
+    mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()
+    validation: CountOrFraction | None = None  # recordings, or their fraction; None: 0.2
+    train: CountOrFraction | None = None
+    per_class: Positive | None = None  # training recordings per class; None: all
+    on_unreadable: Literal["error", "skip"] = "error"
+    sampler: Literal["uniform", "balanced"] = "uniform"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class TranscriptData:
+    """Recordings with transcripts: a CSV, TSV or JSONL with path and text, or a folder of
+    LibriSpeech."""
+
+    kind: Literal["transcripts"]
+    path: Path
+    rate: Positive = 16_000
+    seconds: Rate = 20.0  # longer recordings are refused
+    mels: Positive = 64
+    window: Rate = 0.025
+    hop: Rate = 0.010
+    alphabet: str = ""  # characters of transcripts; "": those of the training set
+    lower: StrictBool = True  # transcripts in lower case
+    replace: tuple[tuple[str, str], ...] = ()  # texts and their replacements
+    # characters outside the alphabet: an error, left out, or their recordings left out
+    outside: Literal["error", "drop", "skip"] = "error"
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: CountOrFraction | None = None
+    train: CountOrFraction | None = None
+    on_unreadable: Literal["error", "skip"] = "error"
+    # bucketed: recordings of similar length in a batch
+    sampler: Literal["uniform", "bucketed"] = "bucketed"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class DigitStringData:
+    """Synthetic strings of 1 to 7 recordings of spoken digits, and the digits as words."""
+
+    kind: Literal["digit-strings"]
+    path: Path
+    rate: Positive = 8_000
+    mels: Positive = 40
+    window: Rate = 0.025
+    hop: Rate = 0.010
+    label: str = r"(\d)_"  # regular expression whose group is the digit
+    speaker: str = r"\d_(.*)_"  # regular expression whose group is the speaker
+    test: str = ""  # regular expression for the recordings of the test set
+    by_speaker: StrictBool = False  # whether other speakers validate than train
+    strings: Positive = 4_000  # of the training set
+    test_strings: Positive = 1_000
+    validation_strings: Positive = 500
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: CountOrFraction | None = None  # recordings, or their fraction; None: 0.2
+    train: CountOrFraction | None = None
+    on_unreadable: Literal["error", "skip"] = "error"
+    sampler: Literal["uniform", "bucketed"] = "bucketed"
+    workers: Count = 0
+
+
 Data = (
     KnownData
     | OwnData
@@ -244,4 +329,7 @@ Data = (
     | EllipsoidData
     | TextData
     | ParallelData
+    | RecordingData
+    | TranscriptData
+    | DigitStringData
 )

@@ -128,8 +128,16 @@ class Caption:
     max_length: Positive | None = None
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Transcribe:
+    """Text of speech, by connectionist temporal classification."""
+
+    kind: Literal["transcribe"] = "transcribe"
+    beam: Positive = 1  # prefixes of the beam search in evaluation and prediction; 1: greedy
+
+
 TaskTable = Annotated[
-    Classify | Segment | Detect | Embed | Translate | Caption, Discriminator("kind")
+    Classify | Segment | Detect | Embed | Translate | Caption | Transcribe, Discriminator("kind")
 ]
 
 

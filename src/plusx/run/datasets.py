@@ -12,6 +12,7 @@ from plusx.data.image_file import printable
 from plusx.data.modality import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    AudioModality,
     BandsModality,
     ImageModality,
     Modality,
@@ -24,10 +25,13 @@ from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of
 from plusx.data.readers.open import open_data
 from plusx.data.readers.parallel import PairNames, open_parallel, parallel_splits
 from plusx.data.readers.people import open_people
+from plusx.data.readers.recordings import open_recordings, recording_splits
 from plusx.data.readers.texts import TextColumns, open_texts
+from plusx.data.readers.transcripts import TextRules, open_transcripts, transcript_splits
 from plusx.data.readers.volume_files import list_cases
 from plusx.data.readers.volumes import open_volumes
 from plusx.data.sets.cells import open_cells
+from plusx.data.sets.digit_strings import MAX_STRING_SECONDS, open_digit_strings
 from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
 from plusx.data.splits import own_splits
@@ -37,10 +41,13 @@ from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.sets import (
     AnnotatedData,
     CellData,
+    DigitStringData,
     EllipsoidData,
     ParallelData,
     PeopleData,
+    RecordingData,
     TextData,
+    TranscriptData,
     VolumeData,
 )
 
@@ -344,6 +351,90 @@ def _parallel_at(
     return table, parallel_splits(path, PairNames(data.source, data.target, data.test))
 
 
+def _fixed_sound(data: RecordingData) -> AudioModality:
+    return AudioModality(
+        rate=data.rate,
+        seconds=data.seconds,
+        fixed=True,
+        layout=data.layout,
+        mels=data.mels,
+        window=data.window,
+        hop=data.hop,
+    )
+
+
+def _sound_sequences(data: TranscriptData | DigitStringData, seconds: float) -> AudioModality:
+    return AudioModality(
+        rate=data.rate,
+        seconds=seconds,
+        fixed=False,
+        mels=data.mels,
+        window=data.window,
+        hop=data.hop,
+    )
+
+
+def _open_recordings(recipe: Recipe, data: RecordingData, split: str) -> Dataset:
+    modality = _fixed_sound(data)
+    return open_recordings(
+        located(data.path),
+        modality,
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        label=data.label,
+        group=data.group,
+        test=data.test,
+        keywords=data.keywords,
+        background=data.background,
+        piece=modality.samples,
+        on_unreadable=data.on_unreadable,
+    )
+
+
+def _recordings_at(
+    data: RecordingData, path: str, classes: tuple[str, ...]
+) -> tuple[RecordingData, tuple[str, ...]]:
+    splits = recording_splits(located(path), data.label, data.test, data.background)
+    return replace(data, path=path, validation=None if splits else 0), splits
+
+
+def _open_transcripts(recipe: Recipe, data: TranscriptData, split: str) -> Dataset:
+    return open_transcripts(
+        located(data.path),
+        _sound_sequences(data, data.seconds),
+        rules=TextRules(data.alphabet, data.lower, data.replace, data.outside),
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        on_unreadable=data.on_unreadable,
+    )
+
+
+def _transcripts_at(
+    data: TranscriptData, path: str, classes: tuple[str, ...]
+) -> tuple[TranscriptData, tuple[str, ...]]:
+    splits = transcript_splits(located(path))
+    return replace(data, path=path, validation=None if splits else 0), splits
+
+
+def _open_digit_strings(recipe: Recipe, data: DigitStringData, split: str) -> Dataset:
+    counts = {"validation": data.validation_strings, "test": data.test_strings}
+    return open_digit_strings(
+        located(data.path),
+        _sound_sequences(data, MAX_STRING_SECONDS),
+        split=as_split(split),
+        seed=recipe.seed,
+        count=counts.get(split, data.strings),
+        label=data.label,
+        speaker=data.speaker,
+        test=data.test,
+        validation=data.validation,
+        by_speaker=data.by_speaker,
+        on_unreadable=data.on_unreadable,
+    )
+
+
 _NAMED = DataKind(KnownData, _open_named, published=True, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
 _ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
@@ -370,4 +461,7 @@ DATA: dict[str, DataKind] = {
     "people": DataKind(PeopleData, _open_people, _people_at, has_people=True),
     "volumes": DataKind(VolumeData, _open_volumes, _volumes_at, resolve=_with_spacing),
     "ellipsoids": DataKind(EllipsoidData, _open_ellipsoids),
+    "recordings": DataKind(RecordingData, _open_recordings, _recordings_at),
+    "transcripts": DataKind(TranscriptData, _open_transcripts, _transcripts_at),
+    "digit-strings": DataKind(DigitStringData, _open_digit_strings),
 }

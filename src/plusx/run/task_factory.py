@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset
 from plusx.errors import UserError
-from plusx.grammar.heads import DECODERS, DETECTORS, SEGMENTERS
+from plusx.grammar.heads import DECODERS, DETECTORS, SEGMENTERS, TRANSCRIBERS
 from plusx.metrics.detection import require_coco_eval
 from plusx.metrics.text import require_sacrebleu
 from plusx.recipe import Recipe
@@ -241,6 +241,19 @@ def _train_generator(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     return _generator(table, net, dataset.classes, table.training_beam)
 
 
+def _transcriber(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
+    from plusx.tasks.transcribe import Transcribe
+
+    return Transcribe(net, vocabulary=class_names or (), beam=table.beam)
+
+
+def _train_transcriber(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    from plusx.run.transcribing import check_transcripts
+
+    check_transcripts(dataset, net, recipe.data.augment)
+    return _transcriber(recipe.task, net, dataset.classes)
+
+
 def _width(recipe: Recipe, dataset: Dataset) -> int:
     table: Any = recipe.task
     width: int = table.width
@@ -269,6 +282,7 @@ TASKS: dict[str, TaskKind] = {
         use=_segmenter, train=_train_segmenter, heads=SEGMENTERS, resolve=_resolve_segmenter
     ),
     "detect": TaskKind(use=_detector, train=_train_detector, heads=DETECTORS),
+    "transcribe": TaskKind(use=_transcriber, train=_train_transcriber, heads=TRANSCRIBERS),
     "embed": TaskKind(use=_embedder, train=_train_embedder, outputs=_width, has_classes=False),
     "translate": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),
     "caption": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),

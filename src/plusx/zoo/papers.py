@@ -3,6 +3,7 @@
 PAPERS: dict[str, str] = {
     "Banbury 2021": "MLPerf Tiny Benchmark, arXiv:2106.07597",
     "Beyer 2022": "Better plain ViT baselines for ImageNet-1k, arXiv:2205.01580",
+    "Choi 2019": "Temporal Convolution for Real-time Keyword Spotting, arXiv:1904.03814",
     "Conneau 2016": "Very Deep Convolutional Networks for Text Classification, arXiv:1606.01781",
     "Gehring 2017": "Convolutional Sequence to Sequence Learning, arXiv:1705.03122",
     "Gomez 2017": "The Reversible Residual Network, arXiv:1707.04585",

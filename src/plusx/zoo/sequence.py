@@ -139,6 +139,39 @@ CONVS2S = gated(512, 10, 256, 7853, "drop.25")
 CONVS2S_SMALL = gated(192, 4, 192, 4000, "drop.2")
 TRANSFORMER_SMALL = attentive(192, 3, 4, 4000, "drop.2")
 
+
+def temporal(depth: int, width: int) -> Net:
+    """TC-ResNet of Choi 2019: the mel bands are channels, the convolutions go along time. One
+    second of 98 frames with 40 coefficients, 12 labels."""
+    block = Block(body="conv9s norm act conv9 norm + act", shortcut="conv1s norm act")
+    return Net(
+        stem="conv3 norm act",
+        stem_width=16 * width // 2,
+        stages=stages(
+            block, (depth,) * 3, tuple(c * width // 2 for c in (24, 32, 48)), strides=(2, 2, 2)
+        ),
+        ndim=1,
+        in_channels=40,
+        num_classes=12,
+        size=98,
+    )
+
+
+def recogniser() -> Net:
+    """He 2015's basic blocks along time for a [head] kind = "ctc": 40 mel bands at 10 ms, an output
+    every 20 ms, the 16 letters of the English digits, a space and the blank."""
+    block = Block(body="conv5s norm act conv5 norm + act")
+    return Net(
+        stem="conv5s2 norm act",
+        stem_width=96,
+        stages=stages(block, (2, 2, 2), (96, 96, 96), strides=(1, 1, 1)),
+        ndim=1,
+        in_channels=40,
+        num_classes=18,
+        size=1000,
+    )
+
+
 SEQUENCE: dict[str, Entry] = {
     "res8": Entry(keyword(3, "avgpool(4,3)s(4,3)", 45), "Tang 2017, section 3"),
     "res15": Entry(dilated_keyword(45), "Tang 2017, section 3"),
@@ -147,6 +180,9 @@ SEQUENCE: dict[str, Entry] = {
     "res15_narrow": Entry(dilated_keyword(19), "Tang 2017, section 3"),
     "res26_narrow": Entry(keyword(12, "avgpool2s2", 19), "Tang 2017, section 3"),
     "quartznet15x5": Entry(quartznet(), "Kriman 2019, table 1"),
+    "tc_resnet8": Entry(temporal(1, 2), "Choi 2019, table 1"),
+    "tc_resnet14": Entry(temporal(2, 3), "Choi 2019, table 1"),
+    "resnet14_speech": Entry(recogniser(), "He 2015, section 3.3, in one dimension"),
     "resnet18_1d": Entry(waveform(), "He 2015, table 1, in one dimension"),
     "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2"),
     "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2"),

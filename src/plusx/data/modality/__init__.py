@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from plusx.data.modality.audio.modality import AudioModality
 from plusx.data.modality.bands import BandsModality
 from plusx.data.modality.grid import GridModality
 from plusx.data.modality.image import IMAGENET_MEAN, IMAGENET_STD, ImageModality
@@ -15,6 +16,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MODALITIES",
+    "AudioModality",
     "BandsModality",
     "GridModality",
     "ImageModality",
@@ -29,6 +31,7 @@ MODALITIES: dict[str, type[Modality]] = {
     "bands": BandsModality,
     "volume": VolumeModality,
     "text": TextModality,
+    "audio": AudioModality,
 }
 
 

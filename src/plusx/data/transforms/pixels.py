@@ -1,6 +1,7 @@
-"""The augmentations of batches of normalised images, in place, on any device.
+"""The augmentations of batches of normalised inputs, in place, on any device.
 
-Each takes pixels (n, c, h, w), the word and the random numbers of the n samples.
+Each takes pixels (n, c, h, w), or log-mel spectrograms (n, mels, t) or (n, 1, t, mels), the word
+and the random numbers of the n samples.
 """
 
 from collections.abc import Callable
@@ -58,6 +59,30 @@ def _blank(
     pixels.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
 
 
+def _freqmask(spectrograms: Tensor, word: Word, rng: CounterRNG) -> None:
+    """A band of 0 to `side` mels, at most all of them (SpecAugment, Park et al. 2019)."""
+    _blank_range(spectrograms, 1 if spectrograms.ndim == 3 else 3, word, rng)
+
+
+def _timemask(spectrograms: Tensor, word: Word, rng: CounterRNG) -> None:
+    """0 to `side` frames, at most all of them, anywhere, in padded spectrograms also there."""
+    _blank_range(spectrograms, 2, word, rng)
+
+
+def _blank_range(values: Tensor, dimension: int, word: Word, rng: CounterRNG) -> None:
+    """Set a random range along a dimension to 0, the mean."""
+    assert word.side is not None
+    count = values.shape[dimension]
+    widths = np.minimum(rng.below(word.side + 1, 0), count)
+    starts = rng.below(count - widths + 1, 1)
+    positions = torch.arange(count, device=values.device)
+    start = _to_device(values, starts)[:, None]
+    inside = (positions >= start) & (positions < start + _to_device(values, widths)[:, None])
+    shape = [1] * values.ndim
+    shape[0], shape[dimension] = len(values), count
+    values.masked_fill_(inside.view(shape), 0.0)
+
+
 def _to_device(images: Tensor, numbers: np.ndarray) -> Tensor:
     return torch.from_numpy(numbers).to(images.device, non_blocking=True)
 
@@ -65,4 +90,6 @@ def _to_device(images: Tensor, numbers: np.ndarray) -> Tensor:
 PIXEL_STEPS: dict[str, Callable[[Tensor, Word, CounterRNG], None]] = {
     "cutout": _cutout,
     "erase": _erase,
+    "freqmask": _freqmask,
+    "timemask": _timemask,
 }

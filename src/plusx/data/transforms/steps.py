@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from plusx.data.image_file import ImageFile
 from plusx.data.rng import CounterRNG, SampleRNG
 from plusx.data.sample import Sample, image_array
+from plusx.data.transforms.sound import SoundSetting, louder, of_length, played, shifted
 from plusx.data.transforms.words import Word
 
 
@@ -126,6 +127,7 @@ class Setting(NamedTuple):
     channels_last: memory layout of outputs, where a step has the choice
     crop_fraction: the fraction of a side of the resized image that center_crop keeps
     interpolation: Pillow's filter for center_crop
+    sound: what words need to know about sound
     """
 
     size: Size | None
@@ -134,6 +136,7 @@ class Setting(NamedTuple):
     channels_last: bool = False
     crop_fraction: float = 0.875
     interpolation: str = "bilinear"
+    sound: SoundSetting | None = None
 
 
 Step = Callable[[Sample, Word, SampleRNG, Setting], Sample]
@@ -510,6 +513,35 @@ def _noise(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Samp
     return replace(sample, input=noisy)
 
 
+def _gain(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    return replace(sample, input=louder(sample.tensor, rng.uniform(-word.value, word.value)))
+
+
+def _shift(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    assert setting.sound is not None
+    most = round(word.value * setting.sound.rate)
+    return replace(sample, input=shifted(sample.tensor, rng.below(2 * most + 1) - most))
+
+
+def _speed(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    assert setting.sound is not None
+    factor = rng.uniform(1 - word.value, 1 + word.value)
+    return replace(sample, input=played(sample.tensor, setting.sound.rate, factor))
+
+
+def _of_length(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    assert setting.sound is not None
+    return replace(sample, input=of_length(sample.tensor, setting.sound.samples))
+
+
+def _spectrogram(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    assert setting.sound is not None
+    return replace(sample, input=setting.sound.spectrogram(sample.tensor))
+
+
 def _torchvision() -> Any:
     # imported late: it takes a second, and sets in memory do not need it
     from torchvision.transforms.v2 import functional
@@ -537,6 +569,11 @@ STEPS: dict[str, Step] = {
     "grayscale": _grayscale,
     "brightness": _brightness,
     "noise": _noise,
+    "gain": _gain,
+    "shift": _shift,
+    "speed": _speed,
+    "of_length": _of_length,
+    "spectrogram": _spectrogram,
     "randaugment": _policy,
     "trivialaugment": _policy,
     "autoaugment": _policy,

@@ -20,10 +20,16 @@
 | `trivialaugment` | one random operation of TrivialAugment, of a random strength |
 | `autoaugment` | AutoAugment's policy for ImageNet, or for CIFAR-10 at 32 x 32 and below |
 | `cutout8` | a square of 8 x 8 around a random pixel becomes the mean (DeVries and Taylor 2017) |
+| `gain6` | of sound: -6 to 6 dB louder |
+| `shift.1` | of sound: 0 to 0.1 s earlier or later, with zeros at the other end |
+| `speed.1` | of sound: 0.9 to 1.1 times as fast, which changes the pitch too (Ko et al. 2015) |
+| `freqmask8` | of log-mel spectrograms: 0 to 8 adjacent bands become the mean (Park et al. 2019) |
+| `timemask20` | of log-mel spectrograms: 0 to 20 adjacent frames become the mean |
 | `erase.25` | with probability 0.25 a random rectangle becomes the mean (Zhong et al. 2017) |
 
-`cutout` and `erase` act on normalised pixels and come last. Which words a modality has stands in
-its class (plusx.data.modality). Boxes and masks are transformed together with their image.
+`cutout`, `erase`, `freqmask` and `timemask` act on normalised values and come last. Which words a
+modality has stands in its class (plusx.data.modality). Boxes and masks are transformed together
+with their image.
 """
 
 import difflib
@@ -60,12 +66,19 @@ VOCABULARY: dict[str, tuple[str, bool, str]] = {
     "trivialaugment": ("", True, "trivialaugment"),
     "autoaugment": ("", True, "autoaugment"),
     "cutout": (_SIDE, False, "cutout8"),
+    "gain": (r"[1-9]\d?", False, "gain6"),
+    "shift": (_FRACTION, False, "shift.1"),
+    "speed": (r"\.[0-4]\d{0,3}|\.5", False, "speed.1, up to speed.5"),
+    "freqmask": (_SIDE, False, "freqmask8"),
+    "timemask": (_SIDE, False, "timemask20"),
     "erase": (_FRACTION, False, "erase.25"),
 }
+# words that only sound has
+SOUND = frozenset({"gain", "shift", "speed", "freqmask", "timemask"})
 # done on normalised batches
-NORMALISED = frozenset({"cutout", "erase"})
+NORMALISED = frozenset({"cutout", "erase", "freqmask", "timemask"})
 # words that only move windows on stored images, which whole batches do at once
-BATCHED = frozenset({"pad", "crop", "flip", "vflip", "altflip", *NORMALISED})
+BATCHED = frozenset({"pad", "crop", "flip", "vflip", "altflip", "cutout", "erase"})
 # drawn by torchvision for pixels alone
 PIXELS_ONLY = frozenset({"randaugment", "trivialaugment", "autoaugment"})
 SIZING = frozenset({"resize", "resizedcrop", "zoom"})
@@ -106,9 +119,14 @@ def parse_augment(
     late = False
     for number, word in enumerate(words, 1):
         if late and word.kind not in NORMALISED:
-            raise error_at(text, number, word.text, "cutout and erase come last")
+            last = sorted(NORMALISED if allowed is None else NORMALISED & frozenset(allowed))
+            raise error_at(text, number, word.text, f"{_listed(last)} come last")
         late = late or word.kind in NORMALISED
     return words
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def error_at(sentence: str, number: int, token: str, reason: str) -> UserError:

@@ -59,10 +59,11 @@ class Sound(NamedTuple):
     warning: str | None
 
 
-def read_sound(source: str | bytes, rate: int) -> Sound:
+def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> Sound:
     """Read a sound file, from its path or its bytes, as a mono waveform of `rate` samples per
     second.
 
+    allow_silence: whether a recording of one value is returned, not refused
     Raises UnreadableImage with the reason, OSError, and UserError if soundfile or soxr is missing.
     """
     soundfile, soxr = require_audio()
@@ -97,7 +98,7 @@ def read_sound(source: str | bytes, rate: int) -> Sound:
     if bad:
         raise UnreadableImage(f"{bad:,} of its values are not finite (NaN or infinite)")
     waveform = np.ascontiguousarray(values.mean(1, dtype=np.float32))
-    if waveform.min() == waveform.max():
+    if waveform.min() == waveform.max() and not allow_silence:
         mean = f", as the mean of its {channels} channels" if channels > 1 else ""
         raise UnreadableImage(
             f"it is silent{mean}: all {counted(len(waveform), 'sample')} have the value "
