@@ -195,22 +195,22 @@ class TranscriptStream:
             self.frames = frames if self.frames is None else torch.cat([self.frames, frames], 1)
         if self.frames is None:
             return
-        field, known = self.field, self.first + self.frames.shape[1]
+        field, arrived = self.field, self.first + self.frames.shape[1]
         while True:
             end = self.next_output + self.outputs_per_chunk
             needed = (end - 1) * field.stride + field.after + 1
-            if needed > known and not last:
+            if needed > arrived and not last:
                 return
             start = self._aligned(max(0, self.next_output * field.stride - field.before))
-            stop = min(known, needed)
+            stop = min(arrived, needed)
             inputs = self.frames[:, start - self.first : stop - self.first]
             with torch.inference_mode():
                 logits = self.net(inputs[None].to(next(self.net.parameters()).device))[0].cpu()
             before = self.next_output - start // field.stride
-            count = logits.shape[1] - before if needed > known else self.outputs_per_chunk
+            count = logits.shape[1] - before if needed > arrived else self.outputs_per_chunk
             if count > 0:
                 yield logits[:, before : before + count]
-            if needed > known:
+            if needed > arrived:
                 return
             self.next_output = end
             keep = self._aligned(max(0, end * field.stride - field.before))
