@@ -173,6 +173,14 @@ def test_error_rates() -> None:
         error_rates([""], ["a"])
 
 
+def test_of_two_error_rates_the_lower_one_is_kept() -> None:
+    from plusx.report.metrics import better
+
+    for key in ("wer", "cer"):
+        assert better(key, 0.1) > better(key, 0.2)
+    assert better("exact_match", 0.2) > better("exact_match", 0.1)
+
+
 def test_the_meter_reads_tokens() -> None:
     (meter,) = Transcribe(Positions(), vocabulary=VOCABULARY).meters()
     prediction = TokenSequences(

@@ -42,6 +42,8 @@ METRICS: dict[str, Metric] = {
     "bleu": Metric("BLEU", unit="points", most=100.0),
     "chrf": Metric("chrF", unit="points", most=100.0),
     "exact_match": Metric("exact match"),
+    "wer": Metric("word error rate", less=True),
+    "cer": Metric("character error rate", less=True),
     "train_error": Metric("train error", less=True),
     "loss": Metric("loss", less=True),
 }

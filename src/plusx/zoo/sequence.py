@@ -182,7 +182,13 @@ SEQUENCE: dict[str, Entry] = {
     "quartznet15x5": Entry(quartznet(), "Kriman 2019, table 1"),
     "tc_resnet8": Entry(temporal(1, 2), "Choi 2019, table 1"),
     "tc_resnet14": Entry(temporal(2, 3), "Choi 2019, table 1"),
+    "tc_plain8": Entry(
+        with_merge(temporal(1, 2), "none"), "Choi 2019, the plain twin of tc_resnet8"
+    ),
     "resnet14_speech": Entry(recogniser(), "He 2015, section 3.3, in one dimension"),
+    "plain14_speech": Entry(
+        with_merge(recogniser(), "none"), "He 2015, the plain twin of resnet14_speech"
+    ),
     "resnet18_1d": Entry(waveform(), "He 2015, table 1, in one dimension"),
     "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2"),
     "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2"),
