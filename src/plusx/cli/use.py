@@ -122,9 +122,15 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
         print(f"  {shortened(row['label']):{names}} " + " ".join(cells))
 
 
+_MAX_NAME = 100  # characters of a text in a line
+
+
 def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
-    """Print a line for each image: its class, labels, embedding, masks or boxes."""
-    width = max(len(row["path"]) for row in rows)
+    """Print a line for each input: its class, labels, embedding, masks or boxes."""
+    key = next(iter(rows[0]))  # path or text
+    width = min(_MAX_NAME, max(len(row[key]) for row in rows))
+    names = [shortened(row[key], width) if key == "text" else row[key] for row in rows]
+    rows = [{**row, "path": name} for row, name in zip(rows, names, strict=True)]
     if "labels" in rows[0]:
         for row in rows:
             pairs = sorted(zip(row["probabilities"], classes, strict=True), reverse=True)
@@ -142,6 +148,11 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
         for row in rows:
             print(f"{row['path']:{width}}  a vector of {len(row['embedding'])} (--json or --out)")
         return
+    if "score" in rows[0]:
+        for row in rows:
+            text = next(value for name, value in row.items() if name not in (key, "path", "score"))
+            print(f"{row['path']:{width}}  {text}" if key == "path" else text)
+        return
     from plusx.report.predictions import prediction_text
 
     for row in rows:
@@ -153,7 +164,8 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
     help_epilogue="Examples:\n  plusx predict runs/photos holiday.jpg\n"
     "  plusx predict runs/photos new-photos --out predictions --tta flip\n"
     "  plusx predict model.safetensors *.png --json\n"
-    "  plusx predict model.onnx *.png",
+    "  plusx predict model.onnx *.png\n"
+    '  plusx predict runs/text "a fine film" more.txt reviews.csv',
 )
 def predict(
     trained: Trained,
@@ -174,9 +186,10 @@ def predict(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Predict classes, masks, boxes or embeddings for images. Unreadable files are named."""
+    """Predict for images, texts or recordings: classes, masks, boxes, embeddings, translations or
+    transcripts. Unreadable files are named."""
     if not paths:
-        raise UserError("predict: give images or folders of images")
+        raise UserError("predict: give files, folders or texts")
     from plusx import run
 
     result = run.predict(

@@ -24,7 +24,8 @@ from plusx.nn.with_head import NetworkWithHead
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
 from plusx.run.environment import environment
-from plusx.run.predictor import Failed, Predictor, image_files, refuse_none
+from plusx.run.predictor import Predictor, refuse_none
+from plusx.run.sources import Failed, image_files
 from plusx.train.loop import evaluating
 
 

@@ -24,7 +24,8 @@ from plusx.report.predictions import MAX_IMAGES, MIN_SCORE, predictions_page
 from plusx.run import build, drawing
 from plusx.run.evaluation import home_of
 from plusx.run.folder import DATA, Run, record_test_use
-from plusx.run.predictor import Failed, Predicted, Predictor, Source
+from plusx.run.predictor import Predicted, Predictor
+from plusx.run.sources import Failed, Source
 
 
 class PredictionWriter:

@@ -9,7 +9,8 @@ from plusx.report import EXAMPLES
 from plusx.run.dense_predictions import GroundTruth, name_of, predict_dense
 from plusx.run.folder import load_run
 from plusx.run.prediction import write_predictions
-from plusx.run.predictor import Failed, Predictor
+from plusx.run.predictor import Predictor
+from plusx.run.sources import Failed
 from plusx.run.volume_predictions import predict_volumes, stored_volumes, synthetic_volumes
 
 

@@ -25,7 +25,8 @@ from plusx.run import build
 from plusx.run.datasets import DATA
 from plusx.run.evaluation import tta_of
 from plusx.run.folder import Run
-from plusx.run.predictor import Failed, Predictor, image_files, refuse_none
+from plusx.run.predictor import Predictor, refuse_none
+from plusx.run.sources import Failed, image_files
 from plusx.tasks.embed import Embed
 from plusx.tasks.tta import Tta
 from plusx.weights import open_network, save_network

@@ -10,7 +10,8 @@ from plusx import store
 from plusx.data.readers.table import JOINT
 from plusx.run.dense_predictions import GroundTruth, own_sources, predict_dense
 from plusx.run.folder import Run
-from plusx.run.predictor import Failed, Predictor, refuse_none
+from plusx.run.predictor import Predictor, refuse_none
+from plusx.run.sources import Failed
 from plusx.run.volume_predictions import num_test_volumes, predict_volumes, stored_volumes
 from plusx.tasks.generate import set_decoding
 from plusx.tasks.tta import Tta
@@ -83,6 +84,7 @@ def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
 def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
     """Yield the rows of predictions.csv, beginning with the column names."""
     rows = result["predictions"]
+    key = next(iter(rows[0]))  # path or text
     classes = [_cell(name) for name in result["classes"]]
     if "boxes" in rows[0]:
         yield ["path", "label", "score", "left", "top", "right", "bottom"]
@@ -90,22 +92,26 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
             for box in row["boxes"]:
                 yield [_cell(row["path"]), _cell(box["label"]), box["score"], *box["box"]]
     elif "class_fractions" in rows[0]:
-        yield ["path", "label", *classes]
+        yield [key, "label", *classes]
         for row in rows:
-            yield [_cell(row["path"]), _cell(row["label"]), *row["class_fractions"].values()]
+            yield [_cell(row[key]), _cell(row["label"]), *row["class_fractions"].values()]
     elif "embedding" in rows[0]:
-        yield ["path", *map(str, range(len(rows[0]["embedding"])))]
+        yield [key, *map(str, range(len(rows[0]["embedding"])))]
         for row in rows:
-            yield [_cell(row["path"]), *row["embedding"]]
+            yield [_cell(row[key]), *row["embedding"]]
     elif "labels" in rows[0]:
-        yield ["path", "label", "probability", "labels", *classes]
+        yield [key, "label", "probability", "labels", *classes]
         for row in rows:
-            cells = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
+            cells = [_cell(row[key]), _cell(row["label"]), row["probability"]]
             yield [*cells, _cell(JOINT.join(row["labels"])), *row["probabilities"]]
-    else:
-        yield ["path", "label", "probability", *classes]
+    elif "label" not in rows[0]:
+        yield list(rows[0])
         for row in rows:
-            cells = [_cell(row["path"]), _cell(row["label"]), row["probability"]]
+            yield [_cell(value) if isinstance(value, str) else value for value in row.values()]
+    else:
+        yield [key, "label", "probability", *classes]
+        for row in rows:
+            cells = [_cell(row[key]), _cell(row["label"]), row["probability"]]
             yield [*cells, *row["probabilities"]]
 
 

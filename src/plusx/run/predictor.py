@@ -1,16 +1,13 @@
 """`Predictor`: predictions of a trained network for files, bytes, arrays and tensors."""
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Num
-from PIL import Image
 from torch import Tensor
 
 from plusx.data.batch import Batch
@@ -18,20 +15,16 @@ from plusx.data.dataset import stored_sample
 from plusx.data.image_file import UnreadableImage, Verdict, printable
 from plusx.data.modality import Modality
 from plusx.data.prediction import Prediction
-from plusx.data.readers.folder import scan_images
-from plusx.data.readers.volumes import scans_in
 from plusx.data.rng import SampleRNG
 from plusx.data.sample import Input, Sample
 from plusx.errors import UserError
 from plusx.run.evaluation import tta_of
 from plusx.run.folder import UNFINISHED, Run, load_run
+from plusx.run.sources import Failed, Source, sources_of
 from plusx.tasks.prepare import prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluating
 
-
-Source = str | Path | bytes | Image.Image | np.ndarray | Tensor
-Failed = list[dict[str, str]]
 
 MAX_POSITIONS = 2**22  # pixels or voxels in a batch
 MAX_BATCH_BYTES = 2**27  # of inputs that are collected for a batch
@@ -62,7 +55,8 @@ class Predictor:
     """Predicts with a trained network.
 
     An input is the path of a file or folder, the bytes of a file, a Pillow image, an array (h, w)
-    or (h, w, c), or a tensor (c, h, w); 8-bit images are uint8.
+    or (h, w, c), or a tensor (c, h, w); 8-bit images are uint8. Of a network for texts, an
+    input is a text, or the path of a file of texts.
 
         predictor = plusx.load("runs/photos")
         for row in predictor(["a.jpg", "b.jpg"]):
@@ -88,7 +82,7 @@ class Predictor:
         batch_size: int = 64,
         failed: Failed | None = None,
     ) -> list[dict[str, Any]]:
-        """Return a row for each input: its path, and the prediction.
+        """Return a row for each input: its path or text, and the prediction.
 
         The prediction is label, probability and probabilities; the embedding; the fraction of each
         class; or boxes.
@@ -106,35 +100,19 @@ class Predictor:
             volumes = stored_volumes(self.run, paths, failures)
             rows = predict_volumes(self, volumes, None)["predictions"]
         else:
+            key = self.run.preprocessing.key
             for name, _, prediction in self.predictions(sources, failures, batch_size=batch_size):
                 (row,) = prediction.rows(self.run.classes)
-                rows.append({"path": printable(name), **row})
+                rows.append({key: printable(name) if key == "path" else name, **row})
         if failed is None and failures:
             raise UserError(f"{failures[0]['path']}: {failures[0]['reason']}")
         return rows
 
     def sources(self, inputs: Source | Iterable[Source], failed: Failed) -> list[Source]:
         """Return the inputs, with folders replaced by all files in them."""
-        sources: list[Source] = []
         if isinstance(inputs, Source) or not isinstance(inputs, Iterable):
             inputs = [inputs]
-        listed = list(inputs)
-        missing = _missing([source for source in listed if isinstance(source, str | Path)])
-        for source in listed:
-            if not isinstance(source, Source):
-                raise UserError(
-                    f"an input of the type {type(source).__name__}: inputs are paths, bytes, "
-                    "Pillow images, NumPy arrays (h, w) or (h, w, c), or tensors (c, h, w)"
-                )
-            if not isinstance(source, str | Path):
-                sources.append(source)
-            elif source in missing and len(missing) < len(listed):
-                failed.append(_missing_file(source))
-            elif self.run.preprocessing.ndim == 3:
-                sources += scans_in([source], self.run.preprocessing.channels)
-            else:
-                sources += image_files([source], failed)
-        return sources
+        return sources_of(list(inputs), self.run.preprocessing, failed)
 
     def predictions(
         self,
@@ -232,41 +210,6 @@ def load(path: str | Path, *, tta: Tta | None = None, device: str = "auto") -> P
     Raises UserError if it is none of these, or does not state its preprocessing.
     """
     return Predictor(load_run(path), tta=tta, device=device)
-
-
-def image_files(paths: Sequence[str | Path], failed: Failed) -> list[str]:
-    """Return the given files, and the images in the given folders, ordered by name.
-
-    Missing files, and entries that cannot be images (a pipe, a cyclic link), are added to `failed`.
-    Raises UserError if all files are missing, or a folder has no images.
-    """
-    files: list[str] = []
-    missing = _missing(paths)
-    if len(missing) == len(paths):
-        raise UserError(f"{', '.join(map(printable, missing[:3]))}: no such file or folder")
-    for path in paths:
-        if path in missing:
-            failed.append(_missing_file(path))
-            continue
-        entries = scan_images(path)
-        used = [entry.path for entry in entries if entry.state == "used"]
-        if not used:
-            raise UserError(f"{printable(path)} is a folder without images")
-        files += used
-        failed += [
-            {"path": printable(entry.path), "reason": entry.reason}
-            for entry in entries
-            if entry.state == "refused"
-        ]
-    return files
-
-
-def _missing(paths: Sequence[str | Path]) -> list[str | Path]:
-    return [path for path in paths if not os.path.lexists(path)]
-
-
-def _missing_file(path: str | Path) -> dict[str, str]:
-    return {"path": printable(path), "reason": "no such file or folder"}
 
 
 def reason_of(error: Exception) -> str:

@@ -22,6 +22,7 @@ PAPERS: dict[str, str] = {
     "Srinivas 2021": "Bottleneck Transformers for Visual Recognition, arXiv:2101.11605",
     "Srivastava 2015": "Training Very Deep Networks, arXiv:1507.06228",
     "Szegedy 2014": "Going Deeper with Convolutions, arXiv:1409.4842",
+    "Szegedy 2016": "Inception-v4 and the Impact of Residual Connections, arXiv:1602.07261",
     "Tang 2017": "Deep Residual Learning for Small-Footprint Keyword Spotting, arXiv:1710.10361",
     "Tran 2017": "A Closer Look at Spatiotemporal Convolutions, arXiv:1711.11248",
     "Vaswani 2017": "Attention Is All You Need, arXiv:1706.03762",

@@ -65,6 +65,22 @@ def characters(depths: tuple[int, ...]) -> Net:
     )
 
 
+def words(body: str) -> Net:
+    """Convolutions over the embeddings of words: what they add to the mean of the embeddings is
+    scaled by 0.1 (Szegedy 2016, section 3.3), which is as much as thousands of texts can teach."""
+    block = Block(body=body)
+    return Net(
+        stem="embed128 drop.7",
+        stem_width=128,
+        stages=(Stage(block=block, depth=2, width=128),),
+        tail="pool drop.5",
+        ndim=1,
+        in_channels=20_000,
+        num_classes=2,
+        size=512,
+    )
+
+
 def separable(kernel: int) -> Block:
     """A block of QuartzNet: five depthwise separable convolutions and a projected shortcut."""
     inner = f"conv{kernel}dw conv1 norm act " * 4
@@ -193,6 +209,13 @@ SEQUENCE: dict[str, Entry] = {
     "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2"),
     "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2"),
     "vdcnn29": Entry(characters((5, 5, 2, 2)), "Conneau 2016, table 2"),
+    "resnet6_text": Entry(
+        words("conv3b act drop.5 conv1b scale.1 +"), "Szegedy 2016, section 3.3, over words"
+    ),
+    "plain6_text": Entry(
+        words("conv3b act drop.5 conv1b scale.1"),
+        "Szegedy 2016, the plain twin of resnet6_text",
+    ),
     "convs2s_encoder": Entry(CONVS2S, "Gehring 2017, sections 3.1 to 3.4"),
     "convs2s_plain_encoder": Entry(
         with_merge(CONVS2S, "none"), "Gehring 2017, the plain twin of convs2s_encoder"

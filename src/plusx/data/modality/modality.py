@@ -39,6 +39,7 @@ class Modality:
     kind: ClassVar[str]
     inputs: ClassVar[str]  # what its samples are called in messages
     words: ClassVar[Collection[str]]  # of augmentation
+    key: ClassVar[str] = "path"  # what a row of predictions has of its input
     # samples that are evaluated at a time; None: as many as are asked for
     most_at_a_time: ClassVar[int | None] = None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plusx.data.batch import Collated, collate_sequences
 from plusx.data.buffer_pool import BufferPool
+from plusx.data.image_file import UnreadableImage
 from plusx.data.modality.modality import Modality
 from plusx.data.sample import Input, Sample
 from plusx.data.tokenizer import PAD, UNKNOWN, Tokenizer
@@ -46,6 +47,7 @@ class TextModality(Modality):
     kind: ClassVar[str] = "text"
     inputs: ClassVar[str] = "texts"
     words: ClassVar[frozenset[str]] = frozenset()
+    key: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_length <= self.max_length <= _MAX_LENGTH:
@@ -107,9 +109,9 @@ class TextModality(Modality):
         try:
             text = source.decode("utf-8-sig") if isinstance(source, bytes) else source
         except UnicodeDecodeError as error:
-            raise UserError(f"a text that is not UTF-8: {error}") from None
+            raise UnreadableImage(f"no UTF-8: {error}") from None
         if not text.strip():
-            raise UserError("an empty text has nothing to predict from")
+            raise UnreadableImage("an empty text")
         return self.encode(text)
 
     def transform(
