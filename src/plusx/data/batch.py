@@ -119,7 +119,7 @@ class Collated(NamedTuple):
     extras, lengths: those of a Batch
     """
 
-    inputs: Num[Tensor, "n c *s"]
+    inputs: Num[Tensor, "n ..."]
     targets: Tensor | None
     extras: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
     error: str = ""

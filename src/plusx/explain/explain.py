@@ -109,8 +109,24 @@ def explain(
         raise UserError(
             f"{run.path} predicts embeddings, not classes, so there is nothing to explain"
         )
+    if run.preprocessing.tokens:
+        from plusx.explain.texts import explain_texts
+
+        return explain_texts(
+            run,
+            paths,
+            Path(out),
+            method=method,
+            class_index=_class(run, class_name),
+            seed=seed,
+            device=device,
+            command=command,
+        )
     if run.preprocessing.kind != "image":
-        raise UserError(f"{run.path} takes bands or volumes: explanations need 8-bit images")
+        raise UserError(
+            f"{run.path} takes {run.preprocessing.inputs}: explanations are for 8-bit images and "
+            "texts"
+        )
     if run.task.dense and method != "grad-cam":
         raise UserError(f"method {method!r}: for masks and boxes only grad-cam is available")
     attribution = _method(method)

@@ -444,6 +444,11 @@ def about_shuffling(shuffled: Sequence[Mapping[str, Any]], positions: int) -> st
 
 def explanation_text(result: Mapping[str, Any]) -> str:
     """Return an explanation as tables for a terminal."""
+    if "texts" in result:
+        lines = [
+            f"{row['label']} {row['probability']:7.2%}  {row['text']}" for row in result["texts"]
+        ]
+        return "\n".join([*lines, "", result["finding"]])
     rows = result["images"]
     width = max(len(row["path"]) for row in rows)
     label = max(len(row["label"]) for row in rows)

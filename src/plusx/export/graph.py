@@ -79,7 +79,8 @@ def to_onnx(
     """Return the bytes of an ONNX file of the network in eval mode.
 
     `example` is one or more inputs (n, ...). The file takes inputs of its size; with `any_size`
-    every height and width. `outputs` are the names of the outputs, by default `output_names(net)`.
+    every height and width, or length. `outputs` are the names of the outputs, by default
+    `output_names(net)`.
     Raises UserError if torch.onnx cannot export the network or it is too large for a file,
     RuntimeError if the extra `onnx` is not installed.
     """
@@ -95,7 +96,8 @@ def to_onnx(
         inputs |= example_regions(net, 3)
     shapes: list[dict[int, Any]] = [{0: torch.export.Dim(f"n_{name}")} for name in inputs]
     if any_size:
-        shapes[0] |= dict.fromkeys(range(2, example.ndim), torch.export.Dim.DYNAMIC)
+        first = 2 if example.is_floating_point() else 1
+        shapes[0] |= dict.fromkeys(range(first, example.ndim), torch.export.Dim.DYNAMIC)
     # the third input of Mask R-CNN is an element of *mask_regions
     dynamic: Any = (*shapes[:2], tuple(shapes[2:])) if len(shapes) > 2 else tuple(shapes)
     with _eval_mode(net), _quiet(), torch.no_grad():

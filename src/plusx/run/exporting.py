@@ -61,16 +61,22 @@ def export_onnx(
     if int8 and run is not None and not run.classifies:
         raise UserError(f"{printable(trained)}: --int8 is only for classifiers")
     metadata = _metadata(run, net, stored)
-    sizes, tokens = input_of(net.spec) if run is None else (_input_sizes(run), 0)
+    sizes, tokens = input_of(net.spec)
+    if run is not None:
+        sizes = _input_sizes(run)
+    any_length = run is not None and run.preprocessing.sequence
     dense = run is not None and run.task.dense
     inputs = export.example_inputs(sizes, tokens, 2 if dense else export.NUM_INPUTS)
     content = export.to_onnx(
         net,
         inputs[:1],
         outputs=(export.EMBEDDING,) if run is not None and run.embeds else None,
-        any_size=run is not None and dense and not run.sized and run.preprocessing.ndim == 2,
+        any_size=run is not None
+        and (any_length or (dense and not run.sized and run.preprocessing.ndim == 2)),
     )
     agreement = export.compare(net, content, inputs)
+    if any_length:
+        export.compare(net, content, inputs[..., : -(-inputs.shape[-1] // 2)])
     result: dict[str, Any] = {
         "out": str(to),
         "model": metadata.get("model"),
@@ -105,12 +111,11 @@ def _input_sizes(run: Run) -> tuple[int, ...]:
     """Return the shape of an input of the exported file, without the batch."""
     modality = run.preprocessing
     window = getattr(run.task, "window", None)
-    size: tuple[int, ...] = modality.size
     if modality.grid is not None:
-        size = window or modality.grid.patch
-    elif run.task.dense and not run.sized:
-        size = window or (256, 256)
-    return (modality.channels, *size)
+        return (modality.channels, *(window or modality.grid.patch))
+    if run.task.dense and not run.sized:
+        return (modality.channels, *(window or (256, 256)))
+    return modality.input_shape
 
 
 def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[str, str]:

@@ -289,8 +289,8 @@ def _from_onnx(path: Path) -> Run:
         net = OnnxNetwork(file.content, detector)
         run = _with_task(path, net, weights, outputs)
         fixed = 0 not in file.sizes and run.preprocessing.ndim == 2
-        sizes = (run.preprocessing.channels, *run.preprocessing.size)
-        if file.tokens or (fixed and run.sized and file.sizes != sizes):
+        sizes = run.preprocessing.input_shape
+        if file.tokens != run.preprocessing.tokens or (fixed and run.sized and file.sizes != sizes):
             raise UserError(
                 f"its input {file.sizes} does not fit its preprocessing {weights.preprocessing}"
             )

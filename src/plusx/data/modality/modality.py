@@ -39,6 +39,8 @@ class Modality:
     kind: ClassVar[str]
     inputs: ClassVar[str]  # what its samples are called in messages
     words: ClassVar[Collection[str]]  # of augmentation
+    sequence: ClassVar[bool] = False  # whether inputs differ in length, which batches then have
+    tokens: ClassVar[bool] = False  # whether inputs are token numbers
     key: ClassVar[str] = "path"  # what a row of predictions has of its input
     # samples that are evaluated at a time; None: as many as are asked for
     most_at_a_time: ClassVar[int | None] = None
@@ -141,6 +143,11 @@ class Modality:
     def ndim(self) -> int:
         """Number of dimensions with positions."""
         return len(self.size)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of one input of the network; of sequences the longest."""
+        return self.size if self.tokens else (self.channels, *self.size)
 
     @property
     def image_size(self) -> tuple[int, int]:

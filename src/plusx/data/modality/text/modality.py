@@ -47,6 +47,8 @@ class TextModality(Modality):
     kind: ClassVar[str] = "text"
     inputs: ClassVar[str] = "texts"
     words: ClassVar[frozenset[str]] = frozenset()
+    sequence: ClassVar[bool] = True
+    tokens: ClassVar[bool] = True
     key: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,177 @@
+"""Which words a prediction for a text depends on."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plusx import store
+from plusx.data.modality import TextModality
+from plusx.data.rng import permutation
+from plusx.data.tokenizer import PAD, SPACE, UNKNOWN
+from plusx.errors import UserError
+from plusx.explain.grad_cam import grad_cam
+from plusx.report.texts import texts_page
+from plusx.run.environment import environment
+from plusx.run.folder import Run
+from plusx.run.predictor import Predictor, refuse_none
+from plusx.run.sources import Failed
+from plusx.train.loop import evaluating
+
+
+METHODS = {
+    "grad-cam": ("Grad-CAM", "Selvaraju et al. 2017"),
+    "occlusion": ("Occlusion", "Zeiler and Fergus 2014"),
+}
+_REMOVED = 0.2  # fraction of the tokens that the test of faithfulness removes
+_MOST = 128  # texts in a batch
+
+
+def explain_texts(
+    run: Run,
+    inputs: Sequence[str | Path],
+    out: Path,
+    *,
+    method: str = "grad-cam",
+    class_index: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    command: str = "",
+) -> dict[str, Any]:
+    """Attribute a network's predictions for texts to their tokens.
+
+    Writes explanation.json and explain.html into the folder `out`, and returns the content of the
+    former: for each text its label, probability, tokens and attributions, one number a token. Those
+    of grad-cam are interpolated between the positions of the last layer before pooling; those of
+    occlusion are how much the probability falls if the token becomes "<unk>".
+
+    The test of faithfulness replaces a fifth of the tokens by "<unk>": those of the highest
+    attributions, and random ones. Raises UserError for an unknown method.
+    """
+    if method not in METHODS:
+        raise UserError(f"method {method!r}: of texts there are {', '.join(METHODS)}")
+    predictor = Predictor(run, tta="none", device=device)
+    failed: Failed = []
+    texts = [str(source) for source in predictor.sources(list(inputs), failed)]
+    rows = [row for row in attributed(predictor, texts, method, class_index, seed) if row]
+    refuse_none(rows, failed)
+    title, source = METHODS[method]
+    result = {
+        "kind": "explanation",
+        "run": str(run.path),
+        "method": method,
+        "title": title,
+        "source": source,
+        "classes": list(run.classes),
+        "seed": seed,
+        "finding": finding(rows),
+        "texts": rows,
+        "failed": failed,
+        "machine": environment(predictor.task.device),
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    store.make_folder(out)
+    store.write_json(out / "explanation.json", result)
+    store.write_text(out / "explain.html", texts_page(result))
+    return result
+
+
+def attributed(
+    predictor: Predictor,
+    texts: Sequence[str],
+    method: str = "grad-cam",
+    class_index: int | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return a row for each text: prediction, tokens, attributions, and the test of
+    faithfulness."""
+    modality, run = predictor.run.preprocessing, predictor.run
+    assert isinstance(modality, TextModality)
+    rows = []
+    with evaluating(predictor.task):
+        for number, text in enumerate(texts):
+            numbers = modality.encode(text).to(predictor.task.device)
+            probabilities = _probabilities(run.net, numbers[None])[0]
+            predicted = int(probabilities.argmax())
+            index = predicted if class_index is None else class_index
+            values = ATTRIBUTIONS[method](run.net, numbers, index, _unknown(modality))
+            pad = modality.tokenizer.number(PAD)
+            count = int((numbers != pad).sum())
+            tokens = [modality.tokenizer.vocabulary[i] for i in numbers[:count].tolist()]
+            order = values[:count].argsort(descending=True)
+            removed = max(1, round(_REMOVED * count))
+            at_random = torch.from_numpy(permutation(count, seed, number))
+            drops = {
+                name: float(
+                    probabilities[index]
+                    - _probabilities(
+                        run.net, _without(numbers, chosen[:removed], _unknown(modality))[None]
+                    )[0, index]
+                )
+                for name, chosen in (("attributed", order), ("random", at_random))
+            }
+            rows.append(
+                {
+                    "text": text,
+                    "label": run.classes[predicted],
+                    "probability": float(probabilities[predicted]),
+                    "class": run.classes[index],
+                    "tokens": [token.replace(SPACE, " ") for token in tokens],
+                    "attributions": [round(value, 6) for value in values[:count].tolist()],
+                    "drop": drops,
+                }
+            )
+    return rows
+
+
+def finding(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a sentence about the test of faithfulness."""
+    attributed, at_random = (
+        100 * sum(row["drop"][name] for row in rows) / len(rows)
+        for name in ("attributed", "random")
+    )
+    return (
+        f"Without the fifth of the words with the highest attributions the probability falls by "
+        f"{attributed:.1f} points, and without as many random words by "
+        f"{at_random:.1f} (means over {len(rows):,} "
+        f"{'text' if len(rows) == 1 else 'texts'})."
+    )
+
+
+def _unknown(modality: TextModality) -> int:
+    tokenizer = modality.tokenizer
+    return tokenizer.number(UNKNOWN if UNKNOWN in tokenizer.vocabulary else PAD)
+
+
+def _without(numbers: Tensor, chosen: Tensor, unknown: int) -> Tensor:
+    changed = numbers.clone()
+    changed[chosen.to(changed.device)] = unknown
+    return changed
+
+
+def _probabilities(net: nn.Module, numbers: Int64[Tensor, "n t"]) -> Float[Tensor, "n k"]:
+    with torch.inference_mode():
+        logits: Tensor = net(numbers)
+        return logits.float().softmax(1)
+
+
+def _grad_cam(net: nn.Module, numbers: Tensor, index: int, unknown: int) -> Float[Tensor, "t"]:
+    maps = grad_cam(net, numbers[None], index)[:, None]
+    return F.interpolate(maps, len(numbers), mode="linear", align_corners=False)[0, 0]
+
+
+def _occlusion(net: nn.Module, numbers: Tensor, index: int, unknown: int) -> Float[Tensor, "t"]:
+    whole = _probabilities(net, numbers[None])[0, index]
+    changed = numbers.repeat(len(numbers), 1)
+    changed.fill_diagonal_(unknown)
+    parts = [_probabilities(net, batch)[:, index] for batch in changed.split(_MOST)]
+    return whole - torch.cat(parts)
+
+
+ATTRIBUTIONS = {"grad-cam": _grad_cam, "occlusion": _occlusion}

@@ -1,0 +1,366 @@
+"""Classification of texts: data in every form, training, prediction, resume, export, bad input."""
+
+import csv
+import json
+import random
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import plusx
+from plusx.data.loader import Loader
+from plusx.data.modality import TextModality
+from plusx.data.readers.texts import TextColumns, open_texts
+from plusx.data.sampler import epoch_order
+from plusx.data.tokenizer import BLANK, END, PAD, START, UNKNOWN, Tokenizer
+
+
+GOOD = ("fine", "lovely", "warm", "clever")
+BAD = ("dull", "tired", "cold", "stupid")
+REST = ("the", "film", "is", "a", "story", "and", "its", "actors", "are", ",", "never", "very")
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Texts whose class is that of one word among others."""
+    rng = random.Random(seed)
+    rows = []
+    for index in range(count):
+        label, words = (("good", GOOD), ("bad", BAD))[index % 2]
+        text = [rng.choice(REST) for _ in range(rng.randint(3, 20))]
+        text.insert(rng.randint(0, len(text)), rng.choice(words))
+        rows.append((" ".join(text), label))
+    return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, ...]], header: str = "text,label") -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
+    return path
+
+
+def modality(kind: str = "words", **fields) -> TextModality:
+    return TextModality(Tokenizer(kind, lower=True), **fields)
+
+
+def opened(path: Path, split: str = "train", **arguments):
+    return open_texts(path, modality(), split=split, seed=0, validation=None, **arguments)
+
+
+def plusx_command(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-m", "plusx", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    write_csv(folder / "reviews.csv", sentences(240))
+    plusx_command(
+        "train", "text", "data.path=reviews.csv", "epochs=6", "batch_size=16",
+        "optim.lr=0.01", "optim.weight_decay=0.01", "device.threads=1", "--out", "runs/text",
+        cwd=folder,
+    )  # fmt: skip
+    return folder
+
+
+# tokenizers
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=40), min_size=1, max_size=5),
+    kind=st.sampled_from(["bytes", "characters", "words"]),
+    lower=st.booleans(),
+)
+def test_known_text_survives_a_round_trip(texts, kind, lower):
+    if not any(text.split() for text in texts):
+        texts = [*texts, "a"]
+    texts = [text.replace("\u2581", "").encode("utf-8", "ignore").decode() for text in texts]
+    if not any(text.split() for text in texts):
+        return
+    tokenizer = Tokenizer.train(texts, kind, 100_000, lower=lower)
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encode(text)) == tokenizer.normalised(text)
+
+
+def test_byte_pair_encoding_survives_a_round_trip_and_needs_its_vocabulary_alone():
+    pytest.importorskip("tokenizers")
+    texts = [text for text, _ in sentences(50)]
+    tokenizer = Tokenizer.train(texts, "bpe", 80, specials=(PAD, START, END, UNKNOWN))
+    again = Tokenizer.train(texts, "bpe", 80, specials=(PAD, START, END, UNKNOWN))
+    assert tokenizer == again
+    assert len(tokenizer.vocabulary) <= 80
+    restored = Tokenizer("bpe", tokenizer.vocabulary)
+    for text in texts:
+        assert restored.encode(text) == tokenizer.encode(text)
+        assert restored.decode(restored.encode(text)) == text
+    assert max(map(len, (tokenizer.encode(word) for word in ("the", "film")))) == 1
+
+
+def test_tokens_outside_the_vocabulary():
+    tokenizer = Tokenizer.train(["a b"], "words", 10)
+    assert tokenizer.encode("a c") == [tokenizer.number("\u2581a"), tokenizer.number(UNKNOWN)]
+    without = Tokenizer.train(["ab"], "characters", 10, specials=(BLANK,))
+    with pytest.raises(plusx.UserError, match="'ä' in 'aä' is not in the vocabulary of 3"):
+        without.encode("aä")
+    with pytest.raises(plusx.UserError, match="texts are empty"):
+        Tokenizer.train(["", "  "], "words", 10)
+
+
+# samplers
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300),
+    batch_size=st.integers(1, 32),
+    seed=st.integers(0, 99),
+)
+def test_bucketed_batches_are_a_permutation_of_similar_lengths(lengths, batch_size, seed):
+    values, labels = np.array(lengths), torch.zeros(len(lengths), dtype=torch.int64)
+    order = epoch_order("bucketed", labels, seed, 1, batch_size, lengths=values)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    again = epoch_order("bucketed", labels, seed, 1, batch_size, lengths=values)
+    assert order.tolist() == again.tolist()
+    full = len(order) // batch_size * batch_size
+    batches = values[order[:full]].reshape(-1, batch_size)
+    if len(batches) > 1 and len(order) <= 50 * batch_size:
+        spans = sorted((batch.min(), batch.max()) for batch in batches)
+        for (_, first), (second, _) in pairwise(spans):
+            assert first <= second
+
+
+# readers
+
+
+def test_every_form_of_the_same_texts(tmp_path):
+    rows = sentences(40)
+    write_csv(tmp_path / "a.csv", rows)
+    (tmp_path / "b.tsv").write_text(
+        "\n".join(["label\ttext", *(f"{label}\t{text}" for text, label in rows)]), "utf-8"
+    )
+    (tmp_path / "c.jsonl").write_text(
+        "\n".join(json.dumps({"text": text, "label": label}) for text, label in rows), "utf-8"
+    )
+    (tmp_path / "d.csv").write_bytes(
+        b"\xef\xbb\xbf" + (tmp_path / "a.csv").read_bytes().replace(b"\n", b"\r\n")
+    )
+    for number, (text, label) in enumerate(rows):
+        (tmp_path / "e" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "e" / label / f"{number:03}.txt").write_text(text, "utf-8")
+    expected = sorted(rows)
+    for name in ("a.csv", "b.tsv", "c.jsonl", "d.csv", "e"):
+        dataset = open_texts(tmp_path / name, modality(), split="all", seed=0, validation=None)
+        texts = [
+            (text, dataset.classes[dataset.label(index)])
+            for index, text in enumerate(dataset.items.texts)
+        ]
+        assert sorted(texts) == expected, name
+        train, validation = opened(tmp_path / name), opened(tmp_path / name, "validation")
+        assert len(train) + len(validation) == 40
+        assert len(validation) == 8
+
+
+def test_own_splits_and_folds(tmp_path):
+    rows = [(*row, split) for row, split in zip(sentences(12), ["train"] * 8 + ["val", "test"] * 2)]
+    path = write_csv(tmp_path / "a.csv", rows, "text,label,split")
+    assert [len(opened(path, split)) for split in ("train", "validation", "test")] == [8, 2, 2]
+    folds = [(*row, str(number % 4)) for number, row in enumerate(sentences(12))]
+    path = write_csv(tmp_path / "b.csv", folds, "sentence,class,fold")
+    columns = TextColumns("sentence", "class", "fold", ("3",))
+    assert len(opened(path, "test", columns=columns)) == 3
+    train = opened(path, columns=columns)
+    test = opened(path, "test", columns=columns)
+    assert not set(train.items.texts) & set(test.items.texts)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,label\nfine,good\n,bad\nx,good\n", "row 3 without text"),
+        (b"text,label\nfine,good\nok,good\n", "all 2 texts have the class 'good'"),
+        (b"text,label\nfine,good\nok,\n", "row 3: no label"),
+        (b"text,lable\nfine,good\nok,bad\n", "'label' is not one of them; did you mean lable"),
+        (b"text,label\nfine\xe4,good\nok,bad\n", "row 2: the text .* is not UTF-8"),
+        (b"text,label\n", "no rows below its header"),
+        (b"text,label,split\na,x,train\nb,y,dev2\n", "row 3: split 'dev2', allowed are"),
+    ],
+)
+def test_bad_tables_are_named_with_their_row(tmp_path, content, message):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    with pytest.raises(plusx.UserError, match=message):
+        opened(path, "all")
+
+
+def test_empty_texts_can_be_skipped(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [*sentences(10), ("  ", "good")])
+    dataset = opened(path, "all", on_unreadable="skip")
+    assert len(dataset) == 10
+    assert dataset.warnings == ["skipped row 12: no text"]
+
+
+def test_texts_in_both_splits_and_long_texts_are_warned_of(tmp_path):
+    rows = sentences(20)
+    same = [(*rows[0], "train"), *((*row, "train") for row in rows[1:]), (*rows[0], "val")]
+    long = ("word " * 40, "good", "train")
+    write_csv(tmp_path / "a.csv", [*same, (*rows[3], "val"), long], "text,label,split")
+    done = plusx_command(
+        "train", "text", "data.path=a.csv", "epochs=1", "batch_size=8", "data.max_length=30",
+        "device.threads=1", cwd=tmp_path,
+    )  # fmt: skip
+    assert "2 of its texts train too, word by word" in done.stderr
+    assert "longer than max_length = 30 tokens and cut there" in done.stderr
+
+
+def test_epochs_of_batches_can_begin_anywhere(tmp_path):
+    path = write_csv(tmp_path / "a.csv", sentences(50))
+    dataset = opened(path).fitted()
+    with Loader(dataset, batch_size=8, sampler="bucketed", seed=3) as loader:
+        whole = list(loader.epoch(2))
+        rest = list(loader.epoch(2, 3))
+    assert len(whole) == 5
+    for one, other in zip(whole[3:], rest, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.lengths, other.lengths)
+        assert int(one.lengths.max()) == one.inputs.shape[1]
+        assert int(one.lengths.min()) >= 16
+
+
+# runs
+
+
+def test_train_evaluate_and_predict(trained):
+    result = json.loads((trained / "runs/text/result.json").read_text())
+    assert result["validation"]["accuracy"] > 0.9
+    texts = ["the film is lovely", "a tired story"]
+    done = plusx_command("predict", "runs/text", *texts, "--json", cwd=trained)
+    rows = json.loads(done.stdout)["predictions"]
+    assert [(row["text"], row["label"]) for row in rows] == [
+        (texts[0], "good"),
+        (texts[1], "bad"),
+    ]
+    (trained / "more.txt").write_text("\n".join(texts) + "\n\n", "utf-8")
+    done = plusx_command("predict", "runs/text", "more.txt", "reviews.csv", "--json", cwd=trained)
+    listed = json.loads(done.stdout)
+    for row, other in zip(rows, listed["predictions"][:2], strict=True):  # in another batch
+        assert row["text"] == other["text"]
+        assert row["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+    assert len(listed["predictions"]) == 242
+    assert listed["failed"] == [{"path": "more.txt, line 3", "reason": "an empty line"}]
+    done = plusx_command("evaluate", "runs/text", "--json", cwd=trained)
+    assert json.loads(done.stdout)["accuracy"] == result["validation"]["accuracy"]
+    done = plusx_command(
+        "evaluate", "runs/text", "--data", "reviews.csv", "--split", "all", "--json", cwd=trained
+    )
+    assert json.loads(done.stdout)["count"] == 240
+
+
+def test_a_weight_file_needs_nothing_else(trained, tmp_path):
+    shutil.copy(trained / "runs/text/model.safetensors", tmp_path / "model.safetensors")
+    ours = plusx.load(trained / "runs/text")(["a lovely film"])
+    assert plusx.load(tmp_path / "model.safetensors")(["a lovely film"]) == ours
+    alone = plusx.load(trained / "runs/text")(["a film", "a lovely film , and a very clever story"])
+    assert alone[0]["probabilities"] == pytest.approx(
+        plusx.load(trained / "runs/text")("a film")[0]["probabilities"], abs=1e-6
+    )
+
+
+def test_an_exported_file_predicts_the_same(trained):
+    pytest.importorskip("onnxruntime")
+    plusx_command("export", "runs/text", "--out", "model.onnx", cwd=trained)
+    texts = ["a lovely film", "a cold and tired story , and its actors are never fine"]
+    ours, theirs = (plusx.load(trained / name)(texts) for name in ("runs/text", "model.onnx"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+
+
+def test_an_explanation_finds_the_words_that_decide(trained):
+    texts = ["the film is very lovely and its actors are a story", "the actors are a tired film ,"]
+    for method in ("grad-cam", "occlusion"):
+        done = plusx_command(
+            "explain", "runs/text", *texts, "--method", method, "--out", method, "--json",
+            cwd=trained,
+        )  # fmt: skip
+        rows = json.loads(done.stdout)["texts"]
+        for row, word in zip(rows, (" lovely", " tired"), strict=True):
+            best = max(range(len(row["tokens"])), key=row["attributions"].__getitem__)
+            assert row["tokens"][best] == word, method
+            assert len(row["tokens"]) == len(row["attributions"])
+            assert row["drop"]["attributed"] > 0.2
+        page = (trained / method / "explain.html").read_text()
+        assert "lovely</span>" in page
+        assert "plusx explain" in page
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_bit(tmp_path):
+    write_csv(tmp_path / "reviews.csv", sentences(200))
+    fields = (
+        "data.path=reviews.csv", "epochs=4", "batch_size=16", "device.threads=1",
+        "checkpoint.every_steps=3",
+    )  # fmt: skip
+    plusx_command("train", "text", *fields, "--out", "whole", cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plusx", "train", "text", *fields, "--out", "killed"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = tmp_path / "killed" / "log.jsonl"
+    for _ in range(600):
+        if log.is_file() and log.read_text().count("\n") >= 1:
+            break
+        try:
+            process.wait(0.1)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.kill()
+    process.wait()
+    plusx_command("train", "text", *fields, "--out", "killed", cwd=tmp_path)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "runs/text", "missing.txt"], "missing.txt: no such file"),
+        (["predict", "runs/text", "latin.txt"], "latin.txt is not UTF-8"),
+        (["predict", "runs/text", "labels.csv"], "texts are in a column called text"),
+        (["train", "text", "data.path=reviews.csv", "data.label=mood"], "'mood' is not one of"),
+        (["train", "text", "data.path=reviews.csv", "data.min_length=900"], "min_length = 900"),
+        (["train", "images", "data.path=reviews.csv"], "plusx train text data.path=reviews.csv"),
+    ],
+)
+def test_bad_input_is_named(trained, arguments, message):
+    (trained / "latin.txt").write_bytes("sch\xf6n".encode("latin-1"))
+    (trained / "labels.csv").write_text("label\ngood\n")
+    assert message in plusx_command(*arguments, cwd=trained, code=2).stderr
+
+
+def test_networks_of_the_paper_train(tmp_path):
+    write_csv(tmp_path / "reviews.csv", sentences(24))
+    plusx_command(
+        "train", "text", "data.path=reviews.csv", "net.base=vdcnn9", "data.tokenizer=characters",
+        "data.min_length=64", "data.max_length=128", "steps=2", "batch_size=8", "device.threads=1",
+        cwd=tmp_path,
+    )  # fmt: skip
