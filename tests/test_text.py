@@ -216,6 +216,7 @@ def test_empty_texts_can_be_skipped(tmp_path):
     assert dataset.warnings == ["skipped row 12: no text"]
 
 
+@pytest.mark.slow
 def test_texts_in_both_splits_and_long_texts_are_warned_of(tmp_path):
     rows = sentences(20)
     same = [(*rows[0], "train"), *((*row, "train") for row in rows[1:]), (*rows[0], "val")]
@@ -246,6 +247,7 @@ def test_epochs_of_batches_can_begin_anywhere(tmp_path):
 # runs
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_predict(trained):
     result = json.loads((trained / "runs/text/result.json").read_text())
     assert result["validation"]["accuracy"] > 0.9
@@ -272,6 +274,7 @@ def test_train_evaluate_and_predict(trained):
     assert json.loads(done.stdout)["count"] == 240
 
 
+@pytest.mark.slow
 def test_a_weight_file_needs_nothing_else(trained, tmp_path):
     shutil.copy(trained / "runs/text/model.safetensors", tmp_path / "model.safetensors")
     ours = plusx.load(trained / "runs/text")(["a lovely film"])
@@ -282,6 +285,7 @@ def test_a_weight_file_needs_nothing_else(trained, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_exported_file_predicts_the_same(trained):
     pytest.importorskip("onnxruntime")
     plusx_command("export", "runs/text", "--out", "model.onnx", cwd=trained)
@@ -292,6 +296,7 @@ def test_an_exported_file_predicts_the_same(trained):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_explanation_finds_the_words_that_decide(trained):
     texts = ["the film is very lovely and its actors are a story", "the actors are a tired film ,"]
     for method in ("grad-cam", "occlusion"):
@@ -340,6 +345,7 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -357,6 +363,7 @@ def test_bad_input_is_named(trained, arguments, message):
     assert message in plusx_command(*arguments, cwd=trained, code=2).stderr
 
 
+@pytest.mark.slow
 def test_networks_of_the_paper_train(tmp_path):
     write_csv(tmp_path / "reviews.csv", sentences(24))
     plusx_command(

@@ -34,6 +34,7 @@ from plusx.zoo import External, find, names
 
 GOLDEN = Path(__file__).parent / "golden" / "zoo_digests.json"
 SMALL: dict[Stride, Stride] = {  # the network's own input size: one that is quick to compute
+    512: 64,
     224: 64,
     256: 64,
     32: 16,

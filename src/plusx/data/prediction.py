@@ -121,37 +121,6 @@ class Embeddings(Prediction):
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSequences(Prediction):
-    """Sequences of token numbers (n, u), padded with -1, and their log-probabilities (n,).
-
-    key: what their text is called in rows: "translation", "caption" or "transcript"
-    """
-
-    tokens: Int[Tensor, "n u"]
-    scores: Float[Tensor, "n"]
-    key: str
-
-    def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
-        raise UserError(f"a {self.key} has no classes")
-
-    def texts(self, class_names: Sequence[str]) -> list[str]:
-        """Return the texts, from the names of the tokens."""
-        return [
-            decoded([class_names[number] for number in numbers if number >= 0])
-            for numbers in self.tokens.tolist()
-        ]
-
-    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the text, and score, its log-probability."""
-        texts = self.texts(class_names)
-        return [{self.key: text, "score": s} for text, s in zip(texts, self.scores.tolist())]
-
-    @staticmethod
-    def average(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
-        raise UserError("texts cannot be averaged over views of an input: tta = 'none'")
-
-
-@dataclass(frozen=True, eq=False)
 class LabelMaps(Prediction):
     """The class of every position (n, *s)."""
 

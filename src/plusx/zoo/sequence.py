@@ -209,12 +209,12 @@ SEQUENCE: dict[str, Entry] = {
     "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2"),
     "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2"),
     "vdcnn29": Entry(characters((5, 5, 2, 2)), "Conneau 2016, table 2"),
-    "resnet6_text": Entry(
+    "resnet5_text": Entry(
         words("conv3b act drop.5 conv1b scale.1 +"), "Szegedy 2016, section 3.3, over words"
     ),
-    "plain6_text": Entry(
+    "plain5_text": Entry(
         words("conv3b act drop.5 conv1b scale.1"),
-        "Szegedy 2016, the plain twin of resnet6_text",
+        "Szegedy 2016, the plain twin of resnet5_text",
     ),
     "convs2s_encoder": Entry(CONVS2S, "Gehring 2017, sections 3.1 to 3.4"),
     "convs2s_plain_encoder": Entry(
