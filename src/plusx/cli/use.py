@@ -189,7 +189,7 @@ def predict(
     """Predict for images, texts or recordings: classes, masks, boxes, embeddings, translations or
     transcripts. Unreadable files are named."""
     if not paths:
-        raise UserError("predict: give files, folders or texts")
+        raise UserError("predict: give images, texts or recordings, or folders of them")
     from plusx import run
 
     result = run.predict(
