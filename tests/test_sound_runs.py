@@ -33,11 +33,12 @@ num_classes = {classes}
 size = {size}
 
 [[net.stages]]
-depth = 1
+depth = {depth}
 width = 16
 stride = 2
-block = {{ body = "conv3s norm act conv3 norm + act" }}
+block = {{ body = "{body}" }}
 """
+SHORT, LONG = "conv3s norm act conv3 norm + act", "conv7s norm act conv7 norm + act"
 REST = """
 [optim]
 kind = "adamw"
@@ -56,7 +57,7 @@ def spotting(root: Path, layout: str = "sequence", epochs: int = 10) -> str:
     return f"""
 epochs = {epochs}
 batch_size = 8
-{NET.format(ndim=ndim, channels=channels, classes=3, size=size)}
+{NET.format(ndim=ndim, channels=channels, classes=3, size=size, depth=1, body=SHORT)}
 [data]
 kind = "recordings"
 path = {json.dumps(str(root))}
@@ -74,7 +75,7 @@ def transcribing(path: Path, epochs: int = 15, extra: str = "", classes: int = 5
     return f"""
 epochs = {epochs}
 batch_size = 8
-{NET.format(ndim=1, channels=12, classes=classes, size=298)}
+{NET.format(ndim=1, channels=12, classes=classes, size=298, depth=2, body=LONG)}
 [task]
 kind = "transcribe"
 
@@ -104,6 +105,10 @@ def test_keywords(tmp_path: Path, layout: str) -> None:
     rows = predictor(files)
     assert [row["label"] for row in rows] == ["a", "b", "c"]
     assert rows[0]["path"] == str(files[0])
+    assert len(predictor(root)) == 36
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="a folder without recordings"):
+        predictor(tmp_path / "empty")
     # bytes and waveforms are predicted alike
     (row,) = predictor(files[1].read_bytes())
     assert row["probabilities"] == pytest.approx(rows[1]["probabilities"], abs=1e-6)
@@ -139,7 +144,7 @@ def test_transcripts(tmp_path: Path) -> None:
     test = evaluate(run, split="test")
     assert test["wer"] < 0.3
     assert test["metrics"] == ["wer", "cer", "exact_match"]
-    assert run.classes[:2] == ("<blank>", "\u2581")
+    assert sorted(run.classes) == ["<blank>", "a", "b", "c", "\u2581"]
     predictor = plusx.load(tmp_path / "run")
     rng = np.random.default_rng(9)
     write(tmp_path / "new.wav", spoken("ab c", rng))

@@ -20,6 +20,7 @@ def listen(
         str,
         Parameter(
             name="FILE",
+            allow_leading_hyphen=True,
             help="A sound file, or - for 16-bit little-endian mono PCM at the network's rate on "
             "standard input.",
         ),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plusx.data.image_file import printable, read_regular
 from plusx.data.modality import Modality
+from plusx.data.modality.audio.sound_file import sound_files
 from plusx.data.readers.csv_file import TABLES, read_rows
 from plusx.data.readers.folder import scan_images
 from plusx.data.readers.volumes import scans_in
@@ -92,6 +93,18 @@ def _volumes(paths: Sequence[str | Path], modality: Modality, failed: Failed) ->
     return scans_in(list(paths), modality.channels)
 
 
+def _recordings(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> list[str]:
+    files: list[str] = []
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UserError(f"{printable(path)}: no such file or folder")
+        inside = sound_files(os.fspath(path)) if os.path.isdir(path) else [os.fspath(path)]
+        if not inside:
+            raise UserError(f"{printable(path)} is a folder without recordings")
+        files += inside
+    return files
+
+
 def _texts(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> list[str]:
     """Return the texts of files: the lines of a .txt, the rows of a table. A str that is no file is
     a text."""
@@ -143,4 +156,5 @@ SOURCES: dict[str, Callable[[Sequence[str | Path], Modality, Failed], list[str]]
     "bands": _images,
     "volume": _volumes,
     "text": _texts,
+    "audio": _recordings,
 }

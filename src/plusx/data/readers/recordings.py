@@ -24,7 +24,7 @@ from jaxtyping import Int64
 from plusx.data.dataset import Dataset, Items, as_split, paths_digest, stored_sample
 from plusx.data.image_file import read_regular
 from plusx.data.modality import Modality
-from plusx.data.modality.audio.sound_file import ENDINGS
+from plusx.data.modality.audio.sound_file import ENDINGS, sound_files
 from plusx.data.readers.listing import class_name, refuse_similar_names
 from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
 from plusx.data.sample import Sample
@@ -212,19 +212,6 @@ def recording_items(entries: Sequence[Entry]) -> RecordingItems:
         starts=[-1 if entry.row is None else entry.row for entry in entries],
         contents=[verdict.content for verdict in verdicts],
     )
-
-
-def sound_files(root: str) -> list[str]:
-    """Return all files below a folder whose names end as those of sound, ordered by name."""
-    files = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [
-            os.path.join(folder, name)
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(ENDINGS)
-        ]
-    return sorted(files)
 
 
 def listed_recordings(

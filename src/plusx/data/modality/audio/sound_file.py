@@ -11,6 +11,7 @@ The rules, the same for training, evaluation and prediction:
 """
 
 import io
+import os
 import struct
 from typing import Any, NamedTuple
 
@@ -111,6 +112,19 @@ def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> S
             raise UnreadableImage(f"it has no samples at {rate:,} Hz")
     seconds = len(values) / stored_rate
     return Sound(waveform, seconds, stored_rate, channels, f"{form} {subtype}", warning)
+
+
+def sound_files(root: str) -> list[str]:
+    """Return all files below a folder whose names end as those of sound, ordered by name."""
+    files = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [
+            os.path.join(folder, name)
+            for name in names
+            if not name.startswith(".") and name.lower().endswith(ENDINGS)
+        ]
+    return sorted(files)
 
 
 def require_audio() -> tuple[Any, Any]:
