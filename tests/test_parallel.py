@@ -187,6 +187,43 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, o
     return json.loads(capsys.readouterr().out)
 
 
+def translated_as_a_file_or_a_text_with_any_beam(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentences = [source for source, _ in SENTENCES[:3]]
+    lines, table = tmp_path / "sentences.txt", tmp_path / "sentences.csv"
+    lines.write_text("\n".join([*sentences[:2], "", sentences[2]]) + "\n", encoding="utf-8")
+    table.write_text("\n".join(["text", *sentences]) + "\n", encoding="utf-8")
+    of_lines = run_json(capsys, "predict", str(out), str(lines))
+    assert of_lines["failed"] == [{"path": f"{lines}, line 3", "reason": "an empty line"}]
+    assert of_lines["classes"] == []
+    rows = of_lines["predictions"]
+    assert [row["text"] for row in rows] == sentences
+    assert all(set(row) == {"text", "translation", "score"} for row in rows)
+    of_table = run_json(capsys, "predict", str(out), str(table), "--out", str(tmp_path / "rows"))
+    assert of_table["predictions"] == rows
+    written = (tmp_path / "rows" / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    assert written[0] == "text,translation,score"
+    assert len(written) == 4
+    for options in ([], ["--beam", "1"], ["--beam", "3"]):
+        cached, full = (
+            run_json(capsys, "predict", str(out), *sentences, *options, *more)["predictions"]
+            for more in ([], ["--no-cache"])
+        )
+        assert [row["translation"] for row in cached] == [row["translation"] for row in full]
+    assert run(["predict", str(out), sentences[0]]) == 0
+    assert capsys.readouterr().out.strip() == rows[0]["translation"]
+    for arguments, message in {
+        "missing.txt": "no such file",
+        "other.csv": "texts are in a column called text",
+        "latin.txt": "is not UTF-8 (at byte 5)",
+    }.items():
+        (tmp_path / "other.csv").write_text("fr,it\na,b\n")
+        (tmp_path / "latin.txt").write_bytes("eins\nübel\n".encode("latin-1"))
+        assert run(["predict", str(out), str(tmp_path / arguments)]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("epochs", "least"), [(1, 0.0), pytest.param(25, 60.0, marks=pytest.mark.slow)]
 )
@@ -212,6 +249,11 @@ def test_a_translator_is_trained_and_evaluated(
     other = run_json(capsys, "evaluate", str(out), "--data", str(moved), "--split", "test")
     assert other["bleu"] >= least
     assert other["count"] == 5
+    translated_as_a_file_or_a_text_with_any_beam(tmp_path, out, capsys)
+    assert run(["probe", str(out)]) == 2
+    assert "plusx probe needs classes" in capsys.readouterr().err
+    assert run(["info", str(folder)]) == 2
+    assert "plusx train translate data.path=" in capsys.readouterr().err
     assert run(["export", str(out), "--out", str(tmp_path / "net.onnx")]) == 2
     assert "generates text token by token" in capsys.readouterr().err
 

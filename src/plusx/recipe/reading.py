@@ -31,6 +31,7 @@ _ANNOTATIONS: dict[str, list[Any]] = {
     "segment": ["masks"],
     "detect": ["boxes"],
     "embed": ["people", "classes"],
+    "translate": ["translations"],
 }
 # the recipes for data of one's own, by the kinds that are no recipes themselves
 _RECIPES_OF_KINDS = {

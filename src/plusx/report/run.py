@@ -155,9 +155,10 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
         line("validation", epochs, [point.loss for point in points]),
         line("training", epochs, [point.train_loss for point in points], dashed=True),
     ]
+    unit = metric(key).unit
     figures = []
     for (title, caption, lines), y in (
-        (foremost, SHARE),
+        (foremost, {"title": unit, "scale": "linear"} if unit else SHARE),
         (("Loss", "Mean over the epoch, logarithmic scale.", losses), LOG),
     ):
         drawn = [drawn_line for drawn_line in lines if drawn_line["x"]]

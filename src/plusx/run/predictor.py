@@ -72,8 +72,8 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names; () for an embedding network."""
-        return () if self.run.embeds else self.run.classes
+        """The class names; () for networks that predict embeddings or texts."""
+        return self.run.classes if self.run.task.has_labels else ()
 
     def __call__(
         self,

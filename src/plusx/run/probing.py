@@ -69,6 +69,8 @@ def probe(
     if split not in ("validation", "test"):
         raise UserError(f"split = {split!r}: allowed are 'validation' and 'test'")
     train, evaluated, is_own_data = _datasets(run, data, split, on_unreadable)
+    if train.annotations is not None and not train.spatial:
+        raise UserError(f"{train.name} has a text for each input; plusx probe needs classes")
     if train.classes != evaluated.classes:
         raise UserError(
             f"{evaluated.name}: train and {split} have different classes, such as people, so that "

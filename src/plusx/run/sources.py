@@ -128,7 +128,8 @@ def _lines(path: str, failed: Failed) -> list[str]:
         text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{shown} is not UTF-8 (at byte {error.start:,}): save it so") from None
-    lines = text.splitlines()
+    # as in a parallel corpus: other characters that Unicode counts as ends are part of a text
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     for number, line in enumerate(lines, 1):
         if not line.strip():
             failed.append({"path": f"{shown}, line {number}", "reason": "an empty line"})

@@ -50,6 +50,7 @@ class Embed(Task):
 
     metrics = ("equal_error_rate", "true_accept_rate", "auroc")
     tta = ("none", "flip", "flip-shift")
+    has_labels = False
     prototypes: Tensor | None
 
     def __init__(

@@ -44,6 +44,7 @@ class Generate(Task):
     """
 
     monitors = ("loss",)
+    has_labels = False
 
     def __init__(
         self,

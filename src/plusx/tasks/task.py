@@ -28,7 +28,7 @@ class Task(nn.Module, ABC):
     `metrics` are the names of its main metrics, the most important first; `monitors` are further
     ones that can select the best weights. `tta` lists the test-time augmentations that its
     predictions can be averaged over. A `dense` task predicts positions of an input, which is then
-    padded and never cropped.
+    padded and never cropped. Without `has_labels` it predicts something else than classes.
 
     A new kind of task is a class that implements the abstract methods. Modify a task by a `Wrapped`
     that contains it, never by inheriting from it.
@@ -40,6 +40,7 @@ class Task(nn.Module, ABC):
     monitors: tuple[str, ...] = ()
     tta: tuple[str, ...] = ("none",)
     dense: bool = False
+    has_labels: bool = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,6 +147,10 @@ class Wrapped(Task, ABC):
     @property
     def dense(self) -> bool:  # type: ignore[override]
         return self.task.dense
+
+    @property
+    def has_labels(self) -> bool:  # type: ignore[override]
+        return self.task.has_labels
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         loss: Tensor = self.task(batch)

@@ -32,6 +32,7 @@ class Transcribe(Task):
 
     metrics: tuple[str, ...] = ("wer", "cer", "exact_match")
     monitors = ("wer", "cer", "exact_match")
+    has_labels = False
 
     def __init__(self, net: nn.Module, *, vocabulary: Sequence[str], beam: int = 1) -> None:
         super().__init__()

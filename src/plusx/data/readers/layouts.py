@@ -20,6 +20,7 @@ from plusx.data.readers.folder import (
 from plusx.data.readers.listing import Listing
 from plusx.data.readers.masks import read_mask_folder, recognise_masks
 from plusx.data.readers.packed import read_packed, recognise_packed
+from plusx.data.readers.parallel import names_of, parallel_splits, recognise_parallel
 from plusx.data.readers.table import read_table, recognise_table, table_splits
 from plusx.data.readers.tar import read_tar, recognise_tar
 from plusx.data.readers.texts import recognise_texts, text_splits
@@ -34,7 +35,7 @@ from plusx.errors import UserError
 
 # what is known of an image: its class, its boxes, the class of each position, or who it is; or what
 # the inputs are if they are no images
-Annotation = Literal["classes", "boxes", "masks", "people", "texts"]
+Annotation = Literal["classes", "boxes", "masks", "people", "texts", "translations"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,12 @@ LAYOUTS: dict[str, Layout] = {
         general=True,
     ),
     "texts": Layout("texts with classes", "texts", recognise_texts, text_splits),
+    "parallel": Layout(
+        "sentences and their translations",
+        "translations",
+        recognise_parallel,
+        lambda path: parallel_splits(path, names_of(path)),
+    ),
     "volumes": Layout(
         "volumes with masks",
         "masks",
@@ -173,7 +180,12 @@ def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str |
 
 def recipe_for(kind: str) -> str:
     """Return the recipe that comes with plusx for data of this kind."""
-    recipes = {"classes": "images", "texts": "text", "volumes": "volumes"}
+    recipes = {
+        "classes": "images",
+        "texts": "text",
+        "translations": "translate",
+        "volumes": "volumes",
+    }
     annotation = LAYOUTS[kind].annotation
     return recipes.get(kind, recipes.get(annotation, annotation))
 

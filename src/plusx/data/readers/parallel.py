@@ -73,6 +73,12 @@ def _languages(path: str) -> list[str]:
     return [ending for begin, _, ending in parts if begin == "train" and ending.isalpha()]
 
 
+def names_of(path: str) -> PairNames:
+    """Return two languages of the training files in a folder that `recognise_parallel` knows."""
+    source, target = _languages(path)[:2]
+    return PairNames(source, target)
+
+
 def parallel_splits(path: str | Path, names: PairNames) -> tuple[str, ...]:
     """Return the splits that a corpus defines."""
     return own_splits(read_pairs(path, names))
