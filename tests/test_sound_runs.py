@@ -156,6 +156,25 @@ def test_transcripts(tmp_path: Path) -> None:
     assert alone["score"] == pytest.approx(rows[0]["score"], abs=1e-4)
 
 
+@pytest.mark.slow
+def test_onnx_files_predict_alike(tmp_path: Path) -> None:
+    """Transcripts of any length, and keywords."""
+    pytest.importorskip("onnxruntime")
+    from plusx.run import export_onnx
+
+    path = manifest(tmp_path / "spoken", count=40)
+    root = class_folder(tmp_path / "tones", count=8)
+    for name, text in (("words", transcribing(path, 12)), ("spot", spotting(root, epochs=3))):
+        train(parse_recipe(text), tmp_path / name, progress=False)
+        export_onnx(tmp_path / name, tmp_path / f"{name}.onnx")
+        files = sorted((root / "a").iterdir()) + sorted((tmp_path / "spoken/clips").iterdir())[:9]
+        rows = plusx.load(tmp_path / name)(files)
+        same = plusx.load(tmp_path / f"{name}.onnx")(files)
+        key = "transcript" if name == "words" else "label"
+        assert [row[key] for row in rows] == [row[key] for row in same]
+        assert len({row[key] for row in rows}) > 1
+
+
 def test_a_text_that_cannot_be_aligned_is_named_before_training(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(6):

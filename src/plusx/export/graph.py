@@ -49,7 +49,7 @@ class TwoStageParts(nn.Module):
 def output_names(net: nn.Module) -> list[str]:
     """Return the names of the outputs of the exported graph."""
     head = getattr(net, "head_spec", None)
-    if head is None or head.task == "segment":
+    if head is None or head.task in ("segment", "transcribe"):
         return [LOGITS]
     levels = range(len(net.level_strides))  # type: ignore[arg-type]
     if not head.two_stage:

@@ -22,6 +22,8 @@ from plusx.weights.files import Weights, describe, open_network, read_weights
 from plusx.zoo import find
 
 
+_EXAMPLE_LENGTH = 512  # positions of an example of sequences of any length
+
 Progress = Callable[[str], None]
 
 
@@ -61,9 +63,7 @@ def export_onnx(
     if int8 and run is not None and not run.classifies:
         raise UserError(f"{printable(trained)}: --int8 is only for classifiers")
     metadata = _metadata(run, net, stored)
-    sizes, tokens = input_of(net.spec)
-    if run is not None:
-        sizes = _input_sizes(run)
+    sizes, tokens = input_of(net.spec) if run is None else _input_sizes(run, net)
     any_length = run is not None and run.preprocessing.sequence
     dense = run is not None and run.task.dense
     inputs = export.example_inputs(sizes, tokens, 2 if dense else export.NUM_INPUTS)
@@ -107,14 +107,22 @@ def export_onnx(
     return {**result, "bytes": len(content)}
 
 
-def _input_sizes(run: Run) -> tuple[int, ...]:
-    """Return the shape of an input of the exported file, without the batch."""
+def _input_sizes(run: Run, net: Backbone) -> tuple[tuple[int, ...], int]:
+    """Return the shape of an input of the exported file, without the batch, and the size of the
+    vocabulary; 0 if inputs are no tokens."""
+    return _input_shape(run), net.in_channels if net.style.takes_tokens else 0
+
+
+def _input_shape(run: Run) -> tuple[int, ...]:
     modality = run.preprocessing
     window = getattr(run.task, "window", None)
     if modality.grid is not None:
         return (modality.channels, *(window or modality.grid.patch))
     if run.task.dense and not run.sized:
         return (modality.channels, *(window or (256, 256)))
+    if modality.sequence:  # of any length: an example that is quick to compute
+        *others, length = modality.input_shape
+        return (*others, min(length, _EXAMPLE_LENGTH))
     return modality.input_shape
 
 

@@ -39,7 +39,6 @@ class Modality:
     kind: ClassVar[str]
     inputs: ClassVar[str]  # what its samples are called in messages
     words: ClassVar[Collection[str]]  # of augmentation
-    sequence: ClassVar[bool] = False  # whether inputs differ in length, which batches then have
     tokens: ClassVar[bool] = False  # whether inputs are token numbers
     key: ClassVar[str] = "path"  # what a row of predictions has of its input
     # samples that are evaluated at a time; None: as many as are asked for
@@ -143,6 +142,11 @@ class Modality:
     def ndim(self) -> int:
         """Number of dimensions with positions."""
         return len(self.size)
+
+    @property
+    def sequence(self) -> bool:
+        """Whether inputs differ in length, which batches then have."""
+        return False
 
     @property
     def input_shape(self) -> tuple[int, ...]:

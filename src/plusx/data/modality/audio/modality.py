@@ -127,6 +127,10 @@ class AudioModality(Modality):
         return round(self.seconds * self.rate)
 
     @property
+    def sequence(self) -> bool:
+        return not self.fixed
+
+    @property
     def spectrogram(self) -> Spectrogram:
         """From a waveform to the network's input, not yet normalised."""
         return Spectrogram(
