@@ -137,6 +137,24 @@ def test_masks_are_the_mean_and_of_one_range(tmp_path: Path) -> None:
             assert len(on) == 0 or int(on[-1] - on[0]) + 1 == len(on)
 
 
+def test_recordings_are_decoded_in_the_first_epoch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_recordings(class_folder(tmp_path, letters="ab", count=3), FIXED, validation=0)
+    decoded: list[str] = []
+    read_file = AudioModality.read_file
+
+    def counted(modality: AudioModality, path: str, decoder: Any = "pillow") -> Any:
+        decoded.append(path)
+        return read_file(modality, path, decoder)
+
+    monkeypatch.setattr(AudioModality, "read_file", counted)
+    with Loader(dataset, augment="noise.1", batch_size=6, split="train") as loader:
+        first, second = (next(iter(loader.epoch(number))) for number in (0, 1))
+    assert len(decoded) == 6
+    assert not torch.equal(first.inputs.sort(0).values, second.inputs.sort(0).values)
+
+
 def test_gain_and_shift() -> None:
     from plusx.data.transforms.sound import louder, of_length, played, shifted
 

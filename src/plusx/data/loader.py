@@ -423,7 +423,7 @@ class SampleMaker(TorchDataset[Sample]):
         sample = self._cache.get(index)
         if sample is None:
             sample = self.transform.begin(self.dataset.read(index))
-            if self.transform.annotated and self.transform.patches is None:
+            if self.transform.keeps_decoded:
                 self._cache.keep(index, sample)
         sample = self.transform.augment(sample, SampleRNG.of(self.seed, epoch, number))
         return sample if sample.anchors is None else replace(sample, anchors=None)

@@ -39,6 +39,11 @@ class Transform:
     pillow: bool = False
     patches: PatchSampler | None = None
 
+    @property
+    def keeps_decoded(self) -> bool:
+        """Whether the outputs of `begin` are worth keeping in memory from one epoch to the next."""
+        return self.patches is None and (self.annotated or self.setting.sound is not None)
+
     def begin(self, sample: Sample) -> Sample:
         """Apply the part that is the same in every epoch."""
         if self.annotated:
