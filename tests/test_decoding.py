@@ -106,7 +106,7 @@ def test_cached_decoding_chooses_the_same_tokens(name: str, seed: int, beam: int
     x = sentences(3)
     cached, full = (chosen(net, x, beam=beam, cached=cached) for cached in (True, False))
     assert torch.equal(cached.tokens, full.tokens)
-    torch.testing.assert_close(cached.scores, full.scores, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cached.scores, full.scores, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -119,13 +119,13 @@ def test_a_beam_of_one_is_greedy(name: str, seed: int, penalty: float) -> None:
         first = greedy(net.decoder, memory, 12)
         second = beam_search(net.decoder, memory, 1, penalty, 12)
     assert torch.equal(first.tokens, second.tokens)
-    torch.testing.assert_close(first.scores, second.scores)
+    torch.testing.assert_close(first.scores, second.scores, rtol=1e-3, atol=1e-3)
 
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), penalty=st.sampled_from([0.0, 0.5, 1.0, 3.0]))
 def test_a_wide_beam_finds_the_best_of_all_sequences(seed: int, penalty: float) -> None:
-    net = translator(TRANSFORMER, tokens=3, seed=seed)
+    net = translator(TRANSFORMER, tokens=3, seed=seed).double()
     x = sentences(2)
     # tokens with the end, so 2 + 4 + 8 + 1 sequences of 0 to 3 other tokens
     candidates = [p for length in range(4) for p in itertools.product((1, 2), repeat=length)]

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from plusx.data.readers.parallel import PairNames, open_parallel
 from plusx.data.tokenizer import Tokenizer
 from plusx.errors import UserError
 from plusx.recipe import load_recipe
-from plusx.run.build import open_sets
+from plusx.run.build import open_sets, open_split
 
 
 COLOURS = {"rote": "red", "blaue": "blue", "kleine": "small", "alte": "old"}
@@ -276,3 +278,52 @@ def test_translators_are_compared_in_points_of_bleu(tmp_path: Path) -> None:
     assert set(rows) == {"convs2s_small_encoder", "convs2s_small_plain_encoder"}
     assert 0 <= rows["convs2s_small_encoder"]["bleu"]["mean"] <= 100
     assert " points validation BLEU" in compared["finding"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_bit(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("tokenizers")
+    command = [
+        sys.executable, "-m", "plusx", "train", "translate", f"data.path={corpus(tmp_path / 'c')}",
+        "epochs=4", "batch_size=6", "data.vocabulary=80", "schedule.warmup=10",
+        "checkpoint.every_steps=2", "device.threads=1", "--out",
+    ]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = killed / "log.jsonl"
+    for _ in range(1200):
+        if process.poll() is not None or (log.is_file() and log.read_text().count("\n") > 8):
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (killed / "result.json").exists()
+    subprocess.run([*command, str(killed)], check=True, capture_output=True)
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("recipe", ["translate-de-en", "translate-en-de"])
+def test_multi30k_is_read_whole_and_its_references_are_unchanged(
+    recipe: str,
+) -> None:
+    if not (folder := Path(os.environ.get("PLUSX_DATA", "")) / "multi30k").is_dir():
+        pytest.skip("multi30k is not under PLUSX_DATA")
+    pytest.importorskip("tokenizers")
+    loaded = load_recipe(recipe, [f"data.path={folder}"])
+    sets = {split: open_split(loaded, split) for split in ("train", "validation", "test")}
+    assert {split: len(dataset) for split, dataset in sets.items()} == {
+        "train": 29_000, "validation": 1_014, "test": 1_000,
+    }  # fmt: skip
+    for dataset in sets.values():
+        tokenizer = dataset.annotations.tokenizer
+        assert len(tokenizer.vocabulary) == 3_000
+    # metrics compare with the tokens of a reference: they are the whole of it
+    for split in ("validation", "test"):
+        for text in sets[split].annotations.texts:
+            assert tokenizer.decode(tokenizer.encode(text)) == tokenizer.normalised(text)

@@ -66,7 +66,7 @@ class TiedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(embed.num_embeddings))
         self.shared = [embed]  # in a list, so that the weights belong to one module only
 
-    def forward(self, x: Float[Tensor, "n u e"]) -> Float[Tensor, "n u k"]:
+    def forward(self, x: Float[Tensor, "*n e"]) -> Float[Tensor, "*n k"]:
         return F.linear(x, self.shared[0].weight, self.bias)
 
 
@@ -105,21 +105,31 @@ class TokenDecoder(nn.Module, ABC):
     def start(self, memory: Memory) -> State:
         """Return the state before the first token."""
 
-    def forward(self, tokens: Int[Tensor, "n u"], memory: Memory) -> Float[Tensor, "n u k"]:
-        """Return the logits of the token after each of `tokens`, which begin with END."""
-        return self.run(tokens, memory, self.start(memory))[0]
+    def forward(
+        self,
+        tokens: Int[Tensor, "n u"],
+        memory: Memory,
+        where: Bool[Tensor, "n u"] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Return the logits (n, u, k) of the token after each of `tokens`, which begin with END.
+
+        where: positions whose logits are needed; the result is then (m, k)
+        """
+        x, _ = self.output_of_layers(tokens, memory, self.start(memory))
+        logits: Tensor = self.out(x if where is None else x[where])
+        return logits
 
     def step(
         self, token: Int[Tensor, "n"], memory: Memory, state: State
     ) -> tuple[Float[Tensor, "n k"], State]:
         """Return the logits of the next token and the state after `token`."""
-        logits, state = self.run(token[:, None], memory, state)
-        return logits[:, 0], state
+        x, state = self.output_of_layers(token[:, None], memory, state)
+        return self.out(x[:, 0]), state
 
-    def run(
+    def output_of_layers(
         self, tokens: Int[Tensor, "n u"], memory: Memory, state: State
-    ) -> tuple[Float[Tensor, "n u k"], State]:
-        """Return the logits after each of some tokens, and the state after the last."""
+    ) -> tuple[Float[Tensor, "n u e"], State]:
+        """Return the input of the output layer for some tokens, and the state after the last."""
         first, count = state.position, tokens.shape[1]
         if first + count > self.max_length:
             raise UserError(
@@ -127,9 +137,7 @@ class TokenDecoder(nn.Module, ABC):
             )
         positions = torch.arange(first, first + count, device=tokens.device)
         embedded = self.drop(self.embed(tokens) + self.pos(positions))
-        x, state = self.hidden(embedded, memory, state)
-        logits: Tensor = self.out(x)
-        return logits, state
+        return self.hidden(embedded, memory, state)
 
 
 def first_tokens(memory: Memory) -> Int[Tensor, "n"]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -108,18 +108,18 @@ class Generate(Task):
         """Return the loss and the fraction of wrong tokens of each sequence."""
         decoder = self.net.decoder
         inputs, outputs = forced(batch.known_targets, decoder.num_tokens, decoder.max_length)
-        logits = at_least_float32(decoder(inputs, memory))
-        losses = F.cross_entropy(
-            logits.flatten(0, 1),
-            outputs.flatten(),
-            ignore_index=PADDING,
-            label_smoothing=label_smoothing,
-            reduction="none",
-        ).unflatten(0, outputs.shape)
         valid = outputs != PADDING
-        counts = valid.sum(1)
-        wrong = (logits.detach().argmax(2) != outputs) & valid
-        return losses.sum(1) / counts, wrong.sum(1) / counts
+        # padding needs no logits, which are most of the work for a large vocabulary
+        logits, targets = at_least_float32(decoder(inputs, memory, valid)), outputs[valid]
+        losses = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+        wrong = (logits.detach().argmax(1) != targets).to(losses.dtype)
+        return _means(losses, valid), _means(wrong, valid)
+
+
+def _means(values: Float[Tensor, "m"], valid: Bool[Tensor, "n v"]) -> Float[Tensor, "n"]:
+    """Return the mean of each sequence's values, which are those of all valid positions."""
+    zeros = values.new_zeros(valid.shape)
+    return zeros.masked_scatter(valid, values).sum(1) / valid.sum(1)
 
 
 def forced(
