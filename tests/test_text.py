@@ -209,6 +209,38 @@ def test_bad_tables_are_named_with_their_row(tmp_path, content, message):
         opened(path, "all")
 
 
+def test_info_describes_texts(tmp_path):
+    rows = [*sentences(40), ("", "good"), sentences(1)[0]]
+    write_csv(tmp_path / "a.csv", rows)
+    done = plusx_command("info", "a.csv", "--json", "--out", "page.html", cwd=tmp_path)
+    summary = json.loads(done.stdout)
+    assert (summary["kind"], summary["count"]) == ("texts", 41)
+    assert {row["name"] for row in summary["classes"]} == {"good", "bad"}
+    assert summary["command"].startswith("plusx train text data.path=a.csv")
+    assert summary["left_out"] == ["skipped row 42: no text"]
+    assert any("repeat" in text or "train too" in text for text in summary["warnings"])
+    assert "texts of each class" in (tmp_path / "page.html").read_text().lower()
+    text = plusx_command("info", "a.csv", cwd=tmp_path).stdout
+    assert "41 texts of 2 classes" in text
+    assert "characters" in text
+    (tmp_path / "corpus").mkdir()
+    for split in ("train", "val"):
+        for language in ("de", "en"):
+            (tmp_path / "corpus" / f"{split}.{language}").write_text("ein Satz\nzwei Worte\n")
+    summary = json.loads(plusx_command("info", "corpus", "--json", cwd=tmp_path).stdout)
+    assert (summary["kind"], summary["splits"]) == ("parallel", {"train": 2, "validation": 2})
+    assert summary["command"] == (
+        "plusx train translate data.path=corpus data.source=de data.target=en"
+    )
+    # folders of images with lists in .txt files are no texts
+    (tmp_path / "set" / "lists").mkdir(parents=True)
+    (tmp_path / "set" / "lists" / "train.txt").write_text("a.jpg")
+    (tmp_path / "set" / "images").mkdir()
+    (tmp_path / "set" / "images" / "a.jpg").write_bytes(b"no image")
+    done = plusx_command("info", "set", cwd=tmp_path, code=2)
+    assert "texts" not in done.stderr
+
+
 def test_empty_texts_can_be_skipped(tmp_path):
     path = write_csv(tmp_path / "a.csv", [*sentences(10), ("  ", "good")])
     dataset = opened(path, "all", on_unreadable="skip")

@@ -278,6 +278,11 @@ class Dataset:
         return self.annotations is not None and self.annotations.spatial
 
     @property
+    def has_texts(self) -> bool:
+        """Whether a text is the target of each sample, so that the classes are a vocabulary."""
+        return self.annotations is not None and not self.annotations.spatial
+
+    @property
     def paths(self) -> list[str] | None:
         """The files, if each input is one."""
         return self.items.paths

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from plusx.data.checks import Finding, Member, box_findings, class_findings, image_findings
+from plusx.data.checks import Finding, Member, box_findings, class_findings, image_findings, leaks
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import ImageFile, UnreadableImage, Verdict, printable, verdict_of
 from plusx.data.modality import BandsModality, Modality
@@ -209,6 +209,10 @@ def _inspected(
         for member in _members(split, dataset, verdicts[split])
     ]
     by_class = kind not in LAYOUTS or LAYOUTS[kind].annotation in ("classes", "people")
+    train = datasets.get("train")
+    if train is not None and not train.modality.is_image:
+        rest = {split: dataset for split, dataset in datasets.items() if split != "train"}
+        messages.update(dict.fromkeys(leaks(train, rest)))
     images = [(dataset, i) for dataset in datasets.values() for i in range(len(dataset))]
 
     def grey(number: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -218,10 +222,10 @@ def _inspected(
             return np.zeros(size[::-1], np.uint8)
         return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX))
 
-    findings = image_findings(members, by_class=by_class, grey=grey)
+    findings = image_findings(members, by_class=by_class, grey=grey) if members else []
     findings += box_findings(datasets)
     if kind not in LAYOUTS or LAYOUTS[kind].annotation != "people":
-        findings += class_findings(datasets)
+        findings += class_findings({s: d for s, d in datasets.items() if not d.has_texts})
     return Inspection(
         name=printable(path),
         kind=kind,
@@ -274,6 +278,8 @@ def _open(path: str, kind: str, split: str, modality: Modality | None) -> Datase
         return open_data(path, kind=kind, split=split, on_unreadable="skip", modality=modality)
     if layout.index is not None:
         return open_annotated(path, kind, split=split, on_unreadable="skip")
+    if layout.open is not None:
+        return layout.open(path, split)
     assert kind == "people"
     return open_people(path, split=split, on_unreadable="skip")
 
@@ -281,6 +287,8 @@ def _open(path: str, kind: str, split: str, modality: Modality | None) -> Datase
 def _verdicts(dataset: Dataset) -> list[Verdict]:
     """The verdicts on the images, from the cache where they are files."""
     items = dataset.items
+    if not dataset.modality.is_image:
+        return []
     if isinstance(items, TarItems):
         return list(items.verdicts)
     if items.paths is not None and dataset.modality.kind in ("image", "bands"):
@@ -338,6 +346,9 @@ def summary(inspection: Inspection) -> dict[str, Any]:
         "reason": inspection.reason,
         "other_kinds": dict(inspection.other_kinds),
         "annotation": inspection.annotation,
+        "inputs": next((d.modality.inputs for d in datasets.values()), "volumes"),
+        "lengths": _lengths(datasets),
+        "length_unit": next((d.modality.length_unit for d in datasets.values()), ""),
         "is_named": inspection.kind not in LAYOUTS,
         "own_splits": list(inspection.own_splits),
         "splits": splits,
@@ -355,6 +366,16 @@ def summary(inspection: Inspection) -> dict[str, Any]:
     }
 
 
+def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, int] | None:
+    """The lengths of sequences: the smallest, the median and the largest."""
+    lengths = [d.items.lengths for d in datasets.values() if d.items.lengths is not None]
+    if not lengths:
+        return None
+    joined = np.concatenate(lengths)
+    low, middle, high = np.percentile(joined, (0, 50, 100))
+    return {"min": int(low), "median": round(float(middle)), "max": int(high)}
+
+
 def _volume_facts(volumes: Volumes) -> dict[str, Any]:
     return {
         "read": len(volumes.shapes),
@@ -370,7 +391,8 @@ def _volume_facts(volumes: Volumes) -> dict[str, Any]:
 
 def _classes(inspection: Inspection) -> list[dict[str, Any]]:
     """Every class with what there is of it in each split: images, boxes or fractions of pixels."""
-    names = list(dict.fromkeys(n for d in inspection.datasets.values() for n in d.classes))
+    datasets = [dataset for dataset in inspection.datasets.values() if not dataset.has_texts]
+    names = list(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
     counts = {split: counts_of(dataset) for split, dataset in inspection.datasets.items()}
     return [
         {

@@ -12,13 +12,13 @@ MOST_ROWS = 20  # classes in a terminal
 MOST_LINES = 10  # messages of a kind in a terminal
 
 Summary = Mapping[str, Any]
-OF = {"classes": "images", "boxes": "boxes", "masks": "pixels", "people": "images"}
+OF = {"boxes": "boxes", "masks": "pixels"}  # other annotations: what the inputs are
 
 
 def heading(summary: Summary) -> str:
     """Return one line about the data set."""
     count, classes = summary["count"], len(summary["classes"])
-    what = "volumes" if summary["kind"] == "volumes" else "images"
+    what = summary["inputs"]
     words = _count(count, what)
     if what == "volumes" and not summary["classes"]:
         return words
@@ -82,6 +82,9 @@ def image_facts(summary: Summary) -> list[tuple[str, str]]:
         )
         alike = low == high
         facts.append(("sizes", f"{low} all" if alike else f"{low} to {high}, median {middle}"))
+    if lengths := summary["lengths"]:
+        low, middle, high = (f"{lengths[key]:,}" for key in ("min", "median", "max"))
+        facts.append(("lengths", f"{low} to {high} {summary['length_unit']}, median {middle}"))
     if summary["formats"]:
         facts.append(("formats", _counts(summary["formats"])))
     if summary["modes"]:
@@ -118,13 +121,19 @@ def messages_of(summary: Summary) -> list[tuple[str, list[str]]]:
     return [(title, messages) for title, messages in groups if messages]
 
 
+def counted_of(summary: Summary) -> str:
+    """Return what is counted of each class: boxes, pixels, or the inputs themselves."""
+    inputs: str = summary["inputs"]
+    return OF.get(summary["annotation"], inputs)
+
+
 def total_of(row: Mapping[str, Any], summary: Summary) -> int:
     return sum(row.get(split, 0) for split in summary["splits"])
 
 
 def _class_table(summary: Summary, width: int | None) -> str:
     """Return the table of the classes, in their order."""
-    of, rows = OF[summary["annotation"]], summary["classes"]
+    of, rows = counted_of(summary), summary["classes"]
     whole = sum(total_of(row, summary) for row in rows)
     if not rows or not whole:
         return ""
@@ -151,5 +160,5 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _count(count: int, things: str) -> str:
-    one = {"images": "image", "volumes": "volume", "boxes": "box", "classes": "class"}[things]
+    one = {"boxes": "box", "classes": "class"}.get(things, things.removesuffix("s"))
     return f"{count:,} {one if count == 1 else things}"

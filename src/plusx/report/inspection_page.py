@@ -7,8 +7,8 @@ from plusx.report import page
 from plusx.report.charts import charts
 from plusx.report.figures import bars_figure
 from plusx.report.inspection import (
-    OF,
     Summary,
+    counted_of,
     heading,
     image_facts,
     messages_of,
@@ -50,7 +50,7 @@ def _figure(summary: Summary) -> dict[str, Any] | None:
     if not rows or summary["kind"] == "volumes":
         return None
     most = rows[:MOST_BARS]
-    of = OF[summary["annotation"]]
+    of = counted_of(summary)
     shown = f" The first {MOST_BARS} of {len(rows):,}." if len(rows) > MOST_BARS else ""
     return bars_figure(
         f"{of.capitalize()} of each class",
@@ -67,7 +67,7 @@ def _sorted(summary: Summary) -> list[Mapping[str, Any]]:
 
 
 def _table(summary: Summary, colours: Mapping[str, str]) -> Table:
-    of = OF[summary["annotation"]]
+    of = counted_of(summary)
     heads = [Column("Class", number=False)]
     heads += [Column(split, of) for split in summary["splits"]]
     heads.append(Column("share", "%"))

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from plusx.data.inspection import (
 from plusx.data.readers.layouts import LAYOUTS, choose_kind, kind_of, recipe_for
 from plusx.data.readers.scans import read_scan, stem_of
 from plusx.data.readers.verdicts import Skipped
+from plusx.data.sets.download import located
 from plusx.data.summaries import content_stamp, write_summary
 from plusx.errors import UserError
 from plusx.report.inspection_page import inspection_page
@@ -104,6 +106,9 @@ def train_command(data: str, inspection: Inspection) -> str:
     if modality is not None and (values := modality.data_fields()):
         recipe = "bands-satellite"
         overrides += [f"data.{name}={value}" for name, value in values.items()]
+    if inspection.kind in LAYOUTS:
+        fields = LAYOUTS[inspection.kind].fields(os.fspath(located(data)))
+        overrides += [f"data.{name}={value}" for name, value in fields.items()]
     if inspection.volumes is not None:
         overrides += _volume_overrides(inspection.volumes)
     if any(isinstance(text, Skipped) for text in inspection.left_out):
@@ -143,6 +148,8 @@ def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
         yield from _slices(inspection.volumes)
         return
     dataset = inspection.datasets.get("train") or next(iter(inspection.datasets.values()))
+    if not dataset.modality.is_image:
+        return
     for index in _spread(dataset):
         try:
             pixels = _drawn(dataset, index)

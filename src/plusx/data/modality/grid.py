@@ -41,6 +41,7 @@ class GridModality(Modality):
     low: int | float = 0
     high: int | float = 255
 
+    is_image: ClassVar[bool] = True
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:

@@ -39,6 +39,8 @@ class Modality:
     kind: ClassVar[str]
     inputs: ClassVar[str]  # what its samples are called in messages
     words: ClassVar[Collection[str]]  # of augmentation
+    is_image: ClassVar[bool] = False
+    length_unit: ClassVar[str] = ""  # of Items.lengths
     tokens: ClassVar[bool] = False  # whether inputs are token numbers
     key: ClassVar[str] = "path"  # what a row of predictions has of its input
     # samples that are evaluated at a time; None: as many as are asked for

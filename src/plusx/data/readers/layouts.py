@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.data.readers.annotation_index import AnnotationIndex
 from plusx.data.readers.box_table import read_box_table, recognise_box_table
@@ -20,10 +21,15 @@ from plusx.data.readers.folder import (
 from plusx.data.readers.listing import Listing
 from plusx.data.readers.masks import read_mask_folder, recognise_masks
 from plusx.data.readers.packed import read_packed, recognise_packed
-from plusx.data.readers.parallel import names_of, parallel_splits, recognise_parallel
+from plusx.data.readers.parallel import (
+    names_of,
+    open_readable_pairs,
+    parallel_splits,
+    recognise_parallel,
+)
 from plusx.data.readers.table import read_table, recognise_table, table_splits
 from plusx.data.readers.tar import read_tar, recognise_tar
-from plusx.data.readers.texts import recognise_texts, text_splits
+from plusx.data.readers.texts import open_readable_texts, recognise_texts, text_splits
 from plusx.data.readers.voc import read_voc, recognise_voc
 from plusx.data.readers.volume_files import list_cases, recognise_volumes
 from plusx.data.readers.yolo import read_yolo, recognise_yolo
@@ -42,12 +48,16 @@ Annotation = Literal["classes", "boxes", "masks", "people", "texts", "translatio
 class Layout:
     """A layout of files.
 
-    title       its name in messages annotation  the kind of annotation recognise   returns why a
-                path has this layout, or "" splits      returns the splits that the data at a path
-                defines listing     reads classified images, from a path, the expected classes, and
-                whether a row can have several labels
-    index       reads images with boxes or masks
-    general     whether it is recognised only if no other layout of folders is
+    title: its name in messages
+    annotation: the kind of annotation
+    recognise: returns why a path has this layout, or ""
+    splits: returns the splits that the data at a path defines
+    listing: reads classified images, from a path, the expected classes, and whether a row can have
+        several labels
+    index: reads images with boxes or masks
+    open: opens a split of data that are no images, without what cannot be used
+    fields: returns the fields of [data] that a path determines, besides its path
+    general: whether it is recognised only if no other layout of folders is
     """
 
     title: str
@@ -56,6 +66,8 @@ class Layout:
     splits: Callable[[str], tuple[str, ...]]
     listing: Callable[[str, tuple[str, ...] | None, bool], Listing] | None = None
     index: Callable[[str], AnnotationIndex] | None = None
+    open: Callable[[str, str], Dataset] | None = None
+    fields: Callable[[str], dict[str, str]] = lambda path: {}
     general: bool = False
 
 
@@ -110,12 +122,16 @@ LAYOUTS: dict[str, Layout] = {
         lambda path: scan(path, same_classes=False).splits,
         general=True,
     ),
-    "texts": Layout("texts with classes", "texts", recognise_texts, text_splits),
+    "texts": Layout(
+        "texts with classes", "texts", recognise_texts, text_splits, open=open_readable_texts
+    ),
     "parallel": Layout(
         "sentences and their translations",
         "translations",
         recognise_parallel,
         lambda path: parallel_splits(path, names_of(path)),
+        open=open_readable_pairs,
+        fields=lambda path: {"source": names_of(path).source, "target": names_of(path).target},
     ),
     "volumes": Layout(
         "volumes with masks",
@@ -180,12 +196,16 @@ def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str |
 
 def recipe_for(kind: str) -> str:
     """Return the recipe that comes with plusx for data of this kind."""
-    recipes = {
-        "classes": "images",
-        "texts": "text",
-        "translations": "translate",
-        "volumes": "volumes",
-    }
+    "texts": Layout(
+        "texts with classes", "texts", recognise_texts, text_splits, open=open_readable_texts
+    ),
+    "parallel": Layout(
+        "sentences and their translations",
+        "translations",
+        recognise_parallel,
+        lambda path: parallel_splits(path, names_of(path)),
+        open=open_readable_pairs,
+        fields=lambda path: {"source": names_of(path).source, "target": names_of(path).target},
     annotation = LAYOUTS[kind].annotation
     return recipes.get(kind, recipes.get(annotation, annotation))
 

@@ -79,6 +79,14 @@ def names_of(path: str) -> PairNames:
     return PairNames(source, target)
 
 
+def open_readable_pairs(path: str, split: str) -> Dataset:
+    """Open a split of a folder of sentences, in its first two languages, as words."""
+    modality = TextModality(Tokenizer("words"))
+    return open_parallel(
+        path, modality, names_of(path), split=split, seed=0, validation=None, on_unreadable="skip"
+    )
+
+
 def parallel_splits(path: str | Path, names: PairNames) -> tuple[str, ...]:
     """Return the splits that a corpus defines."""
     return own_splits(read_pairs(path, names))

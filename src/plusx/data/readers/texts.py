@@ -19,10 +19,11 @@ from plusx.data.image_file import read_regular
 from plusx.data.modality import TextModality
 from plusx.data.readers.csv_file import Row, columns_of_table, read_rows
 from plusx.data.readers.listing import class_name, refuse_similar_names
-from plusx.data.readers.verdicts import OnUnreadable
+from plusx.data.readers.verdicts import OnUnreadable, Skipped
 from plusx.data.sets.download import located
 from plusx.data.splits import entries_of_split, held_out_of, own_splits, split_of
 from plusx.data.text_items import TextItems
+from plusx.data.tokenizer import Tokenizer
 from plusx.errors import UserError, did_you_mean, printable
 
 
@@ -57,9 +58,23 @@ def recognise_texts(path: str) -> str:
     """Return why open_texts can read a path, or ""."""
     if {"text", "label"} <= set(columns_of_table(path)):
         return "a table with the columns text and label"
-    if os.path.isdir(path) and next(_text_files(path), None) is not None:
+    if os.path.isdir(path) and _has_only_texts(path):
         return "a folder of class folders with .txt files"
     return ""
+
+
+def _has_only_texts(root: str) -> bool:
+    """Whether all files are .txt files in class folders; a README beside these is possible."""
+    found = False
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if folder == root:
+            continue
+        for file in files:
+            if not file.lower().endswith(".txt") and not file.startswith("."):
+                return False
+            found = True
+    return found
 
 
 def text_splits(path: str) -> tuple[str, ...]:
@@ -120,6 +135,12 @@ def open_texts(
         return dataset
     indices = held_out_of(dataset.labels, part, validation, seed)
     return dataset.subset(np.asarray(indices).tolist())
+
+
+def open_readable_texts(path: str, split: str) -> Dataset:
+    """Open a split of labelled texts without the empty ones, as words."""
+    modality = TextModality(Tokenizer("words", lower=True))
+    return open_texts(path, modality, split=split, seed=0, validation=None, on_unreadable="skip")
 
 
 def read_texts(path: str | Path, columns: TextColumns) -> list[TextEntry]:
@@ -198,7 +219,7 @@ def _without_empty(
         raise UserError(
             f'{shown}: {_listed(empty)} without text (on_unreadable = "skip" leaves them out)'
         )
-    warnings = [f"skipped {name}: no text" for name in empty]
+    warnings: list[str] = [Skipped(f"skipped {name}: no text") for name in empty]
     return [entry for entry in entries if entry.text.strip()], warnings
 
 

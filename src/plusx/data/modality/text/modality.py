@@ -47,6 +47,7 @@ class TextModality(Modality):
     kind: ClassVar[str] = "text"
     inputs: ClassVar[str] = "texts"
     words: ClassVar[frozenset[str]] = frozenset()
+    length_unit: ClassVar[str] = "characters"
     sequence: ClassVar[bool] = True
     tokens: ClassVar[bool] = True
     key: ClassVar[str] = "text"
