@@ -196,16 +196,12 @@ def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str |
 
 def recipe_for(kind: str) -> str:
     """Return the recipe that comes with plusx for data of this kind."""
-    "texts": Layout(
-        "texts with classes", "texts", recognise_texts, text_splits, open=open_readable_texts
-    ),
-    "parallel": Layout(
-        "sentences and their translations",
-        "translations",
-        recognise_parallel,
-        lambda path: parallel_splits(path, names_of(path)),
-        open=open_readable_pairs,
-        fields=lambda path: {"source": names_of(path).source, "target": names_of(path).target},
+    recipes = {
+        "classes": "images",
+        "texts": "text",
+        "translations": "translate",
+        "volumes": "volumes",
+    }
     annotation = LAYOUTS[kind].annotation
     return recipes.get(kind, recipes.get(annotation, annotation))
 
