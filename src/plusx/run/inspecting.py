@@ -15,7 +15,7 @@ from PIL import Image
 from plusx import store
 from plusx.data.annotations import Masks
 from plusx.data.dataset import Dataset
-from plusx.data.image_file import UnreadableImage, printable
+from plusx.data.image_file import UnreadableImage
 from plusx.data.inspection import (
     READ_VOLUMES,
     Inspection,
@@ -25,7 +25,7 @@ from plusx.data.inspection import (
     picture_of,
     summary,
 )
-from plusx.data.readers.layouts import LAYOUTS, choose_kind, kind_of, recipe_for
+from plusx.data.readers.layouts import LAYOUTS, choose_kind, recipe_for
 from plusx.data.readers.scans import read_scan, stem_of
 from plusx.data.readers.verdicts import Skipped
 from plusx.data.sets.download import located
@@ -62,12 +62,6 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
     if out is not None:
         file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
         store.refuse_as_file(file)
-    if (read_as := kind_of(data, ("texts", "translations"))) is not None:
-        recipe = recipe_for(read_as)
-        raise UserError(
-            f"{printable(data)} has {LAYOUTS[read_as].title}; plusx info describes images and "
-            f"volumes. `plusx train {recipe} data.path={printable(data)}` trains on it"
-        )
     stamp = content_stamp(data)
     inspection = inspect_data(data, kind)
     values = {

@@ -65,7 +65,7 @@ def recognise_texts(path: str) -> str:
 
 def _has_only_texts(root: str) -> bool:
     """Whether all files are .txt files in class folders; a README beside these is possible."""
-    found = False
+    has_texts = False
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if folder == root:
@@ -73,8 +73,8 @@ def _has_only_texts(root: str) -> bool:
         for file in files:
             if not file.lower().endswith(".txt") and not file.startswith("."):
                 return False
-            found = True
-    return found
+            has_texts = True
+    return has_texts
 
 
 def text_splits(path: str) -> tuple[str, ...]:
