@@ -403,3 +403,25 @@ def test_networks_of_the_paper_train(tmp_path):
         "data.min_length=64", "data.max_length=128", "steps=2", "batch_size=8", "device.threads=1",
         cwd=tmp_path,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["gradients", "degradation"])
+def test_studies_run_on_texts_by_their_data_alone(tmp_path, study):
+    write_csv(tmp_path / "reviews.csv", sentences(60))
+    of_study = {
+        "gradients": ["study.networks=['plain20','resnet20']", "study.rules=['he']",
+                      "study.acts=['relu']", "study.norms=['batch']"],
+        "degradation": ["study.depths=[20,32]", "study.kinds=['plain','resnet']",
+                        "study.seeds=[0]"],
+    }[study]  # fmt: skip
+    plusx_command(
+        "study", study, "data.kind=texts", "data.path=reviews.csv", "data.tokenizer=characters",
+        "data.min_length=32", "data.max_length=32", "steps=4", "checkpoint.every_steps=2",
+        *of_study, "--out", "study", cwd=tmp_path,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "study" / "result.json").read_text())["rows"]
+    assert len(rows) >= 2
+    recipe = next((tmp_path / "study" / "runs").rglob("recipe.toml")).read_text()
+    assert "embed16" in recipe
+    assert "ndim = 1" in recipe

@@ -173,10 +173,12 @@ def network_trials(
 def with_net(recipe: Recipe, net: Net | str, source: Dataset) -> Recipe:
     """Return the recipe of one trial: with this network, without the tables of studies.
 
-    A spec is adapted to the images (channels, size, classes). A name keeps the other keys of the
-    recipe's [net].
+    A spec is adapted to the inputs (channels, size, classes), and so is a network of images by name
+    where the inputs are texts or sounds. A name keeps the other keys of the recipe's [net].
     """
     base = replace(recipe, compare=None, study=None)
+    if isinstance(net, str) and not suits(find(net), source):
+        net = spec(net)
     if isinstance(net, Net):
         return replace(base, net=adapted_to(net, source))
     if isinstance(find(net), External) or isinstance(recipe.net, Net):
@@ -184,11 +186,26 @@ def with_net(recipe: Recipe, net: Net | str, source: Dataset) -> Recipe:
     return replace(base, net=replace(recipe.net, base=net))
 
 
+def suits(net: Net | External, source: Dataset) -> bool:
+    """Whether a network takes inputs of this kind: its dimensions are theirs, and it embeds tokens
+    if they are tokens. Raises UserError for an external module that does not."""
+    modality = source.modality
+    if isinstance(net, Net):
+        return (net.ndim, net.takes_tokens) == (modality.ndim, modality.tokens)
+    if modality.ndim != 2:
+        raise UserError(f"{net.name} is an external module for images, not for {modality.inputs}")
+    return True
+
+
 def adapted_to(net: Net, source: Dataset) -> Net:
-    """Return the spec with channels, size and classes of these images."""
-    size = source.modality.size
+    """Return the spec with channels, size, classes and dimensions of these inputs; the stem of a
+    network for tokens begins with their embedding."""
+    modality, size = source.modality, source.modality.size
+    embeds = modality.tokens and not net.takes_tokens
     return replace(
         net,
+        ndim=modality.ndim,  # type: ignore[arg-type]
+        stem=f"embed{net.stem_width} {net.stem}" if embeds else net.stem,
         in_channels=source.modality.channels,
         num_classes=len(source.classes),
         size=size[0] if len(set(size)) == 1 else size,

@@ -104,7 +104,7 @@ def study(
     experiment = EXPERIMENTS[table.kind]
     _check_jobs(jobs)
     _refuse_other(recipe, out, "study")
-    source = build.open_split(recipe, "train")
+    source = build.open_sets(recipe).train
     _refuse_repeated("study", table)
     trials = _with_seeds(experiment.trials(recipe, table, source), table.seeds, recipe)
     _check_trials(trials, recipe, source)
