@@ -14,6 +14,8 @@ from plusx.data.image_file import UnreadableImage
 from plusx.data.loader import Loader
 from plusx.data.modality import AudioModality, modality_from_dict
 from plusx.errors import UserError
+from plusx.recipe import load_recipe
+from plusx.run.inspecting import inspect
 
 
 soundfile = pytest.importorskip("soundfile")
@@ -337,6 +339,32 @@ def test_librispeech(tmp_path: Path) -> None:
     (tmp_path / "dev-clean/34/7/34-7-0001.flac").unlink()
     with pytest.raises(UserError, match=r"34-7-0001.flac\): missing"):
         open_transcripts(tmp_path, FREE, rules=TextRules(), split="validation")
+
+
+def test_what_sound_is_recognised_as(tmp_path: Path) -> None:
+    """Other files beside recordings do not change it, nor the transcripts of LibriSpeech."""
+    rng = np.random.default_rng(0)
+    root = class_folder(tmp_path / "keywords", letters="ab", count=2)
+    (root / "a/notes.txt").write_text("a note")
+    (root / "testing_list.txt").write_text("a/0.wav\n")
+    speech = tmp_path / "speech/train-clean/1/2"
+    for number in range(4):
+        write(speech / f"1-2-000{number}.flac", tone("a", 0.4, rng))
+    lines = "".join(f"1-2-000{number} HI\n" for number in range(4))
+    (speech / "1-2.trans.txt").write_text(lines)
+    path = manifest(tmp_path / "list", count=5)
+    for recipe, data, kind in (
+        ("commands", root, "recordings"),
+        ("speech", tmp_path / "speech", "transcripts"),
+        ("speech", path, "transcripts"),
+    ):
+        assert load_recipe(recipe, [f"data.path={data}"]).data.kind == kind
+        with pytest.raises(UserError, match=f"`plusx train {recipe} data.path="):
+            load_recipe("images", [f"data.path={data}"])
+        with pytest.raises(UserError, match=f"plusx train {recipe} data.path="):
+            inspect(str(data))
+    train = open_transcripts(tmp_path / "speech", FREE, rules=TextRules(), validation=1)
+    assert len(train) == 3
 
 
 def one_row(root: Path, text: str, header: str = "path,text") -> Path:

@@ -25,7 +25,7 @@ from plusx.data.inspection import (
     picture_of,
     summary,
 )
-from plusx.data.readers.layouts import LAYOUTS, choose_kind, recipe_for
+from plusx.data.readers.layouts import LAYOUTS, Annotation, choose_kind, kinds_of, recipe_for
 from plusx.data.readers.scans import read_scan, stem_of
 from plusx.data.readers.verdicts import Skipped
 from plusx.data.sets.download import located
@@ -52,6 +52,10 @@ _NAMED = {
 }
 
 
+# annotations of data that is not described, but trained on
+UNDESCRIBED: tuple[Annotation, ...] = ("sounds", "transcripts")
+
+
 def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict[str, Any]:
     """Return the summary of a data set with a training command; with `out`, write the page.
 
@@ -62,6 +66,13 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
     if out is not None:
         file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
         store.refuse_as_file(file)
+    read_as = next(iter(kinds_of(data)), None)  # the likeliest
+    if kind is None and read_as is not None and LAYOUTS[read_as].annotation in UNDESCRIBED:
+        recipe = recipe_for(read_as)
+        raise UserError(
+            f"{printable(data)} has {LAYOUTS[read_as].title}; plusx info describes images, "
+            f"volumes and texts. `plusx train {recipe} data.path={printable(data)}` trains on it"
+        )
     stamp = content_stamp(data)
     inspection = inspect_data(data, kind)
     values = {

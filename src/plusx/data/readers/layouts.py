@@ -27,9 +27,15 @@ from plusx.data.readers.parallel import (
     parallel_splits,
     recognise_parallel,
 )
+from plusx.data.readers.recordings import (
+    BACKGROUND_FOLDER,
+    recognise_recordings,
+    recording_splits,
+)
 from plusx.data.readers.table import read_table, recognise_table, table_splits
 from plusx.data.readers.tar import read_tar, recognise_tar
 from plusx.data.readers.texts import open_readable_texts, recognise_texts, text_splits
+from plusx.data.readers.transcripts import recognise_transcripts, transcript_splits
 from plusx.data.readers.voc import read_voc, recognise_voc
 from plusx.data.readers.volume_files import list_cases, recognise_volumes
 from plusx.data.readers.yolo import read_yolo, recognise_yolo
@@ -41,7 +47,9 @@ from plusx.errors import UserError
 
 # what is known of an image: its class, its boxes, the class of each position, or who it is; or what
 # the inputs are if they are no images
-Annotation = Literal["classes", "boxes", "masks", "people", "texts", "translations"]
+Annotation = Literal[
+    "classes", "boxes", "masks", "people", "texts", "translations", "sounds", "transcripts"
+]
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,15 @@ LAYOUTS: dict[str, Layout] = {
         lambda path: scan(path, same_classes=False).splits,
         general=True,
     ),
+    "transcripts": Layout(
+        "recordings with transcripts", "transcripts", recognise_transcripts, transcript_splits
+    ),
+    "recordings": Layout(
+        "recordings with classes",
+        "sounds",
+        recognise_recordings,
+        lambda path: recording_splits(path, "", "", BACKGROUND_FOLDER),
+    ),
     "texts": Layout(
         "texts with classes", "texts", recognise_texts, text_splits, open=open_readable_texts
     ),
@@ -200,6 +217,8 @@ def recipe_for(kind: str) -> str:
         "classes": "images",
         "texts": "text",
         "translations": "translate",
+        "sounds": "commands",
+        "transcripts": "speech",
         "volumes": "volumes",
     }
     annotation = LAYOUTS[kind].annotation

@@ -24,7 +24,7 @@ from jaxtyping import Int64
 from plusx.data.dataset import Dataset, Items, as_split, paths_digest, stored_sample
 from plusx.data.image_file import read_regular
 from plusx.data.modality import Modality
-from plusx.data.modality.audio.sound_file import ENDINGS, sound_files
+from plusx.data.modality.audio.sound_file import ENDINGS, has_sound, sound_files
 from plusx.data.readers.listing import class_name, refuse_similar_names
 from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
 from plusx.data.sample import Sample
@@ -39,6 +39,7 @@ from plusx.errors import UserError, did_you_mean, printable
 
 
 UNKNOWN, BACKGROUND = "unknown", "background"
+BACKGROUND_FOLDER = "_background_noise_"  # in Speech Commands
 # of the pieces of background noise, where the data defines splits
 _HELD_OUT_PIECES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
 _LISTS = {"testing_list.txt": "test", "validation_list.txt": "validation"}
@@ -109,7 +110,7 @@ def open_recordings(
     group: str = "",
     test: str = "",
     keywords: tuple[str, ...] = (),
-    background: str = "_background_noise_",
+    background: str = BACKGROUND_FOLDER,
     piece: int = 0,
     on_unreadable: OnUnreadable = "error",
     classes: tuple[str, ...] | None = None,
@@ -172,6 +173,11 @@ def open_recordings(
         root=root,
     )
     return hold_out(dataset, used, validation, seed, shown) if is_cut else dataset
+
+
+def recognise_recordings(path: str) -> str:
+    """Return why open_recordings can read a path, or ""."""
+    return "a folder of sound files" if os.path.isdir(path) and has_sound(path) else ""
 
 
 def recording_splits(path: str | Path, label: str, test: str, background: str) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.image_file import read_regular
 from plusx.data.modality import Modality
-from plusx.data.readers.csv_file import Row, read_rows
+from plusx.data.modality.audio.sound_file import has_sound
+from plusx.data.readers.csv_file import Row, columns_of_table, read_rows
 from plusx.data.readers.listing import file_problem
 from plusx.data.readers.recordings import hold_out, recording_items
 from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries, listed
@@ -136,7 +137,21 @@ def open_transcripts(
         warnings=[*warnings, *more],
         root=root,
     )
-    return hold_out(dataset, used, validation, seed, shown) if is_cut else dataset
+    if not is_cut:
+        return dataset
+    if len({entry.group for entry in used}) == 1:  # one speaker, who trains and validates
+        used = [entry._replace(group="") for entry in used]
+    return hold_out(dataset, used, validation, seed, shown)
+
+
+def recognise_transcripts(path: str) -> str:
+    """Return why open_transcripts can read a path, or ""."""
+    if os.path.isdir(path):
+        return "a folder as LibriSpeech has it" if has_sound(path, _ENDING) else ""
+    columns = set(columns_of_table(path))
+    if columns & set(_PATHS) and columns & set(_TEXTS):
+        return "a table with the columns path and text"
+    return ""
 
 
 def transcript_splits(path: str | Path) -> tuple[str, ...]:

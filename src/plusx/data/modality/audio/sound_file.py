@@ -13,6 +13,7 @@ The rules, the same for training, evaluation and prediction:
 import io
 import os
 import struct
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ MAX_VALUES = 2**28
 _CLIPPED_RUN = 3
 _FULL_SCALE = 0.98
 _CLIPPED_FRACTION = 1e-3  # of the samples, from which on there is a warning
+_MOST_ENTRIES, _MOST_FOLDERS = 500, 4
 _UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # in the header of a WAV that was written to a pipe
 
 
@@ -125,6 +127,28 @@ def sound_files(root: str) -> list[str]:
             if not name.startswith(".") and name.lower().endswith(ENDINGS)
         ]
     return sorted(files)
+
+
+def has_sound(folder: str, beside: str = "", depth: int = 4) -> bool:
+    """Whether there are sound files in a folder, or in the first of its folders.
+
+    beside: how the name of another file has to end that is in the same folder as they are
+    Only the first entries of a few folders are looked at, so that it is quick in large folders.
+    """
+    names, folders, others = [], [], not beside
+    try:
+        with os.scandir(folder) as entries:
+            for entry in islice(entries, _MOST_ENTRIES):
+                names.append(entry.name.lower())
+                if entry.is_dir() and not entry.name.startswith("."):
+                    folders.append(entry.path)
+    except OSError:
+        return False
+    others = others or any(name.endswith(beside) for name in names)
+    if others and any(name.endswith(ENDINGS) for name in names):
+        return True
+    inside = sorted(folders)[:_MOST_FOLDERS] if depth else []
+    return any(has_sound(path, beside, depth - 1) for path in inside)
 
 
 def require_audio() -> tuple[Any, Any]:
