@@ -30,7 +30,7 @@ from plusx.data.readers.scans import read_scan, stem_of
 from plusx.data.readers.verdicts import Skipped
 from plusx.data.sets.download import located
 from plusx.data.summaries import content_stamp, write_summary
-from plusx.errors import UserError
+from plusx.errors import UserError, printable
 from plusx.report.inspection_page import inspection_page
 from plusx.run import drawing
 
