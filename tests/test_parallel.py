@@ -74,6 +74,15 @@ def test_a_batch_has_padded_sentences_and_translations(tmp_path: Path) -> None:
     assert batch.extras["target_lengths"].tolist() == [2, 4]
 
 
+def test_a_batch_has_translations_of_similar_lengths(tmp_path: Path) -> None:
+    pairs = [("a b c"[: 2 * (i % 3) + 1], " ".join("xyzuvw"[: i % 6 + 1])) for i in range(60)]
+    dataset = opened(corpus(tmp_path, train=pairs), validation=0).fitted()
+    loader = Loader(dataset, split="train", batch_size=10, sampler="bucketed")
+    lengths = [batch.extras["target_lengths"] for batch in loader.epoch(0)]
+    assert sum(len(numbers) for numbers in lengths) == 60
+    assert all(len(numbers.unique()) == 1 for numbers in lengths)
+
+
 def test_ends_of_lines_and_encodings(tmp_path: Path) -> None:
     plain = corpus(
         tmp_path / "plain", train=[("Über zwei", "over two"), ("drei\u2028vier", "three")]

@@ -19,10 +19,12 @@ class TextItems(Items):
     """Texts in memory.
 
     names: of the texts, for messages, such as "row 12"
+    known_lengths: by which batches are made; None: the numbers of characters
     """
 
     texts: list[str]
     names: list[str]
+    known_lengths: Int64[np.ndarray, "n"] | None = None
     patches: int = 1
     paths: list[str] | None = None
 
@@ -38,6 +40,7 @@ class TextItems(Items):
             self,
             texts=[self.texts[index] for index in indices],
             names=[self.names[index] for index in indices],
+            known_lengths=None if self.known_lengths is None else self.known_lengths[list(indices)],
         )
 
     def name(self, index: int) -> str:
@@ -45,6 +48,8 @@ class TextItems(Items):
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, "n"]:
+        if self.known_lengths is not None:
+            return self.known_lengths
         return np.array([len(text) for text in self.texts], np.int64)
 
     def digests(self) -> list[str]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset, as_split
@@ -33,6 +34,7 @@ from plusx.errors import UserError, did_you_mean, printable
 
 _LIMIT = 2**31  # bytes of a file
 _NAMED = 3
+_LONGEST = 10_000  # characters of a sentence that order a batch
 
 
 class Pair(NamedTuple):
@@ -119,15 +121,23 @@ def open_parallel(
         chosen = [chosen[index] for index in indices]
     tokenizer = _target_tokenizer(pairs, modality, validation, seed)
     targets = [pair.target for pair in chosen]
+    lengths = np.zeros(len(chosen), np.int64)
+    if tokenizer.vocabulary:
+        lengths[:] = [len(tokenizer.encode(text)) for text in targets]
     return Dataset(
         name=printable(os.path.basename(os.path.realpath(located(path)))),
         split=part,
         classes=tokenizer.vocabulary,
         labels=torch.zeros(len(chosen), dtype=torch.int64),
         modality=modality,
-        items=TextItems([pair.source for pair in chosen], [pair.name for pair in chosen]),
+        items=TextItems(
+            [pair.source for pair in chosen],
+            [pair.name for pair in chosen],
+            # translations of one length are in a batch, of which those of similar sources
+            lengths * _LONGEST + np.array([len(pair.source) for pair in chosen]).clip(max=_LONGEST),
+        ),
         annotations=Texts(targets, tokenizer),
-        warnings=warnings + _too_long(targets, tokenizer, modality.max_length, chosen),
+        warnings=warnings + _too_long(lengths, modality.max_length, chosen),
     )
 
 
@@ -272,17 +282,9 @@ def _trained(
     return Tokenizer.train(texts, kind, size, lower=lower, specials=specials)  # type: ignore[arg-type]
 
 
-def _too_long(
-    targets: list[str], tokenizer: Tokenizer, max_length: int, pairs: list[Pair]
-) -> list[str]:
+def _too_long(lengths: Int64[np.ndarray, "n"], max_length: int, pairs: list[Pair]) -> list[str]:
     """Return a warning about translations of more tokens than are trained on."""
-    if not tokenizer.vocabulary:
-        return []
-    longer = [
-        pair.name
-        for pair, text in zip(pairs, targets)
-        if len(tokenizer.encode(text)) >= max_length  # with the end
-    ]
+    longer = [pairs[index].name for index in np.flatnonzero(lengths >= max_length)]  # with the end
     if not longer:
         return []
     are = "translation is" if len(longer) == 1 else "translations are"
