@@ -98,6 +98,11 @@ class Items(ABC):
         """The lengths of sequences, in any unit; None if they are equal or unknown."""
         return None
 
+    @property
+    def batch_lengths(self) -> Int64[np.ndarray, "n"] | None:
+        """The lengths that are similar in a bucketed batch."""
+        return self.lengths
+
     def fit(self, modality: Modality) -> "Items":
         """The items for a modality of another size."""
         return self

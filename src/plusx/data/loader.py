@@ -257,7 +257,7 @@ class Loader:
             self.batch_size,
             self.samples_per_class,
             self.dataset.items.patches,
-            self.dataset.items.lengths,
+            self.dataset.items.batch_lengths,
         )
 
     def _labelled(self, samples: np.ndarray, inputs: Tensor) -> Collated:

@@ -19,7 +19,7 @@ class TextItems(Items):
     """Texts in memory.
 
     names: of the texts, for messages, such as "row 12"
-    known_lengths: by which batches are made; None: the numbers of characters
+    known_lengths: that are similar in a bucketed batch; None: the numbers of characters
     """
 
     texts: list[str]
@@ -48,9 +48,11 @@ class TextItems(Items):
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, "n"]:
-        if self.known_lengths is not None:
-            return self.known_lengths
         return np.array([len(text) for text in self.texts], np.int64)
+
+    @property
+    def batch_lengths(self) -> Int64[np.ndarray, "n"]:
+        return self.lengths if self.known_lengths is None else self.known_lengths
 
     def digests(self) -> list[str]:
         return [" ".join(text.split()) for text in self.texts]
