@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +121,25 @@ def test_a_beam_of_one_is_greedy(name: str, seed: int, penalty: float) -> None:
         second = beam_search(net.decoder, memory, 1, penalty, 12)
     assert torch.equal(first.tokens, second.tokens)
     torch.testing.assert_close(first.scores, second.scores, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_improbable_ends_do_not_stop_the_search(penalty: float) -> None:
+    net = translator(TRANSFORMER, tokens=7).eval()
+
+    def run(tokens: Tensor, memory: Any, state: Any) -> tuple[Tensor, Any]:
+        """After each token the one above it, with the end as the second choice."""
+        logits = torch.zeros(*tokens.shape, 7)
+        logits[..., 0] = 4.0
+        return logits.scatter(2, ((tokens + 1) % 7)[..., None], 10.0), state
+
+    net.decoder.output_of_layers = run  # type: ignore[method-assign]
+    net.decoder.out = nn.Identity()
+    with torch.inference_mode():
+        memory = net.memory(sentences(2))
+        for beam in (1, 2, 3, 5):
+            best = decode(net.decoder, memory, beam=beam, length_penalty=penalty)
+            assert best.tokens.tolist() == [[1, 2, 3, 4, 5, 6]] * 2
 
 
 @settings(max_examples=12, deadline=None)

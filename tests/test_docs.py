@@ -196,6 +196,8 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),
+    "[data] with kind scenes": (recipe_sets.SceneData,),
+    "[data] with kind captions": (recipe_sets.CaptionData,),
     "[data] with kind people": (recipe_sets.PeopleData,),
     "[data] with kind volumes": (recipe_sets.VolumeData,),
     "[data] with kind ellipsoids": (recipe_sets.EllipsoidData,),

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64, Num
 from torch import Tensor
 
 from plusx.data.annotations import Annotations
+from plusx.data.batch import collate_targets
 from plusx.data.image_file import Decoder, content_digest, printable, read_regular
 from plusx.data.modality import Modality
 from plusx.data.rng import CounterRNG
@@ -266,6 +267,16 @@ class Dataset:
     def label(self, index: int) -> int:
         """Return the class number of a sample, -1 if it is unknown."""
         return int(self.labels[index])
+
+    def targets(self, indices: Int64[Tensor, "m"]) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return the targets of samples as a batch has them, without reading their inputs, and
+        the extras that belong to them."""
+        if self.annotations is None:
+            return self.labels.index_select(0, indices.to(self.labels.device)), {}
+        empty = Sample(torch.empty(0))
+        return collate_targets(
+            [self.annotations.add_to(empty, index) for index in indices.tolist()]
+        )
 
     @property
     def multilabel(self) -> bool:

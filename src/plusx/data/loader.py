@@ -261,9 +261,8 @@ class Loader:
         )
 
     def _labelled(self, samples: np.ndarray, inputs: Tensor) -> Collated:
-        labels = self.dataset.labels
         indices = torch.from_numpy(samples % len(self.dataset))
-        return Collated(inputs, labels.index_select(0, indices.to(labels.device)))
+        return Collated(inputs, *self.dataset.targets(indices))
 
     def _collated(self, shares: Sequence[np.ndarray], epoch: int) -> Iterator[Collated]:
         if self._workers is None:

@@ -285,7 +285,10 @@ class TokenSequences(Prediction):
     losses: Float[Tensor, "n"] | None = None
 
     def class_scores(self, num_classes: int) -> Float[Tensor, "n k"]:
-        raise UserError("a text has no classes")
+        raise UserError(
+            "generated text has no class scores to explain; the report of a run that captions "
+            "images shows the attention for each word"
+        )
 
     def texts(self, class_names: Sequence[str]) -> list[str]:
         """Return the texts; `class_names` are the tokens."""

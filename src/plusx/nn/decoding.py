@@ -125,8 +125,12 @@ def beam_search(
     *,
     cached: bool = True,
 ) -> Sequences:
-    """Return the best finished sequence of each input; see `decode`. The search for an input ends
-    when `beam` sequences are finished."""
+    """Return the best finished sequence of each input; see `decode`.
+
+    The search for an input ends when `beam` sequences are finished and none of the others is better
+    so far. Without the second condition a few tokens of a probability near 1 would be followed by
+    an improbable end, as in the beam there is room for it.
+    """
     prefixes = _prefixes(decoder, memory, cached)
     count, device = len(prefixes.tokens), prefixes.tokens.device
     prefixes.select(torch.arange(count, device=device).repeat_interleave(beam))
@@ -153,11 +157,16 @@ def beam_search(
             finished[active[row]].append((total / length**length_penalty, total, prefix))
         if position == limit - 1:
             break
-        rows = [row for row, index in enumerate(active) if len(finished[index]) < beam]
-        if not rows:
-            break
         # the best `beam` that do not end, in their order
         order = ends.long().argsort(dim=1, stable=True)[:, :beam]
+        others = (best.gather(1, order)[:, 0] / length**length_penalty).tolist()
+        rows = [
+            row
+            for row, index in enumerate(active)
+            if len(finished[index]) < beam or others[row] > max(finished[index])[0]
+        ]
+        if not rows:
+            break
         remaining = torch.tensor(rows, device=device)
         totals = best.gather(1, order)[remaining]
         origins = origins.gather(1, order)[remaining] + remaining[:, None] * beam

@@ -105,6 +105,13 @@ class TokenDecoder(nn.Module, ABC):
     def start(self, memory: Memory) -> State:
         """Return the state before the first token."""
 
+    @abstractmethod
+    def attention_weights(
+        self, tokens: Int[Tensor, "n u"], memory: Memory
+    ) -> Float[Tensor, "n u p"]:
+        """Return the weight of every position of the memory in the last layer, for the token after
+        each of `tokens`; the sum over the positions is 1."""
+
     def forward(
         self,
         tokens: Int[Tensor, "n u"],
@@ -181,10 +188,19 @@ class CrossAttention(nn.Module):
         values: Float[Tensor, "n p e"],
         valid: Bool[Tensor, "n p"] | None,
     ) -> Float[Tensor, "n u w"]:
-        query = (self.query(x) + embedded) * HALF
-        weights = masked_softmax(query @ keys.transpose(1, 2), valid)
-        context: Tensor = self.context(weights @ values)
+        context: Tensor = self.context(self.weights(x, embedded, keys, valid) @ values)
         return context
+
+    def weights(
+        self,
+        x: Float[Tensor, "n u w"],
+        embedded: Float[Tensor, "n u e"],
+        keys: Float[Tensor, "n p e"],
+        valid: Bool[Tensor, "n p"] | None,
+    ) -> Float[Tensor, "n u p"]:
+        """Return the weight of each position."""
+        query = (self.query(x) + embedded) * HALF
+        return masked_softmax(query @ keys.transpose(1, 2), valid)
 
 
 class CausalGlu(nn.Module):
@@ -265,6 +281,20 @@ class ConvolutionalDecoder(TokenDecoder):
         shape = (len(keys), self.kernel - 1, self.enter.out_features)
         return State(0, tuple(keys.new_zeros(shape) for _ in self.layers))
 
+    def attention_weights(
+        self, tokens: Int[Tensor, "n u"], memory: Memory
+    ) -> Float[Tensor, "n u p"]:
+        last: Any = self.attention[-1]
+        weights: list[Tensor] = []
+
+        def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x, embedded, keys, _, valid = inputs
+            weights.append(last.weights(x, embedded, keys, valid))
+
+        with last.register_forward_pre_hook(record):
+            self(tokens, memory)
+        return weights[-1]  # shared attention is called in every layer
+
     def hidden(
         self, embedded: Float[Tensor, "n u e"], memory: Memory, state: State
     ) -> tuple[Float[Tensor, "n u e"], State]:
@@ -302,10 +332,11 @@ class TransformerLayer(nn.Module):
 
     def key_value(self, x: Float[Tensor, "n p c"]) -> tuple[Tensor, Tensor]:
         """Return keys and values (n, heads, p, width / heads) of the memory."""
-        keys, values = self._by_head(self.memory(x)).chunk(2, 1)
+        keys, values = self.by_head(self.memory(x)).chunk(2, 1)
         return keys, values
 
-    def _by_head(self, x: Float[Tensor, "n p d"]) -> Float[Tensor, "n h p e"]:
+    def by_head(self, x: Float[Tensor, "n p d"]) -> Float[Tensor, "n h p e"]:
+        """Return the channels of every head."""
         return x.unflatten(2, (-1, self.norm1.normalized_shape[0] // self.heads)).transpose(1, 2)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
@@ -321,7 +352,7 @@ class TransformerLayer(nn.Module):
     ) -> tuple[Float[Tensor, "n u w"], tuple[Tensor, Tensor]]:
         """Return the output, and the keys and values of all tokens so far; `before` are those of
         the tokens before."""
-        query, key, value = self._by_head(self.qkv(self.norm1(x))).chunk(3, 1)
+        query, key, value = self.by_head(self.qkv(self.norm1(x))).chunk(3, 1)
         key, value = torch.cat([before[0], key], 2), torch.cat([before[1], value], 2)
         count, total = query.shape[2], key.shape[2]
         causal = torch.ones(count, total, dtype=torch.bool, device=x.device)
@@ -329,7 +360,7 @@ class TransformerLayer(nn.Module):
         rate = self.rate if self.training else 0.0
         y = F.scaled_dot_product_attention(query, key, value, causal, dropout_p=rate)
         x = self._add(x, self.project1(y.transpose(1, 2).flatten(2)))
-        query = self._by_head(self.query(self.norm2(x)))
+        query = self.by_head(self.query(self.norm2(x)))
         mask = None if valid is None else valid[:, None, None]
         y = F.scaled_dot_product_attention(query, keys, values, mask, dropout_p=rate)
         x = self._add(x, self.project2(y.transpose(1, 2).flatten(2)))
@@ -366,6 +397,18 @@ class AttentionDecoder(TokenDecoder):
     def start(self, memory: Memory) -> State:
         empty = tuple(key[:, :, :0] for key in memory.keys for _ in range(2))
         return State(0, empty)
+
+    def attention_weights(
+        self, tokens: Int[Tensor, "n u"], memory: Memory
+    ) -> Float[Tensor, "n u p"]:
+        """The mean over the heads."""
+        last: Any = self.layers[-1]
+        queries: list[Tensor] = []
+        with last.query.register_forward_hook(lambda module, x, query: queries.append(query)):
+            self(tokens, memory)
+        query, keys = last.by_head(queries[0]), memory.keys[-1]
+        scores = query @ keys.transpose(2, 3) * keys.shape[-1] ** -0.5
+        return masked_softmax(scores, memory.valid).mean(1)
 
     def hidden(
         self, embedded: Float[Tensor, "n u e"], memory: Memory, state: State

@@ -32,6 +32,7 @@ _ANNOTATIONS: dict[str, list[Any]] = {
     "detect": ["boxes"],
     "embed": ["people", "classes"],
     "translate": ["translations"],
+    "caption": ["captions"],
 }
 # the recipes for data of one's own, by the kinds that are no recipes themselves
 _RECIPES_OF_KINDS = {

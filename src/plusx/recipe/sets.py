@@ -319,11 +319,49 @@ class DigitStringData:
     workers: Count = 0
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class SceneData:
+    """Synthetic images of one to three coloured shapes, each with a sentence that describes it."""
+
+    kind: Literal["scenes"]
+    size: tuple[Positive, Positive] = (64, 64)  # height and width of the network's input
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Literal[0] | None = None  # 0: no evaluation on the validation images
+    train: CountOrFraction | None = None
+    sampler: Literal["uniform"] = "uniform"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class CaptionData:
+    """Images with captions: a CSV, TSV or JSONL file with the columns path and caption, and
+    optionally split. An image may have several captions, a row each."""
+
+    kind: Literal["captions"] = "captions"
+    path: Path
+    caption: Name = "caption"  # the column of the captions
+    size: tuple[Positive, Positive] = (224, 224)  # height and width of the network's input
+    tokenizer: Literal["bytes", "characters", "words", "bpe"] = "words"
+    vocabulary: Annotated[int, Field(ge=3, le=200_000)] = 4000  # tokens at most
+    lower: StrictBool = True  # in lower case
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: CountOrFraction | None = None  # captions, or their fraction; None: 0.2
+    train: CountOrFraction | None = None  # training captions, or their fraction; None: all
+    on_unreadable: Literal["error", "skip"] = "error"
+    max_pixels: Positive | None = None  # of an image; None: 200 million
+    sampler: Literal["uniform"] = "uniform"
+    workers: Count = 0
+
+
 Data = (
     KnownData
     | OwnData
     | AnnotatedData
     | CellData
+    | SceneData
+    | CaptionData
     | PeopleData
     | VolumeData
     | EllipsoidData

@@ -56,8 +56,8 @@ def predictions_page(
 def examples(rows: Sequence[Row], pictures: Sequence[bytes]) -> list[dict[str, Any]]:
     """Return the images for the template; `pictures` are PNGs."""
     return [
-        {"path": row["path"], "uri": _embedded(picture), "truth": "ground_truth" in row,
-         "lines": [prediction_text(row), *_truth(row)]}
+        {"path": row["path"], "uri": _embedded(picture), "alt": _alternative(row),
+         "is_caption": "caption" in row, "lines": [prediction_text(row), *_truth(row)]}
         for row, picture in zip(rows, pictures, strict=True)
     ]  # fmt: skip
 
@@ -90,7 +90,10 @@ def has_ground_truth(rows: Sequence[Row]) -> bool:
 
 
 def prediction_text(row: Row) -> str:
-    """The prediction for an image: the largest classes, or the number of boxes of each class."""
+    """The prediction for an image: its caption, the largest classes, or the number of boxes of each
+    class."""
+    if "caption" in row:
+        return f"caption: {row['caption']}"
     if "boxes" not in row:
         largest = sorted(row["class_fractions"].items(), key=lambda pair: -pair[1])[:_LISTED]
         return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)
@@ -108,9 +111,19 @@ def counted(boxes: Sequence[Row]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
+def _alternative(row: Row) -> str:
+    """Return what a picture shows, for those who do not see it."""
+    if "caption" in row:
+        return "the image, and its parts that each word is predicted from"
+    return "the prediction and the ground truth" if "ground_truth" in row else "the prediction"
+
+
 def _truth(row: Row) -> list[str]:
     truth = row.get("ground_truth") or {}
     lines = []
+    if "caption" in truth:
+        equal = ", the same" if truth["caption"] == row.get("caption") else ""
+        lines.append(f"ground truth: {truth['caption']}{equal}")
     if "mean_iou" in truth:
         lines.append(f"mean IoU {100 * truth['mean_iou']:.1f} %")
     if "boxes" in truth:

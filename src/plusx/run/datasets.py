@@ -21,6 +21,7 @@ from plusx.data.modality import (
 from plusx.data.modality.bands import select_bands
 from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.annotation_index import LayoutOptions
+from plusx.data.readers.captions import Vocabulary, caption_splits, open_captions
 from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of
 from plusx.data.readers.open import open_data
 from plusx.data.readers.parallel import PairNames, open_parallel, parallel_splits
@@ -34,18 +35,21 @@ from plusx.data.sets.cells import open_cells
 from plusx.data.sets.digit_strings import MAX_STRING_SECONDS, open_digit_strings
 from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
+from plusx.data.sets.scenes import open_scenes
 from plusx.data.splits import own_splits
 from plusx.data.tokenizer import Tokenizer
 from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.sets import (
     AnnotatedData,
+    CaptionData,
     CellData,
     DigitStringData,
     EllipsoidData,
     ParallelData,
     PeopleData,
     RecordingData,
+    SceneData,
     TextData,
     TranscriptData,
     VolumeData,
@@ -240,6 +244,37 @@ def _annotated_at(
 
 def _open_cells(recipe: Recipe, data: CellData, split: str) -> Dataset:
     return open_cells(split, size=data.size, instances=_wants_masks(recipe))
+
+
+def _open_scenes(recipe: Recipe, data: SceneData, split: str) -> Dataset:
+    return open_scenes(split, size=data.size)
+
+
+def _open_captions(recipe: Recipe, data: CaptionData, split: str) -> Dataset:
+    return open_captions(
+        data.path,
+        ImageModality(
+            data.size,
+            3,
+            IMAGENET_MEAN[3],
+            IMAGENET_STD[3],
+            resize="stretch",
+            max_pixels=data.max_pixels,
+        ),
+        Vocabulary(data.tokenizer, data.vocabulary, data.lower),
+        split=split,
+        seed=recipe.seed,
+        validation=data.validation,
+        column=data.caption,
+        on_unreadable=data.on_unreadable,
+    )
+
+
+def _captions_at(
+    data: CaptionData, path: str, classes: tuple[str, ...]
+) -> tuple[CaptionData, tuple[str, ...]]:
+    table = replace(data, path=path, validation=None)
+    return table, caption_splits(path, data.caption)
 
 
 def _open_people(recipe: Recipe, data: PeopleData, split: str) -> Dataset:
@@ -458,6 +493,8 @@ DATA: dict[str, DataKind] = {
     "texts": DataKind(TextData, _open_texts, _texts_at),
     "parallel": DataKind(ParallelData, _open_parallel, _parallel_at),
     "cells": DataKind(CellData, _open_cells),
+    "scenes": DataKind(SceneData, _open_scenes),
+    "captions": DataKind(CaptionData, _open_captions, _captions_at),
     "people": DataKind(PeopleData, _open_people, _people_at, has_people=True),
     "volumes": DataKind(VolumeData, _open_volumes, _volumes_at, resolve=_with_spacing),
     "ellipsoids": DataKind(EllipsoidData, _open_ellipsoids),

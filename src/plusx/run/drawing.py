@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 
@@ -115,6 +115,16 @@ def overlay_mask(pixels: Pixels, mask: Mask, count: int) -> Pixels:
     mixed = np.where(labelled[..., None], (1 - _ALPHA) * muted + _ALPHA * table[mask], pixels)
     mixed[_borders(mask) & labelled] = 255
     return mixed.round().astype(np.uint8)
+
+
+def overlay_weights(pixels: Pixels, weights: Float[np.ndarray, "a b"]) -> Pixels:
+    """Darken an image where weights, which are interpolated to its size, are below their
+    maximum."""
+    grid = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32))
+    size = pixels.shape[1], pixels.shape[0]
+    opacity = np.asarray(grid.resize(size, Image.Resampling.BILINEAR)).clip(0, 1)[..., None]
+    dark = 0.25 * pixels.mean(-1, keepdims=True)
+    return (opacity * pixels + (1 - opacity) * dark).round().astype(np.uint8)
 
 
 def overlay_instance(

@@ -6,6 +6,7 @@ from pathlib import Path
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.report import EXAMPLES
+from plusx.run.caption_examples import predict_captions
 from plusx.run.dense_predictions import GroundTruth, name_of, predict_dense
 from plusx.run.folder import load_run
 from plusx.run.prediction import write_predictions
@@ -16,17 +17,19 @@ from plusx.run.volume_predictions import predict_volumes, stored_volumes, synthe
 
 NUM_IMAGES = 6
 NUM_VOLUMES = 2
+# what draws predictions that are neither masks nor boxes, by the kind of the task
+DRAWN = {"caption": predict_captions}
 
 
 def draw_examples(folder: Path, dataset: Dataset | None) -> None:
-    """Write overlays of masks or boxes for a few samples of `dataset` into the run's folder.
+    """Write overlays of masks or boxes, or captions, of a few samples into the run's folder.
 
     Failures are warnings, since the run is finished; an OSError of the disk is raised.
     """
     if dataset is None or dataset.annotations is None:
         return
     run = load_run(folder)
-    if not run.task.dense or run.recipe is None:
+    if run.recipe is None or not (run.task.dense or run.recipe.task.kind in DRAWN):
         return
     volumetric = dataset.modality.ndim == 3
     count = min(NUM_VOLUMES if volumetric else NUM_IMAGES, len(dataset))
@@ -35,7 +38,10 @@ def draw_examples(folder: Path, dataset: Dataset | None) -> None:
     failed: Failed = []
     try:
         predictor = Predictor(run, device=run.recipe.device.kind)
-        if volumetric:
+        if run.recipe.task.kind in DRAWN:
+            draw = DRAWN[run.recipe.task.kind]
+            result = draw(predictor, dataset, indices, failed, folder / EXAMPLES)
+        elif volumetric:
             volumes = (
                 synthetic_volumes(dataset, indices)
                 if paths is None

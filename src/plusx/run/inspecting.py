@@ -53,7 +53,7 @@ _NAMED = {
 
 
 # annotations of data that is not described, but trained on
-UNDESCRIBED: tuple[Annotation, ...] = ("sounds", "transcripts")
+UNDESCRIBED: tuple[Annotation, ...] = ("captions", "sounds", "transcripts")
 
 
 def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict[str, Any]:

@@ -105,9 +105,11 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
             cells = [_cell(row[key]), _cell(row["label"]), row["probability"]]
             yield [*cells, _cell(JOINT.join(row["labels"])), *row["probabilities"]]
     elif "label" not in rows[0]:
-        yield list(rows[0])
+        columns = [name for name, value in rows[0].items() if not isinstance(value, dict)]
+        yield columns
         for row in rows:
-            yield [_cell(value) if isinstance(value, str) else value for value in row.values()]
+            values = [row[name] for name in columns]
+            yield [_cell(value) if isinstance(value, str) else value for value in values]
     else:
         yield [key, "label", "probability", *classes]
         for row in rows:

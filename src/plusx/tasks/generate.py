@@ -94,6 +94,16 @@ class Generate(Task):
             losses, _ = self._losses(batch, memory, 0.0)
         return TokenSequences(sequences.tokens, sequences.scores, self.key, losses)
 
+    @torch.no_grad()
+    def attention(self, batch: Batch, tokens: Int[Tensor, "n u"]) -> Float[Tensor, "n v *s"]:
+        """Return how much the last layer attends to each position of the features, where it
+        predicts each of the tokens, padded with -1, and the end after them."""
+        decoder = self.net.decoder
+        inputs, _ = forced(tokens, decoder.num_tokens, decoder.max_length)
+        weights = decoder.attention_weights(inputs, self._memory(batch))
+        (features,) = self.net.features(batch.inputs, [-1])
+        return weights.unflatten(2, features.shape[2:])
+
     def meters(self) -> list[Meter]:
         if self.class_names is None:
             raise UserError("metrics of texts need the tokens, class_names")

@@ -11,6 +11,7 @@ from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.data.readers.annotation_index import AnnotationIndex
 from plusx.data.readers.box_table import read_box_table, recognise_box_table
+from plusx.data.readers.captions import caption_splits, recognise_captions
 from plusx.data.readers.coco import read_coco, recognise_coco
 from plusx.data.readers.folder import (
     begins_as_image,
@@ -48,7 +49,15 @@ from plusx.errors import UserError
 # what is known of an image: its class, its boxes, the class of each position, or who it is; or what
 # the inputs are if they are no images
 Annotation = Literal[
-    "classes", "boxes", "masks", "people", "texts", "translations", "sounds", "transcripts"
+    "classes",
+    "boxes",
+    "masks",
+    "people",
+    "captions",
+    "texts",
+    "translations",
+    "sounds",
+    "transcripts",
 ]
 
 
@@ -139,6 +148,7 @@ LAYOUTS: dict[str, Layout] = {
         recognise_recordings,
         lambda path: recording_splits(path, "", "", BACKGROUND_FOLDER),
     ),
+    "captions": Layout("images with captions", "captions", recognise_captions, caption_splits),
     "texts": Layout(
         "texts with classes", "texts", recognise_texts, text_splits, open=open_readable_texts
     ),
