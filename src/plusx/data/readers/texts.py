@@ -64,17 +64,18 @@ def recognise_texts(path: str) -> str:
 
 
 def _has_only_texts(root: str) -> bool:
-    """Whether all files are .txt files in class folders; a README beside these is possible."""
-    has_texts = False
+    """Whether the files are .txt files in class folders, several in one of them; a README beside
+    these is possible."""
+    num_texts = num_folders = 0
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if folder == root:
             continue
-        for file in files:
-            if not file.lower().endswith(".txt") and not file.startswith("."):
-                return False
-            has_texts = True
-    return has_texts
+        texts = [file for file in files if not file.startswith(".")]
+        if not all(file.lower().endswith(".txt") for file in texts):
+            return False
+        num_texts, num_folders = num_texts + len(texts), num_folders + bool(texts)
+    return num_texts > num_folders
 
 
 def text_splits(path: str) -> tuple[str, ...]:
@@ -233,12 +234,12 @@ def _repeated(entries: list[TextEntry]) -> list[str]:
     contrary = [text for text, names in labels.items() if len(names) > 1]
     if contrary:
         names = [entry.name for entry in entries if entry.text == contrary[0]]
-        warnings.append(
-            f"{len(contrary):,} texts have several classes, the first in {_listed(names)}"
-        )
+        what = "text has" if len(contrary) == 1 else "texts have"
+        warnings.append(f"{len(contrary):,} {what} several classes, the first in {_listed(names)}")
     again = sum(count - 1 for count in counts.values())
     if again:
-        warnings.append(f"{again:,} of {len(entries):,} texts repeat another one")
+        what = "repeats" if again == 1 else "repeat"
+        warnings.append(f"{again:,} of {len(entries):,} texts {what} another one")
     return warnings
 
 
