@@ -19,7 +19,7 @@ from plusx.data.modality import ImageModality, image
 from plusx.data.readers.folder import scan
 from plusx.data.readers.open import open_data
 from plusx.data.readers.verdicts import check_entries, examined
-from plusx.run.predictor import image_files
+from plusx.run.sources import image_files
 
 
 COLOURS = ImageModality((8, 8), 3, (0.5,) * 3, (0.25,) * 3)

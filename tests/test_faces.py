@@ -124,7 +124,7 @@ def test_what_cannot_be_ordered_so_is_said():
         check_sampler("pk", labels, 8, 9)
     with pytest.raises(ValueError, match="one class a sample"):
         check_sampler("pk", torch.zeros(4, 2), 4, 2)
-    with pytest.raises(ValueError, match="allowed are uniform, balanced, pk"):
+    with pytest.raises(ValueError, match="allowed are uniform, balanced, bucketed, pk"):
         check_sampler("fair", labels, 8, 2)
 
 

@@ -515,7 +515,7 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
     ("array", "ending", "said"),
     [
         (np.eye(30, 40, dtype=np.uint8)[..., None] * np.array([9, 0, 0], np.uint8), "PNG",
-         r"trainannot/a\.png: a colour image.*classes\.csv"),
+         r"the masks are in colours.*9,0,0.*classes\.csv"),
         (numbers(), "JPEG", r"trainannot/a\.png: a JPEG"),
         (np.zeros((30, 40), np.uint8), "PNG", "the values 0 alone, of which 1 could be a class"),
         (np.full((30, 40), 255, np.uint8), "PNG", "the values 255 alone, of which 0 could be"),

@@ -41,7 +41,7 @@ from plusx.run.distributed import is_first, join_processes
 from plusx.run.evaluation import evaluate as evaluate_run
 from plusx.run.folder import load_run
 from plusx.run.optim import schedule_warnings
-from plusx.run.predictor import image_files
+from plusx.run.sources import image_files
 from plusx.run.training import make_trainer, refuse_other_recipe, train
 from plusx.study.gradients import _ratio_text
 from plusx.tasks.classify import Classify
@@ -195,7 +195,7 @@ def test_t6_one_rule_for_names_of_classes() -> None:
         refuse_similar_names, ["Cat", "cat", "dog"], "set"
     )
     refuse_similar_names(["cat", "dog"], "set")
-    assert "differ in blanks or Unicode form" in message(
+    assert "differ in blanks, invisible characters or Unicode form" in message(
         refuse_similar_names, ["Äpfel", decomposed], "set"
     )
 

@@ -25,7 +25,8 @@ QUICK = [
     *("resnet110_exclusive_gate", "resnet110_shortcut_gate", "resnet110_dropout_shortcut"),
     *("resnet110_sd", "wrn16_4", "densenet40_12", "se_resnet20", "eca_resnet20", "cbam_resnet20"),
     *("highway19", "vgg16_cifar", "res8", "res15", "resnet18_1d", "vdcnn9", "r3d_18"),
-    *("convs2s_small_encoder", "transformer_small_encoder"),
+    *("convs2s_small_encoder", "transformer_small_encoder", "resnet5_text"),
+    *("tc_resnet8", "resnet14_speech"),
 ]
 LATER = [
     *("plain18", "resnet50_v1", "wide_resnet50_2", "densenet121", "se_resnet50", "eca_resnet50"),
@@ -161,4 +162,5 @@ def test_every_sentence_of_the_zoo_is_represented() -> None:
         *("resnet50_a", "resnet101_a", "resnet152_a", "se_resnet18", "eca_resnet18"),
         *("cbam_resnet18", "darknet53", "convs2s_encoder", "convs2s_plain_encoder"),
         *("convs2s_small_plain_encoder", "transformer_small_plain_encoder"),
+        *("plain5_text", "tc_plain8", "plain14_speech"),
     }
