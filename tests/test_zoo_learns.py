@@ -50,6 +50,9 @@ SETTINGS: dict[str, LayerContext] = {
     **dict.fromkeys(("wrn40_4", "wrn40_10"), LayerContext(width=64, depth=4)),
     **dict.fromkeys(("vdcnn9", "vdcnn17", "vdcnn29"), LayerContext(0.03)),
     "quartznet15x5": LayerContext(0.03, depth=1),
+    # without norms, and trained by Adam in practice
+    **dict.fromkeys(("convs2s_encoder", "convs2s_small_encoder"), LayerContext(0.01, adam=True)),
+    **dict.fromkeys(("resnet5_text", "plain5_text"), LayerContext(0.03, adam=True)),
     **dict.fromkeys(("convnext_tiny", "vit_base_patch16_gap"), LayerContext(1e-3, adam=True)),
     # no norm tells averages of noise apart
     "highway19": LayerContext(1e-3, adam=True, width=128, depth=2, digits=True),

@@ -30,7 +30,7 @@ def sources_of(listed: Sequence[Any], modality: Modality, failed: Failed) -> lis
 
     Missing and impossible files are added to `failed`. Raises UserError if there are no others.
     """
-    expand = SOURCES[modality.kind]
+    expand = SOURCES.get(modality.kind, _images)
     sources: list[Source] = []
     for source in listed:
         if not isinstance(source, Source):
