@@ -401,8 +401,18 @@ def test_networks_of_the_paper_train(tmp_path):
     plusx_command(
         "train", "text", "data.path=reviews.csv", "net.base=vdcnn9", "data.tokenizer=characters",
         "data.min_length=64", "data.max_length=128", "steps=2", "batch_size=8", "device.threads=1",
-        cwd=tmp_path,
+        "--out", "run", cwd=tmp_path,
     )  # fmt: skip
+    (row,) = plusx.load(tmp_path / "run")(["the film is lovely"])
+    assert sum(row["probabilities"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("field", ["device.memory=recompute", "device.compile=true"])
+def test_what_would_let_padding_in_is_refused(tmp_path, field):
+    write_csv(tmp_path / "reviews.csv", sentences(24))
+    done = plusx_command("train", "text", "data.path=reviews.csv", field, cwd=tmp_path, code=2)
+    assert "not for texts of different lengths" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

@@ -202,6 +202,14 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
         raise UserError(
             '[evaluate] patience and keep = "best" need validation images: [data] validation is 0'
         )
+    # padding is kept out by hooks, which are there only during the forward pass, not traced
+    device = recipe.device
+    if sets.train.modality.sequence and (device.compile or device.memory != "keep"):
+        key = "compile = true" if device.compile else f'memory = "{device.memory}"'
+        raise UserError(
+            f"[device] {key}: not for {sets.train.modality.inputs} of different lengths, whose "
+            "padding would change the result; leave it out"
+        )
     channels = sets.train.modality.channels
     if recipe.net.in_channels not in (None, channels):
         raise UserError(
