@@ -84,7 +84,6 @@ PIXELS_ONLY = frozenset({"randaugment", "trivialaugment", "autoaugment"})
 SIZING = frozenset({"resize", "resizedcrop", "zoom"})
 # words that leave windows of one size, where they name it
 CUTTING = frozenset({"crop", "centercrop", "resizedcrop"})
-# names that words had before, and what they are now
 
 
 @dataclass(frozen=True, slots=True)
