@@ -10,13 +10,14 @@ import csv
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from plusx.data.image_file import read_regular
 from plusx.data.readers.text_file import decoded
 from plusx.data.splits import split_of
-from plusx.errors import UserError, printable
+from plusx.errors import UserError, did_you_mean, printable
 
 
 _LIMIT = 2**31  # bytes
@@ -124,6 +125,30 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
                 raise UserError(f"{where}: {count} under {len(columns)} columns")
             rows.append(Row(number, where, dict(zip(columns, fields))))
     return columns, rows
+
+
+def rows_with(
+    path: str | Path, shown: str, columns: Mapping[str, str]
+) -> tuple[list[str], list[Row]]:
+    """Return the columns and rows of a table that has certain columns.
+
+    columns: the key of [data] that names a column, and its name
+    Raises UserError if a column is not there once, or there are no rows.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{shown} is missing: there is no such file or folder")
+    header, rows = read_rows(path, shown)
+    for column in columns.values():
+        if header.count(column) != 1:
+            keys = " and ".join(f"data.{key}=COLUMN" for key in columns)
+            raise UserError(
+                f"{shown} has the columns {', '.join(map(printable, header)) or 'none'}, and "
+                f"{column!r} is not one of them{did_you_mean(column, header)}: say which column is "
+                f"which with {keys}"
+            )
+    if not rows:
+        raise UserError(f"{shown} has no rows below its header")
+    return header, rows
 
 
 def _read_json_lines(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:

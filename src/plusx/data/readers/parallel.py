@@ -22,14 +22,14 @@ from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.image_file import read_regular
 from plusx.data.modality import TextModality
-from plusx.data.readers.csv_file import read_rows
+from plusx.data.readers.csv_file import rows_with
 from plusx.data.readers.text_file import encoding_of
 from plusx.data.readers.verdicts import OnUnreadable
 from plusx.data.sets.download import located
 from plusx.data.splits import entries_of_split, held_out_of, own_splits, split_of
 from plusx.data.text_items import TextItems
 from plusx.data.tokenizer import END, UNKNOWN, Tokenizer
-from plusx.errors import UserError, did_you_mean, printable
+from plusx.errors import UserError, printable
 
 
 _LIMIT = 2**31  # bytes of a file
@@ -146,18 +146,7 @@ def read_pairs(path: str | Path, names: PairNames) -> list[Pair]:
     file, shown = os.fspath(located(path)), printable(path)
     if os.path.isdir(file):
         return _read_folder(file, shown, names)
-    if not os.path.isfile(file):
-        raise UserError(f"{shown} is missing: there is no such file or folder")
-    header, rows = read_rows(file, shown)
-    for column in (names.source, names.target):
-        if header.count(column) != 1:
-            raise UserError(
-                f"{shown} has the columns {', '.join(map(printable, header)) or 'none'}, and "
-                f"{column!r} is not one of them{did_you_mean(column, header)}: say which column is "
-                "which with data.source=COLUMN and data.target=COLUMN"
-            )
-    if not rows:
-        raise UserError(f"{shown} has no rows below its header")
+    _, rows = rows_with(file, shown, {"source": names.source, "target": names.target})
     pairs = []
     for row in rows:
         cell = row.cells.get("split", "").strip()

@@ -17,14 +17,14 @@ import torch
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.image_file import read_regular
 from plusx.data.modality import TextModality
-from plusx.data.readers.csv_file import Row, columns_of_table, read_rows
+from plusx.data.readers.csv_file import Row, columns_of_table, rows_with
 from plusx.data.readers.listing import class_name, refuse_similar_names
 from plusx.data.readers.verdicts import OnUnreadable, Skipped
 from plusx.data.sets.download import located
 from plusx.data.splits import entries_of_split, held_out_of, own_splits, split_of
 from plusx.data.text_items import TextItems
 from plusx.data.tokenizer import Tokenizer
-from plusx.errors import UserError, did_you_mean, printable
+from plusx.errors import UserError, printable
 
 
 _NAMED = 3
@@ -149,20 +149,9 @@ def read_texts(path: str | Path, columns: TextColumns) -> list[TextEntry]:
     name, shown = os.fspath(located(path)), printable(path)
     if os.path.isdir(name):
         return _read_folder(name, shown)
-    if not os.path.isfile(name):
-        raise UserError(f"{shown} is missing: there is no such file or folder")
-    header, rows = read_rows(name, shown)
-    for column in (columns.text, columns.label):
-        if header.count(column) != 1:
-            raise UserError(
-                f"{shown} has the columns {', '.join(map(printable, header)) or 'none'}, and "
-                f"{column!r} is not one of them{did_you_mean(column, header)}: say which column is "
-                "which with data.text=COLUMN and data.label=COLUMN"
-            )
+    header, rows = rows_with(name, shown, {"text": columns.text, "label": columns.label})
     if columns.test and columns.split not in header:
         raise UserError(f"{shown} has no column {columns.split!r}, by which [data] test chooses")
-    if not rows:
-        raise UserError(f"{shown} has no rows below its header")
     return [_entry(row, columns) for row in rows]
 
 
